@@ -1,0 +1,83 @@
+"""The one error tree.
+
+DragomanError
+├── BadRequest            the request can never succeed as it stands
+│   └── ContextOverflow   the prompt leaves no room for an answer
+├── ModelNotFound         no deployment has this name
+├── BodyTooLarge          the HTTP body is over the configured limit
+├── Overloaded            a later try may succeed; says when
+│   ├── ModelLoading      the engine is starting or being restarted
+│   └── ShuttingDown      the server is draining
+└── EngineFailed          the engine died or broke its contract
+
+Each dialect maps this tree to its own envelope in its codec; after the first byte the same error becomes
+that dialect's in-stream error. Foreign errors are translated where they enter, never further in.
+"""
+
+
+class DragomanError(Exception):
+    """Base of everything the server tells a client. `message` is for people and holds no secret."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class BadRequest(DragomanError):
+    """The request can never succeed as it stands. `parameter` is the field at fault, in the engine's vocabulary."""
+
+    def __init__(self, message: str, parameter: str | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+
+
+class ContextOverflow(BadRequest):
+    """The prompt leaves no room for one more token. Token counts are exact unless `at_least` is set."""
+
+    def __init__(self, prompt_tokens: int, context_length: int, remedy: str, *, at_least: bool = False) -> None:
+        self.prompt_tokens = prompt_tokens
+        self.context_length = context_length
+        self.remedy = remedy
+        self.at_least = at_least
+        count = f"at least {prompt_tokens}" if at_least else f"{prompt_tokens}"
+        super().__init__(
+            f"The prompt has {count} tokens; the model's context length is {context_length} tokens, "
+            f"and an answer needs at least one of them. {remedy}",
+            "prompt",
+        )
+
+
+class ModelNotFound(DragomanError):
+    """No deployment has this name."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"Model '{model}' not found")
+        self.model = model
+
+
+class BodyTooLarge(DragomanError):
+    """The HTTP body is over the configured limit."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"Request body is larger than {limit_bytes} bytes")
+        self.limit_bytes = limit_bytes
+
+
+class Overloaded(DragomanError):
+    """A later try may succeed. `retry_after` is in whole seconds, at least 1."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = max(1, retry_after)
+
+
+class ModelLoading(Overloaded):
+    """The engine is starting or being restarted."""
+
+
+class ShuttingDown(Overloaded):
+    """The server is draining and takes no new requests."""
+
+
+class EngineFailed(DragomanError):
+    """The engine died or broke its contract while it worked on the request."""

@@ -1,0 +1,93 @@
+"""The ranges every engine accepts, checked in one place for all dialects (docs/sampling.md, "Parameters").
+
+A dialect may be narrower or clamp first; nothing reaches an engine outside these ranges.
+"""
+
+import math
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.request import SamplingParams
+
+MAX_CHOICES = 16
+MAX_STOP_STRINGS = 64
+MAX_STOP_STRING_LENGTH = 256
+MAX_STOP_TOKEN_IDS = 64
+MAX_LOGIT_BIAS_ENTRIES = 1024
+MAX_SEED = 2**64 - 1
+
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("temperature", 0, 2),
+    ("top_p", 0, 1),
+    ("min_p", 0, 1),
+    ("presence_penalty", -2, 2),
+    ("frequency_penalty", -2, 2),
+)
+
+
+def check_range(parameter: str, value: float, low: float, high: float) -> None:
+    """Raise BadRequest naming the parameter, the range and the value, unless low <= value <= high."""
+    if not low <= value <= high:
+        raise BadRequest(f"{parameter} must be between {low:g} and {high:g}, got {value:g}", parameter)
+
+
+def check_sampling(sampling: SamplingParams) -> SamplingParams:
+    """Return `sampling` as it is, or raise BadRequest for the first value out of its range."""
+    for parameter, low, high in _RANGES:
+        check_range(parameter, getattr(sampling, parameter), low, high)
+    if not (sampling.repetition_penalty > 0 and math.isfinite(sampling.repetition_penalty)):
+        raise BadRequest(
+            f"repetition_penalty must be greater than 0 and finite, got {sampling.repetition_penalty:g}",
+            "repetition_penalty",
+        )
+    if sampling.top_k < -1:
+        raise BadRequest(f"top_k must be -1 or more, got {sampling.top_k}", "top_k")
+    _check_length(sampling)
+    _check_stops(sampling)
+    _check_logit_bias(sampling.logit_bias)
+    if sampling.seed is not None and not 0 <= sampling.seed <= MAX_SEED:
+        raise BadRequest(f"seed must be between 0 and 2^64 - 1, got {sampling.seed}", "seed")
+    return sampling
+
+
+def check_choices(n: int) -> int:
+    """Return the number of choices `n`, or raise BadRequest."""
+    if not 1 <= n <= MAX_CHOICES:
+        raise BadRequest(f"n must be between 1 and {MAX_CHOICES}, got {n}", "n")
+    return n
+
+
+def _check_length(sampling: SamplingParams) -> None:
+    if sampling.max_tokens is not None and sampling.max_tokens < 1:
+        raise BadRequest(f"max_tokens must be at least 1, got {sampling.max_tokens}", "max_tokens")
+    if sampling.min_tokens < 0:
+        raise BadRequest(f"min_tokens must be 0 or more, got {sampling.min_tokens}", "min_tokens")
+    if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
+        raise BadRequest(
+            f"min_tokens must not be above max_tokens, got {sampling.min_tokens} and {sampling.max_tokens}",
+            "min_tokens",
+        )
+
+
+def _check_stops(sampling: SamplingParams) -> None:
+    if len(sampling.stop) > MAX_STOP_STRINGS:
+        raise BadRequest(f"stop takes at most {MAX_STOP_STRINGS} strings, got {len(sampling.stop)}", "stop")
+    for stop in sampling.stop:
+        if not 1 <= len(stop) <= MAX_STOP_STRING_LENGTH:
+            raise BadRequest(
+                f"stop strings have 1 to {MAX_STOP_STRING_LENGTH} characters, got one of {len(stop)}", "stop"
+            )
+    if len(sampling.stop_token_ids) > MAX_STOP_TOKEN_IDS:
+        raise BadRequest(
+            f"stop_token_ids takes at most {MAX_STOP_TOKEN_IDS} ids, got {len(sampling.stop_token_ids)}",
+            "stop_token_ids",
+        )
+
+
+def _check_logit_bias(logit_bias: dict[int, float]) -> None:
+    if len(logit_bias) > MAX_LOGIT_BIAS_ENTRIES:
+        raise BadRequest(
+            f"logit_bias takes at most {MAX_LOGIT_BIAS_ENTRIES} entries, got {len(logit_bias)}", "logit_bias"
+        )
+    for token, bias in logit_bias.items():
+        if not -100 <= bias <= 100:
+            raise BadRequest(f"logit_bias must be between -100 and 100, got {bias:g} for token {token}", "logit_bias")

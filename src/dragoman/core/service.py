@@ -1,0 +1,33 @@
+"""What a dialect may ask of the rest of the server, and nothing more."""
+
+from collections.abc import AsyncGenerator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from dragoman.core.events import Event
+from dragoman.core.request import GenerationRequest
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """A name clients may put into `model`."""
+
+    id: str
+    aliases: tuple[str, ...]
+    context_length: int | None
+    """In tokens; None while the engine has not said it yet."""
+
+
+class GenerationService(Protocol):
+    """The gateway, as a dialect sees it."""
+
+    def generate(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+        """Answer several prompts as one request: choice j of prompt i has index i * n + j; one Usage for all.
+
+        Closing the generator cancels what is still running. Raises core.errors, before or between events.
+        """
+        ...
+
+    def models(self) -> list[ServedModel]:
+        """All models served, in the order of the settings."""
+        ...
