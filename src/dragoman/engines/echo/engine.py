@@ -1,0 +1,123 @@
+"""The echo engine: deterministic, as fast as asked for, and a stand-in wherever inference is not the subject.
+
+Its tokens are the bytes of UTF-8, so every text has one obvious tokenization, and characters outside ASCII are split
+across tokens. It answers a conversation with the content of the last message and a raw prompt with the prompt, over
+and over when it is asked for more (ignore_eos, min_tokens); otherwise once, and then it samples END.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterator
+
+from dragoman.core.errors import BadRequest, ContextOverflow
+from dragoman.core.events import Delta, Event, Finished, FinishReason, Usage
+from dragoman.core.request import ChatPrompt, GenerationRequest, SamplingParams, TextPrompt, TokenPrompt
+from dragoman.engines.base import EngineStatistics
+from dragoman.engines.choice import Choice
+
+END = 256
+"""The one token that is not a byte."""
+
+VOCABULARY_SIZE = 257
+
+
+class ByteVocabulary:
+    """Implements engines.choice.TokenText: token t below 256 is the byte t."""
+
+    end_token_ids = frozenset({END})
+
+    def piece(self, token: int) -> bytes:
+        return b"" if token == END else bytes((token,))
+
+    def is_special(self, token: int) -> bool:
+        return token == END
+
+
+class EchoEngine:
+    """Implements engines.base.Engine inside the HTTP worker itself."""
+
+    def __init__(self, *, tokens_per_second: float = 0.0, context_length: int = 8192) -> None:
+        """`tokens_per_second` of each choice; 0: as fast as the event loop goes."""
+        self._seconds_per_token = 1 / tokens_per_second if tokens_per_second else 0.0
+        self._vocabulary = ByteVocabulary()
+        self._running = 0
+        self._started = False
+        self.context_length = context_length
+
+    async def start(self) -> None:
+        self._started = True
+
+    async def close(self) -> None:
+        self._started = False
+
+    @property
+    def ready(self) -> bool:
+        return self._started
+
+    async def statistics(self) -> EngineStatistics:
+        return EngineStatistics(self._running, 0, 0, 0, 0)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        prompt, answer = _prompt_and_answer(request)
+        limit = self._limit(len(prompt), request.sampling)
+        choices = [_Answer(answer, Choice(self._vocabulary, request.sampling, limit)) for _ in range(request.n)]
+        unfinished = dict(enumerate(choices))
+        self._running += request.n
+        try:
+            if request.echo:
+                for index in unfinished:
+                    yield Delta(index, prompt.decode(errors="replace"), [])
+            while True:
+                if self._seconds_per_token:
+                    await asyncio.sleep(self._seconds_per_token)
+                for index, choice in list(unfinished.items()):
+                    token, text, reason = choice.step()
+                    yield Delta(index, text, [token])
+                    if reason is not None:
+                        yield Finished(index, reason)
+                        del unfinished[index]
+                        self._running -= 1
+                if not unfinished:
+                    yield Usage(len(prompt), sum(choice.choice.tokens for choice in choices), 0)
+                    return
+        finally:
+            self._running -= len(unfinished)
+
+    def _limit(self, prompt_tokens: int, sampling: SamplingParams) -> int:
+        room = self.context_length - prompt_tokens
+        if room < 1:
+            raise ContextOverflow(
+                prompt_tokens, self.context_length, "Shorten the prompt, or raise context_length in [echo]."
+            )
+        return room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+
+
+class _Answer:
+    """One choice: the answer's bytes, then END, and from the start again while END does not end it."""
+
+    def __init__(self, answer: bytes, choice: Choice) -> None:
+        self.choice = choice
+        self._bytes: Iterator[int] = iter(answer)
+        self._answer = answer
+
+    def step(self) -> tuple[int, str, FinishReason | None]:
+        token = next(self._bytes, END)
+        if token == END:
+            self._bytes = iter(self._answer)
+        text, reason = self.choice.accept(token)
+        return token, text, reason
+
+
+def _prompt_and_answer(request: GenerationRequest) -> tuple[bytes, bytes]:
+    match request.prompt:
+        case ChatPrompt(messages):
+            text = "\n".join(f"{message.role}: {message.content}" for message in messages)
+            return text.encode(), messages[-1].content.encode()
+        case TextPrompt(text):
+            prompt = text.encode()
+        case TokenPrompt(token_ids):
+            if wrong := [token for token in token_ids if not 0 <= token < VOCABULARY_SIZE]:
+                raise BadRequest(f"prompt must hold token ids from 0 to {END}, got {wrong[0]}", "prompt")
+            prompt = bytes(token for token in token_ids if token != END)
+    if not prompt:
+        raise BadRequest("The prompt is empty: there is nothing to go on from", "prompt")
+    return prompt, prompt

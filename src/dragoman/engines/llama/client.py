@@ -1,0 +1,204 @@
+"""The embedded engine as an HTTP worker sees it: requests over the engine process's Unix socket.
+
+The process may die at any moment. A request that has not given a token yet is sent again when it is back; the others
+fail with EngineFailed; none hangs.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import structlog
+
+from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading
+from dragoman.core.events import Delta, Event, Usage
+from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
+from dragoman.engines.base import EngineStatistics
+from dragoman.engines.llama import messages
+from dragoman.prompt.template import ChatTemplate
+
+RECONNECT_SECONDS = 0.05
+"""Between two attempts to reach the process."""
+
+PATIENCE_SECONDS = 15.0
+"""How long a request waits for a process that was there before and is being restarted."""
+
+ATTEMPTS = 3
+"""A request that meets so many deaths of the process may be their cause; it is not sent again."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _Lost:
+    """Put into the mailbox of every open request when the connection ends."""
+
+
+_LOST = _Lost()
+_Mail = Event | DragomanError | _Lost
+
+
+class _Connection:
+    """One connection to the process, and the requests open on it."""
+
+    def __init__(self, welcome: messages.Welcome, writer: asyncio.StreamWriter) -> None:
+        self.welcome = welcome
+        self.template = ChatTemplate(welcome.chat_template, bos=welcome.bos_text, eos=welcome.eos_text)
+        self.mailboxes: dict[int, asyncio.Queue[_Mail]] = {}
+        self.questions: dict[int, asyncio.Future[EngineStatistics]] = {}
+        self._writer = writer
+
+    def send(self, command: messages.Command) -> None:
+        """Write one command; a connection that just ended is noticed by its reader."""
+        if not self._writer.is_closing():
+            self._writer.write(messages.encode(command))
+
+    def deliver(self, reply: messages.Reply) -> None:
+        """Pass one reply to whom it concerns; what nobody waits for any more is dropped."""
+        match reply:
+            case messages.Output(number, event):
+                if number in self.mailboxes:
+                    self.mailboxes[number].put_nowait(event)
+            case messages.Statistics(number, values):
+                if number in self.questions and not self.questions[number].done():
+                    self.questions[number].set_result(values)
+            case messages.Refused() | messages.RefusedOverflow() | messages.RefusedOverload():
+                if reply.number in self.mailboxes:
+                    self.mailboxes[reply.number].put_nowait(reply.error())
+            case messages.Welcome():
+                raise EngineFailed("the engine process introduced itself twice")
+
+    def end(self) -> None:
+        """Tell everyone that nothing more will come."""
+        for mailbox in self.mailboxes.values():
+            mailbox.put_nowait(_LOST)
+        for question in self.questions.values():
+            if not question.done():
+                question.set_exception(EngineFailed("The engine stopped"))
+
+
+class LlamaEngine:
+    """Implements engines.base.Engine."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self._socket_path = socket_path
+        self._connection: _Connection | None = None
+        self._connected = asyncio.Event()
+        self._was_ready = False
+        self._numbers = itertools.count()
+        self._connecting: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        self._connecting = asyncio.create_task(self._stay_connected())
+
+    async def close(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._connecting
+
+    @property
+    def ready(self) -> bool:
+        return self._connection is not None
+
+    @property
+    def context_length(self) -> int | None:
+        return self._connection.welcome.context_length if self._connection else None
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        for attempt in range(1, ATTEMPTS + 1):
+            connection = await self._connect()
+            answering = False
+            async with contextlib.aclosing(self._attempt(connection, request)) as mails:
+                async for mail in mails:
+                    if isinstance(mail, _Lost):
+                        break
+                    answering = answering or isinstance(mail, Delta)
+                    yield mail
+                else:
+                    return
+            if answering or attempt == ATTEMPTS:
+                raise EngineFailed("The engine stopped while it was answering")
+
+    async def statistics(self) -> EngineStatistics:
+        connection = self._connection
+        if connection is None:
+            raise EngineFailed("The engine is not running")
+        number = next(self._numbers)
+        question: asyncio.Future[EngineStatistics] = asyncio.get_running_loop().create_future()
+        connection.questions[number] = question
+        try:
+            connection.send(messages.AskStatistics(number))
+            return await question
+        finally:
+            del connection.questions[number]
+
+    async def _attempt(self, connection: _Connection, request: GenerationRequest) -> AsyncGenerator[Event | _Lost]:
+        """Everything the process says about the request; ends after Usage or _LOST, or raises its refusal."""
+        number = next(self._numbers)
+        prompt = _prompt(connection.template, request)
+        most_events = request.n * 2 * connection.welcome.context_length + 2
+        mailbox = connection.mailboxes[number] = asyncio.Queue[_Mail](most_events)
+        over = False
+        try:
+            connection.send(
+                messages.Submit(number, prompt, request.sampling, request.n, request.echo, request.priority)
+            )
+            while not over:
+                mail = await mailbox.get()
+                over = isinstance(mail, Usage | DragomanError | _Lost)
+                if isinstance(mail, DragomanError):
+                    raise mail
+                yield mail
+        finally:
+            del connection.mailboxes[number]
+            if not over:
+                connection.send(messages.Cancel(number))
+
+    async def _connect(self) -> _Connection:
+        """The connection there is, or the next one, if the process is only being restarted."""
+        if self._connection is None and not self._was_ready:
+            raise ModelLoading("The model is being loaded", retry_after=2)
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while self._connection is None:
+                    await self._connected.wait()
+        except TimeoutError:
+            raise ModelLoading("The engine is being restarted", retry_after=5) from None
+        return self._connection
+
+    async def _stay_connected(self) -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(self._socket_path)
+            except (FileNotFoundError, ConnectionError):
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            try:
+                await self._read_until_lost(reader, writer)
+            finally:
+                self._connected.clear()
+                if self._connection is not None:
+                    connection, self._connection = self._connection, None
+                    connection.end()
+                writer.close()
+
+    async def _read_until_lost(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (replies := await messages.read_replies(reader)) is not None:
+            for reply in replies:
+                if self._connection is None and isinstance(reply, messages.Welcome):
+                    self._connection = _Connection(reply, writer)
+                    self._was_ready = True
+                    self._connected.set()
+                elif self._connection is not None:
+                    self._connection.deliver(reply)
+        _log.warning("engine connection lost", socket=self._socket_path.name)
+
+
+def _prompt(template: ChatTemplate, request: GenerationRequest) -> TextPrompt | TokenPrompt:
+    match request.prompt:
+        case ChatPrompt(messages=turns):
+            return TextPrompt(template.render(turns))
+        case prompt:
+            return prompt

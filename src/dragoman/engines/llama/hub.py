@@ -1,0 +1,154 @@
+"""Models from the Hugging Face hub, kept in the cache that all its tools share and used from there offline.
+
+Every error of huggingface_hub and its HTTP client is translated here.
+"""
+
+from pathlib import Path
+from typing import ClassVar, Self
+
+from huggingface_hub import HfApi, errors, hf_hub_download, scan_cache_dir
+from huggingface_hub.errors import (
+    CacheNotFound,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from dragoman.engines.llama.gguf_files import ModelSourceError, choose, parts
+
+LISTING_TIMEOUT = 10.0
+"""Seconds; the library's default is to wait for ever."""
+
+# The base of the errors of huggingface_hub's HTTP client, which is another one from version to version.
+_ClientError = errors.HTTPError  # type: ignore[attr-defined]
+# Its other errors are OSErrors, refused names are ValueErrors, and the Xet transfer raises RuntimeErrors.
+_FAILURES = (_ClientError, OSError, RuntimeError, ValueError)
+
+
+def fetch(repository: str, wanted: str | None, *, progress: bool) -> Path:
+    """The path of a model in the cache, downloaded first unless it is there in its newest version.
+
+    `wanted` is as in gguf_files.choose; `progress` draws a bar on standard error. When the hub cannot be
+    reached or refuses, what is in the cache is used. Raises ModelSourceError.
+    """
+    try:
+        listing = HfApi().model_info(repository, timeout=LISTING_TIMEOUT).siblings or []
+        name = choose(repository, [file.rfilename for file in listing], wanted)
+        return _download(repository, name, progress=progress)
+    except _FAILURES as error:
+        cached = _cached(repository, wanted)
+        if cached is None:
+            raise ModelSourceError(_explanation(repository, error)) from error
+        return cached
+
+
+def cached_files() -> dict[str, dict[str, Path]]:
+    """The files in the cache: repository → name in it → path. The main branch's version of a file wins."""
+    try:
+        cache = scan_cache_dir()
+    except CacheNotFound:
+        return {}
+    files: dict[str, dict[str, Path]] = {}
+    for repository in cache.repos:
+        if repository.repo_type != "model":
+            continue
+        found = files.setdefault(repository.repo_id, {})
+        for revision in sorted(repository.revisions, key=lambda one: ("main" in one.refs, one.last_modified)):
+            found |= {
+                file.file_path.relative_to(revision.snapshot_path).as_posix(): file.file_path for file in revision.files
+            }
+    return files
+
+
+def _cached(repository: str, wanted: str | None) -> Path | None:
+    files = cached_files().get(repository, {})
+    try:
+        return files[choose(repository, files, wanted)]
+    except ModelSourceError:
+        return None
+
+
+def _download(repository: str, name: str, *, progress: bool) -> Path:
+    console = Console(stderr=True, quiet=not progress)
+    paths = [hf_hub_download(repository, part, tqdm_class=_bar_for(part, console)) for part in parts(name)]
+    return Path(paths[0])
+
+
+def _bar_for(name: str, console: Console) -> type["_Bar"]:
+    # huggingface_hub wants a class and labels its bars by URLs.
+    return type("Bar", (_Bar,), {"name": name, "console": console})
+
+
+class _Bar:
+    """What huggingface_hub uses of tqdm's interface, drawn by rich."""
+
+    name: ClassVar[str]
+    console: ClassVar[Console]
+
+    def __init__(self, *, total: float | None = None, initial: int = 0, **_: object) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._task = self._progress.add_task(self.name, total=total, completed=initial)
+        self._progress.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, amount: float | None = 1) -> None:
+        self._progress.advance(self._task, amount or 0)
+
+    def update_transfer(self, amount: float | None = 1) -> None:
+        """Bytes on the wire; a class without this method gets a second bar for them."""
+
+    def set_postfix_str(self, text: str, refresh: bool = False) -> None:
+        """The speed; rich measures its own."""
+
+    def set_transfer_postfix_str(self, text: str, refresh: bool = False) -> None:
+        """The speed on the wire."""
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def _explanation(repository: str, error: Exception) -> str:
+    match error:
+        case GatedRepoError():
+            return f"{repository} is gated: accept its terms on its page and set HF_TOKEN to your token"
+        case RepositoryNotFoundError():
+            return f"there is no repository {repository}, or it is private and HF_TOKEN may not read it"
+        case HfHubHTTPError() if error.response.status_code in (401, 403):
+            return f"the hub refused access to {repository}; check HF_TOKEN"
+        case HfHubHTTPError():
+            return f"{repository} is not in the cache and the hub answered {error.response.status_code}"
+        case OfflineModeIsEnabled():
+            return f"{repository} is not in the cache and HF_HUB_OFFLINE forbids downloading it"
+        case _ClientError() | ConnectionError() | LocalEntryNotFoundError():
+            return (
+                f"{repository} is not in the cache and the hub cannot be reached ({_first_line(error)}); "
+                "check the network, or give the path of a .gguf file"
+            )
+    return f"downloading {repository} failed: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,150 @@
+"""What an HTTP worker and an engine process say to each other over their Unix socket.
+
+A frame is four bytes of length, little-endian, and as many of msgpack. A worker sends one command a frame; the engine
+sends one list of replies a step to each worker.
+"""
+
+import asyncio
+
+import msgspec
+
+from dragoman.core.errors import BadRequest, ContextOverflow, DragomanError, EngineFailed, Overloaded
+from dragoman.core.events import Delta, Finished, Usage
+from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt
+from dragoman.engines.base import EngineStatistics
+
+_LENGTH_BYTES = 4
+_MAX_FRAME_BYTES = 256 * 2**20
+
+
+class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
+    """Generate; the replies carry `number`, which the worker chose."""
+
+    number: int
+    prompt: TextPrompt | TokenPrompt
+    sampling: SamplingParams
+    n: int
+    echo: bool
+    priority: int
+
+
+class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
+    """Stop the request `number` before the next step; no reply."""
+
+    number: int
+
+
+class AskStatistics(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
+    """Answered by Statistics."""
+
+    number: int
+
+
+Command = Submit | Cancel | AskStatistics
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
+    """The engine's first reply on every connection: what it serves."""
+
+    context_length: int
+    chat_template: str | None
+    bos_text: str
+    eos_text: str
+
+
+class Output(msgspec.Struct, frozen=True, array_like=True, tag="output"):
+    """The next event of a request."""
+
+    number: int
+    event: Delta | Finished | Usage
+
+
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag="bad_request"):
+    """The request failed with BadRequest."""
+
+    number: int
+    message: str
+    parameter: str | None
+
+    def error(self) -> DragomanError:
+        return BadRequest(self.message, self.parameter)
+
+
+class RefusedOverflow(msgspec.Struct, frozen=True, array_like=True, tag="context_overflow"):
+    """The request failed with ContextOverflow."""
+
+    number: int
+    prompt_tokens: int
+    context_length: int
+    remedy: str
+    at_least: bool
+
+    def error(self) -> DragomanError:
+        return ContextOverflow(self.prompt_tokens, self.context_length, self.remedy, at_least=self.at_least)
+
+
+class RefusedOverload(msgspec.Struct, frozen=True, array_like=True, tag="overloaded"):
+    """The request failed with Overloaded."""
+
+    number: int
+    message: str
+    retry_after: int
+
+    def error(self) -> DragomanError:
+        return Overloaded(self.message, self.retry_after)
+
+
+class Statistics(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
+    """The answer to AskStatistics."""
+
+    number: int
+    values: EngineStatistics
+
+
+Refusal = Refused | RefusedOverflow | RefusedOverload
+Reply = Welcome | Output | Statistics | Refusal
+
+_encoder = msgspec.msgpack.Encoder()
+_command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
+_replies_decoder: msgspec.msgpack.Decoder[list[Reply]] = msgspec.msgpack.Decoder(list[Reply])
+
+
+def refusal(number: int, error: DragomanError) -> Refusal:
+    """The reply that makes the worker raise `error`."""
+    match error:
+        case ContextOverflow():
+            return RefusedOverflow(number, error.prompt_tokens, error.context_length, error.remedy, error.at_least)
+        case BadRequest():
+            return Refused(number, error.message, error.parameter)
+        case Overloaded():
+            return RefusedOverload(number, error.message, error.retry_after)
+        case _:
+            raise TypeError(f"an engine does not refuse a request with {type(error).__name__}") from error
+
+
+def encode(content: Command | list[Reply]) -> bytes:
+    """One frame."""
+    body = _encoder.encode(content)
+    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
+
+
+async def read_command(reader: asyncio.StreamReader) -> Command | None:
+    """The next command; None at the end of the connection. Raises EngineFailed on a frame that is none."""
+    body = await _read_body(reader)
+    return None if body is None else _command_decoder.decode(body)
+
+
+async def read_replies(reader: asyncio.StreamReader) -> list[Reply] | None:
+    """The next replies; None at the end of the connection. Raises EngineFailed on a frame that is none."""
+    body = await _read_body(reader)
+    return None if body is None else _replies_decoder.decode(body)
+
+
+async def _read_body(reader: asyncio.StreamReader) -> bytes | None:
+    try:
+        length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "little")
+        if length > _MAX_FRAME_BYTES:
+            raise EngineFailed(f"a frame of {length} bytes came over the engine's socket")
+        return await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None

@@ -1,0 +1,116 @@
+"""A model file in memory: its weights, its vocabulary, its chat template."""
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dragoman.engines.llama.binding import Library
+
+TokenArray = npt.NDArray[np.int32]
+
+
+class ModelError(Exception):
+    """The model cannot be served. The message is one line for a person."""
+
+
+class Vocabulary:
+    """Text to token ids and back. Safe to use from several threads: llama.cpp only reads here."""
+
+    def __init__(self, library: Library, vocabulary: int) -> None:
+        self._library = library
+        self._vocabulary = vocabulary
+        self.size: int = library.llama_vocab_n_tokens(vocabulary)
+        self.end_token_ids = frozenset(
+            token for token in range(self.size) if library.llama_vocab_is_eog(vocabulary, token)
+        )
+        """Every token that ends an answer (llama.cpp reads them from the file: EOS, EOT, EOM)."""
+        self.bos_text = self._special_text(library.llama_vocab_bos(vocabulary))
+        self.eos_text = self._special_text(library.llama_vocab_eos(vocabulary))
+        self._adds_bos: bool = library.llama_vocab_get_add_bos(vocabulary)
+        self._pieces: dict[int, bytes] = {}
+        self._longest_piece = max(len(self.piece(token)) for token in range(self.size))
+
+    def tokenize(self, text: str) -> TokenArray:
+        """Token ids of `text`; special-token text in it becomes special tokens.
+
+        BOS comes first where the model wants it, unless the text already begins with it.
+        """
+        encoded = text.encode()
+        add_special = not (self._adds_bos and self.bos_text and text.startswith(self.bos_text))
+        tokens = np.empty(len(encoded) + 4, dtype=np.int32)
+        count = self._library.llama_tokenize(
+            self._vocabulary, encoded, len(encoded), tokens.ctypes.data, len(tokens), add_special, True
+        )
+        assert count >= 0, "a token stands for at least one byte"
+        return tokens[:count].copy()
+
+    def fewest_tokens(self, text: str) -> int:
+        """A lower bound of the number of tokens of `text`, without tokenizing it."""
+        return len(text.encode()) // max(1, self._longest_piece)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes `token` stands for, which may be a part of a character; a special token's own text."""
+        if (piece := self._pieces.get(token)) is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def is_special(self, token: int) -> bool:
+        """Whether the token is markup of the model rather than text."""
+        return bool(self._library.llama_vocab_is_control(self._vocabulary, token)) or token in self.end_token_ids
+
+    def _read_piece(self, token: int) -> bytes:
+        length = 64
+        while True:
+            buffer = ctypes.create_string_buffer(length)
+            written = self._library.llama_token_to_piece(self._vocabulary, token, buffer, length, 0, True)
+            if written >= 0:
+                return buffer.raw[:written]
+            length = -written
+
+    def _special_text(self, token: int) -> str:
+        return self._read_piece(token).decode(errors="replace") if token >= 0 else ""
+
+
+class Model:
+    """The weights of one GGUF file. Freed by `close`, after every context made from it."""
+
+    def __init__(self, library: Library, path: Path) -> None:
+        """Load the file. Raises ModelError with llama.cpp's own reason when it cannot be served."""
+        self.library = library
+        library.recent_log.clear()
+        handle = library.llama_model_load_from_file(str(path).encode(), library.llama_model_default_params())
+        if not handle:
+            raise ModelError(f"{path} cannot be loaded: {_reason(library)}")
+        self.handle: int = handle
+        self._refuse_unsupported(path)
+        self.vocabulary = Vocabulary(library, library.llama_model_get_vocab(handle))
+        self.trained_context_length: int = library.llama_model_n_ctx_train(handle)
+        template = library.llama_model_chat_template(handle, None)
+        self.chat_template: str | None = template.decode(errors="replace") if template else None
+
+    def close(self) -> None:
+        """Free the weights."""
+        self.library.llama_model_free(self.handle)
+
+    def _refuse_unsupported(self, path: Path) -> None:
+        library, handle = self.library, self.handle
+        kinds = {
+            "an encoder": library.llama_model_has_encoder(handle),
+            "a recurrent state": library.llama_model_is_recurrent(handle),
+            "a recurrent state beside attention": library.llama_model_is_hybrid(handle),
+            "a diffusion decoder": library.llama_model_is_diffusion(handle),
+        }
+        for kind, present in kinds.items():
+            if present:
+                self.close()
+                raise ModelError(
+                    f"{path} has {kind}; the embedded engine serves decoder-only transformers, "
+                    "whose KV cells can be shared and taken back token by token"
+                )
+
+
+def _reason(library: Library) -> str:
+    """llama.cpp logs the cause first and its consequences after it."""
+    return next((line for line in library.recent_log if "error" in line or "fail" in line), "no reason was logged")

@@ -1,0 +1,22 @@
+"""What an engine process is told when it is started."""
+
+import msgspec
+
+
+class EngineOptions(msgspec.Struct, frozen=True):
+    """Passed as JSON in the process's argument."""
+
+    model_path: str
+    socket_path: str
+    context_cells: int
+    parallel: int
+    threads: int
+    step_tokens: int
+    finished_cells: int
+    """KV cells kept at most for finished sequences."""
+    max_waiting: int
+    reproducible: bool = False
+    library_path: str | None = None
+    """None: the library inside the installed xllamacpp wheel."""
+    chat_template: str | None = None
+    """None: the one in the model file."""

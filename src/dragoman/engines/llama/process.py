@@ -1,0 +1,249 @@
+"""The engine process: a Unix socket on an event loop, and the stepper on a thread.
+
+Started as `python -m dragoman.engines.llama.process OPTIONS`. It prints `ready` on standard output when requests can
+come, or one line of explanation and ends with status 2. It ends when its standard input is closed, which happens
+however its parent ends.
+"""
+
+import asyncio
+import os
+import secrets
+import signal
+import sys
+import threading
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from dragoman.core.errors import BadRequest, ContextOverflow, Overloaded
+from dragoman.core.events import Usage
+from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt
+from dragoman.engines.base import EngineStatistics
+from dragoman.engines.llama import messages
+from dragoman.engines.llama.backend import ContextOptions, DecodeError, LlamaBackend
+from dragoman.engines.llama.batcher import Batcher
+from dragoman.engines.llama.binding import Library, LibraryError, packaged_library
+from dragoman.engines.llama.model import Model, ModelError, TokenArray
+from dragoman.engines.llama.options import EngineOptions
+from dragoman.engines.llama.scheduler import largest_step
+from dragoman.engines.llama.sequence import Job
+from dragoman.engines.llama.stepper import Published, Stepper
+
+_UNSENT_LIMIT = 64 * 2**20
+"""Bytes that may wait for a worker that does not read; then it is taken for dead."""
+
+_TOKENIZER_STACK_BYTES = 64 * 2**20
+"""llama.cpp splits text with recursive regular expressions; a hostile text would run out of a usual stack."""
+
+
+class EngineServer:
+    """Accepts workers' connections and passes their commands to the stepper."""
+
+    def __init__(self, model: Model, backend: LlamaBackend, options: EngineOptions) -> None:
+        self._model = model
+        self._options = options
+        self._context_length = min(model.trained_context_length, backend.cells)
+        batcher = Batcher(
+            backend,
+            model.vocabulary,
+            parallel=options.parallel,
+            step_tokens=options.step_tokens,
+            finished_cells=options.finished_cells,
+        )
+        self._stepper = Stepper(
+            batcher,
+            parallel=options.parallel,
+            max_waiting=options.max_waiting,
+            publish=self._publish_from_thread,
+        )
+        self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
+        self._connections: dict[int, _Connection] = {}
+        self._next_connection = 0
+
+    async def run(self, ended: asyncio.Event) -> None:
+        """Serve until `ended` is set. Raises DecodeError when the model's state is lost."""
+        self._loop = asyncio.get_running_loop()
+        server = await asyncio.start_unix_server(self._serve, self._options.socket_path)
+        stepping = asyncio.create_task(asyncio.to_thread(self._stepper.run))
+        waiting = asyncio.create_task(ended.wait())
+        async with server:
+            print("ready", flush=True)
+            await asyncio.wait((stepping, waiting), return_when=asyncio.FIRST_COMPLETED)
+            waiting.cancel()
+            self._stepper.stop()
+            for connection in self._connections.values():
+                connection.writer.close()
+            await stepping
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _Connection(self._next_connection, writer)
+        self._next_connection += 1
+        self._connections[connection.number] = connection
+        vocabulary = self._model.vocabulary
+        template = self._options.chat_template or self._model.chat_template
+        connection.send([messages.Welcome(self._context_length, template, vocabulary.bos_text, vocabulary.eos_text)])
+        try:
+            while (command := await messages.read_command(reader)) is not None:
+                await self._obey(connection, command)
+        finally:
+            del self._connections[connection.number]
+            for number in connection.open_requests:
+                self._stepper.cancel((connection.number, number))
+            writer.close()
+
+    async def _obey(self, connection: "_Connection", command: messages.Command) -> None:
+        match command:
+            case messages.Submit():
+                await self._submit(connection, command)
+            case messages.Cancel():
+                connection.open_requests.discard(command.number)
+                self._stepper.cancel((connection.number, command.number))
+            case messages.AskStatistics():
+                self._stepper.ask_statistics(partial(self._answer_from_thread, connection, command.number))
+
+    async def _submit(self, connection: "_Connection", command: messages.Submit) -> None:
+        try:
+            job = await self._loop.run_in_executor(
+                self._tokenizer, self._job, (connection.number, command.number), command
+            )
+        except BadRequest as error:
+            connection.send([messages.refusal(command.number, error)])
+            return
+        seed = command.sampling.seed
+        connection.open_requests.add(command.number)
+        self._stepper.add(job, command.n, secrets.randbits(64) if seed is None else seed)
+
+    def _job(self, key: tuple[int, int], command: messages.Submit) -> Job:
+        tokens, text = self._prompt(command.prompt)
+        room = self._room(len(tokens))
+        self._check_token_ids(command.sampling)
+        limit = room if command.sampling.max_tokens is None else min(command.sampling.max_tokens, room)
+        return Job(key, tokens, command.sampling, limit, priority=command.priority, echo=text if command.echo else "")
+
+    def _prompt(self, prompt: TextPrompt | TokenPrompt) -> tuple[TokenArray, str]:
+        vocabulary = self._model.vocabulary
+        match prompt:
+            case TextPrompt(text):
+                if (least := vocabulary.fewest_tokens(text)) >= self._context_length:
+                    raise self._overflow(least, at_least=True)
+                tokens = vocabulary.tokenize(text)
+            case TokenPrompt(token_ids):
+                _check_ids("prompt", token_ids, vocabulary.size)
+                tokens = np.array(token_ids, dtype=np.int32)
+                text = b"".join(map(vocabulary.piece, token_ids)).decode(errors="replace")
+        if not len(tokens):
+            raise BadRequest("The prompt is empty: a model needs at least one token to go on from", "prompt")
+        return tokens, text
+
+    def _room(self, prompt_tokens: int) -> int:
+        room = self._context_length - prompt_tokens
+        if room < 1:
+            raise self._overflow(prompt_tokens)
+        return room
+
+    def _overflow(self, prompt_tokens: int, *, at_least: bool = False) -> ContextOverflow:
+        trained = self._model.trained_context_length
+        remedy = "Shorten the prompt; the model was trained for no longer one."
+        if self._context_length < trained:
+            remedy = (
+                "Shorten the prompt, or start the server with a larger --context-cells "
+                f"(now {self._context_length}; the model was trained for {trained} tokens)."
+            )
+        return ContextOverflow(prompt_tokens, self._context_length, remedy, at_least=at_least)
+
+    def _check_token_ids(self, sampling: SamplingParams) -> None:
+        _check_ids("stop_token_ids", sampling.stop_token_ids, self._model.vocabulary.size)
+        _check_ids("logit_bias", tuple(sampling.logit_bias), self._model.vocabulary.size)
+
+    def _publish_from_thread(self, published: list[Published]) -> None:
+        self._loop.call_soon_threadsafe(self._publish, published)
+
+    def _publish(self, published: list[Published]) -> None:
+        frames: dict[int, list[messages.Reply]] = defaultdict(list)
+        for (connection, number), event in published:
+            if connection not in self._connections:
+                continue
+            frames[connection].append(
+                messages.refusal(number, event) if isinstance(event, Overloaded) else messages.Output(number, event)
+            )
+            if isinstance(event, Overloaded | Usage):
+                self._connections[connection].open_requests.discard(number)
+        for number, replies in frames.items():
+            self._connections[number].send(replies)
+
+    def _answer_from_thread(self, connection: "_Connection", number: int, values: EngineStatistics) -> None:
+        replies: list[messages.Reply] = [messages.Statistics(number, values)]
+        self._loop.call_soon_threadsafe(connection.send, replies)
+
+
+class _Connection:
+    """One HTTP worker."""
+
+    def __init__(self, number: int, writer: asyncio.StreamWriter) -> None:
+        self.number = number
+        self.writer = writer
+        self.open_requests: set[int] = set()
+
+    def send(self, replies: list[messages.Reply]) -> None:
+        if self.writer.is_closing():
+            return
+        self.writer.write(messages.encode(replies))
+        if self.writer.transport.get_write_buffer_size() > _UNSENT_LIMIT:
+            self.writer.transport.abort()
+
+
+def _check_ids(parameter: str, token_ids: tuple[int, ...], vocabulary_size: int) -> None:
+    for token in token_ids:
+        if not 0 <= token < vocabulary_size:
+            raise BadRequest(f"{parameter} must hold token ids from 0 to {vocabulary_size - 1}, got {token}", parameter)
+
+
+def main() -> int:
+    """Load the model, serve, and return the process's exit status."""
+    options = msgspec.json.decode(sys.argv[1], type=EngineOptions)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides.
+    threading.stack_size(_TOKENIZER_STACK_BYTES)
+    try:
+        library = Library(Path(options.library_path) if options.library_path else packaged_library())
+        model = Model(library, Path(options.model_path))
+        backend = LlamaBackend(model, _context_options(options))
+    except (LibraryError, ModelError) as error:
+        print(f"failed {error}", flush=True)
+        return 2
+    try:
+        asyncio.run(_serve_until_told(EngineServer(model, backend, options)))
+    except DecodeError as error:
+        print(f"dragoman engine: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _context_options(options: EngineOptions) -> ContextOptions:
+    return ContextOptions(
+        context_cells=options.context_cells,
+        batch_tokens=largest_step(options.parallel, options.step_tokens),
+        threads=options.threads,
+        reproducible=options.reproducible,
+    )
+
+
+async def _serve_until_told(server: EngineServer) -> None:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+
+    def read_standard_input() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            loop.remove_reader(sys.stdin.fileno())
+            ended.set()
+
+    loop.add_reader(sys.stdin.fileno(), read_standard_input)
+    await server.run(ended)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""Which sequences compute how many tokens in the next step. The whole decision is `Scheduler.choose`."""
+
+from bisect import insort
+from typing import NamedTuple
+
+from dragoman.engines.llama.cache import Match, PrefixCache
+from dragoman.engines.llama.sequence import Sequence
+
+WORTH_WAITING = 32
+"""A prefix that another sequence is computing is waited for when that saves at least so many tokens."""
+
+LEAST_PREFILL = 16
+"""Tokens of a step that decoding never takes away from prefill."""
+
+HEADROOM = 16
+"""Steps that the running sequences must be able to go on before another one is let in beside them."""
+
+
+def largest_step(parallel: int, step_tokens: int) -> int:
+    """The most tokens one step computes, when `parallel` sequences decode and a step should compute `step_tokens`."""
+    return max(step_tokens, parallel + LEAST_PREFILL)
+
+
+class Work(NamedTuple):
+    """Compute `length` tokens of `sequence`, beginning at `position`; their cells are taken already."""
+
+    sequence: Sequence
+    position: int
+    length: int
+
+
+class Scheduler:
+    """Continuous batching: decoding goes first, prefill gets what is left of the budget, oldest first."""
+
+    def __init__(self, cache: PrefixCache, parallel: int, step_tokens: int) -> None:
+        """`parallel` sequences hold a slot at once; a step computes about `step_tokens` tokens."""
+        self._cache = cache
+        self._parallel = parallel
+        self._step_tokens = largest_step(parallel, step_tokens)
+        self.running: list[Sequence] = []
+        self.waiting: list[Sequence] = []
+
+    def choose(self) -> list[Work]:
+        """The work of the next step; empty only when nothing is running or waiting."""
+        work: list[Work] = []
+        budget = self._step_tokens - sum(sequence.pending == 1 for sequence in self.running)
+        running = len(self.running)
+        for sequence in list(self.running):
+            decoding = sequence.pending == 1
+            taken = self._take(sequence, 1 if decoding else budget)
+            if taken is not None:
+                work.append(taken)
+                budget -= 0 if decoding else taken.length
+        if len(self.running) < running:
+            return work  # Someone was pushed back; letting others in now would push it back again.
+        for sequence in list(self.waiting):
+            if budget <= 0 or len(self.running) >= self._parallel:
+                break
+            match = self._cache.match(sequence.tokens, self.running)
+            if match.promised - len(match.cells) >= WORTH_WAITING:
+                continue
+            if sequence.pending - len(match.cells) > self._room():
+                break
+            self._admit(sequence, match)
+            taken = self._take(sequence, budget)
+            if taken is not None:
+                work.append(taken)
+                budget -= taken.length
+        return work
+
+    def add(self, sequence: Sequence) -> None:
+        """Put a sequence into its place among the waiting ones."""
+        insort(self.waiting, sequence, key=lambda waiting: waiting.order)
+
+    def remove(self, sequence: Sequence) -> None:
+        """Take out a cancelled sequence, wherever it is, and free its cells."""
+        (self.running if sequence in self.running else self.waiting).remove(sequence)
+        self._cache.release(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Take out a finished sequence; its cells stay as cache."""
+        self.running.remove(sequence)
+        self._cache.retain(sequence, self.running)
+
+    def _take(self, sequence: Sequence, most: int) -> Work | None:
+        """Up to `most` pending tokens of a running sequence, pushing back the youngest ones to find cells."""
+        position, count = sequence.computed, min(sequence.pending, most)
+        if count <= 0 or sequence.sequence_id is None:
+            return None
+        while not self._cache.extend(sequence, count):
+            youngest = self.running[-1]
+            self._push_back(youngest)
+            if youngest is sequence:
+                return None
+        return Work(sequence, position, count)
+
+    def _room(self) -> int:
+        """Cells a newcomer may count on, after what the running sequences are about to need."""
+        spoken_for = sum(sequence.pending + HEADROOM for sequence in self.running)
+        return self._cache.available(self.running) - spoken_for
+
+    def _admit(self, sequence: Sequence, match: Match) -> None:
+        self.waiting.remove(sequence)
+        self._cache.begin(sequence, match)
+        if sequence.job.cached_tokens is None:
+            sequence.job.cached_tokens = len(match.cells)
+        insort(self.running, sequence, key=lambda running: running.order)
+
+    def _push_back(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self._cache.release(sequence)
+        self.add(sequence)

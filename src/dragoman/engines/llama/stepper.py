@@ -1,0 +1,113 @@
+"""The engine's one working thread: it takes commands, makes steps, and publishes what they gave."""
+
+import math
+import queue
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+from dragoman.core.errors import Overloaded
+from dragoman.core.events import Event, Usage
+from dragoman.engines.base import EngineStatistics
+from dragoman.engines.llama.batcher import Batcher
+from dragoman.engines.llama.sequence import Job, JobKey
+
+_COMMANDS_AT_ONCE = 4096
+"""Commands that may lie between two steps."""
+
+_NEWEST_WEIGHT = 0.2
+"""Of the newest interval in the mean interval between two jobs' ends."""
+
+
+class Published(NamedTuple):
+    """The next event of the job the caller named `key`, or why there are none."""
+
+    key: JobKey
+    event: Event | Overloaded
+
+
+class Stepper:
+    """Owns a Batcher. `run` is the thread's body; every other method may be called from any thread."""
+
+    def __init__(
+        self, batcher: Batcher, *, parallel: int, max_waiting: int, publish: Callable[[list[Published]], None]
+    ) -> None:
+        """`publish` is called from the working thread, once a step that gave something."""
+        self._batcher = batcher
+        self._parallel = parallel
+        self._max_waiting = max_waiting
+        self._publish = publish
+        self._commands: queue.Queue[Callable[[], None]] = queue.Queue(_COMMANDS_AT_ONCE)
+        self._refused: list[Published] = []
+        self._stopping = False
+        self._last_end = time.monotonic()
+        self._seconds_between_ends = 0.0
+
+    def add(self, job: Job, n: int, seed: int) -> None:
+        """Take the job, or publish Overloaded for it. Blocks only while thousands of commands are unread."""
+        self._commands.put(partial(self._add, job, n, seed))
+
+    def cancel(self, key: JobKey) -> None:
+        """Drop the job before the next step."""
+        self._commands.put(partial(self._batcher.cancel, key))
+
+    def ask_statistics(self, answer: Callable[[EngineStatistics], None]) -> None:
+        """Call `answer` from the working thread before the next step."""
+        self._commands.put(lambda: answer(self._statistics()))
+
+    def stop(self) -> None:
+        """Let `run` return after the step under way."""
+        self._commands.put(self._stop)
+
+    def run(self) -> None:
+        """Step until stopped. Raises DecodeError when the model's state is lost."""
+        while not self._stopping:
+            for command in self._take_commands():
+                command()
+            outcomes = [Published(key, event) for key, event in self._batcher.step()]
+            self._measure_ends(sum(isinstance(outcome.event, Usage) for outcome in outcomes))
+            if published := self._refused + outcomes:
+                self._refused = []
+                self._publish(published)
+
+    def _take_commands(self) -> Iterator[Callable[[], None]]:
+        if self._batcher.idle:
+            yield self._commands.get()
+        for _ in range(self._commands.qsize()):
+            yield self._commands.get_nowait()
+
+    def _add(self, job: Job, n: int, seed: int) -> None:
+        scheduler = self._batcher.scheduler
+        full = len(scheduler.running) + len(scheduler.waiting) >= self._parallel
+        if full and self._batcher.waiting_jobs >= self._max_waiting:
+            retry_after = math.ceil(self._seconds_between_ends)
+            self._refused.append(
+                Published(
+                    job.key,
+                    Overloaded(f"{self._max_waiting} requests are waiting for a slot already", retry_after),
+                )
+            )
+        else:
+            self._batcher.add(job, n, seed)
+
+    def _statistics(self) -> EngineStatistics:
+        scheduler, cache = self._batcher.scheduler, self._batcher.cache
+        return EngineStatistics(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_cells_used=cache.ledger.total - cache.available(scheduler.running),
+            kv_cells_cached=cache.available(scheduler.running) - cache.ledger.free,
+            kv_cells_total=cache.ledger.total,
+        )
+
+    def _measure_ends(self, ended: int) -> None:
+        if not ended:
+            return
+        now = time.monotonic()
+        interval = (now - self._last_end) / ended
+        self._seconds_between_ends += _NEWEST_WEIGHT * (interval - self._seconds_between_ends)
+        self._last_end = now
+
+    def _stop(self) -> None:
+        self._stopping = True

@@ -1,0 +1,154 @@
+"""What sharing and batching may change in a model's answers, with the real model."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from dragoman.core.events import Delta
+from dragoman.core.request import SamplingParams
+from dragoman.engines.llama.backend import Chunk, ContextOptions, LlamaBackend, Logits
+from dragoman.engines.llama.batcher import Batcher
+from dragoman.engines.llama.model import Model, TokenArray
+from dragoman.engines.llama.sequence import Job, JobKey
+
+TOPICS = [
+    "the sea",
+    "a red bicycle",
+    "baking bread",
+    "the colour of the sky",
+    "the history of Rome",
+    "prime numbers",
+    "a cat named Tom",
+    "the French Revolution",
+    "writing a letter",
+    "volcanoes",
+    "the Moon",
+    "photosynthesis",
+    "chess",
+    "the Nile",
+    "rain",
+    "bees",
+    "democracy",
+    "gravity",
+    "tea",
+    "winter",
+]
+
+SYSTEM = "You are a patient teacher. " + "Explain every word that a child might not know. " * 20
+
+MOST_NATS_APART = 0.05
+"""Kullback-Leibler divergence allowed where ggml adds the same numbers up in another order.
+
+Float16 sums differ in their last bits; the 8-bit activations between layers now and then round to another step for it.
+"""
+
+
+@pytest.fixture(scope="module")
+def fast(model: Model) -> Iterator[LlamaBackend]:
+    yield from _backend(model, reproducible=False)
+
+
+@pytest.fixture(scope="module")
+def reproducible(model: Model) -> Iterator[LlamaBackend]:
+    yield from _backend(model, reproducible=True)
+
+
+def test_reproducible_greedy_answers_alone_and_in_a_full_batch_are_the_same_tokens(
+    model: Model, reproducible: LlamaBackend
+) -> None:
+    greedy = SamplingParams(temperature=0.0, max_tokens=64, ignore_eos=True)
+    assert len(TOPICS) >= 20
+    assert _answers(model, reproducible, greedy, parallel=1) == _answers(model, reproducible, greedy, parallel=16)
+
+
+def test_reproducible_sampling_with_a_seed_does_not_depend_on_the_batch(
+    model: Model, reproducible: LlamaBackend
+) -> None:
+    sampled = SamplingParams(temperature=1.0, top_p=0.95, max_tokens=24, ignore_eos=True)
+    assert _answers(model, reproducible, sampled, parallel=1) == _answers(model, reproducible, sampled, parallel=16)
+
+
+def test_reproducible_logits_over_a_shared_prefix_are_bit_for_bit_those_of_a_fresh_computation(
+    model: Model, reproducible: LlamaBackend
+) -> None:
+    shared, fresh = _shared_and_fresh_logits(model, reproducible)
+    assert np.array_equal(shared, fresh)
+
+
+def test_logits_over_a_shared_prefix_equal_those_of_a_fresh_computation_within_float_tolerance(
+    model: Model, fast: LlamaBackend
+) -> None:
+    shared, fresh = _shared_and_fresh_logits(model, fast)
+    assert _nats_apart(fresh, shared) < MOST_NATS_APART
+
+
+def test_a_shared_prefix_is_no_further_from_a_fresh_computation_than_two_fresh_ones_may_be(
+    model: Model, fast: LlamaBackend
+) -> None:
+    """Sharing adds no error of its own: another place in the cache moves the logits as much."""
+    tokens = _prompt(model, "What is rain?", SYSTEM)
+    here = _logits(fast, 0, tokens)
+    other = _prompt(model, "Something else entirely", "Nothing")
+    _logits(fast, 1, other)
+    elsewhere = _logits(fast, 2, tokens)
+    for sequence_id in range(3):
+        fast.forget(sequence_id)
+    assert _nats_apart(here, elsewhere) < MOST_NATS_APART
+
+
+def _backend(model: Model, *, reproducible: bool) -> Iterator[LlamaBackend]:
+    backend = LlamaBackend(model, ContextOptions(8192, 512, threads=2, reproducible=reproducible))
+    yield backend
+    backend.close()
+
+
+def _prompt(model: Model, question: str, system: str) -> TokenArray:
+    return model.vocabulary.tokenize(
+        f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+def _answers(
+    model: Model, backend: LlamaBackend, sampling: SamplingParams, *, parallel: int
+) -> dict[JobKey, list[int]]:
+    """The tokens every topic gets when `parallel` are answered together."""
+    batcher = Batcher(backend, model.vocabulary, parallel=parallel, step_tokens=256, finished_cells=2048)
+    answers: dict[JobKey, list[int]] = {}
+    assert sampling.max_tokens is not None
+    for number, topic in enumerate(TOPICS):
+        prompt = _prompt(model, f"Tell me about {topic}.", "You are a helpful assistant.")
+        batcher.add(Job((0, number), prompt, sampling, sampling.max_tokens), 1, seed=number)
+    while not batcher.idle:
+        for key, event in batcher.step():
+            if isinstance(event, Delta):
+                answers.setdefault(key, []).extend(event.token_ids)
+    batcher.cache.clear()
+    return answers
+
+
+def _shared_and_fresh_logits(model: Model, backend: LlamaBackend) -> tuple[Logits, Logits]:
+    """Logits after a prompt: once over another sequence's prefix, once computed whole."""
+    donor, tokens = _prompt(model, "What is snow?", SYSTEM), _prompt(model, "What is rain?", SYSTEM)
+    different = np.flatnonzero(donor[: len(tokens)] != tokens[: len(donor)])
+    common = int(different[0])
+    assert common > 200
+    _logits(backend, 0, donor)
+    backend.share(0, 1, common)
+    shared = backend.decode([Chunk(1, common, tokens[common:], True)])[0].copy()
+    fresh = _logits(backend, 2, tokens)
+    for sequence_id in range(3):
+        backend.forget(sequence_id)
+    return shared, fresh
+
+
+def _logits(backend: LlamaBackend, sequence_id: int, tokens: TokenArray) -> Logits:
+    logits: Logits = backend.decode([Chunk(sequence_id, 0, tokens, True)])[0].copy()
+    return logits
+
+
+def _nats_apart(expected: Logits, found: Logits) -> float:
+    """Kullback-Leibler divergence of the two next-token distributions."""
+    expected_log = expected - np.logaddexp.reduce(expected.astype(np.float64))
+    found_log = found - np.logaddexp.reduce(found.astype(np.float64))
+    return float((np.exp(expected_log) * (expected_log - found_log)).sum())

@@ -1,0 +1,286 @@
+"""The hub is a small real HTTP server; its client reads the environment on import, hence the processes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar, NamedTuple
+
+import jinja2
+import markupsafe
+import msgspec
+import pytest
+
+import dragoman
+from dragoman.engines.llama.sources import ModelFile, ModelSourceError, bundled, resolve
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+GGUF = b"GGUF" + bytes(60)
+SPLIT = ["big-00001-of-00002.gguf", "big-00002-of-00002.gguf"]
+REPOSITORIES = {
+    "owner/one": ["README.md", "one-Q8_0.gguf"],
+    "owner/several": ["m-Q4_K_M.gguf", "m-Q8_0.gguf"],
+    "owner/split": SPLIT,
+    "owner/folders": ["Q8_0/m.gguf", "F16/m.gguf"],
+    "owner/gated": ["gated.gguf"],
+    "owner/fake": ["fake.gguf"],
+}
+UNREACHABLE = "http://127.0.0.1:9"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The two routes a download needs: what a repository holds, and a file of it."""
+
+    requests: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.requests.append(f"{self.command} {self.path}")
+        if listing := re.fullmatch(r"/api/models/(?P<repository>[^/]+/[^/]+)", self.path):
+            self.list(listing["repository"])
+        elif file := re.fullmatch(r"/(?P<repository>[^/]+/[^/]+)/resolve/[^/]+/(?P<name>.+)", self.path):
+            self.send_file(file["repository"], file["name"])
+        else:
+            self.refuse(404, "EntryNotFound")
+
+    do_HEAD = do_GET  # noqa: N815 - BaseHTTPRequestHandler looks its methods up by these names
+
+    def list(self, repository: str) -> None:
+        if repository == "owner/broken":
+            self.refuse(500, "")
+        elif repository not in REPOSITORIES:
+            self.refuse(401, "RepoNotFound")
+        else:
+            names = REPOSITORIES[repository]
+            body = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
+            self.reply(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+
+    def send_file(self, repository: str, name: str) -> None:
+        if repository == "owner/gated":
+            self.refuse(403, "GatedRepo")
+            return
+        content = b"not a model" if repository == "owner/fake" else GGUF
+        self.reply(200, content, {"ETag": f'"{repository}/{name}"'.replace("/", "-"), "X-Repo-Commit": COMMIT})
+
+    def refuse(self, status: int, code: str) -> None:
+        self.reply(status, b"", {"X-Error-Code": code})
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the tests' output for the tests."""
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+class Look(NamedTuple):
+    """What another process said about models."""
+
+    models: list[ModelFile]
+    complaint: str
+    stderr: str
+
+
+LOOK = """
+import json, sys
+from dragoman.engines.llama.sources import ModelSourceError, list_local, resolve
+
+models, complaint = [], ""
+try:
+    models = [resolve(sys.argv[1], progress=True)] if sys.argv[1] else list_local()
+except ModelSourceError as error:
+    complaint = str(error)
+print(json.dumps([[[model.id, model.aliases, str(model.path), model.origin] for model in models], complaint]))
+"""
+
+
+def look(endpoint: str, cache: Path, model: str, **environment: str) -> Look:
+    """Resolve `model`, or list what is there if it is empty, in a process of its own."""
+    outcome = subprocess.run(
+        [sys.executable, "-c", LOOK, model],
+        env={
+            **os.environ,
+            "HF_HOME": str(cache),
+            "HF_ENDPOINT": endpoint,
+            "NO_PROXY": "127.0.0.1",
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    models, complaint = json.loads(outcome.stdout)
+    return Look(
+        [ModelFile(id, tuple(aliases), Path(path), origin) for id, aliases, path, origin in models],
+        complaint,
+        outcome.stderr,
+    )
+
+
+@pytest.fixture(scope="module")
+def filled_cache(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("cache")
+    for model in ("owner/one", "owner/split", "owner/several:Q8_0"):
+        assert look(hub, cache, model).complaint == ""
+    return cache
+
+
+def test_the_bundled_model_is_the_default_and_has_its_names() -> None:
+    model = bundled()
+    assert model.path.name == "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert model == resolve(None) == resolve("smollm2-135m-instruct")
+    assert model == resolve("HuggingFaceTB/SmolLM2-135M-Instruct")
+
+
+def test_a_missing_bundled_model_says_how_to_install_it(tmp_path: Path) -> None:
+    for package in (dragoman, jinja2, markupsafe, msgspec):
+        assert package.__file__ is not None
+        folder = Path(package.__file__).parent
+        (tmp_path / folder.name).symlink_to(folder)
+    outcome = subprocess.run(
+        [sys.executable, "-S", "-c", LOOK, "smollm2-135m-instruct"],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert json.loads(outcome.stdout)[1] == (
+        "the bundled model is not installed; run `make setup`, or name a model: dragoman serve MODEL"
+    )
+
+
+def test_a_file_is_served_under_its_stem_and_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "My-Model.Q8_0.gguf"
+    path.write_bytes(GGUF)
+    assert resolve(str(path)) == ModelFile("My-Model.Q8_0", ("My-Model.Q8_0.gguf",), path, "file")
+
+
+def test_an_existing_file_needs_no_gguf_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner/model").write_bytes(GGUF)
+    monkeypatch.chdir(tmp_path)
+    assert resolve("owner/model").path == Path("owner/model")
+
+
+@pytest.mark.parametrize("model", ["absent.gguf", "owner/absent.gguf", "/no/such/absent.gguf"])
+def test_a_missing_file_is_named(model: str) -> None:
+    with pytest.raises(ModelSourceError, match=f"^there is no model file {model}$"):
+        resolve(model)
+
+
+def test_a_directory_is_answered_with_the_models_in_it(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(GGUF)
+    with pytest.raises(ModelSourceError, match=r"is a directory, name a model in it: a\.gguf$"):
+        resolve(str(tmp_path))
+
+
+def test_what_is_neither_a_file_nor_a_repository_is_explained() -> None:
+    with pytest.raises(ModelSourceError, match=r"^there is no model 'llama'; give the path of a \.gguf file"):
+        resolve("llama")
+
+
+def test_a_repository_is_downloaded_into_the_cache(hub: str, tmp_path: Path) -> None:
+    seen = look(hub, tmp_path, "owner/one")
+    path = tmp_path / f"hub/models--owner--one/snapshots/{COMMIT}/one-Q8_0.gguf"
+    assert seen.models == [ModelFile("owner/one", ("owner/one:one-Q8_0.gguf", "one-Q8_0"), path, "Hugging Face cache")]
+    assert path.read_bytes() == GGUF
+    assert "one-Q8_0.gguf" in seen.stderr
+
+
+def test_a_quantization_chooses_the_file(hub: str, tmp_path: Path) -> None:
+    model = look(hub, tmp_path, "owner/several:q8_0").models[0]
+    assert model.path.name == "m-Q8_0.gguf"
+    assert model.id == "owner/several:q8_0"
+    assert model.aliases == ("owner/several", "owner/several:m-Q8_0.gguf", "m-Q8_0")
+
+
+def test_a_file_in_a_folder_of_the_repository_is_found(hub: str, tmp_path: Path) -> None:
+    model = look(hub, tmp_path, "owner/folders:F16/m.gguf").models[0]
+    assert model.path.parts[-2:] == ("F16", "m.gguf")
+
+
+def test_a_split_model_is_downloaded_whole(hub: str, filled_cache: Path) -> None:
+    path = look(hub, filled_cache, "owner/split").models[0].path
+    assert path.name == SPLIT[0]
+    assert path.with_name(SPLIT[1]).read_bytes() == GGUF
+
+
+@pytest.mark.parametrize("model", ["owner/one", "owner/split", "owner/several", "owner/several:m-Q8_0.gguf"])
+def test_what_is_in_the_cache_needs_no_network(filled_cache: Path, model: str) -> None:
+    seen = look(UNREACHABLE, filled_cache, model)
+    assert seen.complaint == ""
+    assert seen.models[0].path.is_file()
+
+
+def test_what_is_in_the_cache_is_used_in_offline_mode(filled_cache: Path) -> None:
+    assert look(UNREACHABLE, filled_cache, "owner/one", HF_HUB_OFFLINE="1").complaint == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        ("owner/absent", "there is no repository owner/absent, or it is private"),
+        ("owner/gated", "owner/gated is gated: accept its terms"),
+        ("owner/broken", "owner/broken is not in the cache and the hub answered 500"),
+        (
+            "owner/several:Q2_K",
+            "owner/several has no file or quantization 'Q2_K'. There are: m-Q4_K_M.gguf, m-Q8_0",
+        ),
+        ("own..er/--x", "downloading own..er/--x failed: "),
+    ],
+)
+def test_what_the_hub_refuses_is_explained(hub: str, tmp_path: Path, model: str, complaint: str) -> None:
+    seen = look(hub, tmp_path, model)
+    assert seen.complaint.startswith(complaint)
+    assert "\n" not in seen.complaint
+
+
+def test_a_download_that_is_no_model_is_refused(hub: str, tmp_path: Path) -> None:
+    assert "fake.gguf is not a GGUF file" in look(hub, tmp_path, "owner/fake").complaint
+
+
+@pytest.mark.parametrize("model", ["owner/one", "owner/several:Q4_K_M"])
+def test_without_network_and_cache_the_complaint_says_so(filled_cache: Path, tmp_path: Path, model: str) -> None:
+    cache = tmp_path if model == "owner/one" else filled_cache
+    complaint = look(UNREACHABLE, cache, model).complaint
+    assert complaint.startswith(f"{model.partition(':')[0]} is not in the cache and the hub cannot be reached (")
+    assert complaint.endswith("check the network, or give the path of a .gguf file")
+
+
+def test_offline_mode_without_the_file_says_so(tmp_path: Path) -> None:
+    complaint = look(UNREACHABLE, tmp_path, "owner/one", HF_HUB_OFFLINE="1").complaint
+    assert complaint == "owner/one is not in the cache and HF_HUB_OFFLINE forbids downloading it"
+
+
+def test_the_bundled_and_the_cached_models_are_listed(filled_cache: Path) -> None:
+    assert [(model.id, model.origin) for model in look(UNREACHABLE, filled_cache, "").models] == [
+        ("smollm2-135m-instruct", "bundled"),
+        ("owner/one:one-Q8_0.gguf", "Hugging Face cache"),
+        ("owner/several:m-Q8_0.gguf", "Hugging Face cache"),
+        (f"owner/split:{SPLIT[0]}", "Hugging Face cache"),
+    ]
+
+
+def test_without_a_cache_only_the_bundled_model_is_listed(tmp_path: Path) -> None:
+    assert [model.id for model in look(UNREACHABLE, tmp_path / "absent", "").models] == ["smollm2-135m-instruct"]
