@@ -1,0 +1,200 @@
+"""A conversation in the terminal with a server's OpenAI-style chat endpoint."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Generator, Iterator
+
+import httpx
+import msgspec
+import typer
+
+from dragoman.cli.chat_stream import AnswerBroken, answer_texts
+
+HELP = """\
+/clear  forget the conversation
+/exit   end (Ctrl-D does too)
+/help   this list
+Ctrl-C stops an answer."""
+STOPPED = "stopped"
+
+# A model or server could otherwise move the cursor, recolour the screen or write into the clipboard.
+_CONTROL_CHARACTERS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
+
+
+class ServerUnusable(Exception):
+    """There is no server to talk to. The message is one line for a person."""
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+class _Error(msgspec.Struct):
+    message: str
+
+
+class _ErrorBody(msgspec.Struct):
+    error: _Error
+
+
+class ChatServer:
+    """The two endpoints a conversation needs."""
+
+    def __init__(self, url: str) -> None:
+        """`url` may end in /v1, as other clients want it to."""
+        self.url = url.rstrip("/").removesuffix("/v1")
+        # Reading has no time limit: an answer may wait for a slot, and Ctrl-C stops it.
+        self._client = httpx.Client(timeout=httpx.Timeout(10.0, read=None))
+
+    def models(self) -> list[str]:
+        """The names it serves. Raises ServerUnusable."""
+        try:
+            response = self._client.get(f"{self.url}/v1/models", timeout=10.0)
+            response.raise_for_status()
+            return [model.id for model in msgspec.json.decode(response.content, type=_Models).data]
+        except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+            raise ServerUnusable(f"{self.url} is not the URL of a server: {error}") from error
+        except httpx.RequestError as error:
+            raise ServerUnusable(self._unreachable(error)) from error
+        except httpx.HTTPStatusError as error:
+            raise ServerUnusable(f"{self.url}/v1/models answers {_refusal(error.response)}") from error
+        except msgspec.DecodeError as error:
+            raise ServerUnusable(f"{self.url}/v1/models answers no list of models: {error}") from error
+
+    def answer(self, model: str, messages: list[dict[str, str]]) -> Generator[str]:
+        """Stream the answer to `messages`; closing the generator stops it. Raises AnswerBroken."""
+        body = {"model": model, "messages": messages, "stream": True}
+        begun = False
+        try:
+            with self._client.stream("POST", f"{self.url}/v1/chat/completions", json=body) as response:
+                begun = True
+                if not response.is_success:
+                    response.read()
+                    raise AnswerBroken(f"the server answers {_refusal(response)}")
+                yield from answer_texts(response.iter_bytes())
+        except httpx.RequestError as error:
+            lost = f"the answer was cut off: the connection was lost ({error})"
+            raise AnswerBroken(lost if begun else self._unreachable(error)) from error
+
+    def close(self) -> None:
+        """Give up the connections."""
+        self._client.close()
+
+    def _unreachable(self, error: httpx.RequestError) -> str:
+        return f"no server answers at {self.url} ({error}); start one with `dragoman serve`"
+
+
+class Conversation:
+    """The messages so far, and how they grow."""
+
+    def __init__(self, server: ChatServer, model: str, system: str | None) -> None:
+        self._server = server
+        self._model = model
+        self._beginning = [] if system is None else [{"role": "system", "content": system}]
+        self._messages = list(self._beginning)
+
+    def clear(self) -> None:
+        """Forget everything but the system prompt."""
+        self._messages = list(self._beginning)
+
+    def ask(self, question: str) -> str:
+        """Print the answer as it comes. Returns what kept it from being whole, or nothing.
+
+        What came of an answer stays in the conversation; a question without any answer does not.
+        """
+        self._messages.append({"role": "user", "content": question})
+        pieces: list[str] = []
+        problem = ""
+        try:
+            with contextlib.closing(self._server.answer(self._model, self._messages)) as texts:
+                for text in texts:
+                    pieces.append(text)
+                    sys.stdout.write(text.translate(_CONTROL_CHARACTERS))
+                    sys.stdout.flush()
+        except KeyboardInterrupt:
+            problem = STOPPED
+        except AnswerBroken as error:
+            problem = str(error)
+        if not pieces:
+            self._messages.pop()
+            return problem or "the answer is empty"
+        self._messages.append({"role": "assistant", "content": "".join(pieces)})
+        sys.stdout.write("\n")
+        return problem
+
+
+def run(url: str, model: str | None, system: str | None) -> int:
+    """Hold a conversation on standard input and output. Returns the program's exit code.
+
+    At a terminal 0; from a pipe 1 when an answer was not whole; 2 when there is no server to talk to.
+    """
+    interactive = sys.stdin.isatty() and sys.stdout.isatty()
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    with contextlib.closing(ChatServer(url)) as server:
+        try:
+            served = server.models()
+            if not served:
+                raise ServerUnusable(f"{server.url} serves no model")
+        except ServerUnusable as error:
+            typer.echo(f"dragoman: {error}", err=True)
+            return 2
+        model = model or served[0]
+        if interactive:
+            _notice(f"{model} at {server.url}. /help lists the commands, Ctrl-D ends.")
+        conversation = Conversation(server, model, system)
+        whole = [_respond(conversation, line) for line in _lines(interactive)]
+    return 0 if interactive or all(whole) else 1
+
+
+def _lines(interactive: bool) -> Iterator[str]:
+    """What the user says, until the input ends, Ctrl-C or /exit."""
+    if interactive:
+        with contextlib.suppress(ImportError):  # not on Windows
+            import readline  # noqa: F401 - gives input() editing and history
+    while True:
+        try:
+            line = input("> " if interactive else "").strip()
+        except (EOFError, KeyboardInterrupt):
+            if interactive:
+                sys.stdout.write("\n")
+            return
+        if line == "/exit":
+            return
+        if line:
+            yield line
+
+
+def _respond(conversation: Conversation, line: str) -> bool:
+    """Carry out a command or ask the model; whether that went well."""
+    if line == "/help":
+        _notice(HELP)
+    elif line == "/clear":
+        conversation.clear()
+        _notice("forgotten")
+    elif line.startswith("/"):
+        _notice(f"there is no command {line.split()[0]}; /help lists them")
+        return False
+    elif problem := conversation.ask(line):
+        _notice(problem)
+        return problem == STOPPED
+    return True
+
+
+def _notice(text: str) -> None:
+    """Tell the user something that is no answer."""
+    typer.secho(text.translate(_CONTROL_CHARACTERS), dim=True, err=True)
+
+
+def _refusal(response: httpx.Response) -> str:
+    try:
+        message = msgspec.json.decode(response.content, type=_ErrorBody).error.message
+    except msgspec.DecodeError:
+        message = response.reason_phrase
+    return f"{response.status_code}: {message}"

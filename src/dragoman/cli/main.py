@@ -1,0 +1,45 @@
+"""The `dragoman` program: its commands and the options before them."""
+
+from typing import Annotated
+
+import typer
+
+from dragoman import __version__
+from dragoman.cli.chat import chat
+from dragoman.cli.models import models
+from dragoman.cli.serve import serve
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help is there at once; the framed one waits for rich
+    pretty_exceptions_enable=False,  # they print local variables, secrets among them
+)
+app.command()(serve)
+app.command()(models)
+app.command()(chat)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dragoman {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """A self-hosted LLM API server."""
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    app(prog_name="dragoman")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""`dragoman models`: what can be served without downloading anything."""
+
+import sys
+
+import typer
+
+
+def models() -> None:
+    """List the models that can be served without a download."""
+    from rich.console import Console
+    from rich.filesize import decimal
+    from rich.table import Table
+    from rich.text import Text
+
+    from dragoman.engines.llama.gguf_files import size
+    from dragoman.engines.llama.sources import ModelSourceError, list_local
+
+    try:
+        found = list_local()
+    except ModelSourceError as error:
+        typer.echo(f"dragoman: {error}", err=True)
+        raise typer.Exit(2) from error
+    table = Table("id", "what", "size", "where")
+    for model in found:
+        table.add_row(Text(model.id), model.origin, decimal(size(model.path)), Text(str(model.path)))
+    table.add_row("echo", "repeats the prompt, needs no model", "", "built in")
+    # Piped into another program, a line per model is worth more than a fitting width.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)

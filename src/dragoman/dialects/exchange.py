@@ -1,0 +1,213 @@
+"""One HTTP exchange, the same for every dialect: read the body, answer it whole or as a stream, end it properly.
+
+A dialect brings three things: a decoder from bytes to a Call, the Call's answer machine, and its error envelope.
+"""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from dragoman.core.errors import BodyTooLarge, DragomanError, EngineFailed
+from dragoman.core.events import Event
+from dragoman.core.request import GenerationRequest
+from dragoman.core.service import GenerationService
+from dragoman.dialects import sse
+
+_log = structlog.get_logger(__name__)
+
+
+class AnswerMachine(Protocol):
+    """Events in, JSON out: one state machine for both ways of answering."""
+
+    def feed(self, event: Event) -> Iterable[bytes]:
+        """The JSON documents of the stream that this event gives."""
+        ...
+
+    def terminator(self) -> bytes:
+        """The last frame of a complete stream, framing included; empty where the dialect has none."""
+        ...
+
+    def collected(self) -> bytes:
+        """The whole answer as one JSON document, after the last event."""
+        ...
+
+
+class Call(NamedTuple):
+    """A decoded request."""
+
+    requests: list[GenerationRequest]
+    stream: bool
+    machine: AnswerMachine
+
+
+class ErrorReply(NamedTuple):
+    """An error in a dialect's own envelope."""
+
+    status: int
+    body: bytes
+    headers: dict[str, str]
+
+
+class ErrorCodec(Protocol):
+    """How a dialect tells of errors."""
+
+    def reply(self, error: DragomanError) -> ErrorReply:
+        """The response to a request that failed before its first byte."""
+        ...
+
+    def frame(self, error: DragomanError) -> bytes:
+        """The frame that ends a stream that failed after it, framing included."""
+        ...
+
+
+class ExchangeOptions(NamedTuple):
+    """Limits of every exchange."""
+
+    max_body_bytes: int
+    keep_alive_seconds: float
+    """A stream that was silent for so long carries a comment."""
+
+
+async def respond(
+    request: Request,
+    service: GenerationService,
+    decode: Callable[[bytes, str], Call],
+    errors: ErrorCodec,
+    options: ExchangeOptions,
+) -> Response:
+    """Answer a request whose body `decode` understands; its second argument is the id for the answer, 32 hex digits."""
+    request_id = uuid.uuid4().hex
+    headers = {"x-request-id": request_id}
+    try:
+        call = decode(await _read_body(request, options.max_body_bytes), request_id)
+    except DragomanError as error:
+        return error_response(errors.reply(error), headers)
+    return _Exchange(service, call, errors, headers, options.keep_alive_seconds)
+
+
+def error_response(reply: ErrorReply, headers: dict[str, str]) -> Response:
+    """An error before the first byte."""
+    return Response(reply.body, reply.status, {**headers, **reply.headers}, "application/json")
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared) > limit:
+        raise BodyTooLarge(limit)
+    parts: list[bytes] = []
+    size = 0
+    async for part in request.stream():
+        size += len(part)
+        if size > limit:
+            raise BodyTooLarge(limit)
+        parts.append(part)
+    return b"".join(parts)
+
+
+class _Exchange(Response):
+    """The answer to one request. A client that goes away cancels it at once, streamed or not."""
+
+    def __init__(
+        self,
+        service: GenerationService,
+        call: Call,
+        errors: ErrorCodec,
+        headers: dict[str, str],
+        keep_alive_seconds: float,
+    ) -> None:
+        super().__init__()
+        self._service = service
+        self._call = call
+        self._errors = errors
+        self._id_headers = headers
+        self._keep_alive_seconds = keep_alive_seconds
+        self._stream_began = False
+        self._writing = asyncio.Lock()
+        self._last_written = time.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        answering = asyncio.create_task(
+            self._stream(send) if self._call.stream else self._collect(scope, receive, send)
+        )
+        watching = asyncio.create_task(self._watch(receive, send))
+        try:
+            await asyncio.wait((answering, watching), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            answering.cancel()
+            watching.cancel()
+            results = await asyncio.gather(answering, watching, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _collect(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            async with contextlib.aclosing(self._service.generate(self._call.requests)) as events:
+                async for event in events:
+                    for _ in self._call.machine.feed(event):
+                        pass
+            response = Response(self._call.machine.collected(), 200, self._id_headers, "application/json")
+        except DragomanError as error:
+            response = error_response(self._errors.reply(error), self._id_headers)
+        except Exception:  # noqa: BLE001 - the border: a defect of ours is a failed request, not a broken connection
+            response = error_response(self._errors.reply(self._defect()), self._id_headers)
+        await response(scope, receive, send)
+
+    async def _stream(self, send: Send) -> None:
+        try:
+            async with contextlib.aclosing(self._service.generate(self._call.requests)) as events:
+                async for event in events:
+                    if frames := b"".join(map(sse.frame, self._call.machine.feed(event))):
+                        await self._write(send, frames)
+            last = self._call.machine.terminator()
+        except DragomanError as error:
+            last = await self._fail(send, error)
+        except Exception:  # noqa: BLE001 - the same border
+            last = await self._fail(send, self._defect())
+        await self._write(send, last, more=False)
+
+    async def _fail(self, send: Send, error: DragomanError) -> bytes:
+        """The last bytes of a stream that failed; before its first one, they are an ordinary error response."""
+        if self._stream_began:
+            return self._errors.frame(error)
+        reply = self._errors.reply(error)
+        await self._begin(send, reply.status, {"content-type": "application/json", **reply.headers})
+        return reply.body
+
+    async def _watch(self, receive: Receive, send: Send) -> None:
+        """Return when the client is gone; meanwhile keep a silent stream alive."""
+        while True:
+            silent = time.monotonic() - self._last_written
+            if self._call.stream and silent >= self._keep_alive_seconds:
+                await self._write(send, sse.KEEP_ALIVE)
+                continue
+            try:
+                async with asyncio.timeout(self._keep_alive_seconds - silent if self._call.stream else None):
+                    if (await receive())["type"] == "http.disconnect":
+                        return
+            except TimeoutError:
+                continue
+
+    async def _begin(self, send: Send, status: int, headers: dict[str, str]) -> None:
+        self._stream_began = True
+        raw = [(key.encode(), value.encode()) for key, value in (self._id_headers | headers).items()]
+        await send({"type": "http.response.start", "status": status, "headers": raw})
+
+    async def _write(self, send: Send, frames: bytes, *, more: bool = True) -> None:
+        async with self._writing:
+            self._last_written = time.monotonic()
+            if not self._stream_began:
+                await self._begin(send, 200, sse.HEADERS)
+            await send({"type": "http.response.body", "body": frames, "more_body": more})
+
+    def _defect(self) -> DragomanError:
+        _log.exception("request failed by a defect", **self._id_headers)
+        return EngineFailed("An internal error occurred")

@@ -1,0 +1,3 @@
+"""Infermatic.ai: the OpenAI-shaped routes without a prefix, in LiteLLM's envelopes and with vLLM's parameters."""
+
+from dragoman.dialects.infermatic.routes import routes as routes

@@ -1,0 +1,1 @@
+"""The life of one request between a dialect and an engine."""

@@ -1,0 +1,108 @@
+"""One request's way: route the model's name, run its prompts, measure, and see that everything ends."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+
+from dragoman.core.errors import DragomanError, EngineFailed, ShuttingDown
+from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.request import GenerationRequest
+from dragoman.core.service import ServedModel
+from dragoman.engines.base import Engine
+from dragoman.gateway.catalog import Catalog
+from dragoman.gateway.meter import Meter
+
+_EVENTS_AHEAD = 64
+"""Events of several prompts that may lie between the engines and a slow client."""
+
+
+class Gateway:
+    """Implements core.service.GenerationService."""
+
+    def __init__(self, catalog: Catalog, meter: Meter) -> None:
+        self._catalog = catalog
+        self._meter = meter
+        self._draining = False
+
+    def drain(self) -> None:
+        """Refuse new requests from now on; those under way go on."""
+        self._draining = True
+
+    def models(self) -> list[ServedModel]:
+        return self._catalog.models()
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+        if self._draining:
+            raise ShuttingDown("The server is shutting down", retry_after=5)
+        deployment = self._catalog.resolve(requests[0].model)
+        measurement = self._meter.begin(deployment.name)
+        try:
+            async with contextlib.aclosing(_run(deployment.engine, requests)) as events:
+                async for event in events:
+                    measurement.observe(event)
+                    yield event
+        except EngineFailed:
+            measurement.end("failed")
+            raise
+        except DragomanError:
+            measurement.end("refused")
+            raise
+        except (asyncio.CancelledError, GeneratorExit):
+            measurement.end("cancelled")
+            raise
+        measurement.end("ok")
+
+
+async def _run(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+    if len(requests) == 1:
+        async with contextlib.aclosing(engine.generate(requests[0])) as events:
+            async for event in events:
+                yield event
+        return
+    async with contextlib.aclosing(_run_together(engine, requests)) as events:
+        async for event in events:
+            yield event
+
+
+async def _run_together(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+    """The events of several prompts as those of one request: indices moved apart, usages added up."""
+    queue: asyncio.Queue[Event | DragomanError] = asyncio.Queue(_EVENTS_AHEAD)
+    usages: list[Usage] = []
+
+    async def pump(first_index: int, request: GenerationRequest) -> None:
+        try:
+            async with contextlib.aclosing(engine.generate(request)) as events:
+                async for event in events:
+                    await queue.put(_moved(event, first_index))
+        except DragomanError as error:
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(pump(number * request.n, request)) for number, request in enumerate(requests)]
+    try:
+        while len(usages) < len(requests):
+            event = await queue.get()
+            if isinstance(event, DragomanError):
+                raise event
+            if isinstance(event, Usage):
+                usages.append(event)
+            else:
+                yield event
+        yield Usage(
+            sum(usage.prompt_tokens for usage in usages),
+            sum(usage.completion_tokens for usage in usages),
+            sum(usage.cached_tokens for usage in usages),
+        )
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _moved(event: Event, first_index: int) -> Event:
+    match event:
+        case Delta(index, text, token_ids):
+            return Delta(first_index + index, text, token_ids)
+        case Finished(index, reason):
+            return Finished(first_index + index, reason)
+        case Usage():
+            return event

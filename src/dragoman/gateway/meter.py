@@ -1,0 +1,86 @@
+"""What is counted of every request, as Prometheus metrics."""
+
+import time
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+from dragoman.core.events import Delta, Event, Usage
+
+Result = Literal["ok", "refused", "failed", "cancelled"]
+
+_TIME_TO_FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class Meter:
+    """The counters of one worker process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._requests = Counter(
+            "dragoman_requests", "Requests ended, by how they ended", ("model", "result"), registry=registry
+        )
+        self._prompt_tokens = Counter(
+            "dragoman_prompt_tokens", "Prompt tokens of answered requests", ("model",), registry=registry
+        )
+        self._cached_tokens = Counter(
+            "dragoman_cached_prompt_tokens",
+            "Prompt tokens that were shared instead of computed",
+            ("model",),
+            registry=registry,
+        )
+        self._completion_tokens = Counter(
+            "dragoman_completion_tokens", "Tokens generated", ("model",), registry=registry
+        )
+        self._first_token = Histogram(
+            "dragoman_time_to_first_token_seconds",
+            "From a request's arrival at the gateway to its first token",
+            ("model",),
+            buckets=_TIME_TO_FIRST_TOKEN,
+            registry=registry,
+        )
+        self._between_tokens = Histogram(
+            "dragoman_inter_token_seconds",
+            "Between two consecutive tokens of one choice",
+            ("model",),
+            buckets=_BETWEEN_TOKENS,
+            registry=registry,
+        )
+
+    def begin(self, model: str) -> "Measurement":
+        """Start measuring one request."""
+        return Measurement(self, model)
+
+
+class Measurement:
+    """One request. `observe` every event, then `end` exactly once."""
+
+    def __init__(self, meter: Meter, model: str) -> None:
+        self._meter = meter
+        self._model = model
+        self._began = time.monotonic()
+        self._last_token: dict[int, float] = {}
+        self._generated = 0
+
+    def observe(self, event: Event) -> None:
+        """Count one event. Tokens are counted as they come, so that a request that fails is counted too."""
+        match event:
+            case Delta(index, _, token_ids) if token_ids:
+                self._observe_tokens(index, len(token_ids))
+            case Usage(prompt_tokens, _, cached_tokens):
+                self._meter._prompt_tokens.labels(self._model).inc(prompt_tokens)
+                self._meter._cached_tokens.labels(self._model).inc(cached_tokens)
+
+    def end(self, result: Result) -> None:
+        """The request is over."""
+        self._meter._requests.labels(self._model, result).inc()
+        self._meter._completion_tokens.labels(self._model).inc(self._generated)
+
+    def _observe_tokens(self, index: int, count: int) -> None:
+        now = time.monotonic()
+        if not self._last_token:
+            self._meter._first_token.labels(self._model).observe(now - self._began)
+        elif index in self._last_token:
+            self._meter._between_tokens.labels(self._model).observe((now - self._last_token[index]) / count)
+        self._last_token[index] = now
+        self._generated += count

@@ -1,0 +1,22 @@
+"""Whether the process lives, and whether it can serve."""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute, Route
+
+from dragoman.gateway.catalog import Catalog
+
+
+def routes(catalog: Catalog) -> list[BaseRoute]:
+    """`/health` answers 200 as long as it can answer; `/ready` 503 until every model can be asked."""
+
+    async def health(_request: Request) -> Response:
+        return JSONResponse({"status": "ok"})
+
+    async def ready(_request: Request) -> Response:
+        loading = [deployment.name for deployment in catalog.deployments if not deployment.engine.ready]
+        if loading:
+            return JSONResponse({"status": "loading", "models": loading}, 503, {"retry-after": "1"})
+        return JSONResponse({"status": "ready"})
+
+    return [Route("/health", health, methods=["GET"]), Route("/ready", ready, methods=["GET"])]

@@ -1,0 +1,24 @@
+"""Logs go to standard error, one line an event. No prompt, answer or key is ever logged."""
+
+import logging
+import sys
+
+import structlog
+
+from dragoman.server.settings import LogLevel
+
+
+def configure(level: LogLevel) -> None:
+    """Send structlog's and the libraries' events to standard error, from `level` on."""
+    logging.basicConfig(stream=sys.stderr, level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["timestamp", "level", "event"]),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

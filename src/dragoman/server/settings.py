@@ -1,0 +1,238 @@
+"""The settings: frozen structs filled from defaults, a TOML file, the environment and the command line.
+
+The structs are the only place that knows a setting. Its key in the file, its DRAGOMAN_ variable, its flag,
+the check of its value and the complaint about a wrong one all follow from the field and its type.
+"""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeAlias, TypeGuard
+
+import msgspec
+from msgspec import Meta
+
+DEFAULT_FILE = Path("dragoman.toml")
+ENVIRONMENT_PREFIX = "DRAGOMAN_"
+
+MAX_COUNT = 2**31 - 1
+"""llama.cpp counts cells and tokens in signed 32-bit integers."""
+
+Text: TypeAlias = Annotated[str, Meta(min_length=1)]
+Count: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
+LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+
+
+class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The embedded engine, table [engine]."""
+
+    context_cells: Annotated[int, Meta(ge=256, le=MAX_COUNT)] = 16384
+    """KV cells shared by all sequences; each holds one token."""
+    parallel: Annotated[int, Meta(ge=1, le=128)] = 16
+    """Sequences that decode together."""
+    threads: Annotated[int, Meta(ge=1, le=512)] | None = None
+    """None: all cores. ggml has room for 512."""
+    step_tokens: Annotated[int, Meta(ge=16, le=MAX_COUNT)] = 256
+    """Token budget of one step."""
+    cached_cells: Annotated[int, Meta(ge=0, le=MAX_COUNT)] | None = None
+    """KV cells kept for finished requests; None: a quarter of `context_cells`."""
+    reproducible: bool = False
+    """Give the same tokens for a seed whatever else is in the batch."""
+    library: Text | None = None
+    """Path of another build of llama.cpp's shared library; None: the packaged one."""
+
+
+class EchoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The echo engine, table [echo]."""
+
+    tokens_per_second: Annotated[float, Meta(ge=0)] = 0
+    """0: as fast as possible."""
+    context_length: Count = 8192
+    """In tokens, prompt and answer together."""
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that can be set."""
+
+    model: Text | None = None
+    """None: the bundled model; "echo": the echo engine; otherwise as in engines.llama.sources.resolve."""
+    host: Text = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8000
+    """0: any free port."""
+    workers: Annotated[int, Meta(ge=1)] = 1
+    """HTTP processes."""
+    max_waiting: Annotated[int, Meta(ge=0)] = 256
+    """Requests that may wait for a free slot; further ones are refused."""
+    drain_seconds: Seconds = 30.0
+    """How long running requests may go on after the server was told to stop."""
+    max_body_bytes: Annotated[int, Meta(ge=1)] = 10 * 1024 * 1024
+    keep_alive_seconds: Annotated[float, Meta(gt=0)] = 15.0
+    """A stream that was silent for so long gets an SSE comment."""
+    log_level: LogLevel = "info"
+    engine: EngineSettings = EngineSettings()
+    echo: EchoSettings = EchoSettings()
+
+
+class SettingsError(Exception):
+    """A setting is wrong. One line for a person: where it was set, its key, what it is and what it may be."""
+
+
+def load_settings(path: Path | None, environment: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:
+    """Layer defaults, TOML file, the environment's DRAGOMAN_ variables and `overrides`; the last one wins.
+
+    `path` None stands for ./dragoman.toml, which need not exist. The keys of `overrides` are dotted
+    ("engine.threads"); a value of None means that it was not given. Raises SettingsError.
+    """
+    values = {
+        **_file_values(path),
+        **_environment_values(environment),
+        **_override_values(overrides),
+    }
+    tree: dict[str, Any] = {group: {} for group in _GROUPS}
+    for key, value in values.items():
+        group, _, name = key.rpartition(".")
+        (tree[group] if group else tree)[name] = value
+    return msgspec.convert(tree, Settings)
+
+
+def environment_variable(key: str) -> str:
+    """The variable that sets `key`: DRAGOMAN_ENGINE_THREADS for "engine.threads"."""
+    return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()
+
+
+def _is_group(annotation: object) -> TypeGuard[type[msgspec.Struct]]:
+    return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
+
+
+_GROUPS: dict[str, type[msgspec.Struct]] = {
+    field.name: field.type for field in msgspec.structs.fields(Settings) if _is_group(field.type)
+}
+
+
+def _annotations(group: str) -> dict[str, Any]:
+    """The dotted keys of the settings in one group, "" being the top level, with their types."""
+    struct = _GROUPS[group] if group else Settings
+    prefix = f"{group}." if group else ""
+    fields = msgspec.structs.fields(struct)
+    return {prefix + field.name: field.type for field in fields if not _is_group(field.type)}
+
+
+_TYPES: dict[str, Any] = {
+    key: annotation for group in ("", *_GROUPS) for key, annotation in _annotations(group).items()
+}
+
+
+def _file_values(path: Path | None) -> dict[str, object]:
+    if path is None:
+        if not DEFAULT_FILE.exists():
+            return {}
+        path = DEFAULT_FILE
+    values = {}
+    for key, value in _flattened(path, _read_toml(path)):
+        if key not in _TYPES:
+            group = key.rpartition(".")[0]
+            allowed = _annotations(group) if group in _GROUPS else [*_annotations(""), *_GROUPS]
+            raise SettingsError(f"{path}: {_unknown('key', key, allowed, [*_TYPES, *_GROUPS])}")
+        values[key] = _checked(key, f"{path}: {key}", value)
+    return values
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: there is no such settings file") from error
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
+
+
+def _flattened(path: Path, table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for key, value in table.items():
+        if key not in _GROUPS:
+            yield key, value
+        elif isinstance(value, dict):
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            raise SettingsError(f"{path}: {key} must be a table, [{key}], got {value!r}")
+
+
+def _environment_values(environment: Mapping[str, str]) -> dict[str, object]:
+    keys = {environment_variable(key): key for key in _TYPES}
+    values = {}
+    for variable, text in environment.items():
+        if not variable.startswith(ENVIRONMENT_PREFIX):
+            continue
+        if variable not in keys:
+            raise SettingsError(f"environment: {_unknown('variable', variable, keys, keys)}")
+        # Variables are always text, so "8000" has to do for 8000.
+        values[keys[variable]] = _checked(keys[variable], f"environment: {variable}", text, strict=False)
+    return values
+
+
+def _override_values(overrides: Mapping[str, object]) -> dict[str, object]:
+    values = {}
+    for key, value in overrides.items():
+        if value is None:
+            continue
+        if key not in _TYPES:
+            raise SettingsError(f"command line: {_unknown('setting', key, _TYPES, _TYPES)}")
+        flag = "--" + key.rpartition(".")[2].replace("_", "-")
+        values[key] = _checked(key, f"command line: {flag}", value)
+    return values
+
+
+def _unknown(kind: str, name: str, allowed: Iterable[str], candidates: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, candidates, n=1)
+    guess = f"; did you mean {close[0]}?" if close else "."
+    return f"unknown {kind} {name}{guess} Allowed here: {', '.join(allowed)}"
+
+
+def _checked(key: str, where: str, value: object, *, strict: bool = True) -> object:
+    annotation = _TYPES[key]
+    try:
+        converted: object = msgspec.convert(value, annotation, strict=strict)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"{where} must be {_allowed(annotation)}, got {value!r}") from error
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise SettingsError(f"{where} must be a finite number, got {value!r}")
+    return converted
+
+
+def _allowed(annotation: object) -> str:
+    """What a value may be, in words: "an integer from 0 to 65535"."""
+    match msgspec.inspect.type_info(annotation):
+        case msgspec.inspect.UnionType(types=types):
+            described = [kind for kind in types if not isinstance(kind, msgspec.inspect.NoneType)]
+        case only:
+            described = [only]
+    return " or ".join(_words(kind) for kind in described)
+
+
+def _words(kind: msgspec.inspect.Type) -> str:
+    match kind:
+        case msgspec.inspect.BoolType():
+            return "true or false"
+        case msgspec.inspect.StrType():
+            return "text that is not empty"
+        case msgspec.inspect.LiteralType(values=values):
+            return f"one of {', '.join(map(str, values))}"
+        case msgspec.inspect.IntType(ge=low, le=high):
+            return f"an integer{_range(low, high)}"
+        case msgspec.inspect.FloatType(gt=None, ge=low):
+            return f"a number{_range(low, None)}"
+        case msgspec.inspect.FloatType(gt=above):
+            return f"a number above {above}"
+    raise NotImplementedError(f"settings of the type {kind} have no description yet")
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None:
+        return ""
+    return f" of at least {low}" if high is None else f" from {low} to {high}"

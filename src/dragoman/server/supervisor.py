@@ -1,0 +1,133 @@
+"""Child processes that are kept running.
+
+A child tells on its standard output when it is `ready`, or `failed` and why. Its standard input stays open as long as
+its parent lives, so that no child outlives it. Children have a session of their own: Ctrl-C reaches the parent alone,
+which then ends them in order.
+"""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import structlog
+
+_FIRST_PAUSE_SECONDS = 0.1
+_LONGEST_PAUSE_SECONDS = 10.0
+_STEADY_SECONDS = 60.0
+"""A child that ran for so long is restarted without a pause."""
+
+_END_SECONDS = 5.0
+"""What a child has for its end after its own grace."""
+
+_log = structlog.get_logger(__name__)
+
+
+class ChildFailed(Exception):
+    """A child ended before it was ready. The message is one line for a person."""
+
+
+class ChildCommand(NamedTuple):
+    """How a child is started."""
+
+    name: str
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    inherited_fds: Sequence[int] = ()
+
+
+class Child:
+    """One process, restarted whenever it ends, until `stop`."""
+
+    def __init__(self, command: ChildCommand) -> None:
+        self._command = command
+        self._process: asyncio.subprocess.Process | None = None
+        self._keeping: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    @property
+    def process_id(self) -> int | None:
+        """Of the process running now."""
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        """Start the process and wait until it is ready. Raises ChildFailed."""
+        await self._spawn()
+        try:
+            await self._wait_ready()
+        except ChildFailed:
+            await self._reap()
+            raise
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def stop(self, grace_seconds: float = 0.0) -> None:
+        """SIGTERM, then SIGKILL after `grace_seconds` and a little more. Returns when the process is gone."""
+        self._stopping = True
+        process = self._process
+        if process is not None and process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
+            try:
+                async with asyncio.timeout(grace_seconds + _END_SECONDS):
+                    await process.wait()
+            except TimeoutError:
+                _log.warning("child did not end in time", name=self._command.name)
+                process.kill()
+                await process.wait()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeping
+
+    async def _keep(self) -> None:
+        pause = 0.0
+        while True:
+            began = time.monotonic()
+            status = await self._reap()
+            if self._stopping:
+                return
+            pause = 0.0 if time.monotonic() - began > _STEADY_SECONDS else pause
+            _log.error("child ended, restarting", name=self._command.name, status=_meaning(status), pause=pause)
+            await asyncio.sleep(pause)
+            pause = min(_LONGEST_PAUSE_SECONDS, max(_FIRST_PAUSE_SECONDS, 2 * pause))
+            await self._spawn()
+            try:
+                await self._wait_ready()
+            except ChildFailed as error:
+                _log.error("child could not be restarted", name=self._command.name, reason=str(error))
+
+    async def _spawn(self) -> None:
+        self._process = await asyncio.create_subprocess_exec(
+            *self._command.arguments,
+            env=dict(self._command.environment),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            pass_fds=tuple(self._command.inherited_fds),
+            start_new_session=True,
+        )
+
+    async def _wait_ready(self) -> None:
+        assert self._process is not None
+        assert self._process.stdout is not None, "spawned with a pipe"
+        async for line in self._process.stdout:
+            text = line.decode(errors="replace").strip()
+            if text == "ready":
+                return
+            if text.startswith("failed "):
+                raise ChildFailed(text.removeprefix("failed "))
+        status = _meaning(await self._process.wait())
+        raise ChildFailed(f"the {self._command.name} process ended with {status} before it was ready")
+
+    async def _reap(self) -> int:
+        """The status the process ends with; what it still prints is read and dropped, so that it never blocks."""
+        assert self._process is not None
+        assert self._process.stdout is not None, "spawned with a pipe"
+        while await self._process.stdout.read(4096):
+            pass
+        return await self._process.wait()
+
+
+def _meaning(status: int) -> str:
+    return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"

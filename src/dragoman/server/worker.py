@@ -1,0 +1,99 @@
+"""An HTTP worker process: one ASGI app on the socket its parent opened.
+
+Started as `python -m dragoman.server.worker OPTIONS`. Prints `ready` on standard output when it accepts connections.
+On SIGTERM, or when its standard input is closed, it takes no new requests and ends when those under way have.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+import uvicorn
+
+from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.engines.base import Engine
+from dragoman.engines.echo import EchoEngine
+from dragoman.engines.llama.client import LlamaEngine
+from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.server import logs
+from dragoman.server.app import build_app
+from dragoman.server.settings import Settings
+
+
+class WorkerOptions(msgspec.Struct, frozen=True):
+    """Passed as JSON in the process's argument."""
+
+    settings: Settings
+    listening_fd: int
+    metrics_directory: str
+    model_name: str
+    model_aliases: tuple[str, ...]
+    engine_socket: str | None
+    """None: the echo engine, inside the worker."""
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, telling when it is ready and when it is told to stop."""
+
+    def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print("ready", flush=True)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self._drain()
+        super().handle_exit(sig, frame)
+
+
+def main() -> int:
+    """Serve until told to stop; returns the process's exit status."""
+    options = msgspec.json.decode(sys.argv[1], type=WorkerOptions)
+    settings = options.settings
+    logs.configure(settings.log_level)
+    catalog = Catalog([Deployment(options.model_name, options.model_aliases, _engine(options))])
+    app = build_app(
+        catalog,
+        ExchangeOptions(settings.max_body_bytes, settings.keep_alive_seconds),
+        metrics_directory=options.metrics_directory,
+    )
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
+    )
+    with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+        runner.run(_serve(_Server(config, app.drain), options.listening_fd))
+    return 0
+
+
+async def _serve(server: _Server, listening_fd: int) -> None:
+    loop = asyncio.get_running_loop()
+
+    def read_standard_input() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            loop.remove_reader(sys.stdin.fileno())
+            server.should_exit = True
+
+    loop.add_reader(sys.stdin.fileno(), read_standard_input)
+    await server.serve([socket.socket(fileno=listening_fd)])
+
+
+def _engine(options: WorkerOptions) -> Engine:
+    if options.engine_socket is not None:
+        return LlamaEngine(Path(options.engine_socket))
+    echo = options.settings.echo
+    return EchoEngine(tokens_per_second=echo.tokens_per_second, context_length=echo.context_length)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

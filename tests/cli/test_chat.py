@@ -1,0 +1,278 @@
+import asyncio
+import contextlib
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from threading import Event, Thread
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from typer.testing import CliRunner, Result
+
+from dragoman.cli.main import app
+
+PATIENCE = 30.0
+"""Seconds until a test that waits gives up."""
+
+
+def event(data: dict[str, Any]) -> str:
+    return f"data: {json.dumps(data)}\n\n"
+
+
+def text(content: str) -> str:
+    return event({"choices": [{"index": 0, "delta": {"content": content}}]})
+
+
+class ChatEndpoint:
+    """A server whose answer depends on the last message; it remembers what it was sent."""
+
+    def __init__(self) -> None:
+        self.bodies: list[dict[str, Any]] = []
+        self.abandoned = Event()
+        self.models = ["first", "second"]
+        self.app = Starlette(
+            routes=[
+                Route("/v1/models", self.list_models),
+                Route("/v1/chat/completions", self.complete, methods=["POST"]),
+            ]
+        )
+
+    async def list_models(self, request: Request) -> Response:
+        return JSONResponse({"object": "list", "data": [{"id": name} for name in self.models]})
+
+    async def complete(self, request: Request) -> Response:
+        body = await request.json()
+        self.bodies.append(body)
+        asked = body["messages"][-1]["content"]
+        if asked == "refuse":
+            return JSONResponse({"error": {"message": "no such model"}}, status_code=404)
+        return StreamingResponse(self.stream(request, asked), media_type="text/event-stream")
+
+    async def stream(self, request: Request, asked: str) -> AsyncIterator[str]:
+        yield ": keep-alive\n\n"
+        yield text("You said ")
+        match asked:
+            case "wait":
+                async for comment in self.until_abandoned(request):
+                    yield comment
+            case "break":
+                yield event({"error": {"message": "the engine died"}})
+            case "cut":
+                return
+            case "escape":
+                yield text("\x1b[2Jcleared\x07")
+            case _:
+                yield text(asked)
+        yield "data: [DONE]\n\n"
+
+    async def until_abandoned(self, request: Request) -> AsyncIterator[str]:
+        """Comments until the client goes. They also wake it should a signal come just before it waits for us."""
+        try:
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    if (await asyncio.wait_for(request.receive(), 0.1))["type"] == "http.disconnect":
+                        return
+                yield ": keep-alive\n\n"
+        finally:
+            self.abandoned.set()
+
+
+@pytest.fixture
+def endpoint() -> ChatEndpoint:
+    return ChatEndpoint()
+
+
+@pytest.fixture
+def url(endpoint: ChatEndpoint) -> Iterator[str]:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(
+            uvicorn.Config(endpoint.app, log_level="critical", lifespan="off", ws="none", loop="asyncio")
+        )
+        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(PATIENCE)
+
+
+def chat(url: str, *lines: str, arguments: tuple[str, ...] = ()) -> Result:
+    return CliRunner().invoke(app, ["chat", "--url", url, *arguments], input="".join(f"{line}\n" for line in lines))
+
+
+def test_answers_are_printed_and_the_first_model_is_asked(endpoint: ChatEndpoint, url: str) -> None:
+    result = chat(url, "hello", "", "bye")
+    assert (result.exit_code, result.stdout) == (0, "You said hello\nYou said bye\n")
+    assert endpoint.bodies[0] == {
+        "model": "first",
+        "messages": [{"role": "user", "content": "hello"}],
+        "stream": True,
+    }
+
+
+def test_a_named_model_is_asked(endpoint: ChatEndpoint, url: str) -> None:
+    chat(url, "hello", arguments=("second",))
+    assert endpoint.bodies[0]["model"] == "second"
+
+
+def test_the_conversation_is_sent_along_until_it_is_cleared(endpoint: ChatEndpoint, url: str) -> None:
+    chat(url, "a", "b", "/clear", "c", arguments=("--system", "Be brief."))
+    assert [[message["content"] for message in body["messages"]] for body in endpoint.bodies] == [
+        ["Be brief.", "a"],
+        ["Be brief.", "a", "You said a", "b"],
+        ["Be brief.", "c"],
+    ]
+    assert [message["role"] for message in endpoint.bodies[1]["messages"]] == [
+        "system",
+        "user",
+        "assistant",
+        "user",
+    ]
+
+
+def test_a_stream_without_its_end_mark_is_reported_and_kept(endpoint: ChatEndpoint, url: str) -> None:
+    result = chat(url, "cut", "next")
+    assert result.stdout == "You said \nYou said next\n"
+    assert "the answer was cut off" in result.stderr
+    assert result.exit_code == 1
+    assert [message["content"] for message in endpoint.bodies[1]["messages"]] == ["cut", "You said ", "next"]
+
+
+def test_an_error_in_the_stream_is_reported(url: str) -> None:
+    result = chat(url, "break")
+    assert "the server broke the answer off: the engine died" in result.stderr
+    assert result.exit_code == 1
+
+
+def test_a_refused_question_is_reported_and_forgotten(endpoint: ChatEndpoint, url: str) -> None:
+    result = chat(url, "refuse", "next")
+    assert "the server answers 404: no such model" in result.stderr
+    assert [message["content"] for message in endpoint.bodies[1]["messages"]] == ["next"]
+
+
+def test_a_model_cannot_control_the_terminal(url: str) -> None:
+    assert chat(url, "escape").stdout == "You said [2Jcleared\n"
+
+
+def test_exit_ends_and_help_lists_the_commands(endpoint: ChatEndpoint, url: str) -> None:
+    result = chat(url, "/help", "/exit", "never sent")
+    assert (result.exit_code, endpoint.bodies) == (0, [])
+    for command in ("/clear", "/exit", "/help"):
+        assert command in result.stderr
+
+
+def test_an_unknown_command_is_not_sent(endpoint: ChatEndpoint, url: str) -> None:
+    result = chat(url, "/quit now")
+    assert "there is no command /quit; /help lists them" in result.stderr
+    assert endpoint.bodies == []
+
+
+def test_without_a_server_one_line_says_how_to_start_one() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    result = chat(f"http://127.0.0.1:{port}/", "hello")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"dragoman: no server answers at http://127.0.0.1:{port} (")
+    assert result.stderr.endswith("; start one with `dragoman serve`\n")
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_server_that_serves_nothing_ends_the_chat(endpoint: ChatEndpoint, url: str) -> None:
+    endpoint.models = []
+    result = chat(url, "hello")
+    assert (result.exit_code, result.stderr) == (2, f"dragoman: {url} serves no model\n")
+
+
+def test_another_kind_of_server_is_recognized(url: str) -> None:
+    result = chat(f"{url}/elsewhere", "hello")
+    assert result.exit_code == 2
+    assert result.stderr == f"dragoman: {url}/elsewhere/v1/models answers 404: Not Found\n"
+
+
+def test_the_url_may_be_the_one_other_clients_want(url: str) -> None:
+    assert chat(f"{url}/v1/", "hello").stdout == "You said hello\n"
+
+
+@pytest.mark.parametrize("wrong", ["localhost:8000", "http://a:b", "ftp://127.0.0.1"])
+def test_a_wrong_url_is_named(wrong: str) -> None:
+    result = chat(wrong, "hello")
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"dragoman: {wrong} is not the URL of a server: ")
+
+
+class Terminal:
+    """`dragoman chat` with a pseudo-terminal for its standard streams."""
+
+    def __init__(self, url: str) -> None:
+        self.master, slave = pty.openpty()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", "from dragoman.cli.main import main; main()", "chat", "--url", url],
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            env={**os.environ, "TERM": "dumb"},
+            start_new_session=True,
+        )
+        os.close(slave)
+        self.unread = ""
+
+    def read_until(self, expected: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while expected not in self.unread:
+            readable, _, _ = select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))
+            assert readable, f"{expected!r} did not come, but {self.unread!r}"
+            self.unread += os.read(self.master, 4096).decode(errors="replace")
+        self.unread = self.unread.partition(expected)[2]
+
+    def type(self, keys: str) -> None:
+        os.write(self.master, keys.encode())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(PATIENCE)
+        os.close(self.master)
+
+
+@pytest.fixture
+def terminal(url: str) -> Iterator[Terminal]:
+    with contextlib.closing(Terminal(url)) as terminal:
+        terminal.read_until("Ctrl-D ends.")
+        terminal.read_until("> ")
+        yield terminal
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_program(endpoint: ChatEndpoint, terminal: Terminal) -> None:
+    terminal.type("wait\n")
+    terminal.read_until("You said ")
+    terminal.process.send_signal(signal.SIGINT)
+    terminal.read_until("stopped")
+    assert endpoint.abandoned.wait(PATIENCE)
+    terminal.read_until("> ")
+    terminal.type("again\n")
+    terminal.read_until("You said again")
+    assert [message["content"] for message in endpoint.bodies[1]["messages"]] == [
+        "wait",
+        "You said ",
+        "again",
+    ]
+    terminal.read_until("> ")
+    terminal.type("\x04")
+    assert terminal.process.wait(PATIENCE) == 0
+
+
+def test_ctrl_c_at_the_prompt_ends_the_program(terminal: Terminal) -> None:
+    terminal.process.send_signal(signal.SIGINT)
+    # The prompt shows a moment before Python waits for keys; a signal between the two is seen with the next line.
+    terminal.type("\n")
+    assert terminal.process.wait(PATIENCE) == 0

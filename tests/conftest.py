@@ -1,0 +1,21 @@
+"""Servers shared by all tests of a run: starting one costs more than most tests."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.server import RunningServer, running_server
+
+
+@pytest.fixture(scope="session")
+def echo_server() -> Iterator[RunningServer]:
+    """The echo engine behind one HTTP worker."""
+    with running_server("echo") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def model_server() -> Iterator[RunningServer]:
+    """The bundled model behind one HTTP worker, with the settings a newcomer gets."""
+    with running_server() as server:
+        yield server

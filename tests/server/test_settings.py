@@ -1,0 +1,199 @@
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dragoman.server.settings import (
+    EngineSettings,
+    Settings,
+    SettingsError,
+    environment_variable,
+    load_settings,
+)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def complaint(
+    toml: str | None = None,
+    environment: Mapping[str, str] | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> str:
+    path = None
+    if toml is not None:
+        path = Path("settings.toml")
+        path.write_text(toml)
+    with pytest.raises(SettingsError) as caught:
+        load_settings(path, environment or {}, overrides or {})
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def settings_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for field in msgspec.structs.fields(struct):
+        if isinstance(field.default, msgspec.Struct):
+            yield from settings_of(type(field.default), f"{field.name}.")
+        else:
+            yield prefix + field.name, field.default
+
+
+ALL_SETTINGS = dict(settings_of(Settings))
+
+
+def test_nothing_given_means_the_defaults(folder: Path) -> None:
+    assert load_settings(None, {}, {}) == Settings()
+
+
+def test_a_variable_beats_the_file_and_a_flag_beats_the_variable(folder: Path) -> None:
+    Path("dragoman.toml").write_text("port = 1\nworkers = 1\nmax_waiting = 1\n[engine]\nthreads = 1\n")
+    settings = load_settings(
+        None, {"DRAGOMAN_WORKERS": "2", "DRAGOMAN_MAX_WAITING": "2"}, {"max_waiting": 3, "engine.threads": 3}
+    )
+    assert (settings.port, settings.workers, settings.max_waiting) == (1, 2, 3)
+    assert settings.engine.threads == 3
+
+
+def test_an_override_of_none_was_not_given(folder: Path) -> None:
+    assert load_settings(None, {"DRAGOMAN_PORT": "9"}, {"port": None}).port == 9
+
+
+def test_a_table_that_sets_one_key_leaves_the_others_at_their_defaults(folder: Path) -> None:
+    path = folder / "mine.toml"
+    path.write_text("[engine]\nparallel = 2\n")
+    assert load_settings(path, {}, {}).engine == EngineSettings(parallel=2)
+
+
+def test_an_explicit_file_is_read_instead_of_the_default_one(folder: Path) -> None:
+    Path("dragoman.toml").write_text("port = 1\n")
+    other = folder / "other.toml"
+    other.write_text("port = 2\n")
+    assert load_settings(other, {}, {}).port == 2
+
+
+def test_an_explicit_file_must_exist(folder: Path) -> None:
+    with pytest.raises(SettingsError, match=r"^absent\.toml: there is no such settings file$"):
+        load_settings(Path("absent.toml"), {}, {})
+
+
+def test_variables_without_the_prefix_are_not_ours(folder: Path) -> None:
+    assert load_settings(None, {"PORT": "x", "PATH": "/bin"}, {}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "key", "value"),
+    [
+        ("DRAGOMAN_PORT", "9000", "port", 9000),
+        ("DRAGOMAN_DRAIN_SECONDS", "2.5", "drain_seconds", 2.5),
+        ("DRAGOMAN_LOG_LEVEL", "debug", "log_level", "debug"),
+        ("DRAGOMAN_MODEL", "echo", "model", "echo"),
+    ],
+)
+def test_a_variable_is_text_for_a_value_of_the_settings_type(
+    folder: Path, variable: str, text: str, key: str, value: object
+) -> None:
+    assert load_settings(None, {variable: text}, {}) == msgspec.structs.replace(Settings(), **{key: value})
+
+
+def test_variables_reach_into_tables(folder: Path) -> None:
+    environment = {
+        "DRAGOMAN_ENGINE_CONTEXT_CELLS": "512",
+        "DRAGOMAN_ENGINE_REPRODUCIBLE": "true",
+        "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "50",
+    }
+    settings = load_settings(None, environment, {})
+    assert settings.engine == EngineSettings(context_cells=512, reproducible=True)
+    assert settings.echo.tokens_per_second == 50
+
+
+@pytest.mark.parametrize("key", ALL_SETTINGS)
+def test_every_setting_refuses_a_wrong_value_in_words(folder: Path, key: str) -> None:
+    text = complaint(overrides={key: ["not", "this"]})
+    assert text.startswith(f"command line: --{key.rpartition('.')[2].replace('_', '-')} must be ")
+    assert text.endswith(", got ['not', 'this']")
+
+
+@pytest.mark.parametrize("key", [key for key, default in ALL_SETTINGS.items() if default is not None])
+def test_every_setting_has_a_variable(folder: Path, key: str) -> None:
+    default = ALL_SETTINGS[key]
+    text = str(default).lower() if isinstance(default, bool) else str(default)
+    assert load_settings(None, {environment_variable(key): text}, {}) == Settings()
+
+
+def test_a_wrong_value_in_a_file_names_file_key_range_and_value(folder: Path) -> None:
+    assert complaint("port = 70000") == "settings.toml: port must be an integer from 0 to 65535, got 70000"
+    assert complaint("workers = true") == "settings.toml: workers must be an integer of at least 1, got True"
+    assert complaint("[engine]\nreproducible = 1") == (
+        "settings.toml: engine.reproducible must be true or false, got 1"
+    )
+
+
+def test_a_wrong_variable_is_named(folder: Path) -> None:
+    assert complaint(environment={"DRAGOMAN_LOG_LEVEL": "warn"}) == (
+        "environment: DRAGOMAN_LOG_LEVEL must be one of debug, error, info, warning, got 'warn'"
+    )
+    assert complaint(environment={"DRAGOMAN_PORT": ""}).startswith("environment: DRAGOMAN_PORT must be an integer")
+
+
+def test_a_wrong_flag_is_named(folder: Path) -> None:
+    assert complaint(overrides={"engine.context_cells": 10}) == (
+        "command line: --context-cells must be an integer from 256 to 2147483647, got 10"
+    )
+
+
+@pytest.mark.parametrize("number", ["inf", "nan"])
+def test_seconds_are_finite(folder: Path, number: str) -> None:
+    assert complaint(f"drain_seconds = {number}").startswith("settings.toml: drain_seconds must be a")
+
+
+def test_an_unknown_key_is_answered_with_the_likely_and_the_allowed_ones(folder: Path) -> None:
+    text = complaint("prot = 1")
+    assert text.startswith("settings.toml: unknown key prot; did you mean port? Allowed here: model, host, port,")
+    assert text.endswith("engine, echo")
+
+
+def test_an_unknown_key_in_a_table_is_answered_with_the_keys_of_that_table(folder: Path) -> None:
+    assert complaint("[echo]\ntokens = 1") == (
+        "settings.toml: unknown key echo.tokens; did you mean echo.tokens_per_second? "
+        "Allowed here: echo.tokens_per_second, echo.context_length"
+    )
+
+
+@pytest.mark.parametrize("toml", ["[engin]\n", '"engin.threads" = 1', "zzzzzz = 1"])
+def test_an_unknown_table_or_quoted_key_is_refused(folder: Path, toml: str) -> None:
+    assert complaint(toml).startswith("settings.toml: unknown key ")
+
+
+def test_a_table_that_is_not_one_is_refused(folder: Path) -> None:
+    assert complaint("engine = 4") == "settings.toml: engine must be a table, [engine], got 4"
+
+
+def test_an_unknown_variable_is_refused(folder: Path) -> None:
+    text = complaint(environment={"DRAGOMAN_ENGINE_THREAD": "1"})
+    assert text.startswith(
+        "environment: unknown variable DRAGOMAN_ENGINE_THREAD; did you mean DRAGOMAN_ENGINE_THREADS? "
+    )
+
+
+def test_an_unknown_override_is_refused(folder: Path) -> None:
+    assert complaint(overrides={"threads": 1}).startswith("command line: unknown setting threads; did you mean")
+
+
+def test_a_syntax_error_names_file_and_line(folder: Path) -> None:
+    assert complaint("port = 1\nhost = oops\n").startswith("settings.toml: is not valid TOML: ")
+    assert "line 2" in complaint("port = 1\nhost = oops\n")
+
+
+def test_a_file_that_cannot_be_read_as_text_is_refused(folder: Path) -> None:
+    binary = folder / "binary.toml"
+    binary.write_bytes(b"host = '\xff'")
+    with pytest.raises(SettingsError, match=r"binary\.toml: is not UTF-8 text \(byte 8\)"):
+        load_settings(binary, {}, {})
+    with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
+        load_settings(folder, {}, {})

@@ -1,0 +1,78 @@
+"""A real server in processes of its own, as a user starts it."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+START_SECONDS = 60
+STOP_SECONDS = 40
+
+
+class RunningServer:
+    """`dragoman serve`, until the end of its context."""
+
+    def __init__(self, process: subprocess.Popen[str], url: str) -> None:
+        self.process = process
+        self.url = url
+
+    def children(self, module: str) -> list[int]:
+        """Process ids of the server's children that run `module`."""
+        return [
+            int(folder.name)
+            for folder in Path("/proc").iterdir()
+            if folder.name.isdecimal() and self._is_child(folder, module)
+        ]
+
+    def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
+        """Tell the server to stop; returns its exit status."""
+        self.process.send_signal(signal_number)
+        return self.process.wait(STOP_SECONDS)
+
+    def _is_child(self, folder: Path, module: str) -> bool:
+        try:
+            parent = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+            return parent == self.process.pid and module in folder.joinpath("cmdline").read_text().split("\0")
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+
+
+@contextlib.contextmanager
+def running_server(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[RunningServer]:
+    """`dragoman serve --port 0 ARGUMENTS`, ready; it is stopped at the end if it is not yet."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dragoman", "serve", "--port", "0", *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **(environment or {})},
+    )
+    guard = threading.Timer(START_SECONDS, process.kill)
+    guard.start()
+    try:
+        server = RunningServer(process, _announced_url(process))
+        guard.cancel()
+        yield server
+    finally:
+        guard.cancel()
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def _announced_url(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if match := re.search(r"at (http://\S+)", line):
+            return match[1]
+    raise AssertionError(f"the server ended with status {process.wait()} before it said where it is")
