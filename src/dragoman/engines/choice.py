@@ -33,6 +33,7 @@ class Choice:
         self._vocabulary = vocabulary
         self._sampling = sampling
         self._limit = limit
+        self._least = min(sampling.min_tokens, limit)
         self._matcher = StopMatcher(sampling.stop, include_stop_text=sampling.include_stop_text)
         # An incomplete character stays inside until its last byte comes; wrong bytes become U+FFFD.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
@@ -42,7 +43,7 @@ class Choice:
     @property
     def ends_are_barred(self) -> bool:
         """Whether tokens that end the choice must not be sampled yet (min_tokens)."""
-        return self.tokens < self._sampling.min_tokens
+        return self.tokens < self._least
 
     def accept(self, token: int) -> tuple[str, FinishReason | None]:
         """Count one sampled token; returns the text that may be shown now and whether the choice ends with it.
@@ -50,13 +51,13 @@ class Choice:
         The order of the checks is that of docs/sampling.md, "When a choice ends".
         """
         self.tokens += 1
-        if self.tokens < self._sampling.min_tokens:
+        if self.tokens < self._least:
             return self._decode(token), None
         if token in self._vocabulary.end_token_ids and not self._sampling.ignore_eos:
             return self._flush(), "stop"
         if token in self._sampling.stop_token_ids:
-            shown = self._decode(token) if self._sampling.include_stop_text else ""
-            return shown + self._flush(), "stop"
+            last = self._decode(token) if self._sampling.include_stop_text else ""
+            return self._matcher.flush() + last + self._decoder.decode(b"", final=True), "stop"
         text = self._matcher.feed(self._decode(token))
         if self._matcher.stopped:
             return text, "stop"

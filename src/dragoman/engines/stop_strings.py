@@ -40,6 +40,8 @@ class StopMatcher:
 
     def feed(self, text: str) -> str:
         """Text that may be shown now. After `stopped`, nothing more is."""
+        if self.stopped:
+            return ""
         if not self._patterns:
             return text
         held = len(self._held)

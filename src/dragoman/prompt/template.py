@@ -63,6 +63,8 @@ class ChatTemplate:
                 self._template = self._environment.from_string(self._source)
             return self._template.render(
                 messages=[_fields(message) for message in messages],
+                tools=None,
+                documents=None,
                 add_generation_prompt=True,
                 **self._special_tokens,
             )
@@ -99,9 +101,15 @@ def _refuse(message: str) -> NoReturn:
     raise _Refusal(message)
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
     """Unlike Jinja2's own filter, without escaping for HTML: a model reads it, not a browser."""
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _now(format: str) -> str:

@@ -22,8 +22,11 @@ from dragoman.prompt.template import ChatTemplate
 RECONNECT_SECONDS = 0.05
 """Between two attempts to reach the process."""
 
-PATIENCE_SECONDS = 15.0
-"""How long a request waits for a process that was there before and is being restarted."""
+LOADING_PATIENCE_SECONDS = 1.0
+"""How long a request waits for a process that was never there: the model may take minutes to load."""
+
+RESTART_PATIENCE_SECONDS = 15.0
+"""How long it waits for one that was there before and is being restarted."""
 
 ATTEMPTS = 3
 """A request that meets so many deaths of the process may be their cause; it is not sent again."""
@@ -157,15 +160,14 @@ class LlamaEngine:
                 connection.send(messages.Cancel(number))
 
     async def _connect(self) -> _Connection:
-        """The connection there is, or the next one, if the process is only being restarted."""
-        if self._connection is None and not self._was_ready:
-            raise ModelLoading("The model is being loaded", retry_after=2)
+        """The connection there is, or the next one. Raises ModelLoading when it takes too long to come."""
+        patience = RESTART_PATIENCE_SECONDS if self._was_ready else LOADING_PATIENCE_SECONDS
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(patience):
                 while self._connection is None:
                     await self._connected.wait()
         except TimeoutError:
-            raise ModelLoading("The engine is being restarted", retry_after=5) from None
+            raise ModelLoading("The model is being loaded", retry_after=2) from None
         return self._connection
 
     async def _stay_connected(self) -> None:

@@ -5,6 +5,7 @@ sends one list of replies a step to each worker.
 """
 
 import asyncio
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +13,8 @@ from dragoman.core.errors import BadRequest, ContextOverflow, DragomanError, Eng
 from dragoman.core.events import Delta, Finished, Usage
 from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
+
+Content = TypeVar("Content")
 
 _LENGTH_BYTES = 4
 _MAX_FRAME_BYTES = 256 * 2**20
@@ -131,13 +134,20 @@ def encode(content: Command | list[Reply]) -> bytes:
 async def read_command(reader: asyncio.StreamReader) -> Command | None:
     """The next command; None at the end of the connection. Raises EngineFailed on a frame that is none."""
     body = await _read_body(reader)
-    return None if body is None else _command_decoder.decode(body)
+    return None if body is None else _decode(_command_decoder, body)
 
 
 async def read_replies(reader: asyncio.StreamReader) -> list[Reply] | None:
     """The next replies; None at the end of the connection. Raises EngineFailed on a frame that is none."""
     body = await _read_body(reader)
-    return None if body is None else _replies_decoder.decode(body)
+    return None if body is None else _decode(_replies_decoder, body)
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Content], body: bytes) -> Content:
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EngineFailed(f"a frame came over the engine's socket that is no message: {error}") from error
 
 
 async def _read_body(reader: asyncio.StreamReader) -> bytes | None:

@@ -113,4 +113,5 @@ class Model:
 
 def _reason(library: Library) -> str:
     """llama.cpp logs the cause first and its consequences after it."""
-    return next((line for line in library.recent_log if "error" in line or "fail" in line), "no reason was logged")
+    complaints = ("error", "fail", "invalid")
+    return next((line for line in library.recent_log if any(map(line.count, complaints))), "no reason was logged")

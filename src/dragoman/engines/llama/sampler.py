@@ -16,6 +16,9 @@ _Masses = npt.NDArray[np.float32]
 GREEDY_BELOW = 1e-5
 """Temperatures under this choose the highest logit."""
 
+_LARGEST_LOGIT = 1e30
+"""Where an extreme repetition penalty is cut off, so that differences and quotients of logits stay finite."""
+
 _FIRST_THRESHOLD = 1e-4
 """top_p first looks only at tokens likelier than this; nearly always they hold the mass it asks for."""
 
@@ -71,25 +74,26 @@ class Sampler:
         """A copy of the row after masks, bias and penalties."""
         sampling = self._sampling
         logits = logits.copy()
-        if bar_ends:
-            logits[self._barred] = -np.inf
         logits[self._bias_tokens] += self._bias
         if self._repeats:
-            seen = logits[self._seen]
-            penalty = np.float32(sampling.repetition_penalty)
-            logits[self._seen] = np.where(seen > 0, seen / penalty, seen * penalty)
+            seen = logits[self._seen].astype(np.float64)
+            with np.errstate(over="ignore"):
+                penalized = np.where(seen > 0, seen / sampling.repetition_penalty, seen * sampling.repetition_penalty)
+            logits[self._seen] = penalized.clip(-_LARGEST_LOGIT, _LARGEST_LOGIT)
         if self._counts:
             occurred = self._occurrences.nonzero()[0]
             frequency = np.float32(sampling.frequency_penalty) * self._occurrences[occurred]
             logits[occurred] -= frequency + np.float32(sampling.presence_penalty)
+        # Masks come first in the documentation and last here: nothing lifts a logit out of minus infinity.
+        if bar_ends:
+            logits[self._barred] = -np.inf
         return logits
 
     def _draw(self, logits: Logits, position: int) -> int:
         sampling = self._sampling
-        scaled = logits / np.float32(sampling.temperature)
-        kept = _top_k(scaled, sampling.top_k)
-        values = scaled if kept is None else scaled[kept]
-        masses = np.exp(values - values.max())
+        kept = _top_k(logits, sampling.top_k)
+        values = logits if kept is None else logits[kept]
+        masses = np.exp((values - values.max()) / np.float32(sampling.temperature))
         if sampling.top_p < 1.0:
             kept, masses = _narrow(kept, masses, _top_p(masses, sampling.top_p))
         if sampling.min_p > 0.0:
@@ -124,7 +128,7 @@ def _top_p(masses: _Masses, top_p: float) -> _Indices:
     total = masses.sum(dtype=np.float64)
     for threshold in (_FIRST_THRESHOLD, (1 - top_p) / len(masses)):
         candidates = (masses > threshold * total).nonzero()[0]
-        if masses[candidates].sum(dtype=np.float64) >= top_p * total:
+        if len(candidates) and masses[candidates].sum(dtype=np.float64) >= top_p * total:
             break
     else:
         candidates = np.arange(len(masses))

@@ -1,0 +1,231 @@
+"""The server's processes: what happens when one dies, is overrun, or is told to stop."""
+
+import asyncio
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dragoman.engines.llama.sources import bundled
+from tests.support.server import RunningServer, running_server
+from tests.support.streams import StreamedAnswer, chat_body, read_stream
+
+ENGINE = "dragoman.engines.llama.process"
+WORKER = "dragoman.server.worker"
+BOUND = httpx.Timeout(60)
+
+
+async def test_when_the_engine_is_killed_every_stream_ends_properly_and_the_next_request_works() -> None:
+    with running_server() as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+            begun = [asyncio.Event() for _ in range(16)]
+            streams = [
+                asyncio.create_task(
+                    _stream(client, chat_body(f"Tell me about {n}", max_tokens=200, ignore_eos=True), on)
+                )
+                for n, on in enumerate(begun)
+            ]
+            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in begun)), 60)
+            (engine,) = server.children(ENGINE)
+            os.kill(engine, signal.SIGKILL)
+            answers = await asyncio.wait_for(asyncio.gather(*streams), 60)
+            for answer in answers:
+                assert answer.done != (answer.error is not None), "a whole answer or an error, never neither"
+            assert any(answer.error for answer in answers)
+            # Five seconds are the promise: a new engine process and its first answer.
+            response = await client.post("/v1/chat/completions", json=chat_body("Hi", max_tokens=4), timeout=5)
+            assert response.status_code == 200
+            assert server.children(ENGINE) != [engine]
+
+
+async def test_a_request_that_gave_no_token_yet_survives_the_engine() -> None:
+    with running_server("--parallel", "1") as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+            running = asyncio.Event()
+            first = asyncio.create_task(
+                _stream(client, chat_body("Tell me a story", max_tokens=300, ignore_eos=True), running)
+            )
+            await _first_text(first, running)
+            waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat_body("Hi", max_tokens=4)))
+            await _until(client, "dragoman_waiting_sequences", 1)
+            (engine,) = server.children(ENGINE)
+            os.kill(engine, signal.SIGKILL)
+            assert (await waiting).status_code == 200
+            assert (await first).error is not None
+
+
+async def test_a_killed_worker_is_replaced() -> None:
+    with running_server("echo") as server:
+        (worker,) = server.children(WORKER)
+        os.kill(worker, signal.SIGKILL)
+        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+            # The listening socket is the parent's: the connection waits in its backlog for the new worker.
+            assert (await client.get("/health")).status_code == 200
+        assert server.children(WORKER) != [worker]
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+async def test_a_client_that_goes_away_frees_its_sequence(model_server: RunningServer, streamed: bool) -> None:
+    async with httpx.AsyncClient(base_url=model_server.url, timeout=BOUND) as client:
+        body = chat_body("Count for ever", max_tokens=4000, ignore_eos=True, stream=streamed)
+        async with httpx.AsyncClient(base_url=model_server.url, timeout=BOUND) as leaving:
+            request = asyncio.create_task(leaving.post("/v1/chat/completions", json=body))
+            await _until(client, "dragoman_running_sequences", 1)
+            request.cancel()
+            await asyncio.wait([request])
+        await _until(client, "dragoman_running_sequences", 0)
+        assert await _metric(client, "dragoman_kv_cells_used") == 0
+
+
+async def test_more_requests_than_may_wait_are_told_when_to_come_back() -> None:
+    with running_server("--parallel", "1", "--max-waiting", "2") as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+            running = asyncio.Event()
+            long = chat_body("Tell me a story", max_tokens=3000, ignore_eos=True)
+            first = asyncio.create_task(_stream(client, long, running))
+            await _first_text(first, running)
+            others = [
+                asyncio.create_task(client.post("/v1/chat/completions", json=chat_body("Hi", max_tokens=2)))
+                for _ in range(2)
+            ]
+            await _until(client, "dragoman_waiting_sequences", 2)
+            refused = await client.post("/v1/chat/completions", json=chat_body("Hi", max_tokens=2))
+            assert refused.status_code == 503
+            assert int(refused.headers["retry-after"]) >= 1
+            assert "waiting" in refused.json()["error"]["message"]
+            first.cancel()
+            assert [response.status_code for response in await asyncio.gather(*others)] == [200, 200]
+
+
+async def test_sigterm_lets_running_answers_finish_and_ends_with_status_0() -> None:
+    with running_server() as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+            running = asyncio.Event()
+            body = chat_body("Tell me a story", max_tokens=60, ignore_eos=True)
+            answer = asyncio.create_task(_stream(client, body, running))
+            await _first_text(answer, running)
+            server.process.send_signal(signal.SIGTERM)
+            whole = await answer
+            assert whole.done
+            assert whole.usage == {**(whole.usage or {}), "completion_tokens": 60}
+            assert await asyncio.to_thread(server.process.wait, 30) == 0
+            with pytest.raises(httpx.ConnectError):
+                await client.get("/health")
+
+
+async def test_an_answer_longer_than_the_drain_limit_is_cut_and_the_server_ends() -> None:
+    with running_server(environment={"DRAGOMAN_DRAIN_SECONDS": "1"}) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+            running = asyncio.Event()
+            body = chat_body("Tell me a story", max_tokens=8000, ignore_eos=True)
+            answer = asyncio.create_task(_stream(client, body, running))
+            await _first_text(answer, running)
+            assert await asyncio.to_thread(server.stop) == 0
+            assert not (await answer).done
+
+
+async def test_several_workers_share_one_engine() -> None:
+    with running_server("--workers", "2") as server:
+        assert len(server.children(WORKER)) == 2
+        assert len(server.children(ENGINE)) == 1
+        body = chat_body("What is the capital of France?", temperature=0, max_tokens=12)
+
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+                return await client.post("/v1/chat/completions", json=body)
+
+        answers = [response.json() for response in await asyncio.gather(*(ask() for _ in range(16)))]
+        assert all("Paris" in answer["choices"][0]["message"]["content"] for answer in answers)
+        cached = sorted(answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in answers)
+        assert cached[0] == 0
+        assert cached[-1] > 0
+        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+            prompt_tokens = answers[0]["usage"]["prompt_tokens"]
+            assert await _metric(client, "dragoman_prompt_tokens_total") == 16 * prompt_tokens
+            assert await _metric(client, "dragoman_cached_prompt_tokens_total") == sum(cached)
+
+
+def test_a_truncated_gguf_a_file_that_is_none_and_a_missing_one_are_one_clear_line(tmp_path: Path) -> None:
+    truncated, nonsense = tmp_path / "truncated.gguf", tmp_path / "nonsense.gguf"
+    with bundled().path.open("rb") as source:
+        truncated.write_bytes(source.read(2**21))
+    nonsense.write_bytes(b"once upon a time " * 1000)
+    for path in (truncated, nonsense, tmp_path / "missing.gguf"):
+        status, errors = _start_in_vain(str(path))
+        assert status == 2
+        (line,) = [line for line in errors.splitlines() if line.startswith("dragoman: ")]
+        assert path.name in line
+        assert "Traceback" not in errors
+
+
+def test_a_port_in_use_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        status, errors = _start_in_vain("echo", "--port", str(port))
+    assert status == 2
+    assert re.fullmatch(rf"dragoman: cannot listen on 127\.0\.0\.1:{port}: .*--port\n", errors)
+
+
+def test_no_child_outlives_a_killed_server() -> None:
+    with running_server() as server:
+        children = server.children(ENGINE) + server.children(WORKER)
+        descriptors = [os.pidfd_open(child) for child in children]
+        server.process.kill()
+        server.process.wait()
+        for descriptor in descriptors:
+            _wait_for_end(descriptor)
+
+
+def _wait_for_end(descriptor: int) -> None:
+    readable, _, _ = select.select([descriptor], [], [], 20)
+    os.close(descriptor)
+    assert readable, "the child is still running"
+
+
+def _start_in_vain(*arguments: str) -> tuple[int, str]:
+    result = subprocess.run(
+        [sys.executable, "-m", "dragoman", "serve", *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
+    return result.returncode, result.stderr
+
+
+async def _stream(client: httpx.AsyncClient, body: dict[str, object], begun: asyncio.Event) -> StreamedAnswer:
+    """Read a whole stream; `begun` is set at its first text."""
+    answer = StreamedAnswer()
+    body = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    try:
+        async with client.stream("POST", "/v1/chat/completions", json=body) as response:
+            assert response.status_code == 200, await response.aread()
+            async for answer in read_stream(response):
+                if answer.text:
+                    begun.set()
+    except httpx.RemoteProtocolError:
+        assert not answer.done
+    return answer
+
+
+async def _first_text(stream: asyncio.Task[StreamedAnswer], begun: asyncio.Event) -> None:
+    """Wait until the stream has begun; a stream that ended without doing so is shown."""
+    waiting = asyncio.create_task(begun.wait())
+    await asyncio.wait((stream, waiting), timeout=60, return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    assert begun.is_set(), stream.result() if stream.done() else "no text came within a minute"
+
+
+async def _metric(client: httpx.AsyncClient, name: str) -> float:
+    text = (await client.get("/metrics")).text
+    return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name + "{"))
+
+
+async def _until(client: httpx.AsyncClient, metric: str, value: float) -> None:
+    """Ask again and again, for a minute at most."""
+    async with asyncio.timeout(60):
+        while await _metric(client, metric) != value:
+            pass

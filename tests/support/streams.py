@@ -1,0 +1,47 @@
+"""Reading a streamed completion as a client does."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+
+
+@dataclass
+class StreamedAnswer:
+    """What a stream has said so far."""
+
+    text: str = ""
+    done: bool = False
+    """Whether the terminator came."""
+    error: dict[str, Any] | None = None
+    usage: dict[str, Any] | None = None
+    finish_reasons: list[str] = field(default_factory=list)
+
+
+async def read_stream(response: httpx.Response) -> AsyncIterator[StreamedAnswer]:
+    """The answer after every event of a chat or text stream."""
+    answer = StreamedAnswer()
+    async for line in response.aiter_lines():
+        if not line.startswith("data: "):
+            continue
+        if line == "data: [DONE]":
+            answer.done = True
+        else:
+            _read_event(answer, json.loads(line.removeprefix("data: ")))
+        yield answer
+
+
+def _read_event(answer: StreamedAnswer, event: dict[str, Any]) -> None:
+    answer.error = event.get("error")
+    answer.usage = event.get("usage") or answer.usage
+    for choice in event.get("choices", []):
+        answer.text += choice.get("text") or choice.get("delta", {}).get("content") or ""
+        if reason := choice.get("finish_reason"):
+            answer.finish_reasons.append(reason)
+
+
+def chat_body(question: str, **fields: object) -> dict[str, object]:
+    """A chat request to the bundled model."""
+    return {"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": question}], **fields}
