@@ -27,10 +27,25 @@ def decode(decoder: msgspec.json.Decoder[Wire], body: bytes) -> Wire:
 
 
 def whole(parameter: str, value: float) -> int:
-    """An integer that JSON may have spelt 40 or 40.0. Raises BadRequest for any other number."""
+    """An integer that JSON may have spelt 40 or 40.0. Raises BadRequest for any other number or more than 64 bits."""
     if isinstance(value, float) and not value.is_integer():
         raise BadRequest(f"{parameter} must be an integer, got {value:g}", parameter)
+    if not -(2**63) <= value < 2**64:
+        raise BadRequest(f"{parameter} must be an integer of at most 64 bits, got {_beginning(value)}", parameter)
     return int(value)
+
+
+def real(parameter: str, value: float) -> float:
+    """A number that JSON may have spelt 1 or 1.0. Raises BadRequest for an integer that is too large for a float."""
+    try:
+        return float(value)
+    except OverflowError:
+        raise BadRequest(f"{parameter} is too large a number: {_beginning(value)}", parameter) from None
+
+
+def _beginning(number: float) -> str:
+    digits = str(number)
+    return digits if len(digits) <= 40 else f"{digits[:40]}..."
 
 
 def _wrong_type(message: str) -> BadRequest:

@@ -1,7 +1,7 @@
 """What is counted of every request, as Prometheus metrics."""
 
 import time
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -11,6 +11,17 @@ Result = Literal["ok", "refused", "failed", "cancelled"]
 
 _TIME_TO_FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+
+
+class _ModelMetrics(NamedTuple):
+    """One model's counters, looked up once: tokens come too fast to do it for each."""
+
+    requests: dict[Result, Counter]
+    prompt_tokens: Counter
+    cached_tokens: Counter
+    completion_tokens: Counter
+    first_token: Histogram
+    between_tokens: Histogram
 
 
 class Meter:
@@ -46,41 +57,54 @@ class Meter:
             buckets=_BETWEEN_TOKENS,
             registry=registry,
         )
+        self._by_model: dict[str, _ModelMetrics] = {}
 
     def begin(self, model: str) -> "Measurement":
         """Start measuring one request."""
-        return Measurement(self, model)
+        if model not in self._by_model:
+            self._by_model[model] = self._of_model(model)
+        return Measurement(self._by_model[model])
+
+    def _of_model(self, model: str) -> _ModelMetrics:
+        results: tuple[Result, ...] = ("ok", "refused", "failed", "cancelled")
+        return _ModelMetrics(
+            {result: self._requests.labels(model, result) for result in results},
+            self._prompt_tokens.labels(model),
+            self._cached_tokens.labels(model),
+            self._completion_tokens.labels(model),
+            self._first_token.labels(model),
+            self._between_tokens.labels(model),
+        )
 
 
 class Measurement:
     """One request. `observe` every event, then `end` exactly once."""
 
-    def __init__(self, meter: Meter, model: str) -> None:
-        self._meter = meter
-        self._model = model
+    def __init__(self, metrics: _ModelMetrics) -> None:
+        self._metrics = metrics
         self._began = time.monotonic()
         self._last_token: dict[int, float] = {}
         self._generated = 0
 
     def observe(self, event: Event) -> None:
-        """Count one event. Tokens are counted as they come, so that a request that fails is counted too."""
+        """Count one event. Generated tokens are counted as they come: a request that fails has used them too."""
         match event:
             case Delta(index, _, token_ids) if token_ids:
                 self._observe_tokens(index, len(token_ids))
             case Usage(prompt_tokens, _, cached_tokens):
-                self._meter._prompt_tokens.labels(self._model).inc(prompt_tokens)
-                self._meter._cached_tokens.labels(self._model).inc(cached_tokens)
+                self._metrics.prompt_tokens.inc(prompt_tokens)
+                self._metrics.cached_tokens.inc(cached_tokens)
 
     def end(self, result: Result) -> None:
         """The request is over."""
-        self._meter._requests.labels(self._model, result).inc()
-        self._meter._completion_tokens.labels(self._model).inc(self._generated)
+        self._metrics.requests[result].inc()
+        self._metrics.completion_tokens.inc(self._generated)
 
     def _observe_tokens(self, index: int, count: int) -> None:
         now = time.monotonic()
         if not self._last_token:
-            self._meter._first_token.labels(self._model).observe(now - self._began)
+            self._metrics.first_token.observe(now - self._began)
         elif index in self._last_token:
-            self._meter._between_tokens.labels(self._model).observe((now - self._last_token[index]) / count)
+            self._metrics.between_tokens.observe((now - self._last_token[index]) / count)
         self._last_token[index] = now
         self._generated += count

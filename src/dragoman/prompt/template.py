@@ -77,6 +77,7 @@ class ChatTemplate:
             ArithmeticError,
             LookupError,
             AttributeError,
+            RecursionError,
         ) as error:
             raise BadRequest(f"The model's chat template cannot be applied: {error}", "messages") from error
 

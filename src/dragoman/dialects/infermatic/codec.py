@@ -21,7 +21,7 @@ from dragoman.core.request import GenerationRequest, Prompt, SamplingParams
 from dragoman.dialects import sse
 from dragoman.dialects.exchange import Call, ErrorReply
 from dragoman.dialects.infermatic import wire
-from dragoman.dialects.json_body import MalformedJson, decode, whole
+from dragoman.dialects.json_body import MalformedJson, decode, real, whole
 from dragoman.dialects.openai_shapes import Number, UsageBody, chat_prompt, text_prompts, usage_body
 
 TEXT_MAX_TOKENS = 16
@@ -93,19 +93,18 @@ def _requests(
 
 def _sampling(sent: wire.CompletionRequest, default_max_tokens: int | None) -> SamplingParams:
     off = SamplingParams()
-    most = sent.max_completion_tokens if sent.max_completion_tokens is not None else sent.max_tokens
     stop = [sent.stop] if isinstance(sent.stop, str) else sent.stop or []
     return SamplingParams(
-        max_tokens=default_max_tokens if most is None else whole("max_tokens", most),
+        max_tokens=_max_tokens(sent, default_max_tokens),
         min_tokens=_integer("min_tokens", sent.min_tokens, off.min_tokens),
-        temperature=_given(sent.temperature, off.temperature),
+        temperature=_number("temperature", sent.temperature, off.temperature),
         top_k=_integer("top_k", sent.top_k, off.top_k),
-        top_p=_given(sent.top_p, off.top_p),
-        min_p=_given(sent.min_p, off.min_p),
-        repetition_penalty=_given(sent.repetition_penalty, off.repetition_penalty),
-        presence_penalty=_given(sent.presence_penalty, off.presence_penalty),
-        frequency_penalty=_given(sent.frequency_penalty, off.frequency_penalty),
-        logit_bias={_token_id(token): float(bias) for token, bias in (sent.logit_bias or {}).items()},
+        top_p=_number("top_p", sent.top_p, off.top_p),
+        min_p=_number("min_p", sent.min_p, off.min_p),
+        repetition_penalty=_number("repetition_penalty", sent.repetition_penalty, off.repetition_penalty),
+        presence_penalty=_number("presence_penalty", sent.presence_penalty, off.presence_penalty),
+        frequency_penalty=_number("frequency_penalty", sent.frequency_penalty, off.frequency_penalty),
+        logit_bias={_token_id(token): real("logit_bias", bias) for token, bias in (sent.logit_bias or {}).items()},
         seed=None if sent.seed is None else _seed(whole("seed", sent.seed)),
         stop=tuple(stop),
         stop_token_ids=tuple(whole("stop_token_ids", token) for token in sent.stop_token_ids or ()),
@@ -116,8 +115,17 @@ def _sampling(sent: wire.CompletionRequest, default_max_tokens: int | None) -> S
     )
 
 
-def _given(value: Number | None, default: float) -> float:
-    return default if value is None else float(value)
+def _max_tokens(sent: wire.CompletionRequest, default: int | None) -> int | None:
+    if sent.max_completion_tokens is None:
+        return default if sent.max_tokens is None else whole("max_tokens", sent.max_tokens)
+    most = whole("max_completion_tokens", sent.max_completion_tokens)
+    if most < 1:
+        raise BadRequest(f"max_completion_tokens must be at least 1, got {most}", "max_completion_tokens")
+    return most
+
+
+def _number(parameter: str, value: Number | None, default: float) -> float:
+    return default if value is None else real(parameter, value)
 
 
 def _integer(parameter: str, value: Number | None, default: int) -> int:
@@ -126,8 +134,6 @@ def _integer(parameter: str, value: Number | None, default: int) -> int:
 
 def _seed(seed: int) -> int | None:
     """-1 means none; other negative numbers are read as unsigned 64-bit ones."""
-    if seed < -(2**63):
-        raise BadRequest(f"seed must be between -2^63 and 2^64 - 1, got {seed}", "seed")
     return None if seed == -1 else seed if seed >= 0 else seed & MAX_SEED
 
 

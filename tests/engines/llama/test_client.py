@@ -1,0 +1,135 @@
+"""The worker's side of the engine's socket, against processes that misbehave."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading
+from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.request import ChatPrompt, GenerationRequest, Message, TextPrompt
+from dragoman.engines.llama import messages
+from dragoman.engines.llama.client import ATTEMPTS, LlamaEngine
+
+REQUEST = GenerationRequest("any", TextPrompt("Once"))
+
+Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def _engine(socket_path: Path, conversation: Conversation) -> AsyncIterator[LlamaEngine]:
+    """A client, and a process that welcomes it and then does what `conversation` says."""
+
+    serving: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(messages.encode([messages.Welcome(1024, "{{ raise_exception('no') }}", "", "")]))
+            await conversation(reader, writer)
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.create_task(serve(reader, writer)))
+
+    engine = LlamaEngine(socket_path)
+    async with await asyncio.start_unix_server(accept, socket_path), asyncio.timeout(30):
+        await engine.start()
+        try:
+            yield engine
+        finally:
+            await engine.close()
+            await asyncio.gather(*serving)
+
+
+async def _collect(engine: LlamaEngine, request: GenerationRequest = REQUEST) -> list[Event]:
+    return [event async for event in engine.generate(request)]
+
+
+async def _submitted(reader: asyncio.StreamReader) -> messages.Submit:
+    command = await messages.read_command(reader)
+    assert isinstance(command, messages.Submit)
+    return command
+
+
+def _replies(number: int, *events: Delta | Finished | Usage) -> bytes:
+    return messages.encode([messages.Output(number, event) for event in events])
+
+
+async def test_an_answer_comes_through_in_order(tmp_path: Path) -> None:
+    events = (Delta(0, "a", [1]), Delta(0, "b", [2]), Finished(0, "stop"), Usage(1, 2, 0))
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await _submitted(reader)
+        writer.write(_replies(command.number, *events))
+        await reader.read()
+
+    async with _engine(tmp_path / "engine.sock", answer) as engine:
+        assert await _collect(engine) == list(events)
+
+
+async def test_a_request_that_meets_one_death_after_another_is_given_up(tmp_path: Path) -> None:
+    submissions = 0
+
+    async def die(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        nonlocal submissions
+        await _submitted(reader)
+        submissions += 1
+
+    async with _engine(tmp_path / "engine.sock", die) as engine:
+        with pytest.raises(EngineFailed):
+            await _collect(engine)
+    assert submissions == ATTEMPTS
+
+
+async def test_a_request_that_gave_text_is_never_run_again(tmp_path: Path) -> None:
+    submissions = 0
+
+    async def begin_and_die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal submissions
+        command = await _submitted(reader)
+        submissions += 1
+        writer.write(_replies(command.number, Delta(0, "a", [1])))
+
+    async with _engine(tmp_path / "engine.sock", begin_and_die) as engine:
+        with pytest.raises(EngineFailed):
+            await _collect(engine)
+    assert submissions == 1
+
+
+async def test_closing_the_answer_early_cancels_it(tmp_path: Path) -> None:
+    cancelled = asyncio.Event()
+
+    async def talk_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await _submitted(reader)
+        writer.write(_replies(command.number, Delta(0, "a", [1])))
+        assert await messages.read_command(reader) == messages.Cancel(command.number)
+        cancelled.set()
+
+    async with _engine(tmp_path / "engine.sock", talk_on) as engine:
+        async with contextlib.aclosing(engine.generate(REQUEST)) as events:
+            assert await anext(events) == Delta(0, "a", [1])
+        await cancelled.wait()
+
+
+async def test_messages_the_template_refuses_never_reach_the_process(tmp_path: Path) -> None:
+    async def listen(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        assert await messages.read_command(reader) is None
+
+    async with _engine(tmp_path / "engine.sock", listen) as engine:
+        with pytest.raises(BadRequest, match="refuses these messages: no"):
+            await _collect(engine, GenerationRequest("any", ChatPrompt((Message("user", "Hi"),))))
+
+
+async def test_a_process_that_is_not_there_yet_means_model_loading(tmp_path: Path) -> None:
+    engine = LlamaEngine(tmp_path / "engine.sock")
+    await engine.start()
+    assert not engine.ready
+    with pytest.raises(ModelLoading):
+        await _collect(engine)
+    with pytest.raises(EngineFailed):
+        await engine.statistics()
+    await engine.close()

@@ -1,0 +1,68 @@
+"""Children that are kept running, with real processes."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import pytest
+
+from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
+
+STEADY = "print('ready', flush=True); import sys; sys.stdin.read()"
+
+
+def _child(script: str) -> Child:
+    return Child(ChildCommand("test", [sys.executable, "-c", script], os.environ))
+
+
+async def test_a_child_that_ends_is_started_again() -> None:
+    child = _child(STEADY)
+    await child.start()
+    first = child.process_id
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    second = await asyncio.wait_for(_other_process(child, first), 30)
+    assert second != first
+    await child.stop()
+
+
+async def test_a_child_that_says_why_it_failed_is_quoted() -> None:
+    with pytest.raises(ChildFailed, match=r"^the model is upside down$"):
+        await _child("print('failed the model is upside down', flush=True)").start()
+
+
+@pytest.mark.parametrize(
+    ("script", "how"),
+    [("import sys; sys.exit(3)", "status 3"), ("import os; os.abort()", "signal SIGABRT")],
+)
+async def test_a_child_that_dies_before_it_is_ready_is_said_to_have(script: str, how: str) -> None:
+    with pytest.raises(ChildFailed, match=f"the test process ended with {how} before it was ready"):
+        await _child(script).start()
+
+
+async def test_a_stopped_child_stays_stopped() -> None:
+    child = _child(STEADY)
+    await child.start()
+    await child.stop()
+    assert child.process_id is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.process_id, 0)
+
+
+async def test_a_child_that_will_not_end_is_killed() -> None:
+    child = _child("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + STEADY + "; signal.pause()")
+    await child.start()
+    # Its standard input stays open and it ignores SIGTERM: only SIGKILL, after the grace, ends it.
+    await child.stop(grace_seconds=-4.9)
+    assert child.process_id is not None
+    with pytest.raises(ProcessLookupError):
+        os.kill(child.process_id, 0)
+
+
+async def _other_process(child: Child, first: int) -> int:
+    """The id of the process that follows `first`."""
+    while (process_id := child.process_id) in (None, first):
+        await asyncio.to_thread(os.sched_yield)
+    assert process_id is not None
+    return process_id
