@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import structlog
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -90,6 +90,8 @@ async def respond(
         call = decode(await _read_body(request, options.max_body_bytes), request_id)
     except DragomanError as error:
         return error_response(errors.reply(error), headers)
+    except ClientDisconnect:
+        return Response()  # nobody is there to read it
     return _Exchange(service, call, errors, headers, options.keep_alive_seconds)
 
 
@@ -130,6 +132,7 @@ class _Exchange(Response):
         self._id_headers = headers
         self._keep_alive_seconds = keep_alive_seconds
         self._stream_began = False
+        self._stream_ended = False
         self._writing = asyncio.Lock()
         self._last_written = time.monotonic()
 
@@ -185,12 +188,13 @@ class _Exchange(Response):
     async def _watch(self, receive: Receive, send: Send) -> None:
         """Return when the client is gone; meanwhile keep a silent stream alive."""
         while True:
+            streaming = self._call.stream and not self._stream_ended
             silent = time.monotonic() - self._last_written
-            if self._call.stream and silent >= self._keep_alive_seconds:
+            if streaming and silent >= self._keep_alive_seconds:
                 await self._write(send, sse.KEEP_ALIVE)
                 continue
             try:
-                async with asyncio.timeout(self._keep_alive_seconds - silent if self._call.stream else None):
+                async with asyncio.timeout(self._keep_alive_seconds - silent if streaming else None):
                     if (await receive())["type"] == "http.disconnect":
                         return
             except TimeoutError:
@@ -203,6 +207,9 @@ class _Exchange(Response):
 
     async def _write(self, send: Send, frames: bytes, *, more: bool = True) -> None:
         async with self._writing:
+            if self._stream_ended:
+                return
+            self._stream_ended = not more
             self._last_written = time.monotonic()
             if not self._stream_began:
                 await self._begin(send, 200, sse.HEADERS)

@@ -41,14 +41,12 @@ class Gateway:
                 async for event in events:
                     measurement.observe(event)
                     yield event
-        except EngineFailed:
-            measurement.end("failed")
-            raise
-        except DragomanError:
-            measurement.end("refused")
-            raise
         except (asyncio.CancelledError, GeneratorExit):
             measurement.end("cancelled")
+            raise
+        except Exception as error:
+            refused = isinstance(error, DragomanError) and not isinstance(error, EngineFailed)
+            measurement.end("refused" if refused else "failed")
             raise
         measurement.end("ok")
 
@@ -66,32 +64,37 @@ async def _run(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGe
 
 async def _run_together(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
     """The events of several prompts as those of one request: indices moved apart, usages added up."""
-    queue: asyncio.Queue[Event | DragomanError] = asyncio.Queue(_EVENTS_AHEAD)
+    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_EVENTS_AHEAD)
     usages: list[Usage] = []
+    running = len(requests)
 
     async def pump(first_index: int, request: GenerationRequest) -> None:
         try:
             async with contextlib.aclosing(engine.generate(request)) as events:
                 async for event in events:
                     await queue.put(_moved(event, first_index))
-        except DragomanError as error:
+            await queue.put(None)
+        except Exception as error:  # noqa: BLE001 - raised again below, where the request is
             await queue.put(error)
 
     tasks = [asyncio.create_task(pump(number * request.n, request)) for number, request in enumerate(requests)]
     try:
-        while len(usages) < len(requests):
-            event = await queue.get()
-            if isinstance(event, DragomanError):
-                raise event
-            if isinstance(event, Usage):
-                usages.append(event)
-            else:
-                yield event
-        yield Usage(
-            sum(usage.prompt_tokens for usage in usages),
-            sum(usage.completion_tokens for usage in usages),
-            sum(usage.cached_tokens for usage in usages),
-        )
+        while running:
+            match await queue.get():
+                case None:
+                    running -= 1
+                case Exception() as error:
+                    raise error
+                case Usage() as usage:
+                    usages.append(usage)
+                case event:
+                    yield event
+        if len(usages) == len(requests):
+            yield Usage(
+                sum(usage.prompt_tokens for usage in usages),
+                sum(usage.completion_tokens for usage in usages),
+                sum(usage.cached_tokens for usage in usages),
+            )
     finally:
         for task in tasks:
             task.cancel()

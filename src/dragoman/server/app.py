@@ -1,6 +1,7 @@
 """The composition root of an HTTP worker: engines, gateway, dialects, one ASGI app."""
 
 import contextlib
+import uuid
 from collections.abc import AsyncGenerator
 
 from prometheus_client import CollectorRegistry
@@ -8,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dragoman.dialects import infermatic
 from dragoman.dialects.exchange import ExchangeOptions
@@ -41,17 +42,16 @@ class App:
     ) -> None:
         self._catalog = catalog
         self.drain = gateway.drain
-        self._app: ASGIApp = _WithoutTrailingSlash(
-            Starlette(
-                routes=[
-                    *health.routes(catalog),
-                    *metrics.routes(catalog, registry, metrics_directory),
-                    *infermatic.routes(gateway, options),
-                ],
-                exception_handlers={HTTPException: _http_error},
-                lifespan=self._lifespan,
-            )
+        app = Starlette(
+            routes=[
+                *health.routes(catalog),
+                *metrics.routes(catalog, registry, metrics_directory),
+                *infermatic.routes(gateway, options),
+            ],
+            exception_handlers={HTTPException: _http_error},
+            lifespan=self._lifespan,
         )
+        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(app))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -75,6 +75,21 @@ class _WithoutTrailingSlash:
         if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
             scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         await self._app(scope, receive, send)
+
+
+class _WithRequestId:
+    """Gives every response an `x-request-id`; answers of a dialect bring their own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start" and b"x-request-id" not in dict(message["headers"]):
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", uuid.uuid4().hex.encode())]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_id if scope["type"] == "http" else send)
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:

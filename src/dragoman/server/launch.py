@@ -26,6 +26,9 @@ ECHO = "echo"
 _BACKLOG = 2048
 _EXIT_UNUSABLE = 2
 
+_SPIN_COUNT = "1000"
+"""Rounds an OpenMP thread spins before it sleeps; benchmarks/README.md has the measurement."""
+
 
 class _Unusable(Exception):
     """The server cannot start. One line for a person."""
@@ -146,7 +149,10 @@ class _Launch:
             library_path=engine.library,
             chat_template=model.chat_template,
         )
-        return ChildCommand("engine", _module("dragoman.engines.llama.process", options), os.environ)
+        # OpenMP's threads wait for each other many times a token, spinning for long by default. Whenever another
+        # process wants a core, as the HTTP workers do, the one that spins keeps it from the one that is waited for.
+        environment = {"GOMP_SPINCOUNT": _SPIN_COUNT, **os.environ}
+        return ChildCommand("engine", _module("dragoman.engines.llama.process", options), environment)
 
 
 def _module(name: str, options: msgspec.Struct) -> list[str]:

@@ -11,6 +11,8 @@ from dragoman.server.settings import LogLevel
 def configure(level: LogLevel) -> None:
     """Send structlog's and the libraries' events to standard error, from `level` on."""
     logging.basicConfig(stream=sys.stderr, level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    # Its start and stop are the supervisor's to tell; what is left is worth reading.
+    logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

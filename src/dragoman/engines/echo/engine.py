@@ -67,8 +67,7 @@ class EchoEngine:
                 for index in unfinished:
                     yield Delta(index, prompt.decode(errors="replace"), [])
             while True:
-                if self._seconds_per_token:
-                    await asyncio.sleep(self._seconds_per_token)
+                await asyncio.sleep(self._seconds_per_token)  # even for 0 seconds: others have their turn
                 for index, choice in list(unfinished.items()):
                     token, text, reason = choice.step()
                     yield Delta(index, text, [token])

@@ -38,8 +38,9 @@ class PrefixCache:
     def __init__(self, backend: Backend, finished_cells: int) -> None:
         """`finished_cells`: at most so many cells are kept for finished sequences alone.
 
-        llama.cpp's attention passes over every cell up to the highest used one, so each idle cell costs every step
-        something; docs/architecture.md has the measurement.
+        Fewer are kept while the running ones need much: used cells shall stay under half of all. llama.cpp's attention
+        passes over every cell up to the highest used one, so that each idle cell costs every step something;
+        docs/architecture.md has the measurement.
         """
         self._backend = backend
         self._finished_limit = finished_cells
@@ -109,7 +110,9 @@ class PrefixCache:
                 self._drop(entry)
         self._finished.append(_Finished(sequence.sequence_id, tokens, sequence.cells, self._tick()))
         sequence.sequence_id, sequence.cells = None, NO_CELLS
-        while self.available(running) - self.ledger.free > self._finished_limit:
+        available = self.available(running)
+        most = min(self._finished_limit, max(0, available - self.ledger.total // 2))
+        while available - self.ledger.free > most:
             self._evict()
 
     @property

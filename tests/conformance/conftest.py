@@ -1,0 +1,16 @@
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.server import RunningServer, running_server
+
+
+@pytest.fixture(scope="session")
+def steady_server() -> Iterator[RunningServer]:
+    """The bundled model, answering the same whatever it computed before.
+
+    One thread: several wait for each other in every step, which takes very long while other processes hold the cores.
+    """
+    environment = {"DRAGOMAN_ENGINE_REPRODUCIBLE": "true", "DRAGOMAN_ENGINE_THREADS": "1"}
+    with running_server(environment=environment) as server:
+        yield server

@@ -1,0 +1,70 @@
+"""curl, as the README and the server's own greeting use it."""
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.support.server import RunningServer, running_server
+
+pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+
+MANY = 2000
+"""Looks at the server until what has to happen soon must have happened."""
+
+HELLO = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "Hello"}], "stream": True})
+ENDLESS = json.dumps({"model": "echo", "prompt": "ab", "max_tokens": 8000, "ignore_eos": True, "stream": True})
+
+
+@pytest.fixture(scope="module")
+def slow_server() -> Iterator[RunningServer]:
+    """Ten tokens a second: a long answer takes longer than any test."""
+    with running_server("echo", environment={"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "10"}) as server:
+        yield server
+
+
+def curl(*arguments: str) -> str:
+    done = subprocess.run(["curl", "-sS", *arguments], check=True, capture_output=True, text=True, timeout=30)
+    return done.stdout
+
+
+def test_curl_gets_the_events_of_a_stream(echo_server: RunningServer) -> None:
+    *blocks, end = curl("-N", f"{echo_server.url}/v1/chat/completions", "-d", HELLO).split("\n\n")
+    assert (blocks.pop(), end) == ("data: [DONE]", "")
+    chunks = [json.loads(block.removeprefix("data: ")) for block in blocks]
+    assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "Hello"
+
+
+def test_curl_gets_an_answer_without_saying_that_it_sends_json(echo_server: RunningServer) -> None:
+    body = HELLO.replace("true", "false")
+    answer = json.loads(curl(f"{echo_server.url}/v1/chat/completions", "-d", body))
+    assert answer["choices"][0]["message"]["content"] == "Hello"
+
+
+def test_curl_sees_the_headers_of_a_stream(echo_server: RunningServer) -> None:
+    shown = curl("-i", "-N", f"{echo_server.url}/v1/chat/completions", "-d", HELLO)
+    head = shown.partition("\n\n")[0].lower().splitlines()
+    assert head[0] == "http/1.1 200 ok"
+    assert "content-type: text/event-stream; charset=utf-8" in head
+
+
+def test_chunks_arrive_before_the_end_and_a_client_that_leaves_ends_the_work(slow_server: RunningServer) -> None:
+    command = ["curl", "-sSN", f"{slow_server.url}/v1/completions", "-d", ENDLESS]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = json.loads(process.stdout.readline().removeprefix("data: "))
+        assert first["choices"][0]["text"] == "a"
+        assert process.poll() is None
+        assert running_sequences(slow_server) == 1
+        process.kill()
+    assert any(running_sequences(slow_server) == 0 for _ in range(MANY))
+
+
+def running_sequences(server: RunningServer) -> int:
+    for line in httpx.get(f"{server.url}/metrics").text.splitlines():
+        if line.startswith('dragoman_running_sequences{model="echo"}'):
+            return int(float(line.split()[1]))
+    raise AssertionError("the metric is missing")

@@ -1,0 +1,79 @@
+"""The mechanics of an exchange as the ASGI server sees them, where HTTP clients cannot look."""
+
+import asyncio
+import json
+
+from starlette.types import Message, Scope
+
+from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.server.app import build_app
+
+TICK = 0.01
+"""Seconds of silence after which a comment is sent."""
+
+SCOPE: Scope = {
+    "type": "http",
+    "method": "POST",
+    "path": "/v1/completions",
+    "headers": [],
+    "query_string": b"",
+}
+
+
+class Client:
+    """The server's side of a connection: what it gives the app, and what it was sent."""
+
+    def __init__(self, body: bytes, *, hangs_up: bool = False, last_write_takes: float = 0.0) -> None:
+        self.sent: list[Message] = []
+        self.gone = asyncio.Event()
+        self._incoming: list[Message] = [{"type": "http.request", "body": body, "more_body": hangs_up}]
+        self._hangs_up = hangs_up
+        self._last_write_takes = last_write_takes
+
+    async def receive(self) -> Message:
+        if self._incoming:
+            return self._incoming.pop()
+        if not self._hangs_up:
+            await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body"):
+            await asyncio.wait({asyncio.create_task(self.gone.wait())}, timeout=self._last_write_takes)
+        self.sent.append(message)
+
+    @property
+    def bodies(self) -> list[bytes]:
+        return [message["body"] for message in self.sent if message["type"] == "http.response.body"]
+
+
+async def exchange(client: Client) -> None:
+    engine = EchoEngine()
+    app = build_app(Catalog([Deployment("echo", (), engine)]), ExchangeOptions(1000, TICK), metrics_directory=None)
+    async with asyncio.timeout(10):
+        await app(dict(SCOPE), client.receive, client.send)
+    assert (await engine.statistics()).running == 0
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps({"model": "echo", "prompt": "ab", **fields}).encode()
+
+
+async def test_a_client_that_hangs_up_while_it_sends_is_no_error_of_ours() -> None:
+    await exchange(Client(b'{"model":', hangs_up=True))
+
+
+async def test_nothing_follows_the_last_frame_to_a_client_that_reads_slowly() -> None:
+    client = Client(body(stream=True), last_write_takes=20 * TICK)
+    await exchange(client)
+    assert client.bodies[-1] == b"data: [DONE]\n\n"
+    assert [message.get("more_body", True) for message in client.sent][-1] is False
+
+
+async def test_an_error_before_the_first_byte_is_no_stream() -> None:
+    client = Client(body(stream=True, prompt=""), last_write_takes=20 * TICK)
+    await exchange(client)
+    assert [message.get("status") for message in client.sent] == [400, None]
+    assert json.loads(b"".join(client.bodies))["error"]["code"] == "400"

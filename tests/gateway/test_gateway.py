@@ -1,0 +1,155 @@
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound, ShuttingDown
+from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
+from dragoman.engines.base import Engine
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.gateway.gateway import Gateway
+from dragoman.gateway.meter import Meter
+
+
+class BrokenEngine(EchoEngine):
+    """Says one word and breaks: by the error that the prompt names, or by ending without its usage."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        assert isinstance(request.prompt, TextPrompt)
+        yield Delta(0, "Oh", [1])
+        match request.prompt.text:
+            case "engine":
+                raise EngineFailed("The engine stopped")
+            case "request":
+                raise BadRequest("The prompt is bad", "prompt")
+            case "defect":
+                raise ZeroDivisionError
+            case "endless":
+                await asyncio.Event().wait()
+
+
+class House:
+    """A gateway with one model, and its counts."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.registry = CollectorRegistry()
+        self.gateway = Gateway(Catalog([Deployment("echo", ("parrot",), engine)]), Meter(self.registry))
+
+    async def answer(self, *prompts: str, n: int = 1, model: str = "echo") -> list[Event]:
+        return [event async for event in self.gateway.generate(requests(prompts, n, model))]
+
+    def count(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(f"dragoman_{name}_total", {"model": "echo", **labels}) or 0.0
+
+
+def requests(prompts: Sequence[str], n: int = 1, model: str = "echo") -> list[GenerationRequest]:
+    return [GenerationRequest(model, TextPrompt(prompt), SamplingParams(), n=n) for prompt in prompts]
+
+
+def texts(events: Sequence[Event]) -> dict[int, str]:
+    said: dict[int, str] = {}
+    for event in events:
+        if isinstance(event, Delta):
+            said[event.index] = said.get(event.index, "") + event.text
+    return dict(sorted(said.items()))
+
+
+async def test_one_prompt_is_answered_with_the_engines_own_events() -> None:
+    engine = EchoEngine()
+    [request] = requests(["ab"], n=2)
+    assert await House(engine).answer("ab", n=2) == [event async for event in engine.generate(request)]
+
+
+async def test_choices_of_several_prompts_are_counted_prompt_by_prompt() -> None:
+    events = await House(EchoEngine()).answer("one", "two", "three", n=2)
+    assert texts(events) == {0: "one", 1: "one", 2: "two", 3: "two", 4: "three", 5: "three"}
+    assert sorted(event.index for event in events if isinstance(event, Finished)) == list(range(6))
+
+
+async def test_several_prompts_have_one_usage_at_the_end_and_it_is_their_sum() -> None:
+    events = await House(EchoEngine()).answer("one", "three", n=2)
+    assert [event for event in events if isinstance(event, Usage)] == [events[-1]]
+    assert events[-1] == Usage(prompt_tokens=3 + 5, completion_tokens=2 * (4 + 6), cached_tokens=0)
+
+
+async def test_more_prompts_than_fit_between_engine_and_client_are_all_answered() -> None:
+    prompts = [f"prompt {number}" for number in range(128)]
+    assert texts(await House(EchoEngine()).answer(*prompts)) == dict(enumerate(prompts))
+
+
+async def test_an_alias_is_counted_under_the_models_own_name() -> None:
+    house = House(EchoEngine())
+    assert texts(await house.answer("ab", model="parrot")) == {0: "ab"}
+    assert house.count("requests", result="ok") == 1
+
+
+async def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(ModelNotFound):
+        await House(EchoEngine()).answer("ab", model="other")
+
+
+@pytest.mark.parametrize("prompts", [["engine"], ["engine", "endless"], ["endless", "engine", "endless"]])
+async def test_an_error_of_one_prompt_ends_the_whole_request(prompts: list[str]) -> None:
+    house = House(BrokenEngine())
+    with pytest.raises(EngineFailed, match="The engine stopped"):
+        await asyncio.wait_for(house.answer(*prompts), 10)
+    assert house.count("requests", result="failed") == 1
+
+
+@pytest.mark.parametrize("prompts", [["defect"], ["defect", "endless"]])
+async def test_a_defect_of_the_engine_ends_the_whole_request(prompts: list[str]) -> None:
+    house = House(BrokenEngine())
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(house.answer(*prompts), 10)
+    assert house.count("requests", result="failed") == 1
+
+
+async def test_prompts_that_end_without_usage_leave_the_request_without_usage() -> None:
+    events = await asyncio.wait_for(House(BrokenEngine()).answer("silent", "silent"), 10)
+    assert events == [Delta(0, "Oh", [1]), Delta(1, "Oh", [1])]
+
+
+async def test_requests_and_tokens_are_counted() -> None:
+    house = House(EchoEngine())
+    await house.answer("one", "three")
+    await house.answer("ab", n=2)
+    assert house.count("requests", result="ok") == 2
+    assert house.count("prompt_tokens") == 3 + 5 + 2
+    assert house.count("completion_tokens") == 4 + 6 + 2 * 3
+
+
+async def test_a_request_that_fails_is_counted_with_the_tokens_it_had() -> None:
+    house = House(BrokenEngine())
+    for prompt, error in (("engine", EngineFailed), ("request", BadRequest)):
+        with pytest.raises(error):
+            await house.answer(prompt)
+    assert house.count("requests", result="failed") == 1
+    assert house.count("requests", result="refused") == 1
+    assert house.count("completion_tokens") == 2
+
+
+@pytest.mark.parametrize("prompts", [["a long prompt"], ["one", "two"]])
+async def test_closing_a_request_cancels_all_of_its_work(prompts: list[str]) -> None:
+    engine = EchoEngine()
+    house = House(engine)
+    async with contextlib.aclosing(house.gateway.generate(requests(prompts))) as events:
+        await anext(events)
+        assert (await engine.statistics()).running > 0
+    assert (await engine.statistics()).running == 0
+    assert house.count("requests", result="cancelled") == 1
+
+
+async def test_a_draining_gateway_refuses_new_requests_and_goes_on_with_old_ones() -> None:
+    house = House(EchoEngine())
+    old = house.gateway.generate(requests(["ab"]))
+    said = [await anext(old)]
+    house.gateway.drain()
+    with pytest.raises(ShuttingDown) as caught:
+        await house.answer("new")
+    assert caught.value.retry_after >= 1
+    said += [event async for event in old]
+    assert texts(said) == {0: "ab"}

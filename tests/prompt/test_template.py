@@ -1,0 +1,173 @@
+import re
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.request import Message, Role
+from dragoman.engines.llama.binding import Library, packaged_library
+from dragoman.engines.llama.model import Model
+from dragoman.engines.llama.sources import bundled
+from dragoman.prompt.template import CHATML, ChatTemplate
+
+ROLES: Sequence[Role] = ("system", "user", "assistant")
+MESSAGES = st.lists(st.builds(Message, st.sampled_from(ROLES), st.text()), min_size=1, max_size=5)
+USER = Message("user", "Hi")
+SYSTEM = Message("system", "Be brief.")
+
+WITHOUT_SYSTEM = """
+{%- for message in messages %}
+    {%- if message['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}
+    {{- '[' + message['role'] + '] ' + message['content'] }}
+{%- endfor %}"""
+
+ALTERNATING = """
+{%- for message in messages %}
+    {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('Conversation roles must alternate') }}
+    {%- endif %}
+    {{- message['content'] }}
+{%- endfor %}"""
+
+
+def render(source: str | None, *messages: Message) -> str:
+    return ChatTemplate(source, bos="<s>", eos="</s>").render(messages or [USER])
+
+
+def refused(source: str, *messages: Message) -> str:
+    with pytest.raises(BadRequest) as caught:
+        render(source, *messages)
+    assert caught.value.parameter == "messages"
+    return caught.value.message
+
+
+@given(MESSAGES)
+def test_without_a_template_a_conversation_is_written_as_chatml(messages: list[Message]) -> None:
+    turns = [f"<|im_start|>{message.role}\n{message.content}<|im_end|>\n" for message in messages]
+    assert render(None, *messages) == "".join(turns) + "<|im_start|>assistant\n"
+    assert render(CHATML, *messages) == render(None, *messages)
+
+
+def test_the_model_files_own_template_is_applied() -> None:
+    model = Model(Library(packaged_library()), bundled().path)
+    source = model.chat_template
+    model.close()
+    assert source is not None
+    assert render(source, SYSTEM, USER) == (
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    )
+    assert "named SmolLM" in render(source, USER)
+
+
+def test_a_template_sees_the_special_tokens_and_the_request_for_an_answer() -> None:
+    assert render("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ add_generation_prompt }}") == (
+        "<s>Hi</s>True"
+    )
+
+
+def test_a_template_sees_names_only_where_they_are_given() -> None:
+    source = "{% for message in messages %}{{ message.name | default('nobody') }} {% endfor %}"
+    assert render(source, Message("user", "Hi", "Ada"), USER) == "Ada nobody "
+
+
+def test_tools_and_documents_are_none_rather_than_undefined() -> None:
+    assert render("{{ tools is none and documents is none }}") == "True"
+
+
+def test_blocks_leave_no_line_breaks_or_indentation() -> None:
+    assert render("{% if true %}\n    {% set x = 1 %}\nkept\n{% endif %}\n") == "kept\n"
+
+
+def test_loops_can_be_continued_and_broken_off() -> None:
+    source = (
+        "{% for x in range(9) %}{% if x == 2 %}{% continue %}{% elif x == 5 %}{% break %}{% endif %}{{ x }}{% endfor %}"
+    )
+    assert render(source) == "0134"
+
+
+def test_tojson_writes_for_a_model_and_not_for_a_browser() -> None:
+    assert render("{{ {'a': '<ü>', 'b': [1, true]} | tojson }}") == '{"a": "<ü>", "b": [1, true]}'
+    assert render("{{ {'b': 1, 'a': 2} | tojson(indent=1, sort_keys=true) }}") == '{\n "a": 2,\n "b": 1\n}'
+    assert render("{{ 'ü' | tojson(ensure_ascii=true) }}") == '"\\u00fc"'
+
+
+def test_a_template_can_tell_the_date() -> None:
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", render("{{ strftime_now('%Y-%m-%d') }}"))
+
+
+@given(st.text())
+def test_what_a_message_says_is_never_taken_for_a_template(text: str) -> None:
+    content = f"{{{{ 7 * 7 }}}}{{% raw %}}{text}"
+    assert render("{{ messages[0].content }}", Message("user", content)) == content
+
+
+def test_a_refused_system_message_goes_in_front_of_the_first_user_message() -> None:
+    answer = Message("assistant", "Yes?")
+    assert render(WITHOUT_SYSTEM, SYSTEM, USER, answer, USER) == "[user] Be brief.\n\nHi[assistant] Yes?[user] Hi"
+    assert render(WITHOUT_SYSTEM, SYSTEM, USER, Message("system", "In French.")) == (
+        "[user] Be brief.\n\nIn French.\n\nHi"
+    )
+
+
+def test_a_system_message_no_user_message_can_take_is_refused() -> None:
+    assert "System role not supported" in refused(WITHOUT_SYSTEM, SYSTEM)
+
+
+def test_what_the_template_refuses_after_merging_is_refused() -> None:
+    assert render(ALTERNATING, SYSTEM, USER) == "Be brief.\n\nHi"
+    assert "Conversation roles must alternate" in refused(ALTERNATING, SYSTEM, USER, USER)
+    assert "Conversation roles must alternate" in refused(ALTERNATING, USER, USER)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ strftime_now.__globals__['json'] }}",
+        "{{ cycler.__init__.__globals__.os }}",
+        "{{ (messages | map(attribute='__class__') | list)[0].__mro__ }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update(role='system') }}",
+        "{% for x in range(10000000) %}{% endfor %}",
+        "{% include '/etc/passwd' %}",
+        "{% import 'os' as os %}",
+    ],
+)
+def test_a_template_cannot_leave_its_sandbox(source: str) -> None:
+    assert refused(source).startswith("The model's chat template cannot be applied: ")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages.__class__ }}",
+        "{{ raise_exception.__globals__ }}",
+        "{{ '{0.__class__}'.format(messages) }}",
+        "{{ messages[0].content.__class__ }}",
+    ],
+)
+def test_attributes_that_lead_out_of_the_sandbox_are_empty(source: str) -> None:
+    assert render(source) == ""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for message in messages %}",
+        "{{ messages[0].content ",
+        "{% nonsense %}",
+        "{{ messages[7].content }}",
+        "{{ messages[0].content + 1 }}",
+        "{{ 1 / 0 }}",
+        "{{ missing.attribute }}",
+        "{{ messages | nonsense }}",
+        "{{ messages | tojson(1, 2, 3, 4, 5) }}",
+        "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+    ],
+)
+def test_a_broken_template_fails_the_request_and_not_the_start(source: str) -> None:
+    template = ChatTemplate(source, bos="", eos="")
+    with pytest.raises(BadRequest, match="cannot be applied"):
+        template.render([USER])

@@ -1,0 +1,174 @@
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncGenerator, AsyncIterator
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.types import Message
+
+from dragoman.core.errors import EngineFailed
+from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.request import GenerationRequest
+from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.engines.base import Engine, EngineStatistics
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.server.app import App, build_app
+
+OPTIONS = ExchangeOptions(max_body_bytes=1000, keep_alive_seconds=60)
+ONCE = {"model": "echo", "prompt": "Once"}
+
+
+class LateEngine:
+    """The smallest engine: one letter to every request, once it is told that it is ready."""
+
+    context_length = None
+
+    def __init__(self) -> None:
+        self.ready = False
+        self.life: list[str] = []
+
+    async def start(self) -> None:
+        self.life.append("started")
+
+    async def close(self) -> None:
+        self.life.append("closed")
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        yield Delta(0, "A", [65])
+        if not self.ready:
+            raise EngineFailed("The engine stopped")
+        yield Finished(0, "stop")
+        yield Usage(1, 1, 1)
+
+    async def statistics(self) -> EngineStatistics:
+        if not self.ready:
+            raise EngineFailed("The engine is not running")
+        return EngineStatistics(1, 2, 3, 4, 5)
+
+
+def app_of(*deployments: tuple[str, Engine]) -> App:
+    catalog = Catalog([Deployment(name, (), engine) for name, engine in deployments])
+    return build_app(catalog, OPTIONS, metrics_directory=None)
+
+
+@contextlib.asynccontextmanager
+async def running(app: App) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of the app, between its start and its end."""
+    received: asyncio.Queue[Message] = asyncio.Queue(2)
+    sent: asyncio.Queue[Message] = asyncio.Queue(2)
+    life = asyncio.create_task(app({"type": "lifespan"}, received.get, sent.put))
+    await received.put({"type": "lifespan.startup"})
+    assert (await sent.get())["type"] == "lifespan.startup.complete"
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+        yield client
+    await received.put({"type": "lifespan.shutdown"})
+    assert (await sent.get())["type"] == "lifespan.shutdown.complete"
+    await life
+
+
+async def metric(client: httpx.AsyncClient, name: str, **labels: str) -> float | None:
+    response = await client.get("/metrics")
+    assert response.headers["content-type"].startswith("text/plain")
+    for family in text_string_to_metric_families(response.text):
+        for sample in family.samples:
+            if sample.name == f"dragoman_{name}" and sample.labels == labels:
+                return float(sample.value)
+    return None
+
+
+async def test_engines_are_started_and_closed_with_the_app() -> None:
+    first, second = LateEngine(), LateEngine()
+    async with running(app_of(("first", first), ("second", second))):
+        assert first.life == second.life == ["started"]
+    assert first.life == second.life == ["started", "closed"]
+
+
+async def test_the_server_is_healthy_before_it_is_ready() -> None:
+    engine = LateEngine()
+    async with running(app_of(("late", engine), ("echo", EchoEngine()))) as client:
+        assert (await client.get("/health")).json() == {"status": "ok"}
+        early = await client.get("/ready")
+        assert (early.status_code, early.json()) == (503, {"status": "loading", "models": ["late"]})
+        assert early.headers["retry-after"] == "1"
+        engine.ready = True
+        late = await client.get("/ready")
+        assert (late.status_code, late.json()) == (200, {"status": "ready"})
+
+
+async def test_metrics_count_requests_tokens_and_results() -> None:
+    async with running(app_of(("echo", EchoEngine()))) as client:
+        await client.post("/v1/completions", json=ONCE)
+        await client.post("/v1/completions", json=ONCE | {"prompt": ["one", "two"]})
+        await client.post("/v1/completions", json=ONCE | {"prompt": ""})
+        assert await metric(client, "requests_total", model="echo", result="ok") == 2
+        assert await metric(client, "requests_total", model="echo", result="refused") == 1
+        assert await metric(client, "prompt_tokens_total", model="echo") == 4 + 3 + 3
+        assert await metric(client, "completion_tokens_total", model="echo") == 5 + 4 + 4
+        assert await metric(client, "time_to_first_token_seconds_count", model="echo") == 2
+
+
+async def test_metrics_count_failures_and_cached_tokens() -> None:
+    engine = LateEngine()
+    async with running(app_of(("late", engine))) as client:
+        failed = await client.post("/v1/completions", json=ONCE | {"model": "late"})
+        assert failed.status_code == 500
+        engine.ready = True
+        assert (await client.post("/v1/completions", json=ONCE | {"model": "late"})).status_code == 200
+        assert await metric(client, "requests_total", model="late", result="failed") == 1
+        assert await metric(client, "cached_prompt_tokens_total", model="late") == 1
+
+
+async def test_metrics_show_the_state_of_every_engine_and_do_without_one_that_is_down() -> None:
+    engine = LateEngine()
+    async with running(app_of(("late", engine), ("echo", EchoEngine()))) as client:
+        assert await metric(client, "engine_up", model="late") == 0
+        assert await metric(client, "engine_up", model="echo") == 1
+        assert await metric(client, "kv_cells", model="late") is None
+        engine.ready = True
+        assert await metric(client, "engine_up", model="late") == 1
+        assert await metric(client, "kv_cells", model="late") == 5
+
+
+async def test_an_engine_that_fails_in_a_stream_ends_it_with_the_error_and_without_done() -> None:
+    async with running(app_of(("late", LateEngine()))) as client:
+        response = await client.post("/v1/completions", json=ONCE | {"model": "late", "stream": True})
+    assert response.status_code == 200
+    first, last, rest = response.text.split("\n\n")
+    assert json.loads(first.removeprefix("data: "))["choices"][0]["text"] == "A"
+    assert json.loads(last.removeprefix("data: ")) == {
+        "error": {
+            "message": "litellm.InternalServerError: The engine stopped",
+            "type": "internal_server_error",
+            "param": "None",
+            "code": "500",
+        }
+    }
+    assert rest == ""
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_draining_server_refuses_and_says_when_to_come_back(stream: bool) -> None:
+    app = app_of(("echo", EchoEngine()))
+    async with running(app) as client:
+        app.drain()
+        response = await client.post("/v1/completions", json=ONCE | {"stream": stream})
+        assert response.status_code == 503
+        assert int(response.headers["retry-after"]) >= 1
+        message = response.json()["error"]["message"]
+        assert message.startswith("litellm.ServiceUnavailableError: The server is shutting down")
+        assert (await client.get("/health")).status_code == 200
+
+
+async def test_the_limit_of_a_body_is_the_one_that_was_set() -> None:
+    async with running(app_of(("echo", EchoEngine()))) as client:
+        assert (await client.post("/v1/completions", json=ONCE | {"user": "x" * 1000})).status_code == 413
+
+
+async def test_paths_and_methods_that_are_not_served_are_told_in_json() -> None:
+    async with running(app_of(("echo", EchoEngine()))) as client:
+        assert (await client.get("/nowhere")).json() == {"detail": "Not Found"}
+        assert (await client.post("/health")).json() == {"detail": "Method Not Allowed"}
+        assert (await client.get("/health/")).json() == {"status": "ok"}

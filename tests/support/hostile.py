@@ -1,0 +1,163 @@
+"""Request bodies that no well-meaning client sends, and nearly right ones that reach deep into the server."""
+
+import json
+import random
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
+
+CONTENT_TYPES = ["application/json", "application/x-www-form-urlencoded", "text/plain; charset=utf-16", "image/png", ""]
+
+MEGABYTES_10 = 10**7
+
+SCALARS: list[Any] = [
+    *(None, True, False, 0, 1, -1, 2, 16, 17, 40.0, 40.5, -0.0, 0.5, 1.5, 1e-5, 5e-324, 1e-300, 1e308, -1e308),
+    *(2**31, 2**32, 2**53, 2**63 - 1, 2**63, 2**64 - 1, 2**64, -(2**63), -(2**63) - 1, 10**30, -(10**30), 10**400),
+    *(float("nan"), float("inf"), float("-inf")),
+    *("", " ", "a", "1", "NaN", "null", "true", "\x00", "\n", "\ud800", "\udfff\ud800", "𝔘𝔫𝔦", "e\u0301", "\u202e"),
+    *("<|im_start|>", "<|im_end|>", "<|im_start|>system\n", "{{ 7 * 7 }}", "{% for %}", "../../etc/passwd", "'; --"),
+]
+
+IN_RANGE: dict[str, list[Any]] = {
+    "temperature": [0, 1e-6, 1e-5, 0.7, 1, 2],
+    "top_p": [0, 1e-9, 0.5, 1],
+    "top_k": [-1, 0, 1, 40, 2**40],
+    "min_p": [0, 0.1, 1],
+    "repetition_penalty": [5e-324, 1e-300, 0.5, 1, 1.2, 1e300],
+    "presence_penalty": [-2, 0, 2],
+    "frequency_penalty": [-2, 0, 2],
+    "logit_bias": [{}, {"0": -100}, {"7": 100}, {"999999999": 1}, {str(token): 1 for token in range(1000)}],
+    "n": [1, 2, 16],
+    "best_of": [1, 2],
+    "seed": [-1, 0, 2**64 - 1],
+    "stop": ["a", ["a", "\n"], ["é" * 256] * 64],
+    "stop_token_ids": [[0], [256], [2**31], list(range(64))],
+    "max_tokens": [1, 4],
+    "max_completion_tokens": [1, 4],
+    "min_tokens": [0, 1, 4],
+    "ignore_eos": [True],
+    "include_stop_str_in_output": [True],
+    "skip_special_tokens": [False],
+    "spaces_between_special_tokens": [False],
+    "stream": [True],
+    "stream_options": [{"include_usage": True}],
+    "priority": [0, 255, 10**9],
+    "echo": [True],
+    "prompt": [["a", "b"], [1, 2], [[1], [2, 3]], ["a"] * 128, [[]], [""], [0] * 9000],
+    "messages": [[], [{}], [{"role": "tool", "content": "a"}], [{"role": "user", "content": ""}]],
+    "logprobs": [True, 5],
+    "tools": [[{"type": "function"}]],
+    "response_format": [{"type": "text"}, {"type": "json_object"}],
+    "suffix": ["", "a"],
+    "user": ["a"],
+}
+
+
+class HostileRequest(NamedTuple):
+    """What to post where."""
+
+    path: str
+    body: bytes
+    content_type: str
+
+
+def hostile_requests(seed: int, count: int, *, model: str, most_tokens: int) -> Iterator[HostileRequest]:
+    """Always the same `count` requests for one seed. Those that are answered have at most `most_tokens` a choice."""
+    chance = random.Random(seed)
+    for number in range(count):
+        path = chance.choice((CHAT, TEXT))
+        if number % 2000 == 1999:
+            body = _huge_body(chance, model)
+        elif chance.random() < 0.75:
+            body = json.dumps(_mutated(chance, model, most_tokens), ensure_ascii=chance.random() < 0.9).encode(
+                errors="surrogatepass"
+            )
+        else:
+            body = _broken(chance, json.dumps(_plain(chance, model)).encode())
+        yield HostileRequest(path, body, chance.choice(CONTENT_TYPES))
+
+
+def _plain(chance: random.Random, model: str) -> dict[str, Any]:
+    """A good body for both routes."""
+    text = chance.choice(("Hi", "Once upon a time", "日本語", "<|im_end|>", "a" * 300))
+    return {"model": model, "prompt": text, "messages": [{"role": "user", "content": text}], "max_tokens": 3}
+
+
+def _mutated(chance: random.Random, model: str, most_tokens: int) -> dict[str, Any]:
+    """A good body with a few fields replaced."""
+    body = _plain(chance, model)
+    for _ in range(chance.randint(1, 4)):
+        field = chance.choice(list(IN_RANGE))
+        body[field] = chance.choice(IN_RANGE[field]) if chance.random() < 0.6 else _value(chance)
+    if chance.random() < 0.1:
+        body["messages"] = [_message(chance) for _ in range(chance.randint(1, 3))]
+    if chance.random() < 0.1:
+        body[chance.choice(("model", "unknown", "\x00", "é", "__proto__"))] = _value(chance)
+    return _short(body, most_tokens)
+
+
+def _short(body: dict[str, Any], most_tokens: int) -> dict[str, Any]:
+    """The body with every length that would be accepted cut down."""
+    if body["max_tokens"] is None:
+        body["max_tokens"] = most_tokens
+    for field in ("max_tokens", "max_completion_tokens"):
+        sent = body.get(field)
+        if isinstance(sent, int | float) and most_tokens < sent < 2**64:
+            body[field] = most_tokens
+    return body
+
+
+def _message(chance: random.Random) -> Any:
+    message = {"role": chance.choice(("user", "system", "assistant", "developer")), "content": "Hi"}
+    return chance.choice((message, {**message, chance.choice(("role", "content", "name", "other")): _value(chance)}))
+
+
+def _value(chance: random.Random, depth: int = 0) -> Any:
+    """Anything JSON can say, and NaN, infinities and lone surrogates, which it cannot."""
+    kind = chance.random()
+    if kind < 0.7 or depth > 3:
+        return chance.choice(SCALARS)
+    if kind < 0.8:
+        return [_value(chance, depth + 1) for _ in range(chance.randint(0, 4))]
+    if kind < 0.9:
+        return {str(_value(chance, 4)): _value(chance, depth + 1) for _ in range(chance.randint(0, 3))}
+    if kind < 0.95:
+        return [chance.choice(SCALARS)] * chance.choice((65, 1025, 3000))
+    return chance.choice(("é", "語", "😀")) * chance.choice((256, 257, 50_000))
+
+
+def _broken(chance: random.Random, good: bytes) -> bytes:
+    """Not the JSON it was."""
+    place = chance.randrange(len(good))
+    deep = chance.choice((10, 500, 100_000))
+    return chance.choice(
+        (
+            b"",
+            b" \n\t",
+            good[:place],
+            good[place:],
+            good + good,
+            good[:place] + chance.randbytes(3) + good[place + 3 :],
+            good.replace(b"Hi", b"\xff\xfe").replace(b"Once", b"\xed\xa0\x80"),
+            good.replace(b"3", chance.choice((b"NaN", b"-Infinity", b"1e999", b"03", b"9" * 5000, b"0x10", b"+1"))),
+            good.replace(b'"', b"'"),
+            good.decode().encode("utf-16"),
+            b"\xef\xbb\xbf" + good,
+            good[:-1] + b', "other": ' + b"[" * deep + b"]" * deep + b"}",
+            good[:-1] + b', "messages": ' + b'[{"content":' * deep + b"1" + b"}]" * deep + b"}",
+            b"[" * deep,
+            b'{"a":' * deep,
+            chance.randbytes(chance.randint(1, 200)),
+            b"model=echo&prompt=Once",
+            chance.choice((b"null", b"[]", b"1", b'"a"', b"true", b"{}", b"[" + good + b"]")),
+            b"{" + good[1:-1] + b"," + good[1:],
+        )
+    )
+
+
+def _huge_body(chance: random.Random, model: str) -> bytes:
+    """Just below or above the limit of a body."""
+    text = "a" * chance.choice((MEGABYTES_10, 11 * 2**20))
+    body = {**_plain(chance, model), chance.choice(("prompt", "model", "stop", "user", "other")): text}
+    return json.dumps({**body, "messages": [{"role": "user", "content": text}]}).encode()
