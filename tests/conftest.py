@@ -1,11 +1,15 @@
 """Servers shared by all tests of a run: starting one costs more than most tests."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
 from tests.support.server import RunningServer, running_server
+
+# As the server does for its engine: models loaded in this process share the cores with other tests' servers.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Other tests' processes may hold the cores for a moment; that is no failure of the example at hand.
 settings.register_profile("dragoman", deadline=None)

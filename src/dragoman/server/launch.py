@@ -26,7 +26,7 @@ ECHO = "echo"
 _BACKLOG = 2048
 _EXIT_UNUSABLE = 2
 
-_SPIN_COUNT = "1000"
+_SPIN_COUNT = "10000"
 """Rounds an OpenMP thread spins before it sleeps; benchmarks/README.md has the measurement."""
 
 

@@ -35,7 +35,7 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Sequences that decode together."""
     threads: Annotated[int, Meta(ge=1, le=512)] | None = None
     """None: all cores. ggml has room for 512."""
-    step_tokens: Annotated[int, Meta(ge=16, le=MAX_COUNT)] = 256
+    step_tokens: Annotated[int, Meta(ge=16, le=MAX_COUNT)] = 512
     """Token budget of one step."""
     cached_cells: Annotated[int, Meta(ge=0, le=MAX_COUNT)] | None = None
     """KV cells kept for finished requests; None: a quarter of `context_cells`."""

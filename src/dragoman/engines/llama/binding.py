@@ -199,7 +199,10 @@ def packaged_library() -> Path:
     spec = importlib.util.find_spec("xllamacpp")
     if spec is None or spec.origin is None:
         raise LibraryError(f"llama.cpp is missing: the package {PINNED} is not installed; run `make setup`")
-    return next(Path(spec.origin).parent.glob("xllamacpp.*so"))
+    library = next(Path(spec.origin).parent.glob("xllamacpp.*so"), None)
+    if library is None:
+        raise LibraryError(f"llama.cpp is missing: the installed xllamacpp has no library; install {PINNED}")
+    return library
 
 
 class Library:

@@ -179,6 +179,8 @@ class LlamaEngine:
                 continue
             try:
                 await self._read_until_lost(reader, writer)
+            except EngineFailed as error:
+                _log.error("engine spoke nonsense, connecting anew", reason=error.message)
             finally:
                 self._connected.clear()
                 if self._connection is not None:

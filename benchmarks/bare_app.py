@@ -1,0 +1,67 @@
+"""The least a Starlette server can do for a chat completion: the peer of benchmarks.http.
+
+Started as `python -m benchmarks.bare_app RECORDING`. Prints its address on standard output when it is ready. It reads
+each request as JSON and answers with what is in the file RECORDING, streamed or not, under the same uvicorn settings
+as one of dragoman's workers.
+"""
+
+import socket
+import sys
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from dragoman.dialects import sse
+
+_BACKLOG = 2048
+
+
+class Recording(msgspec.Struct, frozen=True):
+    """What dragoman answered."""
+
+    completion: bytes
+    frames: list[bytes]
+    """Of the stream, one sent after the other."""
+
+
+class _Sent(msgspec.Struct, frozen=True):
+    messages: list[object]
+    stream: bool = False
+
+
+def build_app(recording: Recording) -> Starlette:
+    """An app that knows one answer."""
+    decode = msgspec.json.Decoder(_Sent).decode
+
+    async def frames() -> AsyncGenerator[bytes]:
+        for frame in recording.frames:
+            yield frame
+
+    async def chat(request: Request) -> Response:
+        if decode(await request.body()).stream:
+            return StreamingResponse(frames(), headers=sse.HEADERS)
+        return Response(recording.completion, media_type="application/json")
+
+    return Starlette(routes=[Route("/v1/chat/completions", chat, methods=["POST"])])
+
+
+def main() -> None:
+    """Serve until terminated."""
+    recording = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=Recording)
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(_BACKLOG)
+    host, port = listener.getsockname()
+    print(f"http://{host}:{port}", flush=True)
+    config = uvicorn.Config(build_app(recording), log_config=None, access_log=False, server_header=False)
+    uvicorn.Server(config).run([listener])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Clients that stream chat completions in a closed loop, and the times they see."""
+
+import asyncio
+import itertools
+import time
+from typing import NamedTuple
+
+import msgspec
+
+from benchmarks.connection import BadAnswer, Connection, json_post
+from benchmarks.workloads import Conversations, Prompt
+
+PATH = "/v1/chat/completions"
+COMPLETION_TOKENS = 48
+REQUEST_SECONDS = 300
+
+_SEPARATOR = b"\n\n"
+_PREFIX = b"data: "
+_DONE = b"[DONE]"
+
+
+class _Delta(msgspec.Struct, frozen=True):
+    content: str | None = None
+
+
+class _Choice(msgspec.Struct, frozen=True):
+    delta: _Delta
+
+
+class _Usage(msgspec.Struct, frozen=True):
+    completion_tokens: int
+    prompt_tokens: int
+
+
+class _Chunk(msgspec.Struct, frozen=True):
+    choices: list[_Choice]
+    usage: _Usage | None = None
+
+
+_decode = msgspec.json.Decoder(_Chunk).decode
+
+
+class Answer(NamedTuple):
+    """One streamed answer."""
+
+    seconds_to_first_token: float
+    """From before the connection was opened to the first chunk with text."""
+    seconds_between_tokens: list[float]
+    """Between chunks with text; a token without text is not seen."""
+    prompt_tokens: int
+    completion_tokens: int
+
+
+async def run_clients(url: str, model: str, conversations: Conversations) -> list[Answer]:
+    """All clients at once, each asking its next question when the last one is answered. Raises BadAnswer."""
+    answers = await asyncio.gather(*(_run_client(url, model, prompts) for prompts in conversations))
+    return list(itertools.chain.from_iterable(answers))
+
+
+async def _run_client(url: str, model: str, prompts: list[Prompt]) -> list[Answer]:
+    requests = [json_post(url, PATH, _completion_request(model, prompt)) for prompt in prompts]
+    return [await _ask(url, request) for request in requests]
+
+
+def _completion_request(model: str, prompt: Prompt) -> dict[str, object]:
+    return {
+        "model": model,
+        "messages": [
+            {"role": "system", "content": prompt.system},
+            {"role": "user", "content": prompt.question},
+        ],
+        "max_tokens": COMPLETION_TOKENS,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+
+
+async def _ask(url: str, request: bytes) -> Answer:
+    stream = _Stream()
+    try:
+        async with asyncio.timeout(REQUEST_SECONDS):
+            connection = await Connection.open(url)
+            try:
+                await connection.exchange(request, stream.feed)
+            finally:
+                connection.close()
+    except TimeoutError:
+        raise BadAnswer(f"a request took more than {REQUEST_SECONDS} seconds") from None
+    return stream.answer()
+
+
+class _Stream:
+    """Reads server-sent events and notes when each text came."""
+
+    def __init__(self) -> None:
+        self._began = time.perf_counter()
+        self._times: list[float] = []
+        self._unread = b""
+        self._usage: _Usage | None = None
+
+    def feed(self, body: bytes) -> None:
+        """Take the next bytes, wherever they were cut."""
+        now = time.perf_counter()
+        *events, self._unread = (self._unread + body).split(_SEPARATOR)
+        for event in events:
+            document = event.removeprefix(_PREFIX)
+            if document in (event, _DONE):
+                continue  # A comment, or the end.
+            chunk = _decode(document)
+            self._usage = chunk.usage or self._usage
+            if any(choice.delta.content for choice in chunk.choices):
+                self._times.append(now)
+
+    def answer(self) -> Answer:
+        """Raises BadAnswer unless it is complete."""
+        if self._usage is None or self._usage.completion_tokens != COMPLETION_TOKENS or not self._times:
+            raise BadAnswer(f"an answer of {COMPLETION_TOKENS} tokens was asked for, got {self._usage}")
+        gaps = [later - earlier for earlier, later in itertools.pairwise(self._times)]
+        return Answer(self._times[0] - self._began, gaps, self._usage.prompt_tokens, self._usage.completion_tokens)

@@ -1,0 +1,84 @@
+"""An HTTP/1.1 client that costs next to nothing: one exchange at a time, its body handed on as it comes.
+
+The clients share the machine with the servers they measure, so every microsecond spent here is taken from both.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Self, cast
+from urllib.parse import urlsplit
+
+import httptools
+import msgspec
+
+
+class BadAnswer(Exception):
+    """A server did not answer as the measurement needs it to."""
+
+
+class Connection(asyncio.Protocol):
+    """One TCP connection, kept alive as long as the server does."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._on_body: Callable[[bytes], None] = _ignore
+        self._answered: asyncio.Future[int] | None = None
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        """Connect to the host and port of `url`. Raises OSError or BadAnswer."""
+        address = urlsplit(url)
+        if address.hostname is None or address.port is None:
+            raise BadAnswer(f"a server gave {url} as its address, which has no host or no port")
+        _, connection = await asyncio.get_running_loop().create_connection(cls, address.hostname, address.port)
+        return connection
+
+    async def exchange(self, request: bytes, on_body: Callable[[bytes], None]) -> None:
+        """Send a whole request; give `on_body` the pieces of its answer's body. Raises BadAnswer unless it is a 200."""
+        assert self._transport is not None, "made by open()"
+        self._on_body = on_body
+        self._answered = asyncio.get_running_loop().create_future()
+        self._transport.write(request)
+        if (status := await self._answered) != 200:
+            raise BadAnswer(f"a server answered with status {status}")
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        self._parser.feed_data(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_exception(BadAnswer(f"a server hung up before its answer was complete: {exc}"))
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser."""
+        self._on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        if self._answered is not None and not self._answered.done():
+            self._answered.set_result(self._parser.get_status_code())
+
+
+def json_post(url: str, path: str, document: Mapping[str, object]) -> bytes:
+    """The bytes of a POST request to the server at `url`."""
+    body = msgspec.json.encode(document)
+    head = (
+        f"POST {path} HTTP/1.1\r\n"
+        f"Host: {urlsplit(url).netloc}\r\n"
+        "Content-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def _ignore(_body: bytes) -> None:
+    """Nothing was asked for yet."""

@@ -1,0 +1,231 @@
+"""dragoman's embedded engine beside llama.cpp's own server: same weights, same library, same settings, same run.
+
+    .venv/bin/python -m benchmarks.engine
+
+What is measured and how to read it: benchmarks/README.md.
+"""
+
+import argparse
+import contextlib
+import sys
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import uvloop
+
+from benchmarks import chat_load
+from benchmarks.connection import BadAnswer
+from benchmarks.figures import Bar, medians, milliseconds, percentile, table, write_json
+from benchmarks.llama_server import LlamaServerOptions
+from benchmarks.processes import Server, dragoman, end_servers_when_terminated, module_server
+from benchmarks.rewrite_weights import FORMATS, rewritten
+from benchmarks.stopwatch import OWN, Stopwatch
+from benchmarks.workloads import WORKLOADS, Conversations
+from dragoman.engines.llama.sources import bundled
+
+PARALLEL = 16
+CONTEXT_CELLS = 16384
+OURS = "dragoman"
+THEIRS = "llama-server"
+
+_MODELS_SECONDS = 30
+
+
+class Bars(NamedTuple):
+    """The least of ours / theirs in tokens/s, and of theirs / ours in the 95th percentile of the first token."""
+
+    tokens_per_second: Bar
+    first_token_p95: Bar | None
+
+
+_SHARED_BARS = {
+    "shipped": Bars(Bar(2.5), Bar(8)),
+    "q8_0": Bars(Bar(3), Bar(10)),
+    "q4_0": Bars(Bar(3), Bar(10)),
+}
+_OTHER_BARS = {"unshared": Bars(Bar(1), Bar(1)), "single": Bars(Bar(0.95), None)}
+
+
+class Round(msgspec.Struct, frozen=True):
+    """One server's figures in one round, or their medians. Times are in seconds, shares in cores."""
+
+    tokens_per_second: float
+    first_token_p50: float
+    first_token_p95: float
+    between_tokens_p50: float
+    prompt_tokens: float
+    """Of one request, on average."""
+    server_cores: float
+    idle_server_cores: float
+    """What the server that was not under load took meanwhile."""
+    client_cores: float
+    stranger_cores: float
+    """What anybody else on the machine took."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One workload. The keys are the servers' names."""
+
+    workload: str
+    weights: str
+    rounds: dict[str, list[Round]]
+    medians: dict[str, Round]
+    tokens_per_second_ratio: float
+    """Ours / theirs."""
+    first_token_p95_ratio: float
+    """Theirs / ours."""
+
+
+class Options(NamedTuple):
+    """The command line."""
+
+    rounds: int
+    requests: int
+    threads: int
+    workloads: list[str]
+    weights: str
+    model: Path
+    json: Path | None
+
+
+class Bench:
+    """Both servers, running, and what is asked of them."""
+
+    def __init__(self, servers: dict[str, Server], options: Options) -> None:
+        self._servers = servers
+        self._options = options
+        self._models = {name: _model_name(server.url) for name, server in servers.items()}
+
+    def warm_up(self) -> None:
+        """One short round each, so that nobody pays for a first time. Raises BadAnswer."""
+        for name in self._servers:
+            self._run(name, WORKLOADS["unshared"].for_round("warm-up", 1)[:2])
+
+    def measure(self, workload: str) -> Result:
+        """All rounds of one workload, the servers taking turns. Raises BadAnswer."""
+        rounds: dict[str, list[Round]] = {name: [] for name in self._servers}
+        for number in range(self._options.rounds):
+            conversations = WORKLOADS[workload].for_round(f"{workload} {number}", self._options.requests)
+            for name, done in rounds.items():
+                done.append(self._run(name, conversations))
+                rate = done[-1].tokens_per_second
+                print(f"{workload}, round {number + 1}: {name} {rate:.1f} tokens/s", file=sys.stderr)
+        ours, theirs = medians(rounds[OURS]), medians(rounds[THEIRS])
+        if ours.prompt_tokens != theirs.prompt_tokens:
+            raise BadAnswer(f"the prompts differ: {ours.prompt_tokens} tokens here, {theirs.prompt_tokens} there")
+        return Result(
+            workload,
+            self._options.weights,
+            rounds,
+            {OURS: ours, THEIRS: theirs},
+            ours.tokens_per_second / theirs.tokens_per_second,
+            theirs.first_token_p95 / ours.first_token_p95,
+        )
+
+    def _run(self, name: str, conversations: Conversations) -> Round:
+        url, model = self._servers[name].url, self._models[name]
+        with Stopwatch(self._servers) as watch:
+            answers = uvloop.run(chat_load.run_clients(url, model, conversations))
+        first = [answer.seconds_to_first_token for answer in answers]
+        between = [gap for answer in answers for gap in answer.seconds_between_tokens]
+        return Round(
+            tokens_per_second=sum(answer.completion_tokens for answer in answers) / watch.seconds,
+            first_token_p50=percentile(first, 50),
+            first_token_p95=percentile(first, 95),
+            between_tokens_p50=percentile(between, 50),
+            prompt_tokens=sum(answer.prompt_tokens for answer in answers) / len(answers),
+            server_cores=watch.cores[name],
+            idle_server_cores=sum(cores for other, cores in watch.cores.items() if other not in (name, OWN)),
+            client_cores=watch.cores[OWN],
+            stranger_cores=watch.stranger_cores,
+        )
+
+
+def _model_name(url: str) -> str:
+    with urllib.request.urlopen(f"{url}/v1/models", timeout=_MODELS_SECONDS) as response:
+        return str(msgspec.json.decode(response.read())["data"][0]["id"])
+
+
+def _report(result: Result) -> str:
+    bars = _SHARED_BARS[result.weights] if result.workload == "shared" else _OTHER_BARS[result.workload]
+    rows = [
+        ("", "tokens/s", "first token p50", "p95", "between tokens p50"),
+        *((name, *_times(figures)) for name, figures in result.medians.items()),
+    ]
+    cores = [
+        ("cores", "server", "idle server", "clients", "strangers"),
+        *((name, *_cores(figures)) for name, figures in result.medians.items()),
+    ]
+    prompt_tokens = result.medians[OURS].prompt_tokens
+    lines = [
+        f"{result.workload}: {WORKLOADS[result.workload].description}; {prompt_tokens:.0f} prompt tokens",
+        table(rows),
+        table(cores),
+        _ratio_line("tokens/s, ours / theirs", result.tokens_per_second_ratio, bars.tokens_per_second),
+        _ratio_line("first token p95, theirs / ours", result.first_token_p95_ratio, bars.first_token_p95),
+    ]
+    return "\n".join(lines)
+
+
+def _times(figures: Round) -> tuple[str, ...]:
+    times = (figures.first_token_p50, figures.first_token_p95, figures.between_tokens_p50)
+    return (f"{figures.tokens_per_second:.1f}", *map(milliseconds, times))
+
+
+def _cores(figures: Round) -> tuple[str, ...]:
+    cores = (figures.server_cores, figures.idle_server_cores, figures.client_cores, figures.stranger_cores)
+    return tuple(f"{core:.3f}" for core in cores)
+
+
+def _ratio_line(label: str, ratio: float, bar: Bar | None) -> str:
+    return f"  {label}: {ratio:.2f}" + (f" ({bar.verdict(ratio)})" if bar else "")
+
+
+def _parse() -> Options:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3, help="of each server (default: 3)")
+    parser.add_argument("--requests", type=int, default=3, help="of each client in a round (default: 3)")
+    parser.add_argument("--threads", type=int, default=2, help="of either engine (default: 2)")
+    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="default: %(default)s")
+    parser.add_argument("--weights", choices=["shipped", *FORMATS], default="shipped", help="default: as shipped")
+    parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model)")
+    parser.add_argument("--json", type=Path, help="file for the results of every round")
+    given = parser.parse_args()
+    workloads = given.workloads.split(",")
+    if unknown := [name for name in workloads if name not in WORKLOADS]:
+        parser.error(f"unknown workload {unknown[0]}; there are {', '.join(WORKLOADS)}")
+    if min(given.rounds, given.requests, given.threads) < 1:
+        parser.error("--rounds, --requests and --threads must be at least 1")
+    model = given.model or bundled().path
+    return Options(given.rounds, given.requests, given.threads, workloads, given.weights, model, given.json)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _parse()
+    end_servers_when_terminated()
+    model = options.model if options.weights == "shipped" else rewritten(options.model, options.weights)
+    sizes = {"parallel": PARALLEL, "context-cells": CONTEXT_CELLS, "threads": options.threads}
+    ours = [str(model), *(part for name, value in sizes.items() for part in (f"--{name}", str(value)))]
+    theirs = LlamaServerOptions(str(model), CONTEXT_CELLS, PARALLEL, options.threads)
+    with contextlib.ExitStack() as stack:
+        servers = {
+            OURS: stack.enter_context(dragoman(*ours)),
+            THEIRS: stack.enter_context(module_server("benchmarks.llama_server", msgspec.json.encode(theirs).decode())),
+        }
+        bench = Bench(servers, options)
+        bench.warm_up()
+        results = [bench.measure(workload) for workload in options.workloads]
+    print(f"{model.name}: medians of {options.rounds} rounds, {options.requests} requests a client, ", end="")
+    print(f"{chat_load.COMPLETION_TOKENS} tokens each, {options.threads} threads, {PARALLEL} in parallel\n")
+    print("\n\n".join(map(_report, results)))
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BadAnswer as error:
+        sys.exit(f"benchmarks.engine: {error}")

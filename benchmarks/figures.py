@@ -1,0 +1,56 @@
+"""From single measurements to the figures that are printed."""
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import msgspec
+import numpy as np
+
+Figures = TypeVar("Figures", bound=msgspec.Struct)
+
+
+class Bar(NamedTuple):
+    """The least that a ratio should be."""
+
+    least: float
+
+    def verdict(self, ratio: float) -> str:
+        """In words, to stand beside the ratio."""
+        return f"bar {self.least:g}: {'met' if ratio >= self.least else 'MISSED'}"
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    """Linear between neighbours; not a number when there are no values."""
+    return float(np.percentile(values, percent)) if values else math.nan
+
+
+def medians(rounds: Sequence[Figures]) -> Figures:
+    """Field by field the median over the rounds, in the same struct, all of whose fields are numbers."""
+    kind = type(rounds[0])
+    return kind(**{name: statistics.median(getattr(one, name) for one in rounds) for name in kind.__struct_fields__})
+
+
+def milliseconds(seconds: float) -> str:
+    """For people."""
+    return f"{seconds * 1000:,.1f} ms" if seconds < 0.1 else f"{seconds * 1000:,.0f} ms"
+
+
+def table(rows: Iterable[Sequence[str]]) -> str:
+    """Lines of columns, all but the first aligned to the right."""
+    cells = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = []
+    for first, *others in cells:
+        columns = [first.ljust(widths[0])]
+        columns += [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  " + "   ".join(columns).rstrip())
+    return "\n".join(lines)
+
+
+def write_json(path: Path | None, results: object) -> None:
+    """Keep the results for a program to read, if a file was asked for."""
+    if path is not None:
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")

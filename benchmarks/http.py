@@ -1,0 +1,239 @@
+"""What dragoman's HTTP side costs: the echo engine beside a bare Starlette handler that gives the same answers.
+
+    .venv/bin/python -m benchmarks.http
+
+What is measured and how to read it: benchmarks/README.md.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import uvloop
+
+from benchmarks.bare_app import Recording
+from benchmarks.connection import BadAnswer, Connection, json_post
+from benchmarks.figures import medians, milliseconds, percentile, table, write_json
+from benchmarks.processes import Server, dragoman, end_servers_when_terminated, module_server
+from benchmarks.stopwatch import OWN, Stopwatch
+
+CONNECTIONS = 16
+STREAM_TOKENS = 256
+OURS = "dragoman"
+THEIRS = "bare Starlette"
+
+_PATH = "/v1/chat/completions"
+_FRAME_END = b"\n\n"
+_WARM_UP_SECONDS = 1.0
+_ROUND_SECONDS_AT_MOST = 120
+
+
+def _request(content: str) -> dict[str, object]:
+    return {"model": "echo", "messages": [{"role": "user", "content": content}]}
+
+
+_BODY = _request("ping")
+# The echo engine's tokens are bytes; only a message at least as long as the answer gives text in each of them.
+_STREAM_BODY = {**_request("x" * STREAM_TOKENS), "max_tokens": STREAM_TOKENS, "stream": True}
+
+
+class Kind(NamedTuple):
+    """One way of answering."""
+
+    description: str
+    body: dict[str, object]
+    unit: str
+    units: int
+    """In one answer."""
+
+
+KINDS = {
+    "completions": Kind(f"{CONNECTIONS} keep-alive connections, not streamed", _BODY, "requests/s", 1),
+    "streams": Kind(
+        f"{CONNECTIONS} keep-alive connections, streams of {STREAM_TOKENS} tokens",
+        _STREAM_BODY,
+        "tokens/s",
+        STREAM_TOKENS,
+    ),
+}
+
+
+class Round(msgspec.Struct, frozen=True):
+    """One server's figures in one round, or their medians. Times are in seconds, shares in cores."""
+
+    rate: float
+    """In the kind's unit."""
+    latency_p50: float
+    """Of a whole answer."""
+    latency_p99: float
+    server_cores: float
+    client_cores: float
+    stranger_cores: float
+    """What anybody else on the machine took."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One kind. The keys are the servers' names."""
+
+    kind: str
+    rounds: dict[str, list[Round]]
+    medians: dict[str, Round]
+    rate_ratio: float
+    """Ours / theirs."""
+    server_time_ratio: float
+    """Processor time for one answer, ours / theirs."""
+
+
+async def _answers(url: str, body: dict[str, object], connections: int, seconds: float) -> list[float]:
+    """The seconds each answer took, of closed loops that begin no answer after `seconds`."""
+    request = json_post(url, _PATH, body)
+    deadline = time.perf_counter() + seconds
+    loops = (_closed_loop(url, request, deadline) for _ in range(connections))
+    try:
+        async with asyncio.timeout(seconds + _ROUND_SECONDS_AT_MOST):
+            return list(itertools.chain.from_iterable(await asyncio.gather(*loops)))
+    except TimeoutError:
+        raise BadAnswer(f"answers were still missing {_ROUND_SECONDS_AT_MOST} seconds after the round") from None
+
+
+async def _closed_loop(url: str, request: bytes, deadline: float) -> list[float]:
+    latencies = []
+    received = 0
+    sizes = set()
+
+    def count(body: bytes) -> None:
+        nonlocal received
+        received += len(body)
+
+    connection = await Connection.open(url)
+    try:
+        while (began := time.perf_counter()) < deadline:
+            received = 0
+            await connection.exchange(request, count)
+            latencies.append(time.perf_counter() - began)
+            sizes.add(received)
+    finally:
+        connection.close()
+    if len(sizes) > 1:
+        raise BadAnswer(f"the same question got answers of {sorted(sizes)} bytes")
+    return latencies
+
+
+async def _answer(url: str, body: dict[str, object]) -> bytes:
+    pieces: list[bytes] = []
+    connection = await Connection.open(url)
+    try:
+        async with asyncio.timeout(_ROUND_SECONDS_AT_MOST):
+            await connection.exchange(json_post(url, _PATH, body), pieces.append)
+    finally:
+        connection.close()
+    return b"".join(pieces)
+
+
+async def _record(url: str) -> Recording:
+    """What the peer is to answer."""
+    completion = await _answer(url, _BODY)
+    stream = await _answer(url, _STREAM_BODY)
+    frames = [frame + _FRAME_END for frame in stream.split(_FRAME_END) if frame]
+    if len(frames) < STREAM_TOKENS:
+        raise BadAnswer(f"a stream of {STREAM_TOKENS} tokens came in {len(frames)} frames")
+    return Recording(completion, frames)
+
+
+def _measure(name: str, servers: dict[str, Server], rounds: int, seconds: float) -> Result:
+    """All rounds of one kind, the servers taking turns."""
+    kind = KINDS[name]
+    done: dict[str, list[Round]] = {side: [] for side in servers}
+    for number in range(rounds):
+        for side in servers:
+            done[side].append(_run(side, servers, kind, seconds))
+            print(f"{name}, round {number + 1}: {side} {done[side][-1].rate:,.0f} {kind.unit}", file=sys.stderr)
+    ours, theirs = medians(done[OURS]), medians(done[THEIRS])
+    return Result(
+        name,
+        done,
+        {OURS: ours, THEIRS: theirs},
+        ours.rate / theirs.rate,
+        (ours.server_cores / ours.rate) / (theirs.server_cores / theirs.rate),
+    )
+
+
+def _run(side: str, servers: dict[str, Server], kind: Kind, seconds: float) -> Round:
+    with Stopwatch(servers) as watch:
+        latencies = uvloop.run(_answers(servers[side].url, kind.body, CONNECTIONS, seconds))
+    return Round(
+        rate=len(latencies) * kind.units / watch.seconds,
+        latency_p50=percentile(latencies, 50),
+        latency_p99=percentile(latencies, 99),
+        server_cores=watch.cores[side],
+        client_cores=watch.cores[OWN],
+        stranger_cores=watch.stranger_cores,
+    )
+
+
+def _report(result: Result) -> str:
+    kind = KINDS[result.kind]
+    rows = [
+        ("", kind.unit, "answer p50", "p99", "server time per answer"),
+        *((side, *_times(figures, kind)) for side, figures in result.medians.items()),
+    ]
+    cores = [
+        ("cores", "server", "clients", "strangers"),
+        *((side, *_cores(figures)) for side, figures in result.medians.items()),
+    ]
+    lines = [
+        f"{result.kind}: {kind.description}",
+        table(rows),
+        table(cores),
+        f"  {kind.unit}, ours / theirs: {result.rate_ratio:.2f}",
+        f"  server time per answer, ours / theirs: {result.server_time_ratio:.2f}",
+    ]
+    return "\n".join(lines)
+
+
+def _times(figures: Round, kind: Kind) -> tuple[str, ...]:
+    server_seconds = figures.server_cores / figures.rate * kind.units
+    times = (figures.latency_p50, figures.latency_p99)
+    return (f"{figures.rate:,.0f}", *map(milliseconds, times), f"{server_seconds * 1e6:,.0f} µs")
+
+
+def _cores(figures: Round) -> tuple[str, ...]:
+    return tuple(f"{core:.2f}" for core in (figures.server_cores, figures.client_cores, figures.stranger_cores))
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.http", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3, help="of each server (default: 3)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a round (default: 5)")
+    parser.add_argument("--json", type=Path, help="file for the results of every round")
+    options = parser.parse_args()
+    if options.rounds < 1 or options.seconds <= 0:
+        parser.error("--rounds must be at least 1, --seconds above 0")
+    end_servers_when_terminated()
+    with contextlib.ExitStack() as stack:
+        ours = stack.enter_context(dragoman("echo", "--workers", "1"))
+        recording = Path(stack.enter_context(tempfile.TemporaryDirectory()), "recording")
+        recording.write_bytes(msgspec.msgpack.encode(uvloop.run(_record(ours.url))))
+        theirs = stack.enter_context(module_server("benchmarks.bare_app", str(recording)))
+        servers = {OURS: ours, THEIRS: theirs}
+        for kind, side in itertools.product(KINDS.values(), servers):
+            _run(side, servers, kind, _WARM_UP_SECONDS)
+        results = [_measure(name, servers, options.rounds, options.seconds) for name in KINDS]
+    print(f"Medians of {options.rounds} rounds of {options.seconds:g} seconds\n")
+    print("\n\n".join(map(_report, results)))
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BadAnswer as error:
+        sys.exit(f"benchmarks.http: {error}")

@@ -1,0 +1,62 @@
+"""The servers under measurement, each in processes of its own, ended by its handle."""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tests.support.server import running_server
+
+START_SECONDS = 120
+STOP_SECONDS = 20
+
+
+class Server(NamedTuple):
+    """A running server."""
+
+    url: str
+    process_id: int
+
+
+@contextlib.contextmanager
+def dragoman(*arguments: str) -> Iterator[Server]:
+    """`dragoman serve ARGUMENTS`, as a user starts it, but without a log line for each request."""
+    with running_server(*arguments, environment={"DRAGOMAN_LOG_LEVEL": "warning"}) as server:
+        yield Server(server.url, server.process.pid)
+
+
+@contextlib.contextmanager
+def module_server(module: str, *arguments: str) -> Iterator[Server]:
+    """`python -m MODULE ARGUMENTS`, whose first line on standard output is its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    guard = threading.Timer(START_SECONDS, process.kill)
+    guard.start()
+    try:
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        guard.cancel()
+        if not url:
+            raise RuntimeError(f"{module} ended with status {process.wait(STOP_SECONDS)} before it said where it is")
+        yield Server(url, process.pid)
+    finally:
+        guard.cancel()
+        _end(process)
+
+
+def end_servers_when_terminated() -> None:
+    """Let SIGTERM unwind this process as Ctrl-C does, so that it leaves no server behind."""
+    signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()

@@ -1,0 +1,194 @@
+"""How much of an engine step is not llama.cpp: choosing, filling the batch, sampling, publishing.
+
+    .venv/bin/python -m benchmarks.step
+
+What is measured and how to read it: benchmarks/README.md.
+"""
+
+import argparse
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from benchmarks.figures import milliseconds, table, write_json
+from benchmarks.stopwatch import Stopwatch
+from benchmarks.workloads import text
+from dragoman.core.events import Finished
+from dragoman.core.request import SamplingParams
+from dragoman.engines.llama.backend import ContextOptions, LlamaBackend
+from dragoman.engines.llama.batcher import Batcher
+from dragoman.engines.llama.binding import Library, packaged_library
+from dragoman.engines.llama.model import Model
+from dragoman.engines.llama.scheduler import largest_step
+from dragoman.engines.llama.sequence import Job
+from dragoman.engines.llama.sources import bundled
+
+PROMPT_WORDS = 40
+CONTEXT_CELLS = 16384
+STEP_TOKENS = 256
+HIGHEST_OVERHEAD = 0.08
+
+# 32 times the longest prompts and answers still fit into the cells.
+MOST_SEQUENCES = 32
+MOST_STEPS = 400
+
+_SAMPLINGS = {
+    "temperature 0": SamplingParams(temperature=0.0, ignore_eos=True),
+    "temperature 1, top_p 0.9": SamplingParams(temperature=1.0, top_p=0.9, ignore_eos=True),
+}
+
+
+class TimedLibrary(Library):
+    """llama.cpp, with the time spent in llama_decode added up."""
+
+    llama_decode: Callable[..., int]
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.decode_seconds = 0.0
+        decode = self.llama_decode
+
+        def timed(*arguments: object) -> int:
+            began = time.perf_counter()
+            status = decode(*arguments)
+            self.decode_seconds += time.perf_counter() - began
+            return status
+
+        self.llama_decode = timed
+
+
+class Step(NamedTuple):
+    """One step's times in seconds."""
+
+    whole: float
+    decode: float
+
+    @property
+    def overhead(self) -> float:
+        """The share of the step that is not llama_decode."""
+        return 1 - self.decode / self.whole
+
+
+class Options(NamedTuple):
+    """The command line."""
+
+    model: Path
+    steps: int
+    sequences: int
+    threads: int
+    json: Path | None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """Medians over the steps of one way of sampling."""
+
+    sampling: str
+    sequences: int
+    step_seconds: float
+    decode_seconds: float
+    overhead: float
+    stranger_cores: float
+    """What anybody else on the machine took."""
+
+
+def measure(library: TimedLibrary, model: Model, name: str, options: Options) -> Result:
+    """Steps in which all sequences decode."""
+    backend = LlamaBackend(
+        model, ContextOptions(CONTEXT_CELLS, largest_step(options.sequences, STEP_TOKENS), options.threads)
+    )
+    try:
+        batcher = Batcher(
+            backend,
+            model.vocabulary,
+            parallel=options.sequences,
+            step_tokens=STEP_TOKENS,
+            finished_cells=CONTEXT_CELLS // 4,
+        )
+        _fill(batcher, model, _SAMPLINGS[name], options)
+        with Stopwatch({}) as watch:
+            taken = [_timed_step(library, batcher) for _ in range(options.steps)]
+    finally:
+        backend.close()
+    return Result(
+        name,
+        options.sequences,
+        statistics.median(step.whole for step in taken),
+        statistics.median(step.decode for step in taken),
+        statistics.median(step.overhead for step in taken),
+        watch.stranger_cores,
+    )
+
+
+def _fill(batcher: Batcher, model: Model, sampling: SamplingParams, options: Options) -> None:
+    """Bring all sequences past their prompts."""
+    source = random.Random("step")
+    prompts = [model.vocabulary.tokenize(text(source, PROMPT_WORDS)) for _ in range(options.sequences)]
+    prefill_steps = sum(map(len, prompts))  # More than there can be: every step computes a token at least.
+    for number, prompt in enumerate(prompts):
+        batcher.add(Job((0, number), prompt, sampling, prefill_steps + options.steps), 1, number)
+    for _ in range(prefill_steps):
+        batcher.step()
+        if sum(sequence.pending == 1 for sequence in batcher.scheduler.running) == options.sequences:
+            return
+    raise RuntimeError("the sequences never decoded together")
+
+
+def _timed_step(library: TimedLibrary, batcher: Batcher) -> Step:
+    library.decode_seconds = 0.0
+    began = time.perf_counter()
+    outcomes = batcher.step()
+    whole = time.perf_counter() - began
+    if any(isinstance(outcome.event, Finished) for outcome in outcomes):
+        raise RuntimeError("a sequence ended before the measurement did")
+    return Step(whole, library.decode_seconds)
+
+
+def _report(results: list[Result]) -> str:
+    rows = [("", "step", "llama_decode", "overhead", f"bar {HIGHEST_OVERHEAD:.0%}", "strangers' cores")]
+    rows += [
+        (
+            result.sampling,
+            milliseconds(result.step_seconds),
+            milliseconds(result.decode_seconds),
+            f"{result.overhead:.1%}",
+            "met" if result.overhead <= HIGHEST_OVERHEAD else "MISSED",
+            f"{result.stranger_cores:.2f}",
+        )
+        for result in results
+    ]
+    return table(rows)
+
+
+def _parse() -> Options:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=200, help="measured of each kind (default: 200)")
+    parser.add_argument("--sequences", type=int, default=16, help="that decode together (default: 16)")
+    parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
+    parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model)")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    given = parser.parse_args()
+    if not 1 <= given.steps <= MOST_STEPS or not 1 <= given.sequences <= MOST_SEQUENCES or given.threads < 1:
+        parser.error(f"--steps goes from 1 to {MOST_STEPS}, --sequences to {MOST_SEQUENCES}, --threads from 1")
+    return Options(given.model or bundled().path, given.steps, given.sequences, given.threads, given.json)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _parse()
+    library = TimedLibrary(packaged_library())
+    model = Model(library, options.model)
+    results = [measure(library, model, name, options) for name in _SAMPLINGS]
+    model.close()
+    print(f"{options.model.name}: medians of {options.steps} steps, ", end="")
+    print(f"{options.sequences} sequences, {options.threads} threads\n")
+    print(_report(results))
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    main()

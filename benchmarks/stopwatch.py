@@ -1,0 +1,68 @@
+"""Time, and who took how much of the processor meanwhile."""
+
+import math
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from benchmarks.processes import Server
+
+OWN = ""
+"""Stands for this process beside the servers' names."""
+
+
+class Stopwatch:
+    """Measures its block. Everything but `seconds` is not a number where there is no /proc."""
+
+    def __init__(self, servers: Mapping[str, Server]) -> None:
+        self._process_ids = {name: server.process_id for name, server in servers.items()}
+        self.seconds = 0.0
+        self.cores: dict[str, float] = {}
+        """What each server and, as OWN, this process took; 1.0 is one core all the time."""
+        self.stranger_cores = 0.0
+        """What anybody else on the machine took, or a hypervisor for another one: above 0.1, measure again."""
+
+    def __enter__(self) -> Self:
+        self._cpu_before = self._cpu()
+        self._machine_before = _machine_cpu_seconds()
+        self._began = time.perf_counter()
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.seconds = time.perf_counter() - self._began
+        taken = {name: now - self._cpu_before[name] for name, now in self._cpu().items()}
+        self.cores = {name: seconds / self.seconds for name, seconds in taken.items()}
+        machine = _machine_cpu_seconds() - self._machine_before
+        self.stranger_cores = max(0.0, (machine - sum(taken.values())) / self.seconds)
+
+    def _cpu(self) -> dict[str, float]:
+        servers = {name: _cpu_seconds(process_id) for name, process_id in self._process_ids.items()}
+        return {OWN: time.process_time(), **servers}
+
+
+def _cpu_seconds(process_id: int) -> float:
+    """Processor time that the process and its living descendants took."""
+    try:
+        fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+        tasks = list(Path(f"/proc/{process_id}/task").iterdir())
+        children = [child for task in tasks for child in task.joinpath("children").read_text().split()]
+    except OSError:
+        return math.nan
+    user, system = map(int, fields[11:13])  # Fields 14 and 15 of proc(5); the first two are cut off.
+    return (user + system) / os.sysconf("SC_CLK_TCK") + sum(_cpu_seconds(int(child)) for child in children)
+
+
+def _machine_cpu_seconds() -> float:
+    """Processor time that was not idle, on all cores."""
+    try:
+        with Path("/proc/stat").open() as statistics:
+            fields = statistics.readline().split()
+    except OSError:
+        return math.nan
+    user, nice, system, _idle, _waiting, interrupts, soft_interrupts, stolen = map(int, fields[1:9])
+    return (user + nice + system + interrupts + soft_interrupts + stolen) / os.sysconf("SC_CLK_TCK")
