@@ -27,15 +27,17 @@ from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.scheduler import largest_step
 from dragoman.engines.llama.sequence import Job
 from dragoman.engines.llama.sources import bundled
+from dragoman.server.settings import EngineSettings
 
 PROMPT_WORDS = 40
-CONTEXT_CELLS = 16384
-STEP_TOKENS = 256
 HIGHEST_OVERHEAD = 0.08
 
 # 32 times the longest prompts and answers still fit into the cells.
 MOST_SEQUENCES = 32
 MOST_STEPS = 400
+
+_ENGINE = EngineSettings()
+"""The defaults a user has."""
 
 _SAMPLINGS = {
     "temperature 0": SamplingParams(temperature=0.0, ignore_eos=True),
@@ -99,15 +101,16 @@ class Result(msgspec.Struct, frozen=True):
 def measure(library: TimedLibrary, model: Model, name: str, options: Options) -> Result:
     """Steps in which all sequences decode."""
     backend = LlamaBackend(
-        model, ContextOptions(CONTEXT_CELLS, largest_step(options.sequences, STEP_TOKENS), options.threads)
+        model,
+        ContextOptions(_ENGINE.context_cells, largest_step(options.sequences, _ENGINE.step_tokens), options.threads),
     )
     try:
         batcher = Batcher(
             backend,
             model.vocabulary,
             parallel=options.sequences,
-            step_tokens=STEP_TOKENS,
-            finished_cells=CONTEXT_CELLS // 4,
+            step_tokens=_ENGINE.step_tokens,
+            finished_cells=_ENGINE.context_cells // 4,
         )
         _fill(batcher, model, _SAMPLINGS[name], options)
         with Stopwatch({}) as watch:
@@ -167,7 +170,9 @@ def _report(results: list[Result]) -> str:
 def _parse() -> Options:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=200, help="measured of each kind (default: 200)")
-    parser.add_argument("--sequences", type=int, default=16, help="that decode together (default: 16)")
+    parser.add_argument(
+        "--sequences", type=int, default=_ENGINE.parallel, help="that decode together (default: %(default)s)"
+    )
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
     parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model)")
     parser.add_argument("--json", type=Path, help="file for the results")
