@@ -51,15 +51,8 @@ class Gateway:
         measurement.end("ok")
 
 
-async def _run(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
-    if len(requests) == 1:
-        async with contextlib.aclosing(engine.generate(requests[0])) as events:
-            async for event in events:
-                yield event
-        return
-    async with contextlib.aclosing(_run_together(engine, requests)) as events:
-        async for event in events:
-            yield event
+def _run(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+    return engine.generate(requests[0]) if len(requests) == 1 else _run_together(engine, requests)
 
 
 async def _run_together(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:

@@ -52,18 +52,18 @@ class PrefixCache:
     def match(self, tokens: TokenArray, running: Iterable[Sequence]) -> Match:
         """The best source for `tokens`, whose last token is never shared: its logits must be computed."""
         wanted = tokens[:-1]
-        best = Match(None, NO_CELLS, 0)
+        source, cells, promised = None, NO_CELLS, 0
         for entry in self._finished:
             length = _common_prefix(wanted, entry.tokens)
-            if length > len(best.cells):
-                best = Match(entry.sequence_id, entry.cells[:length], best.promised)
+            if length > len(cells):
+                source, cells = entry.sequence_id, entry.cells[:length]
         for sequence in running:
-            promised = _common_prefix(wanted, sequence.tokens)
-            length = min(promised, sequence.computed)
-            if length > len(best.cells):
-                best = Match(sequence.sequence_id, sequence.cells[:length], best.promised)
-            best = best._replace(promised=max(best.promised, promised))
-        return best._replace(promised=max(best.promised, len(best.cells)))
+            common = _common_prefix(wanted, sequence.tokens)
+            promised = max(promised, common)
+            length = min(common, sequence.computed)
+            if length > len(cells):
+                source, cells = sequence.sequence_id, sequence.cells[:length]
+        return Match(source, cells, max(promised, len(cells)))
 
     def begin(self, sequence: Sequence, match: Match) -> None:
         """Give the sequence an id and the cells it shares."""

@@ -93,11 +93,12 @@ class Stepper:
 
     def _statistics(self) -> EngineStatistics:
         scheduler, cache = self._batcher.scheduler, self._batcher.cache
+        available = cache.available(scheduler.running)
         return EngineStatistics(
             running=len(scheduler.running),
             waiting=len(scheduler.waiting),
-            kv_cells_used=cache.ledger.total - cache.available(scheduler.running),
-            kv_cells_cached=cache.available(scheduler.running) - cache.ledger.free,
+            kv_cells_used=cache.ledger.total - available,
+            kv_cells_cached=available - cache.ledger.free,
             kv_cells_total=cache.ledger.total,
         )
 
