@@ -183,6 +183,25 @@ def test_top_p_keeps_its_share_of_a_vocabulary_in_which_all_tokens_are_rare(top_
     assert max(drawn) >= 0.95 * (count - 1)
 
 
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32), spread=st.floats(0, 8), top_p=st.floats(0, 1), peaks=st.integers(0, 3))
+def test_in_a_large_vocabulary_the_same_token_is_drawn_as_by_sorting_all_of_it(
+    seed: int, spread: float, top_p: float, peaks: int
+) -> None:
+    source = np.random.default_rng(seed)
+    # Rounded, so that there are ties.
+    row = source.normal(0, spread, 20_001).round(2).astype(np.float32)
+    row[:peaks] += 20
+    masses = np.exp(row - row.max()).astype(np.float64)
+    order = np.argsort(-masses, kind="stable")
+    before = masses[order].cumsum() - masses[order]
+    kept = np.sort(order[(before < top_p * masses.sum()) | (order == order[0])])
+    cumulative = masses[kept].cumsum()
+    expected = [int(kept[cumulative.searchsorted(uniform(seed, 0, at) * cumulative[-1], "right")]) for at in range(20)]
+    sampler = Sampler(SamplingParams(top_p=top_p), seed, 0, np.zeros(1, dtype=np.int32), ENDS, len(row))
+    assert [sampler.sample(row, position) for position in range(20)] == expected
+
+
 def test_a_large_bias_forces_and_forbids_a_token() -> None:
     row = row_of([3.0, 0.0, -3.0, 1.0])
     assert set(draw(row, SamplingParams(logit_bias={2: 100.0}), 200)) == {2}

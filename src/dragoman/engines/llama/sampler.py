@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+import sys
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ Logits = npt.NDArray[np.float32]
 Tokens = npt.NDArray[np.int32]
 _Indices = npt.NDArray[np.intp]
 _Masses = npt.NDArray[np.float32]
+_Sums = npt.NDArray[np.float64]
 
 GREEDY_BELOW = 1e-5
 """Temperatures under this choose the highest logit."""
@@ -19,8 +21,20 @@ GREEDY_BELOW = 1e-5
 _LARGEST_LOGIT = 1e30
 """Where an extreme repetition penalty is cut off, so that differences and quotients of logits stay finite."""
 
-_FIRST_THRESHOLD = 1e-4
+_LIKELY = 1e-4
 """top_p first looks only at tokens likelier than this; nearly always they hold the mass it asks for."""
+
+_SAMPLE = 256
+"""Tokens looked at to guess where top_p's border lies."""
+
+_FEW = 512
+"""Tokens worth sorting rather than guessing on."""
+
+_GUESSES = 8
+"""After so many guesses what is left is sorted, however much it is; three are usual."""
+
+_BLOCK = 64
+"""Tokens added up together before the drawn one is looked for among them."""
 
 
 def uniform(seed: int, choice: int, position: int) -> float:
@@ -98,11 +112,25 @@ class Sampler:
             kept, masses = _narrow(kept, masses, _top_p(masses, sampling.top_p))
         if sampling.min_p > 0.0:
             kept, masses = _narrow(kept, masses, (masses >= sampling.min_p * masses.max()).nonzero()[0])
-        # Added up in float64: in float32 the rare tokens of a large vocabulary would vanish beside the sum.
-        cumulative = masses.cumsum(dtype=np.float64)
-        drawn = uniform(self._seed, self._choice, position) * cumulative[-1]
-        index = min(int(cumulative.searchsorted(drawn, side="right")), len(cumulative) - 1)
+        index = _token_at(masses, uniform(self._seed, self._choice, position))
         return index if kept is None else int(kept[index])
+
+
+def _token_at(masses: _Masses, share: float) -> int:
+    """The token under which `share` of the mass falls, laid out by ascending index; never one without mass.
+
+    Added up in float64: in float32 the rare tokens of a large vocabulary would vanish beside the sum.
+    """
+    blocks = np.add.reduceat(masses, np.arange(0, len(masses), _BLOCK), dtype=np.float64).cumsum()
+    drawn = share * blocks[-1]
+    block = _first_beyond(blocks, drawn)
+    inside = masses[block * _BLOCK : (block + 1) * _BLOCK].cumsum(dtype=np.float64)
+    return block * _BLOCK + _first_beyond(inside, drawn - (blocks[block - 1] if block else 0.0))
+
+
+def _first_beyond(cumulative: _Sums, value: float) -> int:
+    """Where `cumulative` first exceeds `value`; where it last grows, if rounding has made `value` too large."""
+    return min(int(cumulative.searchsorted(value, side="right")), int(cumulative.searchsorted(cumulative[-1])))
 
 
 def _narrow(kept: _Indices | None, masses: _Masses, chosen: _Indices) -> tuple[_Indices, _Masses]:
@@ -122,18 +150,46 @@ def _top_k(logits: Logits, k: int) -> _Indices | None:
 def _top_p(masses: _Masses, top_p: float) -> _Indices:
     """Ascending indices of the tokens, likeliest first, before which less than `top_p` of the mass lies.
 
-    `masses` need not add up to 1. Only tokens above a threshold are sorted; they hold the mass asked for, since
-    below the second threshold there is no room for more than 1 - top_p of it.
+    `masses` need not add up to 1; of equal ones the lower index is the likelier.
     """
     total = masses.sum(dtype=np.float64)
-    for threshold in (_FIRST_THRESHOLD, (1 - top_p) / len(masses)):
-        candidates = (masses > threshold * total).nonzero()[0]
-        if len(candidates) and masses[candidates].sum(dtype=np.float64) >= top_p * total:
+    # More than nothing is always wanted, so that a top_p of 0 keeps the likeliest token.
+    wanted = max(top_p * total, sys.float_info.min)
+    border, ties = _border(masses, wanted, _LIKELY * total)
+    kept = (masses >= border).nonzero()[0]
+    at_border = (masses[kept] == border).nonzero()[0]
+    return np.delete(kept, at_border[ties:])
+
+
+def _border(masses: _Masses, wanted: float, likely: float) -> tuple[float, int]:
+    """The smallest mass among the largest ones that together hold `wanted`, and how many of that mass belong to them.
+
+    A quickselect by mass: guess the border, add up what lies above, go on with the side it must be on, sort the rest.
+    """
+    above = 0.0
+    candidates = masses.take((masses > likely).nonzero()[0])
+    if candidates.sum(dtype=np.float64) < wanted:
+        candidates = masses
+    for _ in range(_GUESSES):
+        if len(candidates) <= _FEW:
             break
-    else:
-        candidates = np.arange(len(masses))
-    ordered = candidates[np.argsort(-masses[candidates], kind="stable")]
-    cumulative = masses[ordered].cumsum(dtype=np.float64)
-    # The mass before token i is cumulative[i - 1], so one more token than lies below top_p is kept.
-    count = 1 + int(cumulative[:-1].searchsorted(top_p * total, side="left"))
-    return np.sort(ordered[:count])
+        guess = _guess(candidates, wanted - above)
+        larger = candidates > guess
+        mass = candidates.take(larger.nonzero()[0]).sum(dtype=np.float64)
+        if above + mass < wanted:
+            above += mass
+            larger = ~larger
+        candidates = candidates.take(larger.nonzero()[0])
+    ordered = np.sort(candidates)[::-1]
+    cumulative = above + ordered.cumsum(dtype=np.float64)
+    # The mass before token i is cumulative[i - 1], so one more token than lies below the wanted mass is kept.
+    last = int(cumulative[:-1].searchsorted(wanted, side="left"))
+    return float(ordered[last]), int(np.count_nonzero(ordered[: last + 1] == ordered[last]))
+
+
+def _guess(candidates: _Masses, wanted: float) -> float:
+    """About where the border lies, judged by a sample of the candidates."""
+    sample = np.sort(candidates[:: len(candidates) // _SAMPLE])[::-1]
+    cumulative = sample.cumsum(dtype=np.float64)
+    share = wanted / candidates.sum(dtype=np.float64)
+    return float(sample[min(int(cumulative.searchsorted(share * cumulative[-1])), len(sample) - 1)])
