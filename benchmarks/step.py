@@ -20,9 +20,10 @@ from benchmarks.stopwatch import Stopwatch
 from benchmarks.workloads import text
 from dragoman.core.events import Finished
 from dragoman.core.request import SamplingParams
-from dragoman.engines.llama.backend import ContextOptions, LlamaBackend
+from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.binding import Library, packaged_library
+from dragoman.engines.llama.context import ContextOptions
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.scheduler import largest_step
 from dragoman.engines.llama.sequence import Job
@@ -110,7 +111,7 @@ def measure(library: TimedLibrary, model: Model, name: str, options: Options) ->
             model.vocabulary,
             parallel=options.sequences,
             step_tokens=_ENGINE.step_tokens,
-            finished_cells=_ENGINE.context_cells // 4,
+            saved_tokens=_ENGINE.context_cells,
         )
         _fill(batcher, model, _SAMPLINGS[name], options)
         with Stopwatch({}) as watch:

@@ -47,7 +47,7 @@ def test_models_are_listed_and_retrieved(client: OpenAI) -> None:
 
 
 def test_a_chat_is_answered_and_accounted_for(client: OpenAI) -> None:
-    answer = client.chat.completions.create(model=served(client), messages=QUESTION, max_tokens=8)
+    answer = client.chat.completions.create(model=served(client), messages=QUESTION, max_tokens=8, temperature=0)
     [choice] = answer.choices
     assert (answer.object, answer.model, choice.message.role) == ("chat.completion", served(client), "assistant")
     assert choice.message.content

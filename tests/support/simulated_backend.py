@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dragoman.engines.llama.backend import MAX_SEQUENCE_IDS, Chunk, DecodeError, Logits
+from dragoman.engines.llama.backend import SEQUENCE_IDS
+from dragoman.engines.llama.context import Chunk, DecodeError, Logits, State
 
 VOCABULARY_SIZE = 64
 END = 0
@@ -39,13 +40,16 @@ class SimulatedBackend:
 
     vocabulary_size = VOCABULARY_SIZE
 
-    def __init__(self, cells: int) -> None:
+    def __init__(self, cells: int, *, reuses_cells: bool = True) -> None:
         self.cells = cells
-        self._contexts: dict[int, list[tuple[int, int]]] = {}
-        """For each sequence id, its (cell, token) pairs by position."""
+        self.reuses_cells = reuses_cells
+        self.spent = 0
+        self._contexts: dict[int, dict[int, tuple[int, int]]] = {}
+        """For each sequence id, a (cell, token) pair by position."""
         self._references: dict[int, int] = {}
         self._next_cell = 0
-        self.steps = 0
+        self.batches: list[list[int]] = []
+        """Tokens of each chunk of every step."""
 
     @property
     def used(self) -> int:
@@ -53,36 +57,53 @@ class SimulatedBackend:
         return len(self._references)
 
     def decode(self, chunks: Sequence[Chunk]) -> Logits:
-        self.steps += 1
+        self.batches.append([len(chunk.tokens) for chunk in chunks])
         rows = []
         for chunk in chunks:
-            assert 0 <= chunk.sequence_id < MAX_SEQUENCE_IDS
-            context = self._contexts.setdefault(chunk.sequence_id, [])
-            assert chunk.position == len(context), "positions of a sequence are consecutive"
-            for token in chunk.tokens.tolist():
-                context.append((self._take_cell(), token))
+            assert 0 <= chunk.sequence_id < SEQUENCE_IDS
+            context = self._contexts.setdefault(chunk.sequence_id, {})
+            assert sorted(context) == list(range(chunk.position)), "positions of a sequence are consecutive"
+            for position, token in enumerate(chunk.tokens.tolist(), chunk.position):
+                context[position] = (self._take_cell(), token)
             if chunk.wants_logits:
-                rows.append(next_token([token for _, token in context]))
+                rows.append(next_token([context[position][1] for position in range(len(context))]))
         logits = np.zeros((len(rows), VOCABULARY_SIZE), dtype=np.float32)
         logits[np.arange(len(rows)), rows] = 1.0
         return logits
 
-    def share(self, source: int, target: int, length: int) -> None:
-        assert not self._contexts.get(target), "only an empty sequence begins with another one's cells"
-        shared = self._contexts[source][:length]
-        assert len(shared) == length, "only computed cells are shared"
-        for cell, _ in shared:
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        context = self._contexts.setdefault(target, {})
+        shared = {position: self._contexts[source][position] for position in range(start, end)}
+        assert not context.keys() & shared.keys(), "a sequence has one cell at a position"
+        for cell, _ in shared.values():
             self._references[cell] += 1
-        self._contexts[target] = list(shared)
+        context.update(shared)
+
+    def save(self, sequence_id: int) -> State:
+        pairs = [(position, token) for position, (_, token) in self._contexts[sequence_id].items()]
+        return np.array(pairs, dtype=np.int32).view(np.uint8)
+
+    def restore(self, sequence_id: int, state: State) -> bool:
+        assert not self._contexts.get(sequence_id), "only an empty sequence is restored"
+        pairs = state.view(np.int32).tolist()
+        if self.used + self.spent + len(pairs) > self.cells:
+            return False
+        self._contexts[sequence_id] = {position: (self._take_cell(), token) for position, token in pairs}
+        return True
 
     def forget(self, sequence_id: int) -> None:
-        for cell, _ in self._contexts.pop(sequence_id, []):
+        for cell, _ in self._contexts.pop(sequence_id, {}).values():
             self._references[cell] -= 1
             if not self._references[cell]:
                 del self._references[cell]
+                self.spent += not self.reuses_cells
+
+    def sweep(self) -> None:
+        assert not self.used, "cells are swept only when nobody refers to any"
+        self.spent = 0
 
     def _take_cell(self) -> int:
-        if self.used >= self.cells:
+        if self.used + self.spent >= self.cells:
             raise DecodeError("llama_decode would return 1: no free cells")
         self._next_cell += 1
         self._references[self._next_cell] = 1

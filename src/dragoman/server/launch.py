@@ -135,7 +135,6 @@ class _Launch:
 
     def _engine_command(self, model: ModelFile) -> ChildCommand:
         engine = self._settings.engine
-        cached = engine.context_cells // 4 if engine.cached_cells is None else engine.cached_cells
         options = EngineOptions(
             model_path=str(model.path),
             socket_path=str(self._engine_socket),
@@ -143,7 +142,7 @@ class _Launch:
             parallel=engine.parallel,
             threads=engine.threads or _cores(),
             step_tokens=engine.step_tokens,
-            finished_cells=cached,
+            saved_tokens=engine.context_cells if engine.saved_tokens is None else engine.saved_tokens,
             max_waiting=self._settings.max_waiting,
             reproducible=engine.reproducible,
             library_path=engine.library,

@@ -37,8 +37,8 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """None: all cores. ggml has room for 512."""
     step_tokens: Annotated[int, Meta(ge=16, le=MAX_COUNT)] = 512
     """Token budget of one step."""
-    cached_cells: Annotated[int, Meta(ge=0, le=MAX_COUNT)] | None = None
-    """KV cells kept for finished requests; None: a quarter of `context_cells`."""
+    saved_tokens: Annotated[int, Meta(ge=0, le=MAX_COUNT)] | None = None
+    """Tokens of finished requests kept in main memory for later ones; None: as many as `context_cells`."""
     reproducible: bool = False
     """Give the same tokens for a seed whatever else is in the batch."""
     library: Text | None = None

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.events import Delta, Finished, Usage
 from dragoman.core.request import SamplingParams
+from dragoman.engines.llama.backend import SEQUENCE_IDS
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.sequence import Job, JobKey
 from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, answer_alone
@@ -32,15 +33,21 @@ class Harness:
     """A batcher over the simulated model, and what it published by job."""
 
     def __init__(
-        self, *, cells: int = 2048, parallel: int = 4, step_tokens: int = 32, finished_cells: int = 512
+        self,
+        *,
+        cells: int = 2048,
+        parallel: int = 4,
+        step_tokens: int = 32,
+        saved_tokens: int = 512,
+        reuses_cells: bool = True,
     ) -> None:
-        self.backend = SimulatedBackend(cells)
+        self.backend = SimulatedBackend(cells, reuses_cells=reuses_cells)
         self.batcher = Batcher(
             self.backend,
             SimulatedVocabulary(),
             parallel=parallel,
             step_tokens=step_tokens,
-            finished_cells=finished_cells,
+            saved_tokens=saved_tokens,
         )
         self.answers: dict[JobKey, Answer] = {}
 
@@ -74,8 +81,9 @@ class Harness:
         assert not self.batcher.scheduler.running
         assert not self.batcher.scheduler.waiting
         self.batcher.cache.clear()
-        assert self.batcher.cache.ledger.free == self.backend.cells
-        assert self.batcher.cache.free_sequence_ids == 256
+        assert self.batcher.cache.ledger.used == 0
+        assert self.batcher.cache.ledger.spent == self.backend.spent
+        assert self.batcher.cache.free_sequence_ids == SEQUENCE_IDS
         assert self.backend.used == 0
 
 
@@ -109,11 +117,17 @@ actions = st.lists(
 
 
 @settings(max_examples=500, deadline=None)
-@given(actions=actions, cells=st.sampled_from([150, 200, 400, 2048]), parallel=st.sampled_from([1, 3, 8]))
+@given(
+    actions=actions,
+    cells=st.sampled_from([150, 200, 400, 2048]),
+    parallel=st.sampled_from([1, 3, 8]),
+    saved_tokens=st.sampled_from([0, 100, 10_000]),
+    reuses_cells=st.booleans(),
+)
 def test_any_interleaving_gives_everyone_their_own_answer_and_leaks_nothing(
-    actions: list[Add | CancelOne | Steps], cells: int, parallel: int
+    actions: list[Add | CancelOne | Steps], cells: int, parallel: int, saved_tokens: int, reuses_cells: bool
 ) -> None:
-    harness = Harness(cells=cells, parallel=parallel, finished_cells=cells // 4)
+    harness = Harness(cells=cells, parallel=parallel, saved_tokens=saved_tokens, reuses_cells=reuses_cells)
     added: dict[JobKey, Add] = {}
     cancelled: set[JobKey] = set()
     for action in actions:
@@ -177,21 +191,30 @@ def test_several_choices_compute_their_prompt_once() -> None:
     assert harness.backend.used <= 59 + 4 * 6
 
 
-def test_a_long_prompt_never_stalls_a_running_answer() -> None:
-    harness = Harness(parallel=4, step_tokens=32)
+def test_a_long_prompt_keeps_a_running_answer_waiting_for_one_step_at_a_time() -> None:
+    harness = Harness(parallel=4, step_tokens=100)
     short = harness.add([1, 2], limit=60)
     harness.step()
     harness.add([4] * 600, limit=2)
     before = len(harness.answers[short].tokens[0])
-    alone = len(answer_alone([1, 2], 60))
-    for made in range(1, min(10, alone - before)):
+    for turn in range(1, 6):
         harness.step()
-        assert len(harness.answers[short].tokens[0]) == before + made
+        harness.step()
+        assert len(harness.answers[short].tokens[0]) == before + turn
+
+
+def test_prefill_and_decoding_never_share_a_step() -> None:
+    harness = Harness(parallel=4, step_tokens=32)
+    for number in range(8):
+        harness.add([number + 1] * 50 * (number + 1), limit=40)
+    harness.run()
+    assert all(sum(chunks) <= 32 for chunks in harness.backend.batches)
+    assert not [chunks for chunks in harness.backend.batches if 1 in chunks and max(chunks) > 1 and chunks[0] == 1]
 
 
 def test_the_youngest_is_pushed_back_when_cells_run_out_and_ends_with_the_same_answer() -> None:
     long_winded = [prompt for first in range(1, 64) if len(answer_alone(prompt := [first] * 20, 100)) > 60][:4]
-    harness = Harness(cells=150, parallel=4, finished_cells=0)
+    harness = Harness(cells=150, parallel=4, saved_tokens=0)
     keys = [harness.add(prompt, limit=100) for prompt in long_winded]
     pushed_back: set[JobKey] = set()
     for _ in range(MOST_STEPS):
@@ -216,9 +239,63 @@ def test_a_lower_priority_number_gets_the_next_slot() -> None:
     assert harness.answers[late].tokens == {}
 
 
-def test_cached_sequences_never_hold_more_cells_than_they_may() -> None:
-    harness = Harness(cells=2048, finished_cells=100)
+def test_finished_sequences_keep_no_cells_beside_running_ones() -> None:
+    harness = Harness(cells=2048)
     for number in range(20):
         harness.add([number + 1] * 40, limit=3)
         harness.run()
-    assert harness.batcher.cache.ledger.used <= 100
+    lasting = next([first] * 20 for first in range(1, 64) if len(answer_alone([first] * 20, 20)) == 20)
+    harness.add(lasting, limit=20)
+    harness.step()
+    cache = harness.batcher.cache
+    assert cache.available(harness.batcher.scheduler.running) == cache.ledger.free
+
+
+def test_a_sequence_that_lost_its_cells_is_restored_instead_of_computed() -> None:
+    harness = Harness(cells=200)
+    harness.add([5] * 100, limit=1)
+    harness.run()
+    harness.add([6] * 150, limit=1)
+    harness.run()
+    again = harness.add([5] * 100, limit=1)
+    harness.run()
+    usage = harness.answers[again].usage
+    assert usage is not None
+    assert usage.cached_tokens == 99
+    assert harness.answers[again].tokens[0] == answer_alone([5] * 100, 1)
+
+
+def test_only_what_nobody_else_holds_is_saved() -> None:
+    harness = Harness(cells=400)
+    system = [7] * 90
+    keys = [harness.add([*system, *[number] * 30], limit=1) for number in (1, 2, 3)]
+    harness.run()
+    harness.add([8] * 350, limit=1)
+    harness.run()
+    assert harness.batcher.cache.saved.tokens == len(system) + 3 * 30
+    again = [harness.add([*system, *[number] * 30], limit=1) for number in (1, 2, 3)]
+    harness.run()
+    for first, second in zip(keys, again, strict=True):
+        usage = harness.answers[second].usage
+        assert usage is not None
+        assert usage.cached_tokens == len(system) + 29
+        assert harness.answers[second].tokens == harness.answers[first].tokens
+
+
+def test_idle_moments_save_what_finished_and_each_token_only_once() -> None:
+    harness = Harness(cells=2048)
+    system = [7] * 90
+    for number in (1, 2, 3):
+        harness.add([*system, *[number] * 30], limit=1)
+    harness.run()
+    while harness.batcher.rest():
+        pass
+    assert harness.batcher.cache.saved.tokens == len(system) + 3 * 30
+
+
+def test_nothing_is_saved_beyond_the_limit() -> None:
+    harness = Harness(cells=200, saved_tokens=150)
+    for number in range(1, 8):
+        harness.add([number] * 100, limit=1)
+        harness.run()
+        assert harness.batcher.cache.saved.tokens <= 150

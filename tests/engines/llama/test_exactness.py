@@ -7,8 +7,9 @@ import pytest
 
 from dragoman.core.events import Delta
 from dragoman.core.request import SamplingParams
-from dragoman.engines.llama.backend import Chunk, ContextOptions, LlamaBackend, Logits
+from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
+from dragoman.engines.llama.context import Chunk, ContextOptions, Logits
 from dragoman.engines.llama.model import Model, TokenArray
 from dragoman.engines.llama.sequence import Job, JobKey
 
@@ -62,6 +63,52 @@ def test_reproducible_greedy_answers_alone_and_in_a_full_batch_are_the_same_toke
     assert _answers(model, reproducible, greedy, parallel=1) == _answers(model, reproducible, greedy, parallel=16)
 
 
+def test_reproducible_answers_do_not_depend_on_how_few_cells_there_are(
+    model: Model, reproducible: LlamaBackend
+) -> None:
+    greedy = SamplingParams(temperature=0.0, max_tokens=64, ignore_eos=True)
+    tight = LlamaBackend(model, ContextOptions(512, 512, threads=2, reproducible=True))
+    try:
+        together = _answers(model, tight, greedy, parallel=16)
+    finally:
+        tight.close()
+    assert together == _answers(model, reproducible, greedy, parallel=1)
+
+
+def test_saved_cells_give_the_logits_they_gave_before_wherever_they_are_put_back(
+    model: Model, fast: LlamaBackend
+) -> None:
+    tokens = _prompt(model, "What is rain?", SYSTEM)
+    fast.decode([Chunk(0, 0, tokens[:-1], False)])
+    saved = fast.save(0)
+    before = fast.decode([Chunk(0, len(tokens) - 1, tokens[-1:], True)])[0].copy()
+    fast.forget(0)
+    for sequence_id in range(1, 20):
+        fast.decode([Chunk(sequence_id, 0, tokens[:20], False)])
+    for sequence_id in range(1, 20, 2):
+        fast.forget(sequence_id)
+    assert fast.restore(0, saved)
+    after = fast.decode([Chunk(0, len(tokens) - 1, tokens[-1:], True)])[0].copy()
+    for sequence_id in (0, *range(2, 20, 2)):
+        fast.forget(sequence_id)
+    assert _nats_apart(before, after) < MOST_NATS_APART
+
+
+def test_cells_that_do_not_fit_are_refused_and_nothing_else_is_harmed(model: Model) -> None:
+    small = LlamaBackend(model, ContextOptions(256, 256, threads=2))
+    try:
+        tokens = _prompt(model, "What is rain?", "Be brief.")
+        before = _logits(small, 0, tokens)
+        saved = small.save(0)
+        for sequence_id in range(1, 1 + 256 // len(tokens)):
+            refused = not small.restore(sequence_id, saved)
+        assert refused
+        small.forget(0)
+        assert np.array_equal(_logits(small, 0, tokens), before)
+    finally:
+        small.close()
+
+
 def test_reproducible_sampling_with_a_seed_does_not_depend_on_the_batch(
     model: Model, reproducible: LlamaBackend
 ) -> None:
@@ -113,7 +160,7 @@ def _answers(
     model: Model, backend: LlamaBackend, sampling: SamplingParams, *, parallel: int
 ) -> dict[JobKey, list[int]]:
     """The tokens every topic gets when `parallel` are answered together."""
-    batcher = Batcher(backend, model.vocabulary, parallel=parallel, step_tokens=256, finished_cells=2048)
+    batcher = Batcher(backend, model.vocabulary, parallel=parallel, step_tokens=256, saved_tokens=2048)
     answers: dict[JobKey, list[int]] = {}
     assert sampling.max_tokens is not None
     for number, topic in enumerate(TOPICS):
@@ -134,7 +181,7 @@ def _shared_and_fresh_logits(model: Model, backend: LlamaBackend) -> tuple[Logit
     common = int(different[0])
     assert common > 200
     _logits(backend, 0, donor)
-    backend.share(0, 1, common)
+    backend.share(0, 1, 0, common)
     shared = backend.decode([Chunk(1, common, tokens[common:], True)])[0].copy()
     fresh = _logits(backend, 2, tokens)
     for sequence_id in range(3):

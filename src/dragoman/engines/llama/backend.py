@@ -1,34 +1,40 @@
 """What the step loop needs of a model in memory, and llama.cpp's implementation of it."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 
-from dragoman.engines.llama.binding import FLASH_ATTENTION_ON, KV_TYPE_BF16, Batch
-from dragoman.engines.llama.model import Model, ModelError, TokenArray
+from dragoman.engines.llama.context import (
+    MAX_SEQUENCE_IDS,
+    NO_STATE,
+    Chunk,
+    ContextOptions,
+    DecodeError,
+    LlamaContext,
+    Logits,
+    State,
+)
+from dragoman.engines.llama.model import Model
 
-Logits = npt.NDArray[np.float32]
+SEQUENCE_IDS = MAX_SEQUENCE_IDS - 2
+"""Ids from 0 on that sequences may have."""
 
-MAX_SEQUENCE_IDS = 256
-"""llama.cpp's compile-time limit, LLAMA_MAX_SEQ."""
+_MOVING = SEQUENCE_IDS
+"""The id of cells on their way from one context to the other."""
 
+_SPENT = SEQUENCE_IDS + 1
+"""The id that keeps forgotten cells from being taken again, where that matters."""
 
-class Chunk(NamedTuple):
-    """Consecutive tokens of one sequence to decode in this step."""
+_APART_STEPS = 4
+"""Steps of prefill that fit into the cells apart."""
 
-    sequence_id: int
-    position: int
-    """Of the first token."""
-    tokens: TokenArray
-    wants_logits: bool
-    """Of the last token."""
+_WORTH_MOVING = 16
+"""Tokens to compute for which a prompt's cells are moved."""
 
-
-class DecodeError(Exception):
-    """llama_decode refused a batch that the KV cell ledger allowed: the engine's state is no longer known."""
+_WORTH_COPYING = 4
+"""For one token to compute, so many computed before are copied at most."""
 
 
 class Backend(Protocol):
@@ -44,6 +50,11 @@ class Backend(Protocol):
         """KV cells there are; one holds one token of one or several sequences."""
         ...
 
+    @property
+    def reuses_cells(self) -> bool:
+        """Whether a cell can be taken again as soon as it is forgotten, and not only after `sweep`."""
+        ...
+
     def decode(self, chunks: Sequence[Chunk]) -> Logits:
         """Decode all chunks in one batch; returns float32[chunks that want logits, vocabulary], in their order.
 
@@ -51,100 +62,114 @@ class Backend(Protocol):
         """
         ...
 
-    def share(self, source: int, target: int, length: int) -> None:
-        """Let the empty sequence `target` begin with the first `length` cells of `source`, by reference."""
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        """Let `target` go on with the cells of `source` from position `start` to `end`, by reference."""
+        ...
+
+    def save(self, sequence_id: int) -> State:
+        """A copy of the sequence's cells in main memory."""
+        ...
+
+    def restore(self, sequence_id: int, state: State) -> bool:
+        """Give an empty sequence the cells that were saved, at their positions; False: it could not be done."""
         ...
 
     def forget(self, sequence_id: int) -> None:
         """Take the sequence out of all its cells."""
         ...
 
-
-class ContextOptions(msgspec.Struct, frozen=True):
-    """How much a context may hold and how it computes."""
-
-    context_cells: int
-    batch_tokens: int
-    """The most tokens one decode is given."""
-    threads: int
-    reproducible: bool = False
-    """Compute attention so that a sequence's logits do not depend on what else is in the batch or the cache."""
+    def sweep(self) -> None:
+        """Make cells free that nobody refers to. Called only when that is so of all of them."""
+        ...
 
 
 class LlamaBackend:
-    """A llama_context with one unified KV cache."""
+    """Two llama_contexts of one model: one holds all sequences, in the other prompts are computed apart from them.
+
+    llama.cpp's attention passes over all cells up to the highest used one, for each token computed. Beside many running
+    sequences that costs a prompt more than moving its cells does; benchmarks/README.md has the measurement.
+    """
 
     def __init__(self, model: Model, options: ContextOptions) -> None:
-        """Allocate the cache and the compute buffers. Raises ModelError when there is no memory for them."""
-        self._library = library = model.library
-        self._context: int = library.llama_init_from_model(model.handle, self._params(model, options))
-        if not self._context:
-            raise ModelError(
-                f"no context of {options.context_cells} KV cells could be allocated: "
-                f"{'; '.join(library.recent_log) or 'no reason was logged'}; try a smaller --context-cells"
-            )
-        self._memory: int = library.llama_get_memory(self._context)
+        """Allocate the caches and the compute buffers. Raises ModelError when there is no memory for them."""
+        self._main = LlamaContext(model, options)
+        # Attention adds up in the order of the cells. llama.cpp fills the first free ones, so that a sequence's cells
+        # lie in the order of its tokens only as long as no cell is taken for the second time.
+        self.reuses_cells = not options.reproducible
         self.vocabulary_size = model.vocabulary.size
-        self.cells: int = library.llama_n_ctx(self._context)
-        self._allocate_batch(options.batch_tokens)
-
-    @staticmethod
-    def _params(model: Model, options: ContextOptions) -> object:
-        params = model.library.llama_context_default_params()
-        params.n_ctx = options.context_cells
-        params.n_batch = params.n_ubatch = options.batch_tokens
-        params.n_seq_max = MAX_SEQUENCE_IDS
-        params.n_threads = params.n_threads_batch = options.threads
-        params.flash_attn_type = FLASH_ATTENTION_ON
-        # Without a unified cache a partial llama_memory_seq_cp is a failed assertion, which aborts the process.
-        params.kv_unified = True
-        if options.reproducible:
-            # With K and V of different types ggml takes its one-query attention kernel for every batch. That one
-            # adds up a sequence's own cells in order, wherever they lie; the tiled kernel's sums depend on both.
-            params.type_v = KV_TYPE_BF16
-        return params
-
-    def _allocate_batch(self, size: int) -> None:
-        self._tokens = np.zeros(size, dtype=np.int32)
-        self._positions = np.zeros(size, dtype=np.int32)
-        self._sequence_ids = np.zeros(size, dtype=np.int32)
-        self._wants_logits = np.zeros(size, dtype=np.int8)
-        self._sequence_counts = np.ones(size, dtype=np.int32)
-        self._sequence_pointers = self._sequence_ids.ctypes.data + 4 * np.arange(size, dtype=np.int64)
-        self._batch = Batch(
-            0,
-            self._tokens.ctypes.data,
-            None,
-            self._positions.ctypes.data,
-            self._sequence_counts.ctypes.data,
-            self._sequence_pointers.ctypes.data,
-            self._wants_logits.ctypes.data,
-        )
+        self.cells = self._main.cells
+        apart = min(options.context_cells, _APART_STEPS * options.batch_tokens)
+        self._in_transit = NO_STATE
+        """Memory that was used for moving cells; taking new one each time costs more than copying."""
+        self._apart = LlamaContext(model, msgspec.structs.replace(options, context_cells=apart))
 
     def decode(self, chunks: Sequence[Chunk]) -> Logits:
-        filled = rows = 0
-        for chunk in chunks:
-            end = filled + len(chunk.tokens)
-            self._tokens[filled:end] = chunk.tokens
-            self._positions[filled:end] = np.arange(chunk.position, chunk.position + len(chunk.tokens))
-            self._sequence_ids[filled:end] = chunk.sequence_id
-            self._wants_logits[filled:end] = 0
-            self._wants_logits[end - 1] = chunk.wants_logits
-            rows += chunk.wants_logits
-            filled = end
-        self._batch.n_tokens = filled
-        if (status := self._library.llama_decode(self._context, self._batch)) != 0:
-            raise DecodeError(f"llama_decode returned {status} for {filled} tokens of {len(chunks)} sequences")
-        if not rows:
-            return np.empty((0, self.vocabulary_size), dtype=np.float32)
-        return np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (rows, self.vocabulary_size))
+        apart = self._worth_computing_apart(chunks)
+        if not apart:
+            return self._main.decode(chunks)
+        logits = self._decode_apart([chunks[index] for index in apart])
+        if len(apart) == len(chunks):
+            return logits
+        rest = [index for index in range(len(chunks)) if index not in apart]
+        both = np.concatenate((logits, self._main.decode([chunks[index] for index in rest])))
+        order = [index for index in (*apart, *rest) if chunks[index].wants_logits]
+        return both[np.argsort(order)]
 
-    def share(self, source: int, target: int, length: int) -> None:
-        self._library.llama_memory_seq_cp(self._memory, source, target, 0, length)
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        self._main.share(source, target, start, end)
 
     def forget(self, sequence_id: int) -> None:
-        self._library.llama_memory_seq_rm(self._memory, sequence_id, -1, -1)
+        if not self.reuses_cells:
+            self._main.share(sequence_id, _SPENT, 0, -1)
+        self._main.forget(sequence_id)
+
+    def sweep(self) -> None:
+        self._main.forget(_SPENT)
+
+    def save(self, sequence_id: int) -> State:
+        return self._main.save(sequence_id)
+
+    def restore(self, sequence_id: int, state: State) -> bool:
+        return self._main.restore(sequence_id, state)
 
     def close(self) -> None:
-        """Free the cache and the buffers."""
-        self._library.llama_free(self._context)
+        """Free the caches and the buffers."""
+        self._apart.close()
+        self._main.close()
+
+    def _worth_computing_apart(self, chunks: Sequence[Chunk]) -> list[int]:
+        room = self._apart.cells
+        indices: list[int] = []
+        for index, chunk in enumerate(chunks):
+            length = len(chunk.tokens)
+            cells = chunk.position + length
+            if length >= _WORTH_MOVING and chunk.position <= _WORTH_COPYING * length and cells <= room:
+                indices.append(index)
+                room -= cells
+        return indices
+
+    def _decode_apart(self, chunks: Sequence[Chunk]) -> Logits:
+        for number, chunk in enumerate(chunks):
+            if chunk.position:
+                self._move(self._main, chunk.sequence_id, self._apart, number)
+        logits = self._apart.decode([chunk._replace(sequence_id=number) for number, chunk in enumerate(chunks)])
+        for number, chunk in enumerate(chunks):
+            self._bring_back(number, chunk)
+        return logits
+
+    def _bring_back(self, number: int, chunk: Chunk) -> None:
+        """Move the cells that were computed to the sequence they belong to."""
+        end = chunk.position + len(chunk.tokens)
+        self._apart.share(number, _MOVING, chunk.position, end)
+        self._move(self._apart, _MOVING, self._main, _MOVING)
+        self._main.share(_MOVING, chunk.sequence_id, chunk.position, end)
+        self._main.forget(_MOVING)
+        self._apart.forget(_MOVING)
+        self._apart.forget(number)
+
+    def _move(self, source: LlamaContext, source_id: int, target: LlamaContext, target_id: int) -> None:
+        state = source.save(source_id, self._in_transit)
+        if not target.restore(target_id, state):
+            raise DecodeError(f"llama.cpp did not take {len(state)} bytes of KV cells back")
+        if len(state) > len(self._in_transit):
+            self._in_transit = state

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.engines.choice import Choice, TokenText
-from dragoman.engines.llama.backend import Backend, Chunk, Logits
+from dragoman.engines.llama.backend import Backend
 from dragoman.engines.llama.cache import PrefixCache
+from dragoman.engines.llama.context import Chunk, Logits
 from dragoman.engines.llama.sampler import Sampler
 from dragoman.engines.llama.scheduler import Scheduler, Work
 from dragoman.engines.llama.sequence import Job, JobKey, Sequence
@@ -23,11 +24,11 @@ class Batcher:
     """All jobs of one model. Every method is called from the thread that owns the backend."""
 
     def __init__(
-        self, backend: Backend, vocabulary: TokenText, *, parallel: int, step_tokens: int, finished_cells: int
+        self, backend: Backend, vocabulary: TokenText, *, parallel: int, step_tokens: int, saved_tokens: int
     ) -> None:
         self._backend = backend
         self._vocabulary = vocabulary
-        self.cache = PrefixCache(backend, finished_cells)
+        self.cache = PrefixCache(backend, saved_tokens)
         self.scheduler = Scheduler(self.cache, parallel, step_tokens)
         self._jobs: dict[JobKey, list[Sequence]] = {}
         self._arrivals = 0
@@ -77,6 +78,10 @@ class Batcher:
         complete = [item.sequence for item in work if item.sequence.pending == 0]
         rows = zip(complete, logits, strict=True)
         return [outcome for sequence, row in rows for outcome in self._sample(sequence, row)]
+
+    def rest(self) -> bool:
+        """Use a moment in which nothing is to do; False: there is no use for it."""
+        return self.cache.save_one()
 
     def _sample(self, sequence: Sequence, logits: Logits) -> Iterator[Outcome]:
         job, choice = sequence.job, sequence.choice

@@ -5,9 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dragoman.engines.llama.backend import MAX_SEQUENCE_IDS, Backend
+from dragoman.engines.llama.backend import SEQUENCE_IDS, Backend
 from dragoman.engines.llama.cells import NO_CELLS, CellLedger, Cells
+from dragoman.engines.llama.context import State
 from dragoman.engines.llama.model import TokenArray
+from dragoman.engines.llama.saved import Piece, SavedSegments, common_prefix
 from dragoman.engines.llama.sequence import Sequence
 
 
@@ -18,102 +20,125 @@ class Match(NamedTuple):
     """The sequence id to share from; None: nothing matches."""
     cells: Cells
     """The cells to share, one a token."""
+    pieces: list[Piece]
+    """What can be restored behind the shared cells."""
     promised: int
     """Tokens that could be shared once every running sequence has computed what it knows."""
 
+    @property
+    def length(self) -> int:
+        """Tokens that need not be computed."""
+        return self.pieces[-1].end if self.pieces else len(self.cells)
+
 
 class _Finished:
-    """A finished sequence, kept as cache until its cells are needed."""
+    """A finished sequence that still has its cells."""
 
     def __init__(self, sequence_id: int, tokens: TokenArray, cells: Cells, last_used: int) -> None:
         self.sequence_id = sequence_id
         self.tokens = tokens
         self.cells = cells
         self.last_used = last_used
+        self.saved = False
+        """Whether it was saved ahead; it may have been given up since."""
 
 
 class PrefixCache:
     """Hands sequence ids and cells to running sequences and takes them back."""
 
-    def __init__(self, backend: Backend, finished_cells: int) -> None:
-        """`finished_cells`: at most so many cells are kept for finished sequences alone.
-
-        Fewer are kept while the running ones need much: used cells shall stay under half of all. llama.cpp's attention
-        passes over every cell up to the highest used one, so that each idle cell costs every step something;
-        docs/architecture.md has the measurement.
-        """
+    def __init__(self, backend: Backend, saved_tokens: int) -> None:
+        """`saved_tokens`: of finished sequences, so many are kept at most in main memory."""
         self._backend = backend
-        self._finished_limit = finished_cells
         self._finished: list[_Finished] = []
-        self._free_ids = list(range(MAX_SEQUENCE_IDS))
+        self._free_ids = list(range(SEQUENCE_IDS))
         self._clock = 0
-        self.ledger = CellLedger(backend.cells)
+        self.ledger = CellLedger(backend.cells, reuses=backend.reuses_cells)
+        self.saved = SavedSegments(saved_tokens)
 
     def match(self, tokens: TokenArray, running: Iterable[Sequence]) -> Match:
         """The best source for `tokens`, whose last token is never shared: its logits must be computed."""
         wanted = tokens[:-1]
         source, cells, promised = None, NO_CELLS, 0
         for entry in self._finished:
-            length = _common_prefix(wanted, entry.tokens)
+            length = common_prefix(wanted, entry.tokens)
             if length > len(cells):
                 source, cells = entry.sequence_id, entry.cells[:length]
         for sequence in running:
-            common = _common_prefix(wanted, sequence.tokens)
+            common = common_prefix(wanted, sequence.tokens)
             promised = max(promised, common)
             length = min(common, sequence.computed)
             if length > len(cells):
                 source, cells = sequence.sequence_id, sequence.cells[:length]
-        return Match(source, cells, max(promised, len(cells)))
+        pieces = self.saved.match(wanted, len(cells))
+        return Match(source, cells, pieces, max(promised, len(cells)))
 
-    def begin(self, sequence: Sequence, match: Match) -> None:
-        """Give the sequence an id and the cells it shares."""
+    def begin(self, sequence: Sequence, match: Match, running: Iterable[Sequence]) -> None:
+        """Give the sequence an id and the cells it shares, and restore what was saved of it."""
         for entry in self._finished:
             if entry.sequence_id == match.source:
                 entry.last_used = self._tick()
-        if not self._free_ids:
-            self._evict()
-        sequence.sequence_id = self._free_ids.pop()
+        sequence.sequence_id = self._take_id()
         if match.source is not None:
-            self._backend.share(match.source, sequence.sequence_id, len(match.cells))
+            self._backend.share(match.source, sequence.sequence_id, 0, len(match.cells))
             self.ledger.share(match.cells)
             sequence.cells = match.cells.copy()
-            sequence.computed = len(match.cells)
+        self._trim([*running, sequence])
+        for piece in match.pieces:
+            if not self._restore(sequence, sequence.sequence_id, piece):
+                break
+        sequence.computed = len(sequence.cells)
+
+    def renew(self, cells: int) -> None:
+        """While nothing runs: if fewer cells are free than these, let all of them be."""
+        if self.ledger.spent and self.ledger.free < cells:
+            while self._finished:
+                self._evict()
+            self._backend.sweep()
+            self.ledger.sweep()
+
+    def save_one(self) -> bool:
+        """Save a finished sequence ahead of the moment its cells are needed; False: all are saved."""
+        for entry in self._finished:
+            pieces = self.saved.match(entry.tokens, 0)
+            start = pieces[-1].end if pieces else 0
+            if not entry.saved and start < len(entry.tokens):
+                entry.saved = True
+                self.saved.save(entry.tokens, start, self._save(entry.sequence_id, start, len(entry.tokens)))
+                return True
+        return False
 
     def extend(self, sequence: Sequence, count: int) -> bool:
         """Give the sequence `count` more cells, if need be those of finished sequences; False: there are none."""
-        while self.ledger.free < count:
-            if not self._finished:
-                return False
-            self._evict()
+        if not self._make_room(count):
+            return False
         sequence.cells = np.concatenate((sequence.cells, self.ledger.take(count)))
         return True
 
     def available(self, running: Iterable[Sequence]) -> int:
-        """Cells that no running sequence holds: free ones and those of finished sequences."""
+        """Cells that running sequences may get: free ones and those of finished sequences."""
         held = np.zeros(self.ledger.total, dtype=np.bool_)
         for sequence in running:
             held[sequence.cells] = True
-        return self.ledger.total - int(np.count_nonzero(held))
+        count = int(np.count_nonzero(held))
+        # While nothing runs, spent cells can be swept.
+        return self.ledger.total - count - (self.ledger.spent if count else 0)
 
     def release(self, sequence: Sequence) -> None:
-        """Take id and cells from a sequence that is cancelled or pushed back."""
+        """Take id and cells from a sequence that is cancelled."""
         if sequence.sequence_id is not None:
             self._give_back(sequence.sequence_id, sequence.cells)
             sequence.sequence_id, sequence.cells, sequence.computed = None, NO_CELLS, 0
 
     def retain(self, sequence: Sequence, running: Iterable[Sequence]) -> None:
-        """Keep a finished sequence as cache; it gives up its id and cells to it."""
-        assert sequence.sequence_id is not None, "only a sequence that ran can finish"
+        """Keep a sequence that is finished or pushed back as cache; it gives up its id and cells to it."""
+        assert sequence.sequence_id is not None, "only a sequence that ran has cells to keep"
         tokens = sequence.tokens[: sequence.computed].copy()
         for entry in list(self._finished):
-            if _common_prefix(entry.tokens, tokens) == len(entry.tokens):
+            if common_prefix(entry.tokens, tokens) == len(entry.tokens):
                 self._drop(entry)
         self._finished.append(_Finished(sequence.sequence_id, tokens, sequence.cells, self._tick()))
-        sequence.sequence_id, sequence.cells = None, NO_CELLS
-        available = self.available(running)
-        most = min(self._finished_limit, max(0, available - self.ledger.total // 2))
-        while available - self.ledger.free > most:
-            self._evict()
+        sequence.sequence_id, sequence.cells, sequence.computed = None, NO_CELLS, 0
+        self._trim(running)
 
     @property
     def free_sequence_ids(self) -> int:
@@ -121,16 +146,74 @@ class PrefixCache:
         return len(self._free_ids)
 
     def clear(self) -> None:
-        """Forget all finished sequences."""
+        """Forget all finished sequences that still have cells."""
         while self._finished:
+            self._drop(self._finished[0])
+
+    def _trim(self, running: Iterable[Sequence]) -> None:
+        """Save finished sequences until none keeps a cell beside running ones.
+
+        llama.cpp's attention passes over every cell up to the highest used one, so that idle cells cost every step
+        something; benchmarks/README.md has the measurement. While nothing runs, they cost nothing.
+        """
+        running = list(running)
+        while running and self._finished and self.available(running) > self.ledger.free:
             self._evict()
 
+    def _restore(self, sequence: Sequence, sequence_id: int, piece: Piece) -> bool:
+        """Let the sequence go on with saved cells; False: there is no room for them."""
+        segment = piece.segment
+        surplus = segment.length - (piece.end - piece.start)
+        if (surplus and not self._backend.reuses_cells) or not self._make_room(segment.length):
+            return False
+        restored = self._free_ids.pop()
+        if not self._backend.restore(restored, segment.state):
+            self._free_ids.append(restored)
+            return False
+        self._backend.share(restored, sequence_id, piece.start, piece.end)
+        self._backend.forget(restored)
+        self._free_ids.append(restored)
+        cells = self.ledger.take(segment.length)
+        first, last = piece.start - segment.start, piece.end - segment.start
+        sequence.cells = np.concatenate((sequence.cells, cells[first:last]))
+        self.ledger.release(np.concatenate((cells[:first], cells[last:])))
+        self.saved.touch(segment)
+        return True
+
+    def _make_room(self, cells: int) -> bool:
+        while self.ledger.free < cells:
+            if not self._finished:
+                return False
+            self._evict()
+        return True
+
     def _evict(self) -> None:
-        self._drop(min(self._finished, key=lambda entry: entry.last_used))
+        """Save the sequence that was used least recently, as far as nobody else holds its cells or saved it already."""
+        entry = min(self._finished, key=lambda entry: entry.last_used)
+        start = len(entry.cells) - self.ledger.held_alone(entry.cells)
+        if pieces := self.saved.match(entry.tokens, start):
+            start = pieces[-1].end
+        if start < len(entry.tokens):
+            self.saved.save(entry.tokens, start, self._save(entry.sequence_id, start, len(entry.tokens)))
+        self._drop(entry)
+
+    def _save(self, sequence_id: int, start: int, end: int) -> State:
+        part = self._free_ids.pop()
+        self._backend.share(sequence_id, part, start, end)
+        state = self._backend.save(part)
+        self._backend.forget(part)
+        self._free_ids.append(part)
+        return state
 
     def _drop(self, entry: _Finished) -> None:
         self._finished.remove(entry)
         self._give_back(entry.sequence_id, entry.cells)
+
+    def _take_id(self) -> int:
+        """An id for a sequence; one is always left for the moment in which cells move."""
+        while len(self._free_ids) <= 1 and self._finished:
+            self._evict()
+        return self._free_ids.pop()
 
     def _give_back(self, sequence_id: int, cells: Cells) -> None:
         self._backend.forget(sequence_id)
@@ -140,13 +223,3 @@ class PrefixCache:
     def _tick(self) -> int:
         self._clock += 1
         return self._clock
-
-
-def _common_prefix(left: TokenArray, right: TokenArray) -> int:
-    """Length of the longest common beginning."""
-    length = min(len(left), len(right))
-    if not length or left[0] != right[0]:
-        return 0
-    different = left[:length] != right[:length]
-    first = int(different.argmax())
-    return first if different[first] else length

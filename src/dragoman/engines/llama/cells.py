@@ -15,17 +15,22 @@ NO_CELLS: Cells = np.empty(0, dtype=np.int32)
 class CellLedger:
     """Reference counts of `total` cells."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, *, reuses: bool = True) -> None:
+        """`reuses`: a cell is free again as soon as nobody refers to it; otherwise only after `sweep`."""
         self.total = total
+        self._reuses = reuses
         self._references = np.zeros(total, dtype=np.int32)
         self._free = np.arange(total - 1, -1, -1, dtype=np.int32)
         self.free = total
         """Cells no sequence refers to."""
 
+        self.spent = 0
+        """Cells that nobody refers to and that wait for `sweep`."""
+
     @property
     def used(self) -> int:
         """Cells at least one sequence refers to."""
-        return self.total - self.free
+        return self.total - self.free - self.spent
 
     def take(self, count: int) -> Cells:
         """`count` free cells, each with one reference. The caller made sure that there are so many."""
@@ -43,8 +48,17 @@ class CellLedger:
         """One reference less to each cell; those without any are free."""
         self._references[cells] -= 1
         freed = cells[self._references[cells] == 0]
+        if not self._reuses:
+            self.spent += len(freed)
+            return
         self._free[self.free : self.free + len(freed)] = freed
         self.free += len(freed)
+
+    def sweep(self) -> None:
+        """Make all spent cells free. The caller made sure that no cell is used."""
+        assert not self.used, "spent cells are swept only when nothing lies between them"
+        self._free = np.arange(self.total - 1, -1, -1, dtype=np.int32)
+        self.free, self.spent = self.total, 0
 
     def held_alone(self, cells: Cells) -> int:
         """How many of the cells would become free if they were released."""

@@ -12,8 +12,8 @@ class EngineOptions(msgspec.Struct, frozen=True):
     parallel: int
     threads: int
     step_tokens: int
-    finished_cells: int
-    """KV cells kept at most for finished sequences."""
+    saved_tokens: int
+    """Tokens of finished sequences kept at most in main memory."""
     max_waiting: int
     reproducible: bool = False
     library_path: str | None = None

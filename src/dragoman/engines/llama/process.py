@@ -24,9 +24,10 @@ from dragoman.core.events import Usage
 from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
-from dragoman.engines.llama.backend import ContextOptions, DecodeError, LlamaBackend
+from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.binding import Library, LibraryError, packaged_library
+from dragoman.engines.llama.context import ContextOptions, DecodeError
 from dragoman.engines.llama.model import Model, ModelError, TokenArray
 from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.scheduler import largest_step
@@ -52,7 +53,7 @@ class EngineServer:
             model.vocabulary,
             parallel=options.parallel,
             step_tokens=options.step_tokens,
-            finished_cells=options.finished_cells,
+            saved_tokens=options.saved_tokens,
         )
         self._stepper = Stepper(
             batcher,

@@ -9,16 +9,13 @@ from dragoman.engines.llama.sequence import Sequence
 WORTH_WAITING = 32
 """A prefix that another sequence is computing is waited for when that saves at least so many tokens."""
 
-LEAST_PREFILL = 16
-"""Tokens of a step that decoding never takes away from prefill."""
-
 HEADROOM = 16
 """Steps that the running sequences must be able to go on before another one is let in beside them."""
 
 
 def largest_step(parallel: int, step_tokens: int) -> int:
-    """The most tokens one step computes, when `parallel` sequences decode and a step should compute `step_tokens`."""
-    return max(step_tokens, parallel + LEAST_PREFILL)
+    """The most tokens one step computes, when `parallel` sequences decode or prefill computes `step_tokens`."""
+    return max(step_tokens, parallel)
 
 
 class Work(NamedTuple):
@@ -30,34 +27,55 @@ class Work(NamedTuple):
 
 
 class Scheduler:
-    """Continuous batching: decoding goes first, prefill gets what is left of the budget, oldest first."""
+    """Continuous batching: steps of prefill and of decoding take turns, and in each the oldest sequence goes first.
+
+    They do not share a step: from 64 tokens on ggml computes attention in tiles of queries, each passing over all cells
+    that any of its queries may see, and decoding queries of many sequences see all of them. benchmarks/README.md has
+    the measurement.
+    """
 
     def __init__(self, cache: PrefixCache, parallel: int, step_tokens: int) -> None:
-        """`parallel` sequences hold a slot at once; a step computes about `step_tokens` tokens."""
+        """`parallel` sequences hold a slot at once; prefill gets `step_tokens` tokens of a step."""
         self._cache = cache
         self._parallel = parallel
-        self._step_tokens = largest_step(parallel, step_tokens)
+        self._step_tokens = step_tokens
+        self._prefill_is_next = True
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
 
     def choose(self) -> list[Work]:
         """The work of the next step; empty only when nothing is running or waiting."""
+        steps = (self._prefill, self._decode) if self._prefill_is_next else (self._decode, self._prefill)
+        for step in steps:
+            if work := step():
+                self._prefill_is_next = step == self._decode
+                return work
+        return []
+
+    def _decode(self) -> list[Work]:
+        """A token of every sequence whose prompt is computed; the youngest make room when cells run out."""
+        decoding = [sequence for sequence in self.running if sequence.pending == 1]
+        return [taken for sequence in decoding if (taken := self._take(sequence, 1))]
+
+    def _prefill(self) -> list[Work]:
+        """Prompt tokens of running sequences, then of waiting ones that can be let in."""
         work: list[Work] = []
-        budget = self._step_tokens - sum(sequence.pending == 1 for sequence in self.running)
+        budget = self._step_tokens
         running = len(self.running)
-        for sequence in list(self.running):
-            decoding = sequence.pending == 1
-            taken = self._take(sequence, 1 if decoding else budget)
+        for sequence in [sequence for sequence in self.running if sequence.pending > 1]:
+            taken = self._take(sequence, budget)
             if taken is not None:
                 work.append(taken)
-                budget -= 0 if decoding else taken.length
+                budget -= taken.length
         if len(self.running) < running:
             return work  # Someone was pushed back; letting others in now would push it back again.
         for sequence in list(self.waiting):
             if budget <= 0 or len(self.running) >= self._parallel:
                 break
+            if not self.running:
+                self._cache.renew(sequence.pending + HEADROOM)
             match = self._cache.match(sequence.tokens, self.running)
-            if match.promised - len(match.cells) >= WORTH_WAITING:
+            if match.promised - match.length >= WORTH_WAITING:
                 continue
             if sequence.pending - len(match.cells) > self._room():
                 break
@@ -101,12 +119,12 @@ class Scheduler:
 
     def _admit(self, sequence: Sequence, match: Match) -> None:
         self.waiting.remove(sequence)
-        self._cache.begin(sequence, match)
+        self._cache.begin(sequence, match, self.running)
         if sequence.job.cached_tokens is None:
-            sequence.job.cached_tokens = len(match.cells)
+            sequence.job.cached_tokens = sequence.computed
         insort(self.running, sequence, key=lambda running: running.order)
 
     def _push_back(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
-        self._cache.release(sequence)
+        self._cache.retain(sequence, self.running)
         self.add(sequence)

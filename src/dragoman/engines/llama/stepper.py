@@ -73,6 +73,8 @@ class Stepper:
 
     def _take_commands(self) -> Iterator[Callable[[], None]]:
         if self._batcher.idle:
+            while self._commands.empty() and self._batcher.rest():
+                pass
             yield self._commands.get()
         for _ in range(self._commands.qsize()):
             yield self._commands.get_nowait()

@@ -1,0 +1,144 @@
+"""One llama_context: a unified KV cache and what computes on it."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from dragoman.engines.llama.binding import FLASH_ATTENTION_ON, KV_TYPE_BF16, Batch
+from dragoman.engines.llama.model import Model, ModelError, TokenArray
+
+Logits = npt.NDArray[np.float32]
+
+State = npt.NDArray[np.uint8]
+"""KV cells as llama.cpp writes them: about as many bytes as they take in the cache."""
+
+NO_STATE: State = np.empty(0, dtype=np.uint8)
+
+MAX_SEQUENCE_IDS = 256
+"""llama.cpp's compile-time limit, LLAMA_MAX_SEQ."""
+
+
+class Chunk(NamedTuple):
+    """Consecutive tokens of one sequence to decode in this step."""
+
+    sequence_id: int
+    position: int
+    """Of the first token."""
+    tokens: TokenArray
+    wants_logits: bool
+    """Of the last token."""
+
+
+class DecodeError(Exception):
+    """llama_decode refused a batch that the KV cell ledger allowed: the engine's state is no longer known."""
+
+
+class ContextOptions(msgspec.Struct, frozen=True):
+    """How much a context may hold and how it computes."""
+
+    context_cells: int
+    batch_tokens: int
+    """The most tokens one decode is given."""
+    threads: int
+    reproducible: bool = False
+    """Compute attention so that a sequence's logits do not depend on what else is in the batch or the cache."""
+
+
+class LlamaContext:
+    """A llama_context with one unified KV cache. Not thread-safe."""
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
+        """Allocate the cache and the compute buffers. Raises ModelError when there is no memory for them."""
+        self._library = library = model.library
+        self._context: int = library.llama_init_from_model(model.handle, self._params(model, options))
+        if not self._context:
+            raise ModelError(
+                f"no context of {options.context_cells} KV cells could be allocated: "
+                f"{'; '.join(library.recent_log) or 'no reason was logged'}; try a smaller --context-cells"
+            )
+        self._memory: int = library.llama_get_memory(self._context)
+        self.vocabulary_size = model.vocabulary.size
+        self.cells: int = library.llama_n_ctx(self._context)
+        self._allocate_batch(options.batch_tokens)
+
+    @staticmethod
+    def _params(model: Model, options: ContextOptions) -> object:
+        params = model.library.llama_context_default_params()
+        params.n_ctx = options.context_cells
+        params.n_batch = params.n_ubatch = options.batch_tokens
+        params.n_seq_max = MAX_SEQUENCE_IDS
+        params.n_threads = params.n_threads_batch = options.threads
+        params.flash_attn_type = FLASH_ATTENTION_ON
+        # Without a unified cache a partial llama_memory_seq_cp is a failed assertion, which aborts the process.
+        params.kv_unified = True
+        if options.reproducible:
+            # With K and V of different types ggml takes its one-query attention kernel for every batch. That one
+            # adds up a sequence's own cells in order, wherever they lie; the tiled kernel's sums depend on both.
+            params.type_v = KV_TYPE_BF16
+        return params
+
+    def _allocate_batch(self, size: int) -> None:
+        self._tokens = np.zeros(size, dtype=np.int32)
+        self._positions = np.zeros(size, dtype=np.int32)
+        self._sequence_ids = np.zeros(size, dtype=np.int32)
+        self._wants_logits = np.zeros(size, dtype=np.int8)
+        self._sequence_counts = np.ones(size, dtype=np.int32)
+        self._sequence_pointers = self._sequence_ids.ctypes.data + 4 * np.arange(size, dtype=np.int64)
+        self._batch = Batch(
+            0,
+            self._tokens.ctypes.data,
+            None,
+            self._positions.ctypes.data,
+            self._sequence_counts.ctypes.data,
+            self._sequence_pointers.ctypes.data,
+            self._wants_logits.ctypes.data,
+        )
+
+    def decode(self, chunks: Sequence[Chunk]) -> Logits:
+        """Decode all chunks in one batch; returns float32[chunks that want logits, vocabulary], in their order.
+
+        The array is valid until the next decode. Raises DecodeError.
+        """
+        filled = rows = 0
+        for chunk in chunks:
+            end = filled + len(chunk.tokens)
+            self._tokens[filled:end] = chunk.tokens
+            self._positions[filled:end] = np.arange(chunk.position, chunk.position + len(chunk.tokens))
+            self._sequence_ids[filled:end] = chunk.sequence_id
+            self._wants_logits[filled:end] = 0
+            self._wants_logits[end - 1] = chunk.wants_logits
+            rows += chunk.wants_logits
+            filled = end
+        self._batch.n_tokens = filled
+        if (status := self._library.llama_decode(self._context, self._batch)) != 0:
+            raise DecodeError(f"llama_decode returned {status} for {filled} tokens of {len(chunks)} sequences")
+        if not rows:
+            return np.empty((0, self.vocabulary_size), dtype=np.float32)
+        return np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (rows, self.vocabulary_size))
+
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        """Let `target` go on with the cells of `source` from position `start` to `end`, by reference."""
+        self._library.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def save(self, sequence_id: int, into: State = NO_STATE) -> State:
+        """A copy of the sequence's cells in main memory, at the beginning of `into` if they fit."""
+        needed = self._library.llama_state_seq_get_size(self._context, sequence_id)
+        state = into if len(into) >= needed else np.empty(needed, dtype=np.uint8)
+        size = self._library.llama_state_seq_get_data(self._context, state.ctypes.data, len(state), sequence_id)
+        return state[:size]
+
+    def restore(self, sequence_id: int, state: State) -> bool:
+        """Give an empty sequence the cells that were saved, at their positions; False: there is no room."""
+        read = self._library.llama_state_seq_set_data(self._context, state.ctypes.data, len(state), sequence_id)
+        return bool(read)
+
+    def forget(self, sequence_id: int) -> None:
+        """Take the sequence out of all its cells."""
+        self._library.llama_memory_seq_rm(self._memory, sequence_id, -1, -1)
+
+    def close(self) -> None:
+        """Free the cache and the buffers."""
+        self._library.llama_free(self._context)

@@ -1,0 +1,90 @@
+"""Finished sequences' cells outside the KV cache, in main memory, where they cost the model's steps nothing."""
+
+from typing import NamedTuple
+
+from dragoman.engines.llama.context import State
+from dragoman.engines.llama.model import TokenArray
+
+
+class Segment:
+    """The cells of the tokens from `start` on; those before it are held by someone else."""
+
+    def __init__(self, tokens: TokenArray, start: int, state: State, last_used: int) -> None:
+        self.tokens = tokens
+        """From the beginning of the sequence: cells mean something only behind the tokens they were computed after."""
+        self.start = start
+        self.state = state
+        self.last_used = last_used
+
+    @property
+    def length(self) -> int:
+        """Tokens whose cells are saved."""
+        return len(self.tokens) - self.start
+
+
+class Piece(NamedTuple):
+    """The part of a segment, from position `start` to `end`, that continues what is there already."""
+
+    segment: Segment
+    start: int
+    end: int
+
+
+class SavedSegments:
+    """Segments by their tokens, least recently used out first. They chain: one may begin where another one ends."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit`: tokens whose cells are kept at most."""
+        self._limit = limit
+        self._segments: list[Segment] = []
+        self._clock = 0
+        self.tokens = 0
+        """Tokens whose cells are saved."""
+
+    def match(self, wanted: TokenArray, covered: int) -> list[Piece]:
+        """The pieces that bring `wanted` on from position `covered`, in order, as far as they go."""
+        pieces: list[Piece] = []
+        while best := max(self._continuing(wanted, covered), key=lambda piece: piece.end, default=None):
+            pieces.append(best)
+            covered = best.end
+        return pieces
+
+    def touch(self, segment: Segment) -> None:
+        """The segment is of use now."""
+        self._clock += 1
+        segment.last_used = self._clock
+
+    def save(self, tokens: TokenArray, start: int, state: State) -> None:
+        """Keep the cells of `tokens` from `start` on, and give up others for them, if need be."""
+        if len(tokens) - start > self._limit:
+            return
+        segment = Segment(tokens, start, state, 0)
+        self.touch(segment)
+        self._segments.append(segment)
+        self.tokens += segment.length
+        while self.tokens > self._limit:
+            oldest = min(self._segments, key=lambda segment: segment.last_used)
+            self._segments.remove(oldest)
+            self.tokens -= oldest.length
+
+    def _continuing(self, wanted: TokenArray, covered: int) -> list[Piece]:
+        if covered >= len(wanted):
+            return []
+        return [
+            Piece(segment, covered, common_prefix(wanted, segment.tokens))
+            for segment in self._segments
+            # One comparison rules most of them out.
+            if segment.start <= covered < len(segment.tokens)
+            and segment.tokens[covered] == wanted[covered]
+            and common_prefix(wanted, segment.tokens) > covered
+        ]
+
+
+def common_prefix(left: TokenArray, right: TokenArray) -> int:
+    """Length of the longest common beginning."""
+    length = min(len(left), len(right))
+    if not length or left[0] != right[0]:
+        return 0
+    different = left[:length] != right[:length]
+    first = int(different.argmax())
+    return first if different[first] else length
