@@ -10,7 +10,7 @@ from starlette.types import Message
 
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
-from dragoman.core.request import GenerationRequest
+from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.engines.base import Engine, EngineStatistics
 from dragoman.engines.echo import EchoEngine
@@ -42,6 +42,9 @@ class LateEngine:
             raise EngineFailed("The engine stopped")
         yield Finished(0, "stop")
         yield Usage(1, 1, 1)
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        return 1
 
     async def statistics(self) -> EngineStatistics:
         if not self.ready:

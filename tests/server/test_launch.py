@@ -97,7 +97,7 @@ async def test_more_requests_than_may_wait_are_told_when_to_come_back() -> None:
             ]
             await _until(client, "dragoman_waiting_sequences", 2)
             refused = await client.post("/v1/chat/completions", json=chat_body("Hi", max_tokens=2))
-            assert refused.status_code == 503
+            assert refused.status_code == 429
             assert int(refused.headers["retry-after"]) >= 1
             assert "waiting" in refused.json()["error"]["message"]
             first.cancel()

@@ -7,6 +7,7 @@ import pytest
 
 from dragoman.server.settings import (
     EngineSettings,
+    KeySettings,
     Settings,
     SettingsError,
     environment_variable,
@@ -112,16 +113,20 @@ def test_variables_reach_into_tables(folder: Path) -> None:
     assert settings.echo.tokens_per_second == 50
 
 
-@pytest.mark.parametrize("key", ALL_SETTINGS)
+PLAIN_SETTINGS = {key: default for key, default in ALL_SETTINGS.items() if key not in ("deployments", "keys", "hosts")}
+"""Those that fit into a variable; the others stand in the file alone."""
+
+
+@pytest.mark.parametrize("key", PLAIN_SETTINGS)
 def test_every_setting_refuses_a_wrong_value_in_words(folder: Path, key: str) -> None:
     text = complaint(overrides={key: ["not", "this"]})
     assert text.startswith(f"command line: --{key.rpartition('.')[2].replace('_', '-')} must be ")
     assert text.endswith(", got ['not', 'this']")
 
 
-@pytest.mark.parametrize("key", [key for key, default in ALL_SETTINGS.items() if default is not None])
+@pytest.mark.parametrize("key", [key for key, default in PLAIN_SETTINGS.items() if default is not None])
 def test_every_setting_has_a_variable(folder: Path, key: str) -> None:
-    default = ALL_SETTINGS[key]
+    default = PLAIN_SETTINGS[key]
     text = str(default).lower() if isinstance(default, bool) else str(default)
     assert load_settings(None, {environment_variable(key): text}, {}) == Settings()
 
@@ -197,3 +202,50 @@ def test_a_file_that_cannot_be_read_as_text_is_refused(folder: Path) -> None:
         load_settings(binary, {}, {})
     with pytest.raises(SettingsError, match="cannot be read: Is a directory"):
         load_settings(folder, {}, {})
+
+
+def test_keys_hosts_and_deployments_stand_in_the_file(folder: Path) -> None:
+    (folder / "settings.toml").write_text(
+        """
+        [[keys]]
+        name = "build server"
+        key = "sk-0123456789abcdef"
+
+        [[deployments]]
+        name = "small"
+        model = "echo"
+        dialects = ["float16", "scale"]
+        load = "first use"
+        unload_idle_seconds = 60
+
+        [hosts]
+        "scale.example.com" = "scale"
+        """
+    )
+    settings = load_settings(folder / "settings.toml", {}, {})
+    assert settings.keys == (KeySettings("build server", "sk-0123456789abcdef"),)
+    assert settings.hosts == {"scale.example.com": "scale"}
+    [deployment] = settings.deployments
+    assert (deployment.name, deployment.dialects, deployment.load) == ("small", ("float16", "scale"), "first use")
+
+
+@pytest.mark.parametrize(
+    ("text", "complains_of"),
+    [
+        ('[[keys]]\nname = "x"\nkey = "short-secret"', "length >= 16"),
+        ('[[keys]]\nname = "x"\nkey = "sk-0123456789abcdef"\nextra = 1', "unknown field `extra`"),
+        ('[[deployments]]\nname = "a/b"\nmodel = "echo"', "matching regex"),
+        ('[[deployments]]\nname = "a"', "missing required field `model`"),
+        ('[hosts]\n"a" = "openai"', "invalid enum value 'openai'"),
+    ],
+)
+def test_a_wrong_table_is_told_without_showing_its_values(folder: Path, text: str, complains_of: str) -> None:
+    said = complaint(text)
+    assert complains_of in said
+    assert "secret" not in said
+    assert "sk-" not in said
+
+
+def test_there_are_no_variables_for_tables(folder: Path) -> None:
+    with pytest.raises(SettingsError, match="unknown variable DRAGOMAN_KEYS"):
+        load_settings(None, {"DRAGOMAN_KEYS": "[]"}, {})

@@ -35,6 +35,9 @@ def serve(
         typer.Option(help=f"Requests that are answered together. Default: {_DEFAULTS.engine.parallel}."),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the engine. Default: all cores.")] = None,
+    open_to_all: Annotated[
+        bool | None, typer.Option("--open", help="Serve beyond this machine although there are no keys.")
+    ] = None,
     max_waiting: Annotated[
         int | None,
         typer.Option(help=f"Requests that may wait for a free slot. Default: {_DEFAULTS.max_waiting}."),
@@ -46,6 +49,7 @@ def serve(
         "host": host,
         "port": port,
         "workers": workers,
+        "open": open_to_all,
         "max_waiting": max_waiting,
         "engine.context_cells": context_cells,
         "engine.parallel": parallel,

@@ -3,6 +3,7 @@
 DragomanError
 ├── BadRequest            the request can never succeed as it stands
 │   └── ContextOverflow   the prompt leaves no room for an answer
+├── Unauthenticated       no key was sent, or none that is accepted
 ├── ModelNotFound         no deployment has this name
 ├── BodyTooLarge          the HTTP body is over the configured limit
 ├── Overloaded            a later try may succeed; says when
@@ -13,6 +14,13 @@ DragomanError
 Each dialect maps this tree to its own envelope in its codec; after the first byte the same error becomes
 that dialect's in-stream error. Foreign errors are translated where they enter, never further in.
 """
+
+from typing import Literal
+
+KeyFault = Literal["missing", "malformed", "unknown"]
+
+_LONG_ENOUGH_TO_SHOW = 16
+"""Characters of a key of which the last four give nothing away."""
 
 
 class DragomanError(Exception):
@@ -45,6 +53,16 @@ class ContextOverflow(BadRequest):
             f"and an answer needs at least one of them. {remedy}",
             "prompt",
         )
+
+
+class Unauthenticated(DragomanError):
+    """No key was sent, its header has the wrong form, or nobody has this key."""
+
+    def __init__(self, fault: KeyFault, key: str = "") -> None:
+        """`key` is what was sent; only its last four characters are kept."""
+        super().__init__({"missing": "Missing API key", "malformed": "Malformed API key"}.get(fault, "Invalid API key"))
+        self.fault = fault
+        self.ending = key[-4:] if len(key) >= _LONG_ENOUGH_TO_SHOW else ""
 
 
 class ModelNotFound(DragomanError):

@@ -4,6 +4,9 @@ A dialect may be narrower or clamp first; nothing reaches an engine outside thes
 """
 
 import math
+from collections.abc import Iterable
+
+import msgspec
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import SamplingParams
@@ -14,6 +17,8 @@ MAX_STOP_STRING_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIAS_ENTRIES = 1024
 MAX_SEED = 2**64 - 1
+MAX_TOKENS = 2**31 - 1
+"""Engines count tokens and their ids in signed 32-bit integers; more than that is more than any context holds."""
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("temperature", 0, 2),
@@ -31,7 +36,10 @@ def check_range(parameter: str, value: float, low: float, high: float) -> None:
 
 
 def check_sampling(sampling: SamplingParams) -> SamplingParams:
-    """Return `sampling` as it is, or raise BadRequest for the first value out of its range."""
+    """Return `sampling`, or raise BadRequest for the first value out of its range.
+
+    A max_tokens that no context holds is lowered, since it means the rest of the context anyway.
+    """
     for parameter, low, high in _RANGES:
         check_range(parameter, getattr(sampling, parameter), low, high)
     if not (sampling.repetition_penalty > 0 and math.isfinite(sampling.repetition_penalty)):
@@ -46,6 +54,8 @@ def check_sampling(sampling: SamplingParams) -> SamplingParams:
     _check_logit_bias(sampling.logit_bias)
     if sampling.seed is not None and not 0 <= sampling.seed <= MAX_SEED:
         raise BadRequest(f"seed must be between 0 and 2^64 - 1, got {sampling.seed}", "seed")
+    if sampling.max_tokens is not None and sampling.max_tokens > MAX_TOKENS:
+        return msgspec.structs.replace(sampling, max_tokens=MAX_TOKENS)
     return sampling
 
 
@@ -81,6 +91,13 @@ def _check_stops(sampling: SamplingParams) -> None:
             f"stop_token_ids takes at most {MAX_STOP_TOKEN_IDS} ids, got {len(sampling.stop_token_ids)}",
             "stop_token_ids",
         )
+    _check_token_ids("stop_token_ids", sampling.stop_token_ids)
+
+
+def _check_token_ids(parameter: str, token_ids: Iterable[int]) -> None:
+    for token in token_ids:
+        if not 0 <= token <= MAX_TOKENS:
+            raise BadRequest(f"{parameter} must hold token ids, got {token:.40g}", parameter)
 
 
 def _check_logit_bias(logit_bias: dict[int, float]) -> None:
@@ -88,6 +105,7 @@ def _check_logit_bias(logit_bias: dict[int, float]) -> None:
         raise BadRequest(
             f"logit_bias takes at most {MAX_LOGIT_BIAS_ENTRIES} entries, got {len(logit_bias)}", "logit_bias"
         )
+    _check_token_ids("logit_bias", logit_bias)
     for token, bias in logit_bias.items():
         if not -100 <= bias <= 100:
             raise BadRequest(f"logit_bias must be between -100 and 100, got {bias:g} for token {token}", "logit_bias")

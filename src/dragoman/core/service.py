@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from dragoman.core.events import Event
-from dragoman.core.request import GenerationRequest
+from dragoman.core.request import GenerationRequest, Prompt
 
 
 class ServedModel(msgspec.Struct, frozen=True):
@@ -19,13 +19,26 @@ class ServedModel(msgspec.Struct, frozen=True):
 
 
 class GenerationService(Protocol):
-    """The gateway, as a dialect sees it."""
+    """The gateway, as a dialect sees it: only what that dialect shows."""
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a request must bring a key."""
+        ...
+
+    def authenticate(self, key: str | None) -> None:
+        """Raise Unauthenticated unless somebody has this key. None: none was sent."""
+        ...
 
     def generate(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
         """Answer several prompts as one request: choice j of prompt i has index i * n + j; one Usage for all.
 
         Closing the generator cancels what is still running. Raises core.errors, before or between events.
         """
+        ...
+
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        """The prompt tokens a request with this prompt would be told. Raises core.errors."""
         ...
 
     def models(self) -> list[ServedModel]:

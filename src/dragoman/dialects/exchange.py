@@ -7,15 +7,16 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import NamedTuple, Protocol
 
 import structlog
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dragoman.core.errors import BodyTooLarge, DragomanError, EngineFailed
+from dragoman.core.errors import BodyTooLarge, DragomanError, EngineFailed, Unauthenticated
 from dragoman.core.events import Event
 from dragoman.core.request import GenerationRequest
 from dragoman.core.service import GenerationService
@@ -76,23 +77,56 @@ class ExchangeOptions(NamedTuple):
     """A stream that was silent for so long carries a comment."""
 
 
-async def respond(
-    request: Request,
-    service: GenerationService,
-    decode: Callable[[bytes, str], Call],
-    errors: ErrorCodec,
-    options: ExchangeOptions,
-) -> Response:
+class Door(NamedTuple):
+    """What all routes of a dialect share."""
+
+    service: GenerationService
+    read_key: Callable[[Headers], str | None]
+    """The key a request brings; None: none. Raises Unauthenticated when its header has the wrong form."""
+    options: ExchangeOptions
+
+
+async def respond(request: Request, door: Door, decode: Callable[[bytes, str], Call], errors: ErrorCodec) -> Response:
     """Answer a request whose body `decode` understands; its second argument is the id for the answer, 32 hex digits."""
     request_id = uuid.uuid4().hex
     headers = {"x-request-id": request_id}
     try:
-        call = decode(await _read_body(request, options.max_body_bytes), request_id)
+        _admit(request, door)
+        call = decode(await read_body(request, door), request_id)
     except DragomanError as error:
         return error_response(errors.reply(error), headers)
     except ClientDisconnect:
         return Response()  # nobody is there to read it
-    return _Exchange(service, call, errors, headers, options.keep_alive_seconds)
+    return _Exchange(door.service, call, errors, headers, door.options.keep_alive_seconds)
+
+
+async def guard(
+    request: Request, door: Door, answer: Callable[[], Awaitable[Response]], errors: ErrorCodec
+) -> Response:
+    """Answer a request that generates nothing: the key first, and the dialect's own errors."""
+    try:
+        _admit(request, door)
+        return await answer()
+    except DragomanError as error:
+        return error_response(errors.reply(error), {})
+    except ClientDisconnect:
+        return Response()
+
+
+def bearer_key(headers: Headers) -> str | None:
+    """The key of `Authorization: Bearer KEY`, None without one. Raises Unauthenticated for another form."""
+    value = headers.get("authorization", "").strip()
+    scheme, _, key = value.partition(" ")
+    if not value:
+        return None
+    if scheme.lower() != "bearer":
+        raise Unauthenticated("malformed", value)
+    return key.strip() or None
+
+
+def _admit(request: Request, door: Door) -> None:
+    if door.service.needs_key:
+        door.service.authenticate(door.read_key(request.headers))
 
 
 def error_response(reply: ErrorReply, headers: dict[str, str]) -> Response:
@@ -100,7 +134,9 @@ def error_response(reply: ErrorReply, headers: dict[str, str]) -> Response:
     return Response(reply.body, reply.status, {**headers, **reply.headers}, "application/json")
 
 
-async def _read_body(request: Request, limit: int) -> bytes:
+async def read_body(request: Request, door: Door) -> bytes:
+    """The whole body. Raises BodyTooLarge, or ClientDisconnect."""
+    limit = door.options.max_body_bytes
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(limit)

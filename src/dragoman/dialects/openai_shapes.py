@@ -1,7 +1,7 @@
 """The JSON vocabulary of OpenAI's API that several dialects share: messages, prompts, usage."""
 
 from collections.abc import Sequence
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
@@ -31,7 +31,11 @@ class ChatMessage(msgspec.Struct, frozen=True):
     role: str
     content: str | list[ContentPart] | None = None
     name: str | None = None
-    tool_calls: list[object] | None = None
+    tool_calls: list[Any] | None = None
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):

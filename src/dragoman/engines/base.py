@@ -6,7 +6,7 @@ from typing import Protocol
 import msgspec
 
 from dragoman.core.events import Event
-from dragoman.core.request import GenerationRequest
+from dragoman.core.request import GenerationRequest, Prompt
 
 
 class EngineStatistics(msgspec.Struct, frozen=True, array_like=True):
@@ -42,6 +42,10 @@ class Engine(Protocol):
     @property
     def context_length(self) -> int | None:
         """In tokens, prompt and answer together; None until the engine is known."""
+        ...
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        """The prompt tokens a request with this prompt has. Raises as `generate` does."""
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:

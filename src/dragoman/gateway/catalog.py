@@ -15,6 +15,8 @@ class Deployment(msgspec.Struct, frozen=True):
     name: str
     aliases: tuple[str, ...]
     engine: Engine
+    dialects: tuple[str, ...] | None = None
+    """The dialects that show it; None: all."""
 
 
 class Catalog:
@@ -29,6 +31,10 @@ class Catalog:
                 if name in self._by_name:
                     raise ValueError(f"two models are called {name!r}")
                 self._by_name[name] = deployment
+
+    def shown_in(self, dialect: str) -> "Catalog":
+        """Only the deployments that this dialect shows."""
+        return Catalog([entry for entry in self.deployments if entry.dialects is None or dialect in entry.dialects])
 
     def resolve(self, model: str) -> Deployment:
         """The deployment with this name or alias, compared exactly. Raises ModelNotFound."""

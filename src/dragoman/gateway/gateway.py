@@ -6,33 +6,57 @@ from collections.abc import AsyncGenerator, Sequence
 
 from dragoman.core.errors import DragomanError, EngineFailed, ShuttingDown
 from dragoman.core.events import Delta, Event, Finished, Usage
-from dragoman.core.request import GenerationRequest
+from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.service import ServedModel
 from dragoman.engines.base import Engine
 from dragoman.gateway.catalog import Catalog
+from dragoman.gateway.keys import NO_KEYS, KeyRing
 from dragoman.gateway.meter import Meter
 
 _EVENTS_AHEAD = 64
 """Events of several prompts that may lie between the engines and a slow client."""
 
 
+class _Gate:
+    """Whether new requests are still taken, the same for all dialects."""
+
+    draining = False
+
+
 class Gateway:
     """Implements core.service.GenerationService."""
 
-    def __init__(self, catalog: Catalog, meter: Meter) -> None:
+    def __init__(self, catalog: Catalog, meter: Meter, keys: KeyRing = NO_KEYS, gate: "_Gate | None" = None) -> None:
+        """Without keys, everybody may come in."""
         self._catalog = catalog
         self._meter = meter
-        self._draining = False
+        self._keys = keys
+        self._gate = _Gate() if gate is None else gate
+
+    @property
+    def needs_key(self) -> bool:
+        return bool(self._keys)
+
+    def authenticate(self, key: str | None) -> None:
+        if self._keys:
+            self._keys.check(key)
+
+    def shown_in(self, dialect: str) -> "Gateway":
+        """The same gateway with only the deployments that this dialect shows."""
+        return Gateway(self._catalog.shown_in(dialect), self._meter, self._keys, self._gate)
 
     def drain(self) -> None:
         """Refuse new requests from now on; those under way go on."""
-        self._draining = True
+        self._gate.draining = True
 
     def models(self) -> list[ServedModel]:
         return self._catalog.models()
 
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        return await self._catalog.resolve(model).engine.count_tokens(prompt)
+
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
-        if self._draining:
+        if self._gate.draining:
             raise ShuttingDown("The server is shutting down", retry_after=5)
         deployment = self._catalog.resolve(requests[0].model)
         measurement = self._meter.begin(deployment.name)

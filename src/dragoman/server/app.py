@@ -2,31 +2,65 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dragoman.dialects import infermatic
+from dragoman.core.service import GenerationService
+from dragoman.dialects import arcee, empower, float16, infermatic, scale
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.gateway.catalog import Catalog
 from dragoman.gateway.gateway import Gateway
+from dragoman.gateway.keys import NO_KEYS, KeyRing
 from dragoman.gateway.meter import Meter
 from dragoman.server import health, metrics
+from dragoman.server.settings import DialectName
+
+NO_HOSTS: Mapping[str, DialectName] = {}
 
 
-def build_app(catalog: Catalog, options: ExchangeOptions, *, metrics_directory: str | None) -> "App":
+class Dialect(NamedTuple):
+    """How a dialect joins the app."""
+
+    routes: Callable[[GenerationService, ExchangeOptions], list[BaseRoute]]
+    own_routes: Callable[[GenerationService, ExchangeOptions], list[BaseRoute]]
+    """Those on a host of its own, on the vendor's own paths."""
+
+
+DIALECTS: dict[DialectName, Dialect] = {
+    "infermatic": Dialect(infermatic.routes, infermatic.routes),
+    "empower": Dialect(empower.routes, empower.own_routes),
+    "scale": Dialect(scale.routes, scale.routes),
+    "arcee": Dialect(arcee.routes, arcee.own_routes),
+    # Its first path part is a deployment's name, so it comes last.
+    "float16": Dialect(float16.routes, float16.routes),
+}
+
+
+def build_app(
+    catalog: Catalog,
+    options: ExchangeOptions,
+    *,
+    metrics_directory: str | None,
+    keys: KeyRing = NO_KEYS,
+    hosts: Mapping[str, DialectName] = NO_HOSTS,
+) -> "App":
     """The whole app over the catalog's engines, which it starts and closes with its own life.
 
     `metrics_directory` is where the workers of one server gather their counts; None: this process counts alone.
+    `hosts` are names on which only one dialect answers.
     """
     registry = CollectorRegistry()
-    gateway = Gateway(catalog, Meter(registry))
-    return App(catalog, gateway, registry, options, metrics_directory)
+    gateway = Gateway(catalog, Meter(registry), keys)
+    return App(catalog, gateway, registry, options, metrics_directory, hosts)
 
 
 class App:
@@ -39,19 +73,23 @@ class App:
         registry: CollectorRegistry,
         options: ExchangeOptions,
         metrics_directory: str | None,
+        hosts: Mapping[str, DialectName],
     ) -> None:
         self._catalog = catalog
         self.drain = gateway.drain
-        app = Starlette(
-            routes=[
-                *health.routes(catalog),
-                *metrics.routes(catalog, registry, metrics_directory),
-                *infermatic.routes(gateway, options),
-            ],
-            exception_handlers={HTTPException: _http_error},
-            lifespan=self._lifespan,
-        )
-        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(app))
+        common = [*health.routes(catalog), *metrics.routes(catalog, registry, metrics_directory, gateway)]
+        shown = {name: gateway.shown_in(name) for name in DIALECTS}
+        dialects = [route for name, dialect in DIALECTS.items() for route in dialect.routes(shown[name], options)]
+        self.routes = [*common, *dialects]
+        app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=self._lifespan)
+        own = {
+            host.lower(): Starlette(
+                routes=[*common, *DIALECTS[dialect].own_routes(shown[dialect], options)],
+                exception_handlers={HTTPException: _http_error},
+            )
+            for host, dialect in hosts.items()
+        }
+        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(_ByHost(app, own)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -75,6 +113,21 @@ class _WithoutTrailingSlash:
         if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
             scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
         await self._app(scope, receive, send)
+
+
+class _ByHost:
+    """Answers on a mapped host name with its dialect's routes alone. Case and port do not matter."""
+
+    def __init__(self, app: ASGIApp, own: Mapping[str, ASGIApp]) -> None:
+        self._app = app
+        self._own = own
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if self._own and scope["type"] == "http":
+            host = Headers(scope=scope).get("host", "").lower()
+            app = self._own.get(host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host, app)
+        await app(scope, receive, send)
 
 
 class _WithRequestId:

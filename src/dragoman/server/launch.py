@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import os
 import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,16 +16,19 @@ from rich.console import Console
 
 from dragoman.engines.llama.gguf_files import ModelSourceError
 from dragoman.engines.llama.options import EngineOptions
-from dragoman.engines.llama.sources import ModelFile, resolve
+from dragoman.engines.llama.sources import ModelFile
+from dragoman.gateway.keys import key_digest
 from dragoman.server import logs
+from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan
 from dragoman.server.settings import Settings
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
-from dragoman.server.worker import WorkerOptions
-
-ECHO = "echo"
-"""The model name that stands for the echo engine."""
+from dragoman.server.worker import DeploymentOptions, WorkerOptions
 
 _BACKLOG = 2048
+
+_MOST_WAKES = 4096
+"""Requests for sleeping models that are read at once."""
+
 _EXIT_UNUSABLE = 2
 
 _SPIN_COUNT = "10000"
@@ -38,16 +43,34 @@ def serve(settings: Settings) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit status: 0, or 2 with one line on standard error."""
     logs.configure(settings.log_level)
     try:
-        model = None if settings.model == ECHO else resolve(settings.model, progress=sys.stderr.isatty())
+        _refuse_strangers(settings)
+        plans = plan(settings, progress=sys.stderr.isatty())
         with (
             _listen(settings.host, settings.port) as listener,
             tempfile.TemporaryDirectory(prefix="dragoman-") as folder,
         ):
-            asyncio.run(_Launch(settings, model, listener, Path(folder)).run())
-    except (ModelSourceError, ChildFailed, _Unusable) as error:
+            asyncio.run(_Launch(settings, plans, listener, Path(folder)).run())
+    except (ModelSourceError, ChildFailed, DeploymentError, _Unusable) as error:
         print(f"dragoman: {error}", file=sys.stderr)
         return _EXIT_UNUSABLE
     return 0
+
+
+def _refuse_strangers(settings: Settings) -> None:
+    """Without keys, only this machine may reach the server, unless that was asked for."""
+    if settings.keys or settings.open or _is_loopback(settings.host):
+        return
+    raise _Unusable(
+        f"whoever reaches {settings.host} could use the server, since there are no keys; add [[keys]] to the settings, "
+        "listen on 127.0.0.1, or say --open"
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -67,14 +90,20 @@ def _listen(host: str, port: int) -> socket.socket:
 class _Launch:
     """One run of the server, in the parent process."""
 
-    def __init__(self, settings: Settings, model: ModelFile | None, listener: socket.socket, folder: Path) -> None:
-        """`model` None: the echo engine. `folder` holds the engine's socket and the workers' counts."""
+    def __init__(
+        self, settings: Settings, plans: Sequence[DeploymentPlan], listener: socket.socket, folder: Path
+    ) -> None:
+        """`folder` holds the engines' sockets and the workers' counts."""
         self._settings = settings
-        self._model = model
+        self._plans = plans
         self._listener = listener
         self._folder = folder
-        self._engine_socket = folder / "engine.sock"
-        self._engines = [Child(self._engine_command(model))] if model else []
+        self._waking_end, self._asking_end = os.pipe()
+        self._engines = {
+            number: Child(self._engine_command(number, planned.model))
+            for number, planned in enumerate(plans)
+            if planned.model
+        }
         self._workers = [Child(self._worker_command()) for _ in range(settings.workers)]
 
     async def run(self) -> None:
@@ -83,16 +112,30 @@ class _Launch:
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signal_number, told_to_stop.set)
+        loop.add_reader(self._waking_end, self._wake_asked)
         try:
             await self._start(told_to_stop)
             await told_to_stop.wait()
         finally:
             await asyncio.gather(*(worker.stop(self._settings.drain_seconds) for worker in self._workers))
-            await asyncio.gather(*(engine.stop() for engine in self._engines))
+            await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
+            loop.remove_reader(self._waking_end)
+            os.close(self._waking_end)
+            os.close(self._asking_end)
+
+    def _wake_asked(self) -> None:
+        for number in os.read(self._waking_end, _MOST_WAKES):
+            self._engines[number].wake()
 
     async def _start(self, told_to_stop: asyncio.Event) -> None:
         """Engines and workers load side by side; being told to stop meanwhile ends the wait."""
-        starting = asyncio.gather(*(child.start() for child in self._engines + self._workers))
+        loading = []
+        for number, engine in self._engines.items():
+            if self._plans[number].load == "start":
+                loading.append(engine)
+            else:
+                engine.start_resting()
+        starting = asyncio.gather(*(child.start() for child in [*loading, *self._workers]))
         stopping = asyncio.create_task(told_to_stop.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
         if told_to_stop.is_set():
@@ -107,43 +150,57 @@ class _Launch:
     def _announce(self) -> None:
         host, port = self._listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        name, aliases = self._names()
-        also = f" (also called {', '.join(aliases)})" if aliases else ""
-        body = f'{{"model": "{name}", "messages": [{{"role": "user", "content": "What is the capital of France?"}}]}}'
         console = Console(highlight=False, soft_wrap=True)
-        console.print(f"[bold]dragoman[/bold] serves [bold]{name}[/bold]{also}\n  at [bold]{url}[/bold]")
-        console.print(f"\nTry:\n  curl {url}/v1/chat/completions -d '{body}'\n", markup=False)
-
-    def _names(self) -> tuple[str, tuple[str, ...]]:
-        return (self._model.id, self._model.aliases) if self._model else (ECHO, ())
+        served = " and ".join(f"[bold]{planned.name}[/bold]{_also_called(planned)}" for planned in self._plans)
+        console.print(f"[bold]dragoman[/bold] serves {served}\n  at [bold]{url}[/bold]")
+        question = '[{"role": "user", "content": "What is the capital of France?"}]'
+        body = f'{{"model": "{self._plans[0].name}", "messages": {question}}}'
+        key = "-H 'Authorization: Bearer KEY' " if self._settings.keys else ""
+        console.print(f"\nTry:\n  curl {url}/v1/chat/completions {key}-d '{body}'\n", markup=False)
 
     def _worker_command(self) -> ChildCommand:
-        name, aliases = self._names()
         options = WorkerOptions(
-            settings=self._settings,
+            settings=msgspec.structs.replace(self._settings, keys=()),
+            key_digests=tuple(key_digest(entry.key) for entry in self._settings.keys),
             listening_fd=self._listener.fileno(),
             metrics_directory=str(self._folder),
-            model_name=name,
-            model_aliases=aliases,
-            engine_socket=str(self._engine_socket) if self._model else None,
+            deployments=tuple(
+                DeploymentOptions(
+                    planned.name,
+                    planned.aliases,
+                    planned.dialects,
+                    str(self._engine_socket(number)) if planned.model else None,
+                    planned.load == "first use" or planned.unload_idle_seconds is not None,
+                )
+                for number, planned in enumerate(self._plans)
+            ),
+            waking_fd=self._asking_end,
         )
         # prometheus_client decides when it is imported whether processes count together.
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._folder)}
         return ChildCommand(
-            "worker", _module("dragoman.server.worker", options), environment, [self._listener.fileno()]
+            "worker",
+            _module("dragoman.server.worker", options),
+            environment,
+            [self._listener.fileno(), self._asking_end],
         )
 
-    def _engine_command(self, model: ModelFile) -> ChildCommand:
+    def _engine_socket(self, number: int) -> Path:
+        return self._folder / f"engine-{number}.sock"
+
+    def _engine_command(self, number: int, model: ModelFile) -> ChildCommand:
+        planned = self._plans[number]
         engine = self._settings.engine
         options = EngineOptions(
             model_path=str(model.path),
-            socket_path=str(self._engine_socket),
+            socket_path=str(self._engine_socket(number)),
             context_cells=engine.context_cells,
             parallel=engine.parallel,
             threads=engine.threads or _cores(),
             step_tokens=engine.step_tokens,
             saved_tokens=engine.context_cells if engine.saved_tokens is None else engine.saved_tokens,
             max_waiting=self._settings.max_waiting,
+            unload_idle_seconds=planned.unload_idle_seconds,
             reproducible=engine.reproducible,
             library_path=engine.library,
             chat_template=model.chat_template,
@@ -151,7 +208,17 @@ class _Launch:
         # OpenMP's threads wait for each other many times a token, spinning for long by default. Whenever another
         # process wants a core, as the HTTP workers do, the one that spins keeps it from the one that is waited for.
         environment = {"GOMP_SPINCOUNT": _SPIN_COUNT, **os.environ}
-        return ChildCommand("engine", _module("dragoman.engines.llama.process", options), environment)
+        may_rest = planned.load == "first use" or planned.unload_idle_seconds is not None
+        return ChildCommand(
+            f"engine {planned.name}",
+            _module("dragoman.engines.llama.process", options),
+            environment,
+            may_rest=may_rest,
+        )
+
+
+def _also_called(planned: DeploymentPlan) -> str:
+    return f" (also called {', '.join(planned.aliases)})" if planned.aliases else ""
 
 
 def _module(name: str, options: msgspec.Struct) -> list[str]:

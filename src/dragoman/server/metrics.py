@@ -8,10 +8,12 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from dragoman.core.errors import EngineFailed
+from dragoman.core.errors import EngineFailed, Unauthenticated
+from dragoman.core.service import GenerationService
+from dragoman.dialects.exchange import bearer_key
 from dragoman.engines.base import EngineStatistics
 from dragoman.gateway.catalog import Catalog, Deployment
 
@@ -19,10 +21,20 @@ _ANSWER_SECONDS = 2.0
 """How long an engine may take to tell its state; it does so between two steps."""
 
 
-def routes(catalog: Catalog, registry: CollectorRegistry, directory: str | None) -> list[BaseRoute]:
-    """`directory` is where the workers gather their counts; None: those of `registry` alone are shown."""
+def routes(
+    catalog: Catalog, registry: CollectorRegistry, directory: str | None, service: GenerationService
+) -> list[BaseRoute]:
+    """`directory` is where the workers gather their counts; None: those of `registry` alone are shown.
 
-    async def metrics(_request: Request) -> Response:
+    Where there are keys, one of them is needed here too, as `Authorization: Bearer KEY`.
+    """
+
+    async def metrics(request: Request) -> Response:
+        try:
+            if service.needs_key:
+                service.authenticate(bearer_key(request.headers))
+        except Unauthenticated as error:
+            return JSONResponse({"detail": error.message}, 401, {"www-authenticate": "Bearer"})
         states = await asyncio.gather(*(_statistics(deployment) for deployment in catalog.deployments))
         shown = registry if directory is None else _gathered(directory)
         engines = CollectorRegistry()

@@ -24,6 +24,8 @@ Text: TypeAlias = Annotated[str, Meta(min_length=1)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+Load: TypeAlias = Literal["start", "first use"]
+DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "arcee"]
 
 
 class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -54,6 +56,30 @@ class EchoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """In tokens, prompt and answer together."""
 
 
+class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One key that opens the server, a table of [[keys]]."""
+
+    name: Text
+    """Whose it is; for people."""
+    key: Annotated[str, Meta(min_length=16)]
+
+
+class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One model and the names it is served under, a table of [[deployments]]."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
+    """What clients ask for, and float16's path."""
+    model: Text
+    """As `model` of the top level."""
+    aliases: tuple[Text, ...] = ()
+    """Further names; the model's own are always among them."""
+    dialects: tuple[DialectName, ...] | None = None
+    """The dialects that show it; None: all."""
+    load: Load = "start"
+    unload_idle_seconds: Annotated[float, Meta(gt=0)] | None = None
+    """Free its memory when nobody asked for so long; the next request loads it again. None: never."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set."""
 
@@ -72,6 +98,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_seconds: Annotated[float, Meta(gt=0)] = 15.0
     """A stream that was silent for so long gets an SSE comment."""
     log_level: LogLevel = "info"
+    deployments: tuple[DeploymentSettings, ...] = ()
+    """Several models, or other names for one; then `model` is not set."""
+    open: bool = False
+    """Serve on an address others can reach although there are no keys."""
+    keys: tuple[KeySettings, ...] = ()
+    """The keys clients must bring; none: the server is open, on loopback addresses only unless `open` is set."""
+    hosts: dict[str, DialectName] = {}
+    """Host names on which only one dialect answers, on its vendor's own paths."""
     engine: EngineSettings = EngineSettings()
     echo: EchoSettings = EchoSettings()
 
@@ -120,6 +154,9 @@ def _annotations(group: str) -> dict[str, Any]:
     return {prefix + field.name: field.type for field in fields if not _is_group(field.type)}
 
 
+_FILE_ONLY = {"deployments", "keys", "hosts"}
+"""Settings with a structure of their own; they stand in the file."""
+
 _TYPES: dict[str, Any] = {
     key: annotation for group in ("", *_GROUPS) for key, annotation in _annotations(group).items()
 }
@@ -164,7 +201,7 @@ def _flattened(path: Path, table: Mapping[str, object]) -> Iterator[tuple[str, o
 
 
 def _environment_values(environment: Mapping[str, str]) -> dict[str, object]:
-    keys = {environment_variable(key): key for key in _TYPES}
+    keys = {environment_variable(key): key for key in _TYPES if key not in _FILE_ONLY}
     values = {}
     for variable, text in environment.items():
         if not variable.startswith(ENVIRONMENT_PREFIX):
@@ -199,6 +236,9 @@ def _checked(key: str, where: str, value: object, *, strict: bool = True) -> obj
     try:
         converted: object = msgspec.convert(value, annotation, strict=strict)
     except msgspec.ValidationError as error:
+        if key in _FILE_ONLY:
+            # The value is not shown: it may hold keys.
+            raise SettingsError(f"{where}: {str(error)[0].lower()}{str(error)[1:]}") from error
         raise SettingsError(f"{where} must be {_allowed(annotation)}, got {value!r}") from error
     if isinstance(converted, float) and not math.isfinite(converted):
         raise SettingsError(f"{where} must be a finite number, got {value!r}")

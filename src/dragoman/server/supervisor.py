@@ -36,6 +36,8 @@ class ChildCommand(NamedTuple):
     arguments: Sequence[str]
     environment: Mapping[str, str]
     inherited_fds: Sequence[int] = ()
+    may_rest: bool = False
+    """Whether an end with status 0 is a rest, until `wake`."""
 
 
 class Child:
@@ -46,6 +48,7 @@ class Child:
         self._process: asyncio.subprocess.Process | None = None
         self._keeping: asyncio.Task[None] | None = None
         self._stopping = False
+        self._woken = asyncio.Event()
 
     @property
     def process_id(self) -> int | None:
@@ -61,6 +64,14 @@ class Child:
             await self._reap()
             raise
         self._keeping = asyncio.create_task(self._keep())
+
+    def start_resting(self) -> None:
+        """Start nothing until `wake`."""
+        self._keeping = asyncio.create_task(self._keep())
+
+    def wake(self) -> None:
+        """Start a resting child; nothing happens to one that runs."""
+        self._woken.set()
 
     async def stop(self, grace_seconds: float = 0.0) -> None:
         """SIGTERM, then SIGKILL after `grace_seconds` and a little more. Returns when the process is gone."""
@@ -85,18 +96,31 @@ class Child:
         pause = 0.0
         while True:
             began = time.monotonic()
-            status = await self._reap()
+            status = await self._reap() if self._process else 0
             if self._stopping:
                 return
+            if status == 0 and self._command.may_rest:
+                await self._rest()
+                continue
             pause = 0.0 if time.monotonic() - began > _STEADY_SECONDS else pause
             _log.error("child ended, restarting", name=self._command.name, status=_meaning(status), pause=pause)
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE_SECONDS, max(_FIRST_PAUSE_SECONDS, 2 * pause))
-            await self._spawn()
-            try:
-                await self._wait_ready()
-            except ChildFailed as error:
-                _log.error("child could not be restarted", name=self._command.name, reason=str(error))
+            await self._try_again()
+
+    async def _rest(self) -> None:
+        _log.info("child rests until it is needed", name=self._command.name)
+        await self._woken.wait()
+        await self._try_again()
+        # Not before: whoever asked while the process was ending would not be heard.
+        self._woken.clear()
+
+    async def _try_again(self) -> None:
+        await self._spawn()
+        try:
+            await self._wait_ready()
+        except ChildFailed as error:
+            _log.error("child could not be restarted", name=self._command.name, reason=str(error))
 
     async def _spawn(self) -> None:
         self._process = await asyncio.create_subprocess_exec(

@@ -9,6 +9,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -20,21 +21,35 @@ from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.client import LlamaEngine
 from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.gateway.keys import KeyRing
 from dragoman.server import logs
 from dragoman.server.app import build_app
-from dragoman.server.settings import Settings
+from dragoman.server.settings import DialectName, Settings
+
+
+class DeploymentOptions(msgspec.Struct, frozen=True):
+    """One model, as a worker sees it."""
+
+    name: str
+    aliases: tuple[str, ...]
+    dialects: tuple[DialectName, ...] | None
+    engine_socket: str | None
+    """None: the echo engine, inside the worker."""
+    on_demand: bool
+    """Whether the model may not be loaded, and is loaded when asked for."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
     """Passed as JSON in the process's argument."""
 
     settings: Settings
+    """Without the keys: a process's arguments can be read by others on the machine."""
+    key_digests: tuple[str, ...]
     listening_fd: int
     metrics_directory: str
-    model_name: str
-    model_aliases: tuple[str, ...]
-    engine_socket: str | None
-    """None: the echo engine, inside the worker."""
+    deployments: tuple[DeploymentOptions, ...]
+    waking_fd: int
+    """Where the parent reads the numbers of deployments that are asked for and not loaded."""
 
 
 class _Server(uvicorn.Server):
@@ -58,11 +73,18 @@ def main() -> int:
     options = msgspec.json.decode(sys.argv[1], type=WorkerOptions)
     settings = options.settings
     logs.configure(settings.log_level)
-    catalog = Catalog([Deployment(options.model_name, options.model_aliases, _engine(options))])
+    catalog = Catalog(
+        [
+            Deployment(deployment.name, deployment.aliases, _engine(options, number), deployment.dialects)
+            for number, deployment in enumerate(options.deployments)
+        ]
+    )
     app = build_app(
         catalog,
         ExchangeOptions(settings.max_body_bytes, settings.keep_alive_seconds),
         metrics_directory=options.metrics_directory,
+        keys=KeyRing(options.key_digests),
+        hosts=settings.hosts,
     )
     config = uvicorn.Config(
         app,
@@ -88,9 +110,11 @@ async def _serve(server: _Server, listening_fd: int) -> None:
     await server.serve([socket.socket(fileno=listening_fd)])
 
 
-def _engine(options: WorkerOptions) -> Engine:
-    if options.engine_socket is not None:
-        return LlamaEngine(Path(options.engine_socket))
+def _engine(options: WorkerOptions, number: int) -> Engine:
+    deployment = options.deployments[number]
+    if deployment.engine_socket is not None:
+        wake = partial(os.write, options.waking_fd, bytes([number])) if deployment.on_demand else None
+        return LlamaEngine(Path(deployment.engine_socket), wake)
     echo = options.settings.echo
     return EchoEngine(tokens_per_second=echo.tokens_per_second, context_length=echo.context_length)
 

@@ -478,14 +478,19 @@ def test_a_prompt_that_is_too_long_is_told_with_the_field_it_came_in(parameter: 
     )
 
 
-@pytest.mark.parametrize(
-    "error", [Overloaded("Too many", 7), ModelLoading("Loading", 7), ShuttingDown("The server is shutting down", 7)]
-)
-def test_an_overload_answers_503_and_says_when_to_come_back(error: Overloaded) -> None:
+@pytest.mark.parametrize("error", [Overloaded("Too many", 7), ModelLoading("Loading", 7)])
+def test_an_overload_answers_429_and_says_when_to_come_back(error: Overloaded) -> None:
     reply = InfermaticErrors("/completions", "prompt").reply(error)
     detail = json.loads(reply.body)["error"]
+    assert (reply.status, reply.headers, detail["code"]) == (429, {"retry-after": "7"}, "429")
+    assert detail["message"].startswith("No deployments available for selected model, Try again in 7 seconds")
+
+
+def test_a_server_that_shuts_down_answers_503() -> None:
+    reply = InfermaticErrors("/completions", "prompt").reply(ShuttingDown("The server is shutting down", 7))
+    detail = json.loads(reply.body)["error"]
     assert (reply.status, reply.headers, detail["code"]) == (503, {"retry-after": "7"}, "503")
-    assert detail["message"].startswith(f"litellm.ServiceUnavailableError: {error.message}")
+    assert detail["message"] == "litellm.ServiceUnavailableError: The server is shutting down"
 
 
 def test_a_message_never_asks_to_come_back_in_less_than_a_second() -> None:

@@ -5,24 +5,28 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
+from starlette.datastructures import Headers
 
 from dragoman.core.errors import (
     BadRequest,
     BodyTooLarge,
     ContextOverflow,
     DragomanError,
-    EngineFailed,
     ModelNotFound,
     Overloaded,
+    ShuttingDown,
+    Unauthenticated,
 )
-from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.events import Usage
 from dragoman.core.limits import MAX_SEED, check_choices, check_sampling
-from dragoman.core.request import GenerationRequest, Prompt, SamplingParams
+from dragoman.core.request import GenerationRequest, Prompt, SamplingParams, TextPrompt
 from dragoman.dialects import sse
+from dragoman.dialects.answer import Answer
 from dragoman.dialects.exchange import Call, ErrorReply
 from dragoman.dialects.infermatic import wire
 from dragoman.dialects.json_body import MalformedJson, decode, real, whole
 from dragoman.dialects.openai_shapes import Number, UsageBody, chat_prompt, text_prompts, usage_body
+from dragoman.dialects.validation import InvalidFields, fastapi_detail, read
 
 TEXT_MAX_TOKENS = 16
 """Default of the text route, as OpenAI and vLLM have it; chat takes the rest of the context."""
@@ -47,7 +51,7 @@ def decode_chat(body: bytes, request_id: str, path_model: str | None) -> Call:
     _refuse("tool_choice", sent.tool_choice not in (None, "none", "auto"))
     _refuse("response_format", sent.response_format is not None and sent.response_format.type != "text")
     requests = _requests(sent, model, [chat_prompt(sent.messages)], default_max_tokens=None, echo=False)
-    return Call(requests, bool(sent.stream), ChatMachine(_answer(sent, model, f"chatcmpl-{request_id}")))
+    return Call(requests, bool(sent.stream), ChatAnswer(_head(sent, model, f"chatcmpl-{request_id}")))
 
 
 def decode_text(body: bytes, request_id: str, path_model: str | None) -> Call:
@@ -61,7 +65,7 @@ def decode_text(body: bytes, request_id: str, path_model: str | None) -> Call:
     requests = _requests(
         sent, model, text_prompts(sent.prompt), default_max_tokens=TEXT_MAX_TOKENS, echo=bool(sent.echo)
     )
-    return Call(requests, bool(sent.stream), TextMachine(_answer(sent, model, f"cmpl-{request_id}")))
+    return Call(requests, bool(sent.stream), TextAnswer(_head(sent, model, f"cmpl-{request_id}")))
 
 
 def _model(sent: wire.CompletionRequest, path_model: str | None) -> str:
@@ -150,7 +154,7 @@ def _token_id(text: str) -> int:
     return int(text)
 
 
-class _Answer(NamedTuple):
+class _Head(NamedTuple):
     """What all documents of one answer share."""
 
     id: str
@@ -160,100 +164,70 @@ class _Answer(NamedTuple):
     """Whether a stream ends with its usage."""
 
 
-def _answer(sent: wire.CompletionRequest, model: str, answer_id: str) -> _Answer:
+def _head(sent: wire.CompletionRequest, model: str, answer_id: str) -> _Head:
     include_usage = bool(sent.stream_options and sent.stream_options.include_usage)
-    return _Answer(answer_id, int(time.time()), model, include_usage)
+    return _Head(answer_id, int(time.time()), model, include_usage)
 
 
-class _Machine:
-    """What chat and text have in common: texts and reasons by choice, and the usage at the end."""
-
-    def __init__(self, answer: _Answer) -> None:
-        self._answer = answer
-        self._texts: dict[int, list[str]] = {}
-        self._reasons: dict[int, str] = {}
-        self._usage: Usage | None = None
-
-    def feed(self, event: Event) -> Iterator[bytes]:
-        """The chunks this event gives, as JSON."""
-        match event:
-            case Delta(index, text) if text:
-                self._texts.setdefault(index, []).append(text)
-                yield self._chunk(index, text, None)
-            case Finished(index, reason):
-                self._texts.setdefault(index, [])
-                self._reasons[index] = reason
-                yield self._chunk(index, "", reason)
-            case Usage():
-                self._usage = event
-                if self._answer.include_usage:
-                    yield self._usage_chunk(usage_body(event))
-
-    def terminator(self) -> bytes:
-        """The frame after the last chunk."""
-        return sse.DONE
-
-    def collected(self) -> bytes:
-        """All chunks as one completion. Raises EngineFailed when the engine broke off without an error."""
-        if self._usage is None:
-            raise EngineFailed("The engine ended its answer without telling its usage")
-        return self._completion(usage_body(self._usage))
-
-    def _choices(self) -> Iterator[tuple[int, str, str]]:
-        """Index, text and finish reason of every choice, in order."""
-        for index, parts in sorted(self._texts.items()):
-            yield index, "".join(parts), self._reasons[index]
-
-    def _chunk(self, index: int, text: str, reason: str | None) -> bytes:
-        raise NotImplementedError
-
-    def _usage_chunk(self, usage: UsageBody) -> bytes:
-        raise NotImplementedError
-
-    def _completion(self, usage: UsageBody) -> bytes:
-        raise NotImplementedError
-
-
-class ChatMachine(_Machine):
+class ChatAnswer(Answer):
     """Answers of the chat route. The role comes with the first text, the reason with an empty delta."""
 
-    def _chunk(self, index: int, text: str, reason: str | None) -> bytes:
-        first = len(self._texts[index]) == 1
-        delta = wire.ChatDelta(content=text or None, role="assistant" if text and first else None)
-        return self._document([wire.ChatChunkChoice(index=index, delta=delta, finish_reason=reason)])
+    def __init__(self, head: _Head) -> None:
+        super().__init__()
+        self._head = head
 
-    def _usage_chunk(self, usage: UsageBody) -> bytes:
-        return self._document([], usage)
+    def text_chunk(self, index: int, text: str) -> bytes:
+        role = "assistant" if self.is_first(index) else None
+        return self._chunk([wire.ChatChunkChoice(index=index, delta=wire.ChatDelta(content=text, role=role))])
 
-    def _document(self, choices: list[wire.ChatChunkChoice], usage: UsageBody | None = None) -> bytes:
-        answer = self._answer
-        return _encode(wire.ChatChunk(answer.id, answer.created, answer.model, "chat.completion.chunk", choices, usage))
+    def finish_chunks(self, index: int, reason: str) -> Iterator[bytes]:
+        yield self._chunk([wire.ChatChunkChoice(index=index, delta=wire.ChatDelta(), finish_reason=reason)])
 
-    def _completion(self, usage: UsageBody) -> bytes:
-        answer = self._answer
+    def usage_chunks(self, usage: Usage) -> Iterator[bytes]:
+        if self._head.include_usage:
+            yield self._chunk([], usage_body(usage))
+
+    def document(self, usage: Usage) -> bytes:
+        head = self._head
         choices = [
-            wire.ChatChoice(reason, index, wire.AssistantMessage(text)) for index, text, reason in self._choices()
+            wire.ChatChoice(reason, index, wire.AssistantMessage(text)) for index, text, reason in self.choices()
         ]
-        return _encode(wire.ChatCompletion(answer.id, "chat.completion", answer.created, answer.model, choices, usage))
+        return _encode(
+            wire.ChatCompletion(head.id, "chat.completion", head.created, head.model, choices, usage_body(usage))
+        )
+
+    def _chunk(self, choices: list[wire.ChatChunkChoice], usage: UsageBody | None = None) -> bytes:
+        head = self._head
+        return _encode(wire.ChatChunk(head.id, head.created, head.model, "chat.completion.chunk", choices, usage))
 
 
-class TextMachine(_Machine):
+class TextAnswer(Answer):
     """Answers of the text route."""
 
-    def _chunk(self, index: int, text: str, reason: str | None) -> bytes:
-        return self._document([wire.TextChunkChoice(index=index, text=text, finish_reason=reason)])
+    def __init__(self, head: _Head) -> None:
+        super().__init__()
+        self._head = head
 
-    def _usage_chunk(self, usage: UsageBody) -> bytes:
-        return self._document([], usage)
+    def text_chunk(self, index: int, text: str) -> bytes:
+        return self._chunk([wire.TextChunkChoice(index=index, text=text)])
 
-    def _document(self, choices: list[wire.TextChunkChoice], usage: UsageBody | None = None) -> bytes:
-        answer = self._answer
-        return _encode(wire.TextChunk(answer.id, answer.created, answer.model, "text_completion", choices, usage))
+    def finish_chunks(self, index: int, reason: str) -> Iterator[bytes]:
+        yield self._chunk([wire.TextChunkChoice(index=index, text="", finish_reason=reason)])
 
-    def _completion(self, usage: UsageBody) -> bytes:
-        answer = self._answer
-        choices = [wire.TextChoice(reason, index, text) for index, text, reason in self._choices()]
-        return _encode(wire.TextCompletion(answer.id, "text_completion", answer.created, answer.model, choices, usage))
+    def usage_chunks(self, usage: Usage) -> Iterator[bytes]:
+        if self._head.include_usage:
+            yield self._chunk([], usage_body(usage))
+
+    def document(self, usage: Usage) -> bytes:
+        head = self._head
+        choices = [wire.TextChoice(reason, index, text) for index, text, reason in self.choices()]
+        return _encode(
+            wire.TextCompletion(head.id, "text_completion", head.created, head.model, choices, usage_body(usage))
+        )
+
+    def _chunk(self, choices: list[wire.TextChunkChoice], usage: UsageBody | None = None) -> bytes:
+        head = self._head
+        return _encode(wire.TextChunk(head.id, head.created, head.model, "text_completion", choices, usage))
 
 
 class InfermaticErrors:
@@ -284,6 +258,8 @@ class InfermaticErrors:
             case BadRequest():
                 prefix = "" if error.message.startswith("Missing required") else "litellm.BadRequestError: "
                 return _detail(400, prefix + error.message, "bad_request_error", error.parameter or "None")
+            case Unauthenticated():
+                return _detail(401, f"Authentication Error, {_key_fault(error)}", "auth_error")
             case ModelNotFound():
                 message = (
                     f"{self._route}: Invalid model name passed in model={error.model}. "
@@ -292,9 +268,11 @@ class InfermaticErrors:
                 return _detail(400, message, "None")
             case BodyTooLarge():
                 return _detail(413, error.message, "bad_request_error")
+            case ShuttingDown():
+                return _detail(503, f"litellm.ServiceUnavailableError: {error.message}", "None")
             case Overloaded():
-                message = f"litellm.ServiceUnavailableError: {error.message}. Try again in {error.retry_after} seconds"
-                return _detail(503, message, "None")
+                message = f"No deployments available for selected model, Try again in {error.retry_after} seconds"
+                return _detail(429, f"{message}. {error.message}", "None")
             case _:
                 message = f"litellm.InternalServerError: {error.message}"
                 return _detail(500, message, "internal_server_error")
@@ -302,3 +280,61 @@ class InfermaticErrors:
 
 def _detail(status: int, message: str, kind: str, parameter: str = "None") -> tuple[int, wire.ErrorDetail]:
     return status, wire.ErrorDetail(message, kind, parameter, str(status))
+
+
+def _key_fault(error: Unauthenticated) -> str:
+    match error.fault:
+        case "missing":
+            return "No api key passed in."
+        case "malformed":
+            return f"Malformed API Key passed in. Ensure Key has `Bearer ` prefix. Passed in: ****{error.ending}"
+        case "unknown":
+            return "Invalid proxy server token passed"
+
+
+class LookupErrors(InfermaticErrors):
+    """The errors of the routes that look something up: what they do not find is not there."""
+
+    def __init__(self) -> None:
+        super().__init__("", "prompt")
+
+    def reply(self, error: DragomanError) -> ErrorReply:
+        if isinstance(error, ModelNotFound):
+            detail = wire.ErrorDetail(error.message, "not_found_error", "model", "404")
+            return ErrorReply(404, _encode(wire.ErrorBody(detail)), {})
+        return super().reply(error)
+
+
+class TokenCounterErrors(LookupErrors):
+    """The token counter tells of a wrong body as FastAPI does."""
+
+    def reply(self, error: DragomanError) -> ErrorReply:
+        if isinstance(error, InvalidFields):
+            return ErrorReply(422, _encode({"detail": [fastapi_detail(found) for found in error.violations]}), {})
+        if isinstance(error, BadRequest) and not isinstance(error, MalformedJson | ContextOverflow):
+            return ErrorReply(400, _encode({"detail": error.message}), {})
+        return super().reply(error)
+
+
+def decode_count(body: bytes) -> wire.TokenCountRequest:
+    """A question to the token counter. Raises BadRequest."""
+    return read(body, wire.TokenCountRequest)
+
+
+def counted_prompt(sent: wire.TokenCountRequest) -> Prompt:
+    """What is to be counted: the prompt wins over the messages. Raises BadRequest."""
+    if sent.prompt is not None:
+        return TextPrompt(sent.prompt)
+    if sent.messages is None:
+        raise BadRequest("prompt or messages must be provided")
+    return chat_prompt(sent.messages)
+
+
+def read_key(headers: Headers) -> str | None:
+    """The key a request brings: the first of these headers that is there decides. Raises Unauthenticated."""
+    if authorization := headers.get("authorization"):
+        for prefix in ("Bearer ", "bearer ", "Basic "):
+            if authorization.startswith(prefix):
+                return authorization.removeprefix(prefix).strip() or None
+        raise Unauthenticated("malformed", authorization)
+    return next((headers[name] for name in ("api-key", "x-api-key", "x-goog-api-key") if headers.get(name)), None)

@@ -7,8 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from dragoman.core.errors import ModelNotFound
 from dragoman.core.service import GenerationService
-from dragoman.dialects.exchange import ExchangeOptions, respond
+from dragoman.dialects.exchange import Door, ExchangeOptions, guard, read_body, respond
 from dragoman.dialects.infermatic import codec, wire
 
 _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:path}")
@@ -16,29 +17,46 @@ _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:pat
 
 def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
     """All routes of the dialect, answered by `service`."""
+    door = Door(service, codec.read_key, options)
 
     async def chat(request: Request) -> Response:
         decode = partial(codec.decode_chat, path_model=request.path_params.get("model"))
-        return await respond(request, service, decode, _CHAT_ERRORS, options)
+        return await respond(request, door, decode, _CHAT_ERRORS)
 
     async def text(request: Request) -> Response:
         decode = partial(codec.decode_text, path_model=request.path_params.get("model"))
-        return await respond(request, service, decode, _TEXT_ERRORS, options)
+        return await respond(request, door, decode, _TEXT_ERRORS)
 
-    async def models(_request: Request) -> Response:
-        cards = [wire.ModelCard(model.id) for model in service.models()]
-        return _json(wire.ModelList(cards))
+    async def models(request: Request) -> Response:
+        async def answer() -> Response:
+            cards = [wire.ModelCard(model.id) for model in service.models()]
+            return _json(wire.ModelList(cards))
+
+        return await guard(request, door, answer, _OTHER_ERRORS)
 
     async def model(request: Request) -> Response:
         wanted = request.path_params["model_id"]
-        if any(wanted in (model.id, *model.aliases) for model in service.models()):
-            return _json(wire.ModelCard(wanted))
-        detail = wire.ErrorDetail(f"Model '{wanted}' not found", "not_found_error", "model", "404")
-        return _json(wire.ErrorBody(detail), status=404)
+
+        async def answer() -> Response:
+            if any(wanted in (model.id, *model.aliases) for model in service.models()):
+                return _json(wire.ModelCard(wanted))
+            raise ModelNotFound(wanted)
+
+        return await guard(request, door, answer, _OTHER_ERRORS)
+
+    async def token_counter(request: Request) -> Response:
+        async def answer() -> Response:
+            sent = codec.decode_count(await read_body(request, door))
+            total = await service.count_tokens(sent.model, codec.counted_prompt(sent))
+            served = next(model.id for model in service.models() if sent.model in (model.id, *model.aliases))
+            return _json(wire.TokenCount(total, sent.model, served))
+
+        return await guard(request, door, answer, codec.TokenCounterErrors())
 
     return [
         *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in _PREFIXES),
         *(Route(f"{prefix}/completions", text, methods=["POST"]) for prefix in _PREFIXES),
+        Route("/utils/token_counter", token_counter, methods=["POST"]),
         *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in ("/v1", "")),
         *(Route(f"{prefix}/models/{{model_id:path}}", model, methods=["GET"]) for prefix in ("/v1", "")),
     ]
@@ -46,6 +64,7 @@ def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRou
 
 _CHAT_ERRORS = codec.InfermaticErrors("/chat/completions", "messages")
 _TEXT_ERRORS = codec.InfermaticErrors("/completions", "prompt")
+_OTHER_ERRORS = codec.LookupErrors()
 
 
 def _json(body: msgspec.Struct, status: int = 200) -> Response:

@@ -2,11 +2,7 @@
 
 import msgspec
 
-from dragoman.dialects.openai_shapes import ChatMessage, Number, TextCompletionPrompt, UsageBody
-
-
-class StreamOptions(msgspec.Struct, frozen=True):
-    include_usage: bool | None = None
+from dragoman.dialects.openai_shapes import ChatMessage, Number, StreamOptions, TextCompletionPrompt, UsageBody
 
 
 class ResponseFormat(msgspec.Struct, frozen=True):
@@ -57,6 +53,19 @@ class TextRequest(CompletionRequest, frozen=True, kw_only=True):
     logprobs: Number | None = None
     echo: bool | None = None
     suffix: str | None = None
+
+
+class TokenCountRequest(msgspec.Struct, frozen=True):
+    model: str
+    prompt: str | None = None
+    messages: list[ChatMessage] | None = None
+
+
+class TokenCount(msgspec.Struct, frozen=True):
+    total_tokens: int
+    request_model: str
+    model_used: str
+    tokenizer_type: str = "huggingface_tokenizer"
 
 
 class AssistantMessage(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Iterator
 
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import Delta, Event, Finished, FinishReason, Usage
-from dragoman.core.request import ChatPrompt, GenerationRequest, SamplingParams, TextPrompt, TokenPrompt
+from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.choice import Choice
 
@@ -56,8 +56,11 @@ class EchoEngine:
     async def statistics(self) -> EngineStatistics:
         return EngineStatistics(self._running, 0, 0, 0, 0)
 
+    async def count_tokens(self, prompt: Prompt) -> int:
+        return len(_prompt_and_answer(prompt)[0])
+
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        prompt, answer = _prompt_and_answer(request)
+        prompt, answer = _prompt_and_answer(request.prompt)
         limit = self._limit(len(prompt), request.sampling)
         choices = [_Answer(answer, Choice(self._vocabulary, request.sampling, limit)) for _ in range(request.n)]
         unfinished = dict(enumerate(choices))
@@ -106,8 +109,8 @@ class _Answer:
         return token, text, reason
 
 
-def _prompt_and_answer(request: GenerationRequest) -> tuple[bytes, bytes]:
-    match request.prompt:
+def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
+    match given:
         case ChatPrompt(messages):
             text = "\n".join(f"{message.role}: {message.content}" for message in messages)
             return text.encode(), messages[-1].content.encode()

@@ -7,14 +7,15 @@ fail with EngineFailed; none hangs.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Any
 
 import structlog
 
 from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading
 from dragoman.core.events import Delta, Event, Usage
-from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt, TokenPrompt
+from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
 from dragoman.prompt.template import ChatTemplate
@@ -50,6 +51,7 @@ class _Connection:
         self.template = ChatTemplate(welcome.chat_template, bos=welcome.bos_text, eos=welcome.eos_text)
         self.mailboxes: dict[int, asyncio.Queue[_Mail]] = {}
         self.questions: dict[int, asyncio.Future[EngineStatistics]] = {}
+        self.counts: dict[int, asyncio.Future[int]] = {}
         self._writer = writer
 
     def send(self, command: messages.Command) -> None:
@@ -66,9 +68,14 @@ class _Connection:
             case messages.Statistics(number, values):
                 if number in self.questions and not self.questions[number].done():
                     self.questions[number].set_result(values)
+            case messages.Counted(number, tokens):
+                if number in self.counts and not self.counts[number].done():
+                    self.counts[number].set_result(tokens)
             case messages.Refused() | messages.RefusedOverflow() | messages.RefusedOverload():
                 if reply.number in self.mailboxes:
                     self.mailboxes[reply.number].put_nowait(reply.error())
+                elif reply.number in self.counts and not self.counts[reply.number].done():
+                    self.counts[reply.number].set_exception(reply.error())
             case messages.Welcome():
                 raise EngineFailed("the engine process introduced itself twice")
 
@@ -76,7 +83,8 @@ class _Connection:
         """Tell everyone that nothing more will come."""
         for mailbox in self.mailboxes.values():
             mailbox.put_nowait(_LOST)
-        for question in self.questions.values():
+        open_questions: list[asyncio.Future[Any]] = [*self.questions.values(), *self.counts.values()]
+        for question in open_questions:
             if not question.done():
                 question.set_exception(EngineFailed("The engine stopped"))
 
@@ -84,8 +92,10 @@ class _Connection:
 class LlamaEngine:
     """Implements engines.base.Engine."""
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, wake: Callable[[], object] | None = None) -> None:
+        """`wake` asks for the process to be started; None: it runs or is being started anyway."""
         self._socket_path = socket_path
+        self._wake = wake
         self._connection: _Connection | None = None
         self._connected = asyncio.Event()
         self._was_ready = False
@@ -103,7 +113,7 @@ class LlamaEngine:
 
     @property
     def ready(self) -> bool:
-        return self._connection is not None
+        return self._connection is not None or self._wake is not None
 
     @property
     def context_length(self) -> int | None:
@@ -124,6 +134,17 @@ class LlamaEngine:
             if answering or attempt == ATTEMPTS:
                 raise EngineFailed("The engine stopped while it was answering")
 
+    async def count_tokens(self, prompt: Prompt) -> int:
+        connection = await self._connect()
+        number = next(self._numbers)
+        count: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        connection.counts[number] = count
+        try:
+            connection.send(messages.CountTokens(number, _rendered(connection.template, prompt)))
+            return await count
+        finally:
+            del connection.counts[number]
+
     async def statistics(self) -> EngineStatistics:
         connection = self._connection
         if connection is None:
@@ -140,7 +161,7 @@ class LlamaEngine:
     async def _attempt(self, connection: _Connection, request: GenerationRequest) -> AsyncGenerator[Event | _Lost]:
         """Everything the process says about the request; ends after Usage or _LOST, or raises its refusal."""
         number = next(self._numbers)
-        prompt = _prompt(connection.template, request)
+        prompt = _rendered(connection.template, request.prompt)
         most_events = request.n * 2 * connection.welcome.context_length + 2
         mailbox = connection.mailboxes[number] = asyncio.Queue[_Mail](most_events)
         over = False
@@ -161,7 +182,9 @@ class LlamaEngine:
 
     async def _connect(self) -> _Connection:
         """The connection there is, or the next one. Raises ModelLoading when it takes too long to come."""
-        patience = RESTART_PATIENCE_SECONDS if self._was_ready else LOADING_PATIENCE_SECONDS
+        patience = RESTART_PATIENCE_SECONDS if self._was_ready or self._wake else LOADING_PATIENCE_SECONDS
+        if self._connection is None and self._wake is not None:
+            self._wake()
         try:
             async with asyncio.timeout(patience):
                 while self._connection is None:
@@ -200,9 +223,5 @@ class LlamaEngine:
         _log.warning("engine connection lost", socket=self._socket_path.name)
 
 
-def _prompt(template: ChatTemplate, request: GenerationRequest) -> TextPrompt | TokenPrompt:
-    match request.prompt:
-        case ChatPrompt(messages=turns):
-            return TextPrompt(template.render(turns))
-        case prompt:
-            return prompt
+def _rendered(template: ChatTemplate, prompt: Prompt) -> TextPrompt | TokenPrompt:
+    return TextPrompt(template.render(prompt.messages)) if isinstance(prompt, ChatPrompt) else prompt

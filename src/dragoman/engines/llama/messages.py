@@ -37,13 +37,20 @@ class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
     number: int
 
 
+class CountTokens(msgspec.Struct, frozen=True, array_like=True, tag="count"):
+    """Answered by Counted, or by a refusal."""
+
+    number: int
+    prompt: TextPrompt | TokenPrompt
+
+
 class AskStatistics(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
     """Answered by Statistics."""
 
     number: int
 
 
-Command = Submit | Cancel | AskStatistics
+Command = Submit | Cancel | CountTokens | AskStatistics
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
@@ -104,8 +111,15 @@ class Statistics(msgspec.Struct, frozen=True, array_like=True, tag="statistics")
     values: EngineStatistics
 
 
+class Counted(msgspec.Struct, frozen=True, array_like=True, tag="counted"):
+    """The answer to CountTokens."""
+
+    number: int
+    tokens: int
+
+
 Refusal = Refused | RefusedOverflow | RefusedOverload
-Reply = Welcome | Output | Statistics | Refusal
+Reply = Welcome | Output | Statistics | Counted | Refusal
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

@@ -6,11 +6,13 @@ however its parent ends.
 """
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
 import sys
 import threading
+import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -36,6 +38,9 @@ from dragoman.engines.llama.stepper import Published, Stepper
 
 _UNSENT_LIMIT = 64 * 2**20
 """Bytes that may wait for a worker that does not read; then it is taken for dead."""
+
+_IDLE_CHECK_SECONDS = 0.1
+"""How often a process that is past its idle time looks whether the last request is over."""
 
 _TOKENIZER_STACK_BYTES = 64 * 2**20
 """llama.cpp splits text with recursive regular expressions; a hostile text would run out of a usual stack."""
@@ -63,6 +68,7 @@ class EngineServer:
         )
         self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
         self._connections: dict[int, _Connection] = {}
+        self._last_asked = time.monotonic()
         self._next_connection = 0
 
     async def run(self, ended: asyncio.Event) -> None:
@@ -70,7 +76,7 @@ class EngineServer:
         self._loop = asyncio.get_running_loop()
         server = await asyncio.start_unix_server(self._serve, self._options.socket_path)
         stepping = asyncio.create_task(asyncio.to_thread(self._stepper.run))
-        waiting = asyncio.create_task(ended.wait())
+        waiting = asyncio.create_task(self._wait(ended))
         async with server:
             print("ready", flush=True)
             await asyncio.wait((stepping, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -79,6 +85,17 @@ class EngineServer:
             for connection in self._connections.values():
                 connection.writer.close()
             await stepping
+
+    async def _wait(self, ended: asyncio.Event) -> None:
+        """Until `ended` is set, or nobody asked for anything for long enough."""
+        idle = self._options.unload_idle_seconds
+        while not ended.is_set():
+            rest = None if idle is None else self._last_asked + idle - time.monotonic()
+            if rest is not None and rest <= 0 and not any(c.open_requests for c in self._connections.values()):
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if rest is None else max(rest, _IDLE_CHECK_SECONDS)):
+                    await ended.wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(self._next_connection, writer)
@@ -99,12 +116,23 @@ class EngineServer:
     async def _obey(self, connection: "_Connection", command: messages.Command) -> None:
         match command:
             case messages.Submit():
+                self._last_asked = time.monotonic()
                 await self._submit(connection, command)
             case messages.Cancel():
                 connection.open_requests.discard(command.number)
                 self._stepper.cancel((connection.number, command.number))
+            case messages.CountTokens():
+                await self._count(connection, command)
             case messages.AskStatistics():
                 self._stepper.ask_statistics(partial(self._answer_from_thread, connection, command.number))
+
+    async def _count(self, connection: "_Connection", command: messages.CountTokens) -> None:
+        try:
+            tokens, _ = await self._loop.run_in_executor(self._tokenizer, self._prompt, command.prompt)
+        except BadRequest as error:
+            connection.send([messages.refusal(command.number, error)])
+        else:
+            connection.send([messages.Counted(command.number, len(tokens))])
 
     async def _submit(self, connection: "_Connection", command: messages.Submit) -> None:
         try:
@@ -172,6 +200,7 @@ class EngineServer:
                 messages.refusal(number, event) if isinstance(event, Overloaded) else messages.Output(number, event)
             )
             if isinstance(event, Overloaded | Usage):
+                self._last_asked = time.monotonic()
                 self._connections[connection].open_requests.discard(number)
         for number, replies in frames.items():
             self._connections[number].send(replies)

@@ -1,0 +1,260 @@
+"""Between this dialect's JSON and core: requests in, events out, errors in FastAPI's envelope.
+
+Errors of shape (a field missing or of the wrong type) are 400 with a text that names the first; errors of value are
+422 with the list of all. Where a body has both, its shape is told.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+import dragoman
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    DragomanError,
+    ModelNotFound,
+    Overloaded,
+    Unauthenticated,
+)
+from dragoman.core.limits import MAX_LOGIT_BIAS_ENTRIES, MAX_SEED
+from dragoman.core.request import GenerationRequest, SamplingParams
+from dragoman.core.service import ServedModel
+from dragoman.dialects import sse
+from dragoman.dialects.arcee import wire
+from dragoman.dialects.exchange import Call, ErrorReply, bearer_key
+from dragoman.dialects.json_body import MalformedJson
+from dragoman.dialects.openai_answer import ChatAnswer, Head
+from dragoman.dialects.openai_shapes import chat_prompt
+from dragoman.dialects.validation import (
+    FastApiDetail,
+    Invalid,
+    InvalidFields,
+    Missing,
+    NotAnObject,
+    OutOfRange,
+    Path,
+    Violation,
+    WrongLength,
+    WrongType,
+    describe,
+    fastapi_detail,
+    read,
+    violations_of,
+)
+
+SAMPLING_PARAMETERS = (
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "n",
+    "stop",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "seed",
+)
+"""What the model list promises to take."""
+
+read_key = bearer_key
+"""No other header and no other scheme is taken. Keys need not begin as the service's own do."""
+
+_PROCESS_STARTED = int(time.time())
+
+_LARGEST = 2**63 - 1
+"""Lengths and ranks above it mean the same as it does, and engines count in 64 bits."""
+
+_NOT_SUPPORTED = Invalid("This parameter is not supported by this server")
+
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+def decode_chat(body: bytes, request_id: str, models: Iterable[ServedModel]) -> Call:
+    """A chat completion by one of `models`. Raises BadRequest or ModelNotFound."""
+    sent = read(body, wire.ChatRequest)
+    if violations := [*_wrong_messages(sent.messages), *_wrong_bias(sent.logit_bias), *_not_supported(sent)]:
+        raise InvalidFields(violations)
+    model = _served(sent.model, models)
+    request = GenerationRequest(sent.model, chat_prompt(sent.messages), _sampling(sent), sent.n)
+    return Call([request], sent.stream, ChatAnswer(_head(sent, f"chatcmpl-{request_id}", model)))
+
+
+def model_list(models: Iterable[ServedModel]) -> bytes:
+    """The models in the service's own shape, as JSON."""
+    return _encode(wire.ModelList([_model_card(model) for model in models]))
+
+
+def _served(name: str, models: Iterable[ServedModel]) -> ServedModel:
+    for model in models:
+        if name in (model.id, *model.aliases):
+            return model
+    raise ModelNotFound(name)
+
+
+def _wrong_messages(messages: Iterable[wire.Message]) -> Iterator[Violation]:
+    for index, message in enumerate(messages):
+        path = ("messages", index)
+        if message.role == "tool":
+            yield Violation((*path, "role"), Invalid("Tool messages are not supported by this server"))
+        if message.tool_calls:
+            yield Violation((*path, "tool_calls"), Invalid("Tool calls are not supported by this server"))
+        elif message.content is None:
+            yield Violation((*path, "content"), Missing())
+        else:
+            yield from _wrong_parts(message, (*path, "content"))
+
+
+def _wrong_parts(message: wire.Message, path: Path) -> Iterator[Violation]:
+    parts = message.content if isinstance(message.content, list) else []
+    for index, part in enumerate(parts):
+        if part.type != "text":
+            yield Violation((*path, index, "type"), Invalid(f"This model takes text only, got type '{part.type[:40]}'"))
+        elif part.text is None:
+            yield Violation((*path, index, "text"), Missing())
+
+
+def _wrong_bias(logit_bias: dict[str, float]) -> Iterator[Violation]:
+    if len(logit_bias) > MAX_LOGIT_BIAS_ENTRIES:
+        message = f"Input should have at most {MAX_LOGIT_BIAS_ENTRIES} entries, got {len(logit_bias)}"
+        yield Violation(("logit_bias",), Invalid(message))
+        return
+    for token in logit_bias:
+        if not (token.isascii() and token.isdecimal() and len(token) < 10):
+            yield Violation(("logit_bias", token[:40]), Invalid("Keys should be token ids"))
+
+
+def _not_supported(sent: wire.ChatRequest) -> Iterator[Violation]:
+    asked = {
+        "tools": bool(sent.tools),
+        "tool_choice": sent.tool_choice not in (None, "none", "auto"),
+        "logprobs": sent.logprobs,
+        "top_logprobs": sent.top_logprobs > 0,
+    }
+    yield from (Violation((field,), _NOT_SUPPORTED) for field, is_asked in asked.items() if is_asked)
+    if sent.response_format and sent.response_format.type != "text":
+        message = f"response_format '{sent.response_format.type}' is not supported by this server"
+        yield Violation(("response_format", "type"), Invalid(message))
+
+
+def _sampling(sent: wire.ChatRequest) -> SamplingParams:
+    most = sent.max_tokens if sent.max_completion_tokens is None else sent.max_completion_tokens
+    stop = [sent.stop] if isinstance(sent.stop, str) else sent.stop or []
+    return SamplingParams(
+        max_tokens=None if most is None else min(most, _LARGEST),
+        temperature=sent.temperature,
+        top_k=min(sent.top_k, _LARGEST),
+        top_p=sent.top_p,
+        min_p=sent.min_p,
+        repetition_penalty=sent.repetition_penalty,
+        presence_penalty=sent.presence_penalty,
+        frequency_penalty=sent.frequency_penalty,
+        logit_bias={int(token): bias for token, bias in sent.logit_bias.items()},
+        seed=None if sent.seed is None else sent.seed & MAX_SEED,  # negative ones are read as unsigned
+        stop=tuple(stop),
+    )
+
+
+def _head(sent: wire.ChatRequest, answer_id: str, model: ServedModel) -> Head:
+    include_usage = bool(sent.stream_options and sent.stream_options.include_usage)
+    return Head(answer_id, int(time.time()), sent.model, include_usage, system_fingerprint=_fingerprint(model.id))
+
+
+def _fingerprint(model_id: str) -> str:
+    digest = hashlib.sha256(f"{dragoman.__version__}\n{model_id}".encode()).hexdigest()
+    return f"fp_{digest[:12]}"
+
+
+def _model_card(model: ServedModel) -> wire.ModelCard:
+    return wire.ModelCard(
+        id=model.id,
+        hugging_face_id=_hugging_face_id(model),
+        name=model.id,
+        created=_PROCESS_STARTED,
+        context_length=model.context_length or 0,
+        max_output_length=model.context_length or 0,
+        supported_sampling_parameters=SAMPLING_PARAMETERS,
+    )
+
+
+def _hugging_face_id(model: ServedModel) -> str:
+    """A model from Hugging Face has its repository among its names; others have no name with a slash."""
+    names = (model.id, *model.aliases)
+    return next((name for name in names if name.count("/") == 1 and ":" not in name), "")
+
+
+class ArceeErrors:
+    """The error tree in this dialect's envelope, before and after the first byte."""
+
+    def reply(self, error: DragomanError) -> ErrorReply:
+        """Status, body and headers."""
+        status, detail = _status_and_detail(error)
+        headers: dict[str, str] = {}
+        if isinstance(error, Overloaded):
+            headers["retry-after"] = str(error.retry_after)
+        if isinstance(error, Unauthenticated):
+            headers["www-authenticate"] = "Bearer"
+        return ErrorReply(status, _encode(wire.ErrorBody(detail)), headers)
+
+    def frame(self, error: DragomanError) -> bytes:
+        """The last frame of a stream that failed; no terminator follows it."""
+        status, detail = _status_and_detail(error)
+        message = detail if isinstance(detail, str) else error.message
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        return sse.frame(_encode(wire.StreamErrorBody(wire.StreamError(message, kind, status), message)))
+
+
+def _status_and_detail(error: DragomanError) -> tuple[int, object]:
+    match error:
+        case NotAnObject():
+            return 400, "Invalid request format: the body must be a JSON object"
+        case MalformedJson():
+            return 400, error.message
+        case ContextOverflow():
+            return 422, [FastApiDetail(("body", "messages"), error.message, "value_error")]
+        case BadRequest():
+            return _of_bad_request(list(violations_of(error)))
+        case Unauthenticated():
+            return 401, "Authentication failed due to invalid or missing API key"
+        case ModelNotFound():
+            return 422, [FastApiDetail(("body", "model"), error.message, "value_error")]
+        case BodyTooLarge():
+            return 413, error.message
+        case Overloaded():
+            return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
+        case _:
+            return 500, "An internal server error occurred while processing the request"
+
+
+def _of_bad_request(violations: list[Violation]) -> tuple[int, object]:
+    for violation in violations:
+        if (message := _wrong_shape(violation)) is not None:
+            return 400, f"Invalid request format: {message}"
+    return 422, [_detail(violation) for violation in violations]
+
+
+def _wrong_shape(violation: Violation) -> str | None:
+    """What is wrong with the shape, in words; None: nothing, the value is at fault."""
+    match violation:
+        case Violation(("messages",), WrongLength()):
+            return "'messages' must hold at least one message"
+        case Violation(_, Missing() | WrongType() as problem):
+            return describe(f"'{violation.field}'", problem)
+    return None
+
+
+def _detail(violation: Violation) -> FastApiDetail:
+    match violation:
+        case Violation(("prompt",), Invalid(message)):  # the engine's name for what is here the messages
+            return FastApiDetail(("body", "messages"), message, "value_error")
+        case Violation(path, OutOfRange(low, high, None, got)) if low is not None and high is not None:
+            above = got > high
+            message = f"Input should be {'less' if above else 'greater'} than or equal to {high if above else low}"
+            return FastApiDetail(("body", *path), message, "less_than_equal" if above else "greater_than_equal")
+    return fastapi_detail(violation)

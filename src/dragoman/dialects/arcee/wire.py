@@ -1,0 +1,115 @@
+"""The JSON bodies of this dialect, field by field. The service prints no defaults; these are OpenAI's."""
+
+import sys
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from dragoman.core.limits import MAX_CHOICES, MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
+from dragoman.dialects.openai_shapes import ChatMessage, StreamOptions
+
+MAX_TOOLS = 128
+MAX_TOP_LOGPROBS = 20
+
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_STRING_LENGTH)]
+TokenCount = Annotated[int, Meta(ge=1)]
+
+
+class Message(ChatMessage, frozen=True, kw_only=True):
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    tool_calls: list[Any] | None = None
+    tool_call_id: str | None = None
+    reasoning: str | None = None
+    """Of an earlier answer. Only the templates of thinking models use it."""
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    type: Literal["text", "json_object", "json_schema"]
+
+
+class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What the one route takes. Unknown fields are ignored."""
+
+    model: str
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_tokens: TokenCount | None = None
+    """None: the rest of the context, which also caps it."""
+    max_completion_tokens: TokenCount | None = None
+    """The same; it wins when both are sent."""
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    top_p: Share = 1.0
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] | None = None
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] = {}
+    """By token id, as a string."""
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    tools: Annotated[list[Any], Meta(max_length=MAX_TOOLS)] = []
+    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    parallel_tool_calls: bool = True
+    response_format: ResponseFormat | None = None
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    top_k: Annotated[int, Meta(ge=-1)] = -1
+    min_p: Share = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0, le=sys.float_info.max)] = 1.0
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    """`detail` is a text, or the list of everything that is wrong with the parameters."""
+
+    detail: object
+
+
+class StreamError(msgspec.Struct, frozen=True):
+    message: str
+    type: str
+    code: int
+
+
+class StreamErrorBody(msgspec.Struct, frozen=True):
+    """`error` is there because OpenAI's client libraries raise only on it."""
+
+    error: StreamError
+    detail: str
+
+
+class Pricing(msgspec.Struct, frozen=True):
+    """Per token, or per piece, in texts."""
+
+    prompt: str = "0"
+    completion: str = "0"
+    image: str = "0"
+    request: str = "0"
+    input_cache_read: str = "0"
+
+
+class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
+    id: str
+    hugging_face_id: str
+    """`owner/name`; empty for a model that has none."""
+    name: str
+    created: int
+    context_length: int
+    """0 while the engine has not said it yet."""
+    pricing: Pricing = Pricing()
+    input_modalities: tuple[str, ...] = ("text",)
+    output_modalities: tuple[str, ...] = ("text",)
+    quantization: str = ""
+    max_output_length: int
+    supported_sampling_parameters: tuple[str, ...]
+    supported_features: tuple[str, ...] = ()
+    description: str = ""
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    """Unlike OpenAI's, without an `object`."""
+
+    data: list[ModelCard]

@@ -1,0 +1,4 @@
+"""Empower: base models and LoRA adapters by name, in OpenAI's shape with a few fields and defaults of its own."""
+
+from dragoman.dialects.empower.routes import own_routes as own_routes
+from dragoman.dialects.empower.routes import routes as routes

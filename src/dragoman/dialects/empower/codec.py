@@ -1,0 +1,188 @@
+"""Between this dialect's JSON and core: requests in, events out, errors in OpenAI's envelope."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    DragomanError,
+    ModelNotFound,
+    Overloaded,
+    Unauthenticated,
+)
+from dragoman.core.limits import check_sampling
+from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams
+from dragoman.core.service import ServedModel
+from dragoman.dialects import sse
+from dragoman.dialects.empower import wire
+from dragoman.dialects.exchange import Call, ErrorReply
+from dragoman.dialects.json_body import MalformedJson
+from dragoman.dialects.openai_answer import ChatAnswer, Head
+from dragoman.dialects.openai_shapes import ChatMessage, chat_prompt
+from dragoman.dialects.validation import (
+    Invalid,
+    InvalidFields,
+    Missing,
+    Problem,
+    Violation,
+    WrongType,
+    describe,
+    read,
+    violations_of,
+)
+
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+class AdaptersNotSupported(DragomanError):
+    """The request is fine, but this server takes no adapters yet."""
+
+    def __init__(self) -> None:
+        super().__init__("Adapters are not supported yet")
+
+
+def decode_chat(body: bytes, request_id: str) -> Call:
+    """A chat completion, of one conversation or of several prompts. Raises BadRequest for the first mistake."""
+    # messages is the first field, so all that can be wrong with it comes before what is wrong with the others.
+    prompts = _prompts(read(body, wire.Conversation).messages)
+    sent = read(body, wire.ChatRequest)
+    _refuse("tools", sent.tools)
+    _refuse("tool_choice", sent.tool_choice not in ("none", "auto"))
+    made = SamplingParams(
+        max_tokens=sent.max_tokens,
+        temperature=sent.temperature,
+        top_p=sent.top_p,
+        presence_penalty=sent.presence_penalty,
+        frequency_penalty=sent.frequency_penalty,
+        ignore_eos=sent.ignore_eos,
+    )
+    sampling = check_sampling(made)
+    requests = [GenerationRequest(sent.model, prompt, sampling, sent.n) for prompt in prompts]
+    include_usage = bool(sent.stream_options.include_usage)
+    head = Head(f"chatcmpl-{request_id}", int(time.time()), sent.model, include_usage, logprobs=None)
+    return Call(requests, sent.stream, ChatAnswer(head))
+
+
+def decode_adapter(body: bytes) -> wire.AdapterRequest:
+    """An adapter to register. Raises BadRequest for the first mistake."""
+    return read(body, wire.AdapterRequest)
+
+
+def base_model(name: str, models: list[ServedModel], created: int) -> bytes:
+    """What is told of the base model with this name or alias. Raises ModelNotFound."""
+    for model in models:
+        if name in (model.id, *model.aliases):
+            deployment = wire.ActiveDeployment(created, wire.Creator(), model.id, "HF_HUB")
+            return _encode(wire.BaseModelBody(deployment, name, unit_price=0))
+    raise ModelNotFound(name)
+
+
+def model_list(models: list[ServedModel], created: int) -> bytes:
+    """All models, as OpenAI's clients list them."""
+    return _encode(wire.ModelList("list", [wire.ModelCard(model.id, "model", created, "dragoman") for model in models]))
+
+
+def _prompts(messages: str | list[str | ChatMessage]) -> list[ChatPrompt]:
+    items = [messages] if isinstance(messages, str) else messages
+    texts = [item for item in items if isinstance(item, str)]
+    conversation = [item for item in items if isinstance(item, ChatMessage)]
+    if texts and conversation:
+        raise _messages_are(WrongType(("array of strings", "array of objects")))
+    if len(texts) > wire.MAX_PROMPTS:
+        raise _messages_are(Invalid(f"'messages' must have at most {wire.MAX_PROMPTS} strings, got {len(texts)}"))
+    return [ChatPrompt((Message("user", text),)) for text in texts] or [chat_prompt(conversation)]
+
+
+def _messages_are(problem: Problem) -> InvalidFields:
+    return InvalidFields([Violation(("messages",), problem)])
+
+
+def _refuse(field: str, given: object) -> None:
+    if given:
+        raise InvalidFields([Violation((field,), Invalid(f"'{field}' is not supported by this server"))])
+
+
+class EmpowerErrors:
+    """The error tree in this dialect's envelope, before and after the first byte."""
+
+    def reply(self, error: DragomanError) -> ErrorReply:
+        """Status, body and headers."""
+        told = _told(error)
+        headers: dict[str, str] = {}
+        if isinstance(error, Overloaded):
+            headers["retry-after"] = str(error.retry_after)
+        if isinstance(error, Unauthenticated):
+            headers["www-authenticate"] = "Bearer"
+        return ErrorReply(told.status, _encode(told.body), headers)
+
+    def frame(self, error: DragomanError) -> bytes:
+        """The last frame of a stream that failed; no terminator follows it."""
+        return sse.frame(_encode(_told(error).body))
+
+
+class _Told(NamedTuple):
+    """An error as the client hears of it."""
+
+    status: int
+    body: wire.ErrorBody
+
+
+def _told(error: DragomanError) -> _Told:
+    match error:
+        case MalformedJson():
+            return _error(400, error.message)
+        case ContextOverflow():
+            return _error(400, error.message, "messages", "context_length_exceeded")
+        case BadRequest():
+            return _bad_request(next(violations_of(error)))
+        case Unauthenticated(fault="missing"):
+            return _unauthenticated("No API key provided", "missing_api_key")
+        case Unauthenticated(fault="malformed"):
+            return _unauthenticated("Authorization header must have the form: Bearer <token>", "invalid_api_key")
+        case Unauthenticated():
+            return _unauthenticated("Invalid API key", "invalid_api_key")
+        case ModelNotFound():
+            return _error(404, error.message, "model", "model_not_found")
+        case BodyTooLarge():
+            return _error(413, error.message)
+        case AdaptersNotSupported():
+            return _error(501, error.message, None, "not_implemented", kind="not_implemented")
+        case Overloaded():
+            message = f"The server is overloaded, retry in {error.retry_after} seconds"
+            return _error(503, message, None, "overloaded", kind="server_error")
+        case _:
+            return _error(500, "An internal error occurred", kind="server_error")
+
+
+def _bad_request(violation: Violation) -> _Told:
+    field = f"'{violation.field}'"
+    parameter = str(violation.path[0]) if violation.path else None
+    if parameter == "prompt":
+        parameter = "messages"  # an engine's word; the only prompts here are messages
+    match violation.problem:
+        case Missing():
+            return _error(400, f"Missing required parameter: {field}", parameter, "missing_required_parameter")
+        case WrongType() as problem:
+            return _error(400, describe(field, problem), parameter, "invalid_type")
+        case problem:
+            return _error(400, describe(field, problem), parameter, "invalid_value")
+
+
+def _unauthenticated(message: str, code: str) -> _Told:
+    return _error(401, message, None, code, kind="authentication_error")
+
+
+def _error(
+    status: int,
+    message: str,
+    parameter: str | None = None,
+    code: str | None = None,
+    *,
+    kind: str = "invalid_request_error",
+) -> _Told:
+    return _Told(status, wire.ErrorBody(wire.ErrorDetail(message, kind, parameter, code)))

@@ -1,0 +1,63 @@
+"""The routes of this dialect: prefixed, since its own paths belong to another one, and plain on a host of its own."""
+
+import time
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from dragoman.core.service import GenerationService
+from dragoman.dialects.empower import codec
+from dragoman.dialects.exchange import Door, ExchangeOptions, bearer_key, guard, read_body, respond
+
+
+def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
+    """All routes of the dialect among those of others, answered by `service`."""
+    return _routes(service, options, ("/empower/api/v1", "/empower"))
+
+
+def own_routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
+    """The same routes on a host that is mapped to this dialect: the vendor's own paths."""
+    return _routes(service, options, ("/api/v1", ""))
+
+
+def _routes(service: GenerationService, options: ExchangeOptions, prefixes: Sequence[str]) -> list[BaseRoute]:
+    door = Door(service, bearer_key, options)
+    started = int(time.time())  # models are served from the start, and no route adds any
+
+    async def chat(request: Request) -> Response:
+        return await respond(request, door, codec.decode_chat, _ERRORS)
+
+    async def adapter(request: Request) -> Response:
+        async def answer() -> Response:
+            codec.decode_adapter(await read_body(request, door))
+            raise codec.AdaptersNotSupported
+
+        return await guard(request, door, answer, _ERRORS)
+
+    async def base_model(request: Request) -> Response:
+        async def answer() -> Response:
+            return _json(codec.base_model(request.path_params["name"], service.models(), started))
+
+        return await guard(request, door, answer, _ERRORS)
+
+    async def models(request: Request) -> Response:
+        async def answer() -> Response:
+            return _json(codec.model_list(service.models(), started))
+
+        return await guard(request, door, answer, _ERRORS)
+
+    return [
+        *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in prefixes),
+        *(Route(f"{prefix}/lora", adapter, methods=["POST"]) for prefix in prefixes),
+        *(Route(f"{prefix}/base-model/{{name:path}}", base_model, methods=["GET"]) for prefix in prefixes),
+        *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in prefixes),
+    ]
+
+
+_ERRORS = codec.EmpowerErrors()
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")

@@ -1,0 +1,3 @@
+"""Float16.cloud's one-click deploy: one deployment, one model, the deployment's name in the path."""
+
+from dragoman.dialects.float16.routes import routes as routes

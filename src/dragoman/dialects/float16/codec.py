@@ -1,0 +1,177 @@
+"""Between this dialect's JSON and core: requests in, events out, errors in FastAPI's envelope."""
+
+import time
+from collections.abc import Callable
+
+import msgspec
+from starlette.datastructures import Headers
+
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    DragomanError,
+    ModelNotFound,
+    Overloaded,
+    Unauthenticated,
+)
+from dragoman.core.limits import MAX_SEED, check_sampling
+from dragoman.core.request import GenerationRequest, Prompt, SamplingParams, TextPrompt
+from dragoman.core.service import ServedModel
+from dragoman.dialects import sse
+from dragoman.dialects.exchange import Call, ErrorReply
+from dragoman.dialects.float16 import wire
+from dragoman.dialects.json_body import MalformedJson
+from dragoman.dialects.openai_answer import ChatAnswer, Head, TextAnswer
+from dragoman.dialects.openai_shapes import chat_prompt
+from dragoman.dialects.validation import (
+    Invalid,
+    InvalidFields,
+    Missing,
+    Violation,
+    fastapi_detail,
+    read,
+    violations_of,
+)
+
+DEFAULT_SEED = 2
+"""So equal requests give equal answers unless a client sends a seed of its own."""
+
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+class DeploymentNotFound(ModelNotFound):
+    """No deployment has the name in the path."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.message = f"Deployment '{name}' not found"
+
+
+class NotTheDeploymentsModel(ModelNotFound):
+    """The deployment serves another model than the one in the body."""
+
+    def __init__(self, model: str, deployment: str) -> None:
+        super().__init__(model)
+        self.message = f"Model '{model}' is not served by deployment '{deployment}'"
+
+
+def find_deployment(name: str, models: list[ServedModel]) -> ServedModel:
+    """The deployment with the name that stands in the path. Raises DeploymentNotFound."""
+    for model in models:
+        if model.id == name:
+            return model
+    raise DeploymentNotFound(name)
+
+
+def decode_chat(body: bytes, request_id: str, deployment: ServedModel) -> Call:
+    """A chat completion. Raises BadRequest or ModelNotFound."""
+    try:
+        sent = read(body, wire.ChatRequest)
+    except InvalidFields as error:
+        raise InvalidFields([_explained(violation) for violation in error.violations]) from None
+    head = _head(sent, f"chatcmpl-{request_id}")
+    return Call(_requests(sent, deployment, [chat_prompt(sent.messages)]), sent.stream, ChatAnswer(head))
+
+
+def decode_text(body: bytes, request_id: str, deployment: ServedModel) -> Call:
+    """A text completion, of one or several prompts. Raises BadRequest or ModelNotFound."""
+    sent = read(body, wire.TextRequest)
+    texts = [sent.prompt] if isinstance(sent.prompt, str) else sent.prompt
+    prompts: list[Prompt] = [TextPrompt(text) for text in texts]
+    return Call(_requests(sent, deployment, prompts), sent.stream, TextAnswer(_head(sent, f"cmpl-{request_id}")))
+
+
+def read_key(headers: Headers) -> str | None:
+    """The key, with or without `Bearer`, under either spelling of the header."""
+    value = (headers.get("authorization") or headers.get("autherization") or "").strip()
+    scheme, _, key = value.partition(" ")
+    return (key.strip() if scheme.lower() == "bearer" else value) or None
+
+
+def _requests(sent: wire.CompletionRequest, deployment: ServedModel, prompts: list[Prompt]) -> list[GenerationRequest]:
+    if sent.model not in (deployment.id, *deployment.aliases):
+        raise NotTheDeploymentsModel(sent.model, deployment.id)
+    sampling = _sampling(sent)
+    return [GenerationRequest(deployment.id, prompt, sampling) for prompt in prompts]
+
+
+def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
+    stop = [sent.stop] if isinstance(sent.stop, str) else sent.stop or []
+    made = SamplingParams(
+        max_tokens=sent.max_tokens,
+        temperature=sent.temperature,
+        top_k=sent.top_k,
+        top_p=sent.top_p,
+        repetition_penalty=sent.repetition_penalty,
+        seed=_seed(sent),
+        stop=tuple(stop),
+        stop_token_ids=() if sent.end_id in (None, -1) else (sent.end_id,),
+        ignore_eos=sent.end_id is not None,
+    )
+    return check_sampling(made)
+
+
+def _seed(sent: wire.CompletionRequest) -> int:
+    """The first spelling that is there wins."""
+    for name in ("random_sed", "random_seed", "seed"):
+        seed: int | None = getattr(sent, name)
+        if seed is not None:
+            if seed > MAX_SEED:
+                raise InvalidFields([Violation((name,), Invalid("Input should be at most 2^64 - 1"))])
+            return seed
+    return DEFAULT_SEED
+
+
+def _explained(violation: Violation) -> Violation:
+    """The service's own table prints role and content as two objects; whoever copies that is told."""
+    if violation.path[0] == "messages" and violation.path[-1] == "role" and violation.problem == Missing():
+        return Violation(violation.path, Invalid("role and content belong in the same object"))
+    return violation
+
+
+def _head(sent: wire.CompletionRequest, answer_id: str) -> Head:
+    include_usage = bool(sent.stream_options and sent.stream_options.include_usage)
+    return Head(answer_id, int(time.time()), sent.model, include_usage)
+
+
+class Float16Errors:
+    """The error tree in this dialect's envelope, before and after the first byte."""
+
+    def reply(self, error: DragomanError) -> ErrorReply:
+        """Status, body and headers."""
+        status, detail = _status_and_detail(error)
+        headers: dict[str, str] = {}
+        if isinstance(error, Overloaded):
+            headers["retry-after"] = str(error.retry_after)
+        if isinstance(error, Unauthenticated):
+            headers["www-authenticate"] = "Bearer"
+        return ErrorReply(status, _encode(wire.ErrorBody(detail)), headers)
+
+    def frame(self, error: DragomanError) -> bytes:
+        """The last frame of a stream that failed; no terminator follows it."""
+        status, detail = _status_and_detail(error)
+        message = detail if isinstance(detail, str) else error.message
+        return sse.frame(_encode(wire.StreamErrorBody(wire.StreamError(message, "server_error", status), message)))
+
+
+def _status_and_detail(error: DragomanError) -> tuple[int, object]:
+    match error:
+        case MalformedJson():
+            return 400, error.message
+        case ContextOverflow():
+            return 400, error.message
+        case BadRequest():
+            return 422, [fastapi_detail(violation) for violation in violations_of(error)]
+        case Unauthenticated(fault="missing"):
+            return 401, "Missing API key"
+        case Unauthenticated():
+            return 401, "Invalid API key"
+        case ModelNotFound():
+            return 404, error.message
+        case BodyTooLarge():
+            return 413, error.message
+        case Overloaded():
+            return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
+        case _:
+            return 500, "An internal error occurred"

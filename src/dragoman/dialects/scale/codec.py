@@ -1,0 +1,359 @@
+"""Between this dialect's JSON and core: requests in, pieces of text out, errors in FastAPI's envelope."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.datastructures import Headers
+
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    DragomanError,
+    ModelNotFound,
+    Overloaded,
+    Unauthenticated,
+)
+from dragoman.core.events import Usage
+from dragoman.core.limits import MAX_SEED
+from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams, TextPrompt
+from dragoman.core.service import ServedModel
+from dragoman.dialects import sse
+from dragoman.dialects.answer import Answer
+from dragoman.dialects.exchange import Call, ErrorReply, bearer_key
+from dragoman.dialects.json_body import MalformedJson
+from dragoman.dialects.scale import wire
+from dragoman.dialects.validation import (
+    FastApiDetail,
+    Invalid,
+    InvalidFields,
+    Missing,
+    Path,
+    Violation,
+    WrongType,
+    fastapi_detail,
+    read,
+    violations_of,
+)
+
+MAX_TEMPERATURE = 2.0
+
+MAX_WHOLE = 2**63 - 1
+"""What travels to the engine. Above it there are only more ways to say: without limit."""
+
+OWNER = "dragoman"
+"""Whose all models are, and who made them: listings must name somebody."""
+
+CREATED_AT = "2024-01-01T00:00:00Z"
+"""Listings must name a date too; a fixed one is the same in every worker and after every start."""
+
+MODEL_TYPE = "CHAT_COMPLETION"
+
+Item = TypeVar("Item", wire.ModelItem, wire.DeploymentItem)
+
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+_BINDINGS: Path = ("model_request_parameters", "bindings")
+
+
+class InvalidQuery(InvalidFields):
+    """What is wrong stands in the query, not in the body."""
+
+
+def decode_deployment_chat(body: bytes, _request_id: str, *, deployment: str) -> Call:
+    """A chat completion whose model stands in the path. Raises BadRequest."""
+    sent = read(body, wire.DeploymentChatRequest)
+    violations: list[Violation] = []
+    history = _conversation("chat_history", sent.chat_history, violations)
+    violations += _deployment_violations(sent)
+    violations += _not_supported("chat_template", sent.chat_template is not None)
+    violations += _not_supported("chat_template_kwargs", bool(sent.chat_template_kwargs))
+    _refuse(violations)
+    prompt = ChatPrompt((*history, Message("user", sent.prompt)))
+    request = GenerationRequest(deployment, prompt, _sampling(sent, _bindings(sent)))
+    return Call([request], sent.stream, DeploymentAnswer(sent.prompt))
+
+
+def decode_deployment_text(body: bytes, _request_id: str, *, deployment: str) -> Call:
+    """A text completion whose model stands in the path. Raises BadRequest."""
+    sent = read(body, wire.DeploymentTextRequest)
+    _refuse(_deployment_violations(sent))
+    request = GenerationRequest(deployment, TextPrompt(sent.prompt), _sampling(sent, _bindings(sent)))
+    return Call([request], sent.stream, DeploymentAnswer(sent.prompt))
+
+
+def decode_chat(body: bytes, _request_id: str) -> Call:
+    """A chat completion whose model stands in the body. Raises BadRequest."""
+    sent = read(body, wire.ChatRequest)
+    violations: list[Violation] = []
+    messages = _conversation("messages", sent.messages, violations)
+    violations += _not_supported("chat_template", sent.chat_template is not None)
+    _refuse(violations)
+    if sent.memory_strategy is not None:
+        messages = messages[-sent.memory_strategy.params.k :]
+    if sent.instructions:
+        messages = [Message("system", sent.instructions), *messages]
+    request = GenerationRequest(sent.model, ChatPrompt(tuple(messages)), _sampling(sent.model_parameters))
+    return Call([request], sent.stream, ChatAnswer())
+
+
+def decode_text(body: bytes, _request_id: str) -> Call:
+    """A text completion whose model stands in the body. Raises BadRequest."""
+    sent = read(body, wire.TextRequest)
+    _refuse([*_not_supported("images", bool(sent.images))])
+    request = GenerationRequest(sent.model, TextPrompt(sent.prompt), _sampling(sent.model_parameters))
+    return Call([request], sent.stream, TextAnswer())
+
+
+def read_key(headers: Headers) -> str | None:
+    """The key of `x-api-key`; without one, that of `Authorization: Bearer KEY`."""
+    return headers.get("x-api-key", "").strip() or bearer_key(headers)
+
+
+def read_query(query: Mapping[str, str]) -> wire.ListQuery:
+    """The query of a list. Raises InvalidQuery."""
+    document: dict[str, object] = dict(query)
+    for name in ("page", "limit"):
+        if name in query:
+            document[name] = _as_number(query[name])
+    try:
+        return read(_encode(document), wire.ListQuery)
+    except InvalidFields as error:
+        raise InvalidQuery(error.violations) from None
+
+
+def model_items(models: list[ServedModel], query: wire.ListQuery) -> list[wire.ModelItem]:
+    """The models that the query lets through. No model is in a group."""
+    if query.model_type not in (None, MODEL_TYPE) or query.model_group_id is not None:
+        return []
+    return [model_item(model, model.id) for model in models]
+
+
+def model_item(model: ServedModel, name: str) -> wire.ModelItem:
+    """A model, under the name the client knows it by."""
+    return wire.ModelItem(
+        id=name,
+        account_id=OWNER,
+        created_at=CREATED_AT,
+        created_by_user_id=OWNER,
+        model_type=MODEL_TYPE,
+        name=model.id,
+        request_schema=_schema(wire.DeploymentChatRequest),
+        response_schema=_schema(wire.DeploymentCompletion),
+        supports_multi_turn=True,
+    )
+
+
+def deployment_items(models: list[ServedModel]) -> list[wire.DeploymentItem]:
+    """One deployment for each model. It is ready as soon as its engine has told its context length."""
+    return [
+        wire.DeploymentItem(
+            id=model.id,
+            account_id=OWNER,
+            created_at=CREATED_AT,
+            created_by_user_id=OWNER,
+            name=model.id,
+            status="PENDING" if model.context_length is None else "READY",
+            model_instance_id=model.id,
+        )
+        for model in models
+    ]
+
+
+def page(items: list[Item], query: wire.ListQuery) -> wire.Page:
+    """The part of the list that was asked for."""
+    first = (query.page - 1) * query.limit
+    return wire.Page(query.page, items[first : first + query.limit], query.limit, len(items))
+
+
+class PieceAnswer(Answer):
+    """All events of a stream and the answer as a whole have one shape; the last event has the counts and no text."""
+
+    def text_chunk(self, _index: int, text: str) -> bytes:
+        return self.body(text, None, None)
+
+    def finish_chunks(self, _index: int, _reason: str) -> Iterator[bytes]:
+        yield from ()  # the reason goes with the counts
+
+    def usage_chunks(self, usage: Usage) -> Iterator[bytes]:
+        [(_, _, reason)] = self.choices()
+        yield self.body("", reason, usage)
+
+    def terminator(self) -> bytes:
+        return b""  # the clients would take [DONE] for JSON
+
+    def document(self, usage: Usage) -> bytes:
+        [(_, text, reason)] = self.choices()
+        return self.body(text, reason, usage)
+
+    def body(self, text: str, reason: str | None, usage: Usage | None) -> bytes:
+        """One event, or the whole answer."""
+        raise NotImplementedError
+
+
+class DeploymentAnswer(PieceAnswer):
+    """The routes with the deployment in the path: the text beside its prompt."""
+
+    def __init__(self, prompt: str) -> None:
+        super().__init__()
+        self._prompt = prompt
+
+    def body(self, text: str, reason: str | None, usage: Usage | None) -> bytes:
+        prompt_tokens, response_tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
+        pair = (self._prompt, [text])
+        return _encode(wire.DeploymentCompletion([pair], None, reason, prompt_tokens, response_tokens))
+
+
+class ChatAnswer(PieceAnswer):
+    """The chat route with the model in the body."""
+
+    def body(self, text: str, reason: str | None, usage: Usage | None) -> bytes:
+        completion = wire.ChatCompletion(wire.AssistantMessage("assistant", text), reason)
+        return _encode(wire.ChatCompletionBody(completion, _token_usage(usage)))
+
+
+class TextAnswer(PieceAnswer):
+    """The text route with the model in the body."""
+
+    def body(self, text: str, reason: str | None, usage: Usage | None) -> bytes:
+        return _encode(wire.TextCompletionBody(wire.TextCompletion(text, reason), _token_usage(usage)))
+
+
+class ScaleErrors:
+    """The error tree in this dialect's envelope, before and after the first byte."""
+
+    def __init__(self, *, noun: str = "Model deployment", conversation: str = "messages") -> None:
+        """`noun` is what was not found under the name, `conversation` the field that holds the messages."""
+        self._noun = noun
+        self._conversation = conversation
+
+    def reply(self, error: DragomanError) -> ErrorReply:
+        """Status, body and headers."""
+        status, detail = self._status_and_detail(error)
+        headers: dict[str, str] = {}
+        if isinstance(error, Overloaded):
+            headers["retry-after"] = str(error.retry_after)
+        if isinstance(error, Unauthenticated):
+            headers["www-authenticate"] = "Bearer"
+        return ErrorReply(status, _encode(wire.ErrorBody(detail)), headers)
+
+    def frame(self, error: DragomanError) -> bytes:
+        """The last frame of a stream that failed. Clients raise on the event's name."""
+        return b"event: error\n" + sse.frame(self.reply(error).body)
+
+    def _status_and_detail(self, error: DragomanError) -> tuple[int, object]:
+        match error:
+            case MalformedJson():
+                return 400, "Request body is not valid JSON"
+            case ContextOverflow():
+                return 400, error.message
+            case InvalidQuery():
+                return 422, [_query_detail(violation) for violation in error.violations]
+            case BadRequest():
+                return 422, [fastapi_detail(self._named_as_sent(violation)) for violation in violations_of(error)]
+            case Unauthenticated(fault="missing"):
+                return 401, "Missing API key"
+            case Unauthenticated():
+                return 401, "Invalid API key"
+            case ModelNotFound():
+                return 404, f"{self._noun} '{error.model}' not found"
+            case BodyTooLarge():
+                return 413, error.message
+            case Overloaded():
+                return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
+            case _:
+                return 500, "An internal server error occurred"
+
+    def _named_as_sent(self, violation: Violation) -> Violation:
+        """An engine or a chat template calls the conversation `messages`, whatever this route calls it."""
+        return violation._replace(path=(self._conversation,)) if violation.path == ("messages",) else violation
+
+
+def _conversation(field: str, sent: list[wire.ChatMessage], violations: list[Violation]) -> list[Message]:
+    return [
+        Message(message.role, _text(message, (field, index, "content"), violations))
+        for index, message in enumerate(sent)
+    ]
+
+
+def _text(message: wire.ChatMessage, path: Path, violations: list[Violation]) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    if message.role != "user":
+        violations.append(Violation(path, WrongType(("string",))))
+        return ""
+    for index, part in enumerate(message.content):
+        if part.type not in (None, "text") or part.image_url is not None or part.image_data is not None:
+            violations.append(Violation((*path, index), Invalid("Images are not supported, the model takes text only")))
+        elif part.text is None:
+            violations.append(Violation((*path, index, "text"), Missing()))
+    return "".join(part.text or "" for part in message.content)
+
+
+def _deployment_violations(sent: wire.DeploymentRequest) -> Iterator[Violation]:
+    yield from _not_supported("logprobs", sent.logprobs)
+    if sent.top_logprobs is not None and not sent.logprobs:
+        yield Violation(("top_logprobs",), Invalid("top_logprobs needs logprobs to be true"))
+    bindings = _bindings(sent)
+    if bindings.seed is not None and bindings.seed > MAX_SEED:
+        yield Violation((*_BINDINGS, "seed"), Invalid("Input should be at most 2^64 - 1"))
+    if sent.max_tokens is not None and bindings.min_tokens > sent.max_tokens:
+        problem = Invalid(f"min_tokens must not be above max_tokens, got {bindings.min_tokens} and {sent.max_tokens}")
+        yield Violation((*_BINDINGS, "min_tokens"), problem)
+
+
+def _not_supported(field: str, sent: bool) -> Iterator[Violation]:
+    if sent:
+        yield Violation((field,), Invalid(f"{field} is not supported yet"))
+
+
+def _refuse(violations: Iterator[Violation] | list[Violation]) -> None:
+    found = list(violations)
+    if found:
+        raise InvalidFields(found)
+
+
+def _bindings(sent: wire.DeploymentRequest) -> wire.Bindings:
+    return sent.model_request_parameters.bindings if sent.model_request_parameters else wire.Bindings()
+
+
+def _sampling(sent: wire.Sampling, bindings: wire.Bindings | None = None) -> SamplingParams:
+    bound = bindings or wire.Bindings()
+    return SamplingParams(
+        max_tokens=None if sent.max_tokens is None else min(sent.max_tokens, MAX_WHOLE),
+        min_tokens=min(bound.min_tokens, MAX_WHOLE),
+        temperature=min(sent.temperature, MAX_TEMPERATURE),
+        top_k=min(sent.top_k, MAX_WHOLE),
+        top_p=sent.top_p,
+        min_p=bound.min_p,
+        repetition_penalty=bound.repetition_penalty,
+        presence_penalty=sent.presence_penalty,
+        frequency_penalty=sent.frequency_penalty,
+        seed=bound.seed,
+        stop=tuple(sent.stop_sequences),
+        ignore_eos=bound.ignore_eos,
+    )
+
+
+def _token_usage(usage: Usage | None) -> wire.TokenUsage | None:
+    if usage is None:
+        return None
+    prompt, completion = usage.prompt_tokens, usage.completion_tokens
+    return wire.TokenUsage(prompt, completion, prompt + completion)
+
+
+def _as_number(text: str) -> int | str:
+    digits = text.removeprefix("-")
+    # More digits are no page anybody has, and no number that JSON readers must take.
+    return int(text) if digits.isascii() and digits.isdecimal() and len(digits) < 16 else text
+
+
+def _query_detail(violation: Violation) -> FastApiDetail:
+    return msgspec.structs.replace(fastapi_detail(violation), loc=("query", *violation.path))
+
+
+@functools.cache
+def _schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return msgspec.json.schema(struct)

@@ -1,0 +1,136 @@
+"""The routes of this dialect, and the room every one of its prompts leaves for the answer."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Message, Receive, Scope, Send
+
+from dragoman.core.errors import ModelNotFound
+from dragoman.core.service import GenerationService
+from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
+from dragoman.dialects.scale import codec
+from dragoman.dialects.trimming import FittedService, find_model
+
+TRIMMED_HEADER = "x-dragoman-trimmed-messages"
+"""Tells how many messages were dropped; absent when none."""
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
+    """All routes of the dialect, answered by `service`."""
+    return [*_completion_routes(service, options), *_list_routes(service, options)]
+
+
+def _completion_routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
+    async def answer(request: Request, decode: Callable[[bytes, str], Call], errors: codec.ScaleErrors) -> Response:
+        fitted = FittedService(service)
+        response = await respond(request, Door(fitted, codec.read_key, options), decode, errors)
+        return _TrimmingTold(response, fitted)
+
+    async def deployment_chat(request: Request) -> Response:
+        decode = partial(codec.decode_deployment_chat, deployment=request.path_params["deployment"])
+        return await answer(request, decode, _DEPLOYMENT_CHAT_ERRORS)
+
+    async def deployment_text(request: Request) -> Response:
+        decode = partial(codec.decode_deployment_text, deployment=request.path_params["deployment"])
+        return await answer(request, decode, _ERRORS)
+
+    async def chat(request: Request) -> Response:
+        return await answer(request, codec.decode_chat, _ERRORS)
+
+    async def text(request: Request) -> Response:
+        return await answer(request, codec.decode_text, _ERRORS)
+
+    return [
+        *_only("POST", "/v4/models/{deployment:path}/chat-completions", deployment_chat),
+        *_only("POST", "/v4/models/{deployment:path}/completions", deployment_text),
+        Route("/v4/chat-completions", chat, methods=["POST"]),
+        Route("/v4/completions", text, methods=["POST"]),
+    ]
+
+
+def _list_routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
+    door = Door(service, codec.read_key, options)
+
+    async def models(request: Request) -> Response:
+        async def answer() -> Response:
+            query = codec.read_query(request.query_params)
+            return _json(codec.page(codec.model_items(service.models(), query), query))
+
+        return await guard(request, door, answer, _LOOKUP_ERRORS)
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["model"]
+
+        async def answer() -> Response:
+            found = find_model(service.models(), name)
+            if found is None:
+                raise ModelNotFound(name)
+            return _json(codec.model_item(found, name))
+
+        return await guard(request, door, answer, _LOOKUP_ERRORS)
+
+    async def deployments(request: Request) -> Response:
+        async def answer() -> Response:
+            query = codec.read_query(request.query_params)
+            return _json(codec.page(codec.deployment_items(service.models()), query))
+
+        return await guard(request, door, answer, _LOOKUP_ERRORS)
+
+    return [
+        Route("/v4/models", models, methods=["GET"]),
+        Route("/v4/model-deployments", deployments, methods=["GET"]),
+        Route("/v4/models/{model:path}", model, methods=["GET"]),
+        # Creating, changing and deleting models, embeddings and the like: none of it is served.
+        Route("/v4/models", _not_served, methods=_WRITING),
+        Route("/v4/models/{rest:path}", _not_served, methods=_WRITING),
+    ]
+
+
+class _TrimmingTold(Response):
+    """A response whose head tells what was trimmed: that is known only when it begins."""
+
+    def __init__(self, response: Response, fitted: FittedService) -> None:
+        super().__init__()
+        self._response = response
+        self._fitted = fitted
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_told(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._fitted.dropped:
+                header = (TRIMMED_HEADER.encode(), str(self._fitted.dropped).encode())
+                message = {**message, "headers": [*message["headers"], header]}
+            await send(message)
+
+        await self._response(scope, receive, send_told)
+
+
+_ERRORS = codec.ScaleErrors()
+_DEPLOYMENT_CHAT_ERRORS = codec.ScaleErrors(conversation="chat_history")
+_LOOKUP_ERRORS = codec.ScaleErrors(noun="Model")
+
+_WRITING = ["POST", "PUT", "PATCH", "DELETE"]
+
+
+def _only(method: str, path: str, endpoint: _Endpoint) -> list[BaseRoute]:
+    """A route that keeps its path from the greedy ones behind it, whatever the method."""
+
+    async def not_allowed(_request: Request) -> Response:
+        raise HTTPException(405, headers={"allow": method})
+
+    others = [other for other in ("GET", *_WRITING) if other != method]
+    return [Route(path, endpoint, methods=[method]), Route(path, not_allowed, methods=others)]
+
+
+async def _not_served(_request: Request) -> Response:
+    raise HTTPException(404)
+
+
+def _json(body: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")

@@ -1,0 +1,123 @@
+"""Room for the answer: conversations that are in its way are trimmed, prompts that cannot be are refused."""
+
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+
+import msgspec
+
+from dragoman.core.errors import ContextOverflow
+from dragoman.core.events import Event
+from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
+from dragoman.core.service import GenerationService, ServedModel
+
+MAX_DEFAULT_ROOM = 1024
+"""Tokens kept for an answer that does not say how many it may have; at most a fifth of the context."""
+
+
+class PromptTooLong(ContextOverflow):
+    """The prompt leaves less room than `max_tokens` asks for."""
+
+    def __init__(self, prompt_tokens: int, max_tokens: int, context_length: int) -> None:
+        super().__init__(prompt_tokens, context_length, "")
+        self.message = (
+            f"The prompt has {prompt_tokens} tokens and max_tokens is {max_tokens}; "
+            f"the model's context length is {context_length} tokens"
+        )
+
+
+class Trimming:
+    """In which order the messages of a conversation are dropped, and after how many of them it may stop.
+
+    Turns go first, oldest first, until the first one left is the user's; then system messages. The last message stays.
+    """
+
+    def __init__(self, prompt: ChatPrompt) -> None:
+        self._messages = prompt.messages
+        history = prompt.messages[:-1]
+        turns = [index for index, message in enumerate(history) if message.role != "system"]
+        systems = [index for index, message in enumerate(history) if message.role == "system"]
+        self._order = [*turns, *systems]
+        before_a_user = [count for count, index in enumerate(turns) if count and history[index].role == "user"]
+        self.counts: list[int] = [0, *before_a_user, *range(max(1, len(turns)), len(self._order) + 1)]
+        """How many messages may be dropped, ascending."""
+
+    def without(self, count: int) -> ChatPrompt:
+        """The conversation without the first `count` messages of the order."""
+        dropped = set(self._order[:count])
+        kept = (message for index, message in enumerate(self._messages) if index not in dropped)
+        return ChatPrompt(tuple(kept))
+
+
+class FittedService:
+    """Implements core.service.GenerationService for one request: its answer has the room it asks for.
+
+    A conversation that is in the way is trimmed; a prompt that cannot be is refused where others cap `max_tokens`.
+    """
+
+    def __init__(self, service: GenerationService) -> None:
+        self._service = service
+        self.dropped = 0
+        """Messages that were trimmed."""
+
+    @property
+    def needs_key(self) -> bool:
+        return self._service.needs_key
+
+    def authenticate(self, key: str | None) -> None:
+        self._service.authenticate(key)
+
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        return await self._service.count_tokens(model, prompt)
+
+    def models(self) -> list[ServedModel]:
+        return self._service.models()
+
+    async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+        fitted = [await self._fitted(request) for request in requests]
+        async with contextlib.aclosing(self._service.generate(fitted)) as events:
+            async for event in events:
+                yield event
+
+    async def _fitted(self, request: GenerationRequest) -> GenerationRequest:
+        model = find_model(self.models(), request.model)
+        if model is None or model.context_length is None:
+            return request  # generate says why it cannot be answered
+        context, max_tokens = model.context_length, request.sampling.max_tokens
+        dropped = 0
+        if isinstance(request.prompt, ChatPrompt):
+            trimming = Trimming(request.prompt)
+            room = max_tokens or min(MAX_DEFAULT_ROOM, context // 5)
+            dropped = await self._fewest(request.model, trimming, context - room)
+            request = msgspec.structs.replace(request, prompt=trimming.without(dropped))
+        if max_tokens is not None:
+            await self._check_room(request, max_tokens, context)
+        self.dropped = dropped
+        return request
+
+    async def _fewest(self, model: str, trimming: Trimming, size: int) -> int:
+        """The smallest of the trimming's counts that leaves at most `size` tokens; the largest when none does."""
+        low, high = 0, len(trimming.counts) - 1
+        probe = low  # most conversations fit as they are
+        while low < high:
+            if await self._fits(model, trimming.without(trimming.counts[probe]), size):
+                high = probe
+            else:
+                low = probe + 1
+            probe = (low + high) // 2
+        return trimming.counts[high]
+
+    async def _fits(self, model: str, prompt: ChatPrompt, size: int) -> bool:
+        try:
+            return await self._service.count_tokens(model, prompt) <= size
+        except ContextOverflow:
+            return False
+
+    async def _check_room(self, request: GenerationRequest, max_tokens: int, context: int) -> None:
+        tokens = await self._service.count_tokens(request.model, request.prompt)
+        if tokens + max_tokens > context:
+            raise PromptTooLong(tokens, max_tokens, context)
+
+
+def find_model(models: Sequence[ServedModel], name: str) -> ServedModel | None:
+    """The model with this name or alias."""
+    return next((model for model in models if name in (model.id, *model.aliases)), None)

@@ -1,0 +1,340 @@
+"""Checking a JSON body against its wire struct: the struct's types, ranges and defaults are the only rules.
+
+msgspec stops at the first mistake and takes `null` and `40.0` more strictly than the services do. So a body it
+refuses is looked at again here: every violation is found, with its place and what was expected, for the dialect to
+put into its own words.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from msgspec import inspect
+
+from dragoman.core.errors import BadRequest
+from dragoman.dialects.json_body import MalformedJson
+
+Wire = TypeVar("Wire", bound=msgspec.Struct)
+Path = tuple[str | int, ...]
+
+
+class Missing(NamedTuple):
+    """A required field is absent or null."""
+
+
+class WrongType(NamedTuple):
+    """`expected` names JSON types: integer, number, string, boolean, array, object."""
+
+    expected: tuple[str, ...]
+
+
+class OutOfRange(NamedTuple):
+    """A number outside its inclusive bounds; `above` is an exclusive lower one. None: no bound."""
+
+    low: float | None
+    high: float | None
+    above: float | None
+    got: float
+
+
+class WrongLength(NamedTuple):
+    """A string or array that is too short or too long. None: no bound."""
+
+    of: str
+    low: int | None
+    high: int | None
+    got: int
+
+
+class NotOneOf(NamedTuple):
+    """A value that is not in its list."""
+
+    values: tuple[object, ...]
+    got: object
+
+
+class Unknown(NamedTuple):
+    """A field that must not be there."""
+
+
+class Invalid(NamedTuple):
+    """Anything else, in words."""
+
+    message: str
+
+
+Problem = Missing | WrongType | OutOfRange | WrongLength | NotOneOf | Unknown | Invalid
+
+
+class Violation(NamedTuple):
+    """One mistake, and where it is."""
+
+    path: Path
+    problem: Problem
+
+    @property
+    def field(self) -> str:
+        """The path as people write it: messages[0].role."""
+        return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path).removeprefix(".")
+
+
+class InvalidFields(BadRequest):
+    """The body breaks its struct's rules; `violations` has at least one, in the order of the fields."""
+
+    def __init__(self, violations: list[Violation]) -> None:
+        self.violations = violations
+        field = violations[0].field
+        super().__init__(describe(field, violations[0].problem), field.partition(".")[0].partition("[")[0])
+
+
+class NotAnObject(MalformedJson):
+    """The body is JSON, but no object."""
+
+
+def read(body: bytes, struct: type[Wire]) -> Wire:
+    """The body as `struct`. `null` stands for absent, 40.0 for 40. Raises MalformedJson or InvalidFields."""
+    try:
+        return msgspec.json.decode(body, type=struct)
+    except msgspec.ValidationError:
+        return _read_again(body, struct)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedJson("Request body is not valid JSON") from error
+
+
+def describe(field: str, problem: Problem) -> str:
+    """A problem in plain words."""
+    match problem:
+        case Missing():
+            return f"{field} is required"
+        case WrongType(expected):
+            return f"{field} must be {' or '.join(map(with_article, expected))}"
+        case OutOfRange(low, high, above, got):
+            return f"{field} must be {bounds(low, high, above)}, got {got:g}"
+        case WrongLength(of, low, high, got):
+            unit = "items" if of == "array" else "characters"
+            return f"{field} must have {bounds(low, high, None).removeprefix('be ')} {unit}, got {got}"
+        case NotOneOf(values, got):
+            return f"{field} must be one of {', '.join(map(str, values))}, got {str(got)[:40]!r}"
+        case Unknown():
+            return f"{field} is not known here"
+        case Invalid(message):
+            return message
+
+
+def bounds(low: float | None, high: float | None, above: float | None) -> str:
+    """Bounds in words: between 0 and 2."""
+    if above is not None:
+        return f"greater than {above:g}" + ("" if high is None else f" and at most {high:g}")
+    if low is None:
+        return "a number that can be represented" if high is None else f"at most {high:g}"
+    return f"at least {low:g}" if high is None else f"between {low:g} and {high:g}"
+
+
+def with_article(name: str) -> str:
+    """integer → an integer."""
+    return f"{'an' if name[0] in 'aeio' else 'a'} {name}"
+
+
+def _read_again(body: bytes, struct: type[Wire]) -> Wire:
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedJson("Request body is not valid JSON") from error
+    if not isinstance(document, dict):
+        raise NotAnObject("Request body must be a JSON object")
+    check = _Check()
+    normal = check.value(_info(struct), document, ())
+    if check.violations:
+        raise InvalidFields(check.violations)
+    try:
+        return msgspec.convert(normal, struct)
+    except (msgspec.ValidationError, OverflowError) as error:
+        raise BadRequest(str(error)) from error
+
+
+@functools.cache
+def _info(struct: type[msgspec.Struct]) -> inspect.Type:
+    return inspect.type_info(struct)
+
+
+class _Check:
+    """Walks a document along its types; returns it as msgspec takes it and gathers what is wrong."""
+
+    def __init__(self) -> None:
+        self.violations: list[Violation] = []
+
+    def value(self, info: inspect.Type, value: Any, path: Path) -> Any:
+        match info:
+            case inspect.AnyType() | inspect.RawType() | inspect.CustomType():
+                return value
+            case inspect.UnionType():
+                return self._one_of_types(info, value, path)
+            case inspect.StructType() if isinstance(value, dict):
+                return self._object(info, value, path)
+            case inspect.DictType() if isinstance(value, dict):
+                return {key: self.value(info.value_type, item, (*path, key)) for key, item in value.items()}
+            case inspect.ListType() | inspect.VarTupleType() if isinstance(value, list):
+                self._length("array", info.min_length, info.max_length, len(value), path)
+                return [self.value(info.item_type, item, (*path, index)) for index, item in enumerate(value)]
+            case inspect.StrType() if isinstance(value, str):
+                self._length("string", info.min_length, info.max_length, len(value), path)
+                return value
+            case inspect.BoolType() if isinstance(value, bool):
+                return value
+            case inspect.LiteralType():
+                return self._literal(info, value, path)
+            case inspect.IntType() if _is_whole(value):
+                return self._number(info, int(value), path)
+            case inspect.FloatType() if _is_number(value):
+                return self._number(info, value, path)
+        self.violations.append(Violation(path, WrongType((_name(info),))))
+        return None
+
+    def _object(self, info: inspect.StructType, value: Mapping[str, Any], path: Path) -> dict[str, Any]:
+        normal = {}
+        for field in info.fields:
+            name = field.encode_name
+            if value.get(name) is not None:
+                normal[name] = self.value(field.type, value[name], (*path, name))
+            elif field.required:
+                self.violations.append(Violation((*path, name), Missing()))
+        if info.forbid_unknown_fields:
+            known = {field.encode_name for field in info.fields}
+            self.violations += [Violation((*path, name), Unknown()) for name in value if name not in known]
+        return normal
+
+    def _one_of_types(self, info: inspect.UnionType, value: Any, path: Path) -> Any:
+        kinds = [kind for kind in info.types if not isinstance(kind, inspect.NoneType)]
+        # The first type that fits; failing that, one of the same JSON type, whose walk finds what is wrong inside.
+        for fits in (_fits, _is_alike):
+            for kind in kinds:
+                if fits(kind, value):
+                    return self.value(kind, value, path)
+        if value is not None or len(kinds) == len(info.types):
+            self.violations.append(Violation(path, WrongType(tuple(dict.fromkeys(map(_name, kinds))))))
+        return None
+
+    def _literal(self, info: inspect.LiteralType, value: Any, path: Path) -> Any:
+        if not isinstance(value, type(info.values[0])):
+            self.violations.append(Violation(path, WrongType((_name(info),))))
+        elif value not in info.values:
+            self.violations.append(Violation(path, NotOneOf(tuple(info.values), value)))
+        return value
+
+    def _number(self, info: inspect.IntType | inspect.FloatType, value: float, path: Path) -> float:
+        low, high, above = info.ge, info.le, info.gt
+        inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+        if not inside or (isinstance(info, inspect.FloatType) and math.isinf(_as_float(value))):
+            self.violations.append(Violation(path, OutOfRange(low, high, above, _as_float(value))))
+        return value
+
+    def _length(self, of: str, low: int | None, high: int | None, got: int, path: Path) -> None:
+        if (low is not None and got < low) or (high is not None and got > high):
+            self.violations.append(Violation(path, WrongLength(of, low, high, got)))
+
+
+def _fits(info: inspect.Type, value: Any) -> bool:
+    match info:
+        case inspect.StrType():
+            return isinstance(value, str)
+        case inspect.LiteralType():
+            return isinstance(value, type(info.values[0]))
+        case inspect.BoolType():
+            return isinstance(value, bool)
+        case inspect.IntType():
+            return _is_whole(value)
+        case inspect.FloatType():
+            return _is_number(value)
+        case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
+            return isinstance(value, list) and (not value or _fits(item, value[0]))
+        case inspect.UnionType(types=types):
+            return any(_fits(kind, value) for kind in types)
+        case inspect.StructType() | inspect.DictType():
+            return isinstance(value, dict)
+    return isinstance(info, inspect.AnyType)
+
+
+def _is_alike(info: inspect.Type, value: Any) -> bool:
+    return isinstance(info, inspect.ListType | inspect.VarTupleType) and isinstance(value, list)
+
+
+def _name(info: inspect.Type) -> str:
+    match info:
+        case inspect.StrType() | inspect.LiteralType():
+            return "string"
+        case inspect.BoolType():
+            return "boolean"
+        case inspect.IntType():
+            return "integer"
+        case inspect.FloatType():
+            return "number"
+        case inspect.ListType() | inspect.VarTupleType():
+            return "array"
+    return "object"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_whole(value: object) -> bool:
+    return _is_number(value) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
+
+
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+def violations_of(error: BadRequest) -> Iterator[Violation]:
+    """What is wrong with a request, also where the error names only one field, in the engine's words."""
+    if isinstance(error, InvalidFields):
+        yield from error.violations
+    else:
+        yield Violation((error.parameter,) if error.parameter else (), Invalid(error.message))
+
+
+class FastApiDetail(msgspec.Struct, frozen=True):
+    """One entry of the 422 lists that FastAPI services answer with."""
+
+    loc: tuple[str | int, ...]
+    msg: str
+    type: str
+
+
+def fastapi_detail(violation: Violation) -> FastApiDetail:
+    """A violation in FastAPI's words."""
+    message, kind = _fastapi_words(violation.problem)
+    return FastApiDetail(("body", *violation.path), message, kind)
+
+
+def _fastapi_words(problem: Problem) -> tuple[str, str]:
+    match problem:
+        case Missing():
+            return "Field required", "missing"
+        case WrongType(expected):
+            name = {"array": "list", "object": "dict", "boolean": "bool", "integer": "int", "number": "float"}
+            return f"Input should be a valid {' or '.join(expected)}", f"{name.get(expected[0], expected[0])}_type"
+        case OutOfRange(low, high, None, _) if low is not None and high is not None:
+            return f"Input should be between {low:g} and {high:g}", "value_error"
+        case OutOfRange(low, high, above, got):
+            if above is not None and got <= above:
+                return f"Input should be greater than {above:g}", "greater_than"
+            if low is not None and got < low:
+                return f"Input should be greater than or equal to {low:g}", "greater_than_equal"
+            return f"Input should be less than or equal to {high:g}", "less_than_equal"
+        case WrongLength(of, low, high, got):
+            noun, unit = ("List", "items") if of == "array" else ("String", "characters")
+            if low is not None and got < low:
+                return f"{noun} should have at least {low} {unit}, got {got}", "too_short"
+            return f"{noun} should have at most {high} {unit}, got {got}", "too_long"
+        case NotOneOf(values, _):
+            return f"Input should be one of {', '.join(map(str, values))}", "enum"
+        case Unknown():
+            return "Extra inputs are not permitted", "extra_forbidden"
+        case Invalid(message):
+            return message, "value_error"

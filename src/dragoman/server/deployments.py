@@ -1,0 +1,73 @@
+"""From the settings to what is served under which names."""
+
+import msgspec
+
+from dragoman.engines.llama.sources import ModelFile, resolve
+from dragoman.server.settings import DeploymentSettings, DialectName, Load, Settings
+
+ECHO = "echo"
+"""The model name that stands for the echo engine."""
+
+RESERVED_NAMES = frozenset(
+    {"api", "app", "chat", "completions", "docs", "empower", "engines", "health", "metrics", "models", "openai"}
+    | {"public", "queue", "ready", "utils", "v1", "v2", "v3", "v4", "v5"}
+)
+"""As a first part of a path these lead elsewhere, so that no deployment shown in float16 may be called so."""
+
+
+class DeploymentError(Exception):
+    """The deployments cannot be served as they are set. One line for a person."""
+
+
+class DeploymentPlan(msgspec.Struct, frozen=True):
+    """One model to be served."""
+
+    name: str
+    aliases: tuple[str, ...]
+    model: ModelFile | None
+    """None: the echo engine."""
+    dialects: tuple[DialectName, ...] | None = None
+    """The dialects that show it; None: all."""
+    load: Load = "start"
+    unload_idle_seconds: float | None = None
+
+
+def plan(settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
+    """What is to be served, in the order of the settings. Raises DeploymentError or ModelSourceError.
+
+    Without [[deployments]] it is the one model of the settings, under its own name.
+    """
+    if not settings.deployments:
+        return [_only(settings.model, progress=progress)]
+    if settings.model is not None:
+        raise DeploymentError("a model and [[deployments]] are both set; say it in one place")
+    plans = [_deployment(deployment, progress=progress) for deployment in settings.deployments]
+    taken: dict[str, str] = {}
+    for deployment in plans:
+        for name in (deployment.name, *deployment.aliases):
+            if name in taken:
+                raise DeploymentError(f"the deployments {taken[name]} and {deployment.name} are both called {name}")
+            taken[name] = deployment.name
+    return plans
+
+
+def _only(model: str | None, *, progress: bool) -> DeploymentPlan:
+    if model == ECHO:
+        return DeploymentPlan(ECHO, (), None)
+    file = resolve(model, progress=progress)
+    return DeploymentPlan(file.id, file.aliases, file)
+
+
+def _deployment(settings: DeploymentSettings, *, progress: bool) -> DeploymentPlan:
+    shown_in_float16 = settings.dialects is None or "float16" in settings.dialects
+    if shown_in_float16 and settings.name.lower() in RESERVED_NAMES:
+        raise DeploymentError(
+            f"a deployment called {settings.name} would stand in the way of the path /{settings.name.lower()}; "
+            "choose another name, or leave float16 out of its dialects"
+        )
+    model = None if settings.model == ECHO else resolve(settings.model, progress=progress)
+    own = (model.id, *model.aliases) if model else ()
+    aliases = dict.fromkeys(name for name in (*settings.aliases, *own) if name != settings.name)
+    return DeploymentPlan(
+        settings.name, tuple(aliases), model, settings.dialects, settings.load, settings.unload_idle_seconds
+    )

@@ -1,0 +1,494 @@
+import json
+from typing import Any
+
+import pytest
+
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    DragomanError,
+    EngineFailed,
+    ModelLoading,
+    ModelNotFound,
+    Overloaded,
+    ShuttingDown,
+    Unauthenticated,
+)
+from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams
+from dragoman.core.service import ServedModel
+from dragoman.dialects.empower import codec, wire
+from dragoman.dialects.exchange import Call
+from dragoman.dialects.json_body import MalformedJson
+
+ID = "0123456789abcdef0123456789abcdef"
+HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+HI = ChatPrompt((Message("user", "Hi"),))
+ADAPTER: dict[str, Any] = {"model_name": "acme/lora", "model_source": "HF_HUB"}
+WEATHER = {"type": "function", "function": {"name": "get_weather"}}
+GREETING: list[Event] = [
+    Delta(0, "Hel", [1]),
+    Delta(1, "", [2]),
+    Delta(0, "lo", [3]),
+    Finished(1, "length"),
+    Finished(0, "stop"),
+    Usage(12, 3, 2),
+]
+GREETING_USAGE = {
+    "prompt_tokens": 12,
+    "completion_tokens": 3,
+    "total_tokens": 15,
+    "prompt_tokens_details": {"cached_tokens": 2},
+}
+
+
+def chat(**fields: object) -> Call:
+    return codec.decode_chat(json.dumps(HELLO | fields).encode(), ID)
+
+
+def request(**fields: object) -> GenerationRequest:
+    [only] = chat(**fields).requests
+    return only
+
+
+def sampling(**fields: object) -> SamplingParams:
+    return request(**fields).sampling
+
+
+def told(error: DragomanError) -> tuple[int, dict[str, Any]]:
+    reply = codec.EmpowerErrors().reply(error)
+    return reply.status, json.loads(reply.body)["error"]
+
+
+def refusal(body: dict[str, Any], *without: str) -> tuple[str, str, str]:
+    """Message, param and code of the answer to a chat request that is refused."""
+    with pytest.raises(BadRequest) as caught:
+        codec.decode_chat(json.dumps({name: body[name] for name in body if name not in without}).encode(), ID)
+    status, error = told(caught.value)
+    assert (status, error["type"]) == (400, "invalid_request_error")
+    return error["message"], error["param"], error["code"]
+
+
+def test_the_defaults_are_the_services() -> None:
+    assert chat().requests == [GenerationRequest("m", HI, SamplingParams(max_tokens=256), n=1)]
+    assert not chat().stream
+
+
+def test_null_equals_absent_in_every_optional_field() -> None:
+    optional = [name for name in wire.ChatRequest.__struct_fields__ if name not in HELLO]
+    assert len(optional) == 11
+    assert chat(**dict.fromkeys(optional)).requests == chat().requests
+
+
+@pytest.mark.parametrize("field", ["messages", "model"])
+@pytest.mark.parametrize("null", [True, False])
+def test_a_required_field_that_is_absent_or_null_is_missing(field: str, null: bool) -> None:
+    told = refusal(HELLO | {field: None}) if null else refusal(HELLO, field)
+    assert told == (f"Missing required parameter: '{field}'", field, "missing_required_parameter")
+
+
+@pytest.mark.parametrize(
+    ("field", "low", "high"),
+    [("frequency_penalty", -2, 2), ("presence_penalty", -2, 2), ("temperature", 0, 2), ("top_p", 0, 1)],
+)
+def test_a_number_has_inclusive_bounds(field: str, low: int, high: int) -> None:
+    for inside in (low, high, high / 3):
+        assert getattr(sampling(**{field: inside}), field) == inside
+    for outside in (low - 0.5, high + 0.5):
+        message = f"'{field}' must be between {low} and {high}, got {outside:g}"
+        assert refusal(HELLO | {field: outside}) == (message, field, "invalid_value")
+    for wrong in ("1", True, [1]):
+        assert refusal(HELLO | {field: wrong}) == (f"'{field}' must be a number", field, "invalid_type")
+
+
+def test_the_message_for_a_value_out_of_range_is_the_documented_one() -> None:
+    message = "'temperature' must be between 0 and 2, got 3"
+    assert refusal(HELLO | {"temperature": 3}) == (message, "temperature", "invalid_value")
+
+
+def test_max_tokens_is_at_least_1() -> None:
+    assert [sampling(max_tokens=sent).max_tokens for sent in (1, 7000, 40.0)] == [1, 7000, 40]
+    message = "'max_tokens' must be at least 1, got 0"
+    assert refusal(HELLO | {"max_tokens": 0}) == (message, "max_tokens", "invalid_value")
+
+
+@pytest.mark.parametrize("sent", [2**31, 2**64, 2**70])
+def test_max_tokens_has_no_upper_end_but_reaches_an_engine_as_a_number_it_can_hold(sent: int) -> None:
+    assert sampling(max_tokens=sent).max_tokens == 2**31 - 1
+
+
+def test_n_is_between_1_and_16() -> None:
+    assert [request(n=sent).n for sent in (1, 16, 2.0)] == [1, 16, 2]
+    for sent in (0, 17):
+        assert refusal(HELLO | {"n": sent}) == (f"'n' must be between 1 and 16, got {sent}", "n", "invalid_value")
+
+
+@pytest.mark.parametrize("field", ["n", "max_tokens"])
+@pytest.mark.parametrize("wrong", ["1", 1.5, True])
+def test_an_integer_is_nothing_else(field: str, wrong: object) -> None:
+    assert refusal(HELLO | {field: wrong}) == (f"'{field}' must be an integer", field, "invalid_type")
+
+
+@pytest.mark.parametrize("field", ["ignore_eos", "stream"])
+@pytest.mark.parametrize("wrong", ["true", 1, 0])
+def test_a_boolean_is_nothing_else(field: str, wrong: object) -> None:
+    assert refusal(HELLO | {field: wrong}) == (f"'{field}' must be a boolean", field, "invalid_type")
+
+
+def test_booleans_are_taken() -> None:
+    assert chat(stream=True).stream
+    assert sampling(ignore_eos=True).ignore_eos
+
+
+def test_a_model_is_a_string() -> None:
+    assert refusal(HELLO | {"model": 5}) == ("'model' must be a string", "model", "invalid_type")
+
+
+def test_undocumented_fields_are_ignored_whatever_they_hold() -> None:
+    ignored = {"stop": 5, "seed": "x", "logprobs": 7, "top_k": -9, "repetition_penalty": 0, "response_format": 1}
+    assert chat(**ignored).requests == chat().requests
+
+
+def test_the_turns_of_a_conversation_reach_the_model_as_they_stand() -> None:
+    turns = [
+        {"role": "developer", "content": "Be brief"},
+        {"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}], "name": "Ann"},
+        {"role": "assistant", "content": "Hello"},
+        {"role": "user", "content": ""},
+    ]
+    assert request(messages=turns).prompt == ChatPrompt(
+        (
+            Message("system", "Be brief"),
+            Message("user", "Hi", "Ann"),
+            Message("assistant", "Hello"),
+            Message("user", ""),
+        )
+    )
+
+
+def test_a_string_is_one_user_message() -> None:
+    assert chat(messages="Hi").requests == chat().requests
+
+
+def test_each_string_of_an_array_is_a_prompt_of_its_own() -> None:
+    assert [sent.prompt for sent in chat(messages=["Hi"]).requests] == [HI]
+    asked = [f"{number}" for number in range(16)]
+    requests = chat(messages=asked, n=3, temperature=0).requests
+    assert [sent.prompt for sent in requests] == [ChatPrompt((Message("user", text),)) for text in asked]
+    assert all((sent.n, sent.sampling.temperature) == (3, 0) for sent in requests)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message", "code"),
+    [
+        ([], "'messages' must have at least 1 items, got 0", "invalid_value"),
+        (["x"] * 17, "'messages' must have at most 16 strings, got 17", "invalid_value"),
+        (5, "'messages' must be a string or an array", "invalid_type"),
+        ({}, "'messages' must be a string or an array", "invalid_type"),
+        ([5], "'messages[0]' must be a string or an object", "invalid_type"),
+        (["x", 5], "'messages[1]' must be a string or an object", "invalid_type"),
+        (
+            ["x", {"role": "user", "content": "y"}],
+            "'messages' must be an array of strings or an array of objects",
+            "invalid_type",
+        ),
+        (
+            [{"role": "user", "content": "y"}, "x"],
+            "'messages' must be an array of strings or an array of objects",
+            "invalid_type",
+        ),
+        ([{"content": "x"}], "Missing required parameter: 'messages[0].role'", "missing_required_parameter"),
+        ([{"role": "user", "content": 5}], "'messages[0].content' must be a string or an array", "invalid_type"),
+        ([{"role": "user"}], "messages[0].content is missing", "invalid_value"),
+        ([{"role": "user", "content": None}], "messages[0].content is missing", "invalid_value"),
+        (
+            [{"role": "bot", "content": "x"}],
+            "messages[0].role must be one of system, user, assistant, tool or developer, got 'bot'",
+            "invalid_value",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://host/a.png"}}]}],
+            "messages[0].content[0] must be a text part; this model takes text only, got type 'image_url'",
+            "invalid_value",
+        ),
+        (
+            [{"role": "tool", "content": "x", "tool_call_id": "call_0"}],
+            "messages[0]: tool calls and tool messages are not supported",
+            "invalid_value",
+        ),
+        (
+            [{"role": "assistant", "tool_calls": [{"id": "call_0", **WEATHER}]}],
+            "messages[0]: tool calls and tool messages are not supported",
+            "invalid_value",
+        ),
+    ],
+)
+def test_messages_of_another_shape_are_refused(wrong: object, message: str, code: str) -> None:
+    refused = refusal(HELLO | {"messages": wrong})
+    assert refused[1:] == ("messages", code)
+    assert message in refused[0]
+
+
+def test_only_the_first_mistake_in_the_order_of_the_fields_is_told() -> None:
+    wrong: dict[str, Any] = {
+        "stream_options": 5,
+        "tool_choice": "some",
+        "tools": 5,
+        "top_p": 2,
+        "temperature": "x",
+        "stream": 1,
+        "n": 0,
+        "max_tokens": 0,
+        "ignore_eos": 5,
+        "presence_penalty": 3,
+        "frequency_penalty": 3,
+        "model": 5,
+        "messages": ["x", {"role": "user", "content": "y"}],
+    }
+    told = []
+    while wrong:
+        told.append(refusal(wrong | {name: HELLO[name] for name in HELLO if name not in wrong})[1])
+        del wrong[told[-1]]
+    assert told == list(wire.ChatRequest.__struct_fields__)
+
+
+@pytest.mark.parametrize("choice", ["none", "auto"])
+def test_without_tools_the_choice_may_be_none_or_auto(choice: str) -> None:
+    assert chat(tools=[], tool_choice=choice).requests == chat().requests
+
+
+@pytest.mark.parametrize(
+    ("field", "given"),
+    [
+        ("tools", [WEATHER]),
+        ("tools", [WEATHER] * 128),
+        ("tool_choice", "any"),
+        ("tool_choice", "required"),
+        ("tool_choice", WEATHER),
+    ],
+)
+def test_tools_are_refused_by_name(field: str, given: object) -> None:
+    assert refusal(HELLO | {field: given}) == (f"'{field}' is not supported by this server", field, "invalid_value")
+
+
+def test_tools_are_refused_even_where_none_is_to_be_called() -> None:
+    assert refusal(HELLO | {"tools": [WEATHER], "tool_choice": "none"})[1] == "tools"
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "message", "code"),
+    [
+        ("tools", {}, "'tools' must be an array", "invalid_type"),
+        ("tools", [5], "'tools[0]' must be an object", "invalid_type"),
+        ("tools", [WEATHER] * 129, "'tools' must have at most 128 items, got 129", "invalid_value"),
+        ("tool_choice", 5, "'tool_choice' must be a string or an object", "invalid_type"),
+        (
+            "tool_choice",
+            "some",
+            "'tool_choice' must be one of any, auto, none, required, got 'some'",
+            "invalid_value",
+        ),
+        ("tool_choice", {"type": "tool"}, "'tool_choice.type' must be one of function, got 'tool'", "invalid_value"),
+        (
+            "tool_choice",
+            {"type": "function", "function": {}},
+            "Missing required parameter: 'tool_choice.function.name'",
+            "missing_required_parameter",
+        ),
+        ("stream_options", True, "'stream_options' must be an object", "invalid_type"),
+        (
+            "stream_options",
+            {"include_usage": 1},
+            "'stream_options.include_usage' must be a boolean",
+            "invalid_type",
+        ),
+    ],
+)
+def test_tools_and_stream_options_have_their_shapes(field: str, wrong: object, message: str, code: str) -> None:
+    assert refusal(HELLO | {field: wrong}) == (message, field, code)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"{'model': 'm'}", b'{"n": NaN}', b"model=m", b"\xff", b'{"n": 1e999}'])
+def test_anything_but_json_is_told_so(body: bytes) -> None:
+    for decode in (lambda body: codec.decode_chat(body, ID), codec.decode_adapter):
+        with pytest.raises(MalformedJson) as caught:
+            decode(body)
+        message = "Request body is not valid JSON"
+        assert told(caught.value) == (
+            400,
+            {"message": message, "type": "invalid_request_error", "param": None, "code": None},
+        )
+
+
+@pytest.mark.parametrize("body", [b"[]", b"5", b"null", b'"{}"'])
+def test_json_that_is_no_object_is_told_so(body: bytes) -> None:
+    with pytest.raises(MalformedJson) as caught:
+        codec.decode_chat(body, ID)
+    error = told(caught.value)[1]
+    assert (error["message"], error["param"], error["code"]) == ("Request body must be a JSON object", None, None)
+
+
+def test_an_answer_has_every_choice_and_the_usage_of_all() -> None:
+    call = chat()
+    for event in GREETING:
+        list(call.machine.feed(event))
+    answer = json.loads(call.machine.collected())
+    assert isinstance(answer.pop("created"), int)
+    assert answer == {
+        "id": f"chatcmpl-{ID}",
+        "object": "chat.completion",
+        "model": "m",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hello"},
+                "finish_reason": "stop",
+                "logprobs": None,
+            },
+            {"index": 1, "message": {"role": "assistant", "content": ""}, "finish_reason": "length", "logprobs": None},
+        ],
+        "usage": GREETING_USAGE,
+    }
+
+
+def test_an_engine_that_tells_no_usage_has_failed() -> None:
+    call = chat()
+    list(call.machine.feed(Delta(0, "Hel", [1])))
+    with pytest.raises(EngineFailed):
+        call.machine.collected()
+
+
+@pytest.mark.parametrize("include_usage", [True, False, None])
+def test_in_a_stream_each_choice_has_its_own_role_and_end(include_usage: bool | None) -> None:
+    machine = chat(stream=True, stream_options={"include_usage": include_usage}).machine
+    chunks = [json.loads(document) for event in GREETING for document in machine.feed(event)]
+    assert {(chunk["id"], chunk["object"], chunk["model"]) for chunk in chunks} == {
+        (f"chatcmpl-{ID}", "chat.completion.chunk", "m")
+    }
+    assert len({chunk["created"] for chunk in chunks}) == 1
+    if include_usage:
+        usage = chunks.pop()
+        assert (usage["choices"], usage["usage"]) == ([], GREETING_USAGE)
+    assert not any("usage" in chunk for chunk in chunks)
+    assert [chunk["choices"] for chunk in chunks] == [
+        [{"index": index, "delta": delta, "finish_reason": reason, "logprobs": None}]
+        for index, delta, reason in [
+            (0, {"role": "assistant", "content": ""}, None),
+            (0, {"content": "Hel"}, None),
+            (0, {"content": "lo"}, None),
+            (1, {"role": "assistant", "content": ""}, None),
+            (1, {}, "length"),
+            (0, {}, "stop"),
+        ]
+    ]
+    assert machine.terminator() == b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("source", ["HF_HUB", "LOCAL"])
+def test_an_adapter_has_a_name_and_a_source(source: str) -> None:
+    sent = codec.decode_adapter(json.dumps(ADAPTER | {"model_source": source, "hf_token": None}).encode())
+    assert sent == wire.AdapterRequest(model_name="acme/lora", model_source=sent.model_source)
+    assert (sent.model_source, sent.hf_revision, sent.hf_token, sent.name) == (source, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong", "message", "code"),
+    [
+        ("model_name", None, "Missing required parameter: 'model_name'", "missing_required_parameter"),
+        ("model_name", 5, "'model_name' must be a string", "invalid_type"),
+        ("model_source", None, "Missing required parameter: 'model_source'", "missing_required_parameter"),
+        ("model_source", 5, "'model_source' must be a string", "invalid_type"),
+        ("model_source", "hf_hub", "'model_source' must be one of HF_HUB, LOCAL, got 'hf_hub'", "invalid_value"),
+        ("hf_revision", 5, "'hf_revision' must be a string", "invalid_type"),
+        ("hf_token", ["secret"], "'hf_token' must be a string", "invalid_type"),
+        ("name", 5, "'name' must be a string", "invalid_type"),
+    ],
+)
+def test_an_adapter_of_another_shape_is_refused(field: str, wrong: object, message: str, code: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        codec.decode_adapter(json.dumps(ADAPTER | {field: wrong}).encode())
+    assert told(caught.value) == (
+        400,
+        {"message": message, "type": "invalid_request_error", "param": field, "code": code},
+    )
+
+
+def test_a_base_model_is_told_by_each_of_its_names() -> None:
+    models = [ServedModel("llama", ("meta/llama",), 8192)]
+    for name in ("llama", "meta/llama"):
+        assert json.loads(codec.base_model(name, models, 1706652711)) == {
+            "active_deployment": {
+                "created_at": 1706652711,
+                "creator": {
+                    "actor_type": "USER",
+                    "api_key": {"name": ""},
+                    "user": {"email": "", "first_name": "", "last_name": "", "profile_image_url": ""},
+                },
+                "model_name": "llama",
+                "model_source": "HF_HUB",
+            },
+            "name": name,
+            "unit_price": 0,
+        }
+    with pytest.raises(ModelNotFound):
+        codec.base_model("Llama", models, 1706652711)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message", "kind", "parameter", "code"),
+    [
+        (BadRequest("odd"), 400, "odd", "invalid_request_error", None, "invalid_value"),
+        (BadRequest("empty", "prompt"), 400, "empty", "invalid_request_error", "messages", "invalid_value"),
+        (
+            ContextOverflow(9000, 8192, "Shorten it."),
+            400,
+            "The prompt has 9000 tokens; the model's context length is 8192 tokens, "
+            "and an answer needs at least one of them. Shorten it.",
+            "invalid_request_error",
+            "messages",
+            "context_length_exceeded",
+        ),
+        (Unauthenticated("missing"), 401, "No API key provided", "authentication_error", None, "missing_api_key"),
+        (
+            Unauthenticated("malformed"),
+            401,
+            "Authorization header must have the form: Bearer <token>",
+            "authentication_error",
+            None,
+            "invalid_api_key",
+        ),
+        (Unauthenticated("unknown"), 401, "Invalid API key", "authentication_error", None, "invalid_api_key"),
+        (ModelNotFound("m"), 404, "Model 'm' not found", "invalid_request_error", "model", "model_not_found"),
+        (BodyTooLarge(10), 413, "Request body is larger than 10 bytes", "invalid_request_error", None, None),
+        (EngineFailed("secret"), 500, "An internal error occurred", "server_error", None, None),
+        (DragomanError("secret"), 500, "An internal error occurred", "server_error", None, None),
+        (
+            codec.AdaptersNotSupported(),
+            501,
+            "Adapters are not supported yet",
+            "not_implemented",
+            None,
+            "not_implemented",
+        ),
+        *(
+            (error, 503, "The server is overloaded, retry in 5 seconds", "server_error", None, "overloaded")
+            for error in (Overloaded("full", 5), ModelLoading("loading", 5), ShuttingDown("draining", 5))
+        ),
+    ],
+)
+def test_every_error_has_its_status_and_its_frame(
+    error: DragomanError, status: int, message: str, kind: str, parameter: str | None, code: str | None
+) -> None:
+    reply = codec.EmpowerErrors().reply(error)
+    body = {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
+    assert (reply.status, json.loads(reply.body)) == (status, body)
+    frame = codec.EmpowerErrors().frame(error)
+    assert frame == b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
+
+
+def test_an_overload_tells_when_to_come_back_and_a_bad_key_what_to_bring() -> None:
+    reply = codec.EmpowerErrors().reply
+    assert reply(ModelLoading("loading", 2)).headers == {"retry-after": "2"}
+    assert reply(Unauthenticated("missing")).headers == {"www-authenticate": "Bearer"}
+    assert reply(EngineFailed("secret")).headers == {}

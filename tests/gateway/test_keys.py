@@ -1,0 +1,38 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.core.errors import Unauthenticated
+from dragoman.gateway.keys import NO_KEYS, KeyRing, key_digest
+
+KEYS = ["sk-0123456789abcdef", "sk-fedcba9876543210"]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_each_key_opens(key: str) -> None:
+    KeyRing(map(key_digest, KEYS)).check(key)
+
+
+@given(key=st.text())
+def test_nothing_else_opens(key: str) -> None:
+    with pytest.raises(Unauthenticated):
+        KeyRing(map(key_digest, KEYS)).check(key)
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_a_missing_key_is_told_apart_from_a_wrong_one(key: str | None) -> None:
+    with pytest.raises(Unauthenticated) as raised:
+        KeyRing(map(key_digest, KEYS)).check(key)
+    assert raised.value.fault == "missing"
+
+
+def test_of_a_wrong_key_only_the_end_is_kept_and_nothing_of_a_short_one() -> None:
+    with pytest.raises(Unauthenticated) as raised:
+        KeyRing(map(key_digest, KEYS)).check("sk-this-is-somebody-else's")
+    assert (raised.value.fault, raised.value.ending) == ("unknown", "se's")
+    assert Unauthenticated("unknown", "sk-short").ending == ""
+
+
+def test_a_ring_without_keys_is_false() -> None:
+    assert not NO_KEYS
+    assert KeyRing([key_digest("sk-0123456789abcdef")])

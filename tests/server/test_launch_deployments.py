@@ -1,0 +1,90 @@
+"""Several models behind one server, loaded when asked for, with real processes."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.server import running_server
+
+BOUND = 60
+MANY = 3000
+
+TWO_MODELS = """
+[[deployments]]
+name = "loud"
+model = "echo"
+dialects = ["infermatic", "float16"]
+
+[[deployments]]
+name = "smol"
+model = "smollm2-135m-instruct"
+load = "first use"
+unload_idle_seconds = 0.5
+dialects = ["infermatic", "arcee"]
+
+[engine]
+context_cells = 1024
+threads = 1
+"""
+
+ENGINE = "dragoman.engines.llama.process"
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> str:
+    path = tmp_path / "dragoman.toml"
+    path.write_text(TWO_MODELS)
+    return str(path)
+
+
+def chat(client: httpx.Client, model: str) -> Any:
+    asked = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    response = client.post("/v1/chat/completions", json=asked)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+def test_a_model_is_loaded_on_its_first_use_unloaded_when_idle_and_loaded_again(settings: str) -> None:
+    with running_server("--config", settings) as server, httpx.Client(base_url=server.url, timeout=BOUND) as client:
+        assert server.children(ENGINE) == []
+        assert chat(client, "loud")["choices"][0]["message"]["content"] == "Hi"
+        assert server.children(ENGINE) == []
+        assert chat(client, "smol")["usage"]["completion_tokens"] == 3
+        assert any(not server.children(ENGINE) for _ in range(MANY)), "idle, it gives its memory back"
+        assert chat(client, "smollm2-135m-instruct")["usage"]["completion_tokens"] == 3
+
+
+def test_a_dialect_shows_only_its_deployments(settings: str) -> None:
+    with running_server("--config", settings) as server, httpx.Client(base_url=server.url, timeout=BOUND) as client:
+        assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["loud", "smol"]
+        assert [card["id"] for card in client.get("/api/v1/models").json()["data"]] == ["smol"]
+        asked = {"model": "loud", "messages": [{"role": "user", "content": "Hi"}]}
+        assert client.post("/api/v1/chat/completions", json=asked).status_code == 422
+        assert client.post("/loud/v1/chat/completions", json=asked).status_code == 200
+
+
+def test_an_address_others_can_reach_needs_keys_or_open() -> None:
+    command = [sys.executable, "-m", "dragoman", "serve", "echo", "--host", "0.0.0.0", "--port", "0"]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=BOUND, check=False)
+    assert refused.returncode == 2
+    assert "there are no keys" in refused.stderr
+    with running_server("echo", "--host", "0.0.0.0", "--open") as server:
+        assert server.stop(signal.SIGTERM) == 0
+
+
+def test_keys_of_the_settings_open_the_server_and_stand_in_no_process_arguments(tmp_path: Path) -> None:
+    key = "sk-0123456789abcdef"
+    path = tmp_path / "keys.toml"
+    path.write_text(f'[[keys]]\nname = "me"\nkey = "{key}"\n')
+    with running_server("echo", "--config", str(path)) as server:
+        for folder in Path("/proc").iterdir():
+            if folder.name.isdecimal() and int(folder.name) in server.children("dragoman.server.worker"):
+                assert key not in folder.joinpath("cmdline").read_text()
+        assert httpx.get(f"{server.url}/v1/models").status_code == 401
+        headers = {"Authorization": f"Bearer {key}"}
+        assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 200

@@ -1,0 +1,36 @@
+"""The whole app in this process, in front of echo engines."""
+
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+
+import httpx
+
+from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.engines.base import Engine
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.gateway.keys import KeyRing, key_digest
+from dragoman.server.app import App, build_app
+from dragoman.server.settings import DialectName
+
+KEY = "sk-0123456789abcdef"
+LARGEST_BODY = 100_000
+
+
+def echo_app(
+    *,
+    keys: Sequence[str] = (),
+    hosts: dict[str, DialectName] | None = None,
+    engine: Engine | None = None,
+) -> App:
+    """The app over one deployment, `echo`, also called `acme/parrot`."""
+    catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
+    options = ExchangeOptions(LARGEST_BODY, keep_alive_seconds=15)
+    return build_app(catalog, options, metrics_directory=None, keys=KeyRing(map(key_digest, keys)), hosts=hosts or {})
+
+
+@contextlib.asynccontextmanager
+async def client_of(app: App, host: str = "server") -> AsyncGenerator[httpx.AsyncClient]:
+    """A client of the app, under one of its host names."""
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{host}") as client:
+        yield client
