@@ -7,8 +7,8 @@ from starlette.routing import Route
 
 from tests.support.apps import KEY, client_of, echo_app
 
-OPEN_PATHS = {"/health", "/ready"}
-"""What a load balancer asks."""
+OPEN_PATHS = {"/health", "/ready", "/openapi.json", "/docs"}
+"""What a load balancer asks, and what callers read before they have a key."""
 
 ROUTES = [
     (method, route.path)
@@ -33,7 +33,7 @@ async def test_every_route_refuses_who_has_no_key(method: str, path: str, header
 
 
 @pytest.mark.parametrize("path", sorted(OPEN_PATHS))
-async def test_health_needs_no_key(path: str) -> None:
+async def test_health_and_documentation_need_no_key(path: str) -> None:
     async with client_of(echo_app(keys=[KEY])) as client:
         assert (await client.get(path)).status_code in (200, 503)
 

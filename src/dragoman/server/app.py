@@ -17,11 +17,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dragoman.core.service import GenerationService
 from dragoman.dialects import arcee, empower, float16, infermatic, scale
 from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.operation import Operation
 from dragoman.gateway.catalog import Catalog
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.keys import NO_KEYS, KeyRing
 from dragoman.gateway.meter import Meter
-from dragoman.server import health, metrics
+from dragoman.server import health, metrics, openapi
 from dragoman.server.settings import DialectName
 
 NO_HOSTS: Mapping[str, DialectName] = {}
@@ -33,15 +34,17 @@ class Dialect(NamedTuple):
     routes: Callable[[GenerationService, ExchangeOptions], list[BaseRoute]]
     own_routes: Callable[[GenerationService, ExchangeOptions], list[BaseRoute]]
     """Those on a host of its own, on the vendor's own paths."""
+    operations: tuple[Operation, ...]
+    """`routes` for the OpenAPI document."""
 
 
 DIALECTS: dict[DialectName, Dialect] = {
-    "infermatic": Dialect(infermatic.routes, infermatic.routes),
-    "empower": Dialect(empower.routes, empower.own_routes),
-    "scale": Dialect(scale.routes, scale.routes),
-    "arcee": Dialect(arcee.routes, arcee.own_routes),
+    "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS),
+    "empower": Dialect(empower.routes, empower.own_routes, empower.OPERATIONS),
+    "scale": Dialect(scale.routes, scale.routes, scale.OPERATIONS),
+    "arcee": Dialect(arcee.routes, arcee.own_routes, arcee.OPERATIONS),
     # Its first path part is a deployment's name, so it comes last.
-    "float16": Dialect(float16.routes, float16.routes),
+    "float16": Dialect(float16.routes, float16.routes, float16.OPERATIONS),
 }
 
 
@@ -77,7 +80,12 @@ class App:
     ) -> None:
         self._catalog = catalog
         self.drain = gateway.drain
-        common = [*health.routes(catalog), *metrics.routes(catalog, registry, metrics_directory, gateway)]
+        documented = {name: dialect.operations for name, dialect in DIALECTS.items()}
+        common = [
+            *health.routes(catalog),
+            *metrics.routes(catalog, registry, metrics_directory, gateway),
+            *openapi.routes(documented, gateway),
+        ]
         shown = {name: gateway.shown_in(name) for name in DIALECTS}
         dialects = [route for name, dialect in DIALECTS.items() for route in dialect.routes(shown[name], options)]
         self.routes = [*common, *dialects]

@@ -210,7 +210,7 @@ class ArceeErrors:
         return sse.frame(_encode(wire.StreamErrorBody(wire.StreamError(message, kind, status), message)))
 
 
-def _status_and_detail(error: DragomanError) -> tuple[int, object]:
+def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDetail]]:
     match error:
         case NotAnObject():
             return 400, "Invalid request format: the body must be a JSON object"
@@ -232,7 +232,7 @@ def _status_and_detail(error: DragomanError) -> tuple[int, object]:
             return 500, "An internal server error occurred while processing the request"
 
 
-def _of_bad_request(violations: list[Violation]) -> tuple[int, object]:
+def _of_bad_request(violations: list[Violation]) -> tuple[int, str | list[FastApiDetail]]:
     for violation in violations:
         if (message := _wrong_shape(violation)) is not None:
             return 400, f"Invalid request format: {message}"

@@ -7,8 +7,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.service import GenerationService
-from dragoman.dialects.arcee import codec
+from dragoman.dialects import openai_answer
+from dragoman.dialects.arcee import codec, wire
 from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
+from dragoman.dialects.operation import Operation
 
 
 def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
@@ -43,3 +45,24 @@ def _routes_under(prefixes: Sequence[str], service: GenerationService, options: 
 
 
 _ERRORS = codec.ArceeErrors()
+
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/api/v1/chat/completions",
+        "Chat completion",
+        openai_answer.ChatCompletion,
+        wire.ErrorBody,
+        (400, 401, 413, 422, 500, 503),
+        wire.ChatRequest,
+        openai_answer.ChatChunk,
+        example={
+            "model": "{model}",
+            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+            "max_tokens": 16,
+        },
+    ),
+    Operation("GET", "/api/v1/models", "List models", wire.ModelList, wire.ErrorBody, (401,)),
+)
+"""The routes for the OpenAPI document."""

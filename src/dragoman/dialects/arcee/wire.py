@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from dragoman.core.limits import MAX_CHOICES, MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
 from dragoman.dialects.openai_shapes import ChatMessage, StreamOptions
+from dragoman.dialects.validation import FastApiDetail
 
 MAX_TOOLS = 128
 MAX_TOP_LOGPROBS = 20
@@ -65,7 +66,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 class ErrorBody(msgspec.Struct, frozen=True):
     """`detail` is a text, or the list of everything that is wrong with the parameters."""
 
-    detail: object
+    detail: str | list[FastApiDetail]
 
 
 class StreamError(msgspec.Struct, frozen=True):

@@ -8,13 +8,17 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.service import GenerationService
-from dragoman.dialects.empower import codec
+from dragoman.dialects import openai_answer
+from dragoman.dialects.empower import codec, wire
 from dragoman.dialects.exchange import Door, ExchangeOptions, bearer_key, guard, read_body, respond
+from dragoman.dialects.operation import EXAMPLE_CHAT, Operation
+
+_PREFIXES = ("/empower/api/v1", "/empower")
 
 
 def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
     """All routes of the dialect among those of others, answered by `service`."""
-    return _routes(service, options, ("/empower/api/v1", "/empower"))
+    return _routes(service, options, _PREFIXES)
 
 
 def own_routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
@@ -61,3 +65,38 @@ _ERRORS = codec.EmpowerErrors()
 
 def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
+
+
+_ERROR_STATUSES = (400, 401, 404, 413, 500, 503)
+
+OPERATIONS = tuple(
+    operation
+    for prefix in _PREFIXES
+    for operation in (
+        Operation(
+            "POST",
+            f"{prefix}/chat/completions",
+            "Chat completion",
+            openai_answer.ChatCompletion,
+            wire.ErrorBody,
+            _ERROR_STATUSES,
+            wire.ChatRequest,
+            openai_answer.ChatChunk,
+            example=EXAMPLE_CHAT,
+        ),
+        Operation(
+            "POST",
+            f"{prefix}/lora",
+            "Register an adapter (not yet: 501)",
+            wire.BaseModelBody,
+            wire.ErrorBody,
+            (400, 401, 413, 501),
+            wire.AdapterRequest,
+        ),
+        Operation(
+            "GET", f"{prefix}/base-model/{{name}}", "A base model", wire.BaseModelBody, wire.ErrorBody, (401, 404)
+        ),
+        Operation("GET", f"{prefix}/models", "List models", wire.ModelList, wire.ErrorBody, (401,)),
+    )
+)
+"""The routes for the OpenAPI document."""

@@ -1,6 +1,6 @@
 """The JSON bodies of this dialect, field by field, with the service's own defaults and our ranges."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -46,7 +46,7 @@ class ChatRequest(Conversation, frozen=True, kw_only=True):
     stream: bool = False
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Meta(ge=0, le=1)] = 1.0
-    tools: Annotated[list[dict[str, object]], Meta(max_length=MAX_TOOLS)] = []
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)] = []
     tool_choice: ToolMode | NamedTool = "auto"
     """`auto` without tools equals `none`; `any` equals `required`."""
     stream_options: StreamOptions = StreamOptions()

@@ -1,3 +1,4 @@
 """Float16.cloud's one-click deploy: one deployment, one model, the deployment's name in the path."""
 
+from dragoman.dialects.float16.routes import OPERATIONS as OPERATIONS
 from dragoman.dialects.float16.routes import routes as routes

@@ -25,6 +25,7 @@ from dragoman.dialects.json_body import MalformedJson
 from dragoman.dialects.openai_answer import ChatAnswer, Head, TextAnswer
 from dragoman.dialects.openai_shapes import chat_prompt
 from dragoman.dialects.validation import (
+    FastApiDetail,
     Invalid,
     InvalidFields,
     Missing,
@@ -155,7 +156,7 @@ class Float16Errors:
         return sse.frame(_encode(wire.StreamErrorBody(wire.StreamError(message, "server_error", status), message)))
 
 
-def _status_and_detail(error: DragomanError) -> tuple[int, object]:
+def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDetail]]:
     match error:
         case MalformedJson():
             return 400, error.message

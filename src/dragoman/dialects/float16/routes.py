@@ -5,8 +5,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.service import GenerationService
+from dragoman.dialects import openai_answer
 from dragoman.dialects.exchange import Call, Door, ExchangeOptions, respond
-from dragoman.dialects.float16 import codec
+from dragoman.dialects.float16 import codec, wire
+from dragoman.dialects.operation import EXAMPLE_TEXT, Operation
 
 
 def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
@@ -34,3 +36,36 @@ def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRou
 
 
 _ERRORS = codec.Float16Errors()
+
+
+_ERROR_STATUSES = (400, 401, 404, 413, 422, 500, 503)
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/{deployment}/v1/chat/completions",
+        "Chat completion",
+        openai_answer.ChatCompletion,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.ChatRequest,
+        openai_answer.ChatChunk,
+        example={
+            "model": "{model}",
+            "messages": [{"role": "user", "content": "What is the capital of France?"}],
+            "max_tokens": 16,
+        },
+    ),
+    Operation(
+        "POST",
+        "/{deployment}/v1/completions",
+        "Text completion",
+        openai_answer.TextCompletion,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.TextRequest,
+        openai_answer.TextChunk,
+        example=EXAMPLE_TEXT,
+    ),
+)
+"""The routes for the OpenAPI document."""

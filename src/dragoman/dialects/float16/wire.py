@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from dragoman.core.limits import MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
 from dragoman.dialects.openai_shapes import ChatMessage, StreamOptions
+from dragoman.dialects.validation import FastApiDetail
 
 MAX_PROMPTS = 16
 
@@ -47,7 +48,7 @@ class TextRequest(CompletionRequest, frozen=True, kw_only=True):
 class ErrorBody(msgspec.Struct, frozen=True):
     """`detail` is a text, or the list of everything that is wrong with the body."""
 
-    detail: object
+    detail: str | list[FastApiDetail]
 
 
 class StreamError(msgspec.Struct, frozen=True):

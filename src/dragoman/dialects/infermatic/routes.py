@@ -11,6 +11,7 @@ from dragoman.core.errors import ModelNotFound
 from dragoman.core.service import GenerationService
 from dragoman.dialects.exchange import Door, ExchangeOptions, guard, read_body, respond
 from dragoman.dialects.infermatic import codec, wire
+from dragoman.dialects.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
 
 _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:path}")
 
@@ -69,3 +70,63 @@ _OTHER_ERRORS = codec.LookupErrors()
 
 def _json(body: msgspec.Struct, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+_ERROR_STATUSES = (400, 401, 413, 429, 500, 503)
+_EXAMPLE_COUNT: dict[str, object] = {"model": "{model}", "prompt": "Once upon a time"}
+
+
+def _operations(prefix: str) -> list[Operation]:
+    path = prefix.replace(":path", "")
+    return [
+        Operation(
+            "POST",
+            f"{path}/chat/completions",
+            "Chat completion",
+            wire.ChatCompletion,
+            wire.ErrorBody,
+            _ERROR_STATUSES,
+            wire.ChatRequest,
+            wire.ChatChunk,
+            example=EXAMPLE_CHAT,
+        ),
+        Operation(
+            "POST",
+            f"{path}/completions",
+            "Text completion",
+            wire.TextCompletion,
+            wire.ErrorBody,
+            _ERROR_STATUSES,
+            wire.TextRequest,
+            wire.TextChunk,
+            example=EXAMPLE_TEXT,
+        ),
+    ]
+
+
+_LOOKUP_STATUSES = (401, 404)
+
+OPERATIONS = (
+    *(operation for prefix in _PREFIXES for operation in _operations(prefix)),
+    Operation(
+        "POST",
+        "/utils/token_counter",
+        "Count tokens",
+        wire.TokenCount,
+        wire.TokenCounterErrorBody,
+        (400, 401, 404, 413, 422, 429, 500),
+        wire.TokenCountRequest,
+        example=_EXAMPLE_COUNT,
+    ),
+    *(
+        operation
+        for prefix in ("/v1", "")
+        for operation in (
+            Operation("GET", f"{prefix}/models", "List models", wire.ModelList, wire.ErrorBody, (401,)),
+            Operation(
+                "GET", f"{prefix}/models/{{model_id}}", "One model", wire.ModelCard, wire.ErrorBody, _LOOKUP_STATUSES
+            ),
+        )
+    ),
+)
+"""The routes for the OpenAPI document."""

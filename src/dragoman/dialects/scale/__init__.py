@@ -1,3 +1,4 @@
 """Scale GenAI Platform, API v4: the model stands in the path, the answer is a pair of prompt and texts."""
 
+from dragoman.dialects.scale.routes import OPERATIONS as OPERATIONS
 from dragoman.dialects.scale.routes import routes as routes

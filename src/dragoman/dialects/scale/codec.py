@@ -162,7 +162,7 @@ def deployment_items(models: list[ServedModel]) -> list[wire.DeploymentItem]:
     ]
 
 
-def page(items: list[Item], query: wire.ListQuery) -> wire.Page:
+def page(items: list[Item], query: wire.ListQuery) -> wire.Page[Item]:
     """The part of the list that was asked for."""
     first = (query.page - 1) * query.limit
     return wire.Page(query.page, items[first : first + query.limit], query.limit, len(items))
@@ -243,7 +243,7 @@ class ScaleErrors:
         """The last frame of a stream that failed. Clients raise on the event's name."""
         return b"event: error\n" + sse.frame(self.reply(error).body)
 
-    def _status_and_detail(self, error: DragomanError) -> tuple[int, object]:
+    def _status_and_detail(self, error: DragomanError) -> tuple[int, str | list[FastApiDetail]]:
         match error:
             case MalformedJson():
                 return 400, "Request body is not valid JSON"

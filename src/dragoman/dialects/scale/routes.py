@@ -13,7 +13,8 @@ from starlette.types import Message, Receive, Scope, Send
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.service import GenerationService
 from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
-from dragoman.dialects.scale import codec
+from dragoman.dialects.operation import Operation
+from dragoman.dialects.scale import codec, wire
 from dragoman.dialects.trimming import FittedService, find_model
 
 TRIMMED_HEADER = "x-dragoman-trimmed-messages"
@@ -134,3 +135,71 @@ async def _not_served(_request: Request) -> Response:
 
 def _json(body: msgspec.Struct) -> Response:
     return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+_ERROR_STATUSES = (400, 401, 404, 413, 422, 500, 503)
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/v4/models/{deployment}/chat-completions",
+        "Chat completion of a deployment",
+        wire.DeploymentCompletion,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.DeploymentChatRequest,
+        wire.DeploymentCompletion,
+        ends_with_done=False,
+        example={"chat_history": [], "prompt": "What is the capital of France?", "max_tokens": 16},
+    ),
+    Operation(
+        "POST",
+        "/v4/models/{deployment}/completions",
+        "Text completion of a deployment",
+        wire.DeploymentCompletion,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.DeploymentTextRequest,
+        wire.DeploymentCompletion,
+        ends_with_done=False,
+        example={"prompt": "Once upon a time", "max_tokens": 16},
+    ),
+    Operation(
+        "POST",
+        "/v4/chat-completions",
+        "Chat completion",
+        wire.ChatCompletionBody,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.ChatRequest,
+        wire.ChatCompletionBody,
+        ends_with_done=False,
+        example={"model": "{model}", "messages": [{"role": "user", "content": "What is the capital of France?"}]},
+    ),
+    Operation(
+        "POST",
+        "/v4/completions",
+        "Text completion",
+        wire.TextCompletionBody,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.TextRequest,
+        wire.TextCompletionBody,
+        ends_with_done=False,
+        example={"model": "{model}", "prompt": "Once upon a time"},
+    ),
+    Operation(
+        "GET", "/v4/models", "List models", wire.Page[wire.ModelItem], wire.ErrorBody, (401, 422), query=wire.ListQuery
+    ),
+    Operation(
+        "GET",
+        "/v4/model-deployments",
+        "List deployments",
+        wire.Page[wire.DeploymentItem],
+        wire.ErrorBody,
+        (401, 422),
+        query=wire.ListQuery,
+    ),
+    Operation("GET", "/v4/models/{model}", "One model", wire.ModelItem, wire.ErrorBody, (401, 404)),
+)
+"""The routes for the OpenAPI document."""

@@ -1,11 +1,12 @@
 """The JSON bodies and the queries of this dialect, field by field, with their defaults and ranges."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
 
 from dragoman.core.limits import MAX_STOP_STRING_LENGTH
+from dragoman.dialects.validation import FastApiDetail
 
 MAX_STOP_SEQUENCES = 4
 MAX_TOP_LOGPROBS = 20
@@ -172,6 +173,9 @@ class TextCompletionBody(msgspec.Struct, frozen=True):
     token_usage: TokenUsage | None
 
 
+Item = TypeVar("Item")
+
+
 class ModelItem(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     account_id: str
@@ -198,11 +202,11 @@ class DeploymentItem(msgspec.Struct, frozen=True, kw_only=True):
     model_instance_id: str
 
 
-class Page(msgspec.Struct, frozen=True):
+class Page(msgspec.Struct, Generic[Item], frozen=True):
     """One page of a list."""
 
     current_page: int
-    items: list[ModelItem] | list[DeploymentItem]
+    items: list[Item]
     items_per_page: int
     total_item_count: int
 
@@ -210,4 +214,4 @@ class Page(msgspec.Struct, frozen=True):
 class ErrorBody(msgspec.Struct, frozen=True):
     """`detail` is a text, or the list of everything that is wrong with the request."""
 
-    detail: object
+    detail: str | list[FastApiDetail]

@@ -1,0 +1,34 @@
+"""What a dialect says of its routes for the OpenAPI document; the structs of its wire.py say the rest."""
+
+from typing import NamedTuple
+
+import msgspec
+
+EXAMPLE_CHAT: dict[str, object] = {
+    "model": "{model}",
+    "messages": [{"role": "user", "content": "What is the capital of France?"}],
+    "max_tokens": 16,
+}
+
+EXAMPLE_TEXT: dict[str, object] = {"model": "{model}", "prompt": "Once upon a time", "max_tokens": 16}
+
+
+class Operation(NamedTuple):
+    """One route, without what depends on the request."""
+
+    method: str
+    path: str
+    """With {parameters}."""
+    summary: str
+    answer: type[msgspec.Struct]
+    error: type[msgspec.Struct]
+    errors: tuple[int, ...]
+    """Statuses of errors."""
+    request: type[msgspec.Struct] | None = None
+    chunk: type[msgspec.Struct] | None = None
+    """One event of the stream, where there is one."""
+    ends_with_done: bool = True
+    """Whether the stream's terminator is [DONE]."""
+    query: type[msgspec.Struct] | None = None
+    example: dict[str, object] | None = None
+    """A request body that is answered with 200 by the model called `{model}`."""

@@ -1,0 +1,181 @@
+"""The OpenAPI 3.1 document at `/openapi.json`, made from the dialects' own structs, and Swagger UI at `/docs`."""
+
+import importlib.util
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.staticfiles import StaticFiles
+
+import dragoman
+from dragoman.core.service import GenerationService
+from dragoman.dialects.operation import Operation
+from dragoman.server.settings import DialectName
+
+_SWAGGER_PACKAGE = "swagger_ui"
+
+_REFERENCE = "#/components/schemas/{name}"
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><title>dragoman</title><link rel="stylesheet" href="/docs/static/swagger-ui.css"></head>
+<body>
+<div id="ui"></div>
+<script src="/docs/static/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true})</script>
+</body>
+</html>
+"""
+
+_STATUS_WORDS = {
+    400: "The request cannot be understood or can never succeed",
+    401: "No key, or one that is not accepted",
+    404: "Not found",
+    413: "The body is too large",
+    422: "Fields are missing, of a wrong type or out of range",
+    429: "Too much is going on; `retry-after` says when to come back",
+    500: "The engine failed",
+    501: "Not implemented",
+    503: "Too much is going on, or the model is being loaded; `retry-after` says when to come back",
+}
+
+
+def routes(dialects: Mapping[DialectName, Iterable[Operation]], service: GenerationService) -> list[BaseRoute]:
+    """Both need no key: they tell nothing about who is served what, but the name of a model in the examples."""
+    page = HTMLResponse(_PAGE)
+
+    async def openapi(_request: Request) -> Response:
+        models = service.models()
+        return Response(msgspec.json.encode(document(dialects, models[0].id)), media_type="application/json")
+
+    async def docs(_request: Request) -> Response:
+        return page
+
+    return [
+        Route("/openapi.json", openapi, methods=["GET"]),
+        Route("/docs", docs, methods=["GET"]),
+        Mount("/docs/static", StaticFiles(directory=_swagger_files())),
+    ]
+
+
+def document(dialects: Mapping[DialectName, Iterable[Operation]], model: str) -> dict[str, Any]:
+    """The whole document; `model` is what the examples ask for."""
+    operations = [(tag, operation) for tag, listed in dialects.items() for operation in listed]
+    types = list(dict.fromkeys(struct for _, operation in operations for struct in _structs(operation)))
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
+    by_type = dict(zip(types, schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for tag, operation in operations:
+        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(tag, operation, by_type, model)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "dragoman", "version": dragoman.__version__},
+        "tags": [{"name": tag} for tag in dialects],
+        "paths": paths,
+        "components": {
+            "schemas": _without_tuples(components),
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{"key": []}],
+    }
+
+
+def _structs(operation: Operation) -> list[type[msgspec.Struct]]:
+    told = (operation.request, operation.answer, operation.chunk, operation.error)
+    return [struct for struct in told if struct is not None]
+
+
+def _operation(
+    tag: str, operation: Operation, schemas: Mapping[type[msgspec.Struct], dict[str, Any]], model: str
+) -> dict[str, Any]:
+    content = {"application/json": {"schema": schemas[operation.answer]}}
+    if operation.chunk is not None:
+        content["text/event-stream"] = {"schema": _event(schemas[operation.chunk], done=operation.ends_with_done)}
+    described: dict[str, Any] = {
+        "tags": [tag],
+        "summary": operation.summary,
+        "operationId": f"{operation.method.lower()}_{re.sub(r'[^a-z0-9]+', '_', operation.path.lower()).strip('_')}",
+        "parameters": [*_path_parameters(operation.path, model), *_query_parameters(operation.query)],
+        "responses": {
+            "200": {"description": "The answer", "content": content},
+            **{
+                str(status): {
+                    "description": _STATUS_WORDS[status],
+                    "content": {"application/json": {"schema": schemas[operation.error]}},
+                }
+                for status in operation.errors
+            },
+        },
+    }
+    if described["parameters"]:
+        # A made-up name may not even be a path; then no dialect answers.
+        described["responses"]["404"] = _not_found(described["responses"].get("404"))
+    if operation.request is not None:
+        body: dict[str, Any] = {"schema": schemas[operation.request]}
+        if operation.example is not None:
+            body["example"] = example_body(operation.example, model)
+        described["requestBody"] = {"required": True, "content": {"application/json": body}}
+    return described
+
+
+def _not_found(told: dict[str, Any] | None) -> dict[str, Any]:
+    """The dialect's own 404, if it has one, or that of a path that is none."""
+    nobody = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
+    own = [told["content"]["application/json"]["schema"]] if told else []
+    return {
+        "description": _STATUS_WORDS[404],
+        "content": {"application/json": {"schema": {"anyOf": [*own, nobody]}}},
+    }
+
+
+def _event(document: dict[str, Any], *, done: bool) -> dict[str, Any]:
+    """A server-sent event as OpenAPI 3.2 describes one; its data is a JSON document, or the terminator."""
+    data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json", "contentSchema": document}
+    event: dict[str, Any] = {"type": "object", "required": ["data"]}
+    if not done:
+        return event | {"properties": {"data": data}}
+    return event | {"anyOf": [{"properties": {"data": {"const": "[DONE]"}}}, {"properties": {"data": data}}]}
+
+
+def _without_tuples(schema: Any) -> Any:
+    """The schema with arrays of alternatives for tuples, whose `prefixItems` many a reader of OpenAPI trips over."""
+    if isinstance(schema, list):
+        return [_without_tuples(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    plain = {key: _without_tuples(value) for key, value in schema.items()}
+    if "prefixItems" in plain:
+        plain["items"] = {"anyOf": plain.pop("prefixItems")}
+    return plain
+
+
+def example_body(example: Mapping[str, object], model: str) -> dict[str, object]:
+    """The example with the model's name in its place."""
+    return {key: model if value == "{model}" else value for key, value in example.items()}
+
+
+def _path_parameters(path: str, model: str) -> list[dict[str, Any]]:
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": model}
+        for name in re.findall(r"\{(\w+)\}", path)
+    ]
+
+
+def _query_parameters(query: type[msgspec.Struct] | None) -> list[dict[str, Any]]:
+    if query is None:
+        return []
+    properties = msgspec.json.schema(query)["$defs"][query.__name__]["properties"]
+    return [{"name": name, "in": "query", "schema": schema} for name, schema in properties.items()]
+
+
+def _swagger_files() -> Path:
+    # Importing the package would import handlers for other web frameworks.
+    spec = importlib.util.find_spec(_SWAGGER_PACKAGE)
+    assert spec is not None, "a dependency of ours"
+    assert spec.origin is not None, "it is a package with files"
+    return Path(spec.origin).with_name("static")

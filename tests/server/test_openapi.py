@@ -1,0 +1,75 @@
+"""The document tells of every route, its examples work, and what comes back is what it says."""
+
+import re
+from typing import Any
+
+import jsonschema
+import pytest
+from starlette.routing import Route
+
+from dragoman.server.app import DIALECTS
+from dragoman.server.openapi import document, example_body
+from tests.support.apps import client_of, echo_app
+
+DOCUMENT = document({name: dialect.operations for name, dialect in DIALECTS.items()}, "echo")
+OPERATIONS = [(tag, operation) for tag, dialect in DIALECTS.items() for operation in dialect.operations]
+EXAMPLES = [operation for _, operation in OPERATIONS if operation.example is not None]
+LOOKUPS = [operation for _, operation in OPERATIONS if operation.method == "GET"]
+
+UNDOCUMENTED = {"/health", "/ready", "/metrics", "/openapi.json", "/docs"}
+
+
+def fits(schema: dict[str, Any], value: object) -> None:
+    jsonschema.Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(value)
+
+
+def schema_of(path: str, method: str, status: int, kind: str = "application/json") -> dict[str, Any]:
+    schema: dict[str, Any] = DOCUMENT["paths"][path][method.lower()]["responses"][str(status)]["content"][kind][
+        "schema"
+    ]
+    return schema
+
+
+def test_every_route_that_answers_something_is_documented_and_nothing_else() -> None:
+    served = {
+        (method, re.sub(r":path\}", "}", route.path))
+        for route in echo_app().routes
+        if isinstance(route, Route) and route.endpoint.__name__ not in ("_not_served", "not_allowed")
+        for method in (route.methods or set()) - {"HEAD"}
+        if route.path not in UNDOCUMENTED
+    }
+    assert served == {(operation.method, operation.path) for _, operation in OPERATIONS}
+
+
+def test_every_dialect_is_a_tag_and_every_operation_has_a_name_of_its_own() -> None:
+    assert {tag["name"] for tag in DOCUMENT["tags"]} == set(DIALECTS)
+    names = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
+    assert len(names) == len(set(names)) == len(OPERATIONS)
+
+
+@pytest.mark.parametrize("operation", EXAMPLES, ids=lambda operation: f"{operation.method} {operation.path}")
+async def test_each_example_is_answered_as_the_document_says(operation: Any) -> None:
+    body = example_body(operation.example, "echo")
+    fits(DOCUMENT["paths"][operation.path]["post"]["requestBody"]["content"]["application/json"]["schema"], body)
+    async with client_of(echo_app()) as client:
+        response = await client.post(re.sub(r"\{\w+\}", "echo", operation.path), json=body)
+        assert response.status_code == 200, response.text
+        fits(schema_of(operation.path, "POST", 200), response.json())
+
+
+@pytest.mark.parametrize("operation", LOOKUPS, ids=lambda operation: f"{operation.method} {operation.path}")
+async def test_each_lookup_is_answered_as_the_document_says(operation: Any) -> None:
+    async with client_of(echo_app()) as client:
+        response = await client.get(re.sub(r"\{\w+\}", "echo", operation.path))
+        assert response.status_code == 200, response.text
+        fits(schema_of(operation.path, "GET", 200), response.json())
+
+
+async def test_the_document_and_swagger_ui_are_served_without_any_other_host() -> None:
+    async with client_of(echo_app()) as client:
+        assert (await client.get("/openapi.json")).json()["openapi"] == "3.1.0"
+        page = (await client.get("/docs")).text
+        assert "http://" not in page
+        assert "https://" not in page
+        for file in re.findall(r'(?:href|src)="([^"]+)"', page):
+            assert (await client.get(file)).status_code == 200
