@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
-from dragoman.dialects.json_body import MalformedJson
 from dragoman.dialects.validation import (
     InvalidFields,
+    MalformedJson,
     Missing,
     NotAnObject,
     NotOneOf,

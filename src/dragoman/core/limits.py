@@ -97,7 +97,7 @@ def _check_stops(sampling: SamplingParams) -> None:
 def _check_token_ids(parameter: str, token_ids: Iterable[int]) -> None:
     for token in token_ids:
         if not 0 <= token <= MAX_TOKENS:
-            raise BadRequest(f"{parameter} must hold token ids, got {token:.40g}", parameter)
+            raise BadRequest(f"{parameter} must hold token ids, got {str(token)[:40]}", parameter)
 
 
 def _check_logit_bias(logit_bias: dict[int, float]) -> None:

@@ -7,15 +7,13 @@ import msgspec
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.events import Usage
+from dragoman.core.limits import MAX_TOKENS
 from dragoman.core.request import ChatPrompt, Message, Prompt, Role, TextPrompt, TokenPrompt
-from dragoman.dialects.json_body import whole
 
 MAX_PROMPTS = 128
 """Prompts one text completion may hold."""
 
-Number = int | float
-
-TextCompletionPrompt = str | list[str | int | float | list[Number]]
+TextCompletionPrompt = str | list[str | int | list[int]]
 
 
 class ContentPart(msgspec.Struct, frozen=True):
@@ -76,21 +74,24 @@ def text_prompts(prompt: TextCompletionPrompt) -> list[Prompt]:
         return [TextPrompt(prompt)]
     if not prompt:
         raise BadRequest("prompt must hold at least one prompt", "prompt")
-    if all(isinstance(item, int | float) for item in prompt):
-        return [_token_prompt(cast("list[Number]", prompt))]
+    if all(isinstance(item, int) for item in prompt):
+        return [_token_prompt(cast("list[int]", prompt))]
     if len(prompt) > MAX_PROMPTS:
         raise BadRequest(f"prompt takes at most {MAX_PROMPTS} prompts, got {len(prompt)}", "prompt")
     if all(isinstance(item, str) for item in prompt):
         return [TextPrompt(text) for text in cast("list[str]", prompt)]
     if all(isinstance(item, list) for item in prompt):
-        return [_token_prompt(token_ids) for token_ids in cast("list[list[Number]]", prompt)]
+        return [_token_prompt(token_ids) for token_ids in cast("list[list[int]]", prompt)]
     raise BadRequest(
         "prompt must be a string, a list of strings, a list of token ids or a list of lists of them", "prompt"
     )
 
 
-def _token_prompt(token_ids: Sequence[Number]) -> TokenPrompt:
-    return TokenPrompt(tuple(whole("prompt", token) for token in token_ids))
+def _token_prompt(token_ids: Sequence[int]) -> TokenPrompt:
+    for token in token_ids:
+        if not 0 <= token <= MAX_TOKENS:
+            raise BadRequest(f"prompt must hold token ids, got {str(token)[:40]}", "prompt")
+    return TokenPrompt(tuple(token_ids))
 
 
 def _message(where: str, message: ChatMessage) -> Message:

@@ -14,7 +14,6 @@ import msgspec
 from msgspec import inspect
 
 from dragoman.core.errors import BadRequest
-from dragoman.dialects.json_body import MalformedJson
 
 Wire = TypeVar("Wire", bound=msgspec.Struct)
 Path = tuple[str | int, ...]
@@ -78,6 +77,10 @@ class Violation(NamedTuple):
     def field(self) -> str:
         """The path as people write it: messages[0].role."""
         return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path).removeprefix(".")
+
+
+class MalformedJson(BadRequest):
+    """The body is no JSON at all, or no object."""
 
 
 class InvalidFields(BadRequest):

@@ -20,7 +20,7 @@ from dragoman.core.request import ChatPrompt, GenerationRequest, Message, Sampli
 from dragoman.core.service import ServedModel
 from dragoman.dialects.empower import codec, wire
 from dragoman.dialects.exchange import Call
-from dragoman.dialects.json_body import MalformedJson
+from dragoman.dialects.validation import MalformedJson
 
 ID = "0123456789abcdef0123456789abcdef"
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}

@@ -21,7 +21,7 @@ from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.dialects.exchange import AnswerMachine, Call
 from dragoman.dialects.infermatic.codec import InfermaticErrors, decode_chat, decode_text
-from dragoman.dialects.json_body import MalformedJson
+from dragoman.dialects.validation import InvalidFields, MalformedJson, Missing, Violation
 
 ID = "0123456789abcdef0123456789abcdef"
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -274,8 +274,8 @@ def test_the_model_of_the_path_beats_the_one_in_the_body() -> None:
 def test_a_required_field_that_is_missing_is_named(
     route: Callable[..., Call], fields: dict[str, object], parameter: str
 ) -> None:
-    error = refusal(route, **fields)
-    assert (error.message, error.parameter) == (f"Missing required parameter: '{parameter}'", parameter)
+    detail = json.loads(InfermaticErrors("/", "prompt").reply(refusal(route, **fields)).body)["error"]
+    assert (detail["message"], detail["param"]) == (f"Missing required parameter: '{parameter}'", parameter)
 
 
 @st.composite
@@ -442,8 +442,8 @@ def test_names_and_texts_are_written_as_utf_8() -> None:
 def error_rows() -> Iterator[tuple[DragomanError, int, str, str, str]]:
     bad = "bad_request_error"
     yield MalformedJson("Invalid JSON in request body"), 400, "Invalid JSON in request body", bad, "None"
-    missing = "Missing required parameter: 'model'"
-    yield BadRequest(missing, "model"), 400, missing, bad, "model"
+    missing = InvalidFields([Violation(("model",), Missing())])
+    yield missing, 400, "Missing required parameter: 'model'", bad, "model"
     range_message = "temperature must be between 0 and 2, got 3"
     yield BadRequest(range_message, "temperature"), 400, f"litellm.BadRequestError: {range_message}", bad, "temperature"
     yield BadRequest("no"), 400, "litellm.BadRequestError: no", bad, "None"

@@ -24,9 +24,9 @@ from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import ChatPrompt, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
 from dragoman.dialects.exchange import Call
-from dragoman.dialects.json_body import MalformedJson
 from dragoman.dialects.scale import codec
 from dragoman.dialects.trimming import PromptTooLong
+from dragoman.dialects.validation import MalformedJson
 
 ID = "0" * 32
 ANSWER: list[Event] = [

@@ -26,13 +26,13 @@ from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
 from dragoman.dialects.arcee import wire
 from dragoman.dialects.exchange import Call, ErrorReply, bearer_key
-from dragoman.dialects.json_body import MalformedJson
 from dragoman.dialects.openai_answer import ChatAnswer, Head
 from dragoman.dialects.openai_shapes import chat_prompt
 from dragoman.dialects.validation import (
     FastApiDetail,
     Invalid,
     InvalidFields,
+    MalformedJson,
     Missing,
     NotAnObject,
     OutOfRange,

@@ -21,12 +21,12 @@ from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
 from dragoman.dialects.empower import wire
 from dragoman.dialects.exchange import Call, ErrorReply
-from dragoman.dialects.json_body import MalformedJson
 from dragoman.dialects.openai_answer import ChatAnswer, Head
 from dragoman.dialects.openai_shapes import ChatMessage, chat_prompt
 from dragoman.dialects.validation import (
     Invalid,
     InvalidFields,
+    MalformedJson,
     Missing,
     Problem,
     Violation,

@@ -21,13 +21,13 @@ from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
 from dragoman.dialects.exchange import Call, ErrorReply
 from dragoman.dialects.float16 import wire
-from dragoman.dialects.json_body import MalformedJson
 from dragoman.dialects.openai_answer import ChatAnswer, Head, TextAnswer
 from dragoman.dialects.openai_shapes import chat_prompt
 from dragoman.dialects.validation import (
     FastApiDetail,
     Invalid,
     InvalidFields,
+    MalformedJson,
     Missing,
     Violation,
     fastapi_detail,

@@ -18,60 +18,47 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.events import Usage
-from dragoman.core.limits import MAX_SEED, check_choices, check_sampling
+from dragoman.core.limits import MAX_SEED, check_sampling
 from dragoman.core.request import GenerationRequest, Prompt, SamplingParams, TextPrompt
 from dragoman.dialects import sse
 from dragoman.dialects.answer import Answer
 from dragoman.dialects.exchange import Call, ErrorReply
 from dragoman.dialects.infermatic import wire
-from dragoman.dialects.json_body import MalformedJson, decode, real, whole
-from dragoman.dialects.openai_shapes import Number, UsageBody, chat_prompt, text_prompts, usage_body
-from dragoman.dialects.validation import InvalidFields, fastapi_detail, read
+from dragoman.dialects.openai_shapes import UsageBody, chat_prompt, text_prompts, usage_body
+from dragoman.dialects.validation import InvalidFields, MalformedJson, Missing, Violation, fastapi_detail, read
 
-TEXT_MAX_TOKENS = 16
-"""Default of the text route, as OpenAI and vLLM have it; chat takes the rest of the context."""
-
-DEFAULT_PRIORITY = 128
 HIGHEST_PRIORITY_NUMBER = 255
 
-_chat_decoder = msgspec.json.Decoder(wire.ChatRequest)
-_text_decoder = msgspec.json.Decoder(wire.TextRequest)
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
 def decode_chat(body: bytes, request_id: str, path_model: str | None) -> Call:
     """A chat completion. The model of the path beats the one in the body. Raises BadRequest."""
-    sent = decode(_chat_decoder, body)
+    sent = read(body, wire.ChatRequest)
     model = _model(sent, path_model)
-    if sent.messages is None:
-        raise BadRequest("Missing required parameter: 'messages'", "messages")
     _refuse("logprobs", sent.logprobs)
     _refuse("top_logprobs", sent.top_logprobs)
     _refuse("tools", sent.tools)
     _refuse("tool_choice", sent.tool_choice not in (None, "none", "auto"))
     _refuse("response_format", sent.response_format is not None and sent.response_format.type != "text")
-    requests = _requests(sent, model, [chat_prompt(sent.messages)], default_max_tokens=None, echo=False)
-    return Call(requests, bool(sent.stream), ChatAnswer(_head(sent, model, f"chatcmpl-{request_id}")))
+    requests = _requests(sent, model, [chat_prompt(sent.messages)], echo=False)
+    return Call(requests, sent.stream, ChatAnswer(_head(sent, model, f"chatcmpl-{request_id}")))
 
 
 def decode_text(body: bytes, request_id: str, path_model: str | None) -> Call:
     """A text completion, of one or several prompts. Raises BadRequest."""
-    sent = decode(_text_decoder, body)
+    sent = read(body, wire.TextRequest)
     model = _model(sent, path_model)
-    if sent.prompt is None:
-        raise BadRequest("Missing required parameter: 'prompt'", "prompt")
     _refuse("logprobs", sent.logprobs is not None)
     _refuse("suffix", sent.suffix)
-    requests = _requests(
-        sent, model, text_prompts(sent.prompt), default_max_tokens=TEXT_MAX_TOKENS, echo=bool(sent.echo)
-    )
-    return Call(requests, bool(sent.stream), TextAnswer(_head(sent, model, f"cmpl-{request_id}")))
+    requests = _requests(sent, model, text_prompts(sent.prompt), echo=sent.echo)
+    return Call(requests, sent.stream, TextAnswer(_head(sent, model, f"cmpl-{request_id}")))
 
 
 def _model(sent: wire.CompletionRequest, path_model: str | None) -> str:
     model = path_model or sent.model
     if not model:
-        raise BadRequest("Missing required parameter: 'model'", "model")
+        raise InvalidFields([Violation(("model",), Missing())])
     return model
 
 
@@ -81,71 +68,42 @@ def _refuse(parameter: str, given: object) -> None:
 
 
 def _requests(
-    sent: wire.CompletionRequest,
-    model: str,
-    prompts: Sequence[Prompt],
-    *,
-    default_max_tokens: int | None,
-    echo: bool,
+    sent: wire.CompletionRequest, model: str, prompts: Sequence[Prompt], *, echo: bool
 ) -> list[GenerationRequest]:
-    sampling = check_sampling(_sampling(sent, default_max_tokens))
-    n = check_choices(_integer("n", sent.n, 1))
-    _refuse("best_of", _integer("best_of", sent.best_of, n) != n)
-    priority = _priority(_integer("priority", sent.priority, DEFAULT_PRIORITY))
-    return [GenerationRequest(model, prompt, sampling, n, echo, priority) for prompt in prompts]
+    sampling = check_sampling(_sampling(sent))
+    _refuse("best_of", sent.best_of not in (None, sent.n))
+    # 0 is LiteLLM's way to say nothing; numbers above the highest count as the highest.
+    priority = min(sent.priority, HIGHEST_PRIORITY_NUMBER) or wire.DEFAULT_PRIORITY
+    return [GenerationRequest(model, prompt, sampling, sent.n, echo, priority) for prompt in prompts]
 
 
-def _sampling(sent: wire.CompletionRequest, default_max_tokens: int | None) -> SamplingParams:
-    off = SamplingParams()
-    stop = [sent.stop] if isinstance(sent.stop, str) else sent.stop or []
+def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
     return SamplingParams(
-        max_tokens=_max_tokens(sent, default_max_tokens),
-        min_tokens=_integer("min_tokens", sent.min_tokens, off.min_tokens),
-        temperature=_number("temperature", sent.temperature, off.temperature),
-        top_k=_integer("top_k", sent.top_k, off.top_k),
-        top_p=_number("top_p", sent.top_p, off.top_p),
-        min_p=_number("min_p", sent.min_p, off.min_p),
-        repetition_penalty=_number("repetition_penalty", sent.repetition_penalty, off.repetition_penalty),
-        presence_penalty=_number("presence_penalty", sent.presence_penalty, off.presence_penalty),
-        frequency_penalty=_number("frequency_penalty", sent.frequency_penalty, off.frequency_penalty),
-        logit_bias={_token_id(token): real("logit_bias", bias) for token, bias in (sent.logit_bias or {}).items()},
-        seed=None if sent.seed is None else _seed(whole("seed", sent.seed)),
-        stop=tuple(stop),
-        stop_token_ids=tuple(whole("stop_token_ids", token) for token in sent.stop_token_ids or ()),
-        ignore_eos=bool(sent.ignore_eos),
-        include_stop_text=bool(sent.include_stop_str_in_output),
-        skip_special_tokens=sent.skip_special_tokens is not False,
-        spaces_between_special_tokens=sent.spaces_between_special_tokens is not False,
+        max_tokens=sent.max_tokens if sent.max_completion_tokens is None else sent.max_completion_tokens,
+        min_tokens=sent.min_tokens,
+        temperature=sent.temperature,
+        top_k=sent.top_k,
+        top_p=sent.top_p,
+        min_p=sent.min_p,
+        repetition_penalty=sent.repetition_penalty,
+        presence_penalty=sent.presence_penalty,
+        frequency_penalty=sent.frequency_penalty,
+        logit_bias={_token_id(token): bias for token, bias in sent.logit_bias.items()},
+        seed=None if sent.seed is None else _seed(sent.seed),
+        stop=(sent.stop,) if isinstance(sent.stop, str) else tuple(sent.stop),
+        stop_token_ids=tuple(sent.stop_token_ids),
+        ignore_eos=sent.ignore_eos,
+        include_stop_text=sent.include_stop_str_in_output,
+        skip_special_tokens=sent.skip_special_tokens,
+        spaces_between_special_tokens=sent.spaces_between_special_tokens,
     )
-
-
-def _max_tokens(sent: wire.CompletionRequest, default: int | None) -> int | None:
-    if sent.max_completion_tokens is None:
-        return default if sent.max_tokens is None else whole("max_tokens", sent.max_tokens)
-    most = whole("max_completion_tokens", sent.max_completion_tokens)
-    if most < 1:
-        raise BadRequest(f"max_completion_tokens must be at least 1, got {most}", "max_completion_tokens")
-    return most
-
-
-def _number(parameter: str, value: Number | None, default: float) -> float:
-    return default if value is None else real(parameter, value)
-
-
-def _integer(parameter: str, value: Number | None, default: int) -> int:
-    return default if value is None else whole(parameter, value)
 
 
 def _seed(seed: int) -> int | None:
     """-1 means none; other negative numbers are read as unsigned 64-bit ones."""
+    if not -(2**63) <= seed <= MAX_SEED:
+        raise BadRequest(f"seed must be an integer of at most 64 bits, got {str(seed)[:40]}", "seed")
     return None if seed == -1 else seed if seed >= 0 else seed & MAX_SEED
-
-
-def _priority(priority: int) -> int:
-    """0 is LiteLLM's way to say nothing; numbers above the highest count as the highest."""
-    if priority < 0:
-        raise BadRequest(f"priority must be 0 or more, got {priority}", "priority")
-    return min(priority, HIGHEST_PRIORITY_NUMBER) or DEFAULT_PRIORITY
 
 
 def _token_id(text: str) -> int:
@@ -251,13 +209,15 @@ class InfermaticErrors:
     def _detail(self, error: DragomanError) -> tuple[int, wire.ErrorDetail]:
         match error:
             case MalformedJson():
-                return _detail(400, error.message, "bad_request_error")
+                return _detail(400, "Invalid JSON in request body", "bad_request_error")
+            case InvalidFields(violations=[Violation(path, Missing()), *_]) if len(path) == 1:
+                return _detail(400, f"Missing required parameter: '{path[0]}'", "bad_request_error", str(path[0]))
             case ContextOverflow():
                 message = f"litellm.ContextWindowExceededError: {error.message}"
                 return _detail(400, message, "bad_request_error", self._prompt_parameter)
             case BadRequest():
-                prefix = "" if error.message.startswith("Missing required") else "litellm.BadRequestError: "
-                return _detail(400, prefix + error.message, "bad_request_error", error.parameter or "None")
+                message = f"litellm.BadRequestError: {error.message}"
+                return _detail(400, message, "bad_request_error", error.parameter or "None")
             case Unauthenticated():
                 return _detail(401, f"Authentication Error, {_key_fault(error)}", "auth_error")
             case ModelNotFound():

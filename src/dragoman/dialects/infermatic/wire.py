@@ -1,12 +1,19 @@
 """The JSON bodies of this dialect, field by field. Absent and null mean the same in a request."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET, Meta, UnsetType
 
-from dragoman.dialects.openai_shapes import ChatMessage, Number, StreamOptions, TextCompletionPrompt, UsageBody
+from dragoman.core.limits import MAX_CHOICES
+from dragoman.dialects.openai_shapes import ChatMessage, StreamOptions, TextCompletionPrompt, UsageBody
 from dragoman.dialects.validation import FastApiDetail
+
+DEFAULT_PRIORITY = 128
+
+Tokens = Annotated[int, Meta(ge=1)]
+Share = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
 class ResponseFormat(msgspec.Struct, frozen=True):
@@ -14,48 +21,52 @@ class ResponseFormat(msgspec.Struct, frozen=True):
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What both routes take. Unknown fields are ignored, as the service does."""
+    """What both routes take, with OpenAI's defaults. Unknown fields are ignored, as the service does."""
 
     model: str | None = None
-    max_tokens: Number | None = None
-    max_completion_tokens: Number | None = None
-    min_tokens: Number | None = None
-    temperature: Number | None = None
-    top_p: Number | None = None
-    top_k: Number | None = None
-    min_p: Number | None = None
-    repetition_penalty: Number | None = None
-    presence_penalty: Number | None = None
-    frequency_penalty: Number | None = None
-    logit_bias: dict[str, Number] | None = None
-    n: Number | None = None
-    best_of: Number | None = None
-    seed: Number | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[Number] | None = None
-    include_stop_str_in_output: bool | None = None
-    ignore_eos: bool | None = None
-    skip_special_tokens: bool | None = None
-    spaces_between_special_tokens: bool | None = None
-    stream: bool | None = None
+    """Required, unless it stands in the path."""
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] = 0
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    top_p: Share = 1.0
+    top_k: Annotated[int, Meta(ge=-1)] = -1
+    min_p: Share = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0)] = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] = {}
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
+    best_of: int | None = None
+    seed: int | None = None
+    """-1: none."""
+    stop: str | list[str] = []
+    stop_token_ids: list[int] = []
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    stream: bool = False
     stream_options: StreamOptions | None = None
-    priority: Number | None = None
+    priority: Annotated[int, Meta(ge=0)] = DEFAULT_PRIORITY
     user: str | None = None
 
 
 class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
-    messages: list[ChatMessage] | None = None
-    logprobs: bool | None = None
-    top_logprobs: Number | None = None
-    tools: list[Any] | None = None
+    messages: list[ChatMessage]
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    tools: list[Any] = []
     tool_choice: Any = None
     response_format: ResponseFormat | None = None
 
 
 class TextRequest(CompletionRequest, frozen=True, kw_only=True):
-    prompt: TextCompletionPrompt | None = None
-    logprobs: Number | None = None
-    echo: bool | None = None
+    prompt: TextCompletionPrompt
+    max_tokens: Tokens = 16
+    """As OpenAI and vLLM have it; chat takes the rest of the context."""
+    logprobs: int | None = None
+    echo: bool = False
     suffix: str | None = None
 
 

@@ -23,12 +23,12 @@ from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
 from dragoman.dialects.answer import Answer
 from dragoman.dialects.exchange import Call, ErrorReply, bearer_key
-from dragoman.dialects.json_body import MalformedJson
 from dragoman.dialects.scale import wire
 from dragoman.dialects.validation import (
     FastApiDetail,
     Invalid,
     InvalidFields,
+    MalformedJson,
     Missing,
     Path,
     Violation,
