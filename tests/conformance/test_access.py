@@ -56,6 +56,13 @@ async def test_a_mapped_host_speaks_its_dialect_on_the_vendors_own_paths(host: s
         assert "object" not in (await client.get("/api/v1/models")).json(), "the path is arcee's elsewhere"
 
 
+async def test_only_a_configured_proxy_says_for_which_host_it_asks() -> None:
+    asked = {"x-forwarded-host": "empower.example.com"}
+    for proxies, status in (["127.0.0.1"], 200), (["10.0.0.1"], 404), ([], 404):
+        async with client_of(echo_app(hosts={"empower.example.com": "empower"}, proxies=proxies)) as client:
+            assert (await client.get("/base-model/echo", headers=asked)).status_code == status
+
+
 async def test_arcees_vendor_paths_are_served_on_its_own_host() -> None:
     app = echo_app(hosts={"arcee.example.com": "arcee"})
     async with client_of(app, "arcee.example.com") as client:

@@ -22,11 +22,19 @@ def echo_app(
     keys: Sequence[str] = (),
     hosts: dict[str, DialectName] | None = None,
     engine: Engine | None = None,
+    proxies: Sequence[str] = (),
 ) -> App:
     """The app over one deployment, `echo`, also called `acme/parrot`."""
     catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
     options = ExchangeOptions(LARGEST_BODY, keep_alive_seconds=15)
-    return build_app(catalog, options, metrics_directory=None, keys=KeyRing(map(key_digest, keys)), hosts=hosts or {})
+    return build_app(
+        catalog,
+        options,
+        metrics_directory=None,
+        keys=KeyRing(map(key_digest, keys)),
+        hosts=hosts or {},
+        proxies=proxies,
+    )
 
 
 @contextlib.asynccontextmanager

@@ -62,6 +62,8 @@ class Unauthenticated(DragomanError):
         """`key` is what was sent; only its last four characters are kept."""
         super().__init__({"missing": "Missing API key", "malformed": "Malformed API key"}.get(fault, "Invalid API key"))
         self.fault = fault
+        self.has_prefix = key.startswith("sk-")
+        """Whether what was sent looks like a key at all."""
         self.ending = key[-4:] if len(key) >= _LONG_ENOUGH_TO_SHOW else ""
 
 

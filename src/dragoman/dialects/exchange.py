@@ -84,12 +84,14 @@ class Door(NamedTuple):
     read_key: Callable[[Headers], str | None]
     """The key a request brings; None: none. Raises Unauthenticated when its header has the wrong form."""
     options: ExchangeOptions
+    id_headers: tuple[str, ...] = ("x-request-id",)
+    """The headers that carry the request's id."""
 
 
 async def respond(request: Request, door: Door, decode: Callable[[bytes, str], Call], errors: ErrorCodec) -> Response:
     """Answer a request whose body `decode` understands; its second argument is the id for the answer, 32 hex digits."""
     request_id = uuid.uuid4().hex
-    headers = {"x-request-id": request_id}
+    headers = dict.fromkeys(door.id_headers, request_id)
     try:
         _admit(request, door)
         call = decode(await read_body(request, door), request_id)

@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -55,15 +55,16 @@ def build_app(
     metrics_directory: str | None,
     keys: KeyRing = NO_KEYS,
     hosts: Mapping[str, DialectName] = NO_HOSTS,
+    proxies: Collection[str] = (),
 ) -> "App":
     """The whole app over the catalog's engines, which it starts and closes with its own life.
 
     `metrics_directory` is where the workers of one server gather their counts; None: this process counts alone.
-    `hosts` are names on which only one dialect answers.
+    `hosts` are names on which only one dialect answers; the X-Forwarded-Host of `proxies` is believed.
     """
     registry = CollectorRegistry()
     gateway = Gateway(catalog, Meter(registry), keys)
-    return App(catalog, gateway, registry, options, metrics_directory, hosts)
+    return App(catalog, gateway, registry, options, metrics_directory, hosts, proxies)
 
 
 class App:
@@ -77,6 +78,7 @@ class App:
         options: ExchangeOptions,
         metrics_directory: str | None,
         hosts: Mapping[str, DialectName],
+        proxies: Collection[str],
     ) -> None:
         self._catalog = catalog
         self.drain = gateway.drain
@@ -97,7 +99,7 @@ class App:
             )
             for host, dialect in hosts.items()
         }
-        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(_ByHost(app, own)))
+        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(_ByHost(app, own, frozenset(proxies))))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -126,16 +128,23 @@ class _WithoutTrailingSlash:
 class _ByHost:
     """Answers on a mapped host name with its dialect's routes alone. Case and port do not matter."""
 
-    def __init__(self, app: ASGIApp, own: Mapping[str, ASGIApp]) -> None:
+    def __init__(self, app: ASGIApp, own: Mapping[str, ASGIApp], proxies: frozenset[str]) -> None:
         self._app = app
         self._own = own
+        self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
         if self._own and scope["type"] == "http":
-            host = Headers(scope=scope).get("host", "").lower()
+            host = self._host(scope).lower()
             app = self._own.get(host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host, app)
         await app(scope, receive, send)
+
+    def _host(self, scope: Scope) -> str:
+        headers = Headers(scope=scope)
+        address, _ = scope.get("client") or ("", 0)
+        forwarded = headers.get("x-forwarded-host") if address in self._proxies else None
+        return forwarded or headers.get("host", "")
 
 
 class _WithRequestId:

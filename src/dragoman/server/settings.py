@@ -106,6 +106,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The keys clients must bring; none: the server is open, on loopback addresses only unless `open` is set."""
     hosts: dict[str, DialectName] = {}
     """Host names on which only one dialect answers, on its vendor's own paths."""
+    proxies: tuple[Text, ...] = ()
+    """Addresses of proxies whose X-Forwarded-Host is believed."""
     engine: EngineSettings = EngineSettings()
     echo: EchoSettings = EchoSettings()
 
@@ -154,7 +156,7 @@ def _annotations(group: str) -> dict[str, Any]:
     return {prefix + field.name: field.type for field in fields if not _is_group(field.type)}
 
 
-_FILE_ONLY = {"deployments", "keys", "hosts"}
+_FILE_ONLY = {"deployments", "keys", "hosts", "proxies"}
 """Settings with a structure of their own; they stand in the file."""
 
 _TYPES: dict[str, Any] = {

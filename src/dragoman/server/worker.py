@@ -85,6 +85,7 @@ def main() -> int:
         metrics_directory=options.metrics_directory,
         keys=KeyRing(options.key_digests),
         hosts=settings.hosts,
+        proxies=settings.proxies,
     )
     config = uvicorn.Config(
         app,

@@ -361,3 +361,18 @@ def test_a_silent_stream_is_kept_alive_by_comments(slow_client: httpx.Client) ->
 
 def test_an_answer_that_is_not_streamed_has_no_comments(slow_client: httpx.Client) -> None:
     assert said(slow_client.post("/v1/completions", json={"model": "echo", "prompt": "a"})) == "a"
+
+
+@pytest.mark.parametrize("path", [*POST_PATHS, "/v1/models"])
+def test_an_azure_api_version_is_taken_and_ignored(client: httpx.Client, path: str) -> None:
+    method = "GET" if path.endswith("models") else "POST"
+    response = client.request(
+        method, path, params={"api-version": "2024-02-01"}, json=BOTH if method == "POST" else None
+    )
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("body", [HELLO, {}])
+def test_the_call_id_is_the_request_id(client: httpx.Client, body: dict[str, Any]) -> None:
+    headers = client.post("/v1/chat/completions", json=body).headers
+    assert headers["x-litellm-call-id"] == headers["x-request-id"]

@@ -248,6 +248,8 @@ def _key_fault(error: Unauthenticated) -> str:
             return "No api key passed in."
         case "malformed":
             return f"Malformed API Key passed in. Ensure Key has `Bearer ` prefix. Passed in: ****{error.ending}"
+        case "unknown" if not error.has_prefix:
+            return f"LiteLLM Virtual Key expected. Received=****{error.ending}, expected to start with 'sk-'."
         case "unknown":
             return "Invalid proxy server token passed"
 

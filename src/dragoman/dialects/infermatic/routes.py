@@ -18,7 +18,7 @@ _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:pat
 
 def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
     """All routes of the dialect, answered by `service`."""
-    door = Door(service, codec.read_key, options)
+    door = Door(service, codec.read_key, options, ("x-request-id", "x-litellm-call-id"))
 
     async def chat(request: Request) -> Response:
         decode = partial(codec.decode_chat, path_model=request.path_params.get("model"))
