@@ -1,12 +1,12 @@
 """What every dialect promises, asked of each in its own words."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import httpx
 import pytest
 
-from dragoman.core.errors import EngineFailed
+from dragoman.core.errors import EngineFailed, ModelLoading
 from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
@@ -134,6 +134,26 @@ class DyingEngine(EchoEngine):
         if self._speaks:
             yield Delta(0, "A", [65])
         raise EngineFailed("The engine stopped")
+
+
+class BusyEngine(EchoEngine):
+    """Has no room for anybody."""
+
+    _events: Sequence[Event] = ()
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        for event in self._events:
+            yield event
+        raise ModelLoading("The model is being loaded", retry_after=7)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_comes_too_early_is_told_when_to_come_back(speaker: Speaker, stream: bool) -> None:
+    async with client_of(echo_app(engine=BusyEngine())) as client:
+        response = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi", stream=stream))
+        assert response.status_code == (429 if speaker.name == "infermatic" else 503)
+        assert response.headers["retry-after"] == "7"
+        assert speaker.is_error(response.json())
 
 
 async def test_an_engine_that_dies_before_the_first_token_is_an_ordinary_error(speaker: Speaker) -> None:
