@@ -6,6 +6,13 @@ from tests.support.server import RunningServer, running_server
 
 
 @pytest.fixture(scope="session")
+def slow_server() -> Iterator[RunningServer]:
+    """The echo engine at ten tokens a second: a long answer takes longer than any test."""
+    with running_server("echo", environment={"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "10"}) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def steady_server() -> Iterator[RunningServer]:
     """The bundled model, answering the same whatever it computed before.
 

@@ -3,12 +3,10 @@
 import json
 import shutil
 import subprocess
-from collections.abc import Iterator
 
-import httpx
 import pytest
 
-from tests.support.server import RunningServer, running_server
+from tests.support.server import RunningServer
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -17,13 +15,6 @@ MANY = 2000
 
 HELLO = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "Hello"}], "stream": True})
 ENDLESS = json.dumps({"model": "echo", "prompt": "ab", "max_tokens": 8000, "ignore_eos": True, "stream": True})
-
-
-@pytest.fixture(scope="module")
-def slow_server() -> Iterator[RunningServer]:
-    """Ten tokens a second: a long answer takes longer than any test."""
-    with running_server("echo", environment={"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "10"}) as server:
-        yield server
 
 
 def curl(*arguments: str) -> str:
@@ -58,13 +49,6 @@ def test_chunks_arrive_before_the_end_and_a_client_that_leaves_ends_the_work(slo
         first = json.loads(process.stdout.readline().removeprefix("data: "))
         assert first["choices"][0]["text"] == "a"
         assert process.poll() is None
-        assert running_sequences(slow_server) == 1
+        assert slow_server.running_sequences("echo") == 1
         process.kill()
-    assert any(running_sequences(slow_server) == 0 for _ in range(MANY))
-
-
-def running_sequences(server: RunningServer) -> int:
-    for line in httpx.get(f"{server.url}/metrics").text.splitlines():
-        if line.startswith('dragoman_running_sequences{model="echo"}'):
-            return int(float(line.split()[1]))
-    raise AssertionError("the metric is missing")
+    assert any(slow_server.running_sequences("echo") == 0 for _ in range(MANY))

@@ -1,6 +1,6 @@
 """What every dialect promises, asked of each in its own words."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import httpx
@@ -11,7 +11,7 @@ from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
 from tests.support.apps import KEY, LARGEST_BODY, client_of, echo_app
-from tests.support.server import RunningServer, running_server
+from tests.support.server import RunningServer
 from tests.support.speakers import SPEAKERS, Said, Speaker
 
 REAL_MODEL = "smollm2-135m-instruct"
@@ -173,13 +173,6 @@ async def test_an_engine_that_dies_within_a_stream_ends_it_with_an_error_and_no_
         assert await status(client, speaker, speaker.body("echo", "Hi")) == 500
 
 
-@pytest.fixture(scope="module")
-def slow_server() -> Iterator[RunningServer]:
-    """Ten tokens a second."""
-    with running_server("echo", environment={"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "10"}) as server:
-        yield server
-
-
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_client_that_leaves_ends_the_work(slow_server: RunningServer, speaker: Speaker, stream: bool) -> None:
     with httpx.Client(base_url=slow_server.url) as client:
@@ -190,12 +183,7 @@ def test_a_client_that_leaves_ends_the_work(slow_server: RunningServer, speaker:
         else:
             with pytest.raises(httpx.ReadTimeout):
                 client.post(speaker.path("echo"), json=body, timeout=0.3)
-        assert any(running_sequences(client) == 0 for _ in range(MANY))
-
-
-def running_sequences(client: httpx.Client) -> int:
-    shown = client.get("/metrics").text
-    return int(float(shown.partition('dragoman_running_sequences{model="echo"} ')[2].partition("\n")[0]))
+        assert any(slow_server.running_sequences("echo") == 0 for _ in range(MANY))
 
 
 async def test_the_real_model_says_the_same_streamed_and_not_and_is_counted_right(

@@ -43,7 +43,7 @@ def settings(tmp_path: Path) -> str:
 
 
 def chat(client: httpx.Client, model: str) -> Any:
-    asked = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
+    asked = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "min_tokens": 3}
     response = client.post("/v1/chat/completions", json=asked)
     assert response.status_code == 200, response.text
     return response.json()

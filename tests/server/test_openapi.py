@@ -8,10 +8,11 @@ import pytest
 from starlette.routing import Route
 
 from dragoman.server.app import DIALECTS
+from dragoman.server.app import OPERATIONS as BY_DIALECT
 from dragoman.server.openapi import document, example_body
 from tests.support.apps import client_of, echo_app
 
-DOCUMENT = document({name: dialect.operations for name, dialect in DIALECTS.items()}, "echo")
+DOCUMENT = document(BY_DIALECT, "echo")
 OPERATIONS = [(tag, operation) for tag, dialect in DIALECTS.items() for operation in dialect.operations]
 EXAMPLES = [operation for _, operation in OPERATIONS if operation.example is not None]
 LOOKUPS = [operation for _, operation in OPERATIONS if operation.method == "GET"]

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -28,6 +29,15 @@ class RunningServer:
             for folder in Path("/proc").iterdir()
             if folder.name.isdecimal() and self._is_child(folder, module)
         ]
+
+    def running_sequences(self, model: str) -> int:
+        """How many sequences of the model hold a slot, as its metrics tell."""
+        metric = f'dragoman_running_sequences{{model="{model}"}}'
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=STOP_SECONDS) as response:
+            for line in response.read().decode().splitlines():
+                if line.startswith(metric):
+                    return int(float(line.split()[1]))
+        raise AssertionError("the metric is missing")
 
     def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
         """Tell the server to stop; returns its exit status."""

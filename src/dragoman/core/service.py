@@ -1,6 +1,6 @@
 """What a dialect may ask of the rest of the server, and nothing more."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -16,6 +16,11 @@ class ServedModel(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...]
     context_length: int | None
     """In tokens; None while the engine has not said it yet."""
+
+
+def find_model(models: Iterable[ServedModel], name: str) -> ServedModel | None:
+    """The model with this name or alias, compared exactly."""
+    return next((model for model in models if name in (model.id, *model.aliases)), None)
 
 
 class GenerationService(Protocol):

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dragoman.core.errors import BodyTooLarge, DragomanError, EngineFailed, Unauthenticated
+from dragoman.core.errors import BodyTooLarge, DragomanError, EngineFailed, Overloaded, Unauthenticated
 from dragoman.core.events import Event
 from dragoman.core.request import GenerationRequest
 from dragoman.core.service import GenerationService
@@ -129,6 +129,15 @@ def bearer_key(headers: Headers) -> str | None:
 def _admit(request: Request, door: Door) -> None:
     if door.service.needs_key:
         door.service.authenticate(door.read_key(request.headers))
+
+
+def error_headers(error: DragomanError) -> dict[str, str]:
+    """When to come back, and how to bring a key: what most dialects add to an error."""
+    if isinstance(error, Overloaded):
+        return {"retry-after": str(error.retry_after)}
+    if isinstance(error, Unauthenticated):
+        return {"www-authenticate": "Bearer"}
+    return {}
 
 
 def error_response(reply: ErrorReply, headers: dict[str, str]) -> Response:

@@ -1,5 +1,6 @@
 """Answers in OpenAI's shape, as three of the dialects give them with small differences."""
 
+import time
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -7,7 +8,7 @@ from msgspec import UNSET, UnsetType
 
 from dragoman.core.events import Usage
 from dragoman.dialects.answer import Answer
-from dragoman.dialects.openai_shapes import UsageBody, usage_body
+from dragoman.dialects.openai_shapes import StreamOptions, UsageBody, usage_body
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
@@ -101,12 +102,29 @@ class Head(msgspec.Struct, frozen=True):
     system_fingerprint: str | UnsetType | None = UNSET
 
 
-class ChatAnswer(Answer):
-    """A chat completion. The role comes in a chunk of its own before a choice's first text."""
+def new_head(answer_id: str, model: str, options: StreamOptions | None) -> Head:
+    """The head of an answer that begins now."""
+    return Head(answer_id, int(time.time()), model, bool(options and options.include_usage))
+
+
+class HeadedAnswer(Answer):
+    """An answer whose documents share a head, and whose stream tells the usage when it was asked to."""
 
     def __init__(self, head: Head) -> None:
         super().__init__()
         self._head = head
+
+    def usage_chunks(self, usage: Usage) -> Iterator[bytes]:
+        if self._head.include_usage:
+            yield self.usage_chunk(usage_body(usage))
+
+    def usage_chunk(self, usage: UsageBody) -> bytes:
+        """The chunk without choices that ends such a stream."""
+        raise NotImplementedError
+
+
+class ChatAnswer(HeadedAnswer):
+    """A chat completion. The role comes in a chunk of its own before a choice's first text."""
 
     def opening_chunks(self, index: int) -> Iterator[bytes]:
         yield self._chunk(index, ChatDelta(role="assistant", content=""))
@@ -117,9 +135,8 @@ class ChatAnswer(Answer):
     def finish_chunks(self, index: int, reason: str) -> Iterator[bytes]:
         yield self._chunk(index, ChatDelta(), reason)
 
-    def usage_chunks(self, usage: Usage) -> Iterator[bytes]:
-        if self._head.include_usage:
-            yield self._document([], usage_body(usage))
+    def usage_chunk(self, usage: UsageBody) -> bytes:
+        return self._document([], usage)
 
     def document(self, usage: Usage) -> bytes:
         head = self._head
@@ -151,12 +168,8 @@ class ChatAnswer(Answer):
         )
 
 
-class TextAnswer(Answer):
+class TextAnswer(HeadedAnswer):
     """A text completion."""
-
-    def __init__(self, head: Head) -> None:
-        super().__init__()
-        self._head = head
 
     def text_chunk(self, index: int, text: str) -> bytes:
         return self._document([TextChunkChoice(index, text)])
@@ -164,9 +177,8 @@ class TextAnswer(Answer):
     def finish_chunks(self, index: int, reason: str) -> Iterator[bytes]:
         yield self._document([TextChunkChoice(index, "", finish_reason=reason)])
 
-    def usage_chunks(self, usage: Usage) -> Iterator[bytes]:
-        if self._head.include_usage:
-            yield self._document([], usage_body(usage))
+    def usage_chunk(self, usage: UsageBody) -> bytes:
+        return self._document([], usage)
 
     def document(self, usage: Usage) -> bytes:
         head = self._head

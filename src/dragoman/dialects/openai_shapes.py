@@ -87,6 +87,16 @@ def text_prompts(prompt: TextCompletionPrompt) -> list[Prompt]:
     )
 
 
+def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One stop string or several as core has them."""
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
+
+def is_token_id(key: str) -> bool:
+    """Whether a key of logit_bias can be a token id."""
+    return key.isascii() and key.isdecimal() and len(key) < 10
+
+
 def _token_prompt(token_ids: Sequence[int]) -> TokenPrompt:
     for token in token_ids:
         if not 0 <= token <= MAX_TOKENS:

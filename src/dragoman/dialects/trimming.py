@@ -8,7 +8,7 @@ import msgspec
 from dragoman.core.errors import ContextOverflow
 from dragoman.core.events import Event
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
-from dragoman.core.service import GenerationService, ServedModel
+from dragoman.core.service import GenerationService, ServedModel, find_model
 
 MAX_DEFAULT_ROOM = 1024
 """Tokens kept for an answer that does not say how many it may have; at most a fifth of the context."""
@@ -116,8 +116,3 @@ class FittedService:
         tokens = await self._service.count_tokens(request.model, request.prompt)
         if tokens + max_tokens > context:
             raise PromptTooLong(tokens, max_tokens, context)
-
-
-def find_model(models: Sequence[ServedModel], name: str) -> ServedModel | None:
-    """The model with this name or alias."""
-    return next((model for model in models if name in (model.id, *model.aliases)), None)

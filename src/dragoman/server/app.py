@@ -48,6 +48,10 @@ DIALECTS: dict[DialectName, Dialect] = {
 }
 
 
+OPERATIONS = {name: dialect.operations for name, dialect in DIALECTS.items()}
+"""What the OpenAPI document tells of."""
+
+
 def build_app(
     catalog: Catalog,
     options: ExchangeOptions,
@@ -82,11 +86,10 @@ class App:
     ) -> None:
         self._catalog = catalog
         self.drain = gateway.drain
-        documented = {name: dialect.operations for name, dialect in DIALECTS.items()}
         common = [
             *health.routes(catalog),
             *metrics.routes(catalog, registry, metrics_directory, gateway),
-            *openapi.routes(documented, gateway),
+            *openapi.routes(OPERATIONS, gateway),
         ]
         shown = {name: gateway.shown_in(name) for name in DIALECTS}
         dialects = [route for name, dialect in DIALECTS.items() for route in dialect.routes(shown[name], options)]

@@ -31,6 +31,11 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     load: Load = "start"
     unload_idle_seconds: float | None = None
 
+    @property
+    def on_demand(self) -> bool:
+        """Whether it may not be loaded, and is loaded when asked for."""
+        return self.load == "first use" or self.unload_idle_seconds is not None
+
 
 def plan(settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
     """What is to be served, in the order of the settings. Raises DeploymentError or ModelSourceError.

@@ -170,7 +170,7 @@ class _Launch:
                     planned.aliases,
                     planned.dialects,
                     str(self._engine_socket(number)) if planned.model else None,
-                    planned.load == "first use" or planned.unload_idle_seconds is not None,
+                    planned.on_demand,
                 )
                 for number, planned in enumerate(self._plans)
             ),
@@ -208,12 +208,11 @@ class _Launch:
         # OpenMP's threads wait for each other many times a token, spinning for long by default. Whenever another
         # process wants a core, as the HTTP workers do, the one that spins keeps it from the one that is waited for.
         environment = {"GOMP_SPINCOUNT": _SPIN_COUNT, **os.environ}
-        may_rest = planned.load == "first use" or planned.unload_idle_seconds is not None
         return ChildCommand(
             f"engine {planned.name}",
             _module("dragoman.engines.llama.process", options),
             environment,
-            may_rest=may_rest,
+            may_rest=planned.on_demand,
         )
 
 

@@ -22,12 +22,12 @@ from dragoman.core.errors import (
 )
 from dragoman.core.limits import MAX_LOGIT_BIAS_ENTRIES, MAX_SEED
 from dragoman.core.request import GenerationRequest, SamplingParams
-from dragoman.core.service import ServedModel
+from dragoman.core.service import ServedModel, find_model
 from dragoman.dialects import sse
 from dragoman.dialects.arcee import wire
-from dragoman.dialects.exchange import Call, ErrorReply, bearer_key
-from dragoman.dialects.openai_answer import ChatAnswer, Head
-from dragoman.dialects.openai_shapes import chat_prompt
+from dragoman.dialects.exchange import Call, ErrorReply, bearer_key, error_headers
+from dragoman.dialects.openai_answer import ChatAnswer, Head, new_head
+from dragoman.dialects.openai_shapes import chat_prompt, is_token_id, stop_strings
 from dragoman.dialects.validation import (
     FastApiDetail,
     Invalid,
@@ -81,7 +81,9 @@ def decode_chat(body: bytes, request_id: str, models: Iterable[ServedModel]) -> 
     sent = read(body, wire.ChatRequest)
     if violations := [*_wrong_messages(sent.messages), *_wrong_bias(sent.logit_bias), *_not_supported(sent)]:
         raise InvalidFields(violations)
-    model = _served(sent.model, models)
+    model = find_model(models, sent.model)
+    if model is None:
+        raise ModelNotFound(sent.model)
     request = GenerationRequest(sent.model, chat_prompt(sent.messages), _sampling(sent), sent.n)
     return Call([request], sent.stream, ChatAnswer(_head(sent, f"chatcmpl-{request_id}", model)))
 
@@ -89,13 +91,6 @@ def decode_chat(body: bytes, request_id: str, models: Iterable[ServedModel]) -> 
 def model_list(models: Iterable[ServedModel]) -> bytes:
     """The models in the service's own shape, as JSON."""
     return _encode(wire.ModelList([_model_card(model) for model in models]))
-
-
-def _served(name: str, models: Iterable[ServedModel]) -> ServedModel:
-    for model in models:
-        if name in (model.id, *model.aliases):
-            return model
-    raise ModelNotFound(name)
 
 
 def _wrong_messages(messages: Iterable[wire.Message]) -> Iterator[Violation]:
@@ -126,7 +121,7 @@ def _wrong_bias(logit_bias: dict[str, float]) -> Iterator[Violation]:
         yield Violation(("logit_bias",), Invalid(message))
         return
     for token in logit_bias:
-        if not (token.isascii() and token.isdecimal() and len(token) < 10):
+        if not is_token_id(token):
             yield Violation(("logit_bias", token[:40]), Invalid("Keys should be token ids"))
 
 
@@ -145,7 +140,6 @@ def _not_supported(sent: wire.ChatRequest) -> Iterator[Violation]:
 
 def _sampling(sent: wire.ChatRequest) -> SamplingParams:
     most = sent.max_tokens if sent.max_completion_tokens is None else sent.max_completion_tokens
-    stop = [sent.stop] if isinstance(sent.stop, str) else sent.stop or []
     return SamplingParams(
         max_tokens=None if most is None else min(most, _LARGEST),
         temperature=sent.temperature,
@@ -157,13 +151,13 @@ def _sampling(sent: wire.ChatRequest) -> SamplingParams:
         frequency_penalty=sent.frequency_penalty,
         logit_bias={int(token): bias for token, bias in sent.logit_bias.items()},
         seed=None if sent.seed is None else sent.seed & MAX_SEED,  # negative ones are read as unsigned
-        stop=tuple(stop),
+        stop=stop_strings(sent.stop),
     )
 
 
 def _head(sent: wire.ChatRequest, answer_id: str, model: ServedModel) -> Head:
-    include_usage = bool(sent.stream_options and sent.stream_options.include_usage)
-    return Head(answer_id, int(time.time()), sent.model, include_usage, system_fingerprint=_fingerprint(model.id))
+    head = new_head(answer_id, sent.model, sent.stream_options)
+    return msgspec.structs.replace(head, system_fingerprint=_fingerprint(model.id))
 
 
 def _fingerprint(model_id: str) -> str:
@@ -195,12 +189,7 @@ class ArceeErrors:
     def reply(self, error: DragomanError) -> ErrorReply:
         """Status, body and headers."""
         status, detail = _status_and_detail(error)
-        headers: dict[str, str] = {}
-        if isinstance(error, Overloaded):
-            headers["retry-after"] = str(error.retry_after)
-        if isinstance(error, Unauthenticated):
-            headers["www-authenticate"] = "Bearer"
-        return ErrorReply(status, _encode(wire.ErrorBody(detail)), headers)
+        return ErrorReply(status, _encode(wire.ErrorBody(detail)), error_headers(error))
 
     def frame(self, error: DragomanError) -> bytes:
         """The last frame of a stream that failed; no terminator follows it."""

@@ -10,7 +10,7 @@ from dragoman.core.service import GenerationService
 from dragoman.dialects import openai_answer
 from dragoman.dialects.arcee import codec, wire
 from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
-from dragoman.dialects.operation import Operation
+from dragoman.dialects.operation import EXAMPLE_CHAT, Operation
 
 
 def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
@@ -57,11 +57,7 @@ OPERATIONS = (
         (400, 401, 413, 422, 500, 503),
         wire.ChatRequest,
         openai_answer.ChatChunk,
-        example={
-            "model": "{model}",
-            "messages": [{"role": "user", "content": "What is the capital of France?"}],
-            "max_tokens": 16,
-        },
+        example=EXAMPLE_CHAT,
     ),
     Operation("GET", "/api/v1/models", "List models", wire.ModelList, wire.ErrorBody, (401,)),
 )

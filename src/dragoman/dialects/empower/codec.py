@@ -1,6 +1,5 @@
 """Between this dialect's JSON and core: requests in, events out, errors in OpenAI's envelope."""
 
-import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,11 +16,11 @@ from dragoman.core.errors import (
 )
 from dragoman.core.limits import check_sampling
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams
-from dragoman.core.service import ServedModel
+from dragoman.core.service import ServedModel, find_model
 from dragoman.dialects import sse
 from dragoman.dialects.empower import wire
-from dragoman.dialects.exchange import Call, ErrorReply
-from dragoman.dialects.openai_answer import ChatAnswer, Head
+from dragoman.dialects.exchange import Call, ErrorReply, error_headers
+from dragoman.dialects.openai_answer import ChatAnswer, new_head
 from dragoman.dialects.openai_shapes import ChatMessage, chat_prompt
 from dragoman.dialects.validation import (
     Invalid,
@@ -63,9 +62,8 @@ def decode_chat(body: bytes, request_id: str) -> Call:
     )
     sampling = check_sampling(made)
     requests = [GenerationRequest(sent.model, prompt, sampling, sent.n) for prompt in prompts]
-    include_usage = bool(sent.stream_options.include_usage)
-    head = Head(f"chatcmpl-{request_id}", int(time.time()), sent.model, include_usage, logprobs=None)
-    return Call(requests, sent.stream, ChatAnswer(head))
+    head = new_head(f"chatcmpl-{request_id}", sent.model, sent.stream_options)
+    return Call(requests, sent.stream, ChatAnswer(msgspec.structs.replace(head, logprobs=None)))
 
 
 def decode_adapter(body: bytes) -> wire.AdapterRequest:
@@ -75,11 +73,11 @@ def decode_adapter(body: bytes) -> wire.AdapterRequest:
 
 def base_model(name: str, models: list[ServedModel], created: int) -> bytes:
     """What is told of the base model with this name or alias. Raises ModelNotFound."""
-    for model in models:
-        if name in (model.id, *model.aliases):
-            deployment = wire.ActiveDeployment(created, wire.Creator(), model.id, "HF_HUB")
-            return _encode(wire.BaseModelBody(deployment, name, unit_price=0))
-    raise ModelNotFound(name)
+    model = find_model(models, name)
+    if model is None:
+        raise ModelNotFound(name)
+    deployment = wire.ActiveDeployment(created, wire.Creator(), model.id, "HF_HUB")
+    return _encode(wire.BaseModelBody(deployment, name, unit_price=0))
 
 
 def model_list(models: list[ServedModel], created: int) -> bytes:
@@ -113,12 +111,7 @@ class EmpowerErrors:
     def reply(self, error: DragomanError) -> ErrorReply:
         """Status, body and headers."""
         told = _told(error)
-        headers: dict[str, str] = {}
-        if isinstance(error, Overloaded):
-            headers["retry-after"] = str(error.retry_after)
-        if isinstance(error, Unauthenticated):
-            headers["www-authenticate"] = "Bearer"
-        return ErrorReply(told.status, _encode(told.body), headers)
+        return ErrorReply(told.status, _encode(told.body), error_headers(error))
 
     def frame(self, error: DragomanError) -> bytes:
         """The last frame of a stream that failed; no terminator follows it."""

@@ -1,6 +1,5 @@
 """Between this dialect's JSON and core: requests in, events out, errors in FastAPI's envelope."""
 
-import time
 from collections.abc import Callable
 
 import msgspec
@@ -19,10 +18,10 @@ from dragoman.core.limits import MAX_SEED, check_sampling
 from dragoman.core.request import GenerationRequest, Prompt, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
-from dragoman.dialects.exchange import Call, ErrorReply
+from dragoman.dialects.exchange import Call, ErrorReply, error_headers
 from dragoman.dialects.float16 import wire
-from dragoman.dialects.openai_answer import ChatAnswer, Head, TextAnswer
-from dragoman.dialects.openai_shapes import chat_prompt
+from dragoman.dialects.openai_answer import ChatAnswer, TextAnswer, new_head
+from dragoman.dialects.openai_shapes import chat_prompt, stop_strings
 from dragoman.dialects.validation import (
     FastApiDetail,
     Invalid,
@@ -71,7 +70,7 @@ def decode_chat(body: bytes, request_id: str, deployment: ServedModel) -> Call:
         sent = read(body, wire.ChatRequest)
     except InvalidFields as error:
         raise InvalidFields([_explained(violation) for violation in error.violations]) from None
-    head = _head(sent, f"chatcmpl-{request_id}")
+    head = new_head(f"chatcmpl-{request_id}", sent.model, sent.stream_options)
     return Call(_requests(sent, deployment, [chat_prompt(sent.messages)]), sent.stream, ChatAnswer(head))
 
 
@@ -80,7 +79,11 @@ def decode_text(body: bytes, request_id: str, deployment: ServedModel) -> Call:
     sent = read(body, wire.TextRequest)
     texts = [sent.prompt] if isinstance(sent.prompt, str) else sent.prompt
     prompts: list[Prompt] = [TextPrompt(text) for text in texts]
-    return Call(_requests(sent, deployment, prompts), sent.stream, TextAnswer(_head(sent, f"cmpl-{request_id}")))
+    return Call(
+        _requests(sent, deployment, prompts),
+        sent.stream,
+        TextAnswer(new_head(f"cmpl-{request_id}", sent.model, sent.stream_options)),
+    )
 
 
 def read_key(headers: Headers) -> str | None:
@@ -98,7 +101,6 @@ def _requests(sent: wire.CompletionRequest, deployment: ServedModel, prompts: li
 
 
 def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
-    stop = [sent.stop] if isinstance(sent.stop, str) else sent.stop or []
     made = SamplingParams(
         max_tokens=sent.max_tokens,
         temperature=sent.temperature,
@@ -106,7 +108,7 @@ def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
         top_p=sent.top_p,
         repetition_penalty=sent.repetition_penalty,
         seed=_seed(sent),
-        stop=tuple(stop),
+        stop=stop_strings(sent.stop),
         stop_token_ids=() if sent.end_id in (None, -1) else (sent.end_id,),
         ignore_eos=sent.end_id is not None,
     )
@@ -131,23 +133,13 @@ def _explained(violation: Violation) -> Violation:
     return violation
 
 
-def _head(sent: wire.CompletionRequest, answer_id: str) -> Head:
-    include_usage = bool(sent.stream_options and sent.stream_options.include_usage)
-    return Head(answer_id, int(time.time()), sent.model, include_usage)
-
-
 class Float16Errors:
     """The error tree in this dialect's envelope, before and after the first byte."""
 
     def reply(self, error: DragomanError) -> ErrorReply:
         """Status, body and headers."""
         status, detail = _status_and_detail(error)
-        headers: dict[str, str] = {}
-        if isinstance(error, Overloaded):
-            headers["retry-after"] = str(error.retry_after)
-        if isinstance(error, Unauthenticated):
-            headers["www-authenticate"] = "Bearer"
-        return ErrorReply(status, _encode(wire.ErrorBody(detail)), headers)
+        return ErrorReply(status, _encode(wire.ErrorBody(detail)), error_headers(error))
 
     def frame(self, error: DragomanError) -> bytes:
         """The last frame of a stream that failed; no terminator follows it."""

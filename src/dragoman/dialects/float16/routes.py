@@ -8,7 +8,7 @@ from dragoman.core.service import GenerationService
 from dragoman.dialects import openai_answer
 from dragoman.dialects.exchange import Call, Door, ExchangeOptions, respond
 from dragoman.dialects.float16 import codec, wire
-from dragoman.dialects.operation import EXAMPLE_TEXT, Operation
+from dragoman.dialects.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
 
 
 def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
@@ -50,11 +50,7 @@ OPERATIONS = (
         _ERROR_STATUSES,
         wire.ChatRequest,
         openai_answer.ChatChunk,
-        example={
-            "model": "{model}",
-            "messages": [{"role": "user", "content": "What is the capital of France?"}],
-            "max_tokens": 16,
-        },
+        example=EXAMPLE_CHAT,
     ),
     Operation(
         "POST",

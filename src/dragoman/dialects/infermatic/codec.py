@@ -1,8 +1,6 @@
 """Between this dialect's JSON and core: requests in, events out, errors in LiteLLM's envelope."""
 
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
 
 import msgspec
 from starlette.datastructures import Headers
@@ -21,10 +19,10 @@ from dragoman.core.events import Usage
 from dragoman.core.limits import MAX_SEED, check_sampling
 from dragoman.core.request import GenerationRequest, Prompt, SamplingParams, TextPrompt
 from dragoman.dialects import sse
-from dragoman.dialects.answer import Answer
 from dragoman.dialects.exchange import Call, ErrorReply
 from dragoman.dialects.infermatic import wire
-from dragoman.dialects.openai_shapes import UsageBody, chat_prompt, text_prompts, usage_body
+from dragoman.dialects.openai_answer import HeadedAnswer, new_head
+from dragoman.dialects.openai_shapes import UsageBody, chat_prompt, is_token_id, stop_strings, text_prompts, usage_body
 from dragoman.dialects.validation import InvalidFields, MalformedJson, Missing, Violation, fastapi_detail, read
 
 HIGHEST_PRIORITY_NUMBER = 255
@@ -42,7 +40,7 @@ def decode_chat(body: bytes, request_id: str, path_model: str | None) -> Call:
     _refuse("tool_choice", sent.tool_choice not in (None, "none", "auto"))
     _refuse("response_format", sent.response_format is not None and sent.response_format.type != "text")
     requests = _requests(sent, model, [chat_prompt(sent.messages)], echo=False)
-    return Call(requests, sent.stream, ChatAnswer(_head(sent, model, f"chatcmpl-{request_id}")))
+    return Call(requests, sent.stream, ChatAnswer(new_head(f"chatcmpl-{request_id}", model, sent.stream_options)))
 
 
 def decode_text(body: bytes, request_id: str, path_model: str | None) -> Call:
@@ -52,7 +50,7 @@ def decode_text(body: bytes, request_id: str, path_model: str | None) -> Call:
     _refuse("logprobs", sent.logprobs is not None)
     _refuse("suffix", sent.suffix)
     requests = _requests(sent, model, text_prompts(sent.prompt), echo=sent.echo)
-    return Call(requests, sent.stream, TextAnswer(_head(sent, model, f"cmpl-{request_id}")))
+    return Call(requests, sent.stream, TextAnswer(new_head(f"cmpl-{request_id}", model, sent.stream_options)))
 
 
 def _model(sent: wire.CompletionRequest, path_model: str | None) -> str:
@@ -90,7 +88,7 @@ def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
         frequency_penalty=sent.frequency_penalty,
         logit_bias={_token_id(token): bias for token, bias in sent.logit_bias.items()},
         seed=None if sent.seed is None else _seed(sent.seed),
-        stop=(sent.stop,) if isinstance(sent.stop, str) else tuple(sent.stop),
+        stop=stop_strings(sent.stop),
         stop_token_ids=tuple(sent.stop_token_ids),
         ignore_eos=sent.ignore_eos,
         include_stop_text=sent.include_stop_str_in_output,
@@ -107,32 +105,13 @@ def _seed(seed: int) -> int | None:
 
 
 def _token_id(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10):
+    if not is_token_id(text):
         raise BadRequest(f"logit_bias must have token ids as keys, got '{text[:40]}'", "logit_bias")
     return int(text)
 
 
-class _Head(NamedTuple):
-    """What all documents of one answer share."""
-
-    id: str
-    created: int
-    model: str
-    include_usage: bool
-    """Whether a stream ends with its usage."""
-
-
-def _head(sent: wire.CompletionRequest, model: str, answer_id: str) -> _Head:
-    include_usage = bool(sent.stream_options and sent.stream_options.include_usage)
-    return _Head(answer_id, int(time.time()), model, include_usage)
-
-
-class ChatAnswer(Answer):
+class ChatAnswer(HeadedAnswer):
     """Answers of the chat route. The role comes with the first text, the reason with an empty delta."""
-
-    def __init__(self, head: _Head) -> None:
-        super().__init__()
-        self._head = head
 
     def text_chunk(self, index: int, text: str) -> bytes:
         role = "assistant" if self.is_first(index) else None
@@ -141,9 +120,8 @@ class ChatAnswer(Answer):
     def finish_chunks(self, index: int, reason: str) -> Iterator[bytes]:
         yield self._chunk([wire.ChatChunkChoice(index=index, delta=wire.ChatDelta(), finish_reason=reason)])
 
-    def usage_chunks(self, usage: Usage) -> Iterator[bytes]:
-        if self._head.include_usage:
-            yield self._chunk([], usage_body(usage))
+    def usage_chunk(self, usage: UsageBody) -> bytes:
+        return self._chunk([], usage)
 
     def document(self, usage: Usage) -> bytes:
         head = self._head
@@ -159,12 +137,8 @@ class ChatAnswer(Answer):
         return _encode(wire.ChatChunk(head.id, head.created, head.model, "chat.completion.chunk", choices, usage))
 
 
-class TextAnswer(Answer):
+class TextAnswer(HeadedAnswer):
     """Answers of the text route."""
-
-    def __init__(self, head: _Head) -> None:
-        super().__init__()
-        self._head = head
 
     def text_chunk(self, index: int, text: str) -> bytes:
         return self._chunk([wire.TextChunkChoice(index=index, text=text)])
@@ -172,9 +146,8 @@ class TextAnswer(Answer):
     def finish_chunks(self, index: int, reason: str) -> Iterator[bytes]:
         yield self._chunk([wire.TextChunkChoice(index=index, text="", finish_reason=reason)])
 
-    def usage_chunks(self, usage: Usage) -> Iterator[bytes]:
-        if self._head.include_usage:
-            yield self._chunk([], usage_body(usage))
+    def usage_chunk(self, usage: UsageBody) -> bytes:
+        return self._chunk([], usage)
 
     def document(self, usage: Usage) -> bytes:
         head = self._head

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.service import GenerationService
+from dragoman.core.service import GenerationService, find_model
 from dragoman.dialects.exchange import Door, ExchangeOptions, guard, read_body, respond
 from dragoman.dialects.infermatic import codec, wire
 from dragoman.dialects.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
@@ -39,9 +39,9 @@ def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRou
         wanted = request.path_params["model_id"]
 
         async def answer() -> Response:
-            if any(wanted in (model.id, *model.aliases) for model in service.models()):
-                return _json(wire.ModelCard(wanted))
-            raise ModelNotFound(wanted)
+            if find_model(service.models(), wanted) is None:
+                raise ModelNotFound(wanted)
+            return _json(wire.ModelCard(wanted))
 
         return await guard(request, door, answer, _OTHER_ERRORS)
 
@@ -49,8 +49,9 @@ def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRou
         async def answer() -> Response:
             sent = codec.decode_count(await read_body(request, door))
             total = await service.count_tokens(sent.model, codec.counted_prompt(sent))
-            served = next(model.id for model in service.models() if sent.model in (model.id, *model.aliases))
-            return _json(wire.TokenCount(total, sent.model, served))
+            served = find_model(service.models(), sent.model)
+            assert served is not None, "what was counted is served"
+            return _json(wire.TokenCount(total, sent.model, served.id))
 
         return await guard(request, door, answer, codec.TokenCounterErrors())
 

@@ -22,7 +22,7 @@ from dragoman.core.request import ChatPrompt, GenerationRequest, Message, Sampli
 from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
 from dragoman.dialects.answer import Answer
-from dragoman.dialects.exchange import Call, ErrorReply, bearer_key
+from dragoman.dialects.exchange import Call, ErrorReply, bearer_key, error_headers
 from dragoman.dialects.scale import wire
 from dragoman.dialects.validation import (
     FastApiDetail,
@@ -232,12 +232,7 @@ class ScaleErrors:
     def reply(self, error: DragomanError) -> ErrorReply:
         """Status, body and headers."""
         status, detail = self._status_and_detail(error)
-        headers: dict[str, str] = {}
-        if isinstance(error, Overloaded):
-            headers["retry-after"] = str(error.retry_after)
-        if isinstance(error, Unauthenticated):
-            headers["www-authenticate"] = "Bearer"
-        return ErrorReply(status, _encode(wire.ErrorBody(detail)), headers)
+        return ErrorReply(status, _encode(wire.ErrorBody(detail)), error_headers(error))
 
     def frame(self, error: DragomanError) -> bytes:
         """The last frame of a stream that failed. Clients raise on the event's name."""

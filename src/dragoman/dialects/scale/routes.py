@@ -11,11 +11,11 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.service import GenerationService
+from dragoman.core.service import GenerationService, find_model
 from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
 from dragoman.dialects.operation import Operation
 from dragoman.dialects.scale import codec, wire
-from dragoman.dialects.trimming import FittedService, find_model
+from dragoman.dialects.trimming import FittedService
 
 TRIMMED_HEADER = "x-dragoman-trimmed-messages"
 """Tells how many messages were dropped; absent when none."""

@@ -7,7 +7,6 @@ import numpy as np
 
 from dragoman.engines.llama.backend import SEQUENCE_IDS, Backend
 from dragoman.engines.llama.cells import NO_CELLS, CellLedger, Cells
-from dragoman.engines.llama.context import State
 from dragoman.engines.llama.model import TokenArray
 from dragoman.engines.llama.saved import Piece, SavedSegments, common_prefix
 from dragoman.engines.llama.sequence import Sequence
@@ -99,11 +98,9 @@ class PrefixCache:
     def save_one(self) -> bool:
         """Save a finished sequence ahead of the moment its cells are needed; False: all are saved."""
         for entry in self._finished:
-            pieces = self.saved.match(entry.tokens, 0)
-            start = pieces[-1].end if pieces else 0
-            if not entry.saved and start < len(entry.tokens):
+            if not entry.saved:
                 entry.saved = True
-                self.saved.save(entry.tokens, start, self._save(entry.sequence_id, start, len(entry.tokens)))
+                self._save(entry, 0)
                 return True
         return False
 
@@ -191,19 +188,21 @@ class PrefixCache:
         """Save the sequence that was used least recently, as far as nobody else holds its cells or saved it already."""
         entry = min(self._finished, key=lambda entry: entry.last_used)
         start = len(entry.cells) - self.ledger.held_alone(entry.cells)
-        if pieces := self.saved.match(entry.tokens, start):
-            start = pieces[-1].end
-        if start < len(entry.tokens):
-            self.saved.save(entry.tokens, start, self._save(entry.sequence_id, start, len(entry.tokens)))
+        self._save(entry, start)
         self._drop(entry)
 
-    def _save(self, sequence_id: int, start: int, end: int) -> State:
+    def _save(self, entry: _Finished, start: int) -> None:
+        """Save the entry from position `start` on, but for what is saved already."""
+        if pieces := self.saved.match(entry.tokens, start):
+            start = pieces[-1].end
+        end = len(entry.tokens)
+        if start == end:
+            return
         part = self._free_ids.pop()
-        self._backend.share(sequence_id, part, start, end)
-        state = self._backend.save(part)
+        self._backend.share(entry.sequence_id, part, start, end)
+        self.saved.save(entry.tokens, start, self._backend.save(part))
         self._backend.forget(part)
         self._free_ids.append(part)
-        return state
 
     def _drop(self, entry: _Finished) -> None:
         self._finished.remove(entry)

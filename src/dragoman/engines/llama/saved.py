@@ -71,12 +71,12 @@ class SavedSegments:
         if covered >= len(wanted):
             return []
         return [
-            Piece(segment, covered, common_prefix(wanted, segment.tokens))
+            Piece(segment, covered, end)
             for segment in self._segments
             # One comparison rules most of them out.
             if segment.start <= covered < len(segment.tokens)
             and segment.tokens[covered] == wanted[covered]
-            and common_prefix(wanted, segment.tokens) > covered
+            and (end := common_prefix(wanted, segment.tokens)) > covered
         ]
 
 
