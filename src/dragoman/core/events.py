@@ -1,6 +1,6 @@
 """What an engine says while it answers: one ordered stream of events per request.
 
-For each choice: any number of `Delta`, then one `Finished`. After the last choice: one `Usage`. A request that
+For each choice: any number of deltas, then one `Finished`. After the last choice: one `Usage`. A request that
 fails raises an error of core.errors instead and has no `Usage`.
 """
 
@@ -8,15 +8,64 @@ from typing import Literal
 
 import msgspec
 
-FinishReason = Literal["stop", "length"]
+FinishReason = Literal["stop", "length", "tool_calls"]
+
+
+class Likelihood(msgspec.Struct, frozen=True, array_like=True):
+    """A token and its log-probability."""
+
+    token_id: int
+    token: bytes
+    """The text it stands for, possibly a part of a character."""
+    logprob: float
+    """Natural logarithm; minus infinity is -9999.0."""
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """One token of the text, in the model's own distribution: before masks, bias, penalties and temperature."""
+
+    token_id: int
+    token: bytes
+    """The text it stands for, possibly a part of a character."""
+    logprob: float | None
+    """None: the first token of a prompt, which nothing comes before."""
+    top: list[Likelihood]
+    """The likeliest tokens at this place, highest first; as many as were asked for."""
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True, tag="delta"):
-    """New text of one choice. `text` holds whole characters and may be empty; `token_ids` are the tokens sampled."""
+    """New text of one choice. `text` holds whole characters and may be empty; `token_ids` are the tokens sampled.
+
+    `logprobs` are those of the tokens of this text, and of those shown in it earlier that none were told of yet.
+    """
 
     index: int
     text: str
     token_ids: list[int]
+    logprobs: list[TokenLogprobs] = []
+
+
+class ReasoningDelta(msgspec.Struct, frozen=True, array_like=True, tag="reasoning"):
+    """New text of what a choice thinks before it answers."""
+
+    index: int
+    text: str
+    token_ids: list[int]
+
+
+class ToolCallDelta(msgspec.Struct, frozen=True, array_like=True, tag="tool_call"):
+    """A piece of one of a choice's tool calls.
+
+    The first piece of a call has its id and its whole name; the `arguments` of all its pieces concatenate to JSON text.
+    """
+
+    index: int
+    call: int
+    """The number of the call within its choice, from 0 on."""
+    arguments: str
+    token_ids: list[int]
+    id: str | None = None
+    name: str | None = None
 
 
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
@@ -29,12 +78,15 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
 class Usage(msgspec.Struct, frozen=True, array_like=True, tag="usage"):
     """Tokens of the whole request. `prompt_tokens` counts the prompt once, whatever n is.
 
-    `cached_tokens` of them were not computed for this request but shared with another one.
+    `cached_tokens` of them were not computed for this request but shared with another one; `reasoning_tokens` of the
+    completion tokens were thought rather than said.
     """
 
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    reasoning_tokens: int = 0
 
 
-Event = Delta | Finished | Usage
+AnyDelta = Delta | ReasoningDelta | ToolCallDelta
+Event = Delta | ReasoningDelta | ToolCallDelta | Finished | Usage

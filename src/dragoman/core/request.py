@@ -3,11 +3,20 @@
 Absent and null are told apart only in a dialect's wire.py; here everything is decided.
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
 Role = Literal["system", "user", "assistant", "tool"]
+
+
+class ToolCall(msgspec.Struct, frozen=True):
+    """A call that an earlier answer made."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text, as the model wrote it."""
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -16,12 +25,60 @@ class Message(msgspec.Struct, frozen=True):
     role: Role
     content: str
     name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    """Of an assistant's message."""
+    tool_call_id: str | None = None
+    """Of a tool's message: the call it answers."""
+    reasoning: str | None = None
+    """What the assistant thought before the message."""
+
+
+class Tool(msgspec.Struct, frozen=True):
+    """A function the model may call."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    """A JSON Schema of the arguments, which are an object; None: there are none."""
+    strict: bool = False
+    """Refuse a schema that cannot be enforced to the letter, instead of enforcing what can be."""
+
+
+class ToolUse(msgspec.Struct, frozen=True):
+    """The tools of a request and how they may be used. A request that may use none has no ToolUse at all."""
+
+    tools: tuple[Tool, ...]
+    choice: Literal["auto", "required", "named"] = "auto"
+    """auto: the model decides; required: at least one call; named: exactly one call of `name`."""
+    name: str | None = None
+    parallel: bool = True
+    """Whether one answer may hold several calls."""
+
+    @property
+    def callable(self) -> tuple[Tool, ...]:
+        """The tools that the answer may call."""
+        return tuple(tool for tool in self.tools if self.choice != "named" or tool.name == self.name)
+
+    @property
+    def several(self) -> bool:
+        """Whether the answer may hold more than one call."""
+        return self.parallel and self.choice != "named"
+
+
+Effort = Literal["none", "minimal", "low", "medium", "high"]
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
-    """A conversation, to be rendered with the model's chat template."""
+    """A conversation, to be rendered with a chat template."""
 
     messages: tuple[Message, ...]
+    tools: ToolUse | None = None
+    effort: Effort | None = None
+    """How much a thinking model may think; None: as its template has it."""
+    template: str | None = None
+    """Jinja source to use instead of the model's own."""
+    template_arguments: dict[str, Any] = {}
+    """Further variables for the template."""
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
@@ -37,6 +94,33 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
 
 
 Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+class JsonObjectFormat(msgspec.Struct, frozen=True, tag="json_object"):
+    """The answer is one JSON object."""
+
+
+class JsonSchemaFormat(msgspec.Struct, frozen=True, tag="json_schema"):
+    """The answer is JSON that fits the schema."""
+
+    schema: dict[str, Any] | bool = True
+    strict: bool = False
+    """Refuse a schema that cannot be enforced to the letter, instead of enforcing what can be."""
+
+
+class RegexFormat(msgspec.Struct, frozen=True, tag="regex"):
+    """The whole answer matches a regular expression, in the syntax of Rust's regex crate."""
+
+    pattern: str
+
+
+class GrammarFormat(msgspec.Struct, frozen=True, tag="grammar"):
+    """The whole answer is derived from a context-free grammar, in Lark's syntax or llama.cpp's GBNF."""
+
+    grammar: str
+
+
+AnswerFormat = JsonObjectFormat | JsonSchemaFormat | RegexFormat | GrammarFormat
 
 
 class SamplingParams(msgspec.Struct, frozen=True):
@@ -70,11 +154,17 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     """One prompt and what to make of it: `n` independent choices."""
 
     model: str
-    """The name the client asked for: a deployment or an alias of one."""
+    """The name the client asked for: a deployment, an adapter, or an alias of one."""
     prompt: Prompt
     sampling: SamplingParams = SamplingParams()
     n: int = 1
     echo: bool = False
-    """Every choice begins with the text of the prompt."""
+    """Every choice begins with the text of the prompt, and with its log-probabilities if those are asked for."""
     priority: int = 0
     """Waiting requests are taken lowest number first, first come first served among equals."""
+    answer_format: AnswerFormat | None = None
+    """Binds the answer's text, not its tool calls or its reasoning. None: any text."""
+    logprobs: int | None = None
+    """Tell the log-probability of every token of the answer's text, and of so many likeliest ones besides."""
+    best_of: int | None = None
+    """Generate so many candidates, and answer with the `n` of the highest mean log-probability, best first."""

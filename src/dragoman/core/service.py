@@ -16,6 +16,10 @@ class ServedModel(msgspec.Struct, frozen=True):
     aliases: tuple[str, ...]
     context_length: int | None
     """In tokens; None while the engine has not said it yet."""
+    fingerprint: str | None = None
+    """Changes exactly when weights, adapter, chat template or engine version do; None while it is not known."""
+    thinks: bool = False
+    """Whether it thinks before it answers."""
 
 
 def find_model(models: Iterable[ServedModel], name: str) -> ServedModel | None:

@@ -4,8 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 
+import msgspec
+
 from dragoman.core.errors import DragomanError, EngineFailed, ShuttingDown
-from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.events import Event, Usage
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.service import ServedModel
 from dragoman.engines.base import Engine
@@ -111,6 +113,7 @@ async def _run_together(engine: Engine, requests: Sequence[GenerationRequest]) -
                 sum(usage.prompt_tokens for usage in usages),
                 sum(usage.completion_tokens for usage in usages),
                 sum(usage.cached_tokens for usage in usages),
+                sum(usage.reasoning_tokens for usage in usages),
             )
     finally:
         for task in tasks:
@@ -120,9 +123,7 @@ async def _run_together(engine: Engine, requests: Sequence[GenerationRequest]) -
 
 def _moved(event: Event, first_index: int) -> Event:
     match event:
-        case Delta(index, text, token_ids):
-            return Delta(first_index + index, text, token_ids)
-        case Finished(index, reason):
-            return Finished(first_index + index, reason)
         case Usage():
             return event
+        case _:
+            return msgspec.structs.replace(event, index=first_index + event.index)

@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from dragoman.core.events import Delta, Event, Usage
+from dragoman.core.events import Delta, Event, ReasoningDelta, ToolCallDelta, Usage
 
 Result = Literal["ok", "refused", "failed", "cancelled"]
 
@@ -89,9 +89,9 @@ class Measurement:
     def observe(self, event: Event) -> None:
         """Count one event. Generated tokens are counted as they come: a request that fails has used them too."""
         match event:
-            case Delta(index, _, token_ids) if token_ids:
-                self._observe_tokens(index, len(token_ids))
-            case Usage(prompt_tokens, _, cached_tokens):
+            case Delta() | ReasoningDelta() | ToolCallDelta() if event.token_ids:
+                self._observe_tokens(event.index, len(event.token_ids))
+            case Usage(prompt_tokens, _, cached_tokens, _):
                 self._metrics.prompt_tokens.inc(prompt_tokens)
                 self._metrics.cached_tokens.inc(cached_tokens)
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from dragoman.core.errors import BadRequest, ContextOverflow, DragomanError, EngineFailed, Overloaded
-from dragoman.core.events import Delta, Finished, Usage
+from dragoman.core.events import Event
 from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
 
@@ -66,7 +66,7 @@ class Output(msgspec.Struct, frozen=True, array_like=True, tag="output"):
     """The next event of a request."""
 
     number: int
-    event: Delta | Finished | Usage
+    event: Event
 
 
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="bad_request"):
