@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.core.events import FinishReason
+from dragoman.core.events import Delta, FinishReason
 from dragoman.core.request import SamplingParams
 from dragoman.engines.choice import Choice, TokenText
 from dragoman.engines.echo.engine import END, ByteVocabulary
@@ -36,8 +36,9 @@ def run(
     choice = Choice(vocabulary or Words(), sampling, limit)
     texts = []
     for token in tokens:
-        text, reason = choice.accept(token)
-        texts.append(text)
+        deltas, reason = choice.accept(token)
+        assert [token] == [token for delta in deltas for token in delta.token_ids]
+        texts.append("".join(delta.text for delta in deltas if isinstance(delta, Delta)))
         if reason is not None:
             return texts, reason, choice.tokens
     return texts, None, choice.tokens

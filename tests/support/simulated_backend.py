@@ -65,8 +65,8 @@ class SimulatedBackend:
             assert sorted(context) == list(range(chunk.position)), "positions of a sequence are consecutive"
             for position, token in enumerate(chunk.tokens.tolist(), chunk.position):
                 context[position] = (self._take_cell(), token)
-            if chunk.wants_logits:
-                rows.append(next_token([context[position][1] for position in range(len(context))]))
+            lengths = range(len(context) - chunk.outputs + 1, len(context) + 1)
+            rows += [next_token([context[position][1] for position in range(length)]) for length in lengths]
         logits = np.zeros((len(rows), VOCABULARY_SIZE), dtype=np.float32)
         logits[np.arange(len(rows)), rows] = 1.0
         return logits

@@ -57,6 +57,8 @@ class StopMatcher:
         return text[:boundary]
 
     def flush(self) -> str:
-        """What was held back, when the text ends without a stop string."""
+        """What was held back, when the text ends without a stop string, or something that is no text comes after it."""
         held, self._held = self._held, ""
+        for pattern in self._patterns:
+            pattern.matched = 0
         return held

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.sampler import Logits, Sampler, uniform
+from tests.support import reference_sampling
 
 ENDS = frozenset({0})
 """The tokens that end an answer, in every vocabulary of this file."""
@@ -44,45 +45,8 @@ DRAWN = st.builds(SamplingParams, **EDITS, **CUTS)
 def probabilities(
     row: Sequence[float], sampling: SamplingParams, prompt: Sequence[int], generated: Sequence[int], *, bar_ends: bool
 ) -> list[float]:
-    """What docs/sampling.md says in its sections 1 to 3, slowly and in float64."""
-    values = edited(row, sampling, prompt, generated, bar_ends)
-    if sampling.temperature < 1e-5:
-        best = values.index(max(values))
-        return [float(token == best) for token in range(len(values))]
-    values = [value / sampling.temperature for value in values]
-    order = sorted(range(len(values)), key=lambda token: (-values[token], token))
-    if sampling.top_k > 0:
-        order = order[: sampling.top_k]
-    likely = normalized({token: math.exp(values[token] - max(values)) for token in order})
-    before = 0.0
-    kept: dict[int, float] = {}
-    for token, probability in likely.items():
-        if not kept or before < sampling.top_p:
-            kept[token] = probability
-        before += probability
-    kept = {token: p for token, p in kept.items() if p >= sampling.min_p * max(kept.values())}
-    return [normalized(kept).get(token, 0.0) for token in range(len(values))]
-
-
-def edited(
-    row: Sequence[float], sampling: SamplingParams, prompt: Sequence[int], generated: Sequence[int], bar_ends: bool
-) -> list[float]:
-    values = list(row)
-    if bar_ends:
-        for token in (*ENDS, *sampling.stop_token_ids):
-            values[token] = -math.inf
-    for token, bias in sampling.logit_bias.items():
-        values[token] += bias
-    for token in {*prompt, *generated}:
-        values[token] *= 1 / sampling.repetition_penalty if values[token] > 0 else sampling.repetition_penalty
-    for token, count in Counter(generated).items():
-        values[token] -= sampling.frequency_penalty * count
-        values[token] -= sampling.presence_penalty
-    return values
-
-
-def normalized(masses: dict[int, float]) -> dict[int, float]:
-    return {token: mass / sum(masses.values()) for token, mass in masses.items()}
+    barred = {*ENDS, *sampling.stop_token_ids} if bar_ends else ()
+    return reference_sampling.probabilities(row, sampling, prompt, generated, barred)
 
 
 def row_of(values: Sequence[float]) -> Logits:

@@ -9,10 +9,10 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.events import Delta, Event, Finished, FinishReason, Usage
+from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
-from dragoman.engines.choice import Choice
+from dragoman.engines.choice import Accepted, Choice
 
 END = 256
 """The one token that is not a byte."""
@@ -62,7 +62,10 @@ class EchoEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         prompt, answer = _prompt_and_answer(request.prompt)
         limit = self._limit(len(prompt), request.sampling)
-        choices = [_Answer(answer, Choice(self._vocabulary, request.sampling, limit)) for _ in range(request.n)]
+        choices = [
+            _Answer(answer, Choice(self._vocabulary, request.sampling, limit, index=index))
+            for index in range(request.n)
+        ]
         unfinished = dict(enumerate(choices))
         self._running += request.n
         try:
@@ -72,8 +75,9 @@ class EchoEngine:
             while True:
                 await asyncio.sleep(self._seconds_per_token)  # even for 0 seconds: others have their turn
                 for index, choice in list(unfinished.items()):
-                    token, text, reason = choice.step()
-                    yield Delta(index, text, [token])
+                    deltas, reason = choice.step()
+                    for delta in deltas:
+                        yield delta
                     if reason is not None:
                         yield Finished(index, reason)
                         del unfinished[index]
@@ -101,12 +105,11 @@ class _Answer:
         self._bytes: Iterator[int] = iter(answer)
         self._answer = answer
 
-    def step(self) -> tuple[int, str, FinishReason | None]:
+    def step(self) -> Accepted:
         token = next(self._bytes, END)
         if token == END:
             self._bytes = iter(self._answer)
-        text, reason = self.choice.accept(token)
-        return token, text, reason
+        return self.choice.accept(token)
 
 
 def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:

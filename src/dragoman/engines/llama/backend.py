@@ -56,7 +56,7 @@ class Backend(Protocol):
         ...
 
     def decode(self, chunks: Sequence[Chunk]) -> Logits:
-        """Decode all chunks in one batch; returns float32[chunks that want logits, vocabulary], in their order.
+        """Decode all chunks in one batch; returns float32[outputs of all, vocabulary], in their order.
 
         The array is valid until the next decode. Raises DecodeError.
         """
@@ -112,8 +112,8 @@ class LlamaBackend:
             return logits
         rest = [index for index in range(len(chunks)) if index not in apart]
         both = np.concatenate((logits, self._main.decode([chunks[index] for index in rest])))
-        order = [index for index in (*apart, *rest) if chunks[index].wants_logits]
-        return both[np.argsort(order)]
+        order = [index for index in (*apart, *rest) for _ in range(chunks[index].outputs)]
+        return both[np.argsort(order, kind="stable")]
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
         self._main.share(source, target, start, end)

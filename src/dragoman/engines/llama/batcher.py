@@ -1,23 +1,27 @@
 """One step after another: choose, decode, sample, publish. No thread, no socket and no clock in here."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
 from typing import NamedTuple
 
-from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.errors import EngineFailed
+from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
+from dragoman.engines import logprobs
 from dragoman.engines.choice import Choice, TokenText
+from dragoman.engines.constraint import ConstraintFailed, MaskWorker
 from dragoman.engines.llama.backend import Backend
 from dragoman.engines.llama.cache import PrefixCache
 from dragoman.engines.llama.context import Chunk, Logits
-from dragoman.engines.llama.sampler import Sampler
+from dragoman.engines.llama.sampler import NothingAllowed, Sampler
 from dragoman.engines.llama.scheduler import Scheduler, Work
-from dragoman.engines.llama.sequence import Job, JobKey, Sequence
+from dragoman.engines.llama.sequence import Job, JobKey
+from dragoman.engines.llama.sequence import Sequence as ChoiceSequence
 
 
 class Outcome(NamedTuple):
-    """An event of the job the caller named `key`."""
+    """An event of the job the caller named `key`, or why there are no more."""
 
     key: JobKey
-    event: Event
+    event: Event | EngineFailed
 
 
 class Batcher:
@@ -28,9 +32,10 @@ class Batcher:
     ) -> None:
         self._backend = backend
         self._vocabulary = vocabulary
+        self._masks = MaskWorker()
         self.cache = PrefixCache(backend, saved_tokens)
         self.scheduler = Scheduler(self.cache, parallel, step_tokens)
-        self._jobs: dict[JobKey, list[Sequence]] = {}
+        self._jobs: dict[JobKey, list[ChoiceSequence]] = {}
         self._arrivals = 0
 
     @property
@@ -58,7 +63,16 @@ class Batcher:
                 self._vocabulary.end_token_ids,
                 self._backend.vocabulary_size,
             )
-            sequence = Sequence(job, index, self._arrivals, sampler, Choice(self._vocabulary, sampling, job.limit))
+            reading = job.reading
+            choice = Choice(
+                self._vocabulary,
+                sampling,
+                job.limit,
+                index=index,
+                reader=reading.new_reader(),
+                markup=reading.markup,
+            )
+            sequence = ChoiceSequence(job, index, self._arrivals, sampler, choice)
             sequences.append(sequence)
             self.scheduler.add(sequence)
 
@@ -72,44 +86,112 @@ class Batcher:
         work = self.scheduler.choose()
         if not work:
             return []
-        logits = self._backend.decode([_chunk(item) for item in work])
+        chunks = [_chunk(item) for item in work]
+        self._masks.begin(bound for item in work if item.is_last and (bound := item.sequence.bound))
+        logits = self._backend.decode(chunks)
+        self._masks.wait()
         for item in work:
             item.sequence.computed += item.length
-        complete = [item.sequence for item in work if item.sequence.pending == 0]
-        rows = zip(complete, logits, strict=True)
-        return [outcome for sequence, row in rows for outcome in self._sample(sequence, row)]
+        return [outcome for item, rows in _with_rows(work, chunks, logits) for outcome in self._use(item, rows)]
 
     def rest(self) -> bool:
         """Use a moment in which nothing is to do; False: there is no use for it."""
         return self.cache.save_one()
 
-    def _sample(self, sequence: Sequence, logits: Logits) -> Iterator[Outcome]:
-        job, choice = sequence.job, sequence.choice
-        token = sequence.sampler.sample(logits, choice.tokens, bar_ends=choice.ends_are_barred)
+    def _use(self, work: Work, rows: Logits) -> Iterator[Outcome]:
+        """Do with the logits of one piece of work what they were computed for."""
+        sequence = work.sequence
+        job = sequence.job
+        if job.key not in self._jobs:
+            return  # Another choice of the job has just failed.
+        if sequence.tells_prompt:
+            self._report_prompt(work, rows)
+        if sequence.pending:
+            return
+        try:
+            yield from self._sample(sequence, rows[-1])
+        except NothingAllowed:
+            yield self._fail(job, "The response format leaves no token to choose from that the request allows")
+        except ConstraintFailed as failure:
+            yield self._fail(job, f"The response format could not be followed any further: {failure}")
+
+    def _sample(self, sequence: ChoiceSequence, logits: Logits) -> Iterator[Outcome]:
+        job, choice, bound = sequence.job, sequence.choice, sequence.bound
+        allowed = bound.allowed() if bound else None
+        token = sequence.sampler.sample(logits, choice.tokens, bar_ends=choice.ends_are_barred, allowed=allowed)
+        report = self._report(job, logits, token)
         if job.echo and not choice.tokens:
-            yield Outcome(job.key, Delta(sequence.index, job.echo, []))
+            yield Outcome(job.key, Delta(sequence.index, job.echo, [], sequence.prompt_reports))
+        going_on = yield from self._append(sequence, token, report)
+        while going_on and (forced := sequence.forced()):
+            for token in forced:
+                sequence.sampler.note(token)
+                going_on = going_on and (yield from self._append(sequence, token))
+
+    def _append(
+        self, sequence: ChoiceSequence, token: int, report: TokenLogprobs | None = None
+    ) -> Generator[Outcome, None, bool]:
+        """Add a token to the sequence, publish it, and tell whether the sequence goes on."""
+        job, bound = sequence.job, sequence.bound
+        if bound:
+            bound.accept(token)
         sequence.append(token)
-        job.completion_tokens += 1
-        text, reason = choice.accept(token)
-        yield Outcome(job.key, Delta(sequence.index, text, [token]))
+        deltas, reason = sequence.choice.accept(token, report, complete=bound is not None and bound.complete)
+        yield from (Outcome(job.key, delta) for delta in deltas)
         if reason is not None:
             yield Outcome(job.key, Finished(sequence.index, reason))
             yield from self._retire(sequence)
+        return reason is None
 
-    def _retire(self, sequence: Sequence) -> Iterator[Outcome]:
-        job = sequence.job
+    def _retire(self, sequence: ChoiceSequence) -> Iterator[Outcome]:
+        job, choice = sequence.job, sequence.choice
+        job.completion_tokens += choice.tokens
+        job.reasoning_tokens += choice.reasoning_tokens
         self.scheduler.finish(sequence)
         self._jobs[job.key].remove(sequence)
         if not self._jobs[job.key]:
             del self._jobs[job.key]
-            yield Outcome(job.key, Usage(len(job.prompt), job.completion_tokens, job.cached_tokens or 0))
+            usage = Usage(len(job.prompt), job.completion_tokens, job.cached_tokens or 0, job.reasoning_tokens)
+            yield Outcome(job.key, usage)
+
+    def _fail(self, job: Job, message: str) -> Outcome:
+        self.cancel(job.key)
+        return Outcome(job.key, EngineFailed(message))
+
+    def _report(self, job: Job, logits: Logits, token: int) -> TokenLogprobs | None:
+        if job.logprobs is None:
+            return None
+        return logprobs.report(logits, token, job.logprobs, self._vocabulary.piece)
+
+    def _report_prompt(self, work: Work, rows: Logits) -> None:
+        """Tell of the prompt's tokens: the logits at one token are those for the next one."""
+        sequence = work.sequence
+        reports, prompt = sequence.prompt_reports, sequence.job.prompt
+        if not reports:
+            first = int(prompt[0])
+            reports.append(TokenLogprobs(first, self._vocabulary.piece(first), None, []))
+        for position, row in enumerate(rows, work.position):
+            # What was told before the sequence was pushed back is computed for the second time.
+            if position + 1 == len(reports) < len(prompt):
+                report = self._report(sequence.job, row, int(prompt[position + 1]))
+                assert report is not None, "only a job that wants log-probabilities tells its prompt's"
+                reports.append(report)
 
 
 def _chunk(work: Work) -> Chunk:
     sequence, end = work.sequence, work.position + work.length
+    outputs = work.length if sequence.tells_prompt else int(work.is_last)
     return Chunk(
         sequence.sequence_id if sequence.sequence_id is not None else -1,
         work.position,
         sequence.tokens[work.position : end],
-        end == sequence.length,
+        outputs,
     )
+
+
+def _with_rows(work: Sequence[Work], chunks: Sequence[Chunk], logits: Logits) -> Iterator[tuple[Work, Logits]]:
+    """Each piece of work with the rows of logits that are its own."""
+    first = 0
+    for item, chunk in zip(work, chunks, strict=True):
+        yield item, logits[first : first + chunk.outputs]
+        first += chunk.outputs

@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 
 from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading
-from dragoman.core.events import Delta, Event, Usage
+from dragoman.core.events import Event, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
@@ -71,7 +71,7 @@ class _Connection:
             case messages.Counted(number, tokens):
                 if number in self.counts and not self.counts[number].done():
                     self.counts[number].set_result(tokens)
-            case messages.Refused() | messages.RefusedOverflow() | messages.RefusedOverload():
+            case messages.Refused() | messages.RefusedOverflow() | messages.RefusedOverload() | messages.Failed():
                 if reply.number in self.mailboxes:
                     self.mailboxes[reply.number].put_nowait(reply.error())
                 elif reply.number in self.counts and not self.counts[reply.number].done():
@@ -127,7 +127,7 @@ class LlamaEngine:
                 async for mail in mails:
                     if isinstance(mail, _Lost):
                         break
-                    answering = answering or isinstance(mail, Delta)
+                    answering = True
                     yield mail
                 else:
                     return
@@ -167,7 +167,9 @@ class LlamaEngine:
         over = False
         try:
             connection.send(
-                messages.Submit(number, prompt, request.sampling, request.n, request.echo, request.priority)
+                messages.Submit(
+                    number, prompt, request.sampling, request.n, request.echo, request.priority, request.logprobs
+                )
             )
             while not over:
                 mail = await mailbox.get()

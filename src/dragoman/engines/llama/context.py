@@ -28,8 +28,8 @@ class Chunk(NamedTuple):
     position: int
     """Of the first token."""
     tokens: TokenArray
-    wants_logits: bool
-    """Of the last token."""
+    outputs: int
+    """Logits are wanted of so many tokens, the last ones."""
 
 
 class DecodeError(Exception):
@@ -98,7 +98,7 @@ class LlamaContext:
         )
 
     def decode(self, chunks: Sequence[Chunk]) -> Logits:
-        """Decode all chunks in one batch; returns float32[chunks that want logits, vocabulary], in their order.
+        """Decode all chunks in one batch; returns float32[outputs of all, vocabulary], in their order.
 
         The array is valid until the next decode. Raises DecodeError.
         """
@@ -109,8 +109,8 @@ class LlamaContext:
             self._positions[filled:end] = np.arange(chunk.position, chunk.position + len(chunk.tokens))
             self._sequence_ids[filled:end] = chunk.sequence_id
             self._wants_logits[filled:end] = 0
-            self._wants_logits[end - 1] = chunk.wants_logits
-            rows += chunk.wants_logits
+            self._wants_logits[end - chunk.outputs : end] = 1
+            rows += chunk.outputs
             filled = end
         self._batch.n_tokens = filled
         if (status := self._library.llama_decode(self._context, self._batch)) != 0:

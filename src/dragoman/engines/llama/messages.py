@@ -29,6 +29,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     n: int
     echo: bool
     priority: int
+    logprobs: int | None = None
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
@@ -104,6 +105,16 @@ class RefusedOverload(msgspec.Struct, frozen=True, array_like=True, tag="overloa
         return Overloaded(self.message, self.retry_after)
 
 
+class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+    """The request failed with EngineFailed; others go on."""
+
+    number: int
+    message: str
+
+    def error(self) -> DragomanError:
+        return EngineFailed(self.message)
+
+
 class Statistics(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
     """The answer to AskStatistics."""
 
@@ -118,7 +129,7 @@ class Counted(msgspec.Struct, frozen=True, array_like=True, tag="counted"):
     tokens: int
 
 
-Refusal = Refused | RefusedOverflow | RefusedOverload
+Refusal = Refused | RefusedOverflow | RefusedOverload | Failed
 Reply = Welcome | Output | Statistics | Counted | Refusal
 
 _encoder = msgspec.msgpack.Encoder()
@@ -135,6 +146,8 @@ def refusal(number: int, error: DragomanError) -> Refusal:
             return Refused(number, error.message, error.parameter)
         case Overloaded():
             return RefusedOverload(number, error.message, error.retry_after)
+        case EngineFailed():
+            return Failed(number, error.message)
         case _:
             raise TypeError(f"an engine does not refuse a request with {type(error).__name__}") from error
 

@@ -46,6 +46,15 @@ class Vocabulary:
         assert count >= 0, "a token stands for at least one byte"
         return tokens[:count].copy()
 
+    def tokenize_plain(self, text: bytes) -> list[int]:
+        """Token ids of UTF-8 text in which no special token is looked for, nothing put before it."""
+        tokens = np.empty(len(text) + 4, dtype=np.int32)
+        count = self._library.llama_tokenize(
+            self._vocabulary, text, len(text), tokens.ctypes.data, len(tokens), False, False
+        )
+        assert count >= 0, "a token stands for at least one byte"
+        return [int(token) for token in tokens[:count]]
+
     def fewest_tokens(self, text: str) -> int:
         """A lower bound of the number of tokens of `text`, without tokenizing it."""
         return len(text.encode()) // max(1, self._longest_piece)

@@ -21,7 +21,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dragoman.core.errors import BadRequest, ContextOverflow, Overloaded
+from dragoman.core.errors import BadRequest, ContextOverflow, DragomanError
 from dragoman.core.events import Usage
 from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
@@ -151,7 +151,15 @@ class EngineServer:
         room = self._room(len(tokens))
         self._check_token_ids(command.sampling)
         limit = room if command.sampling.max_tokens is None else min(command.sampling.max_tokens, room)
-        return Job(key, tokens, command.sampling, limit, priority=command.priority, echo=text if command.echo else "")
+        return Job(
+            key,
+            tokens,
+            command.sampling,
+            limit,
+            priority=command.priority,
+            echo=text if command.echo else "",
+            logprobs=command.logprobs,
+        )
 
     def _prompt(self, prompt: TextPrompt | TokenPrompt) -> tuple[TokenArray, str]:
         vocabulary = self._model.vocabulary
@@ -197,9 +205,9 @@ class EngineServer:
             if connection not in self._connections:
                 continue
             frames[connection].append(
-                messages.refusal(number, event) if isinstance(event, Overloaded) else messages.Output(number, event)
+                messages.refusal(number, event) if isinstance(event, DragomanError) else messages.Output(number, event)
             )
-            if isinstance(event, Overloaded | Usage):
+            if isinstance(event, DragomanError | Usage):
                 self._last_asked = time.monotonic()
                 self._connections[connection].open_requests.discard(number)
         for number, replies in frames.items():

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from dragoman.core.request import SamplingParams
 
 Logits = npt.NDArray[np.float32]
+Allowed = npt.NDArray[np.bool_]
 Tokens = npt.NDArray[np.int32]
 _Indices = npt.NDArray[np.intp]
 _Masses = npt.NDArray[np.float32]
@@ -35,6 +36,10 @@ _GUESSES = 8
 
 _BLOCK = 64
 """Tokens added up together before the drawn one is looked for among them."""
+
+
+class NothingAllowed(Exception):
+    """Masks left no token to choose from."""
 
 
 def uniform(seed: int, choice: int, position: int) -> float:
@@ -72,19 +77,30 @@ class Sampler:
         if self._counts:
             self._occurrences = np.zeros(vocabulary_size, dtype=np.int32)
 
-    def sample(self, logits: Logits, position: int, *, bar_ends: bool = False) -> int:
-        """The token at `position` (0 is the first generated one) from float32[vocabulary], which is left as it is."""
-        if self._edits or bar_ends:
-            logits = self._edited(logits, bar_ends)
+    def sample(self, logits: Logits, position: int, *, bar_ends: bool = False, allowed: Allowed | None = None) -> int:
+        """The token at `position` (0 is the first generated one) from float32[vocabulary], which is left as it is.
+
+        `allowed` is bool[vocabulary]; None: all are. Raises NothingAllowed.
+        """
+        if self._edits or bar_ends or allowed is not None:
+            logits = self._edited(logits, bar_ends, allowed)
         # numpy's argmax takes the first of equal values, which is the lowest token id.
-        token = int(logits.argmax()) if self._greedy else self._draw(logits, position)
+        token = int(logits.argmax())
+        if logits[token] == -np.inf:
+            raise NothingAllowed
+        if not self._greedy:
+            token = self._draw(logits, position)
+        self.note(token)
+        return token
+
+    def note(self, token: int) -> None:
+        """Count a token of the choice that was not sampled."""
         if self._repeats:
             self._seen[token] = True
         if self._counts:
             self._occurrences[token] += 1
-        return token
 
-    def _edited(self, logits: Logits, bar_ends: bool) -> Logits:
+    def _edited(self, logits: Logits, bar_ends: bool, allowed: Allowed | None) -> Logits:
         """A copy of the row after masks, bias and penalties."""
         sampling = self._sampling
         logits = logits.copy()
@@ -99,6 +115,8 @@ class Sampler:
             frequency = np.float32(sampling.frequency_penalty) * self._occurrences[occurred]
             logits[occurred] -= frequency + np.float32(sampling.presence_penalty)
         # Masks come first in the documentation and last here: nothing lifts a logit out of minus infinity.
+        if allowed is not None:
+            logits[~allowed] = -np.inf
         if bar_ends:
             logits[self._barred] = -np.inf
         return logits

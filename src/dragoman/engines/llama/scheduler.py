@@ -9,6 +9,9 @@ from dragoman.engines.llama.sequence import Sequence
 WORTH_WAITING = 32
 """A prefix that another sequence is computing is waited for when that saves at least so many tokens."""
 
+SMALL_STEP = 63
+"""From 64 tokens on ggml computes attention in tiles of queries."""
+
 HEADROOM = 16
 """Steps that the running sequences must be able to go on before another one is let in beside them."""
 
@@ -24,6 +27,11 @@ class Work(NamedTuple):
     sequence: Sequence
     position: int
     length: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether a token can be sampled after it."""
+        return self.position + self.length == self.sequence.length
 
 
 class Scheduler:
@@ -53,16 +61,26 @@ class Scheduler:
         return []
 
     def _decode(self) -> list[Work]:
-        """A token of every sequence whose prompt is computed; the youngest make room when cells run out."""
-        decoding = [sequence for sequence in self.running if sequence.pending == 1]
-        return [taken for sequence in decoding if (taken := self._take(sequence, 1))]
+        """What every sequence whose prompt is computed has pending; the youngest make room when cells run out.
+
+        That is one token, or a few more where a grammar forces them.
+        """
+        work: list[Work] = []
+        decoding = [sequence for sequence in self.running if sequence.is_decoding]
+        spare = max(0, min(SMALL_STEP, self._step_tokens) - len(decoding))
+        for sequence in decoding:
+            taken = self._take(sequence, 1 + spare)
+            if taken is not None:
+                work.append(taken)
+                spare -= taken.length - 1
+        return work
 
     def _prefill(self) -> list[Work]:
         """Prompt tokens of running sequences, then of waiting ones that can be let in."""
         work: list[Work] = []
         budget = self._step_tokens
         running = len(self.running)
-        for sequence in [sequence for sequence in self.running if sequence.pending > 1]:
+        for sequence in [sequence for sequence in self.running if not sequence.is_decoding]:
             taken = self._take(sequence, budget)
             if taken is not None:
                 work.append(taken)
@@ -74,7 +92,7 @@ class Scheduler:
                 break
             if not self.running:
                 self._cache.renew(sequence.pending + HEADROOM)
-            match = self._cache.match(sequence.tokens, self.running)
+            match = self._cache.match(sequence.shareable, self.running)
             if match.promised - match.length >= WORTH_WAITING:
                 continue
             if sequence.pending - len(match.cells) > self._room():
@@ -102,7 +120,7 @@ class Scheduler:
 
     def _take(self, sequence: Sequence, most: int) -> Work | None:
         """Up to `most` pending tokens of a running sequence, pushing back the youngest ones to find cells."""
-        position, count = sequence.computed, min(sequence.pending, most)
+        position, count = sequence.computed, min(sequence.pending, most, sequence.most_at_once)
         if count <= 0 or sequence.sequence_id is None:
             return None
         while not self._cache.extend(sequence, count):

@@ -1,12 +1,23 @@
 """One choice of one request on its way through the engine."""
 
+from collections.abc import Collection
+
 import numpy as np
 
+from dragoman.core.events import TokenLogprobs
 from dragoman.core.request import SamplingParams
 from dragoman.engines.choice import Choice
+from dragoman.engines.constraint import Constraint
+from dragoman.engines.llama.answer_reading import PLAIN, AnswerReading
 from dragoman.engines.llama.cells import NO_CELLS, Cells
 from dragoman.engines.llama.model import TokenArray
 from dragoman.engines.llama.sampler import Sampler
+
+FORCED_AT_ONCE = 16
+"""Tokens that are known without sampling and computed beside other sequences' single ones."""
+
+_REPORTED_AT_ONCE = 64
+"""Prompt tokens of which a step gives logits: a row of a large vocabulary takes half a megabyte."""
 
 JobKey = tuple[int, int]
 """A job's name: the worker's connection and its number there."""
@@ -24,10 +35,14 @@ class Job:
         *,
         priority: int = 0,
         echo: str = "",
+        logprobs: int | None = None,
+        constraint: Constraint | None = None,
+        reading: AnswerReading = PLAIN,
     ) -> None:
         """`limit` is the effective max_tokens of every choice.
 
-        `echo` is text that every choice begins with.
+        `echo` is text that every choice begins with. `logprobs`: tell so many of the likeliest tokens at every place;
+        None: tell of none. `constraint` binds every choice, from its beginning on.
         """
         self.key = key
         self.prompt = prompt
@@ -35,7 +50,11 @@ class Job:
         self.limit = limit
         self.priority = priority
         self.echo = echo
+        self.logprobs = logprobs
+        self.constraint = constraint
+        self.reading = reading
         self.completion_tokens = 0
+        self.reasoning_tokens = 0
         self.cached_tokens: int | None = None
         """Prompt tokens shared rather than computed, as the first choice found them; None before it began."""
 
@@ -49,6 +68,10 @@ class Sequence:
         self.arrival = arrival
         self.sampler = sampler
         self.choice = choice
+        # Only a token that is sampled comes with logits to tell of.
+        self.constraint = job.constraint.copy(fast_forward=job.logprobs is None) if job.constraint else None
+        self.prompt_reports: list[TokenLogprobs] = []
+        """Of the prompt's tokens, as far as it is computed, if they are to be told."""
         self._tokens = np.empty(len(job.prompt) + job.limit, dtype=np.int32)
         self._tokens[: len(job.prompt)] = job.prompt
         self.length = len(job.prompt)
@@ -80,7 +103,40 @@ class Sequence:
         """Lower goes first, wherever sequences compete."""
         return (self.job.priority, self.arrival, self.index)
 
+    @property
+    def is_decoding(self) -> bool:
+        """Whether its prompt is computed and what is pending may go into a step of decoding."""
+        return self.pending == 1 or (self.computed >= len(self.job.prompt) and self.pending <= FORCED_AT_ONCE)
+
+    @property
+    def tells_prompt(self) -> bool:
+        """Whether the prompt's log-probabilities are still to be told, so that all of it must be computed."""
+        return bool(self.job.echo) and self.job.logprobs is not None and not self.generated
+
+    @property
+    def shareable(self) -> TokenArray:
+        """The tokens whose cells may be another sequence's."""
+        return self.tokens[:0] if self.tells_prompt else self.tokens
+
+    @property
+    def most_at_once(self) -> int:
+        """Tokens of it that one step may compute."""
+        return _REPORTED_AT_ONCE if self.tells_prompt else self.length
+
+    @property
+    def bound(self) -> Constraint | None:
+        """The grammar that the next token must follow. A thought is free."""
+        return None if self.choice.in_thought else self.constraint
+
+    def forced(self) -> Collection[int]:
+        """The tokens that must come next, whatever the model would say."""
+        reading, choice = self.job.reading, self.choice
+        if choice.in_thought:
+            spent = reading.thought_budget is not None and choice.reasoning_tokens >= reading.thought_budget
+            return reading.thought_closing if spent else ()
+        return self.constraint.forced() if self.constraint else ()
+
     def append(self, token: int) -> None:
-        """Add a sampled token."""
+        """Add a token that was sampled or is forced."""
         self._tokens[self.length] = token
         self.length += 1

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
-from dragoman.core.errors import Overloaded
+from dragoman.core.errors import EngineFailed, Overloaded
 from dragoman.core.events import Event, Usage
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.batcher import Batcher
@@ -24,7 +24,7 @@ class Published(NamedTuple):
     """The next event of the job the caller named `key`, or why there are none."""
 
     key: JobKey
-    event: Event | Overloaded
+    event: Event | Overloaded | EngineFailed
 
 
 class Stepper:

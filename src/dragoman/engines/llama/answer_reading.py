@@ -1,0 +1,23 @@
+"""How the text of a job's answers is read, in the tokens of its model."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dragoman.prompt.pieces import AnswerReader
+
+
+class AnswerReading(NamedTuple):
+    """What is not plain text in the answers of one job."""
+
+    new_reader: Callable[[], AnswerReader | None] = lambda: None
+    """A reader for one choice; None: all of it is content."""
+    markup: frozenset[int] = frozenset()
+    """Special tokens whose text the reader must see."""
+    thought_budget: int | None = None
+    """Tokens a choice may think; None: as many as it likes."""
+    thought_closing: tuple[int, ...] = ()
+    """What ends a thought that is longer."""
+
+
+PLAIN = AnswerReading()
+"""Content and nothing else."""

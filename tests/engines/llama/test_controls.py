@@ -1,0 +1,316 @@
+"""The generation controls on the real model: what the batcher makes of its logits, checked against those logits."""
+
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import llguidance
+import numpy as np
+import pytest
+
+from dragoman.core.errors import EngineFailed
+from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
+from dragoman.core.request import SamplingParams
+from dragoman.engines.constraint import GrammarCompiler
+from dragoman.engines.llama.backend import LlamaBackend
+from dragoman.engines.llama.batcher import Batcher
+from dragoman.engines.llama.context import Chunk, ContextOptions, Logits
+from dragoman.engines.llama.model import Model
+from dragoman.engines.llama.sampler import Sampler
+from dragoman.engines.llama.sequence import Job
+from tests.support import reference_sampling
+
+QUESTION = "<|im_start|>user\nName three animals and their legs.<|im_end|>\n<|im_start|>assistant\n"
+MOST_STEPS = 2000
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "animals": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {"name_of_the_animal": {"type": "string", "maxLength": 10}, "legs": {"type": "integer"}},
+                "required": ["name_of_the_animal", "legs"],
+                "additionalProperties": False,
+            },
+            "minItems": 1,
+            "maxItems": 2,
+        }
+    },
+    "required": ["animals"],
+    "additionalProperties": False,
+}
+GRAMMAR = llguidance.LLMatcher.grammar_from_json_schema(
+    SCHEMA, overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+)
+
+
+class RecordingBackend(LlamaBackend):
+    """The real one; it keeps every row of logits it gave."""
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
+        super().__init__(model, options)
+        self.rows: list[Logits] = []
+
+    def decode(self, chunks: Sequence[Chunk]) -> Logits:
+        logits = super().decode(chunks)
+        self.rows += [row.copy() for row in logits]
+        return logits
+
+
+@pytest.fixture(scope="module")
+def backend(model: Model) -> Iterator[RecordingBackend]:
+    backend = RecordingBackend(model, ContextOptions(2048, 256, threads=2))
+    yield backend
+    backend.close()
+
+
+@pytest.fixture(scope="module")
+def compiler(model: Model) -> GrammarCompiler:
+    return GrammarCompiler(model.vocabulary)
+
+
+class Answer:
+    """What a job of one choice published."""
+
+    def __init__(self, events: Sequence[Event | EngineFailed]) -> None:
+        deltas = [event for event in events if isinstance(event, Delta)]
+        self.text = "".join(delta.text for delta in deltas)
+        self.tokens = [token for delta in deltas for token in delta.token_ids]
+        self.logprobs = [told for delta in deltas for told in delta.logprobs]
+        self.reasons = [event.reason for event in events if isinstance(event, Finished)]
+        self.usage = next((event for event in events if isinstance(event, Usage)), None)
+        self.errors = [event for event in events if isinstance(event, EngineFailed)]
+
+
+def run(model: Model, backend: RecordingBackend, job: Job, seed: int = 1) -> Answer:
+    """The answer to one job alone; `backend.rows` are its logits."""
+    batcher = Batcher(backend, model.vocabulary, parallel=4, step_tokens=256, saved_tokens=0)
+    backend.rows.clear()
+    batcher.add(job, 1, seed)
+    events = []
+    for _ in range(MOST_STEPS):
+        if batcher.idle:
+            break
+        events += [outcome.event for outcome in batcher.step()]
+    assert batcher.idle
+    batcher.cache.clear()
+    assert batcher.cache.ledger.used == 0
+    return Answer(events)
+
+
+def job_of(model: Model, sampling: SamplingParams, limit: int = 24, prompt: str = QUESTION) -> Job:
+    return Job((0, 0), model.vocabulary.tokenize(prompt), sampling, limit)
+
+
+def log_softmax(row: Logits) -> list[float]:
+    exact = row.astype(np.float64)
+    logprobs: list[float] = (exact - np.logaddexp.reduce(exact)).tolist()
+    return logprobs
+
+
+def assert_told(told: TokenLogprobs, token: int, row: Logits) -> None:
+    expected = log_softmax(row)
+    assert told.token_id == token
+    assert told.logprob == pytest.approx(expected[token], abs=1e-4)
+    assert [other.logprob for other in told.top] == pytest.approx(sorted(expected, reverse=True)[:20], abs=1e-4)
+
+
+def test_log_probabilities_are_those_of_the_raw_logits_whatever_sampling_does_to_them(
+    model: Model, backend: RecordingBackend
+) -> None:
+    sampling = SamplingParams(
+        temperature=0.7,
+        top_k=5,
+        top_p=0.8,
+        repetition_penalty=1.3,
+        logit_bias={model.vocabulary.tokenize("cat")[0]: 5.0},
+    )
+    job = job_of(model, sampling)
+    job.logprobs = 20
+    answer = run(model, backend, job)
+    assert len(answer.logprobs) >= 20
+    assert b"".join(told.token for told in answer.logprobs).decode() == answer.text
+    for told, token, row in zip(answer.logprobs, answer.tokens, backend.rows, strict=False):
+        assert_told(told, token, row)
+
+
+def test_an_echoed_prompt_is_told_of_too(model: Model, backend: RecordingBackend) -> None:
+    text = "The capital of France is Paris, and the capital of Italy is Rome. " * 8
+    job = Job((0, 0), model.vocabulary.tokenize(text), SamplingParams(temperature=0.0), 2, echo=text, logprobs=20)
+    assert len(job.prompt) > 64, "more than one step gives logits of"
+    answer = run(model, backend, job)
+    assert answer.text.startswith(text)
+    prompt = job.prompt.tolist()
+    assert [told.token_id for told in answer.logprobs] == [*prompt, *answer.tokens]
+    assert (answer.logprobs[0].logprob, answer.logprobs[0].top) == (None, [])
+    for told, token, row in zip(answer.logprobs[1:], [*prompt[1:], *answer.tokens], backend.rows, strict=True):
+        assert_told(told, token, row)
+
+
+@pytest.mark.parametrize(
+    "sampling",
+    [
+        SamplingParams(temperature=0.0, repetition_penalty=1.4),
+        SamplingParams(temperature=0.0, repetition_penalty=0.8),
+        SamplingParams(temperature=0.0, frequency_penalty=1.5),
+        SamplingParams(temperature=0.0, presence_penalty=2.0, frequency_penalty=-0.3),
+    ],
+)
+def test_penalties_count_exactly_the_documented_tokens(
+    model: Model, backend: RecordingBackend, sampling: SamplingParams
+) -> None:
+    job = job_of(model, sampling)
+    answer = run(model, backend, job)
+    prompt = job.prompt.tolist()
+    for position, (token, row) in enumerate(zip(answer.tokens, backend.rows, strict=True)):
+        values = reference_sampling.edited(row.tolist(), sampling, prompt, answer.tokens[:position])
+        assert values[token] == pytest.approx(max(values), abs=1e-4)
+
+
+def test_penalties_count_forced_tokens_as_generated(
+    model: Model, backend: RecordingBackend, compiler: GrammarCompiler
+) -> None:
+    """The grammar forces a text and then frees the choice, whose first token must know of it."""
+    sampling = SamplingParams(temperature=0.0, frequency_penalty=2.0, repetition_penalty=1.2)
+    job = job_of(model, sampling, limit=16)
+    job.constraint = compiler.compile('start: "cats cats cats cats" / [a-z ]+/', "response_format")
+    answer = run(model, backend, job)
+    assert answer.text.startswith("cats cats cats cats")
+    first_free = len(answer.tokens) - len(backend.rows)
+    prompt = job.prompt.tolist()
+    assert first_free > 0, "some were not sampled"
+    values = reference_sampling.edited(
+        backend.rows[-1].tolist(), sampling, prompt, answer.tokens[: len(answer.tokens) - 1]
+    )
+    allowed = [
+        token
+        for token in range(model.vocabulary.size)
+        if not model.vocabulary.is_special(token)
+        and model.vocabulary.piece(token).decode(errors="replace").strip("abcdefghijklmnopqrstuvwxyz ") == ""
+        and model.vocabulary.piece(token)
+    ]
+    assert values[answer.tokens[-1]] == pytest.approx(max(values[token] for token in allowed), abs=1e-4)
+
+
+CHI_SQUARE_CASES = [
+    SamplingParams(),
+    SamplingParams(temperature=1.6),
+    SamplingParams(temperature=0.6),
+    SamplingParams(top_k=12),
+    SamplingParams(top_p=0.8),
+    SamplingParams(min_p=0.05),
+    SamplingParams(temperature=1.3, top_k=40, top_p=0.9, min_p=0.02),
+    SamplingParams(repetition_penalty=1.5),
+    SamplingParams(frequency_penalty=0.7, presence_penalty=0.6),
+    SamplingParams(logit_bias={11: 4.0, 253: 6.0, 28: -100.0}),
+]
+
+
+@pytest.mark.parametrize("sampling", CHI_SQUARE_CASES)
+def test_sampled_frequencies_follow_the_documented_distribution(
+    model: Model, backend: RecordingBackend, sampling: SamplingParams
+) -> None:
+    """A chi-square test on the real model's logits after a fixed prompt and a fixed beginning of an answer."""
+    prompt = model.vocabulary.tokenize(QUESTION)
+    generated = [int(token) for token in model.vocabulary.tokenize(" The cat, the dog, and the")]
+    tokens = np.concatenate((prompt, np.array(generated, dtype=np.int32)))
+    row = backend.decode([Chunk(0, 0, tokens, 1)])[0].copy()
+    backend.forget(0)
+    expected = reference_sampling.probabilities(row.tolist(), sampling, prompt.tolist(), generated)
+    draws = 1500
+    counts: Counter[int] = Counter()
+    for seed in range(draws):
+        sampler = Sampler(sampling, seed, 0, prompt, frozenset(), len(row))
+        for token in generated:
+            sampler.note(token)
+        counts[sampler.sample(row, len(generated))] += 1
+    assert all(expected[token] > 0 for token in counts)
+    assert chi_square_deviation(counts, expected, draws) < 4.5, "that happens by chance once in 300,000 runs"
+
+
+def chi_square_deviation(counts: Counter[int], expected: Sequence[float], draws: int) -> float:
+    """By how many standard deviations chi-square is too large, by Wilson and Hilferty's approximation.
+
+    Tokens expected fewer than five times are one category.
+    """
+    frequent = [token for token, probability in enumerate(expected) if probability * draws >= 5]
+    categories = [(counts[token], expected[token] * draws) for token in frequent]
+    rest = (draws - sum(count for count, _ in categories), draws - sum(mean for _, mean in categories))
+    if rest[1] >= 5:
+        categories.append(rest)
+    freedom = len(categories) - 1
+    if not freedom:
+        return 0.0
+    chi_square = math.fsum((count - mean) ** 2 / mean for count, mean in categories)
+    spread = 2 / (9 * freedom)
+    return (math.pow(chi_square / freedom, 1 / 3) - (1 - spread)) / math.sqrt(spread)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_a_bound_answer_is_complete_json_and_ends_by_itself(
+    model: Model, backend: RecordingBackend, compiler: GrammarCompiler, temperature: float
+) -> None:
+    for seed in range(3):
+        job = job_of(model, SamplingParams(temperature=temperature), limit=200)
+        job.constraint = compiler.compile(GRAMMAR, "response_format")
+        answer = run(model, backend, job, seed)
+        assert answer.reasons == ["stop"]
+        animals = json.loads(answer.text)["animals"]
+        assert 1 <= len(animals) <= 2
+        assert all(list(animal) == ["name_of_the_animal", "legs"] for animal in animals)
+        assert answer.usage is not None
+        assert answer.usage.completion_tokens == len(answer.tokens)
+        assert len(backend.rows) < len(answer.tokens), "forced tokens are not sampled"
+
+
+def test_a_bound_answer_cut_by_the_limit_ends_with_length(
+    model: Model, backend: RecordingBackend, compiler: GrammarCompiler
+) -> None:
+    for limit in range(1, 12):
+        job = job_of(model, SamplingParams(), limit=limit)
+        job.constraint = compiler.compile(GRAMMAR, "response_format")
+        answer = run(model, backend, job)
+        assert answer.reasons == ["length"]
+        assert len(answer.tokens) == limit
+
+
+def test_with_log_probabilities_every_token_of_a_bound_answer_is_sampled_and_told_of(
+    model: Model, backend: RecordingBackend, compiler: GrammarCompiler
+) -> None:
+    job = Job(
+        (0, 0),
+        model.vocabulary.tokenize(QUESTION),
+        SamplingParams(temperature=0.0),
+        30,
+        logprobs=20,
+        constraint=compiler.compile('start: "Animals: " /[a-z]{3,9}/ "."', "response_format"),
+    )
+    answer = run(model, backend, job)
+    assert len(answer.logprobs) == len(answer.tokens) == len(backend.rows)
+    for told, token, row in zip(answer.logprobs, answer.tokens, backend.rows, strict=True):
+        assert_told(told, token, row)
+
+
+def test_a_request_that_forbids_all_the_grammar_allows_fails_and_others_go_on(
+    model: Model, backend: RecordingBackend, compiler: GrammarCompiler
+) -> None:
+    batcher = Batcher(backend, model.vocabulary, parallel=4, step_tokens=256, saved_tokens=0)
+    ends = SamplingParams(min_tokens=8, temperature=0.0)
+    doomed = job_of(model, ends)
+    doomed.constraint = compiler.compile('start: "yes" | "no"', "response_format")
+    batcher.add(doomed, 2, seed=1)
+    batcher.add(Job((0, 1), doomed.prompt, SamplingParams(temperature=0.0), 5), 1, seed=1)
+    outcomes = list(itertools.chain.from_iterable(batcher.step() for _ in range(60)))
+    assert batcher.idle
+    failed = [outcome for outcome in outcomes if outcome.key == (0, 0)]
+    assert isinstance(failed[-1].event, EngineFailed)
+    assert sum(isinstance(outcome.event, EngineFailed) for outcome in outcomes) == 1
+    assert [outcome.event for outcome in outcomes if isinstance(outcome.event, Usage)] == [
+        Usage(len(doomed.prompt), 5, 0)
+    ]
+    batcher.cache.clear()
+    assert batcher.cache.ledger.used == 0

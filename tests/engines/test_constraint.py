@@ -1,0 +1,97 @@
+import pytest
+
+from dragoman.core.errors import BadRequest
+from dragoman.engines.constraint import Constraint, ConstraintFailed, GrammarCompiler, MaskWorker
+from dragoman.engines.echo.engine import END, ByteVocabulary
+
+DIGITS = r"start: /[0-9]{2}/"
+GREETING = 'start: "Hello, " ("world" | "you") "!"'
+
+
+class Bytes(ByteVocabulary):
+    """Implements GrammarVocabulary: a token is a byte."""
+
+    size = 257
+
+    def tokenize_plain(self, text: bytes) -> list[int]:
+        return list(text)
+
+
+@pytest.fixture(scope="module")
+def compiler() -> GrammarCompiler:
+    return GrammarCompiler(Bytes())
+
+
+def allowed(constraint: Constraint) -> bytes:
+    return bytes(token for token in constraint.allowed().nonzero()[0].tolist() if token != END)
+
+
+def take(constraint: Constraint, text: bytes) -> None:
+    for token in text:
+        constraint.accept(token)
+
+
+def test_only_what_the_grammar_can_go_on_with_is_allowed(compiler: GrammarCompiler) -> None:
+    constraint = compiler.compile(DIGITS, "response_format").copy()
+    assert allowed(constraint) == b"0123456789"
+    take(constraint, b"4")
+    assert not constraint.complete
+    take(constraint, b"2")
+    assert constraint.complete
+
+
+def test_what_must_come_is_told_and_then_accepted_like_any_token(compiler: GrammarCompiler) -> None:
+    constraint = compiler.compile(GREETING, "response_format").copy()
+    assert bytes(constraint.forced()) == b"Hello, "
+    take(constraint, b"Hello, ")
+    assert constraint.forced() == []
+    assert allowed(constraint) == b"wy"
+    take(constraint, b"y")
+    assert bytes(constraint.forced()) == b"ou!"
+    take(constraint, b"ou!")
+    assert constraint.complete
+
+
+def test_nothing_is_forced_where_every_token_must_be_sampled(compiler: GrammarCompiler) -> None:
+    assert compiler.compile(GREETING, "response_format").copy(fast_forward=False).forced() == []
+
+
+def test_choices_go_their_own_ways(compiler: GrammarCompiler) -> None:
+    first = compiler.compile(DIGITS, "response_format").copy()
+    second = compiler.compile(DIGITS, "response_format").copy()
+    take(first, b"42")
+    assert (first.complete, second.complete) == (True, False)
+    assert allowed(second) == b"0123456789"
+
+
+def test_masks_computed_meanwhile_are_the_same(compiler: GrammarCompiler) -> None:
+    worker = MaskWorker()
+    constraints = [compiler.compile(grammar, "response_format").copy() for grammar in (DIGITS, GREETING)]
+    worker.begin(constraints)
+    worker.wait()
+    assert [allowed(constraint) for constraint in constraints] == [b"0123456789", b"H"]
+    worker.begin(())
+    worker.wait()
+
+
+def test_a_token_that_is_not_allowed_ends_it(compiler: GrammarCompiler) -> None:
+    constraint = compiler.compile(DIGITS, "response_format").copy()
+    with pytest.raises(ConstraintFailed):
+        take(constraint, b"x")
+    with pytest.raises(ConstraintFailed):
+        constraint.allowed()
+
+
+def test_a_grammar_that_does_not_compile_is_refused(compiler: GrammarCompiler) -> None:
+    with pytest.raises(BadRequest, match="response_format cannot be enforced") as caught:
+        compiler.compile("start: nonsense", "response_format")
+    assert caught.value.parameter == "response_format"
+    assert "\n" not in caught.value.message
+
+
+def test_only_the_last_grammars_are_kept(compiler: GrammarCompiler) -> None:
+    kept = compiler.compile(DIGITS, "response_format")
+    assert compiler.compile(DIGITS, "response_format") is kept
+    for number in range(100):
+        compiler.compile(f'start: "{number}"', "response_format")
+    assert compiler.compile(DIGITS, "response_format") is not kept
