@@ -1,0 +1,185 @@
+"""What a JSON schema costs, and what it saves where it forces tokens, beside the same engine without one.
+
+    .venv/bin/python -m benchmarks.constrained
+
+What is measured and how to read it: benchmarks/README.md.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import llguidance
+import msgspec
+
+from benchmarks.figures import Bar, table, write_json
+from benchmarks.stopwatch import Stopwatch
+from dragoman.core.events import Delta, Finished, Usage
+from dragoman.core.request import SamplingParams
+from dragoman.engines.constraint import Constraint, GrammarCompiler
+from dragoman.engines.llama.backend import LlamaBackend
+from dragoman.engines.llama.batcher import Batcher
+from dragoman.engines.llama.binding import Library, packaged_library
+from dragoman.engines.llama.context import ContextOptions
+from dragoman.engines.llama.model import Model
+from dragoman.engines.llama.scheduler import largest_step
+from dragoman.engines.llama.sequence import Job
+from dragoman.engines.llama.sources import bundled
+from dragoman.server.settings import EngineSettings
+
+LEAST_RATIO = Bar(1.5)
+
+# The bounds of every loop.
+MOST_TOKENS = 400
+MOST_ROUNDS = 20
+MOST_SEQUENCES = 16
+MOST_STEPS = 20_000
+
+_KEYS = (
+    "customer_identification_number",
+    "preferred_delivery_time_window",
+    "is_registered_for_the_newsletter",
+    "number_of_outstanding_invoices",
+    "date_of_the_last_completed_order",
+    "average_satisfaction_rating_percent",
+)
+
+SCHEMA = {
+    "type": "object",
+    "properties": {key: {"type": "integer", "minimum": 0, "maximum": 9999} for key in _KEYS},
+    "required": list(_KEYS),
+    "additionalProperties": False,
+}
+
+_PROMPT = (
+    "<|im_start|>system\nYou fill in records as JSON.<|im_end|>\n"
+    "<|im_start|>user\nMake up the record of customer {number}.<|im_end|>\n<|im_start|>assistant\n"
+)
+
+_ENGINE = EngineSettings()
+"""The defaults a user has."""
+
+
+class Options(NamedTuple):
+    """The command line."""
+
+    rounds: int
+    threads: int
+    json: Path | None
+
+
+class Result(msgspec.Struct, frozen=True):
+    """Medians over the rounds, at so many sequences together."""
+
+    sequences: int
+    bound_tokens_per_second: float
+    bound_every_token_sampled: float
+    """The same grammar, but none of its tokens is appended without sampling."""
+    free_tokens_per_second: float
+    stranger_cores: float
+
+    @property
+    def ratio(self) -> float:
+        """Constrained over unconstrained."""
+        return self.bound_tokens_per_second / self.free_tokens_per_second
+
+
+def measure(backend: LlamaBackend, model: Model, options: Options, sequences: int) -> Result:
+    """Rounds of the three ways, in turns."""
+    grammar = llguidance.LLMatcher.grammar_from_json_schema(
+        SCHEMA, overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    )
+    constraint = GrammarCompiler(model.vocabulary).compile(grammar, "response_format")
+    rates: list[tuple[float, float, float]] = []
+    with Stopwatch({}) as watch:
+        for _ in range(options.rounds):
+            bound, tokens = _rate(backend, model, sequences, constraint, MOST_TOKENS)
+            sampled, _ = _rate(backend, model, sequences, constraint.copy(fast_forward=False), MOST_TOKENS)
+            free, _ = _rate(backend, model, sequences, None, tokens)
+            rates.append((bound, sampled, free))
+    bound, sampled, free = (statistics.median(column) for column in zip(*rates, strict=True))
+    return Result(sequences, bound, sampled, free, watch.stranger_cores)
+
+
+def _rate(
+    backend: LlamaBackend, model: Model, sequences: int, constraint: Constraint | None, most: int
+) -> tuple[float, int]:
+    """Tokens a second of all sequences from the first token of each on, and the tokens of one."""
+    batcher = Batcher(
+        backend, model.vocabulary, parallel=MOST_SEQUENCES, step_tokens=_ENGINE.step_tokens, saved_tokens=0
+    )
+    sampling = SamplingParams(temperature=0.0, ignore_eos=constraint is None)
+    for number in range(sequences):
+        prompt = model.vocabulary.tokenize(_PROMPT.format(number=number))
+        batcher.add(Job((0, number), prompt, sampling, most, constraint=constraint), 1, number)
+    began: float | None = None
+    texts: dict[int, str] = {}
+    tokens = 0
+    for _ in range(MOST_STEPS):
+        if batcher.idle:
+            break
+        for key, event in batcher.step():
+            match event:
+                case Delta():
+                    texts[key[1]] = texts.get(key[1], "") + event.text
+                case Finished():
+                    pass
+                case Usage(_, completion_tokens, _, _):
+                    tokens += completion_tokens
+        if began is None and len(texts) == sequences:
+            began = time.perf_counter()
+    assert began is not None, "every sequence says something"
+    taken = time.perf_counter() - began
+    batcher.cache.clear()
+    if constraint is not None:
+        for text in texts.values():
+            if list(json.loads(text)) != list(_KEYS):
+                raise RuntimeError(f"the schema was not followed: {text}")
+    return tokens / taken, tokens // sequences
+
+
+def _report(results: list[Result]) -> str:
+    rows = [("", "schema", "schema, all sampled", "free", "schema / free", f"bar {LEAST_RATIO.least:g}", "strangers")]
+    rows += [
+        (
+            f"{result.sequences} together",
+            f"{result.bound_tokens_per_second:.1f} tokens/s",
+            f"{result.bound_every_token_sampled:.1f}",
+            f"{result.free_tokens_per_second:.1f}",
+            f"{result.ratio:.2f}",
+            LEAST_RATIO.verdict(result.ratio).partition(": ")[2],
+            f"{result.stranger_cores:.2f}",
+        )
+        for result in results
+    ]
+    return table(rows)
+
+
+def _parse() -> Options:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.constrained", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="of every way (default: 5)")
+    parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    given = parser.parse_args()
+    if not 1 <= given.rounds <= MOST_ROUNDS or given.threads < 1:
+        parser.error(f"--rounds goes from 1 to {MOST_ROUNDS}, --threads from 1")
+    return Options(given.rounds, given.threads, given.json)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _parse()
+    model = Model(Library(packaged_library()), bundled().path)
+    cells, step = _ENGINE.context_cells, largest_step(MOST_SEQUENCES, _ENGINE.step_tokens)
+    backend = LlamaBackend(model, ContextOptions(cells, step, options.threads))
+    results = [measure(backend, model, options, sequences) for sequences in (1, 4, MOST_SEQUENCES)]
+    backend.close()
+    print(_report(results))
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    main()
