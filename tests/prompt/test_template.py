@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import Message, Role
+from dragoman.core.request import ChatPrompt, Message, Role, Tool, ToolCall, ToolUse
 from dragoman.engines.llama.binding import Library, packaged_library
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.sources import bundled
@@ -33,7 +33,7 @@ ALTERNATING = """
 
 
 def render(source: str | None, *messages: Message) -> str:
-    return ChatTemplate(source, bos="<s>", eos="</s>").render(messages or [USER])
+    return ChatTemplate(source, bos="<s>", eos="</s>").render(ChatPrompt(messages or (USER,))).text
 
 
 def refused(source: str, *messages: Message) -> str:
@@ -165,9 +165,62 @@ def test_attributes_that_lead_out_of_the_sandbox_are_empty(source: str) -> None:
         "{{ messages | nonsense }}",
         "{{ messages | tojson(1, 2, 3, 4, 5) }}",
         "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}",
+        "{% for x in [1] %}" * 50 + "{% endfor %}" * 50,
+        "{{ '\\ud800' }}",
     ],
 )
 def test_a_broken_template_fails_the_request_and_not_the_start(source: str) -> None:
     template = ChatTemplate(source, bos="", eos="")
     with pytest.raises(BadRequest, match="cannot be applied"):
-        template.render([USER])
+        template.render(ChatPrompt((USER,)))
+
+
+def test_a_failing_template_is_told_with_its_line() -> None:
+    assert refused("\n\n{{ 1 / 0 }}").endswith("line 3: division by zero")
+    assert refused("\n{{ } }}").endswith("line 2: unexpected '}'")
+    macro = "{% macro m() %}\n{{ 1 + 'a' }}{% endmacro %}\n\n{{ m() }}"
+    assert "line 2: unsupported operand" in refused(macro)
+
+
+def test_a_template_may_mark_what_is_generated() -> None:
+    assert render("{% generation %}\n{{ messages[0].content }}{% endgeneration %}!") == "Hi!"
+
+
+CALL = ToolCall("call_1", "f", '{"a": {"b": [1, 2]}}')
+TOOLS = ToolUse((Tool("f", "Does it.", {"type": "object", "properties": {"a": {}}}), Tool("g")))
+
+
+def test_a_template_sees_tools_as_openai_writes_them() -> None:
+    source = "{{ tools | tojson }}<tool_call>"
+    rendered = ChatTemplate(source, bos="", eos="").render(ChatPrompt((USER,), TOOLS))
+    assert rendered.text.removesuffix("<tool_call>") == (
+        '[{"type": "function", "function": {"name": "f", "description": "Does it.", '
+        '"parameters": {"type": "object", "properties": {"a": {}}}}}, '
+        '{"type": "function", "function": {"name": "g", "description": "", '
+        '"parameters": {"type": "object", "properties": {}}}}]'
+    )
+    assert rendered.reading.tool_format == "hermes"
+    assert ChatTemplate(source, bos="", eos="").render(ChatPrompt((USER,))).reading.tool_format is None
+
+
+def test_a_template_sees_calls_with_their_arguments_as_an_object() -> None:
+    source = "{# tools <tool_call> #}{{ messages[1].tool_calls | tojson }}"
+    assert render(source, USER, Message("assistant", "", tool_calls=(CALL,))) == (
+        '[{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {"a": {"b": [1, 2]}}}}]'
+    )
+
+
+@pytest.mark.parametrize(("text", "seen"), [('{"a": ', '"{\\"a\\": "'), ("[1]", '"[1]"'), ("", "{}"), ("5", '"5"')])
+def test_arguments_that_are_no_object_stay_text(text: str, seen: str) -> None:
+    source = "{# tools <tool_call> #}{{ messages[1].tool_calls[0].function.arguments | tojson }}"
+    assert render(source, USER, Message("assistant", "", tool_calls=(ToolCall("call_1", "f", text),))) == seen
+
+
+def test_a_template_sees_results_and_earlier_thoughts() -> None:
+    source = "{# tools <tool_call> #}{% for message in messages %}{{ message | tojson }}{% endfor %}"
+    tool = Message("tool", "42", name="f", tool_call_id="call_1")
+    assistant = Message("assistant", "So.", reasoning="Hm.")
+    assert render(source, tool, assistant) == (
+        '{"role": "tool", "content": "42", "name": "f", "tool_call_id": "call_1"}'
+        '{"role": "assistant", "content": "So.", "reasoning_content": "Hm.", "reasoning": "Hm."}'
+    )

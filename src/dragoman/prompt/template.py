@@ -1,16 +1,17 @@
-"""A model's chat template, rendered in a sandbox: it comes from a file somebody downloaded."""
+"""A model's chat template: from a conversation to the text the model continues."""
 
-import json
-from collections.abc import Sequence
-from datetime import datetime
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-import jinja2
-import jinja2.ext
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import Message
+from dragoman.core.request import ChatPrompt, Message, ToolUse
+from dragoman.prompt import thinking
+from dragoman.prompt.conversation import merge_system, message_fields, tool_fields
+from dragoman.prompt.reading import Reading
+from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal
+from dragoman.prompt.tool_formats import FORMATS, recognise
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -18,100 +19,95 @@ CHATML = (
 )
 """Used for a model that brings no template of its own, as llama.cpp does."""
 
+OWN_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
+"""What a request's template arguments may not be called."""
 
-class _Refusal(jinja2.TemplateError):
-    """The template called raise_exception."""
+
+class RenderedPrompt(msgspec.Struct, frozen=True):
+    """A conversation as text, ready for the assistant's turn."""
+
+    text: str
+    reading: Reading
+    """How the answer is to be read."""
 
 
 class ChatTemplate:
     """Renders conversations as `tokenizer.apply_chat_template` of Hugging Face's transformers does."""
 
-    def __init__(self, source: str | None, *, bos: str, eos: str) -> None:
-        """`source` None: ChatML. A source that does not compile is reported by `render`, since other routes work."""
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols]
-        )
-        environment.filters["tojson"] = _to_json
-        environment.globals["raise_exception"] = _refuse
-        environment.globals["strftime_now"] = _now
-        self._environment = environment
-        self._source = source or CHATML
-        self._special_tokens = {"bos_token": bos, "eos_token": eos}
-        self._template: jinja2.Template | None = None
+    def __init__(self, source: str | None, *, bos: str, eos: str, thinks: bool = False) -> None:
+        """`source` None: ChatML. A source that does not compile is reported by `render`, since other routes work.
 
-    def render(self, messages: Sequence[Message]) -> str:
-        """The prompt, ready for the assistant's turn. Raises BadRequest when the template does not take the messages.
+        `thinks`: the model is known to think, even if this template says nothing of it.
+        """
+        self.source = source or CHATML
+        self.bos = bos
+        self.eos = eos
+        self.thinks = thinks or thinking.thinks(self.source)
+        """Whether the model may think before it answers."""
+        self.tool_format = recognise(self.source)
+        """How it calls tools."""
+        self._template = SandboxedTemplate(self.source)
+
+    def render(self, prompt: ChatPrompt, *, constrained: bool = False) -> RenderedPrompt:
+        """The prompt, by this template. Raises BadRequest when the template does not take the messages.
+
+        `constrained`: a grammar binds the answer after its thought, or tools are called for certain.
+        The `template` and the `template_arguments` of the prompt are not for here, but for foreign.ForeignTemplates.
+        """
+        try:
+            return self.apply(prompt, {}, constrained=constrained)
+        except TemplateRefusal as refusal:
+            message = f"The model's chat template refuses these messages: {refusal}"
+            raise BadRequest(message, "messages") from refusal
+        except TemplateError as error:
+            raise BadRequest(f"The model's chat template cannot be applied: {error}", "messages") from error
+
+    def apply(
+        self,
+        prompt: ChatPrompt,
+        arguments: Mapping[str, Any],
+        *,
+        constrained: bool,
+        most_characters: int | None = None,
+    ) -> RenderedPrompt:
+        """As `render`, with further variables and at most so many characters of text; raises sandbox.TemplateError.
 
         A template that refuses a system message gets its text in front of the first user message instead.
         """
-        try:
-            return self._render(messages)
-        except _Refusal as refusal:
-            merged = _merge_system(messages)
-            if merged == list(messages):
-                raise BadRequest(
-                    f"The model's chat template refuses these messages: {refusal}", "messages"
-                ) from refusal
-        try:
-            return self._render(merged)
-        except _Refusal as refusal:
-            raise BadRequest(f"The model's chat template refuses these messages: {refusal}", "messages") from refusal
-
-    def _render(self, messages: Sequence[Message]) -> str:
-        try:
-            if self._template is None:
-                self._template = self._environment.from_string(self._source)
-            return self._template.render(
-                messages=[_fields(message) for message in messages],
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._special_tokens,
+        tool_format = FORMATS[self.tool_format]
+        effort = prompt.effort if self.thinks else None
+        switches = thinking.effort_variables(self.source, effort)
+        variables = {
+            "documents": None,
+            **switches,
+            **arguments,
+            "tools": _tools(prompt.tools) if tool_format.template_writes_tools else None,
+            "add_generation_prompt": True,
+            "bos_token": self.bos,
+            "eos_token": self.eos,
+        }
+        messages = tool_format.adapt(prompt.messages, prompt.tools)
+        text = self._render(messages, variables, most_characters)
+        thought = None
+        if self.thinks:
+            text, thought = thinking.end_prompt(
+                text, effort, has_switch="enable_thinking" in switches, constrained=constrained
             )
-        except _Refusal:
-            raise
-        except (
-            jinja2.TemplateError,
-            TypeError,
-            ValueError,
-            ArithmeticError,
-            LookupError,
-            AttributeError,
-            RecursionError,
-        ) as error:
-            raise BadRequest(f"The model's chat template cannot be applied: {error}", "messages") from error
+        return RenderedPrompt(text, Reading(None if prompt.tools is None else self.tool_format, thought))
+
+    def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], most_characters: int | None) -> str:
+        def text_of(conversation: Sequence[Message]) -> str:
+            fields = [message_fields(message) for message in conversation]
+            return self._template.render({**variables, "messages": fields}, most_characters)
+
+        try:
+            return text_of(messages)
+        except TemplateRefusal:
+            merged = merge_system(messages)
+            if merged == list(messages):
+                raise
+        return text_of(merged)
 
 
-def _fields(message: Message) -> dict[str, str]:
-    fields = {"role": message.role, "content": message.content}
-    return fields if message.name is None else {**fields, "name": message.name}
-
-
-def _merge_system(messages: Sequence[Message]) -> list[Message]:
-    system = [message.content for message in messages if message.role == "system"]
-    rest = [message for message in messages if message.role != "system"]
-    first_user = next((index for index, message in enumerate(rest) if message.role == "user"), None)
-    if not system or first_user is None:
-        return list(messages)
-    user = rest[first_user]
-    rest[first_user] = Message("user", "\n\n".join([*system, user.content]), user.name)
-    return rest
-
-
-def _refuse(message: str) -> NoReturn:
-    raise _Refusal(message)
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Unlike Jinja2's own filter, without escaping for HTML: a model reads it, not a browser."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
-
-
-def _now(format: str) -> str:
-    return datetime.now().strftime(format)
+def _tools(tools: ToolUse | None) -> list[dict[str, Any]] | None:
+    return None if tools is None else [tool_fields(tool) for tool in tools.tools]

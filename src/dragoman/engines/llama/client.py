@@ -226,4 +226,4 @@ class LlamaEngine:
 
 
 def _rendered(template: ChatTemplate, prompt: Prompt) -> TextPrompt | TokenPrompt:
-    return TextPrompt(template.render(prompt.messages)) if isinstance(prompt, ChatPrompt) else prompt
+    return TextPrompt(template.render(prompt).text) if isinstance(prompt, ChatPrompt) else prompt

@@ -1,0 +1,138 @@
+"""Jinja2 as Hugging Face's transformers set it up for chat templates, in a sandbox."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+import jinja2.ext
+from jinja2 import nodes
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+_SOURCE_NAME = "<template>"
+"""What Jinja calls the file of a template that is in none."""
+
+_LONGEST_REASON = 500
+"""Characters of an error's text: a template may put a whole conversation into it."""
+
+
+class TemplateError(Exception):
+    """A template does not take a conversation. The text is one for a person."""
+
+
+class TemplateRefusal(TemplateError):
+    """The template called raise_exception; the text is what it said."""
+
+
+class OutputTooLong(TemplateError):
+    """The template writes more than it may."""
+
+
+class _Raised(jinja2.TemplateError):
+    """raise_exception was called."""
+
+
+class _Generation(jinja2.ext.Extension):
+    """`{% generation %}` marks the assistant's text for training; otherwise it means nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def build_environment() -> jinja2.Environment:
+    """Without a loader, with what transformers add: loop controls, raise_exception, strftime_now, a plain tojson."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
+    )
+    environment.filters["tojson"] = to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _now
+    return environment
+
+
+class SandboxedTemplate:
+    """A template's source, compiled when it is first used."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._template: jinja2.Template | None = None
+
+    def render(self, variables: Mapping[str, Any], most_characters: int | None = None) -> str:
+        """The text. Raises TemplateError, with the template's line, when it fails; see the subclasses, too."""
+        try:
+            if self._template is None:
+                self._template = build_environment().from_string(self._source)
+            return self._written(self._template, variables, most_characters)
+        except _Raised as raised:
+            raise TemplateRefusal(_shown(str(raised))) from raised
+        except (
+            jinja2.TemplateError,
+            SyntaxError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            LookupError,
+            AttributeError,
+            RuntimeError,
+            MemoryError,
+        ) as error:
+            raise TemplateError(f"{_line(error)}{_shown(_reason(error))}") from error
+
+    def _written(self, template: jinja2.Template, variables: Mapping[str, Any], most_characters: int | None) -> str:
+        pieces: list[str] = []
+        length = 0
+        for piece in template.generate(variables):
+            pieces.append(piece)
+            length += len(piece)
+            if most_characters is not None and length > most_characters:
+                raise OutputTooLong(f"it writes more than {most_characters} characters")
+        text = "".join(pieces)
+        text.encode()  # Half a surrogate pair, which a template may write, is an error here and not further on.
+        return text
+
+
+def to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Unlike Jinja2's own filter, without escaping for HTML: a model reads it, not a browser."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _refuse(message: str) -> NoReturn:
+    raise _Raised(message)
+
+
+def _now(format: str) -> str:
+    return datetime.now().strftime(format)
+
+
+def _line(error: Exception) -> str:
+    """Where in the template it happened, as far as that is known."""
+    line = error.lineno if isinstance(error, jinja2.TemplateSyntaxError) else None
+    traceback = error.__traceback__
+    while traceback is not None and not isinstance(error, jinja2.TemplateSyntaxError):
+        if traceback.tb_frame.f_code.co_filename == _SOURCE_NAME:
+            line = traceback.tb_lineno
+        traceback = traceback.tb_next
+    return "" if line is None else f"line {line}: "
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MemoryError):
+        return "it needs too much memory"
+    if isinstance(error, SyntaxError):
+        return error.msg
+    return str(error) or type(error).__name__
+
+
+def _shown(reason: str) -> str:
+    return reason[:_LONGEST_REASON].encode(errors="replace").decode()

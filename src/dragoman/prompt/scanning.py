@@ -1,0 +1,90 @@
+"""Reading text that arrives in pieces: where a JSON value ends, and what may be the beginning of something awaited."""
+
+import re
+
+WHITESPACE = " \t\r\n"
+
+_ANY_WHITESPACE = f"[{WHITESPACE}]{{0,64}}"
+_NAME = r"[\w.:/-]{1,128}"
+_VALUE_FOLLOWS = r'(?=[{\["\-0-9tfn])'
+_WORD = re.compile(r'"\w+"|[^\s\w"]')
+
+Atoms = list[str]
+"""Regular expressions that match one after another; of a literal text, one for each character."""
+
+
+def overlap(text: str, awaited: str) -> int:
+    """Length of the longest beginning of `awaited`, not the whole of it, that `text` ends with."""
+    longest = min(len(text), len(awaited) - 1)
+    return next((length for length in range(longest, 0, -1) if text.endswith(awaited[:length])), 0)
+
+
+def atoms_of_words(text: str) -> Atoms:
+    """The words of `text`, with any whitespace, or none, before each."""
+    return [atom for word in text.split() for atom in (_ANY_WHITESPACE, *map(re.escape, word))]
+
+
+def atoms_of_head(before_name: str, after_name: str) -> Atoms:
+    """What stands before a call's arguments, such as `{"name": "` and `", "arguments": ` around a name."""
+    before, after = (" ".join(_WORD.findall(part)) for part in (before_name[:-1], after_name[1:]))
+    return [*atoms_of_words(f'{before} "'), f"({_NAME})", '"', *atoms_of_words(after), _ANY_WHITESPACE, _VALUE_FOLLOWS]
+
+
+class Expected:
+    """Text that must come next: one of several shapes, each a sequence of atoms. A shape's group is a call's name."""
+
+    def __init__(self, *shapes: Atoms) -> None:
+        self._whole = re.compile("|".join("".join(shape) for shape in shapes))
+        self._beginning = re.compile("|".join(_beginning(shape) for shape in shapes))
+
+    @property
+    def may_open_a_call(self) -> bool:
+        """Whether one of the shapes is that of a call's head."""
+        return self._whole.groups > 0
+
+    def match(self, text: str) -> re.Match[str] | None:
+        """The shape, if `text` begins with the whole of it."""
+        return self._whole.match(text)
+
+    def may_come(self, text: str) -> bool:
+        """Whether `text` may be continued to one of the shapes."""
+        return self._beginning.fullmatch(text) is not None
+
+
+def _beginning(shape: Atoms) -> str:
+    """A pattern of everything that the shape may begin with: (?:a(?:b(?:c)?)?)? for a, b, c."""
+    pattern = ""
+    for atom in reversed(shape):
+        pattern = f"(?:{atom}{pattern})?"
+    return pattern
+
+
+class JsonValue:
+    """Finds the end of a JSON value. Brackets and strings are followed; the value is not checked otherwise."""
+
+    def __init__(self) -> None:
+        self._depth = 0
+        self._in_string = False
+        self._escaped = False
+
+    def end(self, text: str) -> int | None:
+        """Characters of `text`, the next piece, that belong to the value; None: all, and it may go on."""
+        for position, character in enumerate(text):
+            if self._in_string:
+                if self._escaped or character == "\\":
+                    self._escaped = not self._escaped
+                elif character == '"':
+                    self._in_string = False
+                    if not self._depth:
+                        return position + 1
+            elif character == '"':
+                self._in_string = True
+            elif character in "{[":
+                self._depth += 1
+            elif character in "}]" and self._depth:
+                self._depth -= 1
+                if not self._depth:
+                    return position + 1
+            elif not self._depth and not (character.isalnum() or character in "+-."):
+                return position
+        return None

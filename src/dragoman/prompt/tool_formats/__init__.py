@@ -1,0 +1,23 @@
+"""The families of chat templates, by how their models call tools."""
+
+import re
+
+from dragoman.prompt.markup import FormatName
+from dragoman.prompt.tool_formats import generic, hermes, llama3, mistral
+from dragoman.prompt.tool_formats.format import ToolFormat
+
+FORMATS: dict[FormatName, ToolFormat] = {
+    "hermes": hermes.FORMAT,
+    "mistral": mistral.FORMAT,
+    "llama3": llama3.FORMAT,
+    "generic": generic.FORMAT,
+}
+
+_MENTIONS_TOOLS = re.compile(r"\btools\b")
+
+
+def recognise(source: str) -> FormatName:
+    """The family of a template: the first one that recognises it, and generic if it does nothing with tools."""
+    if not _MENTIONS_TOOLS.search(source):
+        return "generic"
+    return next(name for name, tool_format in FORMATS.items() if tool_format.recognises(source))

@@ -1,0 +1,38 @@
+"""What is known of a family of chat templates: how its models call tools."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from dragoman.core.request import Message, ToolCall, ToolUse
+from dragoman.prompt.call_reader import CallSyntax
+from dragoman.prompt.markup import CallMarkup
+
+Adapt = Callable[[Sequence[Message], ToolUse | None], list[Message]]
+
+
+def _unchanged(messages: Sequence[Message], _tools: ToolUse | None) -> list[Message]:
+    return list(messages)
+
+
+class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
+    """A family of templates."""
+
+    markup: CallMarkup
+    syntax: CallSyntax
+    """The same, for reading answers."""
+    recognises: Callable[[str], bool]
+    """Whether a template's source, which uses `tools`, is of this family."""
+    adapt: Adapt = _unchanged
+    """A conversation as the templates of this family take it."""
+    template_writes_tools: bool = True
+    """Whether templates of this family write tools, calls and results; otherwise `adapt` does, as text."""
+
+
+def write_calls(markup: CallMarkup, calls: Iterable[ToolCall]) -> str:
+    """Calls as an answer has them."""
+    written = (
+        f"{markup.call_open}{markup.head(call.name)}{call.arguments or '{}'}{markup.tail}{markup.call_close}"
+        for call in calls
+    )
+    return f"{markup.section_open}{markup.separator.join(written)}{markup.section_close}"

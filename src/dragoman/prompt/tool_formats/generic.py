@@ -1,0 +1,78 @@
+"""For templates that know nothing of tools, and for those that write them in a way not known here.
+
+The template is given a conversation of plain text, in which everything about tools is written as Hermes does:
+
+- the system message ends with the functions, as lines of JSON between <tools> tags, and with how to call them;
+- an assistant's calls stand at the end of its message: <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>;
+- a result is a user's message: <tool_response>\\n...\\n</tool_response>. Results that follow each other, and a user's
+  message before or after them, become one message, since many templates insist on user and assistant taking turns.
+"""
+
+from collections.abc import Sequence
+
+from dragoman.core.request import Message, ToolUse
+from dragoman.prompt.call_reader import CallSyntax
+from dragoman.prompt.conversation import tool_fields
+from dragoman.prompt.sandbox import to_json
+from dragoman.prompt.tool_formats import hermes
+from dragoman.prompt.tool_formats.format import ToolFormat, write_calls
+
+MARKUP = hermes.MARKUP
+
+_FUNCTIONS = """You may call these functions to help the user:
+<tools>
+{tools}
+</tools>
+
+To call a function, write its name and its arguments as JSON between these tags:
+<tool_call>
+{{"name": "name of the function", "arguments": {{"name of an argument": "its value"}}}}
+</tool_call>
+
+{several} What a function returns comes back between <tool_response> tags. \
+When no function helps, answer the user directly."""
+
+_SEVERAL = "Write one such block for each call if several are needed."
+_ONE = "Call no more than one function at a time."
+
+
+def _as_text(messages: Sequence[Message], tools: ToolUse | None) -> list[Message]:
+    """The conversation in plain messages of system, user and assistant. One without tools stays as it is."""
+    adapted: list[Message] = []
+    was_result = False
+    for message in messages:
+        is_result = message.role == "tool"
+        plain = _plain(message)
+        if adapted and adapted[-1].role == plain.role == "user" and (is_result or was_result):
+            plain = Message("user", f"{adapted.pop().content}\n{plain.content}", plain.name)
+        adapted.append(plain)
+        was_result = is_result
+    if tools is None:
+        return adapted
+    has_system = adapted and adapted[0].role == "system"
+    system = [adapted.pop(0).content] if has_system else []
+    return [Message("system", "\n\n".join([*system, _instruction(tools)])), *adapted]
+
+
+def _plain(message: Message) -> Message:
+    if message.role == "tool":
+        return Message("user", f"<tool_response>\n{message.content}\n</tool_response>")
+    if not message.tool_calls:
+        return message
+    text = [message.content] if message.content else []
+    content = "\n".join([*text, write_calls(MARKUP, message.tool_calls)])
+    return Message(message.role, content, message.name, reasoning=message.reasoning)
+
+
+def _instruction(tools: ToolUse) -> str:
+    lines = "\n".join(to_json(tool_fields(tool)) for tool in tools.tools)
+    return _FUNCTIONS.format(tools=lines, several=_SEVERAL if tools.several else _ONE)
+
+
+FORMAT = ToolFormat(
+    markup=MARKUP,
+    syntax=CallSyntax(MARKUP),
+    recognises=lambda _source: True,
+    adapt=_as_text,
+    template_writes_tools=False,
+)

@@ -1,0 +1,28 @@
+"""Hermes, Qwen 2.5 and 3, and others: each call is a JSON object between tags, with text before and after allowed.
+
+<tool_call>
+{"name": "get_weather", "arguments": {"city": "Oslo"}}
+</tool_call>
+"""
+
+from dragoman.prompt.call_reader import CallSyntax
+from dragoman.prompt.markup import CallMarkup
+from dragoman.prompt.tool_formats.format import ToolFormat
+
+MARKUP = CallMarkup(
+    trigger="<tool_call>",
+    call_open="<tool_call>\n",
+    call_close="\n</tool_call>",
+    separator="\n",
+    special_tokens=("<tool_call>", "</tool_call>"),
+)
+
+_OTHER_CONTENTS = ("<function=", "<arg_key>")
+"""What Qwen3-Coder and GLM write between the same tags."""
+
+
+def _recognises(source: str) -> bool:
+    return "<tool_call>" in source and not any(other in source for other in _OTHER_CONTENTS)
+
+
+FORMAT = ToolFormat(markup=MARKUP, syntax=CallSyntax(MARKUP), recognises=_recognises)

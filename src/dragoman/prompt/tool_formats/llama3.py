@@ -1,0 +1,59 @@
+"""Llama 3.1 to 3.3: an answer is either text or JSON calls, which begin it.
+
+    {"name": "get_weather", "parameters": {"city": "Oslo"}}; {"name": "get_time", "parameters": {}}
+
+A model may put the special token `<|python_tag|>` in front.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+import msgspec
+
+from dragoman.core.request import Message, ToolUse
+from dragoman.prompt.call_reader import CallSyntax
+from dragoman.prompt.markup import CallMarkup
+from dragoman.prompt.tool_formats.format import ToolFormat
+
+MARKUP = CallMarkup(
+    trigger='{"name": "',
+    only_first=True,
+    head_after_name='", "parameters": ',
+    separator="; ",
+)
+
+_PYTHON_TAG = "<|python_tag|>"
+
+
+def _recognises(source: str) -> bool:
+    return _PYTHON_TAG in source or "<|start_header_id|>" in source
+
+
+def _one_call_a_message(messages: Sequence[Message], _tools: ToolUse | None) -> list[Message]:
+    """The templates refuse a message with several calls: each gets a message, with its results behind it."""
+    adapted: list[Message] = []
+    rest = deque(messages)
+    while rest:
+        message = rest.popleft()
+        if len(message.tool_calls) < 2:
+            adapted.append(message)
+            continue
+        results = []
+        while rest and rest[0].role == "tool":
+            results.append(rest.popleft())
+        content = message.content
+        for call in message.tool_calls:
+            adapted.append(msgspec.structs.replace(message, content=content, tool_calls=(call,)))
+            adapted += [result for result in results if result.tool_call_id == call.id]
+            results = [result for result in results if result.tool_call_id != call.id]
+            content = ""
+        adapted += results
+    return adapted
+
+
+FORMAT = ToolFormat(
+    markup=MARKUP,
+    syntax=CallSyntax(MARKUP, may_precede=_PYTHON_TAG),
+    recognises=_recognises,
+    adapt=_one_call_a_message,
+)

@@ -1,0 +1,53 @@
+"""Mistral up to v3 of its tokenizer: a list of calls behind a special token, possibly after text.
+
+    [TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Oslo"}}]
+
+Later ones write `[TOOL_CALLS]get_weather[ARGS]{"city": "Oslo"}` and are not of this family.
+"""
+
+import hashlib
+import re
+from collections.abc import Sequence
+
+import msgspec
+
+from dragoman.core.request import Message, ToolUse
+from dragoman.prompt.call_reader import CallSyntax
+from dragoman.prompt.markup import CallMarkup
+from dragoman.prompt.tool_formats.format import ToolFormat
+
+MARKUP = CallMarkup(
+    trigger="[TOOL_CALLS]",
+    section_open="[TOOL_CALLS] [",
+    separator=", ",
+    section_close="]",
+    special_tokens=("[TOOL_CALLS]",),
+)
+
+_ID_LENGTH = 9
+_TAKEN_ID = re.compile(rf"[A-Za-z0-9]{{{_ID_LENGTH}}}")
+
+
+def _recognises(source: str) -> bool:
+    return "[TOOL_CALLS]" in source and "[ARGS]" not in source
+
+
+def _with_short_ids(messages: Sequence[Message], _tools: ToolUse | None) -> list[Message]:
+    """The templates refuse a conversation whose calls have other ids than nine letters or digits."""
+    return [
+        msgspec.structs.replace(
+            message,
+            tool_calls=tuple(msgspec.structs.replace(call, id=_short(call.id)) for call in message.tool_calls),
+            tool_call_id=None if message.tool_call_id is None else _short(message.tool_call_id),
+        )
+        for message in messages
+    ]
+
+
+def _short(call_id: str) -> str:
+    if _TAKEN_ID.fullmatch(call_id):
+        return call_id
+    return hashlib.sha256(call_id.encode(errors="surrogatepass")).hexdigest()[:_ID_LENGTH]
+
+
+FORMAT = ToolFormat(markup=MARKUP, syntax=CallSyntax(MARKUP), recognises=_recognises, adapt=_with_short_ids)

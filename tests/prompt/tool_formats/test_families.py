@@ -1,0 +1,104 @@
+"""Every family: recognised by its templates, and its calls read the same in answers as in earlier messages."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolUse
+from dragoman.prompt.markup import FormatName
+from dragoman.prompt.reading import build_reader
+from dragoman.prompt.template import CHATML, ChatTemplate
+from dragoman.prompt.tool_formats import FORMATS, recognise
+from dragoman.prompt.tool_formats.format import write_calls
+from tests.support.chat_templates import ALTERNATING, HERMES, LLAMA3, MISTRAL, SWITCHED, UNKNOWN_TOOLS
+from tests.support.pieces import call, read
+
+FAMILIES: list[tuple[FormatName, str]] = [
+    ("hermes", HERMES),
+    ("llama3", LLAMA3),
+    ("mistral", MISTRAL),
+    ("generic", UNKNOWN_TOOLS),
+    ("generic", ALTERNATING),
+    ("generic", CHATML),
+]
+
+TOOLS = ToolUse((Tool("get_weather", "The weather of a city.", {"type": "object"}), Tool("get-time")))
+NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+ARGUMENTS = st.dictionaries(st.text(max_size=8), st.text() | st.integers() | st.lists(st.booleans()), max_size=3)
+
+
+def test_every_family_is_recognised_by_its_templates() -> None:
+    for name, source in FAMILIES:
+        assert recognise(source) == name
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        SWITCHED,
+        "{% for message in messages %}<tool_call>{% endfor %}",
+        "{{ tools }}<tool_call><function={{ name }}><parameter=a>",
+        "{{ tools }}<tool_call>f<arg_key>a</arg_key>",
+        "{{ tools }}[TOOL_CALLS]f[ARGS]{}",
+        "{{ messages[0].tool_calls }}<|python_tag|>",
+    ],
+)
+def test_a_template_that_writes_calls_in_another_way_or_no_tools_at_all_is_generic(source: str) -> None:
+    assert recognise(source) == "generic"
+
+
+@pytest.mark.parametrize(("name", "source"), FAMILIES)
+@settings(max_examples=30)
+@given(st.lists(st.tuples(NAMES, ARGUMENTS), min_size=1, max_size=3))
+def test_calls_that_were_read_are_written_back_as_they_were(
+    name: FormatName, source: str, made: list[tuple[str, dict[str, object]]]
+) -> None:
+    template = ChatTemplate(source, bos="", eos="")
+    question = (Message("system", "Be brief."), Message("user", "Well?"))
+    reading = template.render(ChatPrompt(question, TOOLS)).reading
+    assert reading.tool_format == name
+
+    calls = tuple(
+        ToolCall(f"call_{number:024}", function, json.dumps(arguments, ensure_ascii=False))
+        for number, (function, arguments) in enumerate(made)
+    )
+    answer = write_calls(FORMATS[name].markup, calls)
+    reader = build_reader(reading)
+    assert reader is not None
+    assert read(reader, *answer) == [
+        piece for number, one in enumerate(calls) for piece in call(number, one.name, one.arguments)
+    ]
+
+    results = tuple(Message("tool", f"<{one.id}>", tool_call_id=one.id) for one in calls)
+    prompt = template.render(ChatPrompt((*question, Message("assistant", "", tool_calls=calls), *results), TOOLS)).text
+    # Llama 3 has a message for each call; the others have all calls in one, as the answer had them.
+    for written in [write_calls(FORMATS[name].markup, [one]) for one in calls] if name == "llama3" else [answer]:
+        assert written in prompt
+    places = [prompt.index(result.content) for result in results]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(("name", "source"), FAMILIES)
+def test_every_function_is_shown_to_the_model(name: FormatName, source: str) -> None:
+    prompt = ChatPrompt((Message("system", "Be brief."), Message("user", "Well?")), TOOLS)
+    text = ChatTemplate(source, bos="", eos="").render(prompt).text
+    assert '{"name": "get_weather", "description": "The weather of a city.", "parameters": {"type": "object"}}' in text
+    assert "get-time" in text
+    assert "Be brief." in text
+    assert "@tools" not in text
+
+
+@pytest.mark.parametrize(("name", "source"), FAMILIES)
+def test_earlier_calls_are_written_even_if_nothing_may_be_called_now(name: FormatName, source: str) -> None:
+    calls = (ToolCall("call_1", "get_weather", "{}"),)
+    messages = (
+        Message("user", "Well?"),
+        Message("assistant", "", tool_calls=calls),
+        Message("tool", "Rain.", tool_call_id="call_1"),
+    )
+    rendered = ChatTemplate(source, bos="", eos="").render(ChatPrompt(messages))
+    assert write_calls(FORMATS[name].markup, calls) in rendered.text
+    assert "Rain." in rendered.text
+    assert rendered.reading.tool_format is None

@@ -1,0 +1,55 @@
+from dragoman.core.request import Message, Tool, ToolCall, ToolUse
+from dragoman.prompt.tool_formats import generic
+
+ONE_TOOL = ToolUse((Tool("f"),))
+CALL = ToolCall("call_1", "f", '{"a": 1}')
+OTHER = ToolCall("call_2", "f", "")
+USER = Message("user", "Well?")
+
+
+def adapt(*messages: Message, tools: ToolUse | None = None) -> list[Message]:
+    return generic.FORMAT.adapt(messages, tools)
+
+
+def test_a_conversation_without_tools_stays_as_it_is() -> None:
+    messages = [Message("system", "Be brief."), USER, USER, Message("assistant", "Yes.", reasoning="Hm."), USER]
+    assert adapt(*messages) == messages
+
+
+def test_the_system_message_ends_with_the_functions() -> None:
+    for messages, beginning in (((USER,), "You may"), ((Message("system", "Be brief."), USER), "Be brief.\n\nYou may")):
+        system, *rest = adapt(*messages, tools=ONE_TOOL)
+        assert rest == [USER]
+        assert system.role == "system"
+        assert system.content.startswith(beginning)
+        assert '<tools>\n{"type": "function", "function": {"name": "f", ' in system.content
+        assert '<tool_call>\n{"name": "name of the function", "arguments": {' in system.content
+
+
+def test_a_model_is_told_whether_it_may_make_several_calls() -> None:
+    (several,) = adapt(tools=ONE_TOOL)
+    (one,) = adapt(tools=ToolUse((Tool("f"),), parallel=False))
+    assert "if several are needed" in several.content
+    assert "no more than one function at a time" in one.content
+
+
+def test_calls_stand_at_the_end_of_their_message() -> None:
+    assert adapt(Message("assistant", "Let me see.", tool_calls=(CALL, OTHER))) == [
+        Message(
+            "assistant",
+            'Let me see.\n<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>\n'
+            '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>',
+        )
+    ]
+
+
+def test_results_are_one_user_message_with_what_the_user_says_then() -> None:
+    results = [Message("tool", "1", tool_call_id="call_1"), Message("tool", "2", tool_call_id="call_2")]
+    text = "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>"
+    assert adapt(Message("assistant", "a"), *results, Message("assistant", "b")) == [
+        Message("assistant", "a"),
+        Message("user", text),
+        Message("assistant", "b"),
+    ]
+    assert adapt(*results, USER) == [Message("user", f"{text}\nWell?")]
+    assert adapt(USER, *results) == [Message("user", f"Well?\n{text}")]

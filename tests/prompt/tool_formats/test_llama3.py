@@ -1,0 +1,35 @@
+from dragoman.core.request import Message, ToolCall
+from dragoman.prompt.tool_formats import llama3
+
+A, B = ToolCall("a", "f", "{}"), ToolCall("b", "g", "{}")
+USER = Message("user", "Well?")
+
+
+def result(call_id: str) -> Message:
+    return Message("tool", "42", tool_call_id=call_id)
+
+
+def adapt(*messages: Message) -> list[Message]:
+    return llama3.FORMAT.adapt(messages, None)
+
+
+def test_several_calls_become_messages_with_their_results_behind_them() -> None:
+    assert adapt(USER, Message("assistant", "So.", tool_calls=(A, B)), result("b"), result("a"), USER) == [
+        USER,
+        Message("assistant", "So.", tool_calls=(A,)),
+        result("a"),
+        Message("assistant", "", tool_calls=(B,)),
+        result("b"),
+        USER,
+    ]
+
+
+def test_no_result_is_lost_or_told_twice() -> None:
+    both_called_a = Message("assistant", "", tool_calls=(A, A))
+    alone = Message("assistant", "", tool_calls=(A,))
+    assert adapt(both_called_a, result("a"), result("c")) == [alone, result("a"), alone, result("c")]
+
+
+def test_other_conversations_stay_as_they_are() -> None:
+    messages = [USER, Message("assistant", "", tool_calls=(A,)), result("a"), Message("assistant", "So.")]
+    assert adapt(*messages) == messages

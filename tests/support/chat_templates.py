@@ -1,0 +1,119 @@
+"""Chat templates in the manner of the families that dragoman knows, reduced to what matters for tools and thoughts."""
+
+HERMES = """
+{%- if tools %}
+    {{- '<|im_start|>system\\n' }}
+    {%- if messages[0].role == 'system' %}{{ messages[0].content + '\\n\\n' }}{% endif %}
+    {{- 'Functions:\\n' }}
+    {%- for tool in tools %}{{ tool | tojson + '\\n' }}{% endfor %}
+    {{- 'Call them with <tool_call> tags.<|im_end|>\\n' }}
+{%- elif messages[0].role == 'system' %}
+    {{- '<|im_start|>system\\n' + messages[0].content + '<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages if message.role != 'system' %}
+    {%- if message.role == 'tool' %}
+        {{- '<|im_start|>user\\n<tool_response>\\n' + message.content + '\\n</tool_response><|im_end|>\\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\\n' + message.content }}
+        {%- for call in message.tool_calls or [] %}
+            {%- if message.content or not loop.first %}{{ '\\n' }}{% endif %}
+            {{- '<tool_call>\\n{"name": "' + call.function.name + '", "arguments": ' }}
+            {{- call.function.arguments | tojson + '}\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+LLAMA3 = """
+{{- bos_token }}
+{%- for message in messages %}
+    {{- '<|start_header_id|>' + ('ipython' if message.role == 'tool' else message.role) + '<|end_header_id|>\\n\\n' }}
+    {%- if message.role == 'system' and tools %}
+        {%- for tool in tools %}{{ tool | tojson + '\\n' }}{% endfor %}
+    {%- endif %}
+    {%- if 'tool_calls' in message %}
+        {%- if message.tool_calls | length != 1 %}
+            {{- raise_exception('This model only supports single tool-calls at once!') }}
+        {%- endif %}
+        {%- set call = message.tool_calls[0].function %}
+        {{- '{"name": "' + call.name + '", "parameters": ' + call.arguments | tojson + '}' }}
+    {%- else %}
+        {{- message.content }}
+    {%- endif %}
+    {{- '<|eot_id|>' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\\n\\n' }}{% endif %}"""
+
+MISTRAL = """
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if message.role == 'user' %}
+        {%- if tools is not none and loop.last %}
+            {{- '[AVAILABLE_TOOLS] ' + tools | tojson + '[/AVAILABLE_TOOLS]' }}
+        {%- endif %}
+        {{- '[INST] ' + message.content + '[/INST]' }}
+    {%- elif message.tool_calls is defined and message.tool_calls is not none %}
+        {{- '[TOOL_CALLS] [' }}
+        {%- for call in message.tool_calls %}
+            {%- if call.id | length != 9 %}{{ raise_exception('Tool call IDs should have length 9!') }}{% endif %}
+            {{- '{"name": "' + call.function.name + '", "arguments": ' + call.function.arguments | tojson + '}' }}
+            {{- ', ' if not loop.last else ']' + eos_token }}
+        {%- endfor %}
+    {%- elif message.role == 'assistant' %}
+        {{- ' ' + message.content + eos_token }}
+    {%- elif message.role == 'tool' %}
+        {%- if message.tool_call_id | length != 9 %}
+            {{- raise_exception('Tool call IDs should have length 9!') }}
+        {%- endif %}
+        {{- '[TOOL_RESULTS] {"content": ' + message.content | tojson + ', "call_id": "' + message.tool_call_id + '"}' }}
+        {{- '[/TOOL_RESULTS]' }}
+    {%- else %}
+        {{- raise_exception('Only user and assistant roles are supported!') }}
+    {%- endif %}
+{%- endfor %}"""
+
+UNKNOWN_TOOLS = """
+{%- if tools %}{{ '@tools ' + tools | tojson }}{% endif %}
+{%- for message in messages %}{{ '@' + message.role + ' ' + message.content + '\\n' }}{% endfor %}
+{{- '@assistant ' }}"""
+"""Writes tools in its own way."""
+
+ALTERNATING = """
+{%- if messages[0].role == 'system' %}
+    {{- '<<' + messages[0].content + '>>' }}
+    {%- set messages = messages[1:] %}
+{%- endif %}
+{%- for message in messages %}
+    {%- if (message.role == 'user') != (loop.index0 % 2 == 0) %}
+        {{- raise_exception('Conversation roles must alternate') }}
+    {%- endif %}
+    {{- '[' + message.role + ']' + message.content }}
+{%- endfor %}
+{{- '[assistant]' }}"""
+"""Knows no tools and insists on user and assistant taking turns."""
+
+SWITCHED = """
+{%- for message in messages %}
+    {{- '@' + message.role + ' ' }}
+    {%- if message.reasoning_content %}{{ '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' }}{% endif %}
+    {{- message.content + '\\n' }}
+{%- endfor %}
+{{- '@assistant ' }}
+{%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"""
+"""Lets the model begin a thought, unless it is told not to; as Qwen 3."""
+
+ALWAYS_THINKING = """
+{%- for message in messages %}
+    {{- '@' + message.role + ' ' + message.content.split('</think>')[-1] + '\\n' }}
+{%- endfor %}
+{{- '@assistant <think>\\n' }}"""
+"""Begins the thought itself; as QwQ and DeepSeek R1."""
+
+MAY_THINK = """
+{{- 'Effort: ' + reasoning_effort | default('its own') + '\\n' }}
+{%- for message in messages %}
+    {{- '@' + message.role + ' ' + message.content.split('</think>')[-1] + '\\n' }}
+{%- endfor %}
+{{- '@assistant ' }}"""
+"""Is told the effort by a word, and has no switch."""
