@@ -4,6 +4,7 @@ import numpy as np
 
 from dragoman.core.request import SamplingParams
 from dragoman.engines.choice import Choice
+from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.cells import NO_CELLS, Cells
 from dragoman.engines.llama.model import TokenArray
 from dragoman.engines.llama.sampler import Sampler
@@ -24,6 +25,7 @@ class Job:
         *,
         priority: int = 0,
         echo: str = "",
+        adapter: int = NO_ADAPTER,
     ) -> None:
         """`limit` is the effective max_tokens of every choice.
 
@@ -35,6 +37,7 @@ class Job:
         self.limit = limit
         self.priority = priority
         self.echo = echo
+        self.adapter = adapter
         self.completion_tokens = 0
         self.cached_tokens: int | None = None
         """Prompt tokens shared rather than computed, as the first choice found them; None before it began."""
@@ -59,6 +62,11 @@ class Sequence:
         """One for each computed token and each token of the step under way."""
         self.computed = 0
         """Tokens whose cells are filled; only these can be shared."""
+
+    @property
+    def adapter(self) -> int:
+        """What it is computed with."""
+        return self.job.adapter
 
     @property
     def tokens(self) -> TokenArray:
