@@ -1,14 +1,17 @@
 """A backend without a model: it keeps real account of every KV cell, and its logits depend on every token seen.
 
-A sequence whose cells are not exactly those of its own tokens, in order, gives other tokens than it gives alone. So
-the scheduler's and the cache's mistakes show as wrong answers, as they would with a model.
+A sequence whose cells are not exactly those of its own tokens, in order, each computed with its own adapter, gives
+other tokens than it gives alone. So the scheduler's and the cache's mistakes show as wrong answers, as they would with
+a model.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.backend import SEQUENCE_IDS
 from dragoman.engines.llama.context import Chunk, DecodeError, Logits, State
 
@@ -28,9 +31,14 @@ class SimulatedVocabulary:
         return token == END
 
 
-def next_token(context: Sequence[int]) -> int:
-    """The model: a hash of all the tokens before. Ends about every 30 tokens."""
-    digest = hashlib.blake2b(np.array(context, dtype=np.int32).tobytes(), digest_size=4).digest()
+def content(token: int, adapter: int) -> int:
+    """What a cell holds: it depends on the token and on what it was computed with."""
+    return token + VOCABULARY_SIZE * adapter
+
+
+def next_token(context: Iterable[int]) -> int:
+    """The model: a hash of all the cells' contents before. Ends about every 30 tokens."""
+    digest = hashlib.blake2b(np.array(list(context), dtype=np.int32).tobytes(), digest_size=4).digest()
     number = int.from_bytes(digest, "little")
     return END if number % 30 == 0 else 1 + number % (VOCABULARY_SIZE - 1)
 
@@ -45,31 +53,45 @@ class SimulatedBackend:
         self.reuses_cells = reuses_cells
         self.spent = 0
         self._contexts: dict[int, dict[int, tuple[int, int]]] = {}
-        """For each sequence id, a (cell, token) pair by position."""
+        """For each sequence id, a (cell, content) pair by position."""
+        self.adapters: set[int] = set()
+        self._adapters_ever = NO_ADAPTER
         self._references: dict[int, int] = {}
         self._next_cell = 0
         self.batches: list[list[int]] = []
         """Tokens of each chunk of every step."""
+        self.turns: list[int] = []
+        """The adapter of every step."""
 
     @property
     def used(self) -> int:
         """Cells at least one sequence refers to."""
         return len(self._references)
 
-    def decode(self, chunks: Sequence[Chunk]) -> Logits:
+    def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
+        assert adapter == NO_ADAPTER or adapter in self.adapters, "an adapter is there as long as it is used"
         self.batches.append([len(chunk.tokens) for chunk in chunks])
+        self.turns.append(adapter)
         rows = []
         for chunk in chunks:
             assert 0 <= chunk.sequence_id < SEQUENCE_IDS
             context = self._contexts.setdefault(chunk.sequence_id, {})
             assert sorted(context) == list(range(chunk.position)), "positions of a sequence are consecutive"
             for position, token in enumerate(chunk.tokens.tolist(), chunk.position):
-                context[position] = (self._take_cell(), token)
+                context[position] = (self._take_cell(), content(token, adapter))
             lengths = range(len(context) - chunk.outputs + 1, len(context) + 1)
-            rows += [next_token([context[position][1] for position in range(length)]) for length in lengths]
+            rows += [next_token(context[position][1] for position in range(length)) for length in lengths]
         logits = np.zeros((len(rows), VOCABULARY_SIZE), dtype=np.float32)
         logits[np.arange(len(rows)), rows] = 1.0
         return logits
+
+    def load_adapter(self, path: Path, scale: float) -> int:
+        self._adapters_ever += 1
+        self.adapters.add(self._adapters_ever)
+        return self._adapters_ever
+
+    def unload_adapter(self, adapter: int) -> None:
+        self.adapters.remove(adapter)
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
         context = self._contexts.setdefault(target, {})
@@ -80,7 +102,7 @@ class SimulatedBackend:
         context.update(shared)
 
     def save(self, sequence_id: int) -> State:
-        pairs = [(position, token) for position, (_, token) in self._contexts[sequence_id].items()]
+        pairs = [(position, held) for position, (_, held) in self._contexts[sequence_id].items()]
         return np.array(pairs, dtype=np.int32).view(np.uint8)
 
     def restore(self, sequence_id: int, state: State) -> bool:
@@ -88,7 +110,7 @@ class SimulatedBackend:
         pairs = state.view(np.int32).tolist()
         if self.used + self.spent + len(pairs) > self.cells:
             return False
-        self._contexts[sequence_id] = {position: (self._take_cell(), token) for position, token in pairs}
+        self._contexts[sequence_id] = {position: (self._take_cell(), held) for position, held in pairs}
         return True
 
     def forget(self, sequence_id: int) -> None:
@@ -110,11 +132,11 @@ class SimulatedBackend:
         return self._next_cell
 
 
-def answer_alone(prompt: Sequence[int], limit: int) -> list[int]:
+def answer_alone(prompt: Sequence[int], limit: int, adapter: int = NO_ADAPTER) -> list[int]:
     """What the model says to `prompt` when nobody else is there: at most `limit` tokens, END included."""
     tokens = list(prompt)
     while len(tokens) < len(prompt) + limit:
-        tokens.append(next_token(tokens))
+        tokens.append(next_token(content(token, adapter) for token in tokens))
         if tokens[-1] == END:
             break
     return tokens[len(prompt) :]

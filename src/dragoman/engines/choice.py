@@ -120,11 +120,11 @@ class Choice:
         """New text, taken apart, as far as it may be shown now."""
         held = self._held
         pieces = self._take_apart(text)
+        content = sum(len(piece.text) for piece in pieces if isinstance(piece, Content)) + self._held
         if report is not None:
-            content = sum(len(piece.text) for piece in pieces if isinstance(piece, Content))
-            self._report(report, text, content + self._held - held)
+            self._report(report, text, min(len(text), content))
         deltas = self._deltas(pieces, look_for_stops=look_for_stops)
-        if self._reader is not None and not self._reader.in_content:
+        if content < held + len(text):  # The rest was no content.
             self._reports.drop_unshown()
         return deltas
 
@@ -138,7 +138,7 @@ class Choice:
         return self._reader.held if self._reader else 0
 
     def _report(self, report: TokenLogprobs, text: str, content: int) -> None:
-        """Keep the report of a token that gave `content` characters of content, or a part of one."""
+        """Keep the report of a token that gave so many characters of `content`, or a part of one."""
         in_content = self._reader is None or self._reader.in_content
         is_part = not text and in_content and not self._vocabulary.is_special(report.token_id)
         if content > 0 or is_part:

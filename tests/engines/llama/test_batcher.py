@@ -1,6 +1,7 @@
 """Whatever arrives, ends, is cancelled or pushed back in whatever order: everyone gets the answer they get alone."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.events import Delta, Finished, Usage
 from dragoman.core.request import SamplingParams
+from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.backend import SEQUENCE_IDS
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.sequence import Job, JobKey
@@ -51,12 +53,17 @@ class Harness:
         )
         self.answers: dict[JobKey, Answer] = {}
 
-    def add(self, prompt: list[int], limit: int = 20, n: int = 1, priority: int = 0) -> JobKey:
+    def add(
+        self, prompt: list[int], limit: int = 20, n: int = 1, priority: int = 0, adapter: int = NO_ADAPTER
+    ) -> JobKey:
         key = (0, len(self.answers))
         self.answers[key] = Answer()
-        job = Job(key, np.array(prompt, dtype=np.int32), GREEDY, limit, priority=priority)
+        job = Job(key, np.array(prompt, dtype=np.int32), GREEDY, limit, priority=priority, adapter=adapter)
         self.batcher.add(job, n, seed=1)
         return key
+
+    def load_adapters(self, count: int) -> list[int]:
+        return [self.batcher.load_adapter(Path("unread.gguf"), 1.0) for _ in range(count)]
 
     def step(self) -> None:
         for key, event in self.batcher.step():
@@ -93,11 +100,20 @@ class Add:
     limit: int
     n: int
     priority: int
+    slot: int
+    """Of its adapter, among those that are loaded; the first one is the base model."""
 
 
 @dataclass(frozen=True)
 class CancelOne:
     which: int
+
+
+@dataclass(frozen=True)
+class Replace:
+    """Unload an adapter that may be in use, and load another one in its place."""
+
+    slot: int
 
 
 @dataclass(frozen=True)
@@ -107,7 +123,15 @@ class Steps:
 
 actions = st.lists(
     st.one_of(
-        st.builds(Add, prompts, st.integers(1, 60), st.sampled_from([1, 1, 1, 3]), st.sampled_from([0, 0, 0, 1])),
+        st.builds(
+            Add,
+            prompts,
+            st.integers(1, 60),
+            st.sampled_from([1, 1, 1, 3]),
+            st.sampled_from([0, 0, 0, 1]),
+            st.integers(0, 3),
+        ),
+        st.builds(Replace, st.integers(1, 3)),
         st.builds(CancelOne, st.integers(0, 30)),
         st.builds(Steps, st.integers(1, 12)),
     ),
@@ -123,29 +147,42 @@ actions = st.lists(
     parallel=st.sampled_from([1, 3, 8]),
     saved_tokens=st.sampled_from([0, 100, 10_000]),
     reuses_cells=st.booleans(),
+    adapters=st.sampled_from([0, 1, 3]),
 )
 def test_any_interleaving_gives_everyone_their_own_answer_and_leaks_nothing(
-    actions: list[Add | CancelOne | Steps], cells: int, parallel: int, saved_tokens: int, reuses_cells: bool
+    actions: list[Add | CancelOne | Replace | Steps],
+    cells: int,
+    parallel: int,
+    saved_tokens: int,
+    reuses_cells: bool,
+    adapters: int,
 ) -> None:
     harness = Harness(cells=cells, parallel=parallel, saved_tokens=saved_tokens, reuses_cells=reuses_cells)
-    added: dict[JobKey, Add] = {}
+    loaded = [NO_ADAPTER, *harness.load_adapters(adapters)]
+    added: dict[JobKey, tuple[Add, list[int]]] = {}
     cancelled: set[JobKey] = set()
     for action in actions:
         match action:
-            case Add(prompt, limit, n, priority):
+            case Add(prompt, limit, n, priority, slot):
                 limit = min(limit, cells - len(prompt))
-                added[harness.add(prompt, limit, n, priority)] = Add(prompt, limit, n, priority)
+                adapter = loaded[slot % len(loaded)]
+                key = harness.add(prompt, limit, n, priority, adapter)
+                added[key] = action, answer_alone(prompt, limit, adapter)
             case CancelOne(which) if added:
                 key = list(added)[which % len(added)]
                 if harness.answers[key].usage is None:
                     harness.batcher.cancel(key)
                     cancelled.add(key)
+            case Replace(slot) if slot < len(loaded):
+                harness.batcher.unload_adapter(loaded[slot])
+                [loaded[slot]] = harness.load_adapters(1)
             case Steps(count):
                 for _ in range(count):
                     harness.step()
     harness.run()
-    for key, request in added.items():
-        answer, alone = harness.answers[key], answer_alone(request.prompt, request.limit)
+    assert harness.backend.adapters == set(loaded[1:]), "what was unloaded is gone when its last job is over"
+    for key, (request, alone) in added.items():
+        answer = harness.answers[key]
         if key in cancelled:
             assert answer.usage is None
             assert all(alone[: len(tokens)] == tokens for tokens in answer.tokens.values())
@@ -299,3 +336,104 @@ def test_nothing_is_saved_beyond_the_limit() -> None:
         harness.add([number] * 100, limit=1)
         harness.run()
         assert harness.batcher.cache.saved.tokens <= 150
+
+
+def long_winded(count: int, length: int, adapter: int = NO_ADAPTER) -> list[list[int]]:
+    """Prompts of 20 tokens that are answered with at least `length`."""
+    candidates = ([first] * 20 for first in range(1, 64))
+    return [prompt for prompt in candidates if len(answer_alone(prompt, length, adapter)) == length][:count]
+
+
+def test_an_adapter_shares_nothing_with_the_base_model_or_another_adapter() -> None:
+    harness = Harness()
+    first, second = harness.load_adapters(2)
+    prompt = [5] * 100
+    for adapter in (NO_ADAPTER, first, second, NO_ADAPTER, first, second):
+        key = harness.add(prompt, limit=1, adapter=adapter)
+        harness.run()
+        usage = harness.answers[key].usage
+        assert usage is not None
+        assert usage.cached_tokens == (0 if int(key[1]) < 3 else len(prompt) - 1)
+        assert harness.answers[key].tokens[0] == answer_alone(prompt, 1, adapter)
+
+
+def test_a_prefix_that_another_adapter_is_computing_is_not_waited_for() -> None:
+    harness = Harness(parallel=4, step_tokens=16)
+    [adapter] = harness.load_adapters(1)
+    harness.add([5] * 200, limit=2)
+    harness.add([5] * 200, limit=2, adapter=adapter)
+    for _ in range(4):
+        harness.step()
+    assert harness.backend.turns == [NO_ADAPTER, adapter] * 2
+
+
+def test_two_busy_adapters_take_every_second_step_each() -> None:
+    harness = Harness(parallel=8)
+    [adapter] = harness.load_adapters(1)
+    for prompt in long_winded(3, 40):
+        harness.add(prompt, limit=40)
+    [only] = long_winded(1, 40, adapter)
+    harness.add(only, limit=40, adapter=adapter)
+    for _ in range(60):
+        harness.step()
+    assert harness.backend.turns == [NO_ADAPTER, adapter] * 30
+
+
+def test_among_many_adapters_none_waits_longer_than_a_round() -> None:
+    harness = Harness(parallel=8)
+    adapters = harness.load_adapters(5)
+    for number, adapter in enumerate(adapters):
+        harness.add([number + 1] * 100, limit=30, adapter=adapter)
+    for _ in range(40):
+        harness.step()
+    turns = harness.backend.turns
+    assert all(set(turns[start : start + 5]) == set(adapters) for start in range(0, 35, 5))
+
+
+def test_an_adapter_whose_requests_never_cease_starves_nobody() -> None:
+    harness = Harness(parallel=8, cells=400)
+    [adapter] = harness.load_adapters(1)
+    busy: list[JobKey] = []
+    patient = None
+    for number in range(600):
+        if sum(harness.answers[key].usage is None for key in busy) < 12:
+            busy.append(harness.add([1 + number % 60] * 30, limit=20))
+        if number == 100:
+            patient = harness.add([9] * 300, limit=3, adapter=adapter)
+        harness.step()
+    assert patient is not None
+    assert harness.answers[patient].tokens[0] == answer_alone([9] * 300, 3, adapter)
+
+
+def test_requests_of_one_adapter_are_still_computed_together_when_others_arrive_between_them() -> None:
+    harness = Harness(parallel=8, step_tokens=64)
+    [adapter] = harness.load_adapters(1)
+    for number in range(6):
+        harness.add([number + 1] * 10, limit=2, adapter=adapter if number % 2 else NO_ADAPTER)
+    harness.step()
+    harness.step()
+    assert harness.backend.batches == [[10, 10, 10], [10, 10, 10]]
+
+
+def test_an_adapter_in_use_is_unloaded_when_its_last_answer_is_complete() -> None:
+    harness = Harness()
+    [adapter] = harness.load_adapters(1)
+    [prompt] = long_winded(1, 20, adapter)
+    key = harness.add(prompt, limit=20, adapter=adapter)
+    harness.step()
+    harness.batcher.unload_adapter(adapter)
+    assert harness.backend.adapters == {adapter}
+    harness.run()
+    assert harness.answers[key].tokens[0] == answer_alone(prompt, 20, adapter)
+    assert harness.backend.adapters == set()
+    assert harness.backend.used == 0, "nobody can share its cells any more"
+
+
+def test_an_adapter_is_unloaded_when_its_last_job_is_cancelled() -> None:
+    harness = Harness()
+    [adapter] = harness.load_adapters(1)
+    key = harness.add([5] * 20, limit=20, adapter=adapter)
+    harness.step()
+    harness.batcher.unload_adapter(adapter)
+    harness.batcher.cancel(key)
+    assert harness.backend.adapters == set()

@@ -14,6 +14,7 @@ from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.core.request import SamplingParams
 from dragoman.engines.constraint import GrammarCompiler
+from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.context import Chunk, ContextOptions, Logits
@@ -55,8 +56,8 @@ class RecordingBackend(LlamaBackend):
         super().__init__(model, options)
         self.rows: list[Logits] = []
 
-    def decode(self, chunks: Sequence[Chunk]) -> Logits:
-        logits = super().decode(chunks)
+    def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
+        logits = super().decode(chunks, adapter)
         self.rows += [row.copy() for row in logits]
         return logits
 

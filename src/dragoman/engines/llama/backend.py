@@ -1,11 +1,13 @@
 """What the step loop needs of a model in memory, and llama.cpp's implementation of it."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import numpy as np
 
+from dragoman.engines.llama.adapters import NO_ADAPTER, LoraAdapter
 from dragoman.engines.llama.context import (
     MAX_SEQUENCE_IDS,
     NO_STATE,
@@ -55,11 +57,19 @@ class Backend(Protocol):
         """Whether a cell can be taken again as soon as it is forgotten, and not only after `sweep`."""
         ...
 
-    def decode(self, chunks: Sequence[Chunk]) -> Logits:
+    def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
         """Decode all chunks in one batch; returns float32[outputs of all, vocabulary], in their order.
 
         The array is valid until the next decode. Raises DecodeError.
         """
+        ...
+
+    def load_adapter(self, path: Path, scale: float) -> int:
+        """Load an adapter file; returns the number to decode with. Raises ModelError when it does not fit."""
+        ...
+
+    def unload_adapter(self, adapter: int) -> None:
+        """Free it. The caller made sure that nothing will be decoded with it."""
         ...
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
@@ -102,18 +112,36 @@ class LlamaBackend:
         self._in_transit = NO_STATE
         """Memory that was used for moving cells; taking new one each time costs more than copying."""
         self._apart = LlamaContext(model, msgspec.structs.replace(options, context_cells=apart))
+        self._model = model
+        self._adapters: dict[int, LoraAdapter] = {}
+        self._adapters_ever = NO_ADAPTER
 
-    def decode(self, chunks: Sequence[Chunk]) -> Logits:
+    def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
+        loaded = None if adapter == NO_ADAPTER else self._adapters[adapter]
         apart = self._worth_computing_apart(chunks)
         if not apart:
+            self._main.use(loaded)
             return self._main.decode(chunks)
+        self._apart.use(loaded)
         logits = self._decode_apart([chunks[index] for index in apart])
         if len(apart) == len(chunks):
             return logits
+        self._main.use(loaded)
         rest = [index for index in range(len(chunks)) if index not in apart]
         both = np.concatenate((logits, self._main.decode([chunks[index] for index in rest])))
         order = [index for index in (*apart, *rest) for _ in range(chunks[index].outputs)]
         return both[np.argsort(order, kind="stable")]
+
+    def load_adapter(self, path: Path, scale: float) -> int:
+        loaded = LoraAdapter(self._model, path, scale)
+        self._adapters_ever += 1
+        self._adapters[self._adapters_ever] = loaded
+        return self._adapters_ever
+
+    def unload_adapter(self, adapter: int) -> None:
+        for context in (self._main, self._apart):
+            context.use(None)
+        self._adapters.pop(adapter).close()
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
         self._main.share(source, target, start, end)
@@ -133,7 +161,9 @@ class LlamaBackend:
         return self._main.restore(sequence_id, state)
 
     def close(self) -> None:
-        """Free the caches and the buffers."""
+        """Free the caches, the buffers and the adapters."""
+        for adapter in list(self._adapters):
+            self.unload_adapter(adapter)
         self._apart.close()
         self._main.close()
 

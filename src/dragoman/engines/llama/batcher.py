@@ -1,6 +1,7 @@
 """One step after another: choose, decode, sample, publish. No thread, no socket and no clock in here."""
 
 from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from dragoman.core.errors import EngineFailed
@@ -37,6 +38,8 @@ class Batcher:
         self.scheduler = Scheduler(self.cache, parallel, step_tokens)
         self._jobs: dict[JobKey, list[ChoiceSequence]] = {}
         self._arrivals = 0
+        self._leaving: set[int] = set()
+        """Adapters to unload when their last job is over."""
 
     @property
     def idle(self) -> bool:
@@ -80,6 +83,16 @@ class Batcher:
         """Forget the job, if it is not over yet; nothing more is published about it."""
         for sequence in self._jobs.pop(key, ()):
             self.scheduler.remove(sequence)
+        self._unload_leaving()
+
+    def load_adapter(self, path: Path, scale: float) -> int:
+        """The number of the adapter, for jobs. Raises ModelError when the file does not fit the model."""
+        return self._backend.load_adapter(path, scale)
+
+    def unload_adapter(self, adapter: int) -> None:
+        """Free the adapter as soon as its jobs are over; no new one may have it."""
+        self._leaving.add(adapter)
+        self._unload_leaving()
 
     def step(self) -> list[Outcome]:
         """Compute what the scheduler chose; returns what there is to publish. Raises DecodeError."""
@@ -88,15 +101,24 @@ class Batcher:
             return []
         chunks = [_chunk(item) for item in work]
         self._masks.begin(bound for item in work if item.is_last and (bound := item.sequence.bound))
-        logits = self._backend.decode(chunks)
+        logits = self._backend.decode(chunks, work[0].sequence.adapter)
         self._masks.wait()
         for item in work:
             item.sequence.computed += item.length
-        return [outcome for item, rows in _with_rows(work, chunks, logits) for outcome in self._use(item, rows)]
+        outcomes = [outcome for item, rows in _with_rows(work, chunks, logits) for outcome in self._use(item, rows)]
+        self._unload_leaving()
+        return outcomes
 
     def rest(self) -> bool:
         """Use a moment in which nothing is to do; False: there is no use for it."""
         return self.cache.save_one()
+
+    def _unload_leaving(self) -> None:
+        used = {sequences[0].adapter for sequences in self._jobs.values()} if self._leaving else set()
+        for adapter in self._leaving - used:
+            self._leaving.remove(adapter)
+            self.cache.forget_adapter(adapter)
+            self._backend.unload_adapter(adapter)
 
     def _use(self, work: Work, rows: Logits) -> Iterator[Outcome]:
         """Do with the logits of one piece of work what they were computed for."""

@@ -33,7 +33,8 @@ class Match(NamedTuple):
 class _Finished:
     """A finished sequence that still has its cells."""
 
-    def __init__(self, sequence_id: int, tokens: TokenArray, cells: Cells, last_used: int) -> None:
+    def __init__(self, adapter: int, sequence_id: int, tokens: TokenArray, cells: Cells, last_used: int) -> None:
+        self.adapter = adapter
         self.sequence_id = sequence_id
         self.tokens = tokens
         self.cells = cells
@@ -43,7 +44,10 @@ class _Finished:
 
 
 class PrefixCache:
-    """Hands sequence ids and cells to running sequences and takes them back."""
+    """Hands sequence ids and cells to running sequences and takes them back.
+
+    A cell holds what was computed with one adapter, so nothing is shared between sequences of different adapters.
+    """
 
     def __init__(self, backend: Backend, saved_tokens: int) -> None:
         """`saved_tokens`: of finished sequences, so many are kept at most in main memory."""
@@ -54,21 +58,21 @@ class PrefixCache:
         self.ledger = CellLedger(backend.cells, reuses=backend.reuses_cells)
         self.saved = SavedSegments(saved_tokens)
 
-    def match(self, tokens: TokenArray, running: Iterable[Sequence]) -> Match:
-        """The best source for `tokens`, whose last token is never shared: its logits must be computed."""
-        wanted = tokens[:-1]
+    def match(self, sequence: Sequence, running: Iterable[Sequence]) -> Match:
+        """The best source for the sequence, whose last token is never shared: its logits must be computed."""
+        wanted, adapter = sequence.shareable[:-1], sequence.adapter
         source, cells, promised = None, NO_CELLS, 0
         for entry in self._finished:
-            length = common_prefix(wanted, entry.tokens)
+            length = common_prefix(wanted, entry.tokens) if entry.adapter == adapter else 0
             if length > len(cells):
                 source, cells = entry.sequence_id, entry.cells[:length]
-        for sequence in running:
-            common = common_prefix(wanted, sequence.tokens)
+        for other in running:
+            common = common_prefix(wanted, other.tokens) if other.adapter == adapter else 0
             promised = max(promised, common)
-            length = min(common, sequence.computed)
+            length = min(common, other.computed)
             if length > len(cells):
-                source, cells = sequence.sequence_id, sequence.cells[:length]
-        pieces = self.saved.match(wanted, len(cells))
+                source, cells = other.sequence_id, other.cells[:length]
+        pieces = self.saved.match(adapter, wanted, len(cells))
         return Match(source, cells, pieces, max(promised, len(cells)))
 
     def begin(self, sequence: Sequence, match: Match, running: Iterable[Sequence]) -> None:
@@ -131,9 +135,10 @@ class PrefixCache:
         assert sequence.sequence_id is not None, "only a sequence that ran has cells to keep"
         tokens = sequence.tokens[: sequence.computed].copy()
         for entry in list(self._finished):
-            if common_prefix(entry.tokens, tokens) == len(entry.tokens):
+            if entry.adapter == sequence.adapter and common_prefix(entry.tokens, tokens) == len(entry.tokens):
                 self._drop(entry)
-        self._finished.append(_Finished(sequence.sequence_id, tokens, sequence.cells, self._tick()))
+        kept = _Finished(sequence.adapter, sequence.sequence_id, tokens, sequence.cells, self._tick())
+        self._finished.append(kept)
         sequence.sequence_id, sequence.cells, sequence.computed = None, NO_CELLS, 0
         self._trim(running)
 
@@ -141,6 +146,12 @@ class PrefixCache:
     def free_sequence_ids(self) -> int:
         """Ids no sequence has."""
         return len(self._free_ids)
+
+    def forget_adapter(self, adapter: int) -> None:
+        """Give up everything that was computed with an adapter that no sequence will have again."""
+        for entry in [entry for entry in self._finished if entry.adapter == adapter]:
+            self._drop(entry)
+        self.saved.forget_adapter(adapter)
 
     def clear(self) -> None:
         """Forget all finished sequences that still have cells."""
@@ -193,14 +204,14 @@ class PrefixCache:
 
     def _save(self, entry: _Finished, start: int) -> None:
         """Save the entry from position `start` on, but for what is saved already."""
-        if pieces := self.saved.match(entry.tokens, start):
+        if pieces := self.saved.match(entry.adapter, entry.tokens, start):
             start = pieces[-1].end
         end = len(entry.tokens)
         if start == end:
             return
         part = self._free_ids.pop()
         self._backend.share(entry.sequence_id, part, start, end)
-        self.saved.save(entry.tokens, start, self._backend.save(part))
+        self.saved.save(entry.adapter, entry.tokens, start, self._backend.save(part))
         self._backend.forget(part)
         self._free_ids.append(part)
 

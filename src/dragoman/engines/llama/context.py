@@ -7,6 +7,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from dragoman.engines.llama.adapters import LoraAdapter
 from dragoman.engines.llama.binding import FLASH_ATTENTION_ON, KV_TYPE_BF16, Batch
 from dragoman.engines.llama.model import Model, ModelError, TokenArray
 
@@ -96,6 +97,14 @@ class LlamaContext:
             self._sequence_pointers.ctypes.data,
             self._wants_logits.ctypes.data,
         )
+
+    def use(self, adapter: LoraAdapter | None) -> None:
+        """Compute with this adapter from the next decode on; None: with the model alone.
+
+        A change costs the next decode some milliseconds, in which llama.cpp plans its buffers anew.
+        """
+        arguments = (None, 0, None) if adapter is None else adapter.arguments
+        self._library.llama_set_adapters_lora(self._context, *arguments)
 
     def decode(self, chunks: Sequence[Chunk]) -> Logits:
         """Decode all chunks in one batch; returns float32[outputs of all, vocabulary], in their order.

@@ -91,7 +91,7 @@ class Model:
         library.recent_log.clear()
         handle = library.llama_model_load_from_file(str(path).encode(), library.llama_model_default_params())
         if not handle:
-            raise ModelError(f"{path} cannot be loaded: {_reason(library)}")
+            raise ModelError(f"{path} cannot be loaded: {reason(library)}")
         self.handle: int = handle
         self._refuse_unsupported(path)
         self.vocabulary = Vocabulary(library, library.llama_model_get_vocab(handle))
@@ -120,7 +120,7 @@ class Model:
                 )
 
 
-def _reason(library: Library) -> str:
-    """llama.cpp logs the cause first and its consequences after it."""
+def reason(library: Library) -> str:
+    """Why the last call failed: llama.cpp logs the cause first and its consequences after it."""
     complaints = ("error", "fail", "invalid")
     return next((line for line in library.recent_log if any(map(line.count, complaints))), "no reason was logged")

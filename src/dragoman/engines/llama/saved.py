@@ -9,7 +9,8 @@ from dragoman.engines.llama.model import TokenArray
 class Segment:
     """The cells of the tokens from `start` on; those before it are held by someone else."""
 
-    def __init__(self, tokens: TokenArray, start: int, state: State, last_used: int) -> None:
+    def __init__(self, adapter: int, tokens: TokenArray, start: int, state: State, last_used: int) -> None:
+        self.adapter = adapter
         self.tokens = tokens
         """From the beginning of the sequence: cells mean something only behind the tokens they were computed after."""
         self.start = start
@@ -31,7 +32,10 @@ class Piece(NamedTuple):
 
 
 class SavedSegments:
-    """Segments by their tokens, least recently used out first. They chain: one may begin where another one ends."""
+    """Segments by their adapter and tokens, least recently used out first.
+
+    They chain: one may begin where another one ends.
+    """
 
     def __init__(self, limit: int) -> None:
         """`limit`: tokens whose cells are kept at most."""
@@ -41,10 +45,10 @@ class SavedSegments:
         self.tokens = 0
         """Tokens whose cells are saved."""
 
-    def match(self, wanted: TokenArray, covered: int) -> list[Piece]:
+    def match(self, adapter: int, wanted: TokenArray, covered: int) -> list[Piece]:
         """The pieces that bring `wanted` on from position `covered`, in order, as far as they go."""
         pieces: list[Piece] = []
-        while best := max(self._continuing(wanted, covered), key=lambda piece: piece.end, default=None):
+        while best := max(self._continuing(adapter, wanted, covered), key=lambda piece: piece.end, default=None):
             pieces.append(best)
             covered = best.end
         return pieces
@@ -54,27 +58,36 @@ class SavedSegments:
         self._clock += 1
         segment.last_used = self._clock
 
-    def save(self, tokens: TokenArray, start: int, state: State) -> None:
+    def save(self, adapter: int, tokens: TokenArray, start: int, state: State) -> None:
         """Keep the cells of `tokens` from `start` on, and give up others for them, if need be."""
         if len(tokens) - start > self._limit:
             return
-        segment = Segment(tokens, start, state, 0)
+        segment = Segment(adapter, tokens, start, state, 0)
         self.touch(segment)
         self._segments.append(segment)
         self.tokens += segment.length
         while self.tokens > self._limit:
             oldest = min(self._segments, key=lambda segment: segment.last_used)
-            self._segments.remove(oldest)
-            self.tokens -= oldest.length
+            self._remove(oldest)
 
-    def _continuing(self, wanted: TokenArray, covered: int) -> list[Piece]:
+    def forget_adapter(self, adapter: int) -> None:
+        """Give up everything that was computed with this adapter."""
+        for segment in [segment for segment in self._segments if segment.adapter == adapter]:
+            self._remove(segment)
+
+    def _remove(self, segment: Segment) -> None:
+        self._segments.remove(segment)
+        self.tokens -= segment.length
+
+    def _continuing(self, adapter: int, wanted: TokenArray, covered: int) -> list[Piece]:
         if covered >= len(wanted):
             return []
         return [
             Piece(segment, covered, end)
             for segment in self._segments
-            # One comparison rules most of them out.
-            if segment.start <= covered < len(segment.tokens)
+            # These comparisons rule most of them out.
+            if segment.adapter == adapter
+            and segment.start <= covered < len(segment.tokens)
             and segment.tokens[covered] == wanted[covered]
             and (end := common_prefix(wanted, segment.tokens)) > covered
         ]

@@ -40,6 +40,8 @@ class Scheduler:
     They do not share a step: from 64 tokens on ggml computes attention in tiles of queries, each passing over all cells
     that any of its queries may see, and decoding queries of many sequences see all of them. benchmarks/README.md has
     the measurement.
+
+    An adapter changes the model for a whole step, so adapters take turns too, each of them with its own alternation.
     """
 
     def __init__(self, cache: PrefixCache, parallel: int, step_tokens: int) -> None:
@@ -47,26 +49,31 @@ class Scheduler:
         self._cache = cache
         self._parallel = parallel
         self._step_tokens = step_tokens
-        self._prefill_is_next = True
+        self._turns: dict[int, bool] = {}
+        """Adapters with work, the one whose last step is longest ago first; whether its next step is prefill."""
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
 
     def choose(self) -> list[Work]:
-        """The work of the next step; empty only when nothing is running or waiting."""
-        steps = (self._prefill, self._decode) if self._prefill_is_next else (self._decode, self._prefill)
-        for step in steps:
-            if work := step():
-                self._prefill_is_next = step == self._decode
-                return work
+        """The work of the next step, all with one adapter; empty only when nothing is running or waiting."""
+        for adapter, prefill_is_next in list(self._turns.items()):
+            steps = (self._prefill, self._decode) if prefill_is_next else (self._decode, self._prefill)
+            for step in steps:
+                if work := step(adapter):
+                    del self._turns[adapter]
+                    self._turns[adapter] = step == self._decode
+                    return work
+            if not any(sequence.adapter == adapter for sequence in (*self.running, *self.waiting)):
+                del self._turns[adapter]
         return []
 
-    def _decode(self) -> list[Work]:
+    def _decode(self, adapter: int) -> list[Work]:
         """What every sequence whose prompt is computed has pending; the youngest make room when cells run out.
 
         That is one token, or a few more where a grammar forces them.
         """
         work: list[Work] = []
-        decoding = [sequence for sequence in self.running if sequence.is_decoding]
+        decoding = [one for one in self.running if one.is_decoding and one.adapter == adapter]
         spare = max(0, min(SMALL_STEP, self._step_tokens) - len(decoding))
         for sequence in decoding:
             taken = self._take(sequence, 1 + spare)
@@ -75,27 +82,32 @@ class Scheduler:
                 spare -= taken.length - 1
         return work
 
-    def _prefill(self) -> list[Work]:
+    def _prefill(self, adapter: int) -> list[Work]:
         """Prompt tokens of running sequences, then of waiting ones that can be let in."""
         work: list[Work] = []
         budget = self._step_tokens
         running = len(self.running)
-        for sequence in [sequence for sequence in self.running if not sequence.is_decoding]:
+        for sequence in [one for one in self.running if not one.is_decoding and one.adapter == adapter]:
             taken = self._take(sequence, budget)
             if taken is not None:
                 work.append(taken)
                 budget -= taken.length
         if len(self.running) < running:
             return work  # Someone was pushed back; letting others in now would push it back again.
+        slots_kept = cells_kept = 0  # for older ones whose adapter's turn is yet to come
         for sequence in list(self.waiting):
-            if budget <= 0 or len(self.running) >= self._parallel:
+            if budget <= 0 or len(self.running) + slots_kept >= self._parallel:
                 break
+            if sequence.adapter != adapter:
+                slots_kept += 1
+                cells_kept += sequence.pending + HEADROOM
+                continue
             if not self.running:
                 self._cache.renew(sequence.pending + HEADROOM)
-            match = self._cache.match(sequence.shareable, self.running)
+            match = self._cache.match(sequence, self.running)
             if match.promised - match.length >= WORTH_WAITING:
                 continue
-            if sequence.pending - len(match.cells) > self._room():
+            if sequence.pending - len(match.cells) > self._room() - cells_kept:
                 break
             self._admit(sequence, match)
             taken = self._take(sequence, budget)
@@ -107,6 +119,7 @@ class Scheduler:
     def add(self, sequence: Sequence) -> None:
         """Put a sequence into its place among the waiting ones."""
         insort(self.waiting, sequence, key=lambda waiting: waiting.order)
+        self._turns.setdefault(sequence.adapter, True)
 
     def remove(self, sequence: Sequence) -> None:
         """Take out a cancelled sequence, wherever it is, and free its cells."""

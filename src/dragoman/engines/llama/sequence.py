@@ -8,6 +8,7 @@ from dragoman.core.events import TokenLogprobs
 from dragoman.core.request import SamplingParams
 from dragoman.engines.choice import Choice
 from dragoman.engines.constraint import Constraint
+from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.answer_reading import PLAIN, AnswerReading
 from dragoman.engines.llama.cells import NO_CELLS, Cells
 from dragoman.engines.llama.model import TokenArray
@@ -38,6 +39,7 @@ class Job:
         logprobs: int | None = None,
         constraint: Constraint | None = None,
         reading: AnswerReading = PLAIN,
+        adapter: int = NO_ADAPTER,
     ) -> None:
         """`limit` is the effective max_tokens of every choice.
 
@@ -53,6 +55,7 @@ class Job:
         self.logprobs = logprobs
         self.constraint = constraint
         self.reading = reading
+        self.adapter = adapter
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.cached_tokens: int | None = None
@@ -82,6 +85,11 @@ class Sequence:
         """One for each computed token and each token of the step under way."""
         self.computed = 0
         """Tokens whose cells are filled; only these can be shared."""
+
+    @property
+    def adapter(self) -> int:
+        """What it is computed with."""
+        return self.job.adapter
 
     @property
     def tokens(self) -> TokenArray:

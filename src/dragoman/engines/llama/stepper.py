@@ -5,12 +5,14 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from dragoman.core.errors import EngineFailed, Overloaded
 from dragoman.core.events import Event, Usage
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.batcher import Batcher
+from dragoman.engines.llama.model import ModelError
 from dragoman.engines.llama.sequence import Job, JobKey
 
 _COMMANDS_AT_ONCE = 4096
@@ -52,6 +54,14 @@ class Stepper:
         """Drop the job before the next step."""
         self._commands.put(partial(self._batcher.cancel, key))
 
+    def load_adapter(self, path: Path, scale: float, answer: Callable[[int | ModelError], None]) -> None:
+        """Load it before the next step, then call `answer` from the working thread with its number or what is wrong."""
+        self._commands.put(lambda: answer(self._load_adapter(path, scale)))
+
+    def unload_adapter(self, adapter: int) -> None:
+        """Free it when the jobs added so far that have it are over."""
+        self._commands.put(partial(self._batcher.unload_adapter, adapter))
+
     def ask_statistics(self, answer: Callable[[EngineStatistics], None]) -> None:
         """Call `answer` from the working thread before the next step."""
         self._commands.put(lambda: answer(self._statistics()))
@@ -92,6 +102,12 @@ class Stepper:
             )
         else:
             self._batcher.add(job, n, seed)
+
+    def _load_adapter(self, path: Path, scale: float) -> int | ModelError:
+        try:
+            return self._batcher.load_adapter(path, scale)
+        except ModelError as error:
+            return error
 
     def _statistics(self) -> EngineStatistics:
         scheduler, cache = self._batcher.scheduler, self._batcher.cache

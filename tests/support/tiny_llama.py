@@ -1,0 +1,143 @@
+"""A llama model of random weights, small enough to compute by hand, and LoRA adapters for it, as GGUF files."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import gguf
+import numpy as np
+import numpy.typing as npt
+
+Matrix = npt.NDArray[np.float32]
+
+VOCABULARY = 300
+WIDTH = 32
+HEADS = 2
+INNER = 48
+LAYERS = 2
+
+_BYTES = 256
+_SHAPES = {
+    "attn_q.weight": (WIDTH, WIDTH),
+    "attn_k.weight": (WIDTH, WIDTH),
+    "attn_v.weight": (WIDTH, WIDTH),
+    "attn_output.weight": (WIDTH, WIDTH),
+    "ffn_gate.weight": (INNER, WIDTH),
+    "ffn_up.weight": (INNER, WIDTH),
+    "ffn_down.weight": (WIDTH, INNER),
+}
+"""Of a layer's matrices: rows, columns."""
+
+
+class LowRank:
+    """What an adapter adds to one matrix: alpha / rank * B A, times its scale."""
+
+    def __init__(self, b: Matrix, a: Matrix) -> None:
+        self.b = b
+        self.a = a
+
+    def product(self, alpha: float, scale: float) -> Matrix:
+        """What is added."""
+        rank = self.a.shape[0]
+        product: Matrix = (scale * alpha / rank * self.b @ self.a).astype(np.float32)
+        return product
+
+
+def random_weights(seed: int) -> dict[str, Matrix]:
+    """All matrices of a model."""
+    source = np.random.default_rng(seed)
+    shapes = {"token_embd.weight": (VOCABULARY, WIDTH), "output.weight": (VOCABULARY, WIDTH)}
+    for layer in range(LAYERS):
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in _SHAPES.items()}
+    return {name: source.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def random_changes(seed: int, rank: int = 4) -> dict[str, LowRank]:
+    """Changes of every matrix of the layers, and of the output."""
+    source = np.random.default_rng(seed)
+    weights = {name: weight for name, weight in random_weights(0).items() if name != "token_embd.weight"}
+    return {
+        name: LowRank(
+            source.normal(0, 0.3, (weight.shape[0], rank)).astype(np.float32),
+            source.normal(0, 0.3, (rank, weight.shape[1])).astype(np.float32),
+        )
+        for name, weight in weights.items()
+    }
+
+
+def merged(
+    weights: Mapping[str, Matrix], changes: Mapping[str, LowRank], alpha: float, scale: float
+) -> dict[str, Matrix]:
+    """The weights as the adapter makes them."""
+    return {
+        name: weight + changes[name].product(alpha, scale) if name in changes else weight
+        for name, weight in weights.items()
+    }
+
+
+def write_model(path: Path, weights: Mapping[str, Matrix]) -> Path:
+    """A model file in 32-bit floats, whose tokens are bytes."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_context_length(512)
+    writer.add_embedding_length(WIDTH)
+    writer.add_block_count(LAYERS)
+    writer.add_feed_forward_length(INNER)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(HEADS)
+    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    _add_vocabulary(writer)
+    for name, weight in weights.items():
+        writer.add_tensor(name, weight)
+    ones = np.ones(WIDTH, dtype=np.float32)
+    writer.add_tensor("output_norm.weight", ones)
+    for layer in range(LAYERS):
+        writer.add_tensor(f"blk.{layer}.attn_norm.weight", ones)
+        writer.add_tensor(f"blk.{layer}.ffn_norm.weight", ones)
+    _write(writer)
+    return path
+
+
+def write_adapter(
+    path: Path,
+    changes: Mapping[str, LowRank],
+    *,
+    alpha: float = 8.0,
+    architecture: str = "llama",
+    kind: str = "adapter",
+    base: str | None = None,
+) -> Path:
+    """An adapter file; `base` is the repository of the model it says it was made for."""
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_type(kind)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, alpha)
+    if base is not None:
+        writer.add_base_model_count(1)
+        writer.add_base_model_repo_url(0, f"https://huggingface.co/{base}")
+    for name, change in changes.items():
+        writer.add_tensor(f"{name}.lora_a", change.a)
+        writer.add_tensor(f"{name}.lora_b", change.b)
+    _write(writer)
+    return path
+
+
+def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+    tokens = [b"<unk>", b"<s>", b"</s>", *(f"<0x{byte:02X}>".encode() for byte in range(_BYTES))]
+    kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL] + [gguf.TokenType.BYTE] * _BYTES
+    spare = VOCABULARY - len(tokens)
+    tokens += [f"word{number}".encode() for number in range(spare)]
+    kinds += [gguf.TokenType.NORMAL] * spare
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([0.0] * VOCABULARY)
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+
+
+def _write(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
