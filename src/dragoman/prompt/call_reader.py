@@ -11,6 +11,8 @@ Whitespace around and inside the markup may differ. Whitespace directly before a
 too; all other whitespace is Content. The text of an answer without calls comes out as it went in.
 """
 
+from typing import Literal
+
 from dragoman.prompt.markup import CallMarkup
 from dragoman.prompt.pieces import CallArguments, CallBegins, CallEnds, Content, Piece
 from dragoman.prompt.scanning import WHITESPACE, Expected, JsonValue, atoms_of_head, atoms_of_words, overlap
@@ -37,11 +39,16 @@ class CallSyntax:
         """What comes after a call's arguments, one after another."""
 
 
+Certainty = Literal["none", "from trigger", "whole answer"]
+"""Where a grammar holds the answer to the markup, so that what looks like the beginning of a call is one."""
+
+
 class CallReader:
     """Implements pieces.AnswerReader."""
 
-    def __init__(self, syntax: CallSyntax) -> None:
+    def __init__(self, syntax: CallSyntax, certainty: Certainty = "none") -> None:
         self._syntax = syntax
+        self._certainty = certainty
         self._expected = [syntax.opening] if syntax.only_first else []
         """What must come next, unless it is arguments or text."""
         self._arguments: JsonValue | None = None
@@ -70,6 +77,9 @@ class CallReader:
         pieces: list[Piece] = []
         space, self._space = self._space, ""
         rest, self._unread = self._unread, ""
+        in_opening = bool(self._expected) and self._expected[0].may_open_a_call
+        if self._certainty == "whole answer" or (self._certainty == "from trigger" and in_opening):
+            return []  # What is held is a call that was cut before its arguments.
         if not self._expected:
             if not self._after_call or rest.strip(WHITESPACE):
                 self._say(rest, pieces)

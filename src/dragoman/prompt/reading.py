@@ -2,7 +2,7 @@
 
 import msgspec
 
-from dragoman.prompt.call_reader import CallReader
+from dragoman.prompt.call_reader import CallReader, Certainty
 from dragoman.prompt.markup import FormatName
 from dragoman.prompt.pieces import AnswerReader
 from dragoman.prompt.reasoning import ReasoningReader
@@ -19,7 +19,7 @@ class Reading(msgspec.Struct, frozen=True):
     """The thought at its beginning; None: it has none."""
 
 
-def build_reader(reading: Reading) -> AnswerReader | None:
+def build_reader(reading: Reading, certainty: Certainty = "none") -> AnswerReader | None:
     """A reader for one answer; None: all of the answer is text for the client."""
-    calls = CallReader(FORMATS[reading.tool_format].syntax) if reading.tool_format is not None else None
+    calls = CallReader(FORMATS[reading.tool_format].syntax, certainty) if reading.tool_format is not None else None
     return ReasoningReader(reading.thinking, calls) if reading.thinking is not None else calls

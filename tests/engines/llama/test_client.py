@@ -9,7 +9,15 @@ import pytest
 
 from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading
 from dragoman.core.events import Delta, Event, Finished, Usage
-from dragoman.core.request import ChatPrompt, GenerationRequest, Message, TextPrompt
+from dragoman.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    JsonObjectFormat,
+    Message,
+    TextPrompt,
+    Tool,
+    ToolUse,
+)
 from dragoman.engines.llama import messages
 from dragoman.engines.llama.client import ATTEMPTS, LlamaEngine
 
@@ -122,6 +130,40 @@ async def test_messages_the_template_refuses_never_reach_the_process(tmp_path: P
     async with _engine(tmp_path / "engine.sock", listen) as engine:
         with pytest.raises(BadRequest, match="refuses these messages: no"):
             await _collect(engine, GenerationRequest("any", ChatPrompt((Message("user", "Hi"),))))
+
+
+async def _text_submitted(tmp_path: Path, request: GenerationRequest) -> str:
+    """What the process is given to continue."""
+    texts: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await _submitted(reader)
+        assert isinstance(command.prompt, TextPrompt)
+        texts.append(command.prompt.text)
+        writer.write(_replies(command.number, Usage(1, 1, 0)))
+        await reader.read()
+
+    async with _engine(tmp_path / "engine.sock", answer) as engine:
+        await _collect(engine, request)
+    (text,) = texts
+    return text
+
+
+async def test_a_template_of_the_request_stands_in_for_the_models(tmp_path: Path) -> None:
+    prompt = ChatPrompt(
+        (Message("user", "Hi"),), template="{{ messages[0].content }}{{ x }}", template_arguments={"x": 1}
+    )
+    assert await _text_submitted(tmp_path, GenerationRequest("any", prompt)) == "Hi1"
+
+
+async def test_an_answer_bound_by_a_format_begins_behind_a_thought(tmp_path: Path) -> None:
+    template = "{{ messages[0].content }}{% if messages[0].content == '</think>' %}{% endif %}:"
+    free = ChatPrompt((Message("user", "Hi"),), template=template)
+    bound = ChatPrompt(free.messages, ToolUse((Tool("f"),), "required"), template=template + "{# tools <tool_call> #}")
+    assert await _text_submitted(tmp_path, GenerationRequest("any", free)) == "Hi:"
+    assert await _text_submitted(tmp_path, GenerationRequest("any", bound)) == "Hi:<think>\n"
+    request = GenerationRequest("any", free, answer_format=JsonObjectFormat())
+    assert await _text_submitted(tmp_path, request) == "Hi:<think>\n"
 
 
 async def test_a_process_that_is_not_there_yet_means_model_loading(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.engines import logprobs
 from dragoman.engines.choice import Choice, TokenText
-from dragoman.engines.constraint import ConstraintFailed, MaskWorker
+from dragoman.engines.constraint import Constraint, ConstraintFailed, MaskWorker
 from dragoman.engines.llama.backend import Backend
 from dragoman.engines.llama.cache import PrefixCache
 from dragoman.engines.llama.context import Chunk, Logits
@@ -140,21 +140,23 @@ class Batcher:
     def _sample(self, sequence: ChoiceSequence, logits: Logits) -> Iterator[Outcome]:
         job, choice, bound = sequence.job, sequence.choice, sequence.bound
         allowed = bound.allowed() if bound else None
-        token = sequence.sampler.sample(logits, choice.tokens, bar_ends=choice.ends_are_barred, allowed=allowed)
+        token = sequence.sampler.sample(logits, choice.tokens, bar_ends=sequence.ends_are_barred, allowed=allowed)
         report = self._report(job, logits, token)
         if job.echo and not choice.tokens:
             yield Outcome(job.key, Delta(sequence.index, job.echo, [], sequence.prompt_reports))
-        going_on = yield from self._append(sequence, token, report)
+        going_on = yield from self._append(sequence, token, bound, report)
         while going_on and (forced := sequence.forced()):
+            # The grammar begins behind all of what closes a thought.
+            bound = sequence.bound
             for token in forced:
                 sequence.sampler.note(token)
-                going_on = going_on and (yield from self._append(sequence, token))
+                going_on = going_on and (yield from self._append(sequence, token, bound))
 
     def _append(
-        self, sequence: ChoiceSequence, token: int, report: TokenLogprobs | None = None
+        self, sequence: ChoiceSequence, token: int, bound: Constraint | None, report: TokenLogprobs | None = None
     ) -> Generator[Outcome, None, bool]:
         """Add a token to the sequence, publish it, and tell whether the sequence goes on."""
-        job, bound = sequence.job, sequence.bound
+        job = sequence.job
         if bound:
             bound.accept(token)
         sequence.append(token)

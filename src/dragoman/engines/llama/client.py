@@ -9,7 +9,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 
@@ -18,6 +18,8 @@ from dragoman.core.events import Event, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
+from dragoman.prompt.foreign import ForeignTemplates
+from dragoman.prompt.reading import Reading
 from dragoman.prompt.template import ChatTemplate
 
 RECONNECT_SECONDS = 0.05
@@ -28,6 +30,9 @@ LOADING_PATIENCE_SECONDS = 1.0
 
 RESTART_PATIENCE_SECONDS = 15.0
 """How long it waits for one that was there before and is being restarted."""
+
+_EVENTS_A_TOKEN = 6
+"""At most: a token may end one call's arguments and begin another call's, with text between them."""
 
 ATTEMPTS = 3
 """A request that meets so many deaths of the process may be their cause; it is not sent again."""
@@ -41,6 +46,13 @@ class _Lost:
 
 _LOST = _Lost()
 _Mail = Event | DragomanError | _Lost
+
+
+class _Rendered(NamedTuple):
+    """What the process is given for a prompt, and how its answer is to be read."""
+
+    prompt: TextPrompt | TokenPrompt
+    reading: Reading
 
 
 class _Connection:
@@ -101,6 +113,7 @@ class LlamaEngine:
         self._was_ready = False
         self._numbers = itertools.count()
         self._connecting: asyncio.Task[None] | None = None
+        self._foreign_templates = ForeignTemplates()
 
     async def start(self) -> None:
         self._connecting = asyncio.create_task(self._stay_connected())
@@ -110,6 +123,7 @@ class LlamaEngine:
             self._connecting.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._connecting
+        await self._foreign_templates.close()
 
     @property
     def ready(self) -> bool:
@@ -140,7 +154,8 @@ class LlamaEngine:
         count: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         connection.counts[number] = count
         try:
-            connection.send(messages.CountTokens(number, _rendered(connection.template, prompt)))
+            rendered = await self._render(connection, prompt)
+            connection.send(messages.CountTokens(number, rendered.prompt))
             return await count
         finally:
             del connection.counts[number]
@@ -161,26 +176,51 @@ class LlamaEngine:
     async def _attempt(self, connection: _Connection, request: GenerationRequest) -> AsyncGenerator[Event | _Lost]:
         """Everything the process says about the request; ends after Usage or _LOST, or raises its refusal."""
         number = next(self._numbers)
-        prompt = _rendered(connection.template, request.prompt)
-        most_events = request.n * 2 * connection.welcome.context_length + 2
+        most_events = request.n * _EVENTS_A_TOKEN * connection.welcome.context_length + 2
         mailbox = connection.mailboxes[number] = asyncio.Queue[_Mail](most_events)
-        over = False
+        running = False
         try:
+            # The mailbox is open already: the connection may end while a template is rendered.
+            rendered = await self._render(connection, request.prompt, constrained=_is_constrained(request))
             connection.send(
                 messages.Submit(
-                    number, prompt, request.sampling, request.n, request.echo, request.priority, request.logprobs
+                    number,
+                    rendered.prompt,
+                    request.sampling,
+                    request.n,
+                    request.echo,
+                    request.priority,
+                    request.logprobs,
+                    request.answer_format,
+                    request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None,
+                    rendered.reading,
                 )
             )
-            while not over:
+            running = True
+            while running:
                 mail = await mailbox.get()
-                over = isinstance(mail, Usage | DragomanError | _Lost)
+                running = not isinstance(mail, Usage | DragomanError | _Lost)
                 if isinstance(mail, DragomanError):
                     raise mail
                 yield mail
         finally:
             del connection.mailboxes[number]
-            if not over:
+            if running:
                 connection.send(messages.Cancel(number))
+
+    async def _render(self, connection: _Connection, prompt: Prompt, *, constrained: bool = False) -> _Rendered:
+        if not isinstance(prompt, ChatPrompt):
+            return _Rendered(prompt, Reading())
+        if prompt.template is not None or prompt.template_arguments:
+            rendered = await self._foreign_templates.render(
+                prompt,
+                model=connection.template,
+                context_length=connection.welcome.context_length,
+                constrained=constrained,
+            )
+        else:
+            rendered = connection.template.render(prompt, constrained=constrained)
+        return _Rendered(TextPrompt(rendered.text), rendered.reading)
 
     async def _connect(self) -> _Connection:
         """The connection there is, or the next one. Raises ModelLoading when it takes too long to come."""
@@ -225,5 +265,7 @@ class LlamaEngine:
         _log.warning("engine connection lost", socket=self._socket_path.name)
 
 
-def _rendered(template: ChatTemplate, prompt: Prompt) -> TextPrompt | TokenPrompt:
-    return TextPrompt(template.render(prompt).text) if isinstance(prompt, ChatPrompt) else prompt
+def _is_constrained(request: GenerationRequest) -> bool:
+    """Whether a grammar binds the answer from its first character on."""
+    tools = request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None
+    return request.answer_format is not None or (tools is not None and tools.choice != "auto")

@@ -11,8 +11,9 @@ import msgspec
 
 from dragoman.core.errors import BadRequest, ContextOverflow, DragomanError, EngineFailed, Overloaded
 from dragoman.core.events import Event
-from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt
+from dragoman.core.request import AnswerFormat, SamplingParams, TextPrompt, TokenPrompt, ToolUse
 from dragoman.engines.base import EngineStatistics
+from dragoman.prompt.reading import Reading
 
 Content = TypeVar("Content")
 
@@ -30,6 +31,9 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     echo: bool
     priority: int
     logprobs: int | None = None
+    answer_format: AnswerFormat | None = None
+    tools: ToolUse | None = None
+    reading: Reading = Reading()
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):

@@ -37,23 +37,21 @@ class Vocabulary:
 
         BOS comes first where the model wants it, unless the text already begins with it.
         """
-        encoded = text.encode()
         add_special = not (self._adds_bos and self.bos_text and text.startswith(self.bos_text))
-        tokens = np.empty(len(encoded) + 4, dtype=np.int32)
-        count = self._library.llama_tokenize(
-            self._vocabulary, encoded, len(encoded), tokens.ctypes.data, len(tokens), add_special, True
-        )
-        assert count >= 0, "a token stands for at least one byte"
-        return tokens[:count].copy()
+        return self._tokenize(text.encode(), add_special=add_special, parse_special=True)
 
     def tokenize_plain(self, text: bytes) -> list[int]:
         """Token ids of UTF-8 text in which no special token is looked for, nothing put before it."""
-        tokens = np.empty(len(text) + 4, dtype=np.int32)
-        count = self._library.llama_tokenize(
-            self._vocabulary, text, len(text), tokens.ctypes.data, len(tokens), False, False
-        )
-        assert count >= 0, "a token stands for at least one byte"
-        return [int(token) for token in tokens[:count]]
+        return list(map(int, self._tokenize(text, add_special=False, parse_special=False)))
+
+    def tokenize_markup(self, text: str) -> list[int]:
+        """Token ids of text in the middle of another one; special-token text in it becomes special tokens."""
+        return list(map(int, self._tokenize(text.encode(), add_special=False, parse_special=True)))
+
+    def special_token(self, text: str) -> int | None:
+        """The special token that is written so; None: there is none."""
+        tokens = self.tokenize_markup(text)
+        return tokens[0] if len(tokens) == 1 and self.is_special(tokens[0]) else None
 
     def fewest_tokens(self, text: str) -> int:
         """A lower bound of the number of tokens of `text`, without tokenizing it."""
@@ -68,6 +66,14 @@ class Vocabulary:
     def is_special(self, token: int) -> bool:
         """Whether the token is markup of the model rather than text."""
         return bool(self._library.llama_vocab_is_control(self._vocabulary, token)) or token in self.end_token_ids
+
+    def _tokenize(self, text: bytes, *, add_special: bool, parse_special: bool) -> TokenArray:
+        tokens = np.empty(len(text) + 4, dtype=np.int32)
+        count = self._library.llama_tokenize(
+            self._vocabulary, text, len(text), tokens.ctypes.data, len(tokens), add_special, parse_special
+        )
+        assert count >= 0, "a token stands for at least one byte"
+        return tokens[:count].copy()
 
     def _read_piece(self, token: int) -> bytes:
         length = 64

@@ -19,21 +19,19 @@ from functools import partial
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
-from dragoman.core.errors import BadRequest, ContextOverflow, DragomanError
+from dragoman.core.errors import BadRequest, DragomanError
 from dragoman.core.events import Usage
-from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.binding import Library, LibraryError, packaged_library
 from dragoman.engines.llama.context import ContextOptions, DecodeError
-from dragoman.engines.llama.model import Model, ModelError, TokenArray
+from dragoman.engines.llama.job_maker import JobMaker
+from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.scheduler import largest_step
-from dragoman.engines.llama.sequence import Job
 from dragoman.engines.llama.stepper import Published, Stepper
 
 _UNSENT_LIMIT = 64 * 2**20
@@ -52,7 +50,7 @@ class EngineServer:
     def __init__(self, model: Model, backend: LlamaBackend, options: EngineOptions) -> None:
         self._model = model
         self._options = options
-        self._context_length = min(model.trained_context_length, backend.cells)
+        self._jobs = JobMaker(model, backend.cells)
         batcher = Batcher(
             backend,
             model.vocabulary,
@@ -103,7 +101,9 @@ class EngineServer:
         self._connections[connection.number] = connection
         vocabulary = self._model.vocabulary
         template = self._options.chat_template or self._model.chat_template
-        connection.send([messages.Welcome(self._context_length, template, vocabulary.bos_text, vocabulary.eos_text)])
+        connection.send(
+            [messages.Welcome(self._jobs.context_length, template, vocabulary.bos_text, vocabulary.eos_text)]
+        )
         try:
             while (command := await messages.read_command(reader)) is not None:
                 await self._obey(connection, command)
@@ -128,7 +128,7 @@ class EngineServer:
 
     async def _count(self, connection: "_Connection", command: messages.CountTokens) -> None:
         try:
-            tokens, _ = await self._loop.run_in_executor(self._tokenizer, self._prompt, command.prompt)
+            tokens, _ = await self._loop.run_in_executor(self._tokenizer, self._jobs.prompt, command.prompt)
         except BadRequest as error:
             connection.send([messages.refusal(command.number, error)])
         else:
@@ -137,7 +137,7 @@ class EngineServer:
     async def _submit(self, connection: "_Connection", command: messages.Submit) -> None:
         try:
             job = await self._loop.run_in_executor(
-                self._tokenizer, self._job, (connection.number, command.number), command
+                self._tokenizer, self._jobs.job, (connection.number, command.number), command
             )
         except BadRequest as error:
             connection.send([messages.refusal(command.number, error)])
@@ -145,56 +145,6 @@ class EngineServer:
         seed = command.sampling.seed
         connection.open_requests.add(command.number)
         self._stepper.add(job, command.n, secrets.randbits(64) if seed is None else seed)
-
-    def _job(self, key: tuple[int, int], command: messages.Submit) -> Job:
-        tokens, text = self._prompt(command.prompt)
-        room = self._room(len(tokens))
-        self._check_token_ids(command.sampling)
-        limit = room if command.sampling.max_tokens is None else min(command.sampling.max_tokens, room)
-        return Job(
-            key,
-            tokens,
-            command.sampling,
-            limit,
-            priority=command.priority,
-            echo=text if command.echo else "",
-            logprobs=command.logprobs,
-        )
-
-    def _prompt(self, prompt: TextPrompt | TokenPrompt) -> tuple[TokenArray, str]:
-        vocabulary = self._model.vocabulary
-        match prompt:
-            case TextPrompt(text):
-                if (least := vocabulary.fewest_tokens(text)) >= self._context_length:
-                    raise self._overflow(least, at_least=True)
-                tokens = vocabulary.tokenize(text)
-            case TokenPrompt(token_ids):
-                _check_ids("prompt", token_ids, vocabulary.size)
-                tokens = np.array(token_ids, dtype=np.int32)
-                text = b"".join(map(vocabulary.piece, token_ids)).decode(errors="replace")
-        if not len(tokens):
-            raise BadRequest("The prompt is empty: a model needs at least one token to go on from", "prompt")
-        return tokens, text
-
-    def _room(self, prompt_tokens: int) -> int:
-        room = self._context_length - prompt_tokens
-        if room < 1:
-            raise self._overflow(prompt_tokens)
-        return room
-
-    def _overflow(self, prompt_tokens: int, *, at_least: bool = False) -> ContextOverflow:
-        trained = self._model.trained_context_length
-        remedy = "Shorten the prompt; the model was trained for no longer one."
-        if self._context_length < trained:
-            remedy = (
-                "Shorten the prompt, or start the server with a larger --context-cells "
-                f"(now {self._context_length}; the model was trained for {trained} tokens)."
-            )
-        return ContextOverflow(prompt_tokens, self._context_length, remedy, at_least=at_least)
-
-    def _check_token_ids(self, sampling: SamplingParams) -> None:
-        _check_ids("stop_token_ids", sampling.stop_token_ids, self._model.vocabulary.size)
-        _check_ids("logit_bias", tuple(sampling.logit_bias), self._model.vocabulary.size)
 
     def _publish_from_thread(self, published: list[Published]) -> None:
         self._loop.call_soon_threadsafe(self._publish, published)
@@ -232,12 +182,6 @@ class _Connection:
         self.writer.write(messages.encode(replies))
         if self.writer.transport.get_write_buffer_size() > _UNSENT_LIMIT:
             self.writer.transport.abort()
-
-
-def _check_ids(parameter: str, token_ids: tuple[int, ...], vocabulary_size: int) -> None:
-    for token in token_ids:
-        if not 0 <= token < vocabulary_size:
-            raise BadRequest(f"{parameter} must hold token ids from 0 to {vocabulary_size - 1}, got {token}", parameter)
 
 
 def main() -> int:

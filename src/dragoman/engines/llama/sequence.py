@@ -136,6 +136,11 @@ class Sequence:
         """The grammar that the next token must follow. A thought is free."""
         return None if self.choice.in_thought else self.constraint
 
+    @property
+    def ends_are_barred(self) -> bool:
+        """Whether the choice must not end yet: it has too few tokens, or thinks of an answer that a grammar binds."""
+        return self.choice.ends_are_barred or (self.choice.in_thought and self.constraint is not None)
+
     def forced(self) -> Collection[int]:
         """The tokens that must come next, whatever the model would say."""
         reading, choice = self.job.reading, self.choice

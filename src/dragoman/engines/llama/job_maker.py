@@ -1,0 +1,120 @@
+"""From a worker's words to a job for the batcher: the prompt in tokens, its room, and what binds the answer."""
+
+import functools
+
+import numpy as np
+
+from dragoman.core.errors import BadRequest, ContextOverflow
+from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt, ToolUse
+from dragoman.engines.constraint import Constraint, GrammarCompiler
+from dragoman.engines.grammar import build_grammar
+from dragoman.engines.llama.answer_reading import PLAIN, AnswerReading
+from dragoman.engines.llama.messages import Submit
+from dragoman.engines.llama.model import Model, TokenArray
+from dragoman.engines.llama.sequence import Job, JobKey
+from dragoman.prompt.call_reader import Certainty
+from dragoman.prompt.reading import Reading, build_reader
+from dragoman.prompt.tool_formats import FORMATS
+
+
+class JobMaker:
+    """Makes the jobs of one model. For one thread: tokenizing and compiling take their time."""
+
+    def __init__(self, model: Model, cells: int) -> None:
+        """`cells`: KV cells there are, which bound a prompt and its answer."""
+        self._model = model
+        self.context_length = min(model.trained_context_length, cells)
+
+    def job(self, key: JobKey, command: Submit) -> Job:
+        """What a worker asked for. Raises BadRequest."""
+        tokens, text = self.prompt(command.prompt)
+        room = self._room(len(tokens))
+        self._check_token_ids(command.sampling)
+        limit = room if command.sampling.max_tokens is None else min(command.sampling.max_tokens, room)
+        return Job(
+            key,
+            tokens,
+            command.sampling,
+            limit,
+            priority=command.priority,
+            echo=text if command.echo else "",
+            logprobs=command.logprobs,
+            constraint=self._constraint(command),
+            reading=self._answer_reading(command.reading, command.tools),
+        )
+
+    def prompt(self, prompt: TextPrompt | TokenPrompt) -> tuple[TokenArray, str]:
+        """A prompt's tokens and its text. Raises BadRequest."""
+        vocabulary = self._model.vocabulary
+        match prompt:
+            case TextPrompt(text):
+                if (least := vocabulary.fewest_tokens(text)) >= self.context_length:
+                    raise self._overflow(least, at_least=True)
+                tokens = vocabulary.tokenize(text)
+            case TokenPrompt(token_ids):
+                _check_ids("prompt", token_ids, vocabulary.size)
+                tokens = np.array(token_ids, dtype=np.int32)
+                text = b"".join(map(vocabulary.piece, token_ids)).decode(errors="replace")
+        if not len(tokens):
+            raise BadRequest("The prompt is empty: a model needs at least one token to go on from", "prompt")
+        return tokens, text
+
+    def _room(self, prompt_tokens: int) -> int:
+        room = self.context_length - prompt_tokens
+        if room < 1:
+            raise self._overflow(prompt_tokens)
+        return room
+
+    def _overflow(self, prompt_tokens: int, *, at_least: bool = False) -> ContextOverflow:
+        trained = self._model.trained_context_length
+        remedy = "Shorten the prompt; the model was trained for no longer one."
+        if self.context_length < trained:
+            remedy = (
+                "Shorten the prompt, or start the server with a larger --context-cells "
+                f"(now {self.context_length}; the model was trained for {trained} tokens)."
+            )
+        return ContextOverflow(prompt_tokens, self.context_length, remedy, at_least=at_least)
+
+    def _check_token_ids(self, sampling: SamplingParams) -> None:
+        _check_ids("stop_token_ids", sampling.stop_token_ids, self._model.vocabulary.size)
+        _check_ids("logit_bias", tuple(sampling.logit_bias), self._model.vocabulary.size)
+
+    def _constraint(self, command: Submit) -> Constraint | None:
+        name = command.reading.tool_format
+        markup = None if name is None else FORMATS[name].markup
+        grammar = build_grammar(command.answer_format, command.tools, markup, self._model.vocabulary.special_token)
+        if grammar is None:
+            return None
+        return self._compiler.compile(grammar, "response_format" if command.tools is None else "tools")
+
+    @functools.cached_property
+    def _compiler(self) -> GrammarCompiler:
+        return GrammarCompiler(self._model.vocabulary)
+
+    def _answer_reading(self, reading: Reading, tools: ToolUse | None) -> AnswerReading:
+        if reading == Reading():
+            return PLAIN
+        vocabulary = self._model.vocabulary
+        thinking = reading.thinking
+        written = [] if reading.tool_format is None else [*FORMATS[reading.tool_format].markup.special_tokens]
+        written += [] if thinking is None else [thinking.opening, thinking.closing]
+        tokens = [vocabulary.special_token(text) for text in written]
+        return AnswerReading(
+            functools.partial(build_reader, reading, _certainty(tools)),
+            frozenset(token for token in tokens if token is not None),
+            None if thinking is None else thinking.budget,
+            () if thinking is None else tuple(vocabulary.tokenize_markup(f"{thinking.closing}\n\n")),
+        )
+
+
+def _certainty(tools: ToolUse | None) -> Certainty:
+    """Where the grammar of these tools leaves nothing but calls."""
+    if tools is None:
+        return "none"
+    return "from trigger" if tools.choice == "auto" else "whole answer"
+
+
+def _check_ids(parameter: str, token_ids: tuple[int, ...], vocabulary_size: int) -> None:
+    for token in token_ids:
+        if not 0 <= token < vocabulary_size:
+            raise BadRequest(f"{parameter} must hold token ids from 0 to {vocabulary_size - 1}, got {token}", parameter)

@@ -1,0 +1,161 @@
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dragoman.core.errors import BadRequest, Overloaded
+from dragoman.core.request import ChatPrompt, Message
+from dragoman.prompt.foreign import LONGEST_SOURCE_BYTES, MOST_WAITING, ForeignTemplates
+from dragoman.prompt.template import ChatTemplate, RenderedPrompt
+from tests.support.chat_templates import ALTERNATING, SWITCHED
+
+MODEL = ChatTemplate(SWITCHED, bos="<s>", eos="</s>")
+CONTEXT_LENGTH = 100
+MESSAGES = (Message("user", "Hi"),)
+HARMLESS = ChatPrompt(MESSAGES, template="{{ bos_token }}{{ messages[0].content }}{{ name }}{{ eos_token }}")
+ENDLESS = ChatPrompt(
+    MESSAGES, template="{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}"
+)
+DEEP = "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a | tojson }}"
+
+
+@pytest.fixture
+async def templates() -> AsyncIterator[ForeignTemplates]:
+    foreign = ForeignTemplates()
+    async with asyncio.timeout(60):
+        yield foreign
+        await foreign.close()
+
+
+async def render(templates: ForeignTemplates, prompt: ChatPrompt, *, constrained: bool = False) -> RenderedPrompt:
+    return await templates.render(prompt, model=MODEL, context_length=CONTEXT_LENGTH, constrained=constrained)
+
+
+async def refused(templates: ForeignTemplates, prompt: ChatPrompt) -> tuple[str, str | None]:
+    with pytest.raises(BadRequest) as caught:
+        await render(templates, prompt)
+    return caught.value.message, caught.value.parameter
+
+
+def renderers() -> list[Path]:
+    """This process's own renderers, as folders of /proc."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            is_child = f"\nPPid:\t{os.getpid()}\n" in (folder / "status").read_text()
+            if is_child and b"foreign_process" in (folder / "cmdline").read_bytes():
+                found.append(folder)
+    return found
+
+
+async def test_a_template_of_the_request_is_applied_with_the_models_special_tokens(templates: ForeignTemplates) -> None:
+    assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
+    named = ChatPrompt(MESSAGES, template=HARMLESS.template, template_arguments={"name": ["ü"]})
+    assert (await render(templates, named)).text == "<s>Hi['ü']</s>"
+
+
+async def test_the_models_own_template_takes_arguments(templates: ForeignTemplates) -> None:
+    prompt = ChatPrompt(MESSAGES, template_arguments={"enable_thinking": False})
+    rendered = await render(templates, prompt)
+    assert rendered.text.endswith("@assistant <think>\n\n</think>\n\n")
+    assert rendered.reading.thinking is None
+    assert await render(templates, ChatPrompt(MESSAGES, template_arguments={"x": 1})) == MODEL.render(prompt)
+
+
+async def test_a_model_thinks_under_a_template_that_knows_nothing_of_thoughts(templates: ForeignTemplates) -> None:
+    rendered = await render(templates, ChatPrompt(MESSAGES, template=ALTERNATING), constrained=True)
+    assert rendered.text == "[user]Hi[assistant]<think>\n"
+    assert rendered.reading.thinking is not None
+
+
+@pytest.mark.parametrize("name", ["messages", "tools", "bos_token", "eos_token", "add_generation_prompt"])
+async def test_the_conversation_itself_is_no_argument(templates: ForeignTemplates, name: str) -> None:
+    prompt = ChatPrompt(MESSAGES, template_arguments={name: ""})
+    assert await refused(templates, prompt) == (
+        f"The chat template's variable '{name}' cannot be set",
+        "chat_template_kwargs",
+    )
+
+
+async def test_a_number_that_no_frame_can_hold_is_refused(templates: ForeignTemplates) -> None:
+    message, parameter = await refused(templates, ChatPrompt(MESSAGES, template_arguments={"x": 10**30}))
+    assert "cannot be passed on" in message
+    assert parameter == "chat_template_kwargs"
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ("a\nb\n{{ } }}", "line 3: unexpected '}'"),
+        ("\n{{ 1 / 0 }}", "line 2: division by zero"),
+        ("{{ raise_exception('Take ' ~ 'turns') }}", "refuses these messages: Take turns"),
+        ("{{ raise_exception('\\ud800' ~ 'a' * 10**7) }}", "refuses these messages: ?aaa"),
+        ("{{ 'a' * 10**9 }}", "line 1: it needs too much memory"),
+        ("{% set a = 'a' * 10**7 %}{{ a * 100 }}", "too much memory"),
+        ("{{ messages | tojson(indent=10**9) }}", "too much memory"),
+        ("{{ '%1000000000d' % 1 }}", "too much memory"),
+        ("{{ 'a' * 1601 }}", "it writes more than 1600 characters"),
+        ("{% for x in range(10**9) %}{% endfor %}", "Range too big"),
+        ("{{ ''.__class__.__mro__ }}", "unsafe"),
+        ("{{ cycler.__init__.__globals__.os }}", "unsafe"),
+        ("{{ messages.append(1) }}", "unsafe"),
+        ("{% include '/etc/passwd' %}", "no loader"),
+        ("{% import 'os' as os %}", "no loader"),
+        ("{% extends 'a' %}", "no loader"),
+        ("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "recursion"),
+        ("{{ " + "(" * 20_000 + "1" + ")" * 20_000 + " }}", "recursion"),
+        ("{{ 1" + " + 1" * 10_000 + " }}", "recursion"),
+        (DEEP, "recursion"),
+        ("{% for x in [1] %}" * 50 + "{% endfor %}" * 50, "too many statically nested blocks"),
+        ("{{ '\\ud800' }}", "surrogates not allowed"),
+        ("{#" + "a" * LONGEST_SOURCE_BYTES + "#}", "larger than 65536 bytes"),
+    ],
+)
+async def test_a_hostile_template_is_refused_and_the_next_one_served(
+    templates: ForeignTemplates, source: str, reason: str
+) -> None:
+    message, parameter = await refused(templates, ChatPrompt(MESSAGES, template=source))
+    assert reason in message
+    assert len(message) < 1000
+    assert parameter == "chat_template"
+    assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
+
+
+async def test_a_template_that_never_ends_is_killed_and_the_next_one_served(templates: ForeignTemplates) -> None:
+    message, _ = await refused(templates, ENDLESS)
+    assert message == "The chat template cannot be applied: it did not finish within 2 s"
+    assert renderers() == []
+    assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
+
+
+async def test_a_request_that_is_given_up_leaves_nothing_to_the_next_one(templates: ForeignTemplates) -> None:
+    await render(templates, HARMLESS)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await render(templates, ENDLESS)
+    assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
+
+
+async def test_too_many_waiting_requests_are_refused_and_the_others_served(templates: ForeignTemplates) -> None:
+    waiting = [asyncio.create_task(render(templates, HARMLESS)) for _ in range(MOST_WAITING)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await render(templates, HARMLESS)
+    assert [rendered.text for rendered in await asyncio.gather(*waiting)] == ["<s>Hi</s>"] * MOST_WAITING
+    assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
+
+
+async def test_the_process_is_started_on_first_use_has_no_secrets_and_ends_with_its_owner() -> None:
+    templates = ForeignTemplates()
+    assert renderers() == []
+    await templates.close()
+    await render(templates, HARMLESS)
+    await render(templates, HARMLESS)
+    (process,) = renderers()
+    names = {entry.partition(b"=")[0] for entry in (process / "environ").read_bytes().split(b"\0") if entry}
+    assert names <= {b"PYTHONPATH", b"TZ"}
+    await templates.close()
+    assert renderers() == []
