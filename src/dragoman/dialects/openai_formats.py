@@ -6,7 +6,7 @@ from typing import Any, Literal
 import msgspec
 
 from dragoman.core.request import AnswerFormat, JsonObjectFormat, JsonSchemaFormat
-from dragoman.dialects.openai_tools import Name
+from dragoman.dialects.openai_tools import Name, wrong_schema
 from dragoman.dialects.validation import Missing, Violation
 
 
@@ -29,8 +29,12 @@ class ResponseFormat(msgspec.Struct, frozen=True):
 
 def wrong_format(sent: ResponseFormat | None) -> Iterator[Violation]:
     """What the types of `response_format` cannot say."""
-    if sent is not None and sent.type == "json_schema" and sent.json_schema is None:
+    if sent is None or sent.type != "json_schema":
+        return
+    if sent.json_schema is None:
         yield Violation(("response_format", "json_schema"), Missing())
+    else:
+        yield from wrong_schema(sent.json_schema.schema, ("response_format", "json_schema", "schema"))
 
 
 def answer_format(sent: ResponseFormat | None) -> AnswerFormat | None:

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, UnsetType
 from dragoman.core.events import ToolCallDelta
 from dragoman.core.request import Tool, ToolUse
 from dragoman.dialects.answer import CallSoFar
-from dragoman.dialects.validation import Invalid, Violation
+from dragoman.dialects.validation import Invalid, Path, Violation
 
 MAX_TOOLS = 128
 
@@ -57,11 +57,20 @@ def wrong_tools(tools: Sequence[ToolDefinition], choice: ToolChoice | None) -> I
             problem = Invalid(f"Names of tools must be unique, '{name}' is there twice")
             yield Violation(("tools", index, "function", "name"), problem)
         names.add(name)
+        yield from wrong_schema(tool.function.parameters, ("tools", index, "function", "parameters"))
     if choice == "required" and not tools:
         yield Violation(("tool_choice",), Invalid("tool_choice 'required' needs tools to choose from"))
     if isinstance(choice, NamedTool) and choice.function.name not in names:
         problem = Invalid(f"None of the tools is called '{choice.function.name[:64]}'")
         yield Violation(("tool_choice", "function", "name"), problem)
+
+
+def wrong_schema(schema: object, path: Path) -> Iterator[Violation]:
+    """Numbers that JSON can say and an engine cannot be told. What else is wrong with a schema, the engine says."""
+    try:
+        msgspec.msgpack.encode(schema)
+    except OverflowError:
+        yield Violation(path, Invalid("The integers of a schema must fit into 64 bits"))
 
 
 def tool_use(tools: Iterable[ToolDefinition], choice: ToolChoice | None, *, parallel: bool = True) -> ToolUse | None:

@@ -354,6 +354,18 @@ def test_tools_reach_the_engine_with_their_choice(fields: dict[str, object], use
             "string_pattern_mismatch",
             ["response_format", "json_schema", "name"],
         ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": [{"minimum": -(2**64)}]}}}]},
+            "The integers of a schema must fit into 64 bits",
+            "value_error",
+            ["tools", 0, "function", "parameters"],
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"maximum": 2**64}}}},
+            "The integers of a schema must fit into 64 bits",
+            "value_error",
+            ["response_format", "json_schema", "schema"],
+        ),
         ({"top_logprobs": 5}, "top_logprobs needs logprobs to be true", "value_error", None),
         (
             {"response_format": {"type": "xml"}},

@@ -89,6 +89,8 @@ def test_two_at_once_are_refused(fields: dict[str, Any], parameter: str, named: 
         ({"guided_json": "{"}, "guided_json"),
         ({"guided_json": "[1]"}, "guided_json"),
         ({"guided_json": [1]}, "guided_json"),
+        ({"guided_json": {"maximum": 2**64}}, "guided_json"),
+        ({"structured_outputs": {"json": '{"maximum": 18446744073709551616}'}}, "structured_outputs"),
         ({"guided_choice": []}, "guided_choice"),
         ({"guided_choice": [""]}, "guided_choice"),
     ],

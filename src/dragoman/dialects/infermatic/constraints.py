@@ -10,6 +10,8 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.request import AnswerFormat, GrammarFormat, JsonSchemaFormat, RegexFormat
 from dragoman.dialects.infermatic import wire
 from dragoman.dialects.openai_formats import ResponseFormat, answer_format
+from dragoman.dialects.openai_tools import wrong_schema
+from dragoman.dialects.validation import InvalidFields
 
 _NONE = wire.StructuredOutputs()
 
@@ -53,10 +55,15 @@ def _constraints(sent: wire.CompletionRequest) -> Iterator[Constraint]:
 
 
 def _schema(field: str, sent: dict[str, Any] | str) -> dict[str, Any]:
-    if not isinstance(sent, str):
-        return sent
+    schema = _parsed(field, sent) if isinstance(sent, str) else sent
+    if violations := list(wrong_schema(schema, (field,))):
+        raise InvalidFields(violations)
+    return schema
+
+
+def _parsed(field: str, text: str) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(sent, type=dict[str, Any])
+        return msgspec.json.decode(text, type=dict[str, Any])
     except (msgspec.DecodeError, RecursionError) as error:
         raise BadRequest(f"{field} is a text, but not that of a JSON Schema: {error}", field) from error
 
