@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dragoman.core.errors import EngineFailed, ModelLoading
+from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, ModelLoading
 from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
@@ -136,20 +136,36 @@ class DyingEngine(EchoEngine):
         raise EngineFailed("The engine stopped")
 
 
-class BusyEngine(EchoEngine):
-    """Has no room for anybody."""
+class RefusingEngine(EchoEngine):
+    """Has nothing but an error for anybody."""
 
     _events: Sequence[Event] = ()
+
+    def __init__(self, error: DragomanError) -> None:
+        super().__init__()
+        self._error = error
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         for event in self._events:
             yield event
-        raise ModelLoading("The model is being loaded", retry_after=7)
+        raise self._error
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_what_the_engine_refuses_is_told_of_the_field_that_the_client_sent(
+    speaker: Speaker, stream: bool
+) -> None:
+    async with client_of(echo_app(engine=RefusingEngine(BadRequest("These messages are odd", "messages")))) as client:
+        response = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi", stream=stream))
+    assert response.status_code == speaker.out_of_range_status
+    assert speaker.is_error(response.json())
+    assert "These messages are odd" in response.text
+    assert f'"{"chat_history" if speaker.name == "scale" else "messages"}"' in response.text
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_who_comes_too_early_is_told_when_to_come_back(speaker: Speaker, stream: bool) -> None:
-    async with client_of(echo_app(engine=BusyEngine())) as client:
+    async with client_of(echo_app(engine=RefusingEngine(ModelLoading("The model is being loaded", 7)))) as client:
         response = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi", stream=stream))
         assert response.status_code == (429 if speaker.name == "infermatic" else 503)
         assert response.headers["retry-after"] == "7"

@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from dragoman.dialects.validation import (
+    Invalid,
     InvalidFields,
     MalformedJson,
+    Mismatch,
     Missing,
     NotAnObject,
     NotOneOf,
@@ -42,6 +44,7 @@ class Body(msgspec.Struct, kw_only=True):
     stream: bool = False
     stop: str | Annotated[list[str], Meta(max_length=2)] | None = None
     closed: Closed | None = None
+    name: Annotated[str, Meta(pattern="^[a-z]+$")] = "a"
 
 
 GOOD: dict[str, Any] = {"model": "m", "turns": [{"role": "user"}]}
@@ -69,6 +72,20 @@ def test_a_whole_number_may_be_spelt_as_a_float(count: int) -> None:
 @pytest.mark.parametrize("wrong", [1.5, "1", True, [1], {}])
 def test_nothing_else_is_an_integer(wrong: object) -> None:
     assert violations(count=wrong) == [Violation(("count",), WrongType(("integer",)))]
+
+
+def test_a_text_that_does_not_match_its_pattern_is_told_so() -> None:
+    assert body(name="b").name == "b"
+    [violation] = violations(name="B")
+    assert violation == Violation(("name",), Mismatch("^[a-z]+$"))
+    assert describe("name", violation.problem) == "name must match ^[a-z]+$"
+    told = fastapi_detail(violation)
+    assert (told.msg, told.type) == ("String should match pattern '^[a-z]+$'", "string_pattern_mismatch")
+
+
+def test_what_is_wrong_inside_a_field_is_told_with_its_place() -> None:
+    assert describe("turns", Invalid("turns are odd")) == "turns are odd"
+    assert describe("turns[0].role", Invalid("Too odd")) == "turns[0].role: Too odd"
 
 
 @pytest.mark.parametrize("wrong", [0, 1, "true"])

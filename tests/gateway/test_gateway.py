@@ -2,6 +2,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
 
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -79,6 +80,15 @@ async def test_several_prompts_have_one_usage_at_the_end_and_it_is_their_sum() -
 async def test_more_prompts_than_fit_between_engine_and_client_are_all_answered() -> None:
     prompts = [f"prompt {number}" for number in range(128)]
     assert texts(await House(EchoEngine()).answer(*prompts)) == dict(enumerate(prompts))
+
+
+async def test_of_several_candidates_the_best_are_told_and_all_are_counted() -> None:
+    house = House(EchoEngine())
+    asked = [msgspec.structs.replace(request, best_of=3) for request in requests(["ab", "cde"], n=2)]
+    events = [event async for event in house.gateway.generate(asked)]
+    assert texts(events) == {0: "ab", 1: "ab", 2: "cde", 3: "cde"}
+    assert events[-1] == Usage(prompt_tokens=5, completion_tokens=3 * (3 + 4), cached_tokens=0)
+    assert house.count("completion_tokens") == 3 * (3 + 4)
 
 
 async def test_an_alias_is_counted_under_the_models_own_name() -> None:

@@ -1,30 +1,118 @@
 """The state machine between events and an answer's JSON, streamed or not; a dialect fills in the documents."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from dragoman.core.errors import EngineFailed
-from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.events import (
+    Delta,
+    Event,
+    Finished,
+    FinishReason,
+    ReasoningDelta,
+    TokenLogprobs,
+    ToolCallDelta,
+    Usage,
+)
 from dragoman.dialects import sse
 
 
-class Answer:
-    """Texts and finish reasons by choice, and the usage at the end. Implements exchange.AnswerMachine."""
+class CallSoFar:
+    """One tool call, as far as it has been told."""
 
     def __init__(self) -> None:
-        self._texts: dict[int, list[str]] = {}
-        self._reasons: dict[int, str] = {}
+        self.id = ""
+        self.name = ""
+        self._arguments: list[str] = []
+
+    def add(self, piece: ToolCallDelta) -> None:
+        """Take the call's next piece."""
+        self.id = piece.id or self.id
+        self.name = piece.name or self.name
+        self._arguments.append(piece.arguments)
+
+    @property
+    def arguments(self) -> str:
+        """JSON text, once the call is complete."""
+        return "".join(self._arguments)
+
+
+class ChoiceSoFar:
+    """What one choice has said up to now."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+        self.texts: list[str] = []
+        self.thoughts: list[str] = []
+        self.logprobs: list[TokenLogprobs] = []
+        self._calls: dict[int, CallSoFar] = {}
+        self._reason: FinishReason | None = None
+
+    def add_call_piece(self, piece: ToolCallDelta) -> None:
+        """Take the next piece of one of the choice's calls."""
+        self._calls.setdefault(piece.call, CallSoFar()).add(piece)
+
+    def finish(self, reason: FinishReason) -> None:
+        """Nothing more comes."""
+        self._reason = reason
+
+    @property
+    def text(self) -> str:
+        """All of its text."""
+        return "".join(self.texts)
+
+    @property
+    def reasoning(self) -> str:
+        """All that it thought, where the dialect shows it."""
+        return "".join(self.thoughts)
+
+    @property
+    def calls(self) -> list[CallSoFar]:
+        """Its tool calls, in the order of their numbers."""
+        return [call for _, call in sorted(self._calls.items())]
+
+    @property
+    def content(self) -> str | None:
+        """Its text as OpenAI's messages have it: None where it called tools instead of saying anything."""
+        return self.text or (None if self._calls else "")
+
+    @property
+    def reason(self) -> FinishReason:
+        """Why it ended."""
+        assert self._reason is not None, "the usage comes after every choice has finished"
+        return self._reason
+
+
+class Answer:
+    """What every choice has said, and the usage at the end. Implements exchange.AnswerMachine."""
+
+    shows_reasoning = False
+    """Whether the dialect has a field for what a choice thinks."""
+
+    def __init__(self) -> None:
+        self._choices: dict[int, ChoiceSoFar] = {}
         self._usage: Usage | None = None
 
     def feed(self, event: Event) -> Iterator[bytes]:
         """The chunks this event gives, as JSON."""
         match event:
-            case Delta(index, text) if text:
+            case Delta(index, text, _, logprobs) if text or logprobs:
                 yield from self._open(index)
-                self._texts[index].append(text)
-                yield self.text_chunk(index, text)
+                choice = self._choices[index]
+                choice.texts.append(text)
+                if logprobs:
+                    choice.logprobs.extend(logprobs)
+                yield self.text_chunk(index, text, logprobs)
+            case ReasoningDelta(index, text) if text and self.shows_reasoning:
+                yield from self._open(index)
+                self._choices[index].thoughts.append(text)
+                yield self.reasoning_chunk(index, text)
+            case ToolCallDelta(index):
+                yield from self._open(index)
+                self._choices[index].add_call_piece(event)
+                yield from self.call_chunks(event)
             case Finished(index, reason):
                 yield from self._open(index)
-                self._reasons[index] = reason
+                self._choices[index].finish(reason)
                 yield from self.finish_chunks(index, reason)
             case Usage():
                 self._usage = event
@@ -40,33 +128,37 @@ class Answer:
             raise EngineFailed("The engine ended its answer without telling its usage")
         return self.document(self._usage)
 
-    def choices(self) -> Iterator[tuple[int, str, str]]:
-        """Index, text and finish reason of every choice, in order."""
-        for index, parts in sorted(self._texts.items()):
-            yield index, "".join(parts), self._reasons[index]
+    def choices(self) -> list[ChoiceSoFar]:
+        """Every choice, in order."""
+        return [choice for _, choice in sorted(self._choices.items())]
 
-    def is_first(self, index: int) -> bool:
-        """Whether the text under way is the first one of its choice."""
-        return len(self._texts[index]) == 1
+    def _open(self, index: int) -> Iterable[bytes]:
+        if index in self._choices:
+            return ()
+        self._choices[index] = ChoiceSoFar(index)
+        return self.opening_chunks(index)
 
-    def _open(self, index: int) -> Iterator[bytes]:
-        if index not in self._texts:
-            self._texts[index] = []
-            yield from self.opening_chunks(index)
+    def opening_chunks(self, _index: int) -> Iterable[bytes]:
+        """What comes before the first that a choice says; nothing unless the dialect has something."""
+        return ()
 
-    def opening_chunks(self, _index: int) -> Iterator[bytes]:
-        """What comes before a choice's first text or end; nothing unless the dialect has something."""
-        yield from ()
-
-    def text_chunk(self, index: int, text: str) -> bytes:
-        """The chunk for new text of a choice."""
+    def text_chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
+        """The chunk for new text of a choice. Only where log-probabilities were asked for, there are any."""
         raise NotImplementedError
 
-    def finish_chunks(self, index: int, reason: str) -> Iterator[bytes]:
+    def reasoning_chunk(self, index: int, text: str) -> bytes:
+        """The chunk for what a choice newly thought."""
+        raise NotImplementedError
+
+    def call_chunks(self, _piece: ToolCallDelta) -> Iterable[bytes]:
+        """The chunks for a piece of a tool call; none in a dialect without tools."""
+        return ()
+
+    def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
         """What ends a choice."""
         raise NotImplementedError
 
-    def usage_chunks(self, usage: Usage) -> Iterator[bytes]:
+    def usage_chunks(self, usage: Usage) -> Iterable[bytes]:
         """What ends the answer; nothing where it was not asked for."""
         raise NotImplementedError
 

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dragoman.core.errors import BodyTooLarge, DragomanError, EngineFailed, Overloaded, Unauthenticated
+from dragoman.core.errors import BadRequest, BodyTooLarge, DragomanError, EngineFailed, Overloaded, Unauthenticated
 from dragoman.core.events import Event
 from dragoman.core.request import GenerationRequest
 from dragoman.core.service import GenerationService
@@ -47,6 +47,8 @@ class Call(NamedTuple):
     requests: list[GenerationRequest]
     stream: bool
     machine: AnswerMachine
+    fields: Mapping[str, str] = {}
+    """What this request calls the parameters that the engine may refuse, where its words are others."""
 
 
 class ErrorReply(NamedTuple):
@@ -206,7 +208,7 @@ class _Exchange(Response):
                         pass
             response = Response(self._call.machine.collected(), 200, self._id_headers, "application/json")
         except DragomanError as error:
-            response = error_response(self._errors.reply(error), self._id_headers)
+            response = error_response(self._errors.reply(self._as_sent(error)), self._id_headers)
         except Exception:  # noqa: BLE001 - the border: a defect of ours is a failed request, not a broken connection
             response = error_response(self._errors.reply(self._defect()), self._id_headers)
         await response(scope, receive, send)
@@ -219,7 +221,7 @@ class _Exchange(Response):
                         await self._write(send, frames)
             last = self._call.machine.terminator()
         except DragomanError as error:
-            last = await self._fail(send, error)
+            last = await self._fail(send, self._as_sent(error))
         except Exception:  # noqa: BLE001 - the same border
             last = await self._fail(send, self._defect())
         await self._write(send, last, more=False)
@@ -261,6 +263,12 @@ class _Exchange(Response):
             if not self._stream_began:
                 await self._begin(send, 200, sse.HEADERS)
             await send({"type": "http.response.body", "body": frames, "more_body": more})
+
+    def _as_sent(self, error: DragomanError) -> DragomanError:
+        """The error, with the field at fault under the name it was sent by."""
+        if isinstance(error, BadRequest) and error.parameter is not None:
+            error.parameter = self._call.fields.get(error.parameter, error.parameter)
+        return error
 
     def _defect(self) -> DragomanError:
         _log.exception("request failed by a defect", **self._id_headers)

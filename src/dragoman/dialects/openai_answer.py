@@ -1,28 +1,33 @@
 """Answers in OpenAI's shape, as three of the dialects give them with small differences."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from dragoman.core.events import Usage
-from dragoman.dialects.answer import Answer
+from dragoman.core.events import FinishReason, TokenLogprobs, ToolCallDelta, Usage
+from dragoman.dialects.answer import Answer, ChoiceSoFar
+from dragoman.dialects.openai_logprobs import ChatLogprobs, told_tokens
 from dragoman.dialects.openai_shapes import StreamOptions, UsageBody, usage_body
+from dragoman.dialects.openai_tools import ToolCallBody, ToolCallPiece, tool_call_bodies, tool_call_pieces
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-class AssistantMessage(msgspec.Struct, frozen=True):
-    role: str
-    content: str
+class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
+    role: str = "assistant"
+    reasoning: str | UnsetType = UNSET
+    content: str | None
+    """None where the choice calls tools instead."""
+    tool_calls: list[ToolCallBody] | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
     index: int
     message: AssistantMessage
     finish_reason: str
-    logprobs: UnsetType | None = UNSET
+    logprobs: ChatLogprobs | UnsetType | None = UNSET
 
 
 class ChatCompletion(msgspec.Struct, frozen=True):
@@ -38,13 +43,15 @@ class ChatCompletion(msgspec.Struct, frozen=True):
 class ChatDelta(msgspec.Struct, frozen=True):
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[ToolCallPiece] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):
     index: int
     delta: ChatDelta
     finish_reason: str | None = None
-    logprobs: UnsetType | None = UNSET
+    logprobs: ChatLogprobs | UnsetType | None = UNSET
 
 
 class ChatChunk(msgspec.Struct, frozen=True):
@@ -97,14 +104,16 @@ class Head(msgspec.Struct, frozen=True):
     model: str
     include_usage: bool
     """Whether a stream ends with its usage."""
-    logprobs: UnsetType | None = UNSET
-    """Of every choice of the chat route."""
+    tells_logprobs: bool = False
+    """Whether log-probabilities were asked for."""
+    no_logprobs: UnsetType | None = UNSET
+    """What stands in their place where there are none, on the chat route."""
     system_fingerprint: str | UnsetType | None = UNSET
 
 
-def new_head(answer_id: str, model: str, options: StreamOptions | None) -> Head:
+def new_head(answer_id: str, model: str, options: StreamOptions | None, *, logprobs: bool = False) -> Head:
     """The head of an answer that begins now."""
-    return Head(answer_id, int(time.time()), model, bool(options and options.include_usage))
+    return Head(answer_id, int(time.time()), model, bool(options and options.include_usage), logprobs)
 
 
 class HeadedAnswer(Answer):
@@ -114,9 +123,8 @@ class HeadedAnswer(Answer):
         super().__init__()
         self._head = head
 
-    def usage_chunks(self, usage: Usage) -> Iterator[bytes]:
-        if self._head.include_usage:
-            yield self.usage_chunk(usage_body(usage))
+    def usage_chunks(self, usage: Usage) -> Iterable[bytes]:
+        return [self.usage_chunk(usage_body(usage))] if self._head.include_usage else ()
 
     def usage_chunk(self, usage: UsageBody) -> bytes:
         """The chunk without choices that ends such a stream."""
@@ -124,40 +132,54 @@ class HeadedAnswer(Answer):
 
 
 class ChatAnswer(HeadedAnswer):
-    """A chat completion. The role comes in a chunk of its own before a choice's first text."""
+    """A chat completion. The role comes in a chunk of its own before the first that a choice says."""
 
-    def opening_chunks(self, index: int) -> Iterator[bytes]:
-        yield self._chunk(index, ChatDelta(role="assistant", content=""))
+    def opening_chunks(self, index: int) -> Iterable[bytes]:
+        return [self._chunk(index, ChatDelta(role="assistant", content=""))]
 
-    def text_chunk(self, index: int, text: str) -> bytes:
-        return self._chunk(index, ChatDelta(content=text))
+    def text_chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
+        return self._chunk(index, ChatDelta(content=text), logprobs=logprobs)
 
-    def finish_chunks(self, index: int, reason: str) -> Iterator[bytes]:
-        yield self._chunk(index, ChatDelta(), reason)
+    def reasoning_chunk(self, index: int, text: str) -> bytes:
+        return self._chunk(index, ChatDelta(reasoning=text))
+
+    def call_chunks(self, piece: ToolCallDelta) -> Iterable[bytes]:
+        return [self._chunk(piece.index, ChatDelta(tool_calls=[part])) for part in tool_call_pieces(piece)]
+
+    def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
+        return [self._chunk(index, ChatDelta(), reason)]
 
     def usage_chunk(self, usage: UsageBody) -> bytes:
         return self._document([], usage)
 
     def document(self, usage: Usage) -> bytes:
         head = self._head
-        choices = [
-            ChatChoice(index, AssistantMessage("assistant", text), reason, head.logprobs)
-            for index, text, reason in self.choices()
-        ]
         return _encode(
             ChatCompletion(
                 head.id,
                 "chat.completion",
                 head.created,
                 head.model,
-                choices,
+                [self._choice(choice) for choice in self.choices()],
                 usage_body(usage),
                 head.system_fingerprint,
             )
         )
 
-    def _chunk(self, index: int, delta: ChatDelta, reason: str | None = None) -> bytes:
-        return self._document([ChatChunkChoice(index, delta, reason, self._head.logprobs)])
+    def _choice(self, choice: ChoiceSoFar) -> ChatChoice:
+        message = AssistantMessage(
+            reasoning=choice.reasoning or UNSET,
+            content=choice.content,
+            tool_calls=tool_call_bodies(choice.calls) or UNSET,
+        )
+        logprobs = ChatLogprobs(told_tokens(choice.logprobs)) if self._head.tells_logprobs else self._head.no_logprobs
+        return ChatChoice(choice.index, message, choice.reason, logprobs)
+
+    def _chunk(
+        self, index: int, delta: ChatDelta, reason: str | None = None, logprobs: Sequence[TokenLogprobs] = ()
+    ) -> bytes:
+        told = ChatLogprobs(told_tokens(logprobs)) if logprobs else self._head.no_logprobs
+        return self._document([ChatChunkChoice(index, delta, reason, told)])
 
     def _document(self, choices: list[ChatChunkChoice], usage: UsageBody | UnsetType = UNSET) -> bytes:
         head = self._head
@@ -169,20 +191,20 @@ class ChatAnswer(HeadedAnswer):
 
 
 class TextAnswer(HeadedAnswer):
-    """A text completion."""
+    """A text completion without log-probabilities."""
 
-    def text_chunk(self, index: int, text: str) -> bytes:
+    def text_chunk(self, index: int, text: str, _logprobs: Sequence[TokenLogprobs]) -> bytes:
         return self._document([TextChunkChoice(index, text)])
 
-    def finish_chunks(self, index: int, reason: str) -> Iterator[bytes]:
-        yield self._document([TextChunkChoice(index, "", finish_reason=reason)])
+    def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
+        return [self._document([TextChunkChoice(index, "", finish_reason=reason)])]
 
     def usage_chunk(self, usage: UsageBody) -> bytes:
         return self._document([], usage)
 
     def document(self, usage: Usage) -> bytes:
         head = self._head
-        choices = [TextChoice(index, text, None, reason) for index, text, reason in self.choices()]
+        choices = [TextChoice(choice.index, choice.text, None, choice.reason) for choice in self.choices()]
         return _encode(TextCompletion(head.id, "text_completion", head.created, head.model, choices, usage_body(usage)))
 
     def _document(self, choices: list[TextChunkChoice], usage: UsageBody | UnsetType = UNSET) -> bytes:

@@ -1,35 +1,20 @@
-"""The JSON vocabulary of OpenAI's API that several dialects share: messages, prompts, usage."""
+"""The JSON vocabulary of OpenAI's API that several dialects share: prompts, stop strings, usage."""
 
 from collections.abc import Sequence
-from typing import Any, cast, get_args
+from typing import cast
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.events import Usage
 from dragoman.core.limits import MAX_TOKENS
-from dragoman.core.request import ChatPrompt, Message, Prompt, Role, TextPrompt, TokenPrompt
+from dragoman.core.request import Prompt, TextPrompt, TokenPrompt
 
 MAX_PROMPTS = 128
 """Prompts one text completion may hold."""
 
 TextCompletionPrompt = str | list[str | int | list[int]]
-
-
-class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a message's content. Only parts of type `text` are understood."""
-
-    type: str
-    text: str | None = None
-
-
-class ChatMessage(msgspec.Struct, frozen=True):
-    """One message as clients send it."""
-
-    role: str
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-    tool_calls: list[Any] | None = None
 
 
 class StreamOptions(msgspec.Struct, frozen=True):
@@ -42,6 +27,12 @@ class PromptTokensDetails(msgspec.Struct, frozen=True):
     cached_tokens: int
 
 
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    """`reasoning_tokens` of the completion were thought rather than said."""
+
+    reasoning_tokens: int
+
+
 class UsageBody(msgspec.Struct, frozen=True):
     """The usage of a whole request."""
 
@@ -49,6 +40,8 @@ class UsageBody(msgspec.Struct, frozen=True):
     prompt_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+    """Of an answer with thoughts."""
 
 
 def usage_body(usage: Usage) -> UsageBody:
@@ -58,14 +51,8 @@ def usage_body(usage: Usage) -> UsageBody:
         usage.prompt_tokens,
         usage.prompt_tokens + usage.completion_tokens,
         PromptTokensDetails(usage.cached_tokens),
+        CompletionTokensDetails(usage.reasoning_tokens) if usage.reasoning_tokens else UNSET,
     )
-
-
-def chat_prompt(messages: Sequence[ChatMessage]) -> ChatPrompt:
-    """The conversation in core's terms. Raises BadRequest naming the message."""
-    if not messages:
-        raise BadRequest("messages must hold at least one message", "messages")
-    return ChatPrompt(tuple(_message(f"messages[{index}]", message) for index, message in enumerate(messages)))
 
 
 def text_prompts(prompt: TextCompletionPrompt) -> list[Prompt]:
@@ -102,28 +89,3 @@ def _token_prompt(token_ids: Sequence[int]) -> TokenPrompt:
         if not 0 <= token <= MAX_TOKENS:
             raise BadRequest(f"prompt must hold token ids, got {str(token)[:40]}", "prompt")
     return TokenPrompt(tuple(token_ids))
-
-
-def _message(where: str, message: ChatMessage) -> Message:
-    role = "system" if message.role == "developer" else message.role
-    if role == "tool" or message.tool_calls:
-        raise BadRequest(f"{where}: tool calls and tool messages are not supported", "messages")
-    if role not in get_args(Role):
-        raise BadRequest(
-            f"{where}.role must be one of {', '.join(get_args(Role))} or developer, got '{role}'", "messages"
-        )
-    if message.content is None:
-        raise BadRequest(f"{where}.content is missing", "messages")
-    return Message(cast("Role", role), _text(where, message.content), message.name)
-
-
-def _text(where: str, content: str | list[ContentPart]) -> str:
-    if isinstance(content, str):
-        return content
-    for index, part in enumerate(content):
-        if part.type != "text" or part.text is None:
-            raise BadRequest(
-                f"{where}.content[{index}] must be a text part; this model takes text only, got type '{part.type}'",
-                "messages",
-            )
-    return "".join(part.text or "" for part in content)

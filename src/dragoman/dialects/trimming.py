@@ -32,7 +32,7 @@ class Trimming:
     """
 
     def __init__(self, prompt: ChatPrompt) -> None:
-        self._messages = prompt.messages
+        self._prompt = prompt
         history = prompt.messages[:-1]
         turns = [index for index, message in enumerate(history) if message.role != "system"]
         systems = [index for index, message in enumerate(history) if message.role == "system"]
@@ -44,8 +44,8 @@ class Trimming:
     def without(self, count: int) -> ChatPrompt:
         """The conversation without the first `count` messages of the order."""
         dropped = set(self._order[:count])
-        kept = (message for index, message in enumerate(self._messages) if index not in dropped)
-        return ChatPrompt(tuple(kept))
+        kept = (message for index, message in enumerate(self._prompt.messages) if index not in dropped)
+        return msgspec.structs.replace(self._prompt, messages=tuple(kept))
 
 
 class FittedService:

@@ -7,6 +7,7 @@ put into its own words.
 
 import functools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
@@ -54,6 +55,12 @@ class NotOneOf(NamedTuple):
     got: object
 
 
+class Mismatch(NamedTuple):
+    """A string that does not match its regular expression."""
+
+    pattern: str
+
+
 class Unknown(NamedTuple):
     """A field that must not be there."""
 
@@ -64,7 +71,7 @@ class Invalid(NamedTuple):
     message: str
 
 
-Problem = Missing | WrongType | OutOfRange | WrongLength | NotOneOf | Unknown | Invalid
+Problem = Missing | WrongType | OutOfRange | WrongLength | NotOneOf | Mismatch | Unknown | Invalid
 
 
 class Violation(NamedTuple):
@@ -120,10 +127,13 @@ def describe(field: str, problem: Problem) -> str:
             return f"{field} must have {bounds(low, high, None).removeprefix('be ')} {unit}, got {got}"
         case NotOneOf(values, got):
             return f"{field} must be one of {', '.join(map(str, values))}, got {str(got)[:40]!r}"
+        case Mismatch(pattern):
+            return f"{field} must match {pattern}"
         case Unknown():
             return f"{field} is not known here"
         case Invalid(message):
-            return message
+            # What is said of a whole field names it.
+            return f"{field}: {message}" if "." in field or "[" in field else message
 
 
 def bounds(low: float | None, high: float | None, above: float | None) -> str:
@@ -183,6 +193,8 @@ class _Check:
                 return [self.value(info.item_type, item, (*path, index)) for index, item in enumerate(value)]
             case inspect.StrType() if isinstance(value, str):
                 self._length("string", info.min_length, info.max_length, len(value), path)
+                if info.pattern is not None and not re.search(info.pattern, value):
+                    self.violations.append(Violation(path, Mismatch(info.pattern)))
                 return value
             case inspect.BoolType() if isinstance(value, bool):
                 return value
@@ -337,6 +349,8 @@ def _fastapi_words(problem: Problem) -> tuple[str, str]:
             return f"{noun} should have at most {high} {unit}, got {got}", "too_long"
         case NotOneOf(values, _):
             return f"Input should be one of {', '.join(map(str, values))}", "enum"
+        case Mismatch(pattern):
+            return f"String should match pattern '{pattern}'", "string_pattern_mismatch"
         case Unknown():
             return "Extra inputs are not permitted", "extra_forbidden"
         case Invalid(message):

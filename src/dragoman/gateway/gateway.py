@@ -11,6 +11,7 @@ from dragoman.core.events import Event, Usage
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.service import ServedModel
 from dragoman.engines.base import Engine
+from dragoman.gateway.best_of import Contest, as_candidates
 from dragoman.gateway.catalog import Catalog
 from dragoman.gateway.keys import NO_KEYS, KeyRing
 from dragoman.gateway.meter import Meter
@@ -62,11 +63,17 @@ class Gateway:
             raise ShuttingDown("The server is shutting down", retry_after=5)
         deployment = self._catalog.resolve(requests[0].model)
         measurement = self._meter.begin(deployment.name)
+        contest = Contest.over(requests)
+        run = requests if contest is None else [as_candidates(request) for request in requests]
         try:
-            async with contextlib.aclosing(_run(deployment.engine, requests)) as events:
+            async with contextlib.aclosing(_run(deployment.engine, run)) as events:
                 async for event in events:
                     measurement.observe(event)
-                    yield event
+                    if contest is None:
+                        yield event
+                        continue
+                    for chosen in contest.feed(event):
+                        yield chosen
         except (asyncio.CancelledError, GeneratorExit):
             measurement.end("cancelled")
             raise

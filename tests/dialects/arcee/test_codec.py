@@ -20,7 +20,17 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.events import Delta, Finished, Usage
-from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams
+from dragoman.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    Message,
+    SamplingParams,
+    Tool,
+    ToolCall,
+    ToolUse,
+)
 from dragoman.core.service import ServedModel
 from dragoman.dialects.arcee import codec, wire
 from dragoman.dialects.exchange import Call
@@ -30,7 +40,10 @@ HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "conte
 MODELS = [ServedModel("echo", ("parrot", "acme/echo"), 8192), ServedModel("other", (), None)]
 ERRORS = codec.ArceeErrors()
 
-NOT_SUPPORTED = "This parameter is not supported by this server"
+WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
+CLOCK = {"type": "function", "function": {"name": "now", "description": "The time", "strict": True}}
+USE = (Tool("get_weather", None, {"type": "object"}), Tool("now", "The time", None, True))
+NAME_PATTERN = r"String should match pattern '^[A-Za-z0-9_-]{1,64}$(?!\n)'"
 INTERNAL = "An internal server error occurred while processing the request"
 
 INTEGERS = ["max_tokens", "max_completion_tokens", "n", "seed", "top_logprobs", "top_k"]
@@ -144,7 +157,7 @@ def test_a_parameter_in_its_range_reaches_the_engine(field: str, values: list[fl
         ("stop", "", "String should have at least 1 characters, got 0", "too_short"),
         ("stop", "x" * 257, "String should have at most 256 characters, got 257", "too_long"),
         ("stop", ["x"] * 65, "List should have at most 64 items, got 65", "too_long"),
-        ("tools", [{}] * 129, "List should have at most 128 items, got 129", "too_long"),
+        ("tools", [WEATHER] * 129, "List should have at most 128 items, got 129", "too_long"),
         ("tool_choice", "any", "Input should be one of auto, none, required", "enum"),
         ("reasoning_effort", "maximal", "Input should be one of high, low, medium, minimal, none", "enum"),
     ],
@@ -282,14 +295,6 @@ def test_a_bias_is_between_minus_100_and_100() -> None:
         assert detail["msg"] == f"Input should be {side}"
 
 
-def test_what_is_not_built_does_not_hide_a_wrong_value() -> None:
-    asked = {"tools": [{"type": "function"}], "tool_choice": {"type": "function"}}
-    turns = [user("Hi"), {"role": "assistant", "tool_calls": [{"id": "call_0"}]}]
-    message = "Input should be less than or equal to 2"
-    refused = refusal(temperature=3, messages=turns, **asked)
-    assert refused == (422, [entry(message, "less_than_equal", "temperature")])
-
-
 def test_at_most_1024_tokens_have_a_bias() -> None:
     assert len(sampling(logit_bias={str(token): 1 for token in range(1024)}).logit_bias) == 1024
     message = "Input should have at most 1024 entries, got 1025"
@@ -298,59 +303,149 @@ def test_at_most_1024_tokens_have_a_bias() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
+    ("fields", "use"),
     [
-        ("tools", [{"type": "function", "function": {"name": "f"}}]),
-        ("tool_choice", "required"),
-        ("tool_choice", {"type": "function", "function": {"name": "f"}}),
-        ("logprobs", True),
-        ("top_logprobs", 5),
+        ({}, ToolUse(USE)),
+        ({"tool_choice": None}, ToolUse(USE)),
+        ({"tool_choice": "auto"}, ToolUse(USE)),
+        ({"tool_choice": "none"}, None),
+        ({"tool_choice": "required"}, ToolUse(USE, "required")),
+        ({"tool_choice": {"type": "function", "function": {"name": "now"}}}, ToolUse(USE, "named", "now")),
+        ({"parallel_tool_calls": False}, ToolUse(USE, parallel=False)),
     ],
 )
-def test_what_is_not_built_is_refused_by_name(field: str, value: object) -> None:
-    assert refusal(**{field: value}) == (422, [entry(NOT_SUPPORTED, "value_error", field)])
-
-
-def test_all_that_is_not_built_is_listed() -> None:
-    status, detail = refusal(
-        tools=[{}], tool_choice="required", response_format={"type": "json_object"}, logprobs=True, top_logprobs=20
-    )
-    assert status == 422
-    assert [one["loc"][1] for one in detail] == ["tools", "tool_choice", "logprobs", "top_logprobs", "response_format"]
+def test_tools_reach_the_engine_with_their_choice(fields: dict[str, object], use: ToolUse | None) -> None:
+    prompt = request(tools=[WEATHER, CLOCK], **fields).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.tools == use
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "message", "kind", "place"),
     [
-        {"tools": []},
-        {"tool_choice": "none"},
-        {"tool_choice": "auto"},
-        {"parallel_tool_calls": False},
-        {"response_format": {"type": "text"}},
-        {"logprobs": False, "top_logprobs": 0},
+        (
+            {"tools": [WEATHER, CLOCK, WEATHER]},
+            "Names of tools must be unique, 'get_weather' is there twice",
+            "value_error",
+            ["tools", 2, "function", "name"],
+        ),
+        ({"tool_choice": "required"}, "tool_choice 'required' needs tools to choose from", "value_error", None),
+        (
+            {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "now"}}},
+            "None of the tools is called 'now'",
+            "value_error",
+            ["tool_choice", "function", "name"],
+        ),
+        (
+            {"tool_choice": {"type": "tool", "function": {"name": "now"}}},
+            "Input should be one of function",
+            "enum",
+            ["tool_choice", "type"],
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "two words"}}]},
+            NAME_PATTERN,
+            "string_pattern_mismatch",
+            ["tools", 0, "function", "name"],
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a" * 65}}},
+            NAME_PATTERN,
+            "string_pattern_mismatch",
+            ["response_format", "json_schema", "name"],
+        ),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": [{"minimum": -(2**64)}]}}}]},
+            "The integers of a schema must fit into 64 bits",
+            "value_error",
+            ["tools", 0, "function", "parameters"],
+        ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"maximum": 2**64}}}},
+            "The integers of a schema must fit into 64 bits",
+            "value_error",
+            ["response_format", "json_schema", "schema"],
+        ),
+        ({"top_logprobs": 5}, "top_logprobs needs logprobs to be true", "value_error", None),
+        (
+            {"response_format": {"type": "xml"}},
+            "Input should be one of json_object, json_schema, text",
+            "enum",
+            ["response_format", "type"],
+        ),
     ],
 )
-def test_what_asks_for_nothing_beyond_text_is_taken(fields: dict[str, object]) -> None:
-    assert call(**fields).requests == call().requests
+def test_what_does_not_fit_together_answers_422(
+    fields: dict[str, Any], message: str, kind: str, place: list[str | int] | None
+) -> None:
+    assert refusal(**fields) == (422, [entry(message, kind, *(place or fields))])
 
 
-@pytest.mark.parametrize("form", ["json_object", "json_schema"])
-def test_a_format_other_than_text_is_refused_by_name(form: str) -> None:
-    message = f"response_format '{form}' is not supported by this server"
-    assert refusal(response_format={"type": form}) == (
-        422,
-        [entry(message, "value_error", "response_format", "type")],
-    )
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"tools": [5]}, "'tools[0]' must be an object"),
+        ({"tools": [{"type": "function"}]}, "'tools[0].function' is required"),
+        ({"tools": [{"type": "function", "function": {}}]}, "'tools[0].function.name' is required"),
+        ({"tool_choice": {"type": "function"}}, "'tool_choice.function' is required"),
+        ({"response_format": {"type": "json_schema"}}, "'response_format.json_schema' is required"),
+        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "'response_format.json_schema.name'"),
+    ],
+)
+def test_tools_and_formats_of_another_shape_answer_400(fields: dict[str, object], message: str) -> None:
+    status, text = refusal(**fields)
+    assert status == 400
+    assert message in text
 
 
-def test_an_unknown_format_is_no_member_of_the_list() -> None:
-    message = "Input should be one of json_object, json_schema, text"
-    assert refusal(response_format={"type": "xml"}) == (422, [entry(message, "enum", "response_format", "type")])
+@pytest.mark.parametrize(
+    ("sent", "expected"),
+    [
+        ({"type": "text"}, None),
+        ({"type": "json_object"}, JsonObjectFormat()),
+        ({"type": "json_schema", "json_schema": {"name": "a"}}, JsonSchemaFormat()),
+        ({"type": "json_schema", "json_schema": {"name": "a", "schema": None}}, JsonSchemaFormat()),
+        (
+            {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "array"}, "strict": True}},
+            JsonSchemaFormat({"type": "array"}, strict=True),
+        ),
+    ],
+)
+def test_a_format_reaches_the_engine(sent: object, expected: object) -> None:
+    assert request(response_format=sent).answer_format == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 20}, 20), ({"top_logprobs": 0}, None)],
+)
+def test_log_probabilities_are_asked_for(fields: dict[str, object], told: int | None) -> None:
+    assert request(**fields).logprobs == told
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high"])
-def test_the_effort_is_ignored_by_a_model_that_does_not_think(effort: str) -> None:
-    assert call(reasoning_effort=effort).requests == call().requests
+def test_the_effort_reaches_the_engine(effort: str) -> None:
+    prompt = request(reasoning_effort=effort).prompt
+    assert isinstance(prompt, ChatPrompt)
+    assert prompt.effort == effort
+
+
+def test_tool_calls_and_their_results_reach_the_model() -> None:
+    call = {"id": "call_0", "type": "function", "function": {"name": "now", "arguments": '{"zone":"UTC"}'}}
+    turns = [
+        user("When?"),
+        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "I must look"},
+        {"role": "tool", "content": "12:00", "tool_call_id": "call_0", "name": "now"},
+    ]
+    assert request(messages=turns).prompt == ChatPrompt(
+        (
+            Message("user", "When?"),
+            Message(
+                "assistant", "", tool_calls=(ToolCall("call_0", "now", '{"zone":"UTC"}'),), reasoning="I must look"
+            ),
+            Message("tool", "12:00", "now", tool_call_id="call_0"),
+        )
+    )
 
 
 def test_messages_reach_the_model_as_they_stand() -> None:
@@ -365,7 +460,7 @@ def test_messages_reach_the_model_as_they_stand() -> None:
             Message("system", "Be brief"),
             Message("system", ""),
             Message("user", "Hi", "Ann"),
-            Message("assistant", "Hello"),
+            Message("assistant", "Hello", reasoning="A greeting"),
         )
     )
 
@@ -381,13 +476,19 @@ def test_messages_reach_the_model_as_they_stand() -> None:
         ),
         (
             {"role": "tool", "content": "5", "tool_call_id": "call_0"},
-            "Tool messages are not supported by this server",
+            "Input should be the id of a tool call in an earlier assistant message",
             "value_error",
-            ["role"],
+            ["tool_call_id"],
         ),
         (
-            {"role": "assistant", "content": None, "tool_calls": [{}]},
-            "Tool calls are not supported by this server",
+            {"role": "tool", "content": "5"},
+            "Input should be the id of a tool call in an earlier assistant message",
+            "value_error",
+            ["tool_call_id"],
+        ),
+        (
+            user("Hi", tool_calls=[{"id": "call_0", "function": {"name": "now"}}]),
+            "Only an assistant's message has tool calls",
             "value_error",
             ["tool_calls"],
         ),
@@ -414,6 +515,11 @@ def test_the_fingerprint_is_the_models_whatever_name_it_was_asked_under() -> Non
     fingerprints = {name: _whole(call(model=name))["system_fingerprint"] for name in ("echo", "parrot", "other")}
     assert fingerprints["echo"] == fingerprints["parrot"] != fingerprints["other"]
     assert all(re.fullmatch(r"fp_[0-9a-f]{12}", fingerprint) for fingerprint in fingerprints.values())
+
+
+def test_a_fingerprint_that_the_engine_tells_is_told() -> None:
+    told = codec.decode_chat(json.dumps(HELLO).encode(), ID, [ServedModel("parrot", (), 1, "fp_abc")])
+    assert _whole(told)["system_fingerprint"] == "fp_abc"
 
 
 def _whole(answered_call: Call) -> dict[str, Any]:
@@ -452,11 +558,16 @@ def test_every_model_is_listed_once_in_the_services_shape() -> None:
         "quantization": "",
         "max_output_length": 8192,
         "supported_sampling_parameters": list(codec.SAMPLING_PARAMETERS),
-        "supported_features": [],
+        "supported_features": ["tools", "json_mode", "structured_outputs", "logprobs"],
         "description": "",
     }
     assert (other["hugging_face_id"], other["context_length"], other["max_output_length"]) == ("", 0, 0)
     assert other["created"] == created
+
+
+def test_a_model_that_thinks_is_listed_so() -> None:
+    [card] = json.loads(codec.model_list([ServedModel("thinker", (), 1, thinks=True)]))["data"]
+    assert card["supported_features"][-1] == "reasoning"
 
 
 def test_the_list_of_models_has_no_object_and_begins_with_the_members_always_present() -> None:
@@ -468,13 +579,14 @@ def test_the_list_of_models_has_no_object_and_begins_with_the_members_always_pre
 
 
 def test_the_list_names_just_the_parameters_that_reach_the_engine() -> None:
+    fields: dict[str, Any] = {"top_logprobs": {"logprobs": True, "top_logprobs": 2}, "logprobs": {"logprobs": True}}
     value: dict[str, Any] = {"stop": "x", "logit_bias": {"1": 1}, "temperature": 0.5, "top_p": 0.5, "min_p": 0.5}
     changing = [
         field
         for field in OPTIONAL
-        if field not in ("tools", "tool_choice", "response_format", "logprobs", "top_logprobs", "reasoning_effort")
-        and field not in ("stream", "stream_options", "parallel_tool_calls")
-        and call(**{field: value.get(field, 2)}).requests != call().requests
+        if field not in ("tools", "tool_choice", "parallel_tool_calls", "response_format", "reasoning_effort")
+        and field not in ("stream", "stream_options")
+        and call(**fields.get(field, {field: value.get(field, 2)})).requests != call().requests
     ]
     assert sorted(changing) == sorted(codec.SAMPLING_PARAMETERS)
 
@@ -512,7 +624,8 @@ def test_a_prompt_that_is_too_long_is_the_messages_fault() -> None:
     ("error", "path"),
     [
         (BadRequest("Too odd", "logit_bias"), ["logit_bias"]),
-        (BadRequest("Too odd", "prompt"), ["messages"]),
+        (BadRequest("Too odd", "response_format"), ["response_format"]),
+        (BadRequest("Too odd", "tools"), ["tools"]),
         (BadRequest("Too odd"), []),
     ],
 )

@@ -15,8 +15,8 @@ from dragoman.core.errors import (
     ShuttingDown,
     Unauthenticated,
 )
-from dragoman.core.events import Delta, Event, Finished, Usage
-from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams
+from dragoman.core.events import Delta, Event, Finished, ToolCallDelta, Usage
+from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams, Tool, ToolCall, ToolUse
 from dragoman.core.service import ServedModel
 from dragoman.dialects.empower import codec, wire
 from dragoman.dialects.exchange import Call
@@ -26,7 +26,8 @@ ID = "0123456789abcdef0123456789abcdef"
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 HI = ChatPrompt((Message("user", "Hi"),))
 ADAPTER: dict[str, Any] = {"model_name": "acme/lora", "model_source": "HF_HUB"}
-WEATHER = {"type": "function", "function": {"name": "get_weather"}}
+WEATHER: dict[str, Any] = {"type": "function", "function": {"name": "get_weather"}}
+TOOLS = (Tool("get_weather"),)
 GREETING: list[Event] = [
     Delta(0, "Hel", [1]),
     Delta(1, "", [2]),
@@ -200,26 +201,25 @@ def test_each_string_of_an_array_is_a_prompt_of_its_own() -> None:
         ),
         ([{"content": "x"}], "Missing required parameter: 'messages[0].role'", "missing_required_parameter"),
         ([{"role": "user", "content": 5}], "'messages[0].content' must be a string or an array", "invalid_type"),
-        ([{"role": "user"}], "messages[0].content is missing", "invalid_value"),
-        ([{"role": "user", "content": None}], "messages[0].content is missing", "invalid_value"),
+        ([{"role": "user"}], "Missing required parameter: 'messages[0].content'", "missing_required_parameter"),
+        (
+            [{"role": "user", "content": None}],
+            "Missing required parameter: 'messages[0].content'",
+            "missing_required_parameter",
+        ),
         (
             [{"role": "bot", "content": "x"}],
-            "messages[0].role must be one of system, user, assistant, tool or developer, got 'bot'",
+            "'messages[0].role' must be one of assistant, developer, system, tool, user, got 'bot'",
             "invalid_value",
         ),
         (
             [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "http://host/a.png"}}]}],
-            "messages[0].content[0] must be a text part; this model takes text only, got type 'image_url'",
+            "'messages[0].content[0].type': This model takes text only, got type 'image_url'",
             "invalid_value",
         ),
         (
-            [{"role": "tool", "content": "x", "tool_call_id": "call_0"}],
-            "messages[0]: tool calls and tool messages are not supported",
-            "invalid_value",
-        ),
-        (
-            [{"role": "assistant", "tool_calls": [{"id": "call_0", **WEATHER}]}],
-            "messages[0]: tool calls and tool messages are not supported",
+            [{"role": "user", "content": "x", "tool_calls": [{"id": "call_0", **WEATHER}]}],
+            "'messages[0].tool_calls': Only an assistant's message has tool calls",
             "invalid_value",
         ),
     ],
@@ -259,21 +259,87 @@ def test_without_tools_the_choice_may_be_none_or_auto(choice: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "given"),
+    ("choice", "use"),
     [
-        ("tools", [WEATHER]),
-        ("tools", [WEATHER] * 128),
-        ("tool_choice", "any"),
-        ("tool_choice", "required"),
-        ("tool_choice", WEATHER),
+        (None, ToolUse(TOOLS)),
+        ("auto", ToolUse(TOOLS)),
+        ("none", None),
+        ("any", ToolUse(TOOLS, "required")),
+        ("required", ToolUse(TOOLS, "required")),
+        ({"type": "function", "function": {"name": "get_weather"}}, ToolUse(TOOLS, "named", "get_weather")),
     ],
 )
-def test_tools_are_refused_by_name(field: str, given: object) -> None:
-    assert refusal(HELLO | {field: given}) == (f"'{field}' is not supported by this server", field, "invalid_value")
+def test_tools_reach_the_engine_and_any_is_required(choice: object, use: ToolUse | None) -> None:
+    assert request(tools=[WEATHER], tool_choice=choice).prompt == ChatPrompt(HI.messages, use)
 
 
-def test_tools_are_refused_even_where_none_is_to_be_called() -> None:
-    assert refusal(HELLO | {"tools": [WEATHER], "tool_choice": "none"})[1] == "tools"
+def test_every_prompt_has_the_same_tools() -> None:
+    asked = chat(messages=["one", "two"], tools=[WEATHER]).requests
+    assert [sent.prompt for sent in asked] == [
+        ChatPrompt((Message("user", text),), ToolUse(TOOLS)) for text in ("one", "two")
+    ]
+
+
+def test_tool_calls_and_their_results_reach_the_model() -> None:
+    call = {"id": "call_0", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
+    turns = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "Rain", "tool_call_id": "call_0"}]
+    assert request(messages=turns).prompt == ChatPrompt(
+        (
+            Message("assistant", "", tool_calls=(ToolCall("call_0", "get_weather", "{}"),)),
+            Message("tool", "Rain", tool_call_id="call_0"),
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "param"),
+    [
+        ({"tool_choice": "any"}, "tool_choice 'required' needs tools to choose from", "tool_choice"),
+        (
+            {"tools": [WEATHER] * 2},
+            "'tools[1].function.name': Names of tools must be unique, 'get_weather' is there twice",
+            "tools",
+        ),
+        (
+            {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "now"}}},
+            "'tool_choice.function.name': None of the tools is called 'now'",
+            "tool_choice",
+        ),
+    ],
+)
+def test_tools_that_do_not_fit_together_are_refused(fields: dict[str, Any], message: str, param: str) -> None:
+    assert refusal(HELLO | fields) == (message, param, "invalid_value")
+
+
+def test_a_tool_call_has_its_name_in_one_chunk_and_its_arguments_in_those_that_follow() -> None:
+    call = chat(stream=True, tools=[WEATHER])
+    events: list[Event] = [
+        ToolCallDelta(0, 0, '{"city":', [1], "call_0", "get_weather"),
+        ToolCallDelta(0, 0, '"Oslo"}', [2]),
+        Finished(0, "tool_calls"),
+        Usage(1, 3, 0),
+    ]
+    chunks = [json.loads(document) for event in events for document in call.machine.feed(event)]
+    function = {"name": "get_weather", "arguments": ""}
+    assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
+        {"role": "assistant", "content": ""},
+        {"tool_calls": [{"index": 0, "id": "call_0", "type": "function", "function": function}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '{"city":'}}]},
+        {"tool_calls": [{"index": 0, "function": {"arguments": '"Oslo"}'}}]},
+        {},
+    ]
+    [choice] = json.loads(call.machine.collected())["choices"]
+    function = {"name": "get_weather", "arguments": '{"city":"Oslo"}'}
+    assert choice == {
+        "index": 0,
+        "message": {
+            "role": "assistant",
+            "content": None,
+            "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
+        },
+        "finish_reason": "tool_calls",
+        "logprobs": None,
+    }
 
 
 @pytest.mark.parametrize(
@@ -439,7 +505,7 @@ def test_a_base_model_is_told_by_each_of_its_names() -> None:
     ("error", "status", "message", "kind", "parameter", "code"),
     [
         (BadRequest("odd"), 400, "odd", "invalid_request_error", None, "invalid_value"),
-        (BadRequest("empty", "prompt"), 400, "empty", "invalid_request_error", "messages", "invalid_value"),
+        (BadRequest("empty", "messages"), 400, "empty", "invalid_request_error", "messages", "invalid_value"),
         (
             ContextOverflow(9000, 8192, "Shorten it."),
             400,

@@ -2,9 +2,8 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from dragoman.core.errors import (
     BadRequest,
@@ -17,9 +16,18 @@ from dragoman.core.errors import (
     Overloaded,
     ShuttingDown,
 )
-from dragoman.core.events import Delta, Event, Finished, Usage
-from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams, TextPrompt, TokenPrompt
-from dragoman.dialects.exchange import AnswerMachine, Call
+from dragoman.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+    TextPrompt,
+    TokenPrompt,
+    Tool,
+    ToolCall,
+    ToolUse,
+)
+from dragoman.dialects.exchange import Call
 from dragoman.dialects.infermatic.codec import InfermaticErrors, decode_chat, decode_text
 from dragoman.dialects.validation import InvalidFields, MalformedJson, Missing, Violation
 
@@ -75,7 +83,11 @@ def test_null_equals_absent_in_every_optional_field() -> None:
     common = dict.fromkeys(
         [*INTEGERS, *NUMBERS, *BOOLEANS, "logit_bias", "stop", "stop_token_ids", "stream_options", "user", "logprobs"]
     )
-    chat_only = dict.fromkeys(["top_logprobs", "tools", "tool_choice", "response_format", "parallel_tool_calls"])
+    bound = dict.fromkeys(["structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"])
+    common |= bound
+    tools = ["tools", "tool_choice", "parallel_tool_calls"]
+    others = ["top_logprobs", "response_format", "reasoning_effort", "chat_template", "chat_template_kwargs"]
+    chat_only = dict.fromkeys([*tools, *others])
     assert chat(**common, **chat_only).requests == chat().requests
     assert text(**common, echo=None, suffix=None).requests == text().requests
     assert not chat(**common).stream
@@ -203,44 +215,122 @@ def test_priorities_above_255_count_as_255_and_0_says_nothing(sent: int, counted
     assert chat(priority=sent).requests[0].priority == counted
 
 
-@pytest.mark.parametrize(
-    ("route", "fields"),
-    [
-        (chat, {"tools": [{"type": "function", "function": {"name": "f"}}]}),
-        (chat, {"tool_choice": "required"}),
-        (chat, {"tool_choice": {"type": "function", "function": {"name": "f"}}}),
-        (chat, {"logprobs": True}),
-        (chat, {"top_logprobs": 5}),
-        (chat, {"response_format": {"type": "json_object"}}),
-        (chat, {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {}}}}),
-        (chat, {"best_of": 2}),
-        (text, {"best_of": 2}),
-        (text, {"logprobs": 0}),
-        (text, {"logprobs": 5}),
-        (text, {"suffix": "The end."}),
-    ],
-)
-def test_what_is_not_supported_yet_is_refused_by_name(route: Callable[..., Call], fields: dict[str, object]) -> None:
-    error = refusal(route, **fields)
-    [field] = fields
-    assert error.parameter == field
-    assert error.message == f"{field} is not supported by this server"
+def test_a_suffix_is_refused_by_name() -> None:
+    error = refusal(text, suffix="The end.")
+    assert (error.parameter, error.message) == ("suffix", "suffix is not supported by this server")
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "told"),
+    [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 20}, 20), ({"top_logprobs": 0}, None)],
+)
+def test_a_chat_asks_for_log_probabilities(fields: dict[str, object], told: int | None) -> None:
+    assert chat(**fields).requests[0].logprobs == told
+
+
+@pytest.mark.parametrize("told", [None, 0, 20])
+def test_a_text_asks_for_log_probabilities_with_a_number(told: int | None) -> None:
+    assert [request.logprobs for request in text(logprobs=told, prompt=["one", "two"]).requests] == [told, told]
+
+
+@pytest.mark.parametrize(
+    ("route", "fields", "message"),
     [
-        {"tools": []},
-        {"tool_choice": "none"},
-        {"tool_choice": "auto"},
-        {"parallel_tool_calls": False},
-        {"response_format": {"type": "text"}},
-        {"logprobs": False},
-        {"n": 3, "best_of": 3},
+        (chat, {"top_logprobs": 5}, "top_logprobs needs logprobs to be true"),
+        (chat, {"top_logprobs": 21, "logprobs": True}, "top_logprobs must be between 0 and 20, got 21"),
+        (text, {"logprobs": 21}, "logprobs must be between 0 and 20, got 21"),
+        (text, {"logprobs": True}, "logprobs must be an integer"),
     ],
 )
-def test_asking_for_nothing_that_is_not_supported_is_no_error(fields: dict[str, object]) -> None:
-    assert chat(**fields).requests == chat(n=fields.get("n")).requests
+def test_log_probabilities_have_their_range(
+    route: Callable[..., Call], fields: dict[str, object], message: str
+) -> None:
+    assert refusal(route, **fields).message == message
+
+
+@pytest.mark.parametrize("route", [chat, text])
+def test_of_more_candidates_than_choices_the_best_are_told(route: Callable[..., Call]) -> None:
+    assert (route(n=2, best_of=5).requests[0].n, route(n=2, best_of=5).requests[0].best_of) == (2, 5)
+    assert route(n=3, best_of=3, stream=True).requests == route(n=3).requests
+    for fields, message in (
+        ({"n": 3, "best_of": 2}, "best_of must be at least n, got 2 and 3"),
+        ({"best_of": 17}, "best_of must be between 1 and 16, got 17"),
+        ({"best_of": 2, "stream": True}, "best_of cannot be streamed"),
+    ):
+        error = refusal(route, **fields)
+        assert error.parameter == "best_of"
+        assert error.message.startswith(message)
+
+
+TOOL = {"type": "function", "function": {"name": "now", "parameters": {"type": "object"}}}
+USE = (Tool("now", None, {"type": "object"}),)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"tools": [TOOL]}, {"tools": ToolUse(USE)}),
+        ({"tools": [TOOL], "tool_choice": "none"}, {}),
+        ({"tools": [TOOL], "tool_choice": "required"}, {"tools": ToolUse(USE, "required")}),
+        ({"tools": [TOOL], "parallel_tool_calls": False}, {"tools": ToolUse(USE, parallel=False)}),
+        ({"tools": [], "tool_choice": "auto"}, {}),
+        ({"reasoning_effort": "minimal"}, {"effort": "minimal"}),
+        ({"chat_template": "{{ x }}"}, {"template": "{{ x }}"}),
+        ({"chat_template_kwargs": {"enable_thinking": False}}, {"template_arguments": {"enable_thinking": False}}),
+    ],
+)
+def test_what_a_model_is_told_beside_the_messages_reaches_the_engine(
+    fields: dict[str, object], expected: dict[str, Any]
+) -> None:
+    assert chat(**fields).requests[0].prompt == msgspec.structs.replace(CHAT_PROMPT, **expected)
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameter", "message"),
+    [
+        ({"tools": [TOOL, TOOL]}, "tools", "tools[1].function.name: Names of tools must be unique"),
+        ({"tools": [{"type": "function"}]}, "tools", "tools[0].function is required"),
+        ({"tool_choice": "required"}, "tool_choice", "tool_choice 'required' needs tools"),
+        ({"tool_choice": "any"}, "tool_choice", "tool_choice must be one of auto, none, required, got 'any'"),
+        ({"reasoning_effort": "all"}, "reasoning_effort", "reasoning_effort must be one of high, low, medium"),
+        ({"chat_template": "x" * 65537}, "chat_template", "chat_template must have at most 65536 characters"),
+        ({"chat_template": "é" * 65536}, "chat_template", "The template has more than 65536 bytes"),
+        (
+            {"chat_template_kwargs": {"messages": []}},
+            "chat_template_kwargs",
+            "chat_template_kwargs.messages: The variable 'messages' is the server's own",
+        ),
+        ({"response_format": {"type": "json_schema"}}, "response_format", "response_format.json_schema is required"),
+    ],
+)
+def test_tools_and_templates_that_cannot_be_used_are_refused(
+    fields: dict[str, object], parameter: str, message: str
+) -> None:
+    error = refusal(chat, **fields)
+    assert error.parameter == parameter
+    assert error.message.startswith(message)
+
+
+def test_a_turn_keeps_its_thoughts_and_calls() -> None:
+    call = {"id": "call_0", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    turns = [
+        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "Hm"},
+        {"role": "tool", "content": "12:00", "tool_call_id": "call_0"},
+        {"role": "tool", "content": "from a conversation cut off at its beginning"},
+    ]
+    assert chat(messages=turns).requests[0].prompt == ChatPrompt(
+        (
+            Message("assistant", "", tool_calls=(ToolCall("call_0", "now", "{}"),), reasoning="Hm"),
+            Message("tool", "12:00", tool_call_id="call_0"),
+            Message("tool", "from a conversation cut off at its beginning"),
+        )
+    )
+
+
+def test_the_engines_words_for_what_it_refuses_become_the_clients() -> None:
+    assert chat().fields == {"prompt": "messages"}
+    assert chat(guided_regex="a").fields == {"prompt": "messages", "response_format": "guided_regex"}
+    assert text(structured_outputs={"regex": "a"}).fields == {"response_format": "structured_outputs"}
 
 
 def test_an_empty_suffix_is_none() -> None:
@@ -276,167 +366,6 @@ def test_a_required_field_that_is_missing_is_named(
 ) -> None:
     detail = json.loads(InfermaticErrors("/", "prompt").reply(refusal(route, **fields)).body)["error"]
     assert (detail["message"], detail["param"]) == (f"Missing required parameter: '{parameter}'", parameter)
-
-
-@st.composite
-def answers(draw: st.DrawFn) -> list[Event]:
-    """The events of one to three choices, interleaved, with at least one choice."""
-    streams: list[list[Event]] = []
-    for index in range(draw(st.integers(1, 3))):
-        deltas: list[Event] = [Delta(index, part, [7]) for part in draw(st.lists(st.text(max_size=3), max_size=4))]
-        streams.append([*deltas, Finished(index, draw(st.sampled_from(["stop", "length"])))])
-    order = draw(st.permutations([number for number, stream in enumerate(streams) for _ in stream]))
-    queues = [iter(stream) for stream in streams]
-    return [*(next(queues[number]) for number in order), Usage(draw(st.integers(1, 99)), draw(st.integers(1, 99)), 0)]
-
-
-def streamed(machine: AnswerMachine, events: list[Event]) -> list[Any]:
-    return [json.loads(document) for event in events for document in machine.feed(event)]
-
-
-def collected(machine: AnswerMachine, events: list[Event]) -> Any:
-    streamed(machine, events)
-    return json.loads(machine.collected())
-
-
-def shown(chunk: Any) -> str:
-    choice = chunk["choices"][0]
-    content: str = choice["delta"].get("content", "") if "delta" in choice else choice["text"]
-    return content
-
-
-@pytest.mark.parametrize("route", [chat, text])
-@given(events=answers())
-def test_the_chunks_of_a_stream_add_up_to_the_collected_answer(route: Callable[..., Call], events: list[Event]) -> None:
-    options = {"include_usage": True}
-    *chunks, usage = streamed(route(stream=True, stream_options=options).machine, events)
-    answer = collected(route().machine, events)
-    for choice in answer["choices"]:
-        own = [chunk for chunk in chunks if chunk["choices"][0]["index"] == choice["index"]]
-        said = choice["message"]["content"] if route is chat else choice["text"]
-        assert "".join(map(shown, own)) == said
-        assert [chunk["choices"][0].get("finish_reason") for chunk in own][-1] == choice["finish_reason"]
-    assert usage["choices"] == []
-    assert usage["usage"] == answer["usage"]
-
-
-@given(answers())
-def test_choices_come_in_order_each_with_its_text_and_reason(events: list[Event]) -> None:
-    answer = collected(chat().machine, events)
-    reasons = {event.index: event.reason for event in events if isinstance(event, Finished)}
-    assert [choice["index"] for choice in answer["choices"]] == sorted(reasons)
-    for choice in answer["choices"]:
-        index = choice["index"]
-        said = "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
-        assert (choice["message"]["content"], choice["finish_reason"]) == (said, reasons[index])
-
-
-@given(answers())
-def test_a_stream_has_no_empty_content_and_names_the_role_with_the_first_text(events: list[Event]) -> None:
-    begun = set()
-    for chunk in streamed(chat(stream=True).machine, events):
-        [choice] = chunk["choices"]
-        if choice["delta"] == {}:
-            assert choice["finish_reason"]
-        else:
-            assert choice["delta"]["content"] != ""
-            assert ("role" in choice["delta"]) == (choice["index"] not in begun)
-            begun.add(choice["index"])
-
-
-HELLO_EVENTS: list[Event] = [
-    Delta(0, "Hel", [1]),
-    Delta(0, "", [2]),
-    Delta(0, "lo!", [3]),
-    Finished(0, "stop"),
-    Usage(12, 3, 0),
-]
-
-
-def test_a_chat_answer_has_the_documented_shape() -> None:
-    answer = collected(chat().machine, HELLO_EVENTS)
-    assert isinstance(answer.pop("created"), int)
-    assert answer == {
-        "id": f"chatcmpl-{ID}",
-        "object": "chat.completion",
-        "model": "m",
-        "choices": [
-            {
-                "finish_reason": "stop",
-                "index": 0,
-                "message": {"content": "Hello!", "role": "assistant", "tool_calls": None, "function_call": None},
-            }
-        ],
-        "usage": {
-            "completion_tokens": 3,
-            "prompt_tokens": 12,
-            "total_tokens": 15,
-            "prompt_tokens_details": {"cached_tokens": 0},
-        },
-        "system_fingerprint": None,
-    }
-
-
-def test_a_text_answer_has_the_documented_shape() -> None:
-    answer = collected(text().machine, HELLO_EVENTS)
-    assert (answer["id"], answer["object"], answer["model"]) == (f"cmpl-{ID}", "text_completion", "m")
-    assert answer["choices"] == [{"finish_reason": "stop", "index": 0, "text": "Hello!", "logprobs": None}]
-
-
-def test_the_chunks_of_a_chat_have_the_documented_shape() -> None:
-    chunks = streamed(chat(stream=True, stream_options={"include_usage": True}).machine, HELLO_EVENTS)
-    assert all(list(chunk)[:5] == ["id", "created", "model", "object", "choices"] for chunk in chunks)
-    assert {(chunk["id"], chunk["model"], chunk["object"]) for chunk in chunks} == {
-        (f"chatcmpl-{ID}", "m", "chat.completion.chunk")
-    }
-    assert len({chunk["created"] for chunk in chunks}) == 1
-    assert [chunk["choices"] for chunk in chunks] == [
-        [{"index": 0, "delta": {"content": "Hel", "role": "assistant"}}],
-        [{"index": 0, "delta": {"content": "lo!"}}],
-        [{"finish_reason": "stop", "index": 0, "delta": {}}],
-        [],
-    ]
-    assert [set(chunk) - {"id", "created", "model", "object", "choices"} for chunk in chunks] == [
-        set(),
-        set(),
-        set(),
-        {"usage"},
-    ]
-
-
-def test_the_chunks_of_a_text_have_the_documented_shape() -> None:
-    chunks = streamed(text(stream=True).machine, HELLO_EVENTS)
-    assert {chunk["object"] for chunk in chunks} == {"text_completion"}
-    assert [chunk["choices"] for chunk in chunks] == [
-        [{"index": 0, "text": "Hel"}],
-        [{"index": 0, "text": "lo!"}],
-        [{"finish_reason": "stop", "index": 0, "text": ""}],
-    ]
-
-
-def test_a_stream_tells_its_usage_only_on_request() -> None:
-    for options in (None, {}, {"include_usage": False}, {"include_usage": None}):
-        chunks = streamed(chat(stream=True, stream_options=options).machine, HELLO_EVENTS)
-        assert not any("usage" in chunk for chunk in chunks)
-
-
-def test_a_stream_ends_with_done() -> None:
-    assert chat(stream=True).machine.terminator() == b"data: [DONE]\n\n"
-
-
-def test_an_engine_that_breaks_off_without_its_usage_has_failed() -> None:
-    machine = chat().machine
-    streamed(machine, HELLO_EVENTS[:-1])
-    with pytest.raises(EngineFailed):
-        machine.collected()
-
-
-def test_names_and_texts_are_written_as_utf_8() -> None:
-    machine = chat(model="модель").machine
-    [chunk] = machine.feed(Delta(0, "日本\n", [1]))
-    assert "модель" in chunk.decode()
-    assert "日本\\n" in chunk.decode()
-    assert b"\n" not in chunk
 
 
 def error_rows() -> Iterator[tuple[DragomanError, int, str, str, str]]:

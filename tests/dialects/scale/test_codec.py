@@ -20,7 +20,6 @@ from dragoman.core.errors import (
     ShuttingDown,
     Unauthenticated,
 )
-from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import ChatPrompt, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
 from dragoman.dialects.exchange import Call
@@ -29,13 +28,6 @@ from dragoman.dialects.trimming import PromptTooLong
 from dragoman.dialects.validation import MalformedJson
 
 ID = "0" * 32
-ANSWER: list[Event] = [
-    Delta(0, "Hel", [1]),
-    Delta(0, "", [2]),
-    Delta(0, "lo", [3]),
-    Finished(0, "stop"),
-    Usage(5, 3, 0),
-]
 DEFAULTS = SamplingParams(temperature=0.2)
 
 
@@ -79,6 +71,12 @@ def messages(call: Call) -> list[tuple[str, str]]:
     prompt = call.requests[0].prompt
     assert isinstance(prompt, ChatPrompt)
     return [(message.role, message.content) for message in prompt.messages]
+
+
+def prompt_of(call: Call) -> ChatPrompt:
+    prompt = call.requests[0].prompt
+    assert isinstance(prompt, ChatPrompt)
+    return prompt
 
 
 def details(route: Callable[..., Call], /, **fields: object) -> list[dict[str, Any]]:
@@ -330,15 +328,12 @@ def test_all_violations_are_listed_at_once() -> None:
 
 def test_what_types_cannot_express_is_listed_at_once_too() -> None:
     history = [{"content": [{"image_url": {"url": "x"}}, {}]}]
-    found = details(
-        deployment_chat, chat_history=history, logprobs=True, chat_template="x", chat_template_kwargs={"a": 1}
-    )
+    found = details(deployment_chat, chat_history=history, top_logprobs=1, chat_template_kwargs={"messages": []})
     assert [detail["loc"][1:] for detail in found] == [
         ["chat_history", 0, "content", 0],
         ["chat_history", 0, "content", 1, "text"],
-        ["logprobs"],
-        ["chat_template"],
-        ["chat_template_kwargs"],
+        ["top_logprobs"],
+        ["chat_template_kwargs", "messages"],
     ]
 
 
@@ -351,18 +346,48 @@ def test_top_logprobs_need_logprobs() -> None:
         }
 
 
-def test_what_is_not_built_is_refused_by_name() -> None:
-    assert refused(logprobs=True)["msg"] == "logprobs is not supported yet"
-    assert refused(logprobs=True, top_logprobs=5)["loc"] == ["body", "logprobs"]
-    for route, fields in (
-        (deployment_chat, {"chat_template": "{{ messages }}"}),
-        (deployment_chat, {"chat_template_kwargs": {"thinking": True}}),
-        (chat, {"chat_template": "{{ messages }}"}),
-        (text, {"images": [{"image_url": "https://example.com/x.png"}]}),
-    ):
-        [detail] = details(route, **fields)
-        assert detail["loc"] == ["body", *fields]
-        assert detail["msg"].endswith("is not supported yet")
+def test_log_probabilities_are_asked_for() -> None:
+    for route in (deployment_chat, deployment_text):
+        assert route().requests[0].logprobs is None
+        assert route(logprobs=True).requests[0].logprobs == 0
+        assert route(logprobs=True, top_logprobs=5).requests[0].logprobs == 5
+
+
+@pytest.mark.parametrize("route", [deployment_chat, chat])
+def test_a_template_reaches_the_engine(route: Callable[..., Call]) -> None:
+    assert prompt_of(route()).template is None
+    assert prompt_of(route(chat_template="{{ x }}")).template == "{{ x }}"
+    [detail] = details(route, chat_template="x" * 65537)
+    assert (detail["loc"], detail["type"]) == (["body", "chat_template"], "too_long")
+    [detail] = details(route, chat_template="é" * 65536)
+    assert (detail["loc"], detail["type"]) == (["body", "chat_template"], "value_error")
+
+
+def test_a_templates_variables_reach_the_engine() -> None:
+    variables = {"thinking": True, "add_generation_prompt": False}
+    assert prompt_of(deployment_chat(chat_template_kwargs=variables)).template_arguments == variables
+
+
+@pytest.mark.parametrize("name", ["messages", "bos_token", "eos_token"])
+def test_the_servers_own_variables_cannot_be_set(name: str) -> None:
+    [detail] = details(deployment_chat, chat_template_kwargs={name: "x"})
+    assert detail["loc"] == ["body", "chat_template_kwargs", name]
+
+
+def test_a_templates_variables_are_at_most_64_kib() -> None:
+    [detail] = details(deployment_chat, chat_template_kwargs={"a": "x" * 65536})
+    assert detail["loc"] == ["body", "chat_template_kwargs"]
+
+
+@pytest.mark.parametrize("effort", [None, "low", "medium", "high"])
+def test_the_effort_of_a_conversation_reaches_the_engine(effort: str | None) -> None:
+    assert prompt_of(deployment_chat(reasoning_effort=effort)).effort == effort
+    assert prompt_of(chat(model_parameters={"reasoning_effort": effort})).effort == effort
+
+
+def test_images_of_a_text_are_refused() -> None:
+    [detail] = details(text, images=[{"image_url": "https://example.com/x.png"}])
+    assert detail["loc"] == ["body", "images"]
 
 
 def test_what_changes_nothing_is_accepted() -> None:
@@ -515,60 +540,6 @@ def test_another_scheme_of_authorization_is_malformed() -> None:
     assert caught.value.fault == "malformed"
 
 
-def documents(call: Call) -> tuple[list[Any], Any]:
-    """The events of the stream, and the whole answer."""
-    pieces = [json.loads(document) for event in ANSWER for document in call.machine.feed(event)]
-    assert call.machine.terminator() == b""
-    return pieces, json.loads(call.machine.collected())
-
-
-@pytest.mark.parametrize("route", [deployment_chat, deployment_text])
-def test_the_events_of_a_deployment_have_the_shape_of_its_answer(route: Callable[..., Call]) -> None:
-    def body(said: str, reason: str | None, prompt_tokens: int, response_tokens: int) -> dict[str, Any]:
-        return {
-            "completions": [["Say", [said]]],
-            "choices": None,
-            "finish_reason": reason,
-            "prompt_tokens": prompt_tokens,
-            "response_tokens": response_tokens,
-        }
-
-    pieces, whole = documents(route(prompt="Say"))
-    assert pieces == [body("Hel", None, 0, 0), body("lo", None, 0, 0), body("", "stop", 5, 3)]
-    assert whole == body("Hello", "stop", 5, 3)
-    assert list(whole) == ["completions", "choices", "finish_reason", "prompt_tokens", "response_tokens"]
-
-
-def test_the_events_of_a_chat_have_the_shape_of_its_answer() -> None:
-    def body(said: str, reason: str | None, usage: dict[str, int] | None) -> dict[str, Any]:
-        completion = {"message": {"role": "assistant", "content": said}, "finish_reason": reason}
-        return {"chat_completion": completion, "token_usage": usage}
-
-    counts = {"prompt": 5, "completion": 3, "total": 8}
-    pieces, whole = documents(chat())
-    assert pieces == [body("Hel", None, None), body("lo", None, None), body("", "stop", counts)]
-    assert whole == body("Hello", "stop", counts)
-
-
-def test_the_events_of_a_text_have_the_shape_of_its_answer() -> None:
-    def body(said: str, reason: str | None, usage: dict[str, int] | None) -> dict[str, Any]:
-        completion = {"text": said, "finish_reason": reason, "response_metadata": None}
-        return {"completion": completion, "token_usage": usage}
-
-    counts = {"prompt": 5, "completion": 3, "total": 8}
-    pieces, whole = documents(text())
-    assert pieces == [body("Hel", None, None), body("lo", None, None), body("", "stop", counts)]
-    assert whole == body("Hello", "stop", counts)
-
-
-def test_an_answer_without_usage_is_the_engines_failure() -> None:
-    machine = chat().machine
-    for event in ANSWER[:-1]:
-        list(machine.feed(event))
-    with pytest.raises(EngineFailed):
-        machine.collected()
-
-
 @pytest.mark.parametrize(
     ("error", "status", "detail"),
     [
@@ -597,12 +568,16 @@ def test_errors_have_their_status_and_text(error: DragomanError, status: int, de
     assert codec.ScaleErrors().frame(error) == b"event: error\ndata: " + reply.body + b"\n\n"
 
 
-def test_what_the_engine_says_of_the_messages_is_told_of_the_routes_own_field() -> None:
-    error = BadRequest("The model's chat template refuses these messages: no", "messages")
-    reply = codec.ScaleErrors(conversation="chat_history").reply(error)
-    assert json.loads(reply.body)["detail"] == [
-        {"loc": ["body", "chat_history"], "msg": error.message, "type": "value_error"}
-    ]
+def test_the_engines_word_for_the_conversation_becomes_the_routes_own() -> None:
+    assert deployment_chat().fields == {"messages": "chat_history"}
+    assert chat().fields == {}
+
+
+def test_what_is_wrong_with_a_template_is_told_with_its_field() -> None:
+    error = BadRequest("line 3: unexpected 'end'", "chat_template")
+    reply = codec.ScaleErrors().reply(error)
+    detail = {"loc": ["body", "chat_template"], "msg": error.message, "type": "value_error"}
+    assert (reply.status, json.loads(reply.body)) == (422, {"detail": [detail]})
 
 
 def test_a_model_whose_engine_is_not_known_yet_is_pending() -> None:

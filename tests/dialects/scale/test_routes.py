@@ -321,6 +321,12 @@ def test_turns_go_first_then_system_messages_oldest_first(roles: str, steps: lis
     assert [" ".join(message.content for message in messages) for messages in kept] == steps
 
 
+def test_a_trimmed_conversation_keeps_what_stands_beside_its_messages() -> None:
+    beside = ChatPrompt((Message("user", "a"), Message("user", "b")), effort="low", template="t")
+    kept = Trimming(beside).without(1)
+    assert (kept.messages, kept.effort, kept.template) == ((Message("user", "b"),), "low", "t")
+
+
 async def test_as_few_messages_as_possible_are_dropped(client: httpx.AsyncClient) -> None:
     for pairs in range(30):
         sent = {"chat_history": history(*[("user", 20), ("assistant", 20)] * pairs), "prompt": "Hello"}

@@ -1,19 +1,23 @@
 import asyncio
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.events import Delta, Event, Finished, Likelihood, TokenLogprobs, Usage
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
+    JsonObjectFormat,
     Message,
     Prompt,
     SamplingParams,
     TextPrompt,
     TokenPrompt,
+    Tool,
+    ToolUse,
 )
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.echo.engine import END
@@ -77,3 +81,75 @@ async def test_others_have_their_turn_during_a_long_answer() -> None:
         await asyncio.sleep(0)
         turns += 1
     assert turns >= 90
+
+
+HELLO = ChatPrompt((Message("user", "Hello"),))
+TOOLS = (Tool("now"),)
+
+
+async def told(
+    prompt: Prompt, logprobs: int, sampling: SamplingParams | None = None, *, echo: bool = False
+) -> list[TokenLogprobs]:
+    request = GenerationRequest("echo", prompt, sampling or SamplingParams(), echo=echo, logprobs=logprobs)
+    answer = [event async for event in EchoEngine(context_length=100).generate(request)]
+    return [token for event in answer if isinstance(event, Delta) for token in event.logprobs]
+
+
+@given(st.text(min_size=1, max_size=8))
+async def test_every_byte_of_the_answer_is_certain_and_told_once(text: str) -> None:
+    assert b"".join(token.token for token in await told(TextPrompt(text), 0)) == text.encode()
+    for token in await told(TextPrompt(text), 5):
+        assert (token.logprob, token.top) == (0.0, [Likelihood(token.token_id, token.token, 0.0)])
+
+
+async def test_a_repeated_prompt_is_told_and_its_first_byte_has_no_probability() -> None:
+    tokens = await told(TextPrompt("ab"), 1, echo=True)
+    assert [token.token for token in tokens] == [b"a", b"b", b"a", b"b"]
+    assert [(token.logprob, len(token.top)) for token in tokens] == [(None, 0), (0.0, 1), (0.0, 1), (0.0, 1)]
+
+
+async def test_what_a_stop_string_cuts_off_is_not_told() -> None:
+    tokens = await told(TextPrompt("one two three"), 0, SamplingParams(stop=("two",)))
+    assert b"".join(token.token for token in tokens) == b"one "
+    kept = SamplingParams(stop=("two",), include_stop_text=True)
+    assert b"".join(token.token for token in await told(TextPrompt("one two three"), 0, kept)) == b"one two"
+
+
+async def test_bytes_of_no_character_are_told_as_they_are() -> None:
+    prompt = TokenPrompt((0xE6, 0x61, 0xFF))
+    assert [token.token for token in await told(prompt, 0)] == [b"\xe6", b"a", b"\xff"]
+
+
+async def test_nothing_is_told_unasked() -> None:
+    assert not any(event.logprobs for event in await events(TextPrompt("ab")) if isinstance(event, Delta))
+
+
+async def test_tools_that_may_be_called_and_an_effort_change_nothing() -> None:
+    prompt = msgspec.structs.replace(HELLO, tools=ToolUse(TOOLS), effort="high")
+    assert await said(prompt) == "Hello"
+
+
+@pytest.mark.parametrize(
+    ("fields", "parameter"),
+    [
+        ({"template": "{{ messages }}"}, "chat_template"),
+        ({"template_arguments": {"x": 1}}, "chat_template_kwargs"),
+        ({"tools": ToolUse(TOOLS, "required")}, "tools"),
+        ({"tools": ToolUse(TOOLS, "named", "now")}, "tools"),
+    ],
+)
+async def test_what_a_repeater_cannot_do_is_refused_also_when_it_is_only_counted(
+    fields: dict[str, object], parameter: str
+) -> None:
+    prompt = msgspec.structs.replace(HELLO, **fields)
+    for asked in (events(prompt), EchoEngine().count_tokens(prompt)):
+        with pytest.raises(BadRequest, match="The echo engine only repeats") as caught:
+            await asked
+        assert caught.value.parameter == parameter
+
+
+async def test_an_answer_cannot_be_given_a_format() -> None:
+    request = GenerationRequest("echo", HELLO, answer_format=JsonObjectFormat())
+    with pytest.raises(BadRequest, match="The echo engine only repeats") as caught:
+        await anext(EchoEngine().generate(request))
+    assert caught.value.parameter == "response_format"

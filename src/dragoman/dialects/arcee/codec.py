@@ -21,13 +21,16 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.limits import MAX_LOGIT_BIAS_ENTRIES, MAX_SEED
-from dragoman.core.request import GenerationRequest, SamplingParams
+from dragoman.core.request import ChatPrompt, GenerationRequest, SamplingParams
 from dragoman.core.service import ServedModel, find_model
 from dragoman.dialects import sse
 from dragoman.dialects.arcee import wire
 from dragoman.dialects.exchange import Call, ErrorReply, bearer_key, error_headers
 from dragoman.dialects.openai_answer import ChatAnswer, Head, new_head
-from dragoman.dialects.openai_shapes import chat_prompt, is_token_id, stop_strings
+from dragoman.dialects.openai_formats import answer_format, wrong_format
+from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
+from dragoman.dialects.openai_shapes import is_token_id, stop_strings
+from dragoman.dialects.openai_tools import tool_use, wrong_tools
 from dragoman.dialects.validation import (
     FastApiDetail,
     Invalid,
@@ -36,7 +39,6 @@ from dragoman.dialects.validation import (
     Missing,
     NotAnObject,
     OutOfRange,
-    Path,
     Violation,
     WrongLength,
     WrongType,
@@ -60,8 +62,13 @@ SAMPLING_PARAMETERS = (
     "repetition_penalty",
     "logit_bias",
     "seed",
+    "logprobs",
+    "top_logprobs",
 )
 """What the model list promises to take."""
+
+FEATURES = ("tools", "json_mode", "structured_outputs", "logprobs")
+"""What every model is listed with; those that think have `reasoning` too."""
 
 read_key = bearer_key
 """No other header and no other scheme is taken. Keys need not begin as the service's own do."""
@@ -71,21 +78,38 @@ _PROCESS_STARTED = int(time.time())
 _LARGEST = 2**63 - 1
 """Lengths and ranks above it mean the same as it does, and engines count in 64 bits."""
 
-_NOT_SUPPORTED = Invalid("This parameter is not supported by this server")
+_FIELDS = {"prompt": "messages"}
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+class ThinkingAnswer(ChatAnswer):
+    """A chat completion in which thoughts have a member of their own."""
+
+    shows_reasoning = True
 
 
 def decode_chat(body: bytes, request_id: str, models: Iterable[ServedModel]) -> Call:
     """A chat completion by one of `models`. Raises BadRequest or ModelNotFound."""
     sent = read(body, wire.ChatRequest)
-    if violations := [*_wrong_messages(sent.messages), *_wrong_bias(sent.logit_bias), *_not_supported(sent)]:
+    if violations := list(_violations(sent)):
         raise InvalidFields(violations)
     model = find_model(models, sent.model)
     if model is None:
         raise ModelNotFound(sent.model)
-    request = GenerationRequest(sent.model, chat_prompt(sent.messages), _sampling(sent), sent.n)
-    return Call([request], sent.stream, ChatAnswer(_head(sent, f"chatcmpl-{request_id}", model)))
+    request = GenerationRequest(
+        sent.model,
+        ChatPrompt(
+            messages_of(sent.messages),
+            tool_use(sent.tools, sent.tool_choice, parallel=sent.parallel_tool_calls),
+            sent.reasoning_effort,
+        ),
+        _sampling(sent),
+        sent.n,
+        answer_format=answer_format(sent.response_format),
+        logprobs=sent.top_logprobs if sent.logprobs else None,
+    )
+    return Call([request], sent.stream, ThinkingAnswer(_head(sent, f"chatcmpl-{request_id}", model)), _FIELDS)
 
 
 def model_list(models: Iterable[ServedModel]) -> bytes:
@@ -93,26 +117,24 @@ def model_list(models: Iterable[ServedModel]) -> bytes:
     return _encode(wire.ModelList([_model_card(model) for model in models]))
 
 
-def _wrong_messages(messages: Iterable[wire.Message]) -> Iterator[Violation]:
+def _violations(sent: wire.ChatRequest) -> Iterator[Violation]:
+    yield from wrong_messages(sent.messages)
+    yield from _calls_nobody_made(sent.messages)
+    yield from _wrong_bias(sent.logit_bias)
+    yield from wrong_tools(sent.tools, sent.tool_choice)
+    yield from wrong_format(sent.response_format)
+    if sent.top_logprobs and not sent.logprobs:
+        yield Violation(("top_logprobs",), Invalid("top_logprobs needs logprobs to be true"))
+
+
+def _calls_nobody_made(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
+    """Answers of tools to calls that no message before them holds."""
+    made: set[str] = set()
     for index, message in enumerate(messages):
-        path = ("messages", index)
-        if message.role == "tool":
-            yield Violation((*path, "role"), Invalid("Tool messages are not supported by this server"))
-        if message.tool_calls:
-            yield Violation((*path, "tool_calls"), Invalid("Tool calls are not supported by this server"))
-        elif message.content is None:
-            yield Violation((*path, "content"), Missing())
-        else:
-            yield from _wrong_parts(message, (*path, "content"))
-
-
-def _wrong_parts(message: wire.Message, path: Path) -> Iterator[Violation]:
-    parts = message.content if isinstance(message.content, list) else []
-    for index, part in enumerate(parts):
-        if part.type != "text":
-            yield Violation((*path, index, "type"), Invalid(f"This model takes text only, got type '{part.type[:40]}'"))
-        elif part.text is None:
-            yield Violation((*path, index, "text"), Missing())
+        if message.role == "tool" and message.tool_call_id not in made:
+            problem = Invalid("Input should be the id of a tool call in an earlier assistant message")
+            yield Violation(("messages", index, "tool_call_id"), problem)
+        made.update(call.id for call in message.tool_calls or ())
 
 
 def _wrong_bias(logit_bias: dict[str, float]) -> Iterator[Violation]:
@@ -123,19 +145,6 @@ def _wrong_bias(logit_bias: dict[str, float]) -> Iterator[Violation]:
     for token in logit_bias:
         if not is_token_id(token):
             yield Violation(("logit_bias", token[:40]), Invalid("Keys should be token ids"))
-
-
-def _not_supported(sent: wire.ChatRequest) -> Iterator[Violation]:
-    asked = {
-        "tools": bool(sent.tools),
-        "tool_choice": sent.tool_choice not in (None, "none", "auto"),
-        "logprobs": sent.logprobs,
-        "top_logprobs": sent.top_logprobs > 0,
-    }
-    yield from (Violation((field,), _NOT_SUPPORTED) for field, is_asked in asked.items() if is_asked)
-    if sent.response_format and sent.response_format.type != "text":
-        message = f"response_format '{sent.response_format.type}' is not supported by this server"
-        yield Violation(("response_format", "type"), Invalid(message))
 
 
 def _sampling(sent: wire.ChatRequest) -> SamplingParams:
@@ -156,11 +165,12 @@ def _sampling(sent: wire.ChatRequest) -> SamplingParams:
 
 
 def _head(sent: wire.ChatRequest, answer_id: str, model: ServedModel) -> Head:
-    head = new_head(answer_id, sent.model, sent.stream_options)
-    return msgspec.structs.replace(head, system_fingerprint=_fingerprint(model.id))
+    head = new_head(answer_id, sent.model, sent.stream_options, logprobs=sent.logprobs)
+    return msgspec.structs.replace(head, system_fingerprint=model.fingerprint or _fingerprint(model.id))
 
 
 def _fingerprint(model_id: str) -> str:
+    """Of a model whose own is not known yet."""
     digest = hashlib.sha256(f"{dragoman.__version__}\n{model_id}".encode()).hexdigest()
     return f"fp_{digest[:12]}"
 
@@ -174,6 +184,7 @@ def _model_card(model: ServedModel) -> wire.ModelCard:
         context_length=model.context_length or 0,
         max_output_length=model.context_length or 0,
         supported_sampling_parameters=SAMPLING_PARAMETERS,
+        supported_features=(*FEATURES, "reasoning") if model.thinks else FEATURES,
     )
 
 
@@ -240,8 +251,6 @@ def _wrong_shape(violation: Violation) -> str | None:
 
 def _detail(violation: Violation) -> FastApiDetail:
     match violation:
-        case Violation(("prompt",), Invalid(message)):  # the engine's name for what is here the messages
-            return FastApiDetail(("body", "messages"), message, "value_error")
         case Violation(path, OutOfRange(low, high, None, got)) if low is not None and high is not None:
             above = got > high
             message = f"Input should be {'less' if above else 'greater'} than or equal to {high if above else low}"

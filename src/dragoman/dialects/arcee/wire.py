@@ -1,17 +1,19 @@
 """The JSON bodies of this dialect, field by field. The service prints no defaults; these are OpenAI's."""
 
 import sys
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from dragoman.core.limits import MAX_CHOICES, MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
-from dragoman.dialects.openai_shapes import ChatMessage, StreamOptions
+from dragoman.core.request import Effort
+from dragoman.dialects.openai_formats import ResponseFormat
+from dragoman.dialects.openai_logprobs import MAX_TOP_LOGPROBS
+from dragoman.dialects.openai_messages import ChatMessage
+from dragoman.dialects.openai_shapes import StreamOptions
+from dragoman.dialects.openai_tools import ToolChoice, Tools
 from dragoman.dialects.validation import FastApiDetail
-
-MAX_TOOLS = 128
-MAX_TOP_LOGPROBS = 20
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -19,23 +21,11 @@ StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_STRING_LENGTH
 TokenCount = Annotated[int, Meta(ge=1)]
 
 
-class Message(ChatMessage, frozen=True, kw_only=True):
-    role: Literal["system", "developer", "user", "assistant", "tool"]
-    tool_calls: list[Any] | None = None
-    tool_call_id: str | None = None
-    reasoning: str | None = None
-    """Of an earlier answer. Only the templates of thinking models use it."""
-
-
-class ResponseFormat(msgspec.Struct, frozen=True):
-    type: Literal["text", "json_object", "json_schema"]
-
-
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What the one route takes. Unknown fields are ignored."""
 
     model: str
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     max_tokens: TokenCount | None = None
     """None: the rest of the context, which also caps it."""
     max_completion_tokens: TokenCount | None = None
@@ -51,13 +41,17 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] = {}
     """By token id, as a string."""
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    tools: Annotated[list[Any], Meta(max_length=MAX_TOOLS)] = []
-    tool_choice: Literal["none", "auto", "required"] | dict[str, Any] | None = None
+    tools: Tools = []
+    tool_choice: ToolChoice | None = None
+    """None: `auto` with tools, else `none`."""
     parallel_tool_calls: bool = True
+    """False: one call at most."""
     response_format: ResponseFormat | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
-    reasoning_effort: Literal["none", "minimal", "low", "medium", "high"] | None = None
+    """Needs `logprobs`."""
+    reasoning_effort: Effort | None = None
+    """None: the model's own. Only models that think heed it."""
     top_k: Annotated[int, Meta(ge=-1)] = -1
     min_p: Share = 0.0
     repetition_penalty: Annotated[float, Meta(gt=0, le=sys.float_info.max)] = 1.0
@@ -106,7 +100,7 @@ class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     quantization: str = ""
     max_output_length: int
     supported_sampling_parameters: tuple[str, ...]
-    supported_features: tuple[str, ...] = ()
+    supported_features: tuple[str, ...]
     description: str = ""
 
 

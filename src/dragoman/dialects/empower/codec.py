@@ -1,6 +1,6 @@
 """Between this dialect's JSON and core: requests in, events out, errors in OpenAI's envelope."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -21,7 +21,8 @@ from dragoman.dialects import sse
 from dragoman.dialects.empower import wire
 from dragoman.dialects.exchange import Call, ErrorReply, error_headers
 from dragoman.dialects.openai_answer import ChatAnswer, new_head
-from dragoman.dialects.openai_shapes import ChatMessage, chat_prompt
+from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
+from dragoman.dialects.openai_tools import tool_use, wrong_tools
 from dragoman.dialects.validation import (
     Invalid,
     InvalidFields,
@@ -50,8 +51,9 @@ def decode_chat(body: bytes, request_id: str) -> Call:
     # messages is the first field, so all that can be wrong with it comes before what is wrong with the others.
     prompts = _prompts(read(body, wire.Conversation).messages)
     sent = read(body, wire.ChatRequest)
-    _refuse("tools", sent.tools)
-    _refuse("tool_choice", sent.tool_choice not in ("none", "auto"))
+    choice = "required" if sent.tool_choice == "any" else sent.tool_choice
+    _refuse(wrong_tools(sent.tools, choice))
+    tools = tool_use(sent.tools, choice)
     made = SamplingParams(
         max_tokens=sent.max_tokens,
         temperature=sent.temperature,
@@ -61,9 +63,10 @@ def decode_chat(body: bytes, request_id: str) -> Call:
         ignore_eos=sent.ignore_eos,
     )
     sampling = check_sampling(made)
-    requests = [GenerationRequest(sent.model, prompt, sampling, sent.n) for prompt in prompts]
+    requests = [GenerationRequest(sent.model, ChatPrompt(prompt, tools), sampling, sent.n) for prompt in prompts]
     head = new_head(f"chatcmpl-{request_id}", sent.model, sent.stream_options)
-    return Call(requests, sent.stream, ChatAnswer(msgspec.structs.replace(head, logprobs=None)))
+    answer = ChatAnswer(msgspec.structs.replace(head, no_logprobs=None))
+    return Call(requests, sent.stream, answer, {"prompt": "messages"})
 
 
 def decode_adapter(body: bytes) -> wire.AdapterRequest:
@@ -85,7 +88,7 @@ def model_list(models: list[ServedModel], created: int) -> bytes:
     return _encode(wire.ModelList("list", [wire.ModelCard(model.id, "model", created, "dragoman") for model in models]))
 
 
-def _prompts(messages: str | list[str | ChatMessage]) -> list[ChatPrompt]:
+def _prompts(messages: str | list[str | ChatMessage]) -> list[tuple[Message, ...]]:
     items = [messages] if isinstance(messages, str) else messages
     texts = [item for item in items if isinstance(item, str)]
     conversation = [item for item in items if isinstance(item, ChatMessage)]
@@ -93,16 +96,17 @@ def _prompts(messages: str | list[str | ChatMessage]) -> list[ChatPrompt]:
         raise _messages_are(WrongType(("array of strings", "array of objects")))
     if len(texts) > wire.MAX_PROMPTS:
         raise _messages_are(Invalid(f"'messages' must have at most {wire.MAX_PROMPTS} strings, got {len(texts)}"))
-    return [ChatPrompt((Message("user", text),)) for text in texts] or [chat_prompt(conversation)]
+    _refuse(wrong_messages(conversation))
+    return [(Message("user", text),) for text in texts] or [messages_of(conversation)]
 
 
 def _messages_are(problem: Problem) -> InvalidFields:
     return InvalidFields([Violation(("messages",), problem)])
 
 
-def _refuse(field: str, given: object) -> None:
-    if given:
-        raise InvalidFields([Violation((field,), Invalid(f"'{field}' is not supported by this server"))])
+def _refuse(violations: Iterable[Violation]) -> None:
+    if found := list(violations):
+        raise InvalidFields(found)
 
 
 class EmpowerErrors:
@@ -155,8 +159,6 @@ def _told(error: DragomanError) -> _Told:
 def _bad_request(violation: Violation) -> _Told:
     field = f"'{violation.field}'"
     parameter = str(violation.path[0]) if violation.path else None
-    if parameter == "prompt":
-        parameter = "messages"  # an engine's word; the only prompts here are messages
     match violation.problem:
         case Missing():
             return _error(400, f"Missing required parameter: {field}", parameter, "missing_required_parameter")

@@ -1,18 +1,18 @@
 """The JSON bodies of this dialect, field by field, with the service's own defaults and our ranges."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
 from dragoman.core.limits import MAX_CHOICES
-from dragoman.dialects.openai_shapes import ChatMessage, StreamOptions
+from dragoman.dialects.openai_messages import ChatMessage
+from dragoman.dialects.openai_shapes import StreamOptions
+from dragoman.dialects.openai_tools import NamedTool, Tools
 
 MAX_PROMPTS = 16
-MAX_TOOLS = 128
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-ToolMode = Literal["none", "auto", "any", "required"]
 
 
 class Conversation(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,17 +20,6 @@ class Conversation(msgspec.Struct, frozen=True, kw_only=True):
 
     messages: str | Annotated[list[str | ChatMessage], Meta(min_length=1)]
     """One conversation, or one or several prompts; an array never holds both kinds."""
-
-
-class NamedFunction(msgspec.Struct, frozen=True):
-    name: str
-
-
-class NamedTool(msgspec.Struct, frozen=True):
-    """Demands a call of one function."""
-
-    type: Literal["function"]
-    function: NamedFunction
 
 
 class ChatRequest(Conversation, frozen=True, kw_only=True):
@@ -46,8 +35,8 @@ class ChatRequest(Conversation, frozen=True, kw_only=True):
     stream: bool = False
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Meta(ge=0, le=1)] = 1.0
-    tools: Annotated[list[dict[str, Any]], Meta(max_length=MAX_TOOLS)] = []
-    tool_choice: ToolMode | NamedTool = "auto"
+    tools: Tools = []
+    tool_choice: Literal["none", "auto", "any", "required"] | NamedTool = "auto"
     """`auto` without tools equals `none`; `any` equals `required`."""
     stream_options: StreamOptions = StreamOptions()
 

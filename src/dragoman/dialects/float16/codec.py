@@ -1,6 +1,6 @@
 """Between this dialect's JSON and core: requests in, events out, errors in FastAPI's envelope."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 from starlette.datastructures import Headers
@@ -15,13 +15,14 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.limits import MAX_SEED, check_sampling
-from dragoman.core.request import GenerationRequest, Prompt, SamplingParams, TextPrompt
+from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
 from dragoman.dialects.exchange import Call, ErrorReply, error_headers
 from dragoman.dialects.float16 import wire
 from dragoman.dialects.openai_answer import ChatAnswer, TextAnswer, new_head
-from dragoman.dialects.openai_shapes import chat_prompt, stop_strings
+from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
+from dragoman.dialects.openai_shapes import stop_strings
 from dragoman.dialects.validation import (
     FastApiDetail,
     Invalid,
@@ -70,8 +71,11 @@ def decode_chat(body: bytes, request_id: str, deployment: ServedModel) -> Call:
         sent = read(body, wire.ChatRequest)
     except InvalidFields as error:
         raise InvalidFields([_explained(violation) for violation in error.violations]) from None
+    if violations := [*wrong_messages(sent.messages), *_tools_in(sent.messages)]:
+        raise InvalidFields(violations)
     head = new_head(f"chatcmpl-{request_id}", sent.model, sent.stream_options)
-    return Call(_requests(sent, deployment, [chat_prompt(sent.messages)]), sent.stream, ChatAnswer(head))
+    requests = _requests(sent, deployment, [ChatPrompt(messages_of(sent.messages))])
+    return Call(requests, sent.stream, ChatAnswer(head), {"prompt": "messages"})
 
 
 def decode_text(body: bytes, request_id: str, deployment: ServedModel) -> Call:
@@ -124,6 +128,13 @@ def _seed(sent: wire.CompletionRequest) -> int:
                 raise InvalidFields([Violation((name,), Invalid("Input should be at most 2^64 - 1"))])
             return seed
     return DEFAULT_SEED
+
+
+def _tools_in(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
+    for index, message in enumerate(messages):
+        if message.role == "tool" or message.tool_calls:
+            field = "role" if message.role == "tool" else "tool_calls"
+            yield Violation(("messages", index, field), Invalid("This service's conversations have no tools"))
 
 
 def _explained(violation: Violation) -> Violation:

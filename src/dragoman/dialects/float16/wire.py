@@ -6,7 +6,8 @@ import msgspec
 from msgspec import Meta
 
 from dragoman.core.limits import MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
-from dragoman.dialects.openai_shapes import ChatMessage, StreamOptions
+from dragoman.dialects.openai_messages import ChatMessage
+from dragoman.dialects.openai_shapes import StreamOptions
 from dragoman.dialects.validation import FastApiDetail
 
 MAX_PROMPTS = 16

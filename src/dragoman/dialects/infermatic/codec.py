@@ -1,6 +1,6 @@
 """Between this dialect's JSON and core: requests in, events out, errors in LiteLLM's envelope."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import msgspec
 from starlette.datastructures import Headers
@@ -15,15 +15,20 @@ from dragoman.core.errors import (
     ShuttingDown,
     Unauthenticated,
 )
-from dragoman.core.events import Usage
 from dragoman.core.limits import MAX_SEED, check_sampling
-from dragoman.core.request import GenerationRequest, Prompt, SamplingParams, TextPrompt
+from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt
 from dragoman.dialects import sse
+from dragoman.dialects.chat_templates import wrong_template
 from dragoman.dialects.exchange import Call, ErrorReply
 from dragoman.dialects.infermatic import wire
-from dragoman.dialects.openai_answer import HeadedAnswer, new_head
-from dragoman.dialects.openai_shapes import UsageBody, chat_prompt, is_token_id, stop_strings, text_prompts, usage_body
-from dragoman.dialects.validation import InvalidFields, MalformedJson, Missing, Violation, fastapi_detail, read
+from dragoman.dialects.infermatic.answers import ChatAnswer, TextAnswer
+from dragoman.dialects.infermatic.constraints import Constraint, constraint
+from dragoman.dialects.openai_answer import new_head
+from dragoman.dialects.openai_formats import wrong_format
+from dragoman.dialects.openai_messages import messages_of, wrong_messages
+from dragoman.dialects.openai_shapes import is_token_id, stop_strings, text_prompts
+from dragoman.dialects.openai_tools import tool_use, wrong_tools
+from dragoman.dialects.validation import Invalid, InvalidFields, MalformedJson, Missing, Violation, fastapi_detail, read
 
 HIGHEST_PRIORITY_NUMBER = 255
 
@@ -34,23 +39,48 @@ def decode_chat(body: bytes, request_id: str, path_model: str | None) -> Call:
     """A chat completion. The model of the path beats the one in the body. Raises BadRequest."""
     sent = read(body, wire.ChatRequest)
     model = _model(sent, path_model)
-    _refuse("logprobs", sent.logprobs)
-    _refuse("top_logprobs", sent.top_logprobs)
-    _refuse("tools", sent.tools)
-    _refuse("tool_choice", sent.tool_choice not in (None, "none", "auto"))
-    _refuse("response_format", sent.response_format is not None and sent.response_format.type != "text")
-    requests = _requests(sent, model, [chat_prompt(sent.messages)], echo=False)
-    return Call(requests, sent.stream, ChatAnswer(new_head(f"chatcmpl-{request_id}", model, sent.stream_options)))
+    if violations := list(_chat_violations(sent)):
+        raise InvalidFields(violations)
+    prompt = ChatPrompt(
+        messages_of(sent.messages),
+        tool_use(sent.tools, sent.tool_choice, parallel=sent.parallel_tool_calls),
+        sent.reasoning_effort,
+        sent.chat_template,
+        sent.chat_template_kwargs,
+    )
+    bound = constraint(sent, sent.response_format)
+    request = _request(sent, model, prompt, bound, logprobs=sent.top_logprobs if sent.logprobs else None)
+    head = new_head(f"chatcmpl-{request_id}", model, sent.stream_options, logprobs=sent.logprobs)
+    return Call([request], sent.stream, ChatAnswer(head), {"prompt": "messages"} | _format_field(bound))
 
 
 def decode_text(body: bytes, request_id: str, path_model: str | None) -> Call:
     """A text completion, of one or several prompts. Raises BadRequest."""
     sent = read(body, wire.TextRequest)
     model = _model(sent, path_model)
-    _refuse("logprobs", sent.logprobs is not None)
-    _refuse("suffix", sent.suffix)
-    requests = _requests(sent, model, text_prompts(sent.prompt), echo=sent.echo)
-    return Call(requests, sent.stream, TextAnswer(new_head(f"cmpl-{request_id}", model, sent.stream_options)))
+    if sent.suffix:
+        raise BadRequest("suffix is not supported by this server", "suffix")
+    bound = constraint(sent)
+    requests = [
+        _request(sent, model, prompt, bound, logprobs=sent.logprobs, echo=sent.echo)
+        for prompt in text_prompts(sent.prompt)
+    ]
+    head = new_head(f"cmpl-{request_id}", model, sent.stream_options, logprobs=sent.logprobs is not None)
+    return Call(requests, sent.stream, TextAnswer(head), _format_field(bound))
+
+
+def _chat_violations(sent: wire.ChatRequest) -> Iterator[Violation]:
+    yield from wrong_messages(sent.messages)
+    yield from wrong_tools(sent.tools, sent.tool_choice)
+    yield from wrong_format(sent.response_format)
+    yield from wrong_template(sent.chat_template, sent.chat_template_kwargs)
+    if sent.top_logprobs and not sent.logprobs:
+        yield Violation(("top_logprobs",), Invalid("top_logprobs needs logprobs to be true"))
+
+
+def _format_field(bound: Constraint | None) -> dict[str, str]:
+    """What this request calls the format of its answer."""
+    return {} if bound is None else {"response_format": bound.field}
 
 
 def _model(sent: wire.CompletionRequest, path_model: str | None) -> str:
@@ -60,19 +90,39 @@ def _model(sent: wire.CompletionRequest, path_model: str | None) -> str:
     return model
 
 
-def _refuse(parameter: str, given: object) -> None:
-    if given:
-        raise BadRequest(f"{parameter} is not supported by this server", parameter)
-
-
-def _requests(
-    sent: wire.CompletionRequest, model: str, prompts: Sequence[Prompt], *, echo: bool
-) -> list[GenerationRequest]:
-    sampling = check_sampling(_sampling(sent))
-    _refuse("best_of", sent.best_of not in (None, sent.n))
+def _request(
+    sent: wire.CompletionRequest,
+    model: str,
+    prompt: Prompt,
+    bound: Constraint | None,
+    *,
+    logprobs: int | None,
+    echo: bool = False,
+) -> GenerationRequest:
     # 0 is LiteLLM's way to say nothing; numbers above the highest count as the highest.
     priority = min(sent.priority, HIGHEST_PRIORITY_NUMBER) or wire.DEFAULT_PRIORITY
-    return [GenerationRequest(model, prompt, sampling, sent.n, echo, priority) for prompt in prompts]
+    return GenerationRequest(
+        model,
+        prompt,
+        check_sampling(_sampling(sent)),
+        sent.n,
+        echo,
+        priority,
+        answer_format=None if bound is None else bound.format,
+        logprobs=logprobs,
+        best_of=_best_of(sent),
+    )
+
+
+def _best_of(sent: wire.CompletionRequest) -> int | None:
+    """How many candidates there are, if more than choices. Raises BadRequest."""
+    if sent.best_of is None or sent.best_of == sent.n:
+        return None
+    if sent.best_of < sent.n:
+        raise BadRequest(f"best_of must be at least n, got {sent.best_of} and {sent.n}", "best_of")
+    if sent.stream:
+        raise BadRequest("best_of cannot be streamed: the best is known when all candidates are complete", "best_of")
+    return sent.best_of
 
 
 def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
@@ -108,57 +158,6 @@ def _token_id(text: str) -> int:
     if not is_token_id(text):
         raise BadRequest(f"logit_bias must have token ids as keys, got '{text[:40]}'", "logit_bias")
     return int(text)
-
-
-class ChatAnswer(HeadedAnswer):
-    """Answers of the chat route. The role comes with the first text, the reason with an empty delta."""
-
-    def text_chunk(self, index: int, text: str) -> bytes:
-        role = "assistant" if self.is_first(index) else None
-        return self._chunk([wire.ChatChunkChoice(index=index, delta=wire.ChatDelta(content=text, role=role))])
-
-    def finish_chunks(self, index: int, reason: str) -> Iterator[bytes]:
-        yield self._chunk([wire.ChatChunkChoice(index=index, delta=wire.ChatDelta(), finish_reason=reason)])
-
-    def usage_chunk(self, usage: UsageBody) -> bytes:
-        return self._chunk([], usage)
-
-    def document(self, usage: Usage) -> bytes:
-        head = self._head
-        choices = [
-            wire.ChatChoice(reason, index, wire.AssistantMessage(text)) for index, text, reason in self.choices()
-        ]
-        return _encode(
-            wire.ChatCompletion(head.id, "chat.completion", head.created, head.model, choices, usage_body(usage))
-        )
-
-    def _chunk(self, choices: list[wire.ChatChunkChoice], usage: UsageBody | None = None) -> bytes:
-        head = self._head
-        return _encode(wire.ChatChunk(head.id, head.created, head.model, "chat.completion.chunk", choices, usage))
-
-
-class TextAnswer(HeadedAnswer):
-    """Answers of the text route."""
-
-    def text_chunk(self, index: int, text: str) -> bytes:
-        return self._chunk([wire.TextChunkChoice(index=index, text=text)])
-
-    def finish_chunks(self, index: int, reason: str) -> Iterator[bytes]:
-        yield self._chunk([wire.TextChunkChoice(index=index, text="", finish_reason=reason)])
-
-    def usage_chunk(self, usage: UsageBody) -> bytes:
-        return self._chunk([], usage)
-
-    def document(self, usage: Usage) -> bytes:
-        head = self._head
-        choices = [wire.TextChoice(reason, index, text) for index, text, reason in self.choices()]
-        return _encode(
-            wire.TextCompletion(head.id, "text_completion", head.created, head.model, choices, usage_body(usage))
-        )
-
-    def _chunk(self, choices: list[wire.TextChunkChoice], usage: UsageBody | None = None) -> bytes:
-        head = self._head
-        return _encode(wire.TextChunk(head.id, head.created, head.model, "text_completion", choices, usage))
 
 
 class InfermaticErrors:
@@ -262,7 +261,9 @@ def counted_prompt(sent: wire.TokenCountRequest) -> Prompt:
         return TextPrompt(sent.prompt)
     if sent.messages is None:
         raise BadRequest("prompt or messages must be provided")
-    return chat_prompt(sent.messages)
+    if violations := [*wrong_messages(sent.messages), *wrong_tools(sent.tools, None)]:
+        raise InvalidFields(violations)
+    return ChatPrompt(messages_of(sent.messages), tool_use(sent.tools, None))
 
 
 def read_key(headers: Headers) -> str | None:

@@ -6,7 +6,13 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from dragoman.core.limits import MAX_CHOICES
-from dragoman.dialects.openai_shapes import ChatMessage, StreamOptions, TextCompletionPrompt, UsageBody
+from dragoman.core.request import Effort
+from dragoman.dialects.chat_templates import Template, TemplateArguments
+from dragoman.dialects.openai_formats import ResponseFormat
+from dragoman.dialects.openai_logprobs import MAX_TOP_LOGPROBS, ChatLogprobs, TextLogprobs
+from dragoman.dialects.openai_messages import ChatMessage
+from dragoman.dialects.openai_shapes import StreamOptions, TextCompletionPrompt, UsageBody
+from dragoman.dialects.openai_tools import ToolCallBody, ToolCallPiece, ToolChoice, Tools
 from dragoman.dialects.validation import FastApiDetail
 
 DEFAULT_PRIORITY = 128
@@ -14,10 +20,23 @@ DEFAULT_PRIORITY = 128
 Tokens = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
+"""Texts of which the answer is one."""
 
 
-class ResponseFormat(msgspec.Struct, frozen=True):
-    type: str
+class Message(ChatMessage, frozen=True):
+    reasoning: str | None = msgspec.field(name="reasoning_content", default=None)
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """vLLM's way of binding the answer's text. It has exactly one member."""
+
+    json: dict[str, Any] | str | None = None
+    """A JSON Schema, or its text."""
+    regex: str | None = None
+    choice: Choices | None = None
+    grammar: str | None = None
+    """In Lark's syntax or llama.cpp's GBNF."""
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +56,8 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: Penalty = 0.0
     logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] = {}
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
-    best_of: int | None = None
+    best_of: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    """At least n. Not in a stream."""
     seed: int | None = None
     """-1: none."""
     stop: str | list[str] = []
@@ -50,22 +70,38 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream_options: StreamOptions | None = None
     priority: Annotated[int, Meta(ge=0)] = DEFAULT_PRIORITY
     user: str | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    """The older spelling of structured_outputs, as are the three that follow."""
+    guided_regex: str | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: str | None = None
 
 
 class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
-    messages: list[ChatMessage]
+    messages: Annotated[list[Message], Meta(min_length=1)]
     logprobs: bool = False
-    top_logprobs: int | None = None
-    tools: list[Any] = []
-    tool_choice: Any = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
+    """Needs `logprobs`."""
+    tools: Tools = []
+    tool_choice: ToolChoice | None = None
+    """None: `auto` with tools, else `none`."""
+    parallel_tool_calls: bool = True
+    """False: one call at most."""
     response_format: ResponseFormat | None = None
+    reasoning_effort: Effort | None = None
+    """None: the model's own. Only models that think heed it."""
+    chat_template: Template | None = None
+    """None: the model's own."""
+    chat_template_kwargs: TemplateArguments = {}
 
 
 class TextRequest(CompletionRequest, frozen=True, kw_only=True):
     prompt: TextCompletionPrompt
     max_tokens: Tokens = 16
     """As OpenAI and vLLM have it; chat takes the rest of the context."""
-    logprobs: int | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """How many of the likeliest tokens are told beside each."""
     echo: bool = False
     suffix: str | None = None
 
@@ -73,7 +109,9 @@ class TextRequest(CompletionRequest, frozen=True, kw_only=True):
 class TokenCountRequest(msgspec.Struct, frozen=True):
     model: str
     prompt: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    tools: Tools = []
+    """They are part of what a model is fed with the messages."""
 
 
 class TokenCount(msgspec.Struct, frozen=True):
@@ -84,40 +122,47 @@ class TokenCount(msgspec.Struct, frozen=True):
 
 
 class AssistantMessage(msgspec.Struct, frozen=True):
-    content: str
+    content: str | None
+    """None where the choice calls tools instead."""
     role: str = "assistant"
-    tool_calls: None = None
+    tool_calls: list[ToolCallBody] | None = None
     function_call: None = None
+    reasoning_content: str | UnsetType = UNSET
 
 
 class ChatChoice(msgspec.Struct, frozen=True):
     finish_reason: str
     index: int
     message: AssistantMessage
+    logprobs: ChatLogprobs | UnsetType = UNSET
 
 
 class TextChoice(msgspec.Struct, frozen=True):
     finish_reason: str
     index: int
     text: str
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
 
 
 class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     content: str | None = None
     role: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallPiece] | None = None
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     finish_reason: str | None = None
     index: int
     delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
 
 
 class TextChunkChoice(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
     finish_reason: str | None = None
     index: int
     text: str
+    logprobs: TextLogprobs | None = None
 
 
 class ChatCompletion(msgspec.Struct, frozen=True):

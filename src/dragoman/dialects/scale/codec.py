@@ -16,14 +16,14 @@ from dragoman.core.errors import (
     Overloaded,
     Unauthenticated,
 )
-from dragoman.core.events import Usage
 from dragoman.core.limits import MAX_SEED
-from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams, TextPrompt
+from dragoman.core.request import ChatPrompt, GenerationRequest, Message, Prompt, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
-from dragoman.dialects.answer import Answer
+from dragoman.dialects.chat_templates import wrong_template
 from dragoman.dialects.exchange import Call, ErrorReply, bearer_key, error_headers
 from dragoman.dialects.scale import wire
+from dragoman.dialects.scale.answers import ChatAnswer, DeploymentAnswer, TextAnswer
 from dragoman.dialects.validation import (
     FastApiDetail,
     Invalid,
@@ -55,6 +55,9 @@ Item = TypeVar("Item", wire.ModelItem, wire.DeploymentItem)
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
+_HISTORY = {"messages": "chat_history"}
+"""What one route calls the conversation, which engines and chat templates call messages."""
+
 _BINDINGS: Path = ("model_request_parameters", "bindings")
 
 
@@ -68,20 +71,22 @@ def decode_deployment_chat(body: bytes, _request_id: str, *, deployment: str) ->
     violations: list[Violation] = []
     history = _conversation("chat_history", sent.chat_history, violations)
     violations += _deployment_violations(sent)
-    violations += _not_supported("chat_template", sent.chat_template is not None)
-    violations += _not_supported("chat_template_kwargs", bool(sent.chat_template_kwargs))
+    violations += wrong_template(sent.chat_template, sent.chat_template_kwargs)
     _refuse(violations)
-    prompt = ChatPrompt((*history, Message("user", sent.prompt)))
-    request = GenerationRequest(deployment, prompt, _sampling(sent, _bindings(sent)))
-    return Call([request], sent.stream, DeploymentAnswer(sent.prompt))
+    prompt = ChatPrompt(
+        (*history, Message("user", sent.prompt)),
+        effort=sent.reasoning_effort,
+        template=sent.chat_template,
+        template_arguments=sent.chat_template_kwargs,
+    )
+    return _deployment_call(sent, deployment, prompt)
 
 
 def decode_deployment_text(body: bytes, _request_id: str, *, deployment: str) -> Call:
     """A text completion whose model stands in the path. Raises BadRequest."""
     sent = read(body, wire.DeploymentTextRequest)
     _refuse(_deployment_violations(sent))
-    request = GenerationRequest(deployment, TextPrompt(sent.prompt), _sampling(sent, _bindings(sent)))
-    return Call([request], sent.stream, DeploymentAnswer(sent.prompt))
+    return _deployment_call(sent, deployment, TextPrompt(sent.prompt))
 
 
 def decode_chat(body: bytes, _request_id: str) -> Call:
@@ -89,20 +94,22 @@ def decode_chat(body: bytes, _request_id: str) -> Call:
     sent = read(body, wire.ChatRequest)
     violations: list[Violation] = []
     messages = _conversation("messages", sent.messages, violations)
-    violations += _not_supported("chat_template", sent.chat_template is not None)
+    violations += wrong_template(sent.chat_template, None)
     _refuse(violations)
     if sent.memory_strategy is not None:
         messages = messages[-sent.memory_strategy.params.k :]
     if sent.instructions:
         messages = [Message("system", sent.instructions), *messages]
-    request = GenerationRequest(sent.model, ChatPrompt(tuple(messages)), _sampling(sent.model_parameters))
-    return Call([request], sent.stream, ChatAnswer())
+    parameters = sent.model_parameters
+    prompt = ChatPrompt(tuple(messages), effort=parameters.reasoning_effort, template=sent.chat_template)
+    return Call([GenerationRequest(sent.model, prompt, _sampling(parameters))], sent.stream, ChatAnswer())
 
 
 def decode_text(body: bytes, _request_id: str) -> Call:
     """A text completion whose model stands in the body. Raises BadRequest."""
     sent = read(body, wire.TextRequest)
-    _refuse([*_not_supported("images", bool(sent.images))])
+    if sent.images:
+        _refuse([Violation(("images",), Invalid("Images are not supported, the model takes text only"))])
     request = GenerationRequest(sent.model, TextPrompt(sent.prompt), _sampling(sent.model_parameters))
     return Call([request], sent.stream, TextAnswer())
 
@@ -168,66 +175,12 @@ def page(items: list[Item], query: wire.ListQuery) -> wire.Page[Item]:
     return wire.Page(query.page, items[first : first + query.limit], query.limit, len(items))
 
 
-class PieceAnswer(Answer):
-    """All events of a stream and the answer as a whole have one shape; the last event has the counts and no text."""
-
-    def text_chunk(self, _index: int, text: str) -> bytes:
-        return self.body(text, None, None)
-
-    def finish_chunks(self, _index: int, _reason: str) -> Iterator[bytes]:
-        yield from ()  # the reason goes with the counts
-
-    def usage_chunks(self, usage: Usage) -> Iterator[bytes]:
-        [(_, _, reason)] = self.choices()
-        yield self.body("", reason, usage)
-
-    def terminator(self) -> bytes:
-        return b""  # the clients would take [DONE] for JSON
-
-    def document(self, usage: Usage) -> bytes:
-        [(_, text, reason)] = self.choices()
-        return self.body(text, reason, usage)
-
-    def body(self, text: str, reason: str | None, usage: Usage | None) -> bytes:
-        """One event, or the whole answer."""
-        raise NotImplementedError
-
-
-class DeploymentAnswer(PieceAnswer):
-    """The routes with the deployment in the path: the text beside its prompt."""
-
-    def __init__(self, prompt: str) -> None:
-        super().__init__()
-        self._prompt = prompt
-
-    def body(self, text: str, reason: str | None, usage: Usage | None) -> bytes:
-        prompt_tokens, response_tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
-        pair = (self._prompt, [text])
-        return _encode(wire.DeploymentCompletion([pair], None, reason, prompt_tokens, response_tokens))
-
-
-class ChatAnswer(PieceAnswer):
-    """The chat route with the model in the body."""
-
-    def body(self, text: str, reason: str | None, usage: Usage | None) -> bytes:
-        completion = wire.ChatCompletion(wire.AssistantMessage("assistant", text), reason)
-        return _encode(wire.ChatCompletionBody(completion, _token_usage(usage)))
-
-
-class TextAnswer(PieceAnswer):
-    """The text route with the model in the body."""
-
-    def body(self, text: str, reason: str | None, usage: Usage | None) -> bytes:
-        return _encode(wire.TextCompletionBody(wire.TextCompletion(text, reason), _token_usage(usage)))
-
-
 class ScaleErrors:
     """The error tree in this dialect's envelope, before and after the first byte."""
 
-    def __init__(self, *, noun: str = "Model deployment", conversation: str = "messages") -> None:
-        """`noun` is what was not found under the name, `conversation` the field that holds the messages."""
+    def __init__(self, *, noun: str = "Model deployment") -> None:
+        """`noun` is what was not found under the name."""
         self._noun = noun
-        self._conversation = conversation
 
     def reply(self, error: DragomanError) -> ErrorReply:
         """Status, body and headers."""
@@ -247,7 +200,7 @@ class ScaleErrors:
             case InvalidQuery():
                 return 422, [_query_detail(violation) for violation in error.violations]
             case BadRequest():
-                return 422, [fastapi_detail(self._named_as_sent(violation)) for violation in violations_of(error)]
+                return 422, [fastapi_detail(violation) for violation in violations_of(error)]
             case Unauthenticated(fault="missing"):
                 return 401, "Missing API key"
             case Unauthenticated():
@@ -261,9 +214,16 @@ class ScaleErrors:
             case _:
                 return 500, "An internal server error occurred"
 
-    def _named_as_sent(self, violation: Violation) -> Violation:
-        """An engine or a chat template calls the conversation `messages`, whatever this route calls it."""
-        return violation._replace(path=(self._conversation,)) if violation.path == ("messages",) else violation
+
+def _deployment_call(sent: wire.DeploymentRequest, deployment: str, prompt: Prompt) -> Call:
+    request = GenerationRequest(
+        deployment,
+        prompt,
+        _sampling(sent, _bindings(sent)),
+        logprobs=(sent.top_logprobs or 0) if sent.logprobs else None,
+    )
+    machine = DeploymentAnswer(sent.prompt, tells_logprobs=sent.logprobs)
+    return Call([request], sent.stream, machine, _HISTORY if isinstance(prompt, ChatPrompt) else {})
 
 
 def _conversation(field: str, sent: list[wire.ChatMessage], violations: list[Violation]) -> list[Message]:
@@ -288,7 +248,6 @@ def _text(message: wire.ChatMessage, path: Path, violations: list[Violation]) ->
 
 
 def _deployment_violations(sent: wire.DeploymentRequest) -> Iterator[Violation]:
-    yield from _not_supported("logprobs", sent.logprobs)
     if sent.top_logprobs is not None and not sent.logprobs:
         yield Violation(("top_logprobs",), Invalid("top_logprobs needs logprobs to be true"))
     bindings = _bindings(sent)
@@ -297,11 +256,6 @@ def _deployment_violations(sent: wire.DeploymentRequest) -> Iterator[Violation]:
     if sent.max_tokens is not None and bindings.min_tokens > sent.max_tokens:
         problem = Invalid(f"min_tokens must not be above max_tokens, got {bindings.min_tokens} and {sent.max_tokens}")
         yield Violation((*_BINDINGS, "min_tokens"), problem)
-
-
-def _not_supported(field: str, sent: bool) -> Iterator[Violation]:
-    if sent:
-        yield Violation((field,), Invalid(f"{field} is not supported yet"))
 
 
 def _refuse(violations: Iterator[Violation] | list[Violation]) -> None:
@@ -330,13 +284,6 @@ def _sampling(sent: wire.Sampling, bindings: wire.Bindings | None = None) -> Sam
         stop=tuple(sent.stop_sequences),
         ignore_eos=bound.ignore_eos,
     )
-
-
-def _token_usage(usage: Usage | None) -> wire.TokenUsage | None:
-    if usage is None:
-        return None
-    prompt, completion = usage.prompt_tokens, usage.completion_tokens
-    return wire.TokenUsage(prompt, completion, prompt + completion)
 
 
 def _as_number(text: str) -> int | str:

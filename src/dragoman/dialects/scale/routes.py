@@ -36,7 +36,7 @@ def _completion_routes(service: GenerationService, options: ExchangeOptions) -> 
 
     async def deployment_chat(request: Request) -> Response:
         decode = partial(codec.decode_deployment_chat, deployment=request.path_params["deployment"])
-        return await answer(request, decode, _DEPLOYMENT_CHAT_ERRORS)
+        return await answer(request, decode, _ERRORS)
 
     async def deployment_text(request: Request) -> Response:
         decode = partial(codec.decode_deployment_text, deployment=request.path_params["deployment"])
@@ -113,7 +113,6 @@ class _TrimmingTold(Response):
 
 
 _ERRORS = codec.ScaleErrors()
-_DEPLOYMENT_CHAT_ERRORS = codec.ScaleErrors(conversation="chat_history")
 _LOOKUP_ERRORS = codec.ScaleErrors(noun="Model")
 
 _WRITING = ["POST", "PUT", "PATCH", "DELETE"]

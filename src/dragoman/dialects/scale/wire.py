@@ -6,10 +6,11 @@ import msgspec
 from msgspec import Meta
 
 from dragoman.core.limits import MAX_STOP_STRING_LENGTH
+from dragoman.dialects.chat_templates import Template, TemplateArguments
+from dragoman.dialects.openai_logprobs import MAX_TOP_LOGPROBS, ToldToken
 from dragoman.dialects.validation import FastApiDetail
 
 MAX_STOP_SEQUENCES = 4
-MAX_TOP_LOGPROBS = 20
 MAX_PAGE_ITEMS = 10_000
 
 Prompt = Annotated[str, Meta(min_length=1)]
@@ -27,7 +28,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True):
     frequency_penalty: Penalty = 0.0
     presence_penalty: Penalty = 0.0
     reasoning_effort: Literal["low", "medium", "high"] | None = None
-    """Only models that think heed it; none is served yet."""
+    """Only models that think heed it, in conversations."""
     top_p: Annotated[float, Meta(ge=0, le=1)] = 1.0
     top_k: Annotated[int, Meta(ge=-1)] = -1
 
@@ -54,6 +55,7 @@ class DeploymentRequest(Sampling, frozen=True, kw_only=True):
     stream: bool = False
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """Needs `logprobs`."""
     model_request_parameters: ModelRequestParameters | None = None
 
 
@@ -80,8 +82,9 @@ class DeploymentChatRequest(DeploymentRequest, frozen=True, kw_only=True):
     """`prompt` is the new user message, after the history."""
 
     chat_history: list[ChatMessage]
-    chat_template: str | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template: Template | None = None
+    """None: the model's own."""
+    chat_template_kwargs: TemplateArguments = {}
 
 
 class ModelParameters(Sampling, frozen=True, kw_only=True):
@@ -109,7 +112,8 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The first system message."""
     memory_strategy: MemoryStrategy | None = None
     model_parameters: ModelParameters = ModelParameters()
-    chat_template: str | None = None
+    chat_template: Template | None = None
+    """None: the model's own."""
     stream: bool = False
 
 
@@ -130,12 +134,24 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     model_group_id: str | None = None
 
 
+class ToldTokens(msgspec.Struct, frozen=True):
+    content: list[ToldToken]
+
+
+class ChoiceLogprobs(msgspec.Struct, frozen=True):
+    """A choice's log-probabilities, without its text."""
+
+    index: int
+    logprobs: ToldTokens
+
+
 class DeploymentCompletion(msgspec.Struct, frozen=True):
     """The answer of both routes with the deployment in the path, and each event of their streams."""
 
     completions: list[tuple[str, list[str]]]
     """One pair: the prompt as it was sent, and one text."""
-    choices: None = None
+    choices: list[ChoiceLogprobs] | None = None
+    """Of the tokens of this document's text; None where they were not asked for."""
     finish_reason: str | None = None
     prompt_tokens: int = 0
     response_tokens: int = 0

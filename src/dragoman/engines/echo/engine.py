@@ -2,17 +2,21 @@
 
 Its tokens are the bytes of UTF-8, so every text has one obvious tokenization, and characters outside ASCII are split
 across tokens. It answers a conversation with the content of the last message and a raw prompt with the prompt, over
-and over when it is asked for more (ignore_eos, min_tokens); otherwise once, and then it samples END.
+and over when it is asked for more (ignore_eos, min_tokens); otherwise once, and then it samples END. What it says is
+certain: every log-probability is 0. It does not think, calls tools when the text it repeats does, and refuses what
+would bind its answer.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.choice import Accepted, Choice
+from dragoman.engines.echo.logprobs import certain, of_prompt
+from dragoman.prompt.reading import Reading, build_reader
 
 END = 256
 """The one token that is not a byte."""
@@ -60,18 +64,31 @@ class EchoEngine:
         return len(_prompt_and_answer(prompt)[0])
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        if request.answer_format is not None:
+            raise BadRequest("The echo engine only repeats; its answer cannot be given a format", "response_format")
         prompt, answer = _prompt_and_answer(request.prompt)
         limit = self._limit(len(prompt), request.sampling)
         choices = [
-            _Answer(answer, Choice(self._vocabulary, request.sampling, limit, index=index))
+            _Answer(
+                answer,
+                Choice(
+                    self._vocabulary,
+                    request.sampling,
+                    limit,
+                    index=index,
+                    reader=build_reader(_reading(request.prompt)),
+                ),
+                request.logprobs,
+            )
             for index in range(request.n)
         ]
         unfinished = dict(enumerate(choices))
         self._running += request.n
         try:
             if request.echo:
+                told = [] if request.logprobs is None else of_prompt(prompt, request.logprobs)
                 for index in unfinished:
-                    yield Delta(index, prompt.decode(errors="replace"), [])
+                    yield Delta(index, prompt.decode(errors="replace"), [], told)
             while True:
                 await asyncio.sleep(self._seconds_per_token)  # even for 0 seconds: others have their turn
                 for index, choice in list(unfinished.items()):
@@ -100,21 +117,26 @@ class EchoEngine:
 class _Answer:
     """One choice: the answer's bytes, then END, and from the start again while END does not end it."""
 
-    def __init__(self, answer: bytes, choice: Choice) -> None:
+    def __init__(self, answer: bytes, choice: Choice, logprobs: int | None) -> None:
         self.choice = choice
         self._bytes: Iterator[int] = iter(answer)
         self._answer = answer
+        self._logprobs = logprobs
 
     def step(self) -> Accepted:
         token = next(self._bytes, END)
         if token == END:
             self._bytes = iter(self._answer)
-        return self.choice.accept(token)
+        return self.choice.accept(token, self._report(token))
+
+    def _report(self, token: int) -> TokenLogprobs | None:
+        return None if self._logprobs is None or token == END else certain(token, self._logprobs)
 
 
 def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
     match given:
         case ChatPrompt(messages):
+            _check_repeatable(given)
             text = "\n".join(f"{message.role}: {message.content}" for message in messages)
             return text.encode(), messages[-1].content.encode()
         case TextPrompt(text):
@@ -126,3 +148,18 @@ def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
     if not prompt:
         raise BadRequest("The prompt is empty: there is nothing to go on from", "prompt")
     return prompt, prompt
+
+
+def _reading(prompt: Prompt) -> Reading:
+    """Calls that are repeated are calls, too."""
+    return Reading("generic") if isinstance(prompt, ChatPrompt) and prompt.tools is not None else Reading()
+
+
+def _check_repeatable(prompt: ChatPrompt) -> None:
+    if prompt.template is not None:
+        raise BadRequest("The echo engine only repeats; it has no use for a chat template", "chat_template")
+    if prompt.template_arguments:
+        message = "The echo engine only repeats; it has no chat template to give variables to"
+        raise BadRequest(message, "chat_template_kwargs")
+    if prompt.tools is not None and prompt.tools.choice != "auto":
+        raise BadRequest("The echo engine only repeats; it cannot be made to call a tool", "tools")

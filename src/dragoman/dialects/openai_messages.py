@@ -1,0 +1,83 @@
+"""Conversations in OpenAI's JSON."""
+
+from collections.abc import Iterable, Iterator
+from typing import Literal
+
+import msgspec
+
+from dragoman.core.request import Message, ToolCall
+from dragoman.dialects.validation import Invalid, Missing, Path, Violation
+
+
+class ContentPart(msgspec.Struct, frozen=True):
+    """One part of a message's content. Only parts of type `text` are understood."""
+
+    type: str
+    text: str | None = None
+
+
+class CalledFunction(msgspec.Struct, frozen=True):
+    name: str
+    arguments: str = "{}"
+    """JSON text."""
+
+
+class SentToolCall(msgspec.Struct, frozen=True):
+    """A call that an earlier answer made."""
+
+    id: str
+    function: CalledFunction
+    type: Literal["function"] = "function"
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """One message as clients send it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    """Required, but for an assistant's message with tool calls."""
+    name: str | None = None
+    tool_calls: list[SentToolCall] | None = None
+    tool_call_id: str | None = None
+    """Of a tool's message: the call it answers."""
+    reasoning: str | None = None
+    """Of an earlier answer. Only the templates of thinking models use it."""
+
+
+def wrong_messages(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
+    """What the types of `messages` cannot say."""
+    for index, message in enumerate(messages):
+        path = ("messages", index)
+        if message.tool_calls and message.role != "assistant":
+            yield Violation((*path, "tool_calls"), Invalid("Only an assistant's message has tool calls"))
+        if message.content is None and not message.tool_calls:
+            yield Violation((*path, "content"), Missing())
+        elif isinstance(message.content, list):
+            yield from _wrong_parts(message.content, (*path, "content"))
+
+
+def messages_of(messages: Iterable[ChatMessage]) -> tuple[Message, ...]:
+    """Messages without a violation, in core's terms."""
+    return tuple(
+        Message(
+            "system" if message.role == "developer" else message.role,
+            _text(message.content),
+            message.name,
+            tuple(ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()),
+            message.tool_call_id,
+            message.reasoning,
+        )
+        for message in messages
+    )
+
+
+def _wrong_parts(parts: Iterable[ContentPart], path: Path) -> Iterator[Violation]:
+    for index, part in enumerate(parts):
+        if part.type != "text":
+            yield Violation((*path, index, "type"), Invalid(f"This model takes text only, got type '{part.type[:40]}'"))
+        elif part.text is None:
+            yield Violation((*path, index, "text"), Missing())
+
+
+def _text(content: str | list[ContentPart] | None) -> str:
+    return "".join(part.text or "" for part in content) if isinstance(content, list) else content or ""

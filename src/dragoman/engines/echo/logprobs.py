@@ -1,0 +1,15 @@
+"""What the echo engine tells of its tokens: each had to come."""
+
+from dragoman.core.events import Likelihood, TokenLogprobs
+
+
+def certain(token: int, top: int) -> TokenLogprobs:
+    """A byte of text. `top`: how many likeliest tokens are told; the one that is echoed is the only one there is."""
+    piece = bytes((token,))
+    return TokenLogprobs(token, piece, 0.0, [Likelihood(token, piece, 0.0)] if top else [])
+
+
+def of_prompt(prompt: bytes, top: int) -> list[TokenLogprobs]:
+    """A prompt's bytes. Nothing comes before the first, so it has no probability."""
+    [first, *rest] = prompt
+    return [TokenLogprobs(first, bytes((first,)), None, []), *(certain(token, top) for token in rest)]

@@ -1,0 +1,114 @@
+"""What OpenAI's own library makes of tool calls, log-probabilities and thoughts, in every dialect it can speak to."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
+import httpx2
+import pytest
+from openai import AsyncOpenAI, DefaultAsyncHttpxClient
+from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+
+from dragoman.core.events import Delta, Event, Finished, Likelihood, ReasoningDelta, TokenLogprobs, ToolCallDelta, Usage
+from dragoman.core.request import GenerationRequest
+from dragoman.engines.echo import EchoEngine
+from tests.support.apps import echo_app
+
+QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the weather in Oslo?"}]
+WEATHER: ChatCompletionToolParam = {
+    "type": "function",
+    "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
+}
+CALLS: list[Event] = [
+    ReasoningDelta(0, "They ask for the weather", [1]),
+    Delta(0, "I look.", [2]),
+    ToolCallDelta(0, 0, "", [3], "call_0", "get_weather"),
+    ToolCallDelta(0, 0, '{"city":', [4]),
+    ToolCallDelta(0, 0, '"Oslo"}', [5]),
+    ToolCallDelta(0, 1, '{"city":"Bergen"}', [6], "call_1", "get_weather"),
+    Finished(0, "tool_calls"),
+    Usage(9, 6, 0, 1),
+]
+TOLD: list[Event] = [
+    Delta(0, "é", [1, 2], [TokenLogprobs(1, b"\xc3", -0.5, []), TokenLogprobs(2, b"\xa9", -0.25, [])]),
+    Delta(0, "t", [3], [TokenLogprobs(3, b"t", -1.5, [Likelihood(4, b"a", -0.5)])]),
+    Finished(0, "stop"),
+    Usage(9, 3, 0),
+]
+
+
+class ScriptedEngine(EchoEngine):
+    """Says what it was given."""
+
+    def __init__(self, events: Sequence[Event]) -> None:
+        super().__init__()
+        self._events = events
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        for event in self._events:
+            yield event
+
+
+async def client_before(events: Sequence[Event], path: str) -> AsyncIterator[AsyncOpenAI]:
+    transport = httpx2.ASGITransport(echo_app(engine=ScriptedEngine(events)))
+    async with DefaultAsyncHttpxClient(transport=transport) as http:
+        yield AsyncOpenAI(base_url=f"http://server/{path}", api_key="sk-none-needed", http_client=http, max_retries=0)
+
+
+@pytest.fixture(params=["v1", "api/v1", "empower/api/v1"])
+async def caller(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
+    """Before infermatic, arcee and empower, in turn, and a model that calls tools."""
+    async for client in client_before(CALLS, request.param):
+        yield client
+
+
+@pytest.fixture(params=["v1", "api/v1"])
+async def teller(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
+    """Before infermatic and arcee, in turn, and a model that tells log-probabilities."""
+    async for client in client_before(TOLD, request.param):
+        yield client
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_tool_calls_are_read_whole_and_put_together_from_a_stream(caller: AsyncOpenAI, stream: bool) -> None:
+    if stream:
+        async with caller.chat.completions.stream(model="echo", messages=QUESTION, tools=[WEATHER]) as chunks:
+            [choice] = (await chunks.get_final_completion()).choices
+    else:
+        answer = await caller.chat.completions.create(model="echo", messages=QUESTION, tools=[WEATHER])
+        [choice] = answer.choices  # type: ignore[assignment]
+    assert (choice.message.content, choice.finish_reason) == ("I look.", "tool_calls")
+    calls = [call for call in choice.message.tool_calls or [] if call.type == "function"]
+    assert [(call.id, call.function.name, call.function.arguments) for call in calls] == [
+        ("call_0", "get_weather", '{"city":"Oslo"}'),
+        ("call_1", "get_weather", '{"city":"Bergen"}'),
+    ]
+
+
+async def test_the_answer_with_its_calls_and_their_results_can_be_sent_back(caller: AsyncOpenAI) -> None:
+    answer = await caller.chat.completions.create(model="echo", messages=QUESTION, tools=[WEATHER])
+    said = answer.choices[0].message
+    results: list[ChatCompletionMessageParam] = [
+        {"role": "tool", "tool_call_id": call.id, "content": "Rain"} for call in said.tool_calls or []
+    ]
+    turns = [*QUESTION, said.model_dump(exclude_none=True), *results]
+    again = await caller.chat.completions.create(model="echo", messages=turns, tools=[WEATHER])  # type: ignore[arg-type]
+    assert again.choices[0].finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_log_probabilities_are_read(teller: AsyncOpenAI, stream: bool) -> None:
+    if stream:
+        async with teller.chat.completions.stream(
+            model="echo", messages=QUESTION, logprobs=True, top_logprobs=1
+        ) as chunks:
+            [choice] = (await chunks.get_final_completion()).choices
+    else:
+        answer = await teller.chat.completions.create(model="echo", messages=QUESTION, logprobs=True, top_logprobs=1)
+        [choice] = answer.choices  # type: ignore[assignment]
+    assert choice.logprobs is not None
+    tokens = choice.logprobs.content or []
+    assert [(token.token, token.bytes, token.logprob) for token in tokens] == [
+        ("\ufffd", [0xC3], -0.5),
+        ("\ufffd", [0xA9], -0.25),
+        ("t", [0x74], -1.5),
+    ]
+    assert [(top.token, top.logprob) for top in tokens[-1].top_logprobs] == [("a", -0.5)]

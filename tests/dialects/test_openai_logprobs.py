@@ -1,0 +1,46 @@
+import itertools
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.core.events import Likelihood, TokenLogprobs
+from dragoman.dialects.openai_logprobs import LikelyToken, TextOffsets, text_logprobs, told_tokens
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    """The data in pieces."""
+    ends = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
+    return [data[begin:end] for begin, end in itertools.pairwise(ends)]
+
+
+@given(st.text(min_size=1, max_size=20), st.lists(st.integers(0, 100)))
+def test_a_token_begins_where_the_characters_before_it_end(text: str, places: list[int]) -> None:
+    offsets = TextOffsets()
+    before = b""
+    for token in cut(text.encode(), places):
+        start = offsets.advance(token)
+        whole = before.decode(errors="ignore")
+        assert text[:start] == whole
+        before += token
+
+
+@given(st.text(min_size=1, max_size=20), st.lists(st.integers(0, 100)), st.integers(0, 20))
+def test_log_probabilities_told_piecewise_are_those_told_at_once(text: str, places: list[int], chunk: int) -> None:
+    told = [TokenLogprobs(1, token, -1.0, []) for token in cut(text.encode(), places)]
+    offsets = TextOffsets()
+    first, rest = text_logprobs(told[:chunk], offsets), text_logprobs(told[chunk:], offsets)
+    whole = text_logprobs(told, TextOffsets())
+    for member in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        assert getattr(first, member) + getattr(rest, member) == getattr(whole, member)
+
+
+def test_a_part_of_a_character_shows_as_a_replacement_and_keeps_its_bytes() -> None:
+    [told] = told_tokens([TokenLogprobs(1, b"\xe6\x97", -9999.0, [Likelihood(1, b"\xe6\x97", -9999.0)])])
+    assert (told.token, told.bytes, told.logprob) == ("\ufffd", [0xE6, 0x97], -9999.0)
+    assert told.top_logprobs == [LikelyToken("\ufffd", -9999.0, [0xE6, 0x97])]
+
+
+def test_of_likely_tokens_that_look_alike_the_likeliest_is_told() -> None:
+    top = [Likelihood(1, b"\xe6", -0.1), Likelihood(2, b"\xe7", -0.2), Likelihood(3, b"a", -0.3)]
+    told = text_logprobs([TokenLogprobs(1, b"\xe6", -0.1, top)], TextOffsets())
+    assert told.top_logprobs == [{"\ufffd": -0.1, "a": -0.3}]

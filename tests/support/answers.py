@@ -1,0 +1,347 @@
+"""Random valid answers in core's events, every dialect's machine for them, and one way of reading what they make."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from dragoman.core.events import (
+    Delta,
+    Event,
+    Finished,
+    Likelihood,
+    ReasoningDelta,
+    TokenLogprobs,
+    ToolCallDelta,
+    Usage,
+)
+from dragoman.core.service import ServedModel
+from dragoman.dialects.arcee import codec as arcee
+from dragoman.dialects.empower import codec as empower
+from dragoman.dialects.exchange import AnswerMachine, Call
+from dragoman.dialects.float16 import codec as float16
+from dragoman.dialects.infermatic import codec as infermatic
+from dragoman.dialects.scale import codec as scale
+
+ID = "0" * 32
+MODEL = ServedModel("m", (), 8192, thinks=True)
+ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+
+
+class Whole(NamedTuple):
+    """One choice, however it was told; None: the dialect does not tell it."""
+
+    text: str
+    reason: str
+    reasoning: str | None = None
+    calls: list[tuple[str, str, str]] | None = None
+    """Id, name and arguments."""
+    logprobs: list[Any] | None = None
+
+
+class Voice(ABC):
+    """A route of a dialect. `choices` is how many an answer may have."""
+
+    name: str
+    choices = 3
+    tells_reasoning = False
+    tells_calls = False
+    tells_logprobs = False
+
+    @abstractmethod
+    def call(self, **fields: Any) -> Call:
+        """A request on this route, decoded. All that the route can tell is asked for."""
+
+    @abstractmethod
+    def read(self, document: Any) -> list[Whole]:
+        """A whole answer."""
+
+    @abstractmethod
+    def read_stream(self, chunks: list[Any]) -> list[Whole]:
+        """All chunks of a stream, without its usage."""
+
+    def expected(self, events: Sequence[Event]) -> list[Whole]:
+        """What a client must be told of the events."""
+        return [self._expected(events, event) for event in sorted_ends(events)]
+
+    def _expected(self, events: Sequence[Event], end: Finished) -> Whole:
+        own = [event for event in events if not isinstance(event, Usage) and event.index == end.index]
+        deltas = [event for event in own if isinstance(event, Delta)]
+        return Whole(
+            "".join(delta.text for delta in deltas),
+            end.reason,
+            "".join(e.text for e in own if isinstance(e, ReasoningDelta)) if self.tells_reasoning else None,
+            calls_of([e for e in own if isinstance(e, ToolCallDelta)]) if self.tells_calls else None,
+            self.told([token for delta in deltas for token in delta.logprobs]) if self.tells_logprobs else None,
+        )
+
+    def told(self, logprobs: list[TokenLogprobs]) -> list[Any]:
+        """Log-probabilities as the route's JSON has them, token by token."""
+        return [[list(t.token), t.logprob, [[list(top.token), top.logprob] for top in t.top]] for t in logprobs]
+
+
+class ChatVoice(Voice):
+    """OpenAI's shape."""
+
+    reasoning_member = "reasoning"
+
+    def read(self, document: Any) -> list[Whole]:
+        return [self._whole(choice, choice["message"], choice.get("logprobs")) for choice in document["choices"]]
+
+    def _whole(self, choice: Any, message: Any, logprobs: Any) -> Whole:
+        calls = [
+            (call["id"], call["function"]["name"], call["function"]["arguments"])
+            for call in message.get("tool_calls") or []
+        ]
+        assert message["content"] is not None or calls, "only who calls tools may say nothing"
+        return Whole(
+            message["content"] or "",
+            choice["finish_reason"],
+            message.get(self.reasoning_member, "") if self.tells_reasoning else None,
+            calls if self.tells_calls else None,
+            chat_tokens(logprobs["content"]) if self.tells_logprobs else None,
+        )
+
+    def read_stream(self, chunks: list[Any]) -> list[Whole]:
+        choices = [choice for chunk in chunks for choice in chunk["choices"]]
+        return [self._merged([c for c in choices if c["index"] == index]) for index in indices(choices)]
+
+    def _merged(self, choices: list[Any]) -> Whole:
+        message: dict[str, Any] = {"content": "", self.reasoning_member: "", "tool_calls": []}
+        logprobs: list[Any] = []
+        for choice in choices:
+            delta = choice["delta"]
+            for member in ("content", self.reasoning_member):
+                message[member] += delta.get(member, "")
+            for piece in delta.get("tool_calls", []):
+                merge_call(message["tool_calls"], piece)
+            logprobs += (choice.get("logprobs") or {"content": []})["content"]
+        return self._whole({"finish_reason": choices[-1]["finish_reason"]}, message, {"content": logprobs})
+
+
+class TextVoice(Voice):
+    """OpenAI's older shape."""
+
+    def read(self, document: Any) -> list[Whole]:
+        return [self._whole(choice) for choice in document["choices"]]
+
+    def _whole(self, choice: Any) -> Whole:
+        rows = text_tokens(choice["logprobs"]) if self.tells_logprobs else None
+        return Whole(choice["text"], choice["finish_reason"], logprobs=rows)
+
+    def read_stream(self, chunks: list[Any]) -> list[Whole]:
+        choices = [choice for chunk in chunks for choice in chunk["choices"]]
+        return [self._merged([c for c in choices if c["index"] == index]) for index in indices(choices)]
+
+    def _merged(self, choices: list[Any]) -> Whole:
+        rows = [row for choice in choices if choice.get("logprobs") for row in text_tokens(choice["logprobs"])]
+        text = "".join(choice["text"] for choice in choices)
+        return Whole(text, choices[-1]["finish_reason"], logprobs=rows if self.tells_logprobs else None)
+
+
+class Arcee(ChatVoice):
+    name = "arcee"
+    tells_reasoning = tells_calls = tells_logprobs = True
+
+    def call(self, **fields: Any) -> Call:
+        asked = {"logprobs": True, "top_logprobs": 2, **ASKED, **fields}
+        return arcee.decode_chat(json.dumps(asked).encode(), ID, [MODEL])
+
+
+class InfermaticChat(ChatVoice):
+    name = "infermatic chat"
+    tells_reasoning = tells_calls = tells_logprobs = True
+    reasoning_member = "reasoning_content"
+
+    def call(self, **fields: Any) -> Call:
+        asked = {"logprobs": True, "top_logprobs": 2, **ASKED, **fields}
+        return infermatic.decode_chat(json.dumps(asked).encode(), ID, None)
+
+
+class InfermaticText(TextVoice):
+    name = "infermatic text"
+    tells_logprobs = True
+
+    def call(self, **fields: Any) -> Call:
+        asked = {"model": "m", "prompt": "Hi", "logprobs": 2, **fields}
+        return infermatic.decode_text(json.dumps(asked).encode(), ID, None)
+
+    def told(self, logprobs: list[TokenLogprobs]) -> list[Any]:
+        return [
+            [t.token.decode(errors="replace"), t.logprob, None if t.logprob is None else top_by_text(t)]
+            for t in logprobs
+        ]
+
+
+class Empower(ChatVoice):
+    name = "empower"
+    tells_calls = True
+
+    def call(self, **fields: Any) -> Call:
+        return empower.decode_chat(json.dumps({**ASKED, **fields}).encode(), ID)
+
+
+class Float16Chat(ChatVoice):
+    name = "float16 chat"
+
+    def call(self, **fields: Any) -> Call:
+        return float16.decode_chat(json.dumps({**ASKED, **fields}).encode(), ID, MODEL)
+
+
+class Float16Text(TextVoice):
+    name = "float16 text"
+
+    def call(self, **fields: Any) -> Call:
+        return float16.decode_text(json.dumps({"model": "m", "prompt": "Hi", **fields}).encode(), ID, MODEL)
+
+
+class ScaleDeployment(Voice):
+    name = "scale deployment"
+    choices = 1
+    tells_logprobs = True
+
+    def call(self, **fields: Any) -> Call:
+        asked = {"chat_history": [], "prompt": "Hi", "logprobs": True, "top_logprobs": 2, **fields}
+        return scale.decode_deployment_chat(json.dumps(asked).encode(), ID, deployment="m")
+
+    def read(self, document: Any) -> list[Whole]:
+        [[_, [text]]] = document["completions"]
+        tokens = [token for choice in document["choices"] or [] for token in choice["logprobs"]["content"]]
+        return [Whole(text, document["finish_reason"], logprobs=chat_tokens(tokens))]
+
+    def read_stream(self, chunks: list[Any]) -> list[Whole]:
+        pieces = [piece for chunk in chunks for piece in self.read(chunk)]
+        tokens = [token for piece in pieces for token in piece.logprobs or []]
+        return [Whole("".join(piece.text for piece in pieces), pieces[-1].reason, logprobs=tokens)]
+
+
+class ScaleChat(Voice):
+    name = "scale chat"
+    choices = 1
+
+    def call(self, **fields: Any) -> Call:
+        return scale.decode_chat(json.dumps({**ASKED, **fields}).encode(), ID)
+
+    def read(self, document: Any) -> list[Whole]:
+        completion = document["chat_completion"]
+        return [Whole(completion["message"]["content"], completion["finish_reason"])]
+
+    def read_stream(self, chunks: list[Any]) -> list[Whole]:
+        pieces = [piece for chunk in chunks for piece in self.read(chunk)]
+        return [Whole("".join(piece.text for piece in pieces), pieces[-1].reason)]
+
+
+VOICES: list[Voice] = [
+    Arcee(),
+    InfermaticChat(),
+    InfermaticText(),
+    Empower(),
+    Float16Chat(),
+    Float16Text(),
+    ScaleDeployment(),
+    ScaleChat(),
+]
+
+
+def streamed(machine: AnswerMachine, events: Sequence[Event]) -> list[Any]:
+    """The documents of a stream."""
+    return [json.loads(document) for event in events for document in machine.feed(event)]
+
+
+def collected(machine: AnswerMachine, events: Sequence[Event]) -> Any:
+    """The whole answer."""
+    streamed(machine, events)
+    return json.loads(machine.collected())
+
+
+def indices(choices: list[Any]) -> list[int]:
+    """All choices that occur."""
+    return sorted({choice["index"] for choice in choices})
+
+
+def merge_call(calls: list[Any], piece: Any) -> None:
+    """Add a piece of a call, as OpenAI's clients do. They rely on calls that begin in the order of their numbers."""
+    if piece["index"] == len(calls):
+        assert piece["function"]["arguments"] == "", "the name comes before, and apart from, all arguments"
+        calls.append({"id": piece["id"], "function": dict(piece["function"])})
+    else:
+        assert set(piece) == {"index", "function"}, "the id comes once"
+        assert set(piece["function"]) == {"arguments"}, "the name comes once"
+        calls[piece["index"]]["function"]["arguments"] += piece["function"]["arguments"]
+
+
+def chat_tokens(content: list[Any]) -> list[Any]:
+    """Log-probabilities of a chat, token by token."""
+    return [
+        [token["bytes"], token["logprob"], [[top["bytes"], top["logprob"]] for top in token["top_logprobs"]]]
+        for token in content
+    ]
+
+
+def text_tokens(logprobs: Any) -> list[Any]:
+    """Log-probabilities of a text, token by token."""
+    rows = zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True)
+    return [list(row) for row in rows]
+
+
+def top_by_text(token: TokenLogprobs) -> dict[str, float]:
+    """The likeliest tokens by their text; the highest of those that look alike."""
+    return {top.token.decode(errors="replace"): top.logprob for top in reversed(token.top)}
+
+
+def sorted_ends(events: Sequence[Event]) -> list[Finished]:
+    """How every choice ended, in the order of the choices."""
+    return sorted((event for event in events if isinstance(event, Finished)), key=lambda event: event.index)
+
+
+def calls_of(pieces: list[ToolCallDelta]) -> list[tuple[str, str, str]]:
+    """The calls that the pieces are of."""
+    return [
+        (piece.id or "", piece.name or "", "".join(other.arguments for other in pieces if other.call == piece.call))
+        for piece in pieces
+        if piece.name is not None
+    ]
+
+
+_LOGPROBS = st.floats(-20, 0) | st.just(-9999.0)
+_TOKENS = st.binary(min_size=1, max_size=3) | st.sampled_from([b" a", "é".encode()[:1], "é".encode()[1:]])
+_TOLD = st.builds(
+    lambda token, logprob, top: TokenLogprobs(1, token, logprob, top),
+    _TOKENS,
+    _LOGPROBS,
+    st.lists(st.builds(Likelihood, st.just(1), _TOKENS, _LOGPROBS), max_size=2).map(
+        lambda top: sorted(top, key=lambda likely: -likely.logprob)
+    ),
+)
+
+
+@st.composite
+def _choice(draw: st.DrawFn, index: int, voice: Voice) -> list[Event]:
+    told = st.lists(_TOLD, max_size=2) if voice.tells_logprobs else st.just([])
+    thoughts: list[Event] = [
+        ReasoningDelta(index, text, [7]) for text in draw(st.lists(st.text(max_size=3), max_size=3))
+    ]
+    texts: list[Event] = [
+        Delta(index, text, [7], logprobs)
+        for text, logprobs in draw(st.lists(st.tuples(st.text(max_size=3), told), max_size=4))
+    ]
+    calls: list[Event] = []
+    for number in range(draw(st.integers(0, 2)) if voice.tells_calls else 0):
+        first, *rest = draw(st.lists(st.sampled_from(["", '{"a":', "1}", "é"]), min_size=1, max_size=4))
+        calls.append(ToolCallDelta(index, number, first, [7], f"call_{index}{number}", f"tool_{number}"))
+        calls += [ToolCallDelta(index, number, piece, [7]) for piece in rest]
+    ends: list[Any] = ["tool_calls", "length"] if calls else ["stop", "length"]
+    return [*thoughts, *texts, *calls, Finished(index, draw(st.sampled_from(ends)))]
+
+
+@st.composite
+def answers(draw: st.DrawFn, voice: Voice) -> list[Event]:
+    """The events of an answer as an engine gives them to this route: choices interleaved, the usage at the end."""
+    choices = [draw(_choice(index, voice)) for index in range(draw(st.integers(1, voice.choices)))]
+    order = draw(st.permutations([number for number, events in enumerate(choices) for _ in events]))
+    queues = [iter(events) for events in choices]
+    counts = draw(st.tuples(st.integers(1, 99), st.integers(1, 99), st.integers(0, 9), st.integers(0, 9)))
+    return [*(next(queues[number]) for number in order), Usage(*counts)]
