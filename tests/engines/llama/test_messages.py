@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.errors import (
     BadRequest,
     ContextOverflow,
@@ -13,12 +14,15 @@ from dragoman.core.errors import (
     EngineFailed,
     ModelLoading,
     ModelNotFound,
+    NameTaken,
     Overloaded,
+    Unauthenticated,
 )
 from dragoman.core.events import Delta, Finished, Usage
 from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
+from dragoman.engines.llama.adapter_registry import AdapterRecord
 from dragoman.engines.llama.messages import Command, Reply
 
 NUMBERS = st.integers(0, 2**63)
@@ -35,8 +39,12 @@ SAMPLINGS = st.builds(
     stop=st.lists(TEXTS, max_size=2).map(tuple),
     stop_token_ids=IDS.map(tuple),
 )
+SOURCES = st.builds(AdapterSource, st.sampled_from(["local", "hub"]), TEXTS, st.none() | TEXTS)
+ADAPTERS = st.builds(Adapter, TEXTS, SOURCES, COUNTS, st.lists(TEXTS, max_size=2).map(tuple), st.floats(-2, 2), TEXTS)
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
-    st.builds(messages.Submit, NUMBERS, PROMPTS, SAMPLINGS, COUNTS, st.booleans(), COUNTS),
+    st.builds(messages.Submit, NUMBERS, PROMPTS, SAMPLINGS, COUNTS, st.booleans(), COUNTS, st.none() | TEXTS),
+    st.builds(messages.AddAdapter, NUMBERS, st.builds(AdapterRecord, ADAPTERS, TEXTS)),
+    st.builds(messages.RemoveAdapter, NUMBERS, TEXTS),
     st.builds(messages.Cancel, NUMBERS),
     st.builds(messages.AskStatistics, NUMBERS),
 )
@@ -52,6 +60,9 @@ REPLIES: st.SearchStrategy[Reply] = st.one_of(
     st.builds(messages.Refused, NUMBERS, TEXTS, st.none() | TEXTS),
     st.builds(messages.RefusedOverflow, NUMBERS, COUNTS, COUNTS, TEXTS, st.booleans()),
     st.builds(messages.RefusedOverload, NUMBERS, TEXTS, COUNTS),
+    st.builds(messages.RefusedModel, NUMBERS, TEXTS),
+    st.builds(messages.RefusedName, NUMBERS, TEXTS),
+    st.builds(messages.AdapterChanged, NUMBERS, ADAPTERS),
 )
 
 
@@ -81,7 +92,7 @@ def received(data: bytes) -> asyncio.StreamReader:
 def across(error: DragomanError) -> DragomanError:
     """The error as it comes out at the other end."""
     [[reply]] = asyncio.run(replies_in(messages.encode([messages.refusal(7, error)])))
-    assert isinstance(reply, messages.Refused | messages.RefusedOverflow | messages.RefusedOverload)
+    assert isinstance(reply, messages.Refusal)
     assert reply.number == 7
     return reply.error()
 
@@ -112,6 +123,8 @@ async def test_a_frame_that_is_cut_is_the_end_of_the_connection(command: Command
         ContextOverflow(9000, 8192, "Shorten it."),
         ContextOverflow(9000, 8192, "Shorten it.", at_least=True),
         Overloaded("256 requests are waiting", 3),
+        ModelNotFound("pirate"),
+        NameTaken("pirate"),
     ],
 )
 def test_a_refusal_comes_out_as_the_same_error(error: DragomanError) -> None:
@@ -127,7 +140,7 @@ def test_every_kind_of_overload_still_says_when_to_come_back() -> None:
     assert (same.message, same.retry_after) == ("The model is being loaded", 2)
 
 
-@pytest.mark.parametrize("error", [EngineFailed("broken"), ModelNotFound("gpt")])
+@pytest.mark.parametrize("error", [EngineFailed("broken"), Unauthenticated("missing")])
 def test_errors_that_are_no_refusals_are_not_sent(error: DragomanError) -> None:
     with pytest.raises(TypeError, match=type(error).__name__):
         messages.refusal(1, error)

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import Delta, Event, Finished, FinishReason, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
-from dragoman.engines.base import EngineStatistics
+from dragoman.engines.base import AdapterHost, EngineStatistics
 from dragoman.engines.choice import Choice
 
 END = 256
@@ -34,6 +34,8 @@ class ByteVocabulary:
 
 class EchoEngine:
     """Implements engines.base.Engine inside the HTTP worker itself."""
+
+    adapters: AdapterHost | None = None
 
     def __init__(self, *, tokens_per_second: float = 0.0, context_length: int = 8192) -> None:
         """`tokens_per_second` of each choice; 0: as fast as the event loop goes."""
