@@ -12,7 +12,7 @@ CATALOG = Catalog([FIRST, SECOND])
 
 @pytest.mark.parametrize("name", ["first", "owner/first", "1st"])
 def test_a_deployment_is_found_by_its_name_and_its_aliases(name: str) -> None:
-    assert CATALOG.resolve(name) is FIRST
+    assert CATALOG.resolve(name).deployment is FIRST
 
 
 @pytest.mark.parametrize("name", ["", "First", "first ", "owner/second", "third"])

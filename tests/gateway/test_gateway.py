@@ -6,6 +6,7 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
+from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound, ShuttingDown
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
@@ -14,6 +15,7 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.meter import Meter
+from tests.support.adaptable_echo import AdaptableEcho
 
 
 class BrokenEngine(EchoEngine):
@@ -95,6 +97,18 @@ async def test_an_alias_is_counted_under_the_models_own_name() -> None:
     house = House(EchoEngine())
     assert texts(await house.answer("ab", model="parrot")) == {0: "ab"}
     assert house.count("requests", result="ok") == 1
+
+
+async def test_a_request_for_an_adapter_goes_to_its_model_and_is_counted_under_the_adapters_name() -> None:
+    engine = AdaptableEcho()
+    house = House(engine)
+    engine.held.held["pirate"] = Adapter("pirate", AdapterSource("local", "pirate"), 0, aliases=("redbeard",))
+    assert texts(await house.answer("ab", "c", model="redbeard")) == {0: "ab", 1: "c"}
+    await house.answer("ab")
+    assert engine.asked == ["pirate", "pirate", None]
+    assert house.registry.get_sample_value("dragoman_requests_total", {"model": "pirate", "result": "ok"}) == 1
+    assert house.count("requests", result="ok") == 1
+    assert await house.gateway.count_tokens("pirate", TextPrompt("ab")) == 2
 
 
 async def test_an_unknown_model_is_refused() -> None:

@@ -33,6 +33,13 @@ def test_of_a_wrong_key_only_the_end_is_kept_and_nothing_of_a_short_one() -> Non
     assert Unauthenticated("unknown", "sk-short").ending == ""
 
 
+def test_a_key_is_called_what_its_owner_calls_it() -> None:
+    ring = KeyRing({key_digest(KEYS[0]): "build server"})
+    ring.check(KEYS[0])
+    assert (ring.label(KEYS[0]), ring.label(KEYS[1]), ring.label(None)) == ("build server", "", "")
+    assert KeyRing([key_digest(KEYS[0])]).label(KEYS[0]) == ""
+
+
 def test_a_ring_without_keys_is_false() -> None:
     assert not NO_KEYS
     assert KeyRing([key_digest("sk-0123456789abcdef")])

@@ -1,6 +1,7 @@
 """The document tells of every route, its examples work, and what comes back is what it says."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import jsonschema
@@ -10,7 +11,9 @@ from starlette.routing import Route
 from dragoman.server.app import DIALECTS
 from dragoman.server.app import OPERATIONS as BY_DIALECT
 from dragoman.server.openapi import document, example_body
+from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.apps import client_of, echo_app
+from tests.support.tiny_llama import write_adapter
 
 DOCUMENT = document(BY_DIALECT, "echo")
 OPERATIONS = [(tag, operation) for tag, dialect in DIALECTS.items() for operation in dialect.operations]
@@ -49,10 +52,11 @@ def test_every_dialect_is_a_tag_and_every_operation_has_a_name_of_its_own() -> N
 
 
 @pytest.mark.parametrize("operation", EXAMPLES, ids=lambda operation: f"{operation.method} {operation.path}")
-async def test_each_example_is_answered_as_the_document_says(operation: Any) -> None:
+async def test_each_example_is_answered_as_the_document_says(operation: Any, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "pirate.gguf", {})
     body = example_body(operation.example, "echo")
     fits(DOCUMENT["paths"][operation.path]["post"]["requestBody"]["content"]["application/json"]["schema"], body)
-    async with client_of(echo_app()) as client:
+    async with client_of(echo_app(engine=AdaptableEcho(), adapter_folder=tmp_path)) as client:
         response = await client.post(re.sub(r"\{\w+\}", "echo", operation.path), json=body)
         assert response.status_code == 200, response.text
         fits(schema_of(operation.path, "POST", 200), response.json())

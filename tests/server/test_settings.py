@@ -113,9 +113,8 @@ def test_variables_reach_into_tables(folder: Path) -> None:
     assert settings.echo.tokens_per_second == 50
 
 
-PLAIN_SETTINGS = {
-    key: default for key, default in ALL_SETTINGS.items() if key not in ("deployments", "keys", "hosts", "proxies")
-}
+TABLES = ("deployments", "adapters", "keys", "hosts", "proxies")
+PLAIN_SETTINGS = {key: default for key, default in ALL_SETTINGS.items() if key not in TABLES}
 """Those that fit into a variable; the others stand in the file alone."""
 
 

@@ -2,12 +2,14 @@
 
 import contextlib
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 
 import httpx
 
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
+from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing, key_digest
 from dragoman.server.app import App, build_app
@@ -23,6 +25,7 @@ def echo_app(
     hosts: dict[str, DialectName] | None = None,
     engine: Engine | None = None,
     proxies: Sequence[str] = (),
+    adapter_folder: Path | None = None,
 ) -> App:
     """The app over one deployment, `echo`, also called `acme/parrot`."""
     catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
@@ -34,6 +37,7 @@ def echo_app(
         keys=KeyRing(map(key_digest, keys)),
         hosts=hosts or {},
         proxies=proxies,
+        store=LocalAdapterStore(adapter_folder, downloads=False),
     )
 
 

@@ -125,7 +125,7 @@ def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
     tokens = [b"<unk>", b"<s>", b"</s>", *(f"<0x{byte:02X}>".encode() for byte in range(_BYTES))]
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL] + [gguf.TokenType.BYTE] * _BYTES
     spare = VOCABULARY - len(tokens)
-    tokens += [f"word{number}".encode() for number in range(spare)]
+    tokens += ["▁".encode(), *(f"word{number}".encode() for number in range(1, spare))]  # the first one is a space
     kinds += [gguf.TokenType.NORMAL] * spare
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)

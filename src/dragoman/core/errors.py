@@ -2,7 +2,9 @@
 
 DragomanError
 ├── BadRequest            the request can never succeed as it stands
-│   └── ContextOverflow   the prompt leaves no room for an answer
+│   ├── ContextOverflow   the prompt leaves no room for an answer
+│   ├── NameTaken         another model or adapter has this name
+│   └── AdapterMissing    an adapter that is not where this server may look
 ├── Unauthenticated       no key was sent, or none that is accepted
 ├── ModelNotFound         no deployment has this name
 ├── BodyTooLarge          the HTTP body is over the configured limit
@@ -53,6 +55,21 @@ class ContextOverflow(BadRequest):
             f"and an answer needs at least one of them. {remedy}",
             "prompt",
         )
+
+
+class NameTaken(BadRequest):
+    """Another model or adapter has the name that was wanted."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"A model named '{name}' already exists", "name")
+        self.name = name
+
+
+class AdapterMissing(BadRequest):
+    """An adapter that is not where this server may look for it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "model_name")
 
 
 class Unauthenticated(DragomanError):

@@ -168,3 +168,5 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     """Tell the log-probability of every token of the answer's text, and of so many likeliest ones besides."""
     best_of: int | None = None
     """Generate so many candidates, and answer with the `n` of the highest mean log-probability, best first."""
+    adapter: str | None = None
+    """The adapter that `model` turned out to mean, by its own name; None: a model without one. The gateway fills it."""

@@ -5,6 +5,7 @@ from typing import Protocol
 
 import msgspec
 
+from dragoman.core.adapters import AdapterOrder, RegisteredAdapter
 from dragoman.core.events import Event
 from dragoman.core.request import GenerationRequest, Prompt
 
@@ -20,6 +21,10 @@ class ServedModel(msgspec.Struct, frozen=True):
     """Changes exactly when weights, adapter, chat template or engine version do; None while it is not known."""
     thinks: bool = False
     """Whether it thinks before it answers."""
+    base: str | None = None
+    """Of an adapter: the `id` of the model it belongs to; None: this is such a model itself."""
+    created_at: int | None = None
+    """When it was registered, in Unix seconds; None: it is there from the start."""
 
 
 def find_model(models: Iterable[ServedModel], name: str) -> ServedModel | None:
@@ -51,5 +56,20 @@ class GenerationService(Protocol):
         ...
 
     def models(self) -> list[ServedModel]:
-        """All models served, in the order of the settings."""
+        """All models served, in the order of the settings, and after them their adapters."""
+        ...
+
+
+class AdapterService(GenerationService, Protocol):
+    """The gateway, as a dialect sees it whose clients may bring adapters."""
+
+    async def register_adapter(self, order: AdapterOrder, *, token: str | None, key: str | None) -> RegisteredAdapter:
+        """Serve an adapter; one that is served already is no error. `key` is the caller's.
+
+        `token` opens the hub for this one download and is not kept. Raises NameTaken, AdapterMissing or BadRequest.
+        """
+        ...
+
+    async def unregister_adapter(self, name: str) -> RegisteredAdapter:
+        """Serve it no longer; what is running with it goes on. Raises ModelNotFound."""
         ...

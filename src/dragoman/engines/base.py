@@ -1,10 +1,12 @@
 """The seam between the gateway and whatever runs a model."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
+from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.events import Event
 from dragoman.core.request import GenerationRequest, Prompt
 
@@ -21,6 +23,48 @@ class EngineStatistics(msgspec.Struct, frozen=True, array_like=True):
     kv_cells_cached: int
     """KV cells of finished sequences, kept for later requests and given up when needed."""
     kv_cells_total: int
+
+
+class AdapterFile(msgspec.Struct, frozen=True):
+    """An adapter at hand, as its file describes it."""
+
+    path: Path
+    architecture: str
+    """Of the models it can change, in llama.cpp's words."""
+    bases: tuple[str, ...]
+    """The models it was made for, by the names its makers gave them."""
+
+
+class AdapterStore(Protocol):
+    """Where adapters are found that clients ask for."""
+
+    async def find(self, source: AdapterSource, token: str | None) -> AdapterFile:
+        """The file, downloaded first if need be and allowed. Raises AdapterMissing or BadRequest."""
+        ...
+
+
+class AdapterHost(Protocol):
+    """The adapters of one model."""
+
+    @property
+    def architecture(self) -> str:
+        """What an adapter must be made for."""
+        ...
+
+    def listed(self) -> Sequence[Adapter]:
+        """All of them, oldest first, whichever process registered them."""
+        ...
+
+    async def add(self, adapter: Adapter, path: Path) -> Adapter:
+        """Load it and serve it from now on; the same again changes nothing.
+
+        Raises NameTaken, BadRequest when it does not fit the model, Overloaded or EngineFailed.
+        """
+        ...
+
+    async def remove(self, name: str) -> Adapter:
+        """Serve it no longer; requests under way go on with it. Raises ModelNotFound, Overloaded or EngineFailed."""
+        ...
 
 
 class Engine(Protocol):
@@ -42,6 +86,11 @@ class Engine(Protocol):
     @property
     def context_length(self) -> int | None:
         """In tokens, prompt and answer together; None until the engine is known."""
+        ...
+
+    @property
+    def adapters(self) -> AdapterHost | None:
+        """None: this engine takes none."""
         ...
 
     async def count_tokens(self, prompt: Prompt) -> int:

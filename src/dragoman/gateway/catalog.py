@@ -1,9 +1,12 @@
 """Which engine stands behind which model name."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import msgspec
 
+from dragoman.core.adapters import Adapter
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.service import ServedModel
 from dragoman.engines.base import Engine
@@ -19,12 +22,20 @@ class Deployment(msgspec.Struct, frozen=True):
     """The dialects that show it; None: all."""
 
 
-class Catalog:
-    """All deployments, in the order of the settings."""
+class Resolved(NamedTuple):
+    """What a model's name stands for."""
 
-    def __init__(self, deployments: Sequence[Deployment]) -> None:
-        """Raises ValueError when two deployments claim one name."""
+    deployment: Deployment
+    adapter: Adapter | None
+
+
+class Catalog:
+    """All deployments, in the order of the settings, and the adapters their engines have at the moment."""
+
+    def __init__(self, deployments: Sequence[Deployment], whole: "Catalog | None" = None) -> None:
+        """Raises ValueError when two deployments claim one name. `whole` is that of which this is a part."""
         self.deployments = tuple(deployments)
+        self.whole = self if whole is None else whole
         self._by_name: dict[str, Deployment] = {}
         for deployment in deployments:
             for name in (deployment.name, *deployment.aliases):
@@ -34,18 +45,48 @@ class Catalog:
 
     def shown_in(self, dialect: str) -> "Catalog":
         """Only the deployments that this dialect shows."""
-        return Catalog([entry for entry in self.deployments if entry.dialects is None or dialect in entry.dialects])
+        shown = [entry for entry in self.deployments if entry.dialects is None or dialect in entry.dialects]
+        return Catalog(shown, self)
 
-    def resolve(self, model: str) -> Deployment:
-        """The deployment with this name or alias, compared exactly. Raises ModelNotFound."""
-        try:
-            return self._by_name[model]
-        except KeyError:
-            raise ModelNotFound(model) from None
+    def shows(self, deployment: Deployment) -> bool:
+        """Whether it is one of these."""
+        return any(entry is deployment for entry in self.deployments)
+
+    def resolve(self, model: str) -> Resolved:
+        """What has this name or alias, compared exactly. Raises ModelNotFound."""
+        if (deployment := self._by_name.get(model)) is not None:
+            return Resolved(deployment, None)
+        for deployment, adapter in self._adapters():
+            if model in (adapter.name, *adapter.aliases):
+                return Resolved(deployment, adapter)
+        raise ModelNotFound(model)
 
     def models(self) -> list[ServedModel]:
-        """What clients may ask for."""
-        return [
-            ServedModel(deployment.name, deployment.aliases, deployment.engine.context_length)
+        """What clients may ask for: models, then their adapters."""
+        bases = {
+            deployment.name: ServedModel(deployment.name, deployment.aliases, deployment.engine.context_length)
             for deployment in self.deployments
-        ]
+        }
+        adapters = [_adapter_model(bases[deployment.name], adapter) for deployment, adapter in self._adapters()]
+        return [*bases.values(), *adapters]
+
+    def _adapters(self) -> Iterator[tuple[Deployment, Adapter]]:
+        for deployment in self.deployments:
+            if deployment.engine.adapters is not None:
+                for adapter in deployment.engine.adapters.listed():
+                    yield deployment, adapter
+
+
+def _adapter_model(base: ServedModel, adapter: Adapter) -> ServedModel:
+    fingerprint = None
+    if base.fingerprint is not None:
+        told_by = f"{base.fingerprint} {adapter.digest} {adapter.scale!r}"
+        fingerprint = f"fp_{hashlib.sha256(told_by.encode()).hexdigest()[:12]}"
+    return msgspec.structs.replace(
+        base,
+        id=adapter.name,
+        aliases=adapter.aliases,
+        fingerprint=fingerprint,
+        base=base.id,
+        created_at=adapter.created_at,
+    )

@@ -6,11 +6,13 @@ from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
+from dragoman.core.adapters import AdapterOrder, RegisteredAdapter
 from dragoman.core.errors import DragomanError, EngineFailed, ShuttingDown
 from dragoman.core.events import Event, Usage
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.service import ServedModel
-from dragoman.engines.base import Engine
+from dragoman.engines.base import AdapterStore, Engine
+from dragoman.gateway.adapters import AdapterDesk, NoAdapterStore
 from dragoman.gateway.best_of import Contest, as_candidates
 from dragoman.gateway.catalog import Catalog
 from dragoman.gateway.keys import NO_KEYS, KeyRing
@@ -27,11 +29,20 @@ class _Gate:
 
 
 class Gateway:
-    """Implements core.service.GenerationService."""
+    """Implements core.service.AdapterService."""
 
-    def __init__(self, catalog: Catalog, meter: Meter, keys: KeyRing = NO_KEYS, gate: "_Gate | None" = None) -> None:
-        """Without keys, everybody may come in."""
+    def __init__(
+        self,
+        catalog: Catalog,
+        meter: Meter,
+        keys: KeyRing = NO_KEYS,
+        gate: "_Gate | None" = None,
+        store: AdapterStore | None = None,
+    ) -> None:
+        """Without keys, everybody may come in. `store` is where adapters are found; None: nowhere."""
         self._catalog = catalog
+        self._store = NoAdapterStore() if store is None else store
+        self._desk = AdapterDesk(catalog, self._store)
         self._meter = meter
         self._keys = keys
         self._gate = _Gate() if gate is None else gate
@@ -46,7 +57,7 @@ class Gateway:
 
     def shown_in(self, dialect: str) -> "Gateway":
         """The same gateway with only the deployments that this dialect shows."""
-        return Gateway(self._catalog.shown_in(dialect), self._meter, self._keys, self._gate)
+        return Gateway(self._catalog.shown_in(dialect), self._meter, self._keys, self._gate, self._store)
 
     def drain(self) -> None:
         """Refuse new requests from now on; those under way go on."""
@@ -56,13 +67,21 @@ class Gateway:
         return self._catalog.models()
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
-        return await self._catalog.resolve(model).engine.count_tokens(prompt)
+        return await self._catalog.resolve(model).deployment.engine.count_tokens(prompt)
+
+    async def register_adapter(self, order: AdapterOrder, *, token: str | None, key: str | None) -> RegisteredAdapter:
+        return await self._desk.register(order, token=token, creator=self._keys.label(key))
+
+    async def unregister_adapter(self, name: str) -> RegisteredAdapter:
+        return await self._desk.unregister(name)
 
     async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
         if self._gate.draining:
             raise ShuttingDown("The server is shutting down", retry_after=5)
-        deployment = self._catalog.resolve(requests[0].model)
-        measurement = self._meter.begin(deployment.name)
+        deployment, adapter = self._catalog.resolve(requests[0].model)
+        if adapter is not None:
+            requests = [msgspec.structs.replace(request, adapter=adapter.name) for request in requests]
+        measurement = self._meter.begin(deployment.name if adapter is None else adapter.name)
         contest = Contest.over(requests)
         run = requests if contest is None else [as_candidates(request) for request in requests]
         try:

@@ -2,7 +2,7 @@
 
 import hashlib
 import hmac
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from dragoman.core.errors import Unauthenticated
 
@@ -15,11 +15,17 @@ def key_digest(key: str) -> str:
 class KeyRing:
     """Keys, known by their digests alone."""
 
-    def __init__(self, digests: Iterable[str]) -> None:
+    def __init__(self, digests: Iterable[str] | Mapping[str, str]) -> None:
+        """The digests may come with labels: what people call the keys."""
         self._digests = tuple(digests)
+        self._labels = digests if isinstance(digests, Mapping) else {}
 
     def __bool__(self) -> bool:
         return bool(self._digests)
+
+    def label(self, key: str | None) -> str:
+        """What people call the key; empty if nobody gave it a name."""
+        return self._labels.get(key_digest(key), "") if key else ""
 
     def check(self, key: str | None) -> None:
         """Raise Unauthenticated unless the key is one of them. How long it takes tells nothing about them."""

@@ -14,10 +14,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dragoman.core.service import GenerationService
+from dragoman.core.service import AdapterService
 from dragoman.dialects import arcee, empower, float16, infermatic, scale
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.dialects.operation import Operation
+from dragoman.engines.base import AdapterStore
 from dragoman.gateway.catalog import Catalog
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.keys import NO_KEYS, KeyRing
@@ -31,8 +32,8 @@ NO_HOSTS: Mapping[str, DialectName] = {}
 class Dialect(NamedTuple):
     """How a dialect joins the app."""
 
-    routes: Callable[[GenerationService, ExchangeOptions], list[BaseRoute]]
-    own_routes: Callable[[GenerationService, ExchangeOptions], list[BaseRoute]]
+    routes: Callable[[AdapterService, ExchangeOptions], list[BaseRoute]]
+    own_routes: Callable[[AdapterService, ExchangeOptions], list[BaseRoute]]
     """Those on a host of its own, on the vendor's own paths."""
     operations: tuple[Operation, ...]
     """`routes` for the OpenAPI document."""
@@ -60,14 +61,16 @@ def build_app(
     keys: KeyRing = NO_KEYS,
     hosts: Mapping[str, DialectName] = NO_HOSTS,
     proxies: Collection[str] = (),
+    store: AdapterStore | None = None,
 ) -> "App":
     """The whole app over the catalog's engines, which it starts and closes with its own life.
 
     `metrics_directory` is where the workers of one server gather their counts; None: this process counts alone.
-    `hosts` are names on which only one dialect answers; the X-Forwarded-Host of `proxies` is believed.
+    `hosts` are names on which only one dialect answers; the X-Forwarded-Host of `proxies` is believed. `store` is where
+    adapters are found that clients ask for; None: nowhere.
     """
     registry = CollectorRegistry()
-    gateway = Gateway(catalog, Meter(registry), keys)
+    gateway = Gateway(catalog, Meter(registry), keys, store=store)
     return App(catalog, gateway, registry, options, metrics_directory, hosts, proxies)
 
 

@@ -2,6 +2,8 @@
 
 import msgspec
 
+from dragoman.engines.llama.adapter_registry import AdapterRecord
+from dragoman.engines.llama.gguf_files import ModelSourceError, architecture
 from dragoman.engines.llama.sources import ModelFile, resolve
 from dragoman.server.settings import DeploymentSettings, DialectName, Load, Settings
 
@@ -30,6 +32,9 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     """The dialects that show it; None: all."""
     load: Load = "start"
     unload_idle_seconds: float | None = None
+    architecture: str | None = None
+    """What its adapters must be made for; None: it takes none."""
+    adapters: tuple[AdapterRecord, ...] = ()
 
     @property
     def on_demand(self) -> bool:
@@ -60,7 +65,7 @@ def _only(model: str | None, *, progress: bool) -> DeploymentPlan:
     if model == ECHO:
         return DeploymentPlan(ECHO, (), None)
     file = resolve(model, progress=progress)
-    return DeploymentPlan(file.id, file.aliases, file)
+    return DeploymentPlan(file.id, file.aliases, file, architecture=_architecture(file))
 
 
 def _deployment(settings: DeploymentSettings, *, progress: bool) -> DeploymentPlan:
@@ -74,5 +79,18 @@ def _deployment(settings: DeploymentSettings, *, progress: bool) -> DeploymentPl
     own = (model.id, *model.aliases) if model else ()
     aliases = dict.fromkeys(name for name in (*settings.aliases, *own) if name != settings.name)
     return DeploymentPlan(
-        settings.name, tuple(aliases), model, settings.dialects, settings.load, settings.unload_idle_seconds
+        settings.name,
+        tuple(aliases),
+        model,
+        settings.dialects,
+        settings.load,
+        settings.unload_idle_seconds,
+        _architecture(model) if model else None,
     )
+
+
+def _architecture(model: ModelFile) -> str | None:
+    try:
+        return architecture(model.path)
+    except ModelSourceError:
+        return None  # the engine says better why such a file cannot be served

@@ -14,11 +14,13 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from dragoman.engines.llama.adapter_registry import registry_path, write_registry
 from dragoman.engines.llama.gguf_files import ModelSourceError
 from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.sources import ModelFile
 from dragoman.gateway.keys import key_digest
 from dragoman.server import logs
+from dragoman.server.adapters import with_adapters
 from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan
 from dragoman.server.settings import Settings
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
@@ -44,7 +46,8 @@ def serve(settings: Settings) -> int:
     logs.configure(settings.log_level)
     try:
         _refuse_strangers(settings)
-        plans = plan(settings, progress=sys.stderr.isatty())
+        progress = sys.stderr.isatty()
+        plans = with_adapters(settings, plan(settings, progress=progress), progress=progress)
         with (
             _listen(settings.host, settings.port) as listener,
             tempfile.TemporaryDirectory(prefix="dragoman-") as folder,
@@ -98,6 +101,9 @@ class _Launch:
         self._plans = plans
         self._listener = listener
         self._folder = folder
+        for number, planned in enumerate(plans):
+            if planned.adapters:
+                write_registry(registry_path(self._engine_socket(number)), planned.adapters)
         self._waking_end, self._asking_end = os.pipe()
         self._engines = {
             number: Child(self._engine_command(number, planned.model))
@@ -151,7 +157,9 @@ class _Launch:
         host, port = self._listener.getsockname()[:2]
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         console = Console(highlight=False, soft_wrap=True)
-        served = " and ".join(f"[bold]{planned.name}[/bold]{_also_called(planned)}" for planned in self._plans)
+        served = " and ".join(
+            f"[bold]{planned.name}[/bold]{_also_called(planned)}{_with_adapters(planned)}" for planned in self._plans
+        )
         console.print(f"[bold]dragoman[/bold] serves {served}\n  at [bold]{url}[/bold]")
         question = '[{"role": "user", "content": "What is the capital of France?"}]'
         body = f'{{"model": "{self._plans[0].name}", "messages": {question}}}'
@@ -161,7 +169,7 @@ class _Launch:
     def _worker_command(self) -> ChildCommand:
         options = WorkerOptions(
             settings=msgspec.structs.replace(self._settings, keys=()),
-            key_digests=tuple(key_digest(entry.key) for entry in self._settings.keys),
+            key_labels={key_digest(entry.key): entry.name for entry in self._settings.keys},
             listening_fd=self._listener.fileno(),
             metrics_directory=str(self._folder),
             deployments=tuple(
@@ -171,6 +179,7 @@ class _Launch:
                     planned.dialects,
                     str(self._engine_socket(number)) if planned.model else None,
                     planned.on_demand,
+                    planned.architecture,
                 )
                 for number, planned in enumerate(self._plans)
             ),
@@ -200,6 +209,7 @@ class _Launch:
             step_tokens=engine.step_tokens,
             saved_tokens=engine.context_cells if engine.saved_tokens is None else engine.saved_tokens,
             max_waiting=self._settings.max_waiting,
+            max_adapters=self._settings.max_adapters,
             unload_idle_seconds=planned.unload_idle_seconds,
             reproducible=engine.reproducible,
             library_path=engine.library,
@@ -218,6 +228,11 @@ class _Launch:
 
 def _also_called(planned: DeploymentPlan) -> str:
     return f" (also called {', '.join(planned.aliases)})" if planned.aliases else ""
+
+
+def _with_adapters(planned: DeploymentPlan) -> str:
+    names = ", ".join(record.adapter.name for record in planned.adapters)
+    return f" with the adapters {names}" if names else ""
 
 
 def _module(name: str, options: msgspec.Struct) -> list[str]:

@@ -40,7 +40,6 @@ _STATUS_WORDS = {
     422: "Fields are missing, of a wrong type or out of range",
     429: "Too much is going on; `retry-after` says when to come back",
     500: "The engine failed",
-    501: "Not implemented",
     503: "Too much is going on, or the model is being loaded; `retry-after` says when to come back",
 }
 

@@ -80,6 +80,21 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Free its memory when nobody asked for so long; the next request loads it again. None: never."""
 
 
+class AdapterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One LoRA adapter and the names it is served under, a table of [[adapters]]."""
+
+    name: Text
+    """What clients ask for."""
+    path: Text
+    """A .gguf file, or `owner/name` or `owner/name:FILE` of the Hugging Face hub."""
+    base: Text | None = None
+    """The deployment whose model it changes; None: the only one."""
+    scale: Annotated[float, Meta(ge=-100, le=100)] = 1.0
+    """How strongly; 1: as it was trained."""
+    aliases: tuple[Text, ...] = ()
+    """Further names."""
+
+
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that can be set."""
 
@@ -100,6 +115,14 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_level: LogLevel = "info"
     deployments: tuple[DeploymentSettings, ...] = ()
     """Several models, or other names for one; then `model` is not set."""
+    adapters: tuple[AdapterSettings, ...] = ()
+    """LoRA adapters served beside their models from the start."""
+    adapter_folder: Text | None = None
+    """Where clients may take adapters from with the source LOCAL; None: nowhere."""
+    adapter_downloads: bool = False
+    """Download adapters that clients ask for from the Hugging Face hub; otherwise only its cache is looked into."""
+    max_adapters: Annotated[int, Meta(ge=0, le=4096)] = 32
+    """LoRA adapters a model may have at once; each stays in memory."""
     open: bool = False
     """Serve on an address others can reach although there are no keys."""
     keys: tuple[KeySettings, ...] = ()
@@ -156,7 +179,7 @@ def _annotations(group: str) -> dict[str, Any]:
     return {prefix + field.name: field.type for field in fields if not _is_group(field.type)}
 
 
-_FILE_ONLY = {"deployments", "keys", "hosts", "proxies"}
+_FILE_ONLY = {"deployments", "adapters", "keys", "hosts", "proxies"}
 """Settings with a structure of their own; they stand in the file."""
 
 _TYPES: dict[str, Any] = {

@@ -19,6 +19,7 @@ import uvicorn
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
+from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.engines.llama.client import LlamaEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing
@@ -37,6 +38,8 @@ class DeploymentOptions(msgspec.Struct, frozen=True):
     """None: the echo engine, inside the worker."""
     on_demand: bool
     """Whether the model may not be loaded, and is loaded when asked for."""
+    architecture: str | None
+    """What the model's adapters must be made for; None: it takes none."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True):
@@ -44,7 +47,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
 
     settings: Settings
     """Without the keys: a process's arguments can be read by others on the machine."""
-    key_digests: tuple[str, ...]
+    key_labels: dict[str, str]
+    """Their digests, and what people call them."""
     listening_fd: int
     metrics_directory: str
     deployments: tuple[DeploymentOptions, ...]
@@ -79,13 +83,15 @@ def main() -> int:
             for number, deployment in enumerate(options.deployments)
         ]
     )
+    folder = Path(settings.adapter_folder).expanduser() if settings.adapter_folder else None
     app = build_app(
         catalog,
         ExchangeOptions(settings.max_body_bytes, settings.keep_alive_seconds),
         metrics_directory=options.metrics_directory,
-        keys=KeyRing(options.key_digests),
+        keys=KeyRing(options.key_labels),
         hosts=settings.hosts,
         proxies=settings.proxies,
+        store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
     )
     config = uvicorn.Config(
         app,
@@ -115,7 +121,7 @@ def _engine(options: WorkerOptions, number: int) -> Engine:
     deployment = options.deployments[number]
     if deployment.engine_socket is not None:
         wake = partial(os.write, options.waking_fd, bytes([number])) if deployment.on_demand else None
-        return LlamaEngine(Path(deployment.engine_socket), wake)
+        return LlamaEngine(Path(deployment.engine_socket), wake, deployment.architecture)
     echo = options.settings.echo
     return EchoEngine(tokens_per_second=echo.tokens_per_second, context_length=echo.context_length)
 

@@ -3,7 +3,9 @@ from typing import Any
 
 import pytest
 
+from dragoman.core.adapters import Adapter, AdapterOrder, AdapterSource, RegisteredAdapter
 from dragoman.core.errors import (
+    AdapterMissing,
     BadRequest,
     BodyTooLarge,
     ContextOverflow,
@@ -11,6 +13,7 @@ from dragoman.core.errors import (
     EngineFailed,
     ModelLoading,
     ModelNotFound,
+    NameTaken,
     Overloaded,
     ShuttingDown,
     Unauthenticated,
@@ -453,9 +456,23 @@ def test_in_a_stream_each_choice_has_its_own_role_and_end(include_usage: bool | 
 
 @pytest.mark.parametrize("source", ["HF_HUB", "LOCAL"])
 def test_an_adapter_has_a_name_and_a_source(source: str) -> None:
-    sent = codec.decode_adapter(json.dumps(ADAPTER | {"model_source": source, "hf_token": None}).encode())
-    assert sent == wire.AdapterRequest(model_name="acme/lora", model_source=sent.model_source)
-    assert (sent.model_source, sent.hf_revision, sent.hf_token, sent.name) == (source, None, None, None)
+    wanted = codec.decode_adapter(json.dumps(ADAPTER | {"model_source": source, "hf_token": None}).encode())
+    kind: Any = {"HF_HUB": "hub", "LOCAL": "local"}[source]
+    assert wanted == codec.WantedAdapter(AdapterOrder("acme/lora", AdapterSource(kind, "acme/lora")), None)
+
+
+def test_an_adapter_may_have_another_name_a_revision_and_a_base() -> None:
+    fields = {"name": "lora", "hf_revision": "v2", "hf_token": "hf_secret", "base_model_name": "m"}
+    wanted = codec.decode_adapter(json.dumps(ADAPTER | fields).encode())
+    order = AdapterOrder("lora", AdapterSource("hub", "acme/lora", "v2"), "m")
+    assert wanted == codec.WantedAdapter(order, "hf_secret")
+
+
+def test_the_main_branch_is_the_revision_that_is_meant_when_none_is_named() -> None:
+    named = codec.decode_adapter(json.dumps(ADAPTER | {"hf_revision": "main"}).encode())
+    assert named == codec.decode_adapter(json.dumps(ADAPTER).encode())
+    body = json.loads(codec.adapter_body(RegisteredAdapter(Adapter("lora", named.order.source, 17), "m")))
+    assert body["active_deployment"]["hf_revision"] == "main"
 
 
 @pytest.mark.parametrize(
@@ -529,14 +546,8 @@ def test_a_base_model_is_told_by_each_of_its_names() -> None:
         (BodyTooLarge(10), 413, "Request body is larger than 10 bytes", "invalid_request_error", None, None),
         (EngineFailed("secret"), 500, "An internal error occurred", "server_error", None, None),
         (DragomanError("secret"), 500, "An internal error occurred", "server_error", None, None),
-        (
-            codec.AdaptersNotSupported(),
-            501,
-            "Adapters are not supported yet",
-            "not_implemented",
-            None,
-            "not_implemented",
-        ),
+        (NameTaken("m"), 400, "A model named 'm' already exists", "invalid_request_error", "name", "name_taken"),
+        (AdapterMissing("gone"), 400, "gone", "invalid_request_error", "model_name", "model_not_available"),
         *(
             (error, 503, "The server is overloaded, retry in 5 seconds", "server_error", None, "overloaded")
             for error in (Overloaded("full", 5), ModelLoading("loading", 5), ShuttingDown("draining", 5))

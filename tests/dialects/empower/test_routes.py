@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,15 +16,18 @@ from starlette.routing import BaseRoute
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
-from dragoman.core.service import GenerationService
+from dragoman.core.service import AdapterService
 from dragoman.dialects.empower import own_routes, routes
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
+from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.keys import KeyRing, key_digest
 from dragoman.gateway.meter import Meter
+from tests.support.adaptable_echo import AdaptableEcho
+from tests.support.tiny_llama import write_adapter
 
 KEY = "sk-0123456789abcdef"
 LARGEST_BODY = 100_000
@@ -33,8 +37,10 @@ CHAT = "/empower/api/v1/chat/completions"
 LORA = "/empower/api/v1/lora"
 HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hello"}]}
 ADAPTER = {"model_name": "acme/lora", "model_source": "HF_HUB"}
+BROUGHT = {"model_name": "pirate", "model_source": "LOCAL"}
+"""What the adapter folder of the tests holds."""
 
-Routes = Callable[[GenerationService, ExchangeOptions], list[BaseRoute]]
+Routes = Callable[[AdapterService, ExchangeOptions], list[BaseRoute]]
 
 
 class DyingEngine(EchoEngine):
@@ -50,11 +56,16 @@ class DyingEngine(EchoEngine):
         raise EngineFailed("secret")
 
 
-def gateway_of(*keys: str, engine: Engine | None = None) -> Gateway:
+def gateway_of(*keys: str, engine: Engine | None = None, folder: Path | None = None) -> Gateway:
     catalog = Catalog(
-        [Deployment("parrot", ("acme/parrot",), engine or EchoEngine()), Deployment("second", (), EchoEngine())]
+        [Deployment("parrot", ("acme/parrot",), engine or AdaptableEcho()), Deployment("second", (), EchoEngine())]
     )
-    return Gateway(catalog, Meter(CollectorRegistry()), KeyRing(map(key_digest, keys)))
+    return Gateway(
+        catalog,
+        Meter(CollectorRegistry()),
+        KeyRing({key_digest(key): "build server" for key in keys}),
+        store=LocalAdapterStore(folder, downloads=False),
+    )
 
 
 def client_of(gateway: Gateway, make_routes: Routes = routes) -> httpx.AsyncClient:
@@ -63,14 +74,21 @@ def client_of(gateway: Gateway, make_routes: Routes = routes) -> httpx.AsyncClie
 
 
 @pytest.fixture
-async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(gateway_of()) as client:
+def folder(tmp_path: Path) -> Path:
+    """An adapter folder."""
+    write_adapter(tmp_path / "pirate.gguf", {})
+    return tmp_path
+
+
+@pytest.fixture
+async def client(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(gateway_of(folder=folder)) as client:
         yield client
 
 
 @pytest.fixture
-async def own_client() -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(gateway_of(), own_routes) as client:
+async def own_client(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(gateway_of(folder=folder), own_routes) as client:
         yield client
 
 
@@ -97,7 +115,8 @@ def data_lines(body: str) -> list[str]:
 
 async def check_all_routes(client: httpx.AsyncClient, prefix: str) -> None:
     assert texts(await client.post(f"{prefix}/chat/completions", json=HELLO)) == ["Hello"]
-    assert (await client.post(f"{prefix}/lora", json=ADAPTER)).status_code == 501
+    assert (await client.post(f"{prefix}/lora", json=BROUGHT)).json()["name"] == "pirate"
+    assert (await client.delete(f"{prefix}/lora/pirate")).json()["name"] == "pirate"
     assert (await client.get(f"{prefix}/base-model/parrot")).json()["name"] == "parrot"
     assert (await client.get(f"{prefix}/models")).json()["object"] == "list"
 
@@ -299,11 +318,64 @@ async def test_a_stream_that_fails_ends_with_the_error_and_without_done() -> Non
     assert "[DONE]" not in response.text
 
 
-async def test_an_adapter_is_not_taken_yet(client: httpx.AsyncClient) -> None:
-    asked = ADAPTER | {"hf_revision": "main", "hf_token": "hf_secret", "name": "lora"}
-    response = await client.post(LORA, json=asked)
-    message = "Adapters are not supported yet"
-    assert error_of(response, 501) == refused(message, None, "not_implemented", "not_implemented")
+async def test_a_registered_adapter_is_told_in_the_documented_shape(folder: Path) -> None:
+    before = int(time.time())
+    async with client_of(gateway_of(KEY, folder=folder)) as client:
+        client.headers["authorization"] = f"Bearer {KEY}"
+        response = await client.post(LORA, json=BROUGHT | {"name": "acme/blackbeard", "hf_token": "hf_secret"})
+        assert (await client.delete(f"{LORA}/acme/blackbeard")).content == response.content
+        assert (await client.delete(f"{LORA}/acme/blackbeard")).status_code == 404
+    answer = response.json()
+    assert before <= answer["active_deployment"].pop("created_at") <= time.time()
+    assert answer == {
+        "active_deployment": {
+            "base_model_name": "parrot",
+            "creator": {
+                "actor_type": "USER",
+                "api_key": {"name": "build server"},
+                "user": {"email": "", "first_name": "", "last_name": "", "profile_image_url": ""},
+            },
+            "hf_revision": None,
+            "model_name": "pirate",
+            "model_source": "LOCAL",
+        },
+        "name": "acme/blackbeard",
+        "unit_price": 0,
+    }
+
+
+async def test_a_registered_adapter_is_a_model_to_ask_but_no_base_model(client: httpx.AsyncClient) -> None:
+    before = int(time.time())
+    assert (await client.post(LORA, json=BROUGHT)).status_code == 200
+    assert texts(await client.post(CHAT, json=HELLO | {"model": "pirate"})) == ["Hello"]
+    cards = (await client.get("/empower/models")).json()["data"]
+    assert [card["id"] for card in cards] == ["parrot", "second", "pirate"]
+    assert before <= cards[2]["created"] <= time.time()
+    response = await client.get("/empower/base-model/pirate")
+    assert error_of(response, 404) == refused("Model 'pirate' not found", "model", "model_not_found")
+
+
+async def test_the_same_adapter_again_is_no_error_and_another_of_its_name_is(client: httpx.AsyncClient) -> None:
+    first = await client.post(LORA, json=BROUGHT)
+    assert (await client.post(LORA, json=BROUGHT)).content == first.content
+    for taken in ("pirate", "parrot", "acme/parrot"):
+        response = await client.post(LORA, json=ADAPTER | {"name": taken})
+        message = f"A model named '{taken}' already exists"
+        assert error_of(response, 400) == refused(message, "name", "name_taken")
+
+
+async def test_an_adapter_that_is_not_there_answers_400(client: httpx.AsyncClient) -> None:
+    response = await client.post(LORA, json=BROUGHT | {"model_name": "../pirate"})
+    message = "Model '../pirate' is not in the adapter folder"
+    assert error_of(response, 400) == refused(message, "model_name", "model_not_available")
+    response = await client.post(LORA, json=ADAPTER | {"hf_token": "hf_secret"})
+    message = "Model 'acme/lora' is not in the local store and downloads are disabled"
+    assert error_of(response, 400) == refused(message, "model_name", "model_not_available")
+
+
+async def test_an_unknown_adapter_cannot_be_removed(client: httpx.AsyncClient) -> None:
+    response = await client.delete(f"{LORA}/acme/other")
+    assert error_of(response, 404) == refused("Model 'acme/other' not found", "model", "model_not_found")
 
 
 async def test_the_shape_of_an_adapter_is_checked_all_the_same(client: httpx.AsyncClient) -> None:
@@ -342,8 +414,8 @@ async def test_the_models_are_listed_in_their_order(client: httpx.AsyncClient) -
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-async def test_a_known_key_opens_every_route(scheme: str) -> None:
-    async with client_of(gateway_of(KEY)) as client:
+async def test_a_known_key_opens_every_route(scheme: str, folder: Path) -> None:
+    async with client_of(gateway_of(KEY, folder=folder)) as client:
         client.headers["authorization"] = f"{scheme} {KEY}"
         await check_all_routes(client, "/empower")
 
@@ -368,6 +440,7 @@ async def test_without_a_known_key_nothing_is_answered(headers: dict[str, str], 
         for method, path in [
             ("POST", CHAT),
             ("POST", LORA),
+            ("DELETE", f"{LORA}/none"),
             ("GET", "/empower/base-model/none"),
             ("GET", "/empower/models"),
         ]:

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.errors import (
     BadRequest,
     ContextOverflow,
@@ -13,13 +14,28 @@ from dragoman.core.errors import (
     EngineFailed,
     ModelLoading,
     ModelNotFound,
+    NameTaken,
     Overloaded,
+    Unauthenticated,
 )
-from dragoman.core.events import Delta, Finished, Usage
-from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt
+from dragoman.core.events import Delta, Finished, Likelihood, ReasoningDelta, TokenLogprobs, ToolCallDelta, Usage
+from dragoman.core.request import (
+    GrammarFormat,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    RegexFormat,
+    SamplingParams,
+    TextPrompt,
+    TokenPrompt,
+    Tool,
+    ToolUse,
+)
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
+from dragoman.engines.llama.adapter_registry import AdapterRecord
 from dragoman.engines.llama.messages import Command, Reply
+from dragoman.prompt.reading import Reading
+from dragoman.prompt.thinking import Thinking
 
 NUMBERS = st.integers(0, 2**63)
 COUNTS = st.integers(0, 2**31)
@@ -35,15 +51,49 @@ SAMPLINGS = st.builds(
     stop=st.lists(TEXTS, max_size=2).map(tuple),
     stop_token_ids=IDS.map(tuple),
 )
+SCHEMAS = st.dictionaries(TEXTS, TEXTS | st.none() | st.lists(st.floats(0, 1), max_size=2), max_size=2)
+FORMATS = st.one_of(
+    st.builds(JsonObjectFormat),
+    st.builds(JsonSchemaFormat, SCHEMAS | st.booleans(), st.booleans()),
+    st.builds(RegexFormat, TEXTS),
+    st.builds(GrammarFormat, TEXTS),
+)
+TOOLS = st.lists(st.builds(Tool, TEXTS, st.none() | TEXTS, st.none() | SCHEMAS, st.booleans()), max_size=2).map(tuple)
+TOOL_USES = st.builds(ToolUse, TOOLS, st.sampled_from(["auto", "required"]))
+THOUGHTS = st.builds(Thinking, TEXTS, TEXTS, st.booleans(), st.none() | COUNTS)
+READINGS = st.builds(Reading, st.sampled_from(["hermes", "llama3", "mistral", "generic", None]), st.none() | THOUGHTS)
+LIKELIHOODS = st.builds(Likelihood, COUNTS, st.binary(max_size=4), st.floats(-99, 0))
+LOGPROBS = st.builds(
+    TokenLogprobs, COUNTS, st.binary(max_size=4), st.none() | st.floats(-99, 0), st.lists(LIKELIHOODS, max_size=2)
+)
+SOURCES = st.builds(AdapterSource, st.sampled_from(["local", "hub"]), TEXTS, st.none() | TEXTS)
+ADAPTERS = st.builds(Adapter, TEXTS, SOURCES, COUNTS, st.lists(TEXTS, max_size=2).map(tuple), st.floats(-2, 2), TEXTS)
 COMMANDS: st.SearchStrategy[Command] = st.one_of(
-    st.builds(messages.Submit, NUMBERS, PROMPTS, SAMPLINGS, COUNTS, st.booleans(), COUNTS),
+    st.builds(
+        messages.Submit,
+        NUMBERS,
+        PROMPTS,
+        SAMPLINGS,
+        COUNTS,
+        st.booleans(),
+        COUNTS,
+        st.none() | st.integers(0, 20),
+        st.none() | FORMATS,
+        st.none() | TOOL_USES,
+        READINGS,
+        st.none() | TEXTS,
+    ),
+    st.builds(messages.AddAdapter, NUMBERS, st.builds(AdapterRecord, ADAPTERS, TEXTS)),
+    st.builds(messages.RemoveAdapter, NUMBERS, TEXTS),
     st.builds(messages.Cancel, NUMBERS),
     st.builds(messages.AskStatistics, NUMBERS),
 )
 EVENTS = st.one_of(
-    st.builds(Delta, COUNTS, TEXTS, IDS),
-    st.builds(Finished, COUNTS, st.sampled_from(["stop", "length"])),
-    st.builds(Usage, COUNTS, COUNTS, COUNTS),
+    st.builds(Delta, COUNTS, TEXTS, IDS, st.lists(LOGPROBS, max_size=2)),
+    st.builds(ReasoningDelta, COUNTS, TEXTS, IDS),
+    st.builds(ToolCallDelta, COUNTS, COUNTS, TEXTS, IDS, st.none() | TEXTS, st.none() | TEXTS),
+    st.builds(Finished, COUNTS, st.sampled_from(["stop", "length", "tool_calls"])),
+    st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS),
 )
 REPLIES: st.SearchStrategy[Reply] = st.one_of(
     st.builds(messages.Welcome, COUNTS, st.none() | TEXTS, TEXTS, TEXTS),
@@ -52,6 +102,10 @@ REPLIES: st.SearchStrategy[Reply] = st.one_of(
     st.builds(messages.Refused, NUMBERS, TEXTS, st.none() | TEXTS),
     st.builds(messages.RefusedOverflow, NUMBERS, COUNTS, COUNTS, TEXTS, st.booleans()),
     st.builds(messages.RefusedOverload, NUMBERS, TEXTS, COUNTS),
+    st.builds(messages.RefusedModel, NUMBERS, TEXTS),
+    st.builds(messages.RefusedName, NUMBERS, TEXTS),
+    st.builds(messages.Failed, NUMBERS, TEXTS),
+    st.builds(messages.AdapterChanged, NUMBERS, ADAPTERS),
 )
 
 
@@ -113,6 +167,8 @@ async def test_a_frame_that_is_cut_is_the_end_of_the_connection(command: Command
         ContextOverflow(9000, 8192, "Shorten it.", at_least=True),
         Overloaded("256 requests are waiting", 3),
         EngineFailed("The response format leaves no token to choose from"),
+        ModelNotFound("pirate"),
+        NameTaken("pirate"),
     ],
 )
 def test_a_refusal_comes_out_as_the_same_error(error: DragomanError) -> None:
@@ -129,8 +185,8 @@ def test_every_kind_of_overload_still_says_when_to_come_back() -> None:
 
 
 def test_errors_that_are_no_refusals_are_not_sent() -> None:
-    with pytest.raises(TypeError, match="ModelNotFound"):
-        messages.refusal(1, ModelNotFound("gpt"))
+    with pytest.raises(TypeError, match="Unauthenticated"):
+        messages.refusal(1, Unauthenticated("missing"))
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"\x90", msgspec.msgpack.encode(["unknown", 1])])

@@ -5,12 +5,15 @@ from typing import NamedTuple
 
 import msgspec
 
+from dragoman.core.adapters import AdapterOrder, AdapterSource, RegisteredAdapter
 from dragoman.core.errors import (
+    AdapterMissing,
     BadRequest,
     BodyTooLarge,
     ContextOverflow,
     DragomanError,
     ModelNotFound,
+    NameTaken,
     Overloaded,
     Unauthenticated,
 )
@@ -39,11 +42,12 @@ from dragoman.dialects.validation import (
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-class AdaptersNotSupported(DragomanError):
-    """The request is fine, but this server takes no adapters yet."""
+class WantedAdapter(NamedTuple):
+    """An adapter to register."""
 
-    def __init__(self) -> None:
-        super().__init__("Adapters are not supported yet")
+    order: AdapterOrder
+    token: str | None
+    """For the hub; kept apart, since nothing that is kept holds it."""
 
 
 def decode_chat(body: bytes, request_id: str) -> Call:
@@ -69,23 +73,44 @@ def decode_chat(body: bytes, request_id: str) -> Call:
     return Call(requests, sent.stream, answer, {"prompt": "messages"})
 
 
-def decode_adapter(body: bytes) -> wire.AdapterRequest:
+def decode_adapter(body: bytes) -> WantedAdapter:
     """An adapter to register. Raises BadRequest for the first mistake."""
-    return read(body, wire.AdapterRequest)
+    sent = read(body, wire.AdapterRequest)
+    if sent.model_source == "HF_HUB":
+        source = AdapterSource("hub", sent.model_name, None if sent.hf_revision == "main" else sent.hf_revision)
+    else:
+        source = AdapterSource("local", sent.model_name)
+    return WantedAdapter(AdapterOrder(sent.name or sent.model_name, source, sent.base_model_name), sent.hf_token)
+
+
+def adapter_body(registered: RegisteredAdapter) -> bytes:
+    """What is told of an adapter."""
+    adapter, source = registered.adapter, registered.adapter.source
+    from_hub = source.kind == "hub"
+    deployment = wire.AdapterDeployment(
+        registered.base,
+        adapter.created_at,
+        wire.Creator(api_key=wire.ApiKey(adapter.creator)),
+        (source.revision or "main") if from_hub else None,
+        source.name,
+        "HF_HUB" if from_hub else "LOCAL",
+    )
+    return _encode(wire.AdapterBody(deployment, adapter.name, unit_price=0))
 
 
 def base_model(name: str, models: list[ServedModel], created: int) -> bytes:
     """What is told of the base model with this name or alias. Raises ModelNotFound."""
     model = find_model(models, name)
-    if model is None:
+    if model is None or model.base is not None:
         raise ModelNotFound(name)
     deployment = wire.ActiveDeployment(created, wire.Creator(), model.id, "HF_HUB")
     return _encode(wire.BaseModelBody(deployment, name, unit_price=0))
 
 
 def model_list(models: list[ServedModel], created: int) -> bytes:
-    """All models, as OpenAI's clients list them."""
-    return _encode(wire.ModelList("list", [wire.ModelCard(model.id, "model", created, "dragoman") for model in models]))
+    """All models, as OpenAI's clients list them; `created` is the time of those that were there from the start."""
+    cards = [wire.ModelCard(model.id, "model", model.created_at or created, "dragoman") for model in models]
+    return _encode(wire.ModelList("list", cards))
 
 
 def _prompts(messages: str | list[str | ChatMessage]) -> list[tuple[Message, ...]]:
@@ -135,6 +160,10 @@ def _told(error: DragomanError) -> _Told:
             return _error(400, error.message)
         case ContextOverflow():
             return _error(400, error.message, "messages", "context_length_exceeded")
+        case NameTaken():
+            return _error(400, error.message, "name", "name_taken")
+        case AdapterMissing():
+            return _error(400, error.message, "model_name", "model_not_available")
         case BadRequest():
             return _bad_request(next(violations_of(error)))
         case Unauthenticated(fault="missing"):
@@ -147,8 +176,6 @@ def _told(error: DragomanError) -> _Told:
             return _error(404, error.message, "model", "model_not_found")
         case BodyTooLarge():
             return _error(413, error.message)
-        case AdaptersNotSupported():
-            return _error(501, error.message, None, "not_implemented", kind="not_implemented")
         case Overloaded():
             message = f"The server is overloaded, retry in {error.retry_after} seconds"
             return _error(503, message, None, "overloaded", kind="server_error")

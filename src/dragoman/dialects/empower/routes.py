@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dragoman.core.service import GenerationService
+from dragoman.core.service import AdapterService
 from dragoman.dialects import openai_answer
 from dragoman.dialects.empower import codec, wire
 from dragoman.dialects.exchange import Door, ExchangeOptions, bearer_key, guard, read_body, respond
@@ -16,27 +16,34 @@ from dragoman.dialects.operation import EXAMPLE_CHAT, Operation
 _PREFIXES = ("/empower/api/v1", "/empower")
 
 
-def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
+def routes(service: AdapterService, options: ExchangeOptions) -> list[BaseRoute]:
     """All routes of the dialect among those of others, answered by `service`."""
     return _routes(service, options, _PREFIXES)
 
 
-def own_routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
+def own_routes(service: AdapterService, options: ExchangeOptions) -> list[BaseRoute]:
     """The same routes on a host that is mapped to this dialect: the vendor's own paths."""
     return _routes(service, options, ("/api/v1", ""))
 
 
-def _routes(service: GenerationService, options: ExchangeOptions, prefixes: Sequence[str]) -> list[BaseRoute]:
+def _routes(service: AdapterService, options: ExchangeOptions, prefixes: Sequence[str]) -> list[BaseRoute]:
     door = Door(service, bearer_key, options)
-    started = int(time.time())  # models are served from the start, and no route adds any
+    started = int(time.time())  # base models are served from the start, and no route adds any
 
     async def chat(request: Request) -> Response:
         return await respond(request, door, codec.decode_chat, _ERRORS)
 
-    async def adapter(request: Request) -> Response:
+    async def add_adapter(request: Request) -> Response:
         async def answer() -> Response:
-            codec.decode_adapter(await read_body(request, door))
-            raise codec.AdaptersNotSupported
+            wanted = codec.decode_adapter(await read_body(request, door))
+            key = bearer_key(request.headers) if service.needs_key else None
+            return _json(codec.adapter_body(await service.register_adapter(wanted.order, token=wanted.token, key=key)))
+
+        return await guard(request, door, answer, _ERRORS)
+
+    async def remove_adapter(request: Request) -> Response:
+        async def answer() -> Response:
+            return _json(codec.adapter_body(await service.unregister_adapter(request.path_params["name"])))
 
         return await guard(request, door, answer, _ERRORS)
 
@@ -54,7 +61,8 @@ def _routes(service: GenerationService, options: ExchangeOptions, prefixes: Sequ
 
     return [
         *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in prefixes),
-        *(Route(f"{prefix}/lora", adapter, methods=["POST"]) for prefix in prefixes),
+        *(Route(f"{prefix}/lora", add_adapter, methods=["POST"]) for prefix in prefixes),
+        *(Route(f"{prefix}/lora/{{name:path}}", remove_adapter, methods=["DELETE"]) for prefix in prefixes),
         *(Route(f"{prefix}/base-model/{{name:path}}", base_model, methods=["GET"]) for prefix in prefixes),
         *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in prefixes),
     ]
@@ -66,6 +74,8 @@ _ERRORS = codec.EmpowerErrors()
 def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
+
+_EXAMPLE_ADAPTER: dict[str, object] = {"model_name": "pirate.gguf", "model_source": "LOCAL", "name": "pirate"}
 
 _ERROR_STATUSES = (400, 401, 404, 413, 500, 503)
 
@@ -87,11 +97,20 @@ OPERATIONS = tuple(
         Operation(
             "POST",
             f"{prefix}/lora",
-            "Register an adapter (not yet: 501)",
-            wire.BaseModelBody,
+            "Register an adapter",
+            wire.AdapterBody,
             wire.ErrorBody,
-            (400, 401, 413, 501),
+            (400, 401, 413, 500, 503),
             wire.AdapterRequest,
+            example=_EXAMPLE_ADAPTER,
+        ),
+        Operation(
+            "DELETE",
+            f"{prefix}/lora/{{name}}",
+            "Remove an adapter",
+            wire.AdapterBody,
+            wire.ErrorBody,
+            (401, 404, 500, 503),
         ),
         Operation(
             "GET", f"{prefix}/base-model/{{name}}", "A base model", wire.BaseModelBody, wire.ErrorBody, (401, 404)

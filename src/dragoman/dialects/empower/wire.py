@@ -11,6 +11,7 @@ from dragoman.dialects.openai_shapes import StreamOptions
 from dragoman.dialects.openai_tools import NamedTool, Tools
 
 MAX_PROMPTS = 16
+MAX_NAME = 512
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
@@ -44,13 +45,15 @@ class ChatRequest(Conversation, frozen=True, kw_only=True):
 class AdapterRequest(msgspec.Struct, frozen=True, kw_only=True):
     """An adapter to be registered."""
 
-    model_name: str
+    model_name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
     model_source: Literal["HF_HUB", "LOCAL"]
     hf_revision: str | None = None
     hf_token: str | None = None
     """A secret: for the download alone, never stored, logged or returned."""
-    name: str | None = None
+    name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)] | None = None
     """None: as `model_name`."""
+    base_model_name: str | None = None
+    """Our addition: the model it is for, where several would fit."""
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -83,6 +86,24 @@ class BaseModelBody(msgspec.Struct, frozen=True):
     """`unit_price` is in the operator's currency per million tokens."""
 
     active_deployment: ActiveDeployment
+    name: str
+    unit_price: float
+
+
+class AdapterDeployment(msgspec.Struct, frozen=True):
+    base_model_name: str
+    created_at: int
+    creator: Creator
+    hf_revision: str | None
+    """None: it did not come from the hub."""
+    model_name: str
+    model_source: str
+
+
+class AdapterBody(msgspec.Struct, frozen=True):
+    """`unit_price` is in the operator's currency per million tokens."""
+
+    active_deployment: AdapterDeployment
     name: str
     unit_price: float
 

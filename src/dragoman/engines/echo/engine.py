@@ -13,7 +13,7 @@ from collections.abc import AsyncGenerator, Iterator
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
-from dragoman.engines.base import EngineStatistics
+from dragoman.engines.base import AdapterHost, EngineStatistics
 from dragoman.engines.choice import Accepted, Choice
 from dragoman.engines.echo.logprobs import certain, of_prompt
 from dragoman.prompt.reading import Reading, build_reader
@@ -38,6 +38,8 @@ class ByteVocabulary:
 
 class EchoEngine:
     """Implements engines.base.Engine inside the HTTP worker itself."""
+
+    adapters: AdapterHost | None = None
 
     def __init__(self, *, tokens_per_second: float = 0.0, context_length: int = 8192) -> None:
         """`tokens_per_second` of each choice; 0: as fast as the event loop goes."""

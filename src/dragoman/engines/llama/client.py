@@ -13,11 +13,14 @@ from typing import Any, NamedTuple
 
 import structlog
 
+from dragoman.core.adapters import Adapter
 from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading
 from dragoman.core.events import Event, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
+from dragoman.engines.llama.adapter_registry import registry_path
+from dragoman.engines.llama.worker_adapters import ChangeCommand, WorkerAdapters
 from dragoman.prompt.foreign import ForeignTemplates
 from dragoman.prompt.reading import Reading
 from dragoman.prompt.template import ChatTemplate
@@ -64,6 +67,7 @@ class _Connection:
         self.mailboxes: dict[int, asyncio.Queue[_Mail]] = {}
         self.questions: dict[int, asyncio.Future[EngineStatistics]] = {}
         self.counts: dict[int, asyncio.Future[int]] = {}
+        self.changes: dict[int, asyncio.Future[Adapter]] = {}
         self._writer = writer
 
     def send(self, command: messages.Command) -> None:
@@ -83,20 +87,32 @@ class _Connection:
             case messages.Counted(number, tokens):
                 if number in self.counts and not self.counts[number].done():
                     self.counts[number].set_result(tokens)
-            case messages.Refused() | messages.RefusedOverflow() | messages.RefusedOverload() | messages.Failed():
-                if reply.number in self.mailboxes:
-                    self.mailboxes[reply.number].put_nowait(reply.error())
-                elif reply.number in self.counts and not self.counts[reply.number].done():
-                    self.counts[reply.number].set_exception(reply.error())
+            case messages.AdapterChanged(number, adapter):
+                if number in self.changes and not self.changes[number].done():
+                    self.changes[number].set_result(adapter)
             case messages.Welcome():
                 raise EngineFailed("the engine process introduced itself twice")
+            case refusal:
+                self._refuse(refusal.number, refusal.error())
+
+    def _refuse(self, number: int, error: DragomanError) -> None:
+        if number in self.mailboxes:
+            self.mailboxes[number].put_nowait(error)
+            return
+        asked: asyncio.Future[Any] | None = self.counts.get(number) or self.changes.get(number)
+        if asked is not None and not asked.done():
+            asked.set_exception(error)
 
     def end(self) -> None:
         """Tell everyone that nothing more will come."""
         for mailbox in self.mailboxes.values():
             mailbox.put_nowait(_LOST)
-        open_questions: list[asyncio.Future[Any]] = [*self.questions.values(), *self.counts.values()]
-        for question in open_questions:
+        questions: list[asyncio.Future[Any]] = [
+            *self.questions.values(),
+            *self.counts.values(),
+            *self.changes.values(),
+        ]
+        for question in questions:
             if not question.done():
                 question.set_exception(EngineFailed("The engine stopped"))
 
@@ -104,8 +120,15 @@ class _Connection:
 class LlamaEngine:
     """Implements engines.base.Engine."""
 
-    def __init__(self, socket_path: Path, wake: Callable[[], object] | None = None) -> None:
-        """`wake` asks for the process to be started; None: it runs or is being started anyway."""
+    def __init__(
+        self, socket_path: Path, wake: Callable[[], object] | None = None, architecture: str | None = None
+    ) -> None:
+        """`wake` asks for the process to be started; None: it runs or is being started anyway.
+
+        `architecture` is that of the model, and of its adapters; None: it takes none.
+        """
+        registry = registry_path(socket_path)
+        self._adapters = WorkerAdapters(registry, architecture, self._change_adapters) if architecture else None
         self._socket_path = socket_path
         self._wake = wake
         self._connection: _Connection | None = None
@@ -132,6 +155,10 @@ class LlamaEngine:
     @property
     def context_length(self) -> int | None:
         return self._connection.welcome.context_length if self._connection else None
+
+    @property
+    def adapters(self) -> WorkerAdapters | None:
+        return self._adapters
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         for attempt in range(1, ATTEMPTS + 1):
@@ -194,6 +221,7 @@ class LlamaEngine:
                     request.answer_format,
                     request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None,
                     rendered.reading,
+                    request.adapter,
                 )
             )
             running = True
@@ -221,6 +249,17 @@ class LlamaEngine:
         else:
             rendered = connection.template.render(prompt, constrained=constrained)
         return _Rendered(TextPrompt(rendered.text), rendered.reading)
+
+    async def _change_adapters(self, command: Callable[[int], ChangeCommand]) -> Adapter:
+        connection = await self._connect()
+        number = next(self._numbers)
+        change: asyncio.Future[Adapter] = asyncio.get_running_loop().create_future()
+        connection.changes[number] = change
+        try:
+            connection.send(command(number))
+            return await change
+        finally:
+            del connection.changes[number]
 
     async def _connect(self) -> _Connection:
         """The connection there is, or the next one. Raises ModelLoading when it takes too long to come."""

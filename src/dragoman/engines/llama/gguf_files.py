@@ -1,16 +1,27 @@
 """GGUF files and their names: the parts of a split model, the file of a repository that is meant."""
 
 import re
-from collections.abc import Collection
+import struct
+from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 PREFERRED_QUANTIZATIONS = ("Q4_K_M", "Q8_0", "Q4_0", "Q4_K_S", "Q5_K_M", "Q6_K", "Q4_1", "F16", "BF16")
 """Tried in this order when a repository has several files and none is asked for."""
 
 _MAGIC = b"GGUF"
+_VERSIONS = (2, 3)
+_STRING, _ARRAY = 8, 9
+_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+"""Value type → bytes, of all types whose values have one size."""
+_LONGEST_TEXT = 2**20
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # Repositories ship these beside a model; they are GGUF, but nothing that generates text.
 _COMPANION = re.compile(r"mmproj|imatrix", re.IGNORECASE)
+
+
+_PEFT = {"adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"}
+"""What a LoRA adapter consists of as PEFT, the usual training library, saves it."""
 
 
 class ModelSourceError(Exception):
@@ -46,6 +57,7 @@ def choose(repository: str, names: Collection[str], wanted: str | None) -> str:
     """
     models = models_among(names)
     if not models:
+        refuse_peft(repository, names)
         raise ModelSourceError(f"{repository} holds no GGUF model; a repository with .gguf files is needed")
     if wanted is None:
         found = models if len(models) == 1 else _preferred(models)
@@ -81,9 +93,74 @@ def checked(path: Path) -> Path:
     return files[0]
 
 
+def refuse_peft(name: str, files: Collection[str]) -> None:
+    """Raise ModelSourceError if the files are a LoRA adapter that has yet to be converted to GGUF."""
+    if not _PEFT.isdisjoint(files):
+        raise ModelSourceError(
+            f"{name} is a PEFT adapter and not GGUF; convert it with llama.cpp's convert_lora_to_gguf.py, which needs "
+            "the original base model"
+        )
+
+
+def texts(path: Path) -> Iterator[tuple[str, str]]:
+    """The text entries of a GGUF file's metadata, one after the other: key and value. Raises ModelSourceError.
+
+    The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
+    """
+    try:
+        with path.open("rb") as file:
+            magic, version, _, entries = _unpack(file, "<4sIQQ")
+            if magic != _MAGIC or version not in _VERSIONS:
+                raise ModelSourceError(f"{path.name} is not a GGUF file of version 2 or 3")
+            for _ in range(entries):
+                key = _text(file)
+                [kind] = _unpack(file, "<I")
+                if kind == _STRING:
+                    yield key, _text(file)
+                else:
+                    _skip(file, kind)
+    except OSError as error:
+        raise ModelSourceError(f"{path.name} cannot be read: {error.strerror}") from error
+    except struct.error as error:
+        raise ModelSourceError(f"{path.name} is not a whole GGUF file") from error
+
+
+def architecture(path: Path) -> str:
+    """What kind of model the file holds, in llama.cpp's words. Raises ModelSourceError."""
+    for key, value in texts(path):
+        if key == "general.architecture":
+            return value
+    raise ModelSourceError(f"{path.name} does not say its architecture")
+
+
 def size(path: Path) -> int:
     """Bytes of the model whose first or only file is `path`, all parts together. Raises OSError."""
     return sum(path.with_name(name).stat().st_size for name in parts(path.name))
+
+
+def _unpack(file: BinaryIO, layout: str) -> tuple[Any, ...]:
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))
+
+
+def _text(file: BinaryIO) -> str:
+    [length] = _unpack(file, "<Q")
+    if length > _LONGEST_TEXT:
+        raise struct.error
+    return file.read(length).decode(errors="replace")
+
+
+def _skip(file: BinaryIO, kind: int) -> None:
+    """Step over a value of another type than text."""
+    count = 1
+    if kind == _ARRAY:
+        kind, count = _unpack(file, "<IQ")
+    if kind == _STRING:
+        for _ in range(count):
+            _text(file)
+    elif kind in _SIZES:
+        file.seek(count * _SIZES[kind], 1)
+    else:
+        raise struct.error
 
 
 def _preferred(models: list[str]) -> list[str]:

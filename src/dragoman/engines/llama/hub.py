@@ -4,7 +4,7 @@ Every error of huggingface_hub and its HTTP client is translated here.
 """
 
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 from huggingface_hub import HfApi, errors, hf_hub_download, scan_cache_dir
 from huggingface_hub.errors import (
@@ -36,25 +36,36 @@ _ClientError = errors.HTTPError  # type: ignore[attr-defined]
 _FAILURES = (_ClientError, OSError, RuntimeError, ValueError)
 
 
-def fetch(repository: str, wanted: str | None, *, progress: bool) -> Path:
+def fetch(
+    repository: str,
+    wanted: str | None,
+    *,
+    progress: bool,
+    revision: str | None = None,
+    token: str | Literal[False] | None = None,
+) -> Path:
     """The path of a model in the cache, downloaded first unless it is there in its newest version.
 
-    `wanted` is as in gguf_files.choose; `progress` draws a bar on standard error. When the hub cannot be
-    reached or refuses, what is in the cache is used. Raises ModelSourceError.
+    `wanted` is as in gguf_files.choose; `progress` draws a bar on standard error; `revision` None is the main branch;
+    `token` None is that of the environment, False none. When the hub cannot be reached or refuses, what is in the cache
+    is used. Raises ModelSourceError.
     """
     try:
-        listing = HfApi().model_info(repository, timeout=LISTING_TIMEOUT).siblings or []
+        listing = HfApi().model_info(repository, revision=revision, timeout=LISTING_TIMEOUT, token=token).siblings or []
         name = choose(repository, [file.rfilename for file in listing], wanted)
-        return _download(repository, name, progress=progress)
+        return _download(repository, name, revision, token, progress=progress)
     except _FAILURES as error:
-        cached = _cached(repository, wanted)
+        cached = _cached(repository, wanted, revision)
         if cached is None:
             raise ModelSourceError(_explanation(repository, error)) from error
         return cached
 
 
-def cached_files() -> dict[str, dict[str, Path]]:
-    """The files in the cache: repository → name in it → path. The main branch's version of a file wins."""
+def cached_files(revision: str | None = None) -> dict[str, dict[str, Path]]:
+    """The files in the cache: repository → name in it → path.
+
+    Those of a branch, tag or commit; of all of them, where the main branch's version of a file wins, if it is None.
+    """
     try:
         cache = scan_cache_dir()
     except CacheNotFound:
@@ -64,24 +75,31 @@ def cached_files() -> dict[str, dict[str, Path]]:
         if repository.repo_type != "model":
             continue
         found = files.setdefault(repository.repo_id, {})
-        for revision in sorted(repository.revisions, key=lambda one: ("main" in one.refs, one.last_modified)):
-            found |= {
-                file.file_path.relative_to(revision.snapshot_path).as_posix(): file.file_path for file in revision.files
-            }
+        for version in sorted(repository.revisions, key=lambda one: ("main" in one.refs, one.last_modified)):
+            if revision is None or revision in (version.commit_hash, *version.refs):
+                found |= {
+                    file.file_path.relative_to(version.snapshot_path).as_posix(): file.file_path
+                    for file in version.files
+                }
     return files
 
 
-def _cached(repository: str, wanted: str | None) -> Path | None:
-    files = cached_files().get(repository, {})
+def _cached(repository: str, wanted: str | None, revision: str | None) -> Path | None:
+    files = cached_files(revision).get(repository, {})
     try:
         return files[choose(repository, files, wanted)]
     except ModelSourceError:
         return None
 
 
-def _download(repository: str, name: str, *, progress: bool) -> Path:
+def _download(
+    repository: str, name: str, revision: str | None, token: str | Literal[False] | None, *, progress: bool
+) -> Path:
     console = Console(stderr=True, quiet=not progress)
-    paths = [hf_hub_download(repository, part, tqdm_class=_bar_for(part, console)) for part in parts(name)]
+    paths = [
+        hf_hub_download(repository, part, revision=revision, token=token, tqdm_class=_bar_for(part, console))
+        for part in parts(name)
+    ]
     return Path(paths[0])
 
 

@@ -9,10 +9,20 @@ from typing import TypeVar
 
 import msgspec
 
-from dragoman.core.errors import BadRequest, ContextOverflow, DragomanError, EngineFailed, Overloaded
+from dragoman.core.adapters import Adapter
+from dragoman.core.errors import (
+    BadRequest,
+    ContextOverflow,
+    DragomanError,
+    EngineFailed,
+    ModelNotFound,
+    NameTaken,
+    Overloaded,
+)
 from dragoman.core.events import Event
 from dragoman.core.request import AnswerFormat, SamplingParams, TextPrompt, TokenPrompt, ToolUse
 from dragoman.engines.base import EngineStatistics
+from dragoman.engines.llama.adapter_registry import AdapterRecord
 from dragoman.prompt.reading import Reading
 
 Content = TypeVar("Content")
@@ -34,6 +44,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     answer_format: AnswerFormat | None = None
     tools: ToolUse | None = None
     reading: Reading = Reading()
+    adapter: str | None = None
+    """By its own name; None: the model alone."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
@@ -55,7 +67,21 @@ class AskStatistics(msgspec.Struct, frozen=True, array_like=True, tag="statistic
     number: int
 
 
-Command = Submit | Cancel | CountTokens | AskStatistics
+class AddAdapter(msgspec.Struct, frozen=True, array_like=True, tag="add_adapter"):
+    """Serve an adapter from now on. Answered by AdapterChanged, or by a refusal."""
+
+    number: int
+    record: AdapterRecord
+
+
+class RemoveAdapter(msgspec.Struct, frozen=True, array_like=True, tag="remove_adapter"):
+    """Serve an adapter no longer. Answered by AdapterChanged, or by a refusal."""
+
+    number: int
+    name: str
+
+
+Command = Submit | Cancel | CountTokens | AskStatistics | AddAdapter | RemoveAdapter
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
@@ -133,8 +159,35 @@ class Counted(msgspec.Struct, frozen=True, array_like=True, tag="counted"):
     tokens: int
 
 
-Refusal = Refused | RefusedOverflow | RefusedOverload | Failed
-Reply = Welcome | Output | Statistics | Counted | Refusal
+class RefusedModel(msgspec.Struct, frozen=True, array_like=True, tag="model_not_found"):
+    """The request failed with ModelNotFound: it is about an adapter that is not served."""
+
+    number: int
+    model: str
+
+    def error(self) -> DragomanError:
+        return ModelNotFound(self.model)
+
+
+class RefusedName(msgspec.Struct, frozen=True, array_like=True, tag="name_taken"):
+    """The request failed with NameTaken."""
+
+    number: int
+    name: str
+
+    def error(self) -> DragomanError:
+        return NameTaken(self.name)
+
+
+class AdapterChanged(msgspec.Struct, frozen=True, array_like=True, tag="adapter"):
+    """The answer to AddAdapter and RemoveAdapter: the adapter as it is, or was, served."""
+
+    number: int
+    adapter: Adapter
+
+
+Refusal = Refused | RefusedOverflow | RefusedOverload | RefusedModel | RefusedName | Failed
+Reply = Welcome | Output | Statistics | Counted | AdapterChanged | Refusal
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
@@ -146,6 +199,10 @@ def refusal(number: int, error: DragomanError) -> Refusal:
     match error:
         case ContextOverflow():
             return RefusedOverflow(number, error.prompt_tokens, error.context_length, error.remedy, error.at_least)
+        case NameTaken():
+            return RefusedName(number, error.name)
+        case ModelNotFound():
+            return RefusedModel(number, error.model)
         case BadRequest():
             return Refused(number, error.message, error.parameter)
         case Overloaded():

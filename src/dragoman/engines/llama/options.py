@@ -15,6 +15,8 @@ class EngineOptions(msgspec.Struct, frozen=True):
     saved_tokens: int
     """Tokens of finished sequences kept at most in main memory."""
     max_waiting: int
+    max_adapters: int
+    """LoRA adapters that may be loaded at once."""
     unload_idle_seconds: float | None = None
     """End with status 0 when nobody asked for anything for so long; None: never."""
     reproducible: bool = False

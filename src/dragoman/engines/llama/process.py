@@ -14,16 +14,18 @@ import sys
 import threading
 import time
 from collections import defaultdict
+from collections.abc import Awaitable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from dragoman.core.errors import BadRequest, DragomanError
+from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound, Overloaded
 from dragoman.core.events import Usage
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
+from dragoman.engines.llama.adapter_registry import AdapterRecord, registry_path
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.binding import Library, LibraryError, packaged_library
@@ -32,6 +34,7 @@ from dragoman.engines.llama.job_maker import JobMaker
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.scheduler import largest_step
+from dragoman.engines.llama.served_adapters import ServedAdapters
 from dragoman.engines.llama.stepper import Published, Stepper
 
 _UNSENT_LIMIT = 64 * 2**20
@@ -47,8 +50,11 @@ _TOKENIZER_STACK_BYTES = 64 * 2**20
 class EngineServer:
     """Accepts workers' connections and passes their commands to the stepper."""
 
-    def __init__(self, model: Model, backend: LlamaBackend, options: EngineOptions) -> None:
+    def __init__(self, model: Model, backend: LlamaBackend, adapters: ServedAdapters, options: EngineOptions) -> None:
         self._model = model
+        self._adapters = adapters
+        self._changes: set[asyncio.Task[None]] = set()
+        """Adapters being loaded or removed."""
         self._options = options
         self._jobs = JobMaker(model, backend.cells)
         batcher = Batcher(
@@ -82,6 +88,9 @@ class EngineServer:
             self._stepper.stop()
             for connection in self._connections.values():
                 connection.writer.close()
+            for change in self._changes:
+                change.cancel()
+            await asyncio.wait((stepping, *self._changes))
             await stepping
 
     async def _wait(self, ended: asyncio.Event) -> None:
@@ -89,7 +98,8 @@ class EngineServer:
         idle = self._options.unload_idle_seconds
         while not ended.is_set():
             rest = None if idle is None else self._last_asked + idle - time.monotonic()
-            if rest is not None and rest <= 0 and not any(c.open_requests for c in self._connections.values()):
+            busy = self._changes or any(connection.open_requests for connection in self._connections.values())
+            if rest is not None and rest <= 0 and not busy:
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if rest is None else max(rest, _IDLE_CHECK_SECONDS)):
@@ -125,6 +135,27 @@ class EngineServer:
                 await self._count(connection, command)
             case messages.AskStatistics():
                 self._stepper.ask_statistics(partial(self._answer_from_thread, connection, command.number))
+            case messages.AddAdapter(number, record):
+                self._change(connection, number, self._adapters.add(record, self._stepper))
+            case messages.RemoveAdapter(number, name):
+                self._change(connection, number, self._adapters.remove(name, self._stepper))
+
+    def _change(self, connection: "_Connection", number: int, change: Awaitable[AdapterRecord]) -> None:
+        """Let it happen beside the other commands: loading an adapter takes its time."""
+
+        async def answer() -> None:
+            try:
+                reply: messages.Reply = messages.AdapterChanged(number, (await change).adapter)
+            except (BadRequest, ModelNotFound) as error:
+                reply = messages.refusal(number, error)
+            except OSError as error:  # the registry cannot be written: the disk is full, or its folder gone
+                reply = messages.refusal(number, Overloaded(f"adapters cannot be changed: {error.strerror}", 60))
+            self._last_asked = time.monotonic()
+            connection.send([reply])
+
+        task = asyncio.create_task(answer())
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
 
     async def _count(self, connection: "_Connection", command: messages.CountTokens) -> None:
         try:
@@ -139,7 +170,9 @@ class EngineServer:
             job = await self._loop.run_in_executor(
                 self._tokenizer, self._jobs.job, (connection.number, command.number), command
             )
-        except BadRequest as error:
+            # Only now: between this and the job's place in the queue no adapter can go.
+            job.adapter = self._adapters.number_of(command.adapter)
+        except (BadRequest, ModelNotFound) as error:
             connection.send([messages.refusal(command.number, error)])
             return
         seed = command.sampling.seed
@@ -193,11 +226,13 @@ def main() -> int:
         library = Library(Path(options.library_path) if options.library_path else packaged_library())
         model = Model(library, Path(options.model_path))
         backend = LlamaBackend(model, _context_options(options))
+        adapters = ServedAdapters(registry_path(Path(options.socket_path)), options.max_adapters)
+        adapters.restore(backend)
     except (LibraryError, ModelError) as error:
         print(f"failed {error}", flush=True)
         return 2
     try:
-        asyncio.run(_serve_until_told(EngineServer(model, backend, options)))
+        asyncio.run(_serve_until_told(EngineServer(model, backend, adapters, options)))
     except DecodeError as error:
         print(f"dragoman engine: {error}", file=sys.stderr)
         return 1

@@ -16,7 +16,7 @@ BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 BUNDLED_ID = "smollm2-135m-instruct"
 BUNDLED_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
 
-_HUB_REFERENCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<wanted>.+))?")
+HUB_REFERENCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<wanted>.+))?")
 
 
 class ModelFile(msgspec.Struct, frozen=True):
@@ -56,7 +56,7 @@ def resolve(model: str | None, *, progress: bool = False) -> ModelFile:
     if model is None or model in (BUNDLED_ID, *BUNDLED_ALIASES):
         return bundled()
     path = Path(model).expanduser()
-    reference = _HUB_REFERENCE.fullmatch(model)
+    reference = HUB_REFERENCE.fullmatch(model)
     if path.exists() or reference is None or (reference["wanted"] is None and path.suffix.lower() == ".gguf"):
         return _from_file(path)
     return _from_hub(model, reference["repository"], reference["wanted"], progress=progress)

@@ -54,9 +54,9 @@ class Stepper:
         """Drop the job before the next step."""
         self._commands.put(partial(self._batcher.cancel, key))
 
-    def load_adapter(self, path: Path, scale: float, answer: Callable[[int | ModelError], None]) -> None:
+    def load_adapter(self, path: Path, scale: float, answer: Callable[[int | ModelError], object]) -> None:
         """Load it before the next step, then call `answer` from the working thread with its number or what is wrong."""
-        self._commands.put(lambda: answer(self._load_adapter(path, scale)))
+        self._commands.put(partial(self._load_adapter, path, scale, answer))
 
     def unload_adapter(self, adapter: int) -> None:
         """Free it when the jobs added so far that have it are over."""
@@ -103,11 +103,11 @@ class Stepper:
         else:
             self._batcher.add(job, n, seed)
 
-    def _load_adapter(self, path: Path, scale: float) -> int | ModelError:
+    def _load_adapter(self, path: Path, scale: float, answer: Callable[[int | ModelError], object]) -> None:
         try:
-            return self._batcher.load_adapter(path, scale)
+            answer(self._batcher.load_adapter(path, scale))
         except ModelError as error:
-            return error
+            answer(error)
 
     def _statistics(self) -> EngineStatistics:
         scheduler, cache = self._batcher.scheduler, self._batcher.cache

@@ -1,0 +1,48 @@
+"""LoRA adapters: small changes to a model, each served beside it under a name of its own."""
+
+from typing import Literal
+
+import msgspec
+
+
+class AdapterSource(msgspec.Struct, frozen=True):
+    """Where an adapter comes from. Two of one name and one source are the same adapter."""
+
+    kind: Literal["local", "hub"]
+    name: str
+    """local: a file or directory; hub: a repository, `owner/name` or `owner/name:FILE`."""
+    revision: str | None = None
+    """hub: a branch, tag or commit; None: the main branch."""
+
+
+class Adapter(msgspec.Struct, frozen=True):
+    """One adapter of a model."""
+
+    name: str
+    source: AdapterSource
+    created_at: int
+    """When it was registered, in Unix seconds."""
+    aliases: tuple[str, ...] = ()
+    scale: float = 1.0
+    """How strongly it is applied."""
+    creator: str = ""
+    """The label of the key that registered it; empty: the settings did, or there are no keys."""
+    digest: str = ""
+    """SHA-256 of its file, in hex; empty until it is loaded."""
+
+
+class AdapterOrder(msgspec.Struct, frozen=True):
+    """A client's wish that an adapter be served."""
+
+    name: str
+    source: AdapterSource
+    base: str | None = None
+    """The model it is for, by name or alias; None: the one that it fits."""
+
+
+class RegisteredAdapter(msgspec.Struct, frozen=True):
+    """An adapter and the model it belongs to."""
+
+    adapter: Adapter
+    base: str
+    """The name of its deployment."""

@@ -1,0 +1,64 @@
+"""Which adapters an engine process serves, in a file beside its socket.
+
+The process alone writes it. Workers read it whenever it has changed, so that all of them know at once what any of them
+registered, also while the process is not running; a new process begins with what the last one served.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from dragoman.core.adapters import Adapter
+
+
+class AdapterRecord(msgspec.Struct, frozen=True):
+    """One adapter and the file it is loaded from."""
+
+    adapter: Adapter
+    path: str
+
+
+_decoder: msgspec.json.Decoder[list[AdapterRecord]] = msgspec.json.Decoder(list[AdapterRecord])
+
+
+def registry_path(socket_path: Path) -> Path:
+    """The registry of the engine process with this socket."""
+    return socket_path.with_suffix(".adapters.json")
+
+
+def write_registry(path: Path, records: Sequence[AdapterRecord]) -> None:
+    """Replace what the registry says; whoever reads sees all of it or nothing of it."""
+    fresh = path.with_suffix(".new")
+    fresh.write_bytes(msgspec.json.encode(records))
+    fresh.replace(path)
+
+
+def read_registry(path: Path) -> list[AdapterRecord]:
+    """What the registry says; nothing if there is none."""
+    try:
+        return _decoder.decode(path.read_bytes())
+    except FileNotFoundError:
+        return []
+
+
+class RegistryReader:
+    """Reads the registry only when it was written since."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._version: tuple[int, int] | None = None
+        self._adapters: tuple[Adapter, ...] = ()
+
+    def adapters(self) -> tuple[Adapter, ...]:
+        """All that are served, oldest first."""
+        try:
+            status = os.stat(self._path)  # noqa: PTH116 - every request does it, and a Path takes twice as long
+        except FileNotFoundError:
+            return ()
+        version = status.st_ino, status.st_mtime_ns
+        if version != self._version:
+            self._adapters = tuple(record.adapter for record in read_registry(self._path))
+            self._version = version
+        return self._adapters

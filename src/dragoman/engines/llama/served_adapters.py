@@ -1,0 +1,122 @@
+"""The adapters that an engine process serves, by the names that requests give them."""
+
+import asyncio
+import hashlib
+import sys
+from pathlib import Path
+
+import msgspec
+
+from dragoman.core.errors import BadRequest, ModelNotFound, NameTaken
+from dragoman.engines.llama.adapter_registry import AdapterRecord, read_registry, write_registry
+from dragoman.engines.llama.adapters import NO_ADAPTER
+from dragoman.engines.llama.backend import Backend
+from dragoman.engines.llama.model import ModelError
+from dragoman.engines.llama.stepper import Stepper
+
+
+class ServedAdapters:
+    """Loads them, gives them their numbers, and writes the registry."""
+
+    def __init__(self, registry: Path, most: int) -> None:
+        """No more than `most` are loaded at once."""
+        self._registry = registry
+        self._most = most
+        self._records: dict[str, AdapterRecord] = {}
+        self._numbers: dict[str, int] = {}
+        self._changing = asyncio.Lock()
+
+    def restore(self, backend: Backend) -> None:
+        """Load what the registry says, before the stepper runs.
+
+        Raises ModelError for an adapter of the settings that cannot be loaded. One that was loaded before and cannot be
+        any more is served no longer: the others and the model are worth more than that.
+        """
+        for record in read_registry(self._registry):
+            path = Path(record.path)
+            try:
+                digest = _digest(path)
+                number = backend.load_adapter(path, record.adapter.scale)
+            except (ModelError, OSError) as error:
+                if not record.adapter.digest:
+                    raise ModelError(f"the adapter {record.adapter.name} cannot be served: {error}") from error
+                print(f"dragoman engine: the adapter {record.adapter.name} is gone: {error}", file=sys.stderr)
+                continue
+            self._keep(record, digest, number)
+        self._write()
+
+    def number_of(self, name: str | None) -> int:
+        """What to compute with; None: the model alone. Raises ModelNotFound."""
+        if name is None:
+            return NO_ADAPTER
+        try:
+            return self._numbers[name]
+        except KeyError:
+            raise ModelNotFound(name) from None
+
+    async def add(self, wanted: AdapterRecord, stepper: Stepper) -> AdapterRecord:
+        """Serve it; returns it as it is served. Raises NameTaken, BadRequest, or OSError for the registry."""
+        name, path = wanted.adapter.name, Path(wanted.path)
+        async with self._changing:
+            if (known := self._known(name)) is not None:
+                if known.adapter.source != wanted.adapter.source:
+                    raise NameTaken(name)
+                return known
+            if len(self._records) >= self._most:
+                raise BadRequest(f"This model has {self._most} adapters already; remove one of them first", "name")
+            try:
+                digest = await asyncio.to_thread(_digest, path)
+                number = await _loaded(stepper, path, wanted.adapter.scale)
+            except ModelError as error:
+                raise BadRequest(str(error), "model_name") from error
+            except OSError as error:
+                raise BadRequest(f"{path.name} cannot be read: {error.strerror}", "model_name") from error
+            record = self._keep(wanted, digest, number)
+            self._write()
+            return record
+
+    async def remove(self, name: str, stepper: Stepper) -> AdapterRecord:
+        """Serve it no longer; jobs that have it go on. Raises ModelNotFound, or OSError for the registry."""
+        async with self._changing:
+            number = self.number_of(name)
+            record = self._records.pop(name)
+            del self._numbers[name]
+            stepper.unload_adapter(number)
+            self._write()
+            return record
+
+    def _known(self, name: str) -> AdapterRecord | None:
+        """The adapter with this name or alias."""
+        served = self._records.values()
+        return next((record for record in served if name in (record.adapter.name, *record.adapter.aliases)), None)
+
+    def _keep(self, record: AdapterRecord, digest: str, number: int) -> AdapterRecord:
+        adapter = msgspec.structs.replace(record.adapter, digest=digest)
+        kept = self._records[adapter.name] = AdapterRecord(adapter, record.path)
+        self._numbers[adapter.name] = number
+        return kept
+
+    def _write(self) -> None:
+        write_registry(self._registry, list(self._records.values()))
+
+
+async def _loaded(stepper: Stepper, path: Path, scale: float) -> int:
+    """The number of the adapter, which is loaded between two steps. Raises ModelError."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[int | ModelError] = loop.create_future()
+
+    def tell(outcome: int | ModelError) -> None:
+        if not answer.done():
+            answer.set_result(outcome)
+
+    stepper.load_adapter(path, scale, lambda outcome: loop.call_soon_threadsafe(tell, outcome))
+    outcome = await answer
+    if isinstance(outcome, ModelError):
+        raise outcome
+    return outcome
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of the file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,32 @@
+"""The adapters of an engine process as an HTTP worker sees them."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from dragoman.core.adapters import Adapter
+from dragoman.engines.llama.adapter_registry import AdapterRecord, RegistryReader
+from dragoman.engines.llama.messages import AddAdapter, RemoveAdapter
+
+ChangeCommand = AddAdapter | RemoveAdapter
+
+
+class WorkerAdapters:
+    """Implements engines.base.AdapterHost: asks the process to change them and reads its registry to know them."""
+
+    def __init__(
+        self, registry: Path, architecture: str, ask: Callable[[Callable[[int], ChangeCommand]], Awaitable[Adapter]]
+    ) -> None:
+        """`ask` sends the command that is made with a number of its own, and waits for the answer."""
+        self._reader = RegistryReader(registry)
+        self._ask = ask
+        self.architecture = architecture
+
+    def listed(self) -> Sequence[Adapter]:
+        return self._reader.adapters()
+
+    async def add(self, adapter: Adapter, path: Path) -> Adapter:
+        record = AdapterRecord(adapter, str(path))
+        return await self._ask(lambda number: AddAdapter(number, record))
+
+    async def remove(self, name: str) -> Adapter:
+        return await self._ask(lambda number: RemoveAdapter(number, name))

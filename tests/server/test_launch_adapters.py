@@ -1,0 +1,165 @@
+"""Adapters behind a real server: known to all workers at once, and as long as the server runs."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.server import RunningServer, running_server
+from tests.support.tiny_llama import random_changes, random_weights, write_adapter, write_model
+
+ENGINE = "dragoman.engines.llama.process"
+WORKER = "dragoman.server.worker"
+BOUND = 60
+LORA = "/empower/api/v1/lora"
+MODELS = ["tiny", "settled", "brought"]
+
+
+def write_settings(folder: Path, extra: str = "") -> Path:
+    """A model, an adapter of it that the settings load, and one in the adapter folder that they do not."""
+    write_model(folder / "tiny.gguf", random_weights(0))
+    write_adapter(folder / "settled.gguf", random_changes(1))
+    (folder / "adapters").mkdir()
+    write_adapter(folder / "adapters" / "brought.gguf", random_changes(2))
+    path = folder / "dragoman.toml"
+    path.write_text(f"""
+workers = 2
+adapter_folder = "{folder / "adapters"}"
+
+[engine]
+context_cells = 1024
+threads = 1
+reproducible = true
+
+[[deployments]]
+name = "tiny"
+model = "{folder / "tiny.gguf"}"
+{extra}
+
+[[adapters]]
+name = "settled"
+path = "{folder / "settled.gguf"}"
+aliases = ["calm"]
+""")
+    return path
+
+
+@contextlib.asynccontextmanager
+async def client_of(server: RunningServer) -> AsyncIterator[httpx.AsyncClient]:
+    """A connection for each request, so that both workers get some."""
+    limits = httpx.Limits(max_keepalive_connections=0)
+    async with httpx.AsyncClient(base_url=server.url, timeout=BOUND, limits=limits) as client:
+        yield client
+
+
+async def said(client: httpx.AsyncClient, model: str, prompt: str = "Once upon a time") -> str:
+    asked = {"model": model, "prompt": prompt, "max_tokens": 24, "temperature": 0, "ignore_eos": True}
+    response = await client.post("/v1/completions", json=asked)
+    assert response.status_code == 200, response.text
+    text: str = response.json()["choices"][0]["text"]
+    return text
+
+
+async def bring(client: httpx.AsyncClient) -> Any:
+    asked = {"model_name": "brought", "model_source": "LOCAL"}
+    response = await client.post(LORA, json=asked)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
+async def listed(client: httpx.AsyncClient) -> list[str]:
+    return [card["id"] for card in (await client.get("/empower/models")).json()["data"]]
+
+
+async def test_an_adapter_is_known_to_all_workers_at_once_and_survives_the_engine(tmp_path: Path) -> None:
+    with running_server("--config", str(write_settings(tmp_path))) as server:
+        async with client_of(server) as client:
+            assert await listed(client) == ["tiny", "settled"]
+            registered = await bring(client)
+            assert registered["active_deployment"]["base_model_name"] == "tiny"
+            for _ in range(20):
+                assert await listed(client) == MODELS
+            alone = {model: await said(client, model) for model in MODELS}
+            assert len(set(alone.values())) == len(MODELS)
+            assert await said(client, "calm") == alone["settled"]
+            together = await asyncio.gather(*(said(client, MODELS[number % 3]) for number in range(24)))
+            assert together == [alone[MODELS[number % 3]] for number in range(24)]
+
+            (engine,) = server.children(ENGINE)
+            os.kill(engine, signal.SIGKILL)
+            assert {model: await said(client, model) for model in MODELS} == alone
+            assert server.children(ENGINE) != [engine]
+            assert await bring(client) == registered, "the same request again is no error"
+            for worker in server.children(WORKER):
+                os.kill(worker, signal.SIGKILL)
+            assert await listed(client) == MODELS
+
+            removed = await client.delete(f"{LORA}/brought")
+            assert (removed.status_code, removed.json()) == (200, registered)
+            for _ in range(20):
+                assert await listed(client) == ["tiny", "settled"]
+            assert (await client.delete(f"{LORA}/settled")).status_code == 200
+            assert await listed(client) == ["tiny"]
+            assert await said(client, "tiny") == alone["tiny"]
+            gone = await client.post("/v1/completions", json={"model": "brought", "prompt": "Once"})
+            assert gone.status_code == 400
+
+
+async def test_an_adapter_is_there_again_when_its_model_was_unloaded_and_is_loaded_again(tmp_path: Path) -> None:
+    settings = write_settings(tmp_path, 'load = "first use"\nunload_idle_seconds = 0.3')
+    with running_server("--config", str(settings)) as server:
+        async with client_of(server) as client:
+            assert await listed(client) == ["tiny", "settled"]
+            await bring(client)
+            before = [await said(client, model) for model in MODELS]
+            async with asyncio.timeout(BOUND):
+                while server.children(ENGINE):
+                    await asyncio.to_thread(os.sched_yield)
+            assert await listed(client) == MODELS
+            assert [await said(client, model) for model in MODELS] == before
+
+
+async def test_an_answer_that_began_with_an_adapter_is_finished_after_its_removal(tmp_path: Path) -> None:
+    with running_server("--config", str(write_settings(tmp_path))) as server:
+        async with client_of(server) as client:
+            asked = {"model": "settled", "prompt": "Once", "max_tokens": 400, "temperature": 0, "ignore_eos": True}
+            async with client.stream("POST", "/v1/completions", json=asked | {"stream": True}) as response:
+                lines = response.aiter_lines()
+                await anext(lines)
+                assert (await client.delete(f"{LORA}/settled")).status_code == 200
+                rest = [line async for line in lines]
+            assert [line for line in rest if line][-1] == "data: [DONE]"
+            assert await listed(client) == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "complaint"),
+    [
+        ("absent", "absent.gguf", "the adapter absent cannot be served: there is no adapter file"),
+        ("wide", "wide.gguf", "the adapter wide cannot be served: wide.gguf cannot be used"),
+    ],
+)
+async def test_a_wrong_adapter_stops_the_start_with_one_clear_line(
+    tmp_path: Path, name: str, file: str, complaint: str
+) -> None:
+    settings = write_settings(tmp_path)
+    write_adapter(tmp_path / "wide.gguf", {"output.weight": random_changes(1)["blk.0.ffn_up.weight"]})
+    with settings.open("a") as text:
+        text.write(f'\n[[adapters]]\nname = "{name}"\npath = "{tmp_path / file}"\n')
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dragoman", "serve", "--port", "0", "--config", str(settings)),
+        stderr=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.DEVNULL,
+    )
+    async with asyncio.timeout(BOUND):
+        _, errors = await process.communicate()
+    assert process.returncode == 2
+    [line] = [line for line in errors.decode().splitlines() if line.startswith("dragoman: ")]
+    assert complaint in line
