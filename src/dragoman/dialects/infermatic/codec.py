@@ -61,10 +61,9 @@ def decode_text(body: bytes, request_id: str, path_model: str | None) -> Call:
     if sent.suffix:
         raise BadRequest("suffix is not supported by this server", "suffix")
     bound = constraint(sent)
-    requests = [
-        _request(sent, model, prompt, bound, logprobs=sent.logprobs, echo=sent.echo)
-        for prompt in text_prompts(sent.prompt)
-    ]
+    prompts = text_prompts(sent.prompt)
+    first = _request(sent, model, prompts[0], bound, logprobs=sent.logprobs, echo=sent.echo)
+    requests = [msgspec.structs.replace(first, prompt=prompt) for prompt in prompts]
     head = new_head(f"cmpl-{request_id}", model, sent.stream_options, logprobs=sent.logprobs is not None)
     return Call(requests, sent.stream, TextAnswer(head), _format_field(bound))
 
