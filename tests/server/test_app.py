@@ -25,6 +25,7 @@ class LateEngine:
     """The smallest engine: one letter to every request, once it is told that it is ready."""
 
     context_length = None
+    fingerprint = None
 
     def __init__(self) -> None:
         self.ready = False

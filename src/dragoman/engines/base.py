@@ -44,6 +44,11 @@ class Engine(Protocol):
         """In tokens, prompt and answer together; None until the engine is known."""
         ...
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Changes exactly when answers may: with the weights, the chat template, the engine; None: not known yet."""
+        ...
+
     async def count_tokens(self, prompt: Prompt) -> int:
         """The prompt tokens a request with this prompt has. Raises as `generate` does."""
         ...

@@ -46,6 +46,8 @@ class Catalog:
     def models(self) -> list[ServedModel]:
         """What clients may ask for."""
         return [
-            ServedModel(deployment.name, deployment.aliases, deployment.engine.context_length)
+            ServedModel(
+                deployment.name, deployment.aliases, deployment.engine.context_length, deployment.engine.fingerprint
+            )
             for deployment in self.deployments
         ]

@@ -8,11 +8,13 @@ and over when it is asked for more (ignore_eos, min_tokens); otherwise once, and
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 
+from dragoman import __version__
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import Delta, Event, Finished, FinishReason, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.choice import Choice
+from dragoman.engines.fingerprint import fingerprint
 
 END = 256
 """The one token that is not a byte."""
@@ -42,6 +44,7 @@ class EchoEngine:
         self._running = 0
         self._started = False
         self.context_length = context_length
+        self.fingerprint = fingerprint("echo", __version__, tokens_per_second, context_length)
 
     async def start(self) -> None:
         self._started = True

@@ -48,6 +48,7 @@ class _Connection:
 
     def __init__(self, welcome: messages.Welcome, writer: asyncio.StreamWriter) -> None:
         self.welcome = welcome
+        self.fingerprint: str | None = None
         self.template = ChatTemplate(welcome.chat_template, bos=welcome.bos_text, eos=welcome.eos_text)
         self.mailboxes: dict[int, asyncio.Queue[_Mail]] = {}
         self.questions: dict[int, asyncio.Future[EngineStatistics]] = {}
@@ -62,6 +63,8 @@ class _Connection:
     def deliver(self, reply: messages.Reply) -> None:
         """Pass one reply to whom it concerns; what nobody waits for any more is dropped."""
         match reply:
+            case messages.Identified(fingerprint):
+                self.fingerprint = fingerprint
             case messages.Output(number, event):
                 if number in self.mailboxes:
                     self.mailboxes[number].put_nowait(event)
@@ -118,6 +121,10 @@ class LlamaEngine:
     @property
     def context_length(self) -> int | None:
         return self._connection.welcome.context_length if self._connection else None
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self._connection.fingerprint if self._connection else None
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         for attempt in range(1, ATTEMPTS + 1):

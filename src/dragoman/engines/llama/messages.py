@@ -62,6 +62,12 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     eos_text: str
 
 
+class Identified(msgspec.Struct, frozen=True, array_like=True, tag="identified"):
+    """After Welcome, at once or as soon as it is known: a large file is being read meanwhile."""
+
+    fingerprint: str
+
+
 class Output(msgspec.Struct, frozen=True, array_like=True, tag="output"):
     """The next event of a request."""
 
@@ -119,7 +125,7 @@ class Counted(msgspec.Struct, frozen=True, array_like=True, tag="counted"):
 
 
 Refusal = Refused | RefusedOverflow | RefusedOverload
-Reply = Welcome | Output | Statistics | Counted | Refusal
+Reply = Welcome | Identified | Output | Statistics | Counted | Refusal
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
