@@ -16,6 +16,12 @@ settings.register_profile("dragoman", deadline=None)
 settings.load_profile("dragoman")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Servers of all runs share a cache, so that the bundled model is rewritten once, and never in the user's own."""
+    if config.cache is not None:
+        os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("servers"))
+
+
 @pytest.fixture(scope="session")
 def echo_server() -> Iterator[RunningServer]:
     """The echo engine behind one HTTP worker."""

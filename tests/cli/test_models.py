@@ -1,3 +1,5 @@
+from pathlib import Path
+
 from typer.testing import CliRunner
 
 from dragoman.cli.main import app
@@ -12,3 +14,13 @@ def test_every_model_at_hand_has_a_line_with_its_size_and_place() -> None:
     assert "SmolLM2-135M-Instruct.Q4_1.gguf" in bundled
     (echo,) = [line for line in lines if " echo " in line]
     assert "built in" in echo
+
+
+def test_rewritten_copies_are_listed_with_what_they_were_made_of(tmp_path: Path) -> None:
+    copy = tmp_path / "dragoman" / "rewritten" / "0123-1.gguf"
+    copy.parent.mkdir(parents=True)
+    copy.write_bytes(bytes(1000))
+    result = CliRunner().invoke(app, ["models"], env={"XDG_CACHE_HOME": str(tmp_path)})
+    [line] = [line for line in result.stdout.splitlines() if str(copy) in line]
+    assert "faster copy of a file that is gone" in line
+    assert "1.0 kB" in line

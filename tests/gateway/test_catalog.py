@@ -23,7 +23,10 @@ def test_a_name_is_compared_exactly(name: str) -> None:
 
 
 def test_models_are_listed_in_the_order_of_the_settings() -> None:
-    assert CATALOG.models() == [ServedModel("first", ("owner/first", "1st"), 100), ServedModel("second", (), 200)]
+    assert CATALOG.models() == [
+        ServedModel("first", ("owner/first", "1st"), 100, FIRST.engine.fingerprint),
+        ServedModel("second", (), 200, SECOND.engine.fingerprint),
+    ]
 
 
 @pytest.mark.parametrize(

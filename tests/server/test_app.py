@@ -26,6 +26,8 @@ class LateEngine:
 
     context_length = None
     adapters = None
+    fingerprint = None
+    thinks = False
 
     def __init__(self) -> None:
         self.ready = False

@@ -1,8 +1,12 @@
+import platform
+from pathlib import Path
+
 import pytest
 
 from dragoman.engines.llama.sources import BUNDLED_ALIASES, BUNDLED_ID
-from dragoman.server.deployments import RESERVED_NAMES, DeploymentError, plan
-from dragoman.server.settings import DeploymentSettings, Settings
+from dragoman.server.deployments import RESERVED_NAMES, DeploymentError, plan, with_faster_weights
+from dragoman.server.settings import DeploymentSettings, EngineSettings, Settings
+from tests.support.gguf_files import write_tiny_model
 
 
 def test_without_settings_the_bundled_model_is_the_one_deployment() -> None:
@@ -41,3 +45,31 @@ def test_a_name_that_would_shadow_other_paths_is_refused_unless_float16_leaves_i
 def test_a_model_and_deployments_together_are_refused() -> None:
     with pytest.raises(DeploymentError, match="one place"):
         plan(Settings(model="echo", deployments=(DeploymentSettings(name="a", model="echo"),)))
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="measured there only")
+def test_a_slow_model_is_served_from_its_copy_under_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = Settings(
+        deployments=(
+            DeploymentSettings(name="tiny", model=str(write_tiny_model(tmp_path / "tiny.gguf"))),
+            DeploymentSettings(name="loud", model="echo"),
+        )
+    )
+    told: list[str] = []
+    before = plan(settings)
+    tiny, loud = with_faster_weights(before, settings, progress=False, tell=told.append)
+    assert tiny.model is not None
+    assert tiny.model.path.parent == tmp_path / "dragoman" / "rewritten"
+    assert (tiny.name, tiny.aliases, loud) == (before[0].name, before[0].aliases, before[1])
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize("engine", [EngineSettings(rewrite_weights="never"), EngineSettings(library="own.so")])
+def test_nothing_is_rewritten_against_the_users_will_or_for_a_library_that_was_not_measured(
+    engine: EngineSettings,
+) -> None:
+    plans = plan(Settings())
+    assert with_faster_weights(plans, Settings(engine=engine), progress=False, tell=pytest.fail) == plans

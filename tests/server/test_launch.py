@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import platform
 import re
 import select
 import signal
@@ -14,6 +15,7 @@ import httpx
 import pytest
 
 from dragoman.engines.llama.sources import bundled
+from tests.support.gguf_files import write_tiny_model
 from tests.support.server import RunningServer, running_server
 from tests.support.streams import StreamedAnswer, chat_body, read_stream
 
@@ -163,6 +165,22 @@ def test_a_truncated_gguf_a_file_that_is_none_and_a_missing_one_are_one_clear_li
         (line,) = [line for line in errors.splitlines() if line.startswith("dragoman: ")]
         assert path.name in line
         assert "Traceback" not in errors
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="measured there only")
+def test_a_slow_model_is_served_from_a_copy_unless_the_user_says_never(tmp_path: Path) -> None:
+    model = str(write_tiny_model(tmp_path / "tiny.gguf"))
+    cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+    with running_server(model, "--rewrite-weights", "never", environment=cache) as server:
+        assert model in _engine_arguments(server)
+    with running_server(model, environment=cache) as server:
+        [copy] = tmp_path.joinpath("cache", "dragoman", "rewritten").glob("*.gguf")
+        assert str(copy) in _engine_arguments(server)
+
+
+def _engine_arguments(server: RunningServer) -> str:
+    [engine] = server.children(ENGINE)
+    return Path(f"/proc/{engine}/cmdline").read_text()
 
 
 def test_a_port_in_use_is_one_clear_line() -> None:

@@ -13,6 +13,7 @@ def models() -> None:
     from rich.text import Text
 
     from dragoman.engines.llama.gguf_files import size
+    from dragoman.engines.llama.rewriting import copies
     from dragoman.engines.llama.sources import ModelSourceError, list_local
 
     try:
@@ -24,5 +25,8 @@ def models() -> None:
     for model in found:
         table.add_row(Text(model.id), model.origin, decimal(size(model.path)), Text(str(model.path)))
     table.add_row("echo", "repeats the prompt, needs no model", "", "built in")
+    for copy in copies():
+        of = copy.source.name if copy.source else "a file that is gone"
+        table.add_row("", Text(f"faster copy of {of}"), decimal(copy.path.stat().st_size), Text(str(copy.path)))
     # Piped into another program, a line per model is worth more than a fitting width.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)

@@ -35,6 +35,13 @@ def serve(
         typer.Option(help=f"Requests that are answered together. Default: {_DEFAULTS.engine.parallel}."),
     ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the engine. Default: all cores.")] = None,
+    rewrite_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="auto or never: serve a copy, made once, of a model whose quantisation is slow on this machine. "
+            f"Default: {_DEFAULTS.engine.rewrite_weights}."
+        ),
+    ] = None,
     open_to_all: Annotated[
         bool | None, typer.Option("--open", help="Serve beyond this machine although there are no keys.")
     ] = None,
@@ -54,6 +61,7 @@ def serve(
         "engine.context_cells": context_cells,
         "engine.parallel": parallel,
         "engine.threads": threads,
+        "engine.rewrite_weights": rewrite_weights,
     }
     try:
         settings = load_settings(config, os.environ, overrides)

@@ -93,6 +93,16 @@ class Engine(Protocol):
         """None: this engine takes none."""
         ...
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the model may think before it answers."""
+        ...
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Changes exactly when answers may: with the weights, the chat template, the engine; None: not known yet."""
+        ...
+
     async def count_tokens(self, prompt: Prompt) -> int:
         """The prompt tokens a request with this prompt has. Raises as `generate` does."""
         ...

@@ -1,6 +1,5 @@
 """Which engine stands behind which model name."""
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from dragoman.core.adapters import Adapter
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.service import ServedModel
 from dragoman.engines.base import Engine
+from dragoman.engines.fingerprint import fingerprint
 
 
 class Deployment(msgspec.Struct, frozen=True):
@@ -64,7 +64,13 @@ class Catalog:
     def models(self) -> list[ServedModel]:
         """What clients may ask for: models, then their adapters."""
         bases = {
-            deployment.name: ServedModel(deployment.name, deployment.aliases, deployment.engine.context_length)
+            deployment.name: ServedModel(
+                deployment.name,
+                deployment.aliases,
+                deployment.engine.context_length,
+                deployment.engine.fingerprint,
+                deployment.engine.thinks,
+            )
             for deployment in self.deployments
         }
         adapters = [_adapter_model(bases[deployment.name], adapter) for deployment, adapter in self._adapters()]
@@ -78,15 +84,11 @@ class Catalog:
 
 
 def _adapter_model(base: ServedModel, adapter: Adapter) -> ServedModel:
-    fingerprint = None
-    if base.fingerprint is not None:
-        told_by = f"{base.fingerprint} {adapter.digest} {adapter.scale!r}"
-        fingerprint = f"fp_{hashlib.sha256(told_by.encode()).hexdigest()[:12]}"
     return msgspec.structs.replace(
         base,
         id=adapter.name,
         aliases=adapter.aliases,
-        fingerprint=fingerprint,
+        fingerprint=base.fingerprint and fingerprint(base.fingerprint, adapter.digest, adapter.scale),
         base=base.id,
         created_at=adapter.created_at,
     )

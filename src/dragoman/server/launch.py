@@ -21,7 +21,7 @@ from dragoman.engines.llama.sources import ModelFile
 from dragoman.gateway.keys import key_digest
 from dragoman.server import logs
 from dragoman.server.adapters import with_adapters
-from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan
+from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan, with_faster_weights
 from dragoman.server.settings import Settings
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
 from dragoman.server.worker import DeploymentOptions, WorkerOptions
@@ -46,17 +46,22 @@ def serve(settings: Settings) -> int:
     logs.configure(settings.log_level)
     try:
         _refuse_strangers(settings)
-        progress = sys.stderr.isatty()
-        plans = with_adapters(settings, plan(settings, progress=progress), progress=progress)
+        on_terminal = sys.stderr.isatty()
+        plans = with_adapters(settings, plan(settings, progress=on_terminal), progress=on_terminal)
+        plans = with_faster_weights(plans, settings, progress=on_terminal, tell=_tell)
         with (
             _listen(settings.host, settings.port) as listener,
             tempfile.TemporaryDirectory(prefix="dragoman-") as folder,
         ):
             asyncio.run(_Launch(settings, plans, listener, Path(folder)).run())
     except (ModelSourceError, ChildFailed, DeploymentError, _Unusable) as error:
-        print(f"dragoman: {error}", file=sys.stderr)
+        _tell(str(error))
         return _EXIT_UNUSABLE
     return 0
+
+
+def _tell(line: str) -> None:
+    print(f"dragoman: {line}", file=sys.stderr)
 
 
 def _refuse_strangers(settings: Settings) -> None:

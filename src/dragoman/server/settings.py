@@ -43,6 +43,8 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tokens of finished requests kept in main memory for later ones; None: as many as `context_cells`."""
     reproducible: bool = False
     """Give the same tokens for a seed whatever else is in the batch."""
+    rewrite_weights: Literal["auto", "never"] = "auto"
+    """auto: serve a copy, made once, of a model whose quantisation the packaged library is slow with."""
     library: Text | None = None
     """Path of another build of llama.cpp's shared library; None: the packaged one."""
 

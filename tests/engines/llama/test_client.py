@@ -79,6 +79,20 @@ async def test_an_answer_comes_through_in_order(tmp_path: Path) -> None:
         assert await _collect(engine) == list(events)
 
 
+async def test_the_fingerprint_is_known_when_the_process_tells_it(tmp_path: Path) -> None:
+    async def identify(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await _submitted(reader)
+        writer.write(
+            messages.encode([messages.Identified("fp_0123456789ab")]) + _replies(command.number, Usage(1, 0, 0))
+        )
+        await reader.read()
+
+    async with _engine(tmp_path / "engine.sock", identify) as engine:
+        assert engine.fingerprint is None
+        assert await _collect(engine) == [Usage(1, 0, 0)]
+        assert engine.fingerprint == "fp_0123456789ab"
+
+
 async def test_a_request_that_meets_one_death_after_another_is_given_up(tmp_path: Path) -> None:
     submissions = 0
 

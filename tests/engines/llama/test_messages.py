@@ -97,6 +97,7 @@ EVENTS = st.one_of(
 )
 REPLIES: st.SearchStrategy[Reply] = st.one_of(
     st.builds(messages.Welcome, COUNTS, st.none() | TEXTS, TEXTS, TEXTS),
+    st.builds(messages.Identified, TEXTS),
     st.builds(messages.Output, NUMBERS, EVENTS),
     st.builds(messages.Statistics, NUMBERS, st.builds(EngineStatistics, *[COUNTS] * 5)),
     st.builds(messages.Refused, NUMBERS, TEXTS, st.none() | TEXTS),

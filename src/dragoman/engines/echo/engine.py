@@ -10,12 +10,14 @@ would bind its answer.
 import asyncio
 from collections.abc import AsyncGenerator, Iterator
 
+from dragoman import __version__
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import AdapterHost, EngineStatistics
 from dragoman.engines.choice import Accepted, Choice
 from dragoman.engines.echo.logprobs import certain, of_prompt
+from dragoman.engines.fingerprint import fingerprint
 from dragoman.prompt.reading import Reading, build_reader
 
 END = 256
@@ -40,6 +42,7 @@ class EchoEngine:
     """Implements engines.base.Engine inside the HTTP worker itself."""
 
     adapters: AdapterHost | None = None
+    thinks = False
 
     def __init__(self, *, tokens_per_second: float = 0.0, context_length: int = 8192) -> None:
         """`tokens_per_second` of each choice; 0: as fast as the event loop goes."""
@@ -48,6 +51,7 @@ class EchoEngine:
         self._running = 0
         self._started = False
         self.context_length = context_length
+        self.fingerprint = fingerprint("echo", __version__, tokens_per_second, context_length)
 
     async def start(self) -> None:
         self._started = True

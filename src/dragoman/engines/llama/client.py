@@ -63,6 +63,7 @@ class _Connection:
 
     def __init__(self, welcome: messages.Welcome, writer: asyncio.StreamWriter) -> None:
         self.welcome = welcome
+        self.fingerprint: str | None = None
         self.template = ChatTemplate(welcome.chat_template, bos=welcome.bos_text, eos=welcome.eos_text)
         self.mailboxes: dict[int, asyncio.Queue[_Mail]] = {}
         self.questions: dict[int, asyncio.Future[EngineStatistics]] = {}
@@ -78,6 +79,8 @@ class _Connection:
     def deliver(self, reply: messages.Reply) -> None:
         """Pass one reply to whom it concerns; what nobody waits for any more is dropped."""
         match reply:
+            case messages.Identified(fingerprint):
+                self.fingerprint = fingerprint
             case messages.Output(number, event):
                 if number in self.mailboxes:
                     self.mailboxes[number].put_nowait(event)
@@ -159,6 +162,14 @@ class LlamaEngine:
     @property
     def adapters(self) -> WorkerAdapters | None:
         return self._adapters
+
+    @property
+    def thinks(self) -> bool:
+        return self._connection is not None and self._connection.template.thinks
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self._connection.fingerprint if self._connection else None
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         for attempt in range(1, ATTEMPTS + 1):

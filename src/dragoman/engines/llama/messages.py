@@ -93,6 +93,12 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     eos_text: str
 
 
+class Identified(msgspec.Struct, frozen=True, array_like=True, tag="identified"):
+    """After Welcome, at once or as soon as it is known: a large file is being read meanwhile."""
+
+    fingerprint: str
+
+
 class Output(msgspec.Struct, frozen=True, array_like=True, tag="output"):
     """The next event of a request."""
 
@@ -187,7 +193,7 @@ class AdapterChanged(msgspec.Struct, frozen=True, array_like=True, tag="adapter"
 
 
 Refusal = Refused | RefusedOverflow | RefusedOverload | RefusedModel | RefusedName | Failed
-Reply = Welcome | Output | Statistics | Counted | AdapterChanged | Refusal
+Reply = Welcome | Identified | Output | Statistics | Counted | AdapterChanged | Refusal
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)

@@ -21,15 +21,18 @@ from pathlib import Path
 
 import msgspec
 
+from dragoman import __version__
 from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound, Overloaded
 from dragoman.core.events import Usage
 from dragoman.engines.base import EngineStatistics
+from dragoman.engines.fingerprint import fingerprint
 from dragoman.engines.llama import messages
 from dragoman.engines.llama.adapter_registry import AdapterRecord, registry_path
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.binding import Library, LibraryError, packaged_library
 from dragoman.engines.llama.context import ContextOptions, DecodeError
+from dragoman.engines.llama.digests import Digesting
 from dragoman.engines.llama.job_maker import JobMaker
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.options import EngineOptions
@@ -50,12 +53,23 @@ _TOKENIZER_STACK_BYTES = 64 * 2**20
 class EngineServer:
     """Accepts workers' connections and passes their commands to the stepper."""
 
-    def __init__(self, model: Model, backend: LlamaBackend, adapters: ServedAdapters, options: EngineOptions) -> None:
+    def __init__(
+        self,
+        model: Model,
+        backend: LlamaBackend,
+        adapters: ServedAdapters,
+        options: EngineOptions,
+        digesting: Digesting,
+    ) -> None:
+        """`digesting` reads the model and llama.cpp's library, the files that decide what is computed."""
         self._model = model
         self._adapters = adapters
         self._changes: set[asyncio.Task[None]] = set()
         """Adapters being loaded or removed."""
         self._options = options
+        self._chat_template = options.chat_template or model.chat_template
+        self._digesting = digesting
+        self._fingerprint: str | None = None
         self._jobs = JobMaker(model, backend.cells)
         batcher = Batcher(
             backend,
@@ -81,6 +95,7 @@ class EngineServer:
         server = await asyncio.start_unix_server(self._serve, self._options.socket_path)
         stepping = asyncio.create_task(asyncio.to_thread(self._stepper.run))
         waiting = asyncio.create_task(self._wait(ended))
+        identifying = asyncio.create_task(self._identify())
         async with server:
             print("ready", flush=True)
             await asyncio.wait((stepping, waiting), return_when=asyncio.FIRST_COMPLETED)
@@ -92,6 +107,20 @@ class EngineServer:
                 change.cancel()
             await asyncio.wait((stepping, *self._changes))
             await stepping
+            identifying.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await identifying
+
+    async def _identify(self) -> None:
+        """Tell all workers the fingerprint, now that it is known."""
+        try:
+            digests = await self._digesting.digests()
+        except OSError as error:
+            print(f"dragoman engine: there is no fingerprint of the model: {error}", file=sys.stderr)
+            return
+        self._fingerprint = fingerprint(__version__, digests, self._chat_template, self._options.reproducible)
+        for connection in self._connections.values():
+            connection.send([messages.Identified(self._fingerprint)])
 
     async def _wait(self, ended: asyncio.Event) -> None:
         """Until `ended` is set, or nobody asked for anything for long enough."""
@@ -110,10 +139,12 @@ class EngineServer:
         self._next_connection += 1
         self._connections[connection.number] = connection
         vocabulary = self._model.vocabulary
-        template = self._options.chat_template or self._model.chat_template
-        connection.send(
-            [messages.Welcome(self._jobs.context_length, template, vocabulary.bos_text, vocabulary.eos_text)]
-        )
+        replies: list[messages.Reply] = [
+            messages.Welcome(self._jobs.context_length, self._chat_template, vocabulary.bos_text, vocabulary.eos_text)
+        ]
+        if self._fingerprint is not None:
+            replies.append(messages.Identified(self._fingerprint))
+        connection.send(replies)
         try:
             while (command := await messages.read_command(reader)) is not None:
                 await self._obey(connection, command)
@@ -224,15 +255,16 @@ def main() -> int:
     threading.stack_size(_TOKENIZER_STACK_BYTES)
     try:
         library = Library(Path(options.library_path) if options.library_path else packaged_library())
-        model = Model(library, Path(options.model_path))
-        backend = LlamaBackend(model, _context_options(options))
-        adapters = ServedAdapters(registry_path(Path(options.socket_path)), options.max_adapters)
-        adapters.restore(backend)
+        model_path = Path(options.model_path)
+        with Digesting((model_path, library.path)) as digesting:
+            model = Model(library, model_path)
+            backend = LlamaBackend(model, _context_options(options))
+            adapters = ServedAdapters(registry_path(Path(options.socket_path)), options.max_adapters)
+            adapters.restore(backend)
+            asyncio.run(_serve_until_told(EngineServer(model, backend, adapters, options, digesting)))
     except (LibraryError, ModelError) as error:
         print(f"failed {error}", flush=True)
         return 2
-    try:
-        asyncio.run(_serve_until_told(EngineServer(model, backend, adapters, options)))
     except DecodeError as error:
         print(f"dragoman engine: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,105 @@
+"""The engine process itself, with a model of two small layers."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from gguf import GGMLQuantizationType as Type
+
+from dragoman.core.events import Delta
+from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
+from dragoman.engines.llama.client import LlamaEngine
+from dragoman.engines.llama.options import EngineOptions
+from dragoman.engines.llama.rewriting import faster_file
+from tests.support.gguf_files import write_tiny_model
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> EngineOptions:
+    return EngineOptions(
+        model_path=str(write_tiny_model(tmp_path / "tiny.gguf")),
+        socket_path=str(tmp_path / "engine.sock"),
+        context_cells=256,
+        parallel=1,
+        threads=1,
+        step_tokens=256,
+        saved_tokens=0,
+        max_adapters=4,
+        max_waiting=1,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(options: EngineOptions) -> AsyncIterator[LlamaEngine]:
+    """A client of a process that is ready."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dragoman.engines.llama.process", msgspec.json.encode(options).decode()),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    engine = LlamaEngine(Path(options.socket_path))
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(60):
+            assert await process.stdout.readline() == b"ready\n"
+            await engine.start()
+            yield engine
+    finally:
+        await engine.close()
+        process.terminate()
+        await process.wait()
+
+
+async def fingerprint(options: EngineOptions) -> str:
+    async with running(options) as engine:
+        while engine.fingerprint is None:
+            await engine.count_tokens(TextPrompt("Once"))
+        return engine.fingerprint
+
+
+async def answer(options: EngineOptions) -> str:
+    async with running(options) as engine:
+        sampling = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+        events = engine.generate(GenerationRequest("tiny", TextPrompt("Once"), sampling))
+        return "".join([event.text async for event in events if isinstance(event, Delta)])
+
+
+async def test_the_fingerprint_stays_over_restarts_and_changes_with_each_thing_that_changes_answers(
+    options: EngineOptions, tmp_path: Path
+) -> None:
+    other_weights = write_tiny_model(tmp_path / "other.gguf", seed=1)
+    changed = msgspec.structs.replace
+    first = await fingerprint(options)
+    same = [
+        options,
+        changed(options, context_cells=512),
+        changed(options, model_path=str(write_tiny_model(tmp_path / "same.gguf"))),
+    ]
+    assert {await fingerprint(one) for one in same} == {first}
+    different = [
+        changed(options, model_path=str(other_weights)),
+        changed(options, chat_template="{{ messages[0].content }}"),
+        changed(options, reproducible=True),
+    ]
+    assert len({first, *[await fingerprint(one) for one in different]}) == 4
+
+
+async def test_a_rewritten_model_answers_and_has_a_fingerprint_of_its_own(
+    options: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    told: list[str] = []
+    copy = faster_file(Path(options.model_path), progress=False, tell=told.append)
+    assert "rewrote tiny.gguf (Q4_1)" in told[0]
+    rewritten = msgspec.structs.replace(options, model_path=str(copy))
+    assert await answer(rewritten)
+    assert await fingerprint(rewritten) != await fingerprint(options)
+
+
+async def test_formats_of_the_same_weights_have_different_fingerprints(options: EngineOptions, tmp_path: Path) -> None:
+    precise = write_tiny_model(tmp_path / "precise.gguf", kind=Type.F32)
+    assert await fingerprint(msgspec.structs.replace(options, model_path=str(precise))) != await fingerprint(options)
