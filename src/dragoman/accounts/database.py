@@ -1,0 +1,255 @@
+"""One database, SQLite or PostgreSQL: connections, transactions, and the time.
+
+People's changes go through SQLAlchemy's own connections (`read`, `write`). What every request pays for goes through a
+`Session`: the same statements, compiled once (statements.py), on the driver's cursor; measured, SQLAlchemy's execution
+would cost as much again as SQLite itself.
+"""
+
+import contextlib
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+from sqlalchemy import Connection, Dialect, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from dragoman.accounts.money import InvalidAmount
+from dragoman.accounts.statements import Statement
+
+_BUSY_SECONDS = 10
+"""How long a SQLite transaction waits for those of other processes."""
+
+_CACHE_KIBIBYTES = 16_384
+"""Pages that a SQLite connection keeps in memory; the upper levels of every index are among them."""
+
+_POSTGRESQL_OPTIONS = (
+    "-c lock_timeout=5s -c statement_timeout=30s "
+    # A machine that vanished would otherwise keep accounts locked.
+    "-c idle_in_transaction_session_timeout=10s -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5"
+)
+_CONNECT_SECONDS = 5
+
+_POSTGRESQL_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+
+class InvalidDatabaseUrl(ValueError):
+    """Not a URL of a database that dragoman can use."""
+
+
+class Instant(NamedTuple):
+    """Now."""
+
+    wall: int
+    """Milliseconds since 1970 (UTC)."""
+    second: int
+    """Seconds for measuring, from an unknown beginning that all processes using the database share."""
+
+
+class Clock(Protocol):
+    """Where SQLite's processes have the time from; PostgreSQL has its own."""
+
+    def now(self) -> Instant: ...
+
+
+class SystemClock:
+    """The machine's clocks. The monotonic one counts since the machine was started, the same for all processes on it:
+    nobody can set it, so nobody's limit per minute depends on what the wall clock is set to."""
+
+    def now(self) -> Instant:
+        return Instant(time.time_ns() // 1_000_000, int(time.monotonic()))
+
+
+class Database:
+    """Connections to one database. Usable from any thread; connecting is left to the first use."""
+
+    def __init__(self, url: str, clock: Clock | None = None) -> None:
+        """`url` is `sqlite:///relative/path`, `sqlite:////absolute/path` or `postgresql://user@host/name`.
+
+        Raises InvalidDatabaseUrl.
+        """
+        self._clock = clock or SystemClock()
+        self.engine = _engine(url)
+        self.is_sqlite = self.engine.dialect.name == "sqlite"
+
+    @property
+    def dialect(self) -> Dialect:
+        """What statements are compiled for."""
+        return self.engine.dialect
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that changes nothing."""
+        with self.engine.connect() as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction, committed at the end of the block unless that raises; it then survives a loss of power."""
+        with self.engine.connect() as connection:
+            connection = connection.execution_options(writes=True)
+            with connection.begin():
+                yield connection
+
+    def now(self, connection: Connection) -> Instant:
+        """The time by which everything in the database is dated."""
+        if self.is_sqlite:
+            return self._clock.now()
+        return _instant(connection.exec_driver_sql(_POSTGRESQL_CLOCK).scalar_one())
+
+    def session(self) -> "Session":
+        """A connection of the caller's own, for one thread. Raises what `failures` names."""
+        return _SqliteSession(self.engine, self._clock) if self.is_sqlite else _PostgresqlSession(self.engine)
+
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        """What a Session raises when the database cannot be reached or used now, though it may later."""
+        driver = self.dialect.loaded_dbapi
+        return driver.OperationalError, driver.InterfaceError, OperationalError, InterfaceError
+
+    @property
+    def rejections(self) -> tuple[type[Exception], ...]:
+        """What is raised for values that the tables do not take, by a Session or before they get there."""
+        driver = self.dialect.loaded_dbapi
+        return driver.IntegrityError, driver.DataError, OverflowError, InvalidAmount
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self.engine.dispose()
+
+
+class Session:
+    """One connection, and on it one transaction after another."""
+
+    def __init__(self, engine: Engine) -> None:
+        pooled = engine.raw_connection()
+        connection: Any = pooled.driver_connection
+        pooled.detach()
+        self._connection = connection
+        self._cursor = connection.cursor()
+
+    def begin(self, *, durable: bool) -> None:
+        """Begin a transaction. One that is not `durable` may be lost with the machine's power, never with a process."""
+        raise NotImplementedError
+
+    def now(self) -> Instant:
+        """The time by which everything in the database is dated. Within a transaction it is read anew."""
+        raise NotImplementedError
+
+    def commit(self) -> None:
+        self._cursor.execute("COMMIT")
+
+    def rollback(self) -> None:
+        self._cursor.execute("ROLLBACK")
+
+    def rows(self, statement: Statement, *parameters: object) -> list[Any]:
+        """What a query finds, as tuples."""
+        rows: list[Any] = self._cursor.execute(statement.sql, parameters).fetchall()
+        return rows
+
+    def write(self, statement: Statement, *parameters: object) -> None:
+        """Execute a statement that gives no rows."""
+        self._cursor.execute(statement.sql, parameters)
+
+    def write_many(self, statement: Statement, rows: Sequence[Sequence[object]]) -> None:
+        """Execute a statement for each of the rows; nothing for none."""
+        if rows:
+            self._cursor.executemany(statement.sql, rows)
+
+    def values(self, values: Iterable[object]) -> object:
+        """The parameter that stands for a list, see statements.one_of."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close the connection; what was not committed is undone."""
+        self._connection.close()
+
+
+class _SqliteSession(Session):
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        super().__init__(engine)
+        self._clock = clock
+        self._durable = True
+
+    def begin(self, *, durable: bool) -> None:
+        if durable != self._durable:
+            self._cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            self._durable = durable
+        self._cursor.execute("BEGIN IMMEDIATE")
+
+    def rollback(self) -> None:
+        if self._connection.in_transaction:  # SQLite ends it by itself after some errors.
+            super().rollback()
+
+    def now(self) -> Instant:
+        return self._clock.now()
+
+    def values(self, values: Iterable[object]) -> object:
+        return msgspec.json.encode(list(values)).decode()
+
+
+class _PostgresqlSession(Session):
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._connection.autocommit = True  # Transactions are begun and ended by their own statements.
+
+    def begin(self, *, durable: bool) -> None:  # noqa: ARG002
+        # Always durable: the server may crash while the processes whose holds it keeps go on.
+        self._cursor.execute("BEGIN")
+
+    def now(self) -> Instant:
+        return _instant(self._cursor.execute(_POSTGRESQL_CLOCK).fetchone()[0])
+
+    def values(self, values: Iterable[object]) -> object:
+        return list(values)
+
+
+def _instant(milliseconds: int) -> Instant:
+    return Instant(milliseconds, milliseconds // 1000)
+
+
+def _engine(url: str) -> Engine:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise InvalidDatabaseUrl(f"{url!r} is not a database URL; write sqlite:///… or postgresql://…") from None
+    kind = parsed.get_backend_name()
+    if kind == "sqlite" and parsed.database:
+        return _sqlite_engine(parsed)
+    if kind in ("postgresql", "postgres"):
+        return create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            paramstyle="format",
+            pool_pre_ping=True,
+            connect_args={"options": _POSTGRESQL_OPTIONS, "connect_timeout": _CONNECT_SECONDS},
+        )
+    raise InvalidDatabaseUrl(
+        f"{parsed.render_as_string()!r} is not a database dragoman can use; write sqlite:///… or postgresql://…"
+    )
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url.set(drivername="sqlite"), connect_args={"timeout": _BUSY_SECONDS})
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+    connection.isolation_level = None  # The driver's own idea of when to begin is not ours.
+    for pragma in (
+        "journal_mode = WAL",
+        "synchronous = FULL",
+        "foreign_keys = ON",
+        f"cache_size = -{_CACHE_KIBIBYTES}",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A transaction that began by reading may not write any more after another one has.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
