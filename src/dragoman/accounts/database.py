@@ -6,6 +6,7 @@ would cost as much again as SQLite itself.
 """
 
 import contextlib
+import os
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,18 +21,21 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from dragoman.accounts.money import InvalidAmount
 from dragoman.accounts.statements import Statement
 
-_BUSY_SECONDS = 10
-"""How long a SQLite transaction waits for those of other processes."""
+_BUSY_SECONDS = 5
+"""How long a transaction waits for others."""
 
 _CACHE_KIBIBYTES = 16_384
 """Pages that a SQLite connection keeps in memory; the upper levels of every index are among them."""
 
-_POSTGRESQL_OPTIONS = (
-    "-c lock_timeout=5s -c statement_timeout=30s "
-    # A machine that vanished would otherwise keep accounts locked.
-    "-c idle_in_transaction_session_timeout=10s -c tcp_keepalives_idle=10 -c tcp_keepalives_interval=5"
-)
-_CONNECT_SECONDS = 5
+_POSTGRESQL_ARGUMENTS = {
+    "connect_timeout": _BUSY_SECONDS,
+    # A machine that vanished is noticed by either side, and does not keep accounts locked.
+    "options": "-c lock_timeout=5s -c idle_in_transaction_session_timeout=10s "
+    "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+}
 
 _POSTGRESQL_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
@@ -87,6 +91,13 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A transaction whose every query sees the database as it was at the first one."""
+        with self.engine.connect() as connection:
+            # SQLite's transactions are like this anyway.
+            yield connection if self.is_sqlite else connection.execution_options(isolation_level="REPEATABLE READ")
+
+    @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
         """A transaction, committed at the end of the block unless that raises; it then survives a loss of power."""
         with self.engine.connect() as connection:
@@ -103,6 +114,24 @@ class Database:
     def session(self) -> "Session":
         """A connection of the caller's own, for one thread. Raises what `failures` names."""
         return _SqliteSession(self.engine, self._clock) if self.is_sqlite else _PostgresqlSession(self.engine)
+
+    def sync(self) -> None:
+        """Wait until what the sessions committed is on the disk. Raises OSError.
+
+        PostgreSQL's commits have waited for that already: holds too must outlive a crash of the server, since the
+        processes that took them live on. SQLite's have only written it to the log: the disk may take milliseconds, in
+        which other transactions need not wait.
+        """
+        if not self.is_sqlite:
+            return
+        try:
+            log = os.open(f"{self.engine.url.database}-wal", os.O_RDONLY)
+        except FileNotFoundError:
+            return  # The last connection was closed: everything is in the database itself, synced.
+        try:
+            os.fsync(log)
+        finally:
+            os.close(log)
 
     @property
     def failures(self) -> tuple[type[Exception], ...]:
@@ -131,15 +160,16 @@ class Session:
         self._connection = connection
         self._cursor = connection.cursor()
 
-    def begin(self, *, durable: bool) -> None:
-        """Begin a transaction. One that is not `durable` may be lost with the machine's power, never with a process."""
-        raise NotImplementedError
+    def begin(self) -> None:
+        """Begin a transaction."""
+        self._cursor.execute("BEGIN")
 
     def now(self) -> Instant:
         """The time by which everything in the database is dated. Within a transaction it is read anew."""
         raise NotImplementedError
 
     def commit(self) -> None:
+        """End it. What it wrote survives this process; only after Database.sync surely a loss of power too."""
         self._cursor.execute("COMMIT")
 
     def rollback(self) -> None:
@@ -172,12 +202,9 @@ class _SqliteSession(Session):
     def __init__(self, engine: Engine, clock: Clock) -> None:
         super().__init__(engine)
         self._clock = clock
-        self._durable = True
+        self._cursor.execute("PRAGMA synchronous = NORMAL")
 
-    def begin(self, *, durable: bool) -> None:
-        if durable != self._durable:
-            self._cursor.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
-            self._durable = durable
+    def begin(self) -> None:
         self._cursor.execute("BEGIN IMMEDIATE")
 
     def rollback(self) -> None:
@@ -195,10 +222,7 @@ class _PostgresqlSession(Session):
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
         self._connection.autocommit = True  # Transactions are begun and ended by their own statements.
-
-    def begin(self, *, durable: bool) -> None:  # noqa: ARG002
-        # Always durable: the server may crash while the processes whose holds it keeps go on.
-        self._cursor.execute("BEGIN")
+        self._cursor.execute(f"SET statement_timeout = '{_BUSY_SECONDS}s'")
 
     def now(self) -> Instant:
         return _instant(self._cursor.execute(_POSTGRESQL_CLOCK).fetchone()[0])
@@ -224,7 +248,7 @@ def _engine(url: str) -> Engine:
             parsed.set(drivername="postgresql+psycopg"),
             paramstyle="format",
             pool_pre_ping=True,
-            connect_args={"options": _POSTGRESQL_OPTIONS, "connect_timeout": _CONNECT_SECONDS},
+            connect_args=_POSTGRESQL_ARGUMENTS,
         )
     raise InvalidDatabaseUrl(
         f"{parsed.render_as_string()!r} is not a database dragoman can use; write sqlite:///… or postgresql://…"

@@ -38,7 +38,8 @@ class Ledger:
         """Do all of them in one transaction, settlements first; the outcomes are in the order of the operations.
 
         `again`: an earlier attempt ended without saying whether it was committed. Admissions that it made stand.
-        Raises what database.failures names, and then nothing is known to have happened.
+        What is settled survives a loss of power after `sync`. Raises what database.failures names, and then nothing is
+        known to have happened.
         """
         outcomes: list[Outcome | None] = [_mistake(operation) for operation in operations]
         sound = [number for number, outcome in enumerate(outcomes) if outcome is None]
@@ -46,11 +47,20 @@ class Ledger:
             outcomes[number] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
+    def sync(self) -> None:
+        """Wait until what was committed is on the disk; in any thread. Raises OSError."""
+        self._database.sync()
+
     def close(self) -> None:
         """Give up the connection; the next commit opens a new one."""
         session, self._session = self._session, None
         if session is not None:
             session.close()
+
+    @property
+    def failures(self) -> tuple[type[Exception], ...]:
+        """What `commit` raises when the database cannot be used now."""
+        return self._database.failures
 
     def _commit(self, operations: list[Operation], again: bool) -> list[Outcome]:
         try:
@@ -66,7 +76,7 @@ class Ledger:
             self._session = self._database.session()
         session = self._session
         try:
-            session.begin(durable=any(isinstance(operation, Settlement) for operation in operations))
+            session.begin()
             outcomes = self._decide(session, operations, again)
             session.commit()
         except self._database.failures:
