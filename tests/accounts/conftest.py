@@ -7,7 +7,7 @@ import pytest
 
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
-from tests.support.accounts import Till
+from tests.support.accounts import Till, empty
 from tests.support.postgresql import PostgresServer, new_database, running_postgresql
 
 
@@ -18,19 +18,49 @@ def postgresql() -> Iterator[PostgresServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def reused_url(postgresql: PostgresServer) -> str:
+    """The URL of a database with tables: to empty them is quicker than to make them."""
+    url = new_database(postgresql)
+    database = Database(url)
+    upgrade(database)
+    database.close()
+    return url
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
-def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A new and empty database."""
-    if request.param == "sqlite":
+def kind(request: pytest.FixtureRequest) -> str:
+    """What every test of the ledger is run on."""
+    return str(request.param)
+
+
+@pytest.fixture
+def empty_database_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables."""
+    if kind == "sqlite":
         return f"sqlite:///{tmp_path}/accounts.db"
     return new_database(request.getfixturevalue("postgresql"))
 
 
 @pytest.fixture
+def database_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database with the newest tables, and nothing in them."""
+    if kind == "sqlite":
+        url = f"sqlite:///{tmp_path}/accounts.db"
+        database = Database(url)
+        upgrade(database)
+    else:
+        url = request.getfixturevalue("reused_url")
+        database = Database(url)
+        empty(database)
+    database.close()
+    return url
+
+
+@pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """A new database with the newest tables."""
+    """The same, connected."""
     database = Database(database_url)
-    upgrade(database)
     yield database
     database.close()
 

@@ -18,8 +18,8 @@ def _upgrade(url: str, together: "multiprocessing.synchronize.Barrier") -> None:
     database.close()
 
 
-def test_an_empty_database_is_upgraded_once(database_url: str) -> None:
-    database = Database(database_url)
+def test_an_empty_database_is_upgraded_once(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
     assert status(database).pending == NAMES
     with pytest.raises(DatabaseOutdated, match="dragoman db upgrade"):
         migrations.require_current(database)
@@ -30,16 +30,16 @@ def test_an_empty_database_is_upgraded_once(database_url: str) -> None:
     database.close()
 
 
-def test_processes_that_upgrade_together_do_not_meet(database_url: str) -> None:
+def test_processes_that_upgrade_together_do_not_meet(empty_database_url: str) -> None:
     spawn = multiprocessing.get_context("spawn")
     together = spawn.Barrier(3)
-    processes = [spawn.Process(target=_upgrade, args=(database_url, together)) for _ in range(3)]
+    processes = [spawn.Process(target=_upgrade, args=(empty_database_url, together)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(timeout=60)
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    database = Database(database_url)
+    database = Database(empty_database_url)
     assert status(database).applied == NAMES
     database.close()
 
@@ -56,22 +56,28 @@ def test_the_migrations_make_the_tables_that_the_code_expects(database: Database
             assert made_ones == [(column.name, column.nullable) for column in table.columns]
 
 
-def test_a_database_of_a_newer_version_is_left_alone(database: Database) -> None:
+def test_a_database_of_a_newer_version_is_left_alone(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
     future = (*MIGRATIONS, Migration(9999, "from the future", _do_nothing))
+    upgrade(database)
     assert upgrade(database, future) == ["from the future"]
     assert status(database).unknown == ((9999, "from the future"),)
     for refused in (upgrade, migrations.require_current):
         with pytest.raises(DatabaseTooNew, match=r"9999 \(from the future\)"):
             refused(database)
+    database.close()
 
 
-def test_a_step_that_fails_leaves_nothing_behind(database: Database) -> None:
+def test_a_step_that_fails_leaves_nothing_behind(empty_database_url: str) -> None:
+    database = Database(empty_database_url)
+    upgrade(database)
     broken = (*MIGRATIONS, Migration(9999, "broken", _make_a_table_and_fail))
     with pytest.raises(RuntimeError, match="halfway"):
         upgrade(database, broken)
     with database.read() as connection:
         assert not inspect(connection).has_table("half_made")
     assert status(database, broken).pending == ((9999, "broken"),)
+    database.close()
 
 
 def _do_nothing(_connection: Connection) -> None:

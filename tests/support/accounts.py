@@ -11,6 +11,7 @@ from dragoman.accounts.keys import Key, KeyRules, create_key, get_key
 from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.operations import Admission, Admitted, Outcome, Result, Settled, Settlement
 from dragoman.accounts.prices import set_price
+from dragoman.accounts.tables import metadata, schema_migrations
 
 MODEL = "parrot"
 PROMPT_PRICE, CACHED_PRICE, COMPLETION_PRICE = 10, 4, 30
@@ -29,6 +30,17 @@ class SetClock(Clock):
     def wait(self, seconds: int) -> None:
         self.wall += seconds * 1000
         self.second += seconds
+
+
+def empty(database: Database) -> None:
+    """Delete every row, as if the tables had just been made."""
+    names = [name for name in metadata.tables if name != schema_migrations.name]
+    with database.write() as connection:
+        if database.is_sqlite:
+            for name in names:
+                connection.exec_driver_sql(f"DELETE FROM {name}")
+        else:
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE")
 
 
 class Till:
