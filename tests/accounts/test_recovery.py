@@ -21,7 +21,7 @@ from dragoman.accounts.usage import find_usage, list_usage
 from tests.support.accounts import COMPLETION_PRICE, PROMPT_PRICE, Till
 from tests.support.ledger_processes import PROMPT_TOKENS, RECORD_BYTES, Service, serve
 
-KILLS = 50
+KILLS = {"sqlite": 50, "postgresql": 20}
 MOST_RECORDS = 150
 
 
@@ -53,7 +53,7 @@ def _processes(database: Database) -> int:
 
 
 def test_a_process_killed_at_any_point_leaves_no_hold_and_nothing_unpaid(
-    database_url: str, tmp_path: Path, folder: JournalFolder
+    kind: str, database_url: str, tmp_path: Path, folder: JournalFolder
 ) -> None:
     database = Database(database_url)
     context = multiprocessing.get_context("forkserver")
@@ -64,7 +64,7 @@ def test_a_process_killed_at_any_point_leaves_no_hold_and_nothing_unpaid(
         journal = folder.create(till.process_id)
         recovery.register()
         delivered: dict[str, int] = {}
-        for seed in range(KILLS):
+        for seed in range(KILLS[kind]):
             order = Service(database_url, tmp_path / "journals", till.digest, seed)
             delivered |= _killed_after(context, order, chance.randint(1, MOST_RECORDS))
             recovery.recover()

@@ -37,7 +37,7 @@ def empty(database: Database) -> None:
     names = [name for name in metadata.tables if name != schema_migrations.name]
     with database.write() as connection:
         if database.is_sqlite:
-            for name in names:
+            for name in reversed(names):
                 connection.exec_driver_sql(f"DELETE FROM {name}")
         else:
             connection.exec_driver_sql(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE")

@@ -21,16 +21,13 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from dragoman.accounts.money import InvalidAmount
 from dragoman.accounts.statements import Statement
 
-_BUSY_SECONDS = 5
-"""How long a transaction waits for others."""
-
 _CACHE_KIBIBYTES = 16_384
 """Pages that a SQLite connection keeps in memory; the upper levels of every index are among them."""
 
 _POSTGRESQL_ARGUMENTS = {
-    "connect_timeout": _BUSY_SECONDS,
+    "connect_timeout": 5,
     # A machine that vanished is noticed by either side, and does not keep accounts locked.
-    "options": "-c lock_timeout=5s -c idle_in_transaction_session_timeout=10s "
+    "options": "-c idle_in_transaction_session_timeout=10s "
     "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -70,13 +67,14 @@ class SystemClock:
 class Database:
     """Connections to one database. Usable from any thread; connecting is left to the first use."""
 
-    def __init__(self, url: str, clock: Clock | None = None) -> None:
+    def __init__(self, url: str, clock: Clock | None = None, *, busy_seconds: float = 5) -> None:
         """`url` is `sqlite:///relative/path`, `sqlite:////absolute/path` or `postgresql://user@host/name`.
 
-        Raises InvalidDatabaseUrl.
+        A transaction waits `busy_seconds` for others before it fails. Raises InvalidDatabaseUrl.
         """
         self._clock = clock or SystemClock()
-        self.engine = _engine(url)
+        self._busy_seconds = busy_seconds
+        self.engine = _engine(url, busy_seconds)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
 
     @property
@@ -113,7 +111,9 @@ class Database:
 
     def session(self) -> "Session":
         """A connection of the caller's own, for one thread. Raises what `failures` names."""
-        return _SqliteSession(self.engine, self._clock) if self.is_sqlite else _PostgresqlSession(self.engine)
+        if self.is_sqlite:
+            return _SqliteSession(self.engine, self._clock)
+        return _PostgresqlSession(self.engine, self._busy_seconds)
 
     def sync(self) -> None:
         """Wait until what the sessions committed is on the disk. Raises OSError.
@@ -219,10 +219,10 @@ class _SqliteSession(Session):
 
 
 class _PostgresqlSession(Session):
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, busy_seconds: float) -> None:
         super().__init__(engine)
         self._connection.autocommit = True  # Transactions are begun and ended by their own statements.
-        self._cursor.execute(f"SET statement_timeout = '{_BUSY_SECONDS}s'")
+        self._cursor.execute(f"SET statement_timeout = '{busy_seconds}s'")
 
     def now(self) -> Instant:
         return _instant(self._cursor.execute(_POSTGRESQL_CLOCK).fetchone()[0])
@@ -235,14 +235,14 @@ def _instant(milliseconds: int) -> Instant:
     return Instant(milliseconds, milliseconds // 1000)
 
 
-def _engine(url: str) -> Engine:
+def _engine(url: str, busy_seconds: float) -> Engine:
     try:
         parsed = make_url(url)
     except ArgumentError:
-        raise InvalidDatabaseUrl(f"{url!r} is not a database URL; write sqlite:///… or postgresql://…") from None
+        raise InvalidDatabaseUrl("Not a database URL; write sqlite:///… or postgresql://…") from None
     kind = parsed.get_backend_name()
     if kind == "sqlite" and parsed.database:
-        return _sqlite_engine(parsed)
+        return _sqlite_engine(parsed, busy_seconds)
     if kind in ("postgresql", "postgres"):
         return create_engine(
             parsed.set(drivername="postgresql+psycopg"),
@@ -250,13 +250,11 @@ def _engine(url: str) -> Engine:
             pool_pre_ping=True,
             connect_args=_POSTGRESQL_ARGUMENTS,
         )
-    raise InvalidDatabaseUrl(
-        f"{parsed.render_as_string()!r} is not a database dragoman can use; write sqlite:///… or postgresql://…"
-    )
+    raise InvalidDatabaseUrl(f"Not a database dragoman can use: {kind}; write sqlite:///… or postgresql://…")
 
 
-def _sqlite_engine(url: URL) -> Engine:
-    engine = create_engine(url.set(drivername="sqlite"), connect_args={"timeout": _BUSY_SECONDS})
+def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
+    engine = create_engine(url.set(drivername="sqlite"), connect_args={"timeout": busy_seconds})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
