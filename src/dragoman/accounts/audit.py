@@ -1,0 +1,61 @@
+"""Do the books balance? Everything that is stored twice is compared; to be run at any time, on a running server too."""
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import Column, Connection, Table, func, select
+
+from dragoman.accounts.database import Database
+from dragoman.accounts.tables import accounts, daily_usage, holds, keys, movements, usage
+
+
+class Discrepancy(msgspec.Struct, frozen=True):
+    """Two figures that should be equal are not."""
+
+    what: str
+    id: int
+    """Of the account or key."""
+    stored: int
+    reckoned: int
+
+
+def audit(database: Database) -> list[Discrepancy]:
+    """What does not balance; nothing, unless somebody changed the tables by hand. Reads every row there is."""
+    with database.snapshot() as connection:
+        return [*_accounts(connection), *_keys(connection)]
+
+
+def _accounts(connection: Connection) -> list[Discrepancy]:
+    column = accounts.c
+    found = [
+        Discrepancy("deposits = balance + holds + charges", row.id, row.deposits, row.balance + row.holds + row.charges)
+        for row in connection.execute(select(accounts))
+    ]
+    for name in ("deposits", "balance", "holds", "charges"):
+        found += _compared(connection, f"{name} by movements", column[name], movements, "account_id", movements.c[name])
+    found += _compared(connection, "holds by running requests", column.holds, holds, "account_id", holds.c.amount)
+    found += _compared(connection, "charges by usage", column.charges, usage, "account_id", usage.c.charge)
+    found += _compared(connection, "charges by day", column.charges, daily_usage, "account_id", daily_usage.c.charge)
+    return [each for each in found if each.stored != each.reckoned]
+
+
+def _keys(connection: Connection) -> list[Discrepancy]:
+    column = keys.c
+    found = [
+        *_compared(connection, "key's holds", column.held, holds, "key_id", holds.c.amount),
+        *_compared(connection, "key's running requests", column.running, holds, "key_id", None),
+        *_compared(connection, "key's spending", column.spent, usage, "key_id", usage.c.charge),
+    ]
+    return [each for each in found if each.stored != each.reckoned]
+
+
+def _compared(
+    connection: Connection, what: str, stored: Column[int], table: Table, owner: str, summed: Column[int] | None
+) -> list[Discrepancy]:
+    """For each row that `stored` is a column of: its value, and the sum (None: the number) of the owner's rows."""
+    reckoning: Any = func.count() if summed is None else func.sum(summed)
+    sums = {
+        row[0]: int(row[1]) for row in connection.execute(select(table.c[owner], reckoning).group_by(table.c[owner]))
+    }
+    rows = connection.execute(select(stored.table.c.id, stored))
+    return [Discrepancy(what, row[0], row[1], sums.get(row[0], 0)) for row in rows]

@@ -1,0 +1,210 @@
+"""What each running request has been given, in a file that outlives its process.
+
+A journal is a memory-mapped file with a slot for each running request. Writing to it is storing to memory; the pages
+belong to the operating system, so they are there after the process was killed, and recovery knows what to charge. They
+may be lost with the machine's power. As long as the process lives it holds the file's lock (flock); that the lock is
+free is how others know that it died.
+
+A slot has 16 words of 64 bits: which of the two copies of the counts is valid (0: the slot is free), the copies of
+three words each, one word unused, and the request's id in 64 bytes. The copy that is not valid is written and then made
+the valid one by a single store, so that a reader never sees half an update, wherever the process was killed.
+"""
+
+import contextlib
+import fcntl
+import mmap
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dragoman.accounts.money import LARGEST_TOKENS
+
+_SUFFIX = ".journal-1"
+"""Ends with the version of the format: another version's journals are left alone."""
+
+_WORDS = 16
+_COPY_WORDS = 3
+_ID_WORD = 8
+_ID_BYTES = 64
+_SLOT_BYTES = _WORDS * 8
+_SEGMENT_SLOTS = 1024
+_SEGMENT_BYTES = _SEGMENT_SLOTS * _SLOT_BYTES  # A multiple of any page size, as a mapping's place in the file must be.
+
+
+class JournalEntry(NamedTuple):
+    """What a request had been given when its process ended."""
+
+    request_id: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+
+
+class Slot:
+    """A running request's place in the journal."""
+
+    def __init__(self, journal: "Journal", words: memoryview, first: int) -> None:
+        self._journal = journal
+        self._words = words
+        self._first = first
+
+    def tokens(self, prompt: int, cached: int, completion: int) -> None:
+        """Note what the request has to pay, before the client is sent what it pays for."""
+        words, first = self._words, self._first
+        other = 3 - words[first]
+        copy = first + 1 + (other - 1) * _COPY_WORDS
+        words[copy] = prompt
+        words[copy + 1] = cached
+        words[copy + 2] = completion
+        words[first] = other
+
+    def close(self) -> None:
+        """Free the slot; when the request is settled, so that there is no moment at which nobody knows of it."""
+        self._words[self._first] = 0
+        self._journal.free(self._words, self._first)
+
+    def open(self, request_id: str) -> None:
+        words, first = self._words, self._first
+        name = request_id.encode("ascii").ljust(_ID_BYTES, b"\0")
+        words[first + _ID_WORD : first + _WORDS] = memoryview(name).cast("Q")
+        words[first + 1 : first + 1 + _COPY_WORDS] = memoryview(bytes(8 * _COPY_WORDS)).cast("Q")
+        words[first] = 1
+
+
+class Journal:
+    """This process's journal, for one thread. Not to be taken into a fork: the lock would stay with the child."""
+
+    def __init__(self, path: Path) -> None:
+        """Make the file and lock it. Raises OSError. Only JournalFolder calls this, holding the folder's lock."""
+        self.path = path
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._segments: list[tuple[mmap.mmap, memoryview]] = []
+        self._free: list[tuple[memoryview, int]] = []
+        self._opened = 0
+
+    def open(self, request_id: str) -> Slot:
+        """A slot for a request, with no tokens yet. Raises OSError when the disk has no room for more slots."""
+        if not self._free:
+            self._grow()
+        words, first = self._free.pop()
+        slot = Slot(self, words, first)
+        slot.open(request_id)
+        self._opened += 1
+        return slot
+
+    def free(self, words: memoryview, first: int) -> None:
+        """Take back a slot that was marked as free."""
+        self._free.append((words, first))
+        self._opened -= 1
+
+    def close(self) -> bool:
+        """Give up the journal. It is deleted, and True the answer, unless slots are open: those are for recovery."""
+        if finished := not self._opened:
+            self.path.unlink(missing_ok=True)
+        self._free.clear()
+        for segment, words in self._segments:
+            words.release()
+            segment.close()
+        os.close(self._file)
+        return finished
+
+    def _grow(self) -> None:
+        size = len(self._segments) * _SEGMENT_BYTES
+        # Room on the disk is taken now: a store to a page that has none would kill the process.
+        os.pwrite(self._file, bytes(_SEGMENT_BYTES), size)
+        segment = mmap.mmap(self._file, _SEGMENT_BYTES, offset=size)
+        words = memoryview(segment).cast("Q")
+        self._segments.append((segment, words))
+        self._free.extend((words, slot * _WORDS) for slot in reversed(range(_SEGMENT_SLOTS)))
+
+
+class AbandonedJournal(NamedTuple):
+    """The journal of a process that died."""
+
+    process_id: int
+    path: Path
+
+    def entries(self) -> dict[str, JournalEntry]:
+        """What it says, by request id."""
+        found = _entries(self.path.read_bytes())
+        return {entry.request_id: entry for entry in found}
+
+
+class JournalFolder:
+    """The journals of all processes on this machine that use one database."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the folder if need be. Raises OSError."""
+        self._folder = folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._locked():
+            self.machine = self._machine()
+
+    def create(self, process_id: int) -> Journal:
+        """This process's journal. Raises OSError."""
+        with self._locked():
+            return Journal(self._path(process_id))
+
+    def exists(self, process_id: int) -> bool:
+        """Whether there is a journal of this process."""
+        return self._path(process_id).exists()
+
+    @contextlib.contextmanager
+    def abandoned(self) -> Iterator[list[AbandonedJournal]]:
+        """The journals of dead processes. Within the block nobody else gets them, and no process begins."""
+        with self._locked():
+            yield [
+                AbandonedJournal(int(path.name.removesuffix(_SUFFIX), 16), path)
+                for path in sorted(self._folder.glob(f"*{_SUFFIX}"))
+                if _is_abandoned(path)
+            ]
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        file = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(file)
+
+    def _machine(self) -> str:
+        """A name for the folder that no other folder has, on whatever machine."""
+        path = self._folder / "machine"
+        with contextlib.suppress(FileNotFoundError):
+            return path.read_text()
+        path.write_text(secrets.token_hex(16))
+        return path.read_text()
+
+    def _path(self, process_id: int) -> Path:
+        return self._folder / f"{process_id:016x}{_SUFFIX}"
+
+
+def _is_abandoned(path: Path) -> bool:
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False  # Its process has just ended in order.
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(file)
+    return True
+
+
+def _entries(journal: bytes) -> Iterator[JournalEntry]:
+    words = memoryview(journal[: len(journal) // _SLOT_BYTES * _SLOT_BYTES]).cast("Q")
+    for first in range(0, len(words), _WORDS):
+        valid = words[first]
+        if valid in (1, 2):
+            copy = first + 1 + (valid - 1) * _COPY_WORDS
+            prompt, cached, completion = words[copy : copy + _COPY_WORDS]
+            name = words[first + _ID_WORD : first + _WORDS].tobytes().rstrip(b"\0")
+            # A loss of power may have left anything in the file.
+            if name.isascii() and cached <= prompt <= LARGEST_TOKENS and completion <= LARGEST_TOKENS:
+                yield JournalEntry(name.decode("ascii"), prompt, cached, completion)

@@ -1,0 +1,160 @@
+"""The statements of the ledger's transactions."""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Delete,
+    Dialect,
+    Select,
+    Table,
+    bindparam,
+    cast,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy import update as update_of
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dragoman.accounts.rows import AccountRow, HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
+from dragoman.accounts.statements import Statement, compiled, insert, one_of, update
+from dragoman.accounts.tables import (
+    accounts,
+    daily_usage,
+    holds,
+    key_accounts,
+    keys,
+    movements,
+    prices,
+    rate_buckets,
+    usage,
+)
+
+_DAILY_KEY = ("account_id", "key_id", "model", "day")
+_DAILY_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
+
+
+class LedgerStatements:
+    """Compiled for one kind of database.
+
+    Where rows are locked, it is in the order holds, keys, accounts, and each by its id: no two transactions wait for
+    each other.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.holds_of = _rows_of(dialect, holds, HoldRow._fields, holds.c.request_id, lock=True)
+        self.usage_of = _rows_of(dialect, usage, UsageRow._fields, usage.c.request_id, lock=False)
+        self.accounts_of = _rows_of(dialect, accounts, AccountRow._fields, accounts.c.id, lock=True)
+        self.keys_of = _keys(dialect)
+        self.taken = _taken(dialect)
+        self.selectable_accounts = _selectable_accounts(dialect)
+        self.prices_of = _current_prices(dialect)
+        self.add_hold = insert(dialect, holds, HoldRow._fields)
+        self.add_movement = insert(dialect, movements, MovementRow._fields)
+        self.add_usage = insert(dialect, usage, UsageRow._fields)
+        self.add_daily = _adding(dialect, daily_usage, _DAILY_KEY, _DAILY_SUMS)
+        self.remove_holds = _removing(dialect)
+        self.change_account = update(dialect, accounts, ("balance", "holds", "charges"))
+        self.change_key = update(dialect, keys, ("spent", "held", "running"))
+        self.windows = _windows(dialect)
+        self.buckets = _buckets(dialect)
+        self.add_bucket = _adding(dialect, rate_buckets, ("key_id", "second"), ("requests", "tokens"))
+        self.correct_bucket = _correcting(dialect)
+        self.forget_buckets = compiled(_old_buckets(), dialect, ("key", "before"))
+
+
+def _rows_of(dialect: Dialect, table: Table, names: tuple[str, ...], column: Column[Any], *, lock: bool) -> Statement:
+    query = select(*(table.c[name] for name in names)).where(one_of(dialect, column, "listed"))
+    return compiled(_locked(query, column) if lock else query, dialect, ("listed",))
+
+
+def _keys(dialect: Dialect) -> Statement:
+    wanted = or_(one_of(dialect, keys.c.digest, "digests"), one_of(dialect, keys.c.id, "ids"))
+    query = select(*(keys.c[name] for name in KeyRow._fields)).where(wanted)
+    return compiled(_locked(query, keys.c.id), dialect, ("digests", "ids"))
+
+
+def _taken(dialect: Dialect) -> Statement:
+    of_holds, of_usage = (
+        select(table.c.request_id).where(one_of(dialect, table.c.request_id, table.name)) for table in (holds, usage)
+    )
+    return compiled(union_all(of_holds, of_usage), dialect, ("holds", "usage"))
+
+
+def _selectable_accounts(dialect: Dialect) -> Statement:
+    query = select(key_accounts.c.key_id, accounts.c.id, accounts.c.name)
+    query = query.join_from(key_accounts, accounts, key_accounts.c.account_id == accounts.c.id)
+    return compiled(query.where(one_of(dialect, key_accounts.c.key_id, "listed")), dialect, ("listed",))
+
+
+def _current_prices(dialect: Dialect) -> Statement:
+    later = prices.alias("later")
+    superseded = exists().where(
+        later.c.model == prices.c.model,
+        later.c.valid_from <= bindparam("now"),
+        tuple_(later.c.valid_from, later.c.id) > tuple_(prices.c.valid_from, prices.c.id),
+    )
+    query = select(*(prices.c[name] for name in PriceRow._fields)).where(
+        one_of(dialect, prices.c.model, "models"), prices.c.valid_from <= bindparam("valid_at"), ~superseded
+    )
+    return compiled(query, dialect, ("models", "valid_at", "now"))
+
+
+def _removing(dialect: Dialect) -> Statement:
+    return compiled(delete(holds).where(one_of(dialect, holds.c.request_id, "listed")), dialect, ("listed",))
+
+
+def _windows(dialect: Dialect) -> Statement:
+    column = rate_buckets.c
+    query = select(
+        column.key_id,
+        func.min(column.second),
+        func.max(column.second),
+        # PostgreSQL's sums are of a wider type.
+        cast(func.sum(column.requests), BigInteger),
+        cast(func.sum(column.tokens), BigInteger),
+    ).where(one_of(dialect, column.key_id, "listed"), column.second >= bindparam("since"))
+    return compiled(query.group_by(column.key_id), dialect, ("listed", "since"))
+
+
+def _buckets(dialect: Dialect) -> Statement:
+    column = rate_buckets.c
+    query = select(column.second, column.requests, column.tokens)
+    query = query.where(column.key_id == bindparam("key"), column.second >= bindparam("since"))
+    return compiled(query.order_by(column.second), dialect, ("key", "since"))
+
+
+def _correcting(dialect: Dialect) -> Statement:
+    column = rate_buckets.c
+    statement = (
+        update_of(rate_buckets)
+        .values(tokens=column.tokens + bindparam("more"))
+        .where(column.key_id == bindparam("key"), column.second == bindparam("counted"))
+    )
+    return compiled(statement, dialect, ("more", "key", "counted"))
+
+
+def _old_buckets() -> Delete:
+    column = rate_buckets.c
+    return delete(rate_buckets).where(column.key_id == bindparam("key"), column.second < bindparam("before"))
+
+
+def _locked(query: Select[Any], column: Column[Any]) -> Select[Any]:
+    # SQLite has no FOR UPDATE and needs none: one transaction writes at a time. SQLAlchemy leaves it out there.
+    return query.order_by(column).with_for_update()
+
+
+def _adding(dialect: Dialect, table: Table, key: tuple[str, ...], sums: tuple[str, ...]) -> Statement:
+    """Add a row, or its sums to those of the row with the same key."""
+    kind = sqlite if dialect.name == "sqlite" else postgresql
+    statement = kind.insert(table)
+    statement = statement.on_conflict_do_update(
+        index_elements=list(key), set_={name: table.c[name] + statement.excluded[name] for name in sums}
+    )
+    return compiled(statement, dialect, (*key, *sums), (*key, *sums))

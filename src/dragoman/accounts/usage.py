@@ -1,0 +1,136 @@
+"""Looking back: settled requests one by one, and sums by day."""
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import Select, Table, func, select
+
+from dragoman.accounts.batch import DAY_MILLISECONDS
+from dragoman.accounts.database import Database
+from dragoman.accounts.operations import Result
+from dragoman.accounts.tables import daily_usage, usage
+
+
+class UsageFilter(msgspec.Struct, frozen=True):
+    """Which requests. None: whichever."""
+
+    account_id: int | None = None
+    key_id: int | None = None
+    model: str | None = None
+    first_day: int | None = None
+    """Days since 1970 (UTC), counted from when a request was settled."""
+    last_day: int | None = None
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """A settled request."""
+
+    id: int
+    request_id: str
+    account_id: int | None
+    key_id: int | None
+    price_id: int | None
+    """What its tokens cost, see prices.get_price; None: nothing."""
+    model: str
+    dialect: str
+    admitted_at: int
+    settled_at: int
+    result: Result
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    charge: int
+
+
+class DailyUsage(msgspec.Struct, frozen=True):
+    """The requests of an account, a key and a model that were settled on one day. Account and key 0: an open server."""
+
+    account_id: int
+    key_id: int
+    model: str
+    day: int
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    charge: int
+
+
+class UsageTotals(msgspec.Struct, frozen=True):
+    """Sums of many days."""
+
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    charge: int
+    models: int
+    """How many different ones."""
+    keys: int
+
+
+def day_of(milliseconds: int) -> int:
+    """The day, in days since 1970 (UTC), of a time in milliseconds."""
+    return milliseconds // DAY_MILLISECONDS
+
+
+def list_usage(
+    database: Database, wanted: UsageFilter | None = None, *, before: int | None = None, limit: int = 100
+) -> list[Usage]:
+    """Up to `limit` requests, newest first; `before` is the id of the last one that was seen."""
+    wanted = wanted or UsageFilter()
+    query = _narrowed(select(usage), usage, wanted)
+    if wanted.first_day is not None:
+        query = query.where(usage.c.settled_at >= wanted.first_day * DAY_MILLISECONDS)
+    if wanted.last_day is not None:
+        query = query.where(usage.c.settled_at < (wanted.last_day + 1) * DAY_MILLISECONDS)
+    if before is not None:
+        query = query.where(usage.c.id < before)
+    with database.read() as connection:
+        return [Usage(*row) for row in connection.execute(query.order_by(usage.c.id.desc()).limit(limit))]
+
+
+def find_usage(database: Database, request_id: str) -> Usage | None:
+    """What a request has used; None if it is not settled."""
+    with database.read() as connection:
+        row = connection.execute(select(usage).where(usage.c.request_id == request_id)).one_or_none()
+    return None if row is None else Usage(*row)
+
+
+def list_days(
+    database: Database, wanted: UsageFilter | None = None, *, limit: int = 100, offset: int = 0
+) -> list[DailyUsage]:
+    """Up to `limit` sums, the latest day first."""
+    column = daily_usage.c
+    order = (column.day.desc(), column.account_id, column.key_id, column.model)
+    query = _days(select(daily_usage), wanted or UsageFilter()).order_by(*order).limit(limit).offset(offset)
+    with database.read() as connection:
+        return [DailyUsage(*row) for row in connection.execute(query)]
+
+
+def total_usage(database: Database, wanted: UsageFilter | None = None) -> UsageTotals:
+    """The sums of all days."""
+    column = daily_usage.c
+    names = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
+    sums = [func.coalesce(func.sum(column[name]), 0) for name in names]
+    counts = [func.count(column[name].distinct()) for name in ("model", "key_id")]
+    with database.read() as connection:
+        row = connection.execute(_days(select(*sums, *counts), wanted or UsageFilter())).one()
+    return UsageTotals(*map(int, row))
+
+
+def _narrowed(query: Select[Any], table: Table, wanted: UsageFilter) -> Select[Any]:
+    for name in ("account_id", "key_id", "model"):
+        value = getattr(wanted, name)
+        if value is not None:
+            query = query.where(table.c[name] == value)
+    return query
+
+
+def _days(query: Select[Any], wanted: UsageFilter) -> Select[Any]:
+    query = _narrowed(query, daily_usage, wanted)
+    if wanted.first_day is not None:
+        query = query.where(daily_usage.c.day >= wanted.first_day)
+    if wanted.last_day is not None:
+        query = query.where(daily_usage.c.day <= wanted.last_day)
+    return query

@@ -1,0 +1,44 @@
+from pathlib import Path
+
+import pytest
+
+from dragoman.accounts.database import Database, InvalidDatabaseUrl
+from dragoman.accounts.ledger_statements import LedgerStatements
+from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.statements import compiled, one_of
+from dragoman.accounts.tables import accounts
+from tests.support.accounts import Till
+
+
+@pytest.mark.parametrize("url", ["", "secret", "mysql://u:secret@h/n", "sqlite://", "postgresql+nothing:secret"])
+def test_other_databases_are_refused_without_telling_a_password(url: str) -> None:
+    with pytest.raises(InvalidDatabaseUrl, match=r"sqlite:///… or postgresql://…") as refusal:
+        Database(url)
+    assert "secret" not in str(refusal.value)
+
+
+def test_a_transaction_that_fails_leaves_nothing_behind(till: Till) -> None:
+    def fail() -> None:
+        with till.database.write() as connection:
+            connection.execute(accounts.update().values(name="changed"))
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert till.account.name == "acme"
+
+
+def test_parameters_in_another_order_than_the_caller_thinks_are_found_out(database: Database) -> None:
+    query = accounts.select().where(one_of(database.dialect, accounts.c.id, "ids"), accounts.c.balance > 17)
+    with pytest.raises(ValueError, match="takes"):
+        compiled(query, database.dialect, ("ids",))
+    LedgerStatements(database.dialect)
+
+
+def test_what_was_committed_is_synced_with_and_without_a_log(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/accounts.db")
+    upgrade(database)
+    database.sync()
+    database.close()
+    assert not (tmp_path / "accounts.db-wal").exists()
+    database.sync()

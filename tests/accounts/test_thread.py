@@ -1,0 +1,147 @@
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dragoman.accounts.audit import audit
+from dragoman.accounts.database import Database
+from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.ledger import Ledger
+from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.operations import Admitted, Inquiry, NeverAdmitted, Settled, Settlement
+from dragoman.accounts.refusals import BalanceTooLow, LedgerUnavailable
+from dragoman.accounts.thread import LedgerThread
+from dragoman.accounts.usage import Usage, list_usage
+from tests.support.accounts import Till
+from tests.support.postgresql import PostgresServer, new_database, running_postgresql
+
+CLIENTS, PURCHASES = 20, 20
+
+
+@pytest.fixture
+async def thread(till: Till) -> AsyncIterator[LedgerThread]:
+    async with LedgerThread(Ledger(till.database, new_process_id())) as thread:
+        yield thread
+
+
+def _settlement(admitted: Admitted) -> Settlement:
+    return Settlement(admitted.request_id, 10, 0, 5, "finished")
+
+
+async def test_requests_together_are_answered_each_for_itself(till: Till, thread: LedgerThread) -> None:
+    asked = [till.admission(prompt=prompt, most=0) for prompt in (1, 200_000, 2, 3)]
+    outcomes = await asyncio.gather(*map(thread.admit, asked), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Admitted, BalanceTooLow, Admitted, Admitted]
+    admitted = [outcome for outcome in outcomes if isinstance(outcome, Admitted)]
+    assert [each.request_id for each in admitted] == [asked[number].request_id for number in (0, 2, 3)]
+    settled = await asyncio.gather(*(thread.settle(_settlement(each)) for each in admitted))
+    assert [each.request_id for each in settled] == [each.request_id for each in admitted]
+    assert (await thread.inquire(Inquiry(till.digest, "arcee"))).key_id == till.key_id
+    till.assert_balanced()
+
+
+async def test_a_settlement_goes_on_when_nobody_waits_for_it(till: Till, thread: LedgerThread) -> None:
+    admitted = await thread.admit(till.admission())
+    thread.settle(_settlement(admitted)).cancel()
+    assert (await thread.settle(_settlement(admitted))).repeated
+    with pytest.raises(NeverAdmitted):
+        await thread.settle(Settlement("unknown", 1, 0, 1, "finished"))
+
+
+async def test_a_client_that_leaves_while_it_is_admitted_holds_nothing(till: Till) -> None:
+    async with LedgerThread(Ledger(till.database, new_process_id())) as thread:
+        asked = [asyncio.create_task(thread.admit(till.admission())) for _ in range(20)]
+        await asyncio.sleep(0)
+        for task in asked[:15]:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    assert till.key.running == 5
+    till.assert_balanced()
+
+
+async def test_closing_finishes_what_waits_and_refuses_newcomers(till: Till) -> None:
+    async with LedgerThread(Ledger(till.database, new_process_id())) as thread:
+        admitted = await thread.admit(till.admission())
+        settled = thread.settle(_settlement(admitted))
+    assert isinstance(settled.result(), Settled)
+    with pytest.raises(LedgerUnavailable):
+        await thread.admit(till.admission())
+
+
+async def test_too_many_waiting_are_refused_at_once(till: Till) -> None:
+    async with LedgerThread(Ledger(till.database, new_process_id()), most_waiting=3) as thread:
+        outcomes = await asyncio.gather(*(thread.admit(till.admission()) for _ in range(5)), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Admitted] * 3 + [LedgerUnavailable] * 2
+
+
+async def test_a_database_that_is_locked_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=0.01)
+    upgrade(database)
+    with Till(database) as till:
+        async with LedgerThread(Ledger(database, new_process_id()), patience_seconds=0.1) as thread:
+            with database.write():
+                with pytest.raises(LedgerUnavailable) as refusal:
+                    await thread.admit(till.admission())
+                waiting = thread.settle(Settlement("unknown", 1, 0, 1, "finished"))
+            assert refusal.value.retry_after >= 1
+            with pytest.raises(NeverAdmitted):
+                await waiting
+            await thread.admit(till.admission())
+        assert till.key.running == 1
+        till.assert_balanced()
+    database.close()
+
+
+async def test_a_thread_that_is_closed_while_the_database_is_locked_tells_so(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=0.01)
+    upgrade(database)
+    with Till(database) as till, database.write():
+        async with LedgerThread(Ledger(database, new_process_id()), patience_seconds=0.1) as thread:
+            settled = thread.settle(_settlement(Admitted("request", till.account_id, till.key_id, 0, 0)))
+        with pytest.raises(LedgerUnavailable):
+            settled.result()
+    database.close()
+
+
+async def test_postgresql_restarted_under_load_loses_nothing() -> None:
+    with running_postgresql() as server:
+        database = Database(new_database(server))
+        upgrade(database)
+        with Till(database, balance=10**9) as till:
+            async with LedgerThread(Ledger(database, till.process_id), patience_seconds=10) as thread:
+                for signal_number in (signal.SIGQUIT, signal.SIGINT):  # A crash, and an orderly end.
+                    clients = [asyncio.create_task(_buy(till, thread)) for _ in range(CLIENTS)]
+                    await clients[0]  # All are in the middle of it.
+                    restart = asyncio.to_thread(_restart, server, signal_number)
+                    await asyncio.gather(restart, *(_buy(till, thread) for _ in range(CLIENTS)), *clients)
+            assert till.key.running == 0
+            assert till.account.charges == sum(used.charge for used in list_usage(database, limit=10_000))
+            assert len(find_finished(database)) == 4 * CLIENTS * PURCHASES
+            assert audit(database) == []
+        database.close()
+
+
+def find_finished(database: Database) -> list[Usage]:
+    return [used for used in list_usage(database, limit=10_000) if used.result == "finished"]
+
+
+async def _buy(till: Till, thread: LedgerThread) -> None:
+    """A client that tries again when it is told to."""
+    bought = 0
+    while bought < PURCHASES:
+        try:
+            admitted = await thread.admit(till.admission())
+        except LedgerUnavailable:
+            continue
+        await thread.settle(_settlement(admitted))
+        bought += 1
+
+
+def _restart(server: PostgresServer, signal_number: signal.Signals) -> None:
+    postmaster: Any = server.get_postmaster_info().process
+    postmaster.send_signal(signal_number)
+    postmaster.wait(30)
+    server.ensure_postgres_running()

@@ -1,0 +1,72 @@
+from dragoman.accounts.audit import audit
+from dragoman.accounts.database import Database
+from dragoman.accounts.keys import KeyRules
+from dragoman.accounts.usage import UsageFilter, day_of, list_days, list_usage, total_usage
+from tests.support.accounts import Till
+
+
+def _buy(till: Till, count: int, **fields: str) -> list[str]:
+    admitted = [till.admit(1, 1, **fields).request_id for _ in range(count)]
+    for request_id in admitted:
+        till.settle(request_id, 1, 0, 1)
+    return admitted
+
+
+def test_usage_is_listed_newest_first_page_by_page(till: Till) -> None:
+    bought = _buy(till, 7)
+    pages, before = [], None
+    while page := list_usage(till.database, before=before, limit=3):
+        pages.append([used.request_id for used in page])
+        before = page[-1].id
+    assert pages == [bought[:3:-1], bought[3:0:-1], bought[:1]]
+
+
+def test_usage_is_narrowed_to_account_key_model_and_days(till: Till) -> None:
+    first_key = till.key_id
+    _buy(till, 2)
+    _buy(till, 3, model="owl")
+    till.use(KeyRules())
+    newest = _buy(till, 1)
+    (used,) = list_usage(till.database, limit=1)
+    today = day_of(used.settled_at)
+
+    def count(**wanted: int | str) -> int:
+        return len(list_usage(till.database, UsageFilter(**wanted)))  # type: ignore[arg-type]
+
+    assert used.request_id == newest[0]
+    assert (count(), count(account_id=till.account_id), count(account_id=till.account_id + 1)) == (6, 6, 0)
+    assert (count(key_id=first_key), count(model="owl"), count(key_id=till.key_id, model="owl")) == (5, 3, 0)
+    assert (count(first_day=today), count(first_day=today + 1)) == (6, 0)
+    assert (count(last_day=today), count(last_day=today - 1)) == (6, 0)
+
+
+def test_days_are_summed_as_requests_are_settled(till: Till) -> None:
+    _buy(till, 2)
+    _buy(till, 3, model="owl")
+    days = {each.model: each for each in list_days(till.database)}
+    assert (days["parrot"].requests, days["owl"].requests) == (2, 3)
+    assert days["parrot"].charge == till.account.charges
+    totals = total_usage(till.database, UsageFilter(account_id=till.account_id))
+    assert (totals.requests, totals.prompt_tokens, totals.completion_tokens) == (5, 5, 5)
+    assert (totals.models, totals.keys) == (2, 1)
+    assert total_usage(till.database, UsageFilter(first_day=days["owl"].day + 1)).requests == 0
+    assert list_days(till.database, UsageFilter(model="owl"), limit=1) == [days["owl"]]
+    assert list_days(till.database, UsageFilter(model="owl"), offset=1) == []
+
+
+def test_an_open_server_records_usage_of_nobody(till: Till) -> None:
+    _buy(till, 1, key_digest=None)  # type: ignore[arg-type]
+    (used,) = list_usage(till.database)
+    assert (used.account_id, used.key_id, used.charge) == (None, None, 0)
+    (day,) = list_days(till.database)
+    assert (day.account_id, day.key_id, day.requests) == (0, 0, 1)
+
+
+def test_tables_changed_by_hand_are_found_out(till: Till, database: Database) -> None:
+    _buy(till, 2)
+    assert audit(database) == []
+    with database.write() as connection:
+        connection.exec_driver_sql("UPDATE usage SET charge = charge + 1 WHERE id = 1")
+        connection.exec_driver_sql("UPDATE keys SET running = 3")
+    whats = {discrepancy.what for discrepancy in audit(database)}
+    assert whats == {"charges by usage", "key's spending", "key's running requests"}

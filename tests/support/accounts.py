@@ -1,0 +1,113 @@
+"""A small shop: one account, one key, one model with a price, and a ledger to buy at."""
+
+from types import TracebackType
+from typing import Any, Self
+
+from dragoman.accounts.audit import audit
+from dragoman.accounts.balances import Account, create_account, deposit, find_account
+from dragoman.accounts.database import Clock, Database, Instant
+from dragoman.accounts.identifiers import key_digest, new_process_id, new_request_id
+from dragoman.accounts.keys import Key, KeyRules, create_key, get_key
+from dragoman.accounts.ledger import Ledger
+from dragoman.accounts.operations import Admission, Admitted, Outcome, Result, Settled, Settlement
+from dragoman.accounts.prices import set_price
+from dragoman.accounts.tables import metadata, schema_migrations
+
+MODEL = "parrot"
+PROMPT_PRICE, CACHED_PRICE, COMPLETION_PRICE = 10, 4, 30
+
+
+class SetClock(Clock):
+    """A clock that stands still until a test moves it."""
+
+    def __init__(self, wall: int = 1_800_000_000_000, second: int = 1_000) -> None:
+        self.wall = wall
+        self.second = second
+
+    def now(self) -> Instant:
+        return Instant(self.wall, self.second)
+
+    def wait(self, seconds: int) -> None:
+        self.wall += seconds * 1000
+        self.second += seconds
+
+
+def empty(database: Database) -> None:
+    """Delete every row, as if the tables had just been made."""
+    names = [name for name in metadata.tables if name != schema_migrations.name]
+    with database.write() as connection:
+        if database.is_sqlite:
+            for name in reversed(names):
+                connection.exec_driver_sql(f"DELETE FROM {name}")
+        else:
+            connection.exec_driver_sql(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE")
+
+
+class Till:
+    """Buys at a ledger, in the name of one key."""
+
+    def __init__(
+        self, database: Database, *, balance: int = 1_000_000, rules: KeyRules | None = None, name: str = "acme"
+    ) -> None:
+        self.database = database
+        self.account_id = create_account(database, name).id
+        if balance:
+            deposit(database, self.account_id, balance)
+        self.secret, key = self.new_key(rules)
+        self.key_id = key.id
+        self.digest = key_digest(self.secret)
+        set_price(database, MODEL, PROMPT_PRICE, COMPLETION_PRICE, cached=CACHED_PRICE)
+        self.process_id = new_process_id()
+        self.ledger = Ledger(database, self.process_id)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.ledger.close()
+
+    def new_key(self, rules: KeyRules | None) -> tuple[str, Key]:
+        created = create_key(self.database, self.account_id, rules=rules)
+        return created.secret, created.key
+
+    def use(self, rules: KeyRules) -> None:
+        """Buy with another key."""
+        self.secret, key = self.new_key(rules)
+        self.key_id = key.id
+        self.digest = key_digest(self.secret)
+
+    def admission(self, prompt: int = 10, most: int = 10, **fields: Any) -> Admission:
+        defaults: dict[str, Any] = {"key_digest": self.digest, "model": MODEL, "dialect": "arcee"}
+        request_id = fields.pop("request_id", None) or new_request_id()
+        return Admission(request_id, prompt_tokens=prompt, most_completion_tokens=most, **(defaults | fields))
+
+    def ask(self, prompt: int = 10, most: int = 10, **fields: Any) -> Outcome:
+        """What an admission leads to."""
+        return self.ledger.commit([self.admission(prompt, most, **fields)])[0]
+
+    def admit(self, prompt: int = 10, most: int = 10, **fields: Any) -> Admitted:
+        """An admission that must succeed."""
+        outcome = self.ask(prompt, most, **fields)
+        assert isinstance(outcome, Admitted), outcome
+        return outcome
+
+    def settle(
+        self, request_id: str, prompt: int = 10, cached: int = 0, completion: int = 10, result: Result = "finished"
+    ) -> Settled:
+        """A settlement that must succeed."""
+        outcome = self.ledger.commit([Settlement(request_id, prompt, cached, completion, result)])[0]
+        assert isinstance(outcome, Settled), outcome
+        return outcome
+
+    @property
+    def account(self) -> Account:
+        return find_account(self.database, str(self.account_id))
+
+    @property
+    def key(self) -> Key:
+        return get_key(self.database, self.key_id)
+
+    def assert_balanced(self) -> None:
+        assert audit(self.database) == []
