@@ -1,0 +1,123 @@
+"""From what a request asks of its answer to a grammar for llguidance."""
+
+import json
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.request import (
+    AnswerFormat,
+    GrammarFormat,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    RegexFormat,
+    Tool,
+    ToolUse,
+)
+from dragoman.engines.grammar.calls import CallGrammar, SpecialToken
+from dragoman.engines.grammar.keywords import Schema
+from dragoman.engines.grammar.lark import client_grammar, compile_error, json_text, regex
+from dragoman.engines.grammar.schema import enforceable_schema
+from dragoman.prompt.markup import CallMarkup
+
+_FORMAT = "response_format"
+_TOOLS = "tools"
+"""The parameters that errors name."""
+
+_REFUSED_BY_LLGUIDANCE = {
+    "oneOf constraints": (("oneOf",), "two of its options may fit the same value"),
+    "are not disjoint": (("patternProperties", "additionalProperties"), "two of its patterns may fit the same name"),
+    "min/maxProperties": (("minProperties", "maxProperties"), "it is enforced only where all properties are required"),
+    "circular references": (("$ref",), "it leads back to itself and has other keywords beside it"),
+}
+"""What llguidance says → the keywords that it cannot enforce as they stand there, and why."""
+
+
+def build_grammar(
+    answer_format: AnswerFormat | None,
+    tools: ToolUse | None,
+    markup: CallMarkup | None,
+    special_token: SpecialToken,
+) -> str | None:
+    """The grammar of the whole answer, to be enforced with PARSER_LIMITS; None if any text will do.
+
+    `markup` is how the model writes calls (None: it cannot), and `special_token` gives the id of a text that is a token
+    of its own in the model's vocabulary. A format binds the answer's text, not its calls. Raises BadRequest for what
+    cannot be enforced as it was asked for, with the parameter "response_format" or "tools".
+    """
+    answer, definitions = ("", {}) if answer_format is None else _answer(answer_format)
+    if tools is None or (markup is None and tools.choice == "auto"):
+        return _assembled(f"start: {answer}", definitions) if answer else None
+    if markup is None:
+        raise BadRequest("This model cannot call tools", _TOOLS)
+    arguments = {tool.name: _arguments(tool) for tool in tools.callable}
+    if not arguments:
+        raise BadRequest("There is no tool to call", _TOOLS)
+
+    def grammar(token: SpecialToken) -> str:
+        calls = CallGrammar(markup, arguments, tools.several, token)
+        if tools.choice != "auto":
+            return calls.only_calls()
+        return _assembled(calls.calls_or(answer), definitions) if answer else calls.calls_in_text()
+
+    if problem := compile_error(grammar(lambda _: None)):
+        raise BadRequest(f"The tools cannot be enforced together: {problem}", _TOOLS)
+    return grammar(special_token)
+
+
+def _assembled(main: str, definitions: dict[str, str]) -> str:
+    """`main` with the grammars that it refers to as @name."""
+    others = [{"name": name, "lark_grammar": text} for name, text in definitions.items()]
+    return json.dumps({"grammars": [{"lark_grammar": main}, *others]}) if others else main
+
+
+def _answer(answer_format: AnswerFormat) -> tuple[str, dict[str, str]]:
+    """The body of a rule for the answer's text, and the grammars that it refers to. Raises BadRequest."""
+    match answer_format:
+        case JsonObjectFormat():
+            return json_text({"type": "object"}), {}
+        case JsonSchemaFormat(schema=schema, strict=strict):
+            return _enforced(schema, strict, _FORMAT, "The schema", only_objects=False), {}
+        case RegexFormat(pattern=pattern):
+            if problem := compile_error(f"start: {regex(pattern)}"):
+                raise BadRequest(f"The regular expression cannot be enforced: {problem}", _FORMAT)
+            return regex(pattern), {}
+        case GrammarFormat(grammar=text):
+            return "@answer", {"answer": client_grammar(text, _FORMAT)}
+
+
+def _arguments(tool: Tool) -> str:
+    """The Lark of a tool's arguments. Raises BadRequest."""
+    if tool.parameters is None:
+        return '"{}"'
+    subject = f"The schema of the parameters of tool '{tool.name}'"
+    return _enforced(tool.parameters, tool.strict, _TOOLS, subject, only_objects=True)
+
+
+def _enforced(schema: object, strict: bool, parameter: str, subject: str, *, only_objects: bool) -> str:
+    """The Lark of JSON that fits the schema. Raises BadRequest."""
+    left_out: frozenset[str] = frozenset()
+    while True:
+        rewritten = enforceable_schema(schema, strict=strict, parameter=parameter, subject=subject, without=left_out)
+        if only_objects:
+            rewritten = _of_objects(rewritten, parameter, subject)
+        text = json_text(rewritten)
+        problem = compile_error(f"start: {text}")
+        if not problem:
+            return text
+        keywords, reason = next((why for said, why in _REFUSED_BY_LLGUIDANCE.items() if said in problem), ((), ""))
+        if not keywords:
+            raise BadRequest(f"{subject} cannot be enforced: {problem}", parameter)
+        if strict or left_out.issuperset(keywords) or "$ref" in keywords:
+            raise BadRequest(
+                f"{subject} cannot be enforced: '{keywords[0]}' is not supported here: {reason}", parameter
+            )
+        left_out |= frozenset(keywords)
+
+
+def _of_objects(schema: Schema, parameter: str, subject: str) -> Schema:
+    """The schema, for objects only. Raises BadRequest if it excludes them."""
+    if isinstance(schema, bool):
+        return {"type": "object"}
+    types = schema.get("type", "object")
+    if "object" not in ([types] if isinstance(types, str) else types):
+        raise BadRequest(f"{subject} is invalid: 'type' at # must be object", parameter)
+    return {**schema, "type": "object"}
