@@ -30,11 +30,13 @@ check: $(DEV_READY) ## Lint, check the formatting and the types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m tools.dialect_tables --check
+	$(BIN)/python -m tools.schema_tables --check
 
 format: $(DEV_READY) ## Fix what the linter can and format the code
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 	$(BIN)/python -m tools.dialect_tables
+	$(BIN)/python -m tools.schema_tables
 
 # build.txt and bundled-model.txt are one exact pin each, changed by hand.
 lock: $(DEV_READY) ## Pin the requirements anew (ARGS=--upgrade for newer versions)

@@ -70,7 +70,7 @@ class CallGrammar:
     def _lead(self, first: str) -> str:
         """Text up to the first piece of the trigger, be it a token or spelled out in ordinary ones."""
         spelled = f"spelled[lazy]: TEXT {quoted(first)}"
-        token = self._special_token(first) if first in self._markup.special_tokens else None
+        token = self._token(first)
         return f"lead: {'' if token is None else f'TEXT <[{token}]> | '}spelled\n{spelled}"
 
     def _lark(self, text: str) -> str:
@@ -80,7 +80,7 @@ class CallGrammar:
 
     def _pieces(self, text: str) -> list[str]:
         """The text, cut where special tokens begin and end."""
-        tokens = [token for token in self._markup.special_tokens if token and self._special_token(token) is not None]
+        tokens = [text for text in self._markup.special_tokens if self._token(text) is not None]
         if not tokens:
             return [text] if text else []
         longest_first = sorted(tokens, key=len, reverse=True)

@@ -27,7 +27,7 @@ def _fits(schema: Schema, known: set[str]) -> bool:
     if isinstance(schema, bool):
         return schema
     return (
-        schema.get("$ref", "") in {"", *known}
+        ("$ref" not in schema or schema["$ref"] in known)
         and all(_fits(part, known) for part in schema.get("allOf", ()))
         and all(any(_fits(part, known) for part in schema.get(word, (True,))) for word in ("anyOf", "oneOf"))
         and len(schema.get("enum", "?")) > 0

@@ -69,12 +69,6 @@ def enforced(keyword: str, value: Any, node: Node) -> Node:
     return {}
 
 
-def may_be(kind: str, node: Node) -> bool:
-    """Whether the schema's `type` leaves room for a type."""
-    types = node.get("type", TYPES)
-    return kind in ([types] if isinstance(types, str) else types)
-
-
 def names_of(keyword: str, node: Node) -> tuple[str, ...]:
     """The names in `properties` or `required`, none if it is absent or invalid."""
     value = node.get(keyword)
@@ -163,12 +157,12 @@ def _names(value: Any) -> list[str]:
     return list(dict.fromkeys(value))
 
 
-def checked_pattern(pattern: Any) -> str:
-    """The pattern in a form that means the same to everybody. Raises Invalid and Unenforced."""
+def checked_pattern(pattern: Any, *, wide: bool = False) -> str:
+    """The pattern in the form of grammar.pattern. Raises Invalid and Unenforced."""
     if not isinstance(pattern, str):
         raise Invalid("must be a string")
     try:
-        return portable_pattern(pattern)
+        return portable_pattern(pattern, wide=wide)
     except MalformedPattern as error:
         raise Invalid(f"has the pattern {pattern!r}, which is wrong: {error}") from error
     except UnportablePattern as error:
@@ -180,6 +174,7 @@ def _format(value: Any, node: Node) -> Node:
         raise Invalid("must be a string")
     if value in FORMATS:
         return {"format": value}
-    if may_be("string", node):
+    types = node.get("type", "string")
+    if types == "string" or (isinstance(types, list) and "string" in types):
         raise Unenforced(f"{value!r} is none of {', '.join(FORMATS)}")
     return {}  # formats of numbers say nothing that could be checked

@@ -57,11 +57,11 @@ def regex(pattern: str) -> str:
 
 def client_grammar(text: str, parameter: str) -> str:
     """A client's grammar in Lark; it may be written in GBNF. Raises BadRequest."""
-    if len(text) > _MOST_CHARACTERS or text.count(":") > _MOST_RULES:
+    if len(text) > _MOST_CHARACTERS or len(re.findall("::=|:", text)) > _MOST_RULES:
         raise BadRequest(
             f"The grammar is too large: it may have {_MOST_CHARACTERS} characters and {_MOST_RULES} rules", parameter
         )
-    if "::=" in text:
+    if re.search(r"^\s*[\w-]+\s*::=", text, re.MULTILINE):
         try:
             text = gbnf_to_lark(_GBNF_ESCAPE.sub(_plain_escape, text))
         except Exception as error:  # the converter raises nothing more special
@@ -70,11 +70,14 @@ def client_grammar(text: str, parameter: str) -> str:
         raise BadRequest(
             "The grammar may not have %json or %lark in it; a JSON schema has a format of its own", parameter
         )
-    if problem := compile_error(text):
-        raise BadRequest(f"The grammar cannot be enforced: {problem}", parameter)
-    _, messages = LLMatcher.validate_grammar_with_warnings(text, None, limits=PARSER_LIMITS)
+    try:
+        _, messages = LLMatcher.validate_grammar_with_warnings(text, None, limits=PARSER_LIMITS)
+    except ValueError:  # what LLMatcher itself only reports as an error of the grammar
+        messages = []
     if any(message.startswith("no tokenizer") for message in messages):
         raise BadRequest("The grammar may not ask for tokens in <...>, only for text", parameter)
+    if problem := compile_error(text):
+        raise BadRequest(f"The grammar cannot be enforced: {problem}", parameter)
     return text
 
 

@@ -2,7 +2,7 @@
 
 JSON Schema means ECMA-262's dialect, validators use their language's own, and llguidance uses Rust's. The rewritten
 pattern is Rust's, and matches only what ECMA-262 (without flags) and Python's `re` match as well: `\\d` is ASCII,
-`\\W` is what neither of them calls a letter, `.` is no line separator.
+`\\W` is what neither of them calls a letter, `.` is no line separator. Or it matches whatever any of them does.
 """
 
 import re
@@ -36,9 +36,12 @@ class UnportablePattern(ValueError):
     """The dialects read the pattern differently, or it cannot be enforced."""
 
 
-def portable_pattern(pattern: str) -> str:
-    """The pattern in Rust's dialect, unanchored as it was. Raises MalformedPattern and UnportablePattern."""
-    reader = _Reader(pattern)
+def portable_pattern(pattern: str, *, wide: bool = False) -> str:
+    """The pattern in Rust's dialect, unanchored as it was. Raises MalformedPattern and UnportablePattern.
+
+    It matches what all dialects agree on; `wide`: what at least one of them matches.
+    """
+    reader = _Reader(pattern, wide)
     text, size = reader.alternatives()
     if reader.next:
         raise MalformedPattern("it closes a group that it did not open")
@@ -50,8 +53,10 @@ def portable_pattern(pattern: str) -> str:
 class _Reader:
     """Recursive descent over a pattern; every method returns the rewritten text and its size written out."""
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, wide: bool) -> None:
         self._pattern = pattern
+        self._wide = wide
+        self._anchors = 0
         self._position = 0
         self._depth = 0
 
@@ -70,19 +75,29 @@ class _Reader:
                 return "|".join(texts), total
 
     def _sequence(self) -> tuple[str, int]:
-        texts, total = [], 0
+        texts: list[str] = []
+        total = 0
         while self.next and self.next not in "|)":
+            anchors = self._anchors
             if self._took("^"):
+                self._note_anchor("^", is_at_the_end=not any(text != "^" for text in texts))
                 texts.append("^")
-                continue
-            if self._took("$"):
-                texts.append("$")
-                continue
-            text, size = self._atom()
-            quantifier, factor = self._quantifier()
-            texts.append(text + quantifier)
-            total += size * factor
+            elif self._took("$"):
+                self._note_anchor("$", is_at_the_end=self.next in "|)")
+                texts.append(r"\n?$" if self._wide else "$")  # Python's stands before a last newline, too
+            else:
+                text, size = self._atom()
+                quantifier, factor = self._quantifier()
+                if self._anchors > anchors:
+                    self._note_anchor("^ or $", is_at_the_end=not (texts or quantifier) and self.next in "|)")
+                texts.append(text + quantifier)
+                total += size * factor
         return "".join(texts), total
+
+    def _note_anchor(self, anchor: str, is_at_the_end: bool) -> None:
+        self._anchors += 1
+        if not is_at_the_end:
+            raise UnportablePattern(f"{anchor} stands inside of what it should be the end of")
 
     def _quantifier(self) -> tuple[str, int]:
         match = _QUANTIFIER.match(self._pattern, self._position)
@@ -105,14 +120,16 @@ class _Reader:
             case "[":
                 return self._class(), 1
             case ".":
-                return r"[^\n\r\u{2028}\u{2029}]", 1
+                return r"[^\n]" if self._wide else r"[^\n\r\u{2028}\u{2029}]", 1
             case "\\":
                 self._position -= 1
                 if letter := self._class_letter():
-                    return f"[{_class_of(letter, negated=False)}]", 1
+                    return f"[{_class_of(letter, self._wide)}]", 1
                 self._position += 1
                 character = self._escaped()
-            case "*" | "+" | "?" | "{":
+            case "{":
+                raise UnportablePattern("{ stands for itself, which not all dialects take; write \\{")
+            case "*" | "+" | "?":
                 raise MalformedPattern(f"there is nothing for {character} to repeat")
         if UNWRITABLE.match(character):
             raise UnportablePattern("there is a control character")
@@ -149,7 +166,7 @@ class _Reader:
         if letter := self._class_letter():
             if self._begins_range():
                 raise UnportablePattern(f"\\{letter} is the end of a range")
-            return _class_of(letter, negated), " "
+            return _class_of(letter, self._wide is not negated), " "
         first = self._class_character()
         if not self._begins_range():
             return _literal(first), first
@@ -206,12 +223,12 @@ class _Reader:
         return character
 
 
-def _class_of(letter: str, negated: bool) -> str:
-    """What a class like \\d or \\W becomes inside [...] or, negated, inside [^...]."""
+def _class_of(letter: str, wide: bool) -> str:
+    """What a class like \\d or \\W becomes between [ and ]."""
     common, any_of = _CLASSES[letter.lower()]
     if letter.islower():
-        return any_of if negated else common
-    return f"[^{common if negated else any_of}]"
+        return any_of if wide else common
+    return f"[^{common if wide else any_of}]"
 
 
 def _literal(character: str) -> str:

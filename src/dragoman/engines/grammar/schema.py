@@ -51,8 +51,8 @@ _METASCHEMA = re.compile(r"https?://json-schema\.org/(draft-0[467]|draft/2019-09
 _DEEPEST = 100
 """Schemas within schemas, `$ref` followed. The compiler recurses, and overflows its stack beyond some 600."""
 
-_LARGEST_PRODUCT = 2**32
-"""Of all that stands in `multipleOf`: where schemas meet, llguidance computes common multiples in 32 bits."""
+_LARGEST_MULTIPLE = 50_000
+"""The least common multiple of all that stands in `multipleOf`: where schemas meet, llguidance needs as many states."""
 
 _MOST_SCHEMAS = 2_000
 _MOST_BYTES = 300_000
@@ -159,8 +159,8 @@ class _Rewriting:
                 return {"items": self._schema(value, place)} if isinstance(node.get("items"), list) else {}
             case "multipleOf":
                 self._divisors.add(enforced(keyword, value, node)[keyword])
-                if _product(self._divisors) > _LARGEST_PRODUCT:
-                    raise Unenforced("together with others in the schema it is too large")
+                if _common_multiple(self._divisors) > _LARGEST_MULTIPLE:
+                    raise Unenforced("its least common multiple with others in the schema is too large")
             case "$ref":
                 return {keyword: self._reference(value)}
             case "$id" | "id":
@@ -211,7 +211,10 @@ class _Rewriting:
 
     def _target(self, reference: str) -> str:
         """The place that a reference names."""
-        base, fragment = urldefrag(urljoin(self._id, reference))
+        try:
+            base, fragment = urldefrag(urljoin(self._id, reference))
+        except ValueError as error:
+            raise Invalid(f"is no URI: {error}") from error
         if base not in ("", urldefrag(self._id)[0]):
             raise Invalid(f"refers to {reference!r}; only places inside the schema itself can be referred to")
         fragment = unquote(fragment)
@@ -224,11 +227,11 @@ class _Rewriting:
     @functools.cached_property
     def _anchors(self) -> dict[str, str]:
         """The places of named schemas: by `$anchor`, or by "#name" in the `$id` or `id` of drafts 4 to 7."""
-        names = {}
+        names: dict[str, str] = {}
         for place, node in _schemas_in(self._root, "#"):
             for name in (f"#{node.get('$anchor', '')}", node.get("$id"), node.get("id")):
                 if isinstance(name, str) and name.startswith("#"):
-                    names[name[1:]] = place
+                    names.setdefault(name[1:], place)
         return names
 
     def _at(self, place: str) -> Any:
@@ -265,11 +268,11 @@ def _with_any_of(schema: Node) -> Node:
     return {**rest, "allOf": [*schema.get("allOf", ()), {"anyOf": schema["oneOf"]}]}
 
 
-def _product(numbers: Iterable[int | float]) -> int:
-    """The product of all numbers, without their points: 0.25 and 3 count as 25 and 300."""
-    decimals = [Decimal(repr(number)) for number in numbers]
+def _common_multiple(numbers: Iterable[int | float]) -> int:
+    """The least one of all numbers, without the point: 25 of 0.25 and 0.05."""
+    decimals = [Decimal(repr(number)).normalize() for number in numbers]
     places = max(0, *(-int(number.as_tuple().exponent) for number in decimals))
-    return math.prod(int(number.scaleb(places)) for number in decimals)
+    return math.lcm(*(int(number.scaleb(places)) for number in decimals))
 
 
 def _says_nothing(keyword: str, value: Any, node: Node) -> bool:
@@ -279,17 +282,26 @@ def _says_nothing(keyword: str, value: Any, node: Node) -> bool:
 
 
 def _patterns(node: Node) -> dict[str, str]:
-    """The patterns of `patternProperties`, each with its portable form. Raises Invalid and Unenforced."""
-    patterns = {pattern: checked_pattern(pattern) for pattern in names_of("patternProperties", node)}
+    """The patterns of `patternProperties`, each in a form that is safe. Raises Invalid and Unenforced.
+
+    A name may fit a pattern in one dialect of regular expressions and be an additional one in another. Where all
+    additional names are forbidden, such a name is, too; where all are free, its value must fit the pattern's schema.
+    """
+    others = node.get("additionalProperties", True)
+    patterns = names_of("patternProperties", node)
+    wide = {pattern: checked_pattern(pattern, wide=True) for pattern in patterns}
+    narrow = {pattern: checked_pattern(pattern) for pattern in patterns}
+    if wide != narrow and not isinstance(others, bool):
+        raise Unenforced("its patterns mean something else to every dialect, and other names have another schema")
     names = {*names_of("properties", node), *names_of("required", node)}
     if len(names) * len(patterns) > _MOST_COMPARISONS:
         raise Unenforced("there are too many names and patterns")
-    for pattern, portable in patterns.items():
-        if fitting := found_in(portable, names):
+    for pattern in patterns:
+        if fitting := found_in(wide[pattern], names):
             raise Unenforced(f"{pattern!r} fits {min(fitting)!r}, which stands in 'properties' or 'required'")
-    if len(set(patterns.values())) < len(patterns):
+    if len(set(narrow.values())) < len(patterns):
         raise Unenforced("two of its patterns mean the same")
-    return patterns
+    return wide if others else narrow
 
 
 def _schemas_in(node: Any, place: str) -> Iterator[tuple[str, Node]]:

@@ -1,0 +1,186 @@
+"""What a request may hold an answer to, from a client's JSON to the answer's JSON, with the real model between."""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dragoman.core.errors import EngineFailed
+from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt
+from dragoman.dialects.exchange import Call
+from dragoman.engines.llama.backend import LlamaBackend
+from dragoman.engines.llama.batcher import Batcher
+from dragoman.engines.llama.context import ContextOptions
+from dragoman.engines.llama.job_maker import JobMaker
+from dragoman.engines.llama.messages import Submit
+from dragoman.engines.llama.model import Model
+from dragoman.prompt.template import CHATML, ChatTemplate
+from tests.support import schemas
+from tests.support.answers import Arcee, InfermaticChat, Whole, collected, streamed
+from tests.support.grammars import errors
+
+TOGETHER = 20
+"""Requests answered at once, so that one test makes use of the whole batch."""
+
+MOST_STEPS = 20_000
+TEMPLATE = ChatTemplate(CHATML, bos="", eos="")
+
+SLOW = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example],
+)
+
+
+class Engine:
+    """The batcher over the real model, as the engine process has it."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._backend = LlamaBackend(model, ContextOptions(16384, 512, threads=2))
+        self._jobs = JobMaker(model, self._backend.cells)
+
+    def answer(self, requests: Sequence[GenerationRequest], most_tokens: int) -> list[list[Event]]:
+        """The events of each, all answered together. Raises BadRequest."""
+        batcher = Batcher(self._backend, self._model.vocabulary, parallel=TOGETHER, step_tokens=512, saved_tokens=4096)
+        answers: list[list[Event]] = [[] for _ in requests]
+        for number, request in enumerate(requests):
+            batcher.add(self._jobs.job((0, number), self._submit(number, request, most_tokens)), request.n, number)
+        for _ in range(MOST_STEPS):
+            if batcher.idle:
+                break
+            for (_, number), event in batcher.step():
+                assert not isinstance(event, EngineFailed), event.message
+                answers[number].append(event)
+        assert batcher.idle
+        batcher.cache.clear()
+        return answers
+
+    def _submit(self, number: int, request: GenerationRequest, most_tokens: int) -> Submit:
+        assert isinstance(request.prompt, ChatPrompt)
+        rendered = TEMPLATE.render(request.prompt)
+        sampling = request.sampling
+        return Submit(
+            number,
+            TextPrompt(rendered.text),
+            type(sampling)(temperature=sampling.temperature, max_tokens=most_tokens, logit_bias=sampling.logit_bias),
+            request.n,
+            echo=False,
+            priority=0,
+            logprobs=None,
+            answer_format=request.answer_format,
+            tools=request.prompt.tools,
+            reading=rendered.reading,
+        )
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+@pytest.fixture(scope="module")
+def engine(model: Model) -> Iterator[Engine]:
+    engine = Engine(model)
+    yield engine
+    engine.close()
+
+
+def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: Engine) -> None:
+    finished = 0
+
+    @settings(SLOW, max_examples=20)
+    @given(st.lists(schemas.json_schemas(), min_size=TOGETHER, max_size=TOGETHER))
+    def answer(batch: list[schemas.Schema]) -> None:
+        nonlocal finished
+        calls = [_asking(schema) for schema in batch]
+        answers = engine.answer([call.requests[0] for call in calls], 96)
+        for schema, events in zip(batch, answers, strict=True):
+            text = "".join(event.text for event in events if isinstance(event, Delta))
+            [reason] = [event.reason for event in events if isinstance(event, Finished)]
+            if reason == "stop":
+                finished += 1
+                assert errors(text, schema) == []
+
+    answer()
+    assert finished >= 300
+
+
+def _asking(schema: schemas.Schema) -> Call:
+    response_format = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema, "strict": True}}
+    return Arcee().call(response_format=response_format, temperature=1.5)
+
+
+@st.composite
+def _conversation(draw: st.DrawFn) -> dict[str, Any]:
+    tools = draw(st.lists(schemas.tools(), min_size=1, max_size=3, unique_by=lambda tool: tool.name))
+    functions = [
+        {"name": tool.name, "parameters": tool.parameters, "strict": True}
+        if tool.parameters is not None
+        else {"name": tool.name}
+        for tool in tools
+    ]
+    named = {"type": "function", "function": {"name": draw(st.sampled_from([tool.name for tool in tools]))}}
+    return {
+        "messages": [{"role": "user", "content": draw(st.sampled_from(["Hi", "Use a tool.", "What time is it?"]))}],
+        "tools": [{"type": "function", "function": function} for function in functions],
+        "tool_choice": draw(st.sampled_from(["none", "auto", "required", named])),
+        "parallel_tool_calls": draw(st.booleans()),
+        "temperature": draw(st.sampled_from([0.0, 1.0])),
+    }
+
+
+def test_200_conversations_call_only_what_they_may_with_valid_arguments(engine: Engine, model: Model) -> None:
+    # So that a small model begins a call now and then where it may.
+    tempting = {str(token): 4.0 for token in model.vocabulary.tokenize_plain(b"<tool_call>")}
+    calls_made = 0
+
+    @settings(SLOW, max_examples=10)
+    @given(st.lists(_conversation(), min_size=TOGETHER, max_size=TOGETHER))
+    def converse(conversations: list[dict[str, Any]]) -> None:
+        nonlocal calls_made
+        voice = InfermaticChat()
+        for conversation in conversations:
+            if conversation["tool_choice"] == "auto":
+                conversation["logit_bias"] = tempting
+        asked = [voice.call(**conversation) for conversation in conversations]
+        answers = engine.answer([call.requests[0] for call in asked], 80)
+        for conversation, call, events in zip(conversations, asked, answers, strict=True):
+            [whole] = voice.read(collected(call.machine, events))
+            assert voice.read_stream(streamed(voice.call(**conversation, stream=True).machine, events)) == [whole]
+            calls_made += _check(conversation, whole)
+
+    converse()
+    assert calls_made >= 50
+
+
+def _check(conversation: dict[str, Any], whole: Whole) -> int:
+    """Hold an answer against what was asked; returns its complete calls."""
+    parameters = {tool["function"]["name"]: tool["function"].get("parameters") for tool in conversation["tools"]}
+    calls = whole.calls or []
+    complete = calls if whole.reason == "tool_calls" else calls[:-1]
+    for _, name, arguments in complete:
+        assert errors(arguments, parameters[name] or {"type": "object", "additionalProperties": False}) == []
+    assert whole.reason != "stop" or not calls
+    choice = conversation["tool_choice"]
+    if choice == "none":
+        assert not calls
+    elif choice != "auto":
+        assert whole.text == ""
+        assert whole.reason in ("tool_calls", "length")
+    if isinstance(choice, dict):
+        assert {name for _, name, _ in calls} <= {choice["function"]["name"]}
+    if isinstance(choice, dict) or (not conversation["parallel_tool_calls"] and choice != "auto"):
+        assert len(calls) <= 1
+    return len(complete)
+
+
+def test_an_object_is_an_object_whatever_the_prompt_says(engine: Engine) -> None:
+    calls = [Arcee().call(response_format={"type": "json_object"}, temperature=1.5) for _ in range(TOGETHER)]
+    for events in engine.answer([call.requests[0] for call in calls], 40):
+        text = "".join(event.text for event in events if isinstance(event, Delta))
+        assert text.startswith("{")
+        if [event.reason for event in events if isinstance(event, Finished)] == ["stop"]:
+            assert isinstance(json.loads(text), dict)
+        assert isinstance(events[-1], Usage)

@@ -1,0 +1,115 @@
+"""Random JSON Schemas that can be enforced strictly, and tools that take such."""
+
+from typing import Any
+
+from hypothesis import strategies as st
+
+from dragoman.core.request import Tool
+
+Schema = dict[str, Any]
+
+_NAMES = st.sampled_from(["a", "b", "name", "größe", "two words", 'q"uote', "x/y~z", "$ref", "type", "😀"])
+_TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), max_size=8)
+_PATTERNS = st.sampled_from(
+    [
+        "^[a-z]+$",
+        r"^\d{2,4}-\d{2}$",
+        "b",
+        r"^(?:foo|bar)(?:\.[A-Z]{2})?$",
+        r"^\S+@\S+$",
+        "^[^/]*/[^/]*$",
+        r"^\w.\W$",
+        "é|ß",
+    ]
+)
+_FORMATS = st.sampled_from(["date", "date-time", "email", "ipv4", "ipv6", "time", "uuid", "hostname"])
+_BOUNDS = st.integers(-1000, 1000) | st.sampled_from([0.1, -0.25, 1.5, 99.99, -1e-3])
+_CONSTANTS: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.sampled_from([0.5, -1.25, 1e-7]) | _TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=3),
+    max_leaves=4,
+)
+
+
+def json_schemas() -> st.SearchStrategy[Schema]:
+    """Schemas of draft 2020-12, some with definitions, of which some refer to themselves."""
+    nodes = st.recursive(_leaves(), lambda inner: _arrays(inner) | _objects(inner) | _unions(inner), max_leaves=6)
+    return nodes | st.builds(_with_definition, st.deferred(lambda: _objects(_leaves() | _REFERENCES)), nodes)
+
+
+def tools() -> st.SearchStrategy[Tool]:
+    """Strict tools whose parameters are objects."""
+    parameters = st.none() | _objects(_leaves() | _arrays(_leaves()))
+    return st.builds(
+        Tool, name=st.from_regex("[A-Za-z0-9_-]{1,12}", fullmatch=True), parameters=parameters, strict=st.just(True)
+    )
+
+
+_REFERENCES = st.just({"$ref": "#/$defs/node"}) | st.just({"type": "array", "items": {"$ref": "#/$defs/node"}})
+
+
+def _with_definition(node: Schema, root: Schema) -> Schema:
+    """`root` or a node; the node refers to itself, and so must not require anything."""
+    node = {key: value for key, value in node.items() if key != "required"}
+    return {"anyOf": [{"$ref": "#/$defs/node"}, root], "$defs": {"node": node}}
+
+
+def _leaves() -> st.SearchStrategy[Schema]:
+    return st.one_of(
+        st.sampled_from([{"type": "null"}, {"type": "boolean"}, {"type": "string"}, {"type": ["integer", "null"]}, {}]),
+        st.builds(lambda value: {"const": value}, _CONSTANTS),
+        st.builds(lambda values: {"enum": values}, st.lists(_CONSTANTS, min_size=1, max_size=4)),
+        st.builds(lambda pattern: {"type": "string", "pattern": pattern}, _PATTERNS),
+        st.builds(lambda name: {"type": "string", "format": name}, _FORMATS),
+        _strings(),
+        _numbers(),
+    )
+
+
+@st.composite
+def _strings(draw: st.DrawFn) -> Schema:
+    least = draw(st.integers(0, 5))
+    return {"type": "string", "minLength": least, "maxLength": least + draw(st.integers(0, 10))}
+
+
+@st.composite
+def _numbers(draw: st.DrawFn) -> Schema:
+    schema: Schema = {"type": draw(st.sampled_from(["integer", "number"]))}
+    low, high = sorted([draw(_BOUNDS), draw(_BOUNDS)])
+    if draw(st.booleans()):
+        schema[draw(st.sampled_from(["minimum", "exclusiveMinimum"]))] = low
+    if draw(st.booleans()):
+        schema[draw(st.sampled_from(["maximum", "exclusiveMaximum"]))] = high + 10
+    if draw(st.booleans()):
+        schema["multipleOf"] = draw(st.sampled_from([1, 2, 5, 0.5, 0.1, 0.01]))
+    return schema
+
+
+@st.composite
+def _arrays(draw: st.DrawFn, items: st.SearchStrategy[Schema]) -> Schema:
+    schema: Schema = {"type": "array", "items": draw(items) if draw(st.booleans()) else False}
+    if draw(st.booleans()):
+        schema["prefixItems"] = draw(st.lists(items, min_size=1, max_size=2))
+    elif schema["items"] is not False and draw(st.booleans()):
+        schema["minItems"] = draw(st.integers(0, 2))
+        schema["maxItems"] = schema["minItems"] + draw(st.integers(0, 3))
+    return schema
+
+
+@st.composite
+def _objects(draw: st.DrawFn, values: st.SearchStrategy[Schema]) -> Schema:
+    properties = draw(st.dictionaries(_NAMES, values, max_size=4))
+    schema: Schema = {"type": "object", "properties": properties}
+    if draw(st.booleans()) and properties:
+        schema["required"] = draw(st.lists(st.sampled_from(sorted(properties)), unique=True))
+    if draw(st.booleans()):
+        schema["additionalProperties"] = draw(values) if draw(st.booleans()) else False
+    return schema
+
+
+def _unions(options: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:
+    return st.builds(
+        lambda keyword, members: {keyword: members} if keyword == "anyOf" else {keyword: members[:1]},
+        st.sampled_from(["anyOf", "allOf", "oneOf"]),
+        st.lists(options, min_size=1, max_size=3),
+    )
