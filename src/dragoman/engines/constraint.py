@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dragoman.core.errors import BadRequest
+from dragoman.engines.grammar import PARSER_LIMITS
 
 Allowed = npt.NDArray[np.bool_]
 """bool[vocabulary]"""
@@ -18,8 +19,6 @@ Allowed = npt.NDArray[np.bool_]
 _GRAMMARS_KEPT = 64
 
 _ANY_TEXT = b"name"
-
-_LIMITS = llguidance.LLParserLimits(verbose_errors=False)
 
 
 class ConstraintFailed(Exception):
@@ -125,7 +124,7 @@ class GrammarCompiler:
     def compile(self, grammar: str, parameter: str) -> Constraint:
         """The grammar, at its beginning. Raises BadRequest, naming `parameter`, when it cannot be enforced."""
         if grammar not in self._compiled:
-            matcher = llguidance.LLMatcher(self._tokenizer, grammar, limits=_LIMITS, log_level=0)
+            matcher = llguidance.LLMatcher(self._tokenizer, grammar, limits=PARSER_LIMITS, log_level=0)
             if matcher.is_error():
                 reason = matcher.get_error().partition("\n")[0]
                 raise BadRequest(f"{parameter} cannot be enforced: {reason}", parameter)
