@@ -30,13 +30,16 @@ def test_the_readme_has_a_curl_for_each_dialect(path: str) -> None:
 
 def test_the_settings_of_the_readme_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "dragoman.toml"
-    first, second = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    first, second, third = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     file.write_text(first)
     settings = load_settings(file, {}, {})
     assert (settings.port, settings.workers) == (8080, 2)
     file.write_text(second)
     settings = load_settings(file, {}, {})
     assert (len(settings.deployments), len(settings.keys)) == (2, 1)
+    file.write_text(third)
+    settings = load_settings(file, {}, {})
+    assert (settings.adapters[0].name, settings.adapter_folder) == ("pirate", "adapters")
 
 
 def test_every_link_of_the_documents_leads_to_a_file() -> None:

@@ -4,8 +4,11 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import Any, ClassVar
 
 import gguf
 import pytest
@@ -18,6 +21,8 @@ from dragoman.engines.llama.gguf_files import ModelSourceError
 from dragoman.engines.llama.sources import bundled
 from tests.support.tiny_llama import random_changes, write_adapter
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+UNREACHABLE = "http://127.0.0.1:9"
 CONVERT = r"is a PEFT adapter and not GGUF; convert it with llama\.cpp's convert_lora_to_gguf\.py"
 
 
@@ -157,9 +162,10 @@ from dragoman.core.adapters import AdapterSource
 from dragoman.core.errors import BadRequest
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
 
-name, revision = sys.argv[1], sys.argv[2] or None
+name, revision, downloads, token = sys.argv[1], sys.argv[2] or None, sys.argv[3] == "True", sys.argv[4] or None
+store = LocalAdapterStore(None, downloads=downloads)
 try:
-    file = asyncio.run(LocalAdapterStore(None, downloads=False).find(AdapterSource("hub", name, revision), "hf_secret"))
+    file = asyncio.run(store.find(AdapterSource("hub", name, revision), token))
     print(json.dumps([str(file.path), ""]))
 except BadRequest as error:
     print(json.dumps(["", error.message]))
@@ -201,16 +207,90 @@ def hub_cache(tmp_path: Path) -> Path:
 def test_adapters_of_the_hub_come_from_its_cache_in_the_revision_asked_for(
     hub_cache: Path, name: str, revision: str, commit: str, complaint: str
 ) -> None:
+    path, said = look(UNREACHABLE, hub_cache, name, revision)
+    assert said.startswith(complaint)
+    assert bool(said) == bool(complaint)
+    assert (f"/{commit * 40}/" in path) == bool(commit)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A hub with one gated adapter."""
+
+    adapter: ClassVar[bytes]
+    keys_shown: ClassVar[list[str | None]] = []
+
+    def do_GET(self) -> None:
+        key = self.headers["authorization"]
+        self.keys_shown.append(key)
+        if key != "Bearer hf_secret":
+            self.reply(401, b"", {"X-Error-Code": "GatedRepo"})
+        elif self.path == "/api/models/acme/gated/revision/v2":
+            listing = {"id": "acme/gated", "sha": COMMIT, "siblings": [{"rfilename": "gated.gguf"}]}
+            self.reply(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
+        else:
+            assert self.path == "/acme/gated/resolve/v2/gated.gguf"
+            self.reply(200, self.adapter, {"ETag": '"gated"', "X-Repo-Commit": COMMIT})
+
+    do_HEAD = do_GET  # noqa: N815 - BaseHTTPRequestHandler looks its methods up by these names
+
+    def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the tests' output for the tests."""
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[str]:
+    Hub.adapter = write_adapter(tmp_path / "gated.gguf", {}).read_bytes()
+    Hub.keys_shown.clear()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_download_shows_the_hub_the_clients_token_and_keeps_it_nowhere(hub: str, tmp_path: Path) -> None:
+    path, said = look(hub, tmp_path / "hf", "acme/gated", "v2", downloads=True, token="hf_secret")
+    assert (Path(path).read_bytes(), said) == (Hub.adapter, "")
+    assert "Bearer hf_secret" in Hub.keys_shown
+    for file in (tmp_path / "hf").rglob("*"):
+        assert not file.is_file() or b"hf_secret" not in file.read_bytes()
+
+
+def test_a_download_without_a_token_does_not_use_the_operators(hub: str, tmp_path: Path) -> None:
+    _, said = look(hub, tmp_path / "hf", "acme/gated", "v2", downloads=True, HF_TOKEN="hf_secret")
+    assert said.endswith("is gated: accept its terms on its page and set hf_token to your token")
+    assert set(Hub.keys_shown) == {None}
+
+
+def look(
+    endpoint: str,
+    cache: Path,
+    name: str,
+    revision: str,
+    *,
+    downloads: bool = False,
+    token: str = "",
+    **environment: str,
+) -> tuple[str, str]:
+    """What a store in a process of its own finds, or says: the hub's client reads the environment on import."""
     outcome = subprocess.run(
-        [sys.executable, "-c", FIND, name, revision],
-        env={**os.environ, "HF_HOME": str(hub_cache), "HF_ENDPOINT": "http://127.0.0.1:9"},
+        [sys.executable, "-c", FIND, name, revision, str(downloads), token],
+        env={**os.environ, "HF_HOME": str(cache), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", **environment},
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
-    path, said = json.loads(outcome.stdout)
-    assert said.startswith(complaint)
-    assert bool(said) == bool(complaint)
-    assert (f"/{commit * 40}/" in path) == bool(commit)
     assert "hf_secret" not in outcome.stdout + outcome.stderr
+    path, said = json.loads(outcome.stdout)
+    return path, said

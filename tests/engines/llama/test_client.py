@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading
+from dragoman.core.adapters import Adapter, AdapterSource
+from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading, ModelNotFound
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import (
     ChatPrompt,
@@ -19,7 +20,9 @@ from dragoman.core.request import (
     ToolUse,
 )
 from dragoman.engines.llama import messages
+from dragoman.engines.llama.adapter_registry import AdapterRecord, registry_path, write_registry
 from dragoman.engines.llama.client import ATTEMPTS, LlamaEngine
+from dragoman.engines.llama.worker_adapters import WorkerAdapters
 
 REQUEST = GenerationRequest("any", TextPrompt("Once"))
 
@@ -27,7 +30,9 @@ Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[
 
 
 @contextlib.asynccontextmanager
-async def _engine(socket_path: Path, conversation: Conversation) -> AsyncIterator[LlamaEngine]:
+async def _engine(
+    socket_path: Path, conversation: Conversation, *, architecture: str | None = None
+) -> AsyncIterator[LlamaEngine]:
     """A client, and a process that welcomes it and then does what `conversation` says."""
 
     serving: set[asyncio.Task[None]] = set()
@@ -38,12 +43,13 @@ async def _engine(socket_path: Path, conversation: Conversation) -> AsyncIterato
             await conversation(reader, writer)
         finally:
             writer.close()
-            await writer.wait_closed()
+            with contextlib.suppress(ConnectionError):  # the client may have gone first
+                await writer.wait_closed()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving.add(asyncio.create_task(serve(reader, writer)))
 
-    engine = LlamaEngine(socket_path)
+    engine = LlamaEngine(socket_path, architecture=architecture)
     async with await asyncio.start_unix_server(accept, socket_path), asyncio.timeout(30):
         await engine.start()
         try:
@@ -189,3 +195,51 @@ async def test_a_process_that_is_not_there_yet_means_model_loading(tmp_path: Pat
     with pytest.raises(EngineFailed):
         await engine.statistics()
     await engine.close()
+
+
+PIRATE = Adapter("pirate", AdapterSource("local", "pirate"), 17)
+
+
+@contextlib.asynccontextmanager
+async def _adapters(socket_path: Path, conversation: Conversation) -> AsyncIterator[WorkerAdapters]:
+    async with _engine(socket_path, conversation, architecture="llama") as engine:
+        assert engine.adapters is not None
+        yield engine.adapters
+
+
+async def test_adapters_are_changed_by_the_process_and_read_from_its_registry(tmp_path: Path) -> None:
+    path = tmp_path / "engine.sock"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        added = await messages.read_command(reader)
+        assert isinstance(added, messages.AddAdapter)
+        assert added.record == AdapterRecord(PIRATE, "/pirate.gguf")
+        write_registry(registry_path(path), [added.record])
+        writer.write(messages.encode([messages.AdapterChanged(added.number, PIRATE)]))
+        removed = await messages.read_command(reader)
+        assert removed == messages.RemoveAdapter(added.number + 1, "poet")
+        writer.write(messages.encode([messages.RefusedModel(added.number + 1, "poet")]))
+        await reader.read()
+
+    async with _adapters(path, serve) as adapters:
+        assert adapters.listed() == ()
+        assert await adapters.add(PIRATE, Path("/pirate.gguf")) == PIRATE
+        assert adapters.listed() == (PIRATE,)
+        with pytest.raises(ModelNotFound):
+            await adapters.remove("poet")
+
+
+async def test_a_change_of_adapters_does_not_outlive_the_process_that_was_asked(tmp_path: Path) -> None:
+    asked: list[messages.Command | None] = []
+
+    async def die(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        asked.append(await messages.read_command(reader))
+
+    async with _adapters(tmp_path / "engine.sock", die) as adapters:
+        with pytest.raises(EngineFailed):
+            await adapters.add(PIRATE, Path("/pirate.gguf"))
+    assert isinstance(asked[0], messages.AddAdapter)
+
+
+def test_an_engine_whose_architecture_is_not_known_takes_no_adapters(tmp_path: Path) -> None:
+    assert LlamaEngine(tmp_path / "engine.sock").adapters is None

@@ -57,7 +57,8 @@ def fetch(
     except _FAILURES as error:
         cached = _cached(repository, wanted, revision)
         if cached is None:
-            raise ModelSourceError(_explanation(repository, error)) from error
+            variable = "HF_TOKEN" if token is None else "hf_token"
+            raise ModelSourceError(_explanation(repository, error, variable)) from error
         return cached
 
 
@@ -148,14 +149,15 @@ class _Bar:
         self._progress.stop()
 
 
-def _explanation(repository: str, error: Exception) -> str:
+def _explanation(repository: str, error: Exception, token: str) -> str:
+    """`token` is where the token is set."""
     match error:
         case GatedRepoError():
-            return f"{repository} is gated: accept its terms on its page and set HF_TOKEN to your token"
+            return f"{repository} is gated: accept its terms on its page and set {token} to your token"
         case RepositoryNotFoundError():
-            return f"there is no repository {repository}, or it is private and HF_TOKEN may not read it"
+            return f"there is no repository {repository}, or it is private and {token} may not read it"
         case HfHubHTTPError() if error.response.status_code in (401, 403):
-            return f"the hub refused access to {repository}; check HF_TOKEN"
+            return f"the hub refused access to {repository}; check {token}"
         case HfHubHTTPError():
             return f"{repository} is not in the cache and the hub answered {error.response.status_code}"
         case OfflineModeIsEnabled():

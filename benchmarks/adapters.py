@@ -1,0 +1,109 @@
+"""What a LoRA adapter costs a decoding step, and what it costs to change it between two steps.
+
+    .venv/bin/python -m benchmarks.adapters
+
+What is measured and how to read it: benchmarks/README.md.
+"""
+
+import argparse
+import random
+import statistics
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+from benchmarks.figures import milliseconds, table
+from benchmarks.stopwatch import Stopwatch
+from dragoman.engines.llama.adapters import NO_ADAPTER
+from dragoman.engines.llama.backend import LlamaBackend
+from dragoman.engines.llama.binding import Library, packaged_library
+from dragoman.engines.llama.context import Chunk, ContextOptions
+from dragoman.engines.llama.model import Model
+from dragoman.engines.llama.sources import bundled
+from dragoman.server.settings import EngineSettings
+
+RANK = 16
+PROMPT_TOKENS = 64
+_ENGINE = EngineSettings()
+
+
+def write_adapter(path: Path, seed: int) -> Path:
+    """An adapter of random numbers for every matrix in the bundled model's layers."""
+    source = np.random.default_rng(seed)
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, RANK)
+    for tensor in gguf.GGUFReader(bundled().path).tensors:
+        if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
+            columns, rows = map(int, tensor.shape)
+            writer.add_tensor(f"{tensor.name}.lora_a", source.normal(0, 0.01, (RANK, columns)).astype(np.float32))
+            writer.add_tensor(f"{tensor.name}.lora_b", source.normal(0, 0.01, (rows, RANK)).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def measure(backend: LlamaBackend, adapters: list[int], sequences: int, steps: int) -> dict[tuple[int, bool], float]:
+    """Seconds of the fastest step, by its adapter and whether the step before had another one.
+
+    The fastest, since whatever else the machine does can only add to it.
+    """
+    prompt = np.arange(100, 100 + PROMPT_TOKENS, dtype=np.int32)
+    for sequence in range(sequences):
+        backend.decode([Chunk(sequence, 0, prompt, False)])
+    source, previous = random.Random("adapters"), NO_ADAPTER
+    taken: dict[tuple[int, bool], list[float]] = defaultdict(list)
+    token = np.array([5], dtype=np.int32)
+    for position in range(PROMPT_TOKENS, PROMPT_TOKENS + steps):
+        adapter = source.choice([previous, source.choice(adapters)])
+        began = time.perf_counter()
+        backend.decode([Chunk(sequence, position, token, True) for sequence in range(sequences)], adapter)
+        taken[adapter, adapter != previous].append(time.perf_counter() - began)
+        previous = adapter
+    for sequence in range(sequences):
+        backend.forget(sequence)
+    return {kind: min(seconds) for kind, seconds in taken.items()}
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.adapters", description=__doc__.partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=300, help="of each number of sequences (default: 300)")
+    parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
+    given = parser.parse_args()
+    model = Model(Library(packaged_library()), bundled().path)
+    backend = LlamaBackend(model, ContextOptions(_ENGINE.context_cells, _ENGINE.step_tokens, given.threads))
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [write_adapter(Path(folder) / f"{seed}.gguf", seed) for seed in (1, 2)]
+        adapters = [NO_ADAPTER, *(backend.load_adapter(path, 1.0) for path in paths)]
+    rows = [("sequences", "model", "adapter", "adapter / model", "a change before the step", "strangers' cores")]
+    for sequences in (1, _ENGINE.parallel):
+        with Stopwatch({}) as watch:
+            fastest = measure(backend, adapters, sequences, given.steps)
+        plain = fastest[NO_ADAPTER, False]
+        adapted = statistics.mean(fastest[adapter, False] for adapter in adapters[1:])
+        changes = [fastest[adapter, True] - fastest[adapter, False] for adapter in adapters]
+        rows.append(
+            (
+                f"{sequences}",
+                milliseconds(plain),
+                milliseconds(adapted),
+                f"{adapted / plain:.2f}",
+                milliseconds(statistics.mean(changes)),
+                f"{watch.stranger_cores:.2f}",
+            )
+        )
+    backend.close()
+    model.close()
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
