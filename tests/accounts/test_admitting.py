@@ -7,7 +7,7 @@ import pytest
 from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.keys import KeyRules, change_key, disable_key, enable_key
 from dragoman.accounts.money import InvalidAmount
-from dragoman.accounts.operations import Inquiry, KeyFacts, RequestIdTaken
+from dragoman.accounts.operations import Admitted, Inquiry, KeyFacts, RequestIdTaken
 from dragoman.accounts.prices import set_price
 from dragoman.accounts.refusals import (
     AccountNotAllowed,
@@ -169,6 +169,14 @@ def test_one_request_that_nobody_could_pay_does_not_disturb_the_others(till: Til
     outcomes = till.ledger.commit([till.admission(), till.admission(2, 1, model="gold"), till.admission()])
     told(outcomes[1], InvalidAmount)
     assert till.key.running == 2
+    till.assert_balanced()
+
+
+def test_text_that_a_database_cannot_hold_disturbs_nobody_else(till: Till) -> None:
+    outcomes = till.ledger.commit([till.admission(), till.admission(model="\ud800"), till.admission(model="\0")])
+    told(outcomes[0], Admitted)
+    told(outcomes[1], UnicodeEncodeError)
+    told(outcomes[2], Admitted if till.database.is_sqlite else Exception)
     till.assert_balanced()
 
 

@@ -155,7 +155,7 @@ class Books(RuleBasedStateMachine):
 
 def test_the_books_balance_after_everything(database: Database, tmp_path: Path) -> None:
     Books.database, Books.journals = database, tmp_path
-    examples = 20 if database.is_sqlite else 8
+    examples = 12 if database.is_sqlite else 8
     run_state_machine_as_test(Books, settings=settings(max_examples=examples, stateful_step_count=25, deadline=None))
 
 

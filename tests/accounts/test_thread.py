@@ -4,11 +4,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from dragoman.accounts.audit import audit
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.keys import KeyRules
 from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.operations import Admitted, Inquiry, NeverAdmitted, Settled, Settlement
@@ -104,6 +106,17 @@ async def test_a_thread_that_is_closed_while_the_database_is_locked_tells_so(tmp
         with pytest.raises(LedgerUnavailable):
             settled.result()
     database.close()
+
+
+async def test_a_defect_is_told_to_those_who_wait_and_stops_nobody_else(till: Till, thread: LedgerThread) -> None:
+    broken = till.admission()
+    with till.database.write() as connection:
+        connection.exec_driver_sql("UPDATE keys SET models = 'changed by hand'")
+    till.use(KeyRules())
+    with pytest.raises(msgspec.DecodeError):
+        await thread.admit(broken)
+    await thread.admit(till.admission())
+    till.assert_balanced()
 
 
 async def test_postgresql_restarted_under_load_loses_nothing() -> None:

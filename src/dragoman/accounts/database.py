@@ -143,7 +143,7 @@ class Database:
     def rejections(self) -> tuple[type[Exception], ...]:
         """What is raised for values that the tables do not take, by a Session or before they get there."""
         driver = self.dialect.loaded_dbapi
-        return driver.IntegrityError, driver.DataError, OverflowError, InvalidAmount
+        return driver.IntegrityError, driver.DataError, OverflowError, UnicodeEncodeError, InvalidAmount
 
     def close(self) -> None:
         """Close every connection that is not in use."""
@@ -189,6 +189,10 @@ class Session:
         if rows:
             self._cursor.executemany(statement.sql, rows)
 
+    def pipeline(self) -> contextlib.AbstractContextManager[object]:
+        """A block of writes that need not wait for one another's results."""
+        return contextlib.nullcontext()
+
     def values(self, values: Iterable[object]) -> object:
         """The parameter that stands for a list, see statements.one_of."""
         raise NotImplementedError
@@ -226,6 +230,10 @@ class _PostgresqlSession(Session):
 
     def now(self) -> Instant:
         return _instant(self._cursor.execute(_POSTGRESQL_CLOCK).fetchone()[0])
+
+    def pipeline(self) -> contextlib.AbstractContextManager[object]:
+        pipeline: contextlib.AbstractContextManager[object] = self._connection.pipeline()
+        return pipeline
 
     def values(self, values: Iterable[object]) -> object:
         return list(values)

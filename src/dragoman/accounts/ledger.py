@@ -77,8 +77,10 @@ class Ledger:
         session = self._session
         try:
             session.begin()
-            outcomes = self._decide(session, operations, again)
-            session.commit()
+            batch, outcomes = self._decide(session, operations, again)
+            with session.pipeline():
+                batch.store()
+                session.commit()
         except self._database.failures:
             self.close()
             raise
@@ -87,7 +89,7 @@ class Ledger:
             raise
         return outcomes
 
-    def _decide(self, session: Session, operations: list[Operation], again: bool) -> list[Outcome]:
+    def _decide(self, session: Session, operations: list[Operation], again: bool) -> tuple[Batch, list[Outcome]]:
         batch = Batch(session, self._statements, self._process_id)
         settlements = [operation for operation in operations if isinstance(operation, Settlement)]
         askers = [operation for operation in operations if not isinstance(operation, Settlement)]
@@ -96,8 +98,7 @@ class Ledger:
         batch.return_tokens()
         _load_windows(batch, askers)
         answered = iter(_answer_all(batch, askers, again))
-        batch.store()
-        return [next(settled if isinstance(operation, Settlement) else answered) for operation in operations]
+        return batch, [next(settled if isinstance(operation, Settlement) else answered) for operation in operations]
 
 
 def _mistake(operation: Operation) -> ValueError | None:

@@ -156,6 +156,8 @@ class LedgerThread:
             except self._ledger.failures:
                 self._tell(self._failed, batch)
                 continue
+            except Exception as error:  # noqa: BLE001 - raised again by the futures, where the requests are
+                outcomes = [error] * len(batch)
             done = list(zip(batch, outcomes, strict=True))
             self._committed.put([each for each in done if isinstance(each[0].operation, Settlement)])
             self._tell(self._succeeded, [each for each in done if not isinstance(each[0].operation, Settlement)])

@@ -1,0 +1,235 @@
+"""What accounting costs: admissions and settlements beside a bare INSERT and COMMIT, with and without a million rows.
+
+    .venv/bin/python -m benchmarks.ledger
+
+What is measured and how to read it: benchmarks/README.md.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import uvloop
+
+from benchmarks.figures import Bar, medians, percentile, table, write_json
+from dragoman.accounts.balances import create_account, deposit
+from dragoman.accounts.database import Database
+from dragoman.accounts.identifiers import key_digest, new_process_id, new_request_id
+from dragoman.accounts.keys import KeyRules, create_key
+from dragoman.accounts.ledger import Ledger
+from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.operations import Admission, Settled, Settlement
+from dragoman.accounts.prices import set_price
+from dragoman.accounts.statements import insert
+from dragoman.accounts.tables import schema_migrations
+from dragoman.accounts.thread import LedgerThread
+from tests.support.postgresql import new_database, running_postgresql
+
+CALLERS = (1, 32)
+ROWS = 1_000_000
+ADDED_SECONDS = 0.001
+"""The most that accounting may add to a request of one client, median, on SQLite."""
+
+_MODEL = "parrot"
+_SETTLED_BAR = Bar(0.9)
+_ADDED_BAR = Bar(1)
+
+_FILL = """
+    INSERT INTO usage (request_id, account_id, key_id, price_id, model, dialect, admitted_at, settled_at, result,
+                       prompt_tokens, cached_tokens, completion_tokens, charge)
+    SELECT {hex}, 1 + number - number / 100 * 100, 1 + number - number / 1000 * 1000, 1, 'parrot', 'arcee',
+           number, number, 'finished', 500, 0, 200, 0
+    FROM {numbers}
+"""
+_NUMBERS = {
+    "sqlite": "(WITH RECURSIVE n(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM n WHERE number < {rows}) "
+    "SELECT number FROM n)",
+    "postgresql": "generate_series(1, {rows}) AS number",
+}
+_FINISH = {"sqlite": "PRAGMA wal_checkpoint(TRUNCATE)", "postgresql": "VACUUM ANALYZE"}
+_HEX = {"sqlite": "printf('%032x', number)", "postgresql": "lpad(to_hex(number), 32, '0')"}
+
+
+class Round(msgspec.Struct, frozen=True):
+    """One way of committing in one round, or the medians. Times are in seconds."""
+
+    rate: float
+    """Requests, each admitted and settled, or bare transactions, a second."""
+    latency_p50: float
+    """Of an admission, or of a bare transaction."""
+    latency_p99: float
+    cpu_seconds: float
+    """Of this process, for each request."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One database. The keys are `bare` and the numbers of callers, without and with a million rows."""
+
+    database: str
+    medians: dict[str, Round]
+
+
+class Options(NamedTuple):
+    """The command line."""
+
+    rounds: int
+    seconds: float
+    databases: list[str]
+    json: Path | None
+
+
+class Shop:
+    """A database with an account and a key with limits."""
+
+    def __init__(self, url: str, rows: int) -> None:
+        self.database = Database(url)
+        upgrade(self.database)
+        account = create_account(self.database, "benchmark")
+        deposit(self.database, account.id, 10**18)
+        rules = KeyRules(requests_per_minute=10**9, tokens_per_minute=10**15)
+        self.digest = key_digest(create_key(self.database, account.id, rules=rules).secret)
+        set_price(self.database, _MODEL, 150, 600)
+        if rows:
+            self._fill(rows)
+
+    def _fill(self, rows: int) -> None:
+        """Put old requests into the table, and let the disk finish with that."""
+        with self.database.write() as connection:
+            kind = connection.dialect.name
+            numbers = _NUMBERS[kind].format(rows=rows)
+            connection.exec_driver_sql(_FILL.format(hex=_HEX[kind], numbers=numbers))
+        with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(_FINISH[kind])
+        os.sync()
+
+    def bare(self, seconds: float) -> Round:
+        """A row and a COMMIT, again and again: what no ledger on this database could do with less."""
+        session = self.database.session()
+        statement = insert(self.database.dialect, schema_migrations, ("number", "name", "applied_at"))
+        latencies: list[float] = []
+        number = time.time_ns()
+        began, cpu = time.perf_counter(), time.process_time()
+        while (now := time.perf_counter()) - began < seconds:
+            number += 1
+            session.begin()
+            session.write(statement, number, "bare", 0)
+            session.commit()
+            latencies.append(time.perf_counter() - now)
+        session.close()
+        return _round(latencies, time.perf_counter() - began, time.process_time() - cpu)
+
+    async def ledger(self, callers: int, seconds: float) -> Round:
+        """Callers who are admitted, settle without waiting for it, and come again."""
+        latencies: list[float] = []
+
+        async def call() -> None:
+            while (now := time.perf_counter()) - began < seconds:
+                admission = Admission(new_request_id(), self.digest, _MODEL, "arcee", 500, 500)
+                admitted = await thread.admit(admission)
+                latencies.append(time.perf_counter() - now)
+                settled.append(thread.settle(Settlement(admitted.request_id, 500, 0, 200, "finished")))
+                await asyncio.sleep(0)
+
+        async with LedgerThread(Ledger(self.database, new_process_id())) as thread:
+            settled: list[asyncio.Future[Settled]] = []
+            began, cpu = time.perf_counter(), time.process_time()
+            await asyncio.gather(*(call() for _ in range(callers)))
+            await asyncio.gather(*settled)
+            return _round(latencies, time.perf_counter() - began, time.process_time() - cpu)
+
+
+def _round(latencies: list[float], seconds: float, cpu_seconds: float) -> Round:
+    p50, p99 = percentile(latencies, 50), percentile(latencies, 99)
+    return Round(len(latencies) / seconds, p50, p99, cpu_seconds / len(latencies))
+
+
+def _measure(name: str, new: Shop, filled: Shop, options: Options) -> Result:
+    rounds: dict[str, list[Round]] = {}
+    for number in range(options.rounds):
+        rounds.setdefault("bare", []).append(new.bare(options.seconds))
+        for callers in CALLERS:
+            for rows, shop in (("", new), (f", {ROWS:,} rows", filled)):
+                done = uvloop.run(shop.ledger(callers, options.seconds))
+                rounds.setdefault(f"{callers} callers{rows}", []).append(done)
+        print(f"{name}, round {number + 1} of {options.rounds}", file=sys.stderr)
+    return Result(name, {way: medians(done) for way, done in rounds.items()})
+
+
+def _report(result: Result) -> str:
+    rows = [
+        (result.database, "a second", "p50", "p99", "processor time each"),
+        *((way, *_figures(done)) for way, done in result.medians.items()),
+    ]
+    lines = [table(rows)]
+    for callers in CALLERS:
+        new, filled = (result.medians[f"{callers} callers{rows}"] for rows in ("", f", {ROWS:,} rows"))
+        ratio = new.latency_p50 / filled.latency_p50
+        lines.append(f"  admission p50, {callers} callers, without / with rows: {_judged(ratio, _SETTLED_BAR)}")
+    if result.database == "sqlite":
+        ratio = ADDED_SECONDS / result.medians[f"{CALLERS[0]} callers"].latency_p50
+        lines.append(f"  {ADDED_SECONDS * 1000:g} ms / admission p50 of one caller: {_judged(ratio, _ADDED_BAR)}")
+    ratio = result.medians[f"{CALLERS[-1]} callers"].rate / result.medians["bare"].rate
+    lines.append(f"  requests of {CALLERS[-1]} callers / bare transactions: {ratio:.2f}")
+    return "\n".join(lines)
+
+
+def _judged(ratio: float, bar: Bar) -> str:
+    return f"{ratio:.2f} ({bar.verdict(ratio)})"
+
+
+def _figures(done: Round) -> tuple[str, ...]:
+    times = (f"{done.latency_p50 * 1000:.2f} ms", f"{done.latency_p99 * 1000:.2f} ms")
+    return (f"{done.rate:,.0f}", *times, f"{done.cpu_seconds * 1e6:.0f} µs")
+
+
+@contextlib.contextmanager
+def _urls(kind: str) -> Iterator[tuple[str, str]]:
+    """Two new databases."""
+    if kind == "sqlite":
+        with tempfile.TemporaryDirectory() as folder:
+            yield f"sqlite:///{folder}/new.db", f"sqlite:///{folder}/filled.db"
+    else:
+        with running_postgresql(durable=True) as server:
+            yield new_database(server), new_database(server)
+
+
+def _parse() -> Options:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement in a round (default: 2)")
+    parser.add_argument("--databases", default=",".join(_NUMBERS), help="default: %(default)s")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    given = parser.parse_args()
+    databases = given.databases.split(",")
+    if unknown := [name for name in databases if name not in _NUMBERS]:
+        parser.error(f"unknown database {unknown[0]}; there are {', '.join(_NUMBERS)}")
+    if given.rounds < 1 or given.seconds <= 0:
+        parser.error("--rounds must be at least 1 and --seconds more than 0")
+    return Options(given.rounds, given.seconds, databases, given.json)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _parse()
+    results = []
+    for kind in options.databases:
+        with _urls(kind) as (new_url, filled_url):
+            new, filled = Shop(new_url, 0), Shop(filled_url, ROWS)
+            results.append(_measure(kind, new, filled, options))
+            for shop in (new, filled):
+                shop.database.close()
+    print(f"Medians of {options.rounds} rounds of {options.seconds:g} seconds each\n")
+    print("\n\n".join(map(_report, results)))
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    main()
