@@ -20,13 +20,15 @@ from benchmarks.connection import BadAnswer
 from benchmarks.figures import Bar, medians, milliseconds, percentile, table, write_json
 from benchmarks.llama_server import LlamaServerOptions
 from benchmarks.processes import Server, dragoman, end_servers_when_terminated, module_server
-from benchmarks.rewrite_weights import FORMATS, rewritten
+from benchmarks.rewrite_weights import rewritten
 from benchmarks.stopwatch import OWN, Stopwatch
 from benchmarks.workloads import WORKLOADS, Conversations
+from dragoman.engines.llama.rewriting import faster_file
 from dragoman.engines.llama.sources import bundled
 
 PARALLEL = 16
 CONTEXT_CELLS = 16384
+WEIGHTS = ("shipped", "q8_0", "q4_0")
 OURS = "dragoman"
 THEIRS = "llama-server"
 
@@ -42,9 +44,12 @@ class Bars(NamedTuple):
 
 _SHARED_BARS = {
     "shipped": Bars(Bar(2.5), Bar(8)),
+    "rewritten": Bars(Bar(4), Bar(10)),
     "q8_0": Bars(Bar(3), Bar(10)),
     "q4_0": Bars(Bar(3), Bar(10)),
 }
+"""By the weights that dragoman serves; llama-server has the same, or the file as shipped beside rewritten ones."""
+
 _OTHER_BARS = {"unshared": Bars(Bar(1), Bar(1)), "single": Bars(Bar(0.95), None)}
 
 
@@ -86,6 +91,7 @@ class Options(NamedTuple):
     threads: int
     workloads: list[str]
     weights: str
+    """A key of _SHARED_BARS."""
     model: Path
     json: Path | None
 
@@ -189,7 +195,13 @@ def _parse() -> Options:
     parser.add_argument("--requests", type=int, default=3, help="of each client in a round (default: 3)")
     parser.add_argument("--threads", type=int, default=2, help="of either engine (default: 2)")
     parser.add_argument("--workloads", default=",".join(WORKLOADS), help="default: %(default)s")
-    parser.add_argument("--weights", choices=["shipped", *FORMATS], default="shipped", help="default: as shipped")
+    weights = parser.add_mutually_exclusive_group()
+    weights.add_argument("--weights", choices=WEIGHTS, default="shipped", help="of either (default: as shipped)")
+    weights.add_argument(
+        "--rewrite",
+        action="store_true",
+        help="dragoman may rewrite the file as it would for a user; llama-server as shipped",
+    )
     parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model)")
     parser.add_argument("--json", type=Path, help="file for the results of every round")
     given = parser.parse_args()
@@ -199,16 +211,31 @@ def _parse() -> Options:
     if min(given.rounds, given.requests, given.threads) < 1:
         parser.error("--rounds, --requests and --threads must be at least 1")
     model = given.model or bundled().path
-    return Options(given.rounds, given.requests, given.threads, workloads, given.weights, model, given.json)
+    kind = "rewritten" if given.rewrite else given.weights
+    return Options(given.rounds, given.requests, given.threads, workloads, kind, model, given.json)
+
+
+def _rewritten_ahead(model: Path) -> Path:
+    """Make the copy that dragoman will serve, so that no server is waited for meanwhile; returns `model`."""
+    if faster_file(model, progress=sys.stderr.isatty(), tell=lambda line: print(line, file=sys.stderr)) == model:
+        sys.exit(f"benchmarks.engine: {model} is not rewritten on this machine")
+    return model
 
 
 def main() -> None:
     """Measure and print."""
     options = _parse()
     end_servers_when_terminated()
-    model = options.model if options.weights == "shipped" else rewritten(options.model, options.weights)
-    sizes = {"parallel": PARALLEL, "context-cells": CONTEXT_CELLS, "threads": options.threads}
-    ours = [str(model), *(part for name, value in sizes.items() for part in (f"--{name}", str(value)))]
+    match options.weights:
+        case "shipped":
+            model = options.model
+        case "rewritten":
+            model = _rewritten_ahead(options.model)
+        case kind:
+            model = rewritten(options.model, kind)
+    ours = [str(model), "--rewrite-weights", "auto" if options.weights == "rewritten" else "never"]
+    for name, value in {"parallel": PARALLEL, "context-cells": CONTEXT_CELLS, "threads": options.threads}.items():
+        ours += [f"--{name}", str(value)]
     theirs = LlamaServerOptions(str(model), CONTEXT_CELLS, PARALLEL, options.threads)
     with contextlib.ExitStack() as stack:
         servers = {
@@ -218,7 +245,10 @@ def main() -> None:
         bench = Bench(servers, options)
         bench.warm_up()
         results = [bench.measure(workload) for workload in options.workloads]
-    print(f"{model.name}: medians of {options.rounds} rounds, {options.requests} requests a client, ", end="")
+    print(
+        f"{model.name} ({options.weights}): medians of {options.rounds} rounds, {options.requests} requests a client, ",
+        end="",
+    )
     print(f"{chat_load.COMPLETION_TOKENS} tokens each, {options.threads} threads, {PARALLEL} in parallel\n")
     print("\n\n".join(map(_report, results)))
     write_json(options.json, results)

@@ -10,6 +10,7 @@ from gguf.constants import GGMLQuantizationType
 from dragoman.engines.llama.requantization import plan, write
 
 FORMATS = {
+    "f32": GGMLQuantizationType.F32,
     "q8_0": GGMLQuantizationType.Q8_0,
     "q5_1": GGMLQuantizationType.Q5_1,
     "q5_0": GGMLQuantizationType.Q5_0,

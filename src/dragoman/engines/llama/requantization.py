@@ -18,6 +18,7 @@ from gguf.quants import dequantize, quantize
 from dragoman.engines.llama.gguf_header import HEAD, MAGIC, Header, HeaderError, Tensor, read_header
 
 FILE_TYPES = {
+    GGMLQuantizationType.F32: LlamaFileType.ALL_F32,
     GGMLQuantizationType.Q8_0: LlamaFileType.MOSTLY_Q8_0,
     GGMLQuantizationType.Q5_1: LlamaFileType.MOSTLY_Q5_1,
     GGMLQuantizationType.Q5_0: LlamaFileType.MOSTLY_Q5_0,

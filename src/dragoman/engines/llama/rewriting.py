@@ -33,7 +33,7 @@ class _Format(NamedTuple):
 
 # By number, as in a file's header: the enumeration's package is imported only when a copy has to be written.
 _SLOW = {3: _Format("Q4_1", 20), 7: _Format("Q5_1", 24)}
-"""Formats without kernels for several tokens at a time; benchmarks/README.md has the measurement."""
+"""Formats in which prompts take at least 1.5 times as long as in Q8_0; benchmarks/README.md has the measurement."""
 
 _FAST = _Format("Q8_0", 34)
 
@@ -46,7 +46,7 @@ _SHARE_OF_WEIGHTS = 0.5
 """Of the file's bytes that must be in slow formats."""
 
 _SHARE_OF_MEMORY = 0.5
-"""Of the machine's memory that a copy may take: it is more than half as large again as its source."""
+"""Of the machine's memory that a copy may take: it is up to 1.7 times as large as its source."""
 
 
 class Copy(NamedTuple):
@@ -64,7 +64,7 @@ class _Unsuitable(Exception):
 def faster_file(path: Path, *, progress: bool, tell: Callable[[str], None]) -> Path:
     """The file to serve for the model file `path`: a copy of it that is computed faster, or itself.
 
-    A copy that is not there yet is made now, in some seconds a gigabyte; `progress` draws a bar on standard error.
+    A copy that is not there yet is made now, in some 15 seconds a gigabyte; `progress` draws a bar on standard error.
     `tell` gets one line when a copy was made, or could have been and why it was not.
     """
     if platform.machine().lower() not in _MEASURED_MACHINES:

@@ -1,0 +1,157 @@
+"""How far a model's predictions move when its file is rewritten in another format.
+
+    .venv/bin/python -m benchmarks.divergence
+
+What is measured and how to read it: benchmarks/README.md.
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.figures import table, write_json
+from benchmarks.rewrite_weights import FORMATS, rewritten
+from dragoman.engines.llama.binding import Library, packaged_library
+from dragoman.engines.llama.context import Chunk, ContextOptions, LlamaContext
+from dragoman.engines.llama.model import Model, TokenArray
+from dragoman.engines.llama.sources import bundled
+
+SHIPPED = "shipped"
+
+TEXT = Path(__file__).with_name("texts") / "english.txt"
+
+BATCH_TOKENS = 256
+ROWS = 64
+"""Distributions that are compared at a time."""
+
+Array = npt.NDArray[np.float64]
+
+
+class Divergence(msgspec.Struct, frozen=True):
+    """Of one format's predictions from another's, over all tokens of the text but the first."""
+
+    weights: str
+    mean: float
+    """Kullback-Leibler divergence, in nats."""
+    p99: float
+    highest: float
+    same_top: float
+    """The share of positions at which both expect the same token most."""
+    perplexity: float
+    perplexity_yardstick: float
+
+
+class Options(NamedTuple):
+    """The command line."""
+
+    model: Path
+    formats: list[str]
+    against: str
+    threads: int
+    json: Path | None
+
+
+def predictions(library: Library, path: Path, tokens: TokenArray, threads: int) -> npt.NDArray[np.float32]:
+    """Logits after each token but the last: float32[tokens - 1, vocabulary]."""
+    model = Model(library, path)
+    context = LlamaContext(model, ContextOptions(len(tokens), BATCH_TOKENS, threads))
+    rows = []
+    for start in range(0, len(tokens) - 1, BATCH_TOKENS):
+        positions = range(start, min(start + BATCH_TOKENS, len(tokens) - 1))
+        chunks = [Chunk(0, position, tokens[position : position + 1], True) for position in positions]
+        rows.append(context.decode(chunks).copy())
+    context.close()
+    model.close()
+    return np.concatenate(rows)
+
+
+def compare(
+    weights: str, yardstick: npt.NDArray[np.float32], other: npt.NDArray[np.float32], tokens: TokenArray
+) -> Divergence:
+    """How far `other` is from `yardstick`, both float32[tokens - 1, vocabulary]."""
+    nats, surprise, surprise_yardstick = [], [], []
+    for start in range(0, len(yardstick), ROWS):
+        rows = slice(start, start + ROWS)
+        log_yardstick, log_other = _log_softmax(yardstick[rows]), _log_softmax(other[rows])
+        nats.append((np.exp(log_yardstick) * (log_yardstick - log_other)).sum(axis=1))
+        following = tokens[1:][rows, np.newaxis]
+        surprise.append(-np.take_along_axis(log_other, following, axis=1))
+        surprise_yardstick.append(-np.take_along_axis(log_yardstick, following, axis=1))
+    divergence = np.concatenate(nats)
+    return Divergence(
+        weights,
+        float(divergence.mean()),
+        float(np.percentile(divergence, 99)),
+        float(divergence.max()),
+        float((yardstick.argmax(axis=1) == other.argmax(axis=1)).mean()),
+        float(np.exp(np.concatenate(surprise).mean())),
+        float(np.exp(np.concatenate(surprise_yardstick).mean())),
+    )
+
+
+def _log_softmax(logits: npt.NDArray[np.float32]) -> Array:
+    exact = logits.astype(np.float64)
+    exact -= exact.max(axis=1, keepdims=True)
+    result: Array = exact - np.log(np.exp(exact).sum(axis=1, keepdims=True))
+    return result
+
+
+def _report(results: list[Divergence], against: str) -> str:
+    rows = [("", "KL mean", "p99", "max", "same top token", "perplexity", f"of {against}")]
+    rows += [
+        (
+            result.weights,
+            f"{result.mean:.5f}",
+            f"{result.p99:.5f}",
+            f"{result.highest:.5f}",
+            f"{result.same_top:.1%}",
+            f"{result.perplexity:.3f}",
+            f"{result.perplexity_yardstick:.3f}",
+        )
+        for result in results
+    ]
+    return table(rows)
+
+
+def _parse() -> Options:
+    names = [SHIPPED, *FORMATS]
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.divergence", description=__doc__.partition("\n")[0])
+    parser.add_argument("--formats", default="q8_0,q4_0,f32", help=f"of {', '.join(names)} (default: %(default)s)")
+    parser.add_argument("--against", choices=names, default=SHIPPED, help="the yardstick (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
+    parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model)")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    given = parser.parse_args()
+    formats = given.formats.split(",")
+    if unknown := [name for name in formats if name not in names]:
+        parser.error(f"unknown format {unknown[0]}; there are {', '.join(names)}")
+    if given.threads < 1:
+        parser.error("--threads must be at least 1")
+    return Options(given.model or bundled().path, formats, given.against, given.threads, given.json)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _parse()
+    library = Library(packaged_library())
+    model = Model(library, options.model)
+    tokens = model.vocabulary.tokenize(TEXT.read_text())
+    model.close()
+
+    def predicted(kind: str) -> npt.NDArray[np.float32]:
+        path = options.model if kind == SHIPPED else rewritten(options.model, kind)
+        return predictions(library, path, tokens, options.threads)
+
+    yardstick = predicted(options.against)
+    results = [compare(kind, yardstick, predicted(kind), tokens) for kind in options.formats]
+    print(f"{options.model.name}: {len(tokens)} tokens, Kullback-Leibler divergence in nats\n")
+    print(_report(results, options.against))
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    main()
