@@ -139,6 +139,15 @@ def test_log_probabilities_are_those_of_the_raw_logits_whatever_sampling_does_to
         assert_told(told, token, row)
 
 
+def test_steps_may_be_smaller_than_the_number_of_sequence_ids(model: Model) -> None:
+    """Otherwise llama.cpp, which reserves a row of logits for every id, ends the whole process."""
+    small = LlamaBackend(model, ContextOptions(256, 16, threads=2))
+    try:
+        assert small.decode([Chunk(0, 0, model.vocabulary.tokenize("Hello"), 1)]).shape == (1, model.vocabulary.size)
+    finally:
+        small.close()
+
+
 def test_an_echoed_prompt_is_told_of_too(model: Model, backend: RecordingBackend) -> None:
     text = "The capital of France is Paris, and the capital of Italy is Rome. " * 8
     job = Job((0, 0), model.vocabulary.tokenize(text), SamplingParams(temperature=0.0), 2, echo=text, logprobs=20)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
-from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt
+from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt, Tool
 from dragoman.dialects.exchange import Call
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
@@ -25,6 +25,9 @@ from tests.support.grammars import errors
 
 TOGETHER = 20
 """Requests answered at once, so that one test makes use of the whole batch."""
+
+SAME_TOOLS = 5
+"""Of them, so many are about the same tools."""
 
 MOST_STEPS = 20_000
 TEMPLATE = ChatTemplate(CHATML, bos="", eos="")
@@ -113,8 +116,15 @@ def _asking(schema: schemas.Schema) -> Call:
 
 
 @st.composite
-def _conversation(draw: st.DrawFn) -> dict[str, Any]:
-    tools = draw(st.lists(schemas.tools(), min_size=1, max_size=3, unique_by=lambda tool: tool.name))
+def _conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
+    """Some with the same tools, so that most of their prompts is computed once."""
+    lists = st.lists(schemas.tools(), min_size=1, max_size=3, unique_by=lambda tool: tool.name)
+    groups = [draw(lists) for _ in range(TOGETHER // SAME_TOOLS)]
+    return [draw(_conversation(tools)) for tools in groups for _ in range(SAME_TOOLS)]
+
+
+@st.composite
+def _conversation(draw: st.DrawFn, tools: Sequence[Tool]) -> dict[str, Any]:
     functions = [
         {"name": tool.name, "parameters": tool.parameters, "strict": True}
         if tool.parameters is not None
@@ -137,7 +147,7 @@ def test_200_conversations_call_only_what_they_may_with_valid_arguments(engine: 
     calls_made = 0
 
     @settings(SLOW, max_examples=10)
-    @given(st.lists(_conversation(), min_size=TOGETHER, max_size=TOGETHER))
+    @given(_conversations())
     def converse(conversations: list[dict[str, Any]]) -> None:
         nonlocal calls_made
         voice = InfermaticChat()
@@ -145,7 +155,7 @@ def test_200_conversations_call_only_what_they_may_with_valid_arguments(engine: 
             if conversation["tool_choice"] == "auto":
                 conversation["logit_bias"] = tempting
         asked = [voice.call(**conversation) for conversation in conversations]
-        answers = engine.answer([call.requests[0] for call in asked], 80)
+        answers = engine.answer([call.requests[0] for call in asked], 64)
         for conversation, call, events in zip(conversations, asked, answers, strict=True):
             [whole] = voice.read(collected(call.machine, events))
             assert voice.read_stream(streamed(voice.call(**conversation, stream=True).machine, events)) == [whole]

@@ -71,6 +71,8 @@ class LlamaContext:
         params.n_ctx = options.context_cells
         params.n_batch = params.n_ubatch = options.batch_tokens
         params.n_seq_max = MAX_SEQUENCE_IDS
+        # llama.cpp reserves a row of logits for each sequence id; with room for fewer it aborts the process.
+        params.n_outputs_max = max(options.batch_tokens, MAX_SEQUENCE_IDS)
         params.n_threads = params.n_threads_batch = options.threads
         params.flash_attn_type = FLASH_ATTENTION_ON
         # Without a unified cache a partial llama_memory_seq_cp is a failed assertion, which aborts the process.
