@@ -4,13 +4,11 @@ Errors of shape (a field missing or of the wrong type) are 400 with a text that 
 422 with the list of all. Where a body has both, its shape is told.
 """
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 
 import msgspec
 
-import dragoman
 from dragoman.core.errors import (
     BadRequest,
     BodyTooLarge,
@@ -166,13 +164,7 @@ def _sampling(sent: wire.ChatRequest) -> SamplingParams:
 
 def _head(sent: wire.ChatRequest, answer_id: str, model: ServedModel) -> Head:
     head = new_head(answer_id, sent.model, sent.stream_options, logprobs=sent.logprobs)
-    return msgspec.structs.replace(head, system_fingerprint=model.fingerprint or _fingerprint(model.id))
-
-
-def _fingerprint(model_id: str) -> str:
-    """Of a model whose own is not known yet."""
-    digest = hashlib.sha256(f"{dragoman.__version__}\n{model_id}".encode()).hexdigest()
-    return f"fp_{digest[:12]}"
+    return msgspec.structs.replace(head, system_fingerprint=model.fingerprint)
 
 
 def _model_card(model: ServedModel) -> wire.ModelCard:

@@ -1,0 +1,62 @@
+"""Scoring texts as evaluation harnesses do: an echoed prompt's log-probabilities, cut at where the context ends."""
+
+import math
+
+import httpx
+import pytest
+
+from tests.support.server import RunningServer
+
+BOUND = 120.0
+MODEL = "smollm2-135m-instruct"
+
+
+def scored(client: httpx.Client, prompts: list[str]) -> list[dict[str, list[object]]]:
+    asked = {
+        "model": MODEL,
+        "prompt": prompts,
+        "temperature": 0,
+        "max_tokens": 1,
+        "logprobs": 1,
+        "echo": True,
+        "seed": 1,
+    }
+    response = client.post("/v1/completions", json=asked)
+    assert response.status_code == 200, response.text
+    return [choice["logprobs"] for choice in sorted(response.json()["choices"], key=lambda choice: choice["index"])]
+
+
+def continuation(logprobs: dict[str, list[object]], context: str) -> tuple[float, bool]:
+    """Log-likelihood of what comes after the context, without the token generated, and whether it is the greedy one."""
+    offsets, tokens = logprobs["text_offset"], logprobs["tokens"]
+    start = next(i for i, offset in enumerate(offsets) if isinstance(offset, int) and offset >= len(context))
+    total, greedy = 0.0, True
+    for token, logprob, top in list(zip(tokens, logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True))[
+        start:-1
+    ]:
+        assert isinstance(logprob, float)
+        assert isinstance(top, dict)
+        total += logprob
+        greedy = greedy and max(top, key=lambda text: top[text]) == token
+    return total, greedy
+
+
+def test_a_likelier_continuation_scores_higher_and_the_greedy_one_is_known(model_server: RunningServer) -> None:
+    context = "The capital of France is"
+    with httpx.Client(base_url=model_server.url, timeout=BOUND) as client:
+        right, wrong = scored(client, [f"{context} Paris", f"{context} Oslo"])
+    likely, is_greedy = continuation(right, context)
+    unlikely, is_greedy_too = continuation(wrong, context)
+    assert likely > unlikely + math.log(10)
+    assert (is_greedy, is_greedy_too) == (True, False)
+
+
+def test_texts_scored_together_score_as_alone(model_server: RunningServer) -> None:
+    texts = [f"Number {number} is followed by number {number + 1}." for number in range(6)]
+    with httpx.Client(base_url=model_server.url, timeout=BOUND) as client:
+        together = scored(client, texts)
+        alone = [scored(client, [text])[0] for text in texts]
+    for one, other in zip(together, alone, strict=True):
+        assert one["tokens"][:-1] == other["tokens"][:-1]
+        assert one["token_logprobs"][0] is None
+        assert one["token_logprobs"][1:-1] == pytest.approx(other["token_logprobs"][1:-1], abs=0.2)
