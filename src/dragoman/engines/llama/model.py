@@ -68,12 +68,15 @@ class Vocabulary:
         return bool(self._library.llama_vocab_is_control(self._vocabulary, token)) or token in self.end_token_ids
 
     def _tokenize(self, text: bytes, *, add_special: bool, parse_special: bool) -> TokenArray:
-        tokens = np.empty(len(text) + 4, dtype=np.int32)
-        count = self._library.llama_tokenize(
-            self._vocabulary, text, len(text), tokens.ctypes.data, len(tokens), add_special, parse_special
-        )
-        assert count >= 0, "a token stands for at least one byte"
-        return tokens[:count].copy()
+        room = len(text) + 4
+        while True:
+            tokens = np.empty(room, dtype=np.int32)
+            count: int = self._library.llama_tokenize(
+                self._vocabulary, text, len(text), tokens.ctypes.data, room, add_special, parse_special
+            )
+            if count >= 0:
+                return tokens[:count].copy()
+            room = -count  # Few vocabularies need more tokens than there are bytes.
 
     def _read_piece(self, token: int) -> bytes:
         length = 64
