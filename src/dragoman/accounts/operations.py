@@ -81,6 +81,8 @@ class KeyFacts(msgspec.Struct, frozen=True):
     key_id: int
     account_id: int
     balance: int
+    used: int
+    """Of the account's deposits: charged, or held for running requests."""
     models: tuple[str, ...] | None
     """None: all."""
     requests: Allowance | None

@@ -107,18 +107,24 @@ class AccountNotAllowed(NotAllowed):
 
 
 class OutOfMoney(Refusal):
-    """`hold` would have to be set aside."""
+    """`hold` would have to be set aside, and `used` of the `limit` is spent or held already."""
 
-    def __init__(self, message: str, hold: int) -> None:
+    def __init__(self, message: str, *, limit: int, used: int, hold: int) -> None:
         super().__init__(message)
+        self.limit = limit
+        self.used = used
         self.hold = hold
 
 
 class BalanceTooLow(OutOfMoney):
-    """The account's balance, which has no running request's hold in it, is smaller than the hold."""
+    """The account's balance, which has no running request's hold in it, is smaller than the hold.
 
-    def __init__(self, account_id: int, balance: int, hold: int) -> None:
-        super().__init__(f"Insufficient balance: {formatted(balance)}, needed {formatted(hold)}", hold)
+    The limit is what was paid in.
+    """
+
+    def __init__(self, account_id: int, balance: int, used: int, hold: int) -> None:
+        message = f"Insufficient balance: {formatted(balance)}, needed {formatted(hold)}"
+        super().__init__(message, limit=balance + used, used=used, hold=hold)
         self.account_id = account_id
         self.balance = balance
 
@@ -130,7 +136,9 @@ class BudgetExceeded(OutOfMoney):
         super().__init__(
             f"The API key's budget of {formatted(budget)} is used up: {formatted(spent)} spent, "
             f"{formatted(held)} held for running requests, needed {formatted(hold)}",
-            hold,
+            limit=budget,
+            used=spent + held,
+            hold=hold,
         )
         self.budget = budget
         self.spent = spent
