@@ -23,24 +23,8 @@ Refusal
 Amounts are in nano-units, times in milliseconds since 1970 (UTC), `retry_after` in whole seconds, at least 1.
 """
 
-import msgspec
-
 from dragoman.accounts.money import formatted
-
-
-class Allowance(msgspec.Struct, frozen=True):
-    """How much of a limit per minute is used."""
-
-    limit: int
-    used: int
-    """In the sliding window of the last 60 seconds; what was refused is not in it."""
-    resets_in: int
-    """Seconds until the oldest of it leaves the window."""
-
-    @property
-    def remaining(self) -> int:
-        """What may still be used now; at least 0."""
-        return max(0, self.limit - self.used)
+from dragoman.core.allowance import Allowance
 
 
 class Refusal(Exception):

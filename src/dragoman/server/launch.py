@@ -14,11 +14,11 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from dragoman.accounts.identifiers import key_digest
 from dragoman.engines.llama.adapter_registry import registry_path, write_registry
 from dragoman.engines.llama.gguf_files import ModelSourceError
 from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.sources import ModelFile
-from dragoman.gateway.keys import key_digest
 from dragoman.server import logs
 from dragoman.server.adapters import with_adapters
 from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan, with_faster_weights

@@ -86,11 +86,10 @@ def main() -> int:
     folder = Path(settings.adapter_folder).expanduser() if settings.adapter_folder else None
     app = build_app(
         catalog,
-        ExchangeOptions(settings.max_body_bytes, settings.keep_alive_seconds),
+        ExchangeOptions(settings.max_body_bytes, settings.keep_alive_seconds, frozenset(settings.proxies)),
         metrics_directory=options.metrics_directory,
-        keys=KeyRing(options.key_labels),
+        access=KeyRing(options.key_labels),
         hosts=settings.hosts,
-        proxies=settings.proxies,
         store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
     )
     config = uvicorn.Config(
@@ -98,6 +97,7 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # It would believe anybody on this machine; whom to believe is said in the settings.
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
