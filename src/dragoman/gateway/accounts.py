@@ -51,8 +51,10 @@ class AccountAccess:
         async with open_accounts(self._options.database, self._options.journals) as accounts:
             cashier = Cashier(accounts)
             self._desk = accounts.ledger, cashier
-            yield
-            await cashier.wait_until_paid()
+            try:
+                yield
+            finally:
+                await cashier.wait_until_paid()
 
     async def recognize(self, caller: Caller, dialect: str) -> None:
         """Ask about a key that was not good a moment ago; about all others the ledger is asked when they are used."""
