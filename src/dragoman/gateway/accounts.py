@@ -12,7 +12,7 @@ from dragoman.accounts.money import InvalidAmount, formatted
 from dragoman.accounts.opening import open_accounts
 from dragoman.accounts.operations import Admission, Inquiry, KeyFacts
 from dragoman.accounts.refusals import KeyRefused, Refusal
-from dragoman.accounts.thread import LedgerThread
+from dragoman.accounts.thread import PATIENCE_SECONDS, LedgerThread
 from dragoman.core.allowance import Allowances
 from dragoman.core.errors import BadRequest, OutOfBalance, RateLimited, Unauthenticated
 from dragoman.core.service import Caller
@@ -32,6 +32,8 @@ class AccountsOptions(NamedTuple):
     """A folder on this machine, the same for all processes that use the database."""
     hold_cap: int | None = None
     """A hold covers at most so many completion tokens; None: all there may be."""
+    patience_seconds: float = PATIENCE_SECONDS
+    """How long a request waits for a database that does not answer."""
 
 
 class AccountAccess:
@@ -48,7 +50,9 @@ class AccountAccess:
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Until the end of the block, which waits for what is being settled. Raises what open_accounts does."""
-        async with open_accounts(self._options.database, self._options.journals) as accounts:
+        options = self._options
+        opening = open_accounts(options.database, options.journals, patience_seconds=options.patience_seconds)
+        async with opening as accounts:
             cashier = Cashier(accounts)
             self._desk = accounts.ledger, cashier
             try:
