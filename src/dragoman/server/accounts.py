@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import URL
 
 from dragoman.accounts.database import Database, InvalidDatabaseUrl
 from dragoman.accounts.migrations import DatabaseOutdated, DatabaseTooNew, require_current, status, upgrade
@@ -28,10 +28,7 @@ class AccountsPlace(NamedTuple):
 
     def prepare(self) -> None:
         """Make what is missing: folders, and the tables of a new database. Raises AccountsUnusable."""
-        try:
-            database = Database(self.url)
-        except InvalidDatabaseUrl as error:
-            raise AccountsUnusable(f"accounts.database: {error}") from error
+        database = Database(self.url)
         try:
             if database.is_sqlite:
                 Path(database.engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -54,17 +51,20 @@ def accounts_place(settings: AccountsSettings) -> AccountsPlace | None:
     """Where the settings put the accounts; None: nowhere. Raises AccountsUnusable."""
     if settings.database is None:
         return None
-    url = f"sqlite:///{_data_folder() / 'accounts.db'}" if settings.database == DEFAULT_DATABASE else settings.database
-    if settings.journals is not None:
-        return AccountsPlace(url, Path(settings.journals).expanduser().absolute())
-    return AccountsPlace(url, _journals_of(url))
+    default = f"sqlite:///{_data_folder() / 'accounts.db'}"
+    url = default if settings.database == DEFAULT_DATABASE else settings.database
+    try:
+        parsed = Database(url).engine.url
+    except InvalidDatabaseUrl as error:
+        raise AccountsUnusable(f"accounts.database: {error}") from error
+    journals = _journals_of(parsed) if settings.journals is None else Path(settings.journals).expanduser()
+    return AccountsPlace(url, journals.absolute())
 
 
-def _journals_of(url: str) -> Path:
-    parsed = make_url(url)
-    if parsed.get_backend_name() == "sqlite":
-        return Path(f"{parsed.database}-journals").absolute()
-    named = parsed.set(password=None).render_as_string()
+def _journals_of(database: URL) -> Path:
+    if database.get_backend_name() == "sqlite":
+        return Path(f"{database.database}-journals")
+    named = database.set(password=None).render_as_string()
     return _data_folder() / "journals" / hashlib.sha256(named.encode()).hexdigest()[:16]
 
 

@@ -52,11 +52,11 @@ def books(database: Database) -> Books:
     return Books(database)
 
 
-def body(prompt: str = PROMPT, **fields: object) -> dict[str, object]:
+def body(prompt: object = PROMPT, **fields: object) -> dict[str, object]:
     return {"model": "echo", "prompt": prompt, "max_tokens": 4, "ignore_eos": True, **fields}
 
 
-async def ask(client: httpx.AsyncClient, key: str, prompt: str = PROMPT, **fields: object) -> httpx.Response:
+async def ask(client: httpx.AsyncClient, key: str, prompt: object = PROMPT, **fields: object) -> httpx.Response:
     return await client.post(PATH, json=body(prompt, **fields), headers={"authorization": f"Bearer {key}"})
 
 
