@@ -68,16 +68,17 @@ class Connection(asyncio.Protocol):
             self._answered.set_result(self._parser.get_status_code())
 
 
-def json_post(url: str, path: str, document: Mapping[str, object]) -> bytes:
+def json_post(url: str, path: str, document: Mapping[str, object], headers: Mapping[str, str] | None = None) -> bytes:
     """The bytes of a POST request to the server at `url`."""
     body = msgspec.json.encode(document)
     head = (
         f"POST {path} HTTP/1.1\r\n"
         f"Host: {urlsplit(url).netloc}\r\n"
         "Content-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n"
     )
-    return head.encode() + body
+    more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+    return f"{head}{more}\r\n".encode() + body
 
 
 def _ignore(_body: bytes) -> None:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from tests.support.server import running_server
@@ -22,9 +22,9 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def dragoman(*arguments: str) -> Iterator[Server]:
+def dragoman(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
     """`dragoman serve ARGUMENTS`, as a user starts it, but without a log line for each request."""
-    with running_server(*arguments, environment={"DRAGOMAN_LOG_LEVEL": "warning"}) as server:
+    with running_server(*arguments, environment={"DRAGOMAN_LOG_LEVEL": "warning", **(environment or {})}) as server:
         yield Server(server.url, server.process.pid)
 
 

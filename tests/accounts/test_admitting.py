@@ -85,6 +85,7 @@ def test_a_balance_that_does_not_cover_the_hold_is_told(till: Till) -> None:
     till.admit(prompt=99_990, most=0)
     refusal = told(till.ask(10, 10), BalanceTooLow)
     assert (refusal.balance, refusal.hold) == (10 * PROMPT_PRICE, COST)
+    assert (refusal.limit, refusal.used) == (1_000_000, 99_990 * PROMPT_PRICE)
     till.admit(0, 0)  # What costs nothing needs no balance.
 
 
@@ -192,7 +193,7 @@ def test_an_inquiry_tells_whose_key_it_is_and_counts_nothing(till: Till) -> None
     for _ in range(3):
         (outcome,) = till.ledger.commit([Inquiry(till.digest, "arcee")])
         facts = told(outcome, KeyFacts)
-    assert (facts.account_id, facts.balance, facts.models) == (till.account_id, 1_000_000, (MODEL,))
+    assert (facts.account_id, facts.balance, facts.used, facts.models) == (till.account_id, 1_000_000, 0, (MODEL,))
     assert facts.requests is not None
     assert facts.requests.remaining == 1
     (unknown,) = till.ledger.commit([Inquiry("0" * 64, "arcee")])

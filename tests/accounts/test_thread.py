@@ -64,6 +64,21 @@ async def test_a_client_that_leaves_while_it_is_admitted_holds_nothing(till: Til
     till.assert_balanced()
 
 
+async def test_a_client_that_leaves_between_its_admission_and_hearing_of_it_holds_nothing(till: Till) -> None:
+    async with LedgerThread(Ledger(till.database, new_process_id())) as thread:
+
+        async def admit_and_cancel_the_other() -> None:
+            await thread.admit(till.admission())
+            other.cancel()  # Its admission came in the same transaction; it has not been woken yet.
+
+        first = asyncio.create_task(admit_and_cancel_the_other())
+        other = asyncio.create_task(thread.admit(till.admission()))
+        await asyncio.wait([first, other])
+        assert other.cancelled()
+    assert till.key.running == 1
+    till.assert_balanced()
+
+
 async def test_closing_finishes_what_waits_and_refuses_newcomers(till: Till) -> None:
     async with LedgerThread(Ledger(till.database, new_process_id())) as thread:
         admitted = await thread.admit(till.admission())

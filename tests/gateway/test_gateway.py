@@ -9,7 +9,9 @@ from prometheus_client import CollectorRegistry
 from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound, ShuttingDown
 from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.identifiers import new_request_id
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
+from dragoman.core.service import Caller
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
@@ -43,7 +45,7 @@ class House:
         self.gateway = Gateway(Catalog([Deployment("echo", ("parrot",), engine)]), Meter(self.registry))
 
     async def answer(self, *prompts: str, n: int = 1, model: str = "echo") -> list[Event]:
-        return [event async for event in self.gateway.generate(requests(prompts, n, model))]
+        return await told(self.gateway, requests(prompts, n, model))
 
     def count(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"dragoman_{name}_total", {"model": "echo", **labels}) or 0.0
@@ -51,6 +53,15 @@ class House:
 
 def requests(prompts: Sequence[str], n: int = 1, model: str = "echo") -> list[GenerationRequest]:
     return [GenerationRequest(model, TextPrompt(prompt), SamplingParams(), n=n) for prompt in prompts]
+
+
+def caller() -> Caller:
+    return Caller(new_request_id(), None)
+
+
+async def told(gateway: Gateway, asked: Sequence[GenerationRequest]) -> list[Event]:
+    async with contextlib.aclosing(await gateway.generate(asked, caller())) as events:
+        return [event async for event in events]
 
 
 def texts(events: Sequence[Event]) -> dict[int, str]:
@@ -87,7 +98,7 @@ async def test_more_prompts_than_fit_between_engine_and_client_are_all_answered(
 async def test_of_several_candidates_the_best_are_told_and_all_are_counted() -> None:
     house = House(EchoEngine())
     asked = [msgspec.structs.replace(request, best_of=3) for request in requests(["ab", "cde"], n=2)]
-    events = [event async for event in house.gateway.generate(asked)]
+    events = await told(house.gateway, asked)
     assert texts(events) == {0: "ab", 1: "ab", 2: "cde", 3: "cde"}
     assert events[-1] == Usage(prompt_tokens=5, completion_tokens=3 * (3 + 4), cached_tokens=0)
     assert house.count("completion_tokens") == 3 * (3 + 4)
@@ -160,8 +171,8 @@ async def test_a_request_that_fails_is_counted_with_the_tokens_it_had() -> None:
 async def test_closing_a_request_cancels_all_of_its_work(prompts: list[str]) -> None:
     engine = EchoEngine()
     house = House(engine)
-    async with contextlib.aclosing(house.gateway.generate(requests(prompts))) as events:
-        await anext(events)
+    async with contextlib.aclosing(await house.gateway.generate(requests(prompts), caller())) as events:
+        await anext(aiter(events))
         assert (await engine.statistics()).running > 0
     assert (await engine.statistics()).running == 0
     assert house.count("requests", result="cancelled") == 1
@@ -169,7 +180,7 @@ async def test_closing_a_request_cancels_all_of_its_work(prompts: list[str]) -> 
 
 async def test_a_draining_gateway_refuses_new_requests_and_goes_on_with_old_ones() -> None:
     house = House(EchoEngine())
-    old = house.gateway.generate(requests(["ab"]))
+    old = aiter(await house.gateway.generate(requests(["ab"]), caller()))
     said = [await anext(old)]
     house.gateway.drain()
     with pytest.raises(ShuttingDown) as caught:

@@ -250,3 +250,14 @@ def test_a_wrong_table_is_told_without_showing_its_values(folder: Path, text: st
 def test_there_are_no_variables_for_tables(folder: Path) -> None:
     with pytest.raises(SettingsError, match="unknown variable DRAGOMAN_KEYS"):
         load_settings(None, {"DRAGOMAN_KEYS": "[]"}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "database"),
+    [("", None), ("[accounts]", "sqlite"), ("[accounts]\nhold_cap = 9", "sqlite"), ('[accounts]\ndatabase = "x"', "x")],
+)
+def test_a_table_for_accounts_is_enough_to_have_them(folder: Path, text: str, database: str | None) -> None:
+    path = folder / "settings.toml"
+    path.write_text(text)
+    assert load_settings(path, {}, {}).accounts.database == database
+    assert load_settings(path, {"DRAGOMAN_ACCOUNTS_DATABASE": "y"}, {}).accounts.database == "y"

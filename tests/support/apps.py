@@ -6,12 +6,14 @@ from pathlib import Path
 
 import httpx
 
+from dragoman.accounts.identifiers import key_digest
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
+from dragoman.gateway.access import Access
 from dragoman.gateway.catalog import Catalog, Deployment
-from dragoman.gateway.keys import KeyRing, key_digest
+from dragoman.gateway.keys import KeyRing
 from dragoman.server.app import App, build_app
 from dragoman.server.settings import DialectName
 
@@ -26,17 +28,17 @@ def echo_app(
     engine: Engine | None = None,
     proxies: Sequence[str] = (),
     adapter_folder: Path | None = None,
+    access: Access | None = None,
 ) -> App:
     """The app over one deployment, `echo`, also called `acme/parrot`."""
     catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
-    options = ExchangeOptions(LARGEST_BODY, keep_alive_seconds=15)
+    options = ExchangeOptions(LARGEST_BODY, keep_alive_seconds=15, proxies=frozenset(proxies))
     return build_app(
         catalog,
         options,
         metrics_directory=None,
-        keys=KeyRing(map(key_digest, keys)),
+        access=access or KeyRing(map(key_digest, keys)),
         hosts=hosts or {},
-        proxies=proxies,
         store=LocalAdapterStore(adapter_folder, downloads=False),
     )
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dragoman.accounts.database import Database
-from dragoman.accounts.identifiers import new_process_id, new_request_id
+from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.opening import Accounts, open_accounts
 from dragoman.accounts.operations import Admission, Settlement
 from dragoman.accounts.refusals import Refusal
 from dragoman.accounts.thread import LedgerThread
+from dragoman.core.identifiers import new_request_id
 from tests.support.accounts import MODEL
 
 PROMPT_TOKENS = 10

@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 START_SECONDS = 60
 STOP_SECONDS = 40
@@ -29,6 +30,10 @@ class RunningServer:
             for folder in Path("/proc").iterdir()
             if folder.name.isdecimal() and self._is_child(folder, module)
         ]
+
+    def arguments(self, module: str) -> str:
+        """The arguments of all of the server's children that run `module`, one after the other."""
+        return "".join(Path(f"/proc/{child}/cmdline").read_text() for child in self.children(module))
 
     def running_sequences(self, model: str) -> int:
         """How many sequences of the model hold a slot, as its metrics tell."""
@@ -53,11 +58,17 @@ class RunningServer:
 
 
 @contextlib.contextmanager
-def running_server(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[RunningServer]:
-    """`dragoman serve --port 0 ARGUMENTS`, ready; it is stopped at the end if it is not yet."""
+def running_server(
+    *arguments: str, environment: Mapping[str, str] | None = None, errors: IO[str] | None = None
+) -> Iterator[RunningServer]:
+    """`dragoman serve --port 0 ARGUMENTS`, ready; it is stopped at the end if it is not yet.
+
+    `errors` is a file for what it and its children write to standard error.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "dragoman", "serve", "--port", "0", *arguments],
         stdout=subprocess.PIPE,
+        stderr=errors,
         text=True,
         env={**os.environ, **(environment or {})},
     )

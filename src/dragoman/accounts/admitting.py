@@ -38,7 +38,7 @@ def admit(batch: Batch, admission: Admission) -> Admitted:
     key = _key(batch, admission.key_digest, admission.dialect)
     account = _account(batch, key, admission.account)
     if amount and account.balance <= 0:
-        raise BalanceTooLow(account.id, account.balance, amount)
+        raise BalanceTooLow(account.id, account.balance, account.used, amount)
     _check_requests(batch, key)
     if key.models is not None and admission.model not in key.models:
         raise ModelNotAllowed(admission.model)
@@ -50,7 +50,7 @@ def admit(batch: Batch, admission: Admission) -> Admitted:
     if key.row.budget is not None and key.spent + key.held + amount > key.row.budget:
         raise BudgetExceeded(key.row.budget, key.spent, key.held, amount)
     if amount > account.balance:
-        raise BalanceTooLow(account.id, account.balance, amount)
+        raise BalanceTooLow(account.id, account.balance, account.used, amount)
     batch.add_hold(_hold(batch, admission, price, account.id, key, amount, most_charge))
     requests, tokens_left = None, None
     if key.window is not None:
@@ -66,7 +66,7 @@ def inquire(batch: Batch, inquiry: Inquiry) -> KeyFacts:
     key = _key(batch, inquiry.key_digest, inquiry.dialect)
     account = _account(batch, key, inquiry.account)
     requests, tokens = (None, None) if key.window is None else key.limits.allowances(key.window)
-    return KeyFacts(key.row.id, account.id, account.balance, key.models, requests, tokens)
+    return KeyFacts(key.row.id, account.id, account.balance, account.used, key.models, requests, tokens)
 
 
 def account_wanted(batch: Batch, key_digest: str, account: str | None) -> int | None:

@@ -33,6 +33,11 @@ class AccountState(msgspec.Struct):
     charges: int
     changed: bool = False
 
+    @property
+    def used(self) -> int:
+        """Paid or held of what was paid in."""
+        return self.holds + self.charges
+
 
 class KeyState(msgspec.Struct):
     """A key as it is at this point of the transaction."""

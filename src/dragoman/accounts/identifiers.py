@@ -1,21 +1,9 @@
-"""Names for requests, keys and processes."""
+"""Names for keys and processes."""
 
 import hashlib
 import secrets
-import time
 
 KEY_PREFIX = "sk-"
-
-
-def new_request_id() -> str:
-    """32 hex digits: a UUID of version 7 (RFC 9562), its first 48 bits the milliseconds since 1970.
-
-    The ledger takes any id up to 64 ASCII characters that was not used before. Ids that grow with time are cheaper:
-    they land at the end of an index, however long it is.
-    """
-    milliseconds = time.time_ns() // 1_000_000
-    chance = secrets.randbits(74)
-    return f"{milliseconds << 80 | 7 << 76 | chance >> 62 << 64 | 2 << 62 | chance & (1 << 62) - 1:032x}"
 
 
 def new_key() -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from dragoman.accounts.refusals import Allowance, RequestRateLimited, RequestTooLarge, TokenRateLimited
+from dragoman.accounts.refusals import RequestRateLimited, RequestTooLarge, TokenRateLimited
+from dragoman.core.allowance import Allowance
 
 WINDOW_SECONDS = 60
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from dragoman.accounts.refusals import Allowance
+from dragoman.core.allowance import Allowance
 
 Result = Literal["finished", "disconnected", "failed", "crashed"]
 """How a request ended. disconnected: its client went away; crashed: its process did, and recovery settled it."""
@@ -14,7 +14,7 @@ class Admission(msgspec.Struct, frozen=True):
     """May this request run? Token counts are those of all its prompts and choices together."""
 
     request_id: str
-    """Up to 64 ASCII characters, never used before; identifiers.new_request_id makes one."""
+    """Up to 64 ASCII characters, never used before; core.identifiers.new_request_id makes one."""
     key_digest: str | None
     """None: the server is open, the request belongs to nobody and is only recorded."""
     model: str
@@ -81,6 +81,8 @@ class KeyFacts(msgspec.Struct, frozen=True):
     key_id: int
     account_id: int
     balance: int
+    used: int
+    """Of the account's deposits: charged, or held for running requests."""
     models: tuple[str, ...] | None
     """None: all."""
     requests: Allowance | None

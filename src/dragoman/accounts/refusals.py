@@ -23,24 +23,8 @@ Refusal
 Amounts are in nano-units, times in milliseconds since 1970 (UTC), `retry_after` in whole seconds, at least 1.
 """
 
-import msgspec
-
 from dragoman.accounts.money import formatted
-
-
-class Allowance(msgspec.Struct, frozen=True):
-    """How much of a limit per minute is used."""
-
-    limit: int
-    used: int
-    """In the sliding window of the last 60 seconds; what was refused is not in it."""
-    resets_in: int
-    """Seconds until the oldest of it leaves the window."""
-
-    @property
-    def remaining(self) -> int:
-        """What may still be used now; at least 0."""
-        return max(0, self.limit - self.used)
+from dragoman.core.allowance import Allowance
 
 
 class Refusal(Exception):
@@ -107,18 +91,24 @@ class AccountNotAllowed(NotAllowed):
 
 
 class OutOfMoney(Refusal):
-    """`hold` would have to be set aside."""
+    """`hold` would have to be set aside, and `used` of the `limit` is spent or held already."""
 
-    def __init__(self, message: str, hold: int) -> None:
+    def __init__(self, message: str, *, limit: int, used: int, hold: int) -> None:
         super().__init__(message)
+        self.limit = limit
+        self.used = used
         self.hold = hold
 
 
 class BalanceTooLow(OutOfMoney):
-    """The account's balance, which has no running request's hold in it, is smaller than the hold."""
+    """The account's balance, which has no running request's hold in it, is smaller than the hold.
 
-    def __init__(self, account_id: int, balance: int, hold: int) -> None:
-        super().__init__(f"Insufficient balance: {formatted(balance)}, needed {formatted(hold)}", hold)
+    The limit is what was paid in.
+    """
+
+    def __init__(self, account_id: int, balance: int, used: int, hold: int) -> None:
+        message = f"Insufficient balance: {formatted(balance)}, needed {formatted(hold)}"
+        super().__init__(message, limit=balance + used, used=used, hold=hold)
         self.account_id = account_id
         self.balance = balance
 
@@ -130,7 +120,9 @@ class BudgetExceeded(OutOfMoney):
         super().__init__(
             f"The API key's budget of {formatted(budget)} is used up: {formatted(spent)} spent, "
             f"{formatted(held)} held for running requests, needed {formatted(hold)}",
-            hold,
+            limit=budget,
+            used=spent + held,
+            hold=hold,
         )
         self.budget = budget
         self.spent = spent

@@ -102,7 +102,14 @@ class LedgerThread:
 
         A caller that is cancelled meanwhile has not begun: its hold is released, should it come about.
         """
-        admitted = await self._ask(admission)
+        future = self._ask(admission)
+        try:
+            admitted = await future
+        except asyncio.CancelledError:
+            # Cancelling a task does not cancel a future that is done: it was admitted, and will never hear of it.
+            if not future.cancelled() and future.exception() is None:
+                self._undo(admission.request_id)
+            raise
         assert isinstance(admitted, Admitted)
         return admitted
 
@@ -120,11 +127,10 @@ class LedgerThread:
         """
         return self._put(settlement)
 
-    async def _ask(self, operation: Admission | Inquiry) -> Answer:
+    def _ask(self, operation: Admission | Inquiry) -> "asyncio.Future[Answer]":
         if self._closing or self._open >= self._most_waiting:
             raise LedgerUnavailable("Too many requests are waiting to be admitted", retry_after=1)
-        answer: Answer = await self._put(operation)
-        return answer
+        return self._put(operation)
 
     def _put(self, operation: Operation) -> asyncio.Future[Any]:
         future = self._loop.create_future()

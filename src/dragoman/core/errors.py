@@ -6,8 +6,14 @@ DragomanError
 │   ├── NameTaken         another model or adapter has this name
 │   └── AdapterMissing    an adapter that is not where this server may look
 ├── Unauthenticated       no key was sent, or none that is accepted
-├── ModelNotFound         no deployment has this name
+│   └── KeyExpired        it was accepted until some time ago
+├── Forbidden             the key is good, but not for this
+├── OutOfBalance          what it may cost is more than is left to spend
+├── ModelNotFound         no deployment has this name, or the key may not use it
 ├── BodyTooLarge          the HTTP body is over the configured limit
+├── Limited               the key's own limits: a later try may succeed; says when
+│   ├── RateLimited       requests or tokens per minute
+│   └── TooManyRunning    requests at the same time
 ├── Overloaded            a later try may succeed; says when
 │   ├── ModelLoading      the engine is starting or being restarted
 │   └── ShuttingDown      the server is draining
@@ -17,9 +23,20 @@ Each dialect maps this tree to its own envelope in its codec; after the first by
 that dialect's in-stream error. Foreign errors are translated where they enter, never further in.
 """
 
+from datetime import datetime
 from typing import Literal
 
-KeyFault = Literal["missing", "malformed", "unknown"]
+from dragoman.core.allowance import Allowances
+
+KeyFault = Literal["missing", "malformed", "unknown", "disabled", "expired"]
+
+_KEY_FAULTS: dict[KeyFault, str] = {
+    "missing": "Missing API key",
+    "malformed": "Malformed API key",
+    "unknown": "Invalid API key",
+    "disabled": "The API key is disabled",
+    "expired": "The API key has expired",
+}
 
 _LONG_ENOUGH_TO_SHOW = 16
 """Characters of a key of which the last four give nothing away."""
@@ -73,19 +90,66 @@ class AdapterMissing(BadRequest):
 
 
 class Unauthenticated(DragomanError):
-    """No key was sent, its header has the wrong form, or nobody has this key."""
+    """No key was sent, its header has the wrong form, nobody has this key, or it is not good any more."""
 
     def __init__(self, fault: KeyFault, key: str = "") -> None:
         """`key` is what was sent; only its last four characters are kept."""
-        super().__init__({"missing": "Missing API key", "malformed": "Malformed API key"}.get(fault, "Invalid API key"))
+        super().__init__(_KEY_FAULTS[fault])
         self.fault = fault
         self.has_prefix = key.startswith("sk-")
         """Whether what was sent looks like a key at all."""
         self.ending = key[-4:] if len(key) >= _LONG_ENOUGH_TO_SHOW else ""
 
 
+class KeyExpired(Unauthenticated):
+    """The key was good until `expired_at`; both times are in UTC."""
+
+    def __init__(self, expired_at: datetime, now: datetime, key: str = "") -> None:
+        super().__init__("expired", key)
+        self.expired_at = expired_at
+        self.now = now
+
+
+class Forbidden(DragomanError):
+    """The key is good, but not for this."""
+
+
+class OutOfBalance(DragomanError):
+    """What the request may cost is more than its account, or its key's own budget, has left."""
+
+    def __init__(self, message: str, *, limit: str, cost: str) -> None:
+        """`limit` is all there was to spend, `cost` what would be spent with this request: decimals of the currency."""
+        super().__init__(message)
+        self.limit = limit
+        self.cost = cost
+
+
+class Limited(DragomanError):
+    """The key's own limits: a later try may succeed. `retry_after` is in whole seconds, at least 1."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = max(1, retry_after)
+
+
+class RateLimited(Limited):
+    """Requests or tokens per minute."""
+
+    def __init__(self, message: str, retry_after: int, allowances: Allowances) -> None:
+        super().__init__(message, retry_after)
+        self.allowances = allowances
+
+
+class TooManyRunning(Limited):
+    """More than `limit` requests at the same time."""
+
+    def __init__(self, message: str, retry_after: int, limit: int) -> None:
+        super().__init__(message, retry_after)
+        self.limit = limit
+
+
 class ModelNotFound(DragomanError):
-    """No deployment has this name."""
+    """No deployment has this name, or the caller may not know of it."""
 
     def __init__(self, model: str) -> None:
         super().__init__(f"Model '{model}' not found")

@@ -1,11 +1,12 @@
 """What a dialect may ask of the rest of the server, and nothing more."""
 
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
 
 from dragoman.core.adapters import AdapterOrder, RegisteredAdapter
+from dragoman.core.allowance import Allowances
 from dragoman.core.events import Event
 from dragoman.core.request import GenerationRequest, Prompt
 
@@ -32,7 +33,52 @@ def find_model(models: Iterable[ServedModel], name: str) -> ServedModel | None:
     return next((model for model in models if name in (model.id, *model.aliases)), None)
 
 
-class GenerationService(Protocol):
+class Caller(msgspec.Struct, frozen=True):
+    """Who asks, as far as the request tells."""
+
+    request_id: str
+    """32 hex digits, never used before: the name of what is asked in answers, logs and usage."""
+    key: str | None
+    """None: none was sent."""
+    address: str = ""
+    """The client's IP address, as far as it is known."""
+    account: str | None = None
+    """The account that is to pay, by its number or name; None: the key's own."""
+
+    def __repr__(self) -> str:
+        return f"Caller({self.request_id!r})"  # The key must not get into a log.
+
+
+class VisibleModels(Protocol):
+    """What a caller may know of the models."""
+
+    def models(self) -> list[ServedModel]:
+        """All models served, in the order of the settings, and after them their adapters."""
+        ...
+
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        """The prompt tokens a request with this prompt would be told. Raises core.errors."""
+        ...
+
+
+class Answering(Protocol):
+    """A request that was admitted and is being answered."""
+
+    @property
+    def allowances(self) -> Allowances:
+        """What the key has left of its limits per minute, this request counted."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """The events, once. Raises core.errors."""
+        ...
+
+    async def aclose(self) -> None:
+        """Cancel what is still running. To be called whatever happens: the request is paid then at the latest."""
+        ...
+
+
+class GenerationService(VisibleModels, Protocol):
     """The gateway, as a dialect sees it: only what that dialect shows."""
 
     @property
@@ -40,36 +86,46 @@ class GenerationService(Protocol):
         """Whether a request must bring a key."""
         ...
 
-    def authenticate(self, key: str | None) -> None:
-        """Raise Unauthenticated unless somebody has this key. None: none was sent."""
-        ...
+    async def recognize(self, caller: Caller) -> None:
+        """Keep out whose key nobody has, before more is done for them. Raises core.errors.
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
-        """Answer several prompts as one request: choice j of prompt i has index i * n + j; one Usage for all.
-
-        Closing the generator cancels what is still running. Raises core.errors, before or between events.
+        A key that was good a moment ago is let pass: `generate` and `check` look again.
         """
         ...
 
-    async def count_tokens(self, model: str, prompt: Prompt) -> int:
-        """The prompt tokens a request with this prompt would be told. Raises core.errors."""
+    async def check(self, caller: Caller, model: str | None = None) -> None:
+        """What is wrong with a request before its body is: the key, the balance, the rate, and then the model.
+
+        For requests that cannot be answered; `generate` checks all this itself. Raises core.errors.
+        """
         ...
 
-    def models(self) -> list[ServedModel]:
-        """All models served, in the order of the settings, and after them their adapters."""
+    async def visible_to(self, caller: Caller) -> VisibleModels:
+        """What this caller may know of. Raises core.errors for who may not come in."""
+        ...
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
+    ) -> Answering:
+        """Admit several prompts as one request: choice j of prompt i has index i * n + j; one Usage for all.
+
+        `streamed`: the events are delivered as they come, so that even a request that fails has something to pay for.
+        Raises core.errors.
+        """
         ...
 
 
 class AdapterService(GenerationService, Protocol):
     """The gateway, as a dialect sees it whose clients may bring adapters."""
 
-    async def register_adapter(self, order: AdapterOrder, *, token: str | None, key: str | None) -> RegisteredAdapter:
-        """Serve an adapter; one that is served already is no error. `key` is the caller's.
+    async def register_adapter(self, order: AdapterOrder, caller: Caller, *, token: str | None) -> RegisteredAdapter:
+        """Serve an adapter; one that is served already is no error.
 
-        `token` opens the hub for this one download and is not kept. Raises NameTaken, AdapterMissing or BadRequest.
+        `token` opens the hub for this one download and is not kept. Raises NameTaken, AdapterMissing or BadRequest, and
+        Forbidden for a key that is not for all models.
         """
         ...
 
-    async def unregister_adapter(self, name: str) -> RegisteredAdapter:
-        """Serve it no longer; what is running with it goes on. Raises ModelNotFound."""
+    async def unregister_adapter(self, name: str, caller: Caller) -> RegisteredAdapter:
+        """Serve it no longer; what is running with it goes on. Raises ModelNotFound, Forbidden."""
         ...

@@ -6,8 +6,7 @@ A dialect brings three things: a decoder from bytes to a Call, the Call's answer
 import asyncio
 import contextlib
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -16,10 +15,22 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dragoman.core.errors import BadRequest, BodyTooLarge, DragomanError, EngineFailed, Overloaded, Unauthenticated
+from dragoman.core.allowance import Allowances
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    DragomanError,
+    EngineFailed,
+    Limited,
+    ModelNotFound,
+    Overloaded,
+    RateLimited,
+    Unauthenticated,
+)
 from dragoman.core.events import Event
+from dragoman.core.identifiers import new_request_id
 from dragoman.core.request import GenerationRequest
-from dragoman.core.service import GenerationService
+from dragoman.core.service import Answering, Caller, GenerationService, VisibleModels
 from dragoman.dialects import sse
 
 _log = structlog.get_logger(__name__)
@@ -59,12 +70,16 @@ class ErrorReply(NamedTuple):
     headers: dict[str, str]
 
 
-class ErrorCodec(Protocol):
-    """How a dialect tells of errors."""
+class ErrorReplies(Protocol):
+    """How errors are told before the first byte."""
 
     def reply(self, error: DragomanError) -> ErrorReply:
-        """The response to a request that failed before its first byte."""
+        """The response to a request that failed before it."""
         ...
+
+
+class ErrorCodec(ErrorReplies, Protocol):
+    """How a dialect tells of errors, before the first byte and after it."""
 
     def frame(self, error: DragomanError) -> bytes:
         """The frame that ends a stream that failed after it, framing included."""
@@ -77,6 +92,12 @@ class ExchangeOptions(NamedTuple):
     max_body_bytes: int
     keep_alive_seconds: float
     """A stream that was silent for so long carries a comment."""
+    proxies: frozenset[str] = frozenset()
+    """Addresses whose X-Forwarded-For is believed."""
+
+
+def _no_account(_headers: Headers) -> None:
+    return None
 
 
 class Door(NamedTuple):
@@ -88,29 +109,47 @@ class Door(NamedTuple):
     options: ExchangeOptions
     id_headers: tuple[str, ...] = ("x-request-id",)
     """The headers that carry the request's id."""
+    read_account: Callable[[Headers], str | None] = _no_account
+    """The account that a request selects to pay; None: the key's own."""
+
+    def caller(self, request: Request, request_id: str) -> Caller:
+        """Who asks. Raises Unauthenticated when the key's header has the wrong form."""
+        headers = request.headers
+        key = self.read_key(headers) if self.service.needs_key else None
+        return Caller(request_id, key, _address(request, self.options.proxies), self.read_account(headers))
 
 
 async def respond(request: Request, door: Door, decode: Callable[[bytes, str], Call], errors: ErrorCodec) -> Response:
     """Answer a request whose body `decode` understands; its second argument is the id for the answer, 32 hex digits."""
-    request_id = uuid.uuid4().hex
+    request_id = new_request_id()
     headers = dict.fromkeys(door.id_headers, request_id)
     try:
-        _admit(request, door)
-        call = decode(await read_body(request, door), request_id)
+        caller = door.caller(request, request_id)
+        await door.service.recognize(caller)
+        try:
+            call = decode(await read_body(request, door), request_id)
+        except DragomanError as error:
+            raise await _first_fault(door.service, caller, error) from None
     except DragomanError as error:
         return error_response(errors.reply(error), headers)
     except ClientDisconnect:
         return Response()  # nobody is there to read it
-    return _Exchange(door.service, call, errors, headers, door.options.keep_alive_seconds)
+    return _Exchange(door.service, caller, call, errors, headers, door.options.keep_alive_seconds)
 
 
 async def guard(
-    request: Request, door: Door, answer: Callable[[], Awaitable[Response]], errors: ErrorCodec
+    request: Request,
+    door: Door,
+    answer: Callable[[Caller, VisibleModels], Awaitable[Response]],
+    errors: ErrorReplies,
 ) -> Response:
-    """Answer a request that generates nothing: the key first, and the dialect's own errors."""
+    """Answer a request that generates nothing: the key first, and the dialect's own errors.
+
+    `answer` is given who asks and what they may know of.
+    """
     try:
-        _admit(request, door)
-        return await answer()
+        caller = door.caller(request, new_request_id())
+        return await answer(caller, await door.service.visible_to(caller))
     except DragomanError as error:
         return error_response(errors.reply(error), {})
     except ClientDisconnect:
@@ -128,18 +167,52 @@ def bearer_key(headers: Headers) -> str | None:
     return key.strip() or None
 
 
-def _admit(request: Request, door: Door) -> None:
-    if door.service.needs_key:
-        door.service.authenticate(door.read_key(request.headers))
+async def _first_fault(
+    service: GenerationService, caller: Caller, error: DragomanError, model: str | None = None
+) -> DragomanError:
+    """What to tell of a request with an error in it: what is wrong with its caller comes before the body and the model.
+
+    A request without one costs a single question, since it is looked at when it is admitted.
+    """
+    if isinstance(error, BadRequest | BodyTooLarge | ModelNotFound):
+        try:
+            await service.check(caller, model)
+        except DragomanError as earlier:
+            return earlier
+    return error
+
+
+def _address(request: Request, proxies: frozenset[str]) -> str:
+    """The client's: as far as the addresses of proxies go, the one that the last of them tells."""
+    address = request.client.host if request.client is not None else ""
+    told = [part.strip() for part in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
+    while address in proxies and told:
+        address = told.pop() or address
+    return address
 
 
 def error_headers(error: DragomanError) -> dict[str, str]:
     """When to come back, and how to bring a key: what most dialects add to an error."""
-    if isinstance(error, Overloaded):
-        return {"retry-after": str(error.retry_after)}
-    if isinstance(error, Unauthenticated):
-        return {"www-authenticate": "Bearer"}
-    return {}
+    match error:
+        case RateLimited():
+            return {"retry-after": str(error.retry_after), **limit_headers(error.allowances)}
+        case Overloaded() | Limited():
+            return {"retry-after": str(error.retry_after)}
+        case Unauthenticated():
+            return {"www-authenticate": "Bearer"}
+        case _:
+            return {}
+
+
+def limit_headers(allowances: Allowances) -> dict[str, str]:
+    """What a key has left of its limits per minute, in OpenAI's headers."""
+    headers = {}
+    for kind, allowance in zip(("requests", "tokens"), allowances, strict=True):
+        if allowance is not None:
+            headers[f"x-ratelimit-limit-{kind}"] = str(allowance.limit)
+            headers[f"x-ratelimit-remaining-{kind}"] = str(allowance.remaining)
+            headers[f"x-ratelimit-reset-{kind}"] = f"{allowance.resets_in}s"
+    return headers
 
 
 def error_response(reply: ErrorReply, headers: dict[str, str]) -> Response:
@@ -169,6 +242,7 @@ class _Exchange(Response):
     def __init__(
         self,
         service: GenerationService,
+        caller: Caller,
         call: Call,
         errors: ErrorCodec,
         headers: dict[str, str],
@@ -176,9 +250,10 @@ class _Exchange(Response):
     ) -> None:
         super().__init__()
         self._service = service
+        self._caller = caller
         self._call = call
         self._errors = errors
-        self._id_headers = headers
+        self._own_headers = headers
         self._keep_alive_seconds = keep_alive_seconds
         self._stream_began = False
         self._stream_ended = False
@@ -202,20 +277,20 @@ class _Exchange(Response):
 
     async def _collect(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            async with contextlib.aclosing(self._service.generate(self._call.requests)) as events:
+            async with self._answering() as events:
                 async for event in events:
                     for _ in self._call.machine.feed(event):
                         pass
-            response = Response(self._call.machine.collected(), 200, self._id_headers, "application/json")
+            response = Response(self._call.machine.collected(), 200, self._own_headers, "application/json")
         except DragomanError as error:
-            response = error_response(self._errors.reply(self._as_sent(error)), self._id_headers)
+            response = error_response(self._errors.reply(self._as_sent(error)), self._own_headers)
         except Exception:  # noqa: BLE001 - the border: a defect of ours is a failed request, not a broken connection
-            response = error_response(self._errors.reply(self._defect()), self._id_headers)
+            response = error_response(self._errors.reply(self._defect()), self._own_headers)
         await response(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
         try:
-            async with contextlib.aclosing(self._service.generate(self._call.requests)) as events:
+            async with self._answering() as events:
                 async for event in events:
                     if frames := b"".join(map(sse.frame, self._call.machine.feed(event))):
                         await self._write(send, frames)
@@ -225,6 +300,18 @@ class _Exchange(Response):
         except Exception:  # noqa: BLE001 - the same border
             last = await self._fail(send, self._defect())
         await self._write(send, last, more=False)
+
+    @contextlib.asynccontextmanager
+    async def _answering(self) -> AsyncIterator[Answering]:
+        """The one place where a decoded call is run."""
+        requests = self._call.requests
+        try:
+            answering = await self._service.generate(requests, self._caller, streamed=self._call.stream)
+        except DragomanError as error:
+            raise await _first_fault(self._service, self._caller, error, requests[0].model) from None
+        async with contextlib.aclosing(answering):
+            self._own_headers = self._own_headers | limit_headers(answering.allowances)
+            yield answering
 
     async def _fail(self, send: Send, error: DragomanError) -> bytes:
         """The last bytes of a stream that failed; before its first one, they are an ordinary error response."""
@@ -251,7 +338,7 @@ class _Exchange(Response):
 
     async def _begin(self, send: Send, status: int, headers: dict[str, str]) -> None:
         self._stream_began = True
-        raw = [(key.encode(), value.encode()) for key, value in (self._id_headers | headers).items()]
+        raw = [(key.encode(), value.encode()) for key, value in (self._own_headers | headers).items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def _write(self, send: Send, frames: bytes, *, more: bool = True) -> None:
@@ -271,5 +358,5 @@ class _Exchange(Response):
         return error
 
     def _defect(self) -> DragomanError:
-        _log.exception("request failed by a defect", **self._id_headers)
+        _log.exception("request failed by a defect", request_id=self._caller.request_id)
         return EngineFailed("An internal error occurred")

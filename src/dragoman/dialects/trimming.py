@@ -1,14 +1,12 @@
 """Room for the answer: conversations that are in its way are trimmed, prompts that cannot be are refused."""
 
-import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from dragoman.core.errors import ContextOverflow
-from dragoman.core.events import Event
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
-from dragoman.core.service import GenerationService, ServedModel, find_model
+from dragoman.core.service import Answering, Caller, GenerationService, ServedModel, VisibleModels, find_model
 
 MAX_DEFAULT_ROOM = 1024
 """Tokens kept for an answer that does not say how many it may have; at most a fifth of the context."""
@@ -63,8 +61,14 @@ class FittedService:
     def needs_key(self) -> bool:
         return self._service.needs_key
 
-    def authenticate(self, key: str | None) -> None:
-        self._service.authenticate(key)
+    async def recognize(self, caller: Caller) -> None:
+        await self._service.recognize(caller)
+
+    async def check(self, caller: Caller, model: str | None = None) -> None:
+        await self._service.check(caller, model)
+
+    async def visible_to(self, caller: Caller) -> VisibleModels:
+        return await self._service.visible_to(caller)
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         return await self._service.count_tokens(model, prompt)
@@ -72,11 +76,11 @@ class FittedService:
     def models(self) -> list[ServedModel]:
         return self._service.models()
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+    async def generate(
+        self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
+    ) -> Answering:
         fitted = [await self._fitted(request) for request in requests]
-        async with contextlib.aclosing(self._service.generate(fitted)) as events:
-            async for event in events:
-                yield event
+        return await self._service.generate(fitted, caller, streamed=streamed)
 
     async def _fitted(self, request: GenerationRequest) -> GenerationRequest:
         model = find_model(self.models(), request.model)

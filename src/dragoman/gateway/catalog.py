@@ -28,6 +28,11 @@ class Resolved(NamedTuple):
     deployment: Deployment
     adapter: Adapter | None
 
+    @property
+    def own_name(self) -> str:
+        """The adapter's or the model's, whatever alias was asked for."""
+        return self.deployment.name if self.adapter is None else self.adapter.name
+
 
 class Catalog:
     """All deployments, in the order of the settings, and the adapters their engines have at the moment."""

@@ -1,31 +1,39 @@
-"""One request's way: route the model's name, run its prompts, measure, and see that everything ends."""
+"""One request's way: route the model's name, admit, run, and see that everything ends."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Sequence
 
 import msgspec
 
 from dragoman.core.adapters import AdapterOrder, RegisteredAdapter
-from dragoman.core.errors import DragomanError, EngineFailed, ShuttingDown
-from dragoman.core.events import Event, Usage
+from dragoman.core.errors import (
+    ContextOverflow,
+    DragomanError,
+    Forbidden,
+    ModelLoading,
+    ModelNotFound,
+    ShuttingDown,
+    Unauthenticated,
+)
 from dragoman.core.request import GenerationRequest, Prompt
-from dragoman.core.service import ServedModel
+from dragoman.core.service import Caller, ServedModel
 from dragoman.engines.base import AdapterStore, Engine
+from dragoman.gateway.access import Access, Bill, Order, Visitor
 from dragoman.gateway.adapters import AdapterDesk, NoAdapterStore
-from dragoman.gateway.best_of import Contest, as_candidates
-from dragoman.gateway.catalog import Catalog
-from dragoman.gateway.keys import NO_KEYS, KeyRing
+from dragoman.gateway.best_of import Contest
+from dragoman.gateway.catalog import Catalog, Resolved
+from dragoman.gateway.guesses import Guesses
+from dragoman.gateway.keys import NO_KEYS
 from dragoman.gateway.meter import Meter
-
-_EVENTS_AHEAD = 64
-"""Events of several prompts that may lie between the engines and a slow client."""
+from dragoman.gateway.running import RunningRequest
 
 
-class _Gate:
-    """Whether new requests are still taken, the same for all dialects."""
+class _House:
+    """What the gateways of all dialects share."""
 
-    draining = False
+    def __init__(self) -> None:
+        self.draining = False
+        self.guesses = Guesses()
 
 
 class Gateway:
@@ -35,33 +43,48 @@ class Gateway:
         self,
         catalog: Catalog,
         meter: Meter,
-        keys: KeyRing = NO_KEYS,
-        gate: "_Gate | None" = None,
+        access: Access = NO_KEYS,
         store: AdapterStore | None = None,
+        *,
+        dialect: str = "",
+        house: _House | None = None,
     ) -> None:
-        """Without keys, everybody may come in. `store` is where adapters are found; None: nowhere."""
+        """`store` is where adapters are found; None: nowhere. `dialect` is the one that the requests come in."""
         self._catalog = catalog
         self._store = NoAdapterStore() if store is None else store
         self._desk = AdapterDesk(catalog, self._store)
         self._meter = meter
-        self._keys = keys
-        self._gate = _Gate() if gate is None else gate
+        self._access = access
+        self._dialect = dialect
+        self._house = _House() if house is None else house
 
     @property
     def needs_key(self) -> bool:
-        return bool(self._keys)
-
-    def authenticate(self, key: str | None) -> None:
-        if self._keys:
-            self._keys.check(key)
+        return self._access.needs_key
 
     def shown_in(self, dialect: str) -> "Gateway":
         """The same gateway with only the deployments that this dialect shows."""
-        return Gateway(self._catalog.shown_in(dialect), self._meter, self._keys, self._gate, self._store)
+        catalog = self._catalog.shown_in(dialect)
+        return Gateway(catalog, self._meter, self._access, self._store, dialect=dialect, house=self._house)
 
     def drain(self) -> None:
         """Refuse new requests from now on; those under way go on."""
-        self._gate.draining = True
+        self._house.draining = True
+
+    async def recognize(self, caller: Caller) -> None:
+        try:
+            await self._access.recognize(caller, self._dialect)
+        except Unauthenticated as error:
+            raise await self._house.guesses.answer(caller, error) from None
+
+    async def check(self, caller: Caller, model: str | None = None) -> None:
+        visitor = await self._access.check(caller, self._dialect)
+        if model is not None:
+            self._resolve(model, visitor)
+
+    async def visible_to(self, caller: Caller) -> "_Visible":
+        await self.recognize(caller)
+        return _Visible(self, await self._access.identify(caller, self._dialect))
 
     def models(self) -> list[ServedModel]:
         return self._catalog.models()
@@ -69,87 +92,89 @@ class Gateway:
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         return await self._catalog.resolve(model).deployment.engine.count_tokens(prompt)
 
-    async def register_adapter(self, order: AdapterOrder, *, token: str | None, key: str | None) -> RegisteredAdapter:
-        return await self._desk.register(order, token=token, creator=self._keys.label(key))
+    async def register_adapter(self, order: AdapterOrder, caller: Caller, *, token: str | None) -> RegisteredAdapter:
+        visitor = await self._for_all_models(caller)
+        return await self._desk.register(order, token=token, creator=visitor.label)
 
-    async def unregister_adapter(self, name: str) -> RegisteredAdapter:
+    async def unregister_adapter(self, name: str, caller: Caller) -> RegisteredAdapter:
+        await self._for_all_models(caller)
         return await self._desk.unregister(name)
 
-    async def generate(self, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
-        if self._gate.draining:
+    async def generate(
+        self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
+    ) -> RunningRequest:
+        if self._house.draining:
             raise ShuttingDown("The server is shutting down", retry_after=5)
-        deployment, adapter = self._catalog.resolve(requests[0].model)
-        if adapter is not None:
-            requests = [msgspec.structs.replace(request, adapter=adapter.name) for request in requests]
-        measurement = self._meter.begin(deployment.name if adapter is None else adapter.name)
-        contest = Contest.over(requests)
-        run = requests if contest is None else [as_candidates(request) for request in requests]
+        resolved = self._catalog.resolve(requests[0].model)
+        if resolved.adapter is not None:
+            requests = [msgspec.structs.replace(request, adapter=resolved.adapter.name) for request in requests]
+        measurement = self._meter.begin(resolved.own_name)
         try:
-            async with contextlib.aclosing(_run(deployment.engine, run)) as events:
-                async for event in events:
-                    measurement.observe(event)
-                    if contest is None:
-                        yield event
-                        continue
-                    for chosen in contest.feed(event):
-                        yield chosen
-        except (asyncio.CancelledError, GeneratorExit):
+            bill = await self._admit(requests, resolved, caller, streamed=streamed)
+        except asyncio.CancelledError:
             measurement.end("cancelled")
             raise
-        except Exception as error:
-            refused = isinstance(error, DragomanError) and not isinstance(error, EngineFailed)
-            measurement.end("refused" if refused else "failed")
+        except DragomanError:
+            measurement.end("refused")
             raise
-        measurement.end("ok")
+        return RunningRequest(resolved.deployment.engine, requests, bill, measurement)
+
+    async def _admit(
+        self, requests: Sequence[GenerationRequest], resolved: Resolved, caller: Caller, *, streamed: bool
+    ) -> Bill:
+        prompt_tokens = most = 0
+        if self._access.meters:
+            prompt_tokens, most = await _most_tokens(resolved.deployment.engine, requests)
+        at_once = not streamed or Contest.over(requests) is not None
+        order = Order(
+            caller, self._dialect, requests[0].model, resolved.own_name, prompt_tokens, most, delivered_at_once=at_once
+        )
+        return await self._access.admit(order)
+
+    async def _for_all_models(self, caller: Caller) -> Visitor:
+        visitor = await self._access.identify(caller, self._dialect)
+        if visitor.models is not None:
+            raise Forbidden("This key may not register models")
+        return visitor
+
+    def _resolve(self, model: str, visitor: Visitor) -> Resolved:
+        resolved = self._catalog.resolve(model)
+        if not visitor.may_use(resolved.own_name):
+            raise ModelNotFound(model)
+        return resolved
 
 
-def _run(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
-    return engine.generate(requests[0]) if len(requests) == 1 else _run_together(engine, requests)
+class _Visible:
+    """Implements core.service.VisibleModels for one visitor."""
+
+    def __init__(self, gateway: Gateway, visitor: Visitor) -> None:
+        self._gateway = gateway
+        self._visitor = visitor
+
+    def models(self) -> list[ServedModel]:
+        return [model for model in self._gateway.models() if self._visitor.may_use(model.id)]
+
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        if not any(model in (each.id, *each.aliases) for each in self.models()):
+            raise ModelNotFound(model)
+        return await self._gateway.count_tokens(model, prompt)
 
 
-async def _run_together(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
-    """The events of several prompts as those of one request: indices moved apart, usages added up."""
-    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_EVENTS_AHEAD)
-    usages: list[Usage] = []
-    running = len(requests)
-
-    async def pump(first_index: int, request: GenerationRequest) -> None:
-        try:
-            async with contextlib.aclosing(engine.generate(request)) as events:
-                async for event in events:
-                    await queue.put(_moved(event, first_index))
-            await queue.put(None)
-        except Exception as error:  # noqa: BLE001 - raised again below, where the request is
-            await queue.put(error)
-
-    tasks = [asyncio.create_task(pump(number * request.n, request)) for number, request in enumerate(requests)]
-    try:
-        while running:
-            match await queue.get():
-                case None:
-                    running -= 1
-                case Exception() as error:
-                    raise error
-                case Usage() as usage:
-                    usages.append(usage)
-                case event:
-                    yield event
-        if len(usages) == len(requests):
-            yield Usage(
-                sum(usage.prompt_tokens for usage in usages),
-                sum(usage.completion_tokens for usage in usages),
-                sum(usage.cached_tokens for usage in usages),
-                sum(usage.reasoning_tokens for usage in usages),
-            )
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+async def _most_tokens(engine: Engine, requests: Sequence[GenerationRequest]) -> tuple[int, int]:
+    """The tokens of all prompts, and the most that all their candidates may have. Raises core.errors."""
+    prompts = most = 0
+    for request in requests:
+        count = await engine.count_tokens(request.prompt)
+        prompts += count
+        most += _most_generated(engine.context_length, request, count)
+    return prompts, most
 
 
-def _moved(event: Event, first_index: int) -> Event:
-    match event:
-        case Usage():
-            return event
-        case _:
-            return msgspec.structs.replace(event, index=first_index + event.index)
+def _most_generated(context_length: int | None, request: GenerationRequest, prompt_tokens: int) -> int:
+    if context_length is None:  # It has counted, and died since.
+        raise ModelLoading("The model is being loaded", retry_after=1)
+    room = context_length - prompt_tokens
+    if room < 1:
+        raise ContextOverflow(prompt_tokens, context_length, "Shorten the prompt.")
+    wanted = request.sampling.max_tokens
+    return (request.best_of or request.n) * (room if wanted is None else min(wanted, room))

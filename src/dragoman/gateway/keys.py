@@ -1,33 +1,53 @@
-"""The keys that open the server."""
+"""The keys of the settings, which open the server and cost nothing."""
 
-import hashlib
+import contextlib
 import hmac
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 
+from dragoman.accounts.identifiers import key_digest
+from dragoman.core.allowance import NO_LIMITS
 from dragoman.core.errors import Unauthenticated
+from dragoman.core.events import Event
+from dragoman.core.service import Caller
+from dragoman.gateway.access import Bill, Ending, Order, Visitor
 
 
-def key_digest(key: str) -> str:
-    """What is kept of a key: its SHA-256, in hex."""
-    return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
+class FreeOfCharge:
+    """Implements access.Bill: nothing is counted and nothing paid."""
+
+    allowances = NO_LIMITS
+
+    def observe(self, event: Event) -> None: ...
+
+    def settle(self, ending: Ending) -> None: ...
+
+
+FREE_OF_CHARGE = FreeOfCharge()
 
 
 class KeyRing:
-    """Keys, known by their digests alone."""
+    """Implements access.Access. Keys, known by their digests alone; without any, everybody may come in."""
+
+    meters = False
 
     def __init__(self, digests: Iterable[str] | Mapping[str, str]) -> None:
         """The digests may come with labels: what people call the keys."""
         self._digests = tuple(digests)
         self._labels = digests if isinstance(digests, Mapping) else {}
 
-    def __bool__(self) -> bool:
+    @property
+    def needs_key(self) -> bool:
         return bool(self._digests)
+
+    def opened(self) -> AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext()
 
     def label(self, key: str | None) -> str:
         """What people call the key; empty if nobody gave it a name."""
         return self._labels.get(key_digest(key), "") if key else ""
 
-    def check(self, key: str | None) -> None:
+    def require(self, key: str | None) -> None:
         """Raise Unauthenticated unless the key is one of them. How long it takes tells nothing about them."""
         if not key:
             raise Unauthenticated("missing")
@@ -35,6 +55,20 @@ class KeyRing:
         # All are compared: stopping at the right one would tell where it stands.
         if not sum(hmac.compare_digest(digest, known) for known in self._digests):
             raise Unauthenticated("unknown", key)
+
+    async def recognize(self, caller: Caller, dialect: str) -> None:  # noqa: ARG002
+        if self._digests:
+            self.require(caller.key)
+
+    async def identify(self, caller: Caller, dialect: str) -> Visitor:
+        await self.recognize(caller, dialect)
+        return Visitor(self.label(caller.key))
+
+    async def check(self, caller: Caller, dialect: str) -> Visitor:
+        return await self.identify(caller, dialect)
+
+    async def admit(self, order: Order) -> Bill:  # noqa: ARG002
+        return FREE_OF_CHARGE
 
 
 NO_KEYS = KeyRing(())

@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -19,9 +19,10 @@ from dragoman.dialects import arcee, empower, float16, infermatic, scale
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.dialects.operation import Operation
 from dragoman.engines.base import AdapterStore
+from dragoman.gateway.access import Access
 from dragoman.gateway.catalog import Catalog
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.keys import NO_KEYS, KeyRing
+from dragoman.gateway.keys import NO_KEYS
 from dragoman.gateway.meter import Meter
 from dragoman.server import health, metrics, openapi
 from dragoman.server.settings import DialectName
@@ -58,20 +59,20 @@ def build_app(
     options: ExchangeOptions,
     *,
     metrics_directory: str | None,
-    keys: KeyRing = NO_KEYS,
+    access: Access = NO_KEYS,
     hosts: Mapping[str, DialectName] = NO_HOSTS,
-    proxies: Collection[str] = (),
     store: AdapterStore | None = None,
 ) -> "App":
     """The whole app over the catalog's engines, which it starts and closes with its own life.
 
     `metrics_directory` is where the workers of one server gather their counts; None: this process counts alone.
-    `hosts` are names on which only one dialect answers; the X-Forwarded-Host of `proxies` is believed. `store` is where
-    adapters are found that clients ask for; None: nowhere.
+    `access` is who may come in, open as long as the app lives. `hosts` are names on which only one dialect answers; the
+    X-Forwarded-Host of `options.proxies` is believed. `store` is where adapters are found that clients ask for; None:
+    nowhere.
     """
     registry = CollectorRegistry()
-    gateway = Gateway(catalog, Meter(registry), keys, store=store)
-    return App(catalog, gateway, registry, options, metrics_directory, hosts, proxies)
+    gateway = Gateway(catalog, Meter(registry), access, store)
+    return App(catalog, gateway, access, registry, options, metrics_directory, hosts)
 
 
 class App:
@@ -81,17 +82,18 @@ class App:
         self,
         catalog: Catalog,
         gateway: Gateway,
+        access: Access,
         registry: CollectorRegistry,
         options: ExchangeOptions,
         metrics_directory: str | None,
         hosts: Mapping[str, DialectName],
-        proxies: Collection[str],
     ) -> None:
         self._catalog = catalog
+        self._access = access
         self.drain = gateway.drain
         common = [
             *health.routes(catalog),
-            *metrics.routes(catalog, registry, metrics_directory, gateway),
+            *metrics.routes(catalog, registry, metrics_directory, gateway, options),
             *openapi.routes(OPERATIONS, gateway),
         ]
         shown = {name: gateway.shown_in(name) for name in DIALECTS}
@@ -105,14 +107,15 @@ class App:
             )
             for host, dialect in hosts.items()
         }
-        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(_ByHost(app, own, frozenset(proxies))))
+        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(_ByHost(app, own, options.proxies)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncGenerator[None]:
-        async with contextlib.AsyncExitStack() as stack:
+        # Engines end first: what still runs then fails, and is settled before the accounts are closed.
+        async with self._access.opened(), contextlib.AsyncExitStack() as stack:
             for deployment in self._catalog.deployments:
                 await deployment.engine.start()
                 stack.push_async_callback(deployment.engine.close)

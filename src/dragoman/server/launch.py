@@ -14,12 +14,13 @@ from pathlib import Path
 import msgspec
 from rich.console import Console
 
+from dragoman.accounts.identifiers import key_digest
 from dragoman.engines.llama.adapter_registry import registry_path, write_registry
 from dragoman.engines.llama.gguf_files import ModelSourceError
 from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.sources import ModelFile
-from dragoman.gateway.keys import key_digest
 from dragoman.server import logs
+from dragoman.server.accounts import DATABASE_VARIABLE, AccountsPlace, AccountsUnusable, accounts_place
 from dragoman.server.adapters import with_adapters
 from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan, with_faster_weights
 from dragoman.server.settings import Settings
@@ -46,6 +47,7 @@ def serve(settings: Settings) -> int:
     logs.configure(settings.log_level)
     try:
         _refuse_strangers(settings)
+        accounts = _accounts(settings)
         on_terminal = sys.stderr.isatty()
         plans = with_adapters(settings, plan(settings, progress=on_terminal), progress=on_terminal)
         plans = with_faster_weights(plans, settings, progress=on_terminal, tell=_tell)
@@ -53,8 +55,8 @@ def serve(settings: Settings) -> int:
             _listen(settings.host, settings.port) as listener,
             tempfile.TemporaryDirectory(prefix="dragoman-") as folder,
         ):
-            asyncio.run(_Launch(settings, plans, listener, Path(folder)).run())
-    except (ModelSourceError, ChildFailed, DeploymentError, _Unusable) as error:
+            asyncio.run(_Launch(settings, plans, accounts, listener, Path(folder)).run())
+    except (ModelSourceError, ChildFailed, DeploymentError, AccountsUnusable, _Unusable) as error:
         _tell(str(error))
         return _EXIT_UNUSABLE
     return 0
@@ -66,12 +68,25 @@ def _tell(line: str) -> None:
 
 def _refuse_strangers(settings: Settings) -> None:
     """Without keys, only this machine may reach the server, unless that was asked for."""
-    if settings.keys or settings.open or _is_loopback(settings.host):
+    if settings.keys or settings.accounts.database or settings.open or _is_loopback(settings.host):
         return
     raise _Unusable(
-        f"whoever reaches {settings.host} could use the server, since there are no keys; add [[keys]] to the settings, "
-        "listen on 127.0.0.1, or say --open"
+        f"whoever reaches {settings.host} could use the server, since there are no keys; add [[keys]] or [accounts] to "
+        "the settings, listen on 127.0.0.1, or say --open"
     )
+
+
+def _accounts(settings: Settings) -> AccountsPlace | None:
+    """The accounts, ready to be used; None: there are none."""
+    place = accounts_place(settings.accounts)
+    if place is not None:
+        if settings.keys:
+            raise _Unusable(
+                "[[keys]] and [accounts] are both set, and a key of the settings belongs to no account; make keys with "
+                "dragoman keys create"
+            )
+        place.prepare()
+    return place
 
 
 def _is_loopback(host: str) -> bool:
@@ -99,11 +114,17 @@ class _Launch:
     """One run of the server, in the parent process."""
 
     def __init__(
-        self, settings: Settings, plans: Sequence[DeploymentPlan], listener: socket.socket, folder: Path
+        self,
+        settings: Settings,
+        plans: Sequence[DeploymentPlan],
+        accounts: AccountsPlace | None,
+        listener: socket.socket,
+        folder: Path,
     ) -> None:
         """`folder` holds the engines' sockets and the workers' counts."""
         self._settings = settings
         self._plans = plans
+        self._accounts = accounts
         self._listener = listener
         self._folder = folder
         for number, planned in enumerate(plans):
@@ -168,12 +189,13 @@ class _Launch:
         console.print(f"[bold]dragoman[/bold] serves {served}\n  at [bold]{url}[/bold]")
         question = '[{"role": "user", "content": "What is the capital of France?"}]'
         body = f'{{"model": "{self._plans[0].name}", "messages": {question}}}'
-        key = "-H 'Authorization: Bearer KEY' " if self._settings.keys else ""
+        key = "-H 'Authorization: Bearer KEY' " if self._settings.keys or self._accounts else ""
         console.print(f"\nTry:\n  curl {url}/v1/chat/completions {key}-d '{body}'\n", markup=False)
 
     def _worker_command(self) -> ChildCommand:
+        accounts = msgspec.structs.replace(self._settings.accounts, database=None)
         options = WorkerOptions(
-            settings=msgspec.structs.replace(self._settings, keys=()),
+            settings=msgspec.structs.replace(self._settings, keys=(), accounts=accounts),
             key_labels={key_digest(entry.key): entry.name for entry in self._settings.keys},
             listening_fd=self._listener.fileno(),
             metrics_directory=str(self._folder),
@@ -189,9 +211,12 @@ class _Launch:
                 for number, planned in enumerate(self._plans)
             ),
             waking_fd=self._asking_end,
+            journals=str(self._accounts.journals) if self._accounts else None,
         )
         # prometheus_client decides when it is imported whether processes count together.
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._folder)}
+        if self._accounts is not None:
+            environment[DATABASE_VARIABLE] = self._accounts.url
         return ChildCommand(
             "worker",
             _module("dragoman.server.worker", options),

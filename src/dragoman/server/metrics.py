@@ -3,17 +3,18 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 
+import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dragoman.core.errors import EngineFailed, Unauthenticated
-from dragoman.core.service import GenerationService
-from dragoman.dialects.exchange import bearer_key
+from dragoman.core.errors import DragomanError, EngineFailed, Forbidden, Limited, Overloaded, Unauthenticated
+from dragoman.core.service import Caller, GenerationService, VisibleModels
+from dragoman.dialects.exchange import Door, ErrorReply, ExchangeOptions, bearer_key, error_headers, guard
 from dragoman.engines.base import EngineStatistics
 from dragoman.gateway.catalog import Catalog, Deployment
 
@@ -22,26 +23,41 @@ _ANSWER_SECONDS = 2.0
 
 
 def routes(
-    catalog: Catalog, registry: CollectorRegistry, directory: str | None, service: GenerationService
+    catalog: Catalog,
+    registry: CollectorRegistry,
+    directory: str | None,
+    service: GenerationService,
+    options: ExchangeOptions,
 ) -> list[BaseRoute]:
     """`directory` is where the workers gather their counts; None: those of `registry` alone are shown.
 
     Where there are keys, one of them is needed here too, as `Authorization: Bearer KEY`.
     """
 
-    async def metrics(request: Request) -> Response:
-        try:
-            if service.needs_key:
-                service.authenticate(bearer_key(request.headers))
-        except Unauthenticated as error:
-            return JSONResponse({"detail": error.message}, 401, {"www-authenticate": "Bearer"})
+    door = Door(service, bearer_key, options)
+
+    async def answer(_caller: Caller, _visible: VisibleModels) -> Response:
         states = await asyncio.gather(*(_statistics(deployment) for deployment in catalog.deployments))
         shown = registry if directory is None else _gathered(directory)
         engines = CollectorRegistry()
         engines.register(_EngineCollector(states))
         return Response(generate_latest(shown) + generate_latest(engines), media_type=CONTENT_TYPE_LATEST)
 
+    async def metrics(request: Request) -> Response:
+        return await guard(request, door, answer, _Refusals())
+
     return [Route("/metrics", metrics, methods=["GET"])]
+
+
+class _Refusals:
+    """Implements dialects.exchange.ErrorReplies."""
+
+    def reply(self, error: DragomanError) -> ErrorReply:
+        status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
+        return ErrorReply(status, msgspec.json.encode({"detail": error.message}), error_headers(error))
+
+
+_STATUSES = {Unauthenticated: 401, Forbidden: 403, Limited: 429, Overloaded: 503}
 
 
 async def _statistics(deployment: Deployment) -> tuple[str, EngineStatistics | None]:

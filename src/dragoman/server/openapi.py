@@ -35,10 +35,12 @@ _PAGE = """<!doctype html>
 _STATUS_WORDS = {
     400: "The request cannot be understood or can never succeed",
     401: "No key, or one that is not accepted",
+    402: "The account's balance or the key's budget is used up",
+    403: "The key may not do this",
     404: "Not found",
     413: "The body is too large",
     422: "Fields are missing, of a wrong type or out of range",
-    429: "Too much is going on; `retry-after` says when to come back",
+    429: "A limit of the key is reached, or too much is going on; `retry-after` says when to come back",
     500: "The engine failed",
     503: "Too much is going on, or the model is being loaded; `retry-after` says when to come back",
 }

@@ -17,6 +17,9 @@ from msgspec import Meta
 DEFAULT_FILE = Path("dragoman.toml")
 ENVIRONMENT_PREFIX = "DRAGOMAN_"
 
+DEFAULT_DATABASE = "sqlite"
+"""Stands for the file accounts.db among the user's data."""
+
 MAX_COUNT = 2**31 - 1
 """llama.cpp counts cells and tokens in signed 32-bit integers."""
 
@@ -56,6 +59,18 @@ class EchoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """0: as fast as possible."""
     context_length: Count = 8192
     """In tokens, prompt and answer together."""
+
+
+class AccountsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Accounts that pay for what their keys use, table [accounts]. A table without `database` means "sqlite"."""
+
+    database: Text | None = None
+    """`postgresql://user@host/name`, `sqlite:////absolute/path`, or `sqlite`; None: there are no accounts."""
+    journals: Text | None = None
+    """Folder on this machine's own disk for what running requests have to pay; None: beside the database's file, or
+    among the user's data."""
+    hold_cap: Count | None = None
+    """Completion tokens that are set aside for a request at most; None: as many as it may have."""
 
 
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,7 +147,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hosts: dict[str, DialectName] = {}
     """Host names on which only one dialect answers, on its vendor's own paths."""
     proxies: tuple[Text, ...] = ()
-    """Addresses of proxies whose X-Forwarded-Host is believed."""
+    """Addresses of proxies whose X-Forwarded-Host and X-Forwarded-For are believed."""
+    accounts: AccountsSettings = AccountsSettings()
     engine: EngineSettings = EngineSettings()
     echo: EchoSettings = EchoSettings()
 
@@ -184,6 +200,9 @@ def _annotations(group: str) -> dict[str, Any]:
 _FILE_ONLY = {"deployments", "adapters", "keys", "hosts", "proxies"}
 """Settings with a structure of their own; they stand in the file."""
 
+_MEANT_BY_TABLES = {"accounts": ("accounts.database", DEFAULT_DATABASE)}
+"""What a table of the file sets by being there, unless it says otherwise."""
+
 _TYPES: dict[str, Any] = {
     key: annotation for group in ("", *_GROUPS) for key, annotation in _annotations(group).items()
 }
@@ -222,6 +241,8 @@ def _flattened(path: Path, table: Mapping[str, object]) -> Iterator[tuple[str, o
         if key not in _GROUPS:
             yield key, value
         elif isinstance(value, dict):
+            if key in _MEANT_BY_TABLES:
+                yield _MEANT_BY_TABLES[key]
             yield from ((f"{key}.{name}", inner) for name, inner in value.items())
         else:
             raise SettingsError(f"{path}: {key} must be a table, [{key}], got {value!r}")

@@ -16,14 +16,18 @@ from types import FrameType
 import msgspec
 import uvicorn
 
+from dragoman.accounts.database import Database
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.engines.llama.client import LlamaEngine
+from dragoman.gateway.access import Access
+from dragoman.gateway.accounts import AccountAccess, AccountsOptions
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing
 from dragoman.server import logs
+from dragoman.server.accounts import DATABASE_VARIABLE
 from dragoman.server.app import build_app
 from dragoman.server.settings import DialectName, Settings
 
@@ -46,7 +50,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     """Passed as JSON in the process's argument."""
 
     settings: Settings
-    """Without the keys: a process's arguments can be read by others on the machine."""
+    """Without the keys and the accounts' database: a process's arguments can be read by others on the machine."""
     key_labels: dict[str, str]
     """Their digests, and what people call them."""
     listening_fd: int
@@ -54,6 +58,8 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     deployments: tuple[DeploymentOptions, ...]
     waking_fd: int
     """Where the parent reads the numbers of deployments that are asked for and not loaded."""
+    journals: str | None
+    """The folder of the accounts' journals; None: there are no accounts. Their database is in the environment."""
 
 
 class _Server(uvicorn.Server):
@@ -86,11 +92,10 @@ def main() -> int:
     folder = Path(settings.adapter_folder).expanduser() if settings.adapter_folder else None
     app = build_app(
         catalog,
-        ExchangeOptions(settings.max_body_bytes, settings.keep_alive_seconds),
+        ExchangeOptions(settings.max_body_bytes, settings.keep_alive_seconds, frozenset(settings.proxies)),
         metrics_directory=options.metrics_directory,
-        keys=KeyRing(options.key_labels),
+        access=_access(options),
         hosts=settings.hosts,
-        proxies=settings.proxies,
         store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
     )
     config = uvicorn.Config(
@@ -98,6 +103,8 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # It would believe anybody on this machine; whom to believe is said in the settings.
+        lifespan="on",  # Otherwise a server whose engines or accounts cannot be opened would serve without them.
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
@@ -115,6 +122,13 @@ async def _serve(server: _Server, listening_fd: int) -> None:
 
     loop.add_reader(sys.stdin.fileno(), read_standard_input)
     await server.serve([socket.socket(fileno=listening_fd)])
+
+
+def _access(options: WorkerOptions) -> Access:
+    if options.journals is None:
+        return KeyRing(options.key_labels)
+    database = Database(os.environ[DATABASE_VARIABLE])
+    return AccountAccess(AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap))
 
 
 def _engine(options: WorkerOptions, number: int) -> Engine:

@@ -11,6 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from dragoman.accounts.identifiers import key_digest
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
@@ -20,7 +21,7 @@ from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.keys import KeyRing, key_digest
+from dragoman.gateway.keys import KeyRing
 from dragoman.gateway.meter import Meter
 
 CHAT = "/api/v1/chat/completions"

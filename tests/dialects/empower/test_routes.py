@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
+from dragoman.accounts.identifiers import key_digest
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
@@ -24,7 +25,7 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.keys import KeyRing, key_digest
+from dragoman.gateway.keys import KeyRing
 from dragoman.gateway.meter import Meter
 from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.tiny_llama import write_adapter

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
+from dragoman.accounts.identifiers import key_digest
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message
@@ -19,7 +20,7 @@ from dragoman.dialects.trimming import Trimming
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.keys import NO_KEYS, KeyRing, key_digest
+from dragoman.gateway.keys import NO_KEYS, KeyRing
 from dragoman.gateway.meter import Meter
 
 KEY = "sk-0123456789abcdef"

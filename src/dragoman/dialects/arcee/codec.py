@@ -14,7 +14,10 @@ from dragoman.core.errors import (
     BodyTooLarge,
     ContextOverflow,
     DragomanError,
+    Forbidden,
+    Limited,
     ModelNotFound,
+    OutOfBalance,
     Overloaded,
     Unauthenticated,
 )
@@ -214,10 +217,16 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return _of_bad_request(list(violations_of(error)))
         case Unauthenticated():
             return 401, "Authentication failed due to invalid or missing API key"
+        case OutOfBalance():
+            return 402, "Insufficient balance. Add credits to continue"
+        case Forbidden():
+            return 403, error.message
         case ModelNotFound():
             return 422, [FastApiDetail(("body", "model"), error.message, "value_error")]
         case BodyTooLarge():
             return 413, error.message
+        case Limited():
+            return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
         case Overloaded():
             return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
         case _:

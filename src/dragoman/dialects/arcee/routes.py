@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dragoman.core.service import GenerationService
+from dragoman.core.service import Caller, GenerationService, VisibleModels
 from dragoman.dialects import openai_answer
 from dragoman.dialects.arcee import codec, wire
 from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
@@ -33,8 +33,8 @@ def _routes_under(prefixes: Sequence[str], service: GenerationService, options: 
         return await respond(request, door, decode, _ERRORS)
 
     async def models(request: Request) -> Response:
-        async def answer() -> Response:
-            return Response(codec.model_list(service.models()), media_type="application/json")
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            return Response(codec.model_list(visible.models()), media_type="application/json")
 
         return await guard(request, door, answer, _ERRORS)
 
@@ -54,11 +54,11 @@ OPERATIONS = (
         "Chat completion",
         openai_answer.ChatCompletion,
         wire.ErrorBody,
-        (400, 401, 413, 422, 500, 503),
+        (400, 401, 402, 403, 413, 422, 429, 500, 503),
         wire.ChatRequest,
         openai_answer.ChatChunk,
         example=EXAMPLE_CHAT,
     ),
-    Operation("GET", "/api/v1/models", "List models", wire.ModelList, wire.ErrorBody, (401,)),
+    Operation("GET", "/api/v1/models", "List models", wire.ModelList, wire.ErrorBody, (401, 403, 429, 503)),
 )
 """The routes for the OpenAPI document."""

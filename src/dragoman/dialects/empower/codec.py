@@ -12,8 +12,11 @@ from dragoman.core.errors import (
     BodyTooLarge,
     ContextOverflow,
     DragomanError,
+    Forbidden,
+    Limited,
     ModelNotFound,
     NameTaken,
+    OutOfBalance,
     Overloaded,
     Unauthenticated,
 )
@@ -172,10 +175,17 @@ def _told(error: DragomanError) -> _Told:
             return _unauthenticated("Authorization header must have the form: Bearer <token>", "invalid_api_key")
         case Unauthenticated():
             return _unauthenticated("Invalid API key", "invalid_api_key")
+        case OutOfBalance():
+            return _error(402, "Insufficient balance", None, "insufficient_balance", kind="insufficient_balance")
+        case Forbidden():
+            return _error(403, error.message, None, "permission_denied", kind="permission_error")
         case ModelNotFound():
             return _error(404, error.message, "model", "model_not_found")
         case BodyTooLarge():
             return _error(413, error.message)
+        case Limited():
+            message = f"Rate limit reached, retry in {error.retry_after} seconds"
+            return _error(429, message, None, "rate_limit_exceeded", kind="rate_limit_error")
         case Overloaded():
             message = f"The server is overloaded, retry in {error.retry_after} seconds"
             return _error(503, message, None, "overloaded", kind="server_error")

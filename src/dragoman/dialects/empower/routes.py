@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dragoman.core.service import AdapterService
+from dragoman.core.service import AdapterService, Caller, VisibleModels
 from dragoman.dialects import openai_answer
 from dragoman.dialects.empower import codec, wire
 from dragoman.dialects.exchange import Door, ExchangeOptions, bearer_key, guard, read_body, respond
@@ -34,28 +34,28 @@ def _routes(service: AdapterService, options: ExchangeOptions, prefixes: Sequenc
         return await respond(request, door, codec.decode_chat, _ERRORS)
 
     async def add_adapter(request: Request) -> Response:
-        async def answer() -> Response:
+        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
             wanted = codec.decode_adapter(await read_body(request, door))
-            key = bearer_key(request.headers) if service.needs_key else None
-            return _json(codec.adapter_body(await service.register_adapter(wanted.order, token=wanted.token, key=key)))
+            registered = await service.register_adapter(wanted.order, caller, token=wanted.token)
+            return _json(codec.adapter_body(registered))
 
         return await guard(request, door, answer, _ERRORS)
 
     async def remove_adapter(request: Request) -> Response:
-        async def answer() -> Response:
-            return _json(codec.adapter_body(await service.unregister_adapter(request.path_params["name"])))
+        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+            return _json(codec.adapter_body(await service.unregister_adapter(request.path_params["name"], caller)))
 
         return await guard(request, door, answer, _ERRORS)
 
     async def base_model(request: Request) -> Response:
-        async def answer() -> Response:
-            return _json(codec.base_model(request.path_params["name"], service.models(), started))
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            return _json(codec.base_model(request.path_params["name"], visible.models(), started))
 
         return await guard(request, door, answer, _ERRORS)
 
     async def models(request: Request) -> Response:
-        async def answer() -> Response:
-            return _json(codec.model_list(service.models(), started))
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            return _json(codec.model_list(visible.models(), started))
 
         return await guard(request, door, answer, _ERRORS)
 
@@ -77,7 +77,9 @@ def _json(body: bytes) -> Response:
 
 _EXAMPLE_ADAPTER: dict[str, object] = {"model_name": "pirate.gguf", "model_source": "LOCAL", "name": "pirate"}
 
-_ERROR_STATUSES = (400, 401, 404, 413, 500, 503)
+_LOOKUP_STATUSES = (401, 403, 404, 429, 500, 503)
+
+_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 429, 500, 503)
 
 OPERATIONS = tuple(
     operation
@@ -100,7 +102,7 @@ OPERATIONS = tuple(
             "Register an adapter",
             wire.AdapterBody,
             wire.ErrorBody,
-            (400, 401, 413, 500, 503),
+            (400, 401, 403, 413, 429, 500, 503),
             wire.AdapterRequest,
             example=_EXAMPLE_ADAPTER,
         ),
@@ -110,12 +112,12 @@ OPERATIONS = tuple(
             "Remove an adapter",
             wire.AdapterBody,
             wire.ErrorBody,
-            (401, 404, 500, 503),
+            _LOOKUP_STATUSES,
         ),
         Operation(
-            "GET", f"{prefix}/base-model/{{name}}", "A base model", wire.BaseModelBody, wire.ErrorBody, (401, 404)
+            "GET", f"{prefix}/base-model/{{name}}", "A base model", wire.BaseModelBody, wire.ErrorBody, _LOOKUP_STATUSES
         ),
-        Operation("GET", f"{prefix}/models", "List models", wire.ModelList, wire.ErrorBody, (401,)),
+        Operation("GET", f"{prefix}/models", "List models", wire.ModelList, wire.ErrorBody, (401, 403, 429, 503)),
     )
 )
 """The routes for the OpenAPI document."""

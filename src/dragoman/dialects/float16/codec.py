@@ -10,7 +10,10 @@ from dragoman.core.errors import (
     BodyTooLarge,
     ContextOverflow,
     DragomanError,
+    Forbidden,
+    Limited,
     ModelNotFound,
+    OutOfBalance,
     Overloaded,
     Unauthenticated,
 )
@@ -41,14 +44,6 @@ DEFAULT_SEED = 2
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-class DeploymentNotFound(ModelNotFound):
-    """No deployment has the name in the path."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.message = f"Deployment '{name}' not found"
-
-
 class NotTheDeploymentsModel(ModelNotFound):
     """The deployment serves another model than the one in the body."""
 
@@ -58,11 +53,11 @@ class NotTheDeploymentsModel(ModelNotFound):
 
 
 def find_deployment(name: str, models: list[ServedModel]) -> ServedModel:
-    """The deployment with the name that stands in the path. Raises DeploymentNotFound."""
+    """The deployment with the name that stands in the path. Raises ModelNotFound."""
     for model in models:
         if model.id == name:
             return model
-    raise DeploymentNotFound(name)
+    raise ModelNotFound(name)
 
 
 def decode_chat(body: bytes, request_id: str, deployment: ServedModel) -> Call:
@@ -171,10 +166,18 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 401, "Missing API key"
         case Unauthenticated():
             return 401, "Invalid API key"
-        case ModelNotFound():
+        case OutOfBalance():
+            return 402, "Insufficient balance"
+        case Forbidden():
+            return 403, error.message
+        case NotTheDeploymentsModel():
             return 404, error.message
+        case ModelNotFound():
+            return 404, f"Deployment '{error.model}' not found"
         case BodyTooLarge():
             return 413, error.message
+        case Limited():
+            return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
         case Overloaded():
             return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
         case _:

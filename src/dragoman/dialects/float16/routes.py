@@ -38,7 +38,7 @@ def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRou
 _ERRORS = codec.Float16Errors()
 
 
-_ERROR_STATUSES = (400, 401, 404, 413, 422, 500, 503)
+_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 422, 429, 500, 503)
 
 OPERATIONS = (
     Operation(

@@ -1,25 +1,33 @@
 """Between this dialect's JSON and core: requests in, events out, errors in LiteLLM's envelope."""
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import msgspec
 from starlette.datastructures import Headers
 
+from dragoman.core.allowance import Allowance
 from dragoman.core.errors import (
     BadRequest,
     BodyTooLarge,
     ContextOverflow,
     DragomanError,
+    Forbidden,
+    KeyExpired,
+    Limited,
     ModelNotFound,
+    OutOfBalance,
     Overloaded,
+    RateLimited,
     ShuttingDown,
+    TooManyRunning,
     Unauthenticated,
 )
 from dragoman.core.limits import MAX_SEED, check_sampling
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt
 from dragoman.dialects import sse
 from dragoman.dialects.chat_templates import wrong_template
-from dragoman.dialects.exchange import Call, ErrorReply
+from dragoman.dialects.exchange import Call, ErrorReply, error_headers
 from dragoman.dialects.infermatic import wire
 from dragoman.dialects.infermatic.answers import ChatAnswer, TextAnswer
 from dragoman.dialects.infermatic.constraints import Constraint, constraint
@@ -31,6 +39,9 @@ from dragoman.dialects.openai_tools import tool_use, wrong_tools
 from dragoman.dialects.validation import Invalid, InvalidFields, MalformedJson, Missing, Violation, fastapi_detail, read
 
 HIGHEST_PRIORITY_NUMBER = 255
+
+_UNLIMITED = Allowance(limit=2**63 - 1, used=0, resets_in=0)
+"""What LiteLLM tells of a limit that a key does not have."""
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
@@ -170,7 +181,7 @@ class InfermaticErrors:
     def reply(self, error: DragomanError) -> ErrorReply:
         """Status, body and headers."""
         status, detail = self._detail(error)
-        headers = {"retry-after": str(error.retry_after)} if isinstance(error, Overloaded) else {}
+        headers = {} if isinstance(error, Unauthenticated) else error_headers(error)  # LiteLLM asks for no scheme.
         return ErrorReply(status, _encode(wire.ErrorBody(detail)), headers)
 
     def frame(self, error: DragomanError) -> bytes:
@@ -189,8 +200,16 @@ class InfermaticErrors:
             case BadRequest():
                 message = f"litellm.BadRequestError: {error.message}"
                 return _detail(400, message, "bad_request_error", error.parameter or "None")
+            case KeyExpired():
+                times = f"Key Expiry time {_time(error.expired_at)} and current time {_time(error.now)}"
+                return _detail(400, f"Authentication Error - Expired Key. {times}", "expired_key")
             case Unauthenticated():
                 return _detail(401, f"Authentication Error, {_key_fault(error)}", "auth_error")
+            case Forbidden():
+                return _detail(403, f"Authentication Error, {error.message}", "auth_error")
+            case OutOfBalance():
+                message = f"Budget has been exceeded! Current cost: {error.cost}, Max budget: {error.limit}"
+                return 400, wire.ErrorDetail(message, "budget_exceeded", None, "400")
             case ModelNotFound():
                 message = (
                     f"{self._route}: Invalid model name passed in model={error.model}. "
@@ -199,6 +218,8 @@ class InfermaticErrors:
                 return _detail(400, message, "None")
             case BodyTooLarge():
                 return _detail(413, error.message, "bad_request_error")
+            case Limited():
+                return _detail(429, _limit_reached(error), "None")
             case ShuttingDown():
                 return _detail(503, f"litellm.ServiceUnavailableError: {error.message}", "None")
             case Overloaded():
@@ -213,6 +234,25 @@ def _detail(status: int, message: str, kind: str, parameter: str = "None") -> tu
     return status, wire.ErrorDetail(message, kind, parameter, str(status))
 
 
+def _time(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _limit_reached(error: Limited) -> str:
+    match error:
+        case TooManyRunning():
+            return f"Max parallel request limit reached. Limit: {error.limit}"
+        case RateLimited():
+            requests, tokens = (allowance or _UNLIMITED for allowance in error.allowances)
+            return (
+                "LiteLLM Rate Limit Handler for rate limit type = key. Crossed TPM, RPM Limit. "
+                f"current rpm: {requests.used}, rpm limit: {requests.limit}, "
+                f"current tpm: {tokens.used}, tpm limit: {tokens.limit}"
+            )
+        case _:
+            return error.message
+
+
 def _key_fault(error: Unauthenticated) -> str:
     match error.fault:
         case "missing":
@@ -221,7 +261,9 @@ def _key_fault(error: Unauthenticated) -> str:
             return f"Malformed API Key passed in. Ensure Key has `Bearer ` prefix. Passed in: ****{error.ending}"
         case "unknown" if not error.has_prefix:
             return f"LiteLLM Virtual Key expected. Received=****{error.ending}, expected to start with 'sk-'."
-        case "unknown":
+        case "disabled":
+            return "Key is blocked. Update via `/key/unblock` if you're admin."
+        case _:
             return "Invalid proxy server token passed"
 
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.service import GenerationService, find_model
+from dragoman.core.service import Caller, GenerationService, VisibleModels, find_model
 from dragoman.dialects.exchange import Door, ExchangeOptions, guard, read_body, respond
 from dragoman.dialects.infermatic import codec, wire
 from dragoman.dialects.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
@@ -29,8 +29,8 @@ def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRou
         return await respond(request, door, decode, _TEXT_ERRORS)
 
     async def models(request: Request) -> Response:
-        async def answer() -> Response:
-            cards = [wire.ModelCard(model.id) for model in service.models()]
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            cards = [wire.ModelCard(model.id) for model in visible.models()]
             return _json(wire.ModelList(cards))
 
         return await guard(request, door, answer, _OTHER_ERRORS)
@@ -38,18 +38,18 @@ def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRou
     async def model(request: Request) -> Response:
         wanted = request.path_params["model_id"]
 
-        async def answer() -> Response:
-            if find_model(service.models(), wanted) is None:
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            if find_model(visible.models(), wanted) is None:
                 raise ModelNotFound(wanted)
             return _json(wire.ModelCard(wanted))
 
         return await guard(request, door, answer, _OTHER_ERRORS)
 
     async def token_counter(request: Request) -> Response:
-        async def answer() -> Response:
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
             sent = codec.decode_count(await read_body(request, door))
-            total = await service.count_tokens(sent.model, codec.counted_prompt(sent))
-            served = find_model(service.models(), sent.model)
+            total = await visible.count_tokens(sent.model, codec.counted_prompt(sent))
+            served = find_model(visible.models(), sent.model)
             assert served is not None, "what was counted is served"
             return _json(wire.TokenCount(total, sent.model, served.id))
 
@@ -73,7 +73,7 @@ def _json(body: msgspec.Struct, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
-_ERROR_STATUSES = (400, 401, 413, 429, 500, 503)
+_ERROR_STATUSES = (400, 401, 403, 413, 429, 500, 503)
 _EXAMPLE_COUNT: dict[str, object] = {"model": "{model}", "prompt": "Once upon a time"}
 
 
@@ -105,7 +105,9 @@ def _operations(prefix: str) -> list[Operation]:
     ]
 
 
-_LOOKUP_STATUSES = (401, 404)
+_LIST_STATUSES = (400, 401, 403, 429)
+
+_LOOKUP_STATUSES = (400, 401, 403, 404, 429)
 
 OPERATIONS = (
     *(operation for prefix in _PREFIXES for operation in _operations(prefix)),
@@ -115,7 +117,7 @@ OPERATIONS = (
         "Count tokens",
         wire.TokenCount,
         wire.TokenCounterErrorBody,
-        (400, 401, 404, 413, 422, 429, 500),
+        (400, 401, 403, 404, 413, 422, 429, 500),
         wire.TokenCountRequest,
         example=_EXAMPLE_COUNT,
     ),
@@ -123,7 +125,7 @@ OPERATIONS = (
         operation
         for prefix in ("/v1", "")
         for operation in (
-            Operation("GET", f"{prefix}/models", "List models", wire.ModelList, wire.ErrorBody, (401,)),
+            Operation("GET", f"{prefix}/models", "List models", wire.ModelList, wire.ErrorBody, _LIST_STATUSES),
             Operation(
                 "GET", f"{prefix}/models/{{model_id}}", "One model", wire.ModelCard, wire.ErrorBody, _LOOKUP_STATUSES
             ),

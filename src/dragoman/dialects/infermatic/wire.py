@@ -205,7 +205,8 @@ class TextChunk(msgspec.Struct, frozen=True, omit_defaults=True):
 class ErrorDetail(msgspec.Struct, frozen=True):
     message: str
     type: str
-    param: str
+    param: str | None
+    """null only where a budget is used up; otherwise the text "None" stands for none."""
     code: str
 
 

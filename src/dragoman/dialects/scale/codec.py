@@ -12,7 +12,10 @@ from dragoman.core.errors import (
     BodyTooLarge,
     ContextOverflow,
     DragomanError,
+    Forbidden,
+    Limited,
     ModelNotFound,
+    OutOfBalance,
     Overloaded,
     Unauthenticated,
 )
@@ -119,6 +122,11 @@ def read_key(headers: Headers) -> str | None:
     return headers.get("x-api-key", "").strip() or bearer_key(headers)
 
 
+def read_account(headers: Headers) -> str | None:
+    """The account that is to pay, of `x-selected-account-id`."""
+    return headers.get("x-selected-account-id", "").strip() or None
+
+
 def read_query(query: Mapping[str, str]) -> wire.ListQuery:
     """The query of a list. Raises InvalidQuery."""
     document: dict[str, object] = dict(query)
@@ -205,10 +213,16 @@ class ScaleErrors:
                 return 401, "Missing API key"
             case Unauthenticated():
                 return 401, "Invalid API key"
+            case OutOfBalance():
+                return 402, "Insufficient balance"
+            case Forbidden():
+                return 403, error.message
             case ModelNotFound():
                 return 404, f"{self._noun} '{error.model}' not found"
             case BodyTooLarge():
                 return 413, error.message
+            case Limited():
+                return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
             case Overloaded():
                 return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
             case _:

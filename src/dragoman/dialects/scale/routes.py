@@ -11,7 +11,7 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.service import GenerationService, find_model
+from dragoman.core.service import Caller, GenerationService, VisibleModels, find_model
 from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
 from dragoman.dialects.operation import Operation
 from dragoman.dialects.scale import codec, wire
@@ -31,7 +31,8 @@ def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRou
 def _completion_routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
     async def answer(request: Request, decode: Callable[[bytes, str], Call], errors: codec.ScaleErrors) -> Response:
         fitted = FittedService(service)
-        response = await respond(request, Door(fitted, codec.read_key, options), decode, errors)
+        door = Door(fitted, codec.read_key, options, read_account=codec.read_account)
+        response = await respond(request, door, decode, errors)
         return _TrimmingTold(response, fitted)
 
     async def deployment_chat(request: Request) -> Response:
@@ -57,20 +58,20 @@ def _completion_routes(service: GenerationService, options: ExchangeOptions) -> 
 
 
 def _list_routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
-    door = Door(service, codec.read_key, options)
+    door = Door(service, codec.read_key, options, read_account=codec.read_account)
 
     async def models(request: Request) -> Response:
-        async def answer() -> Response:
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
             query = codec.read_query(request.query_params)
-            return _json(codec.page(codec.model_items(service.models(), query), query))
+            return _json(codec.page(codec.model_items(visible.models(), query), query))
 
         return await guard(request, door, answer, _LOOKUP_ERRORS)
 
     async def model(request: Request) -> Response:
         name = request.path_params["model"]
 
-        async def answer() -> Response:
-            found = find_model(service.models(), name)
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            found = find_model(visible.models(), name)
             if found is None:
                 raise ModelNotFound(name)
             return _json(codec.model_item(found, name))
@@ -78,9 +79,9 @@ def _list_routes(service: GenerationService, options: ExchangeOptions) -> list[B
         return await guard(request, door, answer, _LOOKUP_ERRORS)
 
     async def deployments(request: Request) -> Response:
-        async def answer() -> Response:
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
             query = codec.read_query(request.query_params)
-            return _json(codec.page(codec.deployment_items(service.models()), query))
+            return _json(codec.page(codec.deployment_items(visible.models()), query))
 
         return await guard(request, door, answer, _LOOKUP_ERRORS)
 
@@ -136,7 +137,9 @@ def _json(body: msgspec.Struct) -> Response:
     return Response(msgspec.json.encode(body), media_type="application/json")
 
 
-_ERROR_STATUSES = (400, 401, 404, 413, 422, 500, 503)
+_LIST_STATUSES = (401, 403, 422, 429, 503)
+
+_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 422, 429, 500, 503)
 
 OPERATIONS = (
     Operation(
@@ -188,7 +191,13 @@ OPERATIONS = (
         example={"model": "{model}", "prompt": "Once upon a time"},
     ),
     Operation(
-        "GET", "/v4/models", "List models", wire.Page[wire.ModelItem], wire.ErrorBody, (401, 422), query=wire.ListQuery
+        "GET",
+        "/v4/models",
+        "List models",
+        wire.Page[wire.ModelItem],
+        wire.ErrorBody,
+        _LIST_STATUSES,
+        query=wire.ListQuery,
     ),
     Operation(
         "GET",
@@ -196,9 +205,9 @@ OPERATIONS = (
         "List deployments",
         wire.Page[wire.DeploymentItem],
         wire.ErrorBody,
-        (401, 422),
+        _LIST_STATUSES,
         query=wire.ListQuery,
     ),
-    Operation("GET", "/v4/models/{model}", "One model", wire.ModelItem, wire.ErrorBody, (401, 404)),
+    Operation("GET", "/v4/models/{model}", "One model", wire.ModelItem, wire.ErrorBody, (401, 403, 404, 429, 503)),
 )
 """The routes for the OpenAPI document."""

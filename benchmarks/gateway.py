@@ -1,0 +1,207 @@
+"""What accounting costs: the echo engine with keys, limits, holds and settlements, beside the same without accounts.
+
+    .venv/bin/python -m benchmarks.gateway
+
+What is measured and how to read it: benchmarks/README.md.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import uvloop
+
+from benchmarks.connection import BadAnswer, Connection, json_post
+from benchmarks.figures import Bar, medians, milliseconds, percentile, table, write_json
+from benchmarks.processes import Server, dragoman, end_servers_when_terminated
+from benchmarks.stopwatch import OWN, Stopwatch
+from dragoman.accounts.audit import audit
+from dragoman.accounts.balances import create_account, deposit
+from dragoman.accounts.database import Database
+from dragoman.accounts.keys import KeyRules, create_key
+from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.money import LARGEST_AMOUNT
+from dragoman.accounts.prices import set_price
+from tests.support.postgresql import new_database, running_postgresql
+
+OFF = "off"
+SQLITE = "SQLite"
+POSTGRESQL = "PostgreSQL"
+CLIENTS = (1, 32)
+
+RATE_BAR = Bar(0.65)
+"""With 32 clients: at most 35 % below accounting off."""
+ADDED_SECONDS_BAR = 0.001
+"""To the median answer of one client."""
+
+_PATH = "/v1/chat/completions"
+_BODY = {"model": "echo", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 16}
+_PLENTY = 2**40
+_WARM_UP_SECONDS = 1.0
+_ROUND_SECONDS_AT_MOST = 120
+
+
+class Side(NamedTuple):
+    """A server, and the key it wants."""
+
+    server: Server
+    key: str | None
+
+
+class Round(msgspec.Struct, frozen=True):
+    """One server's figures in one round, or their medians. Times are in seconds, shares in cores."""
+
+    rate: float
+    """Requests a second."""
+    latency_p50: float
+    latency_p99: float
+    server_cores: float
+    client_cores: float
+    stranger_cores: float
+    """What anybody else on the machine took."""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """With so many clients. The keys are the sides' names."""
+
+    clients: int
+    rounds: dict[str, list[Round]]
+    medians: dict[str, Round]
+
+
+async def _latencies(side: Side, clients: int, seconds: float) -> list[float]:
+    """The seconds each answer took, of closed loops that begin no answer after `seconds`."""
+    headers = {} if side.key is None else {"Authorization": f"Bearer {side.key}"}
+    request = json_post(side.server.url, _PATH, _BODY, headers)
+    deadline = time.perf_counter() + seconds
+    loops = (_closed_loop(side.server.url, request, deadline) for _ in range(clients))
+    async with asyncio.timeout(seconds + _ROUND_SECONDS_AT_MOST):
+        return list(itertools.chain.from_iterable(await asyncio.gather(*loops)))
+
+
+async def _closed_loop(url: str, request: bytes, deadline: float) -> list[float]:
+    latencies = []
+    connection = await Connection.open(url)
+    try:
+        while (began := time.perf_counter()) < deadline:
+            await connection.exchange(request, lambda _body: None)
+            latencies.append(time.perf_counter() - began)
+    finally:
+        connection.close()
+    return latencies
+
+
+def _measure(sides: dict[str, Side], clients: int, rounds: int, seconds: float) -> Result:
+    """All rounds with so many clients, the servers taking turns."""
+    done: dict[str, list[Round]] = {name: [] for name in sides}
+    for number in range(rounds):
+        for name in sides:
+            done[name].append(_run(name, sides, clients, seconds))
+            rate = done[name][-1].rate
+            print(f"{clients} clients, round {number + 1}: {name} {rate:,.0f} requests/s", file=sys.stderr)
+    return Result(clients, done, {name: medians(figures) for name, figures in done.items()})
+
+
+def _run(name: str, sides: dict[str, Side], clients: int, seconds: float) -> Round:
+    with Stopwatch({side: each.server for side, each in sides.items()}) as watch:
+        latencies = uvloop.run(_latencies(sides[name], clients, seconds))
+    return Round(
+        rate=len(latencies) / watch.seconds,
+        latency_p50=percentile(latencies, 50),
+        latency_p99=percentile(latencies, 99),
+        server_cores=watch.cores[name],
+        client_cores=watch.cores[OWN],
+        stranger_cores=watch.stranger_cores,
+    )
+
+
+def _report(result: Result) -> str:
+    off = result.medians[OFF]
+    rows = [
+        ("", "requests/s", "of off", "p50", "p99", "added p50", "server", "clients", "strangers"),
+        *((name, *_columns(figures, off)) for name, figures in result.medians.items()),
+    ]
+    lines = [f"{result.clients} clients", table(rows)]
+    for name, figures in result.medians.items():
+        if name != OFF and result.clients > 1:
+            lines.append(f"  {name}: {RATE_BAR.verdict(figures.rate / off.rate)}")
+        elif name == SQLITE:
+            met = figures.latency_p50 - off.latency_p50 < ADDED_SECONDS_BAR
+            lines.append(f"  {name}: added p50, bar {milliseconds(ADDED_SECONDS_BAR)}: {'met' if met else 'MISSED'}")
+    return "\n".join(lines)
+
+
+def _columns(figures: Round, off: Round) -> tuple[str, ...]:
+    cores = (figures.server_cores, figures.client_cores, figures.stranger_cores)
+    return (
+        f"{figures.rate:,.0f}",
+        f"{figures.rate / off.rate:.2f}",
+        f"{figures.latency_p50 * 1000:.2f} ms",
+        f"{figures.latency_p99 * 1000:.2f} ms",
+        f"{(figures.latency_p50 - off.latency_p50) * 1000:.2f} ms",
+        *(f"{core:.2f}" for core in cores),
+    )
+
+
+@contextlib.contextmanager
+def _metered(url: str) -> Iterator[tuple[Side, Database]]:
+    """A server over a new database, with a key that has every limit and reaches none."""
+    database = Database(url)
+    upgrade(database)
+    account = create_account(database, "benchmark")
+    deposit(database, account.id, LARGEST_AMOUNT // 2)
+    set_price(database, "echo", 150, 600, cached=15)
+    rules = KeyRules(
+        budget=LARGEST_AMOUNT // 4,
+        requests_per_minute=_PLENTY,
+        tokens_per_minute=_PLENTY,
+        concurrent_requests=_PLENTY,
+    )
+    key = create_key(database, account.id, rules=rules).secret
+    with dragoman("echo", environment={"DRAGOMAN_ACCOUNTS_DATABASE": url}) as server:
+        yield Side(server, key), database
+    database.close()
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="of each server (default: 5)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="of a round (default: 4)")
+    parser.add_argument("--folder", type=Path, help="where SQLite's file is to lie (default: for temporary files)")
+    parser.add_argument("--json", type=Path, help="file for the results of every round")
+    options = parser.parse_args()
+    if options.rounds < 1 or options.seconds <= 0:
+        parser.error("--rounds must be at least 1, --seconds above 0")
+    end_servers_when_terminated()
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder))
+        sides = {OFF: Side(stack.enter_context(dragoman("echo")), None)}
+        postgresql = stack.enter_context(running_postgresql())
+        databases = []
+        for name, url in ((SQLITE, f"sqlite:///{folder}/accounts.db"), (POSTGRESQL, new_database(postgresql))):
+            sides[name], database = stack.enter_context(_metered(url))
+            databases.append(database)
+        for clients, name in itertools.product(CLIENTS, sides):
+            _run(name, sides, clients, _WARM_UP_SECONDS)
+        results = [_measure(sides, clients, options.rounds, options.seconds) for clients in CLIENTS]
+        if wrong := [each for database in databases for each in audit(database)]:
+            raise BadAnswer(f"the books do not balance: {wrong}")
+    print(f"Medians of {options.rounds} rounds of {options.seconds:g} seconds\n")
+    print("\n\n".join(map(_report, results)))
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except BadAnswer as error:
+        sys.exit(f"benchmarks.gateway: {error}")

@@ -1,0 +1,90 @@
+"""Who may come in, and what becomes of the tokens they use: the seam between the gateway and keys or accounts."""
+
+from contextlib import AbstractAsyncContextManager
+from typing import Literal, NamedTuple, Protocol
+
+from dragoman.core.allowance import Allowances
+from dragoman.core.events import Event
+from dragoman.core.service import Caller
+
+Ending = Literal["finished", "disconnected", "failed"]
+"""How a request ended. disconnected: its client went away."""
+
+
+class Visitor(NamedTuple):
+    """Somebody whose key is good."""
+
+    label: str
+    """What people call the key; empty if nobody gave it a name."""
+    models: frozenset[str] | None = None
+    """The models and adapters it may use, by their own names; None: all."""
+
+    def may_use(self, model: str) -> bool:
+        """Whether the key is for this model."""
+        return self.models is None or model in self.models
+
+
+class Order(NamedTuple):
+    """A request that is to be admitted. Token counts are those of all its prompts and candidates together."""
+
+    caller: Caller
+    dialect: str
+    model: str
+    """The name the client asked for."""
+    own_name: str
+    """The name that the model or adapter is charged under."""
+    prompt_tokens: int
+    most_completion_tokens: int
+    delivered_at_once: bool
+    """Whether nothing is delivered before everything is: then a request that fails has nothing to pay for."""
+
+
+class Bill(Protocol):
+    """What an admitted request has to pay."""
+
+    @property
+    def allowances(self) -> Allowances:
+        """What the key has left of its limits per minute."""
+        ...
+
+    def observe(self, event: Event) -> None:
+        """Note what the engine generated, before it leaves the gateway."""
+        ...
+
+    def settle(self, ending: Ending) -> None:
+        """Pay, the first time it is called. Never fails and waits for nobody."""
+        ...
+
+
+class Access(Protocol):
+    """Implemented by keys.KeyRing and accounts.AccountAccess. Everything raises core.errors."""
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a request must bring a key."""
+        ...
+
+    @property
+    def meters(self) -> bool:
+        """Whether admission depends on token counts."""
+        ...
+
+    def opened(self) -> AbstractAsyncContextManager[None]:
+        """Until the end of the block requests may come, once; the end waits for what is being settled."""
+        ...
+
+    async def recognize(self, caller: Caller, dialect: str) -> None:
+        """Keep out whose key nobody has; one that was good a moment ago is let pass."""
+        ...
+
+    async def identify(self, caller: Caller, dialect: str) -> Visitor:
+        """Who it is."""
+        ...
+
+    async def check(self, caller: Caller, dialect: str) -> Visitor:
+        """Who it is, if they could ask for anything now: balance and request rate are looked at too."""
+        ...
+
+    async def admit(self, order: Order) -> Bill:
+        """Let a request run."""
+        ...

@@ -1,0 +1,139 @@
+"""Keys of accounts: every request is admitted by the ledger, in one transaction that decides everything."""
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+from dragoman.accounts.database import Database
+from dragoman.accounts.identifiers import key_digest
+from dragoman.accounts.money import InvalidAmount, formatted
+from dragoman.accounts.opening import open_accounts
+from dragoman.accounts.operations import Admission, Inquiry, KeyFacts
+from dragoman.accounts.refusals import KeyRefused, Refusal
+from dragoman.accounts.thread import PATIENCE_SECONDS, LedgerThread
+from dragoman.core.allowance import Allowances
+from dragoman.core.errors import BadRequest, OutOfBalance, RateLimited, Unauthenticated
+from dragoman.core.service import Caller
+from dragoman.gateway.access import Bill, Order, Visitor
+from dragoman.gateway.billing import Cashier
+from dragoman.gateway.refusals import translated
+
+_MOST_KNOWN = 10_000
+"""Keys that are remembered to have been good."""
+
+
+class AccountsOptions(NamedTuple):
+    """Where the accounts are, and how they are used."""
+
+    database: Database
+    journals: Path
+    """A folder on this machine, the same for all processes that use the database."""
+    hold_cap: int | None = None
+    """A hold covers at most so many completion tokens; None: all there may be."""
+    patience_seconds: float = PATIENCE_SECONDS
+    """How long a request waits for a database that does not answer."""
+
+
+class AccountAccess:
+    """Implements access.Access, within `opened`."""
+
+    needs_key = True
+    meters = True
+
+    def __init__(self, options: AccountsOptions) -> None:
+        self._options = options
+        self._desk: tuple[LedgerThread, Cashier] | None = None
+        self._known: OrderedDict[str, None] = OrderedDict()
+
+    @contextlib.asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Until the end of the block, which waits for what is being settled. Raises what open_accounts does."""
+        options = self._options
+        opening = open_accounts(options.database, options.journals, patience_seconds=options.patience_seconds)
+        async with opening as accounts:
+            cashier = Cashier(accounts)
+            self._desk = accounts.ledger, cashier
+            try:
+                yield
+            finally:
+                await cashier.wait_until_paid()
+
+    async def recognize(self, caller: Caller, dialect: str) -> None:
+        """Ask about a key that was not good a moment ago; about all others the ledger is asked when they are used."""
+        if _digest(caller) not in self._known:
+            await self._inquire(caller, dialect)
+
+    async def identify(self, caller: Caller, dialect: str) -> Visitor:
+        return _visitor(await self._inquire(caller, dialect))
+
+    async def check(self, caller: Caller, dialect: str) -> Visitor:
+        facts = await self._inquire(caller, dialect)
+        # An account that has used nothing may be there for what costs nothing.
+        if facts.balance <= 0 < facts.used:
+            limit = formatted(facts.balance + facts.used)
+            raise OutOfBalance("Insufficient balance", limit=limit, cost=formatted(facts.used))
+        if facts.requests is not None and not facts.requests.remaining:
+            allowances = Allowances(facts.requests, facts.tokens)
+            raise RateLimited("Limit of requests per minute reached", facts.requests.resets_in, allowances)
+        return _visitor(facts)
+
+    async def admit(self, order: Order) -> Bill:
+        ledger, cashier = self._open
+        caller = order.caller
+        digest = _digest(caller)
+        admission = Admission(
+            caller.request_id,
+            digest,
+            order.own_name,
+            order.dialect,
+            order.prompt_tokens,
+            order.most_completion_tokens,
+            caller.account,
+            self._options.hold_cap,
+        )
+        try:
+            admitted = await ledger.admit(admission)
+        except Refusal as refusal:
+            self._forget_refused(digest, refusal)
+            raise translated(refusal, caller, order.model) from None
+        except InvalidAmount as error:
+            raise BadRequest(str(error), "max_tokens") from None
+        self._remember(digest)
+        return cashier.bill(order, Allowances(admitted.requests, admitted.tokens))
+
+    @property
+    def _open(self) -> tuple[LedgerThread, Cashier]:
+        assert self._desk is not None, "opened before the first request"
+        return self._desk
+
+    async def _inquire(self, caller: Caller, dialect: str) -> KeyFacts:
+        digest = _digest(caller)
+        try:
+            facts = await self._open[0].inquire(Inquiry(digest, dialect, caller.account))
+        except Refusal as refusal:
+            self._forget_refused(digest, refusal)
+            raise translated(refusal, caller) from None
+        self._remember(digest)
+        return facts
+
+    def _remember(self, digest: str) -> None:
+        self._known[digest] = None
+        self._known.move_to_end(digest)
+        if len(self._known) > _MOST_KNOWN:
+            self._known.popitem(last=False)
+
+    def _forget_refused(self, digest: str, refusal: Refusal) -> None:
+        if isinstance(refusal, KeyRefused):
+            self._known.pop(digest, None)
+
+
+def _digest(caller: Caller) -> str:
+    if not caller.key:
+        raise Unauthenticated("missing")
+    return key_digest(caller.key)
+
+
+def _visitor(facts: KeyFacts) -> Visitor:
+    return Visitor(f"key {facts.key_id}", None if facts.models is None else frozenset(facts.models))

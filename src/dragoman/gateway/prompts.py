@@ -1,0 +1,67 @@
+"""Several prompts, run side by side, as one request."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Sequence
+
+import msgspec
+
+from dragoman.core.events import Event, Usage
+from dragoman.core.request import GenerationRequest
+from dragoman.engines.base import Engine
+
+_EVENTS_AHEAD = 64
+"""Events of several prompts that may lie between the engines and a slow client."""
+
+
+def run(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+    """The events of all requests as those of one: indices moved apart, usages added up."""
+    return engine.generate(requests[0]) if len(requests) == 1 else _run_together(engine, requests)
+
+
+async def _run_together(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+    """The events of several prompts as those of one request: indices moved apart, usages added up."""
+    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_EVENTS_AHEAD)
+    usages: list[Usage] = []
+    running = len(requests)
+
+    async def pump(first_index: int, request: GenerationRequest) -> None:
+        try:
+            async with contextlib.aclosing(engine.generate(request)) as events:
+                async for event in events:
+                    await queue.put(_moved(event, first_index))
+            await queue.put(None)
+        except Exception as error:  # noqa: BLE001 - raised again below, where the request is
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(pump(number * request.n, request)) for number, request in enumerate(requests)]
+    try:
+        while running:
+            match await queue.get():
+                case None:
+                    running -= 1
+                case Exception() as error:
+                    raise error
+                case Usage() as usage:
+                    usages.append(usage)
+                case event:
+                    yield event
+        if len(usages) == len(requests):
+            yield Usage(
+                sum(usage.prompt_tokens for usage in usages),
+                sum(usage.completion_tokens for usage in usages),
+                sum(usage.cached_tokens for usage in usages),
+                sum(usage.reasoning_tokens for usage in usages),
+            )
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _moved(event: Event, first_index: int) -> Event:
+    match event:
+        case Usage():
+            return event
+        case _:
+            return msgspec.structs.replace(event, index=first_index + event.index)

@@ -1,0 +1,74 @@
+"""From [accounts] to a database that can be used."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy.engine import URL
+
+from dragoman.accounts.database import Database, InvalidDatabaseUrl
+from dragoman.accounts.migrations import DatabaseOutdated, DatabaseTooNew, require_current, status, upgrade
+from dragoman.server.settings import DEFAULT_DATABASE, AccountsSettings
+
+DATABASE_VARIABLE = "DRAGOMAN_ACCOUNTS_DATABASE"
+"""How workers are told the database: its URL may hold a password, and a process's arguments can be read by others."""
+
+
+class AccountsUnusable(Exception):
+    """The accounts cannot be used as they are set. One line for a person."""
+
+
+class AccountsPlace(NamedTuple):
+    """Where accounts are."""
+
+    url: str
+    journals: Path
+    """The folder of what running requests have to pay, on this machine's own disk."""
+
+    def prepare(self) -> None:
+        """Make what is missing: folders, and the tables of a new database. Raises AccountsUnusable."""
+        database = Database(self.url)
+        try:
+            if database.is_sqlite:
+                Path(database.engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.journals.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not status(database).applied:
+                upgrade(database)
+            require_current(database)
+        except OSError as error:
+            raise AccountsUnusable(f"the accounts cannot be kept in {error.filename}: {error.strerror}") from error
+        except (DatabaseOutdated, DatabaseTooNew) as error:
+            raise AccountsUnusable(str(error)) from error
+        except database.failures as error:
+            reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
+            raise AccountsUnusable(f"the accounts' database cannot be used: {reason}") from error
+        finally:
+            database.close()
+
+
+def accounts_place(settings: AccountsSettings) -> AccountsPlace | None:
+    """Where the settings put the accounts; None: nowhere. Raises AccountsUnusable."""
+    if settings.database is None:
+        return None
+    default = f"sqlite:///{_data_folder() / 'accounts.db'}"
+    url = default if settings.database == DEFAULT_DATABASE else settings.database
+    try:
+        parsed = Database(url).engine.url
+    except InvalidDatabaseUrl as error:
+        raise AccountsUnusable(f"accounts.database: {error}") from error
+    journals = _journals_of(parsed) if settings.journals is None else Path(settings.journals).expanduser()
+    return AccountsPlace(url, journals.absolute())
+
+
+def _journals_of(database: URL) -> Path:
+    if database.get_backend_name() == "sqlite":
+        return Path(f"{database.database}-journals")
+    named = database.set(password=None).render_as_string()
+    return _data_folder() / "journals" / hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def _data_folder() -> Path:
+    """As the XDG base directory specification has it."""
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "dragoman"

@@ -1,0 +1,244 @@
+"""What every dialect says when an account or a key does not allow a request: status, headers and the very body."""
+
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from dragoman.accounts.keys import KeyRules, create_key, disable_key
+from tests.support.apps import client_of
+from tests.support.metered import Books, metered_app, sqlite_books
+from tests.support.speakers import SPEAKERS, Speaker
+
+UNKNOWN_KEY = "sk-unknown-0123456789abcdef-unknown"
+
+
+@pytest.fixture(params=SPEAKERS, ids=lambda speaker: speaker.name)
+def speaker(request: pytest.FixtureRequest) -> Speaker:
+    speaker: Speaker = request.param
+    return speaker
+
+
+class Shop:
+    """The app, and what is behind it."""
+
+    def __init__(self, books: Books, client: httpx.AsyncClient, speaker: Speaker) -> None:
+        self.books = books
+        self.speaker = speaker
+        self._client = client
+
+    async def ask(self, key: str, model: str = "echo", body: Any = None, **options: Any) -> httpx.Response:
+        """A chat, with `body` instead of the right one."""
+        path = self.speaker.path(model)
+        sent = self.speaker.body(model, "Hello", **options) if body is None else body
+        return await self._client.post(path, json=sent, headers={"authorization": f"Bearer {key}"})
+
+    async def assert_refused(self, key: str, status: int, document: Any, **asked: Any) -> httpx.Response:
+        """The same whether it is streamed or not."""
+        for stream in (False, True):
+            response = await self.ask(key, stream=stream, **asked)
+            assert (response.status_code, response.json()) == (status, document)
+        return response
+
+
+@pytest.fixture
+async def shop(speaker: Speaker, tmp_path: Path) -> AsyncIterator[Shop]:
+    with sqlite_books(tmp_path) as books:
+        async with metered_app(books, tmp_path / "journals") as app, client_of(app) as client:
+            yield Shop(books, client, speaker)
+        books.assert_settled()
+
+
+def infermatic(message: str, kind: str, code: int, parameter: str | None = "None") -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": parameter, "code": str(code)}}
+
+
+def empower(message: str, kind: str, code: str | None, parameter: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
+
+
+INVALID_KEY = {
+    "infermatic": infermatic("Authentication Error, Invalid proxy server token passed", "auth_error", 401),
+    "float16": {"detail": "Invalid API key"},
+    "empower": empower("Invalid API key", "authentication_error", "invalid_api_key"),
+    "arcee": {"detail": "Authentication failed due to invalid or missing API key"},
+    "scale": {"detail": "Invalid API key"},
+}
+
+BLOCKED_KEY = INVALID_KEY | {
+    "infermatic": infermatic(
+        "Authentication Error, Key is blocked. Update via `/key/unblock` if you're admin.", "auth_error", 401
+    )
+}
+
+OUT_OF_BALANCE = {
+    "float16": {"detail": "Insufficient balance"},
+    "empower": empower("Insufficient balance", "insufficient_balance", "insufficient_balance"),
+    "arcee": {"detail": "Insufficient balance. Add credits to continue"},
+    "scale": {"detail": "Insufficient balance"},
+}
+
+RATE_LIMITED = "Rate limit reached, retry in {} seconds"
+
+
+async def test_a_key_that_nobody_has_is_refused(shop: Shop) -> None:
+    response = await shop.assert_refused(UNKNOWN_KEY, 401, INVALID_KEY[shop.speaker.name])
+    if shop.speaker.name != "infermatic":
+        assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_disabled_key_is_refused_though_it_was_good_a_moment_ago(shop: Shop) -> None:
+    created = create_key(shop.books.database, shop.books.account_id)
+    assert (await shop.ask(created.secret)).status_code == 200
+    disable_key(shop.books.database, created.key.id)
+    await shop.assert_refused(created.secret, 401, BLOCKED_KEY[shop.speaker.name])
+
+
+async def test_an_expired_key_is_refused(shop: Shop) -> None:
+    expired_at = time.time_ns() // 1_000_000 - 60_000
+    key = shop.books.new_key(KeyRules(expires_at=expired_at))
+    if shop.speaker.name != "infermatic":
+        await shop.assert_refused(key, 401, INVALID_KEY[shop.speaker.name])
+        return
+    response = await shop.ask(key)
+    error = response.json()["error"]
+    told = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expired_at / 1000))
+    assert (response.status_code, error["type"], error["param"], error["code"]) == (400, "expired_key", "None", "400")
+    assert error["message"].startswith(
+        f"Authentication Error - Expired Key. Key Expiry time {told} and current time {told[:11]}"
+    )
+
+
+async def test_who_has_used_up_what_was_paid_in_is_told_so(shop: Shop) -> None:
+    # Hello: at most 5 tokens of at least 5 prompt tokens.
+    key = shop.books.new_key(KeyRules(budget=1))
+    if shop.speaker.name != "infermatic":
+        await shop.assert_refused(key, 402, OUT_OF_BALANCE[shop.speaker.name], max_tokens=5)
+        return
+    prompt_tokens = len("user: Hello")
+    needed = f"0.{prompt_tokens * 10 + 5 * 30:09}"
+    message = f"Budget has been exceeded! Current cost: {needed.rstrip('0')}, Max budget: 0.000000001"
+    await shop.assert_refused(key, 400, infermatic(message, "budget_exceeded", 400, None), max_tokens=5)
+
+
+async def test_a_key_for_other_dialects_is_refused(shop: Shop) -> None:
+    other = "arcee" if shop.speaker.name != "arcee" else "scale"
+    message = f"The API key may not be used for the {shop.speaker.name} API"
+    document = {
+        "infermatic": infermatic(f"Authentication Error, {message}", "auth_error", 403),
+        "empower": empower(message, "permission_error", "permission_denied"),
+    }.get(shop.speaker.name, {"detail": message})
+    await shop.assert_refused(shop.books.new_key(KeyRules(dialects=(other,))), 403, document)
+
+
+async def test_a_model_that_the_key_is_not_for_is_answered_like_an_unknown_one(shop: Shop) -> None:
+    key = shop.books.new_key(KeyRules(models=("other",)))
+    refused = await shop.ask(key)
+    unknown = await shop.ask(shop.books.new_key(), model="nowhere")
+    assert refused.status_code == unknown.status_code == shop.speaker.unknown_model_status
+    assert refused.text == unknown.text.replace("nowhere", "echo")
+
+
+async def test_more_requests_than_a_minute_may_have_are_told_when_to_come_back(shop: Shop) -> None:
+    key = shop.books.new_key(KeyRules(requests_per_minute=1))
+    admitted = await shop.ask(key)
+    assert admitted.status_code == 200
+    assert limits_of(admitted) == {"limit-requests": "1", "remaining-requests": "0", "reset-requests": "61s"}
+    response = await shop.ask(key)
+    wait = int(response.headers["retry-after"])
+    assert 1 <= wait <= 61
+    assert limits_of(response) == {"limit-requests": "1", "remaining-requests": "0", "reset-requests": f"{wait}s"}
+    crossed = (
+        "LiteLLM Rate Limit Handler for rate limit type = key. Crossed TPM, RPM Limit. "
+        f"current rpm: 1, rpm limit: 1, current tpm: 0, tpm limit: {2**63 - 1}"
+    )
+    told = {
+        "infermatic": infermatic(crossed, "None", 429),
+        "empower": empower(RATE_LIMITED.format(wait), "rate_limit_error", "rate_limit_exceeded"),
+    }.get(shop.speaker.name, {"detail": RATE_LIMITED.format(wait)})
+    assert (response.status_code, response.json()) == (429, told)
+
+
+async def test_a_stream_tells_what_is_left_of_the_tokens_too(shop: Shop) -> None:
+    key = shop.books.new_key(KeyRules(tokens_per_minute=1000))
+    response = await shop.ask(key, stream=True, max_tokens=5)
+    held = len("user: Hello") + 5
+    assert limits_of(response) == {
+        "limit-tokens": "1000",
+        "remaining-tokens": str(1000 - held),
+        "reset-tokens": "61s",
+    }
+
+
+async def test_a_request_for_more_tokens_than_a_minute_may_have_can_never_succeed(shop: Shop) -> None:
+    key = shop.books.new_key(KeyRules(tokens_per_minute=10))
+    response = await shop.ask(key, max_tokens=100)
+    assert response.status_code in (400, 422)
+    assert shop.speaker.is_error(response.json())
+    assert "tokens" in response.text
+
+
+async def test_when_the_accounts_do_not_answer_it_is_no_fault_of_the_client(speaker: Speaker, tmp_path: Path) -> None:
+    with sqlite_books(tmp_path, busy_seconds=0.01) as books:
+        key = books.new_key()
+        async with (
+            metered_app(books, tmp_path / "journals", patience_seconds=0.1) as app,
+            client_of(app) as client,
+        ):
+            shop = Shop(books, client, speaker)
+            with books.database.write():  # Nobody else can write meanwhile.
+                response = await shop.ask(key)
+            assert response.status_code == (429 if speaker.name == "infermatic" else 503)
+            assert speaker.is_error(response.json())
+            assert int(response.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize("body", [[], {"model": "echo"}, {"model": "echo", "top_p": 7}])
+async def test_what_is_wrong_with_the_caller_is_told_before_what_is_wrong_with_the_body(shop: Shop, body: Any) -> None:
+    limited = shop.books.new_key(KeyRules(requests_per_minute=1))
+    wrong = await shop.ask(limited, body=body)
+    assert wrong.status_code in (400, 422)
+    assert (await shop.ask(limited)).status_code == 200, "a request that is refused is not counted"
+    assert (await shop.ask(limited, body=body)).status_code == 429
+    assert (await shop.ask(UNKNOWN_KEY, body=body)).status_code == 401
+
+
+async def test_scale_charges_the_account_that_is_selected_if_the_key_may_use_it(tmp_path: Path) -> None:
+    with sqlite_books(tmp_path) as books:
+        async with metered_app(books, tmp_path / "journals") as app, client_of(app) as client:
+            headers = {"x-api-key": books.new_key()}
+            body = {"chat_history": [], "prompt": "Hello"}
+            for selected, status in (("acme", 200), (str(books.account_id), 200), ("", 200), ("nobody", 403)):
+                response = await client.post(
+                    "/v4/models/echo/chat-completions", json=body, headers=headers | {"x-selected-account-id": selected}
+                )
+                assert response.status_code == status
+            assert response.json() == {"detail": "The API key has no access to account 'nobody'"}
+            listed = await client.get("/v4/models", headers=headers | {"x-selected-account-id": "nobody"})
+            assert listed.status_code == 403
+
+
+async def test_lists_and_the_token_counter_know_only_the_models_of_the_key(tmp_path: Path) -> None:
+    paths = ("/v1/models", "/empower/api/v1/models", "/api/v1/models", "/v4/models", "/v4/model-deployments")
+    with sqlite_books(tmp_path) as books:
+        some, none = books.new_key(KeyRules(models=("echo",))), books.new_key(KeyRules(models=("other",)))
+        async with metered_app(books, tmp_path / "journals") as app, client_of(app) as client:
+            for key, length in ((some, 1), (none, 0)):
+                headers = {"authorization": f"Bearer {key}"}
+                for path in paths:
+                    document = (await client.get(path, headers=headers)).json()
+                    assert len(document.get("data", document.get("items"))) == length
+                for path in ("/v1/models/echo", "/v4/models/echo", "/empower/api/v1/base-model/echo"):
+                    assert (await client.get(path, headers=headers)).status_code == (200 if length else 404)
+                counted = await client.post(
+                    "/utils/token_counter", json={"model": "acme/parrot", "prompt": "Hi"}, headers=headers
+                )
+                assert counted.status_code == (200 if length else 404)
+
+
+def limits_of(response: httpx.Response) -> dict[str, str]:
+    prefix = "x-ratelimit-"
+    return {name.removeprefix(prefix): value for name, value in response.headers.items() if name.startswith(prefix)}

@@ -1,0 +1,136 @@
+"""The server's processes with accounts: limits, keys and money are the same in all of them."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from dragoman.accounts.keys import KeyRules, disable_key
+from dragoman.accounts.opening import open_accounts
+from tests.support.metered import Books, sqlite_books
+from tests.support.server import RunningServer, running_server
+from tests.support.streaming_clients import StreamingClients, assert_all_paid
+
+WORKER = "dragoman.server.worker"
+WORKERS = 4
+
+
+@pytest.fixture(scope="module")
+def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
+    with sqlite_books(tmp_path_factory.mktemp("accounts")) as books:
+        yield books
+
+
+def environment_of(books: Books, **more: str) -> dict[str, str]:
+    url = books.database.engine.url.render_as_string(hide_password=False)
+    return {"DRAGOMAN_ACCOUNTS_DATABASE": url, **more}
+
+
+@pytest.fixture(scope="module")
+def server(books: Books) -> Iterator[RunningServer]:
+    with running_server("echo", "--workers", str(WORKERS), environment=environment_of(books)) as server:
+        yield server
+
+
+def everything_in(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+async def statuses(url: str, key: str, requests: int) -> Counter[int]:
+    """How often each came when all were asked together, each on a connection of its own."""
+    body = {"model": "echo", "prompt": "ab", "max_tokens": 4}
+
+    async def ask() -> int:
+        headers = {"authorization": f"Bearer {key}", "connection": "close"}
+        async with session.post("/v1/completions", json=body, headers=headers) as response:
+            await response.read()
+            return response.status
+
+    connector = aiohttp.TCPConnector(limit=64, force_close=True)
+    timeout = aiohttp.ClientTimeout(total=60)
+    async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
+        return Counter(await asyncio.gather(*(ask() for _ in range(requests))))
+
+
+async def test_100_requests_a_minute_are_100_across_all_workers(server: RunningServer, books: Books) -> None:
+    key = books.new_key(KeyRules(requests_per_minute=100))
+    assert await statuses(server.url, key, 240) == {200: 100, 429: 140}
+
+
+async def test_a_revoked_key_stops_working_in_every_worker_at_once(server: RunningServer, books: Books) -> None:
+    key = books.new_key()
+    assert await statuses(server.url, key, 100) == {200: 100}
+    disable_key(books.database, books.keys[-1].id)
+    assert await statuses(server.url, key, 100) == {401: 100}
+
+
+async def test_a_killed_worker_is_replaced_and_its_requests_are_paid(tmp_path: Path) -> None:
+    with sqlite_books(tmp_path) as books:
+        environment = environment_of(books, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
+        with running_server("echo", "--workers", "2", environment=environment) as server:
+            async with StreamingClients(server.url, books.new_key(), clients=8, seed=2) as clients:
+                for _ in range(3):
+                    await clients.receive(100)
+                    os.kill(server.children(WORKER)[0], signal.SIGKILL)
+                await clients.receive(500)
+            assert await asyncio.to_thread(server.stop) == 0
+        # The last one may have been told to stop before it had begun; then the next start settles.
+        async with open_accounts(books.database, tmp_path / "accounts.db-journals"):
+            assert_all_paid(books, clients)
+        assert list(tmp_path.joinpath("accounts.db-journals").glob("*.journal-1")) == []
+
+
+async def test_answers_that_are_cut_when_the_server_ends_are_paid(tmp_path: Path) -> None:
+    with sqlite_books(tmp_path) as books:
+        slow = {"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "5", "DRAGOMAN_DRAIN_SECONDS": "1"}
+        with running_server("echo", environment=environment_of(books, **slow)) as server:
+            async with StreamingClients(server.url, books.new_key(), clients=4, seed=3) as clients:
+                await clients.receive(4)
+                assert await asyncio.to_thread(server.stop) == 0
+        assert_all_paid(books, clients)
+
+
+async def test_no_key_and_no_database_is_in_a_log_or_in_an_argument(tmp_path: Path) -> None:
+    with sqlite_books(tmp_path) as books, tmp_path.joinpath("errors").open("w+") as errors:
+        secrets = [books.new_key(), "sk-nobodys-0123456789abcdef", "malformed-0123456789abcdef"]
+        environment = environment_of(books, DRAGOMAN_LOG_LEVEL="debug")
+        with running_server("echo", environment=environment, errors=errors) as server:
+            for key in secrets:
+                await statuses(server.url, key, 2)
+            arguments = server.arguments(WORKER)
+        errors.seek(0)
+        told = errors.read() + arguments
+        for secret in (*secrets, 'accounts.db"'):
+            assert secret not in told
+        stored = everything_in(tmp_path)
+        for secret in secrets:
+            assert secret.encode() not in stored
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ('[accounts]\n[[keys]]\nname = "a"\nkey = "sk-0123456789abcdef"', "[[keys]] and [accounts] are both set"),
+        ('[accounts]\ndatabase = "mysql://somewhere"', "accounts.database: Not a database dragoman can use: mysql"),
+        ('[accounts]\ndatabase = "nonsense"', "accounts.database: Not a database URL"),
+        ('[accounts]\ndatabase = "sqlite:////proc/none/accounts.db"', "cannot be kept in /proc/none"),
+        ('[accounts]\ndatabase = "postgresql://user:hunter2@127.0.0.1:1/none"', "database cannot be used"),
+    ],
+)
+def test_accounts_that_cannot_be_used_are_one_clear_line(tmp_path: Path, settings: str, complaint: str) -> None:
+    file = tmp_path / "dragoman.toml"
+    file.write_text(settings)
+    command = [sys.executable, "-m", "dragoman", "serve", "echo", "--port", "0", "--config", str(file)]
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert complaint in line
+    assert "hunter2" not in line

@@ -1,0 +1,85 @@
+"""The whole app in this process, in front of one engine called echo, with accounts."""
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+from dragoman.accounts.audit import audit
+from dragoman.accounts.balances import Account, create_account, deposit, find_account
+from dragoman.accounts.database import Database
+from dragoman.accounts.keys import Key, KeyRules, create_key, list_keys
+from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.prices import set_price
+from dragoman.accounts.usage import Usage, list_usage
+from dragoman.engines.base import Engine
+from dragoman.gateway.accounts import AccountAccess, AccountsOptions
+from dragoman.server.app import App
+from tests.support.apps import echo_app
+
+MODEL = "echo"
+PROMPT_PRICE, CACHED_PRICE, COMPLETION_PRICE = 10, 4, 30
+PLENTY = 10**12
+
+
+class Books:
+    """One account and a price for the model."""
+
+    def __init__(self, database: Database, balance: int = PLENTY) -> None:
+        self.database = database
+        self.account_id = create_account(database, "acme").id
+        if balance:
+            deposit(database, self.account_id, balance)
+        set_price(database, MODEL, PROMPT_PRICE, COMPLETION_PRICE, cached=CACHED_PRICE)
+
+    def new_key(self, rules: KeyRules | None = None) -> str:
+        """The secret of a new key."""
+        return create_key(self.database, self.account_id, rules=rules).secret
+
+    @property
+    def account(self) -> Account:
+        return find_account(self.database, str(self.account_id))
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        return list_keys(self.database)
+
+    @property
+    def usage(self) -> list[Usage]:
+        """The latest requests first."""
+        return list_usage(self.database, limit=100_000)
+
+    def assert_settled(self) -> None:
+        """Everything balances, and nothing is held any more."""
+        assert audit(self.database) == []
+        assert self.account.holds == 0
+        assert [key.running for key in self.keys] == [0] * len(self.keys)
+
+
+def cost(prompt: int, completion: int, cached: int = 0) -> int:
+    """What so many tokens of the model are charged."""
+    return (prompt - cached) * PROMPT_PRICE + cached * CACHED_PRICE + completion * COMPLETION_PRICE
+
+
+@contextlib.contextmanager
+def sqlite_books(folder: Path, balance: int = PLENTY, *, busy_seconds: float = 5) -> Iterator[Books]:
+    """Books in a new file."""
+    database = Database(f"sqlite:///{folder}/accounts.db", busy_seconds=busy_seconds)
+    upgrade(database)
+    yield Books(database, balance)
+    database.close()
+
+
+@contextlib.asynccontextmanager
+async def metered_app(
+    books: Books,
+    journals: Path,
+    *,
+    engine: Engine | None = None,
+    hold_cap: int | None = None,
+    patience_seconds: float = 30,
+    proxies: Sequence[str] = (),
+) -> AsyncIterator[App]:
+    """The app over the books; at the end all that was asked of it is settled."""
+    access = AccountAccess(AccountsOptions(books.database, journals, hold_cap, patience_seconds))
+    async with access.opened():
+        yield echo_app(access=access, engine=engine, proxies=proxies)

@@ -1,0 +1,100 @@
+"""Clients that stream without end from a server that is killed now and then, and count what they were given."""
+
+import asyncio
+import contextlib
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+
+import aiohttp
+
+from tests.support.metered import Books, cost
+
+_PATH = "/v1/completions"
+_ANSWER = "abcdefghijklmnopqrstuvwxyz"
+
+
+class StreamingClients:
+    """Use it as an async context manager."""
+
+    def __init__(self, url: str, key: str, *, clients: int, seed: int) -> None:
+        self.delivered: Counter[str] = Counter()
+        """Tokens by request id."""
+        self.complete: set[str] = set()
+        """Requests whose answer was not streamed and came whole."""
+        self._url = url
+        self._headers = {"authorization": f"Bearer {key}"}
+        self._chance = random.Random(seed)
+        self._clients = clients
+        self._tasks: list[asyncio.Task[None]] = []
+        self._tokens = 0
+        self._wanted = 0
+        self._reached = asyncio.Event()
+
+    async def __aenter__(self) -> "StreamingClients":
+        self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(total=60))
+        self._tasks = [asyncio.create_task(self._ask_for_ever()) for _ in range(self._clients)]
+        return self
+
+    async def __aexit__(self, *_raised: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._session.close()
+
+    async def receive(self, tokens: int) -> None:
+        """Wait until so many more tokens have come."""
+        self._reached.clear()
+        self._wanted = self._tokens + tokens
+        async with asyncio.timeout(60):
+            await self._reached.wait()
+
+    def _count(self, request_id: str, tokens: int) -> None:
+        self.delivered[request_id] += tokens
+        self._tokens += tokens
+        if self._tokens >= self._wanted:
+            self._reached.set()
+
+    async def _ask_for_ever(self) -> None:
+        while True:
+            body = {
+                "model": "echo",
+                "prompt": _ANSWER[: self._chance.randint(1, len(_ANSWER))],
+                "stream": self._chance.random() < 0.8,
+                "max_tokens": 64,
+            }
+            with contextlib.suppress(aiohttp.ClientError, ConnectionError):
+                await self._ask(body)
+
+    async def _ask(self, body: dict[str, object]) -> None:
+        async with self._session.post(_PATH, json=body, headers=self._headers) as response:
+            assert response.status == 200, await response.text()
+            request_id = response.headers["x-request-id"]
+            if not body["stream"]:
+                answer = await response.json()
+                self._count(request_id, answer["usage"]["completion_tokens"])
+                self.complete.add(request_id)
+                return
+            async for line in response.content:
+                self._count(request_id, sum(map(len, _texts(line))))
+
+
+def assert_all_paid(books: Books, clients: StreamingClients) -> None:
+    """Nothing is held any more, no request was charged twice, and every token that was delivered is paid."""
+    books.assert_settled()
+    by_id = {used.request_id: used for used in books.usage}
+    assert len(by_id) == len(books.usage)
+    for request_id, tokens in clients.delivered.items():
+        used = by_id[request_id]
+        assert used.completion_tokens >= tokens
+        assert used.completion_tokens == tokens or request_id not in clients.complete
+    for used in books.usage:
+        assert used.charge == cost(used.prompt_tokens, used.completion_tokens)
+        assert used.prompt_tokens or not used.completion_tokens
+
+
+def _texts(line: bytes) -> Iterator[str]:
+    if line.startswith(b"data: {") and line.endswith(b"\n"):
+        for choice in json.loads(line.removeprefix(b"data: "))["choices"]:
+            yield choice["text"]
