@@ -23,8 +23,14 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def dragoman(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """`dragoman serve ARGUMENTS`, as a user starts it, but without a log line for each request."""
-    with running_server(*arguments, environment={"DRAGOMAN_LOG_LEVEL": "warning", **(environment or {})}) as server:
+    """`dragoman serve ARGUMENTS`, as a user starts it, but without a log line for each request or a record of them.
+
+    What recording costs is the subject of benchmarks.gateway alone.
+    """
+    with running_server(
+        *arguments,
+        environment={"DRAGOMAN_LOG_LEVEL": "warning", "DRAGOMAN_RECORD_USAGE": "false", **(environment or {})},
+    ) as server:
         yield Server(server.url, server.process.pid)
 
 
