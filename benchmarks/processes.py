@@ -51,7 +51,7 @@ def module_server(module: str, *arguments: str) -> Iterator[Server]:
         yield Server(url, process.pid)
     finally:
         guard.cancel()
-        _end(process)
+        end(process)
 
 
 def end_servers_when_terminated() -> None:
@@ -59,7 +59,8 @@ def end_servers_when_terminated() -> None:
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def end(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
+    """Terminate it, and kill it if that does not help."""
     process.terminate()
     try:
         process.communicate(timeout=STOP_SECONDS)

@@ -84,9 +84,9 @@ async def test_a_killed_worker_is_replaced_and_its_requests_are_paid(tmp_path: P
                 await clients.receive(500)
             assert await asyncio.to_thread(server.stop) == 0
         # The last one may have been told to stop before it had begun; then the next start settles.
-        async with open_accounts(books.database, tmp_path / "accounts.db-journals"):
+        async with open_accounts(books.database, tmp_path / "accounts.db.journals"):
             assert_all_paid(books, clients)
-        assert list(tmp_path.joinpath("accounts.db-journals").glob("*.journal-1")) == []
+        assert list(tmp_path.joinpath("accounts.db.journals").glob("*.journal-1")) == []
 
 
 async def test_answers_that_are_cut_when_the_server_ends_are_paid(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from dragoman.accounts.database import Database, InvalidDatabaseUrl
 from dragoman.accounts.migrations import DatabaseOutdated, DatabaseTooNew, require_current, status, upgrade
 from dragoman.server.settings import DEFAULT_DATABASE, AccountsSettings
 
-DATABASE_VARIABLE = "DRAGOMAN_ACCOUNTS_DATABASE"
+DATABASE_VARIABLE = "DRAGOMAN_WORKER_DATABASE"
 """How workers are told the database: its URL may hold a password, and a process's arguments can be read by others."""
 
 
@@ -75,7 +75,7 @@ def _journals_of(database: URL) -> Path:
 
 
 def _beside(file: Path | str | None) -> Path:
-    return Path(f"{file}-journals")
+    return Path(f"{file}.journals")
 
 
 def _data_folder() -> Path:
