@@ -26,10 +26,14 @@ from dragoman.gateway.access import Access
 from dragoman.gateway.accounts import AccountAccess, AccountsOptions
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing
+from dragoman.gateway.recording import RecordingKeyRing
 from dragoman.server import logs
 from dragoman.server.accounts import DATABASE_VARIABLE
 from dragoman.server.app import build_app
 from dragoman.server.settings import DialectName, Settings
+
+_PATIENCE_TO_RECORD_SECONDS = 0.5
+"""How long a request without accounts waits for being recorded."""
 
 
 class DeploymentOptions(msgspec.Struct, frozen=True):
@@ -59,7 +63,9 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     waking_fd: int
     """Where the parent reads the numbers of deployments that are asked for and not loaded."""
     journals: str | None
-    """The folder of the accounts' journals; None: there are no accounts. Their database is in the environment."""
+    """The folder of the accounts' journals; None: nothing is recorded. Their database is in the environment."""
+    charged: bool
+    """Whether requests need the key of an account; otherwise what they use is recorded only."""
 
 
 class _Server(uvicorn.Server):
@@ -128,7 +134,10 @@ def _access(options: WorkerOptions) -> Access:
     if options.journals is None:
         return KeyRing(options.key_labels)
     database = Database(os.environ[DATABASE_VARIABLE])
-    return AccountAccess(AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap))
+    place = AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap)
+    if options.charged:
+        return AccountAccess(place)
+    return RecordingKeyRing(options.key_labels, place._replace(patience_seconds=_PATIENCE_TO_RECORD_SECONDS))
 
 
 def _engine(options: WorkerOptions, number: int) -> Engine:
