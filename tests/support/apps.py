@@ -1,7 +1,7 @@
 """The whole app in this process, in front of echo engines."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -13,6 +13,7 @@ from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing, key_digest
 from dragoman.server.app import App, build_app
+from dragoman.server.books import Books
 from dragoman.server.settings import DialectName
 
 KEY = "sk-0123456789abcdef"
@@ -26,8 +27,10 @@ def echo_app(
     engine: Engine | None = None,
     proxies: Sequence[str] = (),
     adapter_folder: Path | None = None,
+    books: Books | None = None,
+    admin_keys: Mapping[str, str] | None = None,
 ) -> App:
-    """The app over one deployment, `echo`, also called `acme/parrot`."""
+    """The app over one deployment, `echo`, also called `acme/parrot`. `admin_keys` come with their labels."""
     catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
     options = ExchangeOptions(LARGEST_BODY, keep_alive_seconds=15)
     return build_app(
@@ -38,6 +41,8 @@ def echo_app(
         hosts=hosts or {},
         proxies=proxies,
         store=LocalAdapterStore(adapter_folder, downloads=False),
+        books=books,
+        admin_keys=KeyRing({key_digest(key): label for key, label in (admin_keys or {}).items()}),
     )
 
 

@@ -8,6 +8,8 @@ DragomanError
 ├── Unauthenticated       no key was sent, or none that is accepted
 ├── ModelNotFound         no deployment has this name
 ├── BodyTooLarge          the HTTP body is over the configured limit
+├── IdempotencyConflict   the Idempotency-Key cannot stand for this request
+├── NoAccount             what is asked for is told of an account, and the caller has none
 ├── Overloaded            a later try may succeed; says when
 │   ├── ModelLoading      the engine is starting or being restarted
 │   └── ShuttingDown      the server is draining
@@ -98,6 +100,14 @@ class BodyTooLarge(DragomanError):
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"Request body is larger than {limit_bytes} bytes")
         self.limit_bytes = limit_bytes
+
+
+class IdempotencyConflict(DragomanError):
+    """The Idempotency-Key stands for another request, or for one whose answer cannot be given again."""
+
+
+class NoAccount(DragomanError):
+    """What is asked for is told of an account, and the caller has none."""
 
 
 class Overloaded(DragomanError):

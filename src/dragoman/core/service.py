@@ -60,6 +60,68 @@ class GenerationService(Protocol):
         ...
 
 
+class UsageSpan(msgspec.Struct, frozen=True):
+    """Which of a caller's requests. None: whichever. Days are counted since 1970 (UTC)."""
+
+    first_day: int | None = None
+    last_day: int | None = None
+    model: str | None = None
+
+
+class DayOfUsage(msgspec.Struct, frozen=True):
+    """The requests to one model with one key of one account, on one day."""
+
+    day: int
+    account_id: int
+    """0, as the key's: nobody's, the server was open."""
+    key_id: int
+    model: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class UsageSummary(msgspec.Struct, frozen=True):
+    """Sums of many days."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    keys: int
+    models: int
+    first_day: int | None
+    """The first with any requests; None: there are none."""
+    last_day: int | None
+
+
+class UsageService(Protocol):
+    """What a caller's account has and has used. `key` is the caller's; None: none was sent.
+
+    All methods raise Unauthenticated for a key that is not accepted, Overloaded when the database does not answer.
+    """
+
+    async def balance(self, key: str | None) -> int:
+        """What new requests may use, in nano-units. Raises NoAccount without a key."""
+        ...
+
+    async def days(self, key: str | None, span: UsageSpan, *, limit: int, offset: int) -> list[DayOfUsage]:
+        """Up to `limit` sums, the latest day first, without the first `offset`."""
+        ...
+
+    async def summary(self, key: str | None, span: UsageSpan) -> UsageSummary:
+        """The sums of all days."""
+        ...
+
+
+class AccountedService(GenerationService, Protocol):
+    """The gateway, as a dialect sees it that tells callers what they have used."""
+
+    @property
+    def usage(self) -> UsageService | None:
+        """None: nothing is recorded."""
+        ...
+
+
 class AdapterService(GenerationService, Protocol):
     """The gateway, as a dialect sees it whose clients may bring adapters."""
 

@@ -16,11 +16,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dragoman.core.errors import BadRequest, BodyTooLarge, DragomanError, EngineFailed, Overloaded, Unauthenticated
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    DragomanError,
+    EngineFailed,
+    IdempotencyConflict,
+    Overloaded,
+    Unauthenticated,
+)
 from dragoman.core.events import Event
+from dragoman.core.idempotency import AnswerBook
 from dragoman.core.request import GenerationRequest
 from dragoman.core.service import GenerationService
 from dragoman.dialects import sse
+from dragoman.dialects.idempotency import Repeatable, Telling, attempt_of
 
 _log = structlog.get_logger(__name__)
 
@@ -77,6 +87,10 @@ class ExchangeOptions(NamedTuple):
     max_body_bytes: int
     keep_alive_seconds: float
     """A stream that was silent for so long carries a comment."""
+    answers: AnswerBook | None = None
+    """Where answers to requests with an Idempotency-Key are kept; None: nowhere, and such requests are refused."""
+    dialect: str = ""
+    """Whose exchanges these are: equal paths of two dialects, on hosts of their own, are not equal requests."""
 
 
 class Door(NamedTuple):
@@ -88,20 +102,49 @@ class Door(NamedTuple):
     options: ExchangeOptions
     id_headers: tuple[str, ...] = ("x-request-id",)
     """The headers that carry the request's id."""
+    deciding_headers: tuple[str, ...] = ()
+    """Headers without which a request is another one."""
 
 
-async def respond(request: Request, door: Door, decode: Callable[[bytes, str], Call], errors: ErrorCodec) -> Response:
-    """Answer a request whose body `decode` understands; its second argument is the id for the answer, 32 hex digits."""
+def _as_it_is(response: Response) -> Response:
+    return response
+
+
+async def respond(
+    request: Request,
+    door: Door,
+    decode: Callable[[bytes, str], Call],
+    errors: ErrorCodec,
+    dress: Callable[[Response], Response] = _as_it_is,
+) -> Response:
+    """Answer a request whose body `decode` understands; its second argument is the id for the answer, 32 hex digits.
+
+    `dress` adds to the answer what the dialect has to add.
+    """
     request_id = uuid.uuid4().hex
     headers = dict.fromkeys(door.id_headers, request_id)
     try:
         _admit(request, door)
-        call = decode(await read_body(request, door), request_id)
+        body = await read_body(request, door)
+        call = decode(body, request_id)
+        key = door.read_key(request.headers) if door.service.needs_key else None
+        deciding = (door.options.dialect, *(request.headers.get(name, "") for name in door.deciding_headers))
+        attempt = attempt_of(request, body, key, deciding, kept=door.options.answers is not None)
     except DragomanError as error:
         return error_response(errors.reply(error), headers)
     except ClientDisconnect:
         return Response()  # nobody is there to read it
-    return _Exchange(door.service, call, errors, headers, door.options.keep_alive_seconds)
+    exchange = _Exchange(door.service, call, errors, headers, door.options.keep_alive_seconds)
+    if attempt is None or door.options.answers is None:
+        return dress(exchange)
+    telling = Telling(
+        call.stream,
+        door.options.keep_alive_seconds,
+        refusal=lambda error: error_response(errors.reply(error), headers),
+        frame=errors.frame,
+        headers=headers,
+    )
+    return Repeatable(dress(exchange), lambda: exchange.is_final, door.options.answers, attempt, telling)
 
 
 async def guard(
@@ -139,6 +182,9 @@ def error_headers(error: DragomanError) -> dict[str, str]:
         return {"retry-after": str(error.retry_after)}
     if isinstance(error, Unauthenticated):
         return {"www-authenticate": "Bearer"}
+    if isinstance(error, IdempotencyConflict):
+        # OpenAI's and Scale's libraries try a 409 again unless they are told not to.
+        return {"x-should-retry": "false"}
     return {}
 
 
@@ -149,7 +195,11 @@ def error_response(reply: ErrorReply, headers: dict[str, str]) -> Response:
 
 async def read_body(request: Request, door: Door) -> bytes:
     """The whole body. Raises BodyTooLarge, or ClientDisconnect."""
-    limit = door.options.max_body_bytes
+    return await read_limited_body(request, door.options.max_body_bytes)
+
+
+async def read_limited_body(request: Request, limit: int) -> bytes:
+    """The whole body of at most `limit` bytes. Raises BodyTooLarge, or ClientDisconnect."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(limit)
@@ -175,6 +225,8 @@ class _Exchange(Response):
         keep_alive_seconds: float,
     ) -> None:
         super().__init__()
+        self.is_final = False
+        """Whether the same request would get nothing better: it is answered, or refused as it stands."""
         self._service = service
         self._call = call
         self._errors = errors
@@ -207,7 +259,9 @@ class _Exchange(Response):
                     for _ in self._call.machine.feed(event):
                         pass
             response = Response(self._call.machine.collected(), 200, self._id_headers, "application/json")
+            self.is_final = True
         except DragomanError as error:
+            self.is_final = isinstance(error, BadRequest)
             response = error_response(self._errors.reply(self._as_sent(error)), self._id_headers)
         except Exception:  # noqa: BLE001 - the border: a defect of ours is a failed request, not a broken connection
             response = error_response(self._errors.reply(self._defect()), self._id_headers)
@@ -220,6 +274,7 @@ class _Exchange(Response):
                     if frames := b"".join(map(sse.frame, self._call.machine.feed(event))):
                         await self._write(send, frames)
             last = self._call.machine.terminator()
+            self.is_final = True
         except DragomanError as error:
             last = await self._fail(send, self._as_sent(error))
         except Exception:  # noqa: BLE001 - the same border
@@ -230,6 +285,7 @@ class _Exchange(Response):
         """The last bytes of a stream that failed; before its first one, they are an ordinary error response."""
         if self._stream_began:
             return self._errors.frame(error)
+        self.is_final = isinstance(error, BadRequest)
         reply = self._errors.reply(error)
         await self._begin(send, reply.status, {"content-type": "application/json", **reply.headers})
         return reply.body

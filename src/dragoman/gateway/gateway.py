@@ -10,7 +10,7 @@ from dragoman.core.adapters import AdapterOrder, RegisteredAdapter
 from dragoman.core.errors import DragomanError, EngineFailed, ShuttingDown
 from dragoman.core.events import Event, Usage
 from dragoman.core.request import GenerationRequest, Prompt
-from dragoman.core.service import ServedModel
+from dragoman.core.service import ServedModel, UsageService
 from dragoman.engines.base import AdapterStore, Engine
 from dragoman.gateway.adapters import AdapterDesk, NoAdapterStore
 from dragoman.gateway.best_of import Contest, as_candidates
@@ -29,7 +29,7 @@ class _Gate:
 
 
 class Gateway:
-    """Implements core.service.AdapterService."""
+    """Implements core.service.AdapterService and AccountedService."""
 
     def __init__(
         self,
@@ -38,8 +38,13 @@ class Gateway:
         keys: KeyRing = NO_KEYS,
         gate: "_Gate | None" = None,
         store: AdapterStore | None = None,
+        usage: UsageService | None = None,
     ) -> None:
-        """Without keys, everybody may come in. `store` is where adapters are found; None: nowhere."""
+        """Without keys, everybody may come in. `store` is where adapters are found; None: nowhere.
+
+        `usage` tells callers what they have used; None: nobody knows.
+        """
+        self.usage = usage
         self._catalog = catalog
         self._store = NoAdapterStore() if store is None else store
         self._desk = AdapterDesk(catalog, self._store)
@@ -57,7 +62,7 @@ class Gateway:
 
     def shown_in(self, dialect: str) -> "Gateway":
         """The same gateway with only the deployments that this dialect shows."""
-        return Gateway(self._catalog.shown_in(dialect), self._meter, self._keys, self._gate, self._store)
+        return Gateway(self._catalog.shown_in(dialect), self._meter, self._keys, self._gate, self._store, self.usage)
 
     def drain(self) -> None:
         """Refuse new requests from now on; those under way go on."""

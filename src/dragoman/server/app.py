@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -14,7 +14,6 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dragoman.core.service import AdapterService
 from dragoman.dialects import arcee, empower, float16, infermatic, scale
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.dialects.operation import Operation
@@ -23,7 +22,8 @@ from dragoman.gateway.catalog import Catalog
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.keys import NO_KEYS, KeyRing
 from dragoman.gateway.meter import Meter
-from dragoman.server import health, metrics, openapi
+from dragoman.server import admin, health, metrics, openapi
+from dragoman.server.books import Books
 from dragoman.server.settings import DialectName
 
 NO_HOSTS: Mapping[str, DialectName] = {}
@@ -32,8 +32,8 @@ NO_HOSTS: Mapping[str, DialectName] = {}
 class Dialect(NamedTuple):
     """How a dialect joins the app."""
 
-    routes: Callable[[AdapterService, ExchangeOptions], list[BaseRoute]]
-    own_routes: Callable[[AdapterService, ExchangeOptions], list[BaseRoute]]
+    routes: Callable[[Gateway, ExchangeOptions], list[BaseRoute]]
+    own_routes: Callable[[Gateway, ExchangeOptions], list[BaseRoute]]
     """Those on a host of its own, on the vendor's own paths."""
     operations: tuple[Operation, ...]
     """`routes` for the OpenAPI document."""
@@ -49,7 +49,7 @@ DIALECTS: dict[DialectName, Dialect] = {
 }
 
 
-OPERATIONS = {name: dialect.operations for name, dialect in DIALECTS.items()}
+OPERATIONS: dict[str, tuple[Operation, ...]] = {name: dialect.operations for name, dialect in DIALECTS.items()}
 """What the OpenAPI document tells of."""
 
 
@@ -62,16 +62,20 @@ def build_app(
     hosts: Mapping[str, DialectName] = NO_HOSTS,
     proxies: Collection[str] = (),
     store: AdapterStore | None = None,
+    books: Books | None = None,
+    admin_keys: KeyRing = NO_KEYS,
 ) -> "App":
     """The whole app over the catalog's engines, which it starts and closes with its own life.
 
     `metrics_directory` is where the workers of one server gather their counts; None: this process counts alone.
     `hosts` are names on which only one dialect answers; the X-Forwarded-Host of `proxies` is believed. `store` is where
-    adapters are found that clients ask for; None: nowhere.
+    adapters are found that clients ask for; None: nowhere. `books` is the accounts' database; None: there is none.
+    Whoever has one of the `admin_keys` may change it under /admin; without any there is no /admin.
     """
     registry = CollectorRegistry()
-    gateway = Gateway(catalog, Meter(registry), keys, store=store)
-    return App(catalog, gateway, registry, options, metrics_directory, hosts, proxies)
+    gateway = Gateway(catalog, Meter(registry), keys, store=store, usage=None if books is None else books.usage)
+    administration = admin.routes(books.thread, admin_keys) if books is not None and admin_keys else []
+    return App(catalog, gateway, registry, options, metrics_directory, hosts, proxies, books, administration)
 
 
 class App:
@@ -86,21 +90,25 @@ class App:
         metrics_directory: str | None,
         hosts: Mapping[str, DialectName],
         proxies: Collection[str],
+        books: Books | None,
+        administration: Sequence[BaseRoute],
     ) -> None:
         self._catalog = catalog
+        self._books = books
         self.drain = gateway.drain
         common = [
             *health.routes(catalog),
             *metrics.routes(catalog, registry, metrics_directory, gateway),
-            *openapi.routes(OPERATIONS, gateway),
+            *openapi.routes({**OPERATIONS, **({"admin": admin.OPERATIONS} if administration else {})}, gateway),
         ]
-        shown = {name: gateway.shown_in(name) for name in DIALECTS}
-        dialects = [route for name, dialect in DIALECTS.items() for route in dialect.routes(shown[name], options)]
-        self.routes = [*common, *dialects]
+        answers = None if books is None else books.answers
+        shown = {name: (gateway.shown_in(name), options._replace(dialect=name, answers=answers)) for name in DIALECTS}
+        dialects = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*shown[name])]
+        self.routes = [*common, *administration, *dialects]
         app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=self._lifespan)
         own = {
             host.lower(): Starlette(
-                routes=[*common, *DIALECTS[dialect].own_routes(shown[dialect], options)],
+                routes=[*common, *DIALECTS[dialect].own_routes(*shown[dialect])],
                 exception_handlers={HTTPException: _http_error},
             )
             for host, dialect in hosts.items()
@@ -113,6 +121,8 @@ class App:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncGenerator[None]:
         async with contextlib.AsyncExitStack() as stack:
+            if self._books is not None:
+                await stack.enter_async_context(self._books.open())
             for deployment in self._catalog.deployments:
                 await deployment.engine.start()
                 stack.push_async_callback(deployment.engine.close)

@@ -22,9 +22,9 @@ from dragoman.gateway.keys import key_digest
 from dragoman.server import logs
 from dragoman.server.adapters import with_adapters
 from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan, with_faster_weights
-from dragoman.server.settings import Settings
+from dragoman.server.settings import AccountsSettings, AdminKeySettings, AdminSettings, Settings
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
-from dragoman.server.worker import DeploymentOptions, WorkerOptions
+from dragoman.server.worker import DATABASE_VARIABLE, DeploymentOptions, WorkerOptions
 
 _BACKLOG = 2048
 
@@ -46,6 +46,7 @@ def serve(settings: Settings) -> int:
     logs.configure(settings.log_level)
     try:
         _refuse_strangers(settings)
+        _refuse_admin_without_database(settings)
         on_terminal = sys.stderr.isatty()
         plans = with_adapters(settings, plan(settings, progress=on_terminal), progress=on_terminal)
         plans = with_faster_weights(plans, settings, progress=on_terminal, tell=_tell)
@@ -72,6 +73,21 @@ def _refuse_strangers(settings: Settings) -> None:
         f"whoever reaches {settings.host} could use the server, since there are no keys; add [[keys]] to the settings, "
         "listen on 127.0.0.1, or say --open"
     )
+
+
+def _refuse_admin_without_database(settings: Settings) -> None:
+    if settings.admin.keys and settings.accounts.database is None:
+        raise _Unusable(
+            "[[admin.keys]] open the administration of accounts, and there are none; set [accounts] database"
+        )
+
+
+def _without_secrets(settings: Settings) -> Settings:
+    return msgspec.structs.replace(settings, keys=(), accounts=AccountsSettings(), admin=AdminSettings())
+
+
+def _admin_digest(entry: AdminKeySettings) -> str:
+    return entry.sha256 or key_digest(entry.key or "")
 
 
 def _is_loopback(host: str) -> bool:
@@ -173,8 +189,9 @@ class _Launch:
 
     def _worker_command(self) -> ChildCommand:
         options = WorkerOptions(
-            settings=msgspec.structs.replace(self._settings, keys=()),
+            settings=_without_secrets(self._settings),
             key_labels={key_digest(entry.key): entry.name for entry in self._settings.keys},
+            admin_labels={_admin_digest(entry): entry.name for entry in self._settings.admin.keys},
             listening_fd=self._listener.fileno(),
             metrics_directory=str(self._folder),
             deployments=tuple(
@@ -192,6 +209,8 @@ class _Launch:
         )
         # prometheus_client decides when it is imported whether processes count together.
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._folder)}
+        if self._settings.accounts.database is not None:
+            environment[DATABASE_VARIABLE] = self._settings.accounts.database
         return ChildCommand(
             "worker",
             _module("dragoman.server.worker", options),

@@ -16,6 +16,7 @@ from types import FrameType
 import msgspec
 import uvicorn
 
+from dragoman.accounts.database import Database
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
@@ -25,7 +26,11 @@ from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing
 from dragoman.server import logs
 from dragoman.server.app import build_app
+from dragoman.server.books import Books, journal_folder
 from dragoman.server.settings import DialectName, Settings
+
+DATABASE_VARIABLE = "DRAGOMAN_WORKER_DATABASE"
+"""Tells a worker the URL of the accounts' database; others cannot read it, as they could an argument."""
 
 
 class DeploymentOptions(msgspec.Struct, frozen=True):
@@ -46,9 +51,11 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     """Passed as JSON in the process's argument."""
 
     settings: Settings
-    """Without the keys: a process's arguments can be read by others on the machine."""
+    """Without keys and the database's URL: a process's arguments can be read by others on the machine."""
     key_labels: dict[str, str]
     """Their digests, and what people call them."""
+    admin_labels: dict[str, str]
+    """The same of the admin API's keys."""
     listening_fd: int
     metrics_directory: str
     deployments: tuple[DeploymentOptions, ...]
@@ -92,6 +99,8 @@ def main() -> int:
         hosts=settings.hosts,
         proxies=settings.proxies,
         store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
+        books=_books(os.environ.get(DATABASE_VARIABLE)),
+        admin_keys=KeyRing(options.admin_labels),
     )
     config = uvicorn.Config(
         app,
@@ -115,6 +124,13 @@ async def _serve(server: _Server, listening_fd: int) -> None:
 
     loop.add_reader(sys.stdin.fileno(), read_standard_input)
     await server.serve([socket.socket(fileno=listening_fd)])
+
+
+def _books(url: str | None) -> Books | None:
+    if url is None:
+        return None
+    database = Database(url)
+    return Books(database, journal_folder(database))
 
 
 def _engine(options: WorkerOptions, number: int) -> Engine:

@@ -16,7 +16,9 @@ from dragoman.core.errors import (
     BodyTooLarge,
     ContextOverflow,
     DragomanError,
+    IdempotencyConflict,
     ModelNotFound,
+    NoAccount,
     Overloaded,
     Unauthenticated,
 )
@@ -31,6 +33,7 @@ from dragoman.dialects.openai_formats import answer_format, wrong_format
 from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
 from dragoman.dialects.openai_shapes import is_token_id, stop_strings
 from dragoman.dialects.openai_tools import tool_use, wrong_tools
+from dragoman.dialects.queries import InvalidQuery, query_details
 from dragoman.dialects.validation import (
     FastApiDetail,
     Invalid,
@@ -218,6 +221,8 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 400, error.message
         case ContextOverflow():
             return 422, [FastApiDetail(("body", "messages"), error.message, "value_error")]
+        case InvalidQuery():
+            return 422, query_details(error)
         case BadRequest():
             return _of_bad_request(list(violations_of(error)))
         case Unauthenticated():
@@ -226,6 +231,10 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 422, [FastApiDetail(("body", "model"), error.message, "value_error")]
         case BodyTooLarge():
             return 413, error.message
+        case IdempotencyConflict():
+            return 409, error.message
+        case NoAccount():
+            return 404, error.message
         case Overloaded():
             return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
         case _:

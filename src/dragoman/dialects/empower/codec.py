@@ -12,6 +12,7 @@ from dragoman.core.errors import (
     BodyTooLarge,
     ContextOverflow,
     DragomanError,
+    IdempotencyConflict,
     ModelNotFound,
     NameTaken,
     Overloaded,
@@ -176,6 +177,8 @@ def _told(error: DragomanError) -> _Told:
             return _error(404, error.message, "model", "model_not_found")
         case BodyTooLarge():
             return _error(413, error.message)
+        case IdempotencyConflict():
+            return _error(409, error.message, None, "idempotency_key_in_use", kind="idempotency_error")
         case Overloaded():
             message = f"The server is overloaded, retry in {error.retry_after} seconds"
             return _error(503, message, None, "overloaded", kind="server_error")

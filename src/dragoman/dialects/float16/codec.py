@@ -10,6 +10,7 @@ from dragoman.core.errors import (
     BodyTooLarge,
     ContextOverflow,
     DragomanError,
+    IdempotencyConflict,
     ModelNotFound,
     Overloaded,
     Unauthenticated,
@@ -175,6 +176,8 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 404, error.message
         case BodyTooLarge():
             return 413, error.message
+        case IdempotencyConflict():
+            return 409, error.message
         case Overloaded():
             return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
         case _:

@@ -10,6 +10,7 @@ from dragoman.core.errors import (
     BodyTooLarge,
     ContextOverflow,
     DragomanError,
+    IdempotencyConflict,
     ModelNotFound,
     Overloaded,
     ShuttingDown,
@@ -199,6 +200,8 @@ class InfermaticErrors:
                 return _detail(400, message, "None")
             case BodyTooLarge():
                 return _detail(413, error.message, "bad_request_error")
+            case IdempotencyConflict():
+                return _detail(409, error.message, "idempotency_error")
             case ShuttingDown():
                 return _detail(503, f"litellm.ServiceUnavailableError: {error.message}", "None")
             case Overloaded():

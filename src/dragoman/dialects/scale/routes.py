@@ -14,6 +14,7 @@ from dragoman.core.errors import ModelNotFound
 from dragoman.core.service import GenerationService, find_model
 from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
 from dragoman.dialects.operation import Operation
+from dragoman.dialects.queries import read_query
 from dragoman.dialects.scale import codec, wire
 from dragoman.dialects.trimming import FittedService
 
@@ -31,8 +32,8 @@ def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRou
 def _completion_routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
     async def answer(request: Request, decode: Callable[[bytes, str], Call], errors: codec.ScaleErrors) -> Response:
         fitted = FittedService(service)
-        response = await respond(request, Door(fitted, codec.read_key, options), decode, errors)
-        return _TrimmingTold(response, fitted)
+        door = Door(fitted, codec.read_key, options, deciding_headers=("x-selected-account-id",))
+        return await respond(request, door, decode, errors, lambda response: _TrimmingTold(response, fitted))
 
     async def deployment_chat(request: Request) -> Response:
         decode = partial(codec.decode_deployment_chat, deployment=request.path_params["deployment"])
@@ -61,7 +62,7 @@ def _list_routes(service: GenerationService, options: ExchangeOptions) -> list[B
 
     async def models(request: Request) -> Response:
         async def answer() -> Response:
-            query = codec.read_query(request.query_params)
+            query = read_query(request.query_params, wire.ListQuery)
             return _json(codec.page(codec.model_items(service.models(), query), query))
 
         return await guard(request, door, answer, _LOOKUP_ERRORS)
@@ -79,7 +80,7 @@ def _list_routes(service: GenerationService, options: ExchangeOptions) -> list[B
 
     async def deployments(request: Request) -> Response:
         async def answer() -> Response:
-            query = codec.read_query(request.query_params)
+            query = read_query(request.query_params, wire.ListQuery)
             return _json(codec.page(codec.deployment_items(service.models()), query))
 
         return await guard(request, door, answer, _LOOKUP_ERRORS)
