@@ -21,7 +21,6 @@ from dragoman.core.errors import (
     BodyTooLarge,
     DragomanError,
     EngineFailed,
-    IdempotencyConflict,
     Overloaded,
     Unauthenticated,
 )
@@ -182,9 +181,6 @@ def error_headers(error: DragomanError) -> dict[str, str]:
         return {"retry-after": str(error.retry_after)}
     if isinstance(error, Unauthenticated):
         return {"www-authenticate": "Bearer"}
-    if isinstance(error, IdempotencyConflict):
-        # OpenAI's and Scale's libraries try a 409 again unless they are told not to.
-        return {"x-should-retry": "false"}
     return {}
 
 

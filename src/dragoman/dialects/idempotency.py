@@ -232,7 +232,10 @@ class Repeatable(Response):
             self._answers.release(self._attempt, claim)
 
     async def _refuse(self, message: str, scope: Scope, receive: Receive, outlet: _Outlet) -> None:
-        await self._telling.refusal(IdempotencyConflict(message))(scope, receive, outlet.send)
+        response = self._telling.refusal(IdempotencyConflict(message))
+        # OpenAI's and Scale's libraries try a 409 again unless they are told not to.
+        response.headers["x-should-retry"] = "false"
+        await response(scope, receive, outlet.send)
 
 
 async def _replay(answer: KeptAnswer, outlet: _Outlet) -> None:
