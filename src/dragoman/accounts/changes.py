@@ -39,13 +39,13 @@ class Administrator:
 
     def __init__(self, database: Database, actor: str) -> None:
         """`actor` is who will be read to have made the changes."""
-        self._database = database
+        self.database = database
         self._actor = actor
 
     def create_account(self, name: str, currency: str = DEFAULT_CURRENCY) -> Account:
         """Open an account."""
-        with self._database.write() as connection:
-            account = balances.create_account(self._database, name, currency)
+        with self.database.write() as connection:
+            account = balances.create_account(self.database, name, currency)
             self._note(connection, "create account", f"account {account.id}", name=name, currency=currency)
         return account
 
@@ -53,9 +53,9 @@ class Administrator:
         self, account_id: int, amount: int, *, reference: str | None = None, note: str | None = None
     ) -> Deposit:
         """Pay in, or out. A repetition with the same reference changes nothing and is not noted."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             before = balances.get_account(connection, account_id, lock=True)
-            made = balances.deposit(self._database, account_id, amount, reference=reference, note=note)
+            made = balances.deposit(self.database, account_id, amount, reference=reference, note=note)
             if balances.get_account(connection, account_id) != before:
                 details = {"deposit": made.id, "amount": formatted(amount), "reference": reference, "note": note}
                 self._note(connection, "deposit", f"account {account_id}", **details)
@@ -65,16 +65,16 @@ class Administrator:
         self, account_id: int, *, label: str = "", rules: KeyRules | None = None, other_accounts: tuple[int, ...] = ()
     ) -> NewKey:
         """Make a key; its secret is not noted."""
-        with self._database.write() as connection:
-            made = keys.create_key(self._database, account_id, label=label, rules=rules, other_accounts=other_accounts)
+        with self.database.write() as connection:
+            made = keys.create_key(self.database, account_id, label=label, rules=rules, other_accounts=other_accounts)
             self._note(connection, "create key", f"key {made.key.id}", **_told(made.key))
         return made
 
     def change_key(self, key_id: int, change: KeyChange) -> Key:
         """Change what is given, from the next request on."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             key = keys.change_key(
-                self._database,
+                self.database,
                 key_id,
                 label=change.label,
                 rules=change.rules,
@@ -82,14 +82,14 @@ class Administrator:
             )
             if change.disabled is not None:
                 switch = keys.disable_key if change.disabled else keys.enable_key
-                key = switch(self._database, key_id)
+                key = switch(self.database, key_id)
             self._note(connection, "change key", f"key {key_id}", **_told(key))
         return key
 
     def revoke_key(self, key_id: int) -> Key:
         """Refuse the key from now on, in every process at once."""
-        with self._database.write() as connection:
-            key = keys.disable_key(self._database, key_id)
+        with self.database.write() as connection:
+            key = keys.disable_key(self.database, key_id)
             self._note(connection, "revoke key", f"key {key_id}", label=key.label)
         return key
 
@@ -97,15 +97,15 @@ class Administrator:
         self, model: str, prompt: int, completion: int, *, cached: int | None = None, valid_from: int = 0
     ) -> Price:
         """Add a price, in nano-units per token."""
-        with self._database.write() as connection:
-            price = prices.set_price(self._database, model, prompt, completion, cached=cached, valid_from=valid_from)
+        with self.database.write() as connection:
+            price = prices.set_price(self.database, model, prompt, completion, cached=cached, valid_from=valid_from)
             amounts = {name: per_million(getattr(price, name)) for name in ("prompt", "cached", "completion")}
             details = {"model": model, "per_million": amounts, "valid_from": price.valid_from}
             self._note(connection, "set price", f"price {price.id}", **details)
         return price
 
     def _note(self, connection: Connection, action: str, subject: str, **details: object) -> None:
-        at = self._database.now(connection).wall
+        at = self.database.now(connection).wall
         row = {"at": at, "actor": self._actor, "action": action, "subject": subject}
         connection.execute(insert(changes).values(**row, details=msgspec.json.encode(details).decode()))
 

@@ -13,7 +13,8 @@ from dragoman.accounts.balances import Account
 from dragoman.accounts.changes import Administrator, KeyChange, list_changes
 from dragoman.accounts.database import Database
 from dragoman.accounts.keys import KeyNotFound
-from dragoman.accounts.money import parsed
+from dragoman.accounts.money import parsed, parsed_per_million
+from dragoman.accounts.times import day_number, milliseconds
 from dragoman.accounts.usage import UsageFilter
 from dragoman.server.admin import shapes, wire
 
@@ -106,10 +107,10 @@ def set_price(call: Call) -> wire.PriceBody:
     sent = call.sent(wire.NewPrice)
     price = call.administrator.set_price(
         sent.model,
-        shapes.price_per_token(sent.prompt),
-        shapes.price_per_token(sent.completion),
-        cached=None if sent.cached is None else shapes.price_per_token(sent.cached),
-        valid_from=0 if sent.valid_from is None else shapes.milliseconds(sent.valid_from),
+        parsed_per_million(sent.prompt),
+        parsed_per_million(sent.completion),
+        cached=None if sent.cached is None else parsed_per_million(sent.cached),
+        valid_from=0 if sent.valid_from is None else milliseconds(sent.valid_from),
     )
     return shapes.price_body(price)
 
@@ -157,5 +158,5 @@ def _key_id(call: Call) -> int:
 
 
 def _wanted(query: wire.UsageQuery | wire.DaysQuery) -> UsageFilter:
-    first, last = shapes.day_number(query.first_day), shapes.day_number(query.last_day)
+    first, last = (None if day is None else day_number(day) for day in (query.first_day, query.last_day))
     return UsageFilter(query.account, query.key, query.model, first, last)

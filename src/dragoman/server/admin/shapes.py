@@ -1,7 +1,6 @@
 """Between the accounts' structs and the bodies of the admin API."""
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, date, datetime, timedelta
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -9,13 +8,11 @@ import msgspec
 from dragoman.accounts.balances import Account, Deposit
 from dragoman.accounts.changes import Change
 from dragoman.accounts.keys import Key, KeyRules
-from dragoman.accounts.money import InvalidAmount, formatted, parsed, per_million
+from dragoman.accounts.money import formatted, parsed, per_million
 from dragoman.accounts.prices import Price
+from dragoman.accounts.times import day_of_number, milliseconds, moment
 from dragoman.accounts.usage import DailyUsage, Usage
 from dragoman.server.admin import wire
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLION = 10**6
 
 
 class _Numbered(Protocol):
@@ -24,31 +21,6 @@ class _Numbered(Protocol):
 
 
 Row = TypeVar("Row", bound=_Numbered)
-
-
-def moment(milliseconds: int) -> datetime:
-    """A time of the database."""
-    return _EPOCH + timedelta(milliseconds=milliseconds)
-
-
-def milliseconds(at: datetime) -> int:
-    """A time as the database has it."""
-    return (at - _EPOCH) // timedelta(milliseconds=1)
-
-
-def day_number(day: date | None) -> int | None:
-    """Days since 1970."""
-    return None if day is None else day.toordinal() - _EPOCH.toordinal()
-
-
-def price_per_token(text: str) -> int:
-    """Nano-units of a token, from units of a million. Raises InvalidAmount."""
-    price, rest = divmod(parsed(text), _MILLION)
-    if rest:
-        raise InvalidAmount(
-            f"{text!r} for a million tokens is no whole number of nano-units for one; write 0.001 steps"
-        )
-    return price
 
 
 def next_page(rows: Sequence[Row], limit: int) -> int | None:
@@ -150,7 +122,7 @@ def usage_body(used: Usage) -> wire.UsageBody:
 
 def day_body(day: DailyUsage) -> wire.DayBody:
     return wire.DayBody(
-        day=(_EPOCH + timedelta(days=day.day)).date(),
+        day=day_of_number(day.day),
         account=day.account_id,
         key=day.key_id,
         model=day.model,
