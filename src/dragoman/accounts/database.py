@@ -261,13 +261,15 @@ def _engine(url: str, busy_seconds: float) -> Engine:
             parsed.set(drivername="postgresql+psycopg"),
             paramstyle="format",
             pool_pre_ping=True,
+            hide_parameters=True,
             connect_args=_POSTGRESQL_ARGUMENTS,
         )
     raise InvalidDatabaseUrl(f"Not a database dragoman can use: {kind}; write sqlite:///… or postgresql://…")
 
 
 def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
-    engine = create_engine(url.set(drivername="sqlite"), connect_args={"timeout": busy_seconds})
+    # Errors are logged; what was to be written, answers among it, is not.
+    engine = create_engine(url.set(drivername="sqlite"), hide_parameters=True, connect_args={"timeout": busy_seconds})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
