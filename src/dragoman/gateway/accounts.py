@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dragoman.accounts.database import Database
-from dragoman.accounts.identifiers import key_digest
+from dragoman.accounts.identifiers import key_digest, new_process_id
 from dragoman.accounts.money import InvalidAmount, formatted
 from dragoman.accounts.opening import open_accounts
 from dragoman.accounts.operations import Admission, Inquiry, KeyFacts
@@ -16,7 +16,7 @@ from dragoman.accounts.thread import PATIENCE_SECONDS, LedgerThread
 from dragoman.core.allowance import Allowances
 from dragoman.core.errors import BadRequest, OutOfBalance, RateLimited, Unauthenticated
 from dragoman.core.service import Caller
-from dragoman.gateway.access import Bill, Order, Visitor
+from dragoman.gateway.access import Bill, Order, Payer, Visitor
 from dragoman.gateway.billing import Cashier
 from dragoman.gateway.refusals import translated
 
@@ -43,6 +43,8 @@ class AccountAccess:
     meters = True
 
     def __init__(self, options: AccountsOptions) -> None:
+        self.process_id = new_process_id()
+        """What others who use the database know this process by, within `opened`."""
         self._options = options
         self._desk: tuple[LedgerThread, Cashier] | None = None
         self._known: OrderedDict[str, None] = OrderedDict()
@@ -51,8 +53,12 @@ class AccountAccess:
     async def opened(self) -> AsyncIterator[None]:
         """Until the end of the block, which waits for what is being settled. Raises what open_accounts does."""
         options = self._options
-        opening = open_accounts(options.database, options.journals, patience_seconds=options.patience_seconds)
-        async with opening as accounts:
+        async with open_accounts(
+            options.database,
+            options.journals,
+            process_id=self.process_id,
+            patience_seconds=options.patience_seconds,
+        ) as accounts:
             cashier = Cashier(accounts)
             self._desk = accounts.ledger, cashier
             try:
@@ -136,4 +142,5 @@ def _digest(caller: Caller) -> str:
 
 
 def _visitor(facts: KeyFacts) -> Visitor:
-    return Visitor(f"key {facts.key_id}", None if facts.models is None else frozenset(facts.models))
+    models = None if facts.models is None else frozenset(facts.models)
+    return Visitor(f"key {facts.key_id}", models, Payer(facts.account_id, facts.balance))

@@ -4,7 +4,7 @@ import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from starlette.requests import Request
@@ -15,9 +15,10 @@ from starlette.staticfiles import StaticFiles
 import dragoman
 from dragoman.core.service import GenerationService
 from dragoman.dialects.operation import Operation
-from dragoman.server.settings import DialectName
 
 _SWAGGER_PACKAGE = "swagger_ui"
+
+_Described: TypeAlias = type[msgspec.Struct] | type[list[Any]]
 
 _REFERENCE = "#/components/schemas/{name}"
 
@@ -32,12 +33,16 @@ _PAGE = """<!doctype html>
 </html>
 """
 
+_NAMES_OF_MODELS = {"deployment", "model", "model_id", "name"}
+"""Path parameters of the dialects."""
+
 _STATUS_WORDS = {
     400: "The request cannot be understood or can never succeed",
     401: "No key, or one that is not accepted",
     402: "The account's balance or the key's budget is used up",
     403: "The key may not do this",
     404: "Not found",
+    409: "The name is taken, or the Idempotency-Key stands for another request",
     413: "The body is too large",
     422: "Fields are missing, of a wrong type or out of range",
     429: "A limit of the key is reached, or too much is going on; `retry-after` says when to come back",
@@ -46,7 +51,15 @@ _STATUS_WORDS = {
 }
 
 
-def routes(dialects: Mapping[DialectName, Iterable[Operation]], service: GenerationService) -> list[BaseRoute]:
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same request with the same key is run once; where no database is set it is refused",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+
+
+def routes(dialects: Mapping[str, Iterable[Operation]], service: GenerationService) -> list[BaseRoute]:
     """Both need no key: they tell nothing about who is served what, but the name of a model in the examples."""
     page = HTMLResponse(_PAGE)
 
@@ -64,7 +77,7 @@ def routes(dialects: Mapping[DialectName, Iterable[Operation]], service: Generat
     ]
 
 
-def document(dialects: Mapping[DialectName, Iterable[Operation]], model: str) -> dict[str, Any]:
+def document(dialects: Mapping[str, Iterable[Operation]], model: str) -> dict[str, Any]:
     """The whole document; `model` is what the examples ask for."""
     operations = [(tag, operation) for tag, listed in dialects.items() for operation in listed]
     types = list(dict.fromkeys(struct for _, operation in operations for struct in _structs(operation)))
@@ -86,22 +99,26 @@ def document(dialects: Mapping[DialectName, Iterable[Operation]], model: str) ->
     }
 
 
-def _structs(operation: Operation) -> list[type[msgspec.Struct]]:
+def _structs(operation: Operation) -> list[_Described]:
     told = (operation.request, operation.answer, operation.chunk, operation.error)
     return [struct for struct in told if struct is not None]
 
 
 def _operation(
-    tag: str, operation: Operation, schemas: Mapping[type[msgspec.Struct], dict[str, Any]], model: str
+    tag: str, operation: Operation, schemas: Mapping[_Described, dict[str, Any]], model: str
 ) -> dict[str, Any]:
     content = {"application/json": {"schema": schemas[operation.answer]}}
     if operation.chunk is not None:
         content["text/event-stream"] = {"schema": _event(schemas[operation.chunk], done=operation.ends_with_done)}
+    errors = operation.errors
+    headers = []
+    if operation.chunk is not None:
+        errors, headers = (*errors, 409), [_IDEMPOTENCY_KEY]
     described: dict[str, Any] = {
         "tags": [tag],
         "summary": operation.summary,
         "operationId": f"{operation.method.lower()}_{re.sub(r'[^a-z0-9]+', '_', operation.path.lower()).strip('_')}",
-        "parameters": [*_path_parameters(operation.path, model), *_query_parameters(operation.query)],
+        "parameters": [*_path_parameters(operation.path, model), *_query_parameters(operation.query), *headers],
         "responses": {
             "200": {"description": "The answer", "content": content},
             **{
@@ -109,11 +126,11 @@ def _operation(
                     "description": _STATUS_WORDS[status],
                     "content": {"application/json": {"schema": schemas[operation.error]}},
                 }
-                for status in operation.errors
+                for status in sorted(errors)
             },
         },
     }
-    if described["parameters"]:
+    if operation.query is not None or "{" in operation.path:
         # A made-up name may not even be a path; then no dialect answers.
         described["responses"]["404"] = _not_found(described["responses"].get("404"))
     if operation.request is not None:
@@ -162,7 +179,8 @@ def example_body(example: Mapping[str, object], model: str) -> dict[str, object]
 
 def _path_parameters(path: str, model: str) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": model}
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        | ({"example": model} if name in _NAMES_OF_MODELS else {})
         for name in re.findall(r"\{(\w+)\}", path)
     ]
 

@@ -22,13 +22,13 @@ from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.engines.llama.client import LlamaEngine
-from dragoman.gateway.access import Access
-from dragoman.gateway.accounts import AccountAccess, AccountsOptions
+from dragoman.gateway.accounts import AccountsOptions
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing
 from dragoman.server import logs
 from dragoman.server.accounts import DATABASE_VARIABLE
 from dragoman.server.app import build_app
+from dragoman.server.books import Books
 from dragoman.server.settings import DialectName, Settings
 
 
@@ -50,9 +50,11 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     """Passed as JSON in the process's argument."""
 
     settings: Settings
-    """Without the keys and the accounts' database: a process's arguments can be read by others on the machine."""
+    """Without keys and the accounts' database: a process's arguments can be read by others on the machine."""
     key_labels: dict[str, str]
     """Their digests, and what people call them."""
+    admin_labels: dict[str, str]
+    """The same of the admin API's keys."""
     listening_fd: int
     metrics_directory: str
     deployments: tuple[DeploymentOptions, ...]
@@ -94,9 +96,11 @@ def main() -> int:
         catalog,
         ExchangeOptions(settings.max_body_bytes, settings.keep_alive_seconds, frozenset(settings.proxies)),
         metrics_directory=options.metrics_directory,
-        access=_access(options),
+        keys=KeyRing(options.key_labels),
         hosts=settings.hosts,
         store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
+        books=_books(options),
+        admin_keys=KeyRing(options.admin_labels),
     )
     config = uvicorn.Config(
         app,
@@ -124,11 +128,11 @@ async def _serve(server: _Server, listening_fd: int) -> None:
     await server.serve([socket.socket(fileno=listening_fd)])
 
 
-def _access(options: WorkerOptions) -> Access:
+def _books(options: WorkerOptions) -> Books | None:
     if options.journals is None:
-        return KeyRing(options.key_labels)
+        return None
     database = Database(os.environ[DATABASE_VARIABLE])
-    return AccountAccess(AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap))
+    return Books(AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap))
 
 
 def _engine(options: WorkerOptions, number: int) -> Engine:
