@@ -1,0 +1,92 @@
+"""A real server with accounts: two workers and the command line on one database."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import APIStatusError, OpenAI
+from typer.testing import CliRunner
+
+from dragoman.accounts.database import Database
+from dragoman.accounts.migrations import upgrade
+from dragoman.cli.main import app
+from dragoman.gateway.keys import key_digest
+from tests.support.server import RunningServer, running_server
+
+ADMIN_KEY = "sk-admin-0123456789abcdef"
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> str:
+    url = f"sqlite:///{tmp_path_factory.mktemp('secret-place')}/accounts.db"
+    database = Database(url)
+    upgrade(database)
+    database.close()
+    return url
+
+
+@pytest.fixture(scope="module")
+def server(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    settings = tmp_path_factory.mktemp("settings") / "dragoman.toml"
+    settings.write_text(
+        f'workers = 2\n[accounts]\ndatabase = "{url}"\n'
+        f'[[admin.keys]]\nname = "ada"\nsha256 = "{key_digest(ADMIN_KEY)}"\n'
+    )
+    environment = {"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "50"}
+    with running_server("echo", "--config", str(settings), environment=environment) as server:
+        yield server
+
+
+def test_equal_requests_at_once_are_one_whichever_worker_they_reach(server: RunningServer) -> None:
+    body = {"model": "echo", "messages": [{"role": "user", "content": "x" * 30}]}
+    headers = {"idempotency-key": "at once"}
+
+    def ask(_number: int) -> httpx.Response:
+        return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(16)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
+
+
+def test_openais_library_sends_the_key_when_told_and_does_not_try_a_conflict_again(server: RunningServer) -> None:
+    client = OpenAI(api_key="any", base_url=f"{server.url}/v1", max_retries=5)
+    headers = {"Idempotency-Key": "by the library"}
+    client.completions.create(model="echo", prompt="Hi", extra_headers=headers)
+    with pytest.raises(APIStatusError) as conflict:
+        client.completions.create(model="echo", prompt="Hello", extra_headers=headers)
+    assert conflict.value.status_code == 409
+    assert conflict.value.request.headers["x-stainless-retry-count"] == "0"
+
+
+def test_the_command_line_and_the_admin_api_see_the_same(server: RunningServer, url: str) -> None:
+    created = CliRunner().invoke(app, ["accounts", "create", "acme", "--database", url])
+    assert created.exit_code == 0, created.output
+    headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+    deposited = httpx.post(f"{server.url}/admin/accounts/acme/deposits", json={"amount": "12.50"}, headers=headers)
+    assert deposited.status_code == 200
+    assert "12.50" in CliRunner().invoke(app, ["accounts", "show", "acme", "--database", url]).stdout
+    actors = {change["actor"] for change in httpx.get(f"{server.url}/admin/audit", headers=headers).json()["data"]}
+    assert "ada" in actors
+    assert len(actors) == 2
+
+
+def test_no_secret_stands_in_a_processs_arguments(server: RunningServer, url: str) -> None:
+    workers = server.children("dragoman.server.worker")
+    assert len(workers) == 2
+    for worker in workers:
+        arguments = Path(f"/proc/{worker}/cmdline").read_text()
+        assert ADMIN_KEY not in arguments
+        assert "secret-place" not in arguments
+
+
+def test_admin_keys_without_a_database_stop_the_start(tmp_path: Path) -> None:
+    settings = tmp_path / "dragoman.toml"
+    settings.write_text(f'[[admin.keys]]\nname = "ada"\nkey = "{ADMIN_KEY}"\n')
+    result = CliRunner().invoke(app, ["serve", "echo", "--config", str(settings)])
+    assert result.exit_code == 2
+    assert "set [accounts] database" in result.stderr
