@@ -25,11 +25,11 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.events import Event
-from dragoman.core.idempotency import AnswerBook
+from dragoman.core.idempotency import AnswerBook, Attempt
 from dragoman.core.request import GenerationRequest
 from dragoman.core.service import GenerationService
 from dragoman.dialects import sse
-from dragoman.dialects.idempotency import Repeatable, Telling, attempt_of
+from dragoman.dialects.idempotency import HEADER, Repeatable, Telling, attempt_of
 
 _log = structlog.get_logger(__name__)
 
@@ -126,9 +126,7 @@ async def respond(
         _admit(request, door)
         body = await read_body(request, door)
         call = decode(body, request_id)
-        key = door.read_key(request.headers) if door.service.needs_key else None
-        deciding = (door.options.dialect, *(request.headers.get(name, "") for name in door.deciding_headers))
-        attempt = attempt_of(request, body, key, deciding, kept=door.options.answers is not None)
+        attempt = _attempt(request, door, body) if HEADER in request.headers else None
     except DragomanError as error:
         return error_response(errors.reply(error), headers)
     except ClientDisconnect:
@@ -173,6 +171,12 @@ def bearer_key(headers: Headers) -> str | None:
 def _admit(request: Request, door: Door) -> None:
     if door.service.needs_key:
         door.service.authenticate(door.read_key(request.headers))
+
+
+def _attempt(request: Request, door: Door, body: bytes) -> Attempt:
+    key = door.read_key(request.headers) if door.service.needs_key else None
+    deciding = (door.options.dialect, *(request.headers.get(name, "") for name in door.deciding_headers))
+    return attempt_of(request, body, key, deciding, kept=door.options.answers is not None)
 
 
 def error_headers(error: DragomanError) -> dict[str, str]:

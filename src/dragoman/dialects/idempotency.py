@@ -29,22 +29,18 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 _LONGEST_KEY = 255
 
 
-def attempt_of(
-    request: Request, body: bytes, key: str | None, deciding: Sequence[str], *, kept: bool
-) -> Attempt | None:
-    """The attempt that a request is, None without the header. Raises BadRequest for one that cannot be heeded.
+def attempt_of(request: Request, body: bytes, key: str | None, deciding: Sequence[str], *, kept: bool) -> Attempt:
+    """The attempt that a request with the header is. Raises BadRequest if it cannot be heeded.
 
     `key` is the API key of the caller, `deciding` what beside path and body makes a request another one. `kept` says
     whether answers are kept at all.
     """
-    names = request.headers.getlist(HEADER)
-    if not names:
-        return None
     if not kept:
         raise BadRequest(
             "This server keeps no answers, so it cannot heed Idempotency-Key: leave the header out, "
             "or set [accounts] database"
         )
+    names = request.headers.getlist(HEADER)
     if len(names) > 1 or not _is_key(names[0]):
         raise BadRequest(f"Idempotency-Key must be one header of 1 to {_LONGEST_KEY} printable ASCII characters")
     caller = "" if key is None else hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
