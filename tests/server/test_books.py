@@ -1,5 +1,7 @@
 """A real server with accounts: two workers and the command line on one database."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -87,6 +89,7 @@ def test_no_secret_stands_in_a_processs_arguments(server: RunningServer, url: st
 def test_admin_keys_without_a_database_stop_the_start(tmp_path: Path) -> None:
     settings = tmp_path / "dragoman.toml"
     settings.write_text(f'[[admin.keys]]\nname = "ada"\nkey = "{ADMIN_KEY}"\n')
-    result = CliRunner().invoke(app, ["serve", "echo", "--config", str(settings)])
-    assert result.exit_code == 2
+    command = [sys.executable, "-m", "dragoman", "serve", "echo", "--config", str(settings)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
     assert "set [accounts] database" in result.stderr

@@ -102,7 +102,10 @@ class IdempotencyStore:
             swept = 0
             for condition in (outdated, abandoned, forgotten):
                 chosen = select(column.id).where(condition).limit(_SWEPT_AT_ONCE)
-                swept += connection.execute(delete(idempotent_requests).where(column.id.in_(chosen))).rowcount
+                # The condition again: a row may have been claimed anew since it was chosen.
+                swept += connection.execute(
+                    delete(idempotent_requests).where(column.id.in_(chosen), condition)
+                ).rowcount
             return swept
 
     def _claim(self, attempt: Attempt, token: int) -> Standing:
