@@ -1,7 +1,9 @@
 """Idempotency keys in the database: one runner at a time, one answer, whatever dies in between."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Barrier
 
 import pytest
 from hypothesis import given, settings
@@ -88,6 +90,24 @@ def test_the_claim_of_a_dead_process_is_taken_over_and_its_answer_comes_too_late
     first.release(ATTEMPT, 11)
     assert second.claim(ATTEMPT, 13) == Running()
     assert second.keep(ATTEMPT, 12, ANSWER)
+
+
+def test_of_many_that_claim_at_once_one_does(database: Database, first: IdempotencyStore) -> None:
+    together = Barrier(8)
+
+    def claim(token: int) -> Standing:
+        together.wait(10)
+        return first.claim(ATTEMPT, token)
+
+    for dead in (None, 2, 3, 4):
+        if dead is not None:  # What is taken over is claimed once too.
+            register(database, dead).claim(ATTEMPT, 99)
+            bury(database, dead)
+        with ThreadPoolExecutor(8) as pool:
+            standings = list(pool.map(claim, range(8)))
+        [winner] = [standing for standing in standings if isinstance(standing, Claimed)]
+        assert standings.count(Running()) == 7
+        first.release(ATTEMPT, winner.token)
 
 
 def test_the_sweep_takes_what_nobody_holds_and_nothing_else(
@@ -251,4 +271,4 @@ class Processes(RuleBasedStateMachine):
 
 
 TestProcesses = Processes.TestCase
-TestProcesses.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+TestProcesses.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

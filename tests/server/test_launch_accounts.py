@@ -117,7 +117,6 @@ async def test_no_key_and_no_database_is_in_a_log_or_in_an_argument(tmp_path: Pa
     ("settings", "complaint"),
     [
         ('[accounts]\n[[keys]]\nname = "a"\nkey = "sk-0123456789abcdef"', "[[keys]] and [accounts] are both set"),
-        ('[[admin.keys]]\nname = "a"\nkey = "sk-0123456789abcdef"', "there are none; set [accounts]"),
         ('[accounts]\ndatabase = "mysql://somewhere"', "accounts.database: Not a database dragoman can use: mysql"),
         ('[accounts]\ndatabase = "nonsense"', "accounts.database: Not a database URL"),
         ('[accounts]\ndatabase = "sqlite:////proc/none/accounts.db"', "cannot be kept in /proc/none"),

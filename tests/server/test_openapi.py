@@ -65,6 +65,15 @@ def test_the_admin_api_is_documented_where_it_is_served_and_only_there(tmp_path:
     assert len(names) == len(set(names)) == len(OPERATIONS) + len(served)
 
 
+def test_the_idempotency_key_is_documented_where_answers_are_kept() -> None:
+    kept = document(BY_DIALECT, "echo", keeps_answers=True)["paths"]
+    for _, operation in OPERATIONS:
+        told, untold = (each[operation.path][operation.method.lower()] for each in (kept, DOCUMENT["paths"]))
+        generates = operation.chunk is not None
+        assert ("Idempotency-Key" in str(told["parameters"]), "409" in told["responses"]) == (generates, generates)
+        assert "Idempotency-Key" not in str(untold)
+
+
 def test_every_dialect_is_a_tag_and_every_operation_has_a_name_of_its_own() -> None:
     assert {tag["name"] for tag in DOCUMENT["tags"]} == set(DIALECTS)
     names = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]

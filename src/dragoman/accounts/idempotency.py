@@ -21,6 +21,9 @@ KEPT_MILLISECONDS = 24 * 3600 * 1000
 
 _SWEPT_AT_ONCE = 500
 
+_OF_AN_ANSWER = ("ended_at", "status", "headers", "body")
+"""Columns that are empty while a request runs."""
+
 
 class IdempotencyRow(NamedTuple):
     """What is known of a key, the columns in the order of the table."""
@@ -64,7 +67,7 @@ class IdempotencyStore:
     def claim(self, attempt: Attempt, token: int) -> Standing:
         """Claim the request under `token`, unless it stands otherwise."""
         with self._database.read() as connection:
-            found = self._standing(connection, attempt)
+            found = self._standing(connection, attempt, self._row(connection, attempt))
         # Most that ask are waiting: looking first keeps them out of the way of those that write.
         return found or self._claim(attempt, token)
 
@@ -99,28 +102,37 @@ class IdempotencyStore:
             swept = 0
             for condition in (outdated, abandoned, forgotten):
                 chosen = select(column.id).where(condition).limit(_SWEPT_AT_ONCE)
-                swept += connection.execute(delete(idempotent_requests).where(column.id.in_(chosen))).rowcount
+                # The condition again: a row may have been claimed anew since it was chosen.
+                swept += connection.execute(
+                    delete(idempotent_requests).where(column.id.in_(chosen), condition)
+                ).rowcount
             return swept
 
     def _claim(self, attempt: Attempt, token: int) -> Standing:
         try:
             with self._database.write() as connection:
-                found = self._standing(connection, attempt, lock=True)
+                row = self._row(connection, attempt, lock=True)
+                found = self._standing(connection, attempt, row)
                 if found is not None:
                     return found
                 now = self._database.now(connection).wall
-                names = {"id": _id(attempt), "fingerprint": attempt.fingerprint}
-                owner = {"token": token, "process_id": self._process_id, "claimed_at": now}
-                connection.execute(delete(idempotent_requests).where(idempotent_requests.c.id == _id(attempt)))
-                connection.execute(insert(idempotent_requests).values(**names, **owner))
+                claim = {"token": token, "process_id": self._process_id, "claimed_at": now}
+                values = {"fingerprint": attempt.fingerprint, **claim, **dict.fromkeys(_OF_AN_ANSWER)}
+                if row is None:
+                    connection.execute(insert(idempotent_requests).values(id=_id(attempt), **values))
+                else:
+                    mine = idempotent_requests.c.id == row.id
+                    connection.execute(update(idempotent_requests).where(mine).values(**values))
         except IntegrityError:
             return Running()  # Somebody claimed it in the same moment; what they claimed is seen at the next look.
         return Claimed(token)
 
-    def _standing(self, connection: Connection, attempt: Attempt, *, lock: bool = False) -> Standing | None:
+    def _row(self, connection: Connection, attempt: Attempt, *, lock: bool = False) -> IdempotencyRow | None:
         query = select(idempotent_requests).where(idempotent_requests.c.id == _id(attempt))
         found = connection.execute(query.with_for_update() if lock else query).one_or_none()
-        row = None if found is None else IdempotencyRow(*found)
+        return None if found is None else IdempotencyRow(*found)
+
+    def _standing(self, connection: Connection, attempt: Attempt, row: IdempotencyRow | None) -> Standing | None:
         now = self._database.now(connection).wall
         return standing(row, attempt.fingerprint, now, alive=row is not None and _is_alive(connection, row.process_id))
 

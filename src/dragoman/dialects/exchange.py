@@ -28,12 +28,12 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.events import Event
-from dragoman.core.idempotency import AnswerBook
+from dragoman.core.idempotency import AnswerBook, Attempt
 from dragoman.core.identifiers import new_request_id
 from dragoman.core.request import GenerationRequest
 from dragoman.core.service import Answering, Caller, GenerationService, VisibleModels
 from dragoman.dialects import sse
-from dragoman.dialects.idempotency import Repeatable, Telling, attempt_of
+from dragoman.dialects.idempotency import HEADER, Repeatable, Telling, attempt_of
 
 _log = structlog.get_logger(__name__)
 
@@ -142,14 +142,13 @@ async def respond(
     """
     request_id = new_request_id()
     headers = dict.fromkeys(door.id_headers, request_id)
-    answers = door.options.answers
     try:
         caller = door.caller(request, request_id)
         await door.service.recognize(caller)
         try:
             body = await read_body(request, door)
             call = decode(body, request_id)
-            attempt = attempt_of(request, body, caller, door.options.dialect, kept=answers is not None)
+            attempt = _attempt(request, door, body, caller)
         except DragomanError as error:
             raise await _first_fault(door.service, caller, error) from None
         if attempt is not None:
@@ -160,6 +159,7 @@ async def respond(
     except ClientDisconnect:
         return Response()  # nobody is there to read it
     exchange = _Exchange(door.service, caller, call, errors, headers, door.options.keep_alive_seconds)
+    answers = door.options.answers
     if attempt is None or answers is None:
         return dress(exchange)
     telling = Telling(
@@ -224,6 +224,12 @@ def _address(request: Request, proxies: frozenset[str]) -> str:
     while address in proxies and told:
         address = told.pop() or address
     return address
+
+
+def _attempt(request: Request, door: Door, body: bytes, caller: Caller) -> Attempt | None:
+    if HEADER not in request.headers:
+        return None
+    return attempt_of(request, body, caller, door.options.dialect, kept=door.options.answers is not None)
 
 
 def error_headers(error: DragomanError) -> dict[str, str]:

@@ -33,20 +33,18 @@ _OF_THE_MOMENT = "x-ratelimit-"
 """Headers that tell what a key has left now: they are not given again."""
 
 
-def attempt_of(request: Request, body: bytes, caller: Caller, dialect: str, *, kept: bool) -> Attempt | None:
-    """The attempt that a request is, None without the header. Raises BadRequest for one that cannot be heeded.
+def attempt_of(request: Request, body: bytes, caller: Caller, dialect: str, *, kept: bool) -> Attempt:
+    """The attempt that a request with the header is. Raises BadRequest if it cannot be heeded.
 
     With another path, dialect or account that is to pay, a request is another one. `kept` says whether answers are
     kept at all.
     """
-    names = request.headers.getlist(HEADER)
-    if not names:
-        return None
     if not kept:
         raise BadRequest(
             "This server keeps no answers, so it cannot heed Idempotency-Key: leave the header out, "
             "or set [accounts] database"
         )
+    names = request.headers.getlist(HEADER)
     if len(names) > 1 or not _is_key(names[0]):
         raise BadRequest(f"Idempotency-Key must be one header of 1 to {_LONGEST_KEY} printable ASCII characters")
     owner = "" if caller.key is None else hashlib.sha256(caller.key.encode(errors="surrogateescape")).hexdigest()

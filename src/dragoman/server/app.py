@@ -98,11 +98,11 @@ class App:
         self._catalog = catalog
         self._books = books
         self.drain = gateway.drain
-        operations = {**OPERATIONS, "admin": admin.OPERATIONS} if administration else OPERATIONS
+        documented = {**OPERATIONS, "admin": admin.OPERATIONS} if administration else OPERATIONS
         common = [
             *health.routes(catalog),
             *metrics.routes(catalog, registry, metrics_directory, gateway, options),
-            *openapi.routes(operations, gateway),
+            *openapi.routes(documented, gateway, keeps_answers=books is not None),
         ]
         answers = None if books is None else books.answers
         shown = {name: (gateway.shown_in(name), options._replace(dialect=name, answers=answers)) for name in DIALECTS}

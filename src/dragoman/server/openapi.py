@@ -54,18 +54,21 @@ _STATUS_WORDS = {
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "The same request with the same key is run once; where no database is set it is refused",
+    "description": "The same request with the same key is run once; its answer is kept for a day",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 
 
-def routes(dialects: Mapping[str, Iterable[Operation]], service: GenerationService) -> list[BaseRoute]:
+def routes(
+    dialects: Mapping[str, Iterable[Operation]], service: GenerationService, *, keeps_answers: bool
+) -> list[BaseRoute]:
     """Both need no key: they tell nothing about who is served what, but the name of a model in the examples."""
     page = HTMLResponse(_PAGE)
 
     async def openapi(_request: Request) -> Response:
         models = service.models()
-        return Response(msgspec.json.encode(document(dialects, models[0].id)), media_type="application/json")
+        described = document(dialects, models[0].id, keeps_answers=keeps_answers)
+        return Response(msgspec.json.encode(described), media_type="application/json")
 
     async def docs(_request: Request) -> Response:
         return page
@@ -77,15 +80,19 @@ def routes(dialects: Mapping[str, Iterable[Operation]], service: GenerationServi
     ]
 
 
-def document(dialects: Mapping[str, Iterable[Operation]], model: str) -> dict[str, Any]:
-    """The whole document; `model` is what the examples ask for."""
+def document(dialects: Mapping[str, Iterable[Operation]], model: str, *, keeps_answers: bool = False) -> dict[str, Any]:
+    """The whole document; `model` is what the examples ask for, `keeps_answers` whether Idempotency-Key is heeded."""
     operations = [(tag, operation) for tag, listed in dialects.items() for operation in listed]
     types = list(dict.fromkeys(struct for _, operation in operations for struct in _structs(operation)))
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     by_type = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for tag, operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(tag, operation, by_type, model)
+        described = _operation(tag, operation, by_type, model)
+        if keeps_answers and operation.chunk is not None:
+            described["parameters"].append(_IDEMPOTENCY_KEY)
+            described["responses"]["409"] = _error(409, by_type[operation.error])
+        paths.setdefault(operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
         "info": {"title": "dragoman", "version": dragoman.__version__},
@@ -110,27 +117,17 @@ def _operation(
     content = {"application/json": {"schema": schemas[operation.answer]}}
     if operation.chunk is not None:
         content["text/event-stream"] = {"schema": _event(schemas[operation.chunk], done=operation.ends_with_done)}
-    errors = operation.errors
-    headers = []
-    if operation.chunk is not None:
-        errors, headers = (*errors, 409), [_IDEMPOTENCY_KEY]
     described: dict[str, Any] = {
         "tags": [tag],
         "summary": operation.summary,
         "operationId": f"{operation.method.lower()}_{re.sub(r'[^a-z0-9]+', '_', operation.path.lower()).strip('_')}",
-        "parameters": [*_path_parameters(operation.path, model), *_query_parameters(operation.query), *headers],
+        "parameters": [*_path_parameters(operation.path, model), *_query_parameters(operation.query)],
         "responses": {
             "200": {"description": "The answer", "content": content},
-            **{
-                str(status): {
-                    "description": _STATUS_WORDS[status],
-                    "content": {"application/json": {"schema": schemas[operation.error]}},
-                }
-                for status in sorted(errors)
-            },
+            **{str(status): _error(status, schemas[operation.error]) for status in operation.errors},
         },
     }
-    if operation.query is not None or "{" in operation.path:
+    if described["parameters"]:
         # A made-up name may not even be a path; then no dialect answers.
         described["responses"]["404"] = _not_found(described["responses"].get("404"))
     if operation.request is not None:
@@ -139,6 +136,10 @@ def _operation(
             body["example"] = example_body(operation.example, model)
         described["requestBody"] = {"required": True, "content": {"application/json": body}}
     return described
+
+
+def _error(status: int, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": _STATUS_WORDS[status], "content": {"application/json": {"schema": schema}}}
 
 
 def _not_found(told: dict[str, Any] | None) -> dict[str, Any]:
