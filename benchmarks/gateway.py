@@ -21,6 +21,8 @@ import uvloop
 
 from benchmarks.connection import BadAnswer, Connection, json_post
 from benchmarks.figures import Bar, medians, milliseconds, percentile, table, write_json
+from benchmarks.litellm_proxy import KEY as LITELLM_KEY
+from benchmarks.litellm_proxy import litellm_proxy
 from benchmarks.processes import Server, dragoman, end_servers_when_terminated
 from benchmarks.stopwatch import OWN, Stopwatch
 from dragoman.accounts.audit import audit
@@ -33,12 +35,17 @@ from dragoman.accounts.prices import set_price
 from tests.support.postgresql import new_database, running_postgresql
 
 OFF = "off"
+RECORDED = "recorded"
+"""Without accounts: usage is written down, as a newcomer's server does."""
 SQLITE = "SQLite"
 POSTGRESQL = "PostgreSQL"
+LITELLM = "LiteLLM's proxy"
 CLIENTS = (1, 32)
 
 RATE_BAR = Bar(0.65)
 """With 32 clients: at most 35 % below accounting off."""
+LITELLM_BAR = Bar(15)
+"""SQLite beside it, with 32 clients."""
 ADDED_SECONDS_BAR = 0.001
 """To the median answer of one client."""
 
@@ -131,8 +138,11 @@ def _report(result: Result) -> str:
     ]
     lines = [f"{result.clients} clients", table(rows)]
     for name, figures in result.medians.items():
-        if name != OFF and result.clients > 1:
-            lines.append(f"  {name}: {RATE_BAR.verdict(figures.rate / off.rate)}")
+        if name in (SQLITE, POSTGRESQL) and result.clients > 1:
+            lines.append(f"  {name} / off: {RATE_BAR.verdict(figures.rate / off.rate)}")
+        elif name == LITELLM and result.clients > 1:
+            ratio = result.medians[SQLITE].rate / figures.rate
+            lines.append(f"  {SQLITE} / {name}: {ratio:.1f}, {LITELLM_BAR.verdict(ratio)}")
         elif name == SQLITE:
             met = figures.latency_p50 - off.latency_p50 < ADDED_SECONDS_BAR
             lines.append(f"  {name}: added p50, bar {milliseconds(ADDED_SECONDS_BAR)}: {'met' if met else 'MISSED'}")
@@ -176,6 +186,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="of each server (default: 5)")
     parser.add_argument("--seconds", type=float, default=4.0, help="of a round (default: 4)")
+    parser.add_argument("--litellm", type=Path, help="the program litellm, from an environment of its own")
     parser.add_argument("--folder", type=Path, help="where SQLite's file is to lie (default: for temporary files)")
     parser.add_argument("--json", type=Path, help="file for the results of every round")
     options = parser.parse_args()
@@ -185,7 +196,11 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder))
         sides = {OFF: Side(stack.enter_context(dragoman("echo")), None)}
-        postgresql = stack.enter_context(running_postgresql())
+        if options.litellm is not None:
+            sides[LITELLM] = Side(stack.enter_context(litellm_proxy(options.litellm, Path(folder))), LITELLM_KEY)
+        postgresql = stack.enter_context(running_postgresql(durable=True))
+        data = {"DRAGOMAN_RECORD_USAGE": "true", "XDG_DATA_HOME": folder}
+        sides[RECORDED] = Side(stack.enter_context(dragoman("echo", environment=data)), None)
         databases = []
         for name, url in ((SQLITE, f"sqlite:///{folder}/accounts.db"), (POSTGRESQL, new_database(postgresql))):
             sides[name], database = stack.enter_context(_metered(url))

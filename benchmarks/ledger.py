@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.ledger
 
-What is measured and how to read it: benchmarks/README.md.
+What is measured and how to read it: docs/accounts.md.
 """
 
 import argparse

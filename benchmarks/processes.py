@@ -23,8 +23,14 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def dragoman(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """`dragoman serve ARGUMENTS`, as a user starts it, but without a log line for each request."""
-    with running_server(*arguments, environment={"DRAGOMAN_LOG_LEVEL": "warning", **(environment or {})}) as server:
+    """`dragoman serve ARGUMENTS`, as a user starts it, but without a log line for each request or a record of them.
+
+    What recording costs is the subject of benchmarks.gateway alone.
+    """
+    with running_server(
+        *arguments,
+        environment={"DRAGOMAN_LOG_LEVEL": "warning", "DRAGOMAN_RECORD_USAGE": "false", **(environment or {})},
+    ) as server:
         yield Server(server.url, server.process.pid)
 
 
@@ -45,7 +51,7 @@ def module_server(module: str, *arguments: str) -> Iterator[Server]:
         yield Server(url, process.pid)
     finally:
         guard.cancel()
-        _end(process)
+        end(process)
 
 
 def end_servers_when_terminated() -> None:
@@ -53,7 +59,8 @@ def end_servers_when_terminated() -> None:
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def end(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
+    """Terminate it, and kill it if that does not help."""
     process.terminate()
     try:
         process.communicate(timeout=STOP_SECONDS)

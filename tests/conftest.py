@@ -17,9 +17,13 @@ settings.load_profile("dragoman")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Servers of all runs share a cache, so that the bundled model is rewritten once, and never in the user's own."""
+    """Servers of all runs share a cache, so that the bundled model is rewritten once, and never in the user's own.
+
+    Neither do they write into the user's data.
+    """
     if config.cache is not None:
         os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("servers"))
+        os.environ["XDG_DATA_HOME"] = str(config.cache.mkdir("data"))
 
 
 @pytest.fixture(scope="session")

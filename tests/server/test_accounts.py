@@ -22,7 +22,7 @@ def test_without_a_database_there_are_no_accounts() -> None:
 def test_the_default_file_is_among_the_users_data_with_its_journals_beside_it(data: Path) -> None:
     place = accounts_place(AccountsSettings("sqlite"))
     assert place is not None
-    assert place == (f"sqlite:///{data}/accounts.db", data / "accounts.db-journals")
+    assert place == (f"sqlite:///{data}/accounts.db", data / "accounts.db.journals")
     for _ in range(2):
         place.prepare()
     assert stat.S_IMODE(data.stat().st_mode) == stat.S_IMODE(place.journals.stat().st_mode) == 0o700

@@ -12,8 +12,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from dragoman.accounts.database import Database
 from dragoman.accounts.keys import KeyRules, disable_key
 from dragoman.accounts.opening import open_accounts
+from dragoman.accounts.usage import list_days
 from tests.support.metered import Customer, sqlite_customer
 from tests.support.server import RunningServer, running_server
 from tests.support.streaming_clients import StreamingClients, assert_all_paid
@@ -81,9 +83,9 @@ async def test_a_killed_worker_is_replaced_and_its_requests_are_paid(tmp_path: P
                 await clients.receive(500)
             assert await asyncio.to_thread(server.stop) == 0
         # The last one may have been told to stop before it had begun; then the next start settles.
-        async with open_accounts(customer.database, tmp_path / "accounts.db-journals"):
+        async with open_accounts(customer.database, tmp_path / "accounts.db.journals"):
             assert_all_paid(customer, clients)
-        assert list(tmp_path.joinpath("accounts.db-journals").glob("*.journal-1")) == []
+        assert list(tmp_path.joinpath("accounts.db.journals").glob("*.journal-1")) == []
 
 
 async def test_answers_that_are_cut_when_the_server_ends_are_paid(tmp_path: Path) -> None:
@@ -133,3 +135,24 @@ def test_accounts_that_cannot_be_used_are_one_clear_line(tmp_path: Path, setting
     [line] = result.stderr.splitlines()
     assert complaint in line
     assert "hunter2" not in line
+
+
+@pytest.mark.parametrize("keys", ["", '[[keys]]\nname = "a"\nkey = "sk-0123456789abcdef"'])
+async def test_without_accounts_usage_is_recorded_and_costs_nothing(tmp_path: Path, keys: str) -> None:
+    settings = tmp_path / "settings.toml"
+    settings.write_text(keys)
+    with running_server("echo", "--config", str(settings), environment={"XDG_DATA_HOME": str(tmp_path)}) as server:
+        assert await statuses(server.url, "sk-0123456789abcdef", 3) == {200: 3}
+        assert await asyncio.to_thread(server.stop) == 0
+    database = Database(f"sqlite:///{tmp_path}/dragoman/accounts.db")
+    [day] = list_days(database)
+    assert (day.account_id, day.key_id, day.requests, day.completion_tokens, day.charge) == (0, 0, 3, 9, 0)
+    database.close()
+
+
+async def test_where_nothing_can_be_recorded_the_server_serves_all_the_same(tmp_path: Path) -> None:
+    with tmp_path.joinpath("errors").open("w+") as errors:
+        with running_server("echo", environment={"XDG_DATA_HOME": "/proc/none"}, errors=errors) as server:
+            assert await statuses(server.url, "any", 3) == {200: 3}
+        errors.seek(0)
+        assert "usage is not recorded" in errors.read()

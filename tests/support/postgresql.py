@@ -20,14 +20,19 @@ _numbers = itertools.count()
 
 @contextlib.contextmanager
 def running_postgresql(*, durable: bool = False) -> Iterator[PostgresServer]:
-    """A server until the end of the block; only a `durable` one waits for the disk."""
+    """A server until the end of the block; unless `durable`, it does not wait for the disk."""
     # Not pytest's folders: root's server runs as another user, and every pytest locks their parent for others again.
     with tempfile.TemporaryDirectory(prefix="dragoman-postgresql-") as folder, get_server(folder) as server:
-        if not durable:  # No test cuts the power; without waiting for the disk they are done in half the time.
-            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-                connection.execute("ALTER SYSTEM SET fsync = off")
-                connection.execute("SELECT pg_reload_conf()")
+        if not durable:
+            _without_waiting_for_the_disk(server)
         yield server
+
+
+def _without_waiting_for_the_disk(server: PostgresServer) -> None:
+    """No test cuts the power; this way they are done in half the time."""
+    with psycopg.connect(server.get_uri(), autocommit=True) as connection:
+        connection.execute("ALTER SYSTEM SET fsync = off")
+        connection.execute("SELECT pg_reload_conf()")
 
 
 def new_database(server: PostgresServer) -> str:

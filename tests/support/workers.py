@@ -34,6 +34,7 @@ class KillableWorker:
             deployments=(DeploymentOptions("echo", (), None, None, on_demand=False, architecture=None),),
             waking_fd=self._asking,
             journals=str(journals),
+            charged=True,
         )
         self._environment = {
             **os.environ,

@@ -47,6 +47,11 @@ class Ledger:
             outcomes[number] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
+    @property
+    def needs_sync(self) -> bool:
+        """Whether `sync` has anything to do."""
+        return self._database.is_sqlite
+
     def sync(self) -> None:
         """Wait until what was committed is on the disk; in any thread. Raises OSError."""
         self._database.sync()

@@ -1,4 +1,7 @@
-"""What the ledger is asked, and what it answers. Amounts are in nano-units, times in milliseconds since 1970 (UTC)."""
+"""What the ledger is asked, and what it answers. Amounts are in nano-units, times in milliseconds since 1970 (UTC).
+
+They refer to nothing that could refer back: the garbage collector need not look at them (`gc=False`).
+"""
 
 from typing import Literal
 
@@ -10,7 +13,7 @@ Result = Literal["finished", "disconnected", "failed", "crashed"]
 """How a request ended. disconnected: its client went away; crashed: its process did, and recovery settled it."""
 
 
-class Admission(msgspec.Struct, frozen=True):
+class Admission(msgspec.Struct, frozen=True, gc=False):
     """May this request run? Token counts are those of all its prompts and choices together."""
 
     request_id: str
@@ -28,7 +31,7 @@ class Admission(msgspec.Struct, frozen=True):
     """A hold covers at most so many completion tokens. None: all there may be, so that no charge exceeds its hold."""
 
 
-class Admitted(msgspec.Struct, frozen=True):
+class Admitted(msgspec.Struct, frozen=True, gc=False):
     """The request may run; what it may cost is set aside until it is settled."""
 
     request_id: str
@@ -42,7 +45,7 @@ class Admitted(msgspec.Struct, frozen=True):
     tokens: Allowance | None = None
 
 
-class Settlement(msgspec.Struct, frozen=True):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """The request is over. The tokens are those to be paid.
 
     Finished or disconnected: all that were generated until the engine stopped, forced ones too. Failed: those that were
@@ -57,7 +60,7 @@ class Settlement(msgspec.Struct, frozen=True):
     result: Result
 
 
-class Settled(msgspec.Struct, frozen=True):
+class Settled(msgspec.Struct, frozen=True, gc=False):
     """The request is paid, by this settlement or by an earlier one."""
 
     request_id: str
@@ -67,7 +70,7 @@ class Settled(msgspec.Struct, frozen=True):
     """Whether it had been settled before; nothing was changed then."""
 
 
-class Inquiry(msgspec.Struct, frozen=True):
+class Inquiry(msgspec.Struct, frozen=True, gc=False):
     """Who is this? Counts nothing."""
 
     key_digest: str
@@ -75,7 +78,7 @@ class Inquiry(msgspec.Struct, frozen=True):
     account: str | None = None
 
 
-class KeyFacts(msgspec.Struct, frozen=True):
+class KeyFacts(msgspec.Struct, frozen=True, gc=False):
     """Whose key it is, and what it may do now."""
 
     key_id: int

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +20,6 @@ from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.operations import (
     Admission,
     Admitted,
-    Answer,
     Inquiry,
     KeyFacts,
     Operation,
@@ -35,6 +35,9 @@ PATIENCE_SECONDS = 5.0
 _AT_ONCE = 500
 """Operations in one transaction."""
 
+_BETWEEN_SYNCS = 0.05
+"""Seconds. Nobody waits for a settlement, and a sync costs as much as the transactions of several requests."""
+
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 
@@ -44,8 +47,8 @@ class _Asked(msgspec.Struct, eq=False):
 
     operation: Operation
     future: asyncio.Future[Any]
-    deadline: float
-    """On the event loop's clock. Settlements are never given up before the end."""
+    deadline: float | None = None
+    """On the event loop's clock, since the database first failed. Settlements are never given up before the end."""
     tried: bool = False
     """Whether a transaction with it was begun whose end is not known."""
 
@@ -102,22 +105,20 @@ class LedgerThread:
 
         A caller that is cancelled meanwhile has not begun: its hold is released, should it come about.
         """
-        future = self._ask(admission)
+        self._refuse_too_many()
+        future: asyncio.Future[Admitted] = self._put(admission)
         try:
-            admitted = await future
+            return await future
         except asyncio.CancelledError:
             # Cancelling a task does not cancel a future that is done: it was admitted, and will never hear of it.
             if not future.cancelled() and future.exception() is None:
                 self._undo(admission.request_id)
             raise
-        assert isinstance(admitted, Admitted)
-        return admitted
 
-    async def inquire(self, inquiry: Inquiry) -> KeyFacts:
-        """Tell whose key it is. Raises a Refusal."""
-        facts = await self._ask(inquiry)
-        assert isinstance(facts, KeyFacts)
-        return facts
+    def inquire(self, inquiry: Inquiry) -> "asyncio.Future[KeyFacts]":
+        """Tell whose key it is. Raises a Refusal, as `admit` does."""
+        self._refuse_too_many()
+        return self._put(inquiry)
 
     def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
         """Pay for a request, whoever waits for it or not: when it is done the settlement survives a loss of power.
@@ -127,14 +128,13 @@ class LedgerThread:
         """
         return self._put(settlement)
 
-    def _ask(self, operation: Admission | Inquiry) -> "asyncio.Future[Answer]":
+    def _refuse_too_many(self) -> None:
         if self._closing or self._open >= self._most_waiting:
             raise LedgerUnavailable("Too many requests are waiting to be admitted", retry_after=1)
-        return self._put(operation)
 
     def _put(self, operation: Operation) -> asyncio.Future[Any]:
         future = self._loop.create_future()
-        self._gathered.append(_Asked(operation, future, self._loop.time() + self._patience))
+        self._gathered.append(_Asked(operation, future))
         self._open += 1
         self._all_done.clear()
         self._schedule()
@@ -165,21 +165,33 @@ class LedgerThread:
             except Exception as error:  # noqa: BLE001 - raised again by the futures, where the requests are
                 outcomes = [error] * len(batch)
             done = list(zip(batch, outcomes, strict=True))
-            self._committed.put([each for each in done if isinstance(each[0].operation, Settlement)])
+            if settled := [each for each in done if isinstance(each[0].operation, Settlement)]:
+                self._committed.put(settled)
             self._tell(self._succeeded, [each for each in done if not isinstance(each[0].operation, Settlement)])
         self._ledger.close()
         self._committed.put(None)
 
     def _sync_batches(self) -> None:
         """The second thread."""
+        next_sync = 0.0
         while (done := self._committed.get()) is not None:
-            if not done:
-                continue
+            if self._ledger.needs_sync:
+                time.sleep(max(0.0, next_sync - time.monotonic()))
+                done = [*done, *self._committed_meanwhile()]
+                next_sync = time.monotonic() + _BETWEEN_SYNCS
             try:
                 self._ledger.sync()
             except OSError as error:
                 done = [(asked, error) for asked, _ in done]
             self._tell(self._deliver, done)
+
+    def _committed_meanwhile(self) -> list[tuple[_Asked, Outcome]]:
+        done: list[tuple[_Asked, Outcome]] = []
+        with contextlib.suppress(queue.Empty):
+            while (more := self._committed.get_nowait()) is not None:
+                done += more
+            self._committed.put(None)  # It was the last one.
+        return done
 
     def _tell(self, told: Callable[[Any], None], what: Sequence[Any]) -> None:
         self._loop.call_soon_threadsafe(told, what)
@@ -198,6 +210,7 @@ class LedgerThread:
         late: list[_Asked] = []
         now = self._loop.time()
         for asked in waiting:
+            asked.deadline = asked.deadline or now + self._patience
             may_wait = now < asked.deadline or isinstance(asked.operation, Settlement)
             (self._gathered if may_wait else late).append(asked)
         self._pause = min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE)

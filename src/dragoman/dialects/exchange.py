@@ -220,6 +220,8 @@ async def _first_fault(
 def _address(request: Request, proxies: frozenset[str]) -> str:
     """The client's: as far as the addresses of proxies go, the one that the last of them tells."""
     address = request.client.host if request.client is not None else ""
+    if address not in proxies:
+        return address
     told = [part.strip() for part in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
     while address in proxies and told:
         address = told.pop() or address

@@ -36,6 +36,25 @@ class AccountsOptions(NamedTuple):
     """How long a request waits for a database that does not answer."""
 
 
+@contextlib.asynccontextmanager
+async def open_desk(options: AccountsOptions, process_id: int) -> AsyncIterator[tuple[LedgerThread, Cashier]]:
+    """Where requests are admitted and paid; the end waits for what is being settled. Raises what open_accounts does.
+
+    `process_id` is what others who use the database know this process by.
+    """
+    async with open_accounts(
+        options.database,
+        options.journals,
+        process_id=process_id,
+        patience_seconds=options.patience_seconds,
+    ) as accounts:
+        cashier = Cashier(accounts)
+        try:
+            yield accounts.ledger, cashier
+        finally:
+            await cashier.wait_until_paid()
+
+
 class AccountAccess:
     """Implements access.Access, within `opened`."""
 
@@ -52,19 +71,8 @@ class AccountAccess:
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Until the end of the block, which waits for what is being settled. Raises what open_accounts does."""
-        options = self._options
-        async with open_accounts(
-            options.database,
-            options.journals,
-            process_id=self.process_id,
-            patience_seconds=options.patience_seconds,
-        ) as accounts:
-            cashier = Cashier(accounts)
-            self._desk = accounts.ledger, cashier
-            try:
-                yield
-            finally:
-                await cashier.wait_until_paid()
+        async with open_desk(self._options, self.process_id) as self._desk:
+            yield
 
     async def recognize(self, caller: Caller, dialect: str) -> None:
         """Ask about a key that was not good a moment ago; about all others the ledger is asked when they are used."""

@@ -1,7 +1,9 @@
 """The keys of the settings, which open the server and cost nothing."""
 
+import contextlib
 import hmac
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractAsyncContextManager
 
 from dragoman.accounts.identifiers import key_digest
 from dragoman.core.allowance import NO_LIMITS
@@ -37,6 +39,10 @@ class KeyRing:
     @property
     def needs_key(self) -> bool:
         return bool(self._digests)
+
+    def opened(self) -> AbstractAsyncContextManager[None]:
+        """Until the end of the block requests may come."""
+        return contextlib.nullcontext()
 
     def label(self, key: str | None) -> str:
         """What people call the key; empty if nobody gave it a name."""

@@ -11,7 +11,7 @@ from dragoman.accounts.database import Database, InvalidDatabaseUrl
 from dragoman.accounts.migrations import DatabaseOutdated, DatabaseTooNew, require_current, status, upgrade
 from dragoman.server.settings import DEFAULT_DATABASE, AccountsSettings
 
-DATABASE_VARIABLE = "DRAGOMAN_ACCOUNTS_DATABASE"
+DATABASE_VARIABLE = "DRAGOMAN_WORKER_DATABASE"
 """How workers are told the database: its URL may hold a password, and a process's arguments can be read by others."""
 
 
@@ -56,8 +56,8 @@ def accounts_place(settings: AccountsSettings) -> AccountsPlace | None:
     """Where the settings put the accounts; None: nowhere. Raises AccountsUnusable."""
     if settings.database is None:
         return None
-    default = f"sqlite:///{_data_folder() / 'accounts.db'}"
-    url = default if settings.database == DEFAULT_DATABASE else settings.database
+    default = default_place()
+    url = default.url if settings.database == DEFAULT_DATABASE else settings.database
     try:
         parsed = Database(url).engine.url
     except InvalidDatabaseUrl as error:
@@ -66,11 +66,21 @@ def accounts_place(settings: AccountsSettings) -> AccountsPlace | None:
     return AccountsPlace(url, journals.absolute())
 
 
+def default_place() -> AccountsPlace:
+    """A SQLite file among the user's data."""
+    file = _data_folder() / "accounts.db"
+    return AccountsPlace(f"sqlite:///{file}", _beside(file))
+
+
 def _journals_of(database: URL) -> Path:
     if database.get_backend_name() == "sqlite":
-        return Path(f"{database.database}-journals")
+        return _beside(database.database)
     named = database.set(password=None).render_as_string()
     return _data_folder() / "journals" / hashlib.sha256(named.encode()).hexdigest()[:16]
+
+
+def _beside(file: Path | str | None) -> Path:
+    return Path(f"{file}.journals")
 
 
 def _data_folder() -> Path:

@@ -67,18 +67,19 @@ def build_app(
     """The whole app over the catalog's engines, which it starts and closes with its own life.
 
     `metrics_directory` is where the workers of one server gather their counts; None: this process counts alone.
-    The keys of `keys` open it, or where there are `books` the keys of its accounts. `hosts` are names on which only one
-    dialect answers; the X-Forwarded-Host of `options.proxies` is believed. `store` is where adapters are found that
-    clients ask for; None: nowhere. Whoever has one of the `admin_keys` may change the books under /admin; without any
-    there is no /admin.
+    `keys` open it, or where there are `books` the keys of their accounts. `hosts` are names on which only one dialect
+    answers; the X-Forwarded-Host of `options.proxies` is believed. `store` is where adapters are found that clients ask
+    for; None: nowhere. Whoever has one of the `admin_keys` may change the books under /admin; without any there is no
+    /admin.
     """
     registry = CollectorRegistry()
     if books is None:
-        gateway, administration = Gateway(catalog, Meter(registry), keys, store), []
-    else:
-        gateway = Gateway(catalog, Meter(registry), books.access, store, records=books.thread)
-        administration = admin.routes(books.thread, admin_keys) if admin_keys.needs_key else []
-    return App(catalog, gateway, registry, options, metrics_directory, hosts, books, administration)
+        gateway = Gateway(catalog, Meter(registry), keys, store)
+        return App(catalog, gateway, keys.opened, registry, options, metrics_directory, hosts)
+    gateway = Gateway(catalog, Meter(registry), books.access, store, records=books.thread)
+    options = options._replace(answers=books.answers)
+    administration = admin.routes(books.thread, admin_keys) if admin_keys.needs_key else []
+    return App(catalog, gateway, books.opened, registry, options, metrics_directory, hosts, administration)
 
 
 class App:
@@ -88,24 +89,24 @@ class App:
         self,
         catalog: Catalog,
         gateway: Gateway,
+        opened: Callable[[], contextlib.AbstractAsyncContextManager[None]],
         registry: CollectorRegistry,
         options: ExchangeOptions,
         metrics_directory: str | None,
         hosts: Mapping[str, DialectName],
-        books: Books | None,
-        administration: Sequence[BaseRoute],
+        administration: Sequence[BaseRoute] = (),
     ) -> None:
+        """`opened` keeps those open who let requests in, as long as the app lives."""
         self._catalog = catalog
-        self._books = books
+        self._opened = opened
         self.drain = gateway.drain
         documented = {**OPERATIONS, "admin": admin.OPERATIONS} if administration else OPERATIONS
         common = [
             *health.routes(catalog),
             *metrics.routes(catalog, registry, metrics_directory, gateway, options),
-            *openapi.routes(documented, gateway, keeps_answers=books is not None),
+            *openapi.routes(documented, gateway, keeps_answers=options.answers is not None),
         ]
-        answers = None if books is None else books.answers
-        shown = {name: (gateway.shown_in(name), options._replace(dialect=name, answers=answers)) for name in DIALECTS}
+        shown = {name: (gateway.shown_in(name), options._replace(dialect=name)) for name in DIALECTS}
         dialects = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*shown[name])]
         self.routes = [*common, *administration, *dialects]
         app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=self._lifespan)
@@ -124,9 +125,7 @@ class App:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncGenerator[None]:
         # Engines end first: what still runs then fails, and is settled before the accounts are closed.
-        async with contextlib.AsyncExitStack() as stack:
-            if self._books is not None:
-                await stack.enter_async_context(self._books.opened())
+        async with self._opened(), contextlib.AsyncExitStack() as stack:
             for deployment in self._catalog.deployments:
                 await deployment.engine.start()
                 stack.push_async_callback(deployment.engine.close)

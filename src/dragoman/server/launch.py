@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
 from rich.console import Console
 
 from dragoman.accounts.identifiers import key_digest
@@ -20,12 +21,14 @@ from dragoman.engines.llama.gguf_files import ModelSourceError
 from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.sources import ModelFile
 from dragoman.server import logs
-from dragoman.server.accounts import DATABASE_VARIABLE, AccountsPlace, AccountsUnusable, accounts_place
+from dragoman.server.accounts import DATABASE_VARIABLE, AccountsPlace, AccountsUnusable, accounts_place, default_place
 from dragoman.server.adapters import with_adapters
 from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan, with_faster_weights
 from dragoman.server.settings import AdminKeySettings, AdminSettings, Settings
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
 from dragoman.server.worker import DeploymentOptions, WorkerOptions
+
+_log = structlog.get_logger(__name__)
 
 _BACKLOG = 2048
 
@@ -77,18 +80,28 @@ def _refuse_strangers(settings: Settings) -> None:
 
 
 def _accounts(settings: Settings) -> AccountsPlace | None:
-    """The accounts, ready to be used; None: there are none."""
+    """The accounts, or the record of what is used without them, ready to be used; None: neither."""
     place = accounts_place(settings.accounts)
     if place is None:
         if settings.admin.keys:
             raise _Unusable("[[admin.keys]] open the administration of accounts, and there are none; set [accounts]")
-        return None
+        return _record() if settings.record_usage else None
     if settings.keys:
         raise _Unusable(
             "[[keys]] and [accounts] are both set, and a key of the settings belongs to no account; make keys with "
             "dragoman keys create"
         )
     place.prepare()
+    return place
+
+
+def _record() -> AccountsPlace | None:
+    place = default_place()
+    try:
+        place.prepare()
+    except AccountsUnusable as error:
+        _log.warning("usage is not recorded", reason=str(error))
+        return None
     return place
 
 
@@ -201,7 +214,7 @@ class _Launch:
         console.print(f"[bold]dragoman[/bold] serves {served}\n  at [bold]{url}[/bold]")
         question = '[{"role": "user", "content": "What is the capital of France?"}]'
         body = f'{{"model": "{self._plans[0].name}", "messages": {question}}}'
-        key = "-H 'Authorization: Bearer KEY' " if self._settings.keys or self._accounts else ""
+        key = "-H 'Authorization: Bearer KEY' " if self._settings.keys or self._settings.accounts.database else ""
         console.print(f"\nTry:\n  curl {url}/v1/chat/completions {key}-d '{body}'\n", markup=False)
 
     def _worker_command(self) -> ChildCommand:
@@ -224,6 +237,7 @@ class _Launch:
             ),
             waking_fd=self._asking_end,
             journals=str(self._accounts.journals) if self._accounts else None,
+            charged=self._settings.accounts.database is not None,
         )
         # prometheus_client decides when it is imported whether processes count together.
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._folder)}

@@ -150,6 +150,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     keep_alive_seconds: Annotated[float, Meta(gt=0)] = 15.0
     """A stream that was silent for so long gets an SSE comment."""
     log_level: LogLevel = "info"
+    record_usage: bool = True
+    """Without accounts, keep a record of every request's tokens in the default database, where that can be written."""
     deployments: tuple[DeploymentSettings, ...] = ()
     """Several models, or other names for one; then `model` is not set."""
     adapters: tuple[AdapterSettings, ...] = ()

@@ -25,11 +25,15 @@ from dragoman.engines.llama.client import LlamaEngine
 from dragoman.gateway.accounts import AccountsOptions
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing
+from dragoman.gateway.recording import RecordingKeyRing
 from dragoman.server import logs
 from dragoman.server.accounts import DATABASE_VARIABLE
 from dragoman.server.app import build_app
 from dragoman.server.books import Books
 from dragoman.server.settings import DialectName, Settings
+
+_PATIENCE_TO_RECORD_SECONDS = 0.5
+"""How long a request without accounts waits for being recorded."""
 
 
 class DeploymentOptions(msgspec.Struct, frozen=True):
@@ -61,7 +65,9 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     waking_fd: int
     """Where the parent reads the numbers of deployments that are asked for and not loaded."""
     journals: str | None
-    """The folder of the accounts' journals; None: there are no accounts. Their database is in the environment."""
+    """The folder of the accounts' journals; None: nothing is recorded. Their database is in the environment."""
+    charged: bool
+    """Whether requests need the key of an account; otherwise what they use is recorded only."""
 
 
 class _Server(uvicorn.Server):
@@ -91,15 +97,16 @@ def main() -> int:
             for number, deployment in enumerate(options.deployments)
         ]
     )
+    accounts = _accounts(options)
     folder = Path(settings.adapter_folder).expanduser() if settings.adapter_folder else None
     app = build_app(
         catalog,
         ExchangeOptions(settings.max_body_bytes, settings.keep_alive_seconds, frozenset(settings.proxies)),
         metrics_directory=options.metrics_directory,
-        keys=KeyRing(options.key_labels),
+        keys=_keys(options, None if options.charged else accounts),
         hosts=settings.hosts,
         store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
-        books=_books(options),
+        books=Books(accounts) if accounts is not None and options.charged else None,
         admin_keys=KeyRing(options.admin_labels),
     )
     config = uvicorn.Config(
@@ -128,11 +135,17 @@ async def _serve(server: _Server, listening_fd: int) -> None:
     await server.serve([socket.socket(fileno=listening_fd)])
 
 
-def _books(options: WorkerOptions) -> Books | None:
+def _keys(options: WorkerOptions, recorded: AccountsOptions | None) -> KeyRing:
+    if recorded is None:
+        return KeyRing(options.key_labels)
+    return RecordingKeyRing(options.key_labels, recorded._replace(patience_seconds=_PATIENCE_TO_RECORD_SECONDS))
+
+
+def _accounts(options: WorkerOptions) -> AccountsOptions | None:
     if options.journals is None:
         return None
     database = Database(os.environ[DATABASE_VARIABLE])
-    return Books(AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap))
+    return AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap)
 
 
 def _engine(options: WorkerOptions, number: int) -> Engine:

@@ -1,0 +1,79 @@
+"""kill -9 of a worker at 200 random moments under load: is anything held, unpaid or paid twice afterwards?
+
+    .venv/bin/python -m benchmarks.kills
+
+The clients stream without end; the next worker settles by the journal what the dead one left. See docs/accounts.md.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.processes import end_servers_when_terminated
+from dragoman.accounts.database import Database
+from dragoman.accounts.migrations import upgrade
+from tests.support.metered import Customer
+from tests.support.postgresql import new_database, running_postgresql
+from tests.support.streaming_clients import StreamingClients, assert_all_paid
+from tests.support.workers import killable_worker
+
+CLIENTS = 8
+TOKENS_PER_SECOND = 300
+_MOST_TOKENS_BETWEEN_KILLS = 300
+
+
+@contextlib.contextmanager
+def _database(kind: str, folder: str) -> Iterator[str]:
+    if kind == "sqlite":
+        yield f"sqlite:///{folder}/accounts.db"
+    else:
+        with running_postgresql() as server:
+            yield new_database(server)
+
+
+async def _kill(url: str, folder: str, kills: int, seed: int) -> Customer:
+    """Raises AssertionError for anything that is wrong with the books."""
+    chance = random.Random(seed)
+    database = Database(url)
+    upgrade(database)
+    customer = Customer(database)
+    with killable_worker(url, Path(folder) / "journals", tokens_per_second=TOKENS_PER_SECOND) as worker:
+        async with StreamingClients(worker.url, customer.new_key(), clients=CLIENTS, seed=seed) as clients:
+            for number in range(kills):
+                await clients.receive(chance.randint(1, _MOST_TOKENS_BETWEEN_KILLS))
+                await asyncio.to_thread(worker.kill)
+                print(f"\r{number + 1} of {kills} kills", end="", file=sys.stderr)
+            await clients.receive(1)
+    print(file=sys.stderr)
+    assert_all_paid(customer, clients)
+    return customer
+
+
+def main() -> None:
+    """Kill and count."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=200, help="how often (default: 200)")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments (default: 1)")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite", help="default: sqlite")
+    options = parser.parse_args()
+    end_servers_when_terminated()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, _database(options.database, folder) as url:
+        customer = asyncio.run(_kill(url, folder, options.kills, options.seed))
+        results = Counter(used.result for used in customer.usage)
+        tokens = sum(used.completion_tokens for used in customer.usage)
+        customer.database.close()
+    requests = ", ".join(f"{count} {result}" for result, count in results.most_common())
+    print(f"{options.database}: {options.kills} kills in {time.monotonic() - began:.0f} s; {requests}; {tokens} tokens")
+    print("nothing held, nothing delivered unpaid, nothing charged twice")
+
+
+if __name__ == "__main__":
+    main()
