@@ -23,7 +23,7 @@ LOOKS = 200
 
 @pytest.fixture(scope="module")
 def customer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Customer]:
-    with sqlite_customer(tmp_path_factory.mktemp("secret-place")) as customer:
+    with sqlite_customer(tmp_path_factory.mktemp("accounts")) as customer:
         yield customer
 
 
@@ -112,7 +112,7 @@ def test_no_secret_stands_in_a_processs_arguments(server: RunningServer, url: st
     for worker in workers:
         arguments = Path(f"/proc/{worker}/cmdline").read_text()
         assert ADMIN_KEY not in arguments
-        assert "secret-place" not in arguments
+        assert url not in arguments
 
 
 def test_admin_keys_without_a_database_stop_the_start(tmp_path: Path) -> None:
