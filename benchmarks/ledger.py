@@ -2,7 +2,7 @@
 
     .venv/bin/python -m benchmarks.ledger
 
-What is measured and how to read it: docs/accounts.md.
+What is measured and how to read it: docs/ledger.md.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.keys import KeyRules
 from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.migrations import upgrade
-from dragoman.accounts.operations import Admitted, Inquiry, NeverAdmitted, Settled, Settlement
+from dragoman.accounts.operations import Admitted, Inquiry, NeverAdmitted, Operation, Outcome, Settled, Settlement
 from dragoman.accounts.refusals import BalanceTooLow, LedgerUnavailable
 from dragoman.accounts.thread import LedgerThread
 from dragoman.accounts.usage import Usage, list_usage
@@ -136,6 +136,29 @@ async def test_a_defect_is_told_to_those_who_wait_and_stops_nobody_else(till: Ti
         await thread.admit(broken)
     await thread.admit(till.admission())
     till.assert_balanced()
+
+
+class BrokenLedger(Ledger):
+    """Fails in a way that nobody thought of."""
+
+    broken = True
+
+    def commit(self, operations: Sequence[Operation], *, again: bool = False) -> list[Outcome]:
+        if self.broken:
+            raise ZeroDivisionError
+        return super().commit(operations, again=again)
+
+
+async def test_a_defect_fails_who_asked_and_nobody_after_them(till: Till) -> None:
+    ledger = BrokenLedger(till.database, new_process_id())
+    async with LedgerThread(ledger) as thread:
+        waiting = [thread.admit(till.admission()), thread.settle(Settlement("unknown", 1, 0, 1, "finished"))]
+        async with asyncio.timeout(10):
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [ZeroDivisionError, ZeroDivisionError]
+        ledger.broken = False
+        await thread.admit(till.admission())
+    assert till.key.running == 1
 
 
 async def test_postgresql_restarted_under_load_loses_nothing() -> None:

@@ -162,8 +162,9 @@ class LedgerThread:
             except self._ledger.failures:
                 self._tell(self._failed, batch)
                 continue
-            except Exception as error:  # noqa: BLE001 - raised again by the futures, where the requests are
-                outcomes = [error] * len(batch)
+            except Exception as error:  # noqa: BLE001 - a defect is for those who asked; without the thread all would hang
+                self._tell(self._succeeded, [(asked, error) for asked in batch])
+                continue
             done = list(zip(batch, outcomes, strict=True))
             if settled := [each for each in done if isinstance(each[0].operation, Settlement)]:
                 self._committed.put(settled)

@@ -11,8 +11,7 @@ import structlog
 
 from dragoman.accounts.journal import Slot
 from dragoman.accounts.opening import Accounts
-from dragoman.accounts.operations import Settled, Settlement
-from dragoman.accounts.refusals import LedgerUnavailable
+from dragoman.accounts.operations import NeverAdmitted, Settled, Settlement
 from dragoman.core.allowance import Allowances
 from dragoman.core.errors import Overloaded
 from dragoman.core.events import Event, Finished, Usage
@@ -20,6 +19,9 @@ from dragoman.gateway.access import Ending, Order
 
 _LAST_REQUESTS_SECONDS = 5.0
 """How long the end waits for requests that were just cancelled."""
+
+_SETTLED_ALL_THE_SAME = (NeverAdmitted, OSError)
+"""Recovery was quicker, because this process was frozen for long; or the disk failed after the commit."""
 
 _log = structlog.get_logger(__name__)
 
@@ -51,8 +53,8 @@ class Cashier:
             error = settled.exception()
             if error is not None:
                 _log.error("accounts_settlement_failed", request_id=settlement.request_id, error=str(error))
-            # What the ledger has not answered stays in the journal, for recovery.
-            if slot is not None and not isinstance(error, LedgerUnavailable):
+            # What is not settled stays in the journal, for recovery.
+            if slot is not None and (error is None or isinstance(error, _SETTLED_ALL_THE_SAME)):
                 slot.close()
             self._unpaid -= 1
             if not self._unpaid:

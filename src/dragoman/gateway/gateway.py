@@ -135,8 +135,8 @@ class Gateway:
         except asyncio.CancelledError:
             measurement.end("cancelled")
             raise
-        except DragomanError:
-            measurement.end("refused")
+        except Exception as error:
+            measurement.end("refused" if isinstance(error, DragomanError) else "failed")
             raise
         return RunningRequest(resolved.deployment.engine, requests, bill, measurement)
 
