@@ -19,7 +19,7 @@ from pathlib import Path
 from benchmarks.processes import end_servers_when_terminated
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
-from tests.support.metered import Books
+from tests.support.metered import Customer
 from tests.support.postgresql import new_database, running_postgresql
 from tests.support.streaming_clients import StreamingClients, assert_all_paid
 from tests.support.workers import killable_worker
@@ -38,22 +38,22 @@ def _database(kind: str, folder: str) -> Iterator[str]:
             yield new_database(server)
 
 
-async def _kill(url: str, folder: str, kills: int, seed: int) -> Books:
+async def _kill(url: str, folder: str, kills: int, seed: int) -> Customer:
     """Raises AssertionError for anything that is wrong with the books."""
     chance = random.Random(seed)
     database = Database(url)
     upgrade(database)
-    books = Books(database)
+    customer = Customer(database)
     with killable_worker(url, Path(folder) / "journals", tokens_per_second=TOKENS_PER_SECOND) as worker:
-        async with StreamingClients(worker.url, books.new_key(), clients=CLIENTS, seed=seed) as clients:
+        async with StreamingClients(worker.url, customer.new_key(), clients=CLIENTS, seed=seed) as clients:
             for number in range(kills):
                 await clients.receive(chance.randint(1, _MOST_TOKENS_BETWEEN_KILLS))
                 await asyncio.to_thread(worker.kill)
                 print(f"\r{number + 1} of {kills} kills", end="", file=sys.stderr)
             await clients.receive(1)
     print(file=sys.stderr)
-    assert_all_paid(books, clients)
-    return books
+    assert_all_paid(customer, clients)
+    return customer
 
 
 def main() -> None:
@@ -66,10 +66,10 @@ def main() -> None:
     end_servers_when_terminated()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, _database(options.database, folder) as url:
-        books = asyncio.run(_kill(url, folder, options.kills, options.seed))
-        results = Counter(used.result for used in books.usage)
-        tokens = sum(used.completion_tokens for used in books.usage)
-        books.database.close()
+        customer = asyncio.run(_kill(url, folder, options.kills, options.seed))
+        results = Counter(used.result for used in customer.usage)
+        tokens = sum(used.completion_tokens for used in customer.usage)
+        customer.database.close()
     requests = ", ".join(f"{count} {result}" for result, count in results.most_common())
     print(f"{options.database}: {options.kills} kills in {time.monotonic() - began:.0f} s; {requests}; {tokens} tokens")
     print("nothing held, nothing delivered unpaid, nothing charged twice")

@@ -30,7 +30,7 @@ def test_the_readme_has_a_curl_for_each_dialect(path: str) -> None:
 
 def test_the_settings_of_the_readme_are_accepted(tmp_path: Path) -> None:
     file = tmp_path / "dragoman.toml"
-    first, second, third = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    first, second, third, fourth = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     file.write_text(first)
     settings = load_settings(file, {}, {})
     assert (settings.port, settings.workers) == (8080, 2)
@@ -38,6 +38,9 @@ def test_the_settings_of_the_readme_are_accepted(tmp_path: Path) -> None:
     settings = load_settings(file, {}, {})
     assert (len(settings.deployments), len(settings.keys)) == (2, 1)
     file.write_text(third)
+    settings = load_settings(file, {}, {})
+    assert (settings.accounts.database, len(settings.admin.keys)) == ("sqlite", 1)
+    file.write_text(fourth)
     settings = load_settings(file, {}, {})
     assert (settings.adapters[0].name, settings.adapter_folder) == ("pirate", "adapters")
 

@@ -1,7 +1,9 @@
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import IntegrityError
 
+from dragoman.accounts.balances import create_account, list_accounts
 from dragoman.accounts.database import Database, InvalidDatabaseUrl
 from dragoman.accounts.ledger_statements import LedgerStatements
 from dragoman.accounts.migrations import upgrade
@@ -26,6 +28,27 @@ def test_a_transaction_that_fails_leaves_nothing_behind(till: Till) -> None:
     with pytest.raises(RuntimeError):
         fail()
     assert till.account.name == "acme"
+
+
+def test_what_could_not_be_written_is_not_told(database: Database) -> None:
+    secret = accounts.insert().values(name="secret", currency="USD", created_at=0, deposits=1)
+    with pytest.raises(IntegrityError) as failed, database.write() as connection:
+        connection.execute(secret)
+    assert "secret" not in str(failed.value).partition("DETAIL")[0]
+
+
+def test_transactions_within_a_transaction_are_part_of_it(database: Database) -> None:
+    def fail() -> None:
+        with database.write():
+            create_account(database, "lost")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert list_accounts(database) == []
+    with database.write():
+        create_account(database, "kept")
+    assert [account.name for account in list_accounts(database)] == ["kept"]
 
 
 def test_parameters_in_another_order_than_the_caller_thinks_are_found_out(database: Database) -> None:

@@ -1,7 +1,7 @@
 from dragoman.accounts.audit import audit
 from dragoman.accounts.database import Database
 from dragoman.accounts.keys import KeyRules
-from dragoman.accounts.usage import UsageFilter, day_of, list_days, list_usage, total_usage
+from dragoman.accounts.usage import UsageFilter, day_of, list_days, list_usage, sum_usage, total_usage
 from tests.support.accounts import Till
 
 
@@ -49,9 +49,24 @@ def test_days_are_summed_as_requests_are_settled(till: Till) -> None:
     totals = total_usage(till.database, UsageFilter(account_id=till.account_id))
     assert (totals.requests, totals.prompt_tokens, totals.completion_tokens) == (5, 5, 5)
     assert (totals.models, totals.keys) == (2, 1)
-    assert total_usage(till.database, UsageFilter(first_day=days["owl"].day + 1)).requests == 0
+    assert (totals.first_day, totals.last_day) == (days["owl"].day, days["owl"].day)
+    nothing = total_usage(till.database, UsageFilter(first_day=days["owl"].day + 1))
+    assert (nothing.requests, nothing.first_day, nothing.last_day) == (0, None, None)
     assert list_days(till.database, UsageFilter(model="owl"), limit=1) == [days["owl"]]
     assert list_days(till.database, UsageFilter(model="owl"), offset=1) == []
+
+
+def test_usage_is_summed_by_day_model_and_key(till: Till) -> None:
+    first_key = till.key_id
+    _buy(till, 2)
+    till.use(KeyRules())
+    _buy(till, 3, model="owl")
+    (day,) = sum_usage(till.database, "day")
+    assert (day.requests, day.prompt_tokens, day.completion_tokens, day.charge) == (5, 5, 5, till.account.charges)
+    assert [(each.of, each.requests) for each in sum_usage(till.database, "model")] == [("parrot", 2), ("owl", 3)]
+    by_key = [(each.of, each.requests) for each in sum_usage(till.database, "key_id")]
+    assert by_key == [(first_key, 2), (till.key_id, 3)]
+    assert sum_usage(till.database, "model", UsageFilter(model="owl"), limit=1)[0].of == "owl"
 
 
 def test_an_open_server_records_usage_of_nobody(till: Till) -> None:

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 import dragoman
 from dragoman.cli.main import app
 
-HEAVY_MODULES = {"httpx", "huggingface_hub", "rich", "numpy", "starlette", "uvicorn"}
+HEAVY_MODULES = {"httpx", "huggingface_hub", "rich", "numpy", "sqlalchemy", "starlette", "uvicorn"}
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def test_the_version_is_the_packages() -> None:
 def test_help_lists_every_command() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("serve", "models", "chat"):
+    for command in ("serve", "models", "chat", "accounts", "deposit", "keys", "prices", "usage", "db"):
         assert f"\n  {command} " in result.stdout
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dragoman.accounts.keys import KeyRules, create_key, disable_key
 from tests.support.apps import client_of
-from tests.support.metered import Books, metered_app, sqlite_books
+from tests.support.metered import Customer, metered_app, sqlite_customer
 from tests.support.speakers import SPEAKERS, Speaker
 
 UNKNOWN_KEY = "sk-unknown-0123456789abcdef-unknown"
@@ -25,8 +25,8 @@ def speaker(request: pytest.FixtureRequest) -> Speaker:
 class Shop:
     """The app, and what is behind it."""
 
-    def __init__(self, books: Books, client: httpx.AsyncClient, speaker: Speaker) -> None:
-        self.books = books
+    def __init__(self, customer: Customer, client: httpx.AsyncClient, speaker: Speaker) -> None:
+        self.customer = customer
         self.speaker = speaker
         self._client = client
 
@@ -46,10 +46,10 @@ class Shop:
 
 @pytest.fixture
 async def shop(speaker: Speaker, tmp_path: Path) -> AsyncIterator[Shop]:
-    with sqlite_books(tmp_path) as books:
-        async with metered_app(books, tmp_path / "journals") as app, client_of(app) as client:
-            yield Shop(books, client, speaker)
-        books.assert_settled()
+    with sqlite_customer(tmp_path) as customer:
+        async with metered_app(customer, tmp_path / "journals") as app, client_of(app) as client:
+            yield Shop(customer, client, speaker)
+        customer.assert_settled()
 
 
 def infermatic(message: str, kind: str, code: int, parameter: str | None = "None") -> dict[str, Any]:
@@ -91,15 +91,15 @@ async def test_a_key_that_nobody_has_is_refused(shop: Shop) -> None:
 
 
 async def test_a_disabled_key_is_refused_though_it_was_good_a_moment_ago(shop: Shop) -> None:
-    created = create_key(shop.books.database, shop.books.account_id)
+    created = create_key(shop.customer.database, shop.customer.account_id)
     assert (await shop.ask(created.secret)).status_code == 200
-    disable_key(shop.books.database, created.key.id)
+    disable_key(shop.customer.database, created.key.id)
     await shop.assert_refused(created.secret, 401, BLOCKED_KEY[shop.speaker.name])
 
 
 async def test_an_expired_key_is_refused(shop: Shop) -> None:
     expired_at = time.time_ns() // 1_000_000 - 60_000
-    key = shop.books.new_key(KeyRules(expires_at=expired_at))
+    key = shop.customer.new_key(KeyRules(expires_at=expired_at))
     if shop.speaker.name != "infermatic":
         await shop.assert_refused(key, 401, INVALID_KEY[shop.speaker.name])
         return
@@ -114,7 +114,7 @@ async def test_an_expired_key_is_refused(shop: Shop) -> None:
 
 async def test_who_has_used_up_what_was_paid_in_is_told_so(shop: Shop) -> None:
     # Hello: at most 5 tokens of at least 5 prompt tokens.
-    key = shop.books.new_key(KeyRules(budget=1))
+    key = shop.customer.new_key(KeyRules(budget=1))
     if shop.speaker.name != "infermatic":
         await shop.assert_refused(key, 402, OUT_OF_BALANCE[shop.speaker.name], max_tokens=5)
         return
@@ -131,19 +131,19 @@ async def test_a_key_for_other_dialects_is_refused(shop: Shop) -> None:
         "infermatic": infermatic(f"Authentication Error, {message}", "auth_error", 403),
         "empower": empower(message, "permission_error", "permission_denied"),
     }.get(shop.speaker.name, {"detail": message})
-    await shop.assert_refused(shop.books.new_key(KeyRules(dialects=(other,))), 403, document)
+    await shop.assert_refused(shop.customer.new_key(KeyRules(dialects=(other,))), 403, document)
 
 
 async def test_a_model_that_the_key_is_not_for_is_answered_like_an_unknown_one(shop: Shop) -> None:
-    key = shop.books.new_key(KeyRules(models=("other",)))
+    key = shop.customer.new_key(KeyRules(models=("other",)))
     refused = await shop.ask(key)
-    unknown = await shop.ask(shop.books.new_key(), model="nowhere")
+    unknown = await shop.ask(shop.customer.new_key(), model="nowhere")
     assert refused.status_code == unknown.status_code == shop.speaker.unknown_model_status
     assert refused.text == unknown.text.replace("nowhere", "echo")
 
 
 async def test_more_requests_than_a_minute_may_have_are_told_when_to_come_back(shop: Shop) -> None:
-    key = shop.books.new_key(KeyRules(requests_per_minute=1))
+    key = shop.customer.new_key(KeyRules(requests_per_minute=1))
     admitted = await shop.ask(key)
     assert admitted.status_code == 200
     assert limits_of(admitted) == {"limit-requests": "1", "remaining-requests": "0", "reset-requests": "61s"}
@@ -163,7 +163,7 @@ async def test_more_requests_than_a_minute_may_have_are_told_when_to_come_back(s
 
 
 async def test_a_stream_tells_what_is_left_of_the_tokens_too(shop: Shop) -> None:
-    key = shop.books.new_key(KeyRules(tokens_per_minute=1000))
+    key = shop.customer.new_key(KeyRules(tokens_per_minute=1000))
     response = await shop.ask(key, stream=True, max_tokens=5)
     held = len("user: Hello") + 5
     assert limits_of(response) == {
@@ -174,7 +174,7 @@ async def test_a_stream_tells_what_is_left_of_the_tokens_too(shop: Shop) -> None
 
 
 async def test_a_request_for_more_tokens_than_a_minute_may_have_can_never_succeed(shop: Shop) -> None:
-    key = shop.books.new_key(KeyRules(tokens_per_minute=10))
+    key = shop.customer.new_key(KeyRules(tokens_per_minute=10))
     response = await shop.ask(key, max_tokens=100)
     assert response.status_code in (400, 422)
     assert shop.speaker.is_error(response.json())
@@ -182,14 +182,14 @@ async def test_a_request_for_more_tokens_than_a_minute_may_have_can_never_succee
 
 
 async def test_when_the_accounts_do_not_answer_it_is_no_fault_of_the_client(speaker: Speaker, tmp_path: Path) -> None:
-    with sqlite_books(tmp_path, busy_seconds=0.01) as books:
-        key = books.new_key()
+    with sqlite_customer(tmp_path, busy_seconds=0.01) as customer:
+        key = customer.new_key()
         async with (
-            metered_app(books, tmp_path / "journals", patience_seconds=0.1) as app,
+            metered_app(customer, tmp_path / "journals", patience_seconds=0.1) as app,
             client_of(app) as client,
         ):
-            shop = Shop(books, client, speaker)
-            with books.database.write():  # Nobody else can write meanwhile.
+            shop = Shop(customer, client, speaker)
+            with customer.database.write():  # Nobody else can write meanwhile.
                 response = await shop.ask(key)
             assert response.status_code == (429 if speaker.name == "infermatic" else 503)
             assert speaker.is_error(response.json())
@@ -198,7 +198,7 @@ async def test_when_the_accounts_do_not_answer_it_is_no_fault_of_the_client(spea
 
 @pytest.mark.parametrize("body", [[], {"model": "echo"}, {"model": "echo", "top_p": 7}])
 async def test_what_is_wrong_with_the_caller_is_told_before_what_is_wrong_with_the_body(shop: Shop, body: Any) -> None:
-    limited = shop.books.new_key(KeyRules(requests_per_minute=1))
+    limited = shop.customer.new_key(KeyRules(requests_per_minute=1))
     wrong = await shop.ask(limited, body=body)
     assert wrong.status_code in (400, 422)
     assert (await shop.ask(limited)).status_code == 200, "a request that is refused is not counted"
@@ -207,11 +207,11 @@ async def test_what_is_wrong_with_the_caller_is_told_before_what_is_wrong_with_t
 
 
 async def test_scale_charges_the_account_that_is_selected_if_the_key_may_use_it(tmp_path: Path) -> None:
-    with sqlite_books(tmp_path) as books:
-        async with metered_app(books, tmp_path / "journals") as app, client_of(app) as client:
-            headers = {"x-api-key": books.new_key()}
+    with sqlite_customer(tmp_path) as customer:
+        async with metered_app(customer, tmp_path / "journals") as app, client_of(app) as client:
+            headers = {"x-api-key": customer.new_key()}
             body = {"chat_history": [], "prompt": "Hello"}
-            for selected, status in (("acme", 200), (str(books.account_id), 200), ("", 200), ("nobody", 403)):
+            for selected, status in (("acme", 200), (str(customer.account_id), 200), ("", 200), ("nobody", 403)):
                 response = await client.post(
                     "/v4/models/echo/chat-completions", json=body, headers=headers | {"x-selected-account-id": selected}
                 )
@@ -223,9 +223,9 @@ async def test_scale_charges_the_account_that_is_selected_if_the_key_may_use_it(
 
 async def test_lists_and_the_token_counter_know_only_the_models_of_the_key(tmp_path: Path) -> None:
     paths = ("/v1/models", "/empower/api/v1/models", "/api/v1/models", "/v4/models", "/v4/model-deployments")
-    with sqlite_books(tmp_path) as books:
-        some, none = books.new_key(KeyRules(models=("echo",))), books.new_key(KeyRules(models=("other",)))
-        async with metered_app(books, tmp_path / "journals") as app, client_of(app) as client:
+    with sqlite_customer(tmp_path) as customer:
+        some, none = customer.new_key(KeyRules(models=("echo",))), customer.new_key(KeyRules(models=("other",)))
+        async with metered_app(customer, tmp_path / "journals") as app, client_of(app) as client:
             for key, length in ((some, 1), (none, 0)):
                 headers = {"authorization": f"Bearer {key}"}
                 for path in paths:

@@ -3,12 +3,13 @@
 import asyncio
 import json
 
-from starlette.types import Message, Scope
+from starlette.types import Scope
 
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.server.app import build_app
+from tests.support.connections import Client
 
 TICK = 0.01
 """Seconds of silence after which a comment is sent."""
@@ -20,33 +21,6 @@ SCOPE: Scope = {
     "headers": [],
     "query_string": b"",
 }
-
-
-class Client:
-    """The server's side of a connection: what it gives the app, and what it was sent."""
-
-    def __init__(self, body: bytes, *, hangs_up: bool = False, last_write_takes: float = 0.0) -> None:
-        self.sent: list[Message] = []
-        self.gone = asyncio.Event()
-        self._incoming: list[Message] = [{"type": "http.request", "body": body, "more_body": hangs_up}]
-        self._hangs_up = hangs_up
-        self._last_write_takes = last_write_takes
-
-    async def receive(self) -> Message:
-        if self._incoming:
-            return self._incoming.pop()
-        if not self._hangs_up:
-            await self.gone.wait()
-        return {"type": "http.disconnect"}
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.body" and not message.get("more_body"):
-            await asyncio.wait({asyncio.create_task(self.gone.wait())}, timeout=self._last_write_takes)
-        self.sent.append(message)
-
-    @property
-    def bodies(self) -> list[bytes]:
-        return [message["body"] for message in self.sent if message["type"] == "http.response.body"]
 
 
 async def exchange(client: Client) -> None:

@@ -12,7 +12,7 @@ from dragoman.core.errors import Limited, Unauthenticated
 from dragoman.core.service import Caller
 from dragoman.gateway.guesses import MOST_GUESSES, PAUSE_SECONDS, Guesses
 from tests.support.apps import KEY, client_of, echo_app
-from tests.support.metered import Books, metered_app, sqlite_books
+from tests.support.metered import Customer, metered_app, sqlite_customer
 
 WRONG = Unauthenticated("unknown", "sk-wrong")
 
@@ -63,9 +63,9 @@ async def test_of_too_many_addresses_those_are_forgotten_that_guessed_longest_ag
 
 
 @pytest.fixture
-async def books(tmp_path: Path) -> AsyncIterator[Books]:
-    with sqlite_books(tmp_path) as books:
-        yield books
+async def customer(tmp_path: Path) -> AsyncIterator[Customer]:
+    with sqlite_customer(tmp_path) as customer:
+        yield customer
 
 
 async def models(client: httpx.AsyncClient, key: str, address: str = "") -> int:
@@ -73,9 +73,9 @@ async def models(client: httpx.AsyncClient, key: str, address: str = "") -> int:
     return (await client.get("/v1/models", headers=headers)).status_code
 
 
-async def test_50_guesses_a_second_are_slowed_and_nobody_else_is(books: Books, tmp_path: Path) -> None:
-    key = books.new_key()
-    async with metered_app(books, tmp_path / "j", proxies=["127.0.0.1"]) as app, client_of(app) as client:
+async def test_50_guesses_a_second_are_slowed_and_nobody_else_is(customer: Customer, tmp_path: Path) -> None:
+    key = customer.new_key()
+    async with metered_app(customer, tmp_path / "j", proxies=["127.0.0.1"]) as app, client_of(app) as client:
         guessing = [asyncio.create_task(models(client, f"sk-guess-{n}", "10.0.0.1")) for n in range(50)]
         began = time.monotonic()
         # Neither a good key of the same address nor a wrong one of another waits.

@@ -5,7 +5,7 @@ from dragoman.gateway.access import Order
 from dragoman.gateway.accounts import AccountsOptions
 from dragoman.gateway.keys import FREE_OF_CHARGE
 from dragoman.gateway.recording import RecordingKeyRing
-from tests.support.metered import sqlite_books
+from tests.support.metered import sqlite_customer
 
 
 def order(number: int) -> Order:
@@ -13,11 +13,11 @@ def order(number: int) -> Order:
 
 
 async def test_a_database_that_does_not_answer_stops_no_request(tmp_path: Path) -> None:
-    with sqlite_books(tmp_path, busy_seconds=0.01) as books:
-        ring = RecordingKeyRing((), AccountsOptions(books.database, tmp_path / "journals", patience_seconds=0.05))
+    with sqlite_customer(tmp_path, busy_seconds=0.01) as customer:
+        ring = RecordingKeyRing((), AccountsOptions(customer.database, tmp_path / "journals", patience_seconds=0.05))
         async with ring.opened():
-            with books.database.write():
+            with customer.database.write():
                 assert await ring.admit(order(1)) is FREE_OF_CHARGE
             (await ring.admit(order(2))).settle("finished")
-        assert [used.request_id[-1] for used in books.usage if used.result == "finished"] == ["2"]
-        books.assert_settled()
+        assert [used.request_id[-1] for used in customer.usage if used.result == "finished"] == ["2"]
+        customer.assert_settled()

@@ -16,7 +16,7 @@ from dragoman.accounts.database import Database
 from dragoman.accounts.keys import KeyRules, disable_key
 from dragoman.accounts.opening import open_accounts
 from dragoman.accounts.usage import list_days
-from tests.support.metered import Books, sqlite_books
+from tests.support.metered import Customer, sqlite_customer
 from tests.support.server import RunningServer, running_server
 from tests.support.streaming_clients import StreamingClients, assert_all_paid
 
@@ -25,19 +25,18 @@ WORKERS = 4
 
 
 @pytest.fixture(scope="module")
-def books(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Books]:
-    with sqlite_books(tmp_path_factory.mktemp("accounts")) as books:
-        yield books
+def customer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Customer]:
+    with sqlite_customer(tmp_path_factory.mktemp("accounts")) as customer:
+        yield customer
 
 
-def environment_of(books: Books, **more: str) -> dict[str, str]:
-    url = books.database.engine.url.render_as_string(hide_password=False)
-    return {"DRAGOMAN_ACCOUNTS_DATABASE": url, **more}
+def environment_of(customer: Customer, **more: str) -> dict[str, str]:
+    return {"DRAGOMAN_ACCOUNTS_DATABASE": customer.url, **more}
 
 
 @pytest.fixture(scope="module")
-def server(books: Books) -> Iterator[RunningServer]:
-    with running_server("echo", "--workers", str(WORKERS), environment=environment_of(books)) as server:
+def server(customer: Customer) -> Iterator[RunningServer]:
+    with running_server("echo", "--workers", str(WORKERS), environment=environment_of(customer)) as server:
         yield server
 
 
@@ -61,48 +60,48 @@ async def statuses(url: str, key: str, requests: int) -> Counter[int]:
         return Counter(await asyncio.gather(*(ask() for _ in range(requests))))
 
 
-async def test_100_requests_a_minute_are_100_across_all_workers(server: RunningServer, books: Books) -> None:
-    key = books.new_key(KeyRules(requests_per_minute=100))
+async def test_100_requests_a_minute_are_100_across_all_workers(server: RunningServer, customer: Customer) -> None:
+    key = customer.new_key(KeyRules(requests_per_minute=100))
     assert await statuses(server.url, key, 240) == {200: 100, 429: 140}
 
 
-async def test_a_revoked_key_stops_working_in_every_worker_at_once(server: RunningServer, books: Books) -> None:
-    key = books.new_key()
+async def test_a_revoked_key_stops_working_in_every_worker_at_once(server: RunningServer, customer: Customer) -> None:
+    key = customer.new_key()
     assert await statuses(server.url, key, 100) == {200: 100}
-    disable_key(books.database, books.keys[-1].id)
+    disable_key(customer.database, customer.keys[-1].id)
     assert await statuses(server.url, key, 100) == {401: 100}
 
 
 async def test_a_killed_worker_is_replaced_and_its_requests_are_paid(tmp_path: Path) -> None:
-    with sqlite_books(tmp_path) as books:
-        environment = environment_of(books, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
+    with sqlite_customer(tmp_path) as customer:
+        environment = environment_of(customer, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
         with running_server("echo", "--workers", "2", environment=environment) as server:
-            async with StreamingClients(server.url, books.new_key(), clients=8, seed=2) as clients:
+            async with StreamingClients(server.url, customer.new_key(), clients=8, seed=2) as clients:
                 for _ in range(3):
                     await clients.receive(100)
                     os.kill(server.children(WORKER)[0], signal.SIGKILL)
                 await clients.receive(500)
             assert await asyncio.to_thread(server.stop) == 0
         # The last one may have been told to stop before it had begun; then the next start settles.
-        async with open_accounts(books.database, tmp_path / "accounts.db.journals"):
-            assert_all_paid(books, clients)
+        async with open_accounts(customer.database, tmp_path / "accounts.db.journals"):
+            assert_all_paid(customer, clients)
         assert list(tmp_path.joinpath("accounts.db.journals").glob("*.journal-1")) == []
 
 
 async def test_answers_that_are_cut_when_the_server_ends_are_paid(tmp_path: Path) -> None:
-    with sqlite_books(tmp_path) as books:
+    with sqlite_customer(tmp_path) as customer:
         slow = {"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "5", "DRAGOMAN_DRAIN_SECONDS": "1"}
-        with running_server("echo", environment=environment_of(books, **slow)) as server:
-            async with StreamingClients(server.url, books.new_key(), clients=4, seed=3) as clients:
+        with running_server("echo", environment=environment_of(customer, **slow)) as server:
+            async with StreamingClients(server.url, customer.new_key(), clients=4, seed=3) as clients:
                 await clients.receive(4)
                 assert await asyncio.to_thread(server.stop) == 0
-        assert_all_paid(books, clients)
+        assert_all_paid(customer, clients)
 
 
 async def test_no_key_and_no_database_is_in_a_log_or_in_an_argument(tmp_path: Path) -> None:
-    with sqlite_books(tmp_path) as books, tmp_path.joinpath("errors").open("w+") as errors:
-        secrets = [books.new_key(), "sk-nobodys-0123456789abcdef", "malformed-0123456789abcdef"]
-        environment = environment_of(books, DRAGOMAN_LOG_LEVEL="debug")
+    with sqlite_customer(tmp_path) as customer, tmp_path.joinpath("errors").open("w+") as errors:
+        secrets = [customer.new_key(), "sk-nobodys-0123456789abcdef", "malformed-0123456789abcdef"]
+        environment = environment_of(customer, DRAGOMAN_LOG_LEVEL="debug")
         with running_server("echo", environment=environment, errors=errors) as server:
             for key in secrets:
                 await statuses(server.url, key, 2)

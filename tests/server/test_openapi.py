@@ -8,11 +8,13 @@ import jsonschema
 import pytest
 from starlette.routing import Route
 
+from dragoman.server import admin
 from dragoman.server.app import DIALECTS
 from dragoman.server.app import OPERATIONS as BY_DIALECT
 from dragoman.server.openapi import document, example_body
 from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.apps import client_of, echo_app
+from tests.support.books import ADMIN_KEY, books_at, open_till
 from tests.support.tiny_llama import write_adapter
 
 DOCUMENT = document(BY_DIALECT, "echo")
@@ -45,6 +47,33 @@ def test_every_route_that_answers_something_is_documented_and_nothing_else() -> 
     assert served == {(operation.method, operation.path) for _, operation in OPERATIONS}
 
 
+def test_the_admin_api_is_documented_where_it_is_served_and_only_there(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/accounts.db"
+    with open_till(url), books_at(url, tmp_path) as books:
+        for app in (echo_app(books=books), echo_app(admin_keys={ADMIN_KEY: "ada"})):
+            assert not any("/admin" in str(route) for route in app.routes)
+        app = echo_app(books=books, admin_keys={ADMIN_KEY: "ada"})
+        served = {
+            (method, route.path)
+            for route in app.routes
+            if isinstance(route, Route) and route.path.startswith("/admin")
+            for method in (route.methods or set()) - {"HEAD"}
+        }
+    assert served == {(operation.method, operation.path) for operation in admin.OPERATIONS}
+    described = document({**BY_DIALECT, "admin": admin.OPERATIONS}, "echo")
+    names = [operation["operationId"] for path in described["paths"].values() for operation in path.values()]
+    assert len(names) == len(set(names)) == len(OPERATIONS) + len(served)
+
+
+def test_the_idempotency_key_is_documented_where_answers_are_kept() -> None:
+    kept = document(BY_DIALECT, "echo", keeps_answers=True)["paths"]
+    for _, operation in OPERATIONS:
+        told, untold = (each[operation.path][operation.method.lower()] for each in (kept, DOCUMENT["paths"]))
+        generates = operation.chunk is not None
+        assert ("Idempotency-Key" in str(told["parameters"]), "409" in told["responses"]) == (generates, generates)
+        assert "Idempotency-Key" not in str(untold)
+
+
 def test_every_dialect_is_a_tag_and_every_operation_has_a_name_of_its_own() -> None:
     assert {tag["name"] for tag in DOCUMENT["tags"]} == set(DIALECTS)
     names = [operation["operationId"] for path in DOCUMENT["paths"].values() for operation in path.values()]
@@ -63,9 +92,12 @@ async def test_each_example_is_answered_as_the_document_says(operation: Any, tmp
 
 
 @pytest.mark.parametrize("operation", LOOKUPS, ids=lambda operation: f"{operation.method} {operation.path}")
-async def test_each_lookup_is_answered_as_the_document_says(operation: Any) -> None:
-    async with client_of(echo_app()) as client:
-        response = await client.get(re.sub(r"\{\w+\}", "echo", operation.path))
+async def test_each_lookup_is_answered_as_the_document_says(operation: Any, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/accounts.db"
+    with open_till(url) as till, books_at(url, tmp_path) as books:
+        till.settle(till.admit().request_id)
+        async with books.opened(), client_of(echo_app(books=books), key=till.secret) as client:
+            response = await client.get(re.sub(r"\{\w+\}", "echo", operation.path))
         assert response.status_code == 200, response.text
         fits(schema_of(operation.path, "GET", 200), response.json())
 

@@ -113,7 +113,7 @@ def test_variables_reach_into_tables(folder: Path) -> None:
     assert settings.echo.tokens_per_second == 50
 
 
-TABLES = ("deployments", "adapters", "keys", "hosts", "proxies")
+TABLES = ("deployments", "adapters", "keys", "admin.keys", "hosts", "proxies")
 PLAIN_SETTINGS = {key: default for key, default in ALL_SETTINGS.items() if key not in TABLES}
 """Those that fit into a variable; the others stand in the file alone."""
 
@@ -158,10 +158,31 @@ def test_seconds_are_finite(folder: Path, number: str) -> None:
     assert complaint(f"drain_seconds = {number}").startswith("settings.toml: drain_seconds must be a")
 
 
+def test_a_key_of_the_admin_api_is_written_out_or_as_its_digest(folder: Path) -> None:
+    digest = "0123456789abcdef" * 4
+    path = folder / "settings.toml"
+    path.write_text(
+        '[[admin.keys]]\nname = "ada"\nkey = "sk-0123456789abcdef"\n'
+        f'[[admin.keys]]\nname = "bob"\nsha256 = "{digest}"\n'
+    )
+    ada, bob = load_settings(path, {}, {}).admin.keys
+    assert (ada.name, ada.key, bob.sha256) == ("ada", "sk-0123456789abcdef", digest)
+
+
+@pytest.mark.parametrize(
+    "secret",
+    ['key = "too short"', 'sha256 = "not-a-digest"', "", f'key = "sk-0123456789abcdef"\nsha256 = "{"0" * 64}"'],
+)
+def test_a_wrong_key_of_the_admin_api_is_refused_without_showing_it(folder: Path, secret: str) -> None:
+    text = complaint(f'[[admin.keys]]\nname = "ada"\n{secret}\n')
+    assert text.startswith("settings.toml: admin.keys: expected ")
+    assert not any(hidden in text for hidden in ("too short", "not-a-digest", "sk-0123"))
+
+
 def test_an_unknown_key_is_answered_with_the_likely_and_the_allowed_ones(folder: Path) -> None:
     text = complaint("prot = 1")
     assert text.startswith("settings.toml: unknown key prot; did you mean port? Allowed here: model, host, port,")
-    assert text.endswith("engine, echo")
+    assert text.endswith("accounts, admin, engine, echo")
 
 
 def test_an_unknown_key_in_a_table_is_answered_with_the_keys_of_that_table(folder: Path) -> None:

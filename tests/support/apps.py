@@ -1,7 +1,7 @@
 """The whole app in this process, in front of echo engines."""
 
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
@@ -11,10 +11,10 @@ from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
-from dragoman.gateway.access import Access
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing
 from dragoman.server.app import App, build_app
+from dragoman.server.books import Books
 from dragoman.server.settings import DialectName
 
 KEY = "sk-0123456789abcdef"
@@ -28,23 +28,31 @@ def echo_app(
     engine: Engine | None = None,
     proxies: Sequence[str] = (),
     adapter_folder: Path | None = None,
-    access: Access | None = None,
+    books: Books | None = None,
+    admin_keys: Mapping[str, str] | None = None,
 ) -> App:
-    """The app over one deployment, `echo`, also called `acme/parrot`."""
+    """The app over one deployment, `echo`, also called `acme/parrot`. `admin_keys` come with their labels.
+
+    Its keys are `keys`, or where there are `books` those of their accounts.
+    """
     catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
     options = ExchangeOptions(LARGEST_BODY, keep_alive_seconds=15, proxies=frozenset(proxies))
     return build_app(
         catalog,
         options,
         metrics_directory=None,
-        access=access or KeyRing(map(key_digest, keys)),
+        keys=KeyRing(map(key_digest, keys)),
         hosts=hosts or {},
         store=LocalAdapterStore(adapter_folder, downloads=False),
+        books=books,
+        admin_keys=KeyRing({key_digest(key): label for key, label in (admin_keys or {}).items()}),
     )
 
 
 @contextlib.asynccontextmanager
-async def client_of(app: App, host: str = "server") -> AsyncGenerator[httpx.AsyncClient]:
-    """A client of the app, under one of its host names."""
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=f"http://{host}") as client:
+async def client_of(app: App, host: str = "server", *, key: str | None = None) -> AsyncGenerator[httpx.AsyncClient]:
+    """A client of the app, under one of its host names; with a key if there is one."""
+    headers = {} if key is None else {"authorization": f"Bearer {key}"}
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=headers) as client:
         yield client

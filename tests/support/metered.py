@@ -12,8 +12,9 @@ from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.prices import set_price
 from dragoman.accounts.usage import Usage, list_usage
 from dragoman.engines.base import Engine
-from dragoman.gateway.accounts import AccountAccess, AccountsOptions
+from dragoman.gateway.accounts import AccountsOptions
 from dragoman.server.app import App
+from dragoman.server.books import Books
 from tests.support.apps import echo_app
 
 MODEL = "echo"
@@ -21,8 +22,8 @@ PROMPT_PRICE, CACHED_PRICE, COMPLETION_PRICE = 10, 4, 30
 PLENTY = 10**12
 
 
-class Books:
-    """One account and a price for the model."""
+class Customer:
+    """One account and a price for the model, where clients buy from the app."""
 
     def __init__(self, database: Database, balance: int = PLENTY) -> None:
         self.database = database
@@ -30,6 +31,11 @@ class Books:
         if balance:
             deposit(database, self.account_id, balance)
         set_price(database, MODEL, PROMPT_PRICE, COMPLETION_PRICE, cached=CACHED_PRICE)
+
+    @property
+    def url(self) -> str:
+        """Of the database, for further handles to it."""
+        return self.database.engine.url.render_as_string(hide_password=False)
 
     def new_key(self, rules: KeyRules | None = None) -> str:
         """The secret of a new key."""
@@ -61,17 +67,17 @@ def cost(prompt: int, completion: int, cached: int = 0) -> int:
 
 
 @contextlib.contextmanager
-def sqlite_books(folder: Path, balance: int = PLENTY, *, busy_seconds: float = 5) -> Iterator[Books]:
-    """Books in a new file."""
+def sqlite_customer(folder: Path, balance: int = PLENTY, *, busy_seconds: float = 5) -> Iterator[Customer]:
+    """A customer in a new file."""
     database = Database(f"sqlite:///{folder}/accounts.db", busy_seconds=busy_seconds)
     upgrade(database)
-    yield Books(database, balance)
+    yield Customer(database, balance)
     database.close()
 
 
 @contextlib.asynccontextmanager
 async def metered_app(
-    books: Books,
+    customer: Customer,
     journals: Path,
     *,
     engine: Engine | None = None,
@@ -79,7 +85,7 @@ async def metered_app(
     patience_seconds: float = 30,
     proxies: Sequence[str] = (),
 ) -> AsyncIterator[App]:
-    """The app over the books; at the end all that was asked of it is settled."""
-    access = AccountAccess(AccountsOptions(books.database, journals, hold_cap, patience_seconds))
-    async with access.opened():
-        yield echo_app(access=access, engine=engine, proxies=proxies)
+    """The app, over the database that the customer is in; at the end all that was asked of it is settled."""
+    books = Books(AccountsOptions(customer.database, journals, hold_cap, patience_seconds))
+    async with books.opened():
+        yield echo_app(books=books, engine=engine, proxies=proxies)

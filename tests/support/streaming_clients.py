@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import aiohttp
 
-from tests.support.metered import Books, cost
+from tests.support.metered import Customer, cost
 
 _PATH = "/v1/completions"
 _ANSWER = "abcdefghijklmnopqrstuvwxyz"
@@ -80,16 +80,16 @@ class StreamingClients:
                 self._count(request_id, sum(map(len, _texts(line))))
 
 
-def assert_all_paid(books: Books, clients: StreamingClients) -> None:
+def assert_all_paid(customer: Customer, clients: StreamingClients) -> None:
     """Nothing is held any more, no request was charged twice, and every token that was delivered is paid."""
-    books.assert_settled()
-    by_id = {used.request_id: used for used in books.usage}
-    assert len(by_id) == len(books.usage)
+    customer.assert_settled()
+    by_id = {used.request_id: used for used in customer.usage}
+    assert len(by_id) == len(customer.usage)
     for request_id, tokens in clients.delivered.items():
         used = by_id[request_id]
         assert used.completion_tokens >= tokens
         assert used.completion_tokens == tokens or request_id not in clients.complete
-    for used in books.usage:
+    for used in customer.usage:
         assert used.charge == cost(used.prompt_tokens, used.completion_tokens)
         assert used.prompt_tokens or not used.completion_tokens
 

@@ -3,10 +3,11 @@
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dragoman.accounts.database import Database
+from dragoman.accounts.identifiers import MOST_DIGITS
 from dragoman.accounts.money import checked, formatted
 from dragoman.accounts.tables import accounts, movements
 
@@ -71,9 +72,10 @@ def create_account(database: Database, name: str, currency: str = DEFAULT_CURREN
 
 def find_account(database: Database, account: str) -> Account:
     """The account with this number or name. Raises AccountNotFound."""
-    with database.read() as connection:
-        wanted = accounts.c.id == int(account) if account.isdecimal() else accounts.c.name == account
-        row = connection.execute(select(accounts).where(wanted)).one_or_none()
+    row = None
+    if wanted := _numbered_or_named(account):
+        with database.read() as connection:
+            row = connection.execute(select(accounts).where(*wanted)).one_or_none()
     if row is None:
         raise AccountNotFound(f"There is no account {account!r}")
     return _account(row)
@@ -137,6 +139,13 @@ def get_account(connection: Connection, account_id: int, *, lock: bool = False) 
 
 
 _DEPOSIT = [movements.c[name] for name in ("id", "account_id", "at", "deposits", "reference", "note")]
+
+
+def _numbered_or_named(account: str) -> list[ColumnElement[bool]]:
+    """The condition on the row; none for numbers and names that the database could not hold."""
+    if account.isdecimal():
+        return [accounts.c.id == int(account)] if len(account) <= MOST_DIGITS else []
+    return [accounts.c.name == account] if "\0" not in account else []
 
 
 def _booked(connection: Connection, reference: str) -> Deposit | None:

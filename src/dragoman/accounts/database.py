@@ -8,6 +8,7 @@ would cost as much again as SQLite itself.
 import contextlib
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -74,6 +75,7 @@ class Database:
         """
         self._clock = clock or SystemClock()
         self._busy_seconds = busy_seconds
+        self._under_way = threading.local()
         self.engine = _engine(url, busy_seconds)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
 
@@ -97,11 +99,22 @@ class Database:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction, committed at the end of the block unless that raises; it then survives a loss of power."""
+        """A transaction, committed at the end of the block unless that raises; it then survives a loss of power.
+
+        Within the block, further ones of the same thread are part of it.
+        """
+        joined = getattr(self._under_way, "connection", None)
+        if joined is not None:
+            yield joined
+            return
         with self.engine.connect() as connection:
             connection = connection.execution_options(writes=True)
-            with connection.begin():
-                yield connection
+            self._under_way.connection = connection
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                del self._under_way.connection
 
     def now(self, connection: Connection) -> Instant:
         """The time by which everything in the database is dated."""
@@ -256,13 +269,15 @@ def _engine(url: str, busy_seconds: float) -> Engine:
             parsed.set(drivername="postgresql+psycopg"),
             paramstyle="format",
             pool_pre_ping=True,
+            hide_parameters=True,
             connect_args=_POSTGRESQL_ARGUMENTS,
         )
     raise InvalidDatabaseUrl(f"Not a database dragoman can use: {kind}; write sqlite:///… or postgresql://…")
 
 
 def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
-    engine = create_engine(url.set(drivername="sqlite"), connect_args={"timeout": busy_seconds})
+    # Errors are logged; what was to be written, answers among it, is not.
+    engine = create_engine(url.set(drivername="sqlite"), hide_parameters=True, connect_args={"timeout": busy_seconds})
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -1,9 +1,12 @@
-"""Names for keys and processes."""
+"""Names for keys and processes, and the numbers of rows."""
 
 import hashlib
 import secrets
 
 KEY_PREFIX = "sk-"
+
+MOST_DIGITS = 18
+"""Longer numbers are no row's: the database counts in 64 bits."""
 
 
 def new_key() -> str:

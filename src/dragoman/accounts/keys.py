@@ -122,10 +122,10 @@ def enable_key(database: Database, key_id: int) -> Key:
     return _set_disabled(database, key_id, disabled=False)
 
 
-def get_key(database: Database, key_id: int) -> Key:
-    """The key with this number. Raises KeyNotFound."""
-    with database.read() as connection:
-        return _get(connection, key_id)
+def get_key(database: Database, key_id: int, *, lock: bool = False) -> Key:
+    """The key with this number; within a transaction that writes, `lock` keeps it as it is. Raises KeyNotFound."""
+    with database.write() if lock else database.read() as connection:
+        return _get(connection, key_id, lock=lock)
 
 
 def list_keys(database: Database, *, account_id: int | None = None, after: int = 0, limit: int = 100) -> list[Key]:
@@ -178,8 +178,9 @@ def _accounts(connection: Connection, key_id: int) -> tuple[int, ...]:
     return tuple(connection.execute(query.order_by(key_accounts.c.account_id)).scalars())
 
 
-def _get(connection: Connection, key_id: int) -> Key:
-    row = connection.execute(select(keys).where(keys.c.id == key_id)).one_or_none()
+def _get(connection: Connection, key_id: int, *, lock: bool = False) -> Key:
+    query = select(keys).where(keys.c.id == key_id)
+    row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
         raise KeyNotFound(f"There is no key {key_id}")
     return _key(row, _accounts(connection, key_id))

@@ -41,6 +41,14 @@ def parsed(text: str) -> int:
     return checked(int(nano))
 
 
+def parsed_per_million(text: str) -> int:
+    """A price per token in nano-units, from one that a person wrote in units for a million. Raises InvalidAmount."""
+    price, rest = divmod(parsed(text), 1_000_000)
+    if rest:
+        raise InvalidAmount(f"{text!r} for a million tokens has more than three digits after the point")
+    return price
+
+
 def formatted(amount: int) -> str:
     """The amount in units with all digits it needs, at least two after the point."""
     units, nano = divmod(abs(amount), NANO)

@@ -32,15 +32,17 @@ async def open_accounts(
     database: Database,
     journals: Path,
     *,
+    process_id: int | None = None,
     most_waiting: int = MOST_WAITING,
     patience_seconds: float = PATIENCE_SECONDS,
 ) -> AsyncIterator[Accounts]:
     """This process's part of the accounts, after what dead processes left open is settled.
 
-    `journals` is a folder on this machine, the same for all its processes that use the database. Raises
-    DatabaseOutdated, DatabaseTooNew, what database.failures names, and OSError for the folder.
+    `journals` is a folder on this machine, the same for all its processes that use the database. `process_id`
+    is what others are told of this process; None: a new one. Raises DatabaseOutdated, DatabaseTooNew, what
+    database.failures names, and OSError for the folder.
     """
-    process_id = new_process_id()
+    process_id = new_process_id() if process_id is None else process_id
     folder = JournalFolder(journals)
     recovery = Recovery(database, folder, process_id)
     await asyncio.to_thread(require_current, database)

@@ -4,7 +4,7 @@ Amounts are nano-units; times (`…_at`, `valid_from`) are milliseconds since 19
 All integers have 64 bits.
 """
 
-from sqlalchemy import BigInteger, Column, MetaData, String, Table
+from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, String, Table
 
 metadata = MetaData()
 
@@ -157,6 +157,34 @@ rate_buckets = Table(
     Column("tokens", BigInteger, nullable=False),
 )
 """What was admitted in each second of the last minute, for keys with a limit per minute; see limits.py."""
+
+idempotent_requests = Table(
+    "idempotent_requests",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("fingerprint", String, nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("process_id", BigInteger, nullable=False),
+    Column("claimed_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("status", BigInteger),
+    Column("headers", String),
+    Column("body", LargeBinary),
+)
+"""A row for each Idempotency-Key of a caller. It runs until `ended_at`; ended without a status, its answer was too
+large to be kept. `headers` are a JSON list of pairs."""
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("details", String, nullable=False),
+)
+"""What people changed, a row in the same transaction; rows are only ever added. `details` is a JSON object."""
 
 schema_migrations = Table(
     "schema_migrations",

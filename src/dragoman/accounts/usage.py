@@ -1,9 +1,9 @@
 """Looking back: settled requests one by one, and sums by day."""
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Select, Table, func, select
+from sqlalchemy import ColumnElement, Select, Table, func, select
 
 from dragoman.accounts.batch import DAY_MILLISECONDS
 from dragoman.accounts.database import Database
@@ -67,6 +67,21 @@ class UsageTotals(msgspec.Struct, frozen=True):
     models: int
     """How many different ones."""
     keys: int
+    first_day: int | None
+    """The earliest with any requests; None: there are none."""
+    last_day: int | None
+
+
+class UsageSum(msgspec.Struct, frozen=True):
+    """The requests of one day, model or key."""
+
+    of: int | str
+    """The day in days since 1970 (UTC), the model, or the key's id; 0: nobody's."""
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    charge: int
 
 
 def day_of(milliseconds: int) -> int:
@@ -111,12 +126,28 @@ def list_days(
 def total_usage(database: Database, wanted: UsageFilter | None = None) -> UsageTotals:
     """The sums of all days."""
     column = daily_usage.c
-    names = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
-    sums = [func.coalesce(func.sum(column[name]), 0) for name in names]
+    sums = [func.coalesce(each, 0) for each in _sums()]
     counts = [func.count(column[name].distinct()) for name in ("model", "key_id")]
+    days = [func.min(column.day), func.max(column.day)]
     with database.read() as connection:
-        row = connection.execute(_days(select(*sums, *counts), wanted or UsageFilter())).one()
-    return UsageTotals(*map(int, row))
+        row = connection.execute(_days(select(*sums, *counts, *days), wanted or UsageFilter())).one()
+    return UsageTotals(*map(int, row[:7]), *row[7:])
+
+
+def sum_usage(
+    database: Database, by: Literal["day", "model", "key_id"], wanted: UsageFilter | None = None, *, limit: int = 100
+) -> list[UsageSum]:
+    """Up to `limit` sums: of days the latest first, of models and keys those first that were charged most."""
+    column = daily_usage.c[by]
+    order = column.desc() if by == "day" else func.sum(daily_usage.c.charge).desc()
+    query = _days(select(column, *_sums()), wanted or UsageFilter()).group_by(column).order_by(order, column)
+    with database.read() as connection:
+        return [UsageSum(row[0], *map(int, row[1:])) for row in connection.execute(query.limit(limit))]
+
+
+def _sums() -> list[ColumnElement[int]]:
+    names = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
+    return [func.sum(daily_usage.c[name]) for name in names]
 
 
 def _narrowed(query: Select[Any], table: Table, wanted: UsageFilter) -> Select[Any]:

@@ -5,9 +5,12 @@ from typing import Annotated
 import typer
 
 from dragoman import __version__
+from dragoman.cli import accounts, db, keys, prices
 from dragoman.cli.chat import chat
+from dragoman.cli.deposit import deposit
 from dragoman.cli.models import models
 from dragoman.cli.serve import serve
+from dragoman.cli.usage import usage
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,6 +21,13 @@ app = typer.Typer(
 app.command()(serve)
 app.command()(models)
 app.command()(chat)
+app.add_typer(accounts.app, name="accounts")
+# An amount that is paid out begins as options do.
+app.command(context_settings={"ignore_unknown_options": True})(deposit)
+app.add_typer(keys.app, name="keys")
+app.add_typer(prices.app, name="prices")
+app.command()(usage)
+app.add_typer(db.app, name="db")
 
 
 def _show_version(wanted: bool) -> None:

@@ -11,6 +11,8 @@ DragomanError
 ├── OutOfBalance          what it may cost is more than is left to spend
 ├── ModelNotFound         no deployment has this name, or the key may not use it
 ├── BodyTooLarge          the HTTP body is over the configured limit
+├── IdempotencyConflict   the Idempotency-Key cannot stand for this request
+├── NoAccount             what is asked for is told of an account, and the caller has none
 ├── Limited               the key's own limits: a later try may succeed; says when
 │   ├── RateLimited       requests or tokens per minute
 │   └── TooManyRunning    requests at the same time
@@ -162,6 +164,14 @@ class BodyTooLarge(DragomanError):
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"Request body is larger than {limit_bytes} bytes")
         self.limit_bytes = limit_bytes
+
+
+class IdempotencyConflict(DragomanError):
+    """The Idempotency-Key stands for another request, or for one whose answer cannot be given again."""
+
+
+class NoAccount(DragomanError):
+    """What is asked for is told of an account, and the caller has none."""
 
 
 class Overloaded(DragomanError):

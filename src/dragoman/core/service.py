@@ -115,6 +115,64 @@ class GenerationService(VisibleModels, Protocol):
         ...
 
 
+class UsageSpan(msgspec.Struct, frozen=True):
+    """Which of an account's requests. None: whichever. Days are counted since 1970 (UTC)."""
+
+    first_day: int | None = None
+    last_day: int | None = None
+    model: str | None = None
+
+
+class DayOfUsage(msgspec.Struct, frozen=True):
+    """The requests to one model with one key of one account, on one day."""
+
+    day: int
+    account_id: int
+    key_id: int
+    model: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class UsageSummary(msgspec.Struct, frozen=True):
+    """Sums of many days."""
+
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    keys: int
+    models: int
+    first_day: int | None
+    """The first with any requests; None: there are none."""
+    last_day: int | None
+
+
+class AccountUsage(Protocol):
+    """What an account has and has used."""
+
+    @property
+    def balance(self) -> int:
+        """What new requests may use, in nano-units."""
+        ...
+
+    async def days(self, span: UsageSpan, *, limit: int, offset: int) -> list[DayOfUsage]:
+        """Up to `limit` sums, the latest day first, without the first `offset`. Raises Overloaded."""
+        ...
+
+    async def summary(self, span: UsageSpan) -> UsageSummary:
+        """The sums of all days. Raises Overloaded."""
+        ...
+
+
+class AccountedService(GenerationService, Protocol):
+    """The gateway, as a dialect sees it that tells callers what they have used."""
+
+    async def usage_of(self, caller: Caller) -> AccountUsage:
+        """That of the account that pays for the caller's requests. Raises NoAccount where none does."""
+        ...
+
+
 class AdapterService(GenerationService, Protocol):
     """The gateway, as a dialect sees it whose clients may bring adapters."""
 

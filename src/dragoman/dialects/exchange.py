@@ -28,10 +28,12 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.events import Event
+from dragoman.core.idempotency import AnswerBook, Attempt
 from dragoman.core.identifiers import new_request_id
 from dragoman.core.request import GenerationRequest
 from dragoman.core.service import Answering, Caller, GenerationService, VisibleModels
 from dragoman.dialects import sse
+from dragoman.dialects.idempotency import HEADER, Repeatable, Telling, attempt_of
 
 _log = structlog.get_logger(__name__)
 
@@ -94,6 +96,10 @@ class ExchangeOptions(NamedTuple):
     """A stream that was silent for so long carries a comment."""
     proxies: frozenset[str] = frozenset()
     """Addresses whose X-Forwarded-For is believed."""
+    answers: AnswerBook | None = None
+    """Where answers to requests with an Idempotency-Key are kept; None: nowhere, and such requests are refused."""
+    dialect: str = ""
+    """Whose exchanges these are: equal paths of two dialects, on hosts of their own, are not equal requests."""
 
 
 def _no_account(_headers: Headers) -> None:
@@ -119,22 +125,51 @@ class Door(NamedTuple):
         return Caller(request_id, key, _address(request, self.options.proxies), self.read_account(headers))
 
 
-async def respond(request: Request, door: Door, decode: Callable[[bytes, str], Call], errors: ErrorCodec) -> Response:
-    """Answer a request whose body `decode` understands; its second argument is the id for the answer, 32 hex digits."""
+def _as_it_is(response: Response) -> Response:
+    return response
+
+
+async def respond(
+    request: Request,
+    door: Door,
+    decode: Callable[[bytes, str], Call],
+    errors: ErrorCodec,
+    dress: Callable[[Response], Response] = _as_it_is,
+) -> Response:
+    """Answer a request whose body `decode` understands; its second argument is the id for the answer, 32 hex digits.
+
+    `dress` adds to the answer what the dialect has to add.
+    """
     request_id = new_request_id()
     headers = dict.fromkeys(door.id_headers, request_id)
     try:
         caller = door.caller(request, request_id)
         await door.service.recognize(caller)
         try:
-            call = decode(await read_body(request, door), request_id)
+            body = await read_body(request, door)
+            call = decode(body, request_id)
+            attempt = _attempt(request, door, body, caller)
         except DragomanError as error:
             raise await _first_fault(door.service, caller, error) from None
+        if attempt is not None:
+            # An answer that is given again is not admitted, so this is where a key that is good no more is found out.
+            await door.service.visible_to(caller)
     except DragomanError as error:
         return error_response(errors.reply(error), headers)
     except ClientDisconnect:
         return Response()  # nobody is there to read it
-    return _Exchange(door.service, caller, call, errors, headers, door.options.keep_alive_seconds)
+    exchange = _Exchange(door.service, caller, call, errors, headers, door.options.keep_alive_seconds)
+    answers = door.options.answers
+    if attempt is None or answers is None:
+        return dress(exchange)
+    telling = Telling(
+        call.stream,
+        door.options.keep_alive_seconds,
+        refusal=lambda error: error_response(errors.reply(error), headers),
+        frame=errors.frame,
+        headers=headers,
+    )
+    return Repeatable(dress(exchange), lambda: exchange.is_final, answers, attempt, telling)
 
 
 async def guard(
@@ -193,6 +228,12 @@ def _address(request: Request, proxies: frozenset[str]) -> str:
     return address
 
 
+def _attempt(request: Request, door: Door, body: bytes, caller: Caller) -> Attempt | None:
+    if HEADER not in request.headers:
+        return None
+    return attempt_of(request, body, caller, door.options.dialect, kept=door.options.answers is not None)
+
+
 def error_headers(error: DragomanError) -> dict[str, str]:
     """When to come back, and how to bring a key: what most dialects add to an error."""
     match error:
@@ -224,7 +265,11 @@ def error_response(reply: ErrorReply, headers: dict[str, str]) -> Response:
 
 async def read_body(request: Request, door: Door) -> bytes:
     """The whole body. Raises BodyTooLarge, or ClientDisconnect."""
-    limit = door.options.max_body_bytes
+    return await read_limited_body(request, door.options.max_body_bytes)
+
+
+async def read_limited_body(request: Request, limit: int) -> bytes:
+    """The whole body of at most `limit` bytes. Raises BodyTooLarge, or ClientDisconnect."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(limit)
@@ -251,6 +296,8 @@ class _Exchange(Response):
         keep_alive_seconds: float,
     ) -> None:
         super().__init__()
+        self.is_final = False
+        """Whether the same request would get nothing better: it is answered, or refused as it stands."""
         self._service = service
         self._caller = caller
         self._call = call
@@ -284,7 +331,9 @@ class _Exchange(Response):
                     for _ in self._call.machine.feed(event):
                         pass
             response = Response(self._call.machine.collected(), 200, self._own_headers, "application/json")
+            self.is_final = True
         except DragomanError as error:
+            self.is_final = isinstance(error, BadRequest)
             response = error_response(self._errors.reply(self._as_sent(error)), self._own_headers)
         except Exception:  # noqa: BLE001 - the border: a defect of ours is a failed request, not a broken connection
             response = error_response(self._errors.reply(self._defect()), self._own_headers)
@@ -297,6 +346,7 @@ class _Exchange(Response):
                     if frames := b"".join(map(sse.frame, self._call.machine.feed(event))):
                         await self._write(send, frames)
             last = self._call.machine.terminator()
+            self.is_final = True
         except DragomanError as error:
             last = await self._fail(send, self._as_sent(error))
         except Exception:  # noqa: BLE001 - the same border
@@ -319,6 +369,7 @@ class _Exchange(Response):
         """The last bytes of a stream that failed; before its first one, they are an ordinary error response."""
         if self._stream_began:
             return self._errors.frame(error)
+        self.is_final = isinstance(error, BadRequest)
         reply = self._errors.reply(error)
         await self._begin(send, reply.status, {"content-type": "application/json", **reply.headers})
         return reply.body

@@ -1,6 +1,6 @@
 """What a dialect says of its routes for the OpenAPI document; the structs of its wire.py say the rest."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -20,7 +20,7 @@ class Operation(NamedTuple):
     path: str
     """With {parameters}."""
     summary: str
-    answer: type[msgspec.Struct]
+    answer: type[msgspec.Struct] | type[list[Any]]
     error: type[msgspec.Struct]
     errors: tuple[int, ...]
     """Statuses of errors."""

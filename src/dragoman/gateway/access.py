@@ -1,6 +1,5 @@
 """Who may come in, and what becomes of the tokens they use: the seam between the gateway and keys or accounts."""
 
-from contextlib import AbstractAsyncContextManager
 from typing import Literal, NamedTuple, Protocol
 
 from dragoman.core.allowance import Allowances
@@ -11,6 +10,14 @@ Ending = Literal["finished", "disconnected", "failed"]
 """How a request ended. disconnected: its client went away."""
 
 
+class Payer(NamedTuple):
+    """The account that pays for somebody."""
+
+    account_id: int
+    balance: int
+    """What new requests may use, in nano-units."""
+
+
 class Visitor(NamedTuple):
     """Somebody whose key is good."""
 
@@ -18,6 +25,8 @@ class Visitor(NamedTuple):
     """What people call the key; empty if nobody gave it a name."""
     models: frozenset[str] | None = None
     """The models and adapters it may use, by their own names; None: all."""
+    payer: Payer | None = None
+    """None: nothing is paid."""
 
     def may_use(self, model: str) -> bool:
         """Whether the key is for this model."""
@@ -67,10 +76,6 @@ class Access(Protocol):
     @property
     def meters(self) -> bool:
         """Whether admission depends on token counts."""
-        ...
-
-    def opened(self) -> AbstractAsyncContextManager[None]:
-        """Until the end of the block requests may come, once; the end waits for what is being settled."""
         ...
 
     async def recognize(self, caller: Caller, dialect: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dragoman.accounts.database import Database
-from dragoman.accounts.identifiers import key_digest
+from dragoman.accounts.identifiers import key_digest, new_process_id
 from dragoman.accounts.money import InvalidAmount, formatted
 from dragoman.accounts.opening import open_accounts
 from dragoman.accounts.operations import Admission, Inquiry, KeyFacts
@@ -16,7 +16,7 @@ from dragoman.accounts.thread import PATIENCE_SECONDS, LedgerThread
 from dragoman.core.allowance import Allowances
 from dragoman.core.errors import BadRequest, OutOfBalance, RateLimited, Unauthenticated
 from dragoman.core.service import Caller
-from dragoman.gateway.access import Bill, Order, Visitor
+from dragoman.gateway.access import Bill, Order, Payer, Visitor
 from dragoman.gateway.billing import Cashier
 from dragoman.gateway.refusals import translated
 
@@ -36,6 +36,25 @@ class AccountsOptions(NamedTuple):
     """How long a request waits for a database that does not answer."""
 
 
+@contextlib.asynccontextmanager
+async def open_desk(options: AccountsOptions, process_id: int) -> AsyncIterator[tuple[LedgerThread, Cashier]]:
+    """Where requests are admitted and paid; the end waits for what is being settled. Raises what open_accounts does.
+
+    `process_id` is what others who use the database know this process by.
+    """
+    async with open_accounts(
+        options.database,
+        options.journals,
+        process_id=process_id,
+        patience_seconds=options.patience_seconds,
+    ) as accounts:
+        cashier = Cashier(accounts)
+        try:
+            yield accounts.ledger, cashier
+        finally:
+            await cashier.wait_until_paid()
+
+
 class AccountAccess:
     """Implements access.Access, within `opened`."""
 
@@ -43,6 +62,8 @@ class AccountAccess:
     meters = True
 
     def __init__(self, options: AccountsOptions) -> None:
+        self.process_id = new_process_id()
+        """What others who use the database know this process by, within `opened`."""
         self._options = options
         self._desk: tuple[LedgerThread, Cashier] | None = None
         self._known: OrderedDict[str, None] = OrderedDict()
@@ -50,15 +71,8 @@ class AccountAccess:
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Until the end of the block, which waits for what is being settled. Raises what open_accounts does."""
-        options = self._options
-        opening = open_accounts(options.database, options.journals, patience_seconds=options.patience_seconds)
-        async with opening as accounts:
-            cashier = Cashier(accounts)
-            self._desk = accounts.ledger, cashier
-            try:
-                yield
-            finally:
-                await cashier.wait_until_paid()
+        async with open_desk(self._options, self.process_id) as self._desk:
+            yield
 
     async def recognize(self, caller: Caller, dialect: str) -> None:
         """Ask about a key that was not good a moment ago; about all others the ledger is asked when they are used."""
@@ -136,4 +150,5 @@ def _digest(caller: Caller) -> str:
 
 
 def _visitor(facts: KeyFacts) -> Visitor:
-    return Visitor(f"key {facts.key_id}", None if facts.models is None else frozenset(facts.models))
+    models = None if facts.models is None else frozenset(facts.models)
+    return Visitor(f"key {facts.key_id}", models, Payer(facts.account_id, facts.balance))

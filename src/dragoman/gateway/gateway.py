@@ -12,6 +12,7 @@ from dragoman.core.errors import (
     Forbidden,
     ModelLoading,
     ModelNotFound,
+    NoAccount,
     ShuttingDown,
     Unauthenticated,
 )
@@ -22,10 +23,12 @@ from dragoman.gateway.access import Access, Bill, Order, Visitor
 from dragoman.gateway.adapters import AdapterDesk, NoAdapterStore
 from dragoman.gateway.best_of import Contest
 from dragoman.gateway.catalog import Catalog, Resolved
+from dragoman.gateway.database_thread import DatabaseThread
 from dragoman.gateway.guesses import Guesses
 from dragoman.gateway.keys import NO_KEYS
 from dragoman.gateway.meter import Meter
 from dragoman.gateway.running import RunningRequest
+from dragoman.gateway.usage import RecordedUsage
 
 
 class _House:
@@ -37,7 +40,7 @@ class _House:
 
 
 class Gateway:
-    """Implements core.service.AdapterService."""
+    """Implements core.service.AdapterService and AccountedService."""
 
     def __init__(
         self,
@@ -46,10 +49,15 @@ class Gateway:
         access: Access = NO_KEYS,
         store: AdapterStore | None = None,
         *,
+        records: DatabaseThread | None = None,
         dialect: str = "",
         house: _House | None = None,
     ) -> None:
-        """`store` is where adapters are found; None: nowhere. `dialect` is the one that the requests come in."""
+        """`store` is where adapters are found; None: nowhere. `dialect` is the one that the requests come in.
+
+        `records` is the way to what accounts have used; None: nothing is recorded.
+        """
+        self._records = records
         self._catalog = catalog
         self._store = NoAdapterStore() if store is None else store
         self._desk = AdapterDesk(catalog, self._store)
@@ -64,8 +72,15 @@ class Gateway:
 
     def shown_in(self, dialect: str) -> "Gateway":
         """The same gateway with only the deployments that this dialect shows."""
-        catalog = self._catalog.shown_in(dialect)
-        return Gateway(catalog, self._meter, self._access, self._store, dialect=dialect, house=self._house)
+        return Gateway(
+            self._catalog.shown_in(dialect),
+            self._meter,
+            self._access,
+            self._store,
+            records=self._records,
+            dialect=dialect,
+            house=self._house,
+        )
 
     def drain(self) -> None:
         """Refuse new requests from now on; those under way go on."""
@@ -99,6 +114,12 @@ class Gateway:
     async def unregister_adapter(self, name: str, caller: Caller) -> RegisteredAdapter:
         await self._for_all_models(caller)
         return await self._desk.unregister(name)
+
+    async def usage_of(self, caller: Caller) -> RecordedUsage:
+        payer = (await self._access.identify(caller, self._dialect)).payer
+        if self._records is None or payer is None:
+            raise NoAccount("This server records no usage")
+        return RecordedUsage(self._records, payer)
 
     async def generate(
         self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False

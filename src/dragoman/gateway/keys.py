@@ -41,6 +41,7 @@ class KeyRing:
         return bool(self._digests)
 
     def opened(self) -> AbstractAsyncContextManager[None]:
+        """Until the end of the block requests may come."""
         return contextlib.nullcontext()
 
     def label(self, key: str | None) -> str:

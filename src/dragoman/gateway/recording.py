@@ -5,14 +5,14 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import structlog
 
-from dragoman.accounts.opening import open_accounts
+from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.operations import Admission
 from dragoman.accounts.refusals import LedgerUnavailable
 from dragoman.accounts.thread import LedgerThread
 from dragoman.core.allowance import NO_LIMITS
 from dragoman.core.errors import Overloaded
 from dragoman.gateway.access import Bill, Order
-from dragoman.gateway.accounts import AccountsOptions
+from dragoman.gateway.accounts import AccountsOptions, open_desk
 from dragoman.gateway.billing import Cashier
 from dragoman.gateway.keys import FREE_OF_CHARGE, KeyRing
 
@@ -29,15 +29,8 @@ class RecordingKeyRing(KeyRing):
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        options = self._options
-        opening = open_accounts(options.database, options.journals, patience_seconds=options.patience_seconds)
-        async with opening as accounts:
-            cashier = Cashier(accounts)
-            self._desk = accounts.ledger, cashier
-            try:
-                yield
-            finally:
-                await cashier.wait_until_paid()
+        async with open_desk(self._options, new_process_id()) as self._desk:
+            yield
 
     async def admit(self, order: Order) -> Bill:
         assert self._desk is not None, "opened before the first request"

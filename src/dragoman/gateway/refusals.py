@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from dragoman.accounts import refusals
 from dragoman.accounts.money import formatted
+from dragoman.accounts.times import moment
 from dragoman.core.allowance import Allowances
 from dragoman.core.errors import (
     BadRequest,
@@ -27,8 +28,7 @@ def translated(refusal: refusals.Refusal, caller: Caller, model: str = "") -> Dr
         case refusals.KeyDisabled():
             return Unauthenticated("disabled", caller.key or "")
         case refusals.KeyExpired():
-            expired_at = datetime.fromtimestamp(refusal.expired_at / 1000, UTC)
-            return KeyExpired(expired_at, datetime.now(UTC), caller.key or "")
+            return KeyExpired(moment(refusal.expired_at), datetime.now(UTC), caller.key or "")
         case refusals.KeyRefused():
             return Unauthenticated("unknown", caller.key or "")
         case refusals.ModelNotAllowed():

@@ -30,8 +30,7 @@ class AccountsPlace(NamedTuple):
         """Make what is missing: folders, and the tables of a new database. Raises AccountsUnusable."""
         database = Database(self.url)
         try:
-            if database.is_sqlite:
-                Path(database.engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(database)
             self.journals.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not status(database).applied:
                 upgrade(database)
@@ -45,6 +44,12 @@ class AccountsPlace(NamedTuple):
             raise AccountsUnusable(f"the accounts' database cannot be used: {reason}") from error
         finally:
             database.close()
+
+
+def make_folder(database: Database) -> None:
+    """That of the database's file, should it be missing. Raises OSError."""
+    if database.is_sqlite:
+        Path(database.engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def accounts_place(settings: AccountsSettings) -> AccountsPlace | None:

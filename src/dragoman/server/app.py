@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
@@ -14,17 +14,16 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dragoman.core.service import AdapterService
 from dragoman.dialects import arcee, empower, float16, infermatic, scale
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.dialects.operation import Operation
 from dragoman.engines.base import AdapterStore
-from dragoman.gateway.access import Access
 from dragoman.gateway.catalog import Catalog
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.keys import NO_KEYS
+from dragoman.gateway.keys import NO_KEYS, KeyRing
 from dragoman.gateway.meter import Meter
-from dragoman.server import health, metrics, openapi
+from dragoman.server import admin, health, metrics, openapi
+from dragoman.server.books import Books
 from dragoman.server.settings import DialectName
 
 NO_HOSTS: Mapping[str, DialectName] = {}
@@ -33,8 +32,8 @@ NO_HOSTS: Mapping[str, DialectName] = {}
 class Dialect(NamedTuple):
     """How a dialect joins the app."""
 
-    routes: Callable[[AdapterService, ExchangeOptions], list[BaseRoute]]
-    own_routes: Callable[[AdapterService, ExchangeOptions], list[BaseRoute]]
+    routes: Callable[[Gateway, ExchangeOptions], list[BaseRoute]]
+    own_routes: Callable[[Gateway, ExchangeOptions], list[BaseRoute]]
     """Those on a host of its own, on the vendor's own paths."""
     operations: tuple[Operation, ...]
     """`routes` for the OpenAPI document."""
@@ -50,7 +49,7 @@ DIALECTS: dict[DialectName, Dialect] = {
 }
 
 
-OPERATIONS = {name: dialect.operations for name, dialect in DIALECTS.items()}
+OPERATIONS: dict[str, tuple[Operation, ...]] = {name: dialect.operations for name, dialect in DIALECTS.items()}
 """What the OpenAPI document tells of."""
 
 
@@ -59,20 +58,28 @@ def build_app(
     options: ExchangeOptions,
     *,
     metrics_directory: str | None,
-    access: Access = NO_KEYS,
+    keys: KeyRing = NO_KEYS,
     hosts: Mapping[str, DialectName] = NO_HOSTS,
     store: AdapterStore | None = None,
+    books: Books | None = None,
+    admin_keys: KeyRing = NO_KEYS,
 ) -> "App":
     """The whole app over the catalog's engines, which it starts and closes with its own life.
 
     `metrics_directory` is where the workers of one server gather their counts; None: this process counts alone.
-    `access` is who may come in, open as long as the app lives. `hosts` are names on which only one dialect answers; the
-    X-Forwarded-Host of `options.proxies` is believed. `store` is where adapters are found that clients ask for; None:
-    nowhere.
+    `keys` open it, or where there are `books` the keys of their accounts. `hosts` are names on which only one dialect
+    answers; the X-Forwarded-Host of `options.proxies` is believed. `store` is where adapters are found that clients ask
+    for; None: nowhere. Whoever has one of the `admin_keys` may change the books under /admin; without any there is no
+    /admin.
     """
     registry = CollectorRegistry()
-    gateway = Gateway(catalog, Meter(registry), access, store)
-    return App(catalog, gateway, access, registry, options, metrics_directory, hosts)
+    if books is None:
+        gateway = Gateway(catalog, Meter(registry), keys, store)
+        return App(catalog, gateway, keys.opened, registry, options, metrics_directory, hosts)
+    gateway = Gateway(catalog, Meter(registry), books.access, store, records=books.thread)
+    options = options._replace(answers=books.answers)
+    administration = admin.routes(books.thread, admin_keys) if admin_keys.needs_key else []
+    return App(catalog, gateway, books.opened, registry, options, metrics_directory, hosts, administration)
 
 
 class App:
@@ -82,27 +89,30 @@ class App:
         self,
         catalog: Catalog,
         gateway: Gateway,
-        access: Access,
+        opened: Callable[[], contextlib.AbstractAsyncContextManager[None]],
         registry: CollectorRegistry,
         options: ExchangeOptions,
         metrics_directory: str | None,
         hosts: Mapping[str, DialectName],
+        administration: Sequence[BaseRoute] = (),
     ) -> None:
+        """`opened` keeps those open who let requests in, as long as the app lives."""
         self._catalog = catalog
-        self._access = access
+        self._opened = opened
         self.drain = gateway.drain
+        documented = {**OPERATIONS, "admin": admin.OPERATIONS} if administration else OPERATIONS
         common = [
             *health.routes(catalog),
             *metrics.routes(catalog, registry, metrics_directory, gateway, options),
-            *openapi.routes(OPERATIONS, gateway),
+            *openapi.routes(documented, gateway, keeps_answers=options.answers is not None),
         ]
-        shown = {name: gateway.shown_in(name) for name in DIALECTS}
-        dialects = [route for name, dialect in DIALECTS.items() for route in dialect.routes(shown[name], options)]
-        self.routes = [*common, *dialects]
+        shown = {name: (gateway.shown_in(name), options._replace(dialect=name)) for name in DIALECTS}
+        dialects = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*shown[name])]
+        self.routes = [*common, *administration, *dialects]
         app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=self._lifespan)
         own = {
             host.lower(): Starlette(
-                routes=[*common, *DIALECTS[dialect].own_routes(shown[dialect], options)],
+                routes=[*common, *DIALECTS[dialect].own_routes(*shown[dialect])],
                 exception_handlers={HTTPException: _http_error},
             )
             for host, dialect in hosts.items()
@@ -115,7 +125,7 @@ class App:
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncGenerator[None]:
         # Engines end first: what still runs then fails, and is settled before the accounts are closed.
-        async with self._access.opened(), contextlib.AsyncExitStack() as stack:
+        async with self._opened(), contextlib.AsyncExitStack() as stack:
             for deployment in self._catalog.deployments:
                 await deployment.engine.start()
                 stack.push_async_callback(deployment.engine.close)

@@ -14,7 +14,20 @@ ECHO = "echo"
 """The model name that stands for the echo engine."""
 
 RESERVED_NAMES = frozenset(
-    {"api", "app", "chat", "completions", "docs", "empower", "engines", "health", "metrics", "models", "openai"}
+    {
+        "admin",
+        "api",
+        "app",
+        "chat",
+        "completions",
+        "docs",
+        "empower",
+        "engines",
+        "health",
+        "metrics",
+        "models",
+        "openai",
+    }
     | {"public", "queue", "ready", "utils", "v1", "v2", "v3", "v4", "v5"}
 )
 """As a first part of a path these lead elsewhere, so that no deployment shown in float16 may be called so."""

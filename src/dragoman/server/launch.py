@@ -24,7 +24,7 @@ from dragoman.server import logs
 from dragoman.server.accounts import DATABASE_VARIABLE, AccountsPlace, AccountsUnusable, accounts_place, default_place
 from dragoman.server.adapters import with_adapters
 from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan, with_faster_weights
-from dragoman.server.settings import Settings
+from dragoman.server.settings import AdminKeySettings, AdminSettings, Settings
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
 from dragoman.server.worker import DeploymentOptions, WorkerOptions
 
@@ -83,6 +83,8 @@ def _accounts(settings: Settings) -> AccountsPlace | None:
     """The accounts, or the record of what is used without them, ready to be used; None: neither."""
     place = accounts_place(settings.accounts)
     if place is None:
+        if settings.admin.keys:
+            raise _Unusable("[[admin.keys]] open the administration of accounts, and there are none; set [accounts]")
         return _record() if settings.record_usage else None
     if settings.keys:
         raise _Unusable(
@@ -101,6 +103,15 @@ def _record() -> AccountsPlace | None:
         _log.warning("usage is not recorded", reason=str(error))
         return None
     return place
+
+
+def _without_secrets(settings: Settings) -> Settings:
+    accounts = msgspec.structs.replace(settings.accounts, database=None)
+    return msgspec.structs.replace(settings, keys=(), accounts=accounts, admin=AdminSettings())
+
+
+def _admin_digest(entry: AdminKeySettings) -> str:
+    return entry.sha256 or key_digest(entry.key or "")
 
 
 def _is_loopback(host: str) -> bool:
@@ -207,10 +218,10 @@ class _Launch:
         console.print(f"\nTry:\n  curl {url}/v1/chat/completions {key}-d '{body}'\n", markup=False)
 
     def _worker_command(self) -> ChildCommand:
-        accounts = msgspec.structs.replace(self._settings.accounts, database=None)
         options = WorkerOptions(
-            settings=msgspec.structs.replace(self._settings, keys=(), accounts=accounts),
+            settings=_without_secrets(self._settings),
             key_labels={key_digest(entry.key): entry.name for entry in self._settings.keys},
+            admin_labels={_admin_digest(entry): entry.name for entry in self._settings.admin.keys},
             listening_fd=self._listener.fileno(),
             metrics_directory=str(self._folder),
             deployments=tuple(

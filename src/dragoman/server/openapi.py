@@ -4,7 +4,7 @@ import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from starlette.requests import Request
@@ -15,9 +15,10 @@ from starlette.staticfiles import StaticFiles
 import dragoman
 from dragoman.core.service import GenerationService
 from dragoman.dialects.operation import Operation
-from dragoman.server.settings import DialectName
 
 _SWAGGER_PACKAGE = "swagger_ui"
+
+_Described: TypeAlias = type[msgspec.Struct] | type[list[Any]]
 
 _REFERENCE = "#/components/schemas/{name}"
 
@@ -32,12 +33,16 @@ _PAGE = """<!doctype html>
 </html>
 """
 
+_NAMES_OF_MODELS = {"deployment", "model", "model_id", "name"}
+"""Path parameters of the dialects."""
+
 _STATUS_WORDS = {
     400: "The request cannot be understood or can never succeed",
     401: "No key, or one that is not accepted",
     402: "The account's balance or the key's budget is used up",
     403: "The key may not do this",
     404: "Not found",
+    409: "The name is taken, or the Idempotency-Key stands for another request",
     413: "The body is too large",
     422: "Fields are missing, of a wrong type or out of range",
     429: "A limit of the key is reached, or too much is going on; `retry-after` says when to come back",
@@ -46,13 +51,24 @@ _STATUS_WORDS = {
 }
 
 
-def routes(dialects: Mapping[DialectName, Iterable[Operation]], service: GenerationService) -> list[BaseRoute]:
+_IDEMPOTENCY_KEY = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "The same request with the same key is run once; its answer is kept for a day",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
+}
+
+
+def routes(
+    dialects: Mapping[str, Iterable[Operation]], service: GenerationService, *, keeps_answers: bool
+) -> list[BaseRoute]:
     """Both need no key: they tell nothing about who is served what, but the name of a model in the examples."""
     page = HTMLResponse(_PAGE)
 
     async def openapi(_request: Request) -> Response:
         models = service.models()
-        return Response(msgspec.json.encode(document(dialects, models[0].id)), media_type="application/json")
+        described = document(dialects, models[0].id, keeps_answers=keeps_answers)
+        return Response(msgspec.json.encode(described), media_type="application/json")
 
     async def docs(_request: Request) -> Response:
         return page
@@ -64,15 +80,19 @@ def routes(dialects: Mapping[DialectName, Iterable[Operation]], service: Generat
     ]
 
 
-def document(dialects: Mapping[DialectName, Iterable[Operation]], model: str) -> dict[str, Any]:
-    """The whole document; `model` is what the examples ask for."""
+def document(dialects: Mapping[str, Iterable[Operation]], model: str, *, keeps_answers: bool = False) -> dict[str, Any]:
+    """The whole document; `model` is what the examples ask for, `keeps_answers` whether Idempotency-Key is heeded."""
     operations = [(tag, operation) for tag, listed in dialects.items() for operation in listed]
     types = list(dict.fromkeys(struct for _, operation in operations for struct in _structs(operation)))
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     by_type = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for tag, operation in operations:
-        paths.setdefault(operation.path, {})[operation.method.lower()] = _operation(tag, operation, by_type, model)
+        described = _operation(tag, operation, by_type, model)
+        if keeps_answers and operation.chunk is not None:
+            described["parameters"].append(_IDEMPOTENCY_KEY)
+            described["responses"]["409"] = _error(409, by_type[operation.error])
+        paths.setdefault(operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
         "info": {"title": "dragoman", "version": dragoman.__version__},
@@ -86,13 +106,13 @@ def document(dialects: Mapping[DialectName, Iterable[Operation]], model: str) ->
     }
 
 
-def _structs(operation: Operation) -> list[type[msgspec.Struct]]:
+def _structs(operation: Operation) -> list[_Described]:
     told = (operation.request, operation.answer, operation.chunk, operation.error)
     return [struct for struct in told if struct is not None]
 
 
 def _operation(
-    tag: str, operation: Operation, schemas: Mapping[type[msgspec.Struct], dict[str, Any]], model: str
+    tag: str, operation: Operation, schemas: Mapping[_Described, dict[str, Any]], model: str
 ) -> dict[str, Any]:
     content = {"application/json": {"schema": schemas[operation.answer]}}
     if operation.chunk is not None:
@@ -104,13 +124,7 @@ def _operation(
         "parameters": [*_path_parameters(operation.path, model), *_query_parameters(operation.query)],
         "responses": {
             "200": {"description": "The answer", "content": content},
-            **{
-                str(status): {
-                    "description": _STATUS_WORDS[status],
-                    "content": {"application/json": {"schema": schemas[operation.error]}},
-                }
-                for status in operation.errors
-            },
+            **{str(status): _error(status, schemas[operation.error]) for status in operation.errors},
         },
     }
     if described["parameters"]:
@@ -122,6 +136,10 @@ def _operation(
             body["example"] = example_body(operation.example, model)
         described["requestBody"] = {"required": True, "content": {"application/json": body}}
     return described
+
+
+def _error(status: int, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": _STATUS_WORDS[status], "content": {"application/json": {"schema": schema}}}
 
 
 def _not_found(told: dict[str, Any] | None) -> dict[str, Any]:
@@ -162,7 +180,8 @@ def example_body(example: Mapping[str, object], model: str) -> dict[str, object]
 
 def _path_parameters(path: str, model: str) -> list[dict[str, Any]]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": model}
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        | ({"example": model} if name in _NAMES_OF_MODELS else {})
         for name in re.findall(r"\{(\w+)\}", path)
     ]
 

@@ -81,6 +81,26 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: Annotated[str, Meta(min_length=16)]
 
 
+class AdminKeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One key that opens /admin, a table of [[admin.keys]]: itself, or what `sha256sum` makes of it."""
+
+    name: Text
+    """Whose it is; changes are recorded under this name."""
+    key: Annotated[str, Meta(min_length=16)] | None = None
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.key is None) == (self.sha256 is None):
+            raise ValueError("Expected either `key` or `sha256`")
+
+
+class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The admin API, table [admin]."""
+
+    keys: tuple[AdminKeySettings, ...] = ()
+    """None: there is no admin API."""
+
+
 class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model and the names it is served under, a table of [[deployments]]."""
 
@@ -151,6 +171,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     proxies: tuple[Text, ...] = ()
     """Addresses of proxies whose X-Forwarded-Host and X-Forwarded-For are believed."""
     accounts: AccountsSettings = AccountsSettings()
+    admin: AdminSettings = AdminSettings()
     engine: EngineSettings = EngineSettings()
     echo: EchoSettings = EchoSettings()
 
@@ -199,7 +220,7 @@ def _annotations(group: str) -> dict[str, Any]:
     return {prefix + field.name: field.type for field in fields if not _is_group(field.type)}
 
 
-_FILE_ONLY = {"deployments", "adapters", "keys", "hosts", "proxies"}
+_FILE_ONLY = {"deployments", "adapters", "keys", "admin.keys", "hosts", "proxies"}
 """Settings with a structure of their own; they stand in the file."""
 
 _MEANT_BY_TABLES = {"accounts": ("accounts.database", DEFAULT_DATABASE)}

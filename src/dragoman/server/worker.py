@@ -22,14 +22,14 @@ from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.engines.llama.client import LlamaEngine
-from dragoman.gateway.access import Access
-from dragoman.gateway.accounts import AccountAccess, AccountsOptions
+from dragoman.gateway.accounts import AccountsOptions
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing
 from dragoman.gateway.recording import RecordingKeyRing
 from dragoman.server import logs
 from dragoman.server.accounts import DATABASE_VARIABLE
 from dragoman.server.app import build_app
+from dragoman.server.books import Books
 from dragoman.server.settings import DialectName, Settings
 
 _PATIENCE_TO_RECORD_SECONDS = 0.5
@@ -54,9 +54,11 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     """Passed as JSON in the process's argument."""
 
     settings: Settings
-    """Without the keys and the accounts' database: a process's arguments can be read by others on the machine."""
+    """Without keys and the accounts' database: a process's arguments can be read by others on the machine."""
     key_labels: dict[str, str]
     """Their digests, and what people call them."""
+    admin_labels: dict[str, str]
+    """The same of the admin API's keys."""
     listening_fd: int
     metrics_directory: str
     deployments: tuple[DeploymentOptions, ...]
@@ -95,14 +97,17 @@ def main() -> int:
             for number, deployment in enumerate(options.deployments)
         ]
     )
+    accounts = _accounts(options)
     folder = Path(settings.adapter_folder).expanduser() if settings.adapter_folder else None
     app = build_app(
         catalog,
         ExchangeOptions(settings.max_body_bytes, settings.keep_alive_seconds, frozenset(settings.proxies)),
         metrics_directory=options.metrics_directory,
-        access=_access(options),
+        keys=_keys(options, None if options.charged else accounts),
         hosts=settings.hosts,
         store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
+        books=Books(accounts) if accounts is not None and options.charged else None,
+        admin_keys=KeyRing(options.admin_labels),
     )
     config = uvicorn.Config(
         app,
@@ -130,14 +135,17 @@ async def _serve(server: _Server, listening_fd: int) -> None:
     await server.serve([socket.socket(fileno=listening_fd)])
 
 
-def _access(options: WorkerOptions) -> Access:
-    if options.journals is None:
+def _keys(options: WorkerOptions, recorded: AccountsOptions | None) -> KeyRing:
+    if recorded is None:
         return KeyRing(options.key_labels)
+    return RecordingKeyRing(options.key_labels, recorded._replace(patience_seconds=_PATIENCE_TO_RECORD_SECONDS))
+
+
+def _accounts(options: WorkerOptions) -> AccountsOptions | None:
+    if options.journals is None:
+        return None
     database = Database(os.environ[DATABASE_VARIABLE])
-    place = AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap)
-    if options.charged:
-        return AccountAccess(place)
-    return RecordingKeyRing(options.key_labels, place._replace(patience_seconds=_PATIENCE_TO_RECORD_SECONDS))
+    return AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap)
 
 
 def _engine(options: WorkerOptions, number: int) -> Engine:

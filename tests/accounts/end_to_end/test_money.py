@@ -1,4 +1,4 @@
-"""From HTTP to the books and back: `deposits = balance + holds + charges`, whatever clients and engines do."""
+"""From HTTP to the customer and back: `deposits = balance + holds + charges`, whatever clients and engines do."""
 
 import asyncio
 from collections import Counter
@@ -16,7 +16,7 @@ from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.engines.echo import EchoEngine
 from tests.support.apps import client_of
 from tests.support.asgi_clients import HangingUp
-from tests.support.metered import CACHED_PRICE, PLENTY, Books, cost, metered_app
+from tests.support.metered import CACHED_PRICE, PLENTY, Customer, cost, metered_app
 
 PATH = "/v1/completions"
 PROMPT = "ab"
@@ -48,8 +48,8 @@ class FailingEngine(EchoEngine):
 
 
 @pytest.fixture
-def books(database: Database) -> Books:
-    return Books(database)
+def customer(database: Database) -> Customer:
+    return Customer(database)
 
 
 def body(prompt: object = PROMPT, **fields: object) -> dict[str, object]:
@@ -60,8 +60,8 @@ async def ask(client: httpx.AsyncClient, key: str, prompt: object = PROMPT, **fi
     return await client.post(PATH, json=body(prompt, **fields), headers={"authorization": f"Bearer {key}"})
 
 
-async def test_an_answer_is_charged_what_its_usage_tells(books: Books, tmp_path: Path) -> None:
-    key = books.new_key()
+async def test_an_answer_is_charged_what_its_usage_tells(customer: Customer, tmp_path: Path) -> None:
+    key = customer.new_key()
     asked: list[dict[str, object]] = [
         {},
         {"stream": True},
@@ -70,44 +70,44 @@ async def test_an_answer_is_charged_what_its_usage_tells(books: Books, tmp_path:
         {"prompt": ["ab", "cde"], "n": 2, "stream": True},
         {"max_tokens": None, "ignore_eos": False},
     ]
-    async with metered_app(books, tmp_path) as app, client_of(app) as client:
+    async with metered_app(customer, tmp_path) as app, client_of(app) as client:
         for fields in asked:
             include = {"stream_options": {"include_usage": True}} if fields.get("stream") else {}
             response = await ask(client, key, **({"prompt": PROMPT} | fields | include))
             assert response.status_code == 200
-    tokens = [(used.prompt_tokens, used.completion_tokens) for used in reversed(books.usage)]
+    tokens = [(used.prompt_tokens, used.completion_tokens) for used in reversed(customer.usage)]
     assert tokens == [(2, 4), (2, 4), (2, 12), (2, 12), (5, 16), (2, 3)]
-    assert [used.charge for used in reversed(books.usage)] == [cost(*each) for each in tokens]
-    assert {used.result for used in books.usage} == {"finished"}
-    books.assert_settled()
+    assert [used.charge for used in reversed(customer.usage)] == [cost(*each) for each in tokens]
+    assert {used.result for used in customer.usage} == {"finished"}
+    customer.assert_settled()
 
 
 async def test_500_concurrent_first_requests_spend_a_balance_for_10_exactly(database: Database, tmp_path: Path) -> None:
-    books = Books(database, balance=10 * cost(len(PROMPT), 4))
-    key = books.new_key()
-    async with metered_app(books, tmp_path) as app, client_of(app) as client:
+    customer = Customer(database, balance=10 * cost(len(PROMPT), 4))
+    key = customer.new_key()
+    async with metered_app(customer, tmp_path) as app, client_of(app) as client:
         responses = await asyncio.gather(*(ask(client, key, stream=number % 2 == 0) for number in range(500)))
     statuses = Counter(response.status_code for response in responses)
     assert statuses == {200: 10, 400: 490}
     assert {response.json()["error"]["type"] for response in responses if response.status_code == 400} == {
         "budget_exceeded"
     }
-    assert (books.account.balance, len(books.usage)) == (0, 10)
-    books.assert_settled()
+    assert (customer.account.balance, len(customer.usage)) == (0, 10)
+    customer.assert_settled()
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_hangs_up_at_any_chunk_pays_for_what_was_generated(
-    books: Books, tmp_path: Path, stream: bool
+    customer: Customer, tmp_path: Path, stream: bool
 ) -> None:
-    key = books.new_key()
+    key = customer.new_key()
     text = "a long answer"
     clients = [HangingUp(PATH, body(text, max_tokens=len(text), stream=stream), key, after=n) for n in range(18)]
-    async with metered_app(books, tmp_path) as app:
+    async with metered_app(customer, tmp_path) as app:
         for client in clients:
             await client.ask(app)
-    books.assert_settled()
-    by_id = {used.request_id: used for used in books.usage}
+    customer.assert_settled()
+    by_id = {used.request_id: used for used in customer.usage}
     answered = [(client, by_id[client.request_id]) for client in clients if client.request_id is not None]
     assert len(answered) >= 5
     for client, used in answered:
@@ -116,9 +116,11 @@ async def test_a_client_that_hangs_up_at_any_chunk_pays_for_what_was_generated(
         assert used.result == ("finished" if used.completion_tokens == len(text) else "disconnected")
 
 
-async def test_clients_that_hang_up_together_at_every_moment_leave_nothing_held(books: Books, tmp_path: Path) -> None:
-    key = books.new_key()
-    async with metered_app(books, tmp_path) as app:
+async def test_clients_that_hang_up_together_at_every_moment_leave_nothing_held(
+    customer: Customer, tmp_path: Path
+) -> None:
+    key = customer.new_key()
+    async with metered_app(customer, tmp_path) as app:
         asking = [
             asyncio.create_task(HangingUp(PATH, body("abcdefgh", stream=True), key, after=n % 12).ask(app))
             for n in range(200)
@@ -128,72 +130,72 @@ async def test_clients_that_hang_up_together_at_every_moment_leave_nothing_held(
             await asyncio.sleep(0.001 * (turn % 7))
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
-    books.assert_settled()
-    assert books.account.charges == sum(used.charge for used in books.usage)
+    customer.assert_settled()
+    assert customer.account.charges == sum(used.charge for used in customer.usage)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 3])
 @pytest.mark.parametrize("prompt", ["die", "refuse", "defect"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_request_that_fails_pays_for_what_was_delivered(
-    books: Books, tmp_path: Path, tokens: int, prompt: str, stream: bool
+    customer: Customer, tmp_path: Path, tokens: int, prompt: str, stream: bool
 ) -> None:
-    key = books.new_key()
-    async with metered_app(books, tmp_path, engine=FailingEngine(tokens)) as app, client_of(app) as client:
+    key = customer.new_key()
+    async with metered_app(customer, tmp_path, engine=FailingEngine(tokens)) as app, client_of(app) as client:
         response = await ask(client, key, prompt, stream=stream)
     delivered = response.text.count('"text":"x"')
     assert delivered == (tokens if stream else 0)
-    [used] = books.usage
+    [used] = customer.usage
     assert (used.result, used.completion_tokens) == ("failed", delivered)
     assert used.charge == (cost(len(prompt), delivered) if delivered else 0)
-    books.assert_settled()
+    customer.assert_settled()
 
 
-async def test_a_client_that_hangs_up_before_the_first_token_pays_nothing(books: Books, tmp_path: Path) -> None:
-    client = HangingUp(PATH, body("hang", stream=True), books.new_key(), after=0)
-    async with metered_app(books, tmp_path, engine=FailingEngine(0)) as app:
+async def test_a_client_that_hangs_up_before_the_first_token_pays_nothing(customer: Customer, tmp_path: Path) -> None:
+    client = HangingUp(PATH, body("hang", stream=True), customer.new_key(), after=0)
+    async with metered_app(customer, tmp_path, engine=FailingEngine(0)) as app:
         await client.ask(app)
-    assert [(used.result, used.charge) for used in books.usage] in ([], [("disconnected", 0)])
-    books.assert_settled()
+    assert [(used.result, used.charge) for used in customer.usage] in ([], [("disconnected", 0)])
+    customer.assert_settled()
 
 
-async def test_prompt_tokens_that_were_shared_have_their_own_price(books: Books, tmp_path: Path) -> None:
-    async with metered_app(books, tmp_path, engine=FailingEngine(2)) as app, client_of(app) as client:
-        assert (await ask(client, books.new_key(), "share")).status_code == 200
+async def test_prompt_tokens_that_were_shared_have_their_own_price(customer: Customer, tmp_path: Path) -> None:
+    async with metered_app(customer, tmp_path, engine=FailingEngine(2)) as app, client_of(app) as client:
+        assert (await ask(client, customer.new_key(), "share")).status_code == 200
     assert CACHED_PRICE > 0
-    assert books.account.charges == cost(len("share"), 2, cached=3)
-    books.assert_settled()
+    assert customer.account.charges == cost(len("share"), 2, cached=3)
+    customer.assert_settled()
 
 
-async def test_a_hold_is_capped_by_the_settings_and_the_charge_is_not(books: Books, tmp_path: Path) -> None:
-    key = books.new_key(KeyRules(budget=cost(2, 4) + cost(2, 1)))
-    async with metered_app(books, tmp_path, hold_cap=1) as app, client_of(app) as client:
+async def test_a_hold_is_capped_by_the_settings_and_the_charge_is_not(customer: Customer, tmp_path: Path) -> None:
+    key = customer.new_key(KeyRules(budget=cost(2, 4) + cost(2, 1)))
+    async with metered_app(customer, tmp_path, hold_cap=1) as app, client_of(app) as client:
         assert (await ask(client, key)).status_code == 200
         assert (await ask(client, key)).status_code == 200
         assert (await ask(client, key)).status_code == 400
-    assert books.account.charges == 2 * cost(2, 4)
-    assert books.account.balance == PLENTY - books.account.charges
-    books.assert_settled()
+    assert customer.account.charges == 2 * cost(2, 4)
+    assert customer.account.balance == PLENTY - customer.account.charges
+    customer.assert_settled()
 
 
 async def test_an_account_that_is_used_up_is_told_so_before_anything_about_the_body(
     database: Database, tmp_path: Path
 ) -> None:
-    books = Books(database, balance=cost(2, 4))
-    key = books.new_key()
-    async with metered_app(books, tmp_path) as app, client_of(app) as client:
+    customer = Customer(database, balance=cost(2, 4))
+    key = customer.new_key()
+    async with metered_app(customer, tmp_path) as app, client_of(app) as client:
         wrong = {"max_tokens": "many"}
         assert (await ask(client, key, **wrong)).json()["error"]["type"] == "bad_request_error"
         assert (await ask(client, key)).status_code == 200
         assert (await ask(client, key, **wrong)).json()["error"]["type"] == "budget_exceeded"
         used_up = (await ask(client, key)).json()["error"]["message"]
     assert used_up == "Budget has been exceeded! Current cost: 0.00000028, Max budget: 0.00000014"
-    books.assert_settled()
+    customer.assert_settled()
 
 
-async def test_one_request_at_a_time_means_one(books: Books, tmp_path: Path) -> None:
-    key = books.new_key(KeyRules(concurrent_requests=1))
-    async with metered_app(books, tmp_path) as app, client_of(app) as client:
+async def test_one_request_at_a_time_means_one(customer: Customer, tmp_path: Path) -> None:
+    key = customer.new_key(KeyRules(concurrent_requests=1))
+    async with metered_app(customer, tmp_path) as app, client_of(app) as client:
         responses = await asyncio.gather(*(ask(client, key) for _ in range(20)))
         refused = [response for response in responses if response.status_code != 200]
         assert {response.json()["error"]["message"] for response in refused} == {
@@ -202,4 +204,4 @@ async def test_one_request_at_a_time_means_one(books: Books, tmp_path: Path) -> 
         assert len(refused) < 20
         # One after the other: a place is free as soon as the answer has been read.
         assert [(await ask(client, key)).status_code for _ in range(20)] == [200] * 20
-    books.assert_settled()
+    customer.assert_settled()

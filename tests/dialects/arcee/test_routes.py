@@ -26,6 +26,7 @@ from dragoman.gateway.meter import Meter
 
 CHAT = "/api/v1/chat/completions"
 MODELS = "/api/v1/models"
+USAGE = {f"/api/v1/usage/{name}" for name in ("credits", "stats", "summary")}
 HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hello"}]}
 KEY = "sk-0123456789abcdef"
 OPTIONS = ExchangeOptions(max_body_bytes=10_000, keep_alive_seconds=15)
@@ -74,11 +75,12 @@ def paths(own: bool) -> set[str]:
 
 
 def test_beside_other_dialects_all_paths_begin_with_api() -> None:
-    assert paths(own=False) == {CHAT, MODELS}
+    assert paths(own=False) == {CHAT, MODELS, *USAGE}
 
 
 def test_on_a_host_of_its_own_the_same_routes_stand_under_v1_too() -> None:
-    assert paths(own=True) == {CHAT, MODELS, "/v1/chat/completions", "/v1/models"}
+    all_paths = {CHAT, MODELS, *USAGE}
+    assert paths(own=True) == all_paths | {path.removeprefix("/api") for path in all_paths}
 
 
 async def test_on_a_host_of_its_own_both_paths_answer_alike() -> None:

@@ -23,7 +23,8 @@ from dragoman.core.errors import (
 from dragoman.core.request import ChatPrompt, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
 from dragoman.dialects.exchange import Call
-from dragoman.dialects.scale import codec
+from dragoman.dialects.queries import read_query
+from dragoman.dialects.scale import codec, wire
 from dragoman.dialects.trimming import PromptTooLong
 from dragoman.dialects.validation import MalformedJson
 
@@ -588,7 +589,7 @@ def test_a_model_whose_engine_is_not_known_yet_is_pending() -> None:
 def test_a_page_is_a_part_of_the_list() -> None:
     models = [ServedModel(str(number), (), 8192) for number in range(5)]
     for number, ids in ((1, ["0", "1"]), (2, ["2", "3"]), (3, ["4"]), (4, [])):
-        query = codec.read_query({"page": str(number), "limit": "2"})
+        query = read_query({"page": str(number), "limit": "2"}, wire.ListQuery)
         part = codec.page(codec.model_items(models, query), query)
         assert [item.id for item in part.items] == ids
         assert (part.current_page, part.items_per_page, part.total_item_count) == (number, 2, 5)

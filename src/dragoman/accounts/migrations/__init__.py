@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection, insert, inspect, select
 
 from dragoman.accounts.database import Database
-from dragoman.accounts.migrations import m0001_accounts
+from dragoman.accounts.migrations import m0001_accounts, m0002_idempotency, m0003_changes
 from dragoman.accounts.tables import schema_migrations
 
 _LOCK = 0x6472_6167_6F6D_616E
@@ -51,7 +51,11 @@ class DatabaseTooNew(Exception):
     """The database was upgraded by a newer version, whose tables this one does not know."""
 
 
-MIGRATIONS = (Migration(1, "accounts", m0001_accounts.apply),)
+MIGRATIONS = (
+    Migration(1, "accounts", m0001_accounts.apply),
+    Migration(2, "idempotency", m0002_idempotency.apply),
+    Migration(3, "changes", m0003_changes.apply),
+)
 
 
 def status(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> Status:

@@ -15,8 +15,10 @@ from dragoman.core.errors import (
     ContextOverflow,
     DragomanError,
     Forbidden,
+    IdempotencyConflict,
     Limited,
     ModelNotFound,
+    NoAccount,
     OutOfBalance,
     Overloaded,
     Unauthenticated,
@@ -32,6 +34,7 @@ from dragoman.dialects.openai_formats import answer_format, wrong_format
 from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
 from dragoman.dialects.openai_shapes import is_token_id, stop_strings
 from dragoman.dialects.openai_tools import tool_use, wrong_tools
+from dragoman.dialects.queries import InvalidQuery, query_details
 from dragoman.dialects.validation import (
     FastApiDetail,
     Invalid,
@@ -213,6 +216,8 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 400, error.message
         case ContextOverflow():
             return 422, [FastApiDetail(("body", "messages"), error.message, "value_error")]
+        case InvalidQuery():
+            return 422, query_details(error)
         case BadRequest():
             return _of_bad_request(list(violations_of(error)))
         case Unauthenticated():
@@ -225,6 +230,10 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 422, [FastApiDetail(("body", "model"), error.message, "value_error")]
         case BodyTooLarge():
             return 413, error.message
+        case IdempotencyConflict():
+            return 409, error.message
+        case NoAccount():
+            return 404, error.message
         case Limited():
             return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
         case Overloaded():

@@ -6,24 +6,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dragoman.core.service import Caller, GenerationService, VisibleModels
+from dragoman.core.service import AccountedService, Caller, VisibleModels
 from dragoman.dialects import openai_answer
-from dragoman.dialects.arcee import codec, wire
+from dragoman.dialects.arcee import codec, usage, wire
 from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
 from dragoman.dialects.operation import EXAMPLE_CHAT, Operation
+from dragoman.dialects.queries import read_query
 
 
-def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
+def routes(service: AccountedService, options: ExchangeOptions) -> list[BaseRoute]:
     """All routes of the dialect beside others, answered by `service`."""
     return _routes_under(("/api/v1",), service, options)
 
 
-def own_routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
+def own_routes(service: AccountedService, options: ExchangeOptions) -> list[BaseRoute]:
     """All routes of the dialect on a host of its own, answered by `service`."""
     return _routes_under(("/api/v1", "/v1"), service, options)
 
 
-def _routes_under(prefixes: Sequence[str], service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
+def _routes_under(prefixes: Sequence[str], service: AccountedService, options: ExchangeOptions) -> list[BaseRoute]:
     door = Door(service, codec.read_key, options)
 
     async def chat(request: Request) -> Response:
@@ -41,10 +42,47 @@ def _routes_under(prefixes: Sequence[str], service: GenerationService, options: 
     return [
         *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in prefixes),
         *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in prefixes),
+        *_usage_routes(prefixes, door, service),
     ]
 
 
+def _usage_routes(prefixes: Sequence[str], door: Door, service: AccountedService) -> list[BaseRoute]:
+    async def credits(request: Request) -> Response:
+        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+            return _json(usage.credits_body((await service.usage_of(caller)).balance))
+
+        return await guard(request, door, answer, _ERRORS)
+
+    async def stats(request: Request) -> Response:
+        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+            query = read_query(request.query_params, wire.StatsQuery)
+            span = usage.span_of(query, query.model)
+            days = await (await service.usage_of(caller)).days(span, limit=query.limit, offset=query.offset)
+            return _json(usage.stats_body(days if usage.is_ours(query) else []))
+
+        return await guard(request, door, answer, _ERRORS)
+
+    async def summary(request: Request) -> Response:
+        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+            span = usage.span_of(read_query(request.query_params, wire.SummaryQuery))
+            return _json(usage.summary_body(await (await service.usage_of(caller)).summary(span), span))
+
+        return await guard(request, door, answer, _ERRORS)
+
+    endpoints = {"credits": credits, "stats": stats, "summary": summary}
+    return [
+        Route(f"{prefix}/usage/{name}", endpoint, methods=["GET"])
+        for prefix in prefixes
+        for name, endpoint in endpoints.items()
+    ]
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
 _ERRORS = codec.ArceeErrors()
+_USAGE_STATUSES = (401, 403, 404, 429, 503)
 
 
 OPERATIONS = (
@@ -60,5 +98,24 @@ OPERATIONS = (
         example=EXAMPLE_CHAT,
     ),
     Operation("GET", "/api/v1/models", "List models", wire.ModelList, wire.ErrorBody, (401, 403, 429, 503)),
+    Operation("GET", "/api/v1/usage/credits", "Balance", wire.CreditsBody, wire.ErrorBody, _USAGE_STATUSES),
+    Operation(
+        "GET",
+        "/api/v1/usage/stats",
+        "Usage by day and model",
+        list[wire.StatsRow],
+        wire.ErrorBody,
+        (*_USAGE_STATUSES, 422),
+        query=wire.StatsQuery,
+    ),
+    Operation(
+        "GET",
+        "/api/v1/usage/summary",
+        "Usage altogether",
+        wire.SummaryBody,
+        wire.ErrorBody,
+        (*_USAGE_STATUSES, 422),
+        query=wire.SummaryQuery,
+    ),
 )
 """The routes for the OpenAPI document."""

@@ -108,3 +108,64 @@ class ModelList(msgspec.Struct, frozen=True):
     """Unlike OpenAI's, without an `object`."""
 
     data: list[ModelCard]
+
+
+MAX_USAGE_ROWS = 1000
+
+ISO_DATE = r"^\d{4}-\d\d-\d\d([T ].*)?$"
+"""A date, or a time on it."""
+
+
+class CreditsBody(msgspec.Struct, frozen=True):
+    """Only described here: it is written with all its digits, which no float has (usage.py)."""
+
+    credit_balance: float
+    """In units of the account's currency."""
+
+
+class SummaryQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Both days count. Of a time only its day matters, which is UTC's unless it has an offset."""
+
+    start_date: Annotated[str, Meta(pattern=ISO_DATE)] | None = None
+    end_date: Annotated[str, Meta(pattern=ISO_DATE)] | None = None
+
+
+class StatsQuery(SummaryQuery, frozen=True, kw_only=True):
+    model: str | None = None
+    model_provider: str | None = None
+    source: str | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_USAGE_ROWS)] = 100
+    offset: Annotated[int, Meta(ge=0)] = 0
+
+
+class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
+    """The requests to one model with one key, on one day."""
+
+    id: str
+    user_id: str
+    """The key's number."""
+    org_id: str
+    """The account's."""
+    email: str | None = None
+    model: str
+    source: str
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    total_requests: int
+    date: str
+    created_at: str
+
+
+class SummaryBody(msgspec.Struct, frozen=True, kw_only=True):
+    total_input_tokens: int
+    total_output_tokens: int
+    total_tokens: int
+    total_requests: int
+    unique_users: int
+    unique_models: int
+    unique_providers: int
+    api_usage: int
+    """Requests by the API: all of them."""
+    app_usage: int = 0
+    date_range_days: int

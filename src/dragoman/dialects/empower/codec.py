@@ -13,6 +13,7 @@ from dragoman.core.errors import (
     ContextOverflow,
     DragomanError,
     Forbidden,
+    IdempotencyConflict,
     Limited,
     ModelNotFound,
     NameTaken,
@@ -183,6 +184,8 @@ def _told(error: DragomanError) -> _Told:
             return _error(404, error.message, "model", "model_not_found")
         case BodyTooLarge():
             return _error(413, error.message)
+        case IdempotencyConflict():
+            return _error(409, error.message, None, "idempotency_key_in_use", kind="idempotency_error")
         case Limited():
             message = f"Rate limit reached, retry in {error.retry_after} seconds"
             return _error(429, message, None, "rate_limit_exceeded", kind="rate_limit_error")

@@ -11,6 +11,7 @@ from dragoman.core.errors import (
     ContextOverflow,
     DragomanError,
     Forbidden,
+    IdempotencyConflict,
     Limited,
     ModelNotFound,
     OutOfBalance,
@@ -176,6 +177,8 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 404, f"Deployment '{error.model}' not found"
         case BodyTooLarge():
             return 413, error.message
+        case IdempotencyConflict():
+            return 409, error.message
         case Limited():
             return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
         case Overloaded():

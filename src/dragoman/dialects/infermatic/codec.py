@@ -13,6 +13,7 @@ from dragoman.core.errors import (
     ContextOverflow,
     DragomanError,
     Forbidden,
+    IdempotencyConflict,
     KeyExpired,
     Limited,
     ModelNotFound,
@@ -218,6 +219,8 @@ class InfermaticErrors:
                 return _detail(400, message, "None")
             case BodyTooLarge():
                 return _detail(413, error.message, "bad_request_error")
+            case IdempotencyConflict():
+                return _detail(409, error.message, "idempotency_error")
             case Limited():
                 return _detail(429, _limit_reached(error), "None")
             case ShuttingDown():

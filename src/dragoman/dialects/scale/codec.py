@@ -1,7 +1,7 @@
 """Between this dialect's JSON and core: requests in, pieces of text out, errors in FastAPI's envelope."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +13,7 @@ from dragoman.core.errors import (
     ContextOverflow,
     DragomanError,
     Forbidden,
+    IdempotencyConflict,
     Limited,
     ModelNotFound,
     OutOfBalance,
@@ -25,6 +26,7 @@ from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
 from dragoman.dialects.chat_templates import wrong_template
 from dragoman.dialects.exchange import Call, ErrorReply, bearer_key, error_headers
+from dragoman.dialects.queries import InvalidQuery, query_details
 from dragoman.dialects.scale import wire
 from dragoman.dialects.scale.answers import ChatAnswer, DeploymentAnswer, TextAnswer
 from dragoman.dialects.validation import (
@@ -62,10 +64,6 @@ _HISTORY = {"messages": "chat_history"}
 """What one route calls the conversation, which engines and chat templates call messages."""
 
 _BINDINGS: Path = ("model_request_parameters", "bindings")
-
-
-class InvalidQuery(InvalidFields):
-    """What is wrong stands in the query, not in the body."""
 
 
 def decode_deployment_chat(body: bytes, _request_id: str, *, deployment: str) -> Call:
@@ -125,18 +123,6 @@ def read_key(headers: Headers) -> str | None:
 def read_account(headers: Headers) -> str | None:
     """The account that is to pay, of `x-selected-account-id`."""
     return headers.get("x-selected-account-id", "").strip() or None
-
-
-def read_query(query: Mapping[str, str]) -> wire.ListQuery:
-    """The query of a list. Raises InvalidQuery."""
-    document: dict[str, object] = dict(query)
-    for name in ("page", "limit"):
-        if name in query:
-            document[name] = _as_number(query[name])
-    try:
-        return read(_encode(document), wire.ListQuery)
-    except InvalidFields as error:
-        raise InvalidQuery(error.violations) from None
 
 
 def model_items(models: list[ServedModel], query: wire.ListQuery) -> list[wire.ModelItem]:
@@ -206,7 +192,7 @@ class ScaleErrors:
             case ContextOverflow():
                 return 400, error.message
             case InvalidQuery():
-                return 422, [_query_detail(violation) for violation in error.violations]
+                return 422, query_details(error)
             case BadRequest():
                 return 422, [fastapi_detail(violation) for violation in violations_of(error)]
             case Unauthenticated(fault="missing"):
@@ -221,6 +207,8 @@ class ScaleErrors:
                 return 404, f"{self._noun} '{error.model}' not found"
             case BodyTooLarge():
                 return 413, error.message
+            case IdempotencyConflict():
+                return 409, error.message
             case Limited():
                 return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
             case Overloaded():
@@ -298,16 +286,6 @@ def _sampling(sent: wire.Sampling, bindings: wire.Bindings | None = None) -> Sam
         stop=tuple(sent.stop_sequences),
         ignore_eos=bound.ignore_eos,
     )
-
-
-def _as_number(text: str) -> int | str:
-    digits = text.removeprefix("-")
-    # More digits are no page anybody has, and no number that JSON readers must take.
-    return int(text) if digits.isascii() and digits.isdecimal() and len(digits) < 16 else text
-
-
-def _query_detail(violation: Violation) -> FastApiDetail:
-    return msgspec.structs.replace(fastapi_detail(violation), loc=("query", *violation.path))
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from dragoman.core.errors import ModelNotFound
 from dragoman.core.service import Caller, GenerationService, VisibleModels, find_model
 from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
 from dragoman.dialects.operation import Operation
+from dragoman.dialects.queries import read_query
 from dragoman.dialects.scale import codec, wire
 from dragoman.dialects.trimming import FittedService
 
@@ -32,8 +33,7 @@ def _completion_routes(service: GenerationService, options: ExchangeOptions) -> 
     async def answer(request: Request, decode: Callable[[bytes, str], Call], errors: codec.ScaleErrors) -> Response:
         fitted = FittedService(service)
         door = Door(fitted, codec.read_key, options, read_account=codec.read_account)
-        response = await respond(request, door, decode, errors)
-        return _TrimmingTold(response, fitted)
+        return await respond(request, door, decode, errors, lambda response: _TrimmingTold(response, fitted))
 
     async def deployment_chat(request: Request) -> Response:
         decode = partial(codec.decode_deployment_chat, deployment=request.path_params["deployment"])
@@ -62,7 +62,7 @@ def _list_routes(service: GenerationService, options: ExchangeOptions) -> list[B
 
     async def models(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
-            query = codec.read_query(request.query_params)
+            query = read_query(request.query_params, wire.ListQuery)
             return _json(codec.page(codec.model_items(visible.models(), query), query))
 
         return await guard(request, door, answer, _LOOKUP_ERRORS)
@@ -80,7 +80,7 @@ def _list_routes(service: GenerationService, options: ExchangeOptions) -> list[B
 
     async def deployments(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
-            query = codec.read_query(request.query_params)
+            query = read_query(request.query_params, wire.ListQuery)
             return _json(codec.page(codec.deployment_items(visible.models()), query))
 
         return await guard(request, door, answer, _LOOKUP_ERRORS)

@@ -1,0 +1,72 @@
+"""`dragoman accounts`: open and look at accounts."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dragoman.cli.database import ConfigOption, DatabaseOption, administrator, opened
+from dragoman.cli.tables import print_facts, print_table
+from dragoman.cli.values import shown_time
+
+if TYPE_CHECKING:
+    from dragoman.accounts.balances import Account
+
+app = typer.Typer(no_args_is_help=True, help="Open and look at accounts.")
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="What people call it; not a number.")],
+    currency: Annotated[str, typer.Option(help="What its amounts are in.")] = "USD",
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Open an account with nothing on it."""
+    with administrator(database, config) as changes:
+        _show(changes.create_account(name, currency))
+
+
+@app.command("list")
+def list_all(
+    after: Annotated[int, typer.Option(help="Begin behind the account with this number.")] = 0,
+    limit: Annotated[int, typer.Option(help="How many at most.")] = 1000,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """List the accounts with what is on them."""
+    from dragoman.accounts.balances import list_accounts
+    from dragoman.accounts.money import formatted
+
+    with opened(database, config) as found:
+        accounts = list_accounts(found, after=after, limit=limit)
+    columns = {"id": "right", "name": "left", "balance": "right", "holds": "right", "charges": "right", "": "left"}
+    print_table(
+        columns,
+        (
+            (each.id, each.name, formatted(each.balance), formatted(each.holds), formatted(each.charges), each.currency)
+            for each in accounts
+        ),
+    )
+
+
+@app.command()
+def show(
+    account: Annotated[str, typer.Argument(help="Its name or number.")],
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show one account."""
+    from dragoman.accounts.balances import find_account
+
+    with opened(database, config) as found:
+        _show(find_account(found, account))
+
+
+def _show(account: "Account") -> None:
+    from dragoman.accounts.money import formatted
+
+    amounts = {
+        name: f"{formatted(getattr(account, name))} {account.currency}"
+        for name in ("deposits", "balance", "holds", "charges")
+    }
+    print_facts({"id": account.id, "name": account.name, "created": shown_time(account.created_at), **amounts})

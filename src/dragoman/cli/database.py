@@ -1,0 +1,94 @@
+"""What the commands share that work on the accounts' database."""
+
+import contextlib
+import getpass
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from dragoman.server.settings import SettingsError, environment_variable, load_settings
+
+if TYPE_CHECKING:
+    from dragoman.accounts.changes import Administrator
+    from dragoman.accounts.database import Database
+
+SETTING = "accounts.database"
+
+DatabaseOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--database",
+        help="sqlite, sqlite:///PATH or postgresql://…; default: [accounts] database of the settings.",
+        show_default=False,
+    ),
+]
+ConfigOption: TypeAlias = Annotated[
+    Path | None, typer.Option("--config", help="Settings file. Default: ./dragoman.toml, if any.", show_default=False)
+]
+
+USAGE_ERROR = 2
+FAILURE = 1
+
+
+def stop(message: str, status: int) -> typer.Exit:
+    """Say in one line why the command cannot go on; to be raised."""
+    typer.echo(f"dragoman: {' '.join(message.split())}", err=True)
+    return typer.Exit(status)
+
+
+@contextlib.contextmanager
+def opened(url: str | None, config: Path | None, *, current: bool = True) -> Iterator["Database"]:
+    """The database, whose tables must be `current` unless that is what the command is for.
+
+    Ends the command with one line when it cannot be used, and when what is done in the block is refused.
+    """
+    from dragoman.accounts.balances import AccountNotFound
+    from dragoman.accounts.database import Database
+    from dragoman.accounts.keys import KeyNotFound
+    from dragoman.accounts.migrations import DatabaseOutdated, DatabaseTooNew, require_current
+    from dragoman.server.accounts import AccountsUnusable
+
+    try:
+        database = Database(_url(url, config))
+    except (SettingsError, AccountsUnusable) as error:
+        raise stop(str(error), USAGE_ERROR) from error
+    try:
+        if current:
+            require_current(database)
+        yield database
+    except database.failures as error:
+        raise stop(f"the accounts' database cannot be used: {error.args[0]}", FAILURE) from error
+    except OSError as error:
+        raise stop(f"the accounts cannot be kept in {error.filename}: {error.strerror}", FAILURE) from error
+    except (DatabaseOutdated, DatabaseTooNew, AccountNotFound, KeyNotFound, ValueError) as error:
+        raise stop(str(error), FAILURE) from error
+    finally:
+        database.close()
+
+
+@contextlib.contextmanager
+def administrator(url: str | None, config: Path | None) -> Iterator["Administrator"]:
+    """Who makes changes: the user of this machine whose command it is."""
+    from dragoman.accounts.changes import Administrator
+
+    with opened(url, config) as database:
+        yield Administrator(database, f"command line ({_user()})")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"user {os.getuid()}"  # Containers run under numbers that have no name.
+
+
+def _url(url: str | None, config: Path | None) -> str:
+    from dragoman.server.accounts import accounts_place
+
+    place = accounts_place(load_settings(config, os.environ, {SETTING: url}).accounts)
+    if place is None:
+        raise SettingsError(f"no database: set [accounts] or {environment_variable(SETTING)}, or say --database")
+    return place.url

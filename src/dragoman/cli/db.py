@@ -1,0 +1,34 @@
+"""`dragoman db`: the tables of the accounts' database."""
+
+import typer
+
+from dragoman.cli.database import FAILURE, ConfigOption, DatabaseOption, opened
+
+app = typer.Typer(no_args_is_help=True, help="Make and check the tables of the accounts' database.")
+
+
+@app.command()
+def upgrade(database: DatabaseOption = None, config: ConfigOption = None) -> None:
+    """Make what is missing. Safe to repeat, and while servers run that need no more than there was."""
+    from dragoman.accounts import migrations
+    from dragoman.server.accounts import make_folder
+
+    with opened(database, config, current=False) as found:
+        make_folder(found)
+        made = migrations.upgrade(found)
+    typer.echo(f"applied: {', '.join(made)}" if made else "nothing to do")
+
+
+@app.command()
+def status(database: DatabaseOption = None, config: ConfigOption = None) -> None:
+    """Show which steps were made and which are missing; the exit status is 1 if any is, or one is unknown."""
+    from dragoman.accounts import migrations
+
+    with opened(database, config, current=False) as found:
+        state = migrations.status(found)
+    for word, steps in (("applied", state.applied), ("missing", state.pending), ("unknown", state.unknown)):
+        for number, name in steps:
+            if word != "applied" or (number, name) not in state.unknown:
+                typer.echo(f"{word}  {number:>4}  {name}")
+    if state.pending or state.unknown:
+        raise typer.Exit(FAILURE)

@@ -1,0 +1,30 @@
+"""`dragoman deposit`: pay money into an account."""
+
+from typing import Annotated
+
+import typer
+
+from dragoman.cli.database import ConfigOption, DatabaseOption, administrator
+from dragoman.cli.values import amount as read_amount
+
+
+def deposit(
+    account: Annotated[str, typer.Argument(help="Its name or number.")],
+    amount: Annotated[str, typer.Argument(help="In units of its currency, as in 12.50; negative: paid out.")],
+    reference: Annotated[
+        str | None, typer.Option(help="Say a payment's number: it is booked once, however often it is given.")
+    ] = None,
+    note: Annotated[str | None, typer.Option(help="For people.")] = None,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Pay money into an account, or out of its balance."""
+    from dragoman.accounts.balances import find_account
+    from dragoman.accounts.money import formatted
+
+    nano_units = read_amount(amount)
+    with administrator(database, config) as changes:
+        found = find_account(changes.database, account)
+        changes.deposit(found.id, nano_units, reference=reference, note=note)
+        balance = formatted(find_account(changes.database, str(found.id)).balance)
+    typer.echo(f"{found.name} has a balance of {balance} {found.currency}")

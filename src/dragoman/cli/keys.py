@@ -1,0 +1,126 @@
+"""`dragoman keys`: make, look at and revoke API keys."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dragoman.cli.database import ConfigOption, DatabaseOption, administrator, opened
+from dragoman.cli.tables import print_facts, print_table
+from dragoman.cli.values import amount, shown_time, time
+
+if TYPE_CHECKING:
+    from dragoman.accounts.keys import Key
+
+app = typer.Typer(no_args_is_help=True, help="Make, look at and revoke API keys.")
+
+KeyArgument = Annotated[int, typer.Argument(metavar="KEY", help="Its number.")]
+
+
+@app.command()
+def create(
+    account: Annotated[str, typer.Argument(help="Who pays: an account's name or number.")],
+    label: Annotated[str, typer.Option(help="What people call the key.")] = "",
+    other_account: Annotated[
+        list[str] | None, typer.Option(help="Another account that requests may select. May be repeated.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="A date or time, of UTC unless it has an offset.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="A model it may use. May be repeated. Default: all.")] = None,
+    dialect: Annotated[
+        list[str] | None, typer.Option(help="A dialect it may use. May be repeated. Default: all.")
+    ] = None,
+    budget: Annotated[str | None, typer.Option(help="The most it may spend, as in 12.50.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    concurrent_requests: Annotated[int | None, typer.Option(min=1)] = None,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Make a key and show it: this once, it is kept nowhere. What is not given has no limit."""
+    from dragoman.accounts.balances import find_account
+    from dragoman.accounts.keys import KeyRules
+
+    rules = KeyRules(
+        expires_at=None if expires is None else time(expires),
+        models=tuple(model) if model else None,
+        dialects=tuple(dialect) if dialect else None,
+        budget=None if budget is None else amount(budget),
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        concurrent_requests=concurrent_requests,
+    )
+    with administrator(database, config) as changes:
+        others = tuple(find_account(changes.database, name).id for name in other_account or ())
+        pays = find_account(changes.database, account).id
+        made = changes.create_key(pays, label=label, rules=rules, other_accounts=others)
+    typer.echo(f"dragoman: key {made.key.id}; it is not shown again", err=True)
+    typer.echo(made.secret)
+
+
+@app.command("list")
+def list_all(
+    account: Annotated[str | None, typer.Option(help="Only those that may use this account.")] = None,
+    after: Annotated[int, typer.Option(help="Begin behind the key with this number.")] = 0,
+    limit: Annotated[int, typer.Option(help="How many at most.")] = 1000,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """List keys, by their last characters."""
+    from dragoman.accounts.balances import find_account
+    from dragoman.accounts.keys import list_keys
+    from dragoman.accounts.money import formatted
+
+    with opened(database, config) as found:
+        account_id = None if account is None else find_account(found, account).id
+        keys = list_keys(found, account_id=account_id, after=after, limit=limit)
+    columns = {"id": "right", "key": "left", "label": "left", "account": "right", "spent": "right", "state": "left"}
+    print_table(
+        columns,
+        (
+            (each.id, f"…{each.ending}", each.label, each.account_id, formatted(each.spent), _state(each))
+            for each in keys
+        ),
+    )
+
+
+@app.command()
+def show(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
+    """Show a key's rules and what it has spent."""
+    from dragoman.accounts.keys import get_key
+    from dragoman.accounts.money import formatted
+
+    with opened(database, config) as found:
+        shown = get_key(found, key)
+    rules = shown.rules
+    print_facts(
+        {
+            "id": shown.id,
+            "key": f"…{shown.ending}",
+            "label": shown.label,
+            "state": _state(shown),
+            "account": shown.account_id,
+            "accounts": shown.account_ids,
+            "created": shown_time(shown.created_at),
+            "expires": shown_time(rules.expires_at),
+            "models": rules.models,
+            "dialects": rules.dialects,
+            "budget": None if rules.budget is None else formatted(rules.budget),
+            "requests per minute": rules.requests_per_minute,
+            "tokens per minute": rules.tokens_per_minute,
+            "concurrent requests": rules.concurrent_requests,
+            "spent": formatted(shown.spent),
+            "held": formatted(shown.held),
+            "running": shown.running,
+        }
+    )
+
+
+@app.command()
+def revoke(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
+    """Refuse a key from now on, on every server that uses the database."""
+    with administrator(database, config) as changes:
+        revoked = changes.revoke_key(key)
+    typer.echo(f"key {revoked.id} (…{revoked.ending}) is revoked")
+
+
+def _state(key: "Key") -> str:
+    return "usable" if key.disabled_at is None else f"revoked {shown_time(key.disabled_at)}"

@@ -1,0 +1,96 @@
+"""`dragoman usage`: how much was used, and what it cost."""
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dragoman.cli.database import ConfigOption, DatabaseOption, opened
+from dragoman.cli.tables import print_table
+from dragoman.cli.values import day
+
+if TYPE_CHECKING:
+    from dragoman.accounts.usage import UsageSum
+
+
+class By(StrEnum):
+    """What is summed."""
+
+    DAY = "day"
+    MODEL = "model"
+    KEY = "key"
+
+
+_COLUMNS: dict[By, Literal["day", "model", "key_id"]] = {By.DAY: "day", By.MODEL: "model", By.KEY: "key_id"}
+
+
+def usage(
+    by: Annotated[By, typer.Option(help="What to sum up.")] = By.DAY,
+    account: Annotated[str | None, typer.Option(help="Only this account's, by name or number.")] = None,
+    key: Annotated[int | None, typer.Option(help="Only this key's, by its number.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
+    since: Annotated[str | None, typer.Option(help="The first day (UTC), as in 2026-01-31.")] = None,
+    until: Annotated[str | None, typer.Option(help="The last day.")] = None,
+    limit: Annotated[int, typer.Option(help="How many sums at most.", min=1)] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, an array of objects.")] = False,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """Show how much was used, and what it cost."""
+    from dragoman.accounts.balances import find_account
+    from dragoman.accounts.usage import UsageFilter, sum_usage
+
+    first, last = (None if each is None else day(each) for each in (since, until))
+    with opened(database, config) as found:
+        account_id = None if account is None else find_account(found, account).id
+        wanted = UsageFilter(account_id, key, model, first, last)
+        sums = sum_usage(found, _COLUMNS[by], wanted, limit=limit)
+    if as_json:
+        _print_json(by, sums)
+    else:
+        _print_table(by, sums)
+
+
+def _print_json(by: By, sums: "list[UsageSum]") -> None:
+    import msgspec
+
+    from dragoman.accounts.money import formatted
+
+    rows = [
+        {
+            str(by): _of(by, each),
+            "requests": each.requests,
+            "prompt_tokens": each.prompt_tokens,
+            "cached_tokens": each.cached_tokens,
+            "completion_tokens": each.completion_tokens,
+            "charge": formatted(each.charge),
+        }
+        for each in sums
+    ]
+    typer.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
+
+
+def _print_table(by: By, sums: "list[UsageSum]") -> None:
+    from dragoman.accounts.money import formatted
+
+    names = ("requests", "prompt tokens", "cached tokens", "completion tokens", "charge")
+    print_table(
+        {str(by): "left", **dict.fromkeys(names, "right")},
+        (
+            (
+                _of(by, each),
+                each.requests,
+                each.prompt_tokens,
+                each.cached_tokens,
+                each.completion_tokens,
+                formatted(each.charge),
+            )
+            for each in sums
+        ),
+    )
+
+
+def _of(by: By, each: "UsageSum") -> int | str:
+    from dragoman.accounts.times import day_of_number
+
+    return day_of_number(int(each.of)).isoformat() if by is By.DAY else each.of

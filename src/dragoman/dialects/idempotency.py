@@ -1,0 +1,251 @@
+"""The Idempotency-Key header: the same request with the same key is run once, and its answer is given again.
+
+A request without the header never comes here. One with it is run to its end though its client goes away: whoever
+lost the connection comes back with the same key and finds the answer, which is paid for once.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from dragoman.core.errors import BadRequest, DragomanError, IdempotencyConflict
+from dragoman.core.idempotency import AnswerBook, Attempt, Claimed, Different, KeptAnswer, Running, Standing, Unkept
+from dragoman.core.service import Caller
+from dragoman.dialects import sse
+
+HEADER = "idempotency-key"
+
+REPLAYED = ("idempotent-replayed", "true")
+"""Marks an answer that was given before."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+"""Seconds between looks at a request that somebody else runs."""
+
+_LONGEST_KEY = 255
+
+_OF_THE_MOMENT = "x-ratelimit-"
+"""Headers that tell what a key has left now: they are not given again."""
+
+
+def attempt_of(request: Request, body: bytes, caller: Caller, dialect: str, *, kept: bool) -> Attempt:
+    """The attempt that a request with the header is. Raises BadRequest if it cannot be heeded.
+
+    With another path, dialect or account that is to pay, a request is another one. `kept` says whether answers are
+    kept at all.
+    """
+    if not kept:
+        raise BadRequest(
+            "This server keeps no answers, so it cannot heed Idempotency-Key: leave the header out, "
+            "or set [accounts] database"
+        )
+    names = request.headers.getlist(HEADER)
+    if len(names) > 1 or not _is_key(names[0]):
+        raise BadRequest(f"Idempotency-Key must be one header of 1 to {_LONGEST_KEY} printable ASCII characters")
+    owner = "" if caller.key is None else hashlib.sha256(caller.key.encode(errors="surrogateescape")).hexdigest()
+    words = (request.scope["path"], dialect, caller.account or "")
+    return Attempt(owner, names[0], fingerprint(words, body))
+
+
+def fingerprint(words: Iterable[str], body: bytes) -> str:
+    """SHA-256 over all that makes a request what it is, each part with its length before it."""
+    digest = hashlib.sha256()
+    for part in (*(word.encode(errors="surrogateescape") for word in words), body):
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _is_key(text: str) -> bool:
+    return 0 < len(text) <= _LONGEST_KEY and text.isascii() and text.isprintable()
+
+
+class Recording:
+    """A response as it is sent, message by message, as long as it is small enough to be kept."""
+
+    def __init__(self, largest: int) -> None:
+        """`largest` is the most bytes of a body."""
+        self._largest = largest
+        self._status = 0
+        self._headers: tuple[tuple[str, str], ...] = ()
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, message: Message) -> bool:
+        """Take the next message; True: it is the last."""
+        if message["type"] == "http.response.start":
+            self._status = message["status"]
+            headers = ((name.decode(), value.decode()) for name, value in message["headers"])
+            self._headers = tuple(header for header in headers if not header[0].startswith(_OF_THE_MOMENT))
+            return False
+        body = message.get("body", b"")
+        if body != sse.KEEP_ALIVE:
+            self._size += len(body)
+            # What is too large is not kept, so it is not gathered either.
+            if self.is_too_large:
+                self._parts.clear()
+            else:
+                self._parts.append(body)
+        return not message.get("more_body", False)
+
+    @property
+    def is_too_large(self) -> bool:
+        """Whether there is more than can be kept."""
+        return self._size > self._largest
+
+    def answer(self) -> KeptAnswer | None:
+        """The whole response; None: it is too large."""
+        return None if self.is_too_large else KeptAnswer(self._status, self._headers, b"".join(self._parts))
+
+
+class Telling(NamedTuple):
+    """How the dialect tells what is not an answer."""
+
+    stream: bool
+    keep_alive_seconds: float
+    refusal: Callable[[DragomanError], Response]
+    """Before the first byte."""
+    frame: Callable[[DragomanError], bytes]
+    """After it: the end of a stream."""
+    headers: Mapping[str, str]
+    """Of a stream that begins before its answer."""
+
+
+class _Outlet:
+    """The way to the client, on which a stream that has to wait may begin before its answer is there."""
+
+    def __init__(self, send: Send, telling: Telling) -> None:
+        self._send = send
+        self._telling = telling
+        self._began = False
+        self._refused = False
+        self._last_sent = time.monotonic()
+
+    async def keep_alive(self) -> None:
+        """Send a comment if the stream was silent for long enough."""
+        if not self._telling.stream or time.monotonic() - self._last_sent < self._telling.keep_alive_seconds:
+            return
+        if not self._began:
+            headers = [
+                (name.encode(), value.encode()) for name, value in {**self._telling.headers, **sse.HEADERS}.items()
+            ]
+            await self._send({"type": "http.response.start", "status": 200, "headers": headers})
+            self._began = True
+        await self._send({"type": "http.response.body", "body": sse.KEEP_ALIVE, "more_body": True})
+        self._last_sent = time.monotonic()
+
+    async def send(self, message: Message) -> None:
+        """Send a response's message; of one that began already the head is left out."""
+        if self._refused:
+            return
+        if not self._began or message["type"] != "http.response.start":
+            await self._send(message)
+        elif message["status"] != 200:
+            await self._end_with_error(message["status"])
+
+    async def _end_with_error(self, status: int) -> None:
+        self._refused = True
+        error = BadRequest(f"The request was refused with status {status}; without a stream it is told why")
+        await self._send({"type": "http.response.body", "body": self._telling.frame(error), "more_body": False})
+
+
+class Repeatable(Response):
+    """Answers a request with an Idempotency-Key: by running it, or with the answer that it was given before."""
+
+    def __init__(
+        self,
+        response: Response,
+        is_final: Callable[[], bool],
+        answers: AnswerBook,
+        attempt: Attempt,
+        telling: Telling,
+    ) -> None:
+        """`response` runs the request. `is_final` tells, when its last message comes, whether that answer stands."""
+        super().__init__()
+        self._response = response
+        self._is_final = is_final
+        self._answers = answers
+        self._attempt = attempt
+        self._telling = telling
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        outlet = _Outlet(send, self._telling)
+        try:
+            standing = await self._wait(receive, outlet)
+        except DragomanError as error:
+            await self._telling.refusal(error)(scope, receive, outlet.send)
+            return
+        match standing:
+            case Claimed():
+                await self._run(standing, scope, receive, outlet)
+            case KeptAnswer():
+                await _replay(standing, outlet)
+            case Different():
+                await self._refuse("Idempotency-Key was used for another request before", scope, receive, outlet)
+            case Unkept():
+                limit = self._answers.largest_answer
+                message = f"The request was answered, but its answer had more than {limit} bytes and was not kept"
+                await self._refuse(f"{message}. Use another Idempotency-Key to run it again", scope, receive, outlet)
+
+    async def _wait(self, receive: Receive, outlet: _Outlet) -> Standing | None:
+        """How the request stands when nobody else runs it; None: its client is gone."""
+        pause = FIRST_PAUSE
+        gone = asyncio.create_task(_disconnected(receive))
+        try:
+            while isinstance(standing := await self._answers.claim(self._attempt), Running):
+                await asyncio.wait([gone], timeout=pause)
+                if gone.done():
+                    return None
+                await outlet.keep_alive()
+                pause = min(LONGEST_PAUSE, pause * 2)
+            return standing
+        finally:
+            gone.cancel()
+            await asyncio.wait([gone])
+
+    async def _run(self, claim: Claimed, scope: Scope, receive: Receive, outlet: _Outlet) -> None:
+        recording = Recording(self._answers.largest_answer)
+        too_large = asyncio.Event()
+
+        async def receive_patiently() -> Message:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                # An answer that will not be kept is of no use to anybody any more.
+                await too_large.wait()
+            return message
+
+        async def record(message: Message) -> None:
+            is_last = recording.add(message)
+            if recording.is_too_large:
+                too_large.set()
+            if is_last and self._is_final():
+                # Before the client has it all: what a client has seen end is not run again.
+                await self._answers.keep(self._attempt, claim, recording.answer())
+            await outlet.send(message)
+
+        try:
+            await self._response(scope, receive_patiently, record)
+        finally:
+            self._answers.release(self._attempt, claim)
+
+    async def _refuse(self, message: str, scope: Scope, receive: Receive, outlet: _Outlet) -> None:
+        response = self._telling.refusal(IdempotencyConflict(message))
+        # OpenAI's and Scale's libraries try a 409 again unless they are told not to.
+        response.headers["x-should-retry"] = "false"
+        await response(scope, receive, outlet.send)
+
+
+async def _replay(answer: KeptAnswer, outlet: _Outlet) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in (*answer.headers, REPLAYED)]
+    await outlet.send({"type": "http.response.start", "status": answer.status, "headers": headers})
+    await outlet.send({"type": "http.response.body", "body": answer.body, "more_body": False})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        continue

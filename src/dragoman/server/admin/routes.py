@@ -1,0 +1,84 @@
+"""The admin API's HTTP side: who may come in, bodies and queries decoded, errors told."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from dragoman.accounts.balances import AccountNotFound, NameTaken
+from dragoman.accounts.changes import Administrator
+from dragoman.accounts.keys import KeyNotFound
+from dragoman.core.errors import BodyTooLarge, Overloaded, Unauthenticated
+from dragoman.dialects.exchange import bearer_key, error_headers, read_limited_body
+from dragoman.gateway.database_thread import DatabaseThread
+from dragoman.gateway.keys import KeyRing
+from dragoman.server.admin import wire
+from dragoman.server.admin.actions import Call
+from dragoman.server.admin.operations import ACTIONS, Action
+
+LARGEST_BODY = 64 * 1024
+
+
+def routes(thread: DatabaseThread, keys: KeyRing) -> list[BaseRoute]:
+    """All routes, for whoever has one of the keys; the keys' labels are who is read to have made a change."""
+    assert keys.needs_key, "without a key nobody may come in, and there is nothing to serve"
+    return [
+        Route(action.operation.path, _endpoint(action, thread, keys), methods=[action.operation.method])
+        for action in ACTIONS
+    ]
+
+
+def _endpoint(action: Action, thread: DatabaseThread, keys: KeyRing) -> Callable[[Request], Awaitable[Response]]:
+    async def endpoint(request: Request) -> Response:
+        try:
+            key = bearer_key(request.headers)
+            keys.require(key)
+            call = Call(
+                thread.database,
+                Administrator(thread.database, keys.label(key)),
+                request.path_params,
+                await _body(action, request),
+                _query(action, request),
+            )
+            return _json(await thread.run(action.do, call))
+        except Unauthenticated as error:
+            return _error(401, error.message, error_headers(error))
+        except BodyTooLarge as error:
+            return _error(413, error.message)
+        except Overloaded as error:
+            return _error(503, error.message, error_headers(error))
+        except (AccountNotFound, KeyNotFound) as error:
+            return _error(404, str(error))
+        except NameTaken as error:
+            return _error(409, str(error))
+        except (msgspec.DecodeError, ValueError) as error:
+            # What msgspec or the accounts find wrong with what was sent.
+            return _error(400, str(error))
+        except ClientDisconnect:
+            return Response()
+
+    return endpoint
+
+
+async def _body(action: Action, request: Request) -> msgspec.Struct | None:
+    struct = action.operation.request
+    if struct is None:
+        return None
+    return msgspec.json.decode(await read_limited_body(request, LARGEST_BODY), type=struct)
+
+
+def _query(action: Action, request: Request) -> msgspec.Struct | None:
+    struct = action.operation.query
+    return None if struct is None else msgspec.convert(dict(request.query_params), struct, strict=False)
+
+
+def _json(body: msgspec.Struct) -> Response:
+    headers = {"cache-control": "no-store"}
+    return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
+
+
+def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
+    body = wire.ErrorBody(wire.Fault(message))
+    return Response(msgspec.json.encode(body), status, headers, "application/json")

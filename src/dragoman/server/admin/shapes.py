@@ -1,0 +1,162 @@
+"""Between the accounts' structs and the bodies of the admin API."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from dragoman.accounts.balances import Account, Deposit
+from dragoman.accounts.changes import Change
+from dragoman.accounts.keys import Key, KeyRules
+from dragoman.accounts.money import formatted, parsed, per_million
+from dragoman.accounts.prices import Price
+from dragoman.accounts.times import day_of_number, milliseconds, moment
+from dragoman.accounts.usage import DailyUsage, Usage
+from dragoman.server.admin import wire
+
+
+class _Numbered(Protocol):
+    @property
+    def id(self) -> int: ...
+
+
+Row = TypeVar("Row", bound=_Numbered)
+
+
+def next_page(rows: Sequence[Row], limit: int) -> int | None:
+    """Where the next page begins; a page that is not full is the last."""
+    return rows[-1].id if len(rows) == limit else None
+
+
+def account_body(account: Account) -> wire.AccountBody:
+    return wire.AccountBody(
+        id=account.id,
+        name=account.name,
+        currency=account.currency,
+        created_at=moment(account.created_at),
+        deposits=formatted(account.deposits),
+        balance=formatted(account.balance),
+        holds=formatted(account.holds),
+        charges=formatted(account.charges),
+    )
+
+
+def deposit_body(deposit: Deposit) -> wire.DepositBody:
+    return wire.DepositBody(
+        id=deposit.id,
+        account=deposit.account_id,
+        at=moment(deposit.at),
+        amount=formatted(deposit.amount),
+        reference=deposit.reference,
+        note=deposit.note,
+    )
+
+
+def key_body(key: Key) -> wire.KeyBody:
+    rules = key.rules
+    return wire.KeyBody(
+        id=key.id,
+        ending=key.ending,
+        label=key.label,
+        account=key.account_id,
+        accounts=key.account_ids,
+        expires_at=_if_any(moment, rules.expires_at),
+        models=rules.models,
+        dialects=rules.dialects,
+        budget=_if_any(formatted, rules.budget),
+        requests_per_minute=rules.requests_per_minute,
+        tokens_per_minute=rules.tokens_per_minute,
+        concurrent_requests=rules.concurrent_requests,
+        created_at=moment(key.created_at),
+        disabled_at=_if_any(moment, key.disabled_at),
+        spent=formatted(key.spent),
+        held=formatted(key.held),
+        running=key.running,
+    )
+
+
+def new_key_body(key: Key, secret: str) -> wire.NewKeyBody:
+    return wire.NewKeyBody(secret=secret, **msgspec.structs.asdict(key_body(key)))
+
+
+def new_rules(body: wire.NewKey) -> KeyRules:
+    """The rules of a new key. Raises InvalidAmount."""
+    return _changed(KeyRules(), body)
+
+
+def changed_rules(rules: KeyRules, patch: wire.KeyPatch) -> KeyRules:
+    """The rules after a change. Raises InvalidAmount."""
+    return _changed(rules, patch)
+
+
+def price_body(price: Price) -> wire.PriceBody:
+    return wire.PriceBody(
+        id=price.id,
+        model=price.model,
+        prompt=per_million(price.prompt),
+        cached=per_million(price.cached),
+        completion=per_million(price.completion),
+        valid_from=moment(price.valid_from),
+        created_at=moment(price.created_at),
+    )
+
+
+def usage_body(used: Usage) -> wire.UsageBody:
+    return wire.UsageBody(
+        id=used.id,
+        request_id=used.request_id,
+        account=used.account_id,
+        key=used.key_id,
+        price=used.price_id,
+        model=used.model,
+        dialect=used.dialect,
+        admitted_at=moment(used.admitted_at),
+        settled_at=moment(used.settled_at),
+        result=used.result,
+        prompt_tokens=used.prompt_tokens,
+        cached_tokens=used.cached_tokens,
+        completion_tokens=used.completion_tokens,
+        charge=formatted(used.charge),
+    )
+
+
+def day_body(day: DailyUsage) -> wire.DayBody:
+    return wire.DayBody(
+        day=day_of_number(day.day),
+        account=day.account_id,
+        key=day.key_id,
+        model=day.model,
+        requests=day.requests,
+        prompt_tokens=day.prompt_tokens,
+        cached_tokens=day.cached_tokens,
+        completion_tokens=day.completion_tokens,
+        charge=formatted(day.charge),
+    )
+
+
+def change_body(change: Change) -> wire.ChangeBody:
+    return wire.ChangeBody(
+        id=change.id,
+        at=moment(change.at),
+        actor=change.actor,
+        action=change.action,
+        subject=change.subject,
+        details=change.details,
+    )
+
+
+_Value = TypeVar("_Value")
+_Told = TypeVar("_Told")
+
+
+def _if_any(tell: Callable[[_Value], _Told], value: _Value | None) -> _Told | None:
+    return None if value is None else tell(value)
+
+
+def _changed(rules: KeyRules, sent: wire.NewKey | wire.KeyPatch) -> KeyRules:
+    given = {name: getattr(sent, name) for name in KeyRules.__struct_fields__}
+    given = {name: value for name, value in given.items() if value is not msgspec.UNSET}
+    for name, read in (("expires_at", milliseconds), ("budget", parsed)):
+        if given.get(name) is not None:
+            given[name] = read(given[name])
+    return msgspec.structs.replace(rules, **given)

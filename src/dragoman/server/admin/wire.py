@@ -1,0 +1,279 @@
+"""The JSON bodies of the admin API.
+
+Amounts are texts in units of a currency, "12.50", exact to nine digits after the point; times are RFC 3339 texts with
+an offset; days are dates of UTC. A field that is not known here is refused.
+"""
+
+from datetime import date, datetime
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from dragoman.accounts.balances import DEFAULT_CURRENCY
+from dragoman.server.settings import DialectName
+
+MAX_PAGE_ITEMS = 1000
+
+Id = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Limit = Annotated[int, Meta(ge=1, le=2**63 - 1)]
+Amount = Annotated[str, Meta(max_length=40)]
+Text = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f]*$")]
+Time = Annotated[datetime, Meta(tz=True)]
+
+
+class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class NewAccount(_Body, frozen=True, kw_only=True):
+    name: Text
+    currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$")] = DEFAULT_CURRENCY
+
+
+class AccountBody(msgspec.Struct, frozen=True, kw_only=True):
+    """`deposits = balance + holds + charges`, always."""
+
+    id: int
+    name: str
+    currency: str
+    created_at: datetime
+    deposits: str
+    balance: str
+    """What new requests may use."""
+    holds: str
+    """Set aside for running requests."""
+    charges: str
+
+
+class AccountPage(msgspec.Struct, frozen=True, kw_only=True):
+    data: list[AccountBody]
+    next: int | None
+    """To be sent as `after` for the next page; null: there is none."""
+
+
+class NewDeposit(_Body, frozen=True, kw_only=True):
+    amount: Amount
+    """Negative: paid out."""
+    reference: Text | None = None
+    """Say a payment's number: it is booked once, however often it is sent."""
+    note: Text | None = None
+
+
+class DepositBody(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    account: int
+    at: datetime
+    amount: str
+    reference: str | None
+    note: str | None
+
+
+class DepositPage(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first."""
+
+    data: list[DepositBody]
+    next: int | None
+    """To be sent as `before`."""
+
+
+class NewKey(_Body, frozen=True, kw_only=True):
+    """What is null or absent has no limit."""
+
+    account: Id
+    """Pays unless a request selects another account."""
+    other_accounts: tuple[Id, ...] = ()
+    label: Annotated[str, Meta(max_length=255, pattern=r"^[^\x00-\x1f]*$")] = ""
+    expires_at: Time | None = None
+    models: tuple[Text, ...] | None = None
+    dialects: tuple[DialectName, ...] | None = None
+    budget: Amount | None = None
+    requests_per_minute: Limit | None = None
+    tokens_per_minute: Limit | None = None
+    concurrent_requests: Limit | None = None
+
+
+class KeyPatch(_Body, frozen=True, kw_only=True):
+    """What is absent stays; null takes a limit away."""
+
+    other_accounts: tuple[Id, ...] | UnsetType = UNSET
+    label: Annotated[str, Meta(max_length=255, pattern=r"^[^\x00-\x1f]*$")] | UnsetType = UNSET
+    expires_at: Time | UnsetType | None = UNSET
+    models: tuple[Text, ...] | UnsetType | None = UNSET
+    dialects: tuple[DialectName, ...] | UnsetType | None = UNSET
+    budget: Amount | UnsetType | None = UNSET
+    requests_per_minute: Limit | UnsetType | None = UNSET
+    tokens_per_minute: Limit | UnsetType | None = UNSET
+    concurrent_requests: Limit | UnsetType | None = UNSET
+    disabled: bool | UnsetType = UNSET
+
+
+class KeyBody(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    ending: str
+    """The last characters of the secret."""
+    label: str
+    account: int
+    accounts: tuple[int, ...]
+    """All that the key may use."""
+    expires_at: datetime | None
+    models: tuple[str, ...] | None
+    dialects: tuple[str, ...] | None
+    budget: str | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    concurrent_requests: int | None
+    created_at: datetime
+    disabled_at: datetime | None
+    spent: str
+    held: str
+    running: int
+
+
+class NewKeyBody(KeyBody, frozen=True, kw_only=True):
+    secret: str
+    """The key itself. It is told here once and kept nowhere."""
+
+
+class KeyPage(msgspec.Struct, frozen=True, kw_only=True):
+    data: list[KeyBody]
+    next: int | None
+    """To be sent as `after`."""
+
+
+class NewPrice(_Body, frozen=True, kw_only=True):
+    """Prices of a million tokens."""
+
+    model: Text
+    prompt: Amount
+    completion: Amount
+    cached: Amount | None = None
+    """Of prompt tokens that were not computed anew; null: as the others."""
+    valid_from: Time | None = None
+    """null: now."""
+
+
+class PriceBody(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    model: str
+    prompt: str
+    cached: str
+    completion: str
+    valid_from: datetime
+    created_at: datetime
+
+
+class PriceList(msgspec.Struct, frozen=True, kw_only=True):
+    """All there have been and will be, by model and time."""
+
+    data: list[PriceBody]
+
+
+class UsageBody(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    request_id: str
+    account: int | None
+    key: int | None
+    price: int | None
+    model: str
+    dialect: str
+    admitted_at: datetime
+    settled_at: datetime
+    result: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    charge: str
+
+
+class UsagePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first."""
+
+    data: list[UsageBody]
+    next: int | None
+    """To be sent as `before`."""
+
+
+class DayBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The requests of an account with a key to a model on one day. Account and key 0: the server was open."""
+
+    day: date
+    account: int
+    key: int
+    model: str
+    requests: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    charge: str
+
+
+class DayPage(msgspec.Struct, frozen=True, kw_only=True):
+    """The latest day first."""
+
+    data: list[DayBody]
+    next: int | None
+    """To be sent as `offset`."""
+
+
+class ChangeBody(msgspec.Struct, frozen=True, kw_only=True):
+    id: int
+    at: datetime
+    actor: str
+    """The name of the admin key, or who used the command line."""
+    action: str
+    subject: str
+    details: dict[str, Any]
+
+
+class ChangePage(msgspec.Struct, frozen=True, kw_only=True):
+    """Newest first."""
+
+    data: list[ChangeBody]
+    next: int | None
+    """To be sent as `before`."""
+
+
+class AfterQuery(_Body, frozen=True, kw_only=True):
+    after: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ITEMS)] = 100
+
+
+class KeysQuery(AfterQuery, frozen=True, kw_only=True):
+    account: Id | None = None
+
+
+class BeforeQuery(_Body, frozen=True, kw_only=True):
+    before: Id | None = None
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ITEMS)] = 100
+
+
+class PricesQuery(_Body, frozen=True, kw_only=True):
+    model: Text | None = None
+
+
+class UsageQuery(BeforeQuery, frozen=True, kw_only=True):
+    account: Id | None = None
+    key: Id | None = None
+    model: Text | None = None
+    first_day: date | None = None
+    last_day: date | None = None
+
+
+class DaysQuery(_Body, frozen=True, kw_only=True):
+    account: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    """0: nobody's, of an open server."""
+    key: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    model: Text | None = None
+    first_day: date | None = None
+    last_day: date | None = None
+    offset: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ITEMS)] = 100
+
+
+class Fault(msgspec.Struct, frozen=True):
+    message: str
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: Fault

@@ -1,0 +1,198 @@
+"""The commands that work on the accounts' database, as they are typed."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from dragoman.accounts.changes import list_changes
+from dragoman.accounts.database import Database
+from dragoman.accounts.migrations import require_current
+from dragoman.cli.main import app
+from dragoman.server.accounts import accounts_place
+from dragoman.server.settings import load_settings
+from tests.support.books import open_till
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRAGOMAN_ACCOUNTS_DATABASE", f"sqlite:///{tmp_path}/data/accounts.db")
+    return f"sqlite:///{tmp_path}/data/accounts.db"
+
+
+@pytest.fixture
+def run(url: str) -> Run:
+    """Runs a command that must succeed; the tables are there."""
+
+    def run(*arguments: str, status: int = 0) -> Result:
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == status, result.output
+        return result
+
+    run("db", "upgrade")
+    return run
+
+
+def rows(table: str) -> list[list[str]]:
+    """The rows of a printed table, without its head."""
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines() if line[0] == "│"]
+
+
+def test_the_tables_are_made_and_checked(url: str, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    before = CliRunner().invoke(app, ["db", "status"])
+    assert (before.exit_code, before.stdout.split()[0]) == (1, "missing")
+    refused = CliRunner().invoke(app, ["accounts", "list"])
+    assert refused.exit_code == 1
+    assert "Run: dragoman db upgrade" in refused.stderr
+    made = CliRunner().invoke(app, ["db", "upgrade"])
+    assert made.stdout.startswith("applied: accounts")
+    assert CliRunner().invoke(app, ["db", "upgrade"]).stdout == "nothing to do\n"
+    after = CliRunner().invoke(app, ["db", "status"])
+    assert after.exit_code == 0
+    assert {line.split()[0] for line in after.stdout.splitlines()} == {"applied"}
+
+
+def test_a_table_in_the_settings_is_enough_and_means_what_it_means_to_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    nowhere = CliRunner().invoke(app, ["db", "upgrade"])
+    assert nowhere.exit_code == 2
+    assert nowhere.stderr.startswith("dragoman: no database: set [accounts] or DRAGOMAN_ACCOUNTS_DATABASE")
+    tmp_path.joinpath("dragoman.toml").write_text("[accounts]\n")
+    assert CliRunner().invoke(app, ["db", "upgrade"]).exit_code == 0
+    place = accounts_place(load_settings(None, {}, {}).accounts)
+    assert place is not None
+    assert place.url == f"sqlite:///{tmp_path}/dragoman/accounts.db"
+    database = Database(place.url)
+    require_current(database)
+    database.close()
+
+
+@pytest.mark.usefixtures("url")
+def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+    tmp_path.joinpath("data").write_text("a file")
+    refused = CliRunner().invoke(app, ["db", "upgrade"])
+    assert refused.exit_code == 1
+    assert refused.stderr == f"dragoman: the accounts cannot be kept in {tmp_path}/data: File exists\n"
+
+
+def test_money_is_paid_in_and_out_to_the_last_digit(run: Run) -> None:
+    assert "balance   0.00 EUR" in run("accounts", "create", "acme", "--currency", "EUR").stdout
+    assert run("deposit", "acme", "12.500000001", "--reference", "p1").stdout == (
+        "acme has a balance of 12.500000001 EUR\n"
+    )
+    assert "12.500000001" in run("deposit", "acme", "12.500000001", "--reference", "p1").stdout
+    assert run("deposit", "1", "-2.5").stdout == "acme has a balance of 10.000000001 EUR\n"
+    assert rows(run("accounts", "list").stdout) == [["1", "acme", "10.000000001", "0.00", "0.00", "EUR"]]
+    assert "10.000000001 EUR" in run("accounts", "show", "acme").stdout
+
+
+def test_a_key_is_shown_once(run: Run) -> None:
+    run("accounts", "create", "acme")
+    run("accounts", "create", "other")
+    limits = ["--model", "owl", "--model", "parrot", "--dialect", "arcee", "--requests-per-minute", "60"]
+    money = ["--budget", "12.50", "--expires", "2030-01-31T12:00:00+02:00", "--other-account", "other"]
+    made = run("keys", "create", "acme", "--label", "laptop", *limits, *money)
+    secret = made.stdout.strip()
+    assert re.fullmatch(r"sk-[\w-]{43}", secret)
+    shown = run("keys", "show", "1").stdout
+    for fact in ("…" + secret[-4:], "laptop", "owl, parrot", "arcee", "60", "12.50", "2030-01-31 10:00:00", "1, 2"):
+        assert fact in shown
+    assert secret not in shown
+    [[_, key, label, account, _, state]] = rows(run("keys", "list", "--account", "other").stdout)
+    assert (key, label, account, state) == (f"…{secret[-4:]}", "laptop", "1", "usable")
+    assert run("keys", "revoke", "1").stdout == f"key 1 (…{secret[-4:]}) is revoked\n"
+    assert "revoked 20" in run("keys", "list").stdout
+
+
+def test_prices_are_typed_and_shown_for_a_million_tokens(run: Run) -> None:
+    run("prices", "set", "owl", "--prompt", "0.15", "--completion", "0.6", "--cached", "0.015")
+    run("prices", "set", "owl", "--prompt", "1", "--completion", "2", "--from", "2999-01-01")
+    run("prices", "set", "parrot", "--prompt", "0", "--completion", "0")
+    owl = rows(run("prices", "list", "--model", "owl").stdout)
+    assert [row[1:5] for row in owl] == [["owl", "0.15", "0.015", "0.60"], ["owl", "1.00", "1.00", "2.00"]]
+    assert owl[1][5] == "2999-01-01 00:00:00"
+    assert len(rows(run("prices", "list").stdout)) == 3
+
+
+def test_usage_is_summed_and_narrowed(run: Run, url: str) -> None:
+    with open_till(url) as till:
+        till.settle(till.admit().request_id)
+        till.settle(till.admit(model="free").request_id)
+    assert [row[0] for row in rows(run("usage", "--by", "model").stdout)] == ["parrot", "free"]
+    [[day, requests, *_, charge]] = rows(run("usage").stdout)
+    assert (requests, charge) == ("2", "0.0000004")
+    told = json.loads(run("usage", "--json", "--by", "day", "--account", "acme", "--since", day, "--until", day).stdout)
+    assert told == [
+        {
+            "day": day,
+            "requests": 2,
+            "prompt_tokens": 20,
+            "cached_tokens": 0,
+            "completion_tokens": 20,
+            "charge": "0.0000004",
+        }
+    ]
+    assert [row["key"] for row in json.loads(run("usage", "--json", "--by", "key", "--model", "free").stdout)] == [1]
+    assert json.loads(run("usage", "--json", "--key", "2").stdout) == []
+
+
+def test_changes_are_recorded_under_the_users_name(run: Run, url: str) -> None:
+    run("accounts", "create", "acme")
+    run("deposit", "acme", "1")
+    database = Database(url)
+    changes = list_changes(database)
+    database.close()
+    assert [change.action for change in changes] == ["deposit", "create account"]
+    assert all(change.actor.startswith("command line (") for change in changes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "complaint"),
+    [
+        (["deposit", "acme", "1,5"], 2, "'1,5' is not an amount; write it as in 12.50"),
+        (["deposit", "acme", "0.0000000001"], 2, "'0.0000000001' has more than nine digits after the point"),
+        (["deposit", "nobody", "1"], 1, "There is no account 'nobody'"),
+        (["deposit", "9" * 30, "1"], 1, f"There is no account '{'9' * 30}'"),
+        (["deposit", "acme", "-1"], 1, "The balance of 0.00 does not cover 1.00"),
+        (["accounts", "create", "acme"], 1, "There is an account called 'acme' already"),
+        (["accounts", "create", "12"], 1, "An account may not be called '12': a name is not empty and not a number"),
+        (["keys", "show", "7"], 1, "There is no key 7"),
+        (["keys", "create", "acme", "--expires", "soon"], 2, "Invalid isoformat string: 'soon'"),
+        (["usage", "--since", "2026-02-30"], 2, "day is out of range for month"),
+        (
+            ["prices", "set", "owl", "--prompt", "0.0001", "--completion", "1"],
+            2,
+            "'0.0001' for a million tokens has more than three digits after the point",
+        ),
+        (
+            ["db", "status", "--database", "mysql://u:secret@h/n"],
+            2,
+            "accounts.database: Not a database dragoman can use: mysql; write sqlite:///… or postgresql://…",
+        ),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(run: Run, arguments: list[str], status: int, complaint: str) -> None:
+    run("accounts", "create", "acme")
+    result = run(*arguments, status=status)
+    assert (result.stdout, result.stderr) == ("", f"dragoman: {complaint}\n")
+
+
+def test_without_a_database_the_commands_say_where_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DRAGOMAN_ACCOUNTS_DATABASE", raising=False)
+    result = CliRunner().invoke(app, ["accounts", "list"])
+    assert result.exit_code == 2
+    assert result.stderr == ("dragoman: no database: set [accounts] or DRAGOMAN_ACCOUNTS_DATABASE, or say --database\n")
+    (tmp_path / "dragoman.toml").write_text('[accounts]\ndatabase = "sqlite:///accounts.db"\n')
+    assert CliRunner().invoke(app, ["db", "upgrade"]).exit_code == 0
+    assert (tmp_path / "accounts.db").exists()

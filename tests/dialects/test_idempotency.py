@@ -1,0 +1,192 @@
+"""What is recorded, what makes two requests the same, and clients that come and go."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.types import Message, Scope
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.idempotency import KeptAnswer
+from dragoman.dialects import sse
+from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.idempotency import Recording, fingerprint
+from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.server.app import App, build_app
+from tests.support.books import books_at
+from tests.support.connections import Client
+from tests.support.gated_echo import GatedEcho
+from tests.support.metered import sqlite_customer
+
+TICK = 0.01
+"""Seconds of silence after which a comment is sent."""
+
+LARGEST = 1000
+
+
+def scope_of(secret: str) -> Scope:
+    headers = [(b"idempotency-key", b"key"), (b"authorization", f"Bearer {secret}".encode())]
+    return {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers, "query_string": b""}
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps({"model": "echo", "prompt": "ab", **fields}).encode()
+
+
+@pytest.fixture
+def secret(tmp_path: Path) -> Iterator[str]:
+    """The key of an account in a new database."""
+    with sqlite_customer(tmp_path) as customer:
+        yield customer.new_key()
+
+
+@contextlib.asynccontextmanager
+async def worker(engine: GatedEcho, folder: Path, *, keep_alive_seconds: float = TICK) -> AsyncIterator[App]:
+    with books_at(f"sqlite:///{folder}/accounts.db", folder / "journals", largest_answer=LARGEST) as books:
+        async with books.opened():
+            catalog = Catalog([Deployment("echo", (), engine)])
+            options = ExchangeOptions(10_000, keep_alive_seconds)
+            yield build_app(catalog, options, metrics_directory=None, books=books)
+
+
+def exchange(app: App, client: Client, secret: str) -> "asyncio.Task[None]":
+    return asyncio.create_task(app(scope_of(secret), client.receive, client.send))
+
+
+def said(client: Client) -> bytes:
+    return b"".join(each for each in client.bodies if each != sse.KEEP_ALIVE)
+
+
+bodies = st.lists(st.binary(max_size=20).filter(lambda part: part != sse.KEEP_ALIVE), min_size=1, max_size=8)
+
+
+@given(bodies, st.integers(0, 100))
+def test_a_recording_is_what_was_sent_without_its_comments_or_too_large(parts: list[bytes], largest: int) -> None:
+    recording = Recording(largest)
+    head: Message = {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]}
+    assert not recording.add(head)
+    for part in (*parts[:-1], sse.KEEP_ALIVE):
+        assert not recording.add({"type": "http.response.body", "body": part, "more_body": True})
+    assert recording.add({"type": "http.response.body", "body": parts[-1]})
+    whole = b"".join(parts)
+    assert recording.is_too_large == (len(whole) > largest)
+    assert recording.answer() == (None if len(whole) > largest else KeptAnswer(200, (("a", "b"),), whole))
+
+
+requests = st.tuples(st.lists(st.text(alphabet="a/", max_size=3), min_size=2, max_size=2), st.binary(max_size=3))
+
+
+@given(requests, requests)
+def test_only_equal_requests_have_equal_fingerprints(
+    one: tuple[Sequence[str], bytes], other: tuple[Sequence[str], bytes]
+) -> None:
+    assert (fingerprint(*one) == fingerprint(*other)) == (one == other)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_loses_the_connection_finds_the_answer_when_coming_back(
+    tmp_path: Path, secret: str, stream: bool
+) -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    async with worker(engine, tmp_path) as app:
+        lost, returned = Client(body(stream=stream)), Client(body(stream=stream))
+        first = exchange(app, lost, secret)
+        await engine.began.wait()
+        lost.gone.set()
+        second = exchange(app, returned, secret)
+        await asyncio.wait([first, second], timeout=2 * TICK)
+        engine.gate.set()
+        async with asyncio.timeout(10):
+            await asyncio.gather(first, second)
+    assert (engine.runs, engine.cancelled) == (1, 0)
+    assert said(returned) == said(lost)
+    assert b"ab" in said(returned) or stream
+
+
+async def test_an_answer_that_nobody_could_be_given_again_ends_with_its_client(tmp_path: Path, secret: str) -> None:
+    engine = GatedEcho()
+    async with worker(engine, tmp_path) as app:
+        client = Client(body(stream=True, prompt="x" * 5000, max_tokens=5000))
+        answering = exchange(app, client, secret)
+        await client.until(lambda bodies: sum(map(len, bodies)) > LARGEST)
+        client.gone.set()
+        await answering
+        assert engine.cancelled == 1
+        again = Client(body(stream=True, prompt="x" * 5000, max_tokens=5000))
+        again.gone.set()
+        await exchange(app, again, secret)
+    assert engine.runs == 2, "it had not ended, so it was not answered"
+
+
+async def test_who_waits_for_a_stream_is_kept_alive_and_then_given_it(tmp_path: Path, secret: str) -> None:
+    engine = GatedEcho(silent=True)
+    engine.gate.clear()
+    async with worker(engine, tmp_path) as app:
+        running, waiting = Client(body(stream=True)), Client(body(stream=True))
+        first = exchange(app, running, secret)
+        await engine.began.wait()
+        second = exchange(app, waiting, secret)
+        await waiting.until(lambda bodies: sse.KEEP_ALIVE in bodies)
+        engine.gate.set()
+        await asyncio.gather(first, second)
+    assert engine.runs == 1
+    assert said(waiting) == said(running)
+    assert [message["type"] for message in waiting.sent].count("http.response.start") == 1
+    assert waiting.sent[-1].get("more_body", False) is False
+
+
+async def test_who_waits_for_a_stream_that_is_refused_is_told_so_within_it(tmp_path: Path, secret: str) -> None:
+    engine = GatedEcho(BadRequest("The prompt is odd"), silent=True)
+    engine.gate.clear()
+    async with worker(engine, tmp_path, keep_alive_seconds=15) as app, worker(engine, tmp_path) as impatient:
+        running, waiting = Client(body(stream=True)), Client(body(stream=True))
+        first = exchange(app, running, secret)
+        await engine.began.wait()
+        second = exchange(impatient, waiting, secret)
+        await waiting.until(lambda bodies: sse.KEEP_ALIVE in bodies)
+        engine.gate.set()
+        await asyncio.gather(first, second)
+    assert engine.runs == 1
+    assert [message.get("status") for message in running.sent] == [400, None]
+    last = said(waiting)
+    assert last.startswith(b"data: ")
+    assert "status 400" in json.loads(last.removeprefix(b"data: "))["error"]["message"]
+    assert waiting.sent[-1].get("more_body", False) is False
+
+
+async def test_who_stops_waiting_leaves_nothing_behind(tmp_path: Path, secret: str) -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    async with worker(engine, tmp_path) as app:
+        running, leaving = Client(body()), Client(body())
+        first = exchange(app, running, secret)
+        await engine.began.wait()
+        leaving.gone.set()
+        async with asyncio.timeout(10):
+            await exchange(app, leaving, secret)
+            assert leaving.sent == []
+            engine.gate.set()
+            await first
+    assert engine.runs == 1
+
+
+async def test_a_request_that_is_cancelled_gives_its_claim_up(tmp_path: Path, secret: str) -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    async with worker(engine, tmp_path) as app:
+        cancelled = exchange(app, Client(body()), secret)
+        await engine.began.wait()
+        cancelled.cancel()
+        await asyncio.wait([cancelled])
+        engine.gate.set()
+        async with asyncio.timeout(10):
+            client = Client(body())
+            await exchange(app, client, secret)
+    assert engine.runs == 2
+    assert json.loads(said(client))["choices"]

@@ -1,0 +1,279 @@
+"""The admin API over HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jsonschema
+import pytest
+
+from dragoman.accounts.audit import audit
+from dragoman.accounts.balances import create_account
+from dragoman.accounts.database import Database
+from dragoman.accounts.keys import create_key
+from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.refusals import KeyDisabled
+from dragoman.server import admin
+from dragoman.server.admin.operations import ACTIONS
+from dragoman.server.app import OPERATIONS
+from dragoman.server.books import Books
+from dragoman.server.openapi import document
+from tests.support.accounts import Till
+from tests.support.apps import client_of, echo_app
+from tests.support.books import ADMIN_KEY, books_at
+from tests.support.postgresql import new_database, running_postgresql
+
+DOCUMENT = document({**OPERATIONS, "admin": admin.OPERATIONS}, "echo")
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One database for all tests of a kind; each makes what it needs under names of its own."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path_factory.mktemp('accounts')}/accounts.db"
+    else:
+        with running_postgresql() as server:
+            yield new_database(server)
+
+
+@pytest.fixture
+def url(server_url: str) -> str:
+    database = Database(server_url)
+    upgrade(database)
+    database.close()
+    return server_url
+
+
+@pytest.fixture
+def books(url: str, tmp_path: Path) -> Iterator[Books]:
+    with books_at(url, tmp_path) as books:
+        yield books
+
+
+class Admin:
+    """A client of the admin API that holds every answer against the OpenAPI document."""
+
+    def __init__(self, client: httpx.AsyncClient, name: str) -> None:
+        self._client = client
+        self.name = name
+        """A name for what a test makes."""
+
+    async def send(self, method: str, path: str, status: int = 200, **options: Any) -> Any:
+        response = await self._client.request(method, f"/admin/{path}", **options)
+        assert response.status_code == status, response.text
+        body = response.json()
+        [template] = [
+            each
+            for each in DOCUMENT["paths"]
+            if each.startswith("/admin/")
+            and method.lower() in DOCUMENT["paths"][each]
+            and _matches(each.removeprefix("/admin/"), path)
+        ]
+        told = DOCUMENT["paths"][template][method.lower()]["responses"][str(status)]["content"]["application/json"]
+        jsonschema.Draft202012Validator({**told["schema"], "components": DOCUMENT["components"]}).validate(body)
+        return body
+
+    async def get(self, path: str, status: int = 200, **query: Any) -> Any:
+        return await self.send("GET", path, status, params=query)
+
+    async def post(self, path: str, status: int = 200, **body: Any) -> Any:
+        return await self.send("POST", path, status, json=body)
+
+    async def account(self) -> int:
+        created = await self.post("accounts", name=self.name)
+        return int(created["id"])
+
+
+def _matches(template: str, path: str) -> bool:
+    wanted, given = template.split("/"), path.split("/")
+    return len(wanted) == len(given) and all(
+        one.startswith("{") or one == other for one, other in zip(wanted, given, strict=True)
+    )
+
+
+@pytest.fixture
+async def ada(books: Books, request: pytest.FixtureRequest) -> AsyncIterator[Admin]:
+    app = echo_app(books=books, admin_keys={ADMIN_KEY: "ada"})
+    async with client_of(app) as client:
+        client.headers["authorization"] = f"Bearer {ADMIN_KEY}"
+        yield Admin(client, request.node.name)
+
+
+async def test_an_account_is_opened_paid_into_and_looked_at(ada: Admin) -> None:
+    account = await ada.post("accounts", name=ada.name, currency="EUR")
+    assert (account["balance"], account["currency"]) == ("0.00", "EUR")
+    path = f"accounts/{account['id']}"
+    paid = await ada.post(f"{path}/deposits", amount="12.500000001", reference=ada.name, note="first")
+    assert (paid["amount"], paid["reference"]) == ("12.500000001", ada.name)
+    assert await ada.post(f"{path}/deposits", amount="12.500000001", reference=ada.name) == paid
+    await ada.post(f"accounts/{ada.name}/deposits", amount="-2.5")
+    assert (await ada.get(path))["balance"] == "10.000000001"
+    assert await ada.get(f"accounts/{ada.name}") == await ada.get(path)
+    deposits = await ada.get(f"{path}/deposits", limit=1)
+    assert [each["amount"] for each in deposits["data"]] == ["-2.50"]
+    assert (await ada.get(f"{path}/deposits", before=deposits["next"]))["data"] == [paid]
+    listed = await ada.get("accounts", after=account["id"] - 1)
+    assert listed["data"][0]["id"] == account["id"]
+    assert listed["next"] is None
+
+
+async def test_a_keys_secret_is_told_once(ada: Admin) -> None:
+    account = await ada.account()
+    rules: dict[str, Any] = {
+        "expires_at": "2030-01-31T12:00:00+02:00",
+        "models": ["owl"],
+        "dialects": ["arcee", "scale"],
+        "budget": "12.50",
+        "requests_per_minute": 60,
+        "tokens_per_minute": 1000,
+        "concurrent_requests": 2,
+    }
+    made = await ada.post("keys", account=account, label="laptop", **rules)
+    secret = made.pop("secret")
+    assert secret.startswith("sk-")
+    assert made | rules | {"expires_at": "2030-01-31T10:00:00Z"} == made
+    assert await ada.get(f"keys/{made['id']}") == made
+    assert (await ada.get("keys", account=account))["data"] == [made]
+    assert secret not in str(await ada.get("audit"))
+
+
+async def test_a_change_leaves_alone_what_it_does_not_name(ada: Admin) -> None:
+    account = await ada.account()
+    made = await ada.post("keys", account=account, budget="1", requests_per_minute=60, models=["owl"])
+    path = f"keys/{made['id']}"
+    changed = await ada.send("PATCH", path, json={"label": "desk", "budget": None, "requests_per_minute": 5})
+    assert changed == {key: value for key, value in made.items() if key != "secret"} | {
+        "label": "desk",
+        "budget": None,
+        "requests_per_minute": 5,
+    }
+    several = [ada.send("PATCH", path, json={name: 7}) for name in ("tokens_per_minute", "concurrent_requests")]
+    await asyncio.gather(*several)
+    after = await ada.get(path)
+    assert (after["tokens_per_minute"], after["concurrent_requests"]) == (7, 7)
+    assert (await ada.send("PATCH", path, json={"disabled": True}))["disabled_at"] is not None
+    assert (await ada.send("PATCH", path, json={"disabled": False}))["disabled_at"] is None
+
+
+async def test_a_revoked_key_is_refused_at_once(ada: Admin, url: str) -> None:
+    database = Database(url)
+    with Till(database, name=ada.name) as till:
+        till.settle(till.admit().request_id)
+        revoked = await ada.send("DELETE", f"keys/{till.key_id}")
+        assert revoked["disabled_at"] is not None
+        assert await ada.send("DELETE", f"keys/{till.key_id}") == revoked
+        assert isinstance(till.ask(), KeyDisabled)
+    database.close()
+
+
+async def test_prices_are_of_a_million_tokens(ada: Admin) -> None:
+    now = await ada.post("prices", model=ada.name, prompt="0.15", completion="0.6", cached="0.015")
+    later = await ada.post("prices", model=ada.name, prompt="1", completion="2", valid_from="2999-01-01T00:00:00Z")
+    assert (now["prompt"], now["cached"], now["completion"]) == ("0.15", "0.015", "0.60")
+    assert (later["cached"], later["valid_from"]) == ("1.00", "2999-01-01T00:00:00Z")
+    assert (await ada.get("prices", model=ada.name))["data"] == [now, later]
+
+
+async def test_usage_is_listed_page_by_page_and_summed_by_day(ada: Admin, url: str) -> None:
+    database = Database(url)
+    with Till(database, name=ada.name) as till:
+        bought = [till.admit().request_id for _ in range(3)]
+        for request_id in bought:
+            till.settle(request_id)
+        first = await ada.get("usage", account=till.account_id, limit=2)
+        rest = await ada.get("usage", account=till.account_id, limit=2, before=first["next"])
+        assert [each["request_id"] for each in first["data"] + rest["data"]] == bought[::-1]
+        assert rest["next"] is None
+        today = first["data"][0]["settled_at"][:10]
+        days = await ada.get("usage/daily", account=till.account_id, key=till.key_id, first_day=today, last_day=today)
+        [day] = days["data"]
+        assert (day["day"], day["requests"], day["charge"]) == (today, 3, "0.0000012")
+        assert (await ada.get("usage", account=till.account_id, model="nobody's"))["data"] == []
+        assert audit(database) == []
+    database.close()
+
+
+async def test_every_change_is_told_with_the_name_of_the_key_that_made_it(ada: Admin) -> None:
+    account = await ada.account()
+    await ada.post(f"accounts/{account}/deposits", amount="1")
+    changes = (await ada.get("audit", limit=2))["data"]
+    assert [(each["actor"], each["action"], each["subject"]) for each in changes] == [
+        ("ada", "deposit", f"account {account}"),
+        ("ada", "create account", f"account {account}"),
+    ]
+    older = await ada.get("audit", before=changes[0]["id"], limit=1)
+    assert older["data"] == [changes[1]]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "complaint"),
+    [
+        ("POST", "accounts", {}, 400, "missing required field `name`"),
+        ("POST", "accounts", {"name": "x", "colour": "red"}, 400, "unknown field `colour`"),
+        ("POST", "accounts", {"name": "12"}, 400, "may not be called '12'"),
+        ("POST", "accounts", {"name": "nul\0"}, 400, "$.name"),
+        ("POST", "accounts/0/deposits", {"amount": "1"}, 404, "There is no account '0'"),
+        ("POST", f"accounts/{'9' * 30}/deposits", {"amount": "1"}, 404, "There is no account"),
+        ("POST", "accounts/nobody/deposits", {"amount": 1}, 400, "Expected `str`, got `int`"),
+        ("POST", "keys", {"account": 2**62}, 404, "There is no account"),
+        ("POST", "keys", {"account": 2**64}, 400, "$.account"),
+        ("POST", "keys", {"account": 1, "dialects": ["klingon"]}, 400, "Invalid enum value 'klingon'"),
+        ("POST", "keys", {"account": 1, "expires_at": "2030-01-01T00:00:00"}, 400, "timezone"),
+        ("POST", "prices", {"model": "m", "prompt": "0.0001", "completion": "1"}, 400, "three digits after the point"),
+        ("POST", "prices", {"model": "m", "prompt": "1", "cached": "2", "completion": "1"}, 400, "may not cost more"),
+        ("POST", "prices", {"model": "m", "prompt": "1e40", "completion": "1"}, 400, "the ledger can hold"),
+        ("GET", "keys/seven", None, 404, "There is no key 'seven'"),
+        ("PATCH", f"keys/{2**62}", {}, 404, "There is no key"),
+        ("DELETE", f"keys/{'9' * 30}", None, 404, "There is no key"),
+        ("GET", "accounts?limit=0", None, 400, "$.limit"),
+        ("GET", "usage?first_day=yesterday", None, 400, "$.first_day"),
+        ("GET", "audit?offset=1", None, 400, "unknown field `offset`"),
+    ],
+)
+async def test_what_cannot_be_is_refused_with_a_reason(
+    ada: Admin, method: str, path: str, body: dict[str, Any] | None, status: int, complaint: str
+) -> None:
+    path, _, query = path.partition("?")
+    before = (await ada.get("audit", limit=1))["data"]
+    told = await ada.send(method, path, status, json=body, params=query)
+    assert complaint in told["error"]["message"]
+    assert (await ada.get("audit", limit=1))["data"] == before
+
+
+async def test_a_name_is_taken_once_and_an_account_never_overdrawn(ada: Admin) -> None:
+    account = await ada.account()
+    assert "already" in (await ada.post("accounts", 409, name=ada.name))["error"]["message"]
+    refused = await ada.post(f"accounts/{account}/deposits", 400, amount="-0.01")
+    assert "does not cover 0.01" in refused["error"]["message"]
+    await ada.send("POST", "accounts", 413, content=b" " * 100_000)
+    await ada.send("POST", "accounts", 400, content=b"\xff{")
+
+
+@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: f"{action.operation.method} {action.operation.path}")
+async def test_without_an_admin_key_nothing_is_told_or_done(
+    action: Any, books: Books, request: pytest.FixtureRequest
+) -> None:
+    database = books.thread.database
+    of_a_client = create_key(database, create_account(database, request.node.name).id).secret
+    app = echo_app(books=books, admin_keys={ADMIN_KEY: "ada"})
+    method, path = action.operation.method, action.operation.path.replace("{account}", "1").replace("{key}", "1")
+    async with client_of(app) as client:
+        for header in (None, "", "Bearer ", f"Bearer {of_a_client}", f"Bearer {ADMIN_KEY}x", ADMIN_KEY):
+            headers = {} if header is None else {"authorization": header}
+            refused = await client.request(method, path, headers=headers, json={})
+            assert refused.status_code == 401
+            assert set(refused.json()) == {"error"}
+            assert refused.headers["www-authenticate"] == "Bearer"
+    for app in (echo_app(books=books), echo_app(admin_keys={ADMIN_KEY: "ada"})):
+        async with client_of(app) as client:
+            client.headers["authorization"] = f"Bearer {ADMIN_KEY}"
+            assert (await client.request(method, path, json={})).status_code == 404
+
+
+async def test_a_host_of_a_dialects_own_has_no_admin_api(books: Books) -> None:
+    app = echo_app(books=books, admin_keys={ADMIN_KEY: "ada"}, hosts={"a.example": "arcee"})
+    async with client_of(app, "a.example") as client:
+        client.headers["authorization"] = f"Bearer {ADMIN_KEY}"
+        assert (await client.get("/admin/accounts")).status_code == 404

@@ -1,0 +1,124 @@
+"""A real server with accounts: two workers and the command line on one database."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+from openai import APIStatusError, OpenAI
+from typer.testing import CliRunner
+
+from dragoman.accounts.identifiers import key_digest
+from dragoman.accounts.keys import get_key
+from dragoman.cli.main import app
+from tests.support.books import ADMIN_KEY
+from tests.support.metered import Customer, cost, sqlite_customer
+from tests.support.server import RunningServer, running_server
+
+LOOKS = 200
+
+
+@pytest.fixture(scope="module")
+def customer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Customer]:
+    with sqlite_customer(tmp_path_factory.mktemp("accounts")) as customer:
+        yield customer
+
+
+@pytest.fixture(scope="module")
+def url(customer: Customer) -> str:
+    return customer.url
+
+
+@pytest.fixture(scope="module")
+def server(url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    settings = tmp_path_factory.mktemp("settings") / "dragoman.toml"
+    settings.write_text(
+        f'workers = 2\n[accounts]\ndatabase = "{url}"\n'
+        f'[[admin.keys]]\nname = "ada"\nsha256 = "{key_digest(ADMIN_KEY)}"\n'
+    )
+    environment = {"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "50"}
+    with running_server("echo", "--config", str(settings), environment=environment) as server:
+        yield server
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def test_equal_requests_at_once_are_one_whichever_worker_they_reach_and_paid_for_once(
+    server: RunningServer, customer: Customer
+) -> None:
+    body = {"model": "echo", "messages": [{"role": "user", "content": "x" * 30}]}
+    headers = {**bearer(customer.new_key()), "idempotency-key": "at once"}
+
+    def ask(_number: int) -> httpx.Response:
+        return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask, range(16)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
+    key_id = customer.keys[-1].id
+    for _ in range(LOOKS):  # The answer may be a moment ahead of its settlement.
+        rows = httpx.get(f"{server.url}/api/v1/usage/stats", headers=headers).json()
+        if mine := [row for row in rows if row["user_id"] == str(key_id)]:
+            break
+    told = answers[0].json()["usage"]
+    assert [(row["total_requests"], row["total_tokens"]) for row in mine] == [(1, told["total_tokens"])]
+    assert get_key(customer.database, key_id).spent == cost(told["prompt_tokens"], told["completion_tokens"])
+
+
+def test_openais_library_sends_the_key_when_told_and_does_not_try_a_conflict_again(
+    server: RunningServer, customer: Customer
+) -> None:
+    client = OpenAI(api_key=customer.new_key(), base_url=f"{server.url}/v1", max_retries=5)
+    headers = {"Idempotency-Key": "by the library"}
+    client.completions.create(model="echo", prompt="Hi", extra_headers=headers)
+    with pytest.raises(APIStatusError) as conflict:
+        client.completions.create(model="echo", prompt="Hello", extra_headers=headers)
+    assert conflict.value.status_code == 409
+    assert conflict.value.request.headers["x-stainless-retry-count"] == "0"
+
+
+def test_the_command_line_and_the_admin_api_see_the_same(server: RunningServer, url: str) -> None:
+    created = CliRunner().invoke(app, ["accounts", "create", "globex", "--database", url])
+    assert created.exit_code == 0, created.output
+    headers = bearer(ADMIN_KEY)
+    deposited = httpx.post(f"{server.url}/admin/accounts/globex/deposits", json={"amount": "12.50"}, headers=headers)
+    assert deposited.status_code == 200
+    assert "12.50" in CliRunner().invoke(app, ["accounts", "show", "globex", "--database", url]).stdout
+    actors = {change["actor"] for change in httpx.get(f"{server.url}/admin/audit", headers=headers).json()["data"]}
+    assert "ada" in actors
+    assert len(actors) == 2
+
+
+def test_keys_of_accounts_and_of_administrators_open_nothing_of_each_other(
+    server: RunningServer, customer: Customer
+) -> None:
+    key = customer.new_key()
+    assert httpx.get(f"{server.url}/admin/accounts", headers=bearer(key)).status_code == 401
+    for path in ("/v1/models", "/api/v1/usage/credits", "/metrics"):
+        assert httpx.get(server.url + path, headers=bearer(ADMIN_KEY)).status_code == 401
+        assert httpx.get(server.url + path, headers=bearer(key)).status_code == 200
+
+
+def test_no_secret_stands_in_a_processs_arguments(server: RunningServer, url: str) -> None:
+    workers = server.children("dragoman.server.worker")
+    assert len(workers) == 2
+    for worker in workers:
+        arguments = Path(f"/proc/{worker}/cmdline").read_text()
+        assert ADMIN_KEY not in arguments
+        assert url not in arguments
+
+
+def test_admin_keys_without_a_database_stop_the_start(tmp_path: Path) -> None:
+    settings = tmp_path / "dragoman.toml"
+    settings.write_text(f'[[admin.keys]]\nname = "ada"\nkey = "{ADMIN_KEY}"\n')
+    command = [sys.executable, "-m", "dragoman", "serve", "echo", "--config", str(settings)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 2
+    assert "set [accounts]" in result.stderr

@@ -1,0 +1,43 @@
+"""An engine that tests can count, stop and break."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+from dragoman.core.errors import DragomanError
+from dragoman.core.events import Event
+from dragoman.core.request import GenerationRequest
+from dragoman.engines.echo import EchoEngine
+
+
+class GatedEcho(EchoEngine):
+    """Says its first token at once, unless it is silent, and the rest when the gate is open."""
+
+    def __init__(self, *failures: DragomanError, silent: bool = False) -> None:
+        """The first runs fail with the failures: after the first token, or if it is silent before it."""
+        super().__init__()
+        self._silent = silent
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.began = asyncio.Event()
+        self.runs = 0
+        self.cancelled = 0
+        self._failures = list(failures)
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        self.runs += 1
+        failure = self._failures.pop(0) if self._failures else None
+        try:
+            if self._silent:
+                self.began.set()
+                await self.gate.wait()
+                if failure is not None:
+                    raise failure
+            async for event in super().generate(request):
+                yield event
+                self.began.set()
+                if failure is not None:
+                    raise failure
+                await self.gate.wait()
+        except (GeneratorExit, asyncio.CancelledError):
+            self.cancelled += 1
+            raise
