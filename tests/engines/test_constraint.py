@@ -56,6 +56,18 @@ def test_nothing_is_forced_where_every_token_must_be_sampled(compiler: GrammarCo
     assert compiler.compile(GREETING, "response_format").copy(fast_forward=False).forced() == []
 
 
+class Deaf(Bytes):
+    """Its tokenizer drops what it has no token for."""
+
+    def tokenize_plain(self, text: bytes) -> list[int]:
+        return [byte for byte in text if byte != ord("x")]
+
+
+def test_what_the_tokenizer_makes_of_forced_text_is_taken_only_as_far_as_it_fits() -> None:
+    constraint = GrammarCompiler(Deaf()).compile('start: "abxcd"', "response_format").copy()
+    assert bytes(constraint.forced()) == b"ab"
+
+
 def test_choices_go_their_own_ways(compiler: GrammarCompiler) -> None:
     first = compiler.compile(DIGITS, "response_format").copy()
     second = compiler.compile(DIGITS, "response_format").copy()

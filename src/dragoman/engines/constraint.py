@@ -100,7 +100,11 @@ class Constraint:
 
     def forced(self) -> list[int]:
         """The tokens that must come next, in order; they are not accepted yet."""
-        return self._matcher.compute_ff_tokens() if self._fast_forward else []
+        if not self._fast_forward:
+            return []
+        tokens = self._matcher.compute_ff_tokens()
+        # A tokenizer drops bytes that its vocabulary has no token for; what comes after them would not fit.
+        return tokens[: self._matcher.validate_tokens(tokens)]
 
     def _check(self) -> None:
         if self._matcher.is_error():

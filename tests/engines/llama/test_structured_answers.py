@@ -79,6 +79,12 @@ class Engine:
             reading=rendered.reading,
         )
 
+    def can_write(self, schema: schemas.Schema) -> bool:
+        """Whether all text of a schema has tokens: the vocabulary lacks some bytes of planes that are not in use."""
+        text = json.dumps(schema, ensure_ascii=False).encode()
+        vocabulary = self._model.vocabulary
+        return b"".join(map(vocabulary.piece, vocabulary.tokenize_plain(text))) == text
+
     def close(self) -> None:
         self._backend.close()
 
@@ -94,7 +100,7 @@ def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: 
     finished = 0
 
     @settings(SLOW, max_examples=20)
-    @given(st.lists(schemas.json_schemas(), min_size=TOGETHER, max_size=TOGETHER))
+    @given(st.lists(schemas.json_schemas().filter(engine.can_write), min_size=TOGETHER, max_size=TOGETHER))
     def answer(batch: list[schemas.Schema]) -> None:
         nonlocal finished
         calls = [_asking(schema) for schema in batch]
@@ -116,9 +122,10 @@ def _asking(schema: schemas.Schema) -> Call:
 
 
 @st.composite
-def _conversations(draw: st.DrawFn) -> list[dict[str, Any]]:
+def _conversations(draw: st.DrawFn, engine: Engine) -> list[dict[str, Any]]:
     """Some with the same tools, so that most of their prompts is computed once."""
-    lists = st.lists(schemas.tools(), min_size=1, max_size=3, unique_by=lambda tool: tool.name)
+    writable = schemas.tools().filter(lambda tool: engine.can_write(tool.parameters or {}))
+    lists = st.lists(writable, min_size=1, max_size=3, unique_by=lambda tool: tool.name)
     groups = [draw(lists) for _ in range(TOGETHER // SAME_TOOLS)]
     return [draw(_conversation(tools)) for tools in groups for _ in range(SAME_TOOLS)]
 
@@ -147,7 +154,7 @@ def test_200_conversations_call_only_what_they_may_with_valid_arguments(engine: 
     calls_made = 0
 
     @settings(SLOW, max_examples=10)
-    @given(_conversations())
+    @given(_conversations(engine))
     def converse(conversations: list[dict[str, Any]]) -> None:
         nonlocal calls_made
         voice = InfermaticChat()
