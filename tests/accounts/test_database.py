@@ -1,3 +1,5 @@
+import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -65,3 +67,16 @@ def test_what_was_committed_is_synced_with_and_without_a_log(tmp_path: Path) -> 
     database.close()
     assert not (tmp_path / "accounts.db-wal").exists()
     database.sync()
+
+
+def test_a_new_file_that_somebody_writes_to_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "new.db"
+    writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    writer.execute("CREATE TABLE one (value INTEGER)")
+    writer.execute("BEGIN IMMEDIATE")
+    threading.Timer(0.2, lambda: writer.execute("COMMIT")).start()
+    database = Database(f"sqlite:///{path}")
+    with database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+    database.close()
+    writer.close()

@@ -35,6 +35,8 @@ _POSTGRESQL_ARGUMENTS = {
     "keepalives_count": 3,
 }
 
+_WAL_RETRY_SECONDS = 0.01
+
 _POSTGRESQL_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
 
@@ -285,13 +287,27 @@ def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # The driver's own idea of when to begin is not ours.
+    _keep_log_ahead(connection)
     for pragma in (
-        "journal_mode = WAL",
         "synchronous = FULL",
         "foreign_keys = ON",
         f"cache_size = -{_CACHE_KIBIBYTES}",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _keep_log_ahead(connection: sqlite3.Connection) -> None:
+    # A new file is changed to WAL under a lock for which SQLite does not wait, whatever its timeout.
+    (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
+    deadline = time.monotonic() + milliseconds / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_RETRY_SECONDS)
 
 
 def _begin_sqlite(connection: Connection) -> None:
