@@ -17,7 +17,7 @@ import msgspec
 
 from benchmarks.figures import Bar, table, write_json
 from benchmarks.stopwatch import Stopwatch
-from dragoman.core.events import Delta, Finished, Usage
+from dragoman.core.events import Delta, Usage
 from dragoman.core.request import SamplingParams
 from dragoman.engines.constraint import Constraint, GrammarCompiler
 from dragoman.engines.llama.backend import LlamaBackend
@@ -125,8 +125,6 @@ def _rate(
             match event:
                 case Delta():
                     texts[key[1]] = texts.get(key[1], "") + event.text
-                case Finished():
-                    pass
                 case Usage(_, completion_tokens, _, _):
                     tokens += completion_tokens
         if began is None and len(texts) == sequences:

@@ -22,7 +22,7 @@ import uvloop
 from benchmarks.figures import Bar, medians, percentile, table, write_json
 from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.database import Database
-from dragoman.accounts.identifiers import key_digest, new_process_id
+from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.keys import KeyRules, create_key
 from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.migrations import upgrade
@@ -31,7 +31,7 @@ from dragoman.accounts.prices import set_price
 from dragoman.accounts.statements import insert
 from dragoman.accounts.tables import schema_migrations
 from dragoman.accounts.thread import LedgerThread
-from dragoman.core.identifiers import new_request_id
+from dragoman.core.identifiers import key_digest, new_request_id
 from tests.support.postgresql import new_database, running_postgresql
 
 CALLERS = (1, 32)

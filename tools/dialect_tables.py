@@ -13,6 +13,7 @@ from msgspec import inspect
 
 from dragoman.dialects.operation import Operation
 from dragoman.server.app import DIALECTS
+from tools.generated import write_or_check
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "dialects.md"
 BEGIN = "<!-- made by tools/dialect_tables.py from here -->"
@@ -109,15 +110,7 @@ def _default(field: inspect.Field) -> str:
 
 def main() -> int:
     """Write the tables, or check them; returns the process's exit status."""
-    present = DOCUMENT.read_text(encoding="utf-8")
-    fresh = updated(present)
-    if "--check" in sys.argv[1:]:
-        if fresh != present:
-            print("docs/dialects.md is not up to date; run: .venv/bin/python -m tools.dialect_tables", file=sys.stderr)
-            return 1
-        return 0
-    DOCUMENT.write_text(fresh, encoding="utf-8")
-    return 0
+    return write_or_check(DOCUMENT, updated, "tools.dialect_tables")
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.request import JsonSchemaFormat
 from dragoman.engines.grammar import build_grammar
 from tests.support.grammars import allows
+from tools.generated import write_or_check
 from tools.schema_suite import DRAFTS, of_draft, unpack
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "structured-output.md"
@@ -81,16 +82,7 @@ def _table() -> Iterator[str]:
 
 def main() -> int:
     """Write the table, or check it; returns the process's exit status."""
-    present = DOCUMENT.read_text(encoding="utf-8")
-    fresh = updated(present)
-    if "--check" in sys.argv[1:]:
-        if fresh != present:
-            command = ".venv/bin/python -m tools.schema_tables"
-            print(f"docs/structured-output.md is not up to date; run: {command}", file=sys.stderr)
-            return 1
-        return 0
-    DOCUMENT.write_text(fresh, encoding="utf-8")
-    return 0
+    return write_or_check(DOCUMENT, updated, "tools.schema_tables")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-from dragoman.accounts.identifiers import key_digest, new_key
+from dragoman.accounts.identifiers import new_key
+from dragoman.core.identifiers import key_digest
 
 
 def test_a_key_has_256_random_bits_behind_its_prefix() -> None:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from dragoman.accounts.audit import audit
 from dragoman.accounts.balances import deposit, list_accounts
 from dragoman.accounts.database import Database
-from dragoman.accounts.identifiers import key_digest, new_process_id
+from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.journal import Journal, JournalFolder, Slot
 from dragoman.accounts.keys import KeyRules, create_key, disable_key, enable_key
 from dragoman.accounts.ledger import Ledger
@@ -21,6 +21,7 @@ from dragoman.accounts.operations import Admission, Admitted, Operation, Settled
 from dragoman.accounts.prices import set_price
 from dragoman.accounts.recovery import Recovery
 from dragoman.accounts.refusals import RateLimited, Refusal
+from dragoman.core.identifiers import key_digest
 from tests.support.accounts import COMPLETION_PRICE, MODEL, PROMPT_PRICE, SetClock, Till, empty
 
 _folders = itertools.count()

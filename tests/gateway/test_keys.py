@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.accounts.identifiers import key_digest
 from dragoman.core.errors import Unauthenticated
+from dragoman.core.identifiers import key_digest
 from dragoman.gateway.keys import NO_KEYS, KeyRing
 
 KEYS = ["sk-0123456789abcdef", "sk-fedcba9876543210"]

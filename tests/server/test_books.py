@@ -11,9 +11,9 @@ import pytest
 from openai import APIStatusError, OpenAI
 from typer.testing import CliRunner
 
-from dragoman.accounts.identifiers import key_digest
 from dragoman.accounts.keys import get_key
 from dragoman.cli.main import app
+from dragoman.core.identifiers import key_digest
 from tests.support.books import ADMIN_KEY
 from tests.support.metered import Customer, cost, sqlite_customer
 from tests.support.server import RunningServer, running_server

@@ -6,13 +6,13 @@ from typing import Any, Self
 from dragoman.accounts.audit import audit
 from dragoman.accounts.balances import Account, create_account, deposit, find_account
 from dragoman.accounts.database import Clock, Database, Instant
-from dragoman.accounts.identifiers import key_digest, new_process_id
+from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.keys import Key, KeyRules, create_key, get_key
 from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.operations import Admission, Admitted, Outcome, Result, Settled, Settlement
 from dragoman.accounts.prices import set_price
 from dragoman.accounts.tables import metadata, schema_migrations
-from dragoman.core.identifiers import new_request_id
+from dragoman.core.identifiers import key_digest, new_request_id
 
 MODEL = "parrot"
 PROMPT_PRICE, CACHED_PRICE, COMPLETION_PRICE = 10, 4, 30

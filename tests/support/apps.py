@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx
 
-from dragoman.accounts.identifiers import key_digest
+from dragoman.core.identifiers import key_digest
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine

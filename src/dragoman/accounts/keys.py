@@ -8,9 +8,10 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from dragoman.accounts.balances import get_account
 from dragoman.accounts.database import Database
-from dragoman.accounts.identifiers import key_digest, new_key
+from dragoman.accounts.identifiers import new_key
 from dragoman.accounts.money import checked
 from dragoman.accounts.tables import key_accounts, keys
+from dragoman.core.identifiers import key_digest
 
 _ENDING = 4
 

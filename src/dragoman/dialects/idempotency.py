@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dragoman.core.errors import BadRequest, DragomanError, IdempotencyConflict
 from dragoman.core.idempotency import AnswerBook, Attempt, Claimed, Different, KeptAnswer, Running, Standing, Unkept
+from dragoman.core.identifiers import key_digest
 from dragoman.core.service import Caller
 from dragoman.dialects import sse
 
@@ -47,7 +48,7 @@ def attempt_of(request: Request, body: bytes, caller: Caller, dialect: str, *, k
     names = request.headers.getlist(HEADER)
     if len(names) > 1 or not _is_key(names[0]):
         raise BadRequest(f"Idempotency-Key must be one header of 1 to {_LONGEST_KEY} printable ASCII characters")
-    owner = "" if caller.key is None else hashlib.sha256(caller.key.encode(errors="surrogateescape")).hexdigest()
+    owner = "" if caller.key is None else key_digest(caller.key)
     words = (request.scope["path"], dialect, caller.account or "")
     return Attempt(owner, names[0], fingerprint(words, body))
 

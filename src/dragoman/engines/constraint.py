@@ -1,6 +1,6 @@
 """A grammar that binds one choice: which tokens it allows next, and which it leaves no choice about."""
 
-from collections import OrderedDict
+import functools
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
@@ -16,7 +16,8 @@ from dragoman.engines.grammar import PARSER_LIMITS
 Allowed = npt.NDArray[np.bool_]
 """bool[vocabulary]"""
 
-_GRAMMARS_KEPT = 64
+GRAMMARS_KEPT = 64
+"""Of one model: conversations come back with theirs."""
 
 _ANY_TEXT = b"name"
 
@@ -112,7 +113,7 @@ class Constraint:
 
 
 class GrammarCompiler:
-    """Compiles grammars for one vocabulary, and keeps the last ones: conversations come back with theirs."""
+    """Compiles grammars for one vocabulary, and keeps the last ones."""
 
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
         """Takes a tenth of a second for 50,000 tokens."""
@@ -123,20 +124,18 @@ class GrammarCompiler:
         # Some tokenizers put a space before every text. What they make of a text is no use in the middle of another.
         spelled = b"".join(map(vocabulary.piece, vocabulary.tokenize_plain(_ANY_TEXT)))
         self._fast_forward = spelled == _ANY_TEXT
-        self._compiled: OrderedDict[str, Constraint] = OrderedDict()
+        self.compile = functools.lru_cache(GRAMMARS_KEPT)(self._compile)
+        """compile(grammar, parameter): the grammar, at its beginning.
 
-    def compile(self, grammar: str, parameter: str) -> Constraint:
-        """The grammar, at its beginning. Raises BadRequest, naming `parameter`, when it cannot be enforced."""
-        if grammar not in self._compiled:
-            matcher = llguidance.LLMatcher(self._tokenizer, grammar, limits=PARSER_LIMITS, log_level=0)
-            if matcher.is_error():
-                reason = matcher.get_error().partition("\n")[0]
-                raise BadRequest(f"{parameter} cannot be enforced: {reason}", parameter)
-            self._compiled[grammar] = Constraint(matcher, self._vocabulary_size, fast_forward=self._fast_forward)
-        self._compiled.move_to_end(grammar)
-        while len(self._compiled) > _GRAMMARS_KEPT:
-            self._compiled.popitem(last=False)
-        return self._compiled[grammar]
+        Raises BadRequest, naming `parameter`, when it cannot be enforced.
+        """
+
+    def _compile(self, grammar: str, parameter: str) -> Constraint:
+        matcher = llguidance.LLMatcher(self._tokenizer, grammar, limits=PARSER_LIMITS, log_level=0)
+        if matcher.is_error():
+            reason = matcher.get_error().partition("\n")[0]
+            raise BadRequest(f"{parameter} cannot be enforced: {reason}", parameter)
+        return Constraint(matcher, self._vocabulary_size, fast_forward=self._fast_forward)
 
 
 class MaskWorker:

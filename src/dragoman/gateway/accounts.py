@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dragoman.accounts.database import Database
-from dragoman.accounts.identifiers import key_digest, new_process_id
+from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.money import InvalidAmount, formatted
 from dragoman.accounts.opening import open_accounts
 from dragoman.accounts.operations import Admission, Inquiry, KeyFacts
@@ -15,6 +15,7 @@ from dragoman.accounts.refusals import KeyRefused, Refusal
 from dragoman.accounts.thread import PATIENCE_SECONDS, LedgerThread
 from dragoman.core.allowance import Allowances
 from dragoman.core.errors import BadRequest, OutOfBalance, RateLimited, Unauthenticated
+from dragoman.core.identifiers import key_digest
 from dragoman.core.service import Caller
 from dragoman.gateway.access import Bill, Order, Payer, Visitor
 from dragoman.gateway.billing import Cashier

@@ -5,10 +5,10 @@ import hmac
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 
-from dragoman.accounts.identifiers import key_digest
 from dragoman.core.allowance import NO_LIMITS
 from dragoman.core.errors import Unauthenticated
 from dragoman.core.events import Event
+from dragoman.core.identifiers import key_digest
 from dragoman.core.service import Caller
 from dragoman.gateway.access import Bill, Ending, Order, Visitor
 

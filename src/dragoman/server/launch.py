@@ -15,7 +15,7 @@ import msgspec
 import structlog
 from rich.console import Console
 
-from dragoman.accounts.identifiers import key_digest
+from dragoman.core.identifiers import key_digest
 from dragoman.engines.llama.adapter_registry import registry_path, write_registry
 from dragoman.engines.llama.gguf_files import ModelSourceError
 from dragoman.engines.llama.options import EngineOptions

@@ -11,9 +11,9 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from dragoman.accounts.identifiers import key_digest
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
+from dragoman.core.identifiers import key_digest
 from dragoman.core.request import GenerationRequest
 from dragoman.dialects.arcee import own_routes, routes
 from dragoman.dialects.exchange import ExchangeOptions

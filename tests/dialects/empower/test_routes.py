@@ -13,9 +13,9 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
-from dragoman.accounts.identifiers import key_digest
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
+from dragoman.core.identifiers import key_digest
 from dragoman.core.request import GenerationRequest
 from dragoman.core.service import AdapterService
 from dragoman.dialects.empower import own_routes, routes

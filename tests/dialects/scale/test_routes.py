@@ -9,9 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from dragoman.accounts.identifiers import key_digest
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
+from dragoman.core.identifiers import key_digest
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message
 from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.dialects.scale import routes

@@ -66,9 +66,7 @@ class _Connection:
         self.fingerprint: str | None = None
         self.template = ChatTemplate(welcome.chat_template, bos=welcome.bos_text, eos=welcome.eos_text)
         self.mailboxes: dict[int, asyncio.Queue[_Mail]] = {}
-        self.questions: dict[int, asyncio.Future[EngineStatistics]] = {}
-        self.counts: dict[int, asyncio.Future[int]] = {}
-        self.changes: dict[int, asyncio.Future[Adapter]] = {}
+        self.questions: dict[int, asyncio.Future[Any]] = {}
         self._writer = writer
 
     def send(self, command: messages.Command) -> None:
@@ -84,15 +82,13 @@ class _Connection:
             case messages.Output(number, event):
                 if number in self.mailboxes:
                     self.mailboxes[number].put_nowait(event)
-            case messages.Statistics(number, values):
+            case (
+                messages.Statistics(number, answer)
+                | messages.Counted(number, answer)
+                | messages.AdapterChanged(number, answer)
+            ):
                 if number in self.questions and not self.questions[number].done():
-                    self.questions[number].set_result(values)
-            case messages.Counted(number, tokens):
-                if number in self.counts and not self.counts[number].done():
-                    self.counts[number].set_result(tokens)
-            case messages.AdapterChanged(number, adapter):
-                if number in self.changes and not self.changes[number].done():
-                    self.changes[number].set_result(adapter)
+                    self.questions[number].set_result(answer)
             case messages.Welcome():
                 raise EngineFailed("the engine process introduced itself twice")
             case refusal:
@@ -101,21 +97,14 @@ class _Connection:
     def _refuse(self, number: int, error: DragomanError) -> None:
         if number in self.mailboxes:
             self.mailboxes[number].put_nowait(error)
-            return
-        asked: asyncio.Future[Any] | None = self.counts.get(number) or self.changes.get(number)
-        if asked is not None and not asked.done():
-            asked.set_exception(error)
+        elif number in self.questions and not self.questions[number].done():
+            self.questions[number].set_exception(error)
 
     def end(self) -> None:
         """Tell everyone that nothing more will come."""
         for mailbox in self.mailboxes.values():
             mailbox.put_nowait(_LOST)
-        questions: list[asyncio.Future[Any]] = [
-            *self.questions.values(),
-            *self.counts.values(),
-            *self.changes.values(),
-        ]
-        for question in questions:
+        for question in self.questions.values():
             if not question.done():
                 question.set_exception(EngineFailed("The engine stopped"))
 
@@ -188,28 +177,15 @@ class LlamaEngine:
 
     async def count_tokens(self, prompt: Prompt) -> int:
         connection = await self._connect()
-        number = next(self._numbers)
-        count: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        connection.counts[number] = count
-        try:
-            rendered = await self._render(connection, prompt)
-            connection.send(messages.CountTokens(number, rendered.prompt))
-            return await count
-        finally:
-            del connection.counts[number]
+        rendered = await self._render(connection, prompt)
+        tokens: int = await self._ask(connection, lambda number: messages.CountTokens(number, rendered.prompt))
+        return tokens
 
     async def statistics(self) -> EngineStatistics:
-        connection = self._connection
-        if connection is None:
+        if self._connection is None:
             raise EngineFailed("The engine is not running")
-        number = next(self._numbers)
-        question: asyncio.Future[EngineStatistics] = asyncio.get_running_loop().create_future()
-        connection.questions[number] = question
-        try:
-            connection.send(messages.AskStatistics(number))
-            return await question
-        finally:
-            del connection.questions[number]
+        values: EngineStatistics = await self._ask(self._connection, messages.AskStatistics)
+        return values
 
     async def _attempt(self, connection: _Connection, request: GenerationRequest) -> AsyncGenerator[Event | _Lost]:
         """Everything the process says about the request; ends after Usage or _LOST, or raises its refusal."""
@@ -262,15 +238,20 @@ class LlamaEngine:
         return _Rendered(TextPrompt(rendered.text), rendered.reading)
 
     async def _change_adapters(self, command: Callable[[int], ChangeCommand]) -> Adapter:
-        connection = await self._connect()
+        adapter: Adapter = await self._ask(await self._connect(), command)
+        return adapter
+
+    async def _ask(self, connection: _Connection, command: Callable[[int], messages.Command]) -> Any:
+        """What the process answers to the command with this number. Raises its refusal, or EngineFailed."""
+        if connection is not self._connection:
+            raise EngineFailed("The engine stopped")
         number = next(self._numbers)
-        change: asyncio.Future[Adapter] = asyncio.get_running_loop().create_future()
-        connection.changes[number] = change
+        question = connection.questions[number] = asyncio.get_running_loop().create_future()
         try:
             connection.send(command(number))
-            return await change
+            return await question
         finally:
-            del connection.changes[number]
+            del connection.questions[number]
 
     async def _connect(self) -> _Connection:
         """The connection there is, or the next one. Raises ModelLoading when it takes too long to come."""

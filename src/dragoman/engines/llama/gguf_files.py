@@ -6,14 +6,11 @@ from collections.abc import Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
+from dragoman.engines.llama.gguf_header import ARRAY, HEAD, MAGIC, STRING, VALUE_SIZES, VERSIONS
+
 PREFERRED_QUANTIZATIONS = ("Q4_K_M", "Q8_0", "Q4_0", "Q4_K_S", "Q5_K_M", "Q6_K", "Q4_1", "F16", "BF16")
 """Tried in this order when a repository has several files and none is asked for."""
 
-_MAGIC = b"GGUF"
-_VERSIONS = (2, 3)
-_STRING, _ARRAY = 8, 9
-_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Value type → bytes, of all types whose values have one size."""
 _LONGEST_TEXT = 2**20
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # Repositories ship these beside a model; they are GGUF, but nothing that generates text.
@@ -83,13 +80,13 @@ def checked(path: Path) -> Path:
     for file in files:
         try:
             with file.open("rb") as opened:
-                magic = opened.read(len(_MAGIC))
+                magic = opened.read(len(MAGIC))
         except FileNotFoundError as error:
             raise ModelSourceError(f"there is no model file {file}") from error
         except OSError as error:
             raise ModelSourceError(f"the model file {file} cannot be read: {error.strerror}") from error
-        if magic != _MAGIC:
-            raise ModelSourceError(f"{file} is not a GGUF file: it begins with {magic!r}, not {_MAGIC!r}")
+        if magic != MAGIC:
+            raise ModelSourceError(f"{file} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
     return files[0]
 
 
@@ -109,13 +106,13 @@ def texts(path: Path) -> Iterator[tuple[str, str]]:
     """
     try:
         with path.open("rb") as file:
-            magic, version, _, entries = _unpack(file, "<4sIQQ")
-            if magic != _MAGIC or version not in _VERSIONS:
+            magic, version, _, entries = HEAD.unpack(file.read(HEAD.size))
+            if magic != MAGIC or version not in VERSIONS:
                 raise ModelSourceError(f"{path.name} is not a GGUF file of version 2 or 3")
             for _ in range(entries):
                 key = _text(file)
                 [kind] = _unpack(file, "<I")
-                if kind == _STRING:
+                if kind == STRING:
                     yield key, _text(file)
                 else:
                     _skip(file, kind)
@@ -152,13 +149,13 @@ def _text(file: BinaryIO) -> str:
 def _skip(file: BinaryIO, kind: int) -> None:
     """Step over a value of another type than text."""
     count = 1
-    if kind == _ARRAY:
+    if kind == ARRAY:
         kind, count = _unpack(file, "<IQ")
-    if kind == _STRING:
+    if kind == STRING:
         for _ in range(count):
             _text(file)
-    elif kind in _SIZES:
-        file.seek(count * _SIZES[kind], 1)
+    elif kind in VALUE_SIZES:
+        file.seek(count * VALUE_SIZES[kind], 1)
     else:
         raise struct.error
 

@@ -13,11 +13,13 @@ from typing import NamedTuple
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
 
-_VERSIONS = (2, 3)
-_MOST_DIMENSIONS = 4
-_UINT32, _STRING, _ARRAY = 4, 8, 9
-_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+VERSIONS = (2, 3)
+STRING, ARRAY = 8, 9
+VALUE_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Value type → bytes, of all types whose values have one size."""
+
+_MOST_DIMENSIONS = 4
+_UINT32 = 4
 
 HEAD = struct.Struct("<4sIQQ")
 _U32 = struct.Struct("<I")
@@ -78,7 +80,7 @@ class _Reader:
 
     def read(self) -> Header:
         magic, version, tensor_count, entries = HEAD.unpack_from(self._content)
-        if magic != MAGIC or version not in _VERSIONS:
+        if magic != MAGIC or version not in VERSIONS:
             raise HeaderError(f"it begins with {magic!r} and version {version}")
         self._position = begin = HEAD.size
         numbers = {}
@@ -99,7 +101,7 @@ class _Reader:
         key = self._string()
         kind = self._number(_U32)
         place = self._position
-        if kind == _ARRAY:
+        if kind == ARRAY:
             kind, count = self._number(_U32), self._number(_U64)
             self._skip_values(kind, count)
             return key, None
@@ -107,10 +109,10 @@ class _Reader:
         return key, place if kind == _UINT32 else None
 
     def _skip_values(self, kind: int, count: int) -> None:
-        if (size := _SIZES.get(kind)) is not None:
+        if (size := VALUE_SIZES.get(kind)) is not None:
             self._skip(count * size)
             return
-        if kind != _STRING:
+        if kind != STRING:
             raise HeaderError(f"it holds values of the unknown type {kind}")
         content, position, read_length = self._content, self._position, _U64.unpack_from
         for _ in range(count):

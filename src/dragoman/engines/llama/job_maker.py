@@ -2,19 +2,29 @@
 
 import functools
 
+import msgspec
 import numpy as np
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.request import SamplingParams, TextPrompt, TokenPrompt, ToolUse
-from dragoman.engines.constraint import Constraint, GrammarCompiler
+from dragoman.core.request import AnswerFormat, SamplingParams, TextPrompt, TokenPrompt, ToolUse
+from dragoman.engines.constraint import GRAMMARS_KEPT, Constraint, GrammarCompiler
 from dragoman.engines.grammar import build_grammar
 from dragoman.engines.llama.answer_reading import PLAIN, AnswerReading
 from dragoman.engines.llama.messages import Submit
 from dragoman.engines.llama.model import Model, TokenArray
 from dragoman.engines.llama.sequence import Job, JobKey
 from dragoman.prompt.call_reader import Certainty
+from dragoman.prompt.markup import FormatName
 from dragoman.prompt.reading import Reading, build_reader
 from dragoman.prompt.tool_formats import FORMATS
+
+
+class _Binding(msgspec.Struct, frozen=True, array_like=True):
+    """What a request binds its answer to."""
+
+    answer_format: AnswerFormat | None
+    tools: ToolUse | None
+    tool_format: FormatName | None
 
 
 class JobMaker:
@@ -23,6 +33,7 @@ class JobMaker:
     def __init__(self, model: Model, cells: int) -> None:
         """`cells`: KV cells there are, which bound a prompt and its answer."""
         self._model = model
+        self._grammar = functools.lru_cache(GRAMMARS_KEPT)(self._build_grammar)
         self.context_length = min(model.trained_context_length, cells)
 
     def job(self, key: JobKey, command: Submit) -> Job:
@@ -80,12 +91,19 @@ class JobMaker:
         _check_ids("logit_bias", tuple(sampling.logit_bias), self._model.vocabulary.size)
 
     def _constraint(self, command: Submit) -> Constraint | None:
-        name = command.reading.tool_format
-        markup = None if name is None else FORMATS[name].markup
-        grammar = build_grammar(command.answer_format, command.tools, markup, self._model.vocabulary.special_token)
+        if command.answer_format is None and command.tools is None:
+            return None
+        binding = _Binding(command.answer_format, command.tools, command.reading.tool_format)
+        grammar = self._grammar(msgspec.msgpack.encode(binding))
         if grammar is None:
             return None
         return self._compiler.compile(grammar, "response_format" if command.tools is None else "tools")
+
+    def _build_grammar(self, encoded: bytes) -> str | None:
+        """Of a _Binding, encoded since schemas cannot be hashed."""
+        answer_format, tools, tool_format = msgspec.structs.astuple(msgspec.msgpack.decode(encoded, type=_Binding))
+        markup = None if tool_format is None else FORMATS[tool_format].markup
+        return build_grammar(answer_format, tools, markup, self._model.vocabulary.special_token)
 
     @functools.cached_property
     def _compiler(self) -> GrammarCompiler:

@@ -82,14 +82,13 @@ class Sampler:
 
         `allowed` is bool[vocabulary]; None: all are. Raises NothingAllowed.
         """
-        if self._edits or bar_ends or allowed is not None:
+        masked = bar_ends or allowed is not None
+        if self._edits or masked:
             logits = self._edited(logits, bar_ends, allowed)
-        # numpy's argmax takes the first of equal values, which is the lowest token id.
-        token = int(logits.argmax())
-        if logits[token] == -np.inf:
+        if masked and logits.max() == -np.inf:
             raise NothingAllowed
-        if not self._greedy:
-            token = self._draw(logits, position)
+        # numpy's argmax takes the first of equal values, which is the lowest token id.
+        token = int(logits.argmax()) if self._greedy else self._draw(logits, position)
         self.note(token)
         return token
 

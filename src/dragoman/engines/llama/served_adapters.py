@@ -1,7 +1,6 @@
 """The adapters that an engine process serves, by the names that requests give them."""
 
 import asyncio
-import hashlib
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from dragoman.core.errors import BadRequest, ModelNotFound, NameTaken
 from dragoman.engines.llama.adapter_registry import AdapterRecord, read_registry, write_registry
 from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.backend import Backend
+from dragoman.engines.llama.digests import content_digest
 from dragoman.engines.llama.model import ModelError
 from dragoman.engines.llama.stepper import Stepper
 
@@ -35,7 +35,7 @@ class ServedAdapters:
         for record in read_registry(self._registry):
             path = Path(record.path)
             try:
-                digest = _digest(path)
+                digest = content_digest(path)
                 number = backend.load_adapter(path, record.adapter.scale)
             except (ModelError, OSError) as error:
                 if not record.adapter.digest:
@@ -65,7 +65,7 @@ class ServedAdapters:
             if len(self._records) >= self._most:
                 raise BadRequest(f"This model has {self._most} adapters already; remove one of them first", "name")
             try:
-                digest = await asyncio.to_thread(_digest, path)
+                digest = await asyncio.to_thread(content_digest, path)
                 number = await _loaded(stepper, path, wanted.adapter.scale)
             except ModelError as error:
                 raise BadRequest(str(error), "model_name") from error
@@ -114,9 +114,3 @@ async def _loaded(stepper: Stepper, path: Path, scale: float) -> int:
     if isinstance(outcome, ModelError):
         raise outcome
     return outcome
-
-
-def _digest(path: Path) -> str:
-    """SHA-256 of the file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
