@@ -38,6 +38,10 @@ _AT_ONCE = 500
 _BETWEEN_SYNCS = 0.05
 """Seconds. Nobody waits for a settlement, and a sync costs as much as the transactions of several requests."""
 
+_COMPANY_SECONDS = 0.002
+"""How long a settlement waits for an admission to share a transaction with: one client's next request pays for its last
+one. Long enough for a client on this machine to ask again, too short for anybody to find it missing often."""
+
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
 
@@ -69,6 +73,8 @@ class LedgerThread:
         self._ended = False
         self._pause = 0.0
         self._timer: asyncio.Handle | None = None
+        self._awaited = False
+        """Whether somebody waits for what is gathered; nobody does for a settlement."""
         self._open = 0
         self._all_done = asyncio.Event()
         self._batches: queue.SimpleQueue[list[_Asked] | None] = queue.SimpleQueue()
@@ -135,6 +141,9 @@ class LedgerThread:
     def _put(self, operation: Operation) -> asyncio.Future[Any]:
         future = self._loop.create_future()
         self._gathered.append(_Asked(operation, future))
+        if not self._awaited and not isinstance(operation, Settlement):
+            self._awaited = True
+            self._stop_waiting_for_company()
         self._open += 1
         self._all_done.clear()
         self._schedule()
@@ -143,12 +152,18 @@ class LedgerThread:
     def _schedule(self) -> None:
         if self._gathered and not self._busy and self._timer is None and not self._ended:
             # Not at once: what else arrives in this turn of the loop shares the transaction.
-            pause, send = self._pause, self._send
+            pause, send = self._pause or (0.0 if self._awaited else _COMPANY_SECONDS), self._send
             self._timer = self._loop.call_later(pause, send) if pause else self._loop.call_soon(send)
+
+    def _stop_waiting_for_company(self) -> None:
+        if self._timer is not None and not self._pause:
+            self._timer.cancel()
+            self._timer = None
 
     def _send(self) -> None:
         self._timer = None
         batch, self._gathered = self._gathered[:_AT_ONCE], self._gathered[_AT_ONCE:]
+        self._awaited = _awaited(self._gathered)
         if batch:
             self._busy = True
             self._batches.put(batch)
@@ -214,6 +229,7 @@ class LedgerThread:
             asked.deadline = asked.deadline or now + self._patience
             may_wait = now < asked.deadline or isinstance(asked.operation, Settlement)
             (self._gathered if may_wait else late).append(asked)
+        self._awaited = _awaited(self._gathered)
         self._pause = min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE)
         self._busy = False
         self._give_up(late)
@@ -245,6 +261,10 @@ class LedgerThread:
     def _join(self) -> None:
         for thread in self._threads:
             thread.join()
+
+
+def _awaited(gathered: Sequence[_Asked]) -> bool:
+    return any(not isinstance(asked.operation, Settlement) for asked in gathered)
 
 
 def _unavailable() -> LedgerUnavailable:

@@ -1,5 +1,6 @@
 """Keys of accounts: every request is admitted by the ledger, in one transaction that decides everything."""
 
+import asyncio
 import contextlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -11,7 +12,7 @@ from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.money import InvalidAmount, formatted
 from dragoman.accounts.opening import open_accounts
 from dragoman.accounts.operations import Admission, Inquiry, KeyFacts
-from dragoman.accounts.refusals import KeyRefused, Refusal
+from dragoman.accounts.refusals import BalanceTooLow, BudgetExceeded, KeyRefused, Refusal, TooManyRunning
 from dragoman.accounts.thread import PATIENCE_SECONDS, LedgerThread
 from dragoman.core.allowance import Allowances
 from dragoman.core.errors import BadRequest, OutOfBalance, RateLimited, Unauthenticated
@@ -23,6 +24,12 @@ from dragoman.gateway.refusals import translated
 
 _MOST_KNOWN = 10_000
 """Keys that are remembered to have been good."""
+
+
+_HELD_FOR_OTHERS = (BalanceTooLow, BudgetExceeded, TooManyRunning)
+"""Refusals that a request which has ended, and is about to be settled, may be the reason of."""
+
+_SETTLING_SECONDS = 0.02
 
 
 class AccountsOptions(NamedTuple):
@@ -109,7 +116,12 @@ class AccountAccess:
             self._options.hold_cap,
         )
         try:
-            admitted = await ledger.admit(admission)
+            try:
+                admitted = await ledger.admit(admission)
+            except _HELD_FOR_OTHERS:
+                # Whoever has just read an answer may ask for the next one here while another process settles the last.
+                await asyncio.sleep(_SETTLING_SECONDS)
+                admitted = await ledger.admit(admission)
         except Refusal as refusal:
             self._forget_refused(digest, refusal)
             raise translated(refusal, caller, order.model) from None

@@ -7,6 +7,7 @@ however its parent ends.
 
 import asyncio
 import contextlib
+import gc
 import os
 import secrets
 import signal
@@ -97,6 +98,9 @@ class EngineServer:
         waiting = asyncio.create_task(self._wait(ended))
         identifying = asyncio.create_task(self._identify())
         async with server:
+            # The garbage collector would otherwise stop the steps to look through what lives as long as the process.
+            gc.collect()
+            gc.freeze()
             print("ready", flush=True)
             await asyncio.wait((stepping, waiting), return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
