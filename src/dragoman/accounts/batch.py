@@ -73,7 +73,8 @@ class Batch:
         self._movements: list[MovementRow] = []
         self._usage: list[UsageRow] = []
         self._daily: dict[tuple[int, int, str, int], list[int]] = {}
-        self._corrections: list[tuple[int, int, int]] = []
+        self._corrections: dict[tuple[int, int], int] = {}
+        """For a key and a second, the tokens to add to what was counted then."""
 
     def load_holds(self, request_ids: Collection[str]) -> None:
         """Read and lock the holds of requests to be settled."""
@@ -118,7 +119,8 @@ class Batch:
 
     def return_tokens(self) -> None:
         """Give back what ended requests did not use of their keys' tokens per minute."""
-        self._session.write_many(self._statements.correct_bucket, self._corrections)
+        corrections = [(more, *bucket) for bucket, more in self._corrections.items()]
+        self._session.write_many(self._statements.correct_bucket, corrections)
 
     def load_windows(self, keys: Iterable[KeyState]) -> None:
         """Read what keys with limits per minute have used of them."""
@@ -237,7 +239,8 @@ class Batch:
         key.changed = True
         unused = used.prompt_tokens + used.completion_tokens - hold.counted_tokens
         if hold.counted_second is not None and unused:
-            self._corrections.append((unused, key.row.id, hold.counted_second))
+            bucket = key.row.id, hold.counted_second
+            self._corrections[bucket] = self._corrections.get(bucket, 0) + unused
 
     def _add_daily(self, used: UsageRow) -> None:
         day = used.settled_at // DAY_MILLISECONDS
