@@ -175,7 +175,9 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     begun: tuple[tuple[int, ...], ...] = ()
     """Of each choice, the tokens that an earlier attempt generated, END tokens included: the answer goes on after them.
 
-    All of the answer is told again, from its beginning, as if it had been generated in one go. Empty: nothing was.
+    All of the answer is told again, from its beginning, as if it had been generated in one go; only the ids of its tool
+    calls are new. Empty: nothing was. Log-probabilities cannot be told again: a request that wants them, or `best_of`,
+    is refused and has to begin anew.
     """
     adapter: str | None = None
     """The adapter that `model` turned out to mean, by its own name; None: a model without one. The gateway fills it."""
