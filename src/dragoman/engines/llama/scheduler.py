@@ -64,7 +64,7 @@ class Scheduler:
         self._turns: dict[int, bool] = {}
         """Adapters with work, the one whose last step is longest ago first; whether its next step is prefill."""
         self._pushed_back: list[Sequence] = []
-        """Since the prefill of the step was begun to be chosen."""
+        """Since the last prefill began to be chosen."""
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
 
