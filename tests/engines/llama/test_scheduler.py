@@ -181,10 +181,10 @@ def test_none_is_pushed_back_while_a_queued_one_runs_and_everything_ends(
     alone: dict[JobKey, list[int]] = {}
 
     def step() -> None:
-        ran = [sequence for sequence in scheduler.running if sequence.job.priority < QUEUED]
+        before = list(scheduler.running)
         harness.step()
-        if any(sequence in scheduler.waiting for sequence in ran):
-            assert not any(sequence.job.priority >= QUEUED for sequence in scheduler.running)
+        if any(one in scheduler.waiting and one.job.priority < QUEUED for one in before):
+            assert not any(one.job.priority >= QUEUED for one in scheduler.running)
 
     for steps, prompt, limit, n, priority, adapter in arrivals:
         for _ in range(steps):

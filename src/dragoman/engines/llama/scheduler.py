@@ -64,12 +64,13 @@ class Scheduler:
         self._turns: dict[int, bool] = {}
         """Adapters with work, the one whose last step is longest ago first; whether its next step is prefill."""
         self._pushed_back: list[Sequence] = []
-        """Since the last prefill began to be chosen."""
+        """In the step that is being chosen."""
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
 
     def choose(self) -> list[Work]:
-        """The work of the next step, all with one adapter; empty only when nothing is running or waiting."""
+        """The work of the next step, all with one adapter; empty when nobody is there, or all were just pushed back."""
+        self._pushed_back.clear()
         for adapter, prefill_is_next in list(self._turns.items()):
             steps = (self._prefill, self._decode) if prefill_is_next else (self._decode, self._prefill)
             for step in steps:
@@ -111,7 +112,6 @@ class Scheduler:
 
     def _prefilling(self, adapter: int) -> Iterator[Sequence]:
         """Running sequences with prompt tokens to compute, and waiting ones, each let in when it is its turn."""
-        self._pushed_back.clear()
         slots_kept = cells_kept = 0  # for older ones whose adapter's turn is yet to come
         is_full = False
         for sequence in self._in_turn():
