@@ -2,19 +2,11 @@ import pytest
 
 from dragoman.core.errors import BadRequest
 from dragoman.engines.constraint import Constraint, ConstraintFailed, GrammarCompiler, MaskWorker
-from dragoman.engines.echo.engine import END, ByteVocabulary
+from dragoman.engines.echo.engine import END
+from tests.support.byte_vocabulary import Bytes
 
 DIGITS = r"start: /[0-9]{2}/"
 GREETING = 'start: "Hello, " ("world" | "you") "!"'
-
-
-class Bytes(ByteVocabulary):
-    """Implements GrammarVocabulary: a token is a byte."""
-
-    size = 257
-
-    def tokenize_plain(self, text: bytes) -> list[int]:
-        return list(text)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ a model.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +46,17 @@ def next_token(context: Iterable[int]) -> int:
 class SimulatedBackend:
     """Implements Backend with llama.cpp's rules for a unified cache, and complains when they are broken."""
 
-    vocabulary_size = VOCABULARY_SIZE
-
-    def __init__(self, cells: int, *, reuses_cells: bool = True) -> None:
+    def __init__(
+        self,
+        cells: int,
+        *,
+        reuses_cells: bool = True,
+        model: Callable[[Iterable[int]], int] = next_token,
+        vocabulary_size: int = VOCABULARY_SIZE,
+    ) -> None:
+        """`model`: from the contents of a sequence's cells to the token whose logit is 1, while all others are 0."""
+        self._model = model
+        self.vocabulary_size = vocabulary_size
         self.cells = cells
         self.reuses_cells = reuses_cells
         self.spent = 0
@@ -80,8 +88,8 @@ class SimulatedBackend:
             for position, token in enumerate(chunk.tokens.tolist(), chunk.position):
                 context[position] = (self._take_cell(), content(token, adapter))
             lengths = range(len(context) - chunk.outputs + 1, len(context) + 1)
-            rows += [next_token(context[position][1] for position in range(length)) for length in lengths]
-        logits = np.zeros((len(rows), VOCABULARY_SIZE), dtype=np.float32)
+            rows += [self._model(context[position][1] for position in range(length)) for length in lengths]
+        logits = np.zeros((len(rows), self.vocabulary_size), dtype=np.float32)
         logits[np.arange(len(rows)), rows] = 1.0
         return logits
 

@@ -10,6 +10,9 @@ DragomanError
 ├── Forbidden             the key is good, but not for this
 ├── OutOfBalance          what it may cost is more than is left to spend
 ├── ModelNotFound         no deployment has this name, or the key may not use it
+├── JobNotFound           no job has this id, its result is gone, or it is somebody else's
+├── JobTimedOut           it waited in the queue for longer than its client was to wait
+├── JobCancelled          somebody cancelled it
 ├── BodyTooLarge          the HTTP body is over the configured limit
 ├── IdempotencyConflict   the Idempotency-Key cannot stand for this request
 ├── NoAccount             what is asked for is told of an account, and the caller has none
@@ -156,6 +159,26 @@ class ModelNotFound(DragomanError):
     def __init__(self, model: str) -> None:
         super().__init__(f"Model '{model}' not found")
         self.model = model
+
+
+class JobNotFound(DragomanError):
+    """No job has this id, its result was removed, or it belongs to somebody else."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"Job '{job_id}' not found")
+        self.job_id = job_id
+
+
+class JobTimedOut(DragomanError):
+    """A job whose client waits for it has waited in the queue for too long."""
+
+
+class JobCancelled(DragomanError):
+    """The job was cancelled before it had ended."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"Job '{job_id}' was cancelled")
+        self.job_id = job_id
 
 
 class BodyTooLarge(DragomanError):

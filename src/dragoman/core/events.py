@@ -2,6 +2,10 @@
 
 For each choice: any number of deltas, then one `Finished`. After the last choice: one `Usage`. A request that
 fails raises an error of core.errors instead and has no `Usage`.
+
+Each token of a choice stands in the `token_ids` of exactly one delta, in the order of generation. What a token gives
+depends on the tokens before it and on nothing else, so a request that goes on after the tokens that were told
+(`GenerationRequest.begun`) tells the same deltas for them once more; those of the ids of tool calls excepted.
 """
 
 from typing import Literal

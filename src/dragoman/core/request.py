@@ -150,6 +150,10 @@ class SamplingParams(msgspec.Struct, frozen=True):
     spaces_between_special_tokens: bool = True
 
 
+QUEUED = 256
+"""Added to the priority of requests of the queue: engines run all others before them and push them back first."""
+
+
 class GenerationRequest(msgspec.Struct, frozen=True):
     """One prompt and what to make of it: `n` independent choices."""
 
@@ -168,5 +172,12 @@ class GenerationRequest(msgspec.Struct, frozen=True):
     """Tell the log-probability of every token of the answer's text, and of so many likeliest ones besides."""
     best_of: int | None = None
     """Generate so many candidates, and answer with the `n` of the highest mean log-probability, best first."""
+    begun: tuple[tuple[int, ...], ...] = ()
+    """Of each choice, the tokens that an earlier attempt generated, END tokens included: the answer goes on after them.
+
+    All of the answer is told again, from its beginning, as if it had been generated in one go; only the ids of its tool
+    calls are new. Empty: nothing was. Log-probabilities cannot be told again: a request that wants them, or `best_of`,
+    is refused and has to begin anew.
+    """
     adapter: str | None = None
     """The adapter that `model` turned out to mean, by its own name; None: a model without one. The gateway fills it."""

@@ -110,8 +110,12 @@ class Engine(Protocol):
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Answer one request with the events of core.events, in their order.
 
-        Closing the generator early cancels the work within one step. Raises BadRequest, Overloaded or
-        EngineFailed; after an error there are no further events.
+        One that was begun is told from its first token on, at once: the tokens of `request.begun` are not sampled
+        again, but count as the answer's in usage, limits, penalties, seed, stop strings and grammar. A choice that is
+        complete with them runs no more. Raises BadRequest naming `begun` when the request cannot have begun like that.
+
+        Requests with a priority from QUEUED on yield to all others. Closing the generator early cancels the work within
+        one step. Raises BadRequest, Overloaded or EngineFailed; after an error there are no further events.
         """
         ...
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.events import Delta, Event, Finished, Likelihood, TokenLogprobs, Usage
+from dragoman.core.events import AnyDelta, Delta, Event, Finished, Likelihood, TokenLogprobs, ToolCallDelta, Usage
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
@@ -153,3 +153,77 @@ async def test_an_answer_cannot_be_given_a_format() -> None:
     with pytest.raises(BadRequest, match="The echo engine only repeats") as caught:
         await anext(EchoEngine().generate(request))
     assert caught.value.parameter == "response_format"
+
+
+def of_choice(answer: list[Event], index: int) -> list[Event]:
+    """The events of one choice, without what is drawn anew each time."""
+    mine = [event for event in answer if not isinstance(event, Usage) and event.index == index]
+    return [
+        msgspec.structs.replace(event, id="drawn") if isinstance(event, ToolCallDelta) and event.id else event
+        for event in mine
+    ]
+
+
+def tokens_of(answer: list[Event], index: int) -> tuple[int, ...]:
+    deltas = [event for event in of_choice(answer, index) if isinstance(event, AnyDelta)]
+    return tuple(token for delta in deltas for token in delta.token_ids)
+
+
+CALL = '<tool_call>{"name": "now", "arguments": {}}</tool_call>'
+
+repeated = st.lists(st.sampled_from(["a", "é", "😀", "STOP", "ST", CALL]), max_size=5).map("".join)
+samplings = st.builds(
+    SamplingParams,
+    max_tokens=st.integers(1, 60),
+    min_tokens=st.integers(0, 5),
+    stop=st.sampled_from([(), ("STOP",), ("é", "Sa")]),
+    ignore_eos=st.booleans(),
+)
+
+
+@given(repeated, samplings, st.booleans(), st.integers(1, 2), st.booleans(), st.data())
+async def test_a_continued_answer_is_told_like_an_unbroken_one_wherever_it_was_cut(
+    text: str, sampling: SamplingParams, tools: bool, n: int, echo: bool, data: st.DataObject
+) -> None:
+    prompt = ChatPrompt((Message("user", text),), ToolUse(TOOLS) if tools else None)
+    request = GenerationRequest("echo", prompt, sampling, n, echo)
+    engine = EchoEngine(context_length=1000)
+    unbroken = [event async for event in engine.generate(request)]
+    told = [tokens_of(unbroken, index) for index in range(n)]
+    begun = tuple(tokens[: data.draw(st.integers(0, len(tokens)))] for tokens in told)
+    continued = [event async for event in engine.generate(msgspec.structs.replace(request, begun=begun))]
+    assert [of_choice(continued, index) for index in range(n)] == [of_choice(unbroken, index) for index in range(n)]
+    assert continued[-1] == unbroken[-1]
+    assert (await engine.statistics()).running == 0
+
+
+async def test_what_was_begun_is_told_at_once() -> None:
+    engine = EchoEngine(tokens_per_second=1e-6)
+    whole = (*b"said before", END)
+    request = GenerationRequest("echo", TextPrompt("said before"), begun=(whole,))
+    answer = [event async for event in engine.generate(request)]
+    assert "".join(event.text for event in answer if isinstance(event, Delta)) == "said before"
+    assert answer[-1] == Usage(11, 12, 0)
+
+
+@pytest.mark.parametrize(
+    ("begun", "logprobs", "reason"),
+    [
+        (((97,), (98,)), None, "of each of the 1 choices, got those of 2"),
+        (((97, 257),), None, "from 0 to 256, got 257"),
+        (((97, -1),), None, "from 0 to 256, got -1"),
+        (((97,),), 0, "log-probabilities"),
+        (((97, 98, 99, 97),), None, "holds 4 tokens of choice 0, but as this request stands the choice ends with 3"),
+        (((97, END, 97),), None, "holds 3 tokens of choice 0, but as this request stands the choice ends with 2"),
+    ],
+)
+async def test_what_cannot_have_begun_like_that_is_refused_before_anything_is_told(
+    begun: tuple[tuple[int, ...], ...], logprobs: int | None, reason: str
+) -> None:
+    sampling = SamplingParams(max_tokens=3)
+    request = GenerationRequest("echo", TextPrompt("abc"), sampling, begun=begun, logprobs=logprobs)
+    engine = EchoEngine()
+    with pytest.raises(BadRequest, match=reason) as caught:
+        await anext(engine.generate(request))
+    assert caught.value.parameter == "begun"
+    assert (await engine.statistics()).running == 0

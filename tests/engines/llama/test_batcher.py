@@ -1,97 +1,18 @@
 """Whatever arrives, ends, is cancelled or pushed back in whatever order: everyone gets the answer they get alone."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
-import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.core.events import Delta, Finished, Usage
-from dragoman.core.request import SamplingParams
+from dragoman.core.request import QUEUED
 from dragoman.engines.llama.adapters import NO_ADAPTER
-from dragoman.engines.llama.backend import SEQUENCE_IDS
-from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.sequence import Job, JobKey
-from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, answer_alone
-
-GREEDY = SamplingParams(temperature=0.0)
-MOST_STEPS = 20_000
+from dragoman.engines.llama.sequence import JobKey
+from tests.support.batching import MOST_STEPS, Harness, long_winded
+from tests.support.simulated_backend import answer_alone
 
 prefixes = st.sampled_from([[7] * 40, [7] * 20 + [8] * 30, list(range(1, 50)), []])
 prompts = st.builds(lambda prefix, rest: prefix + rest, prefixes, st.lists(st.integers(1, 63), min_size=1, max_size=30))
-
-
-@dataclass
-class Answer:
-    """What a job has published so far."""
-
-    tokens: dict[int, list[int]] = field(default_factory=dict)
-    finished: dict[int, str] = field(default_factory=dict)
-    usage: Usage | None = None
-
-
-class Harness:
-    """A batcher over the simulated model, and what it published by job."""
-
-    def __init__(
-        self,
-        *,
-        cells: int = 2048,
-        parallel: int = 4,
-        step_tokens: int = 32,
-        saved_tokens: int = 512,
-        reuses_cells: bool = True,
-    ) -> None:
-        self.backend = SimulatedBackend(cells, reuses_cells=reuses_cells)
-        self.batcher = Batcher(
-            self.backend,
-            SimulatedVocabulary(),
-            parallel=parallel,
-            step_tokens=step_tokens,
-            saved_tokens=saved_tokens,
-        )
-        self.answers: dict[JobKey, Answer] = {}
-
-    def add(
-        self, prompt: list[int], limit: int = 20, n: int = 1, priority: int = 0, adapter: int = NO_ADAPTER
-    ) -> JobKey:
-        key = (0, len(self.answers))
-        self.answers[key] = Answer()
-        job = Job(key, np.array(prompt, dtype=np.int32), GREEDY, limit, priority=priority, adapter=adapter)
-        self.batcher.add(job, n, seed=1)
-        return key
-
-    def load_adapters(self, count: int) -> list[int]:
-        return [self.batcher.load_adapter(Path("unread.gguf"), 1.0) for _ in range(count)]
-
-    def step(self) -> None:
-        for key, event in self.batcher.step():
-            answer = self.answers[key]
-            match event:
-                case Delta(index, _, token_ids):
-                    answer.tokens.setdefault(index, []).extend(token_ids)
-                case Finished(index, reason):
-                    answer.finished[index] = reason
-                case Usage():
-                    answer.usage = event
-        assert self.batcher.cache.ledger.used == self.backend.used, "the ledger counts what the backend holds"
-
-    def run(self) -> None:
-        for _ in range(MOST_STEPS):
-            if self.batcher.idle:
-                return
-            self.step()
-        raise AssertionError("the batcher does not come to an end")
-
-    def assert_nothing_leaked(self) -> None:
-        assert not self.batcher.scheduler.running
-        assert not self.batcher.scheduler.waiting
-        self.batcher.cache.clear()
-        assert self.batcher.cache.ledger.used == 0
-        assert self.batcher.cache.ledger.spent == self.backend.spent
-        assert self.batcher.cache.free_sequence_ids == SEQUENCE_IDS
-        assert self.backend.used == 0
 
 
 @dataclass(frozen=True)
@@ -102,6 +23,8 @@ class Add:
     priority: int
     slot: int
     """Of its adapter, among those that are loaded; the first one is the base model."""
+    begun: int
+    """Tokens of each choice that an earlier attempt generated; of the last one twice as many."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +51,9 @@ actions = st.lists(
             prompts,
             st.integers(1, 60),
             st.sampled_from([1, 1, 1, 3]),
-            st.sampled_from([0, 0, 0, 1]),
+            st.sampled_from([0, 0, 0, 1, QUEUED, QUEUED + 1]),
             st.integers(0, 3),
+            st.sampled_from([0, 0, 1, 10, 40]),
         ),
         st.builds(Replace, st.integers(1, 3)),
         st.builds(CancelOne, st.integers(0, 30)),
@@ -163,11 +87,13 @@ def test_any_interleaving_gives_everyone_their_own_answer_and_leaks_nothing(
     cancelled: set[JobKey] = set()
     for action in actions:
         match action:
-            case Add(prompt, limit, n, priority, slot):
+            case Add(prompt, limit, n, priority, slot, begun):
                 limit = min(limit, cells - len(prompt))
                 adapter = loaded[slot % len(loaded)]
-                key = harness.add(prompt, limit, n, priority, adapter)
-                added[key] = action, answer_alone(prompt, limit, adapter)
+                alone = answer_alone(prompt, limit, adapter)
+                known = (*(n - 1) * [tuple(alone[:begun])], tuple(alone[: 2 * begun]))
+                key = harness.add(prompt, limit, n, priority, adapter, known if begun else ())
+                added[key] = action, alone
             case CancelOne(which) if added:
                 key = list(added)[which % len(added)]
                 if harness.answers[key].usage is None:
@@ -192,7 +118,7 @@ def test_any_interleaving_gives_everyone_their_own_answer_and_leaks_nothing(
             assert answer.usage is not None
             assert answer.usage.prompt_tokens == len(request.prompt)
             assert answer.usage.completion_tokens == request.n * len(alone)
-            assert 0 <= answer.usage.cached_tokens < len(request.prompt)
+            assert 0 <= answer.usage.cached_tokens < len(request.prompt) + (request.begun > 0)
     harness.assert_nothing_leaked()
 
 
@@ -336,12 +262,6 @@ def test_nothing_is_saved_beyond_the_limit() -> None:
         harness.add([number] * 100, limit=1)
         harness.run()
         assert harness.batcher.cache.saved.tokens <= 150
-
-
-def long_winded(count: int, length: int, adapter: int = NO_ADAPTER) -> list[list[int]]:
-    """Prompts of 20 tokens that are answered with at least `length`."""
-    candidates = ([first] * 20 for first in range(1, 64))
-    return [prompt for prompt in candidates if len(answer_alone(prompt, length, adapter)) == length][:count]
 
 
 def test_an_adapter_shares_nothing_with_the_base_model_or_another_adapter() -> None:

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from dragoman.core.events import Delta
+from dragoman.core.errors import BadRequest
+from dragoman.core.events import Delta, Event, Usage
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
 from dragoman.engines.llama.client import LlamaEngine
 from dragoman.engines.llama.options import EngineOptions
@@ -103,3 +104,29 @@ async def test_a_rewritten_model_answers_and_has_a_fingerprint_of_its_own(
 async def test_formats_of_the_same_weights_have_different_fingerprints(options: EngineOptions, tmp_path: Path) -> None:
     precise = write_tiny_model(tmp_path / "precise.gguf", kind=Type.F32)
     assert await fingerprint(msgspec.structs.replace(options, model_path=str(precise))) != await fingerprint(options)
+
+
+async def test_a_process_goes_on_where_another_one_stopped_and_refuses_what_it_cannot(options: EngineOptions) -> None:
+    request = GenerationRequest("tiny", TextPrompt("Once"), SamplingParams(max_tokens=12, ignore_eos=True, seed=3))
+    changed = msgspec.structs.replace
+    options = changed(options, reproducible=True)
+
+    async def events(engine: LlamaEngine, request: GenerationRequest) -> list[Event]:
+        return [event async for event in engine.generate(request)]
+
+    async with running(options) as engine:
+        unbroken = await events(engine, request)
+    tokens = tuple(token for event in unbroken if isinstance(event, Delta) for token in event.token_ids)
+    assert len(tokens) == 12
+    async with running(options) as engine:
+        for wrong in [(), ()], [(10**6,)], [(-1,)], [(*tokens, 1)]:
+            with pytest.raises(BadRequest) as caught:
+                await events(engine, changed(request, begun=tuple(wrong)))
+            assert caught.value.parameter == "begun"
+        with pytest.raises(BadRequest, match="log-probabilities"):
+            await events(engine, changed(request, begun=(tokens[:1],), logprobs=0))
+        for cut in (1, 7, 12):
+            continued = await events(engine, changed(request, begun=(tokens[:cut],)))
+            assert continued[:-1] == unbroken[:-1]
+            assert isinstance(continued[-1], Usage)
+            assert continued[-1].completion_tokens == 12

@@ -4,18 +4,19 @@ Its tokens are the bytes of UTF-8, so every text has one obvious tokenization, a
 across tokens. It answers a conversation with the content of the last message and a raw prompt with the prompt, over
 and over when it is asked for more (ignore_eos, min_tokens); otherwise once, and then it samples END. What it says is
 certain: every log-probability is 0. It does not think, calls tools when the text it repeats does, and refuses what
-would bind its answer.
+would bind its answer. An answer that was begun is told at once as far as it is, and then goes on at the usual speed.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Sequence
 
 from dragoman import __version__
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import AdapterHost, EngineStatistics
-from dragoman.engines.choice import Accepted, Choice
+from dragoman.engines.checks import check_begun, check_token_ids, ended_early
+from dragoman.engines.choice import Choice
 from dragoman.engines.echo.logprobs import certain, of_prompt
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.prompt.reading import Reading, build_reader
@@ -72,11 +73,12 @@ class EchoEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         if request.answer_format is not None:
             raise BadRequest("The echo engine only repeats; its answer cannot be given a format", "response_format")
-        prompt, answer = _prompt_and_answer(request.prompt)
+        prompt, said = _prompt_and_answer(request.prompt)
         limit = self._limit(len(prompt), request.sampling)
-        choices = [
+        check_begun(request.begun, n=request.n, logprobs=request.logprobs, vocabulary_size=VOCABULARY_SIZE)
+        answers = [
             _Answer(
-                answer,
+                said,
                 Choice(
                     self._vocabulary,
                     request.sampling,
@@ -84,30 +86,32 @@ class EchoEngine:
                     index=index,
                     reader=build_reader(_reading(request.prompt)),
                 ),
+                index,
                 request.logprobs,
             )
             for index in range(request.n)
         ]
-        unfinished = dict(enumerate(choices))
-        self._running += request.n
+        replayed = [
+            event for answer, begun in zip(answers, request.begun, strict=False) for event in answer.replay(begun)
+        ]
+        unfinished = [answer for answer in answers if not answer.finished]
+        self._running += len(unfinished)
         try:
             if request.echo:
                 told = [] if request.logprobs is None else of_prompt(prompt, request.logprobs)
-                for index in unfinished:
+                for index in range(request.n):
                     yield Delta(index, prompt.decode(errors="replace"), [], told)
-            while True:
+            for event in replayed:
+                yield event
+            while unfinished:
                 await asyncio.sleep(self._seconds_per_token)  # even for 0 seconds: others have their turn
-                for index, choice in list(unfinished.items()):
-                    deltas, reason = choice.step()
-                    for delta in deltas:
-                        yield delta
-                    if reason is not None:
-                        yield Finished(index, reason)
-                        del unfinished[index]
+                for answer in list(unfinished):
+                    for event in answer.step():
+                        yield event
+                    if answer.finished:
+                        unfinished.remove(answer)
                         self._running -= 1
-                if not unfinished:
-                    yield Usage(len(prompt), sum(choice.choice.tokens for choice in choices), 0)
-                    return
+            yield Usage(len(prompt), sum(answer.choice.tokens for answer in answers), 0)
         finally:
             self._running -= len(unfinished)
 
@@ -123,17 +127,31 @@ class EchoEngine:
 class _Answer:
     """One choice: the answer's bytes, then END, and from the start again while END does not end it."""
 
-    def __init__(self, answer: bytes, choice: Choice, logprobs: int | None) -> None:
+    def __init__(self, answer: bytes, choice: Choice, index: int, logprobs: int | None) -> None:
         self.choice = choice
-        self._bytes: Iterator[int] = iter(answer)
-        self._answer = answer
+        self.finished = False
+        self._tokens = (*answer, END)
+        self._index = index
         self._logprobs = logprobs
 
-    def step(self) -> Accepted:
-        token = next(self._bytes, END)
-        if token == END:
-            self._bytes = iter(self._answer)
-        return self.choice.accept(token, self._report(token))
+    def replay(self, begun: Sequence[int]) -> list[Event]:
+        """Take what an earlier attempt said. Raises BadRequest when there is more of it than the choice has."""
+        events: list[Event] = []
+        for token in begun:
+            if self.finished:
+                raise ended_early(self._index, len(begun), self.choice.tokens)
+            events += self._accept(token)
+        return events
+
+    def step(self) -> list[Event]:
+        return self._accept(self._tokens[self.choice.tokens % len(self._tokens)])
+
+    def _accept(self, token: int) -> list[Event]:
+        deltas, reason = self.choice.accept(token, self._report(token))
+        if reason is None:
+            return [*deltas]
+        self.finished = True
+        return [*deltas, Finished(self._index, reason)]
 
     def _report(self, token: int) -> TokenLogprobs | None:
         return None if self._logprobs is None or token == END else certain(token, self._logprobs)
@@ -148,8 +166,7 @@ def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
         case TextPrompt(text):
             prompt = text.encode()
         case TokenPrompt(token_ids):
-            if wrong := [token for token in token_ids if not 0 <= token < VOCABULARY_SIZE]:
-                raise BadRequest(f"prompt must hold token ids from 0 to {END}, got {wrong[0]}", "prompt")
+            check_token_ids("prompt", token_ids, VOCABULARY_SIZE)
             prompt = bytes(token for token in token_ids if token != END)
     if not prompt:
         raise BadRequest("The prompt is empty: there is nothing to go on from", "prompt")

@@ -4,9 +4,10 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dragoman.core.errors import EngineFailed
+from dragoman.core.errors import BadRequest, EngineFailed
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.engines import logprobs
+from dragoman.engines.checks import ended_early
 from dragoman.engines.choice import Choice, TokenText
 from dragoman.engines.constraint import Constraint, ConstraintFailed, MaskWorker
 from dragoman.engines.llama.backend import Backend
@@ -46,38 +47,22 @@ class Batcher:
         """Whether a step would do nothing."""
         return not self._jobs
 
-    @property
-    def waiting_jobs(self) -> int:
-        """Jobs of which no choice has a slot."""
-        started = {sequence.job.key for sequence in self.scheduler.running}
-        return len({sequence.job.key for sequence in self.scheduler.waiting} - started)
+    def add(self, job: Job, n: int, seed: int) -> list[Outcome]:
+        """Let `n` choices of the job wait for their turn; returns what there is to publish of those that were begun.
 
-    def add(self, job: Job, n: int, seed: int) -> None:
-        """Let `n` choices of the job wait for their turn."""
+        Raises BadRequest, and takes nothing, when they cannot have begun like that.
+        """
         self._arrivals += 1
-        sampling = job.sampling
-        self._jobs[job.key] = sequences = []
-        for index in range(n):
-            sampler = Sampler(
-                sampling,
-                seed,
-                index,
-                job.prompt,
-                self._vocabulary.end_token_ids,
-                self._backend.vocabulary_size,
-            )
-            reading = job.reading
-            choice = Choice(
-                self._vocabulary,
-                sampling,
-                job.limit,
-                index=index,
-                reader=reading.new_reader(),
-                markup=reading.markup,
-            )
-            sequence = ChoiceSequence(job, index, self._arrivals, sampler, choice)
-            sequences.append(sequence)
+        sequences = [self._sequence(job, index, seed) for index in range(n)]
+        self._jobs[job.key] = list(sequences)
+        try:
+            outcomes = [outcome for sequence in sequences for outcome in self._replay(sequence)]
+        except BadRequest:
+            self._jobs.pop(job.key, None)
+            raise
+        for sequence in self._jobs.get(job.key, ()):  # Those that are not over already.
             self.scheduler.add(sequence)
+        return outcomes
 
     def cancel(self, key: JobKey) -> None:
         """Forget the job, if it is not over yet; nothing more is published about it."""
@@ -120,6 +105,28 @@ class Batcher:
             self.cache.forget_adapter(adapter)
             self._backend.unload_adapter(adapter)
 
+    def _sequence(self, job: Job, index: int, seed: int) -> ChoiceSequence:
+        sampling, reading, ends = job.sampling, job.reading, self._vocabulary.end_token_ids
+        sampler = Sampler(sampling, seed, index, job.prompt, ends, self._backend.vocabulary_size)
+        choice = Choice(
+            self._vocabulary, sampling, job.limit, index=index, reader=reading.new_reader(), markup=reading.markup
+        )
+        return ChoiceSequence(job, index, self._arrivals, sampler, choice)
+
+    def _replay(self, sequence: ChoiceSequence) -> Iterator[Outcome]:
+        """Tell what an earlier attempt generated as if it had just been sampled. Raises BadRequest."""
+        if not sequence.begun:
+            return
+        first = sequence.begun[0]
+        sequence.sampler.note(first)
+        try:
+            yield from self._go_on(sequence, first)
+        except ConstraintFailed as failure:
+            reason = f"begun holds tokens of choice {sequence.index} that its grammar does not allow: {failure}"
+            raise BadRequest(reason, "begun") from failure
+        if sequence.generated < len(sequence.begun):
+            raise ended_early(sequence.index, len(sequence.begun), sequence.generated)
+
     def _use(self, work: Work, rows: Logits) -> Iterator[Outcome]:
         """Do with the logits of one piece of work what they were computed for."""
         sequence = work.sequence
@@ -141,10 +148,14 @@ class Batcher:
         job, choice, bound = sequence.job, sequence.choice, sequence.bound
         allowed = bound.allowed() if bound else None
         token = sequence.sampler.sample(logits, choice.tokens, bar_ends=sequence.ends_are_barred, allowed=allowed)
-        report = self._report(job, logits, token)
-        if job.echo and not choice.tokens:
+        yield from self._go_on(sequence, token, self._report(job, logits, token))
+
+    def _go_on(self, sequence: ChoiceSequence, token: int, report: TokenLogprobs | None = None) -> Iterator[Outcome]:
+        """Add a token that was sampled, and those that must come after it."""
+        job = sequence.job
+        if job.echo and not sequence.choice.tokens:
             yield Outcome(job.key, Delta(sequence.index, job.echo, [], sequence.prompt_reports))
-        going_on = yield from self._append(sequence, token, bound, report)
+        going_on = yield from self._append(sequence, token, sequence.bound, report)
         while going_on and (forced := sequence.forced()):
             # The grammar begins behind all of what closes a thought.
             bound = sequence.bound
@@ -171,7 +182,8 @@ class Batcher:
         job, choice = sequence.job, sequence.choice
         job.completion_tokens += choice.tokens
         job.reasoning_tokens += choice.reasoning_tokens
-        self.scheduler.finish(sequence)
+        if sequence.has_slot:  # One that was complete when it came never ran.
+            self.scheduler.finish(sequence)
         self._jobs[job.key].remove(sequence)
         if not self._jobs[job.key]:
             del self._jobs[job.key]

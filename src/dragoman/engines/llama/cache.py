@@ -22,7 +22,7 @@ class Match(NamedTuple):
     pieces: list[Piece]
     """What can be restored behind the shared cells."""
     promised: int
-    """Tokens that could be shared once every running sequence has computed what it knows."""
+    """Tokens that could be shared once every running sequence that does not yield has computed what it knows."""
 
     @property
     def length(self) -> int:
@@ -68,7 +68,8 @@ class PrefixCache:
                 source, cells = entry.sequence_id, entry.cells[:length]
         for other in running:
             common = common_prefix(wanted, other.tokens) if other.adapter == adapter else 0
-            promised = max(promised, common)
+            if not other.job.yields_to(sequence.job):
+                promised = max(promised, common)
             length = min(common, other.computed)
             if length > len(cells):
                 source, cells = other.sequence_id, other.cells[:length]

@@ -209,6 +209,7 @@ class LlamaEngine:
                     request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None,
                     rendered.reading,
                     request.adapter,
+                    request.begun,
                 )
             )
             running = True

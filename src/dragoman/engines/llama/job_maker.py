@@ -6,7 +6,8 @@ import msgspec
 import numpy as np
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.request import AnswerFormat, SamplingParams, TextPrompt, TokenPrompt, ToolUse
+from dragoman.core.request import AnswerFormat, TextPrompt, TokenPrompt, ToolUse
+from dragoman.engines.checks import check_begun, check_token_ids
 from dragoman.engines.constraint import GRAMMARS_KEPT, Constraint, GrammarCompiler
 from dragoman.engines.grammar import build_grammar
 from dragoman.engines.llama.answer_reading import PLAIN, AnswerReading
@@ -40,7 +41,7 @@ class JobMaker:
         """What a worker asked for. Raises BadRequest."""
         tokens, text = self.prompt(command.prompt)
         room = self._room(len(tokens))
-        self._check_token_ids(command.sampling)
+        self._check_token_ids(command)
         limit = room if command.sampling.max_tokens is None else min(command.sampling.max_tokens, room)
         return Job(
             key,
@@ -52,6 +53,7 @@ class JobMaker:
             logprobs=command.logprobs,
             constraint=self._constraint(command),
             reading=self._answer_reading(command.reading, command.tools),
+            begun=command.begun,
         )
 
     def prompt(self, prompt: TextPrompt | TokenPrompt) -> tuple[TokenArray, str]:
@@ -63,7 +65,7 @@ class JobMaker:
                     raise self._overflow(least, at_least=True)
                 tokens = vocabulary.tokenize(text)
             case TokenPrompt(token_ids):
-                _check_ids("prompt", token_ids, vocabulary.size)
+                check_token_ids("prompt", token_ids, vocabulary.size)
                 tokens = np.array(token_ids, dtype=np.int32)
                 text = b"".join(map(vocabulary.piece, token_ids)).decode(errors="replace")
         if not len(tokens):
@@ -86,9 +88,11 @@ class JobMaker:
             )
         return ContextOverflow(prompt_tokens, self.context_length, remedy, at_least=at_least)
 
-    def _check_token_ids(self, sampling: SamplingParams) -> None:
-        _check_ids("stop_token_ids", sampling.stop_token_ids, self._model.vocabulary.size)
-        _check_ids("logit_bias", tuple(sampling.logit_bias), self._model.vocabulary.size)
+    def _check_token_ids(self, command: Submit) -> None:
+        size = self._model.vocabulary.size
+        check_token_ids("stop_token_ids", command.sampling.stop_token_ids, size)
+        check_token_ids("logit_bias", command.sampling.logit_bias, size)
+        check_begun(command.begun, n=command.n, logprobs=command.logprobs, vocabulary_size=size)
 
     def _constraint(self, command: Submit) -> Constraint | None:
         if command.answer_format is None and command.tools is None:
@@ -130,9 +134,3 @@ def _certainty(tools: ToolUse | None) -> Certainty:
     if tools is None:
         return "none"
     return "from trigger" if tools.choice == "auto" else "whole answer"
-
-
-def _check_ids(parameter: str, token_ids: tuple[int, ...], vocabulary_size: int) -> None:
-    for token in token_ids:
-        if not 0 <= token < vocabulary_size:
-            raise BadRequest(f"{parameter} must hold token ids from 0 to {vocabulary_size - 1}, got {token}", parameter)

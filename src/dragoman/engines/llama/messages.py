@@ -46,6 +46,8 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     reading: Reading = Reading()
     adapter: str | None = None
     """By its own name; None: the model alone."""
+    begun: tuple[tuple[int, ...], ...] = ()
+    """As in GenerationRequest."""
 
 
 class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):

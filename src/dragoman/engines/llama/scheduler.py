@@ -1,10 +1,12 @@
 """Which sequences compute how many tokens in the next step. The whole decision is `Scheduler.choose`."""
 
-from bisect import insort
+from bisect import bisect_left, insort
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+from dragoman.core.request import QUEUED
 from dragoman.engines.llama.cache import Match, PrefixCache
-from dragoman.engines.llama.sequence import Sequence
+from dragoman.engines.llama.sequence import Job, JobKey, Sequence
 
 WORTH_WAITING = 32
 """A prefix that another sequence is computing is waited for when that saves at least so many tokens."""
@@ -19,6 +21,14 @@ HEADROOM = 16
 def largest_step(parallel: int, step_tokens: int) -> int:
     """The most tokens one step computes, when `parallel` sequences decode or prefill computes `step_tokens`."""
     return max(step_tokens, parallel)
+
+
+def waiting_jobs(sequences: Iterable[Sequence]) -> int:
+    """Jobs of which no choice has a slot."""
+    slots: dict[JobKey, bool] = {}
+    for sequence in sequences:
+        slots[sequence.job.key] = slots.get(sequence.job.key, False) or sequence.has_slot
+    return sum(not has_slot for has_slot in slots.values())
 
 
 class Work(NamedTuple):
@@ -42,6 +52,8 @@ class Scheduler:
     the measurement.
 
     An adapter changes the model for a whole step, so adapters take turns too, each of them with its own alternation.
+
+    Sequences from the queue (core.request.QUEUED) yield to all others: nobody waits for them.
     """
 
     def __init__(self, cache: PrefixCache, parallel: int, step_tokens: int) -> None:
@@ -51,11 +63,14 @@ class Scheduler:
         self._step_tokens = step_tokens
         self._turns: dict[int, bool] = {}
         """Adapters with work, the one whose last step is longest ago first; whether its next step is prefill."""
+        self._pushed_back: list[Sequence] = []
+        """In the step that is being chosen."""
         self.running: list[Sequence] = []
         self.waiting: list[Sequence] = []
 
     def choose(self) -> list[Work]:
-        """The work of the next step, all with one adapter; empty only when nothing is running or waiting."""
+        """The work of the next step, all with one adapter; empty when nobody is there, or all were just pushed back."""
+        self._pushed_back.clear()
         for adapter, prefill_is_next in list(self._turns.items()):
             steps = (self._prefill, self._decode) if prefill_is_next else (self._decode, self._prefill)
             for step in steps:
@@ -83,38 +98,50 @@ class Scheduler:
         return work
 
     def _prefill(self, adapter: int) -> list[Work]:
-        """Prompt tokens of running sequences, then of waiting ones that can be let in."""
+        """Prompt tokens, as many as fit into a step."""
         work: list[Work] = []
         budget = self._step_tokens
-        running = len(self.running)
-        for sequence in [one for one in self.running if not one.is_decoding and one.adapter == adapter]:
+        for sequence in self._prefilling(adapter):
             taken = self._take(sequence, budget)
             if taken is not None:
                 work.append(taken)
                 budget -= taken.length
-        if len(self.running) < running:
-            return work  # Someone was pushed back; letting others in now would push it back again.
-        slots_kept = cells_kept = 0  # for older ones whose adapter's turn is yet to come
-        for sequence in list(self.waiting):
-            if budget <= 0 or len(self.running) + slots_kept >= self._parallel:
+            if budget <= 0:
                 break
-            if sequence.adapter != adapter:
+        return work
+
+    def _prefilling(self, adapter: int) -> Iterator[Sequence]:
+        """Running sequences with prompt tokens to compute, and waiting ones, each let in when it is its turn."""
+        slots_kept = cells_kept = 0  # for older ones whose adapter's turn is yet to come
+        is_full = False
+        for sequence in self._in_turn():
+            if sequence.has_slot:
+                if sequence.adapter == adapter and not sequence.is_decoding:
+                    yield sequence
+            elif is_full or not all(one.job.yields_to(sequence.job) for one in self._pushed_back):
+                continue  # Letting it in now would push it back again, or keep out who was pushed back.
+            elif sequence.adapter != adapter:
                 slots_kept += 1
                 cells_kept += sequence.pending + HEADROOM
+            elif len(self._staying(sequence)) + slots_kept >= self._parallel:
+                is_full = True
+            elif self._awaits_prefix(sequence):
                 continue
-            if not self.running:
-                self._cache.renew(sequence.pending + HEADROOM)
-            match = self._cache.match(sequence, self.running)
-            if match.promised - match.length >= WORTH_WAITING:
-                continue
-            if sequence.pending - len(match.cells) > self._room() - cells_kept:
-                break
-            self._admit(sequence, match)
-            taken = self._take(sequence, budget)
-            if taken is not None:
-                work.append(taken)
-                budget -= taken.length
-        return work
+            elif (match := self._make_way(sequence, slots_kept, cells_kept)) is None:
+                is_full = True
+            else:
+                self._admit(sequence, match)
+                yield sequence
+
+    def _in_turn(self) -> list[Sequence]:
+        """Running sequences and then waiting ones; those from the queue, of both, after all others."""
+        running, waiting = self.running, self.waiting
+        first, second = (bisect_left(every, QUEUED, key=lambda one: one.job.priority) for every in (running, waiting))
+        return [*running[:first], *waiting[:second], *running[first:], *waiting[second:]]
+
+    def rivals(self, job: Job) -> list[Sequence]:
+        """The sequences, running and waiting, that a job has to share slots with: those that do not yield to it."""
+        return [one for one in (*self.running, *self.waiting) if not one.job.yields_to(job)]
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence into its place among the waiting ones."""
@@ -134,7 +161,7 @@ class Scheduler:
     def _take(self, sequence: Sequence, most: int) -> Work | None:
         """Up to `most` pending tokens of a running sequence, pushing back the youngest ones to find cells."""
         position, count = sequence.computed, min(sequence.pending, most, sequence.most_at_once)
-        if count <= 0 or sequence.sequence_id is None:
+        if count <= 0 or not sequence.has_slot:
             return None
         while not self._cache.extend(sequence, count):
             youngest = self.running[-1]
@@ -143,19 +170,49 @@ class Scheduler:
                 return None
         return Work(sequence, position, count)
 
-    def _room(self) -> int:
-        """Cells a newcomer may count on, after what the running sequences are about to need."""
-        spoken_for = sum(sequence.pending + HEADROOM for sequence in self.running)
-        return self._cache.available(self.running) - spoken_for
+    def _staying(self, newcomer: Sequence) -> list[Sequence]:
+        """The running sequences that are not pushed back for the newcomer. All others are younger."""
+        return [one for one in self.running if not one.job.yields_to(newcomer.job)]
+
+    def _awaits_prefix(self, sequence: Sequence) -> bool:
+        """Whether a running sequence is computing enough of what this one begins with."""
+        match = self._cache.match(sequence, self.running)
+        return match.promised - match.length >= WORTH_WAITING
+
+    def _make_way(self, newcomer: Sequence, slots_kept: int, cells_kept: int) -> Match | None:
+        """What the newcomer begins with, after those that yield to it were pushed back as far as that is needed.
+
+        None: it finds no slot or too few cells. Nobody is pushed back where that would not help.
+        """
+        while (match := self._entry(newcomer, self.running, slots_kept, cells_kept)) is None:
+            staying = self._staying(newcomer)
+            if len(staying) == len(self.running):
+                return None
+            if self._entry(newcomer, staying, slots_kept, cells_kept) is None:
+                return None
+            self._push_back(self.running[-1])
+        return match
+
+    def _entry(self, newcomer: Sequence, running: list[Sequence], slots_kept: int, cells_kept: int) -> Match | None:
+        """What the newcomer would begin with beside these; None: there is no slot, or there are too few cells."""
+        if len(running) + slots_kept >= self._parallel:
+            return None
+        if not self.running:
+            self._cache.renew(newcomer.pending + HEADROOM)
+        match = self._cache.match(newcomer, running)
+        # Cells it may count on, after what the others are about to need.
+        room = self._cache.available(running) - sum(one.pending + HEADROOM for one in running) - cells_kept
+        return match if newcomer.pending - len(match.cells) <= room else None
 
     def _admit(self, sequence: Sequence, match: Match) -> None:
         self.waiting.remove(sequence)
         self._cache.begin(sequence, match, self.running)
         if sequence.job.cached_tokens is None:
-            sequence.job.cached_tokens = sequence.computed
+            sequence.job.cached_tokens = min(sequence.computed, len(sequence.job.prompt))
         insort(self.running, sequence, key=lambda running: running.order)
 
     def _push_back(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self._cache.retain(sequence, self.running)
+        self._pushed_back.append(sequence)
         self.add(sequence)

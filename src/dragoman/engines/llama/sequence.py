@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 
 from dragoman.core.events import TokenLogprobs
-from dragoman.core.request import SamplingParams
+from dragoman.core.request import QUEUED, SamplingParams
 from dragoman.engines.choice import Choice
 from dragoman.engines.constraint import Constraint
 from dragoman.engines.llama.adapters import NO_ADAPTER
@@ -40,11 +40,13 @@ class Job:
         constraint: Constraint | None = None,
         reading: AnswerReading = PLAIN,
         adapter: int = NO_ADAPTER,
+        begun: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         """`limit` is the effective max_tokens of every choice.
 
         `echo` is text that every choice begins with. `logprobs`: tell so many of the likeliest tokens at every place;
-        None: tell of none. `constraint` binds every choice, from its beginning on.
+        None: tell of none. `constraint` binds every choice, from its beginning on. `begun` are the tokens of each
+        choice that an earlier attempt generated; empty: none did.
         """
         self.key = key
         self.prompt = prompt
@@ -56,10 +58,15 @@ class Job:
         self.constraint = constraint
         self.reading = reading
         self.adapter = adapter
+        self.begun = begun
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.cached_tokens: int | None = None
         """Prompt tokens shared rather than computed, as the first choice found them; None before it began."""
+
+    def yields_to(self, other: "Job") -> bool:
+        """Whether it gives up slots and cells for the other one: it is queued, and somebody waits for that."""
+        return self.priority >= QUEUED > other.priority
 
 
 class Sequence:
@@ -67,6 +74,7 @@ class Sequence:
 
     def __init__(self, job: Job, index: int, arrival: int, sampler: Sampler, choice: Choice) -> None:
         self.job = job
+        self.begun = job.begun[index] if job.begun else ()
         self.index = index
         self.arrival = arrival
         self.sampler = sampler
@@ -90,6 +98,11 @@ class Sequence:
     def adapter(self) -> int:
         """What it is computed with."""
         return self.job.adapter
+
+    @property
+    def has_slot(self) -> bool:
+        """Whether it is running, however little of it is computed."""
+        return self.sequence_id is not None
 
     @property
     def tokens(self) -> TokenArray:
@@ -142,7 +155,14 @@ class Sequence:
         return self.choice.ends_are_barred or (self.choice.in_thought and self.constraint is not None)
 
     def forced(self) -> Collection[int]:
-        """The tokens that must come next, whatever the model would say."""
+        """The tokens that must come next, whatever the model would say: known already, or inevitable."""
+        inevitable = self._inevitable()
+        known = self.begun[self.generated : self.generated + max(1, len(inevitable))]
+        # Together, where both say the same, since a grammar begins behind all of what closes a thought.
+        agree = all(one == other for one, other in zip(inevitable, known, strict=False))
+        return inevitable if inevitable and agree else known[:1]
+
+    def _inevitable(self) -> Collection[int]:
         reading, choice = self.job.reading, self.choice
         if choice.in_thought:
             spent = reading.thought_budget is not None and choice.reasoning_tokens >= reading.thought_budget

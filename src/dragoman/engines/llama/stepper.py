@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from dragoman.core.errors import EngineFailed, Overloaded
+from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
 from dragoman.core.events import Event, Usage
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.model import ModelError
+from dragoman.engines.llama.scheduler import waiting_jobs
 from dragoman.engines.llama.sequence import Job, JobKey
 
 _COMMANDS_AT_ONCE = 4096
@@ -26,7 +27,7 @@ class Published(NamedTuple):
     """The next event of the job the caller named `key`, or why there are none."""
 
     key: JobKey
-    event: Event | Overloaded | EngineFailed
+    event: Event | BadRequest | Overloaded | EngineFailed
 
 
 class Stepper:
@@ -41,13 +42,14 @@ class Stepper:
         self._max_waiting = max_waiting
         self._publish = publish
         self._commands: queue.Queue[Callable[[], None]] = queue.Queue(_COMMANDS_AT_ONCE)
-        self._refused: list[Published] = []
+        self._before_step: list[Published] = []
+        """What commands gave since the last step."""
         self._stopping = False
         self._last_end = time.monotonic()
         self._seconds_between_ends = 0.0
 
     def add(self, job: Job, n: int, seed: int) -> None:
-        """Take the job, or publish Overloaded for it. Blocks only while thousands of commands are unread."""
+        """Take the job, or publish Overloaded or BadRequest. Blocks only while thousands of commands are unread."""
         self._commands.put(partial(self._add, job, n, seed))
 
     def cancel(self, key: JobKey) -> None:
@@ -77,8 +79,8 @@ class Stepper:
                 command()
             outcomes = [Published(key, event) for key, event in self._batcher.step()]
             self._measure_ends(sum(isinstance(outcome.event, Usage) for outcome in outcomes))
-            if published := self._refused + outcomes:
-                self._refused = []
+            if published := self._before_step + outcomes:
+                self._before_step = []
                 self._publish(published)
 
     def _take_commands(self) -> Iterator[Callable[[], None]]:
@@ -90,18 +92,20 @@ class Stepper:
             yield self._commands.get_nowait()
 
     def _add(self, job: Job, n: int, seed: int) -> None:
-        scheduler = self._batcher.scheduler
-        full = len(scheduler.running) + len(scheduler.waiting) >= self._parallel
-        if full and self._batcher.waiting_jobs >= self._max_waiting:
-            retry_after = math.ceil(self._seconds_between_ends)
-            self._refused.append(
-                Published(
-                    job.key,
-                    Overloaded(f"{self._max_waiting} requests are waiting for a slot already", retry_after),
-                )
-            )
+        try:
+            self._check_room(job)
+            outcomes = self._batcher.add(job, n, seed)
+        except (BadRequest, Overloaded) as refusal:
+            self._before_step.append(Published(job.key, refusal))
         else:
-            self._batcher.add(job, n, seed)
+            self._before_step += [Published(key, event) for key, event in outcomes]
+
+    def _check_room(self, job: Job) -> None:
+        """Raises Overloaded when too many wait already that the job would have to wait for."""
+        rivals = self._batcher.scheduler.rivals(job)
+        if len(rivals) >= self._parallel and waiting_jobs(rivals) >= self._max_waiting:
+            retry_after = math.ceil(self._seconds_between_ends)
+            raise Overloaded(f"{self._max_waiting} requests are waiting for a slot already", retry_after)
 
     def _load_adapter(self, path: Path, scale: float, answer: Callable[[int | ModelError], object]) -> None:
         try:

@@ -1,0 +1,35 @@
+"""What an engine that samples itself checks of a request's tokens before it begins."""
+
+from collections.abc import Iterable, Sequence
+
+from dragoman.core.errors import BadRequest
+
+
+def check_token_ids(parameter: str, token_ids: Iterable[int], vocabulary_size: int) -> None:
+    """Raises BadRequest for the first one that is no token of the model."""
+    for token in token_ids:
+        if not 0 <= token < vocabulary_size:
+            raise BadRequest(f"{parameter} must hold token ids from 0 to {vocabulary_size - 1}, got {token}", parameter)
+
+
+def check_begun(begun: Sequence[Sequence[int]], *, n: int, logprobs: int | None, vocabulary_size: int) -> None:
+    """Whether GenerationRequest.begun can be gone on with, as far as that shows at once. Raises BadRequest."""
+    if not begun:
+        return
+    if len(begun) != n:
+        raise BadRequest(f"begun must hold the tokens of each of the {n} choices, got those of {len(begun)}", "begun")
+    if logprobs is not None:
+        raise BadRequest(
+            "An answer whose log-probabilities are told cannot be gone on with: those of its first tokens are not kept",
+            "begun",
+        )
+    for tokens in begun:
+        check_token_ids("begun", tokens, vocabulary_size)
+
+
+def ended_early(index: int, begun: int, tokens: int) -> BadRequest:
+    """For the choice `index` of which `begun` tokens are given, though it ends with fewer."""
+    return BadRequest(
+        f"begun holds {begun} tokens of choice {index}, but as this request stands the choice ends with {tokens}",
+        "begun",
+    )

@@ -1,0 +1,150 @@
+"""Answers of the real model, cut and gone on with."""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+
+import msgspec
+import pytest
+
+from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.request import GenerationRequest, JsonSchemaFormat, SamplingParams, TextPrompt
+from dragoman.engines.llama.backend import LlamaBackend
+from dragoman.engines.llama.batcher import Batcher
+from dragoman.engines.llama.context import ContextOptions
+from dragoman.engines.llama.job_maker import JobMaker
+from dragoman.engines.llama.messages import Submit
+from dragoman.engines.llama.model import Model
+
+MOST_STEPS = 5000
+
+CUTS = (1, 6, 19)
+"""Tokens of the first choice that were generated; of the second one, twice as many."""
+
+KEYS = ["name_of_the_animal", "legs"]
+SCHEMA = {
+    "type": "object",
+    "properties": {"name_of_the_animal": {"type": "string", "maxLength": 12}, "legs": {"enum": [2, 4, 6, 8]}},
+    "required": KEYS,
+    "additionalProperties": False,
+}
+
+
+def request(
+    question: str,
+    sampling: SamplingParams,
+    n: int = 1,
+    answer_format: JsonSchemaFormat | None = None,
+) -> GenerationRequest:
+    prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
+    return GenerationRequest("any", TextPrompt(prompt), sampling, n, answer_format=answer_format)
+
+
+REQUESTS = [
+    request("Tell me about the sea.", SamplingParams(temperature=0.0, max_tokens=28)),
+    request("Tell me about rain.", SamplingParams(temperature=1.0, seed=11, max_tokens=28, repetition_penalty=1.2)),
+    request("Tell me about bees.", SamplingParams(temperature=1.0, seed=5, max_tokens=28, ignore_eos=True), n=2),
+    request("Name an animal.", SamplingParams(temperature=1.0, seed=3), answer_format=JsonSchemaFormat(SCHEMA)),
+    request("Count to ten.", SamplingParams(temperature=0.0, max_tokens=28, stop=("5", "the"))),
+]
+
+
+class Engine:
+    """The batcher over the real model, as the engine process has it."""
+
+    def __init__(self, model: Model, *, reproducible: bool) -> None:
+        self._model = model
+        self._backend = LlamaBackend(model, ContextOptions(8192, 512, threads=2, reproducible=reproducible))
+        self._jobs = JobMaker(model, self._backend.cells)
+
+    def answer(self, requests: Sequence[GenerationRequest]) -> list[list[Event]]:
+        """The events of each, all answered together."""
+        batcher = Batcher(self._backend, self._model.vocabulary, parallel=8, step_tokens=512, saved_tokens=1024)
+        outcomes = []
+        for number, one in enumerate(requests):
+            assert isinstance(one.prompt, TextPrompt)
+            submit = Submit(
+                *(number, one.prompt, one.sampling, one.n, one.echo, one.priority),
+                answer_format=one.answer_format,
+                begun=one.begun,
+            )
+            assert one.sampling.seed is not None or one.sampling.temperature == 0.0
+            outcomes += batcher.add(self._jobs.job((0, number), submit), one.n, one.sampling.seed or 0)
+        for _ in range(MOST_STEPS):
+            if batcher.idle:
+                break
+            outcomes += batcher.step()
+        assert batcher.idle
+        batcher.cache.clear()
+        answers: list[list[Event]] = [[] for _ in requests]
+        for (_, number), event in outcomes:
+            assert isinstance(event, Event)
+            answers[number].append(event)
+        return answers
+
+    def close(self) -> None:
+        self._backend.close()
+
+
+@pytest.fixture(scope="module")
+def reproducible(model: Model) -> Iterator[Engine]:
+    engine = Engine(model, reproducible=True)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def default(model: Model) -> Iterator[Engine]:
+    engine = Engine(model, reproducible=False)
+    yield engine
+    engine.close()
+
+
+def tokens_of(events: Sequence[Event], index: int) -> tuple[int, ...]:
+    deltas = [event for event in events if isinstance(event, Delta) and event.index == index]
+    return tuple(itertools.chain.from_iterable(delta.token_ids for delta in deltas))
+
+
+def text_of(events: Sequence[Event], index: int) -> str:
+    return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
+
+
+def of_choice(events: Sequence[Event], index: int) -> list[Event]:
+    return [event for event in events if not isinstance(event, Usage) and event.index == index]
+
+
+def cut(asked: GenerationRequest, unbroken: Sequence[Event], length: int) -> GenerationRequest:
+    begun = tuple(tokens_of(unbroken, index)[: length * (index + 1)] for index in range(asked.n))
+    return msgspec.structs.replace(asked, begun=begun)
+
+
+def test_reproducible_answers_that_were_cut_are_those_of_an_unbroken_run(reproducible: Engine) -> None:
+    answers = reproducible.answer(REQUESTS)
+    pairs = [(asked, unbroken) for asked, unbroken in zip(REQUESTS, answers, strict=True) for _ in CUTS]
+    lengths = itertools.cycle(CUTS)
+    again = reproducible.answer([cut(*pair, next(lengths)) for pair in pairs])
+    for (asked, unbroken), continued in zip(pairs, again, strict=True):
+        for index in range(asked.n):
+            assert of_choice(continued, index) == of_choice(unbroken, index)
+        first, second = unbroken[-1], continued[-1]
+        assert isinstance(first, Usage)
+        assert isinstance(second, Usage)
+        assert (first.prompt_tokens, first.completion_tokens) == (second.prompt_tokens, second.completion_tokens)
+
+
+def test_answers_that_were_cut_keep_their_beginning_and_are_valid(default: Engine) -> None:
+    answers = default.answer(REQUESTS)
+    pairs = [(asked, unbroken) for asked, unbroken in zip(REQUESTS, answers, strict=True) for _ in CUTS]
+    lengths = itertools.cycle(CUTS)
+    begun = [cut(*pair, next(lengths)) for pair in pairs]
+    for asked, continued in zip(begun, default.answer(begun), strict=True):
+        usage = continued[-1]
+        assert isinstance(usage, Usage)
+        assert usage.completion_tokens == sum(len(tokens_of(continued, index)) for index in range(asked.n))
+        assert sum(isinstance(event, Finished) for event in continued) == asked.n
+        for index, tokens in enumerate(asked.begun):
+            assert tokens_of(continued, index)[: len(tokens)] == tokens
+            text = text_of(continued, index)
+            assert not any(stop in text for stop in asked.sampling.stop)
+            if asked.answer_format is not None:
+                assert list(json.loads(text)) == KEYS

@@ -1,0 +1,110 @@
+"""A batcher over the simulated model, and what it published."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from dragoman.core.events import Delta, Finished, Usage
+from dragoman.core.request import SamplingParams
+from dragoman.engines.llama.adapters import NO_ADAPTER
+from dragoman.engines.llama.backend import SEQUENCE_IDS
+from dragoman.engines.llama.batcher import Batcher, Outcome
+from dragoman.engines.llama.sequence import Job, JobKey
+from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, answer_alone
+
+GREEDY = SamplingParams(temperature=0.0)
+MOST_STEPS = 20_000
+
+
+@dataclass
+class Answer:
+    """What a job has published so far."""
+
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    finished: dict[int, str] = field(default_factory=dict)
+    usage: Usage | None = None
+
+
+class Harness:
+    """A batcher over the simulated model, and what it published by job."""
+
+    def __init__(
+        self,
+        *,
+        cells: int = 2048,
+        parallel: int = 4,
+        step_tokens: int = 32,
+        saved_tokens: int = 512,
+        reuses_cells: bool = True,
+    ) -> None:
+        self.backend = SimulatedBackend(cells, reuses_cells=reuses_cells)
+        self.batcher = Batcher(
+            self.backend,
+            SimulatedVocabulary(),
+            parallel=parallel,
+            step_tokens=step_tokens,
+            saved_tokens=saved_tokens,
+        )
+        self.answers: dict[JobKey, Answer] = {}
+
+    def add(
+        self,
+        prompt: list[int],
+        limit: int = 20,
+        n: int = 1,
+        priority: int = 0,
+        adapter: int = NO_ADAPTER,
+        begun: tuple[tuple[int, ...], ...] = (),
+    ) -> JobKey:
+        key = (0, len(self.answers))
+        self.answers[key] = Answer()
+        tokens = np.array(prompt, dtype=np.int32)
+        job = Job(key, tokens, GREEDY, limit, priority=priority, adapter=adapter, begun=begun)
+        self._take(self.batcher.add(job, n, seed=1))
+        return key
+
+    def load_adapters(self, count: int) -> list[int]:
+        return [self.batcher.load_adapter(Path("unread.gguf"), 1.0) for _ in range(count)]
+
+    def step(self) -> None:
+        self._take(self.batcher.step())
+        assert self.batcher.cache.ledger.used == self.backend.used, "the ledger counts what the backend holds"
+
+    def _take(self, outcomes: list[Outcome]) -> None:
+        for key, event in outcomes:
+            answer = self.answers[key]
+            match event:
+                case Delta(index, _, token_ids):
+                    answer.tokens.setdefault(index, []).extend(token_ids)
+                case Finished(index, reason):
+                    answer.finished[index] = reason
+                case Usage():
+                    answer.usage = event
+
+    def run(self) -> None:
+        for _ in range(MOST_STEPS):
+            if self.batcher.idle:
+                return
+            self.step()
+        raise AssertionError("the batcher does not come to an end")
+
+    @property
+    def running(self) -> set[JobKey]:
+        """Jobs with a choice that has a slot."""
+        return {sequence.job.key for sequence in self.batcher.scheduler.running}
+
+    def assert_nothing_leaked(self) -> None:
+        assert not self.batcher.scheduler.running
+        assert not self.batcher.scheduler.waiting
+        self.batcher.cache.clear()
+        assert self.batcher.cache.ledger.used == 0
+        assert self.batcher.cache.ledger.spent == self.backend.spent
+        assert self.batcher.cache.free_sequence_ids == SEQUENCE_IDS
+        assert self.backend.used == 0
+
+
+def long_winded(count: int, length: int, adapter: int = NO_ADAPTER) -> list[list[int]]:
+    """Prompts of 20 tokens that are answered with at least `length`."""
+    candidates = ([first] * 20 for first in range(1, 64))
+    return [prompt for prompt in candidates if len(answer_alone(prompt, length, adapter)) == length][:count]
