@@ -11,7 +11,7 @@ from starlette.routing import Route
 from dragoman.server import admin
 from dragoman.server.app import DIALECTS
 from dragoman.server.app import OPERATIONS as BY_DIALECT
-from dragoman.server.openapi import document, example_body
+from dragoman.server.openapi import Keeps, document, example_body
 from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.apps import client_of, echo_app
 from tests.support.books import ADMIN_KEY, books_at, open_till
@@ -19,8 +19,8 @@ from tests.support.tiny_llama import write_adapter
 
 DOCUMENT = document(BY_DIALECT, "echo")
 OPERATIONS = [(tag, operation) for tag, dialect in DIALECTS.items() for operation in dialect.operations]
-EXAMPLES = [operation for _, operation in OPERATIONS if operation.example is not None]
-LOOKUPS = [operation for _, operation in OPERATIONS if operation.method == "GET"]
+EXAMPLES = [operation for _, operation in OPERATIONS if operation.example is not None and not operation.queues]
+LOOKUPS = [operation for _, operation in OPERATIONS if operation.method == "GET" and operation.chunk is None]
 
 UNDOCUMENTED = {"/health", "/ready", "/metrics", "/openapi.json", "/docs"}
 
@@ -66,12 +66,23 @@ def test_the_admin_api_is_documented_where_it_is_served_and_only_there(tmp_path:
 
 
 def test_the_idempotency_key_is_documented_where_answers_are_kept() -> None:
-    kept = document(BY_DIALECT, "echo", keeps_answers=True)["paths"]
+    kept = document(BY_DIALECT, "echo", Keeps(answers=True))["paths"]
     for _, operation in OPERATIONS:
         told, untold = (each[operation.path][operation.method.lower()] for each in (kept, DOCUMENT["paths"]))
-        generates = operation.chunk is not None
+        generates = operation.generates
         assert ("Idempotency-Key" in str(told["parameters"]), "409" in told["responses"]) == (generates, generates)
         assert "Idempotency-Key" not in str(untold)
+
+
+def test_the_ways_to_queue_a_request_are_documented_where_jobs_are_kept() -> None:
+    kept = document(BY_DIALECT, "echo", Keeps(jobs=True))["paths"]
+    for _, operation in OPERATIONS:
+        told, untold = (each[operation.path][operation.method.lower()] for each in (kept, DOCUMENT["paths"]))
+        may_be_queued = operation.generates and operation.chunk is not None
+        assert ("'Prefer'" in str(told["parameters"]), "202" in told["responses"]) == (may_be_queued, may_be_queued)
+        assert ("x-dragoman-webhook" in str(told["parameters"])) == operation.generates
+        assert ("Idempotency-Key" in str(told["parameters"])) == operation.queues
+        assert "202" not in untold["responses"]
 
 
 def test_every_dialect_is_a_tag_and_every_operation_has_a_name_of_its_own() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from dragoman.core.identifiers import key_digest
-from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.door import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore

@@ -7,17 +7,20 @@ import msgspec
 
 from dragoman.core.adapters import AdapterOrder, RegisteredAdapter
 from dragoman.core.errors import (
+    BadRequest,
     ContextOverflow,
     DragomanError,
     Forbidden,
+    JobNotFound,
     ModelLoading,
     ModelNotFound,
     NoAccount,
     ShuttingDown,
     Unauthenticated,
 )
+from dragoman.core.jobs import Job, JobDraft
 from dragoman.core.request import GenerationRequest, Prompt
-from dragoman.core.service import Caller, ServedModel
+from dragoman.core.service import Answering, Caller, ServedModel
 from dragoman.engines.base import AdapterStore, Engine
 from dragoman.gateway.access import Access, Bill, Order, Visitor
 from dragoman.gateway.adapters import AdapterDesk, NoAdapterStore
@@ -139,6 +142,22 @@ class Gateway:
             measurement.end("refused" if isinstance(error, DragomanError) else "failed")
             raise
         return RunningRequest(resolved.deployment.engine, requests, bill, measurement)
+
+    @property
+    def keeps_jobs(self) -> bool:
+        return False
+
+    async def submit(self, draft: JobDraft, caller: Caller) -> Job:  # noqa: ARG002
+        raise BadRequest("This server keeps no jobs")
+
+    async def job(self, job_id: str, caller: Caller) -> Job:  # noqa: ARG002
+        raise JobNotFound(job_id)
+
+    async def cancel_job(self, job_id: str, caller: Caller) -> Job:  # noqa: ARG002
+        raise JobNotFound(job_id)
+
+    async def follow_job(self, job_id: str, caller: Caller) -> Answering:  # noqa: ARG002
+        raise JobNotFound(job_id)
 
     async def _admit(
         self, requests: Sequence[GenerationRequest], resolved: Resolved, caller: Caller, *, streamed: bool

@@ -15,7 +15,8 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dragoman.dialects import arcee, empower, float16, infermatic, scale
-from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.door import ExchangeOptions
+from dragoman.dialects.form import Form
 from dragoman.dialects.operation import Operation
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.catalog import Catalog
@@ -37,16 +38,20 @@ class Dialect(NamedTuple):
     """Those on a host of its own, on the vendor's own paths."""
     operations: tuple[Operation, ...]
     """`routes` for the OpenAPI document."""
+    forms: tuple[Form, ...]
+    """Its ways of answering."""
 
 
 DIALECTS: dict[DialectName, Dialect] = {
-    "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS),
-    "empower": Dialect(empower.routes, empower.own_routes, empower.OPERATIONS),
-    "scale": Dialect(scale.routes, scale.routes, scale.OPERATIONS),
-    "arcee": Dialect(arcee.routes, arcee.own_routes, arcee.OPERATIONS),
+    "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS, infermatic.FORMS),
+    "empower": Dialect(empower.routes, empower.own_routes, empower.OPERATIONS, empower.FORMS),
+    "scale": Dialect(scale.routes, scale.own_routes, scale.OPERATIONS, scale.FORMS),
+    "arcee": Dialect(arcee.routes, arcee.own_routes, arcee.OPERATIONS, arcee.FORMS),
     # Its first path part is a deployment's name, so it comes last.
-    "float16": Dialect(float16.routes, float16.routes, float16.OPERATIONS),
+    "float16": Dialect(float16.routes, float16.own_routes, float16.OPERATIONS, float16.FORMS),
 }
+
+FORMS = {form.name: form for dialect in DIALECTS.values() for form in dialect.forms}
 
 
 OPERATIONS: dict[str, tuple[Operation, ...]] = {name: dialect.operations for name, dialect in DIALECTS.items()}
@@ -104,9 +109,9 @@ class App:
         common = [
             *health.routes(catalog),
             *metrics.routes(catalog, registry, metrics_directory, gateway, options),
-            *openapi.routes(documented, gateway, keeps_answers=options.answers is not None),
+            *openapi.routes(documented, gateway, openapi.Keeps(options.answers is not None, gateway.keeps_jobs)),
         ]
-        shown = {name: (gateway.shown_in(name), options._replace(dialect=name)) for name in DIALECTS}
+        shown = {name: (gateway.shown_in(name), options._replace(dialect=name, forms=FORMS)) for name in DIALECTS}
         dialects = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*shown[name])]
         self.routes = [*common, *administration, *dialects]
         app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=self._lifespan)

@@ -17,7 +17,7 @@ import msgspec
 import uvicorn
 
 from dragoman.accounts.database import Database
-from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.door import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore

@@ -1,0 +1,249 @@
+"""Requests that are queued, in every dialect's own words."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry
+
+from dragoman.core.errors import EngineFailed
+from dragoman.core.identifiers import key_digest
+from dragoman.dialects import sse
+from dragoman.dialects.door import ExchangeOptions
+from dragoman.engines.base import Engine
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.gateway.keys import KeyRing
+from dragoman.gateway.meter import Meter
+from dragoman.server.app import App
+from tests.support.apps import client_of
+from tests.support.gated_echo import GatedEcho
+from tests.support.memory_queue import MemoryQueue
+from tests.support.speakers import SPEAKERS, Speaker
+
+SECRET, OTHER_SECRET = "sk-0123456789abcdef", "sk-fedcba9876543210"
+ASYNC = {"prefer": "respond-async"}
+STREAM = {"accept": "text/event-stream"}
+NO_JOB = f"/queue/response/job_{'0' * 32}"
+
+
+@pytest.fixture(params=SPEAKERS, ids=lambda speaker: speaker.name)
+def speaker(request: pytest.FixtureRequest) -> Speaker:
+    speaker: Speaker = request.param
+    return speaker
+
+
+@contextlib.asynccontextmanager
+async def serving(engine: Engine | None = None, *, keep_alive_seconds: float = 15) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a server that keeps jobs."""
+    registry = CollectorRegistry()
+    catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
+    keys = KeyRing(map(key_digest, [SECRET, OTHER_SECRET]))
+    queue = MemoryQueue(catalog, Meter(registry), keys)
+    options = ExchangeOptions(100_000, keep_alive_seconds)
+    app = App(catalog, queue, contextlib.nullcontext, registry, options, None, {})
+    async with client_of(app, key=SECRET) as client:
+        yield client
+
+
+async def submit(client: httpx.AsyncClient, speaker: Speaker, text: str = "Hello", **options: Any) -> str:
+    """Queue a chat; the path of its job."""
+    response = await client.post(speaker.path("echo"), json=speaker.body("echo", text, **options), headers=ASYNC)
+    assert response.status_code == 202, response.text
+    return str(response.json()["url"])
+
+
+async def ended(client: httpx.AsyncClient, url: str) -> Any:
+    """What is told of the job when it has ended."""
+    async with asyncio.timeout(10):
+        await client.get(url, headers=STREAM)
+    return (await client.get(url)).json()
+
+
+def plain(text: str) -> str:
+    """The stream without its ids, which must count from one."""
+    lines = text.split("\n")
+    ids = [line for line in lines if line.startswith("id: ")]
+    assert ids == [f"id: {number + 1}" for number in range(len(ids))]
+    return "\n".join(line for line in lines if not line.startswith("id: "))
+
+
+async def test_a_preference_to_be_answered_later_is_heeded_and_the_job_says_where(speaker: Speaker) -> None:
+    async with serving() as client:
+        body = speaker.body("echo", "Hello")
+        response = await client.post(
+            speaker.path("echo"), json=body, headers={"prefer": 'wait=5; x=",", RESPOND-ASYNC'}
+        )
+    told = response.json()
+    assert response.status_code == 202
+    assert list(told) == ["id", "url", "eta", "status"]
+    assert response.headers["preference-applied"] == "respond-async"
+    assert response.headers["location"] == told["url"] == f"/queue/response/{told['id']}"
+    assert response.headers["x-dragoman-job-id"] == told["id"]
+    assert len(response.headers["x-request-id"]) == 32
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_result_is_what_would_have_been_answered_at_once(speaker: Speaker, stream: bool) -> None:
+    async with serving() as client:
+        direct = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hello"))
+        told = await ended(client, await submit(client, speaker, stream=stream))
+    assert list(told) == ["id", "status", "result"]
+    assert told["result"].keys() == direct.json().keys()
+    assert speaker.read(told["result"]) == speaker.read(direct.json())
+
+
+async def test_the_stream_of_a_job_is_that_of_the_route_it_came_in_by(speaker: Speaker) -> None:
+    async with serving() as client:
+        body = speaker.body("echo", "Hello", stream=True)
+        direct = await client.post(speaker.path("echo"), json=body)
+        response = await client.get(await submit(client, speaker, stream=True), headers=STREAM)
+    assert response.headers["content-type"] == sse.MEDIA_TYPE
+    assert response.headers["x-dragoman-job-id"].startswith("job_")
+    text = plain(response.text)
+    assert speaker.read_stream(text) == speaker.read_stream(direct.text)
+    assert text.count("\n\n") == direct.text.count("\n\n")
+
+
+async def test_a_reader_who_loses_the_connection_after_each_event_misses_nothing(speaker: Speaker) -> None:
+    async with serving() as client:
+        url = await submit(client, speaker, "x" * 200, stream=True)
+        whole = (await client.get(url, headers=STREAM)).text
+        assert (await client.get(url, headers=STREAM)).text == whole, "a replay is the same, byte for byte"
+        events = whole.split("\n\n")[:-1]
+        assert len(events) > 200
+        for number in range(len(events) + 1):
+            rest = await client.get(url, headers=STREAM | {"last-event-id": str(number)})
+            assert rest.text == "".join(f"{event}\n\n" for event in events[number:])
+        beyond = await client.get(url, headers=STREAM | {"last-event-id": str(len(events) + 1)})
+    assert beyond.status_code == 400
+    assert "Last-Event-ID" in beyond.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("number", ["", "one", "-1", "1.0", "²", "9" * 16])
+async def test_what_is_no_event_is_refused(number: str) -> None:
+    async with serving() as client:
+        url = await submit(client, SPEAKERS[0])
+        headers = [(b"accept", b"text/event-stream"), (b"last-event-id", number.encode())]
+        assert (await client.get(url, headers=headers)).status_code == 400
+
+
+async def test_two_readers_follow_one_job_while_it_runs(speaker: Speaker) -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    async with serving(engine) as client:
+        url = await submit(client, speaker, stream=True)
+        readers = [asyncio.create_task(client.get(url, headers=STREAM)) for _ in range(2)]
+        await engine.began.wait()
+        assert (await client.get(url)).json()["status"] == "running"
+        engine.gate.set()
+        one, other = [(await reader).text for reader in readers]
+    assert one == other
+    assert speaker.read_stream(plain(one)).text == "Hello"
+    assert engine.runs == 1
+
+
+async def test_somebody_elses_job_is_not_there(speaker: Speaker) -> None:
+    async with serving() as client:
+        url = await submit(client, speaker)
+        theirs = {"authorization": f"Bearer {OTHER_SECRET}"}
+        answers = [await client.request(method, url, headers=theirs) for method in ("GET", "DELETE")]
+        nowhere = await client.get(NO_JOB)
+        assert (await ended(client, url))["status"] == "finished"
+    for answer in answers:
+        assert answer.status_code == 404
+        assert answer.text.replace(url.rpartition("/")[2], "") == nowhere.text.replace(NO_JOB.rpartition("/")[2], "")
+
+
+async def test_a_job_that_is_cancelled_says_so_wherever_it_is_asked(speaker: Speaker) -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    async with serving(engine) as client:
+        url = await submit(client, speaker, stream=True)
+        reading = asyncio.create_task(client.get(url, headers=STREAM))
+        await engine.began.wait()
+        cancelled = await client.delete(url)
+        again, told = await client.delete(url), await client.get(url)
+        stream = (await reading).text
+        assert (await client.get(url, headers=STREAM)).text == stream
+    assert cancelled.json() == again.json() == told.json() == {"id": url.rpartition("/")[2], "status": "cancelled"}
+    assert engine.cancelled == 1
+    assert speaker.is_broken_off(plain(stream))
+    assert "was cancelled" in stream
+
+
+async def test_cancelling_what_has_ended_changes_nothing(speaker: Speaker) -> None:
+    async with serving() as client:
+        url = await submit(client, speaker)
+        await ended(client, url)
+        assert (await client.delete(url)).json()["status"] == "finished"
+        assert speaker.read((await client.get(url)).json()["result"]).text == "Hello"
+
+
+async def test_a_job_that_failed_has_its_dialects_error_and_no_terminator(speaker: Speaker) -> None:
+    async with serving(GatedEcho(EngineFailed("It broke"))) as client:
+        url = await submit(client, speaker, stream=True)
+        told = await ended(client, url)
+        stream = await client.get(url, headers=STREAM)
+    assert told.keys() - {"id", "status"} in ({"error"}, {"detail"})
+    assert speaker.is_error(told)
+    assert stream.status_code == 200
+    assert speaker.is_broken_off(plain(stream.text))
+    assert "[DONE]" not in stream.text
+
+
+async def test_the_same_request_with_the_same_key_is_the_same_job(speaker: Speaker) -> None:
+    engine = GatedEcho()
+    headers = ASYNC | {"idempotency-key": "order 1"}
+    async with serving(engine) as client:
+        first, again, other = [
+            await client.post(speaker.path("echo"), json=speaker.body("echo", text), headers=headers)
+            for text in ("Hello", "Hello", "Another")
+        ]
+        await ended(client, first.json()["url"])
+    assert first.json()["id"] == again.json()["id"]
+    assert again.headers["idempotent-replayed"] == "true"
+    assert again.headers["x-request-id"] == first.headers["x-request-id"]
+    assert other.status_code == 409
+    assert speaker.is_error(other.json())
+    assert other.headers["x-should-retry"] == "false"
+    assert engine.runs == 1
+
+
+async def test_what_is_wrong_with_a_request_is_told_as_ever(speaker: Speaker) -> None:
+    async with serving() as client:
+        for body, model, status in (
+            ({"model": "echo"}, "echo", speaker.missing_status),
+            (speaker.body("unheard-of", "Hi"), "unheard-of", speaker.unknown_model_status),
+        ):
+            response = await client.post(speaker.path(model), json=body, headers=ASYNC)
+            assert response.status_code == status
+            assert speaker.is_error(response.json())
+        client.headers.pop("authorization")
+        assert (await client.post(speaker.path("echo"), json={}, headers=ASYNC)).status_code == 401
+        assert (await client.get(NO_JOB)).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "webhook", ["", "ftp://a.example", "https://", "https://a b", "https://a:x", "https://[", "https://a/" + "x" * 2000]
+)
+async def test_a_webhook_is_one_web_address(speaker: Speaker, webhook: str) -> None:
+    async with serving() as client:
+        response = await client.post(
+            speaker.path("echo"), json=speaker.body("echo", "Hi"), headers=ASYNC | {"x-dragoman-webhook": webhook}
+        )
+    assert response.status_code == speaker.out_of_range_status
+    assert "x-dragoman-webhook" in response.text
+
+
+async def test_a_webhook_of_a_request_that_is_not_queued_is_refused(speaker: Speaker) -> None:
+    async with serving() as client:
+        headers = {"x-dragoman-webhook": "https://hooks.example/done"}
+        response = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi"), headers=headers)
+        assert response.status_code == speaker.out_of_range_status
+        assert "respond-async" in response.text
+        queued = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi"), headers=headers | ASYNC)
+        assert queued.status_code == 202
