@@ -7,26 +7,16 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
 
 from dragoman.core.errors import EngineFailed
-from dragoman.core.identifiers import key_digest
 from dragoman.dialects import sse
-from dragoman.dialects.door import ExchangeOptions
 from dragoman.engines.base import Engine
-from dragoman.engines.echo import EchoEngine
-from dragoman.gateway.catalog import Catalog, Deployment
-from dragoman.gateway.keys import KeyRing
-from dragoman.gateway.meter import Meter
-from dragoman.server.app import App
+from dragoman.server.settings import DialectName
 from tests.support.apps import client_of
 from tests.support.gated_echo import GatedEcho
-from tests.support.memory_queue import MemoryQueue
+from tests.support.queues import ASYNC, OTHER_SECRET, SECRET, STREAM, ended, queueing_app, without_ids
 from tests.support.speakers import SPEAKERS, Speaker
 
-SECRET, OTHER_SECRET = "sk-0123456789abcdef", "sk-fedcba9876543210"
-ASYNC = {"prefer": "respond-async"}
-STREAM = {"accept": "text/event-stream"}
 NO_JOB = f"/queue/response/job_{'0' * 32}"
 
 
@@ -37,15 +27,9 @@ def speaker(request: pytest.FixtureRequest) -> Speaker:
 
 
 @contextlib.asynccontextmanager
-async def serving(engine: Engine | None = None, *, keep_alive_seconds: float = 15) -> AsyncIterator[httpx.AsyncClient]:
+async def serving(engine: Engine | None = None) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server that keeps jobs."""
-    registry = CollectorRegistry()
-    catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
-    keys = KeyRing(map(key_digest, [SECRET, OTHER_SECRET]))
-    queue = MemoryQueue(catalog, Meter(registry), keys)
-    options = ExchangeOptions(100_000, keep_alive_seconds)
-    app = App(catalog, queue, contextlib.nullcontext, registry, options, None, {})
-    async with client_of(app, key=SECRET) as client:
+    async with queueing_app(engine) as app, client_of(app, key=SECRET) as client:
         yield client
 
 
@@ -54,21 +38,6 @@ async def submit(client: httpx.AsyncClient, speaker: Speaker, text: str = "Hello
     response = await client.post(speaker.path("echo"), json=speaker.body("echo", text, **options), headers=ASYNC)
     assert response.status_code == 202, response.text
     return str(response.json()["url"])
-
-
-async def ended(client: httpx.AsyncClient, url: str) -> Any:
-    """What is told of the job when it has ended."""
-    async with asyncio.timeout(10):
-        await client.get(url, headers=STREAM)
-    return (await client.get(url)).json()
-
-
-def plain(text: str) -> str:
-    """The stream without its ids, which must count from one."""
-    lines = text.split("\n")
-    ids = [line for line in lines if line.startswith("id: ")]
-    assert ids == [f"id: {number + 1}" for number in range(len(ids))]
-    return "\n".join(line for line in lines if not line.startswith("id: "))
 
 
 async def test_a_preference_to_be_answered_later_is_heeded_and_the_job_says_where(speaker: Speaker) -> None:
@@ -103,7 +72,7 @@ async def test_the_stream_of_a_job_is_that_of_the_route_it_came_in_by(speaker: S
         response = await client.get(await submit(client, speaker, stream=True), headers=STREAM)
     assert response.headers["content-type"] == sse.MEDIA_TYPE
     assert response.headers["x-dragoman-job-id"].startswith("job_")
-    text = plain(response.text)
+    text = without_ids(response.text)
     assert speaker.read_stream(text) == speaker.read_stream(direct.text)
     assert text.count("\n\n") == direct.text.count("\n\n")
 
@@ -142,7 +111,7 @@ async def test_two_readers_follow_one_job_while_it_runs(speaker: Speaker) -> Non
         engine.gate.set()
         one, other = [(await reader).text for reader in readers]
     assert one == other
-    assert speaker.read_stream(plain(one)).text == "Hello"
+    assert speaker.read_stream(without_ids(one)).text == "Hello"
     assert engine.runs == 1
 
 
@@ -171,7 +140,7 @@ async def test_a_job_that_is_cancelled_says_so_wherever_it_is_asked(speaker: Spe
         assert (await client.get(url, headers=STREAM)).text == stream
     assert cancelled.json() == again.json() == told.json() == {"id": url.rpartition("/")[2], "status": "cancelled"}
     assert engine.cancelled == 1
-    assert speaker.is_broken_off(plain(stream))
+    assert speaker.is_broken_off(without_ids(stream))
     assert "was cancelled" in stream
 
 
@@ -191,7 +160,7 @@ async def test_a_job_that_failed_has_its_dialects_error_and_no_terminator(speake
     assert told.keys() - {"id", "status"} in ({"error"}, {"detail"})
     assert speaker.is_error(told)
     assert stream.status_code == 200
-    assert speaker.is_broken_off(plain(stream.text))
+    assert speaker.is_broken_off(without_ids(stream.text))
     assert "[DONE]" not in stream.text
 
 
@@ -247,3 +216,25 @@ async def test_a_webhook_of_a_request_that_is_not_queued_is_refused(speaker: Spe
         assert "respond-async" in response.text
         queued = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi"), headers=headers | ASYNC)
         assert queued.status_code == 202
+
+
+async def test_on_a_host_of_its_own_a_dialect_tells_of_its_jobs_too() -> None:
+    hosts: dict[str, DialectName] = {"e.example": "empower", "a.example": "arcee", "s.example": "scale"}
+    paths = {"e.example": "/chat/completions", "a.example": "/v1/chat/completions", "s.example": "/v4/chat-completions"}
+    body = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
+    async with queueing_app(hosts=hosts) as app:
+        for host, path in paths.items():
+            async with client_of(app, host, key=SECRET) as client:
+                queued = await client.post(path, json=body, headers=ASYNC)
+                assert "Hello" in str((await ended(client, queued.headers["location"]))["result"])
+                assert (await client.get(NO_JOB)).status_code == 404
+
+
+async def test_scales_trimming_is_told_of_what_is_queued_too() -> None:
+    turns = [{"role": role, "content": "x" * 3000} for role in ("user", "assistant") * 2]
+    async with serving() as client:
+        headers = ASYNC | {"x-api-key": SECRET}
+        body = {"chat_history": turns, "prompt": "Hello", "max_tokens": 100}
+        queued = await client.post("/v4/models/echo/chat-completions", json=body, headers=headers)
+        assert queued.headers["x-dragoman-trimmed-messages"] == "2"
+        assert (await ended(client, queued.headers["location"]))["result"]["completions"] == [["Hello", ["Hello"]]]
