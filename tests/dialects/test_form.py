@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from hypothesis import given
 
-from dragoman.core.errors import BadRequest
+from dragoman.core.errors import BadRequest, EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.jobs import AnswerForm
 from dragoman.core.service import ServedModel
@@ -57,6 +57,11 @@ def test_an_answer_is_told_the_same_later_and_elsewhere_whatever_is_served_then(
     assert told(again.call) == told(asked.call)
     assert again.call.requests == asked.call.requests
     assert again.call.priority == asked.call.priority
+
+
+def test_a_form_that_only_another_version_has_is_no_defect_of_ours() -> None:
+    with pytest.raises(EngineFailed, match=r"form 'infermatic\.speech'"):
+        asked_again(AnswerForm("infermatic.speech", {}, b"{}", ID, CREATED), FORMS)
 
 
 def test_what_the_engine_refuses_is_told_in_the_words_of_the_request_however_often() -> None:

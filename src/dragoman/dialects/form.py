@@ -6,7 +6,7 @@ A form needs nothing but what was sent, so an answer can be told at any later ti
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
-from dragoman.core.errors import BadRequest, DragomanError
+from dragoman.core.errors import BadRequest, DragomanError, EngineFailed
 from dragoman.core.events import Event
 from dragoman.core.jobs import DEFAULT_PRIORITY, AnswerForm
 from dragoman.core.request import GenerationRequest
@@ -113,7 +113,12 @@ class Asked(NamedTuple):
 
 
 def asked_again(kept: AnswerForm, forms: Mapping[str, Form]) -> Asked:
-    """The request whose answer is to be told, with a machine that was told nothing."""
-    form = forms[kept.name]
+    """The request whose answer is to be told, with a machine that was told nothing.
+
+    Raises EngineFailed for a form that only another version of the server has.
+    """
+    form = forms.get(kept.name)
+    if form is None:
+        raise EngineFailed(f"This version of the server cannot tell an answer in the form '{kept.name}'")
     occasion = Occasion(kept.answer_id, kept.created, kept.arguments)
     return Asked(form, occasion, kept.body, form.decode(kept.body, occasion))

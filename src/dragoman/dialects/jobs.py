@@ -18,7 +18,7 @@ from dragoman.core.service import Caller, VisibleModels
 from dragoman.dialects import sse
 from dragoman.dialects.door import Door, guard
 from dragoman.dialects.exchange import Exchange, Manner
-from dragoman.dialects.form import Asked, ErrorReplies, asked_again
+from dragoman.dialects.form import ErrorReplies, asked_again
 from dragoman.dialects.queue import JOB_ID_HEADER, JOBS_PATH
 
 _ID = re.compile(r"job_[0-9a-f]{32}")
@@ -52,10 +52,9 @@ def job_routes(door: Door, errors: ErrorReplies) -> list[BaseRoute]:
     async def look(request: Request) -> Response:
         async def answer(caller: Caller, _visible: VisibleModels) -> Response:
             job = await door.service.job(_id_of(request), caller)
-            asked = asked_again(job.form, door.options.forms)
             if _wants_stream(request.headers):
-                return _JobStream(job, asked, _last_event(request.headers), door, caller, errors)
-            return _json(await _standing(job, asked, door, caller))
+                return _JobStream(job, _last_event(request.headers), door, caller, errors)
+            return _json(await _standing(job, door, caller))
 
         return await guard(request, door, answer, errors)
 
@@ -76,9 +75,8 @@ class _JobStream(Exchange):
     How it ends is a part of the stream; only what is wrong with the question is an error response.
     """
 
-    def __init__(
-        self, job: Job, asked: Asked, last_event: int, door: Door, caller: Caller, refusals: ErrorReplies
-    ) -> None:
+    def __init__(self, job: Job, last_event: int, door: Door, caller: Caller, refusals: ErrorReplies) -> None:
+        asked = asked_again(job.form, door.options.forms)
         self._numbers = sse.NumberedFrames(last_event)
         self._last_event = last_event
         self._refusals = refusals
@@ -102,15 +100,16 @@ class _JobStream(Exchange):
         await super()._end(send, last)
 
 
-async def _standing(job: Job, asked: Asked, door: Door, caller: Caller) -> JobBody:
+async def _standing(job: Job, door: Door, caller: Caller) -> JobBody:
     match job.state:
         case "queued":
             return JobBody(job.id, job.state, job.eta, UNSET if job.position is None else job.position)
         case "running":
             return JobBody(job.id, job.state, job.eta)
         case "finished":
-            return JobBody(job.id, job.state, result=Raw(await _result(job, asked, door, caller)))
+            return JobBody(job.id, job.state, result=Raw(await _result(job, door, caller)))
         case "failed" if job.error is not None:
+            asked = asked_again(job.form, door.options.forms)
             told = asked.form.errors.reply(asked.call.as_sent(job.error)).body
             members: Mapping[str, Raw] = msgspec.json.decode(told, type=dict[str, Raw])
             return JobBody(job.id, job.state, error=members.get("error", UNSET), detail=members.get("detail", UNSET))
@@ -118,8 +117,8 @@ async def _standing(job: Job, asked: Asked, door: Door, caller: Caller) -> JobBo
             return JobBody(job.id, job.state)
 
 
-async def _result(job: Job, asked: Asked, door: Door, caller: Caller) -> bytes:
-    machine = asked.call.machine
+async def _result(job: Job, door: Door, caller: Caller) -> bytes:
+    machine = asked_again(job.form, door.options.forms).call.machine
     async with contextlib.aclosing(await door.service.follow_job(job.id, caller)) as events:
         async for event in events:
             for _ in machine.feed(event):
