@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from dragoman.core.errors import EngineFailed
+from dragoman.core.errors import EngineFailed, ShuttingDown
 from dragoman.dialects import sse
 from dragoman.engines.base import Engine
 from dragoman.server.settings import DialectName
@@ -162,6 +162,19 @@ async def test_a_job_that_failed_has_its_dialects_error_and_no_terminator(speake
     assert stream.status_code == 200
     assert speaker.is_broken_off(without_ids(stream.text))
     assert "[DONE]" not in stream.text
+
+
+async def test_a_server_that_shuts_down_ends_no_stream_but_breaks_it_off(speaker: Speaker) -> None:
+    async with serving(GatedEcho(ShuttingDown("The server is shutting down", 5))) as client:
+        url = await submit(client, speaker, stream=True)
+        stream = (await client.get(url, headers=STREAM)).text
+        *events, last, _ = stream.split("\n\n")
+        assert "id: " not in last, "a reader who comes back is told what was not told yet"
+        assert speaker.is_broken_off(without_ids(stream))
+        for number in (len(events), len(events) + 9):
+            rest = await client.get(url, headers=STREAM | {"last-event-id": str(number)})
+            assert rest.status_code == 503
+            assert rest.headers["retry-after"] == "5"
 
 
 async def test_the_same_request_with_the_same_key_is_the_same_job(speaker: Speaker) -> None:

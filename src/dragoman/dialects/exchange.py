@@ -10,7 +10,7 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dragoman.core.errors import BadRequest, DragomanError, EngineFailed
+from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, JobNotFound, Overloaded
 from dragoman.core.service import Answering
 from dragoman.dialects import sse
 from dragoman.dialects.door import error_response, limit_headers
@@ -28,6 +28,18 @@ class Manner(NamedTuple):
     keep_alive_seconds: float
     request_id: str
     """For the log."""
+
+
+class _Defect(EngineFailed):
+    """Ours, not the engine's."""
+
+    def __init__(self) -> None:
+        super().__init__("An internal error occurred")
+
+
+def is_its_end(error: DragomanError) -> bool:
+    """Whether the answer itself ended with the error; otherwise it has only been told no further, for now."""
+    return not isinstance(error, Overloaded | JobNotFound | _Defect)
 
 
 class Exchange(Response):
@@ -107,7 +119,8 @@ class Exchange(Response):
     async def _fail(self, send: Send, error: DragomanError) -> bytes:
         """The last bytes of a stream that failed; before its first one, they are an ordinary error response."""
         if self._stream_began:
-            return self._frames.next(self._errors.frame(error))
+            frame = self._errors.frame(error)
+            return self._frames.next(frame) if is_its_end(error) else frame
         self.is_final = isinstance(error, BadRequest)
         reply = self._errors.reply(error)
         await self._begin(send, reply.status, {"content-type": "application/json", **reply.headers})
@@ -149,4 +162,4 @@ class Exchange(Response):
 
     def _defect(self) -> DragomanError:
         _log.exception("request failed by a defect", request_id=self._request_id)
-        return EngineFailed("An internal error occurred")
+        return _Defect()

@@ -17,7 +17,7 @@ from dragoman.core.jobs import Job, JobState
 from dragoman.core.service import Caller, VisibleModels
 from dragoman.dialects import sse
 from dragoman.dialects.door import Door, guard
-from dragoman.dialects.exchange import Exchange, Manner
+from dragoman.dialects.exchange import Exchange, Manner, is_its_end
 from dragoman.dialects.form import ErrorReplies, asked_again
 from dragoman.dialects.queue import JOB_ID_HEADER, JOBS_PATH
 
@@ -77,6 +77,7 @@ class _JobStream(Exchange):
 
     def __init__(self, job: Job, last_event: int, door: Door, caller: Caller, refusals: ErrorReplies) -> None:
         asked = asked_again(job.form, door.options.forms)
+        self._is_cut_off = False
         self._numbers = sse.NumberedFrames(last_event)
         self._last_event = last_event
         self._refusals = refusals
@@ -85,11 +86,14 @@ class _JobStream(Exchange):
         manner = Manner(call, asked.form.errors, headers, door.options.keep_alive_seconds, caller.request_id)
         super().__init__(lambda: door.service.follow_job(job.id, caller), manner, self._numbers)
 
-    async def _fail(self, send: Send, error: DragomanError) -> bytes:  # noqa: ARG002 - nothing is sent before the end
-        return self._numbers.next(self._errors.frame(error))
+    async def _fail(self, send: Send, error: DragomanError) -> bytes:
+        if is_its_end(error):
+            return self._numbers.next(self._errors.frame(error))
+        self._is_cut_off = True
+        return await super()._fail(send, error)
 
     async def _end(self, send: Send, last: bytes) -> None:
-        if not self._numbers.reached:
+        if not self._numbers.reached and not self._is_cut_off:
             error = BadRequest(f"Last-Event-ID is {self._last_event}, but the stream ended before such an event")
             if not self._stream_began:
                 reply = self._refusals.reply(error)
