@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.core.adapters import AdapterOrder, RegisteredAdapter
 from dragoman.core.errors import (
     ContextOverflow,
@@ -23,7 +24,6 @@ from dragoman.gateway.access import Access, Bill, Order, Visitor
 from dragoman.gateway.adapters import AdapterDesk, NoAdapterStore
 from dragoman.gateway.best_of import Contest
 from dragoman.gateway.catalog import Catalog, Resolved
-from dragoman.gateway.database_thread import DatabaseThread
 from dragoman.gateway.guesses import Guesses
 from dragoman.gateway.keys import NO_KEYS
 from dragoman.gateway.meter import Meter
