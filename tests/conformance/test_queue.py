@@ -1,20 +1,20 @@
 """Requests that are queued, in every dialect's own words."""
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from dragoman.core.errors import EngineFailed, ShuttingDown
+from dragoman.core.errors import BadRequest
 from dragoman.dialects import sse
-from dragoman.engines.base import Engine
 from dragoman.server.settings import DialectName
 from tests.support.apps import client_of
+from tests.support.connections import Client
 from tests.support.gated_echo import GatedEcho
-from tests.support.queues import ASYNC, OTHER_SECRET, SECRET, STREAM, ended, queueing_app, without_ids
+from tests.support.queueing import ASYNC, STREAM, Place, ended, open_place, serving, without_ids
 from tests.support.speakers import SPEAKERS, Speaker
 
 NO_JOB = f"/queue/response/job_{'0' * 32}"
@@ -26,11 +26,10 @@ def speaker(request: pytest.FixtureRequest) -> Speaker:
     return speaker
 
 
-@contextlib.asynccontextmanager
-async def serving(engine: Engine | None = None) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server that keeps jobs."""
-    async with queueing_app(engine) as app, client_of(app, key=SECRET) as client:
-        yield client
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with open_place() as place:
+        yield place
 
 
 async def submit(client: httpx.AsyncClient, speaker: Speaker, text: str = "Hello", **options: Any) -> str:
@@ -115,10 +114,11 @@ async def test_two_readers_follow_one_job_while_it_runs(speaker: Speaker) -> Non
     assert engine.runs == 1
 
 
-async def test_somebody_elses_job_is_not_there(speaker: Speaker) -> None:
-    async with serving() as client:
+async def test_somebody_elses_job_is_not_there(speaker: Speaker, place: Place) -> None:
+    async with place.server() as server:
+        client = server.client
         url = await submit(client, speaker)
-        theirs = {"authorization": f"Bearer {OTHER_SECRET}"}
+        theirs = {"authorization": f"Bearer {place.other_secret}"}
         answers = [await client.request(method, url, headers=theirs) for method in ("GET", "DELETE")]
         nowhere = await client.get(NO_JOB)
         assert (await ended(client, url))["status"] == "finished"
@@ -153,28 +153,41 @@ async def test_cancelling_what_has_ended_changes_nothing(speaker: Speaker) -> No
 
 
 async def test_a_job_that_failed_has_its_dialects_error_and_no_terminator(speaker: Speaker) -> None:
-    async with serving(GatedEcho(EngineFailed("It broke"))) as client:
+    async with serving(GatedEcho(BadRequest("These messages are odd", "messages"))) as client:
         url = await submit(client, speaker, stream=True)
         told = await ended(client, url)
         stream = await client.get(url, headers=STREAM)
-    assert told.keys() - {"id", "status"} in ({"error"}, {"detail"})
+    assert told.pop("status") == "failed"
+    assert told.keys() - {"id"} in ({"error"}, {"detail"})
     assert speaker.is_error(told)
+    assert f'"{"chat_history" if speaker.name == "scale" else "messages"}"' in json.dumps(told)
     assert stream.status_code == 200
     assert speaker.is_broken_off(without_ids(stream.text))
     assert "[DONE]" not in stream.text
 
 
-async def test_a_server_that_shuts_down_ends_no_stream_but_breaks_it_off(speaker: Speaker) -> None:
-    async with serving(GatedEcho(ShuttingDown("The server is shutting down", 5))) as client:
-        url = await submit(client, speaker, stream=True)
-        stream = (await client.get(url, headers=STREAM)).text
-        *events, last, _ = stream.split("\n\n")
-        assert "id: " not in last, "a reader who comes back is told what was not told yet"
-        assert speaker.is_broken_off(without_ids(stream))
-        for number in (len(events), len(events) + 9):
-            rest = await client.get(url, headers=STREAM | {"last-event-id": str(number)})
-            assert rest.status_code == 503
-            assert rest.headers["retry-after"] == "5"
+async def test_a_reader_goes_on_where_it_was_when_the_server_is_started_again(speaker: Speaker, place: Place) -> None:
+    engine = GatedEcho()
+    engine.gate.clear()
+    async with place.server(engine) as server:
+        url = await submit(server.client, speaker, stream=True)
+        reader = Client(b"")
+        headers = [(b"authorization", f"Bearer {place.secret}".encode()), (b"accept", b"text/event-stream")]
+        scope = {"type": "http", "method": "GET", "path": url, "headers": headers, "query_string": b""}
+        reading = asyncio.create_task(server.app(scope, reader.receive, reader.send))
+        await reader.until(lambda bodies: bool(bodies))
+        server.app.drain()
+        await reading
+    stream = b"".join(reader.bodies).decode()
+    *events, error, _ = stream.split("\n\n")
+    assert "id: " not in error, "the job has not ended"
+    assert speaker.is_broken_off(without_ids(stream))
+    async with place.server() as server:
+        rest = await server.client.get(url, headers=STREAM | {"last-event-id": str(len(events))})
+        whole = await server.client.get(url, headers=STREAM)
+    assert "".join(f"{event}\n\n" for event in events) + rest.text == whole.text
+    assert speaker.read_stream(without_ids(whole.text)).text == "Hello"
+    place.customer.assert_settled()
 
 
 async def test_the_same_request_with_the_same_key_is_the_same_job(speaker: Speaker) -> None:
@@ -221,23 +234,26 @@ async def test_a_webhook_is_one_web_address(speaker: Speaker, webhook: str) -> N
     assert "x-dragoman-webhook" in response.text
 
 
-async def test_a_webhook_of_a_request_that_is_not_queued_is_refused(speaker: Speaker) -> None:
-    async with serving() as client:
+async def test_a_webhook_is_kept_of_a_queued_request_and_of_another_refused(speaker: Speaker, place: Place) -> None:
+    async with place.server() as server:
+        client = server.client
         headers = {"x-dragoman-webhook": "https://hooks.example/done"}
         response = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi"), headers=headers)
         assert response.status_code == speaker.out_of_range_status
         assert "respond-async" in response.text
         queued = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi"), headers=headers | ASYNC)
         assert queued.status_code == 202
+        await ended(client, queued.headers["location"])
+    assert place.webhooks() == ["https://hooks.example/done"]
 
 
-async def test_on_a_host_of_its_own_a_dialect_tells_of_its_jobs_too() -> None:
+async def test_on_a_host_of_its_own_a_dialect_tells_of_its_jobs_too(place: Place) -> None:
     hosts: dict[str, DialectName] = {"e.example": "empower", "a.example": "arcee", "s.example": "scale"}
     paths = {"e.example": "/chat/completions", "a.example": "/v1/chat/completions", "s.example": "/v4/chat-completions"}
     body = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
-    async with queueing_app(hosts=hosts) as app:
+    async with place.server(hosts=hosts) as server:
         for host, path in paths.items():
-            async with client_of(app, host, key=SECRET) as client:
+            async with client_of(server.app, host, key=place.secret) as client:
                 queued = await client.post(path, json=body, headers=ASYNC)
                 assert "Hello" in str((await ended(client, queued.headers["location"]))["result"])
                 assert (await client.get(NO_JOB)).status_code == 404
@@ -246,8 +262,7 @@ async def test_on_a_host_of_its_own_a_dialect_tells_of_its_jobs_too() -> None:
 async def test_scales_trimming_is_told_of_what_is_queued_too() -> None:
     turns = [{"role": role, "content": "x" * 3000} for role in ("user", "assistant") * 2]
     async with serving() as client:
-        headers = ASYNC | {"x-api-key": SECRET}
         body = {"chat_history": turns, "prompt": "Hello", "max_tokens": 100}
-        queued = await client.post("/v4/models/echo/chat-completions", json=body, headers=headers)
+        queued = await client.post("/v4/models/echo/chat-completions", json=body, headers=ASYNC)
         assert queued.headers["x-dragoman-trimmed-messages"] == "2"
         assert (await ended(client, queued.headers["location"]))["result"]["completions"] == [["Hello", ["Hello"]]]

@@ -96,11 +96,18 @@ class AccountAccess:
 
     async def admit(self, order: Order) -> Bill:
         ledger, cashier = self._open
+        try:
+            admitted = await ledger.admit(self.admission(order))
+        except (Refusal, InvalidAmount) as error:
+            raise self.refused(order, error) from None
+        self._remember(_digest(order.caller))
+        return cashier.bill(order, Allowances(admitted.requests, admitted.tokens))
+
+    def admission(self, order: Order) -> Admission:
         caller = order.caller
-        digest = _digest(caller)
-        admission = Admission(
+        return Admission(
             caller.request_id,
-            digest,
+            _digest(caller),
             order.own_name,
             order.dialect,
             order.prompt_tokens,
@@ -108,15 +115,16 @@ class AccountAccess:
             caller.account,
             self._options.hold_cap,
         )
-        try:
-            admitted = await ledger.admit(admission)
-        except Refusal as refusal:
-            self._forget_refused(digest, refusal)
-            raise translated(refusal, caller, order.model) from None
-        except InvalidAmount as error:
-            raise BadRequest(str(error), "max_tokens") from None
-        self._remember(digest)
-        return cashier.bill(order, Allowances(admitted.requests, admitted.tokens))
+
+    def refused(self, order: Order, error: Exception) -> Exception:
+        match error:
+            case Refusal():
+                self._forget_refused(_digest(order.caller), error)
+                return translated(error, order.caller, order.model)
+            case InvalidAmount():
+                return BadRequest(str(error), "max_tokens")
+            case _:
+                return error
 
     @property
     def _open(self) -> tuple[LedgerThread, Cashier]:

@@ -2,18 +2,19 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from dragoman.core.errors import EngineFailed, JobTimedOut
+from dragoman.core.errors import EngineFailed
 from dragoman.dialects import sse
+from dragoman.jobs.options import QueueOptions
 from tests.support.apps import client_of, echo_app
 from tests.support.asgi_clients import HangingUp
 from tests.support.gated_echo import GatedEcho
-from tests.support.queues import ASYNC, SECRET, STREAM, ended, queueing_app, without_ids
+from tests.support.queueing import ASYNC, STREAM, Place, ended, open_place, serving, without_ids
 
 HELD, REQUEST, PLAIN = "/queue/chat/completions", "/queue/request", "/v1/chat/completions"
 HELLO: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
@@ -22,8 +23,14 @@ STREAMED = HELLO | {"stream": True, "stream_options": {"include_usage": True}}
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with queueing_app() as app, client_of(app, key=SECRET) as client:
+    async with serving() as client:
         yield client
+
+
+@pytest.fixture
+def place() -> Iterator[Place]:
+    with open_place() as place:
+        yield place
 
 
 def nameless(text: str) -> str:
@@ -92,13 +99,12 @@ async def test_what_is_no_priority_is_refused(client: httpx.AsyncClient, sent: o
 async def test_a_job_that_waits_says_where_it_stands_and_one_that_runs_how_long() -> None:
     engine = GatedEcho(silent=True)
     engine.gate.clear()
-    async with queueing_app(engine) as app, client_of(app, key=SECRET) as client:
-        url = (await client.post(REQUEST, json=HELLO)).json()["url"]
-        waiting = (await client.get(url)).json()
+    async with serving(engine, options=QueueOptions(concurrency=1)) as client:
+        first, second = [(await client.post(REQUEST, json=HELLO)).json()["url"] for _ in range(2)]
         await engine.began.wait()
-        running = (await client.get(url)).json()
+        running, waiting = [(await client.get(url)).json() for url in (first, second)]
         engine.gate.set()
-        await ended(client, url)
+        await ended(client, second)
     assert list(waiting) == ["id", "status", "eta", "position"]
     assert (waiting["status"], waiting["position"]) == ("queued", 1)
     assert list(running) == ["id", "status", "eta"]
@@ -107,9 +113,14 @@ async def test_a_job_that_waits_says_where_it_stands_and_one_that_runs_how_long(
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_who_waits_too_long_is_told_so(stream: bool) -> None:
-    engine = GatedEcho(JobTimedOut("Too long"), silent=True)
-    async with queueing_app(engine) as app, client_of(app, key=SECRET) as client:
+    engine = GatedEcho()
+    engine.gate.clear()
+    async with serving(engine, options=QueueOptions(concurrency=1, held_seconds=0.05)) as client:
+        before = (await client.post(REQUEST, json=HELLO)).json()["url"]
+        await engine.began.wait()
         response = await client.post(HELD, json=HELLO | {"stream": stream})
+        engine.gate.set()
+        await ended(client, before)
         job = (await client.get(f"/queue/response/{response.headers['x-dragoman-job-id']}")).json()
     error = {
         "message": "litellm.Timeout: Request timed out while polling queue",
@@ -123,13 +134,14 @@ async def test_who_waits_too_long_is_told_so(stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("silent", [False, True])
-async def test_who_waits_for_a_job_that_somebody_cancels_is_told_so(stream: bool, silent: bool) -> None:
+async def test_who_waits_for_a_job_that_somebody_cancels_is_told_so(place: Place, stream: bool, silent: bool) -> None:
     engine = GatedEcho(silent=silent)
     engine.gate.clear()
-    async with queueing_app(engine) as app, client_of(app, key=SECRET) as client:
+    async with place.server(engine) as server:
+        client = server.client
         holding = asyncio.create_task(client.post(HELD, json=HELLO | {"stream": stream}))
         await engine.began.wait()
-        [job_id] = app.job_ids()
+        [job_id] = place.job_ids()
         await client.delete(f"/queue/response/{job_id}")
         held = await holding
     error = {"message": f"Job '{job_id}' was cancelled", "type": "cancelled", "param": "None", "code": "410"}
@@ -141,12 +153,13 @@ async def test_who_waits_for_a_job_that_somebody_cancels_is_told_so(stream: bool
         assert (held.status_code, held.json()) == (410, {"error": error})
 
 
-async def test_a_client_that_hangs_up_does_not_cancel_its_job() -> None:
+async def test_a_client_that_hangs_up_does_not_cancel_its_job(place: Place) -> None:
     engine = GatedEcho()
     engine.gate.clear()
-    async with queueing_app(engine) as app, client_of(app, key=SECRET) as client:
-        leaving = HangingUp(HELD, STREAMED, SECRET, after=2)
-        await leaving.ask(app)
+    async with place.server(engine) as server:
+        client = server.client
+        leaving = HangingUp(HELD, STREAMED, place.secret, after=2)
+        await leaving.ask(server.app)
         [job_id] = [value.decode() for name, value in leaving.sent[0]["headers"] if name == b"x-dragoman-job-id"]
         engine.gate.set()
         told = await ended(client, f"/queue/response/{job_id}")
@@ -154,12 +167,12 @@ async def test_a_client_that_hangs_up_does_not_cancel_its_job() -> None:
     assert (engine.runs, engine.cancelled) == (1, 0)
 
 
-async def test_a_silent_stream_is_kept_alive_by_comments_that_end_no_event() -> None:
+async def test_a_silent_stream_is_kept_alive_by_comments_that_end_no_event(place: Place) -> None:
     engine = GatedEcho()
     engine.gate.clear()
-    async with queueing_app(engine, keep_alive_seconds=0.01) as app:
-        client = HangingUp(HELD, STREAMED, SECRET, after=5)
-        await client.ask(app)
+    async with place.server(engine, keep_alive_seconds=0.01) as server:
+        client = HangingUp(HELD, STREAMED, place.secret, after=5)
+        await client.ask(server.app)
         engine.gate.set()
     bodies = [message["body"] for message in client.sent if message["type"] == "http.response.body"]
     assert bodies.count(b": keep-alive\n") >= 2
@@ -176,8 +189,8 @@ async def test_the_same_held_request_with_the_same_key_has_the_same_answer(clien
 
 
 async def test_an_engine_that_fails_is_an_ordinary_error_before_the_first_event() -> None:
-    engine = GatedEcho(EngineFailed("It broke"), silent=True)
-    async with queueing_app(engine) as app, client_of(app, key=SECRET) as client:
+    engine = GatedEcho(*[EngineFailed("It broke")] * 9, silent=True)
+    async with serving(engine, options=QueueOptions(max_attempts=1)) as client:
         response = await client.post(HELD, json=STREAMED)
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "internal_server_error"
