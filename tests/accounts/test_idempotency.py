@@ -12,7 +12,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from sqlalchemy import delete, func, insert, select
 
 from dragoman.accounts.database import Database
-from dragoman.accounts.idempotency import KEPT_MILLISECONDS, IdempotencyRow, IdempotencyStore, standing
+from dragoman.accounts.idempotency import KEPT_MILLISECONDS, IdempotencyRow, IdempotencyStore, row_id, standing
+from dragoman.accounts.identifiers import QUEUE_PROCESS
 from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.tables import idempotent_requests, processes
 from dragoman.core.idempotency import Attempt, Claimed, Different, KeptAnswer, Running, Standing, Unkept
@@ -140,6 +141,24 @@ def test_an_answer_is_kept_for_a_day_by_the_databases_clock(tmp_path: Path) -> N
     database.close()
 
 
+def test_a_queued_requests_key_is_taken_as_long_as_its_job_is_there(
+    first: IdempotencyStore, database: Database
+) -> None:
+    queued = insert(idempotent_requests).values(
+        id=row_id(ATTEMPT),
+        fingerprint=ATTEMPT.fingerprint,
+        token=0,
+        process_id=QUEUE_PROCESS,
+        claimed_at=0,
+        job_id="job_1",
+    )
+    with database.write() as connection:
+        connection.execute(queued)
+    assert first.claim(ATTEMPT, 11) == Different()
+    assert first.sweep(()) == 0
+    assert first.claim(ATTEMPT, 12) == Different()
+
+
 rows = st.builds(
     IdempotencyRow,
     st.just("id"),
@@ -151,6 +170,7 @@ rows = st.builds(
     st.none() | st.just(200),
     st.just("[]"),
     st.just(b"{}"),
+    st.none(),
 )
 
 

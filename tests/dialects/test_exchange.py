@@ -5,7 +5,7 @@ import json
 
 from starlette.types import Scope
 
-from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.door import ExchangeOptions
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.server.app import build_app

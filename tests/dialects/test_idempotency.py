@@ -14,7 +14,7 @@ from starlette.types import Message, Scope
 from dragoman.core.errors import BadRequest
 from dragoman.core.idempotency import KeptAnswer
 from dragoman.dialects import sse
-from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.door import ExchangeOptions
 from dragoman.dialects.idempotency import Recording, fingerprint
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.server.app import App, build_app

@@ -1,4 +1,3 @@
-import asyncio
 import contextlib
 import json
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -6,16 +5,16 @@ from collections.abc import AsyncGenerator, AsyncIterator
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from starlette.types import Message
 
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import GenerationRequest, Prompt
-from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.door import ExchangeOptions
 from dragoman.engines.base import Engine, EngineStatistics
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.server.app import App, build_app
+from tests.support.apps import client_of, started
 
 OPTIONS = ExchangeOptions(max_body_bytes=1000, keep_alive_seconds=60)
 ONCE = {"model": "echo", "prompt": "Once"}
@@ -63,16 +62,8 @@ def app_of(*deployments: tuple[str, Engine]) -> App:
 @contextlib.asynccontextmanager
 async def running(app: App) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the app, between its start and its end."""
-    received: asyncio.Queue[Message] = asyncio.Queue(2)
-    sent: asyncio.Queue[Message] = asyncio.Queue(2)
-    life = asyncio.create_task(app({"type": "lifespan"}, received.get, sent.put))
-    await received.put({"type": "lifespan.startup"})
-    assert (await sent.get())["type"] == "lifespan.startup.complete"
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+    async with started(app), client_of(app) as client:
         yield client
-    await received.put({"type": "lifespan.shutdown"})
-    assert (await sent.get())["type"] == "lifespan.shutdown.complete"
-    await life
 
 
 async def metric(client: httpx.AsyncClient, name: str, **labels: str) -> float | None:

@@ -1,5 +1,6 @@
 """The document tells of every route, its examples work, and what comes back is what it says."""
 
+import contextlib
 import re
 from pathlib import Path
 from typing import Any
@@ -8,19 +9,22 @@ import jsonschema
 import pytest
 from starlette.routing import Route
 
+from dragoman.core.errors import BadRequest
 from dragoman.server import admin
 from dragoman.server.app import DIALECTS
 from dragoman.server.app import OPERATIONS as BY_DIALECT
-from dragoman.server.openapi import document, example_body
+from dragoman.server.openapi import Keeps, document, example_body
 from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.apps import client_of, echo_app
 from tests.support.books import ADMIN_KEY, books_at, open_till
+from tests.support.gated_echo import GatedEcho
+from tests.support.queueing import ASYNC, ended, serving
 from tests.support.tiny_llama import write_adapter
 
 DOCUMENT = document(BY_DIALECT, "echo")
 OPERATIONS = [(tag, operation) for tag, dialect in DIALECTS.items() for operation in dialect.operations]
 EXAMPLES = [operation for _, operation in OPERATIONS if operation.example is not None]
-LOOKUPS = [operation for _, operation in OPERATIONS if operation.method == "GET"]
+LOOKUPS = [operation for _, operation in OPERATIONS if operation.method == "GET" and operation.chunk is None]
 
 UNDOCUMENTED = {"/health", "/ready", "/metrics", "/openapi.json", "/docs"}
 
@@ -66,12 +70,23 @@ def test_the_admin_api_is_documented_where_it_is_served_and_only_there(tmp_path:
 
 
 def test_the_idempotency_key_is_documented_where_answers_are_kept() -> None:
-    kept = document(BY_DIALECT, "echo", keeps_answers=True)["paths"]
+    kept = document(BY_DIALECT, "echo", Keeps(answers=True))["paths"]
     for _, operation in OPERATIONS:
         told, untold = (each[operation.path][operation.method.lower()] for each in (kept, DOCUMENT["paths"]))
-        generates = operation.chunk is not None
+        generates = operation.generates
         assert ("Idempotency-Key" in str(told["parameters"]), "409" in told["responses"]) == (generates, generates)
         assert "Idempotency-Key" not in str(untold)
+
+
+def test_the_ways_to_queue_a_request_are_documented_where_jobs_are_kept() -> None:
+    kept = document(BY_DIALECT, "echo", Keeps(jobs=True))["paths"]
+    for _, operation in OPERATIONS:
+        told, untold = (each[operation.path][operation.method.lower()] for each in (kept, DOCUMENT["paths"]))
+        may_be_queued = operation.generates and operation.chunk is not None
+        assert ("'Prefer'" in str(told["parameters"]), "202" in told["responses"]) == (may_be_queued, may_be_queued)
+        assert ("x-dragoman-webhook" in str(told["parameters"])) == operation.generates
+        assert ("Idempotency-Key" in str(told["parameters"])) == operation.queues
+        assert "202" not in untold["responses"]
 
 
 def test_every_dialect_is_a_tag_and_every_operation_has_a_name_of_its_own() -> None:
@@ -85,10 +100,34 @@ async def test_each_example_is_answered_as_the_document_says(operation: Any, tmp
     write_adapter(tmp_path / "pirate.gguf", {})
     body = example_body(operation.example, "echo")
     fits(DOCUMENT["paths"][operation.path]["post"]["requestBody"]["content"]["application/json"]["schema"], body)
-    async with client_of(echo_app(engine=AdaptableEcho(), adapter_folder=tmp_path)) as client:
+    async with contextlib.AsyncExitStack() as stack:
+        if operation.queues:
+            client = await stack.enter_async_context(serving())
+        else:
+            client = await stack.enter_async_context(
+                client_of(echo_app(engine=AdaptableEcho(), adapter_folder=tmp_path))
+            )
         response = await client.post(re.sub(r"\{\w+\}", "echo", operation.path), json=body)
         assert response.status_code == 200, response.text
         fits(schema_of(operation.path, "POST", 200), response.json())
+
+
+async def test_what_is_told_of_jobs_is_what_the_document_says() -> None:
+    told = document(BY_DIALECT, "echo", Keeps(jobs=True))["paths"]["/queue/chat/completions"]["post"]["responses"][
+        "202"
+    ]
+    path = "/queue/response/{id}"
+    async with serving(GatedEcho(BadRequest("Odd", "messages"))) as client:
+        for status in ("failed", "finished"):
+            body = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}]}
+            queued = (await client.post("/queue/chat/completions", json=body, headers=ASYNC)).json()
+            fits(told["content"]["application/json"]["schema"], queued)
+            job = await ended(client, queued["url"])
+            assert job["status"] == status
+            fits(schema_of(path, "GET", 200), job)
+            fits(schema_of(path, "DELETE", 200), (await client.delete(queued["url"])).json())
+        missing = await client.get(f"/queue/response/job_{'0' * 32}")
+        fits(schema_of(path, "GET", 404), missing.json())
 
 
 @pytest.mark.parametrize("operation", LOOKUPS, ids=lambda operation: f"{operation.method} {operation.path}")

@@ -182,7 +182,7 @@ def test_a_wrong_key_of_the_admin_api_is_refused_without_showing_it(folder: Path
 def test_an_unknown_key_is_answered_with_the_likely_and_the_allowed_ones(folder: Path) -> None:
     text = complaint("prot = 1")
     assert text.startswith("settings.toml: unknown key prot; did you mean port? Allowed here: model, host, port,")
-    assert text.endswith("accounts, admin, engine, echo")
+    assert text.endswith("accounts, admin, queue, engine, echo")
 
 
 def test_an_unknown_key_in_a_table_is_answered_with_the_keys_of_that_table(folder: Path) -> None:

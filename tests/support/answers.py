@@ -20,12 +20,12 @@ from dragoman.core.events import (
 from dragoman.core.service import ServedModel
 from dragoman.dialects.arcee import codec as arcee
 from dragoman.dialects.empower import codec as empower
-from dragoman.dialects.exchange import AnswerMachine, Call
 from dragoman.dialects.float16 import codec as float16
+from dragoman.dialects.form import AnswerMachine, Call
 from dragoman.dialects.infermatic import codec as infermatic
 from dragoman.dialects.scale import codec as scale
+from tests.support.occasions import occasion
 
-ID = "0" * 32
 MODEL = ServedModel("m", (), 8192, thinks=True)
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
@@ -148,7 +148,7 @@ class Arcee(ChatVoice):
 
     def call(self, **fields: Any) -> Call:
         asked = {"logprobs": True, "top_logprobs": 2, **ASKED, **fields}
-        return arcee.decode_chat(json.dumps(asked).encode(), ID, [MODEL])
+        return arcee.decode_chat(json.dumps(asked).encode(), occasion([MODEL]))
 
 
 class InfermaticChat(ChatVoice):
@@ -158,7 +158,7 @@ class InfermaticChat(ChatVoice):
 
     def call(self, **fields: Any) -> Call:
         asked = {"logprobs": True, "top_logprobs": 2, **ASKED, **fields}
-        return infermatic.decode_chat(json.dumps(asked).encode(), ID, None)
+        return infermatic.decode_chat(json.dumps(asked).encode(), occasion())
 
 
 class InfermaticText(TextVoice):
@@ -167,7 +167,7 @@ class InfermaticText(TextVoice):
 
     def call(self, **fields: Any) -> Call:
         asked = {"model": "m", "prompt": "Hi", "logprobs": 2, **fields}
-        return infermatic.decode_text(json.dumps(asked).encode(), ID, None)
+        return infermatic.decode_text(json.dumps(asked).encode(), occasion())
 
     def told(self, logprobs: list[TokenLogprobs]) -> list[Any]:
         return [
@@ -181,21 +181,23 @@ class Empower(ChatVoice):
     tells_calls = True
 
     def call(self, **fields: Any) -> Call:
-        return empower.decode_chat(json.dumps({**ASKED, **fields}).encode(), ID)
+        return empower.decode_chat(json.dumps({**ASKED, **fields}).encode(), occasion())
 
 
 class Float16Chat(ChatVoice):
     name = "float16 chat"
 
     def call(self, **fields: Any) -> Call:
-        return float16.decode_chat(json.dumps({**ASKED, **fields}).encode(), ID, MODEL)
+        return float16.decode_chat(json.dumps({**ASKED, **fields}).encode(), occasion([MODEL], deployment="m"))
 
 
 class Float16Text(TextVoice):
     name = "float16 text"
 
     def call(self, **fields: Any) -> Call:
-        return float16.decode_text(json.dumps({"model": "m", "prompt": "Hi", **fields}).encode(), ID, MODEL)
+        return float16.decode_text(
+            json.dumps({"model": "m", "prompt": "Hi", **fields}).encode(), occasion([MODEL], deployment="m")
+        )
 
 
 class ScaleDeployment(Voice):
@@ -205,7 +207,7 @@ class ScaleDeployment(Voice):
 
     def call(self, **fields: Any) -> Call:
         asked = {"chat_history": [], "prompt": "Hi", "logprobs": True, "top_logprobs": 2, **fields}
-        return scale.decode_deployment_chat(json.dumps(asked).encode(), ID, deployment="m")
+        return scale.decode_deployment_chat(json.dumps(asked).encode(), occasion(deployment="m"))
 
     def read(self, document: Any) -> list[Whole]:
         [[_, [text]]] = document["completions"]
@@ -223,7 +225,7 @@ class ScaleChat(Voice):
     choices = 1
 
     def call(self, **fields: Any) -> Call:
-        return scale.decode_chat(json.dumps({**ASKED, **fields}).encode(), ID)
+        return scale.decode_chat(json.dumps({**ASKED, **fields}).encode(), occasion())
 
     def read(self, document: Any) -> list[Whole]:
         completion = document["chat_completion"]

@@ -1,18 +1,21 @@
 """The whole app in this process, in front of echo engines."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 
 import httpx
+from starlette.types import Message
 
 from dragoman.core.identifiers import key_digest
-from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.door import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing
+from dragoman.jobs.queue import JobQueue
 from dragoman.server.app import App, build_app
 from dragoman.server.books import Books
 from dragoman.server.settings import DialectName
@@ -30,13 +33,15 @@ def echo_app(
     adapter_folder: Path | None = None,
     books: Books | None = None,
     admin_keys: Mapping[str, str] | None = None,
+    queue: JobQueue | None = None,
+    keep_alive_seconds: float = 15,
 ) -> App:
     """The app over one deployment, `echo`, also called `acme/parrot`. `admin_keys` come with their labels.
 
     Its keys are `keys`, or where there are `books` those of their accounts.
     """
     catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
-    options = ExchangeOptions(LARGEST_BODY, keep_alive_seconds=15, proxies=frozenset(proxies))
+    options = ExchangeOptions(LARGEST_BODY, keep_alive_seconds, proxies=frozenset(proxies))
     return build_app(
         catalog,
         options,
@@ -46,7 +51,24 @@ def echo_app(
         store=LocalAdapterStore(adapter_folder, downloads=False),
         books=books,
         admin_keys=KeyRing({key_digest(key): label for key, label in (admin_keys or {}).items()}),
+        queue=queue,
     )
+
+
+@contextlib.asynccontextmanager
+async def started(app: App) -> AsyncGenerator[None]:
+    """Between an app's start and its end."""
+    received: asyncio.Queue[Message] = asyncio.Queue(2)
+    sent: asyncio.Queue[Message] = asyncio.Queue(2)
+    life = asyncio.create_task(app({"type": "lifespan"}, received.get, sent.put))
+    await received.put({"type": "lifespan.startup"})
+    assert (await sent.get())["type"] == "lifespan.startup.complete"
+    try:
+        yield
+    finally:
+        await received.put({"type": "lifespan.shutdown"})
+        assert (await sent.get())["type"] == "lifespan.shutdown.complete"
+        await life
 
 
 @contextlib.asynccontextmanager

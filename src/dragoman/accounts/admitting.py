@@ -1,6 +1,7 @@
 """May a request run? The checks in the order in which their failures are told to a client."""
 
 from dragoman.accounts.batch import AccountState, Batch, KeyState
+from dragoman.accounts.identifiers import QUEUE_PROCESS
 from dragoman.accounts.money import LARGEST_TOKENS, InvalidAmount, checked
 from dragoman.accounts.operations import Admission, Admitted, Inquiry, KeyFacts
 from dragoman.accounts.refusals import (
@@ -45,7 +46,7 @@ def admit(batch: Batch, admission: Admission) -> Admitted:
     tokens = admission.prompt_tokens + admission.most_completion_tokens
     _check_tokens(batch, key, tokens)
     most_running = key.row.concurrent_requests
-    if most_running is not None and key.running >= most_running:
+    if most_running is not None and key.running >= most_running and batch.process_id != QUEUE_PROCESS:
         raise TooManyRunning("concurrent requests", most_running, key.running, retry_after=1)
     if key.row.budget is not None and key.spent + key.held + amount > key.row.budget:
         raise BudgetExceeded(key.row.budget, key.spent, key.held, amount)

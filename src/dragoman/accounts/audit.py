@@ -3,10 +3,14 @@
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, Connection, Table, func, select
+from sqlalchemy import Column, ColumnElement, Connection, Table, func, select, true
 
 from dragoman.accounts.database import Database
+from dragoman.accounts.identifiers import QUEUE_PROCESS
 from dragoman.accounts.tables import accounts, daily_usage, holds, keys, movements, usage
+
+_ALL = true()
+_RUNNING = holds.c.process_id != QUEUE_PROCESS
 
 
 class Discrepancy(msgspec.Struct, frozen=True):
@@ -43,19 +47,24 @@ def _keys(connection: Connection) -> list[Discrepancy]:
     column = keys.c
     found = [
         *_compared(connection, "key's holds", column.held, holds, "key_id", holds.c.amount),
-        *_compared(connection, "key's running requests", column.running, holds, "key_id", None),
+        *_compared(connection, "key's running requests", column.running, holds, "key_id", None, _RUNNING),
         *_compared(connection, "key's spending", column.spent, usage, "key_id", usage.c.charge),
     ]
     return [each for each in found if each.stored != each.reckoned]
 
 
 def _compared(
-    connection: Connection, what: str, stored: Column[int], table: Table, owner: str, summed: Column[int] | None
+    connection: Connection,
+    what: str,
+    stored: Column[int],
+    table: Table,
+    owner: str,
+    summed: Column[int] | None,
+    counted: ColumnElement[bool] = _ALL,
 ) -> list[Discrepancy]:
     """For each row that `stored` is a column of: its value, and the sum (None: the number) of the owner's rows."""
     reckoning: Any = func.count() if summed is None else func.sum(summed)
-    sums = {
-        row[0]: int(row[1]) for row in connection.execute(select(table.c[owner], reckoning).group_by(table.c[owner]))
-    }
+    query = select(table.c[owner], reckoning).where(counted).group_by(table.c[owner])
+    sums = {row[0]: int(row[1]) for row in connection.execute(query)}
     rows = connection.execute(select(stored.table.c.id, stored))
     return [Discrepancy(what, row[0], row[1], sums.get(row[0], 0)) for row in rows]

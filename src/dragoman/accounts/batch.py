@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from dragoman.accounts.database import Instant, Session
+from dragoman.accounts.identifiers import QUEUE_PROCESS
 from dragoman.accounts.ledger_statements import LedgerStatements
 from dragoman.accounts.limits import WINDOW_SECONDS, Bucket, RateLimits, Window
 from dragoman.accounts.money import checked
@@ -172,7 +173,7 @@ class Batch:
         if hold.key_id is not None:
             key = self.keys[hold.key_id]
             key.held += hold.amount
-            key.running += 1
+            key.running += hold.process_id != QUEUE_PROCESS
             key.changed = True
         if hold.account_id is not None and hold.amount:
             account = self.accounts[hold.account_id]
@@ -235,7 +236,7 @@ class Batch:
     def _free_key(self, key: KeyState, hold: HoldRow, used: UsageRow) -> None:
         key.spent = checked(key.spent + used.charge)
         key.held -= hold.amount
-        key.running -= 1
+        key.running -= hold.process_id != QUEUE_PROCESS
         key.changed = True
         unused = used.prompt_tokens + used.completion_tokens - hold.counted_tokens
         if hold.counted_second is not None and unused:

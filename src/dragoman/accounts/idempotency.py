@@ -37,12 +37,16 @@ class IdempotencyRow(NamedTuple):
     status: int | None
     headers: str | None
     body: bytes | None
+    job_id: str | None
+    """The queued request that the key stands for. Such a row goes when its job does."""
 
 
 def standing(row: IdempotencyRow | None, fingerprint: str, now: int, *, alive: bool) -> Standing | None:
     """How a request stands whose key has this row; None: it may be claimed. `alive`: the row's process is."""
     if row is None:
         return None
+    if row.job_id is not None:
+        return Different()  # Queued requests are no others' equals: their fingerprints say that they are queued.
     if row.ended_at is None:
         if not alive:
             return None
@@ -79,13 +83,13 @@ class IdempotencyStore:
                 headers = msgspec.json.encode(answer.headers).decode()
                 values |= {"status": answer.status, "headers": headers, "body": answer.body}
             mine = idempotent_requests.c.token == token, idempotent_requests.c.ended_at.is_(None)
-            kept = update(idempotent_requests).where(idempotent_requests.c.id == _id(attempt), *mine)
+            kept = update(idempotent_requests).where(idempotent_requests.c.id == row_id(attempt), *mine)
             return bool(connection.execute(kept.values(**values)).rowcount)
 
     def release(self, attempt: Attempt, token: int) -> None:
         """Give up the claim, if it stands without an answer."""
         column = idempotent_requests.c
-        claim = column.id == _id(attempt), column.token == token, column.ended_at.is_(None)
+        claim = column.id == row_id(attempt), column.token == token, column.ended_at.is_(None)
         with self._database.write() as connection:
             connection.execute(delete(idempotent_requests).where(*claim))
 
@@ -97,8 +101,9 @@ class IdempotencyStore:
         column = idempotent_requests.c
         with self._database.write() as connection:
             outdated = column.ended_at <= self._database.now(connection).wall - KEPT_MILLISECONDS
-            abandoned = column.ended_at.is_(None) & column.process_id.not_in(select(processes.c.id))
-            forgotten = column.ended_at.is_(None) & (column.process_id == self._process_id) & column.token.not_in(held)
+            open_one = column.ended_at.is_(None) & column.job_id.is_(None)
+            abandoned = open_one & column.process_id.not_in(select(processes.c.id))
+            forgotten = open_one & (column.process_id == self._process_id) & column.token.not_in(held)
             swept = 0
             for condition in (outdated, abandoned, forgotten):
                 chosen = select(column.id).where(condition).limit(_SWEPT_AT_ONCE)
@@ -119,7 +124,7 @@ class IdempotencyStore:
                 claim = {"token": token, "process_id": self._process_id, "claimed_at": now}
                 values = {"fingerprint": attempt.fingerprint, **claim, **dict.fromkeys(_OF_AN_ANSWER)}
                 if row is None:
-                    connection.execute(insert(idempotent_requests).values(id=_id(attempt), **values))
+                    connection.execute(insert(idempotent_requests).values(id=row_id(attempt), **values))
                 else:
                     mine = idempotent_requests.c.id == row.id
                     connection.execute(update(idempotent_requests).where(mine).values(**values))
@@ -128,7 +133,7 @@ class IdempotencyStore:
         return Claimed(token)
 
     def _row(self, connection: Connection, attempt: Attempt, *, lock: bool = False) -> IdempotencyRow | None:
-        query = select(idempotent_requests).where(idempotent_requests.c.id == _id(attempt))
+        query = select(idempotent_requests).where(idempotent_requests.c.id == row_id(attempt))
         found = connection.execute(query.with_for_update() if lock else query).one_or_none()
         return None if found is None else IdempotencyRow(*found)
 
@@ -141,7 +146,7 @@ def _is_alive(connection: Connection, process_id: int) -> bool:
     return connection.execute(select(processes.c.id).where(processes.c.id == process_id)).one_or_none() is not None
 
 
-def _id(attempt: Attempt) -> str:
+def row_id(attempt: Attempt) -> str:
     """Of a caller's key. A digest tells nobody who reads the table which keys there are."""
     return hashlib.sha256(f"{attempt.caller}\n{attempt.key}".encode()).hexdigest()
 

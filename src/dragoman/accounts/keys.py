@@ -49,7 +49,7 @@ class Key(msgspec.Struct, frozen=True):
     held: int
     """Set aside for its running requests."""
     running: int
-    """Requests that run now."""
+    """Requests that run now, without those of the queue."""
 
 
 class NewKey(msgspec.Struct, frozen=True):

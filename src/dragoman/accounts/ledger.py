@@ -4,13 +4,14 @@ Nothing is decided from memory: keys, limits and balances are read in the transa
 and machines count as one, and a key that was revoked a moment ago is refused everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
 
 import msgspec
 
 from dragoman.accounts import admitting, settling
 from dragoman.accounts.batch import Batch
-from dragoman.accounts.database import Database, Session
+from dragoman.accounts.database import Database, Instant, Session
 from dragoman.accounts.ledger_statements import LedgerStatements
 from dragoman.accounts.operations import (
     Admission,
@@ -22,6 +23,21 @@ from dragoman.accounts.operations import (
     Settlement,
 )
 from dragoman.accounts.refusals import Refusal
+
+Result = TypeVar("Result")
+Result_co = TypeVar("Result_co", covariant=True)
+
+
+class Work(Protocol[Result_co]):
+    """Rows of other tables that are written in the same transaction as what the ledger is asked."""
+
+    def before(self, session: Session) -> Sequence[Operation]:
+        """Read and lock rows of other tables, and say what to ask. Whatever it raises undoes the transaction."""
+        ...
+
+    def after(self, session: Session, now: Instant, outcomes: Sequence[Outcome]) -> Result_co:
+        """Write, by the outcomes, which are in the order of what was asked; they are committed unless this raises."""
+        ...
 
 
 class Ledger:
@@ -47,6 +63,21 @@ class Ledger:
             outcomes[number] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
+    def together(self, work: Work[Result]) -> Result:
+        """Do what the work asks and what it writes itself in one transaction; what its `after` returns.
+
+        Raises what `commit` does, what the work raises, and what database.rejections names: nothing has happened then.
+        """
+
+        def decide(session: Session) -> tuple[Batch, Result]:
+            operations = work.before(session)
+            if mistakes := [mistake for operation in operations if (mistake := _mistake(operation))]:
+                raise mistakes[0]
+            batch, outcomes = self._decide(session, operations, again=False)
+            return batch, work.after(session, batch.now, outcomes)
+
+        return self._transact(decide)
+
     @property
     def needs_sync(self) -> bool:
         """Whether `sync` has anything to do."""
@@ -69,20 +100,20 @@ class Ledger:
 
     def _commit(self, operations: list[Operation], again: bool) -> list[Outcome]:
         try:
-            return self._transact(operations, again) if operations else []
+            return self._transact(lambda session: self._decide(session, operations, again)) if operations else []
         except self._database.rejections as error:
             if len(operations) == 1:
                 return [error]
         # One of them cannot be written; only its sender is to hear of it.
         return [self._commit([operation], again)[0] for operation in operations]
 
-    def _transact(self, operations: list[Operation], again: bool) -> list[Outcome]:
+    def _transact(self, decide: Callable[[Session], tuple[Batch, Result]]) -> Result:
         if self._session is None:
             self._session = self._database.session()
         session = self._session
         try:
             session.begin()
-            batch, outcomes = self._decide(session, operations, again)
+            batch, result = decide(session)
             with session.pipeline():
                 batch.store()
                 session.commit()
@@ -92,9 +123,9 @@ class Ledger:
         except BaseException:
             session.rollback()
             raise
-        return outcomes
+        return result
 
-    def _decide(self, session: Session, operations: list[Operation], again: bool) -> tuple[Batch, list[Outcome]]:
+    def _decide(self, session: Session, operations: Sequence[Operation], again: bool) -> tuple[Batch, list[Outcome]]:
         batch = Batch(session, self._statements, self._process_id)
         settlements = [operation for operation in operations if isinstance(operation, Settlement)]
         askers = [operation for operation in operations if not isinstance(operation, Settlement)]

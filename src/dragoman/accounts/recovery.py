@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable
 from sqlalchemy import delete, insert, select, update
 
 from dragoman.accounts.database import Database
+from dragoman.accounts.identifiers import QUEUE_PROCESS
 from dragoman.accounts.journal import AbandonedJournal, JournalEntry, JournalFolder
 from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.operations import Settled, Settlement
@@ -94,7 +95,8 @@ class Recovery:
         """Those whose process was forgotten: it died while the database was still committing for it."""
         with self._database.read() as connection:
             claimed = select(processes.c.id)
-            query = select(holds.c.request_id).where(holds.c.process_id.not_in(claimed))
+            of_a_process = holds.c.process_id != QUEUE_PROCESS
+            query = select(holds.c.request_id).where(holds.c.process_id.not_in(claimed), of_a_process)
             return list(connection.execute(query).scalars())
 
     def _open_requests(self, process_ids: Collection[int]) -> list[str]:

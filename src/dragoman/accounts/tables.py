@@ -170,9 +170,68 @@ idempotent_requests = Table(
     Column("status", BigInteger),
     Column("headers", String),
     Column("body", LargeBinary),
+    Column("job_id", String),
 )
 """A row for each Idempotency-Key of a caller. It runs until `ended_at`; ended without a status, its answer was too
-large to be kept. `headers` are a JSON list of pairs."""
+large to be kept. `headers` are a JSON list of pairs. That of a queued request has a `job_id` and never ends."""
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", BigInteger, primary_key=True),
+    Column("id", String, nullable=False),
+    Column("request_id", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("account", String),
+    Column("key_digest", String),
+    Column("dialect", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("priority", BigInteger, nullable=False),
+    Column("round", BigInteger, nullable=False),
+    Column("due", BigInteger, nullable=False),
+    Column("state", String, nullable=False),
+    Column("submitted_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("claimed_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("attempts", BigInteger, nullable=False),
+    Column("lease", BigInteger),
+    Column("lease_until", BigInteger),
+    Column("process_id", BigInteger),
+    Column("fingerprint", String),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("delivered", BigInteger, nullable=False),
+    Column("error", LargeBinary),
+    Column("webhook", String),
+    Column("webhook_state", String),
+    Column("webhook_attempts", BigInteger, nullable=False),
+    Column("webhook_at", BigInteger),
+)
+"""A row for each queued request, from its submission until its result is removed. Rows with a state other than "queued"
+or "running" have ended. The order of waiting ones is that of jobs/order.py, by `due`, `priority`, `round` and `number`.
+Who knows the `lease` of a running one may write to it. `events` are stored, of so many `completion_tokens`; `delivered`
+is 1 when somebody may have read them. `bytes` are those of everything that is stored for it in the tables below."""
+
+job_requests = Table(
+    "job_requests",
+    metadata,
+    Column("job", BigInteger, primary_key=True),
+    Column("requests", LargeBinary, nullable=False),
+    Column("form", LargeBinary, nullable=False),
+)
+"""What each of the jobs, named by its number, is to run and to be told as; apart from what changes while it runs."""
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job", BigInteger, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("payload", LargeBinary, nullable=False),
+)
+"""The events that a job's answer has so far, several to a row; `first` is the number of the first of them, from 0."""
 
 changes = Table(
     "changes",

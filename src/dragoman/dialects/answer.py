@@ -83,7 +83,7 @@ class ChoiceSoFar:
 
 
 class Answer:
-    """What every choice has said, and the usage at the end. Implements exchange.AnswerMachine."""
+    """What every choice has said, and the usage at the end. Implements form.AnswerMachine."""
 
     shows_reasoning = False
     """Whether the dialect has a field for what a choice thinks."""

@@ -34,11 +34,13 @@ _OF_THE_MOMENT = "x-ratelimit-"
 """Headers that tell what a key has left now: they are not given again."""
 
 
-def attempt_of(request: Request, body: bytes, caller: Caller, dialect: str, *, kept: bool) -> Attempt:
+def attempt_of(
+    request: Request, body: bytes, caller: Caller, dialect: str, further: Iterable[str] = (), *, kept: bool
+) -> Attempt:
     """The attempt that a request with the header is. Raises BadRequest if it cannot be heeded.
 
-    With another path, dialect or account that is to pay, a request is another one. `kept` says whether answers are
-    kept at all.
+    With another path, dialect, account that is to pay or `further` words, a request is another one. `kept` says whether
+    answers are kept at all.
     """
     if not kept:
         raise BadRequest(
@@ -49,7 +51,7 @@ def attempt_of(request: Request, body: bytes, caller: Caller, dialect: str, *, k
     if len(names) > 1 or not _is_key(names[0]):
         raise BadRequest(f"Idempotency-Key must be one header of 1 to {_LONGEST_KEY} printable ASCII characters")
     owner = "" if caller.key is None else key_digest(caller.key)
-    words = (request.scope["path"], dialect, caller.account or "")
+    words = (request.scope["path"], dialect, caller.account or "", *further)
     return Attempt(owner, names[0], fingerprint(words, body))
 
 
@@ -235,10 +237,7 @@ class Repeatable(Response):
             self._answers.release(self._attempt, claim)
 
     async def _refuse(self, message: str, scope: Scope, receive: Receive, outlet: _Outlet) -> None:
-        response = self._telling.refusal(IdempotencyConflict(message))
-        # OpenAI's and Scale's libraries try a 409 again unless they are told not to.
-        response.headers["x-should-retry"] = "false"
-        await response(scope, receive, outlet.send)
+        await self._telling.refusal(IdempotencyConflict(message))(scope, receive, outlet.send)
 
 
 async def _replay(answer: KeptAnswer, outlet: _Outlet) -> None:

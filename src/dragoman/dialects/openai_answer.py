@@ -1,6 +1,5 @@
 """Answers in OpenAI's shape, as three of the dialects give them with small differences."""
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
@@ -8,6 +7,7 @@ from msgspec import UNSET, UnsetType
 
 from dragoman.core.events import FinishReason, TokenLogprobs, ToolCallDelta, Usage
 from dragoman.dialects.answer import Answer, ChoiceSoFar
+from dragoman.dialects.form import Occasion
 from dragoman.dialects.openai_logprobs import ChatLogprobs, told_tokens
 from dragoman.dialects.openai_shapes import StreamOptions, UsageBody, usage_body
 from dragoman.dialects.openai_tools import ToolCallBody, ToolCallPiece, tool_call_bodies, tool_call_pieces
@@ -111,9 +111,12 @@ class Head(msgspec.Struct, frozen=True):
     system_fingerprint: str | UnsetType | None = UNSET
 
 
-def new_head(answer_id: str, model: str, options: StreamOptions | None, *, logprobs: bool = False) -> Head:
-    """The head of an answer that begins now."""
-    return Head(answer_id, int(time.time()), model, bool(options and options.include_usage), logprobs)
+def head_of(
+    occasion: Occasion, kind: str, model: str, options: StreamOptions | None, *, logprobs: bool = False
+) -> Head:
+    """The head of an answer whose id begins with `kind`."""
+    answer_id = f"{kind}-{occasion.answer_id}"
+    return Head(answer_id, occasion.created, model, bool(options and options.include_usage), logprobs)
 
 
 class HeadedAnswer(Answer):

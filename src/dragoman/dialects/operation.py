@@ -29,6 +29,13 @@ class Operation(NamedTuple):
     """One event of the stream, where there is one."""
     ends_with_done: bool = True
     """Whether the stream's terminator is [DONE]."""
+    queues: bool = False
+    """Whether its requests are queued even if they do not ask for it."""
     query: type[msgspec.Struct] | None = None
     example: dict[str, object] | None = None
     """A request body that is answered with 200 by the model called `{model}`."""
+
+    @property
+    def generates(self) -> bool:
+        """Whether its requests are answered by a model, now or later."""
+        return self.request is not None and (self.chunk is not None or self.queues)

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 import msgspec
 
 from dragoman.core.errors import ContextOverflow
+from dragoman.core.jobs import Job, JobDraft, QueueService
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
-from dragoman.core.service import Answering, Caller, GenerationService, ServedModel, VisibleModels, find_model
+from dragoman.core.service import Answering, Caller, ServedModel, VisibleModels, find_model
 
 MAX_DEFAULT_ROOM = 1024
 """Tokens kept for an answer that does not say how many it may have; at most a fifth of the context."""
@@ -47,12 +48,12 @@ class Trimming:
 
 
 class FittedService:
-    """Implements core.service.GenerationService for one request: its answer has the room it asks for.
+    """Implements core.jobs.QueueService for one request: its answer has the room it asks for.
 
     A conversation that is in the way is trimmed; a prompt that cannot be is refused where others cap `max_tokens`.
     """
 
-    def __init__(self, service: GenerationService) -> None:
+    def __init__(self, service: QueueService) -> None:
         self._service = service
         self.dropped = 0
         """Messages that were trimmed."""
@@ -81,6 +82,23 @@ class FittedService:
     ) -> Answering:
         fitted = [await self._fitted(request) for request in requests]
         return await self._service.generate(fitted, caller, streamed=streamed)
+
+    @property
+    def keeps_jobs(self) -> bool:
+        return self._service.keeps_jobs
+
+    async def submit(self, draft: JobDraft, caller: Caller) -> Job:
+        fitted = [await self._fitted(request) for request in draft.requests]
+        return await self._service.submit(msgspec.structs.replace(draft, requests=tuple(fitted)), caller)
+
+    async def job(self, job_id: str, caller: Caller) -> Job:
+        return await self._service.job(job_id, caller)
+
+    async def cancel_job(self, job_id: str, caller: Caller) -> Job:
+        return await self._service.cancel_job(job_id, caller)
+
+    async def follow_job(self, job_id: str, caller: Caller) -> Answering:
+        return await self._service.follow_job(job_id, caller)
 
     async def _fitted(self, request: GenerationRequest) -> GenerationRequest:
         model = find_model(self.models(), request.model)

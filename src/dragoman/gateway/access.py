@@ -2,6 +2,7 @@
 
 from typing import Literal, NamedTuple, Protocol
 
+from dragoman.accounts.operations import Admission
 from dragoman.core.allowance import Allowances
 from dragoman.core.events import Event
 from dragoman.core.service import Caller
@@ -92,4 +93,12 @@ class Access(Protocol):
 
     async def admit(self, order: Order) -> Bill:
         """Let a request run."""
+        ...
+
+    def admission(self, order: Order) -> Admission:
+        """What the ledger is asked to let a request wait that others will run."""
+        ...
+
+    def refused(self, order: Order, error: Exception) -> Exception:
+        """What the ledger answered to that, as core's error if it is a refusal."""
         ...

@@ -103,18 +103,7 @@ class AccountAccess:
 
     async def admit(self, order: Order) -> Bill:
         ledger, cashier = self._open
-        caller = order.caller
-        digest = _digest(caller)
-        admission = Admission(
-            caller.request_id,
-            digest,
-            order.own_name,
-            order.dialect,
-            order.prompt_tokens,
-            order.most_completion_tokens,
-            caller.account,
-            self._options.hold_cap,
-        )
+        admission = self.admission(order)
         try:
             try:
                 admitted = await ledger.admit(admission)
@@ -122,13 +111,33 @@ class AccountAccess:
                 # Whoever has just read an answer may ask for the next one here while another process settles the last.
                 await asyncio.sleep(_SETTLING_SECONDS)
                 admitted = await ledger.admit(admission)
-        except Refusal as refusal:
-            self._forget_refused(digest, refusal)
-            raise translated(refusal, caller, order.model) from None
-        except InvalidAmount as error:
-            raise BadRequest(str(error), "max_tokens") from None
-        self._remember(digest)
+        except (Refusal, InvalidAmount) as error:
+            raise self.refused(order, error) from None
+        self._remember(_digest(order.caller))
         return cashier.bill(order, Allowances(admitted.requests, admitted.tokens))
+
+    def admission(self, order: Order) -> Admission:
+        caller = order.caller
+        return Admission(
+            caller.request_id,
+            _digest(caller),
+            order.own_name,
+            order.dialect,
+            order.prompt_tokens,
+            order.most_completion_tokens,
+            caller.account,
+            self._options.hold_cap,
+        )
+
+    def refused(self, order: Order, error: Exception) -> Exception:
+        match error:
+            case Refusal():
+                self._forget_refused(_digest(order.caller), error)
+                return translated(error, order.caller, order.model)
+            case InvalidAmount():
+                return BadRequest(str(error), "max_tokens")
+            case _:
+                return error
 
     @property
     def _open(self) -> tuple[LedgerThread, Cashier]:

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator
 
 import structlog
 
+from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.accounts.idempotency import IdempotencyStore
 from dragoman.core.errors import Overloaded
 from dragoman.core.idempotency import Attempt, Claimed, KeptAnswer, Standing
-from dragoman.gateway.database_thread import DatabaseThread
 
 LARGEST_ANSWER = 1024 * 1024
 """Bytes of a body that is kept for a day."""

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.core.adapters import AdapterOrder, RegisteredAdapter
 from dragoman.core.errors import (
+    BadRequest,
     ContextOverflow,
     DragomanError,
     Forbidden,
@@ -16,19 +18,21 @@ from dragoman.core.errors import (
     ShuttingDown,
     Unauthenticated,
 )
+from dragoman.core.jobs import Job, JobDraft
 from dragoman.core.request import GenerationRequest, Prompt
-from dragoman.core.service import Caller, ServedModel
+from dragoman.core.service import Answering, Caller, ServedModel
 from dragoman.engines.base import AdapterStore, Engine
 from dragoman.gateway.access import Access, Bill, Order, Visitor
 from dragoman.gateway.adapters import AdapterDesk, NoAdapterStore
 from dragoman.gateway.best_of import Contest
 from dragoman.gateway.catalog import Catalog, Resolved
-from dragoman.gateway.database_thread import DatabaseThread
 from dragoman.gateway.guesses import Guesses
 from dragoman.gateway.keys import NO_KEYS
 from dragoman.gateway.meter import Meter
+from dragoman.gateway.queueing import QueueDesk
 from dragoman.gateway.running import RunningRequest
 from dragoman.gateway.usage import RecordedUsage
+from dragoman.jobs.queue import JobQueue
 
 
 class _House:
@@ -40,7 +44,7 @@ class _House:
 
 
 class Gateway:
-    """Implements core.service.AdapterService and AccountedService."""
+    """Implements core.service.AdapterService and AccountedService, and core.jobs.QueueService."""
 
     def __init__(
         self,
@@ -50,13 +54,17 @@ class Gateway:
         store: AdapterStore | None = None,
         *,
         records: DatabaseThread | None = None,
+        queue: JobQueue | None = None,
         dialect: str = "",
         house: _House | None = None,
     ) -> None:
         """`store` is where adapters are found; None: nowhere. `dialect` is the one that the requests come in.
 
-        `records` is the way to what accounts have used; None: nothing is recorded.
+        `records` is the way to what accounts have used; None: nothing is recorded. `queue` is where requests may wait;
+        None: nowhere.
         """
+        self._queue = queue
+        self._desk_of_queue = None if queue is None else QueueDesk(queue, access, dialect)
         self._records = records
         self._catalog = catalog
         self._store = NoAdapterStore() if store is None else store
@@ -78,13 +86,16 @@ class Gateway:
             self._access,
             self._store,
             records=self._records,
+            queue=self._queue,
             dialect=dialect,
             house=self._house,
         )
 
     def drain(self) -> None:
-        """Refuse new requests from now on; those under way go on."""
+        """Refuse new requests from now on; those under way go on. Queued ones are left to others, or for later."""
         self._house.draining = True
+        if self._queue is not None:
+            self._queue.drain()
 
     async def recognize(self, caller: Caller) -> None:
         try:
@@ -124,8 +135,7 @@ class Gateway:
     async def generate(
         self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
     ) -> RunningRequest:
-        if self._house.draining:
-            raise ShuttingDown("The server is shutting down", retry_after=5)
+        self._refuse_when_draining()
         resolved = self._catalog.resolve(requests[0].model)
         if resolved.adapter is not None:
             requests = [msgspec.structs.replace(request, adapter=resolved.adapter.name) for request in requests]
@@ -140,17 +150,53 @@ class Gateway:
             raise
         return RunningRequest(resolved.deployment.engine, requests, bill, measurement)
 
+    @property
+    def keeps_jobs(self) -> bool:
+        return self._queue is not None
+
+    async def submit(self, draft: JobDraft, caller: Caller) -> Job:
+        self._refuse_when_draining()
+        desk = self._queue_desk()
+        caller = msgspec.structs.replace(caller, request_id=draft.form.answer_id)
+        resolved = self._catalog.resolve(draft.requests[0].model)
+        return await desk.submit(draft, await self._order(draft.requests, resolved, caller, streamed=True))
+
+    async def job(self, job_id: str, caller: Caller) -> Job:
+        await self.recognize(caller)
+        return await self._queue_desk().job(job_id, caller)
+
+    async def cancel_job(self, job_id: str, caller: Caller) -> Job:
+        await self.recognize(caller)
+        return await self._queue_desk().cancel(job_id, caller)
+
+    async def follow_job(self, job_id: str, caller: Caller) -> Answering:
+        await self.recognize(caller)
+        return await self._queue_desk().follow(job_id, caller)
+
+    def _queue_desk(self) -> QueueDesk:
+        if self._desk_of_queue is None:
+            raise BadRequest("This server has no queue: set [accounts] database, or record_usage = true")
+        return self._desk_of_queue
+
+    def _refuse_when_draining(self) -> None:
+        if self._house.draining:
+            raise ShuttingDown("The server is shutting down", retry_after=5)
+
     async def _admit(
         self, requests: Sequence[GenerationRequest], resolved: Resolved, caller: Caller, *, streamed: bool
     ) -> Bill:
+        return await self._access.admit(await self._order(requests, resolved, caller, streamed=streamed))
+
+    async def _order(
+        self, requests: Sequence[GenerationRequest], resolved: Resolved, caller: Caller, *, streamed: bool
+    ) -> Order:
         prompt_tokens = most = 0
         if self._access.meters:
             prompt_tokens, most = await _most_tokens(resolved.deployment.engine, requests)
         at_once = not streamed or Contest.over(requests) is not None
-        order = Order(
+        return Order(
             caller, self._dialect, requests[0].model, resolved.own_name, prompt_tokens, most, delivered_at_once=at_once
         )
-        return await self._access.admit(order)
 
     async def _for_all_models(self, caller: Caller) -> Visitor:
         visitor = await self._access.identify(caller, self._dialect)

@@ -5,6 +5,7 @@ import hmac
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 
+from dragoman.accounts.operations import Admission
 from dragoman.core.allowance import NO_LIMITS
 from dragoman.core.errors import Unauthenticated
 from dragoman.core.events import Event
@@ -70,6 +71,12 @@ class KeyRing:
 
     async def admit(self, order: Order) -> Bill:  # noqa: ARG002
         return FREE_OF_CHARGE
+
+    def admission(self, order: Order) -> Admission:
+        return Admission(order.caller.request_id, None, order.own_name, order.dialect, 0, 0)
+
+    def refused(self, order: Order, error: Exception) -> Exception:  # noqa: ARG002
+        return error
 
 
 NO_KEYS = KeyRing(())

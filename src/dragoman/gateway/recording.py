@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 import structlog
 
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.operations import Admission
 from dragoman.accounts.refusals import LedgerUnavailable
 from dragoman.accounts.thread import LedgerThread
 from dragoman.core.allowance import NO_LIMITS
@@ -36,7 +35,7 @@ class RecordingKeyRing(KeyRing):
         assert self._desk is not None, "opened before the first request"
         ledger, cashier = self._desk
         try:
-            await ledger.admit(Admission(order.caller.request_id, None, order.own_name, order.dialect, 0, 0))
+            await ledger.admit(self.admission(order))
             return cashier.bill(order, NO_LIMITS)
         except (LedgerUnavailable, Overloaded) as error:
             _log.warning("usage_not_recorded", reason=error.message)

@@ -1,10 +1,10 @@
 """What callers may know of their accounts."""
 
 from dragoman.accounts import usage
+from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.accounts.usage import UsageFilter
 from dragoman.core.service import DayOfUsage, UsageSpan, UsageSummary
 from dragoman.gateway.access import Payer
-from dragoman.gateway.database_thread import DatabaseThread
 
 
 class RecordedUsage:

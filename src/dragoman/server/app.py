@@ -15,13 +15,17 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dragoman.dialects import arcee, empower, float16, infermatic, scale
-from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.door import ExchangeOptions
+from dragoman.dialects.form import Form
 from dragoman.dialects.operation import Operation
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.catalog import Catalog
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.keys import NO_KEYS, KeyRing
 from dragoman.gateway.meter import Meter
+from dragoman.gateway.queueing import GatewayWorkshop
+from dragoman.jobs.queue import JobQueue
+from dragoman.jobs.workshop import Workshop
 from dragoman.server import admin, health, metrics, openapi
 from dragoman.server.books import Books
 from dragoman.server.settings import DialectName
@@ -37,16 +41,20 @@ class Dialect(NamedTuple):
     """Those on a host of its own, on the vendor's own paths."""
     operations: tuple[Operation, ...]
     """`routes` for the OpenAPI document."""
+    forms: tuple[Form, ...]
+    """Its ways of answering."""
 
 
 DIALECTS: dict[DialectName, Dialect] = {
-    "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS),
-    "empower": Dialect(empower.routes, empower.own_routes, empower.OPERATIONS),
-    "scale": Dialect(scale.routes, scale.routes, scale.OPERATIONS),
-    "arcee": Dialect(arcee.routes, arcee.own_routes, arcee.OPERATIONS),
+    "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS, infermatic.FORMS),
+    "empower": Dialect(empower.routes, empower.own_routes, empower.OPERATIONS, empower.FORMS),
+    "scale": Dialect(scale.routes, scale.own_routes, scale.OPERATIONS, scale.FORMS),
+    "arcee": Dialect(arcee.routes, arcee.own_routes, arcee.OPERATIONS, arcee.FORMS),
     # Its first path part is a deployment's name, so it comes last.
-    "float16": Dialect(float16.routes, float16.routes, float16.OPERATIONS),
+    "float16": Dialect(float16.routes, float16.own_routes, float16.OPERATIONS, float16.FORMS),
 }
+
+FORMS = {form.name: form for dialect in DIALECTS.values() for form in dialect.forms}
 
 
 OPERATIONS: dict[str, tuple[Operation, ...]] = {name: dialect.operations for name, dialect in DIALECTS.items()}
@@ -63,6 +71,7 @@ def build_app(
     store: AdapterStore | None = None,
     books: Books | None = None,
     admin_keys: KeyRing = NO_KEYS,
+    queue: JobQueue | None = None,
 ) -> "App":
     """The whole app over the catalog's engines, which it starts and closes with its own life.
 
@@ -70,16 +79,49 @@ def build_app(
     `keys` open it, or where there are `books` the keys of their accounts. `hosts` are names on which only one dialect
     answers; the X-Forwarded-Host of `options.proxies` is believed. `store` is where adapters are found that clients ask
     for; None: nowhere. Whoever has one of the `admin_keys` may change the books under /admin; without any there is no
-    /admin.
+    /admin. `queue` is where requests may wait, over the same database as the `books` or what `keys` record; None:
+    nowhere.
     """
     registry = CollectorRegistry()
+    meter = Meter(registry)
+    access = keys if books is None else books.access
+    records = None if books is None else books.thread
+    gateway = Gateway(catalog, meter, access, store, records=records, queue=queue)
+    opened = _Opened(catalog, keys.opened if books is None else books.opened, queue, GatewayWorkshop(catalog, meter))
     if books is None:
-        gateway = Gateway(catalog, Meter(registry), keys, store)
-        return App(catalog, gateway, keys.opened, registry, options, metrics_directory, hosts)
-    gateway = Gateway(catalog, Meter(registry), books.access, store, records=books.thread)
+        return App(catalog, gateway, opened, registry, options, metrics_directory, hosts)
     options = options._replace(answers=books.answers)
     administration = admin.routes(books.thread, admin_keys) if admin_keys.needs_key else []
-    return App(catalog, gateway, books.opened, registry, options, metrics_directory, hosts, administration)
+    return App(catalog, gateway, opened, registry, options, metrics_directory, hosts, administration)
+
+
+class _Opened:
+    """All that lives as long as the app does."""
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        books: Callable[[], contextlib.AbstractAsyncContextManager[None]],
+        queue: JobQueue | None,
+        workshop: Workshop,
+    ) -> None:
+        """`books` keeps those open who let requests in, `workshop` runs what waits in the queue."""
+        self._catalog = catalog
+        self._books = books
+        self._queue = queue
+        self._workshop = workshop
+
+    @contextlib.asynccontextmanager
+    async def __call__(self) -> AsyncGenerator[None]:
+        # Engines end before the books are closed: what still runs then fails, and is settled. The queue ends first: it
+        # takes back what the engines run for it.
+        async with self._books(), contextlib.AsyncExitStack() as stack:
+            for deployment in self._catalog.deployments:
+                await deployment.engine.start()
+                stack.push_async_callback(deployment.engine.close)
+            if self._queue is not None:
+                await stack.enter_async_context(self._queue.opened(self._workshop))
+            yield
 
 
 class App:
@@ -96,17 +138,16 @@ class App:
         hosts: Mapping[str, DialectName],
         administration: Sequence[BaseRoute] = (),
     ) -> None:
-        """`opened` keeps those open who let requests in, as long as the app lives."""
-        self._catalog = catalog
+        """`opened` is entered for as long as the app lives."""
         self._opened = opened
         self.drain = gateway.drain
         documented = {**OPERATIONS, "admin": admin.OPERATIONS} if administration else OPERATIONS
         common = [
             *health.routes(catalog),
             *metrics.routes(catalog, registry, metrics_directory, gateway, options),
-            *openapi.routes(documented, gateway, keeps_answers=options.answers is not None),
+            *openapi.routes(documented, gateway, openapi.Keeps(options.answers is not None, gateway.keeps_jobs)),
         ]
-        shown = {name: (gateway.shown_in(name), options._replace(dialect=name)) for name in DIALECTS}
+        shown = {name: (gateway.shown_in(name), options._replace(dialect=name, forms=FORMS)) for name in DIALECTS}
         dialects = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*shown[name])]
         self.routes = [*common, *administration, *dialects]
         app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=self._lifespan)
@@ -124,11 +165,7 @@ class App:
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncGenerator[None]:
-        # Engines end first: what still runs then fails, and is settled before the accounts are closed.
-        async with self._opened(), contextlib.AsyncExitStack() as stack:
-            for deployment in self._catalog.deployments:
-                await deployment.engine.start()
-                stack.push_async_callback(deployment.engine.close)
+        async with self._opened():
             yield
 
 

@@ -4,9 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.gateway.accounts import AccountAccess, AccountsOptions
 from dragoman.gateway.answers import LARGEST_ANSWER, DatabaseAnswers
-from dragoman.gateway.database_thread import DatabaseThread
 
 
 class Books:

@@ -13,8 +13,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.errors import DragomanError, EngineFailed, Forbidden, Limited, Overloaded, Unauthenticated
-from dragoman.core.service import Caller, GenerationService, VisibleModels
-from dragoman.dialects.exchange import Door, ErrorReply, ExchangeOptions, bearer_key, error_headers, guard
+from dragoman.core.jobs import QueueService
+from dragoman.core.service import Caller, VisibleModels
+from dragoman.dialects.door import Door, ExchangeOptions, bearer_key, error_headers, guard
+from dragoman.dialects.form import ErrorReply
 from dragoman.engines.base import EngineStatistics
 from dragoman.gateway.catalog import Catalog, Deployment
 
@@ -26,7 +28,7 @@ def routes(
     catalog: Catalog,
     registry: CollectorRegistry,
     directory: str | None,
-    service: GenerationService,
+    service: QueueService,
     options: ExchangeOptions,
 ) -> list[BaseRoute]:
     """`directory` is where the workers gather their counts; None: those of `registry` alone are shown.

@@ -4,7 +4,7 @@ import importlib.util
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
 from starlette.requests import Request
@@ -15,6 +15,7 @@ from starlette.staticfiles import StaticFiles
 import dragoman
 from dragoman.core.service import GenerationService
 from dragoman.dialects.operation import Operation
+from dragoman.dialects.queue import QueuedBody
 
 _SWAGGER_PACKAGE = "swagger_ui"
 
@@ -42,7 +43,9 @@ _STATUS_WORDS = {
     402: "The account's balance or the key's budget is used up",
     403: "The key may not do this",
     404: "Not found",
+    408: "It waited in the queue for too long",
     409: "The name is taken, or the Idempotency-Key stands for another request",
+    410: "It was cancelled while it waited in the queue, or ran",
     413: "The body is too large",
     422: "Fields are missing, of a wrong type or out of range",
     429: "A limit of the key is reached, or too much is going on; `retry-after` says when to come back",
@@ -59,15 +62,47 @@ _IDEMPOTENCY_KEY = {
 }
 
 
-def routes(
-    dialects: Mapping[str, Iterable[Operation]], service: GenerationService, *, keeps_answers: bool
-) -> list[BaseRoute]:
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "`respond-async`: queue the request and answer at once (RFC 7240)",
+    "schema": {"type": "string", "examples": ["respond-async"]},
+}
+
+_WEBHOOK = {
+    "name": "x-dragoman-webhook",
+    "in": "header",
+    "description": "Where to tell that a queued request has ended",
+    "schema": {"type": "string", "maxLength": 2000, "pattern": "^https?://"},
+}
+
+_LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "Of a stream: the id of the last event that is known already",
+    "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
+}
+
+
+class Keeps(NamedTuple):
+    """What a server keeps for its clients, and so what it heeds."""
+
+    answers: bool = False
+    """With Idempotency-Key."""
+    jobs: bool = False
+    """With Prefer: respond-async, and of the queue's own routes."""
+
+
+_NOTHING = Keeps()
+
+
+def routes(dialects: Mapping[str, Iterable[Operation]], service: GenerationService, keeps: Keeps) -> list[BaseRoute]:
     """Both need no key: they tell nothing about who is served what, but the name of a model in the examples."""
     page = HTMLResponse(_PAGE)
 
     async def openapi(_request: Request) -> Response:
         models = service.models()
-        described = document(dialects, models[0].id, keeps_answers=keeps_answers)
+        described = document(dialects, models[0].id, keeps)
         return Response(msgspec.json.encode(described), media_type="application/json")
 
     async def docs(_request: Request) -> Response:
@@ -80,18 +115,19 @@ def routes(
     ]
 
 
-def document(dialects: Mapping[str, Iterable[Operation]], model: str, *, keeps_answers: bool = False) -> dict[str, Any]:
-    """The whole document; `model` is what the examples ask for, `keeps_answers` whether Idempotency-Key is heeded."""
+def document(dialects: Mapping[str, Iterable[Operation]], model: str, keeps: Keeps = _NOTHING) -> dict[str, Any]:
+    """The whole document; `model` is what the examples ask for."""
     operations = [(tag, operation) for tag, listed in dialects.items() for operation in listed]
-    types = list(dict.fromkeys(struct for _, operation in operations for struct in _structs(operation)))
+    types = list(
+        dict.fromkeys([QueuedBody, *(struct for _, operation in operations for struct in _structs(operation))])
+    )
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     by_type = dict(zip(types, schemas, strict=True))
     paths: dict[str, dict[str, Any]] = {}
     for tag, operation in operations:
         described = _operation(tag, operation, by_type, model)
-        if keeps_answers and operation.chunk is not None:
-            described["parameters"].append(_IDEMPOTENCY_KEY)
-            described["responses"]["409"] = _error(409, by_type[operation.error])
+        if operation.generates:
+            _add_ways_of_asking(described, operation, by_type, keeps)
         paths.setdefault(operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
@@ -104,6 +140,25 @@ def document(dialects: Mapping[str, Iterable[Operation]], model: str, *, keeps_a
         },
         "security": [{"key": []}],
     }
+
+
+def _add_ways_of_asking(
+    described: dict[str, Any], operation: Operation, schemas: Mapping[_Described, dict[str, Any]], keeps: Keeps
+) -> None:
+    """The headers by which a request may be repeated or queued, and what is answered to them."""
+    parameters, responses = described["parameters"], described["responses"]
+    if keeps.answers or (keeps.jobs and operation.queues):
+        parameters.append(_IDEMPOTENCY_KEY)
+        responses["409"] = _error(409, schemas[operation.error])
+    if keeps.jobs:
+        parameters.append(_WEBHOOK)
+    if keeps.jobs and operation.chunk is not None:
+        parameters.append(_PREFER)
+        content = {"application/json": {"schema": schemas[QueuedBody]}}
+        responses["202"] = {
+            "description": "The request is queued; `location` says where its answer will be",
+            "content": content,
+        }
 
 
 def _structs(operation: Operation) -> list[_Described]:
@@ -121,7 +176,11 @@ def _operation(
         "tags": [tag],
         "summary": operation.summary,
         "operationId": f"{operation.method.lower()}_{re.sub(r'[^a-z0-9]+', '_', operation.path.lower()).strip('_')}",
-        "parameters": [*_path_parameters(operation.path, model), *_query_parameters(operation.query)],
+        "parameters": [
+            *_path_parameters(operation.path, model),
+            *_query_parameters(operation.query),
+            *([_LAST_EVENT_ID] if operation.chunk is not None and operation.request is None else []),
+        ],
         "responses": {
             "200": {"description": "The answer", "content": content},
             **{str(status): _error(status, schemas[operation.error]) for status in operation.errors},

@@ -73,6 +73,25 @@ class AccountsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Completion tokens that are set aside for a request at most; None: as many as it may have."""
 
 
+class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The durable queue, table [queue]. There is one wherever there is a database: [accounts], or `record_usage`."""
+
+    ageing_seconds: Annotated[float, Meta(gt=0)] = 60.0
+    """A waiting job gains a step of priority for every so long."""
+    max_attempts: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 3
+    """A job fails that was begun so often without having come any further."""
+    concurrency: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 16
+    """Jobs that each worker runs at once; 0: workers only take them in."""
+    max_waiting: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 100_000
+    """Jobs that may wait, of all models together; further ones are refused."""
+    held_seconds: Annotated[float, Meta(gt=0)] = 600.0
+    """A job whose client waits for it fails when it has not begun for so long."""
+    result_hours: Annotated[float, Meta(gt=0)] = 24.0
+    """How long results are kept."""
+    result_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024 * 1024
+    """What all results may take together; above it, the oldest are removed."""
+
+
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One key that opens the server, a table of [[keys]]."""
 
@@ -172,6 +191,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Addresses of proxies whose X-Forwarded-Host and X-Forwarded-For are believed."""
     accounts: AccountsSettings = AccountsSettings()
     admin: AdminSettings = AdminSettings()
+    queue: QueueSettings = QueueSettings()
     engine: EngineSettings = EngineSettings()
     echo: EchoSettings = EchoSettings()
 

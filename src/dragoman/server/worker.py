@@ -18,7 +18,8 @@ import msgspec
 import uvicorn
 
 from dragoman.accounts.database import Database
-from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.accounts.identifiers import new_process_id
+from dragoman.dialects.door import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
@@ -27,11 +28,13 @@ from dragoman.gateway.accounts import AccountsOptions
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing
 from dragoman.gateway.recording import RecordingKeyRing
+from dragoman.jobs.options import QueueOptions
+from dragoman.jobs.queue import JobQueue
 from dragoman.server import logs
 from dragoman.server.accounts import DATABASE_VARIABLE
 from dragoman.server.app import build_app
 from dragoman.server.books import Books
-from dragoman.server.settings import DialectName, Settings
+from dragoman.server.settings import DialectName, QueueSettings, Settings
 
 _PATIENCE_TO_RECORD_SECONDS = 0.5
 """How long a request without accounts waits for being recorded."""
@@ -113,6 +116,7 @@ def main() -> int:
         store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
         books=Books(accounts) if accounts is not None and options.charged else None,
         admin_keys=KeyRing(options.admin_labels),
+        queue=_queue(settings.queue, accounts),
     )
     config = uvicorn.Config(
         app,
@@ -151,6 +155,12 @@ def _accounts(options: WorkerOptions) -> AccountsOptions | None:
         return None
     database = Database(os.environ[DATABASE_VARIABLE])
     return AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap)
+
+
+def _queue(settings: QueueSettings, accounts: AccountsOptions | None) -> JobQueue | None:
+    if accounts is None:
+        return None
+    return JobQueue(accounts.database, QueueOptions(**msgspec.structs.asdict(settings)), new_process_id())
 
 
 def _engine(options: WorkerOptions, number: int) -> Engine:

@@ -33,9 +33,9 @@ from dragoman.core.request import (
 )
 from dragoman.core.service import ServedModel
 from dragoman.dialects.arcee import codec, wire
-from dragoman.dialects.exchange import Call
+from dragoman.dialects.form import Call
+from tests.support.occasions import ID, occasion
 
-ID = "0123456789abcdef0123456789abcdef"
 HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}]}
 MODELS = [ServedModel("echo", ("parrot", "acme/echo"), 8192), ServedModel("other", (), None)]
 ERRORS = codec.ArceeErrors()
@@ -55,7 +55,7 @@ OPTIONAL = [field for field in wire.ChatRequest.__struct_fields__ if field not i
 
 
 def decode(body: bytes) -> Call:
-    return codec.decode_chat(body, ID, MODELS)
+    return codec.decode_chat(body, occasion(MODELS))
 
 
 def call(**fields: object) -> Call:
@@ -513,7 +513,7 @@ def test_an_unknown_model_is_told_as_a_wrong_value_and_names_are_compared_exactl
 
 @pytest.mark.parametrize("fingerprint", ["fp_0123456789ab", None])
 def test_the_fingerprint_is_the_engines_and_null_while_it_is_not_known(fingerprint: str | None) -> None:
-    told = codec.decode_chat(json.dumps(HELLO).encode(), ID, [ServedModel("parrot", (), 1, fingerprint)])
+    told = codec.decode_chat(json.dumps(HELLO).encode(), occasion([ServedModel("parrot", (), 1, fingerprint)]))
     assert _whole(told)["system_fingerprint"] == fingerprint
 
 

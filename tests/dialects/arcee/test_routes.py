@@ -16,7 +16,7 @@ from dragoman.core.events import Delta, Event
 from dragoman.core.identifiers import key_digest
 from dragoman.core.request import GenerationRequest
 from dragoman.dialects.arcee import own_routes, routes
-from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.door import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
@@ -80,7 +80,8 @@ def test_beside_other_dialects_all_paths_begin_with_api() -> None:
 
 def test_on_a_host_of_its_own_the_same_routes_stand_under_v1_too() -> None:
     all_paths = {CHAT, MODELS, *USAGE}
-    assert paths(own=True) == all_paths | {path.removeprefix("/api") for path in all_paths}
+    jobs = {"/queue/response/{id}"}
+    assert paths(own=True) == all_paths | {path.removeprefix("/api") for path in all_paths} | jobs
 
 
 async def test_on_a_host_of_its_own_both_paths_answer_alike() -> None:

@@ -22,10 +22,10 @@ from dragoman.core.events import Delta, Event, Finished, ToolCallDelta, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams, Tool, ToolCall, ToolUse
 from dragoman.core.service import ServedModel
 from dragoman.dialects.empower import codec, wire
-from dragoman.dialects.exchange import Call
+from dragoman.dialects.form import Call
 from dragoman.dialects.validation import MalformedJson
+from tests.support.occasions import ID, occasion
 
-ID = "0123456789abcdef0123456789abcdef"
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 HI = ChatPrompt((Message("user", "Hi"),))
 ADAPTER: dict[str, Any] = {"model_name": "acme/lora", "model_source": "HF_HUB"}
@@ -48,7 +48,7 @@ GREETING_USAGE = {
 
 
 def chat(**fields: object) -> Call:
-    return codec.decode_chat(json.dumps(HELLO | fields).encode(), ID)
+    return codec.decode_chat(json.dumps(HELLO | fields).encode(), occasion())
 
 
 def request(**fields: object) -> GenerationRequest:
@@ -68,7 +68,7 @@ def told(error: DragomanError) -> tuple[int, dict[str, Any]]:
 def refusal(body: dict[str, Any], *without: str) -> tuple[str, str, str]:
     """Message, param and code of the answer to a chat request that is refused."""
     with pytest.raises(BadRequest) as caught:
-        codec.decode_chat(json.dumps({name: body[name] for name in body if name not in without}).encode(), ID)
+        codec.decode_chat(json.dumps({name: body[name] for name in body if name not in without}).encode(), occasion())
     status, error = told(caught.value)
     assert (status, error["type"]) == (400, "invalid_request_error")
     return error["message"], error["param"], error["code"]
@@ -380,7 +380,7 @@ def test_tools_and_stream_options_have_their_shapes(field: str, wrong: object, m
 
 @pytest.mark.parametrize("body", [b"", b"{", b"{'model': 'm'}", b'{"n": NaN}', b"model=m", b"\xff", b'{"n": 1e999}'])
 def test_anything_but_json_is_told_so(body: bytes) -> None:
-    for decode in (lambda body: codec.decode_chat(body, ID), codec.decode_adapter):
+    for decode in (lambda body: codec.decode_chat(body, occasion()), codec.decode_adapter):
         with pytest.raises(MalformedJson) as caught:
             decode(body)
         message = "Request body is not valid JSON"
@@ -393,7 +393,7 @@ def test_anything_but_json_is_told_so(body: bytes) -> None:
 @pytest.mark.parametrize("body", [b"[]", b"5", b"null", b'"{}"'])
 def test_json_that_is_no_object_is_told_so(body: bytes) -> None:
     with pytest.raises(MalformedJson) as caught:
-        codec.decode_chat(body, ID)
+        codec.decode_chat(body, occasion())
     error = told(caught.value)[1]
     assert (error["message"], error["param"], error["code"]) == ("Request body must be a JSON object", None, None)
 

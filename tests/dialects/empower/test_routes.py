@@ -17,9 +17,8 @@ from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
 from dragoman.core.identifiers import key_digest
 from dragoman.core.request import GenerationRequest
-from dragoman.core.service import AdapterService
+from dragoman.dialects.door import ExchangeOptions
 from dragoman.dialects.empower import own_routes, routes
-from dragoman.dialects.exchange import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
@@ -41,7 +40,7 @@ ADAPTER = {"model_name": "acme/lora", "model_source": "HF_HUB"}
 BROUGHT = {"model_name": "pirate", "model_source": "LOCAL"}
 """What the adapter folder of the tests holds."""
 
-Routes = Callable[[AdapterService, ExchangeOptions], list[BaseRoute]]
+Routes = Callable[[Gateway, ExchangeOptions], list[BaseRoute]]
 
 
 class DyingEngine(EchoEngine):

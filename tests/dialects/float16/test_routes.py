@@ -12,12 +12,13 @@ from dragoman.core.request import ChatPrompt, Message, SamplingParams, TextPromp
 from dragoman.core.service import ServedModel
 from dragoman.dialects.float16 import codec
 from tests.support.apps import KEY, LARGEST_BODY, client_of, echo_app
+from tests.support.occasions import occasion
 
 CHAT = "/echo/v1/chat/completions"
 TEXT = "/echo/v1/completions"
 HELLO: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
 ONCE: dict[str, Any] = {"model": "acme/parrot", "prompt": "Once"}
-SERVED = ServedModel("echo", ("acme/parrot",), 8192)
+AT = occasion([ServedModel("echo", ("acme/parrot",), 8192)], deployment="echo")
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 def sampling(**fields: object) -> SamplingParams:
-    call = codec.decode_text(json.dumps(ONCE | fields).encode(), "0" * 32, SERVED)
+    call = codec.decode_text(json.dumps(ONCE | fields).encode(), AT)
     return call.requests[0].sampling
 
 
@@ -219,9 +220,9 @@ def test_an_error_inside_a_stream_is_one_that_openais_clients_raise_on() -> None
 
 def test_messages_reach_the_model_as_they_stand() -> None:
     turns = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
-    [request] = codec.decode_chat(json.dumps(HELLO | {"messages": turns}).encode(), "0" * 32, SERVED).requests
+    [request] = codec.decode_chat(json.dumps(HELLO | {"messages": turns}).encode(), AT).requests
     assert request.prompt == ChatPrompt((Message("system", "Be brief"), Message("user", "Hi")))
-    [request] = codec.decode_text(json.dumps(ONCE).encode(), "0" * 32, SERVED).requests
+    [request] = codec.decode_text(json.dumps(ONCE).encode(), AT).requests
     assert (request.model, request.prompt, request.n) == ("echo", TextPrompt("Once"), 1)
 
 
@@ -229,5 +230,5 @@ def test_a_message_whose_role_and_content_are_apart_is_refused() -> None:
     split = [{"role": "user"}, {"content": "Hi"}]
     errors = codec.Float16Errors()
     with pytest.raises(BadRequest) as raised:
-        codec.decode_chat(json.dumps(HELLO | {"messages": split}).encode(), "0" * 32, SERVED)
+        codec.decode_chat(json.dumps(HELLO | {"messages": split}).encode(), AT)
     assert "role and content belong in the same object" in errors.reply(raised.value).body.decode()

@@ -15,20 +15,19 @@ from dragoman.core.events import (
     ToolCallDelta,
     Usage,
 )
-from dragoman.dialects.exchange import Call
+from dragoman.dialects.form import Call
 from dragoman.dialects.infermatic.codec import decode_chat, decode_text
 from tests.support.answers import collected, streamed
-
-ID = "0123456789abcdef0123456789abcdef"
+from tests.support.occasions import ID, occasion
 
 
 def chat(**fields: object) -> Call:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]} | fields
-    return decode_chat(json.dumps(body).encode(), ID, None)
+    return decode_chat(json.dumps(body).encode(), occasion())
 
 
 def text(**fields: object) -> Call:
-    return decode_text(json.dumps({"model": "m", "prompt": "Once"} | fields).encode(), ID, None)
+    return decode_text(json.dumps({"model": "m", "prompt": "Once"} | fields).encode(), occasion())
 
 
 HELLO_EVENTS: list[Event] = [

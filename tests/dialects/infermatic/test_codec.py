@@ -27,11 +27,11 @@ from dragoman.core.request import (
     ToolCall,
     ToolUse,
 )
-from dragoman.dialects.exchange import Call
+from dragoman.dialects.form import Call
 from dragoman.dialects.infermatic.codec import InfermaticErrors, decode_chat, decode_text
 from dragoman.dialects.validation import InvalidFields, MalformedJson, Missing, Violation
+from tests.support.occasions import occasion
 
-ID = "0123456789abcdef0123456789abcdef"
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 ONCE: dict[str, Any] = {"model": "m", "prompt": "Once"}
 CHAT_PROMPT = ChatPrompt((Message("user", "Hi"),))
@@ -48,11 +48,11 @@ BOOLEANS = [
 
 
 def chat(**fields: object) -> Call:
-    return decode_chat(json.dumps(HELLO | fields).encode(), ID, None)
+    return decode_chat(json.dumps(HELLO | fields).encode(), occasion())
 
 
 def text(**fields: object) -> Call:
-    return decode_text(json.dumps(ONCE | fields).encode(), ID, None)
+    return decode_text(json.dumps(ONCE | fields).encode(), occasion())
 
 
 def sampling(**fields: object) -> SamplingParams:
@@ -347,8 +347,8 @@ def test_several_prompts_are_several_requests_alike() -> None:
 def test_the_model_of_the_path_beats_the_one_in_the_body() -> None:
     for decode, body in ((decode_chat, HELLO), (decode_text, ONCE)):
         without_model = {key: value for key, value in body.items() if key != "model"}
-        assert decode(json.dumps(body).encode(), ID, "a/b").requests[0].model == "a/b"
-        assert decode(json.dumps(without_model).encode(), ID, "a/b").requests[0].model == "a/b"
+        assert decode(json.dumps(body).encode(), occasion(model="a/b")).requests[0].model == "a/b"
+        assert decode(json.dumps(without_model).encode(), occasion(model="a/b")).requests[0].model == "a/b"
 
 
 @pytest.mark.parametrize(

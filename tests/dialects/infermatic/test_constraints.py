@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
 from dragoman.dialects.infermatic.codec import decode_chat, decode_text
+from tests.support.occasions import occasion
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 JSON_OBJECT = {"type": "json_object"}
@@ -19,8 +20,8 @@ JSON_OBJECT = {"type": "json_object"}
 def bound(**fields: Any) -> object:
     """What both routes make of the fields."""
     asked = {"model": "m", "prompt": "Once", "messages": [{"role": "user", "content": "Hi"}], **fields}
-    [of_chat] = decode_chat(json.dumps(asked).encode(), "0" * 32, None).requests
-    [of_text] = decode_text(json.dumps(asked).encode(), "0" * 32, None).requests
+    [of_chat] = decode_chat(json.dumps(asked).encode(), occasion()).requests
+    [of_text] = decode_text(json.dumps(asked).encode(), occasion()).requests
     assert of_chat.answer_format == of_text.answer_format or "response_format" in fields
     return of_chat.answer_format
 

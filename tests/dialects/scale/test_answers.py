@@ -8,11 +8,11 @@ import pytest
 
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Likelihood, TokenLogprobs, Usage
-from dragoman.dialects.exchange import Call
+from dragoman.dialects.form import Call
 from dragoman.dialects.scale import codec
 from tests.support.answers import collected, streamed
+from tests.support.occasions import occasion
 
-ID = "0" * 32
 ANSWER: list[Event] = [
     Delta(0, "Hel", [1]),
     Delta(0, "", [2]),
@@ -24,20 +24,20 @@ ANSWER: list[Event] = [
 
 def deployment_chat(**fields: object) -> Call:
     body = {"chat_history": [], "prompt": "Hi"} | fields
-    return codec.decode_deployment_chat(json.dumps(body).encode(), ID, deployment="m")
+    return codec.decode_deployment_chat(json.dumps(body).encode(), occasion(deployment="m"))
 
 
 def deployment_text(**fields: object) -> Call:
-    return codec.decode_deployment_text(json.dumps({"prompt": "Once"} | fields).encode(), ID, deployment="m")
+    return codec.decode_deployment_text(json.dumps({"prompt": "Once"} | fields).encode(), occasion(deployment="m"))
 
 
 def chat() -> Call:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-    return codec.decode_chat(json.dumps(body).encode(), ID)
+    return codec.decode_chat(json.dumps(body).encode(), occasion())
 
 
 def text() -> Call:
-    return codec.decode_text(json.dumps({"model": "m", "prompt": "Once"}).encode(), ID)
+    return codec.decode_text(json.dumps({"model": "m", "prompt": "Once"}).encode(), occasion())
 
 
 def documents(call: Call) -> tuple[list[Any], Any]:

@@ -22,32 +22,32 @@ from dragoman.core.errors import (
 )
 from dragoman.core.request import ChatPrompt, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
-from dragoman.dialects.exchange import Call
+from dragoman.dialects.form import Call
 from dragoman.dialects.queries import read_query
 from dragoman.dialects.scale import codec, wire
 from dragoman.dialects.trimming import PromptTooLong
 from dragoman.dialects.validation import MalformedJson
+from tests.support.occasions import occasion
 
-ID = "0" * 32
 DEFAULTS = SamplingParams(temperature=0.2)
 
 
 def deployment_chat(**fields: object) -> Call:
     body = {"chat_history": [], "prompt": "Hi"} | fields
-    return codec.decode_deployment_chat(json.dumps(body).encode(), ID, deployment="m")
+    return codec.decode_deployment_chat(json.dumps(body).encode(), occasion(deployment="m"))
 
 
 def deployment_text(**fields: object) -> Call:
-    return codec.decode_deployment_text(json.dumps({"prompt": "Once"} | fields).encode(), ID, deployment="m")
+    return codec.decode_deployment_text(json.dumps({"prompt": "Once"} | fields).encode(), occasion(deployment="m"))
 
 
 def chat(**fields: object) -> Call:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]} | fields
-    return codec.decode_chat(json.dumps(body).encode(), ID)
+    return codec.decode_chat(json.dumps(body).encode(), occasion())
 
 
 def text(**fields: object) -> Call:
-    return codec.decode_text(json.dumps({"model": "m", "prompt": "Once"} | fields).encode(), ID)
+    return codec.decode_text(json.dumps({"model": "m", "prompt": "Once"} | fields).encode(), occasion())
 
 
 def sampling(**fields: object) -> SamplingParams:
@@ -315,7 +315,7 @@ def test_unknown_fields_elsewhere_are_ignored() -> None:
 def test_all_violations_are_listed_at_once() -> None:
     body = b'{"temperature": -1, "stop_sequences": ["", 1], "chat_history": [{"role": "tool"}]}'
     with pytest.raises(BadRequest) as caught:
-        codec.decode_deployment_chat(body, ID, deployment="m")
+        codec.decode_deployment_chat(body, occasion(deployment="m"))
     found = json.loads(codec.ScaleErrors().reply(caught.value).body)["detail"]
     assert [detail["loc"][1:] for detail in found] == [
         ["temperature"],

@@ -13,7 +13,7 @@ from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
 from dragoman.core.identifiers import key_digest
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message
-from dragoman.dialects.exchange import ExchangeOptions
+from dragoman.dialects.door import ExchangeOptions
 from dragoman.dialects.scale import routes
 from dragoman.dialects.scale.routes import TRIMMED_HEADER
 from dragoman.dialects.trimming import Trimming

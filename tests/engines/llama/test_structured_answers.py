@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt, Tool
-from dragoman.dialects.exchange import Call
+from dragoman.dialects.form import Call
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.context import ContextOptions

@@ -11,7 +11,7 @@ import msgspec
 from sqlalchemy import Connection, insert, inspect, select
 
 from dragoman.accounts.database import Database
-from dragoman.accounts.migrations import m0001_accounts, m0002_idempotency, m0003_changes
+from dragoman.accounts.migrations import m0001_accounts, m0002_idempotency, m0003_changes, m0004_jobs
 from dragoman.accounts.tables import schema_migrations
 
 _LOCK = 0x6472_6167_6F6D_616E
@@ -55,6 +55,7 @@ MIGRATIONS = (
     Migration(1, "accounts", m0001_accounts.apply),
     Migration(2, "idempotency", m0002_idempotency.apply),
     Migration(3, "changes", m0003_changes.apply),
+    Migration(4, "jobs", m0004_jobs.apply),
 )
 
 

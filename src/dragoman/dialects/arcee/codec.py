@@ -16,6 +16,9 @@ from dragoman.core.errors import (
     DragomanError,
     Forbidden,
     IdempotencyConflict,
+    JobCancelled,
+    JobNotFound,
+    JobTimedOut,
     Limited,
     ModelNotFound,
     NoAccount,
@@ -28,8 +31,9 @@ from dragoman.core.request import ChatPrompt, GenerationRequest, SamplingParams
 from dragoman.core.service import ServedModel, find_model
 from dragoman.dialects import sse
 from dragoman.dialects.arcee import wire
-from dragoman.dialects.exchange import Call, ErrorReply, bearer_key, error_headers
-from dragoman.dialects.openai_answer import ChatAnswer, Head, new_head
+from dragoman.dialects.door import bearer_key, error_headers
+from dragoman.dialects.form import Call, ErrorReply, Occasion
+from dragoman.dialects.openai_answer import ChatAnswer, head_of
 from dragoman.dialects.openai_formats import answer_format, wrong_format
 from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
 from dragoman.dialects.openai_shapes import is_token_id, stop_strings
@@ -84,6 +88,8 @@ _LARGEST = 2**63 - 1
 
 _FIELDS = {"prompt": "messages"}
 
+_FINGERPRINT = "fingerprint"
+
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
@@ -93,14 +99,12 @@ class ThinkingAnswer(ChatAnswer):
     shows_reasoning = True
 
 
-def decode_chat(body: bytes, request_id: str, models: Iterable[ServedModel]) -> Call:
-    """A chat completion by one of `models`. Raises BadRequest or ModelNotFound."""
+def decode_chat(body: bytes, occasion: Occasion) -> Call:
+    """A chat completion. Raises BadRequest or ModelNotFound."""
     sent = read(body, wire.ChatRequest)
     if violations := list(_violations(sent)):
         raise InvalidFields(violations)
-    model = find_model(models, sent.model)
-    if model is None:
-        raise ModelNotFound(sent.model)
+    fingerprint = _fingerprint(sent.model, occasion)
     request = GenerationRequest(
         sent.model,
         ChatPrompt(
@@ -113,7 +117,9 @@ def decode_chat(body: bytes, request_id: str, models: Iterable[ServedModel]) -> 
         answer_format=answer_format(sent.response_format),
         logprobs=sent.top_logprobs if sent.logprobs else None,
     )
-    return Call([request], sent.stream, ThinkingAnswer(_head(sent, f"chatcmpl-{request_id}", model)), _FIELDS)
+    head = head_of(occasion, "chatcmpl", sent.model, sent.stream_options, logprobs=sent.logprobs)
+    answer = ThinkingAnswer(msgspec.structs.replace(head, system_fingerprint=fingerprint))
+    return Call([request], sent.stream, answer, _FIELDS, {} if fingerprint is None else {_FINGERPRINT: fingerprint})
 
 
 def model_list(models: Iterable[ServedModel]) -> bytes:
@@ -168,9 +174,14 @@ def _sampling(sent: wire.ChatRequest) -> SamplingParams:
     )
 
 
-def _head(sent: wire.ChatRequest, answer_id: str, model: ServedModel) -> Head:
-    head = new_head(answer_id, sent.model, sent.stream_options, logprobs=sent.logprobs)
-    return msgspec.structs.replace(head, system_fingerprint=model.fingerprint)
+def _fingerprint(name: str, occasion: Occasion) -> str | None:
+    """The model's when the request came in; None: it was not known yet. Raises ModelNotFound."""
+    if occasion.models is None:
+        return occasion.arguments.get(_FINGERPRINT)
+    model = find_model(occasion.models(), name)
+    if model is None:
+        raise ModelNotFound(name)
+    return model.fingerprint
 
 
 def _model_card(model: ServedModel) -> wire.ModelCard:
@@ -228,6 +239,12 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 403, error.message
         case ModelNotFound():
             return 422, [FastApiDetail(("body", "model"), error.message, "value_error")]
+        case JobNotFound():
+            return 404, error.message
+        case JobTimedOut():
+            return 408, error.message
+        case JobCancelled():
+            return 410, error.message
         case BodyTooLarge():
             return 413, error.message
         case IdempotencyConflict():

@@ -1,37 +1,44 @@
 """The routes of this dialect: under `/api/v1`, and on a host of its own also under `/v1`."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from dragoman.core.jobs import QueueService
 from dragoman.core.service import AccountedService, Caller, VisibleModels
 from dragoman.dialects import openai_answer
 from dragoman.dialects.arcee import codec, usage, wire
-from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
+from dragoman.dialects.completions import respond
+from dragoman.dialects.door import Door, ExchangeOptions, guard
+from dragoman.dialects.form import Form
+from dragoman.dialects.jobs import job_routes
 from dragoman.dialects.operation import EXAMPLE_CHAT, Operation
 from dragoman.dialects.queries import read_query
 
 
-def routes(service: AccountedService, options: ExchangeOptions) -> list[BaseRoute]:
+class _Service(AccountedService, QueueService, Protocol):
+    """What this dialect asks for."""
+
+
+def routes(service: _Service, options: ExchangeOptions) -> list[BaseRoute]:
     """All routes of the dialect beside others, answered by `service`."""
     return _routes_under(("/api/v1",), service, options)
 
 
-def own_routes(service: AccountedService, options: ExchangeOptions) -> list[BaseRoute]:
+def own_routes(service: _Service, options: ExchangeOptions) -> list[BaseRoute]:
     """All routes of the dialect on a host of its own, answered by `service`."""
-    return _routes_under(("/api/v1", "/v1"), service, options)
+    jobs = job_routes(Door(service, codec.read_key, options), _ERRORS)
+    return [*jobs, *_routes_under(("/api/v1", "/v1"), service, options)]
 
 
-def _routes_under(prefixes: Sequence[str], service: AccountedService, options: ExchangeOptions) -> list[BaseRoute]:
+def _routes_under(prefixes: Sequence[str], service: _Service, options: ExchangeOptions) -> list[BaseRoute]:
     door = Door(service, codec.read_key, options)
 
     async def chat(request: Request) -> Response:
-        def decode(body: bytes, request_id: str) -> Call:
-            return codec.decode_chat(body, request_id, service.models())
-
-        return await respond(request, door, decode, _ERRORS)
+        return await respond(request, door, _CHAT)
 
     async def models(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
@@ -82,6 +89,10 @@ def _json(body: bytes) -> Response:
 
 
 _ERRORS = codec.ArceeErrors()
+_CHAT = Form("arcee.chat", codec.decode_chat, _ERRORS)
+
+FORMS = (_CHAT,)
+
 _USAGE_STATUSES = (401, 403, 404, 429, 503)
 
 

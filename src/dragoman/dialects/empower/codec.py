@@ -14,6 +14,9 @@ from dragoman.core.errors import (
     DragomanError,
     Forbidden,
     IdempotencyConflict,
+    JobCancelled,
+    JobNotFound,
+    JobTimedOut,
     Limited,
     ModelNotFound,
     NameTaken,
@@ -25,9 +28,10 @@ from dragoman.core.limits import check_sampling
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams
 from dragoman.core.service import ServedModel, find_model
 from dragoman.dialects import sse
+from dragoman.dialects.door import error_headers
 from dragoman.dialects.empower import wire
-from dragoman.dialects.exchange import Call, ErrorReply, error_headers
-from dragoman.dialects.openai_answer import ChatAnswer, new_head
+from dragoman.dialects.form import Call, ErrorReply, Occasion
+from dragoman.dialects.openai_answer import ChatAnswer, head_of
 from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
 from dragoman.dialects.openai_tools import tool_use, wrong_tools
 from dragoman.dialects.validation import (
@@ -54,7 +58,7 @@ class WantedAdapter(NamedTuple):
     """For the hub; kept apart, since nothing that is kept holds it."""
 
 
-def decode_chat(body: bytes, request_id: str) -> Call:
+def decode_chat(body: bytes, occasion: Occasion) -> Call:
     """A chat completion, of one conversation or of several prompts. Raises BadRequest for the first mistake."""
     # messages is the first field, so all that can be wrong with it comes before what is wrong with the others.
     prompts = _prompts(read(body, wire.Conversation).messages)
@@ -72,7 +76,7 @@ def decode_chat(body: bytes, request_id: str) -> Call:
     )
     sampling = check_sampling(made)
     requests = [GenerationRequest(sent.model, ChatPrompt(prompt, tools), sampling, sent.n) for prompt in prompts]
-    head = new_head(f"chatcmpl-{request_id}", sent.model, sent.stream_options)
+    head = head_of(occasion, "chatcmpl", sent.model, sent.stream_options)
     answer = ChatAnswer(msgspec.structs.replace(head, no_logprobs=None))
     return Call(requests, sent.stream, answer, {"prompt": "messages"})
 
@@ -182,6 +186,12 @@ def _told(error: DragomanError) -> _Told:
             return _error(403, error.message, None, "permission_denied", kind="permission_error")
         case ModelNotFound():
             return _error(404, error.message, "model", "model_not_found")
+        case JobNotFound():
+            return _error(404, error.message, None, "job_not_found")
+        case JobTimedOut():
+            return _error(408, error.message, None, "timeout", kind="timeout_error")
+        case JobCancelled():
+            return _error(410, error.message, None, "job_cancelled", kind="cancelled")
         case BodyTooLarge():
             return _error(413, error.message)
         case IdempotencyConflict():

@@ -2,36 +2,45 @@
 
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from dragoman.core.jobs import QueueService
 from dragoman.core.service import AdapterService, Caller, VisibleModels
 from dragoman.dialects import openai_answer
+from dragoman.dialects.completions import respond
+from dragoman.dialects.door import Door, ExchangeOptions, bearer_key, guard, read_body
 from dragoman.dialects.empower import codec, wire
-from dragoman.dialects.exchange import Door, ExchangeOptions, bearer_key, guard, read_body, respond
+from dragoman.dialects.form import Form
+from dragoman.dialects.jobs import job_routes
 from dragoman.dialects.operation import EXAMPLE_CHAT, Operation
 
 _PREFIXES = ("/empower/api/v1", "/empower")
 
 
-def routes(service: AdapterService, options: ExchangeOptions) -> list[BaseRoute]:
+class _Service(AdapterService, QueueService, Protocol):
+    """What this dialect asks for."""
+
+
+def routes(service: _Service, options: ExchangeOptions) -> list[BaseRoute]:
     """All routes of the dialect among those of others, answered by `service`."""
     return _routes(service, options, _PREFIXES)
 
 
-def own_routes(service: AdapterService, options: ExchangeOptions) -> list[BaseRoute]:
+def own_routes(service: _Service, options: ExchangeOptions) -> list[BaseRoute]:
     """The same routes on a host that is mapped to this dialect: the vendor's own paths."""
-    return _routes(service, options, ("/api/v1", ""))
+    return [*job_routes(Door(service, bearer_key, options), _ERRORS), *_routes(service, options, ("/api/v1", ""))]
 
 
-def _routes(service: AdapterService, options: ExchangeOptions, prefixes: Sequence[str]) -> list[BaseRoute]:
+def _routes(service: _Service, options: ExchangeOptions, prefixes: Sequence[str]) -> list[BaseRoute]:
     door = Door(service, bearer_key, options)
     started = int(time.time())  # base models are served from the start, and no route adds any
 
     async def chat(request: Request) -> Response:
-        return await respond(request, door, codec.decode_chat, _ERRORS)
+        return await respond(request, door, _CHAT)
 
     async def add_adapter(request: Request) -> Response:
         async def answer(caller: Caller, _visible: VisibleModels) -> Response:
@@ -69,6 +78,9 @@ def _routes(service: AdapterService, options: ExchangeOptions, prefixes: Sequenc
 
 
 _ERRORS = codec.EmpowerErrors()
+_CHAT = Form("empower.chat", codec.decode_chat, _ERRORS)
+
+FORMS = (_CHAT,)
 
 
 def _json(body: bytes) -> Response:

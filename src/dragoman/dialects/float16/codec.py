@@ -1,6 +1,7 @@
 """Between this dialect's JSON and core: requests in, events out, errors in FastAPI's envelope."""
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 from starlette.datastructures import Headers
@@ -12,6 +13,9 @@ from dragoman.core.errors import (
     DragomanError,
     Forbidden,
     IdempotencyConflict,
+    JobCancelled,
+    JobNotFound,
+    JobTimedOut,
     Limited,
     ModelNotFound,
     OutOfBalance,
@@ -20,11 +24,11 @@ from dragoman.core.errors import (
 )
 from dragoman.core.limits import MAX_SEED, check_sampling
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt
-from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
-from dragoman.dialects.exchange import Call, ErrorReply, error_headers
+from dragoman.dialects.door import error_headers
 from dragoman.dialects.float16 import wire
-from dragoman.dialects.openai_answer import ChatAnswer, TextAnswer, new_head
+from dragoman.dialects.form import Call, ErrorReply, Occasion
+from dragoman.dialects.openai_answer import ChatAnswer, TextAnswer, head_of
 from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
 from dragoman.dialects.openai_shapes import stop_strings
 from dragoman.dialects.validation import (
@@ -53,37 +57,28 @@ class NotTheDeploymentsModel(ModelNotFound):
         self.message = f"Model '{model}' is not served by deployment '{deployment}'"
 
 
-def find_deployment(name: str, models: list[ServedModel]) -> ServedModel:
-    """The deployment with the name that stands in the path. Raises ModelNotFound."""
-    for model in models:
-        if model.id == name:
-            return model
-    raise ModelNotFound(name)
-
-
-def decode_chat(body: bytes, request_id: str, deployment: ServedModel) -> Call:
+def decode_chat(body: bytes, occasion: Occasion) -> Call:
     """A chat completion. Raises BadRequest or ModelNotFound."""
+    deployment = _deployment(occasion)
     try:
         sent = read(body, wire.ChatRequest)
     except InvalidFields as error:
         raise InvalidFields([_explained(violation) for violation in error.violations]) from None
     if violations := [*wrong_messages(sent.messages), *_tools_in(sent.messages)]:
         raise InvalidFields(violations)
-    head = new_head(f"chatcmpl-{request_id}", sent.model, sent.stream_options)
     requests = _requests(sent, deployment, [ChatPrompt(messages_of(sent.messages))])
+    head = head_of(occasion, "chatcmpl", sent.model, sent.stream_options)
     return Call(requests, sent.stream, ChatAnswer(head), {"prompt": "messages"})
 
 
-def decode_text(body: bytes, request_id: str, deployment: ServedModel) -> Call:
+def decode_text(body: bytes, occasion: Occasion) -> Call:
     """A text completion, of one or several prompts. Raises BadRequest or ModelNotFound."""
+    deployment = _deployment(occasion)
     sent = read(body, wire.TextRequest)
     texts = [sent.prompt] if isinstance(sent.prompt, str) else sent.prompt
     prompts: list[Prompt] = [TextPrompt(text) for text in texts]
-    return Call(
-        _requests(sent, deployment, prompts),
-        sent.stream,
-        TextAnswer(new_head(f"cmpl-{request_id}", sent.model, sent.stream_options)),
-    )
+    requests = _requests(sent, deployment, prompts)
+    return Call(requests, sent.stream, TextAnswer(head_of(occasion, "cmpl", sent.model, sent.stream_options)))
 
 
 def read_key(headers: Headers) -> str | None:
@@ -93,11 +88,30 @@ def read_key(headers: Headers) -> str | None:
     return (key.strip() if scheme.lower() == "bearer" else value) or None
 
 
-def _requests(sent: wire.CompletionRequest, deployment: ServedModel, prompts: list[Prompt]) -> list[GenerationRequest]:
-    if sent.model not in (deployment.id, *deployment.aliases):
-        raise NotTheDeploymentsModel(sent.model, deployment.id)
+class _Deployment(NamedTuple):
+    """What the path names."""
+
+    name: str
+    models: tuple[str, ...] | None
+    """What the body may call its model; None: that was looked at before."""
+
+
+def _deployment(occasion: Occasion) -> _Deployment:
+    """Raises ModelNotFound."""
+    name = occasion.arguments["deployment"]
+    if occasion.models is None:
+        return _Deployment(name, None)
+    for model in occasion.models():
+        if model.id == name:
+            return _Deployment(name, (model.id, *model.aliases))
+    raise ModelNotFound(name)
+
+
+def _requests(sent: wire.CompletionRequest, deployment: _Deployment, prompts: list[Prompt]) -> list[GenerationRequest]:
+    if deployment.models is not None and sent.model not in deployment.models:
+        raise NotTheDeploymentsModel(sent.model, deployment.name)
     sampling = _sampling(sent)
-    return [GenerationRequest(deployment.id, prompt, sampling) for prompt in prompts]
+    return [GenerationRequest(deployment.name, prompt, sampling) for prompt in prompts]
 
 
 def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
@@ -175,6 +189,12 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 404, error.message
         case ModelNotFound():
             return 404, f"Deployment '{error.model}' not found"
+        case JobNotFound():
+            return 404, error.message
+        case JobTimedOut():
+            return 408, error.message
+        case JobCancelled():
+            return 410, error.message
         case BodyTooLarge():
             return 413, error.message
         case IdempotencyConflict():

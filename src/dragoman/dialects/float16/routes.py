@@ -4,30 +4,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dragoman.core.service import GenerationService
+from dragoman.core.jobs import QueueService
 from dragoman.dialects import openai_answer
-from dragoman.dialects.exchange import Call, Door, ExchangeOptions, respond
+from dragoman.dialects.completions import respond
+from dragoman.dialects.door import Door, ExchangeOptions
 from dragoman.dialects.float16 import codec, wire
+from dragoman.dialects.form import Form
+from dragoman.dialects.jobs import job_routes
 from dragoman.dialects.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
 
 
-def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
-    """All routes of the dialect, answered by `service`."""
+def routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+    """All routes of the dialect among those of others, answered by `service`."""
     door = Door(service, codec.read_key, options)
 
     async def chat(request: Request) -> Response:
-        def decode(body: bytes, request_id: str) -> Call:
-            deployment = codec.find_deployment(request.path_params["deployment"], service.models())
-            return codec.decode_chat(body, request_id, deployment)
-
-        return await respond(request, door, decode, _ERRORS)
+        return await respond(request, door, _CHAT)
 
     async def text(request: Request) -> Response:
-        def decode(body: bytes, request_id: str) -> Call:
-            deployment = codec.find_deployment(request.path_params["deployment"], service.models())
-            return codec.decode_text(body, request_id, deployment)
-
-        return await respond(request, door, decode, _ERRORS)
+        return await respond(request, door, _TEXT)
 
     return [
         Route("/{deployment}/v1/chat/completions", chat, methods=["POST"]),
@@ -35,7 +30,16 @@ def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRou
     ]
 
 
+def own_routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+    """All routes of the dialect on a host of its own, answered by `service`."""
+    return [*job_routes(Door(service, codec.read_key, options), _ERRORS), *routes(service, options)]
+
+
 _ERRORS = codec.Float16Errors()
+_CHAT = Form("float16.chat", codec.decode_chat, _ERRORS)
+_TEXT = Form("float16.text", codec.decode_text, _ERRORS)
+
+FORMS = (_CHAT, _TEXT)
 
 
 _ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 422, 429, 500, 503)

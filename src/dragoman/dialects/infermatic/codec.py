@@ -14,6 +14,9 @@ from dragoman.core.errors import (
     DragomanError,
     Forbidden,
     IdempotencyConflict,
+    JobCancelled,
+    JobNotFound,
+    JobTimedOut,
     KeyExpired,
     Limited,
     ModelNotFound,
@@ -24,22 +27,22 @@ from dragoman.core.errors import (
     TooManyRunning,
     Unauthenticated,
 )
+from dragoman.core.jobs import DEFAULT_PRIORITY, LOWEST_PRIORITY
 from dragoman.core.limits import MAX_SEED, check_sampling
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt
 from dragoman.dialects import sse
 from dragoman.dialects.chat_templates import wrong_template
-from dragoman.dialects.exchange import Call, ErrorReply, error_headers
+from dragoman.dialects.door import error_headers
+from dragoman.dialects.form import Call, ErrorReply, Occasion
 from dragoman.dialects.infermatic import wire
 from dragoman.dialects.infermatic.answers import ChatAnswer, TextAnswer
 from dragoman.dialects.infermatic.constraints import Constraint, constraint
-from dragoman.dialects.openai_answer import new_head
+from dragoman.dialects.openai_answer import head_of
 from dragoman.dialects.openai_formats import wrong_format
 from dragoman.dialects.openai_messages import messages_of, wrong_messages
 from dragoman.dialects.openai_shapes import is_token_id, stop_strings, text_prompts
 from dragoman.dialects.openai_tools import tool_use, wrong_tools
 from dragoman.dialects.validation import Invalid, InvalidFields, MalformedJson, Missing, Violation, fastapi_detail, read
-
-HIGHEST_PRIORITY_NUMBER = 255
 
 _UNLIMITED = Allowance(limit=2**63 - 1, used=0, resets_in=0)
 """What LiteLLM tells of a limit that a key does not have."""
@@ -47,10 +50,21 @@ _UNLIMITED = Allowance(limit=2**63 - 1, used=0, resets_in=0)
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-def decode_chat(body: bytes, request_id: str, path_model: str | None) -> Call:
+def decode_chat(body: bytes, occasion: Occasion) -> Call:
     """A chat completion. The model of the path beats the one in the body. Raises BadRequest."""
+    return _chat(read(body, wire.ChatRequest), occasion)
+
+
+def decode_queued_chat(body: bytes, occasion: Occasion) -> Call:
+    """A chat completion of the queue's own routes, where priority 0 is the first. Raises BadRequest."""
     sent = read(body, wire.ChatRequest)
-    model = _model(sent, path_model)
+    priority = min(sent.priority, LOWEST_PRIORITY)
+    headers = {} if sent.stream else {"x-litellm-priority": str(priority)}
+    return _chat(sent, occasion)._replace(priority=priority, headers=headers)
+
+
+def _chat(sent: wire.ChatRequest, occasion: Occasion) -> Call:
+    model = _model(sent, occasion)
     if violations := list(_chat_violations(sent)):
         raise InvalidFields(violations)
     prompt = ChatPrompt(
@@ -62,22 +76,23 @@ def decode_chat(body: bytes, request_id: str, path_model: str | None) -> Call:
     )
     bound = constraint(sent, sent.response_format)
     request = _request(sent, model, prompt, bound, logprobs=sent.top_logprobs if sent.logprobs else None)
-    head = new_head(f"chatcmpl-{request_id}", model, sent.stream_options, logprobs=sent.logprobs)
-    return Call([request], sent.stream, ChatAnswer(head), {"prompt": "messages"} | _format_field(bound))
+    head = head_of(occasion, "chatcmpl", model, sent.stream_options, logprobs=sent.logprobs)
+    fields = {"prompt": "messages"} | _format_field(bound)
+    return Call([request], sent.stream, ChatAnswer(head), fields, priority=request.priority)
 
 
-def decode_text(body: bytes, request_id: str, path_model: str | None) -> Call:
+def decode_text(body: bytes, occasion: Occasion) -> Call:
     """A text completion, of one or several prompts. Raises BadRequest."""
     sent = read(body, wire.TextRequest)
-    model = _model(sent, path_model)
+    model = _model(sent, occasion)
     if sent.suffix:
         raise BadRequest("suffix is not supported by this server", "suffix")
     bound = constraint(sent)
     prompts = text_prompts(sent.prompt)
     first = _request(sent, model, prompts[0], bound, logprobs=sent.logprobs, echo=sent.echo)
     requests = [msgspec.structs.replace(first, prompt=prompt) for prompt in prompts]
-    head = new_head(f"cmpl-{request_id}", model, sent.stream_options, logprobs=sent.logprobs is not None)
-    return Call(requests, sent.stream, TextAnswer(head), _format_field(bound))
+    head = head_of(occasion, "cmpl", model, sent.stream_options, logprobs=sent.logprobs is not None)
+    return Call(requests, sent.stream, TextAnswer(head), _format_field(bound), priority=first.priority)
 
 
 def _chat_violations(sent: wire.ChatRequest) -> Iterator[Violation]:
@@ -94,8 +109,8 @@ def _format_field(bound: Constraint | None) -> dict[str, str]:
     return {} if bound is None else {"response_format": bound.field}
 
 
-def _model(sent: wire.CompletionRequest, path_model: str | None) -> str:
-    model = path_model or sent.model
+def _model(sent: wire.CompletionRequest, occasion: Occasion) -> str:
+    model = occasion.arguments.get("model") or sent.model
     if not model:
         raise InvalidFields([Violation(("model",), Missing())])
     return model
@@ -111,7 +126,7 @@ def _request(
     echo: bool = False,
 ) -> GenerationRequest:
     # 0 is LiteLLM's way to say nothing; numbers above the highest count as the highest.
-    priority = min(sent.priority, HIGHEST_PRIORITY_NUMBER) or wire.DEFAULT_PRIORITY
+    priority = min(sent.priority, LOWEST_PRIORITY) or DEFAULT_PRIORITY
     return GenerationRequest(
         model,
         prompt,
@@ -217,6 +232,13 @@ class InfermaticErrors:
                     "Call `/v1/models` to view available models for your key."
                 )
                 return _detail(400, message, "None")
+            case JobNotFound():
+                return _detail(404, error.message, "not_found_error")
+            case JobTimedOut():
+                message = "litellm.Timeout: Request timed out while polling queue"
+                return _detail(408, message, "timeout_error")
+            case JobCancelled():
+                return _detail(410, error.message, "cancelled")
             case BodyTooLarge():
                 return _detail(413, error.message, "bad_request_error")
             case IdempotencyConflict():

@@ -1,32 +1,39 @@
 """The routes of this dialect. The route alone picks the dialect; the model may stand in the path."""
 
-from functools import partial
-
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.service import Caller, GenerationService, VisibleModels, find_model
-from dragoman.dialects.exchange import Door, ExchangeOptions, guard, read_body, respond
+from dragoman.core.jobs import QueueService
+from dragoman.core.service import Caller, VisibleModels, find_model
+from dragoman.dialects.completions import respond
+from dragoman.dialects.door import Door, ExchangeOptions, guard, read_body, selected_account
+from dragoman.dialects.form import Form
 from dragoman.dialects.infermatic import codec, wire
+from dragoman.dialects.jobs import JobBody, JobEvent, job_routes
 from dragoman.dialects.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
+from dragoman.dialects.queue import QueuedBody
 
 _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:path}")
 
 
-def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
+def routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
     """All routes of the dialect, answered by `service`."""
     door = Door(service, codec.read_key, options, ("x-request-id", "x-litellm-call-id"))
 
     async def chat(request: Request) -> Response:
-        decode = partial(codec.decode_chat, path_model=request.path_params.get("model"))
-        return await respond(request, door, decode, _CHAT_ERRORS)
+        return await respond(request, door, _CHAT)
 
     async def text(request: Request) -> Response:
-        decode = partial(codec.decode_text, path_model=request.path_params.get("model"))
-        return await respond(request, door, decode, _TEXT_ERRORS)
+        return await respond(request, door, _TEXT)
+
+    async def queued_chat(request: Request) -> Response:
+        return await respond(request, door, _QUEUED_CHAT, queue="held")
+
+    async def queued_request(request: Request) -> Response:
+        return await respond(request, door, _QUEUED_CHAT, queue="at once")
 
     async def models(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
@@ -58,6 +65,10 @@ def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRou
     return [
         *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in _PREFIXES),
         *(Route(f"{prefix}/completions", text, methods=["POST"]) for prefix in _PREFIXES),
+        Route("/queue/chat/completions", queued_chat, methods=["POST"]),
+        Route("/queue/request", queued_request, methods=["POST"]),
+        # Jobs of all dialects are asked for here, also those that an account was selected for.
+        *job_routes(door._replace(read_account=selected_account), _OTHER_ERRORS),
         Route("/utils/token_counter", token_counter, methods=["POST"]),
         *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in ("/v1", "")),
         *(Route(f"{prefix}/models/{{model_id:path}}", model, methods=["GET"]) for prefix in ("/v1", "")),
@@ -68,12 +79,19 @@ _CHAT_ERRORS = codec.InfermaticErrors("/chat/completions", "messages")
 _TEXT_ERRORS = codec.InfermaticErrors("/completions", "prompt")
 _OTHER_ERRORS = codec.LookupErrors()
 
+_CHAT = Form("infermatic.chat", codec.decode_chat, _CHAT_ERRORS)
+_TEXT = Form("infermatic.text", codec.decode_text, _TEXT_ERRORS)
+_QUEUED_CHAT = Form("infermatic.queued_chat", codec.decode_queued_chat, _CHAT_ERRORS)
+
+FORMS = (_CHAT, _TEXT, _QUEUED_CHAT)
+
 
 def _json(body: msgspec.Struct, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
 _ERROR_STATUSES = (400, 401, 403, 413, 429, 500, 503)
+_JOB_STATUSES = (400, 401, 403, 404, 429, 500)
 _EXAMPLE_COUNT: dict[str, object] = {"model": "{model}", "prompt": "Once upon a time"}
 
 
@@ -105,12 +123,51 @@ def _operations(prefix: str) -> list[Operation]:
     ]
 
 
+_QUEUE_STATUSES = (*_ERROR_STATUSES, 408, 410)
+
+_QUEUE_OPERATIONS = (
+    Operation(
+        "POST",
+        "/queue/chat/completions",
+        "Chat completion through the queue",
+        wire.ChatCompletion,
+        wire.ErrorBody,
+        _QUEUE_STATUSES,
+        wire.ChatRequest,
+        wire.ChatChunk,
+        queues=True,
+        example=EXAMPLE_CHAT,
+    ),
+    Operation(
+        "POST",
+        "/queue/request",
+        "Queue a chat completion",
+        QueuedBody,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.ChatRequest,
+        queues=True,
+        example=EXAMPLE_CHAT,
+    ),
+    Operation(
+        "GET",
+        "/queue/response/{id}",
+        "What became of a queued request of any dialect",
+        JobBody,
+        wire.ErrorBody,
+        _JOB_STATUSES,
+        chunk=JobEvent,
+    ),
+    Operation("DELETE", "/queue/response/{id}", "Cancel a queued request", JobBody, wire.ErrorBody, _JOB_STATUSES),
+)
+
 _LIST_STATUSES = (400, 401, 403, 429)
 
 _LOOKUP_STATUSES = (400, 401, 403, 404, 429)
 
 OPERATIONS = (
     *(operation for prefix in _PREFIXES for operation in _operations(prefix)),
+    *_QUEUE_OPERATIONS,
     Operation(
         "POST",
         "/utils/token_counter",

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from dragoman.core.jobs import DEFAULT_PRIORITY
 from dragoman.core.limits import MAX_CHOICES
 from dragoman.core.request import Effort
 from dragoman.dialects.chat_templates import Template, TemplateArguments
@@ -14,8 +15,6 @@ from dragoman.dialects.openai_messages import ChatMessage
 from dragoman.dialects.openai_shapes import StreamOptions, TextCompletionPrompt, UsageBody
 from dragoman.dialects.openai_tools import ToolCallBody, ToolCallPiece, ToolChoice, Tools
 from dragoman.dialects.validation import FastApiDetail
-
-DEFAULT_PRIORITY = 128
 
 Tokens = Annotated[int, Meta(ge=1)]
 Share = Annotated[float, Meta(ge=0, le=1)]

@@ -14,6 +14,9 @@ from dragoman.core.errors import (
     DragomanError,
     Forbidden,
     IdempotencyConflict,
+    JobCancelled,
+    JobNotFound,
+    JobTimedOut,
     Limited,
     ModelNotFound,
     OutOfBalance,
@@ -25,7 +28,8 @@ from dragoman.core.request import ChatPrompt, GenerationRequest, Message, Prompt
 from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
 from dragoman.dialects.chat_templates import wrong_template
-from dragoman.dialects.exchange import Call, ErrorReply, bearer_key, error_headers
+from dragoman.dialects.door import bearer_key, error_headers, selected_account
+from dragoman.dialects.form import Call, ErrorReply, Occasion
 from dragoman.dialects.queries import InvalidQuery, query_details
 from dragoman.dialects.scale import wire
 from dragoman.dialects.scale.answers import ChatAnswer, DeploymentAnswer, TextAnswer
@@ -66,7 +70,7 @@ _HISTORY = {"messages": "chat_history"}
 _BINDINGS: Path = ("model_request_parameters", "bindings")
 
 
-def decode_deployment_chat(body: bytes, _request_id: str, *, deployment: str) -> Call:
+def decode_deployment_chat(body: bytes, occasion: Occasion) -> Call:
     """A chat completion whose model stands in the path. Raises BadRequest."""
     sent = read(body, wire.DeploymentChatRequest)
     violations: list[Violation] = []
@@ -80,17 +84,17 @@ def decode_deployment_chat(body: bytes, _request_id: str, *, deployment: str) ->
         template=sent.chat_template,
         template_arguments=sent.chat_template_kwargs,
     )
-    return _deployment_call(sent, deployment, prompt)
+    return _deployment_call(sent, occasion, prompt)
 
 
-def decode_deployment_text(body: bytes, _request_id: str, *, deployment: str) -> Call:
+def decode_deployment_text(body: bytes, occasion: Occasion) -> Call:
     """A text completion whose model stands in the path. Raises BadRequest."""
     sent = read(body, wire.DeploymentTextRequest)
     _refuse(_deployment_violations(sent))
-    return _deployment_call(sent, deployment, TextPrompt(sent.prompt))
+    return _deployment_call(sent, occasion, TextPrompt(sent.prompt))
 
 
-def decode_chat(body: bytes, _request_id: str) -> Call:
+def decode_chat(body: bytes, _occasion: Occasion) -> Call:
     """A chat completion whose model stands in the body. Raises BadRequest."""
     sent = read(body, wire.ChatRequest)
     violations: list[Violation] = []
@@ -106,7 +110,7 @@ def decode_chat(body: bytes, _request_id: str) -> Call:
     return Call([GenerationRequest(sent.model, prompt, _sampling(parameters))], sent.stream, ChatAnswer())
 
 
-def decode_text(body: bytes, _request_id: str) -> Call:
+def decode_text(body: bytes, _occasion: Occasion) -> Call:
     """A text completion whose model stands in the body. Raises BadRequest."""
     sent = read(body, wire.TextRequest)
     if sent.images:
@@ -120,9 +124,7 @@ def read_key(headers: Headers) -> str | None:
     return headers.get("x-api-key", "").strip() or bearer_key(headers)
 
 
-def read_account(headers: Headers) -> str | None:
-    """The account that is to pay, of `x-selected-account-id`."""
-    return headers.get("x-selected-account-id", "").strip() or None
+read_account = selected_account
 
 
 def model_items(models: list[ServedModel], query: wire.ListQuery) -> list[wire.ModelItem]:
@@ -205,6 +207,12 @@ class ScaleErrors:
                 return 403, error.message
             case ModelNotFound():
                 return 404, f"{self._noun} '{error.model}' not found"
+            case JobNotFound():
+                return 404, error.message
+            case JobTimedOut():
+                return 408, error.message
+            case JobCancelled():
+                return 410, error.message
             case BodyTooLarge():
                 return 413, error.message
             case IdempotencyConflict():
@@ -217,9 +225,9 @@ class ScaleErrors:
                 return 500, "An internal server error occurred"
 
 
-def _deployment_call(sent: wire.DeploymentRequest, deployment: str, prompt: Prompt) -> Call:
+def _deployment_call(sent: wire.DeploymentRequest, occasion: Occasion, prompt: Prompt) -> Call:
     request = GenerationRequest(
-        deployment,
+        occasion.arguments["deployment"],
         prompt,
         _sampling(sent, _bindings(sent)),
         logprobs=(sent.top_logprobs or 0) if sent.logprobs else None,

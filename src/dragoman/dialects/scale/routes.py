@@ -1,7 +1,6 @@
 """The routes of this dialect, and the room every one of its prompts leaves for the answer."""
 
 from collections.abc import Awaitable, Callable
-from functools import partial
 
 import msgspec
 from starlette.exceptions import HTTPException
@@ -11,8 +10,12 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.service import Caller, GenerationService, VisibleModels, find_model
-from dragoman.dialects.exchange import Call, Door, ExchangeOptions, guard, respond
+from dragoman.core.jobs import QueueService
+from dragoman.core.service import Caller, VisibleModels, find_model
+from dragoman.dialects.completions import respond
+from dragoman.dialects.door import Door, ExchangeOptions, guard
+from dragoman.dialects.form import Form
+from dragoman.dialects.jobs import job_routes
 from dragoman.dialects.operation import Operation
 from dragoman.dialects.queries import read_query
 from dragoman.dialects.scale import codec, wire
@@ -24,41 +27,38 @@ TRIMMED_HEADER = "x-dragoman-trimmed-messages"
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
-    """All routes of the dialect, answered by `service`."""
-    return [*_completion_routes(service, options), *_list_routes(service, options)]
+def routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+    """All routes of the dialect among those of others, answered by `service`."""
+    return [*_completion_routes(service, options), *_list_routes(_door(service, options))]
 
 
-def _completion_routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
-    async def answer(request: Request, decode: Callable[[bytes, str], Call], errors: codec.ScaleErrors) -> Response:
-        fitted = FittedService(service)
-        door = Door(fitted, codec.read_key, options, read_account=codec.read_account)
-        return await respond(request, door, decode, errors, lambda response: _TrimmingTold(response, fitted))
+def own_routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+    """All routes of the dialect on a host of its own, answered by `service`."""
+    return [*job_routes(_door(service, options), _ERRORS), *routes(service, options)]
 
-    async def deployment_chat(request: Request) -> Response:
-        decode = partial(codec.decode_deployment_chat, deployment=request.path_params["deployment"])
-        return await answer(request, decode, _ERRORS)
 
-    async def deployment_text(request: Request) -> Response:
-        decode = partial(codec.decode_deployment_text, deployment=request.path_params["deployment"])
-        return await answer(request, decode, _ERRORS)
+def _door(service: QueueService, options: ExchangeOptions) -> Door:
+    return Door(service, codec.read_key, options, read_account=codec.read_account)
 
-    async def chat(request: Request) -> Response:
-        return await answer(request, codec.decode_chat, _ERRORS)
 
-    async def text(request: Request) -> Response:
-        return await answer(request, codec.decode_text, _ERRORS)
+def _completion_routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+    def answering(form: Form) -> _Endpoint:
+        async def answer(request: Request) -> Response:
+            fitted = FittedService(service)
+            door = _door(fitted, options)
+            return await respond(request, door, form, dress=lambda response: _TrimmingTold(response, fitted))
+
+        return answer
 
     return [
-        *_only("POST", "/v4/models/{deployment:path}/chat-completions", deployment_chat),
-        *_only("POST", "/v4/models/{deployment:path}/completions", deployment_text),
-        Route("/v4/chat-completions", chat, methods=["POST"]),
-        Route("/v4/completions", text, methods=["POST"]),
+        *_only("POST", "/v4/models/{deployment:path}/chat-completions", answering(_DEPLOYMENT_CHAT)),
+        *_only("POST", "/v4/models/{deployment:path}/completions", answering(_DEPLOYMENT_TEXT)),
+        Route("/v4/chat-completions", answering(_CHAT), methods=["POST"]),
+        Route("/v4/completions", answering(_TEXT), methods=["POST"]),
     ]
 
 
-def _list_routes(service: GenerationService, options: ExchangeOptions) -> list[BaseRoute]:
-    door = Door(service, codec.read_key, options, read_account=codec.read_account)
+def _list_routes(door: Door) -> list[BaseRoute]:
 
     async def models(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
@@ -114,6 +114,13 @@ class _TrimmingTold(Response):
 
 
 _ERRORS = codec.ScaleErrors()
+_DEPLOYMENT_CHAT = Form("scale.deployment_chat", codec.decode_deployment_chat, _ERRORS)
+_DEPLOYMENT_TEXT = Form("scale.deployment_text", codec.decode_deployment_text, _ERRORS)
+_CHAT = Form("scale.chat", codec.decode_chat, _ERRORS)
+_TEXT = Form("scale.text", codec.decode_text, _ERRORS)
+
+FORMS = (_DEPLOYMENT_CHAT, _DEPLOYMENT_TEXT, _CHAT, _TEXT)
+
 _LOOKUP_ERRORS = codec.ScaleErrors(noun="Model")
 
 _WRITING = ["POST", "PUT", "PATCH", "DELETE"]

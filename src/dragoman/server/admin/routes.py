@@ -9,10 +9,10 @@ from starlette.routing import BaseRoute, Route
 
 from dragoman.accounts.balances import AccountNotFound, NameTaken
 from dragoman.accounts.changes import Administrator
+from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.accounts.keys import KeyNotFound
 from dragoman.core.errors import BodyTooLarge, Overloaded, Unauthenticated
-from dragoman.dialects.exchange import bearer_key, error_headers, read_limited_body
-from dragoman.gateway.database_thread import DatabaseThread
+from dragoman.dialects.door import bearer_key, error_headers, read_limited_body
 from dragoman.gateway.keys import KeyRing
 from dragoman.server.admin import wire
 from dragoman.server.admin.actions import Call

@@ -4,8 +4,8 @@ import threading
 import pytest
 
 from dragoman.accounts.database import Database
+from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.core.errors import Overloaded
-from dragoman.gateway.database_thread import DatabaseThread
 
 
 async def test_calls_are_made_one_after_the_other_and_only_so_many_wait() -> None:

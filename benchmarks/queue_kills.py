@@ -1,0 +1,122 @@
+"""kill -9 of server, workers and engine at random moments while 1,000 queued requests run: is one lost, or paid twice?
+
+    .venv/bin/python -m benchmarks.queue_kills
+
+Every job has to be finished, with the right answer, and settled exactly once. See docs/queue.md.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from benchmarks.processes import end_servers_when_terminated
+from dragoman.accounts.database import Database
+from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.prices import set_price
+from tests.support.killable_server import killable_server
+from tests.support.metered import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE, Customer
+from tests.support.postgresql import new_database, running_postgresql
+from tests.support.queue_clients import QueueClients, assert_each_paid_once
+
+_LONGEST_PAUSE_SECONDS = 3.0
+_MOST_SECONDS = 1800
+_TOKENS = 40
+_BUNDLED = "smollm2-135m-instruct"
+
+
+@contextlib.contextmanager
+def _database(kind: str, folder: str) -> Iterator[str]:
+    if kind == "sqlite":
+        yield f"sqlite:///{folder}/accounts.db"
+    else:
+        with running_postgresql() as server:
+            yield new_database(server)
+
+
+def _bodies(model: str, jobs: int) -> list[dict[str, object]]:
+    """Requests that all have answers of their own."""
+    return [
+        {
+            "model": model,
+            "messages": [{"role": "user", "content": f"Tell me about the number {number}, please."}],
+            "max_tokens": _TOKENS,
+            "temperature": 0,
+            "stream": False,
+        }
+        for number in range(jobs)
+    ]
+
+
+def _check(number: int, job: Mapping[str, object], model: str) -> None:
+    assert job["status"] == "finished", job
+    result = job["result"]
+    assert isinstance(result, dict)
+    [choice] = result["choices"]
+    text = choice["message"]["content"]
+    if model == "echo":
+        assert text == f"Tell me about the number {number}, please."[:_TOKENS], (number, text)
+    else:
+        assert result["usage"]["completion_tokens"] <= _TOKENS
+        assert text
+
+
+async def _kill(options: argparse.Namespace, url: str) -> tuple[Customer, Counter[str]]:
+    chance = random.Random(options.seed)
+    database = Database(url)
+    upgrade(database)
+    customer = Customer(database)
+    model = "echo" if options.model == "echo" else _BUNDLED
+    if model != "echo":
+        set_price(database, model, PROMPT_PRICE, COMPLETION_PRICE, cached=CACHED_PRICE)
+    killed: Counter[str] = Counter()
+    environment = {
+        "DRAGOMAN_ACCOUNTS_DATABASE": url,
+        "DRAGOMAN_WORKERS": "2",
+        "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "40",
+    }
+    with killable_server("echo" if model == "echo" else "", environment) as server:
+        async with asyncio.timeout(_MOST_SECONDS), QueueClients(server.url, customer.new_key()) as clients:
+            submitting = asyncio.create_task(clients.submit(_bodies(model, options.jobs)))
+            for number in range(options.kills):
+                await asyncio.sleep(chance.uniform(0, _LONGEST_PAUSE_SECONDS))
+                killed[await asyncio.to_thread(server.kill_one, chance)] += 1
+                print(f"\r{number + 1} of {options.kills} kills", end="", file=sys.stderr)
+            await submitting
+            for number, job in (await clients.results()).items():
+                _check(number, job, model)
+    print(file=sys.stderr)
+    assert_each_paid_once(customer, options.jobs)
+    return customer, killed
+
+
+def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.queue_kills", description=__doc__.partition("\n")[0])
+    parser.add_argument("--jobs", type=int, default=1000, help="how many (default: 1000)")
+    parser.add_argument("--kills", type=int, default=50, help="how often (default: 50)")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments (default: 1)")
+    parser.add_argument("--model", choices=("echo", "bundled"), default="echo", help="default: echo")
+    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite", help="default: sqlite")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    """Kill and count."""
+    options = _parse()
+    end_servers_when_terminated()
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as folder, _database(options.database, folder) as url:
+        customer, killed = asyncio.run(_kill(options, url))
+        customer.database.close()
+    kills = ", ".join(f"{count} of the {what}" for what, count in killed.most_common())
+    print(f"{options.database}, {options.model}: {options.jobs} jobs, {kills}, {time.monotonic() - began:.0f} s")
+    print("each finished with its answer and settled once; nothing held")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""Going on with an answer of which the first events are stored."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+
+from dragoman.core.errors import EngineFailed
+from dragoman.core.events import Event, Finished, Usage
+from dragoman.core.request import GenerationRequest
+
+
+def can_go_on(requests: Sequence[GenerationRequest]) -> bool:
+    """Whether an engine can go on with answers to such requests; log-probabilities are not stored apart."""
+    return all(request.logprobs is None and request.best_of is None for request in requests)
+
+
+def going_on(requests: Sequence[GenerationRequest], stored: Sequence[Event]) -> tuple[GenerationRequest, ...]:
+    """The requests with the tokens that their answers have so far."""
+    tokens: defaultdict[int, list[int]] = defaultdict(list)
+    for event in stored:
+        if not isinstance(event, Usage | Finished):
+            tokens[event.index] += event.token_ids
+    begun: list[GenerationRequest] = []
+    index = 0
+    for request in requests:
+        choices = tuple(tuple(tokens[index + choice]) for choice in range(request.n))
+        begun.append(msgspec.structs.replace(request, begun=choices if any(choices) else ()))
+        index += request.n
+    return tuple(begun)
+
+
+class StoredEvents:
+    """Tells the events that are stored from those that are new, when an engine tells all of them again.
+
+    It may take tokens apart that came together at first, so events are not counted but tokens, choice by choice, and
+    after the last of them the events without any.
+    """
+
+    def __init__(self, stored: Sequence[Event] = ()) -> None:
+        self._tokens: defaultdict[int, int] = defaultdict(int)
+        """Of each choice, those that have to come again."""
+        self._others: defaultdict[int, int] = defaultdict(int)
+        """Of each choice, the events without tokens after them."""
+        for event in stored:
+            if isinstance(event, Usage):
+                continue
+            if count := _tokens_of(event):
+                self._tokens[event.index] += count
+                self._others[event.index] = 0
+            else:
+                self._others[event.index] += 1
+
+    def is_stored(self, event: Event) -> bool:
+        """Whether the event, the next one told, is stored. Raises EngineFailed when it is only in part."""
+        if isinstance(event, Usage):
+            if any(self._tokens.values()):
+                raise EngineFailed("The engine did not tell again what it had generated")
+            return False
+        count, missing = _tokens_of(event), self._tokens[event.index]
+        if count > missing:
+            if missing:
+                raise EngineFailed("The engine told what it had generated in other pieces")
+            return False
+        if missing:
+            self._tokens[event.index] -= count
+            return True
+        if self._others[event.index]:
+            self._others[event.index] -= 1
+            return True
+        return False
+
+
+def _tokens_of(event: Event) -> int:
+    return 0 if isinstance(event, Usage | Finished) else len(event.token_ids)

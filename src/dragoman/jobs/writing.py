@@ -1,0 +1,206 @@
+"""What is written to running jobs, and what ends them: each time with what the ledger is to settle.
+
+Only who knows a job's lease may write to it. Nothing is settled for one who has lost it.
+"""
+
+from collections.abc import Sequence
+
+import structlog
+
+from dragoman.accounts.database import Instant, Session
+from dragoman.accounts.operations import Operation, Outcome, Result, Settlement
+from dragoman.core.errors import DragomanError, EngineFailed, JobTimedOut
+from dragoman.core.jobs import JobState
+from dragoman.jobs.errors import pack_error
+from dragoman.jobs.options import LEASE_SECONDS
+from dragoman.jobs.payloads import pack_events
+from dragoman.jobs.rows import Ending, OpenRow, Release, Report
+from dragoman.jobs.statements import JobStatements
+
+_RESULTS: dict[JobState, Result] = {"finished": "finished", "failed": "failed", "cancelled": "disconnected"}
+
+_log = structlog.get_logger(__name__)
+
+
+class Conclusion:
+    """The jobs that one transaction ends."""
+
+    def __init__(self, statements: JobStatements) -> None:
+        self._statements = statements
+        self._ended: list[tuple[OpenRow, Ending]] = []
+
+    def add(self, row: OpenRow, ending: Ending) -> None:
+        """This job ends like this. Its counts are those that it ends with."""
+        self._ended.append((row, ending))
+
+    def settlements(self) -> list[Operation]:
+        """What the ledger is to be asked."""
+        return [settlement(row, ending) for row, ending in self._ended]
+
+    def write(self, session: Session, now: Instant, outcomes: Sequence[Outcome]) -> None:
+        """Write how they have ended."""
+        for (row, ending), outcome in zip(self._ended, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                _log.error("queue_settlement_failed", job=row.id, error=str(outcome))
+            usage = ending.usage
+            session.write(
+                self._statements.end,
+                ending.state,
+                now.wall,
+                None,
+                None,
+                row.completion_tokens if usage is None else usage.completion_tokens,
+                None if ending.error is None else pack_error(ending.error),
+                None if row.webhook is None else "due",
+                None if row.webhook is None else now.wall,
+                row.number,
+            )
+
+
+def settlement(row: OpenRow, ending: Ending) -> Settlement:
+    """What a job pays that ends like this.
+
+    A cancelled one pays the tokens that are stored, a failed one only if somebody may have read them. The prompt is
+    paid with the first token.
+    """
+    usage = ending.usage
+    if usage is not None:
+        counts = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+    elif row.completion_tokens and (ending.state == "cancelled" or row.delivered):
+        counts = (row.prompt_tokens, 0, row.completion_tokens)
+    else:
+        counts = (0, 0, 0)
+    return Settlement(row.request_id, *counts, _RESULTS[ending.state])
+
+
+class Reporting:
+    """Implements accounts.ledger.Work: what a process has to write to the jobs that it runs.
+
+    May be done again when nobody saw its end. Its result are the numbers of jobs whose lease was lost.
+    """
+
+    def __init__(self, statements: JobStatements, reports: Sequence[Report], most_attempts: int) -> None:
+        self._statements = statements
+        self._reports = reports
+        self._most_attempts = most_attempts
+        self._conclusion = Conclusion(statements)
+        self._events: list[tuple[int, int, bytes]] = []
+        self._advanced: list[OpenRow] = []
+        self._put_back: list[OpenRow] = []
+        self._lost: set[int] = set()
+
+    def before(self, session: Session) -> Sequence[Operation]:
+        numbers = session.values(report.lease.number for report in self._reports)
+        rows = {row[0]: OpenRow._make(row) for row in session.rows(self._statements.open_jobs, numbers)}
+        for report in self._reports:
+            row = rows.get(report.lease.number)
+            if row is None or row.lease != report.lease.token or not self._take(row, report):
+                self._lost.add(report.lease.number)
+        return self._conclusion.settlements()
+
+    def after(self, session: Session, now: Instant, outcomes: Sequence[Outcome]) -> set[int]:
+        statements = self._statements
+        session.write_many(statements.add_events, self._events)
+        session.write_many(
+            statements.advance,
+            [
+                (row.attempts, row.fingerprint, row.completion_tokens, row.events, row.bytes, row.number)
+                for row in self._advanced
+            ],
+        )
+        put_back(session, statements, self._put_back)
+        self._conclusion.write(session, now, outcomes)
+        return self._lost
+
+    def _take(self, row: OpenRow, report: Report) -> bool:
+        """False: what is stored is not what the report goes on from."""
+        if row.events == report.first and (report.events or row.completion_tokens != report.completion_tokens):
+            row = self._advance(row, report)
+        elif row.events != report.first + len(report.events):
+            _log.error("queue_events_out_of_order", job=row.id, stored=row.events, first=report.first)
+            return False
+        match report.outcome:
+            case Ending() as ending:
+                self._conclusion.add(row, ending)
+            case Release(error):
+                self._release(row, error)
+        return True
+
+    def _advance(self, row: OpenRow, report: Report) -> OpenRow:
+        row = row._replace(completion_tokens=report.completion_tokens, fingerprint=report.fingerprint)
+        if report.events:
+            payload = pack_events(report.events)
+            self._events.append((row.number, report.first, payload))
+            row = row._replace(
+                attempts=0 if report.advances else row.attempts,
+                events=report.first + len(report.events),
+                bytes=row.bytes + len(payload),
+            )
+        self._advanced.append(row)
+        return row
+
+    def _release(self, row: OpenRow, error: DragomanError | None) -> None:
+        if error is None:
+            self._put_back.append(row._replace(attempts=max(0, row.attempts - 1)))
+        elif row.attempts >= self._most_attempts:
+            self._conclusion.add(row, Ending("failed", error=error))
+        else:
+            self._put_back.append(row)
+
+
+class Cancelling:
+    """Implements accounts.ledger.Work: cancel a job unless it has ended; whether it was cancelled."""
+
+    def __init__(self, statements: JobStatements, number: int) -> None:
+        self._statements = statements
+        self._number = number
+        self._conclusion = Conclusion(statements)
+        self._cancelled = False
+
+    def before(self, session: Session) -> Sequence[Operation]:
+        for row in session.rows(self._statements.open_jobs, session.values([self._number])):
+            self._conclusion.add(OpenRow._make(row), Ending("cancelled"))
+            self._cancelled = True
+        return self._conclusion.settlements()
+
+    def after(self, session: Session, now: Instant, outcomes: Sequence[Outcome]) -> bool:
+        self._conclusion.write(session, now, outcomes)
+        return self._cancelled
+
+
+class Overlooking:
+    """Implements accounts.ledger.Work: jobs whose process has died go back to their places, and those fail that died
+    with too many processes or whose clients have waited for too long. Its result are the numbers of them all."""
+
+    def __init__(self, statements: JobStatements, most_attempts: int) -> None:
+        self._statements = statements
+        self._most_attempts = most_attempts
+        self._conclusion = Conclusion(statements)
+        self._put_back: list[OpenRow] = []
+        self._numbers: list[int] = []
+
+    def before(self, session: Session) -> Sequence[Operation]:
+        now = session.now().wall
+        abandoned = session.rows(self._statements.lease_out, now, now + LEASE_SECONDS * 1000)
+        for row in map(OpenRow._make, abandoned):
+            self._numbers.append(row.number)
+            if row.attempts >= self._most_attempts:
+                error = EngineFailed(f"The server has died {row.attempts} times while it worked on the request")
+                self._conclusion.add(row, Ending("failed", error=error))
+            else:
+                self._put_back.append(row)
+        for row in map(OpenRow._make, session.rows(self._statements.expired, now)):
+            self._numbers.append(row.number)
+            late = JobTimedOut("The request has waited in the queue for too long")
+            self._conclusion.add(row, Ending("failed", error=late))
+        return self._conclusion.settlements()
+
+    def after(self, session: Session, now: Instant, outcomes: Sequence[Outcome]) -> list[int]:
+        put_back(session, self._statements, self._put_back)
+        self._conclusion.write(session, now, outcomes)
+        return self._numbers
+
+
+def put_back(session: Session, statements: JobStatements, rows: Sequence[OpenRow]) -> None:
+    """Let the jobs wait again, each in the place that it had."""
+    session.write_many(statements.put_back, [("queued", row.attempts, None, None, row.number) for row in rows])

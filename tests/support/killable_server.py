@@ -1,0 +1,65 @@
+"""`dragoman serve` with accounts, all of whose processes can be killed and started again on the same port."""
+
+import contextlib
+import os
+import random
+import signal
+import socket
+from collections.abc import Iterator, Mapping
+
+from tests.support.server import RunningServer, running_server
+
+WORKER = "dragoman.server.worker"
+ENGINE = "dragoman.engines.llama.process"
+
+
+class KillableServer:
+    """One server after the other. The port is the same for all of them."""
+
+    def __init__(self, model: str, environment: Mapping[str, str]) -> None:
+        """`model` is what `dragoman serve` is told to serve; "" is the bundled one."""
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._arguments = [*([model] if model else []), "--port", str(self.port)]
+        self._environment = environment
+        self._stack = contextlib.ExitStack()
+        self._server = self._start()
+
+    def kill_one(self, chance: random.Random) -> str:
+        """kill -9 of the whole server, which is started again, or of one of its processes; what was killed."""
+        workers, engines = self._server.children(WORKER), self._server.children(ENGINE)
+        kind = chance.choice(["server", *(["worker"] if workers else []), *(["engine"] if engines else [])])
+        match kind:
+            case "server":
+                _kill(self._server.process.pid, *workers, *engines)
+                self._stack.close()
+                self._server = self._start()
+            case "worker":
+                _kill(chance.choice(workers))
+            case "engine":
+                _kill(chance.choice(engines))
+        return kind
+
+    def close(self) -> None:
+        """Stop the last one."""
+        self._stack.close()
+
+    def _start(self) -> RunningServer:
+        return self._stack.enter_context(running_server(*self._arguments, environment=self._environment))
+
+
+def _kill(*process_ids: int) -> None:
+    for process_id in process_ids:
+        with contextlib.suppress(ProcessLookupError):  # It may just have ended by itself.
+            os.kill(process_id, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def killable_server(model: str, environment: Mapping[str, str]) -> Iterator[KillableServer]:
+    """Ready; it is stopped at the end."""
+    server = KillableServer(model, environment)
+    try:
+        yield server
+    finally:
+        server.close()

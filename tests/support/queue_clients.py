@@ -1,0 +1,81 @@
+"""Clients that queue requests at a server that is killed now and then, until each has its answer."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import aiohttp
+
+from dragoman.accounts.audit import audit
+from tests.support.metered import Customer
+
+_SUBMITTERS = 16
+_PAUSE_SECONDS = 0.1
+_PATH = "/queue/chat/completions"
+
+ENDED = ("finished", "failed", "cancelled")
+
+
+class QueueClients:
+    """Use it as an async context manager."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self.job_ids: dict[int, str] = {}
+        """By the number of the request."""
+        self._url = url
+        self._headers = {"authorization": f"Bearer {key}"}
+
+    async def __aenter__(self) -> "QueueClients":
+        self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(total=30))
+        return self
+
+    async def __aexit__(self, *_raised: object) -> None:
+        await self._session.close()
+
+    async def submit(self, bodies: Sequence[Mapping[str, object]]) -> None:
+        """Queue all of them, each under an Idempotency-Key, as often as it takes."""
+        room = asyncio.Semaphore(_SUBMITTERS)
+
+        async def one(number: int, body: Mapping[str, object]) -> None:
+            headers = {"prefer": "respond-async", "idempotency-key": f"request {number}"}
+            async with room:
+                status, answer = await self._ask("POST", _PATH, json=body, headers=self._headers | headers)
+            assert status == 202, answer
+            self.job_ids[number] = answer["id"]
+
+        await asyncio.gather(*(one(number, body) for number, body in enumerate(bodies)))
+
+    async def results(self) -> dict[int, dict[str, Any]]:
+        """What is told of each job when it has ended."""
+        found: dict[int, dict[str, Any]] = {}
+        while len(found) < len(self.job_ids):
+            for number in self.job_ids.keys() - found.keys():
+                status, answer = await self._ask(
+                    "GET", f"/queue/response/{self.job_ids[number]}", headers=self._headers
+                )
+                assert status == 200, answer
+                if answer["status"] not in ENDED:
+                    await asyncio.sleep(_PAUSE_SECONDS)
+                    break
+                found[number] = answer
+        return found
+
+    async def _ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+        while True:
+            try:
+                async with self._session.request(method, path, **options) as response:
+                    if response.status not in (429, 503):
+                        return response.status, await response.json()
+            except (aiohttp.ClientError, TimeoutError, ConnectionError):
+                pass
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+
+def assert_each_paid_once(customer: Customer, jobs: int) -> None:
+    """The books balance, nothing is held, and there is one charge for each job."""
+    assert audit(customer.database) == []
+    assert customer.account.holds == 0
+    used = customer.usage
+    assert Counter(one.result for one in used) == {"finished": jobs}
+    assert len({one.request_id for one in used}) == jobs

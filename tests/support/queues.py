@@ -1,0 +1,150 @@
+"""Servers in this process that share a queue, and a shop whose customers use it."""
+
+import contextlib
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+from sqlalchemy import select, update
+
+from dragoman.accounts.audit import audit
+from dragoman.accounts.balances import Account, create_account, deposit, find_account
+from dragoman.accounts.database import Database
+from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.keys import KeyRules, create_key
+from dragoman.accounts.prices import set_price
+from dragoman.accounts.tables import job_events, jobs
+from dragoman.accounts.usage import Usage, list_usage
+from dragoman.core.events import Delta, Event
+from dragoman.core.idempotency import Attempt
+from dragoman.core.identifiers import new_request_id
+from dragoman.core.jobs import AnswerForm, Job, JobDraft
+from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
+from dragoman.core.service import Caller
+from dragoman.engines.base import Engine
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.accounts import AccountAccess, AccountsOptions
+from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.gateway.gateway import Gateway
+from dragoman.gateway.meter import Meter
+from dragoman.gateway.queueing import GatewayWorkshop
+from dragoman.jobs.options import QueueOptions
+from dragoman.jobs.queue import JobQueue
+from tests.support.metered import COMPLETION_PRICE, MODEL, PLENTY, PROMPT_PRICE
+
+ENDED = ("finished", "failed", "cancelled")
+
+
+def draft(
+    text: str,
+    *,
+    answer_id: str | None = None,
+    attempt: Attempt | None = None,
+    priority: int = 128,
+    held: bool = False,
+    n: int = 1,
+    **fields: Any,
+) -> JobDraft:
+    """A request for the echo engine to say a text; `fields` are those of a GenerationRequest."""
+    request = GenerationRequest(MODEL, TextPrompt(text), SamplingParams(), n=n, **fields)
+    form = AnswerForm("echo.text", {"path": "value"}, text.encode(), answer_id or new_request_id(), 1_800_000_000)
+    return JobDraft((request,), form, priority, held, attempt)
+
+
+def said(events: Sequence[Event], index: int = 0) -> str:
+    """The text of one choice."""
+    return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
+
+
+class Shop:
+    """Accounts whose keys pay for jobs."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        set_price(database, MODEL, PROMPT_PRICE, COMPLETION_PRICE)
+        self.account_id, self.key = self.new_account("acme")
+
+    def new_account(self, name: str, rules: KeyRules | None = None, balance: int = PLENTY) -> tuple[int, str]:
+        """Its number and a key."""
+        account_id = create_account(self.database, name).id
+        deposit(self.database, account_id, balance)
+        return account_id, create_key(self.database, account_id, rules=rules).secret
+
+    def caller(self, key: str | None = None) -> Caller:
+        return Caller(new_request_id(), key or self.key)
+
+    @property
+    def account(self) -> Account:
+        return find_account(self.database, str(self.account_id))
+
+    @property
+    def usage(self) -> list[Usage]:
+        """The latest requests first."""
+        return list_usage(self.database, limit=100_000)
+
+    def row(self, job_id: str) -> Any:
+        """The job's."""
+        with self.database.read() as connection:
+            return connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+
+    def change(self, job_id: str, **values: Any) -> None:
+        """What time or another process would do to the job's row."""
+        with self.database.write() as connection:
+            connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
+
+    def stored_events(self, job_id: str) -> int:
+        """Rows of events."""
+        with self.database.read() as connection:
+            query = select(job_events).where(job_events.c.job == self.row(job_id).number)
+            return len(connection.execute(query).all())
+
+    def assert_settled(self) -> None:
+        """Everything balances, and nothing is held any more."""
+        assert audit(self.database) == []
+        assert self.account.holds == 0
+
+
+class Server:
+    """One server's gateway over the shop's database."""
+
+    def __init__(self, gateway: Gateway, queue: JobQueue, shop: Shop) -> None:
+        self.gateway = gateway
+        self.queue = queue
+        self.shop = shop
+
+    async def submit(self, text: str, *, key: str | None = None, **fields: Any) -> Job:
+        return await self.gateway.submit(draft(text, **fields), self.shop.caller(key))
+
+    async def job(self, job_id: str, *, key: str | None = None) -> Job:
+        return await self.gateway.job(job_id, self.shop.caller(key))
+
+    async def cancel(self, job_id: str, *, key: str | None = None) -> Job:
+        return await self.gateway.cancel_job(job_id, self.shop.caller(key))
+
+    async def read(self, job_id: str, *, key: str | None = None) -> list[Event]:
+        """All events, as soon as there are any."""
+        following = await self.gateway.follow_job(job_id, self.shop.caller(key))
+        async with contextlib.aclosing(following) as events:
+            return [event async for event in events]
+
+
+@contextlib.asynccontextmanager
+async def server(
+    shop: Shop, journals: Path, *, engine: Engine | None = None, options: QueueOptions | None = None
+) -> AsyncIterator[Server]:
+    """One with an engine of its own, and with connections of its own: what others know of it is in the database."""
+    url = shop.database.engine.url.render_as_string(hide_password=False)
+    database = Database(url)
+    engine = engine or EchoEngine()
+    catalog = Catalog([Deployment(MODEL, (), engine)])
+    meter = Meter(CollectorRegistry())
+    access = AccountAccess(AccountsOptions(database, journals))
+    queue = JobQueue(database, options or QueueOptions(), new_process_id())
+    gateway = Gateway(catalog, meter, access, queue=queue, dialect="infermatic")
+    async with access.opened():
+        await engine.start()
+        async with queue.opened(GatewayWorkshop(catalog, meter)):
+            yield Server(gateway, queue, shop)
+        await engine.close()
+    database.close()
