@@ -78,7 +78,7 @@ async def _kill(options: argparse.Namespace, url: str) -> tuple[Customer, Counte
     environment = {
         "DRAGOMAN_ACCOUNTS_DATABASE": url,
         "DRAGOMAN_WORKERS": "2",
-        "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "40",
+        "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "8",
     }
     with killable_server("echo" if model == "echo" else "", environment) as server:
         async with asyncio.timeout(_MOST_SECONDS), QueueClients(server.url, customer.new_key()) as clients:

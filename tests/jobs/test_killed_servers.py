@@ -1,0 +1,35 @@
+"""kill -9 of the server and its processes at any moment: queued requests go on, and are paid once."""
+
+import asyncio
+import random
+from pathlib import Path
+
+from tests.support.killable_server import killable_server
+from tests.support.metered import MODEL, sqlite_customer
+from tests.support.queue_clients import QueueClients, assert_each_paid_once
+
+JOBS = 40
+KILLS = 3
+"""Of the 1,000 and 50 of benchmarks/queue_kills.py, which takes some minutes."""
+
+
+async def test_jobs_of_a_server_killed_at_any_moment_are_each_finished_and_paid_once(tmp_path: Path) -> None:
+    chance = random.Random(3)
+    texts = [f"Tell me about the number {number}, please." for number in range(JOBS)]
+    bodies = [{"model": MODEL, "messages": [{"role": "user", "content": text}]} for text in texts]
+    with sqlite_customer(tmp_path) as customer:
+        environment = {
+            "DRAGOMAN_ACCOUNTS_DATABASE": customer.url,
+            "DRAGOMAN_WORKERS": "2",
+            "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "40",
+        }
+        with killable_server("echo", environment) as server:
+            async with asyncio.timeout(120), QueueClients(server.url, customer.new_key()) as clients:
+                submitting = asyncio.create_task(clients.submit(bodies))
+                for _ in range(KILLS):
+                    await asyncio.to_thread(server.kill_one, chance)
+                await submitting
+                results = await clients.results()
+        told = {number: job["result"]["choices"][0]["message"]["content"] for number, job in results.items()}
+        assert told == dict(enumerate(texts))
+        assert_each_paid_once(customer, JOBS)
