@@ -8,6 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from dragoman.accounts.balances import create_account, deposit
+from dragoman.accounts.keys import KeyRules, create_key
 from dragoman.core.errors import BadRequest
 from dragoman.dialects import sse
 from dragoman.server.settings import DialectName
@@ -125,6 +127,30 @@ async def test_somebody_elses_job_is_not_there(speaker: Speaker, place: Place) -
     for answer in answers:
         assert answer.status_code == 404
         assert answer.text.replace(url.rpartition("/")[2], "") == nowhere.text.replace(NO_JOB.rpartition("/")[2], "")
+
+
+async def test_a_key_for_one_dialect_alone_finds_the_jobs_that_came_in_it(speaker: Speaker, place: Place) -> None:
+    async with place.server() as server:
+        secret = place.customer.new_key(KeyRules(dialects=(speaker.name,)))
+        async with client_of(server.app, key=secret) as client:
+            url = await submit(client, speaker)
+            assert speaker.read((await ended(client, url))["result"]).text == "Hello"
+            assert (await client.delete(url)).status_code == 200
+        unknown = {"authorization": "Bearer sk-of-nobody-0123456789"}
+        assert (await server.client.get(url, headers=unknown)).status_code == 401
+
+
+async def test_a_job_that_another_account_pays_for_is_found_with_that_account(place: Place) -> None:
+    [scale] = [speaker for speaker in SPEAKERS if speaker.name == "scale"]
+    other = create_account(place.customer.database, "third").id
+    deposit(place.customer.database, other, 10**9)
+    rich = create_key(place.customer.database, place.customer.account_id, other_accounts=(other,)).secret
+    async with place.server() as server, client_of(server.app, key=rich) as client:
+        client.headers["x-selected-account-id"] = str(other)
+        url = await submit(client, scale)
+        assert (await ended(client, url))["status"] == "finished"
+        client.headers.pop("x-selected-account-id")
+        assert (await client.get(url)).status_code == 404
 
 
 async def test_a_job_that_is_cancelled_says_so_wherever_it_is_asked(speaker: Speaker) -> None:

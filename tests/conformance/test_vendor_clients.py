@@ -11,7 +11,7 @@ from openai.types.chat import ChatCompletionMessageParam
 from scale_gp import SGPClient
 from scale_gp.types import CompletionResponse
 
-from tests.support.server import RunningServer
+from tests.support.server import RunningServer, running_server
 
 QUESTION = "What is the capital of France?"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
@@ -19,9 +19,9 @@ MODEL = "smollm2-135m-instruct"
 KEY = "sk-none-needed"
 
 
-@pytest.fixture(scope="module", params=["v1", f"{MODEL}/v1", "empower/api/v1", "api/v1"])
+@pytest.fixture(scope="module", params=["v1", f"{MODEL}/v1", "empower/api/v1", "api/v1", "queue"])
 def client(request: pytest.FixtureRequest, steady_server: RunningServer) -> Iterator[OpenAI]:
-    """OpenAI's library before infermatic, float16, empower and arcee."""
+    """OpenAI's library before infermatic, float16, empower, arcee and infermatic's queue."""
     base = f"{steady_server.url}/{request.param}"
     with OpenAI(base_url=base, api_key=KEY, timeout=60, max_retries=0) as client:
         yield client
@@ -64,6 +64,17 @@ def test_openais_library_streams_what_it_gets_whole(client: OpenAI) -> None:
     assert chunks[-1].usage is not None
     assert whole.usage is not None
     assert chunks[-1].usage.completion_tokens == whole.usage.completion_tokens
+
+
+def test_openais_library_reads_a_stream_with_ids_and_comments_between_them() -> None:
+    environment = {"DRAGOMAN_KEEP_ALIVE_SECONDS": "0.1", "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "4"}
+    with (
+        running_server("echo", environment=environment) as server,
+        OpenAI(base_url=f"{server.url}/queue", api_key=KEY, timeout=60, max_retries=0) as client,
+    ):
+        messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
+        chunks = client.chat.completions.create(model="echo", messages=messages, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "Hello"
 
 
 def test_openais_library_raises_on_a_wrong_request(client: OpenAI) -> None:

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -65,30 +66,36 @@ def running_server(
 
     `errors` is a file for what it and its children write to standard error.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dragoman", "serve", "--port", "0", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=errors,
-        text=True,
-        env={**os.environ, **(environment or {})},
-    )
-    guard = threading.Timer(START_SECONDS, process.kill)
-    guard.start()
-    try:
-        server = RunningServer(process, _announced_url(process))
-        guard.cancel()
-        yield server
-    finally:
-        guard.cancel()
-        if process.poll() is None:
-            process.terminate()
-            try:
-                process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+    # Servers that share a database run each other's queued requests.
+    with tempfile.TemporaryDirectory() as data:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "dragoman", "serve", "--port", "0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "XDG_DATA_HOME": data, **(environment or {})},
+        )
+        guard = threading.Timer(START_SECONDS, process.kill)
+        guard.start()
+        try:
+            server = RunningServer(process, _announced_url(process))
+            guard.cancel()
+            yield server
+        finally:
+            guard.cancel()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
 
 
 def _announced_url(process: subprocess.Popen[str]) -> str:

@@ -83,7 +83,7 @@ def account_wanted(batch: Batch, key_digest: str, account: str | None) -> int | 
     return None
 
 
-def _key(batch: Batch, digest: str, dialect: str) -> KeyState:
+def _key(batch: Batch, digest: str, dialect: str | None) -> KeyState:
     key = batch.keys_by_digest.get(digest)
     if key is None:
         raise KeyUnknown
@@ -91,7 +91,7 @@ def _key(batch: Batch, digest: str, dialect: str) -> KeyState:
         raise KeyDisabled(key.row.disabled_at)
     if key.row.expires_at is not None and key.row.expires_at <= batch.now.wall:
         raise KeyExpired(key.row.expires_at)
-    if key.dialects is not None and dialect not in key.dialects:
+    if key.dialects is not None and dialect is not None and dialect not in key.dialects:
         raise DialectNotAllowed(dialect)
     return key
 

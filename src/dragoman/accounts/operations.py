@@ -74,7 +74,8 @@ class Inquiry(msgspec.Struct, frozen=True, gc=False):
     """Who is this? Counts nothing."""
 
     key_digest: str
-    dialect: str
+    dialect: str | None
+    """None: whichever the key is for."""
     account: str | None = None
 
 

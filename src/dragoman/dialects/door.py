@@ -75,9 +75,19 @@ async def guard(
 
     `answer` is given who asks and what they may know of.
     """
-    try:
-        caller = door.caller(request, new_request_id())
+
+    async def answer_to(caller: Caller) -> Response:
         return await answer(caller, await door.service.visible_to(caller))
+
+    return await attend(request, door, answer_to, errors)
+
+
+async def attend(
+    request: Request, door: Door, answer: Callable[[Caller], Awaitable[Response]], errors: ErrorReplies
+) -> Response:
+    """Answer a request with the dialect's own errors. `answer` looks at the key itself."""
+    try:
+        return await answer(door.caller(request, new_request_id()))
     except DragomanError as error:
         return error_response(errors.reply(error), {})
     except ClientDisconnect:

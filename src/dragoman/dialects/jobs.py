@@ -14,9 +14,9 @@ from starlette.types import Send
 
 from dragoman.core.errors import BadRequest, DragomanError, JobNotFound
 from dragoman.core.jobs import Job, JobState
-from dragoman.core.service import Caller, VisibleModels
+from dragoman.core.service import Caller
 from dragoman.dialects import sse
-from dragoman.dialects.door import Door, guard
+from dragoman.dialects.door import Door, attend
 from dragoman.dialects.exchange import Exchange, Manner, is_its_end
 from dragoman.dialects.form import ErrorReplies, asked_again
 from dragoman.dialects.queue import JOB_ID_HEADER, JOBS_PATH
@@ -50,20 +50,20 @@ def job_routes(door: Door, errors: ErrorReplies) -> list[BaseRoute]:
     """Looking at jobs and cancelling them, behind the door of one dialect. It tells of jobs of all dialects."""
 
     async def look(request: Request) -> Response:
-        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+        async def answer(caller: Caller) -> Response:
             job = await door.service.job(_id_of(request), caller)
             if _wants_stream(request.headers):
                 return _JobStream(job, _last_event(request.headers), door, caller, errors)
             return _json(await _standing(job, door, caller))
 
-        return await guard(request, door, answer, errors)
+        return await attend(request, door, answer, errors)
 
     async def cancel(request: Request) -> Response:
-        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+        async def answer(caller: Caller) -> Response:
             job = await door.service.cancel_job(_id_of(request), caller)
             return _json(JobBody(job.id, job.state))
 
-        return await guard(request, door, answer, errors)
+        return await attend(request, door, answer, errors)
 
     path = f"{JOBS_PATH}/{{id}}"
     return [Route(path, look, methods=["GET"]), Route(path, cancel, methods=["DELETE"])]

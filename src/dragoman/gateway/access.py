@@ -79,12 +79,12 @@ class Access(Protocol):
         """Whether admission depends on token counts."""
         ...
 
-    async def recognize(self, caller: Caller, dialect: str) -> None:
-        """Keep out whose key nobody has; one that was good a moment ago is let pass."""
+    async def recognize(self, caller: Caller, dialect: str | None) -> None:
+        """Keep out whose key nobody has; one that was good a moment ago is let pass. None: whichever dialect."""
         ...
 
-    async def identify(self, caller: Caller, dialect: str) -> Visitor:
-        """Who it is."""
+    async def identify(self, caller: Caller, dialect: str | None) -> Visitor:
+        """Who it is. None: whichever dialect the key is for."""
         ...
 
     async def check(self, caller: Caller, dialect: str) -> Visitor:

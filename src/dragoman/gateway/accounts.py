@@ -82,12 +82,12 @@ class AccountAccess:
         async with open_desk(self._options, self.process_id) as self._desk:
             yield
 
-    async def recognize(self, caller: Caller, dialect: str) -> None:
+    async def recognize(self, caller: Caller, dialect: str | None) -> None:
         """Ask about a key that was not good a moment ago; about all others the ledger is asked when they are used."""
         if _digest(caller) not in self._known:
             await self._inquire(caller, dialect)
 
-    async def identify(self, caller: Caller, dialect: str) -> Visitor:
+    async def identify(self, caller: Caller, dialect: str | None) -> Visitor:
         return _visitor(await self._inquire(caller, dialect))
 
     async def check(self, caller: Caller, dialect: str) -> Visitor:
@@ -144,7 +144,7 @@ class AccountAccess:
         assert self._desk is not None, "opened before the first request"
         return self._desk
 
-    async def _inquire(self, caller: Caller, dialect: str) -> KeyFacts:
+    async def _inquire(self, caller: Caller, dialect: str | None) -> KeyFacts:
         digest = _digest(caller)
         try:
             facts = await self._open[0].inquire(Inquiry(digest, dialect, caller.account))

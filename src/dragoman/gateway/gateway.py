@@ -64,7 +64,7 @@ class Gateway:
         None: nowhere.
         """
         self._queue = queue
-        self._desk_of_queue = None if queue is None else QueueDesk(queue, access, dialect)
+        self._desk_of_queue = None if queue is None else QueueDesk(queue, access)
         self._records = records
         self._catalog = catalog
         self._store = NoAdapterStore() if store is None else store
@@ -98,8 +98,11 @@ class Gateway:
             self._queue.drain()
 
     async def recognize(self, caller: Caller) -> None:
+        await self._recognize(caller, self._dialect)
+
+    async def _recognize(self, caller: Caller, dialect: str | None) -> None:
         try:
-            await self._access.recognize(caller, self._dialect)
+            await self._access.recognize(caller, dialect)
         except Unauthenticated as error:
             raise await self._house.guesses.answer(caller, error) from None
 
@@ -162,15 +165,15 @@ class Gateway:
         return await desk.submit(draft, await self._order(draft.requests, resolved, caller, streamed=True))
 
     async def job(self, job_id: str, caller: Caller) -> Job:
-        await self.recognize(caller)
+        await self._recognize(caller, None)
         return await self._queue_desk().job(job_id, caller)
 
     async def cancel_job(self, job_id: str, caller: Caller) -> Job:
-        await self.recognize(caller)
+        await self._recognize(caller, None)
         return await self._queue_desk().cancel(job_id, caller)
 
     async def follow_job(self, job_id: str, caller: Caller) -> Answering:
-        await self.recognize(caller)
+        await self._recognize(caller, None)
         return await self._queue_desk().follow(job_id, caller)
 
     def _queue_desk(self) -> QueueDesk:

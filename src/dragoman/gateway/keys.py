@@ -58,11 +58,11 @@ class KeyRing:
         if not sum(hmac.compare_digest(digest, known) for known in self._digests):
             raise Unauthenticated("unknown", key)
 
-    async def recognize(self, caller: Caller, dialect: str) -> None:  # noqa: ARG002
+    async def recognize(self, caller: Caller, dialect: str | None) -> None:  # noqa: ARG002
         if self._digests:
             self.require(caller.key)
 
-    async def identify(self, caller: Caller, dialect: str) -> Visitor:
+    async def identify(self, caller: Caller, dialect: str | None) -> Visitor:
         await self.recognize(caller, dialect)
         return Visitor(self.label(caller.key))
 

@@ -21,12 +21,11 @@ from dragoman.jobs.rows import Submission
 
 
 class QueueDesk:
-    """Where one dialect's requests get into the queue, and where their owners ask for them."""
+    """Where requests get into the queue, and where their owners ask for them."""
 
-    def __init__(self, queue: JobQueue, access: Access, dialect: str) -> None:
+    def __init__(self, queue: JobQueue, access: Access) -> None:
         self._queue = queue
         self._access = access
-        self._dialect = dialect
 
     async def submit(self, draft: JobDraft, order: Order) -> Job:
         """Admit and store the request. Raises core.errors."""
@@ -49,7 +48,8 @@ class QueueDesk:
         return await self._queue.follow(job_id, await self._owner(caller))
 
     async def _owner(self, caller: Caller) -> str:
-        return owner_of(await self._access.identify(caller, self._dialect), caller)
+        # A job is its owner's whichever dialect it came in and is asked for.
+        return owner_of(await self._access.identify(caller, None), caller)
 
 
 def owner_of(visitor: Visitor, caller: Caller) -> str:
