@@ -14,11 +14,15 @@ from dragoman.jobs.intake import Intake
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.payloads import unpack_form
 from dragoman.jobs.reading import JobFacts, JobReader
+from dragoman.jobs.retention import AT_ONCE, SWEEP_SECONDS, Retention
 from dragoman.jobs.rows import Submission
 from dragoman.jobs.runner import Runner
 from dragoman.jobs.statistics import Estimates
 from dragoman.jobs.store import JobStore
 from dragoman.jobs.workshop import Workshop
+
+_MOST_SWEEPS = 100
+"""One after the other; others write in between."""
 
 
 class JobQueue:
@@ -35,6 +39,7 @@ class JobQueue:
         self._board = Board(self._reading, self._reader, self._writing, self._store)
         self._intake = Intake(self._reading, self._reader, self._writing, self._store, options.max_waiting)
         self._estimates = Estimates(self._reading, self._reader, options.concurrency)
+        self._retention = Retention(database, options)
         self._runner: Runner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -46,18 +51,24 @@ class JobQueue:
             self._options, workshop, self._board, self._reading, self._reader, self._writing, self._store
         )
         running = asyncio.create_task(runner.run())
-        watching = asyncio.create_task(self._board.watch(runner.runs))
+        others = [asyncio.create_task(task) for task in (self._board.watch(runner.runs), self._sweep_for_ever())]
         try:
             yield
         finally:
             self._stop()
             await asyncio.wait([running])
-            watching.cancel()
-            await asyncio.wait([watching])
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
             await self._intake.close()
             await self._writing.run(self._store.close)
             await asyncio.to_thread(self._close_threads)
             await running
+
+    @property
+    def running(self) -> int:
+        """How many jobs this process runs."""
+        return 0 if self._runner is None else self._runner.running
 
     def drain(self) -> None:
         """Begin no more jobs and give back those that run; to be called from anywhere, a signal's handler too."""
@@ -69,6 +80,10 @@ class JobQueue:
 
         Raises Overloaded when the queue is full, IdempotencyConflict, and the refusals of the ledger.
         """
+        draft = submission.draft
+        eta = 0
+        with contextlib.suppress(Overloaded):  # It may be accepted all the same.
+            eta = await self._estimates.to_wait_last(submission.admission.model, draft.priority)
         accepted = await self._intake.accept(submission)
         if accepted.repeated:
             facts = await self._reading.run(self._reader.find, accepted.job_id)
@@ -77,10 +92,6 @@ class JobQueue:
             return await self._job(facts, repeated=True)
         if self._runner is not None:
             self._runner.wake()
-        draft = submission.draft
-        eta = 0
-        with contextlib.suppress(Overloaded):  # It is accepted all the same.
-            eta = await self._estimates.to_wait_last(submission.admission.model, draft.priority)
         return Job(accepted.job_id, "queued", draft.form, draft.priority, eta)
 
     async def job(self, job_id: str, owner: str) -> Job:
@@ -118,6 +129,14 @@ class JobQueue:
             eta = await self._estimates.to_run(facts.model, (facts.age or 0) / 1000)
         error = None if facts.error is None else unpack_error(facts.error)
         return Job(facts.id, facts.state, unpack_form(form), facts.priority, eta, place, error, repeated)
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            with contextlib.suppress(Overloaded):
+                for _ in range(_MOST_SWEEPS):
+                    if await self._writing.run(self._retention.sweep) < AT_ONCE:
+                        break
 
     def _stop(self) -> None:
         self._board.close()
