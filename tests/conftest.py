@@ -1,6 +1,7 @@
 """Servers shared by all tests of a run: starting one costs more than most tests."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import pytest
@@ -19,11 +20,13 @@ settings.load_profile("dragoman")
 def pytest_configure(config: pytest.Config) -> None:
     """Servers of all runs share a cache, so that the bundled model is rewritten once, and never in the user's own.
 
-    Neither do they write into the user's data.
+    Neither do they write into the user's data, nor read what an older version wrote.
     """
+    data = tempfile.TemporaryDirectory()
+    config.add_cleanup(data.cleanup)
+    os.environ["XDG_DATA_HOME"] = data.name
     if config.cache is not None:
         os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("servers"))
-        os.environ["XDG_DATA_HOME"] = str(config.cache.mkdir("data"))
 
 
 @pytest.fixture(scope="session")
