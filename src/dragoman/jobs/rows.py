@@ -46,8 +46,10 @@ class NewRow(NamedTuple):
     submitted_at: int
     expires_at: int | None
     prompt_tokens: int
+    most_completion_tokens: int
     bytes: int
     webhook: str | None
+    webhook_host: str | None
 
 
 class Submission(NamedTuple):

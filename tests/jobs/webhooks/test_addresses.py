@@ -3,18 +3,10 @@
 import ipaddress
 
 import pytest
-from aiohttp.abc import ResolveResult
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.jobs.webhooks.addresses import (
-    AddressRefused,
-    PublicResolver,
-    SystemResolver,
-    is_public,
-    literal_address,
-)
-from tests.support.receivers import Names
+from dragoman.jobs.webhooks.addresses import AddressRefused, is_public, literal_address
 
 PRIVATE = [
     *("10.0.0.1", "172.16.0.1", "192.168.1.1", "100.64.0.1", "198.18.0.1", "192.0.0.9", "192.0.2.1"),
@@ -51,26 +43,3 @@ def test_an_address_in_another_spelling_is_refused(host: str) -> None:
 def test_a_name_is_no_address() -> None:
     assert literal_address("receiver.test") is None
     assert literal_address("0x7f.1") is None  # The system takes it for an address, and what comes of it is looked at.
-
-
-async def test_of_a_names_addresses_only_the_public_ones_are_connected_to() -> None:
-    class Both(Names):
-        async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
-            return [
-                ResolveResult(hostname=host, host=address, port=port, family=0, proto=0, flags=0)
-                for address in ("10.0.0.1", "8.8.8.8", "::1")
-            ]
-
-    assert [each["host"] for each in await PublicResolver(Both()).resolve("both.test")] == ["8.8.8.8"]
-    with pytest.raises(AddressRefused):
-        await PublicResolver(Names(inside_test=["10.0.0.1"])).resolve("inside.test")
-
-
-async def test_the_system_looks_names_up() -> None:
-    resolver = SystemResolver(1)
-    found = await resolver.resolve("localhost", 80)
-    assert all(ipaddress.ip_address(each["host"]).is_loopback for each in found)
-    assert [each["host"] for each in await resolver.resolve("0x7f.1", 80)] == ["127.0.0.1"]
-    with pytest.raises(OSError, match="no such name"):
-        await resolver.resolve("a" * 70 + ".test", 80)
-    await resolver.close()
