@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import msgspec
 import pytest
 from sqlalchemy import text
 
@@ -19,11 +18,14 @@ from dragoman.jobs.webhooks.schedule import LEASE_SECONDS, Schedule
 from dragoman.jobs.webhooks.sender import Result, Sender
 from dragoman.jobs.webhooks.store import Share, WebhookStore
 from dragoman.jobs.webhooks.urls import Rules
-from tests.support.queues import Server, Shop, draft, server
+from tests.support.queues import Server, Shop, server
 from tests.support.receivers import SECRET, Receiver, receiving
 
 QUICK = Schedule(attempts=3, first_seconds=0.01, factor=1)
 OPTIONS = WebhookOptions(parse_secret(SECRET), Rules(allow_http=True, allow_private=True), QUICK, poll_seconds=0.02)
+ACCEPTED = OPTIONS._replace(poll_seconds=3600)
+"""Servers with these take webhooks, and leave it to the test to send them."""
+
 TAKES_IN = QueueOptions(concurrency=0)
 
 
@@ -67,16 +69,15 @@ def journals(tmp_path: Path) -> Path:
 
 
 async def submit(one: Server, url: str, said: str = "Hello") -> str:
-    job = await one.gateway.submit(msgspec.structs.replace(draft(said), webhook=url), one.shop.caller())
-    return job.id
+    return (await one.submit(said, webhook=url)).id
 
 
 async def test_the_end_of_every_job_is_told_in_its_way(shop: Shop, journals: Path) -> None:
     async with receiving(Receiver()) as receiver, post(shop) as sending:
-        async with server(shop, journals) as one:
+        async with server(shop, journals, webhooks=ACCEPTED) as one:
             finished = await submit(one, receiver.url(), "Hi")
             [first] = await receiver.until(1)
-        async with server(shop, journals, options=TAKES_IN) as one:
+        async with server(shop, journals, webhooks=ACCEPTED, options=TAKES_IN) as one:
             cancelled = await submit(one, receiver.url())
             assert shop.row(cancelled).webhook_state is None
             await one.cancel(cancelled)
@@ -101,7 +102,7 @@ async def test_the_end_of_every_job_is_told_in_its_way(shop: Shop, journals: Pat
 
 async def test_a_message_is_tried_again_by_the_next_server_under_the_same_id(shop: Shop, journals: Path) -> None:
     async with receiving(Receiver(503, 503, 200)) as receiver:
-        async with server(shop, journals) as one:
+        async with server(shop, journals, webhooks=ACCEPTED) as one:
             job_id = await submit(one, receiver.url())
             async with post(shop) as before:
                 await before.until(1)
@@ -116,7 +117,11 @@ async def test_a_message_is_tried_again_by_the_next_server_under_the_same_id(sho
 
 
 async def test_a_message_is_given_up_after_the_last_try(shop: Shop, journals: Path) -> None:
-    async with receiving(Receiver(500)) as receiver, server(shop, journals) as one, post(shop) as sending:
+    async with (
+        receiving(Receiver(500)) as receiver,
+        server(shop, journals, webhooks=ACCEPTED) as one,
+        post(shop) as sending,
+    ):
         job_id = await submit(one, receiver.url())
         assert await sending.until(3) == ["failed"] * 3
     row = shop.row(job_id)
@@ -124,7 +129,11 @@ async def test_a_message_is_given_up_after_the_last_try(shop: Shop, journals: Pa
 
 
 async def test_a_receiver_that_is_gone_is_not_told_again(shop: Shop, journals: Path) -> None:
-    async with receiving(Receiver(410)) as receiver, server(shop, journals) as one, post(shop) as sending:
+    async with (
+        receiving(Receiver(410)) as receiver,
+        server(shop, journals, webhooks=ACCEPTED) as one,
+        post(shop) as sending,
+    ):
         job_id = await submit(one, receiver.url())
         assert await sending.until(1) == ["gone"]
     row = shop.row(job_id)
@@ -132,7 +141,7 @@ async def test_a_receiver_that_is_gone_is_not_told_again(shop: Shop, journals: P
 
 
 async def test_an_address_that_is_not_allowed_any_more_is_not_told(shop: Shop, journals: Path) -> None:
-    async with receiving(Receiver()) as receiver, server(shop, journals) as one:
+    async with receiving(Receiver()) as receiver, server(shop, journals, webhooks=ACCEPTED) as one:
         job_id = await submit(one, receiver.url())
         async with post(shop, OPTIONS._replace(rules=Rules())) as sending:
             assert await sending.until(1) == ["refused"]
@@ -140,7 +149,7 @@ async def test_an_address_that_is_not_allowed_any_more_is_not_told(shop: Shop, j
 
 
 async def test_two_servers_tell_of_each_job_once(shop: Shop, journals: Path) -> None:
-    async with receiving(Receiver()) as receiver, server(shop, journals) as one:
+    async with receiving(Receiver()) as receiver, server(shop, journals, webhooks=ACCEPTED) as one:
         async with post(shop) as sending, post(shop, beside=sending):
             jobs = [await submit(one, receiver.url()) for _ in range(20)]
             assert await sending.until(20) == ["delivered"] * 20
@@ -150,7 +159,11 @@ async def test_two_servers_tell_of_each_job_once(shop: Shop, journals: Path) -> 
 
 async def test_nobody_waits_for_a_slow_receiver_of_somebody_else(shop: Shop, journals: Path) -> None:
     a_host = OPTIONS.share.a_host
-    async with receiving(Receiver()) as slow, receiving(Receiver()) as quick, server(shop, journals) as one:
+    async with (
+        receiving(Receiver()) as slow,
+        receiving(Receiver()) as quick,
+        server(shop, journals, webhooks=ACCEPTED) as one,
+    ):
         slow.answers.clear()
         for job_id in [await submit(one, slow.url("localhost")) for _ in range(60)]:
             await one.read(job_id)
@@ -165,17 +178,17 @@ async def test_nobody_waits_for_a_slow_receiver_of_somebody_else(shop: Shop, jou
 
 async def test_one_owner_has_only_a_part_of_what_is_sent_at_once(shop: Shop, journals: Path) -> None:
     _, stranger = shop.new_account("globex")
-    async with server(shop, journals) as one:
+    async with server(shop, journals, webhooks=ACCEPTED) as one:
         for number in range(30):
             await one.read(await submit(one, f"https://receiver-{number}.test/"))
-        theirs = msgspec.structs.replace(draft("Hello"), webhook="https://receiver-0.test/")
-        await one.read((await one.gateway.submit(theirs, shop.caller(stranger))).id, key=stranger)
+        theirs = await one.submit("Hello", webhook="https://receiver-0.test/", key=stranger)
+        await one.read(theirs.id, key=stranger)
     claimed = WebhookStore(shop.database, QUICK, Share()).claim(64, ())
     assert sorted(Counter(each.owner for each in claimed).values()) == [1, Share().an_owner]
 
 
 async def test_a_try_that_the_servers_end_breaks_off_does_not_count(shop: Shop, journals: Path) -> None:
-    async with receiving(Receiver()) as receiver, server(shop, journals) as one:
+    async with receiving(Receiver()) as receiver, server(shop, journals, webhooks=ACCEPTED) as one:
         receiver.answers.clear()
         async with post(shop):
             job_id = await submit(one, receiver.url())
@@ -191,7 +204,7 @@ async def test_a_try_that_the_servers_end_breaks_off_does_not_count(shop: Shop, 
 
 async def test_a_try_whose_process_died_is_made_again_when_its_lease_is_out(shop: Shop, journals: Path) -> None:
     store = WebhookStore(shop.database, QUICK, Share())
-    async with receiving(Receiver()) as receiver, server(shop, journals) as one:
+    async with receiving(Receiver()) as receiver, server(shop, journals, webhooks=ACCEPTED) as one:
         job_id = await submit(one, receiver.url())
         await one.read(job_id)
         [lost] = store.claim(64, ())
@@ -209,7 +222,7 @@ async def test_a_try_whose_process_died_is_made_again_when_its_lease_is_out(shop
 
 async def test_a_clock_that_was_set_back_strands_no_message(shop: Shop, journals: Path) -> None:
     store = WebhookStore(shop.database, Schedule(), Share())
-    async with server(shop, journals) as one:
+    async with server(shop, journals, webhooks=ACCEPTED) as one:
         job_id = await submit(one, "https://receiver.test/")
         await one.read(job_id)
         shop.change(job_id, webhook_at=shop.row(job_id).ended_at + 86_400_000)

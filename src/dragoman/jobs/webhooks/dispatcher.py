@@ -30,6 +30,9 @@ class WebhookOptions(NamedTuple):
     """Between looks for messages that are due."""
 
 
+NO_WEBHOOKS = WebhookOptions()
+
+
 def check_webhook(url: str, options: WebhookOptions) -> None:
     """Raises BadRequest for a webhook that would never be told anything."""
     if options.secret is None:
