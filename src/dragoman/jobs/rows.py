@@ -29,6 +29,22 @@ class OpenRow(NamedTuple):
     webhook: str | None
 
 
+class EndedRow(NamedTuple):
+    """What is needed of a job to submit it again: the fields are columns."""
+
+    number: int
+    owner: str
+    account: str | None
+    key_digest: str | None
+    dialect: str
+    model: str
+    priority: int
+    state: JobState
+    prompt_tokens: int
+    most_completion_tokens: int
+    bytes: int
+
+
 class NewRow(NamedTuple):
     """A job that is submitted: columns, in the order of the table; the others begin as the database has it."""
 
