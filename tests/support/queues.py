@@ -1,7 +1,8 @@
 """Servers in this process that share a queue, and a shop whose customers use it."""
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from dragoman.accounts.audit import audit
 from dragoman.accounts.balances import Account, create_account, deposit, find_account
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.keys import KeyRules, create_key
+from dragoman.accounts.keys import Key, KeyRules, create_key, list_keys
 from dragoman.accounts.prices import set_price
 from dragoman.accounts.tables import job_events, jobs
 from dragoman.accounts.usage import Usage, list_usage
@@ -35,7 +36,9 @@ from dragoman.jobs.queue import JobQueue
 from dragoman.jobs.webhooks.dispatcher import NO_WEBHOOKS, WebhookOptions
 from tests.support.metered import COMPLETION_PRICE, MODEL, PLENTY, PROMPT_PRICE
 
-ENDED = ("finished", "failed", "cancelled")
+_LOOKS = 3000
+_BETWEEN_LOOKS_SECONDS = 0.01
+_PATIENCE_SECONDS = 60
 
 
 def draft(
@@ -60,6 +63,15 @@ def said(events: Sequence[Event], index: int = 0) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
 
 
+async def until(condition: Callable[[], bool]) -> None:
+    """Return when it holds; what makes it hold may be in another server."""
+    for _ in range(_LOOKS):
+        if condition():
+            return
+        await asyncio.sleep(_BETWEEN_LOOKS_SECONDS)
+    raise AssertionError("it does not come about")
+
+
 class Shop:
     """Accounts whose keys pay for jobs."""
 
@@ -80,6 +92,10 @@ class Shop:
     @property
     def account(self) -> Account:
         return find_account(self.database, str(self.account_id))
+
+    @property
+    def keys(self) -> Sequence[Key]:
+        return list_keys(self.database)
 
     @property
     def usage(self) -> list[Usage]:
@@ -132,9 +148,15 @@ class Server:
 
     async def read(self, job_id: str, *, key: str | None = None) -> list[Event]:
         """All events, as soon as there are any."""
-        following = await self.gateway.follow_job(job_id, self.shop.caller(key))
-        async with contextlib.aclosing(following) as events:
+        async with self.following(job_id, key=key) as events:
             return [event async for event in events]
+
+    @contextlib.asynccontextmanager
+    async def following(self, job_id: str, *, key: str | None = None) -> AsyncIterator[AsyncIterator[Event]]:
+        """The events, which must all come in time."""
+        following = await self.gateway.follow_job(job_id, self.shop.caller(key))
+        async with asyncio.timeout(_PATIENCE_SECONDS), contextlib.aclosing(following):
+            yield aiter(following)
 
 
 @contextlib.asynccontextmanager

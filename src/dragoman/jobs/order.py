@@ -24,10 +24,11 @@ from dragoman.accounts.database import Session
 from dragoman.accounts.statements import compiled
 from dragoman.accounts.tables import jobs
 
+# Not parameters: only of what stands in a statement's text do databases know which partial index it may use.
 QUEUED: ColumnElement[str] = literal_column("'queued'")
 RUNNING: ColumnElement[str] = literal_column("'running'")
 FINISHED: ColumnElement[str] = literal_column("'finished'")
-"""Not parameters: only of a text that stands in the statement do databases know which partial index it may use."""
+NONE: ColumnElement[int] = literal_column("0")
 
 
 def due_at(submitted_at: int, priority: int, ageing_seconds: float) -> int:
@@ -73,7 +74,7 @@ class Order:
 
 def at_most(count: int, query: Select[Any]) -> Select[Any]:
     """The query's first rows, without a parameter that would count them."""
-    return query.limit(literal_column(str(count))).offset(literal_column("0"))
+    return query.limit(literal_column(str(count))).offset(NONE)
 
 
 def _most_due() -> Select[tuple[int]]:

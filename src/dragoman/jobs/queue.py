@@ -16,6 +16,7 @@ from dragoman.jobs.meter import QueueMeter
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.payloads import unpack_form
 from dragoman.jobs.reading import JobFacts, JobReader
+from dragoman.jobs.retention import AT_ONCE, SWEEP_SECONDS, Retention
 from dragoman.jobs.rows import Submission
 from dragoman.jobs.runner import Runner
 from dragoman.jobs.statistics import Estimates
@@ -23,6 +24,9 @@ from dragoman.jobs.store import JobStore
 from dragoman.jobs.webhooks.dispatcher import NO_WEBHOOKS, Dispatcher, WebhookOptions, check_webhook
 from dragoman.jobs.webhooks.sender import Sender
 from dragoman.jobs.workshop import Workshop
+
+_MOST_SWEEPS = 100
+"""One after the other; others write in between."""
 
 
 class JobQueue:
@@ -44,6 +48,7 @@ class JobQueue:
         self._intake = Intake(self._reading, self._reader, self._writing, self._store, options.max_waiting)
         self._estimates = Estimates(self._reading, self._reader, options.concurrency)
         self._depths = Depths(self._reading, database)
+        self._retention = Retention(database, options)
         self._runner: Runner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -55,20 +60,25 @@ class JobQueue:
             self._options, workshop, self._board, self._reading, self._reader, self._writing, self._store, meter
         )
         running = asyncio.create_task(runner.run())
-        watching = asyncio.create_task(self._board.watch(runner.runs))
-        telling = asyncio.create_task(self._tell_webhooks(meter))
+        forever = (self._board.watch(runner.runs), self._sweep_for_ever(), self._tell_webhooks(meter))
+        others = [asyncio.create_task(task) for task in forever]
         try:
             yield
         finally:
             self._stop()
             await asyncio.wait([running])
-            watching.cancel()
-            telling.cancel()
-            await asyncio.wait([watching, telling])
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
             await self._intake.close()
             await self._writing.run(self._store.close)
             await asyncio.to_thread(self._close_threads)
             await running
+
+    @property
+    def running(self) -> int:
+        """How many jobs this process runs."""
+        return 0 if self._runner is None else self._runner.running
 
     def drain(self) -> None:
         """Begin no more jobs and give back those that run; to be called from anywhere, a signal's handler too."""
@@ -81,8 +91,12 @@ class JobQueue:
         Raises Overloaded when the queue is full, IdempotencyConflict, BadRequest for a webhook that would never be told
         anything, and the refusals of the ledger.
         """
-        if submission.draft.webhook is not None:
-            check_webhook(submission.draft.webhook, self._webhooks)
+        draft = submission.draft
+        if draft.webhook is not None:
+            check_webhook(draft.webhook, self._webhooks)
+        eta = 0
+        with contextlib.suppress(Overloaded):  # It may be accepted all the same.
+            eta = await self._estimates.to_wait_last(submission.admission.model, draft.priority)
         accepted = await self._intake.accept(submission)
         if accepted.repeated:
             facts = await self._reading.run(self._reader.find, accepted.job_id)
@@ -91,10 +105,6 @@ class JobQueue:
             return await self._job(facts, repeated=True)
         if self._runner is not None:
             self._runner.wake()
-        draft = submission.draft
-        eta = 0
-        with contextlib.suppress(Overloaded):  # It is accepted all the same.
-            eta = await self._estimates.to_wait_last(submission.admission.model, draft.priority)
         return Job(accepted.job_id, "queued", draft.form, draft.priority, eta)
 
     async def job(self, job_id: str, owner: str) -> Job:
@@ -141,6 +151,14 @@ class JobQueue:
         if self._webhooks.secret is not None:
             sender = Sender(self._webhooks.secret, self._webhooks.rules)
             await Dispatcher(self._database, sender, self._webhooks, meter.sent).run()
+
+    async def _sweep_for_ever(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            with contextlib.suppress(Overloaded):
+                for _ in range(_MOST_SWEEPS):
+                    if await self._writing.run(self._retention.sweep) < AT_ONCE:
+                        break
 
     def _stop(self) -> None:
         self._board.close()

@@ -10,7 +10,7 @@ from dragoman.accounts.tables import job_events, job_requests, jobs
 from dragoman.core.events import Event
 from dragoman.core.jobs import JobState
 from dragoman.jobs.options import LEASE_SECONDS
-from dragoman.jobs.order import FINISHED, QUEUED, RUNNING
+from dragoman.jobs.order import FINISHED, NONE, QUEUED, RUNNING
 from dragoman.jobs.payloads import unpack_events
 
 _LATEST = 50
@@ -125,12 +125,13 @@ class JobReader:
         column = jobs.c
         with self._database.read() as connection:
             now = self._database.now(connection).wall
+            late = column.expires_at.is_not(None) & (column.expires_at < now) & (column.events == NONE)
             over = or_(column.lease_until < now, column.lease_until > now + LEASE_SECONDS * 1000)
             row = connection.execute(
                 select(
                     exists().where(column.state == QUEUED).label("waiting"),
                     exists().where(column.state == RUNNING, over).label("abandoned"),
-                    exists().where(column.state == QUEUED, column.expires_at < now).label("expired"),
+                    exists().where(column.state == QUEUED, late).label("expired"),
                 )
             ).one()
         return Chore(bool(row.waiting), bool(row.abandoned or row.expired))

@@ -64,6 +64,11 @@ class Runner:
         self._woken = asyncio.Event()
         self._none_left = asyncio.Event()
 
+    @property
+    def running(self) -> int:
+        """How many jobs run in this process."""
+        return len(self._attempts)
+
     def runs(self, number: int) -> bool:
         """Whether the job runs in this process."""
         return number in self._attempts
@@ -137,6 +142,7 @@ class Runner:
 
     def _begin(self, job: ClaimedJob) -> None:
         attempt = RunningAttempt(job)
+        self.drop([attempt.number])  # An earlier attempt of this process, whose lease was lost.
         self._attempts[attempt.number] = attempt
         attempt.task = asyncio.create_task(self._work(attempt))
         self._board.changed([attempt.number])

@@ -9,7 +9,7 @@ from sqlalchemy import update as update_of
 from dragoman.accounts.idempotency import IdempotencyRow
 from dragoman.accounts.statements import Statement, compiled, insert, one_of
 from dragoman.accounts.tables import idempotent_requests, job_events, job_requests, jobs, processes
-from dragoman.jobs.order import QUEUED, RUNNING, Order, at_most
+from dragoman.jobs.order import NONE, QUEUED, RUNNING, Order, at_most
 from dragoman.jobs.rows import EndedRow, NewRow, OpenRow
 
 _AT_ONCE = 100
@@ -151,8 +151,9 @@ def _lease_out(dialect: Dialect) -> Statement:
 
 
 def _expired(dialect: Dialect) -> Statement:
-    """Jobs whose clients have waited for too long."""
-    expiry = jobs.c.expires_at
-    expired = _open().where(jobs.c.state == QUEUED, expiry.is_not(None), expiry < bindparam("now"))
+    """Jobs whose clients have waited for too long and have been told nothing."""
+    column = jobs.c
+    late = column.expires_at.is_not(None) & (column.expires_at < bindparam("now"))
+    expired = _open().where(column.state == QUEUED, late, column.events == NONE)
     query = at_most(_AT_ONCE, expired)
     return compiled(query.with_for_update(skip_locked=True), dialect, ("now",))

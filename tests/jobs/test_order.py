@@ -1,0 +1,186 @@
+"""The order of the queue: the rule itself, and the statements that follow it."""
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from sqlalchemy import select
+
+from dragoman.accounts.database import Database
+from dragoman.accounts.operations import Admission
+from dragoman.accounts.statements import Statement
+from dragoman.accounts.tables import jobs
+from dragoman.core.identifiers import new_request_id
+from dragoman.jobs.options import QueueOptions
+from dragoman.jobs.order import due_at
+from dragoman.jobs.rows import Accepted, Lease, Release, Report, Submission
+from dragoman.jobs.statements import JobStatements
+from dragoman.jobs.store import JobStore
+from tests.support.accounts import empty
+from tests.support.job_order import ModelQueue
+from tests.support.queues import draft
+
+MODEL = "echo"
+owners = st.sampled_from("abc")
+
+
+def submission(owner: str, priority: int) -> Submission:
+    request_id = new_request_id()
+    admission = Admission(request_id, None, MODEL, "infermatic", 0, 0)
+    return Submission(draft("x", answer_id=request_id, priority=priority), admission, owner)
+
+
+class Orders(RuleBasedStateMachine):
+    """A queue in a database beside one that is a list."""
+
+    database: Database
+
+    @initialize(ageing=st.sampled_from([0.0001, 0.002, 60.0]))
+    def open(self, ageing: float) -> None:
+        empty(self.database)
+        self.ageing = ageing
+        self.store = JobStore(self.database, QueueOptions(ageing_seconds=ageing), 1)
+        self.model = ModelQueue()
+        self.leases: dict[int, Lease] = {}
+
+    @rule(wanted=st.lists(st.tuples(owners, st.integers(0, 2)), min_size=1, max_size=4))
+    def submit(self, wanted: list[tuple[str, int]]) -> None:
+        accepted = self.store.accept([submission(*each) for each in wanted])
+        for (owner, priority), job in zip(wanted, accepted, strict=True):
+            assert isinstance(job, Accepted)
+            row = self.row(job.job_id)
+            due = due_at(row.submitted_at, priority, self.ageing)
+            expected = self.model.submit(row.number, owner, priority, due)
+            assert (row.due, row.round) == (due, expected.round)
+
+    @rule(most=st.integers(1, 3))
+    def claim(self, most: int) -> None:
+        for job in self.store.claim([MODEL], most):
+            expected = self.model.next()
+            assert expected is not None
+            assert job.lease.number == expected.number
+            expected.waits = False
+            self.leases[expected.number] = job.lease
+
+    @precondition(lambda self: self.leases)
+    @rule(chosen=st.integers(0, 9))
+    def put_back(self, chosen: int) -> None:
+        number, lease = self.chosen(chosen)
+        assert not self.store.report([Report(lease, outcome=Release())])
+        self.model.find(number).waits = True
+
+    @precondition(lambda self: self.leases)
+    @rule(chosen=st.integers(0, 9))
+    def end(self, chosen: int) -> None:
+        number, _ = self.chosen(chosen)
+        assert self.store.cancel(number)
+
+    @rule()
+    def claim_all(self) -> None:
+        self.claim(1000)
+        assert self.model.next() is None
+
+    def chosen(self, chosen: int) -> tuple[int, Lease]:
+        number = sorted(self.leases)[chosen % len(self.leases)]
+        return number, self.leases.pop(number)
+
+    def row(self, job_id: str) -> Any:
+        with self.database.read() as connection:
+            return connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+
+
+def test_the_statements_follow_the_rule(database: Database) -> None:
+    machine = type("Orders", (Orders,), {"database": database})
+    run_state_machine_as_test(machine, settings=settings(max_examples=30, stateful_step_count=20, deadline=None))
+
+
+def test_a_crowd_does_not_keep_a_newcomer_waiting() -> None:
+    queue = ModelQueue()
+    for number in range(1000):
+        queue.submit(number, "crowd", 128, number)
+    queue.submit(1000, "newcomer", 128, 1000)
+    assert _owners_served(queue, 2) == ["crowd", "newcomer"]
+
+
+def test_owners_of_the_same_priority_are_served_alike_however_much_each_of_them_wants() -> None:
+    queue = ModelQueue()
+    numbers = itertools.count()
+    for owner, count in (("a", 100), ("b", 50), ("c", 50)):
+        for _ in range(count):
+            queue.submit(number := next(numbers), owner, 128, number)
+    assert Counter(_owners_served(queue, 60)) == {"a": 20, "b": 20, "c": 20}
+
+
+def test_owners_that_come_back_again_and_again_do_not_starve_one_who_came_first() -> None:
+    queue = ModelQueue()
+    numbers = itertools.count()
+    for owner in ("patient", "patient", "quick", "quicker"):
+        queue.submit(number := next(numbers), owner, 128, number)
+    served = []
+    for _ in range(10):
+        job = queue.next()
+        assert job is not None
+        job.waits = False
+        served.append(job.owner)
+        if job.owner != "patient":
+            queue.submit(number := next(numbers), job.owner, 128, number)
+    assert served[:4].count("patient") == 2
+
+
+@given(st.integers(0, 255), st.integers(1, 10))
+def test_a_job_goes_before_all_that_come_after_it_has_waited_for_its_priority(priority: int, ageing: int) -> None:
+    queue = ModelQueue()
+    patient = queue.submit(0, "patient", priority, due_at(0, priority, ageing))
+    waited = priority * ageing * 1000
+    queue.submit(1, "urgent", 0, due_at(waited + 1, 0, ageing))
+    assert queue.next() is patient
+
+
+def _owners_served(queue: ModelQueue, count: int) -> list[str]:
+    served = []
+    for _ in range(count):
+        job = queue.next()
+        assert job is not None
+        job.waits = False
+        served.append(job.owner)
+    return served
+
+
+INDEXED = {
+    "first_waiting": "jobs_place",
+    "next_in_class": "jobs_place",
+    "most_due": "jobs_due",
+    "latest": "jobs_round",
+    "owners_last": "jobs_owner",
+}
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_every_look_up_is_one_in_an_index(database: Database, name: str) -> None:
+    statement = getattr(JobStatements(database.dialect).order, name)
+    assert isinstance(statement, Statement)
+    plan = _plan(database, statement)
+    assert INDEXED[name] in plan
+    assert "TEMP B-TREE" not in plan
+    assert "Sort" not in plan
+    assert "SCAN jobs" not in plan
+
+
+def _plan(database: Database, statement: Statement) -> str:
+    values = {"model": MODEL, "priority": 128, "owner": "a"}
+    with database.write() as connection:
+        if database.is_sqlite:
+            words = "EXPLAIN QUERY PLAN"
+        else:
+            words = "EXPLAIN"
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # As with a table that is not empty.
+        parameters = tuple(values[name] for name in statement.parameters)
+        return str(connection.exec_driver_sql(f"{words} {statement.sql}", parameters).all())

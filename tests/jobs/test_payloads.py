@@ -1,0 +1,88 @@
+"""What is stored is what was given, and takes no more room than it must."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.core.errors import (
+    BadRequest,
+    ContextOverflow,
+    DragomanError,
+    EngineFailed,
+    JobTimedOut,
+    ModelNotFound,
+    Overloaded,
+)
+from dragoman.core.events import Event, Usage
+from dragoman.core.jobs import AnswerForm
+from dragoman.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    JsonSchemaFormat,
+    Message,
+    SamplingParams,
+    TextPrompt,
+    TokenPrompt,
+    Tool,
+    ToolUse,
+)
+from dragoman.jobs.errors import pack_error, unpack_error
+from dragoman.jobs.payloads import (
+    pack_events,
+    pack_form,
+    pack_requests,
+    unpack_events,
+    unpack_form,
+    unpack_requests,
+)
+from tests.support.answers import VOICES, answers
+
+
+@given(st.sampled_from(VOICES).flatmap(answers))
+def test_events_are_the_same_when_they_are_read_again(events: list[Event]) -> None:
+    assert unpack_events(pack_events(events)) == events
+
+
+def test_requests_are_the_same_when_they_are_read_again() -> None:
+    chat = ChatPrompt(
+        (Message("user", "é\0", name="a"),), ToolUse((Tool("f", None, {"type": "object"}),)), "low", "{{ x }}", {"x": 1}
+    )
+    requests = (
+        GenerationRequest("m", chat, SamplingParams(seed=2**64 - 1, logit_bias={5: -1.5}), n=2, priority=300),
+        GenerationRequest("m", TextPrompt("a" * 1000), answer_format=JsonSchemaFormat({"type": "integer"}), logprobs=3),
+        GenerationRequest("m", TokenPrompt((1, 2)), begun=((1,), ()), adapter="pirate"),
+    )
+    assert unpack_requests(pack_requests(requests)) == requests
+
+
+@given(st.binary(max_size=1000))
+def test_forms_are_the_same_when_they_are_read_again(body: bytes) -> None:
+    form = AnswerForm("infermatic.chat", {"model": "m"}, body, "0" * 32, 1)
+    assert unpack_form(pack_form(form)) == form
+
+
+def test_what_can_be_said_in_less_is() -> None:
+    assert len(pack_events([Usage(1, 1, 0)] * 1000)) < 200
+
+
+ERRORS = (
+    BadRequest("No", "max_tokens"),
+    BadRequest("No"),
+    ContextOverflow(10, 5, "Shorten it.", at_least=True),
+    ModelNotFound("m"),
+    JobTimedOut("Late"),
+    EngineFailed("Broken"),
+)
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_errors_are_the_same_when_they_are_read_again(error: DragomanError) -> None:
+    again = unpack_error(pack_error(error))
+    assert type(again) is type(error)
+    assert vars(again) == vars(error)
+
+
+def test_what_no_job_fails_with_keeps_its_words() -> None:
+    again = unpack_error(pack_error(Overloaded("Much to do", 5)))
+    assert isinstance(again, EngineFailed)
+    assert again.message == "Much to do"
