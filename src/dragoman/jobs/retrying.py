@@ -71,7 +71,7 @@ class Retrying:
             "attempts": 0,
             "completion_tokens": 0,
             "events": 0,
-            "bytes": row.bytes - int(size),
+            "bytes": row.bytes - int(size or 0),
             "delivered": 0,
             "webhook_attempts": 0,
         }
