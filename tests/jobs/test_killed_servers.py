@@ -10,7 +10,7 @@ from tests.support.queue_clients import QueueClients, assert_each_paid_once
 
 JOBS = 40
 KILLS = 3
-"""Of the 1,000 and 50 of benchmarks/queue_kills.py, which takes some minutes."""
+"""Of the 1,000 and 50 of benchmarks.queue_kills, which takes some minutes."""
 
 
 async def test_jobs_of_a_server_killed_at_any_moment_are_each_finished_and_paid_once(tmp_path: Path) -> None:

@@ -30,8 +30,10 @@ from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.meter import Meter
 from dragoman.gateway.queueing import GatewayWorkshop
+from dragoman.jobs.meter import QueueMeter
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.queue import JobQueue
+from dragoman.jobs.webhooks.dispatcher import NO_WEBHOOKS, WebhookOptions
 from tests.support.metered import COMPLETION_PRICE, MODEL, PLENTY, PROMPT_PRICE
 
 _LOOKS = 3000
@@ -46,13 +48,14 @@ def draft(
     attempt: Attempt | None = None,
     priority: int = 128,
     held: bool = False,
+    webhook: str | None = None,
     n: int = 1,
     **fields: Any,
 ) -> JobDraft:
     """A request for the echo engine to say a text; `fields` are those of a GenerationRequest."""
     request = GenerationRequest(MODEL, TextPrompt(text), SamplingParams(), n=n, **fields)
     form = AnswerForm("echo.text", {"path": "value"}, text.encode(), answer_id or new_request_id(), 1_800_000_000)
-    return JobDraft((request,), form, priority, held, attempt)
+    return JobDraft((request,), form, priority, held, attempt, webhook)
 
 
 def said(events: Sequence[Event], index: int = 0) -> str:
@@ -124,10 +127,15 @@ class Shop:
 class Server:
     """One server's gateway over the shop's database."""
 
-    def __init__(self, gateway: Gateway, queue: JobQueue, shop: Shop) -> None:
+    def __init__(self, gateway: Gateway, queue: JobQueue, shop: Shop, registry: CollectorRegistry) -> None:
         self.gateway = gateway
         self.queue = queue
         self.shop = shop
+        self._registry = registry
+
+    def counted(self, name: str, **labels: str) -> float:
+        """What one of its counters has counted."""
+        return self._registry.get_sample_value(name, labels) or 0.0
 
     async def submit(self, text: str, *, key: str | None = None, **fields: Any) -> Job:
         return await self.gateway.submit(draft(text, **fields), self.shop.caller(key))
@@ -153,20 +161,26 @@ class Server:
 
 @contextlib.asynccontextmanager
 async def server(
-    shop: Shop, journals: Path, *, engine: Engine | None = None, options: QueueOptions | None = None
+    shop: Shop,
+    journals: Path,
+    *,
+    engine: Engine | None = None,
+    options: QueueOptions | None = None,
+    webhooks: WebhookOptions = NO_WEBHOOKS,
 ) -> AsyncIterator[Server]:
     """One with an engine of its own, and with connections of its own: what others know of it is in the database."""
     url = shop.database.engine.url.render_as_string(hide_password=False)
     database = Database(url)
     engine = engine or EchoEngine()
     catalog = Catalog([Deployment(MODEL, (), engine)])
-    meter = Meter(CollectorRegistry())
+    registry = CollectorRegistry()
+    meter = Meter(registry)
     access = AccountAccess(AccountsOptions(database, journals))
-    queue = JobQueue(database, options or QueueOptions(), new_process_id())
+    queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
     gateway = Gateway(catalog, meter, access, queue=queue, dialect="infermatic")
     async with access.opened():
         await engine.start()
-        async with queue.opened(GatewayWorkshop(catalog, meter)):
-            yield Server(gateway, queue, shop)
+        async with queue.opened(GatewayWorkshop(catalog, meter), QueueMeter(registry)):
+            yield Server(gateway, queue, shop, registry)
         await engine.close()
     database.close()

@@ -200,12 +200,14 @@ jobs = Table(
     Column("process_id", BigInteger),
     Column("fingerprint", String),
     Column("prompt_tokens", BigInteger, nullable=False),
+    Column("most_completion_tokens", BigInteger, nullable=False),
     Column("completion_tokens", BigInteger, nullable=False),
     Column("events", BigInteger, nullable=False),
     Column("bytes", BigInteger, nullable=False),
     Column("delivered", BigInteger, nullable=False),
     Column("error", LargeBinary),
     Column("webhook", String),
+    Column("webhook_host", String),
     Column("webhook_state", String),
     Column("webhook_attempts", BigInteger, nullable=False),
     Column("webhook_at", BigInteger),
@@ -213,7 +215,8 @@ jobs = Table(
 """A row for each queued request, from its submission until its result is removed. Rows with a state other than "queued"
 or "running" have ended. The order of waiting ones is that of jobs/order.py, by `due`, `priority`, `round` and `number`.
 Who knows the `lease` of a running one may write to it. `events` are stored, of so many `completion_tokens`; `delivered`
-is 1 when somebody may have read them. `bytes` are those of everything that is stored for it in the tables below."""
+is 1 when somebody may have read them. `bytes` are those of everything that is stored for it in the tables below. That
+it has ended is to be told to the URL `webhook` when it is `webhook_at`; None: not yet, or never again."""
 
 job_requests = Table(
     "job_requests",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from dragoman.server.settings import SettingsError, environment_variable, load_settings
+from dragoman.server.settings import Settings, SettingsError, environment_variable, load_settings
 
 if TYPE_CHECKING:
     from dragoman.accounts.changes import Administrator
@@ -83,6 +83,14 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):
         return f"user {os.getuid()}"  # Containers run under numbers that have no name.
+
+
+def settings_of(url: str | None, config: Path | None) -> Settings:
+    """The server's settings, with this database if it is given. Ends the command with one line when they are wrong."""
+    try:
+        return load_settings(config, os.environ, {SETTING: url})
+    except SettingsError as error:
+        raise stop(str(error), USAGE_ERROR) from error
 
 
 def _url(url: str | None, config: Path | None) -> str:

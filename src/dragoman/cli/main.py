@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dragoman import __version__
-from dragoman.cli import accounts, db, keys, prices
+from dragoman.cli import accounts, db, jobs, keys, prices
 from dragoman.cli.chat import chat
 from dragoman.cli.deposit import deposit
 from dragoman.cli.models import models
@@ -26,6 +26,7 @@ app.add_typer(accounts.app, name="accounts")
 app.command(context_settings={"ignore_unknown_options": True})(deposit)
 app.add_typer(keys.app, name="keys")
 app.add_typer(prices.app, name="prices")
+app.add_typer(jobs.app, name="jobs")
 app.command()(usage)
 app.add_typer(db.app, name="db")
 

@@ -13,6 +13,7 @@ from dragoman.jobs.order import due_at
 from dragoman.jobs.payloads import pack_form, pack_requests
 from dragoman.jobs.rows import Accepted, NewRow, Submission
 from dragoman.jobs.statements import JobStatements
+from dragoman.jobs.webhooks.urls import host_of
 
 Answer = Accepted | Exception
 """Or what whoever submitted it is to have raised: a Refusal, an IdempotencyConflict."""
@@ -91,8 +92,10 @@ class Accepting:
             now,
             now + round(self._options.held_seconds * 1000) if draft.held else None,
             admission.prompt_tokens,
+            admission.most_completion_tokens,
             len(requests) + len(form),
             draft.webhook,
+            None if draft.webhook is None else host_of(draft.webhook),
         )
         [(number,)] = session.rows(self._statements.add, *row)
         session.write(self._statements.add_request, number, requests, form)

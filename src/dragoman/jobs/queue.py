@@ -8,9 +8,11 @@ from dragoman.accounts.database import Database
 from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.core.errors import JobNotFound, Overloaded
 from dragoman.core.jobs import Job
+from dragoman.jobs.depths import Depth, Depths
 from dragoman.jobs.errors import unpack_error
 from dragoman.jobs.follow import Board, Following
 from dragoman.jobs.intake import Intake
+from dragoman.jobs.meter import QueueMeter
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.payloads import unpack_form
 from dragoman.jobs.reading import JobFacts, JobReader
@@ -19,6 +21,8 @@ from dragoman.jobs.rows import Submission
 from dragoman.jobs.runner import Runner
 from dragoman.jobs.statistics import Estimates
 from dragoman.jobs.store import JobStore
+from dragoman.jobs.webhooks.dispatcher import NO_WEBHOOKS, Dispatcher, WebhookOptions, check_webhook
+from dragoman.jobs.webhooks.sender import Sender
 from dragoman.jobs.workshop import Workshop
 
 _MOST_SWEEPS = 100
@@ -29,9 +33,13 @@ class JobQueue:
     """To be used within `opened`. All processes that use the database see the same jobs. Raises Overloaded when the
     database does not answer."""
 
-    def __init__(self, database: Database, options: QueueOptions, process_id: int) -> None:
+    def __init__(
+        self, database: Database, options: QueueOptions, process_id: int, webhooks: WebhookOptions = NO_WEBHOOKS
+    ) -> None:
         """`process_id` is what people find beside the jobs that this process runs."""
+        self._database = database
         self._options = options
+        self._webhooks = webhooks
         self._reading = DatabaseThread(database)
         self._writing = DatabaseThread(database)
         self._reader = JobReader(database)
@@ -39,19 +47,21 @@ class JobQueue:
         self._board = Board(self._reading, self._reader, self._writing, self._store)
         self._intake = Intake(self._reading, self._reader, self._writing, self._store, options.max_waiting)
         self._estimates = Estimates(self._reading, self._reader, options.concurrency)
+        self._depths = Depths(self._reading, database)
         self._retention = Retention(database, options)
         self._runner: Runner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @contextlib.asynccontextmanager
-    async def opened(self, workshop: Workshop) -> AsyncIterator[None]:
+    async def opened(self, workshop: Workshop, meter: QueueMeter) -> AsyncIterator[None]:
         """Within the block jobs are taken in and run; its end gives back those that run, for others or for later."""
         self._loop = asyncio.get_running_loop()
         self._runner = runner = Runner(
-            self._options, workshop, self._board, self._reading, self._reader, self._writing, self._store
+            self._options, workshop, self._board, self._reading, self._reader, self._writing, self._store, meter
         )
         running = asyncio.create_task(runner.run())
-        others = [asyncio.create_task(task) for task in (self._board.watch(runner.runs), self._sweep_for_ever())]
+        forever = (self._board.watch(runner.runs), self._sweep_for_ever(), self._tell_webhooks(meter))
+        others = [asyncio.create_task(task) for task in forever]
         try:
             yield
         finally:
@@ -78,9 +88,12 @@ class JobQueue:
     async def submit(self, submission: Submission) -> Job:
         """Accept a request; when this returns it survives a loss of power.
 
-        Raises Overloaded when the queue is full, IdempotencyConflict, and the refusals of the ledger.
+        Raises Overloaded when the queue is full, IdempotencyConflict, BadRequest for a webhook that would never be told
+        anything, and the refusals of the ledger.
         """
         draft = submission.draft
+        if draft.webhook is not None:
+            check_webhook(draft.webhook, self._webhooks)
         eta = 0
         with contextlib.suppress(Overloaded):  # It may be accepted all the same.
             eta = await self._estimates.to_wait_last(submission.admission.model, draft.priority)
@@ -111,6 +124,10 @@ class JobQueue:
         """The events of the owner's job. Raises JobNotFound."""
         return self._board.follow(await self._find(job_id, owner))
 
+    async def depths(self) -> dict[str, Depth]:
+        """How many jobs of each model wait and run, in all processes. Raises Overloaded."""
+        return await self._depths.now()
+
     async def _find(self, job_id: str, owner: str) -> JobFacts:
         facts = await self._reading.run(self._reader.find, job_id)
         if facts is None or facts.owner != owner:
@@ -129,6 +146,11 @@ class JobQueue:
             eta = await self._estimates.to_run(facts.model, (facts.age or 0) / 1000)
         error = None if facts.error is None else unpack_error(facts.error)
         return Job(facts.id, facts.state, unpack_form(form), facts.priority, eta, place, error, repeated)
+
+    async def _tell_webhooks(self, meter: QueueMeter) -> None:
+        if self._webhooks.secret is not None:
+            sender = Sender(self._webhooks.secret, self._webhooks.rules)
+            await Dispatcher(self._database, sender, self._webhooks, meter.sent).run()
 
     async def _sweep_for_ever(self) -> None:
         while True:

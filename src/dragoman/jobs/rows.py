@@ -29,6 +29,22 @@ class OpenRow(NamedTuple):
     webhook: str | None
 
 
+class EndedRow(NamedTuple):
+    """What is needed of a job to submit it again: the fields are columns."""
+
+    number: int
+    owner: str
+    account: str | None
+    key_digest: str | None
+    dialect: str
+    model: str
+    priority: int
+    state: JobState
+    prompt_tokens: int
+    most_completion_tokens: int
+    bytes: int
+
+
 class NewRow(NamedTuple):
     """A job that is submitted: columns, in the order of the table; the others begin as the database has it."""
 
@@ -46,8 +62,10 @@ class NewRow(NamedTuple):
     submitted_at: int
     expires_at: int | None
     prompt_tokens: int
+    most_completion_tokens: int
     bytes: int
     webhook: str | None
+    webhook_host: str | None
 
 
 class Submission(NamedTuple):

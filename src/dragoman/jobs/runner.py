@@ -14,6 +14,7 @@ from dragoman.core.events import Event, Usage
 from dragoman.core.request import GenerationRequest
 from dragoman.jobs.attempts import RunningAttempt
 from dragoman.jobs.follow import Board
+from dragoman.jobs.meter import QueueMeter
 from dragoman.jobs.options import LEASE_SECONDS, POLL_SECONDS, RENEW_SECONDS, QueueOptions
 from dragoman.jobs.payloads import unpack_requests
 from dragoman.jobs.progress import StoredEvents, can_go_on, going_on
@@ -44,6 +45,7 @@ class Runner:
         reader: JobReader,
         writing: DatabaseThread,
         store: JobStore,
+        meter: QueueMeter,
     ) -> None:
         """`reading` and `writing` are the threads that `reader` and `store` are used on."""
         self._options = options
@@ -53,6 +55,7 @@ class Runner:
         self._reader = reader
         self._writing = writing
         self._store = store
+        self._meter = meter
         self._writer = Writer(writing, store, board, workshop.fingerprint)
         self._attempts: dict[int, RunningAttempt] = {}
         self._paused_until: dict[str, float] = {}
@@ -226,6 +229,7 @@ class Runner:
     def _remove(self, attempt: RunningAttempt) -> None:
         if self._attempts.get(attempt.number) is attempt:
             del self._attempts[attempt.number]
+            self._meter.attempted(attempt.job.model, attempt.outcome)
         if attempt.task is not None:
             attempt.task.cancel()
         if not self._attempts:

@@ -10,7 +10,7 @@ from dragoman.accounts.idempotency import IdempotencyRow
 from dragoman.accounts.statements import Statement, compiled, insert, one_of
 from dragoman.accounts.tables import idempotent_requests, job_events, job_requests, jobs, processes
 from dragoman.jobs.order import NONE, QUEUED, RUNNING, Order, at_most
-from dragoman.jobs.rows import NewRow, OpenRow
+from dragoman.jobs.rows import EndedRow, NewRow, OpenRow
 
 _AT_ONCE = 100
 """Jobs that are taken over or failed in one transaction."""
@@ -47,11 +47,35 @@ class JobStatements:
         self.mark_delivered = _changing(dialect, "delivered")
         self.put_back = _changing(dialect, "state", "attempts", "lease", "lease_until")
         self.end = _changing(dialect, *END_COLUMNS)
+        self.retried = _retried(dialect)
+        self.retry = _changing(dialect, *RETRY_COLUMNS)
 
 
 IDEMPOTENT_COLUMNS = ("id", "fingerprint", "token", "process_id", "claimed_at", "job_id")
 CLAIM_COLUMNS = ("state", "claimed_at", "attempts", "lease", "lease_until", "process_id")
 END_COLUMNS = ("state", "ended_at", "lease", "lease_until", "completion_tokens", "error", "webhook_state", "webhook_at")
+
+RETRY_COLUMNS = (
+    "request_id",
+    "round",
+    "due",
+    "state",
+    "submitted_at",
+    "expires_at",
+    "claimed_at",
+    "ended_at",
+    "attempts",
+    "process_id",
+    "fingerprint",
+    "completion_tokens",
+    "events",
+    "bytes",
+    "delivered",
+    "error",
+    "webhook_state",
+    "webhook_attempts",
+    "webhook_at",
+)
 
 
 def _changing(dialect: Dialect, *columns: str) -> Statement:
@@ -110,6 +134,12 @@ def _open_jobs(dialect: Dialect) -> Statement:
     """Those of the jobs that have not ended."""
     query = _open().where(one_of(dialect, jobs.c.number, "listed"), jobs.c.state.in_((QUEUED, RUNNING)))
     return compiled(query.order_by(jobs.c.number).with_for_update(), dialect, ("listed",))
+
+
+def _retried(dialect: Dialect) -> Statement:
+    """The job with this id, locked."""
+    query = select(*(jobs.c[name] for name in EndedRow._fields)).where(jobs.c.id == bindparam("given"))
+    return compiled(query.with_for_update(), dialect, ("given",))
 
 
 def _lease_out(dialect: Dialect) -> Statement:

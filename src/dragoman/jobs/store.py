@@ -13,6 +13,7 @@ from dragoman.accounts.ledger import Ledger, Result
 from dragoman.accounts.operations import Operation, Outcome
 from dragoman.jobs.accepting import Accepting, Answer
 from dragoman.jobs.options import LEASE_SECONDS, QueueOptions
+from dragoman.jobs.retrying import Retrying
 from dragoman.jobs.rows import ClaimedJob, Lease, OpenRow, Report, Submission
 from dragoman.jobs.statements import JobStatements
 from dragoman.jobs.writing import Cancelling, Overlooking, Reporting
@@ -113,6 +114,16 @@ class JobStore:
         cancelled = self._ledger.together(Cancelling(self._statements, number))
         self._ledger.sync()
         return cancelled
+
+    def retry(self, job_id: str, *, hold_cap: int | None) -> None:
+        """Admit a failed or cancelled job once more, and let it wait again.
+
+        Its hold covers at most `hold_cap` completion tokens. Raises JobNotFound, NotRetried and the refusals of the
+        ledger.
+        """
+        ageing = self._options.ageing_seconds
+        self._ledger.together(Retrying(self._statements, job_id, ageing_seconds=ageing, hold_cap=hold_cap))
+        self._ledger.sync()
 
     def overlook(self) -> list[int]:
         """Put back or end jobs whose process has died and jobs that have waited for too long; their numbers."""

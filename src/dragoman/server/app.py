@@ -24,6 +24,7 @@ from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.keys import NO_KEYS, KeyRing
 from dragoman.gateway.meter import Meter
 from dragoman.gateway.queueing import GatewayWorkshop
+from dragoman.jobs.meter import QueueMeter
 from dragoman.jobs.queue import JobQueue
 from dragoman.jobs.workshop import Workshop
 from dragoman.server import admin, health, metrics, openapi
@@ -87,12 +88,14 @@ def build_app(
     access = keys if books is None else books.access
     records = None if books is None else books.thread
     gateway = Gateway(catalog, meter, access, store, records=records, queue=queue)
-    opened = _Opened(catalog, keys.opened if books is None else books.opened, queue, GatewayWorkshop(catalog, meter))
+    workshop = GatewayWorkshop(catalog, meter)
+    opened = _Opened(catalog, keys.opened if books is None else books.opened, queue, workshop, QueueMeter(registry))
+    shown = metrics.Shown(catalog, registry, metrics_directory, queue)
     if books is None:
-        return App(catalog, gateway, opened, registry, options, metrics_directory, hosts)
+        return App(shown, gateway, opened, options, hosts)
     options = options._replace(answers=books.answers)
     administration = admin.routes(books.thread, admin_keys) if admin_keys.needs_key else []
-    return App(catalog, gateway, opened, registry, options, metrics_directory, hosts, administration)
+    return App(shown, gateway, opened, options, hosts, administration)
 
 
 class _Opened:
@@ -104,12 +107,14 @@ class _Opened:
         books: Callable[[], contextlib.AbstractAsyncContextManager[None]],
         queue: JobQueue | None,
         workshop: Workshop,
+        meter: QueueMeter,
     ) -> None:
-        """`books` keeps those open who let requests in, `workshop` runs what waits in the queue."""
+        """`books` keeps those open who let requests in, `workshop` runs what waits in the queue, `meter` counts it."""
         self._catalog = catalog
         self._books = books
         self._queue = queue
         self._workshop = workshop
+        self._meter = meter
 
     @contextlib.asynccontextmanager
     async def __call__(self) -> AsyncGenerator[None]:
@@ -120,7 +125,7 @@ class _Opened:
                 await deployment.engine.start()
                 stack.push_async_callback(deployment.engine.close)
             if self._queue is not None:
-                await stack.enter_async_context(self._queue.opened(self._workshop))
+                await stack.enter_async_context(self._queue.opened(self._workshop, self._meter))
             yield
 
 
@@ -129,31 +134,29 @@ class App:
 
     def __init__(
         self,
-        catalog: Catalog,
+        shown: metrics.Shown,
         gateway: Gateway,
         opened: Callable[[], contextlib.AbstractAsyncContextManager[None]],
-        registry: CollectorRegistry,
         options: ExchangeOptions,
-        metrics_directory: str | None,
         hosts: Mapping[str, DialectName],
         administration: Sequence[BaseRoute] = (),
     ) -> None:
-        """`opened` is entered for as long as the app lives."""
+        """`shown` are what the metrics tell of; `opened` is entered for as long as the app lives."""
         self._opened = opened
         self.drain = gateway.drain
         documented = {**OPERATIONS, "admin": admin.OPERATIONS} if administration else OPERATIONS
         common = [
-            *health.routes(catalog),
-            *metrics.routes(catalog, registry, metrics_directory, gateway, options),
+            *health.routes(shown.catalog),
+            *metrics.routes(shown, gateway, options),
             *openapi.routes(documented, gateway, openapi.Keeps(options.answers is not None, gateway.keeps_jobs)),
         ]
-        shown = {name: (gateway.shown_in(name), options._replace(dialect=name, forms=FORMS)) for name in DIALECTS}
-        dialects = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*shown[name])]
-        self.routes = [*common, *administration, *dialects]
+        dialects = {name: (gateway.shown_in(name), options._replace(dialect=name, forms=FORMS)) for name in DIALECTS}
+        routes = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*dialects[name])]
+        self.routes = [*common, *administration, *routes]
         app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=self._lifespan)
         own = {
             host.lower(): Starlette(
-                routes=[*common, *DIALECTS[dialect].own_routes(*shown[dialect])],
+                routes=[*common, *DIALECTS[dialect].own_routes(*dialects[dialect])],
                 exception_handlers={HTTPException: _http_error},
             )
             for host, dialect in hosts.items()

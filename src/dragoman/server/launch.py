@@ -20,10 +20,12 @@ from dragoman.engines.llama.adapter_registry import registry_path, write_registr
 from dragoman.engines.llama.gguf_files import ModelSourceError
 from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.sources import ModelFile
+from dragoman.jobs.webhooks.message import InvalidSecret
 from dragoman.server import logs
 from dragoman.server.accounts import DATABASE_VARIABLE, AccountsPlace, AccountsUnusable, accounts_place, default_place
 from dragoman.server.adapters import with_adapters
 from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan, with_faster_weights
+from dragoman.server.queueing import WEBHOOK_SECRET_VARIABLE, webhook_options
 from dragoman.server.settings import AdminKeySettings, AdminSettings, Settings
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
 from dragoman.server.worker import DeploymentOptions, WorkerOptions
@@ -50,6 +52,7 @@ def serve(settings: Settings) -> int:
     logs.configure(settings.log_level)
     try:
         _refuse_strangers(settings)
+        _check_webhooks(settings)
         accounts = _accounts(settings)
         on_terminal = sys.stderr.isatty()
         plans = with_adapters(settings, plan(settings, progress=on_terminal), progress=on_terminal)
@@ -77,6 +80,13 @@ def _refuse_strangers(settings: Settings) -> None:
         f"whoever reaches {settings.host} could use the server, since there are no keys; add [[keys]] or [accounts] to "
         "the settings, listen on 127.0.0.1, or say --open"
     )
+
+
+def _check_webhooks(settings: Settings) -> None:
+    try:
+        webhook_options(settings.queue, settings.queue.webhook_secret)
+    except InvalidSecret as error:
+        raise _Unusable(f"queue.webhook_secret {error}") from None
 
 
 def _accounts(settings: Settings) -> AccountsPlace | None:
@@ -107,7 +117,8 @@ def _record() -> AccountsPlace | None:
 
 def _without_secrets(settings: Settings) -> Settings:
     accounts = msgspec.structs.replace(settings.accounts, database=None)
-    return msgspec.structs.replace(settings, keys=(), accounts=accounts, admin=AdminSettings())
+    queue = msgspec.structs.replace(settings.queue, webhook_secret=None)
+    return msgspec.structs.replace(settings, keys=(), accounts=accounts, admin=AdminSettings(), queue=queue)
 
 
 def _admin_digest(entry: AdminKeySettings) -> str:
@@ -243,6 +254,8 @@ class _Launch:
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._folder)}
         if self._accounts is not None:
             environment[DATABASE_VARIABLE] = self._accounts.url
+        if self._settings.queue.webhook_secret is not None:
+            environment[WEBHOOK_SECRET_VARIABLE] = self._settings.queue.webhook_secret
         return ChildCommand(
             "worker",
             _module("dragoman.server.worker", options),

@@ -1,7 +1,8 @@
 """`/metrics` in Prometheus's text format: the counts of all workers and the state of every engine."""
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -19,31 +20,36 @@ from dragoman.dialects.door import Door, ExchangeOptions, bearer_key, error_head
 from dragoman.dialects.form import ErrorReply
 from dragoman.engines.base import EngineStatistics
 from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.jobs.depths import Depth
+from dragoman.jobs.queue import JobQueue
 
 _ANSWER_SECONDS = 2.0
 """How long an engine may take to tell its state; it does so between two steps."""
 
 
-def routes(
-    catalog: Catalog,
-    registry: CollectorRegistry,
-    directory: str | None,
-    service: QueueService,
-    options: ExchangeOptions,
-) -> list[BaseRoute]:
-    """`directory` is where the workers gather their counts; None: those of `registry` alone are shown.
+class Shown(NamedTuple):
+    """What the metrics tell of."""
 
-    Where there are keys, one of them is needed here too, as `Authorization: Bearer KEY`.
-    """
+    catalog: Catalog
+    registry: CollectorRegistry
+    directory: str | None
+    """Where the workers gather their counts; None: those of `registry` alone are shown."""
+    queue: JobQueue | None = None
+
+
+def routes(shown: Shown, service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+    """Where there are keys, one of them is needed here too, as `Authorization: Bearer KEY`."""
 
     door = Door(service, bearer_key, options)
 
     async def answer(_caller: Caller, _visible: VisibleModels) -> Response:
-        states = await asyncio.gather(*(_statistics(deployment) for deployment in catalog.deployments))
-        shown = registry if directory is None else _gathered(directory)
-        engines = CollectorRegistry()
-        engines.register(_EngineCollector(states))
-        return Response(generate_latest(shown) + generate_latest(engines), media_type=CONTENT_TYPE_LATEST)
+        asked = (_statistics(deployment) for deployment in shown.catalog.deployments)
+        states, depths = await asyncio.gather(asyncio.gather(*asked), _depths(shown))
+        counts = shown.registry if shown.directory is None else _gathered(shown.directory)
+        now = CollectorRegistry()
+        now.register(_EngineCollector(states))
+        now.register(_QueueCollector(depths))
+        return Response(generate_latest(counts) + generate_latest(now), media_type=CONTENT_TYPE_LATEST)
 
     async def metrics(request: Request) -> Response:
         return await guard(request, door, answer, _Refusals())
@@ -70,6 +76,18 @@ async def _statistics(deployment: Deployment) -> tuple[str, EngineStatistics | N
         return deployment.name, None
 
 
+async def _depths(shown: Shown) -> dict[str, Depth]:
+    """Those of all models, also with nothing in the queue; none when the database does not answer."""
+    if shown.queue is None:
+        return {}
+    try:
+        async with asyncio.timeout(_ANSWER_SECONDS):
+            found = await shown.queue.depths()
+    except (Overloaded, TimeoutError):
+        return {}
+    return {model.id: Depth() for model in shown.catalog.models()} | found
+
+
 def _gathered(directory: str) -> CollectorRegistry:
     registry = CollectorRegistry()
     MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
@@ -94,6 +112,29 @@ class _EngineCollector(Collector):
             up.add_metric([model], state is not None)
         yield up
 
+
+class _QueueCollector(Collector):
+    """The queue's state as gauges: the same for all workers, and so told by one."""
+
+    def __init__(self, depths: Mapping[str, Depth]) -> None:
+        self._depths = depths
+
+    def collect(self) -> Iterable[Metric]:
+        for name, (documentation, value) in _QUEUE_GAUGES.items():
+            gauge = GaugeMetricFamily(name, documentation, labels=["model"])
+            for model, depth in self._depths.items():
+                gauge.add_metric([model], value(depth))
+            yield gauge
+
+
+_QUEUE_GAUGES: dict[str, tuple[str, Callable[[Depth], float]]] = {
+    "dragoman_queue_depth": ("Queued requests that wait", lambda depth: depth.waiting),
+    "dragoman_queue_running": ("Queued requests that run", lambda depth: depth.running),
+    "dragoman_queue_oldest_seconds": (
+        "How long the queued request has waited that came first",
+        lambda depth: depth.oldest_seconds,
+    ),
+}
 
 _GAUGES: dict[str, tuple[str, Callable[[EngineStatistics], int]]] = {
     "dragoman_running_sequences": ("Sequences in a slot", lambda state: state.running),

@@ -90,6 +90,14 @@ class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How long results are kept."""
     result_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024 * 1024
     """What all results may take together; above it, the oldest are removed."""
+    webhook_secret: Text | None = None
+    """`whsec_` and 24 to 64 bytes in base64, with which webhooks are signed; None: there are none."""
+    webhook_allow_http: bool = False
+    """Also send webhooks without TLS."""
+    webhook_allow_private: bool = False
+    """Also send webhooks to addresses that only this machine or its network can reach."""
+    webhook_attempts: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 8
+    """How often one is tried; 8 take the most of a day."""
 
 
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

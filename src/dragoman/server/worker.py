@@ -28,12 +28,12 @@ from dragoman.gateway.accounts import AccountsOptions
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import KeyRing
 from dragoman.gateway.recording import RecordingKeyRing
-from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.queue import JobQueue
 from dragoman.server import logs
 from dragoman.server.accounts import DATABASE_VARIABLE
 from dragoman.server.app import build_app
 from dragoman.server.books import Books
+from dragoman.server.queueing import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.settings import DialectName, QueueSettings, Settings
 
 _PATIENCE_TO_RECORD_SECONDS = 0.5
@@ -160,7 +160,8 @@ def _accounts(options: WorkerOptions) -> AccountsOptions | None:
 def _queue(settings: QueueSettings, accounts: AccountsOptions | None) -> JobQueue | None:
     if accounts is None:
         return None
-    return JobQueue(accounts.database, QueueOptions(**msgspec.structs.asdict(settings)), new_process_id())
+    webhooks = webhook_options(settings, os.environ.get(WEBHOOK_SECRET_VARIABLE))
+    return JobQueue(accounts.database, queue_options(settings), new_process_id(), webhooks)
 
 
 def _engine(options: WorkerOptions, number: int) -> Engine:

@@ -1,0 +1,159 @@
+"""`dragoman jobs`: look at queued requests, cancel them, and run them again."""
+
+import contextlib
+from collections.abc import Iterator
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dragoman.cli.database import FAILURE, ConfigOption, DatabaseOption, opened, settings_of, stop
+from dragoman.cli.tables import print_facts, print_table
+from dragoman.cli.values import shown_time
+
+if TYPE_CHECKING:
+    from dragoman.accounts.database import Database
+    from dragoman.jobs.listing import JobEntry
+    from dragoman.jobs.store import JobStore
+    from dragoman.server.settings import Settings
+
+app = typer.Typer(no_args_is_help=True, help="Look at queued requests, cancel them, and run them again.")
+
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Its id, as in job_0199….")]
+
+
+class State(StrEnum):
+    """That a job is in."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    FINISHED = "finished"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@app.command("list")
+def list_all(
+    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
+    account: Annotated[str | None, typer.Option(help="Only this account's, by name or number.")] = None,
+    before: Annotated[int | None, typer.Option(help="Begin behind the job with this number.")] = None,
+    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 100,
+    database: DatabaseOption = None,
+    config: ConfigOption = None,
+) -> None:
+    """List jobs, the newest first."""
+    from dragoman.accounts.balances import find_account
+    from dragoman.jobs.listing import JobFilter, list_jobs
+
+    with opened(database, config) as found:
+        account_id = None if account is None else find_account(found, account).id
+        wanted = JobFilter(None if state is None else state.value, model, account_id)
+        jobs = list_jobs(found, wanted, before=before, limit=limit)
+    columns = ("number", "id", "state", "model", "owner", "priority", "submitted", "ended", "tokens")
+    right = ("number", "priority", "tokens")
+    print_table(
+        {name: "right" if name in right else "left" for name in columns},
+        (
+            (
+                each.number,
+                each.id,
+                each.state,
+                each.model,
+                _owner(each),
+                each.priority,
+                shown_time(each.submitted_at),
+                shown_time(each.ended_at),
+                each.completion_tokens,
+            )
+            for each in jobs
+        ),
+    )
+
+
+@app.command()
+def show(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
+    """Show how a job stands, what it cost, and why it failed."""
+    from dragoman.accounts.money import formatted
+    from dragoman.jobs.listing import get_job
+
+    with opened(database, config) as found, _refusals():
+        shown = get_job(found, job)
+    failure = shown.failure
+    print_facts(
+        {
+            "id": shown.id,
+            "number": shown.number,
+            "state": shown.state,
+            "error": None if failure is None else failure.message,
+            "model": shown.model,
+            "dialect": shown.dialect,
+            "owner": _owner(shown),
+            "request": shown.request_id,
+            "priority": shown.priority,
+            "attempts": shown.attempts,
+            "submitted": shown_time(shown.submitted_at),
+            "last begun": shown_time(shown.claimed_at),
+            "ended": shown_time(shown.ended_at),
+            "prompt tokens": shown.prompt_tokens,
+            "completion tokens": shown.completion_tokens,
+            "held": None if shown.hold is None else formatted(shown.hold),
+            "charge": None if shown.charge is None else formatted(shown.charge),
+            "webhook": shown.receiver,
+            "webhook state": shown.webhook_state,
+            "webhook attempts": None if shown.webhook_state is None else shown.webhook_attempts,
+            "webhook next": shown_time(shown.webhook_at),
+        }
+    )
+
+
+@app.command()
+def cancel(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
+    """Cancel a job that waits or runs, on whichever server; what was generated is paid."""
+    from dragoman.jobs.listing import get_job
+
+    settings = settings_of(database, config)
+    with opened(database, config) as found, _refusals(), _store(found, settings) as store:
+        cancelled = store.cancel(get_job(found, job).number)
+        state = get_job(found, job).state
+    if not cancelled:
+        raise stop(f"Job {job} is {state} already", FAILURE)
+    typer.echo(f"{job} is cancelled")
+
+
+@app.command()
+def retry(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
+    """Run a failed or cancelled job once more, as a new request of the same key. Its answer begins anew."""
+    settings = settings_of(database, config)
+    with opened(database, config) as found, _refusals(), _store(found, settings) as store:
+        store.retry(job, hold_cap=settings.accounts.hold_cap)
+    typer.echo(f"{job} is queued")
+
+
+@contextlib.contextmanager
+def _store(database: "Database", settings: "Settings") -> "Iterator[JobStore]":
+    from dragoman.accounts.identifiers import QUEUE_PROCESS
+    from dragoman.jobs.store import JobStore
+    from dragoman.server.queueing import queue_options
+
+    store = JobStore(database, queue_options(settings.queue), QUEUE_PROCESS)
+    try:
+        yield store
+    finally:
+        store.close()
+
+
+@contextlib.contextmanager
+def _refusals() -> Iterator[None]:
+    from dragoman.accounts.refusals import Refusal
+    from dragoman.core.errors import JobNotFound
+
+    try:
+        yield
+    except (JobNotFound, Refusal) as error:
+        raise stop(error.message, FAILURE) from error
+
+
+def _owner(job: "JobEntry") -> str:
+    """An account, a part of a key's digest, or nobody."""
+    return job.owner if job.owner.startswith("account ") else job.owner[:12]

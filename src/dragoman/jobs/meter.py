@@ -1,0 +1,45 @@
+"""What is counted of the queue, as Prometheus metrics. Each process counts what it does itself."""
+
+from typing import Literal
+
+from prometheus_client import CollectorRegistry, Counter
+
+from dragoman.jobs.rows import Ending, Release
+from dragoman.jobs.webhooks.sender import Result
+
+AttemptResult = Literal["finished", "failed", "engine_failed", "postponed", "lost"]
+"""engine_failed: the job goes back to its place, unless it was its last attempt. postponed: the engine had no place for
+it, or the server was stopped; this attempt does not count. lost: it was cancelled, or others have taken it over."""
+
+
+class QueueMeter:
+    """The counters of one worker process."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._attempts = Counter(
+            "dragoman_queue_attempts",
+            "Attempts to run a queued request, by how they ended",
+            ("model", "result"),
+            registry=registry,
+        )
+        self._webhooks = Counter(
+            "dragoman_queue_webhooks", "Tries to deliver a webhook, by how they ended", ("result",), registry=registry
+        )
+
+    def attempted(self, model: str, outcome: Ending | Release | None) -> None:
+        """A job of the model is not run here any more; without an outcome it was lost."""
+        self._attempts.labels(model, _result(outcome)).inc()
+
+    def sent(self, result: Result) -> None:
+        """A webhook was tried."""
+        self._webhooks.labels(result).inc()
+
+
+def _result(outcome: Ending | Release | None) -> AttemptResult:
+    match outcome:
+        case None:
+            return "lost"
+        case Release(error):
+            return "postponed" if error is None else "engine_failed"
+        case Ending(state):
+            return "finished" if state == "finished" else "failed"

@@ -1,0 +1,78 @@
+"""Running a job once more that has failed or was cancelled."""
+
+from collections.abc import Sequence
+
+from dragoman.accounts.database import Instant, Session
+from dragoman.accounts.operations import Admission, Operation, Outcome
+from dragoman.core.errors import JobNotFound
+from dragoman.core.identifiers import new_request_id
+from dragoman.core.jobs import JobState
+from dragoman.jobs.order import due_at
+from dragoman.jobs.rows import EndedRow
+from dragoman.jobs.statements import JobStatements
+
+
+class NotRetried(ValueError):
+    """Only a job that has failed or was cancelled runs again."""
+
+    def __init__(self, job_id: str, state: JobState) -> None:
+        super().__init__(f"Job {job_id} is {state}; only failed and cancelled ones are run again")
+
+
+class Retrying:
+    """Implements accounts.ledger.Work: one transaction that admits a job once more and lets it wait again.
+
+    Its events are deleted: the answer begins anew, whoever has read a part of it. Raises JobNotFound, NotRetried and
+    the refusals of the ledger.
+    """
+
+    def __init__(self, statements: JobStatements, job_id: str, *, ageing_seconds: float, hold_cap: int | None) -> None:
+        self._statements = statements
+        self._job_id = job_id
+        self._ageing_seconds = ageing_seconds
+        self._hold_cap = hold_cap
+        self._request_id = new_request_id()
+        self._row: EndedRow | None = None
+
+    def before(self, session: Session) -> Sequence[Operation]:
+        rows = session.rows(self._statements.retried, self._job_id)
+        if not rows:
+            raise JobNotFound(self._job_id)
+        self._row = row = EndedRow._make(rows[0])
+        if row.state not in ("failed", "cancelled"):
+            raise NotRetried(self._job_id, row.state)
+        admission = Admission(
+            self._request_id,
+            row.key_digest,
+            row.model,
+            row.dialect,
+            row.prompt_tokens,
+            row.most_completion_tokens,
+            row.account,
+            self._hold_cap,
+        )
+        return [admission]
+
+    def after(self, session: Session, now: Instant, outcomes: Sequence[Outcome]) -> None:
+        [outcome] = outcomes
+        if isinstance(outcome, Exception):
+            raise outcome
+        row, statements = self._row, self._statements
+        assert row is not None, "read before"
+        [(size,)] = session.rows(statements.events_bytes, row.number)
+        session.write(statements.remove_events, row.number)
+        round_ = statements.order.round_of_next(session, row.model, row.priority, row.owner)
+        again = {
+            "request_id": self._request_id,
+            "round": round_,
+            "due": due_at(now.wall, row.priority, self._ageing_seconds),
+            "state": "queued",
+            "submitted_at": now.wall,
+            "attempts": 0,
+            "completion_tokens": 0,
+            "events": 0,
+            "bytes": row.bytes - int(size or 0),
+            "delivered": 0,
+            "webhook_attempts": 0,
+        }
+        session.write(statements.retry, *(again.get(name) for name in statements.retry.parameters[:-1]), row.number)

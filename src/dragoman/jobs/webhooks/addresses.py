@@ -1,0 +1,61 @@
+"""Which addresses messages may be sent to: whoever names a URL must not reach what only this server can reach."""
+
+import ipaddress
+from ipaddress import IPv4Address, IPv6Address
+from typing import TypeAlias
+
+Address: TypeAlias = IPv4Address | IPv6Address
+
+_NEVER_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "192.0.0.0/24",  # protocol assignments
+            "192.88.99.0/24",  # relays of 6to4, given up
+            "64:ff9b:1::/48",  # NAT64 of a site's own
+            "2001::/32",  # Teredo, which leads to any IPv4 address
+            "2002::/16",  # 6to4, the same
+        ),
+    )
+)
+"""Not all versions of Python know them as such."""
+
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+"""RFC 6052: the last 32 bits are the IPv4 address that is reached."""
+
+
+class AddressRefused(Exception):
+    """No messages are sent there."""
+
+
+def is_public(address: Address) -> bool:
+    """Whether it is anybody's in the Internet: not private, loopback, link-local, multicast, reserved or unspecified,
+    and no other way to write such an IPv4 address."""
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped is not None:
+            return is_public(address.ipv4_mapped)
+        if address in _NAT64:
+            return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
+        if address.is_site_local:
+            return False
+    return (
+        address.is_global
+        and not address.is_private
+        and not address.is_multicast
+        and not address.is_reserved
+        and not address.is_link_local
+        and not address.is_unspecified
+        and not address.is_loopback
+        and not any(address in network for network in _NEVER_PUBLIC if network.version == address.version)
+    )
+
+
+def literal_address(host: str) -> Address | None:
+    """The address that a URL's host is; None: it is a name. Raises AddressRefused for one in an unusual spelling."""
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        # The system would take 2130706433 and 127.1 for addresses too.
+        if ":" in host or host.replace(".", "").isdigit():
+            raise AddressRefused("the address is not written as addresses are") from None
+        return None

@@ -1,0 +1,78 @@
+"""What a receiver is told, and how it knows who tells it: Standard Webhooks (standardwebhooks.com, version 1)."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+from typing import NamedTuple
+
+import msgspec
+
+from dragoman.accounts.times import moment
+from dragoman.core.jobs import JobState
+
+SECRET_PREFIX = "whsec_"
+
+_SHORTEST_SECRET, _LONGEST_SECRET = 24, 64
+"""Bytes, as the specification has it."""
+
+
+class InvalidSecret(ValueError):
+    """Not a secret to sign with. Its message does not tell it."""
+
+
+class Message(NamedTuple):
+    """One job has ended in one way."""
+
+    id: str
+    """The same whenever it is sent: a receiver that has it already may ignore it."""
+    body: bytes
+
+
+class _Data(msgspec.Struct, frozen=True):
+    id: str
+    state: JobState
+    url: str
+    ended_at: str
+
+
+class _Body(msgspec.Struct, frozen=True):
+    type: str
+    timestamp: str
+    data: _Data
+
+
+def parse_secret(text: str) -> bytes:
+    """The bytes to sign with, of `whsec_` and 24 to 64 bytes in base64. Raises InvalidSecret."""
+    try:
+        secret = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
+    except (binascii.Error, ValueError):
+        secret = b""
+    if not text.startswith(SECRET_PREFIX) or not _SHORTEST_SECRET <= len(secret) <= _LONGEST_SECRET:
+        raise InvalidSecret(
+            f"must be {SECRET_PREFIX} and {_SHORTEST_SECRET} to {_LONGEST_SECRET} random bytes in base64, as "
+            f'echo "{SECRET_PREFIX}$(head -c 32 /dev/urandom | base64)" makes one'
+        )
+    return secret
+
+
+def message(job_id: str, request_id: str, state: JobState, ended_at: int) -> Message:
+    """That the job has ended in this state, at a time in milliseconds since 1970.
+
+    `request_id` is that of its last admission: a job that was tried again after its end ends once more.
+    """
+    at = moment(ended_at).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    body = _Body(f"job.{state}", at, _Data(job_id, state, f"/queue/response/{job_id}", at))
+    return Message(f"msg_{request_id}", msgspec.json.encode(body))
+
+
+def headers(told: Message, secret: bytes, now: int) -> dict[str, str]:
+    """Those of a message that is sent now, in seconds since 1970."""
+    signed = b".".join((told.id.encode(), str(now).encode(), told.body))
+    signature = base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
+    return {
+        "content-type": "application/json",
+        "webhook-id": told.id,
+        "webhook-timestamp": str(now),
+        "webhook-signature": f"v1,{signature}",
+    }

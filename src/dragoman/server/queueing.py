@@ -1,0 +1,30 @@
+"""From [queue] to the queue's options."""
+
+import msgspec
+
+from dragoman.jobs.options import QueueOptions
+from dragoman.jobs.webhooks.dispatcher import WebhookOptions
+from dragoman.jobs.webhooks.message import parse_secret
+from dragoman.jobs.webhooks.schedule import Schedule
+from dragoman.jobs.webhooks.urls import Rules
+from dragoman.server.settings import QueueSettings
+
+WEBHOOK_SECRET_VARIABLE = "DRAGOMAN_WORKER_WEBHOOK_SECRET"
+"""How workers are told the secret: a process's arguments can be read by others."""
+
+_OF_WEBHOOKS = "webhook_"
+
+
+def queue_options(settings: QueueSettings) -> QueueOptions:
+    """How the jobs are run."""
+    fields = msgspec.structs.asdict(settings)
+    return QueueOptions(**{name: value for name, value in fields.items() if not name.startswith(_OF_WEBHOOKS)})
+
+
+def webhook_options(settings: QueueSettings, secret: str | None) -> WebhookOptions:
+    """How their ends are told, signed with the secret. Raises InvalidSecret."""
+    return WebhookOptions(
+        None if secret is None else parse_secret(secret),
+        Rules(settings.webhook_allow_http, settings.webhook_allow_private),
+        Schedule(settings.webhook_attempts),
+    )

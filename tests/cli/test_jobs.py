@@ -1,0 +1,95 @@
+"""`dragoman jobs`, as it is typed."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from dragoman.accounts.database import Database
+from dragoman.accounts.migrations import upgrade
+from dragoman.cli.main import app
+from dragoman.engines.echo import EchoEngine
+from dragoman.jobs.options import QueueOptions
+from tests.support.metered import MODEL
+from tests.support.queues import Server, Shop, said, server
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DRAGOMAN_ACCOUNTS_DATABASE", f"sqlite:///{tmp_path}/accounts.db")
+    database = Database(f"sqlite:///{tmp_path}/accounts.db")
+    upgrade(database)
+    yield Shop(database)
+    database.close()
+
+
+@pytest.fixture
+async def waiting(shop: Shop, tmp_path: Path) -> AsyncIterator[Server]:
+    """A server that runs nothing."""
+    async with server(shop, tmp_path, options=QueueOptions(concurrency=0)) as one:
+        yield one
+
+
+def run(*arguments: str, status: int = 0) -> Result:
+    result = CliRunner().invoke(app, ["jobs", *arguments])
+    assert result.exit_code == status, result.output
+    return result
+
+
+def rows(table: str) -> list[list[str]]:
+    """The rows of a printed table, without its head."""
+    return [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines() if line[0] == "│"]
+
+
+async def test_jobs_are_listed_and_narrowed(waiting: Server) -> None:
+    jobs = [await waiting.submit(f"text {number}", priority=number) for number in range(3)]
+    listed = rows(run("list").stdout)
+    assert [row[1] for row in listed] == [job.id for job in reversed(jobs)]
+    assert listed[0][2:6] == ["queued", MODEL, "account 1", "2"]
+    assert [row[1] for row in rows(run("list", "--limit", "1", "--before", listed[0][0]).stdout)] == [jobs[1].id]
+    run("cancel", jobs[0].id)
+    assert [row[1] for row in rows(run("list", "--state", "cancelled", "--account", "acme").stdout)] == [jobs[0].id]
+    assert rows(run("list", "--model", "other").stdout) == []
+
+
+async def test_a_job_is_cancelled_shown_and_run_again(waiting: Server, shop: Shop, tmp_path: Path) -> None:
+    job = await waiting.submit("Hello")
+    assert "state              queued" in run("show", job.id).stdout
+    assert run("cancel", job.id).stdout == f"{job.id} is cancelled\n"
+    assert (await waiting.job(job.id)).state == "cancelled"
+    assert run("cancel", job.id, status=1).stderr == f"dragoman: Job {job.id} is cancelled already\n"
+    assert "charge             0.00" in run("show", job.id).stdout
+    assert run("retry", job.id).stdout == f"{job.id} is queued\n"
+    assert run("retry", job.id, status=1).stderr.startswith(f"dragoman: Job {job.id} is queued; only failed")
+    async with server(shop, tmp_path) as one:
+        assert said(await one.read(job.id)) == "Hello"
+    shown = run("show", job.id).stdout
+    for fact in ("finished", MODEL, "account 1", "completion tokens  6", "0.00000023"):
+        assert fact in shown
+    shop.assert_settled()
+
+
+async def test_a_running_job_that_is_cancelled_here_stops_in_its_server(shop: Shop, tmp_path: Path) -> None:
+    async with server(shop, tmp_path, engine=EchoEngine(tokens_per_second=20)) as one:
+        job = await one.submit("Hello" * 200)
+        async with one.following(job.id) as events:
+            await anext(events)
+            assert shop.row(job.id).state == "running"
+            run("cancel", job.id)
+        assert (await one.job(job.id)).state == "cancelled"
+    shop.assert_settled()
+
+
+@pytest.mark.parametrize("command", ["show", "cancel", "retry"])
+@pytest.mark.usefixtures("shop")
+def test_a_job_that_is_not_there_is_one_clear_line(command: str) -> None:
+    assert run(command, "job_7", status=1).stderr == "dragoman: Job 'job_7' not found\n"
+
+
+async def test_a_job_of_a_revoked_key_is_not_run_again(waiting: Server) -> None:
+    job = await waiting.submit("Hello")
+    run("cancel", job.id)
+    CliRunner().invoke(app, ["keys", "revoke", "1"])
+    assert run("retry", job.id, status=1).stderr == "dragoman: The API key is disabled\n"

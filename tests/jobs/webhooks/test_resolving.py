@@ -1,0 +1,33 @@
+"""Names are looked up once, and only what they may stand for is connected to."""
+
+import ipaddress
+
+import pytest
+from aiohttp.abc import ResolveResult
+
+from dragoman.jobs.webhooks.addresses import AddressRefused
+from dragoman.jobs.webhooks.resolving import PublicResolver, SystemResolver
+from tests.support.receivers import Names
+
+
+async def test_of_a_names_addresses_only_the_public_ones_are_connected_to() -> None:
+    class Both(Names):
+        async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
+            return [
+                ResolveResult(hostname=host, host=address, port=port, family=0, proto=0, flags=0)
+                for address in ("10.0.0.1", "8.8.8.8", "::1")
+            ]
+
+    assert [each["host"] for each in await PublicResolver(Both()).resolve("both.test")] == ["8.8.8.8"]
+    with pytest.raises(AddressRefused):
+        await PublicResolver(Names(inside_test=["10.0.0.1"])).resolve("inside.test")
+
+
+async def test_the_system_looks_names_up() -> None:
+    resolver = SystemResolver(1)
+    found = await resolver.resolve("localhost", 80)
+    assert all(ipaddress.ip_address(each["host"]).is_loopback for each in found)
+    assert [each["host"] for each in await resolver.resolve("0x7f.1", 80)] == ["127.0.0.1"]
+    with pytest.raises(OSError, match="no such name"):
+        await resolver.resolve("a" * 70 + ".test", 80)
+    await resolver.close()

@@ -1,0 +1,79 @@
+"""The queue in the server's processes: what they are told of the settings, and what they tell together."""
+
+import os
+import re
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dragoman.accounts.database import Database
+from dragoman.accounts.migrations import upgrade
+from dragoman.jobs.options import QueueOptions
+from tests.support.queues import Shop, server
+from tests.support.receivers import SECRET, Receiver, receiving
+from tests.support.server import running_server
+
+WORKER = "dragoman.server.worker"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    database = Database(f"sqlite:///{tmp_path}/accounts.db")
+    upgrade(database)
+    yield Shop(database)
+    database.close()
+
+
+async def test_workers_run_what_another_took_in_and_tell_of_it_together(shop: Shop, tmp_path: Path) -> None:
+    settings = tmp_path / "dragoman.toml"
+    settings.write_text("[queue]\nwebhook_allow_http = true\nwebhook_allow_private = true\n")
+    environment = {
+        "DRAGOMAN_ACCOUNTS_DATABASE": f"sqlite:///{tmp_path}/accounts.db",
+        "DRAGOMAN_QUEUE_WEBHOOK_SECRET": SECRET,
+        "DRAGOMAN_LOG_LEVEL": "debug",
+    }
+    arguments = ("--workers", "2", "--config", str(settings))
+    async with receiving(Receiver(500)) as receiver:
+        async with server(shop, tmp_path, options=QueueOptions(concurrency=0)) as front:
+            for _ in range(4):
+                job = await front.submit("Hello")
+                shop.change(job.id, webhook=receiver.url(), webhook_host="127.0.0.1")
+        with tmp_path.joinpath("errors").open("w+") as errors:
+            with running_server("echo", *arguments, environment=environment, errors=errors) as processes:
+                for each in await receiver.until(4):
+                    each.assert_signed()
+                counted = metrics(processes.url, shop.key)
+                told = processes.arguments(WORKER)
+            errors.seek(0)
+            told += errors.read()
+    assert "webhook_not_delivered" in told
+    assert not any(secret in told for secret in (SECRET, "token=secret"))
+    assert counted['dragoman_queue_attempts_total{model="echo",result="finished"}'] == 4
+    for name in ("depth", "running", "oldest_seconds"):
+        assert counted[f'dragoman_queue_{name}{{model="echo"}}'] == 0
+
+
+def metrics(url: str, key: str) -> dict[str, float]:
+    """The samples of all workers together, by their names with labels."""
+    request = urllib.request.Request(f"{url}/metrics", headers={"authorization": f"Bearer {key}"})
+    with urllib.request.urlopen(request, timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+    return {name: float(value) for name, _, value in samples}
+
+
+@pytest.mark.parametrize("secret", ["hunter2", "whsec_aHVudGVyMg==", "whsec_hunter2 hunter2 hunter2 hunter2"])
+def test_a_secret_that_cannot_be_used_stops_the_start_and_is_not_repeated(tmp_path: Path, secret: str) -> None:
+    file = tmp_path / "dragoman.toml"
+    file.write_text(f'[queue]\nwebhook_secret = "{secret}"\n')
+    command = [sys.executable, "-m", "dragoman", "serve", "echo", "--port", "0", "--config", str(file)]
+    environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    assert result.returncode == 2
+    [line] = result.stderr.splitlines()
+    assert re.match("dragoman: queue.webhook_secret must be whsec_ and 24 to 64 random bytes in base64", line)
+    assert secret not in line

@@ -1,0 +1,113 @@
+"""A web server that is told of jobs, checks by itself who tells it, and answers what it is to."""
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import json
+import ssl
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiohttp import web
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+CERTIFICATE = Path(__file__).parent.parent / "data" / "receiver.pem"
+HOST = "receiver.test"
+"""Whom the certificate is for."""
+
+SECRET_BYTES = bytes(range(32))
+SECRET = "whsec_" + base64.b64encode(SECRET_BYTES).decode()
+
+
+class Received(NamedTuple):
+    """A request to the receiver."""
+
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def id(self) -> str:
+        return self.headers["webhook-id"]
+
+    @property
+    def content(self) -> Any:
+        return json.loads(self.body)
+
+    def assert_signed(self) -> None:
+        """As the specification tells receivers to do it."""
+        content = f"{self.id}.{self.headers['webhook-timestamp']}.{self.body.decode()}"
+        digest = hmac.new(SECRET_BYTES, content.encode(), hashlib.sha256).digest()
+        assert f"v1,{base64.b64encode(digest).decode()}" in self.headers["webhook-signature"].split(" ")
+
+
+class Receiver:
+    """Answers with the statuses that it was given, the last one for ever."""
+
+    def __init__(self, *statuses: int, headers: Mapping[str, str] | None = None) -> None:
+        self.received: list[Received] = []
+        self.port = 0
+        self.answers = asyncio.Event()
+        """Until this is set, requests wait."""
+        self.answers.set()
+        self._statuses = list(statuses or (200,))
+        self._headers = headers or {}
+        self._more = asyncio.Condition()
+
+    async def until(self, count: int) -> list[Received]:
+        """Wait until there were so many requests, for ten seconds; all of them."""
+        async with asyncio.timeout(10), self._more:
+            await self._more.wait_for(lambda: len(self.received) >= count)
+        return self.received
+
+    def url(self, host: str = "127.0.0.1", scheme: str = "http") -> str:
+        return f"{scheme}://{host}:{self.port}/hooks?token=secret"
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        async with self._more:
+            self.received.append(Received(request.path_qs, request.headers, await request.read()))
+            self._more.notify_all()
+        await self.answers.wait()
+        status = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
+        return web.Response(status=status, headers=self._headers, body=b"thank you")
+
+
+@contextlib.asynccontextmanager
+async def receiving(receiver: Receiver, *, tls: bool = False) -> AsyncIterator[Receiver]:
+    """The receiver on a port of this machine."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", receiver.handle)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    context = None
+    if tls:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(CERTIFICATE)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=context)
+    await site.start()
+    receiver.port = runner.addresses[0][1]
+    try:
+        yield receiver
+    finally:
+        receiver.answers.set()
+        await runner.cleanup()
+
+
+class Names(AbstractResolver):
+    """Knows these names alone; what it gives for one may change from one look-up to the next."""
+
+    def __init__(self, **addresses: list[str]) -> None:
+        self._addresses: dict[str, Iterator[str]] = {
+            name.replace("_", "."): iter(listed) for name, listed in addresses.items()
+        }
+
+    async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
+        if host not in self._addresses:
+            raise OSError(None, "no such name")
+        address = next(self._addresses[host])
+        return [ResolveResult(hostname=host, host=address, port=port, family=0, proto=0, flags=0)]
+
+    async def close(self) -> None: ...
