@@ -33,7 +33,7 @@ from dragoman.gateway.queueing import GatewayWorkshop
 from dragoman.jobs.meter import QueueMeter
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.queue import JobQueue
-from dragoman.jobs.webhooks.dispatcher import NO_WEBHOOKS, WebhookOptions
+from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from tests.support.metered import COMPLETION_PRICE, MODEL, PLENTY, PROMPT_PRICE
 
 _LOOKS = 3000

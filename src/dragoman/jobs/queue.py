@@ -21,7 +21,8 @@ from dragoman.jobs.rows import Submission
 from dragoman.jobs.runner import Runner
 from dragoman.jobs.statistics import Estimates
 from dragoman.jobs.store import JobStore
-from dragoman.jobs.webhooks.dispatcher import NO_WEBHOOKS, Dispatcher, WebhookOptions, check_webhook
+from dragoman.jobs.webhooks.dispatcher import Dispatcher
+from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions, check_webhook
 from dragoman.jobs.webhooks.sender import Sender
 from dragoman.jobs.workshop import Workshop
 
