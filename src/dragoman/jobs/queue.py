@@ -21,6 +21,9 @@ from dragoman.jobs.statistics import Estimates
 from dragoman.jobs.store import JobStore
 from dragoman.jobs.workshop import Workshop
 
+_MOST_READERS = 10_000
+"""Questions that may wait for the database at once."""
+
 _MOST_SWEEPS = 100
 """One after the other; others write in between."""
 
@@ -32,7 +35,7 @@ class JobQueue:
     def __init__(self, database: Database, options: QueueOptions, process_id: int) -> None:
         """`process_id` is what people find beside the jobs that this process runs."""
         self._options = options
-        self._reading = DatabaseThread(database)
+        self._reading = DatabaseThread(database, most_waiting=_MOST_READERS)
         self._writing = DatabaseThread(database)
         self._reader = JobReader(database)
         self._store = JobStore(database, options, process_id)
@@ -47,15 +50,14 @@ class JobQueue:
     async def opened(self, workshop: Workshop) -> AsyncIterator[None]:
         """Within the block jobs are taken in and run; its end gives back those that run, for others or for later."""
         self._loop = asyncio.get_running_loop()
-        self._runner = runner = Runner(
-            self._options, workshop, self._board, self._reading, self._reader, self._writing, self._store
-        )
+        self._runner = runner = Runner(self._options, workshop, self._board, self._writing, self._reader, self._store)
         running = asyncio.create_task(runner.run())
         others = [asyncio.create_task(task) for task in (self._board.watch(runner.runs), self._sweep_for_ever())]
         try:
             yield
         finally:
             self._stop()
+            self._loop = None
             await asyncio.wait([running])
             for task in others:
                 task.cancel()
