@@ -7,8 +7,8 @@ import pytest
 from dragoman.core.errors import JobNotFound, JobTimedOut
 from dragoman.jobs.listing import JobFilter, get_job, list_jobs
 from dragoman.jobs.options import QueueOptions
-from dragoman.jobs.webhooks.dispatcher import WebhookOptions
 from dragoman.jobs.webhooks.message import parse_secret
+from dragoman.jobs.webhooks.options import WebhookOptions
 from tests.support.metered import MODEL, cost
 from tests.support.queues import Shop, server, until
 from tests.support.receivers import SECRET

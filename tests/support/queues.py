@@ -33,7 +33,7 @@ from dragoman.gateway.queueing import GatewayWorkshop
 from dragoman.jobs.meter import QueueMeter
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.queue import JobQueue
-from dragoman.jobs.webhooks.dispatcher import NO_WEBHOOKS, WebhookOptions
+from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from tests.support.metered import COMPLETION_PRICE, MODEL, PLENTY, PROMPT_PRICE
 
 _LOOKS = 3000
@@ -75,10 +75,13 @@ async def until(condition: Callable[[], bool]) -> None:
 class Shop:
     """Accounts whose keys pay for jobs."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, opens: bool = True) -> None:
+        """`opens`: with a price, and an account that the first key is of."""
         self.database = database
-        set_price(database, MODEL, PROMPT_PRICE, COMPLETION_PRICE)
-        self.account_id, self.key = self.new_account("acme")
+        self.account_id, self.key = 0, ""
+        if opens:
+            set_price(database, MODEL, PROMPT_PRICE, COMPLETION_PRICE)
+            self.account_id, self.key = self.new_account("acme")
 
     def new_account(self, name: str, rules: KeyRules | None = None, balance: int = PLENTY) -> tuple[int, str]:
         """Its number and a key."""
@@ -178,9 +181,6 @@ async def server(
     access = AccountAccess(AccountsOptions(database, journals))
     queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
     gateway = Gateway(catalog, meter, access, queue=queue, dialect="infermatic")
-    async with access.opened():
-        await engine.start()
-        async with queue.opened(GatewayWorkshop(catalog, meter), QueueMeter(registry)):
+    with contextlib.closing(database):
+        async with access.opened(), queue.opened(GatewayWorkshop(catalog, meter), QueueMeter(registry)):
             yield Server(gateway, queue, shop, registry)
-        await engine.close()
-    database.close()

@@ -20,6 +20,9 @@ from dragoman.jobs.store import JobStore
 
 _RETRY_AFTER_SECONDS = 5
 
+_AT_ONCE = 32
+"""Readers that ask the database at the same time: others want to ask it too."""
+
 
 class _Topic:
     """One job that somebody follows."""
@@ -52,6 +55,7 @@ class Board:
         self._reader = reader
         self._writing = writing
         self._store = store
+        self._turns = asyncio.Semaphore(_AT_ONCE)
         self._topics: dict[int, _Topic] = {}
         self._wanted = asyncio.Event()
 
@@ -125,21 +129,29 @@ class Board:
                         await self._wait(changed)
                         continue
                     delivered = delivered or await self._deliver(facts)
-                    batches = await self._reading.run(self._reader.events, number, told) if delivered else []
+                    batches = await self._stored(number, told) if delivered else []
                 for batch in batches:
                     for event in batch.events[told - batch.first :]:
                         told += 1
                         yield event
 
     async def _facts(self, job_id: str) -> JobFacts:
-        facts = await self._reading.run(self._reader.find, job_id)
+        async with self._turns:
+            facts = await self._reading.run(self._reader.find, job_id)
         if facts is None:
             raise JobNotFound(job_id)
         return facts
 
+    async def _stored(self, number: int, told: int) -> list[Stored]:
+        async with self._turns:
+            return await self._reading.run(self._reader.events, number, told)
+
     async def _deliver(self, facts: JobFacts) -> bool:
         """Whether the events may be told. Whoever runs the job must not begin anew once somebody has read from it."""
-        return facts.state not in ("queued", "running") or await self._writing.run(self._store.deliver, facts.number)
+        if facts.state not in ("queued", "running"):
+            return True
+        async with self._turns:
+            return await self._writing.run(self._store.deliver, facts.number)
 
     async def _wait(self, changed: asyncio.Event) -> None:
         if self.closing:

@@ -21,9 +21,13 @@ from dragoman.jobs.rows import Submission
 from dragoman.jobs.runner import Runner
 from dragoman.jobs.statistics import Estimates
 from dragoman.jobs.store import JobStore
-from dragoman.jobs.webhooks.dispatcher import NO_WEBHOOKS, Dispatcher, WebhookOptions, check_webhook
+from dragoman.jobs.webhooks.dispatcher import Dispatcher
+from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions, check_webhook
 from dragoman.jobs.webhooks.sender import Sender
 from dragoman.jobs.workshop import Workshop
+
+_MOST_READERS = 10_000
+"""Questions that may wait for the database at once."""
 
 _MOST_SWEEPS = 100
 """One after the other; others write in between."""
@@ -40,7 +44,7 @@ class JobQueue:
         self._database = database
         self._options = options
         self._webhooks = webhooks
-        self._reading = DatabaseThread(database)
+        self._reading = DatabaseThread(database, most_waiting=_MOST_READERS)
         self._writing = DatabaseThread(database)
         self._reader = JobReader(database)
         self._store = JobStore(database, options, process_id)
@@ -57,7 +61,7 @@ class JobQueue:
         """Within the block jobs are taken in and run; its end gives back those that run, for others or for later."""
         self._loop = asyncio.get_running_loop()
         self._runner = runner = Runner(
-            self._options, workshop, self._board, self._reading, self._reader, self._writing, self._store, meter
+            self._options, workshop, self._board, self._writing, self._reader, self._store, meter
         )
         running = asyncio.create_task(runner.run())
         forever = (self._board.watch(runner.runs), self._sweep_for_ever(), self._tell_webhooks(meter))
@@ -66,6 +70,7 @@ class JobQueue:
             yield
         finally:
             self._stop()
+            self._loop = None
             await asyncio.wait([running])
             for task in others:
                 task.cancel()

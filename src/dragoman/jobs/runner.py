@@ -41,22 +41,20 @@ class Runner:
         options: QueueOptions,
         workshop: Workshop,
         board: Board,
-        reading: DatabaseThread,
+        thread: DatabaseThread,
         reader: JobReader,
-        writing: DatabaseThread,
         store: JobStore,
         meter: QueueMeter,
     ) -> None:
-        """`reading` and `writing` are the threads that `reader` and `store` are used on."""
+        """`thread` is where `reader` and `store` are used: no client's questions are before the runner's there."""
         self._options = options
         self._workshop = workshop
         self._board = board
-        self._reading = reading
         self._reader = reader
-        self._writing = writing
+        self._thread = thread
         self._store = store
         self._meter = meter
-        self._writer = Writer(writing, store, board, workshop.fingerprint)
+        self._writer = Writer(thread, store, board, workshop.fingerprint)
         self._attempts: dict[int, RunningAttempt] = {}
         self._paused_until: dict[str, float] = {}
         self._turn = 0
@@ -116,21 +114,21 @@ class Runner:
 
     async def _look(self) -> None:
         """Do what there is to do for the queue."""
-        chore = await self._reading.run(self._reader.chore)
+        chore = await self._thread.run(self._reader.chore)
         if chore.overdue:
-            self._board.changed(await self._writing.run(self._store.overlook))
+            self._board.changed(await self._thread.run(self._store.overlook))
         if self._attempts:
             await self._check_leases()
         free = self._options.concurrency - len(self._attempts)
         models = self._models_in_turn()
         if free > 0 and models and (chore.waiting or chore.overdue):
-            for job in await self._writing.run(self._store.claim, models, free):
+            for job in await self._thread.run(self._store.claim, models, free):
                 self._begin(job)
 
     async def _check_leases(self) -> None:
         """Find what was cancelled by other processes."""
         held = {number: attempt.job.lease.token for number, attempt in self._attempts.items()}
-        found = await self._reading.run(self._reader.leases, list(held))
+        found = await self._thread.run(self._reader.leases, list(held))
         self.drop([number for number, token in held.items() if found.get(number) != token])
 
     def _models_in_turn(self) -> list[str]:
@@ -181,7 +179,7 @@ class Runner:
         if stored:
             if attempt.goes_on and job.fingerprint == await self._fingerprint(job.model, requests):
                 requests = going_on(requests, stored)
-            elif await self._writing.run(self._store.restart, job.lease):
+            elif await self._thread.run(self._store.restart, job.lease):
                 attempt.restarted()
                 stored = []
             else:
@@ -209,7 +207,7 @@ class Runner:
     async def _stored(self, job: ClaimedJob) -> list[Event]:
         events: list[Event] = []
         while len(events) < job.events:
-            for batch in await self._reading.run(self._reader.events, job.lease.number, len(events)):
+            for batch in await self._thread.run(self._reader.events, job.lease.number, len(events)):
                 events += batch.events[len(events) - batch.first :]
         return events
 
@@ -251,7 +249,7 @@ class Runner:
             leases = [attempt.job.lease for attempt in self._attempts.values()]
             try:
                 if leases:
-                    self.drop(await self._writing.run(self._store.renew, leases))
+                    self.drop(await self._thread.run(self._store.renew, leases))
                 renewed = clock()
             except Overloaded:
                 if clock() - renewed > LEASE_SECONDS:

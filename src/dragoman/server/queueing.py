@@ -3,8 +3,8 @@
 import msgspec
 
 from dragoman.jobs.options import QueueOptions
-from dragoman.jobs.webhooks.dispatcher import WebhookOptions
 from dragoman.jobs.webhooks.message import parse_secret
+from dragoman.jobs.webhooks.options import WebhookOptions
 from dragoman.jobs.webhooks.schedule import Schedule
 from dragoman.jobs.webhooks.urls import Rules
 from dragoman.server.settings import QueueSettings

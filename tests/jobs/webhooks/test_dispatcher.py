@@ -12,11 +12,12 @@ from sqlalchemy import text
 from dragoman.accounts.database import Database
 from dragoman.core.errors import BadRequest
 from dragoman.jobs.options import QueueOptions
-from dragoman.jobs.webhooks.dispatcher import Dispatcher, WebhookOptions, check_webhook
+from dragoman.jobs.webhooks.dispatcher import Dispatcher
 from dragoman.jobs.webhooks.message import parse_secret
+from dragoman.jobs.webhooks.options import Share, WebhookOptions, check_webhook
 from dragoman.jobs.webhooks.schedule import LEASE_SECONDS, Schedule
 from dragoman.jobs.webhooks.sender import Result, Sender
-from dragoman.jobs.webhooks.store import Share, WebhookStore
+from dragoman.jobs.webhooks.store import WebhookStore
 from dragoman.jobs.webhooks.urls import Rules
 from tests.support.queues import Server, Shop, server
 from tests.support.receivers import SECRET, Receiver, receiving

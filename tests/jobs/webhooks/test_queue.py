@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from dragoman.core.errors import BadRequest
-from dragoman.jobs.webhooks.dispatcher import NO_WEBHOOKS, WebhookOptions
 from dragoman.jobs.webhooks.message import parse_secret
+from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from dragoman.jobs.webhooks.urls import Rules
 from tests.support.metered import MODEL
 from tests.support.queues import Shop, server

@@ -9,6 +9,7 @@ NUMBER = {"sqlite": "INTEGER", "postgresql": "BIGINT"}
 """SQLite looks rows up by this word without an index of their own."""
 
 # The indexes of waiting jobs hold waiting jobs alone: however many have ended, they are as small as the queue is.
+# Those of all jobs do not begin with the model, so that SQLite does not take them instead.
 STATEMENTS = (
     "ALTER TABLE idempotent_requests ADD COLUMN job_id TEXT",
     "CREATE INDEX idempotent_requests_job ON idempotent_requests (job_id) WHERE job_id IS NOT NULL",
@@ -53,8 +54,8 @@ STATEMENTS = (
     """,
     "CREATE INDEX jobs_due ON jobs (model, due, number) WHERE state = 'queued'",
     "CREATE INDEX jobs_place ON jobs (model, priority, round, number) WHERE state = 'queued'",
-    "CREATE INDEX jobs_round ON jobs (model, priority, round)",
-    "CREATE INDEX jobs_owner ON jobs (model, priority, owner, round)",
+    "CREATE INDEX jobs_round ON jobs (priority, model, round)",
+    "CREATE INDEX jobs_owner ON jobs (owner, model, priority, round)",
     "CREATE INDEX jobs_expiry ON jobs (expires_at) WHERE state = 'queued' AND expires_at IS NOT NULL",
     "CREATE INDEX jobs_lease ON jobs (lease_until) WHERE state = 'running'",
     "CREATE INDEX jobs_finished ON jobs (model, ended_at) WHERE state = 'finished'",

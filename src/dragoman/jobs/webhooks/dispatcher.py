@@ -3,44 +3,18 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import structlog
 
 from dragoman.accounts.database import Database
 from dragoman.accounts.database_thread import DatabaseThread
-from dragoman.core.errors import BadRequest, Overloaded
-from dragoman.jobs.webhooks.schedule import Schedule
+from dragoman.core.errors import Overloaded
+from dragoman.jobs.webhooks.options import WebhookOptions
 from dragoman.jobs.webhooks.sender import MOST_AT_ONCE, Attempt, Result, Sender
-from dragoman.jobs.webhooks.store import Delivery, Share, WebhookStore
-from dragoman.jobs.webhooks.urls import Rules, UrlRefused, origin
+from dragoman.jobs.webhooks.store import Delivery, WebhookStore
+from dragoman.jobs.webhooks.urls import origin
 
 _log = structlog.get_logger(__name__)
-
-
-class WebhookOptions(NamedTuple):
-    """The settings' keys [queue] webhook_…"""
-
-    secret: bytes | None = None
-    """To sign with; None: there are no webhooks."""
-    rules: Rules = Rules()
-    schedule: Schedule = Schedule()
-    share: Share = Share()
-    poll_seconds: float = 0.5
-    """Between looks for messages that are due."""
-
-
-NO_WEBHOOKS = WebhookOptions()
-
-
-def check_webhook(url: str, options: WebhookOptions) -> None:
-    """Raises BadRequest for a webhook that would never be told anything."""
-    if options.secret is None:
-        raise BadRequest("This server sends no webhooks: set queue.webhook_secret to sign them with")
-    try:
-        options.rules.check(url)
-    except UrlRefused as error:
-        raise BadRequest(f"The webhook cannot be used: {error}") from None
 
 
 class Dispatcher:

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, or_, select, u
 from dragoman.accounts.database import Database
 from dragoman.accounts.tables import jobs
 from dragoman.jobs.webhooks.message import Message, message
+from dragoman.jobs.webhooks.options import Share
 from dragoman.jobs.webhooks.schedule import LEASE_SECONDS, Schedule
 from dragoman.jobs.webhooks.sender import Result
 
@@ -44,13 +45,6 @@ class Delivery(NamedTuple):
     """From 1 on."""
     until: int
     """Nobody else makes one before, in milliseconds since 1970."""
-
-
-class Share(NamedTuple):
-    """What one receiver or one owner may have of a process's tries at the same time: the others' do not wait for it."""
-
-    a_host: int = 4
-    an_owner: int = 16
 
 
 class WebhookStore:
