@@ -99,7 +99,7 @@ class Orders(RuleBasedStateMachine):
 
 def test_the_statements_follow_the_rule(database: Database) -> None:
     machine = type("Orders", (Orders,), {"database": database})
-    run_state_machine_as_test(machine, settings=settings(max_examples=30, stateful_step_count=20, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=15, deadline=None))
 
 
 def test_a_crowd_does_not_keep_a_newcomer_waiting() -> None:

@@ -72,10 +72,13 @@ async def until(condition: Callable[[], bool]) -> None:
 class Shop:
     """Accounts whose keys pay for jobs."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, opens: bool = True) -> None:
+        """`opens`: with a price, and an account that the first key is of."""
         self.database = database
-        set_price(database, MODEL, PROMPT_PRICE, COMPLETION_PRICE)
-        self.account_id, self.key = self.new_account("acme")
+        self.account_id, self.key = 0, ""
+        if opens:
+            set_price(database, MODEL, PROMPT_PRICE, COMPLETION_PRICE)
+            self.account_id, self.key = self.new_account("acme")
 
     def new_account(self, name: str, rules: KeyRules | None = None, balance: int = PLENTY) -> tuple[int, str]:
         """Its number and a key."""
@@ -164,9 +167,6 @@ async def server(
     access = AccountAccess(AccountsOptions(database, journals))
     queue = JobQueue(database, options or QueueOptions(), new_process_id())
     gateway = Gateway(catalog, meter, access, queue=queue, dialect="infermatic")
-    async with access.opened():
-        await engine.start()
-        async with queue.opened(GatewayWorkshop(catalog, meter)):
+    with contextlib.closing(database):
+        async with access.opened(), queue.opened(GatewayWorkshop(catalog, meter)):
             yield Server(gateway, queue, shop)
-        await engine.close()
-    database.close()

@@ -1,0 +1,227 @@
+"""What it costs to put a job into the queue and to take one out, with few and with many waiting.
+
+    .venv/bin/python -m benchmarks.queue
+
+What is measured and how to read it: README.md beside this file.
+"""
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from benchmarks.figures import Bar, medians, percentile, table, write_json
+from dragoman.accounts.balances import create_account, deposit
+from dragoman.accounts.database import Database
+from dragoman.accounts.keys import create_key
+from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.operations import Admission
+from dragoman.accounts.prices import set_price
+from dragoman.core.identifiers import key_digest, new_request_id
+from dragoman.core.jobs import AnswerForm, JobDraft
+from dragoman.core.request import GenerationRequest, TextPrompt
+from dragoman.jobs.options import QueueOptions
+from dragoman.jobs.payloads import pack_form, pack_requests
+from dragoman.jobs.rows import Accepted, Submission
+from dragoman.jobs.store import JobStore
+from tests.support.postgresql import new_database, running_postgresql
+
+FEW, MANY = 100, 100_000
+OWNERS = 100
+
+_MODEL = "parrot"
+_PRIORITIES = (100, 128, 200)
+_BAR = Bar(0.5)
+
+_NUMBERS = {
+    "sqlite": "(WITH RECURSIVE n(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM n WHERE number < {rows}) "
+    "SELECT number FROM n)",
+    "postgresql": "generate_series(1, {rows}) AS number",
+}
+_FINISH = {"sqlite": "PRAGMA wal_checkpoint(TRUNCATE)", "postgresql": "VACUUM ANALYZE"}
+_PLACEHOLDER = {"sqlite": "?", "postgresql": "%s"}
+
+_FILL = """
+    INSERT INTO jobs (number, id, request_id, owner, dialect, model, priority, round, due, state, submitted_at,
+                      prompt_tokens, bytes)
+    SELECT number, 'job_' || number, 'request ' || number, 'account ' || (number - number / {owners} * {owners}),
+           'infermatic', '{model}', 100 + 50 * (number - number / 2 * 2), number / {owners},
+           {now} + number, 'queued', {now}, 0, 0
+    FROM {numbers}
+"""
+_FILL_REQUESTS = """
+    INSERT INTO job_requests (job, requests, form) SELECT number, {placeholder}, {placeholder} FROM {numbers}
+"""
+_CONTINUE = "SELECT setval(pg_get_serial_sequence('jobs', 'number'), {rows})"
+
+
+class Round(msgspec.Struct, frozen=True):
+    """Seconds."""
+
+    submit_p50: float
+    submit_p99: float
+    claim_p50: float
+    claim_p99: float
+
+
+class Result(msgspec.Struct, frozen=True):
+    """One database, with few and with many jobs waiting."""
+
+    database: str
+    few: Round
+    many: Round
+
+
+class Options(NamedTuple):
+    """The command line."""
+
+    rounds: int
+    jobs: int
+    databases: list[str]
+    json: Path | None
+
+
+class Filled:
+    """A queue in which so many jobs wait, of a hundred owners and two priorities."""
+
+    def __init__(self, url: str, waiting: int) -> None:
+        self.database = Database(url)
+        upgrade(self.database)
+        account = create_account(self.database, "benchmark")
+        deposit(self.database, account.id, 10**15)
+        self.digest = key_digest(create_key(self.database, account.id).secret)
+        set_price(self.database, _MODEL, 150, 600)
+        self._fill(waiting)
+        self.store = JobStore(self.database, QueueOptions(), 1)
+
+    def close(self) -> None:
+        self.store.close()
+        self.database.close()
+
+    def measure(self, jobs: int) -> Round:
+        """As many jobs are submitted as are claimed, one after the other, so that equally many wait all the time."""
+        submitting: list[float] = []
+        claiming: list[float] = []
+        for number in range(jobs):
+            submission = self._submission(_PRIORITIES[number % len(_PRIORITIES)])
+            began = time.perf_counter()
+            [accepted] = self.store.accept([submission])
+            submitting.append(time.perf_counter() - began)
+            assert isinstance(accepted, Accepted)
+            began = time.perf_counter()
+            claimed = self.store.claim([_MODEL], 1)
+            claiming.append(time.perf_counter() - began)
+            assert len(claimed) == 1
+        return Round(
+            percentile(submitting, 50), percentile(submitting, 99), percentile(claiming, 50), percentile(claiming, 99)
+        )
+
+    def _submission(self, priority: int) -> Submission:
+        request_id = new_request_id()
+        draft = JobDraft((_request(),), _form(request_id), priority)
+        return Submission(draft, Admission(request_id, self.digest, _MODEL, "infermatic", 500, 500), "")
+
+    def _fill(self, waiting: int) -> None:
+        kind = "sqlite" if self.database.is_sqlite else "postgresql"
+        words = {
+            "numbers": _NUMBERS[kind].format(rows=waiting),
+            "owners": OWNERS,
+            "model": _MODEL,
+            "now": time.time_ns() // 1_000_000,
+            "placeholder": _PLACEHOLDER[kind],
+        }
+        payloads = (pack_requests((_request(),)), pack_form(_form("0" * 32)))
+        with self.database.write() as connection:
+            connection.exec_driver_sql(_FILL.format(**words))
+            connection.exec_driver_sql(_FILL_REQUESTS.format(**words), payloads)
+            if kind == "postgresql":
+                connection.exec_driver_sql(_CONTINUE.format(rows=waiting))
+        with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.exec_driver_sql(_FINISH[kind])
+        os.sync()
+
+
+def _request() -> GenerationRequest:
+    return GenerationRequest(_MODEL, TextPrompt("What is the capital of France? " * 20))
+
+
+def _form(request_id: str) -> AnswerForm:
+    return AnswerForm("infermatic.chat", {}, b'{"model": "parrot"}' * 20, request_id, 1_800_000_000)
+
+
+def _measure(name: str, few: Filled, many: Filled, options: Options) -> Result:
+    rounds: tuple[list[Round], list[Round]] = ([], [])
+    for number in range(options.rounds):
+        for queue, done in zip((few, many), rounds, strict=True):
+            done.append(queue.measure(options.jobs))
+        print(f"{name}, round {number + 1} of {options.rounds}", file=sys.stderr)
+    return Result(name, medians(rounds[0]), medians(rounds[1]))
+
+
+def _report(result: Result) -> str:
+    rows = [
+        (result.database, "submit p50", "p99", "claim p50", "p99"),
+        *((f"{count:,} waiting", *_figures(done)) for count, done in ((FEW, result.few), (MANY, result.many))),
+    ]
+    lines = [table(rows)]
+    for name in ("submit", "claim"):
+        ratio = getattr(result.few, f"{name}_p50") / getattr(result.many, f"{name}_p50")
+        lines.append(f"  {name} p50, {FEW} / {MANY:,} waiting: {ratio:.2f} ({_BAR.verdict(ratio)})")
+    return "\n".join(lines)
+
+
+def _figures(done: Round) -> Iterator[str]:
+    for seconds in (done.submit_p50, done.submit_p99, done.claim_p50, done.claim_p99):
+        yield f"{seconds * 1000:.2f} ms"
+
+
+@contextlib.contextmanager
+def _urls(kind: str) -> Iterator[tuple[str, str]]:
+    """Two new databases."""
+    if kind == "sqlite":
+        with tempfile.TemporaryDirectory() as folder:
+            yield f"sqlite:///{folder}/few.db", f"sqlite:///{folder}/many.db"
+    else:
+        with running_postgresql(durable=True) as server:
+            yield new_database(server), new_database(server)
+
+
+def _parse() -> Options:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.queue", description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser.add_argument("--jobs", type=int, default=300, help="submitted and claimed in a round (default: 300)")
+    parser.add_argument("--databases", default=",".join(_NUMBERS), help="default: %(default)s")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    given = parser.parse_args()
+    databases = given.databases.split(",")
+    if unknown := [name for name in databases if name not in _NUMBERS]:
+        parser.error(f"unknown database {unknown[0]}; there are {', '.join(_NUMBERS)}")
+    if given.rounds < 1 or given.jobs < 1:
+        parser.error("--rounds and --jobs must be at least 1")
+    return Options(given.rounds, given.jobs, databases, given.json)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _parse()
+    results = []
+    for kind in options.databases:
+        with _urls(kind) as (few_url, many_url):
+            few, many = Filled(few_url, FEW), Filled(many_url, MANY)
+            results.append(_measure(kind, few, many, options))
+            few.close()
+            many.close()
+    print(f"Medians of {options.rounds} rounds of {options.jobs} jobs each\n")
+    print("\n\n".join(map(_report, results)))
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    main()
