@@ -12,11 +12,15 @@ from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.keys import KeyRules, create_key
 from dragoman.core.errors import BadRequest
 from dragoman.dialects import sse
+from dragoman.jobs.webhooks.message import parse_secret
+from dragoman.jobs.webhooks.options import WebhookOptions
+from dragoman.jobs.webhooks.urls import Rules
 from dragoman.server.settings import DialectName
 from tests.support.apps import client_of
 from tests.support.connections import Client
 from tests.support.gated_echo import GatedEcho
 from tests.support.queueing import ASYNC, STREAM, Place, ended, open_place, serving, without_ids
+from tests.support.receivers import SECRET, Receiver, receiving
 from tests.support.speakers import SPEAKERS, Speaker
 
 NO_JOB = f"/queue/response/job_{'0' * 32}"
@@ -260,17 +264,20 @@ async def test_a_webhook_is_one_web_address(speaker: Speaker, webhook: str) -> N
     assert "x-dragoman-webhook" in response.text
 
 
-async def test_a_webhook_is_kept_of_a_queued_request_and_of_another_refused(speaker: Speaker, place: Place) -> None:
-    async with place.server() as server:
-        client = server.client
-        headers = {"x-dragoman-webhook": "https://hooks.example/done"}
+async def test_the_webhook_of_a_queued_request_is_told_of_its_end_and_that_of_another_refused(
+    speaker: Speaker, place: Place
+) -> None:
+    webhooks = WebhookOptions(parse_secret(SECRET), Rules(allow_http=True, allow_private=True), poll_seconds=0.02)
+    async with receiving(Receiver()) as receiver, place.server(webhooks=webhooks) as server:
+        client, headers = server.client, {"x-dragoman-webhook": receiver.url()}
         response = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi"), headers=headers)
         assert response.status_code == speaker.out_of_range_status
         assert "respond-async" in response.text
         queued = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi"), headers=headers | ASYNC)
-        assert queued.status_code == 202
-        await ended(client, queued.headers["location"])
-    assert place.webhooks() == ["https://hooks.example/done"]
+        [received] = await receiver.until(1)
+    received.assert_signed()
+    told = received.content["data"]
+    assert (told["id"], told["state"], told["url"]) == (queued.json()["id"], "finished", queued.json()["url"])
 
 
 async def test_on_a_host_of_its_own_a_dialect_tells_of_its_jobs_too(place: Place) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from sqlalchemy import Column, select
+from sqlalchemy import select
 
 from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.database import Database
@@ -18,6 +18,7 @@ from dragoman.accounts.tables import jobs
 from dragoman.engines.base import Engine
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.queue import JobQueue
+from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from dragoman.server.app import App
 from dragoman.server.settings import DialectName
 from tests.support.apps import client_of, echo_app, started
@@ -47,10 +48,11 @@ class Place:
         options: QueueOptions | None = None,
         keep_alive_seconds: float = 15,
         hosts: dict[str, DialectName] | None = None,
+        webhooks: WebhookOptions = NO_WEBHOOKS,
     ) -> AsyncIterator["Server"]:
         """One over a deployment called `echo`, from its start to its end."""
         database = Database(self.customer.url)
-        queue = JobQueue(database, options or QueueOptions(), new_process_id())
+        queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
         with contextlib.closing(database), books_at(self.customer.url, self._folder) as books:
             app = echo_app(engine=engine, books=books, queue=queue, hosts=hosts, keep_alive_seconds=keep_alive_seconds)
             async with started(app), client_of(app, key=self.secret) as client:
@@ -58,15 +60,8 @@ class Place:
 
     def job_ids(self) -> list[str]:
         """Of all jobs there are."""
-        return self._column(jobs.c.id)
-
-    def webhooks(self) -> list[str | None]:
-        """Where to tell of their ends."""
-        return self._column(jobs.c.webhook)
-
-    def _column(self, column: Column[Any]) -> list[Any]:
         with self.customer.database.read() as connection:
-            return list(connection.execute(select(column).order_by(jobs.c.number)).scalars())
+            return list(connection.execute(select(jobs.c.id).order_by(jobs.c.number)).scalars())
 
 
 class Server:

@@ -99,10 +99,12 @@ def engine(model: Model) -> Iterator[Engine]:
 def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: Engine) -> None:
     finished = 0
 
-    @settings(SLOW, max_examples=20)
+    @settings(SLOW, max_examples=30)  # Some answers are cut by their limit, and count for nothing.
     @given(st.lists(schemas.json_schemas().filter(engine.can_write), min_size=TOGETHER, max_size=TOGETHER))
     def answer(batch: list[schemas.Schema]) -> None:
         nonlocal finished
+        if finished >= 300:
+            return
         calls = [_asking(schema) for schema in batch]
         answers = engine.answer([call.requests[0] for call in calls], 96)
         for schema, events in zip(batch, answers, strict=True):
