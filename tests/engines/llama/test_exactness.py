@@ -38,6 +38,8 @@ TOPICS = [
 
 SYSTEM = "You are a patient teacher. " + "Explain every word that a child might not know. " * 20
 
+GREEDY = SamplingParams(temperature=0.0, max_tokens=64, ignore_eos=True)
+
 MOST_NATS_APART = 0.05
 """Kullback-Leibler divergence allowed where ggml adds the same numbers up in another order.
 
@@ -55,24 +57,27 @@ def reproducible(model: Model) -> Iterator[LlamaBackend]:
     yield from _backend(model, reproducible=True)
 
 
+@pytest.fixture(scope="module")
+def alone(model: Model, reproducible: LlamaBackend) -> dict[JobKey, list[int]]:
+    """Greedy answers, one after the other."""
+    return _answers(model, reproducible, GREEDY, parallel=1)
+
+
 def test_reproducible_greedy_answers_alone_and_in_a_full_batch_are_the_same_tokens(
-    model: Model, reproducible: LlamaBackend
+    model: Model, reproducible: LlamaBackend, alone: dict[JobKey, list[int]]
 ) -> None:
-    greedy = SamplingParams(temperature=0.0, max_tokens=64, ignore_eos=True)
     assert len(TOPICS) >= 20
-    assert _answers(model, reproducible, greedy, parallel=1) == _answers(model, reproducible, greedy, parallel=16)
+    assert _answers(model, reproducible, GREEDY, parallel=16) == alone
 
 
 def test_reproducible_answers_do_not_depend_on_how_few_cells_there_are(
-    model: Model, reproducible: LlamaBackend
+    model: Model, alone: dict[JobKey, list[int]]
 ) -> None:
-    greedy = SamplingParams(temperature=0.0, max_tokens=64, ignore_eos=True)
     tight = LlamaBackend(model, ContextOptions(512, 512, threads=2, reproducible=True))
     try:
-        together = _answers(model, tight, greedy, parallel=16)
+        assert _answers(model, tight, GREEDY, parallel=16) == alone
     finally:
         tight.close()
-    assert together == _answers(model, reproducible, greedy, parallel=1)
 
 
 def test_saved_cells_give_the_logits_they_gave_before_wherever_they_are_put_back(
