@@ -8,6 +8,7 @@ import msgspec
 from dragoman.core.adapters import AdapterOrder, RegisteredAdapter
 from dragoman.core.allowance import Allowances
 from dragoman.core.events import Event
+from dragoman.core.identifiers import key_digest
 from dragoman.core.request import GenerationRequest, Prompt
 
 
@@ -44,6 +45,12 @@ class Caller(msgspec.Struct, frozen=True):
     """The client's IP address, as far as it is known."""
     account: str | None = None
     """The account that is to pay, by its number or name; None: the key's own."""
+    key_digest: str = ""
+    """What is known of the key everywhere else; empty without one. Made from it, once."""
+
+    def __post_init__(self) -> None:
+        if self.key:
+            msgspec.structs.force_setattr(self, "key_digest", key_digest(self.key))
 
     def __repr__(self) -> str:
         return f"Caller({self.request_id!r})"  # The key must not get into a log.

@@ -16,7 +16,6 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dragoman.core.errors import BadRequest, DragomanError, IdempotencyConflict
 from dragoman.core.idempotency import AnswerBook, Attempt, Claimed, Different, KeptAnswer, Running, Standing, Unkept
-from dragoman.core.identifiers import key_digest
 from dragoman.core.service import Caller
 from dragoman.dialects import sse
 
@@ -50,9 +49,8 @@ def attempt_of(
     names = request.headers.getlist(HEADER)
     if len(names) > 1 or not _is_key(names[0]):
         raise BadRequest(f"Idempotency-Key must be one header of 1 to {_LONGEST_KEY} printable ASCII characters")
-    owner = "" if caller.key is None else key_digest(caller.key)
     words = (request.scope["path"], dialect, caller.account or "", *further)
-    return Attempt(owner, names[0], fingerprint(words, body))
+    return Attempt(caller.key_digest, names[0], fingerprint(words, body))
 
 
 def fingerprint(words: Iterable[str], body: bytes) -> str:

@@ -16,7 +16,6 @@ from dragoman.accounts.refusals import BalanceTooLow, BudgetExceeded, KeyRefused
 from dragoman.accounts.thread import PATIENCE_SECONDS, LedgerThread
 from dragoman.core.allowance import Allowances
 from dragoman.core.errors import BadRequest, OutOfBalance, RateLimited, Unauthenticated
-from dragoman.core.identifiers import key_digest
 from dragoman.core.service import Caller
 from dragoman.gateway.access import Bill, Order, Payer, Visitor
 from dragoman.gateway.billing import Cashier
@@ -168,7 +167,7 @@ class AccountAccess:
 def _digest(caller: Caller) -> str:
     if not caller.key:
         raise Unauthenticated("missing")
-    return key_digest(caller.key)
+    return caller.key_digest
 
 
 def _visitor(facts: KeyFacts) -> Visitor:

@@ -8,7 +8,6 @@ from dragoman.accounts.money import InvalidAmount
 from dragoman.accounts.refusals import Refusal
 from dragoman.core.allowance import NO_LIMITS
 from dragoman.core.events import Event, Finished, Usage
-from dragoman.core.identifiers import key_digest
 from dragoman.core.jobs import Job, JobDraft
 from dragoman.core.request import QUEUED, GenerationRequest
 from dragoman.core.service import Answering, Caller, find_model
@@ -29,7 +28,7 @@ class QueueDesk:
 
     async def submit(self, draft: JobDraft, order: Order) -> Job:
         """Admit and store the request. Raises core.errors."""
-        submission = Submission(draft, self._access.admission(order), _key_owner(order.caller))
+        submission = Submission(draft, self._access.admission(order), order.caller.key_digest)
         try:
             return await self._queue.submit(submission)
         except (Refusal, InvalidAmount) as error:
@@ -54,11 +53,7 @@ class QueueDesk:
 
 def owner_of(visitor: Visitor, caller: Caller) -> str:
     """Whose jobs the visitor sees: those of the account that pays, or without accounts of the key."""
-    return _key_owner(caller) if visitor.payer is None else f"account {visitor.payer.account_id}"
-
-
-def _key_owner(caller: Caller) -> str:
-    return "" if caller.key is None else key_digest(caller.key)
+    return caller.key_digest if visitor.payer is None else f"account {visitor.payer.account_id}"
 
 
 class GatewayWorkshop:
