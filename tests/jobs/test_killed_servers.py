@@ -8,8 +8,8 @@ from tests.support.killable_server import killable_server
 from tests.support.metered import MODEL, sqlite_customer
 from tests.support.queue_clients import QueueClients, assert_each_paid_once
 
-JOBS = 40
-KILLS = 3
+JOBS = 30
+KILLS = 2
 """Of the 1,000 and 50 of benchmarks.queue_kills, which takes some minutes."""
 
 

@@ -18,7 +18,7 @@ from dragoman.engines.llama.model import Model
 
 MOST_STEPS = 5000
 
-CUTS = (1, 6, 19)
+CUTS = (1, 13)
 """Tokens of the first choice that were generated; of the second one, twice as many."""
 
 KEYS = ["name_of_the_animal", "legs"]
