@@ -156,4 +156,6 @@ def _refusals() -> Iterator[None]:
 
 def _owner(job: "JobEntry") -> str:
     """An account, a part of a key's digest, or nobody."""
-    return job.owner if job.owner.startswith("account ") else job.owner[:12]
+    from dragoman.jobs.rows import OF_ACCOUNT
+
+    return job.owner if job.owner.startswith(OF_ACCOUNT) else job.owner[:12]

@@ -16,7 +16,7 @@ from dragoman.gateway.catalog import Catalog
 from dragoman.gateway.meter import Meter
 from dragoman.gateway.running import RunningRequest
 from dragoman.jobs.queue import JobQueue
-from dragoman.jobs.rows import Submission
+from dragoman.jobs.rows import Submission, account_owner
 
 
 class QueueDesk:
@@ -53,7 +53,7 @@ class QueueDesk:
 
 def owner_of(visitor: Visitor, caller: Caller) -> str:
     """Whose jobs the visitor sees: those of the account that pays, or without accounts of the key."""
-    return caller.key_digest if visitor.payer is None else f"account {visitor.payer.account_id}"
+    return caller.key_digest if visitor.payer is None else account_owner(visitor.payer.account_id)
 
 
 class GatewayWorkshop:

@@ -11,7 +11,7 @@ from dragoman.core.idempotency import Attempt
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.order import due_at
 from dragoman.jobs.payloads import pack_form, pack_requests
-from dragoman.jobs.rows import Accepted, NewRow, Submission
+from dragoman.jobs.rows import Accepted, NewRow, Submission, account_owner
 from dragoman.jobs.statements import JobStatements
 from dragoman.jobs.webhooks.urls import host_of
 
@@ -74,7 +74,7 @@ class Accepting:
 
     def _add(self, session: Session, now: int, submission: Submission, admitted: Admitted) -> None:
         draft, admission = submission.draft, submission.admission
-        owner = submission.owner if admitted.account_id is None else f"account {admitted.account_id}"
+        owner = submission.owner if admitted.account_id is None else account_owner(admitted.account_id)
         order = self._statements.order
         requests, form = pack_requests(draft.requests), pack_form(draft.form)
         row = NewRow(

@@ -10,6 +10,8 @@ from dragoman.accounts.tables import holds, jobs, usage
 from dragoman.core.errors import DragomanError, JobNotFound
 from dragoman.core.jobs import JobState
 from dragoman.jobs.errors import unpack_error
+from dragoman.jobs.rows import account_owner
+from dragoman.jobs.webhooks.store import WebhookState
 from dragoman.jobs.webhooks.urls import origin
 
 
@@ -44,7 +46,7 @@ class JobEntry(msgspec.Struct, frozen=True):
     completion_tokens: int
     error: bytes | None
     webhook: str | None
-    webhook_state: str | None
+    webhook_state: WebhookState | None
     webhook_attempts: int
     webhook_at: int | None
     hold: int | None = None
@@ -75,7 +77,7 @@ def list_jobs(database: Database, wanted: JobFilter, *, before: int | None = Non
     if wanted.model is not None:
         query = query.where(column.model == wanted.model)
     if wanted.account_id is not None:
-        query = query.where(column.owner == f"account {wanted.account_id}")
+        query = query.where(column.owner == account_owner(wanted.account_id))
     if before is not None:
         query = query.where(column.number < before)
     with database.read() as connection:

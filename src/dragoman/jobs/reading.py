@@ -3,15 +3,16 @@
 from collections.abc import Collection
 from typing import NamedTuple
 
-from sqlalchemy import exists, func, literal, or_, select, tuple_
+from sqlalchemy import exists, func, literal, select, tuple_
 
 from dragoman.accounts.database import Database
 from dragoman.accounts.tables import job_events, job_requests, jobs
 from dragoman.core.events import Event
 from dragoman.core.jobs import JobState
 from dragoman.jobs.options import LEASE_SECONDS
-from dragoman.jobs.order import FINISHED, NONE, QUEUED, RUNNING
+from dragoman.jobs.order import FINISHED, QUEUED, RUNNING
 from dragoman.jobs.payloads import unpack_events
+from dragoman.jobs.statements import is_abandoned, is_expired
 
 _LATEST = 50
 """Finished jobs that the time for the next one is reckoned from."""
@@ -122,16 +123,13 @@ class JobReader:
 
     def chore(self) -> Chore:
         """What there is to do now."""
-        column = jobs.c
         with self._database.read() as connection:
             now = self._database.now(connection).wall
-            late = column.expires_at.is_not(None) & (column.expires_at < now) & (column.events == NONE)
-            over = or_(column.lease_until < now, column.lease_until > now + LEASE_SECONDS * 1000)
             row = connection.execute(
                 select(
-                    exists().where(column.state == QUEUED).label("waiting"),
-                    exists().where(column.state == RUNNING, over).label("abandoned"),
-                    exists().where(column.state == QUEUED, late).label("expired"),
+                    exists().where(jobs.c.state == QUEUED).label("waiting"),
+                    exists().where(is_abandoned(now, now + LEASE_SECONDS * 1000)).label("abandoned"),
+                    exists().where(is_expired(now)).label("expired"),
                 )
             ).one()
         return Chore(bool(row.waiting), bool(row.abandoned or row.expired))

@@ -10,6 +10,7 @@ from dragoman.core.jobs import JobState
 from dragoman.jobs.order import due_at
 from dragoman.jobs.rows import EndedRow
 from dragoman.jobs.statements import JobStatements
+from dragoman.jobs.writing import forget_events
 
 
 class NotRetried(ValueError):
@@ -59,8 +60,6 @@ class Retrying:
             raise outcome
         row, statements = self._row, self._statements
         assert row is not None, "read before"
-        [(size,)] = session.rows(statements.events_bytes, row.number)
-        session.write(statements.remove_events, row.number)
         round_ = statements.order.round_of_next(session, row.model, row.priority, row.owner)
         again = {
             "request_id": self._request_id,
@@ -71,7 +70,7 @@ class Retrying:
             "attempts": 0,
             "completion_tokens": 0,
             "events": 0,
-            "bytes": row.bytes - int(size or 0),
+            "bytes": row.bytes - forget_events(session, statements, row.number),
             "delivered": 0,
             "webhook_attempts": 0,
         }

@@ -10,6 +10,14 @@ from dragoman.core.errors import DragomanError
 from dragoman.core.events import Event, Usage
 from dragoman.core.jobs import JobDraft, JobState
 
+OF_ACCOUNT = "account "
+"""Before the number in the name of an owner that is an account."""
+
+
+def account_owner(account_id: int) -> str:
+    """The name that an account owns its jobs under."""
+    return f"{OF_ACCOUNT}{account_id}"
+
 
 class OpenRow(NamedTuple):
     """A job that has not ended, locked: the fields are columns."""

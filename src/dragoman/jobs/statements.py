@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import Dialect, Select, bindparam, delete, func, or_, select
+from sqlalchemy import ColumnElement, Dialect, Select, and_, bindparam, delete, func, or_, select
 from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_of
 
@@ -11,6 +11,9 @@ from dragoman.accounts.statements import Statement, compiled, insert, one_of
 from dragoman.accounts.tables import idempotent_requests, job_events, job_requests, jobs, processes
 from dragoman.jobs.order import NONE, QUEUED, RUNNING, Order, at_most
 from dragoman.jobs.rows import EndedRow, NewRow, OpenRow
+
+Moment = int | ColumnElement[int]
+"""Milliseconds since 1970, or the parameter that stands for them."""
 
 _AT_ONCE = 100
 """Jobs that are taken over or failed in one transaction."""
@@ -25,7 +28,6 @@ class JobStatements:
 
     def __init__(self, dialect: Dialect) -> None:
         self.order = Order(dialect)
-        self.waiting = compiled(select(func.count()).select_from(jobs).where(jobs.c.state == QUEUED), dialect, ())
         self.known = _known(dialect)
         self.add = _adding(dialect)
         self.add_request = insert(dialect, job_requests, ("job", "requests", "form"))
@@ -35,7 +37,6 @@ class JobStatements:
         self.remove_idempotent = _removing_idempotent(dialect)
         self.claimable = _claimable(dialect)
         self.claim = _changing(dialect, *CLAIM_COLUMNS)
-        self.requests = _requests(dialect)
         self.open_jobs = _open_jobs(dialect)
         self.lease_out = _lease_out(dialect)
         self.expired = _expired(dialect)
@@ -106,15 +107,11 @@ def _removing_idempotent(dialect: Dialect) -> Statement:
 
 
 def _claimable(dialect: Dialect) -> Statement:
-    """What a claim needs of a job that it has locked."""
+    """What a claim needs of a job that it has locked, its requests last."""
     names = ("id", "priority", "attempts", "events", "completion_tokens", "fingerprint")
-    query = select(*(jobs.c[name] for name in names)).where(jobs.c.number == bindparam("given"))
-    return compiled(query, dialect, ("given",))
-
-
-def _requests(dialect: Dialect) -> Statement:
-    query = select(job_requests.c.requests).where(job_requests.c.job == bindparam("given"))
-    return compiled(query, dialect, ("given",))
+    query = select(*(jobs.c[name] for name in names), job_requests.c.requests)
+    query = query.join_from(jobs, job_requests, job_requests.c.job == jobs.c.number)
+    return compiled(query.where(jobs.c.number == bindparam("given")), dialect, ("given",))
 
 
 def _events_bytes(dialect: Dialect) -> Statement:
@@ -142,18 +139,24 @@ def _retried(dialect: Dialect) -> Statement:
     return compiled(query.with_for_update(), dialect, ("given",))
 
 
-def _lease_out(dialect: Dialect) -> Statement:
-    """Jobs whose lease is over, or later than any that is given now: then the clock was set back."""
+def is_abandoned(now: Moment, latest: Moment) -> ColumnElement[bool]:
+    """Whether a job runs under a lease that is over, or later than any that is given now: the clock was set back."""
     until = jobs.c.lease_until
-    over = or_(until < bindparam("now"), until > bindparam("latest"))
-    query = at_most(_AT_ONCE, _open().where(jobs.c.state == RUNNING, over))
+    return and_(jobs.c.state == RUNNING, or_(until < now, until > latest))
+
+
+def is_expired(now: Moment) -> ColumnElement[bool]:
+    """Whether a job's client has waited for too long and has been told nothing."""
+    column = jobs.c
+    late = column.expires_at.is_not(None), column.expires_at < now
+    return and_(column.state == QUEUED, *late, column.events == NONE)
+
+
+def _lease_out(dialect: Dialect) -> Statement:
+    query = at_most(_AT_ONCE, _open().where(is_abandoned(bindparam("now"), bindparam("latest"))))
     return compiled(query.with_for_update(skip_locked=True), dialect, ("now", "latest"))
 
 
 def _expired(dialect: Dialect) -> Statement:
-    """Jobs whose clients have waited for too long and have been told nothing."""
-    column = jobs.c
-    late = column.expires_at.is_not(None) & (column.expires_at < bindparam("now"))
-    expired = _open().where(column.state == QUEUED, late, column.events == NONE)
-    query = at_most(_AT_ONCE, expired)
+    query = at_most(_AT_ONCE, _open().where(is_expired(bindparam("now"))))
     return compiled(query.with_for_update(skip_locked=True), dialect, ("now",))

@@ -16,7 +16,7 @@ from dragoman.jobs.options import LEASE_SECONDS, QueueOptions
 from dragoman.jobs.retrying import Retrying
 from dragoman.jobs.rows import ClaimedJob, Lease, OpenRow, Report, Submission
 from dragoman.jobs.statements import JobStatements
-from dragoman.jobs.writing import Cancelling, Overlooking, Reporting
+from dragoman.jobs.writing import Cancelling, Overlooking, Reporting, forget_events
 
 _log = structlog.get_logger(__name__)
 
@@ -90,9 +90,7 @@ class JobStore:
         def write(session: Session, _now: Instant) -> bool:
             for row in self._open(session, [lease.number]):
                 if row.lease == lease.token and not row.delivered:
-                    [(size,)] = session.rows(self._statements.events_bytes, row.number)
-                    session.write(self._statements.remove_events, row.number)
-                    left = (row.attempts, None, 0, 0, row.bytes - int(size or 0))
+                    left = (row.attempts, None, 0, 0, row.bytes - forget_events(session, self._statements, row.number))
                     session.write(self._statements.advance, *left, row.number)
                     return True
             return False
@@ -150,12 +148,11 @@ class JobStore:
         if number is None:
             return None
         [facts] = session.rows(self._statements.claimable, number)
-        job_id, priority, attempts, events, completion_tokens, fingerprint = facts
+        job_id, priority, attempts, events, completion_tokens, fingerprint, payload = facts
         lease = Lease(number, secrets.randbits(63))
         until = now + LEASE_SECONDS * 1000
         claim = ("running", now, attempts + 1, lease.token, until, self._process_id)
         session.write(self._statements.claim, *claim, number)
-        [(payload,)] = session.rows(self._statements.requests, number)
         return ClaimedJob(job_id, lease, model, priority, payload, events, completion_tokens, fingerprint)
 
     def _open(self, session: Session, numbers: Iterable[int]) -> list[OpenRow]:

@@ -204,3 +204,10 @@ class Overlooking:
 def put_back(session: Session, statements: JobStatements, rows: Sequence[OpenRow]) -> None:
     """Let the jobs wait again, each in the place that it had."""
     session.write_many(statements.put_back, [("queued", row.attempts, None, None, row.number) for row in rows])
+
+
+def forget_events(session: Session, statements: JobStatements, number: int) -> int:
+    """Delete what is stored of a job's answer; how many bytes that were."""
+    [(size,)] = session.rows(statements.events_bytes, number)
+    session.write(statements.remove_events, number)
+    return int(size or 0)
