@@ -21,16 +21,15 @@ import uvloop
 
 from benchmarks.figures import Bar, medians, percentile, table, write_json
 from dragoman.accounts.balances import create_account, deposit
+from dragoman.accounts.client import LedgerClient
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.keys import KeyRules, create_key
-from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.operations import Admission, Settled, Settlement
 from dragoman.accounts.prices import set_price
 from dragoman.accounts.statements import insert
 from dragoman.accounts.tables import schema_migrations
-from dragoman.accounts.thread import LedgerThread
 from dragoman.core.identifiers import key_digest, new_request_id
 from tests.support.postgresql import new_database, running_postgresql
 
@@ -134,12 +133,12 @@ class Shop:
         async def call() -> None:
             while (now := time.perf_counter()) - began < seconds:
                 admission = Admission(new_request_id(), self.digest, _MODEL, "arcee", 500, 500)
-                admitted = await thread.admit(admission)
+                admitted = await ledger.admit(admission)
                 latencies.append(time.perf_counter() - now)
-                settled.append(thread.settle(Settlement(admitted.request_id, 500, 0, 200, "finished")))
+                settled.append(ledger.settle(Settlement(admitted.request_id, 500, 0, 200, "finished")))
                 await asyncio.sleep(0)
 
-        async with LedgerThread(Ledger(self.database, new_process_id())) as thread:
+        async with LedgerClient(self.database, new_process_id()) as ledger:
             settled: list[asyncio.Future[Settled]] = []
             began, cpu = time.perf_counter(), time.process_time()
             await asyncio.gather(*(call() for _ in range(callers)))

@@ -17,7 +17,7 @@ from dragoman.accounts.keys import KeyRules, disable_key
 from dragoman.accounts.opening import open_accounts
 from dragoman.accounts.usage import list_days
 from tests.support.metered import Customer, sqlite_customer
-from tests.support.server import RunningServer, running_server
+from tests.support.server import RunningServer, children_of, running_server
 from tests.support.streaming_clients import StreamingClients, assert_all_paid
 
 WORKER = "dragoman.server.worker"
@@ -86,6 +86,21 @@ async def test_a_killed_worker_is_replaced_and_its_requests_are_paid(tmp_path: P
         async with open_accounts(customer.database, tmp_path / "accounts.db.journals"):
             assert_all_paid(customer, clients)
         assert list(tmp_path.joinpath("accounts.db.journals").glob("*.journal-1")) == []
+
+
+async def test_a_killed_ledger_process_is_replaced_and_its_requests_are_paid(tmp_path: Path) -> None:
+    with sqlite_customer(tmp_path) as customer:
+        environment = environment_of(customer, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
+        with running_server("echo", environment=environment) as server:
+            (worker,) = server.children(WORKER)
+            async with StreamingClients(server.url, customer.new_key(), clients=8, seed=4) as clients:
+                for _ in range(3):
+                    await clients.receive(100)
+                    (ledger,) = children_of(worker, "dragoman.accounts.process")
+                    os.kill(ledger, signal.SIGKILL)
+                await clients.receive(500)
+            assert await asyncio.to_thread(server.stop) == 0
+        assert_all_paid(customer, clients)
 
 
 async def test_answers_that_are_cut_when_the_server_ends_are_paid(tmp_path: Path) -> None:

@@ -9,13 +9,12 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import NamedTuple
 
+from dragoman.accounts.client import LedgerClient
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.opening import Accounts, open_accounts
 from dragoman.accounts.operations import Admission, Settlement
 from dragoman.accounts.refusals import Refusal
-from dragoman.accounts.thread import LedgerThread
 from dragoman.core.identifiers import new_request_id
 from tests.support.accounts import MODEL
 
@@ -35,23 +34,19 @@ class Rush(NamedTuple):
 
 def rush(order: Rush, together: Barrier, results: Connection) -> None:
     """Ask for all of them in the same moment as the other processes; send how often each outcome came."""
-    database = Database(order.url)
-    ledger = Ledger(database, new_process_id())
-    outcomes = asyncio.run(_rush(order, ledger, together))
-    database.close()
-    results.send(outcomes)
+    results.send(asyncio.run(_rush(order, together)))
 
 
-async def _rush(order: Rush, ledger: Ledger, together: Barrier) -> "Counter[str]":
+async def _rush(order: Rush, together: Barrier) -> "Counter[str]":
     async def ask() -> str:
         admission = Admission(new_request_id(), order.key_digest, MODEL, "arcee", PROMPT_TOKENS, 0)
         try:
-            await thread.admit(admission)
+            await ledger.admit(admission)
         except Refusal as refusal:
             return type(refusal).__name__
         return "Admitted"
 
-    async with LedgerThread(ledger, patience_seconds=30) as thread:
+    async with LedgerClient(Database(order.url), new_process_id(), patience_seconds=30) as ledger:
         together.wait(timeout=60)
         return Counter(await asyncio.gather(*(ask() for _ in range(order.requests))))
 

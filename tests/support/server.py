@@ -26,15 +26,11 @@ class RunningServer:
 
     def children(self, module: str) -> list[int]:
         """Process ids of the server's children that run `module`."""
-        return [
-            int(folder.name)
-            for folder in Path("/proc").iterdir()
-            if folder.name.isdecimal() and self._is_child(folder, module)
-        ]
+        return children_of(self.process.pid, module)
 
     def arguments(self, module: str) -> str:
         """The arguments of all of the server's children that run `module`, one after the other."""
-        return "".join(Path(f"/proc/{child}/cmdline").read_text() for child in self.children(module))
+        return "".join(map(arguments_of, self.children(module)))
 
     def running_sequences(self, model: str) -> int:
         """How many sequences of the model hold a slot, as its metrics tell."""
@@ -50,12 +46,27 @@ class RunningServer:
         self.process.send_signal(signal_number)
         return self.process.wait(STOP_SECONDS)
 
-    def _is_child(self, folder: Path, module: str) -> bool:
-        try:
-            parent = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1])
-            return parent == self.process.pid and module in folder.joinpath("cmdline").read_text().split("\0")
-        except (FileNotFoundError, ProcessLookupError):
-            return False
+
+def children_of(process_id: int, module: str) -> list[int]:
+    """Process ids of a process's children that run `module`."""
+    return [
+        int(folder.name)
+        for folder in Path("/proc").iterdir()
+        if folder.name.isdecimal() and _is_child(folder, process_id, module)
+    ]
+
+
+def arguments_of(process_id: int) -> str:
+    """What others on the machine can see of how a process was started."""
+    return Path(f"/proc/{process_id}/cmdline").read_text()
+
+
+def _is_child(folder: Path, process_id: int, module: str) -> bool:
+    try:
+        parent = int(folder.joinpath("stat").read_text().rpartition(")")[2].split()[1])
+        return parent == process_id and module in folder.joinpath("cmdline").read_text().split("\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 @contextlib.contextmanager

@@ -75,8 +75,10 @@ class Database:
 
         A transaction waits `busy_seconds` for others before it fails. Raises InvalidDatabaseUrl.
         """
+        self.url = url
+        """With its password, if it has one."""
+        self.busy_seconds = busy_seconds
         self._clock = clock or SystemClock()
-        self._busy_seconds = busy_seconds
         self._under_way = threading.local()
         self.engine = _engine(url, busy_seconds)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
@@ -128,7 +130,7 @@ class Database:
         """A connection of the caller's own, for one thread. Raises what `failures` names."""
         if self.is_sqlite:
             return _SqliteSession(self.engine, self._clock)
-        return _PostgresqlSession(self.engine, self._busy_seconds)
+        return _PostgresqlSession(self.engine, self.busy_seconds)
 
     def sync(self) -> None:
         """Wait until what the sessions committed is on the disk. Raises OSError.

@@ -1,4 +1,4 @@
-"""The event loop's way to the accounts' database for what the ledger's thread does not do: one call at a time."""
+"""The event loop's way to the accounts' database for what the ledger process does not do: one call at a time."""
 
 import asyncio
 import functools

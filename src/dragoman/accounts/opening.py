@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 import structlog
 
+from dragoman.accounts.client import MOST_WAITING, PATIENCE_SECONDS, LedgerClient
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.journal import Journal, JournalFolder
-from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.migrations import require_current
 from dragoman.accounts.recovery import BEAT_SECONDS, Recovery
-from dragoman.accounts.thread import MOST_WAITING, PATIENCE_SECONDS, LedgerThread
 
 _log = structlog.get_logger(__name__)
 
@@ -23,7 +22,7 @@ class Accounts(NamedTuple):
     """What the gateway admits and settles with."""
 
     database: Database
-    ledger: LedgerThread
+    ledger: LedgerClient
     journal: Journal
 
 
@@ -51,8 +50,8 @@ async def open_accounts(
         await asyncio.to_thread(_begin, recovery)
         upkeep = asyncio.create_task(_keep_up(database, recovery))
         try:
-            async with LedgerThread(
-                Ledger(database, process_id), most_waiting=most_waiting, patience_seconds=patience_seconds
+            async with LedgerClient(
+                database, process_id, most_waiting=most_waiting, patience_seconds=patience_seconds
             ) as ledger:
                 yield Accounts(database, ledger, journal)
         finally:

@@ -13,7 +13,7 @@ Result = Literal["finished", "disconnected", "failed", "crashed"]
 """How a request ended. disconnected: its client went away; crashed: its process did, and recovery settled it."""
 
 
-class Admission(msgspec.Struct, frozen=True, gc=False):
+class Admission(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="admission"):
     """May this request run? Token counts are those of all its prompts and choices together."""
 
     request_id: str
@@ -31,7 +31,7 @@ class Admission(msgspec.Struct, frozen=True, gc=False):
     """A hold covers at most so many completion tokens. None: all there may be, so that no charge exceeds its hold."""
 
 
-class Admitted(msgspec.Struct, frozen=True, gc=False):
+class Admitted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="admitted"):
     """The request may run; what it may cost is set aside until it is settled."""
 
     request_id: str
@@ -45,7 +45,7 @@ class Admitted(msgspec.Struct, frozen=True, gc=False):
     tokens: Allowance | None = None
 
 
-class Settlement(msgspec.Struct, frozen=True, gc=False):
+class Settlement(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="settlement"):
     """The request is over. The tokens are those to be paid.
 
     Finished or disconnected: all that were generated until the engine stopped, forced ones too. Failed: those that were
@@ -60,7 +60,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     result: Result
 
 
-class Settled(msgspec.Struct, frozen=True, gc=False):
+class Settled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="settled"):
     """The request is paid, by this settlement or by an earlier one."""
 
     request_id: str
@@ -70,7 +70,7 @@ class Settled(msgspec.Struct, frozen=True, gc=False):
     """Whether it had been settled before; nothing was changed then."""
 
 
-class Inquiry(msgspec.Struct, frozen=True, gc=False):
+class Inquiry(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="inquiry"):
     """Who is this? Counts nothing."""
 
     key_digest: str
@@ -79,7 +79,7 @@ class Inquiry(msgspec.Struct, frozen=True, gc=False):
     account: str | None = None
 
 
-class KeyFacts(msgspec.Struct, frozen=True, gc=False):
+class KeyFacts(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="key_facts"):
     """Whose key it is, and what it may do now."""
 
     key_id: int
@@ -100,6 +100,9 @@ class NeverAdmitted(Exception):
         super().__init__(f"Request {request_id} was never admitted")
         self.request_id = request_id
 
+    def __reduce__(self) -> "tuple[type[NeverAdmitted], tuple[str]]":
+        return type(self), (self.request_id,)
+
 
 class RequestIdTaken(Exception):
     """An admission names a request that was admitted before."""
@@ -107,6 +110,9 @@ class RequestIdTaken(Exception):
     def __init__(self, request_id: str) -> None:
         super().__init__(f"Request id {request_id} was used before")
         self.request_id = request_id
+
+    def __reduce__(self) -> "tuple[type[RequestIdTaken], tuple[str]]":
+        return type(self), (self.request_id,)
 
 
 Operation = Admission | Settlement | Inquiry

@@ -23,6 +23,8 @@ Refusal
 Amounts are in nano-units, times in milliseconds since 1970 (UTC), `retry_after` in whole seconds, at least 1.
 """
 
+from typing import Any
+
 from dragoman.accounts.money import formatted
 from dragoman.core.allowance import Allowance
 
@@ -33,6 +35,17 @@ class Refusal(Exception):
     def __init__(self, message: str) -> None:
         super().__init__(message)
         self.message = message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # It comes from another process, with all its facts, whatever the arguments that they were made of.
+        return _restored, (type(self), self.__dict__)
+
+
+def _restored(kind: type[Refusal], facts: dict[str, Any]) -> Refusal:
+    refusal = kind.__new__(kind)
+    Refusal.__init__(refusal, facts["message"])
+    refusal.__dict__.update(facts)
+    return refusal
 
 
 class KeyRefused(Refusal):

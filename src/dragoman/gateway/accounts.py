@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
+from dragoman.accounts.client import PATIENCE_SECONDS, LedgerClient
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.money import InvalidAmount, formatted
 from dragoman.accounts.opening import open_accounts
-from dragoman.accounts.operations import Admission, Inquiry, KeyFacts
+from dragoman.accounts.operations import Admission, Admitted, Inquiry, KeyFacts
 from dragoman.accounts.refusals import BalanceTooLow, BudgetExceeded, KeyRefused, Refusal, TooManyRunning
-from dragoman.accounts.thread import PATIENCE_SECONDS, LedgerThread
 from dragoman.core.allowance import Allowances
 from dragoman.core.errors import BadRequest, OutOfBalance, RateLimited, Unauthenticated
 from dragoman.core.service import Caller
@@ -44,7 +44,7 @@ class AccountsOptions(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def open_desk(options: AccountsOptions, process_id: int) -> AsyncIterator[tuple[LedgerThread, Cashier]]:
+async def open_desk(options: AccountsOptions, process_id: int) -> AsyncIterator[tuple[LedgerClient, Cashier]]:
     """Where requests are admitted and paid; the end waits for what is being settled. Raises what open_accounts does.
 
     `process_id` is what others who use the database know this process by.
@@ -72,7 +72,7 @@ class AccountAccess:
         self.process_id = new_process_id()
         """What others who use the database know this process by, within `opened`."""
         self._options = options
-        self._desk: tuple[LedgerThread, Cashier] | None = None
+        self._desk: tuple[LedgerClient, Cashier] | None = None
         self._known: OrderedDict[str, None] = OrderedDict()
 
     @contextlib.asynccontextmanager
@@ -102,14 +102,8 @@ class AccountAccess:
 
     async def admit(self, order: Order) -> Bill:
         ledger, cashier = self._open
-        admission = self.admission(order)
         try:
-            try:
-                admitted = await ledger.admit(admission)
-            except _HELD_FOR_OTHERS:
-                # Whoever has just read an answer may ask for the next one here while another process settles the last.
-                await asyncio.sleep(_SETTLING_SECONDS)
-                admitted = await ledger.admit(admission)
+            admitted = await _admitted(ledger, self.admission(order))
         except (Refusal, InvalidAmount) as error:
             raise self.refused(order, error) from None
         self._remember(_digest(order.caller))
@@ -139,7 +133,7 @@ class AccountAccess:
                 return error
 
     @property
-    def _open(self) -> tuple[LedgerThread, Cashier]:
+    def _open(self) -> tuple[LedgerClient, Cashier]:
         assert self._desk is not None, "opened before the first request"
         return self._desk
 
@@ -162,6 +156,15 @@ class AccountAccess:
     def _forget_refused(self, digest: str, refusal: Refusal) -> None:
         if isinstance(refusal, KeyRefused):
             self._known.pop(digest, None)
+
+
+async def _admitted(ledger: LedgerClient, admission: Admission) -> Admitted:
+    try:
+        return await ledger.admit(admission)
+    except _HELD_FOR_OTHERS:
+        # Whoever has just read an answer may ask for the next one here while another process settles the last.
+        await asyncio.sleep(_SETTLING_SECONDS)
+        return await ledger.admit(admission)
 
 
 def _digest(caller: Caller) -> str:

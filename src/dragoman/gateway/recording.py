@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 import structlog
 
+from dragoman.accounts.client import LedgerClient
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.refusals import LedgerUnavailable
-from dragoman.accounts.thread import LedgerThread
 from dragoman.core.allowance import NO_LIMITS
 from dragoman.core.errors import Overloaded
 from dragoman.gateway.access import Bill, Order
@@ -24,7 +24,7 @@ class RecordingKeyRing(KeyRing):
     def __init__(self, digests: Iterable[str] | Mapping[str, str], options: AccountsOptions) -> None:
         super().__init__(digests)
         self._options = options
-        self._desk: tuple[LedgerThread, Cashier] | None = None
+        self._desk: tuple[LedgerClient, Cashier] | None = None
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:

@@ -12,8 +12,9 @@ import sys
 import msgspec
 
 from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
+from dragoman.core.frames import FrameTooLong, read_frame
 from dragoman.core.request import ChatPrompt
-from dragoman.prompt.foreign_process import DEADLINE_SECONDS, LENGTH_BYTES, Rendered, Rendering, encode
+from dragoman.prompt.foreign_process import DEADLINE_SECONDS, Rendered, Rendering, encode
 from dragoman.prompt.template import OWN_VARIABLES, ChatTemplate, RenderedPrompt
 
 MOST_WAITING = 16
@@ -83,7 +84,7 @@ class ForeignTemplates:
             answered = True
         except TimeoutError:
             return Rendered(error=f"it did not finish within {DEADLINE_SECONDS} s")
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except ConnectionError:
             return Rendered(error="it ended the process that rendered it")
         finally:
             if not answered:
@@ -107,7 +108,7 @@ class ForeignTemplates:
             async with asyncio.timeout(_START_SECONDS):
                 await _read_frame(process, 0)
             ready = True
-        except (TimeoutError, asyncio.IncompleteReadError) as error:
+        except (TimeoutError, ConnectionError) as error:
             raise EngineFailed("The process that renders chat templates does not start") from error
         finally:
             if not ready:
@@ -160,10 +161,13 @@ async def _ask(process: asyncio.subprocess.Process, frame: bytes, most_character
 async def _read_frame(process: asyncio.subprocess.Process, most_bytes: int) -> bytes:
     """The next frame's body. A longer one is as good as none: the process is not what it should be any more."""
     assert process.stdout is not None, "started with a pipe"
-    length = int.from_bytes(await process.stdout.readexactly(LENGTH_BYTES), "little")
-    if length > most_bytes:
-        raise asyncio.IncompleteReadError(b"", length)
-    return await process.stdout.readexactly(length)
+    try:
+        body = await read_frame(process.stdout, most_bytes)
+    except FrameTooLong as error:
+        raise ConnectionError(str(error)) from error
+    if body is None:
+        raise ConnectionError("it has ended")
+    return body
 
 
 def _environment() -> dict[str, str]:

@@ -1,25 +1,23 @@
 """A process that renders one template after another, and may be killed at any moment.
 
-Started by foreign.ForeignTemplates as `python -m dragoman.prompt.foreign_process`. A frame on standard input or output
-is four bytes of length, little-endian, and as many of msgpack; an empty one on standard output says that it is ready.
+Started by foreign.ForeignTemplates as `python -m dragoman.prompt.foreign_process`. It reads frames (core.frames) from
+standard input and writes them to standard output; an empty one there says that it is ready.
 """
 
 import contextlib
 import resource
 import signal
 import sys
-from typing import BinaryIO
 
 import msgspec
 
+from dragoman.core.frames import frame, read_frame_from
 from dragoman.core.request import ChatPrompt
 from dragoman.prompt.sandbox import TemplateError, TemplateRefusal
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 
 DEADLINE_SECONDS = 2
 """What one rendering may take."""
-
-LENGTH_BYTES = 4
 
 _MEMORY_BYTES = 512 * 2**20
 """Of address space, the interpreter's own included."""
@@ -49,16 +47,16 @@ class Rendered(msgspec.Struct, frozen=True):
 
 def encode(message: Rendering | Rendered) -> bytes:
     """One frame."""
-    body = msgspec.msgpack.encode(message)
-    return len(body).to_bytes(LENGTH_BYTES, "little") + body
+    return frame(msgspec.msgpack.encode(message))
 
 
 def main() -> None:
     """Answer until standard input ends."""
     with contextlib.suppress(ValueError, OSError):  # Not every system limits address space.
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    _write(bytes(LENGTH_BYTES))
-    while (rendering := _read(sys.stdin.buffer)) is not None:
+    _write(frame(b""))
+    while (body := read_frame_from(sys.stdin.buffer)) is not None:
+        rendering = msgspec.msgpack.decode(body, type=Rendering)
         # The parent kills a process that takes too long. This is for one whose parent has died meanwhile.
         signal.alarm(2 * DEADLINE_SECONDS)
         reply = encode(_apply(rendering))
@@ -82,16 +80,8 @@ def _apply(rendering: Rendering) -> Rendered:
     return Rendered(prompt)
 
 
-def _read(stream: BinaryIO) -> Rendering | None:
-    length = stream.read(LENGTH_BYTES)
-    if len(length) < LENGTH_BYTES:
-        return None
-    body = stream.read(int.from_bytes(length, "little"))
-    return msgspec.msgpack.decode(body, type=Rendering)
-
-
-def _write(frame: bytes) -> None:
-    sys.stdout.buffer.write(frame)
+def _write(written: bytes) -> None:
+    sys.stdout.buffer.write(written)
     sys.stdout.buffer.flush()
 
 

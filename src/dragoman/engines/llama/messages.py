@@ -1,7 +1,6 @@
-"""What an HTTP worker and an engine process say to each other over their Unix socket.
+"""What an HTTP worker and an engine process say to each other over their Unix socket, in frames (core.frames).
 
-A frame is four bytes of length, little-endian, and as many of msgpack. A worker sends one command a frame; the engine
-sends one list of replies a step to each worker.
+A worker sends one command a frame; the engine sends one list of replies a step to each worker.
 """
 
 import asyncio
@@ -20,6 +19,7 @@ from dragoman.core.errors import (
     Overloaded,
 )
 from dragoman.core.events import Event
+from dragoman.core.frames import FrameTooLong, frame, read_frame
 from dragoman.core.request import AnswerFormat, SamplingParams, TextPrompt, TokenPrompt, ToolUse
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.adapter_registry import AdapterRecord
@@ -27,7 +27,6 @@ from dragoman.prompt.reading import Reading
 
 Content = TypeVar("Content")
 
-_LENGTH_BYTES = 4
 _MAX_FRAME_BYTES = 256 * 2**20
 
 
@@ -223,8 +222,7 @@ def refusal(number: int, error: DragomanError) -> Refusal:
 
 def encode(content: Command | list[Reply]) -> bytes:
     """One frame."""
-    body = _encoder.encode(content)
-    return len(body).to_bytes(_LENGTH_BYTES, "little") + body
+    return frame(_encoder.encode(content))
 
 
 async def read_command(reader: asyncio.StreamReader) -> Command | None:
@@ -248,9 +246,6 @@ def _decode(decoder: msgspec.msgpack.Decoder[Content], body: bytes) -> Content:
 
 async def _read_body(reader: asyncio.StreamReader) -> bytes | None:
     try:
-        length = int.from_bytes(await reader.readexactly(_LENGTH_BYTES), "little")
-        if length > _MAX_FRAME_BYTES:
-            raise EngineFailed(f"a frame of {length} bytes came over the engine's socket")
-        return await reader.readexactly(length)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
+        return await read_frame(reader, _MAX_FRAME_BYTES)
+    except FrameTooLong as error:
+        raise EngineFailed(f"{error} came over the engine's socket") from error

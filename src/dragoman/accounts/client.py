@@ -1,22 +1,23 @@
-"""The event loop's way to the ledger: a thread that commits, together, whatever has gathered while it was busy.
+"""The event loop's way to the ledger: whatever has gathered while the ledger process was busy is committed together.
 
-One client alone waits for a thread and a transaction; many at once share the transaction (group commit). The thread
-only works; what is retried, given up or undone is decided on the event loop. Settlements that SQLite has committed go
-on to a second thread, which waits for the disk meanwhile.
+One client alone waits for a transaction; many at once share it (group commit). The process only works (process.py);
+what is retried, given up or undone is decided here. It may die at any moment: what it had not answered is asked again
+of the next one, which finds what the last one did.
 """
 
 import asyncio
 import contextlib
-import queue
-import threading
-import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import msgspec
+import structlog
 
-from dragoman.accounts.ledger import Ledger
+from dragoman.accounts.child import LedgerProcess
+from dragoman.accounts.database import Database
+from dragoman.accounts.messages import Committed, DatabaseFailed, Opening, Reply, Synced, unpacked
 from dragoman.accounts.operations import (
     Admission,
     Admitted,
@@ -35,15 +36,17 @@ PATIENCE_SECONDS = 5.0
 _AT_ONCE = 500
 """Operations in one transaction."""
 
-_BETWEEN_SYNCS = 0.05
-"""Seconds. Nobody waits for a settlement, and a sync costs as much as the transactions of several requests."""
-
 _COMPANY_SECONDS = 0.002
 """How long a settlement waits for an admission to share a transaction with: one client's next request pays for its last
 one. Long enough for a client on this machine to ask again, too short for anybody to find it missing often."""
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
+
+_LAST_TRANSACTION_SECONDS = 10.0
+"""How long the end waits for the process, beyond the database's own patience."""
+
+_log = structlog.get_logger(__name__)
 
 
 class _Asked(msgspec.Struct, eq=False):
@@ -57,54 +60,58 @@ class _Asked(msgspec.Struct, eq=False):
     """Whether a transaction with it was begun whose end is not known."""
 
 
-class LedgerThread:
+class LedgerClient:
     """Admits and settles for the event loop that it was started in. Use it as an async context manager."""
 
     def __init__(
-        self, ledger: Ledger, *, most_waiting: int = MOST_WAITING, patience_seconds: float = PATIENCE_SECONDS
+        self,
+        database: Database,
+        process_id: int,
+        *,
+        most_waiting: int = MOST_WAITING,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
-        """`most_waiting` operations wait at once, and `patience_seconds` for a database that does not answer."""
-        self._ledger = ledger
+        """Holds are taken in the name of `process_id`, see recovery.py.
+
+        `most_waiting` operations wait at once, and `patience_seconds` for a database that does not answer.
+        """
+        self._opening = Opening(database.url, database.busy_seconds, process_id)
         self._most_waiting = most_waiting
         self._patience = patience_seconds
+        self._process: LedgerProcess | None = None
         self._gathered: list[_Asked] = []
-        self._busy = False
+        self._sent: list[_Asked] = []
+        """The transaction under way."""
+        self._unsynced: deque[tuple[_Asked, Outcome]] = deque()
+        """Settlements that are committed, and not known to be on the disk."""
         self._closing = False
         self._ended = False
         self._pause = 0.0
         self._timer: asyncio.Handle | None = None
-        self._awaited = False
-        """Whether somebody waits for what is gathered; nobody does for a settlement."""
+        self._in_no_hurry = False
+        """Whether the timer waits only for company."""
         self._open = 0
         self._all_done = asyncio.Event()
-        self._batches: queue.SimpleQueue[list[_Asked] | None] = queue.SimpleQueue()
-        self._committed: queue.SimpleQueue[list[tuple[_Asked, Outcome]] | None] = queue.SimpleQueue()
-        self._threads = [
-            threading.Thread(target=self._commit_batches, name="ledger", daemon=True),
-            threading.Thread(target=self._sync_batches, name="ledger-sync", daemon=True),
-        ]
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        for thread in self._threads:
-            thread.start()
+        self._running = asyncio.create_task(self._keep_running())
         return self
 
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        """Refuse newcomers, finish what waits, and end the threads. What cannot be settled now is left to recovery."""
+        """Refuse newcomers, finish what waits, and end the process. What cannot be settled now is left to recovery."""
         self._closing = True
         if self._open:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._patience):
                     await self._all_done.wait()
         self._ended = True
-        if self._timer is not None:
-            self._timer.cancel()
-        self._batches.put(None)
-        await asyncio.to_thread(self._join)
-        self._deliver([(asked, _unavailable()) for asked in self._gathered])
+        self._stop_timer()
+        await self._end_process()
+        unanswered = [*self._sent, *(asked for asked, _ in self._unsynced), *self._gathered]
+        self._deliver([(asked, _unavailable()) for asked in unanswered])
 
     async def admit(self, admission: Admission) -> Admitted:
         """Hold what the request may cost. Raises a Refusal, RequestIdTaken, ValueError.
@@ -141,97 +148,109 @@ class LedgerThread:
     def _put(self, operation: Operation) -> asyncio.Future[Any]:
         future = self._loop.create_future()
         self._gathered.append(_Asked(operation, future))
-        if not self._awaited and not isinstance(operation, Settlement):
-            self._awaited = True
-            self._stop_waiting_for_company()
+        if self._in_no_hurry and not isinstance(operation, Settlement):
+            self._stop_timer()
         self._open += 1
         self._all_done.clear()
         self._schedule()
         return future
 
     def _schedule(self) -> None:
-        if self._gathered and not self._busy and self._timer is None and not self._ended:
-            # Not at once: what else arrives in this turn of the loop shares the transaction.
-            pause, send = self._pause or (0.0 if self._awaited else _COMPANY_SECONDS), self._send
-            self._timer = self._loop.call_later(pause, send) if pause else self._loop.call_soon(send)
+        if not self._gathered or self._sent or self._process is None or self._timer is not None or self._ended:
+            return
+        self._in_no_hurry = not self._pause and _are_settlements(self._gathered)
+        pause = self._pause or (_COMPANY_SECONDS if self._in_no_hurry else 0.0)
+        # Not at once: what else arrives in this turn of the loop shares the transaction.
+        self._timer = self._loop.call_later(pause, self._send) if pause else self._loop.call_soon(self._send)
 
-    def _stop_waiting_for_company(self) -> None:
-        if self._timer is not None and not self._pause:
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._in_no_hurry = False
 
     def _send(self) -> None:
-        self._timer = None
-        batch, self._gathered = self._gathered[:_AT_ONCE], self._gathered[_AT_ONCE:]
-        self._awaited = _awaited(self._gathered)
-        if batch:
-            self._busy = True
-            self._batches.put(batch)
+        self._stop_timer()
+        if self._process is not None:
+            self._sent, self._gathered = self._gathered[:_AT_ONCE], self._gathered[_AT_ONCE:]
+            again = any(asked.tried for asked in self._sent)
+            self._process.commit([asked.operation for asked in self._sent], again=again)
 
-    def _commit_batches(self) -> None:
-        """The first thread."""
-        while (batch := self._batches.get()) is not None:
-            again = any(asked.tried for asked in batch)
+    async def _keep_running(self) -> None:
+        """Start the process whenever there is none, until the end."""
+        while not self._ended:
             try:
-                outcomes = self._ledger.commit([asked.operation for asked in batch], again=again)
-            except self._ledger.failures:
-                self._tell(self._failed, batch)
-                continue
-            except Exception as error:  # noqa: BLE001 - a defect is for those who asked; without the thread all would hang
-                self._tell(self._succeeded, [(asked, error) for asked in batch])
-                continue
-            done = list(zip(batch, outcomes, strict=True))
-            if settled := [each for each in done if isinstance(each[0].operation, Settlement)]:
-                self._committed.put(settled)
-            self._tell(self._succeeded, [each for each in done if not isinstance(each[0].operation, Settlement)])
-        self._ledger.close()
-        self._committed.put(None)
-
-    def _sync_batches(self) -> None:
-        """The second thread."""
-        next_sync = 0.0
-        while (done := self._committed.get()) is not None:
-            if self._ledger.needs_sync:
-                time.sleep(max(0.0, next_sync - time.monotonic()))
-                done = [*done, *self._committed_meanwhile()]
-                next_sync = time.monotonic() + _BETWEEN_SYNCS
-            try:
-                self._ledger.sync()
+                process = await LedgerProcess.start(self._opening)
             except OSError as error:
-                done = [(asked, error) for asked, _ in done]
-            self._tell(self._deliver, done)
+                _log.error("accounts_ledger_process_not_started", reason=error.strerror)
+            else:
+                await self._listen(process)
+            if not self._ended:
+                self._lose()
+                await asyncio.sleep(self._pause)
 
-    def _committed_meanwhile(self) -> list[tuple[_Asked, Outcome]]:
-        done: list[tuple[_Asked, Outcome]] = []
-        with contextlib.suppress(queue.Empty):
-            while (more := self._committed.get_nowait()) is not None:
-                done += more
-            self._committed.put(None)  # It was the last one.
-        return done
+    async def _listen(self, process: LedgerProcess) -> None:
+        """For as long as it lives."""
+        self._process = process
+        try:
+            if self._ended:
+                process.finish()
+            self._schedule()
+            async for reply in process.replies():
+                self._hear(reply)
+        except asyncio.CancelledError:
+            process.kill()
+            raise
+        finally:
+            self._process = None
+            status = await process.end()
+        if not self._ended:
+            _log.error("accounts_ledger_process_ended", status=status)
 
-    def _tell(self, told: Callable[[Any], None], what: Sequence[Any]) -> None:
-        self._loop.call_soon_threadsafe(told, what)
+    async def _end_process(self) -> None:
+        if self._process is not None:
+            self._process.finish()
+        try:
+            await asyncio.wait([self._running], timeout=self._opening.busy_seconds + _LAST_TRANSACTION_SECONDS)
+        finally:
+            self._running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._running
 
-    def _succeeded(self, done: Sequence[tuple[_Asked, Outcome]]) -> None:
-        self._pause = 0.0
-        self._busy = False
-        self._deliver(done)
-        self._schedule()
+    def _hear(self, reply: Reply) -> None:
+        match reply:
+            case Committed(outcomes):
+                done = list(zip(self._sent, map(unpacked, outcomes), strict=True))
+                self._sent = []
+                self._pause = 0.0
+                self._unsynced.extend(each for each in done if isinstance(each[0].operation, Settlement))
+                self._deliver([each for each in done if not isinstance(each[0].operation, Settlement)])
+                self._schedule()
+            case Synced(settlements, error):
+                done = [self._unsynced.popleft() for _ in range(settlements)]
+                self._deliver(done if error is None else [(asked, OSError(error)) for asked, _ in done])
+            case DatabaseFailed():
+                self._fail()
 
-    def _failed(self, batch: list[_Asked]) -> None:
+    def _lose(self) -> None:
+        """There is no process, and nobody will hear what became of what it had."""
+        self._sent = [*(asked for asked, _ in self._unsynced), *self._sent]
+        self._unsynced.clear()
+        self._fail()
+
+    def _fail(self) -> None:
         """Nobody knows whether the transaction was committed: what is in it is tried again as long as it may wait."""
-        for asked in batch:
+        for asked in self._sent:
             asked.tried = True
-        waiting, self._gathered = [*batch, *self._gathered], []
+        waiting = [*self._sent, *self._gathered]
+        self._sent, self._gathered = [], []
         late: list[_Asked] = []
         now = self._loop.time()
         for asked in waiting:
             asked.deadline = asked.deadline or now + self._patience
             may_wait = now < asked.deadline or isinstance(asked.operation, Settlement)
             (self._gathered if may_wait else late).append(asked)
-        self._awaited = _awaited(self._gathered)
         self._pause = min(_LONGEST_PAUSE, self._pause * 2 or _FIRST_PAUSE)
-        self._busy = False
         self._give_up(late)
         self._schedule()
 
@@ -258,13 +277,9 @@ class LedgerThread:
         """Release the hold of a request that never began, should there be one."""
         self._put(Settlement(request_id, 0, 0, 0, "disconnected")).add_done_callback(_ignore)
 
-    def _join(self) -> None:
-        for thread in self._threads:
-            thread.join()
 
-
-def _awaited(gathered: Sequence[_Asked]) -> bool:
-    return any(not isinstance(asked.operation, Settlement) for asked in gathered)
+def _are_settlements(gathered: Sequence[_Asked]) -> bool:
+    return all(isinstance(asked.operation, Settlement) for asked in gathered)
 
 
 def _unavailable() -> LedgerUnavailable:

@@ -1,0 +1,38 @@
+"""Messages between our own processes: four bytes of length, little-endian, and as many of msgpack."""
+
+import asyncio
+from typing import BinaryIO
+
+LENGTH_BYTES = 4
+
+
+class FrameTooLong(Exception):
+    """What came is no frame of the other end."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(f"a frame of {length} bytes")
+        self.length = length
+
+
+def frame(body: bytes) -> bytes:
+    """The body with its length before it."""
+    return len(body).to_bytes(LENGTH_BYTES, "little") + body
+
+
+async def read_frame(reader: asyncio.StreamReader, most_bytes: int) -> bytes | None:
+    """The next frame's body; None at the end of the connection. Raises FrameTooLong."""
+    try:
+        length = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "little")
+        if length > most_bytes:
+            raise FrameTooLong(length)
+        return await reader.readexactly(length)
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+
+
+def read_frame_from(stream: BinaryIO) -> bytes | None:
+    """The next frame's body, waiting for it; None at the end of the stream, be it in the middle of a frame."""
+    head = stream.read(LENGTH_BYTES)
+    length = int.from_bytes(head, "little")
+    body = stream.read(length)
+    return body if (len(head), len(body)) == (LENGTH_BYTES, length) else None

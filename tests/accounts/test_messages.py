@@ -1,0 +1,92 @@
+import sqlite3
+import threading
+
+import msgspec
+import pytest
+
+from dragoman.accounts.messages import Committed, decode_reply, encode, packed, unpacked
+from dragoman.accounts.money import InvalidAmount
+from dragoman.accounts.operations import Admitted, KeyFacts, NeverAdmitted, Outcome, RequestIdTaken, Settled
+from dragoman.accounts.refusals import (
+    AccountNotAllowed,
+    BalanceTooLow,
+    BudgetExceeded,
+    DialectNotAllowed,
+    KeyDisabled,
+    KeyExpired,
+    KeyUnknown,
+    LedgerUnavailable,
+    ModelNotAllowed,
+    Refusal,
+    RequestRateLimited,
+    RequestTooLarge,
+    TokenRateLimited,
+    TooManyRunning,
+)
+from dragoman.core.allowance import Allowance
+from dragoman.core.frames import LENGTH_BYTES
+
+WINDOW = Allowance(100, 100, 7)
+
+EXCEPTIONS: list[Exception] = [
+    KeyUnknown(),
+    KeyDisabled(1_800_000_000_000),
+    KeyExpired(1_800_000_000_000),
+    DialectNotAllowed("scale"),
+    ModelNotAllowed("parrot"),
+    AccountNotAllowed("acme"),
+    BalanceTooLow(1, -5, 20, 30),
+    BudgetExceeded(100, 60, 30, 20),
+    RequestTooLarge(2_000, 1_000),
+    RequestRateLimited("requests per minute", WINDOW, 7, WINDOW, None),
+    TokenRateLimited("tokens per minute", WINDOW, 7, None, WINDOW),
+    TooManyRunning("concurrent requests", 3, 3, 1),
+    LedgerUnavailable("The accounts' database does not answer", 5),
+    NeverAdmitted("request"),
+    RequestIdTaken("request"),
+    InvalidAmount("Request request: too much"),
+    ValueError("'' is not a request id"),
+    sqlite3.IntegrityError("UNIQUE constraint failed"),
+    msgspec.DecodeError("JSON is malformed"),
+]
+
+
+def _sent(outcome: Outcome) -> Outcome:
+    body = encode(Committed([packed(outcome)]))[LENGTH_BYTES:]
+    reply = decode_reply(body)
+    assert isinstance(reply, Committed)
+    return unpacked(reply.outcomes[0])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Admitted("request", 1, 2, 30, 70, WINDOW, None),
+        Admitted("request", None, None, 0, None),
+        Settled("request", 30, "disconnected", repeated=True),
+        KeyFacts(1, 2, 70, 30, ("parrot",), WINDOW, None),
+    ],
+)
+def test_an_answer_arrives_as_it_was_given(answer: Outcome) -> None:
+    assert _sent(answer) == answer
+
+
+@pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: type(error).__name__)
+def test_an_exception_arrives_with_all_that_it_tells(error: Exception) -> None:
+    arrived = _sent(error)
+    assert type(arrived) is type(error)
+    assert (str(arrived), vars(arrived)) == (str(error), vars(error))
+
+
+def test_there_is_no_refusal_that_has_not_been_sent() -> None:
+    def kinds(base: type[Refusal]) -> set[type[Refusal]]:
+        further = base.__subclasses__()
+        return set().union(*map(kinds, further)) if further else {base}
+
+    assert kinds(Refusal) <= {type(error) for error in EXCEPTIONS}
+
+
+def test_an_exception_that_cannot_be_sent_is_told_by_name() -> None:
+    arrived = _sent(KeyError(threading.Lock()))
+    assert isinstance(arrived, RuntimeError)
+    assert str(arrived).startswith("KeyError: ")
