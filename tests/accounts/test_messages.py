@@ -52,7 +52,7 @@ EXCEPTIONS: list[Exception] = [
 
 
 def _sent(outcome: Outcome) -> Outcome:
-    body = encode(Committed([packed(outcome)]))[LENGTH_BYTES:]
+    body = encode(Committed([packed(outcome)], synced=True))[LENGTH_BYTES:]
     reply = decode_reply(body)
     assert isinstance(reply, Committed)
     return unpacked(reply.outcomes[0])

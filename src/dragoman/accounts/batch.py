@@ -4,8 +4,8 @@ The rows concerned are read and locked first. Decisions then change the states h
 arrived, so that the second sees what the first was given. At last what changed is written.
 """
 
-from collections.abc import Collection, Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -54,6 +54,19 @@ class KeyState(msgspec.Struct):
     changed: bool = False
 
 
+class Wanted(NamedTuple):
+    """What a transaction is about."""
+
+    settled: Collection[str]
+    """Ids of requests that are over."""
+    admitted: Collection[str]
+    """Ids of requests that are to begin."""
+    digests: Collection[str]
+    """Of the keys of all who ask."""
+    selecting: Collection[str]
+    """Of the keys among them with which an account was selected."""
+
+
 class Batch:
     """One transaction's states. `load` first, `store` last."""
 
@@ -67,6 +80,8 @@ class Batch:
         self.selectable: dict[int, list[tuple[int, str]]] = {}
         """For a key, the accounts it may use, as id and name; loaded only where one was selected."""
         self.prices: dict[str, PriceRow] = {}
+        self.taken: set[str] = set()
+        """Request ids that have been used, of those to be admitted."""
         self._session = session
         self._statements = statements
         self._new_holds: list[HoldRow] = []
@@ -77,65 +92,50 @@ class Batch:
         self._corrections: dict[tuple[int, int], int] = {}
         """For a key and a second, the tokens to add to what was counted then."""
 
-    def load_holds(self, request_ids: Collection[str]) -> None:
-        """Read and lock the holds of requests to be settled."""
-        if request_ids:
-            rows = self._rows(self._statements.holds_of, request_ids)
-            self.holds = {row[0]: HoldRow._make(row) for row in rows}
+    def load(self, wanted: Wanted, begin: Callable[[], None]) -> None:
+        """Begin, read and lock all rows concerned, and then read the clock, all in one round trip.
 
-    def load_keys(self, digests: Collection[str]) -> None:
-        """Read and lock the keys with these digests and those of the holds loaded."""
-        ids = {hold.key_id for hold in self.holds.values() if hold.key_id is not None}
-        if not digests and not ids:
-            return
-        values = self._session.values
-        for row in self._session.rows(self._statements.keys_of, values(digests), values(ids)):
+        Whoever is given a row later is never given an earlier time.
+        """
+        session, statements, values = self._session, self._statements, self._session.values
+        digests, selecting = values(wanted.digests), values(wanted.selecting)
+        settled, admitted = values(wanted.settled), values(wanted.admitted)
+        with session.pipeline():
+            begin()
+            held = session.ask(statements.holds_of, settled) if wanted.settled else _nothing
+            keys = session.ask(statements.keys_of, digests, settled)
+            accounts = session.ask(statements.accounts_of, settled, digests, selecting)
+            now = session.ask_now()
+            selectable = session.ask(statements.selectable_accounts, selecting) if wanted.selecting else _nothing
+            taken = session.ask(statements.taken, admitted, admitted) if wanted.admitted else _nothing
+        self.holds = {row[0]: HoldRow._make(row) for row in held()}
+        for row in keys():
             key = _key_state(KeyRow._make(row))
             self.keys[key.row.id] = self.keys_by_digest[key.row.digest] = key
+        self.accounts = {row[0]: AccountState(*row) for row in accounts()}
+        self.now = now()
+        for key_id, account_id, name in selectable():
+            self.selectable.setdefault(key_id, []).append((account_id, name))
+        self.taken = {request_id for (request_id,) in taken()}
 
-    def load_selectable_accounts(self, key_ids: Collection[int]) -> None:
-        """Read which accounts these keys may use."""
-        if key_ids:
-            for key_id, account_id, name in self._rows(self._statements.selectable_accounts, key_ids):
-                self.selectable.setdefault(key_id, []).append((account_id, name))
-
-    def load_accounts(self, account_ids: Iterable[int]) -> None:
-        """Read and lock these accounts and those of the holds loaded."""
-        ids = {hold.account_id for hold in self.holds.values() if hold.account_id is not None}
-        ids.update(account_ids)
-        if ids:
-            for row in self._rows(self._statements.accounts_of, ids):
-                self.accounts[row[0]] = AccountState(*row)
-
-    def read_clock(self) -> None:
-        """Set `now`."""
-        self.now = self._session.now()
-
-    def load_prices(self, models: Collection[str]) -> None:
-        """Read the prices valid now."""
-        if models:
-            listed = self._session.values(models)
-            rows = self._session.rows(self._statements.prices_of, listed, self.now.wall, self.now.wall)
-            self.prices = {row[1]: PriceRow._make(row) for row in rows}
-
-    def return_tokens(self) -> None:
-        """Give back what ended requests did not use of their keys' tokens per minute."""
-        corrections = [(more, *bucket) for bucket, more in self._corrections.items()]
-        self._session.write_many(self._statements.correct_bucket, corrections)
-
-    def load_windows(self, keys: Iterable[KeyState]) -> None:
-        """Read what keys with limits per minute have used of them."""
+    def load_limits(self, keys: Iterable[KeyState], models: Collection[str]) -> None:
+        """Read the prices valid now, and what keys with limits per minute have used of them, after the settlements."""
+        session, statements, values = self._session, self._statements, self._session.values
         limited = {key.row.id: key for key in keys if key.limits}
-        if not limited:
+        if not limited and not models:
             return
-        second = self.now.second
+        now = self.now
+        since = now.second - WINDOW_SECONDS
+        with session.pipeline():
+            self._return_tokens()
+            windows = session.ask(statements.windows, values(limited), since) if limited else _nothing
+            prices = session.ask(statements.prices_of, values(models), now.wall, now.wall) if models else _nothing
+        self.prices = {row[1]: PriceRow._make(row) for row in prices()}
         for key in limited.values():
-            key.window = Window(second, second)
-        since = second - WINDOW_SECONDS
-        found = self._session.rows(self._statements.windows, self._session.values(limited), since)
-        for key_id, oldest, newest, requests, tokens in found:
-            limited[key_id].window = Window(second, min(oldest, second), requests, tokens)
-            if newest > second:
+            key.window = Window(now.second, now.second)
+        for key_id, oldest, newest, requests, tokens in windows():
+            limited[key_id].window = Window(now.second, min(oldest, now.second), newest, requests, tokens)
+            if newest > now.second:
                 self._renew_buckets(key_id, requests, tokens)
 
     def buckets(self, key: KeyState) -> list[Bucket]:
@@ -144,13 +144,6 @@ class Batch:
         second = self.now.second
         stored = self._session.rows(self._statements.buckets, key.row.id, second - WINDOW_SECONDS)
         return [*stored, (second, key.window.new_requests, key.window.new_tokens)]
-
-    def taken(self, request_ids: Collection[str]) -> set[str]:
-        """Those of the request ids that have been used."""
-        if not request_ids:
-            return set()
-        listed = self._session.values(request_ids)
-        return {request_id for (request_id,) in self._session.rows(self._statements.taken, listed, listed)}
 
     def usage(self, request_ids: Collection[str]) -> dict[str, UsageRow]:
         """Those of the requests that are settled."""
@@ -202,9 +195,10 @@ class Batch:
     def store(self) -> None:
         """Write what was decided."""
         session, statements = self._session, self._statements
-        session.write_many(statements.add_hold, self._new_holds)
-        session.write_many(statements.add_movement, self._movements)
-        session.write_many(statements.add_usage, self._usage)
+        self._return_tokens()
+        session.add(statements.add_holds, self._new_holds)
+        session.add(statements.add_movements, self._movements)
+        session.add(statements.add_usage, self._usage)
         session.write_many(statements.add_daily, [(*key, *sums) for key, sums in sorted(self._daily.items())])
         if self._removed_holds:
             session.write(statements.remove_holds, session.values(self._removed_holds))
@@ -217,6 +211,12 @@ class Batch:
         )
         self._store_buckets(keys)
 
+    def _return_tokens(self) -> None:
+        """Give back what ended requests did not use of their keys' tokens per minute."""
+        corrections = [(more, *bucket) for bucket, more in self._corrections.items()]
+        self._corrections = {}
+        self._session.write_many(self._statements.correct_bucket, corrections)
+
     def _store_buckets(self, keys: list[KeyState]) -> None:
         second = self.now.second
         counted = [(key.row.id, key.window) for key in keys if key.window is not None and key.window.new_requests]
@@ -224,8 +224,9 @@ class Batch:
             self._statements.add_bucket,
             [(key_id, second, window.new_requests, window.new_tokens) for key_id, window in counted],
         )
+        begun = [key_id for key_id, window in counted if window.newest != second]
         self._session.write_many(
-            self._statements.forget_buckets, [(key_id, second - WINDOW_SECONDS) for key_id, _ in counted]
+            self._statements.forget_buckets, [(key_id, second - WINDOW_SECONDS) for key_id in begun]
         )
 
     def _renew_buckets(self, key_id: int, requests: int, tokens: int) -> None:
@@ -256,6 +257,10 @@ class Batch:
 
     def _rows(self, statement: Statement, listed: Iterable[object]) -> list[tuple[Any, ...]]:
         return self._session.rows(statement, self._session.values(listed))
+
+
+def _nothing() -> list[Any]:
+    return []
 
 
 def _key_state(row: KeyRow) -> KeyState:

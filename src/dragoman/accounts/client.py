@@ -7,6 +7,7 @@ of the next one, which finds what the last one did.
 
 import asyncio
 import contextlib
+import itertools
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
@@ -39,6 +40,12 @@ _AT_ONCE = 500
 _COMPANY_SECONDS = 0.002
 """How long a settlement waits for an admission to share a transaction with: one client's next request pays for its last
 one. Long enough for a client on this machine to ask again, too short for anybody to find it missing often."""
+
+_UNDER_WAY = 2
+"""Transactions at the process, so that it finds the next one when it has finished one."""
+
+_SECOND_SHARE = 0.5
+"""How much of the first one's size the second must have: many small transactions would cost more than they save."""
 
 _FIRST_PAUSE = 0.05
 _LONGEST_PAUSE = 1.0
@@ -80,8 +87,8 @@ class LedgerClient:
         self._patience = patience_seconds
         self._process: LedgerProcess | None = None
         self._gathered: list[_Asked] = []
-        self._sent: list[_Asked] = []
-        """The transaction under way."""
+        self._sent: deque[list[_Asked]] = deque()
+        """Transactions that were sent and not answered, the oldest first."""
         self._unsynced: deque[tuple[_Asked, Outcome]] = deque()
         """Settlements that are committed, and not known to be on the disk."""
         self._closing = False
@@ -110,7 +117,11 @@ class LedgerClient:
         self._ended = True
         self._stop_timer()
         await self._end_process()
-        unanswered = [*self._sent, *(asked for asked, _ in self._unsynced), *self._gathered]
+        unanswered = [
+            *itertools.chain.from_iterable(self._sent),
+            *(asked for asked, _ in self._unsynced),
+            *self._gathered,
+        ]
         self._deliver([(asked, _unavailable()) for asked in unanswered])
 
     async def admit(self, admission: Admission) -> Admitted:
@@ -156,12 +167,18 @@ class LedgerClient:
         return future
 
     def _schedule(self) -> None:
-        if not self._gathered or self._sent or self._process is None or self._timer is not None or self._ended:
+        if self._process is None or self._timer is not None or self._ended or not self._may_send:
             return
         self._in_no_hurry = not self._pause and _are_settlements(self._gathered)
         pause = self._pause or (_COMPANY_SECONDS if self._in_no_hurry else 0.0)
         # Not at once: what else arrives in this turn of the loop shares the transaction.
         self._timer = self._loop.call_later(pause, self._send) if pause else self._loop.call_soon(self._send)
+
+    @property
+    def _may_send(self) -> bool:
+        if len(self._sent) == _UNDER_WAY:
+            return False
+        return len(self._gathered) >= (_SECOND_SHARE * len(self._sent[0]) if self._sent else 1)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
@@ -172,9 +189,10 @@ class LedgerClient:
     def _send(self) -> None:
         self._stop_timer()
         if self._process is not None:
-            self._sent, self._gathered = self._gathered[:_AT_ONCE], self._gathered[_AT_ONCE:]
-            again = any(asked.tried for asked in self._sent)
-            self._process.commit([asked.operation for asked in self._sent], again=again)
+            batch, self._gathered = self._gathered[:_AT_ONCE], self._gathered[_AT_ONCE:]
+            again = any(asked.tried for asked in batch)
+            self._sent.append(batch)
+            self._process.commit([asked.operation for asked in batch], again=again)
 
     async def _keep_running(self) -> None:
         """Start the process whenever there is none, until the end."""
@@ -219,31 +237,32 @@ class LedgerClient:
 
     def _hear(self, reply: Reply) -> None:
         match reply:
-            case Committed(outcomes):
-                done = list(zip(self._sent, map(unpacked, outcomes), strict=True))
-                self._sent = []
+            case Committed(outcomes, synced):
+                done = list(zip(self._sent.popleft(), map(unpacked, outcomes), strict=True))
                 self._pause = 0.0
-                self._unsynced.extend(each for each in done if isinstance(each[0].operation, Settlement))
-                self._deliver([each for each in done if not isinstance(each[0].operation, Settlement)])
+                if not synced:
+                    self._unsynced.extend(each for each in done if isinstance(each[0].operation, Settlement))
+                    done = [each for each in done if not isinstance(each[0].operation, Settlement)]
+                self._deliver(done)
                 self._schedule()
             case Synced(settlements, error):
                 done = [self._unsynced.popleft() for _ in range(settlements)]
                 self._deliver(done if error is None else [(asked, OSError(error)) for asked, _ in done])
             case DatabaseFailed():
-                self._fail()
+                self._fail(self._sent.popleft())
 
     def _lose(self) -> None:
         """There is no process, and nobody will hear what became of what it had."""
-        self._sent = [*(asked for asked, _ in self._unsynced), *self._sent]
+        lost = [*(asked for asked, _ in self._unsynced), *itertools.chain.from_iterable(self._sent)]
         self._unsynced.clear()
-        self._fail()
+        self._sent.clear()
+        self._fail(lost)
 
-    def _fail(self) -> None:
+    def _fail(self, batch: Sequence[_Asked]) -> None:
         """Nobody knows whether the transaction was committed: what is in it is tried again as long as it may wait."""
-        for asked in self._sent:
+        for asked in batch:
             asked.tried = True
-        waiting = [*self._sent, *self._gathered]
-        self._sent, self._gathered = [], []
+        waiting, self._gathered = [*batch, *self._gathered], []
         late: list[_Asked] = []
         now = self._loop.time()
         for asked in waiting:

@@ -10,8 +10,8 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Dialect, Engine, create_engine, event
@@ -38,6 +38,12 @@ _POSTGRESQL_ARGUMENTS = {
 _WAL_RETRY_SECONDS = 0.01
 
 _POSTGRESQL_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+
+Value = TypeVar("Value")
+
+Asked = Callable[[], Value]
+"""Fetches what was asked."""
 
 
 class InvalidDatabaseUrl(ValueError):
@@ -175,7 +181,10 @@ class Session:
         connection: Any = pooled.driver_connection
         pooled.detach()
         self._connection = connection
-        self._cursor = connection.cursor()
+        self._cursor = self._new_cursor()
+
+    def _new_cursor(self) -> Any:
+        return self._connection.cursor()
 
     def begin(self) -> None:
         """Begin a transaction."""
@@ -183,6 +192,10 @@ class Session:
 
     def now(self) -> Instant:
         """The time by which everything in the database is dated. Within a transaction it is read anew."""
+        return self.ask_now()()
+
+    def ask_now(self) -> Asked[Instant]:
+        """The same, as by `ask`."""
         raise NotImplementedError
 
     def commit(self) -> None:
@@ -197,6 +210,11 @@ class Session:
         rows: list[Any] = self._cursor.execute(statement.sql, parameters).fetchall()
         return rows
 
+    def ask(self, statement: Statement, *parameters: object) -> Asked[list[Any]]:
+        """What a query finds, to be fetched later; within a `pipeline`, after its end."""
+        rows = self.rows(statement, *parameters)
+        return lambda: rows
+
     def write(self, statement: Statement, *parameters: object) -> None:
         """Execute a statement that gives no rows."""
         self._cursor.execute(statement.sql, parameters)
@@ -206,8 +224,12 @@ class Session:
         if rows:
             self._cursor.executemany(statement.sql, rows)
 
+    def add(self, statement: Statement, rows: Sequence[Sequence[object]]) -> None:
+        """Add rows by a statement of `insert_all`; nothing for none."""
+        self.write_many(statement, rows)
+
     def pipeline(self) -> contextlib.AbstractContextManager[object]:
-        """A block of writes that need not wait for one another's results."""
+        """A block of statements that need not wait for one another's results: all of them are one round trip."""
         return contextlib.nullcontext()
 
     def values(self, values: Iterable[object]) -> object:
@@ -232,8 +254,8 @@ class _SqliteSession(Session):
         if self._connection.in_transaction:  # SQLite ends it by itself after some errors.
             super().rollback()
 
-    def now(self) -> Instant:
-        return self._clock.now()
+    def ask_now(self) -> Asked[Instant]:
+        return self._clock.now
 
     def values(self, values: Iterable[object]) -> object:
         return msgspec.json.encode(list(values)).decode()
@@ -244,9 +266,27 @@ class _PostgresqlSession(Session):
         super().__init__(engine)
         self._connection.autocommit = True  # Transactions are begun and ended by their own statements.
         self._cursor.execute(f"SET statement_timeout = '{busy_seconds}s'")
+        # Rows are looked up by an index, whatever the parameters: planning each time takes longer than running.
+        self._cursor.execute("SET plan_cache_mode = force_generic_plan")
 
-    def now(self) -> Instant:
-        return _instant(self._cursor.execute(_POSTGRESQL_CLOCK).fetchone()[0])
+    def _new_cursor(self) -> Any:
+        return self._connection.cursor(binary=True)
+
+    def ask_now(self) -> Asked[Instant]:
+        cursor = self._new_cursor()
+        cursor.execute(_POSTGRESQL_CLOCK)
+        return lambda: _instant(cursor.fetchone()[0])
+
+    def ask(self, statement: Statement, *parameters: object) -> Asked[list[Any]]:
+        # One of its own: the next statement of the pipeline would take the rows of the last one's place.
+        cursor = self._new_cursor()
+        cursor.execute(statement.sql, parameters)
+        fetch: Asked[list[Any]] = cursor.fetchall
+        return fetch
+
+    def add(self, statement: Statement, rows: Sequence[Sequence[object]]) -> None:
+        if rows:
+            self.write(statement, msgspec.json.encode(rows).decode())
 
     def pipeline(self) -> contextlib.AbstractContextManager[object]:
         pipeline: contextlib.AbstractContextManager[object] = self._connection.pipeline()

@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from dragoman.accounts import admitting, settling
-from dragoman.accounts.batch import Batch
+from dragoman.accounts.batch import Batch, Wanted
 from dragoman.accounts.database import Database, Instant, Session
 from dragoman.accounts.ledger_statements import LedgerStatements
 from dragoman.accounts.operations import (
@@ -70,10 +70,11 @@ class Ledger:
         """
 
         def decide(session: Session) -> tuple[Batch, Result]:
+            session.begin()
             operations = work.before(session)
             if mistakes := [mistake for operation in operations if (mistake := _mistake(operation))]:
                 raise mistakes[0]
-            batch, outcomes = self._decide(session, operations, again=False)
+            batch, outcomes = self._decide(session, operations, lambda: None, again=False)
             return batch, work.after(session, batch.now, outcomes)
 
         return self._transact(decide)
@@ -100,7 +101,9 @@ class Ledger:
 
     def _commit(self, operations: list[Operation], again: bool) -> list[Outcome]:
         try:
-            return self._transact(lambda session: self._decide(session, operations, again)) if operations else []
+            if not operations:
+                return []
+            return self._transact(lambda session: self._decide(session, operations, session.begin, again=again))
         except self._database.rejections as error:
             if len(operations) == 1:
                 return [error]
@@ -112,7 +115,6 @@ class Ledger:
             self._session = self._database.session()
         session = self._session
         try:
-            session.begin()
             batch, result = decide(session)
             with session.pipeline():
                 batch.store()
@@ -125,14 +127,17 @@ class Ledger:
             raise
         return result
 
-    def _decide(self, session: Session, operations: Sequence[Operation], again: bool) -> tuple[Batch, list[Outcome]]:
+    def _decide(
+        self, session: Session, operations: Sequence[Operation], begin: Callable[[], None], *, again: bool
+    ) -> tuple[Batch, list[Outcome]]:
         batch = Batch(session, self._statements, self._process_id)
         settlements = [operation for operation in operations if isinstance(operation, Settlement)]
         askers = [operation for operation in operations if not isinstance(operation, Settlement)]
-        _load(batch, settlements, askers)
+        wanted = _wanted(settlements, askers)
+        batch.load(wanted, begin)
         settled = iter(_settle_all(batch, settlements))
-        batch.return_tokens()
-        _load_windows(batch, askers)
+        keys = (batch.keys_by_digest[digest] for digest in wanted.digests if digest in batch.keys_by_digest)
+        batch.load_limits(keys, {asker.model for asker in askers if isinstance(asker, Admission)})
         answered = iter(_answer_all(batch, askers, again))
         return batch, [next(settled if isinstance(operation, Settlement) else answered) for operation in operations]
 
@@ -149,25 +154,16 @@ def _mistake(operation: Operation) -> ValueError | None:
     return None
 
 
-def _load(batch: Batch, settlements: Sequence[Settlement], askers: Sequence[Admission | Inquiry]) -> None:
-    """Read and lock all rows concerned, and then the clock: who is given a row later is never given an earlier time."""
-    batch.load_holds({settlement.request_id for settlement in settlements})
-    batch.load_keys({asker.key_digest for asker in askers if asker.key_digest is not None})
-    selecting = {asker.key_digest for asker in askers if asker.account is not None}
-    batch.load_selectable_accounts({key.row.id for digest, key in batch.keys_by_digest.items() if digest in selecting})
-    payers = {
-        admitting.account_wanted(batch, asker.key_digest, asker.account)
-        for asker in askers
-        if asker.key_digest is not None
-    }
-    batch.load_accounts(payer for payer in payers if payer is not None)
-    batch.read_clock()
-    batch.load_prices({asker.model for asker in askers if isinstance(asker, Admission)})
-
-
-def _load_windows(batch: Batch, askers: Sequence[Admission | Inquiry]) -> None:
-    digests = {asker.key_digest for asker in askers if asker.key_digest is not None}
-    batch.load_windows(batch.keys_by_digest[digest] for digest in digests if digest in batch.keys_by_digest)
+def _wanted(settlements: Sequence[Settlement], askers: Sequence[Admission | Inquiry]) -> Wanted:
+    digests, selecting = set(), set()
+    for asker in askers:
+        if asker.key_digest is not None:
+            digests.add(asker.key_digest)
+            if asker.account is not None:
+                selecting.add(asker.key_digest)
+    settled = {settlement.request_id for settlement in settlements}
+    admitted = {asker.request_id for asker in askers if isinstance(asker, Admission)}
+    return Wanted(settled, admitted, digests, selecting)
 
 
 def _settle_all(batch: Batch, settlements: Sequence[Settlement]) -> list[Outcome]:
@@ -187,8 +183,7 @@ def _settle_all(batch: Batch, settlements: Sequence[Settlement]) -> list[Outcome
 
 
 def _answer_all(batch: Batch, askers: Sequence[Admission | Inquiry], again: bool) -> list[Outcome]:
-    admissions = [asker for asker in askers if isinstance(asker, Admission)]
-    taken = batch.taken({admission.request_id for admission in admissions})
+    taken = batch.taken
     mine = batch.admitted_by_me(taken) if again and taken else {}
     outcomes: list[Outcome] = []
     for asker in askers:

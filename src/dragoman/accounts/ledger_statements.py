@@ -14,7 +14,6 @@ from sqlalchemy import (
     delete,
     exists,
     func,
-    or_,
     select,
     tuple_,
     union_all,
@@ -23,7 +22,7 @@ from sqlalchemy import update as update_of
 from sqlalchemy.dialects import postgresql, sqlite
 
 from dragoman.accounts.rows import AccountRow, HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
-from dragoman.accounts.statements import Statement, compiled, insert, one_of, update
+from dragoman.accounts.statements import Statement, compiled, found_by, insert_all, one_of, update
 from dragoman.accounts.tables import (
     accounts,
     daily_usage,
@@ -50,14 +49,14 @@ class LedgerStatements:
     def __init__(self, dialect: Dialect) -> None:
         self.holds_of = _rows_of(dialect, holds, HoldRow._fields, holds.c.request_id, lock=True)
         self.usage_of = _rows_of(dialect, usage, UsageRow._fields, usage.c.request_id, lock=False)
-        self.accounts_of = _rows_of(dialect, accounts, AccountRow._fields, accounts.c.id, lock=True)
+        self.accounts_of = _accounts(dialect)
         self.keys_of = _keys(dialect)
         self.taken = _taken(dialect)
         self.selectable_accounts = _selectable_accounts(dialect)
         self.prices_of = _current_prices(dialect)
-        self.add_hold = insert(dialect, holds, HoldRow._fields)
-        self.add_movement = insert(dialect, movements, MovementRow._fields)
-        self.add_usage = insert(dialect, usage, UsageRow._fields)
+        self.add_holds = insert_all(dialect, holds, HoldRow._fields)
+        self.add_movements = insert_all(dialect, movements, MovementRow._fields)
+        self.add_usage = insert_all(dialect, usage, UsageRow._fields)
         self.add_daily = _adding(dialect, daily_usage, _DAILY_KEY, _DAILY_SUMS)
         self.remove_holds = _removing(dialect)
         self.change_account = update(dialect, accounts, ("balance", "holds", "charges"))
@@ -75,9 +74,27 @@ def _rows_of(dialect: Dialect, table: Table, names: tuple[str, ...], column: Col
 
 
 def _keys(dialect: Dialect) -> Statement:
-    wanted = or_(one_of(dialect, keys.c.digest, "digests"), one_of(dialect, keys.c.id, "ids"))
-    query = select(*(keys.c[name] for name in KeyRow._fields)).where(wanted)
-    return compiled(_locked(query, keys.c.id), dialect, ("digests", "ids"))
+    """The keys with these digests and those of these requests' holds."""
+    asking = keys.alias()
+    wanted = union_all(
+        select(asking.c.id).where(one_of(dialect, asking.c.digest, "digests")),
+        select(holds.c.key_id).where(one_of(dialect, holds.c.request_id, "settled")),
+    )
+    query = select(*(keys.c[name] for name in KeyRow._fields)).where(found_by(dialect, keys.c.id, wanted))
+    return compiled(_locked(query, keys.c.id), dialect, ("digests", "settled"))
+
+
+def _accounts(dialect: Dialect) -> Statement:
+    """The accounts of these requests' holds, those of the keys, and all that selecting keys may use."""
+    wanted = union_all(
+        select(holds.c.account_id).where(one_of(dialect, holds.c.request_id, "settled")),
+        select(keys.c.account_id).where(one_of(dialect, keys.c.digest, "digests")),
+        select(key_accounts.c.account_id)
+        .join_from(key_accounts, keys, key_accounts.c.key_id == keys.c.id)
+        .where(one_of(dialect, keys.c.digest, "selecting")),
+    )
+    query = select(*(accounts.c[name] for name in AccountRow._fields)).where(found_by(dialect, accounts.c.id, wanted))
+    return compiled(_locked(query, accounts.c.id), dialect, ("settled", "digests", "selecting"))
 
 
 def _taken(dialect: Dialect) -> Statement:
@@ -90,7 +107,8 @@ def _taken(dialect: Dialect) -> Statement:
 def _selectable_accounts(dialect: Dialect) -> Statement:
     query = select(key_accounts.c.key_id, accounts.c.id, accounts.c.name)
     query = query.join_from(key_accounts, accounts, key_accounts.c.account_id == accounts.c.id)
-    return compiled(query.where(one_of(dialect, key_accounts.c.key_id, "listed")), dialect, ("listed",))
+    query = query.join(keys, key_accounts.c.key_id == keys.c.id)
+    return compiled(query.where(one_of(dialect, keys.c.digest, "selecting")), dialect, ("selecting",))
 
 
 def _current_prices(dialect: Dialect) -> Statement:

@@ -25,6 +25,8 @@ class Window(msgspec.Struct):
     """Now."""
     oldest: int
     """The second of the oldest bucket; now if there is none."""
+    newest: int = 0
+    """The second of the newest one; 0 if there is none."""
     requests: int = 0
     tokens: int = 0
     new_requests: int = 0

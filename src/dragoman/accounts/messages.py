@@ -36,9 +36,11 @@ class Raised(msgspec.Struct, frozen=True, array_like=True, tag="raised"):
 
 
 class Committed(msgspec.Struct, frozen=True, array_like=True, tag="committed"):
-    """The outcomes, in the order of the operations. Settlements among them are only safe when Synced says so."""
+    """The outcomes, in the order of the operations."""
 
     outcomes: list[Answer | Raised]
+    synced: bool
+    """Whether they are on the disk; if not, settlements among them are only safe when Synced says so."""
 
 
 class DatabaseFailed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):

@@ -79,19 +79,20 @@ class _Clerk:
             return
         except Exception as error:  # noqa: BLE001 - a defect is for those who asked
             outcomes = [error] * len(command.operations)
-        self._send(Committed([packed(outcome) for outcome in outcomes]))
-        if settlements := sum(isinstance(operation, Settlement) for operation in command.operations):
+        settlements = sum(isinstance(operation, Settlement) for operation in command.operations)
+        synced = not (settlements and self._ledger.needs_sync)
+        self._send(Committed([packed(outcome) for outcome in outcomes], synced))
+        if not synced:
             self._committed.put(settlements)
 
     def _sync(self) -> None:
         next_sync = 0.0
         more = True
         while more and (settlements := self._committed.get()):
-            if self._ledger.needs_sync:
-                time.sleep(max(0.0, next_sync - time.monotonic()))
-                meanwhile = self._committed_meanwhile()
-                settlements, more = settlements + sum(meanwhile), 0 not in meanwhile
-                next_sync = time.monotonic() + _BETWEEN_SYNCS
+            time.sleep(max(0.0, next_sync - time.monotonic()))
+            meanwhile = self._committed_meanwhile()
+            settlements, more = settlements + sum(meanwhile), 0 not in meanwhile
+            next_sync = time.monotonic() + _BETWEEN_SYNCS
             error = None
             try:
                 self._ledger.sync()

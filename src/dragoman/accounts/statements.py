@@ -3,7 +3,21 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import ARRAY, ColumnElement, Dialect, String, Table, any_, bindparam, cast, func, select
+from sqlalchemy import (
+    ARRAY,
+    JSON,
+    ColumnElement,
+    Dialect,
+    SelectBase,
+    String,
+    Table,
+    any_,
+    bindparam,
+    cast,
+    func,
+    literal_column,
+    select,
+)
 from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_of
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -38,6 +52,26 @@ def one_of(dialect: Dialect, column: ColumnElement[int] | ColumnElement[str], na
         members = func.json_each(bindparam(name, type_=String)).table_valued("value")
         return column.in_(select(members.c.value))
     return column == any_(cast(bindparam(name), ARRAY(column.type)))
+
+
+def found_by(dialect: Dialect, column: ColumnElement[int], query: SelectBase) -> ColumnElement[bool]:
+    """Whether the column is among a query's rows, of one column. PostgreSQL runs the query once, and uses the index."""
+    if dialect.name == "sqlite":
+        return column.in_(query)
+    return column == any_(func.array(query.scalar_subquery(), type_=ARRAY(column.type)))
+
+
+def insert_all(dialect: Dialect, table: Table, columns: Sequence[str]) -> Statement:
+    """Add rows, see Session.add; the columns are in the order of the table.
+
+    PostgreSQL takes all rows in one parameter, as JSON: with `executemany` each costs a message of its own. To SQLite
+    that would be the slower way.
+    """
+    if dialect.name == "sqlite":
+        return insert(dialect, table, columns)
+    entry = func.json_array_elements(cast(bindparam("rows"), JSON)).column_valued("entry")
+    values = [cast(entry.op("->>")(literal_column(str(at))), table.c[name].type) for at, name in enumerate(columns)]
+    return compiled(insert_into(table).from_select(list(columns), select(*values)), dialect, ("rows",))
 
 
 def insert(dialect: Dialect, table: Table, columns: Sequence[str]) -> Statement:
