@@ -6,12 +6,10 @@ What is measured and how to read it: benchmarks/README.md.
 """
 
 import argparse
-import asyncio
 import contextlib
 import itertools
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +17,13 @@ from typing import NamedTuple
 import msgspec
 import uvloop
 
-from benchmarks.connection import BadAnswer, Connection, json_post
-from benchmarks.figures import Bar, medians, milliseconds, percentile, table, write_json
+from benchmarks.closed_loop import Round, ask, round_of
+from benchmarks.connection import BadAnswer, json_post
+from benchmarks.figures import Bar, medians, milliseconds, table, write_json
 from benchmarks.litellm_proxy import KEY as LITELLM_KEY
 from benchmarks.litellm_proxy import litellm_proxy
 from benchmarks.processes import Server, dragoman, end_servers_when_terminated
-from benchmarks.stopwatch import OWN, Stopwatch
+from benchmarks.stopwatch import Stopwatch
 from dragoman.accounts.audit import audit
 from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.database import Database
@@ -53,7 +52,6 @@ _PATH = "/v1/chat/completions"
 _BODY = {"model": "echo", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 16}
 _PLENTY = 2**40
 _WARM_UP_SECONDS = 1.0
-_ROUND_SECONDS_AT_MOST = 120
 
 
 class Side(NamedTuple):
@@ -61,19 +59,6 @@ class Side(NamedTuple):
 
     server: Server
     key: str | None
-
-
-class Round(msgspec.Struct, frozen=True):
-    """One server's figures in one round, or their medians. Times are in seconds, shares in cores."""
-
-    rate: float
-    """Requests a second."""
-    latency_p50: float
-    latency_p99: float
-    server_cores: float
-    client_cores: float
-    stranger_cores: float
-    """What anybody else on the machine took."""
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -88,22 +73,7 @@ async def _latencies(side: Side, clients: int, seconds: float) -> list[float]:
     """The seconds each answer took, of closed loops that begin no answer after `seconds`."""
     headers = {} if side.key is None else {"Authorization": f"Bearer {side.key}"}
     request = json_post(side.server.url, _PATH, _BODY, headers)
-    deadline = time.perf_counter() + seconds
-    loops = (_closed_loop(side.server.url, request, deadline) for _ in range(clients))
-    async with asyncio.timeout(seconds + _ROUND_SECONDS_AT_MOST):
-        return list(itertools.chain.from_iterable(await asyncio.gather(*loops)))
-
-
-async def _closed_loop(url: str, request: bytes, deadline: float) -> list[float]:
-    latencies = []
-    connection = await Connection.open(url)
-    try:
-        while (began := time.perf_counter()) < deadline:
-            await connection.exchange(request, lambda _body: None)
-            latencies.append(time.perf_counter() - began)
-    finally:
-        connection.close()
-    return latencies
+    return (await ask(side.server.url, request, clients, seconds)).latencies
 
 
 def _measure(sides: dict[str, Side], clients: int, rounds: int, seconds: float) -> Result:
@@ -120,14 +90,7 @@ def _measure(sides: dict[str, Side], clients: int, rounds: int, seconds: float) 
 def _run(name: str, sides: dict[str, Side], clients: int, seconds: float) -> Round:
     with Stopwatch({side: each.server for side, each in sides.items()}) as watch:
         latencies = uvloop.run(_latencies(sides[name], clients, seconds))
-    return Round(
-        rate=len(latencies) / watch.seconds,
-        latency_p50=percentile(latencies, 50),
-        latency_p99=percentile(latencies, 99),
-        server_cores=watch.cores[name],
-        client_cores=watch.cores[OWN],
-        stranger_cores=watch.stranger_cores,
-    )
+    return round_of(name, watch, latencies)
 
 
 def _report(result: Result) -> str:

@@ -11,7 +11,6 @@ import contextlib
 import itertools
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,10 +18,11 @@ import msgspec
 import uvloop
 
 from benchmarks.bare_app import Recording
+from benchmarks.closed_loop import Round, ask, round_of
 from benchmarks.connection import BadAnswer, Connection, json_post
-from benchmarks.figures import medians, milliseconds, percentile, table, write_json
+from benchmarks.figures import medians, milliseconds, table, write_json
 from benchmarks.processes import Server, dragoman, end_servers_when_terminated, module_server
-from benchmarks.stopwatch import OWN, Stopwatch
+from benchmarks.stopwatch import Stopwatch
 
 CONNECTIONS = 16
 STREAM_TOKENS = 256
@@ -32,7 +32,7 @@ THEIRS = "bare Starlette"
 _PATH = "/v1/chat/completions"
 _FRAME_END = b"\n\n"
 _WARM_UP_SECONDS = 1.0
-_ROUND_SECONDS_AT_MOST = 120
+_ANSWER_SECONDS_AT_MOST = 120
 
 
 def _request(content: str) -> dict[str, object]:
@@ -65,20 +65,6 @@ KINDS = {
 }
 
 
-class Round(msgspec.Struct, frozen=True):
-    """One server's figures in one round, or their medians. Times are in seconds, shares in cores."""
-
-    rate: float
-    """In the kind's unit."""
-    latency_p50: float
-    """Of a whole answer."""
-    latency_p99: float
-    server_cores: float
-    client_cores: float
-    stranger_cores: float
-    """What anybody else on the machine took."""
-
-
 class Result(msgspec.Struct, frozen=True):
     """One kind. The keys are the servers' names."""
 
@@ -91,36 +77,9 @@ class Result(msgspec.Struct, frozen=True):
     """Processor time for one answer, ours / theirs."""
 
 
-async def _answers(url: str, body: dict[str, object], connections: int, seconds: float) -> list[float]:
-    """The seconds each answer took, of closed loops that begin no answer after `seconds`."""
-    request = json_post(url, _PATH, body)
-    deadline = time.perf_counter() + seconds
-    loops = (_closed_loop(url, request, deadline) for _ in range(connections))
-    try:
-        async with asyncio.timeout(seconds + _ROUND_SECONDS_AT_MOST):
-            return list(itertools.chain.from_iterable(await asyncio.gather(*loops)))
-    except TimeoutError:
-        raise BadAnswer(f"answers were still missing {_ROUND_SECONDS_AT_MOST} seconds after the round") from None
-
-
-async def _closed_loop(url: str, request: bytes, deadline: float) -> list[float]:
-    latencies = []
-    received = 0
-    sizes = set()
-
-    def count(body: bytes) -> None:
-        nonlocal received
-        received += len(body)
-
-    connection = await Connection.open(url)
-    try:
-        while (began := time.perf_counter()) < deadline:
-            received = 0
-            await connection.exchange(request, count)
-            latencies.append(time.perf_counter() - began)
-            sizes.add(received)
-    finally:
-        connection.close()
+async def _latencies(url: str, body: dict[str, object], seconds: float) -> list[float]:
+    """The seconds each answer took, all of which must be as long."""
+    latencies, sizes = await ask(url, json_post(url, _PATH, body), CONNECTIONS, seconds)
     if len(sizes) > 1:
         raise BadAnswer(f"the same question got answers of {sorted(sizes)} bytes")
     return latencies
@@ -130,7 +89,7 @@ async def _answer(url: str, body: dict[str, object]) -> bytes:
     pieces: list[bytes] = []
     connection = await Connection.open(url)
     try:
-        async with asyncio.timeout(_ROUND_SECONDS_AT_MOST):
+        async with asyncio.timeout(_ANSWER_SECONDS_AT_MOST):
             await connection.exchange(json_post(url, _PATH, body), pieces.append)
     finally:
         connection.close()
@@ -167,15 +126,8 @@ def _measure(name: str, servers: dict[str, Server], rounds: int, seconds: float)
 
 def _run(side: str, servers: dict[str, Server], kind: Kind, seconds: float) -> Round:
     with Stopwatch(servers) as watch:
-        latencies = uvloop.run(_answers(servers[side].url, kind.body, CONNECTIONS, seconds))
-    return Round(
-        rate=len(latencies) * kind.units / watch.seconds,
-        latency_p50=percentile(latencies, 50),
-        latency_p99=percentile(latencies, 99),
-        server_cores=watch.cores[side],
-        client_cores=watch.cores[OWN],
-        stranger_cores=watch.stranger_cores,
-    )
+        latencies = uvloop.run(_latencies(servers[side].url, kind.body, seconds))
+    return round_of(side, watch, latencies, kind.units)
 
 
 def _report(result: Result) -> str:

@@ -7,35 +7,24 @@ The clients stream without end; the next worker settles by the journal what the 
 
 import argparse
 import asyncio
-import contextlib
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.databases import KINDS, new_databases
 from benchmarks.processes import end_servers_when_terminated
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
 from tests.support.metered import Customer
-from tests.support.postgresql import new_database, running_postgresql
 from tests.support.streaming_clients import StreamingClients, assert_all_paid
 from tests.support.workers import killable_worker
 
 CLIENTS = 8
 TOKENS_PER_SECOND = 300
 _MOST_TOKENS_BETWEEN_KILLS = 300
-
-
-@contextlib.contextmanager
-def _database(kind: str, folder: str) -> Iterator[str]:
-    if kind == "sqlite":
-        yield f"sqlite:///{folder}/accounts.db"
-    else:
-        with running_postgresql() as server:
-            yield new_database(server)
 
 
 async def _kill(url: str, folder: str, kills: int, seed: int) -> Customer:
@@ -61,11 +50,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="how often (default: 200)")
     parser.add_argument("--seed", type=int, default=1, help="of the moments (default: 1)")
-    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite", help="default: sqlite")
+    parser.add_argument("--database", choices=KINDS, default="sqlite", help="default: sqlite")
     options = parser.parse_args()
     end_servers_when_terminated()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, _database(options.database, folder) as url:
+    with tempfile.TemporaryDirectory() as folder, new_databases(options.database, 1) as [url]:
         customer = asyncio.run(_kill(url, folder, options.kills, options.seed))
         results = Counter(used.result for used in customer.usage)
         tokens = sum(used.completion_tokens for used in customer.usage)

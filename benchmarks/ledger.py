@@ -7,18 +7,15 @@ What is measured and how to read it: docs/ledger.md.
 
 import argparse
 import asyncio
-import contextlib
-import os
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import uvloop
 
+from benchmarks.databases import add_databases_option, finish_filling, kind_of, new_databases, numbers
 from benchmarks.figures import Bar, medians, percentile, table, write_json
 from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.client import LedgerClient
@@ -31,7 +28,6 @@ from dragoman.accounts.prices import set_price
 from dragoman.accounts.statements import insert
 from dragoman.accounts.tables import schema_migrations
 from dragoman.core.identifiers import key_digest, new_request_id
-from tests.support.postgresql import new_database, running_postgresql
 
 CALLERS = (1, 32)
 ROWS = 1_000_000
@@ -49,12 +45,6 @@ _FILL = """
            number, number, 'finished', 500, 0, 200, 0
     FROM {numbers}
 """
-_NUMBERS = {
-    "sqlite": "(WITH RECURSIVE n(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM n WHERE number < {rows}) "
-    "SELECT number FROM n)",
-    "postgresql": "generate_series(1, {rows}) AS number",
-}
-_FINISH = {"sqlite": "PRAGMA wal_checkpoint(TRUNCATE)", "postgresql": "VACUUM ANALYZE"}
 _HEX = {"sqlite": "printf('%032x', number)", "postgresql": "lpad(to_hex(number), 32, '0')"}
 
 
@@ -102,13 +92,10 @@ class Shop:
 
     def _fill(self, rows: int) -> None:
         """Put old requests into the table, and let the disk finish with that."""
+        kind = kind_of(self.database)
         with self.database.write() as connection:
-            kind = connection.dialect.name
-            numbers = _NUMBERS[kind].format(rows=rows)
-            connection.exec_driver_sql(_FILL.format(hex=_HEX[kind], numbers=numbers))
-        with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql(_FINISH[kind])
-        os.sync()
+            connection.exec_driver_sql(_FILL.format(hex=_HEX[kind], numbers=numbers(kind, rows)))
+        finish_filling(self.database)
 
     def bare(self, seconds: float) -> Round:
         """A row and a COMMIT, again and again: what no ledger on this database could do with less."""
@@ -190,30 +177,16 @@ def _figures(done: Round) -> tuple[str, ...]:
     return (f"{done.rate:,.0f}", *times, f"{done.cpu_seconds * 1e6:.0f} µs")
 
 
-@contextlib.contextmanager
-def _urls(kind: str) -> Iterator[tuple[str, str]]:
-    """Two new databases."""
-    if kind == "sqlite":
-        with tempfile.TemporaryDirectory() as folder:
-            yield f"sqlite:///{folder}/new.db", f"sqlite:///{folder}/filled.db"
-    else:
-        with running_postgresql(durable=True) as server:
-            yield new_database(server), new_database(server)
-
-
 def _parse() -> Options:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ledger", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement in a round (default: 2)")
-    parser.add_argument("--databases", default=",".join(_NUMBERS), help="default: %(default)s")
+    add_databases_option(parser)
     parser.add_argument("--json", type=Path, help="file for the results")
     given = parser.parse_args()
-    databases = given.databases.split(",")
-    if unknown := [name for name in databases if name not in _NUMBERS]:
-        parser.error(f"unknown database {unknown[0]}; there are {', '.join(_NUMBERS)}")
     if given.rounds < 1 or given.seconds <= 0:
         parser.error("--rounds must be at least 1 and --seconds more than 0")
-    return Options(given.rounds, given.seconds, databases, given.json)
+    return Options(given.rounds, given.seconds, given.databases, given.json)
 
 
 def main() -> None:
@@ -221,7 +194,7 @@ def main() -> None:
     options = _parse()
     results = []
     for kind in options.databases:
-        with _urls(kind) as (new_url, filled_url):
+        with new_databases(kind, 2, durable=True) as (new_url, filled_url):
             new, filled = Shop(new_url, 0), Shop(filled_url, ROWS)
             results.append(_measure(kind, new, filled, options))
             for shop in (new, filled):

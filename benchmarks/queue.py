@@ -6,10 +6,7 @@ What is measured and how to read it: README.md beside this file.
 """
 
 import argparse
-import contextlib
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from benchmarks.databases import add_databases_option, finish_filling, kind_of, new_databases, numbers
 from benchmarks.figures import Bar, medians, percentile, table, write_json
 from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.database import Database
@@ -31,7 +29,6 @@ from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.payloads import pack_form, pack_requests
 from dragoman.jobs.rows import Accepted, Submission
 from dragoman.jobs.store import JobStore
-from tests.support.postgresql import new_database, running_postgresql
 
 FEW, MANY = 100, 100_000
 OWNERS = 100
@@ -40,12 +37,6 @@ _MODEL = "parrot"
 _PRIORITIES = (100, 128, 200)
 _BAR = Bar(0.5)
 
-_NUMBERS = {
-    "sqlite": "(WITH RECURSIVE n(number) AS (SELECT 1 UNION ALL SELECT number + 1 FROM n WHERE number < {rows}) "
-    "SELECT number FROM n)",
-    "postgresql": "generate_series(1, {rows}) AS number",
-}
-_FINISH = {"sqlite": "PRAGMA wal_checkpoint(TRUNCATE)", "postgresql": "VACUUM ANALYZE"}
 _PLACEHOLDER = {"sqlite": "?", "postgresql": "%s"}
 
 _FILL = """
@@ -129,9 +120,9 @@ class Filled:
         return Submission(draft, Admission(request_id, self.digest, _MODEL, "infermatic", 500, 500), "")
 
     def _fill(self, waiting: int) -> None:
-        kind = "sqlite" if self.database.is_sqlite else "postgresql"
+        kind = kind_of(self.database)
         words = {
-            "numbers": _NUMBERS[kind].format(rows=waiting),
+            "numbers": numbers(kind, waiting),
             "owners": OWNERS,
             "model": _MODEL,
             "now": time.time_ns() // 1_000_000,
@@ -143,9 +134,7 @@ class Filled:
             connection.exec_driver_sql(_FILL_REQUESTS.format(**words), payloads)
             if kind == "postgresql":
                 connection.exec_driver_sql(_CONTINUE.format(rows=waiting))
-        with self.database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-            connection.exec_driver_sql(_FINISH[kind])
-        os.sync()
+        finish_filling(self.database)
 
 
 def _request() -> GenerationRequest:
@@ -182,30 +171,16 @@ def _figures(done: Round) -> Iterator[str]:
         yield f"{seconds * 1000:.2f} ms"
 
 
-@contextlib.contextmanager
-def _urls(kind: str) -> Iterator[tuple[str, str]]:
-    """Two new databases."""
-    if kind == "sqlite":
-        with tempfile.TemporaryDirectory() as folder:
-            yield f"sqlite:///{folder}/few.db", f"sqlite:///{folder}/many.db"
-    else:
-        with running_postgresql(durable=True) as server:
-            yield new_database(server), new_database(server)
-
-
 def _parse() -> Options:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.queue", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5, help="default: 5")
     parser.add_argument("--jobs", type=int, default=300, help="submitted and claimed in a round (default: 300)")
-    parser.add_argument("--databases", default=",".join(_NUMBERS), help="default: %(default)s")
+    add_databases_option(parser)
     parser.add_argument("--json", type=Path, help="file for the results")
     given = parser.parse_args()
-    databases = given.databases.split(",")
-    if unknown := [name for name in databases if name not in _NUMBERS]:
-        parser.error(f"unknown database {unknown[0]}; there are {', '.join(_NUMBERS)}")
     if given.rounds < 1 or given.jobs < 1:
         parser.error("--rounds and --jobs must be at least 1")
-    return Options(given.rounds, given.jobs, databases, given.json)
+    return Options(given.rounds, given.jobs, given.databases, given.json)
 
 
 def main() -> None:
@@ -213,7 +188,7 @@ def main() -> None:
     options = _parse()
     results = []
     for kind in options.databases:
-        with _urls(kind) as (few_url, many_url):
+        with new_databases(kind, 2, durable=True) as (few_url, many_url):
             few, many = Filled(few_url, FEW), Filled(many_url, MANY)
             results.append(_measure(kind, few, many, options))
             few.close()

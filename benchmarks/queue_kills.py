@@ -8,37 +8,26 @@ once. See docs/queue.md.
 
 import argparse
 import asyncio
-import contextlib
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from benchmarks.databases import KINDS, new_databases
 from benchmarks.processes import end_servers_when_terminated
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.prices import set_price
 from tests.support.killable_server import killable_server
 from tests.support.metered import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE, Customer
-from tests.support.postgresql import new_database, running_postgresql
 from tests.support.queue_clients import QueueClients, assert_each_paid_once
 
 _LONGEST_PAUSE_SECONDS = 3.0
 _MOST_SECONDS = 1800
 _TOKENS = 40
 _BUNDLED = "smollm2-135m-instruct"
-
-
-@contextlib.contextmanager
-def _database(kind: str, folder: str) -> Iterator[str]:
-    if kind == "sqlite":
-        yield f"sqlite:///{folder}/accounts.db"
-    else:
-        with running_postgresql() as server:
-            yield new_database(server)
 
 
 def _bodies(model: str, jobs: int) -> list[dict[str, object]]:
@@ -109,7 +98,7 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=50, help="how often (default: 50)")
     parser.add_argument("--seed", type=int, default=1, help="of the moments (default: 1)")
     parser.add_argument("--model", choices=("echo", "bundled"), default="echo", help="default: echo")
-    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite", help="default: sqlite")
+    parser.add_argument("--database", choices=KINDS, default="sqlite", help="default: sqlite")
     return parser.parse_args(arguments)
 
 
@@ -118,7 +107,7 @@ def main() -> None:
     options = _parse()
     end_servers_when_terminated()
     began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder, _database(options.database, folder) as url:
+    with new_databases(options.database, 1) as [url]:
         customer, killed = asyncio.run(_kill(options, url))
         customer.database.close()
     kills = ", ".join(f"{count} of the {what}" for what, count in killed.most_common())

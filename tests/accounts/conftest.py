@@ -1,68 +1,14 @@
 """Every test of the ledger runs on SQLite and on a real PostgreSQL."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from dragoman.accounts.database import Database
-from dragoman.accounts.migrations import upgrade
-from tests.support.accounts import Till, empty
-from tests.support.postgresql import PostgresServer, new_database, running_postgresql
+from tests.support.accounts import Till
+from tests.support.database_fixtures import database, database_url, empty_database_url, kind, postgresql, reused_url
 
-
-@pytest.fixture(scope="session")
-def postgresql() -> Iterator[PostgresServer]:
-    """A PostgreSQL server for the whole run."""
-    with running_postgresql() as server:
-        yield server
-
-
-@pytest.fixture(scope="session")
-def reused_url(postgresql: PostgresServer) -> str:
-    """The URL of a database with tables: to empty them is quicker than to make them."""
-    url = new_database(postgresql)
-    database = Database(url)
-    upgrade(database)
-    database.close()
-    return url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def kind(request: pytest.FixtureRequest) -> str:
-    """What every test of the ledger is run on."""
-    return str(request.param)
-
-
-@pytest.fixture
-def empty_database_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without tables."""
-    if kind == "sqlite":
-        return f"sqlite:///{tmp_path}/accounts.db"
-    return new_database(request.getfixturevalue("postgresql"))
-
-
-@pytest.fixture
-def database_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database with the newest tables, and nothing in them."""
-    if kind == "sqlite":
-        url = f"sqlite:///{tmp_path}/accounts.db"
-        database = Database(url)
-        upgrade(database)
-    else:
-        url = request.getfixturevalue("reused_url")
-        database = Database(url)
-        empty(database)
-    database.close()
-    return url
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    """The same, connected."""
-    database = Database(database_url)
-    yield database
-    database.close()
+__all__ = ["database", "database_url", "empty_database_url", "kind", "postgresql", "reused_url"]
 
 
 @pytest.fixture

@@ -1,21 +1,12 @@
 """Every test of the queue runs on SQLite and on a real PostgreSQL."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from dragoman.accounts.database import Database
-from tests.accounts.conftest import database_url, kind, postgresql, reused_url
+from tests.support.database_fixtures import database, database_url, kind, postgresql, reused_url
 from tests.support.queues import Shop
 
-__all__ = ["database_url", "kind", "postgresql", "reused_url"]
-
-
-@pytest.fixture
-def database(database_url: str) -> Iterator[Database]:
-    database = Database(database_url)
-    yield database
-    database.close()
+__all__ = ["database", "database_url", "kind", "postgresql", "reused_url"]
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
-"""A batcher over the simulated model, and what it published."""
+"""What batchers publish until they are done, and one over the simulated model."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -102,6 +103,27 @@ class Harness:
         assert self.batcher.cache.ledger.spent == self.backend.spent
         assert self.batcher.cache.free_sequence_ids == SEQUENCE_IDS
         assert self.backend.used == 0
+
+
+def drained(batcher: Batcher) -> list[Outcome]:
+    """What is published until all jobs have ended; then nothing is kept of them."""
+    outcomes: list[Outcome] = []
+    for _ in range(MOST_STEPS):
+        if batcher.idle:
+            batcher.cache.clear()
+            assert batcher.cache.ledger.used == 0
+            return outcomes
+        outcomes += batcher.step()
+    raise AssertionError("the batcher does not come to an end")
+
+
+def tokens_of_jobs(outcomes: Iterable[Outcome]) -> dict[JobKey, list[int]]:
+    """What jobs of one choice each were answered."""
+    tokens: dict[JobKey, list[int]] = {}
+    for key, event in outcomes:
+        if isinstance(event, Delta):
+            tokens.setdefault(key, []).extend(event.token_ids)
+    return tokens
 
 
 def long_winded(count: int, length: int, adapter: int = NO_ADAPTER) -> list[list[int]]:

@@ -4,9 +4,10 @@ import asyncio
 from pathlib import Path
 from typing import NamedTuple
 
-from dragoman.accounts.database import Database
+from prometheus_client import CollectorRegistry
+
 from dragoman.engines.echo import EchoEngine
-from tests.support.queues import Shop, server
+from tests.support.queues import running_queue
 
 
 class QueueServer(NamedTuple):
@@ -23,6 +24,6 @@ def serve_queue(order: QueueServer) -> None:
 
 
 async def _serve(order: QueueServer) -> None:
-    shop = Shop(Database(order.url), opens=False)
-    async with server(shop, order.journals, engine=EchoEngine(tokens_per_second=order.tokens_per_second)):
+    engine = EchoEngine(tokens_per_second=order.tokens_per_second)
+    async with running_queue(order.url, order.journals, engine, CollectorRegistry()):
         await asyncio.Event().wait()

@@ -9,14 +9,11 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from sqlalchemy import select, update
 
-from dragoman.accounts.audit import audit
-from dragoman.accounts.balances import Account, create_account, deposit, find_account
+from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.keys import Key, KeyRules, create_key, list_keys
-from dragoman.accounts.prices import set_price
+from dragoman.accounts.keys import KeyRules, create_key
 from dragoman.accounts.tables import job_events, jobs
-from dragoman.accounts.usage import Usage, list_usage
 from dragoman.core.events import Delta, Event
 from dragoman.core.idempotency import Attempt
 from dragoman.core.identifiers import new_request_id
@@ -34,7 +31,7 @@ from dragoman.jobs.meter import QueueMeter
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.queue import JobQueue
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
-from tests.support.metered import COMPLETION_PRICE, MODEL, PLENTY, PROMPT_PRICE
+from tests.support.metered import MODEL, PLENTY, Customer
 
 _LOOKS = 3000
 _BETWEEN_LOOKS_SECONDS = 0.01
@@ -72,16 +69,12 @@ async def until(condition: Callable[[], bool]) -> None:
     raise AssertionError("it does not come about")
 
 
-class Shop:
-    """Accounts whose keys pay for jobs."""
+class Shop(Customer):
+    """A customer with a key, and others whose keys pay for jobs."""
 
-    def __init__(self, database: Database, *, opens: bool = True) -> None:
-        """`opens`: with a price, and an account that the first key is of."""
-        self.database = database
-        self.account_id, self.key = 0, ""
-        if opens:
-            set_price(database, MODEL, PROMPT_PRICE, COMPLETION_PRICE)
-            self.account_id, self.key = self.new_account("acme")
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.key = self.new_key()
 
     def new_account(self, name: str, rules: KeyRules | None = None, balance: int = PLENTY) -> tuple[int, str]:
         """Its number and a key."""
@@ -91,19 +84,6 @@ class Shop:
 
     def caller(self, key: str | None = None) -> Caller:
         return Caller(new_request_id(), key or self.key)
-
-    @property
-    def account(self) -> Account:
-        return find_account(self.database, str(self.account_id))
-
-    @property
-    def keys(self) -> Sequence[Key]:
-        return list_keys(self.database)
-
-    @property
-    def usage(self) -> list[Usage]:
-        """The latest requests first."""
-        return list_usage(self.database, limit=100_000)
 
     def row(self, job_id: str) -> Any:
         """The job's."""
@@ -120,11 +100,6 @@ class Shop:
         with self.database.read() as connection:
             query = select(job_events).where(job_events.c.job == self.row(job_id).number)
             return len(connection.execute(query).all())
-
-    def assert_settled(self) -> None:
-        """Everything balances, and nothing is held any more."""
-        assert audit(self.database) == []
-        assert self.account.holds == 0
 
 
 class Server:
@@ -171,16 +146,31 @@ async def server(
     options: QueueOptions | None = None,
     webhooks: WebhookOptions = NO_WEBHOOKS,
 ) -> AsyncIterator[Server]:
-    """One with an engine of its own, and with connections of its own: what others know of it is in the database."""
-    url = shop.database.engine.url.render_as_string(hide_password=False)
-    database = Database(url)
-    engine = engine or EchoEngine()
-    catalog = Catalog([Deployment(MODEL, (), engine)])
+    """One for the shop's customers."""
     registry = CollectorRegistry()
+    async with running_queue(
+        shop.url, journals, engine or EchoEngine(), registry, options=options, webhooks=webhooks
+    ) as (gateway, queue):
+        yield Server(gateway, queue, shop, registry)
+
+
+@contextlib.asynccontextmanager
+async def running_queue(
+    url: str,
+    journals: Path,
+    engine: Engine,
+    registry: CollectorRegistry,
+    *,
+    options: QueueOptions | None = None,
+    webhooks: WebhookOptions = NO_WEBHOOKS,
+) -> AsyncIterator[tuple[Gateway, JobQueue]]:
+    """One over connections of its own: what others know of it is in the database."""
+    database = Database(url)
+    catalog = Catalog([Deployment(MODEL, (), engine)])
     meter = Meter(registry)
     access = AccountAccess(AccountsOptions(database, journals))
     queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
     gateway = Gateway(catalog, meter, access, queue=queue, dialect="infermatic")
     with contextlib.closing(database):
         async with access.opened(), queue.opened(GatewayWorkshop(catalog, meter), QueueMeter(registry)):
-            yield Server(gateway, queue, shop, registry)
+            yield gateway, queue

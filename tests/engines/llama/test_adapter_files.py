@@ -1,14 +1,9 @@
 """Adapters are found where they may be looked for, and nowhere else."""
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import gguf
 import pytest
@@ -19,10 +14,9 @@ from dragoman.engines.base import AdapterFile
 from dragoman.engines.llama.adapter_files import LocalAdapterStore, read_adapter, resolve_adapter
 from dragoman.engines.llama.gguf_files import ModelSourceError
 from dragoman.engines.llama.sources import bundled
+from tests.support.hub import UNREACHABLE, HubHandler, run_beside, running_hub
 from tests.support.tiny_llama import random_changes, write_adapter
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-UNREACHABLE = "http://127.0.0.1:9"
 CONVERT = r"is a PEFT adapter and not GGUF; convert it with llama\.cpp's convert_lora_to_gguf\.py"
 
 
@@ -213,49 +207,30 @@ def test_adapters_of_the_hub_come_from_its_cache_in_the_revision_asked_for(
     assert (f"/{commit * 40}/" in path) == bool(commit)
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(HubHandler):
     """A hub with one gated adapter."""
 
     adapter: ClassVar[bytes]
     keys_shown: ClassVar[list[str | None]] = []
 
-    def do_GET(self) -> None:
+    def answer(self) -> None:
         key = self.headers["authorization"]
         self.keys_shown.append(key)
         if key != "Bearer hf_secret":
-            self.reply(401, b"", {"X-Error-Code": "GatedRepo"})
+            self.refuse(401, "GatedRepo")
         elif self.path == "/api/models/acme/gated/revision/v2":
-            listing = {"id": "acme/gated", "sha": COMMIT, "siblings": [{"rfilename": "gated.gguf"}]}
-            self.reply(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
+            self.send_listing("acme/gated", ["gated.gguf"])
         else:
             assert self.path == "/acme/gated/resolve/v2/gated.gguf"
-            self.reply(200, self.adapter, {"ETag": '"gated"', "X-Repo-Commit": COMMIT})
-
-    do_HEAD = do_GET  # noqa: N815 - BaseHTTPRequestHandler looks its methods up by these names
-
-    def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep the tests' output for the tests."""
+            self.send_file("acme/gated", "gated.gguf", self.adapter)
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[str]:
     Hub.adapter = write_adapter(tmp_path / "gated.gguf", {}).read_bytes()
     Hub.keys_shown.clear()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running_hub(Hub) as url:
+        yield url
 
 
 def test_a_download_shows_the_hub_the_clients_token_and_keeps_it_nowhere(hub: str, tmp_path: Path) -> None:
@@ -282,15 +257,8 @@ def look(
     token: str = "",
     **environment: str,
 ) -> tuple[str, str]:
-    """What a store in a process of its own finds, or says: the hub's client reads the environment on import."""
-    outcome = subprocess.run(
-        [sys.executable, "-c", FIND, name, revision, str(downloads), token],
-        env={**os.environ, "HF_HOME": str(cache), "HF_ENDPOINT": endpoint, "NO_PROXY": "127.0.0.1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    """What a store in a process of its own finds, or says."""
+    outcome = run_beside(endpoint, cache, FIND, name, revision, str(downloads), token, **environment)
     assert "hf_secret" not in outcome.stdout + outcome.stderr
     path, said = json.loads(outcome.stdout)
     return path, said

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dragoman.core.events import Delta
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.adapters import NO_ADAPTER, LoraAdapter
 from dragoman.engines.llama.backend import LlamaBackend
@@ -15,6 +14,7 @@ from dragoman.engines.llama.binding import Library, packaged_library
 from dragoman.engines.llama.context import Chunk, ContextOptions, Logits
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.sequence import Job, JobKey
+from tests.support.batching import drained, tokens_of_jobs
 from tests.support.tiny_llama import (
     VOCABULARY,
     WIDTH,
@@ -163,12 +163,6 @@ def _answers(model: Model, backend: LlamaBackend, adapters: list[int]) -> dict[J
     """What a job with each of the adapters says to the same prompt when all are asked together."""
     batcher = Batcher(backend, model.vocabulary, parallel=9, step_tokens=64, saved_tokens=1024)
     greedy = SamplingParams(temperature=0.0, ignore_eos=True)
-    answers: dict[JobKey, list[int]] = {}
     for number, adapter in enumerate(adapters):
         batcher.add(Job((0, number), LONG[:50], greedy, 30, adapter=adapter), 1, seed=1)
-    while not batcher.idle:
-        for key, event in batcher.step():
-            if isinstance(event, Delta):
-                answers.setdefault(key, []).extend(event.token_ids)
-    batcher.cache.clear()
-    return answers
+    return tokens_of_jobs(drained(batcher))

@@ -23,11 +23,11 @@ from dragoman.engines.llama.batcher import Batcher, Outcome
 from dragoman.engines.llama.sequence import Job
 from dragoman.prompt.reading import Reading, build_reader
 from dragoman.prompt.thinking import CLOSING, OPENING, Thinking
+from tests.support.batching import drained
 from tests.support.byte_vocabulary import Bytes
 from tests.support.simulated_backend import SimulatedBackend
 
 PROMPT = np.array([*b"Say it: "], dtype=np.int32)
-MOST_STEPS = 1000
 LIMIT = 120
 CALL = '<tool_call>\n{"name": "now", "arguments": {"zone": "STOP"}}\n</tool_call>'
 GRAMMAR = 'start: "Hello, " ("world" | "you") "! Bye, " /[a-z]{1,5}/ "."'
@@ -70,11 +70,7 @@ def answer(asked: Asked, begun: tuple[tuple[int, ...], ...] = ()) -> list[Event]
     try:
         outcomes += batcher.add(job, asked.n, seed=7)
     finally:
-        for _ in range(MOST_STEPS):
-            outcomes += batcher.step()
-        assert batcher.idle
-        batcher.cache.clear()
-        assert batcher.cache.ledger.used == 0
+        outcomes += drained(batcher)
     events = [outcome.event for outcome in outcomes if not isinstance(outcome.event, EngineFailed)]
     assert len(events) == len(outcomes)
     return events

@@ -15,8 +15,7 @@ from dragoman.engines.llama.context import ContextOptions
 from dragoman.engines.llama.job_maker import JobMaker
 from dragoman.engines.llama.messages import Submit
 from dragoman.engines.llama.model import Model
-
-MOST_STEPS = 5000
+from tests.support.batching import drained
 
 CUTS = (1, 13)
 """Tokens of the first choice that were generated; of the second one, twice as many."""
@@ -70,12 +69,7 @@ class Engine:
             )
             assert one.sampling.seed is not None or one.sampling.temperature == 0.0
             outcomes += batcher.add(self._jobs.job((0, number), submit), one.n, one.sampling.seed or 0)
-        for _ in range(MOST_STEPS):
-            if batcher.idle:
-                break
-            outcomes += batcher.step()
-        assert batcher.idle
-        batcher.cache.clear()
+        outcomes += drained(batcher)
         answers: list[list[Event]] = [[] for _ in requests]
         for (_, number), event in outcomes:
             assert isinstance(event, Event)

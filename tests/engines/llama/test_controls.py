@@ -1,6 +1,5 @@
 """The generation controls on the real model: what the batcher makes of its logits, checked against those logits."""
 
-import itertools
 import json
 import math
 from collections import Counter
@@ -22,9 +21,9 @@ from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.sampler import Sampler
 from dragoman.engines.llama.sequence import Job
 from tests.support import reference_sampling
+from tests.support.batching import drained
 
 QUESTION = "<|im_start|>user\nName three animals and their legs.<|im_end|>\n<|im_start|>assistant\n"
-MOST_STEPS = 2000
 
 SCHEMA = {
     "type": "object",
@@ -92,15 +91,7 @@ def run(model: Model, backend: RecordingBackend, job: Job, seed: int = 1) -> Ans
     batcher = Batcher(backend, model.vocabulary, parallel=4, step_tokens=256, saved_tokens=0)
     backend.rows.clear()
     batcher.add(job, 1, seed)
-    events = []
-    for _ in range(MOST_STEPS):
-        if batcher.idle:
-            break
-        events += [outcome.event for outcome in batcher.step()]
-    assert batcher.idle
-    batcher.cache.clear()
-    assert batcher.cache.ledger.used == 0
-    return Answer(events)
+    return Answer([outcome.event for outcome in drained(batcher)])
 
 
 def job_of(model: Model, sampling: SamplingParams, limit: int = 24, prompt: str = QUESTION) -> Job:
@@ -314,13 +305,10 @@ def test_a_request_that_forbids_all_the_grammar_allows_fails_and_others_go_on(
     doomed.constraint = compiler.compile('start: "yes" | "no"', "response_format")
     batcher.add(doomed, 2, seed=1)
     batcher.add(Job((0, 1), doomed.prompt, SamplingParams(temperature=0.0), 5), 1, seed=1)
-    outcomes = list(itertools.chain.from_iterable(batcher.step() for _ in range(60)))
-    assert batcher.idle
+    outcomes = drained(batcher)
     failed = [outcome for outcome in outcomes if outcome.key == (0, 0)]
     assert isinstance(failed[-1].event, EngineFailed)
     assert sum(isinstance(outcome.event, EngineFailed) for outcome in outcomes) == 1
     assert [outcome.event for outcome in outcomes if isinstance(outcome.event, Usage)] == [
         Usage(len(doomed.prompt), 5, 0)
     ]
-    batcher.cache.clear()
-    assert batcher.cache.ledger.used == 0

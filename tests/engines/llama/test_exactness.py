@@ -5,13 +5,13 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from dragoman.core.events import Delta
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.context import Chunk, ContextOptions, Logits
 from dragoman.engines.llama.model import Model, TokenArray
 from dragoman.engines.llama.sequence import Job, JobKey
+from tests.support.batching import drained, tokens_of_jobs
 
 TOPICS = [
     "the sea",
@@ -166,17 +166,11 @@ def _answers(
 ) -> dict[JobKey, list[int]]:
     """The tokens every topic gets when `parallel` are answered together."""
     batcher = Batcher(backend, model.vocabulary, parallel=parallel, step_tokens=256, saved_tokens=2048)
-    answers: dict[JobKey, list[int]] = {}
     assert sampling.max_tokens is not None
     for number, topic in enumerate(TOPICS):
         prompt = _prompt(model, f"Tell me about {topic}.", "You are a helpful assistant.")
         batcher.add(Job((0, number), prompt, sampling, sampling.max_tokens), 1, seed=number)
-    while not batcher.idle:
-        for key, event in batcher.step():
-            if isinstance(event, Delta):
-                answers.setdefault(key, []).extend(event.token_ids)
-    batcher.cache.clear()
-    return answers
+    return tokens_of_jobs(drained(batcher))
 
 
 def _shared_and_fresh_logits(model: Model, backend: LlamaBackend) -> tuple[Logits, Logits]:

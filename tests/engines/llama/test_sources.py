@@ -1,15 +1,12 @@
-"""The hub is a small real HTTP server; its client reads the environment on import, hence the processes."""
+"""Models are found in files, in the cache and on a hub, and what is in the way of that is told."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 import markupsafe
@@ -18,8 +15,8 @@ import pytest
 
 import dragoman
 from dragoman.engines.llama.sources import ModelFile, ModelSourceError, bundled, resolve
+from tests.support.hub import COMMIT, UNREACHABLE, HubHandler, run_beside, running_hub
 
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
 GGUF = b"GGUF" + bytes(60)
 SPLIT = ["big-00001-of-00002.gguf", "big-00002-of-00002.gguf"]
 REPOSITORIES = {
@@ -30,24 +27,18 @@ REPOSITORIES = {
     "owner/gated": ["gated.gguf"],
     "owner/fake": ["fake.gguf"],
 }
-UNREACHABLE = "http://127.0.0.1:9"
 
 
-class Hub(BaseHTTPRequestHandler):
+class Hub(HubHandler):
     """The two routes a download needs: what a repository holds, and a file of it."""
 
-    requests: ClassVar[list[str]] = []
-
-    def do_GET(self) -> None:
-        self.requests.append(f"{self.command} {self.path}")
+    def answer(self) -> None:
         if listing := re.fullmatch(r"/api/models/(?P<repository>[^/]+/[^/]+)", self.path):
             self.list(listing["repository"])
         elif file := re.fullmatch(r"/(?P<repository>[^/]+/[^/]+)/resolve/[^/]+/(?P<name>.+)", self.path):
-            self.send_file(file["repository"], file["name"])
+            self.download(file["repository"], file["name"])
         else:
             self.refuse(404, "EntryNotFound")
-
-    do_HEAD = do_GET  # noqa: N815 - BaseHTTPRequestHandler looks its methods up by these names
 
     def list(self, repository: str) -> None:
         if repository == "owner/broken":
@@ -55,41 +46,19 @@ class Hub(BaseHTTPRequestHandler):
         elif repository not in REPOSITORIES:
             self.refuse(401, "RepoNotFound")
         else:
-            names = REPOSITORIES[repository]
-            body = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": name} for name in names]}
-            self.reply(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+            self.send_listing(repository, REPOSITORIES[repository])
 
-    def send_file(self, repository: str, name: str) -> None:
+    def download(self, repository: str, name: str) -> None:
         if repository == "owner/gated":
             self.refuse(403, "GatedRepo")
-            return
-        content = b"not a model" if repository == "owner/fake" else GGUF
-        self.reply(200, content, {"ETag": f'"{repository}/{name}"'.replace("/", "-"), "X-Repo-Commit": COMMIT})
-
-    def refuse(self, status: int, code: str) -> None:
-        self.reply(status, b"", {"X-Error-Code": code})
-
-    def reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
-        self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Keep the tests' output for the tests."""
+        else:
+            self.send_file(repository, name, b"not a model" if repository == "owner/fake" else GGUF)
 
 
 @pytest.fixture(scope="module")
 def hub() -> Iterator[str]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running_hub(Hub) as url:
+        yield url
 
 
 class Look(NamedTuple):
@@ -115,20 +84,7 @@ print(json.dumps([[[model.id, model.aliases, str(model.path), model.origin] for 
 
 def look(endpoint: str, cache: Path, model: str, **environment: str) -> Look:
     """Resolve `model`, or list what is there if it is empty, in a process of its own."""
-    outcome = subprocess.run(
-        [sys.executable, "-c", LOOK, model],
-        env={
-            **os.environ,
-            "HF_HOME": str(cache),
-            "HF_ENDPOINT": endpoint,
-            "NO_PROXY": "127.0.0.1",
-            **environment,
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
+    outcome = run_beside(endpoint, cache, LOOK, model, **environment)
     models, complaint = json.loads(outcome.stdout)
     return Look(
         [ModelFile(id, tuple(aliases), Path(path), origin) for id, aliases, path, origin in models],

@@ -21,6 +21,7 @@ from dragoman.engines.llama.model import Model
 from dragoman.prompt.template import CHATML, ChatTemplate
 from tests.support import schemas
 from tests.support.answers import Arcee, InfermaticChat, Whole, collected, streamed
+from tests.support.batching import drained
 from tests.support.grammars import errors
 
 TOGETHER = 20
@@ -29,7 +30,6 @@ TOGETHER = 20
 SAME_TOOLS = 5
 """Of them, so many are about the same tools."""
 
-MOST_STEPS = 20_000
 TEMPLATE = ChatTemplate(CHATML, bos="", eos="")
 
 SLOW = settings(
@@ -52,14 +52,9 @@ class Engine:
         answers: list[list[Event]] = [[] for _ in requests]
         for number, request in enumerate(requests):
             batcher.add(self._jobs.job((0, number), self._submit(number, request, most_tokens)), request.n, number)
-        for _ in range(MOST_STEPS):
-            if batcher.idle:
-                break
-            for (_, number), event in batcher.step():
-                assert not isinstance(event, EngineFailed), event.message
-                answers[number].append(event)
-        assert batcher.idle
-        batcher.cache.clear()
+        for (_, number), event in drained(batcher):
+            assert not isinstance(event, EngineFailed), event.message
+            answers[number].append(event)
         return answers
 
     def _submit(self, number: int, request: GenerationRequest, most_tokens: int) -> Submit:

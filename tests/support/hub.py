@@ -1,0 +1,83 @@
+"""A small real HTTP server in the place of Hugging Face's hub, and processes that know no other hub."""
+
+import abc
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+"""Of everything that a hub has."""
+
+UNREACHABLE = "http://127.0.0.1:9"
+"""The address of a hub that is down."""
+
+
+class HubHandler(BaseHTTPRequestHandler, abc.ABC):
+    """What a hub can say to a request; which of it, is a subclass's to decide."""
+
+    @abc.abstractmethod
+    def answer(self) -> None:
+        """Send one of the answers below."""
+
+    def do_GET(self) -> None:
+        self.answer()
+
+    do_HEAD = do_GET  # noqa: N815 - BaseHTTPRequestHandler looks its methods up by these names
+
+    def send_listing(self, repository: str, files: Sequence[str]) -> None:
+        """What a repository holds."""
+        listing = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
+        self._reply(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
+
+    def send_file(self, repository: str, name: str, content: bytes) -> None:
+        """A file of a repository."""
+        tag = f"{repository}/{name}".replace("/", "-")
+        self._reply(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT})
+
+    def refuse(self, status: int, code: str) -> None:
+        """No, for a reason that the hub's client knows."""
+        self._reply(status, b"", {"X-Error-Code": code})
+
+    def _reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+        self.send_response(status)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Keep the tests' output for the tests."""
+
+
+@contextlib.contextmanager
+def running_hub(handler: type[HubHandler]) -> Iterator[str]:
+    """Its address, until the end of the block."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run_beside(
+    hub: str, cache: Path, program: str, *arguments: str, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Python in a process of its own that downloads from the hub: its client reads the environment on import."""
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        env={**os.environ, "HF_HOME": str(cache), "HF_ENDPOINT": hub, "NO_PROXY": "127.0.0.1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
