@@ -41,11 +41,11 @@ class Stopwatch:
         self.stranger_cores = max(0.0, (machine - sum(taken.values())) / self.seconds)
 
     def _cpu(self) -> dict[str, float]:
-        servers = {name: _cpu_seconds(process_id) for name, process_id in self._process_ids.items()}
+        servers = {name: cpu_seconds(process_id) for name, process_id in self._process_ids.items()}
         return {OWN: time.process_time(), **servers}
 
 
-def _cpu_seconds(process_id: int) -> float:
+def cpu_seconds(process_id: int) -> float:
     """Processor time that the process and its living descendants took."""
     try:
         fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
@@ -54,7 +54,7 @@ def _cpu_seconds(process_id: int) -> float:
     except OSError:
         return math.nan
     user, system = map(int, fields[11:13])  # Fields 14 and 15 of proc(5); the first two are cut off.
-    return (user + system) / os.sysconf("SC_CLK_TCK") + sum(_cpu_seconds(int(child)) for child in children)
+    return (user + system) / os.sysconf("SC_CLK_TCK") + sum(cpu_seconds(int(child)) for child in children)
 
 
 def _machine_cpu_seconds() -> float:
