@@ -11,7 +11,7 @@ from dragoman.accounts.limits import WINDOW_SECONDS, RateLimits, Window
 def _window(buckets: list[tuple[int, int, int]], now: int) -> tuple[Window, list[tuple[int, int, int]]]:
     seen = [bucket for bucket in buckets if bucket[0] >= now - WINDOW_SECONDS]
     requests, tokens = sum(bucket[1] for bucket in seen), sum(bucket[2] for bucket in seen)
-    return Window(now, min((bucket[0] for bucket in seen), default=now), requests, tokens), seen
+    return Window(now, min((bucket[0] for bucket in seen), default=now), requests=requests, tokens=tokens), seen
 
 
 @given(st.integers(1, 5), st.lists(st.floats(0, 30), min_size=1, max_size=80))

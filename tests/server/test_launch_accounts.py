@@ -96,8 +96,9 @@ async def test_a_killed_ledger_process_is_replaced_and_its_requests_are_paid(tmp
             async with StreamingClients(server.url, customer.new_key(), clients=8, seed=4) as clients:
                 for _ in range(3):
                     await clients.receive(100)
-                    (ledger,) = children_of(worker, "dragoman.accounts.process")
-                    os.kill(ledger, signal.SIGKILL)
+                    while not (processes := children_of(worker, "dragoman.accounts.process")):
+                        await clients.receive(1)  # They go on when it is there again.
+                    os.kill(processes[0], signal.SIGKILL)
                 await clients.receive(500)
             assert await asyncio.to_thread(server.stop) == 0
         assert_all_paid(customer, clients)

@@ -24,6 +24,7 @@ class LedgerProcess:
         self._process = process
         self._reader = reader
         self._writer = writer
+        self._used = False
 
     @classmethod
     async def start(cls, opening: Opening) -> Self:
@@ -44,6 +45,7 @@ class LedgerProcess:
 
     def commit(self, operations: Sequence[Operation], *, again: bool) -> None:
         """Send a Commit. What is sent to a process that has just died is lost; the end of `replies` tells so."""
+        self._used = True
         if not self._writer.is_closing():
             self._writer.write(encode(Commit(list(operations), again)))
 
@@ -53,7 +55,10 @@ class LedgerProcess:
             yield decode_reply(body)
 
     def finish(self) -> None:
-        """Let it end when it has answered everything."""
+        """Let it end when it has answered everything; one that was asked nothing need not even begin."""
+        if not self._used:
+            self.kill()
+            return
         with contextlib.suppress(OSError):  # It has died.
             self._writer.write_eof()
 
