@@ -6,7 +6,6 @@ its own, the server's event loop and the database's work each have a core.
 """
 
 import contextlib
-import gc
 import queue
 import signal
 import socket
@@ -30,6 +29,7 @@ from dragoman.accounts.messages import (
 )
 from dragoman.accounts.operations import Settlement
 from dragoman.core.frames import read_frame_from
+from dragoman.core.garbage import exempt_living_objects
 
 _BETWEEN_SYNCS = 0.05
 """Seconds. Nobody waits for a settlement, and a sync costs as much as the transactions of several requests."""
@@ -117,9 +117,7 @@ class _Clerk:
 def _ledger(opening_body: bytes) -> Ledger:
     opening = decode_opening(opening_body)
     ledger = Ledger(Database(opening.url, busy_seconds=opening.busy_seconds), opening.process_id)
-    # What was imported lives as long as the process: the garbage collector need not look through it.
-    gc.collect()
-    gc.freeze()
+    exempt_living_objects()
     return ledger
 
 

@@ -5,7 +5,6 @@ On SIGTERM, or when its standard input is closed, it takes no new requests and e
 """
 
 import asyncio
-import gc
 import os
 import socket
 import sys
@@ -19,6 +18,7 @@ import uvicorn
 
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
+from dragoman.core.garbage import exempt_living_objects
 from dragoman.dialects.door import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
@@ -83,10 +83,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        # What was imported and built lives as long as the process. Looking through it again and again, the garbage
-        # collector would stop all requests for some tens of milliseconds each time.
-        gc.collect()
-        gc.freeze()
+        exempt_living_objects()
         print("ready", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:

@@ -7,7 +7,6 @@ however its parent ends.
 
 import asyncio
 import contextlib
-import gc
 import os
 import secrets
 import signal
@@ -25,6 +24,7 @@ import msgspec
 from dragoman import __version__
 from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound, Overloaded
 from dragoman.core.events import Usage
+from dragoman.core.garbage import exempt_living_objects
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.engines.llama import messages
@@ -98,9 +98,7 @@ class EngineServer:
         waiting = asyncio.create_task(self._wait(ended))
         identifying = asyncio.create_task(self._identify())
         async with server:
-            # The garbage collector would otherwise stop the steps to look through what lives as long as the process.
-            gc.collect()
-            gc.freeze()
+            exempt_living_objects()
             print("ready", flush=True)
             await asyncio.wait((stepping, waiting), return_when=asyncio.FIRST_COMPLETED)
             waiting.cancel()
