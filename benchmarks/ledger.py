@@ -30,7 +30,7 @@ from dragoman.accounts.prices import set_price
 from dragoman.accounts.statements import insert
 from dragoman.accounts.tables import schema_migrations
 from dragoman.core.identifiers import key_digest, new_request_id
-from tests.support.server import children_of
+from tests.support.server import LEDGER_PROCESS, children_of
 
 CALLERS = (1, 32)
 ROWS = 1_000_000
@@ -131,7 +131,7 @@ class Shop:
         async with LedgerClient(self.database, new_process_id()) as ledger:
             settled: list[asyncio.Future[Settled]] = []
             await ledger.inquire(Inquiry(self.digest, None))  # Now its process is there.
-            (process,) = children_of(os.getpid(), "dragoman.accounts.process")
+            (process,) = children_of(os.getpid(), LEDGER_PROCESS)
             began, cpu = time.perf_counter(), time.process_time() + cpu_seconds(process)
             await asyncio.gather(*(call() for _ in range(callers)))
             await asyncio.gather(*settled)

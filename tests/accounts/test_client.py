@@ -20,10 +20,9 @@ from dragoman.accounts.refusals import BalanceTooLow, LedgerUnavailable
 from dragoman.accounts.usage import Usage, list_usage
 from tests.support.accounts import Till
 from tests.support.postgresql import PostgresServer, new_database, running_postgresql
-from tests.support.server import children_of
+from tests.support.server import LEDGER_PROCESS, children_of
 
 CLIENTS, PURCHASES = 20, 20
-LEDGER_PROCESS = "dragoman.accounts.process"
 
 
 @pytest.fixture

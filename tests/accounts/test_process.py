@@ -7,9 +7,7 @@ from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.messages import Committed, Opening, Synced
 from dragoman.accounts.operations import Settlement
 from tests.support.accounts import Till
-from tests.support.server import arguments_of, children_of
-
-LEDGER_PROCESS = "dragoman.accounts.process"
+from tests.support.server import LEDGER_PROCESS, arguments_of, children_of
 
 UNKNOWN = Settlement("unknown", 1, 0, 1, "finished")
 

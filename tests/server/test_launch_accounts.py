@@ -17,7 +17,7 @@ from dragoman.accounts.keys import KeyRules, disable_key
 from dragoman.accounts.opening import open_accounts
 from dragoman.accounts.usage import list_days
 from tests.support.metered import Customer, sqlite_customer
-from tests.support.server import RunningServer, children_of, running_server
+from tests.support.server import LEDGER_PROCESS, RunningServer, children_of, running_server
 from tests.support.streaming_clients import StreamingClients, assert_all_paid
 
 WORKER = "dragoman.server.worker"
@@ -96,7 +96,7 @@ async def test_a_killed_ledger_process_is_replaced_and_its_requests_are_paid(tmp
             async with StreamingClients(server.url, customer.new_key(), clients=8, seed=4) as clients:
                 for _ in range(3):
                     await clients.receive(100)
-                    while not (processes := children_of(worker, "dragoman.accounts.process")):
+                    while not (processes := children_of(worker, LEDGER_PROCESS)):
                         await clients.receive(1)  # They go on when it is there again.
                     os.kill(processes[0], signal.SIGKILL)
                 await clients.receive(500)

@@ -105,10 +105,10 @@ class Harness:
         assert self.backend.used == 0
 
 
-def drained(batcher: Batcher) -> list[Outcome]:
+def drained(batcher: Batcher, most_steps: int = MOST_STEPS) -> list[Outcome]:
     """What is published until all jobs have ended; then nothing is kept of them."""
     outcomes: list[Outcome] = []
-    for _ in range(MOST_STEPS):
+    for _ in range(most_steps + 1):
         if batcher.idle:
             batcher.cache.clear()
             assert batcher.cache.ledger.used == 0

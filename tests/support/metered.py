@@ -35,7 +35,7 @@ class Customer:
     @property
     def url(self) -> str:
         """Of the database, for further handles to it."""
-        return self.database.engine.url.render_as_string(hide_password=False)
+        return self.database.url
 
     def new_key(self, rules: KeyRules | None = None) -> str:
         """The secret of a new key."""

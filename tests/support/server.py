@@ -16,6 +16,9 @@ from typing import IO
 START_SECONDS = 60
 STOP_SECONDS = 40
 
+LEDGER_PROCESS = "dragoman.accounts.process"
+"""What a worker's child runs that commits for it."""
+
 
 class RunningServer:
     """`dragoman serve`, until the end of its context."""

@@ -28,6 +28,7 @@ from tests.support.byte_vocabulary import Bytes
 from tests.support.simulated_backend import SimulatedBackend
 
 PROMPT = np.array([*b"Say it: "], dtype=np.int32)
+MOST_STEPS = 1000
 LIMIT = 120
 CALL = '<tool_call>\n{"name": "now", "arguments": {"zone": "STOP"}}\n</tool_call>'
 GRAMMAR = 'start: "Hello, " ("world" | "you") "! Bye, " /[a-z]{1,5}/ "."'
@@ -70,7 +71,7 @@ def answer(asked: Asked, begun: tuple[tuple[int, ...], ...] = ()) -> list[Event]
     try:
         outcomes += batcher.add(job, asked.n, seed=7)
     finally:
-        outcomes += drained(batcher)
+        outcomes += drained(batcher, MOST_STEPS)
     events = [outcome.event for outcome in outcomes if not isinstance(outcome.event, EngineFailed)]
     assert len(events) == len(outcomes)
     return events

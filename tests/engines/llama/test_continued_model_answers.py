@@ -17,6 +17,8 @@ from dragoman.engines.llama.messages import Submit
 from dragoman.engines.llama.model import Model
 from tests.support.batching import drained
 
+MOST_STEPS = 5000
+
 CUTS = (1, 13)
 """Tokens of the first choice that were generated; of the second one, twice as many."""
 
@@ -69,7 +71,7 @@ class Engine:
             )
             assert one.sampling.seed is not None or one.sampling.temperature == 0.0
             outcomes += batcher.add(self._jobs.job((0, number), submit), one.n, one.sampling.seed or 0)
-        outcomes += drained(batcher)
+        outcomes += drained(batcher, MOST_STEPS)
         answers: list[list[Event]] = [[] for _ in requests]
         for (_, number), event in outcomes:
             assert isinstance(event, Event)

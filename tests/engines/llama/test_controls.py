@@ -25,6 +25,8 @@ from tests.support.batching import drained
 
 QUESTION = "<|im_start|>user\nName three animals and their legs.<|im_end|>\n<|im_start|>assistant\n"
 
+MOST_STEPS = 2000
+
 SCHEMA = {
     "type": "object",
     "properties": {
@@ -91,7 +93,7 @@ def run(model: Model, backend: RecordingBackend, job: Job, seed: int = 1) -> Ans
     batcher = Batcher(backend, model.vocabulary, parallel=4, step_tokens=256, saved_tokens=0)
     backend.rows.clear()
     batcher.add(job, 1, seed)
-    return Answer([outcome.event for outcome in drained(batcher)])
+    return Answer([outcome.event for outcome in drained(batcher, MOST_STEPS)])
 
 
 def job_of(model: Model, sampling: SamplingParams, limit: int = 24, prompt: str = QUESTION) -> Job:
@@ -305,7 +307,7 @@ def test_a_request_that_forbids_all_the_grammar_allows_fails_and_others_go_on(
     doomed.constraint = compiler.compile('start: "yes" | "no"', "response_format")
     batcher.add(doomed, 2, seed=1)
     batcher.add(Job((0, 1), doomed.prompt, SamplingParams(temperature=0.0), 5), 1, seed=1)
-    outcomes = drained(batcher)
+    outcomes = drained(batcher, 60)
     failed = [outcome for outcome in outcomes if outcome.key == (0, 0)]
     assert isinstance(failed[-1].event, EngineFailed)
     assert sum(isinstance(outcome.event, EngineFailed) for outcome in outcomes) == 1

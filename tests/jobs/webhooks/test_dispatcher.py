@@ -52,7 +52,7 @@ class Post:
 @contextlib.asynccontextmanager
 async def post(shop: Shop, options: WebhookOptions = OPTIONS, *, beside: Post | None = None) -> AsyncIterator[Post]:
     """With connections of its own, as another process has them."""
-    database = Database(shop.database.engine.url.render_as_string(hide_password=False))
+    database = Database(shop.url)
     made = beside or Post()
     assert options.secret is not None
     task = asyncio.create_task(Dispatcher(database, Sender(options.secret, options.rules), options, made.sent).run())
