@@ -20,8 +20,8 @@ from benchmarks.figures import milliseconds, table
 from benchmarks.stopwatch import Stopwatch
 from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.backend import LlamaBackend
-from dragoman.engines.llama.binding import Library, packaged_library
 from dragoman.engines.llama.context import Chunk, ContextOptions
+from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.sources import bundled
 from dragoman.server.settings import EngineSettings
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300, help="of each number of sequences (default: 300)")
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
     given = parser.parse_args()
-    model = Model(Library(packaged_library()), bundled().path)
+    model = Model(LlamaCpp(packaged_llama_cpp()), bundled().path)
     backend = LlamaBackend(model, ContextOptions(_ENGINE.context_cells, _ENGINE.step_tokens, given.threads))
     with tempfile.TemporaryDirectory() as folder:
         paths = [write_adapter(Path(folder) / f"{seed}.gguf", seed) for seed in (1, 2)]

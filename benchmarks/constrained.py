@@ -22,9 +22,10 @@ from dragoman.core.request import SamplingParams
 from dragoman.engines.constraint import Constraint, GrammarCompiler
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.binding import Library, packaged_library
 from dragoman.engines.llama.context import ContextOptions
+from dragoman.engines.llama.loading import load_model
 from dragoman.engines.llama.model import Model
+from dragoman.engines.llama.rewriting import faster_file
 from dragoman.engines.llama.scheduler import largest_step
 from dragoman.engines.llama.sequence import Job
 from dragoman.engines.llama.sources import bundled
@@ -170,9 +171,10 @@ def _parse() -> Options:
 def main() -> None:
     """Measure and print."""
     options = _parse()
-    model = Model(Library(packaged_library()), bundled().path)
     cells, step = _ENGINE.context_cells, largest_step(MOST_SEQUENCES, _ENGINE.step_tokens)
-    backend = LlamaBackend(model, ContextOptions(cells, step, options.threads))
+    context = ContextOptions(cells, step, options.threads)
+    model = load_model(faster_file(bundled().path, progress=False, tell=print), None, context)
+    backend = LlamaBackend(model, context)
     results = [measure(backend, model, options, sequences) for sequences in (1, 4, MOST_SEQUENCES)]
     backend.close()
     print(_report(results))

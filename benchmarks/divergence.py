@@ -15,12 +15,16 @@ import numpy.typing as npt
 
 from benchmarks.figures import table, write_json
 from benchmarks.rewrite_weights import FORMATS, rewritten
-from dragoman.engines.llama.binding import Library, packaged_library
 from dragoman.engines.llama.context import Chunk, ContextOptions, LlamaContext
+from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
+from dragoman.engines.llama.loading import load_model
 from dragoman.engines.llama.model import Model, TokenArray
+from dragoman.engines.llama.rewriting import faster_file
 from dragoman.engines.llama.sources import bundled
 
 SHIPPED = "shipped"
+SERVED = "served"
+"""Rewritten and computed by the library that serves it; all others are computed by llama.cpp."""
 
 TEXT = Path(__file__).with_name("texts") / "english.txt"
 
@@ -55,9 +59,8 @@ class Options(NamedTuple):
     json: Path | None
 
 
-def predictions(library: Library, path: Path, tokens: TokenArray, threads: int) -> npt.NDArray[np.float32]:
-    """Logits after each token but the last: float32[tokens - 1, vocabulary]."""
-    model = Model(library, path)
+def predictions(model: Model, tokens: TokenArray, threads: int) -> npt.NDArray[np.float32]:
+    """Logits after each token but the last: float32[tokens - 1, vocabulary]. Frees the model."""
     context = LlamaContext(model, ContextOptions(len(tokens), BATCH_TOKENS, threads))
     rows = []
     for start in range(0, len(tokens) - 1, BATCH_TOKENS):
@@ -118,9 +121,11 @@ def _report(results: list[Divergence], against: str) -> str:
 
 
 def _parse() -> Options:
-    names = [SHIPPED, *FORMATS]
+    names = [SHIPPED, SERVED, *FORMATS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.divergence", description=__doc__.partition("\n")[0])
-    parser.add_argument("--formats", default="q8_0,q4_0,f32", help=f"of {', '.join(names)} (default: %(default)s)")
+    parser.add_argument(
+        "--formats", default="q8_0,served,q4_0,f32", help=f"of {', '.join(names)} (default: %(default)s)"
+    )
     parser.add_argument("--against", choices=names, default=SHIPPED, help="the yardstick (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
     parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model)")
@@ -137,14 +142,18 @@ def _parse() -> Options:
 def main() -> None:
     """Measure and print."""
     options = _parse()
-    library = Library(packaged_library())
+    library = LlamaCpp(packaged_llama_cpp())
     model = Model(library, options.model)
     tokens = model.vocabulary.tokenize(TEXT.read_text())
     model.close()
 
     def predicted(kind: str) -> npt.NDArray[np.float32]:
+        if kind == SERVED:
+            faster = faster_file(options.model, progress=False, tell=print)
+            served = load_model(faster, None, ContextOptions(len(tokens), BATCH_TOKENS, options.threads))
+            return predictions(served, tokens, options.threads)
         path = options.model if kind == SHIPPED else rewritten(options.model, kind)
-        return predictions(library, path, tokens, options.threads)
+        return predictions(Model(library, path), tokens, options.threads)
 
     yardstick = predicted(options.against)
     results = [compare(kind, yardstick, predicted(kind), tokens) for kind in options.formats]

@@ -1,4 +1,4 @@
-"""dragoman's embedded engine beside llama.cpp's own server: same weights, same library, same settings, same run.
+"""dragoman's embedded engine beside llama.cpp's own server: same weights, same settings, same run.
 
     .venv/bin/python -m benchmarks.engine
 

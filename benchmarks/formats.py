@@ -18,8 +18,8 @@ from benchmarks.figures import medians, table, write_json
 from benchmarks.rewrite_weights import FORMATS, rewritten
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.workloads import text
-from dragoman.engines.llama.binding import Library, packaged_library
 from dragoman.engines.llama.context import Chunk, ContextOptions, LlamaContext
+from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.model import Model, TokenArray
 from dragoman.engines.llama.sources import bundled
 
@@ -100,7 +100,7 @@ def _parse() -> Options:
 def main() -> None:
     """Measure and print."""
     options = _parse()
-    library = Library(packaged_library())
+    library = LlamaCpp(packaged_llama_cpp())
     models = {kind: Model(library, rewritten(options.model, kind)) for kind in FORMATS}
     vocabulary = models[YARDSTICK].vocabulary
     tokens = np.resize(vocabulary.tokenize(text(random.Random("formats"), PREFILL_TOKENS)), PREFILL_TOKENS)

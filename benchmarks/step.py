@@ -9,7 +9,6 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +21,11 @@ from dragoman.core.events import Finished
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.binding import Library, packaged_library
 from dragoman.engines.llama.context import ContextOptions
+from dragoman.engines.llama.libraries.binding import Library
+from dragoman.engines.llama.loading import load_model
 from dragoman.engines.llama.model import Model
+from dragoman.engines.llama.rewriting import faster_file
 from dragoman.engines.llama.scheduler import largest_step
 from dragoman.engines.llama.sequence import Job
 from dragoman.engines.llama.sources import bundled
@@ -46,23 +47,20 @@ _SAMPLINGS = {
 }
 
 
-class TimedLibrary(Library):
-    """llama.cpp, with the time spent in llama_decode added up."""
+class DecodeTimer:
+    """The time spent in a library's llama_decode, added up."""
 
-    llama_decode: Callable[..., int]
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, library: Library) -> None:
         self.decode_seconds = 0.0
-        decode = self.llama_decode
+        decode = library.llama_decode
 
         def timed(*arguments: object) -> int:
             began = time.perf_counter()
-            status = decode(*arguments)
+            status: int = decode(*arguments)
             self.decode_seconds += time.perf_counter() - began
             return status
 
-        self.llama_decode = timed
+        vars(library)["llama_decode"] = timed
 
 
 class Step(NamedTuple):
@@ -99,7 +97,7 @@ class Result(msgspec.Struct, frozen=True):
     """What anybody else on the machine took."""
 
 
-def measure(library: TimedLibrary, model: Model, name: str, options: Options) -> Result:
+def measure(timer: DecodeTimer, model: Model, name: str, options: Options) -> Result:
     """Steps in which all sequences decode."""
     backend = LlamaBackend(
         model,
@@ -115,7 +113,7 @@ def measure(library: TimedLibrary, model: Model, name: str, options: Options) ->
         )
         _fill(batcher, model, _SAMPLINGS[name], options)
         with Stopwatch({}) as watch:
-            taken = [_timed_step(library, batcher) for _ in range(options.steps)]
+            taken = [_timed_step(timer, batcher) for _ in range(options.steps)]
     finally:
         backend.close()
     return Result(
@@ -142,14 +140,14 @@ def _fill(batcher: Batcher, model: Model, sampling: SamplingParams, options: Opt
     raise RuntimeError("the sequences never decoded together")
 
 
-def _timed_step(library: TimedLibrary, batcher: Batcher) -> Step:
-    library.decode_seconds = 0.0
+def _timed_step(timer: DecodeTimer, batcher: Batcher) -> Step:
+    timer.decode_seconds = 0.0
     began = time.perf_counter()
     outcomes = batcher.step()
     whole = time.perf_counter() - began
     if any(isinstance(outcome.event, Finished) for outcome in outcomes):
         raise RuntimeError("a sequence ended before the measurement did")
-    return Step(whole, library.decode_seconds)
+    return Step(whole, timer.decode_seconds)
 
 
 def _report(results: list[Result]) -> str:
@@ -175,20 +173,21 @@ def _parse() -> Options:
         "--sequences", type=int, default=_ENGINE.parallel, help="that decode together (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
-    parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model)")
+    parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model as it is served)")
     parser.add_argument("--json", type=Path, help="file for the results")
     given = parser.parse_args()
     if not 1 <= given.steps <= MOST_STEPS or not 1 <= given.sequences <= MOST_SEQUENCES or given.threads < 1:
         parser.error(f"--steps goes from 1 to {MOST_STEPS}, --sequences to {MOST_SEQUENCES}, --threads from 1")
-    return Options(given.model or bundled().path, given.steps, given.sequences, given.threads, given.json)
+    model = given.model or faster_file(bundled().path, progress=False, tell=print)
+    return Options(model, given.steps, given.sequences, given.threads, given.json)
 
 
 def main() -> None:
     """Measure and print."""
     options = _parse()
-    library = TimedLibrary(packaged_library())
-    model = Model(library, options.model)
-    results = [measure(library, model, name, options) for name in _SAMPLINGS]
+    model = load_model(options.model, None, ContextOptions(_ENGINE.context_cells, _ENGINE.step_tokens, options.threads))
+    timer = DecodeTimer(model.library)
+    results = [measure(timer, model, name, options) for name in _SAMPLINGS]
     model.close()
     print(f"{options.model.name}: medians of {options.steps} steps, ", end="")
     print(f"{options.sequences} sequences, {options.threads} threads\n")

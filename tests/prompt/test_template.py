@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message, Role, Tool, ToolCall, ToolUse
-from dragoman.engines.llama.binding import Library, packaged_library
+from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.sources import bundled
 from dragoman.prompt.template import CHATML, ChatTemplate
@@ -51,7 +51,7 @@ def test_without_a_template_a_conversation_is_written_as_chatml(messages: list[M
 
 
 def test_the_model_files_own_template_is_applied() -> None:
-    model = Model(Library(packaged_library()), bundled().path)
+    model = Model(LlamaCpp(packaged_llama_cpp()), bundled().path)
     source = model.chat_template
     model.close()
     assert source is not None

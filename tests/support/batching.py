@@ -9,6 +9,7 @@ import numpy as np
 from dragoman.core.events import Delta, Finished, Usage
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.adapters import NO_ADAPTER
+from dragoman.engines.llama.adapting import AdaptingBackend
 from dragoman.engines.llama.backend import SEQUENCE_IDS
 from dragoman.engines.llama.batcher import Batcher, Outcome
 from dragoman.engines.llama.sequence import Job, JobKey
@@ -38,10 +39,13 @@ class Harness:
         step_tokens: int = 32,
         saved_tokens: int = 512,
         reuses_cells: bool = True,
+        apart: bool = False,
     ) -> None:
+        """`apart`: what has an adapter is computed by a backend of its own."""
         self.backend = SimulatedBackend(cells, reuses_cells=reuses_cells)
+        self._adapted = SimulatedBackend(cells, reuses_cells=reuses_cells) if apart else self.backend
         self.batcher = Batcher(
-            self.backend,
+            AdaptingBackend(self.backend, lambda: self._adapted) if apart else self.backend,
             SimulatedVocabulary(),
             parallel=parallel,
             step_tokens=step_tokens,
@@ -70,7 +74,7 @@ class Harness:
 
     def step(self) -> None:
         self._take(self.batcher.step())
-        assert self.batcher.cache.ledger.used == self.backend.used, "the ledger counts what the backend holds"
+        assert self.batcher.cache.ledger.used == self.used, "the ledger counts what the backends hold"
 
     def _take(self, outcomes: list[Outcome]) -> None:
         for key, event in outcomes:
@@ -91,6 +95,16 @@ class Harness:
         raise AssertionError("the batcher does not come to an end")
 
     @property
+    def used(self) -> int:
+        """Cells that are held."""
+        return sum(backend.used for backend in {self.backend, self._adapted})
+
+    @property
+    def adapters(self) -> set[int]:
+        """Adapters that are loaded."""
+        return self._adapted.adapters
+
+    @property
     def running(self) -> set[JobKey]:
         """Jobs with a choice that has a slot."""
         return {sequence.job.key for sequence in self.batcher.scheduler.running}
@@ -102,7 +116,7 @@ class Harness:
         assert self.batcher.cache.ledger.used == 0
         assert self.batcher.cache.ledger.spent == self.backend.spent
         assert self.batcher.cache.free_sequence_ids == SEQUENCE_IDS
-        assert self.backend.used == 0
+        assert self.used == 0
 
 
 def drained(batcher: Batcher, most_steps: int = MOST_STEPS) -> list[Outcome]:

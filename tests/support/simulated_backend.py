@@ -113,7 +113,7 @@ class SimulatedBackend:
         pairs = [(position, held) for position, (_, held) in self._contexts[sequence_id].items()]
         return np.array(pairs, dtype=np.int32).view(np.uint8)
 
-    def restore(self, sequence_id: int, state: State) -> bool:
+    def restore(self, sequence_id: int, state: State, adapter: int = NO_ADAPTER) -> bool:
         assert not self._contexts.get(sequence_id), "only an empty sequence is restored"
         pairs = state.view(np.int32).tolist()
         if self.used + self.spent + len(pairs) > self.cells:

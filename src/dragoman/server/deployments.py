@@ -6,6 +6,7 @@ import msgspec
 
 from dragoman.engines.llama.adapter_registry import AdapterRecord
 from dragoman.engines.llama.gguf_files import ModelSourceError, architecture
+from dragoman.engines.llama.libraries.choice import PACKAGED
 from dragoman.engines.llama.rewriting import faster_file
 from dragoman.engines.llama.sources import ModelFile, resolve
 from dragoman.server.settings import DeploymentSettings, DialectName, Load, Settings
@@ -82,9 +83,9 @@ def with_faster_weights(
 ) -> list[DeploymentPlan]:
     """The same, with a faster copy in place of a model's file where there is one to be had: see rewriting.faster_file.
 
-    What is slow was measured with the packaged library; with another one nothing is rewritten.
+    What is slow was measured with the packaged libraries; with another one nothing is rewritten.
     """
-    if settings.engine.rewrite_weights == "never" or settings.engine.library is not None:
+    if settings.engine.rewrite_weights == "never" or settings.engine.library not in (None, *PACKAGED):
         return list(plans)
 
     def faster(model: ModelFile) -> ModelFile:

@@ -281,7 +281,7 @@ class _Launch:
             max_adapters=self._settings.max_adapters,
             unload_idle_seconds=planned.unload_idle_seconds,
             reproducible=engine.reproducible,
-            library_path=engine.library,
+            library=engine.library,
             chat_template=model.chat_template,
         )
         # OpenMP's threads wait for each other many times a token, spinning for long by default. Whenever another

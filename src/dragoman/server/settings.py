@@ -49,7 +49,8 @@ class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rewrite_weights: Literal["auto", "never"] = "auto"
     """auto: serve a copy, made once, of a model whose quantisation the packaged library is slow with."""
     library: Text | None = None
-    """Path of another build of llama.cpp's shared library; None: the packaged one."""
+    """`llama.cpp`, `ik_llama.cpp`, or the path of another build of llama.cpp's shared library; None: `ik_llama.cpp` for
+    what it computes faster and right, `llama.cpp` for everything else."""
 
 
 class EchoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

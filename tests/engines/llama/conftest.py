@@ -4,14 +4,26 @@ from collections.abc import Iterator
 
 import pytest
 
-from dragoman.engines.llama.binding import Library, packaged_library
+from dragoman.engines.llama.context import ContextOptions
+from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
+from dragoman.engines.llama.loading import load_model
 from dragoman.engines.llama.model import Model
+from dragoman.engines.llama.rewriting import faster_file
 from dragoman.engines.llama.sources import bundled
 
 
 @pytest.fixture(scope="session")
 def model() -> Iterator[Model]:
     """The bundled model's weights and vocabulary."""
-    model = Model(Library(packaged_library()), bundled().path)
+    model = Model(LlamaCpp(packaged_llama_cpp()), bundled().path)
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session")
+def fast_model() -> Iterator[Model]:
+    """The same as it is served: rewritten, and computed by the fastest library there is for it."""
+    path = faster_file(bundled().path, progress=False, tell=lambda _line: None)
+    model = load_model(path, None, ContextOptions(context_cells=512, batch_tokens=512, threads=2))
     yield model
     model.close()

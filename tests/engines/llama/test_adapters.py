@@ -10,8 +10,9 @@ from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.adapters import NO_ADAPTER, LoraAdapter
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.binding import Library, packaged_library
 from dragoman.engines.llama.context import Chunk, ContextOptions, Logits
+from dragoman.engines.llama.libraries.binding import Library
+from dragoman.engines.llama.libraries.choice import LLAMA_CPP, load
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.sequence import Job, JobKey
 from tests.support.batching import drained, tokens_of_jobs
@@ -36,7 +37,7 @@ LONG = np.arange(3, 203, dtype=np.int32) % VOCABULARY
 
 @pytest.fixture(scope="module")
 def library() -> Library:
-    return Library(packaged_library())
+    return load(LLAMA_CPP)
 
 
 @pytest.fixture(scope="module")

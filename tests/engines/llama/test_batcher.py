@@ -40,6 +40,13 @@ class Replace:
 
 
 @dataclass(frozen=True)
+class BackendKind:
+    reuses_cells: bool = True
+    apart: bool = False
+    """What has an adapter is computed by a backend of its own."""
+
+
+@dataclass(frozen=True)
 class Steps:
     count: int
 
@@ -70,7 +77,7 @@ actions = st.lists(
     cells=st.sampled_from([150, 200, 400, 2048]),
     parallel=st.sampled_from([1, 3, 8]),
     saved_tokens=st.sampled_from([0, 100, 10_000]),
-    reuses_cells=st.booleans(),
+    backends=st.sampled_from([BackendKind(), BackendKind(reuses_cells=False), BackendKind(apart=True)]),
     adapters=st.sampled_from([0, 1, 3]),
 )
 def test_any_interleaving_gives_everyone_their_own_answer_and_leaks_nothing(
@@ -78,10 +85,16 @@ def test_any_interleaving_gives_everyone_their_own_answer_and_leaks_nothing(
     cells: int,
     parallel: int,
     saved_tokens: int,
-    reuses_cells: bool,
+    backends: BackendKind,
     adapters: int,
 ) -> None:
-    harness = Harness(cells=cells, parallel=parallel, saved_tokens=saved_tokens, reuses_cells=reuses_cells)
+    harness = Harness(
+        cells=cells,
+        parallel=parallel,
+        saved_tokens=saved_tokens,
+        reuses_cells=backends.reuses_cells,
+        apart=backends.apart,
+    )
     loaded = [NO_ADAPTER, *harness.load_adapters(adapters)]
     added: dict[JobKey, tuple[Add, list[int]]] = {}
     cancelled: set[JobKey] = set()
@@ -106,7 +119,7 @@ def test_any_interleaving_gives_everyone_their_own_answer_and_leaks_nothing(
                 for _ in range(count):
                     harness.step()
     harness.run()
-    assert harness.backend.adapters == set(loaded[1:]), "what was unloaded is gone when its last job is over"
+    assert harness.adapters == set(loaded[1:]), "what was unloaded is gone when its last job is over"
     for key, (request, alone) in added.items():
         answer = harness.answers[key]
         if key in cancelled:

@@ -47,9 +47,10 @@ Float16 sums differ in their last bits; the 8-bit activations between layers now
 """
 
 
-@pytest.fixture(scope="module")
-def fast(model: Model) -> Iterator[LlamaBackend]:
-    yield from _backend(model, reproducible=False)
+@pytest.fixture(scope="module", params=["model", "fast_model"])
+def fast(request: pytest.FixtureRequest) -> Iterator[LlamaBackend]:
+    """As the file is shipped, and as it is served."""
+    yield from _backend(request.getfixturevalue(request.param), reproducible=False)
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +148,24 @@ def test_a_shared_prefix_is_no_further_from_a_fresh_computation_than_two_fresh_o
     for sequence_id in range(3):
         fast.forget(sequence_id)
     assert _nats_apart(here, elsewhere) < MOST_NATS_APART
+
+
+def test_sequences_whose_cells_lie_between_each_other_get_the_logits_they_get_alone(
+    model: Model, fast: LlamaBackend
+) -> None:
+    prompts = [_prompt(model, f"Tell me about {topic}.", f"You know {topic} well.") for topic in TOPICS[:8]]
+    alone = []
+    for prompt in prompts:
+        alone.append(_logits(fast, 0, prompt))
+        fast.forget(0)
+    fast.decode([Chunk(number, 0, prompt[:-3], False) for number, prompt in enumerate(prompts)])
+    for left in (3, 2, 1):
+        ends = [(prompt, len(prompt) - left) for prompt in prompts]
+        chunks = [Chunk(number, end, prompt[end : end + 1], True) for number, (prompt, end) in enumerate(ends)]
+        together = fast.decode(chunks).copy()
+    for number in range(len(prompts)):
+        fast.forget(number)
+    assert max(map(_nats_apart, alone, together)) < MOST_NATS_APART
 
 
 def _backend(model: Model, *, reproducible: bool) -> Iterator[LlamaBackend]:

@@ -32,11 +32,11 @@ HOSTILE_TEXTS = {
 
 TOKENIZE_STANDARD_INPUT = """
 import sys, threading, time
-from dragoman.engines.llama.binding import Library, packaged_library
+from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.sources import bundled
 
-model = Model(Library(packaged_library()), bundled().path)
+model = Model(LlamaCpp(packaged_llama_cpp()), bundled().path)
 text = sys.stdin.buffer.read().decode()
 
 def tokenize():

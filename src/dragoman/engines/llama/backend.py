@@ -9,7 +9,6 @@ import numpy as np
 
 from dragoman.engines.llama.adapters import NO_ADAPTER, LoraAdapter
 from dragoman.engines.llama.context import (
-    MAX_SEQUENCE_IDS,
     NO_STATE,
     Chunk,
     ContextOptions,
@@ -18,6 +17,7 @@ from dragoman.engines.llama.context import (
     Logits,
     State,
 )
+from dragoman.engines.llama.libraries.binding import MAX_SEQUENCE_IDS
 from dragoman.engines.llama.model import Model
 
 SEQUENCE_IDS = MAX_SEQUENCE_IDS - 2
@@ -80,8 +80,11 @@ class Backend(Protocol):
         """A copy of the sequence's cells in main memory."""
         ...
 
-    def restore(self, sequence_id: int, state: State) -> bool:
-        """Give an empty sequence the cells that were saved, at their positions; False: it could not be done."""
+    def restore(self, sequence_id: int, state: State, adapter: int = NO_ADAPTER) -> bool:
+        """Give an empty sequence the cells that were saved, at their positions; False: it could not be done.
+
+        They were computed with `adapter`.
+        """
         ...
 
     def forget(self, sequence_id: int) -> None:
@@ -157,7 +160,7 @@ class LlamaBackend:
     def save(self, sequence_id: int) -> State:
         return self._main.save(sequence_id)
 
-    def restore(self, sequence_id: int, state: State) -> bool:
+    def restore(self, sequence_id: int, state: State, adapter: int = NO_ADAPTER) -> bool:  # noqa: ARG002
         return self._main.restore(sequence_id, state)
 
     def close(self) -> None:

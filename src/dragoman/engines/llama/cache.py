@@ -176,7 +176,7 @@ class PrefixCache:
         if (surplus and not self._backend.reuses_cells) or not self._make_room(segment.length):
             return False
         restored = self._free_ids.pop()
-        if not self._backend.restore(restored, segment.state):
+        if not self._backend.restore(restored, segment.state, segment.adapter):
             self._free_ids.append(restored)
             return False
         self._backend.share(restored, sequence_id, piece.start, piece.end)

@@ -1,6 +1,6 @@
 """One llama_context: a unified KV cache and what computes on it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dragoman.engines.llama.adapters import LoraAdapter
-from dragoman.engines.llama.binding import FLASH_ATTENTION_ON, KV_TYPE_BF16, Batch
+from dragoman.engines.llama.libraries.binding import ContextShape
 from dragoman.engines.llama.model import Model, ModelError, TokenArray
 
 Logits = npt.NDArray[np.float32]
@@ -18,8 +18,11 @@ State = npt.NDArray[np.uint8]
 
 NO_STATE: State = np.empty(0, dtype=np.uint8)
 
-MAX_SEQUENCE_IDS = 256
-"""llama.cpp's compile-time limit, LLAMA_MAX_SEQ."""
+_NO_SLOT = 1
+"""llama_decode's status when there are no cells for the batch."""
+
+_MOST_COMPACTIONS = 256
+"""One fills some 45 holes of a model of 30 layers: enough for 16,384 cells of which every other one is free."""
 
 
 class Chunk(NamedTuple):
@@ -54,7 +57,10 @@ class LlamaContext:
     def __init__(self, model: Model, options: ContextOptions) -> None:
         """Allocate the cache and the compute buffers. Raises ModelError when there is no memory for them."""
         self._library = library = model.library
-        self._context: int = library.llama_init_from_model(model.handle, self._params(model, options))
+        if options.reproducible and not library.is_reproducible:
+            raise ModelError(f"{library.pinned} cannot compute reproducibly; serve the model with llama.cpp itself")
+        shape = ContextShape(options.context_cells, options.batch_tokens, options.threads, options.reproducible)
+        self._context: int = library.llama_init_from_model(model.handle, library.context_params(shape))
         if not self._context:
             raise ModelError(
                 f"no context of {options.context_cells} KV cells could be allocated: "
@@ -65,24 +71,6 @@ class LlamaContext:
         self.cells: int = library.llama_n_ctx(self._context)
         self._allocate_batch(options.batch_tokens)
 
-    @staticmethod
-    def _params(model: Model, options: ContextOptions) -> object:
-        params = model.library.llama_context_default_params()
-        params.n_ctx = options.context_cells
-        params.n_batch = params.n_ubatch = options.batch_tokens
-        params.n_seq_max = MAX_SEQUENCE_IDS
-        # llama.cpp reserves a row of logits for each sequence id; with room for fewer it aborts the process.
-        params.n_outputs_max = max(options.batch_tokens, MAX_SEQUENCE_IDS)
-        params.n_threads = params.n_threads_batch = options.threads
-        params.flash_attn_type = FLASH_ATTENTION_ON
-        # Without a unified cache a partial llama_memory_seq_cp is a failed assertion, which aborts the process.
-        params.kv_unified = True
-        if options.reproducible:
-            # With K and V of different types ggml takes its one-query attention kernel for every batch. That one
-            # adds up a sequence's own cells in order, wherever they lie; the tiled kernel's sums depend on both.
-            params.type_v = KV_TYPE_BF16
-        return params
-
     def _allocate_batch(self, size: int) -> None:
         self._tokens = np.zeros(size, dtype=np.int32)
         self._positions = np.zeros(size, dtype=np.int32)
@@ -90,7 +78,7 @@ class LlamaContext:
         self._wants_logits = np.zeros(size, dtype=np.int8)
         self._sequence_counts = np.ones(size, dtype=np.int32)
         self._sequence_pointers = self._sequence_ids.ctypes.data + 4 * np.arange(size, dtype=np.int64)
-        self._batch = Batch(
+        self._batch = self._library.batch_type(
             0,
             self._tokens.ctypes.data,
             None,
@@ -124,7 +112,7 @@ class LlamaContext:
             rows += chunk.outputs
             filled = end
         self._batch.n_tokens = filled
-        if (status := self._library.llama_decode(self._context, self._batch)) != 0:
+        if (status := self._decode_batch()) != 0:
             raise DecodeError(f"llama_decode returned {status} for {filled} tokens of {len(chunks)} sequences")
         if not rows:
             return np.empty((0, self.vocabulary_size), dtype=np.float32)
@@ -143,12 +131,22 @@ class LlamaContext:
 
     def restore(self, sequence_id: int, state: State) -> bool:
         """Give an empty sequence the cells that were saved, at their positions; False: there is no room."""
-        read = self._library.llama_state_seq_set_data(self._context, state.ctypes.data, len(state), sequence_id)
-        return bool(read)
+        arguments = (self._context, state.ctypes.data, len(state), sequence_id)
+        return bool(self._compacting(lambda: self._library.llama_state_seq_set_data(*arguments), refusal=0))
 
     def forget(self, sequence_id: int) -> None:
         """Take the sequence out of all its cells."""
         self._library.llama_memory_seq_rm(self._memory, sequence_id, -1, -1)
+
+    def _decode_batch(self) -> int:
+        return self._compacting(lambda: self._library.llama_decode(self._context, self._batch), refusal=_NO_SLOT)
+
+    def _compacting(self, call: Callable[[], int], *, refusal: int) -> int:
+        """The call's result, after free cells were brought together as often as it was refused and that can help."""
+        for _ in range(_MOST_COMPACTIONS):
+            if (result := call()) != refusal or not self._library.compact(self._context):
+                return result
+        return call()
 
     def close(self) -> None:
         """Free the cache and the buffers."""

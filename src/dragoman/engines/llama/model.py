@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from dragoman.engines.llama.binding import Library
+from dragoman.engines.llama.libraries.binding import Library
 
 TokenArray = npt.NDArray[np.int32]
 
@@ -97,6 +97,7 @@ class Model:
     def __init__(self, library: Library, path: Path) -> None:
         """Load the file. Raises ModelError with llama.cpp's own reason when it cannot be served."""
         self.library = library
+        self.path = path
         library.recent_log.clear()
         handle = library.llama_model_load_from_file(str(path).encode(), library.llama_model_default_params())
         if not handle:

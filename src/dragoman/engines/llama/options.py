@@ -20,7 +20,7 @@ class EngineOptions(msgspec.Struct, frozen=True):
     unload_idle_seconds: float | None = None
     """End with status 0 when nobody asked for anything for so long; None: never."""
     reproducible: bool = False
-    library_path: str | None = None
-    """None: the library inside the installed xllamacpp wheel."""
+    library: str | None = None
+    """A packaged build's name or the path of another one; None: what computes the model fastest."""
     chat_template: str | None = None
     """None: the one in the model file."""

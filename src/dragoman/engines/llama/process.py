@@ -29,12 +29,13 @@ from dragoman.engines.base import EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.engines.llama import messages
 from dragoman.engines.llama.adapter_registry import AdapterRecord, registry_path
-from dragoman.engines.llama.backend import LlamaBackend
+from dragoman.engines.llama.backend import Backend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.binding import Library, LibraryError, packaged_library
 from dragoman.engines.llama.context import ContextOptions, DecodeError
 from dragoman.engines.llama.digests import Digesting
 from dragoman.engines.llama.job_maker import JobMaker
+from dragoman.engines.llama.libraries.binding import LibraryError
+from dragoman.engines.llama.loading import library_files, load_model, open_backend
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.scheduler import largest_step
@@ -57,7 +58,7 @@ class EngineServer:
     def __init__(
         self,
         model: Model,
-        backend: LlamaBackend,
+        backend: Backend,
         adapters: ServedAdapters,
         options: EngineOptions,
         digesting: Digesting,
@@ -256,11 +257,10 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides.
     threading.stack_size(_TOKENIZER_STACK_BYTES)
     try:
-        library = Library(Path(options.library_path) if options.library_path else packaged_library())
-        model_path = Path(options.model_path)
-        with Digesting((model_path, library.path)) as digesting:
-            model = Model(library, model_path)
-            backend = LlamaBackend(model, _context_options(options))
+        model_path, context = Path(options.model_path), _context_options(options)
+        model = load_model(model_path, options.library, context)
+        with Digesting((model_path, *library_files(model))) as digesting:
+            backend = open_backend(model, context)
             adapters = ServedAdapters(registry_path(Path(options.socket_path)), options.max_adapters)
             adapters.restore(backend)
             asyncio.run(_serve_until_told(EngineServer(model, backend, adapters, options, digesting)))

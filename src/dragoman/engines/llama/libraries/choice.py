@@ -1,0 +1,69 @@
+"""Which build of llama.cpp computes a model."""
+
+import platform
+from pathlib import Path
+
+from dragoman.engines.llama.gguf_files import ModelSourceError, architecture, parts
+from dragoman.engines.llama.gguf_header import HeaderError, read_header
+from dragoman.engines.llama.libraries.binding import Library, package_folder
+from dragoman.engines.llama.libraries.ik_llama_cpp import IkLlamaCpp, packaged_ik_llama_cpp
+from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
+
+LLAMA_CPP = "llama.cpp"
+IK_LLAMA_CPP = "ik_llama.cpp"
+PACKAGED = (LLAMA_CPP, IK_LLAMA_CPP)
+"""What is installed with the server; any other name is a path."""
+
+_INSTRUCTIONS = {"avx2", "fma", "f16c", "bmi2"}
+"""What the wheel of ik_llama.cpp is compiled for; another processor would end the process."""
+
+_ARCHITECTURES = {"llama"}
+"""In which both builds were compared, logit by logit."""
+
+_FORMATS = {0: "F32", 1: "F16", 2: "Q4_0", 6: "Q5_0", 8: "Q8_0", 30: "BF16"}
+"""In which they were compared, by number. In Q4_1 and Q5_1, where a row is no multiple of 128 weights, ik_llama.cpp
+computes something else with 32 tokens and more."""
+
+
+_MOST_CELLS = 16384
+"""Without flash attention, as we use ik_llama.cpp, a step's time grows with sequences times cells, and its memory with
+cells times tokens: 4 bytes for each, in every head."""
+
+
+def choose(setting: str | None, model: Path, *, cells: int, reproducible: bool) -> str:
+    """LLAMA_CPP, IK_LLAMA_CPP, or the path that is set; None: the fastest that can compute the model."""
+    if setting is not None:
+        return setting
+    faster = not reproducible and cells <= _MOST_CELLS and _can_run() and _suits(model)
+    return IK_LLAMA_CPP if faster else LLAMA_CPP
+
+
+def load(build: str) -> Library:
+    """Load what `choose` returned; a path is one of llama.cpp itself. Raises LibraryError."""
+    if build == IK_LLAMA_CPP:
+        return IkLlamaCpp(packaged_ik_llama_cpp())
+    return LlamaCpp(packaged_llama_cpp() if build == LLAMA_CPP else Path(build))
+
+
+def _can_run() -> bool:
+    return package_folder("ik_llama_cpp") is not None and _instructions() >= _INSTRUCTIONS
+
+
+def _instructions() -> set[str]:
+    """What Linux says this processor has; nothing on other systems."""
+    if platform.machine() != "x86_64":
+        return set()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def _suits(model: Path) -> bool:
+    try:
+        kind = architecture(model)
+        headers = [read_header(model.with_name(name)) for name in parts(model.name)]
+    except (HeaderError, ModelSourceError, OSError):
+        return False  # llama.cpp will say what is wrong with it.
+    return kind in _ARCHITECTURES and all(tensor.type in _FORMATS for header in headers for tensor in header.tensors)

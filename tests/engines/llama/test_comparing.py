@@ -1,0 +1,54 @@
+"""What tells a library that computes a model right from one that does not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dragoman.engines.llama.comparing import agrees_with_llama_cpp, nats_apart, reads_alike
+from dragoman.engines.llama.libraries.binding import package_folder
+from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load
+from dragoman.engines.llama.model import Model
+from dragoman.engines.llama.sources import bundled
+from tests.support.tiny_llama import random_weights, write_model
+
+pytestmark = pytest.mark.skipif(package_folder("ik_llama_cpp") is None, reason="no ik_llama.cpp for this machine")
+
+
+@pytest.fixture
+def shipped_in_ik() -> Iterator[Model]:
+    model = Model(load(IK_LLAMA_CPP), bundled().path)
+    yield model
+    model.close()
+
+
+def test_the_model_as_it_is_served_is_computed_alike(fast_model: Model) -> None:
+    assert agrees_with_llama_cpp(fast_model, threads=2)
+
+
+def test_a_library_whose_kernels_for_large_batches_are_wrong_is_found_out(shipped_in_ik: Model) -> None:
+    """Should this fail with a newer version, Q4_1 and Q5_1 are right there, and may be computed by it."""
+    assert not agrees_with_llama_cpp(shipped_in_ik, threads=2)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_both_libraries_make_the_same_tokens_of_any_text(model: Model, fast_model: Model, text: str) -> None:
+    assert fast_model.vocabulary.tokenize(text).tolist() == model.vocabulary.tokenize(text).tolist()
+
+
+def test_libraries_that_end_an_answer_otherwise_do_not_read_alike(fast_model: Model, tmp_path: Path) -> None:
+    other = Model(load(LLAMA_CPP), write_model(tmp_path / "tiny.gguf", random_weights(0)))
+    assert reads_alike(fast_model.vocabulary, fast_model.vocabulary)
+    assert not reads_alike(fast_model.vocabulary, other.vocabulary)
+    other.close()
+
+
+def test_distributions_are_far_apart_where_one_is_not_a_number() -> None:
+    logits = np.array([1.0, 2.0, 3.0], dtype=np.float32)
+    assert nats_apart(logits, logits) == 0
+    assert nats_apart(logits, logits[::-1]) > 0.5
+    assert nats_apart(logits, np.full(3, np.nan, dtype=np.float32)) == np.inf

@@ -1,0 +1,65 @@
+"""Which library a model ends up in, with the real one."""
+
+from pathlib import Path
+
+import pytest
+from gguf import GGMLQuantizationType as Type
+
+from dragoman.engines.llama.context import ContextOptions
+from dragoman.engines.llama.libraries.binding import Library, package_folder
+from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP
+from dragoman.engines.llama.libraries.ik_llama_cpp import IkLlamaCpp
+from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp
+from dragoman.engines.llama.loading import library_files, load_model
+from dragoman.engines.llama.model import Model, ModelError
+from dragoman.engines.llama.sources import bundled
+from tests.support.gguf_files import random_weights, write_gguf
+
+pytestmark = pytest.mark.skipif(package_folder("ik_llama_cpp") is None, reason="no ik_llama.cpp for this machine")
+
+OPTIONS = ContextOptions(context_cells=512, batch_tokens=512, threads=2)
+
+
+def test_the_rewritten_model_is_computed_by_the_faster_library(fast_model: Model) -> None:
+    assert isinstance(fast_model.library, IkLlamaCpp)
+
+
+@pytest.mark.parametrize("options", [OPTIONS, ContextOptions(512, 512, threads=2, reproducible=True)])
+def test_the_shipped_file_in_a_format_that_library_gets_wrong_is_computed_by_llama_cpp(options: ContextOptions) -> None:
+    assert _library(bundled().path, None, options) is LlamaCpp
+
+
+def test_what_was_found_wrong_once_is_computed_by_llama_cpp_from_then_on(
+    fast_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert _library(fast_model.path, None, OPTIONS) is IkLlamaCpp
+    [verdict] = tmp_path.glob("dragoman/verdicts/*")
+    verdict.write_text("wrong")
+    assert _library(fast_model.path, None, OPTIONS) is LlamaCpp
+
+
+def test_what_is_set_is_loaded_without_asking(fast_model: Model) -> None:
+    assert _library(fast_model.path, LLAMA_CPP, OPTIONS) is LlamaCpp
+    assert _library(bundled().path, IK_LLAMA_CPP, OPTIONS) is IkLlamaCpp
+
+
+def test_of_a_file_that_neither_can_load_llama_cpp_says_what_is_wrong(tmp_path: Path) -> None:
+    tensors = {"token_embd.weight": (random_weights(4, 64), Type.Q8_0)}
+    path = write_gguf(tmp_path / "model.gguf", tensors, metadata={"general.architecture": "llama"})
+    with pytest.raises(ModelError) as in_turn:
+        load_model(path, None, OPTIONS)
+    with pytest.raises(ModelError) as alone:
+        load_model(path, LLAMA_CPP, OPTIONS)
+    assert str(in_turn.value) == str(alone.value)
+
+
+def test_the_files_that_compute_are_those_of_both_libraries_where_adapters_need_the_other(fast_model: Model) -> None:
+    names = [path.name for path in library_files(fast_model)]
+    assert [name.split(".")[0].split("-")[0] for name in names] == ["libllama", "libggml", "xllamacpp"]
+
+
+def _library(path: Path, setting: str | None, options: ContextOptions) -> type[Library]:
+    model = load_model(path, setting, options)
+    model.close()
+    return type(model.library)
