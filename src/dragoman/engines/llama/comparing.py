@@ -30,10 +30,10 @@ def agrees_with_llama_cpp(model: Model, threads: int) -> bool:
     # OpenMP keeps the threads it has started for whoever computed as long as that thread lives, and lets all of them
     # sleep at once instead of waiting a moment where there are more than cores.
     with ThreadPoolExecutor(1) as executor:
-        return executor.submit(_nats_from_llama_cpp, model, threads).result() < _MOST_NATS_APART
+        return executor.submit(nats_from_llama_cpp, model, threads).result() < _MOST_NATS_APART
 
 
-def _nats_from_llama_cpp(model: Model, threads: int) -> float:
+def nats_from_llama_cpp(model: Model, threads: int) -> float:
     """How far the two are apart; infinite when they do not read the same tokens."""
     reference = Model(load(LLAMA_CPP), model.path)
     try:

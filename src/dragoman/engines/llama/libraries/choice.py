@@ -20,11 +20,20 @@ _INSTRUCTIONS = {"avx2", "fma", "f16c", "bmi2"}
 _ARCHITECTURES = {"llama"}
 """In which both builds were compared, logit by logit."""
 
-_FORMATS = {0: "F32", 1: "F16", 2: "Q4_0", 6: "Q5_0", 8: "Q8_0", 30: "BF16"}
-"""In which they were compared, by number. In Q4_1 and Q5_1, where a row is no multiple of 128 weights, ik_llama.cpp
-computes something else with 32 tokens and more."""
-
-
+_FORMATS = {
+    2: "Q4_0",
+    6: "Q5_0",
+    8: "Q8_0",
+    10: "Q2_K",
+    11: "Q3_K",
+    12: "Q4_K",
+    13: "Q5_K",
+    14: "Q6_K",
+    20: "IQ4_NL",
+    23: "IQ4_XS",
+}
+"""Of matrices, by number: what ik_llama.cpp computes faster, as benchmarks/README.md has it. Not Q4_1 and Q5_1: where a
+row is no multiple of 128 weights, it computes something else in them with 32 tokens and more."""
 _MOST_CELLS = 16384
 """Without flash attention, as we use ik_llama.cpp, a step's time grows with sequences times cells, and its memory with
 cells times tokens: 4 bytes for each, in every head."""
@@ -66,4 +75,5 @@ def _suits(model: Path) -> bool:
         headers = [read_header(model.with_name(name)) for name in parts(model.name)]
     except (HeaderError, ModelSourceError, OSError):
         return False  # llama.cpp will say what is wrong with it.
-    return kind in _ARCHITECTURES and all(tensor.type in _FORMATS for header in headers for tensor in header.tensors)
+    matrices = [tensor for header in headers for tensor in header.tensors if len(tensor.shape) > 1]
+    return kind in _ARCHITECTURES and all(tensor.type in _FORMATS for tensor in matrices)

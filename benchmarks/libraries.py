@@ -1,0 +1,136 @@
+"""In which formats ik_llama.cpp computes what llama.cpp computes, and how much faster.
+
+    .venv/bin/python -m benchmarks.libraries
+
+What is measured and how to read it: benchmarks/README.md.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from benchmarks.figures import table, write_json
+from benchmarks.random_llama import VOCABULARY, random_llama
+from dragoman.engines.llama.comparing import nats_from_llama_cpp
+from dragoman.engines.llama.context import Chunk, ContextOptions, LlamaContext
+from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load
+from dragoman.engines.llama.model import Model
+
+KINDS = [
+    "Q8_0",
+    "Q6_K",
+    "Q5_K_M",
+    "Q5_0",
+    "Q4_K_M",
+    "Q4_0",
+    "IQ4_NL",
+    "IQ4_XS",
+    "Q3_K_M",
+    "Q2_K",
+    "Q4_1",
+    "Q5_1",
+    "F16",
+    "F32",
+]
+"""As llama-quantize calls them."""
+
+PROMPT_TOKENS = 400
+CELLS = 1024
+REPETITIONS = 10
+
+
+class Ratios(msgspec.Struct, frozen=True):
+    """llama.cpp's time by ik_llama.cpp's, and how far their predictions are apart."""
+
+    kind: str
+    nats_apart: float
+    prompt: float
+    steps_of_16: float
+    steps_of_1: float
+
+
+class Options(NamedTuple):
+    """The command line."""
+
+    threads: int
+    json: Path | None
+
+
+def compare(kind: str, threads: int) -> Ratios:
+    """Both libraries on the random llama in one format, taking turns."""
+    path = random_llama(kind)
+    models = {build: Model(load(build), path) for build in (LLAMA_CPP, IK_LLAMA_CPP)}
+    shape = ContextOptions(CELLS, CELLS // 2, threads)
+    contexts = {build: LlamaContext(model, shape) for build, model in models.items()}
+    ratios = [_ratio(contexts, batch) for batch in (_prompt(), _step(16), _step(1))]
+    apart = nats_from_llama_cpp(models[IK_LLAMA_CPP], threads)
+    for build, model in models.items():
+        contexts[build].close()
+        model.close()
+    return Ratios(kind, apart, *ratios)
+
+
+def _prompt() -> list[Chunk]:
+    return [Chunk(0, 0, np.arange(PROMPT_TOKENS, dtype=np.int32) % VOCABULARY, 1)]
+
+
+def _step(sequences: int) -> list[Chunk]:
+    return [Chunk(number, 0, np.array([number], dtype=np.int32), 1) for number in range(sequences)]
+
+
+def _ratio(contexts: dict[str, LlamaContext], batch: list[Chunk]) -> float:
+    times: dict[str, list[float]] = {build: [] for build in contexts}
+    for _ in range(REPETITIONS):
+        for build, context in contexts.items():
+            began = time.perf_counter()
+            context.decode(batch)
+            times[build].append(time.perf_counter() - began)
+            for chunk in batch:
+                context.forget(chunk.sequence_id)
+    return statistics.median(times[LLAMA_CPP]) / statistics.median(times[IK_LLAMA_CPP])
+
+
+def _report(results: list[Ratios]) -> str:
+    rows = [("", "nats apart", f"prompt of {PROMPT_TOKENS}", "16 sequences", "1 sequence")]
+    rows += [
+        (
+            result.kind,
+            f"{result.nats_apart:.4f}",
+            f"{result.prompt:.2f}",
+            f"{result.steps_of_16:.2f}",
+            f"{result.steps_of_1:.2f}",
+        )
+        for result in results
+    ]
+    return table(rows)
+
+
+def _parse() -> Options:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.libraries", description=__doc__.partition("\n")[0])
+    parser.add_argument("--threads", type=int, default=2, help="of either library (default: 2)")
+    parser.add_argument("--json", type=Path, help="file for the results")
+    given = parser.parse_args()
+    if given.threads < 1:
+        parser.error("--threads must be at least 1")
+    return Options(given.threads, given.json)
+
+
+def main() -> None:
+    """Measure and print."""
+    options = _parse()
+    # Two libraries have two sets of threads: those of the one that rests must not spin beside the other's.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+    results = [compare(kind, options.threads) for kind in KINDS]
+    print("a random llama, llama.cpp's time / ik_llama.cpp's\n")
+    print(_report(results))
+    write_json(options.json, results)
+
+
+if __name__ == "__main__":
+    main()
