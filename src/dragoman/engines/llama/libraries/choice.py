@@ -29,7 +29,6 @@ _FORMATS = {
     12: "Q4_K",
     13: "Q5_K",
     14: "Q6_K",
-    20: "IQ4_NL",
     23: "IQ4_XS",
 }
 """Of matrices, by number: what ik_llama.cpp computes faster, as benchmarks/README.md has it. Not Q4_1 and Q5_1: where a
