@@ -20,7 +20,8 @@ from benchmarks.figures import milliseconds, table
 from benchmarks.stopwatch import Stopwatch
 from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.backend import LlamaBackend
-from dragoman.engines.llama.context import Chunk, ContextOptions
+from dragoman.engines.llama.context import Chunk
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.sources import bundled

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from benchmarks.figures import table, write_json
 from benchmarks.rewrite_weights import FORMATS, rewritten
-from dragoman.engines.llama.context import Chunk, ContextOptions, LlamaContext
+from dragoman.engines.llama.context import Chunk, LlamaContext
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.loading import load_model
 from dragoman.engines.llama.model import Model, TokenArray

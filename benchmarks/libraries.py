@@ -16,9 +16,10 @@ import msgspec
 import numpy as np
 
 from benchmarks.figures import table, write_json
-from benchmarks.random_llama import VOCABULARY, random_llama
+from benchmarks.random_llama import SHAPE, random_llama
 from dragoman.engines.llama.comparing import nats_from_llama_cpp
-from dragoman.engines.llama.context import Chunk, ContextOptions, LlamaContext
+from dragoman.engines.llama.context import Chunk, LlamaContext
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load
 from dragoman.engines.llama.model import Model
 
@@ -77,7 +78,7 @@ def compare(kind: str, threads: int) -> Ratios:
 
 
 def _prompt() -> list[Chunk]:
-    return [Chunk(0, 0, np.arange(PROMPT_TOKENS, dtype=np.int32) % VOCABULARY, 1)]
+    return [Chunk(0, 0, np.arange(PROMPT_TOKENS, dtype=np.int32) % SHAPE.vocabulary, 1)]
 
 
 def _step(sequences: int) -> list[Chunk]:

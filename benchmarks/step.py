@@ -21,8 +21,7 @@ from dragoman.core.events import Finished
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.context import ContextOptions
-from dragoman.engines.llama.libraries.binding import Library
+from dragoman.engines.llama.libraries.binding import ContextOptions, Library
 from dragoman.engines.llama.loading import load_model
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.rewriting import faster_file

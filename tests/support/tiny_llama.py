@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import gguf
 import numpy as np
@@ -9,23 +10,22 @@ import numpy.typing as npt
 
 Matrix = npt.NDArray[np.float32]
 
-VOCABULARY = 300
-WIDTH = 32
-HEADS = 2
-INNER = 48
-LAYERS = 2
+
+class Shape(NamedTuple):
+    """How large a model is."""
+
+    width: int
+    heads: int
+    inner: int
+    layers: int
+    vocabulary: int
+
+
+TINY = Shape(width=32, heads=2, inner=48, layers=2, vocabulary=300)
+VOCABULARY = TINY.vocabulary
+WIDTH = TINY.width
 
 _BYTES = 256
-_SHAPES = {
-    "attn_q.weight": (WIDTH, WIDTH),
-    "attn_k.weight": (WIDTH, WIDTH),
-    "attn_v.weight": (WIDTH, WIDTH),
-    "attn_output.weight": (WIDTH, WIDTH),
-    "ffn_gate.weight": (INNER, WIDTH),
-    "ffn_up.weight": (INNER, WIDTH),
-    "ffn_down.weight": (WIDTH, INNER),
-}
-"""Of a layer's matrices: rows, columns."""
 
 
 class LowRank:
@@ -42,13 +42,23 @@ class LowRank:
         return product
 
 
-def random_weights(seed: int) -> dict[str, Matrix]:
+def random_weights(seed: int, shape: Shape = TINY, spread: float = 0.3) -> dict[str, Matrix]:
     """All matrices of a model."""
     source = np.random.default_rng(seed)
-    shapes = {"token_embd.weight": (VOCABULARY, WIDTH), "output.weight": (VOCABULARY, WIDTH)}
-    for layer in range(LAYERS):
-        shapes |= {f"blk.{layer}.{name}": shape for name, shape in _SHAPES.items()}
-    return {name: source.normal(0, 0.3, shape).astype(np.float32) for name, shape in shapes.items()}
+    matrices = dict.fromkeys(("token_embd.weight", "output.weight"), (shape.vocabulary, shape.width))
+    for layer in range(shape.layers):
+        matrices |= {f"blk.{layer}.{name}": rows_and_columns for name, rows_and_columns in _of_layer(shape).items()}
+    return {name: source.normal(0, spread, size).astype(np.float32) for name, size in matrices.items()}
+
+
+def _of_layer(shape: Shape) -> dict[str, tuple[int, int]]:
+    width, inner = shape.width, shape.inner
+    attention = ("attn_q", "attn_k", "attn_v", "attn_output")
+    return {f"{name}.weight": (width, width) for name in attention} | {
+        "ffn_gate.weight": (inner, width),
+        "ffn_up.weight": (inner, width),
+        "ffn_down.weight": (width, inner),
+    }
 
 
 def random_changes(seed: int, rank: int = 4) -> dict[str, LowRank]:
@@ -74,23 +84,23 @@ def merged(
     }
 
 
-def write_model(path: Path, weights: Mapping[str, Matrix]) -> Path:
+def write_model(path: Path, weights: Mapping[str, Matrix], shape: Shape = TINY) -> Path:
     """A model file in 32-bit floats, whose tokens are bytes."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(512)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
-    writer.add_feed_forward_length(INNER)
-    writer.add_head_count(HEADS)
-    writer.add_head_count_kv(HEADS)
-    writer.add_rope_dimension_count(WIDTH // HEADS)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.inner)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.heads)
+    writer.add_rope_dimension_count(shape.width // shape.heads)
     writer.add_layer_norm_rms_eps(1e-5)
-    _add_vocabulary(writer)
+    _add_vocabulary(writer, shape.vocabulary)
     for name, weight in weights.items():
         writer.add_tensor(name, weight)
-    ones = np.ones(WIDTH, dtype=np.float32)
+    ones = np.ones(shape.width, dtype=np.float32)
     writer.add_tensor("output_norm.weight", ones)
-    for layer in range(LAYERS):
+    for layer in range(shape.layers):
         writer.add_tensor(f"blk.{layer}.attn_norm.weight", ones)
         writer.add_tensor(f"blk.{layer}.ffn_norm.weight", ones)
     _write(writer)
@@ -121,15 +131,15 @@ def write_adapter(
     return path
 
 
-def _add_vocabulary(writer: gguf.GGUFWriter) -> None:
+def _add_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
     tokens = [b"<unk>", b"<s>", b"</s>", *(f"<0x{byte:02X}>".encode() for byte in range(_BYTES))]
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL] + [gguf.TokenType.BYTE] * _BYTES
-    spare = VOCABULARY - len(tokens)
+    spare = size - len(tokens)
     tokens += ["▁".encode(), *(f"word{number}".encode() for number in range(1, spare))]  # the first one is a space
     kinds += [gguf.TokenType.NORMAL] * spare
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
-    writer.add_token_scores([0.0] * VOCABULARY)
+    writer.add_token_scores([0.0] * size)
     writer.add_token_types(kinds)
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)

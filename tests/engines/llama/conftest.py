@@ -1,10 +1,11 @@
 """The bundled model, loaded once for all tests of this folder."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
-from dragoman.engines.llama.context import ContextOptions
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.loading import load_model
 from dragoman.engines.llama.model import Model
@@ -27,3 +28,10 @@ def fast_model() -> Iterator[Model]:
     model = load_model(path, None, ContextOptions(context_cells=512, batch_tokens=512, threads=2))
     yield model
     model.close()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """dragoman's folder in a user's cache that is empty, not even there."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "dragoman"

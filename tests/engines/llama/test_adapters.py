@@ -10,8 +10,8 @@ from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.adapters import NO_ADAPTER, LoraAdapter
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.context import Chunk, ContextOptions, Logits
-from dragoman.engines.llama.libraries.binding import Library
+from dragoman.engines.llama.context import Chunk, Logits
+from dragoman.engines.llama.libraries.binding import ContextOptions, Library
 from dragoman.engines.llama.libraries.choice import LLAMA_CPP, load
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.sequence import Job, JobKey

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.engines.llama.comparing import agrees_with_llama_cpp, nats_apart, reads_alike
-from dragoman.engines.llama.libraries.binding import package_folder
 from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.sources import bundled
+from tests.support.libraries import needs_both
 from tests.support.tiny_llama import random_weights, write_model
 
-pytestmark = pytest.mark.skipif(package_folder("ik_llama_cpp") is None, reason="no ik_llama.cpp for this machine")
+pytestmark = needs_both
 
 
 @pytest.fixture

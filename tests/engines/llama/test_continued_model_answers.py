@@ -11,8 +11,8 @@ from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import GenerationRequest, JsonSchemaFormat, SamplingParams, TextPrompt
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.context import ContextOptions
 from dragoman.engines.llama.job_maker import JobMaker
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.messages import Submit
 from dragoman.engines.llama.model import Model
 from tests.support.batching import drained

@@ -16,7 +16,8 @@ from dragoman.engines.constraint import GrammarCompiler
 from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.context import Chunk, ContextOptions, Logits
+from dragoman.engines.llama.context import Chunk, Logits
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.sampler import Sampler
 from dragoman.engines.llama.sequence import Job

@@ -14,13 +14,9 @@ from dragoman.engines.llama.digests import (
     remembered_files,
 )
 
+pytestmark = pytest.mark.usefixtures("cache")
+
 SPLIT = ["big-00001-of-00002.gguf", "big-00002-of-00002.gguf"]
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "dragoman"
 
 
 @pytest.fixture

@@ -8,7 +8,9 @@ import pytest
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.context import Chunk, ContextOptions, Logits
+from dragoman.engines.llama.comparing import nats_apart
+from dragoman.engines.llama.context import Chunk, Logits
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.model import Model, TokenArray
 from dragoman.engines.llama.sequence import Job, JobKey
 from tests.support.batching import drained, tokens_of_jobs
@@ -97,7 +99,7 @@ def test_saved_cells_give_the_logits_they_gave_before_wherever_they_are_put_back
     after = fast.decode([Chunk(0, len(tokens) - 1, tokens[-1:], True)])[0].copy()
     for sequence_id in (0, *range(2, 20, 2)):
         fast.forget(sequence_id)
-    assert _nats_apart(before, after) < MOST_NATS_APART
+    assert nats_apart(before, after) < MOST_NATS_APART
 
 
 def test_cells_that_do_not_fit_are_refused_and_nothing_else_is_harmed(model: Model) -> None:
@@ -133,7 +135,7 @@ def test_logits_over_a_shared_prefix_equal_those_of_a_fresh_computation_within_f
     model: Model, fast: LlamaBackend
 ) -> None:
     shared, fresh = _shared_and_fresh_logits(model, fast)
-    assert _nats_apart(fresh, shared) < MOST_NATS_APART
+    assert nats_apart(fresh, shared) < MOST_NATS_APART
 
 
 def test_a_shared_prefix_is_no_further_from_a_fresh_computation_than_two_fresh_ones_may_be(
@@ -147,7 +149,7 @@ def test_a_shared_prefix_is_no_further_from_a_fresh_computation_than_two_fresh_o
     elsewhere = _logits(fast, 2, tokens)
     for sequence_id in range(3):
         fast.forget(sequence_id)
-    assert _nats_apart(here, elsewhere) < MOST_NATS_APART
+    assert nats_apart(here, elsewhere) < MOST_NATS_APART
 
 
 def test_sequences_whose_cells_lie_between_each_other_get_the_logits_they_get_alone(
@@ -165,7 +167,7 @@ def test_sequences_whose_cells_lie_between_each_other_get_the_logits_they_get_al
         together = fast.decode(chunks).copy()
     for number in range(len(prompts)):
         fast.forget(number)
-    assert max(map(_nats_apart, alone, together)) < MOST_NATS_APART
+    assert max(map(nats_apart, alone, together)) < MOST_NATS_APART
 
 
 def _backend(model: Model, *, reproducible: bool) -> Iterator[LlamaBackend]:
@@ -210,10 +212,3 @@ def _shared_and_fresh_logits(model: Model, backend: LlamaBackend) -> tuple[Logit
 def _logits(backend: LlamaBackend, sequence_id: int, tokens: TokenArray) -> Logits:
     logits: Logits = backend.decode([Chunk(sequence_id, 0, tokens, True)])[0].copy()
     return logits
-
-
-def _nats_apart(expected: Logits, found: Logits) -> float:
-    """Kullback-Leibler divergence of the two next-token distributions."""
-    expected_log = expected - np.logaddexp.reduce(expected.astype(np.float64))
-    found_log = found - np.logaddexp.reduce(found.astype(np.float64))
-    return float((np.exp(expected_log) * (expected_log - found_log)).sum())

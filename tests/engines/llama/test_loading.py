@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from dragoman.engines.llama.context import ContextOptions
-from dragoman.engines.llama.libraries.binding import Library, package_folder
+from dragoman.engines.llama.libraries.binding import ContextOptions, Library
 from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP
 from dragoman.engines.llama.libraries.ik_llama_cpp import IkLlamaCpp
 from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp
@@ -14,8 +13,9 @@ from dragoman.engines.llama.loading import library_files, load_model
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.sources import bundled
 from tests.support.gguf_files import random_weights, write_gguf
+from tests.support.libraries import needs_both
 
-pytestmark = pytest.mark.skipif(package_folder("ik_llama_cpp") is None, reason="no ik_llama.cpp for this machine")
+pytestmark = needs_both
 
 OPTIONS = ContextOptions(context_cells=512, batch_tokens=512, threads=2)
 
@@ -29,12 +29,9 @@ def test_the_shipped_file_in_a_format_that_library_gets_wrong_is_computed_by_lla
     assert _library(bundled().path, None, options) is LlamaCpp
 
 
-def test_what_was_found_wrong_once_is_computed_by_llama_cpp_from_then_on(
-    fast_model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_what_was_found_wrong_once_is_computed_by_llama_cpp_from_then_on(fast_model: Model, cache: Path) -> None:
     assert _library(fast_model.path, None, OPTIONS) is IkLlamaCpp
-    [verdict] = tmp_path.glob("dragoman/verdicts/*")
+    [verdict] = cache.glob("verdicts/*")
     verdict.write_text("wrong")
     assert _library(fast_model.path, None, OPTIONS) is LlamaCpp
 

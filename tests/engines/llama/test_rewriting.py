@@ -12,7 +12,10 @@ from dragoman.engines.llama.digests import content_digest
 from dragoman.engines.llama.rewriting import Copy, copies, faster_file
 from tests.support.gguf_files import random_weights, write_gguf
 
-pytestmark = pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="measured there only")
+pytestmark = [
+    pytest.mark.usefixtures("cache"),
+    pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="measured there only"),
+]
 
 WEIGHTS = random_weights(32, 64)
 SLOW = {"norm": (WEIGHTS[0], Type.F32), "a": (WEIGHTS, Type.Q4_1), "b": (WEIGHTS, Type.Q5_1)}
@@ -21,12 +24,6 @@ ONE_SERVER = (
     "import sys; from pathlib import Path; from dragoman.engines.llama.rewriting import faster_file; "
     "print(faster_file(Path(sys.argv[1]), progress=False, tell=print))"
 )
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "dragoman"
 
 
 @pytest.fixture

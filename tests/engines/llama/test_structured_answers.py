@@ -14,8 +14,8 @@ from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt, Too
 from dragoman.dialects.form import Call
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.context import ContextOptions
 from dragoman.engines.llama.job_maker import JobMaker
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.messages import Submit
 from dragoman.engines.llama.model import Model
 from dragoman.prompt.template import CHATML, ChatTemplate

@@ -5,11 +5,7 @@ import pytest
 
 from dragoman.engines.llama.verdicts import remember_verdict, remembered_verdict
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "dragoman"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 @pytest.fixture

@@ -11,13 +11,12 @@ from dragoman.engines.llama.adapters import NO_ADAPTER, LoraAdapter
 from dragoman.engines.llama.context import (
     NO_STATE,
     Chunk,
-    ContextOptions,
     DecodeError,
     LlamaContext,
     Logits,
     State,
 )
-from dragoman.engines.llama.libraries.binding import MAX_SEQUENCE_IDS
+from dragoman.engines.llama.libraries.binding import MAX_SEQUENCE_IDS, ContextOptions
 from dragoman.engines.llama.model import Model
 
 SEQUENCE_IDS = MAX_SEQUENCE_IDS - 2

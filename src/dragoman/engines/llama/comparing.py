@@ -4,7 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from dragoman.engines.llama.context import Chunk, ContextOptions, LlamaContext, Logits
+from dragoman.engines.llama.context import Chunk, LlamaContext, Logits
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.libraries.choice import LLAMA_CPP, load
 from dragoman.engines.llama.model import Model, Vocabulary
 

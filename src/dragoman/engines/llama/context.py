@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from dragoman.engines.llama.adapters import LoraAdapter
-from dragoman.engines.llama.libraries.binding import ContextShape
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.model import Model, ModelError, TokenArray
 
 Logits = npt.NDArray[np.float32]
@@ -40,17 +39,6 @@ class DecodeError(Exception):
     """llama_decode refused a batch that the KV cell ledger allowed: the engine's state is no longer known."""
 
 
-class ContextOptions(msgspec.Struct, frozen=True):
-    """How much a context may hold and how it computes."""
-
-    context_cells: int
-    batch_tokens: int
-    """The most tokens one decode is given."""
-    threads: int
-    reproducible: bool = False
-    """Compute attention so that a sequence's logits do not depend on what else is in the batch or the cache."""
-
-
 class LlamaContext:
     """A llama_context with one unified KV cache. Not thread-safe."""
 
@@ -59,8 +47,7 @@ class LlamaContext:
         self._library = library = model.library
         if options.reproducible and not library.is_reproducible:
             raise ModelError(f"{library.pinned} cannot compute reproducibly; serve the model with llama.cpp itself")
-        shape = ContextShape(options.context_cells, options.batch_tokens, options.threads, options.reproducible)
-        self._context: int = library.llama_init_from_model(model.handle, library.context_params(shape))
+        self._context: int = library.llama_init_from_model(model.handle, library.context_params(options))
         if not self._context:
             raise ModelError(
                 f"no context of {options.context_cells} KV cells could be allocated: "

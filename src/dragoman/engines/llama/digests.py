@@ -50,6 +50,20 @@ def cache_folder() -> Path:
         raise OSError(errno.ENOENT, "there is no home folder; set XDG_CACHE_HOME") from error
 
 
+def write_cached(name: str, content: bytes) -> None:
+    """Write a file of the cache folder; whoever reads it sees all of it or nothing of it. Raises OSError."""
+    path = cache_folder() / name
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+def appearance(status: os.stat_result) -> tuple[int, int, int]:
+    """Size, time of change in nanoseconds, and inode: a file that looks as it did holds what it held."""
+    return status.st_size, status.st_mtime_ns, status.st_ino
+
+
 def content_digest(path: Path, given_up: threading.Event | None = None) -> str:
     """SHA-256 of the file, or of all parts of a split model, in hexadecimal digits; 100 MB take 0.1 seconds.
 
@@ -101,7 +115,7 @@ def _file_digest(path: Path, given_up: threading.Event | None) -> str:
                 raise GivenUp
             computed.update(piece)
     digest = computed.hexdigest()
-    _remember(path, _Remembered(status.st_size, status.st_mtime_ns, status.st_ino, digest))
+    _remember(path, _Remembered(*appearance(status), digest))
     return digest
 
 
@@ -110,11 +124,7 @@ def _looks_like(path: Path, remembered: _Remembered) -> bool:
         status = path.stat()
     except OSError:
         return False
-    return (status.st_size, status.st_mtime_ns, status.st_ino) == (
-        remembered.size,
-        remembered.modified_ns,
-        remembered.inode,
-    )
+    return appearance(status) == (remembered.size, remembered.modified_ns, remembered.inode)
 
 
 def _index() -> _Index:
@@ -129,8 +139,4 @@ def _remember(path: Path, entry: _Remembered) -> None:
     # remember at the same moment, and one of them overwrites what the other wrote.
     with contextlib.suppress(OSError):
         index = {old: kept for old, kept in _index().items() if _looks_like(Path(old), kept)} | {str(path): entry}
-        folder = cache_folder()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = folder / f"{_INDEX}.{os.getpid()}.{threading.get_ident()}"
-        unfinished.write_bytes(msgspec.json.encode(index))
-        unfinished.replace(folder / _INDEX)
+        write_cached(_INDEX, msgspec.json.encode(index))

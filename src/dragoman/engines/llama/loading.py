@@ -6,7 +6,7 @@ from pathlib import Path
 from dragoman.engines.llama.adapting import AdaptingBackend
 from dragoman.engines.llama.backend import Backend, LlamaBackend
 from dragoman.engines.llama.comparing import agrees_with_llama_cpp
-from dragoman.engines.llama.context import ContextOptions
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, choose, load
 from dragoman.engines.llama.libraries.ik_llama_cpp import IkLlamaCpp
 from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp

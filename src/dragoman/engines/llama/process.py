@@ -31,10 +31,10 @@ from dragoman.engines.llama import messages
 from dragoman.engines.llama.adapter_registry import AdapterRecord, registry_path
 from dragoman.engines.llama.backend import Backend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.context import ContextOptions, DecodeError
+from dragoman.engines.llama.context import DecodeError
 from dragoman.engines.llama.digests import Digesting
 from dragoman.engines.llama.job_maker import JobMaker
-from dragoman.engines.llama.libraries.binding import LibraryError
+from dragoman.engines.llama.libraries.binding import ContextOptions, LibraryError
 from dragoman.engines.llama.loading import library_files, load_model, open_backend
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.options import EngineOptions

@@ -2,33 +2,27 @@
 
 import contextlib
 import hashlib
-import os
 from pathlib import Path
 
-from dragoman.engines.llama.digests import cache_folder
+from dragoman.engines.llama.digests import appearance, cache_folder, write_cached
 
-_RIGHT, _WRONG = "right", "wrong"
+_RIGHT, _WRONG = b"right", b"wrong"
 
 
 def remembered_verdict(model: Path, what: str) -> bool | None:
     """Whether `what` was found to be so of the file as it is now; None: nobody has looked."""
     try:
-        return {_RIGHT: True, _WRONG: False}.get(_place(model, what).read_text())
-    except (OSError, UnicodeDecodeError):
+        return {_RIGHT: True, _WRONG: False}.get((cache_folder() / _name(model, what)).read_bytes())
+    except OSError:
         return None
 
 
 def remember_verdict(model: Path, what: str, *, holds: bool) -> None:
     """Keep it. Where nothing can be kept, it is found out again next time; that is all."""
     with contextlib.suppress(OSError):
-        place = _place(model, what)
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = place.with_name(f"{place.name}.{os.getpid()}")
-        unfinished.write_text(_RIGHT if holds else _WRONG)
-        unfinished.replace(place)
+        write_cached(_name(model, what), _RIGHT if holds else _WRONG)
 
 
-def _place(model: Path, what: str) -> Path:
-    status = model.stat()
-    facts = (str(model.resolve()), status.st_size, status.st_mtime_ns, status.st_ino, what)
-    return cache_folder() / "verdicts" / hashlib.sha256(repr(facts).encode()).hexdigest()
+def _name(model: Path, what: str) -> str:
+    facts = (str(model.resolve()), *appearance(model.stat()), what)
+    return f"verdicts/{hashlib.sha256(repr(facts).encode()).hexdigest()}"

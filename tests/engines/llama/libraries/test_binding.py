@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 
 from dragoman.engines.llama.libraries import ik_llama_cpp, llama_cpp
-from dragoman.engines.llama.libraries.binding import Library, LibraryError, package_folder
-from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, PACKAGED, load
+from dragoman.engines.llama.libraries.binding import Library, LibraryError
+from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load
 from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp
+from tests.support.libraries import INSTALLED
 
 OTHER_BUILD = """
 struct params { unsigned first; unsigned second; char rest[SIZE - 2 * sizeof(unsigned)]; };
 struct params llama_context_default_params(void) { return (struct params){ 512, 1024 }; }
 """
 """Another default for the second field; every other function comes from the packaged library it is linked to."""
-
-INSTALLED = [LLAMA_CPP] if package_folder("ik_llama_cpp") is None else PACKAGED
 
 PARAMS_SIZE = {
     LLAMA_CPP: ctypes.sizeof(llama_cpp.ContextParams),

@@ -3,12 +3,12 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from dragoman.engines.llama.libraries.binding import package_folder
 from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, choose
 from dragoman.engines.llama.sources import bundled
 from tests.support.gguf_files import random_weights, write_gguf
+from tests.support.libraries import needs_both
 
-pytestmark = pytest.mark.skipif(package_folder("ik_llama_cpp") is None, reason="no ik_llama.cpp for this machine")
+pytestmark = needs_both
 
 WEIGHTS = random_weights(4, 64)
 LLAMA = {"general.architecture": "llama"}
@@ -36,10 +36,8 @@ def test_one_matrix_in_a_format_it_gets_wrong_or_is_slow_with_keeps_the_faster_b
     tmp_path: Path, kind: Type
 ) -> None:
     tensors = {"a": (WEIGHTS, Type.Q8_0), "b": (WEIGHTS, kind)}
-    assert (
-        choose(None, write_gguf(tmp_path / "model.gguf", tensors, metadata=LLAMA), cells=16384, reproducible=False)
-        == LLAMA_CPP
-    )
+    path = write_gguf(tmp_path / "model.gguf", tensors, metadata=LLAMA)
+    assert choose(None, path, cells=16384, reproducible=False) == LLAMA_CPP
 
 
 def test_another_architecture_is_computed_by_llama_cpp(tmp_path: Path) -> None:

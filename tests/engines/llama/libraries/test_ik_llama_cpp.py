@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.comparing import nats_apart
-from dragoman.engines.llama.context import Chunk, ContextOptions, DecodeError, LlamaContext, Logits
-from dragoman.engines.llama.libraries.binding import package_folder
+from dragoman.engines.llama.context import Chunk, DecodeError, LlamaContext, Logits
+from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load
 from dragoman.engines.llama.model import Model, ModelError, TokenArray
+from tests.support.libraries import needs_both
 from tests.support.tiny_llama import VOCABULARY, random_weights, write_model
 
-pytestmark = pytest.mark.skipif(package_folder("ik_llama_cpp") is None, reason="no ik_llama.cpp for this machine")
+pytestmark = needs_both
 
 CELLS = 256
 MOST_NATS_APART = 0.01

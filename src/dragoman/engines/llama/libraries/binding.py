@@ -12,6 +12,8 @@ from ctypes import Structure, c_char_p, c_int, c_void_p
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
+import msgspec
+
 MAX_SEQUENCE_IDS = 256
 """llama.cpp's compile-time limit, LLAMA_MAX_SEQ."""
 
@@ -40,14 +42,15 @@ class LibraryError(Exception):
     """llama.cpp's library is missing or is not the build its binding was written for. One line for a person."""
 
 
-class ContextShape(NamedTuple):
-    """What a context is allocated for."""
+class ContextOptions(msgspec.Struct, frozen=True):
+    """How much a context may hold and how it computes."""
 
-    cells: int
+    context_cells: int
     batch_tokens: int
     """The most tokens one decode is given."""
     threads: int
-    reproducible: bool
+    reproducible: bool = False
+    """Compute attention so that a sequence's logits do not depend on what else is in the batch or the cache."""
 
 
 class Library:
@@ -97,7 +100,7 @@ class Library:
         """The library's own version text."""
         raise NotImplementedError
 
-    def context_params(self, shape: ContextShape) -> Structure:
+    def context_params(self, options: ContextOptions) -> Structure:
         """struct llama_context_params for a context with one KV cache for all sequences."""
         raise NotImplementedError
 

@@ -33,6 +33,7 @@ _FORMATS = {
 }
 """Of matrices, by number: what ik_llama.cpp computes faster, as benchmarks/README.md has it. Not Q4_1 and Q5_1: where a
 row is no multiple of 128 weights, it computes something else in them with 32 tokens and more."""
+
 _MOST_CELLS = 16384
 """Without flash attention, as we use ik_llama.cpp, a step's time grows with sequences times cells, and its memory with
 cells times tokens: 4 bytes for each, in every head."""

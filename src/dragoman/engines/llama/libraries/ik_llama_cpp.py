@@ -21,7 +21,7 @@ from typing import ClassVar
 
 from dragoman.engines.llama.libraries.binding import (
     CFunction,
-    ContextShape,
+    ContextOptions,
     Defaults,
     Functions,
     Library,
@@ -297,11 +297,11 @@ class IkLlamaCpp(Library):
     def version(self) -> str:
         return PINNED
 
-    def context_params(self, shape: ContextShape) -> Structure:
+    def context_params(self, options: ContextOptions) -> Structure:
         params: ContextParams = self.llama_context_default_params()
-        params.n_ctx = shape.cells
-        params.n_batch = params.n_ubatch = shape.batch_tokens
-        params.n_threads = params.n_threads_batch = shape.threads
+        params.n_ctx = options.context_cells
+        params.n_batch = params.n_ubatch = options.batch_tokens
+        params.n_threads = params.n_threads_batch = options.threads
         # Its flash attention skips cells behind the last block that begins with one the last query may see: right for
         # one sequence in order, wrong for several that lie between each other.
         params.flash_attn = False

@@ -10,7 +10,7 @@ from typing import ClassVar
 from dragoman.engines.llama.libraries.binding import (
     MAX_SEQUENCE_IDS,
     CFunction,
-    ContextShape,
+    ContextOptions,
     Defaults,
     Functions,
     Library,
@@ -220,18 +220,18 @@ class LlamaCpp(Library):
     def version(self) -> str:
         return str(self.llama_version().decode())
 
-    def context_params(self, shape: ContextShape) -> Structure:
+    def context_params(self, options: ContextOptions) -> Structure:
         params: ContextParams = self.llama_context_default_params()
-        params.n_ctx = shape.cells
-        params.n_batch = params.n_ubatch = shape.batch_tokens
+        params.n_ctx = options.context_cells
+        params.n_batch = params.n_ubatch = options.batch_tokens
         params.n_seq_max = MAX_SEQUENCE_IDS
         # llama.cpp reserves a row of logits for each sequence id; with room for fewer it aborts the process.
-        params.n_outputs_max = max(shape.batch_tokens, MAX_SEQUENCE_IDS)
-        params.n_threads = params.n_threads_batch = shape.threads
+        params.n_outputs_max = max(options.batch_tokens, MAX_SEQUENCE_IDS)
+        params.n_threads = params.n_threads_batch = options.threads
         params.flash_attn_type = _FLASH_ATTENTION_ON
         # Without a unified cache a partial llama_memory_seq_cp is a failed assertion, which aborts the process.
         params.kv_unified = True
-        if shape.reproducible:
+        if options.reproducible:
             # With K and V of different types ggml takes its one-query attention kernel for every batch. That one
             # adds up a sequence's own cells in order, wherever they lie; the tiled kernel's sums depend on both.
             params.type_v = _KV_TYPE_BF16
