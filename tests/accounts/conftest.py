@@ -4,7 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from dragoman.accounts.child import LedgerProcess
 from dragoman.accounts.database import Database
+from dragoman.accounts.ledger_thread import LedgerThread
+from dragoman.accounts.transport import LedgerTransport
 from tests.support.accounts import Till
 from tests.support.database_fixtures import database, database_url, empty_database_url, kind, postgresql, reused_url
 
@@ -16,3 +19,10 @@ def till(database: Database) -> Iterator[Till]:
     """A ledger with one account, one key and one price."""
     with Till(database) as till:
         yield till
+
+
+@pytest.fixture(params=[LedgerProcess, LedgerThread])
+def transport(request: pytest.FixtureRequest) -> type[LedgerTransport]:
+    """Where a client's ledger works: the client cannot tell one from the other."""
+    transport: type[LedgerTransport] = request.param
+    return transport

@@ -17,6 +17,7 @@ from dragoman.accounts.keys import KeyRules
 from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.operations import Admitted, Inquiry, NeverAdmitted, Settled, Settlement
 from dragoman.accounts.refusals import BalanceTooLow, LedgerUnavailable
+from dragoman.accounts.transport import LedgerTransport
 from dragoman.accounts.usage import Usage, list_usage
 from tests.support.accounts import Till
 from tests.support.postgresql import PostgresServer, new_database, running_postgresql
@@ -26,8 +27,8 @@ CLIENTS, PURCHASES = 20, 20
 
 
 @pytest.fixture
-async def ledger(till: Till) -> AsyncIterator[LedgerClient]:
-    async with LedgerClient(till.database, new_process_id()) as ledger:
+async def ledger(till: Till, transport: type[LedgerTransport]) -> AsyncIterator[LedgerClient]:
+    async with LedgerClient(till.database, new_process_id(), transport=transport) as ledger:
         yield ledger
 
 
@@ -55,8 +56,10 @@ async def test_a_settlement_goes_on_when_nobody_waits_for_it(till: Till, ledger:
         await ledger.settle(Settlement("unknown", 1, 0, 1, "finished"))
 
 
-async def test_a_client_that_leaves_while_it_is_admitted_holds_nothing(till: Till) -> None:
-    async with LedgerClient(till.database, new_process_id()) as ledger:
+async def test_a_client_that_leaves_while_it_is_admitted_holds_nothing(
+    till: Till, transport: type[LedgerTransport]
+) -> None:
+    async with LedgerClient(till.database, new_process_id(), transport=transport) as ledger:
         asked = [asyncio.create_task(ledger.admit(till.admission())) for _ in range(20)]
         await asyncio.sleep(0)
         for task in asked[:15]:
@@ -66,8 +69,10 @@ async def test_a_client_that_leaves_while_it_is_admitted_holds_nothing(till: Til
     till.assert_balanced()
 
 
-async def test_a_client_that_leaves_between_its_admission_and_hearing_of_it_holds_nothing(till: Till) -> None:
-    async with LedgerClient(till.database, new_process_id()) as ledger:
+async def test_a_client_that_leaves_between_its_admission_and_hearing_of_it_holds_nothing(
+    till: Till, transport: type[LedgerTransport]
+) -> None:
+    async with LedgerClient(till.database, new_process_id(), transport=transport) as ledger:
 
         async def admit_and_cancel_the_other() -> None:
             await ledger.admit(till.admission())
@@ -81,8 +86,8 @@ async def test_a_client_that_leaves_between_its_admission_and_hearing_of_it_hold
     till.assert_balanced()
 
 
-async def test_closing_finishes_what_waits_and_refuses_newcomers(till: Till) -> None:
-    async with LedgerClient(till.database, new_process_id()) as ledger:
+async def test_closing_finishes_what_waits_and_refuses_newcomers(till: Till, transport: type[LedgerTransport]) -> None:
+    async with LedgerClient(till.database, new_process_id(), transport=transport) as ledger:
         admitted = await ledger.admit(till.admission())
         settled = ledger.settle(_settlement(admitted))
     assert isinstance(settled.result(), Settled)
@@ -90,8 +95,8 @@ async def test_closing_finishes_what_waits_and_refuses_newcomers(till: Till) -> 
         await ledger.admit(till.admission())
 
 
-async def test_too_many_waiting_are_refused_at_once(till: Till) -> None:
-    async with LedgerClient(till.database, new_process_id(), most_waiting=3) as ledger:
+async def test_too_many_waiting_are_refused_at_once(till: Till, transport: type[LedgerTransport]) -> None:
+    async with LedgerClient(till.database, new_process_id(), most_waiting=3, transport=transport) as ledger:
         asked = [asyncio.create_task(ledger.admit(till.admission())) for _ in range(3)]
         await asyncio.sleep(0)  # they ask
         for _ in range(2):
@@ -100,11 +105,13 @@ async def test_too_many_waiting_are_refused_at_once(till: Till) -> None:
         assert [type(admitted) for admitted in await asyncio.gather(*asked)] == [Admitted] * 3
 
 
-async def test_a_database_that_is_locked_is_waited_for_and_then_given_up(tmp_path: Path) -> None:
+async def test_a_database_that_is_locked_is_waited_for_and_then_given_up(
+    tmp_path: Path, transport: type[LedgerTransport]
+) -> None:
     database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=0.01)
     upgrade(database)
     with Till(database) as till:
-        async with LedgerClient(database, new_process_id(), patience_seconds=0.1) as ledger:
+        async with LedgerClient(database, new_process_id(), patience_seconds=0.1, transport=transport) as ledger:
             with database.write():
                 with pytest.raises(LedgerUnavailable) as refusal:
                     await ledger.admit(till.admission())
@@ -118,11 +125,13 @@ async def test_a_database_that_is_locked_is_waited_for_and_then_given_up(tmp_pat
     database.close()
 
 
-async def test_a_client_that_is_closed_while_the_database_is_locked_tells_so(tmp_path: Path) -> None:
+async def test_a_client_that_is_closed_while_the_database_is_locked_tells_so(
+    tmp_path: Path, transport: type[LedgerTransport]
+) -> None:
     database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=0.01)
     upgrade(database)
     with Till(database) as till, database.write():
-        async with LedgerClient(database, new_process_id(), patience_seconds=0.1) as ledger:
+        async with LedgerClient(database, new_process_id(), patience_seconds=0.1, transport=transport) as ledger:
             settled = ledger.settle(_settlement(Admitted("request", till.account_id, till.key_id, 0, 0)))
         with pytest.raises(LedgerUnavailable):
             settled.result()
@@ -157,12 +166,12 @@ async def test_a_ledger_process_killed_under_load_loses_nothing_and_charges_noth
     till.assert_balanced()
 
 
-async def test_postgresql_restarted_under_load_loses_nothing() -> None:
+async def test_postgresql_restarted_under_load_loses_nothing(transport: type[LedgerTransport]) -> None:
     with running_postgresql() as server:
         database = Database(new_database(server))
         upgrade(database)
         with Till(database, balance=10**9) as till:
-            async with LedgerClient(database, till.process_id, patience_seconds=10) as ledger:
+            async with LedgerClient(database, till.process_id, patience_seconds=10, transport=transport) as ledger:
                 for signal_number in (signal.SIGQUIT, signal.SIGINT):  # A crash, and an orderly end.
                     clients = [asyncio.create_task(_buy(till, ledger)) for _ in range(CLIENTS)]
                     await clients[0]  # All are in the middle of it.

@@ -8,6 +8,7 @@ from dragoman.accounts.migrations import DatabaseOutdated
 from dragoman.accounts.opening import open_accounts
 from dragoman.accounts.operations import Settlement
 from dragoman.accounts.tables import processes
+from dragoman.accounts.transport import LedgerTransport
 from tests.support.accounts import Till
 
 
@@ -16,9 +17,11 @@ def _processes(database: Database) -> int:
         return len(connection.execute(select(processes)).all())
 
 
-async def test_a_process_comes_and_goes_without_a_trace(till: Till, tmp_path: Path) -> None:
+async def test_a_process_comes_and_goes_without_a_trace(
+    till: Till, tmp_path: Path, transport: type[LedgerTransport]
+) -> None:
     journals = tmp_path / "journals"
-    async with open_accounts(till.database, journals) as accounts:
+    async with open_accounts(till.database, journals, transport=transport) as accounts:
         admitted = await accounts.ledger.admit(till.admission())
         slot = accounts.journal.open(admitted.request_id)
         slot.tokens(10, 0, 3)
@@ -30,8 +33,10 @@ async def test_a_process_comes_and_goes_without_a_trace(till: Till, tmp_path: Pa
     till.assert_balanced()
 
 
-async def test_what_a_process_leaves_open_is_settled_by_the_next(till: Till, tmp_path: Path) -> None:
-    async with open_accounts(till.database, tmp_path / "journals") as accounts:
+async def test_what_a_process_leaves_open_is_settled_by_the_next(
+    till: Till, tmp_path: Path, transport: type[LedgerTransport]
+) -> None:
+    async with open_accounts(till.database, tmp_path / "journals", transport=transport) as accounts:
         admitted = await accounts.ledger.admit(till.admission())
         accounts.journal.open(admitted.request_id).tokens(10, 0, 3)
     assert till.key.running == 1

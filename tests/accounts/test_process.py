@@ -6,18 +6,19 @@ from dragoman.accounts.child import LedgerProcess
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.messages import Committed, Opening, Synced
 from dragoman.accounts.operations import Settlement
+from dragoman.accounts.transport import LedgerTransport
 from tests.support.accounts import Till
 from tests.support.server import LEDGER_PROCESS, arguments_of, children_of
 
 UNKNOWN = Settlement("unknown", 1, 0, 1, "finished")
 
 
-async def _started(till: Till) -> LedgerProcess:
-    return await LedgerProcess.start(Opening(till.database.url, till.database.busy_seconds, new_process_id()))
+async def _started(till: Till, transport: type[LedgerTransport] = LedgerProcess) -> LedgerTransport:
+    return await transport.start(Opening(till.database.url, till.database.busy_seconds, new_process_id()))
 
 
-async def test_it_answers_everything_before_it_ends(till: Till) -> None:
-    process = await _started(till)
+async def test_it_answers_everything_before_it_ends(till: Till, transport: type[LedgerTransport]) -> None:
+    process = await _started(till, transport)
     process.commit([till.admission(), till.admission(), UNKNOWN], again=False)
     process.finish()
     async with asyncio.timeout(30):
@@ -30,8 +31,8 @@ async def test_it_answers_everything_before_it_ends(till: Till) -> None:
     assert till.key.running == 2
 
 
-async def test_it_ends_with_the_process_that_started_it(till: Till) -> None:
-    process = await _started(till)
+async def test_it_ends_with_whoever_started_it(till: Till, transport: type[LedgerTransport]) -> None:
+    process = await _started(till, transport)
     async with asyncio.timeout(30):
         assert await process.end() == 0
 

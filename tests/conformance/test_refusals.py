@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from dragoman.accounts.child import LedgerProcess
 from dragoman.accounts.keys import KeyRules, create_key, disable_key
 from tests.support.apps import client_of
 from tests.support.metered import Customer, metered_app, sqlite_customer
@@ -194,6 +195,19 @@ async def test_when_the_accounts_do_not_answer_it_is_no_fault_of_the_client(spea
             assert response.status_code == (429 if speaker.name == "infermatic" else 503)
             assert speaker.is_error(response.json())
             assert int(response.headers["retry-after"]) >= 1
+
+
+async def test_a_ledger_in_a_process_of_its_own_answers_in_the_same_words(speaker: Speaker, tmp_path: Path) -> None:
+    with sqlite_customer(tmp_path) as customer:
+        async with (
+            metered_app(customer, tmp_path / "journals", transport=LedgerProcess) as app,
+            client_of(app) as client,
+        ):
+            shop = Shop(customer, client, speaker)
+            await test_a_key_that_nobody_has_is_refused(shop)
+            await test_who_has_used_up_what_was_paid_in_is_told_so(shop)
+            await test_more_requests_than_a_minute_may_have_are_told_when_to_come_back(shop)
+        customer.assert_settled()
 
 
 @pytest.mark.parametrize("body", [[], {"model": "echo"}, {"model": "echo", "top_p": 7}])

@@ -5,6 +5,7 @@ import pytest
 
 from dragoman.accounts.database import Database
 from dragoman.accounts.keys import KeyRules
+from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.core.errors import TooManyRunning
 from dragoman.core.events import Usage
 from dragoman.core.identifiers import new_request_id
@@ -23,7 +24,10 @@ async def test_who_has_read_an_answer_may_ask_again_wherever_it_was_given(tmp_pa
     with sqlite_customer(tmp_path) as customer:
         key = customer.new_key(KeyRules(concurrent_requests=1))
         databases = [Database(customer.url) for _ in range(2)]
-        here, there = (AccountAccess(AccountsOptions(database, tmp_path / "journals")) for database in databases)
+        here, there = (
+            AccountAccess(AccountsOptions(database, tmp_path / "journals", transport=LedgerThread))
+            for database in databases
+        )
         async with here.opened(), there.opened():
             for desk, _ in zip(itertools.cycle((here, there)), range(40), strict=False):
                 bill = await desk.admit(order(key))
@@ -38,7 +42,7 @@ async def test_who_has_read_an_answer_may_ask_again_wherever_it_was_given(tmp_pa
 async def test_a_request_beside_one_that_goes_on_is_refused(tmp_path: Path) -> None:
     with sqlite_customer(tmp_path) as customer:
         key = customer.new_key(KeyRules(concurrent_requests=1))
-        access = AccountAccess(AccountsOptions(customer.database, tmp_path / "journals"))
+        access = AccountAccess(AccountsOptions(customer.database, tmp_path / "journals", transport=LedgerThread))
         async with access.opened():
             bill = await access.admit(order(key))
             with pytest.raises(TooManyRunning):

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dragoman.accounts.database import Database
+from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.migrations import upgrade
 from dragoman.core.errors import Overloaded
 from dragoman.core.idempotency import Attempt, Claimed, KeptAnswer, Running
@@ -32,7 +33,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def books(path: Path, tmp_path: Path) -> Iterator[Books]:
-    books = Books(AccountsOptions(Database(f"sqlite:///{path}", busy_seconds=0.05), tmp_path / "journals"))
+    database = Database(f"sqlite:///{path}", busy_seconds=0.05)
+    books = Books(AccountsOptions(database, tmp_path / "journals", transport=LedgerThread))
     yield books
     books.close()
 

@@ -8,6 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from dragoman.accounts.database import Database
+from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.usage import list_usage
 from dragoman.core.errors import BadRequest, JobNotFound, ModelNotFound, Unauthenticated
@@ -36,7 +37,8 @@ async def gateway(folder: Path, *keys: str, engine: EchoEngine | None = None) ->
     """One that records what is used, with these keys."""
     database = Database(f"sqlite:///{folder}/accounts.db")
     upgrade(database)
-    ring = RecordingKeyRing(map(key_digest, keys), AccountsOptions(database, folder / "journals"))
+    options = AccountsOptions(database, folder / "journals", transport=LedgerThread)
+    ring = RecordingKeyRing(map(key_digest, keys), options)
     registry = CollectorRegistry()
     meter = Meter(registry)
     catalog = Catalog([Deployment("echo", ("parrot",), engine or EchoEngine(), ("arcee",))])

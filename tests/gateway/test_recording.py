@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.core.service import Caller
 from dragoman.gateway.access import Order
 from dragoman.gateway.accounts import AccountsOptions
@@ -14,7 +15,9 @@ def order(number: int) -> Order:
 
 async def test_a_database_that_does_not_answer_stops_no_request(tmp_path: Path) -> None:
     with sqlite_customer(tmp_path, busy_seconds=0.01) as customer:
-        ring = RecordingKeyRing((), AccountsOptions(customer.database, tmp_path / "journals", patience_seconds=0.05))
+        journals = tmp_path / "journals"
+        options = AccountsOptions(customer.database, journals, patience_seconds=0.05, transport=LedgerThread)
+        ring = RecordingKeyRing((), options)
         async with ring.opened():
             with customer.database.write():
                 assert await ring.admit(order(1)) is FREE_OF_CHARGE

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dragoman.accounts.database import Database
+from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.migrations import upgrade
 from dragoman.gateway.accounts import AccountsOptions
 from dragoman.gateway.answers import LARGEST_ANSWER
@@ -29,7 +30,7 @@ def open_till(url: str) -> Iterator[Till]:
 @contextlib.contextmanager
 def books_at(url: str, journals: Path, *, largest_answer: int = LARGEST_ANSWER) -> Iterator[Books]:
     """A worker's books over a database with tables, not opened: this process is not registered."""
-    books = Books(AccountsOptions(Database(url), journals), largest_answer=largest_answer)
+    books = Books(AccountsOptions(Database(url), journals, transport=LedgerThread), largest_answer=largest_answer)
     try:
         yield books
     finally:

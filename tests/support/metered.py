@@ -8,8 +8,10 @@ from dragoman.accounts.audit import audit
 from dragoman.accounts.balances import Account, create_account, deposit, find_account
 from dragoman.accounts.database import Database
 from dragoman.accounts.keys import Key, KeyRules, create_key, list_keys
+from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.prices import set_price
+from dragoman.accounts.transport import LedgerTransport
 from dragoman.accounts.usage import Usage, list_usage
 from dragoman.engines.base import Engine
 from dragoman.gateway.accounts import AccountsOptions
@@ -84,8 +86,9 @@ async def metered_app(
     hold_cap: int | None = None,
     patience_seconds: float = 30,
     proxies: Sequence[str] = (),
+    transport: type[LedgerTransport] = LedgerThread,
 ) -> AsyncIterator[App]:
     """The app, over the database that the customer is in; at the end all that was asked of it is settled."""
-    books = Books(AccountsOptions(customer.database, journals, hold_cap, patience_seconds))
+    books = Books(AccountsOptions(customer.database, journals, hold_cap, patience_seconds, transport))
     async with books.opened():
         yield echo_app(books=books, engine=engine, proxies=proxies)

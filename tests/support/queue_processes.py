@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
+from dragoman.accounts.child import LedgerProcess
 from dragoman.engines.echo import EchoEngine
 from tests.support.queues import running_queue
 
@@ -25,5 +26,5 @@ def serve_queue(order: QueueServer) -> None:
 
 async def _serve(order: QueueServer) -> None:
     engine = EchoEngine(tokens_per_second=order.tokens_per_second)
-    async with running_queue(order.url, order.journals, engine, CollectorRegistry()):
+    async with running_queue(order.url, order.journals, engine, CollectorRegistry(), transport=LedgerProcess):
         await asyncio.Event().wait()

@@ -13,7 +13,9 @@ from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.keys import KeyRules, create_key
+from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.tables import job_events, jobs
+from dragoman.accounts.transport import LedgerTransport
 from dragoman.core.events import Delta, Event
 from dragoman.core.idempotency import Attempt
 from dragoman.core.identifiers import new_request_id
@@ -163,12 +165,13 @@ async def running_queue(
     *,
     options: QueueOptions | None = None,
     webhooks: WebhookOptions = NO_WEBHOOKS,
+    transport: type[LedgerTransport] = LedgerThread,
 ) -> AsyncIterator[tuple[Gateway, JobQueue]]:
     """One over connections of its own: what others know of it is in the database."""
     database = Database(url)
     catalog = Catalog([Deployment(MODEL, (), engine)])
     meter = Meter(registry)
-    access = AccountAccess(AccountsOptions(database, journals))
+    access = AccountAccess(AccountsOptions(database, journals, transport=transport))
     queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
     gateway = Gateway(catalog, meter, access, queue=queue, dialect="infermatic")
     with contextlib.closing(database):

@@ -1,8 +1,8 @@
 """The event loop's way to the ledger: whatever has gathered while the ledger process was busy is committed together.
 
-One client alone waits for a transaction; many at once share it (group commit). The process only works (process.py);
-what is retried, given up or undone is decided here. It may die at any moment: what it had not answered is asked again
-of the next one, which finds what the last one did.
+One client alone waits for a transaction; many at once share it (group commit). The process, or the thread that stands
+for it, only works (commit_loop.py); what is retried, given up or undone is decided here. It may die at any moment: what
+it had not answered is asked again of the next one, which finds what the last one did.
 """
 
 import asyncio
@@ -30,6 +30,7 @@ from dragoman.accounts.operations import (
     Settlement,
 )
 from dragoman.accounts.refusals import LedgerUnavailable
+from dragoman.accounts.transport import LedgerTransport
 
 MOST_WAITING = 10_000
 PATIENCE_SECONDS = 5.0
@@ -77,15 +78,18 @@ class LedgerClient:
         *,
         most_waiting: int = MOST_WAITING,
         patience_seconds: float = PATIENCE_SECONDS,
+        transport: type[LedgerTransport] = LedgerProcess,
     ) -> None:
         """Holds are taken in the name of `process_id`, see recovery.py.
 
         `most_waiting` operations wait at once, and `patience_seconds` for a database that does not answer.
+        `transport` says where the ledger works.
         """
+        self._transport = transport
         self._opening = Opening(database.url, database.busy_seconds, process_id)
         self._most_waiting = most_waiting
         self._patience = patience_seconds
-        self._process: LedgerProcess | None = None
+        self._process: LedgerTransport | None = None
         self._gathered: list[_Asked] = []
         self._sent: deque[list[_Asked]] = deque()
         """Transactions that were sent and not answered, the oldest first."""
@@ -198,7 +202,7 @@ class LedgerClient:
         """Start the process whenever there is none, until the end."""
         while not self._ended:
             try:
-                process = await LedgerProcess.start(self._opening)
+                process = await self._transport.start(self._opening)
             except OSError as error:
                 _log.error("accounts_ledger_process_not_started", reason=error.strerror)
             else:
@@ -207,7 +211,7 @@ class LedgerClient:
                 self._lose()
                 await asyncio.sleep(self._pause)
 
-    async def _listen(self, process: LedgerProcess) -> None:
+    async def _listen(self, process: LedgerTransport) -> None:
         """For as long as it lives."""
         self._process = process
         try:

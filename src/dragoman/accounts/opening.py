@@ -8,12 +8,14 @@ from typing import NamedTuple
 
 import structlog
 
+from dragoman.accounts.child import LedgerProcess
 from dragoman.accounts.client import MOST_WAITING, PATIENCE_SECONDS, LedgerClient
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.journal import Journal, JournalFolder
 from dragoman.accounts.migrations import require_current
 from dragoman.accounts.recovery import BEAT_SECONDS, Recovery
+from dragoman.accounts.transport import LedgerTransport
 
 _log = structlog.get_logger(__name__)
 
@@ -34,12 +36,13 @@ async def open_accounts(
     process_id: int | None = None,
     most_waiting: int = MOST_WAITING,
     patience_seconds: float = PATIENCE_SECONDS,
+    transport: type[LedgerTransport] = LedgerProcess,
 ) -> AsyncIterator[Accounts]:
     """This process's part of the accounts, after what dead processes left open is settled.
 
     `journals` is a folder on this machine, the same for all its processes that use the database. `process_id`
-    is what others are told of this process; None: a new one. Raises DatabaseOutdated, DatabaseTooNew, what
-    database.failures names, and OSError for the folder.
+    is what others are told of this process; None: a new one. `transport` says where the ledger works. Raises
+    DatabaseOutdated, DatabaseTooNew, what database.failures names, and OSError for the folder.
     """
     process_id = new_process_id() if process_id is None else process_id
     folder = JournalFolder(journals)
@@ -51,7 +54,11 @@ async def open_accounts(
         upkeep = asyncio.create_task(_keep_up(database, recovery))
         try:
             async with LedgerClient(
-                database, process_id, most_waiting=most_waiting, patience_seconds=patience_seconds
+                database,
+                process_id,
+                most_waiting=most_waiting,
+                patience_seconds=patience_seconds,
+                transport=transport,
             ) as ledger:
                 yield Accounts(database, ledger, journal)
         finally:

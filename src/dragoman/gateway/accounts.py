@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 
+from dragoman.accounts.child import LedgerProcess
 from dragoman.accounts.client import PATIENCE_SECONDS, LedgerClient
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
@@ -14,6 +15,7 @@ from dragoman.accounts.money import InvalidAmount, formatted
 from dragoman.accounts.opening import open_accounts
 from dragoman.accounts.operations import Admission, Admitted, Inquiry, KeyFacts
 from dragoman.accounts.refusals import BalanceTooLow, BudgetExceeded, KeyRefused, Refusal, TooManyRunning
+from dragoman.accounts.transport import LedgerTransport
 from dragoman.core.allowance import Allowances
 from dragoman.core.errors import BadRequest, OutOfBalance, RateLimited, Unauthenticated
 from dragoman.core.service import Caller
@@ -41,6 +43,8 @@ class AccountsOptions(NamedTuple):
     """A hold covers at most so many completion tokens; None: all there may be."""
     patience_seconds: float = PATIENCE_SECONDS
     """How long a request waits for a database that does not answer."""
+    transport: type[LedgerTransport] = LedgerProcess
+    """Where the ledger works: in a process of its own, which has a core of its own, or in a thread of this one."""
 
 
 @contextlib.asynccontextmanager
@@ -54,6 +58,7 @@ async def open_desk(options: AccountsOptions, process_id: int) -> AsyncIterator[
         options.journals,
         process_id=process_id,
         patience_seconds=options.patience_seconds,
+        transport=options.transport,
     ) as accounts:
         cashier = Cashier(accounts)
         try:

@@ -1,0 +1,56 @@
+import asyncio
+import threading
+from pathlib import Path
+
+from dragoman.accounts.database import Database
+from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.ledger_thread import LedgerThread
+from dragoman.accounts.messages import Committed, Opening, Reply
+from dragoman.accounts.migrations import upgrade
+from tests.support.accounts import Till
+
+
+def _opening(database: Database) -> Opening:
+    return Opening(database.url, database.busy_seconds, new_process_id())
+
+
+def _threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ledger")]
+
+
+async def test_what_it_has_not_begun_when_it_is_killed_is_lost(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=60)
+    upgrade(database)
+    replies: list[Reply] = []
+    with Till(database) as till:
+        with database.write():  # The first transaction waits for this one.
+            thread = await LedgerThread.start(_opening(database))
+            thread.commit([till.admission()], again=False)
+            thread.commit([till.admission()], again=False)
+            thread.kill()
+        async with asyncio.timeout(60):
+            replies.extend([reply async for reply in thread.replies()])
+            assert await thread.end() == 0
+        assert till.key.running == len(replies) <= 1
+        assert all(isinstance(reply, Committed) for reply in replies)
+        till.assert_balanced()
+    database.close()
+
+
+def test_it_ends_when_the_event_loop_that_it_answers_has_ended(till: Till) -> None:
+    thread = asyncio.run(LedgerThread.start(_opening(till.database)))
+    thread.commit([till.admission()], again=False)
+    for running in _threads():
+        running.join(60)
+    assert _threads() == []
+    assert till.key.running == 1
+
+
+async def test_no_thread_is_left_when_it_has_ended(till: Till) -> None:
+    thread = await LedgerThread.start(_opening(till.database))
+    thread.commit([till.admission()], again=False)
+    thread.finish()
+    async with asyncio.timeout(60):
+        assert len([reply async for reply in thread.replies()]) == 1
+        assert await thread.end() == 0
+    assert _threads() == []
