@@ -5,7 +5,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter
 
 from dragoman.jobs.rows import Ending, Release
-from dragoman.jobs.webhooks.sender import Result
+from dragoman.jobs.webhooks.message import Result
 
 AttemptResult = Literal["finished", "failed", "engine_failed", "postponed", "lost"]
 """engine_failed: the job goes back to its place, unless it was its last attempt. postponed: the engine had no place for

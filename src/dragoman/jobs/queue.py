@@ -21,9 +21,7 @@ from dragoman.jobs.rows import Submission
 from dragoman.jobs.runner import Runner
 from dragoman.jobs.statistics import Estimates
 from dragoman.jobs.store import JobStore
-from dragoman.jobs.webhooks.dispatcher import Dispatcher
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions, check_webhook
-from dragoman.jobs.webhooks.sender import Sender
 from dragoman.jobs.workshop import Workshop
 
 _MOST_READERS = 10_000
@@ -154,6 +152,10 @@ class JobQueue:
 
     async def _tell_webhooks(self, meter: QueueMeter) -> None:
         if self._webhooks.secret is not None:
+            # Imported only here: with aiohttp they are a fifth of what a worker imports, and most send no webhooks.
+            from dragoman.jobs.webhooks.dispatcher import Dispatcher
+            from dragoman.jobs.webhooks.sender import Sender
+
             sender = Sender(self._webhooks.secret, self._webhooks.rules)
             await Dispatcher(self._database, sender, self._webhooks, meter.sent).run()
 

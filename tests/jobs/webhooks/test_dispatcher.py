@@ -13,10 +13,10 @@ from dragoman.accounts.database import Database
 from dragoman.core.errors import BadRequest
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.webhooks.dispatcher import Dispatcher
-from dragoman.jobs.webhooks.message import parse_secret
+from dragoman.jobs.webhooks.message import Result, parse_secret
 from dragoman.jobs.webhooks.options import Share, WebhookOptions, check_webhook
 from dragoman.jobs.webhooks.schedule import LEASE_SECONDS, Schedule
-from dragoman.jobs.webhooks.sender import Result, Sender
+from dragoman.jobs.webhooks.sender import Sender
 from dragoman.jobs.webhooks.store import WebhookStore
 from dragoman.jobs.webhooks.urls import Rules
 from tests.support.queues import Server, Shop, server

@@ -9,8 +9,9 @@ import structlog
 from dragoman.accounts.database import Database
 from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.core.errors import Overloaded
+from dragoman.jobs.webhooks.message import Result
 from dragoman.jobs.webhooks.options import WebhookOptions
-from dragoman.jobs.webhooks.sender import MOST_AT_ONCE, Attempt, Result, Sender
+from dragoman.jobs.webhooks.sender import MOST_AT_ONCE, Attempt, Sender
 from dragoman.jobs.webhooks.store import Delivery, WebhookStore
 from dragoman.jobs.webhooks.urls import origin
 

@@ -4,7 +4,7 @@ import base64
 import binascii
 import hashlib
 import hmac
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,11 @@ SECRET_PREFIX = "whsec_"
 
 _SHORTEST_SECRET, _LONGEST_SECRET = 24, 64
 """Bytes, as the specification has it."""
+
+
+Result = Literal["delivered", "gone", "refused", "failed"]
+"""How a try to send one ended. gone: the receiver wants no messages any more. refused: we do not send there. failed: a
+later try may succeed."""
 
 
 class InvalidSecret(ValueError):

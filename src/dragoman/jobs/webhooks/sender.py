@@ -4,7 +4,7 @@ import contextlib
 import ssl
 import time
 from collections.abc import AsyncIterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import aiohttp
 import structlog
@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractResolver
 
 from dragoman import __version__
 from dragoman.jobs.webhooks.addresses import AddressRefused
-from dragoman.jobs.webhooks.message import Message, headers
+from dragoman.jobs.webhooks.message import Message, Result, headers
 from dragoman.jobs.webhooks.resolving import PublicResolver, SystemResolver
 from dragoman.jobs.webhooks.urls import Rules, UrlRefused, origin
 
@@ -21,9 +21,6 @@ TIMEOUT_SECONDS = 10.0
 
 MOST_AT_ONCE = 64
 """Messages that a process is sending."""
-
-Result = Literal["delivered", "gone", "refused", "failed"]
-"""gone: the receiver wants no messages any more. refused: we do not send there. failed: a later try may succeed."""
 
 _GONE = 410
 

@@ -9,10 +9,9 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, or_, select, u
 
 from dragoman.accounts.database import Database
 from dragoman.accounts.tables import jobs
-from dragoman.jobs.webhooks.message import Message, message
+from dragoman.jobs.webhooks.message import Message, Result, message
 from dragoman.jobs.webhooks.options import Share
 from dragoman.jobs.webhooks.schedule import LEASE_SECONDS, Schedule
-from dragoman.jobs.webhooks.sender import Result
 
 WebhookState = Literal["due", "delivered", "gone", "refused", "failed"]
 """What stands in the table: it is to be tried, or it never will be again."""
