@@ -11,6 +11,7 @@ from dragoman.engines.llama.loading import load_model
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.rewriting import faster_file
 from dragoman.engines.llama.sources import bundled
+from tests.support.models import THREADS
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +26,7 @@ def model() -> Iterator[Model]:
 def fast_model() -> Iterator[Model]:
     """The same as it is served: rewritten, and computed by the fastest library there is for it."""
     path = faster_file(bundled().path, progress=False, tell=lambda _line: None)
-    model = load_model(path, None, ContextOptions(context_cells=512, batch_tokens=512, threads=2))
+    model = load_model(path, None, ContextOptions(context_cells=512, batch_tokens=512, threads=THREADS))
     yield model
     model.close()
 

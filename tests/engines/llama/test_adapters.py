@@ -16,6 +16,7 @@ from dragoman.engines.llama.libraries.choice import LLAMA_CPP, load
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.sequence import Job, JobKey
 from tests.support.batching import drained, tokens_of_jobs
+from tests.support.models import THREADS
 from tests.support.tiny_llama import (
     VOCABULARY,
     WIDTH,
@@ -142,7 +143,7 @@ def _refuses(model: Model, path: Path, reason: str) -> None:
 
 
 def _backend(model: Model, *, reproducible: bool = False) -> LlamaBackend:
-    return LlamaBackend(model, ContextOptions(1024, 256, threads=1, reproducible=reproducible))
+    return LlamaBackend(model, ContextOptions(1024, 256, threads=THREADS, reproducible=reproducible))
 
 
 def _expected(model: Model, tokens: np.ndarray) -> Logits:

@@ -13,6 +13,7 @@ from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, loa
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.sources import bundled
 from tests.support.libraries import needs_both
+from tests.support.models import THREADS
 from tests.support.tiny_llama import random_weights, write_model
 
 pytestmark = needs_both
@@ -26,12 +27,12 @@ def shipped_in_ik() -> Iterator[Model]:
 
 
 def test_the_model_as_it_is_served_is_computed_alike(fast_model: Model) -> None:
-    assert agrees_with_llama_cpp(fast_model, threads=2)
+    assert agrees_with_llama_cpp(fast_model, threads=THREADS)
 
 
 def test_a_library_whose_kernels_for_large_batches_are_wrong_is_found_out(shipped_in_ik: Model) -> None:
     """Should this fail with a newer version, Q4_1 and Q5_1 are right there, and may be computed by it."""
-    assert not agrees_with_llama_cpp(shipped_in_ik, threads=2)
+    assert not agrees_with_llama_cpp(shipped_in_ik, threads=THREADS)
 
 
 @settings(max_examples=300, deadline=None)

@@ -16,6 +16,7 @@ from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.messages import Submit
 from dragoman.engines.llama.model import Model
 from tests.support.batching import drained
+from tests.support.models import THREADS
 
 MOST_STEPS = 5000
 
@@ -55,7 +56,7 @@ class Engine:
 
     def __init__(self, model: Model, *, reproducible: bool) -> None:
         self._model = model
-        self._backend = LlamaBackend(model, ContextOptions(8192, 512, threads=2, reproducible=reproducible))
+        self._backend = LlamaBackend(model, ContextOptions(8192, 512, threads=THREADS, reproducible=reproducible))
         self._jobs = JobMaker(model, self._backend.cells)
 
     def answer(self, requests: Sequence[GenerationRequest]) -> list[list[Event]]:

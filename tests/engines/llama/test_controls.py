@@ -23,6 +23,7 @@ from dragoman.engines.llama.sampler import Sampler
 from dragoman.engines.llama.sequence import Job
 from tests.support import reference_sampling
 from tests.support.batching import drained
+from tests.support.models import THREADS
 
 QUESTION = "<|im_start|>user\nName three animals and their legs.<|im_end|>\n<|im_start|>assistant\n"
 
@@ -66,7 +67,7 @@ class RecordingBackend(LlamaBackend):
 
 @pytest.fixture(scope="module")
 def backend(model: Model) -> Iterator[RecordingBackend]:
-    backend = RecordingBackend(model, ContextOptions(2048, 256, threads=2))
+    backend = RecordingBackend(model, ContextOptions(2048, 256, threads=THREADS))
     yield backend
     backend.close()
 
@@ -135,7 +136,7 @@ def test_log_probabilities_are_those_of_the_raw_logits_whatever_sampling_does_to
 
 def test_steps_may_be_smaller_than_the_number_of_sequence_ids(model: Model) -> None:
     """Otherwise llama.cpp, which reserves a row of logits for every id, ends the whole process."""
-    small = LlamaBackend(model, ContextOptions(256, 16, threads=2))
+    small = LlamaBackend(model, ContextOptions(256, 16, threads=THREADS))
     try:
         assert small.decode([Chunk(0, 0, model.vocabulary.tokenize("Hello"), 1)]).shape == (1, model.vocabulary.size)
     finally:

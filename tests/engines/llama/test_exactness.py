@@ -14,6 +14,7 @@ from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.model import Model, TokenArray
 from dragoman.engines.llama.sequence import Job, JobKey
 from tests.support.batching import drained, tokens_of_jobs
+from tests.support.models import THREADS
 
 TOPICS = [
     "the sea",
@@ -76,7 +77,7 @@ def test_reproducible_greedy_answers_alone_and_in_a_full_batch_are_the_same_toke
 def test_reproducible_answers_do_not_depend_on_how_few_cells_there_are(
     model: Model, alone: dict[JobKey, list[int]]
 ) -> None:
-    tight = LlamaBackend(model, ContextOptions(512, 512, threads=2, reproducible=True))
+    tight = LlamaBackend(model, ContextOptions(512, 512, threads=THREADS, reproducible=True))
     try:
         assert _answers(model, tight, GREEDY, parallel=16) == alone
     finally:
@@ -103,7 +104,7 @@ def test_saved_cells_give_the_logits_they_gave_before_wherever_they_are_put_back
 
 
 def test_cells_that_do_not_fit_are_refused_and_nothing_else_is_harmed(model: Model) -> None:
-    small = LlamaBackend(model, ContextOptions(256, 256, threads=2))
+    small = LlamaBackend(model, ContextOptions(256, 256, threads=THREADS))
     try:
         tokens = _prompt(model, "What is rain?", "Be brief.")
         before = _logits(small, 0, tokens)
@@ -171,7 +172,7 @@ def test_sequences_whose_cells_lie_between_each_other_get_the_logits_they_get_al
 
 
 def _backend(model: Model, *, reproducible: bool) -> Iterator[LlamaBackend]:
-    backend = LlamaBackend(model, ContextOptions(8192, 512, threads=2, reproducible=reproducible))
+    backend = LlamaBackend(model, ContextOptions(8192, 512, threads=THREADS, reproducible=reproducible))
     yield backend
     backend.close()
 

@@ -14,17 +14,18 @@ from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.sources import bundled
 from tests.support.gguf_files import random_weights, write_gguf
 from tests.support.libraries import needs_both
+from tests.support.models import THREADS
 
 pytestmark = needs_both
 
-OPTIONS = ContextOptions(context_cells=512, batch_tokens=512, threads=2)
+OPTIONS = ContextOptions(context_cells=512, batch_tokens=512, threads=THREADS)
 
 
 def test_the_rewritten_model_is_computed_by_the_faster_library(fast_model: Model) -> None:
     assert isinstance(fast_model.library, IkLlamaCpp)
 
 
-@pytest.mark.parametrize("options", [OPTIONS, ContextOptions(512, 512, threads=2, reproducible=True)])
+@pytest.mark.parametrize("options", [OPTIONS, ContextOptions(512, 512, threads=THREADS, reproducible=True)])
 def test_the_shipped_file_in_a_format_that_library_gets_wrong_is_computed_by_llama_cpp(options: ContextOptions) -> None:
     assert _library(bundled().path, None, options) is LlamaCpp
 

@@ -17,6 +17,7 @@ from dragoman.engines.llama.client import LlamaEngine
 from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.rewriting import faster_file
 from tests.support.gguf_files import write_tiny_model
+from tests.support.models import THREADS
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def options(tmp_path: Path) -> EngineOptions:
         socket_path=str(tmp_path / "engine.sock"),
         context_cells=256,
         parallel=1,
-        threads=1,
+        threads=THREADS,
         step_tokens=256,
         saved_tokens=0,
         max_adapters=4,

@@ -23,6 +23,7 @@ from tests.support import schemas
 from tests.support.answers import Arcee, InfermaticChat, Whole, collected, streamed
 from tests.support.batching import drained
 from tests.support.grammars import errors
+from tests.support.models import THREADS
 
 TOGETHER = 20
 """Requests answered at once, so that one test makes use of the whole batch."""
@@ -43,7 +44,7 @@ class Engine:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._backend = LlamaBackend(model, ContextOptions(16384, 512, threads=2))
+        self._backend = LlamaBackend(model, ContextOptions(16384, 512, threads=THREADS))
         self._jobs = JobMaker(model, self._backend.cells)
 
     def answer(self, requests: Sequence[GenerationRequest], most_tokens: int) -> list[list[Event]]:

@@ -15,6 +15,7 @@ from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load
 from dragoman.engines.llama.model import Model, ModelError, TokenArray
 from tests.support.libraries import needs_both
+from tests.support.models import THREADS
 from tests.support.tiny_llama import VOCABULARY, random_weights, write_model
 
 pytestmark = needs_both
@@ -41,7 +42,7 @@ def tiny(path: Path) -> Iterator[Model]:
 @pytest.fixture(scope="module")
 def reference(path: Path) -> Iterator[LlamaContext]:
     model = Model(load(LLAMA_CPP), path)
-    context = LlamaContext(model, ContextOptions(CELLS, CELLS, threads=1))
+    context = LlamaContext(model, ContextOptions(CELLS, CELLS, threads=THREADS))
     yield context
     context.close()
     model.close()
@@ -82,7 +83,7 @@ operations = st.lists(
 def test_however_cells_lie_the_logits_are_those_of_llama_cpp_and_every_free_cell_can_be_used(
     tiny: Model, reference: LlamaContext, operations: list[tuple[str, int, int, int]]
 ) -> None:
-    context = LlamaContext(tiny, ContextOptions(CELLS, CELLS, threads=1))
+    context = LlamaContext(tiny, ContextOptions(CELLS, CELLS, threads=THREADS))
     try:
         held = _Held(context, reference)
         for operation, one, other, length in operations:
@@ -93,7 +94,7 @@ def test_however_cells_lie_the_logits_are_those_of_llama_cpp_and_every_free_cell
 
 
 def test_more_tokens_than_free_cells_are_refused_and_nothing_else_is_harmed(tiny: Model) -> None:
-    context = LlamaContext(tiny, ContextOptions(CELLS, CELLS, threads=1))
+    context = LlamaContext(tiny, ContextOptions(CELLS, CELLS, threads=THREADS))
     try:
         before = context.decode([Chunk(0, 0, _tokens(0, 100), 1)]).copy()
         with pytest.raises(DecodeError, match="llama_decode returned 1 for 200 tokens"):
@@ -106,7 +107,7 @@ def test_more_tokens_than_free_cells_are_refused_and_nothing_else_is_harmed(tiny
 
 def test_it_refuses_to_be_reproducible_rather_than_to_seem_so(tiny: Model) -> None:
     with pytest.raises(ModelError, match="cannot compute reproducibly"):
-        LlamaBackend(tiny, ContextOptions(CELLS, CELLS, threads=1, reproducible=True))
+        LlamaBackend(tiny, ContextOptions(CELLS, CELLS, threads=THREADS, reproducible=True))
 
 
 class _Held:
