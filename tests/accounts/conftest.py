@@ -9,9 +9,6 @@ from dragoman.accounts.database import Database
 from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.transport import LedgerTransport
 from tests.support.accounts import Till
-from tests.support.database_fixtures import database, database_url, empty_database_url, kind, postgresql, reused_url
-
-__all__ = ["database", "database_url", "empty_database_url", "kind", "postgresql", "reused_url"]
 
 
 @pytest.fixture

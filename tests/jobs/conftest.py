@@ -3,10 +3,7 @@
 import pytest
 
 from dragoman.accounts.database import Database
-from tests.support.database_fixtures import database, database_url, kind, postgresql, reused_url
 from tests.support.queues import Shop
-
-__all__ = ["database", "database_url", "kind", "postgresql", "reused_url"]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Databases of tests that run on SQLite and on a real PostgreSQL; conftest files import what theirs need."""
+"""Databases of tests that run on SQLite and on a real PostgreSQL; a plugin of the whole run."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -23,19 +23,17 @@ from dragoman.server.openapi import document
 from tests.support.accounts import Till
 from tests.support.apps import client_of, echo_app
 from tests.support.books import ADMIN_KEY, books_at
-from tests.support.postgresql import new_database, running_postgresql
+from tests.support.postgresql import new_database
 
 DOCUMENT = document({**OPERATIONS, "admin": admin.OPERATIONS}, "echo")
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def server_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """One database for all tests of a kind; each makes what it needs under names of its own."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path_factory.mktemp('accounts')}/accounts.db"
-    else:
-        with running_postgresql() as server:
-            yield new_database(server)
+        return f"sqlite:///{tmp_path_factory.mktemp('accounts')}/accounts.db"
+    return new_database(request.getfixturevalue("postgresql"))
 
 
 @pytest.fixture
