@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from tests.support.server import RunningServer, running_server
 
-pytest_plugins = ["tests.support.database_fixtures"]
+pytest_plugins = ["tests.support.groups", "tests.support.database_fixtures"]
 
 # As the server does for its engine: models loaded in this process share the cores with other tests' servers.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -24,11 +24,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
     Neither do they write into the user's data, nor read what an older version wrote.
     """
-    data = tempfile.TemporaryDirectory()
-    config.add_cleanup(data.cleanup)
-    os.environ["XDG_DATA_HOME"] = data.name
-    if config.cache is not None:
-        os.environ["XDG_CACHE_HOME"] = str(config.cache.mkdir("servers"))
+    os.environ["XDG_DATA_HOME"] = _temporary_folder(config)
+    if hasattr(config, "workerinput"):
+        return  # The cache is that of the run's own process, which is in the environment.
+    cache: pytest.Cache | None = getattr(config, "cache", None)  # It may be switched off.
+    os.environ["XDG_CACHE_HOME"] = _temporary_folder(config) if cache is None else str(cache.mkdir("servers"))
+
+
+def _temporary_folder(config: pytest.Config) -> str:
+    folder = tempfile.TemporaryDirectory()
+    config.add_cleanup(folder.cleanup)
+    return folder.name
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,13 @@
 """A real PostgreSQL out of a wheel."""
 
 import contextlib
+import fcntl
 import itertools
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 from psycopg import sql
@@ -22,10 +25,17 @@ _numbers = itertools.count()
 def running_postgresql(*, durable: bool = False) -> Iterator[PostgresServer]:
     """A server until the end of the block; unless `durable`, it does not wait for the disk."""
     # Not pytest's folders: root's server runs as another user, and every pytest locks their parent for others again.
-    with tempfile.TemporaryDirectory(prefix="dragoman-postgresql-") as folder, get_server(folder) as server:
+    with tempfile.TemporaryDirectory(prefix="dragoman-postgresql-") as folder, _started(folder) as server:
         if not durable:
             _without_waiting_for_the_disk(server)
         yield server
+
+
+def _started(folder: str) -> PostgresServer:
+    # Two runs that are root's would make the user that PostgreSQL runs as at the same time.
+    with Path(tempfile.gettempdir(), f"dragoman-postgresql-{os.getuid()}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return get_server(folder)
 
 
 def _without_waiting_for_the_disk(server: PostgresServer) -> None:
