@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from tests.support.server import RunningServer, running_server
 
-pytest_plugins = ["tests.support.groups", "tests.support.database_fixtures"]
+pytest_plugins = ["tests.support.processor_time", "tests.support.groups", "tests.support.database_fixtures"]
 
 # As the server does for its engine: models loaded in this process share the cores with other tests' servers.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")

@@ -8,9 +8,12 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import sql
+
+from tests.support.processor_time import count
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # It tells where its locks lie when XDG_RUNTIME_DIR does not.
@@ -28,7 +31,10 @@ def running_postgresql(*, durable: bool = False) -> Iterator[PostgresServer]:
     with tempfile.TemporaryDirectory(prefix="dragoman-postgresql-") as folder, _started(folder) as server:
         if not durable:
             _without_waiting_for_the_disk(server)
-        yield server
+        try:
+            yield server
+        finally:
+            count(_processor_seconds(server))
 
 
 def _started(folder: str) -> PostgresServer:
@@ -36,6 +42,14 @@ def _started(folder: str) -> PostgresServer:
     with Path(tempfile.gettempdir(), f"dragoman-postgresql-{os.getuid()}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         return get_server(folder)
+
+
+def _processor_seconds(server: PostgresServer) -> float:
+    """It is nobody's child."""
+    postmaster: Any = server.get_postmaster_info().process
+    every = [process.cpu_times() for process in (postmaster, *postmaster.children())]
+    taken: float = sum(times.user + times.system + times.children_user + times.children_system for times in every)
+    return taken
 
 
 def _without_waiting_for_the_disk(server: PostgresServer) -> None:
