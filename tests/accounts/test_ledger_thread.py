@@ -8,6 +8,7 @@ from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.messages import Committed, Opening, Reply
 from dragoman.accounts.migrations import upgrade
 from tests.support.accounts import Till
+from tests.support.patience import PATIENCE_SECONDS
 
 
 def _opening(database: Database) -> Opening:
@@ -28,7 +29,7 @@ async def test_what_it_has_not_begun_when_it_is_killed_is_lost(tmp_path: Path) -
             thread.commit([till.admission()], again=False)
             thread.commit([till.admission()], again=False)
             thread.kill()
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             replies.extend([reply async for reply in thread.replies()])
             assert await thread.end() == 0
         assert till.key.running == len(replies) <= 1
@@ -50,7 +51,7 @@ async def test_no_thread_is_left_when_it_has_ended(till: Till) -> None:
     thread = await LedgerThread.start(_opening(till.database))
     thread.commit([till.admission()], again=False)
     thread.finish()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert len([reply async for reply in thread.replies()]) == 1
         assert await thread.end() == 0
     assert _threads() == []

@@ -7,13 +7,14 @@ from dragoman.accounts import migrations
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import MIGRATIONS, DatabaseOutdated, DatabaseTooNew, Migration, status, upgrade
 from dragoman.accounts.tables import metadata
+from tests.support.patience import PATIENCE_SECONDS
 
 NAMES = tuple((migration.number, migration.name) for migration in MIGRATIONS)
 
 
 def _upgrade(url: str, together: "multiprocessing.synchronize.Barrier") -> None:
     database = Database(url)
-    together.wait(timeout=30)
+    together.wait(timeout=PATIENCE_SECONDS)
     upgrade(database)
     database.close()
 
@@ -37,7 +38,7 @@ def test_processes_that_upgrade_together_do_not_meet(empty_database_url: str) ->
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=PATIENCE_SECONDS)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     database = Database(empty_database_url)
     assert status(database).applied == NAMES

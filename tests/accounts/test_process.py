@@ -8,6 +8,7 @@ from dragoman.accounts.messages import Committed, Opening, Synced
 from dragoman.accounts.operations import Settlement
 from dragoman.accounts.transport import LedgerTransport
 from tests.support.accounts import Till
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import LEDGER_PROCESS, arguments_of, children_of
 
 UNKNOWN = Settlement("unknown", 1, 0, 1, "finished")
@@ -21,7 +22,7 @@ async def test_it_answers_everything_before_it_ends(till: Till, transport: type[
     process = await _started(till, transport)
     process.commit([till.admission(), till.admission(), UNKNOWN], again=False)
     process.finish()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         committed, *synced = [reply async for reply in process.replies()]
         assert await process.end() == 0
     assert isinstance(committed, Committed)
@@ -33,7 +34,7 @@ async def test_it_answers_everything_before_it_ends(till: Till, transport: type[
 
 async def test_it_ends_with_whoever_started_it(till: Till, transport: type[LedgerTransport]) -> None:
     process = await _started(till, transport)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert await process.end() == 0
 
 
@@ -47,7 +48,7 @@ async def test_it_does_not_end_when_it_is_told_to_before_its_server(till: Till) 
         os.kill(child, number)
     process.commit([till.admission()], again=False)
     process.finish()
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         assert [type(reply) async for reply in replies].count(Committed) == 1
         assert await process.end() == 0
 
@@ -56,5 +57,5 @@ async def test_its_arguments_tell_nobody_where_the_database_is(till: Till) -> No
     process = await _started(till)
     (child,) = children_of(os.getpid(), LEDGER_PROCESS)
     assert till.database.url not in arguments_of(child)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await process.end()

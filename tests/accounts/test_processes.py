@@ -10,6 +10,7 @@ from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.refusals import KeyDisabled
 from tests.support.accounts import PROMPT_PRICE, Till
 from tests.support.ledger_processes import PROMPT_TOKENS, Rush, rush
+from tests.support.patience import PATIENCE_SECONDS
 
 PROCESSES = 4
 
@@ -26,10 +27,10 @@ def _rush(url: str, key_digest: str, requests: int) -> Counter[str]:
         process.start()
     outcomes: Counter[str] = Counter()
     for here, _ in pipes:
-        assert here.poll(60)
+        assert here.poll(PATIENCE_SECONDS)
         outcomes.update(here.recv())
     for process in processes:
-        process.join(timeout=30)
+        process.join(timeout=PATIENCE_SECONDS)
     return outcomes
 
 

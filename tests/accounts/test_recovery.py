@@ -20,6 +20,7 @@ from dragoman.accounts.tables import holds, processes
 from dragoman.accounts.usage import find_usage, list_usage
 from tests.support.accounts import COMPLETION_PRICE, PROMPT_PRICE, Till
 from tests.support.ledger_processes import PROMPT_TOKENS, RECORD_BYTES, Service, serve
+from tests.support.patience import PATIENCE_SECONDS
 
 KILLS = {"sqlite": 50, "postgresql": 20}
 MOST_RECORDS = 150
@@ -91,11 +92,11 @@ def _killed_after(context: ForkServerContext, order: Service, records: int) -> d
     there.close()
     received = b""
     while len(received) < records * RECORD_BYTES:
-        assert here.poll(60)
+        assert here.poll(PATIENCE_SECONDS)
         received += os.read(here.fileno(), RECORD_BYTES)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
-    process.join(timeout=30)
+    process.join(timeout=PATIENCE_SECONDS)
     while rest := os.read(here.fileno(), 65_536):
         received += rest
     here.close()

@@ -22,8 +22,9 @@ from starlette.routing import Route
 from typer.testing import CliRunner, Result
 
 from dragoman.cli.main import app
+from tests.support.patience import PATIENCE_SECONDS
 
-PATIENCE = 30.0
+PATIENCE = float(PATIENCE_SECONDS)
 """Seconds until a test that waits gives up."""
 
 

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 import dragoman
 from dragoman.cli.main import app
+from tests.support.patience import PATIENCE_SECONDS
 
 HEAVY_MODULES = {"httpx", "huggingface_hub", "rich", "numpy", "sqlalchemy", "starlette", "uvicorn"}
 
@@ -59,5 +60,7 @@ def test_the_settings_file_is_found_where_the_server_is_started(empty_folder: Pa
 
 def test_the_command_line_imports_nothing_heavy() -> None:
     program = "import sys, dragoman.cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
-    outcome = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    outcome = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+    )
     assert not HEAVY_MODULES & set(outcome.stdout.split())

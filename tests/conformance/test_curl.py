@@ -6,6 +6,7 @@ import subprocess
 
 import pytest
 
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -18,7 +19,9 @@ ENDLESS = json.dumps({"model": "echo", "prompt": "ab", "max_tokens": 8000, "igno
 
 
 def curl(*arguments: str) -> str:
-    done = subprocess.run(["curl", "-sS", *arguments], check=True, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(
+        ["curl", "-sS", *arguments], check=True, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     return done.stdout
 
 

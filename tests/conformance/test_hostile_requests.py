@@ -13,10 +13,11 @@ import httpx
 import pytest
 
 from tests.support.hostile import TEXT, HostileRequest, hostile_requests
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer
 
 CONNECTIONS = 12
-PATIENCE = aiohttp.ClientTimeout(total=60)
+PATIENCE = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
 
 
 class Answer:
@@ -71,7 +72,9 @@ async def ask_all(url: str, requests: Iterator[HostileRequest]) -> Counter[int]:
 
 
 def still_serves(url: str, model: str) -> bool:
-    response = httpx.post(f"{url}{TEXT}", json={"model": model, "prompt": "Once", "max_tokens": 4}, timeout=30)
+    response = httpx.post(
+        f"{url}{TEXT}", json={"model": model, "prompt": "Once", "max_tokens": 4}, timeout=PATIENCE_SECONDS
+    )
     return response.status_code == 200 and httpx.get(f"{url}/ready").status_code == 200
 
 

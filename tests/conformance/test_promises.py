@@ -11,6 +11,7 @@ from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
 from tests.support.apps import KEY, LARGEST_BODY, client_of, echo_app
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer
 from tests.support.speakers import SPEAKERS, Said, Speaker
 
@@ -205,7 +206,7 @@ def test_a_client_that_leaves_ends_the_work(slow_server: RunningServer, speaker:
 async def test_the_real_model_says_the_same_streamed_and_not_and_is_counted_right(
     steady_server: RunningServer, speaker: Speaker
 ) -> None:
-    async with httpx.AsyncClient(base_url=steady_server.url, timeout=60) as client:
+    async with httpx.AsyncClient(base_url=steady_server.url, timeout=PATIENCE_SECONDS) as client:
         question = "What is the capital of France?"
         whole = await ask(client, speaker, question, REAL_MODEL, temperature=0, max_tokens=24)
         assert "Paris" in whole.text

@@ -10,6 +10,7 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.server.app import build_app
 from tests.support.connections import Client
+from tests.support.patience import PATIENCE_SECONDS
 
 TICK = 0.01
 """Seconds of silence after which a comment is sent."""
@@ -26,7 +27,7 @@ SCOPE: Scope = {
 async def exchange(client: Client) -> None:
     engine = EchoEngine()
     app = build_app(Catalog([Deployment("echo", (), engine)]), ExchangeOptions(1000, TICK), metrics_directory=None)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await app(dict(SCOPE), client.receive, client.send)
     assert (await engine.statistics()).running == 0
 

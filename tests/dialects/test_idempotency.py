@@ -22,6 +22,7 @@ from tests.support.books import books_at
 from tests.support.connections import Client
 from tests.support.gated_echo import GatedEcho
 from tests.support.metered import sqlite_customer
+from tests.support.patience import PATIENCE_SECONDS
 
 TICK = 0.01
 """Seconds of silence after which a comment is sent."""
@@ -102,7 +103,7 @@ async def test_who_loses_the_connection_finds_the_answer_when_coming_back(
         second = exchange(app, returned, secret)
         await asyncio.wait([first, second], timeout=2 * TICK)
         engine.gate.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await asyncio.gather(first, second)
     assert (engine.runs, engine.cancelled) == (1, 0)
     assert said(returned) == said(lost)
@@ -168,7 +169,7 @@ async def test_who_stops_waiting_leaves_nothing_behind(tmp_path: Path, secret: s
         first = exchange(app, running, secret)
         await engine.began.wait()
         leaving.gone.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await exchange(app, leaving, secret)
             assert leaving.sent == []
             engine.gate.set()
@@ -185,7 +186,7 @@ async def test_a_request_that_is_cancelled_gives_its_claim_up(tmp_path: Path, se
         cancelled.cancel()
         await asyncio.wait([cancelled])
         engine.gate.set()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             client = Client(body())
             await exchange(app, client, secret)
     assert engine.runs == 2

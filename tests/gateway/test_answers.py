@@ -18,6 +18,7 @@ from dragoman.gateway.accounts import AccountsOptions
 from dragoman.gateway.answers import DatabaseAnswers
 from dragoman.server.books import Books
 from tests.support.books import books_at
+from tests.support.patience import PATIENCE_SECONDS
 
 ATTEMPT = Attempt("caller", "key", "fingerprint")
 ANSWER = KeptAnswer(200, (), b"{}")
@@ -107,7 +108,7 @@ async def test_the_claim_of_a_killed_process_is_taken_over_by_the_next_that_star
     told, tells = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_claim_and_wait, args=(path, tmp_path / "journals", tells))
     process.start()
-    assert told.poll(60), "the process has claimed"
+    assert told.poll(PATIENCE_SECONDS), "the process has claimed"
     assert isinstance(told.recv(), Claimed)
     assert await books.answers.claim(ATTEMPT) == Running()
     process.kill()

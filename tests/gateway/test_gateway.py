@@ -18,6 +18,7 @@ from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.meter import Meter
 from tests.support.adaptable_echo import AdaptableEcho
+from tests.support.patience import PATIENCE_SECONDS
 
 
 class BrokenEngine(EchoEngine):
@@ -131,7 +132,7 @@ async def test_an_unknown_model_is_refused() -> None:
 async def test_an_error_of_one_prompt_ends_the_whole_request(prompts: list[str]) -> None:
     house = House(BrokenEngine())
     with pytest.raises(EngineFailed, match="The engine stopped"):
-        await asyncio.wait_for(house.answer(*prompts), 10)
+        await asyncio.wait_for(house.answer(*prompts), PATIENCE_SECONDS)
     assert house.count("requests", result="failed") == 1
 
 
@@ -139,12 +140,12 @@ async def test_an_error_of_one_prompt_ends_the_whole_request(prompts: list[str])
 async def test_a_defect_of_the_engine_ends_the_whole_request(prompts: list[str]) -> None:
     house = House(BrokenEngine())
     with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(house.answer(*prompts), 10)
+        await asyncio.wait_for(house.answer(*prompts), PATIENCE_SECONDS)
     assert house.count("requests", result="failed") == 1
 
 
 async def test_prompts_that_end_without_usage_leave_the_request_without_usage() -> None:
-    events = await asyncio.wait_for(House(BrokenEngine()).answer("silent", "silent"), 10)
+    events = await asyncio.wait_for(House(BrokenEngine()).answer("silent", "silent"), PATIENCE_SECONDS)
     assert events == [Delta(0, "Oh", [1]), Delta(1, "Oh", [1])]
 
 

@@ -30,8 +30,9 @@ async def answers(guesses: Guesses, address: str, count: int) -> list[type[Excep
 async def test_the_first_wrong_keys_are_told_at_once_and_further_ones_later() -> None:
     guesses = Guesses()
     began = time.monotonic()
-    assert await answers(guesses, "10.0.0.1", MOST_GUESSES) == [Unauthenticated] * MOST_GUESSES
-    assert time.monotonic() - began < PAUSE_SECONDS
+    told = [asyncio.create_task(guesses.answer(caller("10.0.0.1"), WRONG)) for _ in range(MOST_GUESSES)]
+    await asyncio.sleep(0)  # One turn of the event loop is enough for all.
+    assert [type(task.result()) for task in told] == [Unauthenticated] * MOST_GUESSES
     error = await guesses.answer(caller("10.0.0.1"), WRONG)
     assert time.monotonic() - began >= PAUSE_SECONDS
     assert isinstance(error, Limited)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tests.support.killable_server import killable_server
 from tests.support.metered import MODEL, sqlite_customer
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.queue_clients import QueueClients, assert_each_paid_once
 
 JOBS = 30
@@ -24,7 +25,7 @@ async def test_jobs_of_a_server_killed_at_any_moment_are_each_finished_and_paid_
             "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "40",
         }
         with killable_server("echo", environment) as server:
-            async with asyncio.timeout(120), QueueClients(server.url, customer.new_key()) as clients:
+            async with asyncio.timeout(PATIENCE_SECONDS), QueueClients(server.url, customer.new_key()) as clients:
                 submitting = asyncio.create_task(clients.submit(bodies))
                 for _ in range(KILLS):
                     await asyncio.to_thread(server.kill_one, chance)

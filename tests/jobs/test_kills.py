@@ -16,6 +16,7 @@ from dragoman.accounts.tables import jobs
 from dragoman.engines.echo import EchoEngine
 from dragoman.jobs.options import QueueOptions
 from tests.support.metered import cost
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.queue_processes import QueueServer, serve_queue
 from tests.support.queues import Shop, said, server, until
 
@@ -64,7 +65,7 @@ def _killed(context: ForkServerContext, order: QueueServer) -> Iterator[None]:
     finally:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
-        process.join(timeout=30)
+        process.join(timeout=PATIENCE_SECONDS)
 
 
 async def _progress(shop: Shop, tokens: int) -> None:

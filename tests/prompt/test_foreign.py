@@ -11,6 +11,7 @@ from dragoman.core.request import ChatPrompt, Message
 from dragoman.prompt.foreign import LONGEST_SOURCE_BYTES, MOST_WAITING, ForeignTemplates
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import ALTERNATING, SWITCHED
+from tests.support.patience import PATIENCE_SECONDS
 
 MODEL = ChatTemplate(SWITCHED, bos="<s>", eos="</s>")
 CONTEXT_LENGTH = 100
@@ -24,8 +25,9 @@ DEEP = "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = [n
 
 @pytest.fixture
 async def templates() -> AsyncIterator[ForeignTemplates]:
-    foreign = ForeignTemplates()
-    async with asyncio.timeout(60):
+    """None is late, unless it is made to be."""
+    foreign = ForeignTemplates(deadline_seconds=PATIENCE_SECONDS)
+    async with asyncio.timeout(2 * PATIENCE_SECONDS):
         yield foreign
         await foreign.close()
 
@@ -124,11 +126,13 @@ async def test_a_hostile_template_is_refused_and_the_next_one_served(
     assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
 
 
-async def test_a_template_that_never_ends_is_killed_and_the_next_one_served(templates: ForeignTemplates) -> None:
+async def test_a_template_that_never_ends_is_killed_and_the_next_one_served() -> None:
+    templates = ForeignTemplates()
     message, _ = await refused(templates, ENDLESS)
     assert message == "The chat template cannot be applied: it did not finish within 2 s"
     assert renderers() == []
     assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
+    await templates.close()
 
 
 async def test_a_request_that_is_given_up_leaves_nothing_to_the_next_one(templates: ForeignTemplates) -> None:

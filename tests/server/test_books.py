@@ -16,9 +16,10 @@ from dragoman.cli.main import app
 from dragoman.core.identifiers import key_digest
 from tests.support.books import ADMIN_KEY
 from tests.support.metered import Customer, cost, sqlite_customer
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
 
-LOOKS = 200
+LOOKS = 5_000
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def test_equal_requests_at_once_are_one_whichever_worker_they_reach_and_paid_for
     headers = {**bearer(customer.new_key()), "idempotency-key": "at once"}
 
     def ask(_number: int) -> httpx.Response:
-        return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=60)
+        return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=PATIENCE_SECONDS)
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, range(16)))
@@ -119,6 +120,6 @@ def test_admin_keys_without_a_database_stop_the_start(tmp_path: Path) -> None:
     settings = tmp_path / "dragoman.toml"
     settings.write_text(f'[[admin.keys]]\nname = "ada"\nkey = "{ADMIN_KEY}"\n')
     command = [sys.executable, "-m", "dragoman", "serve", "echo", "--config", str(settings)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
     assert result.returncode == 2
     assert "set [accounts]" in result.stderr

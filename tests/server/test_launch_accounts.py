@@ -17,6 +17,7 @@ from dragoman.accounts.keys import KeyRules, disable_key
 from dragoman.accounts.opening import open_accounts
 from dragoman.accounts.usage import list_days
 from tests.support.metered import Customer, sqlite_customer
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import LEDGER_PROCESS, RunningServer, children_of, running_server
 from tests.support.streaming_clients import StreamingClients, assert_all_paid
 
@@ -55,7 +56,7 @@ async def statuses(url: str, key: str, requests: int) -> Counter[int]:
             return response.status
 
     connector = aiohttp.TCPConnector(limit=64, force_close=True)
-    timeout = aiohttp.ClientTimeout(total=60)
+    timeout = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
     async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
         return Counter(await asyncio.gather(*(ask() for _ in range(requests))))
 
@@ -146,7 +147,9 @@ def test_accounts_that_cannot_be_used_are_one_clear_line(tmp_path: Path, setting
     file.write_text(settings)
     command = [sys.executable, "-m", "dragoman", "serve", "echo", "--port", "0", "--config", str(file)]
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, env=environment
+    )
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
     assert complaint in line

@@ -12,12 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
 from tests.support.tiny_llama import random_changes, random_weights, write_adapter, write_model
 
 ENGINE = "dragoman.engines.llama.process"
 WORKER = "dragoman.server.worker"
-BOUND = 60
+BOUND = PATIENCE_SECONDS
 LORA = "/empower/api/v1/lora"
 MODELS = ["tiny", "settled", "brought"]
 

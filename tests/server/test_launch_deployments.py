@@ -9,10 +9,11 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import running_server
 
-BOUND = 60
-MANY = 3000
+BOUND = PATIENCE_SECONDS
+MANY = 30_000
 
 TWO_MODELS = """
 [[deployments]]

@@ -13,6 +13,7 @@ import pytest
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
 from dragoman.jobs.options import QueueOptions
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.queues import Shop, server
 from tests.support.receivers import SECRET, Receiver, receiving
 from tests.support.server import running_server
@@ -60,7 +61,7 @@ async def test_workers_run_what_another_took_in_and_tell_of_it_together(shop: Sh
 def metrics(url: str, key: str) -> dict[str, float]:
     """The samples of all workers together, by their names with labels."""
     request = urllib.request.Request(f"{url}/metrics", headers={"authorization": f"Bearer {key}"})
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:
         lines = response.read().decode().splitlines()
     samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
     return {name: float(value) for name, _, value in samples}
@@ -72,7 +73,9 @@ def test_a_secret_that_cannot_be_used_stops_the_start_and_is_not_repeated(tmp_pa
     file.write_text(f'[queue]\nwebhook_secret = "{secret}"\n')
     command = [sys.executable, "-m", "dragoman", "serve", "echo", "--port", "0", "--config", str(file)]
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, env=environment
+    )
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
     assert re.match("dragoman: queue.webhook_secret must be whsec_ and 24 to 64 random bytes in base64", line)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message
 
+from tests.support.patience import PATIENCE_SECONDS
+
 
 class HangingUp:
     """One POST; the client hangs up after it was sent so many messages (0: at once), or never (None)."""
@@ -25,7 +27,7 @@ class HangingUp:
 
     async def ask(self, app: ASGIApp) -> None:
         """Until the app has nothing more to do for this request."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await app(dict(self._scope), self._receive, self._send)
 
     async def _receive(self) -> Message:

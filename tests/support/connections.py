@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 from starlette.types import Message
 
+from tests.support.patience import PATIENCE_SECONDS
+
 
 class Client:
     """The server's side of a connection: what it gives the app, and what it was sent."""
@@ -32,7 +34,7 @@ class Client:
 
     async def until(self, told: Callable[[list[bytes]], bool]) -> None:
         """Wait until what was sent is as it is to be, for ten seconds."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while not told(self.bodies):
                 self._sent_more.clear()
                 await self._sent_more.wait()

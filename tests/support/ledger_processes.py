@@ -17,6 +17,7 @@ from dragoman.accounts.operations import Admission, Settlement
 from dragoman.accounts.refusals import Refusal
 from dragoman.core.identifiers import new_request_id
 from tests.support.accounts import MODEL
+from tests.support.patience import PATIENCE_SECONDS
 
 PROMPT_TOKENS = 10
 
@@ -47,7 +48,7 @@ async def _rush(order: Rush, together: Barrier) -> "Counter[str]":
         return "Admitted"
 
     async with LedgerClient(Database(order.url), new_process_id(), patience_seconds=30) as ledger:
-        together.wait(timeout=60)
+        together.wait(timeout=PATIENCE_SECONDS)
         return Counter(await asyncio.gather(*(ask() for _ in range(order.requests))))
 
 

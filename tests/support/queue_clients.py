@@ -9,6 +9,7 @@ import aiohttp
 
 from dragoman.accounts.audit import audit
 from tests.support.metered import Customer
+from tests.support.patience import PATIENCE_SECONDS
 
 _SUBMITTERS = 16
 _PAUSE_SECONDS = 0.1
@@ -27,7 +28,7 @@ class QueueClients:
         self._headers = {"authorization": f"Bearer {key}"}
 
     async def __aenter__(self) -> "QueueClients":
-        self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(total=30))
+        self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS))
         return self
 
     async def __aexit__(self, *_raised: object) -> None:

@@ -24,6 +24,7 @@ from dragoman.server.settings import DialectName
 from tests.support.apps import client_of, echo_app, started
 from tests.support.books import books_at
 from tests.support.metered import PLENTY, Customer, sqlite_customer
+from tests.support.patience import PATIENCE_SECONDS
 
 ASYNC = {"prefer": "respond-async"}
 STREAM = {"accept": "text/event-stream"}
@@ -89,7 +90,7 @@ async def serving(engine: Engine | None = None, **options: Any) -> AsyncIterator
 
 async def ended(client: httpx.AsyncClient, url: str) -> Any:
     """What is told of a job when it has ended."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_SECONDS):
         await client.get(url, headers=STREAM)
     return (await client.get(url)).json()
 

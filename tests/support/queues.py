@@ -34,10 +34,10 @@ from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.queue import JobQueue
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from tests.support.metered import MODEL, PLENTY, Customer
+from tests.support.patience import PATIENCE_SECONDS
 
-_LOOKS = 3000
+_LOOKS = 12_000
 _BETWEEN_LOOKS_SECONDS = 0.01
-_PATIENCE_SECONDS = 60
 
 
 def draft(
@@ -135,7 +135,7 @@ class Server:
     async def following(self, job_id: str, *, key: str | None = None) -> AsyncIterator[AsyncIterator[Event]]:
         """The events, which must all come in time."""
         following = await self.gateway.follow_job(job_id, self.shop.caller(key))
-        async with asyncio.timeout(_PATIENCE_SECONDS), contextlib.aclosing(following):
+        async with asyncio.timeout(PATIENCE_SECONDS), contextlib.aclosing(following):
             yield aiter(following)
 
 

@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from tests.support.patience import PATIENCE_SECONDS
+
 CERTIFICATE = Path(__file__).parent.parent / "data" / "receiver.pem"
 HOST = "receiver.test"
 """Whom the certificate is for."""
@@ -59,7 +61,7 @@ class Receiver:
 
     async def until(self, count: int) -> list[Received]:
         """Wait until there were so many requests, for ten seconds; all of them."""
-        async with asyncio.timeout(10), self._more:
+        async with asyncio.timeout(PATIENCE_SECONDS), self._more:
             await self._more.wait_for(lambda: len(self.received) >= count)
         return self.received
 

@@ -13,8 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-START_SECONDS = 60
-STOP_SECONDS = 40
+from tests.support.patience import PATIENCE_SECONDS
+
+START_SECONDS = 3 * PATIENCE_SECONDS
+"""The first server of all rewrites the bundled model."""
+
+STOP_SECONDS = PATIENCE_SECONDS
 
 LEDGER_PROCESS = "dragoman.accounts.process"
 """What a worker's child runs that commits for it."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import aiohttp
 
 from tests.support.metered import Customer, cost
+from tests.support.patience import PATIENCE_SECONDS
 
 _PATH = "/v1/completions"
 _ANSWER = "abcdefghijklmnopqrstuvwxyz"
@@ -33,7 +34,7 @@ class StreamingClients:
         self._reached = asyncio.Event()
 
     async def __aenter__(self) -> "StreamingClients":
-        self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(total=60))
+        self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS))
         self._tasks = [asyncio.create_task(self._ask_for_ever()) for _ in range(self._clients)]
         return self
 
@@ -47,7 +48,7 @@ class StreamingClients:
         """Wait until so many more tokens have come."""
         self._reached.clear()
         self._wanted = self._tokens + tokens
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             await self._reached.wait()
 
     def _count(self, request_id: str, tokens: int) -> None:

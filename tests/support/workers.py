@@ -14,8 +14,7 @@ import msgspec
 from dragoman.server.accounts import DATABASE_VARIABLE
 from dragoman.server.settings import EchoSettings, Settings
 from dragoman.server.worker import DeploymentOptions, WorkerOptions
-
-_START_SECONDS = 60
+from tests.support.patience import PATIENCE_SECONDS
 
 
 class KillableWorker:
@@ -59,7 +58,7 @@ class KillableWorker:
         return status
 
     def _reap(self) -> int:
-        status = self._process.wait(_START_SECONDS)
+        status = self._process.wait(PATIENCE_SECONDS)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()

@@ -6,6 +6,7 @@ whenever it is late. One request is rendered at a time.
 
 import asyncio
 import contextlib
+import math
 import os
 import sys
 
@@ -35,7 +36,9 @@ _UTF8_BYTES = 4
 class ForeignTemplates:
     """Owns the process, which is started on first use."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> None:
+        """`deadline_seconds` is what a template has to be rendered in."""
+        self._deadline_seconds = deadline_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._turn = asyncio.Lock()
         self._waiting = 0
@@ -57,10 +60,11 @@ class ForeignTemplates:
             model.thinks,
             CHARACTERS_PER_TOKEN * context_length,
             constrained,
+            self._deadline_seconds,
         )
         frame = _frame(rendering)
         if self._waiting >= MOST_WAITING:
-            raise Overloaded("Too many chat templates wait to be rendered", DEADLINE_SECONDS)
+            raise Overloaded("Too many chat templates wait to be rendered", math.ceil(self._deadline_seconds))
         self._waiting += 1
         try:
             async with self._turn:
@@ -79,11 +83,11 @@ class ForeignTemplates:
         process = await self._started()
         answered = False
         try:
-            async with asyncio.timeout(DEADLINE_SECONDS):
+            async with asyncio.timeout(self._deadline_seconds):
                 rendered = await _ask(process, frame, most_characters)
             answered = True
         except TimeoutError:
-            return Rendered(error=f"it did not finish within {DEADLINE_SECONDS} s")
+            return Rendered(error=f"it did not finish within {self._deadline_seconds:g} s")
         except ConnectionError:
             return Rendered(error="it ended the process that rendered it")
         finally:

@@ -34,6 +34,7 @@ class Rendering(msgspec.Struct, frozen=True):
     thinks: bool
     most_characters: int
     constrained: bool
+    deadline_seconds: float
 
 
 class Rendered(msgspec.Struct, frozen=True):
@@ -58,9 +59,9 @@ def main() -> None:
     while (body := read_frame_from(sys.stdin.buffer)) is not None:
         rendering = msgspec.msgpack.decode(body, type=Rendering)
         # The parent kills a process that takes too long. This is for one whose parent has died meanwhile.
-        signal.alarm(2 * DEADLINE_SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, 2 * rendering.deadline_seconds)
         reply = encode(_apply(rendering))
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         _write(reply)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
 
 CHAT_PATHS = [
@@ -26,7 +27,7 @@ BOTH = {**HELLO, **ONCE}
 
 @pytest.fixture(scope="module")
 def client(echo_server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=echo_server.url, timeout=20) as client:
+    with httpx.Client(base_url=echo_server.url, timeout=PATIENCE_SECONDS) as client:
         yield client
 
 

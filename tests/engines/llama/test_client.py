@@ -23,6 +23,7 @@ from dragoman.engines.llama import messages
 from dragoman.engines.llama.adapter_registry import AdapterRecord, registry_path, write_registry
 from dragoman.engines.llama.client import ATTEMPTS, LlamaEngine
 from dragoman.engines.llama.worker_adapters import WorkerAdapters
+from tests.support.patience import PATIENCE_SECONDS
 
 REQUEST = GenerationRequest("any", TextPrompt("Once"))
 
@@ -50,7 +51,7 @@ async def _engine(
         serving.add(asyncio.create_task(serve(reader, writer)))
 
     engine = LlamaEngine(socket_path, architecture=architecture)
-    async with await asyncio.start_unix_server(accept, socket_path), asyncio.timeout(30):
+    async with await asyncio.start_unix_server(accept, socket_path), asyncio.timeout(PATIENCE_SECONDS):
         await engine.start()
         try:
             yield engine

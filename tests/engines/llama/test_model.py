@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.sources import bundled
+from tests.support.patience import PATIENCE_SECONDS
 
 TURN_BEGIN, TURN_END = "<|im_start|>", "<|im_end|>"
 
@@ -119,7 +120,7 @@ def test_a_long_hostile_text_is_tokenized_in_time(name: str) -> None:
         [sys.executable, "-c", TOKENIZE_STANDARD_INPUT],
         input=HOSTILE_TEXTS[name].encode(),
         stdout=subprocess.PIPE,
-        timeout=60,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, f"the tokenizer died of {name}"
     count, seconds = done.stdout.split()

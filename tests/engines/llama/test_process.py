@@ -18,6 +18,7 @@ from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.rewriting import faster_file
 from tests.support.gguf_files import write_tiny_model
 from tests.support.models import THREADS
+from tests.support.patience import PATIENCE_SECONDS
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ async def running(options: EngineOptions) -> AsyncIterator[LlamaEngine]:
     engine = LlamaEngine(Path(options.socket_path))
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             assert await process.stdout.readline() == b"ready\n"
             await engine.start()
             yield engine

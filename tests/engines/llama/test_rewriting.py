@@ -11,6 +11,7 @@ from gguf import GGMLQuantizationType as Type
 from dragoman.engines.llama.digests import content_digest
 from dragoman.engines.llama.rewriting import Copy, copies, faster_file
 from tests.support.gguf_files import random_weights, write_gguf
+from tests.support.patience import PATIENCE_SECONDS
 
 pytestmark = [
     pytest.mark.usefixtures("cache"),
@@ -125,7 +126,7 @@ def test_a_copy_that_would_fill_the_memory_is_not_made_and_that_is_told_in_one_l
 def test_a_disk_that_is_full_in_the_middle_leaves_the_original_and_nothing_else(slow: Path, cache: Path) -> None:
     program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500)); " + ONE_SERVER
     outcome = subprocess.run(
-        [sys.executable, "-c", program, str(slow)], capture_output=True, text=True, timeout=60, check=True
+        [sys.executable, "-c", program, str(slow)], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
     )
     told, path = outcome.stdout.splitlines()
     assert path == str(slow)
@@ -138,7 +139,7 @@ def test_two_servers_that_start_together_make_one_copy(slow: Path, cache: Path) 
         subprocess.Popen([sys.executable, "-c", ONE_SERVER, str(slow)], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=60)[0].splitlines() for process in both]
+    said = [process.communicate(timeout=PATIENCE_SECONDS)[0].splitlines() for process in both]
     [copy] = cache.rglob("*.gguf")
     assert [lines[-1] for lines in said] == [str(copy)] * 2
     assert sum(line.startswith("rewrote") for lines in said for line in lines) == 1

@@ -19,6 +19,7 @@ from dragoman.jobs.webhooks.schedule import LEASE_SECONDS, Schedule
 from dragoman.jobs.webhooks.sender import Sender
 from dragoman.jobs.webhooks.store import WebhookStore
 from dragoman.jobs.webhooks.urls import Rules
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.queues import Server, Shop, server
 from tests.support.receivers import SECRET, Receiver, receiving
 
@@ -42,7 +43,7 @@ class Post:
         self._more.set()
 
     async def until(self, count: int) -> list[Result]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             while len(self.results) < count:
                 self._more.clear()
                 await self._more.wait()

@@ -12,6 +12,7 @@ from structlog.testing import capture_logs
 from dragoman.jobs.webhooks.message import message, parse_secret
 from dragoman.jobs.webhooks.sender import Attempt, Sender
 from dragoman.jobs.webhooks.urls import Rules
+from tests.support.patience import PATIENCE_SECONDS
 from tests.support.receivers import CERTIFICATE, HOST, SECRET, Names, Receiver, receiving
 
 TOLD = message("job_1", "1", "finished", 1_800_000_000_000)
@@ -79,7 +80,7 @@ async def test_a_response_without_end_is_not_read() -> None:
     async with server, sender() as ours:
         port = server.sockets[0].getsockname()[1]
         assert await ours.send(f"http://127.0.0.1:{port}/", TOLD) == Attempt("delivered")
-        await asyncio.wait_for(ended.wait(), 10)
+        await asyncio.wait_for(ended.wait(), PATIENCE_SECONDS)
 
 
 async def test_nobody_there_is_a_failure() -> None:
