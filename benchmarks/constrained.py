@@ -19,7 +19,7 @@ from benchmarks.figures import Bar, table, write_json
 from benchmarks.stopwatch import Stopwatch
 from dragoman.core.events import Delta, Usage
 from dragoman.core.request import SamplingParams
-from dragoman.engines.constraint import Constraint, GrammarCompiler
+from dragoman.engines.constraint import GrammarCompiler, GrammarConstraint
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.libraries.binding import ContextOptions
@@ -106,7 +106,7 @@ def measure(backend: LlamaBackend, model: Model, options: Options, sequences: in
 
 
 def _rate(
-    backend: LlamaBackend, model: Model, sequences: int, constraint: Constraint | None, most: int
+    backend: LlamaBackend, model: Model, sequences: int, constraint: GrammarConstraint | None, most: int
 ) -> tuple[float, int]:
     """Tokens a second of all sequences from the first token of each on, and the tokens of one."""
     batcher = Batcher(

@@ -6,15 +6,15 @@ from hypothesis import strategies as st
 
 from dragoman.core.events import Delta, FinishReason
 from dragoman.core.request import SamplingParams
-from dragoman.engines.choice import Choice, TokenText
+from dragoman.engines.choice import DetokenizerVocabulary, OutputProcessor
 from dragoman.engines.echo.engine import END, ByteVocabulary
 
-PLENTY = 1000
+UNREACHED_LIMIT = 1000
 """A limit no test reaches."""
 
 
-class Words:
-    """Implements TokenText: a few words and markup, numbered by their place here."""
+class WordVocabulary:
+    """Implements DetokenizerVocabulary: a few words and markup, numbered by their place here."""
 
     texts = ("<end>", "<turn>", "<tool>", "Hel", "lo", " world", "!", "STOP")
     end_token_ids = frozenset({0})
@@ -30,10 +30,14 @@ END_WORD, TURN, TOOL, HEL, LO, WORLD, BANG, STOP = range(8)
 
 
 def run(
-    tokens: Sequence[int], sampling: SamplingParams, *, limit: int = PLENTY, vocabulary: TokenText | None = None
+    tokens: Sequence[int],
+    sampling: SamplingParams,
+    *,
+    limit: int = UNREACHED_LIMIT,
+    vocabulary: DetokenizerVocabulary | None = None,
 ) -> tuple[list[str], FinishReason | None, int]:
     """Text shown with each token, the reason, and how many tokens the choice took."""
-    choice = Choice(vocabulary or Words(), sampling, limit)
+    choice = OutputProcessor(vocabulary or WordVocabulary(), sampling, limit)
     texts = []
     for token in tokens:
         deltas, reason = choice.accept(token)
@@ -44,7 +48,9 @@ def run(
     return texts, None, choice.tokens
 
 
-def ends(tokens: Sequence[int], sampling: SamplingParams, limit: int = PLENTY) -> tuple[str, FinishReason | None, int]:
+def ends(
+    tokens: Sequence[int], sampling: SamplingParams, limit: int = UNREACHED_LIMIT
+) -> tuple[str, FinishReason | None, int]:
     texts, reason, count = run(tokens, sampling, limit=limit)
     return "".join(texts), reason, count
 
@@ -134,12 +140,12 @@ def test_nothing_ends_a_choice_before_min_tokens(token: int, ending: SamplingPar
     assert run([token] * 4, ending) == ([shown, shown, ""], "stop", 3)
 
 
-def test_a_stop_string_that_began_before_min_tokens_is_not_looked_for() -> None:
+def test_a_stop_string_that_began_before_min_tokens_is_not_matched() -> None:
     assert ends([HEL, LO, WORLD, END_WORD], SamplingParams(min_tokens=2, stop=("Hello",)))[0] == "Hello world"
 
 
 def test_end_tokens_are_barred_until_min_tokens_are_produced() -> None:
-    choice = Choice(Words(), SamplingParams(min_tokens=2), PLENTY)
+    choice = OutputProcessor(WordVocabulary(), SamplingParams(min_tokens=2), UNREACHED_LIMIT)
     barred = []
     for token in (HEL, LO, WORLD):
         barred.append(choice.ends_are_barred)
@@ -151,7 +157,7 @@ def test_min_tokens_above_the_limit_end_at_the_limit() -> None:
     assert ends([HEL, LO, WORLD], SamplingParams(min_tokens=10), limit=2) == ("Hello", "length", 2)
 
 
-def test_ignore_eos_takes_the_end_token_for_an_ordinary_invisible_one() -> None:
+def test_ignore_eos_treats_the_end_token_as_an_ordinary_hidden_token() -> None:
     assert ends([HEL, END_WORD, LO, BANG], SamplingParams(ignore_eos=True), limit=4) == ("Hello!", "length", 4)
 
 

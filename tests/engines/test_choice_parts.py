@@ -9,22 +9,22 @@ from hypothesis import strategies as st
 
 from dragoman.core.events import AnyDelta, Delta, FinishReason, ReasoningDelta, TokenLogprobs, ToolCallDelta
 from dragoman.core.request import SamplingParams
-from dragoman.engines.choice import Choice
+from dragoman.engines.choice import OutputProcessor
 from dragoman.engines.echo.engine import END, ByteVocabulary
-from dragoman.prompt.call_reader import Certainty
-from dragoman.prompt.reading import Reading, build_reader
-from dragoman.prompt.thinking import CLOSING, OPENING, Thinking
+from dragoman.prompt.call_reader import ToolCallMode
+from dragoman.prompt.reading import OutputParserSpec, build_parser
+from dragoman.prompt.thinking import CLOSING, OPENING, ReasoningSpec
 
-PLENTY = 1000
-THINKING = Thinking(OPENING, CLOSING, begun=False, budget=None)
-TOOLS = Reading("hermes")
-BOTH = Reading("hermes", THINKING)
+UNREACHED_LIMIT = 1000
+THINKING = ReasoningSpec(OPENING, CLOSING, opened_by_prompt=False, budget_tokens=None)
+TOOLS = OutputParserSpec("hermes")
+BOTH = OutputParserSpec("hermes", THINKING)
 
 CALL = '<tool_call>\n{"name": "get_time", "arguments": {"zone": "STOP"}}\n</tool_call>'
 
 
-class Words:
-    """Implements TokenText: a token is a word of the test."""
+class SpecialWordVocabulary:
+    """Implements DetokenizerVocabulary: a token is a word of the test."""
 
     def __init__(self, words: Sequence[str], special: Sequence[str] = ()) -> None:
         self.words = list(words)
@@ -38,33 +38,35 @@ class Words:
         return token in self.special or token in self.end_token_ids
 
 
-class Read(NamedTuple):
+class ProcessedOutput(NamedTuple):
     """Everything a choice said."""
 
     content: str
-    thought: str
+    reasoning: str
     calls: list[tuple[str, str]]
     reason: FinishReason | None
     tokens: int
-    thought_tokens: int
-    told: list[bytes]
+    reasoning_tokens: int
+    logprob_tokens: list[bytes]
 
 
-def read(
+def process(
     text: str | Sequence[str],
-    reading: Reading,
+    reading: OutputParserSpec,
     sampling: SamplingParams | None = None,
     *,
-    limit: int = PLENTY,
-    certainty: Certainty = "none",
+    limit: int = UNREACHED_LIMIT,
+    mode: ToolCallMode = "none",
     special: Sequence[str] = (),
-) -> Read:
+) -> ProcessedOutput:
     """A choice whose tokens are the bytes of a text, or words; each is reported."""
-    vocabulary = ByteVocabulary() if isinstance(text, str) else Words(list(dict.fromkeys(text)), special)
+    vocabulary = (
+        ByteVocabulary() if isinstance(text, str) else SpecialWordVocabulary(list(dict.fromkeys(text)), special)
+    )
     tokens = [*text.encode(), END] if isinstance(text, str) else _tokens(text, vocabulary)
-    markup = frozenset(vocabulary.special) if isinstance(vocabulary, Words) else frozenset[int]()
-    reader = build_reader(reading, certainty)
-    choice = Choice(vocabulary, sampling or SamplingParams(), limit, reader=reader, markup=markup)
+    markup = frozenset(vocabulary.special) if isinstance(vocabulary, SpecialWordVocabulary) else frozenset[int]()
+    reader = build_parser(reading, mode)
+    choice = OutputProcessor(vocabulary, sampling or SamplingParams(), limit, parser=reader, markup=markup)
     deltas: list[AnyDelta] = []
     reason = None
     for token in tokens:
@@ -74,7 +76,7 @@ def read(
         reason = accepted.reason
         if reason is not None:
             break
-    return Read(
+    return ProcessedOutput(
         "".join(delta.text for delta in deltas if isinstance(delta, Delta)),
         "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
         _calls(deltas),
@@ -85,8 +87,8 @@ def read(
     )
 
 
-def _tokens(words: Sequence[str], vocabulary: Words | ByteVocabulary) -> list[int]:
-    assert isinstance(vocabulary, Words)
+def _tokens(words: Sequence[str], vocabulary: SpecialWordVocabulary | ByteVocabulary) -> list[int]:
+    assert isinstance(vocabulary, SpecialWordVocabulary)
     return [*(vocabulary.words.index(word) for word in words), len(vocabulary.words)]
 
 
@@ -104,63 +106,63 @@ def _calls(deltas: Sequence[AnyDelta]) -> list[tuple[str, str]]:
     return calls
 
 
-def test_a_thought_a_text_and_calls_come_apart_and_end_with_tool_calls() -> None:
-    said = read(f"<think>hm</think>\n\nI look.\n{CALL}\n{CALL}", BOTH)
+def test_reasoning_content_and_calls_are_separated_and_end_with_tool_calls() -> None:
+    output = process(f"<think>hm</think>\n\nI look.\n{CALL}\n{CALL}", BOTH)
     expected = ("get_time", '{"zone": "STOP"}')
-    assert said[:4] == ("I look.", "hm", [expected, expected], "tool_calls")
+    assert output[:4] == ("I look.", "hm", [expected, expected], "tool_calls")
 
 
-def test_stop_strings_are_looked_for_in_content_alone() -> None:
+def test_stop_strings_are_matched_in_content_only() -> None:
     stop = SamplingParams(stop=("STOP",))
-    assert read(f"<think>STOP</think>ST{CALL}OP", BOTH, stop)[:4] == (
+    assert process(f"<think>STOP</think>ST{CALL}OP", BOTH, stop)[:4] == (
         "STOP",
         "STOP",
         [("get_time", '{"zone": "STOP"}')],
         "tool_calls",
     )
-    assert read("<think>STOP</think>one STOP two", BOTH, stop)[:4] == ("one ", "STOP", [], "stop")
+    assert process("<think>STOP</think>one STOP two", BOTH, stop)[:4] == ("one ", "STOP", [], "stop")
 
 
 def test_a_call_that_is_cut_ends_with_length_and_shows_no_markup() -> None:
     for limit in range(1, len(CALL)):
-        said = read(CALL, TOOLS, limit=limit, certainty="whole answer")
-        assert said.content == ""
-        assert said.reason == "length"
+        output = process(CALL, TOOLS, limit=limit, mode="whole answer")
+        assert output.content == ""
+        assert output.reason == "length"
     for limit in range(len("<tool_call>"), len(CALL)):
-        assert read(CALL, TOOLS, limit=limit, certainty="from trigger").content == ""
-    assert read("<tool", TOOLS, certainty="from trigger").content == "<tool", "it was no call"
+        assert process(CALL, TOOLS, limit=limit, mode="from trigger").content == ""
+    assert process("<tool", TOOLS, mode="from trigger").content == "<tool", "it was no call"
 
 
-def test_what_was_thought_is_counted() -> None:
-    assert read(["<think>", "a", "b", "</think>", "c"], BOTH)[4:6] == (6, 3)
+def test_reasoning_tokens_are_counted() -> None:
+    assert process(["<think>", "a", "b", "</think>", "c"], BOTH)[4:6] == (6, 3)
 
 
 def test_markup_of_special_tokens_is_read_although_they_are_hidden() -> None:
-    said = read(["<think>", "a", "</think>", "b", "<x>", "c"], BOTH, special=("<think>", "</think>"))
-    assert said[:2] == ("b<x>c", "a")
+    output = process(["<think>", "a", "</think>", "b", "<x>", "c"], BOTH, special=("<think>", "</think>"))
+    assert output[:2] == ("b<x>c", "a")
 
 
-@pytest.mark.parametrize("reading", [Reading(), TOOLS, BOTH])
+@pytest.mark.parametrize("reading", [OutputParserSpec(), TOOLS, BOTH])
 @given(st.lists(st.sampled_from(["a", "é", " b", "<", "<too", "l", "x<", "\n"]), max_size=12))
-def test_every_token_of_shown_text_is_told_of_once(reading: Reading, words: list[str]) -> None:
+def test_every_token_of_shown_text_has_its_logprobs_reported_once(reading: OutputParserSpec, words: list[str]) -> None:
     text = "".join(words)
-    said = read(text, reading)
-    assert said.content == text
-    assert b"".join(said.told).decode() == text
+    output = process(text, reading)
+    assert output.content == text
+    assert b"".join(output.logprob_tokens).decode() == text
 
 
-def test_only_tokens_of_the_answers_text_are_told_of() -> None:
+def test_logprobs_are_reported_for_content_tokens_only() -> None:
     words = ["<think>", "hm", "</think>", "I", " look", ".", "<tool_call>", *CALL.removeprefix("<tool_call>")]
-    said = read([*words, "Done", "!"], BOTH)
-    assert said.content == "I look.Done!"
-    assert said.told == [b"I", b" look", b".", b"Done", b"!"]
+    output = process([*words, "Done", "!"], BOTH)
+    assert output.content == "I look.Done!"
+    assert output.logprob_tokens == [b"I", b" look", b".", b"Done", b"!"]
 
 
-def test_tokens_cut_off_by_a_stop_string_are_not_told_of() -> None:
-    said = read(["one", " two", " STO", "P", "three"], Reading(), SamplingParams(stop=("STOP",)))
-    assert said.content == "one two "
-    assert said.told == [b"one", b" two", b" STO"]
+def test_logprobs_of_tokens_cut_off_by_a_stop_string_are_not_reported() -> None:
+    output = process(["one", " two", " STO", "P", "three"], OutputParserSpec(), SamplingParams(stop=("STOP",)))
+    assert output.content == "one two "
+    assert output.logprob_tokens == [b"one", b" two", b" STO"]
 
 
-def test_parts_of_a_character_are_told_of_with_it() -> None:
-    assert read("é", Reading()).told == ["é".encode()[:1], "é".encode()[1:]]
+def test_logprobs_of_partial_characters_are_reported_with_the_character() -> None:
+    assert process("é", OutputParserSpec()).told == ["é".encode()[:1], "é".encode()[1:]]

@@ -1,7 +1,7 @@
 import pytest
 
 from dragoman.core.errors import BadRequest
-from dragoman.engines.constraint import Constraint, ConstraintFailed, GrammarCompiler, MaskWorker
+from dragoman.engines.constraint import ConstraintFailed, GrammarCompiler, GrammarConstraint, MaskWorker
 from dragoman.engines.echo.engine import END
 from tests.support.byte_vocabulary import Bytes
 
@@ -14,25 +14,25 @@ def compiler() -> GrammarCompiler:
     return GrammarCompiler(Bytes())
 
 
-def allowed(constraint: Constraint) -> bytes:
+def allowed(constraint: GrammarConstraint) -> bytes:
     return bytes(token for token in constraint.allowed().nonzero()[0].tolist() if token != END)
 
 
-def take(constraint: Constraint, text: bytes) -> None:
+def take(constraint: GrammarConstraint, text: bytes) -> None:
     for token in text:
         constraint.accept(token)
 
 
-def test_only_what_the_grammar_can_go_on_with_is_allowed(compiler: GrammarCompiler) -> None:
+def test_only_tokens_that_continue_the_grammar_are_allowed(compiler: GrammarCompiler) -> None:
     constraint = compiler.compile(DIGITS, "response_format").copy()
     assert allowed(constraint) == b"0123456789"
     take(constraint, b"4")
-    assert not constraint.complete
+    assert not constraint.is_complete
     take(constraint, b"2")
-    assert constraint.complete
+    assert constraint.is_complete
 
 
-def test_what_must_come_is_told_and_then_accepted_like_any_token(compiler: GrammarCompiler) -> None:
+def test_forced_tokens_are_reported_and_then_accepted_like_any_token(compiler: GrammarCompiler) -> None:
     constraint = compiler.compile(GREETING, "response_format").copy()
     assert bytes(constraint.forced()) == b"Hello, "
     take(constraint, b"Hello, ")
@@ -41,34 +41,34 @@ def test_what_must_come_is_told_and_then_accepted_like_any_token(compiler: Gramm
     take(constraint, b"y")
     assert bytes(constraint.forced()) == b"ou!"
     take(constraint, b"ou!")
-    assert constraint.complete
+    assert constraint.is_complete
 
 
 def test_nothing_is_forced_where_every_token_must_be_sampled(compiler: GrammarCompiler) -> None:
     assert compiler.compile(GREETING, "response_format").copy(fast_forward=False).forced() == []
 
 
-class Deaf(Bytes):
+class LossyVocabulary(Bytes):
     """Its tokenizer drops what it has no token for."""
 
     def tokenize_plain(self, text: bytes) -> list[int]:
         return [byte for byte in text if byte != ord("x")]
 
 
-def test_what_the_tokenizer_makes_of_forced_text_is_taken_only_as_far_as_it_fits() -> None:
-    constraint = GrammarCompiler(Deaf()).compile('start: "abxcd"', "response_format").copy()
+def test_forced_tokens_stop_where_the_tokenizer_drops_bytes() -> None:
+    constraint = GrammarCompiler(LossyVocabulary()).compile('start: "abxcd"', "response_format").copy()
     assert bytes(constraint.forced()) == b"ab"
 
 
-def test_choices_go_their_own_ways(compiler: GrammarCompiler) -> None:
+def test_choices_advance_independently(compiler: GrammarCompiler) -> None:
     first = compiler.compile(DIGITS, "response_format").copy()
     second = compiler.compile(DIGITS, "response_format").copy()
     take(first, b"42")
-    assert (first.complete, second.complete) == (True, False)
+    assert (first.is_complete, second.is_complete) == (True, False)
     assert allowed(second) == b"0123456789"
 
 
-def test_masks_computed_meanwhile_are_the_same(compiler: GrammarCompiler) -> None:
+def test_masks_computed_in_the_background_are_the_same(compiler: GrammarCompiler) -> None:
     worker = MaskWorker()
     constraints = [compiler.compile(grammar, "response_format").copy() for grammar in (DIGITS, GREETING)]
     worker.begin(constraints)
@@ -78,7 +78,7 @@ def test_masks_computed_meanwhile_are_the_same(compiler: GrammarCompiler) -> Non
     worker.wait()
 
 
-def test_a_token_that_is_not_allowed_ends_it(compiler: GrammarCompiler) -> None:
+def test_a_token_that_is_not_allowed_fails_the_constraint(compiler: GrammarCompiler) -> None:
     constraint = compiler.compile(DIGITS, "response_format").copy()
     with pytest.raises(ConstraintFailed):
         take(constraint, b"x")
@@ -93,7 +93,7 @@ def test_a_grammar_that_does_not_compile_is_refused(compiler: GrammarCompiler) -
     assert "\n" not in caught.value.message
 
 
-def test_only_the_last_grammars_are_kept(compiler: GrammarCompiler) -> None:
+def test_only_the_most_recent_grammars_are_cached(compiler: GrammarCompiler) -> None:
     kept = compiler.compile(DIGITS, "response_format")
     assert compiler.compile(DIGITS, "response_format") is kept
     for number in range(100):

@@ -7,24 +7,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.core.request import ToolCall
-from dragoman.prompt.call_reader import CallReader
-from dragoman.prompt.markup import FormatName
-from dragoman.prompt.pieces import CallArguments, CallBegins, CallEnds, Content, Piece
+from dragoman.prompt.call_reader import ToolCallParser
+from dragoman.prompt.markup import ToolFormatName
+from dragoman.prompt.pieces import ContentText, OutputPart, ToolCallArguments, ToolCallEnd, ToolCallStart
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
-from tests.support.pieces import call, read, splits
+from tests.support.pieces import parse, splits, tool_call_parts
 
-NAMES: list[FormatName] = [name for name in FORMATS if name != "generic"]  # which is read as hermes is
+NAMES: list[ToolFormatName] = [name for name in FORMATS if name != "generic"]  # which is read as hermes is
 FEWER = settings(max_examples=50)
 
 HEAD = r'\{\s*"name"\s*:\s*"[\w.:/-]+"\s*,\s*"(?:arguments|parameters)"\s*:\s*'
 CLOSE = "|".join(re.escape("</tool_call>"[:length]) for length in range(12, -1, -1))
-BEFORE_CALL: dict[FormatName, str] = {
+BEFORE_CALL: dict[ToolFormatName, str] = {
     "hermes": r"\s*<tool_call>\s*",
     "llama3": r"\s*(?:;|<\|python_tag\|>)?\s*",
     "mistral": r"\s*(?:\[TOOL_CALLS\]\s*\[|,)\s*",
 }
-BEHIND_CALL: dict[FormatName, str] = {
+AFTER_CALL: dict[ToolFormatName, str] = {
     "hermes": rf"\s*\}}?\s*(?:{CLOSE})\s*",
     "llama3": r"\s*\}?\s*;?\s*",
     "mistral": r"\s*\}?\s*[\],]?\s*",
@@ -80,23 +80,23 @@ CALLS = st.lists(
 )
 
 
-def reader(name: FormatName) -> CallReader:
-    return CallReader(FORMATS[name].syntax)
+def new_parser(name: ToolFormatName) -> ToolCallParser:
+    return ToolCallParser(FORMATS[name].syntax)
 
 
-def hermes(*texts: str) -> list[Piece]:
-    return read(reader("hermes"), *texts)
+def hermes(*texts: str) -> list[OutputPart]:
+    return parse(new_parser("hermes"), *texts)
 
 
-def pattern_of(pieces: list[Piece], name: FormatName) -> str:
+def pattern_of(pieces: list[OutputPart], name: ToolFormatName) -> str:
     """What a text must look like from which the pieces were read, if nothing but markup may be missing in them."""
     patterns = []
     for piece in pieces:
         match piece:
-            case CallBegins():
+            case ToolCallStart():
                 patterns.append(BEFORE_CALL[name] + HEAD)
-            case CallEnds():
-                patterns.append(BEHIND_CALL[name])
+            case ToolCallEnd():
+                patterns.append(AFTER_CALL[name])
             case _:
                 patterns.append(re.escape(piece.text))
     return "".join(patterns)
@@ -105,32 +105,36 @@ def pattern_of(pieces: list[Piece], name: FormatName) -> str:
 @pytest.mark.parametrize("name", NAMES)
 @FEWER
 @given(st.data(), TEXTS)
-def test_the_split_into_pieces_never_changes_what_is_read(name: FormatName, data: st.DataObject, text: str) -> None:
-    assert read(reader(name), *data.draw(pieces_of(text))) == read(reader(name), text) == read(reader(name), *text)
+def test_the_split_into_pieces_never_changes_what_is_read(name: ToolFormatName, data: st.DataObject, text: str) -> None:
+    assert (
+        parse(new_parser(name), *data.draw(pieces_of(text)))
+        == parse(new_parser(name), text)
+        == parse(new_parser(name), *text)
+    )
 
 
 @pytest.mark.parametrize("name", NAMES)
 @FEWER
 @given(TEXTS)
-def test_nothing_but_markup_is_left_out(name: FormatName, text: str) -> None:
-    assert re.fullmatch(pattern_of(read(reader(name), text), name), text, re.DOTALL)
+def test_nothing_but_markup_is_left_out(name: ToolFormatName, text: str) -> None:
+    assert re.fullmatch(pattern_of(parse(new_parser(name), text), name), text, re.DOTALL)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @FEWER
 @given(st.text())
-def test_an_answer_without_calls_comes_out_as_it_went_in(name: FormatName, text: str) -> None:
-    assert read(reader(name), *text) == ([Content(text)] if text else [])
+def test_an_answer_without_calls_comes_out_as_it_went_in(name: ToolFormatName, text: str) -> None:
+    assert parse(new_parser(name), *text) == ([ContentText(text)] if text else [])
 
 
 @pytest.mark.parametrize("name", NAMES)
 @FEWER
 @given(st.data(), CALLS)
-def test_calls_in_the_markup_are_read_back(name: FormatName, data: st.DataObject, made: list[ToolCall]) -> None:
+def test_calls_in_the_markup_are_read_back(name: ToolFormatName, data: st.DataObject, made: list[ToolCall]) -> None:
     answer = write_calls(FORMATS[name].markup, made)
     assert answer.startswith(FORMATS[name].markup.trigger)
-    expected = [piece for number, one in enumerate(made) for piece in call(number, one.name, one.arguments)]
-    assert read(reader(name), *data.draw(pieces_of(answer))) == expected
+    expected = [piece for number, one in enumerate(made) for piece in tool_call_parts(number, one.name, one.arguments)]
+    assert parse(new_parser(name), *data.draw(pieces_of(answer))) == expected
 
 
 @pytest.mark.parametrize(
@@ -140,23 +144,33 @@ def test_calls_in_the_markup_are_read_back(name: FormatName, data: st.DataObject
             "hermes",
             'Let me see.\n\n<tool_call>\n{"name": "f", "arguments": {"a": "}\\""}}\n</tool_call>\n<tool_call>'
             '{"name":"g","arguments":{}}</tool_call>\n Done.\n',
-            [Content("Let me see."), *call(0, "f", '{"a": "}\\""}'), *call(1, "g", "{}"), Content("\n Done.\n")],
+            [
+                ContentText("Let me see."),
+                *tool_call_parts(0, "f", '{"a": "}\\""}'),
+                *tool_call_parts(1, "g", "{}"),
+                ContentText("\n Done.\n"),
+            ],
         ),
         (
             "llama3",
             ' <|python_tag|>{"name": "f", "parameters": {"a": [1, {}]}}; {"name": "g", "parameters": {}} ',
-            [*call(0, "f", '{"a": [1, {}]}'), *call(1, "g", "{}")],
+            [*tool_call_parts(0, "f", '{"a": [1, {}]}'), *tool_call_parts(1, "g", "{}")],
         ),
         (
             "mistral",
             'So: [TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}, \n{"name": "g", "arguments": null } ]\n!',
-            [Content("So:"), *call(0, "f", '{"a": 1}'), *call(1, "g", "null"), Content("\n!")],
+            [
+                ContentText("So:"),
+                *tool_call_parts(0, "f", '{"a": 1}'),
+                *tool_call_parts(1, "g", "null"),
+                ContentText("\n!"),
+            ],
         ),
     ],
 )
-def test_a_call_split_anywhere_reads_the_same(name: FormatName, answer: str, expected: list[Piece]) -> None:
+def test_a_call_split_anywhere_reads_the_same(name: ToolFormatName, answer: str, expected: list[OutputPart]) -> None:
     for texts in splits(answer):
-        assert read(reader(name), *texts) == expected
+        assert parse(new_parser(name), *texts) == expected
 
 
 @pytest.mark.parametrize(
@@ -176,68 +190,77 @@ def test_a_call_split_anywhere_reads_the_same(name: FormatName, answer: str, exp
     ],
 )
 def test_what_cannot_be_a_call_is_content(text: str) -> None:
-    assert hermes(*text) == [Content(text)]
+    assert hermes(*text) == [ContentText(text)]
 
 
-def test_a_call_begins_behind_another_ones_beginning() -> None:
+def test_a_call_is_parsed_after_an_incomplete_opening() -> None:
     good = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
-    assert hermes(f"<tool_call>\n{good}") == [Content("<tool_call>"), *call(0, "f", "{}")]
+    assert hermes(f"<tool_call>\n{good}") == [ContentText("<tool_call>"), *tool_call_parts(0, "f", "{}")]
 
 
 def test_a_call_begins_with_the_first_character_of_its_arguments() -> None:
-    calls = reader("hermes")
+    calls = new_parser("hermes")
     assert calls.feed('<tool_call>\n{"name": "f", "arguments": ') == []
-    assert calls.feed("{") == [CallBegins(0, "f"), CallArguments(0, "{")]
-    assert calls.feed('"a": 1') == [CallArguments(0, '"a": 1')]
-    assert calls.feed("}") == [CallArguments(0, "}"), CallEnds(0)]
+    assert calls.feed("{") == [ToolCallStart(0, "f"), ToolCallArguments(0, "{")]
+    assert calls.feed('"a": 1') == [ToolCallArguments(0, '"a": 1')]
+    assert calls.feed("}") == [ToolCallArguments(0, "}"), ToolCallEnd(0)]
 
 
-def test_what_breaks_the_markup_behind_the_arguments_is_content() -> None:
-    assert hermes('<tool_call>{"name": "f", "arguments": {}, "id": 7}') == [*call(0, "f", "{}"), Content(', "id": 7}')]
-    assert hermes('<tool_call>{"name": "f", "arguments": {}}\n\nSo.') == [*call(0, "f", "{}"), Content("\n\nSo.")]
-    assert read(reader("mistral"), '[TOOL_CALLS] [{"name": "f", "arguments": {}}, or not') == [
-        *call(0, "f", "{}"),
-        Content(", or not"),
+def test_text_that_breaks_the_markup_after_the_arguments_is_content() -> None:
+    assert hermes('<tool_call>{"name": "f", "arguments": {}, "id": 7}') == [
+        *tool_call_parts(0, "f", "{}"),
+        ContentText(', "id": 7}'),
+    ]
+    assert hermes('<tool_call>{"name": "f", "arguments": {}}\n\nSo.') == [
+        *tool_call_parts(0, "f", "{}"),
+        ContentText("\n\nSo."),
+    ]
+    assert parse(new_parser("mistral"), '[TOOL_CALLS] [{"name": "f", "arguments": {}}, or not') == [
+        *tool_call_parts(0, "f", "{}"),
+        ContentText(", or not"),
     ]
 
 
 def test_an_answer_that_is_cut_keeps_what_may_be_text_and_drops_what_is_markup() -> None:
     whole = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
-    assert hermes(whole[:20]) == [Content(whole[:20])]
-    assert hermes(whole[:45]) == [CallBegins(0, "f"), CallArguments(0, '{"a": ')]
+    assert hermes(whole[:20]) == [ContentText(whole[:20])]
+    assert hermes(whole[:45]) == [ToolCallStart(0, "f"), ToolCallArguments(0, '{"a": ')]
     for length in range(whole.index("}\n<"), len(whole)):
-        assert hermes(whole[:length]) == call(0, "f", '{"a": 1}')
+        assert hermes(whole[:length]) == tool_call_parts(0, "f", '{"a": 1}')
 
 
 def test_an_answer_of_llama_3_is_either_calls_or_text() -> None:
     made = '{"name": "f", "parameters": {}}'
-    assert read(reader("llama3"), f"Well: {made}") == [Content(f"Well: {made}")]
-    assert read(reader("llama3"), f"{made} Well: {made}") == [*call(0, "f", "{}"), Content(f" Well: {made}")]
+    assert parse(new_parser("llama3"), f"Well: {made}") == [ContentText(f"Well: {made}")]
+    assert parse(new_parser("llama3"), f"{made} Well: {made}") == [
+        *tool_call_parts(0, "f", "{}"),
+        ContentText(f" Well: {made}"),
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
 @FEWER
 @given(TEXTS)
-def test_a_reader_tells_how_much_text_it_holds_back(name: FormatName, text: str) -> None:
-    calls = reader(name)
+def test_a_parser_reports_how_many_characters_it_holds_back(name: ToolFormatName, text: str) -> None:
+    calls = new_parser(name)
     shown = ""
     in_calls = False
     for position, character in enumerate(text):
         pieces = calls.feed(character)
-        shown += "".join(piece.text for piece in pieces if isinstance(piece, Content))
-        in_calls = in_calls or any(isinstance(piece, CallBegins) for piece in pieces)
-        assert not calls.in_thought
+        shown += "".join(piece.text for piece in pieces if isinstance(piece, ContentText))
+        in_calls = in_calls or any(isinstance(piece, ToolCallStart) for piece in pieces)
+        assert not calls.in_reasoning
         if not in_calls:
-            assert len(shown) + calls.held == position + 1
+            assert len(shown) + calls.held_characters == position + 1
             assert calls.in_content
     calls.finish()
-    assert calls.held == 0
+    assert calls.held_characters == 0
 
 
-def test_arguments_are_no_text_for_the_client() -> None:
-    calls = reader("hermes")
+def test_arguments_are_not_content() -> None:
+    calls = new_parser("hermes")
     calls.feed('<tool_call>{"name": "f", "arguments": {"a')
     assert not calls.in_content
-    assert calls.held == 0
+    assert calls.held_characters == 0
     calls.feed('": 1}')
     assert calls.in_content

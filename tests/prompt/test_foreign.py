@@ -8,12 +8,12 @@ import pytest
 
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.request import ChatPrompt, Message
-from dragoman.prompt.foreign import LONGEST_SOURCE_BYTES, MOST_WAITING, ForeignTemplates
+from dragoman.prompt.foreign import MAX_SOURCE_BYTES, MAX_WAITING, RequestTemplateRenderer
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
-from tests.support.chat_templates import ALTERNATING, SWITCHED
+from tests.support.chat_templates import ALTERNATING, SWITCHABLE_REASONING
 from tests.support.patience import PATIENCE_SECONDS
 
-MODEL = ChatTemplate(SWITCHED, bos="<s>", eos="</s>")
+MODEL = ChatTemplate(SWITCHABLE_REASONING, bos="<s>", eos="</s>")
 CONTEXT_LENGTH = 100
 MESSAGES = (Message("user", "Hi"),)
 HARMLESS = ChatPrompt(MESSAGES, template="{{ bos_token }}{{ messages[0].content }}{{ name }}{{ eos_token }}")
@@ -24,25 +24,27 @@ DEEP = "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = [n
 
 
 @pytest.fixture
-async def templates() -> AsyncIterator[ForeignTemplates]:
+async def templates() -> AsyncIterator[RequestTemplateRenderer]:
     """None is late, unless it is made to be."""
-    foreign = ForeignTemplates(deadline_seconds=PATIENCE_SECONDS)
+    renderer = RequestTemplateRenderer(deadline_seconds=PATIENCE_SECONDS)
     async with asyncio.timeout(2 * PATIENCE_SECONDS):
-        yield foreign
-        await foreign.close()
+        yield renderer
+        await renderer.close()
 
 
-async def render(templates: ForeignTemplates, prompt: ChatPrompt, *, constrained: bool = False) -> RenderedPrompt:
+async def render(
+    templates: RequestTemplateRenderer, prompt: ChatPrompt, *, constrained: bool = False
+) -> RenderedPrompt:
     return await templates.render(prompt, model=MODEL, context_length=CONTEXT_LENGTH, constrained=constrained)
 
 
-async def refused(templates: ForeignTemplates, prompt: ChatPrompt) -> tuple[str, str | None]:
+async def refused(templates: RequestTemplateRenderer, prompt: ChatPrompt) -> tuple[str, str | None]:
     with pytest.raises(BadRequest) as caught:
         await render(templates, prompt)
     return caught.value.message, caught.value.parameter
 
 
-def renderers() -> list[Path]:
+def renderer_processes() -> list[Path]:
     """This process's own renderers, as folders of /proc."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -53,28 +55,32 @@ def renderers() -> list[Path]:
     return found
 
 
-async def test_a_template_of_the_request_is_applied_with_the_models_special_tokens(templates: ForeignTemplates) -> None:
+async def test_a_template_of_the_request_is_applied_with_the_models_special_tokens(
+    templates: RequestTemplateRenderer,
+) -> None:
     assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
     named = ChatPrompt(MESSAGES, template=HARMLESS.template, template_arguments={"name": ["ü"]})
     assert (await render(templates, named)).text == "<s>Hi['ü']</s>"
 
 
-async def test_the_models_own_template_takes_arguments(templates: ForeignTemplates) -> None:
+async def test_the_models_own_template_takes_arguments(templates: RequestTemplateRenderer) -> None:
     prompt = ChatPrompt(MESSAGES, template_arguments={"enable_thinking": False})
     rendered = await render(templates, prompt)
     assert rendered.text.endswith("@assistant <think>\n\n</think>\n\n")
-    assert rendered.reading.thinking is None
+    assert rendered.parser_spec.reasoning is None
     assert await render(templates, ChatPrompt(MESSAGES, template_arguments={"x": 1})) == MODEL.render(prompt)
 
 
-async def test_a_model_thinks_under_a_template_that_knows_nothing_of_thoughts(templates: ForeignTemplates) -> None:
+async def test_a_reasoning_model_reasons_under_a_template_without_reasoning_support(
+    templates: RequestTemplateRenderer,
+) -> None:
     rendered = await render(templates, ChatPrompt(MESSAGES, template=ALTERNATING), constrained=True)
     assert rendered.text == "[user]Hi[assistant]<think>\n"
-    assert rendered.reading.thinking is not None
+    assert rendered.parser_spec.reasoning is not None
 
 
 @pytest.mark.parametrize("name", ["messages", "tools", "bos_token", "eos_token", "add_generation_prompt"])
-async def test_the_conversation_itself_is_no_argument(templates: ForeignTemplates, name: str) -> None:
+async def test_reserved_variables_cannot_be_template_arguments(templates: RequestTemplateRenderer, name: str) -> None:
     prompt = ChatPrompt(MESSAGES, template_arguments={name: ""})
     assert await refused(templates, prompt) == (
         f"The chat template's variable '{name}' cannot be set",
@@ -82,7 +88,7 @@ async def test_the_conversation_itself_is_no_argument(templates: ForeignTemplate
     )
 
 
-async def test_a_number_that_no_frame_can_hold_is_refused(templates: ForeignTemplates) -> None:
+async def test_a_number_that_no_frame_can_hold_is_refused(templates: RequestTemplateRenderer) -> None:
     message, parameter = await refused(templates, ChatPrompt(MESSAGES, template_arguments={"x": 10**30}))
     assert "cannot be passed on" in message
     assert parameter == "chat_template_kwargs"
@@ -113,11 +119,11 @@ async def test_a_number_that_no_frame_can_hold_is_refused(templates: ForeignTemp
         (DEEP, "recursion"),
         ("{% for x in [1] %}" * 50 + "{% endfor %}" * 50, "too many statically nested blocks"),
         ("{{ '\\ud800' }}", "surrogates not allowed"),
-        ("{#" + "a" * LONGEST_SOURCE_BYTES + "#}", "larger than 65536 bytes"),
+        ("{#" + "a" * MAX_SOURCE_BYTES + "#}", "larger than 65536 bytes"),
     ],
 )
 async def test_a_hostile_template_is_refused_and_the_next_one_served(
-    templates: ForeignTemplates, source: str, reason: str
+    templates: RequestTemplateRenderer, source: str, reason: str
 ) -> None:
     message, parameter = await refused(templates, ChatPrompt(MESSAGES, template=source))
     assert reason in message
@@ -127,15 +133,15 @@ async def test_a_hostile_template_is_refused_and_the_next_one_served(
 
 
 async def test_a_template_that_never_ends_is_killed_and_the_next_one_served() -> None:
-    templates = ForeignTemplates()
+    templates = RequestTemplateRenderer()
     message, _ = await refused(templates, ENDLESS)
     assert message == "The chat template cannot be applied: it did not finish within 2 s"
-    assert renderers() == []
+    assert renderer_processes() == []
     assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
     await templates.close()
 
 
-async def test_a_request_that_is_given_up_leaves_nothing_to_the_next_one(templates: ForeignTemplates) -> None:
+async def test_a_cancelled_request_does_not_affect_the_next_one(templates: RequestTemplateRenderer) -> None:
     await render(templates, HARMLESS)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.2):
@@ -143,23 +149,23 @@ async def test_a_request_that_is_given_up_leaves_nothing_to_the_next_one(templat
     assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
 
 
-async def test_too_many_waiting_requests_are_refused_and_the_others_served(templates: ForeignTemplates) -> None:
-    waiting = [asyncio.create_task(render(templates, HARMLESS)) for _ in range(MOST_WAITING)]
+async def test_too_many_waiting_requests_are_refused_and_the_others_served(templates: RequestTemplateRenderer) -> None:
+    waiting = [asyncio.create_task(render(templates, HARMLESS)) for _ in range(MAX_WAITING)]
     await asyncio.sleep(0)
     with pytest.raises(Overloaded):
         await render(templates, HARMLESS)
-    assert [rendered.text for rendered in await asyncio.gather(*waiting)] == ["<s>Hi</s>"] * MOST_WAITING
+    assert [rendered.text for rendered in await asyncio.gather(*waiting)] == ["<s>Hi</s>"] * MAX_WAITING
     assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
 
 
 async def test_the_process_is_started_on_first_use_has_no_secrets_and_ends_with_its_owner() -> None:
-    templates = ForeignTemplates()
-    assert renderers() == []
+    templates = RequestTemplateRenderer()
+    assert renderer_processes() == []
     await templates.close()
     await render(templates, HARMLESS)
     await render(templates, HARMLESS)
-    (process,) = renderers()
+    (process,) = renderer_processes()
     names = {entry.partition(b"=")[0] for entry in (process / "environ").read_bytes().split(b"\0") if entry}
     assert names <= {b"PYTHONPATH", b"TZ"}
     await templates.close()
-    assert renderers() == []
+    assert renderer_processes() == []

@@ -4,12 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.prompt.call_reader import CallReader
-from dragoman.prompt.pieces import Content, Piece, Thought
-from dragoman.prompt.reasoning import ReasoningReader
-from dragoman.prompt.thinking import Thinking
+from dragoman.prompt.call_reader import ToolCallParser
+from dragoman.prompt.pieces import ContentText, OutputPart, ReasoningText
+from dragoman.prompt.reasoning import ReasoningParser
+from dragoman.prompt.thinking import ReasoningSpec
 from dragoman.prompt.tool_formats import FORMATS
-from tests.support.pieces import call, read, splits
+from tests.support.pieces import parse, splits, tool_call_parts
 
 FRAGMENTS = [
     "<think>",
@@ -26,80 +26,80 @@ FRAGMENTS = [
 TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=4), max_size=10)
 
 
-def reader(*, begun: bool = False, calls: bool = False) -> ReasoningReader:
-    answer = CallReader(FORMATS["hermes"].syntax) if calls else None
-    return ReasoningReader(Thinking("<think>", "</think>", begun, None), answer)
+def new_parser(*, begun: bool = False, calls: bool = False) -> ReasoningParser:
+    answer = ToolCallParser(FORMATS["hermes"].syntax) if calls else None
+    return ReasoningParser(ReasoningSpec("<think>", "</think>", begun, None), answer)
 
 
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        ("<think>\nHm.\n</think>\n\nYes.", [Thought("Hm."), Content("Yes.")]),
-        ("\n<think>a\n\nb</thinking></think>Yes.", [Thought("a\n\nb</thinking>"), Content("Yes.")]),
-        ("<think>\n\n</think>\n\nYes.\n", [Content("Yes.\n")]),
-        ("<think>Hm.\n", [Thought("Hm.\n")]),
-        ("<think>Hm.</thi", [Thought("Hm.</thi")]),
-        ("<think>Hm.</think>\n", [Thought("Hm.")]),
-        ("Yes, <think>Hm.</think>", [Content("Yes, <think>Hm.</think>")]),
-        (" \n<thi", [Content(" \n<thi")]),
-        ("<think>a</think>b<think>c</think>", [Thought("a"), Content("b<think>c</think>")]),
+        ("<think>\nHm.\n</think>\n\nYes.", [ReasoningText("Hm."), ContentText("Yes.")]),
+        ("\n<think>a\n\nb</thinking></think>Yes.", [ReasoningText("a\n\nb</thinking>"), ContentText("Yes.")]),
+        ("<think>\n\n</think>\n\nYes.\n", [ContentText("Yes.\n")]),
+        ("<think>Hm.\n", [ReasoningText("Hm.\n")]),
+        ("<think>Hm.</thi", [ReasoningText("Hm.</thi")]),
+        ("<think>Hm.</think>\n", [ReasoningText("Hm.")]),
+        ("Yes, <think>Hm.</think>", [ContentText("Yes, <think>Hm.</think>")]),
+        (" \n<thi", [ContentText(" \n<thi")]),
+        ("<think>a</think>b<think>c</think>", [ReasoningText("a"), ContentText("b<think>c</think>")]),
     ],
 )
-def test_a_thought_split_anywhere_reads_the_same(answer: str, expected: list[Piece]) -> None:
+def test_a_thought_split_anywhere_reads_the_same(answer: str, expected: list[OutputPart]) -> None:
     for texts in splits(answer):
-        assert read(reader(), *texts) == expected
+        assert parse(new_parser(), *texts) == expected
 
 
-def test_a_thought_that_the_prompt_has_begun_needs_no_marker() -> None:
+def test_reasoning_opened_by_the_prompt_needs_no_marker() -> None:
     for texts in splits("\nHm.\n</think>\n\nYes."):
-        assert read(reader(begun=True), *texts) == [Thought("Hm."), Content("Yes.")]
+        assert parse(new_parser(begun=True), *texts) == [ReasoningText("Hm."), ContentText("Yes.")]
 
 
 def test_markers_may_be_any_text() -> None:
-    thinking = Thinking("[THINK]", "[/THINK]", begun=False, budget=None)
-    assert read(ReasoningReader(thinking), "[THINK]Hm.[/THINK]Yes.") == [Thought("Hm."), Content("Yes.")]
+    thinking = ReasoningSpec("[THINK]", "[/THINK]", opened_by_prompt=False, budget_tokens=None)
+    assert parse(ReasoningParser(thinking), "[THINK]Hm.[/THINK]Yes.") == [ReasoningText("Hm."), ContentText("Yes.")]
 
 
-def test_calls_are_read_behind_the_thought_and_not_in_it() -> None:
+def test_calls_are_parsed_after_the_reasoning_and_not_within_it() -> None:
     made = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
     for texts in splits(f"<think>{made}</think>\n{made}"):
-        assert read(reader(calls=True), *texts) == [Thought(made), *call(0, "f", "{}")]
-    assert read(reader(calls=True), made) == call(0, "f", "{}")
+        assert parse(new_parser(calls=True), *texts) == [ReasoningText(made), *tool_call_parts(0, "f", "{}")]
+    assert parse(new_parser(calls=True), made) == tool_call_parts(0, "f", "{}")
 
 
 @pytest.mark.parametrize("begun", [False, True])
 @given(TEXTS)
 def test_the_split_into_pieces_never_changes_what_is_read(begun: bool, texts: list[str]) -> None:
     whole = "".join(texts)
-    assert read(reader(begun=begun, calls=True), *texts) == read(reader(begun=begun, calls=True), whole)
-    assert read(reader(begun=begun), *whole) == read(reader(begun=begun), whole)
+    assert parse(new_parser(begun=begun, calls=True), *texts) == parse(new_parser(begun=begun, calls=True), whole)
+    assert parse(new_parser(begun=begun), *whole) == parse(new_parser(begun=begun), whole)
 
 
 @given(st.text())
 def test_an_answer_without_a_thought_comes_out_as_it_went_in(text: str) -> None:
-    assert read(reader(), *text) == ([Content(text)] if text else [])
+    assert parse(new_parser(), *text) == ([ContentText(text)] if text else [])
 
 
 @given(TEXTS)
 def test_nothing_but_markers_and_their_whitespace_is_left_out(texts: list[str]) -> None:
     text = "".join(texts)
-    pieces = read(reader(), text)
-    thought = "".join(piece.text for piece in pieces if isinstance(piece, Thought))
-    content = "".join(piece.text for piece in pieces if isinstance(piece, Content))
+    pieces = parse(new_parser(), text)
+    thought = "".join(piece.text for piece in pieces if isinstance(piece, ReasoningText))
+    content = "".join(piece.text for piece in pieces if isinstance(piece, ContentText))
     markers = rf"(?:\s*<think>\s*{re.escape(thought)}\s*(?:</think>\s*)?)?"
     assert re.fullmatch(markers + re.escape(content), text)
 
 
-def test_a_reader_tells_where_it_is_and_what_it_holds_back() -> None:
-    answer = reader(calls=True)
-    assert (answer.in_thought, answer.in_content) == (False, True)
+def test_a_parser_reports_its_state_and_the_characters_it_holds_back() -> None:
+    answer = new_parser(calls=True)
+    assert (answer.in_reasoning, answer.in_content) == (False, True)
     answer.feed("\n<thi")
-    assert answer.held == 5
+    assert answer.held_characters == 5
     answer.feed("nk>Hm.")
-    assert (answer.in_thought, answer.in_content, answer.held) == (True, False, 0)
+    assert (answer.in_reasoning, answer.in_content, answer.held_characters) == (True, False, 0)
     answer.feed("</th")
-    assert (answer.in_thought, answer.held) == (True, 0)
+    assert (answer.in_reasoning, answer.held_characters) == (True, 0)
     answer.feed("ink>\n")
-    assert (answer.in_thought, answer.in_content, answer.held) == (False, True, 0)
+    assert (answer.in_reasoning, answer.in_content, answer.held_characters) == (False, True, 0)
     answer.feed("Yes. <tool")
-    assert (answer.in_content, answer.held) == (True, 6)
+    assert (answer.in_content, answer.held_characters) == (True, 6)

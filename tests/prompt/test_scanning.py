@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.prompt.scanning import Expected, JsonValue, atoms_of_head, atoms_of_words, overlap
+from dragoman.prompt.scanning import ExpectedMarkup, JsonValueScanner, atoms_of_head, atoms_of_words, overlap
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
@@ -25,7 +25,7 @@ def test_the_overlap_is_the_longest_beginning_the_text_ends_with(text: str, awai
 def test_a_value_ends_where_json_ends(value: Any, behind: str, randomness: random.Random) -> None:
     written = json.dumps(value, ensure_ascii=False)
     text = written + behind
-    scanner = JsonValue()
+    scanner = JsonValueScanner()
     read = 0
     while read < len(text):
         piece = text[read : read + randomness.randint(1, 4)]
@@ -38,15 +38,15 @@ def test_a_value_ends_where_json_ends(value: Any, behind: str, randomness: rando
 
 
 def test_words_may_have_any_whitespace_or_none_before_them() -> None:
-    expected = Expected(atoms_of_words("[A] ["))
+    expected = ExpectedMarkup(atoms_of_words("[A] ["))
     for text in ("[A][", "[A] [", "\n[A]\t \r\n["):
         assert expected.match(text)
     assert not expected.match("[ A][")
 
 
 def test_the_name_is_found_in_a_head() -> None:
-    expected = Expected(atoms_of_head('{"name": "', '", "arguments": '))
-    assert expected.may_open_a_call
+    expected = ExpectedMarkup(atoms_of_head('{"name": "', '", "arguments": '))
+    assert expected.opens_call
     found = expected.match('{"name":\n"get_weather" ,"arguments": {')
     assert found is not None
     assert found[1] == "get_weather"
@@ -54,9 +54,9 @@ def test_the_name_is_found_in_a_head() -> None:
 
 
 @given(st.text('{"name": f,arguments}', max_size=40), st.integers(0, 40))
-def test_what_may_come_is_what_a_whole_may_begin_with(text: str, length: int) -> None:
-    expected = Expected(atoms_of_head('{"name": "', '", "arguments": '), atoms_of_words("] }"))
+def test_prefixes_of_expected_markup_match(text: str, length: int) -> None:
+    expected = ExpectedMarkup(atoms_of_head('{"name": "', '", "arguments": '), atoms_of_words("] }"))
     whole = '{"name": "f", "arguments": '
-    assert expected.may_come(whole[:length])
-    if expected.may_come(text):
-        assert expected.may_come(text[:length])
+    assert expected.matches_prefix(whole[:length])
+    if expected.matches_prefix(text):
+        assert expected.matches_prefix(text[:length])

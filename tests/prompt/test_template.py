@@ -93,12 +93,12 @@ def test_tojson_writes_for_a_model_and_not_for_a_browser() -> None:
     assert render("{{ 'ü' | tojson(ensure_ascii=true) }}") == '"\\u00fc"'
 
 
-def test_a_template_can_tell_the_date() -> None:
+def test_a_template_can_format_the_date() -> None:
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", render("{{ strftime_now('%Y-%m-%d') }}"))
 
 
 @given(st.text())
-def test_what_a_message_says_is_never_taken_for_a_template(text: str) -> None:
+def test_message_content_is_never_rendered_as_a_template(text: str) -> None:
     content = f"{{{{ 7 * 7 }}}}{{% raw %}}{text}"
     assert render("{{ messages[0].content }}", Message("user", content)) == content
 
@@ -115,7 +115,7 @@ def test_a_system_message_no_user_message_can_take_is_refused() -> None:
     assert "System role not supported" in refused(WITHOUT_SYSTEM, SYSTEM)
 
 
-def test_what_the_template_refuses_after_merging_is_refused() -> None:
+def test_messages_refused_after_merging_are_refused() -> None:
     assert render(ALTERNATING, SYSTEM, USER) == "Be brief.\n\nHi"
     assert "Conversation roles must alternate" in refused(ALTERNATING, SYSTEM, USER, USER)
     assert "Conversation roles must alternate" in refused(ALTERNATING, USER, USER)
@@ -175,7 +175,7 @@ def test_a_broken_template_fails_the_request_and_not_the_start(source: str) -> N
         template.render(ChatPrompt((USER,)))
 
 
-def test_a_failing_template_is_told_with_its_line() -> None:
+def test_a_template_error_names_its_line() -> None:
     assert refused("\n\n{{ 1 / 0 }}").endswith("line 3: division by zero")
     assert refused("\n{{ } }}").endswith("line 2: unexpected '}'")
     macro = "{% macro m() %}\n{{ 1 + 'a' }}{% endmacro %}\n\n{{ m() }}"
@@ -199,8 +199,8 @@ def test_a_template_sees_tools_as_openai_writes_them() -> None:
         '{"type": "function", "function": {"name": "g", "description": "", '
         '"parameters": {"type": "object", "properties": {}}}}]'
     )
-    assert rendered.reading.tool_format == "hermes"
-    assert ChatTemplate(source, bos="", eos="").render(ChatPrompt((USER,))).reading.tool_format is None
+    assert rendered.parser_spec.tool_format == "hermes"
+    assert ChatTemplate(source, bos="", eos="").render(ChatPrompt((USER,))).parser_spec.tool_format is None
 
 
 def test_a_template_sees_calls_with_their_arguments_as_an_object() -> None:

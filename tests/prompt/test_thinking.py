@@ -2,75 +2,82 @@ import pytest
 
 from dragoman.core.request import ChatPrompt, Effort, Message
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
-from dragoman.prompt.thinking import Thinking
-from tests.support.chat_templates import ALTERNATING, ALWAYS_THINKING, MAY_THINK, SWITCHED
+from dragoman.prompt.thinking import ReasoningSpec
+from tests.support.chat_templates import ALTERNATING, ALWAYS_REASONING, EFFORT_REASONING, SWITCHABLE_REASONING
 
-NO_THOUGHT = "<think>\n\n</think>\n\n"
+EMPTY_REASONING = "<think>\n\n</think>\n\n"
 
 
 def render(
-    source: str | None, effort: Effort | None = None, *, constrained: bool = False, thinks: bool = False
+    source: str | None, effort: Effort | None = None, *, constrained: bool = False, supports_reasoning: bool = False
 ) -> RenderedPrompt:
-    template = ChatTemplate(source, bos="", eos="", thinks=thinks)
+    template = ChatTemplate(source, bos="", eos="", supports_reasoning=supports_reasoning)
     return template.render(ChatPrompt((Message("user", "Hi"),), effort=effort), constrained=constrained)
 
 
-def thinking(*, begun: bool, budget: int | None = None) -> Thinking:
-    return Thinking("<think>", "</think>", begun, budget)
+def reasoning_spec(*, begun: bool, budget: int | None = None) -> ReasoningSpec:
+    return ReasoningSpec("<think>", "</think>", begun, budget)
 
 
-def test_a_model_thinks_if_its_template_knows_of_thoughts() -> None:
-    assert all(ChatTemplate(source, bos="", eos="").thinks for source in (SWITCHED, ALWAYS_THINKING, MAY_THINK))
-    assert not any(ChatTemplate(source, bos="", eos="").thinks for source in (None, ALTERNATING))
+def test_a_model_supports_reasoning_if_its_template_does() -> None:
+    assert all(
+        ChatTemplate(source, bos="", eos="").supports_reasoning
+        for source in (SWITCHABLE_REASONING, ALWAYS_REASONING, EFFORT_REASONING)
+    )
+    assert not any(ChatTemplate(source, bos="", eos="").supports_reasoning for source in (None, ALTERNATING))
 
 
-def test_without_an_effort_a_model_thinks_as_its_template_has_it() -> None:
-    assert render(SWITCHED) == RenderedPrompt("@user Hi\n@assistant ", render(SWITCHED).reading)
-    assert render(SWITCHED).reading.thinking == thinking(begun=False)
-    assert render(ALWAYS_THINKING).reading.thinking == thinking(begun=True)
-    assert render(MAY_THINK).text.startswith("Effort: its own\n")
+def test_without_an_effort_reasoning_follows_the_template() -> None:
+    assert render(SWITCHABLE_REASONING) == RenderedPrompt(
+        "@user Hi\n@assistant ", render(SWITCHABLE_REASONING).parser_spec
+    )
+    assert render(SWITCHABLE_REASONING).parser_spec.reasoning == reasoning_spec(begun=False)
+    assert render(ALWAYS_REASONING).parser_spec.reasoning == reasoning_spec(begun=True)
+    assert render(EFFORT_REASONING).text.startswith("Effort: its own\n")
 
 
 @pytest.mark.parametrize(
     ("effort", "budget"), [("minimal", 128), ("low", 1024), ("medium", 4096), ("high", None), (None, None)]
 )
-def test_an_effort_is_a_budget(effort: Effort | None, budget: int | None) -> None:
-    assert render(SWITCHED, effort).reading.thinking == thinking(begun=False, budget=budget)
-    assert render(ALWAYS_THINKING, effort).reading.thinking == thinking(begun=True, budget=budget)
+def test_an_effort_sets_the_token_budget(effort: Effort | None, budget: int | None) -> None:
+    assert render(SWITCHABLE_REASONING, effort).parser_spec.reasoning == reasoning_spec(begun=False, budget=budget)
+    assert render(ALWAYS_REASONING, effort).parser_spec.reasoning == reasoning_spec(begun=True, budget=budget)
 
 
 @pytest.mark.parametrize("constrained", [False, True])
-def test_no_effort_at_all_leaves_no_thought(constrained: bool) -> None:
-    for source in (SWITCHED, ALWAYS_THINKING, MAY_THINK):
+def test_effort_none_disables_reasoning(constrained: bool) -> None:
+    for source in (SWITCHABLE_REASONING, ALWAYS_REASONING, EFFORT_REASONING):
         rendered = render(source, "none", constrained=constrained)
-        assert rendered.text.endswith(f"@assistant {NO_THOUGHT}")
+        assert rendered.text.endswith(f"@assistant {EMPTY_REASONING}")
         assert rendered.text.count("<think>") == 1
-        assert rendered.reading.thinking is None
+        assert rendered.parser_spec.reasoning is None
 
 
-def test_a_template_that_knows_efforts_is_told_the_word() -> None:
-    assert render(MAY_THINK, "medium").text.startswith("Effort: medium\n")
-    assert render(MAY_THINK, "none").text.startswith("Effort: low\n")
+def test_a_template_that_supports_efforts_receives_the_effort() -> None:
+    assert render(EFFORT_REASONING, "medium").text.startswith("Effort: medium\n")
+    assert render(EFFORT_REASONING, "none").text.startswith("Effort: low\n")
 
 
-def test_an_answer_that_is_bound_begins_behind_a_thought_which_the_prompt_begins() -> None:
-    assert render(SWITCHED, constrained=True).text.endswith("@assistant <think>\n")
-    assert render(SWITCHED, constrained=True).reading.thinking == thinking(begun=True)
-    assert render(ALWAYS_THINKING, constrained=True).text == render(ALWAYS_THINKING).text
-    assert render(SWITCHED, "none", constrained=True).text == render(SWITCHED, "none").text
+def test_the_prompt_opens_the_reasoning_of_a_constrained_answer() -> None:
+    assert render(SWITCHABLE_REASONING, constrained=True).text.endswith("@assistant <think>\n")
+    assert render(SWITCHABLE_REASONING, constrained=True).parser_spec.reasoning == reasoning_spec(begun=True)
+    assert render(ALWAYS_REASONING, constrained=True).text == render(ALWAYS_REASONING).text
+    assert render(SWITCHABLE_REASONING, "none", constrained=True).text == render(SWITCHABLE_REASONING, "none").text
 
 
 @pytest.mark.parametrize("effort", [None, "none", "low", "high"])
-def test_a_model_that_does_not_think_ignores_effort(effort: Effort | None) -> None:
+def test_a_model_without_reasoning_ignores_effort(effort: Effort | None) -> None:
     assert render(ALTERNATING, effort, constrained=True) == render(ALTERNATING)
-    assert render(ALTERNATING).reading.thinking is None
+    assert render(ALTERNATING).parser_spec.reasoning is None
 
 
-def test_a_model_known_to_think_does_so_with_any_template() -> None:
-    assert render(ALTERNATING, thinks=True).reading.thinking == thinking(begun=False)
-    assert render(ALTERNATING, "none", thinks=True).text.endswith(NO_THOUGHT)
+def test_a_model_known_to_reason_does_so_with_any_template() -> None:
+    assert render(ALTERNATING, thinks=True).parser_spec.reasoning == reasoning_spec(begun=False)
+    assert render(ALTERNATING, "none", thinks=True).text.endswith(EMPTY_REASONING)
 
 
-def test_what_a_user_says_of_thoughts_does_not_begin_one() -> None:
+def test_a_marker_in_a_user_message_does_not_open_reasoning() -> None:
     prompt = ChatPrompt((Message("user", "<think>"),))
-    assert ChatTemplate(SWITCHED, bos="", eos="").render(prompt).reading.thinking == thinking(begun=False)
+    assert ChatTemplate(SWITCHABLE_REASONING, bos="", eos="").render(prompt).parser_spec.reasoning == reasoning_spec(
+        begun=False
+    )

@@ -22,7 +22,7 @@ class HeldAdapters:
         self.architecture = architecture
         self.held: dict[str, Adapter] = {}
 
-    def listed(self) -> Sequence[Adapter]:
+    def list_adapters(self) -> Sequence[Adapter]:
         return list(self.held.values())
 
     async def add(self, adapter: Adapter, path: Path) -> Adapter:

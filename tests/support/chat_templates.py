@@ -93,7 +93,7 @@ ALTERNATING = """
 {{- '[assistant]' }}"""
 """Knows no tools and insists on user and assistant taking turns."""
 
-SWITCHED = """
+SWITCHABLE_REASONING = """
 {%- for message in messages %}
     {{- '@' + message.role + ' ' }}
     {%- if message.reasoning_content %}{{ '<think>\\n' + message.reasoning_content + '\\n</think>\\n\\n' }}{% endif %}
@@ -103,14 +103,14 @@ SWITCHED = """
 {%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"""
 """Lets the model begin a thought, unless it is told not to; as Qwen 3."""
 
-ALWAYS_THINKING = """
+ALWAYS_REASONING = """
 {%- for message in messages %}
     {{- '@' + message.role + ' ' + message.content.split('</think>')[-1] + '\\n' }}
 {%- endfor %}
 {{- '@assistant <think>\\n' }}"""
 """Begins the thought itself; as QwQ and DeepSeek R1."""
 
-MAY_THINK = """
+EFFORT_REASONING = """
 {{- 'Effort: ' + reasoning_effort | default('its own') + '\\n' }}
 {%- for message in messages %}
     {{- '@' + message.role + ' ' + message.content.split('</think>')[-1] + '\\n' }}

@@ -21,7 +21,7 @@ SPECIAL = {"<tool_call>": 257, "</tool_call>": 258, "[TOOL_CALLS]": 259}
 _CLOSING = frozenset(b'"}]')
 
 
-class ByteVocabulary:
+class SpecialByteVocabulary:
     """The 256 bytes, a token that ends the text, and a few special ones."""
 
     tokens: Sequence[bytes] = [*(bytes([byte]) for byte in range(256)), b"<end>", *map(str.encode, SPECIAL)]
@@ -36,7 +36,7 @@ class ByteVocabulary:
 @functools.cache
 def tokenizer() -> LLTokenizer:
     """One for the whole test run."""
-    vocabulary = ByteVocabulary()
+    vocabulary = SpecialByteVocabulary()
     return LLTokenizer(TokenizerWrapper(vocabulary), n_vocab=len(vocabulary.tokens), eos_token=END, slices=[])
 
 
@@ -64,37 +64,37 @@ def allows(grammar: str, text: str | list[int]) -> bool:
     return reader.validate_tokens(tokens) == len(tokens) and reader.consume_tokens(tokens) and reader.is_accepting()
 
 
-def write(grammar: str, random: Random, length: int = 300, begun: Sequence[int] = ()) -> str | None:
+def generate(grammar: str, random: Random, length: int = 300, prefix: Sequence[int] = ()) -> str | None:
     """A random text of the grammar that begins with the tokens of `begun`; None if `length` tokens were too few for it.
 
     From the half on it hurries to an end.
 
     Raises AssertionError where the grammar leads to a dead end.
     """
-    writer = matcher(grammar)
-    tokens = list(begun)
-    assert writer.consume_tokens(tokens)
+    generator = matcher(grammar)
+    tokens = list(prefix)
+    assert generator.consume_tokens(tokens)
     while len(tokens) < length:
-        mask = np.frombuffer(writer.compute_bitmask(), np.uint8)
+        mask = np.frombuffer(generator.compute_bitmask(), np.uint8)
         allowed = np.flatnonzero(np.unpackbits(mask, bitorder="little")).tolist()
-        assert allowed, f"a dead end after {tokens}: {writer.get_error()}"
-        hurries = len(tokens) > length / 2
-        if allowed == [END] or (END in allowed and random.random() < (1 if hurries else 0.3)):
-            return b"".join(ByteVocabulary.tokens[token] for token in tokens).decode()
-        tokens.append(_choose([token for token in allowed if token != END], random, hurries))
-        assert writer.consume_token(tokens[-1])
+        assert allowed, f"a dead end after {tokens}: {generator.get_error()}"
+        finishing = len(tokens) > length / 2
+        if allowed == [END] or (END in allowed and random.random() < (1 if finishing else 0.3)):
+            return b"".join(SpecialByteVocabulary.tokens[token] for token in tokens).decode()
+        tokens.append(_choose([token for token in allowed if token != END], random, finishing))
+        assert generator.consume_token(tokens[-1])
     return None
 
 
-def _choose(allowed: list[int], random: Random, hurries: bool) -> int:
+def _choose(allowed: list[int], random: Random, finishing: bool) -> int:
     closing = [token for token in allowed if token in _CLOSING]
-    if closing and hurries:
+    if closing and finishing:
         return closing[0]
     plain = [token for token in allowed if 0x20 <= token < 0x7F]
     return random.choice(plain if plain and random.random() < 0.9 else allowed)
 
 
-def errors(text: str, schema: Any, draft: type[Validator] = Draft202012Validator) -> list[str]:
+def validation_errors(text: str, schema: Any, draft: type[Validator] = Draft202012Validator) -> list[str]:
     """What jsonschema has against a text, computed in decimals: as doubles, 0.99… with 20 digits would be 1."""
     with localcontext(prec=2_000):
         return [error.message for error in draft(_exact(json.dumps(schema))).iter_errors(_exact(text))]

@@ -2,35 +2,43 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from dragoman.prompt.pieces import AnswerReader, CallArguments, CallBegins, CallEnds, Content, Piece, Thought
+from dragoman.prompt.pieces import (
+    ContentText,
+    OutputParser,
+    OutputPart,
+    ReasoningText,
+    ToolCallArguments,
+    ToolCallEnd,
+    ToolCallStart,
+)
 
 
-def read(reader: AnswerReader, *texts: str) -> list[Piece]:
+def parse(parser: OutputParser, *texts: str) -> list[OutputPart]:
     """Everything a reader makes of an answer, with neighbouring text put together."""
-    pieces = [piece for text in texts for piece in reader.feed(text)]
-    return merged([*pieces, *reader.finish()])
+    parts = [part for text in texts for part in parser.feed(text)]
+    return merged([*parts, *parser.finish()])
 
 
-def merged(pieces: Iterable[Piece]) -> list[Piece]:
+def merged(parts: Iterable[OutputPart]) -> list[OutputPart]:
     """The pieces as they are whatever the split was. Refuses pieces without text, which nobody should have to send."""
-    result: list[Piece] = []
-    for piece in pieces:
-        match result[-1:], piece:
-            case [Content(before)], Content(text):
-                result[-1] = Content(before + text)
-            case [Thought(before)], Thought(text):
-                result[-1] = Thought(before + text)
-            case [CallArguments(call, before)], CallArguments(_, text):
-                result[-1] = CallArguments(call, before + text)
+    result: list[OutputPart] = []
+    for part in parts:
+        match result[-1:], part:
+            case [ContentText(before)], ContentText(text):
+                result[-1] = ContentText(before + text)
+            case [ReasoningText(before)], ReasoningText(text):
+                result[-1] = ReasoningText(before + text)
+            case [ToolCallArguments(call, before)], ToolCallArguments(_, text):
+                result[-1] = ToolCallArguments(call, before + text)
             case _:
-                result.append(piece)
-        assert not isinstance(piece, Content | Thought | CallArguments) or piece.text
+                result.append(part)
+        assert not isinstance(part, ContentText | ReasoningText | ToolCallArguments) or part.text
     return result
 
 
-def call(number: int, name: str, arguments: str) -> list[Piece]:
+def tool_call_parts(number: int, name: str, arguments: str) -> list[OutputPart]:
     """A complete call."""
-    return [CallBegins(number, name), CallArguments(number, arguments), CallEnds(number)]
+    return [ToolCallStart(number, name), ToolCallArguments(number, arguments), ToolCallEnd(number)]
 
 
 def splits(text: str) -> Iterator[Sequence[str]]:

@@ -68,8 +68,8 @@ def _leaves() -> st.SearchStrategy[Schema]:
 
 @st.composite
 def _strings(draw: st.DrawFn) -> Schema:
-    least = draw(st.integers(0, 5))
-    return {"type": "string", "minLength": least, "maxLength": least + draw(st.integers(0, 10))}
+    minimum = draw(st.integers(0, 5))
+    return {"type": "string", "minLength": minimum, "maxLength": minimum + draw(st.integers(0, 10))}
 
 
 @st.composite

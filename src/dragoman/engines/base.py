@@ -51,7 +51,7 @@ class AdapterHost(Protocol):
         """What an adapter must be made for."""
         ...
 
-    def listed(self) -> Sequence[Adapter]:
+    def list_adapters(self) -> Sequence[Adapter]:
         """All of them, oldest first, whichever process registered them."""
         ...
 

@@ -12,24 +12,28 @@ def check_token_ids(parameter: str, token_ids: Iterable[int], vocabulary_size: i
             raise BadRequest(f"{parameter} must hold token ids from 0 to {vocabulary_size - 1}, got {token}", parameter)
 
 
-def check_begun(begun: Sequence[Sequence[int]], *, n: int, logprobs: int | None, vocabulary_size: int) -> None:
+def check_resume_token_ids(
+    resume_token_ids: Sequence[Sequence[int]], *, n: int, logprobs: int | None, vocabulary_size: int
+) -> None:
     """Whether GenerationRequest.begun can be gone on with, as far as that shows at once. Raises BadRequest."""
-    if not begun:
+    if not resume_token_ids:
         return
-    if len(begun) != n:
-        raise BadRequest(f"begun must hold the tokens of each of the {n} choices, got those of {len(begun)}", "begun")
+    if len(resume_token_ids) != n:
+        raise BadRequest(
+            f"begun must hold the tokens of each of the {n} choices, got those of {len(resume_token_ids)}", "begun"
+        )
     if logprobs is not None:
         raise BadRequest(
             "An answer whose log-probabilities are told cannot be gone on with: those of its first tokens are not kept",
             "begun",
         )
-    for tokens in begun:
+    for tokens in resume_token_ids:
         check_token_ids("begun", tokens, vocabulary_size)
 
 
-def ended_early(index: int, begun: int, tokens: int) -> BadRequest:
+def resume_past_end(index: int, given: int, tokens: int) -> BadRequest:
     """For the choice `index` of which `begun` tokens are given, though it ends with fewer."""
     return BadRequest(
-        f"begun holds {begun} tokens of choice {index}, but as this request stands the choice ends with {tokens}",
+        f"begun holds {given} tokens of choice {index}, but as this request stands the choice ends with {tokens}",
         "begun",
     )

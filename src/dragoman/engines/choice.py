@@ -6,14 +6,22 @@ from typing import NamedTuple, Protocol
 
 from dragoman.core.events import AnyDelta, Delta, FinishReason, ReasoningDelta, TokenLogprobs, ToolCallDelta
 from dragoman.core.request import SamplingParams
-from dragoman.engines.reports import ReportQueue
+from dragoman.engines.reports import PendingLogprobs
 from dragoman.engines.stop_strings import StopMatcher
-from dragoman.prompt.pieces import AnswerReader, CallArguments, CallBegins, CallEnds, Content, Piece, Thought
+from dragoman.prompt.pieces import (
+    ContentText,
+    OutputParser,
+    OutputPart,
+    ReasoningText,
+    ToolCallArguments,
+    ToolCallEnd,
+    ToolCallStart,
+)
 
 _CALL_ID_BYTES = 12
 
 
-class TokenText(Protocol):
+class DetokenizerVocabulary(Protocol):
     """What a token means as text."""
 
     @property
@@ -30,7 +38,7 @@ class TokenText(Protocol):
         ...
 
 
-class Accepted(NamedTuple):
+class TokenOutput(NamedTuple):
     """What one token gave."""
 
     deltas: list[AnyDelta]
@@ -39,17 +47,17 @@ class Accepted(NamedTuple):
     """Why the choice ends with it; None: it does not."""
 
 
-class Choice:
+class OutputProcessor:
     """One choice: how many tokens it has, what of their text may be shown and as what, and whether it is over."""
 
     def __init__(
         self,
-        vocabulary: TokenText,
+        vocabulary: DetokenizerVocabulary,
         sampling: SamplingParams,
         limit: int,
         *,
         index: int = 0,
-        reader: AnswerReader | None = None,
+        parser: OutputParser | None = None,
         markup: frozenset[int] = frozenset(),
     ) -> None:
         """`limit` is the effective max_tokens: never more than the context has room for.
@@ -60,15 +68,15 @@ class Choice:
         self._vocabulary = vocabulary
         self._sampling = sampling
         self._limit = limit
-        self._least = min(sampling.min_tokens, limit)
+        self._min_tokens = min(sampling.min_tokens, limit)
         self._index = index
-        self._reader = reader
+        self._parser = parser
         self._markup = markup
         self._matcher = StopMatcher(sampling.stop, include_stop_text=sampling.include_stop_text)
         # An incomplete character stays inside until its last byte comes; wrong bytes become U+FFFD.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._previous_is_shown_special = False
-        self._reports = ReportQueue()
+        self._pending_logprobs = PendingLogprobs()
         self._complete_calls = 0
         self.tokens = 0
         self.reasoning_tokens = 0
@@ -77,97 +85,103 @@ class Choice:
     @property
     def ends_are_barred(self) -> bool:
         """Whether tokens that end the choice must not be sampled yet (min_tokens)."""
-        return self.tokens < self._least
+        return self.tokens < self._min_tokens
 
     @property
-    def in_thought(self) -> bool:
+    def in_reasoning(self) -> bool:
         """Whether the choice is thinking."""
-        return self._reader is not None and self._reader.in_thought
+        return self._parser is not None and self._parser.in_reasoning
 
-    def accept(self, token: int, report: TokenLogprobs | None = None, *, complete: bool = False) -> Accepted:
+    def accept(
+        self, token: int, logprobs: TokenLogprobs | None = None, *, grammar_complete: bool = False
+    ) -> TokenOutput:
         """Count one token. `complete`: the grammar that binds the choice has nothing to add.
 
         The order of the checks is that of docs/sampling.md, "When a choice ends".
         """
         self.tokens += 1
-        self.reasoning_tokens += self.in_thought
+        self.reasoning_tokens += self.in_reasoning
         sampling = self._sampling
-        if self.tokens < self._least:
-            return self._accepted(token, self._show(self._decode(token), report, look_for_stops=False), None)
+        if self.tokens < self._min_tokens:
+            return self._token_output(
+                token, self._process_text(self._decode(token), logprobs, match_stop_strings=False), None
+            )
         if token in self._vocabulary.end_token_ids and not sampling.ignore_eos:
-            return self._accepted(token, self._flush(), "stop")
+            return self._token_output(token, self._flush(), "stop")
         if token in sampling.stop_token_ids:
             last = self._decode(token) if sampling.include_stop_text else ""
-            shown = self._show(last, report, look_for_stops=False) if last else []
-            return self._accepted(token, [*shown, *self._flush()], "stop")
-        deltas = self._show(self._decode(token), report)
+            shown = self._process_text(last, logprobs, match_stop_strings=False) if last else []
+            return self._token_output(token, [*shown, *self._flush()], "stop")
+        deltas = self._process_text(self._decode(token), logprobs)
         if self._matcher.stopped:
-            return self._accepted(token, [*deltas, *self._remaining_reports()], "stop")
-        if complete:
-            return self._accepted(token, [*deltas, *self._flush()], "stop")
+            return self._token_output(token, [*deltas, *self._remaining_logprobs()], "stop")
+        if grammar_complete:
+            return self._token_output(token, [*deltas, *self._flush()], "stop")
         if self.tokens >= self._limit:
-            return self._accepted(token, [*deltas, *self._flush()], "length")
-        return self._accepted(token, deltas, None)
+            return self._token_output(token, [*deltas, *self._flush()], "length")
+        return self._token_output(token, deltas, None)
 
-    def _accepted(self, token: int, deltas: list[AnyDelta], reason: FinishReason | None) -> Accepted:
+    def _token_output(self, token: int, deltas: list[AnyDelta], reason: FinishReason | None) -> TokenOutput:
         if reason == "stop" and self._complete_calls:
             reason = "tool_calls"
         deltas = deltas or [Delta(self._index, "", [])]
         deltas[0].token_ids.append(token)
-        return Accepted(deltas, reason)
+        return TokenOutput(deltas, reason)
 
-    def _show(self, text: str, report: TokenLogprobs | None, *, look_for_stops: bool = True) -> list[AnyDelta]:
+    def _process_text(
+        self, text: str, logprobs: TokenLogprobs | None, *, match_stop_strings: bool = True
+    ) -> list[AnyDelta]:
         """New text, taken apart, as far as it may be shown now."""
-        held = self._held
-        pieces = self._take_apart(text)
-        content = sum(len(piece.text) for piece in pieces if isinstance(piece, Content)) + self._held
-        if report is not None:
-            self._report(report, text, min(len(text), content))
-        deltas = self._deltas(pieces, look_for_stops=look_for_stops)
-        if content < held + len(text):  # The rest was no content.
-            self._reports.drop_unshown()
+        held_before = self._held_characters
+        parts = self._parse(text)
+        content = sum(len(piece.text) for piece in parts if isinstance(piece, ContentText)) + self._held_characters
+        if logprobs is not None:
+            self._add_logprobs(logprobs, text, min(len(text), content))
+        deltas = self._deltas(parts, match_stop_strings=match_stop_strings)
+        if content < held_before + len(text):  # The rest was no content.
+            self._pending_logprobs.drop_unshown()
         return deltas
 
-    def _take_apart(self, text: str) -> list[Piece]:
-        if self._reader is not None:
-            return self._reader.feed(text)
-        return [Content(text)] if text else []
+    def _parse(self, text: str) -> list[OutputPart]:
+        if self._parser is not None:
+            return self._parser.feed(text)
+        return [ContentText(text)] if text else []
 
     @property
-    def _held(self) -> int:
-        return self._reader.held if self._reader else 0
+    def _held_characters(self) -> int:
+        return self._parser.held_characters if self._parser else 0
 
-    def _report(self, report: TokenLogprobs, text: str, content: int) -> None:
+    def _add_logprobs(self, logprobs: TokenLogprobs, text: str, content: int) -> None:
         """Keep the report of a token that gave so many characters of `content`, or a part of one."""
-        in_content = self._reader is None or self._reader.in_content
-        is_part = not text and in_content and not self._vocabulary.is_special(report.token_id)
+        in_content = self._parser is None or self._parser.in_content
+        is_part = not text and in_content and not self._vocabulary.is_special(logprobs.token_id)
         if content > 0 or is_part:
-            self._reports.add(report, content)
+            self._pending_logprobs.add(logprobs, content)
 
-    def _deltas(self, pieces: list[Piece], *, look_for_stops: bool = True) -> list[AnyDelta]:
+    def _deltas(self, parts: list[OutputPart], *, match_stop_strings: bool = True) -> list[AnyDelta]:
         deltas: list[AnyDelta] = []
-        for piece in pieces:
+        for piece in parts:
             if self._matcher.stopped:
                 break
-            if not isinstance(piece, Content):
+            if not isinstance(piece, ContentText):
                 deltas += self._content(self._matcher.flush())
             match piece:
-                case Content(text):
+                case ContentText(text):
                     deltas += self._content(
-                        self._matcher.feed(text) if look_for_stops else self._matcher.flush() + text
+                        self._matcher.feed(text) if match_stop_strings else self._matcher.flush() + text
                     )
-                case Thought(text):
+                case ReasoningText(text):
                     deltas.append(ReasoningDelta(self._index, text, []))
-                case CallBegins(call, name):
+                case ToolCallStart(call, name):
                     deltas.append(ToolCallDelta(self._index, call, "", [], _new_call_id(), name))
-                case CallArguments(call, text):
+                case ToolCallArguments(call, text):
                     deltas.append(ToolCallDelta(self._index, call, text, []))
-                case CallEnds():
+                case ToolCallEnd():
                     self._complete_calls += 1
         return deltas
 
     def _content(self, text: str) -> list[AnyDelta]:
-        return [Delta(self._index, text, [], self._reports.release(len(text)))] if text else []
+        return [Delta(self._index, text, [], self._pending_logprobs.release(len(text)))] if text else []
 
     def _decode(self, token: int) -> str:
         special = self._vocabulary.is_special(token)
@@ -179,15 +193,15 @@ class Choice:
 
     def _flush(self) -> list[AnyDelta]:
         """What was held back, at the end of a choice."""
-        pieces = self._take_apart(self._decoder.decode(b"", final=True))
-        if self._reader is not None:
-            pieces += self._reader.finish()
-        return [*self._deltas(pieces), *self._content(self._matcher.flush()), *self._remaining_reports()]
+        parts = self._parse(self._decoder.decode(b"", final=True))
+        if self._parser is not None:
+            parts += self._parser.finish()
+        return [*self._deltas(parts), *self._content(self._matcher.flush()), *self._remaining_logprobs()]
 
-    def _remaining_reports(self) -> list[AnyDelta]:
+    def _remaining_logprobs(self) -> list[AnyDelta]:
         """Of tokens that are shown in part, or stand for a part of a character."""
-        reports = self._reports.finish()
-        return [Delta(self._index, "", [], reports)] if reports else []
+        logprobs = self._pending_logprobs.finish()
+        return [Delta(self._index, "", [], logprobs)] if logprobs else []
 
 
 def _new_call_id() -> str:

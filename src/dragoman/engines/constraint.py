@@ -13,13 +13,13 @@ import numpy.typing as npt
 from dragoman.core.errors import BadRequest
 from dragoman.engines.grammar import PARSER_LIMITS
 
-Allowed = npt.NDArray[np.bool_]
+TokenMask = npt.NDArray[np.bool_]
 """bool[vocabulary]"""
 
-GRAMMARS_KEPT = 64
+GRAMMAR_CACHE_SIZE = 64
 """Of one model: conversations come back with theirs."""
 
-_ANY_TEXT = b"name"
+_PROBE_TEXT = b"name"
 
 
 class ConstraintFailed(Exception):
@@ -44,7 +44,7 @@ class GrammarVocabulary(Protocol):
         ...
 
 
-class _Wrapped:
+class _LlguidanceVocabulary:
     """A vocabulary as llguidance.TokenizerWrapper wants it."""
 
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
@@ -58,7 +58,7 @@ class _Wrapped:
         return list(self._vocabulary.tokenize_plain(text))
 
 
-class Constraint:
+class GrammarConstraint:
     """A compiled grammar and how far one choice has come in it. Not thread-safe."""
 
     def __init__(self, matcher: llguidance.LLMatcher, vocabulary_size: int, *, fast_forward: bool = True) -> None:
@@ -67,35 +67,35 @@ class Constraint:
         self._vocabulary_size = vocabulary_size
         self._fast_forward = fast_forward
         self._mask = llguidance.numpy.allocate_token_bitmask(1, vocabulary_size)
-        self._is_filled = False
+        self._is_mask_current = False
 
-    def copy(self, *, fast_forward: bool = True) -> "Constraint":
+    def copy(self, *, fast_forward: bool = True) -> "GrammarConstraint":
         """The same grammar, as far as it has come, for another choice."""
         both = self._fast_forward and fast_forward
-        return Constraint(self._matcher.deep_copy(), self._vocabulary_size, fast_forward=both)
+        return GrammarConstraint(self._matcher.deep_copy(), self._vocabulary_size, fast_forward=both)
 
     @property
-    def complete(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether the grammar has nothing to add. Raises ConstraintFailed."""
         self._check()
         return self._matcher.is_stopped()
 
-    def fill(self) -> None:
+    def compute_mask(self) -> None:
         """Compute the next mask, unless that is done already."""
-        if not self._is_filled:
+        if not self._is_mask_current:
             llguidance.numpy.fill_next_token_bitmask(self._matcher, self._mask)
-            self._is_filled = True
+            self._is_mask_current = True
 
-    def allowed(self) -> Allowed:
+    def allowed(self) -> TokenMask:
         """Which tokens may come next. Raises ConstraintFailed."""
-        self.fill()
+        self.compute_mask()
         self._check()
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little")[: self._vocabulary_size]
         return bits.view(np.bool_)
 
     def accept(self, token: int) -> None:
         """The token was chosen. Raises ConstraintFailed."""
-        self._is_filled = False
+        self._is_mask_current = False
         self._matcher.consume_token(token)
         self._check()
 
@@ -117,25 +117,25 @@ class GrammarCompiler:
 
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
         """Takes a tenth of a second for 50,000 tokens."""
-        wrapper = llguidance.TokenizerWrapper(_Wrapped(vocabulary))
+        wrapper = llguidance.TokenizerWrapper(_LlguidanceVocabulary(vocabulary))
         ends = sorted(vocabulary.end_token_ids) or None
         self._tokenizer = llguidance.LLTokenizer(wrapper, vocabulary.size, ends)
         self._vocabulary_size = vocabulary.size
         # Some tokenizers put a space before every text. What they make of a text is no use in the middle of another.
-        spelled = b"".join(map(vocabulary.piece, vocabulary.tokenize_plain(_ANY_TEXT)))
-        self._fast_forward = spelled == _ANY_TEXT
-        self.compile = functools.lru_cache(GRAMMARS_KEPT)(self._compile)
+        spelled = b"".join(map(vocabulary.piece, vocabulary.tokenize_plain(_PROBE_TEXT)))
+        self._fast_forward = spelled == _PROBE_TEXT
+        self.compile = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._compile)
         """compile(grammar, parameter): the grammar, at its beginning.
 
         Raises BadRequest, naming `parameter`, when it cannot be enforced.
         """
 
-    def _compile(self, grammar: str, parameter: str) -> Constraint:
+    def _compile(self, grammar: str, parameter: str) -> GrammarConstraint:
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, limits=PARSER_LIMITS, log_level=0)
         if matcher.is_error():
             reason = matcher.get_error().partition("\n")[0]
             raise BadRequest(f"{parameter} cannot be enforced: {reason}", parameter)
-        return Constraint(matcher, self._vocabulary_size, fast_forward=self._fast_forward)
+        return GrammarConstraint(matcher, self._vocabulary_size, fast_forward=self._fast_forward)
 
 
 class MaskWorker:
@@ -143,20 +143,20 @@ class MaskWorker:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "masks")
-        self._filling: Future[None] | None = None
+        self._pending: Future[None] | None = None
 
-    def begin(self, constraints: Iterable[Constraint]) -> None:
+    def begin(self, constraints: Iterable[GrammarConstraint]) -> None:
         """Compute the next masks of these; they must be left alone until `wait` returns."""
-        if wanted := list(constraints):
-            self._filling = self._thread.submit(_fill, wanted)
+        if batch := list(constraints):
+            self._pending = self._thread.submit(_compute_masks, batch)
 
     def wait(self) -> None:
         """Until what was begun is done."""
-        if self._filling is not None:
-            filling, self._filling = self._filling, None
-            filling.result()
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
 
 
-def _fill(constraints: Iterable[Constraint]) -> None:
+def _compute_masks(constraints: Iterable[GrammarConstraint]) -> None:
     for constraint in constraints:
-        constraint.fill()
+        constraint.compute_mask()

@@ -7,11 +7,13 @@ import numpy.typing as npt
 
 from dragoman.core.events import Likelihood, TokenLogprobs
 
-IMPOSSIBLE = -9999.0
+MIN_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not have."""
 
 
-def report(logits: npt.NDArray[np.float32], token: int, top: int, piece: Callable[[int], bytes]) -> TokenLogprobs:
+def token_logprobs(
+    logits: npt.NDArray[np.float32], token: int, top: int, piece: Callable[[int], bytes]
+) -> TokenLogprobs:
     """What there is to tell of `token`, drawn from float32[vocabulary], and of the `top` likeliest ones.
 
     Computed in float64; equal ones stand in the order of their ids.
@@ -21,17 +23,17 @@ def report(logits: npt.NDArray[np.float32], token: int, top: int, piece: Callabl
     total = highest + np.log(np.exp(exact - highest).sum())
 
     def logprob(of: int) -> float:
-        return max(float(exact[of] - total), IMPOSSIBLE)
+        return max(float(exact[of] - total), MIN_LOGPROB)
 
-    likeliest = [Likelihood(other, piece(other), logprob(other)) for other in _highest(exact, top)]
-    return TokenLogprobs(token, piece(token), logprob(token), likeliest)
+    top_logprobs = [Likelihood(other, piece(other), logprob(other)) for other in _highest(exact, top)]
+    return TokenLogprobs(token, piece(token), logprob(token), top_logprobs)
 
 
 def _highest(values: npt.NDArray[np.float64], count: int) -> list[int]:
     if not count:
         return []
     count = min(count, len(values))
-    border = np.partition(values, len(values) - count)[len(values) - count]
-    candidates = (values >= border).nonzero()[0]
+    threshold = np.partition(values, len(values) - count)[len(values) - count]
+    candidates = (values >= threshold).nonzero()[0]
     order = np.argsort(-values[candidates], kind="stable")[:count]
     return [int(token) for token in candidates[order]]

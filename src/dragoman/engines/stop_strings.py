@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 
-class _Pattern:
+class _StopString:
     """One stop string as a Knuth-Morris-Pratt automaton: constant work a character, however long the string."""
 
     def __init__(self, text: str) -> None:
@@ -33,9 +33,9 @@ class StopMatcher:
     """
 
     def __init__(self, stop: Sequence[str], *, include_stop_text: bool = False) -> None:
-        self._patterns = [_Pattern(text) for text in stop]
-        self._include = include_stop_text
-        self._held = ""
+        self._patterns = [_StopString(text) for text in stop]
+        self._include_stop_text = include_stop_text
+        self._held_text = ""
         self.stopped = False
 
     def feed(self, text: str) -> str:
@@ -44,21 +44,21 @@ class StopMatcher:
             return ""
         if not self._patterns:
             return text
-        held = len(self._held)
-        text = self._held + text
+        held = len(self._held_text)
+        text = self._held_text + text
         for position in range(held, len(text)):
             complete = [pattern for pattern in self._patterns if pattern.read(text[position])]
             if complete:
-                self.stopped, self._held = True, ""
+                self.stopped, self._held_text = True, ""
                 longest = max(len(pattern.text) for pattern in complete)
-                return text[: position + 1 - (0 if self._include else longest)]
+                return text[: position + 1 - (0 if self._include_stop_text else longest)]
         boundary = len(text) - max(pattern.matched for pattern in self._patterns)
-        self._held = text[boundary:]
+        self._held_text = text[boundary:]
         return text[:boundary]
 
     def flush(self) -> str:
         """What was held back, when the text ends without a stop string, or something that is no text comes after it."""
-        held, self._held = self._held, ""
+        held, self._held_text = self._held_text, ""
         for pattern in self._patterns:
             pattern.matched = 0
         return held

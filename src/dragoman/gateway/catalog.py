@@ -84,7 +84,7 @@ class Catalog:
     def _adapters(self) -> Iterator[tuple[Deployment, Adapter]]:
         for deployment in self.deployments:
             if deployment.engine.adapters is not None:
-                for adapter in deployment.engine.adapters.listed():
+                for adapter in deployment.engine.adapters.list_adapters():
                     yield deployment, adapter
 
 

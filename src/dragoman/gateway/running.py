@@ -12,7 +12,7 @@ from dragoman.engines.base import Engine
 from dragoman.gateway.access import Bill, Ending
 from dragoman.gateway.best_of import Contest, as_candidates
 from dragoman.gateway.meter import Measurement
-from dragoman.gateway.meter import Result as MeasuredResult
+from dragoman.gateway.meter import Result as RequestResult
 from dragoman.gateway.prompts import run
 
 
@@ -39,7 +39,7 @@ class RunningRequest:
         if not self._begun:  # What has not begun is closed without running its last lines.
             self._end("disconnected", "cancelled")
 
-    def _end(self, ending: Ending, result: MeasuredResult) -> None:
+    def _end(self, ending: Ending, result: RequestResult) -> None:
         self._bill.settle(ending)
         self._measurement.end(result)
 

@@ -1,6 +1,6 @@
 """A process that renders one template after another, and may be killed at any moment.
 
-Started by foreign.ForeignTemplates as `python -m dragoman.prompt.foreign_process`. It reads frames (core.frames) from
+Started by foreign.RequestTemplateRenderer as `python -m dragoman.prompt.foreign_process`. It reads frames (core.frames) from
 standard input and writes them to standard output; an empty one there says that it is ready.
 """
 
@@ -23,7 +23,7 @@ _MEMORY_BYTES = 512 * 2**20
 """Of address space, the interpreter's own included."""
 
 
-class Rendering(msgspec.Struct, frozen=True):
+class RenderRequest(msgspec.Struct, frozen=True):
     """Apply a template."""
 
     prompt: ChatPrompt
@@ -31,13 +31,13 @@ class Rendering(msgspec.Struct, frozen=True):
     source: str
     bos: str
     eos: str
-    thinks: bool
-    most_characters: int
+    supports_reasoning: bool
+    max_characters: int
     constrained: bool
     deadline_seconds: float
 
 
-class Rendered(msgspec.Struct, frozen=True):
+class RenderResult(msgspec.Struct, frozen=True):
     """What became of a Rendering: a prompt, or why there is none."""
 
     prompt: RenderedPrompt | None = None
@@ -46,7 +46,7 @@ class Rendered(msgspec.Struct, frozen=True):
     error: str | None = None
 
 
-def encode(message: Rendering | Rendered) -> bytes:
+def encode(message: RenderRequest | RenderResult) -> bytes:
     """One frame."""
     return frame(msgspec.msgpack.encode(message))
 
@@ -57,32 +57,34 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     _write(frame(b""))
     while (body := read_frame_from(sys.stdin.buffer)) is not None:
-        rendering = msgspec.msgpack.decode(body, type=Rendering)
+        request = msgspec.msgpack.decode(body, type=RenderRequest)
         # The parent kills a process that takes too long. This is for one whose parent has died meanwhile.
-        signal.setitimer(signal.ITIMER_REAL, 2 * rendering.deadline_seconds)
-        reply = encode(_apply(rendering))
+        signal.setitimer(signal.ITIMER_REAL, 2 * request.deadline_seconds)
+        reply = encode(_apply(request))
         signal.setitimer(signal.ITIMER_REAL, 0)
         _write(reply)
 
 
-def _apply(rendering: Rendering) -> Rendered:
-    template = ChatTemplate(rendering.source, bos=rendering.bos, eos=rendering.eos, thinks=rendering.thinks)
+def _apply(request: RenderRequest) -> RenderResult:
+    template = ChatTemplate(
+        request.source, bos=request.bos, eos=request.eos, supports_reasoning=request.supports_reasoning
+    )
     try:
         prompt = template.apply(
-            rendering.prompt,
-            rendering.prompt.template_arguments,
-            constrained=rendering.constrained,
-            most_characters=rendering.most_characters,
+            request.prompt,
+            request.prompt.template_arguments,
+            constrained=request.constrained,
+            max_characters=request.max_characters,
         )
     except TemplateRefusal as refusal:
-        return Rendered(refusal=str(refusal))
+        return RenderResult(refusal=str(refusal))
     except TemplateError as error:
-        return Rendered(error=str(error))
-    return Rendered(prompt)
+        return RenderResult(error=str(error))
+    return RenderResult(prompt)
 
 
-def _write(written: bytes) -> None:
-    sys.stdout.buffer.write(written)
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
     sys.stdout.buffer.flush()
 
 

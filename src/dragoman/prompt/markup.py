@@ -4,10 +4,10 @@ from typing import Literal
 
 import msgspec
 
-FormatName = Literal["hermes", "llama3", "mistral", "generic"]
+ToolFormatName = Literal["hermes", "llama3", "mistral", "generic"]
 
 
-class CallMarkup(msgspec.Struct, frozen=True, kw_only=True):
+class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     """The text around the arguments of calls.
 
     section_open (call_open head ARGUMENTS tail call_close) separator (...) section_close
@@ -15,7 +15,7 @@ class CallMarkup(msgspec.Struct, frozen=True, kw_only=True):
 
     trigger: str
     """Text that begins a call and nothing else; calls are enforced from it on."""
-    only_first: bool = False
+    only_at_start: bool = False
     """Whether an answer holds either calls or text, so that the trigger counts only at its beginning."""
     section_open: str = ""
     call_open: str = ""

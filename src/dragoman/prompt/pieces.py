@@ -5,19 +5,19 @@ from typing import Protocol
 import msgspec
 
 
-class Content(msgspec.Struct, frozen=True):
+class ContentText(msgspec.Struct, frozen=True):
     """Text for the client."""
 
     text: str
 
 
-class Thought(msgspec.Struct, frozen=True):
+class ReasoningText(msgspec.Struct, frozen=True):
     """Text that a thinking model thinks before it answers."""
 
     text: str
 
 
-class CallBegins(msgspec.Struct, frozen=True):
+class ToolCallStart(msgspec.Struct, frozen=True):
     """A tool is called; its name is known whole."""
 
     call: int
@@ -25,30 +25,30 @@ class CallBegins(msgspec.Struct, frozen=True):
     name: str
 
 
-class CallArguments(msgspec.Struct, frozen=True):
+class ToolCallArguments(msgspec.Struct, frozen=True):
     """The next piece of a call's arguments, which together are one JSON value."""
 
     call: int
     text: str
 
 
-class CallEnds(msgspec.Struct, frozen=True):
+class ToolCallEnd(msgspec.Struct, frozen=True):
     """The call is complete."""
 
     call: int
 
 
-Piece = Content | Thought | CallBegins | CallArguments | CallEnds
+OutputPart = ContentText | ReasoningText | ToolCallStart | ToolCallArguments | ToolCallEnd
 
 
-class AnswerReader(Protocol):
+class OutputParser(Protocol):
     """Takes an answer's text, in whatever pieces it comes, apart. The split into pieces never changes what is read."""
 
-    def feed(self, text: str) -> list[Piece]:
+    def feed(self, text: str) -> list[OutputPart]:
         """What is certain now. Text that may be the beginning of markup is held back."""
         ...
 
-    def finish(self) -> list[Piece]:
+    def finish(self) -> list[OutputPart]:
         """The answer is over: what was held back is what it looks like."""
         ...
 
@@ -58,11 +58,11 @@ class AnswerReader(Protocol):
         ...
 
     @property
-    def in_thought(self) -> bool:
+    def in_reasoning(self) -> bool:
         """Whether what comes next is thought, if it does not end the thinking."""
         ...
 
     @property
-    def held(self) -> int:
+    def held_characters(self) -> int:
         """Characters held back that would be text for the client if they turn out to be no markup."""
         ...

@@ -2,87 +2,87 @@
 
 from typing import Literal
 
-from dragoman.prompt.pieces import AnswerReader, Content, Piece, Thought
+from dragoman.prompt.pieces import ContentText, OutputParser, OutputPart, ReasoningText
 from dragoman.prompt.scanning import WHITESPACE, overlap
-from dragoman.prompt.thinking import Thinking
+from dragoman.prompt.thinking import ReasoningSpec
 
 
-class ReasoningReader:
-    """Implements pieces.AnswerReader: reads a thought at the beginning of an answer, and leaves the rest to another.
+class ReasoningParser:
+    """Implements pieces.OutputParser: reads a thought at the beginning of an answer, and leaves the rest to another.
 
     Whitespace before the opening marker, directly inside the two and after the closing one belongs to them.
     """
 
-    def __init__(self, thinking: Thinking, answer: AnswerReader | None = None) -> None:
+    def __init__(self, spec: ReasoningSpec, answer_parser: OutputParser | None = None) -> None:
         """`answer` reads what is no thought; None: it is Content."""
-        self._thinking = thinking
-        self._answer = answer
-        self._place: Literal["beginning", "thought", "answer"] = "thought" if thinking.begun else "beginning"
-        self._unread = ""
-        self._behind_marker = thinking.begun
+        self._spec = spec
+        self._answer_parser = answer_parser
+        self._state: Literal["beginning", "thought", "answer"] = "thought" if spec.opened_by_prompt else "beginning"
+        self._buffer = ""
+        self._after_marker = spec.opened_by_prompt
         """Whether nothing but whitespace came since a marker."""
 
-    def feed(self, text: str) -> list[Piece]:
-        self._unread += text
-        pieces: list[Piece] = []
-        if self._place == "beginning":
-            self._read_beginning()
-        if self._place == "thought":
-            pieces += self._read_thought()
-        if self._place == "answer":
-            pieces += self._read_answer()
-        return pieces
+    def feed(self, text: str) -> list[OutputPart]:
+        self._buffer += text
+        parts: list[OutputPart] = []
+        if self._state == "beginning":
+            self._parse_beginning()
+        if self._state == "thought":
+            parts += self._parse_reasoning()
+        if self._state == "answer":
+            parts += self._parse_answer()
+        return parts
 
-    def finish(self) -> list[Piece]:
-        rest, self._unread = self._unread, ""
-        if self._place == "thought":
-            return [Thought(rest)] if rest else []
-        if self._answer is not None:
-            return self._answer.feed(rest) + self._answer.finish()
-        return [Content(rest)] if rest else []
+    def finish(self) -> list[OutputPart]:
+        rest, self._buffer = self._buffer, ""
+        if self._state == "thought":
+            return [ReasoningText(rest)] if rest else []
+        if self._answer_parser is not None:
+            return self._answer_parser.feed(rest) + self._answer_parser.finish()
+        return [ContentText(rest)] if rest else []
 
     @property
     def in_content(self) -> bool:
-        return self._place != "thought" and (self._answer is None or self._answer.in_content)
+        return self._state != "thought" and (self._answer_parser is None or self._answer_parser.in_content)
 
     @property
-    def in_thought(self) -> bool:
-        return self._place == "thought"
+    def in_reasoning(self) -> bool:
+        return self._state == "thought"
 
     @property
-    def held(self) -> int:
-        here = len(self._unread) if self._place == "beginning" else 0
-        return here + (self._answer.held if self._answer is not None else 0)
+    def held_characters(self) -> int:
+        here = len(self._buffer) if self._state == "beginning" else 0
+        return here + (self._answer_parser.held_characters if self._answer_parser is not None else 0)
 
-    def _read_beginning(self) -> None:
-        start = self._unread.lstrip(WHITESPACE)
-        if start.startswith(self._thinking.opening):
-            self._pass_marker("thought", start.removeprefix(self._thinking.opening))
-        elif not self._thinking.opening.startswith(start):
-            self._place = "answer"
+    def _parse_beginning(self) -> None:
+        start = self._buffer.lstrip(WHITESPACE)
+        if start.startswith(self._spec.opening):
+            self._consume_marker("thought", start.removeprefix(self._spec.opening))
+        elif not self._spec.opening.startswith(start):
+            self._state = "answer"
 
-    def _read_thought(self) -> list[Piece]:
+    def _parse_reasoning(self) -> list[OutputPart]:
         self._skip_whitespace()
-        found = self._unread.find(self._thinking.closing)
-        end = found if found >= 0 else len(self._unread) - overlap(self._unread, self._thinking.closing)
-        text = self._unread[:end].rstrip(WHITESPACE)
+        found = self._buffer.find(self._spec.closing)
+        end = found if found >= 0 else len(self._buffer) - overlap(self._buffer, self._spec.closing)
+        text = self._buffer[:end].rstrip(WHITESPACE)
         if found >= 0:
-            self._pass_marker("answer", self._unread[found + len(self._thinking.closing) :])
+            self._consume_marker("answer", self._buffer[found + len(self._spec.closing) :])
         else:
-            self._unread = self._unread[len(text) :]
-        return [Thought(text)] if text else []
+            self._buffer = self._buffer[len(text) :]
+        return [ReasoningText(text)] if text else []
 
-    def _read_answer(self) -> list[Piece]:
+    def _parse_answer(self) -> list[OutputPart]:
         self._skip_whitespace()
-        text, self._unread = self._unread, ""
-        if self._answer is not None:
-            return self._answer.feed(text)
-        return [Content(text)] if text else []
+        text, self._buffer = self._buffer, ""
+        if self._answer_parser is not None:
+            return self._answer_parser.feed(text)
+        return [ContentText(text)] if text else []
 
-    def _pass_marker(self, place: Literal["thought", "answer"], rest: str) -> None:
-        self._place, self._unread, self._behind_marker = place, rest, True
+    def _consume_marker(self, state: Literal["thought", "answer"], rest: str) -> None:
+        self._state, self._buffer, self._after_marker = state, rest, True
 
     def _skip_whitespace(self) -> None:
-        if self._behind_marker:
-            self._unread = self._unread.lstrip(WHITESPACE)
-            self._behind_marker = not self._unread
+        if self._after_marker:
+            self._buffer = self._buffer.lstrip(WHITESPACE)
+            self._after_marker = not self._buffer

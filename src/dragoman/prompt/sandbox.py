@@ -14,7 +14,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 _SOURCE_NAME = "<template>"
 """What Jinja calls the file of a template that is in none."""
 
-_LONGEST_REASON = 500
+_MAX_REASON_CHARACTERS = 500
 """Characters of an error's text: a template may put a whole conversation into it."""
 
 
@@ -30,11 +30,11 @@ class OutputTooLong(TemplateError):
     """The template writes more than it may."""
 
 
-class _Raised(jinja2.TemplateError):
+class _TemplateRaised(jinja2.TemplateError):
     """raise_exception was called."""
 
 
-class _Generation(jinja2.ext.Extension):
+class _GenerationTag(jinja2.ext.Extension):
     """`{% generation %}` marks the assistant's text for training; otherwise it means nothing."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
@@ -47,11 +47,11 @@ class _Generation(jinja2.ext.Extension):
 def build_environment() -> jinja2.Environment:
     """Without a loader, with what transformers add: loop controls, raise_exception, strftime_now, a plain tojson."""
     environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
+        trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _GenerationTag]
     )
     environment.filters["tojson"] = to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _now
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
     return environment
 
 
@@ -62,14 +62,14 @@ class SandboxedTemplate:
         self._source = source
         self._template: jinja2.Template | None = None
 
-    def render(self, variables: Mapping[str, Any], most_characters: int | None = None) -> str:
+    def render(self, variables: Mapping[str, Any], max_characters: int | None = None) -> str:
         """The text. Raises TemplateError, with the template's line, when it fails; see the subclasses, too."""
         try:
             if self._template is None:
                 self._template = build_environment().from_string(self._source)
-            return self._written(self._template, variables, most_characters)
-        except _Raised as raised:
-            raise TemplateRefusal(_shown(str(raised))) from raised
+            return self._generate(self._template, variables, max_characters)
+        except _TemplateRaised as raised:
+            raise TemplateRefusal(_truncated(str(raised))) from raised
         except (
             jinja2.TemplateError,
             SyntaxError,
@@ -81,16 +81,16 @@ class SandboxedTemplate:
             RuntimeError,
             MemoryError,
         ) as error:
-            raise TemplateError(f"{_line(error)}{_shown(_reason(error))}") from error
+            raise TemplateError(f"{_line_prefix(error)}{_truncated(_reason(error))}") from error
 
-    def _written(self, template: jinja2.Template, variables: Mapping[str, Any], most_characters: int | None) -> str:
+    def _generate(self, template: jinja2.Template, variables: Mapping[str, Any], max_characters: int | None) -> str:
         pieces: list[str] = []
         length = 0
         for piece in template.generate(variables):
             pieces.append(piece)
             length += len(piece)
-            if most_characters is not None and length > most_characters:
-                raise OutputTooLong(f"it writes more than {most_characters} characters")
+            if max_characters is not None and length > max_characters:
+                raise OutputTooLong(f"it writes more than {max_characters} characters")
         text = "".join(pieces)
         text.encode()  # Half a surrogate pair, which a template may write, is an error here and not further on.
         return text
@@ -107,15 +107,15 @@ def to_json(
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
-def _refuse(message: str) -> NoReturn:
-    raise _Raised(message)
+def _raise_exception(message: str) -> NoReturn:
+    raise _TemplateRaised(message)
 
 
-def _now(format: str) -> str:
+def _strftime_now(format: str) -> str:
     return datetime.now().strftime(format)
 
 
-def _line(error: Exception) -> str:
+def _line_prefix(error: Exception) -> str:
     """Where in the template it happened, as far as that is known."""
     line = error.lineno if isinstance(error, jinja2.TemplateSyntaxError) else None
     traceback = error.__traceback__
@@ -134,5 +134,5 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _shown(reason: str) -> str:
-    return reason[:_LONGEST_REASON].encode(errors="replace").decode()
+def _truncated(reason: str) -> str:
+    return reason[:_MAX_REASON_CHARACTERS].encode(errors="replace").decode()

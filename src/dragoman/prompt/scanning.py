@@ -13,10 +13,10 @@ Atoms = list[str]
 """Regular expressions that match one after another; of a literal text, one for each character."""
 
 
-def overlap(text: str, awaited: str) -> int:
+def overlap(text: str, marker: str) -> int:
     """Length of the longest beginning of `awaited`, not the whole of it, that `text` ends with."""
-    longest = min(len(text), len(awaited) - 1)
-    return next((length for length in range(longest, 0, -1) if text.endswith(awaited[:length])), 0)
+    longest = min(len(text), len(marker) - 1)
+    return next((length for length in range(longest, 0, -1) if text.endswith(marker[:length])), 0)
 
 
 def atoms_of_words(text: str) -> Atoms:
@@ -30,28 +30,28 @@ def atoms_of_head(before_name: str, after_name: str) -> Atoms:
     return [*atoms_of_words(f'{before} "'), f"({_NAME})", '"', *atoms_of_words(after), _ANY_WHITESPACE, _VALUE_FOLLOWS]
 
 
-class Expected:
+class ExpectedMarkup:
     """Text that must come next: one of several shapes, each a sequence of atoms. A shape's group is a call's name."""
 
     def __init__(self, *shapes: Atoms) -> None:
-        self._whole = re.compile("|".join("".join(shape) for shape in shapes))
-        self._beginning = re.compile("|".join(_beginning(shape) for shape in shapes))
+        self._full_pattern = re.compile("|".join("".join(shape) for shape in shapes))
+        self._prefix_pattern = re.compile("|".join(_prefix_pattern(shape) for shape in shapes))
 
     @property
-    def may_open_a_call(self) -> bool:
+    def opens_call(self) -> bool:
         """Whether one of the shapes is that of a call's head."""
-        return self._whole.groups > 0
+        return self._full_pattern.groups > 0
 
     def match(self, text: str) -> re.Match[str] | None:
         """The shape, if `text` begins with the whole of it."""
-        return self._whole.match(text)
+        return self._full_pattern.match(text)
 
-    def may_come(self, text: str) -> bool:
+    def matches_prefix(self, text: str) -> bool:
         """Whether `text` may be continued to one of the shapes."""
-        return self._beginning.fullmatch(text) is not None
+        return self._prefix_pattern.fullmatch(text) is not None
 
 
-def _beginning(shape: Atoms) -> str:
+def _prefix_pattern(shape: Atoms) -> str:
     """A pattern of everything that the shape may begin with: (?:a(?:b(?:c)?)?)? for a, b, c."""
     pattern = ""
     for atom in reversed(shape):
@@ -59,7 +59,7 @@ def _beginning(shape: Atoms) -> str:
     return pattern
 
 
-class JsonValue:
+class JsonValueScanner:
     """Finds the end of a JSON value. Brackets and strings are followed; the value is not checked otherwise."""
 
     def __init__(self) -> None:

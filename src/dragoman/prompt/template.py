@@ -9,9 +9,9 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message, ToolUse
 from dragoman.prompt import thinking
 from dragoman.prompt.conversation import merge_system, message_fields, tool_fields
-from dragoman.prompt.reading import Reading
+from dragoman.prompt.reading import OutputParserSpec
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal
-from dragoman.prompt.tool_formats import FORMATS, recognise
+from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -19,7 +19,7 @@ CHATML = (
 )
 """Used for a model that brings no template of its own, as llama.cpp does."""
 
-OWN_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
+RESERVED_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 """What a request's template arguments may not be called."""
 
 
@@ -27,14 +27,14 @@ class RenderedPrompt(msgspec.Struct, frozen=True):
     """A conversation as text, ready for the assistant's turn."""
 
     text: str
-    reading: Reading
+    parser_spec: OutputParserSpec
     """How the answer is to be read."""
 
 
 class ChatTemplate:
     """Renders conversations as `tokenizer.apply_chat_template` of Hugging Face's transformers does."""
 
-    def __init__(self, source: str | None, *, bos: str, eos: str, thinks: bool = False) -> None:
+    def __init__(self, source: str | None, *, bos: str, eos: str, supports_reasoning: bool = False) -> None:
         """`source` None: ChatML. A source that does not compile is reported by `render`, since other routes work.
 
         `thinks`: the model is known to think, even if this template says nothing of it.
@@ -42,9 +42,9 @@ class ChatTemplate:
         self.source = source or CHATML
         self.bos = bos
         self.eos = eos
-        self.thinks = thinks or thinking.thinks(self.source)
+        self.supports_reasoning = supports_reasoning or thinking.supports_reasoning(self.source)
         """Whether the model may think before it answers."""
-        self.tool_format = recognise(self.source)
+        self.tool_format = detect_tool_format(self.source)
         """How it calls tools."""
         self._template = SandboxedTemplate(self.source)
 
@@ -52,7 +52,7 @@ class ChatTemplate:
         """The prompt, by this template. Raises BadRequest when the template does not take the messages.
 
         `constrained`: a grammar binds the answer after its thought, or tools are called for certain.
-        The `template` and the `template_arguments` of the prompt are not for here, but for foreign.ForeignTemplates.
+        The `template` and the `template_arguments` of the prompt are not for here, but for foreign.RequestTemplateRenderer.
         """
         try:
             return self.apply(prompt, {}, constrained=constrained)
@@ -68,14 +68,14 @@ class ChatTemplate:
         arguments: Mapping[str, Any],
         *,
         constrained: bool,
-        most_characters: int | None = None,
+        max_characters: int | None = None,
     ) -> RenderedPrompt:
         """As `render`, with further variables and at most so many characters of text; raises sandbox.TemplateError.
 
         A template that refuses a system message gets its text in front of the first user message instead.
         """
         tool_format = FORMATS[self.tool_format]
-        effort = prompt.effort if self.thinks else None
+        effort = prompt.effort if self.supports_reasoning else None
         switches = thinking.effort_variables(self.source, effort)
         variables = {
             "documents": None,
@@ -87,18 +87,18 @@ class ChatTemplate:
             "eos_token": self.eos,
         }
         messages = tool_format.adapt(prompt.messages, prompt.tools)
-        text = self._render(messages, variables, most_characters)
-        thought = None
-        if self.thinks:
-            text, thought = thinking.end_prompt(
+        text = self._render(messages, variables, max_characters)
+        reasoning = None
+        if self.supports_reasoning:
+            text, reasoning = thinking.end_prompt(
                 text, effort, has_switch="enable_thinking" in switches, constrained=constrained
             )
-        return RenderedPrompt(text, Reading(None if prompt.tools is None else self.tool_format, thought))
+        return RenderedPrompt(text, OutputParserSpec(None if prompt.tools is None else self.tool_format, reasoning))
 
-    def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], most_characters: int | None) -> str:
+    def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], max_characters: int | None) -> str:
         def text_of(conversation: Sequence[Message]) -> str:
             fields = [message_fields(message) for message in conversation]
-            return self._template.render({**variables, "messages": fields}, most_characters)
+            return self._template.render({**variables, "messages": fields}, max_characters)
 
         try:
             return text_of(messages)

@@ -14,18 +14,18 @@ BUDGETS: dict[Effort | None, int | None] = {None: None, "minimal": 128, "low": 1
 """Tokens a thought may have; None: as many as the answer may."""
 
 
-class Thinking(msgspec.Struct, frozen=True):
+class ReasoningSpec(msgspec.Struct, frozen=True):
     """The answer may begin with a thought."""
 
     opening: str
     closing: str
-    begun: bool
+    opened_by_prompt: bool
     """Whether the prompt ends inside the thought, so that the model does not write `opening`."""
-    budget: int | None
+    budget_tokens: int | None
     """Tokens the thought may have; None: no limit."""
 
 
-def thinks(source: str) -> bool:
+def supports_reasoning(source: str) -> bool:
     """Whether a template is that of thinking models: it has to write, or leave out, the thoughts of earlier answers."""
     return CLOSING in source
 
@@ -40,7 +40,7 @@ def effort_variables(source: str, effort: Effort | None) -> dict[str, Any]:
 
 def end_prompt(
     prompt: str, effort: Effort | None, *, has_switch: bool, constrained: bool
-) -> tuple[str, Thinking | None]:
+) -> tuple[str, ReasoningSpec | None]:
     """The prompt of a thinking model, ended so that it thinks as it is to; and the thought to expect, if any.
 
     `has_switch`: the template was told by a variable whether to think. `constrained`: a grammar binds what comes after
@@ -49,11 +49,11 @@ def end_prompt(
     end = prompt.rstrip(WHITESPACE)
     if end.endswith(CLOSING):
         return prompt, None
-    begun = end.endswith(OPENING)
+    opened_by_prompt = end.endswith(OPENING)
     if effort == "none":
-        if begun:
+        if opened_by_prompt:
             return f"{end}\n\n{CLOSING}\n\n", None
         return (prompt if has_switch else f"{prompt}{OPENING}\n\n{CLOSING}\n\n"), None
-    if constrained and not begun:
-        prompt, begun = f"{prompt}{OPENING}\n", True
-    return prompt, Thinking(OPENING, CLOSING, begun, BUDGETS[effort])
+    if constrained and not opened_by_prompt:
+        prompt, opened_by_prompt = f"{prompt}{OPENING}\n", True
+    return prompt, ReasoningSpec(OPENING, CLOSING, opened_by_prompt, BUDGETS[effort])

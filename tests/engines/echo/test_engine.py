@@ -30,15 +30,15 @@ async def events(
     return [event async for event in EchoEngine(context_length=100).generate(request)]
 
 
-async def said(prompt: Prompt, sampling: SamplingParams | None = None, *, echo: bool = False) -> str:
+async def answer_text(prompt: Prompt, sampling: SamplingParams | None = None, *, echo: bool = False) -> str:
     return "".join(event.text for event in await events(prompt, sampling, echo=echo) if isinstance(event, Delta))
 
 
 @given(st.text(min_size=1, max_size=8))
 async def test_a_prompt_is_answered_with_itself_and_a_conversation_with_its_last_message(text: str) -> None:
-    assert await said(TextPrompt(text)) == text
-    assert await said(TokenPrompt(tuple(text.encode()))) == text
-    assert await said(ChatPrompt((Message("system", "Be brief."), Message("user", text)))) == text
+    assert await answer_text(TextPrompt(text)) == text
+    assert await answer_text(TokenPrompt(tuple(text.encode()))) == text
+    assert await answer_text(ChatPrompt((Message("system", "Be brief."), Message("user", text)))) == text
 
 
 async def test_every_choice_ends_and_the_request_ends_with_its_usage() -> None:
@@ -48,13 +48,13 @@ async def test_every_choice_ends_and_the_request_ends_with_its_usage() -> None:
     assert [event.token_ids for event in answer if isinstance(event, Delta) and event.index == 1] == [[97], [98], [END]]
 
 
-async def test_an_engine_asked_for_more_begins_again() -> None:
-    assert await said(TextPrompt("ab"), SamplingParams(ignore_eos=True, max_tokens=8)) == "ababab"
-    assert await said(TextPrompt("ab"), SamplingParams(min_tokens=4)) == "abab"
+async def test_the_answer_repeats_when_more_tokens_are_asked_for() -> None:
+    assert await answer_text(TextPrompt("ab"), SamplingParams(ignore_eos=True, max_tokens=8)) == "ababab"
+    assert await answer_text(TextPrompt("ab"), SamplingParams(min_tokens=4)) == "abab"
 
 
 async def test_the_prompt_can_stand_before_the_answer() -> None:
-    assert await said(TextPrompt("ab"), echo=True) == "abab"
+    assert await answer_text(TextPrompt("ab"), echo=True) == "abab"
 
 
 async def test_an_answer_ends_where_the_context_does() -> None:
@@ -62,19 +62,19 @@ async def test_an_answer_ends_where_the_context_does() -> None:
     assert answer[-2:] == [Finished(0, "length"), Usage(90, 10, 0)]
 
 
-async def test_a_prompt_without_room_for_an_answer_is_refused() -> None:
+async def test_a_prompt_that_fills_the_context_is_refused() -> None:
     with pytest.raises(ContextOverflow, match="has 100 tokens; the model's context length is 100 tokens"):
         await events(TextPrompt("a" * 100))
 
 
 @pytest.mark.parametrize("prompt", [TextPrompt(""), TokenPrompt(()), TokenPrompt((257,)), TokenPrompt((-1,))])
-async def test_a_prompt_that_says_nothing_or_is_no_text_is_refused(prompt: Prompt) -> None:
+async def test_an_empty_prompt_or_an_unknown_token_id_is_refused(prompt: Prompt) -> None:
     with pytest.raises(BadRequest) as caught:
         await events(prompt)
     assert caught.value.parameter == "prompt"
 
 
-async def test_others_have_their_turn_during_a_long_answer() -> None:
+async def test_a_long_answer_does_not_block_the_event_loop() -> None:
     answering = asyncio.create_task(events(TextPrompt("a"), SamplingParams(max_tokens=90, ignore_eos=True)))
     turns = 0
     while not answering.done():
@@ -87,7 +87,7 @@ HELLO = ChatPrompt((Message("user", "Hello"),))
 TOOLS = (Tool("now"),)
 
 
-async def told(
+async def answer_logprobs(
     prompt: Prompt, logprobs: int, sampling: SamplingParams | None = None, *, echo: bool = False
 ) -> list[TokenLogprobs]:
     request = GenerationRequest("echo", prompt, sampling or SamplingParams(), echo=echo, logprobs=logprobs)
@@ -96,37 +96,37 @@ async def told(
 
 
 @given(st.text(min_size=1, max_size=8))
-async def test_every_byte_of_the_answer_is_certain_and_told_once(text: str) -> None:
-    assert b"".join(token.token for token in await told(TextPrompt(text), 0)) == text.encode()
-    for token in await told(TextPrompt(text), 5):
+async def test_every_byte_of_the_answer_has_logprob_zero_reported_once(text: str) -> None:
+    assert b"".join(token.token for token in await answer_logprobs(TextPrompt(text), 0)) == text.encode()
+    for token in await answer_logprobs(TextPrompt(text), 5):
         assert (token.logprob, token.top) == (0.0, [Likelihood(token.token_id, token.token, 0.0)])
 
 
-async def test_a_repeated_prompt_is_told_and_its_first_byte_has_no_probability() -> None:
-    tokens = await told(TextPrompt("ab"), 1, echo=True)
+async def test_an_echoed_prompt_has_logprobs_except_for_its_first_byte() -> None:
+    tokens = await answer_logprobs(TextPrompt("ab"), 1, echo=True)
     assert [token.token for token in tokens] == [b"a", b"b", b"a", b"b"]
     assert [(token.logprob, len(token.top)) for token in tokens] == [(None, 0), (0.0, 1), (0.0, 1), (0.0, 1)]
 
 
-async def test_what_a_stop_string_cuts_off_is_not_told() -> None:
-    tokens = await told(TextPrompt("one two three"), 0, SamplingParams(stop=("two",)))
+async def test_logprobs_of_text_cut_off_by_a_stop_string_are_not_reported() -> None:
+    tokens = await answer_logprobs(TextPrompt("one two three"), 0, SamplingParams(stop=("two",)))
     assert b"".join(token.token for token in tokens) == b"one "
     kept = SamplingParams(stop=("two",), include_stop_text=True)
-    assert b"".join(token.token for token in await told(TextPrompt("one two three"), 0, kept)) == b"one two"
+    assert b"".join(token.token for token in await answer_logprobs(TextPrompt("one two three"), 0, kept)) == b"one two"
 
 
-async def test_bytes_of_no_character_are_told_as_they_are() -> None:
+async def test_logprobs_of_invalid_utf_8_carry_the_raw_bytes() -> None:
     prompt = TokenPrompt((0xE6, 0x61, 0xFF))
-    assert [token.token for token in await told(prompt, 0)] == [b"\xe6", b"a", b"\xff"]
+    assert [token.token for token in await answer_logprobs(prompt, 0)] == [b"\xe6", b"a", b"\xff"]
 
 
-async def test_nothing_is_told_unasked() -> None:
+async def test_logprobs_are_not_reported_unless_requested() -> None:
     assert not any(event.logprobs for event in await events(TextPrompt("ab")) if isinstance(event, Delta))
 
 
 async def test_tools_that_may_be_called_and_an_effort_change_nothing() -> None:
     prompt = msgspec.structs.replace(HELLO, tools=ToolUse(TOOLS), effort="high")
-    assert await said(prompt) == "Hello"
+    assert await answer_text(prompt) == "Hello"
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ async def test_tools_that_may_be_called_and_an_effort_change_nothing() -> None:
         ({"tools": ToolUse(TOOLS, "named", "now")}, "tools"),
     ],
 )
-async def test_what_a_repeater_cannot_do_is_refused_also_when_it_is_only_counted(
+async def test_unsupported_features_are_refused_also_when_only_counting_tokens(
     fields: dict[str, object], parameter: str
 ) -> None:
     prompt = msgspec.structs.replace(HELLO, **fields)
@@ -182,7 +182,7 @@ samplings = st.builds(
 
 
 @given(repeated, samplings, st.booleans(), st.integers(1, 2), st.booleans(), st.data())
-async def test_a_continued_answer_is_told_like_an_unbroken_one_wherever_it_was_cut(
+async def test_a_resumed_answer_has_the_events_of_an_uninterrupted_one(
     text: str, sampling: SamplingParams, tools: bool, n: int, echo: bool, data: st.DataObject
 ) -> None:
     prompt = ChatPrompt((Message("user", text),), ToolUse(TOOLS) if tools else None)
@@ -197,7 +197,7 @@ async def test_a_continued_answer_is_told_like_an_unbroken_one_wherever_it_was_c
     assert (await engine.statistics()).running == 0
 
 
-async def test_what_was_begun_is_told_at_once() -> None:
+async def test_resumed_tokens_are_sent_at_once() -> None:
     engine = EchoEngine(tokens_per_second=1e-6)
     whole = (*b"said before", END)
     request = GenerationRequest("echo", TextPrompt("said before"), begun=(whole,))
@@ -217,7 +217,7 @@ async def test_what_was_begun_is_told_at_once() -> None:
         (((97, END, 97),), None, "holds 3 tokens of choice 0, but as this request stands the choice ends with 2"),
     ],
 )
-async def test_what_cannot_have_begun_like_that_is_refused_before_anything_is_told(
+async def test_impossible_resume_tokens_are_refused_before_any_event(
     begun: tuple[tuple[int, ...], ...], logprobs: int | None, reason: str
 ) -> None:
     sampling = SamplingParams(max_tokens=3)

@@ -16,7 +16,7 @@ def built(answer_format: AnswerFormat) -> str:
     return grammar
 
 
-def test_nothing_asked_for_is_nothing_to_enforce() -> None:
+def test_a_request_without_format_or_tools_has_no_grammar() -> None:
     assert build_grammar(None, None, None, lambda _: None) is None
 
 

@@ -11,25 +11,25 @@ from hypothesis import strategies as st
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import JsonObjectFormat, Tool, ToolUse
 from dragoman.engines.grammar import build_grammar
-from dragoman.prompt.markup import CallMarkup
-from tests.support.grammars import SPECIAL, allows, errors, tokens_of, write
+from dragoman.prompt.markup import ToolCallMarkup
+from tests.support.grammars import SPECIAL, allows, generate, tokens_of, validation_errors
 from tests.support.schemas import tools
 
-TAGGED = CallMarkup(
+TAGGED = ToolCallMarkup(
     trigger="<tool_call>",
     call_open="<tool_call>\n",
     call_close="\n</tool_call>",
     separator="\n",
     special_tokens=("<tool_call>", "</tool_call>"),
 )
-LISTED = CallMarkup(
+LISTED = ToolCallMarkup(
     trigger="[TOOL_CALLS]",
     section_open="[TOOL_CALLS][",
     separator=", ",
     section_close="]",
     special_tokens=("[TOOL_CALLS]",),
 )
-BARE = CallMarkup(trigger='{"name": ', only_first=True, head_after_name='", "parameters": ', separator="; ")
+BARE = ToolCallMarkup(trigger='{"name": ', only_at_start=True, head_after_name='", "parameters": ', separator="; ")
 MARKUPS = st.sampled_from([TAGGED, LISTED, BARE])
 
 WEATHER = Tool(
@@ -55,7 +55,7 @@ def no_tokens(text: str) -> None:
 TOKENS = st.sampled_from([no_tokens, SPECIAL.get])
 
 
-def grammar_of(use: ToolUse, markup: CallMarkup, special_token: Callable[[str], int | None] = no_tokens) -> str:
+def grammar_of(use: ToolUse, markup: ToolCallMarkup, special_token: Callable[[str], int | None] = no_tokens) -> str:
     grammar = build_grammar(None, use, markup, special_token)
     assert grammar is not None
     return grammar
@@ -65,7 +65,7 @@ def chosen(choice: str, **changes: Any) -> ToolUse:
     return msgspec.structs.replace(BOTH, choice=choice, **changes)
 
 
-def read_calls(text: str, markup: CallMarkup) -> tuple[list[tuple[str, str]], str]:
+def read_calls(text: str, markup: ToolCallMarkup) -> tuple[list[tuple[str, str]], str]:
     """The calls at the beginning of a text, each with its arguments as JSON text; and what follows them."""
     calls = []
     opening = markup.call_open + markup.head_before_name
@@ -84,7 +84,7 @@ def check_calls(calls: list[tuple[str, str]], use: ToolUse) -> None:
     assert 1 <= len(calls) <= (10**9 if use.several else 1)
     for name, arguments in calls:
         parameters = tools[name].parameters
-        assert arguments == "{}" if parameters is None else errors(arguments, parameters) == []
+        assert arguments == "{}" if parameters is None else validation_errors(arguments, parameters) == []
 
 
 @st.composite
@@ -98,9 +98,9 @@ def uses(draw: st.DrawFn, choices: tuple[str, ...]) -> ToolUse:
 @settings(max_examples=60)
 @given(use=uses(("required", "named")), markup=MARKUPS, special_token=TOKENS, seed=st.integers(0, 2**32))
 def test_a_forced_answer_is_calls_with_arguments_that_fit_and_nothing_else(
-    use: ToolUse, markup: CallMarkup, special_token: Callable[[str], int | None], seed: int
+    use: ToolUse, markup: ToolCallMarkup, special_token: Callable[[str], int | None], seed: int
 ) -> None:
-    text = write(grammar_of(use, markup, special_token), Random(seed), 400)
+    text = generate(grammar_of(use, markup, special_token), Random(seed), 400)
     if text is not None:
         calls, rest = read_calls(text, markup)
         assert rest == markup.section_close
@@ -109,16 +109,18 @@ def test_a_forced_answer_is_calls_with_arguments_that_fit_and_nothing_else(
 
 @settings(max_examples=60)
 @given(use=uses(("auto",)), markup=MARKUPS, special_token=TOKENS, seed=st.integers(0, 2**32))
-def test_what_begins_as_a_call_goes_on_as_one(
-    use: ToolUse, markup: CallMarkup, special_token: Callable[[str], int | None], seed: int
+def test_text_that_begins_as_a_call_continues_as_a_call(
+    use: ToolUse, markup: ToolCallMarkup, special_token: Callable[[str], int | None], seed: int
 ) -> None:
-    said = "" if markup.only_first else "I'll look. "
+    text_before = "" if markup.only_at_start else "I'll look. "
     begun = (
-        tokens_of(said + markup.trigger) if special_token is not no_tokens else list((said + markup.trigger).encode())
+        tokens_of(text_before + markup.trigger)
+        if special_token is not no_tokens
+        else list((text_before + markup.trigger).encode())
     )
-    text = write(grammar_of(use, markup, special_token), Random(seed), 400, begun)
+    text = generate(grammar_of(use, markup, special_token), Random(seed), 400, begun)
     if text is not None:
-        calls, rest = read_calls(text.removeprefix(said), markup)
+        calls, rest = read_calls(text.removeprefix(text_before), markup)
         assert markup is TAGGED or rest == markup.section_close
         check_calls(calls, use)
 
@@ -144,7 +146,7 @@ def test_a_trigger_spelled_in_ordinary_tokens_begins_a_call_too() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"nam', "Hello.", '{"x": 1}', 'So: {"name": "get"'])
-def test_where_calls_come_first_only_any_other_text_is_free(text: str) -> None:
+def test_markup_allowed_only_at_the_start_leaves_other_text_free(text: str) -> None:
     assert allows(grammar_of(BOTH, BARE), text)
 
 
@@ -157,7 +159,7 @@ def test_where_calls_come_first_only_any_other_text_is_free(text: str) -> None:
         ('{"name": "Ada"}', False),
     ],
 )
-def test_where_calls_come_first_only_nothing_follows_them(text: str, fits: bool) -> None:
+def test_markup_allowed_only_at_the_start_ends_the_answer(text: str, fits: bool) -> None:
     assert allows(grammar_of(BOTH, BARE), text) is fits
 
 

@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 
 from dragoman.core.request import JsonSchemaFormat
 from dragoman.engines.grammar import build_grammar
-from tests.support.grammars import errors, write
+from tests.support.grammars import generate, validation_errors
 from tests.support.schemas import Schema, json_schemas
 
 
 @settings(max_examples=200)
 @given(schema=json_schemas(), seed=st.integers(0, 2**32))
-def test_what_is_written_under_a_schema_fits_it(schema: Schema, seed: int) -> None:
+def test_generated_documents_fit_their_schema(schema: Schema, seed: int) -> None:
     grammar = build_grammar(JsonSchemaFormat(schema, strict=True), None, None, lambda _: None)
     assert grammar is not None
-    text = write(grammar, Random(seed))
-    assert text is None or errors(text, schema) == []
+    text = generate(grammar, Random(seed))
+    assert text is None or validation_errors(text, schema) == []

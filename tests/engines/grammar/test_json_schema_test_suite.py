@@ -12,7 +12,7 @@ from jsonschema import Draft4Validator, Draft6Validator, Draft7Validator, Draft2
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import JsonSchemaFormat
 from dragoman.engines.grammar import build_grammar
-from tests.support.grammars import allows, errors, write
+from tests.support.grammars import allows, generate, validation_errors
 from tools.schema_suite import DRAFTS, of_draft, unpack
 
 VALIDATORS = {
@@ -49,6 +49,8 @@ def test_no_invalid_document_can_be_generated(draft: str) -> None:
 def test_every_document_that_is_generated_is_valid(draft: str) -> None:
     for group, grammar in enforced(draft):
         for seed in range(5):
-            document = write(grammar, Random(seed), 100)
+            document = generate(grammar, Random(seed), 100)
             schema = of_draft(group, draft)
-            assert document is None or errors(document, schema, VALIDATORS[draft]) == [], group["description"]
+            assert document is None or validation_errors(document, schema, VALIDATORS[draft]) == [], group[
+                "description"
+            ]

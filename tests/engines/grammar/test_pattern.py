@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.engines.grammar.lark import compile_error, found_in, json_text, regex
+from dragoman.engines.grammar.lark import compile_error, json_text, matching_texts, regex
 from dragoman.engines.grammar.pattern import UNWRITABLE, MalformedPattern, UnportablePattern, portable_pattern
-from tests.support.grammars import allows, write
+from tests.support.grammars import allows, generate
 
 ATOMS = st.sampled_from(
     [
@@ -34,7 +34,7 @@ PATTERNS = st.one_of(PARTS, PARTS.map(lambda part: f"^{part}"), PARTS.map(lambda
 @settings(max_examples=150)
 @given(pattern=PARTS, seed=st.integers(0, 2**32))
 def test_what_the_portable_form_matches_python_matches_too(pattern: str, seed: int) -> None:
-    text = write(f"start: {regex(portable_pattern(pattern))}", Random(seed), 60)
+    text = generate(f"start: {regex(portable_pattern(pattern))}", Random(seed), 60)
     assert text is None or re.fullmatch(pattern, text)
 
 
@@ -45,7 +45,7 @@ def test_what_the_portable_form_matches_python_matches_too(pattern: str, seed: i
 )
 def test_what_python_matches_the_wide_form_matches_too(pattern: str, text: str) -> None:
     if re.search(pattern, text) and not UNWRITABLE.search(text):
-        assert found_in(portable_pattern(pattern, wide=True), [text])
+        assert matching_texts(portable_pattern(pattern, wide=True), [text])
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_a_portable_pattern_matches_what_all_dialects_agree_on(
         ),
     ],
 )
-def test_what_dialects_read_differently_is_not_portable(pattern: str) -> None:
+def test_a_pattern_that_dialects_read_differently_is_not_portable(pattern: str) -> None:
     with pytest.raises(UnportablePattern):
         portable_pattern(pattern)
 

@@ -46,7 +46,7 @@ def test_a_keyword_that_is_never_enforced_is_refused_by_name_and_place(keyword: 
         {"x-guidance": {"whitespace_flexible": True, "lenient": True}},
     ],
 )
-def test_what_says_nothing_is_no_reason_to_refuse(schema: dict[str, Any]) -> None:
+def test_keywords_without_effect_are_ignored(schema: dict[str, Any]) -> None:
     rewritten = enforceable_schema(schema, strict=True, parameter="tools")
     assert rewritten == {key: value for key, value in schema.items() if key == "type"}
 
@@ -82,7 +82,7 @@ def test_a_client_cannot_change_the_style(nested: bool) -> None:
         ({"$schema": "https://example.com/mine"}, "'$schema' at # is not supported (only the drafts"),
     ],
 )
-def test_what_is_enforced_with_limits_is_left_out_beyond_them_or_refused(schema: dict[str, Any], message: str) -> None:
+def test_a_keyword_beyond_its_limit_is_omitted_or_refused_if_strict(schema: dict[str, Any], message: str) -> None:
     assert message in refusal(schema)
     for document in ("null", '"b"', "0"):
         assert allows(compiled(schema, strict=False), document)

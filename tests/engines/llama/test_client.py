@@ -223,9 +223,9 @@ async def test_adapters_are_changed_by_the_process_and_read_from_its_registry(tm
         await reader.read()
 
     async with _adapters(path, serve) as adapters:
-        assert adapters.listed() == ()
+        assert adapters.list_adapters() == ()
         assert await adapters.add(PIRATE, Path("/pirate.gguf")) == PIRATE
-        assert adapters.listed() == (PIRATE,)
+        assert adapters.list_adapters() == (PIRATE,)
         with pytest.raises(ModelNotFound):
             await adapters.remove("poet")
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from dragoman.core.errors import BadRequest, EngineFailed
 from dragoman.core.events import AnyDelta, Delta, Event, Finished, ReasoningDelta, ToolCallDelta, Usage
 from dragoman.core.request import SamplingParams
-from dragoman.engines.constraint import Constraint, GrammarCompiler
+from dragoman.engines.constraint import GrammarCompiler, GrammarConstraint
 from dragoman.engines.echo.engine import END
 from dragoman.engines.llama.answer_reading import PLAIN, AnswerReading
 from dragoman.engines.llama.batcher import Batcher, Outcome
 from dragoman.engines.llama.sequence import Job
-from dragoman.prompt.reading import Reading, build_reader
-from dragoman.prompt.thinking import CLOSING, OPENING, Thinking
+from dragoman.prompt.reading import OutputParserSpec, build_parser
+from dragoman.prompt.thinking import CLOSING, OPENING, ReasoningSpec
 from tests.support.batching import drained
 from tests.support.byte_vocabulary import Bytes
 from tests.support.simulated_backend import SimulatedBackend
@@ -42,7 +42,7 @@ class Asked(NamedTuple):
     said: str
     sampling: SamplingParams = SamplingParams(temperature=0.0)
     reading: AnswerReading = PLAIN
-    constraint: Constraint | None = None
+    constraint: GrammarConstraint | None = None
     n: int = 1
     echo: str = ""
 
@@ -91,12 +91,12 @@ def tokens_of(events: Sequence[Event], index: int) -> tuple[int, ...]:
     return tuple(token for delta in deltas for token in delta.token_ids)
 
 
-def readings(tools: bool, thinking: Thinking | None) -> AnswerReading:
-    reading = Reading("hermes" if tools else None, thinking)
+def readings(tools: bool, thinking: ReasoningSpec | None) -> AnswerReading:
+    reading = OutputParserSpec("hermes" if tools else None, thinking)
     closing = tuple(f"{CLOSING}\n\n".encode()) if thinking else ()
     return AnswerReading(
-        functools.partial(build_reader, reading),
-        thought_budget=thinking.budget if thinking else None,
+        functools.partial(build_parser, reading),
+        thought_budget=thinking.budget_tokens if thinking else None,
         thought_closing=closing,
     )
 
@@ -104,7 +104,7 @@ def readings(tools: bool, thinking: Thinking | None) -> AnswerReading:
 pieces = ["a", "é", "😀", "\n", " ", "<", OPENING, CLOSING, CALL, CALL[:30], "STOP", "ST", "Hello, you! Bye, ab."]
 texts = st.lists(st.sampled_from(pieces), max_size=8).map("".join)
 thoughts = (
-    st.builds(Thinking, st.just(OPENING), st.just(CLOSING), st.booleans(), st.sampled_from([None, 0, 3, 20]))
+    st.builds(ReasoningSpec, st.just(OPENING), st.just(CLOSING), st.booleans(), st.sampled_from([None, 0, 3, 20]))
     | st.none()
 )
 samplings = st.builds(
@@ -155,7 +155,7 @@ def test_a_continued_answer_is_told_like_an_unbroken_one_wherever_it_was_cut(ask
 def test_a_thought_that_was_cut_while_it_was_closed_is_closed_once(cut: int) -> None:
     asked = Asked(
         "xxxxxxxxx Hello",
-        reading=readings(tools=False, thinking=Thinking(OPENING, CLOSING, begun=True, budget=3)),
+        reading=readings(tools=False, thinking=ReasoningSpec(OPENING, CLOSING, opened_by_prompt=True, budget_tokens=3)),
         constraint=COMPILER.compile(GRAMMAR, "response_format"),
     )
     unbroken = answer(asked)

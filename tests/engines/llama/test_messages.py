@@ -34,8 +34,8 @@ from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
 from dragoman.engines.llama.adapter_registry import AdapterRecord
 from dragoman.engines.llama.messages import Command, Reply
-from dragoman.prompt.reading import Reading
-from dragoman.prompt.thinking import Thinking
+from dragoman.prompt.reading import OutputParserSpec
+from dragoman.prompt.thinking import ReasoningSpec
 
 NUMBERS = st.integers(0, 2**63)
 COUNTS = st.integers(0, 2**31)
@@ -60,8 +60,10 @@ FORMATS = st.one_of(
 )
 TOOLS = st.lists(st.builds(Tool, TEXTS, st.none() | TEXTS, st.none() | SCHEMAS, st.booleans()), max_size=2).map(tuple)
 TOOL_USES = st.builds(ToolUse, TOOLS, st.sampled_from(["auto", "required"]))
-THOUGHTS = st.builds(Thinking, TEXTS, TEXTS, st.booleans(), st.none() | COUNTS)
-READINGS = st.builds(Reading, st.sampled_from(["hermes", "llama3", "mistral", "generic", None]), st.none() | THOUGHTS)
+THOUGHTS = st.builds(ReasoningSpec, TEXTS, TEXTS, st.booleans(), st.none() | COUNTS)
+READINGS = st.builds(
+    OutputParserSpec, st.sampled_from(["hermes", "llama3", "mistral", "generic", None]), st.none() | THOUGHTS
+)
 LIKELIHOODS = st.builds(Likelihood, COUNTS, st.binary(max_size=4), st.floats(-99, 0))
 LOGPROBS = st.builds(
     TokenLogprobs, COUNTS, st.binary(max_size=4), st.none() | st.floats(-99, 0), st.lists(LIKELIHOODS, max_size=2)

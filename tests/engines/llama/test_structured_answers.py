@@ -22,7 +22,7 @@ from dragoman.prompt.template import CHATML, ChatTemplate
 from tests.support import schemas
 from tests.support.answers import Arcee, InfermaticChat, Whole, collected, streamed
 from tests.support.batching import drained
-from tests.support.grammars import errors
+from tests.support.grammars import validation_errors
 from tests.support.models import THREADS
 
 TOGETHER = 20
@@ -72,7 +72,7 @@ class Engine:
             logprobs=None,
             answer_format=request.answer_format,
             tools=request.prompt.tools,
-            reading=rendered.reading,
+            reading=rendered.parser_spec,
         )
 
     def can_write(self, schema: schemas.Schema) -> bool:
@@ -108,7 +108,7 @@ def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: 
             [reason] = [event.reason for event in events if isinstance(event, Finished)]
             if reason == "stop":
                 finished += 1
-                assert errors(text, schema) == []
+                assert validation_errors(text, schema) == []
 
     answer()
     assert finished >= 300
@@ -176,7 +176,7 @@ def _check(conversation: dict[str, Any], whole: Whole) -> int:
     calls = whole.calls or []
     complete = calls if whole.reason == "tool_calls" else calls[:-1]
     for _, name, arguments in complete:
-        assert errors(arguments, parameters[name] or {"type": "object", "additionalProperties": False}) == []
+        assert validation_errors(arguments, parameters[name] or {"type": "object", "additionalProperties": False}) == []
     assert whole.reason != "stop" or not calls
     choice = conversation["tool_choice"]
     if choice == "none":

@@ -7,15 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolUse
-from dragoman.prompt.markup import FormatName
-from dragoman.prompt.reading import build_reader
+from dragoman.prompt.markup import ToolFormatName
+from dragoman.prompt.reading import build_parser
 from dragoman.prompt.template import CHATML, ChatTemplate
-from dragoman.prompt.tool_formats import FORMATS, recognise
+from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
 from dragoman.prompt.tool_formats.format import write_calls
-from tests.support.chat_templates import ALTERNATING, HERMES, LLAMA3, MISTRAL, SWITCHED, UNKNOWN_TOOLS
-from tests.support.pieces import call, read
+from tests.support.chat_templates import ALTERNATING, HERMES, LLAMA3, MISTRAL, SWITCHABLE_REASONING, UNKNOWN_TOOLS
+from tests.support.pieces import parse, tool_call_parts
 
-FAMILIES: list[tuple[FormatName, str]] = [
+FAMILIES: list[tuple[ToolFormatName, str]] = [
     ("hermes", HERMES),
     ("llama3", LLAMA3),
     ("mistral", MISTRAL),
@@ -31,13 +31,13 @@ ARGUMENTS = st.dictionaries(st.text(max_size=8), st.text() | st.integers() | st.
 
 def test_every_family_is_recognised_by_its_templates() -> None:
     for name, source in FAMILIES:
-        assert recognise(source) == name
+        assert detect_tool_format(source) == name
 
 
 @pytest.mark.parametrize(
     "source",
     [
-        SWITCHED,
+        SWITCHABLE_REASONING,
         "{% for message in messages %}<tool_call>{% endfor %}",
         "{{ tools }}<tool_call><function={{ name }}><parameter=a>",
         "{{ tools }}<tool_call>f<arg_key>a</arg_key>",
@@ -46,18 +46,18 @@ def test_every_family_is_recognised_by_its_templates() -> None:
     ],
 )
 def test_a_template_that_writes_calls_in_another_way_or_no_tools_at_all_is_generic(source: str) -> None:
-    assert recognise(source) == "generic"
+    assert detect_tool_format(source) == "generic"
 
 
 @pytest.mark.parametrize(("name", "source"), FAMILIES)
 @settings(max_examples=30)
 @given(st.lists(st.tuples(NAMES, ARGUMENTS), min_size=1, max_size=3))
 def test_calls_that_were_read_are_written_back_as_they_were(
-    name: FormatName, source: str, made: list[tuple[str, dict[str, object]]]
+    name: ToolFormatName, source: str, made: list[tuple[str, dict[str, object]]]
 ) -> None:
     template = ChatTemplate(source, bos="", eos="")
     question = (Message("system", "Be brief."), Message("user", "Well?"))
-    reading = template.render(ChatPrompt(question, TOOLS)).reading
+    reading = template.render(ChatPrompt(question, TOOLS)).parser_spec
     assert reading.tool_format == name
 
     calls = tuple(
@@ -65,10 +65,10 @@ def test_calls_that_were_read_are_written_back_as_they_were(
         for number, (function, arguments) in enumerate(made)
     )
     answer = write_calls(FORMATS[name].markup, calls)
-    reader = build_reader(reading)
-    assert reader is not None
-    assert read(reader, *answer) == [
-        piece for number, one in enumerate(calls) for piece in call(number, one.name, one.arguments)
+    parser = build_parser(reading)
+    assert parser is not None
+    assert parse(parser, *answer) == [
+        piece for number, one in enumerate(calls) for piece in tool_call_parts(number, one.name, one.arguments)
     ]
 
     results = tuple(Message("tool", f"<{one.id}>", tool_call_id=one.id) for one in calls)
@@ -81,7 +81,7 @@ def test_calls_that_were_read_are_written_back_as_they_were(
 
 
 @pytest.mark.parametrize(("name", "source"), FAMILIES)
-def test_every_function_is_shown_to_the_model(name: FormatName, source: str) -> None:
+def test_every_function_is_shown_to_the_model(name: ToolFormatName, source: str) -> None:
     prompt = ChatPrompt((Message("system", "Be brief."), Message("user", "Well?")), TOOLS)
     text = ChatTemplate(source, bos="", eos="").render(prompt).text
     assert '{"name": "get_weather", "description": "The weather of a city.", "parameters": {"type": "object"}}' in text
@@ -91,7 +91,7 @@ def test_every_function_is_shown_to_the_model(name: FormatName, source: str) -> 
 
 
 @pytest.mark.parametrize(("name", "source"), FAMILIES)
-def test_earlier_calls_are_written_even_if_nothing_may_be_called_now(name: FormatName, source: str) -> None:
+def test_earlier_calls_are_written_even_if_nothing_may_be_called_now(name: ToolFormatName, source: str) -> None:
     calls = (ToolCall("call_1", "get_weather", "{}"),)
     messages = (
         Message("user", "Well?"),
@@ -101,4 +101,4 @@ def test_earlier_calls_are_written_even_if_nothing_may_be_called_now(name: Forma
     rendered = ChatTemplate(source, bos="", eos="").render(ChatPrompt(messages))
     assert write_calls(FORMATS[name].markup, calls) in rendered.text
     assert "Rain." in rendered.text
-    assert rendered.reading.tool_format is None
+    assert rendered.parser_spec.tool_format is None

@@ -26,7 +26,7 @@ def test_the_system_message_ends_with_the_functions() -> None:
         assert '<tool_call>\n{"name": "name of the function", "arguments": {' in system.content
 
 
-def test_a_model_is_told_whether_it_may_make_several_calls() -> None:
+def test_the_instruction_says_whether_several_calls_are_allowed() -> None:
     (several,) = adapt(tools=ONE_TOOL)
     (one,) = adapt(tools=ToolUse((Tool("f"),), parallel=False))
     assert "if several are needed" in several.content
@@ -43,7 +43,7 @@ def test_calls_stand_at_the_end_of_their_message() -> None:
     ]
 
 
-def test_results_are_one_user_message_with_what_the_user_says_then() -> None:
+def test_results_and_the_following_user_message_become_one_user_message() -> None:
     results = [Message("tool", "1", tool_call_id="call_1"), Message("tool", "2", tool_call_id="call_2")]
     text = "<tool_response>\n1\n</tool_response>\n<tool_response>\n2\n</tool_response>"
     assert adapt(Message("assistant", "a"), *results, Message("assistant", "b")) == [

@@ -24,7 +24,7 @@ def test_several_calls_become_messages_with_their_results_behind_them() -> None:
     ]
 
 
-def test_no_result_is_lost_or_told_twice() -> None:
+def test_no_result_is_lost_or_duplicated() -> None:
     both_called_a = Message("assistant", "", tool_calls=(A, A))
     alone = Message("assistant", "", tool_calls=(A,))
     assert adapt(both_called_a, result("a"), result("c")) == [alone, result("a"), alone, result("c")]

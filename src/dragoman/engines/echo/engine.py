@@ -15,11 +15,11 @@ from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import AdapterHost, EngineStatistics
-from dragoman.engines.checks import check_begun, check_token_ids, ended_early
-from dragoman.engines.choice import Choice
-from dragoman.engines.echo.logprobs import certain, of_prompt
+from dragoman.engines.checks import check_resume_token_ids, check_token_ids, resume_past_end
+from dragoman.engines.choice import OutputProcessor
+from dragoman.engines.echo.logprobs import certain_logprobs, prompt_logprobs
 from dragoman.engines.fingerprint import fingerprint
-from dragoman.prompt.reading import Reading, build_reader
+from dragoman.prompt.reading import OutputParserSpec, build_parser
 
 END = 256
 """The one token that is not a byte."""
@@ -28,7 +28,7 @@ VOCABULARY_SIZE = 257
 
 
 class ByteVocabulary:
-    """Implements engines.choice.TokenText: token t below 256 is the byte t."""
+    """Implements engines.choice.DetokenizerVocabulary: token t below 256 is the byte t."""
 
     end_token_ids = frozenset({END})
 
@@ -73,18 +73,18 @@ class EchoEngine:
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         if request.answer_format is not None:
             raise BadRequest("The echo engine only repeats; its answer cannot be given a format", "response_format")
-        prompt, said = _prompt_and_answer(request.prompt)
+        prompt, echoed = _prompt_and_answer(request.prompt)
         limit = self._limit(len(prompt), request.sampling)
-        check_begun(request.begun, n=request.n, logprobs=request.logprobs, vocabulary_size=VOCABULARY_SIZE)
+        check_resume_token_ids(request.begun, n=request.n, logprobs=request.logprobs, vocabulary_size=VOCABULARY_SIZE)
         answers = [
-            _Answer(
-                said,
-                Choice(
+            _EchoedChoice(
+                echoed,
+                OutputProcessor(
                     self._vocabulary,
                     request.sampling,
                     limit,
                     index=index,
-                    reader=build_reader(_reading(request.prompt)),
+                    parser=build_parser(_parser_spec(request.prompt)),
                 ),
                 index,
                 request.logprobs,
@@ -92,15 +92,17 @@ class EchoEngine:
             for index in range(request.n)
         ]
         replayed = [
-            event for answer, begun in zip(answers, request.begun, strict=False) for event in answer.replay(begun)
+            event
+            for answer, resume_token_ids in zip(answers, request.begun, strict=False)
+            for event in answer.replay(resume_token_ids)
         ]
         unfinished = [answer for answer in answers if not answer.finished]
         self._running += len(unfinished)
         try:
             if request.echo:
-                told = [] if request.logprobs is None else of_prompt(prompt, request.logprobs)
+                prompt_token_logprobs = [] if request.logprobs is None else prompt_logprobs(prompt, request.logprobs)
                 for index in range(request.n):
-                    yield Delta(index, prompt.decode(errors="replace"), [], told)
+                    yield Delta(index, prompt.decode(errors="replace"), [], prompt_token_logprobs)
             for event in replayed:
                 yield event
             while unfinished:
@@ -111,50 +113,50 @@ class EchoEngine:
                     if answer.finished:
                         unfinished.remove(answer)
                         self._running -= 1
-            yield Usage(len(prompt), sum(answer.choice.tokens for answer in answers), 0)
+            yield Usage(len(prompt), sum(answer.output.tokens for answer in answers), 0)
         finally:
             self._running -= len(unfinished)
 
     def _limit(self, prompt_tokens: int, sampling: SamplingParams) -> int:
-        room = self.context_length - prompt_tokens
-        if room < 1:
+        available_tokens = self.context_length - prompt_tokens
+        if available_tokens < 1:
             raise ContextOverflow(
                 prompt_tokens, self.context_length, "Shorten the prompt, or raise context_length in [echo]."
             )
-        return room if sampling.max_tokens is None else min(sampling.max_tokens, room)
+        return available_tokens if sampling.max_tokens is None else min(sampling.max_tokens, available_tokens)
 
 
-class _Answer:
+class _EchoedChoice:
     """One choice: the answer's bytes, then END, and from the start again while END does not end it."""
 
-    def __init__(self, answer: bytes, choice: Choice, index: int, logprobs: int | None) -> None:
-        self.choice = choice
+    def __init__(self, answer: bytes, choice: OutputProcessor, index: int, logprobs: int | None) -> None:
+        self.output = choice
         self.finished = False
         self._tokens = (*answer, END)
         self._index = index
         self._logprobs = logprobs
 
-    def replay(self, begun: Sequence[int]) -> list[Event]:
+    def replay(self, resume_token_ids: Sequence[int]) -> list[Event]:
         """Take what an earlier attempt said. Raises BadRequest when there is more of it than the choice has."""
         events: list[Event] = []
-        for token in begun:
+        for token in resume_token_ids:
             if self.finished:
-                raise ended_early(self._index, len(begun), self.choice.tokens)
+                raise resume_past_end(self._index, len(resume_token_ids), self.output.tokens)
             events += self._accept(token)
         return events
 
     def step(self) -> list[Event]:
-        return self._accept(self._tokens[self.choice.tokens % len(self._tokens)])
+        return self._accept(self._tokens[self.output.tokens % len(self._tokens)])
 
     def _accept(self, token: int) -> list[Event]:
-        deltas, reason = self.choice.accept(token, self._report(token))
+        deltas, reason = self.output.accept(token, self._token_logprobs(token))
         if reason is None:
             return [*deltas]
         self.finished = True
         return [*deltas, Finished(self._index, reason)]
 
-    def _report(self, token: int) -> TokenLogprobs | None:
-        return None if self._logprobs is None or token == END else certain(token, self._logprobs)
+    def _token_logprobs(self, token: int) -> TokenLogprobs | None:
+        return None if self._logprobs is None or token == END else certain_logprobs(token, self._logprobs)
 
 
 def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
@@ -173,9 +175,13 @@ def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
     return prompt, prompt
 
 
-def _reading(prompt: Prompt) -> Reading:
+def _parser_spec(prompt: Prompt) -> OutputParserSpec:
     """Calls that are repeated are calls, too."""
-    return Reading("generic") if isinstance(prompt, ChatPrompt) and prompt.tools is not None else Reading()
+    return (
+        OutputParserSpec("generic")
+        if isinstance(prompt, ChatPrompt) and prompt.tools is not None
+        else OutputParserSpec()
+    )
 
 
 def _check_repeatable(prompt: ChatPrompt) -> None:

@@ -3,13 +3,13 @@
 from dragoman.core.events import Likelihood, TokenLogprobs
 
 
-def certain(token: int, top: int) -> TokenLogprobs:
+def certain_logprobs(token: int, top: int) -> TokenLogprobs:
     """A byte of text. `top`: how many likeliest tokens are told; the one that is echoed is the only one there is."""
     piece = bytes((token,))
     return TokenLogprobs(token, piece, 0.0, [Likelihood(token, piece, 0.0)] if top else [])
 
 
-def of_prompt(prompt: bytes, top: int) -> list[TokenLogprobs]:
+def prompt_logprobs(prompt: bytes, top: int) -> list[TokenLogprobs]:
     """A prompt's bytes. Nothing comes before the first, so it has no probability."""
     [first, *rest] = prompt
-    return [TokenLogprobs(first, bytes((first,)), None, []), *(certain(token, top) for token in rest)]
+    return [TokenLogprobs(first, bytes((first,)), None, []), *(certain_logprobs(token, top) for token in rest)]

@@ -12,11 +12,11 @@ from dragoman.core.request import (
     Tool,
     ToolUse,
 )
-from dragoman.engines.grammar.calls import CallGrammar, SpecialToken
+from dragoman.engines.grammar.calls import SpecialTokenLookup, ToolCallGrammar
 from dragoman.engines.grammar.keywords import Schema
 from dragoman.engines.grammar.lark import client_grammar, compile_error, json_text, regex
 from dragoman.engines.grammar.schema import enforceable_schema
-from dragoman.prompt.markup import CallMarkup
+from dragoman.prompt.markup import ToolCallMarkup
 
 _FORMAT = "response_format"
 _TOOLS = "tools"
@@ -34,8 +34,8 @@ _REFUSED_BY_LLGUIDANCE = {
 def build_grammar(
     answer_format: AnswerFormat | None,
     tools: ToolUse | None,
-    markup: CallMarkup | None,
-    special_token: SpecialToken,
+    markup: ToolCallMarkup | None,
+    special_token: SpecialTokenLookup,
 ) -> str | None:
     """The grammar of the whole answer, to be enforced with PARSER_LIMITS; None if any text will do.
 
@@ -43,39 +43,39 @@ def build_grammar(
     of its own in the model's vocabulary. A format binds the answer's text, not its calls. Raises BadRequest for what
     cannot be enforced as it was asked for, with the parameter "response_format" or "tools".
     """
-    answer, definitions = ("", {}) if answer_format is None else _answer(answer_format)
+    answer, definitions = ("", {}) if answer_format is None else _answer_rule(answer_format)
     if tools is None or (markup is None and tools.choice == "auto"):
-        return _assembled(f"start: {answer}", definitions) if answer else None
+        return _assemble(f"start: {answer}", definitions) if answer else None
     if markup is None:
         raise BadRequest("This model cannot call tools", _TOOLS)
-    arguments = {tool.name: _arguments(tool) for tool in tools.callable}
+    arguments = {tool.name: _arguments_rule(tool) for tool in tools.callable}
     if not arguments:
         raise BadRequest("There is no tool to call", _TOOLS)
 
-    def grammar(token: SpecialToken) -> str:
-        calls = CallGrammar(markup, arguments, tools.several, token)
+    def grammar(token: SpecialTokenLookup) -> str:
+        calls = ToolCallGrammar(markup, arguments, tools.several, token)
         if tools.choice != "auto":
             return calls.only_calls()
-        return _assembled(calls.calls_or(answer), definitions) if answer else calls.calls_in_text()
+        return _assemble(calls.calls_or_answer(answer), definitions) if answer else calls.calls_in_text()
 
     if problem := compile_error(grammar(lambda _: None)):
         raise BadRequest(f"The tools cannot be enforced together: {problem}", _TOOLS)
     return grammar(special_token)
 
 
-def _assembled(main: str, definitions: dict[str, str]) -> str:
+def _assemble(main: str, definitions: dict[str, str]) -> str:
     """`main` with the grammars that it refers to as @name."""
     others = [{"name": name, "lark_grammar": text} for name, text in definitions.items()]
     return json.dumps({"grammars": [{"lark_grammar": main}, *others]}) if others else main
 
 
-def _answer(answer_format: AnswerFormat) -> tuple[str, dict[str, str]]:
+def _answer_rule(answer_format: AnswerFormat) -> tuple[str, dict[str, str]]:
     """The body of a rule for the answer's text, and the grammars that it refers to. Raises BadRequest."""
     match answer_format:
         case JsonObjectFormat():
             return json_text({"type": "object"}), {}
         case JsonSchemaFormat(schema=schema, strict=strict):
-            return _enforced(schema, strict, _FORMAT, "The schema", only_objects=False), {}
+            return _json_rule(schema, strict, _FORMAT, "The schema", only_objects=False), {}
         case RegexFormat(pattern=pattern):
             if problem := compile_error(f"start: {regex(pattern)}"):
                 raise BadRequest(f"The regular expression cannot be enforced: {problem}", _FORMAT)
@@ -84,36 +84,41 @@ def _answer(answer_format: AnswerFormat) -> tuple[str, dict[str, str]]:
             return "@answer", {"answer": client_grammar(text, _FORMAT)}
 
 
-def _arguments(tool: Tool) -> str:
+def _arguments_rule(tool: Tool) -> str:
     """The Lark of a tool's arguments. Raises BadRequest."""
     if tool.parameters is None:
         return '"{}"'
     subject = f"The schema of the parameters of tool '{tool.name}'"
-    return _enforced(tool.parameters, tool.strict, _TOOLS, subject, only_objects=True)
+    return _json_rule(tool.parameters, tool.strict, _TOOLS, subject, only_objects=True)
 
 
-def _enforced(schema: object, strict: bool, parameter: str, subject: str, *, only_objects: bool) -> str:
+def _json_rule(schema: object, strict: bool, parameter: str, subject: str, *, only_objects: bool) -> str:
     """The Lark of JSON that fits the schema. Raises BadRequest."""
-    left_out: frozenset[str] = frozenset()
+    omitted: frozenset[str] = frozenset()
     while True:
-        rewritten = enforceable_schema(schema, strict=strict, parameter=parameter, subject=subject, without=left_out)
+        rewritten = enforceable_schema(
+            schema, strict=strict, parameter=parameter, subject=subject, omitted_keywords=omitted
+        )
         if only_objects:
-            rewritten = _of_objects(rewritten, parameter, subject)
+            rewritten = _restrict_to_objects(rewritten, parameter, subject)
         text = json_text(rewritten)
         problem = compile_error(f"start: {text}")
         if not problem:
             return text
-        keywords, reason = next((why for said, why in _REFUSED_BY_LLGUIDANCE.items() if said in problem), ((), ""))
+        keywords, reason = next(
+            (explanation for error_text, explanation in _REFUSED_BY_LLGUIDANCE.items() if error_text in problem),
+            ((), ""),
+        )
         if not keywords:
             raise BadRequest(f"{subject} cannot be enforced: {problem}", parameter)
-        if strict or left_out.issuperset(keywords) or "$ref" in keywords:
+        if strict or omitted.issuperset(keywords) or "$ref" in keywords:
             raise BadRequest(
                 f"{subject} cannot be enforced: '{keywords[0]}' is not supported here: {reason}", parameter
             )
-        left_out |= frozenset(keywords)
+        omitted |= frozenset(keywords)
 
 
-def _of_objects(schema: Schema, parameter: str, subject: str) -> Schema:
+def _restrict_to_objects(schema: Schema, parameter: str, subject: str) -> Schema:
     """The schema, for objects only. Raises BadRequest if it excludes them."""
     if isinstance(schema, bool):
         return {"type": "object"}

@@ -27,8 +27,8 @@ _JSON_STYLE = {
     "json_allowed_escapes": 'nrbtf\\"',
 }
 
-_MOST_CHARACTERS = 30_000
-_MOST_RULES = 1_000
+_MAX_CHARACTERS = 30_000
+_MAX_RULES = 1_000
 """In a client's grammar. The compiler recurses through rules, and overflows its stack beyond some 2,000."""
 
 _GBNF_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
@@ -57,9 +57,9 @@ def regex(pattern: str) -> str:
 
 def client_grammar(text: str, parameter: str) -> str:
     """A client's grammar in Lark; it may be written in GBNF. Raises BadRequest."""
-    if len(text) > _MOST_CHARACTERS or len(re.findall("::=|:", text)) > _MOST_RULES:
+    if len(text) > _MAX_CHARACTERS or len(re.findall("::=|:", text)) > _MAX_RULES:
         raise BadRequest(
-            f"The grammar is too large: it may have {_MOST_CHARACTERS} characters and {_MOST_RULES} rules", parameter
+            f"The grammar is too large: it may have {_MAX_CHARACTERS} characters and {_MAX_RULES} rules", parameter
         )
     if re.search(r"^\s*[\w-]+\s*::=", text, re.MULTILINE):
         try:
@@ -98,30 +98,32 @@ def compile_error(grammar: str) -> str:
         return "it has half a surrogate pair in it"
     matcher = LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=PARSER_LIMITS)
     if matcher.is_error():
-        return _readable(matcher.get_error())
+        return _readable_error(matcher.get_error())
     for _ in range(2):  # a lexer that grows too large does so by its second step
         allowed = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
         if matcher.is_error():
             return "it allows nothing" if "NoExtension" in matcher.get_error() else "it is too complex"
-        following = np.flatnonzero(allowed[: _Bytes.eos_token_id])
+        following = np.flatnonzero(allowed[: _ByteVocabulary.eos_token_id])
         if not following.size:
             break
         matcher.consume_token(int(following[0]))
     return ""
 
 
-def found_in(pattern: str, texts: Iterable[str]) -> list[str]:
+def matching_texts(pattern: str, texts: Iterable[str]) -> list[str]:
     """Those of the texts in which a pattern of grammar.pattern is found. Takes linear time, whatever the pattern.
 
     Texts that are not generated in JSON, because of control characters, are not found.
     """
     grammar = f"start: {json_text({'type': 'string', 'pattern': pattern})}"
-    reader = LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=PARSER_LIMITS)
-    documents = ((text, [*json.dumps(text, ensure_ascii=False).encode(), _Bytes.eos_token_id]) for text in texts)
-    return [text for text, tokens in documents if reader.validate_tokens(tokens) == len(tokens)]
+    matcher = LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=PARSER_LIMITS)
+    documents = (
+        (text, [*json.dumps(text, ensure_ascii=False).encode(), _ByteVocabulary.eos_token_id]) for text in texts
+    )
+    return [text for text, tokens in documents if matcher.validate_tokens(tokens) == len(tokens)]
 
 
-def _readable(message: str) -> str:
+def _readable_error(message: str) -> str:
     """An error of llguidance without its place in a text that the client never saw."""
     if re.search("too (big|large|many|complex|deeply)|fuel|recursion limit|stack level|Unable to determine", message):
         return "it is too large or too complex"
@@ -132,7 +134,7 @@ def _readable(message: str) -> str:
     return re.sub(r"^(at )?[0-9]+\([0-9]+\): (failed to compile JSON schema: )?", "", message).partition("\n")[0]
 
 
-class _Bytes:
+class _ByteVocabulary:
     """A vocabulary of the 256 bytes, and of a token that ends the text."""
 
     tokens: Sequence[bytes] = [*(bytes([byte]) for byte in range(256)), b"<end>"]
@@ -146,4 +148,4 @@ class _Bytes:
 
 @functools.cache
 def _byte_tokenizer() -> LLTokenizer:
-    return LLTokenizer(TokenizerWrapper(_Bytes()), n_vocab=257, eos_token=256, slices=[])
+    return LLTokenizer(TokenizerWrapper(_ByteVocabulary()), n_vocab=257, eos_token=256, slices=[])

@@ -24,7 +24,7 @@ _HEX = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})")
 UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
 """Characters that JSON can only write as \\u00XX. That is not generated: a name could have two spellings then."""
 
-_LARGEST_REPETITION = 10_000
+_MAX_EXPANDED_CHARACTERS = 10_000
 """Characters a pattern may come to when its repetitions are written out; what costs time is its automaton."""
 
 
@@ -41,16 +41,16 @@ def portable_pattern(pattern: str, *, wide: bool = False) -> str:
 
     It matches what all dialects agree on; `wide`: what at least one of them matches.
     """
-    reader = _Reader(pattern, wide)
-    text, size = reader.alternatives()
-    if reader.next:
+    rewriter = _PatternRewriter(pattern, wide)
+    text, size = rewriter.alternatives()
+    if rewriter.next:
         raise MalformedPattern("it closes a group that it did not open")
-    if size > _LARGEST_REPETITION:
+    if size > _MAX_EXPANDED_CHARACTERS:
         raise UnportablePattern("its repetitions are too large")
     return text
 
 
-class _Reader:
+class _PatternRewriter:
     """Recursive descent over a pattern; every method returns the rewritten text and its size written out."""
 
     def __init__(self, pattern: str, wide: bool) -> None:
@@ -71,7 +71,7 @@ class _Reader:
             text, size = self._sequence()
             texts.append(text)
             total += size
-            if not self._took("|"):
+            if not self._accept("|"):
                 return "|".join(texts), total
 
     def _sequence(self) -> tuple[str, int]:
@@ -79,22 +79,22 @@ class _Reader:
         total = 0
         while self.next and self.next not in "|)":
             anchors = self._anchors
-            if self._took("^"):
-                self._note_anchor("^", is_at_the_end=not any(text != "^" for text in texts))
+            if self._accept("^"):
+                self._check_anchor("^", is_at_the_end=not any(text != "^" for text in texts))
                 texts.append("^")
-            elif self._took("$"):
-                self._note_anchor("$", is_at_the_end=self.next in "|)")
+            elif self._accept("$"):
+                self._check_anchor("$", is_at_the_end=self.next in "|)")
                 texts.append(r"\n?$" if self._wide else "$")  # Python's stands before a last newline, too
             else:
                 text, size = self._atom()
                 quantifier, factor = self._quantifier()
                 if self._anchors > anchors:
-                    self._note_anchor("^ or $", is_at_the_end=not (texts or quantifier) and self.next in "|)")
+                    self._check_anchor("^ or $", is_at_the_end=not (texts or quantifier) and self.next in "|)")
                 texts.append(text + quantifier)
                 total += size * factor
         return "".join(texts), total
 
-    def _note_anchor(self, anchor: str, is_at_the_end: bool) -> None:
+    def _check_anchor(self, anchor: str, is_at_the_end: bool) -> None:
         self._anchors += 1
         if not is_at_the_end:
             raise UnportablePattern(f"{anchor} stands inside of what it should be the end of")
@@ -104,7 +104,7 @@ class _Reader:
         if match is None:
             return "", 1
         self._position = match.end()
-        self._took("?")  # a lazy quantifier matches the same texts
+        self._accept("?")  # a lazy quantifier matches the same texts
         if _QUANTIFIER.match(self._pattern, self._position):
             raise MalformedPattern("it repeats a repetition")
         bounds = [int(number) for number in re.findall("[0-9]+", match[0])]
@@ -113,7 +113,7 @@ class _Reader:
         return match[0], max([1, *bounds])
 
     def _atom(self) -> tuple[str, int]:
-        character = self._read()
+        character = self._read_character()
         match character:
             case "(":
                 return self._group()
@@ -136,22 +136,22 @@ class _Reader:
         return _literal(character), 1
 
     def _group(self) -> tuple[str, int]:
-        if not self._took("?:") and self.next == "?":
+        if not self._accept("?:") and self.next == "?":
             raise UnportablePattern("look-around, flags and named groups are not supported")
         self._depth += 1
         if self._depth > 50:
             raise UnportablePattern("its groups are nested too deeply")
         text, size = self.alternatives()
-        if not self._took(")"):
+        if not self._accept(")"):
             raise MalformedPattern("it opens a group that it does not close")
         self._depth -= 1
         return f"(?:{text})", size
 
     def _class(self) -> str:
-        negated = self._took("^")
+        negated = self._accept("^")
         items: list[str] = []
         is_writable = negated
-        while not self._took("]"):
+        while not self._accept("]"):
             item, last = self._class_item(negated)
             items.append(item)
             is_writable |= UNWRITABLE.match(last) is None
@@ -190,10 +190,10 @@ class _Reader:
         return letter
 
     def _class_character(self) -> str:
-        character = self._read()
+        character = self._read_character()
         if character != "\\":
             return character
-        return "\b" if self._took("b") else self._escaped()
+        return "\b" if self._accept("b") else self._escaped()
 
     def _escaped(self) -> str:
         """The character that an escape stands for; its backslash is behind us."""
@@ -203,19 +203,19 @@ class _Reader:
             if 0xD800 <= code <= 0xDFFF:
                 raise UnportablePattern("it has half a surrogate pair; write the character itself")
             return chr(code)
-        letter = self._read()
+        letter = self._read_character()
         if letter in _CONTROLS:
             return _CONTROLS[letter]
         if letter.isascii() and not letter.isalnum():
             return letter
         raise UnportablePattern(f"\\{letter} is not supported")
 
-    def _took(self, text: str) -> bool:
+    def _accept(self, text: str) -> bool:
         found = self._pattern.startswith(text, self._position)
         self._position += len(text) * found
         return found
 
-    def _read(self) -> str:
+    def _read_character(self) -> str:
         character = self.next
         if not character:
             raise MalformedPattern("it ends too early")

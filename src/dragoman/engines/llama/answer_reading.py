@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from dragoman.prompt.pieces import AnswerReader
+from dragoman.prompt.pieces import OutputParser
 
 
 class AnswerReading(NamedTuple):
     """What is not plain text in the answers of one job."""
 
-    new_reader: Callable[[], AnswerReader | None] = lambda: None
+    new_reader: Callable[[], OutputParser | None] = lambda: None
     """A reader for one choice; None: all of it is content."""
     markup: frozenset[int] = frozenset()
     """Special tokens whose text the reader must see."""

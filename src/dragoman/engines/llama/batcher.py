@@ -7,9 +7,9 @@ from typing import NamedTuple
 from dragoman.core.errors import BadRequest, EngineFailed
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.engines import logprobs
-from dragoman.engines.checks import ended_early
-from dragoman.engines.choice import Choice, TokenText
-from dragoman.engines.constraint import Constraint, ConstraintFailed, MaskWorker
+from dragoman.engines.checks import resume_past_end
+from dragoman.engines.choice import DetokenizerVocabulary, OutputProcessor
+from dragoman.engines.constraint import ConstraintFailed, GrammarConstraint, MaskWorker
 from dragoman.engines.llama.backend import Backend
 from dragoman.engines.llama.cache import PrefixCache
 from dragoman.engines.llama.context import Chunk, Logits
@@ -30,7 +30,7 @@ class Batcher:
     """All jobs of one model. Every method is called from the thread that owns the backend."""
 
     def __init__(
-        self, backend: Backend, vocabulary: TokenText, *, parallel: int, step_tokens: int, saved_tokens: int
+        self, backend: Backend, vocabulary: DetokenizerVocabulary, *, parallel: int, step_tokens: int, saved_tokens: int
     ) -> None:
         self._backend = backend
         self._vocabulary = vocabulary
@@ -108,8 +108,8 @@ class Batcher:
     def _sequence(self, job: Job, index: int, seed: int) -> ChoiceSequence:
         sampling, reading, ends = job.sampling, job.reading, self._vocabulary.end_token_ids
         sampler = Sampler(sampling, seed, index, job.prompt, ends, self._backend.vocabulary_size)
-        choice = Choice(
-            self._vocabulary, sampling, job.limit, index=index, reader=reading.new_reader(), markup=reading.markup
+        choice = OutputProcessor(
+            self._vocabulary, sampling, job.limit, index=index, parser=reading.new_reader(), markup=reading.markup
         )
         return ChoiceSequence(job, index, self._arrivals, sampler, choice)
 
@@ -125,7 +125,7 @@ class Batcher:
             reason = f"begun holds tokens of choice {sequence.index} that its grammar does not allow: {failure}"
             raise BadRequest(reason, "begun") from failure
         if sequence.generated < len(sequence.begun):
-            raise ended_early(sequence.index, len(sequence.begun), sequence.generated)
+            raise resume_past_end(sequence.index, len(sequence.begun), sequence.generated)
 
     def _use(self, work: Work, rows: Logits) -> Iterator[Outcome]:
         """Do with the logits of one piece of work what they were computed for."""
@@ -164,14 +164,14 @@ class Batcher:
                 going_on = going_on and (yield from self._append(sequence, token, bound))
 
     def _append(
-        self, sequence: ChoiceSequence, token: int, bound: Constraint | None, report: TokenLogprobs | None = None
+        self, sequence: ChoiceSequence, token: int, bound: GrammarConstraint | None, report: TokenLogprobs | None = None
     ) -> Generator[Outcome, None, bool]:
         """Add a token to the sequence, publish it, and tell whether the sequence goes on."""
         job = sequence.job
         if bound:
             bound.accept(token)
         sequence.append(token)
-        deltas, reason = sequence.choice.accept(token, report, complete=bound is not None and bound.complete)
+        deltas, reason = sequence.choice.accept(token, report, grammar_complete=bound is not None and bound.is_complete)
         yield from (Outcome(job.key, delta) for delta in deltas)
         if reason is not None:
             yield Outcome(job.key, Finished(sequence.index, reason))
@@ -197,7 +197,7 @@ class Batcher:
     def _report(self, job: Job, logits: Logits, token: int) -> TokenLogprobs | None:
         if job.logprobs is None:
             return None
-        return logprobs.report(logits, token, job.logprobs, self._vocabulary.piece)
+        return logprobs.token_logprobs(logits, token, job.logprobs, self._vocabulary.piece)
 
     def _report_prompt(self, work: Work, rows: Logits) -> None:
         """Tell of the prompt's tokens: the logits at one token are those for the next one."""

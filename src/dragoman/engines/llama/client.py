@@ -21,8 +21,8 @@ from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
 from dragoman.engines.llama.adapter_registry import registry_path
 from dragoman.engines.llama.worker_adapters import ChangeCommand, WorkerAdapters
-from dragoman.prompt.foreign import ForeignTemplates
-from dragoman.prompt.reading import Reading
+from dragoman.prompt.foreign import RequestTemplateRenderer
+from dragoman.prompt.reading import OutputParserSpec
 from dragoman.prompt.template import ChatTemplate
 
 RECONNECT_SECONDS = 0.05
@@ -55,7 +55,7 @@ class _Rendered(NamedTuple):
     """What the process is given for a prompt, and how its answer is to be read."""
 
     prompt: TextPrompt | TokenPrompt
-    reading: Reading
+    reading: OutputParserSpec
 
 
 class _Connection:
@@ -128,7 +128,7 @@ class LlamaEngine:
         self._was_ready = False
         self._numbers = itertools.count()
         self._connecting: asyncio.Task[None] | None = None
-        self._foreign_templates = ForeignTemplates()
+        self._foreign_templates = RequestTemplateRenderer()
 
     async def start(self) -> None:
         self._connecting = asyncio.create_task(self._stay_connected())
@@ -154,7 +154,7 @@ class LlamaEngine:
 
     @property
     def thinks(self) -> bool:
-        return self._connection is not None and self._connection.template.thinks
+        return self._connection is not None and self._connection.template.supports_reasoning
 
     @property
     def fingerprint(self) -> str | None:
@@ -226,7 +226,7 @@ class LlamaEngine:
 
     async def _render(self, connection: _Connection, prompt: Prompt, *, constrained: bool = False) -> _Rendered:
         if not isinstance(prompt, ChatPrompt):
-            return _Rendered(prompt, Reading())
+            return _Rendered(prompt, OutputParserSpec())
         if prompt.template is not None or prompt.template_arguments:
             rendered = await self._foreign_templates.render(
                 prompt,
@@ -236,7 +236,7 @@ class LlamaEngine:
             )
         else:
             rendered = connection.template.render(prompt, constrained=constrained)
-        return _Rendered(TextPrompt(rendered.text), rendered.reading)
+        return _Rendered(TextPrompt(rendered.text), rendered.parser_spec)
 
     async def _change_adapters(self, command: Callable[[int], ChangeCommand]) -> Adapter:
         adapter: Adapter = await self._ask(await self._connect(), command)

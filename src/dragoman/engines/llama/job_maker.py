@@ -7,16 +7,16 @@ import numpy as np
 
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.request import AnswerFormat, TextPrompt, TokenPrompt, ToolUse
-from dragoman.engines.checks import check_begun, check_token_ids
-from dragoman.engines.constraint import GRAMMARS_KEPT, Constraint, GrammarCompiler
+from dragoman.engines.checks import check_resume_token_ids, check_token_ids
+from dragoman.engines.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
 from dragoman.engines.grammar import build_grammar
 from dragoman.engines.llama.answer_reading import PLAIN, AnswerReading
 from dragoman.engines.llama.messages import Submit
 from dragoman.engines.llama.model import Model, TokenArray
 from dragoman.engines.llama.sequence import Job, JobKey
-from dragoman.prompt.call_reader import Certainty
-from dragoman.prompt.markup import FormatName
-from dragoman.prompt.reading import Reading, build_reader
+from dragoman.prompt.call_reader import ToolCallMode
+from dragoman.prompt.markup import ToolFormatName
+from dragoman.prompt.reading import OutputParserSpec, build_parser
 from dragoman.prompt.tool_formats import FORMATS
 
 
@@ -25,7 +25,7 @@ class _Binding(msgspec.Struct, frozen=True, array_like=True):
 
     answer_format: AnswerFormat | None
     tools: ToolUse | None
-    tool_format: FormatName | None
+    tool_format: ToolFormatName | None
 
 
 class JobMaker:
@@ -34,7 +34,7 @@ class JobMaker:
     def __init__(self, model: Model, cells: int) -> None:
         """`cells`: KV cells there are, which bound a prompt and its answer."""
         self._model = model
-        self._grammar = functools.lru_cache(GRAMMARS_KEPT)(self._build_grammar)
+        self._grammar = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._build_grammar)
         self.context_length = min(model.trained_context_length, cells)
 
     def job(self, key: JobKey, command: Submit) -> Job:
@@ -92,9 +92,9 @@ class JobMaker:
         size = self._model.vocabulary.size
         check_token_ids("stop_token_ids", command.sampling.stop_token_ids, size)
         check_token_ids("logit_bias", command.sampling.logit_bias, size)
-        check_begun(command.begun, n=command.n, logprobs=command.logprobs, vocabulary_size=size)
+        check_resume_token_ids(command.begun, n=command.n, logprobs=command.logprobs, vocabulary_size=size)
 
-    def _constraint(self, command: Submit) -> Constraint | None:
+    def _constraint(self, command: Submit) -> GrammarConstraint | None:
         if command.answer_format is None and command.tools is None:
             return None
         binding = _Binding(command.answer_format, command.tools, command.reading.tool_format)
@@ -113,23 +113,23 @@ class JobMaker:
     def _compiler(self) -> GrammarCompiler:
         return GrammarCompiler(self._model.vocabulary)
 
-    def _answer_reading(self, reading: Reading, tools: ToolUse | None) -> AnswerReading:
-        if reading == Reading():
+    def _answer_reading(self, reading: OutputParserSpec, tools: ToolUse | None) -> AnswerReading:
+        if reading == OutputParserSpec():
             return PLAIN
         vocabulary = self._model.vocabulary
-        thinking = reading.thinking
+        thinking = reading.reasoning
         written = [] if reading.tool_format is None else [*FORMATS[reading.tool_format].markup.special_tokens]
         written += [] if thinking is None else [thinking.opening, thinking.closing]
         tokens = [vocabulary.special_token(text) for text in written]
         return AnswerReading(
-            functools.partial(build_reader, reading, _certainty(tools)),
+            functools.partial(build_parser, reading, _certainty(tools)),
             frozenset(token for token in tokens if token is not None),
-            None if thinking is None else thinking.budget,
+            None if thinking is None else thinking.budget_tokens,
             () if thinking is None else tuple(vocabulary.tokenize_markup(f"{thinking.closing}\n\n")),
         )
 
 
-def _certainty(tools: ToolUse | None) -> Certainty:
+def _certainty(tools: ToolUse | None) -> ToolCallMode:
     """Where the grammar of these tools leaves nothing but calls."""
     if tools is None:
         return "none"

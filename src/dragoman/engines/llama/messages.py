@@ -23,7 +23,7 @@ from dragoman.core.frames import FrameTooLong, frame, read_frame
 from dragoman.core.request import AnswerFormat, SamplingParams, TextPrompt, TokenPrompt, ToolUse
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.adapter_registry import AdapterRecord
-from dragoman.prompt.reading import Reading
+from dragoman.prompt.reading import OutputParserSpec
 
 Content = TypeVar("Content")
 
@@ -42,7 +42,7 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     logprobs: int | None = None
     answer_format: AnswerFormat | None = None
     tools: ToolUse | None = None
-    reading: Reading = Reading()
+    reading: OutputParserSpec = OutputParserSpec()
     adapter: str | None = None
     """By its own name; None: the model alone."""
     begun: tuple[tuple[int, ...], ...] = ()

@@ -6,8 +6,8 @@ import numpy as np
 
 from dragoman.core.events import TokenLogprobs
 from dragoman.core.request import QUEUED, SamplingParams
-from dragoman.engines.choice import Choice
-from dragoman.engines.constraint import Constraint
+from dragoman.engines.choice import OutputProcessor
+from dragoman.engines.constraint import GrammarConstraint
 from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.answer_reading import PLAIN, AnswerReading
 from dragoman.engines.llama.cells import NO_CELLS, Cells
@@ -37,7 +37,7 @@ class Job:
         priority: int = 0,
         echo: str = "",
         logprobs: int | None = None,
-        constraint: Constraint | None = None,
+        constraint: GrammarConstraint | None = None,
         reading: AnswerReading = PLAIN,
         adapter: int = NO_ADAPTER,
         begun: tuple[tuple[int, ...], ...] = (),
@@ -72,7 +72,7 @@ class Job:
 class Sequence:
     """Tokens known, tokens computed, and where the computed ones lie."""
 
-    def __init__(self, job: Job, index: int, arrival: int, sampler: Sampler, choice: Choice) -> None:
+    def __init__(self, job: Job, index: int, arrival: int, sampler: Sampler, choice: OutputProcessor) -> None:
         self.job = job
         self.begun = job.begun[index] if job.begun else ()
         self.index = index
@@ -145,14 +145,14 @@ class Sequence:
         return _REPORTED_AT_ONCE if self.tells_prompt else self.length
 
     @property
-    def bound(self) -> Constraint | None:
+    def bound(self) -> GrammarConstraint | None:
         """The grammar that the next token must follow. A thought is free."""
-        return None if self.choice.in_thought else self.constraint
+        return None if self.choice.in_reasoning else self.constraint
 
     @property
     def ends_are_barred(self) -> bool:
         """Whether the choice must not end yet: it has too few tokens, or thinks of an answer that a grammar binds."""
-        return self.choice.ends_are_barred or (self.choice.in_thought and self.constraint is not None)
+        return self.choice.ends_are_barred or (self.choice.in_reasoning and self.constraint is not None)
 
     def forced(self) -> Collection[int]:
         """The tokens that must come next, whatever the model would say: known already, or inevitable."""
@@ -164,7 +164,7 @@ class Sequence:
 
     def _inevitable(self) -> Collection[int]:
         reading, choice = self.job.reading, self.choice
-        if choice.in_thought:
+        if choice.in_reasoning:
             spent = reading.thought_budget is not None and choice.reasoning_tokens >= reading.thought_budget
             return reading.thought_closing if spent else ()
         return self.constraint.forced() if self.constraint else ()

@@ -21,7 +21,7 @@ class WorkerAdapters:
         self._ask = ask
         self.architecture = architecture
 
-    def listed(self) -> Sequence[Adapter]:
+    def list_adapters(self) -> Sequence[Adapter]:
         return self._reader.adapters()
 
     async def add(self, adapter: Adapter, path: Path) -> Adapter:

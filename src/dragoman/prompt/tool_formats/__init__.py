@@ -2,11 +2,11 @@
 
 import re
 
-from dragoman.prompt.markup import FormatName
+from dragoman.prompt.markup import ToolFormatName
 from dragoman.prompt.tool_formats import generic, hermes, llama3, mistral
 from dragoman.prompt.tool_formats.format import ToolFormat
 
-FORMATS: dict[FormatName, ToolFormat] = {
+FORMATS: dict[ToolFormatName, ToolFormat] = {
     "hermes": hermes.FORMAT,
     "mistral": mistral.FORMAT,
     "llama3": llama3.FORMAT,
@@ -16,8 +16,8 @@ FORMATS: dict[FormatName, ToolFormat] = {
 _MENTIONS_TOOLS = re.compile(r"\btools\b")
 
 
-def recognise(source: str) -> FormatName:
+def detect_tool_format(source: str) -> ToolFormatName:
     """The family of a template: the first one that recognises it, and generic if it does nothing with tools."""
     if not _MENTIONS_TOOLS.search(source):
         return "generic"
-    return next(name for name, tool_format in FORMATS.items() if tool_format.recognises(source))
+    return next(name for name, tool_format in FORMATS.items() if tool_format.matches_template(source))

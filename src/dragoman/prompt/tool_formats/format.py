@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from dragoman.core.request import Message, ToolCall, ToolUse
-from dragoman.prompt.call_reader import CallSyntax
-from dragoman.prompt.markup import CallMarkup
+from dragoman.prompt.call_reader import ToolCallSyntax
+from dragoman.prompt.markup import ToolCallMarkup
 
 Adapt = Callable[[Sequence[Message], ToolUse | None], list[Message]]
 
@@ -18,10 +18,10 @@ def _unchanged(messages: Sequence[Message], _tools: ToolUse | None) -> list[Mess
 class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     """A family of templates."""
 
-    markup: CallMarkup
-    syntax: CallSyntax
+    markup: ToolCallMarkup
+    syntax: ToolCallSyntax
     """The same, for reading answers."""
-    recognises: Callable[[str], bool]
+    matches_template: Callable[[str], bool]
     """Whether a template's source, which uses `tools`, is of this family."""
     adapt: Adapt = _unchanged
     """A conversation as the templates of this family take it."""
@@ -29,7 +29,7 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     """Whether templates of this family write tools, calls and results; otherwise `adapt` does, as text."""
 
 
-def write_calls(markup: CallMarkup, calls: Iterable[ToolCall]) -> str:
+def write_calls(markup: ToolCallMarkup, calls: Iterable[ToolCall]) -> str:
     """Calls as an answer has them."""
     written = (
         f"{markup.call_open}{markup.head(call.name)}{call.arguments or '{}'}{markup.tail}{markup.call_close}"

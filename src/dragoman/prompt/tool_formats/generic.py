@@ -11,7 +11,7 @@ The template is given a conversation of plain text, in which everything about to
 from collections.abc import Sequence
 
 from dragoman.core.request import Message, ToolUse
-from dragoman.prompt.call_reader import CallSyntax
+from dragoman.prompt.call_reader import ToolCallSyntax
 from dragoman.prompt.conversation import tool_fields
 from dragoman.prompt.sandbox import to_json
 from dragoman.prompt.tool_formats import hermes
@@ -71,8 +71,8 @@ def _instruction(tools: ToolUse) -> str:
 
 FORMAT = ToolFormat(
     markup=MARKUP,
-    syntax=CallSyntax(MARKUP),
-    recognises=lambda _source: True,
+    syntax=ToolCallSyntax(MARKUP),
+    matches_template=lambda _source: True,
     adapt=_as_text,
     template_writes_tools=False,
 )

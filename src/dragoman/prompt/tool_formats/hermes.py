@@ -5,11 +5,11 @@
 </tool_call>
 """
 
-from dragoman.prompt.call_reader import CallSyntax
-from dragoman.prompt.markup import CallMarkup
+from dragoman.prompt.call_reader import ToolCallSyntax
+from dragoman.prompt.markup import ToolCallMarkup
 from dragoman.prompt.tool_formats.format import ToolFormat
 
-MARKUP = CallMarkup(
+MARKUP = ToolCallMarkup(
     trigger="<tool_call>",
     call_open="<tool_call>\n",
     call_close="\n</tool_call>",
@@ -21,8 +21,8 @@ _OTHER_CONTENTS = ("<function=", "<arg_key>")
 """What Qwen3-Coder and GLM write between the same tags."""
 
 
-def _recognises(source: str) -> bool:
+def _matches_template(source: str) -> bool:
     return "<tool_call>" in source and not any(other in source for other in _OTHER_CONTENTS)
 
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=CallSyntax(MARKUP), recognises=_recognises)
+FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP), matches_template=_matches_template)

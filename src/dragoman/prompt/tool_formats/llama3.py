@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import msgspec
 
 from dragoman.core.request import Message, ToolUse
-from dragoman.prompt.call_reader import CallSyntax
-from dragoman.prompt.markup import CallMarkup
+from dragoman.prompt.call_reader import ToolCallSyntax
+from dragoman.prompt.markup import ToolCallMarkup
 from dragoman.prompt.tool_formats.format import ToolFormat
 
-MARKUP = CallMarkup(
+MARKUP = ToolCallMarkup(
     trigger='{"name": "',
-    only_first=True,
+    only_at_start=True,
     head_after_name='", "parameters": ',
     separator="; ",
 )
@@ -25,11 +25,11 @@ MARKUP = CallMarkup(
 _PYTHON_TAG = "<|python_tag|>"
 
 
-def _recognises(source: str) -> bool:
+def _matches_template(source: str) -> bool:
     return _PYTHON_TAG in source or "<|start_header_id|>" in source
 
 
-def _one_call_a_message(messages: Sequence[Message], _tools: ToolUse | None) -> list[Message]:
+def _one_call_per_message(messages: Sequence[Message], _tools: ToolUse | None) -> list[Message]:
     """The templates refuse a message with several calls: each gets a message, with its results behind it."""
     adapted: list[Message] = []
     rest = deque(messages)
@@ -53,7 +53,7 @@ def _one_call_a_message(messages: Sequence[Message], _tools: ToolUse | None) -> 
 
 FORMAT = ToolFormat(
     markup=MARKUP,
-    syntax=CallSyntax(MARKUP, may_precede=_PYTHON_TAG),
-    recognises=_recognises,
-    adapt=_one_call_a_message,
+    syntax=ToolCallSyntax(MARKUP, optional_prefix=_PYTHON_TAG),
+    matches_template=_matches_template,
+    adapt=_one_call_per_message,
 )

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 import msgspec
 
 from dragoman.core.request import Message, ToolUse
-from dragoman.prompt.call_reader import CallSyntax
-from dragoman.prompt.markup import CallMarkup
+from dragoman.prompt.call_reader import ToolCallSyntax
+from dragoman.prompt.markup import ToolCallMarkup
 from dragoman.prompt.tool_formats.format import ToolFormat
 
-MARKUP = CallMarkup(
+MARKUP = ToolCallMarkup(
     trigger="[TOOL_CALLS]",
     section_open="[TOOL_CALLS] [",
     separator=", ",
@@ -25,10 +25,10 @@ MARKUP = CallMarkup(
 )
 
 _ID_LENGTH = 9
-_TAKEN_ID = re.compile(rf"[A-Za-z0-9]{{{_ID_LENGTH}}}")
+_VALID_ID = re.compile(rf"[A-Za-z0-9]{{{_ID_LENGTH}}}")
 
 
-def _recognises(source: str) -> bool:
+def _matches_template(source: str) -> bool:
     return "[TOOL_CALLS]" in source and "[ARGS]" not in source
 
 
@@ -37,17 +37,19 @@ def _with_short_ids(messages: Sequence[Message], _tools: ToolUse | None) -> list
     return [
         msgspec.structs.replace(
             message,
-            tool_calls=tuple(msgspec.structs.replace(call, id=_short(call.id)) for call in message.tool_calls),
-            tool_call_id=None if message.tool_call_id is None else _short(message.tool_call_id),
+            tool_calls=tuple(msgspec.structs.replace(call, id=_short_id(call.id)) for call in message.tool_calls),
+            tool_call_id=None if message.tool_call_id is None else _short_id(message.tool_call_id),
         )
         for message in messages
     ]
 
 
-def _short(call_id: str) -> str:
-    if _TAKEN_ID.fullmatch(call_id):
+def _short_id(call_id: str) -> str:
+    if _VALID_ID.fullmatch(call_id):
         return call_id
     return hashlib.sha256(call_id.encode(errors="surrogatepass")).hexdigest()[:_ID_LENGTH]
 
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=CallSyntax(MARKUP), recognises=_recognises, adapt=_with_short_ids)
+FORMAT = ToolFormat(
+    markup=MARKUP, syntax=ToolCallSyntax(MARKUP), matches_template=_matches_template, adapt=_with_short_ids
+)
