@@ -60,17 +60,17 @@ def measure(backend: LlamaBackend, adapters: list[int], sequences: int, steps: i
     for sequence in range(sequences):
         backend.decode([Chunk(sequence, 0, prompt, False)])
     source, previous = random.Random("adapters"), NO_ADAPTER
-    taken: dict[tuple[int, bool], list[float]] = defaultdict(list)
+    step_seconds: dict[tuple[int, bool], list[float]] = defaultdict(list)
     token = np.array([5], dtype=np.int32)
     for position in range(PROMPT_TOKENS, PROMPT_TOKENS + steps):
         adapter = source.choice([previous, source.choice(adapters)])
-        began = time.perf_counter()
+        started = time.perf_counter()
         backend.decode([Chunk(sequence, position, token, True) for sequence in range(sequences)], adapter)
-        taken[adapter, adapter != previous].append(time.perf_counter() - began)
+        step_seconds[adapter, adapter != previous].append(time.perf_counter() - started)
         previous = adapter
     for sequence in range(sequences):
         backend.forget(sequence)
-    return {kind: min(seconds) for kind, seconds in taken.items()}
+    return {kind: min(seconds) for kind, seconds in step_seconds.items()}
 
 
 def main() -> None:
@@ -78,16 +78,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.adapters", description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=300, help="of each number of sequences (default: 300)")
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     model = Model(LlamaCpp(packaged_llama_cpp()), bundled().path)
-    backend = LlamaBackend(model, ContextOptions(_ENGINE.context_cells, _ENGINE.step_tokens, given.threads))
+    backend = LlamaBackend(model, ContextOptions(_ENGINE.context_cells, _ENGINE.step_tokens, arguments.threads))
     with tempfile.TemporaryDirectory() as folder:
         paths = [write_adapter(Path(folder) / f"{seed}.gguf", seed) for seed in (1, 2)]
         adapters = [NO_ADAPTER, *(backend.load_adapter(path, 1.0) for path in paths)]
     rows = [("sequences", "model", "adapter", "adapter / model", "a change before the step", "strangers' cores")]
     for sequences in (1, _ENGINE.parallel):
         with Stopwatch({}) as watch:
-            fastest = measure(backend, adapters, sequences, given.steps)
+            fastest = measure(backend, adapters, sequences, arguments.steps)
         plain = fastest[NO_ADAPTER, False]
         adapted = statistics.mean(fastest[adapter, False] for adapter in adapters[1:])
         changes = [fastest[adapter, True] - fastest[adapter, False] for adapter in adapters]

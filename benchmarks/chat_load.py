@@ -59,7 +59,7 @@ async def run_clients(url: str, model: str, conversations: Conversations) -> lis
 
 async def _run_client(url: str, model: str, prompts: list[Prompt]) -> list[Answer]:
     requests = [json_post(url, PATH, _completion_request(model, prompt)) for prompt in prompts]
-    return [await _ask(url, request) for request in requests]
+    return [await _send_request(url, request) for request in requests]
 
 
 def _completion_request(model: str, prompt: Prompt) -> dict[str, object]:
@@ -77,7 +77,7 @@ def _completion_request(model: str, prompt: Prompt) -> dict[str, object]:
     }
 
 
-async def _ask(url: str, request: bytes) -> Answer:
+async def _send_request(url: str, request: bytes) -> Answer:
     stream = _Stream()
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
@@ -95,7 +95,7 @@ class _Stream:
     """Reads server-sent events and notes when each text came."""
 
     def __init__(self) -> None:
-        self._began = time.perf_counter()
+        self._started = time.perf_counter()
         self._times: list[float] = []
         self._unread = b""
         self._usage: _Usage | None = None
@@ -118,4 +118,4 @@ class _Stream:
         if self._usage is None or self._usage.completion_tokens != COMPLETION_TOKENS or not self._times:
             raise BadAnswer(f"an answer of {COMPLETION_TOKENS} tokens was asked for, got {self._usage}")
         gaps = [later - earlier for earlier, later in itertools.pairwise(self._times)]
-        return Answer(self._times[0] - self._began, gaps, self._usage.prompt_tokens, self._usage.completion_tokens)
+        return Answer(self._times[0] - self._started, gaps, self._usage.prompt_tokens, self._usage.completion_tokens)

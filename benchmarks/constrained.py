@@ -26,18 +26,18 @@ from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.loading import load_model
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.rewriting import faster_file
-from dragoman.engines.llama.scheduler import largest_step
-from dragoman.engines.llama.sequence import Job
+from dragoman.engines.llama.scheduler import max_batch_tokens
+from dragoman.engines.llama.sequence import EngineRequest
 from dragoman.engines.llama.sources import bundled
 from dragoman.server.settings import EngineSettings
 
-LEAST_RATIO = Bar(1.5)
+RATIO_BAR = Bar(1.5)
 
 # The bounds of every loop.
-MOST_TOKENS = 400
-MOST_ROUNDS = 20
-MOST_SEQUENCES = 16
-MOST_STEPS = 20_000
+MAX_TOKENS = 400
+MAX_ROUNDS = 20
+MAX_SEQUENCES = 16
+MAX_STEPS = 20_000
 
 _KEYS = (
     "customer_identification_number",
@@ -97,30 +97,30 @@ def measure(backend: LlamaBackend, model: Model, options: Options, sequences: in
     rates: list[tuple[float, float, float]] = []
     with Stopwatch({}) as watch:
         for _ in range(options.rounds):
-            bound, tokens = _rate(backend, model, sequences, constraint, MOST_TOKENS)
-            sampled, _ = _rate(backend, model, sequences, constraint.copy(fast_forward=False), MOST_TOKENS)
-            free, _ = _rate(backend, model, sequences, None, tokens)
-            rates.append((bound, sampled, free))
-    bound, sampled, free = (statistics.median(column) for column in zip(*rates, strict=True))
-    return Result(sequences, bound, sampled, free, watch.stranger_cores)
+            constrained, tokens = _rate(backend, model, sequences, constraint, MAX_TOKENS)
+            sampled, _ = _rate(backend, model, sequences, constraint.copy(fast_forward=False), MAX_TOKENS)
+            unconstrained, _ = _rate(backend, model, sequences, None, tokens)
+            rates.append((constrained, sampled, unconstrained))
+    constrained, sampled, unconstrained = (statistics.median(column) for column in zip(*rates, strict=True))
+    return Result(sequences, constrained, sampled, unconstrained, watch.stranger_cores)
 
 
 def _rate(
-    backend: LlamaBackend, model: Model, sequences: int, constraint: GrammarConstraint | None, most: int
+    backend: LlamaBackend, model: Model, sequences: int, constraint: GrammarConstraint | None, max_tokens: int
 ) -> tuple[float, int]:
     """Tokens a second of all sequences from the first token of each on, and the tokens of one."""
     batcher = Batcher(
-        backend, model.vocabulary, parallel=MOST_SEQUENCES, step_tokens=_ENGINE.step_tokens, saved_tokens=0
+        backend, model.vocabulary, parallel=MAX_SEQUENCES, step_tokens=_ENGINE.step_tokens, host_cache_tokens=0
     )
     sampling = SamplingParams(temperature=0.0, ignore_eos=constraint is None)
     for number in range(sequences):
         prompt = model.vocabulary.tokenize(_PROMPT.format(number=number))
-        batcher.add(Job((0, number), prompt, sampling, most, constraint=constraint), 1, number)
-    began: float | None = None
+        batcher.add(EngineRequest((0, number), prompt, sampling, max_tokens, constraint=constraint), 1, number)
+    started: float | None = None
     texts: dict[int, str] = {}
     tokens = 0
-    for _ in range(MOST_STEPS):
-        if batcher.idle:
+    for _ in range(MAX_STEPS):
+        if batcher.is_idle:
             break
         for key, event in batcher.step():
             match event:
@@ -128,20 +128,20 @@ def _rate(
                     texts[key[1]] = texts.get(key[1], "") + event.text
                 case Usage(_, completion_tokens, _, _):
                     tokens += completion_tokens
-        if began is None and len(texts) == sequences:
-            began = time.perf_counter()
-    assert began is not None, "every sequence says something"
-    taken = time.perf_counter() - began
+        if started is None and len(texts) == sequences:
+            started = time.perf_counter()
+    assert started is not None, "every sequence says something"
+    seconds = time.perf_counter() - started
     batcher.cache.clear()
     if constraint is not None:
         for text in texts.values():
             if list(json.loads(text)) != list(_KEYS):
                 raise RuntimeError(f"the schema was not followed: {text}")
-    return tokens / taken, tokens // sequences
+    return tokens / seconds, tokens // sequences
 
 
 def _report(results: list[Result]) -> str:
-    rows = [("", "schema", "schema, all sampled", "free", "schema / free", f"bar {LEAST_RATIO.least:g}", "strangers")]
+    rows = [("", "schema", "schema, all sampled", "free", "schema / free", f"bar {RATIO_BAR.least:g}", "strangers")]
     rows += [
         (
             f"{result.sequences} together",
@@ -149,7 +149,7 @@ def _report(results: list[Result]) -> str:
             f"{result.bound_every_token_sampled:.1f}",
             f"{result.free_tokens_per_second:.1f}",
             f"{result.ratio:.2f}",
-            LEAST_RATIO.verdict(result.ratio).partition(": ")[2],
+            RATIO_BAR.verdict(result.ratio).partition(": ")[2],
             f"{result.stranger_cores:.2f}",
         )
         for result in results
@@ -162,20 +162,20 @@ def _parse() -> Options:
     parser.add_argument("--rounds", type=int, default=5, help="of every way (default: 5)")
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
     parser.add_argument("--json", type=Path, help="file for the results")
-    given = parser.parse_args()
-    if not 1 <= given.rounds <= MOST_ROUNDS or given.threads < 1:
-        parser.error(f"--rounds goes from 1 to {MOST_ROUNDS}, --threads from 1")
-    return Options(given.rounds, given.threads, given.json)
+    arguments = parser.parse_args()
+    if not 1 <= arguments.rounds <= MAX_ROUNDS or arguments.threads < 1:
+        parser.error(f"--rounds goes from 1 to {MAX_ROUNDS}, --threads from 1")
+    return Options(arguments.rounds, arguments.threads, arguments.json)
 
 
 def main() -> None:
     """Measure and print."""
     options = _parse()
-    cells, step = _ENGINE.context_cells, largest_step(MOST_SEQUENCES, _ENGINE.step_tokens)
+    cells, step = _ENGINE.context_cells, max_batch_tokens(MAX_SEQUENCES, _ENGINE.step_tokens)
     context = ContextOptions(cells, step, options.threads)
-    model = load_model(faster_file(bundled().path, progress=False, tell=print), None, context)
+    model = load_model(faster_file(bundled().path, progress=False, notify=print), None, context)
     backend = LlamaBackend(model, context)
-    results = [measure(backend, model, options, sequences) for sequences in (1, 4, MOST_SEQUENCES)]
+    results = [measure(backend, model, options, sequences) for sequences in (1, 4, MAX_SEQUENCES)]
     backend.close()
     print(_report(results))
     write_json(options.json, results)

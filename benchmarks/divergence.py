@@ -74,26 +74,26 @@ def predictions(model: Model, tokens: TokenArray, threads: int) -> npt.NDArray[n
 
 
 def compare(
-    weights: str, yardstick: npt.NDArray[np.float32], other: npt.NDArray[np.float32], tokens: TokenArray
+    weights: str, baseline: npt.NDArray[np.float32], other: npt.NDArray[np.float32], tokens: TokenArray
 ) -> Divergence:
     """How far `other` is from `yardstick`, both float32[tokens - 1, vocabulary]."""
-    nats, surprise, surprise_yardstick = [], [], []
-    for start in range(0, len(yardstick), ROWS):
+    nats, surprise, surprise_baseline = [], [], []
+    for start in range(0, len(baseline), ROWS):
         rows = slice(start, start + ROWS)
-        log_yardstick, log_other = _log_softmax(yardstick[rows]), _log_softmax(other[rows])
-        nats.append((np.exp(log_yardstick) * (log_yardstick - log_other)).sum(axis=1))
+        log_baseline, log_other = _log_softmax(baseline[rows]), _log_softmax(other[rows])
+        nats.append((np.exp(log_baseline) * (log_baseline - log_other)).sum(axis=1))
         following = tokens[1:][rows, np.newaxis]
         surprise.append(-np.take_along_axis(log_other, following, axis=1))
-        surprise_yardstick.append(-np.take_along_axis(log_yardstick, following, axis=1))
+        surprise_baseline.append(-np.take_along_axis(log_baseline, following, axis=1))
     divergence = np.concatenate(nats)
     return Divergence(
         weights,
         float(divergence.mean()),
         float(np.percentile(divergence, 99)),
         float(divergence.max()),
-        float((yardstick.argmax(axis=1) == other.argmax(axis=1)).mean()),
+        float((baseline.argmax(axis=1) == other.argmax(axis=1)).mean()),
         float(np.exp(np.concatenate(surprise).mean())),
-        float(np.exp(np.concatenate(surprise_yardstick).mean())),
+        float(np.exp(np.concatenate(surprise_baseline).mean())),
     )
 
 
@@ -131,13 +131,13 @@ def _parse() -> Options:
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
     parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model)")
     parser.add_argument("--json", type=Path, help="file for the results")
-    given = parser.parse_args()
-    formats = given.formats.split(",")
+    arguments = parser.parse_args()
+    formats = arguments.formats.split(",")
     if unknown := [name for name in formats if name not in names]:
         parser.error(f"unknown format {unknown[0]}; there are {', '.join(names)}")
-    if given.threads < 1:
+    if arguments.threads < 1:
         parser.error("--threads must be at least 1")
-    return Options(given.model or bundled().path, formats, given.against, given.threads, given.json)
+    return Options(arguments.model or bundled().path, formats, arguments.against, arguments.threads, arguments.json)
 
 
 def main() -> None:
@@ -150,14 +150,14 @@ def main() -> None:
 
     def predicted(kind: str) -> npt.NDArray[np.float32]:
         if kind == SERVED:
-            faster = faster_file(options.model, progress=False, tell=print)
+            faster = faster_file(options.model, progress=False, notify=print)
             served = load_model(faster, None, ContextOptions(len(tokens), BATCH_TOKENS, options.threads))
             return predictions(served, tokens, options.threads)
         path = options.model if kind == SHIPPED else rewritten(options.model, kind)
         return predictions(Model(library, path), tokens, options.threads)
 
-    yardstick = predicted(options.against)
-    results = [compare(kind, yardstick, predicted(kind), tokens) for kind in options.formats]
+    baseline = predicted(options.against)
+    results = [compare(kind, baseline, predicted(kind), tokens) for kind in options.formats]
     print(f"{options.model.name}: {len(tokens)} tokens, Kullback-Leibler divergence in nats\n")
     print(_report(results, options.against))
     write_json(options.json, results)

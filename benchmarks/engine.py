@@ -96,7 +96,7 @@ class Options(NamedTuple):
     json: Path | None
 
 
-class Bench:
+class EngineBenchmark:
     """Both servers, running, and what is asked of them."""
 
     def __init__(self, servers: dict[str, Server], options: Options) -> None:
@@ -204,20 +204,20 @@ def _parse() -> Options:
     )
     parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model)")
     parser.add_argument("--json", type=Path, help="file for the results of every round")
-    given = parser.parse_args()
-    workloads = given.workloads.split(",")
+    arguments = parser.parse_args()
+    workloads = arguments.workloads.split(",")
     if unknown := [name for name in workloads if name not in WORKLOADS]:
         parser.error(f"unknown workload {unknown[0]}; there are {', '.join(WORKLOADS)}")
-    if min(given.rounds, given.requests, given.threads) < 1:
+    if min(arguments.rounds, arguments.requests, arguments.threads) < 1:
         parser.error("--rounds, --requests and --threads must be at least 1")
-    model = given.model or bundled().path
-    kind = "rewritten" if given.rewrite else given.weights
-    return Options(given.rounds, given.requests, given.threads, workloads, kind, model, given.json)
+    model = arguments.model or bundled().path
+    kind = "rewritten" if arguments.rewrite else arguments.weights
+    return Options(arguments.rounds, arguments.requests, arguments.threads, workloads, kind, model, arguments.json)
 
 
-def _rewritten_ahead(model: Path) -> Path:
+def _prepare_rewritten(model: Path) -> Path:
     """Make the copy that dragoman will serve, so that no server is waited for meanwhile; returns `model`."""
-    if faster_file(model, progress=sys.stderr.isatty(), tell=lambda line: print(line, file=sys.stderr)) == model:
+    if faster_file(model, progress=sys.stderr.isatty(), notify=lambda line: print(line, file=sys.stderr)) == model:
         sys.exit(f"benchmarks.engine: {model} is not rewritten on this machine")
     return model
 
@@ -230,7 +230,7 @@ def main() -> None:
         case "shipped":
             model = options.model
         case "rewritten":
-            model = _rewritten_ahead(options.model)
+            model = _prepare_rewritten(options.model)
         case kind:
             model = rewritten(options.model, kind)
     ours = [str(model), "--rewrite-weights", "auto" if options.weights == "rewritten" else "never"]
@@ -242,7 +242,7 @@ def main() -> None:
             OURS: stack.enter_context(dragoman(*ours)),
             THEIRS: stack.enter_context(module_server("benchmarks.llama_server", msgspec.json.encode(theirs).decode())),
         }
-        bench = Bench(servers, options)
+        bench = EngineBenchmark(servers, options)
         bench.warm_up()
         results = [bench.measure(workload) for workload in options.workloads]
     print(

@@ -28,7 +28,7 @@ PREFILL_TOKENS = 512
 DECODE_STEPS = 16
 PROMPT_TOKENS = 32
 CONTEXT_CELLS = 1024
-YARDSTICK = "q8_0"
+BASELINE = "q8_0"
 
 
 class Rates(msgspec.Struct, frozen=True):
@@ -56,9 +56,9 @@ def measure(model: Model, tokens: TokenArray, threads: int) -> Rates:
     try:
         context.decode([Chunk(0, 0, tokens[:PROMPT_TOKENS], True)])  # Nobody pays for the first time.
         context.forget(0)
-        began = time.perf_counter()
+        started = time.perf_counter()
         context.decode([Chunk(0, 0, tokens, True)])
-        prefill = PREFILL_TOKENS / (time.perf_counter() - began)
+        prefill = PREFILL_TOKENS / (time.perf_counter() - started)
         context.forget(0)
         return Rates(prefill, *(_decode_rate(context, tokens, sequences) for sequences in (1, 4, 16)))
     finally:
@@ -68,10 +68,10 @@ def measure(model: Model, tokens: TokenArray, threads: int) -> Rates:
 def _decode_rate(context: LlamaContext, tokens: TokenArray, sequences: int) -> float:
     for sequence in range(sequences):
         context.decode([Chunk(sequence, 0, tokens[:PROMPT_TOKENS], False)])
-    began = time.perf_counter()
+    started = time.perf_counter()
     for position in range(PROMPT_TOKENS, PROMPT_TOKENS + DECODE_STEPS):
         context.decode([Chunk(sequence, position, tokens[:1], True) for sequence in range(sequences)])
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     for sequence in range(sequences):
         context.forget(sequence)
     return sequences * DECODE_STEPS / seconds
@@ -79,10 +79,10 @@ def _decode_rate(context: LlamaContext, tokens: TokenArray, sequences: int) -> f
 
 def _report(figures: dict[str, Rates]) -> str:
     names = Rates.__struct_fields__
-    rows = [("", *(f"{name.replace('_', ' x')} | / {YARDSTICK}" for name in names))]
+    rows = [("", *(f"{name.replace('_', ' x')} | / {BASELINE}" for name in names))]
     for kind, rates in figures.items():
-        pairs = [(getattr(rates, name), getattr(figures[YARDSTICK], name)) for name in names]
-        rows.append((kind, *(f"{rate:.0f} | {rate / yardstick:.2f}" for rate, yardstick in pairs)))
+        pairs = [(getattr(rates, name), getattr(figures[BASELINE], name)) for name in names]
+        rows.append((kind, *(f"{rate:.0f} | {rate / baseline:.2f}" for rate, baseline in pairs)))
     return table(rows)
 
 
@@ -92,10 +92,10 @@ def _parse() -> Options:
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
     parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model)")
     parser.add_argument("--json", type=Path, help="file for the figures")
-    given = parser.parse_args()
-    if min(given.rounds, given.threads) < 1:
+    arguments = parser.parse_args()
+    if min(arguments.rounds, arguments.threads) < 1:
         parser.error("--rounds and --threads must be at least 1")
-    return Options(given.model or bundled().path, given.rounds, given.threads, given.json)
+    return Options(arguments.model or bundled().path, arguments.rounds, arguments.threads, arguments.json)
 
 
 def main() -> None:
@@ -103,7 +103,7 @@ def main() -> None:
     options = _parse()
     library = LlamaCpp(packaged_llama_cpp())
     models = {kind: Model(library, rewritten(options.model, kind)) for kind in FORMATS}
-    vocabulary = models[YARDSTICK].vocabulary
+    vocabulary = models[BASELINE].vocabulary
     tokens = np.resize(vocabulary.tokenize(text(random.Random("formats"), PREFILL_TOKENS)), PREFILL_TOKENS)
     rounds: dict[str, list[Rates]] = {kind: [] for kind in models}
     with Stopwatch({}) as watch:

@@ -17,10 +17,10 @@ import numpy as np
 
 from benchmarks.figures import table, write_json
 from benchmarks.random_llama import SHAPE, random_llama
-from dragoman.engines.llama.comparing import nats_from_llama_cpp
+from dragoman.engines.llama.comparing import divergence_from_llama_cpp
 from dragoman.engines.llama.context import Chunk, LlamaContext
 from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load
+from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load_library
 from dragoman.engines.llama.model import Model
 
 KINDS = [
@@ -66,15 +66,15 @@ class Options(NamedTuple):
 def compare(kind: str, threads: int) -> Ratios:
     """Both libraries on the random llama in one format, taking turns."""
     path = random_llama(kind)
-    models = {build: Model(load(build), path) for build in (LLAMA_CPP, IK_LLAMA_CPP)}
+    models = {build: Model(load_library(build), path) for build in (LLAMA_CPP, IK_LLAMA_CPP)}
     shape = ContextOptions(CELLS, CELLS // 2, threads)
     contexts = {build: LlamaContext(model, shape) for build, model in models.items()}
     ratios = [_ratio(contexts, batch) for batch in (_prompt(), _step(16), _step(1))]
-    apart = nats_from_llama_cpp(models[IK_LLAMA_CPP], threads)
+    divergence = divergence_from_llama_cpp(models[IK_LLAMA_CPP], threads)
     for build, model in models.items():
         contexts[build].close()
         model.close()
-    return Ratios(kind, apart, *ratios)
+    return Ratios(kind, divergence, *ratios)
 
 
 def _prompt() -> list[Chunk]:
@@ -89,9 +89,9 @@ def _ratio(contexts: dict[str, LlamaContext], batch: list[Chunk]) -> float:
     times: dict[str, list[float]] = {build: [] for build in contexts}
     for _ in range(REPETITIONS):
         for build, context in contexts.items():
-            began = time.perf_counter()
+            started = time.perf_counter()
             context.decode(batch)
-            times[build].append(time.perf_counter() - began)
+            times[build].append(time.perf_counter() - started)
             for chunk in batch:
                 context.forget(chunk.sequence_id)
     return statistics.median(times[LLAMA_CPP]) / statistics.median(times[IK_LLAMA_CPP])
@@ -116,10 +116,10 @@ def _parse() -> Options:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.libraries", description=__doc__.partition("\n")[0])
     parser.add_argument("--threads", type=int, default=2, help="of either library (default: 2)")
     parser.add_argument("--json", type=Path, help="file for the results")
-    given = parser.parse_args()
-    if given.threads < 1:
+    arguments = parser.parse_args()
+    if arguments.threads < 1:
         parser.error("--threads must be at least 1")
-    return Options(given.threads, given.json)
+    return Options(arguments.threads, arguments.json)
 
 
 def main() -> None:

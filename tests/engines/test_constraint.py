@@ -3,7 +3,7 @@ import pytest
 from dragoman.core.errors import BadRequest
 from dragoman.engines.constraint import ConstraintFailed, GrammarCompiler, GrammarConstraint, MaskWorker
 from dragoman.engines.echo.engine import END
-from tests.support.byte_vocabulary import Bytes
+from tests.support.byte_vocabulary import ByteGrammarVocabulary
 
 DIGITS = r"start: /[0-9]{2}/"
 GREETING = 'start: "Hello, " ("world" | "you") "!"'
@@ -11,7 +11,7 @@ GREETING = 'start: "Hello, " ("world" | "you") "!"'
 
 @pytest.fixture(scope="module")
 def compiler() -> GrammarCompiler:
-    return GrammarCompiler(Bytes())
+    return GrammarCompiler(ByteGrammarVocabulary())
 
 
 def allowed(constraint: GrammarConstraint) -> bytes:
@@ -48,7 +48,7 @@ def test_nothing_is_forced_where_every_token_must_be_sampled(compiler: GrammarCo
     assert compiler.compile(GREETING, "response_format").copy(fast_forward=False).forced() == []
 
 
-class LossyVocabulary(Bytes):
+class LossyVocabulary(ByteGrammarVocabulary):
     """Its tokenizer drops what it has no token for."""
 
     def tokenize_plain(self, text: bytes) -> list[int]:

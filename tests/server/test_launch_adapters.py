@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
-from tests.support.tiny_llama import random_changes, random_weights, write_adapter, write_model
+from tests.support.tiny_llama import random_lora_updates, random_weights, write_adapter, write_model
 
 ENGINE = "dragoman.engines.llama.process"
 WORKER = "dragoman.server.worker"
@@ -26,9 +26,9 @@ MODELS = ["tiny", "settled", "brought"]
 def write_settings(folder: Path, extra: str = "") -> Path:
     """A model, an adapter of it that the settings load, and one in the adapter folder that they do not."""
     write_model(folder / "tiny.gguf", random_weights(0))
-    write_adapter(folder / "settled.gguf", random_changes(1))
+    write_adapter(folder / "settled.gguf", random_lora_updates(1))
     (folder / "adapters").mkdir()
-    write_adapter(folder / "adapters" / "brought.gguf", random_changes(2))
+    write_adapter(folder / "adapters" / "brought.gguf", random_lora_updates(2))
     path = folder / "dragoman.toml"
     path.write_text(f"""
 workers = 2
@@ -151,7 +151,7 @@ async def test_a_wrong_adapter_stops_the_start_with_one_clear_line(
     tmp_path: Path, name: str, file: str, complaint: str
 ) -> None:
     settings = write_settings(tmp_path)
-    write_adapter(tmp_path / "wide.gguf", {"output.weight": random_changes(1)["blk.0.ffn_up.weight"]})
+    write_adapter(tmp_path / "wide.gguf", {"output.weight": random_lora_updates(1)["blk.0.ffn_up.weight"]})
     with settings.open("a") as text:
         text.write(f'\n[[adapters]]\nname = "{name}"\npath = "{tmp_path / file}"\n')
     process = await asyncio.create_subprocess_exec(

@@ -9,18 +9,18 @@ import numpy as np
 from dragoman.core.events import Delta, Finished, Usage
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.adapters import NO_ADAPTER
-from dragoman.engines.llama.adapting import AdaptingBackend
+from dragoman.engines.llama.adapting import LoraFallbackBackend
 from dragoman.engines.llama.backend import SEQUENCE_IDS
-from dragoman.engines.llama.batcher import Batcher, Outcome
-from dragoman.engines.llama.sequence import Job, JobKey
-from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, answer_alone
+from dragoman.engines.llama.batcher import Batcher, RequestOutput
+from dragoman.engines.llama.sequence import EngineRequest, RequestKey
+from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, reference_answer
 
 GREEDY = SamplingParams(temperature=0.0)
-MOST_STEPS = 20_000
+MAX_STEPS = 20_000
 
 
 @dataclass
-class Answer:
+class PublishedAnswer:
     """What a job has published so far."""
 
     tokens: dict[int, list[int]] = field(default_factory=dict)
@@ -28,7 +28,7 @@ class Answer:
     usage: Usage | None = None
 
 
-class Harness:
+class BatcherHarness:
     """A batcher over the simulated model, and what it published by job."""
 
     def __init__(
@@ -37,21 +37,21 @@ class Harness:
         cells: int = 2048,
         parallel: int = 4,
         step_tokens: int = 32,
-        saved_tokens: int = 512,
+        host_cache_tokens: int = 512,
         reuses_cells: bool = True,
-        apart: bool = False,
+        separate_lora_backend: bool = False,
     ) -> None:
         """`apart`: what has an adapter is computed by a backend of its own."""
         self.backend = SimulatedBackend(cells, reuses_cells=reuses_cells)
-        self._adapted = SimulatedBackend(cells, reuses_cells=reuses_cells) if apart else self.backend
+        self._fallback = SimulatedBackend(cells, reuses_cells=reuses_cells) if separate_lora_backend else self.backend
         self.batcher = Batcher(
-            AdaptingBackend(self.backend, lambda: self._adapted) if apart else self.backend,
+            LoraFallbackBackend(self.backend, lambda: self._fallback) if separate_lora_backend else self.backend,
             SimulatedVocabulary(),
             parallel=parallel,
             step_tokens=step_tokens,
-            saved_tokens=saved_tokens,
+            host_cache_tokens=host_cache_tokens,
         )
-        self.answers: dict[JobKey, Answer] = {}
+        self.answers: dict[RequestKey, PublishedAnswer] = {}
 
     def add(
         self,
@@ -60,24 +60,26 @@ class Harness:
         n: int = 1,
         priority: int = 0,
         adapter: int = NO_ADAPTER,
-        begun: tuple[tuple[int, ...], ...] = (),
-    ) -> JobKey:
+        resume_token_ids: tuple[tuple[int, ...], ...] = (),
+    ) -> RequestKey:
         key = (0, len(self.answers))
-        self.answers[key] = Answer()
+        self.answers[key] = PublishedAnswer()
         tokens = np.array(prompt, dtype=np.int32)
-        job = Job(key, tokens, GREEDY, limit, priority=priority, adapter=adapter, begun=begun)
-        self._take(self.batcher.add(job, n, seed=1))
+        request = EngineRequest(
+            key, tokens, GREEDY, limit, priority=priority, adapter=adapter, resume_token_ids=resume_token_ids
+        )
+        self._collect(self.batcher.add(request, n, seed=1))
         return key
 
     def load_adapters(self, count: int) -> list[int]:
         return [self.batcher.load_adapter(Path("unread.gguf"), 1.0) for _ in range(count)]
 
     def step(self) -> None:
-        self._take(self.batcher.step())
-        assert self.batcher.cache.ledger.used == self.used, "the ledger counts what the backends hold"
+        self._collect(self.batcher.step())
+        assert self.batcher.cache.allocator.used == self.used_cells, "the ledger counts what the backends hold"
 
-    def _take(self, outcomes: list[Outcome]) -> None:
-        for key, event in outcomes:
+    def _collect(self, outputs: list[RequestOutput]) -> None:
+        for key, event in outputs:
             answer = self.answers[key]
             match event:
                 case Delta(index, _, token_ids):
@@ -88,59 +90,59 @@ class Harness:
                     answer.usage = event
 
     def run(self) -> None:
-        for _ in range(MOST_STEPS):
-            if self.batcher.idle:
+        for _ in range(MAX_STEPS):
+            if self.batcher.is_idle:
                 return
             self.step()
         raise AssertionError("the batcher does not come to an end")
 
     @property
-    def used(self) -> int:
+    def used_cells(self) -> int:
         """Cells that are held."""
-        return sum(backend.used for backend in {self.backend, self._adapted})
+        return sum(backend.used_cells for backend in {self.backend, self._fallback})
 
     @property
     def adapters(self) -> set[int]:
         """Adapters that are loaded."""
-        return self._adapted.adapters
+        return self._fallback.adapters
 
     @property
-    def running(self) -> set[JobKey]:
+    def running(self) -> set[RequestKey]:
         """Jobs with a choice that has a slot."""
-        return {sequence.job.key for sequence in self.batcher.scheduler.running}
+        return {sequence.request.key for sequence in self.batcher.scheduler.running}
 
     def assert_nothing_leaked(self) -> None:
         assert not self.batcher.scheduler.running
         assert not self.batcher.scheduler.waiting
         self.batcher.cache.clear()
-        assert self.batcher.cache.ledger.used == 0
-        assert self.batcher.cache.ledger.spent == self.backend.spent
+        assert self.batcher.cache.allocator.used == 0
+        assert self.batcher.cache.allocator.spent == self.backend.spent
         assert self.batcher.cache.free_sequence_ids == SEQUENCE_IDS
-        assert self.used == 0
+        assert self.used_cells == 0
 
 
-def drained(batcher: Batcher, most_steps: int = MOST_STEPS) -> list[Outcome]:
+def run_until_idle(batcher: Batcher, max_steps: int = MAX_STEPS) -> list[RequestOutput]:
     """What is published until all jobs have ended; then nothing is kept of them."""
-    outcomes: list[Outcome] = []
-    for _ in range(most_steps + 1):
-        if batcher.idle:
+    outputs: list[RequestOutput] = []
+    for _ in range(max_steps + 1):
+        if batcher.is_idle:
             batcher.cache.clear()
-            assert batcher.cache.ledger.used == 0
-            return outcomes
-        outcomes += batcher.step()
+            assert batcher.cache.allocator.used == 0
+            return outputs
+        outputs += batcher.step()
     raise AssertionError("the batcher does not come to an end")
 
 
-def tokens_of_jobs(outcomes: Iterable[Outcome]) -> dict[JobKey, list[int]]:
+def tokens_by_request(outputs: Iterable[RequestOutput]) -> dict[RequestKey, list[int]]:
     """What jobs of one choice each were answered."""
-    tokens: dict[JobKey, list[int]] = {}
-    for key, event in outcomes:
+    tokens: dict[RequestKey, list[int]] = {}
+    for key, event in outputs:
         if isinstance(event, Delta):
             tokens.setdefault(key, []).extend(event.token_ids)
     return tokens
 
 
-def long_winded(count: int, length: int, adapter: int = NO_ADAPTER) -> list[list[int]]:
+def prompts_with_long_answers(count: int, length: int, adapter: int = NO_ADAPTER) -> list[list[int]]:
     """Prompts of 20 tokens that are answered with at least `length`."""
     candidates = ([first] * 20 for first in range(1, 64))
-    return [prompt for prompt in candidates if len(answer_alone(prompt, length, adapter)) == length][:count]
+    return [prompt for prompt in candidates if len(reference_answer(prompt, length, adapter)) == length][:count]

@@ -3,7 +3,7 @@
 from dragoman.engines.echo.engine import VOCABULARY_SIZE, ByteVocabulary
 
 
-class Bytes(ByteVocabulary):
+class ByteGrammarVocabulary(ByteVocabulary):
     """Implements engines.constraint.GrammarVocabulary."""
 
     size = VOCABULARY_SIZE

@@ -25,11 +25,11 @@ class HubHandler(BaseHTTPRequestHandler, abc.ABC):
     """What a hub can say to a request; which of it, is a subclass's to decide."""
 
     @abc.abstractmethod
-    def answer(self) -> None:
+    def respond(self) -> None:
         """Send one of the answers below."""
 
     def do_GET(self) -> None:
-        self.answer()
+        self.respond()
 
     do_HEAD = do_GET  # noqa: N815 - BaseHTTPRequestHandler looks its methods up by these names
 
@@ -43,7 +43,7 @@ class HubHandler(BaseHTTPRequestHandler, abc.ABC):
         tag = f"{repository}/{name}".replace("/", "-")
         self._reply(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT})
 
-    def refuse(self, status: int, code: str) -> None:
+    def send_refusal(self, status: int, code: str) -> None:
         """No, for a reason that the hub's client knows."""
         self._reply(status, b"", {"X-Error-Code": code})
 
@@ -71,7 +71,7 @@ def running_hub(handler: type[HubHandler]) -> Iterator[str]:
     server.server_close()
 
 
-def run_beside(
+def run_python_with_hub(
     hub: str, cache: Path, program: str, *arguments: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Python in a process of its own that downloads from the hub: its client reads the environment on import."""

@@ -3,8 +3,10 @@
 import pytest
 
 from dragoman.engines.llama.libraries.binding import package_folder
-from dragoman.engines.llama.libraries.choice import LLAMA_CPP, PACKAGED
+from dragoman.engines.llama.libraries.choice import LLAMA_CPP, PACKAGED_BUILDS
 
-INSTALLED = (LLAMA_CPP,) if package_folder("ik_llama_cpp") is None else PACKAGED
+INSTALLED_BUILDS = (LLAMA_CPP,) if package_folder("ik_llama_cpp") is None else PACKAGED_BUILDS
 
-needs_both = pytest.mark.skipif(INSTALLED != PACKAGED, reason="there is no ik_llama.cpp for this machine")
+requires_ik_llama_cpp = pytest.mark.skipif(
+    INSTALLED_BUILDS != PACKAGED_BUILDS, reason="there is no ik_llama.cpp for this machine"
+)

@@ -15,7 +15,7 @@ def probabilities(
     barred: Iterable[int] = (),
 ) -> list[float]:
     """How likely each token is to be sampled next; `barred` ones are masked."""
-    values = edited(row, sampling, prompt, generated, barred)
+    values = adjusted_logits(row, sampling, prompt, generated, barred)
     if sampling.temperature < 1e-5:
         best = values.index(max(values))
         return [float(token == best) for token in range(len(values))]
@@ -25,18 +25,18 @@ def probabilities(
         order = order[: sampling.top_k]
     highest = values[order[0]]
     likely = normalized({token: math.exp(values[token] - highest) for token in order})
-    before = 0.0
-    kept: dict[int, float] = {}
+    mass_before = 0.0
+    remaining: dict[int, float] = {}
     for token, probability in likely.items():
-        if not kept or before < sampling.top_p:
-            kept[token] = probability
-        before += probability
-    least = sampling.min_p * max(kept.values())
-    kept = normalized({token: p for token, p in kept.items() if p >= least})
-    return [kept.get(token, 0.0) for token in range(len(values))]
+        if not remaining or mass_before < sampling.top_p:
+            remaining[token] = probability
+        mass_before += probability
+    min_probability = sampling.min_p * max(remaining.values())
+    remaining = normalized({token: p for token, p in remaining.items() if p >= min_probability})
+    return [remaining.get(token, 0.0) for token in range(len(values))]
 
 
-def edited(
+def adjusted_logits(
     row: Sequence[float],
     sampling: SamplingParams,
     prompt: Sequence[int],

@@ -13,7 +13,7 @@ import numpy as np
 
 from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.backend import SEQUENCE_IDS
-from dragoman.engines.llama.context import Chunk, DecodeError, Logits, State
+from dragoman.engines.llama.context import Chunk, DecodeError, Logits, SequenceState
 
 VOCABULARY_SIZE = 64
 END = 0
@@ -31,7 +31,7 @@ class SimulatedVocabulary:
         return token == END
 
 
-def content(token: int, adapter: int) -> int:
+def cell_content(token: int, adapter: int) -> int:
     """What a cell holds: it depends on the token and on what it was computed with."""
     return token + VOCABULARY_SIZE * adapter
 
@@ -63,30 +63,30 @@ class SimulatedBackend:
         self._contexts: dict[int, dict[int, tuple[int, int]]] = {}
         """For each sequence id, a (cell, content) pair by position."""
         self.adapters: set[int] = set()
-        self._adapters_ever = NO_ADAPTER
+        self._last_adapter_number = NO_ADAPTER
         self._references: dict[int, int] = {}
         self._next_cell = 0
         self.batches: list[list[int]] = []
         """Tokens of each chunk of every step."""
-        self.turns: list[int] = []
+        self.adapters_by_step: list[int] = []
         """The adapter of every step."""
 
     @property
-    def used(self) -> int:
+    def used_cells(self) -> int:
         """Cells at least one sequence refers to."""
         return len(self._references)
 
     def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
         assert adapter == NO_ADAPTER or adapter in self.adapters, "an adapter is there as long as it is used"
         self.batches.append([len(chunk.tokens) for chunk in chunks])
-        self.turns.append(adapter)
+        self.adapters_by_step.append(adapter)
         rows = []
         for chunk in chunks:
             assert 0 <= chunk.sequence_id < SEQUENCE_IDS
             context = self._contexts.setdefault(chunk.sequence_id, {})
             assert sorted(context) == list(range(chunk.position)), "positions of a sequence are consecutive"
             for position, token in enumerate(chunk.tokens.tolist(), chunk.position):
-                context[position] = (self._take_cell(), content(token, adapter))
+                context[position] = (self._allocate_cell(), cell_content(token, adapter))
             lengths = range(len(context) - chunk.outputs + 1, len(context) + 1)
             rows += [self._model(context[position][1] for position in range(length)) for length in lengths]
         logits = np.zeros((len(rows), self.vocabulary_size), dtype=np.float32)
@@ -94,9 +94,9 @@ class SimulatedBackend:
         return logits
 
     def load_adapter(self, path: Path, scale: float) -> int:
-        self._adapters_ever += 1
-        self.adapters.add(self._adapters_ever)
-        return self._adapters_ever
+        self._last_adapter_number += 1
+        self.adapters.add(self._last_adapter_number)
+        return self._last_adapter_number
 
     def unload_adapter(self, adapter: int) -> None:
         self.adapters.remove(adapter)
@@ -109,16 +109,16 @@ class SimulatedBackend:
             self._references[cell] += 1
         context.update(shared)
 
-    def save(self, sequence_id: int) -> State:
-        pairs = [(position, held) for position, (_, held) in self._contexts[sequence_id].items()]
+    def save(self, sequence_id: int) -> SequenceState:
+        pairs = [(position, stored) for position, (_, stored) in self._contexts[sequence_id].items()]
         return np.array(pairs, dtype=np.int32).view(np.uint8)
 
-    def restore(self, sequence_id: int, state: State, adapter: int = NO_ADAPTER) -> bool:
+    def restore(self, sequence_id: int, state: SequenceState, adapter: int = NO_ADAPTER) -> bool:
         assert not self._contexts.get(sequence_id), "only an empty sequence is restored"
         pairs = state.view(np.int32).tolist()
-        if self.used + self.spent + len(pairs) > self.cells:
+        if self.used_cells + self.spent + len(pairs) > self.cells:
             return False
-        self._contexts[sequence_id] = {position: (self._take_cell(), held) for position, held in pairs}
+        self._contexts[sequence_id] = {position: (self._allocate_cell(), stored) for position, stored in pairs}
         return True
 
     def forget(self, sequence_id: int) -> None:
@@ -129,22 +129,22 @@ class SimulatedBackend:
                 self.spent += not self.reuses_cells
 
     def sweep(self) -> None:
-        assert not self.used, "cells are swept only when nobody refers to any"
+        assert not self.used_cells, "cells are swept only when nobody refers to any"
         self.spent = 0
 
-    def _take_cell(self) -> int:
-        if self.used + self.spent >= self.cells:
+    def _allocate_cell(self) -> int:
+        if self.used_cells + self.spent >= self.cells:
             raise DecodeError("llama_decode would return 1: no free cells")
         self._next_cell += 1
         self._references[self._next_cell] = 1
         return self._next_cell
 
 
-def answer_alone(prompt: Sequence[int], limit: int, adapter: int = NO_ADAPTER) -> list[int]:
+def reference_answer(prompt: Sequence[int], limit: int, adapter: int = NO_ADAPTER) -> list[int]:
     """What the model says to `prompt` when nobody else is there: at most `limit` tokens, END included."""
     tokens = list(prompt)
     while len(tokens) < len(prompt) + limit:
-        tokens.append(next_token(content(token, adapter) for token in tokens))
+        tokens.append(next_token(cell_content(token, adapter) for token in tokens))
         if tokens[-1] == END:
             break
     return tokens[len(prompt) :]

@@ -11,7 +11,7 @@ import numpy.typing as npt
 Matrix = npt.NDArray[np.float32]
 
 
-class Shape(NamedTuple):
+class ModelShape(NamedTuple):
     """How large a model is."""
 
     width: int
@@ -21,7 +21,7 @@ class Shape(NamedTuple):
     vocabulary: int
 
 
-TINY = Shape(width=32, heads=2, inner=48, layers=2, vocabulary=300)
+TINY = ModelShape(width=32, heads=2, inner=48, layers=2, vocabulary=300)
 VOCABULARY = TINY.vocabulary
 WIDTH = TINY.width
 
@@ -42,16 +42,16 @@ class LowRank:
         return product
 
 
-def random_weights(seed: int, shape: Shape = TINY, spread: float = 0.3) -> dict[str, Matrix]:
+def random_weights(seed: int, shape: ModelShape = TINY, spread: float = 0.3) -> dict[str, Matrix]:
     """All matrices of a model."""
     source = np.random.default_rng(seed)
     matrices = dict.fromkeys(("token_embd.weight", "output.weight"), (shape.vocabulary, shape.width))
     for layer in range(shape.layers):
-        matrices |= {f"blk.{layer}.{name}": rows_and_columns for name, rows_and_columns in _of_layer(shape).items()}
+        matrices |= {f"blk.{layer}.{name}": rows_and_columns for name, rows_and_columns in _layer_shapes(shape).items()}
     return {name: source.normal(0, spread, size).astype(np.float32) for name, size in matrices.items()}
 
 
-def _of_layer(shape: Shape) -> dict[str, tuple[int, int]]:
+def _layer_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
     width, inner = shape.width, shape.inner
     attention = ("attn_q", "attn_k", "attn_v", "attn_output")
     return {f"{name}.weight": (width, width) for name in attention} | {
@@ -61,7 +61,7 @@ def _of_layer(shape: Shape) -> dict[str, tuple[int, int]]:
     }
 
 
-def random_changes(seed: int, rank: int = 4) -> dict[str, LowRank]:
+def random_lora_updates(seed: int, rank: int = 4) -> dict[str, LowRank]:
     """Changes of every matrix of the layers, and of the output."""
     source = np.random.default_rng(seed)
     weights = {name: weight for name, weight in random_weights(0).items() if name != "token_embd.weight"}
@@ -84,7 +84,7 @@ def merged(
     }
 
 
-def write_model(path: Path, weights: Mapping[str, Matrix], shape: Shape = TINY) -> Path:
+def write_model(path: Path, weights: Mapping[str, Matrix], shape: ModelShape = TINY) -> Path:
     """A model file in 32-bit floats, whose tokens are bytes."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(512)
@@ -134,9 +134,9 @@ def write_adapter(
 def _add_vocabulary(writer: gguf.GGUFWriter, size: int) -> None:
     tokens = [b"<unk>", b"<s>", b"</s>", *(f"<0x{byte:02X}>".encode() for byte in range(_BYTES))]
     kinds = [gguf.TokenType.UNKNOWN, gguf.TokenType.CONTROL, gguf.TokenType.CONTROL] + [gguf.TokenType.BYTE] * _BYTES
-    spare = size - len(tokens)
-    tokens += ["▁".encode(), *(f"word{number}".encode() for number in range(1, spare))]  # the first one is a space
-    kinds += [gguf.TokenType.NORMAL] * spare
+    remaining = size - len(tokens)
+    tokens += ["▁".encode(), *(f"word{number}".encode() for number in range(1, remaining))]  # the first one is a space
+    kinds += [gguf.TokenType.NORMAL] * remaining
     writer.add_tokenizer_model("llama")
     writer.add_token_list(tokens)
     writer.add_token_scores([0.0] * size)

@@ -12,8 +12,8 @@ def models() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from dragoman.engines.llama.gguf_files import size
-    from dragoman.engines.llama.rewriting import copies
+    from dragoman.engines.llama.gguf_files import model_size
+    from dragoman.engines.llama.rewriting import rewritten_models
     from dragoman.engines.llama.sources import ModelSourceError, list_local
 
     try:
@@ -23,9 +23,9 @@ def models() -> None:
         raise typer.Exit(2) from error
     table = Table("id", "what", "size", "where")
     for model in found:
-        table.add_row(Text(model.id), model.origin, decimal(size(model.path)), Text(str(model.path)))
+        table.add_row(Text(model.id), model.origin, decimal(model_size(model.path)), Text(str(model.path)))
     table.add_row("echo", "repeats the prompt, needs no model", "", "built in")
-    for copy in copies():
+    for copy in rewritten_models():
         of = copy.source.name if copy.source else "a file that is gone"
         table.add_row("", Text(f"faster copy of {of}"), decimal(copy.path.stat().st_size), Text(str(copy.path)))
     # Piped into another program, a line per model is worth more than a fitting width.

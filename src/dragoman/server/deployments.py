@@ -6,7 +6,7 @@ import msgspec
 
 from dragoman.engines.llama.adapter_registry import AdapterRecord
 from dragoman.engines.llama.gguf_files import ModelSourceError, architecture
-from dragoman.engines.llama.libraries.choice import PACKAGED
+from dragoman.engines.llama.libraries.choice import PACKAGED_BUILDS
 from dragoman.engines.llama.rewriting import faster_file
 from dragoman.engines.llama.sources import ModelFile, resolve
 from dragoman.server.settings import DeploymentSettings, DialectName, Load, Settings
@@ -85,11 +85,11 @@ def with_faster_weights(
 
     What is slow was measured with the packaged libraries; with another one nothing is rewritten.
     """
-    if settings.engine.rewrite_weights == "never" or settings.engine.library not in (None, *PACKAGED):
+    if settings.engine.rewrite_weights == "never" or settings.engine.library not in (None, *PACKAGED_BUILDS):
         return list(plans)
 
     def faster(model: ModelFile) -> ModelFile:
-        return msgspec.structs.replace(model, path=faster_file(model.path, progress=progress, tell=tell))
+        return msgspec.structs.replace(model, path=faster_file(model.path, progress=progress, notify=tell))
 
     return [
         msgspec.structs.replace(planned, model=faster(planned.model)) if planned.model else planned for planned in plans

@@ -25,7 +25,7 @@ def model() -> Iterator[Model]:
 @pytest.fixture(scope="session")
 def fast_model() -> Iterator[Model]:
     """The same as it is served: rewritten, and computed by the fastest library there is for it."""
-    path = faster_file(bundled().path, progress=False, tell=lambda _line: None)
+    path = faster_file(bundled().path, progress=False, notify=lambda _line: None)
     model = load_model(path, None, ContextOptions(context_cells=512, batch_tokens=512, threads=THREADS))
     yield model
     model.close()

@@ -14,8 +14,8 @@ from dragoman.engines.base import AdapterFile
 from dragoman.engines.llama.adapter_files import LocalAdapterStore, read_adapter, resolve_adapter
 from dragoman.engines.llama.gguf_files import ModelSourceError
 from dragoman.engines.llama.sources import bundled
-from tests.support.hub import UNREACHABLE, HubHandler, run_beside, running_hub
-from tests.support.tiny_llama import random_changes, write_adapter
+from tests.support.hub import UNREACHABLE, HubHandler, run_python_with_hub, running_hub
+from tests.support.tiny_llama import random_lora_updates, write_adapter
 
 CONVERT = r"is a PEFT adapter and not GGUF; convert it with llama\.cpp's convert_lora_to_gguf\.py"
 
@@ -25,7 +25,7 @@ def folder(tmp_path: Path) -> Path:
     """An adapter folder with a neighbour that is none of the clients' business."""
     folder = tmp_path / "adapters"
     folder.mkdir()
-    write_adapter(folder / "pirate.gguf", random_changes(1), base="acme/tiny")
+    write_adapter(folder / "pirate.gguf", random_lora_updates(1), base="acme/tiny")
     (folder / "poet").mkdir()
     write_adapter(folder / "poet/lora.gguf", {}, architecture="qwen2")
     write_adapter(tmp_path / "secret.gguf", {})
@@ -37,12 +37,12 @@ async def find(folder: Path | None, name: str) -> AdapterFile:
 
 
 @pytest.mark.parametrize("name", ["pirate.gguf", "pirate", "./pirate"])
-async def test_a_file_of_the_folder_is_found_with_what_it_says_of_itself(folder: Path, name: str) -> None:
+async def test_a_file_of_the_folder_is_found_with_its_metadata(folder: Path, name: str) -> None:
     assert await find(folder, name) == AdapterFile(folder / "pirate.gguf", "llama", ("acme/tiny",))
 
 
 @pytest.mark.parametrize("name", ["poet", "poet/lora.gguf", "poet/lora", "poet/"])
-async def test_a_directory_of_one_adapter_stands_for_it(folder: Path, name: str) -> None:
+async def test_a_directory_of_one_adapter_resolves_to_it(folder: Path, name: str) -> None:
     assert await find(folder, name) == AdapterFile(folder / "poet/lora.gguf", "qwen2", ())
 
 
@@ -67,7 +67,7 @@ async def test_a_directory_of_one_adapter_stands_for_it(folder: Path, name: str)
         lambda folder: "loop.gguf",
     ],
 )
-async def test_nothing_leads_out_of_the_folder(folder: Path, make: Callable[[Path], str]) -> None:
+async def test_no_path_escapes_the_folder(folder: Path, make: Callable[[Path], str]) -> None:
     (folder / "out").symlink_to(folder.parent)
     (folder / "link.gguf").symlink_to(folder.parent / "secret.gguf")
     (folder / "linked").mkdir()
@@ -118,7 +118,7 @@ async def test_a_safetensors_file_is_answered_with_how_to_convert_it(folder: Pat
         await find(folder, "lora.safetensors")
 
 
-def test_a_file_that_is_no_adapter_is_told_by_its_name_alone(tmp_path: Path) -> None:
+def test_a_file_that_is_no_adapter_is_reported_by_its_name_alone(tmp_path: Path) -> None:
     text, model = tmp_path / "text.gguf", bundled().path
     text.write_bytes(b"Once upon a time, there was a file")
     other = write_adapter(tmp_path / "control.gguf", {}, kind="imatrix")
@@ -149,7 +149,7 @@ def test_an_adapter_of_the_settings_is_a_file(folder: Path) -> None:
         resolve_adapter(str(folder / "absent.gguf"), progress=False)
 
 
-FIND = """
+FIND_PROGRAM = """
 import asyncio, json, sys
 from pathlib import Path
 from dragoman.core.adapters import AdapterSource
@@ -201,9 +201,9 @@ def hub_cache(tmp_path: Path) -> Path:
 def test_adapters_of_the_hub_come_from_its_cache_in_the_revision_asked_for(
     hub_cache: Path, name: str, revision: str, commit: str, complaint: str
 ) -> None:
-    path, said = look(UNREACHABLE, hub_cache, name, revision)
-    assert said.startswith(complaint)
-    assert bool(said) == bool(complaint)
+    path, error_message = find_in_process(UNREACHABLE, hub_cache, name, revision)
+    assert error_message.startswith(complaint)
+    assert bool(error_message) == bool(complaint)
     assert (f"/{commit * 40}/" in path) == bool(commit)
 
 
@@ -213,11 +213,11 @@ class Hub(HubHandler):
     adapter: ClassVar[bytes]
     keys_shown: ClassVar[list[str | None]] = []
 
-    def answer(self) -> None:
+    def respond(self) -> None:
         key = self.headers["authorization"]
         self.keys_shown.append(key)
         if key != "Bearer hf_secret":
-            self.refuse(401, "GatedRepo")
+            self.send_refusal(401, "GatedRepo")
         elif self.path == "/api/models/acme/gated/revision/v2":
             self.send_listing("acme/gated", ["gated.gguf"])
         else:
@@ -234,20 +234,20 @@ def hub(tmp_path: Path) -> Iterator[str]:
 
 
 def test_a_download_shows_the_hub_the_clients_token_and_keeps_it_nowhere(hub: str, tmp_path: Path) -> None:
-    path, said = look(hub, tmp_path / "hf", "acme/gated", "v2", downloads=True, token="hf_secret")
-    assert (Path(path).read_bytes(), said) == (Hub.adapter, "")
+    path, error_message = find_in_process(hub, tmp_path / "hf", "acme/gated", "v2", downloads=True, token="hf_secret")
+    assert (Path(path).read_bytes(), error_message) == (Hub.adapter, "")
     assert "Bearer hf_secret" in Hub.keys_shown
     for file in (tmp_path / "hf").rglob("*"):
         assert not file.is_file() or b"hf_secret" not in file.read_bytes()
 
 
 def test_a_download_without_a_token_does_not_use_the_operators(hub: str, tmp_path: Path) -> None:
-    _, said = look(hub, tmp_path / "hf", "acme/gated", "v2", downloads=True, HF_TOKEN="hf_secret")
-    assert said.endswith("is gated: accept its terms on its page and set hf_token to your token")
+    _, error_message = find_in_process(hub, tmp_path / "hf", "acme/gated", "v2", downloads=True, HF_TOKEN="hf_secret")
+    assert error_message.endswith("is gated: accept its terms on its page and set hf_token to your token")
     assert set(Hub.keys_shown) == {None}
 
 
-def look(
+def find_in_process(
     endpoint: str,
     cache: Path,
     name: str,
@@ -258,7 +258,7 @@ def look(
     **environment: str,
 ) -> tuple[str, str]:
     """What a store in a process of its own finds, or says."""
-    outcome = run_beside(endpoint, cache, FIND, name, revision, str(downloads), token, **environment)
-    assert "hf_secret" not in outcome.stdout + outcome.stderr
-    path, said = json.loads(outcome.stdout)
-    return path, said
+    process = run_python_with_hub(endpoint, cache, FIND_PROGRAM, name, revision, str(downloads), token, **environment)
+    assert "hf_secret" not in process.stdout + process.stderr
+    path, error_message = json.loads(process.stdout)
+    return path, error_message

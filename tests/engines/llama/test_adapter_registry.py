@@ -3,7 +3,7 @@ from pathlib import Path
 from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.engines.llama.adapter_registry import (
     AdapterRecord,
-    RegistryReader,
+    AdapterRegistryReader,
     read_registry,
     registry_path,
     write_registry,
@@ -16,9 +16,9 @@ def record(name: str) -> AdapterRecord:
     )
 
 
-def test_what_is_written_is_read_by_everyone_at_once(tmp_path: Path) -> None:
+def test_a_written_registry_is_read_by_all_readers_at_once(tmp_path: Path) -> None:
     path = registry_path(tmp_path / "engine-0.sock")
-    readers = [RegistryReader(path), RegistryReader(path)]
+    readers = [AdapterRegistryReader(path), AdapterRegistryReader(path)]
     assert read_registry(path) == []
     assert [reader.adapters() for reader in readers] == [(), ()]
     for names in (["a"], ["a", "b"], ["b"], []):
@@ -29,8 +29,8 @@ def test_what_is_written_is_read_by_everyone_at_once(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["engine-0.adapters.json"]
 
 
-def test_the_registry_is_not_read_again_while_nobody_writes_it(tmp_path: Path) -> None:
+def test_an_unchanged_registry_is_not_read_again(tmp_path: Path) -> None:
     path = registry_path(tmp_path / "engine-0.sock")
     write_registry(path, [record("a")])
-    reader = RegistryReader(path)
+    reader = AdapterRegistryReader(path)
     assert reader.adapters() is reader.adapters()

@@ -12,17 +12,17 @@ from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.context import Chunk, Logits
 from dragoman.engines.llama.libraries.binding import ContextOptions, Library
-from dragoman.engines.llama.libraries.choice import LLAMA_CPP, load
+from dragoman.engines.llama.libraries.choice import LLAMA_CPP, load_library
 from dragoman.engines.llama.model import Model, ModelError
-from dragoman.engines.llama.sequence import Job, JobKey
-from tests.support.batching import drained, tokens_of_jobs
+from dragoman.engines.llama.sequence import EngineRequest, RequestKey
+from tests.support.batching import run_until_idle, tokens_by_request
 from tests.support.models import THREADS
 from tests.support.tiny_llama import (
     VOCABULARY,
     WIDTH,
     LowRank,
     merged,
-    random_changes,
+    random_lora_updates,
     random_weights,
     write_adapter,
     write_model,
@@ -38,7 +38,7 @@ LONG = np.arange(3, 203, dtype=np.int32) % VOCABULARY
 
 @pytest.fixture(scope="module")
 def library() -> Library:
-    return load(LLAMA_CPP)
+    return load_library(LLAMA_CPP)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def backend(tiny: Model) -> Iterator[LlamaBackend]:
 def test_logits_with_an_adapter_are_those_of_the_model_it_is_merged_into(
     library: Library, backend: LlamaBackend, tmp_path: Path, scale: float, tokens: np.ndarray
 ) -> None:
-    changes = random_changes(1)
+    changes = random_lora_updates(1)
     adapter = backend.load_adapter(write_adapter(tmp_path / "a.gguf", changes, alpha=ALPHA), scale)
     found = _logits(backend, tokens, adapter)
     other = Model(library, write_model(tmp_path / "merged.gguf", merged(WEIGHTS, changes, ALPHA, scale)))
@@ -85,7 +85,7 @@ def test_a_change_of_the_output_matrix_moves_the_logits_by_b_times_a(backend: Ll
 
 
 def test_adapters_that_take_turns_answer_as_each_does_alone(tiny: Model, tmp_path: Path) -> None:
-    paths = [write_adapter(tmp_path / f"{seed}.gguf", random_changes(seed), alpha=ALPHA) for seed in (1, 2)]
+    paths = [write_adapter(tmp_path / f"{seed}.gguf", random_lora_updates(seed), alpha=ALPHA) for seed in (1, 2)]
     backend = _backend(tiny, reproducible=True)
     adapters = [NO_ADAPTER, *(backend.load_adapter(path, 1.0) for path in paths)]
     alone = [_answers(tiny, backend, [adapter] * 3)[(0, 0)] for adapter in adapters]
@@ -96,7 +96,7 @@ def test_adapters_that_take_turns_answer_as_each_does_alone(tiny: Model, tmp_pat
 
 
 def test_after_an_adapter_was_unloaded_the_others_answer_as_before(backend: LlamaBackend, tmp_path: Path) -> None:
-    paths = [write_adapter(tmp_path / f"{seed}.gguf", random_changes(seed)) for seed in (1, 2)]
+    paths = [write_adapter(tmp_path / f"{seed}.gguf", random_lora_updates(seed)) for seed in (1, 2)]
     first, second = (backend.load_adapter(path, 1.0) for path in paths)
     before, base = _logits(backend, LONG, second), _logits(backend, LONG)
     _logits(backend, LONG, first)
@@ -117,7 +117,7 @@ def test_after_an_adapter_was_unloaded_the_others_answer_as_before(backend: Llam
 def test_a_file_that_is_no_adapter_for_the_model_is_refused_with_the_reason(
     tiny: Model, tmp_path: Path, options: dict[str, str], reason: str
 ) -> None:
-    path = write_adapter(tmp_path / "wrong.gguf", random_changes(1), **options)  # type: ignore[arg-type]
+    path = write_adapter(tmp_path / "wrong.gguf", random_lora_updates(1), **options)  # type: ignore[arg-type]
     _refuses(tiny, path, reason)
 
 
@@ -128,7 +128,7 @@ def test_an_adapter_for_another_size_or_other_matrices_is_refused_with_the_reaso
 
 
 def test_a_truncated_or_missing_adapter_is_refused_with_the_reason(tiny: Model, tmp_path: Path) -> None:
-    whole = write_adapter(tmp_path / "whole.gguf", random_changes(1)).read_bytes()
+    whole = write_adapter(tmp_path / "whole.gguf", random_lora_updates(1)).read_bytes()
     half = tmp_path / "half.gguf"
     half.write_bytes(whole[: len(whole) // 2])
     _refuses(tiny, half, "failed to apply lora adapter")
@@ -161,10 +161,10 @@ def _logits(backend: LlamaBackend, tokens: np.ndarray, adapter: int = NO_ADAPTER
     return logits
 
 
-def _answers(model: Model, backend: LlamaBackend, adapters: list[int]) -> dict[JobKey, list[int]]:
+def _answers(model: Model, backend: LlamaBackend, adapters: list[int]) -> dict[RequestKey, list[int]]:
     """What a job with each of the adapters says to the same prompt when all are asked together."""
-    batcher = Batcher(backend, model.vocabulary, parallel=9, step_tokens=64, saved_tokens=1024)
+    batcher = Batcher(backend, model.vocabulary, parallel=9, step_tokens=64, host_cache_tokens=1024)
     greedy = SamplingParams(temperature=0.0, ignore_eos=True)
     for number, adapter in enumerate(adapters):
-        batcher.add(Job((0, number), LONG[:50], greedy, 30, adapter=adapter), 1, seed=1)
-    return tokens_of_jobs(drained(batcher))
+        batcher.add(EngineRequest((0, number), LONG[:50], greedy, 30, adapter=adapter), 1, seed=1)
+    return tokens_by_request(run_until_idle(batcher))

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from dragoman.core.request import QUEUED
 from dragoman.engines.llama.adapters import NO_ADAPTER
-from dragoman.engines.llama.sequence import JobKey
-from tests.support.batching import MOST_STEPS, Harness, long_winded
-from tests.support.simulated_backend import answer_alone
+from dragoman.engines.llama.sequence import RequestKey
+from tests.support.batching import MAX_STEPS, BatcherHarness, prompts_with_long_answers
+from tests.support.simulated_backend import reference_answer
 
 prefixes = st.sampled_from([[7] * 40, [7] * 20 + [8] * 30, list(range(1, 50)), []])
 prompts = st.builds(lambda prefix, rest: prefix + rest, prefixes, st.lists(st.integers(1, 63), min_size=1, max_size=30))
@@ -21,19 +21,19 @@ class Add:
     limit: int
     n: int
     priority: int
-    slot: int
+    adapter_slot: int
     """Of its adapter, among those that are loaded; the first one is the base model."""
-    begun: int
+    resumed_tokens: int
     """Tokens of each choice that an earlier attempt generated; of the last one twice as many."""
 
 
 @dataclass(frozen=True)
-class CancelOne:
-    which: int
+class CancelRequest:
+    index: int
 
 
 @dataclass(frozen=True)
-class Replace:
+class ReplaceAdapter:
     """Unload an adapter that may be in use, and load another one in its place."""
 
     slot: int
@@ -42,12 +42,12 @@ class Replace:
 @dataclass(frozen=True)
 class BackendKind:
     reuses_cells: bool = True
-    apart: bool = False
+    separate_lora_backend: bool = False
     """What has an adapter is computed by a backend of its own."""
 
 
 @dataclass(frozen=True)
-class Steps:
+class RunSteps:
     count: int
 
 
@@ -62,9 +62,9 @@ actions = st.lists(
             st.integers(0, 3),
             st.sampled_from([0, 0, 1, 10, 40]),
         ),
-        st.builds(Replace, st.integers(1, 3)),
-        st.builds(CancelOne, st.integers(0, 30)),
-        st.builds(Steps, st.integers(1, 12)),
+        st.builds(ReplaceAdapter, st.integers(1, 3)),
+        st.builds(CancelRequest, st.integers(0, 30)),
+        st.builds(RunSteps, st.integers(1, 12)),
     ),
     min_size=5,
     max_size=40,
@@ -77,45 +77,45 @@ actions = st.lists(
     cells=st.sampled_from([150, 200, 400, 2048]),
     parallel=st.sampled_from([1, 3, 8]),
     saved_tokens=st.sampled_from([0, 100, 10_000]),
-    backends=st.sampled_from([BackendKind(), BackendKind(reuses_cells=False), BackendKind(apart=True)]),
+    backends=st.sampled_from([BackendKind(), BackendKind(reuses_cells=False), BackendKind(separate_lora_backend=True)]),
     adapters=st.sampled_from([0, 1, 3]),
 )
-def test_any_interleaving_gives_everyone_their_own_answer_and_leaks_nothing(
-    actions: list[Add | CancelOne | Replace | Steps],
+def test_any_interleaving_gives_each_request_its_own_answer_and_leaks_nothing(
+    actions: list[Add | CancelRequest | ReplaceAdapter | RunSteps],
     cells: int,
     parallel: int,
     saved_tokens: int,
     backends: BackendKind,
     adapters: int,
 ) -> None:
-    harness = Harness(
+    harness = BatcherHarness(
         cells=cells,
         parallel=parallel,
-        saved_tokens=saved_tokens,
+        host_cache_tokens=saved_tokens,
         reuses_cells=backends.reuses_cells,
-        apart=backends.apart,
+        separate_lora_backend=backends.separate_lora_backend,
     )
     loaded = [NO_ADAPTER, *harness.load_adapters(adapters)]
-    added: dict[JobKey, tuple[Add, list[int]]] = {}
-    cancelled: set[JobKey] = set()
+    added: dict[RequestKey, tuple[Add, list[int]]] = {}
+    cancelled: set[RequestKey] = set()
     for action in actions:
         match action:
             case Add(prompt, limit, n, priority, slot, begun):
                 limit = min(limit, cells - len(prompt))
                 adapter = loaded[slot % len(loaded)]
-                alone = answer_alone(prompt, limit, adapter)
+                alone = reference_answer(prompt, limit, adapter)
                 known = (*(n - 1) * [tuple(alone[:begun])], tuple(alone[: 2 * begun]))
                 key = harness.add(prompt, limit, n, priority, adapter, known if begun else ())
                 added[key] = action, alone
-            case CancelOne(which) if added:
+            case CancelRequest(which) if added:
                 key = list(added)[which % len(added)]
                 if harness.answers[key].usage is None:
                     harness.batcher.cancel(key)
                     cancelled.add(key)
-            case Replace(slot) if slot < len(loaded):
+            case ReplaceAdapter(slot) if slot < len(loaded):
                 harness.batcher.unload_adapter(loaded[slot])
                 [loaded[slot]] = harness.load_adapters(1)
-            case Steps(count):
+            case RunSteps(count):
                 for _ in range(count):
                     harness.step()
     harness.run()
@@ -131,22 +131,22 @@ def test_any_interleaving_gives_everyone_their_own_answer_and_leaks_nothing(
             assert answer.usage is not None
             assert answer.usage.prompt_tokens == len(request.prompt)
             assert answer.usage.completion_tokens == request.n * len(alone)
-            assert 0 <= answer.usage.cached_tokens < len(request.prompt) + (request.begun > 0)
+            assert 0 <= answer.usage.cached_tokens < len(request.prompt) + (request.resumed_tokens > 0)
     harness.assert_nothing_leaked()
 
 
 def test_requests_arriving_together_compute_their_common_prefix_once() -> None:
-    harness = Harness(parallel=8, step_tokens=64)
+    harness = BatcherHarness(parallel=8, step_tokens=64)
     prefix = [3, 9, 27] * 100
     keys = [harness.add([*prefix, 1 + number], limit=4) for number in range(8)]
     harness.run()
     usages = [harness.answers[key].usage for key in keys]
     assert [usage.cached_tokens for usage in usages if usage] == [0] + [len(prefix)] * 7
-    assert harness.backend.used <= len(prefix) + 8 * (1 + 4)
+    assert harness.backend.used_cells <= len(prefix) + 8 * (1 + 4)
 
 
-def test_a_finished_sequence_serves_the_next_turn_of_its_conversation() -> None:
-    harness = Harness()
+def test_a_finished_sequence_is_reused_by_the_next_turn_of_its_conversation() -> None:
+    harness = BatcherHarness()
     first = harness.add([5] * 50, limit=10)
     harness.run()
     conversation = [5] * 50 + harness.answers[first].tokens[0] + [6, 6, 6]
@@ -158,17 +158,17 @@ def test_a_finished_sequence_serves_the_next_turn_of_its_conversation() -> None:
 
 
 def test_several_choices_compute_their_prompt_once() -> None:
-    harness = Harness(parallel=8)
+    harness = BatcherHarness(parallel=8)
     key = harness.add(list(range(1, 60)), limit=5, n=4)
     harness.run()
     usage = harness.answers[key].usage
     assert usage is not None
     assert usage.cached_tokens == 0
-    assert harness.backend.used <= 59 + 4 * 6
+    assert harness.backend.used_cells <= 59 + 4 * 6
 
 
 def test_a_long_prompt_keeps_a_running_answer_waiting_for_one_step_at_a_time() -> None:
-    harness = Harness(parallel=4, step_tokens=100)
+    harness = BatcherHarness(parallel=4, step_tokens=100)
     short = harness.add([1, 2], limit=60)
     harness.step()
     harness.add([4] * 600, limit=2)
@@ -180,7 +180,7 @@ def test_a_long_prompt_keeps_a_running_answer_waiting_for_one_step_at_a_time() -
 
 
 def test_prefill_and_decoding_never_share_a_step() -> None:
-    harness = Harness(parallel=4, step_tokens=32)
+    harness = BatcherHarness(parallel=4, step_tokens=32)
     for number in range(8):
         harness.add([number + 1] * 50 * (number + 1), limit=40)
     harness.run()
@@ -188,24 +188,24 @@ def test_prefill_and_decoding_never_share_a_step() -> None:
     assert not [chunks for chunks in harness.backend.batches if 1 in chunks and max(chunks) > 1 and chunks[0] == 1]
 
 
-def test_the_youngest_is_pushed_back_when_cells_run_out_and_ends_with_the_same_answer() -> None:
-    long_winded = [prompt for first in range(1, 64) if len(answer_alone(prompt := [first] * 20, 100)) > 60][:4]
-    harness = Harness(cells=150, parallel=4, saved_tokens=0)
+def test_the_newest_sequence_is_preempted_when_cells_run_out_and_gives_the_same_answer() -> None:
+    long_winded = [prompt for first in range(1, 64) if len(reference_answer(prompt := [first] * 20, 100)) > 60][:4]
+    harness = BatcherHarness(cells=150, parallel=4, host_cache_tokens=0)
     keys = [harness.add(prompt, limit=100) for prompt in long_winded]
-    pushed_back: set[JobKey] = set()
-    for _ in range(MOST_STEPS):
-        if harness.batcher.idle:
+    pushed_back: set[RequestKey] = set()
+    for _ in range(MAX_STEPS):
+        if harness.batcher.is_idle:
             break
         harness.step()
-        waiting = {sequence.job.key for sequence in harness.batcher.scheduler.waiting if sequence.generated}
+        waiting = {sequence.request.key for sequence in harness.batcher.scheduler.waiting if sequence.generated}
         pushed_back |= waiting
     assert keys[-1] in pushed_back
     assert keys[0] not in pushed_back
-    assert [harness.answers[key].tokens[0] for key in keys] == [answer_alone(prompt, 100) for prompt in long_winded]
+    assert [harness.answers[key].tokens[0] for key in keys] == [reference_answer(prompt, 100) for prompt in long_winded]
 
 
 def test_a_lower_priority_number_gets_the_next_slot() -> None:
-    harness = Harness(parallel=1)
+    harness = BatcherHarness(parallel=1)
     harness.add([1] * 5, limit=30)
     harness.step()
     late = harness.add([2] * 5, limit=3, priority=5)
@@ -216,19 +216,19 @@ def test_a_lower_priority_number_gets_the_next_slot() -> None:
 
 
 def test_finished_sequences_keep_no_cells_beside_running_ones() -> None:
-    harness = Harness(cells=2048)
+    harness = BatcherHarness(cells=2048)
     for number in range(20):
         harness.add([number + 1] * 40, limit=3)
         harness.run()
-    lasting = next([first] * 20 for first in range(1, 64) if len(answer_alone([first] * 20, 20)) == 20)
+    lasting = next([first] * 20 for first in range(1, 64) if len(reference_answer([first] * 20, 20)) == 20)
     harness.add(lasting, limit=20)
     harness.step()
     cache = harness.batcher.cache
-    assert cache.available(harness.batcher.scheduler.running) == cache.ledger.free
+    assert cache.available(harness.batcher.scheduler.running) == cache.allocator.free
 
 
 def test_a_sequence_that_lost_its_cells_is_restored_instead_of_computed() -> None:
-    harness = Harness(cells=200)
+    harness = BatcherHarness(cells=200)
     harness.add([5] * 100, limit=1)
     harness.run()
     harness.add([6] * 150, limit=1)
@@ -238,17 +238,17 @@ def test_a_sequence_that_lost_its_cells_is_restored_instead_of_computed() -> Non
     usage = harness.answers[again].usage
     assert usage is not None
     assert usage.cached_tokens == 99
-    assert harness.answers[again].tokens[0] == answer_alone([5] * 100, 1)
+    assert harness.answers[again].tokens[0] == reference_answer([5] * 100, 1)
 
 
-def test_only_what_nobody_else_holds_is_saved() -> None:
-    harness = Harness(cells=400)
+def test_only_cells_that_no_other_sequence_holds_are_offloaded() -> None:
+    harness = BatcherHarness(cells=400)
     system = [7] * 90
     keys = [harness.add([*system, *[number] * 30], limit=1) for number in (1, 2, 3)]
     harness.run()
     harness.add([8] * 350, limit=1)
     harness.run()
-    assert harness.batcher.cache.saved.tokens == len(system) + 3 * 30
+    assert harness.batcher.cache.host_cache.tokens == len(system) + 3 * 30
     again = [harness.add([*system, *[number] * 30], limit=1) for number in (1, 2, 3)]
     harness.run()
     for first, second in zip(keys, again, strict=True):
@@ -258,27 +258,27 @@ def test_only_what_nobody_else_holds_is_saved() -> None:
         assert harness.answers[second].tokens == harness.answers[first].tokens
 
 
-def test_idle_moments_save_what_finished_and_each_token_only_once() -> None:
-    harness = Harness(cells=2048)
+def test_idle_time_offloads_finished_sequences_and_each_token_once() -> None:
+    harness = BatcherHarness(cells=2048)
     system = [7] * 90
     for number in (1, 2, 3):
         harness.add([*system, *[number] * 30], limit=1)
     harness.run()
-    while harness.batcher.rest():
+    while harness.batcher.use_idle_time():
         pass
-    assert harness.batcher.cache.saved.tokens == len(system) + 3 * 30
+    assert harness.batcher.cache.host_cache.tokens == len(system) + 3 * 30
 
 
-def test_nothing_is_saved_beyond_the_limit() -> None:
-    harness = Harness(cells=200, saved_tokens=150)
+def test_nothing_is_offloaded_beyond_the_limit() -> None:
+    harness = BatcherHarness(cells=200, host_cache_tokens=150)
     for number in range(1, 8):
         harness.add([number] * 100, limit=1)
         harness.run()
-        assert harness.batcher.cache.saved.tokens <= 150
+        assert harness.batcher.cache.host_cache.tokens <= 150
 
 
 def test_an_adapter_shares_nothing_with_the_base_model_or_another_adapter() -> None:
-    harness = Harness()
+    harness = BatcherHarness()
     first, second = harness.load_adapters(2)
     prompt = [5] * 100
     for adapter in (NO_ADAPTER, first, second, NO_ADAPTER, first, second):
@@ -287,46 +287,46 @@ def test_an_adapter_shares_nothing_with_the_base_model_or_another_adapter() -> N
         usage = harness.answers[key].usage
         assert usage is not None
         assert usage.cached_tokens == (0 if int(key[1]) < 3 else len(prompt) - 1)
-        assert harness.answers[key].tokens[0] == answer_alone(prompt, 1, adapter)
+        assert harness.answers[key].tokens[0] == reference_answer(prompt, 1, adapter)
 
 
 def test_a_prefix_that_another_adapter_is_computing_is_not_waited_for() -> None:
-    harness = Harness(parallel=4, step_tokens=16)
+    harness = BatcherHarness(parallel=4, step_tokens=16)
     [adapter] = harness.load_adapters(1)
     harness.add([5] * 200, limit=2)
     harness.add([5] * 200, limit=2, adapter=adapter)
     for _ in range(4):
         harness.step()
-    assert harness.backend.turns == [NO_ADAPTER, adapter] * 2
+    assert harness.backend.adapters_by_step == [NO_ADAPTER, adapter] * 2
 
 
 def test_two_busy_adapters_take_every_second_step_each() -> None:
-    harness = Harness(parallel=8)
+    harness = BatcherHarness(parallel=8)
     [adapter] = harness.load_adapters(1)
-    for prompt in long_winded(3, 40):
+    for prompt in prompts_with_long_answers(3, 40):
         harness.add(prompt, limit=40)
-    [only] = long_winded(1, 40, adapter)
+    [only] = prompts_with_long_answers(1, 40, adapter)
     harness.add(only, limit=40, adapter=adapter)
     for _ in range(60):
         harness.step()
-    assert harness.backend.turns == [NO_ADAPTER, adapter] * 30
+    assert harness.backend.adapters_by_step == [NO_ADAPTER, adapter] * 30
 
 
-def test_among_many_adapters_none_waits_longer_than_a_round() -> None:
-    harness = Harness(parallel=8)
+def test_among_many_adapters_none_waits_longer_than_one_round() -> None:
+    harness = BatcherHarness(parallel=8)
     adapters = harness.load_adapters(5)
     for number, adapter in enumerate(adapters):
         harness.add([number + 1] * 100, limit=30, adapter=adapter)
     for _ in range(40):
         harness.step()
-    turns = harness.backend.turns
+    turns = harness.backend.adapters_by_step
     assert all(set(turns[start : start + 5]) == set(adapters) for start in range(0, 35, 5))
 
 
-def test_an_adapter_whose_requests_never_cease_starves_nobody() -> None:
-    harness = Harness(parallel=8, cells=400)
+def test_an_adapter_with_endless_requests_starves_no_other() -> None:
+    harness = BatcherHarness(parallel=8, cells=400)
     [adapter] = harness.load_adapters(1)
-    busy: list[JobKey] = []
+    busy: list[RequestKey] = []
     patient = None
     for number in range(600):
         if sum(harness.answers[key].usage is None for key in busy) < 12:
@@ -335,11 +335,11 @@ def test_an_adapter_whose_requests_never_cease_starves_nobody() -> None:
             patient = harness.add([9] * 300, limit=3, adapter=adapter)
         harness.step()
     assert patient is not None
-    assert harness.answers[patient].tokens[0] == answer_alone([9] * 300, 3, adapter)
+    assert harness.answers[patient].tokens[0] == reference_answer([9] * 300, 3, adapter)
 
 
 def test_requests_of_one_adapter_are_still_computed_together_when_others_arrive_between_them() -> None:
-    harness = Harness(parallel=8, step_tokens=64)
+    harness = BatcherHarness(parallel=8, step_tokens=64)
     [adapter] = harness.load_adapters(1)
     for number in range(6):
         harness.add([number + 1] * 10, limit=2, adapter=adapter if number % 2 else NO_ADAPTER)
@@ -349,21 +349,21 @@ def test_requests_of_one_adapter_are_still_computed_together_when_others_arrive_
 
 
 def test_an_adapter_in_use_is_unloaded_when_its_last_answer_is_complete() -> None:
-    harness = Harness()
+    harness = BatcherHarness()
     [adapter] = harness.load_adapters(1)
-    [prompt] = long_winded(1, 20, adapter)
+    [prompt] = prompts_with_long_answers(1, 20, adapter)
     key = harness.add(prompt, limit=20, adapter=adapter)
     harness.step()
     harness.batcher.unload_adapter(adapter)
     assert harness.backend.adapters == {adapter}
     harness.run()
-    assert harness.answers[key].tokens[0] == answer_alone(prompt, 20, adapter)
+    assert harness.answers[key].tokens[0] == reference_answer(prompt, 20, adapter)
     assert harness.backend.adapters == set()
-    assert harness.backend.used == 0, "nobody can share its cells any more"
+    assert harness.backend.used_cells == 0, "nobody can share its cells any more"
 
 
 def test_an_adapter_is_unloaded_when_its_last_job_is_cancelled() -> None:
-    harness = Harness()
+    harness = BatcherHarness()
     [adapter] = harness.load_adapters(1)
     key = harness.add([5] * 20, limit=20, adapter=adapter)
     harness.step()

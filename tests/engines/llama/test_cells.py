@@ -4,23 +4,23 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dragoman.engines.llama.cells import NO_CELLS, CellLedger, Cells
+from dragoman.engines.llama.cells import NO_CELLS, CellAllocator, Cells
 
 TOTAL = 12
 
 
-class LedgerModel(RuleBasedStateMachine):
+class AllocatorModel(RuleBasedStateMachine):
     """Holders of cells, as sequences are; the ledger has to agree with counting who holds what."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = CellLedger(TOTAL)
+        self.ledger = CellAllocator(TOTAL)
         self.held: list[Cells] = []
 
     @rule(data=st.data())
     def take(self, data: st.DataObject) -> None:
         count = data.draw(st.integers(0, self.ledger.free))
-        taken = self.ledger.take(count)
+        taken = self.ledger.allocate(count)
         assert len(set(taken.tolist())) == count
         assert not set(taken.tolist()) & set(self.references())
         self.held.append(taken)
@@ -42,42 +42,42 @@ class LedgerModel(RuleBasedStateMachine):
         self.held[holder] = self.held[holder][:kept]
 
     @invariant()
-    def a_cell_is_free_when_nobody_holds_it(self) -> None:
+    def a_cell_is_free_when_unreferenced(self) -> None:
         references = self.references()
         assert self.ledger.used == len(references)
         assert self.ledger.free == TOTAL - len(references)
 
     @invariant()
-    def a_cell_is_held_alone_when_one_holds_it(self) -> None:
+    def a_cell_is_exclusive_with_one_reference(self) -> None:
         references = self.references()
         for cells in self.held:
-            assert self.ledger.held_alone(cells) == sum(references[cell] == 1 for cell in cells.tolist())
+            assert self.ledger.count_exclusive(cells) == sum(references[cell] == 1 for cell in cells.tolist())
 
     def teardown(self) -> None:
         for cells in self.held:
             self.ledger.release(cells)
         assert self.ledger.free == TOTAL
-        assert sorted(self.ledger.take(TOTAL).tolist()) == list(range(TOTAL))
+        assert sorted(self.ledger.allocate(TOTAL).tolist()) == list(range(TOTAL))
 
     def references(self) -> dict[int, int]:
         cells = np.concatenate([NO_CELLS, *self.held])
         return dict(zip(*(values.tolist() for values in np.unique(cells, return_counts=True)), strict=True))
 
 
-TestLedger = LedgerModel.TestCase
+TestLedger = AllocatorModel.TestCase
 TestLedger.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
 
 
 def test_taking_more_cells_than_are_free_is_a_defect_of_the_caller() -> None:
-    ledger = CellLedger(4)
-    ledger.take(3)
+    ledger = CellAllocator(4)
+    ledger.allocate(3)
     with pytest.raises(AssertionError, match="counted"):
-        ledger.take(2)
+        ledger.allocate(2)
 
 
 def test_no_cells_can_be_taken_shared_and_released() -> None:
-    ledger = CellLedger(0)
-    assert ledger.take(0).tolist() == []
+    ledger = CellAllocator(0)
+    assert ledger.allocate(0).tolist() == []
     ledger.share(NO_CELLS)
     ledger.release(NO_CELLS)
     assert ledger.free == 0

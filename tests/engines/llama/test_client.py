@@ -21,18 +21,18 @@ from dragoman.core.request import (
 )
 from dragoman.engines.llama import messages
 from dragoman.engines.llama.adapter_registry import AdapterRecord, registry_path, write_registry
-from dragoman.engines.llama.client import ATTEMPTS, LlamaEngine
-from dragoman.engines.llama.worker_adapters import WorkerAdapters
+from dragoman.engines.llama.client import MAX_ATTEMPTS, LlamaEngine
+from dragoman.engines.llama.worker_adapters import RemoteAdapters
 from tests.support.patience import PATIENCE_SECONDS
 
 REQUEST = GenerationRequest("any", TextPrompt("Once"))
 
-Conversation = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @contextlib.asynccontextmanager
 async def _engine(
-    socket_path: Path, conversation: Conversation, *, architecture: str | None = None
+    socket_path: Path, conversation: ConnectionHandler, *, architecture: str | None = None
 ) -> AsyncIterator[LlamaEngine]:
     """A client, and a process that welcomes it and then does what `conversation` says."""
 
@@ -40,7 +40,7 @@ async def _engine(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            writer.write(messages.encode([messages.Welcome(1024, "{{ raise_exception('no') }}", "", "")]))
+            writer.write(messages.encode([messages.Handshake(1024, "{{ raise_exception('no') }}", "", "")]))
             await conversation(reader, writer)
         finally:
             writer.close()
@@ -64,14 +64,14 @@ async def _collect(engine: LlamaEngine, request: GenerationRequest = REQUEST) ->
     return [event async for event in engine.generate(request)]
 
 
-async def _submitted(reader: asyncio.StreamReader) -> messages.Submit:
+async def _submitted(reader: asyncio.StreamReader) -> messages.GenerateCommand:
     command = await messages.read_command(reader)
-    assert isinstance(command, messages.Submit)
+    assert isinstance(command, messages.GenerateCommand)
     return command
 
 
 def _replies(number: int, *events: Delta | Finished | Usage) -> bytes:
-    return messages.encode([messages.Output(number, event) for event in events])
+    return messages.encode([messages.EventReply(number, event) for event in events])
 
 
 async def test_an_answer_comes_through_in_order(tmp_path: Path) -> None:
@@ -86,11 +86,11 @@ async def test_an_answer_comes_through_in_order(tmp_path: Path) -> None:
         assert await _collect(engine) == list(events)
 
 
-async def test_the_fingerprint_is_known_when_the_process_tells_it(tmp_path: Path) -> None:
+async def test_the_fingerprint_is_known_once_the_process_reports_it(tmp_path: Path) -> None:
     async def identify(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         command = await _submitted(reader)
         writer.write(
-            messages.encode([messages.Identified("fp_0123456789ab")]) + _replies(command.number, Usage(1, 0, 0))
+            messages.encode([messages.FingerprintReply("fp_0123456789ab")]) + _replies(command.number, Usage(1, 0, 0))
         )
         await reader.read()
 
@@ -100,7 +100,7 @@ async def test_the_fingerprint_is_known_when_the_process_tells_it(tmp_path: Path
         assert engine.fingerprint == "fp_0123456789ab"
 
 
-async def test_a_request_that_meets_one_death_after_another_is_given_up(tmp_path: Path) -> None:
+async def test_a_request_that_meets_repeated_crashes_fails(tmp_path: Path) -> None:
     submissions = 0
 
     async def die(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -111,10 +111,10 @@ async def test_a_request_that_meets_one_death_after_another_is_given_up(tmp_path
     async with _engine(tmp_path / "engine.sock", die) as engine:
         with pytest.raises(EngineFailed):
             await _collect(engine)
-    assert submissions == ATTEMPTS
+    assert submissions == MAX_ATTEMPTS
 
 
-async def test_a_request_that_gave_text_is_never_run_again(tmp_path: Path) -> None:
+async def test_a_request_that_streamed_text_is_not_retried(tmp_path: Path) -> None:
     submissions = 0
 
     async def begin_and_die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -135,7 +135,7 @@ async def test_closing_the_answer_early_cancels_it(tmp_path: Path) -> None:
     async def talk_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         command = await _submitted(reader)
         writer.write(_replies(command.number, Delta(0, "a", [1])))
-        assert await messages.read_command(reader) == messages.Cancel(command.number)
+        assert await messages.read_command(reader) == messages.CancelCommand(command.number)
         cancelled.set()
 
     async with _engine(tmp_path / "engine.sock", talk_on) as engine:
@@ -170,14 +170,14 @@ async def _text_submitted(tmp_path: Path, request: GenerationRequest) -> str:
     return text
 
 
-async def test_a_template_of_the_request_stands_in_for_the_models(tmp_path: Path) -> None:
+async def test_a_template_of_the_request_replaces_the_models(tmp_path: Path) -> None:
     prompt = ChatPrompt(
         (Message("user", "Hi"),), template="{{ messages[0].content }}{{ x }}", template_arguments={"x": 1}
     )
     assert await _text_submitted(tmp_path, GenerationRequest("any", prompt)) == "Hi1"
 
 
-async def test_an_answer_bound_by_a_format_begins_behind_a_thought(tmp_path: Path) -> None:
+async def test_a_constrained_answer_begins_after_the_reasoning(tmp_path: Path) -> None:
     template = "{{ messages[0].content }}{% if messages[0].content == '</think>' %}{% endif %}:"
     free = ChatPrompt((Message("user", "Hi"),), template=template)
     bound = ChatPrompt(free.messages, ToolUse((Tool("f"),), "required"), template=template + "{# tools <tool_call> #}")
@@ -202,7 +202,7 @@ PIRATE = Adapter("pirate", AdapterSource("local", "pirate"), 17)
 
 
 @contextlib.asynccontextmanager
-async def _adapters(socket_path: Path, conversation: Conversation) -> AsyncIterator[WorkerAdapters]:
+async def _adapters(socket_path: Path, conversation: ConnectionHandler) -> AsyncIterator[RemoteAdapters]:
     async with _engine(socket_path, conversation, architecture="llama") as engine:
         assert engine.adapters is not None
         yield engine.adapters
@@ -213,13 +213,13 @@ async def test_adapters_are_changed_by_the_process_and_read_from_its_registry(tm
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         added = await messages.read_command(reader)
-        assert isinstance(added, messages.AddAdapter)
+        assert isinstance(added, messages.AddAdapterCommand)
         assert added.record == AdapterRecord(PIRATE, "/pirate.gguf")
         write_registry(registry_path(path), [added.record])
-        writer.write(messages.encode([messages.AdapterChanged(added.number, PIRATE)]))
+        writer.write(messages.encode([messages.AdapterReply(added.number, PIRATE)]))
         removed = await messages.read_command(reader)
-        assert removed == messages.RemoveAdapter(added.number + 1, "poet")
-        writer.write(messages.encode([messages.RefusedModel(added.number + 1, "poet")]))
+        assert removed == messages.RemoveAdapterCommand(added.number + 1, "poet")
+        writer.write(messages.encode([messages.ModelNotFoundReply(added.number + 1, "poet")]))
         await reader.read()
 
     async with _adapters(path, serve) as adapters:
@@ -230,8 +230,8 @@ async def test_adapters_are_changed_by_the_process_and_read_from_its_registry(tm
             await adapters.remove("poet")
 
 
-async def test_a_change_of_adapters_does_not_outlive_the_process_that_was_asked(tmp_path: Path) -> None:
-    asked: list[messages.Command | None] = []
+async def test_an_adapter_change_fails_with_the_process_that_received_it(tmp_path: Path) -> None:
+    asked: list[messages.EngineCommand | None] = []
 
     async def die(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         asked.append(await messages.read_command(reader))
@@ -239,7 +239,7 @@ async def test_a_change_of_adapters_does_not_outlive_the_process_that_was_asked(
     async with _adapters(tmp_path / "engine.sock", die) as adapters:
         with pytest.raises(EngineFailed):
             await adapters.add(PIRATE, Path("/pirate.gguf"))
-    assert isinstance(asked[0], messages.AddAdapter)
+    assert isinstance(asked[0], messages.AddAdapterCommand)
 
 
 def test_an_engine_whose_architecture_is_not_known_takes_no_adapters(tmp_path: Path) -> None:

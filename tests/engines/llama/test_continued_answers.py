@@ -18,66 +18,66 @@ from dragoman.core.events import AnyDelta, Delta, Event, Finished, ReasoningDelt
 from dragoman.core.request import SamplingParams
 from dragoman.engines.constraint import GrammarCompiler, GrammarConstraint
 from dragoman.engines.echo.engine import END
-from dragoman.engines.llama.answer_reading import PLAIN, AnswerReading
-from dragoman.engines.llama.batcher import Batcher, Outcome
-from dragoman.engines.llama.sequence import Job
+from dragoman.engines.llama.answer_reading import PLAIN_OUTPUT, TokenizedOutputFormat
+from dragoman.engines.llama.batcher import Batcher, RequestOutput
+from dragoman.engines.llama.sequence import EngineRequest
 from dragoman.prompt.reading import OutputParserSpec, build_parser
 from dragoman.prompt.thinking import CLOSING, OPENING, ReasoningSpec
-from tests.support.batching import drained
-from tests.support.byte_vocabulary import Bytes
+from tests.support.batching import run_until_idle
+from tests.support.byte_vocabulary import ByteGrammarVocabulary
 from tests.support.simulated_backend import SimulatedBackend
 
 PROMPT = np.array([*b"Say it: "], dtype=np.int32)
-MOST_STEPS = 1000
+MAX_STEPS = 1000
 LIMIT = 120
 CALL = '<tool_call>\n{"name": "now", "arguments": {"zone": "STOP"}}\n</tool_call>'
 GRAMMAR = 'start: "Hello, " ("world" | "you") "! Bye, " /[a-z]{1,5}/ "."'
 
-COMPILER = GrammarCompiler(Bytes())
+COMPILER = GrammarCompiler(ByteGrammarVocabulary())
 
 
-class Asked(NamedTuple):
+class Scenario(NamedTuple):
     """A request, as far as it does not vary between attempts."""
 
-    said: str
+    text: str
     sampling: SamplingParams = SamplingParams(temperature=0.0)
-    reading: AnswerReading = PLAIN
+    output_format: TokenizedOutputFormat = PLAIN_OUTPUT
     constraint: GrammarConstraint | None = None
     n: int = 1
     echo: str = ""
 
 
-def answer(asked: Asked, begun: tuple[tuple[int, ...], ...] = ()) -> list[Event]:
+def run_scenario(scenario: Scenario, begun: tuple[tuple[int, ...], ...] = ()) -> list[Event]:
     """What is published. Raises BadRequest."""
-    text = asked.said.encode()
+    text = scenario.text.encode()
 
     def recite(context: Iterable[int]) -> int:
-        place = len(list(context)) - len(PROMPT)
-        return text[place] if place < len(text) else END
+        position = len(list(context)) - len(PROMPT)
+        return text[position] if position < len(text) else END
 
-    backend = SimulatedBackend(1024, model=recite, vocabulary_size=Bytes.size)
-    batcher = Batcher(backend, Bytes(), parallel=4, step_tokens=32, saved_tokens=0)
-    job = Job(
+    backend = SimulatedBackend(1024, model=recite, vocabulary_size=ByteGrammarVocabulary.size)
+    batcher = Batcher(backend, ByteGrammarVocabulary(), parallel=4, step_tokens=32, host_cache_tokens=0)
+    request = EngineRequest(
         (0, 0),
         PROMPT,
-        asked.sampling,
+        scenario.sampling,
         LIMIT,
-        echo=asked.echo,
-        constraint=asked.constraint,
-        reading=asked.reading,
-        begun=begun,
+        echo=scenario.echo,
+        constraint=scenario.constraint,
+        output_format=scenario.output_format,
+        resume_token_ids=begun,
     )
-    outcomes: list[Outcome] = []
+    outputs: list[RequestOutput] = []
     try:
-        outcomes += batcher.add(job, asked.n, seed=7)
+        outputs += batcher.add(request, scenario.n, seed=7)
     finally:
-        outcomes += drained(batcher, MOST_STEPS)
-    events = [outcome.event for outcome in outcomes if not isinstance(outcome.event, EngineFailed)]
-    assert len(events) == len(outcomes)
+        outputs += run_until_idle(batcher, MAX_STEPS)
+    events = [output.event for output in outputs if not isinstance(output.event, EngineFailed)]
+    assert len(events) == len(outputs)
     return events
 
 
-def of_choice(events: Sequence[Event], index: int) -> list[Event]:
+def events_of_choice(events: Sequence[Event], index: int) -> list[Event]:
     """The events of one choice, without what is drawn anew each time."""
     mine = [event for event in events if not isinstance(event, Usage) and event.index == index]
     return [
@@ -87,17 +87,17 @@ def of_choice(events: Sequence[Event], index: int) -> list[Event]:
 
 
 def tokens_of(events: Sequence[Event], index: int) -> tuple[int, ...]:
-    deltas = [event for event in of_choice(events, index) if isinstance(event, AnyDelta)]
+    deltas = [event for event in events_of_choice(events, index) if isinstance(event, AnyDelta)]
     return tuple(token for delta in deltas for token in delta.token_ids)
 
 
-def readings(tools: bool, thinking: ReasoningSpec | None) -> AnswerReading:
+def output_formats(tools: bool, thinking: ReasoningSpec | None) -> TokenizedOutputFormat:
     reading = OutputParserSpec("hermes" if tools else None, thinking)
     closing = tuple(f"{CLOSING}\n\n".encode()) if thinking else ()
-    return AnswerReading(
+    return TokenizedOutputFormat(
         functools.partial(build_parser, reading),
-        thought_budget=thinking.budget_tokens if thinking else None,
-        thought_closing=closing,
+        reasoning_budget=thinking.budget_tokens if thinking else None,
+        reasoning_end_token_ids=closing,
     )
 
 
@@ -120,10 +120,10 @@ samplings = st.builds(
     include_stop_text=st.booleans(),
 )
 requests = st.builds(
-    Asked,
+    Scenario,
     texts,
     samplings,
-    st.builds(readings, st.booleans(), thoughts),
+    st.builds(output_formats, st.booleans(), thoughts),
     st.sampled_from([None, None, COMPILER.compile(GRAMMAR, "response_format")]),
     st.sampled_from([1, 2]),
     st.sampled_from(["", "Say it: "]),
@@ -132,15 +132,17 @@ requests = st.builds(
 
 @settings(max_examples=400, deadline=None)
 @given(requests, st.data())
-def test_a_continued_answer_is_told_like_an_unbroken_one_wherever_it_was_cut(asked: Asked, data: st.DataObject) -> None:
-    unbroken = answer(asked)
+def test_a_resumed_answer_equals_an_uninterrupted_one_wherever_it_was_cut(
+    scenario: Scenario, data: st.DataObject
+) -> None:
+    unbroken = run_scenario(scenario)
     begun = []
-    for index in range(asked.n):
+    for index in range(scenario.n):
         tokens = tokens_of(unbroken, index)
         begun.append(tokens[: data.draw(st.integers(0, len(tokens)))])
-    continued = answer(asked, tuple(begun))
-    for index in range(asked.n):
-        assert of_choice(continued, index) == of_choice(unbroken, index)
+    continued = run_scenario(scenario, tuple(begun))
+    for index in range(scenario.n):
+        assert events_of_choice(continued, index) == events_of_choice(unbroken, index)
     first, second = unbroken[-1], continued[-1]
     assert isinstance(first, Usage)
     assert isinstance(second, Usage)
@@ -152,25 +154,27 @@ def test_a_continued_answer_is_told_like_an_unbroken_one_wherever_it_was_cut(ask
 
 
 @pytest.mark.parametrize("cut", range(1, len(CLOSING) + 12))
-def test_a_thought_that_was_cut_while_it_was_closed_is_closed_once(cut: int) -> None:
-    asked = Asked(
+def test_reasoning_cut_within_its_end_marker_is_ended_once(cut: int) -> None:
+    scenario = Scenario(
         "xxxxxxxxx Hello",
-        reading=readings(tools=False, thinking=ReasoningSpec(OPENING, CLOSING, opened_by_prompt=True, budget_tokens=3)),
+        output_format=output_formats(
+            tools=False, thinking=ReasoningSpec(OPENING, CLOSING, opened_by_prompt=True, budget_tokens=3)
+        ),
         constraint=COMPILER.compile(GRAMMAR, "response_format"),
     )
-    unbroken = answer(asked)
+    unbroken = run_scenario(scenario)
     thought = "".join(event.text for event in unbroken if isinstance(event, ReasoningDelta))
-    said = "".join(event.text for event in unbroken if isinstance(event, Delta))
-    assert (thought, said[:7]) == ("xxx", "Hello, ")
-    assert answer(asked, (tokens_of(unbroken, 0)[:cut],)) == unbroken
+    text = "".join(event.text for event in unbroken if isinstance(event, Delta))
+    assert (thought, text[:7]) == ("xxx", "Hello, ")
+    assert run_scenario(scenario, (tokens_of(unbroken, 0)[:cut],)) == unbroken
 
 
-def test_forced_tokens_that_were_not_told_are_told_without_a_step() -> None:
-    asked = Asked("", constraint=COMPILER.compile(GRAMMAR, "response_format"))
-    unbroken = answer(asked)
+def test_missing_forced_tokens_are_published_without_a_step() -> None:
+    scenario = Scenario("", constraint=COMPILER.compile(GRAMMAR, "response_format"))
+    unbroken = run_scenario(scenario)
     whole = tokens_of(unbroken, 0)
     assert bytes(whole[:7]) == b"Hello, "
-    assert answer(asked, (whole[:3],)) == unbroken
+    assert run_scenario(scenario, (whole[:3],)) == unbroken
 
 
 @pytest.mark.parametrize(
@@ -181,22 +185,22 @@ def test_forced_tokens_that_were_not_told_are_told_without_a_step() -> None:
         ((*b"Hello, you! Bye, ab.", END), "the choice ends with 20"),
     ],
 )
-def test_what_the_grammar_did_not_allow_cannot_have_been_begun(begun: tuple[int, ...], reason: str) -> None:
-    asked = Asked("", constraint=COMPILER.compile(GRAMMAR, "response_format"), n=2)
+def test_resume_tokens_that_the_grammar_forbids_are_rejected(begun: tuple[int, ...], reason: str) -> None:
+    scenario = Scenario("", constraint=COMPILER.compile(GRAMMAR, "response_format"), n=2)
     with pytest.raises(BadRequest, match=reason) as caught:
-        answer(asked, (tuple(b"Hello"), begun))
+        run_scenario(scenario, (tuple(b"Hello"), begun))
     assert caught.value.parameter == "begun"
 
 
-def test_what_another_attempt_said_is_taken_as_it_is() -> None:
-    events = answer(Asked("something else"), (tuple(b"one more"),))
+def test_resume_tokens_are_not_sampled_again() -> None:
+    events = run_scenario(Scenario("something else"), (tuple(b"one more"),))
     assert "".join(event.text for event in events if isinstance(event, Delta)) == "one moreg else"
 
 
-def test_complete_choices_end_while_others_go_on() -> None:
-    asked = Asked("two words", n=2)
-    unbroken = answer(asked)
+def test_complete_choices_finish_while_others_continue() -> None:
+    scenario = Scenario("two words", n=2)
+    unbroken = run_scenario(scenario)
     whole = tokens_of(unbroken, 0)
-    continued = answer(asked, (whole, whole[:3]))
+    continued = run_scenario(scenario, (whole, whole[:3]))
     assert continued.index(Finished(0, "stop")) < continued.index(Finished(1, "stop"))
     assert continued[-1] == Usage(len(PROMPT), 2 * len(whole), 0)

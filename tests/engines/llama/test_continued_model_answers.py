@@ -11,14 +11,14 @@ from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import GenerationRequest, JsonSchemaFormat, SamplingParams, TextPrompt
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.job_maker import JobMaker
+from dragoman.engines.llama.job_maker import RequestPreprocessor
 from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.messages import Submit
+from dragoman.engines.llama.messages import GenerateCommand
 from dragoman.engines.llama.model import Model
-from tests.support.batching import drained
+from tests.support.batching import run_until_idle
 from tests.support.models import THREADS
 
-MOST_STEPS = 5000
+MAX_STEPS = 5000
 
 CUTS = (1, 13)
 """Tokens of the first choice that were generated; of the second one, twice as many."""
@@ -51,30 +51,30 @@ REQUESTS = [
 ]
 
 
-class Engine:
+class InProcessEngine:
     """The batcher over the real model, as the engine process has it."""
 
     def __init__(self, model: Model, *, reproducible: bool) -> None:
         self._model = model
         self._backend = LlamaBackend(model, ContextOptions(8192, 512, threads=THREADS, reproducible=reproducible))
-        self._jobs = JobMaker(model, self._backend.cells)
+        self._preprocessor = RequestPreprocessor(model, self._backend.cells)
 
-    def answer(self, requests: Sequence[GenerationRequest]) -> list[list[Event]]:
+    def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Event]]:
         """The events of each, all answered together."""
-        batcher = Batcher(self._backend, self._model.vocabulary, parallel=8, step_tokens=512, saved_tokens=1024)
-        outcomes = []
+        batcher = Batcher(self._backend, self._model.vocabulary, parallel=8, step_tokens=512, host_cache_tokens=1024)
+        outputs = []
         for number, one in enumerate(requests):
             assert isinstance(one.prompt, TextPrompt)
-            submit = Submit(
+            command = GenerateCommand(
                 *(number, one.prompt, one.sampling, one.n, one.echo, one.priority),
                 answer_format=one.answer_format,
-                begun=one.begun,
+                resume_token_ids=one.begun,
             )
             assert one.sampling.seed is not None or one.sampling.temperature == 0.0
-            outcomes += batcher.add(self._jobs.job((0, number), submit), one.n, one.sampling.seed or 0)
-        outcomes += drained(batcher, MOST_STEPS)
+            outputs += batcher.add(self._preprocessor.preprocess((0, number), command), one.n, one.sampling.seed or 0)
+        outputs += run_until_idle(batcher, MAX_STEPS)
         answers: list[list[Event]] = [[] for _ in requests]
-        for (_, number), event in outcomes:
+        for (_, number), event in outputs:
             assert isinstance(event, Event)
             answers[number].append(event)
         return answers
@@ -84,15 +84,15 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def reproducible(model: Model) -> Iterator[Engine]:
-    engine = Engine(model, reproducible=True)
+def reproducible(model: Model) -> Iterator[InProcessEngine]:
+    engine = InProcessEngine(model, reproducible=True)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
-def default(model: Model) -> Iterator[Engine]:
-    engine = Engine(model, reproducible=False)
+def default(model: Model) -> Iterator[InProcessEngine]:
+    engine = InProcessEngine(model, reproducible=False)
     yield engine
     engine.close()
 
@@ -106,42 +106,42 @@ def text_of(events: Sequence[Event], index: int) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
 
 
-def of_choice(events: Sequence[Event], index: int) -> list[Event]:
+def events_of_choice(events: Sequence[Event], index: int) -> list[Event]:
     return [event for event in events if not isinstance(event, Usage) and event.index == index]
 
 
-def cut(asked: GenerationRequest, unbroken: Sequence[Event], length: int) -> GenerationRequest:
-    begun = tuple(tokens_of(unbroken, index)[: length * (index + 1)] for index in range(asked.n))
-    return msgspec.structs.replace(asked, begun=begun)
+def interrupted(request_cut: GenerationRequest, unbroken: Sequence[Event], length: int) -> GenerationRequest:
+    begun = tuple(tokens_of(unbroken, index)[: length * (index + 1)] for index in range(request_cut.n))
+    return msgspec.structs.replace(request_cut, begun=begun)
 
 
-def test_reproducible_answers_that_were_cut_are_those_of_an_unbroken_run(reproducible: Engine) -> None:
-    answers = reproducible.answer(REQUESTS)
-    pairs = [(asked, unbroken) for asked, unbroken in zip(REQUESTS, answers, strict=True) for _ in CUTS]
+def test_resumed_reproducible_answers_equal_an_uninterrupted_run(reproducible: InProcessEngine) -> None:
+    answers = reproducible.generate(REQUESTS)
+    pairs = [(request_cut, unbroken) for request_cut, unbroken in zip(REQUESTS, answers, strict=True) for _ in CUTS]
     lengths = itertools.cycle(CUTS)
-    again = reproducible.answer([cut(*pair, next(lengths)) for pair in pairs])
-    for (asked, unbroken), continued in zip(pairs, again, strict=True):
-        for index in range(asked.n):
-            assert of_choice(continued, index) == of_choice(unbroken, index)
+    again = reproducible.generate([interrupted(*pair, next(lengths)) for pair in pairs])
+    for (request_cut, unbroken), continued in zip(pairs, again, strict=True):
+        for index in range(request_cut.n):
+            assert events_of_choice(continued, index) == events_of_choice(unbroken, index)
         first, second = unbroken[-1], continued[-1]
         assert isinstance(first, Usage)
         assert isinstance(second, Usage)
         assert (first.prompt_tokens, first.completion_tokens) == (second.prompt_tokens, second.completion_tokens)
 
 
-def test_answers_that_were_cut_keep_their_beginning_and_are_valid(default: Engine) -> None:
-    answers = default.answer(REQUESTS)
-    pairs = [(asked, unbroken) for asked, unbroken in zip(REQUESTS, answers, strict=True) for _ in CUTS]
+def test_resumed_answers_keep_their_beginning_and_are_valid(default: InProcessEngine) -> None:
+    answers = default.generate(REQUESTS)
+    pairs = [(request_cut, unbroken) for request_cut, unbroken in zip(REQUESTS, answers, strict=True) for _ in CUTS]
     lengths = itertools.cycle(CUTS)
-    begun = [cut(*pair, next(lengths)) for pair in pairs]
-    for asked, continued in zip(begun, default.answer(begun), strict=True):
+    begun = [interrupted(*pair, next(lengths)) for pair in pairs]
+    for request_cut, continued in zip(begun, default.generate(begun), strict=True):
         usage = continued[-1]
         assert isinstance(usage, Usage)
-        assert usage.completion_tokens == sum(len(tokens_of(continued, index)) for index in range(asked.n))
-        assert sum(isinstance(event, Finished) for event in continued) == asked.n
-        for index, tokens in enumerate(asked.begun):
+        assert usage.completion_tokens == sum(len(tokens_of(continued, index)) for index in range(request_cut.n))
+        assert sum(isinstance(event, Finished) for event in continued) == request_cut.n
+        for index, tokens in enumerate(request_cut.begun):
             assert tokens_of(continued, index)[: len(tokens)] == tokens
             text = text_of(continued, index)
-            assert not any(stop in text for stop in asked.sampling.stop)
-            if asked.answer_format is not None:
+            assert not any(stop in text for stop in request_cut.sampling.stop)
+            if request_cut.answer_format is not None:
                 assert list(json.loads(text)) == KEYS

@@ -20,14 +20,14 @@ from dragoman.engines.llama.context import Chunk, Logits
 from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.sampler import Sampler
-from dragoman.engines.llama.sequence import Job
+from dragoman.engines.llama.sequence import EngineRequest
 from tests.support import reference_sampling
-from tests.support.batching import drained
+from tests.support.batching import run_until_idle
 from tests.support.models import THREADS
 
 QUESTION = "<|im_start|>user\nName three animals and their legs.<|im_end|>\n<|im_start|>assistant\n"
 
-MOST_STEPS = 2000
+MAX_STEPS = 2000
 
 SCHEMA = {
     "type": "object",
@@ -77,29 +77,29 @@ def compiler(model: Model) -> GrammarCompiler:
     return GrammarCompiler(model.vocabulary)
 
 
-class Answer:
+class CollectedAnswer:
     """What a job of one choice published."""
 
     def __init__(self, events: Sequence[Event | EngineFailed]) -> None:
         deltas = [event for event in events if isinstance(event, Delta)]
         self.text = "".join(delta.text for delta in deltas)
         self.tokens = [token for delta in deltas for token in delta.token_ids]
-        self.logprobs = [told for delta in deltas for told in delta.logprobs]
+        self.logprobs = [reported for delta in deltas for reported in delta.logprobs]
         self.reasons = [event.reason for event in events if isinstance(event, Finished)]
         self.usage = next((event for event in events if isinstance(event, Usage)), None)
         self.errors = [event for event in events if isinstance(event, EngineFailed)]
 
 
-def run(model: Model, backend: RecordingBackend, job: Job, seed: int = 1) -> Answer:
+def generate(model: Model, backend: RecordingBackend, request: EngineRequest, seed: int = 1) -> CollectedAnswer:
     """The answer to one job alone; `backend.rows` are its logits."""
-    batcher = Batcher(backend, model.vocabulary, parallel=4, step_tokens=256, saved_tokens=0)
+    batcher = Batcher(backend, model.vocabulary, parallel=4, step_tokens=256, host_cache_tokens=0)
     backend.rows.clear()
-    batcher.add(job, 1, seed)
-    return Answer([outcome.event for outcome in drained(batcher, MOST_STEPS)])
+    batcher.add(request, 1, seed)
+    return CollectedAnswer([output.event for output in run_until_idle(batcher, MAX_STEPS)])
 
 
-def job_of(model: Model, sampling: SamplingParams, limit: int = 24, prompt: str = QUESTION) -> Job:
-    return Job((0, 0), model.vocabulary.tokenize(prompt), sampling, limit)
+def request_of(model: Model, sampling: SamplingParams, limit: int = 24, prompt: str = QUESTION) -> EngineRequest:
+    return EngineRequest((0, 0), model.vocabulary.tokenize(prompt), sampling, limit)
 
 
 def log_softmax(row: Logits) -> list[float]:
@@ -108,11 +108,11 @@ def log_softmax(row: Logits) -> list[float]:
     return logprobs
 
 
-def assert_told(told: TokenLogprobs, token: int, row: Logits) -> None:
+def assert_logprobs(reported: TokenLogprobs, token: int, row: Logits) -> None:
     expected = log_softmax(row)
-    assert told.token_id == token
-    assert told.logprob == pytest.approx(expected[token], abs=1e-4)
-    assert [other.logprob for other in told.top] == pytest.approx(sorted(expected, reverse=True)[:20], abs=1e-4)
+    assert reported.token_id == token
+    assert reported.logprob == pytest.approx(expected[token], abs=1e-4)
+    assert [other.logprob for other in reported.top] == pytest.approx(sorted(expected, reverse=True)[:20], abs=1e-4)
 
 
 def test_log_probabilities_are_those_of_the_raw_logits_whatever_sampling_does_to_them(
@@ -125,13 +125,13 @@ def test_log_probabilities_are_those_of_the_raw_logits_whatever_sampling_does_to
         repetition_penalty=1.3,
         logit_bias={model.vocabulary.tokenize("cat")[0]: 5.0},
     )
-    job = job_of(model, sampling)
-    job.logprobs = 20
-    answer = run(model, backend, job)
+    request = request_of(model, sampling)
+    request.logprobs = 20
+    answer = generate(model, backend, request)
     assert len(answer.logprobs) >= 20
-    assert b"".join(told.token for told in answer.logprobs).decode() == answer.text
-    for told, token, row in zip(answer.logprobs, answer.tokens, backend.rows, strict=False):
-        assert_told(told, token, row)
+    assert b"".join(reported.token for reported in answer.logprobs).decode() == answer.text
+    for reported, token, row in zip(answer.logprobs, answer.tokens, backend.rows, strict=False):
+        assert_logprobs(reported, token, row)
 
 
 def test_steps_may_be_smaller_than_the_number_of_sequence_ids(model: Model) -> None:
@@ -143,17 +143,19 @@ def test_steps_may_be_smaller_than_the_number_of_sequence_ids(model: Model) -> N
         small.close()
 
 
-def test_an_echoed_prompt_is_told_of_too(model: Model, backend: RecordingBackend) -> None:
+def test_an_echoed_prompt_has_log_probabilities_too(model: Model, backend: RecordingBackend) -> None:
     text = "The capital of France is Paris, and the capital of Italy is Rome. " * 8
-    job = Job((0, 0), model.vocabulary.tokenize(text), SamplingParams(temperature=0.0), 2, echo=text, logprobs=20)
-    assert len(job.prompt) > 64, "more than one step gives logits of"
-    answer = run(model, backend, job)
+    request = EngineRequest(
+        (0, 0), model.vocabulary.tokenize(text), SamplingParams(temperature=0.0), 2, echo=text, logprobs=20
+    )
+    assert len(request.prompt) > 64, "more than one step gives logits of"
+    answer = generate(model, backend, request)
     assert answer.text.startswith(text)
-    prompt = job.prompt.tolist()
-    assert [told.token_id for told in answer.logprobs] == [*prompt, *answer.tokens]
+    prompt = request.prompt.tolist()
+    assert [reported.token_id for reported in answer.logprobs] == [*prompt, *answer.tokens]
     assert (answer.logprobs[0].logprob, answer.logprobs[0].top) == (None, [])
-    for told, token, row in zip(answer.logprobs[1:], [*prompt[1:], *answer.tokens], backend.rows, strict=True):
-        assert_told(told, token, row)
+    for reported, token, row in zip(answer.logprobs[1:], [*prompt[1:], *answer.tokens], backend.rows, strict=True):
+        assert_logprobs(reported, token, row)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +170,11 @@ def test_an_echoed_prompt_is_told_of_too(model: Model, backend: RecordingBackend
 def test_penalties_count_exactly_the_documented_tokens(
     model: Model, backend: RecordingBackend, sampling: SamplingParams
 ) -> None:
-    job = job_of(model, sampling)
-    answer = run(model, backend, job)
-    prompt = job.prompt.tolist()
+    request = request_of(model, sampling)
+    answer = generate(model, backend, request)
+    prompt = request.prompt.tolist()
     for position, (token, row) in enumerate(zip(answer.tokens, backend.rows, strict=True)):
-        values = reference_sampling.edited(row.tolist(), sampling, prompt, answer.tokens[:position])
+        values = reference_sampling.adjusted_logits(row.tolist(), sampling, prompt, answer.tokens[:position])
         assert values[token] == pytest.approx(max(values), abs=1e-4)
 
 
@@ -181,14 +183,14 @@ def test_penalties_count_forced_tokens_as_generated(
 ) -> None:
     """The grammar forces a text and then frees the choice, whose first token must know of it."""
     sampling = SamplingParams(temperature=0.0, frequency_penalty=2.0, repetition_penalty=1.2)
-    job = job_of(model, sampling, limit=16)
-    job.constraint = compiler.compile('start: "cats cats cats cats" / [a-z ]+/', "response_format")
-    answer = run(model, backend, job)
+    request = request_of(model, sampling, limit=16)
+    request.constraint = compiler.compile('start: "cats cats cats cats" / [a-z ]+/', "response_format")
+    answer = generate(model, backend, request)
     assert answer.text.startswith("cats cats cats cats")
     first_free = len(answer.tokens) - len(backend.rows)
-    prompt = job.prompt.tolist()
+    prompt = request.prompt.tolist()
     assert first_free > 0, "some were not sampled"
-    values = reference_sampling.edited(
+    values = reference_sampling.adjusted_logits(
         backend.rows[-1].tolist(), sampling, prompt, answer.tokens[: len(answer.tokens) - 1]
     )
     allowed = [
@@ -231,7 +233,7 @@ def test_sampled_frequencies_follow_the_documented_distribution(
     for seed in range(draws):
         sampler = Sampler(sampling, seed, 0, prompt, frozenset(), len(row))
         for token in generated:
-            sampler.note(token)
+            sampler.record(token)
         counts[sampler.sample(row, len(generated))] += 1
     assert all(expected[token] > 0 for token in counts)
     assert chi_square_deviation(counts, expected, draws) < 4.5, "that happens by chance once in 300,000 runs"
@@ -256,13 +258,13 @@ def chi_square_deviation(counts: Counter[int], expected: Sequence[float], draws:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_a_bound_answer_is_complete_json_and_ends_by_itself(
+def test_a_constrained_answer_is_complete_json_and_ends_by_itself(
     model: Model, backend: RecordingBackend, compiler: GrammarCompiler, temperature: float
 ) -> None:
     for seed in range(3):
-        job = job_of(model, SamplingParams(temperature=temperature), limit=200)
-        job.constraint = compiler.compile(GRAMMAR, "response_format")
-        answer = run(model, backend, job, seed)
+        request = request_of(model, SamplingParams(temperature=temperature), limit=200)
+        request.constraint = compiler.compile(GRAMMAR, "response_format")
+        answer = generate(model, backend, request, seed)
         assert answer.reasons == ["stop"]
         animals = json.loads(answer.text)["animals"]
         assert 1 <= len(animals) <= 2
@@ -272,21 +274,21 @@ def test_a_bound_answer_is_complete_json_and_ends_by_itself(
         assert len(backend.rows) < len(answer.tokens), "forced tokens are not sampled"
 
 
-def test_a_bound_answer_cut_by_the_limit_ends_with_length(
+def test_a_constrained_answer_cut_by_the_limit_ends_with_length(
     model: Model, backend: RecordingBackend, compiler: GrammarCompiler
 ) -> None:
     for limit in range(1, 12):
-        job = job_of(model, SamplingParams(), limit=limit)
-        job.constraint = compiler.compile(GRAMMAR, "response_format")
-        answer = run(model, backend, job)
+        request = request_of(model, SamplingParams(), limit=limit)
+        request.constraint = compiler.compile(GRAMMAR, "response_format")
+        answer = generate(model, backend, request)
         assert answer.reasons == ["length"]
         assert len(answer.tokens) == limit
 
 
-def test_with_log_probabilities_every_token_of_a_bound_answer_is_sampled_and_told_of(
+def test_with_log_probabilities_every_token_of_a_constrained_answer_is_sampled_and_reported(
     model: Model, backend: RecordingBackend, compiler: GrammarCompiler
 ) -> None:
-    job = Job(
+    request = EngineRequest(
         (0, 0),
         model.vocabulary.tokenize(QUESTION),
         SamplingParams(temperature=0.0),
@@ -294,25 +296,23 @@ def test_with_log_probabilities_every_token_of_a_bound_answer_is_sampled_and_tol
         logprobs=20,
         constraint=compiler.compile('start: "Animals: " /[a-z]{3,9}/ "."', "response_format"),
     )
-    answer = run(model, backend, job)
+    answer = generate(model, backend, request)
     assert len(answer.logprobs) == len(answer.tokens) == len(backend.rows)
-    for told, token, row in zip(answer.logprobs, answer.tokens, backend.rows, strict=True):
-        assert_told(told, token, row)
+    for reported, token, row in zip(answer.logprobs, answer.tokens, backend.rows, strict=True):
+        assert_logprobs(reported, token, row)
 
 
-def test_a_request_that_forbids_all_the_grammar_allows_fails_and_others_go_on(
+def test_a_request_that_forbids_all_the_grammar_allows_fails_and_others_continue(
     model: Model, backend: RecordingBackend, compiler: GrammarCompiler
 ) -> None:
-    batcher = Batcher(backend, model.vocabulary, parallel=4, step_tokens=256, saved_tokens=0)
+    batcher = Batcher(backend, model.vocabulary, parallel=4, step_tokens=256, host_cache_tokens=0)
     ends = SamplingParams(min_tokens=8, temperature=0.0)
-    doomed = job_of(model, ends)
+    doomed = request_of(model, ends)
     doomed.constraint = compiler.compile('start: "yes" | "no"', "response_format")
     batcher.add(doomed, 2, seed=1)
-    batcher.add(Job((0, 1), doomed.prompt, SamplingParams(temperature=0.0), 5), 1, seed=1)
-    outcomes = drained(batcher, 60)
-    failed = [outcome for outcome in outcomes if outcome.key == (0, 0)]
+    batcher.add(EngineRequest((0, 1), doomed.prompt, SamplingParams(temperature=0.0), 5), 1, seed=1)
+    outputs = run_until_idle(batcher, 60)
+    failed = [output for output in outputs if output.key == (0, 0)]
     assert isinstance(failed[-1].event, EngineFailed)
-    assert sum(isinstance(outcome.event, EngineFailed) for outcome in outcomes) == 1
-    assert [outcome.event for outcome in outcomes if isinstance(outcome.event, Usage)] == [
-        Usage(len(doomed.prompt), 5, 0)
-    ]
+    assert sum(isinstance(output.event, EngineFailed) for output in outputs) == 1
+    assert [output.event for output in outputs if isinstance(output.event, Usage)] == [Usage(len(doomed.prompt), 5, 0)]

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from dragoman.engines.llama.digests import (
-    Digesting,
-    GivenUp,
+    DigestCancelled,
+    DigestComputation,
     cache_folder,
     content_digest,
-    remembered_files,
+    files_by_digest,
 )
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -45,7 +45,7 @@ def test_a_file_that_looks_the_same_is_not_read_again(file: Path) -> None:
     content_digest(file)
     change_content_only(file, b"WEIGHTS")
     assert content_digest(file) == sha256(b"weights")
-    assert remembered_files() == {sha256(b"weights"): file}
+    assert files_by_digest() == {sha256(b"weights"): file}
 
 
 def test_another_size_time_or_inode_lets_it_be_read_again(file: Path, tmp_path: Path) -> None:
@@ -66,7 +66,7 @@ def test_a_link_is_remembered_as_the_file_it_leads_to(file: Path, tmp_path: Path
     link = tmp_path / "link.gguf"
     link.symlink_to(file)
     assert content_digest(link) == content_digest(file)
-    assert list(remembered_files().values()) == [file]
+    assert list(files_by_digest().values()) == [file]
 
 
 def test_the_digest_of_a_split_model_depends_on_every_part(tmp_path: Path) -> None:
@@ -85,24 +85,24 @@ def test_a_damaged_index_is_written_anew(file: Path, cache: Path, content: bytes
     cache.mkdir(parents=True)
     (cache / "digests.json").write_bytes(content)
     assert content_digest(file) == sha256(b"weights")
-    assert remembered_files() == {sha256(b"weights"): file}
+    assert files_by_digest() == {sha256(b"weights"): file}
     assert [path.name for path in cache.iterdir()] == ["digests.json"]
 
 
-def test_where_nothing_can_be_kept_digests_are_computed_all_the_same(file: Path, cache: Path) -> None:
+def test_digests_are_computed_even_if_the_cache_cannot_be_written(file: Path, cache: Path) -> None:
     cache.parent.write_bytes(b"a file where the folder should be")
     assert content_digest(file) == sha256(b"weights")
-    assert remembered_files() == {}
+    assert files_by_digest() == {}
 
 
 def test_files_that_are_gone_are_forgotten(file: Path, tmp_path: Path) -> None:
     content_digest(file)
     file.unlink()
-    assert remembered_files() == {}
+    assert files_by_digest() == {}
     later = tmp_path / "later"
     later.write_bytes(b"later")
     content_digest(later)
-    assert remembered_files() == {sha256(b"later"): later}
+    assert files_by_digest() == {sha256(b"later"): later}
 
 
 def test_many_threads_remember_without_harm(tmp_path: Path) -> None:
@@ -120,20 +120,20 @@ def test_many_threads_remember_without_harm(tmp_path: Path) -> None:
 async def test_digests_come_from_a_thread_in_the_order_of_the_files(file: Path, tmp_path: Path) -> None:
     other = tmp_path / "library.so"
     other.write_bytes(b"code")
-    with Digesting((file, other)) as digesting:
+    with DigestComputation((file, other)) as digesting:
         assert await digesting.digests() == [sha256(b"weights"), sha256(b"code")]
 
 
-async def test_a_file_that_is_missing_is_told_to_who_asks(tmp_path: Path) -> None:
-    with Digesting((tmp_path / "missing",)) as digesting, pytest.raises(FileNotFoundError):
+async def test_a_missing_file_raises_for_the_caller(tmp_path: Path) -> None:
+    with DigestComputation((tmp_path / "missing",)) as digesting, pytest.raises(FileNotFoundError):
         await digesting.digests()
 
 
-async def test_nobody_waits_for_a_large_file_that_is_no_longer_wanted(tmp_path: Path) -> None:
+async def test_a_cancelled_digest_of_a_large_file_stops_soon(tmp_path: Path) -> None:
     endless = Path("/dev/zero")
-    with Digesting((endless,)) as digesting:
+    with DigestComputation((endless,)) as digesting:
         asking = asyncio.create_task(digesting.digests())
-    with pytest.raises(GivenUp):
+    with pytest.raises(DigestCancelled):
         await asking
 
 

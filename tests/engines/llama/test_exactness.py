@@ -8,12 +8,12 @@ import pytest
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.comparing import nats_apart
+from dragoman.engines.llama.comparing import mean_kl_divergence
 from dragoman.engines.llama.context import Chunk, Logits
 from dragoman.engines.llama.libraries.binding import ContextOptions
 from dragoman.engines.llama.model import Model, TokenArray
-from dragoman.engines.llama.sequence import Job, JobKey
-from tests.support.batching import drained, tokens_of_jobs
+from dragoman.engines.llama.sequence import EngineRequest, RequestKey
+from tests.support.batching import run_until_idle, tokens_by_request
 from tests.support.models import THREADS
 
 TOPICS = [
@@ -43,7 +43,7 @@ SYSTEM = "You are a patient teacher. " + "Explain every word that a child might 
 
 GREEDY = SamplingParams(temperature=0.0, max_tokens=64, ignore_eos=True)
 
-MOST_NATS_APART = 0.05
+MAX_DIVERGENCE = 0.05
 """Kullback-Leibler divergence allowed where ggml adds the same numbers up in another order.
 
 Float16 sums differ in their last bits; the 8-bit activations between layers now and then round to another step for it.
@@ -62,20 +62,20 @@ def reproducible(model: Model) -> Iterator[LlamaBackend]:
 
 
 @pytest.fixture(scope="module")
-def alone(model: Model, reproducible: LlamaBackend) -> dict[JobKey, list[int]]:
+def alone(model: Model, reproducible: LlamaBackend) -> dict[RequestKey, list[int]]:
     """Greedy answers, one after the other."""
     return _answers(model, reproducible, GREEDY, parallel=1)
 
 
 def test_reproducible_greedy_answers_alone_and_in_a_full_batch_are_the_same_tokens(
-    model: Model, reproducible: LlamaBackend, alone: dict[JobKey, list[int]]
+    model: Model, reproducible: LlamaBackend, alone: dict[RequestKey, list[int]]
 ) -> None:
     assert len(TOPICS) >= 20
     assert _answers(model, reproducible, GREEDY, parallel=16) == alone
 
 
 def test_reproducible_answers_do_not_depend_on_how_few_cells_there_are(
-    model: Model, alone: dict[JobKey, list[int]]
+    model: Model, alone: dict[RequestKey, list[int]]
 ) -> None:
     tight = LlamaBackend(model, ContextOptions(512, 512, threads=THREADS, reproducible=True))
     try:
@@ -100,7 +100,7 @@ def test_saved_cells_give_the_logits_they_gave_before_wherever_they_are_put_back
     after = fast.decode([Chunk(0, len(tokens) - 1, tokens[-1:], True)])[0].copy()
     for sequence_id in (0, *range(2, 20, 2)):
         fast.forget(sequence_id)
-    assert nats_apart(before, after) < MOST_NATS_APART
+    assert mean_kl_divergence(before, after) < MAX_DIVERGENCE
 
 
 def test_cells_that_do_not_fit_are_refused_and_nothing_else_is_harmed(model: Model) -> None:
@@ -136,7 +136,7 @@ def test_logits_over_a_shared_prefix_equal_those_of_a_fresh_computation_within_f
     model: Model, fast: LlamaBackend
 ) -> None:
     shared, fresh = _shared_and_fresh_logits(model, fast)
-    assert nats_apart(fresh, shared) < MOST_NATS_APART
+    assert mean_kl_divergence(fresh, shared) < MAX_DIVERGENCE
 
 
 def test_a_shared_prefix_is_no_further_from_a_fresh_computation_than_two_fresh_ones_may_be(
@@ -150,7 +150,7 @@ def test_a_shared_prefix_is_no_further_from_a_fresh_computation_than_two_fresh_o
     elsewhere = _logits(fast, 2, tokens)
     for sequence_id in range(3):
         fast.forget(sequence_id)
-    assert nats_apart(here, elsewhere) < MOST_NATS_APART
+    assert mean_kl_divergence(here, elsewhere) < MAX_DIVERGENCE
 
 
 def test_sequences_whose_cells_lie_between_each_other_get_the_logits_they_get_alone(
@@ -168,7 +168,7 @@ def test_sequences_whose_cells_lie_between_each_other_get_the_logits_they_get_al
         together = fast.decode(chunks).copy()
     for number in range(len(prompts)):
         fast.forget(number)
-    assert max(map(nats_apart, alone, together)) < MOST_NATS_APART
+    assert max(map(mean_kl_divergence, alone, together)) < MAX_DIVERGENCE
 
 
 def _backend(model: Model, *, reproducible: bool) -> Iterator[LlamaBackend]:
@@ -185,14 +185,14 @@ def _prompt(model: Model, question: str, system: str) -> TokenArray:
 
 def _answers(
     model: Model, backend: LlamaBackend, sampling: SamplingParams, *, parallel: int
-) -> dict[JobKey, list[int]]:
+) -> dict[RequestKey, list[int]]:
     """The tokens every topic gets when `parallel` are answered together."""
-    batcher = Batcher(backend, model.vocabulary, parallel=parallel, step_tokens=256, saved_tokens=2048)
+    batcher = Batcher(backend, model.vocabulary, parallel=parallel, step_tokens=256, host_cache_tokens=2048)
     assert sampling.max_tokens is not None
     for number, topic in enumerate(TOPICS):
         prompt = _prompt(model, f"Tell me about {topic}.", "You are a helpful assistant.")
-        batcher.add(Job((0, number), prompt, sampling, sampling.max_tokens), 1, seed=number)
-    return tokens_of_jobs(drained(batcher))
+        batcher.add(EngineRequest((0, number), prompt, sampling, sampling.max_tokens), 1, seed=number)
+    return tokens_by_request(run_until_idle(batcher))
 
 
 def _shared_and_fresh_logits(model: Model, backend: LlamaBackend) -> tuple[Logits, Logits]:

@@ -2,34 +2,41 @@ from pathlib import Path
 
 import pytest
 
-from dragoman.engines.llama.gguf_files import ModelSourceError, checked, choose, models_among, parts, size
+from dragoman.engines.llama.gguf_files import (
+    ModelSourceError,
+    check_model_file,
+    choose_model_file,
+    find_models,
+    model_size,
+    part_names,
+)
 
 SPLIT = [f"big-Q8_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
 
 
 def refusal(names: list[str], wanted: str | None) -> str:
     with pytest.raises(ModelSourceError) as caught:
-        choose("owner/name", names, wanted)
+        choose_model_file("owner/name", names, wanted)
     return str(caught.value)
 
 
 def test_a_model_in_one_file_has_one_part() -> None:
-    assert parts("model.gguf") == ["model.gguf"]
+    assert part_names("model.gguf") == ["model.gguf"]
 
 
 @pytest.mark.parametrize("name", SPLIT)
 def test_any_part_names_them_all(name: str) -> None:
-    assert parts(name) == SPLIT
+    assert part_names(name) == SPLIT
 
 
 def test_models_are_complete_gguf_files_that_generate_text() -> None:
     names = ["README.md", "mmproj-model-f16.gguf", "imatrix.gguf", "b.GGUF", "sub/a.gguf", *SPLIT[:2]]
-    assert models_among(names) == ["b.GGUF", "sub/a.gguf"]
-    assert models_among(SPLIT) == [SPLIT[0]]
+    assert find_models(names) == ["b.GGUF", "sub/a.gguf"]
+    assert find_models(SPLIT) == [SPLIT[0]]
 
 
 def test_the_only_model_needs_no_name() -> None:
-    assert choose("owner/name", ["config.json", "only-Q2_K.gguf", "mmproj.gguf"], None) == "only-Q2_K.gguf"
+    assert choose_model_file("owner/name", ["config.json", "only-Q2_K.gguf", "mmproj.gguf"], None) == "only-Q2_K.gguf"
 
 
 @pytest.mark.parametrize(
@@ -42,7 +49,7 @@ def test_the_only_model_needs_no_name() -> None:
     ],
 )
 def test_without_a_name_a_middling_quantization_is_taken(names: list[str], preferred: str) -> None:
-    assert choose("owner/name", names, None) == preferred
+    assert choose_model_file("owner/name", names, None) == preferred
 
 
 @pytest.mark.parametrize(
@@ -60,7 +67,7 @@ def test_without_a_name_a_middling_quantization_is_taken(names: list[str], prefe
 )
 def test_a_file_name_or_a_tag_in_any_case_chooses(wanted: str, chosen: str) -> None:
     names = ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m-IQ8_0.gguf", "sub/m-F16.gguf", "sub/m-BF16.gguf", *SPLIT]
-    assert choose("owner/name", names, wanted) == chosen
+    assert choose_model_file("owner/name", names, wanted) == chosen
 
 
 def test_what_is_not_there_is_answered_with_what_is() -> None:
@@ -88,15 +95,15 @@ def test_a_repository_without_gguf_files_is_refused() -> None:
 def test_a_split_model_is_given_by_its_first_part_and_weighs_as_much_as_all(tmp_path: Path) -> None:
     for name in SPLIT:
         (tmp_path / name).write_bytes(b"GGUF....")
-    assert checked(tmp_path / SPLIT[1]) == tmp_path / SPLIT[0]
-    assert size(tmp_path / SPLIT[0]) == 24
+    assert check_model_file(tmp_path / SPLIT[1]) == tmp_path / SPLIT[0]
+    assert model_size(tmp_path / SPLIT[0]) == 24
 
 
 def test_a_split_model_needs_every_part(tmp_path: Path) -> None:
     for name in SPLIT[:2]:
         (tmp_path / name).write_bytes(b"GGUF")
     with pytest.raises(ModelSourceError, match=r"there is no model file .*-00003-of-00003\.gguf"):
-        checked(tmp_path / SPLIT[0])
+        check_model_file(tmp_path / SPLIT[0])
 
 
 @pytest.mark.parametrize("content", [b"", b"GGU", b"PK\x03\x04data"])
@@ -104,4 +111,4 @@ def test_a_file_without_the_magic_bytes_is_refused(tmp_path: Path, content: byte
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
     with pytest.raises(ModelSourceError, match=r"model\.gguf is not a GGUF file: it begins with b'"):
-        checked(path)
+        check_model_file(path)

@@ -43,7 +43,7 @@ def test_a_header_is_read_as_the_formats_own_library_reads_it(
         ]
         for found, tensor in zip(header.tensors, expected.tensors, strict=True):
             assert 0 <= found.size - tensor.n_bytes < alignment
-        for key, place in header.numbers.items():
+        for key, place in header.uint32_offsets.items():
             assert int.from_bytes(header.metadata[place : place + 4], "little") == expected.fields[key].contents()
 
 

@@ -13,10 +13,10 @@ from dragoman.engines.llama.loading import library_files, load_model
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.sources import bundled
 from tests.support.gguf_files import random_weights, write_gguf
-from tests.support.libraries import needs_both
+from tests.support.libraries import requires_ik_llama_cpp
 from tests.support.models import THREADS
 
-pytestmark = needs_both
+pytestmark = requires_ik_llama_cpp
 
 OPTIONS = ContextOptions(context_cells=512, batch_tokens=512, threads=THREADS)
 
@@ -30,19 +30,21 @@ def test_the_shipped_file_in_a_format_that_library_gets_wrong_is_computed_by_lla
     assert _library(bundled().path, None, options) is LlamaCpp
 
 
-def test_what_was_found_wrong_once_is_computed_by_llama_cpp_from_then_on(fast_model: Model, cache: Path) -> None:
+def test_a_model_that_failed_the_check_once_is_computed_by_llama_cpp_from_then_on(
+    fast_model: Model, cache: Path
+) -> None:
     assert _library(fast_model.path, None, OPTIONS) is IkLlamaCpp
     [verdict] = cache.glob("verdicts/*")
     verdict.write_text("wrong")
     assert _library(fast_model.path, None, OPTIONS) is LlamaCpp
 
 
-def test_what_is_set_is_loaded_without_asking(fast_model: Model) -> None:
+def test_a_configured_library_is_loaded_without_a_check(fast_model: Model) -> None:
     assert _library(fast_model.path, LLAMA_CPP, OPTIONS) is LlamaCpp
     assert _library(bundled().path, IK_LLAMA_CPP, OPTIONS) is IkLlamaCpp
 
 
-def test_of_a_file_that_neither_can_load_llama_cpp_says_what_is_wrong(tmp_path: Path) -> None:
+def test_a_file_that_neither_library_loads_is_reported_by_llama_cpp(tmp_path: Path) -> None:
     tensors = {"token_embd.weight": (random_weights(4, 64), Type.Q8_0)}
     path = write_gguf(tmp_path / "model.gguf", tensors, metadata={"general.architecture": "llama"})
     with pytest.raises(ModelError) as in_turn:

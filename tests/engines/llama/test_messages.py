@@ -33,7 +33,7 @@ from dragoman.core.request import (
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
 from dragoman.engines.llama.adapter_registry import AdapterRecord
-from dragoman.engines.llama.messages import Command, Reply
+from dragoman.engines.llama.messages import EngineCommand, EngineReply
 from dragoman.prompt.reading import OutputParserSpec
 from dragoman.prompt.thinking import ReasoningSpec
 
@@ -70,9 +70,9 @@ LOGPROBS = st.builds(
 )
 SOURCES = st.builds(AdapterSource, st.sampled_from(["local", "hub"]), TEXTS, st.none() | TEXTS)
 ADAPTERS = st.builds(Adapter, TEXTS, SOURCES, COUNTS, st.lists(TEXTS, max_size=2).map(tuple), st.floats(-2, 2), TEXTS)
-COMMANDS: st.SearchStrategy[Command] = st.one_of(
+COMMANDS: st.SearchStrategy[EngineCommand] = st.one_of(
     st.builds(
-        messages.Submit,
+        messages.GenerateCommand,
         NUMBERS,
         PROMPTS,
         SAMPLINGS,
@@ -85,10 +85,10 @@ COMMANDS: st.SearchStrategy[Command] = st.one_of(
         READINGS,
         st.none() | TEXTS,
     ),
-    st.builds(messages.AddAdapter, NUMBERS, st.builds(AdapterRecord, ADAPTERS, TEXTS)),
-    st.builds(messages.RemoveAdapter, NUMBERS, TEXTS),
-    st.builds(messages.Cancel, NUMBERS),
-    st.builds(messages.AskStatistics, NUMBERS),
+    st.builds(messages.AddAdapterCommand, NUMBERS, st.builds(AdapterRecord, ADAPTERS, TEXTS)),
+    st.builds(messages.RemoveAdapterCommand, NUMBERS, TEXTS),
+    st.builds(messages.CancelCommand, NUMBERS),
+    st.builds(messages.StatisticsCommand, NUMBERS),
 )
 EVENTS = st.one_of(
     st.builds(Delta, COUNTS, TEXTS, IDS, st.lists(LOGPROBS, max_size=2)),
@@ -97,22 +97,22 @@ EVENTS = st.one_of(
     st.builds(Finished, COUNTS, st.sampled_from(["stop", "length", "tool_calls"])),
     st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS),
 )
-REPLIES: st.SearchStrategy[Reply] = st.one_of(
-    st.builds(messages.Welcome, COUNTS, st.none() | TEXTS, TEXTS, TEXTS),
-    st.builds(messages.Identified, TEXTS),
-    st.builds(messages.Output, NUMBERS, EVENTS),
-    st.builds(messages.Statistics, NUMBERS, st.builds(EngineStatistics, *[COUNTS] * 5)),
-    st.builds(messages.Refused, NUMBERS, TEXTS, st.none() | TEXTS),
-    st.builds(messages.RefusedOverflow, NUMBERS, COUNTS, COUNTS, TEXTS, st.booleans()),
-    st.builds(messages.RefusedOverload, NUMBERS, TEXTS, COUNTS),
-    st.builds(messages.RefusedModel, NUMBERS, TEXTS),
-    st.builds(messages.RefusedName, NUMBERS, TEXTS),
-    st.builds(messages.Failed, NUMBERS, TEXTS),
-    st.builds(messages.AdapterChanged, NUMBERS, ADAPTERS),
+REPLIES: st.SearchStrategy[EngineReply] = st.one_of(
+    st.builds(messages.Handshake, COUNTS, st.none() | TEXTS, TEXTS, TEXTS),
+    st.builds(messages.FingerprintReply, TEXTS),
+    st.builds(messages.EventReply, NUMBERS, EVENTS),
+    st.builds(messages.StatisticsReply, NUMBERS, st.builds(EngineStatistics, *[COUNTS] * 5)),
+    st.builds(messages.BadRequestReply, NUMBERS, TEXTS, st.none() | TEXTS),
+    st.builds(messages.ContextOverflowReply, NUMBERS, COUNTS, COUNTS, TEXTS, st.booleans()),
+    st.builds(messages.OverloadedReply, NUMBERS, TEXTS, COUNTS),
+    st.builds(messages.ModelNotFoundReply, NUMBERS, TEXTS),
+    st.builds(messages.NameTakenReply, NUMBERS, TEXTS),
+    st.builds(messages.EngineFailedReply, NUMBERS, TEXTS),
+    st.builds(messages.AdapterReply, NUMBERS, ADAPTERS),
 )
 
 
-async def commands_in(data: bytes) -> list[Command]:
+async def commands_in(data: bytes) -> list[EngineCommand]:
     reader = received(data)
     commands = []
     while (command := await messages.read_command(reader)) is not None:
@@ -120,7 +120,7 @@ async def commands_in(data: bytes) -> list[Command]:
     return commands
 
 
-async def replies_in(data: bytes) -> list[list[Reply]]:
+async def replies_in(data: bytes) -> list[list[EngineReply]]:
     reader = received(data)
     frames = []
     while (replies := await messages.read_replies(reader)) is not None:
@@ -135,26 +135,26 @@ def received(data: bytes) -> asyncio.StreamReader:
     return reader
 
 
-def across(error: DragomanError) -> DragomanError:
+def sent_and_received(error: DragomanError) -> DragomanError:
     """The error as it comes out at the other end."""
-    [[reply]] = asyncio.run(replies_in(messages.encode([messages.refusal(7, error)])))
-    assert isinstance(reply, messages.Refusal)
+    [[reply]] = asyncio.run(replies_in(messages.encode([messages.error_reply(7, error)])))
+    assert isinstance(reply, messages.EngineErrorReply)
     assert reply.number == 7
     return reply.error()
 
 
 @given(st.lists(COMMANDS, max_size=4))
-async def test_commands_come_out_as_they_went_in(commands: list[Command]) -> None:
+async def test_commands_come_out_as_they_went_in(commands: list[EngineCommand]) -> None:
     assert await commands_in(b"".join(map(messages.encode, commands))) == commands
 
 
 @given(st.lists(st.lists(REPLIES, max_size=4), max_size=3))
-async def test_replies_come_out_as_they_went_in(frames: list[list[Reply]]) -> None:
+async def test_replies_come_out_as_they_went_in(frames: list[list[EngineReply]]) -> None:
     assert await replies_in(b"".join(map(messages.encode, frames))) == frames
 
 
 @given(COMMANDS, st.data())
-async def test_a_frame_that_is_cut_is_the_end_of_the_connection(command: Command, data: st.DataObject) -> None:
+async def test_a_frame_that_is_cut_is_the_end_of_the_connection(command: EngineCommand, data: st.DataObject) -> None:
     frame = messages.encode(command)
     cut = data.draw(st.integers(0, len(frame) - 1))
     assert await commands_in(frame[:cut]) == []
@@ -175,21 +175,21 @@ async def test_a_frame_that_is_cut_is_the_end_of_the_connection(command: Command
     ],
 )
 def test_a_refusal_comes_out_as_the_same_error(error: DragomanError) -> None:
-    same = across(error)
+    same = sent_and_received(error)
     assert type(same) is type(error)
     assert vars(same) == vars(error)
     assert str(same) == str(error)
 
 
-def test_every_kind_of_overload_still_says_when_to_come_back() -> None:
-    same = across(ModelLoading("The model is being loaded", 2))
+def test_every_kind_of_overload_keeps_retry_after() -> None:
+    same = sent_and_received(ModelLoading("The model is being loaded", 2))
     assert isinstance(same, Overloaded)
     assert (same.message, same.retry_after) == ("The model is being loaded", 2)
 
 
-def test_errors_that_are_no_refusals_are_not_sent() -> None:
+def test_errors_without_a_reply_type_are_not_sent() -> None:
     with pytest.raises(TypeError, match="Unauthenticated"):
-        messages.refusal(1, Unauthenticated("missing"))
+        messages.error_reply(1, Unauthenticated("missing"))
 
 
 @pytest.mark.parametrize("body", [b"", b"\xc1", b"\x90", msgspec.msgpack.encode(["unknown", 1])])

@@ -12,10 +12,12 @@ from tests.support.patience import PATIENCE_SECONDS
 
 TURN_BEGIN, TURN_END = "<|im_start|>", "<|im_end|>"
 
-WRITTEN = st.characters(min_codepoint=0x20, exclude_categories=("Cs", "Cn", "Co"))
+WRITTEN_CHARACTERS = st.characters(min_codepoint=0x20, exclude_categories=("Cs", "Cn", "Co"))
 """Characters people write with; the bundled model has tokens for all of their bytes."""
 
-TEXTS = st.text(WRITTEN) | st.lists(st.sampled_from([TURN_BEGIN, TURN_END, " ", "a", "é", "<|"])).map("".join)
+TEXTS = st.text(WRITTEN_CHARACTERS) | st.lists(st.sampled_from([TURN_BEGIN, TURN_END, " ", "a", "é", "<|"])).map(
+    "".join
+)
 
 LONG = 200_000
 HOSTILE_TEXTS = {
@@ -52,26 +54,26 @@ thread.join()
 """
 
 
-def said(model: Model, text: str) -> bytes:
+def detokenized(model: Model, text: str) -> bytes:
     """What the model sees of the text, as bytes."""
     return b"".join(map(model.vocabulary.piece, model.vocabulary.tokenize(text).tolist()))
 
 
 @given(text=TEXTS)
 def test_the_pieces_of_a_text_are_the_text(model: Model, text: str) -> None:
-    assert said(model, text) == text.encode()
+    assert detokenized(model, text) == text.encode()
 
 
 @given(text=st.text())
 def test_only_bytes_without_a_token_are_lost(model: Model, text: str) -> None:
     vocabulary = model.vocabulary
     spoken = b"".join(piece for piece in map(vocabulary.piece, range(vocabulary.size)) if len(piece) == 1)
-    assert said(model, text) == bytes(byte for byte in text.encode() if byte in spoken)
+    assert detokenized(model, text) == bytes(byte for byte in text.encode() if byte in spoken)
 
 
 def test_the_bundled_model_has_tokens_for_all_bytes_of_written_text(model: Model) -> None:
     text = "Grüße, 世界! привет مرحبا नमस्ते 👩‍👩‍👧 \t\n\r e\u0301 ∮ 𝔘𝔫𝔦 \u200b\u2028"
-    assert said(model, text).decode() == text
+    assert detokenized(model, text).decode() == text
 
 
 def test_special_token_text_becomes_special_tokens(model: Model) -> None:
@@ -84,19 +86,19 @@ def test_special_token_text_becomes_special_tokens(model: Model) -> None:
 
 @given(text=TEXTS)
 def test_a_text_has_no_fewer_tokens_than_the_lower_bound(model: Model, text: str) -> None:
-    assert model.vocabulary.fewest_tokens(text) <= len(model.vocabulary.tokenize(text))
+    assert model.vocabulary.min_token_count(text) <= len(model.vocabulary.tokenize(text))
 
 
 def test_the_lower_bound_is_reached_by_the_longest_token(model: Model) -> None:
     vocabulary = model.vocabulary
     longest = max(map(vocabulary.piece, range(vocabulary.size)), key=len).decode()
-    assert vocabulary.fewest_tokens(longest * 9) == 9
+    assert vocabulary.min_token_count(longest * 9) == 9
     assert len(vocabulary.tokenize(longest * 9)) >= 9
 
 
 def test_the_empty_text_has_no_tokens(model: Model) -> None:
     assert model.vocabulary.tokenize("").tolist() == []
-    assert model.vocabulary.fewest_tokens("") == 0
+    assert model.vocabulary.min_token_count("") == 0
 
 
 def test_the_ends_of_a_turn_and_of_a_text_are_end_tokens(model: Model) -> None:
@@ -107,7 +109,7 @@ def test_the_ends_of_a_turn_and_of_a_text_are_end_tokens(model: Model) -> None:
     assert vocabulary.eos_text == TURN_END
 
 
-def test_the_model_tells_what_it_was_trained_for(model: Model) -> None:
+def test_the_model_reports_its_trained_context_and_template(model: Model) -> None:
     assert model.vocabulary.size == 49_152
     assert model.trained_context_length == 8192
     assert model.chat_template is not None

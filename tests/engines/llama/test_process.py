@@ -95,9 +95,9 @@ async def test_a_rewritten_model_answers_and_has_a_fingerprint_of_its_own(
     options: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    told: list[str] = []
-    copy = faster_file(Path(options.model_path), progress=False, tell=told.append)
-    assert "rewrote tiny.gguf (Q4_1)" in told[0]
+    notices: list[str] = []
+    copy = faster_file(Path(options.model_path), progress=False, notify=notices.append)
+    assert "rewrote tiny.gguf (Q4_1)" in notices[0]
     rewritten = msgspec.structs.replace(options, model_path=str(copy))
     assert await answer(rewritten)
     assert await fingerprint(rewritten) != await fingerprint(options)
@@ -108,7 +108,7 @@ async def test_formats_of_the_same_weights_have_different_fingerprints(options: 
     assert await fingerprint(msgspec.structs.replace(options, model_path=str(precise))) != await fingerprint(options)
 
 
-async def test_a_process_goes_on_where_another_one_stopped_and_refuses_what_it_cannot(options: EngineOptions) -> None:
+async def test_a_process_resumes_an_answer_of_another_and_refuses_invalid_resume_tokens(options: EngineOptions) -> None:
     request = GenerationRequest("tiny", TextPrompt("Once"), SamplingParams(max_tokens=12, ignore_eos=True, seed=3))
     changed = msgspec.structs.replace
     options = changed(options, reproducible=True)

@@ -19,7 +19,7 @@ SHAPES = st.tuples(st.integers(1, 70), st.sampled_from([32, 96, 608]))
 
 def requantized(source: Path, replacing: set[Type], by: Type = Type.Q8_0) -> Path:
     target = source.with_suffix(".copy")
-    write(plan(source, replacing=replacing, by=by), target)
+    write(plan(source, source_types=replacing, target_type=by), target)
     return target
 
 
@@ -47,11 +47,11 @@ def test_metadata_stay_byte_for_byte_but_for_the_numbers_that_name_the_quantisat
     path = write_gguf(tmp_path / "model.gguf", {"t": (random_weights(4, 32), Type.Q4_1)}, metadata=metadata)
     old, new = read_header(path), read_header(requantized(path, {Type.Q4_1}))
     changed = [place for place, (a, b) in enumerate(zip(old.metadata, new.metadata, strict=True)) if a != b]
-    assert changed == [old.numbers["general.file_type"]]
+    assert changed == [old.uint32_offsets["general.file_type"]]
     assert new.metadata[changed[0]] == FILE_TYPES[Type.Q8_0]
 
 
-def test_q8_0_says_what_q4_1_said_to_within_half_of_its_own_step(tmp_path: Path) -> None:
+def test_q8_0_equals_q4_1_to_within_half_a_quantization_step(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", {"t": (random_weights(64, 512), Type.Q4_1)})
     old, new = (_weights(file) for file in (path, requantized(path, {Type.Q4_1})))
     blocks, difference = old.reshape(-1, 32), np.abs(new - old).reshape(-1, 32)
@@ -68,7 +68,7 @@ def test_every_format_that_is_offered_can_be_written(tmp_path: Path, by: Type) -
 
 def test_a_tensor_of_many_slabs_comes_out_whole_and_its_bytes_are_reported(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", {"t": (random_weights(2100, 1024), Type.Q4_1)})
-    planned = plan(path, replacing={Type.Q4_1}, by=Type.Q8_0)
+    planned = plan(path, source_types={Type.Q4_1}, target_type=Type.Q8_0)
     written: list[int] = []
     write(planned, tmp_path / "copy.gguf", report=written.append)
     assert sum(written) == planned.size
@@ -81,13 +81,13 @@ def test_a_truncated_file_is_refused_before_anything_is_written(tmp_path: Path) 
     path = write_gguf(tmp_path / "model.gguf", {"t": (random_weights(64, 512), Type.Q4_1)})
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(HeaderError, match="ends before its tensor t does"):
-        plan(path, replacing={Type.Q4_1}, by=Type.Q8_0)
+        plan(path, source_types={Type.Q4_1}, target_type=Type.Q8_0)
 
 
 def test_rows_that_are_no_whole_blocks_are_refused(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", {"t": (random_weights(2, 33), Type.F32)})
     with pytest.raises(HeaderError, match=r"tensor t of the shape \(33, 2\) cannot have the format Q8_0"):
-        plan(path, replacing={Type.F32}, by=Type.Q8_0)
+        plan(path, source_types={Type.F32}, target_type=Type.Q8_0)
 
 
 def _weights(path: Path) -> Weights:

@@ -5,28 +5,28 @@ from hypothesis import strategies as st
 
 from dragoman.core.request import QUEUED
 from dragoman.engines.llama.adapters import NO_ADAPTER
-from dragoman.engines.llama.sequence import JobKey
-from tests.support.batching import MOST_STEPS, Harness, long_winded
-from tests.support.simulated_backend import answer_alone
+from dragoman.engines.llama.sequence import RequestKey
+from tests.support.batching import MAX_STEPS, BatcherHarness, prompts_with_long_answers
+from tests.support.simulated_backend import reference_answer
 
 LONG = 60
-PROMPTS = long_winded(6, LONG)
+PROMPTS = prompts_with_long_answers(6, LONG)
 
 
-def add_queued(harness: Harness, count: int) -> list[JobKey]:
+def add_queued(harness: BatcherHarness, count: int) -> list[RequestKey]:
     return [harness.add(prompt, LONG, priority=QUEUED) for prompt in PROMPTS[:count]]
 
 
-def assert_ends_with_its_own_answers(harness: Harness, keys: list[JobKey]) -> None:
+def assert_own_answers(harness: BatcherHarness, keys: list[RequestKey]) -> None:
     harness.run()
-    assert [harness.answers[key].tokens[0] for key in keys] == [answer_alone(prompt, LONG) for prompt in PROMPTS][
+    assert [harness.answers[key].tokens[0] for key in keys] == [reference_answer(prompt, LONG) for prompt in PROMPTS][
         : len(keys)
     ]
     harness.assert_nothing_leaked()
 
 
-def test_the_youngest_queued_one_gives_its_slot_to_who_is_waited_for() -> None:
-    harness = Harness(parallel=2)
+def test_the_newest_queued_request_is_preempted_for_an_interactive_one() -> None:
+    harness = BatcherHarness(parallel=2)
     queued = add_queued(harness, 2)
     for _ in range(10):
         harness.step()
@@ -35,24 +35,24 @@ def test_the_youngest_queued_one_gives_its_slot_to_who_is_waited_for() -> None:
     harness.step()
     assert harness.running == {queued[0], urgent}
     assert harness.answers[urgent].tokens[0]
-    assert_ends_with_its_own_answers(harness, queued)
+    assert_own_answers(harness, queued)
 
 
-def test_each_choice_gets_the_slot_of_a_queued_one() -> None:
-    harness = Harness(parallel=4, step_tokens=64)
+def test_each_choice_preempts_one_queued_request() -> None:
+    harness = BatcherHarness(parallel=4, step_tokens=64)
     queued = add_queued(harness, 4)
     for _ in range(4):
         harness.step()
     urgent = harness.add([3] * 5, limit=30, n=3)
     for _ in range(3):
         harness.step()
-    assert [sequence.job.key for sequence in harness.batcher.scheduler.running] == [urgent] * 3 + queued[:1]
-    assert_ends_with_its_own_answers(harness, queued)
+    assert [sequence.request.key for sequence in harness.batcher.scheduler.running] == [urgent] * 3 + queued[:1]
+    assert_own_answers(harness, queued)
 
 
-def test_queued_ones_give_up_cells_as_long_as_that_is_needed() -> None:
+def test_queued_requests_give_up_cells_as_long_as_needed() -> None:
     for reuses_cells in (True, False):
-        harness = Harness(cells=200, parallel=8, reuses_cells=reuses_cells)
+        harness = BatcherHarness(cells=200, parallel=8, reuses_cells=reuses_cells)
         queued = add_queued(harness, 3)
         while len(harness.running) < 3:
             harness.step()
@@ -61,12 +61,12 @@ def test_queued_ones_give_up_cells_as_long_as_that_is_needed() -> None:
             before = harness.running
             harness.step()
             assert not (urgent in before and urgent not in harness.running and harness.answers[urgent].usage is None)
-        assert harness.answers[urgent].tokens[0] == answer_alone([3] * 120, 4)
-        assert_ends_with_its_own_answers(harness, queued)
+        assert harness.answers[urgent].tokens[0] == reference_answer([3] * 120, 4)
+        assert_own_answers(harness, queued)
 
 
-def test_nobody_is_pushed_back_where_that_would_not_help() -> None:
-    harness = Harness(cells=200, parallel=8)
+def test_no_request_is_preempted_where_that_would_not_help() -> None:
+    harness = BatcherHarness(cells=200, parallel=8)
     harness.add(PROMPTS[5] * 4, limit=LONG)
     [queued] = add_queued(harness, 1)
     for _ in range(8):
@@ -75,11 +75,11 @@ def test_nobody_is_pushed_back_where_that_would_not_help() -> None:
     for _ in range(10):
         harness.step()
         assert queued in harness.running
-    assert_ends_with_its_own_answers(harness, [queued])
+    assert_own_answers(harness, [queued])
 
 
-def test_a_queued_one_waits_for_a_slot_like_anybody_else() -> None:
-    harness = Harness(parallel=1)
+def test_a_queued_request_waits_for_a_slot_like_any_other() -> None:
+    harness = BatcherHarness(parallel=1)
     running = harness.add(PROMPTS[0], LONG, priority=255)
     harness.step()
     queued = harness.add([3] * 5, limit=3, priority=QUEUED)
@@ -93,8 +93,8 @@ def test_a_queued_one_waits_for_a_slot_like_anybody_else() -> None:
     harness.run()
 
 
-def test_a_long_queued_prompt_is_computed_behind_the_prompts_of_all_others() -> None:
-    harness = Harness(parallel=4, step_tokens=100)
+def test_a_long_queued_prompt_is_computed_after_all_interactive_prompts() -> None:
+    harness = BatcherHarness(parallel=4, step_tokens=100)
     harness.add([4] * 1000, limit=2, priority=QUEUED)
     harness.step()
     urgent = harness.add([5] * 60, limit=1)
@@ -103,8 +103,8 @@ def test_a_long_queued_prompt_is_computed_behind_the_prompts_of_all_others() -> 
     assert harness.backend.batches == [[100], [60, 40]]
 
 
-def test_a_prefix_that_a_queued_one_is_computing_is_not_waited_for() -> None:
-    harness = Harness(parallel=4, step_tokens=100)
+def test_a_prefix_that_a_queued_request_computes_is_not_awaited() -> None:
+    harness = BatcherHarness(parallel=4, step_tokens=100)
     harness.add([4] * 1000, limit=2, priority=QUEUED)
     harness.step()
     urgent = harness.add([4] * 400, limit=1)
@@ -115,8 +115,8 @@ def test_a_prefix_that_a_queued_one_is_computing_is_not_waited_for() -> None:
     assert usage.cached_tokens == 100, "what is computed already is shared"
 
 
-def test_none_takes_the_place_of_one_that_was_pushed_back() -> None:
-    harness = Harness(parallel=2)
+def test_a_queued_request_does_not_take_the_slot_of_a_preempted_one() -> None:
+    harness = BatcherHarness(parallel=2)
     queued = add_queued(harness, 4)
     for _ in range(4):
         harness.step()
@@ -126,11 +126,11 @@ def test_none_takes_the_place_of_one_that_was_pushed_back() -> None:
         for _ in range(3):
             harness.step()
             assert not harness.running & set(queued[2:])
-    assert_ends_with_its_own_answers(harness, queued)
+    assert_own_answers(harness, queued)
 
 
-def test_queued_ones_go_on_in_the_slots_that_others_leave() -> None:
-    harness = Harness(parallel=2)
+def test_queued_requests_run_in_the_slots_that_others_leave() -> None:
+    harness = BatcherHarness(parallel=2)
     queued = add_queued(harness, 2)
     urgent = harness.add([1] * 5, limit=1)
     for number in range(400):
@@ -138,11 +138,11 @@ def test_queued_ones_go_on_in_the_slots_that_others_leave() -> None:
             urgent = harness.add([1 + number % 60] * 5, limit=10)
         harness.step()
     assert harness.answers[queued[0]].usage is not None
-    assert_ends_with_its_own_answers(harness, queued)
+    assert_own_answers(harness, queued)
 
 
-def test_another_adapters_request_gets_the_slot_of_a_queued_one_when_its_turn_comes() -> None:
-    harness = Harness(parallel=2)
+def test_another_adapters_request_preempts_a_queued_one_when_its_turn_comes() -> None:
+    harness = BatcherHarness(parallel=2)
     [adapter] = harness.load_adapters(1)
     queued = add_queued(harness, 2)
     for _ in range(6):
@@ -151,9 +151,9 @@ def test_another_adapters_request_gets_the_slot_of_a_queued_one_when_its_turn_co
     harness.step()
     harness.step()
     assert harness.running == {queued[0], urgent}
-    assert adapter in harness.backend.turns[-2:]
-    assert NO_ADAPTER in harness.backend.turns[-2:]
-    assert_ends_with_its_own_answers(harness, queued)
+    assert adapter in harness.backend.adapters_by_step[-2:]
+    assert NO_ADAPTER in harness.backend.adapters_by_step[-2:]
+    assert_own_answers(harness, queued)
 
 
 arrivals = st.lists(
@@ -172,28 +172,28 @@ arrivals = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(arrivals=arrivals, cells=st.sampled_from([150, 300]), parallel=st.integers(1, 6), reuses_cells=st.booleans())
-def test_none_is_pushed_back_while_a_queued_one_runs_and_everything_ends(
+def test_interactive_requests_are_not_preempted_while_a_queued_one_runs_and_all_end(
     arrivals: list[tuple[int, list[int], int, int, int, int]], cells: int, parallel: int, *, reuses_cells: bool
 ) -> None:
-    harness = Harness(cells=cells, parallel=parallel, reuses_cells=reuses_cells)
+    harness = BatcherHarness(cells=cells, parallel=parallel, reuses_cells=reuses_cells)
     adapters = [NO_ADAPTER, *harness.load_adapters(1)]
     scheduler = harness.batcher.scheduler
-    alone: dict[JobKey, list[int]] = {}
+    alone: dict[RequestKey, list[int]] = {}
 
     def step() -> None:
         before = list(scheduler.running)
         harness.step()
-        if any(one in scheduler.waiting and one.job.priority < QUEUED for one in before):
-            assert not any(one.job.priority >= QUEUED for one in scheduler.running)
+        if any(one in scheduler.waiting and one.request.priority < QUEUED for one in before):
+            assert not any(one.request.priority >= QUEUED for one in scheduler.running)
 
     for steps, prompt, limit, n, priority, adapter in arrivals:
         for _ in range(steps):
             step()
         limit = min(limit, cells - len(prompt))
         key = harness.add(prompt, limit, n, priority, adapters[adapter])
-        alone[key] = answer_alone(prompt, limit, adapters[adapter])
-    for _ in range(MOST_STEPS):
-        if harness.batcher.idle:
+        alone[key] = reference_answer(prompt, limit, adapters[adapter])
+    for _ in range(MAX_STEPS):
+        if harness.batcher.is_idle:
             break
         step()
     for key, tokens in alone.items():

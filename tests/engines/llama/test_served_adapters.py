@@ -14,7 +14,7 @@ from dragoman.engines.llama.adapter_registry import AdapterRecord, read_registry
 from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.model import ModelError
-from dragoman.engines.llama.served_adapters import ServedAdapters
+from dragoman.engines.llama.served_adapters import AdapterManager
 from dragoman.engines.llama.stepper import Stepper
 from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary
 
@@ -31,7 +31,7 @@ def record(folder: Path, name: str, *, digest: str = "", source: str = "") -> Ad
 @contextlib.asynccontextmanager
 async def stepping(backend: SimulatedBackend) -> AsyncIterator[Stepper]:
     """The working thread of an engine that has nothing to do but load adapters."""
-    batcher = Batcher(backend, SimulatedVocabulary(), parallel=1, step_tokens=16, saved_tokens=0)
+    batcher = Batcher(backend, SimulatedVocabulary(), parallel=1, step_tokens=16, host_cache_tokens=0)
     stepper = Stepper(batcher, parallel=1, max_waiting=1, publish=lambda published: None)
     thread = asyncio.create_task(asyncio.to_thread(stepper.run))
     try:
@@ -43,7 +43,7 @@ async def stepping(backend: SimulatedBackend) -> AsyncIterator[Stepper]:
 
 async def test_a_registered_adapter_has_a_number_a_digest_and_a_place_in_the_registry(tmp_path: Path) -> None:
     registry, backend = tmp_path / "registry.json", SimulatedBackend(64)
-    served = ServedAdapters(registry, most=2)
+    served = AdapterManager(registry, max_adapters=2)
     async with stepping(backend) as stepper:
         added = await served.add(record(tmp_path, "pirate"), stepper)
         assert added.adapter.digest == hashlib.sha256(CONTENT).hexdigest()
@@ -59,7 +59,7 @@ async def test_a_registered_adapter_has_a_number_a_digest_and_a_place_in_the_reg
 
 async def test_the_same_adapter_is_loaded_once_however_many_ask_for_it_together(tmp_path: Path) -> None:
     backend, wanted = SimulatedBackend(64), record(tmp_path, "pirate")
-    served = ServedAdapters(tmp_path / "registry.json", most=2)
+    served = AdapterManager(tmp_path / "registry.json", max_adapters=2)
     async with stepping(backend) as stepper:
         answers = await asyncio.gather(*(served.add(wanted, stepper) for _ in range(8)))
         assert answers == [answers[0]] * 8
@@ -68,8 +68,8 @@ async def test_the_same_adapter_is_loaded_once_however_many_ask_for_it_together(
     assert len(backend.adapters) == 1
 
 
-async def test_no_more_adapters_are_loaded_than_there_may_be(tmp_path: Path) -> None:
-    backend, served = SimulatedBackend(64), ServedAdapters(tmp_path / "registry.json", most=2)
+async def test_no_more_than_max_adapters_are_loaded(tmp_path: Path) -> None:
+    backend, served = SimulatedBackend(64), AdapterManager(tmp_path / "registry.json", max_adapters=2)
     async with stepping(backend) as stepper:
         for name in ("a", "b"):
             await served.add(record(tmp_path, name), stepper)
@@ -79,8 +79,8 @@ async def test_no_more_adapters_are_loaded_than_there_may_be(tmp_path: Path) -> 
         await served.add(record(tmp_path, "c"), stepper)
 
 
-async def test_a_file_that_vanished_is_told_by_its_name(tmp_path: Path) -> None:
-    served = ServedAdapters(tmp_path / "registry.json", most=2)
+async def test_a_vanished_file_is_reported_by_its_name(tmp_path: Path) -> None:
+    served = AdapterManager(tmp_path / "registry.json", max_adapters=2)
     wanted = AdapterRecord(Adapter("pirate", AdapterSource("local", "pirate"), 17), str(tmp_path / "pirate.gguf"))
     async with stepping(SimulatedBackend(64)) as stepper:
         with pytest.raises(BadRequest, match=r"^pirate\.gguf cannot be read: No such file") as caught:
@@ -93,7 +93,7 @@ def test_a_new_process_serves_what_the_last_one_did_but_for_files_that_are_gone(
     records = [record(tmp_path, name, digest="known") for name in ("a", "gone", "b")]
     write_registry(registry, records)
     (tmp_path / "gone.gguf").unlink()
-    served = ServedAdapters(registry, most=8)
+    served = AdapterManager(registry, max_adapters=8)
     served.restore(backend)
     assert [entry.adapter.name for entry in read_registry(registry)] == ["a", "b"]
     assert backend.adapters == {served.number_of("a"), served.number_of("b")}
@@ -106,4 +106,4 @@ def test_an_adapter_of_the_settings_that_cannot_be_loaded_stops_the_start(tmp_pa
     write_registry(registry, [record(tmp_path, "pirate")])
     (tmp_path / "pirate.gguf").unlink()
     with pytest.raises(ModelError, match="the adapter pirate cannot be served: "):
-        ServedAdapters(registry, most=8).restore(SimulatedBackend(64))
+        AdapterManager(registry, max_adapters=8).restore(SimulatedBackend(64))

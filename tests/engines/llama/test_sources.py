@@ -15,7 +15,7 @@ import pytest
 
 import dragoman
 from dragoman.engines.llama.sources import ModelFile, ModelSourceError, bundled, resolve
-from tests.support.hub import COMMIT, UNREACHABLE, HubHandler, run_beside, running_hub
+from tests.support.hub import COMMIT, UNREACHABLE, HubHandler, run_python_with_hub, running_hub
 from tests.support.patience import PATIENCE_SECONDS
 
 GGUF = b"GGUF" + bytes(60)
@@ -33,25 +33,25 @@ REPOSITORIES = {
 class Hub(HubHandler):
     """The two routes a download needs: what a repository holds, and a file of it."""
 
-    def answer(self) -> None:
+    def respond(self) -> None:
         if listing := re.fullmatch(r"/api/models/(?P<repository>[^/]+/[^/]+)", self.path):
             self.list(listing["repository"])
         elif file := re.fullmatch(r"/(?P<repository>[^/]+/[^/]+)/resolve/[^/]+/(?P<name>.+)", self.path):
             self.download(file["repository"], file["name"])
         else:
-            self.refuse(404, "EntryNotFound")
+            self.send_refusal(404, "EntryNotFound")
 
     def list(self, repository: str) -> None:
         if repository == "owner/broken":
-            self.refuse(500, "")
+            self.send_refusal(500, "")
         elif repository not in REPOSITORIES:
-            self.refuse(401, "RepoNotFound")
+            self.send_refusal(401, "RepoNotFound")
         else:
             self.send_listing(repository, REPOSITORIES[repository])
 
     def download(self, repository: str, name: str) -> None:
         if repository == "owner/gated":
-            self.refuse(403, "GatedRepo")
+            self.send_refusal(403, "GatedRepo")
         else:
             self.send_file(repository, name, b"not a model" if repository == "owner/fake" else GGUF)
 
@@ -62,7 +62,7 @@ def hub() -> Iterator[str]:
         yield url
 
 
-class Look(NamedTuple):
+class ResolvedModels(NamedTuple):
     """What another process said about models."""
 
     models: list[ModelFile]
@@ -70,7 +70,7 @@ class Look(NamedTuple):
     stderr: str
 
 
-LOOK = """
+RESOLVE_PROGRAM = """
 import json, sys
 from dragoman.engines.llama.sources import ModelSourceError, list_local, resolve
 
@@ -83,14 +83,14 @@ print(json.dumps([[[model.id, model.aliases, str(model.path), model.origin] for 
 """
 
 
-def look(endpoint: str, cache: Path, model: str, **environment: str) -> Look:
+def resolve_in_process(endpoint: str, cache: Path, model: str, **environment: str) -> ResolvedModels:
     """Resolve `model`, or list what is there if it is empty, in a process of its own."""
-    outcome = run_beside(endpoint, cache, LOOK, model, **environment)
-    models, complaint = json.loads(outcome.stdout)
-    return Look(
+    process = run_python_with_hub(endpoint, cache, RESOLVE_PROGRAM, model, **environment)
+    models, complaint = json.loads(process.stdout)
+    return ResolvedModels(
         [ModelFile(id, tuple(aliases), Path(path), origin) for id, aliases, path, origin in models],
         complaint,
-        outcome.stderr,
+        process.stderr,
     )
 
 
@@ -98,7 +98,7 @@ def look(endpoint: str, cache: Path, model: str, **environment: str) -> Look:
 def filled_cache(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = tmp_path_factory.mktemp("cache")
     for model in ("owner/one", "owner/split", "owner/several:Q8_0"):
-        assert look(hub, cache, model).complaint == ""
+        assert resolve_in_process(hub, cache, model).complaint == ""
     return cache
 
 
@@ -114,15 +114,15 @@ def test_a_missing_bundled_model_says_how_to_install_it(tmp_path: Path) -> None:
         assert package.__file__ is not None
         folder = Path(package.__file__).parent
         (tmp_path / folder.name).symlink_to(folder)
-    outcome = subprocess.run(
-        [sys.executable, "-S", "-c", LOOK, "smollm2-135m-instruct"],
+    process = subprocess.run(
+        [sys.executable, "-S", "-c", RESOLVE_PROGRAM, "smollm2-135m-instruct"],
         env={"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
         timeout=PATIENCE_SECONDS,
         check=True,
     )
-    assert json.loads(outcome.stdout)[1] == (
+    assert json.loads(process.stdout)[1] == (
         "the bundled model is not installed; run `make setup`, or name a model: dragoman serve MODEL"
     )
 
@@ -152,13 +152,13 @@ def test_a_directory_is_answered_with_the_models_in_it(tmp_path: Path) -> None:
         resolve(str(tmp_path))
 
 
-def test_what_is_neither_a_file_nor_a_repository_is_explained() -> None:
+def test_a_reference_that_is_neither_file_nor_repository_is_explained() -> None:
     with pytest.raises(ModelSourceError, match=r"^there is no model 'llama'; give the path of a \.gguf file"):
         resolve("llama")
 
 
 def test_a_repository_is_downloaded_into_the_cache(hub: str, tmp_path: Path) -> None:
-    seen = look(hub, tmp_path, "owner/one")
+    seen = resolve_in_process(hub, tmp_path, "owner/one")
     path = tmp_path / f"hub/models--owner--one/snapshots/{COMMIT}/one-Q8_0.gguf"
     assert seen.models == [ModelFile("owner/one", ("owner/one:one-Q8_0.gguf", "one-Q8_0"), path, "Hugging Face cache")]
     assert path.read_bytes() == GGUF
@@ -166,32 +166,32 @@ def test_a_repository_is_downloaded_into_the_cache(hub: str, tmp_path: Path) -> 
 
 
 def test_a_quantization_chooses_the_file(hub: str, tmp_path: Path) -> None:
-    model = look(hub, tmp_path, "owner/several:q8_0").models[0]
+    model = resolve_in_process(hub, tmp_path, "owner/several:q8_0").models[0]
     assert model.path.name == "m-Q8_0.gguf"
     assert model.id == "owner/several:q8_0"
     assert model.aliases == ("owner/several", "owner/several:m-Q8_0.gguf", "m-Q8_0")
 
 
 def test_a_file_in_a_folder_of_the_repository_is_found(hub: str, tmp_path: Path) -> None:
-    model = look(hub, tmp_path, "owner/folders:F16/m.gguf").models[0]
+    model = resolve_in_process(hub, tmp_path, "owner/folders:F16/m.gguf").models[0]
     assert model.path.parts[-2:] == ("F16", "m.gguf")
 
 
 def test_a_split_model_is_downloaded_whole(hub: str, filled_cache: Path) -> None:
-    path = look(hub, filled_cache, "owner/split").models[0].path
+    path = resolve_in_process(hub, filled_cache, "owner/split").models[0].path
     assert path.name == SPLIT[0]
     assert path.with_name(SPLIT[1]).read_bytes() == GGUF
 
 
 @pytest.mark.parametrize("model", ["owner/one", "owner/split", "owner/several", "owner/several:m-Q8_0.gguf"])
 def test_what_is_in_the_cache_needs_no_network(filled_cache: Path, model: str) -> None:
-    seen = look(UNREACHABLE, filled_cache, model)
+    seen = resolve_in_process(UNREACHABLE, filled_cache, model)
     assert seen.complaint == ""
     assert seen.models[0].path.is_file()
 
 
 def test_what_is_in_the_cache_is_used_in_offline_mode(filled_cache: Path) -> None:
-    assert look(UNREACHABLE, filled_cache, "owner/one", HF_HUB_OFFLINE="1").complaint == ""
+    assert resolve_in_process(UNREACHABLE, filled_cache, "owner/one", HF_HUB_OFFLINE="1").complaint == ""
 
 
 @pytest.mark.parametrize(
@@ -207,31 +207,31 @@ def test_what_is_in_the_cache_is_used_in_offline_mode(filled_cache: Path) -> Non
         ("own..er/--x", "downloading own..er/--x failed: "),
     ],
 )
-def test_what_the_hub_refuses_is_explained(hub: str, tmp_path: Path, model: str, complaint: str) -> None:
-    seen = look(hub, tmp_path, model)
+def test_refusals_of_the_hub_are_explained(hub: str, tmp_path: Path, model: str, complaint: str) -> None:
+    seen = resolve_in_process(hub, tmp_path, model)
     assert seen.complaint.startswith(complaint)
     assert "\n" not in seen.complaint
 
 
 def test_a_download_that_is_no_model_is_refused(hub: str, tmp_path: Path) -> None:
-    assert "fake.gguf is not a GGUF file" in look(hub, tmp_path, "owner/fake").complaint
+    assert "fake.gguf is not a GGUF file" in resolve_in_process(hub, tmp_path, "owner/fake").complaint
 
 
 @pytest.mark.parametrize("model", ["owner/one", "owner/several:Q4_K_M"])
 def test_without_network_and_cache_the_complaint_says_so(filled_cache: Path, tmp_path: Path, model: str) -> None:
     cache = tmp_path if model == "owner/one" else filled_cache
-    complaint = look(UNREACHABLE, cache, model).complaint
+    complaint = resolve_in_process(UNREACHABLE, cache, model).complaint
     assert complaint.startswith(f"{model.partition(':')[0]} is not in the cache and the hub cannot be reached (")
     assert complaint.endswith("check the network, or give the path of a .gguf file")
 
 
 def test_offline_mode_without_the_file_says_so(tmp_path: Path) -> None:
-    complaint = look(UNREACHABLE, tmp_path, "owner/one", HF_HUB_OFFLINE="1").complaint
+    complaint = resolve_in_process(UNREACHABLE, tmp_path, "owner/one", HF_HUB_OFFLINE="1").complaint
     assert complaint == "owner/one is not in the cache and HF_HUB_OFFLINE forbids downloading it"
 
 
 def test_the_bundled_and_the_cached_models_are_listed(filled_cache: Path) -> None:
-    assert [(model.id, model.origin) for model in look(UNREACHABLE, filled_cache, "").models] == [
+    assert [(model.id, model.origin) for model in resolve_in_process(UNREACHABLE, filled_cache, "").models] == [
         ("smollm2-135m-instruct", "bundled"),
         ("owner/one:one-Q8_0.gguf", "Hugging Face cache"),
         ("owner/several:m-Q8_0.gguf", "Hugging Face cache"),
@@ -240,4 +240,6 @@ def test_the_bundled_and_the_cached_models_are_listed(filled_cache: Path) -> Non
 
 
 def test_without_a_cache_only_the_bundled_model_is_listed(tmp_path: Path) -> None:
-    assert [model.id for model in look(UNREACHABLE, tmp_path / "absent", "").models] == ["smollm2-135m-instruct"]
+    assert [model.id for model in resolve_in_process(UNREACHABLE, tmp_path / "absent", "").models] == [
+        "smollm2-135m-instruct"
+    ]

@@ -14,21 +14,21 @@ from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt, Too
 from dragoman.dialects.form import Call
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.job_maker import JobMaker
+from dragoman.engines.llama.job_maker import RequestPreprocessor
 from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.messages import Submit
+from dragoman.engines.llama.messages import GenerateCommand
 from dragoman.engines.llama.model import Model
 from dragoman.prompt.template import CHATML, ChatTemplate
 from tests.support import schemas
 from tests.support.answers import Arcee, InfermaticChat, Whole, collected, streamed
-from tests.support.batching import drained
+from tests.support.batching import run_until_idle
 from tests.support.grammars import validation_errors
 from tests.support.models import THREADS
 
-TOGETHER = 20
+BATCH_SIZE = 20
 """Requests answered at once, so that one test makes use of the whole batch."""
 
-SAME_TOOLS = 5
+CONVERSATIONS_PER_TOOL_SET = 5
 """Of them, so many are about the same tools."""
 
 TEMPLATE = ChatTemplate(CHATML, bos="", eos="")
@@ -39,40 +39,44 @@ SLOW = settings(
 )
 
 
-class Engine:
+class InProcessEngine:
     """The batcher over the real model, as the engine process has it."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
         self._backend = LlamaBackend(model, ContextOptions(16384, 512, threads=THREADS))
-        self._jobs = JobMaker(model, self._backend.cells)
+        self._preprocessor = RequestPreprocessor(model, self._backend.cells)
 
-    def answer(self, requests: Sequence[GenerationRequest], most_tokens: int) -> list[list[Event]]:
+    def generate(self, requests: Sequence[GenerationRequest], max_tokens: int) -> list[list[Event]]:
         """The events of each, all answered together. Raises BadRequest."""
-        batcher = Batcher(self._backend, self._model.vocabulary, parallel=TOGETHER, step_tokens=512, saved_tokens=4096)
+        batcher = Batcher(
+            self._backend, self._model.vocabulary, parallel=BATCH_SIZE, step_tokens=512, host_cache_tokens=4096
+        )
         answers: list[list[Event]] = [[] for _ in requests]
         for number, request in enumerate(requests):
-            batcher.add(self._jobs.job((0, number), self._submit(number, request, most_tokens)), request.n, number)
-        for (_, number), event in drained(batcher):
+            batcher.add(
+                self._preprocessor.preprocess((0, number), self._submit(number, request, max_tokens)), request.n, number
+            )
+        for (_, number), event in run_until_idle(batcher):
             assert not isinstance(event, EngineFailed), event.message
             answers[number].append(event)
         return answers
 
-    def _submit(self, number: int, request: GenerationRequest, most_tokens: int) -> Submit:
+    def _submit(self, number: int, request: GenerationRequest, max_tokens: int) -> GenerateCommand:
         assert isinstance(request.prompt, ChatPrompt)
         rendered = TEMPLATE.render(request.prompt)
         sampling = request.sampling
-        return Submit(
+        return GenerateCommand(
             number,
             TextPrompt(rendered.text),
-            type(sampling)(temperature=sampling.temperature, max_tokens=most_tokens, logit_bias=sampling.logit_bias),
+            type(sampling)(temperature=sampling.temperature, max_tokens=max_tokens, logit_bias=sampling.logit_bias),
             request.n,
             echo=False,
             priority=0,
             logprobs=None,
             answer_format=request.answer_format,
             tools=request.prompt.tools,
-            reading=rendered.parser_spec,
+            output_format=rendered.parser_spec,
         )
 
     def can_write(self, schema: schemas.Schema) -> bool:
@@ -86,23 +90,23 @@ class Engine:
 
 
 @pytest.fixture(scope="module")
-def engine(model: Model) -> Iterator[Engine]:
-    engine = Engine(model)
+def engine(model: Model) -> Iterator[InProcessEngine]:
+    engine = InProcessEngine(model)
     yield engine
     engine.close()
 
 
-def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: Engine) -> None:
+def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: InProcessEngine) -> None:
     finished = 0
 
     @settings(SLOW, max_examples=30)  # Some answers are cut by their limit, and count for nothing.
-    @given(st.lists(schemas.json_schemas().filter(engine.can_write), min_size=TOGETHER, max_size=TOGETHER))
+    @given(st.lists(schemas.json_schemas().filter(engine.can_write), min_size=BATCH_SIZE, max_size=BATCH_SIZE))
     def answer(batch: list[schemas.Schema]) -> None:
         nonlocal finished
         if finished >= 300:
             return
-        calls = [_asking(schema) for schema in batch]
-        answers = engine.answer([call.requests[0] for call in calls], 96)
+        calls = [_call_for_schema(schema) for schema in batch]
+        answers = engine.generate([call.requests[0] for call in calls], 96)
         for schema, events in zip(batch, answers, strict=True):
             text = "".join(event.text for event in events if isinstance(event, Delta))
             [reason] = [event.reason for event in events if isinstance(event, Finished)]
@@ -114,18 +118,18 @@ def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: 
     assert finished >= 300
 
 
-def _asking(schema: schemas.Schema) -> Call:
+def _call_for_schema(schema: schemas.Schema) -> Call:
     response_format = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema, "strict": True}}
     return Arcee().call(response_format=response_format, temperature=1.5)
 
 
 @st.composite
-def _conversations(draw: st.DrawFn, engine: Engine) -> list[dict[str, Any]]:
+def _conversations(draw: st.DrawFn, engine: InProcessEngine) -> list[dict[str, Any]]:
     """Some with the same tools, so that most of their prompts is computed once."""
     writable = schemas.tools().filter(lambda tool: engine.can_write(tool.parameters or {}))
     lists = st.lists(writable, min_size=1, max_size=3, unique_by=lambda tool: tool.name)
-    groups = [draw(lists) for _ in range(TOGETHER // SAME_TOOLS)]
-    return [draw(_conversation(tools)) for tools in groups for _ in range(SAME_TOOLS)]
+    groups = [draw(lists) for _ in range(BATCH_SIZE // CONVERSATIONS_PER_TOOL_SET)]
+    return [draw(_conversation(tools)) for tools in groups for _ in range(CONVERSATIONS_PER_TOOL_SET)]
 
 
 @st.composite
@@ -146,7 +150,7 @@ def _conversation(draw: st.DrawFn, tools: Sequence[Tool]) -> dict[str, Any]:
     }
 
 
-def test_200_conversations_call_only_what_they_may_with_valid_arguments(engine: Engine, model: Model) -> None:
+def test_200_conversations_call_only_allowed_tools_with_valid_arguments(engine: InProcessEngine, model: Model) -> None:
     # So that a small model begins a call now and then where it may.
     tempting = {str(token): 4.0 for token in model.vocabulary.tokenize_plain(b"<tool_call>")}
     calls_made = 0
@@ -160,7 +164,7 @@ def test_200_conversations_call_only_what_they_may_with_valid_arguments(engine: 
             if conversation["tool_choice"] == "auto":
                 conversation["logit_bias"] = tempting
         asked = [voice.call(**conversation) for conversation in conversations]
-        answers = engine.answer([call.requests[0] for call in asked], 64)
+        answers = engine.generate([call.requests[0] for call in asked], 64)
         for conversation, call, events in zip(conversations, asked, answers, strict=True):
             [whole] = voice.read(collected(call.machine, events))
             assert voice.read_stream(streamed(voice.call(**conversation, stream=True).machine, events)) == [whole]
@@ -191,9 +195,9 @@ def _check(conversation: dict[str, Any], whole: Whole) -> int:
     return len(complete)
 
 
-def test_an_object_is_an_object_whatever_the_prompt_says(engine: Engine) -> None:
-    calls = [Arcee().call(response_format={"type": "json_object"}, temperature=1.5) for _ in range(TOGETHER)]
-    for events in engine.answer([call.requests[0] for call in calls], 40):
+def test_json_object_format_holds_whatever_the_prompt_asks(engine: InProcessEngine) -> None:
+    calls = [Arcee().call(response_format={"type": "json_object"}, temperature=1.5) for _ in range(BATCH_SIZE)]
+    for events in engine.generate([call.requests[0] for call in calls], 40):
         text = "".join(event.text for event in events if isinstance(event, Delta))
         assert text.startswith("{")
         if [event.reason for event in events if isinstance(event, Finished)] == ["stop"]:

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dragoman.engines.llama.verdicts import remember_verdict, remembered_verdict
+from dragoman.engines.llama.verdicts import load_check, store_check
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -16,27 +16,27 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("holds", [True, False])
-def test_what_was_found_out_is_known_until_the_file_changes(model: Path, holds: bool) -> None:
-    assert remembered_verdict(model, "is fast") is None
-    remember_verdict(model, "is fast", holds=holds)
-    assert remembered_verdict(model, "is fast") is holds
-    assert remembered_verdict(model, "is small") is None
+def test_a_check_is_cached_until_the_file_changes(model: Path, holds: bool) -> None:
+    assert load_check(model, "is fast") is None
+    store_check(model, "is fast", passed=holds)
+    assert load_check(model, "is fast") is holds
+    assert load_check(model, "is small") is None
     status = model.stat()
     model.write_bytes(b"weight2")
     os.utime(model, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    assert remembered_verdict(model, "is fast") is None
+    assert load_check(model, "is fast") is None
 
 
-def test_a_verdict_that_cannot_be_read_counts_as_none(model: Path, cache: Path) -> None:
-    remember_verdict(model, "is fast", holds=True)
+def test_an_unreadable_check_counts_as_missing(model: Path, cache: Path) -> None:
+    store_check(model, "is fast", passed=True)
     [kept] = (cache / "verdicts").iterdir()
     for content in (b"", b"\xff", b"perhaps"):
         kept.write_bytes(content)
-        assert remembered_verdict(model, "is fast") is None
+        assert load_check(model, "is fast") is None
 
 
-def test_where_nothing_can_be_kept_nothing_is_known(model: Path, cache: Path) -> None:
+def test_without_a_writable_cache_no_check_is_known(model: Path, cache: Path) -> None:
     cache.parent.mkdir()
     cache.write_text("a file where the folder should be")
-    remember_verdict(model, "is fast", holds=True)
-    assert remembered_verdict(model, "is fast") is None
+    store_check(model, "is fast", passed=True)
+    assert load_check(model, "is fast") is None

@@ -6,24 +6,30 @@ from pathlib import Path, PurePosixPath
 from dragoman.core.adapters import AdapterSource
 from dragoman.core.errors import AdapterMissing, BadRequest
 from dragoman.engines.base import AdapterFile
-from dragoman.engines.llama.gguf_files import ModelSourceError, choose, models_among, refuse_peft, texts
+from dragoman.engines.llama.gguf_files import (
+    ModelSourceError,
+    choose_model_file,
+    find_models,
+    read_text_metadata,
+    reject_peft,
+)
 from dragoman.engines.llama.sources import HUB_REFERENCE
 
-_HUB_ADDRESS = "https://huggingface.co/"
+_HUB_URL = "https://huggingface.co/"
 
 
 def read_adapter(path: Path) -> AdapterFile:
     """What an adapter file says of itself. Raises ModelSourceError when it is none."""
     if path.suffix == ".safetensors":
-        refuse_peft(path.name, [path.name, "adapter_model.safetensors"])
-    said = dict(texts(path))
-    kind = said.get("general.type")
-    if kind != "adapter" or said.get("adapter.type") != "lora":
+        reject_peft(path.name, [path.name, "adapter_model.safetensors"])
+    metadata = dict(read_text_metadata(path))
+    kind = metadata.get("general.type")
+    if kind != "adapter" or metadata.get("adapter.type") != "lora":
         raise ModelSourceError(f"{path.name} is no LoRA adapter: its general.type is {kind!r}")
     names = ("name", "repo_url")
-    found = [said.get(f"general.base_model.{number}.{name}") for number in range(len(said)) for name in names]
-    bases = tuple(name.removeprefix(_HUB_ADDRESS) for name in found if name)
-    return AdapterFile(path, said.get("general.architecture", ""), bases)
+    found = [metadata.get(f"general.base_model.{number}.{name}") for number in range(len(metadata)) for name in names]
+    bases = tuple(name.removeprefix(_HUB_URL) for name in found if name)
+    return AdapterFile(path, metadata.get("general.architecture", ""), bases)
 
 
 def resolve_adapter(reference: str, *, progress: bool) -> tuple[AdapterSource, AdapterFile]:
@@ -32,7 +38,7 @@ def resolve_adapter(reference: str, *, progress: bool) -> tuple[AdapterSource, A
     hub_reference = HUB_REFERENCE.fullmatch(reference)
     if path.exists() or hub_reference is None or path.suffix in (".gguf", ".safetensors"):
         if path.is_dir():
-            refuse_peft(str(path), [file.name for file in path.iterdir()])
+            reject_peft(str(path), [file.name for file in path.iterdir()])
         if not path.is_file():
             raise ModelSourceError(f"there is no adapter file {path}")
         return AdapterSource("local", path.name), read_adapter(path)
@@ -50,10 +56,10 @@ class LocalAdapterStore:
         """`folder` None: nothing is taken from this machine's files."""
         self._folder = folder
         self._downloads = downloads
-        self._one_at_a_time = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def find(self, source: AdapterSource, token: str | None) -> AdapterFile:
-        async with self._one_at_a_time:
+        async with self._lock:
             try:
                 return await asyncio.to_thread(self._find, source, token)
             except ModelSourceError as error:
@@ -67,10 +73,10 @@ class LocalAdapterStore:
             raise AdapterMissing("Adapters of the source LOCAL are not served: the server has no adapter_folder")
         try:
             folder = self._folder.resolve(strict=True)
-            given = folder / name
-            path = _inside(folder, given if given.exists() else folder / f"{name}.gguf")
+            requested = folder / name
+            path = _resolve_inside(folder, requested if requested.exists() else folder / f"{name}.gguf")
             if path.is_dir():
-                path = _inside(folder, path / _only_adapter(name, path))
+                path = _resolve_inside(folder, path / _find_only_adapter(name, path))
         except (OSError, RuntimeError, ValueError):  # absent, a loop of links, a name that no file can have
             raise AdapterMissing(f"Model '{name}' is not in the adapter folder") from None
         return path
@@ -88,10 +94,10 @@ class LocalAdapterStore:
         files = hub.cached_files(source.revision).get(repository)
         if not files:
             raise AdapterMissing(f"Model '{source.name}' is not in the local store and downloads are disabled")
-        return files[choose(repository, files, wanted)]
+        return files[choose_model_file(repository, files, wanted)]
 
 
-def _inside(folder: Path, path: Path) -> Path:
+def _resolve_inside(folder: Path, path: Path) -> Path:
     """The path without links. Raises ValueError when it leads out of the folder, OSError when nothing is there."""
     if ".." in path.parts:
         raise ValueError(path)
@@ -101,11 +107,11 @@ def _inside(folder: Path, path: Path) -> Path:
     return real
 
 
-def _only_adapter(name: str, directory: Path) -> str:
+def _find_only_adapter(name: str, directory: Path) -> str:
     names = [file.name for file in directory.iterdir()]
-    found = models_among(names)
+    found = find_models(names)
     if not found:
-        refuse_peft(name, names)
+        reject_peft(name, names)
     if len(found) != 1:
         raise ModelSourceError(f"{name} holds {len(found)} .gguf files; name one as {PurePosixPath(name) / 'FILE'}")
     return found[0]

@@ -30,9 +30,9 @@ def registry_path(socket_path: Path) -> Path:
 
 def write_registry(path: Path, records: Sequence[AdapterRecord]) -> None:
     """Replace what the registry says; whoever reads sees all of it or nothing of it."""
-    fresh = path.with_suffix(".new")
-    fresh.write_bytes(msgspec.json.encode(records))
-    fresh.replace(path)
+    temporary = path.with_suffix(".new")
+    temporary.write_bytes(msgspec.json.encode(records))
+    temporary.replace(path)
 
 
 def read_registry(path: Path) -> list[AdapterRecord]:
@@ -43,7 +43,7 @@ def read_registry(path: Path) -> list[AdapterRecord]:
         return []
 
 
-class RegistryReader:
+class AdapterRegistryReader:
     """Reads the registry only when it was written since."""
 
     def __init__(self, path: Path) -> None:

@@ -3,7 +3,7 @@
 from ctypes import c_float, c_void_p
 from pathlib import Path
 
-from dragoman.engines.llama.model import Model, ModelError, reason
+from dragoman.engines.llama.model import Model, ModelError, logged_reason
 
 NO_ADAPTER = 0
 """The number of the base model alone. Numbers of adapters are never given twice."""
@@ -21,7 +21,7 @@ class LoraAdapter:
         self._library.recent_log.clear()
         handle = self._library.llama_adapter_lora_init(model.handle, str(path).encode())
         if not handle:
-            raise ModelError(f"{path.name} cannot be used as an adapter: {reason(self._library)}")
+            raise ModelError(f"{path.name} cannot be used as an adapter: {logged_reason(self._library)}")
         self._handle: int = handle
         self.scale = scale
         self.arguments = ((c_void_p * 1)(handle), 1, (c_float * 1)(scale))

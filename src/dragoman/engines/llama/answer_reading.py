@@ -6,18 +6,18 @@ from typing import NamedTuple
 from dragoman.prompt.pieces import OutputParser
 
 
-class AnswerReading(NamedTuple):
+class TokenizedOutputFormat(NamedTuple):
     """What is not plain text in the answers of one job."""
 
-    new_reader: Callable[[], OutputParser | None] = lambda: None
+    new_parser: Callable[[], OutputParser | None] = lambda: None
     """A reader for one choice; None: all of it is content."""
-    markup: frozenset[int] = frozenset()
+    markup_token_ids: frozenset[int] = frozenset()
     """Special tokens whose text the reader must see."""
-    thought_budget: int | None = None
+    reasoning_budget: int | None = None
     """Tokens a choice may think; None: as many as it likes."""
-    thought_closing: tuple[int, ...] = ()
+    reasoning_end_token_ids: tuple[int, ...] = ()
     """What ends a thought that is longer."""
 
 
-PLAIN = AnswerReading()
+PLAIN_OUTPUT = TokenizedOutputFormat()
 """Content and nothing else."""

@@ -12,13 +12,13 @@ Cells = npt.NDArray[np.int32]
 NO_CELLS: Cells = np.empty(0, dtype=np.int32)
 
 
-class CellLedger:
+class CellAllocator:
     """Reference counts of `total` cells."""
 
     def __init__(self, total: int, *, reuses: bool = True) -> None:
         """`reuses`: a cell is free again as soon as nobody refers to it; otherwise only after `sweep`."""
         self.total = total
-        self._reuses = reuses
+        self._reuses_at_once = reuses
         self._references = np.zeros(total, dtype=np.int32)
         self._free = np.arange(total - 1, -1, -1, dtype=np.int32)
         self.free = total
@@ -32,13 +32,13 @@ class CellLedger:
         """Cells at least one sequence refers to."""
         return self.total - self.free - self.spent
 
-    def take(self, count: int) -> Cells:
+    def allocate(self, count: int) -> Cells:
         """`count` free cells, each with one reference. The caller made sure that there are so many."""
         assert count <= self.free, "the scheduler takes no cell it has not counted"
         self.free -= count
-        taken = self._free[self.free : self.free + count].copy()
-        self._references[taken] = 1
-        return taken
+        allocated = self._free[self.free : self.free + count].copy()
+        self._references[allocated] = 1
+        return allocated
 
     def share(self, cells: Cells) -> None:
         """One more reference to each cell."""
@@ -48,7 +48,7 @@ class CellLedger:
         """One reference less to each cell; those without any are free."""
         self._references[cells] -= 1
         freed = cells[self._references[cells] == 0]
-        if not self._reuses:
+        if not self._reuses_at_once:
             self.spent += len(freed)
             return
         self._free[self.free : self.free + len(freed)] = freed
@@ -60,6 +60,6 @@ class CellLedger:
         self._free = np.arange(self.total - 1, -1, -1, dtype=np.int32)
         self.free, self.spent = self.total, 0
 
-    def held_alone(self, cells: Cells) -> int:
+    def count_exclusive(self, cells: Cells) -> int:
         """How many of the cells would become free if they were released."""
         return int(np.count_nonzero(self._references[cells] == 1))

@@ -12,15 +12,15 @@ from dragoman.engines.llama.model import Model, ModelError, TokenArray
 
 Logits = npt.NDArray[np.float32]
 
-State = npt.NDArray[np.uint8]
+SequenceState = npt.NDArray[np.uint8]
 """KV cells as llama.cpp writes them: about as many bytes as they take in the cache."""
 
-NO_STATE: State = np.empty(0, dtype=np.uint8)
+EMPTY_STATE: SequenceState = np.empty(0, dtype=np.uint8)
 
 _NO_SLOT = 1
 """llama_decode's status when there are no cells for the batch."""
 
-_MOST_COMPACTIONS = 256
+_MAX_COMPACTIONS = 256
 """One fills some 45 holes of a model of 30 layers: enough for 16,384 cells of which every other one is free."""
 
 
@@ -45,7 +45,7 @@ class LlamaContext:
     def __init__(self, model: Model, options: ContextOptions) -> None:
         """Allocate the cache and the compute buffers. Raises ModelError when there is no memory for them."""
         self._library = library = model.library
-        if options.reproducible and not library.is_reproducible:
+        if options.reproducible and not library.supports_reproducible:
             raise ModelError(f"{library.pinned} cannot compute reproducibly; serve the model with llama.cpp itself")
         self._context: int = library.llama_init_from_model(model.handle, library.context_params(options))
         if not self._context:
@@ -75,7 +75,7 @@ class LlamaContext:
             self._wants_logits.ctypes.data,
         )
 
-    def use(self, adapter: LoraAdapter | None) -> None:
+    def set_adapter(self, adapter: LoraAdapter | None) -> None:
         """Compute with this adapter from the next decode on; None: with the model alone.
 
         A change costs the next decode some milliseconds, in which llama.cpp plans its buffers anew.
@@ -109,29 +109,31 @@ class LlamaContext:
         """Let `target` go on with the cells of `source` from position `start` to `end`, by reference."""
         self._library.llama_memory_seq_cp(self._memory, source, target, start, end)
 
-    def save(self, sequence_id: int, into: State = NO_STATE) -> State:
+    def save(self, sequence_id: int, into: SequenceState = EMPTY_STATE) -> SequenceState:
         """A copy of the sequence's cells in main memory, at the beginning of `into` if they fit."""
         needed = self._library.llama_state_seq_get_size(self._context, sequence_id)
         state = into if len(into) >= needed else np.empty(needed, dtype=np.uint8)
         size = self._library.llama_state_seq_get_data(self._context, state.ctypes.data, len(state), sequence_id)
         return state[:size]
 
-    def restore(self, sequence_id: int, state: State) -> bool:
+    def restore(self, sequence_id: int, state: SequenceState) -> bool:
         """Give an empty sequence the cells that were saved, at their positions; False: there is no room."""
         arguments = (self._context, state.ctypes.data, len(state), sequence_id)
-        return bool(self._compacting(lambda: self._library.llama_state_seq_set_data(*arguments), refusal=0))
+        return bool(self._with_compaction(lambda: self._library.llama_state_seq_set_data(*arguments), retry_status=0))
 
     def forget(self, sequence_id: int) -> None:
         """Take the sequence out of all its cells."""
         self._library.llama_memory_seq_rm(self._memory, sequence_id, -1, -1)
 
     def _decode_batch(self) -> int:
-        return self._compacting(lambda: self._library.llama_decode(self._context, self._batch), refusal=_NO_SLOT)
+        return self._with_compaction(
+            lambda: self._library.llama_decode(self._context, self._batch), retry_status=_NO_SLOT
+        )
 
-    def _compacting(self, call: Callable[[], int], *, refusal: int) -> int:
+    def _with_compaction(self, call: Callable[[], int], *, retry_status: int) -> int:
         """The call's result, after free cells were brought together as often as it was refused and that can help."""
-        for _ in range(_MOST_COMPACTIONS):
-            if (result := call()) != refusal or not self._library.compact(self._context):
+        for _ in range(_MAX_COMPACTIONS):
+            if (result := call()) != retry_status or not self._library.compact(self._context):
                 return result
         return call()
 

@@ -18,7 +18,7 @@ STRING, ARRAY = 8, 9
 VALUE_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Value type → bytes, of all types whose values have one size."""
 
-_MOST_DIMENSIONS = 4
+_MAX_DIMENSIONS = 4
 _UINT32 = 4
 
 HEAD = struct.Struct("<4sIQQ")
@@ -52,7 +52,7 @@ class Header(NamedTuple):
     """Of the metadata."""
     metadata: bytes
     """All of its entries, as they stand in the file."""
-    numbers: dict[str, int]
+    uint32_offsets: dict[str, int]
     """Where in `metadata` the value of an entry of the type uint32 stands, by its key."""
     alignment: int
     """Every tensor's data begins at a multiple of it, in bytes."""
@@ -66,12 +66,12 @@ def read_header(path: Path) -> Header:
             raise HeaderError(f"{path} is empty")
         with mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ) as content:
             try:
-                return _Reader(content).read()
+                return _HeaderReader(content).read()
             except (HeaderError, struct.error, OverflowError) as error:
                 raise HeaderError(f"{path} has no GGUF header that can be read: {error}") from error
 
 
-class _Reader:
+class _HeaderReader:
     """Walks through the header from front to back."""
 
     def __init__(self, content: mmap.mmap) -> None:
@@ -82,31 +82,31 @@ class _Reader:
         magic, version, tensor_count, entries = HEAD.unpack_from(self._content)
         if magic != MAGIC or version not in VERSIONS:
             raise HeaderError(f"it begins with {magic!r} and version {version}")
-        self._position = begin = HEAD.size
-        numbers = {}
+        self._position = metadata_start = HEAD.size
+        uint32_offsets = {}
         for _ in range(entries):
-            key, place = self._entry()
-            if place is not None:
-                numbers[key.decode(errors="replace")] = place - begin
-        metadata = self._content[begin : self._position]
+            key, value_offset = self._entry()
+            if value_offset is not None:
+                uint32_offsets[key.decode(errors="replace")] = value_offset - metadata_start
+        metadata = self._content[metadata_start : self._position]
         alignment = DEFAULT_ALIGNMENT
-        if (place := numbers.get("general.alignment")) is not None:
-            (alignment,) = _U32.unpack_from(metadata, place)
+        if (value_offset := uint32_offsets.get("general.alignment")) is not None:
+            (alignment,) = _U32.unpack_from(metadata, value_offset)
         if not alignment:
             raise HeaderError("its tensors are aligned to 0 bytes")
-        return Header(version, entries, metadata, numbers, alignment, self._tensors(tensor_count, alignment))
+        return Header(version, entries, metadata, uint32_offsets, alignment, self._tensors(tensor_count, alignment))
 
     def _entry(self) -> tuple[bytes, int | None]:
         """The key, and where its value stands if that is a uint32."""
         key = self._string()
         kind = self._number(_U32)
-        place = self._position
+        value_offset = self._position
         if kind == ARRAY:
             kind, count = self._number(_U32), self._number(_U64)
             self._skip_values(kind, count)
             return key, None
         self._skip_values(kind, 1)
-        return key, place if kind == _UINT32 else None
+        return key, value_offset if kind == _UINT32 else None
 
     def _skip_values(self, kind: int, count: int) -> None:
         if (size := VALUE_SIZES.get(kind)) is not None:
@@ -133,7 +133,7 @@ class _Reader:
 
     def _tensor_info(self) -> tuple[bytes, tuple[int, ...], int, int]:
         name = self._string()
-        if (dimensions := self._number(_U32)) > _MOST_DIMENSIONS:
+        if (dimensions := self._number(_U32)) > _MAX_DIMENSIONS:
             raise HeaderError(f"a tensor has {dimensions} dimensions")
         shape = tuple(self._number(_U64) for _ in range(dimensions))
         return name, shape, self._number(_U32), self._number(_U64)

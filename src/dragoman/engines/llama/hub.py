@@ -25,15 +25,15 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from dragoman.engines.llama.gguf_files import ModelSourceError, choose, parts
+from dragoman.engines.llama.gguf_files import ModelSourceError, choose_model_file, part_names
 
-LISTING_TIMEOUT = 10.0
+LISTING_TIMEOUT_SECONDS = 10.0
 """Seconds; the library's default is to wait for ever."""
 
 # The base of the errors of huggingface_hub's HTTP client, which is another one from version to version.
 _ClientError = errors.HTTPError  # type: ignore[attr-defined]
 # Its other errors are OSErrors, refused names are ValueErrors, and the Xet transfer raises RuntimeErrors.
-_FAILURES = (_ClientError, OSError, RuntimeError, ValueError)
+_DOWNLOAD_ERRORS = (_ClientError, OSError, RuntimeError, ValueError)
 
 
 def fetch(
@@ -51,11 +51,14 @@ def fetch(
     is used. Raises ModelSourceError.
     """
     try:
-        listing = HfApi().model_info(repository, revision=revision, timeout=LISTING_TIMEOUT, token=token).siblings or []
-        name = choose(repository, [file.rfilename for file in listing], wanted)
+        listing = (
+            HfApi().model_info(repository, revision=revision, timeout=LISTING_TIMEOUT_SECONDS, token=token).siblings
+            or []
+        )
+        name = choose_model_file(repository, [file.rfilename for file in listing], wanted)
         return _download(repository, name, revision, token, progress=progress)
-    except _FAILURES as error:
-        cached = _cached(repository, wanted, revision)
+    except _DOWNLOAD_ERRORS as error:
+        cached = _find_cached(repository, wanted, revision)
         if cached is None:
             variable = "HF_TOKEN" if token is None else "hf_token"
             raise ModelSourceError(_explanation(repository, error, variable)) from error
@@ -85,10 +88,10 @@ def cached_files(revision: str | None = None) -> dict[str, dict[str, Path]]:
     return files
 
 
-def _cached(repository: str, wanted: str | None, revision: str | None) -> Path | None:
+def _find_cached(repository: str, wanted: str | None, revision: str | None) -> Path | None:
     files = cached_files(revision).get(repository, {})
     try:
-        return files[choose(repository, files, wanted)]
+        return files[choose_model_file(repository, files, wanted)]
     except ModelSourceError:
         return None
 
@@ -98,18 +101,18 @@ def _download(
 ) -> Path:
     console = Console(stderr=True, quiet=not progress)
     paths = [
-        hf_hub_download(repository, part, revision=revision, token=token, tqdm_class=_bar_for(part, console))
-        for part in parts(name)
+        hf_hub_download(repository, part, revision=revision, token=token, tqdm_class=_progress_bar_type(part, console))
+        for part in part_names(name)
     ]
     return Path(paths[0])
 
 
-def _bar_for(name: str, console: Console) -> type["_Bar"]:
+def _progress_bar_type(name: str, console: Console) -> type["_ProgressBar"]:
     # huggingface_hub wants a class and labels its bars by URLs.
-    return type("Bar", (_Bar,), {"name": name, "console": console})
+    return type("Bar", (_ProgressBar,), {"name": name, "console": console})
 
 
-class _Bar:
+class _ProgressBar:
     """What huggingface_hub uses of tqdm's interface, drawn by rich."""
 
     name: ClassVar[str]

@@ -10,17 +10,17 @@ from dragoman.core.request import AnswerFormat, TextPrompt, TokenPrompt, ToolUse
 from dragoman.engines.checks import check_resume_token_ids, check_token_ids
 from dragoman.engines.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
 from dragoman.engines.grammar import build_grammar
-from dragoman.engines.llama.answer_reading import PLAIN, AnswerReading
-from dragoman.engines.llama.messages import Submit
+from dragoman.engines.llama.answer_reading import PLAIN_OUTPUT, TokenizedOutputFormat
+from dragoman.engines.llama.messages import GenerateCommand
 from dragoman.engines.llama.model import Model, TokenArray
-from dragoman.engines.llama.sequence import Job, JobKey
+from dragoman.engines.llama.sequence import EngineRequest, RequestKey
 from dragoman.prompt.call_reader import ToolCallMode
 from dragoman.prompt.markup import ToolFormatName
 from dragoman.prompt.reading import OutputParserSpec, build_parser
 from dragoman.prompt.tool_formats import FORMATS
 
 
-class _Binding(msgspec.Struct, frozen=True, array_like=True):
+class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
     """What a request binds its answer to."""
 
     answer_format: AnswerFormat | None
@@ -28,22 +28,26 @@ class _Binding(msgspec.Struct, frozen=True, array_like=True):
     tool_format: ToolFormatName | None
 
 
-class JobMaker:
+class RequestPreprocessor:
     """Makes the jobs of one model. For one thread: tokenizing and compiling take their time."""
 
     def __init__(self, model: Model, cells: int) -> None:
         """`cells`: KV cells there are, which bound a prompt and its answer."""
         self._model = model
-        self._grammar = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._build_grammar)
+        self._cached_grammar = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._build_grammar)
         self.context_length = min(model.trained_context_length, cells)
 
-    def job(self, key: JobKey, command: Submit) -> Job:
+    def preprocess(self, key: RequestKey, command: GenerateCommand) -> EngineRequest:
         """What a worker asked for. Raises BadRequest."""
-        tokens, text = self.prompt(command.prompt)
-        room = self._room(len(tokens))
+        tokens, text = self.tokenize_prompt(command.prompt)
+        available_tokens = self._available_tokens(len(tokens))
         self._check_token_ids(command)
-        limit = room if command.sampling.max_tokens is None else min(command.sampling.max_tokens, room)
-        return Job(
+        limit = (
+            available_tokens
+            if command.sampling.max_tokens is None
+            else min(command.sampling.max_tokens, available_tokens)
+        )
+        return EngineRequest(
             key,
             tokens,
             command.sampling,
@@ -52,17 +56,17 @@ class JobMaker:
             echo=text if command.echo else "",
             logprobs=command.logprobs,
             constraint=self._constraint(command),
-            reading=self._answer_reading(command.reading, command.tools),
-            begun=command.begun,
+            output_format=self._output_format(command.output_format, command.tools),
+            resume_token_ids=command.resume_token_ids,
         )
 
-    def prompt(self, prompt: TextPrompt | TokenPrompt) -> tuple[TokenArray, str]:
+    def tokenize_prompt(self, prompt: TextPrompt | TokenPrompt) -> tuple[TokenArray, str]:
         """A prompt's tokens and its text. Raises BadRequest."""
         vocabulary = self._model.vocabulary
         match prompt:
             case TextPrompt(text):
-                if (least := vocabulary.fewest_tokens(text)) >= self.context_length:
-                    raise self._overflow(least, at_least=True)
+                if (min_tokens := vocabulary.min_token_count(text)) >= self.context_length:
+                    raise self._overflow(min_tokens, at_least=True)
                 tokens = vocabulary.tokenize(text)
             case TokenPrompt(token_ids):
                 check_token_ids("prompt", token_ids, vocabulary.size)
@@ -72,40 +76,42 @@ class JobMaker:
             raise BadRequest("The prompt is empty: a model needs at least one token to go on from", "prompt")
         return tokens, text
 
-    def _room(self, prompt_tokens: int) -> int:
-        room = self.context_length - prompt_tokens
-        if room < 1:
+    def _available_tokens(self, prompt_tokens: int) -> int:
+        available_tokens = self.context_length - prompt_tokens
+        if available_tokens < 1:
             raise self._overflow(prompt_tokens)
-        return room
+        return available_tokens
 
     def _overflow(self, prompt_tokens: int, *, at_least: bool = False) -> ContextOverflow:
         trained = self._model.trained_context_length
-        remedy = "Shorten the prompt; the model was trained for no longer one."
+        advice = "Shorten the prompt; the model was trained for no longer one."
         if self.context_length < trained:
-            remedy = (
+            advice = (
                 "Shorten the prompt, or start the server with a larger --context-cells "
                 f"(now {self.context_length}; the model was trained for {trained} tokens)."
             )
-        return ContextOverflow(prompt_tokens, self.context_length, remedy, at_least=at_least)
+        return ContextOverflow(prompt_tokens, self.context_length, advice, at_least=at_least)
 
-    def _check_token_ids(self, command: Submit) -> None:
+    def _check_token_ids(self, command: GenerateCommand) -> None:
         size = self._model.vocabulary.size
         check_token_ids("stop_token_ids", command.sampling.stop_token_ids, size)
         check_token_ids("logit_bias", command.sampling.logit_bias, size)
-        check_resume_token_ids(command.begun, n=command.n, logprobs=command.logprobs, vocabulary_size=size)
+        check_resume_token_ids(command.resume_token_ids, n=command.n, logprobs=command.logprobs, vocabulary_size=size)
 
-    def _constraint(self, command: Submit) -> GrammarConstraint | None:
+    def _constraint(self, command: GenerateCommand) -> GrammarConstraint | None:
         if command.answer_format is None and command.tools is None:
             return None
-        binding = _Binding(command.answer_format, command.tools, command.reading.tool_format)
-        grammar = self._grammar(msgspec.msgpack.encode(binding))
+        spec = _ConstraintSpec(command.answer_format, command.tools, command.output_format.tool_format)
+        grammar = self._cached_grammar(msgspec.msgpack.encode(spec))
         if grammar is None:
             return None
         return self._compiler.compile(grammar, "response_format" if command.tools is None else "tools")
 
     def _build_grammar(self, encoded: bytes) -> str | None:
         """Of a _Binding, encoded since schemas cannot be hashed."""
-        answer_format, tools, tool_format = msgspec.structs.astuple(msgspec.msgpack.decode(encoded, type=_Binding))
+        answer_format, tools, tool_format = msgspec.structs.astuple(
+            msgspec.msgpack.decode(encoded, type=_ConstraintSpec)
+        )
         markup = None if tool_format is None else FORMATS[tool_format].markup
         return build_grammar(answer_format, tools, markup, self._model.vocabulary.special_token)
 
@@ -113,23 +119,25 @@ class JobMaker:
     def _compiler(self) -> GrammarCompiler:
         return GrammarCompiler(self._model.vocabulary)
 
-    def _answer_reading(self, reading: OutputParserSpec, tools: ToolUse | None) -> AnswerReading:
-        if reading == OutputParserSpec():
-            return PLAIN
+    def _output_format(self, output_format: OutputParserSpec, tools: ToolUse | None) -> TokenizedOutputFormat:
+        if output_format == OutputParserSpec():
+            return PLAIN_OUTPUT
         vocabulary = self._model.vocabulary
-        thinking = reading.reasoning
-        written = [] if reading.tool_format is None else [*FORMATS[reading.tool_format].markup.special_tokens]
-        written += [] if thinking is None else [thinking.opening, thinking.closing]
-        tokens = [vocabulary.special_token(text) for text in written]
-        return AnswerReading(
-            functools.partial(build_parser, reading, _certainty(tools)),
+        reasoning = output_format.reasoning
+        markup_texts = (
+            [] if output_format.tool_format is None else [*FORMATS[output_format.tool_format].markup.special_tokens]
+        )
+        markup_texts += [] if reasoning is None else [reasoning.opening, reasoning.closing]
+        tokens = [vocabulary.special_token(text) for text in markup_texts]
+        return TokenizedOutputFormat(
+            functools.partial(build_parser, output_format, _tool_call_mode(tools)),
             frozenset(token for token in tokens if token is not None),
-            None if thinking is None else thinking.budget_tokens,
-            () if thinking is None else tuple(vocabulary.tokenize_markup(f"{thinking.closing}\n\n")),
+            None if reasoning is None else reasoning.budget_tokens,
+            () if reasoning is None else tuple(vocabulary.tokenize_fragment(f"{reasoning.closing}\n\n")),
         )
 
 
-def _certainty(tools: ToolUse | None) -> ToolCallMode:
+def _tool_call_mode(tools: ToolUse | None) -> ToolCallMode:
     """Where the grammar of these tools leaves nothing but calls."""
     if tools is None:
         return "none"

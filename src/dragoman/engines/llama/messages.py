@@ -25,12 +25,12 @@ from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.adapter_registry import AdapterRecord
 from dragoman.prompt.reading import OutputParserSpec
 
-Content = TypeVar("Content")
+Decoded = TypeVar("Decoded")
 
 _MAX_FRAME_BYTES = 256 * 2**20
 
 
-class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
+class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     """Generate; the replies carry `number`, which the worker chose."""
 
     number: int
@@ -42,50 +42,52 @@ class Submit(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
     logprobs: int | None = None
     answer_format: AnswerFormat | None = None
     tools: ToolUse | None = None
-    reading: OutputParserSpec = OutputParserSpec()
+    output_format: OutputParserSpec = OutputParserSpec()
     adapter: str | None = None
     """By its own name; None: the model alone."""
-    begun: tuple[tuple[int, ...], ...] = ()
+    resume_token_ids: tuple[tuple[int, ...], ...] = ()
     """As in GenerationRequest."""
 
 
-class Cancel(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
+class CancelCommand(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
     """Stop the request `number` before the next step; no reply."""
 
     number: int
 
 
-class CountTokens(msgspec.Struct, frozen=True, array_like=True, tag="count"):
+class CountTokensCommand(msgspec.Struct, frozen=True, array_like=True, tag="count"):
     """Answered by Counted, or by a refusal."""
 
     number: int
     prompt: TextPrompt | TokenPrompt
 
 
-class AskStatistics(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
+class StatisticsCommand(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
     """Answered by Statistics."""
 
     number: int
 
 
-class AddAdapter(msgspec.Struct, frozen=True, array_like=True, tag="add_adapter"):
-    """Serve an adapter from now on. Answered by AdapterChanged, or by a refusal."""
+class AddAdapterCommand(msgspec.Struct, frozen=True, array_like=True, tag="add_adapter"):
+    """Serve an adapter from now on. Answered by AdapterReply, or by a refusal."""
 
     number: int
     record: AdapterRecord
 
 
-class RemoveAdapter(msgspec.Struct, frozen=True, array_like=True, tag="remove_adapter"):
-    """Serve an adapter no longer. Answered by AdapterChanged, or by a refusal."""
+class RemoveAdapterCommand(msgspec.Struct, frozen=True, array_like=True, tag="remove_adapter"):
+    """Serve an adapter no longer. Answered by AdapterReply, or by a refusal."""
 
     number: int
     name: str
 
 
-Command = Submit | Cancel | CountTokens | AskStatistics | AddAdapter | RemoveAdapter
+EngineCommand = (
+    GenerateCommand | CancelCommand | CountTokensCommand | StatisticsCommand | AddAdapterCommand | RemoveAdapterCommand
+)
 
 
-class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
+class Handshake(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     """The engine's first reply on every connection: what it serves."""
 
     context_length: int
@@ -94,20 +96,20 @@ class Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     eos_text: str
 
 
-class Identified(msgspec.Struct, frozen=True, array_like=True, tag="identified"):
+class FingerprintReply(msgspec.Struct, frozen=True, array_like=True, tag="identified"):
     """After Welcome, at once or as soon as it is known: a large file is being read meanwhile."""
 
     fingerprint: str
 
 
-class Output(msgspec.Struct, frozen=True, array_like=True, tag="output"):
+class EventReply(msgspec.Struct, frozen=True, array_like=True, tag="output"):
     """The next event of a request."""
 
     number: int
     event: Event
 
 
-class Refused(msgspec.Struct, frozen=True, array_like=True, tag="bad_request"):
+class BadRequestReply(msgspec.Struct, frozen=True, array_like=True, tag="bad_request"):
     """The request failed with BadRequest."""
 
     number: int
@@ -118,7 +120,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag="bad_request"):
         return BadRequest(self.message, self.parameter)
 
 
-class RefusedOverflow(msgspec.Struct, frozen=True, array_like=True, tag="context_overflow"):
+class ContextOverflowReply(msgspec.Struct, frozen=True, array_like=True, tag="context_overflow"):
     """The request failed with ContextOverflow."""
 
     number: int
@@ -131,7 +133,7 @@ class RefusedOverflow(msgspec.Struct, frozen=True, array_like=True, tag="context
         return ContextOverflow(self.prompt_tokens, self.context_length, self.remedy, at_least=self.at_least)
 
 
-class RefusedOverload(msgspec.Struct, frozen=True, array_like=True, tag="overloaded"):
+class OverloadedReply(msgspec.Struct, frozen=True, array_like=True, tag="overloaded"):
     """The request failed with Overloaded."""
 
     number: int
@@ -142,7 +144,7 @@ class RefusedOverload(msgspec.Struct, frozen=True, array_like=True, tag="overloa
         return Overloaded(self.message, self.retry_after)
 
 
-class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
+class EngineFailedReply(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """The request failed with EngineFailed; others go on."""
 
     number: int
@@ -152,21 +154,21 @@ class Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
         return EngineFailed(self.message)
 
 
-class Statistics(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
-    """The answer to AskStatistics."""
+class StatisticsReply(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
+    """The answer to StatisticsCommand."""
 
     number: int
     values: EngineStatistics
 
 
-class Counted(msgspec.Struct, frozen=True, array_like=True, tag="counted"):
-    """The answer to CountTokens."""
+class TokenCountReply(msgspec.Struct, frozen=True, array_like=True, tag="counted"):
+    """The answer to CountTokensCommand."""
 
     number: int
     tokens: int
 
 
-class RefusedModel(msgspec.Struct, frozen=True, array_like=True, tag="model_not_found"):
+class ModelNotFoundReply(msgspec.Struct, frozen=True, array_like=True, tag="model_not_found"):
     """The request failed with ModelNotFound: it is about an adapter that is not served."""
 
     number: int
@@ -176,7 +178,7 @@ class RefusedModel(msgspec.Struct, frozen=True, array_like=True, tag="model_not_
         return ModelNotFound(self.model)
 
 
-class RefusedName(msgspec.Struct, frozen=True, array_like=True, tag="name_taken"):
+class NameTakenReply(msgspec.Struct, frozen=True, array_like=True, tag="name_taken"):
     """The request failed with NameTaken."""
 
     number: int
@@ -186,58 +188,62 @@ class RefusedName(msgspec.Struct, frozen=True, array_like=True, tag="name_taken"
         return NameTaken(self.name)
 
 
-class AdapterChanged(msgspec.Struct, frozen=True, array_like=True, tag="adapter"):
-    """The answer to AddAdapter and RemoveAdapter: the adapter as it is, or was, served."""
+class AdapterReply(msgspec.Struct, frozen=True, array_like=True, tag="adapter"):
+    """The answer to AddAdapterCommand and RemoveAdapterCommand: the adapter as it is, or was, served."""
 
     number: int
     adapter: Adapter
 
 
-Refusal = Refused | RefusedOverflow | RefusedOverload | RefusedModel | RefusedName | Failed
-Reply = Welcome | Identified | Output | Statistics | Counted | AdapterChanged | Refusal
+EngineErrorReply = (
+    BadRequestReply | ContextOverflowReply | OverloadedReply | ModelNotFoundReply | NameTakenReply | EngineFailedReply
+)
+EngineReply = (
+    Handshake | FingerprintReply | EventReply | StatisticsReply | TokenCountReply | AdapterReply | EngineErrorReply
+)
 
 _encoder = msgspec.msgpack.Encoder()
-_command_decoder: msgspec.msgpack.Decoder[Command] = msgspec.msgpack.Decoder(Command)
-_replies_decoder: msgspec.msgpack.Decoder[list[Reply]] = msgspec.msgpack.Decoder(list[Reply])
+_command_decoder: msgspec.msgpack.Decoder[EngineCommand] = msgspec.msgpack.Decoder(EngineCommand)
+_replies_decoder: msgspec.msgpack.Decoder[list[EngineReply]] = msgspec.msgpack.Decoder(list[EngineReply])
 
 
-def refusal(number: int, error: DragomanError) -> Refusal:
+def error_reply(number: int, error: DragomanError) -> EngineErrorReply:
     """The reply that makes the worker raise `error`."""
     match error:
         case ContextOverflow():
-            return RefusedOverflow(number, error.prompt_tokens, error.context_length, error.remedy, error.at_least)
+            return ContextOverflowReply(number, error.prompt_tokens, error.context_length, error.remedy, error.at_least)
         case NameTaken():
-            return RefusedName(number, error.name)
+            return NameTakenReply(number, error.name)
         case ModelNotFound():
-            return RefusedModel(number, error.model)
+            return ModelNotFoundReply(number, error.model)
         case BadRequest():
-            return Refused(number, error.message, error.parameter)
+            return BadRequestReply(number, error.message, error.parameter)
         case Overloaded():
-            return RefusedOverload(number, error.message, error.retry_after)
+            return OverloadedReply(number, error.message, error.retry_after)
         case EngineFailed():
-            return Failed(number, error.message)
+            return EngineFailedReply(number, error.message)
         case _:
             raise TypeError(f"an engine does not refuse a request with {type(error).__name__}") from error
 
 
-def encode(content: Command | list[Reply]) -> bytes:
+def encode(content: EngineCommand | list[EngineReply]) -> bytes:
     """One frame."""
     return frame(_encoder.encode(content))
 
 
-async def read_command(reader: asyncio.StreamReader) -> Command | None:
+async def read_command(reader: asyncio.StreamReader) -> EngineCommand | None:
     """The next command; None at the end of the connection. Raises EngineFailed on a frame that is none."""
     body = await _read_body(reader)
     return None if body is None else _decode(_command_decoder, body)
 
 
-async def read_replies(reader: asyncio.StreamReader) -> list[Reply] | None:
+async def read_replies(reader: asyncio.StreamReader) -> list[EngineReply] | None:
     """The next replies; None at the end of the connection. Raises EngineFailed on a frame that is none."""
     body = await _read_body(reader)
     return None if body is None else _decode(_replies_decoder, body)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Content], body: bytes) -> Content:
+def _decode(decoder: msgspec.msgpack.Decoder[Decoded], body: bytes) -> Decoded:
     try:
         return decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

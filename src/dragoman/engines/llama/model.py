@@ -30,7 +30,7 @@ class Vocabulary:
         self.eos_text = self._special_text(library.llama_vocab_eos(vocabulary))
         self._adds_bos: bool = library.llama_vocab_get_add_bos(vocabulary)
         self._pieces: dict[int, bytes] = {}
-        self._longest_piece = max(len(self.piece(token)) for token in range(self.size))
+        self._max_piece_bytes = max(len(self.piece(token)) for token in range(self.size))
 
     def tokenize(self, text: str) -> TokenArray:
         """Token ids of `text`; special-token text in it becomes special tokens.
@@ -44,18 +44,18 @@ class Vocabulary:
         """Token ids of UTF-8 text in which no special token is looked for, nothing put before it."""
         return list(map(int, self._tokenize(text, add_special=False, parse_special=False)))
 
-    def tokenize_markup(self, text: str) -> list[int]:
+    def tokenize_fragment(self, text: str) -> list[int]:
         """Token ids of text in the middle of another one; special-token text in it becomes special tokens."""
         return list(map(int, self._tokenize(text.encode(), add_special=False, parse_special=True)))
 
     def special_token(self, text: str) -> int | None:
         """The special token that is written so; None: there is none."""
-        tokens = self.tokenize_markup(text)
+        tokens = self.tokenize_fragment(text)
         return tokens[0] if len(tokens) == 1 and self.is_special(tokens[0]) else None
 
-    def fewest_tokens(self, text: str) -> int:
+    def min_token_count(self, text: str) -> int:
         """A lower bound of the number of tokens of `text`, without tokenizing it."""
-        return len(text.encode()) // max(1, self._longest_piece)
+        return len(text.encode()) // max(1, self._max_piece_bytes)
 
     def piece(self, token: int) -> bytes:
         """The bytes `token` stands for, which may be a part of a character; a special token's own text."""
@@ -68,15 +68,15 @@ class Vocabulary:
         return bool(self._library.llama_vocab_is_control(self._vocabulary, token)) or token in self.end_token_ids
 
     def _tokenize(self, text: bytes, *, add_special: bool, parse_special: bool) -> TokenArray:
-        room = len(text) + 4
+        capacity = len(text) + 4
         while True:
-            tokens = np.empty(room, dtype=np.int32)
+            tokens = np.empty(capacity, dtype=np.int32)
             count: int = self._library.llama_tokenize(
-                self._vocabulary, text, len(text), tokens.ctypes.data, room, add_special, parse_special
+                self._vocabulary, text, len(text), tokens.ctypes.data, capacity, add_special, parse_special
             )
             if count >= 0:
                 return tokens[:count].copy()
-            room = -count  # Few vocabularies need more tokens than there are bytes.
+            capacity = -count  # Few vocabularies need more tokens than there are bytes.
 
     def _read_piece(self, token: int) -> bytes:
         length = 64
@@ -101,9 +101,9 @@ class Model:
         library.recent_log.clear()
         handle = library.llama_model_load_from_file(str(path).encode(), library.llama_model_default_params())
         if not handle:
-            raise ModelError(f"{path} cannot be loaded: {reason(library)}")
+            raise ModelError(f"{path} cannot be loaded: {logged_reason(library)}")
         self.handle: int = handle
-        self._refuse_unsupported(path)
+        self._reject_unsupported(path)
         self.vocabulary = Vocabulary(library, library.llama_model_get_vocab(handle))
         self.trained_context_length: int = library.llama_model_n_ctx_train(handle)
         template = library.llama_model_chat_template(handle, None)
@@ -113,7 +113,7 @@ class Model:
         """Free the weights."""
         self.library.llama_model_free(self.handle)
 
-    def _refuse_unsupported(self, path: Path) -> None:
+    def _reject_unsupported(self, path: Path) -> None:
         library, handle = self.library, self.handle
         kinds = {
             "an encoder": library.llama_model_has_encoder(handle),
@@ -130,7 +130,7 @@ class Model:
                 )
 
 
-def reason(library: Library) -> str:
+def logged_reason(library: Library) -> str:
     """Why the last call failed: llama.cpp logs the cause first and its consequences after it."""
-    complaints = ("error", "fail", "invalid")
-    return next((line for line in library.recent_log if any(map(line.count, complaints))), "no reason was logged")
+    failure_words = ("error", "fail", "invalid")
+    return next((line for line in library.recent_log if any(map(line.count, failure_words))), "no reason was logged")

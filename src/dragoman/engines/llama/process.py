@@ -32,17 +32,17 @@ from dragoman.engines.llama.adapter_registry import AdapterRecord, registry_path
 from dragoman.engines.llama.backend import Backend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.context import DecodeError
-from dragoman.engines.llama.digests import Digesting
-from dragoman.engines.llama.job_maker import JobMaker
+from dragoman.engines.llama.digests import DigestComputation
+from dragoman.engines.llama.job_maker import RequestPreprocessor
 from dragoman.engines.llama.libraries.binding import ContextOptions, LibraryError
 from dragoman.engines.llama.loading import library_files, load_model, open_backend
 from dragoman.engines.llama.model import Model, ModelError
 from dragoman.engines.llama.options import EngineOptions
-from dragoman.engines.llama.scheduler import largest_step
-from dragoman.engines.llama.served_adapters import ServedAdapters
-from dragoman.engines.llama.stepper import Published, Stepper
+from dragoman.engines.llama.scheduler import max_batch_tokens
+from dragoman.engines.llama.served_adapters import AdapterManager
+from dragoman.engines.llama.stepper import PublishedOutput, Stepper
 
-_UNSENT_LIMIT = 64 * 2**20
+_MAX_UNSENT_BYTES = 64 * 2**20
 """Bytes that may wait for a worker that does not read; then it is taken for dead."""
 
 _IDLE_CHECK_SECONDS = 0.1
@@ -59,26 +59,26 @@ class EngineServer:
         self,
         model: Model,
         backend: Backend,
-        adapters: ServedAdapters,
+        adapters: AdapterManager,
         options: EngineOptions,
-        digesting: Digesting,
+        digest_computation: DigestComputation,
     ) -> None:
         """`digesting` reads the model and llama.cpp's library, the files that decide what is computed."""
         self._model = model
         self._adapters = adapters
-        self._changes: set[asyncio.Task[None]] = set()
+        self._adapter_changes: set[asyncio.Task[None]] = set()
         """Adapters being loaded or removed."""
         self._options = options
         self._chat_template = options.chat_template or model.chat_template
-        self._digesting = digesting
+        self._digest_computation = digest_computation
         self._fingerprint: str | None = None
-        self._jobs = JobMaker(model, backend.cells)
+        self._preprocessor = RequestPreprocessor(model, backend.cells)
         batcher = Batcher(
             backend,
             model.vocabulary,
             parallel=options.parallel,
             step_tokens=options.step_tokens,
-            saved_tokens=options.saved_tokens,
+            host_cache_tokens=options.saved_tokens,
         )
         self._stepper = Stepper(
             batcher,
@@ -87,155 +87,169 @@ class EngineServer:
             publish=self._publish_from_thread,
         )
         self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
-        self._connections: dict[int, _Connection] = {}
-        self._last_asked = time.monotonic()
+        self._connections: dict[int, _WorkerConnection] = {}
+        self._last_activity = time.monotonic()
         self._next_connection = 0
 
     async def run(self, ended: asyncio.Event) -> None:
         """Serve until `ended` is set. Raises DecodeError when the model's state is lost."""
         self._loop = asyncio.get_running_loop()
-        server = await asyncio.start_unix_server(self._serve, self._options.socket_path)
-        stepping = asyncio.create_task(asyncio.to_thread(self._stepper.run))
-        waiting = asyncio.create_task(self._wait(ended))
-        identifying = asyncio.create_task(self._identify())
+        server = await asyncio.start_unix_server(self._serve_connection, self._options.socket_path)
+        step_task = asyncio.create_task(asyncio.to_thread(self._stepper.run))
+        wait_task = asyncio.create_task(self._wait_until_ended_or_idle(ended))
+        fingerprint_task = asyncio.create_task(self._send_fingerprint())
         async with server:
             exempt_living_objects()
             print("ready", flush=True)
-            await asyncio.wait((stepping, waiting), return_when=asyncio.FIRST_COMPLETED)
-            waiting.cancel()
+            await asyncio.wait((step_task, wait_task), return_when=asyncio.FIRST_COMPLETED)
+            wait_task.cancel()
             self._stepper.stop()
             for connection in self._connections.values():
                 connection.writer.close()
-            for change in self._changes:
+            for change in self._adapter_changes:
                 change.cancel()
-            await asyncio.wait((stepping, *self._changes))
-            await stepping
-            identifying.cancel()
+            await asyncio.wait((step_task, *self._adapter_changes))
+            await step_task
+            fingerprint_task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await identifying
+                await fingerprint_task
 
-    async def _identify(self) -> None:
+    async def _send_fingerprint(self) -> None:
         """Tell all workers the fingerprint, now that it is known."""
         try:
-            digests = await self._digesting.digests()
+            digests = await self._digest_computation.digests()
         except OSError as error:
             print(f"dragoman engine: there is no fingerprint of the model: {error}", file=sys.stderr)
             return
         self._fingerprint = fingerprint(__version__, digests, self._chat_template, self._options.reproducible)
         for connection in self._connections.values():
-            connection.send([messages.Identified(self._fingerprint)])
+            connection.send([messages.FingerprintReply(self._fingerprint)])
 
-    async def _wait(self, ended: asyncio.Event) -> None:
+    async def _wait_until_ended_or_idle(self, ended: asyncio.Event) -> None:
         """Until `ended` is set, or nobody asked for anything for long enough."""
         idle = self._options.unload_idle_seconds
         while not ended.is_set():
-            rest = None if idle is None else self._last_asked + idle - time.monotonic()
-            busy = self._changes or any(connection.open_requests for connection in self._connections.values())
-            if rest is not None and rest <= 0 and not busy:
+            remaining_seconds = None if idle is None else self._last_activity + idle - time.monotonic()
+            is_busy = self._adapter_changes or any(
+                connection.open_requests for connection in self._connections.values()
+            )
+            if remaining_seconds is not None and remaining_seconds <= 0 and not is_busy:
                 return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(None if rest is None else max(rest, _IDLE_CHECK_SECONDS)):
+                async with asyncio.timeout(
+                    None if remaining_seconds is None else max(remaining_seconds, _IDLE_CHECK_SECONDS)
+                ):
                     await ended.wait()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        connection = _Connection(self._next_connection, writer)
+    async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _WorkerConnection(self._next_connection, writer)
         self._next_connection += 1
         self._connections[connection.number] = connection
         vocabulary = self._model.vocabulary
-        replies: list[messages.Reply] = [
-            messages.Welcome(self._jobs.context_length, self._chat_template, vocabulary.bos_text, vocabulary.eos_text)
+        replies: list[messages.EngineReply] = [
+            messages.Handshake(
+                self._preprocessor.context_length, self._chat_template, vocabulary.bos_text, vocabulary.eos_text
+            )
         ]
         if self._fingerprint is not None:
-            replies.append(messages.Identified(self._fingerprint))
+            replies.append(messages.FingerprintReply(self._fingerprint))
         connection.send(replies)
         try:
             while (command := await messages.read_command(reader)) is not None:
-                await self._obey(connection, command)
+                await self._handle(connection, command)
         finally:
             del self._connections[connection.number]
             for number in connection.open_requests:
                 self._stepper.cancel((connection.number, number))
             writer.close()
 
-    async def _obey(self, connection: "_Connection", command: messages.Command) -> None:
+    async def _handle(self, connection: "_WorkerConnection", command: messages.EngineCommand) -> None:
         match command:
-            case messages.Submit():
-                self._last_asked = time.monotonic()
+            case messages.GenerateCommand():
+                self._last_activity = time.monotonic()
                 await self._submit(connection, command)
-            case messages.Cancel():
+            case messages.CancelCommand():
                 connection.open_requests.discard(command.number)
                 self._stepper.cancel((connection.number, command.number))
-            case messages.CountTokens():
-                await self._count(connection, command)
-            case messages.AskStatistics():
-                self._stepper.ask_statistics(partial(self._answer_from_thread, connection, command.number))
-            case messages.AddAdapter(number, record):
-                self._change(connection, number, self._adapters.add(record, self._stepper))
-            case messages.RemoveAdapter(number, name):
-                self._change(connection, number, self._adapters.remove(name, self._stepper))
+            case messages.CountTokensCommand():
+                await self._count_tokens(connection, command)
+            case messages.StatisticsCommand():
+                self._stepper.request_statistics(partial(self._send_statistics_from_thread, connection, command.number))
+            case messages.AddAdapterCommand(number, record):
+                self._start_adapter_change(connection, number, self._adapters.add(record, self._stepper))
+            case messages.RemoveAdapterCommand(number, name):
+                self._start_adapter_change(connection, number, self._adapters.remove(name, self._stepper))
 
-    def _change(self, connection: "_Connection", number: int, change: Awaitable[AdapterRecord]) -> None:
+    def _start_adapter_change(
+        self, connection: "_WorkerConnection", number: int, change: Awaitable[AdapterRecord]
+    ) -> None:
         """Let it happen beside the other commands: loading an adapter takes its time."""
 
         async def answer() -> None:
             try:
-                reply: messages.Reply = messages.AdapterChanged(number, (await change).adapter)
+                reply: messages.EngineReply = messages.AdapterReply(number, (await change).adapter)
             except (BadRequest, ModelNotFound) as error:
-                reply = messages.refusal(number, error)
+                reply = messages.error_reply(number, error)
             except OSError as error:  # the registry cannot be written: the disk is full, or its folder gone
-                reply = messages.refusal(number, Overloaded(f"adapters cannot be changed: {error.strerror}", 60))
-            self._last_asked = time.monotonic()
+                reply = messages.error_reply(number, Overloaded(f"adapters cannot be changed: {error.strerror}", 60))
+            self._last_activity = time.monotonic()
             connection.send([reply])
 
         task = asyncio.create_task(answer())
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
+        self._adapter_changes.add(task)
+        task.add_done_callback(self._adapter_changes.discard)
 
-    async def _count(self, connection: "_Connection", command: messages.CountTokens) -> None:
+    async def _count_tokens(self, connection: "_WorkerConnection", command: messages.CountTokensCommand) -> None:
         try:
-            tokens, _ = await self._loop.run_in_executor(self._tokenizer, self._jobs.prompt, command.prompt)
+            tokens, _ = await self._loop.run_in_executor(
+                self._tokenizer, self._preprocessor.tokenize_prompt, command.prompt
+            )
         except BadRequest as error:
-            connection.send([messages.refusal(command.number, error)])
+            connection.send([messages.error_reply(command.number, error)])
         else:
-            connection.send([messages.Counted(command.number, len(tokens))])
+            connection.send([messages.TokenCountReply(command.number, len(tokens))])
 
-    async def _submit(self, connection: "_Connection", command: messages.Submit) -> None:
+    async def _submit(self, connection: "_WorkerConnection", command: messages.GenerateCommand) -> None:
         try:
-            job = await self._loop.run_in_executor(
-                self._tokenizer, self._jobs.job, (connection.number, command.number), command
+            request = await self._loop.run_in_executor(
+                self._tokenizer, self._preprocessor.preprocess, (connection.number, command.number), command
             )
             # Only now: between this and the job's place in the queue no adapter can go.
-            job.adapter = self._adapters.number_of(command.adapter)
+            request.adapter = self._adapters.number_of(command.adapter)
         except (BadRequest, ModelNotFound) as error:
-            connection.send([messages.refusal(command.number, error)])
+            connection.send([messages.error_reply(command.number, error)])
             return
         seed = command.sampling.seed
         connection.open_requests.add(command.number)
-        self._stepper.add(job, command.n, secrets.randbits(64) if seed is None else seed)
+        self._stepper.add(request, command.n, secrets.randbits(64) if seed is None else seed)
 
-    def _publish_from_thread(self, published: list[Published]) -> None:
+    def _publish_from_thread(self, published: list[PublishedOutput]) -> None:
         self._loop.call_soon_threadsafe(self._publish, published)
 
-    def _publish(self, published: list[Published]) -> None:
-        frames: dict[int, list[messages.Reply]] = defaultdict(list)
+    def _publish(self, published: list[PublishedOutput]) -> None:
+        frames: dict[int, list[messages.EngineReply]] = defaultdict(list)
         for (connection, number), event in published:
             if connection not in self._connections:
                 continue
             frames[connection].append(
-                messages.refusal(number, event) if isinstance(event, DragomanError) else messages.Output(number, event)
+                messages.error_reply(number, event)
+                if isinstance(event, DragomanError)
+                else messages.EventReply(number, event)
             )
             if isinstance(event, DragomanError | Usage):
-                self._last_asked = time.monotonic()
+                self._last_activity = time.monotonic()
                 self._connections[connection].open_requests.discard(number)
         for number, replies in frames.items():
             self._connections[number].send(replies)
 
-    def _answer_from_thread(self, connection: "_Connection", number: int, values: EngineStatistics) -> None:
-        replies: list[messages.Reply] = [messages.Statistics(number, values)]
+    def _send_statistics_from_thread(
+        self, connection: "_WorkerConnection", number: int, values: EngineStatistics
+    ) -> None:
+        replies: list[messages.EngineReply] = [messages.StatisticsReply(number, values)]
         self._loop.call_soon_threadsafe(connection.send, replies)
 
 
-class _Connection:
+class _WorkerConnection:
     """One HTTP worker."""
 
     def __init__(self, number: int, writer: asyncio.StreamWriter) -> None:
@@ -243,11 +257,11 @@ class _Connection:
         self.writer = writer
         self.open_requests: set[int] = set()
 
-    def send(self, replies: list[messages.Reply]) -> None:
+    def send(self, replies: list[messages.EngineReply]) -> None:
         if self.writer.is_closing():
             return
         self.writer.write(messages.encode(replies))
-        if self.writer.transport.get_write_buffer_size() > _UNSENT_LIMIT:
+        if self.writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             self.writer.transport.abort()
 
 
@@ -259,11 +273,11 @@ def main() -> int:
     try:
         model_path, context = Path(options.model_path), _context_options(options)
         model = load_model(model_path, options.library, context)
-        with Digesting((model_path, *library_files(model))) as digesting:
+        with DigestComputation((model_path, *library_files(model))) as digest_computation:
             backend = open_backend(model, context)
-            adapters = ServedAdapters(registry_path(Path(options.socket_path)), options.max_adapters)
+            adapters = AdapterManager(registry_path(Path(options.socket_path)), options.max_adapters)
             adapters.restore(backend)
-            asyncio.run(_serve_until_told(EngineServer(model, backend, adapters, options, digesting)))
+            asyncio.run(_serve_until_stopped(EngineServer(model, backend, adapters, options, digest_computation)))
     except (LibraryError, ModelError) as error:
         print(f"failed {error}", flush=True)
         return 2
@@ -276,13 +290,13 @@ def main() -> int:
 def _context_options(options: EngineOptions) -> ContextOptions:
     return ContextOptions(
         context_cells=options.context_cells,
-        batch_tokens=largest_step(options.parallel, options.step_tokens),
+        batch_tokens=max_batch_tokens(options.parallel, options.step_tokens),
         threads=options.threads,
         reproducible=options.reproducible,
     )
 
 
-async def _serve_until_told(server: EngineServer) -> None:
+async def _serve_until_stopped(server: EngineServer) -> None:
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, ended.set)

@@ -30,19 +30,19 @@ FILE_TYPES = {
 _QUANTIZATION_VERSION = 2
 """GGML_QUANT_VERSION of ggml.h: of the formats written here."""
 
-_ROW = 8192
+_ROW_WEIGHTS = 8192
 """Weights handed to gguf.quants in a row: it takes 16 rows at a time, and these should stay in a core's cache."""
 
-_CONVERTED = 2**20
+_CONVERSION_WEIGHTS = 2**20
 """Weights that are converted at a time; in 32 bits they take 4 MiB."""
 
-_COPIED = 2**22
+_COPY_BYTES = 2**22
 """Bytes that are copied at a time."""
 
 Bytes = npt.NDArray[np.uint8]
 
 
-class _Move(NamedTuple):
+class _TensorCopy(NamedTuple):
     """One tensor's way into the copy."""
 
     tensor: Tensor
@@ -52,7 +52,7 @@ class _Move(NamedTuple):
     """In the copy, in bytes."""
 
     @property
-    def requantized(self) -> bool:
+    def is_requantized(self) -> bool:
         return self.type != self.tensor.type
 
 
@@ -61,30 +61,30 @@ class Requantization(NamedTuple):
 
     source: Path
     header: Header
-    by: GGMLQuantizationType
-    moves: tuple[_Move, ...]
+    target_type: GGMLQuantizationType
+    tensor_copies: tuple[_TensorCopy, ...]
 
     @property
     def size(self) -> int:
         """Bytes of the copy's tensors, which are nearly all of it."""
-        return sum(_padded(move.size, self.header.alignment) for move in self.moves)
+        return sum(_padded(tensor_copy.size, self.header.alignment) for tensor_copy in self.tensor_copies)
 
 
-def plan(source: Path, *, replacing: Collection[int], by: GGMLQuantizationType) -> Requantization:
+def plan(source: Path, *, source_types: Collection[int], target_type: GGMLQuantizationType) -> Requantization:
     """Every tensor of a format in `replacing` becomes one of `by`, a key of FILE_TYPES; the others stay as they are.
 
     Raises HeaderError when the file is damaged or a tensor's rows do not fit the format, or OSError.
     """
     header = read_header(source)
-    moves = []
+    tensor_copies = []
     for tensor in header.tensors:
-        if tensor.type not in replacing:
-            moves.append(_Move(tensor, tensor.type, tensor.size))
+        if tensor.type not in source_types:
+            tensor_copies.append(_TensorCopy(tensor, tensor.type, tensor.size))
             continue
-        if tensor.size < _bytes_of(tensor, GGMLQuantizationType(tensor.type)):
+        if tensor.size < _bytes_in_format(tensor, GGMLQuantizationType(tensor.type)):
             raise HeaderError(f"{source} ends before its tensor {tensor.name.decode(errors='replace')} does")
-        moves.append(_Move(tensor, by, _bytes_of(tensor, by)))
-    return Requantization(source, header, by, tuple(moves))
+        tensor_copies.append(_TensorCopy(tensor, target_type, _bytes_in_format(tensor, target_type)))
+    return Requantization(source, header, target_type, tuple(tensor_copies))
 
 
 def write(planned: Requantization, target: Path, *, report: Callable[[int], None] = lambda _written: None) -> None:
@@ -98,9 +98,13 @@ def write(planned: Requantization, target: Path, *, report: Callable[[int], None
     with target.open("wb") as file:
         file.write(_header(planned))
         _pad(file, alignment)
-        for move in planned.moves:
-            data = content[move.tensor.start : move.tensor.start + move.tensor.size]
-            for part in _requantized(data, move, planned.by) if move.requantized else _sliced(data, _COPIED):
+        for tensor_copy in planned.tensor_copies:
+            data = content[tensor_copy.tensor.start : tensor_copy.tensor.start + tensor_copy.tensor.size]
+            for part in (
+                _requantize(data, tensor_copy, planned.target_type)
+                if tensor_copy.is_requantized
+                else _slices(data, _COPY_BYTES)
+            ):
                 report(file.write(part.data))
             _pad(file, alignment)
         file.flush()
@@ -111,41 +115,41 @@ def _header(planned: Requantization) -> bytes:
     header = planned.header
     metadata = bytearray(header.metadata)
     for key, value in (
-        (Keys.General.FILE_TYPE, FILE_TYPES[planned.by]),
+        (Keys.General.FILE_TYPE, FILE_TYPES[planned.target_type]),
         (Keys.General.QUANTIZATION_VERSION, _QUANTIZATION_VERSION),
     ):
-        if (place := header.numbers.get(key)) is not None:
-            metadata[place : place + 4] = _u32(value)
-    sizes = (_padded(move.size, header.alignment) for move in planned.moves)
-    infos = [_tensor_info(*each) for each in zip(planned.moves, accumulate(sizes, initial=0), strict=False)]
+        if (value_offset := header.uint32_offsets.get(key)) is not None:
+            metadata[value_offset : value_offset + 4] = _u32(value)
+    sizes = (_padded(tensor_copy.size, header.alignment) for tensor_copy in planned.tensor_copies)
+    infos = [_tensor_info(*each) for each in zip(planned.tensor_copies, accumulate(sizes, initial=0), strict=False)]
     return b"".join((HEAD.pack(MAGIC, header.version, len(infos), header.entries), metadata, *infos))
 
 
-def _tensor_info(move: _Move, offset: int) -> bytes:
-    name, shape = move.tensor.name, move.tensor.shape
+def _tensor_info(tensor_copy: _TensorCopy, offset: int) -> bytes:
+    name, shape = tensor_copy.tensor.name, tensor_copy.tensor.shape
     dimensions = _u32(len(shape)) + b"".join(map(_u64, shape))
-    return _u64(len(name)) + name + dimensions + _u32(move.type) + _u64(offset)
+    return _u64(len(name)) + name + dimensions + _u32(tensor_copy.type) + _u64(offset)
 
 
-def _requantized(data: Bytes, move: _Move, by: GGMLQuantizationType) -> Iterator[Bytes]:
-    kind = GGMLQuantizationType(move.tensor.type)
+def _requantize(data: Bytes, tensor_copy: _TensorCopy, target_type: GGMLQuantizationType) -> Iterator[Bytes]:
+    kind = GGMLQuantizationType(tensor_copy.tensor.type)
     block, block_bytes = GGML_QUANT_SIZES[kind]
-    data = data[: _bytes_of(move.tensor, kind)]  # Without what pads it.
+    data = data[: _bytes_in_format(tensor_copy.tensor, kind)]  # Without what pads it.
     # A block does not care which row of the tensor it stands in.
-    row_bytes = _ROW // block * block_bytes
-    shortest_bytes = max(block, GGML_QUANT_SIZES[by][0]) // block * block_bytes
-    for slab in _sliced(data, _CONVERTED // block * block_bytes):
+    row_bytes = _ROW_WEIGHTS // block * block_bytes
+    shortest_bytes = max(block, GGML_QUANT_SIZES[target_type][0]) // block * block_bytes
+    for slab in _slices(data, _CONVERSION_WEIGHTS // block * block_bytes):
         whole = len(slab) // row_bytes * row_bytes
         for rows in (slab[:whole].reshape(-1, row_bytes), slab[whole:].reshape(-1, shortest_bytes)):
             if rows.size:
-                yield quantize(dequantize(rows, kind), by).ravel()
+                yield quantize(dequantize(rows, kind), target_type).ravel()
 
 
-def _sliced(data: Bytes, step: int) -> Iterator[Bytes]:
+def _slices(data: Bytes, step: int) -> Iterator[Bytes]:
     return (data[start : start + step] for start in range(0, len(data), step))
 
 
-def _bytes_of(tensor: Tensor, kind: GGMLQuantizationType) -> int:
+def _bytes_in_format(tensor: Tensor, kind: GGMLQuantizationType) -> int:
     """What the tensor takes in the format. Raises HeaderError when its rows are no whole blocks."""
     block, block_bytes = GGML_QUANT_SIZES[kind]
     if not tensor.shape or tensor.shape[0] % block:

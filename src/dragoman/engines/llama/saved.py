@@ -2,14 +2,14 @@
 
 from typing import NamedTuple
 
-from dragoman.engines.llama.context import State
+from dragoman.engines.llama.context import SequenceState
 from dragoman.engines.llama.model import TokenArray
 
 
-class Segment:
+class HostSegment:
     """The cells of the tokens from `start` on; those before it are held by someone else."""
 
-    def __init__(self, adapter: int, tokens: TokenArray, start: int, state: State, last_used: int) -> None:
+    def __init__(self, adapter: int, tokens: TokenArray, start: int, state: SequenceState, last_used: int) -> None:
         self.adapter = adapter
         self.tokens = tokens
         """From the beginning of the sequence: cells mean something only behind the tokens they were computed after."""
@@ -23,15 +23,15 @@ class Segment:
         return len(self.tokens) - self.start
 
 
-class Piece(NamedTuple):
+class SegmentSpan(NamedTuple):
     """The part of a segment, from position `start` to `end`, that continues what is there already."""
 
-    segment: Segment
+    segment: HostSegment
     start: int
     end: int
 
 
-class SavedSegments:
+class HostKVCache:
     """Segments by their adapter and tokens, least recently used out first.
 
     They chain: one may begin where another one ends.
@@ -40,30 +40,30 @@ class SavedSegments:
     def __init__(self, limit: int) -> None:
         """`limit`: tokens whose cells are kept at most."""
         self._limit = limit
-        self._segments: list[Segment] = []
+        self._segments: list[HostSegment] = []
         self._clock = 0
         self.tokens = 0
         """Tokens whose cells are saved."""
 
-    def match(self, adapter: int, wanted: TokenArray, covered: int) -> list[Piece]:
+    def match(self, adapter: int, wanted: TokenArray, covered: int) -> list[SegmentSpan]:
         """The pieces that bring `wanted` on from position `covered`, in order, as far as they go."""
-        pieces: list[Piece] = []
-        while best := max(self._continuing(adapter, wanted, covered), key=lambda piece: piece.end, default=None):
-            pieces.append(best)
+        spans: list[SegmentSpan] = []
+        while best := max(self._continuations(adapter, wanted, covered), key=lambda span: span.end, default=None):
+            spans.append(best)
             covered = best.end
-        return pieces
+        return spans
 
-    def touch(self, segment: Segment) -> None:
+    def mark_used(self, segment: HostSegment) -> None:
         """The segment is of use now."""
         self._clock += 1
         segment.last_used = self._clock
 
-    def save(self, adapter: int, tokens: TokenArray, start: int, state: State) -> None:
+    def store(self, adapter: int, tokens: TokenArray, start: int, state: SequenceState) -> None:
         """Keep the cells of `tokens` from `start` on, and give up others for them, if need be."""
         if len(tokens) - start > self._limit:
             return
-        segment = Segment(adapter, tokens, start, state, 0)
-        self.touch(segment)
+        segment = HostSegment(adapter, tokens, start, state, 0)
+        self.mark_used(segment)
         self._segments.append(segment)
         self.tokens += segment.length
         while self.tokens > self._limit:
@@ -75,25 +75,25 @@ class SavedSegments:
         for segment in [segment for segment in self._segments if segment.adapter == adapter]:
             self._remove(segment)
 
-    def _remove(self, segment: Segment) -> None:
+    def _remove(self, segment: HostSegment) -> None:
         self._segments.remove(segment)
         self.tokens -= segment.length
 
-    def _continuing(self, adapter: int, wanted: TokenArray, covered: int) -> list[Piece]:
+    def _continuations(self, adapter: int, wanted: TokenArray, covered: int) -> list[SegmentSpan]:
         if covered >= len(wanted):
             return []
         return [
-            Piece(segment, covered, end)
+            SegmentSpan(segment, covered, end)
             for segment in self._segments
             # These comparisons rule most of them out.
             if segment.adapter == adapter
             and segment.start <= covered < len(segment.tokens)
             and segment.tokens[covered] == wanted[covered]
-            and (end := common_prefix(wanted, segment.tokens)) > covered
+            and (end := common_prefix_length(wanted, segment.tokens)) > covered
         ]
 
 
-def common_prefix(left: TokenArray, right: TokenArray) -> int:
+def common_prefix_length(left: TokenArray, right: TokenArray) -> int:
     """Length of the longest common beginning."""
     length = min(len(left), len(right))
     if not length or left[0] != right[0]:

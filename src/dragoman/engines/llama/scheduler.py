@@ -5,41 +5,41 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from dragoman.core.request import QUEUED
-from dragoman.engines.llama.cache import Match, PrefixCache
-from dragoman.engines.llama.sequence import Job, JobKey, Sequence
+from dragoman.engines.llama.cache import PrefixCache, PrefixMatch
+from dragoman.engines.llama.sequence import ChoiceSequence, EngineRequest, RequestKey
 
-WORTH_WAITING = 32
+MIN_AWAITED_PREFIX_TOKENS = 32
 """A prefix that another sequence is computing is waited for when that saves at least so many tokens."""
 
-SMALL_STEP = 63
+MAX_UNTILED_TOKENS = 63
 """From 64 tokens on ggml computes attention in tiles of queries."""
 
-HEADROOM = 16
+HEADROOM_STEPS = 16
 """Steps that the running sequences must be able to go on before another one is let in beside them."""
 
 
-def largest_step(parallel: int, step_tokens: int) -> int:
+def max_batch_tokens(parallel: int, step_tokens: int) -> int:
     """The most tokens one step computes, when `parallel` sequences decode or prefill computes `step_tokens`."""
     return max(step_tokens, parallel)
 
 
-def waiting_jobs(sequences: Iterable[Sequence]) -> int:
+def count_waiting_requests(sequences: Iterable[ChoiceSequence]) -> int:
     """Jobs of which no choice has a slot."""
-    slots: dict[JobKey, bool] = {}
+    slots: dict[RequestKey, bool] = {}
     for sequence in sequences:
-        slots[sequence.job.key] = slots.get(sequence.job.key, False) or sequence.has_slot
+        slots[sequence.request.key] = slots.get(sequence.request.key, False) or sequence.has_slot
     return sum(not has_slot for has_slot in slots.values())
 
 
-class Work(NamedTuple):
+class ScheduledChunk(NamedTuple):
     """Compute `length` tokens of `sequence`, beginning at `position`; their cells are taken already."""
 
-    sequence: Sequence
+    sequence: ChoiceSequence
     position: int
     length: int
 
     @property
-    def is_last(self) -> bool:
+    def reaches_end(self) -> bool:
         """Whether a token can be sampled after it."""
         return self.position + self.length == self.sequence.length
 
@@ -61,158 +61,164 @@ class Scheduler:
         self._cache = cache
         self._parallel = parallel
         self._step_tokens = step_tokens
-        self._turns: dict[int, bool] = {}
+        self._prefill_is_next: dict[int, bool] = {}
         """Adapters with work, the one whose last step is longest ago first; whether its next step is prefill."""
-        self._pushed_back: list[Sequence] = []
+        self._preempted: list[ChoiceSequence] = []
         """In the step that is being chosen."""
-        self.running: list[Sequence] = []
-        self.waiting: list[Sequence] = []
+        self.running: list[ChoiceSequence] = []
+        self.waiting: list[ChoiceSequence] = []
 
-    def choose(self) -> list[Work]:
+    def schedule(self) -> list[ScheduledChunk]:
         """The work of the next step, all with one adapter; empty when nobody is there, or all were just pushed back."""
-        self._pushed_back.clear()
-        for adapter, prefill_is_next in list(self._turns.items()):
+        self._preempted.clear()
+        for adapter, prefill_is_next in list(self._prefill_is_next.items()):
             steps = (self._prefill, self._decode) if prefill_is_next else (self._decode, self._prefill)
             for step in steps:
-                if work := step(adapter):
-                    del self._turns[adapter]
-                    self._turns[adapter] = step == self._decode
-                    return work
+                if scheduled := step(adapter):
+                    del self._prefill_is_next[adapter]
+                    self._prefill_is_next[adapter] = step == self._decode
+                    return scheduled
             if not any(sequence.adapter == adapter for sequence in (*self.running, *self.waiting)):
-                del self._turns[adapter]
+                del self._prefill_is_next[adapter]
         return []
 
-    def _decode(self, adapter: int) -> list[Work]:
+    def _decode(self, adapter: int) -> list[ScheduledChunk]:
         """What every sequence whose prompt is computed has pending; the youngest make room when cells run out.
 
         That is one token, or a few more where a grammar forces them.
         """
-        work: list[Work] = []
+        scheduled: list[ScheduledChunk] = []
         decoding = [one for one in self.running if one.is_decoding and one.adapter == adapter]
-        spare = max(0, min(SMALL_STEP, self._step_tokens) - len(decoding))
+        spare = max(0, min(MAX_UNTILED_TOKENS, self._step_tokens) - len(decoding))
         for sequence in decoding:
-            taken = self._take(sequence, 1 + spare)
-            if taken is not None:
-                work.append(taken)
-                spare -= taken.length - 1
-        return work
+            chunk = self._schedule_chunk(sequence, 1 + spare)
+            if chunk is not None:
+                scheduled.append(chunk)
+                spare -= chunk.length - 1
+        return scheduled
 
-    def _prefill(self, adapter: int) -> list[Work]:
+    def _prefill(self, adapter: int) -> list[ScheduledChunk]:
         """Prompt tokens, as many as fit into a step."""
-        work: list[Work] = []
+        scheduled: list[ScheduledChunk] = []
         budget = self._step_tokens
-        for sequence in self._prefilling(adapter):
-            taken = self._take(sequence, budget)
-            if taken is not None:
-                work.append(taken)
-                budget -= taken.length
+        for sequence in self._prefill_candidates(adapter):
+            chunk = self._schedule_chunk(sequence, budget)
+            if chunk is not None:
+                scheduled.append(chunk)
+                budget -= chunk.length
             if budget <= 0:
                 break
-        return work
+        return scheduled
 
-    def _prefilling(self, adapter: int) -> Iterator[Sequence]:
+    def _prefill_candidates(self, adapter: int) -> Iterator[ChoiceSequence]:
         """Running sequences with prompt tokens to compute, and waiting ones, each let in when it is its turn."""
-        slots_kept = cells_kept = 0  # for older ones whose adapter's turn is yet to come
+        reserved_slots = reserved_cells = 0  # for older ones whose adapter's turn is yet to come
         is_full = False
-        for sequence in self._in_turn():
+        for sequence in self._by_priority():
             if sequence.has_slot:
                 if sequence.adapter == adapter and not sequence.is_decoding:
                     yield sequence
-            elif is_full or not all(one.job.yields_to(sequence.job) for one in self._pushed_back):
+            elif is_full or not all(one.request.is_preemptible_by(sequence.request) for one in self._preempted):
                 continue  # Letting it in now would push it back again, or keep out who was pushed back.
             elif sequence.adapter != adapter:
-                slots_kept += 1
-                cells_kept += sequence.pending + HEADROOM
-            elif len(self._staying(sequence)) + slots_kept >= self._parallel:
+                reserved_slots += 1
+                reserved_cells += sequence.pending + HEADROOM_STEPS
+            elif len(self._not_preempted_for(sequence)) + reserved_slots >= self._parallel:
                 is_full = True
             elif self._awaits_prefix(sequence):
                 continue
-            elif (match := self._make_way(sequence, slots_kept, cells_kept)) is None:
+            elif (match := self._preempt_for(sequence, reserved_slots, reserved_cells)) is None:
                 is_full = True
             else:
                 self._admit(sequence, match)
                 yield sequence
 
-    def _in_turn(self) -> list[Sequence]:
+    def _by_priority(self) -> list[ChoiceSequence]:
         """Running sequences and then waiting ones; those from the queue, of both, after all others."""
         running, waiting = self.running, self.waiting
-        first, second = (bisect_left(every, QUEUED, key=lambda one: one.job.priority) for every in (running, waiting))
+        first, second = (
+            bisect_left(every, QUEUED, key=lambda one: one.request.priority) for every in (running, waiting)
+        )
         return [*running[:first], *waiting[:second], *running[first:], *waiting[second:]]
 
-    def rivals(self, job: Job) -> list[Sequence]:
+    def competitors_of(self, request: EngineRequest) -> list[ChoiceSequence]:
         """The sequences, running and waiting, that a job has to share slots with: those that do not yield to it."""
-        return [one for one in (*self.running, *self.waiting) if not one.job.yields_to(job)]
+        return [one for one in (*self.running, *self.waiting) if not one.request.is_preemptible_by(request)]
 
-    def add(self, sequence: Sequence) -> None:
+    def add(self, sequence: ChoiceSequence) -> None:
         """Put a sequence into its place among the waiting ones."""
-        insort(self.waiting, sequence, key=lambda waiting: waiting.order)
-        self._turns.setdefault(sequence.adapter, True)
+        insort(self.waiting, sequence, key=lambda waiting: waiting.sort_key)
+        self._prefill_is_next.setdefault(sequence.adapter, True)
 
-    def remove(self, sequence: Sequence) -> None:
+    def remove(self, sequence: ChoiceSequence) -> None:
         """Take out a cancelled sequence, wherever it is, and free its cells."""
         (self.running if sequence in self.running else self.waiting).remove(sequence)
         self._cache.release(sequence)
 
-    def finish(self, sequence: Sequence) -> None:
+    def finish(self, sequence: ChoiceSequence) -> None:
         """Take out a finished sequence; its cells stay as cache."""
         self.running.remove(sequence)
         self._cache.retain(sequence, self.running)
 
-    def _take(self, sequence: Sequence, most: int) -> Work | None:
+    def _schedule_chunk(self, sequence: ChoiceSequence, max_tokens: int) -> ScheduledChunk | None:
         """Up to `most` pending tokens of a running sequence, pushing back the youngest ones to find cells."""
-        position, count = sequence.computed, min(sequence.pending, most, sequence.most_at_once)
+        position, count = sequence.computed, min(sequence.pending, max_tokens, sequence.max_step_tokens)
         if count <= 0 or not sequence.has_slot:
             return None
         while not self._cache.extend(sequence, count):
             youngest = self.running[-1]
-            self._push_back(youngest)
+            self._preempt(youngest)
             if youngest is sequence:
                 return None
-        return Work(sequence, position, count)
+        return ScheduledChunk(sequence, position, count)
 
-    def _staying(self, newcomer: Sequence) -> list[Sequence]:
+    def _not_preempted_for(self, candidate: ChoiceSequence) -> list[ChoiceSequence]:
         """The running sequences that are not pushed back for the newcomer. All others are younger."""
-        return [one for one in self.running if not one.job.yields_to(newcomer.job)]
+        return [one for one in self.running if not one.request.is_preemptible_by(candidate.request)]
 
-    def _awaits_prefix(self, sequence: Sequence) -> bool:
+    def _awaits_prefix(self, sequence: ChoiceSequence) -> bool:
         """Whether a running sequence is computing enough of what this one begins with."""
         match = self._cache.match(sequence, self.running)
-        return match.promised - match.length >= WORTH_WAITING
+        return match.awaitable_length - match.length >= MIN_AWAITED_PREFIX_TOKENS
 
-    def _make_way(self, newcomer: Sequence, slots_kept: int, cells_kept: int) -> Match | None:
+    def _preempt_for(self, candidate: ChoiceSequence, reserved_slots: int, reserved_cells: int) -> PrefixMatch | None:
         """What the newcomer begins with, after those that yield to it were pushed back as far as that is needed.
 
         None: it finds no slot or too few cells. Nobody is pushed back where that would not help.
         """
-        while (match := self._entry(newcomer, self.running, slots_kept, cells_kept)) is None:
-            staying = self._staying(newcomer)
+        while (match := self._admissible_match(candidate, self.running, reserved_slots, reserved_cells)) is None:
+            staying = self._not_preempted_for(candidate)
             if len(staying) == len(self.running):
                 return None
-            if self._entry(newcomer, staying, slots_kept, cells_kept) is None:
+            if self._admissible_match(candidate, staying, reserved_slots, reserved_cells) is None:
                 return None
-            self._push_back(self.running[-1])
+            self._preempt(self.running[-1])
         return match
 
-    def _entry(self, newcomer: Sequence, running: list[Sequence], slots_kept: int, cells_kept: int) -> Match | None:
+    def _admissible_match(
+        self, candidate: ChoiceSequence, running: list[ChoiceSequence], reserved_slots: int, reserved_cells: int
+    ) -> PrefixMatch | None:
         """What the newcomer would begin with beside these; None: there is no slot, or there are too few cells."""
-        if len(running) + slots_kept >= self._parallel:
+        if len(running) + reserved_slots >= self._parallel:
             return None
         if not self.running:
-            self._cache.renew(newcomer.pending + HEADROOM)
-        match = self._cache.match(newcomer, running)
+            self._cache.sweep_if_short(candidate.pending + HEADROOM_STEPS)
+        match = self._cache.match(candidate, running)
         # Cells it may count on, after what the others are about to need.
-        room = self._cache.available(running) - sum(one.pending + HEADROOM for one in running) - cells_kept
-        return match if newcomer.pending - len(match.cells) <= room else None
+        free_cells = (
+            self._cache.available(running) - sum(one.pending + HEADROOM_STEPS for one in running) - reserved_cells
+        )
+        return match if candidate.pending - len(match.cells) <= free_cells else None
 
-    def _admit(self, sequence: Sequence, match: Match) -> None:
+    def _admit(self, sequence: ChoiceSequence, match: PrefixMatch) -> None:
         self.waiting.remove(sequence)
-        self._cache.begin(sequence, match, self.running)
-        if sequence.job.cached_tokens is None:
-            sequence.job.cached_tokens = min(sequence.computed, len(sequence.job.prompt))
-        insort(self.running, sequence, key=lambda running: running.order)
+        self._cache.attach(sequence, match, self.running)
+        if sequence.request.cached_tokens is None:
+            sequence.request.cached_tokens = min(sequence.computed, len(sequence.request.prompt))
+        insort(self.running, sequence, key=lambda running: running.sort_key)
 
-    def _push_back(self, sequence: Sequence) -> None:
+    def _preempt(self, sequence: ChoiceSequence) -> None:
         self.running.remove(sequence)
         self._cache.retain(sequence, self.running)
-        self._pushed_back.append(sequence)
+        self._preempted.append(sequence)
         self.add(sequence)

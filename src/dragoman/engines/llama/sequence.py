@@ -9,38 +9,38 @@ from dragoman.core.request import QUEUED, SamplingParams
 from dragoman.engines.choice import OutputProcessor
 from dragoman.engines.constraint import GrammarConstraint
 from dragoman.engines.llama.adapters import NO_ADAPTER
-from dragoman.engines.llama.answer_reading import PLAIN, AnswerReading
+from dragoman.engines.llama.answer_reading import PLAIN_OUTPUT, TokenizedOutputFormat
 from dragoman.engines.llama.cells import NO_CELLS, Cells
 from dragoman.engines.llama.model import TokenArray
 from dragoman.engines.llama.sampler import Sampler
 
-FORCED_AT_ONCE = 16
+MAX_FORCED_TOKENS_PER_STEP = 16
 """Tokens that are known without sampling and computed beside other sequences' single ones."""
 
-_REPORTED_AT_ONCE = 64
+_MAX_PROMPT_LOGPROBS_PER_STEP = 64
 """Prompt tokens of which a step gives logits: a row of a large vocabulary takes half a megabyte."""
 
-JobKey = tuple[int, int]
+RequestKey = tuple[int, int]
 """A job's name: the worker's connection and its number there."""
 
 
-class Job:
+class EngineRequest:
     """One request: its prompt, computed once, and its choices."""
 
     def __init__(
         self,
-        key: JobKey,
+        key: RequestKey,
         prompt: TokenArray,
         sampling: SamplingParams,
-        limit: int,
+        max_tokens: int,
         *,
         priority: int = 0,
         echo: str = "",
         logprobs: int | None = None,
         constraint: GrammarConstraint | None = None,
-        reading: AnswerReading = PLAIN,
+        output_format: TokenizedOutputFormat = PLAIN_OUTPUT,
         adapter: int = NO_ADAPTER,
-        begun: tuple[tuple[int, ...], ...] = (),
+        resume_token_ids: tuple[tuple[int, ...], ...] = (),
     ) -> None:
         """`limit` is the effective max_tokens of every choice.
 
@@ -51,41 +51,43 @@ class Job:
         self.key = key
         self.prompt = prompt
         self.sampling = sampling
-        self.limit = limit
+        self.max_tokens = max_tokens
         self.priority = priority
         self.echo = echo
         self.logprobs = logprobs
         self.constraint = constraint
-        self.reading = reading
+        self.output_format = output_format
         self.adapter = adapter
-        self.begun = begun
+        self.resume_token_ids = resume_token_ids
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.cached_tokens: int | None = None
         """Prompt tokens shared rather than computed, as the first choice found them; None before it began."""
 
-    def yields_to(self, other: "Job") -> bool:
+    def is_preemptible_by(self, other: "EngineRequest") -> bool:
         """Whether it gives up slots and cells for the other one: it is queued, and somebody waits for that."""
         return self.priority >= QUEUED > other.priority
 
 
-class Sequence:
+class ChoiceSequence:
     """Tokens known, tokens computed, and where the computed ones lie."""
 
-    def __init__(self, job: Job, index: int, arrival: int, sampler: Sampler, choice: OutputProcessor) -> None:
-        self.job = job
-        self.begun = job.begun[index] if job.begun else ()
+    def __init__(
+        self, request: EngineRequest, index: int, arrival: int, sampler: Sampler, output_processor: OutputProcessor
+    ) -> None:
+        self.request = request
+        self.resume_token_ids = request.resume_token_ids[index] if request.resume_token_ids else ()
         self.index = index
         self.arrival = arrival
         self.sampler = sampler
-        self.choice = choice
+        self.output_processor = output_processor
         # Only a token that is sampled comes with logits to tell of.
-        self.constraint = job.constraint.copy(fast_forward=job.logprobs is None) if job.constraint else None
-        self.prompt_reports: list[TokenLogprobs] = []
+        self.constraint = request.constraint.copy(fast_forward=request.logprobs is None) if request.constraint else None
+        self.prompt_logprobs: list[TokenLogprobs] = []
         """Of the prompt's tokens, as far as it is computed, if they are to be told."""
-        self._tokens = np.empty(len(job.prompt) + job.limit, dtype=np.int32)
-        self._tokens[: len(job.prompt)] = job.prompt
-        self.length = len(job.prompt)
+        self._tokens = np.empty(len(request.prompt) + request.max_tokens, dtype=np.int32)
+        self._tokens[: len(request.prompt)] = request.prompt
+        self.length = len(request.prompt)
         """Tokens known: the prompt and those generated."""
         self.sequence_id: int | None = None
         """llama.cpp's number while the sequence holds cells."""
@@ -97,7 +99,7 @@ class Sequence:
     @property
     def adapter(self) -> int:
         """What it is computed with."""
-        return self.job.adapter
+        return self.request.adapter
 
     @property
     def has_slot(self) -> bool:
@@ -117,56 +119,63 @@ class Sequence:
     @property
     def generated(self) -> int:
         """Tokens sampled so far."""
-        return self.length - len(self.job.prompt)
+        return self.length - len(self.request.prompt)
 
     @property
-    def order(self) -> tuple[int, int, int]:
+    def sort_key(self) -> tuple[int, int, int]:
         """Lower goes first, wherever sequences compete."""
-        return (self.job.priority, self.arrival, self.index)
+        return (self.request.priority, self.arrival, self.index)
 
     @property
     def is_decoding(self) -> bool:
         """Whether its prompt is computed and what is pending may go into a step of decoding."""
-        return self.pending == 1 or (self.computed >= len(self.job.prompt) and self.pending <= FORCED_AT_ONCE)
+        return self.pending == 1 or (
+            self.computed >= len(self.request.prompt) and self.pending <= MAX_FORCED_TOKENS_PER_STEP
+        )
 
     @property
-    def tells_prompt(self) -> bool:
+    def needs_prompt_logprobs(self) -> bool:
         """Whether the prompt's log-probabilities are still to be told, so that all of it must be computed."""
-        return bool(self.job.echo) and self.job.logprobs is not None and not self.generated
+        return bool(self.request.echo) and self.request.logprobs is not None and not self.generated
 
     @property
-    def shareable(self) -> TokenArray:
+    def shareable_tokens(self) -> TokenArray:
         """The tokens whose cells may be another sequence's."""
-        return self.tokens[:0] if self.tells_prompt else self.tokens
+        return self.tokens[:0] if self.needs_prompt_logprobs else self.tokens
 
     @property
-    def most_at_once(self) -> int:
+    def max_step_tokens(self) -> int:
         """Tokens of it that one step may compute."""
-        return _REPORTED_AT_ONCE if self.tells_prompt else self.length
+        return _MAX_PROMPT_LOGPROBS_PER_STEP if self.needs_prompt_logprobs else self.length
 
     @property
-    def bound(self) -> GrammarConstraint | None:
+    def active_constraint(self) -> GrammarConstraint | None:
         """The grammar that the next token must follow. A thought is free."""
-        return None if self.choice.in_reasoning else self.constraint
+        return None if self.output_processor.in_reasoning else self.constraint
 
     @property
     def ends_are_barred(self) -> bool:
         """Whether the choice must not end yet: it has too few tokens, or thinks of an answer that a grammar binds."""
-        return self.choice.ends_are_barred or (self.choice.in_reasoning and self.constraint is not None)
+        return self.output_processor.ends_are_barred or (
+            self.output_processor.in_reasoning and self.constraint is not None
+        )
 
     def forced(self) -> Collection[int]:
         """The tokens that must come next, whatever the model would say: known already, or inevitable."""
-        inevitable = self._inevitable()
-        known = self.begun[self.generated : self.generated + max(1, len(inevitable))]
+        required = self._forced_by_format()
+        resumed = self.resume_token_ids[self.generated : self.generated + max(1, len(required))]
         # Together, where both say the same, since a grammar begins behind all of what closes a thought.
-        agree = all(one == other for one, other in zip(inevitable, known, strict=False))
-        return inevitable if inevitable and agree else known[:1]
+        agree = all(one == other for one, other in zip(required, resumed, strict=False))
+        return required if required and agree else resumed[:1]
 
-    def _inevitable(self) -> Collection[int]:
-        reading, choice = self.job.reading, self.choice
-        if choice.in_reasoning:
-            spent = reading.thought_budget is not None and choice.reasoning_tokens >= reading.thought_budget
-            return reading.thought_closing if spent else ()
+    def _forced_by_format(self) -> Collection[int]:
+        output_format, output_processor = self.request.output_format, self.output_processor
+        if output_processor.in_reasoning:
+            is_budget_spent = (
+                output_format.reasoning_budget is not None
+                and output_processor.reasoning_tokens >= output_format.reasoning_budget
+            )
+            return output_format.reasoning_end_token_ids if is_budget_spent else ()
         return self.constraint.forced() if self.constraint else ()
 
     def append(self, token: int) -> None:

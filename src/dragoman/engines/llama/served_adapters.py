@@ -15,16 +15,16 @@ from dragoman.engines.llama.model import ModelError
 from dragoman.engines.llama.stepper import Stepper
 
 
-class ServedAdapters:
+class AdapterManager:
     """Loads them, gives them their numbers, and writes the registry."""
 
-    def __init__(self, registry: Path, most: int) -> None:
+    def __init__(self, registry: Path, max_adapters: int) -> None:
         """No more than `most` are loaded at once."""
         self._registry = registry
-        self._most = most
+        self._max_adapters = max_adapters
         self._records: dict[str, AdapterRecord] = {}
         self._numbers: dict[str, int] = {}
-        self._changing = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     def restore(self, backend: Backend) -> None:
         """Load what the registry says, before the stepper runs.
@@ -42,7 +42,7 @@ class ServedAdapters:
                     raise ModelError(f"the adapter {record.adapter.name} cannot be served: {error}") from error
                 print(f"dragoman engine: the adapter {record.adapter.name} is gone: {error}", file=sys.stderr)
                 continue
-            self._keep(record, digest, number)
+            self._register(record, digest, number)
         self._write()
 
     def number_of(self, name: str | None) -> int:
@@ -57,27 +57,29 @@ class ServedAdapters:
     async def add(self, wanted: AdapterRecord, stepper: Stepper) -> AdapterRecord:
         """Serve it; returns it as it is served. Raises NameTaken, BadRequest, or OSError for the registry."""
         name, path = wanted.adapter.name, Path(wanted.path)
-        async with self._changing:
-            if (known := self._known(name)) is not None:
-                if known.adapter.source != wanted.adapter.source:
+        async with self._lock:
+            if (existing := self._find(name)) is not None:
+                if existing.adapter.source != wanted.adapter.source:
                     raise NameTaken(name)
-                return known
-            if len(self._records) >= self._most:
-                raise BadRequest(f"This model has {self._most} adapters already; remove one of them first", "name")
+                return existing
+            if len(self._records) >= self._max_adapters:
+                raise BadRequest(
+                    f"This model has {self._max_adapters} adapters already; remove one of them first", "name"
+                )
             try:
                 digest = await asyncio.to_thread(content_digest, path)
-                number = await _loaded(stepper, path, wanted.adapter.scale)
+                number = await _load_adapter(stepper, path, wanted.adapter.scale)
             except ModelError as error:
                 raise BadRequest(str(error), "model_name") from error
             except OSError as error:
                 raise BadRequest(f"{path.name} cannot be read: {error.strerror}", "model_name") from error
-            record = self._keep(wanted, digest, number)
+            record = self._register(wanted, digest, number)
             self._write()
             return record
 
     async def remove(self, name: str, stepper: Stepper) -> AdapterRecord:
         """Serve it no longer; jobs that have it go on. Raises ModelNotFound, or OSError for the registry."""
-        async with self._changing:
+        async with self._lock:
             number = self.number_of(name)
             record = self._records.pop(name)
             del self._numbers[name]
@@ -85,22 +87,22 @@ class ServedAdapters:
             self._write()
             return record
 
-    def _known(self, name: str) -> AdapterRecord | None:
+    def _find(self, name: str) -> AdapterRecord | None:
         """The adapter with this name or alias."""
         served = self._records.values()
         return next((record for record in served if name in (record.adapter.name, *record.adapter.aliases)), None)
 
-    def _keep(self, record: AdapterRecord, digest: str, number: int) -> AdapterRecord:
+    def _register(self, record: AdapterRecord, digest: str, number: int) -> AdapterRecord:
         adapter = msgspec.structs.replace(record.adapter, digest=digest)
-        kept = self._records[adapter.name] = AdapterRecord(adapter, record.path)
+        registered = self._records[adapter.name] = AdapterRecord(adapter, record.path)
         self._numbers[adapter.name] = number
-        return kept
+        return registered
 
     def _write(self) -> None:
         write_registry(self._registry, list(self._records.values()))
 
 
-async def _loaded(stepper: Stepper, path: Path, scale: float) -> int:
+async def _load_adapter(stepper: Stepper, path: Path, scale: float) -> int:
     """The number of the adapter, which is loaded between two steps. Raises ModelError."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[int | ModelError] = loop.create_future()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from dragoman.engines.llama.gguf_files import ModelSourceError, checked, models_among
+from dragoman.engines.llama.gguf_files import ModelSourceError, check_model_file, find_models
 from dragoman.prompt.template import CHATML
 
 __all__ = ["ModelFile", "ModelSourceError", "bundled", "list_local", "resolve"]
@@ -40,7 +40,7 @@ def bundled() -> ModelFile:
         raise ModelSourceError(
             "the bundled model is not installed; run `make setup`, or name a model: dragoman serve MODEL"
         )
-    path = checked(Path(spec.origin).with_name(BUNDLED_FILE))
+    path = check_model_file(Path(spec.origin).with_name(BUNDLED_FILE))
     # The file's own template puts a persona in front of conversations without a system message. In 4 bits
     # this small model answers simple questions wrongly under it ("L'Étoile" for the capital of France) and
     # rightly without.
@@ -70,29 +70,29 @@ def list_local() -> list[ModelFile]:
     models = [bundled()] if importlib.util.find_spec(BUNDLED_PACKAGE) else []
     for repository, files in sorted(hub.cached_files().items()):
         models += [
-            ModelFile(f"{repository}:{name}", (), files[name], "Hugging Face cache") for name in models_among(files)
+            ModelFile(f"{repository}:{name}", (), files[name], "Hugging Face cache") for name in find_models(files)
         ]
     return models
 
 
 def _from_file(path: Path) -> ModelFile:
     if path.is_dir():
-        inside = models_among([file.name for file in path.iterdir()])
-        there = f"name a model in it: {', '.join(inside)}" if inside else "and no model is in it"
-        raise ModelSourceError(f"{path} is a directory, {there}")
+        found = find_models([file.name for file in path.iterdir()])
+        advice = f"name a model in it: {', '.join(found)}" if found else "and no model is in it"
+        raise ModelSourceError(f"{path} is a directory, {advice}")
     if not path.exists() and path.suffix.lower() != ".gguf":
         raise ModelSourceError(
             f"there is no model '{path}'; give the path of a .gguf file, a Hugging Face repository as "
             "owner/name or owner/name:QUANTIZATION, or echo"
         )
-    path = checked(path)
+    path = check_model_file(path)
     return ModelFile(path.stem, (path.name,), path, "file")
 
 
 def _from_hub(reference: str, repository: str, wanted: str | None, *, progress: bool) -> ModelFile:
     from dragoman.engines.llama import hub
 
-    path = checked(hub.fetch(repository, wanted, progress=progress))
+    path = check_model_file(hub.fetch(repository, wanted, progress=progress))
     names = dict.fromkeys((repository, f"{repository}:{path.name}", path.stem))
     aliases = tuple(name for name in names if name != reference)
     return ModelFile(reference, aliases, path, "Hugging Face cache")

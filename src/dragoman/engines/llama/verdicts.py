@@ -4,25 +4,25 @@ import contextlib
 import hashlib
 from pathlib import Path
 
-from dragoman.engines.llama.digests import appearance, cache_folder, write_cached
+from dragoman.engines.llama.digests import cache_folder, file_signature, write_cached
 
-_RIGHT, _WRONG = b"right", b"wrong"
+_PASSED, _FAILED = b"right", b"wrong"
 
 
-def remembered_verdict(model: Path, what: str) -> bool | None:
+def load_check(model: Path, check: str) -> bool | None:
     """Whether `what` was found to be so of the file as it is now; None: nobody has looked."""
     try:
-        return {_RIGHT: True, _WRONG: False}.get((cache_folder() / _name(model, what)).read_bytes())
+        return {_PASSED: True, _FAILED: False}.get((cache_folder() / _cache_name(model, check)).read_bytes())
     except OSError:
         return None
 
 
-def remember_verdict(model: Path, what: str, *, holds: bool) -> None:
+def store_check(model: Path, check: str, *, passed: bool) -> None:
     """Keep it. Where nothing can be kept, it is found out again next time; that is all."""
     with contextlib.suppress(OSError):
-        write_cached(_name(model, what), _RIGHT if holds else _WRONG)
+        write_cached(_cache_name(model, check), _PASSED if passed else _FAILED)
 
 
-def _name(model: Path, what: str) -> str:
-    facts = (str(model.resolve()), *appearance(model.stat()), what)
+def _cache_name(model: Path, check: str) -> str:
+    facts = (str(model.resolve()), *file_signature(model.stat()), check)
     return f"verdicts/{hashlib.sha256(repr(facts).encode()).hexdigest()}"

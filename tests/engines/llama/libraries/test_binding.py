@@ -9,9 +9,9 @@ import pytest
 
 from dragoman.engines.llama.libraries import ik_llama_cpp, llama_cpp
 from dragoman.engines.llama.libraries.binding import Library, LibraryError
-from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load
+from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load_library
 from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp
-from tests.support.libraries import INSTALLED
+from tests.support.libraries import INSTALLED_BUILDS
 
 OTHER_BUILD = """
 struct params { unsigned first; unsigned second; char rest[SIZE - 2 * sizeof(unsigned)]; };
@@ -20,19 +20,19 @@ struct params llama_context_default_params(void) { return (struct params){ 512, 
 """Another default for the second field; every other function comes from the packaged library it is linked to."""
 
 PARAMS_SIZE = {
-    LLAMA_CPP: ctypes.sizeof(llama_cpp.ContextParams),
-    IK_LLAMA_CPP: ctypes.sizeof(ik_llama_cpp.ContextParams),
+    LLAMA_CPP: ctypes.sizeof(llama_cpp.LlamaContextParams),
+    IK_LLAMA_CPP: ctypes.sizeof(ik_llama_cpp.IkLlamaContextParams),
 }
 
 
-@pytest.fixture(params=INSTALLED)
+@pytest.fixture(params=INSTALLED_BUILDS)
 def build(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
 @pytest.fixture
 def library(build: str) -> Library:
-    return load(build)
+    return load_library(build)
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def test_a_function_that_is_not_bound_is_named(library: Library) -> None:
 def test_what_a_library_logs_is_known_to_all_who_loaded_it_and_outlives_any_of_them(
     build: str, library: Library, tmp_path: Path
 ) -> None:
-    load(build)
+    load_library(build)
     gc.collect()
     library.recent_log.clear()
     path = str(tmp_path / "absent.gguf").encode()

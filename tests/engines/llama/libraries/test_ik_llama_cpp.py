@@ -9,19 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.engines.llama.backend import LlamaBackend
-from dragoman.engines.llama.comparing import nats_apart
+from dragoman.engines.llama.comparing import mean_kl_divergence
 from dragoman.engines.llama.context import Chunk, DecodeError, LlamaContext, Logits
 from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load
+from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load_library
 from dragoman.engines.llama.model import Model, ModelError, TokenArray
-from tests.support.libraries import needs_both
+from tests.support.libraries import requires_ik_llama_cpp
 from tests.support.models import THREADS
 from tests.support.tiny_llama import VOCABULARY, random_weights, write_model
 
-pytestmark = needs_both
+pytestmark = requires_ik_llama_cpp
 
 CELLS = 256
-MOST_NATS_APART = 0.01
+MAX_DIVERGENCE = 0.01
 """Kullback-Leibler divergence: keys and values have 16 bits, and are added up in another order."""
 
 LONGEST = 40
@@ -34,14 +34,14 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(path: Path) -> Iterator[Model]:
-    model = Model(load(IK_LLAMA_CPP), path)
+    model = Model(load_library(IK_LLAMA_CPP), path)
     yield model
     model.close()
 
 
 @pytest.fixture(scope="module")
 def reference(path: Path) -> Iterator[LlamaContext]:
-    model = Model(load(LLAMA_CPP), path)
+    model = Model(load_library(LLAMA_CPP), path)
     context = LlamaContext(model, ContextOptions(CELLS, CELLS, threads=THREADS))
     yield context
     context.close()
@@ -49,7 +49,7 @@ def reference(path: Path) -> Iterator[LlamaContext]:
 
 
 def test_both_libraries_read_the_same_of_the_vocabulary(tiny: Model, path: Path) -> None:
-    other = Model(load(LLAMA_CPP), path)
+    other = Model(load_library(LLAMA_CPP), path)
     ours, theirs = tiny.vocabulary, other.vocabulary
     text = "<|im_start|>user\nWhat's 12 × 3? Ünïcödé<|im_end|>\n"
     assert ours.tokenize(text).tolist() == theirs.tokenize(text).tolist()
@@ -85,9 +85,9 @@ def test_however_cells_lie_the_logits_are_those_of_llama_cpp_and_every_free_cell
 ) -> None:
     context = LlamaContext(tiny, ContextOptions(CELLS, CELLS, threads=THREADS))
     try:
-        held = _Held(context, reference)
+        held = _MirroredContext(context, reference)
         for operation, one, other, length in operations:
-            held.do(operation, one, other, length)
+            held.apply(operation, one, other, length)
         held.fill_up()
     finally:
         context.close()
@@ -105,12 +105,12 @@ def test_more_tokens_than_free_cells_are_refused_and_nothing_else_is_harmed(tiny
         context.close()
 
 
-def test_it_refuses_to_be_reproducible_rather_than_to_seem_so(tiny: Model) -> None:
+def test_reproducible_mode_is_refused(tiny: Model) -> None:
     with pytest.raises(ModelError, match="cannot compute reproducibly"):
         LlamaBackend(tiny, ContextOptions(CELLS, CELLS, threads=THREADS, reproducible=True))
 
 
-class _Held:
+class _MirroredContext:
     """Sequences in a context, and how many cells they hold together."""
 
     def __init__(self, context: LlamaContext, reference: LlamaContext) -> None:
@@ -118,9 +118,9 @@ class _Held:
         self._reference = reference
         self._sequences: dict[int, list[tuple[int, int]]] = {}
         """Of each, its tokens, each with the number of the cell it lies in."""
-        self._cells_ever = 0
+        self._last_cell = 0
 
-    def do(self, operation: str, one: int, other: int, length: int) -> None:
+    def apply(self, operation: str, one: int, other: int, length: int) -> None:
         match operation:
             case "begin" if one not in self._sequences:
                 self._compute(one, length)
@@ -156,11 +156,11 @@ class _Held:
         if count > self._free():
             return
         before = self._sequences.setdefault(one, [])
-        tokens = _tokens(self._cells_ever, count)
+        tokens = _tokens(self._last_cell, count)
         found = self._context.decode([Chunk(one, len(before), tokens, 1)])[0]
         before += [(token, self._new_cell()) for token in tokens.tolist()]
         expected = self._expected(np.array([token for token, _ in before], dtype=np.int32))
-        assert nats_apart(expected, found) < MOST_NATS_APART
+        assert mean_kl_divergence(expected, found) < MAX_DIVERGENCE
 
     def _expected(self, tokens: TokenArray) -> Logits:
         logits: Logits = self._reference.decode([Chunk(0, 0, tokens, 1)])[0].copy()
@@ -171,8 +171,8 @@ class _Held:
         return CELLS - len({cell for tokens in self._sequences.values() for _, cell in tokens})
 
     def _new_cell(self) -> int:
-        self._cells_ever += 1
-        return self._cells_ever
+        self._last_cell += 1
+        return self._last_cell
 
 
 def _tokens(seed: int, count: int) -> TokenArray:

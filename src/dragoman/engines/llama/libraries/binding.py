@@ -63,9 +63,9 @@ class Library:
     context_defaults: ClassVar[Defaults]
     batch_type: ClassVar[type[Structure]]
     """struct llama_batch; its pointers lead into arrays the caller keeps alive."""
-    is_reproducible: ClassVar[bool] = True
+    supports_reproducible: ClassVar[bool] = True
     """Whether a context can compute attention so that it does not depend on the batch."""
-    uses_adapters: ClassVar[bool] = True
+    supports_lora: ClassVar[bool] = True
     """Whether it computes LoRA adapters right."""
 
     def __init__(self, path: Path) -> None:
@@ -122,10 +122,10 @@ class _Log:
 
     def __init__(self) -> None:
         self.recent: deque[str] = deque(maxlen=20)
-        self.callback = LogCallback(self._take)
+        self.callback = LogCallback(self._append)
         self._last_level = 0
 
-    def _take(self, level: int, text: bytes, _user_data: object) -> None:
+    def _append(self, level: int, text: bytes, _user_data: object) -> None:
         level = self._last_level if level == LOG_LEVEL_CONTINUE else level
         self._last_level = level
         if level >= LOG_LEVEL_WARNING and (line := text.decode(errors="replace").strip()):

@@ -3,7 +3,7 @@
 import platform
 from pathlib import Path
 
-from dragoman.engines.llama.gguf_files import ModelSourceError, architecture, parts
+from dragoman.engines.llama.gguf_files import ModelSourceError, architecture, part_names
 from dragoman.engines.llama.gguf_header import HeaderError, read_header
 from dragoman.engines.llama.libraries.binding import Library, package_folder
 from dragoman.engines.llama.libraries.ik_llama_cpp import IkLlamaCpp, packaged_ik_llama_cpp
@@ -11,16 +11,16 @@ from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_
 
 LLAMA_CPP = "llama.cpp"
 IK_LLAMA_CPP = "ik_llama.cpp"
-PACKAGED = (LLAMA_CPP, IK_LLAMA_CPP)
+PACKAGED_BUILDS = (LLAMA_CPP, IK_LLAMA_CPP)
 """What is installed with the server; any other name is a path."""
 
-_INSTRUCTIONS = {"avx2", "fma", "f16c", "bmi2"}
+_REQUIRED_CPU_FLAGS = {"avx2", "fma", "f16c", "bmi2"}
 """What the wheel of ik_llama.cpp is compiled for; another processor would end the process."""
 
-_ARCHITECTURES = {"llama"}
+_COMPARED_ARCHITECTURES = {"llama"}
 """In which both builds were compared, logit by logit."""
 
-_FORMATS = {
+_FAST_FORMATS = {
     2: "Q4_0",
     6: "Q5_0",
     8: "Q8_0",
@@ -34,31 +34,31 @@ _FORMATS = {
 """Of matrices, by number: what ik_llama.cpp computes faster, as benchmarks/README.md has it. Not Q4_1 and Q5_1: where a
 row is no multiple of 128 weights, it computes something else in them with 32 tokens and more."""
 
-_MOST_CELLS = 16384
+_MAX_CELLS = 16384
 """Without flash attention, as we use ik_llama.cpp, a step's time grows with sequences times cells, and its memory with
 cells times tokens: 4 bytes for each, in every head."""
 
 
-def choose(setting: str | None, model: Path, *, cells: int, reproducible: bool) -> str:
+def choose_build(setting: str | None, model: Path, *, cells: int, reproducible: bool) -> str:
     """LLAMA_CPP, IK_LLAMA_CPP, or the path that is set; None: the fastest that can compute the model."""
     if setting is not None:
         return setting
-    faster = not reproducible and cells <= _MOST_CELLS and _can_run() and _suits(model)
+    faster = not reproducible and cells <= _MAX_CELLS and _runs_ik_llama_cpp() and _is_fast_and_exact(model)
     return IK_LLAMA_CPP if faster else LLAMA_CPP
 
 
-def load(build: str) -> Library:
+def load_library(build: str) -> Library:
     """Load what `choose` returned; a path is one of llama.cpp itself. Raises LibraryError."""
     if build == IK_LLAMA_CPP:
         return IkLlamaCpp(packaged_ik_llama_cpp())
     return LlamaCpp(packaged_llama_cpp() if build == LLAMA_CPP else Path(build))
 
 
-def _can_run() -> bool:
-    return package_folder("ik_llama_cpp") is not None and _instructions() >= _INSTRUCTIONS
+def _runs_ik_llama_cpp() -> bool:
+    return package_folder("ik_llama_cpp") is not None and _cpu_flags() >= _REQUIRED_CPU_FLAGS
 
 
-def _instructions() -> set[str]:
+def _cpu_flags() -> set[str]:
     """What Linux says this processor has; nothing on other systems."""
     if platform.machine() != "x86_64":
         return set()
@@ -69,11 +69,11 @@ def _instructions() -> set[str]:
     return next((set(line.split()) for line in lines if line.startswith("flags")), set())
 
 
-def _suits(model: Path) -> bool:
+def _is_fast_and_exact(model: Path) -> bool:
     try:
         kind = architecture(model)
-        headers = [read_header(model.with_name(name)) for name in parts(model.name)]
+        headers = [read_header(model.with_name(name)) for name in part_names(model.name)]
     except (HeaderError, ModelSourceError, OSError):
         return False  # llama.cpp will say what is wrong with it.
     matrices = [tensor for header in headers for tensor in header.tensors if len(tensor.shape) > 1]
-    return kind in _ARCHITECTURES and all(tensor.type in _FORMATS for tensor in matrices)
+    return kind in _COMPARED_ARCHITECTURES and all(tensor.type in _FAST_FORMATS for tensor in matrices)

@@ -35,11 +35,11 @@ PINNED = "ik-llama-cpp-python 0.1.5"
 _KV_TYPE_F16 = 1
 _WHOLE_STATE = 0
 
-_NOBODY = -1
+_NO_SEQUENCE = -1
 """A sequence id that no sequence has."""
 
 
-class ModelParams(Structure):
+class IkLlamaModelParams(Structure):
     """struct llama_model_params."""
 
     _fields_: ClassVar = [
@@ -88,7 +88,7 @@ class ModelParams(Structure):
     ]
 
 
-class ContextParams(Structure):
+class IkLlamaContextParams(Structure):
     """struct llama_context_params."""
 
     _fields_: ClassVar = [
@@ -153,7 +153,7 @@ class ContextParams(Structure):
     ]
 
 
-class Batch(Structure):
+class IkLlamaBatch(Structure):
     """struct llama_batch; the last three fields are not read while the arrays are there."""
 
     _fields_: ClassVar = [
@@ -174,25 +174,25 @@ _STATE_ARGUMENTS = [c_void_p, c_void_p, c_size_t, c_int32, c_uint32]
 """Context, bytes, how many, sequence, flags."""
 
 _FUNCTIONS: Functions = {
-    "llama_model_default_params": CFunction(ModelParams, []),
-    "llama_context_default_params": CFunction(ContextParams, []),
+    "llama_model_default_params": CFunction(IkLlamaModelParams, []),
+    "llama_context_default_params": CFunction(IkLlamaContextParams, []),
     "llama_log_set": CFunction(None, [LogCallback, c_void_p]),
     "llama_backend_init": CFunction(None, []),
-    "llama_model_load_from_file": CFunction(c_void_p, [c_char_p, ModelParams]),
+    "llama_model_load_from_file": CFunction(c_void_p, [c_char_p, IkLlamaModelParams]),
     "llama_model_free": CFunction(None, [c_void_p], "llama_free_model"),
     "llama_model_n_ctx_train": CFunction(c_int32, [c_void_p], "llama_n_ctx_train"),
     "llama_model_chat_template": CFunction(c_char_p, [c_void_p, c_char_p]),
     "llama_model_has_encoder": CFunction(c_bool, [c_void_p]),
     "llama_model_is_recurrent": CFunction(c_bool, [c_void_p]),
     "llama_model_is_hybrid": CFunction(c_bool, [c_void_p]),
-    "llama_init_from_model": CFunction(c_void_p, [c_void_p, ContextParams]),
+    "llama_init_from_model": CFunction(c_void_p, [c_void_p, IkLlamaContextParams]),
     "llama_free": CFunction(None, [c_void_p]),
     "llama_n_ctx": CFunction(c_uint32, [c_void_p]),
     "llama_memory_seq_rm": CFunction(c_bool, [c_void_p, c_int32, c_int32, c_int32], "llama_kv_cache_seq_rm"),
     "llama_memory_seq_cp": CFunction(None, [c_void_p, c_int32, c_int32, c_int32, c_int32], "llama_kv_cache_seq_cp"),
     "queue_compaction": CFunction(None, [c_void_p], "llama_kv_cache_defrag"),
     "run_queued": CFunction(c_int32, [c_void_p], "llama_kv_cache_update"),
-    "decode_behind_last": CFunction(c_int32, [c_void_p, Batch], "llama_decode"),
+    "decode_behind_last": CFunction(c_int32, [c_void_p, IkLlamaBatch], "llama_decode"),
     "llama_get_logits": CFunction(POINTER(c_float), [c_void_p]),
     "llama_vocab_n_tokens": CFunction(c_int32, [c_void_p], "llama_n_vocab"),
     "llama_vocab_bos": CFunction(c_int32, [c_void_p], "llama_token_bos"),
@@ -281,24 +281,24 @@ def packaged_ik_llama_cpp() -> Path:
 class IkLlamaCpp(Library):
     """ik_llama.cpp. Its sums depend on what else is in the batch."""
 
-    batch_type = Batch
+    batch_type = IkLlamaBatch
     pinned = PINNED
     functions = _FUNCTIONS
     model_defaults = _MODEL_DEFAULTS
     context_defaults = _CONTEXT_DEFAULTS
-    is_reproducible = False
-    uses_adapters = False
+    supports_reproducible = False
+    supports_lora = False
 
     @property
     def files(self) -> tuple[Path, ...]:
-        beside = self.path.parent.parent.parent / "ik_llama_cpp_python.libs"
-        return (self.path, *sorted(beside.glob("libggml*")))
+        libraries_folder = self.path.parent.parent.parent / "ik_llama_cpp_python.libs"
+        return (self.path, *sorted(libraries_folder.glob("libggml*")))
 
     def version(self) -> str:
         return PINNED
 
     def context_params(self, options: ContextOptions) -> Structure:
-        params: ContextParams = self.llama_context_default_params()
+        params: IkLlamaContextParams = self.llama_context_default_params()
         params.n_ctx = options.context_cells
         params.n_batch = params.n_ubatch = options.batch_tokens
         params.n_threads = params.n_threads_batch = options.threads
@@ -316,7 +316,7 @@ class IkLlamaCpp(Library):
 
         The fork looks for them from behind those it took last; attention passes over all cells up to the highest one.
         """
-        self.llama_memory_seq_cp(context, _NOBODY, _NOBODY - 1, 0, 0)  # Lets it look from the first cell on.
+        self.llama_memory_seq_cp(context, _NO_SEQUENCE, _NO_SEQUENCE - 1, 0, 0)  # Lets it look from the first cell on.
         return int(self.decode_behind_last(context, batch))
 
     def llama_get_memory(self, context: int) -> int:

@@ -26,7 +26,7 @@ _KV_TYPE_BF16 = 30
 _FLASH_ATTENTION_ON = 1
 
 
-class ModelParams(Structure):
+class LlamaModelParams(Structure):
     """struct llama_model_params."""
 
     _fields_: ClassVar = [
@@ -50,7 +50,7 @@ class ModelParams(Structure):
     ]
 
 
-class ContextParams(Structure):
+class LlamaContextParams(Structure):
     """struct llama_context_params."""
 
     _fields_: ClassVar = [
@@ -94,7 +94,7 @@ class ContextParams(Structure):
     ]
 
 
-class Batch(Structure):
+class LlamaBatch(Structure):
     """struct llama_batch; the pointers lead into arrays the caller keeps alive."""
 
     _fields_: ClassVar = [
@@ -109,12 +109,12 @@ class Batch(Structure):
 
 
 _FUNCTIONS: Functions = {
-    "llama_model_default_params": CFunction(ModelParams, []),
-    "llama_context_default_params": CFunction(ContextParams, []),
+    "llama_model_default_params": CFunction(LlamaModelParams, []),
+    "llama_context_default_params": CFunction(LlamaContextParams, []),
     "llama_log_set": CFunction(None, [LogCallback, c_void_p]),
     "llama_backend_init": CFunction(None, []),
     "llama_version": CFunction(c_char_p, []),
-    "llama_model_load_from_file": CFunction(c_void_p, [c_char_p, ModelParams]),
+    "llama_model_load_from_file": CFunction(c_void_p, [c_char_p, LlamaModelParams]),
     "llama_model_free": CFunction(None, [c_void_p]),
     "llama_model_get_vocab": CFunction(c_void_p, [c_void_p]),
     "llama_model_n_ctx_train": CFunction(c_int32, [c_void_p]),
@@ -123,7 +123,7 @@ _FUNCTIONS: Functions = {
     "llama_model_is_recurrent": CFunction(c_bool, [c_void_p]),
     "llama_model_is_hybrid": CFunction(c_bool, [c_void_p]),
     "llama_model_is_diffusion": CFunction(c_bool, [c_void_p]),
-    "llama_init_from_model": CFunction(c_void_p, [c_void_p, ContextParams]),
+    "llama_init_from_model": CFunction(c_void_p, [c_void_p, LlamaContextParams]),
     "llama_free": CFunction(None, [c_void_p]),
     "llama_n_ctx": CFunction(c_uint32, [c_void_p]),
     "llama_get_memory": CFunction(c_void_p, [c_void_p]),
@@ -136,7 +136,7 @@ _FUNCTIONS: Functions = {
     "llama_adapter_lora_init": CFunction(c_void_p, [c_void_p, c_char_p]),
     "llama_adapter_lora_free": CFunction(None, [c_void_p]),
     "llama_set_adapters_lora": CFunction(c_int32, [c_void_p, POINTER(c_void_p), c_size_t, POINTER(c_float)]),
-    "llama_decode": CFunction(c_int32, [c_void_p, Batch]),
+    "llama_decode": CFunction(c_int32, [c_void_p, LlamaBatch]),
     "llama_get_logits": CFunction(POINTER(c_float), [c_void_p]),
     "llama_vocab_n_tokens": CFunction(c_int32, [c_void_p]),
     "llama_vocab_bos": CFunction(c_int32, [c_void_p]),
@@ -211,7 +211,7 @@ def packaged_llama_cpp() -> Path:
 class LlamaCpp(Library):
     """llama.cpp. It computes what there is: every architecture it knows, adapters, attention that can be reproduced."""
 
-    batch_type = Batch
+    batch_type = LlamaBatch
     pinned = PINNED
     functions = _FUNCTIONS
     model_defaults = _MODEL_DEFAULTS
@@ -221,7 +221,7 @@ class LlamaCpp(Library):
         return str(self.llama_version().decode())
 
     def context_params(self, options: ContextOptions) -> Structure:
-        params: ContextParams = self.llama_context_default_params()
+        params: LlamaContextParams = self.llama_context_default_params()
         params.n_ctx = options.context_cells
         params.n_batch = params.n_ubatch = options.batch_tokens
         params.n_seq_max = MAX_SEQUENCE_IDS
