@@ -40,7 +40,7 @@ def numbers(kind: str, rows: int) -> str:
     return _NUMBERS[kind].format(rows=rows)
 
 
-def finish_filling(database: Database) -> None:
+def checkpoint(database: Database) -> None:
     """Let database and disk be done with the rows before anything is measured."""
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql(_FINISH[kind_of(database)])

@@ -24,12 +24,12 @@ from benchmarks.litellm_proxy import KEY as LITELLM_KEY
 from benchmarks.litellm_proxy import litellm_proxy
 from benchmarks.processes import Server, dragoman, end_servers_when_terminated
 from benchmarks.stopwatch import Stopwatch
-from dragoman.accounts.audit import audit
+from dragoman.accounts.audit import find_discrepancies
 from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.database import Database
 from dragoman.accounts.keys import KeyRules, create_key
 from dragoman.accounts.migrations import upgrade
-from dragoman.accounts.money import LARGEST_AMOUNT
+from dragoman.accounts.money import MAX_AMOUNT
 from dragoman.accounts.prices import set_price
 from tests.support.postgresql import new_database, running_postgresql
 
@@ -130,10 +130,10 @@ def _metered(url: str) -> Iterator[tuple[Side, Database]]:
     database = Database(url)
     upgrade(database)
     account = create_account(database, "benchmark")
-    deposit(database, account.id, LARGEST_AMOUNT // 2)
+    deposit(database, account.id, MAX_AMOUNT // 2)
     set_price(database, "echo", 150, 600, cached=15)
     rules = KeyRules(
-        budget=LARGEST_AMOUNT // 4,
+        budget=MAX_AMOUNT // 4,
         requests_per_minute=_PLENTY,
         tokens_per_minute=_PLENTY,
         concurrent_requests=_PLENTY,
@@ -171,7 +171,7 @@ def main() -> None:
         for clients, name in itertools.product(CLIENTS, sides):
             _run(name, sides, clients, _WARM_UP_SECONDS)
         results = [_measure(sides, clients, options.rounds, options.seconds) for clients in CLIENTS]
-        if wrong := [each for database in databases for each in audit(database)]:
+        if wrong := [each for database in databases for each in find_discrepancies(database)]:
             raise BadAnswer(f"the books do not balance: {wrong}")
     print(f"Medians of {options.rounds} rounds of {options.seconds:g} seconds\n")
     print("\n\n".join(map(_report, results)))

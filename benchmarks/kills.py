@@ -18,31 +18,31 @@ from benchmarks.databases import KINDS, new_databases
 from benchmarks.processes import end_servers_when_terminated
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
-from tests.support.metered import Customer
+from tests.support.metered import AccountFixture
 from tests.support.streaming_clients import StreamingClients, assert_all_paid
 from tests.support.workers import killable_worker
 
 CLIENTS = 8
 TOKENS_PER_SECOND = 300
-_MOST_TOKENS_BETWEEN_KILLS = 300
+_MAX_TOKENS_BETWEEN_KILLS = 300
 
 
-async def _kill(url: str, folder: str, kills: int, seed: int) -> Customer:
+async def _kill(url: str, folder: str, kills: int, seed: int) -> AccountFixture:
     """Raises AssertionError for anything that is wrong with the books."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     database = Database(url)
     upgrade(database)
-    customer = Customer(database)
+    account_fixture = AccountFixture(database)
     with killable_worker(url, Path(folder) / "journals", tokens_per_second=TOKENS_PER_SECOND) as worker:
-        async with StreamingClients(worker.url, customer.new_key(), clients=CLIENTS, seed=seed) as clients:
+        async with StreamingClients(worker.url, account_fixture.new_key(), clients=CLIENTS, seed=seed) as clients:
             for number in range(kills):
-                await clients.receive(chance.randint(1, _MOST_TOKENS_BETWEEN_KILLS))
+                await clients.receive(rng.randint(1, _MAX_TOKENS_BETWEEN_KILLS))
                 await asyncio.to_thread(worker.kill)
                 print(f"\r{number + 1} of {kills} kills", end="", file=sys.stderr)
             await clients.receive(1)
     print(file=sys.stderr)
-    assert_all_paid(customer, clients)
-    return customer
+    assert_all_paid(account_fixture, clients)
+    return account_fixture
 
 
 def main() -> None:
@@ -55,10 +55,10 @@ def main() -> None:
     end_servers_when_terminated()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, new_databases(options.database, 1) as [url]:
-        customer = asyncio.run(_kill(url, folder, options.kills, options.seed))
-        results = Counter(used.result for used in customer.usage)
-        tokens = sum(used.completion_tokens for used in customer.usage)
-        customer.database.close()
+        account_fixture = asyncio.run(_kill(url, folder, options.kills, options.seed))
+        results = Counter(used.result for used in account_fixture.usage)
+        tokens = sum(used.completion_tokens for used in account_fixture.usage)
+        account_fixture.database.close()
     requests = ", ".join(f"{count} {result}" for result, count in results.most_common())
     print(f"{options.database}: {options.kills} kills in {time.monotonic() - began:.0f} s; {requests}; {tokens} tokens")
     print("nothing held, nothing delivered unpaid, nothing charged twice")

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import msgspec
 import uvloop
 
-from benchmarks.databases import add_databases_option, finish_filling, kind_of, new_databases, numbers
+from benchmarks.databases import add_databases_option, checkpoint, kind_of, new_databases, numbers
 from benchmarks.figures import Bar, medians, percentile, table, write_json
 from benchmarks.stopwatch import cpu_seconds
 from dragoman.accounts.balances import create_account, deposit
@@ -25,7 +25,7 @@ from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.keys import KeyRules, create_key
 from dragoman.accounts.migrations import upgrade
-from dragoman.accounts.operations import Admission, Inquiry, Settled, Settlement
+from dragoman.accounts.operations import Admission, KeyLookup, Settled, Settlement
 from dragoman.accounts.prices import set_price
 from dragoman.accounts.statements import insert
 from dragoman.accounts.tables import schema_migrations
@@ -79,7 +79,7 @@ class Options(NamedTuple):
     json: Path | None
 
 
-class Shop:
+class LedgerBenchmark:
     """A database with an account and a key with limits."""
 
     def __init__(self, url: str, rows: int) -> None:
@@ -98,7 +98,7 @@ class Shop:
         kind = kind_of(self.database)
         with self.database.write() as connection:
             connection.exec_driver_sql(_FILL.format(hex=_HEX[kind], numbers=numbers(kind, rows)))
-        finish_filling(self.database)
+        checkpoint(self.database)
 
     def bare(self, seconds: float) -> Round:
         """A row and a COMMIT, again and again: what no ledger on this database could do with less."""
@@ -130,7 +130,7 @@ class Shop:
 
         async with LedgerClient(self.database, new_process_id()) as ledger:
             settled: list[asyncio.Future[Settled]] = []
-            await ledger.inquire(Inquiry(self.digest, None))  # Now its process is there.
+            await ledger.look_up_key(KeyLookup(self.digest, None))  # Now its process is there.
             (process,) = children_of(os.getpid(), LEDGER_PROCESS)
             began, cpu = time.perf_counter(), time.process_time() + cpu_seconds(process)
             await asyncio.gather(*(call() for _ in range(callers)))
@@ -144,14 +144,14 @@ def _round(latencies: list[float], seconds: float, cpu_seconds: float) -> Round:
     return Round(len(latencies) / seconds, p50, p99, cpu_seconds / len(latencies))
 
 
-def _measure(name: str, new: Shop, filled: Shop, options: Options) -> Result:
+def _measure(name: str, new: LedgerBenchmark, filled: LedgerBenchmark, options: Options) -> Result:
     rounds: dict[str, list[Round]] = {}
     for number in range(options.rounds):
         rounds.setdefault("bare", []).append(new.bare(options.seconds))
         for callers in CALLERS:
             # In turns: whoever comes second finds the disk busy with what the first one wrote.
-            for rows, shop in (("", new), (f", {ROWS:,} rows", filled))[:: -1 if number % 2 else 1]:
-                done = uvloop.run(shop.ledger(callers, options.seconds))
+            for rows, benchmark in (("", new), (f", {ROWS:,} rows", filled))[:: -1 if number % 2 else 1]:
+                done = uvloop.run(benchmark.ledger(callers, options.seconds))
                 rounds.setdefault(f"{callers} callers{rows}", []).append(done)
         print(f"{name}, round {number + 1} of {options.rounds}", file=sys.stderr)
     return Result(name, {way: medians(done) for way, done in rounds.items()})
@@ -202,10 +202,10 @@ def main() -> None:
     results = []
     for kind in options.databases:
         with new_databases(kind, 2, durable=True) as (new_url, filled_url):
-            new, filled = Shop(new_url, 0), Shop(filled_url, ROWS)
+            new, filled = LedgerBenchmark(new_url, 0), LedgerBenchmark(filled_url, ROWS)
             results.append(_measure(kind, new, filled, options))
-            for shop in (new, filled):
-                shop.database.close()
+            for benchmark in (new, filled):
+                benchmark.database.close()
     print(f"Medians of {options.rounds} rounds of {options.seconds:g} seconds each\n")
     print("\n\n".join(map(_report, results)))
     write_json(options.json, results)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.databases import add_databases_option, finish_filling, kind_of, new_databases, numbers
+from benchmarks.databases import add_databases_option, checkpoint, kind_of, new_databases, numbers
 from benchmarks.figures import Bar, medians, percentile, table, write_json
 from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.database import Database
@@ -23,11 +23,11 @@ from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.operations import Admission
 from dragoman.accounts.prices import set_price
 from dragoman.core.identifiers import key_digest, new_request_id
-from dragoman.core.jobs import AnswerForm, JobDraft
+from dragoman.core.jobs import JobDraft, StoredRequest
 from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.jobs.options import QueueOptions
-from dragoman.jobs.payloads import pack_form, pack_requests
-from dragoman.jobs.rows import Accepted, Submission
+from dragoman.jobs.payloads import pack_requests, pack_stored_request
+from dragoman.jobs.rows import AcceptedJob, Submission
 from dragoman.jobs.store import JobStore
 
 FEW, MANY = 100, 100_000
@@ -50,10 +50,10 @@ _FILL = """
 _FILL_REQUESTS = """
     INSERT INTO job_requests (job, requests, form) SELECT number, {placeholder}, {placeholder} FROM {numbers}
 """
-_CONTINUE = "SELECT setval(pg_get_serial_sequence('jobs', 'number'), {rows})"
+_SET_SEQUENCE = "SELECT setval(pg_get_serial_sequence('jobs', 'number'), {rows})"
 
 
-class Round(msgspec.Struct, frozen=True):
+class RoundLatencies(msgspec.Struct, frozen=True):
     """Seconds."""
 
     submit_p50: float
@@ -62,12 +62,12 @@ class Round(msgspec.Struct, frozen=True):
     claim_p99: float
 
 
-class Result(msgspec.Struct, frozen=True):
+class DatabaseLatencies(msgspec.Struct, frozen=True):
     """One database, with few and with many jobs waiting."""
 
     database: str
-    few: Round
-    many: Round
+    few: RoundLatencies
+    many: RoundLatencies
 
 
 class Options(NamedTuple):
@@ -79,7 +79,7 @@ class Options(NamedTuple):
     json: Path | None
 
 
-class Filled:
+class FilledQueue:
     """A queue in which so many jobs wait, of a hundred owners and two priorities."""
 
     def __init__(self, url: str, waiting: int) -> None:
@@ -96,7 +96,7 @@ class Filled:
         self.store.close()
         self.database.close()
 
-    def measure(self, jobs: int) -> Round:
+    def measure(self, jobs: int) -> RoundLatencies:
         """As many jobs are submitted as are claimed, one after the other, so that equally many wait all the time."""
         submitting: list[float] = []
         claiming: list[float] = []
@@ -105,12 +105,12 @@ class Filled:
             began = time.perf_counter()
             [accepted] = self.store.accept([submission])
             submitting.append(time.perf_counter() - began)
-            assert isinstance(accepted, Accepted)
+            assert isinstance(accepted, AcceptedJob)
             began = time.perf_counter()
             claimed = self.store.claim([_MODEL], 1)
             claiming.append(time.perf_counter() - began)
             assert len(claimed) == 1
-        return Round(
+        return RoundLatencies(
             percentile(submitting, 50), percentile(submitting, 99), percentile(claiming, 50), percentile(claiming, 99)
         )
 
@@ -121,43 +121,46 @@ class Filled:
 
     def _fill(self, waiting: int) -> None:
         kind = kind_of(self.database)
-        words = {
+        values = {
             "numbers": numbers(kind, waiting),
             "owners": OWNERS,
             "model": _MODEL,
             "now": time.time_ns() // 1_000_000,
             "placeholder": _PLACEHOLDER[kind],
         }
-        payloads = (pack_requests((_request(),)), pack_form(_form("0" * 32)))
+        payloads = (pack_requests((_request(),)), pack_stored_request(_form("0" * 32)))
         with self.database.write() as connection:
-            connection.exec_driver_sql(_FILL.format(**words))
-            connection.exec_driver_sql(_FILL_REQUESTS.format(**words), payloads)
+            connection.exec_driver_sql(_FILL.format(**values))
+            connection.exec_driver_sql(_FILL_REQUESTS.format(**values), payloads)
             if kind == "postgresql":
-                connection.exec_driver_sql(_CONTINUE.format(rows=waiting))
-        finish_filling(self.database)
+                connection.exec_driver_sql(_SET_SEQUENCE.format(rows=waiting))
+        checkpoint(self.database)
 
 
 def _request() -> GenerationRequest:
     return GenerationRequest(_MODEL, TextPrompt("What is the capital of France? " * 20))
 
 
-def _form(request_id: str) -> AnswerForm:
-    return AnswerForm("infermatic.chat", {}, b'{"model": "parrot"}' * 20, request_id, 1_800_000_000)
+def _form(request_id: str) -> StoredRequest:
+    return StoredRequest("infermatic.chat", {}, b'{"model": "parrot"}' * 20, request_id, 1_800_000_000)
 
 
-def _measure(name: str, few: Filled, many: Filled, options: Options) -> Result:
-    rounds: tuple[list[Round], list[Round]] = ([], [])
+def _measure(name: str, few: FilledQueue, many: FilledQueue, options: Options) -> DatabaseLatencies:
+    rounds: tuple[list[RoundLatencies], list[RoundLatencies]] = ([], [])
     for number in range(options.rounds):
-        for queue, done in zip((few, many), rounds, strict=True):
-            done.append(queue.measure(options.jobs))
+        for queue, latencies in zip((few, many), rounds, strict=True):
+            latencies.append(queue.measure(options.jobs))
         print(f"{name}, round {number + 1} of {options.rounds}", file=sys.stderr)
-    return Result(name, medians(rounds[0]), medians(rounds[1]))
+    return DatabaseLatencies(name, medians(rounds[0]), medians(rounds[1]))
 
 
-def _report(result: Result) -> str:
+def _report(result: DatabaseLatencies) -> str:
     rows = [
         (result.database, "submit p50", "p99", "claim p50", "p99"),
-        *((f"{count:,} waiting", *_figures(done)) for count, done in ((FEW, result.few), (MANY, result.many))),
+        *(
+            (f"{count:,} waiting", *_figures(latencies))
+            for count, latencies in ((FEW, result.few), (MANY, result.many))
+        ),
     ]
     lines = [table(rows)]
     for name in ("submit", "claim"):
@@ -166,8 +169,8 @@ def _report(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _figures(done: Round) -> Iterator[str]:
-    for seconds in (done.submit_p50, done.submit_p99, done.claim_p50, done.claim_p99):
+def _figures(latencies: RoundLatencies) -> Iterator[str]:
+    for seconds in (latencies.submit_p50, latencies.submit_p99, latencies.claim_p50, latencies.claim_p99):
         yield f"{seconds * 1000:.2f} ms"
 
 
@@ -189,7 +192,7 @@ def main() -> None:
     results = []
     for kind in options.databases:
         with new_databases(kind, 2, durable=True) as (few_url, many_url):
-            few, many = Filled(few_url, FEW), Filled(many_url, MANY)
+            few, many = FilledQueue(few_url, FEW), FilledQueue(many_url, MANY)
             results.append(_measure(kind, few, many, options))
             few.close()
             many.close()

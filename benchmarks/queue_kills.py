@@ -21,13 +21,13 @@ from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.prices import set_price
 from tests.support.killable_server import killable_server
-from tests.support.metered import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE, Customer
-from tests.support.queue_clients import QueueClients, assert_each_paid_once
+from tests.support.metered import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE, AccountFixture
+from tests.support.queue_clients import QueueClients, assert_each_charged_once
 
-_LONGEST_PAUSE_SECONDS = 3.0
-_MOST_SECONDS = 1800
+_MAX_PAUSE_SECONDS = 3.0
+_TIMEOUT_SECONDS = 1800
 _TOKENS = 40
-_BUNDLED = "smollm2-135m-instruct"
+_BUNDLED_MODEL = "smollm2-135m-instruct"
 
 
 def _bodies(model: str, jobs: int) -> list[dict[str, object]]:
@@ -54,15 +54,15 @@ async def _expected(clients: QueueClients, model: str, bodies: Sequence[Mapping[
     """What the answers are to say."""
     if model == "echo":
         return [body["messages"][0]["content"][:_TOKENS] for body in bodies]
-    return list(map(_text, await clients.ask_at_once(bodies)))
+    return list(map(_text, await clients.request_directly(bodies)))
 
 
-async def _kill(options: argparse.Namespace, url: str) -> tuple[Customer, Counter[str]]:
-    chance = random.Random(options.seed)
+async def _kill_repeatedly(options: argparse.Namespace, url: str) -> tuple[AccountFixture, Counter[str]]:
+    rng = random.Random(options.seed)
     database = Database(url)
     upgrade(database)
-    customer = Customer(database)
-    model = "echo" if options.model == "echo" else _BUNDLED
+    account_fixture = AccountFixture(database)
+    model = "echo" if options.model == "echo" else _BUNDLED_MODEL
     if model != "echo":
         set_price(database, model, PROMPT_PRICE, COMPLETION_PRICE, cached=CACHED_PRICE)
     bodies = _bodies(model, options.jobs)
@@ -75,11 +75,11 @@ async def _kill(options: argparse.Namespace, url: str) -> tuple[Customer, Counte
         "DRAGOMAN_ENGINE_REPRODUCIBLE": "true",
     }
     with killable_server("echo" if model == "echo" else "", environment) as server:
-        async with asyncio.timeout(_MOST_SECONDS), QueueClients(server.url, customer.new_key()) as clients:
+        async with asyncio.timeout(_TIMEOUT_SECONDS), QueueClients(server.url, account_fixture.new_key()) as clients:
             submitting = asyncio.create_task(clients.submit(bodies))
             for number in range(options.kills):
-                await asyncio.sleep(chance.uniform(0, _LONGEST_PAUSE_SECONDS))
-                killed[await asyncio.to_thread(server.kill_one, chance)] += 1
+                await asyncio.sleep(rng.uniform(0, _MAX_PAUSE_SECONDS))
+                killed[await asyncio.to_thread(server.kill_one, rng)] += 1
                 print(f"\r{number + 1} of {options.kills} kills", end="", file=sys.stderr)
             await submitting
             results = await clients.results()
@@ -88,8 +88,8 @@ async def _kill(options: argparse.Namespace, url: str) -> tuple[Customer, Counte
     for number, text in enumerate(expected):
         assert results[number]["status"] == "finished", results[number]
         assert _text(results[number]["result"]) == text, (results[number], text)
-    assert_each_paid_once(customer, options.jobs * (1 if model == "echo" else 2))
-    return customer, killed
+    assert_each_charged_once(account_fixture, options.jobs * (1 if model == "echo" else 2))
+    return account_fixture, killed
 
 
 def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -108,8 +108,8 @@ def main() -> None:
     end_servers_when_terminated()
     began = time.monotonic()
     with new_databases(options.database, 1) as [url]:
-        customer, killed = asyncio.run(_kill(options, url))
-        customer.database.close()
+        account_fixture, killed = asyncio.run(_kill_repeatedly(options, url))
+        account_fixture.database.close()
     kills = ", ".join(f"{count} of the {what}" for what, count in killed.most_common())
     print(f"{options.database}, {options.model}: {options.jobs} jobs, {kills}, {time.monotonic() - began:.0f} s")
     print("each finished with its answer and settled once; nothing held")

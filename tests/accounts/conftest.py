@@ -4,21 +4,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from dragoman.accounts.child import LedgerProcess
+from dragoman.accounts.child import LedgerProcessHandle
 from dragoman.accounts.database import Database
 from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.transport import LedgerTransport
-from tests.support.accounts import Till
+from tests.support.accounts import LedgerHarness
 
 
 @pytest.fixture
-def till(database: Database) -> Iterator[Till]:
+def till(database: Database) -> Iterator[LedgerHarness]:
     """A ledger with one account, one key and one price."""
-    with Till(database) as till:
-        yield till
+    with LedgerHarness(database) as harness:
+        yield harness
 
 
-@pytest.fixture(params=[LedgerProcess, LedgerThread])
+@pytest.fixture(params=[LedgerProcessHandle, LedgerThread])
 def transport(request: pytest.FixtureRequest) -> type[LedgerTransport]:
     """Where a client's ledger works: the client cannot tell one from the other."""
     transport: type[LedgerTransport] = request.param

@@ -1,11 +1,11 @@
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from dragoman.accounts.audit import audit
+from dragoman.accounts.audit import find_discrepancies
 from dragoman.accounts.balances import (
+    AccountNameTaken,
     AccountNotFound,
     DepositRefused,
-    NameTaken,
     create_account,
     deposit,
     find_account,
@@ -13,7 +13,7 @@ from dragoman.accounts.balances import (
     list_deposits,
 )
 from dragoman.accounts.database import Database
-from dragoman.accounts.money import LARGEST_AMOUNT, InvalidAmount
+from dragoman.accounts.money import MAX_AMOUNT, InvalidAmount
 
 
 def test_an_account_is_found_by_number_and_by_name(database: Database) -> None:
@@ -27,7 +27,7 @@ def test_an_account_is_found_by_number_and_by_name(database: Database) -> None:
 
 def test_names_are_unique_and_no_numbers(database: Database) -> None:
     create_account(database, "acme")
-    with pytest.raises(NameTaken, match="acme"):
+    with pytest.raises(AccountNameTaken, match="acme"):
         create_account(database, "acme")
     for name in ("", "  ", "17"):
         with pytest.raises(ValueError, match="may not be called"):
@@ -42,7 +42,7 @@ def test_deposits_are_listed_newest_first_page_by_page(database: Database) -> No
     first = list_deposits(database, account.id, limit=2)
     rest = list_deposits(database, account.id, before=first[-1].id)
     assert [*first, *rest] == made[::-1]
-    assert audit(database) == []
+    assert find_discrepancies(database) == []
 
 
 def test_a_payment_is_booked_once(database: Database) -> None:
@@ -67,10 +67,10 @@ def test_no_more_is_paid_out_than_there_is(database: Database) -> None:
 
 def test_a_balance_never_passes_64_bits(database: Database) -> None:
     account = create_account(database, "acme")
-    deposit(database, account.id, LARGEST_AMOUNT)
+    deposit(database, account.id, MAX_AMOUNT)
     with pytest.raises(InvalidAmount):
         deposit(database, account.id, 1)
-    assert find_account(database, "acme").balance == LARGEST_AMOUNT
+    assert find_account(database, "acme").balance == MAX_AMOUNT
 
 
 def test_the_database_itself_refuses_totals_that_do_not_add_up(database: Database) -> None:

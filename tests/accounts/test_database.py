@@ -9,30 +9,30 @@ from dragoman.accounts.balances import create_account, list_accounts
 from dragoman.accounts.database import Database, InvalidDatabaseUrl
 from dragoman.accounts.ledger_statements import LedgerStatements
 from dragoman.accounts.migrations import upgrade
-from dragoman.accounts.statements import compiled, one_of
+from dragoman.accounts.statements import compile_statement, in_list
 from dragoman.accounts.tables import accounts
-from tests.support.accounts import Till
+from tests.support.accounts import LedgerHarness
 
 
 @pytest.mark.parametrize("url", ["", "secret", "mysql://u:secret@h/n", "sqlite://", "postgresql+nothing:secret"])
-def test_other_databases_are_refused_without_telling_a_password(url: str) -> None:
+def test_unsupported_databases_are_refused_without_revealing_a_password(url: str) -> None:
     with pytest.raises(InvalidDatabaseUrl, match=r"sqlite:///… or postgresql://…") as refusal:
         Database(url)
     assert "secret" not in str(refusal.value)
 
 
-def test_a_transaction_that_fails_leaves_nothing_behind(till: Till) -> None:
+def test_a_transaction_that_fails_leaves_nothing_behind(harness: LedgerHarness) -> None:
     def fail() -> None:
-        with till.database.write() as connection:
+        with harness.database.write() as connection:
             connection.execute(accounts.update().values(name="changed"))
             raise RuntimeError
 
     with pytest.raises(RuntimeError):
         fail()
-    assert till.account.name == "acme"
+    assert harness.account.name == "acme"
 
 
-def test_what_could_not_be_written_is_not_told(database: Database) -> None:
+def test_error_messages_do_not_contain_the_rejected_values(database: Database) -> None:
     secret = accounts.insert().values(name="secret", currency="USD", created_at=0, deposits=1)
     with pytest.raises(IntegrityError) as failed, database.write() as connection:
         connection.execute(secret)
@@ -53,10 +53,10 @@ def test_transactions_within_a_transaction_are_part_of_it(database: Database) ->
     assert [account.name for account in list_accounts(database)] == ["kept"]
 
 
-def test_parameters_in_another_order_than_the_caller_thinks_are_found_out(database: Database) -> None:
-    query = accounts.select().where(one_of(database.dialect, accounts.c.id, "ids"), accounts.c.balance > 17)
+def test_parameters_in_a_wrong_order_are_detected(database: Database) -> None:
+    query = accounts.select().where(in_list(database.dialect, accounts.c.id, "ids"), accounts.c.balance > 17)
     with pytest.raises(ValueError, match="takes"):
-        compiled(query, database.dialect, ("ids",))
+        compile_statement(query, database.dialect, ("ids",))
     LedgerStatements(database.dialect)
 
 
@@ -69,7 +69,7 @@ def test_what_was_committed_is_synced_with_and_without_a_log(tmp_path: Path) -> 
     database.sync()
 
 
-def test_a_new_file_that_somebody_writes_to_is_waited_for(tmp_path: Path) -> None:
+def test_opening_waits_for_another_writer_of_a_new_file(tmp_path: Path) -> None:
     path = tmp_path / "new.db"
     writer = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     writer.execute("CREATE TABLE one (value INTEGER)")

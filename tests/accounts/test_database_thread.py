@@ -9,7 +9,7 @@ from dragoman.core.errors import Overloaded
 
 
 async def test_calls_are_made_one_after_the_other_and_only_so_many_wait() -> None:
-    thread = DatabaseThread(Database("sqlite:///unused.db"), most_waiting=3)
+    thread = DatabaseThread(Database("sqlite:///unused.db"), max_waiting=3)
     go_on = threading.Event()
     order: list[int] = []
     first = asyncio.create_task(thread.run(go_on.wait))

@@ -1,9 +1,9 @@
-from dragoman.accounts.identifiers import new_key
+from dragoman.accounts.identifiers import new_api_key
 from dragoman.core.identifiers import key_digest
 
 
 def test_a_key_has_256_random_bits_behind_its_prefix() -> None:
-    first, second = new_key(), new_key()
+    first, second = new_api_key(), new_api_key()
     assert first != second
     assert first.startswith("sk-")
     assert len(first) == 3 + 43  # base64url of 32 bytes without padding

@@ -18,8 +18,8 @@ def _write_and_wait(folder: Path, ready: "multiprocessing.connection.Connection"
     journal.open("finished").close()
     slot = journal.open("running")
     journal.open("waiting")
-    slot.tokens(100, 40, 1)
-    slot.tokens(100, 40, 2)
+    slot.record(100, 40, 1)
+    slot.record(100, 40, 2)
     ready.send(True)
     ready.recv()
 
@@ -63,7 +63,7 @@ def test_an_update_that_was_cut_off_anywhere_leaves_the_one_before(
     slot = journal.open("request")
     snapshots = [journal.path.read_bytes()]
     for update in updates:
-        slot.tokens(*update)
+        slot.record(*update)
         snapshots.append(journal.path.read_bytes())
     before, after = snapshots[-2:]
     journal.close()
@@ -98,7 +98,7 @@ def test_there_is_room_for_any_number_of_running_requests(tmp_path: Path) -> Non
     journal = folder.create(1)
     slots = [journal.open(f"request {number}") for number in range(3000)]
     for number, slot in enumerate(slots):
-        slot.tokens(number, 0, number)
+        slot.record(number, 0, number)
     for slot in slots[::2]:
         slot.close()
     journal.open("another")
@@ -110,5 +110,5 @@ def test_there_is_room_for_any_number_of_running_requests(tmp_path: Path) -> Non
 
 
 def test_a_folder_names_its_machine_for_good(tmp_path: Path) -> None:
-    assert JournalFolder(tmp_path / "a").machine == JournalFolder(tmp_path / "a").machine
-    assert JournalFolder(tmp_path / "a").machine != JournalFolder(tmp_path / "b").machine
+    assert JournalFolder(tmp_path / "a").machine_id == JournalFolder(tmp_path / "a").machine_id
+    assert JournalFolder(tmp_path / "a").machine_id != JournalFolder(tmp_path / "b").machine_id

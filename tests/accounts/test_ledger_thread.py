@@ -5,14 +5,14 @@ from pathlib import Path
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger_thread import LedgerThread
-from dragoman.accounts.messages import Committed, Opening, Reply
+from dragoman.accounts.messages import Committed, LedgerConfig, LedgerReply
 from dragoman.accounts.migrations import upgrade
-from tests.support.accounts import Till
+from tests.support.accounts import LedgerHarness
 from tests.support.patience import PATIENCE_SECONDS
 
 
-def _opening(database: Database) -> Opening:
-    return Opening(database.url, database.busy_seconds, new_process_id())
+def _opening(database: Database) -> LedgerConfig:
+    return LedgerConfig(database.url, database.busy_seconds, new_process_id())
 
 
 def _threads() -> list[threading.Thread]:
@@ -22,8 +22,8 @@ def _threads() -> list[threading.Thread]:
 async def test_what_it_has_not_begun_when_it_is_killed_is_lost(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=60)
     upgrade(database)
-    replies: list[Reply] = []
-    with Till(database) as till:
+    replies: list[LedgerReply] = []
+    with LedgerHarness(database) as till:
         with database.write():  # The first transaction waits for this one.
             thread = await LedgerThread.start(_opening(database))
             thread.commit([till.admission()], again=False)
@@ -34,11 +34,11 @@ async def test_what_it_has_not_begun_when_it_is_killed_is_lost(tmp_path: Path) -
             assert await thread.end() == 0
         assert till.key.running == len(replies) <= 1
         assert all(isinstance(reply, Committed) for reply in replies)
-        till.assert_balanced()
+        till.assert_consistent()
     database.close()
 
 
-def test_it_ends_when_the_event_loop_that_it_answers_has_ended(till: Till) -> None:
+def test_it_ends_when_the_event_loop_that_it_answers_has_ended(till: LedgerHarness) -> None:
     thread = asyncio.run(LedgerThread.start(_opening(till.database)))
     thread.commit([till.admission()], again=False)
     for running in _threads():
@@ -47,7 +47,7 @@ def test_it_ends_when_the_event_loop_that_it_answers_has_ended(till: Till) -> No
     assert till.key.running == 1
 
 
-async def test_no_thread_is_left_when_it_has_ended(till: Till) -> None:
+async def test_no_thread_is_left_when_it_has_ended(till: LedgerHarness) -> None:
     thread = await LedgerThread.start(_opening(till.database))
     thread.commit([till.admission()], again=False)
     thread.finish()

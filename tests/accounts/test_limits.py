@@ -5,17 +5,17 @@ from collections import deque
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.accounts.limits import WINDOW_SECONDS, RateLimits, Window
+from dragoman.accounts.limits import WINDOW_SECONDS, RateLimits, RateWindow
 
 
-def _window(buckets: list[tuple[int, int, int]], now: int) -> tuple[Window, list[tuple[int, int, int]]]:
+def _window(buckets: list[tuple[int, int, int]], now: int) -> tuple[RateWindow, list[tuple[int, int, int]]]:
     seen = [bucket for bucket in buckets if bucket[0] >= now - WINDOW_SECONDS]
     requests, tokens = sum(bucket[1] for bucket in seen), sum(bucket[2] for bucket in seen)
-    return Window(now, min((bucket[0] for bucket in seen), default=now), requests=requests, tokens=tokens), seen
+    return RateWindow(now, min((bucket[0] for bucket in seen), default=now), requests=requests, tokens=tokens), seen
 
 
 @given(st.integers(1, 5), st.lists(st.floats(0, 30), min_size=1, max_size=80))
-def test_no_60_seconds_see_more_than_the_limit_and_who_waits_as_told_comes_in(limit: int, pauses: list[float]) -> None:
+def test_no_60_seconds_exceed_the_limit_and_waiting_for_retry_after_succeeds(limit: int, pauses: list[float]) -> None:
     limits = RateLimits(requests=limit, tokens=None)
     buckets: list[tuple[int, int, int]] = []
     admitted: deque[float] = deque()
@@ -40,8 +40,8 @@ def test_no_60_seconds_see_more_than_the_limit_and_who_waits_as_told_comes_in(li
         assert len(admitted) <= limit
 
 
-def test_what_is_left_and_when_it_begins_to_come_back_is_told() -> None:
-    window = Window(second=100, oldest=70, requests=3, tokens=500)
+def test_the_remaining_allowance_and_its_reset_time_are_reported() -> None:
+    window = RateWindow(second=100, oldest=70, requests=3, tokens=500)
     requests, tokens = RateLimits(requests=5, tokens=400).allowances(window)
     assert requests is not None
     assert tokens is not None
@@ -53,7 +53,7 @@ def test_what_is_left_and_when_it_begins_to_come_back_is_told() -> None:
 def test_tokens_wait_until_enough_of_them_have_left() -> None:
     buckets = [(50, 1, 100), (60, 1, 300), (70, 1, 50)]
     limits = RateLimits(requests=None, tokens=500)
-    window = Window(second=100, oldest=50, requests=3, tokens=450)
+    window = RateWindow(second=100, oldest=50, requests=3, tokens=450)
     assert limits.token_excess(window, 50) == 0
     refusal = limits.too_many_tokens(window, buckets, limits.token_excess(window, 151))
     assert refusal.retry_after == 60 + 61 - 100

@@ -4,9 +4,9 @@ import threading
 import msgspec
 import pytest
 
-from dragoman.accounts.messages import Committed, decode_reply, encode, packed, unpacked
+from dragoman.accounts.messages import Committed, decode_reply, encode, pack_outcome, unpack_outcome
 from dragoman.accounts.money import InvalidAmount
-from dragoman.accounts.operations import Admitted, KeyFacts, NeverAdmitted, Outcome, RequestIdTaken, Settled
+from dragoman.accounts.operations import Admitted, KeyInfo, LedgerOutcome, NeverAdmitted, RequestIdTaken, Settled
 from dragoman.accounts.refusals import (
     AccountNotAllowed,
     BalanceTooLow,
@@ -15,9 +15,9 @@ from dragoman.accounts.refusals import (
     KeyDisabled,
     KeyExpired,
     KeyUnknown,
+    LedgerRefusal,
     LedgerUnavailable,
     ModelNotAllowed,
-    Refusal,
     RequestRateLimited,
     RequestTooLarge,
     TokenRateLimited,
@@ -51,11 +51,11 @@ EXCEPTIONS: list[Exception] = [
 ]
 
 
-def _sent(outcome: Outcome) -> Outcome:
-    body = encode(Committed([packed(outcome)], synced=True))[LENGTH_BYTES:]
+def _sent(outcome: LedgerOutcome) -> LedgerOutcome:
+    body = encode(Committed([pack_outcome(outcome)], synced=True))[LENGTH_BYTES:]
     reply = decode_reply(body)
     assert isinstance(reply, Committed)
-    return unpacked(reply.outcomes[0])
+    return unpack_outcome(reply.outcomes[0])
 
 
 @pytest.mark.parametrize(
@@ -64,29 +64,29 @@ def _sent(outcome: Outcome) -> Outcome:
         Admitted("request", 1, 2, 30, 70, WINDOW, None),
         Admitted("request", None, None, 0, None),
         Settled("request", 30, "disconnected", repeated=True),
-        KeyFacts(1, 2, 70, 30, ("parrot",), WINDOW, None),
+        KeyInfo(1, 2, 70, 30, ("parrot",), WINDOW, None),
     ],
 )
-def test_an_answer_arrives_as_it_was_given(answer: Outcome) -> None:
+def test_an_answer_arrives_as_it_was_given(answer: LedgerOutcome) -> None:
     assert _sent(answer) == answer
 
 
 @pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: type(error).__name__)
-def test_an_exception_arrives_with_all_that_it_tells(error: Exception) -> None:
+def test_an_exception_arrives_with_all_its_fields(error: Exception) -> None:
     arrived = _sent(error)
     assert type(arrived) is type(error)
     assert (str(arrived), vars(arrived)) == (str(error), vars(error))
 
 
-def test_there_is_no_refusal_that_has_not_been_sent() -> None:
-    def kinds(base: type[Refusal]) -> set[type[Refusal]]:
+def test_every_refusal_class_is_tested() -> None:
+    def kinds(base: type[LedgerRefusal]) -> set[type[LedgerRefusal]]:
         further = base.__subclasses__()
         return set().union(*map(kinds, further)) if further else {base}
 
-    assert kinds(Refusal) <= {type(error) for error in EXCEPTIONS}
+    assert kinds(LedgerRefusal) <= {type(error) for error in EXCEPTIONS}
 
 
-def test_an_exception_that_cannot_be_sent_is_told_by_name() -> None:
+def test_an_exception_that_cannot_be_pickled_is_sent_by_name() -> None:
     arrived = _sent(KeyError(threading.Lock()))
     assert isinstance(arrived, RuntimeError)
     assert str(arrived).startswith("KeyError: ")

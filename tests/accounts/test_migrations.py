@@ -5,43 +5,50 @@ from sqlalchemy import Connection, inspect
 
 from dragoman.accounts import migrations
 from dragoman.accounts.database import Database
-from dragoman.accounts.migrations import MIGRATIONS, DatabaseOutdated, DatabaseTooNew, Migration, status, upgrade
+from dragoman.accounts.migrations import (
+    MIGRATIONS,
+    DatabaseOutdated,
+    DatabaseTooNew,
+    Migration,
+    migration_status,
+    upgrade,
+)
 from dragoman.accounts.tables import metadata
 from tests.support.patience import PATIENCE_SECONDS
 
 NAMES = tuple((migration.number, migration.name) for migration in MIGRATIONS)
 
 
-def _upgrade(url: str, together: "multiprocessing.synchronize.Barrier") -> None:
+def _upgrade(url: str, barrier: "multiprocessing.synchronize.Barrier") -> None:
     database = Database(url)
-    together.wait(timeout=PATIENCE_SECONDS)
+    barrier.wait(timeout=PATIENCE_SECONDS)
     upgrade(database)
     database.close()
 
 
 def test_an_empty_database_is_upgraded_once(empty_database_url: str) -> None:
     database = Database(empty_database_url)
-    assert status(database).pending == NAMES
+    assert migration_status(database).pending == NAMES
     with pytest.raises(DatabaseOutdated, match="dragoman db upgrade"):
         migrations.require_current(database)
     assert upgrade(database) == [name for _, name in NAMES]
     assert upgrade(database) == []
-    assert status(database).applied == NAMES
+    assert migration_status(database).applied == NAMES
     migrations.require_current(database)
     database.close()
 
 
-def test_processes_that_upgrade_together_do_not_meet(empty_database_url: str) -> None:
+def test_concurrent_upgrades_do_not_interfere(empty_database_url: str) -> None:
     spawn = multiprocessing.get_context("spawn")
-    together = spawn.Barrier(3)
-    processes = [spawn.Process(target=_upgrade, args=(empty_database_url, together)) for _ in range(3)]
+    barrier = spawn.Barrier(3)
+    processes = [spawn.Process(target=_upgrade, args=(empty_database_url, barrier)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(timeout=PATIENCE_SECONDS)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     database = Database(empty_database_url)
-    assert status(database).applied == NAMES
+    assert migration_status(database).applied == NAMES
     database.close()
 
 
@@ -62,7 +69,7 @@ def test_a_database_of_a_newer_version_is_left_alone(empty_database_url: str) ->
     future = (*MIGRATIONS, Migration(9999, "from the future", _do_nothing))
     upgrade(database)
     assert upgrade(database, future) == ["from the future"]
-    assert status(database).unknown == ((9999, "from the future"),)
+    assert migration_status(database).unknown == ((9999, "from the future"),)
     for refused in (upgrade, migrations.require_current):
         with pytest.raises(DatabaseTooNew, match=r"9999 \(from the future\)"):
             refused(database)
@@ -77,7 +84,7 @@ def test_a_step_that_fails_leaves_nothing_behind(empty_database_url: str) -> Non
         upgrade(database, broken)
     with database.read() as connection:
         assert not inspect(connection).has_table("half_made")
-    assert status(database, broken).pending == ((9999, "broken"),)
+    assert migration_status(database, broken).pending == ((9999, "broken"),)
     database.close()
 
 

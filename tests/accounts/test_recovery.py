@@ -18,12 +18,12 @@ from dragoman.accounts.keys import KeyRules
 from dragoman.accounts.recovery import DEAD_AFTER_SECONDS, Recovery
 from dragoman.accounts.tables import holds, processes
 from dragoman.accounts.usage import find_usage, list_usage
-from tests.support.accounts import COMPLETION_PRICE, PROMPT_PRICE, Till
-from tests.support.ledger_processes import PROMPT_TOKENS, RECORD_BYTES, Service, serve
+from tests.support.accounts import COMPLETION_PRICE, PROMPT_PRICE, LedgerHarness
+from tests.support.ledger_processes import PROMPT_TOKENS, RECORD_BYTES, ServerSpec, serve
 from tests.support.patience import PATIENCE_SECONDS
 
 KILLS = {"sqlite": 50, "postgresql": 20}
-MOST_RECORDS = 150
+MAX_RECORDS = 150
 
 
 @pytest.fixture
@@ -59,35 +59,35 @@ def test_a_process_killed_at_any_point_leaves_no_hold_and_nothing_unpaid(
     database = Database(database_url)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["tests.support.ledger_processes"])
-    chance = random.Random(14)
-    with Till(database, balance=10**9) as till:
-        recovery = Recovery(database, folder, till.process_id)
-        journal = folder.create(till.process_id)
+    rng = random.Random(14)
+    with LedgerHarness(database, balance=10**9) as harness:
+        recovery = Recovery(database, folder, harness.process_id)
+        journal = folder.create(harness.process_id)
         recovery.register()
         delivered: dict[str, int] = {}
         for seed in range(KILLS[kind]):
-            order = Service(database_url, tmp_path / "journals", till.digest, seed)
-            delivered |= _killed_after(context, order, chance.randint(1, MOST_RECORDS))
+            spec = ServerSpec(database_url, tmp_path / "journals", harness.digest, seed)
+            delivered |= _killed_after(context, spec, rng.randint(1, MAX_RECORDS))
             recovery.recover()
             assert _open_requests(database) == []
-        till.assert_balanced()
+        harness.assert_consistent()
         for request_id, tokens in delivered.items():
             used = find_usage(database, request_id)
             assert used is not None
             # The token that was noted when the process was killed may not have been sent.
             assert tokens <= used.completion_tokens <= tokens + 1
             assert used.charge == PROMPT_TOKENS * PROMPT_PRICE + used.completion_tokens * COMPLETION_PRICE
-        assert till.key.running == 0
+        assert harness.key.running == 0
         assert {used.result for used in list_usage(database, limit=1000)} == {"finished", "crashed"}
         recovery.close()
         journal.close()
     database.close()
 
 
-def _killed_after(context: ForkServerContext, order: Service, records: int) -> dict[str, int]:
+def _killed_after(context: ForkServerContext, spec: ServerSpec, records: int) -> dict[str, int]:
     """Kill a server after its client was sent so many tokens; what the client had got, by request."""
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=serve, args=(order, there))
+    process = context.Process(target=serve, args=(spec, there))
     process.start()
     there.close()
     received = b""
@@ -107,76 +107,80 @@ def _killed_after(context: ForkServerContext, order: Service, records: int) -> d
     return last
 
 
-def test_living_processes_are_left_alone(till: Till, folder: JournalFolder, recovery: Recovery) -> None:
-    living = Recovery(till.database, folder, till.process_id)
-    journal = folder.create(till.process_id)
+def test_living_processes_are_left_alone(harness: LedgerHarness, folder: JournalFolder, recovery: Recovery) -> None:
+    living = Recovery(harness.database, folder, harness.process_id)
+    journal = folder.create(harness.process_id)
     living.register()
-    admitted = till.admit()
+    admitted = harness.admit()
     assert recovery.recover() == 0
-    assert _open_requests(till.database) == [admitted.request_id]
+    assert _open_requests(harness.database) == [admitted.request_id]
     journal.open(admitted.request_id)
     assert not journal.close()
     assert recovery.recover() == 1
-    assert _open_requests(till.database) == []
-    assert _processes(till.database) == 1
+    assert _open_requests(harness.database) == []
+    assert _processes(harness.database) == 1
     living.close()
 
 
 def test_what_was_settled_before_the_process_died_is_not_settled_again(
-    till: Till, folder: JournalFolder, recovery: Recovery
+    harness: LedgerHarness, folder: JournalFolder, recovery: Recovery
 ) -> None:
-    journal = folder.create(till.process_id)
-    slot = journal.open((admitted := till.admit()).request_id)
-    slot.tokens(10, 0, 5)
-    charge = till.settle(admitted.request_id, 10, 0, 7).charge
+    journal = folder.create(harness.process_id)
+    slot = journal.open((admitted := harness.admit()).request_id)
+    slot.record(10, 0, 5)
+    charge = harness.settle(admitted.request_id, 10, 0, 7).charge
     journal.close()
     assert recovery.recover() == 0
-    assert till.account.charges == charge
-    till.assert_balanced()
+    assert harness.account.charges == charge
+    harness.assert_consistent()
 
 
-def test_a_process_whose_journal_is_gone_is_dead(till: Till, folder: JournalFolder, recovery: Recovery) -> None:
-    dead = Recovery(till.database, folder, till.process_id)
+def test_a_process_whose_journal_is_gone_is_dead(
+    harness: LedgerHarness, folder: JournalFolder, recovery: Recovery
+) -> None:
+    dead = Recovery(harness.database, folder, harness.process_id)
     dead.register()
-    till.admit()
+    harness.admit()
     assert recovery.recover() == 1
-    assert till.account.balance == 1_000_000
-    assert _processes(till.database) == 1
+    assert harness.account.balance == 1_000_000
+    assert _processes(harness.database) == 1
 
 
-def test_holds_of_nobody_are_released(till: Till, recovery: Recovery) -> None:
+def test_holds_without_a_registered_process_are_released(harness: LedgerHarness, recovery: Recovery) -> None:
     """As when the database commits for a process that died meanwhile and was recovered."""
-    till.use(KeyRules(concurrent_requests=1))
-    till.admit()
+    harness.use_new_key(KeyRules(concurrent_requests=1))
+    harness.admit()
     assert recovery.recover() == 1
-    till.admit()
-    till.assert_balanced()
+    harness.admit()
+    harness.assert_consistent()
 
 
-def test_a_process_on_another_machine_is_dead_when_its_heartbeat_was_missed(till: Till, recovery: Recovery) -> None:
-    with till.database.write() as connection:
-        now = till.database.now(connection).wall
-        row = {"id": till.process_id, "machine": "another", "beat_at": now - (DEAD_AFTER_SECONDS - 10) * 1000}
+def test_a_process_on_another_machine_is_dead_when_its_heartbeat_was_missed(
+    harness: LedgerHarness, recovery: Recovery
+) -> None:
+    with harness.database.write() as connection:
+        now = harness.database.now(connection).wall
+        row = {"id": harness.process_id, "machine": "another", "beat_at": now - (DEAD_AFTER_SECONDS - 10) * 1000}
         connection.execute(insert(processes).values(**row))
-    till.admit()
+    harness.admit()
     assert recovery.recover() == 0
-    with till.database.write() as connection:
+    with harness.database.write() as connection:
         connection.execute(
             update(processes)
-            .where(processes.c.id == till.process_id)
+            .where(processes.c.id == harness.process_id)
             .values(beat_at=now - (DEAD_AFTER_SECONDS + 10) * 1000)
         )
     assert recovery.recover() == 1
-    assert till.account.balance == 1_000_000
-    till.assert_balanced()
+    assert harness.account.balance == 1_000_000
+    harness.assert_consistent()
 
 
 def test_a_heartbeat_keeps_a_process_alive_and_brings_back_one_that_was_given_up(
     database: Database, recovery: Recovery
 ) -> None:
-    recovery.beat()
+    recovery.heartbeat()
     assert _processes(database) == 1
     recovery.unregister()
     assert _processes(database) == 0
-    recovery.beat()
+    recovery.heartbeat()
     assert _processes(database) == (0 if database.is_sqlite else 1)

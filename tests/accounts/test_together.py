@@ -7,103 +7,105 @@ import pytest
 from sqlalchemy import select
 
 from dragoman.accounts.database import Database, Instant, Session
-from dragoman.accounts.identifiers import QUEUE_PROCESS
+from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.journal import JournalFolder
 from dragoman.accounts.keys import KeyRules
 from dragoman.accounts.ledger import Ledger
-from dragoman.accounts.operations import Admission, Admitted, Operation, Outcome
+from dragoman.accounts.operations import Admission, Admitted, LedgerOperation, LedgerOutcome
 from dragoman.accounts.recovery import Recovery
 from dragoman.accounts.refusals import BalanceTooLow, TooManyRunning
 from dragoman.accounts.statements import insert
 from dragoman.accounts.tables import processes
-from tests.support.accounts import Till
+from tests.support.accounts import LedgerHarness
 
 
-class Noting:
+class RecordingScript:
     """Admits, and writes a row of its own for what was admitted; breaks where it is told to."""
 
     def __init__(self, database: Database, admissions: Sequence[Admission], *, breaks: str = "") -> None:
         self._admissions = admissions
-        self._breaks = breaks
+        self._fails_in = breaks
         self._insert = insert(database.dialect, processes, ("id", "machine", "beat_at"))
 
-    def before(self, session: Session) -> Sequence[Operation]:
-        if self._breaks == "before":
+    def operations(self, session: Session) -> Sequence[LedgerOperation]:
+        if self._fails_in == "before":
             raise LookupError
         return self._admissions
 
-    def after(self, session: Session, now: Instant, outcomes: Sequence[Outcome]) -> Sequence[Outcome]:
+    def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> Sequence[LedgerOutcome]:
         admitted = [outcome for outcome in outcomes if isinstance(outcome, Admitted)]
         session.write_many(self._insert, [(number, "noted", now.wall) for number, _ in enumerate(admitted)])
-        if self._breaks == "after":
+        if self._fails_in == "after":
             raise LookupError
         return outcomes
 
 
-def noted(database: Database) -> int:
+def count_recorded(database: Database) -> int:
     with database.read() as connection:
         return len(connection.execute(select(processes)).all())
 
 
-def test_both_are_written_or_neither(till: Till, database: Database) -> None:
-    admission = till.admission()
+def test_ledger_and_script_commit_together_or_not_at_all(harness: LedgerHarness, database: Database) -> None:
+    admission = harness.admission()
     for breaks in ("before", "after"):
         with pytest.raises(LookupError):
-            till.ledger.together(Noting(database, [admission], breaks=breaks))
-        assert (till.account.holds, noted(database)) == (0, 0)
-    [outcome] = till.ledger.together(Noting(database, [admission]))
+            harness.ledger.run_script(RecordingScript(database, [admission], breaks=breaks))
+        assert (harness.account.holds, count_recorded(database)) == (0, 0)
+    [outcome] = harness.ledger.run_script(RecordingScript(database, [admission]))
     assert isinstance(outcome, Admitted)
-    assert (till.account.holds, noted(database)) == (outcome.hold, 1)
-    till.assert_balanced()
+    assert (harness.account.holds, count_recorded(database)) == (outcome.hold, 1)
+    harness.assert_consistent()
 
 
-def test_what_is_refused_is_told_to_the_work_and_undoes_nothing_else(till: Till, database: Database) -> None:
-    good, too_dear = till.admission(), till.admission(prompt=10**6)
-    outcomes = till.ledger.together(Noting(database, [good, too_dear]))
+def test_a_refusal_is_passed_to_the_script_and_undoes_nothing_else(harness: LedgerHarness, database: Database) -> None:
+    good, too_dear = harness.admission(), harness.admission(prompt=10**6)
+    outcomes = harness.ledger.run_script(RecordingScript(database, [good, too_dear]))
     assert [type(outcome) for outcome in outcomes] == [Admitted, BalanceTooLow]
-    assert noted(database) == 1
+    assert count_recorded(database) == 1
 
 
-def test_a_mistake_undoes_everything(till: Till, database: Database) -> None:
+def test_a_mistake_undoes_everything(harness: LedgerHarness, database: Database) -> None:
     with pytest.raises(ValueError, match="not a number of tokens"):
-        till.ledger.together(Noting(database, [till.admission(), till.admission(prompt=-1)]))
-    assert (till.account.holds, noted(database)) == (0, 0)
+        harness.ledger.run_script(RecordingScript(database, [harness.admission(), harness.admission(prompt=-1)]))
+    assert (harness.account.holds, count_recorded(database)) == (0, 0)
 
 
-def test_a_row_that_the_tables_do_not_take_undoes_everything(till: Till, database: Database) -> None:
-    till.ledger.together(Noting(database, [till.admission()]))
-    held = till.account.holds
-    with pytest.raises(database.rejections):
-        till.ledger.together(Noting(database, [till.admission()]))  # The same row again.
-    assert till.account.holds == held
-    till.admit()  # The session goes on.
-    till.assert_balanced()
+def test_a_row_that_the_tables_do_not_take_undoes_everything(harness: LedgerHarness, database: Database) -> None:
+    harness.ledger.run_script(RecordingScript(database, [harness.admission()]))
+    held = harness.account.holds
+    with pytest.raises(database.data_errors):
+        harness.ledger.run_script(RecordingScript(database, [harness.admission()]))  # The same row again.
+    assert harness.account.holds == held
+    harness.admit()  # The session goes on.
+    harness.assert_consistent()
 
 
-def test_holds_of_the_queue_are_nobodys_to_recover(till: Till, database: Database, tmp_path: Path) -> None:
-    queue = Ledger(database, QUEUE_PROCESS)
-    [admitted] = queue.commit([till.admission()])
+def test_recovery_leaves_holds_of_the_queue_alone(harness: LedgerHarness, database: Database, tmp_path: Path) -> None:
+    queue = Ledger(database, QUEUE_PROCESS_ID)
+    [admitted] = queue.commit([harness.admission()])
     assert isinstance(admitted, Admitted)
     assert Recovery(database, JournalFolder(tmp_path / "journals"), 1).recover() == 0
-    assert till.account.holds == admitted.hold
-    till.assert_balanced()
-    till.settle(admitted.request_id)
-    assert till.account.holds == 0
-    till.assert_balanced()
+    assert harness.account.holds == admitted.hold
+    harness.assert_consistent()
+    harness.settle(admitted.request_id)
+    assert harness.account.holds == 0
+    harness.assert_consistent()
     queue.close()
 
 
-def test_requests_of_the_queue_do_not_run_at_the_same_time_as_others(till: Till, database: Database) -> None:
-    till.use(KeyRules(concurrent_requests=1))
-    queue = Ledger(database, QUEUE_PROCESS)
-    queued = queue.commit([till.admission() for _ in range(3)])
+def test_requests_of_the_queue_do_not_run_at_the_same_time_as_others(
+    harness: LedgerHarness, database: Database
+) -> None:
+    harness.use_new_key(KeyRules(concurrent_requests=1))
+    queue = Ledger(database, QUEUE_PROCESS_ID)
+    queued = queue.commit([harness.admission() for _ in range(3)])
     assert [type(outcome) for outcome in queued] == [Admitted] * 3
-    running = till.admit()
-    assert till.key.running == 1
-    assert isinstance(till.ask(), TooManyRunning)
+    running = harness.admit()
+    assert harness.key.running == 1
+    assert isinstance(harness.try_admit(), TooManyRunning)
     for outcome in [*queued, running]:
         assert isinstance(outcome, Admitted)
-        till.settle(outcome.request_id)
-        till.assert_balanced()
-    assert till.key.running == 0
+        harness.settle(outcome.request_id)
+        harness.assert_consistent()
+    assert harness.key.running == 0
     queue.close()

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from dragoman.accounts.changes import list_changes
+from dragoman.accounts.changes import list_audit_entries
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import require_current
 from dragoman.cli.main import app
 from dragoman.server.accounts import accounts_place
 from dragoman.server.settings import load_settings
-from tests.support.books import open_till
+from tests.support.books import open_ledger_harness
 
 Run = Callable[..., Result]
 
@@ -125,7 +125,7 @@ def test_prices_are_typed_and_shown_for_a_million_tokens(run: Run) -> None:
 
 
 def test_usage_is_summed_and_narrowed(run: Run, url: str) -> None:
-    with open_till(url) as till:
+    with open_ledger_harness(url) as till:
         till.settle(till.admit().request_id)
         till.settle(till.admit(model="free").request_id)
     assert [row[0] for row in rows(run("usage", "--by", "model").stdout)] == ["parrot", "free"]
@@ -150,7 +150,7 @@ def test_changes_are_recorded_under_the_users_name(run: Run, url: str) -> None:
     run("accounts", "create", "acme")
     run("deposit", "acme", "1")
     database = Database(url)
-    changes = list_changes(database)
+    changes = list_audit_entries(database)
     database.close()
     assert [change.action for change in changes] == ["deposit", "create account"]
     assert all(change.actor.startswith("command line (") for change in changes)

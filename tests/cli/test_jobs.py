@@ -12,23 +12,23 @@ from dragoman.cli.main import app
 from dragoman.engines.echo import EchoEngine
 from dragoman.jobs.options import QueueOptions
 from tests.support.metered import MODEL
-from tests.support.queues import Server, Shop, said, server
+from tests.support.queues import QueueHarness, QueueServer, queue_server, text_of
 
 
 @pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[QueueHarness]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DRAGOMAN_ACCOUNTS_DATABASE", f"sqlite:///{tmp_path}/accounts.db")
     database = Database(f"sqlite:///{tmp_path}/accounts.db")
     upgrade(database)
-    yield Shop(database)
+    yield QueueHarness(database)
     database.close()
 
 
 @pytest.fixture
-async def waiting(shop: Shop, tmp_path: Path) -> AsyncIterator[Server]:
+async def waiting(harness: QueueHarness, tmp_path: Path) -> AsyncIterator[QueueServer]:
     """A server that runs nothing."""
-    async with server(shop, tmp_path, options=QueueOptions(concurrency=0)) as one:
+    async with queue_server(harness, tmp_path, options=QueueOptions(concurrency=0)) as one:
         yield one
 
 
@@ -43,7 +43,7 @@ def rows(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines() if line[0] == "│"]
 
 
-async def test_jobs_are_listed_and_narrowed(waiting: Server) -> None:
+async def test_jobs_are_listed_and_narrowed(waiting: QueueServer) -> None:
     jobs = [await waiting.submit(f"text {number}", priority=number) for number in range(3)]
     listed = rows(run("list").stdout)
     assert [row[1] for row in listed] == [job.id for job in reversed(jobs)]
@@ -54,7 +54,9 @@ async def test_jobs_are_listed_and_narrowed(waiting: Server) -> None:
     assert rows(run("list", "--model", "other").stdout) == []
 
 
-async def test_a_job_is_cancelled_shown_and_run_again(waiting: Server, shop: Shop, tmp_path: Path) -> None:
+async def test_a_job_is_cancelled_shown_and_run_again(
+    waiting: QueueServer, harness: QueueHarness, tmp_path: Path
+) -> None:
     job = await waiting.submit("Hello")
     assert "state              queued" in run("show", job.id).stdout
     assert run("cancel", job.id).stdout == f"{job.id} is cancelled\n"
@@ -63,23 +65,23 @@ async def test_a_job_is_cancelled_shown_and_run_again(waiting: Server, shop: Sho
     assert "charge             0.00" in run("show", job.id).stdout
     assert run("retry", job.id).stdout == f"{job.id} is queued\n"
     assert run("retry", job.id, status=1).stderr.startswith(f"dragoman: Job {job.id} is queued; only failed")
-    async with server(shop, tmp_path) as one:
-        assert said(await one.read(job.id)) == "Hello"
+    async with queue_server(harness, tmp_path) as one:
+        assert text_of(await one.read(job.id)) == "Hello"
     shown = run("show", job.id).stdout
     for fact in ("finished", MODEL, "account 1", "completion tokens  6", "0.00000023"):
         assert fact in shown
-    shop.assert_settled()
+    harness.assert_settled()
 
 
-async def test_a_running_job_that_is_cancelled_here_stops_in_its_server(shop: Shop, tmp_path: Path) -> None:
-    async with server(shop, tmp_path, engine=EchoEngine(tokens_per_second=20)) as one:
+async def test_a_running_job_that_is_cancelled_here_stops_in_its_server(harness: QueueHarness, tmp_path: Path) -> None:
+    async with queue_server(harness, tmp_path, engine=EchoEngine(tokens_per_second=20)) as one:
         job = await one.submit("Hello" * 200)
-        async with one.following(job.id) as events:
+        async with one.open_stream(job.id) as events:
             await anext(events)
-            assert shop.row(job.id).state == "running"
+            assert harness.job_row(job.id).state == "running"
             run("cancel", job.id)
         assert (await one.job(job.id)).state == "cancelled"
-    shop.assert_settled()
+    harness.assert_settled()
 
 
 @pytest.mark.parametrize("command", ["show", "cancel", "retry"])
@@ -88,7 +90,7 @@ def test_a_job_that_is_not_there_is_one_clear_line(command: str) -> None:
     assert run(command, "job_7", status=1).stderr == "dragoman: Job 'job_7' not found\n"
 
 
-async def test_a_job_of_a_revoked_key_is_not_run_again(waiting: Server) -> None:
+async def test_a_job_of_a_revoked_key_is_not_run_again(waiting: QueueServer) -> None:
     job = await waiting.submit("Hello")
     run("cancel", job.id)
     CliRunner().invoke(app, ["keys", "revoke", "1"])

@@ -7,7 +7,7 @@ import pytest
 from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
-from dragoman.core.events import Delta, Event, Finished, Likelihood, ReasoningDelta, TokenLogprobs, ToolCallDelta, Usage
+from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, TokenLogprobs, ToolCallDelta, TopLogprob, Usage
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
 from tests.support.apps import echo_app
@@ -29,7 +29,7 @@ CALLS: list[Event] = [
 ]
 TOLD: list[Event] = [
     Delta(0, "é", [1, 2], [TokenLogprobs(1, b"\xc3", -0.5, []), TokenLogprobs(2, b"\xa9", -0.25, [])]),
-    Delta(0, "t", [3], [TokenLogprobs(3, b"t", -1.5, [Likelihood(4, b"a", -0.5)])]),
+    Delta(0, "t", [3], [TokenLogprobs(3, b"t", -1.5, [TopLogprob(4, b"a", -0.5)])]),
     Finished(0, "stop"),
     Usage(9, 3, 0),
 ]

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from dragoman.accounts.child import LedgerProcess
+from dragoman.accounts.child import LedgerProcessHandle
 from dragoman.accounts.keys import KeyRules, create_key, disable_key
 from tests.support.apps import client_of
-from tests.support.metered import Customer, metered_app, sqlite_customer
+from tests.support.metered import AccountFixture, metered_app, sqlite_account
 from tests.support.speakers import SPEAKERS, Speaker
 
 UNKNOWN_KEY = "sk-unknown-0123456789abcdef-unknown"
@@ -26,8 +26,8 @@ def speaker(request: pytest.FixtureRequest) -> Speaker:
 class Shop:
     """The app, and what is behind it."""
 
-    def __init__(self, customer: Customer, client: httpx.AsyncClient, speaker: Speaker) -> None:
-        self.customer = customer
+    def __init__(self, account_fixture: AccountFixture, client: httpx.AsyncClient, speaker: Speaker) -> None:
+        self.customer = account_fixture
         self.speaker = speaker
         self._client = client
 
@@ -47,10 +47,10 @@ class Shop:
 
 @pytest.fixture
 async def shop(speaker: Speaker, tmp_path: Path) -> AsyncIterator[Shop]:
-    with sqlite_customer(tmp_path) as customer:
-        async with metered_app(customer, tmp_path / "journals") as app, client_of(app) as client:
-            yield Shop(customer, client, speaker)
-        customer.assert_settled()
+    with sqlite_account(tmp_path) as account_fixture:
+        async with metered_app(account_fixture, tmp_path / "journals") as app, client_of(app) as client:
+            yield Shop(account_fixture, client, speaker)
+        account_fixture.assert_settled()
 
 
 def infermatic(message: str, kind: str, code: int, parameter: str | None = "None") -> dict[str, Any]:
@@ -183,14 +183,14 @@ async def test_a_request_for_more_tokens_than_a_minute_may_have_can_never_succee
 
 
 async def test_when_the_accounts_do_not_answer_it_is_no_fault_of_the_client(speaker: Speaker, tmp_path: Path) -> None:
-    with sqlite_customer(tmp_path, busy_seconds=0.01) as customer:
-        key = customer.new_key()
+    with sqlite_account(tmp_path, busy_seconds=0.01) as account_fixture:
+        key = account_fixture.new_key()
         async with (
-            metered_app(customer, tmp_path / "journals", patience_seconds=0.1) as app,
+            metered_app(account_fixture, tmp_path / "journals", timeout_seconds=0.1) as app,
             client_of(app) as client,
         ):
-            shop = Shop(customer, client, speaker)
-            with customer.database.write():  # Nobody else can write meanwhile.
+            shop = Shop(account_fixture, client, speaker)
+            with account_fixture.database.write():  # Nobody else can write meanwhile.
                 response = await shop.ask(key)
             assert response.status_code == (429 if speaker.name == "infermatic" else 503)
             assert speaker.is_error(response.json())
@@ -198,16 +198,16 @@ async def test_when_the_accounts_do_not_answer_it_is_no_fault_of_the_client(spea
 
 
 async def test_a_ledger_in_a_process_of_its_own_answers_in_the_same_words(speaker: Speaker, tmp_path: Path) -> None:
-    with sqlite_customer(tmp_path) as customer:
+    with sqlite_account(tmp_path) as account_fixture:
         async with (
-            metered_app(customer, tmp_path / "journals", transport=LedgerProcess) as app,
+            metered_app(account_fixture, tmp_path / "journals", transport=LedgerProcessHandle) as app,
             client_of(app) as client,
         ):
-            shop = Shop(customer, client, speaker)
+            shop = Shop(account_fixture, client, speaker)
             await test_a_key_that_nobody_has_is_refused(shop)
             await test_who_has_used_up_what_was_paid_in_is_told_so(shop)
             await test_more_requests_than_a_minute_may_have_are_told_when_to_come_back(shop)
-        customer.assert_settled()
+        account_fixture.assert_settled()
 
 
 @pytest.mark.parametrize("body", [[], {"model": "echo"}, {"model": "echo", "top_p": 7}])
@@ -221,11 +221,11 @@ async def test_what_is_wrong_with_the_caller_is_told_before_what_is_wrong_with_t
 
 
 async def test_scale_charges_the_account_that_is_selected_if_the_key_may_use_it(tmp_path: Path) -> None:
-    with sqlite_customer(tmp_path) as customer:
-        async with metered_app(customer, tmp_path / "journals") as app, client_of(app) as client:
-            headers = {"x-api-key": customer.new_key()}
+    with sqlite_account(tmp_path) as account_fixture:
+        async with metered_app(account_fixture, tmp_path / "journals") as app, client_of(app) as client:
+            headers = {"x-api-key": account_fixture.new_key()}
             body = {"chat_history": [], "prompt": "Hello"}
-            for selected, status in (("acme", 200), (str(customer.account_id), 200), ("", 200), ("nobody", 403)):
+            for selected, status in (("acme", 200), (str(account_fixture.account_id), 200), ("", 200), ("nobody", 403)):
                 response = await client.post(
                     "/v4/models/echo/chat-completions", json=body, headers=headers | {"x-selected-account-id": selected}
                 )
@@ -237,9 +237,12 @@ async def test_scale_charges_the_account_that_is_selected_if_the_key_may_use_it(
 
 async def test_lists_and_the_token_counter_know_only_the_models_of_the_key(tmp_path: Path) -> None:
     paths = ("/v1/models", "/empower/api/v1/models", "/api/v1/models", "/v4/models", "/v4/model-deployments")
-    with sqlite_customer(tmp_path) as customer:
-        some, none = customer.new_key(KeyRules(models=("echo",))), customer.new_key(KeyRules(models=("other",)))
-        async with metered_app(customer, tmp_path / "journals") as app, client_of(app) as client:
+    with sqlite_account(tmp_path) as account_fixture:
+        some, none = (
+            account_fixture.new_key(KeyRules(models=("echo",))),
+            account_fixture.new_key(KeyRules(models=("other",))),
+        )
+        async with metered_app(account_fixture, tmp_path / "journals") as app, client_of(app) as client:
             for key, length in ((some, 1), (none, 0)):
                 headers = {"authorization": f"Bearer {key}"}
                 for path in paths:

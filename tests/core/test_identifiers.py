@@ -3,7 +3,7 @@ import uuid
 from dragoman.core.identifiers import new_request_id
 
 
-def test_request_ids_grow_with_time_and_are_uuids_of_version_7() -> None:
+def test_request_ids_increase_over_time_and_are_version_7_uuids() -> None:
     ids = [new_request_id() for _ in range(1000)]
     assert len(set(ids)) == 1000
     assert [each[:12] for each in ids] == sorted(each[:12] for each in ids)

@@ -24,7 +24,7 @@ def test_the_off_values_are_in_range() -> None:
 
 @pytest.mark.parametrize("parameter", BOUNDED)
 @given(value=st.floats(allow_nan=True, allow_infinity=True))
-def test_exactly_the_values_of_its_range_are_accepted(parameter: str, value: float) -> None:
+def test_exactly_the_values_in_its_range_are_accepted(parameter: str, value: float) -> None:
     low, high = BOUNDED[parameter]
     sampling = msgspec.structs.replace(SamplingParams(), **{parameter: value})
     if low <= value <= high:
@@ -51,7 +51,7 @@ def test_there_are_1_to_16_choices(n: int) -> None:
 
 
 @given(st.integers(-(2**65), 2**65))
-def test_a_seed_has_64_bits_without_a_sign(seed: int) -> None:
+def test_a_seed_is_an_unsigned_64_bit_integer(seed: int) -> None:
     sampling = SamplingParams(seed=seed)
     if 0 <= seed < 2**64:
         assert check_sampling(sampling) is sampling

@@ -9,7 +9,7 @@ from hypothesis import given
 
 from dragoman.core.errors import BadRequest, EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
-from dragoman.core.jobs import AnswerForm
+from dragoman.core.jobs import StoredRequest
 from dragoman.core.service import ServedModel
 from dragoman.dialects.form import Asked, Call, asked_again
 from dragoman.server.app import DIALECTS, FORMS
@@ -51,7 +51,7 @@ def test_an_answer_is_told_the_same_later_and_elsewhere_whatever_is_served_then(
     arguments = {"deployment": "echo"} if name.startswith(("float16", "scale.deployment")) else {}
     first, body = occasion(MODELS, **arguments), json.dumps(BODIES[name]).encode()
     asked = Asked(form, first, body, form.decode(body, first))
-    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(asked.kept()), type=AnswerForm)
+    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(asked.kept()), type=StoredRequest)
     again = asked_again(kept, FORMS)
     assert (kept.name, kept.answer_id, kept.created) == (name, ID, CREATED)
     assert told(again.call) == told(asked.call)
@@ -61,7 +61,7 @@ def test_an_answer_is_told_the_same_later_and_elsewhere_whatever_is_served_then(
 
 def test_a_form_that_only_another_version_has_is_no_defect_of_ours() -> None:
     with pytest.raises(EngineFailed, match=r"form 'infermatic\.speech'"):
-        asked_again(AnswerForm("infermatic.speech", {}, b"{}", ID, CREATED), FORMS)
+        asked_again(StoredRequest("infermatic.speech", {}, b"{}", ID, CREATED), FORMS)
 
 
 def test_what_the_engine_refuses_is_told_in_the_words_of_the_request_however_often() -> None:

@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from starlette.types import Message, Scope
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.idempotency import KeptAnswer
+from dragoman.core.idempotency import StoredResponse
 from dragoman.dialects import sse
 from dragoman.dialects.door import ExchangeOptions
 from dragoman.dialects.idempotency import Recording, fingerprint
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.server.app import App, build_app
-from tests.support.books import books_at
+from tests.support.books import accounting_at
 from tests.support.connections import Client
 from tests.support.gated_echo import GatedEcho
-from tests.support.metered import sqlite_customer
+from tests.support.metered import sqlite_account
 from tests.support.patience import PATIENCE_SECONDS
 
 TICK = 0.01
@@ -42,13 +42,13 @@ def body(**fields: object) -> bytes:
 @pytest.fixture
 def secret(tmp_path: Path) -> Iterator[str]:
     """The key of an account in a new database."""
-    with sqlite_customer(tmp_path) as customer:
-        yield customer.new_key()
+    with sqlite_account(tmp_path) as account_fixture:
+        yield account_fixture.new_key()
 
 
 @contextlib.asynccontextmanager
 async def worker(engine: GatedEcho, folder: Path, *, keep_alive_seconds: float = TICK) -> AsyncIterator[App]:
-    with books_at(f"sqlite:///{folder}/accounts.db", folder / "journals", largest_answer=LARGEST) as books:
+    with accounting_at(f"sqlite:///{folder}/accounts.db", folder / "journals", max_response_bytes=LARGEST) as books:
         async with books.opened():
             catalog = Catalog([Deployment("echo", (), engine)])
             options = ExchangeOptions(10_000, keep_alive_seconds)
@@ -76,7 +76,7 @@ def test_a_recording_is_what_was_sent_without_its_comments_or_too_large(parts: l
     assert recording.add({"type": "http.response.body", "body": parts[-1]})
     whole = b"".join(parts)
     assert recording.is_too_large == (len(whole) > largest)
-    assert recording.answer() == (None if len(whole) > largest else KeptAnswer(200, (("a", "b"),), whole))
+    assert recording.answer() == (None if len(whole) > largest else StoredResponse(200, (("a", "b"),), whole))
 
 
 requests = st.tuples(st.lists(st.text(alphabet="a/", max_size=3), min_size=2, max_size=2), st.binary(max_size=3))
@@ -98,7 +98,7 @@ async def test_who_loses_the_connection_finds_the_answer_when_coming_back(
     async with worker(engine, tmp_path) as app:
         lost, returned = Client(body(stream=stream)), Client(body(stream=stream))
         first = exchange(app, lost, secret)
-        await engine.began.wait()
+        await engine.generation_started.wait()
         lost.gone.set()
         second = exchange(app, returned, secret)
         await asyncio.wait([first, second], timeout=2 * TICK)
@@ -126,12 +126,12 @@ async def test_an_answer_that_nobody_could_be_given_again_ends_with_its_client(t
 
 
 async def test_who_waits_for_a_stream_is_kept_alive_and_then_given_it(tmp_path: Path, secret: str) -> None:
-    engine = GatedEcho(silent=True)
+    engine = GatedEcho(withhold_first_token=True)
     engine.gate.clear()
     async with worker(engine, tmp_path) as app:
         running, waiting = Client(body(stream=True)), Client(body(stream=True))
         first = exchange(app, running, secret)
-        await engine.began.wait()
+        await engine.generation_started.wait()
         second = exchange(app, waiting, secret)
         await waiting.until(lambda bodies: sse.KEEP_ALIVE in bodies)
         engine.gate.set()
@@ -143,12 +143,12 @@ async def test_who_waits_for_a_stream_is_kept_alive_and_then_given_it(tmp_path: 
 
 
 async def test_who_waits_for_a_stream_that_is_refused_is_told_so_within_it(tmp_path: Path, secret: str) -> None:
-    engine = GatedEcho(BadRequest("The prompt is odd"), silent=True)
+    engine = GatedEcho(BadRequest("The prompt is odd"), withhold_first_token=True)
     engine.gate.clear()
     async with worker(engine, tmp_path, keep_alive_seconds=15) as app, worker(engine, tmp_path) as impatient:
         running, waiting = Client(body(stream=True)), Client(body(stream=True))
         first = exchange(app, running, secret)
-        await engine.began.wait()
+        await engine.generation_started.wait()
         second = exchange(impatient, waiting, secret)
         await waiting.until(lambda bodies: sse.KEEP_ALIVE in bodies)
         engine.gate.set()
@@ -167,7 +167,7 @@ async def test_who_stops_waiting_leaves_nothing_behind(tmp_path: Path, secret: s
     async with worker(engine, tmp_path) as app:
         running, leaving = Client(body()), Client(body())
         first = exchange(app, running, secret)
-        await engine.began.wait()
+        await engine.generation_started.wait()
         leaving.gone.set()
         async with asyncio.timeout(PATIENCE_SECONDS):
             await exchange(app, leaving, secret)
@@ -182,7 +182,7 @@ async def test_a_request_that_is_cancelled_gives_its_claim_up(tmp_path: Path, se
     engine.gate.clear()
     async with worker(engine, tmp_path) as app:
         cancelled = exchange(app, Client(body()), secret)
-        await engine.began.wait()
+        await engine.generation_started.wait()
         cancelled.cancel()
         await asyncio.wait([cancelled])
         engine.gate.set()

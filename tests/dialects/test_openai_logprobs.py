@@ -3,7 +3,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.core.events import Likelihood, TokenLogprobs
+from dragoman.core.events import TokenLogprobs, TopLogprob
 from dragoman.dialects.openai_logprobs import LikelyToken, TextOffsets, text_logprobs, told_tokens
 
 
@@ -35,12 +35,12 @@ def test_log_probabilities_told_piecewise_are_those_told_at_once(text: str, plac
 
 
 def test_a_part_of_a_character_shows_as_a_replacement_and_keeps_its_bytes() -> None:
-    [told] = told_tokens([TokenLogprobs(1, b"\xe6\x97", -9999.0, [Likelihood(1, b"\xe6\x97", -9999.0)])])
+    [told] = told_tokens([TokenLogprobs(1, b"\xe6\x97", -9999.0, [TopLogprob(1, b"\xe6\x97", -9999.0)])])
     assert (told.token, told.bytes, told.logprob) == ("\ufffd", [0xE6, 0x97], -9999.0)
     assert told.top_logprobs == [LikelyToken("\ufffd", -9999.0, [0xE6, 0x97])]
 
 
 def test_of_likely_tokens_that_look_alike_the_likeliest_is_told() -> None:
-    top = [Likelihood(1, b"\xe6", -0.1), Likelihood(2, b"\xe7", -0.2), Likelihood(3, b"a", -0.3)]
+    top = [TopLogprob(1, b"\xe6", -0.1), TopLogprob(2, b"\xe7", -0.2), TopLogprob(3, b"a", -0.3)]
     told = text_logprobs([TokenLogprobs(1, b"\xe6", -0.1, top)], TextOffsets())
     assert told.top_logprobs == [{"\ufffd": -0.1, "a": -0.3}]

@@ -96,13 +96,13 @@ def _calls(deltas: Sequence[AnyDelta]) -> list[tuple[str, str]]:
     calls: list[tuple[str, str]] = []
     for delta in deltas:
         if isinstance(delta, ToolCallDelta):
-            if delta.call == len(calls):
+            if delta.call_index == len(calls):
                 assert delta.name is not None
                 assert delta.id is not None
                 assert delta.id.startswith("call_")
                 calls.append((delta.name, ""))
-            name, arguments = calls[delta.call]
-            calls[delta.call] = (name, arguments + delta.arguments)
+            name, arguments = calls[delta.call_index]
+            calls[delta.call_index] = (name, arguments + delta.arguments)
     return calls
 
 

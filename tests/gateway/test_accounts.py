@@ -10,42 +10,44 @@ from dragoman.core.errors import TooManyRunning
 from dragoman.core.events import Usage
 from dragoman.core.identifiers import new_request_id
 from dragoman.core.service import Caller
-from dragoman.gateway.access import Order
-from dragoman.gateway.accounts import AccountAccess, AccountsOptions
-from tests.support.metered import MODEL, sqlite_customer
+from dragoman.gateway.access import AdmissionRequest
+from dragoman.gateway.accounts import AccountAccessController, AccountsOptions
+from tests.support.metered import MODEL, sqlite_account
 
 
-def order(key: str) -> Order:
+def admission_request(key: str) -> AdmissionRequest:
     caller = Caller(new_request_id(), key)
-    return Order(caller, "infermatic", MODEL, MODEL, 10, 20, delivered_at_once=True)
+    return AdmissionRequest(caller, "infermatic", MODEL, MODEL, 10, 20, is_buffered=True)
 
 
-async def test_who_has_read_an_answer_may_ask_again_wherever_it_was_given(tmp_path: Path) -> None:
-    with sqlite_customer(tmp_path) as customer:
-        key = customer.new_key(KeyRules(concurrent_requests=1))
-        databases = [Database(customer.url) for _ in range(2)]
-        here, there = (
-            AccountAccess(AccountsOptions(database, tmp_path / "journals", transport=LedgerThread))
+async def test_a_client_may_send_its_next_request_to_any_process_once_its_answer_is_complete(tmp_path: Path) -> None:
+    with sqlite_account(tmp_path) as account_fixture:
+        key = account_fixture.new_key(KeyRules(concurrent_requests=1))
+        databases = [Database(account_fixture.url) for _ in range(2)]
+        first, second = (
+            AccountAccessController(AccountsOptions(database, tmp_path / "journals", transport=LedgerThread))
             for database in databases
         )
-        async with here.opened(), there.opened():
-            for desk, _ in zip(itertools.cycle((here, there)), range(40), strict=False):
-                bill = await desk.admit(order(key))
-                bill.observe(Usage(10, 20, 0))
-                bill.settle("finished")
+        async with first.opened(), second.opened():
+            for access, _ in zip(itertools.cycle((first, second)), range(40), strict=False):
+                reservation = await access.admit(admission_request(key))
+                reservation.observe(Usage(10, 20, 0))
+                reservation.settle("finished")
         for database in databases:
             database.close()
-        customer.assert_settled()
-        assert len(customer.usage) == 40
+        account_fixture.assert_settled()
+        assert len(account_fixture.usage) == 40
 
 
-async def test_a_request_beside_one_that_goes_on_is_refused(tmp_path: Path) -> None:
-    with sqlite_customer(tmp_path) as customer:
-        key = customer.new_key(KeyRules(concurrent_requests=1))
-        access = AccountAccess(AccountsOptions(customer.database, tmp_path / "journals", transport=LedgerThread))
+async def test_a_second_concurrent_request_is_refused(tmp_path: Path) -> None:
+    with sqlite_account(tmp_path) as account_fixture:
+        key = account_fixture.new_key(KeyRules(concurrent_requests=1))
+        access = AccountAccessController(
+            AccountsOptions(account_fixture.database, tmp_path / "journals", transport=LedgerThread)
+        )
         async with access.opened():
-            bill = await access.admit(order(key))
+            reservation = await access.admit(admission_request(key))
             with pytest.raises(TooManyRunning):
-                await access.admit(order(key))
-            bill.settle("disconnected")
-        customer.assert_settled()
+                await access.admit(admission_request(key))
+            reservation.settle("disconnected")
+        account_fixture.assert_settled()

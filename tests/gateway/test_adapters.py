@@ -5,19 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from dragoman.core.adapters import Adapter, AdapterOrder, AdapterSource, RegisteredAdapter
-from dragoman.core.errors import AdapterMissing, BadRequest, ModelNotFound, NameTaken
+from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter
+from dragoman.core.errors import AdapterMissing, BadRequest, ModelNameTaken, ModelNotFound
 from dragoman.engines.base import AdapterFile
 from dragoman.engines.echo import EchoEngine
-from dragoman.gateway.adapters import AdapterDesk, NoAdapterStore
+from dragoman.gateway.adapters import AdapterRegistrar, NoAdapterStore
 from dragoman.gateway.catalog import Catalog, Deployment
-from tests.support.adaptable_echo import UNFIT, AdaptableEcho
+from tests.support.adaptable_echo import INCOMPATIBLE_FILE, AdaptableEcho
 
 PIRATE = AdapterSource("local", "pirate")
 POET = AdapterSource("hub", "acme/poet", "v2")
 
 
-class Shelf:
+class FakeAdapterStore:
     """Implements engines.base.AdapterStore: adapters for a few architectures and bases."""
 
     def __init__(self) -> None:
@@ -33,102 +33,102 @@ class Shelf:
             case "for-second":
                 return AdapterFile(Path("second.gguf"), "llama", ("Somebody", "acme/second"))
             case "unfit":
-                return AdapterFile(Path(UNFIT), "llama", ())
+                return AdapterFile(Path(INCOMPATIBLE_FILE), "llama", ())
         return AdapterFile(Path(f"{source.name}.gguf"), "llama", ("acme/unknown",))
 
 
-class House:
+class AdapterHarness:
     """Models and a desk that registers adapters with them."""
 
     def __init__(self, *architectures: str | None) -> None:
         names = ["first", "second", "third"]
-        self.shelf = Shelf()
+        self.store = FakeAdapterStore()
         self.catalog = Catalog(
             [
                 Deployment(name, (f"acme/{name}",), AdaptableEcho(architecture) if architecture else EchoEngine())
                 for name, architecture in zip(names, architectures, strict=False)
             ]
         )
-        self.desk = AdapterDesk(self.catalog, self.shelf)
+        self.registrar = AdapterRegistrar(self.catalog, self.store)
 
     async def register(self, name: str, source: AdapterSource, base: str | None = None) -> RegisteredAdapter:
-        return await self.desk.register(AdapterOrder(name, source, base), token="secret", creator="me")
+        return await self.registrar.register(AdapterSpec(name, source, base), token="secret", creator="me")
 
 
-async def test_an_adapter_is_served_by_the_only_model_it_can_be_for() -> None:
-    house, before = House(None, "qwen2", "llama"), int(time.time())
-    registered = await house.register("pirate", PIRATE)
+async def test_an_adapter_is_served_by_the_only_compatible_model() -> None:
+    harness, before = AdapterHarness(None, "qwen2", "llama"), int(time.time())
+    registered = await harness.register("pirate", PIRATE)
     adapter = registered.adapter
     assert (registered.base, adapter.name, adapter.source, adapter.creator) == ("third", "pirate", PIRATE, "me")
     assert before <= adapter.created_at <= time.time()
-    assert house.catalog.resolve("pirate") == (house.catalog.deployments[2], adapter)
-    assert house.shelf.tokens == ["secret"]
+    assert harness.catalog.resolve("pirate") == (harness.catalog.deployments[2], adapter)
+    assert harness.store.tokens == ["secret"]
 
 
 async def test_the_model_an_adapter_was_made_for_is_preferred() -> None:
-    house = House("llama", "llama")
-    assert (await house.register("it", AdapterSource("local", "for-second"))).base == "second"
+    harness = AdapterHarness("llama", "llama")
+    assert (await harness.register("it", AdapterSource("local", "for-second"))).base == "second"
 
 
 @pytest.mark.parametrize("base", ["second", "acme/second"])
 async def test_the_client_may_say_which_model_an_adapter_is_for(base: str) -> None:
-    assert (await House("llama", "llama").register("it", PIRATE, base)).base == "second"
+    assert (await AdapterHarness("llama", "llama").register("it", PIRATE, base)).base == "second"
 
 
 async def test_several_models_that_an_adapter_may_be_for_are_named() -> None:
     with pytest.raises(BadRequest, match="'base_model_name': first, third") as caught:
-        await House("llama", "qwen2", "llama").register("it", PIRATE)
+        await AdapterHarness("llama", "qwen2", "llama").register("it", PIRATE)
     assert caught.value.parameter == "base_model_name"
 
 
 @pytest.mark.parametrize("architectures", [("llama",), (None,), ()])
 async def test_an_adapter_whose_model_is_not_served_is_refused(architectures: tuple[str | None, ...]) -> None:
     with pytest.raises(BadRequest, match="is not served: no model here is of the architecture 'qwen2'") as caught:
-        await House(*architectures).register("it", AdapterSource("local", "for-qwen"))
+        await AdapterHarness(*architectures).register("it", AdapterSource("local", "for-qwen"))
     assert caught.value.parameter == "model_name"
 
 
 @pytest.mark.parametrize("base", ["nobody", "first"])
 async def test_a_base_that_is_not_served_or_takes_no_adapters_is_refused(base: str) -> None:
     with pytest.raises(BadRequest, match=f"'{base}' is not served, or takes no adapters"):
-        await House(None, "llama").register("it", PIRATE, base)
+        await AdapterHarness(None, "llama").register("it", PIRATE, base)
 
 
-async def test_the_same_request_again_is_answered_as_before_and_looks_for_nothing() -> None:
-    house = House("llama")
-    first = await house.register("pirate", PIRATE)
-    assert await house.register("pirate", PIRATE) == first
-    assert len(house.shelf.tokens) == 1
+async def test_registering_the_same_adapter_again_searches_for_no_file() -> None:
+    harness = AdapterHarness("llama")
+    first = await harness.register("pirate", PIRATE)
+    assert await harness.register("pirate", PIRATE) == first
+    assert len(harness.store.tokens) == 1
 
 
 @pytest.mark.parametrize("name", ["first", "acme/first", "pirate"])
-async def test_a_name_that_something_else_has_is_refused(name: str) -> None:
-    house = House("llama")
-    await house.register("pirate", PIRATE)
-    with pytest.raises(NameTaken, match=f"A model named '{name}' already exists"):
-        await house.register(name, POET)
+async def test_a_name_already_in_use_is_refused(name: str) -> None:
+    harness = AdapterHarness("llama")
+    await harness.register("pirate", PIRATE)
+    with pytest.raises(ModelNameTaken, match=f"A model named '{name}' already exists"):
+        await harness.register(name, POET)
 
 
 async def test_a_name_is_taken_also_where_the_dialect_does_not_show_it() -> None:
     hidden = Deployment("hidden", (), AdaptableEcho(), ("scale",))
     shown = Deployment("shown", (), AdaptableEcho())
     catalog = Catalog([hidden, shown])
-    scale = AdapterDesk(catalog.shown_in("scale"), Shelf())
-    empower = AdapterDesk(catalog.shown_in("empower"), Shelf())
-    await scale.register(AdapterOrder("pirate", PIRATE, "hidden"), token=None, creator="")
-    for order in (AdapterOrder("hidden", POET), AdapterOrder("pirate", PIRATE)):
-        with pytest.raises(NameTaken):
-            await empower.register(order, token=None, creator="")
+    scale = AdapterRegistrar(catalog.for_dialect("scale"), FakeAdapterStore())
+    empower = AdapterRegistrar(catalog.for_dialect("empower"), FakeAdapterStore())
+    await scale.register(AdapterSpec("pirate", PIRATE, "hidden"), token=None, creator="")
+    for spec in (AdapterSpec("hidden", POET), AdapterSpec("pirate", PIRATE)):
+        with pytest.raises(ModelNameTaken):
+            await empower.register(spec, token=None, creator="")
     with pytest.raises(ModelNotFound):
         await empower.unregister("pirate")
 
 
 @pytest.mark.parametrize(("source", "error"), [("absent", AdapterMissing), ("unfit", BadRequest)])
-async def test_what_cannot_be_found_or_does_not_fit_is_not_served(source: str, error: type[Exception]) -> None:
-    house = House("llama")
+async def test_a_missing_or_incompatible_adapter_is_not_served(source: str, error: type[Exception]) -> None:
+    harness = AdapterHarness("llama")
     with pytest.raises(error):
-        await house.register("it", AdapterSource("local", source))
-    assert [model.id for model in house.catalog.models()] == ["first"]
+        await harness.register("it", AdapterSource("local", source))
+    assert [model.id for model in harness.catalog.models()] == ["first"]
 
 
 async def test_without_a_store_there_are_no_adapters() -> None:
@@ -136,27 +136,27 @@ async def test_without_a_store_there_are_no_adapters() -> None:
         await NoAdapterStore().find(POET, None)
 
 
-async def test_a_removed_adapter_is_gone_and_its_name_free() -> None:
-    house = House("llama")
-    registered = await house.register("pirate", PIRATE)
-    assert await house.desk.unregister("pirate") == registered
+async def test_the_name_of_a_removed_adapter_can_be_reused() -> None:
+    harness = AdapterHarness("llama")
+    registered = await harness.register("pirate", PIRATE)
+    assert await harness.registrar.unregister("pirate") == registered
     with pytest.raises(ModelNotFound):
-        house.catalog.resolve("pirate")
-    assert (await house.register("pirate", POET)).adapter.source == POET
+        harness.catalog.resolve("pirate")
+    assert (await harness.register("pirate", POET)).adapter.source == POET
 
 
 @pytest.mark.parametrize("name", ["first", "nobody"])
 async def test_only_adapters_can_be_removed(name: str) -> None:
     with pytest.raises(ModelNotFound):
-        await House("llama").desk.unregister(name)
+        await AdapterHarness("llama").registrar.unregister(name)
 
 
-async def test_adapters_are_listed_after_the_models_and_say_whose_they_are() -> None:
-    house = House("llama", "qwen2")
-    engine = house.catalog.deployments[0].engine
+async def test_adapters_are_listed_after_the_models_with_their_base() -> None:
+    harness = AdapterHarness("llama", "qwen2")
+    engine = harness.catalog.deployments[0].engine
     assert isinstance(engine, AdaptableEcho)
-    engine.held.held["calm"] = Adapter("calm", PIRATE, 17, ("still",))
-    listed = house.catalog.models()
+    engine.adapter_host.by_name["calm"] = Adapter("calm", PIRATE, 17, ("still",))
+    listed = harness.catalog.models()
     assert [(model.id, model.base, model.created_at) for model in listed] == [
         ("first", None, None),
         ("second", None, None),
@@ -164,4 +164,4 @@ async def test_adapters_are_listed_after_the_models_and_say_whose_they_are() -> 
     ]
     assert listed[2].aliases == ("still",)
     assert listed[2].context_length == engine.context_length
-    assert house.catalog.resolve("still").deployment.name == "first"
+    assert harness.catalog.resolve("still").deployment.name == "first"

@@ -13,15 +13,15 @@ from dragoman.accounts.database import Database
 from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.migrations import upgrade
 from dragoman.core.errors import Overloaded
-from dragoman.core.idempotency import Attempt, Claimed, KeptAnswer, Running
+from dragoman.core.idempotency import Acquired, IdempotentRequest, InProgress, StoredResponse
 from dragoman.gateway.accounts import AccountsOptions
-from dragoman.gateway.answers import DatabaseAnswers
+from dragoman.gateway.answers import DatabaseIdempotencyStore
 from dragoman.server.books import Books
-from tests.support.books import books_at
+from tests.support.books import accounting_at
 from tests.support.patience import PATIENCE_SECONDS
 
-ATTEMPT = Attempt("caller", "key", "fingerprint")
-ANSWER = KeptAnswer(200, (), b"{}")
+REQUEST = IdempotentRequest("caller", "key", "fingerprint")
+RESPONSE = StoredResponse(200, (), b"{}")
 
 
 @pytest.fixture
@@ -33,11 +33,11 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def books(path: Path, tmp_path: Path) -> Iterator[Books]:
+def accounting(path: Path, tmp_path: Path) -> Iterator[Books]:
     database = Database(f"sqlite:///{path}", busy_seconds=0.05)
-    books = Books(AccountsOptions(database, tmp_path / "journals", transport=LedgerThread))
-    yield books
-    books.close()
+    accounting = Books(AccountsOptions(database, tmp_path / "journals", transport=LedgerThread))
+    yield accounting
+    accounting.close()
 
 
 def locked(path: Path) -> sqlite3.Connection:
@@ -47,71 +47,71 @@ def locked(path: Path) -> sqlite3.Connection:
     return connection
 
 
-async def claimed(answers: DatabaseAnswers) -> Claimed:
-    claim = await answers.claim(ATTEMPT)
-    assert isinstance(claim, Claimed)
+async def acquire(store: DatabaseIdempotencyStore) -> Acquired:
+    claim = await store.claim(REQUEST)
+    assert isinstance(claim, Acquired)
     return claim
 
 
-async def test_a_database_that_does_not_answer_lets_nobody_run_a_request_twice(books: Books, path: Path) -> None:
-    async with books.opened():
+async def test_an_unresponsive_database_never_lets_a_request_run_twice(accounting: Books, path: Path) -> None:
+    async with accounting.opened():
         lock = locked(path)
         with pytest.raises(Overloaded) as refused:
-            await books.answers.claim(ATTEMPT)
+            await accounting.answers.claim(REQUEST)
         assert refused.value.retry_after == 5
         lock.close()
-        assert isinstance(await books.answers.claim(ATTEMPT), Claimed)
+        assert isinstance(await accounting.answers.claim(REQUEST), Acquired)
 
 
-async def test_what_could_not_be_released_is_found_by_the_sweep(books: Books, path: Path) -> None:
-    async with books.opened():
-        claim = await claimed(books.answers)
+async def test_the_sweep_releases_claims_whose_release_failed(accounting: Books, path: Path) -> None:
+    async with accounting.opened():
+        claim = await acquire(accounting.answers)
         lock = locked(path)
-        await books.answers.keep(ATTEMPT, claim, ANSWER)
-        books.answers.release(ATTEMPT, claim)
+        await accounting.answers.store(REQUEST, claim, RESPONSE)
+        accounting.answers.release(REQUEST, claim)
         await asyncio.sleep(0)  # Its turn comes before the sweep's.
         with pytest.raises(Overloaded):
-            await books.answers.sweep()
+            await accounting.answers.sweep()
         lock.close()
-        assert await books.answers.claim(ATTEMPT) == Running()
-        assert await books.answers.sweep() == 1
-        held = await claimed(books.answers)
-        assert await books.answers.sweep() == 0
-        await books.answers.keep(ATTEMPT, held, ANSWER)
-        assert await books.answers.claim(ATTEMPT) == ANSWER
+        assert await accounting.answers.claim(REQUEST) == InProgress()
+        assert await accounting.answers.sweep() == 1
+        held = await acquire(accounting.answers)
+        assert await accounting.answers.sweep() == 0
+        await accounting.answers.store(REQUEST, held, RESPONSE)
+        assert await accounting.answers.claim(REQUEST) == RESPONSE
 
 
-async def test_a_claim_whose_caller_is_cancelled_is_nobodys(books: Books) -> None:
-    async with books.opened():
-        asking = asyncio.create_task(books.answers.claim(ATTEMPT))
+async def test_the_claim_of_a_cancelled_caller_is_released(accounting: Books) -> None:
+    async with accounting.opened():
+        claiming = asyncio.create_task(accounting.answers.claim(REQUEST))
         await asyncio.sleep(0)
-        asking.cancel()
-        await asyncio.wait([asking])
-        await books.answers.sweep()
-        assert isinstance(await books.answers.claim(ATTEMPT), Claimed)
+        claiming.cancel()
+        await asyncio.wait([claiming])
+        await accounting.answers.sweep()
+        assert isinstance(await accounting.answers.claim(REQUEST), Acquired)
 
 
 def _claim_and_wait(path: Path, journals: Path, parent: Connection) -> None:
     async def live() -> None:
-        with books_at(f"sqlite:///{path}", journals) as books:
-            async with books.opened():
-                parent.send(await books.answers.claim(ATTEMPT))
+        with accounting_at(f"sqlite:///{path}", journals) as accounting:
+            async with accounting.opened():
+                parent.send(await accounting.answers.claim(REQUEST))
                 await asyncio.Event().wait()
 
     asyncio.run(live())
 
 
 async def test_the_claim_of_a_killed_process_is_taken_over_by_the_next_that_starts(
-    books: Books, path: Path, tmp_path: Path
+    accounting: Books, path: Path, tmp_path: Path
 ) -> None:
     spawn = multiprocessing.get_context("spawn")
-    told, tells = spawn.Pipe(duplex=False)
-    process = spawn.Process(target=_claim_and_wait, args=(path, tmp_path / "journals", tells))
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_claim_and_wait, args=(path, tmp_path / "journals", sender))
     process.start()
-    assert told.poll(PATIENCE_SECONDS), "the process has claimed"
-    assert isinstance(told.recv(), Claimed)
-    assert await books.answers.claim(ATTEMPT) == Running()
+    assert receiver.poll(PATIENCE_SECONDS), "the process has claimed"
+    assert isinstance(receiver.recv(), Acquired)
+    assert await accounting.answers.claim(REQUEST) == InProgress()
     process.kill()
     process.join(60)
-    async with books.opened():
-        assert isinstance(await books.answers.claim(ATTEMPT), Claimed)
+    async with accounting.opened():
+        assert isinstance(await accounting.answers.claim(REQUEST), Acquired)

@@ -16,7 +16,7 @@ from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.meter import Meter
+from dragoman.gateway.meter import RequestMetrics
 from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.patience import PATIENCE_SECONDS
 
@@ -38,15 +38,15 @@ class BrokenEngine(EchoEngine):
                 await asyncio.Event().wait()
 
 
-class House:
+class GatewayHarness:
     """A gateway with one model, and its counts."""
 
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
-        self.gateway = Gateway(Catalog([Deployment("echo", ("parrot",), engine)]), Meter(self.registry))
+        self.gateway = Gateway(Catalog([Deployment("echo", ("parrot",), engine)]), RequestMetrics(self.registry))
 
     async def answer(self, *prompts: str, n: int = 1, model: str = "echo") -> list[Event]:
-        return await told(self.gateway, requests(prompts, n, model))
+        return await collect_events(self.gateway, requests(prompts, n, model))
 
     def count(self, name: str, **labels: str) -> float:
         return self.registry.get_sample_value(f"dragoman_{name}_total", {"model": "echo", **labels}) or 0.0
@@ -60,132 +60,134 @@ def caller() -> Caller:
     return Caller(new_request_id(), None)
 
 
-async def told(gateway: Gateway, asked: Sequence[GenerationRequest]) -> list[Event]:
-    async with contextlib.aclosing(await gateway.generate(asked, caller())) as events:
+async def collect_events(gateway: Gateway, generation_requests: Sequence[GenerationRequest]) -> list[Event]:
+    async with contextlib.aclosing(await gateway.generate(generation_requests, caller())) as events:
         return [event async for event in events]
 
 
 def texts(events: Sequence[Event]) -> dict[int, str]:
-    said: dict[int, str] = {}
+    collected: dict[int, str] = {}
     for event in events:
         if isinstance(event, Delta):
-            said[event.index] = said.get(event.index, "") + event.text
-    return dict(sorted(said.items()))
+            collected[event.index] = collected.get(event.index, "") + event.text
+    return dict(sorted(collected.items()))
 
 
 async def test_one_prompt_is_answered_with_the_engines_own_events() -> None:
     engine = EchoEngine()
     [request] = requests(["ab"], n=2)
-    assert await House(engine).answer("ab", n=2) == [event async for event in engine.generate(request)]
+    assert await GatewayHarness(engine).answer("ab", n=2) == [event async for event in engine.generate(request)]
 
 
 async def test_choices_of_several_prompts_are_counted_prompt_by_prompt() -> None:
-    events = await House(EchoEngine()).answer("one", "two", "three", n=2)
+    events = await GatewayHarness(EchoEngine()).answer("one", "two", "three", n=2)
     assert texts(events) == {0: "one", 1: "one", 2: "two", 3: "two", 4: "three", 5: "three"}
     assert sorted(event.index for event in events if isinstance(event, Finished)) == list(range(6))
 
 
 async def test_several_prompts_have_one_usage_at_the_end_and_it_is_their_sum() -> None:
-    events = await House(EchoEngine()).answer("one", "three", n=2)
+    events = await GatewayHarness(EchoEngine()).answer("one", "three", n=2)
     assert [event for event in events if isinstance(event, Usage)] == [events[-1]]
     assert events[-1] == Usage(prompt_tokens=3 + 5, completion_tokens=2 * (4 + 6), cached_tokens=0)
 
 
 async def test_more_prompts_than_fit_between_engine_and_client_are_all_answered() -> None:
     prompts = [f"prompt {number}" for number in range(128)]
-    assert texts(await House(EchoEngine()).answer(*prompts)) == dict(enumerate(prompts))
+    assert texts(await GatewayHarness(EchoEngine()).answer(*prompts)) == dict(enumerate(prompts))
 
 
-async def test_of_several_candidates_the_best_are_told_and_all_are_counted() -> None:
-    house = House(EchoEngine())
-    asked = [msgspec.structs.replace(request, best_of=3) for request in requests(["ab", "cde"], n=2)]
-    events = await told(house.gateway, asked)
+async def test_only_the_best_candidates_are_returned_and_all_are_counted() -> None:
+    harness = GatewayHarness(EchoEngine())
+    generation_requests = [msgspec.structs.replace(request, best_of=3) for request in requests(["ab", "cde"], n=2)]
+    events = await collect_events(harness.gateway, generation_requests)
     assert texts(events) == {0: "ab", 1: "ab", 2: "cde", 3: "cde"}
     assert events[-1] == Usage(prompt_tokens=5, completion_tokens=3 * (3 + 4), cached_tokens=0)
-    assert house.count("completion_tokens") == 3 * (3 + 4)
+    assert harness.count("completion_tokens") == 3 * (3 + 4)
 
 
-async def test_an_alias_is_counted_under_the_models_own_name() -> None:
-    house = House(EchoEngine())
-    assert texts(await house.answer("ab", model="parrot")) == {0: "ab"}
-    assert house.count("requests", result="ok") == 1
+async def test_an_alias_is_counted_under_the_models_canonical_name() -> None:
+    harness = GatewayHarness(EchoEngine())
+    assert texts(await harness.answer("ab", model="parrot")) == {0: "ab"}
+    assert harness.count("requests", result="ok") == 1
 
 
 async def test_a_request_for_an_adapter_goes_to_its_model_and_is_counted_under_the_adapters_name() -> None:
     engine = AdaptableEcho()
-    house = House(engine)
-    engine.held.held["pirate"] = Adapter("pirate", AdapterSource("local", "pirate"), 0, aliases=("redbeard",))
-    assert texts(await house.answer("ab", "c", model="redbeard")) == {0: "ab", 1: "c"}
-    await house.answer("ab")
-    assert engine.asked == ["pirate", "pirate", None]
-    assert house.registry.get_sample_value("dragoman_requests_total", {"model": "pirate", "result": "ok"}) == 1
-    assert house.count("requests", result="ok") == 1
-    assert await house.gateway.count_tokens("pirate", TextPrompt("ab")) == 2
+    harness = GatewayHarness(engine)
+    engine.adapter_host.by_name["pirate"] = Adapter(
+        "pirate", AdapterSource("local", "pirate"), 0, aliases=("redbeard",)
+    )
+    assert texts(await harness.answer("ab", "c", model="redbeard")) == {0: "ab", 1: "c"}
+    await harness.answer("ab")
+    assert engine.requested_adapters == ["pirate", "pirate", None]
+    assert harness.registry.get_sample_value("dragoman_requests_total", {"model": "pirate", "result": "ok"}) == 1
+    assert harness.count("requests", result="ok") == 1
+    assert await harness.gateway.count_tokens("pirate", TextPrompt("ab")) == 2
 
 
 async def test_an_unknown_model_is_refused() -> None:
     with pytest.raises(ModelNotFound):
-        await House(EchoEngine()).answer("ab", model="other")
+        await GatewayHarness(EchoEngine()).answer("ab", model="other")
 
 
 @pytest.mark.parametrize("prompts", [["engine"], ["engine", "endless"], ["endless", "engine", "endless"]])
 async def test_an_error_of_one_prompt_ends_the_whole_request(prompts: list[str]) -> None:
-    house = House(BrokenEngine())
+    harness = GatewayHarness(BrokenEngine())
     with pytest.raises(EngineFailed, match="The engine stopped"):
-        await asyncio.wait_for(house.answer(*prompts), PATIENCE_SECONDS)
-    assert house.count("requests", result="failed") == 1
+        await asyncio.wait_for(harness.answer(*prompts), PATIENCE_SECONDS)
+    assert harness.count("requests", result="failed") == 1
 
 
 @pytest.mark.parametrize("prompts", [["defect"], ["defect", "endless"]])
 async def test_a_defect_of_the_engine_ends_the_whole_request(prompts: list[str]) -> None:
-    house = House(BrokenEngine())
+    harness = GatewayHarness(BrokenEngine())
     with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(house.answer(*prompts), PATIENCE_SECONDS)
-    assert house.count("requests", result="failed") == 1
+        await asyncio.wait_for(harness.answer(*prompts), PATIENCE_SECONDS)
+    assert harness.count("requests", result="failed") == 1
 
 
 async def test_prompts_that_end_without_usage_leave_the_request_without_usage() -> None:
-    events = await asyncio.wait_for(House(BrokenEngine()).answer("silent", "silent"), PATIENCE_SECONDS)
+    events = await asyncio.wait_for(GatewayHarness(BrokenEngine()).answer("silent", "silent"), PATIENCE_SECONDS)
     assert events == [Delta(0, "Oh", [1]), Delta(1, "Oh", [1])]
 
 
 async def test_requests_and_tokens_are_counted() -> None:
-    house = House(EchoEngine())
-    await house.answer("one", "three")
-    await house.answer("ab", n=2)
-    assert house.count("requests", result="ok") == 2
-    assert house.count("prompt_tokens") == 3 + 5 + 2
-    assert house.count("completion_tokens") == 4 + 6 + 2 * 3
+    harness = GatewayHarness(EchoEngine())
+    await harness.answer("one", "three")
+    await harness.answer("ab", n=2)
+    assert harness.count("requests", result="ok") == 2
+    assert harness.count("prompt_tokens") == 3 + 5 + 2
+    assert harness.count("completion_tokens") == 4 + 6 + 2 * 3
 
 
-async def test_a_request_that_fails_is_counted_with_the_tokens_it_had() -> None:
-    house = House(BrokenEngine())
+async def test_a_failed_request_is_counted_with_the_tokens_it_generated() -> None:
+    harness = GatewayHarness(BrokenEngine())
     for prompt, error in (("engine", EngineFailed), ("request", BadRequest)):
         with pytest.raises(error):
-            await house.answer(prompt)
-    assert house.count("requests", result="failed") == 1
-    assert house.count("requests", result="refused") == 1
-    assert house.count("completion_tokens") == 2
+            await harness.answer(prompt)
+    assert harness.count("requests", result="failed") == 1
+    assert harness.count("requests", result="refused") == 1
+    assert harness.count("completion_tokens") == 2
 
 
 @pytest.mark.parametrize("prompts", [["a long prompt"], ["one", "two"]])
 async def test_closing_a_request_cancels_all_of_its_work(prompts: list[str]) -> None:
     engine = EchoEngine()
-    house = House(engine)
-    async with contextlib.aclosing(await house.gateway.generate(requests(prompts), caller())) as events:
+    harness = GatewayHarness(engine)
+    async with contextlib.aclosing(await harness.gateway.generate(requests(prompts), caller())) as events:
         await anext(aiter(events))
         assert (await engine.statistics()).running > 0
     assert (await engine.statistics()).running == 0
-    assert house.count("requests", result="cancelled") == 1
+    assert harness.count("requests", result="cancelled") == 1
 
 
-async def test_a_draining_gateway_refuses_new_requests_and_goes_on_with_old_ones() -> None:
-    house = House(EchoEngine())
-    old = aiter(await house.gateway.generate(requests(["ab"]), caller()))
-    said = [await anext(old)]
-    house.gateway.drain()
+async def test_a_draining_gateway_refuses_new_requests_and_finishes_running_ones() -> None:
+    harness = GatewayHarness(EchoEngine())
+    old = aiter(await harness.gateway.generate(requests(["ab"]), caller()))
+    collected = [await anext(old)]
+    harness.gateway.drain()
     with pytest.raises(ShuttingDown) as caught:
-        await house.answer("new")
+        await harness.answer("new")
     assert caught.value.retry_after >= 1
-    said += [event async for event in old]
-    assert texts(said) == {0: "ab"}
+    collected += [event async for event in old]
+    assert texts(collected) == {0: "ab"}

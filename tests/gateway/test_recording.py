@@ -2,25 +2,25 @@ from pathlib import Path
 
 from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.core.service import Caller
-from dragoman.gateway.access import Order
+from dragoman.gateway.access import AdmissionRequest
 from dragoman.gateway.accounts import AccountsOptions
-from dragoman.gateway.keys import FREE_OF_CHARGE
-from dragoman.gateway.recording import RecordingKeyRing
-from tests.support.metered import sqlite_customer
+from dragoman.gateway.keys import UNMETERED
+from dragoman.gateway.recording import UsageRecordingAuthenticator
+from tests.support.metered import sqlite_account
 
 
-def order(number: int) -> Order:
-    return Order(Caller(f"{number:032}", None), "arcee", "echo", "echo", 0, 0, delivered_at_once=True)
+def admission_request(number: int) -> AdmissionRequest:
+    return AdmissionRequest(Caller(f"{number:032}", None), "arcee", "echo", "echo", 0, 0, is_buffered=True)
 
 
-async def test_a_database_that_does_not_answer_stops_no_request(tmp_path: Path) -> None:
-    with sqlite_customer(tmp_path, busy_seconds=0.01) as customer:
+async def test_an_unresponsive_database_blocks_no_request(tmp_path: Path) -> None:
+    with sqlite_account(tmp_path, busy_seconds=0.01) as account_fixture:
         journals = tmp_path / "journals"
-        options = AccountsOptions(customer.database, journals, patience_seconds=0.05, transport=LedgerThread)
-        ring = RecordingKeyRing((), options)
-        async with ring.opened():
-            with customer.database.write():
-                assert await ring.admit(order(1)) is FREE_OF_CHARGE
-            (await ring.admit(order(2))).settle("finished")
-        assert [used.request_id[-1] for used in customer.usage if used.result == "finished"] == ["2"]
-        customer.assert_settled()
+        options = AccountsOptions(account_fixture.database, journals, timeout_seconds=0.05, transport=LedgerThread)
+        authenticator = UsageRecordingAuthenticator((), options)
+        async with authenticator.opened():
+            with account_fixture.database.write():
+                assert await authenticator.admit(admission_request(1)) is UNMETERED
+            (await authenticator.admit(admission_request(2))).settle("finished")
+        assert [used.request_id[-1] for used in account_fixture.usage if used.result == "finished"] == ["2"]
+        account_fixture.assert_settled()

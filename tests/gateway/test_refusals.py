@@ -4,14 +4,14 @@ import pytest
 
 from dragoman.accounts import refusals
 from dragoman.core.allowance import Allowance, Allowances
-from dragoman.core.errors import Limited, OutOfBalance, RateLimited, TooManyRunning
+from dragoman.core.errors import InsufficientBalance, Limited, RateLimited, TooManyRunning
 from dragoman.core.service import Caller
-from dragoman.gateway.refusals import translated
+from dragoman.gateway.refusals import translate_refusal
 
 CALLER = Caller("0" * 32, "sk-0123456789abcdef")
 USED = Allowance(10, 10, 30)
 
-EXAMPLES: list[refusals.Refusal] = [
+EXAMPLES: list[refusals.LedgerRefusal] = [
     refusals.KeyUnknown(),
     refusals.KeyDisabled(0),
     refusals.KeyExpired(0),
@@ -28,7 +28,7 @@ EXAMPLES: list[refusals.Refusal] = [
 ]
 
 
-def kinds(base: type[refusals.Refusal]) -> Iterator[type[refusals.Refusal]]:
+def kinds(base: type[refusals.LedgerRefusal]) -> Iterator[type[refusals.LedgerRefusal]]:
     """All that the ledger may raise: what nothing is derived from."""
     derived = base.__subclasses__()
     for each in derived:
@@ -37,21 +37,21 @@ def kinds(base: type[refusals.Refusal]) -> Iterator[type[refusals.Refusal]]:
         yield base
 
 
-def test_every_refusal_of_the_ledger_has_words_for_clients() -> None:
-    assert {type(each) for each in EXAMPLES} == set(kinds(refusals.Refusal))
+def test_every_ledger_refusal_is_translated() -> None:
+    assert {type(each) for each in EXAMPLES} == set(kinds(refusals.LedgerRefusal))
     for refusal in EXAMPLES:
-        assert translated(refusal, CALLER, "echo").message
+        assert translate_refusal(refusal, CALLER, "echo").message
 
 
 @pytest.mark.parametrize("refusal", [EXAMPLES[6], EXAMPLES[7]])
-def test_what_a_request_costs_is_told_beside_what_there_was(refusal: refusals.Refusal) -> None:
-    error = translated(refusal, CALLER)
-    assert isinstance(error, OutOfBalance)
+def test_insufficient_balance_reports_its_limit_and_the_cost(refusal: refusals.LedgerRefusal) -> None:
+    error = translate_refusal(refusal, CALLER)
+    assert isinstance(error, InsufficientBalance)
     assert (error.limit, error.cost) == ("0.000000012", "0.000000016")
 
 
-def test_limits_are_told_with_what_is_left_and_when_to_come_back() -> None:
-    requests, tokens, running = (translated(refusal, CALLER) for refusal in EXAMPLES[9:12])
+def test_rate_limits_report_the_remainder_and_when_to_retry() -> None:
+    requests, tokens, running = (translate_refusal(refusal, CALLER) for refusal in EXAMPLES[9:12])
     assert isinstance(requests, RateLimited)
     assert isinstance(tokens, RateLimited)
     assert isinstance(running, TooManyRunning)

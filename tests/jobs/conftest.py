@@ -3,10 +3,10 @@
 import pytest
 
 from dragoman.accounts.database import Database
-from tests.support.queues import Shop
+from tests.support.queues import QueueHarness
 
 
 @pytest.fixture
-def shop(database: Database) -> Shop:
+def harness(database: Database) -> QueueHarness:
     """With one account and a price."""
-    return Shop(database)
+    return QueueHarness(database)

@@ -8,13 +8,13 @@ import pytest
 from dragoman.core.errors import BadRequest, EngineFailed, JobCancelled, JobTimedOut, ModelLoading, ShuttingDown
 from dragoman.core.events import Usage
 from dragoman.jobs.options import QueueOptions
-from tests.support.breaking_echo import Break, BreakingEcho
+from tests.support.breaking_echo import BreakingEcho, FailurePoint
 from tests.support.metered import cost
-from tests.support.queues import Shop, said, server, until
+from tests.support.queues import QueueHarness, queue_server, text_of, wait_until
 
-TAKES_IN = QueueOptions(concurrency=0)
+ACCEPT_ONLY = QueueOptions(concurrency=0)
 TEXT = "a parrot says what it was told"
-END = 1
+END_TOKENS = 1
 FAILURE = EngineFailed("The engine fell over")
 
 
@@ -23,186 +23,197 @@ def journals(tmp_path: Path) -> Path:
     return tmp_path / "journals"
 
 
-def charges(shop: Shop) -> list[tuple[str, int]]:
-    return [(used.result, used.charge) for used in shop.usage]
+def charges(harness: QueueHarness) -> list[tuple[str, int]]:
+    return [(used.result, used.charge) for used in harness.usage]
 
 
-WHOLE = [("finished", cost(len(TEXT), len(TEXT) + END))]
+FULL_CHARGE = [("finished", cost(len(TEXT), len(TEXT) + END_TOKENS))]
 
 
-async def test_an_answer_goes_on_after_what_is_stored_when_the_engine_breaks(shop: Shop, journals: Path) -> None:
-    engine = BreakingEcho(Break(5, FAILURE), Break(11, FAILURE))
-    async with server(shop, journals, engine=engine) as one:
+async def test_an_answer_resumes_after_the_stored_events_when_the_engine_breaks(
+    harness: QueueHarness, journals: Path
+) -> None:
+    engine = BreakingEcho(FailurePoint(5, FAILURE), FailurePoint(11, FAILURE))
+    async with queue_server(harness, journals, engine=engine) as one:
         job = await one.submit(TEXT)
         events = await one.read(job.id)
-    assert said(events) == TEXT
-    assert events[-1] == Usage(len(TEXT), len(TEXT) + END, 0)
-    assert [len(choice) for request in engine.asked for choice in request.begun] == [5, 11]
-    assert charges(shop) == WHOLE
-    shop.assert_settled()
+    assert text_of(events) == TEXT
+    assert events[-1] == Usage(len(TEXT), len(TEXT) + END_TOKENS, 0)
+    assert [len(choice) for request in engine.received_requests for choice in request.begun] == [5, 11]
+    assert charges(harness) == FULL_CHARGE
+    harness.assert_settled()
 
 
-async def test_every_choice_of_every_prompt_goes_on_where_it_was(shop: Shop, journals: Path) -> None:
-    engine = BreakingEcho(Break(7, FAILURE))
-    async with server(shop, journals, engine=engine) as one:
+async def test_every_choice_of_every_prompt_resumes_where_it_stopped(harness: QueueHarness, journals: Path) -> None:
+    engine = BreakingEcho(FailurePoint(7, FAILURE))
+    async with queue_server(harness, journals, engine=engine) as one:
         job = await one.submit(TEXT, n=3)
         events = await one.read(job.id)
-    assert [said(events, index) for index in range(3)] == [TEXT] * 3
-    assert [tuple(map(len, request.begun)) for request in engine.asked] == [(), (3, 2, 2)]
-    assert charges(shop) == [("finished", cost(len(TEXT), 3 * (len(TEXT) + END)))]
-    shop.assert_settled()
+    assert [text_of(events, index) for index in range(3)] == [TEXT] * 3
+    assert [tuple(map(len, request.begun)) for request in engine.received_requests] == [(), (3, 2, 2)]
+    assert charges(harness) == [("finished", cost(len(TEXT), 3 * (len(TEXT) + END_TOKENS)))]
+    harness.assert_settled()
 
 
-async def test_a_job_fails_that_comes_no_further_and_costs_nothing(shop: Shop, journals: Path) -> None:
-    engine = BreakingEcho(*[Break(0, FAILURE)] * 3)
-    async with server(shop, journals, engine=engine) as one:
+async def test_a_job_without_progress_fails_and_costs_nothing(harness: QueueHarness, journals: Path) -> None:
+    engine = BreakingEcho(*[FailurePoint(0, FAILURE)] * 3)
+    async with queue_server(harness, journals, engine=engine) as one:
         job = await one.submit(TEXT)
         with pytest.raises(EngineFailed, match="fell over"):
             await one.read(job.id)
-        told = await one.job(job.id)
-        assert (told.state, str(told.error)) == ("failed", str(FAILURE))
-    assert len(engine.asked) == 3
-    assert charges(shop) == [("failed", 0)]
-    shop.assert_settled()
+        failed_job = await one.job(job.id)
+        assert (failed_job.state, str(failed_job.error)) == ("failed", str(FAILURE))
+    assert len(engine.received_requests) == 3
+    assert charges(harness) == [("failed", 0)]
+    harness.assert_settled()
 
 
-async def test_progress_makes_the_attempts_count_anew(shop: Shop, journals: Path) -> None:
-    engine = BreakingEcho(*(Break(tokens, FAILURE) for tokens in (0, 1, 1, 2)))
-    async with server(shop, journals, engine=engine, options=QueueOptions(max_attempts=2)) as one:
+async def test_progress_resets_the_attempt_count(harness: QueueHarness, journals: Path) -> None:
+    engine = BreakingEcho(*(FailurePoint(tokens, FAILURE) for tokens in (0, 1, 1, 2)))
+    async with queue_server(harness, journals, engine=engine, options=QueueOptions(max_attempts=2)) as one:
         job = await one.submit(TEXT)
-        assert said(await one.read(job.id)) == TEXT
-    assert len(engine.asked) == 5
+        assert text_of(await one.read(job.id)) == TEXT
+    assert len(engine.received_requests) == 5
 
 
-async def test_a_job_waits_for_a_model_that_is_loading_however_long(shop: Shop, journals: Path) -> None:
-    engine = BreakingEcho(*[Break(0, ModelLoading("The model is being loaded", 1))] * 2)
-    async with server(shop, journals, engine=engine, options=QueueOptions(max_attempts=1)) as one:
+async def test_waiting_for_a_loading_model_does_not_count_as_an_attempt(harness: QueueHarness, journals: Path) -> None:
+    engine = BreakingEcho(*[FailurePoint(0, ModelLoading("The model is being loaded", 1))] * 2)
+    async with queue_server(harness, journals, engine=engine, options=QueueOptions(max_attempts=1)) as one:
         job = await one.submit(TEXT)
-        assert said(await one.read(job.id)) == TEXT
-        assert shop.row(job.id).attempts <= 1
-    assert charges(shop) == WHOLE
+        assert text_of(await one.read(job.id)) == TEXT
+        assert harness.job_row(job.id).attempts <= 1
+    assert charges(harness) == FULL_CHARGE
 
 
-async def test_a_bad_request_is_not_tried_again(shop: Shop, journals: Path) -> None:
-    engine = BreakingEcho(Break(0, BadRequest("The grammar is no grammar", "grammar")))
-    async with server(shop, journals, engine=engine) as one:
+async def test_a_bad_request_is_not_retried(harness: QueueHarness, journals: Path) -> None:
+    engine = BreakingEcho(FailurePoint(0, BadRequest("The grammar is no grammar", "grammar")))
+    async with queue_server(harness, journals, engine=engine) as one:
         job = await one.submit(TEXT)
         with pytest.raises(BadRequest, match="no grammar") as failed:
             await one.read(job.id)
     assert failed.value.parameter == "grammar"
-    assert len(engine.asked) == 1
-    assert charges(shop) == [("failed", 0)]
+    assert len(engine.received_requests) == 1
+    assert charges(harness) == [("failed", 0)]
 
 
-async def test_an_answer_that_cannot_go_on_begins_anew_as_long_as_nobody_has_read_from_it(
-    shop: Shop, journals: Path
+async def test_an_answer_that_cannot_resume_restarts_while_it_is_undelivered(
+    harness: QueueHarness, journals: Path
 ) -> None:
-    engine = BreakingEcho(Break(5, FAILURE), Break(7, FAILURE))
-    async with server(shop, journals, engine=engine) as one:
+    engine = BreakingEcho(FailurePoint(5, FAILURE), FailurePoint(7, FAILURE))
+    async with queue_server(harness, journals, engine=engine) as one:
         job = await one.submit(TEXT, logprobs=0)
-        await until(lambda: shop.row(job.id).state == "finished")
-        assert said(await one.read(job.id)) == TEXT
-        assert len(engine.asked) == 3
-        assert shop.row(job.id).completion_tokens == len(TEXT) + END
-    assert charges(shop) == WHOLE
-    shop.assert_settled()
+        await wait_until(lambda: harness.job_row(job.id).state == "finished")
+        assert text_of(await one.read(job.id)) == TEXT
+        assert len(engine.received_requests) == 3
+        assert harness.job_row(job.id).completion_tokens == len(TEXT) + END_TOKENS
+    assert charges(harness) == FULL_CHARGE
+    harness.assert_settled()
 
 
-async def test_an_answer_that_cannot_go_on_fails_when_somebody_has_read_from_it(shop: Shop, journals: Path) -> None:
-    engine = BreakingEcho(Break(5, None))
-    async with server(shop, journals, engine=engine) as one:
+async def test_an_answer_that_cannot_resume_fails_once_it_was_delivered(harness: QueueHarness, journals: Path) -> None:
+    engine = BreakingEcho(FailurePoint(5, None))
+    async with queue_server(harness, journals, engine=engine) as one:
         job = await one.submit(TEXT, logprobs=0)
-        async with one.following(job.id) as events:
+        async with one.open_stream(job.id) as events:
             await anext(events)
-            await _stored(shop, job.id, 5)
-            async with server(shop, journals) as other:
-                shop.change(job.id, lease_until=0)
+            await _wait_until_stored(harness, job.id, 5)
+            async with queue_server(harness, journals) as other:
+                harness.update_job(job.id, lease_until=0)
                 with pytest.raises(EngineFailed, match="cannot go on"):
                     async for _ in events:
                         pass
                 assert (await other.job(job.id)).state == "failed"
-    assert charges(shop) == [("failed", cost(len(TEXT), 5))]
-    shop.assert_settled()
+    assert charges(harness) == [("failed", cost(len(TEXT), 5))]
+    harness.assert_settled()
 
 
-async def test_an_answer_of_another_model_is_not_gone_on_with(shop: Shop, journals: Path) -> None:
+async def test_an_answer_of_another_model_is_not_resumed(harness: QueueHarness, journals: Path) -> None:
     changed = BreakingEcho(fingerprint="another")
-    async with server(shop, journals, engine=BreakingEcho(Break(5))) as one:
+    async with queue_server(harness, journals, engine=BreakingEcho(FailurePoint(5))) as one:
         job = await one.submit(TEXT)
-        await _stored(shop, job.id, 5)
-    async with server(shop, journals, engine=changed) as other:
-        await until(lambda: shop.row(job.id).state == "finished")
-        assert said(await other.read(job.id)) == TEXT
-    assert [request.begun for request in changed.asked] == [()]
-    assert charges(shop) == WHOLE
+        await _wait_until_stored(harness, job.id, 5)
+    async with queue_server(harness, journals, engine=changed) as other:
+        await wait_until(lambda: harness.job_row(job.id).state == "finished")
+        assert text_of(await other.read(job.id)) == TEXT
+    assert [request.begun for request in changed.received_requests] == [()]
+    assert charges(harness) == FULL_CHARGE
 
 
-async def test_a_job_in_work_that_is_cancelled_pays_for_what_it_has(shop: Shop, journals: Path) -> None:
-    engine = BreakingEcho(Break(5))
-    async with server(shop, journals, engine=engine) as one:
+async def test_a_running_job_that_is_cancelled_pays_for_its_stored_tokens(
+    harness: QueueHarness, journals: Path
+) -> None:
+    engine = BreakingEcho(FailurePoint(5))
+    async with queue_server(harness, journals, engine=engine) as one:
         job = await one.submit(TEXT)
-        await _stored(shop, job.id, 5)
+        await _wait_until_stored(harness, job.id, 5)
         assert (await one.cancel(job.id)).state == "cancelled"
         with pytest.raises(JobCancelled):
             await one.read(job.id)
         assert (await one.cancel(job.id)).state == "cancelled"
         later = await one.submit("the place is free")
-        assert said(await one.read(later.id)) == "the place is free"
+        assert text_of(await one.read(later.id)) == "the place is free"
     assert engine.cancelled == 1
-    assert charges(shop)[-1] == ("disconnected", cost(len(TEXT), 5))
-    shop.assert_settled()
+    assert charges(harness)[-1] == ("disconnected", cost(len(TEXT), 5))
+    harness.assert_settled()
 
 
-async def test_another_server_may_cancel_what_one_runs(shop: Shop, journals: Path) -> None:
-    engine = BreakingEcho(Break(5))
-    async with server(shop, journals, engine=engine) as one, server(shop, journals, options=TAKES_IN) as other:
+async def test_a_server_can_cancel_a_job_that_runs_on_another(harness: QueueHarness, journals: Path) -> None:
+    engine = BreakingEcho(FailurePoint(5))
+    async with (
+        queue_server(harness, journals, engine=engine) as one,
+        queue_server(harness, journals, options=ACCEPT_ONLY) as other,
+    ):
         job = await other.submit(TEXT)
-        await _stored(shop, job.id, 5)
+        await _wait_until_stored(harness, job.id, 5)
         await other.cancel(job.id)
-        await until(lambda: not one.queue.running)
+        await wait_until(lambda: not one.queue.running)
     assert engine.cancelled == 1
-    assert charges(shop) == [("disconnected", cost(len(TEXT), 5))]
-    shop.assert_settled()
+    assert charges(harness) == [("disconnected", cost(len(TEXT), 5))]
+    harness.assert_settled()
 
 
 @pytest.mark.parametrize("lease_until", [0, 2**60], ids=["over", "of a clock set back"])
-async def test_another_server_takes_over_when_the_lease_is_over_and_the_first_one_writes_no_more(
-    shop: Shop, journals: Path, lease_until: int
+async def test_another_server_takes_over_an_expired_lease_and_the_first_stops_writing(
+    harness: QueueHarness, journals: Path, lease_until: int
 ) -> None:
-    engine = BreakingEcho(Break(5))
+    engine = BreakingEcho(FailurePoint(5))
     second = BreakingEcho()
-    async with server(shop, journals, engine=engine) as one:
+    async with queue_server(harness, journals, engine=engine) as one:
         job = await one.submit(TEXT)
-        await _stored(shop, job.id, 5)
-        async with server(shop, journals, engine=second, options=QueueOptions(max_attempts=1)) as other:
-            shop.change(job.id, lease_until=lease_until)
-            assert said(await other.read(job.id)) == TEXT
-            assert [len(choice) for request in engine.asked + second.asked for choice in request.begun] == [5]
-            await until(lambda: not one.queue.running)
+        await _wait_until_stored(harness, job.id, 5)
+        async with queue_server(harness, journals, engine=second, options=QueueOptions(max_attempts=1)) as other:
+            harness.update_job(job.id, lease_until=lease_until)
+            assert text_of(await other.read(job.id)) == TEXT
+            assert [
+                len(choice)
+                for request in engine.received_requests + second.received_requests
+                for choice in request.begun
+            ] == [5]
+            await wait_until(lambda: not one.queue.running)
     assert engine.cancelled == 1
-    assert charges(shop) == WHOLE
-    shop.assert_settled()
+    assert charges(harness) == FULL_CHARGE
+    harness.assert_settled()
 
 
-async def test_a_job_that_kills_its_processes_is_given_up(shop: Shop, journals: Path) -> None:
-    engine = BreakingEcho(*[Break(0)] * 3)
-    async with server(shop, journals, engine=engine) as one:
+async def test_a_job_whose_processes_keep_dying_fails(harness: QueueHarness, journals: Path) -> None:
+    engine = BreakingEcho(*[FailurePoint(0)] * 3)
+    async with queue_server(harness, journals, engine=engine) as one:
         job = await one.submit(TEXT)
         for _ in range(3):
-            await engine.stuck.wait()
-            engine.stuck.clear()
-            shop.change(job.id, lease_until=0)
+            await engine.waiting.wait()
+            engine.waiting.clear()
+            harness.update_job(job.id, lease_until=0)
         with pytest.raises(EngineFailed, match="died 3 times"):
             await one.read(job.id)
-    assert charges(shop) == [("failed", 0)]
-    shop.assert_settled()
+    assert charges(harness) == [("failed", 0)]
+    harness.assert_settled()
 
 
-async def test_a_server_that_ends_gives_its_jobs_back_at_once(shop: Shop, journals: Path) -> None:
-    engine = BreakingEcho(Break(5))
-    async with server(shop, journals, engine=engine) as one:
+async def test_a_server_that_shuts_down_requeues_its_jobs_at_once(harness: QueueHarness, journals: Path) -> None:
+    engine = BreakingEcho(FailurePoint(5))
+    async with queue_server(harness, journals, engine=engine) as one:
         job = await one.submit(TEXT)
-        await _stored(shop, job.id, 5)
+        await _wait_until_stored(harness, job.id, 5)
         waiting = asyncio.create_task(one.read(job.id))
         await asyncio.sleep(0)
         one.gateway.drain()
@@ -210,35 +221,33 @@ async def test_a_server_that_ends_gives_its_jobs_back_at_once(shop: Shop, journa
             await waiting
         with pytest.raises(ShuttingDown):
             await one.submit(TEXT)
-    assert (shop.row(job.id).state, shop.row(job.id).attempts) == ("queued", 0)
-    async with server(shop, journals, engine=BreakingEcho()) as other:
-        assert said(await other.read(job.id)) == TEXT
-    assert charges(shop) == WHOLE
-    shop.assert_settled()
+    assert (harness.job_row(job.id).state, harness.job_row(job.id).attempts) == ("queued", 0)
+    async with queue_server(harness, journals, engine=BreakingEcho()) as other:
+        assert text_of(await other.read(job.id)) == TEXT
+    assert charges(harness) == FULL_CHARGE
+    harness.assert_settled()
 
 
-async def test_a_held_job_that_waits_for_too_long_fails(shop: Shop, journals: Path) -> None:
+async def test_a_job_with_a_waiting_client_times_out_in_the_queue(harness: QueueHarness, journals: Path) -> None:
     options = QueueOptions(concurrency=0, held_seconds=0.1)
-    async with server(shop, journals, options=options) as one:
+    async with queue_server(harness, journals, options=options) as one:
         patient = await one.submit(TEXT)
-        held = await one.submit(TEXT, held=True)
+        held_job = await one.submit(TEXT, held=True)
         with pytest.raises(JobTimedOut):
-            await one.read(held.id)
-        assert (await one.job(held.id)).state == "failed"
+            await one.read(held_job.id)
+        assert (await one.job(held_job.id)).state == "failed"
         assert (await one.job(patient.id)).state == "queued"
         await one.cancel(patient.id)
-    shop.assert_settled()
+    harness.assert_settled()
 
 
-async def test_candidates_of_which_the_best_is_told_pay_for_all_even_when_they_are_cancelled(
-    shop: Shop, journals: Path
-) -> None:
-    async with server(shop, journals) as one:
+async def test_best_of_pays_for_all_candidates(harness: QueueHarness, journals: Path) -> None:
+    async with queue_server(harness, journals) as one:
         job = await one.submit(TEXT, best_of=3)
-        assert said(await one.read(job.id)) == TEXT
-    assert charges(shop) == [("finished", cost(len(TEXT), 3 * (len(TEXT) + END)))]
+        assert text_of(await one.read(job.id)) == TEXT
+    assert charges(harness) == [("finished", cost(len(TEXT), 3 * (len(TEXT) + END_TOKENS)))]
 
 
-async def _stored(shop: Shop, job_id: str, tokens: int) -> None:
+async def _wait_until_stored(harness: QueueHarness, job_id: str, tokens: int) -> None:
     """Wait until so many tokens are stored."""
-    await until(lambda: bool(shop.row(job_id).completion_tokens >= tokens))
+    await wait_until(lambda: bool(harness.job_row(job_id).completion_tokens >= tokens))

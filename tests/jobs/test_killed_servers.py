@@ -5,9 +5,9 @@ import random
 from pathlib import Path
 
 from tests.support.killable_server import killable_server
-from tests.support.metered import MODEL, sqlite_customer
+from tests.support.metered import MODEL, sqlite_account
 from tests.support.patience import PATIENCE_SECONDS
-from tests.support.queue_clients import QueueClients, assert_each_paid_once
+from tests.support.queue_clients import QueueClients, assert_each_charged_once
 
 JOBS = 30
 KILLS = 2
@@ -15,22 +15,25 @@ KILLS = 2
 
 
 async def test_jobs_of_a_server_killed_at_any_moment_are_each_finished_and_paid_once(tmp_path: Path) -> None:
-    chance = random.Random(3)
+    rng = random.Random(3)
     texts = [f"Tell me about the number {number}, please." for number in range(JOBS)]
     bodies = [{"model": MODEL, "messages": [{"role": "user", "content": text}]} for text in texts]
-    with sqlite_customer(tmp_path) as customer:
+    with sqlite_account(tmp_path) as account_fixture:
         environment = {
-            "DRAGOMAN_ACCOUNTS_DATABASE": customer.url,
+            "DRAGOMAN_ACCOUNTS_DATABASE": account_fixture.url,
             "DRAGOMAN_WORKERS": "2",
             "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "40",
         }
         with killable_server("echo", environment) as server:
-            async with asyncio.timeout(PATIENCE_SECONDS), QueueClients(server.url, customer.new_key()) as clients:
+            async with (
+                asyncio.timeout(PATIENCE_SECONDS),
+                QueueClients(server.url, account_fixture.new_key()) as clients,
+            ):
                 submitting = asyncio.create_task(clients.submit(bodies))
                 for _ in range(KILLS):
-                    await asyncio.to_thread(server.kill_one, chance)
+                    await asyncio.to_thread(server.kill_one, rng)
                 await submitting
                 results = await clients.results()
-        told = {number: job["result"]["choices"][0]["message"]["content"] for number, job in results.items()}
-        assert told == dict(enumerate(texts))
-        assert_each_paid_once(customer, JOBS)
+        answers = {number: job["result"]["choices"][0]["message"]["content"] for number, job in results.items()}
+        assert answers == dict(enumerate(texts))
+        assert_each_charged_once(account_fixture, JOBS)

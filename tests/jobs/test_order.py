@@ -17,11 +17,11 @@ from dragoman.accounts.tables import jobs
 from dragoman.core.identifiers import new_request_id
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.order import due_at
-from dragoman.jobs.rows import Accepted, Lease, Release, Report, Submission
+from dragoman.jobs.rows import AcceptedJob, JobReport, Lease, Requeue, Submission
 from dragoman.jobs.statements import JobStatements
 from dragoman.jobs.store import JobStore
-from tests.support.accounts import empty
-from tests.support.job_order import ModelQueue
+from tests.support.accounts import clear_tables
+from tests.support.job_order import ReferenceQueue
 from tests.support.queues import draft
 
 MODEL = "echo"
@@ -34,44 +34,44 @@ def submission(owner: str, priority: int) -> Submission:
     return Submission(draft("x", answer_id=request_id, priority=priority), admission, owner)
 
 
-class Orders(RuleBasedStateMachine):
+class FairQueueMachine(RuleBasedStateMachine):
     """A queue in a database beside one that is a list."""
 
     database: Database
 
     @initialize(ageing=st.sampled_from([0.0001, 0.002, 60.0]))
     def open(self, ageing: float) -> None:
-        empty(self.database)
+        clear_tables(self.database)
         self.ageing = ageing
         self.store = JobStore(self.database, QueueOptions(ageing_seconds=ageing), 1)
-        self.model = ModelQueue()
+        self.reference = ReferenceQueue()
         self.leases: dict[int, Lease] = {}
 
     @rule(wanted=st.lists(st.tuples(owners, st.integers(0, 2)), min_size=1, max_size=4))
     def submit(self, wanted: list[tuple[str, int]]) -> None:
         accepted = self.store.accept([submission(*each) for each in wanted])
         for (owner, priority), job in zip(wanted, accepted, strict=True):
-            assert isinstance(job, Accepted)
+            assert isinstance(job, AcceptedJob)
             row = self.row(job.job_id)
             due = due_at(row.submitted_at, priority, self.ageing)
-            expected = self.model.submit(row.number, owner, priority, due)
+            expected = self.reference.submit(row.number, owner, priority, due)
             assert (row.due, row.round) == (due, expected.round)
 
     @rule(most=st.integers(1, 3))
     def claim(self, most: int) -> None:
         for job in self.store.claim([MODEL], most):
-            expected = self.model.next()
+            expected = self.reference.next()
             assert expected is not None
             assert job.lease.number == expected.number
-            expected.waits = False
+            expected.is_waiting = False
             self.leases[expected.number] = job.lease
 
     @precondition(lambda self: self.leases)
     @rule(chosen=st.integers(0, 9))
     def put_back(self, chosen: int) -> None:
         number, lease = self.chosen(chosen)
-        assert not self.store.report([Report(lease, outcome=Release())])
-        self.model.find(number).waits = True
+        assert not self.store.report([JobReport(lease, outcome=Requeue())])
+        self.reference.find(number).is_waiting = True
 
     @precondition(lambda self: self.leases)
     @rule(chosen=st.integers(0, 9))
@@ -82,7 +82,7 @@ class Orders(RuleBasedStateMachine):
     @rule()
     def claim_all(self) -> None:
         self.claim(1000)
-        assert self.model.next() is None
+        assert self.reference.next() is None
 
     def chosen(self, chosen: int) -> tuple[int, Lease]:
         number = sorted(self.leases)[chosen % len(self.leases)]
@@ -98,20 +98,20 @@ class Orders(RuleBasedStateMachine):
 
 
 def test_the_statements_follow_the_rule(database: Database) -> None:
-    machine = type("Orders", (Orders,), {"database": database})
+    machine = type("Orders", (FairQueueMachine,), {"database": database})
     run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=15, deadline=None))
 
 
-def test_a_crowd_does_not_keep_a_newcomer_waiting() -> None:
-    queue = ModelQueue()
+def test_an_owner_with_many_jobs_does_not_delay_a_new_owner() -> None:
+    queue = ReferenceQueue()
     for number in range(1000):
         queue.submit(number, "crowd", 128, number)
     queue.submit(1000, "newcomer", 128, 1000)
     assert _owners_served(queue, 2) == ["crowd", "newcomer"]
 
 
-def test_owners_of_the_same_priority_are_served_alike_however_much_each_of_them_wants() -> None:
-    queue = ModelQueue()
+def test_owners_of_the_same_priority_get_equal_shares() -> None:
+    queue = ReferenceQueue()
     numbers = itertools.count()
     for owner, count in (("a", 100), ("b", 50), ("c", 50)):
         for _ in range(count):
@@ -119,8 +119,8 @@ def test_owners_of_the_same_priority_are_served_alike_however_much_each_of_them_
     assert Counter(_owners_served(queue, 60)) == {"a": 20, "b": 20, "c": 20}
 
 
-def test_owners_that_come_back_again_and_again_do_not_starve_one_who_came_first() -> None:
-    queue = ModelQueue()
+def test_owners_that_resubmit_do_not_starve_an_earlier_owner() -> None:
+    queue = ReferenceQueue()
     numbers = itertools.count()
     for owner in ("patient", "patient", "quick", "quicker"):
         queue.submit(number := next(numbers), owner, 128, number)
@@ -128,7 +128,7 @@ def test_owners_that_come_back_again_and_again_do_not_starve_one_who_came_first(
     for _ in range(10):
         job = queue.next()
         assert job is not None
-        job.waits = False
+        job.is_waiting = False
         served.append(job.owner)
         if job.owner != "patient":
             queue.submit(number := next(numbers), job.owner, 128, number)
@@ -136,20 +136,20 @@ def test_owners_that_come_back_again_and_again_do_not_starve_one_who_came_first(
 
 
 @given(st.integers(0, 255), st.integers(1, 10))
-def test_a_job_goes_before_all_that_come_after_it_has_waited_for_its_priority(priority: int, ageing: int) -> None:
-    queue = ModelQueue()
+def test_an_aged_job_runs_before_later_urgent_jobs(priority: int, ageing: int) -> None:
+    queue = ReferenceQueue()
     patient = queue.submit(0, "patient", priority, due_at(0, priority, ageing))
     waited = priority * ageing * 1000
     queue.submit(1, "urgent", 0, due_at(waited + 1, 0, ageing))
     assert queue.next() is patient
 
 
-def _owners_served(queue: ModelQueue, count: int) -> list[str]:
+def _owners_served(queue: ReferenceQueue, count: int) -> list[str]:
     served = []
     for _ in range(count):
         job = queue.next()
         assert job is not None
-        job.waits = False
+        job.is_waiting = False
         served.append(job.owner)
     return served
 
@@ -164,8 +164,8 @@ INDEXED = {
 
 
 @pytest.mark.parametrize("name", INDEXED)
-def test_every_look_up_is_one_in_an_index(database: Database, name: str) -> None:
-    statement = getattr(JobStatements(database.dialect).order, name)
+def test_every_lookup_uses_its_index(database: Database, name: str) -> None:
+    statement = getattr(JobStatements(database.dialect).fair_queue, name)
     assert isinstance(statement, Statement)
     plan = _plan(database, statement)
     assert INDEXED[name] in plan

@@ -14,7 +14,7 @@ from dragoman.core.errors import (
     Overloaded,
 )
 from dragoman.core.events import Event, Usage
-from dragoman.core.jobs import AnswerForm
+from dragoman.core.jobs import StoredRequest
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
@@ -24,28 +24,32 @@ from dragoman.core.request import (
     TextPrompt,
     TokenPrompt,
     Tool,
-    ToolUse,
+    ToolOptions,
 )
 from dragoman.jobs.errors import pack_error, unpack_error
 from dragoman.jobs.payloads import (
     pack_events,
-    pack_form,
     pack_requests,
+    pack_stored_request,
     unpack_events,
-    unpack_form,
     unpack_requests,
+    unpack_stored_request,
 )
 from tests.support.answers import VOICES, answers
 
 
 @given(st.sampled_from(VOICES).flatmap(answers))
-def test_events_are_the_same_when_they_are_read_again(events: list[Event]) -> None:
+def test_events_round_trip(events: list[Event]) -> None:
     assert unpack_events(pack_events(events)) == events
 
 
-def test_requests_are_the_same_when_they_are_read_again() -> None:
+def test_requests_round_trip() -> None:
     chat = ChatPrompt(
-        (Message("user", "é\0", name="a"),), ToolUse((Tool("f", None, {"type": "object"}),)), "low", "{{ x }}", {"x": 1}
+        (Message("user", "é\0", name="a"),),
+        ToolOptions((Tool("f", None, {"type": "object"}),)),
+        "low",
+        "{{ x }}",
+        {"x": 1},
     )
     requests = (
         GenerationRequest("m", chat, SamplingParams(seed=2**64 - 1, logit_bias={5: -1.5}), n=2, priority=300),
@@ -56,12 +60,12 @@ def test_requests_are_the_same_when_they_are_read_again() -> None:
 
 
 @given(st.binary(max_size=1000))
-def test_forms_are_the_same_when_they_are_read_again(body: bytes) -> None:
-    form = AnswerForm("infermatic.chat", {"model": "m"}, body, "0" * 32, 1)
-    assert unpack_form(pack_form(form)) == form
+def test_stored_requests_round_trip(body: bytes) -> None:
+    stored_request = StoredRequest("infermatic.chat", {"model": "m"}, body, "0" * 32, 1)
+    assert unpack_stored_request(pack_stored_request(stored_request)) == stored_request
 
 
-def test_what_can_be_said_in_less_is() -> None:
+def test_repetitive_payloads_are_compressed() -> None:
     assert len(pack_events([Usage(1, 1, 0)] * 1000)) < 200
 
 
@@ -76,13 +80,13 @@ ERRORS = (
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_errors_are_the_same_when_they_are_read_again(error: DragomanError) -> None:
+def test_errors_round_trip(error: DragomanError) -> None:
     again = unpack_error(pack_error(error))
     assert type(again) is type(error)
     assert vars(again) == vars(error)
 
 
-def test_what_no_job_fails_with_keeps_its_words() -> None:
+def test_other_errors_become_engine_failures_with_the_same_message() -> None:
     again = unpack_error(pack_error(Overloaded("Much to do", 5)))
     assert isinstance(again, EngineFailed)
     assert again.message == "Much to do"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, ToolCallDelta, Usage
 from dragoman.core.request import GenerationRequest, TextPrompt
-from dragoman.jobs.progress import StoredEvents, can_go_on, going_on
+from dragoman.jobs.progress import ReplayFilter, can_resume, resumed_requests
 
 USAGE = Usage(1, 1, 0)
 
@@ -43,41 +43,39 @@ def split(events: list[Event], index: int) -> list[Event]:
 
 
 @given(answers(), st.data())
-def test_what_is_stored_and_what_is_kept_of_a_retelling_are_the_answer(
-    answer: list[Event], data: st.DataObject
-) -> None:
+def test_stored_events_and_filtered_replay_make_up_the_answer(answer: list[Event], data: st.DataObject) -> None:
     """The retelling may interleave the choices in another way."""
     cut = data.draw(st.integers(0, len(answer) - 1))
     order = data.draw(st.permutations([0] * (len(split(answer, 0)) - 1) + [1] * (len(split(answer, 1)) - 1)))
     queues = [iter(split(answer, index)) for index in range(2)]
-    retold = [*(next(queues[index]) for index in order), USAGE]
-    stored = StoredEvents(answer[:cut])
-    whole = [*answer[:cut], *(event for event in retold if not stored.is_stored(event))]
+    replayed = [*(next(queues[index]) for index in order), USAGE]
+    stored = ReplayFilter(answer[:cut])
+    whole = [*answer[:cut], *(event for event in replayed if not stored.is_stored(event))]
     assert [split(whole, index) for index in range(2)] == [split(answer, index) for index in range(2)]
 
 
-def test_tokens_that_came_together_may_come_again_apart() -> None:
-    stored = StoredEvents([Delta(0, "ab", [1, 2]), Delta(0, "", [])])
-    retold: list[Event] = [Delta(0, "a", [1]), Delta(0, "b", [2]), Delta(0, "", []), Delta(0, "c", [3])]
-    assert [stored.is_stored(event) for event in retold] == [True, True, True, False]
+def test_a_replay_may_split_tokens_that_came_together() -> None:
+    stored = ReplayFilter([Delta(0, "ab", [1, 2]), Delta(0, "", [])])
+    replayed: list[Event] = [Delta(0, "a", [1]), Delta(0, "b", [2]), Delta(0, "", []), Delta(0, "c", [3])]
+    assert [stored.is_stored(event) for event in replayed] == [True, True, True, False]
 
 
-def test_an_engine_that_tells_something_else_has_failed() -> None:
+def test_an_engine_that_replays_differently_fails() -> None:
     with pytest.raises(EngineFailed, match="other pieces"):
-        StoredEvents([Delta(0, "a", [1])]).is_stored(Delta(0, "ab", [1, 2]))
+        ReplayFilter([Delta(0, "a", [1])]).is_stored(Delta(0, "ab", [1, 2]))
     with pytest.raises(EngineFailed, match="tell again"):
-        StoredEvents([Delta(0, "a", [1])]).is_stored(USAGE)
+        ReplayFilter([Delta(0, "a", [1])]).is_stored(USAGE)
 
 
-def test_the_requests_have_the_tokens_of_all_their_choices() -> None:
+def test_resumed_requests_carry_the_tokens_of_all_choices() -> None:
     requests = [GenerationRequest("m", TextPrompt(text), n=2) for text in "ab"]
     stored: list[Event] = [Delta(3, "x", [7]), Delta(0, "y", [1]), ReasoningDelta(0, "z", [2]), Finished(0, "stop")]
-    assert [request.begun for request in going_on(requests, stored)] == [((1, 2), ()), ((), (7,))]
-    assert [request.begun for request in going_on(requests, [Delta(0, "prompt", [])])] == [(), ()]
+    assert [request.begun for request in resumed_requests(requests, stored)] == [((1, 2), ()), ((), (7,))]
+    assert [request.begun for request in resumed_requests(requests, [Delta(0, "prompt", [])])] == [(), ()]
 
 
-def test_answers_with_logprobs_or_of_several_candidates_begin_anew() -> None:
+def test_answers_with_logprobs_or_best_of_are_not_resumed() -> None:
     request = GenerationRequest("m", TextPrompt("a"))
-    assert can_go_on([request])
-    assert not can_go_on([request, GenerationRequest("m", TextPrompt("a"), logprobs=0)])
-    assert not can_go_on([GenerationRequest("m", TextPrompt("a"), best_of=2)])
+    assert can_resume([request])
+    assert not can_resume([request, GenerationRequest("m", TextPrompt("a"), logprobs=0)])
+    assert not can_resume([GenerationRequest("m", TextPrompt("a"), best_of=2)])

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ChatPrompt, Message, Role, Tool, ToolCall, ToolUse
+from dragoman.core.request import ChatPrompt, Message, Role, Tool, ToolCall, ToolOptions
 from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.model import Model
 from dragoman.engines.llama.sources import bundled
@@ -187,7 +187,7 @@ def test_a_template_may_mark_what_is_generated() -> None:
 
 
 CALL = ToolCall("call_1", "f", '{"a": {"b": [1, 2]}}')
-TOOLS = ToolUse((Tool("f", "Does it.", {"type": "object", "properties": {"a": {}}}), Tool("g")))
+TOOLS = ToolOptions((Tool("f", "Does it.", {"type": "object", "properties": {"a": {}}}), Tool("g")))
 
 
 def test_a_template_sees_tools_as_openai_writes_them() -> None:

@@ -1,6 +1,6 @@
 import pytest
 
-from dragoman.core.request import ChatPrompt, Effort, Message
+from dragoman.core.request import ChatPrompt, Message, ReasoningEffort
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from dragoman.prompt.thinking import ReasoningSpec
 from tests.support.chat_templates import ALTERNATING, ALWAYS_REASONING, EFFORT_REASONING, SWITCHABLE_REASONING
@@ -9,7 +9,11 @@ EMPTY_REASONING = "<think>\n\n</think>\n\n"
 
 
 def render(
-    source: str | None, effort: Effort | None = None, *, constrained: bool = False, supports_reasoning: bool = False
+    source: str | None,
+    effort: ReasoningEffort | None = None,
+    *,
+    constrained: bool = False,
+    supports_reasoning: bool = False,
 ) -> RenderedPrompt:
     template = ChatTemplate(source, bos="", eos="", supports_reasoning=supports_reasoning)
     return template.render(ChatPrompt((Message("user", "Hi"),), effort=effort), constrained=constrained)
@@ -39,7 +43,7 @@ def test_without_an_effort_reasoning_follows_the_template() -> None:
 @pytest.mark.parametrize(
     ("effort", "budget"), [("minimal", 128), ("low", 1024), ("medium", 4096), ("high", None), (None, None)]
 )
-def test_an_effort_sets_the_token_budget(effort: Effort | None, budget: int | None) -> None:
+def test_an_effort_sets_the_token_budget(effort: ReasoningEffort | None, budget: int | None) -> None:
     assert render(SWITCHABLE_REASONING, effort).parser_spec.reasoning == reasoning_spec(begun=False, budget=budget)
     assert render(ALWAYS_REASONING, effort).parser_spec.reasoning == reasoning_spec(begun=True, budget=budget)
 
@@ -66,7 +70,7 @@ def test_the_prompt_opens_the_reasoning_of_a_constrained_answer() -> None:
 
 
 @pytest.mark.parametrize("effort", [None, "none", "low", "high"])
-def test_a_model_without_reasoning_ignores_effort(effort: Effort | None) -> None:
+def test_a_model_without_reasoning_ignores_effort(effort: ReasoningEffort | None) -> None:
     assert render(ALTERNATING, effort, constrained=True) == render(ALTERNATING)
     assert render(ALTERNATING).parser_spec.reasoning is None
 

@@ -26,7 +26,7 @@ class LateEngine:
     context_length = None
     adapters = None
     fingerprint = None
-    thinks = False
+    supports_reasoning = False
 
     def __init__(self) -> None:
         self.ready = False

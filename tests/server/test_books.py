@@ -15,7 +15,7 @@ from dragoman.accounts.keys import get_key
 from dragoman.cli.main import app
 from dragoman.core.identifiers import key_digest
 from tests.support.books import ADMIN_KEY
-from tests.support.metered import Customer, cost, sqlite_customer
+from tests.support.metered import AccountFixture, cost, sqlite_account
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
 
@@ -23,13 +23,13 @@ LOOKS = 5_000
 
 
 @pytest.fixture(scope="module")
-def customer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Customer]:
-    with sqlite_customer(tmp_path_factory.mktemp("accounts")) as customer:
+def customer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountFixture]:
+    with sqlite_account(tmp_path_factory.mktemp("accounts")) as customer:
         yield customer
 
 
 @pytest.fixture(scope="module")
-def url(customer: Customer) -> str:
+def url(customer: AccountFixture) -> str:
     return customer.url
 
 
@@ -50,7 +50,7 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def test_equal_requests_at_once_are_one_whichever_worker_they_reach_and_paid_for_once(
-    server: RunningServer, customer: Customer
+    server: RunningServer, customer: AccountFixture
 ) -> None:
     body = {"model": "echo", "messages": [{"role": "user", "content": "x" * 30}]}
     headers = {**bearer(customer.new_key()), "idempotency-key": "at once"}
@@ -74,7 +74,7 @@ def test_equal_requests_at_once_are_one_whichever_worker_they_reach_and_paid_for
 
 
 def test_openais_library_sends_the_key_when_told_and_does_not_try_a_conflict_again(
-    server: RunningServer, customer: Customer
+    server: RunningServer, customer: AccountFixture
 ) -> None:
     client = OpenAI(api_key=customer.new_key(), base_url=f"{server.url}/v1", max_retries=5)
     headers = {"Idempotency-Key": "by the library"}
@@ -98,7 +98,7 @@ def test_the_command_line_and_the_admin_api_see_the_same(server: RunningServer, 
 
 
 def test_keys_of_accounts_and_of_administrators_open_nothing_of_each_other(
-    server: RunningServer, customer: Customer
+    server: RunningServer, customer: AccountFixture
 ) -> None:
     key = customer.new_key()
     assert httpx.get(f"{server.url}/admin/accounts", headers=bearer(key)).status_code == 401

@@ -14,9 +14,9 @@ import pytest
 
 from dragoman.accounts.database import Database
 from dragoman.accounts.keys import KeyRules, disable_key
-from dragoman.accounts.opening import open_accounts
-from dragoman.accounts.usage import list_days
-from tests.support.metered import Customer, sqlite_customer
+from dragoman.accounts.opening import open_ledger
+from dragoman.accounts.usage import list_daily_usage
+from tests.support.metered import AccountFixture, sqlite_account
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import LEDGER_PROCESS, RunningServer, children_of, running_server
 from tests.support.streaming_clients import StreamingClients, assert_all_paid
@@ -26,17 +26,17 @@ WORKERS = 4
 
 
 @pytest.fixture(scope="module")
-def customer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Customer]:
-    with sqlite_customer(tmp_path_factory.mktemp("accounts")) as customer:
+def customer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountFixture]:
+    with sqlite_account(tmp_path_factory.mktemp("accounts")) as customer:
         yield customer
 
 
-def environment_of(customer: Customer, **more: str) -> dict[str, str]:
+def environment_of(customer: AccountFixture, **more: str) -> dict[str, str]:
     return {"DRAGOMAN_ACCOUNTS_DATABASE": customer.url, **more}
 
 
 @pytest.fixture(scope="module")
-def server(customer: Customer) -> Iterator[RunningServer]:
+def server(customer: AccountFixture) -> Iterator[RunningServer]:
     with running_server("echo", "--workers", str(WORKERS), environment=environment_of(customer)) as server:
         yield server
 
@@ -61,12 +61,16 @@ async def statuses(url: str, key: str, requests: int) -> Counter[int]:
         return Counter(await asyncio.gather(*(ask() for _ in range(requests))))
 
 
-async def test_100_requests_a_minute_are_100_across_all_workers(server: RunningServer, customer: Customer) -> None:
+async def test_100_requests_a_minute_are_100_across_all_workers(
+    server: RunningServer, customer: AccountFixture
+) -> None:
     key = customer.new_key(KeyRules(requests_per_minute=100))
     assert await statuses(server.url, key, 240) == {200: 100, 429: 140}
 
 
-async def test_a_revoked_key_stops_working_in_every_worker_at_once(server: RunningServer, customer: Customer) -> None:
+async def test_a_revoked_key_stops_working_in_every_worker_at_once(
+    server: RunningServer, customer: AccountFixture
+) -> None:
     key = customer.new_key()
     assert await statuses(server.url, key, 100) == {200: 100}
     disable_key(customer.database, customer.keys[-1].id)
@@ -74,7 +78,7 @@ async def test_a_revoked_key_stops_working_in_every_worker_at_once(server: Runni
 
 
 async def test_a_killed_worker_is_replaced_and_its_requests_are_paid(tmp_path: Path) -> None:
-    with sqlite_customer(tmp_path) as customer:
+    with sqlite_account(tmp_path) as customer:
         environment = environment_of(customer, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
         with running_server("echo", "--workers", "2", environment=environment) as server:
             async with StreamingClients(server.url, customer.new_key(), clients=8, seed=2) as clients:
@@ -84,13 +88,13 @@ async def test_a_killed_worker_is_replaced_and_its_requests_are_paid(tmp_path: P
                 await clients.receive(500)
             assert await asyncio.to_thread(server.stop) == 0
         # The last one may have been told to stop before it had begun; then the next start settles.
-        async with open_accounts(customer.database, tmp_path / "accounts.db.journals"):
+        async with open_ledger(customer.database, tmp_path / "accounts.db.journals"):
             assert_all_paid(customer, clients)
         assert list(tmp_path.joinpath("accounts.db.journals").glob("*.journal-1")) == []
 
 
 async def test_a_killed_ledger_process_is_replaced_and_its_requests_are_paid(tmp_path: Path) -> None:
-    with sqlite_customer(tmp_path) as customer:
+    with sqlite_account(tmp_path) as customer:
         environment = environment_of(customer, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
         with running_server("echo", environment=environment) as server:
             (worker,) = server.children(WORKER)
@@ -106,7 +110,7 @@ async def test_a_killed_ledger_process_is_replaced_and_its_requests_are_paid(tmp
 
 
 async def test_answers_that_are_cut_when_the_server_ends_are_paid(tmp_path: Path) -> None:
-    with sqlite_customer(tmp_path) as customer:
+    with sqlite_account(tmp_path) as customer:
         slow = {"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "5", "DRAGOMAN_DRAIN_SECONDS": "1"}
         with running_server("echo", environment=environment_of(customer, **slow)) as server:
             async with StreamingClients(server.url, customer.new_key(), clients=4, seed=3) as clients:
@@ -116,7 +120,7 @@ async def test_answers_that_are_cut_when_the_server_ends_are_paid(tmp_path: Path
 
 
 async def test_no_key_and_no_database_is_in_a_log_or_in_an_argument(tmp_path: Path) -> None:
-    with sqlite_customer(tmp_path) as customer, tmp_path.joinpath("errors").open("w+") as errors:
+    with sqlite_account(tmp_path) as customer, tmp_path.joinpath("errors").open("w+") as errors:
         secrets = [customer.new_key(), "sk-nobodys-0123456789abcdef", "malformed-0123456789abcdef"]
         environment = environment_of(customer, DRAGOMAN_LOG_LEVEL="debug")
         with running_server("echo", environment=environment, errors=errors) as server:
@@ -164,7 +168,7 @@ async def test_without_accounts_usage_is_recorded_and_costs_nothing(tmp_path: Pa
         assert await statuses(server.url, "sk-0123456789abcdef", 3) == {200: 3}
         assert await asyncio.to_thread(server.stop) == 0
     database = Database(f"sqlite:///{tmp_path}/dragoman/accounts.db")
-    [day] = list_days(database)
+    [day] = list_daily_usage(database)
     assert (day.account_id, day.key_id, day.requests, day.completion_tokens, day.charge) == (0, 0, 3, 9, 0)
     database.close()
 

@@ -14,22 +14,22 @@ from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
 from dragoman.jobs.options import QueueOptions
 from tests.support.patience import PATIENCE_SECONDS
-from tests.support.queues import Shop, server
-from tests.support.receivers import SECRET, Receiver, receiving
+from tests.support.queues import QueueHarness, queue_server
+from tests.support.receivers import SECRET, WebhookReceiver, running_receiver
 from tests.support.server import running_server
 
 WORKER = "dragoman.server.worker"
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[Shop]:
+def shop(tmp_path: Path) -> Iterator[QueueHarness]:
     database = Database(f"sqlite:///{tmp_path}/accounts.db")
     upgrade(database)
-    yield Shop(database)
+    yield QueueHarness(database)
     database.close()
 
 
-async def test_workers_run_what_another_took_in_and_tell_of_it_together(shop: Shop, tmp_path: Path) -> None:
+async def test_workers_run_what_another_took_in_and_tell_of_it_together(shop: QueueHarness, tmp_path: Path) -> None:
     settings = tmp_path / "dragoman.toml"
     settings.write_text("[queue]\nwebhook_allow_http = true\nwebhook_allow_private = true\n")
     environment = {
@@ -38,14 +38,14 @@ async def test_workers_run_what_another_took_in_and_tell_of_it_together(shop: Sh
         "DRAGOMAN_LOG_LEVEL": "debug",
     }
     arguments = ("--workers", "2", "--config", str(settings))
-    async with receiving(Receiver(500)) as receiver:
-        async with server(shop, tmp_path, options=QueueOptions(concurrency=0)) as front:
+    async with running_receiver(WebhookReceiver(500)) as receiver:
+        async with queue_server(shop, tmp_path, options=QueueOptions(concurrency=0)) as front:
             for _ in range(4):
                 job = await front.submit("Hello")
-                shop.change(job.id, webhook=receiver.url(), webhook_host="127.0.0.1")
+                shop.update_job(job.id, webhook=receiver.url(), webhook_host="127.0.0.1")
         with tmp_path.joinpath("errors").open("w+") as errors:
             with running_server("echo", *arguments, environment=environment, errors=errors) as processes:
-                for each in await receiver.until(4):
+                for each in await receiver.wait_for(4):
                     each.assert_signed()
                 counted = metrics(processes.url, shop.key)
                 told = processes.arguments(WORKER)

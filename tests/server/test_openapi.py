@@ -16,9 +16,9 @@ from dragoman.server.app import OPERATIONS as BY_DIALECT
 from dragoman.server.openapi import Keeps, document, example_body
 from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.apps import client_of, echo_app
-from tests.support.books import ADMIN_KEY, books_at, open_till
+from tests.support.books import ADMIN_KEY, accounting_at, open_ledger_harness
 from tests.support.gated_echo import GatedEcho
-from tests.support.queueing import ASYNC, ended, serving
+from tests.support.queueing import RESPOND_ASYNC, job_when_ended, queue_client
 from tests.support.tiny_llama import write_adapter
 
 DOCUMENT = document(BY_DIALECT, "echo")
@@ -53,7 +53,7 @@ def test_every_route_that_answers_something_is_documented_and_nothing_else() -> 
 
 def test_the_admin_api_is_documented_where_it_is_served_and_only_there(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/accounts.db"
-    with open_till(url), books_at(url, tmp_path) as books:
+    with open_ledger_harness(url), accounting_at(url, tmp_path) as books:
         for app in (echo_app(books=books), echo_app(admin_keys={ADMIN_KEY: "ada"})):
             assert not any("/admin" in str(route) for route in app.routes)
         app = echo_app(books=books, admin_keys={ADMIN_KEY: "ada"})
@@ -102,7 +102,7 @@ async def test_each_example_is_answered_as_the_document_says(operation: Any, tmp
     fits(DOCUMENT["paths"][operation.path]["post"]["requestBody"]["content"]["application/json"]["schema"], body)
     async with contextlib.AsyncExitStack() as stack:
         if operation.queues:
-            client = await stack.enter_async_context(serving())
+            client = await stack.enter_async_context(queue_client())
         else:
             client = await stack.enter_async_context(
                 client_of(echo_app(engine=AdaptableEcho(), adapter_folder=tmp_path))
@@ -117,12 +117,12 @@ async def test_what_is_told_of_jobs_is_what_the_document_says() -> None:
         "202"
     ]
     path = "/queue/response/{id}"
-    async with serving(GatedEcho(BadRequest("Odd", "messages"))) as client:
+    async with queue_client(GatedEcho(BadRequest("Odd", "messages"))) as client:
         for status in ("failed", "finished"):
             body = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}]}
-            queued = (await client.post("/queue/chat/completions", json=body, headers=ASYNC)).json()
+            queued = (await client.post("/queue/chat/completions", json=body, headers=RESPOND_ASYNC)).json()
             fits(told["content"]["application/json"]["schema"], queued)
-            job = await ended(client, queued["url"])
+            job = await job_when_ended(client, queued["url"])
             assert job["status"] == status
             fits(schema_of(path, "GET", 200), job)
             fits(schema_of(path, "DELETE", 200), (await client.delete(queued["url"])).json())
@@ -133,7 +133,7 @@ async def test_what_is_told_of_jobs_is_what_the_document_says() -> None:
 @pytest.mark.parametrize("operation", LOOKUPS, ids=lambda operation: f"{operation.method} {operation.path}")
 async def test_each_lookup_is_answered_as_the_document_says(operation: Any, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/accounts.db"
-    with open_till(url) as till, books_at(url, tmp_path) as books:
+    with open_ledger_harness(url) as till, accounting_at(url, tmp_path) as books:
         till.settle(till.admit().request_id)
         async with books.opened(), client_of(echo_app(books=books), key=till.secret) as client:
             response = await client.get(re.sub(r"\{\w+\}", "echo", operation.path))

@@ -3,13 +3,13 @@
 from types import TracebackType
 from typing import Any, Self
 
-from dragoman.accounts.audit import audit
+from dragoman.accounts.audit import find_discrepancies
 from dragoman.accounts.balances import Account, create_account, deposit, find_account
 from dragoman.accounts.database import Clock, Database, Instant
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.keys import Key, KeyRules, create_key, get_key
 from dragoman.accounts.ledger import Ledger
-from dragoman.accounts.operations import Admission, Admitted, Outcome, Result, Settled, Settlement
+from dragoman.accounts.operations import Admission, Admitted, LedgerOutcome, Settled, Settlement, SettlementResult
 from dragoman.accounts.prices import set_price
 from dragoman.accounts.tables import metadata, schema_migrations
 from dragoman.core.identifiers import key_digest, new_request_id
@@ -18,7 +18,7 @@ MODEL = "parrot"
 PROMPT_PRICE, CACHED_PRICE, COMPLETION_PRICE = 10, 4, 30
 
 
-class SetClock(Clock):
+class ManualClock(Clock):
     """A clock that stands still until a test moves it."""
 
     def __init__(self, wall: int = 1_800_000_000_000, second: int = 1_000) -> None:
@@ -28,12 +28,12 @@ class SetClock(Clock):
     def now(self) -> Instant:
         return Instant(self.wall, self.second)
 
-    def wait(self, seconds: int) -> None:
+    def advance(self, seconds: int) -> None:
         self.wall += seconds * 1000
         self.second += seconds
 
 
-def empty(database: Database) -> None:
+def clear_tables(database: Database) -> None:
     """Delete every row, as if the tables had just been made."""
     names = [name for name in metadata.tables if name != schema_migrations.name]
     with database.write() as connection:
@@ -44,7 +44,7 @@ def empty(database: Database) -> None:
             connection.exec_driver_sql(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE")
 
 
-class Till:
+class LedgerHarness:
     """Buys at a ledger, in the name of one key."""
 
     def __init__(
@@ -73,29 +73,34 @@ class Till:
         created = create_key(self.database, self.account_id, rules=rules)
         return created.secret, created.key
 
-    def use(self, rules: KeyRules) -> None:
+    def use_new_key(self, rules: KeyRules) -> None:
         """Buy with another key."""
         self.secret, key = self.new_key(rules)
         self.key_id = key.id
         self.digest = key_digest(self.secret)
 
-    def admission(self, prompt: int = 10, most: int = 10, **fields: Any) -> Admission:
+    def admission(self, prompt: int = 10, max_completion: int = 10, **fields: Any) -> Admission:
         defaults: dict[str, Any] = {"key_digest": self.digest, "model": MODEL, "dialect": "arcee"}
         request_id = fields.pop("request_id", None) or new_request_id()
-        return Admission(request_id, prompt_tokens=prompt, most_completion_tokens=most, **(defaults | fields))
+        return Admission(request_id, prompt_tokens=prompt, max_completion_tokens=max_completion, **(defaults | fields))
 
-    def ask(self, prompt: int = 10, most: int = 10, **fields: Any) -> Outcome:
+    def try_admit(self, prompt: int = 10, max_completion: int = 10, **fields: Any) -> LedgerOutcome:
         """What an admission leads to."""
-        return self.ledger.commit([self.admission(prompt, most, **fields)])[0]
+        return self.ledger.commit([self.admission(prompt, max_completion, **fields)])[0]
 
-    def admit(self, prompt: int = 10, most: int = 10, **fields: Any) -> Admitted:
+    def admit(self, prompt: int = 10, max_completion: int = 10, **fields: Any) -> Admitted:
         """An admission that must succeed."""
-        outcome = self.ask(prompt, most, **fields)
+        outcome = self.try_admit(prompt, max_completion, **fields)
         assert isinstance(outcome, Admitted), outcome
         return outcome
 
     def settle(
-        self, request_id: str, prompt: int = 10, cached: int = 0, completion: int = 10, result: Result = "finished"
+        self,
+        request_id: str,
+        prompt: int = 10,
+        cached: int = 0,
+        completion: int = 10,
+        result: SettlementResult = "finished",
     ) -> Settled:
         """A settlement that must succeed."""
         outcome = self.ledger.commit([Settlement(request_id, prompt, cached, completion, result)])[0]
@@ -110,5 +115,5 @@ class Till:
     def key(self) -> Key:
         return get_key(self.database, self.key_id)
 
-    def assert_balanced(self) -> None:
-        assert audit(self.database) == []
+    def assert_consistent(self) -> None:
+        assert find_discrepancies(self.database) == []

@@ -11,10 +11,10 @@ from dragoman.core.events import (
     Delta,
     Event,
     Finished,
-    Likelihood,
     ReasoningDelta,
     TokenLogprobs,
     ToolCallDelta,
+    TopLogprob,
     Usage,
 )
 from dragoman.core.service import ServedModel
@@ -26,7 +26,7 @@ from dragoman.dialects.infermatic import codec as infermatic
 from dragoman.dialects.scale import codec as scale
 from tests.support.occasions import occasion
 
-MODEL = ServedModel("m", (), 8192, thinks=True)
+MODEL = ServedModel("m", (), 8192, supports_reasoning=True)
 ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
 
@@ -302,7 +302,11 @@ def sorted_ends(events: Sequence[Event]) -> list[Finished]:
 def calls_of(pieces: list[ToolCallDelta]) -> list[tuple[str, str, str]]:
     """The calls that the pieces are of."""
     return [
-        (piece.id or "", piece.name or "", "".join(other.arguments for other in pieces if other.call == piece.call))
+        (
+            piece.id or "",
+            piece.name or "",
+            "".join(other.arguments for other in pieces if other.call_index == piece.call_index),
+        )
         for piece in pieces
         if piece.name is not None
     ]
@@ -314,7 +318,7 @@ _TOLD = st.builds(
     lambda token, logprob, top: TokenLogprobs(1, token, logprob, top),
     _TOKENS,
     _LOGPROBS,
-    st.lists(st.builds(Likelihood, st.just(1), _TOKENS, _LOGPROBS), max_size=2).map(
+    st.lists(st.builds(TopLogprob, st.just(1), _TOKENS, _LOGPROBS), max_size=2).map(
         lambda top: sorted(top, key=lambda likely: -likely.logprob)
     ),
 )

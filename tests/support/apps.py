@@ -14,7 +14,7 @@ from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.gateway.catalog import Catalog, Deployment
-from dragoman.gateway.keys import KeyRing
+from dragoman.gateway.keys import StaticKeyAuthenticator
 from dragoman.jobs.queue import JobQueue
 from dragoman.server.app import App, build_app
 from dragoman.server.books import Books
@@ -46,11 +46,11 @@ def echo_app(
         catalog,
         options,
         metrics_directory=None,
-        keys=KeyRing(map(key_digest, keys)),
+        keys=StaticKeyAuthenticator(map(key_digest, keys)),
         hosts=hosts or {},
         store=LocalAdapterStore(adapter_folder, downloads=False),
         books=books,
-        admin_keys=KeyRing({key_digest(key): label for key, label in (admin_keys or {}).items()}),
+        admin_keys=StaticKeyAuthenticator({key_digest(key): label for key, label in (admin_keys or {}).items()}),
         queue=queue,
     )
 

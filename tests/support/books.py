@@ -8,30 +8,32 @@ from dragoman.accounts.database import Database
 from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.migrations import upgrade
 from dragoman.gateway.accounts import AccountsOptions
-from dragoman.gateway.answers import LARGEST_ANSWER
+from dragoman.gateway.answers import MAX_RESPONSE_BYTES
 from dragoman.server.books import Books
-from tests.support.accounts import Till
+from tests.support.accounts import LedgerHarness
 
 ADMIN_KEY = "sk-admin-0123456789abcdef"
 
 
 @contextlib.contextmanager
-def open_till(url: str) -> Iterator[Till]:
+def open_ledger_harness(url: str) -> Iterator[LedgerHarness]:
     """A shop at the database, whose tables are made if need be."""
     database = Database(url)
     try:
         upgrade(database)
-        with Till(database) as till:
-            yield till
+        with LedgerHarness(database) as harness:
+            yield harness
     finally:
         database.close()
 
 
 @contextlib.contextmanager
-def books_at(url: str, journals: Path, *, largest_answer: int = LARGEST_ANSWER) -> Iterator[Books]:
+def accounting_at(url: str, journals: Path, *, max_response_bytes: int = MAX_RESPONSE_BYTES) -> Iterator[Books]:
     """A worker's books over a database with tables, not opened: this process is not registered."""
-    books = Books(AccountsOptions(Database(url), journals, transport=LedgerThread), largest_answer=largest_answer)
+    accounting = Books(
+        AccountsOptions(Database(url), journals, transport=LedgerThread), largest_answer=max_response_bytes
+    )
     try:
-        yield books
+        yield accounting
     finally:
-        books.close()
+        accounting.close()

@@ -10,7 +10,7 @@ from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
 
 
-class Break(NamedTuple):
+class FailurePoint(NamedTuple):
     """Where a run stops: after so many tokens it fails with the error, or without one waits for ever."""
 
     tokens: int
@@ -20,33 +20,33 @@ class Break(NamedTuple):
 class BreakingEcho(EchoEngine):
     """Each run breaks at the next of the breaks; after the last, none does. It tells answers again by running anew."""
 
-    def __init__(self, *breaks: Break, fingerprint: str = "echo") -> None:
+    def __init__(self, *breaks: FailurePoint, fingerprint: str = "echo") -> None:
         super().__init__()
         self.fingerprint = fingerprint
-        self.asked: list[GenerationRequest] = []
-        self.stuck = asyncio.Event()
+        self.received_requests: list[GenerationRequest] = []
+        self.waiting = asyncio.Event()
         """Set while a run waits."""
         self.cancelled = 0
-        self._breaks = list(breaks)
+        self._failure_points = list(breaks)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        self.asked.append(request)
-        point = self._breaks.pop(0) if self._breaks else None
-        told = 0
+        self.received_requests.append(request)
+        point = self._failure_points.pop(0) if self._failure_points else None
+        generated = 0
         try:
             if point is not None and not point.tokens:
-                await self._break(point)
+                await self._fail_at(point)
             async for event in super().generate(request):
                 yield event
-                told += 0 if isinstance(event, Usage | Finished) else len(event.token_ids)
-                if point is not None and told == point.tokens:
-                    await self._break(point)
+                generated += 0 if isinstance(event, Usage | Finished) else len(event.token_ids)
+                if point is not None and generated == point.tokens:
+                    await self._fail_at(point)
         except (GeneratorExit, asyncio.CancelledError):
             self.cancelled += 1
             raise
 
-    async def _break(self, point: Break) -> None:
+    async def _fail_at(self, point: FailurePoint) -> None:
         if point.error is not None:
             raise point.error
-        self.stuck.set()
+        self.waiting.set()
         await asyncio.Event().wait()

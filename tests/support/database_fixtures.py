@@ -7,7 +7,7 @@ import pytest
 
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
-from tests.support.accounts import empty
+from tests.support.accounts import clear_tables
 from tests.support.postgresql import PostgresServer, new_database, running_postgresql
 
 
@@ -52,7 +52,7 @@ def database_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> s
     else:
         url = request.getfixturevalue("reused_url")
         database = Database(url)
-        empty(database)
+        clear_tables(database)
     database.close()
     return url
 

@@ -12,13 +12,13 @@ from dragoman.engines.echo import EchoEngine
 class GatedEcho(EchoEngine):
     """Says its first token at once, unless it is silent, and the rest when the gate is open."""
 
-    def __init__(self, *failures: DragomanError, silent: bool = False) -> None:
+    def __init__(self, *failures: DragomanError, withhold_first_token: bool = False) -> None:
         """The first runs fail with the failures: after the first token, or if it is silent before it."""
         super().__init__()
-        self._silent = silent
+        self._withholds_first_token = withhold_first_token
         self.gate = asyncio.Event()
         self.gate.set()
-        self.began = asyncio.Event()
+        self.generation_started = asyncio.Event()
         self.runs = 0
         self.cancelled = 0
         self._failures = list(failures)
@@ -27,14 +27,14 @@ class GatedEcho(EchoEngine):
         self.runs += 1
         failure = self._failures.pop(0) if self._failures else None
         try:
-            if self._silent:
-                self.began.set()
+            if self._withholds_first_token:
+                self.generation_started.set()
                 await self.gate.wait()
                 if failure is not None:
                     raise failure
             async for event in super().generate(request):
                 yield event
-                self.began.set()
+                self.generation_started.set()
                 if failure is not None:
                     raise failure
                 await self.gate.wait()

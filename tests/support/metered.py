@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
-from dragoman.accounts.audit import audit
+from dragoman.accounts.audit import find_discrepancies
 from dragoman.accounts.balances import Account, create_account, deposit, find_account
 from dragoman.accounts.database import Database
 from dragoman.accounts.keys import Key, KeyRules, create_key, list_keys
@@ -12,7 +12,7 @@ from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.prices import set_price
 from dragoman.accounts.transport import LedgerTransport
-from dragoman.accounts.usage import Usage, list_usage
+from dragoman.accounts.usage import UsageRecord, list_usage
 from dragoman.engines.base import Engine
 from dragoman.gateway.accounts import AccountsOptions
 from dragoman.server.app import App
@@ -21,13 +21,13 @@ from tests.support.apps import echo_app
 
 MODEL = "echo"
 PROMPT_PRICE, CACHED_PRICE, COMPLETION_PRICE = 10, 4, 30
-PLENTY = 10**12
+AMPLE_BALANCE = 10**12
 
 
-class Customer:
+class AccountFixture:
     """One account and a price for the model, where clients buy from the app."""
 
-    def __init__(self, database: Database, balance: int = PLENTY) -> None:
+    def __init__(self, database: Database, balance: int = AMPLE_BALANCE) -> None:
         self.database = database
         self.account_id = create_account(database, "acme").id
         if balance:
@@ -52,13 +52,13 @@ class Customer:
         return list_keys(self.database)
 
     @property
-    def usage(self) -> list[Usage]:
+    def usage(self) -> list[UsageRecord]:
         """The latest requests first."""
         return list_usage(self.database, limit=100_000)
 
     def assert_settled(self) -> None:
         """Everything balances, and nothing is held any more."""
-        assert audit(self.database) == []
+        assert find_discrepancies(self.database) == []
         assert self.account.holds == 0
         assert [key.running for key in self.keys] == [0] * len(self.keys)
 
@@ -69,26 +69,26 @@ def cost(prompt: int, completion: int, cached: int = 0) -> int:
 
 
 @contextlib.contextmanager
-def sqlite_customer(folder: Path, balance: int = PLENTY, *, busy_seconds: float = 5) -> Iterator[Customer]:
+def sqlite_account(folder: Path, balance: int = AMPLE_BALANCE, *, busy_seconds: float = 5) -> Iterator[AccountFixture]:
     """A customer in a new file."""
     database = Database(f"sqlite:///{folder}/accounts.db", busy_seconds=busy_seconds)
     upgrade(database)
-    yield Customer(database, balance)
+    yield AccountFixture(database, balance)
     database.close()
 
 
 @contextlib.asynccontextmanager
 async def metered_app(
-    customer: Customer,
+    account_fixture: AccountFixture,
     journals: Path,
     *,
     engine: Engine | None = None,
     hold_cap: int | None = None,
-    patience_seconds: float = 30,
+    timeout_seconds: float = 30,
     proxies: Sequence[str] = (),
     transport: type[LedgerTransport] = LedgerThread,
 ) -> AsyncIterator[App]:
     """The app, over the database that the customer is in; at the end all that was asked of it is settled."""
-    books = Books(AccountsOptions(customer.database, journals, hold_cap, patience_seconds, transport))
-    async with books.opened():
-        yield echo_app(books=books, engine=engine, proxies=proxies)
+    accounting = Books(AccountsOptions(account_fixture.database, journals, hold_cap, timeout_seconds, transport))
+    async with accounting.opened():
+        yield echo_app(books=accounting, engine=engine, proxies=proxies)

@@ -30,7 +30,7 @@ def running_postgresql(*, durable: bool = False) -> Iterator[PostgresServer]:
     # Not pytest's folders: root's server runs as another user, and every pytest locks their parent for others again.
     with tempfile.TemporaryDirectory(prefix="dragoman-postgresql-") as folder, _started(folder) as server:
         if not durable:
-            _without_waiting_for_the_disk(server)
+            _disable_fsync(server)
         try:
             yield server
         finally:
@@ -52,7 +52,7 @@ def _processor_seconds(server: PostgresServer) -> float:
     return taken
 
 
-def _without_waiting_for_the_disk(server: PostgresServer) -> None:
+def _disable_fsync(server: PostgresServer) -> None:
     """No test cuts the power; this way they are done in half the time."""
     with psycopg.connect(server.get_uri(), autocommit=True) as connection:
         connection.execute("ALTER SYSTEM SET fsync = off")

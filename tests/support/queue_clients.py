@@ -7,8 +7,8 @@ from typing import Any
 
 import aiohttp
 
-from dragoman.accounts.audit import audit
-from tests.support.metered import Customer
+from dragoman.accounts.audit import find_discrepancies
+from tests.support.metered import AccountFixture
 from tests.support.patience import PATIENCE_SECONDS
 
 _SUBMITTERS = 16
@@ -36,12 +36,12 @@ class QueueClients:
 
     async def submit(self, bodies: Sequence[Mapping[str, object]]) -> None:
         """Queue all of them, each under an Idempotency-Key, as often as it takes."""
-        room = asyncio.Semaphore(_SUBMITTERS)
+        slots = asyncio.Semaphore(_SUBMITTERS)
 
         async def one(number: int, body: Mapping[str, object]) -> None:
             headers = {"prefer": "respond-async", "idempotency-key": f"request {number}"}
-            async with room:
-                status, answer = await self._ask("POST", _PATH, json=body, headers=self._headers | headers)
+            async with slots:
+                status, answer = await self._request("POST", _PATH, json=body, headers=self._headers | headers)
             assert status == 202, answer
             self.job_ids[number] = answer["id"]
 
@@ -52,7 +52,7 @@ class QueueClients:
         found: dict[int, dict[str, Any]] = {}
         while len(found) < len(self.job_ids):
             for number in self.job_ids.keys() - found.keys():
-                status, answer = await self._ask(
+                status, answer = await self._request(
                     "GET", f"/queue/response/{self.job_ids[number]}", headers=self._headers
                 )
                 assert status == 200, answer
@@ -62,19 +62,19 @@ class QueueClients:
                 found[number] = answer
         return found
 
-    async def ask_at_once(self, bodies: Sequence[Mapping[str, object]]) -> list[Any]:
+    async def request_directly(self, bodies: Sequence[Mapping[str, object]]) -> list[Any]:
         """The answers to the same requests when they are not queued."""
-        room = asyncio.Semaphore(_SUBMITTERS)
+        slots = asyncio.Semaphore(_SUBMITTERS)
 
         async def one(body: Mapping[str, object]) -> Any:
-            async with room:
-                status, answer = await self._ask("POST", "/v1/chat/completions", json=body, headers=self._headers)
+            async with slots:
+                status, answer = await self._request("POST", "/v1/chat/completions", json=body, headers=self._headers)
             assert status == 200, answer
             return answer
 
         return await asyncio.gather(*map(one, bodies))
 
-    async def _ask(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
+    async def _request(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         while True:
             try:
                 async with self._session.request(method, path, **options) as response:
@@ -85,10 +85,10 @@ class QueueClients:
             await asyncio.sleep(_PAUSE_SECONDS)
 
 
-def assert_each_paid_once(customer: Customer, requests: int) -> None:
+def assert_each_charged_once(account_fixture: AccountFixture, requests: int) -> None:
     """The books balance, nothing is held, and there is one charge for each request."""
-    assert audit(customer.database) == []
-    assert customer.account.holds == 0
-    used = customer.usage
-    assert Counter(one.result for one in used) == {"finished": requests}
-    assert len({one.request_id for one in used}) == requests
+    assert find_discrepancies(account_fixture.database) == []
+    assert account_fixture.account.holds == 0
+    usage = account_fixture.usage
+    assert Counter(one.result for one in usage) == {"finished": requests}
+    assert len({one.request_id for one in usage}) == requests

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from dragoman.accounts.child import LedgerProcess
+from dragoman.accounts.child import LedgerProcessHandle
 from dragoman.engines.echo import EchoEngine
 from tests.support.queues import running_queue
 
 
-class QueueServer(NamedTuple):
+class QueueProcessOptions(NamedTuple):
     """What it serves."""
 
     url: str
@@ -19,12 +19,12 @@ class QueueServer(NamedTuple):
     tokens_per_second: float
 
 
-def serve_queue(order: QueueServer) -> None:
+def serve_queue(options: QueueProcessOptions) -> None:
     """Run jobs until the process is killed."""
-    asyncio.run(_serve(order))
+    asyncio.run(_serve(options))
 
 
-async def _serve(order: QueueServer) -> None:
-    engine = EchoEngine(tokens_per_second=order.tokens_per_second)
-    async with running_queue(order.url, order.journals, engine, CollectorRegistry(), transport=LedgerProcess):
+async def _serve(options: QueueProcessOptions) -> None:
+    engine = EchoEngine(tokens_per_second=options.tokens_per_second)
+    async with running_queue(options.url, options.journals, engine, CollectorRegistry(), transport=LedgerProcessHandle):
         await asyncio.Event().wait()

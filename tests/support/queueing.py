@@ -22,24 +22,24 @@ from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from dragoman.server.app import App
 from dragoman.server.settings import DialectName
 from tests.support.apps import client_of, echo_app, started
-from tests.support.books import books_at
-from tests.support.metered import PLENTY, Customer, sqlite_customer
+from tests.support.books import accounting_at
+from tests.support.metered import AMPLE_BALANCE, AccountFixture, sqlite_account
 from tests.support.patience import PATIENCE_SECONDS
 
-ASYNC = {"prefer": "respond-async"}
-STREAM = {"accept": "text/event-stream"}
+RESPOND_ASYNC = {"prefer": "respond-async"}
+ACCEPT_STREAM = {"accept": "text/event-stream"}
 
 
-class Place:
+class HttpQueueHarness:
     """A database with two accounts, where servers keep their jobs."""
 
-    def __init__(self, customer: Customer, folder: Path) -> None:
+    def __init__(self, account_fixture: AccountFixture, folder: Path) -> None:
         self._folder = folder
-        self.customer = customer
-        self.secret = customer.new_key()
-        other = create_account(customer.database, "other").id
-        deposit(customer.database, other, PLENTY)
-        self.other_secret = create_key(customer.database, other).secret
+        self.customer = account_fixture
+        self.secret = account_fixture.new_key()
+        other = create_account(account_fixture.database, "other").id
+        deposit(account_fixture.database, other, AMPLE_BALANCE)
+        self.other_secret = create_key(account_fixture.database, other).secret
 
     @contextlib.asynccontextmanager
     async def server(
@@ -50,14 +50,14 @@ class Place:
         keep_alive_seconds: float = 15,
         hosts: dict[str, DialectName] | None = None,
         webhooks: WebhookOptions = NO_WEBHOOKS,
-    ) -> AsyncIterator["Server"]:
+    ) -> AsyncIterator["HttpQueueServer"]:
         """One over a deployment called `echo`, from its start to its end."""
         database = Database(self.customer.url)
         queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
-        with contextlib.closing(database), books_at(self.customer.url, self._folder) as books:
+        with contextlib.closing(database), accounting_at(self.customer.url, self._folder) as books:
             app = echo_app(engine=engine, books=books, queue=queue, hosts=hosts, keep_alive_seconds=keep_alive_seconds)
             async with started(app), client_of(app, key=self.secret) as client:
-                yield Server(app, client)
+                yield HttpQueueServer(app, client)
 
     def job_ids(self) -> list[str]:
         """Of all jobs there are."""
@@ -65,7 +65,7 @@ class Place:
             return list(connection.execute(select(jobs.c.id).order_by(jobs.c.number)).scalars())
 
 
-class Server:
+class HttpQueueServer:
     """An app, and a client of it."""
 
     def __init__(self, app: App, client: httpx.AsyncClient) -> None:
@@ -74,28 +74,28 @@ class Server:
 
 
 @contextlib.contextmanager
-def open_place() -> Iterator[Place]:
+def open_queue_harness() -> Iterator[HttpQueueHarness]:
     """A new one, gone at the end."""
-    with tempfile.TemporaryDirectory() as name, sqlite_customer(Path(name)) as customer:
-        yield Place(customer, Path(name) / "journals")
+    with tempfile.TemporaryDirectory() as name, sqlite_account(Path(name)) as account_fixture:
+        yield HttpQueueHarness(account_fixture, Path(name) / "journals")
 
 
 @contextlib.asynccontextmanager
-async def serving(engine: Engine | None = None, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def queue_client(engine: Engine | None = None, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a server that has a place for itself."""
-    with open_place() as place:
-        async with place.server(engine, **options) as server:
+    with open_queue_harness() as queue_harness:
+        async with queue_harness.server(engine, **options) as server:
             yield server.client
 
 
-async def ended(client: httpx.AsyncClient, url: str) -> Any:
+async def job_when_ended(client: httpx.AsyncClient, url: str) -> Any:
     """What is told of a job when it has ended."""
     async with asyncio.timeout(PATIENCE_SECONDS):
-        await client.get(url, headers=STREAM)
+        await client.get(url, headers=ACCEPT_STREAM)
     return (await client.get(url)).json()
 
 
-def without_ids(text: str) -> str:
+def without_event_ids(text: str) -> str:
     """A stream without its ids, which must count from one."""
     lines = text.split("\n")
     ids = [line for line in lines if line.startswith("id: ")]

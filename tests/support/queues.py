@@ -17,34 +17,34 @@ from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.tables import job_events, jobs
 from dragoman.accounts.transport import LedgerTransport
 from dragoman.core.events import Delta, Event
-from dragoman.core.idempotency import Attempt
+from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.identifiers import new_request_id
-from dragoman.core.jobs import AnswerForm, Job, JobDraft
+from dragoman.core.jobs import Job, JobDraft, StoredRequest
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
 from dragoman.core.service import Caller
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
-from dragoman.gateway.accounts import AccountAccess, AccountsOptions
+from dragoman.gateway.accounts import AccountAccessController, AccountsOptions
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.meter import Meter
-from dragoman.gateway.queueing import GatewayWorkshop
-from dragoman.jobs.meter import QueueMeter
+from dragoman.gateway.meter import RequestMetrics
+from dragoman.gateway.queueing import GatewayJobExecutor
+from dragoman.jobs.meter import QueueMetrics
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.queue import JobQueue
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
-from tests.support.metered import MODEL, PLENTY, Customer
+from tests.support.metered import AMPLE_BALANCE, MODEL, AccountFixture
 from tests.support.patience import PATIENCE_SECONDS
 
-_LOOKS = 12_000
-_BETWEEN_LOOKS_SECONDS = 0.01
+_MAX_POLLS = 12_000
+_POLL_SECONDS = 0.01
 
 
 def draft(
     text: str,
     *,
     answer_id: str | None = None,
-    attempt: Attempt | None = None,
+    attempt: IdempotentRequest | None = None,
     priority: int = 128,
     held: bool = False,
     webhook: str | None = None,
@@ -53,32 +53,32 @@ def draft(
 ) -> JobDraft:
     """A request for the echo engine to say a text; `fields` are those of a GenerationRequest."""
     request = GenerationRequest(MODEL, TextPrompt(text), SamplingParams(), n=n, **fields)
-    form = AnswerForm("echo.text", {"path": "value"}, text.encode(), answer_id or new_request_id(), 1_800_000_000)
+    form = StoredRequest("echo.text", {"path": "value"}, text.encode(), answer_id or new_request_id(), 1_800_000_000)
     return JobDraft((request,), form, priority, held, attempt, webhook)
 
 
-def said(events: Sequence[Event], index: int = 0) -> str:
+def text_of(events: Sequence[Event], index: int = 0) -> str:
     """The text of one choice."""
     return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
 
 
-async def until(condition: Callable[[], bool]) -> None:
+async def wait_until(condition: Callable[[], bool]) -> None:
     """Return when it holds; what makes it hold may be in another server."""
-    for _ in range(_LOOKS):
+    for _ in range(_MAX_POLLS):
         if condition():
             return
-        await asyncio.sleep(_BETWEEN_LOOKS_SECONDS)
+        await asyncio.sleep(_POLL_SECONDS)
     raise AssertionError("it does not come about")
 
 
-class Shop(Customer):
+class QueueHarness(AccountFixture):
     """A customer with a key, and others whose keys pay for jobs."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self.key = self.new_key()
 
-    def new_account(self, name: str, rules: KeyRules | None = None, balance: int = PLENTY) -> tuple[int, str]:
+    def new_account(self, name: str, rules: KeyRules | None = None, balance: int = AMPLE_BALANCE) -> tuple[int, str]:
         """Its number and a key."""
         account_id = create_account(self.database, name).id
         deposit(self.database, account_id, balance)
@@ -87,73 +87,73 @@ class Shop(Customer):
     def caller(self, key: str | None = None) -> Caller:
         return Caller(new_request_id(), key or self.key)
 
-    def row(self, job_id: str) -> Any:
+    def job_row(self, job_id: str) -> Any:
         """The job's."""
         with self.database.read() as connection:
             return connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
 
-    def change(self, job_id: str, **values: Any) -> None:
+    def update_job(self, job_id: str, **values: Any) -> None:
         """What time or another process would do to the job's row."""
         with self.database.write() as connection:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
 
-    def stored_events(self, job_id: str) -> int:
+    def count_event_rows(self, job_id: str) -> int:
         """Rows of events."""
         with self.database.read() as connection:
-            query = select(job_events).where(job_events.c.job == self.row(job_id).number)
+            query = select(job_events).where(job_events.c.job == self.job_row(job_id).number)
             return len(connection.execute(query).all())
 
 
-class Server:
+class QueueServer:
     """One server's gateway over the shop's database."""
 
-    def __init__(self, gateway: Gateway, queue: JobQueue, shop: Shop, registry: CollectorRegistry) -> None:
+    def __init__(self, gateway: Gateway, queue: JobQueue, harness: QueueHarness, registry: CollectorRegistry) -> None:
         self.gateway = gateway
         self.queue = queue
-        self.shop = shop
+        self.harness = harness
         self._registry = registry
 
-    def counted(self, name: str, **labels: str) -> float:
+    def counter_value(self, name: str, **labels: str) -> float:
         """What one of its counters has counted."""
         return self._registry.get_sample_value(name, labels) or 0.0
 
     async def submit(self, text: str, *, key: str | None = None, **fields: Any) -> Job:
-        return await self.gateway.submit(draft(text, **fields), self.shop.caller(key))
+        return await self.gateway.submit(draft(text, **fields), self.harness.caller(key))
 
     async def job(self, job_id: str, *, key: str | None = None) -> Job:
-        return await self.gateway.job(job_id, self.shop.caller(key))
+        return await self.gateway.job(job_id, self.harness.caller(key))
 
     async def cancel(self, job_id: str, *, key: str | None = None) -> Job:
-        return await self.gateway.cancel_job(job_id, self.shop.caller(key))
+        return await self.gateway.cancel_job(job_id, self.harness.caller(key))
 
     async def read(self, job_id: str, *, key: str | None = None) -> list[Event]:
         """All events, as soon as there are any."""
-        async with self.following(job_id, key=key) as events:
+        async with self.open_stream(job_id, key=key) as events:
             return [event async for event in events]
 
     @contextlib.asynccontextmanager
-    async def following(self, job_id: str, *, key: str | None = None) -> AsyncIterator[AsyncIterator[Event]]:
+    async def open_stream(self, job_id: str, *, key: str | None = None) -> AsyncIterator[AsyncIterator[Event]]:
         """The events, which must all come in time."""
-        following = await self.gateway.follow_job(job_id, self.shop.caller(key))
-        async with asyncio.timeout(PATIENCE_SECONDS), contextlib.aclosing(following):
-            yield aiter(following)
+        stream = await self.gateway.follow_job(job_id, self.harness.caller(key))
+        async with asyncio.timeout(PATIENCE_SECONDS), contextlib.aclosing(stream):
+            yield aiter(stream)
 
 
 @contextlib.asynccontextmanager
-async def server(
-    shop: Shop,
+async def queue_server(
+    harness: QueueHarness,
     journals: Path,
     *,
     engine: Engine | None = None,
     options: QueueOptions | None = None,
     webhooks: WebhookOptions = NO_WEBHOOKS,
-) -> AsyncIterator[Server]:
+) -> AsyncIterator[QueueServer]:
     """One for the shop's customers."""
     registry = CollectorRegistry()
     async with running_queue(
-        shop.url, journals, engine or EchoEngine(), registry, options=options, webhooks=webhooks
+        harness.url, journals, engine or EchoEngine(), registry, options=options, webhooks=webhooks
     ) as (gateway, queue):
-        yield Server(gateway, queue, shop, registry)
+        yield QueueServer(gateway, queue, harness, registry)
 
 
 @contextlib.asynccontextmanager
@@ -170,10 +170,10 @@ async def running_queue(
     """One over connections of its own: what others know of it is in the database."""
     database = Database(url)
     catalog = Catalog([Deployment(MODEL, (), engine)])
-    meter = Meter(registry)
-    access = AccountAccess(AccountsOptions(database, journals, transport=transport))
+    meter = RequestMetrics(registry)
+    access = AccountAccessController(AccountsOptions(database, journals, transport=transport))
     queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
     gateway = Gateway(catalog, meter, access, queue=queue, dialect="infermatic")
     with contextlib.closing(database):
-        async with access.opened(), queue.opened(GatewayWorkshop(catalog, meter), QueueMeter(registry)):
+        async with access.opened(), queue.opened(GatewayJobExecutor(catalog, meter), QueueMetrics(registry)):
             yield gateway, queue

@@ -17,14 +17,14 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from tests.support.patience import PATIENCE_SECONDS
 
 CERTIFICATE = Path(__file__).parent.parent / "data" / "receiver.pem"
-HOST = "receiver.test"
+CERTIFICATE_HOST = "receiver.test"
 """Whom the certificate is for."""
 
 SECRET_BYTES = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(SECRET_BYTES).decode()
 
 
-class Received(NamedTuple):
+class ReceivedWebhook(NamedTuple):
     """A request to the receiver."""
 
     path: str
@@ -46,39 +46,39 @@ class Received(NamedTuple):
         assert f"v1,{base64.b64encode(digest).decode()}" in self.headers["webhook-signature"].split(" ")
 
 
-class Receiver:
+class WebhookReceiver:
     """Answers with the statuses that it was given, the last one for ever."""
 
     def __init__(self, *statuses: int, headers: Mapping[str, str] | None = None) -> None:
-        self.received: list[Received] = []
+        self.received: list[ReceivedWebhook] = []
         self.port = 0
-        self.answers = asyncio.Event()
+        self.may_respond = asyncio.Event()
         """Until this is set, requests wait."""
-        self.answers.set()
+        self.may_respond.set()
         self._statuses = list(statuses or (200,))
         self._headers = headers or {}
-        self._more = asyncio.Condition()
+        self._received_more = asyncio.Condition()
 
-    async def until(self, count: int) -> list[Received]:
+    async def wait_for(self, count: int) -> list[ReceivedWebhook]:
         """Wait until there were so many requests, for ten seconds; all of them."""
-        async with asyncio.timeout(PATIENCE_SECONDS), self._more:
-            await self._more.wait_for(lambda: len(self.received) >= count)
+        async with asyncio.timeout(PATIENCE_SECONDS), self._received_more:
+            await self._received_more.wait_for(lambda: len(self.received) >= count)
         return self.received
 
     def url(self, host: str = "127.0.0.1", scheme: str = "http") -> str:
         return f"{scheme}://{host}:{self.port}/hooks?token=secret"
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
-        async with self._more:
-            self.received.append(Received(request.path_qs, request.headers, await request.read()))
-            self._more.notify_all()
-        await self.answers.wait()
+        async with self._received_more:
+            self.received.append(ReceivedWebhook(request.path_qs, request.headers, await request.read()))
+            self._received_more.notify_all()
+        await self.may_respond.wait()
         status = self._statuses.pop(0) if len(self._statuses) > 1 else self._statuses[0]
         return web.Response(status=status, headers=self._headers, body=b"thank you")
 
 
 @contextlib.asynccontextmanager
-async def receiving(receiver: Receiver, *, tls: bool = False) -> AsyncIterator[Receiver]:
+async def running_receiver(receiver: WebhookReceiver, *, tls: bool = False) -> AsyncIterator[WebhookReceiver]:
     """The receiver on a port of this machine."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", receiver.handle)
@@ -94,11 +94,11 @@ async def receiving(receiver: Receiver, *, tls: bool = False) -> AsyncIterator[R
     try:
         yield receiver
     finally:
-        receiver.answers.set()
+        receiver.may_respond.set()
         await runner.cleanup()
 
 
-class Names(AbstractResolver):
+class StaticResolver(AbstractResolver):
     """Knows these names alone; what it gives for one may change from one look-up to the next."""
 
     def __init__(self, **addresses: list[str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import aiohttp
 
-from tests.support.metered import Customer, cost
+from tests.support.metered import AccountFixture, cost
 from tests.support.patience import PATIENCE_SECONDS
 
 _PATH = "/v1/completions"
@@ -81,16 +81,16 @@ class StreamingClients:
                 self._count(request_id, sum(map(len, _texts(line))))
 
 
-def assert_all_paid(customer: Customer, clients: StreamingClients) -> None:
+def assert_all_paid(account_fixture: AccountFixture, clients: StreamingClients) -> None:
     """Nothing is held any more, no request was charged twice, and every token that was delivered is paid."""
-    customer.assert_settled()
-    by_id = {used.request_id: used for used in customer.usage}
-    assert len(by_id) == len(customer.usage)
+    account_fixture.assert_settled()
+    by_id = {used.request_id: used for used in account_fixture.usage}
+    assert len(by_id) == len(account_fixture.usage)
     for request_id, tokens in clients.delivered.items():
         used = by_id[request_id]
         assert used.completion_tokens >= tokens
         assert used.completion_tokens == tokens or request_id not in clients.complete
-    for used in customer.usage:
+    for used in account_fixture.usage:
         assert used.charge == cost(used.prompt_tokens, used.completion_tokens)
         assert used.prompt_tokens or not used.completion_tokens
 

@@ -7,8 +7,8 @@ from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dragoman.accounts.database import Database
-from dragoman.accounts.identifiers import MOST_DIGITS
-from dragoman.accounts.money import checked, formatted
+from dragoman.accounts.identifiers import MAX_ID_DIGITS
+from dragoman.accounts.money import check_amount, format_amount
 from dragoman.accounts.tables import accounts, movements
 
 DEFAULT_CURRENCY = "USD"
@@ -46,7 +46,7 @@ class AccountNotFound(LookupError):
     """There is no such account."""
 
 
-class NameTaken(ValueError):
+class AccountNameTaken(ValueError):
     """Another account has the name."""
 
 
@@ -55,7 +55,7 @@ class DepositRefused(ValueError):
 
 
 def create_account(database: Database, name: str, currency: str = DEFAULT_CURRENCY) -> Account:
-    """Open an account. Raises NameTaken, and ValueError for a name that could be an account's number."""
+    """Open an account. Raises ModelNameTaken, and ValueError for a name that could be an account's number."""
     if not name.strip() or name.isdecimal():
         raise ValueError(f"An account may not be called {name!r}: a name is not empty and not a number")
     try:
@@ -67,15 +67,15 @@ def create_account(database: Database, name: str, currency: str = DEFAULT_CURREN
             ).scalar_one()
             return get_account(connection, account_id)
     except IntegrityError:
-        raise NameTaken(f"There is an account called {name!r} already") from None
+        raise AccountNameTaken(f"There is an account called {name!r} already") from None
 
 
 def find_account(database: Database, account: str) -> Account:
     """The account with this number or name. Raises AccountNotFound."""
     row = None
-    if wanted := _numbered_or_named(account):
+    if condition := _id_or_name_condition(account):
         with database.read() as connection:
-            row = connection.execute(select(accounts).where(*wanted)).one_or_none()
+            row = connection.execute(select(accounts).where(*condition)).one_or_none()
     if row is None:
         raise AccountNotFound(f"There is no account {account!r}")
     return _account(row)
@@ -100,16 +100,21 @@ def deposit(
         raise DepositRefused("A deposit of nothing is none")
     with database.write() as connection:
         account = get_account(connection, account_id, lock=True)
-        if reference is not None and (booked := _booked(connection, reference)) is not None:
-            if (booked.account_id, booked.amount) != (account_id, amount):
+        if reference is not None and (existing := _find_by_reference(connection, reference)) is not None:
+            if (existing.account_id, existing.amount) != (account_id, amount):
                 raise DepositRefused(
-                    f"{reference!r} is the reference of a deposit of {formatted(booked.amount)} "
-                    f"to account {booked.account_id}"
+                    f"{reference!r} is the reference of a deposit of {format_amount(existing.amount)} "
+                    f"to account {existing.account_id}"
                 )
-            return booked
+            return existing
         if amount < 0 and account.balance + amount < 0:
-            raise DepositRefused(f"The balance of {formatted(account.balance)} does not cover {formatted(-amount)}")
-        totals = {"deposits": checked(account.deposits + amount), "balance": checked(account.balance + amount)}
+            raise DepositRefused(
+                f"The balance of {format_amount(account.balance)} does not cover {format_amount(-amount)}"
+            )
+        totals = {
+            "deposits": check_amount(account.deposits + amount),
+            "balance": check_amount(account.balance + amount),
+        }
         connection.execute(update(accounts).where(accounts.c.id == account_id).values(**totals))
         changes = {"deposits": amount, "balance": amount, "holds": 0, "charges": 0}
         at = database.now(connection).wall
@@ -141,14 +146,14 @@ def get_account(connection: Connection, account_id: int, *, lock: bool = False) 
 _DEPOSIT = [movements.c[name] for name in ("id", "account_id", "at", "deposits", "reference", "note")]
 
 
-def _numbered_or_named(account: str) -> list[ColumnElement[bool]]:
+def _id_or_name_condition(account: str) -> list[ColumnElement[bool]]:
     """The condition on the row; none for numbers and names that the database could not hold."""
     if account.isdecimal():
-        return [accounts.c.id == int(account)] if len(account) <= MOST_DIGITS else []
+        return [accounts.c.id == int(account)] if len(account) <= MAX_ID_DIGITS else []
     return [accounts.c.name == account] if "\0" not in account else []
 
 
-def _booked(connection: Connection, reference: str) -> Deposit | None:
+def _find_by_reference(connection: Connection, reference: str) -> Deposit | None:
     row = connection.execute(select(*_DEPOSIT).where(movements.c.reference == reference)).one_or_none()
     return None if row is None else _deposit(row)
 

@@ -6,13 +6,13 @@ from sqlalchemy import Connection, insert, select
 from dragoman.accounts import balances, keys, prices
 from dragoman.accounts.balances import DEFAULT_CURRENCY, Account, Deposit
 from dragoman.accounts.database import Database
-from dragoman.accounts.keys import Key, KeyRules, NewKey
-from dragoman.accounts.money import formatted, per_million
+from dragoman.accounts.keys import CreatedKey, Key, KeyRules
+from dragoman.accounts.money import format_amount, format_price_per_million
 from dragoman.accounts.prices import Price
 from dragoman.accounts.tables import changes
 
 
-class Change(msgspec.Struct, frozen=True):
+class AuditEntry(msgspec.Struct, frozen=True):
     """Who changed what. Rows are never changed or deleted, and hold no secret."""
 
     id: int
@@ -24,7 +24,7 @@ class Change(msgspec.Struct, frozen=True):
     details: dict[str, object]
 
 
-class KeyChange(msgspec.Struct, frozen=True):
+class KeyUpdate(msgspec.Struct, frozen=True):
     """What is to change of a key; None: nothing."""
 
     label: str | None = None
@@ -46,7 +46,7 @@ class Administrator:
         """Open an account."""
         with self.database.write() as connection:
             account = balances.create_account(self.database, name, currency)
-            self._note(connection, "create account", f"account {account.id}", name=name, currency=currency)
+            self._record(connection, "create account", f"account {account.id}", name=name, currency=currency)
         return account
 
     def deposit(
@@ -55,22 +55,24 @@ class Administrator:
         """Pay in, or out. A repetition with the same reference changes nothing and is not noted."""
         with self.database.write() as connection:
             before = balances.get_account(connection, account_id, lock=True)
-            made = balances.deposit(self.database, account_id, amount, reference=reference, note=note)
+            created = balances.deposit(self.database, account_id, amount, reference=reference, note=note)
             if balances.get_account(connection, account_id) != before:
-                details = {"deposit": made.id, "amount": formatted(amount), "reference": reference, "note": note}
-                self._note(connection, "deposit", f"account {account_id}", **details)
-        return made
+                details = {"deposit": created.id, "amount": format_amount(amount), "reference": reference, "note": note}
+                self._record(connection, "deposit", f"account {account_id}", **details)
+        return created
 
     def create_key(
         self, account_id: int, *, label: str = "", rules: KeyRules | None = None, other_accounts: tuple[int, ...] = ()
-    ) -> NewKey:
+    ) -> CreatedKey:
         """Make a key; its secret is not noted."""
         with self.database.write() as connection:
-            made = keys.create_key(self.database, account_id, label=label, rules=rules, other_accounts=other_accounts)
-            self._note(connection, "create key", f"key {made.key.id}", **_told(made.key))
-        return made
+            created = keys.create_key(
+                self.database, account_id, label=label, rules=rules, other_accounts=other_accounts
+            )
+            self._record(connection, "create key", f"key {created.key.id}", **_key_details(created.key))
+        return created
 
-    def change_key(self, key_id: int, change: KeyChange) -> Key:
+    def change_key(self, key_id: int, change: KeyUpdate) -> Key:
         """Change what is given, from the next request on."""
         with self.database.write() as connection:
             key = keys.change_key(
@@ -83,14 +85,14 @@ class Administrator:
             if change.disabled is not None:
                 switch = keys.disable_key if change.disabled else keys.enable_key
                 key = switch(self.database, key_id)
-            self._note(connection, "change key", f"key {key_id}", **_told(key))
+            self._record(connection, "change key", f"key {key_id}", **_key_details(key))
         return key
 
     def revoke_key(self, key_id: int) -> Key:
         """Refuse the key from now on, in every process at once."""
         with self.database.write() as connection:
             key = keys.disable_key(self.database, key_id)
-            self._note(connection, "revoke key", f"key {key_id}", label=key.label)
+            self._record(connection, "revoke key", f"key {key_id}", label=key.label)
         return key
 
     def set_price(
@@ -99,18 +101,20 @@ class Administrator:
         """Add a price, in nano-units per token."""
         with self.database.write() as connection:
             price = prices.set_price(self.database, model, prompt, completion, cached=cached, valid_from=valid_from)
-            amounts = {name: per_million(getattr(price, name)) for name in ("prompt", "cached", "completion")}
+            amounts = {
+                name: format_price_per_million(getattr(price, name)) for name in ("prompt", "cached", "completion")
+            }
             details = {"model": model, "per_million": amounts, "valid_from": price.valid_from}
-            self._note(connection, "set price", f"price {price.id}", **details)
+            self._record(connection, "set price", f"price {price.id}", **details)
         return price
 
-    def _note(self, connection: Connection, action: str, subject: str, **details: object) -> None:
+    def _record(self, connection: Connection, action: str, subject: str, **details: object) -> None:
         at = self.database.now(connection).wall
         row = {"at": at, "actor": self._actor, "action": action, "subject": subject}
         connection.execute(insert(changes).values(**row, details=msgspec.json.encode(details).decode()))
 
 
-def list_changes(database: Database, *, before: int | None = None, limit: int = 100) -> list[Change]:
+def list_audit_entries(database: Database, *, before: int | None = None, limit: int = 100) -> list[AuditEntry]:
     """Up to `limit` changes, newest first; `before` is the id of the last one that was seen."""
     query = select(changes).order_by(changes.c.id.desc()).limit(limit)
     if before is not None:
@@ -118,13 +122,13 @@ def list_changes(database: Database, *, before: int | None = None, limit: int = 
     with database.read() as connection:
         rows = connection.execute(query).all()
     return [
-        Change(row.id, row.at, row.actor, row.action, row.subject, msgspec.json.decode(row.details)) for row in rows
+        AuditEntry(row.id, row.at, row.actor, row.action, row.subject, msgspec.json.decode(row.details)) for row in rows
     ]
 
 
-def _told(key: Key) -> dict[str, object]:
+def _key_details(key: Key) -> dict[str, object]:
     rules = {name: value for name, value in msgspec.structs.asdict(key.rules).items() if value is not None}
     if key.rules.budget is not None:
-        rules["budget"] = formatted(key.rules.budget)
-    accounts = {"account": key.account_id, "accounts": key.account_ids}
-    return {**accounts, "label": key.label, "ending": key.ending, "rules": rules, "disabled_at": key.disabled_at}
+        rules["budget"] = format_amount(key.rules.budget)
+    account_details = {"account": key.account_id, "accounts": key.account_ids}
+    return {**account_details, "label": key.label, "ending": key.ending, "rules": rules, "disabled_at": key.disabled_at}

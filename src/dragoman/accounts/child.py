@@ -7,15 +7,15 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from typing import Self
 
-from dragoman.accounts.messages import Commit, Opening, Reply, decode_reply, encode
-from dragoman.accounts.operations import Operation
+from dragoman.accounts.messages import Commit, LedgerConfig, LedgerReply, decode_reply, encode
+from dragoman.accounts.operations import LedgerOperation
 from dragoman.core.frames import read_frame
 
-_MOST_REPLY_BYTES = 2**32
+_MAX_REPLY_BYTES = 2**32
 """All that a frame can be: the other end is our own."""
 
 
-class LedgerProcess:
+class LedgerProcessHandle:
     """Started by `start`; whoever has it waits for `end`."""
 
     def __init__(
@@ -24,39 +24,39 @@ class LedgerProcess:
         self._process = process
         self._reader = reader
         self._writer = writer
-        self._used = False
+        self._has_commits = False
 
     @classmethod
-    async def start(cls, opening: Opening) -> Self:
+    async def start(cls, config: LedgerConfig) -> Self:
         """Raises OSError when there is no room for another process."""
-        ours, theirs = socket.socketpair()
+        parent_socket, child_socket = socket.socketpair()
         with contextlib.ExitStack() as unused:
-            unused.enter_context(ours)
-            with theirs:
+            unused.enter_context(parent_socket)
+            with child_socket:
                 process = await asyncio.create_subprocess_exec(
                     *(sys.executable, "-P", "-m", "dragoman.accounts.process"),
-                    stdin=theirs.fileno(),
+                    stdin=child_socket.fileno(),
                     stdout=asyncio.subprocess.DEVNULL,
                 )
-            reader, writer = await asyncio.open_unix_connection(sock=ours)
+            reader, writer = await asyncio.open_unix_connection(sock=parent_socket)
             unused.pop_all()
-        writer.write(encode(opening))
+        writer.write(encode(config))
         return cls(process, reader, writer)
 
-    def commit(self, operations: Sequence[Operation], *, again: bool) -> None:
+    def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
         """Send a Commit. What is sent to a process that has just died is lost; the end of `replies` tells so."""
-        self._used = True
+        self._has_commits = True
         if not self._writer.is_closing():
-            self._writer.write(encode(Commit(list(operations), again)))
+            self._writer.write(encode(Commit(list(operations), is_retry)))
 
-    async def replies(self) -> AsyncIterator[Reply]:
+    async def replies(self) -> AsyncIterator[LedgerReply]:
         """Until the process ends."""
-        while (body := await read_frame(self._reader, _MOST_REPLY_BYTES)) is not None:
+        while (body := await read_frame(self._reader, _MAX_REPLY_BYTES)) is not None:
             yield decode_reply(body)
 
     def finish(self) -> None:
         """Let it end when it has answered everything; one that was asked nothing need not even begin."""
-        if not self._used:
+        if not self._has_commits:
             self.kill()
             return
         with contextlib.suppress(OSError):  # It has died.
@@ -67,7 +67,7 @@ class LedgerProcess:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
-    async def end(self) -> int:
+    async def wait(self) -> int:
         """Wait until it is gone, after its last reply; the status it ends with."""
         self._writer.close()
         return await self._process.wait()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from dragoman.accounts.ledger import Ledger
-from dragoman.accounts.messages import Commit, Committed, DatabaseFailed, Reply, Synced, packed
+from dragoman.accounts.messages import Commit, Committed, DatabaseFailed, LedgerReply, Synced, pack_outcome
 from dragoman.accounts.operations import Settlement
 
 _BETWEEN_SYNCS = 0.05
@@ -17,7 +17,7 @@ _BETWEEN_SYNCS = 0.05
 class CommitLoop:
     """Two threads: the one that calls `serve` commits, the other waits for the disk meanwhile."""
 
-    def __init__(self, ledger: Ledger, send: Callable[[Reply], None]) -> None:
+    def __init__(self, ledger: Ledger, send: Callable[[LedgerReply], None]) -> None:
         """`send` is called by both threads, one at a time. It raises ConnectionError when nobody hears any more."""
         self._ledger = ledger
         self._send_reply = send
@@ -40,15 +40,15 @@ class CommitLoop:
 
     def _commit(self, command: Commit) -> None:
         try:
-            outcomes = self._ledger.commit(command.operations, again=command.again)
-        except self._ledger.failures:
+            outcomes = self._ledger.commit(command.operations, is_retry=command.is_retry)
+        except self._ledger.transient_errors:
             self._send(DatabaseFailed())
             return
         except Exception as error:  # noqa: BLE001 - a defect is for those who asked
             outcomes = [error] * len(command.operations)
         settlements = sum(isinstance(operation, Settlement) for operation in command.operations)
         synced = not (settlements and self._ledger.needs_sync)
-        self._send(Committed([packed(outcome) for outcome in outcomes], synced))
+        self._send(Committed([pack_outcome(outcome) for outcome in outcomes], synced))
         if not synced:
             self._committed.put(settlements)
 
@@ -75,6 +75,6 @@ class CommitLoop:
                 meanwhile.append(self._committed.get_nowait())
         return meanwhile
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: LedgerReply) -> None:
         with self._sending:
             self._send_reply(reply)

@@ -25,7 +25,7 @@ from dragoman.accounts.statements import Statement
 _CACHE_KIBIBYTES = 16_384
 """Pages that a SQLite connection keeps in memory; the upper levels of every index are among them."""
 
-_POSTGRESQL_ARGUMENTS = {
+_POSTGRESQL_CONNECT_ARGS = {
     "connect_timeout": 5,
     # A machine that vanished is noticed by either side, and does not keep accounts locked.
     "options": "-c idle_in_transaction_session_timeout=10s "
@@ -42,7 +42,7 @@ _POSTGRESQL_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigi
 
 Value = TypeVar("Value")
 
-Asked = Callable[[], Value]
+Deferred = Callable[[], Value]
 """Fetches what was asked."""
 
 
@@ -85,7 +85,7 @@ class Database:
         """With its password, if it has one."""
         self.busy_seconds = busy_seconds
         self._clock = clock or SystemClock()
-        self._under_way = threading.local()
+        self._active = threading.local()
         self.engine = _engine(url, busy_seconds)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
 
@@ -113,18 +113,18 @@ class Database:
 
         Within the block, further ones of the same thread are part of it.
         """
-        joined = getattr(self._under_way, "connection", None)
-        if joined is not None:
-            yield joined
+        outer = getattr(self._active, "connection", None)
+        if outer is not None:
+            yield outer
             return
         with self.engine.connect() as connection:
             connection = connection.execution_options(writes=True)
-            self._under_way.connection = connection
+            self._active.connection = connection
             try:
                 with connection.begin():
                     yield connection
             finally:
-                del self._under_way.connection
+                del self._active.connection
 
     def now(self, connection: Connection) -> Instant:
         """The time by which everything in the database is dated."""
@@ -157,13 +157,13 @@ class Database:
             os.close(log)
 
     @property
-    def failures(self) -> tuple[type[Exception], ...]:
+    def transient_errors(self) -> tuple[type[Exception], ...]:
         """What a Session raises when the database cannot be reached or used now, though it may later."""
         driver = self.dialect.loaded_dbapi
         return driver.OperationalError, driver.InterfaceError, OperationalError, InterfaceError
 
     @property
-    def rejections(self) -> tuple[type[Exception], ...]:
+    def data_errors(self) -> tuple[type[Exception], ...]:
         """What is raised for values that the tables do not take, by a Session or before they get there."""
         driver = self.dialect.loaded_dbapi
         return driver.IntegrityError, driver.DataError, OverflowError, UnicodeEncodeError, InvalidAmount
@@ -192,9 +192,9 @@ class Session:
 
     def now(self) -> Instant:
         """The time by which everything in the database is dated. Within a transaction it is read anew."""
-        return self.ask_now()()
+        return self.deferred_now()()
 
-    def ask_now(self) -> Asked[Instant]:
+    def deferred_now(self) -> Deferred[Instant]:
         """The same, as by `ask`."""
         raise NotImplementedError
 
@@ -210,7 +210,7 @@ class Session:
         rows: list[Any] = self._cursor.execute(statement.sql, parameters).fetchall()
         return rows
 
-    def ask(self, statement: Statement, *parameters: object) -> Asked[list[Any]]:
+    def deferred_rows(self, statement: Statement, *parameters: object) -> Deferred[list[Any]]:
         """What a query finds, to be fetched later; within a `pipeline`, after its end."""
         rows = self.rows(statement, *parameters)
         return lambda: rows
@@ -225,7 +225,7 @@ class Session:
             self._cursor.executemany(statement.sql, rows)
 
     def add(self, statement: Statement, rows: Sequence[Sequence[object]]) -> None:
-        """Add rows by a statement of `insert_all`; nothing for none."""
+        """Add rows by a statement of `insert_many`; nothing for none."""
         self.write_many(statement, rows)
 
     def pipeline(self) -> contextlib.AbstractContextManager[object]:
@@ -254,7 +254,7 @@ class _SqliteSession(Session):
         if self._connection.in_transaction:  # SQLite ends it by itself after some errors.
             super().rollback()
 
-    def ask_now(self) -> Asked[Instant]:
+    def deferred_now(self) -> Deferred[Instant]:
         return self._clock.now
 
     def values(self, values: Iterable[object]) -> object:
@@ -272,16 +272,16 @@ class _PostgresqlSession(Session):
     def _new_cursor(self) -> Any:
         return self._connection.cursor(binary=True)
 
-    def ask_now(self) -> Asked[Instant]:
+    def deferred_now(self) -> Deferred[Instant]:
         cursor = self._new_cursor()
         cursor.execute(_POSTGRESQL_CLOCK)
         return lambda: _instant(cursor.fetchone()[0])
 
-    def ask(self, statement: Statement, *parameters: object) -> Asked[list[Any]]:
+    def deferred_rows(self, statement: Statement, *parameters: object) -> Deferred[list[Any]]:
         # One of its own: the next statement of the pipeline would take the rows of the last one's place.
         cursor = self._new_cursor()
         cursor.execute(statement.sql, parameters)
-        fetch: Asked[list[Any]] = cursor.fetchall
+        fetch: Deferred[list[Any]] = cursor.fetchall
         return fetch
 
     def add(self, statement: Statement, rows: Sequence[Sequence[object]]) -> None:
@@ -314,7 +314,7 @@ def _engine(url: str, busy_seconds: float) -> Engine:
             paramstyle="format",
             pool_pre_ping=True,
             hide_parameters=True,
-            connect_args=_POSTGRESQL_ARGUMENTS,
+            connect_args=_POSTGRESQL_CONNECT_ARGS,
         )
     raise InvalidDatabaseUrl(f"Not a database dragoman can use: {kind}; write sqlite:///… or postgresql://…")
 
@@ -322,14 +322,14 @@ def _engine(url: str, busy_seconds: float) -> Engine:
 def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
     # Errors are logged; what was to be written, answers among it, is not.
     engine = create_engine(url.set(drivername="sqlite"), hide_parameters=True, connect_args={"timeout": busy_seconds})
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
+def _configure_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
     connection.isolation_level = None  # The driver's own idea of when to begin is not ours.
-    _keep_log_ahead(connection)
+    _enable_wal(connection)
     for pragma in (
         "synchronous = FULL",
         "foreign_keys = ON",
@@ -338,7 +338,7 @@ def _prepare_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry)
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _keep_log_ahead(connection: sqlite3.Connection) -> None:
+def _enable_wal(connection: sqlite3.Connection) -> None:
     # A new file is changed to WAL under a lock for which SQLite does not wait, whatever its timeout.
     (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
     deadline = time.monotonic() + milliseconds / 1000

@@ -12,7 +12,7 @@ import structlog
 from dragoman.accounts.database import Database
 from dragoman.core.errors import Overloaded
 
-MOST_WAITING = 1_000
+MAX_WAITING = 1_000
 
 _log = structlog.get_logger(__name__)
 
@@ -23,10 +23,10 @@ Result = TypeVar("Result")
 class DatabaseThread:
     """Runs blocking calls one after the other. It begins with the first one and ends with `close`."""
 
-    def __init__(self, database: Database, *, most_waiting: int = MOST_WAITING) -> None:
+    def __init__(self, database: Database, *, max_waiting: int = MAX_WAITING) -> None:
         """`most_waiting` calls may wait or run; further ones are refused."""
         self.database = database
-        self._room = threading.BoundedSemaphore(most_waiting)
+        self._capacity = threading.BoundedSemaphore(max_waiting)
         self._executor = ThreadPoolExecutor(1, "accounts")
 
     async def run(
@@ -36,13 +36,13 @@ class DatabaseThread:
 
         A call that has begun is made to its end, though its caller is cancelled.
         """
-        if not self._room.acquire(blocking=False):
+        if not self._capacity.acquire(blocking=False):
             raise Overloaded("Too many requests are waiting for the accounts' database", retry_after=1)
         future = self._executor.submit(functools.partial(call, *args, **kwargs))
-        future.add_done_callback(lambda _: self._room.release())
+        future.add_done_callback(lambda _: self._capacity.release())
         try:
             return await asyncio.wrap_future(future)
-        except self.database.failures as error:
+        except self.database.transient_errors as error:
             _log.warning("accounts_database_failed", error=str(error))
             raise Overloaded("The accounts' database does not answer", retry_after=5) from error
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dragoman.accounts.money import LARGEST_TOKENS
+from dragoman.accounts.money import MAX_TOKEN_COUNT
 
 _SUFFIX = ".journal-1"
 """Ends with the version of the format: another version's journals are left alone."""
@@ -42,7 +42,7 @@ class JournalEntry(NamedTuple):
     completion_tokens: int
 
 
-class Slot:
+class JournalSlot:
     """A running request's place in the journal."""
 
     def __init__(self, journal: "Journal", words: memoryview, first: int) -> None:
@@ -50,20 +50,20 @@ class Slot:
         self._words = words
         self._first = first
 
-    def tokens(self, prompt: int, cached: int, completion: int) -> None:
+    def record(self, prompt: int, cached: int, completion: int) -> None:
         """Note what the request has to pay, before the client is sent what it pays for."""
         words, first = self._words, self._first
-        other = 3 - words[first]
-        copy = first + 1 + (other - 1) * _COPY_WORDS
+        inactive_copy = 3 - words[first]
+        copy = first + 1 + (inactive_copy - 1) * _COPY_WORDS
         words[copy] = prompt
         words[copy + 1] = cached
         words[copy + 2] = completion
-        words[first] = other
+        words[first] = inactive_copy
 
     def close(self) -> None:
         """Free the slot; when the request is settled, so that there is no moment at which nobody knows of it."""
         self._words[self._first] = 0
-        self._journal.free(self._words, self._first)
+        self._journal.release(self._words, self._first)
 
     def open(self, request_id: str) -> None:
         words, first = self._words, self._first
@@ -82,34 +82,34 @@ class Journal:
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._segments: list[tuple[mmap.mmap, memoryview]] = []
-        self._free: list[tuple[memoryview, int]] = []
-        self._opened = 0
+        self._free_slots: list[tuple[memoryview, int]] = []
+        self._open_count = 0
 
-    def open(self, request_id: str) -> Slot:
+    def open(self, request_id: str) -> JournalSlot:
         """A slot for a request, with no tokens yet. Raises OSError when the disk has no room for more slots."""
-        if not self._free:
+        if not self._free_slots:
             self._grow()
-        words, first = self._free.pop()
-        slot = Slot(self, words, first)
+        words, first = self._free_slots.pop()
+        slot = JournalSlot(self, words, first)
         slot.open(request_id)
-        self._opened += 1
+        self._open_count += 1
         return slot
 
-    def free(self, words: memoryview, first: int) -> None:
+    def release(self, words: memoryview, first: int) -> None:
         """Take back a slot that was marked as free."""
-        self._free.append((words, first))
-        self._opened -= 1
+        self._free_slots.append((words, first))
+        self._open_count -= 1
 
     def close(self) -> bool:
         """Give up the journal. It is deleted, and True the answer, unless slots are open: those are for recovery."""
-        if finished := not self._opened:
+        if is_empty := not self._open_count:
             self.path.unlink(missing_ok=True)
-        self._free.clear()
+        self._free_slots.clear()
         for segment, words in self._segments:
             words.release()
             segment.close()
         os.close(self._file)
-        return finished
+        return is_empty
 
     def _grow(self) -> None:
         size = len(self._segments) * _SEGMENT_BYTES
@@ -118,7 +118,7 @@ class Journal:
         segment = mmap.mmap(self._file, _SEGMENT_BYTES, offset=size)
         words = memoryview(segment).cast("Q")
         self._segments.append((segment, words))
-        self._free.extend((words, slot * _WORDS) for slot in reversed(range(_SEGMENT_SLOTS)))
+        self._free_slots.extend((words, slot * _WORDS) for slot in reversed(range(_SEGMENT_SLOTS)))
 
 
 class AbandonedJournal(NamedTuple):
@@ -129,7 +129,7 @@ class AbandonedJournal(NamedTuple):
 
     def entries(self) -> dict[str, JournalEntry]:
         """What it says, by request id."""
-        found = _entries(self.path.read_bytes())
+        found = _read_entries(self.path.read_bytes())
         return {entry.request_id: entry for entry in found}
 
 
@@ -141,7 +141,7 @@ class JournalFolder:
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
-            self.machine = self._machine()
+            self.machine_id = self._load_machine_id()
 
     def create(self, process_id: int) -> Journal:
         """This process's journal. Raises OSError."""
@@ -171,7 +171,7 @@ class JournalFolder:
         finally:
             os.close(file)
 
-    def _machine(self) -> str:
+    def _load_machine_id(self) -> str:
         """A name for the folder that no other folder has, on whatever machine."""
         path = self._folder / "machine"
         with contextlib.suppress(FileNotFoundError):
@@ -197,7 +197,7 @@ def _is_abandoned(path: Path) -> bool:
     return True
 
 
-def _entries(journal: bytes) -> Iterator[JournalEntry]:
+def _read_entries(journal: bytes) -> Iterator[JournalEntry]:
     words = memoryview(journal[: len(journal) // _SLOT_BYTES * _SLOT_BYTES]).cast("Q")
     for first in range(0, len(words), _WORDS):
         valid = words[first]
@@ -206,5 +206,5 @@ def _entries(journal: bytes) -> Iterator[JournalEntry]:
             prompt, cached, completion = words[copy : copy + _COPY_WORDS]
             name = words[first + _ID_WORD : first + _WORDS].tobytes().rstrip(b"\0")
             # A loss of power may have left anything in the file.
-            if name.isascii() and cached <= prompt <= LARGEST_TOKENS and completion <= LARGEST_TOKENS:
+            if name.isascii() and cached <= prompt <= MAX_TOKEN_COUNT and completion <= MAX_TOKEN_COUNT:
                 yield JournalEntry(name.decode("ascii"), prompt, cached, completion)

@@ -8,12 +8,12 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from dragoman.accounts.balances import get_account
 from dragoman.accounts.database import Database
-from dragoman.accounts.identifiers import new_key
-from dragoman.accounts.money import checked
+from dragoman.accounts.identifiers import new_api_key
+from dragoman.accounts.money import check_amount
 from dragoman.accounts.tables import key_accounts, keys
 from dragoman.core.identifiers import key_digest
 
-_ENDING = 4
+_ENDING_LENGTH = 4
 
 
 class KeyRules(msgspec.Struct, frozen=True):
@@ -52,7 +52,7 @@ class Key(msgspec.Struct, frozen=True):
     """Requests that run now, without those of the queue."""
 
 
-class NewKey(msgspec.Struct, frozen=True):
+class CreatedKey(msgspec.Struct, frozen=True):
     """A key with its secret, which is nowhere else and cannot be had again."""
 
     secret: str
@@ -70,22 +70,27 @@ def create_key(
     label: str = "",
     rules: KeyRules | None = None,
     other_accounts: Iterable[int] = (),
-) -> NewKey:
+) -> CreatedKey:
     """Make a key for an account. Raises AccountNotFound, and ValueError for rules that cannot be meant."""
     rules = rules or KeyRules()
     _validate(rules)
-    secret = new_key()
+    secret = new_api_key()
     with database.write() as connection:
         for each in (account_id, *other_accounts):
             get_account(connection, each)
-        names = {"digest": key_digest(secret), "ending": secret[-_ENDING:], "label": label, "account_id": account_id}
+        names = {
+            "digest": key_digest(secret),
+            "ending": secret[-_ENDING_LENGTH:],
+            "label": label,
+            "account_id": account_id,
+        }
         key_id = connection.execute(
             insert(keys)
             .values(**names, created_at=database.now(connection).wall, spent=0, held=0, running=0, **_columns(rules))
             .returning(keys.c.id)
         ).scalar_one()
         _set_accounts(connection, key_id, {account_id, *other_accounts})
-        return NewKey(secret, _get(connection, key_id))
+        return CreatedKey(secret, _get(connection, key_id))
 
 
 def change_key(
@@ -133,8 +138,8 @@ def list_keys(database: Database, *, account_id: int | None = None, after: int =
     """Up to `limit` keys with numbers above `after`, in order: all, or those that may use an account."""
     query = select(keys).where(keys.c.id > after).order_by(keys.c.id).limit(limit)
     if account_id is not None:
-        theirs = select(key_accounts.c.key_id).where(key_accounts.c.account_id == account_id)
-        query = query.where(keys.c.id.in_(theirs))
+        key_ids = select(key_accounts.c.key_id).where(key_accounts.c.account_id == account_id)
+        query = query.where(keys.c.id.in_(key_ids))
     with database.read() as connection:
         rows = connection.execute(query).all()
         return [_key(row, _accounts(connection, row.id)) for row in rows]
@@ -158,7 +163,7 @@ def _validate(rules: KeyRules) -> None:
         "concurrent_requests": rules.concurrent_requests,
     }
     for name, limit in limits.items():
-        if limit is not None and checked(limit) < 1:
+        if limit is not None and check_amount(limit) < 1:
             raise ValueError(f"{name} is {limit}; it must be at least 1. Disable the key to refuse everything")
 
 

@@ -10,32 +10,32 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from dragoman.accounts import admitting, settling
-from dragoman.accounts.batch import Batch, Wanted
+from dragoman.accounts.batch import BatchScope, LedgerBatch
 from dragoman.accounts.database import Database, Instant, Session
 from dragoman.accounts.ledger_statements import LedgerStatements
 from dragoman.accounts.operations import (
     Admission,
-    Inquiry,
+    KeyLookup,
+    LedgerOperation,
+    LedgerOutcome,
     NeverAdmitted,
-    Operation,
-    Outcome,
     RequestIdTaken,
     Settlement,
 )
-from dragoman.accounts.refusals import Refusal
+from dragoman.accounts.refusals import LedgerRefusal
 
-Result = TypeVar("Result")
-Result_co = TypeVar("Result_co", covariant=True)
+ScriptResult = TypeVar("ScriptResult")
+ScriptResult_co = TypeVar("ScriptResult_co", covariant=True)
 
 
-class Work(Protocol[Result_co]):
+class TransactionScript(Protocol[ScriptResult_co]):
     """Rows of other tables that are written in the same transaction as what the ledger is asked."""
 
-    def before(self, session: Session) -> Sequence[Operation]:
+    def operations(self, session: Session) -> Sequence[LedgerOperation]:
         """Read and lock rows of other tables, and say what to ask. Whatever it raises undoes the transaction."""
         ...
 
-    def after(self, session: Session, now: Instant, outcomes: Sequence[Outcome]) -> Result_co:
+    def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> ScriptResult_co:
         """Write, by the outcomes, which are in the order of what was asked; they are committed unless this raises."""
         ...
 
@@ -50,32 +50,34 @@ class Ledger:
         self._statements = LedgerStatements(database.dialect)
         self._session: Session | None = None
 
-    def commit(self, operations: Sequence[Operation], *, again: bool = False) -> list[Outcome]:
+    def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool = False) -> list[LedgerOutcome]:
         """Do all of them in one transaction, settlements first; the outcomes are in the order of the operations.
 
         `again`: an earlier attempt ended without saying whether it was committed. Admissions that it made stand.
         What is settled survives a loss of power after `sync`. Raises what database.failures names, and then nothing is
         known to have happened.
         """
-        outcomes: list[Outcome | None] = [_mistake(operation) for operation in operations]
-        sound = [number for number, outcome in enumerate(outcomes) if outcome is None]
-        for number, outcome in zip(sound, self._commit([operations[number] for number in sound], again), strict=True):
+        outcomes: list[LedgerOutcome | None] = [_validation_error(operation) for operation in operations]
+        valid_indexes = [number for number, outcome in enumerate(outcomes) if outcome is None]
+        for number, outcome in zip(
+            valid_indexes, self._commit([operations[number] for number in valid_indexes], is_retry), strict=True
+        ):
             outcomes[number] = outcome
         return [outcome for outcome in outcomes if outcome is not None]
 
-    def together(self, work: Work[Result]) -> Result:
+    def run_script(self, script: TransactionScript[ScriptResult]) -> ScriptResult:
         """Do what the work asks and what it writes itself in one transaction; what its `after` returns.
 
         Raises what `commit` does, what the work raises, and what database.rejections names: nothing has happened then.
         """
 
-        def decide(session: Session) -> tuple[Batch, Result]:
+        def decide(session: Session) -> tuple[LedgerBatch, ScriptResult]:
             session.begin()
-            operations = work.before(session)
-            if mistakes := [mistake for operation in operations if (mistake := _mistake(operation))]:
-                raise mistakes[0]
-            batch, outcomes = self._decide(session, operations, lambda: None, again=False)
-            return batch, work.after(session, batch.now, outcomes)
+            operations = script.operations(session)
+            if errors := [found_error for operation in operations if (found_error := _validation_error(operation))]:
+                raise errors[0]
+            batch, outcomes = self._decide(session, operations, lambda: None, is_retry=False)
+            return batch, script.apply(session, batch.now, outcomes)
 
         return self._transact(decide)
 
@@ -95,22 +97,22 @@ class Ledger:
             session.close()
 
     @property
-    def failures(self) -> tuple[type[Exception], ...]:
+    def transient_errors(self) -> tuple[type[Exception], ...]:
         """What `commit` raises when the database cannot be used now."""
-        return self._database.failures
+        return self._database.transient_errors
 
-    def _commit(self, operations: list[Operation], again: bool) -> list[Outcome]:
+    def _commit(self, operations: list[LedgerOperation], is_retry: bool) -> list[LedgerOutcome]:
         try:
             if not operations:
                 return []
-            return self._transact(lambda session: self._decide(session, operations, session.begin, again=again))
-        except self._database.rejections as error:
+            return self._transact(lambda session: self._decide(session, operations, session.begin, is_retry=is_retry))
+        except self._database.data_errors as error:
             if len(operations) == 1:
                 return [error]
         # One of them cannot be written; only its sender is to hear of it.
-        return [self._commit([operation], again)[0] for operation in operations]
+        return [self._commit([operation], is_retry)[0] for operation in operations]
 
-    def _transact(self, decide: Callable[[Session], tuple[Batch, Result]]) -> Result:
+    def _transact(self, decide: Callable[[Session], tuple[LedgerBatch, ScriptResult]]) -> ScriptResult:
         if self._session is None:
             self._session = self._database.session()
         session = self._session
@@ -119,7 +121,7 @@ class Ledger:
             with session.pipeline():
                 batch.store()
                 session.commit()
-        except self._database.failures:
+        except self._database.transient_errors:
             self.close()
             raise
         except BaseException:
@@ -128,21 +130,21 @@ class Ledger:
         return result
 
     def _decide(
-        self, session: Session, operations: Sequence[Operation], begin: Callable[[], None], *, again: bool
-    ) -> tuple[Batch, list[Outcome]]:
-        batch = Batch(session, self._statements, self._process_id)
+        self, session: Session, operations: Sequence[LedgerOperation], begin: Callable[[], None], *, is_retry: bool
+    ) -> tuple[LedgerBatch, list[LedgerOutcome]]:
+        batch = LedgerBatch(session, self._statements, self._process_id)
         settlements = [operation for operation in operations if isinstance(operation, Settlement)]
-        askers = [operation for operation in operations if not isinstance(operation, Settlement)]
-        wanted = _wanted(settlements, askers)
-        batch.load(wanted, begin)
+        requests = [operation for operation in operations if not isinstance(operation, Settlement)]
+        scope = _scope_of(settlements, requests)
+        batch.load(scope, begin)
         settled = iter(_settle_all(batch, settlements))
-        keys = (batch.keys_by_digest[digest] for digest in wanted.digests if digest in batch.keys_by_digest)
-        batch.load_limits(keys, {asker.model for asker in askers if isinstance(asker, Admission)})
-        answered = iter(_answer_all(batch, askers, again))
+        keys = (batch.keys_by_digest[digest] for digest in scope.key_digests if digest in batch.keys_by_digest)
+        batch.load_prices_and_limits(keys, {request.model for request in requests if isinstance(request, Admission)})
+        answered = iter(_answer_all(batch, requests, is_retry))
         return batch, [next(settled if isinstance(operation, Settlement) else answered) for operation in operations]
 
 
-def _mistake(operation: Operation) -> ValueError | None:
+def _validation_error(operation: LedgerOperation) -> ValueError | None:
     """What is wrong with an operation in itself."""
     try:
         if isinstance(operation, Settlement):
@@ -154,22 +156,22 @@ def _mistake(operation: Operation) -> ValueError | None:
     return None
 
 
-def _wanted(settlements: Sequence[Settlement], askers: Sequence[Admission | Inquiry]) -> Wanted:
+def _scope_of(settlements: Sequence[Settlement], requests: Sequence[Admission | KeyLookup]) -> BatchScope:
     digests, selecting = set(), set()
-    for asker in askers:
-        if asker.key_digest is not None:
-            digests.add(asker.key_digest)
-            if asker.account is not None:
-                selecting.add(asker.key_digest)
+    for request in requests:
+        if request.key_digest is not None:
+            digests.add(request.key_digest)
+            if request.account is not None:
+                selecting.add(request.key_digest)
     settled = {settlement.request_id for settlement in settlements}
-    admitted = {asker.request_id for asker in askers if isinstance(asker, Admission)}
-    return Wanted(settled, admitted, digests, selecting)
+    admitted = {request.request_id for request in requests if isinstance(request, Admission)}
+    return BatchScope(settled, admitted, digests, selecting)
 
 
-def _settle_all(batch: Batch, settlements: Sequence[Settlement]) -> list[Outcome]:
-    ended = batch.usage({each.request_id for each in settlements if each.request_id not in batch.holds})
-    before = {request_id: settling.settled_before(used) for request_id, used in ended.items()}
-    outcomes: list[Outcome] = []
+def _settle_all(batch: LedgerBatch, settlements: Sequence[Settlement]) -> list[LedgerOutcome]:
+    usage_rows = batch.load_usage({each.request_id for each in settlements if each.request_id not in batch.holds})
+    before = {request_id: settling.already_settled(usage_row) for request_id, usage_row in usage_rows.items()}
+    outcomes: list[LedgerOutcome] = []
     for settlement in settlements:
         request_id = settlement.request_id
         hold = batch.holds.get(request_id)
@@ -182,22 +184,24 @@ def _settle_all(batch: Batch, settlements: Sequence[Settlement]) -> list[Outcome
     return outcomes
 
 
-def _answer_all(batch: Batch, askers: Sequence[Admission | Inquiry], again: bool) -> list[Outcome]:
-    taken = batch.taken
-    mine = batch.admitted_by_me(taken) if again and taken else {}
-    outcomes: list[Outcome] = []
-    for asker in askers:
-        if isinstance(asker, Admission) and asker.request_id in taken:
-            outcomes.append(mine.get(asker.request_id) or RequestIdTaken(asker.request_id))
+def _answer_all(batch: LedgerBatch, requests: Sequence[Admission | KeyLookup], is_retry: bool) -> list[LedgerOutcome]:
+    used_ids = batch.used_request_ids
+    own_admissions = batch.load_own_admissions(used_ids) if is_retry and used_ids else {}
+    outcomes: list[LedgerOutcome] = []
+    for request in requests:
+        if isinstance(request, Admission) and request.request_id in used_ids:
+            outcomes.append(own_admissions.get(request.request_id) or RequestIdTaken(request.request_id))
         else:
-            outcomes.append(_answer(batch, asker))
-            if isinstance(asker, Admission):
-                taken.add(asker.request_id)
+            outcomes.append(_answer(batch, request))
+            if isinstance(request, Admission):
+                used_ids.add(request.request_id)
     return outcomes
 
 
-def _answer(batch: Batch, asker: Admission | Inquiry) -> Outcome:
+def _answer(batch: LedgerBatch, request: Admission | KeyLookup) -> LedgerOutcome:
     try:
-        return admitting.admit(batch, asker) if isinstance(asker, Admission) else admitting.inquire(batch, asker)
-    except Refusal as refusal:
+        return (
+            admitting.admit(batch, request) if isinstance(request, Admission) else admitting.look_up_key(batch, request)
+        )
+    except LedgerRefusal as refusal:
         return refusal

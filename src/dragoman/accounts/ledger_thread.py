@@ -14,19 +14,19 @@ from typing import Self
 from dragoman.accounts.commit_loop import CommitLoop
 from dragoman.accounts.database import Database
 from dragoman.accounts.ledger import Ledger
-from dragoman.accounts.messages import Commit, Opening, Reply
-from dragoman.accounts.operations import Operation
+from dragoman.accounts.messages import Commit, LedgerConfig, LedgerReply
+from dragoman.accounts.operations import LedgerOperation
 
 
 class LedgerThread:
     """Implements transport.LedgerTransport."""
 
-    def __init__(self, opening: Opening, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, opening: LedgerConfig, loop: asyncio.AbstractEventLoop) -> None:
         self._opening = opening
         self._loop = loop
         self._commands: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
         """None: there will be no more."""
-        self._replies: asyncio.Queue[Reply | None] = asyncio.Queue()
+        self._replies: asyncio.Queue[LedgerReply | None] = asyncio.Queue()
         self._killed = False
         self._status = 1
         self._ended = asyncio.Event()
@@ -34,7 +34,7 @@ class LedgerThread:
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
     @classmethod
-    async def start(cls, opening: Opening) -> Self:
+    async def start(cls, opening: LedgerConfig) -> Self:
         """Raises OSError when there is no room for another thread."""
         thread = cls(opening, asyncio.get_running_loop())
         try:
@@ -43,11 +43,11 @@ class LedgerThread:
             raise OSError(errno.EAGAIN, str(error)) from error
         return thread
 
-    def commit(self, operations: Sequence[Operation], *, again: bool) -> None:
+    def commit(self, operations: Sequence[LedgerOperation], *, again: bool) -> None:
         """Do these in one transaction. What is sent to a thread that has just ended is lost."""
         self._commands.put(Commit(list(operations), again))
 
-    async def replies(self) -> AsyncIterator[Reply]:
+    async def replies(self) -> AsyncIterator[LedgerReply]:
         """Until the thread ends."""
         while (reply := await self._replies.get()) is not None:
             yield reply
@@ -83,7 +83,7 @@ class LedgerThread:
         while (command := self._commands.get()) is not None and not self._killed:
             yield command
 
-    def _send(self, reply: Reply) -> None:
+    def _send(self, reply: LedgerReply) -> None:
         try:
             self._loop.call_soon_threadsafe(self._replies.put_nowait, reply)
         except RuntimeError:  # The event loop is closed.

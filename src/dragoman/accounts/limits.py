@@ -18,7 +18,7 @@ Bucket = tuple[int, int, int]
 """Second, requests, tokens."""
 
 
-class Window(msgspec.Struct):
+class RateWindow(msgspec.Struct):
     """What a key was admitted in the last minute, as far as it has limits."""
 
     second: int
@@ -56,15 +56,15 @@ class RateLimits(msgspec.Struct, frozen=True):
     def __bool__(self) -> bool:
         return self.requests is not None or self.tokens is not None
 
-    def allowances(self, window: Window) -> tuple[Allowance | None, Allowance | None]:
+    def allowances(self, window: RateWindow) -> tuple[Allowance | None, Allowance | None]:
         """What is left of the requests and of the tokens."""
         return window.allowance(self.requests, window.requests), window.allowance(self.tokens, window.tokens)
 
-    def request_excess(self, window: Window) -> int:
+    def request_excess(self, window: RateWindow) -> int:
         """By how many requests one more would pass the limit; not positive if it may come in."""
         return 0 if self.requests is None else window.requests + 1 - self.requests
 
-    def token_excess(self, window: Window, tokens: int) -> int:
+    def token_excess(self, window: RateWindow, tokens: int) -> int:
         """By how many tokens a request would pass the limit. Raises RequestTooLarge if it would alone."""
         if self.tokens is None:
             return 0
@@ -72,14 +72,14 @@ class RateLimits(msgspec.Struct, frozen=True):
             raise RequestTooLarge(tokens, self.tokens)
         return window.tokens + tokens - self.tokens
 
-    def too_many_requests(self, window: Window, buckets: Iterable[Bucket], excess: int) -> RequestRateLimited:
+    def too_many_requests(self, window: RateWindow, buckets: Iterable[Bucket], excess: int) -> RequestRateLimited:
         """The refusal of a request beyond the limit; `buckets` are the window's, oldest first."""
         requests, tokens = self.allowances(window)
         assert requests is not None
         wait = _seconds_until_free(((second, count) for second, count, _ in buckets), window.second, excess)
         return RequestRateLimited("requests per minute", requests, wait, requests, tokens)
 
-    def too_many_tokens(self, window: Window, buckets: Iterable[Bucket], excess: int) -> TokenRateLimited:
+    def too_many_tokens(self, window: RateWindow, buckets: Iterable[Bucket], excess: int) -> TokenRateLimited:
         """The refusal of a request with too many tokens."""
         requests, tokens = self.allowances(window)
         assert tokens is not None

@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 
-from dragoman.accounts.operations import Answer, Operation, Outcome
-from dragoman.core.frames import frame
+from dragoman.accounts.operations import LedgerAnswer, LedgerOperation, LedgerOutcome
+from dragoman.core.frames import encode_frame
 
 
-class Opening(msgspec.Struct, frozen=True, array_like=True):
+class LedgerConfig(msgspec.Struct, frozen=True, array_like=True):
     """Which ledger it is. Not in the process's arguments: the URL may hold a password."""
 
     url: str
@@ -24,11 +24,11 @@ class Opening(msgspec.Struct, frozen=True, array_like=True):
 class Commit(msgspec.Struct, frozen=True, array_like=True):
     """Do these in one transaction, see Ledger.commit. Answered by Committed or by DatabaseFailed."""
 
-    operations: list[Operation]
-    again: bool
+    operations: list[LedgerOperation]
+    is_retry: bool
 
 
-class Raised(msgspec.Struct, frozen=True, array_like=True, tag="raised"):
+class RaisedError(msgspec.Struct, frozen=True, array_like=True, tag="raised"):
     """An outcome that is an exception."""
 
     pickled: bytes
@@ -38,7 +38,7 @@ class Raised(msgspec.Struct, frozen=True, array_like=True, tag="raised"):
 class Committed(msgspec.Struct, frozen=True, array_like=True, tag="committed"):
     """The outcomes, in the order of the operations."""
 
-    outcomes: list[Answer | Raised]
+    outcomes: list[LedgerAnswer | RaisedError]
     synced: bool
     """Whether they are on the disk; if not, settlements among them are only safe when Synced says so."""
 
@@ -54,36 +54,36 @@ class Synced(msgspec.Struct, frozen=True, array_like=True, tag="synced"):
     error: str | None
 
 
-Reply = Committed | DatabaseFailed | Synced
+LedgerReply = Committed | DatabaseFailed | Synced
 
 _encoder = msgspec.msgpack.Encoder()
-decode_opening = msgspec.msgpack.Decoder(Opening).decode
+decode_config = msgspec.msgpack.Decoder(LedgerConfig).decode
 decode_commit = msgspec.msgpack.Decoder(Commit).decode
-decode_reply = msgspec.msgpack.Decoder(Reply).decode
+decode_reply = msgspec.msgpack.Decoder(LedgerReply).decode
 
 
-def encode(message: Opening | Commit | Reply) -> bytes:
+def encode(message: LedgerConfig | Commit | LedgerReply) -> bytes:
     """One frame."""
-    return frame(_encoder.encode(message))
+    return encode_frame(_encoder.encode(message))
 
 
-def packed(outcome: Outcome) -> Answer | Raised:
+def pack_outcome(outcome: LedgerOutcome) -> LedgerAnswer | RaisedError:
     """An outcome as it is sent."""
-    return _raised(outcome) if isinstance(outcome, Exception) else outcome
+    return _pickle_error(outcome) if isinstance(outcome, Exception) else outcome
 
 
-def unpacked(outcome: Answer | Raised) -> Outcome:
+def unpack_outcome(outcome: LedgerAnswer | RaisedError) -> LedgerOutcome:
     """The outcome again."""
-    if not isinstance(outcome, Raised):
+    if not isinstance(outcome, RaisedError):
         return outcome
     error: Any = pickle.loads(outcome.pickled)
     assert isinstance(error, Exception)
     return error
 
 
-def _raised(error: Exception) -> Raised:
+def _pickle_error(error: Exception) -> RaisedError:
     try:
-        return Raised(pickle.dumps(error))
+        return RaisedError(pickle.dumps(error))
     except (pickle.PicklingError, TypeError, AttributeError):
         # A driver's own, which is only for the log.
-        return Raised(pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}")))
+        return RaisedError(pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}")))

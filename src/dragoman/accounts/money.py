@@ -8,10 +8,10 @@ from decimal import Decimal, InvalidOperation
 NANO = 10**9
 """Nano-units in one unit of a currency."""
 
-LARGEST_AMOUNT = 2**63 - 1
+MAX_AMOUNT = 2**63 - 1
 """What a column of 64 bits holds: some 9.2 thousand million units."""
 
-LARGEST_TOKENS = 2**53 - 1
+MAX_TOKEN_COUNT = 2**53 - 1
 """The most tokens that are counted at once; JSON readers know larger numbers only nearly."""
 
 
@@ -19,43 +19,43 @@ class InvalidAmount(ValueError):
     """An amount that is not a whole number of nano-units or does not fit into 64 bits."""
 
 
-def checked(amount: int) -> int:
+def check_amount(amount: int) -> int:
     """The amount itself. Raises InvalidAmount unless it fits into 64 bits with its sign."""
-    if not -LARGEST_AMOUNT <= amount <= LARGEST_AMOUNT:
-        raise InvalidAmount(f"{amount} nano-units are more than the ledger can hold ({LARGEST_AMOUNT})")
+    if not -MAX_AMOUNT <= amount <= MAX_AMOUNT:
+        raise InvalidAmount(f"{amount} nano-units are more than the ledger can hold ({MAX_AMOUNT})")
     return amount
 
 
-def parsed(text: str) -> int:
+def parse_amount(text: str) -> int:
     """Nano-units of an amount that a person wrote in units, as in "12.50". Raises InvalidAmount."""
     try:
         units = Decimal(text.strip())
     except InvalidOperation:
         raise InvalidAmount(f"{text!r} is not an amount; write it as in 12.50") from None
     # The digits are counted first: scaling would round them to the context's precision in silence.
-    if not units.is_finite() or len(units.as_tuple().digits) > len(str(LARGEST_AMOUNT)) or abs(units.adjusted()) > 18:
+    if not units.is_finite() or len(units.as_tuple().digits) > len(str(MAX_AMOUNT)) or abs(units.adjusted()) > 18:
         raise InvalidAmount(f"{text!r} is not an amount the ledger can hold")
     nano = units.scaleb(9)
     if nano != int(nano):
         raise InvalidAmount(f"{text!r} has more than nine digits after the point")
-    return checked(int(nano))
+    return check_amount(int(nano))
 
 
-def parsed_per_million(text: str) -> int:
+def parse_price_per_million(text: str) -> int:
     """A price per token in nano-units, from one that a person wrote in units for a million. Raises InvalidAmount."""
-    price, rest = divmod(parsed(text), 1_000_000)
+    price, rest = divmod(parse_amount(text), 1_000_000)
     if rest:
         raise InvalidAmount(f"{text!r} for a million tokens has more than three digits after the point")
     return price
 
 
-def formatted(amount: int) -> str:
+def format_amount(amount: int) -> str:
     """The amount in units with all digits it needs, at least two after the point."""
     units, nano = divmod(abs(amount), NANO)
     fraction = f"{nano:09}".rstrip("0").ljust(2, "0")
     return f"{'-' if amount < 0 else ''}{units}.{fraction}"
 
 
-def per_million(price: int) -> str:
+def format_price_per_million(price: int) -> str:
     """A price per token in nano-units, as units for a million tokens."""
-    return formatted(price * 1_000_000)
+    return format_amount(price * 1_000_000)

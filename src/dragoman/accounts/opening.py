@@ -8,19 +8,19 @@ from typing import NamedTuple
 
 import structlog
 
-from dragoman.accounts.child import LedgerProcess
-from dragoman.accounts.client import MOST_WAITING, PATIENCE_SECONDS, LedgerClient
+from dragoman.accounts.child import LedgerProcessHandle
+from dragoman.accounts.client import MAX_WAITING, TIMEOUT_SECONDS, LedgerClient
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.journal import Journal, JournalFolder
 from dragoman.accounts.migrations import require_current
-from dragoman.accounts.recovery import BEAT_SECONDS, Recovery
+from dragoman.accounts.recovery import HEARTBEAT_SECONDS, Recovery
 from dragoman.accounts.transport import LedgerTransport
 
 _log = structlog.get_logger(__name__)
 
 
-class Accounts(NamedTuple):
+class LedgerResources(NamedTuple):
     """What the gateway admits and settles with."""
 
     database: Database
@@ -29,15 +29,15 @@ class Accounts(NamedTuple):
 
 
 @contextlib.asynccontextmanager
-async def open_accounts(
+async def open_ledger(
     database: Database,
     journals: Path,
     *,
     process_id: int | None = None,
-    most_waiting: int = MOST_WAITING,
-    patience_seconds: float = PATIENCE_SECONDS,
-    transport: type[LedgerTransport] = LedgerProcess,
-) -> AsyncIterator[Accounts]:
+    max_waiting: int = MAX_WAITING,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    transport: type[LedgerTransport] = LedgerProcessHandle,
+) -> AsyncIterator[LedgerResources]:
     """This process's part of the accounts, after what dead processes left open is settled.
 
     `journals` is a folder on this machine, the same for all its processes that use the database. `process_id`
@@ -50,47 +50,47 @@ async def open_accounts(
     await asyncio.to_thread(require_current, database)
     journal = folder.create(process_id)
     try:
-        await asyncio.to_thread(_begin, recovery)
-        upkeep = asyncio.create_task(_keep_up(database, recovery))
+        await asyncio.to_thread(_register_and_recover, recovery)
+        maintenance = asyncio.create_task(_maintain(database, recovery))
         try:
             async with LedgerClient(
                 database,
                 process_id,
-                most_waiting=most_waiting,
-                patience_seconds=patience_seconds,
+                max_waiting=max_waiting,
+                timeout_seconds=timeout_seconds,
                 transport=transport,
             ) as ledger:
-                yield Accounts(database, ledger, journal)
+                yield LedgerResources(database, ledger, journal)
         finally:
-            upkeep.cancel()
-            await asyncio.wait([upkeep])
+            maintenance.cancel()
+            await asyncio.wait([maintenance])
     finally:
-        finished = journal.close()
-        await asyncio.to_thread(_end, database, recovery, finished)
+        is_journal_empty = journal.close()
+        await asyncio.to_thread(_unregister, database, recovery, is_journal_empty)
 
 
-def _begin(recovery: Recovery) -> None:
+def _register_and_recover(recovery: Recovery) -> None:
     recovery.register()
     recovery.recover()
 
 
-def _end(database: Database, recovery: Recovery, finished: bool) -> None:
+def _unregister(database: Database, recovery: Recovery, is_journal_empty: bool) -> None:
     try:
-        if finished:
+        if is_journal_empty:
             recovery.unregister()
-    except database.failures as error:
+    except database.transient_errors as error:
         # Others will find that the process is gone.
         _log.warning("accounts_process_not_unregistered", error=str(error))
     finally:
         recovery.close()
 
 
-async def _keep_up(database: Database, recovery: Recovery) -> None:
+async def _maintain(database: Database, recovery: Recovery) -> None:
     while True:
-        await asyncio.sleep(BEAT_SECONDS)
+        await asyncio.sleep(HEARTBEAT_SECONDS)
         try:
-            await asyncio.to_thread(recovery.beat)
+            await asyncio.to_thread(recovery.heartbeat)
             if settled := await asyncio.to_thread(recovery.recover):
                 _log.warning("accounts_recovered", requests=settled)
-        except database.failures as error:
+        except database.transient_errors as error:
             _log.warning("accounts_recovery_failed", error=str(error))

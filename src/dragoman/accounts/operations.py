@@ -9,7 +9,7 @@ import msgspec
 
 from dragoman.core.allowance import Allowance
 
-Result = Literal["finished", "disconnected", "failed", "crashed"]
+SettlementResult = Literal["finished", "disconnected", "failed", "crashed"]
 """How a request ended. disconnected: its client went away; crashed: its process did, and recovery settled it."""
 
 
@@ -24,7 +24,7 @@ class Admission(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="adm
     """The deployment's or adapter's own name: prices and permissions go by it."""
     dialect: str
     prompt_tokens: int
-    most_completion_tokens: int
+    max_completion_tokens: int
     account: str | None = None
     """The account to pay, by its number or name; None: the key's own."""
     hold_cap: int | None = None
@@ -57,7 +57,7 @@ class Settlement(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="se
     cached_tokens: int
     """Of the prompt tokens, those that were not computed."""
     completion_tokens: int
-    result: Result
+    result: SettlementResult
 
 
 class Settled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="settled"):
@@ -65,12 +65,12 @@ class Settled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="settl
 
     request_id: str
     charge: int
-    result: Result
+    result: SettlementResult
     repeated: bool = False
     """Whether it had been settled before; nothing was changed then."""
 
 
-class Inquiry(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="inquiry"):
+class KeyLookup(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="inquiry"):
     """Who is this? Counts nothing."""
 
     key_digest: str
@@ -79,7 +79,7 @@ class Inquiry(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="inqui
     account: str | None = None
 
 
-class KeyFacts(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="key_facts"):
+class KeyInfo(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="key_facts"):
     """Whose key it is, and what it may do now."""
 
     key_id: int
@@ -115,7 +115,7 @@ class RequestIdTaken(Exception):
         return type(self), (self.request_id,)
 
 
-Operation = Admission | Settlement | Inquiry
-Answer = Admitted | Settled | KeyFacts
-Outcome = Answer | Exception
+LedgerOperation = Admission | Settlement | KeyLookup
+LedgerAnswer = Admitted | Settled | KeyInfo
+LedgerOutcome = LedgerAnswer | Exception
 """An answer, or what the one who asked is to have raised."""

@@ -4,7 +4,7 @@ import msgspec
 from sqlalchemy import insert, select
 
 from dragoman.accounts.database import Database
-from dragoman.accounts.money import InvalidAmount, checked
+from dragoman.accounts.money import InvalidAmount, check_amount
 from dragoman.accounts.tables import prices
 
 
@@ -31,7 +31,7 @@ def set_price(
     is negative or too large, or a cached token that costs more than a computed one: a hold would not cover it.
     """
     cached = prompt if cached is None else cached
-    if not 0 <= cached <= checked(prompt) or checked(completion) < 0:
+    if not 0 <= cached <= check_amount(prompt) or check_amount(completion) < 0:
         raise InvalidAmount(
             f"Prices of {prompt} a prompt token, {cached} a cached one and {completion} a completion token: "
             "none may be negative, and a cached token may not cost more than another"

@@ -1,6 +1,6 @@
 """The ledger process of one server process: it commits what it is sent, and waits for the disk.
 
-Started by child.LedgerProcess as `python -m dragoman.accounts.process`, with a socket as standard input, and ends when
+Started by child.LedgerProcessHandle as `python -m dragoman.accounts.process`, with a socket as standard input, and ends when
 the other end of that is closed. It decides nothing that the ledger does not decide. With the ledger in a process of
 its own, the server's event loop and the database's work each have a core.
 """
@@ -14,9 +14,9 @@ from typing import BinaryIO, cast
 from dragoman.accounts.commit_loop import CommitLoop
 from dragoman.accounts.database import Database
 from dragoman.accounts.ledger import Ledger
-from dragoman.accounts.messages import Commit, decode_commit, decode_opening, encode
-from dragoman.core.frames import read_frame_from
-from dragoman.core.garbage import exempt_living_objects
+from dragoman.accounts.messages import Commit, decode_commit, decode_config, encode
+from dragoman.core.frames import read_frame_blocking
+from dragoman.core.garbage import freeze_startup_objects
 
 
 def main() -> None:
@@ -26,22 +26,22 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=sys.stdin.fileno()) as connection, connection.makefile("rb") as received:
         frames = cast(BinaryIO, received)
-        opening = read_frame_from(frames)
-        if opening is None:
+        config = read_frame_blocking(frames)
+        if config is None:
             return
-        loop = CommitLoop(_ledger(opening), lambda reply: connection.sendall(encode(reply)))
+        loop = CommitLoop(_open_ledger(config), lambda reply: connection.sendall(encode(reply)))
         loop.serve(_commands(frames))
 
 
 def _commands(frames: BinaryIO) -> Iterator[Commit]:
-    while (body := read_frame_from(frames)) is not None:
+    while (body := read_frame_blocking(frames)) is not None:
         yield decode_commit(body)
 
 
-def _ledger(opening_body: bytes) -> Ledger:
-    opening = decode_opening(opening_body)
-    ledger = Ledger(Database(opening.url, busy_seconds=opening.busy_seconds), opening.process_id)
-    exempt_living_objects()
+def _open_ledger(config_body: bytes) -> Ledger:
+    config = decode_config(config_body)
+    ledger = Ledger(Database(config.url, busy_seconds=config.busy_seconds), config.process_id)
+    freeze_startup_objects()
     return ledger
 
 

@@ -14,16 +14,16 @@ from collections.abc import Collection, Iterable
 from sqlalchemy import delete, insert, select, update
 
 from dragoman.accounts.database import Database
-from dragoman.accounts.identifiers import QUEUE_PROCESS
+from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.journal import AbandonedJournal, JournalEntry, JournalFolder
 from dragoman.accounts.ledger import Ledger
 from dragoman.accounts.operations import Settled, Settlement
 from dragoman.accounts.tables import holds, processes
 
-BEAT_SECONDS = 5
+HEARTBEAT_SECONDS = 5
 DEAD_AFTER_SECONDS = 60
 
-_AT_ONCE = 500
+_MAX_BATCH_SIZE = 500
 """Requests that are settled in one transaction."""
 
 
@@ -40,29 +40,29 @@ class Recovery:
         """Say that this process lives. Its journal must be there already, and it may admit only afterwards."""
         with self._database.write() as connection:
             now = self._database.now(connection).wall
-            row = {"id": self._process_id, "machine": self._folder.machine, "beat_at": now}
+            row = {"id": self._process_id, "machine": self._folder.machine_id, "beat_at": now}
             connection.execute(insert(processes).values(**row))
 
-    def beat(self) -> None:
-        """Say so again, every BEAT_SECONDS. Only other machines look at it: not needed for SQLite."""
+    def heartbeat(self) -> None:
+        """Say so again, every HEARTBEAT_SECONDS. Only other machines look at it: not needed for SQLite."""
         if self._database.is_sqlite:
             return
         with self._database.write() as connection:
             now = self._database.now(connection).wall
-            beaten = update(processes).where(processes.c.id == self._process_id).values(beat_at=now)
-            if connection.execute(beaten).rowcount:
+            statement = update(processes).where(processes.c.id == self._process_id).values(beat_at=now)
+            if connection.execute(statement).rowcount:
                 return
         self.register()
 
     def unregister(self) -> None:
         """This process has ended in order, without open requests."""
-        self._forget([self._process_id])
+        self._delete_processes([self._process_id])
 
     def recover(self) -> int:
         """Settle for every process that is dead; how many requests that were. Raises what database.failures names."""
         with self._folder.abandoned() as journals:
             settled = sum(map(self._recover_journal, journals))
-        return settled + self._recover_lost()
+        return settled + self._recover_without_journal()
 
     def close(self) -> None:
         """Close the connection."""
@@ -70,33 +70,37 @@ class Recovery:
 
     def _recover_journal(self, journal: AbandonedJournal) -> int:
         settled = self._settle(self._open_requests([journal.process_id]), journal.entries())
-        self._forget([journal.process_id])
+        self._delete_processes([journal.process_id])
         journal.path.unlink()
         return settled
 
-    def _recover_lost(self) -> int:
+    def _recover_without_journal(self) -> int:
         """Requests of processes that left no journal here."""
-        dead = self._dead_elsewhere()
-        settled = self._settle([*self._open_requests(dead), *self._unclaimed_requests()], {})
-        self._forget(dead)
+        dead = self._dead_processes()
+        settled = self._settle([*self._open_requests(dead), *self._orphaned_requests()], {})
+        self._delete_processes(dead)
         return settled
 
-    def _dead_elsewhere(self) -> list[int]:
+    def _dead_processes(self) -> list[int]:
         with self._database.read() as connection:
             rows = connection.execute(select(processes)).all()
-            oldest_beat = self._database.now(connection).wall - DEAD_AFTER_SECONDS * 1000
+            oldest_heartbeat = self._database.now(connection).wall - DEAD_AFTER_SECONDS * 1000
         return [
             row.id
             for row in rows
-            if (not self._folder.exists(row.id) if row.machine == self._folder.machine else row.beat_at < oldest_beat)
+            if (
+                not self._folder.exists(row.id)
+                if row.machine == self._folder.machine_id
+                else row.beat_at < oldest_heartbeat
+            )
         ]
 
-    def _unclaimed_requests(self) -> list[str]:
+    def _orphaned_requests(self) -> list[str]:
         """Those whose process was forgotten: it died while the database was still committing for it."""
         with self._database.read() as connection:
-            claimed = select(processes.c.id)
-            of_a_process = holds.c.process_id != QUEUE_PROCESS
-            query = select(holds.c.request_id).where(holds.c.process_id.not_in(claimed), of_a_process)
+            registered = select(processes.c.id)
+            not_queued = holds.c.process_id != QUEUE_PROCESS_ID
+            query = select(holds.c.request_id).where(holds.c.process_id.not_in(registered), not_queued)
             return list(connection.execute(query).scalars())
 
     def _open_requests(self, process_ids: Collection[int]) -> list[str]:
@@ -112,14 +116,14 @@ class Recovery:
             for request_id in request_ids
         ]
         done = 0
-        for first in range(0, len(settlements), _AT_ONCE):
-            outcomes = self._ledger.commit(settlements[first : first + _AT_ONCE])
+        for first in range(0, len(settlements), _MAX_BATCH_SIZE):
+            outcomes = self._ledger.commit(settlements[first : first + _MAX_BATCH_SIZE])
             done += sum(isinstance(outcome, Settled) and not outcome.repeated for outcome in outcomes)
         if done:
             self._ledger.sync()
         return done
 
-    def _forget(self, process_ids: Collection[int]) -> None:
+    def _delete_processes(self, process_ids: Collection[int]) -> None:
         if process_ids:
             with self._database.write() as connection:
                 connection.execute(delete(processes).where(processes.c.id.in_(process_ids)))

@@ -9,7 +9,7 @@ Refusal
 │   ├── DialectNotAllowed
 │   ├── ModelNotAllowed       to be answered like an unknown model
 │   └── AccountNotAllowed
-├── OutOfMoney
+├── InsufficientFunds
 │   ├── BalanceTooLow         of the account
 │   └── BudgetExceeded        of the key
 ├── RequestTooLarge           it asks for more tokens than a minute may have, and so can never succeed
@@ -25,11 +25,11 @@ Amounts are in nano-units, times in milliseconds since 1970 (UTC), `retry_after`
 
 from typing import Any
 
-from dragoman.accounts.money import formatted
+from dragoman.accounts.money import format_amount
 from dragoman.core.allowance import Allowance
 
 
-class Refusal(Exception):
+class LedgerRefusal(Exception):
     """Base of everything the ledger refuses with. `message` is for people and holds no secret."""
 
     def __init__(self, message: str) -> None:
@@ -38,17 +38,17 @@ class Refusal(Exception):
 
     def __reduce__(self) -> tuple[object, ...]:
         # It comes from another process, with all its facts, whatever the arguments that they were made of.
-        return _restored, (type(self), self.__dict__)
+        return _rebuild_refusal, (type(self), self.__dict__)
 
 
-def _restored(kind: type[Refusal], facts: dict[str, Any]) -> Refusal:
+def _rebuild_refusal(kind: type[LedgerRefusal], facts: dict[str, Any]) -> LedgerRefusal:
     refusal = kind.__new__(kind)
-    Refusal.__init__(refusal, facts["message"])
+    LedgerRefusal.__init__(refusal, facts["message"])
     refusal.__dict__.update(facts)
     return refusal
 
 
-class KeyRefused(Refusal):
+class KeyRefused(LedgerRefusal):
     """Nobody comes in with this key."""
 
 
@@ -75,7 +75,7 @@ class KeyExpired(KeyRefused):
         self.expired_at = expired_at
 
 
-class NotAllowed(Refusal):
+class NotAllowed(LedgerRefusal):
     """The key is good, but not for this."""
 
 
@@ -103,7 +103,7 @@ class AccountNotAllowed(NotAllowed):
         self.account = account
 
 
-class OutOfMoney(Refusal):
+class InsufficientFunds(LedgerRefusal):
     """`hold` would have to be set aside, and `used` of the `limit` is spent or held already."""
 
     def __init__(self, message: str, *, limit: int, used: int, hold: int) -> None:
@@ -113,26 +113,26 @@ class OutOfMoney(Refusal):
         self.hold = hold
 
 
-class BalanceTooLow(OutOfMoney):
+class BalanceTooLow(InsufficientFunds):
     """The account's balance, which has no running request's hold in it, is smaller than the hold.
 
     The limit is what was paid in.
     """
 
     def __init__(self, account_id: int, balance: int, used: int, hold: int) -> None:
-        message = f"Insufficient balance: {formatted(balance)}, needed {formatted(hold)}"
+        message = f"Insufficient balance: {format_amount(balance)}, needed {format_amount(hold)}"
         super().__init__(message, limit=balance + used, used=used, hold=hold)
         self.account_id = account_id
         self.balance = balance
 
 
-class BudgetExceeded(OutOfMoney):
+class BudgetExceeded(InsufficientFunds):
     """The key's own budget does not cover what it spent, what its running requests hold, and this hold."""
 
     def __init__(self, budget: int, spent: int, held: int, hold: int) -> None:
         super().__init__(
-            f"The API key's budget of {formatted(budget)} is used up: {formatted(spent)} spent, "
-            f"{formatted(held)} held for running requests, needed {formatted(hold)}",
+            f"The API key's budget of {format_amount(budget)} is used up: {format_amount(spent)} spent, "
+            f"{format_amount(held)} held for running requests, needed {format_amount(hold)}",
             limit=budget,
             used=spent + held,
             hold=hold,
@@ -142,7 +142,7 @@ class BudgetExceeded(OutOfMoney):
         self.held = held
 
 
-class RequestTooLarge(Refusal):
+class RequestTooLarge(LedgerRefusal):
     """Prompt and longest answer have more `tokens` than the key may use in a minute (`limit`)."""
 
     def __init__(self, tokens: int, limit: int) -> None:
@@ -154,11 +154,11 @@ class RequestTooLarge(Refusal):
         self.limit = limit
 
 
-class Limited(Refusal):
+class Limited(LedgerRefusal):
     """A later try may succeed. `current` is what was in use before this request."""
 
-    def __init__(self, what: str, limit: int, current: int, retry_after: int) -> None:
-        super().__init__(f"Limit of {limit} {what} reached, retry in {max(1, retry_after)} seconds")
+    def __init__(self, limit_name: str, limit: int, current: int, retry_after: int) -> None:
+        super().__init__(f"Limit of {limit} {limit_name} reached, retry in {max(1, retry_after)} seconds")
         self.limit = limit
         self.current = current
         self.retry_after = max(1, retry_after)
@@ -168,9 +168,14 @@ class RateLimited(Limited):
     """A limit per minute. Both windows are told, as far as the key has them."""
 
     def __init__(
-        self, what: str, limited: Allowance, retry_after: int, requests: Allowance | None, tokens: Allowance | None
+        self,
+        limit_name: str,
+        limited: Allowance,
+        retry_after: int,
+        requests: Allowance | None,
+        tokens: Allowance | None,
     ) -> None:
-        super().__init__(what, limited.limit, limited.used, retry_after)
+        super().__init__(limit_name, limited.limit, limited.used, retry_after)
         self.requests = requests
         self.tokens = tokens
 
@@ -187,7 +192,7 @@ class TooManyRunning(Limited):
     """Requests of the key that run at the same time."""
 
 
-class LedgerUnavailable(Refusal):
+class LedgerUnavailable(LedgerRefusal):
     """The database does not answer, or too much is waiting for it."""
 
     def __init__(self, message: str, retry_after: int) -> None:

@@ -66,7 +66,7 @@ class PriceRow(NamedTuple):
     cached: int
     completion: int
 
-    def of(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
+    def cost(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
         """What the tokens cost; the cached ones are among those of the prompt."""
         computed = prompt_tokens - cached_tokens
         return computed * self.prompt + cached_tokens * self.cached + completion_tokens * self.completion

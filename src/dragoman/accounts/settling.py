@@ -1,7 +1,7 @@
 """Paying for a request that is over."""
 
-from dragoman.accounts.batch import Batch
-from dragoman.accounts.money import LARGEST_TOKENS
+from dragoman.accounts.batch import LedgerBatch
+from dragoman.accounts.money import MAX_TOKEN_COUNT
 from dragoman.accounts.operations import Settled, Settlement
 from dragoman.accounts.rows import HoldRow, PriceRow, UsageRow
 
@@ -9,20 +9,23 @@ from dragoman.accounts.rows import HoldRow, PriceRow, UsageRow
 def validate(settlement: Settlement) -> None:
     """Raises ValueError for token counts that cannot be."""
     counts = (settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
-    if not all(0 <= count <= LARGEST_TOKENS for count in counts) or settlement.cached_tokens > settlement.prompt_tokens:
+    if (
+        not all(0 <= count <= MAX_TOKEN_COUNT for count in counts)
+        or settlement.cached_tokens > settlement.prompt_tokens
+    ):
         raise ValueError(f"{counts} are not the prompt, cached and completion tokens of a request")
 
 
-def settle(batch: Batch, hold: HoldRow, settlement: Settlement) -> Settled:
+def settle(batch: LedgerBatch, hold: HoldRow, settlement: Settlement) -> Settled:
     """Charge the tokens at the prices of the admission, never more than it said the request could cost.
 
     A hold that was not capped covers that. One that was may be smaller: the balance then pays the rest, below zero if
     need be, since the tokens were delivered.
     """
     price = PriceRow(hold.price_id, hold.model, hold.prompt_price, hold.cached_price, hold.completion_price)
-    cost = price.of(settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
+    cost = price.cost(settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
     charge = min(cost, hold.most_charge)
-    used = UsageRow(
+    usage_row = UsageRow(
         hold.request_id,
         hold.account_id,
         hold.key_id,
@@ -37,11 +40,11 @@ def settle(batch: Batch, hold: HoldRow, settlement: Settlement) -> Settled:
         settlement.completion_tokens,
         charge,
     )
-    batch.end_hold(hold, used)
+    batch.end_hold(hold, usage_row)
     return Settled(hold.request_id, charge, settlement.result)
 
 
-def settled_before(used: UsageRow) -> Settled:
+def already_settled(usage_row: UsageRow) -> Settled:
     """The answer to a settlement that comes again."""
     # The database checks that a result is one of those there are.
-    return Settled(used.request_id, used.charge, used.result, repeated=True)  # type: ignore[arg-type]
+    return Settled(usage_row.request_id, usage_row.charge, usage_row.result, repeated=True)  # type: ignore[arg-type]

@@ -32,21 +32,21 @@ class Statement(NamedTuple):
     """What is expected at each position."""
 
 
-def compiled(
+def compile_statement(
     statement: ClauseElement, dialect: Dialect, parameters: Sequence[str], columns: Sequence[str] | None = None
 ) -> Statement:
     """The statement's SQL, with the parameters in the order given; `columns` are those that an INSERT or UPDATE sets.
 
     Raises ValueError when the order is another one.
     """
-    done = statement.compile(dialect=dialect, column_keys=None if columns is None else list(columns))
-    assert isinstance(done, SQLCompiler)
-    if tuple(done.positiontup or ()) != tuple(parameters):
-        raise ValueError(f"{done.string} takes {done.positiontup}, not {parameters}")
-    return Statement(done.string, tuple(parameters))
+    compiler = statement.compile(dialect=dialect, column_keys=None if columns is None else list(columns))
+    assert isinstance(compiler, SQLCompiler)
+    if tuple(compiler.positiontup or ()) != tuple(parameters):
+        raise ValueError(f"{compiler.string} takes {compiler.positiontup}, not {parameters}")
+    return Statement(compiler.string, tuple(parameters))
 
 
-def one_of(dialect: Dialect, column: ColumnElement[int] | ColumnElement[str], name: str) -> ColumnElement[bool]:
+def in_list(dialect: Dialect, column: ColumnElement[int] | ColumnElement[str], name: str) -> ColumnElement[bool]:
     """Whether the column is one of a list, which is one parameter however long it is (Session.values)."""
     if dialect.name == "sqlite":
         members = func.json_each(bindparam(name, type_=String)).table_valued("value")
@@ -54,14 +54,14 @@ def one_of(dialect: Dialect, column: ColumnElement[int] | ColumnElement[str], na
     return column == any_(cast(bindparam(name), ARRAY(column.type)))
 
 
-def found_by(dialect: Dialect, column: ColumnElement[int], query: SelectBase) -> ColumnElement[bool]:
+def in_subquery(dialect: Dialect, column: ColumnElement[int], query: SelectBase) -> ColumnElement[bool]:
     """Whether the column is among a query's rows, of one column. PostgreSQL runs the query once, and uses the index."""
     if dialect.name == "sqlite":
         return column.in_(query)
     return column == any_(func.array(query.scalar_subquery(), type_=ARRAY(column.type)))
 
 
-def insert_all(dialect: Dialect, table: Table, columns: Sequence[str]) -> Statement:
+def insert_many(dialect: Dialect, table: Table, columns: Sequence[str]) -> Statement:
     """Add rows, see Session.add; the columns are in the order of the table.
 
     PostgreSQL takes all rows in one parameter, as JSON: with `executemany` each costs a message of its own. To SQLite
@@ -71,15 +71,15 @@ def insert_all(dialect: Dialect, table: Table, columns: Sequence[str]) -> Statem
         return insert(dialect, table, columns)
     entry = func.json_array_elements(cast(bindparam("rows"), JSON)).column_valued("entry")
     values = [cast(entry.op("->>")(literal_column(str(at))), table.c[name].type) for at, name in enumerate(columns)]
-    return compiled(insert_into(table).from_select(list(columns), select(*values)), dialect, ("rows",))
+    return compile_statement(insert_into(table).from_select(list(columns), select(*values)), dialect, ("rows",))
 
 
 def insert(dialect: Dialect, table: Table, columns: Sequence[str]) -> Statement:
     """Add a row; the parameters are the columns, in the order of the table."""
-    return compiled(insert_into(table), dialect, columns, columns)
+    return compile_statement(insert_into(table), dialect, columns, columns)
 
 
 def update(dialect: Dialect, table: Table, columns: Sequence[str]) -> Statement:
     """Set columns of the row with an id; the parameters are the columns, in the order of the table, then the id."""
     statement = update_of(table).where(table.c.id == bindparam("row_id"))
-    return compiled(statement, dialect, (*columns, "row_id"), columns)
+    return compile_statement(statement, dialect, (*columns, "row_id"), columns)

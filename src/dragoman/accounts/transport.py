@@ -3,23 +3,23 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, Self
 
-from dragoman.accounts.messages import Opening, Reply
-from dragoman.accounts.operations import Operation
+from dragoman.accounts.messages import LedgerConfig, LedgerReply
+from dragoman.accounts.operations import LedgerOperation
 
 
 class LedgerTransport(Protocol):
     """One life of what commits for one client. Started by `start`; whoever has it waits for `end`."""
 
     @classmethod
-    async def start(cls, opening: Opening) -> Self:
+    async def start(cls, opening: LedgerConfig) -> Self:
         """Raises OSError when the machine has no room for another one."""
         ...
 
-    def commit(self, operations: Sequence[Operation], *, again: bool) -> None:
+    def commit(self, operations: Sequence[LedgerOperation], *, again: bool) -> None:
         """Do these in one transaction, after all that was sent before. What is sent to a dead one is lost."""
         ...
 
-    def replies(self) -> AsyncIterator[Reply]:
+    def replies(self) -> AsyncIterator[LedgerReply]:
         """Until its end."""
         ...
 

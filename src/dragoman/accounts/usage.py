@@ -7,7 +7,7 @@ from sqlalchemy import ColumnElement, Select, Table, func, select
 
 from dragoman.accounts.batch import DAY_MILLISECONDS
 from dragoman.accounts.database import Database
-from dragoman.accounts.operations import Result
+from dragoman.accounts.operations import SettlementResult
 from dragoman.accounts.tables import daily_usage, usage
 
 
@@ -22,7 +22,7 @@ class UsageFilter(msgspec.Struct, frozen=True):
     last_day: int | None = None
 
 
-class Usage(msgspec.Struct, frozen=True):
+class UsageRecord(msgspec.Struct, frozen=True):
     """A settled request."""
 
     id: int
@@ -35,7 +35,7 @@ class Usage(msgspec.Struct, frozen=True):
     dialect: str
     admitted_at: int
     settled_at: int
-    result: Result
+    result: SettlementResult
     prompt_tokens: int
     cached_tokens: int
     completion_tokens: int
@@ -75,7 +75,7 @@ class UsageTotals(msgspec.Struct, frozen=True):
 class UsageSum(msgspec.Struct, frozen=True):
     """The requests of one day, model or key."""
 
-    of: int | str
+    group: int | str
     """The day in days since 1970 (UTC), the model, or the key's id; 0: nobody's."""
     requests: int
     prompt_tokens: int
@@ -84,63 +84,71 @@ class UsageSum(msgspec.Struct, frozen=True):
     charge: int
 
 
-def day_of(milliseconds: int) -> int:
+def day_number_of(milliseconds: int) -> int:
     """The day, in days since 1970 (UTC), of a time in milliseconds."""
     return milliseconds // DAY_MILLISECONDS
 
 
 def list_usage(
-    database: Database, wanted: UsageFilter | None = None, *, before: int | None = None, limit: int = 100
-) -> list[Usage]:
+    database: Database, usage_filter: UsageFilter | None = None, *, before: int | None = None, limit: int = 100
+) -> list[UsageRecord]:
     """Up to `limit` requests, newest first; `before` is the id of the last one that was seen."""
-    wanted = wanted or UsageFilter()
-    query = _narrowed(select(usage), usage, wanted)
-    if wanted.first_day is not None:
-        query = query.where(usage.c.settled_at >= wanted.first_day * DAY_MILLISECONDS)
-    if wanted.last_day is not None:
-        query = query.where(usage.c.settled_at < (wanted.last_day + 1) * DAY_MILLISECONDS)
+    usage_filter = usage_filter or UsageFilter()
+    query = _filtered(select(usage), usage, usage_filter)
+    if usage_filter.first_day is not None:
+        query = query.where(usage.c.settled_at >= usage_filter.first_day * DAY_MILLISECONDS)
+    if usage_filter.last_day is not None:
+        query = query.where(usage.c.settled_at < (usage_filter.last_day + 1) * DAY_MILLISECONDS)
     if before is not None:
         query = query.where(usage.c.id < before)
     with database.read() as connection:
-        return [Usage(*row) for row in connection.execute(query.order_by(usage.c.id.desc()).limit(limit))]
+        return [UsageRecord(*row) for row in connection.execute(query.order_by(usage.c.id.desc()).limit(limit))]
 
 
-def find_usage(database: Database, request_id: str) -> Usage | None:
+def find_usage(database: Database, request_id: str) -> UsageRecord | None:
     """What a request has used; None if it is not settled."""
     with database.read() as connection:
         row = connection.execute(select(usage).where(usage.c.request_id == request_id)).one_or_none()
-    return None if row is None else Usage(*row)
+    return None if row is None else UsageRecord(*row)
 
 
-def list_days(
-    database: Database, wanted: UsageFilter | None = None, *, limit: int = 100, offset: int = 0
+def list_daily_usage(
+    database: Database, usage_filter: UsageFilter | None = None, *, limit: int = 100, offset: int = 0
 ) -> list[DailyUsage]:
     """Up to `limit` sums, the latest day first."""
     column = daily_usage.c
     order = (column.day.desc(), column.account_id, column.key_id, column.model)
-    query = _days(select(daily_usage), wanted or UsageFilter()).order_by(*order).limit(limit).offset(offset)
+    query = (
+        _filtered_days(select(daily_usage), usage_filter or UsageFilter()).order_by(*order).limit(limit).offset(offset)
+    )
     with database.read() as connection:
         return [DailyUsage(*row) for row in connection.execute(query)]
 
 
-def total_usage(database: Database, wanted: UsageFilter | None = None) -> UsageTotals:
+def total_usage(database: Database, usage_filter: UsageFilter | None = None) -> UsageTotals:
     """The sums of all days."""
     column = daily_usage.c
     sums = [func.coalesce(each, 0) for each in _sums()]
     counts = [func.count(column[name].distinct()) for name in ("model", "key_id")]
     days = [func.min(column.day), func.max(column.day)]
     with database.read() as connection:
-        row = connection.execute(_days(select(*sums, *counts, *days), wanted or UsageFilter())).one()
+        row = connection.execute(_filtered_days(select(*sums, *counts, *days), usage_filter or UsageFilter())).one()
     return UsageTotals(*map(int, row[:7]), *row[7:])
 
 
 def sum_usage(
-    database: Database, by: Literal["day", "model", "key_id"], wanted: UsageFilter | None = None, *, limit: int = 100
+    database: Database,
+    by: Literal["day", "model", "key_id"],
+    usage_filter: UsageFilter | None = None,
+    *,
+    limit: int = 100,
 ) -> list[UsageSum]:
     """Up to `limit` sums: of days the latest first, of models and keys those first that were charged most."""
     column = daily_usage.c[by]
     order = column.desc() if by == "day" else func.sum(daily_usage.c.charge).desc()
-    query = _days(select(column, *_sums()), wanted or UsageFilter()).group_by(column).order_by(order, column)
+    query = (
+        _filtered_days(select(column, *_sums()), usage_filter or UsageFilter()).group_by(column).order_by(order, column)
+    )
     with database.read() as connection:
         return [UsageSum(row[0], *map(int, row[1:])) for row in connection.execute(query.limit(limit))]
 
@@ -150,18 +158,18 @@ def _sums() -> list[ColumnElement[int]]:
     return [func.sum(daily_usage.c[name]) for name in names]
 
 
-def _narrowed(query: Select[Any], table: Table, wanted: UsageFilter) -> Select[Any]:
+def _filtered(query: Select[Any], table: Table, usage_filter: UsageFilter) -> Select[Any]:
     for name in ("account_id", "key_id", "model"):
-        value = getattr(wanted, name)
+        value = getattr(usage_filter, name)
         if value is not None:
             query = query.where(table.c[name] == value)
     return query
 
 
-def _days(query: Select[Any], wanted: UsageFilter) -> Select[Any]:
-    query = _narrowed(query, daily_usage, wanted)
-    if wanted.first_day is not None:
-        query = query.where(daily_usage.c.day >= wanted.first_day)
-    if wanted.last_day is not None:
-        query = query.where(daily_usage.c.day <= wanted.last_day)
+def _filtered_days(query: Select[Any], usage_filter: UsageFilter) -> Select[Any]:
+    query = _filtered(query, daily_usage, usage_filter)
+    if usage_filter.first_day is not None:
+        query = query.where(daily_usage.c.day >= usage_filter.first_day)
+    if usage_filter.last_day is not None:
+        query = query.where(daily_usage.c.day <= usage_filter.last_day)
     return query

@@ -35,7 +35,7 @@ def list_all(
 ) -> None:
     """List the accounts with what is on them."""
     from dragoman.accounts.balances import list_accounts
-    from dragoman.accounts.money import formatted
+    from dragoman.accounts.money import format_amount
 
     with opened(database, config) as found:
         accounts = list_accounts(found, after=after, limit=limit)
@@ -43,7 +43,14 @@ def list_all(
     print_table(
         columns,
         (
-            (each.id, each.name, formatted(each.balance), formatted(each.holds), formatted(each.charges), each.currency)
+            (
+                each.id,
+                each.name,
+                format_amount(each.balance),
+                format_amount(each.holds),
+                format_amount(each.charges),
+                each.currency,
+            )
             for each in accounts
         ),
     )
@@ -63,10 +70,10 @@ def show(
 
 
 def _show(account: "Account") -> None:
-    from dragoman.accounts.money import formatted
+    from dragoman.accounts.money import format_amount
 
     amounts = {
-        name: f"{formatted(getattr(account, name))} {account.currency}"
+        name: f"{format_amount(getattr(account, name))} {account.currency}"
         for name in ("deposits", "balance", "holds", "charges")
     }
     print_facts({"id": account.id, "name": account.name, "created": shown_time(account.created_at), **amounts})

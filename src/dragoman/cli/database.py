@@ -59,7 +59,7 @@ def opened(url: str | None, config: Path | None, *, current: bool = True) -> Ite
         if current:
             require_current(database)
         yield database
-    except database.failures as error:
+    except database.transient_errors as error:
         raise stop(f"the accounts' database cannot be used: {error.args[0]}", FAILURE) from error
     except OSError as error:
         raise stop(f"the accounts cannot be kept in {error.filename}: {error.strerror}", FAILURE) from error

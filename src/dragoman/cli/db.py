@@ -25,7 +25,7 @@ def status(database: DatabaseOption = None, config: ConfigOption = None) -> None
     from dragoman.accounts import migrations
 
     with opened(database, config, current=False) as found:
-        state = migrations.status(found)
+        state = migrations.migration_status(found)
     for word, steps in (("applied", state.applied), ("missing", state.pending), ("unknown", state.unknown)):
         for number, name in steps:
             if word != "applied" or (number, name) not in state.unknown:

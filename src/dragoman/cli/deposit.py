@@ -20,11 +20,11 @@ def deposit(
 ) -> None:
     """Pay money into an account, or out of its balance."""
     from dragoman.accounts.balances import find_account
-    from dragoman.accounts.money import formatted
+    from dragoman.accounts.money import format_amount
 
     nano_units = read_amount(amount)
     with administrator(database, config) as changes:
         found = find_account(changes.database, account)
         changes.deposit(found.id, nano_units, reference=reference, note=note)
-        balance = formatted(find_account(changes.database, str(found.id)).balance)
+        balance = format_amount(find_account(changes.database, str(found.id)).balance)
     typer.echo(f"{found.name} has a balance of {balance} {found.currency}")

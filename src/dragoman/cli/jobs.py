@@ -74,7 +74,7 @@ def list_all(
 @app.command()
 def show(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Show how a job stands, what it cost, and why it failed."""
-    from dragoman.accounts.money import formatted
+    from dragoman.accounts.money import format_amount
     from dragoman.jobs.listing import get_job
 
     with opened(database, config) as found, _refusals():
@@ -97,9 +97,9 @@ def show(job: JobArgument, database: DatabaseOption = None, config: ConfigOption
             "ended": shown_time(shown.ended_at),
             "prompt tokens": shown.prompt_tokens,
             "completion tokens": shown.completion_tokens,
-            "held": None if shown.hold is None else formatted(shown.hold),
-            "charge": None if shown.charge is None else formatted(shown.charge),
-            "webhook": shown.receiver,
+            "held": None if shown.hold is None else format_amount(shown.hold),
+            "charge": None if shown.charge is None else format_amount(shown.charge),
+            "webhook": shown.webhook_origin,
             "webhook state": shown.webhook_state,
             "webhook attempts": None if shown.webhook_state is None else shown.webhook_attempts,
             "webhook next": shown_time(shown.webhook_at),
@@ -132,11 +132,11 @@ def retry(job: JobArgument, database: DatabaseOption = None, config: ConfigOptio
 
 @contextlib.contextmanager
 def _store(database: "Database", settings: "Settings") -> "Iterator[JobStore]":
-    from dragoman.accounts.identifiers import QUEUE_PROCESS
+    from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
     from dragoman.jobs.store import JobStore
     from dragoman.server.queueing import queue_options
 
-    store = JobStore(database, queue_options(settings.queue), QUEUE_PROCESS)
+    store = JobStore(database, queue_options(settings.queue), QUEUE_PROCESS_ID)
     try:
         yield store
     finally:
@@ -145,17 +145,17 @@ def _store(database: "Database", settings: "Settings") -> "Iterator[JobStore]":
 
 @contextlib.contextmanager
 def _refusals() -> Iterator[None]:
-    from dragoman.accounts.refusals import Refusal
+    from dragoman.accounts.refusals import LedgerRefusal
     from dragoman.core.errors import JobNotFound
 
     try:
         yield
-    except (JobNotFound, Refusal) as error:
+    except (JobNotFound, LedgerRefusal) as error:
         raise stop(error.message, FAILURE) from error
 
 
 def _owner(job: "JobEntry") -> str:
     """An account, a part of a key's digest, or nobody."""
-    from dragoman.jobs.rows import OF_ACCOUNT
+    from dragoman.jobs.rows import ACCOUNT_OWNER_PREFIX
 
-    return job.owner if job.owner.startswith(OF_ACCOUNT) else job.owner[:12]
+    return job.owner if job.owner.startswith(ACCOUNT_OWNER_PREFIX) else job.owner[:12]

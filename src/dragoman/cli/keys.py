@@ -67,7 +67,7 @@ def list_all(
     """List keys, by their last characters."""
     from dragoman.accounts.balances import find_account
     from dragoman.accounts.keys import list_keys
-    from dragoman.accounts.money import formatted
+    from dragoman.accounts.money import format_amount
 
     with opened(database, config) as found:
         account_id = None if account is None else find_account(found, account).id
@@ -76,7 +76,7 @@ def list_all(
     print_table(
         columns,
         (
-            (each.id, f"…{each.ending}", each.label, each.account_id, formatted(each.spent), _state(each))
+            (each.id, f"…{each.ending}", each.label, each.account_id, format_amount(each.spent), _state(each))
             for each in keys
         ),
     )
@@ -86,7 +86,7 @@ def list_all(
 def show(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Show a key's rules and what it has spent."""
     from dragoman.accounts.keys import get_key
-    from dragoman.accounts.money import formatted
+    from dragoman.accounts.money import format_amount
 
     with opened(database, config) as found:
         shown = get_key(found, key)
@@ -103,12 +103,12 @@ def show(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption
             "expires": shown_time(rules.expires_at),
             "models": rules.models,
             "dialects": rules.dialects,
-            "budget": None if rules.budget is None else formatted(rules.budget),
+            "budget": None if rules.budget is None else format_amount(rules.budget),
             "requests per minute": rules.requests_per_minute,
             "tokens per minute": rules.tokens_per_minute,
             "concurrent requests": rules.concurrent_requests,
-            "spent": formatted(shown.spent),
-            "held": formatted(shown.held),
+            "spent": format_amount(shown.spent),
+            "held": format_amount(shown.held),
             "running": shown.running,
         }
     )

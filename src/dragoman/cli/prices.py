@@ -50,7 +50,7 @@ def list_all(
 
 
 def _show(prices: "list[Price]") -> None:
-    from dragoman.accounts.money import per_million
+    from dragoman.accounts.money import format_price_per_million
 
     columns = {
         "id": "right",
@@ -66,9 +66,9 @@ def _show(prices: "list[Price]") -> None:
             (
                 each.id,
                 each.model,
-                per_million(each.prompt),
-                per_million(each.cached),
-                per_million(each.completion),
+                format_price_per_million(each.prompt),
+                format_price_per_million(each.cached),
+                format_price_per_million(each.completion),
                 shown_time(each.valid_from),
             )
             for each in prices

@@ -54,7 +54,7 @@ def usage(
 def _print_json(by: By, sums: "list[UsageSum]") -> None:
     import msgspec
 
-    from dragoman.accounts.money import formatted
+    from dragoman.accounts.money import format_amount
 
     rows = [
         {
@@ -63,7 +63,7 @@ def _print_json(by: By, sums: "list[UsageSum]") -> None:
             "prompt_tokens": each.prompt_tokens,
             "cached_tokens": each.cached_tokens,
             "completion_tokens": each.completion_tokens,
-            "charge": formatted(each.charge),
+            "charge": format_amount(each.charge),
         }
         for each in sums
     ]
@@ -71,7 +71,7 @@ def _print_json(by: By, sums: "list[UsageSum]") -> None:
 
 
 def _print_table(by: By, sums: "list[UsageSum]") -> None:
-    from dragoman.accounts.money import formatted
+    from dragoman.accounts.money import format_amount
 
     names = ("requests", "prompt tokens", "cached tokens", "completion tokens", "charge")
     print_table(
@@ -83,7 +83,7 @@ def _print_table(by: By, sums: "list[UsageSum]") -> None:
                 each.prompt_tokens,
                 each.cached_tokens,
                 each.completion_tokens,
-                formatted(each.charge),
+                format_amount(each.charge),
             )
             for each in sums
         ),
@@ -91,6 +91,6 @@ def _print_table(by: By, sums: "list[UsageSum]") -> None:
 
 
 def _of(by: By, each: "UsageSum") -> int | str:
-    from dragoman.accounts.times import day_of_number
+    from dragoman.accounts.times import from_day_number
 
-    return day_of_number(int(each.of)).isoformat() if by is By.DAY else each.of
+    return from_day_number(int(each.group)).isoformat() if by is By.DAY else each.group

@@ -11,38 +11,38 @@ Value = TypeVar("Value")
 
 def amount(text: str) -> int:
     """Nano-units of an amount typed in units."""
-    from dragoman.accounts.money import parsed
+    from dragoman.accounts.money import parse_amount
 
-    return _read(parsed, text)
+    return _read(parse_amount, text)
 
 
 def price(text: str) -> int:
     """Nano-units a token of a price typed in units for a million."""
-    from dragoman.accounts.money import parsed_per_million
+    from dragoman.accounts.money import parse_price_per_million
 
-    return _read(parsed_per_million, text)
+    return _read(parse_price_per_million, text)
 
 
 def time(text: str) -> int:
     """Milliseconds since 1970 of a date or a time, of UTC unless it has an offset."""
-    from dragoman.accounts.times import milliseconds
+    from dragoman.accounts.times import to_milliseconds
 
     at = _read(datetime.fromisoformat, text)
-    return milliseconds(at if at.tzinfo else at.replace(tzinfo=UTC))
+    return to_milliseconds(at if at.tzinfo else at.replace(tzinfo=UTC))
 
 
 def day(text: str) -> int:
     """Days since 1970 of a date."""
-    from dragoman.accounts.times import day_number
+    from dragoman.accounts.times import to_day_number
 
-    return day_number(_read(date.fromisoformat, text))
+    return to_day_number(_read(date.fromisoformat, text))
 
 
 def shown_time(milliseconds: int | None) -> str:
     """A time in seconds, of UTC; empty for none."""
-    from dragoman.accounts.times import moment
+    from dragoman.accounts.times import to_datetime
 
-    return "" if milliseconds is None else f"{moment(milliseconds):%Y-%m-%d %H:%M:%S}"
+    return "" if milliseconds is None else f"{to_datetime(milliseconds):%Y-%m-%d %H:%M:%S}"
 
 
 def shown(value: object) -> str:

@@ -31,7 +31,7 @@ class Adapter(msgspec.Struct, frozen=True):
     """SHA-256 of its file, in hex; empty until it is loaded."""
 
 
-class AdapterOrder(msgspec.Struct, frozen=True):
+class AdapterSpec(msgspec.Struct, frozen=True):
     """A client's wish that an adapter be served."""
 
     name: str

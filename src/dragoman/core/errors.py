@@ -3,12 +3,12 @@
 DragomanError
 ├── BadRequest            the request can never succeed as it stands
 │   ├── ContextOverflow   the prompt leaves no room for an answer
-│   ├── NameTaken         another model or adapter has this name
+│   ├── ModelNameTaken         another model or adapter has this name
 │   └── AdapterMissing    an adapter that is not where this server may look
 ├── Unauthenticated       no key was sent, or none that is accepted
 │   └── KeyExpired        it was accepted until some time ago
 ├── Forbidden             the key is good, but not for this
-├── OutOfBalance          what it may cost is more than is left to spend
+├── InsufficientBalance          what it may cost is more than is left to spend
 ├── ModelNotFound         no deployment has this name, or the key may not use it
 ├── JobNotFound           no job has this id, its result is gone, or it is somebody else's
 ├── JobTimedOut           it waited in the queue for longer than its client was to wait
@@ -35,7 +35,7 @@ from dragoman.core.allowance import Allowances
 
 KeyFault = Literal["missing", "malformed", "unknown", "disabled", "expired"]
 
-_KEY_FAULTS: dict[KeyFault, str] = {
+_KEY_FAULT_MESSAGES: dict[KeyFault, str] = {
     "missing": "Missing API key",
     "malformed": "Malformed API key",
     "unknown": "Invalid API key",
@@ -43,7 +43,7 @@ _KEY_FAULTS: dict[KeyFault, str] = {
     "expired": "The API key has expired",
 }
 
-_LONG_ENOUGH_TO_SHOW = 16
+_MIN_LENGTH_TO_SHOW_SUFFIX = 16
 """Characters of a key of which the last four give nothing away."""
 
 
@@ -79,7 +79,7 @@ class ContextOverflow(BadRequest):
         )
 
 
-class NameTaken(BadRequest):
+class ModelNameTaken(BadRequest):
     """Another model or adapter has the name that was wanted."""
 
     def __init__(self, name: str) -> None:
@@ -99,11 +99,11 @@ class Unauthenticated(DragomanError):
 
     def __init__(self, fault: KeyFault, key: str = "") -> None:
         """`key` is what was sent; only its last four characters are kept."""
-        super().__init__(_KEY_FAULTS[fault])
+        super().__init__(_KEY_FAULT_MESSAGES[fault])
         self.fault = fault
         self.has_prefix = key.startswith("sk-")
         """Whether what was sent looks like a key at all."""
-        self.ending = key[-4:] if len(key) >= _LONG_ENOUGH_TO_SHOW else ""
+        self.key_suffix = key[-4:] if len(key) >= _MIN_LENGTH_TO_SHOW_SUFFIX else ""
 
 
 class KeyExpired(Unauthenticated):
@@ -119,7 +119,7 @@ class Forbidden(DragomanError):
     """The key is good, but not for this."""
 
 
-class OutOfBalance(DragomanError):
+class InsufficientBalance(DragomanError):
     """What the request may cost is more than its account, or its key's own budget, has left."""
 
     def __init__(self, message: str, *, limit: str, cost: str) -> None:

@@ -15,7 +15,7 @@ import msgspec
 FinishReason = Literal["stop", "length", "tool_calls"]
 
 
-class Likelihood(msgspec.Struct, frozen=True, array_like=True):
+class TopLogprob(msgspec.Struct, frozen=True, array_like=True):
     """A token and its log-probability."""
 
     token_id: int
@@ -33,7 +33,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """The text it stands for, possibly a part of a character."""
     logprob: float | None
     """None: the first token of a prompt, which nothing comes before."""
-    top: list[Likelihood]
+    top: list[TopLogprob]
     """The likeliest tokens at this place, highest first; as many as were asked for."""
 
 
@@ -64,7 +64,7 @@ class ToolCallDelta(msgspec.Struct, frozen=True, array_like=True, tag="tool_call
     """
 
     index: int
-    call: int
+    call_index: int
     """The number of the call within its choice, from 0 on."""
     arguments: str
     token_ids: list[int]

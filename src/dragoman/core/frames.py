@@ -14,25 +14,25 @@ class FrameTooLong(Exception):
         self.length = length
 
 
-def frame(body: bytes) -> bytes:
+def encode_frame(body: bytes) -> bytes:
     """The body with its length before it."""
     return len(body).to_bytes(LENGTH_BYTES, "little") + body
 
 
-async def read_frame(reader: asyncio.StreamReader, most_bytes: int) -> bytes | None:
+async def read_frame(reader: asyncio.StreamReader, max_bytes: int) -> bytes | None:
     """The next frame's body; None at the end of the connection. Raises FrameTooLong."""
     try:
         length = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "little")
-        if length > most_bytes:
+        if length > max_bytes:
             raise FrameTooLong(length)
         return await reader.readexactly(length)
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
 
 
-def read_frame_from(stream: BinaryIO) -> bytes | None:
+def read_frame_blocking(stream: BinaryIO) -> bytes | None:
     """The next frame's body, waiting for it; None at the end of the stream, be it in the middle of a frame."""
-    head = stream.read(LENGTH_BYTES)
-    length = int.from_bytes(head, "little")
+    header = stream.read(LENGTH_BYTES)
+    length = int.from_bytes(header, "little")
     body = stream.read(length)
-    return body if (len(head), len(body)) == (LENGTH_BYTES, length) else None
+    return body if (len(header), len(body)) == (LENGTH_BYTES, length) else None

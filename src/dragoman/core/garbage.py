@@ -3,7 +3,7 @@
 import gc
 
 
-def exempt_living_objects() -> None:
+def freeze_startup_objects() -> None:
     """Let it look no more through what was imported and built so far, which lives as long as the process.
 
     It would stop everything for some tens of milliseconds each time.

@@ -5,17 +5,17 @@ from typing import Protocol
 import msgspec
 
 
-class Attempt(msgspec.Struct, frozen=True):
+class IdempotentRequest(msgspec.Struct, frozen=True):
     """A request with an Idempotency-Key."""
 
-    caller: str
+    owner: str
     """Whose the key is: another caller's key of the same name is another key. Empty: nobody's."""
     key: str
     fingerprint: str
     """Equal requests have equal ones, others have others."""
 
 
-class KeptAnswer(msgspec.Struct, frozen=True):
+class StoredResponse(msgspec.Struct, frozen=True):
     """A whole response."""
 
     status: int
@@ -25,47 +25,47 @@ class KeptAnswer(msgspec.Struct, frozen=True):
     """Of a stream all its frames, without the comments that kept it alive."""
 
 
-class Claimed(msgspec.Struct, frozen=True):
+class Acquired(msgspec.Struct, frozen=True):
     """The request is the first with its key: whoever asked is to run it."""
 
     token: int
     """Tells this claim from later ones with the same key."""
 
 
-class Running(msgspec.Struct, frozen=True):
+class InProgress(msgspec.Struct, frozen=True):
     """The same request is being run, in this process or in another."""
 
 
-class Different(msgspec.Struct, frozen=True):
+class RequestMismatch(msgspec.Struct, frozen=True):
     """The key stands for another request."""
 
 
-class Unkept(msgspec.Struct, frozen=True):
+class NotStored(msgspec.Struct, frozen=True):
     """The same request was answered, and its answer was too large to be kept."""
 
 
-Standing = Claimed | Running | Different | Unkept | KeptAnswer
+IdempotencyState = Acquired | InProgress | RequestMismatch | NotStored | StoredResponse
 
 
-class AnswerBook(Protocol):
+class IdempotencyStore(Protocol):
     """Where answers are kept, for all processes of the server."""
 
     @property
-    def largest_answer(self) -> int:
+    def max_response_bytes(self) -> int:
         """The most bytes of a body that is kept."""
         ...
 
-    async def claim(self, attempt: Attempt) -> Standing:
+    async def claim(self, request: IdempotentRequest) -> IdempotencyState:
         """How the request stands now. Raises Overloaded."""
         ...
 
-    async def keep(self, attempt: Attempt, claim: Claimed, answer: KeptAnswer | None) -> None:
+    async def store(self, request: IdempotentRequest, claim: Acquired, response: StoredResponse | None) -> None:
         """Keep the answer to the request; None: it is too large. Nothing happens when the claim was lost meanwhile.
 
         Returns when the answer survives this process. Should the database not answer, the claim is given up.
         """
         ...
 
-    def release(self, attempt: Attempt, claim: Claimed) -> None:
+    def release(self, request: IdempotentRequest, claim: Acquired) -> None:
         """Give the claim up, soon, unless an answer was kept: the next one with the key runs the request."""
         ...

@@ -4,14 +4,14 @@ import hashlib
 import os
 import time
 
-_CHANCE_BYTES = 10
-_CHANCES_AT_ONCE = 256
+_RANDOM_BYTES = 10
+_POOL_SIZE = 256
 
-_chances: list[bytes] = []
+_random_pool: list[bytes] = []
 """Random bytes for ids to come. To ask the operating system for each would be a system call a request, and whoever
 makes one lets other threads in before it may go on."""
 
-os.register_at_fork(after_in_child=_chances.clear)
+os.register_at_fork(after_in_child=_random_pool.clear)
 
 
 def new_request_id() -> str:
@@ -20,17 +20,19 @@ def new_request_id() -> str:
     Ids that grow with time are cheap to store: they land at the end of an index, however long it is.
     """
     milliseconds = time.time_ns() // 1_000_000
-    chance = int.from_bytes(_chance()) >> 6
-    return f"{milliseconds << 80 | 7 << 76 | chance >> 62 << 64 | 2 << 62 | chance & (1 << 62) - 1:032x}"
+    random_bits = int.from_bytes(_next_random_bytes()) >> 6
+    return f"{milliseconds << 80 | 7 << 76 | random_bits >> 62 << 64 | 2 << 62 | random_bits & (1 << 62) - 1:032x}"
 
 
-def _chance() -> bytes:
+def _next_random_bytes() -> bytes:
     while True:
         try:
-            return _chances.pop()
+            return _random_pool.pop()
         except IndexError:  # Another thread may have taken the last one.
-            drawn = os.urandom(_CHANCE_BYTES * _CHANCES_AT_ONCE)
-            _chances.extend(drawn[at : at + _CHANCE_BYTES] for at in range(0, len(drawn), _CHANCE_BYTES))
+            random_bytes = os.urandom(_RANDOM_BYTES * _POOL_SIZE)
+            _random_pool.extend(
+                random_bytes[offset : offset + _RANDOM_BYTES] for offset in range(0, len(random_bytes), _RANDOM_BYTES)
+            )
 
 
 def key_digest(key: str) -> str:

@@ -5,9 +5,9 @@ from typing import Literal, Protocol
 import msgspec
 
 from dragoman.core.errors import DragomanError
-from dragoman.core.idempotency import Attempt
+from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.request import GenerationRequest
-from dragoman.core.service import Answering, Caller, GenerationService
+from dragoman.core.service import Caller, EventStream, GenerationService
 
 JobState = Literal["queued", "running", "finished", "failed", "cancelled"]
 
@@ -16,7 +16,7 @@ LOWEST_PRIORITY = 255
 """Numbers go from 0, which is first, to this one."""
 
 
-class AnswerForm(msgspec.Struct, frozen=True):
+class StoredRequest(msgspec.Struct, frozen=True):
     """What it takes to tell an answer in its client's words, at any later time and in any process."""
 
     name: str
@@ -35,11 +35,11 @@ class JobDraft(msgspec.Struct, frozen=True):
     """A request that is to be queued. It is admitted under the id of its form's answer."""
 
     requests: tuple[GenerationRequest, ...]
-    form: AnswerForm
+    stored_request: StoredRequest
     priority: int = DEFAULT_PRIORITY
-    held: bool = False
+    client_waits: bool = False
     """Whether a client waits for it, so that it fails when it has waited too long."""
-    attempt: Attempt | None = None
+    idempotent_request: IdempotentRequest | None = None
     """Of a request with an Idempotency-Key."""
     webhook: str | None = None
     """Where to tell that it has ended."""
@@ -51,7 +51,7 @@ class Job(msgspec.Struct, frozen=True):
     id: str
     """`job_` and 32 hex digits."""
     state: JobState
-    form: AnswerForm
+    stored_request: StoredRequest
     priority: int
     eta: int = 0
     """Seconds until it will have ended, by what was measured lately; 0 when nothing was."""
@@ -59,7 +59,7 @@ class Job(msgspec.Struct, frozen=True):
     """While it waits: its place among those waiting for the same model, from 1 on."""
     error: DragomanError | None = None
     """Why it failed."""
-    repeated: bool = False
+    already_existed: bool = False
     """Whether it was there already: the answer to a request that came again with its Idempotency-Key."""
 
 
@@ -67,7 +67,7 @@ class QueueService(GenerationService, Protocol):
     """The gateway, as a dialect sees it whose requests may be queued. Everything raises core.errors."""
 
     @property
-    def keeps_jobs(self) -> bool:
+    def has_queue(self) -> bool:
         """Whether there is a queue at all: it needs a database."""
         ...
 
@@ -87,7 +87,7 @@ class QueueService(GenerationService, Protocol):
         """Stop it, and pay for what was generated; one that has ended stays as it is. Raises JobNotFound."""
         ...
 
-    async def follow_job(self, job_id: str, caller: Caller) -> Answering:
+    async def follow_job(self, job_id: str, caller: Caller) -> EventStream:
         """Its events from the first on, those to come too; what is told of survives this process.
 
         They end with the error of a job that failed, JobTimedOut or JobCancelled. Closing it cancels nothing. Raises

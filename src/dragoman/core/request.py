@@ -44,8 +44,8 @@ class Tool(msgspec.Struct, frozen=True):
     """Refuse a schema that cannot be enforced to the letter, instead of enforcing what can be."""
 
 
-class ToolUse(msgspec.Struct, frozen=True):
-    """The tools of a request and how they may be used. A request that may use none has no ToolUse at all."""
+class ToolOptions(msgspec.Struct, frozen=True):
+    """The tools of a request and how they may be used. A request that may use none has no ToolOptions at all."""
 
     tools: tuple[Tool, ...]
     choice: Literal["auto", "required", "named"] = "auto"
@@ -55,25 +55,25 @@ class ToolUse(msgspec.Struct, frozen=True):
     """Whether one answer may hold several calls."""
 
     @property
-    def callable(self) -> tuple[Tool, ...]:
+    def callable_tools(self) -> tuple[Tool, ...]:
         """The tools that the answer may call."""
         return tuple(tool for tool in self.tools if self.choice != "named" or tool.name == self.name)
 
     @property
-    def several(self) -> bool:
+    def allows_multiple_calls(self) -> bool:
         """Whether the answer may hold more than one call."""
         return self.parallel and self.choice != "named"
 
 
-Effort = Literal["none", "minimal", "low", "medium", "high"]
+ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
 
 
 class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
     """A conversation, to be rendered with a chat template."""
 
     messages: tuple[Message, ...]
-    tools: ToolUse | None = None
-    effort: Effort | None = None
+    tools: ToolOptions | None = None
+    effort: ReasoningEffort | None = None
     """How much a thinking model may think; None: as its template has it."""
     template: str | None = None
     """Jinja source to use instead of the model's own."""
@@ -150,7 +150,7 @@ class SamplingParams(msgspec.Struct, frozen=True):
     spaces_between_special_tokens: bool = True
 
 
-QUEUED = 256
+QUEUED_PRIORITY_OFFSET = 256
 """Added to the priority of requests of the queue: engines run all others before them and push them back first."""
 
 

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import msgspec
 
-from dragoman.core.adapters import AdapterOrder, RegisteredAdapter
+from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
 from dragoman.core.allowance import Allowances
 from dragoman.core.events import Event
 from dragoman.core.identifiers import key_digest
@@ -21,7 +21,7 @@ class ServedModel(msgspec.Struct, frozen=True):
     """In tokens; None while the engine has not said it yet."""
     fingerprint: str | None = None
     """Changes exactly when weights, adapter, chat template or engine version do; None while it is not known."""
-    thinks: bool = False
+    supports_reasoning: bool = False
     """Whether it thinks before it answers."""
     base: str | None = None
     """Of an adapter: the `id` of the model it belongs to; None: this is such a model itself."""
@@ -68,7 +68,7 @@ class VisibleModels(Protocol):
         ...
 
 
-class Answering(Protocol):
+class EventStream(Protocol):
     """A request that was admitted and is being answered."""
 
     @property
@@ -93,14 +93,14 @@ class GenerationService(VisibleModels, Protocol):
         """Whether a request must bring a key."""
         ...
 
-    async def recognize(self, caller: Caller) -> None:
+    async def reject_unknown_key(self, caller: Caller) -> None:
         """Keep out whose key nobody has, before more is done for them. Raises core.errors.
 
         A key that was good a moment ago is let pass: `generate` and `check` look again.
         """
         ...
 
-    async def check(self, caller: Caller, model: str | None = None) -> None:
+    async def check_access(self, caller: Caller, model: str | None = None) -> None:
         """What is wrong with a request before its body is: the key, the balance, the rate, and then the model.
 
         For requests that cannot be answered; `generate` checks all this itself. Raises core.errors.
@@ -113,7 +113,7 @@ class GenerationService(VisibleModels, Protocol):
 
     async def generate(
         self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
-    ) -> Answering:
+    ) -> EventStream:
         """Admit several prompts as one request: choice j of prompt i has index i * n + j; one Usage for all.
 
         `streamed`: the events are delivered as they come, so that even a request that fails has something to pay for.
@@ -122,7 +122,7 @@ class GenerationService(VisibleModels, Protocol):
         ...
 
 
-class UsageSpan(msgspec.Struct, frozen=True):
+class UsageRange(msgspec.Struct, frozen=True):
     """Which of an account's requests. None: whichever. Days are counted since 1970 (UTC)."""
 
     first_day: int | None = None
@@ -130,7 +130,7 @@ class UsageSpan(msgspec.Struct, frozen=True):
     model: str | None = None
 
 
-class DayOfUsage(msgspec.Struct, frozen=True):
+class DailyTotals(msgspec.Struct, frozen=True):
     """The requests to one model with one key of one account, on one day."""
 
     day: int
@@ -163,16 +163,16 @@ class AccountUsage(Protocol):
         """What new requests may use, in nano-units."""
         ...
 
-    async def days(self, span: UsageSpan, *, limit: int, offset: int) -> list[DayOfUsage]:
+    async def days(self, usage_range: UsageRange, *, limit: int, offset: int) -> list[DailyTotals]:
         """Up to `limit` sums, the latest day first, without the first `offset`. Raises Overloaded."""
         ...
 
-    async def summary(self, span: UsageSpan) -> UsageSummary:
+    async def summary(self, usage_range: UsageRange) -> UsageSummary:
         """The sums of all days. Raises Overloaded."""
         ...
 
 
-class AccountedService(GenerationService, Protocol):
+class UsageReportingService(GenerationService, Protocol):
     """The gateway, as a dialect sees it that tells callers what they have used."""
 
     async def usage_of(self, caller: Caller) -> AccountUsage:
@@ -183,10 +183,10 @@ class AccountedService(GenerationService, Protocol):
 class AdapterService(GenerationService, Protocol):
     """The gateway, as a dialect sees it whose clients may bring adapters."""
 
-    async def register_adapter(self, order: AdapterOrder, caller: Caller, *, token: str | None) -> RegisteredAdapter:
+    async def register_adapter(self, spec: AdapterSpec, caller: Caller, *, token: str | None) -> RegisteredAdapter:
         """Serve an adapter; one that is served already is no error.
 
-        `token` opens the hub for this one download and is not kept. Raises NameTaken, AdapterMissing or BadRequest, and
+        `token` opens the hub for this one download and is not kept. Raises ModelNameTaken, AdapterMissing or BadRequest, and
         Forbidden for a key that is not for all models.
         """
         ...

@@ -49,7 +49,7 @@ class ChoiceSoFar:
 
     def add_call_piece(self, piece: ToolCallDelta) -> None:
         """Take the next piece of one of the choice's calls."""
-        self._calls.setdefault(piece.call, CallSoFar()).add(piece)
+        self._calls.setdefault(piece.call_index, CallSoFar()).add(piece)
 
     def finish(self, reason: FinishReason) -> None:
         """Nothing more comes."""

@@ -7,9 +7,9 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from dragoman.core.errors import DragomanError
-from dragoman.core.idempotency import Attempt
+from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.identifiers import new_request_id
-from dragoman.core.service import Answering, Caller
+from dragoman.core.service import Caller, EventStream
 from dragoman.dialects.door import Door, error_response, first_fault, read_body
 from dragoman.dialects.exchange import Exchange, Manner
 from dragoman.dialects.form import Asked, Form, Occasion
@@ -37,7 +37,7 @@ async def respond(
     headers = dict.fromkeys(door.id_headers, request_id)
     try:
         caller = door.caller(request, request_id)
-        await door.service.recognize(caller)
+        await door.service.reject_unknown_key(caller)
         try:
             asked = await _read(request, door, form, request_id)
             queueing = queueing_of(request.headers, queue)
@@ -64,7 +64,9 @@ async def _read(request: Request, door: Door, form: Form, request_id: str) -> As
     return Asked(form, occasion, body, form.decode(body, occasion))
 
 
-def _attempt(request: Request, door: Door, body: bytes, caller: Caller, queueing: Queueing | None) -> Attempt | None:
+def _attempt(
+    request: Request, door: Door, body: bytes, caller: Caller, queueing: Queueing | None
+) -> IdempotentRequest | None:
     if HEADER not in request.headers:
         return None
     if queueing is None:
@@ -74,12 +76,12 @@ def _attempt(request: Request, door: Door, body: bytes, caller: Caller, queueing
 
 
 def _run(
-    door: Door, caller: Caller, manner: Manner, attempt: Attempt | None, dress: Callable[[Response], Response]
+    door: Door, caller: Caller, manner: Manner, attempt: IdempotentRequest | None, dress: Callable[[Response], Response]
 ) -> Response:
     """The response that runs the request now, or finds out how an equal one was answered."""
     call, errors, headers = manner.call, manner.errors, manner.headers
 
-    async def begin() -> Answering:
+    async def begin() -> EventStream:
         try:
             return await door.service.generate(call.requests, caller, streamed=call.stream)
         except DragomanError as error:

@@ -19,7 +19,7 @@ from dragoman.core.errors import (
     RateLimited,
     Unauthenticated,
 )
-from dragoman.core.idempotency import AnswerBook
+from dragoman.core.idempotency import IdempotencyStore
 from dragoman.core.identifiers import new_request_id
 from dragoman.core.jobs import QueueService
 from dragoman.core.service import Caller, GenerationService, VisibleModels
@@ -34,7 +34,7 @@ class ExchangeOptions(NamedTuple):
     """A stream that was silent for so long carries a comment."""
     proxies: frozenset[str] = frozenset()
     """Addresses whose X-Forwarded-For is believed."""
-    answers: AnswerBook | None = None
+    answers: IdempotencyStore | None = None
     """Where answers to requests with an Idempotency-Key are kept; None: nowhere, and such requests are refused."""
     dialect: str = ""
     """Whose exchanges these are: equal paths of two dialects, on hosts of their own, are not equal requests."""
@@ -119,7 +119,7 @@ async def first_fault(
     """
     if isinstance(error, BadRequest | BodyTooLarge | ModelNotFound):
         try:
-            await service.check(caller, model)
+            await service.check_access(caller, model)
         except DragomanError as earlier:
             return earlier
     return error

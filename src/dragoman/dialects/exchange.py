@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, JobNotFound, Overloaded
-from dragoman.core.service import Answering
+from dragoman.core.service import EventStream
 from dragoman.dialects import sse
 from dragoman.dialects.door import error_response, limit_headers
 from dragoman.dialects.form import Call, ErrorCodec
@@ -46,7 +46,7 @@ class Exchange(Response):
     """The answer to one request. A client that goes away has it closed at once, streamed or not."""
 
     def __init__(
-        self, begin: Callable[[], Awaitable[Answering]], manner: Manner, frames: sse.Frames | None = None
+        self, begin: Callable[[], Awaitable[EventStream]], manner: Manner, frames: sse.Frames | None = None
     ) -> None:
         """`begin` gives the events, or raises core.errors. `frames` are those of the stream, if there is one."""
         super().__init__()
@@ -110,7 +110,7 @@ class Exchange(Response):
         await self._end(send, last)
 
     @contextlib.asynccontextmanager
-    async def _answering(self) -> AsyncIterator[Answering]:
+    async def _answering(self) -> AsyncIterator[EventStream]:
         """The one place where events are asked for."""
         async with contextlib.aclosing(await self._begin_answering()) as answering:
             self._own_headers |= limit_headers(answering.allowances)

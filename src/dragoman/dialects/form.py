@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed
 from dragoman.core.events import Event
-from dragoman.core.jobs import DEFAULT_PRIORITY, AnswerForm
+from dragoman.core.jobs import DEFAULT_PRIORITY, StoredRequest
 from dragoman.core.request import GenerationRequest
 from dragoman.core.service import ServedModel
 
@@ -106,13 +106,13 @@ class Asked(NamedTuple):
     body: bytes
     call: Call
 
-    def kept(self) -> AnswerForm:
+    def kept(self) -> StoredRequest:
         """What it takes to tell its answer later."""
         at, arguments = self.occasion, {**self.occasion.arguments, **self.call.learnt}
-        return AnswerForm(self.form.name, arguments, self.body, at.answer_id, at.created)
+        return StoredRequest(self.form.name, arguments, self.body, at.answer_id, at.created)
 
 
-def asked_again(kept: AnswerForm, forms: Mapping[str, Form]) -> Asked:
+def asked_again(kept: StoredRequest, forms: Mapping[str, Form]) -> Asked:
     """The request whose answer is to be told, with a machine that was told nothing.
 
     Raises EngineFailed for a form that only another version of the server has.

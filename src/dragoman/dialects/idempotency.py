@@ -15,7 +15,16 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 from dragoman.core.errors import BadRequest, DragomanError, IdempotencyConflict
-from dragoman.core.idempotency import AnswerBook, Attempt, Claimed, Different, KeptAnswer, Running, Standing, Unkept
+from dragoman.core.idempotency import (
+    Acquired,
+    IdempotencyState,
+    IdempotencyStore,
+    IdempotentRequest,
+    InProgress,
+    NotStored,
+    RequestMismatch,
+    StoredResponse,
+)
 from dragoman.core.service import Caller
 from dragoman.dialects import sse
 
@@ -35,7 +44,7 @@ _OF_THE_MOMENT = "x-ratelimit-"
 
 def attempt_of(
     request: Request, body: bytes, caller: Caller, dialect: str, further: Iterable[str] = (), *, kept: bool
-) -> Attempt:
+) -> IdempotentRequest:
     """The attempt that a request with the header is. Raises BadRequest if it cannot be heeded.
 
     With another path, dialect, account that is to pay or `further` words, a request is another one. `kept` says whether
@@ -50,7 +59,7 @@ def attempt_of(
     if len(names) > 1 or not _is_key(names[0]):
         raise BadRequest(f"Idempotency-Key must be one header of 1 to {_LONGEST_KEY} printable ASCII characters")
     words = (request.scope["path"], dialect, caller.account or "", *further)
-    return Attempt(caller.key_digest, names[0], fingerprint(words, body))
+    return IdempotentRequest(caller.key_digest, names[0], fingerprint(words, body))
 
 
 def fingerprint(words: Iterable[str], body: bytes) -> str:
@@ -99,9 +108,9 @@ class Recording:
         """Whether there is more than can be kept."""
         return self._size > self._largest
 
-    def answer(self) -> KeptAnswer | None:
+    def answer(self) -> StoredResponse | None:
         """The whole response; None: it is too large."""
-        return None if self.is_too_large else KeptAnswer(self._status, self._headers, b"".join(self._parts))
+        return None if self.is_too_large else StoredResponse(self._status, self._headers, b"".join(self._parts))
 
 
 class Telling(NamedTuple):
@@ -162,8 +171,8 @@ class Repeatable(Response):
         self,
         response: Response,
         is_final: Callable[[], bool],
-        answers: AnswerBook,
-        attempt: Attempt,
+        answers: IdempotencyStore,
+        attempt: IdempotentRequest,
         telling: Telling,
     ) -> None:
         """`response` runs the request. `is_final` tells, when its last message comes, whether that answer stands."""
@@ -182,23 +191,23 @@ class Repeatable(Response):
             await self._telling.refusal(error)(scope, receive, outlet.send)
             return
         match standing:
-            case Claimed():
+            case Acquired():
                 await self._run(standing, scope, receive, outlet)
-            case KeptAnswer():
+            case StoredResponse():
                 await _replay(standing, outlet)
-            case Different():
+            case RequestMismatch():
                 await self._refuse("Idempotency-Key was used for another request before", scope, receive, outlet)
-            case Unkept():
-                limit = self._answers.largest_answer
+            case NotStored():
+                limit = self._answers.max_response_bytes
                 message = f"The request was answered, but its answer had more than {limit} bytes and was not kept"
                 await self._refuse(f"{message}. Use another Idempotency-Key to run it again", scope, receive, outlet)
 
-    async def _wait(self, receive: Receive, outlet: _Outlet) -> Standing | None:
+    async def _wait(self, receive: Receive, outlet: _Outlet) -> IdempotencyState | None:
         """How the request stands when nobody else runs it; None: its client is gone."""
         pause = FIRST_PAUSE
         gone = asyncio.create_task(_disconnected(receive))
         try:
-            while isinstance(standing := await self._answers.claim(self._attempt), Running):
+            while isinstance(standing := await self._answers.claim(self._attempt), InProgress):
                 await asyncio.wait([gone], timeout=pause)
                 if gone.done():
                     return None
@@ -209,8 +218,8 @@ class Repeatable(Response):
             gone.cancel()
             await asyncio.wait([gone])
 
-    async def _run(self, claim: Claimed, scope: Scope, receive: Receive, outlet: _Outlet) -> None:
-        recording = Recording(self._answers.largest_answer)
+    async def _run(self, claim: Acquired, scope: Scope, receive: Receive, outlet: _Outlet) -> None:
+        recording = Recording(self._answers.max_response_bytes)
         too_large = asyncio.Event()
 
         async def receive_patiently() -> Message:
@@ -226,7 +235,7 @@ class Repeatable(Response):
                 too_large.set()
             if is_last and self._is_final():
                 # Before the client has it all: what a client has seen end is not run again.
-                await self._answers.keep(self._attempt, claim, recording.answer())
+                await self._answers.store(self._attempt, claim, recording.answer())
             await outlet.send(message)
 
         try:
@@ -238,7 +247,7 @@ class Repeatable(Response):
         await self._telling.refusal(IdempotencyConflict(message))(scope, receive, outlet.send)
 
 
-async def _replay(answer: KeptAnswer, outlet: _Outlet) -> None:
+async def _replay(answer: StoredResponse, outlet: _Outlet) -> None:
     headers = [(name.encode(), value.encode()) for name, value in (*answer.headers, REPLAYED)]
     await outlet.send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await outlet.send({"type": "http.response.body", "body": answer.body, "more_body": False})

@@ -76,7 +76,7 @@ class _JobStream(Exchange):
     """
 
     def __init__(self, job: Job, last_event: int, door: Door, caller: Caller, refusals: ErrorReplies) -> None:
-        asked = asked_again(job.form, door.options.forms)
+        asked = asked_again(job.stored_request, door.options.forms)
         self._is_cut_off = False
         self._numbers = sse.NumberedFrames(last_event)
         self._last_event = last_event
@@ -113,7 +113,7 @@ async def _standing(job: Job, door: Door, caller: Caller) -> JobBody:
         case "finished":
             return JobBody(job.id, job.state, result=Raw(await _result(job, door, caller)))
         case "failed" if job.error is not None:
-            asked = asked_again(job.form, door.options.forms)
+            asked = asked_again(job.stored_request, door.options.forms)
             told = asked.form.errors.reply(asked.call.as_sent(job.error)).body
             members: Mapping[str, Raw] = msgspec.json.decode(told, type=dict[str, Raw])
             return JobBody(job.id, job.state, error=members.get("error", UNSET), detail=members.get("detail", UNSET))
@@ -122,7 +122,7 @@ async def _standing(job: Job, door: Door, caller: Caller) -> JobBody:
 
 
 async def _result(job: Job, door: Door, caller: Caller) -> bytes:
-    machine = asked_again(job.form, door.options.forms).call.machine
+    machine = asked_again(job.stored_request, door.options.forms).call.machine
     async with contextlib.aclosing(await door.service.follow_job(job.id, caller)) as events:
         async for event in events:
             for _ in machine.feed(event):

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from dragoman.core.events import ToolCallDelta
-from dragoman.core.request import Tool, ToolUse
+from dragoman.core.request import Tool, ToolOptions
 from dragoman.dialects.answer import CallSoFar
 from dragoman.dialects.validation import Invalid, Path, Violation
 
@@ -73,7 +73,9 @@ def wrong_schema(schema: object, path: Path) -> Iterator[Violation]:
         yield Violation(path, Invalid("The integers of a schema must fit into 64 bits"))
 
 
-def tool_use(tools: Iterable[ToolDefinition], choice: ToolChoice | None, *, parallel: bool = True) -> ToolUse | None:
+def tool_use(
+    tools: Iterable[ToolDefinition], choice: ToolChoice | None, *, parallel: bool = True
+) -> ToolOptions | None:
     """The tools and their choice as core has them; None where none may be called."""
     offered = tuple(
         Tool(function.name, function.description, function.parameters, function.strict)
@@ -82,8 +84,8 @@ def tool_use(tools: Iterable[ToolDefinition], choice: ToolChoice | None, *, para
     if not offered or choice == "none":
         return None
     if isinstance(choice, NamedTool):
-        return ToolUse(offered, "named", choice.function.name, parallel)
-    return ToolUse(offered, choice or "auto", None, parallel)
+        return ToolOptions(offered, "named", choice.function.name, parallel)
+    return ToolOptions(offered, choice or "auto", None, parallel)
 
 
 class FunctionCall(msgspec.Struct, frozen=True):
@@ -125,6 +127,6 @@ def tool_call_pieces(piece: ToolCallDelta) -> Iterator[ToolCallPiece]:
     """A piece of a call as clients read it: the name comes before, and apart from, all arguments."""
     if piece.name is not None:
         named = FunctionCallPiece(name=piece.name, arguments="")
-        yield ToolCallPiece(index=piece.call, id=piece.id or UNSET, type="function", function=named)
+        yield ToolCallPiece(index=piece.call_index, id=piece.id or UNSET, type="function", function=named)
     if piece.arguments:
-        yield ToolCallPiece(index=piece.call, function=FunctionCallPiece(arguments=piece.arguments))
+        yield ToolCallPiece(index=piece.call_index, function=FunctionCallPiece(arguments=piece.arguments))

@@ -9,7 +9,7 @@ from starlette.datastructures import Headers
 from starlette.responses import Response
 
 from dragoman.core.errors import BadRequest, DragomanError
-from dragoman.core.idempotency import Attempt
+from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.jobs import Job, JobDraft, JobState
 from dragoman.core.service import Caller
 from dragoman.dialects import sse
@@ -83,7 +83,9 @@ def prefers_async(headers: Headers) -> bool:
     )
 
 
-async def enqueue(asked: Asked, queueing: Queueing, attempt: Attempt | None, door: Door, caller: Caller) -> Job:
+async def enqueue(
+    asked: Asked, queueing: Queueing, attempt: IdempotentRequest | None, door: Door, caller: Caller
+) -> Job:
     """Put a request into the queue. Raises core.errors."""
     requests = asked.call.requests
     draft = JobDraft(
@@ -97,14 +99,16 @@ async def enqueue(asked: Asked, queueing: Queueing, attempt: Attempt | None, doo
 
 def queued_response(job: Job, asked: Asked, queueing: Queueing, door: Door, caller: Caller) -> Response:
     """What the client of a request is answered that was queued as `job`."""
-    headers = dict.fromkeys(door.id_headers, job.form.answer_id) | {JOB_ID_HEADER: job.id}
-    if job.repeated:
+    headers = dict.fromkeys(door.id_headers, job.stored_request.answer_id) | {JOB_ID_HEADER: job.id}
+    if job.already_existed:
         headers |= [REPLAYED]
         # Its answer has the names that it was given first.
-        asked = asked_again(job.form, door.options.forms)
+        asked = asked_again(job.stored_request, door.options.forms)
     if queueing.held:
         call, errors = asked.call, asked.form.errors
-        manner = Manner(call, errors, {**headers, **call.headers}, door.options.keep_alive_seconds, job.form.answer_id)
+        manner = Manner(
+            call, errors, {**headers, **call.headers}, door.options.keep_alive_seconds, job.stored_request.answer_id
+        )
         return Exchange(lambda: door.service.follow_job(job.id, caller), manner, sse.NumberedFrames())
     url = f"{JOBS_PATH}/{job.id}"
     body = msgspec.json.encode(QueuedBody(job.id, url, job.eta, job.state))

@@ -7,7 +7,7 @@ import msgspec
 from dragoman.core.errors import ContextOverflow
 from dragoman.core.jobs import Job, JobDraft, QueueService
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt
-from dragoman.core.service import Answering, Caller, ServedModel, VisibleModels, find_model
+from dragoman.core.service import Caller, EventStream, ServedModel, VisibleModels, find_model
 
 MAX_DEFAULT_ROOM = 1024
 """Tokens kept for an answer that does not say how many it may have; at most a fifth of the context."""
@@ -62,11 +62,11 @@ class FittedService:
     def needs_key(self) -> bool:
         return self._service.needs_key
 
-    async def recognize(self, caller: Caller) -> None:
-        await self._service.recognize(caller)
+    async def reject_unknown_key(self, caller: Caller) -> None:
+        await self._service.reject_unknown_key(caller)
 
-    async def check(self, caller: Caller, model: str | None = None) -> None:
-        await self._service.check(caller, model)
+    async def check_access(self, caller: Caller, model: str | None = None) -> None:
+        await self._service.check_access(caller, model)
 
     async def visible_to(self, caller: Caller) -> VisibleModels:
         return await self._service.visible_to(caller)
@@ -79,13 +79,13 @@ class FittedService:
 
     async def generate(
         self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
-    ) -> Answering:
+    ) -> EventStream:
         fitted = [await self._fitted(request) for request in requests]
         return await self._service.generate(fitted, caller, streamed=streamed)
 
     @property
-    def keeps_jobs(self) -> bool:
-        return self._service.keeps_jobs
+    def has_queue(self) -> bool:
+        return self._service.has_queue
 
     async def submit(self, draft: JobDraft, caller: Caller) -> Job:
         fitted = [await self._fitted(request) for request in draft.requests]
@@ -97,7 +97,7 @@ class FittedService:
     async def cancel_job(self, job_id: str, caller: Caller) -> Job:
         return await self._service.cancel_job(job_id, caller)
 
-    async def follow_job(self, job_id: str, caller: Caller) -> Answering:
+    async def follow_job(self, job_id: str, caller: Caller) -> EventStream:
         return await self._service.follow_job(job_id, caller)
 
     async def _fitted(self, request: GenerationRequest) -> GenerationRequest:

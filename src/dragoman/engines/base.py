@@ -58,7 +58,7 @@ class AdapterHost(Protocol):
     async def add(self, adapter: Adapter, path: Path) -> Adapter:
         """Load it and serve it from now on; the same again changes nothing.
 
-        Raises NameTaken, BadRequest when it does not fit the model, Overloaded or EngineFailed.
+        Raises ModelNameTaken, BadRequest when it does not fit the model, Overloaded or EngineFailed.
         """
         ...
 
@@ -94,7 +94,7 @@ class Engine(Protocol):
         ...
 
     @property
-    def thinks(self) -> bool:
+    def supports_reasoning(self) -> bool:
         """Whether the model may think before it answers."""
         ...
 

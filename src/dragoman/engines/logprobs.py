@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from dragoman.core.events import Likelihood, TokenLogprobs
+from dragoman.core.events import TokenLogprobs, TopLogprob
 
 MIN_LOGPROB = -9999.0
 """Stands for minus infinity, which JSON does not have."""
@@ -25,7 +25,7 @@ def token_logprobs(
     def logprob(of: int) -> float:
         return max(float(exact[of] - total), MIN_LOGPROB)
 
-    top_logprobs = [Likelihood(other, piece(other), logprob(other)) for other in _highest(exact, top)]
+    top_logprobs = [TopLogprob(other, piece(other), logprob(other)) for other in _highest(exact, top)]
     return TokenLogprobs(token, piece(token), logprob(token), top_logprobs)
 
 

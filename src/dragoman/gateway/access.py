@@ -7,11 +7,11 @@ from dragoman.core.allowance import Allowances
 from dragoman.core.events import Event
 from dragoman.core.service import Caller
 
-Ending = Literal["finished", "disconnected", "failed"]
+EndReason = Literal["finished", "disconnected", "failed"]
 """How a request ended. disconnected: its client went away."""
 
 
-class Payer(NamedTuple):
+class BillingAccount(NamedTuple):
     """The account that pays for somebody."""
 
     account_id: int
@@ -19,14 +19,14 @@ class Payer(NamedTuple):
     """What new requests may use, in nano-units."""
 
 
-class Visitor(NamedTuple):
+class Principal(NamedTuple):
     """Somebody whose key is good."""
 
     label: str
     """What people call the key; empty if nobody gave it a name."""
     models: frozenset[str] | None = None
     """The models and adapters it may use, by their own names; None: all."""
-    payer: Payer | None = None
+    billing_account: BillingAccount | None = None
     """None: nothing is paid."""
 
     def may_use(self, model: str) -> bool:
@@ -34,22 +34,22 @@ class Visitor(NamedTuple):
         return self.models is None or model in self.models
 
 
-class Order(NamedTuple):
+class AdmissionRequest(NamedTuple):
     """A request that is to be admitted. Token counts are those of all its prompts and candidates together."""
 
     caller: Caller
     dialect: str
     model: str
     """The name the client asked for."""
-    own_name: str
+    billed_model: str
     """The name that the model or adapter is charged under."""
     prompt_tokens: int
-    most_completion_tokens: int
-    delivered_at_once: bool
+    max_completion_tokens: int
+    is_buffered: bool
     """Whether nothing is delivered before everything is: then a request that fails has nothing to pay for."""
 
 
-class Bill(Protocol):
+class Reservation(Protocol):
     """What an admitted request has to pay."""
 
     @property
@@ -61,13 +61,13 @@ class Bill(Protocol):
         """Note what the engine generated, before it leaves the gateway."""
         ...
 
-    def settle(self, ending: Ending) -> None:
+    def settle(self, reason: EndReason) -> None:
         """Pay, the first time it is called. Never fails and waits for nobody."""
         ...
 
 
-class Access(Protocol):
-    """Implemented by keys.KeyRing and accounts.AccountAccess. Everything raises core.errors."""
+class AccessController(Protocol):
+    """Implemented by keys.StaticKeyAuthenticator and accounts.AccountAccessController. Everything raises core.errors."""
 
     @property
     def needs_key(self) -> bool:
@@ -75,30 +75,30 @@ class Access(Protocol):
         ...
 
     @property
-    def meters(self) -> bool:
+    def needs_token_counts(self) -> bool:
         """Whether admission depends on token counts."""
         ...
 
-    async def recognize(self, caller: Caller, dialect: str | None) -> None:
+    async def reject_unknown_key(self, caller: Caller, dialect: str | None) -> None:
         """Keep out whose key nobody has; one that was good a moment ago is let pass. None: whichever dialect."""
         ...
 
-    async def identify(self, caller: Caller, dialect: str | None) -> Visitor:
+    async def authenticate(self, caller: Caller, dialect: str | None) -> Principal:
         """Who it is. None: whichever dialect the key is for."""
         ...
 
-    async def check(self, caller: Caller, dialect: str) -> Visitor:
+    async def check_access(self, caller: Caller, dialect: str) -> Principal:
         """Who it is, if they could ask for anything now: balance and request rate are looked at too."""
         ...
 
-    async def admit(self, order: Order) -> Bill:
+    async def admit(self, request: AdmissionRequest) -> Reservation:
         """Let a request run."""
         ...
 
-    def admission(self, order: Order) -> Admission:
+    def build_admission(self, request: AdmissionRequest) -> Admission:
         """What the ledger is asked to let a request wait that others will run."""
         ...
 
-    def refused(self, order: Order, error: Exception) -> Exception:
+    def translate_error(self, request: AdmissionRequest, error: Exception) -> Exception:
         """What the ledger answered to that, as core's error if it is a refusal."""
         ...

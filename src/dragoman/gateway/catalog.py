@@ -22,14 +22,14 @@ class Deployment(msgspec.Struct, frozen=True):
     """The dialects that show it; None: all."""
 
 
-class Resolved(NamedTuple):
+class ResolvedModel(NamedTuple):
     """What a model's name stands for."""
 
     deployment: Deployment
     adapter: Adapter | None
 
     @property
-    def own_name(self) -> str:
+    def canonical_name(self) -> str:
         """The adapter's or the model's, whatever alias was asked for."""
         return self.deployment.name if self.adapter is None else self.adapter.name
 
@@ -37,10 +37,10 @@ class Resolved(NamedTuple):
 class Catalog:
     """All deployments, in the order of the settings, and the adapters their engines have at the moment."""
 
-    def __init__(self, deployments: Sequence[Deployment], whole: "Catalog | None" = None) -> None:
+    def __init__(self, deployments: Sequence[Deployment], unfiltered: "Catalog | None" = None) -> None:
         """Raises ValueError when two deployments claim one name. `whole` is that of which this is a part."""
         self.deployments = tuple(deployments)
-        self.whole = self if whole is None else whole
+        self.unfiltered = self if unfiltered is None else unfiltered
         self._by_name: dict[str, Deployment] = {}
         for deployment in deployments:
             for name in (deployment.name, *deployment.aliases):
@@ -48,22 +48,22 @@ class Catalog:
                     raise ValueError(f"two models are called {name!r}")
                 self._by_name[name] = deployment
 
-    def shown_in(self, dialect: str) -> "Catalog":
+    def for_dialect(self, dialect: str) -> "Catalog":
         """Only the deployments that this dialect shows."""
-        shown = [entry for entry in self.deployments if entry.dialects is None or dialect in entry.dialects]
-        return Catalog(shown, self)
+        visible = [entry for entry in self.deployments if entry.dialects is None or dialect in entry.dialects]
+        return Catalog(visible, self)
 
-    def shows(self, deployment: Deployment) -> bool:
+    def contains(self, deployment: Deployment) -> bool:
         """Whether it is one of these."""
         return any(entry is deployment for entry in self.deployments)
 
-    def resolve(self, model: str) -> Resolved:
+    def resolve(self, model: str) -> ResolvedModel:
         """What has this name or alias, compared exactly. Raises ModelNotFound."""
         if (deployment := self._by_name.get(model)) is not None:
-            return Resolved(deployment, None)
+            return ResolvedModel(deployment, None)
         for deployment, adapter in self._adapters():
             if model in (adapter.name, *adapter.aliases):
-                return Resolved(deployment, adapter)
+                return ResolvedModel(deployment, adapter)
         raise ModelNotFound(model)
 
     def models(self) -> list[ServedModel]:
@@ -74,7 +74,7 @@ class Catalog:
                 deployment.aliases,
                 deployment.engine.context_length,
                 deployment.engine.fingerprint,
-                deployment.engine.thinks,
+                deployment.engine.supports_reasoning,
             )
             for deployment in self.deployments
         }

@@ -9,42 +9,45 @@ from collections import OrderedDict, deque
 from dragoman.core.errors import DragomanError, Limited, Unauthenticated
 from dragoman.core.service import Caller
 
-MOST_GUESSES = 20
+MAX_FAILURES = 20
 """Wrong keys in a minute that an address is told about at once."""
 
 WINDOW_SECONDS = 60
-PAUSE_SECONDS = 1.0
+DELAY_SECONDS = 1.0
 """How long the answer to each further one is held back."""
 
-_MOST_ADDRESSES = 10_000
+_MAX_ADDRESSES = 10_000
 _IPV6_NETWORK_BITS = 64
 """What a single customer is usually given."""
 
 
-class Guesses:
+class AuthFailureLimiter:
     """Wrong keys of the last minute, by address. A key that is right is never held back, wherever it comes from."""
 
-    def __init__(self, most_addresses: int = _MOST_ADDRESSES) -> None:
+    def __init__(self, max_addresses: int = _MAX_ADDRESSES) -> None:
         """Of more addresses, those that guessed longest ago are forgotten."""
-        self._most_addresses = most_addresses
-        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+        self._max_addresses = max_addresses
+        self._failure_times: OrderedDict[str, deque[float]] = OrderedDict()
 
-    async def answer(self, caller: Caller, error: Unauthenticated) -> DragomanError:
+    async def throttle(self, caller: Caller, error: Unauthenticated) -> DragomanError:
         """What to tell a caller without a good key, when it is time to."""
-        if error.fault != "unknown" or (retry_after := self._count(_network(caller.address), time.monotonic())) == 0:
+        if (
+            error.fault != "unknown"
+            or (retry_after := self._record_failure(_network(caller.address), time.monotonic())) == 0
+        ):
             return error
-        await asyncio.sleep(PAUSE_SECONDS)
+        await asyncio.sleep(DELAY_SECONDS)
         return Limited("Too many requests with wrong API keys", retry_after)
 
-    def _count(self, network: str, now: float) -> int:
+    def _record_failure(self, network: str, now: float) -> int:
         """Add a guess; 0 if there were few, else the seconds until the oldest is forgotten."""
-        times = self._times.setdefault(network, deque(maxlen=MOST_GUESSES + 1))
-        self._times.move_to_end(network)
+        times = self._failure_times.setdefault(network, deque(maxlen=MAX_FAILURES + 1))
+        self._failure_times.move_to_end(network)
         times.append(now)
-        if len(self._times) > self._most_addresses:
-            self._times.popitem(last=False)
+        if len(self._failure_times) > self._max_addresses:
+            self._failure_times.popitem(last=False)
         oldest = times[0]
-        if len(times) <= MOST_GUESSES or oldest <= now - WINDOW_SECONDS:
+        if len(times) <= MAX_FAILURES or oldest <= now - WINDOW_SECONDS:
             return 0
         return math.ceil(oldest + WINDOW_SECONDS - now)
 

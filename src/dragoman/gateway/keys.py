@@ -11,26 +11,26 @@ from dragoman.core.errors import Unauthenticated
 from dragoman.core.events import Event
 from dragoman.core.identifiers import key_digest
 from dragoman.core.service import Caller
-from dragoman.gateway.access import Bill, Ending, Order, Visitor
+from dragoman.gateway.access import AdmissionRequest, EndReason, Principal, Reservation
 
 
-class FreeOfCharge:
+class UnmeteredReservation:
     """Implements access.Bill: nothing is counted and nothing paid."""
 
     allowances = NO_LIMITS
 
     def observe(self, event: Event) -> None: ...
 
-    def settle(self, ending: Ending) -> None: ...
+    def settle(self, reason: EndReason) -> None: ...
 
 
-FREE_OF_CHARGE = FreeOfCharge()
+UNMETERED = UnmeteredReservation()
 
 
-class KeyRing:
+class StaticKeyAuthenticator:
     """Implements access.Access. Keys, known by their digests alone; without any, everybody may come in."""
 
-    meters = False
+    needs_token_counts = False
 
     def __init__(self, digests: Iterable[str] | Mapping[str, str]) -> None:
         """The digests may come with labels: what people call the keys."""
@@ -58,25 +58,25 @@ class KeyRing:
         if not sum(hmac.compare_digest(digest, known) for known in self._digests):
             raise Unauthenticated("unknown", key)
 
-    async def recognize(self, caller: Caller, dialect: str | None) -> None:  # noqa: ARG002
+    async def reject_unknown_key(self, caller: Caller, dialect: str | None) -> None:  # noqa: ARG002
         if self._digests:
             self.require(caller.key)
 
-    async def identify(self, caller: Caller, dialect: str | None) -> Visitor:
-        await self.recognize(caller, dialect)
-        return Visitor(self.label(caller.key))
+    async def authenticate(self, caller: Caller, dialect: str | None) -> Principal:
+        await self.reject_unknown_key(caller, dialect)
+        return Principal(self.label(caller.key))
 
-    async def check(self, caller: Caller, dialect: str) -> Visitor:
-        return await self.identify(caller, dialect)
+    async def check_access(self, caller: Caller, dialect: str) -> Principal:
+        return await self.authenticate(caller, dialect)
 
-    async def admit(self, order: Order) -> Bill:  # noqa: ARG002
-        return FREE_OF_CHARGE
+    async def admit(self, request: AdmissionRequest) -> Reservation:  # noqa: ARG002
+        return UNMETERED
 
-    def admission(self, order: Order) -> Admission:
-        return Admission(order.caller.request_id, None, order.own_name, order.dialect, 0, 0)
+    def build_admission(self, request: AdmissionRequest) -> Admission:
+        return Admission(request.caller.request_id, None, request.billed_model, request.dialect, 0, 0)
 
-    def refused(self, order: Order, error: Exception) -> Exception:  # noqa: ARG002
+    def translate_error(self, request: AdmissionRequest, error: Exception) -> Exception:  # noqa: ARG002
         return error
 
 
-NO_KEYS = KeyRing(())
+NO_KEYS = StaticKeyAuthenticator(())

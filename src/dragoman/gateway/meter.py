@@ -7,24 +7,24 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from dragoman.core.events import Delta, Event, ReasoningDelta, ToolCallDelta, Usage
 
-Result = Literal["ok", "refused", "failed", "cancelled"]
+RequestResult = Literal["ok", "refused", "failed", "cancelled"]
 
-_TIME_TO_FIRST_TOKEN = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
-_BETWEEN_TOKENS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
+_TIME_TO_FIRST_TOKEN_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_INTER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 
 class _ModelMetrics(NamedTuple):
     """One model's counters, looked up once: tokens come too fast to do it for each."""
 
-    requests: dict[Result, Counter]
+    requests: dict[RequestResult, Counter]
     prompt_tokens: Counter
     cached_tokens: Counter
     completion_tokens: Counter
-    first_token: Histogram
-    between_tokens: Histogram
+    time_to_first_token: Histogram
+    inter_token: Histogram
 
 
-class Meter:
+class RequestMetrics:
     """The counters of one worker process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -43,48 +43,48 @@ class Meter:
         self._completion_tokens = Counter(
             "dragoman_completion_tokens", "Tokens generated", ("model",), registry=registry
         )
-        self._first_token = Histogram(
+        self._time_to_first_token = Histogram(
             "dragoman_time_to_first_token_seconds",
             "From a request's arrival at the gateway to its first token",
             ("model",),
-            buckets=_TIME_TO_FIRST_TOKEN,
+            buckets=_TIME_TO_FIRST_TOKEN_BUCKETS,
             registry=registry,
         )
-        self._between_tokens = Histogram(
+        self._inter_token = Histogram(
             "dragoman_inter_token_seconds",
             "Between two consecutive tokens of one choice",
             ("model",),
-            buckets=_BETWEEN_TOKENS,
+            buckets=_INTER_TOKEN_BUCKETS,
             registry=registry,
         )
         self._by_model: dict[str, _ModelMetrics] = {}
 
-    def begin(self, model: str) -> "Measurement":
+    def start_timer(self, model: str) -> "RequestTimer":
         """Start measuring one request."""
         if model not in self._by_model:
-            self._by_model[model] = self._of_model(model)
-        return Measurement(self._by_model[model])
+            self._by_model[model] = self._model_metrics(model)
+        return RequestTimer(self._by_model[model])
 
-    def _of_model(self, model: str) -> _ModelMetrics:
-        results: tuple[Result, ...] = ("ok", "refused", "failed", "cancelled")
+    def _model_metrics(self, model: str) -> _ModelMetrics:
+        results: tuple[RequestResult, ...] = ("ok", "refused", "failed", "cancelled")
         return _ModelMetrics(
             {result: self._requests.labels(model, result) for result in results},
             self._prompt_tokens.labels(model),
             self._cached_tokens.labels(model),
             self._completion_tokens.labels(model),
-            self._first_token.labels(model),
-            self._between_tokens.labels(model),
+            self._time_to_first_token.labels(model),
+            self._inter_token.labels(model),
         )
 
 
-class Measurement:
+class RequestTimer:
     """One request. `observe` every event, then `end` exactly once."""
 
     def __init__(self, metrics: _ModelMetrics) -> None:
         self._metrics = metrics
-        self._began = time.monotonic()
-        self._last_token: dict[int, float] = {}
-        self._generated = 0
+        self._started_at = time.monotonic()
+        self._last_token_at: dict[int, float] = {}
+        self._generated_tokens = 0
 
     def observe(self, event: Event) -> None:
         """Count one event. Generated tokens are counted as they come: a request that fails has used them too."""
@@ -95,16 +95,16 @@ class Measurement:
                 self._metrics.prompt_tokens.inc(prompt_tokens)
                 self._metrics.cached_tokens.inc(cached_tokens)
 
-    def end(self, result: Result) -> None:
+    def end(self, result: RequestResult) -> None:
         """The request is over."""
         self._metrics.requests[result].inc()
-        self._metrics.completion_tokens.inc(self._generated)
+        self._metrics.completion_tokens.inc(self._generated_tokens)
 
     def _observe_tokens(self, index: int, count: int) -> None:
         now = time.monotonic()
-        if not self._last_token:
-            self._metrics.first_token.observe(now - self._began)
-        elif index in self._last_token:
-            self._metrics.between_tokens.observe((now - self._last_token[index]) / count)
-        self._last_token[index] = now
-        self._generated += count
+        if not self._last_token_at:
+            self._metrics.time_to_first_token.observe(now - self._started_at)
+        elif index in self._last_token_at:
+            self._metrics.inter_token.observe((now - self._last_token_at[index]) / count)
+        self._last_token_at[index] = now
+        self._generated_tokens += count

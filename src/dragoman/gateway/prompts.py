@@ -10,18 +10,18 @@ from dragoman.core.events import Event, Usage
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.base import Engine
 
-_EVENTS_AHEAD = 64
+_MAX_BUFFERED_EVENTS = 64
 """Events of several prompts that may lie between the engines and a slow client."""
 
 
-def run(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+def fan_out(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
     """The events of all requests as those of one: indices moved apart, usages added up."""
-    return engine.generate(requests[0]) if len(requests) == 1 else _run_together(engine, requests)
+    return engine.generate(requests[0]) if len(requests) == 1 else _fan_out_concurrently(engine, requests)
 
 
-async def _run_together(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+async def _fan_out_concurrently(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
     """The events of several prompts as those of one request: indices moved apart, usages added up."""
-    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_EVENTS_AHEAD)
+    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_MAX_BUFFERED_EVENTS)
     usages: list[Usage] = []
     running = len(requests)
 
@@ -29,7 +29,7 @@ async def _run_together(engine: Engine, requests: Sequence[GenerationRequest]) -
         try:
             async with contextlib.aclosing(engine.generate(request)) as events:
                 async for event in events:
-                    await queue.put(_moved(event, first_index))
+                    await queue.put(_with_index_offset(event, first_index))
             await queue.put(None)
         except Exception as error:  # noqa: BLE001 - raised again below, where the request is
             await queue.put(error)
@@ -59,7 +59,7 @@ async def _run_together(engine: Engine, requests: Sequence[GenerationRequest]) -
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _moved(event: Event, first_index: int) -> Event:
+def _with_index_offset(event: Event, first_index: int) -> Event:
     match event:
         case Usage():
             return event

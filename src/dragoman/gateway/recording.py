@@ -10,33 +10,33 @@ from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.refusals import LedgerUnavailable
 from dragoman.core.allowance import NO_LIMITS
 from dragoman.core.errors import Overloaded
-from dragoman.gateway.access import Bill, Order
-from dragoman.gateway.accounts import AccountsOptions, open_desk
-from dragoman.gateway.billing import Cashier
-from dragoman.gateway.keys import FREE_OF_CHARGE, KeyRing
+from dragoman.gateway.access import AdmissionRequest, Reservation
+from dragoman.gateway.accounts import AccountsOptions, open_accounting
+from dragoman.gateway.billing import Settler
+from dragoman.gateway.keys import UNMETERED, StaticKeyAuthenticator
 
 _log = structlog.get_logger(__name__)
 
 
-class RecordingKeyRing(KeyRing):
+class UsageRecordingAuthenticator(StaticKeyAuthenticator):
     """Implements access.Access. A record that cannot be written is left out: it is nothing to refuse a request for."""
 
     def __init__(self, digests: Iterable[str] | Mapping[str, str], options: AccountsOptions) -> None:
         super().__init__(digests)
         self._options = options
-        self._desk: tuple[LedgerClient, Cashier] | None = None
+        self._accounting: tuple[LedgerClient, Settler] | None = None
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        async with open_desk(self._options, new_process_id()) as self._desk:
+        async with open_accounting(self._options, new_process_id()) as self._accounting:
             yield
 
-    async def admit(self, order: Order) -> Bill:
-        assert self._desk is not None, "opened before the first request"
-        ledger, cashier = self._desk
+    async def admit(self, request: AdmissionRequest) -> Reservation:
+        assert self._accounting is not None, "opened before the first request"
+        ledger, settler = self._accounting
         try:
-            await ledger.admit(self.admission(order))
-            return cashier.bill(order, NO_LIMITS)
+            await ledger.admit(self.build_admission(request))
+            return settler.open(request, NO_LIMITS)
         except (LedgerUnavailable, Overloaded) as error:
             _log.warning("usage_not_recorded", reason=error.message)
-            return FREE_OF_CHARGE
+            return UNMETERED

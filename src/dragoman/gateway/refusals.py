@@ -3,17 +3,17 @@
 from datetime import UTC, datetime
 
 from dragoman.accounts import refusals
-from dragoman.accounts.money import formatted
-from dragoman.accounts.times import moment
+from dragoman.accounts.money import format_amount
+from dragoman.accounts.times import to_datetime
 from dragoman.core.allowance import Allowances
 from dragoman.core.errors import (
     BadRequest,
     DragomanError,
     Forbidden,
+    InsufficientBalance,
     KeyExpired,
     Limited,
     ModelNotFound,
-    OutOfBalance,
     Overloaded,
     RateLimited,
     TooManyRunning,
@@ -22,22 +22,22 @@ from dragoman.core.errors import (
 from dragoman.core.service import Caller
 
 
-def translated(refusal: refusals.Refusal, caller: Caller, model: str = "") -> DragomanError:
+def translate_refusal(refusal: refusals.LedgerRefusal, caller: Caller, model: str = "") -> DragomanError:
     """The same in core's tree; `model` is the name that was asked for."""
     match refusal:
         case refusals.KeyDisabled():
             return Unauthenticated("disabled", caller.key or "")
         case refusals.KeyExpired():
-            return KeyExpired(moment(refusal.expired_at), datetime.now(UTC), caller.key or "")
+            return KeyExpired(to_datetime(refusal.expired_at), datetime.now(UTC), caller.key or "")
         case refusals.KeyRefused():
             return Unauthenticated("unknown", caller.key or "")
         case refusals.ModelNotAllowed():
             return ModelNotFound(model)
         case refusals.NotAllowed():
             return Forbidden(refusal.message)
-        case refusals.OutOfMoney():
-            cost = formatted(refusal.used + refusal.hold)
-            return OutOfBalance(refusal.message, limit=formatted(refusal.limit), cost=cost)
+        case refusals.InsufficientFunds():
+            cost = format_amount(refusal.used + refusal.hold)
+            return InsufficientBalance(refusal.message, limit=format_amount(refusal.limit), cost=cost)
         case refusals.RequestTooLarge():
             return BadRequest(refusal.message, "max_tokens")
         case refusals.RateLimited():

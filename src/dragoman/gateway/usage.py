@@ -3,23 +3,25 @@
 from dragoman.accounts import usage
 from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.accounts.usage import UsageFilter
-from dragoman.core.service import DayOfUsage, UsageSpan, UsageSummary
-from dragoman.gateway.access import Payer
+from dragoman.core.service import DailyTotals, UsageRange, UsageSummary
+from dragoman.gateway.access import BillingAccount
 
 
 class RecordedUsage:
     """Implements core.service.AccountUsage with what the accounts' database has."""
 
-    def __init__(self, thread: DatabaseThread, payer: Payer) -> None:
-        self.balance = payer.balance
+    def __init__(self, thread: DatabaseThread, billing_account: BillingAccount) -> None:
+        self.balance = billing_account.balance
         self._thread = thread
-        self._account_id = payer.account_id
+        self._account_id = billing_account.account_id
 
-    async def days(self, span: UsageSpan, *, limit: int, offset: int) -> list[DayOfUsage]:
-        wanted = self._wanted(span)
-        found = await self._thread.run(usage.list_days, self._thread.database, wanted, limit=limit, offset=offset)
+    async def days(self, usage_range: UsageRange, *, limit: int, offset: int) -> list[DailyTotals]:
+        usage_filter = self._usage_filter(usage_range)
+        rows = await self._thread.run(
+            usage.list_daily_usage, self._thread.database, usage_filter, limit=limit, offset=offset
+        )
         return [
-            DayOfUsage(
+            DailyTotals(
                 each.day,
                 each.account_id,
                 each.key_id,
@@ -28,20 +30,22 @@ class RecordedUsage:
                 each.prompt_tokens,
                 each.completion_tokens,
             )
-            for each in found
+            for each in rows
         ]
 
-    async def summary(self, span: UsageSpan) -> UsageSummary:
-        sums = await self._thread.run(usage.total_usage, self._thread.database, self._wanted(span))
+    async def summary(self, usage_range: UsageRange) -> UsageSummary:
+        totals = await self._thread.run(usage.total_usage, self._thread.database, self._usage_filter(usage_range))
         return UsageSummary(
-            sums.requests,
-            sums.prompt_tokens,
-            sums.completion_tokens,
-            sums.keys,
-            sums.models,
-            sums.first_day,
-            sums.last_day,
+            totals.requests,
+            totals.prompt_tokens,
+            totals.completion_tokens,
+            totals.keys,
+            totals.models,
+            totals.first_day,
+            totals.last_day,
         )
 
-    def _wanted(self, span: UsageSpan) -> UsageFilter:
-        return UsageFilter(self._account_id, model=span.model, first_day=span.first_day, last_day=span.last_day)
+    def _usage_filter(self, usage_range: UsageRange) -> UsageFilter:
+        return UsageFilter(
+            self._account_id, model=usage_range.model, first_day=usage_range.first_day, last_day=usage_range.last_day
+        )

@@ -11,10 +11,10 @@ from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.accounts.tables import jobs
 from dragoman.jobs.order import QUEUED, RUNNING
 
-_GOOD_FOR_SECONDS = 2.0
+_MAX_AGE_SECONDS = 2.0
 
 
-class Depth(NamedTuple):
+class QueueDepth(NamedTuple):
     """One model's."""
 
     waiting: int = 0
@@ -23,7 +23,7 @@ class Depth(NamedTuple):
     """How long the job has waited that was submitted first; 0: none waits."""
 
 
-def read_depths(database: Database) -> dict[str, Depth]:
+def read_depths(database: Database) -> dict[str, QueueDepth]:
     """Those of the models that have jobs which wait or run. Raises what database.failures names."""
     column = jobs.c
     # Jobs are numbered as they come: the lowest number is found in the index, the lowest time would not be.
@@ -33,24 +33,24 @@ def read_depths(database: Database) -> dict[str, Depth]:
         now = database.now(connection).wall
         running = {row.model: row.jobs for row in connection.execute(_by_model(RUNNING))}
         depths = {
-            row.model: Depth(row.jobs, running.pop(row.model, 0), max(0, now - row.submitted_at) / 1000)
+            row.model: QueueDepth(row.jobs, running.pop(row.model, 0), max(0, now - row.submitted_at) / 1000)
             for row in connection.execute(oldest)
         }
-    return depths | {model: Depth(running=count) for model, count in running.items()}
+    return depths | {model: QueueDepth(running=count) for model, count in running.items()}
 
 
-class Depths:
+class QueueDepthCache:
     """One process's view, read every few seconds only, however often it is asked for."""
 
     def __init__(self, thread: DatabaseThread, database: Database) -> None:
         self._thread = thread
         self._database = database
         self._read_at = -math.inf
-        self._depths: dict[str, Depth] = {}
+        self._depths: dict[str, QueueDepth] = {}
 
-    async def now(self) -> dict[str, Depth]:
+    async def current(self) -> dict[str, QueueDepth]:
         """As it was a moment ago. Raises Overloaded."""
-        if time.monotonic() - self._read_at > _GOOD_FOR_SECONDS:
+        if time.monotonic() - self._read_at > _MAX_AGE_SECONDS:
             self._depths = await self._thread.run(read_depths, self._database)
             self._read_at = time.monotonic()
         return self._depths

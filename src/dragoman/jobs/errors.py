@@ -36,18 +36,18 @@ class _Failed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     message: str
 
 
-_Stored = _Bad | _Overflow | _NotFound | _TimedOut | _Failed
-_decoder: msgspec.msgpack.Decoder[_Stored] = msgspec.msgpack.Decoder(_Stored)
+_StoredError = _Bad | _Overflow | _NotFound | _TimedOut | _Failed
+_error_decoder: msgspec.msgpack.Decoder[_StoredError] = msgspec.msgpack.Decoder(_StoredError)
 
 
 def pack_error(error: DragomanError) -> bytes:
     """To be read by `unpack_error`. What no job fails with is stored as a failure of the engine, in its own words."""
-    return msgspec.msgpack.encode(_stored(error))
+    return msgspec.msgpack.encode(_to_stored(error))
 
 
 def unpack_error(payload: bytes) -> DragomanError:
     """What `pack_error` was given."""
-    match _decoder.decode(payload):
+    match _error_decoder.decode(payload):
         case _Overflow(prompt_tokens, context_length, remedy, at_least):
             return ContextOverflow(prompt_tokens, context_length, remedy, at_least=at_least)
         case _Bad(message, parameter):
@@ -60,7 +60,7 @@ def unpack_error(payload: bytes) -> DragomanError:
             return EngineFailed(message)
 
 
-def _stored(error: DragomanError) -> _Stored:
+def _to_stored(error: DragomanError) -> _StoredError:
     match error:
         case ContextOverflow():
             return _Overflow(error.prompt_tokens, error.context_length, error.remedy, error.at_least)

@@ -14,13 +14,13 @@ from dragoman.core.errors import JobCancelled, JobNotFound, Overloaded, Shutting
 from dragoman.core.events import Event
 from dragoman.core.jobs import JobState
 from dragoman.jobs.errors import unpack_error
-from dragoman.jobs.options import FOLLOW_SECONDS
-from dragoman.jobs.reading import JobFacts, JobReader, Stored
+from dragoman.jobs.options import REMOTE_POLL_SECONDS
+from dragoman.jobs.reading import EventBatch, JobReader, JobSnapshot
 from dragoman.jobs.store import JobStore
 
 _RETRY_AFTER_SECONDS = 5
 
-_AT_ONCE = 32
+_MAX_CONCURRENT_READS = 32
 """Readers that ask the database at the same time: others want to ask it too."""
 
 
@@ -28,138 +28,140 @@ class _Topic:
     """One job that somebody follows."""
 
     def __init__(self) -> None:
-        self.followers = 0
-        self.latest: Stored | None = None
+        self.subscribers = 0
+        self.latest: EventBatch | None = None
         """What this process stored last, if it runs the job."""
-        self.seen: tuple[JobState, int] | None = None
+        self.last_polled: tuple[JobState, int] | None = None
         """What the last look into the database told of it."""
         self.changed = asyncio.Event()
         """Set at the next change; it is another one then."""
 
-    def following(self, told: int) -> list[Stored]:
+    def batches_from(self, offset: int) -> list[EventBatch]:
         """The events after the first `told` ones, if they are at hand."""
         latest = self.latest
-        return [latest] if latest is not None and latest.first <= told < latest.first + len(latest.events) else []
+        return [latest] if latest is not None and latest.first <= offset < latest.first + len(latest.events) else []
 
-    def change(self) -> None:
+    def notify(self) -> None:
         self.changed.set()
         self.changed = asyncio.Event()
 
 
-class Board:
+class EventBroker:
     """The jobs that are followed in this process, and where their news is put up."""
 
-    def __init__(self, reading: DatabaseThread, reader: JobReader, writing: DatabaseThread, store: JobStore) -> None:
-        self.closing = False
-        self._reading = reading
+    def __init__(
+        self, read_thread: DatabaseThread, reader: JobReader, write_thread: DatabaseThread, store: JobStore
+    ) -> None:
+        self.is_closing = False
+        self._read_thread = read_thread
         self._reader = reader
-        self._writing = writing
+        self._write_thread = write_thread
         self._store = store
-        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._read_slots = asyncio.Semaphore(_MAX_CONCURRENT_READS)
         self._topics: dict[int, _Topic] = {}
-        self._wanted = asyncio.Event()
+        self._has_subscribers = asyncio.Event()
 
-    def stored(self, number: int, first: int, events: Sequence[Event]) -> None:
+    def publish(self, number: int, first: int, events: Sequence[Event]) -> None:
         """These events of the job are stored now, the first of them with the number `first`."""
         topic = self._topics.get(number)
         if topic is not None:
-            topic.latest = Stored(first, list(events))
-            topic.change()
+            topic.latest = EventBatch(first, list(events))
+            topic.notify()
 
-    def changed(self, numbers: Iterable[int]) -> None:
+    def notify(self, numbers: Iterable[int]) -> None:
         """Something else about the jobs is different now."""
         for number in numbers:
             topic = self._topics.get(number)
             if topic is not None:
                 topic.latest = None
-                topic.change()
+                topic.notify()
 
     def close(self) -> None:
         """End all that follow jobs that have not ended: others will go on with these."""
-        self.closing = True
-        self.changed(list(self._topics))
+        self.is_closing = True
+        self.notify(list(self._topics))
 
-    async def watch(self, is_here: Callable[[int], bool]) -> None:
+    async def poll_remote_jobs(self, runs_here: Callable[[int], bool]) -> None:
         """For ever, look for news of jobs that are followed and not running here."""
         while True:
-            await self._wanted.wait()
-            elsewhere = [number for number in self._topics if not is_here(number)]
-            if elsewhere:
+            await self._has_subscribers.wait()
+            remote = [number for number in self._topics if not runs_here(number)]
+            if remote:
                 with contextlib.suppress(Overloaded):
-                    self._compare(elsewhere, await self._reading.run(self._reader.states, elsewhere))
-            await asyncio.sleep(FOLLOW_SECONDS)
+                    self._notify_changed(remote, await self._read_thread.run(self._reader.states, remote))
+            await asyncio.sleep(REMOTE_POLL_SECONDS)
 
-    def follow(self, facts: JobFacts) -> "Following":
+    def subscribe(self, snapshot: JobSnapshot) -> "JobStream":
         """The events of a job."""
-        return Following(self._events(facts.id, facts.number))
+        return JobStream(self._stream(snapshot.id, snapshot.number))
 
-    def _compare(self, numbers: Iterable[int], found: dict[int, tuple[JobState, int]]) -> None:
+    def _notify_changed(self, numbers: Iterable[int], found: dict[int, tuple[JobState, int]]) -> None:
         for number in numbers:
             topic = self._topics.get(number)
-            if topic is not None and topic.seen != found.get(number):
-                topic.seen = found.get(number)
+            if topic is not None and topic.last_polled != found.get(number):
+                topic.last_polled = found.get(number)
                 topic.latest = None
-                topic.change()
+                topic.notify()
 
     @contextlib.contextmanager
     def _topic(self, number: int) -> Iterator[_Topic]:
         topic = self._topics.setdefault(number, _Topic())
-        topic.followers += 1
-        self._wanted.set()
+        topic.subscribers += 1
+        self._has_subscribers.set()
         try:
             yield topic
         finally:
-            topic.followers -= 1
-            if not topic.followers:
+            topic.subscribers -= 1
+            if not topic.subscribers:
                 del self._topics[number]
                 if not self._topics:
-                    self._wanted.clear()
+                    self._has_subscribers.clear()
 
-    async def _events(self, job_id: str, number: int) -> AsyncGenerator[Event]:
-        told = 0
+    async def _stream(self, job_id: str, number: int) -> AsyncGenerator[Event]:
+        offset = 0
         delivered = False
         with self._topic(number) as topic:
             while True:
-                changed, batches = topic.changed, topic.following(told) if delivered else []
+                changed, batches = topic.changed, topic.batches_from(offset) if delivered else []
                 if not batches:
-                    facts = await self._facts(job_id)
-                    if facts.events <= told and _has_ended(facts):
+                    snapshot = await self._find(job_id)
+                    if snapshot.events <= offset and _check_finished(snapshot):
                         return
-                    if facts.events <= told:
-                        await self._wait(changed)
+                    if snapshot.events <= offset:
+                        await self._wait_for_change(changed)
                         continue
-                    delivered = delivered or await self._deliver(facts)
-                    batches = await self._stored(number, told) if delivered else []
+                    delivered = delivered or await self._mark_delivered(snapshot)
+                    batches = await self._read_events(number, offset) if delivered else []
                 for batch in batches:
-                    for event in batch.events[told - batch.first :]:
-                        told += 1
+                    for event in batch.events[offset - batch.first :]:
+                        offset += 1
                         yield event
 
-    async def _facts(self, job_id: str) -> JobFacts:
-        async with self._turns:
-            facts = await self._reading.run(self._reader.find, job_id)
-        if facts is None:
+    async def _find(self, job_id: str) -> JobSnapshot:
+        async with self._read_slots:
+            snapshot = await self._read_thread.run(self._reader.find, job_id)
+        if snapshot is None:
             raise JobNotFound(job_id)
-        return facts
+        return snapshot
 
-    async def _stored(self, number: int, told: int) -> list[Stored]:
-        async with self._turns:
-            return await self._reading.run(self._reader.events, number, told)
+    async def _read_events(self, number: int, offset: int) -> list[EventBatch]:
+        async with self._read_slots:
+            return await self._read_thread.run(self._reader.events, number, offset)
 
-    async def _deliver(self, facts: JobFacts) -> bool:
+    async def _mark_delivered(self, snapshot: JobSnapshot) -> bool:
         """Whether the events may be told. Whoever runs the job must not begin anew once somebody has read from it."""
-        if facts.state not in ("queued", "running"):
+        if snapshot.state not in ("queued", "running"):
             return True
-        async with self._turns:
-            return await self._writing.run(self._store.deliver, facts.number)
+        async with self._read_slots:
+            return await self._write_thread.run(self._store.mark_delivered, snapshot.number)
 
-    async def _wait(self, changed: asyncio.Event) -> None:
-        if self.closing:
+    async def _wait_for_change(self, changed: asyncio.Event) -> None:
+        if self.is_closing:
             raise ShuttingDown("The server is shutting down", _RETRY_AFTER_SECONDS)
         await changed.wait()
 
 
-class Following:
+class JobStream:
     """Implements core.service.Answering."""
 
     def __init__(self, events: AsyncGenerator[Event]) -> None:
@@ -176,11 +178,11 @@ class Following:
         await self._events.aclose()
 
 
-def _has_ended(facts: JobFacts) -> bool:
+def _check_finished(snapshot: JobSnapshot) -> bool:
     """Raises what the job ended with, unless it is finished."""
-    if facts.state == "cancelled":
-        raise JobCancelled(facts.id)
-    if facts.state == "failed":
-        assert facts.error is not None, "stored with the state"
-        raise unpack_error(facts.error)
-    return facts.state == "finished"
+    if snapshot.state == "cancelled":
+        raise JobCancelled(snapshot.id)
+    if snapshot.state == "failed":
+        assert snapshot.error is not None, "stored with the state"
+        raise unpack_error(snapshot.error)
+    return snapshot.state == "finished"

@@ -60,24 +60,26 @@ class JobEntry(msgspec.Struct, frozen=True):
         return None if self.error is None else unpack_error(self.error)
 
     @property
-    def receiver(self) -> str | None:
+    def webhook_origin(self) -> str | None:
         """Who is told of its end, without what may be a secret of the URL."""
         return None if self.webhook is None else origin(self.webhook)
 
 
-_OF_THE_LEDGER = {"hold": holds.c.amount, "charge": usage.c.charge}
+_LEDGER_COLUMNS = {"hold": holds.c.amount, "charge": usage.c.charge}
 
 
-def list_jobs(database: Database, wanted: JobFilter, *, before: int | None = None, limit: int = 100) -> list[JobEntry]:
+def list_jobs(
+    database: Database, job_filter: JobFilter, *, before: int | None = None, limit: int = 100
+) -> list[JobEntry]:
     """Up to `limit` jobs, newest first; `before` is the number of the last one that was seen."""
     column = jobs.c
     query = _entries().order_by(column.number.desc()).limit(limit)
-    if wanted.state is not None:
-        query = query.where(column.state == wanted.state)
-    if wanted.model is not None:
-        query = query.where(column.model == wanted.model)
-    if wanted.account_id is not None:
-        query = query.where(column.owner == account_owner(wanted.account_id))
+    if job_filter.state is not None:
+        query = query.where(column.state == job_filter.state)
+    if job_filter.model is not None:
+        query = query.where(column.model == job_filter.model)
+    if job_filter.account_id is not None:
+        query = query.where(column.owner == account_owner(job_filter.account_id))
     if before is not None:
         query = query.where(column.number < before)
     with database.read() as connection:
@@ -95,8 +97,8 @@ def get_job(database: Database, job_id: str) -> JobEntry:
 
 def _entries() -> Any:
     columns = [
-        _OF_THE_LEDGER[name].label(name) if name in _OF_THE_LEDGER else jobs.c[name]
+        _LEDGER_COLUMNS[name].label(name) if name in _LEDGER_COLUMNS else jobs.c[name]
         for name in JobEntry.__struct_fields__
     ]
-    held = jobs.outerjoin(holds, holds.c.request_id == jobs.c.request_id)
-    return select(*columns).select_from(held.outerjoin(usage, usage.c.request_id == jobs.c.request_id))
+    joined = jobs.outerjoin(holds, holds.c.request_id == jobs.c.request_id)
+    return select(*columns).select_from(joined.outerjoin(usage, usage.c.request_id == jobs.c.request_id))

@@ -4,7 +4,7 @@ from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter
 
-from dragoman.jobs.rows import Ending, Release
+from dragoman.jobs.rows import JobResult, Requeue
 from dragoman.jobs.webhooks.message import Result
 
 AttemptResult = Literal["finished", "failed", "engine_failed", "postponed", "lost"]
@@ -12,7 +12,7 @@ AttemptResult = Literal["finished", "failed", "engine_failed", "postponed", "los
 it, or the server was stopped; this attempt does not count. lost: it was cancelled, or others have taken it over."""
 
 
-class QueueMeter:
+class QueueMetrics:
     """The counters of one worker process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -26,20 +26,20 @@ class QueueMeter:
             "dragoman_queue_webhooks", "Tries to deliver a webhook, by how they ended", ("result",), registry=registry
         )
 
-    def attempted(self, model: str, outcome: Ending | Release | None) -> None:
+    def count_attempt(self, model: str, outcome: JobResult | Requeue | None) -> None:
         """A job of the model is not run here any more; without an outcome it was lost."""
         self._attempts.labels(model, _result(outcome)).inc()
 
-    def sent(self, result: Result) -> None:
+    def count_delivery(self, result: Result) -> None:
         """A webhook was tried."""
         self._webhooks.labels(result).inc()
 
 
-def _result(outcome: Ending | Release | None) -> AttemptResult:
+def _result(outcome: JobResult | Requeue | None) -> AttemptResult:
     match outcome:
         case None:
             return "lost"
-        case Release(error):
+        case Requeue(error):
             return "postponed" if error is None else "engine_failed"
-        case Ending(state):
+        case JobResult(state):
             return "finished" if state == "finished" else "failed"

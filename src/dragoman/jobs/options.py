@@ -13,7 +13,7 @@ POLL_SECONDS = 0.25
 FLUSH_SECONDS = 0.05
 """Between transactions that store events."""
 
-FOLLOW_SECONDS = 0.1
+REMOTE_POLL_SECONDS = 0.1
 """Between looks for events of jobs that other processes run."""
 
 

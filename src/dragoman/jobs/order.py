@@ -21,14 +21,14 @@ from typing import Any
 from sqlalchemy import ColumnElement, Dialect, Select, bindparam, literal_column, select
 
 from dragoman.accounts.database import Session
-from dragoman.accounts.statements import compiled
+from dragoman.accounts.statements import compile_statement
 from dragoman.accounts.tables import jobs
 
 # Not parameters: only of what stands in a statement's text do databases know which partial index it may use.
 QUEUED: ColumnElement[str] = literal_column("'queued'")
 RUNNING: ColumnElement[str] = literal_column("'running'")
 FINISHED: ColumnElement[str] = literal_column("'finished'")
-NONE: ColumnElement[int] = literal_column("0")
+ZERO: ColumnElement[int] = literal_column("0")
 
 
 def due_at(submitted_at: int, priority: int, ageing_seconds: float) -> int:
@@ -42,7 +42,7 @@ def round_for(served: int | None, last: int | None) -> int:
     return max(served or 0, 0 if last is None else last + 1)
 
 
-class Order:
+class FairQueue:
     """The rule, in the statements of one kind of database."""
 
     def __init__(self, dialect: Dialect) -> None:
@@ -51,30 +51,32 @@ class Order:
             column.model == bindparam("model"), column.priority == bindparam("priority")
         )
         waiting = rounds.where(column.state == QUEUED).order_by(column.round, column.number)
-        self.first_waiting = compiled(at_most(1, waiting), dialect, ("model", "priority"))
-        self.latest = compiled(at_most(1, rounds.order_by(column.round.desc())), dialect, ("model", "priority"))
+        self.first_waiting = compile_statement(at_most(1, waiting), dialect, ("model", "priority"))
+        self.latest = compile_statement(
+            at_most(1, rounds.order_by(column.round.desc())), dialect, ("model", "priority")
+        )
         theirs = rounds.where(column.owner == bindparam("owner")).order_by(column.round.desc())
-        self.owners_last = compiled(at_most(1, theirs), dialect, ("model", "priority", "owner"))
-        self.most_due = compiled(_most_due(), dialect, ("model",))
+        self.owners_last = compile_statement(at_most(1, theirs), dialect, ("model", "priority", "owner"))
+        self.most_due = compile_statement(_most_due(), dialect, ("model",))
         # Jobs that another process takes just now are passed over.
         taken = at_most(1, waiting.with_only_columns(column.number)).with_for_update(skip_locked=True)
-        self.next_in_class = compiled(taken, dialect, ("model", "priority"))
+        self.next_in_class = compile_statement(taken, dialect, ("model", "priority"))
 
-    def round_of_next(self, session: Session, model: str, priority: int, owner: str) -> int:
+    def next_round(self, session: Session, model: str, priority: int, owner: str) -> int:
         """The round for a job that is submitted now."""
         served = session.rows(self.first_waiting, model, priority) or session.rows(self.latest, model, priority)
         last = session.rows(self.owners_last, model, priority, owner) if served else []
-        return round_for(_only(served), _only(last))
+        return round_for(_scalar_or_none(served), _scalar_or_none(last))
 
     def next_job(self, session: Session, model: str) -> int | None:
         """The number of the job that is to run next, locked; None: none waits that nobody else is taking."""
-        priority = _only(session.rows(self.most_due, model))
-        return None if priority is None else _only(session.rows(self.next_in_class, model, priority))
+        priority = _scalar_or_none(session.rows(self.most_due, model))
+        return None if priority is None else _scalar_or_none(session.rows(self.next_in_class, model, priority))
 
 
 def at_most(count: int, query: Select[Any]) -> Select[Any]:
     """The query's first rows, without a parameter that would count them."""
-    return query.limit(literal_column(str(count))).offset(NONE)
+    return query.limit(literal_column(str(count))).offset(ZERO)
 
 
 def _most_due() -> Select[tuple[int]]:
@@ -83,5 +85,5 @@ def _most_due() -> Select[tuple[int]]:
     return at_most(1, query.order_by(column.due, column.number))
 
 
-def _only(rows: list[Any]) -> int | None:
+def _scalar_or_none(rows: list[Any]) -> int | None:
     return rows[0][0] if rows else None

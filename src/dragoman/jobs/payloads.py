@@ -6,61 +6,61 @@ from collections.abc import Sequence
 import msgspec
 
 from dragoman.core.events import Event
-from dragoman.core.jobs import AnswerForm
+from dragoman.core.jobs import StoredRequest
 from dragoman.core.request import GenerationRequest
 
 _PLAIN, _DEFLATED = b"\0", b"\1"
 """The first byte says which the rest is."""
 
-_WORTH_TRYING = 128
+_MIN_COMPRESSED_BYTES = 128
 """Bytes; shorter ones hardly shrink."""
 
-_LEVEL = 1
+_ZLIB_LEVEL = 1
 """Of zlib: text shrinks to a third for a tenth of the time of the highest one."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_requests = msgspec.msgpack.Decoder(tuple[GenerationRequest, ...])
-_form = msgspec.msgpack.Decoder(AnswerForm)
-_events = msgspec.msgpack.Decoder(list[Event])
+_requests_decoder = msgspec.msgpack.Decoder(tuple[GenerationRequest, ...])
+_stored_request_decoder = msgspec.msgpack.Decoder(StoredRequest)
+_events_decoder = msgspec.msgpack.Decoder(list[Event])
 
 
 def pack_requests(requests: tuple[GenerationRequest, ...]) -> bytes:
     """To be read by `unpack_requests`."""
-    return _packed(_encode(requests))
+    return _compress(_encode(requests))
 
 
 def unpack_requests(payload: bytes) -> tuple[GenerationRequest, ...]:
     """What `pack_requests` was given."""
-    return _requests.decode(_unpacked(payload))
+    return _requests_decoder.decode(_decompress(payload))
 
 
-def pack_form(form: AnswerForm) -> bytes:
-    """To be read by `unpack_form`."""
-    return _packed(_encode(form))
+def pack_stored_request(stored_request: StoredRequest) -> bytes:
+    """To be read by `unpack_stored_request`."""
+    return _compress(_encode(stored_request))
 
 
-def unpack_form(payload: bytes) -> AnswerForm:
-    """What `pack_form` was given."""
-    return _form.decode(_unpacked(payload))
+def unpack_stored_request(payload: bytes) -> StoredRequest:
+    """What `pack_stored_request` was given."""
+    return _stored_request_decoder.decode(_decompress(payload))
 
 
 def pack_events(events: Sequence[Event]) -> bytes:
     """To be read by `unpack_events`."""
-    return _packed(_encode(events))
+    return _compress(_encode(events))
 
 
 def unpack_events(payload: bytes) -> list[Event]:
     """What `pack_events` was given."""
-    return _events.decode(_unpacked(payload))
+    return _events_decoder.decode(_decompress(payload))
 
 
-def _packed(data: bytes) -> bytes:
-    if len(data) >= _WORTH_TRYING:
-        deflated = zlib.compress(data, _LEVEL)
+def _compress(data: bytes) -> bytes:
+    if len(data) >= _MIN_COMPRESSED_BYTES:
+        deflated = zlib.compress(data, _ZLIB_LEVEL)
         if len(deflated) < len(data):
             return _DEFLATED + deflated
     return _PLAIN + data
 
 
-def _unpacked(payload: bytes) -> bytes:
+def _decompress(payload: bytes) -> bytes:
     return zlib.decompress(payload[1:]) if payload[:1] == _DEFLATED else payload[1:]

@@ -10,12 +10,12 @@ from dragoman.core.events import Event, Finished, Usage
 from dragoman.core.request import GenerationRequest
 
 
-def can_go_on(requests: Sequence[GenerationRequest]) -> bool:
+def can_resume(requests: Sequence[GenerationRequest]) -> bool:
     """Whether an engine can go on with answers to such requests; log-probabilities are not stored apart."""
     return all(request.logprobs is None and request.best_of is None for request in requests)
 
 
-def going_on(requests: Sequence[GenerationRequest], stored: Sequence[Event]) -> tuple[GenerationRequest, ...]:
+def resumed_requests(requests: Sequence[GenerationRequest], stored: Sequence[Event]) -> tuple[GenerationRequest, ...]:
     """The requests with the tokens that their answers have so far."""
     tokens: defaultdict[int, list[int]] = defaultdict(list)
     for event in stored:
@@ -30,7 +30,7 @@ def going_on(requests: Sequence[GenerationRequest], stored: Sequence[Event]) -> 
     return tuple(begun)
 
 
-class StoredEvents:
+class ReplayFilter:
     """Tells the events that are stored from those that are new, when an engine tells all of them again.
 
     It may take tokens apart that came together at first, so events are not counted but tokens, choice by choice, and
@@ -40,16 +40,16 @@ class StoredEvents:
     def __init__(self, stored: Sequence[Event] = ()) -> None:
         self._tokens: defaultdict[int, int] = defaultdict(int)
         """Of each choice, those that have to come again."""
-        self._others: defaultdict[int, int] = defaultdict(int)
+        self._tokenless_events: defaultdict[int, int] = defaultdict(int)
         """Of each choice, the events without tokens after them."""
         for event in stored:
             if isinstance(event, Usage):
                 continue
-            if count := _tokens_of(event):
+            if count := _token_count(event):
                 self._tokens[event.index] += count
-                self._others[event.index] = 0
+                self._tokenless_events[event.index] = 0
             else:
-                self._others[event.index] += 1
+                self._tokenless_events[event.index] += 1
 
     def is_stored(self, event: Event) -> bool:
         """Whether the event, the next one told, is stored. Raises EngineFailed when it is only in part."""
@@ -57,7 +57,7 @@ class StoredEvents:
             if any(self._tokens.values()):
                 raise EngineFailed("The engine did not tell again what it had generated")
             return False
-        count, missing = _tokens_of(event), self._tokens[event.index]
+        count, missing = _token_count(event), self._tokens[event.index]
         if count > missing:
             if missing:
                 raise EngineFailed("The engine told what it had generated in other pieces")
@@ -65,11 +65,11 @@ class StoredEvents:
         if missing:
             self._tokens[event.index] -= count
             return True
-        if self._others[event.index]:
-            self._others[event.index] -= 1
+        if self._tokenless_events[event.index]:
+            self._tokenless_events[event.index] -= 1
             return True
         return False
 
 
-def _tokens_of(event: Event) -> int:
+def _token_count(event: Event) -> int:
     return 0 if isinstance(event, Usage | Finished) else len(event.token_ids)

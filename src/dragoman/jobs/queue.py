@@ -8,26 +8,26 @@ from dragoman.accounts.database import Database
 from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.core.errors import JobNotFound, Overloaded
 from dragoman.core.jobs import Job
-from dragoman.jobs.depths import Depth, Depths
+from dragoman.jobs.depths import QueueDepth, QueueDepthCache
 from dragoman.jobs.errors import unpack_error
-from dragoman.jobs.follow import Board, Following
-from dragoman.jobs.intake import Intake
-from dragoman.jobs.meter import QueueMeter
+from dragoman.jobs.follow import EventBroker, JobStream
+from dragoman.jobs.intake import SubmissionBatcher
+from dragoman.jobs.meter import QueueMetrics
 from dragoman.jobs.options import QueueOptions
-from dragoman.jobs.payloads import unpack_form
-from dragoman.jobs.reading import JobFacts, JobReader
-from dragoman.jobs.retention import AT_ONCE, SWEEP_SECONDS, Retention
+from dragoman.jobs.payloads import unpack_stored_request
+from dragoman.jobs.reading import JobReader, JobSnapshot
+from dragoman.jobs.retention import SWEEP_BATCH, SWEEP_SECONDS, Retention
 from dragoman.jobs.rows import Submission
-from dragoman.jobs.runner import Runner
-from dragoman.jobs.statistics import Estimates
+from dragoman.jobs.runner import JobRunner
+from dragoman.jobs.statistics import EtaEstimator
 from dragoman.jobs.store import JobStore
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions, check_webhook
-from dragoman.jobs.workshop import Workshop
+from dragoman.jobs.workshop import JobExecutor
 
-_MOST_READERS = 10_000
+_MAX_PENDING_READS = 10_000
 """Questions that may wait for the database at once."""
 
-_MOST_SWEEPS = 100
+_MAX_SWEEPS = 100
 """One after the other; others write in between."""
 
 
@@ -42,39 +42,41 @@ class JobQueue:
         self._database = database
         self._options = options
         self._webhooks = webhooks
-        self._reading = DatabaseThread(database, most_waiting=_MOST_READERS)
-        self._writing = DatabaseThread(database)
+        self._read_thread = DatabaseThread(database, max_waiting=_MAX_PENDING_READS)
+        self._write_thread = DatabaseThread(database)
         self._reader = JobReader(database)
         self._store = JobStore(database, options, process_id)
-        self._board = Board(self._reading, self._reader, self._writing, self._store)
-        self._intake = Intake(self._reading, self._reader, self._writing, self._store, options.max_waiting)
-        self._estimates = Estimates(self._reading, self._reader, options.concurrency)
-        self._depths = Depths(self._reading, database)
+        self._broker = EventBroker(self._read_thread, self._reader, self._write_thread, self._store)
+        self._submission_batcher = SubmissionBatcher(
+            self._read_thread, self._reader, self._write_thread, self._store, options.max_waiting
+        )
+        self._eta_estimator = EtaEstimator(self._read_thread, self._reader, options.concurrency)
+        self._depths = QueueDepthCache(self._read_thread, database)
         self._retention = Retention(database, options)
-        self._runner: Runner | None = None
+        self._runner: JobRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @contextlib.asynccontextmanager
-    async def opened(self, workshop: Workshop, meter: QueueMeter) -> AsyncIterator[None]:
+    async def opened(self, executor: JobExecutor, metrics: QueueMetrics) -> AsyncIterator[None]:
         """Within the block jobs are taken in and run; its end gives back those that run, for others or for later."""
         self._loop = asyncio.get_running_loop()
-        self._runner = runner = Runner(
-            self._options, workshop, self._board, self._writing, self._reader, self._store, meter
+        self._runner = runner = JobRunner(
+            self._options, executor, self._broker, self._write_thread, self._reader, self._store, metrics
         )
         running = asyncio.create_task(runner.run())
-        forever = (self._board.watch(runner.runs), self._sweep_for_ever(), self._tell_webhooks(meter))
-        others = [asyncio.create_task(task) for task in forever]
+        loops = (self._broker.poll_remote_jobs(runner.is_running), self._sweep_loop(), self._send_webhooks(metrics))
+        background_tasks = [asyncio.create_task(task) for task in loops]
         try:
             yield
         finally:
             self._stop()
             self._loop = None
             await asyncio.wait([running])
-            for task in others:
+            for task in background_tasks:
                 task.cancel()
-            await asyncio.wait(others)
-            await self._intake.close()
-            await self._writing.run(self._store.close)
+            await asyncio.wait(background_tasks)
+            await self._submission_batcher.close()
+            await self._write_thread.run(self._store.close)
             await asyncio.to_thread(self._close_threads)
             await running
 
@@ -99,79 +101,88 @@ class JobQueue:
             check_webhook(draft.webhook, self._webhooks)
         eta = 0
         with contextlib.suppress(Overloaded):  # It may be accepted all the same.
-            eta = await self._estimates.to_wait_last(submission.admission.model, draft.priority)
-        accepted = await self._intake.accept(submission)
+            eta = await self._eta_estimator.of_new_job(submission.admission.model, draft.priority)
+        accepted = await self._submission_batcher.accept(submission)
         if accepted.repeated:
-            facts = await self._reading.run(self._reader.find, accepted.job_id)
-            if facts is None:
+            snapshot = await self._read_thread.run(self._reader.find, accepted.job_id)
+            if snapshot is None:
                 raise JobNotFound(accepted.job_id)
-            return await self._job(facts, repeated=True)
+            return await self._load_job(snapshot, repeated=True)
         if self._runner is not None:
             self._runner.wake()
-        return Job(accepted.job_id, "queued", draft.form, draft.priority, eta)
+        return Job(accepted.job_id, "queued", draft.stored_request, draft.priority, eta)
 
     async def job(self, job_id: str, owner: str) -> Job:
         """How the owner's job stands. Raises JobNotFound."""
-        return await self._job(await self._find(job_id, owner))
+        return await self._load_job(await self._find(job_id, owner))
 
     async def cancel(self, job_id: str, owner: str) -> Job:
         """Cancel the owner's job, unless it has ended. Raises JobNotFound."""
-        facts = await self._find(job_id, owner)
-        if await self._writing.run(self._store.cancel, facts.number):
+        snapshot = await self._find(job_id, owner)
+        if await self._write_thread.run(self._store.cancel, snapshot.number):
             if self._runner is not None:
-                self._runner.drop([facts.number])
-            self._board.changed([facts.number])
+                self._runner.drop([snapshot.number])
+            self._broker.notify([snapshot.number])
         return await self.job(job_id, owner)
 
-    async def follow(self, job_id: str, owner: str) -> Following:
+    async def follow(self, job_id: str, owner: str) -> JobStream:
         """The events of the owner's job. Raises JobNotFound."""
-        return self._board.follow(await self._find(job_id, owner))
+        return self._broker.subscribe(await self._find(job_id, owner))
 
-    async def depths(self) -> dict[str, Depth]:
+    async def depths(self) -> dict[str, QueueDepth]:
         """How many jobs of each model wait and run, in all processes. Raises Overloaded."""
-        return await self._depths.now()
+        return await self._depths.current()
 
-    async def _find(self, job_id: str, owner: str) -> JobFacts:
-        facts = await self._reading.run(self._reader.find, job_id)
-        if facts is None or facts.owner != owner:
+    async def _find(self, job_id: str, owner: str) -> JobSnapshot:
+        snapshot = await self._read_thread.run(self._reader.find, job_id)
+        if snapshot is None or snapshot.owner != owner:
             raise JobNotFound(job_id)
-        return facts
+        return snapshot
 
-    async def _job(self, facts: JobFacts, *, repeated: bool = False) -> Job:
-        form = await self._reading.run(self._reader.form, facts.number)
-        if form is None:
-            raise JobNotFound(facts.id)
-        eta, place = 0, None
-        if facts.state == "queued":
-            place = await self._reading.run(self._reader.place, facts)
-            eta = await self._estimates.to_wait(facts.model, place)
-        elif facts.state == "running":
-            eta = await self._estimates.to_run(facts.model, (facts.age or 0) / 1000)
-        error = None if facts.error is None else unpack_error(facts.error)
-        return Job(facts.id, facts.state, unpack_form(form), facts.priority, eta, place, error, repeated)
+    async def _load_job(self, snapshot: JobSnapshot, *, repeated: bool = False) -> Job:
+        stored_request = await self._read_thread.run(self._reader.stored_request, snapshot.number)
+        if stored_request is None:
+            raise JobNotFound(snapshot.id)
+        eta, position = 0, None
+        if snapshot.state == "queued":
+            position = await self._read_thread.run(self._reader.position, snapshot)
+            eta = await self._eta_estimator.of_waiting_job(snapshot.model, position)
+        elif snapshot.state == "running":
+            eta = await self._eta_estimator.of_running_job(snapshot.model, (snapshot.age or 0) / 1000)
+        error = None if snapshot.error is None else unpack_error(snapshot.error)
+        return Job(
+            snapshot.id,
+            snapshot.state,
+            unpack_stored_request(stored_request),
+            snapshot.priority,
+            eta,
+            position,
+            error,
+            repeated,
+        )
 
-    async def _tell_webhooks(self, meter: QueueMeter) -> None:
+    async def _send_webhooks(self, metrics: QueueMetrics) -> None:
         if self._webhooks.secret is not None:
             # Imported only here: with aiohttp they are a fifth of what a worker imports, and most send no webhooks.
-            from dragoman.jobs.webhooks.dispatcher import Dispatcher
-            from dragoman.jobs.webhooks.sender import Sender
+            from dragoman.jobs.webhooks.dispatcher import WebhookDispatcher
+            from dragoman.jobs.webhooks.sender import WebhookSender
 
-            sender = Sender(self._webhooks.secret, self._webhooks.rules)
-            await Dispatcher(self._database, sender, self._webhooks, meter.sent).run()
+            sender = WebhookSender(self._webhooks.secret, self._webhooks.rules)
+            await WebhookDispatcher(self._database, sender, self._webhooks, metrics.count_delivery).run()
 
-    async def _sweep_for_ever(self) -> None:
+    async def _sweep_loop(self) -> None:
         while True:
             await asyncio.sleep(SWEEP_SECONDS)
             with contextlib.suppress(Overloaded):
-                for _ in range(_MOST_SWEEPS):
-                    if await self._writing.run(self._retention.sweep) < AT_ONCE:
+                for _ in range(_MAX_SWEEPS):
+                    if await self._write_thread.run(self._retention.sweep) < SWEEP_BATCH:
                         break
 
     def _stop(self) -> None:
-        self._board.close()
+        self._broker.close()
         if self._runner is not None:
             self._runner.stop()
 
     def _close_threads(self) -> None:
-        self._reading.close()
-        self._writing.close()
+        self._read_thread.close()
+        self._write_thread.close()

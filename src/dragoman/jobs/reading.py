@@ -14,14 +14,14 @@ from dragoman.jobs.order import FINISHED, QUEUED, RUNNING
 from dragoman.jobs.payloads import unpack_events
 from dragoman.jobs.statements import is_abandoned, is_expired
 
-_LATEST = 50
+_SAMPLED_JOBS = 50
 """Finished jobs that the time for the next one is reckoned from."""
 
-_MOST_ROWS = 50
+_MAX_EVENT_ROWS = 50
 """Rows of events that are read at once."""
 
 
-class JobFacts(NamedTuple):
+class JobSnapshot(NamedTuple):
     """A job as it stands."""
 
     number: int
@@ -37,26 +37,26 @@ class JobFacts(NamedTuple):
     error: bytes | None
 
 
-class Chore(NamedTuple):
+class PendingWork(NamedTuple):
     """What there is to do."""
 
-    waiting: bool
+    has_waiting: bool
     """Jobs wait."""
-    overdue: bool
+    has_overdue: bool
     """Jobs have been left behind, or have waited for too long."""
 
 
 class ModelStatistics(NamedTuple):
     """How a model's jobs have fared lately."""
 
-    seconds: float
+    mean_seconds: float
     """What one took from its claim to its end, on average; 0: none has ended."""
     running: int
-    waiting: dict[int, int]
+    waiting_by_priority: dict[int, int]
     """Jobs by their priorities."""
 
 
-class Stored(NamedTuple):
+class EventBatch(NamedTuple):
     """Events that follow one another."""
 
     first: int
@@ -70,34 +70,36 @@ class JobReader:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def find(self, job_id: str) -> JobFacts | None:
+    def find(self, job_id: str) -> JobSnapshot | None:
         """The job with this id."""
-        columns = (jobs.c.claimed_at if name == "age" else jobs.c[name] for name in JobFacts._fields)
+        columns = (jobs.c.claimed_at if name == "age" else jobs.c[name] for name in JobSnapshot._fields)
         with self._database.read() as connection:
             row = connection.execute(select(*columns).where(jobs.c.id == job_id)).one_or_none()
             now = self._database.now(connection).wall
         if row is None:
             return None
-        facts = JobFacts._make(row)
-        return facts if facts.age is None else facts._replace(age=now - facts.age)
+        snapshot = JobSnapshot._make(row)
+        return snapshot if snapshot.age is None else snapshot._replace(age=now - snapshot.age)
 
-    def form(self, number: int) -> bytes | None:
+    def stored_request(self, number: int) -> bytes | None:
         """What the job's answer is told as, packed."""
         with self._database.read() as connection:
-            form = connection.execute(select(job_requests.c.form).where(job_requests.c.job == number)).scalar()
-        return None if form is None else bytes(form)
+            stored_request = connection.execute(
+                select(job_requests.c.form).where(job_requests.c.job == number)
+            ).scalar()
+        return None if stored_request is None else bytes(stored_request)
 
-    def place(self, facts: JobFacts) -> int:
+    def position(self, snapshot: JobSnapshot) -> int:
         """How many of the model's jobs are before this one, without regard to ageing; and itself."""
         column = jobs.c
-        waiting = select(func.count()).select_from(jobs).where(column.state == QUEUED, column.model == facts.model)
-        here = tuple_(literal(facts.round), literal(facts.number))
-        first = waiting.where(column.priority < facts.priority)
-        same = waiting.where(column.priority == facts.priority, tuple_(column.round, column.number) < here)
+        waiting = select(func.count()).select_from(jobs).where(column.state == QUEUED, column.model == snapshot.model)
+        own_key = tuple_(literal(snapshot.round), literal(snapshot.number))
+        first = waiting.where(column.priority < snapshot.priority)
+        same = waiting.where(column.priority == snapshot.priority, tuple_(column.round, column.number) < own_key)
         with self._database.read() as connection:
             return int(connection.execute(first).scalar_one() + connection.execute(same).scalar_one()) + 1
 
-    def events(self, number: int, since: int) -> list[Stored]:
+    def events(self, number: int, since: int) -> list[EventBatch]:
         """Stored events from the one with the number `since` on, as many as are read at once."""
         column = job_events.c
         # The row that `since` is in may have begun before it.
@@ -106,8 +108,8 @@ class JobReader:
             column.job == number, column.first >= func.coalesce(begin, 0)
         )
         with self._database.read() as connection:
-            rows = connection.execute(query.order_by(column.first).limit(_MOST_ROWS)).all()
-        return [Stored(row.first, unpack_events(bytes(row.payload))) for row in rows]
+            rows = connection.execute(query.order_by(column.first).limit(_MAX_EVENT_ROWS)).all()
+        return [EventBatch(row.first, unpack_events(bytes(row.payload))) for row in rows]
 
     def states(self, numbers: Collection[int]) -> dict[int, tuple[JobState, int]]:
         """The states of the jobs, and how many events are stored of each; those that are gone are missing."""
@@ -121,7 +123,7 @@ class JobReader:
         with self._database.read() as connection:
             return {row.number: row.lease for row in connection.execute(query)}
 
-    def chore(self) -> Chore:
+    def pending_work(self) -> PendingWork:
         """What there is to do now."""
         with self._database.read() as connection:
             now = self._database.now(connection).wall
@@ -132,9 +134,9 @@ class JobReader:
                     exists().where(is_expired(now)).label("expired"),
                 )
             ).one()
-        return Chore(bool(row.waiting), bool(row.abandoned or row.expired))
+        return PendingWork(bool(row.waiting), bool(row.abandoned or row.expired))
 
-    def waiting(self) -> int:
+    def count_waiting(self) -> int:
         """How many jobs wait, of all models."""
         with self._database.read() as connection:
             return connection.execute(select(func.count()).select_from(jobs).where(jobs.c.state == QUEUED)).scalar_one()
@@ -147,7 +149,7 @@ class JobReader:
             select((column.ended_at - column.claimed_at).label("took"))
             .where(*finished)
             .order_by(column.ended_at.desc())
-            .limit(_LATEST)
+            .limit(_SAMPLED_JOBS)
             .subquery()
         )
         running = select(func.count()).select_from(jobs).where(column.state == RUNNING, column.model == model)

@@ -3,27 +3,27 @@
 from collections.abc import Sequence
 
 from dragoman.accounts.database import Instant, Session
-from dragoman.accounts.operations import Admission, Operation, Outcome
+from dragoman.accounts.operations import Admission, LedgerOperation, LedgerOutcome
 from dragoman.core.errors import JobNotFound
 from dragoman.core.identifiers import new_request_id
 from dragoman.core.jobs import JobState
 from dragoman.jobs.order import due_at
-from dragoman.jobs.rows import EndedRow
+from dragoman.jobs.rows import EndedJobRow
 from dragoman.jobs.statements import JobStatements
-from dragoman.jobs.writing import forget_events
+from dragoman.jobs.writing import delete_events
 
 
-class NotRetried(ValueError):
+class NotRetryable(ValueError):
     """Only a job that has failed or was cancelled runs again."""
 
     def __init__(self, job_id: str, state: JobState) -> None:
         super().__init__(f"Job {job_id} is {state}; only failed and cancelled ones are run again")
 
 
-class Retrying:
+class RetryTransaction:
     """Implements accounts.ledger.Work: one transaction that admits a job once more and lets it wait again.
 
-    Its events are deleted: the answer begins anew, whoever has read a part of it. Raises JobNotFound, NotRetried and
+    Its events are deleted: the answer begins anew, whoever has read a part of it. Raises JobNotFound, NotRetryable and
     the refusals of the ledger.
     """
 
@@ -33,15 +33,15 @@ class Retrying:
         self._ageing_seconds = ageing_seconds
         self._hold_cap = hold_cap
         self._request_id = new_request_id()
-        self._row: EndedRow | None = None
+        self._row: EndedJobRow | None = None
 
-    def before(self, session: Session) -> Sequence[Operation]:
-        rows = session.rows(self._statements.retried, self._job_id)
+    def operations(self, session: Session) -> Sequence[LedgerOperation]:
+        rows = session.rows(self._statements.retryable, self._job_id)
         if not rows:
             raise JobNotFound(self._job_id)
-        self._row = row = EndedRow._make(rows[0])
+        self._row = row = EndedJobRow._make(rows[0])
         if row.state not in ("failed", "cancelled"):
-            raise NotRetried(self._job_id, row.state)
+            raise NotRetryable(self._job_id, row.state)
         admission = Admission(
             self._request_id,
             row.key_digest,
@@ -54,24 +54,24 @@ class Retrying:
         )
         return [admission]
 
-    def after(self, session: Session, now: Instant, outcomes: Sequence[Outcome]) -> None:
+    def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> None:
         [outcome] = outcomes
         if isinstance(outcome, Exception):
             raise outcome
         row, statements = self._row, self._statements
         assert row is not None, "read before"
-        round_ = statements.order.round_of_next(session, row.model, row.priority, row.owner)
-        again = {
+        next_round = statements.fair_queue.next_round(session, row.model, row.priority, row.owner)
+        values = {
             "request_id": self._request_id,
-            "round": round_,
+            "round": next_round,
             "due": due_at(now.wall, row.priority, self._ageing_seconds),
             "state": "queued",
             "submitted_at": now.wall,
             "attempts": 0,
             "completion_tokens": 0,
             "events": 0,
-            "bytes": row.bytes - forget_events(session, statements, row.number),
+            "bytes": row.bytes - delete_events(session, statements, row.number),
             "delivered": 0,
             "webhook_attempts": 0,
         }
-        session.write(statements.retry, *(again.get(name) for name in statements.retry.parameters[:-1]), row.number)
+        session.write(statements.retry, *(values.get(name) for name in statements.retry.parameters[:-1]), row.number)

@@ -7,15 +7,15 @@ from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_of
 
 from dragoman.accounts.idempotency import IdempotencyRow
-from dragoman.accounts.statements import Statement, compiled, insert, one_of
+from dragoman.accounts.statements import Statement, compile_statement, in_list, insert
 from dragoman.accounts.tables import idempotent_requests, job_events, job_requests, jobs, processes
-from dragoman.jobs.order import NONE, QUEUED, RUNNING, Order, at_most
-from dragoman.jobs.rows import EndedRow, NewRow, OpenRow
+from dragoman.jobs.order import QUEUED, RUNNING, ZERO, FairQueue, at_most
+from dragoman.jobs.rows import EndedJobRow, NewJobRow, OpenJobRow
 
-Moment = int | ColumnElement[int]
+Timestamp = int | ColumnElement[int]
 """Milliseconds since 1970, or the parameter that stands for them."""
 
-_AT_ONCE = 100
+_REAP_BATCH = 100
 """Jobs that are taken over or failed in one transaction."""
 
 
@@ -27,29 +27,31 @@ class JobStatements:
     """
 
     def __init__(self, dialect: Dialect) -> None:
-        self.order = Order(dialect)
-        self.known = _known(dialect)
-        self.add = _adding(dialect)
+        self.fair_queue = FairQueue(dialect)
+        self.known_request_ids = _known_request_ids(dialect)
+        self.add = _insert_job(dialect)
         self.add_request = insert(dialect, job_requests, ("job", "requests", "form"))
         self.idempotent = _idempotent(dialect)
-        self.alive = compiled(select(processes.c.id).where(processes.c.id == bindparam("given")), dialect, ("given",))
+        self.live_process = compile_statement(
+            select(processes.c.id).where(processes.c.id == bindparam("given")), dialect, ("given",)
+        )
         self.add_idempotent = insert(dialect, idempotent_requests, IDEMPOTENT_COLUMNS)
-        self.remove_idempotent = _removing_idempotent(dialect)
+        self.remove_idempotent = _delete_idempotent(dialect)
         self.claimable = _claimable(dialect)
-        self.claim = _changing(dialect, *CLAIM_COLUMNS)
+        self.claim = _update_job(dialect, *CLAIM_COLUMNS)
         self.open_jobs = _open_jobs(dialect)
-        self.lease_out = _lease_out(dialect)
+        self.abandoned = _abandoned(dialect)
         self.expired = _expired(dialect)
-        self.renew = _changing(dialect, "lease_until")
+        self.renew = _update_job(dialect, "lease_until")
         self.add_events = insert(dialect, job_events, ("job", "first", "payload"))
         self.events_bytes = _events_bytes(dialect)
-        self.remove_events = _removing_events(dialect)
-        self.advance = _changing(dialect, "attempts", "fingerprint", "completion_tokens", "events", "bytes")
-        self.mark_delivered = _changing(dialect, "delivered")
-        self.put_back = _changing(dialect, "state", "attempts", "lease", "lease_until")
-        self.end = _changing(dialect, *END_COLUMNS)
-        self.retried = _retried(dialect)
-        self.retry = _changing(dialect, *RETRY_COLUMNS)
+        self.remove_events = _delete_events(dialect)
+        self.advance = _update_job(dialect, "attempts", "fingerprint", "completion_tokens", "events", "bytes")
+        self.mark_delivered = _update_job(dialect, "delivered")
+        self.requeue = _update_job(dialect, "state", "attempts", "lease", "lease_until")
+        self.end = _update_job(dialect, *END_COLUMNS)
+        self.retryable = _retryable(dialect)
+        self.retry = _update_job(dialect, *RETRY_COLUMNS)
 
 
 IDEMPOTENT_COLUMNS = ("id", "fingerprint", "token", "process_id", "claimed_at", "job_id")
@@ -79,31 +81,31 @@ RETRY_COLUMNS = (
 )
 
 
-def _changing(dialect: Dialect, *columns: str) -> Statement:
+def _update_job(dialect: Dialect, *columns: str) -> Statement:
     """Set columns of a job; the parameters are the columns, in the order of the table, then the job's number."""
     statement = update_of(jobs).where(jobs.c.number == bindparam("which"))
-    return compiled(statement, dialect, (*columns, "which"), columns)
+    return compile_statement(statement, dialect, (*columns, "which"), columns)
 
 
-def _known(dialect: Dialect) -> Statement:
-    query = select(jobs.c.request_id).where(one_of(dialect, jobs.c.request_id, "listed"))
-    return compiled(query, dialect, ("listed",))
+def _known_request_ids(dialect: Dialect) -> Statement:
+    query = select(jobs.c.request_id).where(in_list(dialect, jobs.c.request_id, "listed"))
+    return compile_statement(query, dialect, ("listed",))
 
 
-def _adding(dialect: Dialect) -> Statement:
+def _insert_job(dialect: Dialect) -> Statement:
     statement = insert_into(jobs).returning(jobs.c.number)
-    return compiled(statement, dialect, NewRow._fields, NewRow._fields)
+    return compile_statement(statement, dialect, NewJobRow._fields, NewJobRow._fields)
 
 
 def _idempotent(dialect: Dialect) -> Statement:
     columns = (idempotent_requests.c[name] for name in IdempotencyRow._fields)
     query = select(*columns).where(idempotent_requests.c.id == bindparam("given"))
-    return compiled(query.with_for_update(), dialect, ("given",))
+    return compile_statement(query.with_for_update(), dialect, ("given",))
 
 
-def _removing_idempotent(dialect: Dialect) -> Statement:
+def _delete_idempotent(dialect: Dialect) -> Statement:
     statement = delete(idempotent_requests).where(idempotent_requests.c.id == bindparam("given"))
-    return compiled(statement, dialect, ("given",))
+    return compile_statement(statement, dialect, ("given",))
 
 
 def _claimable(dialect: Dialect) -> Statement:
@@ -111,52 +113,52 @@ def _claimable(dialect: Dialect) -> Statement:
     names = ("id", "priority", "attempts", "events", "completion_tokens", "fingerprint")
     query = select(*(jobs.c[name] for name in names), job_requests.c.requests)
     query = query.join_from(jobs, job_requests, job_requests.c.job == jobs.c.number)
-    return compiled(query.where(jobs.c.number == bindparam("given")), dialect, ("given",))
+    return compile_statement(query.where(jobs.c.number == bindparam("given")), dialect, ("given",))
 
 
 def _events_bytes(dialect: Dialect) -> Statement:
     size = func.sum(func.length(job_events.c.payload))
-    return compiled(select(size).where(job_events.c.job == bindparam("given")), dialect, ("given",))
+    return compile_statement(select(size).where(job_events.c.job == bindparam("given")), dialect, ("given",))
 
 
-def _removing_events(dialect: Dialect) -> Statement:
-    return compiled(delete(job_events).where(job_events.c.job == bindparam("given")), dialect, ("given",))
+def _delete_events(dialect: Dialect) -> Statement:
+    return compile_statement(delete(job_events).where(job_events.c.job == bindparam("given")), dialect, ("given",))
 
 
-def _open() -> Select[Any]:
-    return select(*(jobs.c[name] for name in OpenRow._fields))
+def _select_open_jobs() -> Select[Any]:
+    return select(*(jobs.c[name] for name in OpenJobRow._fields))
 
 
 def _open_jobs(dialect: Dialect) -> Statement:
     """Those of the jobs that have not ended."""
-    query = _open().where(one_of(dialect, jobs.c.number, "listed"), jobs.c.state.in_((QUEUED, RUNNING)))
-    return compiled(query.order_by(jobs.c.number).with_for_update(), dialect, ("listed",))
+    query = _select_open_jobs().where(in_list(dialect, jobs.c.number, "listed"), jobs.c.state.in_((QUEUED, RUNNING)))
+    return compile_statement(query.order_by(jobs.c.number).with_for_update(), dialect, ("listed",))
 
 
-def _retried(dialect: Dialect) -> Statement:
+def _retryable(dialect: Dialect) -> Statement:
     """The job with this id, locked."""
-    query = select(*(jobs.c[name] for name in EndedRow._fields)).where(jobs.c.id == bindparam("given"))
-    return compiled(query.with_for_update(), dialect, ("given",))
+    query = select(*(jobs.c[name] for name in EndedJobRow._fields)).where(jobs.c.id == bindparam("given"))
+    return compile_statement(query.with_for_update(), dialect, ("given",))
 
 
-def is_abandoned(now: Moment, latest: Moment) -> ColumnElement[bool]:
+def is_abandoned(now: Timestamp, latest: Timestamp) -> ColumnElement[bool]:
     """Whether a job runs under a lease that is over, or later than any that is given now: the clock was set back."""
     until = jobs.c.lease_until
     return and_(jobs.c.state == RUNNING, or_(until < now, until > latest))
 
 
-def is_expired(now: Moment) -> ColumnElement[bool]:
+def is_expired(now: Timestamp) -> ColumnElement[bool]:
     """Whether a job's client has waited for too long and has been told nothing."""
     column = jobs.c
     late = column.expires_at.is_not(None), column.expires_at < now
-    return and_(column.state == QUEUED, *late, column.events == NONE)
+    return and_(column.state == QUEUED, *late, column.events == ZERO)
 
 
-def _lease_out(dialect: Dialect) -> Statement:
-    query = at_most(_AT_ONCE, _open().where(is_abandoned(bindparam("now"), bindparam("latest"))))
-    return compiled(query.with_for_update(skip_locked=True), dialect, ("now", "latest"))
+def _abandoned(dialect: Dialect) -> Statement:
+    query = at_most(_REAP_BATCH, _select_open_jobs().where(is_abandoned(bindparam("now"), bindparam("latest"))))
+    return compile_statement(query.with_for_update(skip_locked=True), dialect, ("now", "latest"))
 
 
 def _expired(dialect: Dialect) -> Statement:
-    query = at_most(_AT_ONCE, _open().where(is_expired(bindparam("now"))))
-    return compiled(query.with_for_update(skip_locked=True), dialect, ("now",))
+    query = at_most(_REAP_BATCH, _select_open_jobs().where(is_expired(bindparam("now"))))
+    return compile_statement(query.with_for_update(skip_locked=True), dialect, ("now",))

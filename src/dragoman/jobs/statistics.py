@@ -6,26 +6,26 @@ import time
 from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.jobs.reading import JobReader, ModelStatistics
 
-_GOOD_FOR_SECONDS = 2.0
+_MAX_AGE_SECONDS = 2.0
 
 
-def seconds_to_wait(statistics: ModelStatistics, place: int, slots: int) -> int:
+def waiting_eta(statistics: ModelStatistics, position: int, slots: int) -> int:
     """Until a job will have ended that has this place among those waiting, from 1 on, where `slots` run at once.
 
     Those that run now have half of their time behind them, on average. 0 when nothing was measured.
     """
     together = max(1, statistics.running or slots)
-    is_next = place <= slots - statistics.running
-    begins = 0.0 if is_next else (place - 1) / together + 0.5
-    return math.ceil(statistics.seconds * (begins + 1))
+    is_next = position <= slots - statistics.running
+    begins = 0.0 if is_next else (position - 1) / together + 0.5
+    return math.ceil(statistics.mean_seconds * (begins + 1))
 
 
-def seconds_to_run(statistics: ModelStatistics, age_seconds: float) -> int:
+def running_eta(statistics: ModelStatistics, age_seconds: float) -> int:
     """Until a job will have ended that was claimed so long ago."""
-    return max(0, math.ceil(statistics.seconds - age_seconds))
+    return max(0, math.ceil(statistics.mean_seconds - age_seconds))
 
 
-class Estimates:
+class EtaEstimator:
     """One process's. Statistics are asked for every few seconds only, however many jobs there are."""
 
     def __init__(self, thread: DatabaseThread, reader: JobReader, slots: int) -> None:
@@ -33,26 +33,26 @@ class Estimates:
         self._thread = thread
         self._reader = reader
         self._slots = slots
-        self._known: dict[str, tuple[float, ModelStatistics]] = {}
+        self._cache: dict[str, tuple[float, ModelStatistics]] = {}
 
-    async def to_wait(self, model: str, place: int) -> int:
+    async def of_waiting_job(self, model: str, position: int) -> int:
         """The seconds for a job with this place. Raises Overloaded."""
-        return seconds_to_wait(await self._of(model), place, self._slots)
+        return waiting_eta(await self._statistics(model), position, self._slots)
 
-    async def to_wait_last(self, model: str, priority: int) -> int:
+    async def of_new_job(self, model: str, priority: int) -> int:
         """The seconds for a job that comes now. Raises Overloaded."""
-        statistics = await self._of(model)
-        before = sum(jobs for waiting, jobs in statistics.waiting.items() if waiting <= priority)
-        return seconds_to_wait(statistics, before + 1, self._slots)
+        statistics = await self._statistics(model)
+        ahead = sum(jobs for waiting, jobs in statistics.waiting_by_priority.items() if waiting <= priority)
+        return waiting_eta(statistics, ahead + 1, self._slots)
 
-    async def to_run(self, model: str, age_seconds: float) -> int:
+    async def of_running_job(self, model: str, age_seconds: float) -> int:
         """The seconds for a job that has run for so long. Raises Overloaded."""
-        return seconds_to_run(await self._of(model), age_seconds)
+        return running_eta(await self._statistics(model), age_seconds)
 
-    async def _of(self, model: str) -> ModelStatistics:
+    async def _statistics(self, model: str) -> ModelStatistics:
         now = time.monotonic()
-        asked, statistics = self._known.get(model, (-math.inf, None))
-        if statistics is None or now - asked > _GOOD_FOR_SECONDS:
+        read_at, statistics = self._cache.get(model, (-math.inf, None))
+        if statistics is None or now - read_at > _MAX_AGE_SECONDS:
             statistics = await self._thread.run(self._reader.statistics, model)
-            self._known[model] = now, statistics
+            self._cache[model] = now, statistics
         return statistics

@@ -7,11 +7,11 @@ from dragoman.core.events import Event
 from dragoman.core.request import GenerationRequest
 
 
-class Run(Protocol):
+class JobExecution(Protocol):
     """A request that is being answered."""
 
     @property
-    def generated(self) -> int:
+    def generated_tokens(self) -> int:
         """Tokens generated so far, of all choices and candidates, those included that a request has begun with."""
         ...
 
@@ -24,7 +24,7 @@ class Run(Protocol):
         ...
 
 
-class Workshop(Protocol):
+class JobExecutor(Protocol):
     """The models of this process. Implemented by gateway.queueing."""
 
     def models(self) -> Sequence[str]:
@@ -35,10 +35,10 @@ class Workshop(Protocol):
         """That of the model; None: it is not known yet, or the model is gone."""
         ...
 
-    async def wake(self, model: str, requests: Sequence[GenerationRequest]) -> None:
+    async def load_model(self, model: str, requests: Sequence[GenerationRequest]) -> None:
         """Have the model loaded, as running the requests would. Raises core.errors."""
         ...
 
-    def run(self, model: str, requests: Sequence[GenerationRequest], priority: int) -> Run:
+    def run(self, model: str, requests: Sequence[GenerationRequest], priority: int) -> JobExecution:
         """Answer the requests as one, after all that is not queued. Raises core.errors, now or from its events."""
         ...

@@ -11,7 +11,7 @@ import sys
 
 import msgspec
 
-from dragoman.core.frames import frame, read_frame_from
+from dragoman.core.frames import encode_frame, read_frame_blocking
 from dragoman.core.request import ChatPrompt
 from dragoman.prompt.sandbox import TemplateError, TemplateRefusal
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
@@ -48,15 +48,15 @@ class RenderResult(msgspec.Struct, frozen=True):
 
 def encode(message: RenderRequest | RenderResult) -> bytes:
     """One frame."""
-    return frame(msgspec.msgpack.encode(message))
+    return encode_frame(msgspec.msgpack.encode(message))
 
 
 def main() -> None:
     """Answer until standard input ends."""
     with contextlib.suppress(ValueError, OSError):  # Not every system limits address space.
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
-    _write(frame(b""))
-    while (body := read_frame_from(sys.stdin.buffer)) is not None:
+    _write(encode_frame(b""))
+    while (body := read_frame_blocking(sys.stdin.buffer)) is not None:
         request = msgspec.msgpack.decode(body, type=RenderRequest)
         # The parent kills a process that takes too long. This is for one whose parent has died meanwhile.
         signal.setitimer(signal.ITIMER_REAL, 2 * request.deadline_seconds)

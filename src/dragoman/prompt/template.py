@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ChatPrompt, Message, ToolUse
+from dragoman.core.request import ChatPrompt, Message, ToolOptions
 from dragoman.prompt import thinking
 from dragoman.prompt.conversation import merge_system, message_fields, tool_fields
 from dragoman.prompt.reading import OutputParserSpec
@@ -109,5 +109,5 @@ class ChatTemplate:
         return text_of(merged)
 
 
-def _tools(tools: ToolUse | None) -> list[dict[str, Any]] | None:
+def _tools(tools: ToolOptions | None) -> list[dict[str, Any]] | None:
     return None if tools is None else [tool_fields(tool) for tool in tools.tools]

@@ -4,13 +4,19 @@ from typing import Any
 
 import msgspec
 
-from dragoman.core.request import Effort
+from dragoman.core.request import ReasoningEffort
 from dragoman.prompt.scanning import WHITESPACE
 
 OPENING = "<think>"
 CLOSING = "</think>"
 
-BUDGETS: dict[Effort | None, int | None] = {None: None, "minimal": 128, "low": 1024, "medium": 4096, "high": None}
+BUDGETS: dict[ReasoningEffort | None, int | None] = {
+    None: None,
+    "minimal": 128,
+    "low": 1024,
+    "medium": 4096,
+    "high": None,
+}
 """Tokens a thought may have; None: as many as the answer may."""
 
 
@@ -30,7 +36,7 @@ def supports_reasoning(source: str) -> bool:
     return CLOSING in source
 
 
-def effort_variables(source: str, effort: Effort | None) -> dict[str, Any]:
+def effort_variables(source: str, effort: ReasoningEffort | None) -> dict[str, Any]:
     """The variables by which a template is told how much is to be thought, of those that it knows."""
     if effort is None:
         return {}
@@ -39,7 +45,7 @@ def effort_variables(source: str, effort: Effort | None) -> dict[str, Any]:
 
 
 def end_prompt(
-    prompt: str, effort: Effort | None, *, has_switch: bool, constrained: bool
+    prompt: str, effort: ReasoningEffort | None, *, has_switch: bool, constrained: bool
 ) -> tuple[str, ReasoningSpec | None]:
     """The prompt of a thinking model, ended so that it thinks as it is to; and the thought to expect, if any.
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy.engine import URL
 
 from dragoman.accounts.database import Database, InvalidDatabaseUrl
-from dragoman.accounts.migrations import DatabaseOutdated, DatabaseTooNew, require_current, status, upgrade
+from dragoman.accounts.migrations import DatabaseOutdated, DatabaseTooNew, migration_status, require_current, upgrade
 from dragoman.server.settings import DEFAULT_DATABASE, AccountsSettings
 
 DATABASE_VARIABLE = "DRAGOMAN_WORKER_DATABASE"
@@ -32,14 +32,14 @@ class AccountsPlace(NamedTuple):
         try:
             make_folder(database)
             self.journals.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not status(database).applied:
+            if not migration_status(database).applied:
                 upgrade(database)
             require_current(database)
         except OSError as error:
             raise AccountsUnusable(f"the accounts cannot be kept in {error.filename}: {error.strerror}") from error
         except (DatabaseOutdated, DatabaseTooNew) as error:
             raise AccountsUnusable(str(error)) from error
-        except database.failures as error:
+        except database.transient_errors as error:
             reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
             raise AccountsUnusable(f"the accounts' database cannot be used: {reason}") from error
         finally:

@@ -21,12 +21,12 @@ from dragoman.dialects.operation import Operation
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.catalog import Catalog
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.keys import NO_KEYS, KeyRing
-from dragoman.gateway.meter import Meter
-from dragoman.gateway.queueing import GatewayWorkshop
-from dragoman.jobs.meter import QueueMeter
+from dragoman.gateway.keys import NO_KEYS, StaticKeyAuthenticator
+from dragoman.gateway.meter import RequestMetrics
+from dragoman.gateway.queueing import GatewayJobExecutor
+from dragoman.jobs.meter import QueueMetrics
 from dragoman.jobs.queue import JobQueue
-from dragoman.jobs.workshop import Workshop
+from dragoman.jobs.workshop import JobExecutor
 from dragoman.server import admin, health, metrics, openapi
 from dragoman.server.books import Books
 from dragoman.server.settings import DialectName
@@ -67,11 +67,11 @@ def build_app(
     options: ExchangeOptions,
     *,
     metrics_directory: str | None,
-    keys: KeyRing = NO_KEYS,
+    keys: StaticKeyAuthenticator = NO_KEYS,
     hosts: Mapping[str, DialectName] = NO_HOSTS,
     store: AdapterStore | None = None,
     books: Books | None = None,
-    admin_keys: KeyRing = NO_KEYS,
+    admin_keys: StaticKeyAuthenticator = NO_KEYS,
     queue: JobQueue | None = None,
 ) -> "App":
     """The whole app over the catalog's engines, which it starts and closes with its own life.
@@ -84,12 +84,12 @@ def build_app(
     nowhere.
     """
     registry = CollectorRegistry()
-    meter = Meter(registry)
+    meter = RequestMetrics(registry)
     access = keys if books is None else books.access
     records = None if books is None else books.thread
-    gateway = Gateway(catalog, meter, access, store, records=records, queue=queue)
-    workshop = GatewayWorkshop(catalog, meter)
-    opened = _Opened(catalog, keys.opened if books is None else books.opened, queue, workshop, QueueMeter(registry))
+    gateway = Gateway(catalog, meter, access, store, usage_database=records, queue=queue)
+    workshop = GatewayJobExecutor(catalog, meter)
+    opened = _Opened(catalog, keys.opened if books is None else books.opened, queue, workshop, QueueMetrics(registry))
     shown = metrics.Shown(catalog, registry, metrics_directory, queue)
     if books is None:
         return App(shown, gateway, opened, options, hosts)
@@ -106,8 +106,8 @@ class _Opened:
         catalog: Catalog,
         books: Callable[[], contextlib.AbstractAsyncContextManager[None]],
         queue: JobQueue | None,
-        workshop: Workshop,
-        meter: QueueMeter,
+        workshop: JobExecutor,
+        meter: QueueMetrics,
     ) -> None:
         """`books` keeps those open who let requests in, `workshop` runs what waits in the queue, `meter` counts it."""
         self._catalog = catalog
@@ -148,9 +148,9 @@ class App:
         common = [
             *health.routes(shown.catalog),
             *metrics.routes(shown, gateway, options),
-            *openapi.routes(documented, gateway, openapi.Keeps(options.answers is not None, gateway.keeps_jobs)),
+            *openapi.routes(documented, gateway, openapi.Keeps(options.answers is not None, gateway.has_queue)),
         ]
-        dialects = {name: (gateway.shown_in(name), options._replace(dialect=name, forms=FORMS)) for name in DIALECTS}
+        dialects = {name: (gateway.for_dialect(name), options._replace(dialect=name, forms=FORMS)) for name in DIALECTS}
         routes = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*dialects[name])]
         self.routes = [*common, *administration, *routes]
         app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=self._lifespan)

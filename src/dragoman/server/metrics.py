@@ -20,7 +20,7 @@ from dragoman.dialects.door import Door, ExchangeOptions, bearer_key, error_head
 from dragoman.dialects.form import ErrorReply
 from dragoman.engines.base import EngineStatistics
 from dragoman.gateway.catalog import Catalog, Deployment
-from dragoman.jobs.depths import Depth
+from dragoman.jobs.depths import QueueDepth
 from dragoman.jobs.queue import JobQueue
 
 _ANSWER_SECONDS = 2.0
@@ -76,7 +76,7 @@ async def _statistics(deployment: Deployment) -> tuple[str, EngineStatistics | N
         return deployment.name, None
 
 
-async def _depths(shown: Shown) -> dict[str, Depth]:
+async def _depths(shown: Shown) -> dict[str, QueueDepth]:
     """Those of all models, also with nothing in the queue; none when the database does not answer."""
     if shown.queue is None:
         return {}
@@ -85,7 +85,7 @@ async def _depths(shown: Shown) -> dict[str, Depth]:
             found = await shown.queue.depths()
     except (Overloaded, TimeoutError):
         return {}
-    return {model.id: Depth() for model in shown.catalog.models()} | found
+    return {model.id: QueueDepth() for model in shown.catalog.models()} | found
 
 
 def _gathered(directory: str) -> CollectorRegistry:
@@ -116,7 +116,7 @@ class _EngineCollector(Collector):
 class _QueueCollector(Collector):
     """The queue's state as gauges: the same for all workers, and so told by one."""
 
-    def __init__(self, depths: Mapping[str, Depth]) -> None:
+    def __init__(self, depths: Mapping[str, QueueDepth]) -> None:
         self._depths = depths
 
     def collect(self) -> Iterable[Metric]:
@@ -127,7 +127,7 @@ class _QueueCollector(Collector):
             yield gauge
 
 
-_QUEUE_GAUGES: dict[str, tuple[str, Callable[[Depth], float]]] = {
+_QUEUE_GAUGES: dict[str, tuple[str, Callable[[QueueDepth], float]]] = {
     "dragoman_queue_depth": ("Queued requests that wait", lambda depth: depth.waiting),
     "dragoman_queue_running": ("Queued requests that run", lambda depth: depth.running),
     "dragoman_queue_oldest_seconds": (

@@ -5,8 +5,8 @@ import msgspec
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.webhooks.message import parse_secret
 from dragoman.jobs.webhooks.options import WebhookOptions
-from dragoman.jobs.webhooks.schedule import Schedule
-from dragoman.jobs.webhooks.urls import Rules
+from dragoman.jobs.webhooks.schedule import RetrySchedule
+from dragoman.jobs.webhooks.urls import UrlRules
 from dragoman.server.settings import QueueSettings
 
 WEBHOOK_SECRET_VARIABLE = "DRAGOMAN_WORKER_WEBHOOK_SECRET"
@@ -25,6 +25,6 @@ def webhook_options(settings: QueueSettings, secret: str | None) -> WebhookOptio
     """How their ends are told, signed with the secret. Raises InvalidSecret."""
     return WebhookOptions(
         None if secret is None else parse_secret(secret),
-        Rules(settings.webhook_allow_http, settings.webhook_allow_private),
-        Schedule(settings.webhook_attempts),
+        UrlRules(settings.webhook_allow_http, settings.webhook_allow_private),
+        RetrySchedule(settings.webhook_attempts),
     )

@@ -18,7 +18,7 @@ import uvicorn
 
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.core.garbage import exempt_living_objects
+from dragoman.core.garbage import freeze_startup_objects
 from dragoman.dialects.door import ExchangeOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
@@ -26,8 +26,8 @@ from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.engines.llama.client import LlamaEngine
 from dragoman.gateway.accounts import AccountsOptions
 from dragoman.gateway.catalog import Catalog, Deployment
-from dragoman.gateway.keys import KeyRing
-from dragoman.gateway.recording import RecordingKeyRing
+from dragoman.gateway.keys import StaticKeyAuthenticator
+from dragoman.gateway.recording import UsageRecordingAuthenticator
 from dragoman.jobs.queue import JobQueue
 from dragoman.server import logs
 from dragoman.server.accounts import DATABASE_VARIABLE
@@ -83,7 +83,7 @@ class _Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        exempt_living_objects()
+        freeze_startup_objects()
         print("ready", flush=True)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -112,7 +112,7 @@ def main() -> int:
         hosts=settings.hosts,
         store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
         books=Books(accounts) if accounts is not None and options.charged else None,
-        admin_keys=KeyRing(options.admin_labels),
+        admin_keys=StaticKeyAuthenticator(options.admin_labels),
         queue=_queue(settings.queue, accounts),
     )
     config = uvicorn.Config(
@@ -141,10 +141,12 @@ async def _serve(server: _Server, listening_fd: int) -> None:
     await server.serve([socket.socket(fileno=listening_fd)])
 
 
-def _keys(options: WorkerOptions, recorded: AccountsOptions | None) -> KeyRing:
+def _keys(options: WorkerOptions, recorded: AccountsOptions | None) -> StaticKeyAuthenticator:
     if recorded is None:
-        return KeyRing(options.key_labels)
-    return RecordingKeyRing(options.key_labels, recorded._replace(patience_seconds=_PATIENCE_TO_RECORD_SECONDS))
+        return StaticKeyAuthenticator(options.key_labels)
+    return UsageRecordingAuthenticator(
+        options.key_labels, recorded._replace(timeout_seconds=_PATIENCE_TO_RECORD_SECONDS)
+    )
 
 
 def _accounts(options: WorkerOptions) -> AccountsOptions | None:

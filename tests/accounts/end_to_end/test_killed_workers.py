@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 from dragoman.accounts.database import Database
-from tests.support.metered import Customer
+from tests.support.metered import AccountFixture
 from tests.support.streaming_clients import StreamingClients, assert_all_paid
 from tests.support.workers import killable_worker
 
@@ -16,13 +16,13 @@ KILLS = {"sqlite": 8, "postgresql": 4}
 async def test_a_worker_killed_at_any_moment_leaves_no_hold_and_nothing_unpaid(
     database: Database, database_url: str, kind: str, tmp_path: Path
 ) -> None:
-    customer = Customer(database)
-    chance = random.Random(1)
+    account_fixture = AccountFixture(database)
+    rng = random.Random(1)
     with killable_worker(database_url, tmp_path / "journals", tokens_per_second=300) as worker:
-        async with StreamingClients(worker.url, customer.new_key(), clients=8, seed=1) as clients:
+        async with StreamingClients(worker.url, account_fixture.new_key(), clients=8, seed=1) as clients:
             for _ in range(KILLS[kind]):
-                await clients.receive(chance.randint(1, 300))
+                await clients.receive(rng.randint(1, 300))
                 await asyncio.to_thread(worker.kill)
             await clients.receive(1)
-    assert_all_paid(customer, clients)
-    assert {used.result for used in customer.usage} >= {"finished", "crashed"}
+    assert_all_paid(account_fixture, clients)
+    assert {used.result for used in account_fixture.usage} >= {"finished", "crashed"}

@@ -16,7 +16,7 @@ from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.engines.echo import EchoEngine
 from tests.support.apps import client_of
 from tests.support.asgi_clients import HangingUp
-from tests.support.metered import CACHED_PRICE, PLENTY, Customer, cost, metered_app
+from tests.support.metered import AMPLE_BALANCE, CACHED_PRICE, AccountFixture, cost, metered_app
 
 PATH = "/v1/completions"
 PROMPT = "ab"
@@ -48,8 +48,8 @@ class FailingEngine(EchoEngine):
 
 
 @pytest.fixture
-def customer(database: Database) -> Customer:
-    return Customer(database)
+def customer(database: Database) -> AccountFixture:
+    return AccountFixture(database)
 
 
 def body(prompt: object = PROMPT, **fields: object) -> dict[str, object]:
@@ -60,8 +60,8 @@ async def ask(client: httpx.AsyncClient, key: str, prompt: object = PROMPT, **fi
     return await client.post(PATH, json=body(prompt, **fields), headers={"authorization": f"Bearer {key}"})
 
 
-async def test_an_answer_is_charged_what_its_usage_tells(customer: Customer, tmp_path: Path) -> None:
-    key = customer.new_key()
+async def test_an_answer_is_charged_by_its_reported_usage(account_fixture: AccountFixture, tmp_path: Path) -> None:
+    key = account_fixture.new_key()
     asked: list[dict[str, object]] = [
         {},
         {"stream": True},
@@ -70,44 +70,44 @@ async def test_an_answer_is_charged_what_its_usage_tells(customer: Customer, tmp
         {"prompt": ["ab", "cde"], "n": 2, "stream": True},
         {"max_tokens": None, "ignore_eos": False},
     ]
-    async with metered_app(customer, tmp_path) as app, client_of(app) as client:
+    async with metered_app(account_fixture, tmp_path) as app, client_of(app) as client:
         for fields in asked:
             include = {"stream_options": {"include_usage": True}} if fields.get("stream") else {}
             response = await ask(client, key, **({"prompt": PROMPT} | fields | include))
             assert response.status_code == 200
-    tokens = [(used.prompt_tokens, used.completion_tokens) for used in reversed(customer.usage)]
+    tokens = [(used.prompt_tokens, used.completion_tokens) for used in reversed(account_fixture.usage)]
     assert tokens == [(2, 4), (2, 4), (2, 12), (2, 12), (5, 16), (2, 3)]
-    assert [used.charge for used in reversed(customer.usage)] == [cost(*each) for each in tokens]
-    assert {used.result for used in customer.usage} == {"finished"}
-    customer.assert_settled()
+    assert [used.charge for used in reversed(account_fixture.usage)] == [cost(*each) for each in tokens]
+    assert {used.result for used in account_fixture.usage} == {"finished"}
+    account_fixture.assert_settled()
 
 
 async def test_500_concurrent_first_requests_spend_a_balance_for_10_exactly(database: Database, tmp_path: Path) -> None:
-    customer = Customer(database, balance=10 * cost(len(PROMPT), 4))
-    key = customer.new_key()
-    async with metered_app(customer, tmp_path) as app, client_of(app) as client:
+    account_fixture = AccountFixture(database, balance=10 * cost(len(PROMPT), 4))
+    key = account_fixture.new_key()
+    async with metered_app(account_fixture, tmp_path) as app, client_of(app) as client:
         responses = await asyncio.gather(*(ask(client, key, stream=number % 2 == 0) for number in range(500)))
     statuses = Counter(response.status_code for response in responses)
     assert statuses == {200: 10, 400: 490}
     assert {response.json()["error"]["type"] for response in responses if response.status_code == 400} == {
         "budget_exceeded"
     }
-    assert (customer.account.balance, len(customer.usage)) == (0, 10)
-    customer.assert_settled()
+    assert (account_fixture.account.balance, len(account_fixture.usage)) == (0, 10)
+    account_fixture.assert_settled()
 
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_client_that_hangs_up_at_any_chunk_pays_for_what_was_generated(
-    customer: Customer, tmp_path: Path, stream: bool
+    account_fixture: AccountFixture, tmp_path: Path, stream: bool
 ) -> None:
-    key = customer.new_key()
+    key = account_fixture.new_key()
     text = "a long answer"
     clients = [HangingUp(PATH, body(text, max_tokens=len(text), stream=stream), key, after=n) for n in range(18)]
-    async with metered_app(customer, tmp_path) as app:
+    async with metered_app(account_fixture, tmp_path) as app:
         for client in clients:
             await client.ask(app)
-    customer.assert_settled()
-    by_id = {used.request_id: used for used in customer.usage}
+    account_fixture.assert_settled()
+    by_id = {used.request_id: used for used in account_fixture.usage}
     answered = [(client, by_id[client.request_id]) for client in clients if client.request_id is not None]
     assert len(answered) >= 5
     for client, used in answered:
@@ -117,10 +117,10 @@ async def test_a_client_that_hangs_up_at_any_chunk_pays_for_what_was_generated(
 
 
 async def test_clients_that_hang_up_together_at_every_moment_leave_nothing_held(
-    customer: Customer, tmp_path: Path
+    account_fixture: AccountFixture, tmp_path: Path
 ) -> None:
-    key = customer.new_key()
-    async with metered_app(customer, tmp_path) as app:
+    key = account_fixture.new_key()
+    async with metered_app(account_fixture, tmp_path) as app:
         asking = [
             asyncio.create_task(HangingUp(PATH, body("abcdefgh", stream=True), key, after=n % 12).ask(app))
             for n in range(200)
@@ -130,72 +130,76 @@ async def test_clients_that_hang_up_together_at_every_moment_leave_nothing_held(
             await asyncio.sleep(0.001 * (turn % 7))
             task.cancel()
         await asyncio.gather(*asking, return_exceptions=True)
-    customer.assert_settled()
-    assert customer.account.charges == sum(used.charge for used in customer.usage)
+    account_fixture.assert_settled()
+    assert account_fixture.account.charges == sum(used.charge for used in account_fixture.usage)
 
 
 @pytest.mark.parametrize("tokens", [0, 1, 3])
 @pytest.mark.parametrize("prompt", ["die", "refuse", "defect"])
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_request_that_fails_pays_for_what_was_delivered(
-    customer: Customer, tmp_path: Path, tokens: int, prompt: str, stream: bool
+    account_fixture: AccountFixture, tmp_path: Path, tokens: int, prompt: str, stream: bool
 ) -> None:
-    key = customer.new_key()
-    async with metered_app(customer, tmp_path, engine=FailingEngine(tokens)) as app, client_of(app) as client:
+    key = account_fixture.new_key()
+    async with metered_app(account_fixture, tmp_path, engine=FailingEngine(tokens)) as app, client_of(app) as client:
         response = await ask(client, key, prompt, stream=stream)
     delivered = response.text.count('"text":"x"')
     assert delivered == (tokens if stream else 0)
-    [used] = customer.usage
+    [used] = account_fixture.usage
     assert (used.result, used.completion_tokens) == ("failed", delivered)
     assert used.charge == (cost(len(prompt), delivered) if delivered else 0)
-    customer.assert_settled()
+    account_fixture.assert_settled()
 
 
-async def test_a_client_that_hangs_up_before_the_first_token_pays_nothing(customer: Customer, tmp_path: Path) -> None:
-    client = HangingUp(PATH, body("hang", stream=True), customer.new_key(), after=0)
-    async with metered_app(customer, tmp_path, engine=FailingEngine(0)) as app:
+async def test_a_client_that_hangs_up_before_the_first_token_pays_nothing(
+    account_fixture: AccountFixture, tmp_path: Path
+) -> None:
+    client = HangingUp(PATH, body("hang", stream=True), account_fixture.new_key(), after=0)
+    async with metered_app(account_fixture, tmp_path, engine=FailingEngine(0)) as app:
         await client.ask(app)
-    assert [(used.result, used.charge) for used in customer.usage] in ([], [("disconnected", 0)])
-    customer.assert_settled()
+    assert [(used.result, used.charge) for used in account_fixture.usage] in ([], [("disconnected", 0)])
+    account_fixture.assert_settled()
 
 
-async def test_prompt_tokens_that_were_shared_have_their_own_price(customer: Customer, tmp_path: Path) -> None:
-    async with metered_app(customer, tmp_path, engine=FailingEngine(2)) as app, client_of(app) as client:
-        assert (await ask(client, customer.new_key(), "share")).status_code == 200
+async def test_prompt_tokens_that_were_shared_have_their_own_price(
+    account_fixture: AccountFixture, tmp_path: Path
+) -> None:
+    async with metered_app(account_fixture, tmp_path, engine=FailingEngine(2)) as app, client_of(app) as client:
+        assert (await ask(client, account_fixture.new_key(), "share")).status_code == 200
     assert CACHED_PRICE > 0
-    assert customer.account.charges == cost(len("share"), 2, cached=3)
-    customer.assert_settled()
+    assert account_fixture.account.charges == cost(len("share"), 2, cached=3)
+    account_fixture.assert_settled()
 
 
-async def test_a_hold_is_capped_by_the_settings_and_the_charge_is_not(customer: Customer, tmp_path: Path) -> None:
-    key = customer.new_key(KeyRules(budget=cost(2, 4) + cost(2, 1)))
-    async with metered_app(customer, tmp_path, hold_cap=1) as app, client_of(app) as client:
+async def test_a_hold_is_capped_by_the_settings_and_the_charge_is_not(
+    account_fixture: AccountFixture, tmp_path: Path
+) -> None:
+    key = account_fixture.new_key(KeyRules(budget=cost(2, 4) + cost(2, 1)))
+    async with metered_app(account_fixture, tmp_path, hold_cap=1) as app, client_of(app) as client:
         assert (await ask(client, key)).status_code == 200
         assert (await ask(client, key)).status_code == 200
         assert (await ask(client, key)).status_code == 400
-    assert customer.account.charges == 2 * cost(2, 4)
-    assert customer.account.balance == PLENTY - customer.account.charges
-    customer.assert_settled()
+    assert account_fixture.account.charges == 2 * cost(2, 4)
+    assert account_fixture.account.balance == AMPLE_BALANCE - account_fixture.account.charges
+    account_fixture.assert_settled()
 
 
-async def test_an_account_that_is_used_up_is_told_so_before_anything_about_the_body(
-    database: Database, tmp_path: Path
-) -> None:
-    customer = Customer(database, balance=cost(2, 4))
-    key = customer.new_key()
-    async with metered_app(customer, tmp_path) as app, client_of(app) as client:
+async def test_an_exhausted_account_is_refused_before_the_body_is_validated(database: Database, tmp_path: Path) -> None:
+    account_fixture = AccountFixture(database, balance=cost(2, 4))
+    key = account_fixture.new_key()
+    async with metered_app(account_fixture, tmp_path) as app, client_of(app) as client:
         wrong = {"max_tokens": "many"}
         assert (await ask(client, key, **wrong)).json()["error"]["type"] == "bad_request_error"
         assert (await ask(client, key)).status_code == 200
         assert (await ask(client, key, **wrong)).json()["error"]["type"] == "budget_exceeded"
         used_up = (await ask(client, key)).json()["error"]["message"]
     assert used_up == "Budget has been exceeded! Current cost: 0.00000028, Max budget: 0.00000014"
-    customer.assert_settled()
+    account_fixture.assert_settled()
 
 
-async def test_one_request_at_a_time_means_one(customer: Customer, tmp_path: Path) -> None:
-    key = customer.new_key(KeyRules(concurrent_requests=1))
-    async with metered_app(customer, tmp_path) as app, client_of(app) as client:
+async def test_one_request_at_a_time_means_one(account_fixture: AccountFixture, tmp_path: Path) -> None:
+    key = account_fixture.new_key(KeyRules(concurrent_requests=1))
+    async with metered_app(account_fixture, tmp_path) as app, client_of(app) as client:
         responses = await asyncio.gather(*(ask(client, key) for _ in range(20)))
         refused = [response for response in responses if response.status_code != 200]
         assert {response.json()["error"]["message"] for response in refused} == {
@@ -204,4 +208,4 @@ async def test_one_request_at_a_time_means_one(customer: Customer, tmp_path: Pat
         assert len(refused) < 20
         # One after the other: a place is free as soon as the answer has been read.
         assert [(await ask(client, key)).status_code for _ in range(20)] == [200] * 20
-    customer.assert_settled()
+    account_fixture.assert_settled()

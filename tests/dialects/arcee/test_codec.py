@@ -29,7 +29,7 @@ from dragoman.core.request import (
     SamplingParams,
     Tool,
     ToolCall,
-    ToolUse,
+    ToolOptions,
 )
 from dragoman.core.service import ServedModel
 from dragoman.dialects.arcee import codec, wire
@@ -305,16 +305,16 @@ def test_at_most_1024_tokens_have_a_bias() -> None:
 @pytest.mark.parametrize(
     ("fields", "use"),
     [
-        ({}, ToolUse(USE)),
-        ({"tool_choice": None}, ToolUse(USE)),
-        ({"tool_choice": "auto"}, ToolUse(USE)),
+        ({}, ToolOptions(USE)),
+        ({"tool_choice": None}, ToolOptions(USE)),
+        ({"tool_choice": "auto"}, ToolOptions(USE)),
         ({"tool_choice": "none"}, None),
-        ({"tool_choice": "required"}, ToolUse(USE, "required")),
-        ({"tool_choice": {"type": "function", "function": {"name": "now"}}}, ToolUse(USE, "named", "now")),
-        ({"parallel_tool_calls": False}, ToolUse(USE, parallel=False)),
+        ({"tool_choice": "required"}, ToolOptions(USE, "required")),
+        ({"tool_choice": {"type": "function", "function": {"name": "now"}}}, ToolOptions(USE, "named", "now")),
+        ({"parallel_tool_calls": False}, ToolOptions(USE, parallel=False)),
     ],
 )
-def test_tools_reach_the_engine_with_their_choice(fields: dict[str, object], use: ToolUse | None) -> None:
+def test_tools_reach_the_engine_with_their_choice(fields: dict[str, object], use: ToolOptions | None) -> None:
     prompt = request(tools=[WEATHER, CLOCK], **fields).prompt
     assert isinstance(prompt, ChatPrompt)
     assert prompt.tools == use
@@ -561,7 +561,7 @@ def test_every_model_is_listed_once_in_the_services_shape() -> None:
 
 
 def test_a_model_that_thinks_is_listed_so() -> None:
-    [card] = json.loads(codec.model_list([ServedModel("thinker", (), 1, thinks=True)]))["data"]
+    [card] = json.loads(codec.model_list([ServedModel("thinker", (), 1, supports_reasoning=True)]))["data"]
     assert card["supported_features"][-1] == "reasoning"
 
 

@@ -21,8 +21,8 @@ from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.keys import KeyRing
-from dragoman.gateway.meter import Meter
+from dragoman.gateway.keys import StaticKeyAuthenticator
+from dragoman.gateway.meter import RequestMetrics
 
 CHAT = "/api/v1/chat/completions"
 MODELS = "/api/v1/models"
@@ -47,7 +47,7 @@ class BreakingEngine(EchoEngine):
 
 def gateway_of(engine: Engine, keys: Sequence[str] = ()) -> Gateway:
     catalog = Catalog([Deployment("echo", ("parrot",), engine)])
-    return Gateway(catalog, Meter(CollectorRegistry()), KeyRing(map(key_digest, keys)))
+    return Gateway(catalog, RequestMetrics(CollectorRegistry()), StaticKeyAuthenticator(map(key_digest, keys)))
 
 
 def client_of(gateway: Gateway) -> httpx.AsyncClient:

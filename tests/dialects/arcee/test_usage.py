@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from dragoman.accounts.keys import KeyRules
-from tests.support.accounts import Till
+from tests.support.accounts import LedgerHarness
 from tests.support.apps import KEY, client_of, echo_app
-from tests.support.books import books_at, open_till
+from tests.support.books import accounting_at, open_ledger_harness
 
 USAGE = "/api/v1/usage"
 
@@ -22,23 +22,23 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def till(url: str) -> Iterator[Till]:
+def till(url: str) -> Iterator[LedgerHarness]:
     """Two requests to one model, a request to another with another key, and one that nobody has sent."""
-    with open_till(url) as till:
+    with open_ledger_harness(url) as harness:
         for model in ("parrot", "parrot"):
-            till.settle(till.admit(10, 10, model=model).request_id, 10, 0, 5)
-        till.settle(till.admit(10, 10, key_digest=None).request_id)
-        first = till.secret
-        till.use(KeyRules())
-        till.settle(till.admit(20, 10, model="owl").request_id, 20, 0, 7)
-        till.secret = first
-        yield till
+            harness.settle(harness.admit(10, 10, model=model).request_id, 10, 0, 5)
+        harness.settle(harness.admit(10, 10, key_digest=None).request_id)
+        first = harness.secret
+        harness.use_new_key(KeyRules())
+        harness.settle(harness.admit(20, 10, model="owl").request_id, 20, 0, 7)
+        harness.secret = first
+        yield harness
 
 
 @pytest.fixture
-async def client(till: Till, url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
-    with books_at(url, tmp_path) as books:
-        async with books.opened(), client_of(echo_app(books=books), key=till.secret) as client:
+async def client(harness: LedgerHarness, url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+    with accounting_at(url, tmp_path) as books:
+        async with books.opened(), client_of(echo_app(books=books), key=harness.secret) as client:
             yield client
 
 
@@ -52,19 +52,21 @@ def today() -> date:
     return datetime.now(UTC).date()
 
 
-async def test_the_balance_is_a_number_of_units(client: httpx.AsyncClient, till: Till) -> None:
-    assert till.account.balance == 1_000_000 - 2 * (10 * 10 + 5 * 30)
+async def test_the_balance_is_a_number_of_units(client: httpx.AsyncClient, harness: LedgerHarness) -> None:
+    assert harness.account.balance == 1_000_000 - 2 * (10 * 10 + 5 * 30)
     response = await client.get(f"{USAGE}/credits")
     assert response.text == '{"credit_balance":0.0009995}'
 
 
-async def test_statistics_have_a_row_for_each_day_key_and_model(client: httpx.AsyncClient, till: Till) -> None:
+async def test_statistics_have_a_row_for_each_day_key_and_model(
+    client: httpx.AsyncClient, harness: LedgerHarness
+) -> None:
     parrot, owl = sorted(await get(client, "stats"), key=lambda row: int(row["user_id"]))
     day = today().isoformat()
     assert parrot == {
-        "id": f"{till.account_id}-{parrot['user_id']}-{day}-parrot",
+        "id": f"{harness.account_id}-{parrot['user_id']}-{day}-parrot",
         "user_id": parrot["user_id"],
-        "org_id": str(till.account_id),
+        "org_id": str(harness.account_id),
         "email": None,
         "model": "parrot",
         "source": "api",
@@ -156,8 +158,8 @@ async def test_a_server_without_accounts_has_neither(name: str) -> None:
             assert response.json() == {"detail": "This server records no usage"}
 
 
-async def test_on_a_host_of_its_own_usage_is_under_v1_too(till: Till, url: str, tmp_path: Path) -> None:
-    with books_at(url, tmp_path) as books:
+async def test_on_a_host_of_its_own_usage_is_under_v1_too(harness: LedgerHarness, url: str, tmp_path: Path) -> None:
+    with accounting_at(url, tmp_path) as books:
         app = echo_app(books=books, hosts={"a.example": "arcee"})
-        async with books.opened(), client_of(app, "a.example", key=till.secret) as client:
+        async with books.opened(), client_of(app, "a.example", key=harness.secret) as client:
             assert (await client.get("/v1/usage/credits")).json() == {"credit_balance": 0.0009995}

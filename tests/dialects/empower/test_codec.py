@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from dragoman.core.adapters import Adapter, AdapterOrder, AdapterSource, RegisteredAdapter
+from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter
 from dragoman.core.errors import (
     AdapterMissing,
     BadRequest,
@@ -12,14 +12,14 @@ from dragoman.core.errors import (
     DragomanError,
     EngineFailed,
     ModelLoading,
+    ModelNameTaken,
     ModelNotFound,
-    NameTaken,
     Overloaded,
     ShuttingDown,
     Unauthenticated,
 )
 from dragoman.core.events import Delta, Event, Finished, ToolCallDelta, Usage
-from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams, Tool, ToolCall, ToolUse
+from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams, Tool, ToolCall, ToolOptions
 from dragoman.core.service import ServedModel
 from dragoman.dialects.empower import codec, wire
 from dragoman.dialects.form import Call
@@ -264,22 +264,22 @@ def test_without_tools_the_choice_may_be_none_or_auto(choice: str) -> None:
 @pytest.mark.parametrize(
     ("choice", "use"),
     [
-        (None, ToolUse(TOOLS)),
-        ("auto", ToolUse(TOOLS)),
+        (None, ToolOptions(TOOLS)),
+        ("auto", ToolOptions(TOOLS)),
         ("none", None),
-        ("any", ToolUse(TOOLS, "required")),
-        ("required", ToolUse(TOOLS, "required")),
-        ({"type": "function", "function": {"name": "get_weather"}}, ToolUse(TOOLS, "named", "get_weather")),
+        ("any", ToolOptions(TOOLS, "required")),
+        ("required", ToolOptions(TOOLS, "required")),
+        ({"type": "function", "function": {"name": "get_weather"}}, ToolOptions(TOOLS, "named", "get_weather")),
     ],
 )
-def test_tools_reach_the_engine_and_any_is_required(choice: object, use: ToolUse | None) -> None:
+def test_tools_reach_the_engine_and_any_is_required(choice: object, use: ToolOptions | None) -> None:
     assert request(tools=[WEATHER], tool_choice=choice).prompt == ChatPrompt(HI.messages, use)
 
 
 def test_every_prompt_has_the_same_tools() -> None:
     asked = chat(messages=["one", "two"], tools=[WEATHER]).requests
     assert [sent.prompt for sent in asked] == [
-        ChatPrompt((Message("user", text),), ToolUse(TOOLS)) for text in ("one", "two")
+        ChatPrompt((Message("user", text),), ToolOptions(TOOLS)) for text in ("one", "two")
     ]
 
 
@@ -458,13 +458,13 @@ def test_in_a_stream_each_choice_has_its_own_role_and_end(include_usage: bool | 
 def test_an_adapter_has_a_name_and_a_source(source: str) -> None:
     wanted = codec.decode_adapter(json.dumps(ADAPTER | {"model_source": source, "hf_token": None}).encode())
     kind: Any = {"HF_HUB": "hub", "LOCAL": "local"}[source]
-    assert wanted == codec.WantedAdapter(AdapterOrder("acme/lora", AdapterSource(kind, "acme/lora")), None)
+    assert wanted == codec.WantedAdapter(AdapterSpec("acme/lora", AdapterSource(kind, "acme/lora")), None)
 
 
 def test_an_adapter_may_have_another_name_a_revision_and_a_base() -> None:
     fields = {"name": "lora", "hf_revision": "v2", "hf_token": "hf_secret", "base_model_name": "m"}
     wanted = codec.decode_adapter(json.dumps(ADAPTER | fields).encode())
-    order = AdapterOrder("lora", AdapterSource("hub", "acme/lora", "v2"), "m")
+    order = AdapterSpec("lora", AdapterSource("hub", "acme/lora", "v2"), "m")
     assert wanted == codec.WantedAdapter(order, "hf_secret")
 
 
@@ -546,7 +546,7 @@ def test_a_base_model_is_told_by_each_of_its_names() -> None:
         (BodyTooLarge(10), 413, "Request body is larger than 10 bytes", "invalid_request_error", None, None),
         (EngineFailed("secret"), 500, "An internal error occurred", "server_error", None, None),
         (DragomanError("secret"), 500, "An internal error occurred", "server_error", None, None),
-        (NameTaken("m"), 400, "A model named 'm' already exists", "invalid_request_error", "name", "name_taken"),
+        (ModelNameTaken("m"), 400, "A model named 'm' already exists", "invalid_request_error", "name", "name_taken"),
         (AdapterMissing("gone"), 400, "gone", "invalid_request_error", "model_name", "model_not_available"),
         *(
             (error, 503, "The server is overloaded, retry in 5 seconds", "server_error", None, "overloaded")

@@ -24,8 +24,8 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.keys import KeyRing
-from dragoman.gateway.meter import Meter
+from dragoman.gateway.keys import StaticKeyAuthenticator
+from dragoman.gateway.meter import RequestMetrics
 from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.tiny_llama import write_adapter
 
@@ -62,9 +62,9 @@ def gateway_of(*keys: str, engine: Engine | None = None, folder: Path | None = N
     )
     return Gateway(
         catalog,
-        Meter(CollectorRegistry()),
-        KeyRing({key_digest(key): "build server" for key in keys}),
-        store=LocalAdapterStore(folder, downloads=False),
+        RequestMetrics(CollectorRegistry()),
+        StaticKeyAuthenticator({key_digest(key): "build server" for key in keys}),
+        adapter_store=LocalAdapterStore(folder, downloads=False),
     )
 
 

@@ -9,10 +9,10 @@ from dragoman.core.events import (
     Delta,
     Event,
     Finished,
-    Likelihood,
     ReasoningDelta,
     TokenLogprobs,
     ToolCallDelta,
+    TopLogprob,
     Usage,
 )
 from dragoman.dialects.form import Call
@@ -160,7 +160,7 @@ def test_a_streamed_call_begins_with_its_name_and_the_role_stands_in_the_first_c
 
 TOLD: list[Event] = [
     Delta(0, "é", [], [TokenLogprobs(1, b"\xc3", None, []), TokenLogprobs(2, b"\xa9", -0.5, [])]),
-    Delta(0, "ab", [3], [TokenLogprobs(3, b"ab", -1.5, [Likelihood(4, b" ", -0.5), Likelihood(3, b"ab", -1.5)])]),
+    Delta(0, "ab", [3], [TokenLogprobs(3, b"ab", -1.5, [TopLogprob(4, b" ", -0.5), TopLogprob(3, b"ab", -1.5)])]),
     Finished(0, "stop"),
     Usage(2, 2, 0),
 ]

@@ -25,7 +25,7 @@ from dragoman.core.request import (
     TokenPrompt,
     Tool,
     ToolCall,
-    ToolUse,
+    ToolOptions,
 )
 from dragoman.dialects.form import Call
 from dragoman.dialects.infermatic.codec import InfermaticErrors, decode_chat, decode_text
@@ -269,10 +269,10 @@ USE = (Tool("now", None, {"type": "object"}),)
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [
-        ({"tools": [TOOL]}, {"tools": ToolUse(USE)}),
+        ({"tools": [TOOL]}, {"tools": ToolOptions(USE)}),
         ({"tools": [TOOL], "tool_choice": "none"}, {}),
-        ({"tools": [TOOL], "tool_choice": "required"}, {"tools": ToolUse(USE, "required")}),
-        ({"tools": [TOOL], "parallel_tool_calls": False}, {"tools": ToolUse(USE, parallel=False)}),
+        ({"tools": [TOOL], "tool_choice": "required"}, {"tools": ToolOptions(USE, "required")}),
+        ({"tools": [TOOL], "parallel_tool_calls": False}, {"tools": ToolOptions(USE, parallel=False)}),
         ({"tools": [], "tool_choice": "auto"}, {}),
         ({"reasoning_effort": "minimal"}, {"effort": "minimal"}),
         ({"chat_template": "{{ x }}"}, {"template": "{{ x }}"}),

@@ -14,7 +14,15 @@ from dragoman.jobs.options import QueueOptions
 from tests.support.apps import client_of, echo_app
 from tests.support.asgi_clients import HangingUp
 from tests.support.gated_echo import GatedEcho
-from tests.support.queueing import ASYNC, STREAM, Place, ended, open_place, serving, without_ids
+from tests.support.queueing import (
+    ACCEPT_STREAM,
+    RESPOND_ASYNC,
+    HttpQueueHarness,
+    job_when_ended,
+    open_queue_harness,
+    queue_client,
+    without_event_ids,
+)
 
 HELD, REQUEST, PLAIN = "/queue/chat/completions", "/queue/request", "/v1/chat/completions"
 HELLO: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
@@ -23,14 +31,14 @@ STREAMED = HELLO | {"stream": True, "stream_options": {"include_usage": True}}
 
 @pytest.fixture
 async def client() -> AsyncIterator[httpx.AsyncClient]:
-    async with serving() as client:
+    async with queue_client() as client:
         yield client
 
 
 @pytest.fixture
-def place() -> Iterator[Place]:
-    with open_place() as place:
-        yield place
+def queue_harness() -> Iterator[HttpQueueHarness]:
+    with open_queue_harness() as queue_harness:
+        yield queue_harness
 
 
 def nameless(text: str) -> str:
@@ -57,17 +65,17 @@ async def test_a_held_stream_is_the_plain_one_with_ids(client: httpx.AsyncClient
     held, plain = [await client.post(path, json=STREAMED) for path in (HELD, PLAIN)]
     assert held.headers["content-type"] == plain.headers["content-type"] == sse.MEDIA_TYPE
     assert "x-litellm-priority" not in held.headers
-    text = without_ids(held.text)
+    text = without_event_ids(held.text)
     assert nameless(text) == nameless(plain.text)
     assert text.endswith("data: [DONE]\n\n")
-    again = await client.get(f"/queue/response/{held.headers['x-dragoman-job-id']}", headers=STREAM)
+    again = await client.get(f"/queue/response/{held.headers['x-dragoman-job-id']}", headers=ACCEPT_STREAM)
     assert again.text == held.text
 
 
 async def test_the_body_decides_about_the_usage_of_the_stream(client: httpx.AsyncClient) -> None:
     for body in (STREAMED, HELLO):
         url = (await client.post(REQUEST, json=body)).json()["url"]
-        assert ('"usage"' in (await client.get(url, headers=STREAM)).text) == (body is STREAMED)
+        assert ('"usage"' in (await client.get(url, headers=ACCEPT_STREAM)).text) == (body is STREAMED)
 
 
 async def test_a_request_to_the_older_route_is_only_queued(client: httpx.AsyncClient) -> None:
@@ -75,11 +83,11 @@ async def test_a_request_to_the_older_route_is_only_queued(client: httpx.AsyncCl
     told = response.json()
     assert (response.status_code, list(told)) == (200, ["id", "url", "eta", "status"])
     assert response.headers["x-dragoman-job-id"] == told["id"]
-    assert (await ended(client, told["url"]))["result"]["choices"][0]["message"]["content"] == "Hello"
+    assert (await job_when_ended(client, told["url"]))["result"]["choices"][0]["message"]["content"] == "Hello"
 
 
 async def test_who_prefers_not_to_wait_does_not(client: httpx.AsyncClient) -> None:
-    response = await client.post(HELD, json=HELLO, headers=ASYNC)
+    response = await client.post(HELD, json=HELLO, headers=RESPOND_ASYNC)
     assert (response.status_code, response.headers["preference-applied"]) == (202, "respond-async")
     assert "x-litellm-priority" not in response.headers
 
@@ -97,14 +105,14 @@ async def test_what_is_no_priority_is_refused(client: httpx.AsyncClient, sent: o
 
 
 async def test_a_job_that_waits_says_where_it_stands_and_one_that_runs_how_long() -> None:
-    engine = GatedEcho(silent=True)
+    engine = GatedEcho(withhold_first_token=True)
     engine.gate.clear()
-    async with serving(engine, options=QueueOptions(concurrency=1)) as client:
+    async with queue_client(engine, options=QueueOptions(concurrency=1)) as client:
         first, second = [(await client.post(REQUEST, json=HELLO)).json()["url"] for _ in range(2)]
-        await engine.began.wait()
+        await engine.generation_started.wait()
         running, waiting = [(await client.get(url)).json() for url in (first, second)]
         engine.gate.set()
-        await ended(client, second)
+        await job_when_ended(client, second)
     assert list(waiting) == ["id", "status", "eta", "position"]
     assert (waiting["status"], waiting["position"]) == ("queued", 1)
     assert list(running) == ["id", "status", "eta"]
@@ -115,12 +123,12 @@ async def test_a_job_that_waits_says_where_it_stands_and_one_that_runs_how_long(
 async def test_who_waits_too_long_is_told_so(stream: bool) -> None:
     engine = GatedEcho()
     engine.gate.clear()
-    async with serving(engine, options=QueueOptions(concurrency=1, held_seconds=0.05)) as client:
+    async with queue_client(engine, options=QueueOptions(concurrency=1, held_seconds=0.05)) as client:
         before = (await client.post(REQUEST, json=HELLO)).json()["url"]
-        await engine.began.wait()
+        await engine.generation_started.wait()
         response = await client.post(HELD, json=HELLO | {"stream": stream})
         engine.gate.set()
-        await ended(client, before)
+        await job_when_ended(client, before)
         job = (await client.get(f"/queue/response/{response.headers['x-dragoman-job-id']}")).json()
     error = {
         "message": "litellm.Timeout: Request timed out while polling queue",
@@ -134,44 +142,46 @@ async def test_who_waits_too_long_is_told_so(stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("silent", [False, True])
-async def test_who_waits_for_a_job_that_somebody_cancels_is_told_so(place: Place, stream: bool, silent: bool) -> None:
-    engine = GatedEcho(silent=silent)
+async def test_who_waits_for_a_job_that_somebody_cancels_is_told_so(
+    queue_harness: HttpQueueHarness, stream: bool, silent: bool
+) -> None:
+    engine = GatedEcho(withhold_first_token=silent)
     engine.gate.clear()
-    async with place.server(engine) as server:
+    async with queue_harness.server(engine) as server:
         client = server.client
         holding = asyncio.create_task(client.post(HELD, json=HELLO | {"stream": stream}))
-        await engine.began.wait()
-        [job_id] = place.job_ids()
+        await engine.generation_started.wait()
+        [job_id] = queue_harness.job_ids()
         await client.delete(f"/queue/response/{job_id}")
         held = await holding
     error = {"message": f"Job '{job_id}' was cancelled", "type": "cancelled", "param": "None", "code": "410"}
     if stream and not silent:
         assert held.status_code == 200
-        last = without_ids(held.text).rstrip("\n").rpartition("\n\n")[2]
+        last = without_event_ids(held.text).rstrip("\n").rpartition("\n\n")[2]
         assert json.loads(last.removeprefix("data: ")) == {"error": error}
     else:
         assert (held.status_code, held.json()) == (410, {"error": error})
 
 
-async def test_a_client_that_hangs_up_does_not_cancel_its_job(place: Place) -> None:
+async def test_a_client_that_hangs_up_does_not_cancel_its_job(queue_harness: HttpQueueHarness) -> None:
     engine = GatedEcho()
     engine.gate.clear()
-    async with place.server(engine) as server:
+    async with queue_harness.server(engine) as server:
         client = server.client
-        leaving = HangingUp(HELD, STREAMED, place.secret, after=2)
+        leaving = HangingUp(HELD, STREAMED, queue_harness.secret, after=2)
         await leaving.ask(server.app)
         [job_id] = [value.decode() for name, value in leaving.sent[0]["headers"] if name == b"x-dragoman-job-id"]
         engine.gate.set()
-        told = await ended(client, f"/queue/response/{job_id}")
+        told = await job_when_ended(client, f"/queue/response/{job_id}")
     assert told["result"]["choices"][0]["message"]["content"] == "Hello"
     assert (engine.runs, engine.cancelled) == (1, 0)
 
 
-async def test_a_silent_stream_is_kept_alive_by_comments_that_end_no_event(place: Place) -> None:
+async def test_a_silent_stream_is_kept_alive_by_comments_that_end_no_event(queue_harness: HttpQueueHarness) -> None:
     engine = GatedEcho()
     engine.gate.clear()
-    async with place.server(engine, keep_alive_seconds=0.01) as server:
-        client = HangingUp(HELD, STREAMED, place.secret, after=5)
+    async with queue_harness.server(engine, keep_alive_seconds=0.01) as server:
+        client = HangingUp(HELD, STREAMED, queue_harness.secret, after=5)
         await client.ask(server.app)
         engine.gate.set()
     bodies = [message["body"] for message in client.sent if message["type"] == "http.response.body"]
@@ -185,12 +195,12 @@ async def test_the_same_held_request_with_the_same_key_has_the_same_answer(clien
     assert first.text == again.text
     assert again.headers.pop("idempotent-replayed") == "true"
     assert dict(again.headers) == dict(first.headers)
-    assert (await client.post(HELD, json=STREAMED, headers=headers | ASYNC)).status_code == 409
+    assert (await client.post(HELD, json=STREAMED, headers=headers | RESPOND_ASYNC)).status_code == 409
 
 
 async def test_an_engine_that_fails_is_an_ordinary_error_before_the_first_event() -> None:
-    engine = GatedEcho(*[EngineFailed("It broke")] * 9, silent=True)
-    async with serving(engine, options=QueueOptions(max_attempts=1)) as client:
+    engine = GatedEcho(*[EngineFailed("It broke")] * 9, withhold_first_token=True)
+    async with queue_client(engine, options=QueueOptions(max_attempts=1)) as client:
         response = await client.post(HELD, json=STREAMED)
     assert response.status_code == 500
     assert response.json()["error"]["type"] == "internal_server_error"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dragoman.core.errors import EngineFailed
-from dragoman.core.events import Delta, Event, Finished, Likelihood, TokenLogprobs, Usage
+from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, TopLogprob, Usage
 from dragoman.dialects.form import Call
 from dragoman.dialects.scale import codec
 from tests.support.answers import collected, streamed
@@ -109,7 +109,7 @@ def test_choices_have_the_log_probabilities_of_the_same_documents_text(route: Ca
         return [{"index": 0, "logprobs": {"content": content}}]
 
     def told(letter: str) -> TokenLogprobs:
-        return TokenLogprobs(1, letter.encode(), -0.5, [Likelihood(2, b"x", -0.1)])
+        return TokenLogprobs(1, letter.encode(), -0.5, [TopLogprob(2, b"x", -0.1)])
 
     events = [Delta(0, "a", [1], [told("a")]), Delta(0, "bc", [2, 3], [told("b"), told("c")]), *ANSWER[-2:]]
     machine = route(logprobs=True, top_logprobs=1).machine

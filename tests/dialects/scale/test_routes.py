@@ -20,8 +20,8 @@ from dragoman.dialects.trimming import Trimming
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.keys import NO_KEYS, KeyRing
-from dragoman.gateway.meter import Meter
+from dragoman.gateway.keys import NO_KEYS, StaticKeyAuthenticator
+from dragoman.gateway.meter import RequestMetrics
 
 KEY = "sk-0123456789abcdef"
 LARGEST_BODY = 100_000
@@ -57,8 +57,8 @@ class BreakingEngine(EchoEngine):
         raise EngineFailed("secret")
 
 
-def gateway_of(engine: EchoEngine, keys: KeyRing = NO_KEYS) -> Gateway:
-    return Gateway(Catalog([Deployment("echo", ("acme/parrot",), engine)]), Meter(CollectorRegistry()), keys)
+def gateway_of(engine: EchoEngine, keys: StaticKeyAuthenticator = NO_KEYS) -> Gateway:
+    return Gateway(Catalog([Deployment("echo", ("acme/parrot",), engine)]), RequestMetrics(CollectorRegistry()), keys)
 
 
 def client_of(gateway: Gateway) -> httpx.AsyncClient:
@@ -74,7 +74,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def locked() -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(gateway_of(EchoEngine(), KeyRing([key_digest(KEY)]))) as client:
+    async with client_of(gateway_of(EchoEngine(), StaticKeyAuthenticator([key_digest(KEY)]))) as client:
         yield client
 
 

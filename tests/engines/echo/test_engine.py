@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.events import AnyDelta, Delta, Event, Finished, Likelihood, TokenLogprobs, ToolCallDelta, Usage
+from dragoman.core.events import AnyDelta, Delta, Event, Finished, TokenLogprobs, ToolCallDelta, TopLogprob, Usage
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
@@ -17,7 +17,7 @@ from dragoman.core.request import (
     TextPrompt,
     TokenPrompt,
     Tool,
-    ToolUse,
+    ToolOptions,
 )
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.echo.engine import END
@@ -99,7 +99,7 @@ async def answer_logprobs(
 async def test_every_byte_of_the_answer_has_logprob_zero_reported_once(text: str) -> None:
     assert b"".join(token.token for token in await answer_logprobs(TextPrompt(text), 0)) == text.encode()
     for token in await answer_logprobs(TextPrompt(text), 5):
-        assert (token.logprob, token.top) == (0.0, [Likelihood(token.token_id, token.token, 0.0)])
+        assert (token.logprob, token.top) == (0.0, [TopLogprob(token.token_id, token.token, 0.0)])
 
 
 async def test_an_echoed_prompt_has_logprobs_except_for_its_first_byte() -> None:
@@ -125,7 +125,7 @@ async def test_logprobs_are_not_reported_unless_requested() -> None:
 
 
 async def test_tools_that_may_be_called_and_an_effort_change_nothing() -> None:
-    prompt = msgspec.structs.replace(HELLO, tools=ToolUse(TOOLS), effort="high")
+    prompt = msgspec.structs.replace(HELLO, tools=ToolOptions(TOOLS), effort="high")
     assert await answer_text(prompt) == "Hello"
 
 
@@ -134,8 +134,8 @@ async def test_tools_that_may_be_called_and_an_effort_change_nothing() -> None:
     [
         ({"template": "{{ messages }}"}, "chat_template"),
         ({"template_arguments": {"x": 1}}, "chat_template_kwargs"),
-        ({"tools": ToolUse(TOOLS, "required")}, "tools"),
-        ({"tools": ToolUse(TOOLS, "named", "now")}, "tools"),
+        ({"tools": ToolOptions(TOOLS, "required")}, "tools"),
+        ({"tools": ToolOptions(TOOLS, "named", "now")}, "tools"),
     ],
 )
 async def test_unsupported_features_are_refused_also_when_only_counting_tokens(
@@ -185,7 +185,7 @@ samplings = st.builds(
 async def test_a_resumed_answer_has_the_events_of_an_uninterrupted_one(
     text: str, sampling: SamplingParams, tools: bool, n: int, echo: bool, data: st.DataObject
 ) -> None:
-    prompt = ChatPrompt((Message("user", text),), ToolUse(TOOLS) if tools else None)
+    prompt = ChatPrompt((Message("user", text),), ToolOptions(TOOLS) if tools else None)
     request = GenerationRequest("echo", prompt, sampling, n, echo)
     engine = EchoEngine(context_length=1000)
     unbroken = [event async for event in engine.generate(request)]

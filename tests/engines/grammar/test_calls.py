@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import JsonObjectFormat, Tool, ToolUse
+from dragoman.core.request import JsonObjectFormat, Tool, ToolOptions
 from dragoman.engines.grammar import build_grammar
 from dragoman.prompt.markup import ToolCallMarkup
 from tests.support.grammars import SPECIAL, allows, generate, tokens_of, validation_errors
@@ -42,7 +42,7 @@ WEATHER = Tool(
     },
 )
 CLOCK = Tool("get")
-BOTH = ToolUse((WEATHER, CLOCK))
+BOTH = ToolOptions((WEATHER, CLOCK))
 
 OSLO = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Oslo"}}\n</tool_call>'
 TIME = '<tool_call>\n{"name": "get", "arguments": {}}\n</tool_call>'
@@ -55,13 +55,13 @@ def no_tokens(text: str) -> None:
 TOKENS = st.sampled_from([no_tokens, SPECIAL.get])
 
 
-def grammar_of(use: ToolUse, markup: ToolCallMarkup, special_token: Callable[[str], int | None] = no_tokens) -> str:
+def grammar_of(use: ToolOptions, markup: ToolCallMarkup, special_token: Callable[[str], int | None] = no_tokens) -> str:
     grammar = build_grammar(None, use, markup, special_token)
     assert grammar is not None
     return grammar
 
 
-def chosen(choice: str, **changes: Any) -> ToolUse:
+def chosen(choice: str, **changes: Any) -> ToolOptions:
     return msgspec.structs.replace(BOTH, choice=choice, **changes)
 
 
@@ -79,26 +79,26 @@ def read_calls(text: str, markup: ToolCallMarkup) -> tuple[list[tuple[str, str]]
     return calls, text
 
 
-def check_calls(calls: list[tuple[str, str]], use: ToolUse) -> None:
-    tools = {tool.name: tool for tool in use.callable}
-    assert 1 <= len(calls) <= (10**9 if use.several else 1)
+def check_calls(calls: list[tuple[str, str]], use: ToolOptions) -> None:
+    tools = {tool.name: tool for tool in use.callable_tools}
+    assert 1 <= len(calls) <= (10**9 if use.allows_multiple_calls else 1)
     for name, arguments in calls:
         parameters = tools[name].parameters
         assert arguments == "{}" if parameters is None else validation_errors(arguments, parameters) == []
 
 
 @st.composite
-def uses(draw: st.DrawFn, choices: tuple[str, ...]) -> ToolUse:
+def uses(draw: st.DrawFn, choices: tuple[str, ...]) -> ToolOptions:
     offered = tuple(draw(st.lists(tools(), min_size=1, max_size=3, unique_by=lambda tool: tool.name)))
     choice: Any = draw(st.sampled_from(choices))
     name = draw(st.sampled_from(offered)).name if choice == "named" else None
-    return ToolUse(offered, choice, name, parallel=draw(st.booleans()))
+    return ToolOptions(offered, choice, name, parallel=draw(st.booleans()))
 
 
 @settings(max_examples=60)
 @given(use=uses(("required", "named")), markup=MARKUPS, special_token=TOKENS, seed=st.integers(0, 2**32))
 def test_a_forced_answer_is_calls_with_arguments_that_fit_and_nothing_else(
-    use: ToolUse, markup: ToolCallMarkup, special_token: Callable[[str], int | None], seed: int
+    use: ToolOptions, markup: ToolCallMarkup, special_token: Callable[[str], int | None], seed: int
 ) -> None:
     text = generate(grammar_of(use, markup, special_token), Random(seed), 400)
     if text is not None:
@@ -110,7 +110,7 @@ def test_a_forced_answer_is_calls_with_arguments_that_fit_and_nothing_else(
 @settings(max_examples=60)
 @given(use=uses(("auto",)), markup=MARKUPS, special_token=TOKENS, seed=st.integers(0, 2**32))
 def test_text_that_begins_as_a_call_continues_as_a_call(
-    use: ToolUse, markup: ToolCallMarkup, special_token: Callable[[str], int | None], seed: int
+    use: ToolOptions, markup: ToolCallMarkup, special_token: Callable[[str], int | None], seed: int
 ) -> None:
     text_before = "" if markup.only_at_start else "I'll look. "
     begun = (
@@ -201,18 +201,20 @@ def test_a_format_binds_the_text_and_not_the_calls() -> None:
 def test_schemas_of_tools_are_refused_by_the_tools_name() -> None:
     strict = Tool("sort", parameters={"properties": {"of": {"uniqueItems": True}}}, strict=True)
     with pytest.raises(BadRequest, match="'sort' cannot be enforced: 'uniqueItems' at #/properties/of") as refusal:
-        build_grammar(None, ToolUse((CLOCK, strict)), TAGGED, no_tokens)
+        build_grammar(None, ToolOptions((CLOCK, strict)), TAGGED, no_tokens)
     assert refusal.value.parameter == "tools"
     lenient = msgspec.structs.replace(strict, strict=False)
-    assert allows(grammar_of(ToolUse((lenient,), "required"), BARE), '{"name": "sort", "parameters": {"of": [1, 1]}}')
+    assert allows(
+        grammar_of(ToolOptions((lenient,), "required"), BARE), '{"name": "sort", "parameters": {"of": [1, 1]}}'
+    )
 
 
 def test_arguments_are_an_object_whatever_else_the_parameters_allow() -> None:
-    grammar = grammar_of(ToolUse((Tool("f", parameters={}),), "required"), BARE)
+    grammar = grammar_of(ToolOptions((Tool("f", parameters={}),), "required"), BARE)
     assert allows(grammar, '{"name": "f", "parameters": {"a": []}}')
     assert not allows(grammar, '{"name": "f", "parameters": [1]}')
     with pytest.raises(BadRequest, match="must be object"):
-        grammar_of(ToolUse((Tool("f", parameters={"type": "string"}),)), BARE)
+        grammar_of(ToolOptions((Tool("f", parameters={"type": "string"}),)), BARE)
 
 
 def test_a_model_that_cannot_call_is_not_asked_to() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.core.request import QUEUED
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.sequence import RequestKey
 from tests.support.batching import MAX_STEPS, BatcherHarness, prompts_with_long_answers
@@ -58,7 +58,7 @@ actions = st.lists(
             prompts,
             st.integers(1, 60),
             st.sampled_from([1, 1, 1, 3]),
-            st.sampled_from([0, 0, 0, 1, QUEUED, QUEUED + 1]),
+            st.sampled_from([0, 0, 0, 1, QUEUED_PRIORITY_OFFSET, QUEUED_PRIORITY_OFFSET + 1]),
             st.integers(0, 3),
             st.sampled_from([0, 0, 1, 10, 40]),
         ),

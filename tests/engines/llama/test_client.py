@@ -17,7 +17,7 @@ from dragoman.core.request import (
     Message,
     TextPrompt,
     Tool,
-    ToolUse,
+    ToolOptions,
 )
 from dragoman.engines.llama import messages
 from dragoman.engines.llama.adapter_registry import AdapterRecord, registry_path, write_registry
@@ -180,7 +180,9 @@ async def test_a_template_of_the_request_replaces_the_models(tmp_path: Path) -> 
 async def test_a_constrained_answer_begins_after_the_reasoning(tmp_path: Path) -> None:
     template = "{{ messages[0].content }}{% if messages[0].content == '</think>' %}{% endif %}:"
     free = ChatPrompt((Message("user", "Hi"),), template=template)
-    bound = ChatPrompt(free.messages, ToolUse((Tool("f"),), "required"), template=template + "{# tools <tool_call> #}")
+    bound = ChatPrompt(
+        free.messages, ToolOptions((Tool("f"),), "required"), template=template + "{# tools <tool_call> #}"
+    )
     assert await _text_submitted(tmp_path, GenerationRequest("any", free)) == "Hi:"
     assert await _text_submitted(tmp_path, GenerationRequest("any", bound)) == "Hi:<think>\n"
     request = GenerationRequest("any", free, answer_format=JsonObjectFormat())

@@ -13,12 +13,12 @@ from dragoman.core.errors import (
     DragomanError,
     EngineFailed,
     ModelLoading,
+    ModelNameTaken,
     ModelNotFound,
-    NameTaken,
     Overloaded,
     Unauthenticated,
 )
-from dragoman.core.events import Delta, Finished, Likelihood, ReasoningDelta, TokenLogprobs, ToolCallDelta, Usage
+from dragoman.core.events import Delta, Finished, ReasoningDelta, TokenLogprobs, ToolCallDelta, TopLogprob, Usage
 from dragoman.core.request import (
     GrammarFormat,
     JsonObjectFormat,
@@ -28,7 +28,7 @@ from dragoman.core.request import (
     TextPrompt,
     TokenPrompt,
     Tool,
-    ToolUse,
+    ToolOptions,
 )
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama import messages
@@ -59,12 +59,12 @@ FORMATS = st.one_of(
     st.builds(GrammarFormat, TEXTS),
 )
 TOOLS = st.lists(st.builds(Tool, TEXTS, st.none() | TEXTS, st.none() | SCHEMAS, st.booleans()), max_size=2).map(tuple)
-TOOL_USES = st.builds(ToolUse, TOOLS, st.sampled_from(["auto", "required"]))
+TOOL_USES = st.builds(ToolOptions, TOOLS, st.sampled_from(["auto", "required"]))
 THOUGHTS = st.builds(ReasoningSpec, TEXTS, TEXTS, st.booleans(), st.none() | COUNTS)
 READINGS = st.builds(
     OutputParserSpec, st.sampled_from(["hermes", "llama3", "mistral", "generic", None]), st.none() | THOUGHTS
 )
-LIKELIHOODS = st.builds(Likelihood, COUNTS, st.binary(max_size=4), st.floats(-99, 0))
+LIKELIHOODS = st.builds(TopLogprob, COUNTS, st.binary(max_size=4), st.floats(-99, 0))
 LOGPROBS = st.builds(
     TokenLogprobs, COUNTS, st.binary(max_size=4), st.none() | st.floats(-99, 0), st.lists(LIKELIHOODS, max_size=2)
 )
@@ -171,7 +171,7 @@ async def test_a_frame_that_is_cut_is_the_end_of_the_connection(command: EngineC
         Overloaded("256 requests are waiting", 3),
         EngineFailed("The response format leaves no token to choose from"),
         ModelNotFound("pirate"),
-        NameTaken("pirate"),
+        ModelNameTaken("pirate"),
     ],
 )
 def test_a_refusal_comes_out_as_the_same_error(error: DragomanError) -> None:

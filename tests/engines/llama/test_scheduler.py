@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.core.request import QUEUED
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.sequence import RequestKey
 from tests.support.batching import MAX_STEPS, BatcherHarness, prompts_with_long_answers
@@ -14,7 +14,7 @@ PROMPTS = prompts_with_long_answers(6, LONG)
 
 
 def add_queued(harness: BatcherHarness, count: int) -> list[RequestKey]:
-    return [harness.add(prompt, LONG, priority=QUEUED) for prompt in PROMPTS[:count]]
+    return [harness.add(prompt, LONG, priority=QUEUED_PRIORITY_OFFSET) for prompt in PROMPTS[:count]]
 
 
 def assert_own_answers(harness: BatcherHarness, keys: list[RequestKey]) -> None:
@@ -82,7 +82,7 @@ def test_a_queued_request_waits_for_a_slot_like_any_other() -> None:
     harness = BatcherHarness(parallel=1)
     running = harness.add(PROMPTS[0], LONG, priority=255)
     harness.step()
-    queued = harness.add([3] * 5, limit=3, priority=QUEUED)
+    queued = harness.add([3] * 5, limit=3, priority=QUEUED_PRIORITY_OFFSET)
     more_urgent = harness.add([4] * 5, limit=3, priority=0)
     while harness.answers[running].usage is None:
         assert harness.running == {running}
@@ -95,7 +95,7 @@ def test_a_queued_request_waits_for_a_slot_like_any_other() -> None:
 
 def test_a_long_queued_prompt_is_computed_after_all_interactive_prompts() -> None:
     harness = BatcherHarness(parallel=4, step_tokens=100)
-    harness.add([4] * 1000, limit=2, priority=QUEUED)
+    harness.add([4] * 1000, limit=2, priority=QUEUED_PRIORITY_OFFSET)
     harness.step()
     urgent = harness.add([5] * 60, limit=1)
     harness.step()
@@ -105,7 +105,7 @@ def test_a_long_queued_prompt_is_computed_after_all_interactive_prompts() -> Non
 
 def test_a_prefix_that_a_queued_request_computes_is_not_awaited() -> None:
     harness = BatcherHarness(parallel=4, step_tokens=100)
-    harness.add([4] * 1000, limit=2, priority=QUEUED)
+    harness.add([4] * 1000, limit=2, priority=QUEUED_PRIORITY_OFFSET)
     harness.step()
     urgent = harness.add([4] * 400, limit=1)
     for _ in range(3):
@@ -162,7 +162,7 @@ arrivals = st.lists(
         st.integers(1, 60).flatmap(lambda token: st.integers(1, 90).map(lambda length: [token] * length)),
         st.integers(1, 60),  # limit
         st.sampled_from([1, 1, 3]),
-        st.sampled_from([0, 255, QUEUED, QUEUED + 255]),
+        st.sampled_from([0, 255, QUEUED_PRIORITY_OFFSET, QUEUED_PRIORITY_OFFSET + 255]),
         st.integers(0, 1),  # adapter
     ),
     min_size=2,
@@ -183,8 +183,8 @@ def test_interactive_requests_are_not_preempted_while_a_queued_one_runs_and_all_
     def step() -> None:
         before = list(scheduler.running)
         harness.step()
-        if any(one in scheduler.waiting and one.request.priority < QUEUED for one in before):
-            assert not any(one.request.priority >= QUEUED for one in scheduler.running)
+        if any(one in scheduler.waiting and one.request.priority < QUEUED_PRIORITY_OFFSET for one in before):
+            assert not any(one.request.priority >= QUEUED_PRIORITY_OFFSET for one in scheduler.running)
 
     for steps, prompt, limit, n, priority, adapter in arrivals:
         for _ in range(steps):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dragoman.core.adapters import Adapter, AdapterSource
-from dragoman.core.errors import BadRequest, ModelNotFound, NameTaken
+from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound
 from dragoman.engines.llama.adapter_registry import AdapterRecord, read_registry, write_registry
 from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.batcher import Batcher
@@ -63,7 +63,7 @@ async def test_the_same_adapter_is_loaded_once_however_many_ask_for_it_together(
     async with stepping(backend) as stepper:
         answers = await asyncio.gather(*(served.add(wanted, stepper) for _ in range(8)))
         assert answers == [answers[0]] * 8
-        with pytest.raises(NameTaken):
+        with pytest.raises(ModelNameTaken):
             await served.add(record(tmp_path, "pirate", source="another"), stepper)
     assert len(backend.adapters) == 1
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.events import Delta, Finished, Usage
-from dragoman.core.request import QUEUED
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.llama.sequence import EngineRequest
 from dragoman.engines.llama.stepper import PublishedOutput, Stepper
 from tests.support.batching import GREEDY, BatcherHarness
@@ -50,11 +50,11 @@ def test_requests_beyond_max_waiting_are_refused() -> None:
 
 
 def test_queued_requests_do_not_count_against_interactive_ones() -> None:
-    assert overloaded([*(job(number, QUEUED) for number in range(4)), job(4), job(5)]) == [2, 3]
+    assert overloaded([*(job(number, QUEUED_PRIORITY_OFFSET) for number in range(4)), job(4), job(5)]) == [2, 3]
 
 
 def test_a_queued_request_is_refused_while_others_wait() -> None:
-    assert overloaded([*(job(number) for number in range(2)), job(2, QUEUED)]) == [2]
+    assert overloaded([*(job(number) for number in range(2)), job(2, QUEUED_PRIORITY_OFFSET)]) == [2]
 
 
 def test_a_resumed_choice_that_is_complete_ends_without_a_step() -> None:

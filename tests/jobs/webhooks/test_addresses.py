@@ -19,12 +19,12 @@ PUBLIC = ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:f
 
 
 @pytest.mark.parametrize("text", PRIVATE)
-def test_what_is_not_anybodys_in_the_internet_is_not_public(text: str) -> None:
+def test_special_purpose_addresses_are_not_public(text: str) -> None:
     assert not is_public(ipaddress.ip_address(text))
 
 
 @pytest.mark.parametrize("text", PUBLIC)
-def test_everything_else_is(text: str) -> None:
+def test_other_addresses_are_public(text: str) -> None:
     assert is_public(ipaddress.ip_address(text))
 
 
@@ -40,6 +40,6 @@ def test_an_address_in_another_spelling_is_refused(host: str) -> None:
         literal_address(host)
 
 
-def test_a_name_is_no_address() -> None:
+def test_a_host_name_is_not_a_literal_address() -> None:
     assert literal_address("receiver.test") is None
     assert literal_address("0x7f.1") is None  # The system takes it for an address, and what comes of it is looked at.

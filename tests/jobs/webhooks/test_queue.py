@@ -7,23 +7,26 @@ import pytest
 from dragoman.core.errors import BadRequest
 from dragoman.jobs.webhooks.message import parse_secret
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
-from dragoman.jobs.webhooks.urls import Rules
+from dragoman.jobs.webhooks.urls import UrlRules
 from tests.support.metered import MODEL
-from tests.support.queues import Shop, server
-from tests.support.receivers import SECRET, Receiver, receiving
+from tests.support.queues import QueueHarness, queue_server
+from tests.support.receivers import SECRET, WebhookReceiver, running_receiver
 
-OPTIONS = WebhookOptions(parse_secret(SECRET), Rules(allow_http=True, allow_private=True), poll_seconds=0.02)
+OPTIONS = WebhookOptions(parse_secret(SECRET), UrlRules(allow_http=True, allow_private=True), poll_seconds=0.02)
 
 
-async def test_a_server_tells_that_a_job_has_ended(shop: Shop, tmp_path: Path) -> None:
-    async with receiving(Receiver()) as receiver, server(shop, tmp_path, webhooks=OPTIONS) as one:
+async def test_a_server_delivers_the_end_of_a_job(harness: QueueHarness, tmp_path: Path) -> None:
+    async with (
+        running_receiver(WebhookReceiver()) as receiver,
+        queue_server(harness, tmp_path, webhooks=OPTIONS) as one,
+    ):
         job = await one.submit("Hello", webhook=receiver.url())
-        [received] = await receiver.until(1)
+        [received] = await receiver.wait_for(1)
     received.assert_signed()
     assert received.content["data"]["id"] == job.id
-    assert shop.row(job.id).webhook_state == "delivered"
-    assert one.counted("dragoman_queue_webhooks_total", result="delivered") == 1
-    assert one.counted("dragoman_queue_attempts_total", model=MODEL, result="finished") == 1
+    assert harness.job_row(job.id).webhook_state == "delivered"
+    assert one.counter_value("dragoman_queue_webhooks_total", result="delivered") == 1
+    assert one.counter_value("dragoman_queue_attempts_total", model=MODEL, result="finished") == 1
 
 
 @pytest.mark.parametrize(
@@ -31,14 +34,14 @@ async def test_a_server_tells_that_a_job_has_ended(shop: Shop, tmp_path: Path) -
     [
         (NO_WEBHOOKS, r"set queue\.webhook_secret"),
         (WebhookOptions(parse_secret(SECRET)), r"queue\.webhook_allow_http"),
-        (WebhookOptions(parse_secret(SECRET), Rules(allow_http=True)), r"queue\.webhook_allow_private"),
+        (WebhookOptions(parse_secret(SECRET), UrlRules(allow_http=True)), r"queue\.webhook_allow_private"),
     ],
 )
-async def test_a_webhook_that_would_not_be_told_is_refused_and_costs_nothing(
-    shop: Shop, tmp_path: Path, options: WebhookOptions, says: str
+async def test_an_unusable_webhook_is_rejected_and_costs_nothing(
+    harness: QueueHarness, tmp_path: Path, options: WebhookOptions, says: str
 ) -> None:
-    async with server(shop, tmp_path, webhooks=options) as one:
+    async with queue_server(harness, tmp_path, webhooks=options) as one:
         with pytest.raises(BadRequest, match=says):
             await one.submit("Hello", webhook="http://127.0.0.1/hook")
-    assert shop.usage == []
-    shop.assert_settled()
+    assert harness.usage == []
+    harness.assert_settled()

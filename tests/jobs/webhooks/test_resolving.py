@@ -7,11 +7,11 @@ from aiohttp.abc import ResolveResult
 
 from dragoman.jobs.webhooks.addresses import AddressRefused
 from dragoman.jobs.webhooks.resolving import PublicResolver, SystemResolver
-from tests.support.receivers import Names
+from tests.support.receivers import StaticResolver
 
 
-async def test_of_a_names_addresses_only_the_public_ones_are_connected_to() -> None:
-    class Both(Names):
+async def test_only_public_addresses_of_a_name_are_returned() -> None:
+    class Both(StaticResolver):
         async def resolve(self, host: str, port: int = 0, family: int = 0) -> list[ResolveResult]:
             return [
                 ResolveResult(hostname=host, host=address, port=port, family=0, proto=0, flags=0)
@@ -20,10 +20,10 @@ async def test_of_a_names_addresses_only_the_public_ones_are_connected_to() -> N
 
     assert [each["host"] for each in await PublicResolver(Both()).resolve("both.test")] == ["8.8.8.8"]
     with pytest.raises(AddressRefused):
-        await PublicResolver(Names(inside_test=["10.0.0.1"])).resolve("inside.test")
+        await PublicResolver(StaticResolver(inside_test=["10.0.0.1"])).resolve("inside.test")
 
 
-async def test_the_system_looks_names_up() -> None:
+async def test_the_system_resolver_resolves_names() -> None:
     resolver = SystemResolver(1)
     found = await resolver.resolve("localhost", 80)
     assert all(ipaddress.ip_address(each["host"]).is_loopback for each in found)

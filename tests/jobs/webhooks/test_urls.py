@@ -2,7 +2,7 @@
 
 import pytest
 
-from dragoman.jobs.webhooks.urls import Rules, UrlRefused, host_of, origin
+from dragoman.jobs.webhooks.urls import UrlRefused, UrlRules, host_of, origin
 
 
 @pytest.mark.parametrize(
@@ -18,24 +18,24 @@ from dragoman.jobs.webhooks.urls import Rules, UrlRefused, host_of, origin
         ("https://\u2460\u2461\u2466.0.0.1/", "not public"),
     ],
 )
-def test_what_is_never_sent_to_can_be_told_before(url: str, reason: str) -> None:
+def test_forbidden_urls_are_rejected_in_advance(url: str, reason: str) -> None:
     with pytest.raises(UrlRefused, match=reason):
-        Rules().check(url)
+        UrlRules().check(url)
 
 
 @pytest.mark.parametrize(
     "url", ["https://receiver.test/", "https://8.8.8.8:8443/hook", "https://user:word@[2606:4700::1]/"]
 )
-def test_everything_else_may_be_tried(url: str) -> None:
-    assert str(Rules().check(url)) == url
+def test_other_urls_are_allowed(url: str) -> None:
+    assert str(UrlRules().check(url)) == url
 
 
-def test_settings_allow_what_is_refused_otherwise() -> None:
-    assert Rules(allow_http=True).check("http://receiver.test/").host == "receiver.test"
-    assert Rules(allow_private=True).check("https://127.0.0.1/").host == "127.0.0.1"
+def test_settings_can_allow_http_and_private_addresses() -> None:
+    assert UrlRules(allow_http=True).check("http://receiver.test/").host == "receiver.test"
+    assert UrlRules(allow_private=True).check("https://127.0.0.1/").host == "127.0.0.1"
 
 
-def test_only_who_is_spoken_to_is_told_of_a_url() -> None:
+def test_origin_and_host_hide_the_rest_of_a_url() -> None:
     url = "https://user:password@receiver.test:8443/token?key=secret"
     assert (origin(url), host_of(url)) == ("https://receiver.test:8443", "receiver.test")
     assert (origin("nonsense"), host_of("http://a:99999/")) == ("?", "")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolUse
+from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolOptions
 from dragoman.prompt.markup import ToolFormatName
 from dragoman.prompt.reading import build_parser
 from dragoman.prompt.template import CHATML, ChatTemplate
@@ -24,7 +24,7 @@ FAMILIES: list[tuple[ToolFormatName, str]] = [
     ("generic", CHATML),
 ]
 
-TOOLS = ToolUse((Tool("get_weather", "The weather of a city.", {"type": "object"}), Tool("get-time")))
+TOOLS = ToolOptions((Tool("get_weather", "The weather of a city.", {"type": "object"}), Tool("get-time")))
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 ARGUMENTS = st.dictionaries(st.text(max_size=8), st.text() | st.integers() | st.lists(st.booleans()), max_size=3)
 

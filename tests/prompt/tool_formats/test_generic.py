@@ -1,13 +1,13 @@
-from dragoman.core.request import Message, Tool, ToolCall, ToolUse
+from dragoman.core.request import Message, Tool, ToolCall, ToolOptions
 from dragoman.prompt.tool_formats import generic
 
-ONE_TOOL = ToolUse((Tool("f"),))
+ONE_TOOL = ToolOptions((Tool("f"),))
 CALL = ToolCall("call_1", "f", '{"a": 1}')
 OTHER = ToolCall("call_2", "f", "")
 USER = Message("user", "Well?")
 
 
-def adapt(*messages: Message, tools: ToolUse | None = None) -> list[Message]:
+def adapt(*messages: Message, tools: ToolOptions | None = None) -> list[Message]:
     return generic.FORMAT.adapt(messages, tools)
 
 
@@ -28,7 +28,7 @@ def test_the_system_message_ends_with_the_functions() -> None:
 
 def test_the_instruction_says_whether_several_calls_are_allowed() -> None:
     (several,) = adapt(tools=ONE_TOOL)
-    (one,) = adapt(tools=ToolUse((Tool("f"),), parallel=False))
+    (one,) = adapt(tools=ToolOptions((Tool("f"),), parallel=False))
     assert "if several are needed" in several.content
     assert "no more than one function at a time" in one.content
 

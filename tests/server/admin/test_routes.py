@@ -9,7 +9,7 @@ import httpx
 import jsonschema
 import pytest
 
-from dragoman.accounts.audit import audit
+from dragoman.accounts.audit import find_discrepancies
 from dragoman.accounts.balances import create_account
 from dragoman.accounts.database import Database
 from dragoman.accounts.keys import create_key
@@ -20,9 +20,9 @@ from dragoman.server.admin.operations import ACTIONS
 from dragoman.server.app import OPERATIONS
 from dragoman.server.books import Books
 from dragoman.server.openapi import document
-from tests.support.accounts import Till
+from tests.support.accounts import LedgerHarness
 from tests.support.apps import client_of, echo_app
-from tests.support.books import ADMIN_KEY, books_at
+from tests.support.books import ADMIN_KEY, accounting_at
 from tests.support.postgresql import new_database
 
 DOCUMENT = document({**OPERATIONS, "admin": admin.OPERATIONS}, "echo")
@@ -46,7 +46,7 @@ def url(server_url: str) -> str:
 
 @pytest.fixture
 def books(url: str, tmp_path: Path) -> Iterator[Books]:
-    with books_at(url, tmp_path) as books:
+    with accounting_at(url, tmp_path) as books:
         yield books
 
 
@@ -157,12 +157,12 @@ async def test_a_change_leaves_alone_what_it_does_not_name(ada: Admin) -> None:
 
 async def test_a_revoked_key_is_refused_at_once(ada: Admin, url: str) -> None:
     database = Database(url)
-    with Till(database, name=ada.name) as till:
+    with LedgerHarness(database, name=ada.name) as till:
         till.settle(till.admit().request_id)
         revoked = await ada.send("DELETE", f"keys/{till.key_id}")
         assert revoked["disabled_at"] is not None
         assert await ada.send("DELETE", f"keys/{till.key_id}") == revoked
-        assert isinstance(till.ask(), KeyDisabled)
+        assert isinstance(till.try_admit(), KeyDisabled)
     database.close()
 
 
@@ -176,7 +176,7 @@ async def test_prices_are_of_a_million_tokens(ada: Admin) -> None:
 
 async def test_usage_is_listed_page_by_page_and_summed_by_day(ada: Admin, url: str) -> None:
     database = Database(url)
-    with Till(database, name=ada.name) as till:
+    with LedgerHarness(database, name=ada.name) as till:
         bought = [till.admit().request_id for _ in range(3)]
         for request_id in bought:
             till.settle(request_id)
@@ -189,7 +189,7 @@ async def test_usage_is_listed_page_by_page_and_summed_by_day(ada: Admin, url: s
         [day] = days["data"]
         assert (day["day"], day["requests"], day["charge"]) == (today, 3, "0.0000012")
         assert (await ada.get("usage", account=till.account_id, model="nobody's"))["data"] == []
-        assert audit(database) == []
+        assert find_discrepancies(database) == []
     database.close()
 
 

@@ -14,10 +14,10 @@ from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import m0001_accounts, m0002_idempotency, m0003_changes, m0004_jobs
 from dragoman.accounts.tables import schema_migrations
 
-_LOCK = 0x6472_6167_6F6D_616E
+_UPGRADE_LOCK_ID = 0x6472_6167_6F6D_616E
 """Names the upgrade among PostgreSQL's advisory locks: "dragoman" in ASCII."""
 
-_RECORDS = """
+_CREATE_MIGRATIONS_TABLE = """
     CREATE TABLE IF NOT EXISTS schema_migrations (
         number BIGINT PRIMARY KEY,
         name TEXT NOT NULL,
@@ -34,7 +34,7 @@ class Migration(msgspec.Struct, frozen=True):
     apply: Callable[[Connection], None]
 
 
-class Status(msgspec.Struct, frozen=True):
+class MigrationStatus(msgspec.Struct, frozen=True):
     """Where a database stands. Migrations are given as number and name, in order."""
 
     applied: tuple[tuple[int, str], ...]
@@ -59,12 +59,12 @@ MIGRATIONS = (
 )
 
 
-def status(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> Status:
+def migration_status(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> MigrationStatus:
     """What was applied and what is left to do."""
     with database.read() as connection:
         applied = _applied(connection)
     known = {migration.number for migration in migrations}
-    return Status(
+    return MigrationStatus(
         tuple(sorted(applied.items())),
         tuple((step.number, step.name) for step in migrations if step.number not in applied),
         tuple((number, name) for number, name in sorted(applied.items()) if number not in known),
@@ -78,8 +78,8 @@ def upgrade(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) 
 
 def require_current(database: Database) -> None:
     """Raises DatabaseOutdated or DatabaseTooNew unless the tables are those of this version."""
-    found = status(database)
-    _refuse_unknown(dict(found.applied), MIGRATIONS)
+    found = migration_status(database)
+    _reject_unknown(dict(found.applied), MIGRATIONS)
     if found.pending:
         missing = ", ".join(f"{number} ({name})" for number, name in found.pending)
         raise DatabaseOutdated(f"The database lacks migration {missing}. Run: dragoman db upgrade")
@@ -88,10 +88,10 @@ def require_current(database: Database) -> None:
 def _apply(database: Database, migration: Migration, migrations: tuple[Migration, ...]) -> bool:
     with database.write() as connection:
         if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-        connection.exec_driver_sql(_RECORDS)
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK_ID})")
+        connection.exec_driver_sql(_CREATE_MIGRATIONS_TABLE)
         applied = _applied(connection)
-        _refuse_unknown(applied, migrations)
+        _reject_unknown(applied, migrations)
         if migration.number in applied:
             return False
         migration.apply(connection)
@@ -109,7 +109,7 @@ def _applied(connection: Connection) -> dict[int, str]:
     return {row.number: row.name for row in rows}
 
 
-def _refuse_unknown(applied: dict[int, str], migrations: tuple[Migration, ...]) -> None:
+def _reject_unknown(applied: dict[int, str], migrations: tuple[Migration, ...]) -> None:
     known = {migration.number for migration in migrations}
     if unknown := [f"{number} ({name})" for number, name in sorted(applied.items()) if number not in known]:
         raise DatabaseTooNew(

@@ -16,13 +16,13 @@ from dragoman.core.errors import (
     DragomanError,
     Forbidden,
     IdempotencyConflict,
+    InsufficientBalance,
     JobCancelled,
     JobNotFound,
     JobTimedOut,
     Limited,
     ModelNotFound,
     NoAccount,
-    OutOfBalance,
     Overloaded,
     Unauthenticated,
 )
@@ -193,7 +193,7 @@ def _model_card(model: ServedModel) -> wire.ModelCard:
         context_length=model.context_length or 0,
         max_output_length=model.context_length or 0,
         supported_sampling_parameters=SAMPLING_PARAMETERS,
-        supported_features=(*FEATURES, "reasoning") if model.thinks else FEATURES,
+        supported_features=(*FEATURES, "reasoning") if model.supports_reasoning else FEATURES,
     )
 
 
@@ -233,7 +233,7 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return _of_bad_request(list(violations_of(error)))
         case Unauthenticated():
             return 401, "Authentication failed due to invalid or missing API key"
-        case OutOfBalance():
+        case InsufficientBalance():
             return 402, "Insufficient balance. Add credits to continue"
         case Forbidden():
             return 403, error.message

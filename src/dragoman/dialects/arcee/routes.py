@@ -8,7 +8,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.jobs import QueueService
-from dragoman.core.service import AccountedService, Caller, VisibleModels
+from dragoman.core.service import Caller, UsageReportingService, VisibleModels
 from dragoman.dialects import openai_answer
 from dragoman.dialects.arcee import codec, usage, wire
 from dragoman.dialects.completions import respond
@@ -19,7 +19,7 @@ from dragoman.dialects.operation import EXAMPLE_CHAT, Operation
 from dragoman.dialects.queries import read_query
 
 
-class _Service(AccountedService, QueueService, Protocol):
+class _Service(UsageReportingService, QueueService, Protocol):
     """What this dialect asks for."""
 
 
@@ -53,7 +53,7 @@ def _routes_under(prefixes: Sequence[str], service: _Service, options: ExchangeO
     ]
 
 
-def _usage_routes(prefixes: Sequence[str], door: Door, service: AccountedService) -> list[BaseRoute]:
+def _usage_routes(prefixes: Sequence[str], door: Door, service: UsageReportingService) -> list[BaseRoute]:
     async def credits(request: Request) -> Response:
         async def answer(caller: Caller, _visible: VisibleModels) -> Response:
             return _json(usage.credits_body((await service.usage_of(caller)).balance))

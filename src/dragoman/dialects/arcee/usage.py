@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from dragoman.core.service import DayOfUsage, UsageSpan, UsageSummary
+from dragoman.core.service import DailyTotals, UsageRange, UsageSummary
 from dragoman.dialects.arcee import wire
 from dragoman.dialects.queries import InvalidQuery
 from dragoman.dialects.validation import Invalid, Violation
@@ -27,9 +27,9 @@ def credits_body(balance: int) -> bytes:
     return _encode({"credit_balance": Decimal(balance) / 10**9})
 
 
-def span_of(query: wire.SummaryQuery, model: str | None = None) -> UsageSpan:
+def span_of(query: wire.SummaryQuery, model: str | None = None) -> UsageRange:
     """Which usage the query asks for. Raises InvalidQuery."""
-    return UsageSpan(_day("start_date", query.start_date), _day("end_date", query.end_date), model)
+    return UsageRange(_day("start_date", query.start_date), _day("end_date", query.end_date), model)
 
 
 def is_ours(query: wire.StatsQuery) -> bool:
@@ -37,12 +37,12 @@ def is_ours(query: wire.StatsQuery) -> bool:
     return query.source in (None, SOURCE) and query.model_provider in (None, PROVIDER)
 
 
-def stats_body(days: Iterable[DayOfUsage]) -> bytes:
+def stats_body(days: Iterable[DailyTotals]) -> bytes:
     """A row for each day, key and model."""
     return _encode([_row(day) for day in days])
 
 
-def summary_body(summary: UsageSummary, span: UsageSpan) -> bytes:
+def summary_body(summary: UsageSummary, span: UsageRange) -> bytes:
     """All sums. The range begins and ends where it was asked to, otherwise with the first and the last usage."""
     first = summary.first_day if span.first_day is None else span.first_day
     last = summary.last_day if span.last_day is None else span.last_day
@@ -61,7 +61,7 @@ def summary_body(summary: UsageSummary, span: UsageSpan) -> bytes:
     )
 
 
-def _row(day: DayOfUsage) -> wire.StatsRow:
+def _row(day: DailyTotals) -> wire.StatsRow:
     on = date.fromordinal(_EPOCH.toordinal() + day.day).isoformat()
     return wire.StatsRow(
         id=f"{day.account_id}-{day.key_id}-{on}-{day.model}",

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from dragoman.core.limits import MAX_CHOICES, MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
-from dragoman.core.request import Effort
+from dragoman.core.request import ReasoningEffort
 from dragoman.dialects.openai_formats import ResponseFormat
 from dragoman.dialects.openai_logprobs import MAX_TOP_LOGPROBS
 from dragoman.dialects.openai_messages import ChatMessage
@@ -50,7 +50,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     """Needs `logprobs`."""
-    reasoning_effort: Effort | None = None
+    reasoning_effort: ReasoningEffort | None = None
     """None: the model's own. Only models that think heed it."""
     top_k: Annotated[int, Meta(ge=-1)] = -1
     min_p: Share = 0.0

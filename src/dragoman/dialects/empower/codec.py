@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from dragoman.core.adapters import AdapterOrder, AdapterSource, RegisteredAdapter
+from dragoman.core.adapters import AdapterSource, AdapterSpec, RegisteredAdapter
 from dragoman.core.errors import (
     AdapterMissing,
     BadRequest,
@@ -14,13 +14,13 @@ from dragoman.core.errors import (
     DragomanError,
     Forbidden,
     IdempotencyConflict,
+    InsufficientBalance,
     JobCancelled,
     JobNotFound,
     JobTimedOut,
     Limited,
+    ModelNameTaken,
     ModelNotFound,
-    NameTaken,
-    OutOfBalance,
     Overloaded,
     Unauthenticated,
 )
@@ -53,7 +53,7 @@ _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 class WantedAdapter(NamedTuple):
     """An adapter to register."""
 
-    order: AdapterOrder
+    order: AdapterSpec
     token: str | None
     """For the hub; kept apart, since nothing that is kept holds it."""
 
@@ -88,7 +88,7 @@ def decode_adapter(body: bytes) -> WantedAdapter:
         source = AdapterSource("hub", sent.model_name, None if sent.hf_revision == "main" else sent.hf_revision)
     else:
         source = AdapterSource("local", sent.model_name)
-    return WantedAdapter(AdapterOrder(sent.name or sent.model_name, source, sent.base_model_name), sent.hf_token)
+    return WantedAdapter(AdapterSpec(sent.name or sent.model_name, source, sent.base_model_name), sent.hf_token)
 
 
 def adapter_body(registered: RegisteredAdapter) -> bytes:
@@ -168,7 +168,7 @@ def _told(error: DragomanError) -> _Told:
             return _error(400, error.message)
         case ContextOverflow():
             return _error(400, error.message, "messages", "context_length_exceeded")
-        case NameTaken():
+        case ModelNameTaken():
             return _error(400, error.message, "name", "name_taken")
         case AdapterMissing():
             return _error(400, error.message, "model_name", "model_not_available")
@@ -180,7 +180,7 @@ def _told(error: DragomanError) -> _Told:
             return _unauthenticated("Authorization header must have the form: Bearer <token>", "invalid_api_key")
         case Unauthenticated():
             return _unauthenticated("Invalid API key", "invalid_api_key")
-        case OutOfBalance():
+        case InsufficientBalance():
             return _error(402, "Insufficient balance", None, "insufficient_balance", kind="insufficient_balance")
         case Forbidden():
             return _error(403, error.message, None, "permission_denied", kind="permission_error")

@@ -13,12 +13,12 @@ from dragoman.core.errors import (
     DragomanError,
     Forbidden,
     IdempotencyConflict,
+    InsufficientBalance,
     JobCancelled,
     JobNotFound,
     JobTimedOut,
     Limited,
     ModelNotFound,
-    OutOfBalance,
     Overloaded,
     Unauthenticated,
 )
@@ -181,7 +181,7 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 401, "Missing API key"
         case Unauthenticated():
             return 401, "Invalid API key"
-        case OutOfBalance():
+        case InsufficientBalance():
             return 402, "Insufficient balance"
         case Forbidden():
             return 403, error.message

@@ -14,13 +14,13 @@ from dragoman.core.errors import (
     DragomanError,
     Forbidden,
     IdempotencyConflict,
+    InsufficientBalance,
     JobCancelled,
     JobNotFound,
     JobTimedOut,
     KeyExpired,
     Limited,
     ModelNotFound,
-    OutOfBalance,
     Overloaded,
     RateLimited,
     ShuttingDown,
@@ -223,7 +223,7 @@ class InfermaticErrors:
                 return _detail(401, f"Authentication Error, {_key_fault(error)}", "auth_error")
             case Forbidden():
                 return _detail(403, f"Authentication Error, {error.message}", "auth_error")
-            case OutOfBalance():
+            case InsufficientBalance():
                 message = f"Budget has been exceeded! Current cost: {error.cost}, Max budget: {error.limit}"
                 return 400, wire.ErrorDetail(message, "budget_exceeded", None, "400")
             case ModelNotFound():
@@ -283,9 +283,9 @@ def _key_fault(error: Unauthenticated) -> str:
         case "missing":
             return "No api key passed in."
         case "malformed":
-            return f"Malformed API Key passed in. Ensure Key has `Bearer ` prefix. Passed in: ****{error.ending}"
+            return f"Malformed API Key passed in. Ensure Key has `Bearer ` prefix. Passed in: ****{error.key_suffix}"
         case "unknown" if not error.has_prefix:
-            return f"LiteLLM Virtual Key expected. Received=****{error.ending}, expected to start with 'sk-'."
+            return f"LiteLLM Virtual Key expected. Received=****{error.key_suffix}, expected to start with 'sk-'."
         case "disabled":
             return "Key is blocked. Update via `/key/unblock` if you're admin."
         case _:

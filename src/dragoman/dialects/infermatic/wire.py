@@ -7,7 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from dragoman.core.jobs import DEFAULT_PRIORITY
 from dragoman.core.limits import MAX_CHOICES
-from dragoman.core.request import Effort
+from dragoman.core.request import ReasoningEffort
 from dragoman.dialects.chat_templates import Template, TemplateArguments
 from dragoman.dialects.openai_formats import ResponseFormat
 from dragoman.dialects.openai_logprobs import MAX_TOP_LOGPROBS, ChatLogprobs, TextLogprobs
@@ -88,7 +88,7 @@ class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     """False: one call at most."""
     response_format: ResponseFormat | None = None
-    reasoning_effort: Effort | None = None
+    reasoning_effort: ReasoningEffort | None = None
     """None: the model's own. Only models that think heed it."""
     chat_template: Template | None = None
     """None: the model's own."""

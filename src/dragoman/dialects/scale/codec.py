@@ -14,12 +14,12 @@ from dragoman.core.errors import (
     DragomanError,
     Forbidden,
     IdempotencyConflict,
+    InsufficientBalance,
     JobCancelled,
     JobNotFound,
     JobTimedOut,
     Limited,
     ModelNotFound,
-    OutOfBalance,
     Overloaded,
     Unauthenticated,
 )
@@ -201,7 +201,7 @@ class ScaleErrors:
                 return 401, "Missing API key"
             case Unauthenticated():
                 return 401, "Invalid API key"
-            case OutOfBalance():
+            case InsufficientBalance():
                 return 402, "Insufficient balance"
             case Forbidden():
                 return 403, error.message

@@ -43,7 +43,7 @@ class EchoEngine:
     """Implements engines.base.Engine inside the HTTP worker itself."""
 
     adapters: AdapterHost | None = None
-    thinks = False
+    supports_reasoning = False
 
     def __init__(self, *, tokens_per_second: float = 0.0, context_length: int = 8192) -> None:
         """`tokens_per_second` of each choice; 0: as fast as the event loop goes."""

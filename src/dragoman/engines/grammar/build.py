@@ -10,7 +10,7 @@ from dragoman.core.request import (
     JsonSchemaFormat,
     RegexFormat,
     Tool,
-    ToolUse,
+    ToolOptions,
 )
 from dragoman.engines.grammar.calls import SpecialTokenLookup, ToolCallGrammar
 from dragoman.engines.grammar.keywords import Schema
@@ -33,7 +33,7 @@ _REFUSED_BY_LLGUIDANCE = {
 
 def build_grammar(
     answer_format: AnswerFormat | None,
-    tools: ToolUse | None,
+    tools: ToolOptions | None,
     markup: ToolCallMarkup | None,
     special_token: SpecialTokenLookup,
 ) -> str | None:
@@ -48,12 +48,12 @@ def build_grammar(
         return _assemble(f"start: {answer}", definitions) if answer else None
     if markup is None:
         raise BadRequest("This model cannot call tools", _TOOLS)
-    arguments = {tool.name: _arguments_rule(tool) for tool in tools.callable}
+    arguments = {tool.name: _arguments_rule(tool) for tool in tools.callable_tools}
     if not arguments:
         raise BadRequest("There is no tool to call", _TOOLS)
 
     def grammar(token: SpecialTokenLookup) -> str:
-        calls = ToolCallGrammar(markup, arguments, tools.several, token)
+        calls = ToolCallGrammar(markup, arguments, tools.allows_multiple_calls, token)
         if tools.choice != "auto":
             return calls.only_calls()
         return _assemble(calls.calls_or_answer(answer), definitions) if answer else calls.calls_in_text()

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.request import AnswerFormat, TextPrompt, TokenPrompt, ToolUse
+from dragoman.core.request import AnswerFormat, TextPrompt, TokenPrompt, ToolOptions
 from dragoman.engines.checks import check_resume_token_ids, check_token_ids
 from dragoman.engines.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
 from dragoman.engines.grammar import build_grammar
@@ -24,7 +24,7 @@ class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
     """What a request binds its answer to."""
 
     answer_format: AnswerFormat | None
-    tools: ToolUse | None
+    tools: ToolOptions | None
     tool_format: ToolFormatName | None
 
 
@@ -119,7 +119,7 @@ class RequestPreprocessor:
     def _compiler(self) -> GrammarCompiler:
         return GrammarCompiler(self._model.vocabulary)
 
-    def _output_format(self, output_format: OutputParserSpec, tools: ToolUse | None) -> TokenizedOutputFormat:
+    def _output_format(self, output_format: OutputParserSpec, tools: ToolOptions | None) -> TokenizedOutputFormat:
         if output_format == OutputParserSpec():
             return PLAIN_OUTPUT
         vocabulary = self._model.vocabulary
@@ -137,7 +137,7 @@ class RequestPreprocessor:
         )
 
 
-def _tool_call_mode(tools: ToolUse | None) -> ToolCallMode:
+def _tool_call_mode(tools: ToolOptions | None) -> ToolCallMode:
     """Where the grammar of these tools leaves nothing but calls."""
     if tools is None:
         return "none"

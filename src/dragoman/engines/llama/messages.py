@@ -14,13 +14,13 @@ from dragoman.core.errors import (
     ContextOverflow,
     DragomanError,
     EngineFailed,
+    ModelNameTaken,
     ModelNotFound,
-    NameTaken,
     Overloaded,
 )
 from dragoman.core.events import Event
-from dragoman.core.frames import FrameTooLong, frame, read_frame
-from dragoman.core.request import AnswerFormat, SamplingParams, TextPrompt, TokenPrompt, ToolUse
+from dragoman.core.frames import FrameTooLong, encode_frame, read_frame
+from dragoman.core.request import AnswerFormat, SamplingParams, TextPrompt, TokenPrompt, ToolOptions
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.adapter_registry import AdapterRecord
 from dragoman.prompt.reading import OutputParserSpec
@@ -41,7 +41,7 @@ class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, tag="submit"
     priority: int
     logprobs: int | None = None
     answer_format: AnswerFormat | None = None
-    tools: ToolUse | None = None
+    tools: ToolOptions | None = None
     output_format: OutputParserSpec = OutputParserSpec()
     adapter: str | None = None
     """By its own name; None: the model alone."""
@@ -179,13 +179,13 @@ class ModelNotFoundReply(msgspec.Struct, frozen=True, array_like=True, tag="mode
 
 
 class NameTakenReply(msgspec.Struct, frozen=True, array_like=True, tag="name_taken"):
-    """The request failed with NameTaken."""
+    """The request failed with ModelNameTaken."""
 
     number: int
     name: str
 
     def error(self) -> DragomanError:
-        return NameTaken(self.name)
+        return ModelNameTaken(self.name)
 
 
 class AdapterReply(msgspec.Struct, frozen=True, array_like=True, tag="adapter"):
@@ -212,7 +212,7 @@ def error_reply(number: int, error: DragomanError) -> EngineErrorReply:
     match error:
         case ContextOverflow():
             return ContextOverflowReply(number, error.prompt_tokens, error.context_length, error.remedy, error.at_least)
-        case NameTaken():
+        case ModelNameTaken():
             return NameTakenReply(number, error.name)
         case ModelNotFound():
             return ModelNotFoundReply(number, error.model)
@@ -228,7 +228,7 @@ def error_reply(number: int, error: DragomanError) -> EngineErrorReply:
 
 def encode(content: EngineCommand | list[EngineReply]) -> bytes:
     """One frame."""
-    return frame(_encoder.encode(content))
+    return encode_frame(_encoder.encode(content))
 
 
 async def read_command(reader: asyncio.StreamReader) -> EngineCommand | None:

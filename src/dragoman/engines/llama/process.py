@@ -24,7 +24,7 @@ import msgspec
 from dragoman import __version__
 from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound, Overloaded
 from dragoman.core.events import Usage
-from dragoman.core.garbage import exempt_living_objects
+from dragoman.core.garbage import freeze_startup_objects
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.engines.llama import messages
@@ -99,7 +99,7 @@ class EngineServer:
         wait_task = asyncio.create_task(self._wait_until_ended_or_idle(ended))
         fingerprint_task = asyncio.create_task(self._send_fingerprint())
         async with server:
-            exempt_living_objects()
+            freeze_startup_objects()
             print("ready", flush=True)
             await asyncio.wait((step_task, wait_task), return_when=asyncio.FIRST_COMPLETED)
             wait_task.cancel()

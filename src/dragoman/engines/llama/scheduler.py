@@ -4,7 +4,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from dragoman.core.request import QUEUED
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.llama.cache import PrefixCache, PrefixMatch
 from dragoman.engines.llama.sequence import ChoiceSequence, EngineRequest, RequestKey
 
@@ -137,7 +137,8 @@ class Scheduler:
         """Running sequences and then waiting ones; those from the queue, of both, after all others."""
         running, waiting = self.running, self.waiting
         first, second = (
-            bisect_left(every, QUEUED, key=lambda one: one.request.priority) for every in (running, waiting)
+            bisect_left(every, QUEUED_PRIORITY_OFFSET, key=lambda one: one.request.priority)
+            for every in (running, waiting)
         )
         return [*running[:first], *waiting[:second], *running[first:], *waiting[second:]]
 

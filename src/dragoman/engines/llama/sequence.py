@@ -5,7 +5,7 @@ from collections.abc import Collection
 import numpy as np
 
 from dragoman.core.events import TokenLogprobs
-from dragoman.core.request import QUEUED, SamplingParams
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET, SamplingParams
 from dragoman.engines.choice import OutputProcessor
 from dragoman.engines.constraint import GrammarConstraint
 from dragoman.engines.llama.adapters import NO_ADAPTER
@@ -66,7 +66,7 @@ class EngineRequest:
 
     def is_preemptible_by(self, other: "EngineRequest") -> bool:
         """Whether it gives up slots and cells for the other one: it is queued, and somebody waits for that."""
-        return self.priority >= QUEUED > other.priority
+        return self.priority >= QUEUED_PRIORITY_OFFSET > other.priority
 
 
 class ChoiceSequence:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from dragoman.core.errors import BadRequest, ModelNotFound, NameTaken
+from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound
 from dragoman.engines.llama.adapter_registry import AdapterRecord, read_registry, write_registry
 from dragoman.engines.llama.adapters import NO_ADAPTER
 from dragoman.engines.llama.backend import Backend
@@ -55,12 +55,12 @@ class AdapterManager:
             raise ModelNotFound(name) from None
 
     async def add(self, wanted: AdapterRecord, stepper: Stepper) -> AdapterRecord:
-        """Serve it; returns it as it is served. Raises NameTaken, BadRequest, or OSError for the registry."""
+        """Serve it; returns it as it is served. Raises ModelNameTaken, BadRequest, or OSError for the registry."""
         name, path = wanted.adapter.name, Path(wanted.path)
         async with self._lock:
             if (existing := self._find(name)) is not None:
                 if existing.adapter.source != wanted.adapter.source:
-                    raise NameTaken(name)
+                    raise ModelNameTaken(name)
                 return existing
             if len(self._records) >= self._max_adapters:
                 raise BadRequest(

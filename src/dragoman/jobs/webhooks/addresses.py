@@ -4,9 +4,9 @@ import ipaddress
 from ipaddress import IPv4Address, IPv6Address
 from typing import TypeAlias
 
-Address: TypeAlias = IPv4Address | IPv6Address
+IpAddress: TypeAlias = IPv4Address | IPv6Address
 
-_NEVER_PUBLIC = tuple(
+_NON_PUBLIC_NETWORKS = tuple(
     map(
         ipaddress.ip_network,
         (
@@ -28,7 +28,7 @@ class AddressRefused(Exception):
     """No messages are sent there."""
 
 
-def is_public(address: Address) -> bool:
+def is_public(address: IpAddress) -> bool:
     """Whether it is anybody's in the Internet: not private, loopback, link-local, multicast, reserved or unspecified,
     and no other way to write such an IPv4 address."""
     if isinstance(address, IPv6Address):
@@ -46,11 +46,11 @@ def is_public(address: Address) -> bool:
         and not address.is_link_local
         and not address.is_unspecified
         and not address.is_loopback
-        and not any(address in network for network in _NEVER_PUBLIC if network.version == address.version)
+        and not any(address in network for network in _NON_PUBLIC_NETWORKS if network.version == address.version)
     )
 
 
-def literal_address(host: str) -> Address | None:
+def literal_address(host: str) -> IpAddress | None:
     """The address that a URL's host is; None: it is a name. Raises AddressRefused for one in an unusual spelling."""
     try:
         return ipaddress.ip_address(host)

@@ -8,12 +8,12 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from dragoman.accounts.times import moment
+from dragoman.accounts.times import to_datetime
 from dragoman.core.jobs import JobState
 
 SECRET_PREFIX = "whsec_"
 
-_SHORTEST_SECRET, _LONGEST_SECRET = 24, 64
+_MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64
 """Bytes, as the specification has it."""
 
 
@@ -26,7 +26,7 @@ class InvalidSecret(ValueError):
     """Not a secret to sign with. Its message does not tell it."""
 
 
-class Message(NamedTuple):
+class WebhookMessage(NamedTuple):
     """One job has ended in one way."""
 
     id: str
@@ -34,17 +34,17 @@ class Message(NamedTuple):
     body: bytes
 
 
-class _Data(msgspec.Struct, frozen=True):
+class _MessageData(msgspec.Struct, frozen=True):
     id: str
     state: JobState
     url: str
     ended_at: str
 
 
-class _Body(msgspec.Struct, frozen=True):
+class _MessageBody(msgspec.Struct, frozen=True):
     type: str
     timestamp: str
-    data: _Data
+    data: _MessageData
 
 
 def parse_secret(text: str) -> bytes:
@@ -53,31 +53,31 @@ def parse_secret(text: str) -> bytes:
         secret = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
     except (binascii.Error, ValueError):
         secret = b""
-    if not text.startswith(SECRET_PREFIX) or not _SHORTEST_SECRET <= len(secret) <= _LONGEST_SECRET:
+    if not text.startswith(SECRET_PREFIX) or not _MIN_SECRET_BYTES <= len(secret) <= _MAX_SECRET_BYTES:
         raise InvalidSecret(
-            f"must be {SECRET_PREFIX} and {_SHORTEST_SECRET} to {_LONGEST_SECRET} random bytes in base64, as "
+            f"must be {SECRET_PREFIX} and {_MIN_SECRET_BYTES} to {_MAX_SECRET_BYTES} random bytes in base64, as "
             f'echo "{SECRET_PREFIX}$(head -c 32 /dev/urandom | base64)" makes one'
         )
     return secret
 
 
-def message(job_id: str, request_id: str, state: JobState, ended_at: int) -> Message:
+def message(job_id: str, request_id: str, state: JobState, ended_at: int) -> WebhookMessage:
     """That the job has ended in this state, at a time in milliseconds since 1970.
 
     `request_id` is that of its last admission: a job that was tried again after its end ends once more.
     """
-    at = moment(ended_at).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    body = _Body(f"job.{state}", at, _Data(job_id, state, f"/queue/response/{job_id}", at))
-    return Message(f"msg_{request_id}", msgspec.json.encode(body))
+    at = to_datetime(ended_at).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    body = _MessageBody(f"job.{state}", at, _MessageData(job_id, state, f"/queue/response/{job_id}", at))
+    return WebhookMessage(f"msg_{request_id}", msgspec.json.encode(body))
 
 
-def headers(told: Message, secret: bytes, now: int) -> dict[str, str]:
+def signed_headers(webhook_message: WebhookMessage, secret: bytes, now: int) -> dict[str, str]:
     """Those of a message that is sent now, in seconds since 1970."""
-    signed = b".".join((told.id.encode(), str(now).encode(), told.body))
+    signed = b".".join((webhook_message.id.encode(), str(now).encode(), webhook_message.body))
     signature = base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
     return {
         "content-type": "application/json",
-        "webhook-id": told.id,
+        "webhook-id": webhook_message.id,
         "webhook-timestamp": str(now),
         "webhook-signature": f"v1,{signature}",
     }

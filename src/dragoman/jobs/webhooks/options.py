@@ -3,15 +3,15 @@
 from typing import NamedTuple
 
 from dragoman.core.errors import BadRequest
-from dragoman.jobs.webhooks.schedule import Schedule
-from dragoman.jobs.webhooks.urls import Rules, UrlRefused
+from dragoman.jobs.webhooks.schedule import RetrySchedule
+from dragoman.jobs.webhooks.urls import UrlRefused, UrlRules
 
 
-class Share(NamedTuple):
+class DeliveryLimits(NamedTuple):
     """What one receiver or one owner may have of a process's tries at the same time: the others' do not wait for it."""
 
-    a_host: int = 4
-    an_owner: int = 16
+    per_host: int = 4
+    per_owner: int = 16
 
 
 class WebhookOptions(NamedTuple):
@@ -19,9 +19,9 @@ class WebhookOptions(NamedTuple):
 
     secret: bytes | None = None
     """To sign with; None: there are no webhooks."""
-    rules: Rules = Rules()
-    schedule: Schedule = Schedule()
-    share: Share = Share()
+    rules: UrlRules = UrlRules()
+    schedule: RetrySchedule = RetrySchedule()
+    limits: DeliveryLimits = DeliveryLimits()
     poll_seconds: float = 0.5
     """Between looks for messages that are due."""
 

@@ -33,8 +33,8 @@ class PublicResolver(AbstractResolver):
 class SystemResolver(AbstractResolver):
     """Asks the system, on threads of its own: nobody waits for a name server that does not answer somebody else."""
 
-    def __init__(self, most_at_once: int) -> None:
-        self._threads = ThreadPoolExecutor(most_at_once, "webhook-names")
+    def __init__(self, max_concurrent: int) -> None:
+        self._threads = ThreadPoolExecutor(max_concurrent, "webhook-names")
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET

@@ -12,14 +12,14 @@ from aiohttp.abc import AbstractResolver
 
 from dragoman import __version__
 from dragoman.jobs.webhooks.addresses import AddressRefused
-from dragoman.jobs.webhooks.message import Message, Result, headers
+from dragoman.jobs.webhooks.message import WebhookMessage, signed_headers
 from dragoman.jobs.webhooks.resolving import PublicResolver, SystemResolver
-from dragoman.jobs.webhooks.urls import Rules, UrlRefused, origin
+from dragoman.jobs.webhooks.urls import UrlRefused, UrlRules, origin
 
 TIMEOUT_SECONDS = 10.0
 """From looking the name up to the head of the response."""
 
-MOST_AT_ONCE = 64
+MAX_CONCURRENT_DELIVERIES = 64
 """Messages that a process is sending."""
 
 _GONE = 410
@@ -27,21 +27,21 @@ _GONE = 410
 _log = structlog.get_logger(__name__)
 
 
-class Attempt(NamedTuple):
+class DeliveryAttempt(NamedTuple):
     """What became of a try."""
 
-    result: Result
+    result: DeliveryResult
     reason: str = ""
     """For people; without the URL."""
 
 
-class Sender:
+class WebhookSender:
     """Signs and sends. Use it within `opened`."""
 
     def __init__(
         self,
         secret: bytes,
-        rules: Rules,
+        rules: UrlRules,
         *,
         resolver: AbstractResolver | None = None,
         tls: ssl.SSLContext | None = None,
@@ -58,12 +58,12 @@ class Sender:
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
         """Within the block messages can be sent."""
-        resolver = self._resolver or SystemResolver(MOST_AT_ONCE)
+        resolver = self._resolver or SystemResolver(MAX_CONCURRENT_DELIVERIES)
         connector = aiohttp.TCPConnector(
             resolver=resolver if self._rules.allow_private else PublicResolver(resolver),
             use_dns_cache=False,
             force_close=True,
-            limit=MOST_AT_ONCE,
+            limit=MAX_CONCURRENT_DELIVERIES,
             ssl=self._tls or True,
         )
         async with aiohttp.ClientSession(
@@ -77,31 +77,31 @@ class Sender:
             yield
         await resolver.close()
 
-    async def send(self, url: str, message: Message) -> Attempt:
+    async def send(self, url: str, message: WebhookMessage) -> DeliveryAttempt:
         """Try once. Redirects are not followed, and of the response only its status is read."""
         assert self._session is not None, "opened"
         try:
             target = self._rules.check(url)
-            signed = headers(message, self._secret, int(time.time()))
+            signed = signed_headers(message, self._secret, int(time.time()))
             response = await self._session.post(target, data=message.body, headers=signed, allow_redirects=False)
             response.close()
         except (UrlRefused, AddressRefused) as error:
-            attempt = Attempt("refused", str(error))
+            attempt = DeliveryAttempt("refused", str(error))
         except TimeoutError:
-            attempt = Attempt("failed", f"no response within {self._timeout.total:g} seconds")
+            attempt = DeliveryAttempt("failed", f"no response within {self._timeout.total:g} seconds")
         except (aiohttp.ClientError, OSError, ValueError) as error:
-            attempt = Attempt("failed", _reason(error))
+            attempt = DeliveryAttempt("failed", _reason(error))
         else:
-            attempt = _by_status(response.status)
+            attempt = _attempt_of_status(response.status)
         if attempt.result != "delivered":
             _log.info("webhook_not_delivered", message=message.id, receiver=origin(url), **attempt._asdict())
         return attempt
 
 
-def _by_status(status: int) -> Attempt:
+def _attempt_of_status(status: int) -> DeliveryAttempt:
     if 200 <= status < 300:
-        return Attempt("delivered")
-    return Attempt("gone" if status == _GONE else "failed", f"status {status}")
+        return DeliveryAttempt("delivered")
+    return DeliveryAttempt("gone" if status == _GONE else "failed", f"status {status}")
 
 
 def _reason(error: Exception) -> str:

@@ -9,14 +9,14 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, or_, select, u
 
 from dragoman.accounts.database import Database
 from dragoman.accounts.tables import jobs
-from dragoman.jobs.webhooks.message import Message, Result, message
-from dragoman.jobs.webhooks.options import Share
-from dragoman.jobs.webhooks.schedule import LEASE_SECONDS, Schedule
+from dragoman.jobs.webhooks.message import Result, WebhookMessage, message
+from dragoman.jobs.webhooks.options import DeliveryLimits
+from dragoman.jobs.webhooks.schedule import DELIVERY_LEASE_SECONDS, RetrySchedule
 
 WebhookState = Literal["due", "delivered", "gone", "refused", "failed"]
 """What stands in the table: it is to be tried, or it never will be again."""
 
-_LOOKED_AT = 50
+_CANDIDATE_ROWS = 50
 """Rows, at a time."""
 
 _COLUMNS = (
@@ -39,96 +39,96 @@ class Delivery(NamedTuple):
     owner: str
     host: str
     url: str
-    message: Message
+    message: WebhookMessage
     attempt: int
     """From 1 on."""
-    until: int
+    lease_until: int
     """Nobody else makes one before, in milliseconds since 1970."""
 
 
 class WebhookStore:
     """Raises what database.failures names; then nothing is known to have happened."""
 
-    def __init__(self, database: Database, schedule: Schedule, share: Share) -> None:
+    def __init__(self, database: Database, schedule: RetrySchedule, limits: DeliveryLimits) -> None:
         self._database = database
         self._schedule = schedule
-        self._share = share
+        self._limits = limits
 
-    def any_due(self) -> bool:
+    def has_due(self) -> bool:
         """Whether there may be anything to claim."""
         with self._database.read() as connection:
             now = self._database.now(connection).wall
             due = (select(jobs.c.number).where(condition) for condition in (_is_due(now), self._is_stranded(now)))
             return bool(connection.execute(select(or_(*map(exists, due)))).scalar_one())
 
-    def claim(self, most: int, under_way: Collection[Delivery]) -> list[Delivery]:
+    def claim(self, limit: int, in_flight: Collection[Delivery]) -> list[Delivery]:
         """Up to `most` tries to make now, beside those under way. They count, whatever becomes of this process."""
-        hosts = Counter(each.host for each in under_way)
-        owners = Counter(each.owner for each in under_way)
+        hosts = Counter(each.host for each in in_flight)
+        owners = Counter(each.owner for each in in_flight)
         claimed: list[Delivery] = []
         with self._database.write() as connection:
             now = self._database.now(connection).wall
             connection.execute(update(jobs).where(self._is_stranded(now)).values(webhook_at=now))
-            while len(claimed) < most:
+            while len(claimed) < limit:
                 rows = connection.execute(self._candidates(now, hosts, owners)).all()
-                taken = [row for row in rows if self._has_room(row, hosts, owners)][: most - len(claimed)]
+                taken = [row for row in rows if self._reserve_slot(row, hosts, owners)][: limit - len(claimed)]
                 if not taken:
                     break
-                claimed += [self._take(connection, row, now) for row in taken]
+                claimed += [self._claim_row(connection, row, now) for row in taken]
         return claimed
 
-    def end(self, delivery: Delivery, result: Result) -> None:
+    def store_result(self, delivery: Delivery, result: Result) -> None:
         """The try has ended like this. Changes nothing if somebody else has made another one meanwhile."""
         if result != "failed":
-            self._change(delivery, webhook_state=result, webhook_at=None)
+            self._update_row(delivery, webhook_state=result, webhook_at=None)
             return
-        pause = self._schedule.pause(delivery.attempt, random.random)
+        pause = self._schedule.delay_after(delivery.attempt, random.random)
         if pause is None:
-            self._change(delivery, webhook_state="failed", webhook_at=None)
+            self._update_row(delivery, webhook_state="failed", webhook_at=None)
             return
         with self._database.write() as connection:
             again = self._database.now(connection).wall + round(pause * 1000)
-            self._change(delivery, webhook_at=again)
+            self._update_row(delivery, webhook_at=again)
 
-    def give_back(self, delivery: Delivery) -> None:
+    def release(self, delivery: Delivery) -> None:
         """The try was not made to its end, and does not count."""
         with self._database.write() as connection:
             now = self._database.now(connection).wall
-            self._change(delivery, webhook_at=now, webhook_attempts=delivery.attempt - 1)
+            self._update_row(delivery, webhook_at=now, webhook_attempts=delivery.attempt - 1)
 
     def _candidates(self, now: int, hosts: Counter[str], owners: Counter[str]) -> Select[Any]:
         column = jobs.c
-        full_hosts = [host for host, count in hosts.items() if count >= self._share.a_host]
-        full_owners = [owner for owner, count in owners.items() if count >= self._share.an_owner]
+        full_hosts = [host for host, count in hosts.items() if count >= self._limits.per_host]
+        full_owners = [owner for owner, count in owners.items() if count >= self._limits.per_owner]
         free = column.webhook_host.not_in(full_hosts), column.owner.not_in(full_owners)
         due = select(*_COLUMNS).where(_is_due(now), *free).order_by(column.webhook_at)
-        return due.limit(_LOOKED_AT).with_for_update(skip_locked=True)
+        return due.limit(_CANDIDATE_ROWS).with_for_update(skip_locked=True)
 
-    def _has_room(self, row: Any, hosts: Counter[str], owners: Counter[str]) -> bool:
-        if hosts[row.webhook_host] >= self._share.a_host or owners[row.owner] >= self._share.an_owner:
+    def _reserve_slot(self, row: Any, hosts: Counter[str], owners: Counter[str]) -> bool:
+        if hosts[row.webhook_host] >= self._limits.per_host or owners[row.owner] >= self._limits.per_owner:
             return False
         hosts[row.webhook_host] += 1
         owners[row.owner] += 1
         return True
 
-    def _take(self, connection: Connection, row: Any, now: int) -> Delivery:
-        until = now + LEASE_SECONDS * 1000
+    def _claim_row(self, connection: Connection, row: Any, now: int) -> Delivery:
+        until = now + DELIVERY_LEASE_SECONDS * 1000
         attempt = row.webhook_attempts + 1
-        mine = update(jobs).where(jobs.c.number == row.number)
-        connection.execute(mine.values(webhook_attempts=attempt, webhook_at=until))
-        told = message(row.id, row.request_id, row.state, row.ended_at)
-        return Delivery(row.number, row.owner, row.webhook_host, row.webhook, told, attempt, until)
+        own_row = update(jobs).where(jobs.c.number == row.number)
+        connection.execute(own_row.values(webhook_attempts=attempt, webhook_at=until))
+        webhook_message = message(row.id, row.request_id, row.state, row.ended_at)
+        return Delivery(row.number, row.owner, row.webhook_host, row.webhook, webhook_message, attempt, until)
 
-    def _change(self, delivery: Delivery, **values: Any) -> None:
+    def _update_row(self, delivery: Delivery, **values: Any) -> None:
         column = jobs.c
-        mine = column.webhook_attempts == delivery.attempt, column.webhook_at == delivery.until
+        own_row = column.webhook_attempts == delivery.attempt, column.webhook_at == delivery.lease_until
         with self._database.write() as connection:
-            connection.execute(update(jobs).where(column.number == delivery.number, *mine).values(**values))
+            connection.execute(update(jobs).where(column.number == delivery.number, *own_row).values(**values))
 
     def _is_stranded(self, now: int) -> ColumnElement[bool]:
         """Whether it is to be tried later than any that is put off now: then the clock was set back."""
-        furthest = max(self._schedule.longest_seconds, LEASE_SECONDS)
-        return jobs.c.webhook_at > now + round(furthest * 1000)
+        longest_delay = max(self._schedule.max_seconds, DELIVERY_LEASE_SECONDS)
+        return jobs.c.webhook_at > now + round(longest_delay * 1000)
 
 
 def _is_due(now: int) -> ColumnElement[bool]:

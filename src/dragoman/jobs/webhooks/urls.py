@@ -14,7 +14,7 @@ class UrlRefused(ValueError):
     """No messages are sent there. One line that says why, without the URL."""
 
 
-class Rules(NamedTuple):
+class UrlRules(NamedTuple):
     """What clients may name, as the settings have it."""
 
     allow_http: bool = False

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 
-from dragoman.core.request import Message, ToolCall, ToolUse
+from dragoman.core.request import Message, ToolCall, ToolOptions
 from dragoman.prompt.call_reader import ToolCallSyntax
 from dragoman.prompt.markup import ToolCallMarkup
 
-Adapt = Callable[[Sequence[Message], ToolUse | None], list[Message]]
+Adapt = Callable[[Sequence[Message], ToolOptions | None], list[Message]]
 
 
-def _unchanged(messages: Sequence[Message], _tools: ToolUse | None) -> list[Message]:
+def _unchanged(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
     return list(messages)
 
 

@@ -10,7 +10,7 @@ The template is given a conversation of plain text, in which everything about to
 
 from collections.abc import Sequence
 
-from dragoman.core.request import Message, ToolUse
+from dragoman.core.request import Message, ToolOptions
 from dragoman.prompt.call_reader import ToolCallSyntax
 from dragoman.prompt.conversation import tool_fields
 from dragoman.prompt.sandbox import to_json
@@ -36,7 +36,7 @@ _SEVERAL = "Write one such block for each call if several are needed."
 _ONE = "Call no more than one function at a time."
 
 
-def _as_text(messages: Sequence[Message], tools: ToolUse | None) -> list[Message]:
+def _as_text(messages: Sequence[Message], tools: ToolOptions | None) -> list[Message]:
     """The conversation in plain messages of system, user and assistant. One without tools stays as it is."""
     adapted: list[Message] = []
     was_result = False
@@ -64,9 +64,9 @@ def _plain(message: Message) -> Message:
     return Message(message.role, content, message.name, reasoning=message.reasoning)
 
 
-def _instruction(tools: ToolUse) -> str:
+def _instruction(tools: ToolOptions) -> str:
     lines = "\n".join(to_json(tool_fields(tool)) for tool in tools.tools)
-    return _FUNCTIONS.format(tools=lines, several=_SEVERAL if tools.several else _ONE)
+    return _FUNCTIONS.format(tools=lines, several=_SEVERAL if tools.allows_multiple_calls else _ONE)
 
 
 FORMAT = ToolFormat(

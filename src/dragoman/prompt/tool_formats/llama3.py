@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dragoman.core.request import Message, ToolUse
+from dragoman.core.request import Message, ToolOptions
 from dragoman.prompt.call_reader import ToolCallSyntax
 from dragoman.prompt.markup import ToolCallMarkup
 from dragoman.prompt.tool_formats.format import ToolFormat
@@ -29,7 +29,7 @@ def _matches_template(source: str) -> bool:
     return _PYTHON_TAG in source or "<|start_header_id|>" in source
 
 
-def _one_call_per_message(messages: Sequence[Message], _tools: ToolUse | None) -> list[Message]:
+def _one_call_per_message(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
     """The templates refuse a message with several calls: each gets a message, with its results behind it."""
     adapted: list[Message] = []
     rest = deque(messages)

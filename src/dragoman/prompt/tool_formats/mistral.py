@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dragoman.core.request import Message, ToolUse
+from dragoman.core.request import Message, ToolOptions
 from dragoman.prompt.call_reader import ToolCallSyntax
 from dragoman.prompt.markup import ToolCallMarkup
 from dragoman.prompt.tool_formats.format import ToolFormat
@@ -32,7 +32,7 @@ def _matches_template(source: str) -> bool:
     return "[TOOL_CALLS]" in source and "[ARGS]" not in source
 
 
-def _with_short_ids(messages: Sequence[Message], _tools: ToolUse | None) -> list[Message]:
+def _with_short_ids(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
     """The templates refuse a conversation whose calls have other ids than nine letters or digits."""
     return [
         msgspec.structs.replace(

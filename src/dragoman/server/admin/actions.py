@@ -10,12 +10,12 @@ import msgspec
 
 from dragoman.accounts import balances, keys, prices, usage
 from dragoman.accounts.balances import Account
-from dragoman.accounts.changes import Administrator, KeyChange, list_changes
+from dragoman.accounts.changes import Administrator, KeyUpdate, list_audit_entries
 from dragoman.accounts.database import Database
-from dragoman.accounts.identifiers import MOST_DIGITS
+from dragoman.accounts.identifiers import MAX_ID_DIGITS
 from dragoman.accounts.keys import KeyNotFound
-from dragoman.accounts.money import parsed, parsed_per_million
-from dragoman.accounts.times import day_number, milliseconds
+from dragoman.accounts.money import parse_amount, parse_price_per_million
+from dragoman.accounts.times import to_day_number, to_milliseconds
 from dragoman.accounts.usage import UsageFilter
 from dragoman.server.admin import shapes, wire
 
@@ -55,7 +55,9 @@ def show_account(call: Call) -> wire.AccountBody:
 
 def deposit(call: Call) -> wire.DepositBody:
     sent = call.sent(wire.NewDeposit)
-    made = call.administrator.deposit(_account(call).id, parsed(sent.amount), reference=sent.reference, note=sent.note)
+    made = call.administrator.deposit(
+        _account(call).id, parse_amount(sent.amount), reference=sent.reference, note=sent.note
+    )
     return shapes.deposit_body(made)
 
 
@@ -89,7 +91,7 @@ def change_key(call: Call) -> wire.KeyBody:
     # What stays is read in the transaction that writes: of two changes at once, neither undoes the other.
     with call.database.write():
         rules = shapes.changed_rules(keys.get_key(call.database, key_id, lock=True).rules, patch)
-        change = KeyChange(
+        change = KeyUpdate(
             label=_given(patch.label),
             rules=rules,
             other_accounts=_given(patch.other_accounts),
@@ -106,10 +108,10 @@ def set_price(call: Call) -> wire.PriceBody:
     sent = call.sent(wire.NewPrice)
     price = call.administrator.set_price(
         sent.model,
-        parsed_per_million(sent.prompt),
-        parsed_per_million(sent.completion),
-        cached=None if sent.cached is None else parsed_per_million(sent.cached),
-        valid_from=0 if sent.valid_from is None else milliseconds(sent.valid_from),
+        parse_price_per_million(sent.prompt),
+        parse_price_per_million(sent.completion),
+        cached=None if sent.cached is None else parse_price_per_million(sent.cached),
+        valid_from=0 if sent.valid_from is None else to_milliseconds(sent.valid_from),
     )
     return shapes.price_body(price)
 
@@ -127,14 +129,14 @@ def list_usage(call: Call) -> wire.UsagePage:
 
 def list_days(call: Call) -> wire.DayPage:
     query = call.sent(wire.DaysQuery)
-    found = usage.list_days(call.database, _wanted(query), limit=query.limit, offset=query.offset)
+    found = usage.list_daily_usage(call.database, _wanted(query), limit=query.limit, offset=query.offset)
     following = query.offset + query.limit if len(found) == query.limit else None
     return wire.DayPage(data=list(map(shapes.day_body, found)), next=following)
 
 
 def audit(call: Call) -> wire.ChangePage:
     query = call.sent(wire.BeforeQuery)
-    found = list_changes(call.database, before=query.before, limit=query.limit)
+    found = list_audit_entries(call.database, before=query.before, limit=query.limit)
     return wire.ChangePage(data=list(map(shapes.change_body, found)), next=shapes.next_page(found, query.limit))
 
 
@@ -151,11 +153,11 @@ def _account(call: Call) -> Account:
 
 def _key_id(call: Call) -> int:
     text = call.path["key"]
-    if not (text.isascii() and text.isdecimal() and len(text) <= MOST_DIGITS):
+    if not (text.isascii() and text.isdecimal() and len(text) <= MAX_ID_DIGITS):
         raise KeyNotFound(f"There is no key {text!r}")
     return int(text)
 
 
 def _wanted(query: wire.UsageQuery | wire.DaysQuery) -> UsageFilter:
-    first, last = (None if day is None else day_number(day) for day in (query.first_day, query.last_day))
+    first, last = (None if day is None else to_day_number(day) for day in (query.first_day, query.last_day))
     return UsageFilter(query.account, query.key, query.model, first, last)

@@ -7,13 +7,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dragoman.accounts.balances import AccountNotFound, NameTaken
+from dragoman.accounts.balances import AccountNameTaken, AccountNotFound
 from dragoman.accounts.changes import Administrator
 from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.accounts.keys import KeyNotFound
 from dragoman.core.errors import BodyTooLarge, Overloaded, Unauthenticated
 from dragoman.dialects.door import bearer_key, error_headers, read_limited_body
-from dragoman.gateway.keys import KeyRing
+from dragoman.gateway.keys import StaticKeyAuthenticator
 from dragoman.server.admin import wire
 from dragoman.server.admin.actions import Call
 from dragoman.server.admin.operations import ACTIONS, Action
@@ -21,7 +21,7 @@ from dragoman.server.admin.operations import ACTIONS, Action
 LARGEST_BODY = 64 * 1024
 
 
-def routes(thread: DatabaseThread, keys: KeyRing) -> list[BaseRoute]:
+def routes(thread: DatabaseThread, keys: StaticKeyAuthenticator) -> list[BaseRoute]:
     """All routes, for whoever has one of the keys; the keys' labels are who is read to have made a change."""
     assert keys.needs_key, "without a key nobody may come in, and there is nothing to serve"
     return [
@@ -30,7 +30,9 @@ def routes(thread: DatabaseThread, keys: KeyRing) -> list[BaseRoute]:
     ]
 
 
-def _endpoint(action: Action, thread: DatabaseThread, keys: KeyRing) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(
+    action: Action, thread: DatabaseThread, keys: StaticKeyAuthenticator
+) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
             key = bearer_key(request.headers)
@@ -51,7 +53,7 @@ def _endpoint(action: Action, thread: DatabaseThread, keys: KeyRing) -> Callable
             return _error(503, error.message, error_headers(error))
         except (AccountNotFound, KeyNotFound) as error:
             return _error(404, str(error))
-        except NameTaken as error:
+        except AccountNameTaken as error:
             return _error(409, str(error))
         except (msgspec.DecodeError, ValueError) as error:
             # What msgspec or the accounts find wrong with what was sent.

@@ -6,12 +6,12 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from dragoman.accounts.balances import Account, Deposit
-from dragoman.accounts.changes import Change
+from dragoman.accounts.changes import AuditEntry
 from dragoman.accounts.keys import Key, KeyRules
-from dragoman.accounts.money import formatted, parsed, per_million
+from dragoman.accounts.money import format_amount, format_price_per_million, parse_amount
 from dragoman.accounts.prices import Price
-from dragoman.accounts.times import day_of_number, milliseconds, moment
-from dragoman.accounts.usage import DailyUsage, Usage
+from dragoman.accounts.times import from_day_number, to_datetime, to_milliseconds
+from dragoman.accounts.usage import DailyUsage, UsageRecord
 from dragoman.server.admin import wire
 
 
@@ -33,11 +33,11 @@ def account_body(account: Account) -> wire.AccountBody:
         id=account.id,
         name=account.name,
         currency=account.currency,
-        created_at=moment(account.created_at),
-        deposits=formatted(account.deposits),
-        balance=formatted(account.balance),
-        holds=formatted(account.holds),
-        charges=formatted(account.charges),
+        created_at=to_datetime(account.created_at),
+        deposits=format_amount(account.deposits),
+        balance=format_amount(account.balance),
+        holds=format_amount(account.holds),
+        charges=format_amount(account.charges),
     )
 
 
@@ -45,8 +45,8 @@ def deposit_body(deposit: Deposit) -> wire.DepositBody:
     return wire.DepositBody(
         id=deposit.id,
         account=deposit.account_id,
-        at=moment(deposit.at),
-        amount=formatted(deposit.amount),
+        at=to_datetime(deposit.at),
+        amount=format_amount(deposit.amount),
         reference=deposit.reference,
         note=deposit.note,
     )
@@ -60,17 +60,17 @@ def key_body(key: Key) -> wire.KeyBody:
         label=key.label,
         account=key.account_id,
         accounts=key.account_ids,
-        expires_at=_if_any(moment, rules.expires_at),
+        expires_at=_if_any(to_datetime, rules.expires_at),
         models=rules.models,
         dialects=rules.dialects,
-        budget=_if_any(formatted, rules.budget),
+        budget=_if_any(format_amount, rules.budget),
         requests_per_minute=rules.requests_per_minute,
         tokens_per_minute=rules.tokens_per_minute,
         concurrent_requests=rules.concurrent_requests,
-        created_at=moment(key.created_at),
-        disabled_at=_if_any(moment, key.disabled_at),
-        spent=formatted(key.spent),
-        held=formatted(key.held),
+        created_at=to_datetime(key.created_at),
+        disabled_at=_if_any(to_datetime, key.disabled_at),
+        spent=format_amount(key.spent),
+        held=format_amount(key.held),
         running=key.running,
     )
 
@@ -93,15 +93,15 @@ def price_body(price: Price) -> wire.PriceBody:
     return wire.PriceBody(
         id=price.id,
         model=price.model,
-        prompt=per_million(price.prompt),
-        cached=per_million(price.cached),
-        completion=per_million(price.completion),
-        valid_from=moment(price.valid_from),
-        created_at=moment(price.created_at),
+        prompt=format_price_per_million(price.prompt),
+        cached=format_price_per_million(price.cached),
+        completion=format_price_per_million(price.completion),
+        valid_from=to_datetime(price.valid_from),
+        created_at=to_datetime(price.created_at),
     )
 
 
-def usage_body(used: Usage) -> wire.UsageBody:
+def usage_body(used: UsageRecord) -> wire.UsageBody:
     return wire.UsageBody(
         id=used.id,
         request_id=used.request_id,
@@ -110,19 +110,19 @@ def usage_body(used: Usage) -> wire.UsageBody:
         price=used.price_id,
         model=used.model,
         dialect=used.dialect,
-        admitted_at=moment(used.admitted_at),
-        settled_at=moment(used.settled_at),
+        admitted_at=to_datetime(used.admitted_at),
+        settled_at=to_datetime(used.settled_at),
         result=used.result,
         prompt_tokens=used.prompt_tokens,
         cached_tokens=used.cached_tokens,
         completion_tokens=used.completion_tokens,
-        charge=formatted(used.charge),
+        charge=format_amount(used.charge),
     )
 
 
 def day_body(day: DailyUsage) -> wire.DayBody:
     return wire.DayBody(
-        day=day_of_number(day.day),
+        day=from_day_number(day.day),
         account=day.account_id,
         key=day.key_id,
         model=day.model,
@@ -130,14 +130,14 @@ def day_body(day: DailyUsage) -> wire.DayBody:
         prompt_tokens=day.prompt_tokens,
         cached_tokens=day.cached_tokens,
         completion_tokens=day.completion_tokens,
-        charge=formatted(day.charge),
+        charge=format_amount(day.charge),
     )
 
 
-def change_body(change: Change) -> wire.ChangeBody:
+def change_body(change: AuditEntry) -> wire.ChangeBody:
     return wire.ChangeBody(
         id=change.id,
-        at=moment(change.at),
+        at=to_datetime(change.at),
         actor=change.actor,
         action=change.action,
         subject=change.subject,
@@ -156,7 +156,7 @@ def _if_any(tell: Callable[[_Value], _Told], value: _Value | None) -> _Told | No
 def _changed(rules: KeyRules, sent: wire.NewKey | wire.KeyPatch) -> KeyRules:
     given = {name: getattr(sent, name) for name in KeyRules.__struct_fields__}
     given = {name: value for name, value in given.items() if value is not msgspec.UNSET}
-    for name, read in (("expires_at", milliseconds), ("budget", parsed)):
+    for name, read in (("expires_at", to_milliseconds), ("budget", parse_amount)):
         if given.get(name) is not None:
             given[name] = read(given[name])
     return msgspec.structs.replace(rules, **given)
