@@ -19,7 +19,7 @@ from benchmarks.processes import end_servers_when_terminated
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
 from tests.support.metered import AccountFixture
-from tests.support.streaming_clients import StreamingClients, assert_all_paid
+from tests.support.streaming_clients import StreamingClients, assert_all_tokens_charged
 from tests.support.workers import killable_worker
 
 CLIENTS = 8
@@ -36,12 +36,12 @@ async def _kill(url: str, folder: str, kills: int, seed: int) -> AccountFixture:
     with killable_worker(url, Path(folder) / "journals", tokens_per_second=TOKENS_PER_SECOND) as worker:
         async with StreamingClients(worker.url, account_fixture.new_key(), clients=CLIENTS, seed=seed) as clients:
             for number in range(kills):
-                await clients.receive(rng.randint(1, _MAX_TOKENS_BETWEEN_KILLS))
+                await clients.wait_for_tokens(rng.randint(1, _MAX_TOKENS_BETWEEN_KILLS))
                 await asyncio.to_thread(worker.kill)
                 print(f"\r{number + 1} of {kills} kills", end="", file=sys.stderr)
-            await clients.receive(1)
+            await clients.wait_for_tokens(1)
     print(file=sys.stderr)
-    assert_all_paid(account_fixture, clients)
+    assert_all_tokens_charged(account_fixture, clients)
     return account_fixture
 
 

@@ -20,7 +20,9 @@ ROUTES = [
 
 @pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if route[1] not in OPEN_PATHS])
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer sk-somebody-elses-key"}])
-async def test_every_route_refuses_who_has_no_key(method: str, path: str, headers: dict[str, str]) -> None:
+async def test_every_route_refuses_requests_without_a_valid_key(
+    method: str, path: str, headers: dict[str, str]
+) -> None:
     path = re.sub(r"\{[^}]*\}", "echo", path)
     async with client_of(echo_app(keys=[KEY])) as client:
         response = await client.request(method, path, headers=headers)
@@ -38,14 +40,14 @@ async def test_health_and_documentation_need_no_key(path: str) -> None:
         assert (await client.get(path)).status_code in (200, 503)
 
 
-async def test_a_key_opens_the_metrics() -> None:
+async def test_metrics_accept_a_valid_key() -> None:
     async with client_of(echo_app(keys=[KEY])) as client:
         response = await client.get("/metrics", headers={"authorization": f"Bearer {KEY}"})
     assert response.status_code == 200
 
 
 @pytest.mark.parametrize("host", ["empower.example.com", "EMPOWER.example.com", "empower.example.com:8443"])
-async def test_a_mapped_host_speaks_its_dialect_on_the_vendors_own_paths(host: str) -> None:
+async def test_a_mapped_host_serves_its_dialect_on_the_vendors_paths(host: str) -> None:
     app = echo_app(hosts={"Empower.Example.com": "empower"})
     async with client_of(app, host) as client:
         assert (await client.get("/api/v1/models")).json()["object"] == "list"
@@ -56,10 +58,10 @@ async def test_a_mapped_host_speaks_its_dialect_on_the_vendors_own_paths(host: s
         assert "object" not in (await client.get("/api/v1/models")).json(), "the path is arcee's elsewhere"
 
 
-async def test_only_a_configured_proxy_says_for_which_host_it_asks() -> None:
+async def test_only_trusted_proxies_may_set_the_forwarded_host() -> None:
     asked = {"x-forwarded-host": "empower.example.com"}
     for proxies, status in (["127.0.0.1"], 200), (["10.0.0.1"], 404), ([], 404):
-        async with client_of(echo_app(hosts={"empower.example.com": "empower"}, proxies=proxies)) as client:
+        async with client_of(echo_app(hosts={"empower.example.com": "empower"}, trusted_proxies=proxies)) as client:
             assert (await client.get("/base-model/echo", headers=asked)).status_code == status
 
 

@@ -11,7 +11,7 @@ from tests.support.server import RunningServer
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
-MANY = 2000
+MAX_POLLS = 2000
 """Looks at the server until what has to happen soon must have happened."""
 
 HELLO = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "Hello"}], "stream": True})
@@ -32,7 +32,7 @@ def test_curl_gets_the_events_of_a_stream(echo_server: RunningServer) -> None:
     assert "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in chunks) == "Hello"
 
 
-def test_curl_gets_an_answer_without_saying_that_it_sends_json(echo_server: RunningServer) -> None:
+def test_curl_needs_no_content_type_header(echo_server: RunningServer) -> None:
     body = HELLO.replace("true", "false")
     answer = json.loads(curl(f"{echo_server.url}/v1/chat/completions", "-d", body))
     assert answer["choices"][0]["message"]["content"] == "Hello"
@@ -45,7 +45,7 @@ def test_curl_sees_the_headers_of_a_stream(echo_server: RunningServer) -> None:
     assert "content-type: text/event-stream; charset=utf-8" in head
 
 
-def test_chunks_arrive_before_the_end_and_a_client_that_leaves_ends_the_work(slow_server: RunningServer) -> None:
+def test_chunks_arrive_early_and_a_disconnect_cancels_generation(slow_server: RunningServer) -> None:
     command = ["curl", "-sSN", f"{slow_server.url}/v1/completions", "-d", ENDLESS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -54,4 +54,4 @@ def test_chunks_arrive_before_the_end_and_a_client_that_leaves_ends_the_work(slo
         assert process.poll() is None
         assert slow_server.running_sequences("echo") == 1
         process.kill()
-    assert any(slow_server.running_sequences("echo") == 0 for _ in range(MANY))
+    assert any(slow_server.running_sequences("echo") == 0 for _ in range(MAX_POLLS))

@@ -7,7 +7,7 @@ import httpx
 
 from tests.support.server import RunningServer
 
-BOUND = 120.0
+TIMEOUT_SECONDS = 120.0
 MODEL = "smollm2-135m-instruct"
 OTHERS = 8
 
@@ -21,7 +21,10 @@ def answer(client: httpx.Client, question: str, **fields: Any) -> Any:
 
 
 def test_a_seed_gives_the_same_text_alone_and_among_others(steady_server: RunningServer) -> None:
-    with httpx.Client(base_url=steady_server.url, timeout=BOUND) as client, ThreadPoolExecutor(OTHERS) as pool:
+    with (
+        httpx.Client(base_url=steady_server.url, timeout=TIMEOUT_SECONDS) as client,
+        ThreadPoolExecutor(OTHERS) as pool,
+    ):
         alone = answer(client, "Tell me a story.", seed=7)
         others = [pool.submit(answer, client, f"Tell me about the number {n}.") for n in range(OTHERS)]
         among = answer(client, "Tell me a story.", seed=7)

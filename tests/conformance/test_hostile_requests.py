@@ -17,10 +17,10 @@ from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer
 
 CONNECTIONS = 12
-PATIENCE = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
+TIMEOUT = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
 
 
-class Answer:
+class HostileResponse:
     """What came back for one request."""
 
     def __init__(self, status: int, headers: Any, body: bytes) -> None:
@@ -29,7 +29,7 @@ class Answer:
         self.body = body
 
     @property
-    def is_proper(self) -> bool:
+    def is_valid(self) -> bool:
         """Whether it is a whole answer, a whole stream, or an error in the envelope."""
         if self.status == 200 and self.headers["content-type"].startswith("text/event-stream"):
             return self.body.startswith(b"data: {") and self.body.endswith(b"\n\ndata: [DONE]\n\n")
@@ -45,10 +45,10 @@ class Answer:
         )
 
 
-async def ask(session: aiohttp.ClientSession, request: HostileRequest) -> Answer:
+async def ask(session: aiohttp.ClientSession, request: HostileRequest) -> HostileResponse:
     headers = {"content-type": request.content_type}
     async with session.post(request.path, data=io.BytesIO(request.body), headers=headers) as response:
-        return Answer(response.status, response.headers, await response.read())
+        return HostileResponse(response.status, response.headers, await response.read())
 
 
 async def ask_all(url: str, requests: Iterator[HostileRequest]) -> Counter[int]:
@@ -59,11 +59,11 @@ async def ask_all(url: str, requests: Iterator[HostileRequest]) -> Counter[int]:
         for request in requests:
             answer = await ask(session, request)
             statuses[answer.status] += 1
-            assert answer.is_proper, (request.path, request.body[:2000], answer.status, answer.body[:2000])
+            assert answer.is_valid, (request.path, request.body[:2000], answer.status, answer.body[:2000])
 
     connector = aiohttp.TCPConnector(limit=CONNECTIONS)
     async with (
-        aiohttp.ClientSession(url, connector=connector, timeout=PATIENCE) as session,
+        aiohttp.ClientSession(url, connector=connector, timeout=TIMEOUT) as session,
         asyncio.TaskGroup() as clients,
     ):
         for _ in range(CONNECTIONS):
@@ -79,7 +79,7 @@ def still_serves(url: str, model: str) -> bool:
 
 
 async def test_ten_thousand_hostile_requests_are_all_answered(echo_server: RunningServer) -> None:
-    requests = hostile_requests(1, 10_000, model="echo", most_tokens=64)
+    requests = hostile_requests(1, 10_000, model="echo", max_tokens=64)
     statuses = await ask_all(echo_server.url, requests)
     assert min(statuses[200], statuses[400]) > 1000
     assert statuses[413] > 0
@@ -88,7 +88,7 @@ async def test_ten_thousand_hostile_requests_are_all_answered(echo_server: Runni
 
 
 async def test_hostile_requests_to_a_real_model_are_all_answered(steady_server: RunningServer) -> None:
-    requests = hostile_requests(2, 300, model="smollm2-135m-instruct", most_tokens=4)
+    requests = hostile_requests(2, 300, model="smollm2-135m-instruct", max_tokens=4)
     statuses = await ask_all(steady_server.url, requests)
     assert min(statuses[200], statuses[400]) > 50
     assert still_serves(steady_server.url, "smollm2-135m-instruct")

@@ -6,11 +6,11 @@ import httpx
 
 from tests.support.server import RunningServer
 
-BOUND = 120.0
+TIMEOUT_SECONDS = 120.0
 MODEL = "smollm2-135m-instruct"
 
 
-def scored(client: httpx.Client, prompts: list[str]) -> list[dict[str, list[object]]]:
+def score(client: httpx.Client, prompts: list[str]) -> list[dict[str, list[object]]]:
     asked = {
         "model": MODEL,
         "prompt": prompts,
@@ -42,8 +42,8 @@ def continuation(logprobs: dict[str, list[object]], context: str) -> tuple[float
 
 def test_a_likelier_continuation_scores_higher_and_the_greedy_one_is_known(model_server: RunningServer) -> None:
     context = "The capital of France is"
-    with httpx.Client(base_url=model_server.url, timeout=BOUND) as client:
-        right, wrong = scored(client, [f"{context} Paris", f"{context} Oslo"])
+    with httpx.Client(base_url=model_server.url, timeout=TIMEOUT_SECONDS) as client:
+        right, wrong = score(client, [f"{context} Paris", f"{context} Oslo"])
     likely, is_greedy = continuation(right, context)
     unlikely, is_greedy_too = continuation(wrong, context)
     assert likely > unlikely + math.log(10)
@@ -52,9 +52,9 @@ def test_a_likelier_continuation_scores_higher_and_the_greedy_one_is_known(model
 
 def test_texts_scored_together_score_as_alone(model_server: RunningServer) -> None:
     texts = [f"Number {number} is followed by number {number + 1}." for number in range(6)]
-    with httpx.Client(base_url=model_server.url, timeout=BOUND) as client:
-        together = scored(client, texts)
-        alone = [scored(client, [text])[0] for text in texts]
+    with httpx.Client(base_url=model_server.url, timeout=TIMEOUT_SECONDS) as client:
+        together = score(client, texts)
+        alone = [score(client, [text])[0] for text in texts]
     differences = []
     for one, other in zip(together, alone, strict=True):
         assert one["tokens"][:-1] == other["tokens"][:-1]

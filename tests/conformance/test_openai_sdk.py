@@ -58,7 +58,7 @@ def test_a_chat_is_answered_and_accounted_for(client: OpenAI) -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + 5
 
 
-def test_a_chat_streams_what_it_says_not_streamed(client: OpenAI) -> None:
+def test_a_chat_gives_the_same_text_streamed_or_not(client: OpenAI) -> None:
     name = served(client)
     whole = client.chat.completions.create(model=name, messages=QUESTION, max_tokens=24, temperature=0)
     chunks = list(
@@ -86,7 +86,7 @@ def test_a_chat_streams_what_it_says_not_streamed(client: OpenAI) -> None:
     )
 
 
-def test_a_text_streams_what_it_says_not_streamed(client: OpenAI) -> None:
+def test_a_text_completion_gives_the_same_text_streamed_or_not(client: OpenAI) -> None:
     name = served(client)
     whole = client.completions.create(model=name, prompt="Once upon a time", temperature=0)
     chunks = list(client.completions.create(model=name, prompt="Once upon a time", temperature=0, stream=True))
@@ -148,7 +148,7 @@ def test_a_model_that_is_not_there_is_not_found(client: OpenAI) -> None:
         client.models.retrieve("gpt-4o")
 
 
-def test_a_stream_can_be_left_before_its_end(client: OpenAI) -> None:
+def test_a_stream_can_be_closed_early(client: OpenAI) -> None:
     name = served(client)
     with client.completions.create(model=name, prompt="Once", max_tokens=4000, stream=True) as chunks:
         assert next(iter(chunks)).choices
@@ -156,7 +156,7 @@ def test_a_stream_can_be_left_before_its_end(client: OpenAI) -> None:
     assert answer.choices
 
 
-def test_a_client_that_waits_no_longer_gets_its_own_timeout(real: OpenAI) -> None:
+def test_a_client_timeout_raises_in_the_client(real: OpenAI) -> None:
     hurried = real.with_options(timeout=openai.Timeout(20, read=0.01))
     with pytest.raises(openai.APITimeoutError):
         hurried.completions.create(model=served(real), prompt="Once", max_tokens=500, extra_body={"ignore_eos": True})

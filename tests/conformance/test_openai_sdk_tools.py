@@ -17,7 +17,7 @@ WEATHER: ChatCompletionToolParam = {
     "type": "function",
     "function": {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}},
 }
-CALLS: list[Event] = [
+TOOL_CALL_EVENTS: list[Event] = [
     ReasoningDelta(0, "They ask for the weather", [1]),
     Delta(0, "I look.", [2]),
     ToolCallDelta(0, 0, "", [3], "call_0", "get_weather"),
@@ -27,7 +27,7 @@ CALLS: list[Event] = [
     Finished(0, "tool_calls"),
     Usage(9, 6, 0, 1),
 ]
-TOLD: list[Event] = [
+LOGPROB_EVENTS: list[Event] = [
     Delta(0, "é", [1, 2], [TokenLogprobs(1, b"\xc3", -0.5, []), TokenLogprobs(2, b"\xa9", -0.25, [])]),
     Delta(0, "t", [3], [TokenLogprobs(3, b"t", -1.5, [TopLogprob(4, b"a", -0.5)])]),
     Finished(0, "stop"),
@@ -54,26 +54,26 @@ async def client_before(events: Sequence[Event], path: str) -> AsyncIterator[Asy
 
 
 @pytest.fixture(params=["v1", "api/v1", "empower/api/v1"])
-async def caller(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
+async def tool_client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
     """Before infermatic, arcee and empower, in turn, and a model that calls tools."""
-    async for client in client_before(CALLS, request.param):
+    async for client in client_before(TOOL_CALL_EVENTS, request.param):
         yield client
 
 
 @pytest.fixture(params=["v1", "api/v1"])
-async def teller(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
+async def logprobs_client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
     """Before infermatic and arcee, in turn, and a model that tells log-probabilities."""
-    async for client in client_before(TOLD, request.param):
+    async for client in client_before(LOGPROB_EVENTS, request.param):
         yield client
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_tool_calls_are_read_whole_and_put_together_from_a_stream(caller: AsyncOpenAI, stream: bool) -> None:
+async def test_tool_calls_are_read_whole_and_put_together_from_a_stream(tool_client: AsyncOpenAI, stream: bool) -> None:
     if stream:
-        async with caller.chat.completions.stream(model="echo", messages=QUESTION, tools=[WEATHER]) as chunks:
+        async with tool_client.chat.completions.stream(model="echo", messages=QUESTION, tools=[WEATHER]) as chunks:
             [choice] = (await chunks.get_final_completion()).choices
     else:
-        answer = await caller.chat.completions.create(model="echo", messages=QUESTION, tools=[WEATHER])
+        answer = await tool_client.chat.completions.create(model="echo", messages=QUESTION, tools=[WEATHER])
         [choice] = answer.choices  # type: ignore[assignment]
     assert (choice.message.content, choice.finish_reason) == ("I look.", "tool_calls")
     calls = [call for call in choice.message.tool_calls or [] if call.type == "function"]
@@ -83,26 +83,28 @@ async def test_tool_calls_are_read_whole_and_put_together_from_a_stream(caller: 
     ]
 
 
-async def test_the_answer_with_its_calls_and_their_results_can_be_sent_back(caller: AsyncOpenAI) -> None:
-    answer = await caller.chat.completions.create(model="echo", messages=QUESTION, tools=[WEATHER])
-    said = answer.choices[0].message
+async def test_the_answer_with_its_calls_and_their_results_can_be_sent_back(tool_client: AsyncOpenAI) -> None:
+    answer = await tool_client.chat.completions.create(model="echo", messages=QUESTION, tools=[WEATHER])
+    reply = answer.choices[0].message
     results: list[ChatCompletionMessageParam] = [
-        {"role": "tool", "tool_call_id": call.id, "content": "Rain"} for call in said.tool_calls or []
+        {"role": "tool", "tool_call_id": call.id, "content": "Rain"} for call in reply.tool_calls or []
     ]
-    turns = [*QUESTION, said.model_dump(exclude_none=True), *results]
-    again = await caller.chat.completions.create(model="echo", messages=turns, tools=[WEATHER])  # type: ignore[arg-type]
+    turns = [*QUESTION, reply.model_dump(exclude_none=True), *results]
+    again = await tool_client.chat.completions.create(model="echo", messages=turns, tools=[WEATHER])  # type: ignore[arg-type]
     assert again.choices[0].finish_reason == "tool_calls"
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_log_probabilities_are_read(teller: AsyncOpenAI, stream: bool) -> None:
+async def test_log_probabilities_are_read(logprobs_client: AsyncOpenAI, stream: bool) -> None:
     if stream:
-        async with teller.chat.completions.stream(
+        async with logprobs_client.chat.completions.stream(
             model="echo", messages=QUESTION, logprobs=True, top_logprobs=1
         ) as chunks:
             [choice] = (await chunks.get_final_completion()).choices
     else:
-        answer = await teller.chat.completions.create(model="echo", messages=QUESTION, logprobs=True, top_logprobs=1)
+        answer = await logprobs_client.chat.completions.create(
+            model="echo", messages=QUESTION, logprobs=True, top_logprobs=1
+        )
         [choice] = answer.choices  # type: ignore[assignment]
     assert choice.logprobs is not None
     tokens = choice.logprobs.content or []

@@ -10,23 +10,23 @@ from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, ModelL
 from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
-from tests.support.apps import KEY, LARGEST_BODY, client_of, echo_app
+from tests.support.apps import KEY, MAX_BODY_BYTES, client_of, echo_app
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer
-from tests.support.speakers import SPEAKERS, Said, Speaker
+from tests.support.speakers import DIALECT_CLIENTS, DialectClient, Reply
 
 REAL_MODEL = "smollm2-135m-instruct"
 
-MANY = 2000
+MAX_POLLS = 2000
 """Looks at the server until what has to happen soon must have happened."""
 
 EMOJI = "día 🦜🇫🇷 naïve 漢字"
 
 
-@pytest.fixture(params=SPEAKERS, ids=lambda speaker: speaker.name)
-def speaker(request: pytest.FixtureRequest) -> Speaker:
-    speaker: Speaker = request.param
-    return speaker
+@pytest.fixture(params=DIALECT_CLIENTS, ids=lambda dialect: dialect.name)
+def dialect(request: pytest.FixtureRequest) -> DialectClient:
+    dialect: DialectClient = request.param
+    return dialect
 
 
 @pytest.fixture
@@ -35,109 +35,111 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def ask(client: httpx.AsyncClient, speaker: Speaker, text: str, model: str = "echo", **options: Any) -> Said:
-    response = await client.post(speaker.path(model), json=speaker.body(model, text, **options))
+async def ask(
+    client: httpx.AsyncClient, dialect: DialectClient, text: str, model: str = "echo", **options: Any
+) -> Reply:
+    response = await client.post(dialect.path(model), json=dialect.body(model, text, **options))
     assert response.status_code == 200, response.text
-    return speaker.read_stream(response.text) if options.get("stream") else speaker.read(response.json())
+    return dialect.read_stream(response.text) if options.get("stream") else dialect.read(response.json())
 
 
-async def status(client: httpx.AsyncClient, speaker: Speaker, body: dict[str, Any], model: str = "echo") -> int:
-    response = await client.post(speaker.path(model), json=body)
-    assert speaker.is_error(response.json()), response.text
+async def status(client: httpx.AsyncClient, dialect: DialectClient, body: dict[str, Any], model: str = "echo") -> int:
+    response = await client.post(dialect.path(model), json=body)
+    assert dialect.is_error(response.json()), response.text
     return response.status_code
 
 
-async def test_an_answer_and_its_stream_are_the_same_and_counted_alike(
-    client: httpx.AsyncClient, speaker: Speaker
+async def test_streamed_and_full_responses_have_equal_text_and_usage(
+    client: httpx.AsyncClient, dialect: DialectClient
 ) -> None:
-    whole = await ask(client, speaker, "Hello", temperature=0)
-    assert whole == Said("Hello", "stop", len("user: Hello"), len("Hello") + 1)
-    assert await ask(client, speaker, "Hello", temperature=0, stream=True) == whole
+    whole = await ask(client, dialect, "Hello", temperature=0)
+    assert whole == Reply("Hello", "stop", len("user: Hello"), len("Hello") + 1)
+    assert await ask(client, dialect, "Hello", temperature=0, stream=True) == whole
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_characters_of_several_tokens_arrive_whole(
-    client: httpx.AsyncClient, speaker: Speaker, stream: bool
+    client: httpx.AsyncClient, dialect: DialectClient, stream: bool
 ) -> None:
-    assert (await ask(client, speaker, EMOJI, stream=stream)).text == EMOJI
+    assert (await ask(client, dialect, EMOJI, stream=stream)).text == EMOJI
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_max_tokens_ends_an_answer_with_length(client: httpx.AsyncClient, speaker: Speaker, stream: bool) -> None:
-    said = await ask(client, speaker, "Hello", max_tokens=3, stream=stream)
-    assert (said.text, said.reason, said.completion_tokens) == ("Hel", "length", 3)
+async def test_max_tokens_ends_an_answer_with_length(
+    client: httpx.AsyncClient, dialect: DialectClient, stream: bool
+) -> None:
+    reply = await ask(client, dialect, "Hello", max_tokens=3, stream=stream)
+    assert (reply.text, reply.finish_reason, reply.completion_tokens) == ("Hel", "length", 3)
 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_stop_string_ends_an_answer_and_is_not_part_of_it(
-    client: httpx.AsyncClient, speaker: Speaker, stream: bool
+    client: httpx.AsyncClient, dialect: DialectClient, stream: bool
 ) -> None:
-    if not speaker.has_stop:
+    if not dialect.supports_stop:
         pytest.skip("this dialect has no stop strings")
-    said = await ask(client, speaker, "one two three", stop=["two"], stream=stream)
-    assert (said.text, said.reason) == ("one ", "stop")
+    reply = await ask(client, dialect, "one two three", stop=["two"], stream=stream)
+    assert (reply.text, reply.finish_reason) == ("one ", "stop")
 
 
-async def test_the_prompt_tokens_told_are_those_of_the_token_counter(
-    client: httpx.AsyncClient, speaker: Speaker
+async def test_reported_prompt_tokens_match_the_token_counter(
+    client: httpx.AsyncClient, dialect: DialectClient
 ) -> None:
     question = {"model": "echo", "messages": [{"role": "user", "content": EMOJI}]}
     counted = (await client.post("/utils/token_counter", json=question)).json()
-    assert (await ask(client, speaker, EMOJI, max_tokens=1)).prompt_tokens == counted["total_tokens"]
+    assert (await ask(client, dialect, EMOJI, max_tokens=1)).prompt_tokens == counted["total_tokens"]
 
 
-async def test_errors_come_in_the_dialects_envelope_with_its_statuses(
-    client: httpx.AsyncClient, speaker: Speaker
-) -> None:
-    hello = speaker.body("echo", "Hello")
-    assert await status(client, speaker, speaker.body("unheard-of", "Hi"), "unheard-of") == speaker.unknown_model_status
-    assert await status(client, speaker, hello | {"top_p": 1.5}) == speaker.out_of_range_status
-    assert await status(client, speaker, {"model": "echo"}) == speaker.missing_status
-    assert await status(client, speaker, speaker.body("echo", "x" * 9000)) == speaker.overflow_status
-    assert await status(client, speaker, hello | {"x": "y" * LARGEST_BODY}) == 413
-    if not speaker.hottest_is_clamped:
-        assert await status(client, speaker, hello | {"temperature": 2.5}) == speaker.out_of_range_status
+async def test_errors_use_the_dialects_envelope_and_statuses(client: httpx.AsyncClient, dialect: DialectClient) -> None:
+    hello = dialect.body("echo", "Hello")
+    assert await status(client, dialect, dialect.body("unheard-of", "Hi"), "unheard-of") == dialect.unknown_model_status
+    assert await status(client, dialect, hello | {"top_p": 1.5}) == dialect.out_of_range_status
+    assert await status(client, dialect, {"model": "echo"}) == dialect.missing_field_status
+    assert await status(client, dialect, dialect.body("echo", "x" * 9000)) == dialect.overflow_status
+    assert await status(client, dialect, hello | {"x": "y" * MAX_BODY_BYTES}) == 413
+    if not dialect.clamps_temperature:
+        assert await status(client, dialect, hello | {"temperature": 2.5}) == dialect.out_of_range_status
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"temperature": NaN}', b"[" * 3000])
-async def test_what_is_no_json_object_is_answered_with_400(
-    client: httpx.AsyncClient, speaker: Speaker, body: bytes
+async def test_a_body_that_is_not_a_json_object_returns_400(
+    client: httpx.AsyncClient, dialect: DialectClient, body: bytes
 ) -> None:
-    response = await client.post(speaker.path("echo"), content=body)
+    response = await client.post(dialect.path("echo"), content=body)
     assert response.status_code == 400
-    assert speaker.is_error(response.json())
+    assert dialect.is_error(response.json())
 
 
-async def test_who_has_no_key_is_told_so_whatever_the_body_is(speaker: Speaker) -> None:
+async def test_a_missing_key_is_reported_before_a_bad_body(dialect: DialectClient) -> None:
     async with client_of(echo_app(keys=[KEY])) as client:
-        response = await client.post(speaker.path("echo"), content=b"{")
+        response = await client.post(dialect.path("echo"), content=b"{")
         assert response.status_code == 401
-        assert speaker.is_error(response.json())
+        assert dialect.is_error(response.json())
         headers = {"authorization": f"Bearer {KEY}"}
-        admitted = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi"), headers=headers)
-        assert speaker.read(admitted.json()).text == "Hi"
+        admitted = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hi"), headers=headers)
+        assert dialect.read(admitted.json()).text == "Hi"
 
 
-async def test_every_answer_has_a_request_id(client: httpx.AsyncClient, speaker: Speaker) -> None:
-    for body in (speaker.body("echo", "Hi"), {}):
-        response = await client.post(speaker.path("echo"), json=body)
+async def test_every_answer_has_a_request_id(client: httpx.AsyncClient, dialect: DialectClient) -> None:
+    for body in (dialect.body("echo", "Hi"), {}):
+        response = await client.post(dialect.path("echo"), json=body)
         assert len(response.headers["x-request-id"]) == 32
 
 
-class DyingEngine(EchoEngine):
+class FailingEngine(EchoEngine):
     """Says one letter, unless it is dead before, and dies."""
 
-    def __init__(self, *, speaks: bool) -> None:
+    def __init__(self, *, emits_token: bool) -> None:
         super().__init__()
-        self._speaks = speaks
+        self._emits_token = emits_token
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        if self._speaks:
+        if self._emits_token:
             yield Delta(0, "A", [65])
         raise EngineFailed("The engine stopped")
 
 
-class RefusingEngine(EchoEngine):
+class ErrorEngine(EchoEngine):
     """Has nothing but an error for anybody."""
 
     _events: Sequence[Event] = ()
@@ -153,64 +155,64 @@ class RefusingEngine(EchoEngine):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_the_engine_refuses_is_told_of_the_field_that_the_client_sent(
-    speaker: Speaker, stream: bool
-) -> None:
-    async with client_of(echo_app(engine=RefusingEngine(BadRequest("These messages are odd", "messages")))) as client:
-        response = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi", stream=stream))
-    assert response.status_code == speaker.out_of_range_status
-    assert speaker.is_error(response.json())
+async def test_engine_refusals_name_the_clients_field(dialect: DialectClient, stream: bool) -> None:
+    async with client_of(echo_app(engine=ErrorEngine(BadRequest("These messages are odd", "messages")))) as client:
+        response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hi", stream=stream))
+    assert response.status_code == dialect.out_of_range_status
+    assert dialect.is_error(response.json())
     assert "These messages are odd" in response.text
-    assert f'"{"chat_history" if speaker.name == "scale" else "messages"}"' in response.text
+    assert f'"{"chat_history" if dialect.name == "scale" else "messages"}"' in response.text
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_comes_too_early_is_told_when_to_come_back(speaker: Speaker, stream: bool) -> None:
-    async with client_of(echo_app(engine=RefusingEngine(ModelLoading("The model is being loaded", 7)))) as client:
-        response = await client.post(speaker.path("echo"), json=speaker.body("echo", "Hi", stream=stream))
-        assert response.status_code == (429 if speaker.name == "infermatic" else 503)
+async def test_a_loading_model_returns_retry_after(dialect: DialectClient, stream: bool) -> None:
+    async with client_of(echo_app(engine=ErrorEngine(ModelLoading("The model is being loaded", 7)))) as client:
+        response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hi", stream=stream))
+        assert response.status_code == (429 if dialect.name == "infermatic" else 503)
         assert response.headers["retry-after"] == "7"
-        assert speaker.is_error(response.json())
+        assert dialect.is_error(response.json())
 
 
-async def test_an_engine_that_dies_before_the_first_token_is_an_ordinary_error(speaker: Speaker) -> None:
-    async with client_of(echo_app(engine=DyingEngine(speaks=False))) as client:
+async def test_an_engine_failure_before_the_first_token_is_an_error_response(dialect: DialectClient) -> None:
+    async with client_of(echo_app(engine=FailingEngine(emits_token=False))) as client:
         for stream in (False, True):
-            body = speaker.body("echo", "Hi", stream=stream)
-            assert await status(client, speaker, body) == 500
+            body = dialect.body("echo", "Hi", stream=stream)
+            assert await status(client, dialect, body) == 500
 
 
-async def test_an_engine_that_dies_within_a_stream_ends_it_with_an_error_and_no_terminator(speaker: Speaker) -> None:
-    async with client_of(echo_app(engine=DyingEngine(speaks=True))) as client:
-        body = speaker.body("echo", "Hi", stream=True)
-        response = await client.post(speaker.path("echo"), json=body)
+async def test_an_engine_failure_during_a_stream_ends_it_with_an_error_and_no_terminator(
+    dialect: DialectClient,
+) -> None:
+    async with client_of(echo_app(engine=FailingEngine(emits_token=True))) as client:
+        body = dialect.body("echo", "Hi", stream=True)
+        response = await client.post(dialect.path("echo"), json=body)
         assert response.status_code == 200
-        assert speaker.is_broken_off(response.text)
+        assert dialect.ends_with_error(response.text)
         assert "[DONE]" not in response.text
-        assert await status(client, speaker, speaker.body("echo", "Hi")) == 500
+        assert await status(client, dialect, dialect.body("echo", "Hi")) == 500
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_client_that_leaves_ends_the_work(slow_server: RunningServer, speaker: Speaker, stream: bool) -> None:
+def test_a_disconnect_cancels_generation(slow_server: RunningServer, dialect: DialectClient, stream: bool) -> None:
     with httpx.Client(base_url=slow_server.url) as client:
-        body = speaker.body("echo", "x" * 500, stream=stream)
+        body = dialect.body("echo", "x" * 500, stream=stream)
         if stream:
-            with client.stream("POST", speaker.path("echo"), json=body) as response:
+            with client.stream("POST", dialect.path("echo"), json=body) as response:
                 next(response.iter_bytes())
         else:
             with pytest.raises(httpx.ReadTimeout):
-                client.post(speaker.path("echo"), json=body, timeout=0.3)
-        assert any(slow_server.running_sequences("echo") == 0 for _ in range(MANY))
+                client.post(dialect.path("echo"), json=body, timeout=0.3)
+        assert any(slow_server.running_sequences("echo") == 0 for _ in range(MAX_POLLS))
 
 
-async def test_the_real_model_says_the_same_streamed_and_not_and_is_counted_right(
-    steady_server: RunningServer, speaker: Speaker
+async def test_a_real_model_gives_equal_text_and_usage_streamed_or_not(
+    steady_server: RunningServer, dialect: DialectClient
 ) -> None:
     async with httpx.AsyncClient(base_url=steady_server.url, timeout=PATIENCE_SECONDS) as client:
         question = "What is the capital of France?"
-        whole = await ask(client, speaker, question, REAL_MODEL, temperature=0, max_tokens=24)
+        whole = await ask(client, dialect, question, REAL_MODEL, temperature=0, max_tokens=24)
         assert "Paris" in whole.text
-        assert await ask(client, speaker, question, REAL_MODEL, temperature=0, max_tokens=24, stream=True) == whole
+        assert await ask(client, dialect, question, REAL_MODEL, temperature=0, max_tokens=24, stream=True) == whole
         asked = {"model": REAL_MODEL, "messages": [{"role": "user", "content": question}]}
         counted = (await client.post("/utils/token_counter", json=asked)).json()
         assert whole.prompt_tokens == counted["total_tokens"]

@@ -12,44 +12,44 @@ from dragoman.accounts.child import LedgerProcessHandle
 from dragoman.accounts.keys import KeyRules, create_key, disable_key
 from tests.support.apps import client_of
 from tests.support.metered import AccountFixture, metered_app, sqlite_account
-from tests.support.speakers import SPEAKERS, Speaker
+from tests.support.speakers import DIALECT_CLIENTS, DialectClient
 
 UNKNOWN_KEY = "sk-unknown-0123456789abcdef-unknown"
 
 
-@pytest.fixture(params=SPEAKERS, ids=lambda speaker: speaker.name)
-def speaker(request: pytest.FixtureRequest) -> Speaker:
-    speaker: Speaker = request.param
-    return speaker
+@pytest.fixture(params=DIALECT_CLIENTS, ids=lambda dialect: dialect.name)
+def dialect(request: pytest.FixtureRequest) -> DialectClient:
+    dialect: DialectClient = request.param
+    return dialect
 
 
-class Shop:
+class RefusalHarness:
     """The app, and what is behind it."""
 
-    def __init__(self, account_fixture: AccountFixture, client: httpx.AsyncClient, speaker: Speaker) -> None:
-        self.customer = account_fixture
-        self.speaker = speaker
+    def __init__(self, account_fixture: AccountFixture, client: httpx.AsyncClient, dialect: DialectClient) -> None:
+        self.account_fixture = account_fixture
+        self.dialect = dialect
         self._client = client
 
-    async def ask(self, key: str, model: str = "echo", body: Any = None, **options: Any) -> httpx.Response:
+    async def send_chat(self, key: str, model: str = "echo", body: Any = None, **options: Any) -> httpx.Response:
         """A chat, with `body` instead of the right one."""
-        path = self.speaker.path(model)
-        sent = self.speaker.body(model, "Hello", **options) if body is None else body
+        path = self.dialect.path(model)
+        sent = self.dialect.body(model, "Hello", **options) if body is None else body
         return await self._client.post(path, json=sent, headers={"authorization": f"Bearer {key}"})
 
-    async def assert_refused(self, key: str, status: int, document: Any, **asked: Any) -> httpx.Response:
+    async def assert_refused(self, key: str, status: int, document: Any, **request_options: Any) -> httpx.Response:
         """The same whether it is streamed or not."""
         for stream in (False, True):
-            response = await self.ask(key, stream=stream, **asked)
+            response = await self.send_chat(key, stream=stream, **request_options)
             assert (response.status_code, response.json()) == (status, document)
         return response
 
 
 @pytest.fixture
-async def shop(speaker: Speaker, tmp_path: Path) -> AsyncIterator[Shop]:
+async def harness(dialect: DialectClient, tmp_path: Path) -> AsyncIterator[RefusalHarness]:
     with sqlite_account(tmp_path) as account_fixture:
         async with metered_app(account_fixture, tmp_path / "journals") as app, client_of(app) as client:
-            yield Shop(account_fixture, client, speaker)
+            yield RefusalHarness(account_fixture, client, dialect)
         account_fixture.assert_settled()
 
 
@@ -85,70 +85,70 @@ OUT_OF_BALANCE = {
 RATE_LIMITED = "Rate limit reached, retry in {} seconds"
 
 
-async def test_a_key_that_nobody_has_is_refused(shop: Shop) -> None:
-    response = await shop.assert_refused(UNKNOWN_KEY, 401, INVALID_KEY[shop.speaker.name])
-    if shop.speaker.name != "infermatic":
+async def test_an_unknown_key_is_refused(harness: RefusalHarness) -> None:
+    response = await harness.assert_refused(UNKNOWN_KEY, 401, INVALID_KEY[harness.dialect.name])
+    if harness.dialect.name != "infermatic":
         assert response.headers["www-authenticate"] == "Bearer"
 
 
-async def test_a_disabled_key_is_refused_though_it_was_good_a_moment_ago(shop: Shop) -> None:
-    created = create_key(shop.customer.database, shop.customer.account_id)
-    assert (await shop.ask(created.secret)).status_code == 200
-    disable_key(shop.customer.database, created.key.id)
-    await shop.assert_refused(created.secret, 401, BLOCKED_KEY[shop.speaker.name])
+async def test_a_disabled_key_is_refused_immediately(harness: RefusalHarness) -> None:
+    created = create_key(harness.account_fixture.database, harness.account_fixture.account_id)
+    assert (await harness.send_chat(created.secret)).status_code == 200
+    disable_key(harness.account_fixture.database, created.key.id)
+    await harness.assert_refused(created.secret, 401, BLOCKED_KEY[harness.dialect.name])
 
 
-async def test_an_expired_key_is_refused(shop: Shop) -> None:
+async def test_an_expired_key_is_refused(harness: RefusalHarness) -> None:
     expired_at = time.time_ns() // 1_000_000 - 60_000
-    key = shop.customer.new_key(KeyRules(expires_at=expired_at))
-    if shop.speaker.name != "infermatic":
-        await shop.assert_refused(key, 401, INVALID_KEY[shop.speaker.name])
+    key = harness.account_fixture.new_key(KeyRules(expires_at=expired_at))
+    if harness.dialect.name != "infermatic":
+        await harness.assert_refused(key, 401, INVALID_KEY[harness.dialect.name])
         return
-    response = await shop.ask(key)
+    response = await harness.send_chat(key)
     error = response.json()["error"]
-    told = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expired_at / 1000))
+    expected = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(expired_at / 1000))
     assert (response.status_code, error["type"], error["param"], error["code"]) == (400, "expired_key", "None", "400")
     assert error["message"].startswith(
-        f"Authentication Error - Expired Key. Key Expiry time {told} and current time {told[:11]}"
+        f"Authentication Error - Expired Key. Key Expiry time {expected} and current time {expected[:11]}"
     )
 
 
-async def test_who_has_used_up_what_was_paid_in_is_told_so(shop: Shop) -> None:
+async def test_an_exhausted_balance_is_reported(harness: RefusalHarness) -> None:
     # Hello: at most 5 tokens of at least 5 prompt tokens.
-    key = shop.customer.new_key(KeyRules(budget=1))
-    if shop.speaker.name != "infermatic":
-        await shop.assert_refused(key, 402, OUT_OF_BALANCE[shop.speaker.name], max_tokens=5)
+    key = harness.account_fixture.new_key(KeyRules(budget=1))
+    if harness.dialect.name != "infermatic":
+        await harness.assert_refused(key, 402, OUT_OF_BALANCE[harness.dialect.name], max_tokens=5)
         return
     prompt_tokens = len("user: Hello")
     needed = f"0.{prompt_tokens * 10 + 5 * 30:09}"
     message = f"Budget has been exceeded! Current cost: {needed.rstrip('0')}, Max budget: 0.000000001"
-    await shop.assert_refused(key, 400, infermatic(message, "budget_exceeded", 400, None), max_tokens=5)
+    await harness.assert_refused(key, 400, infermatic(message, "budget_exceeded", 400, None), max_tokens=5)
 
 
-async def test_a_key_for_other_dialects_is_refused(shop: Shop) -> None:
-    other = "arcee" if shop.speaker.name != "arcee" else "scale"
-    message = f"The API key may not be used for the {shop.speaker.name} API"
+async def test_a_key_for_other_dialects_is_refused(harness: RefusalHarness) -> None:
+    other = "arcee" if harness.dialect.name != "arcee" else "scale"
+    message = f"The API key may not be used for the {harness.dialect.name} API"
     document = {
         "infermatic": infermatic(f"Authentication Error, {message}", "auth_error", 403),
         "empower": empower(message, "permission_error", "permission_denied"),
-    }.get(shop.speaker.name, {"detail": message})
-    await shop.assert_refused(shop.customer.new_key(KeyRules(dialects=(other,))), 403, document)
+    }.get(harness.dialect.name, {"detail": message})
+    await harness.assert_refused(harness.account_fixture.new_key(KeyRules(dialects=(other,))), 403, document)
 
 
-async def test_a_model_that_the_key_is_not_for_is_answered_like_an_unknown_one(shop: Shop) -> None:
-    key = shop.customer.new_key(KeyRules(models=("other",)))
-    refused = await shop.ask(key)
-    unknown = await shop.ask(shop.customer.new_key(), model="nowhere")
-    assert refused.status_code == unknown.status_code == shop.speaker.unknown_model_status
+async def test_a_model_forbidden_to_the_key_looks_unknown(harness: RefusalHarness) -> None:
+    key = harness.account_fixture.new_key(KeyRules(models=("other",)))
+    refused = await harness.send_chat(key)
+    unknown = await harness.send_chat(harness.account_fixture.new_key(), model="nowhere")
+    assert refused.status_code == unknown.status_code == harness.dialect.unknown_model_status
     assert refused.text == unknown.text.replace("nowhere", "echo")
 
 
-async def test_more_requests_than_a_minute_may_have_are_told_when_to_come_back(shop: Shop) -> None:
-    key = shop.customer.new_key(KeyRules(requests_per_minute=1))
-    admitted = await shop.ask(key)
+async def test_the_request_rate_limit_returns_retry_after(harness: RefusalHarness) -> None:
+    key = harness.account_fixture.new_key(KeyRules(requests_per_minute=1))
+    admitted = await harness.send_chat(key)
     assert admitted.status_code == 200
     assert limits_of(admitted) == {"limit-requests": "1", "remaining-requests": "0", "reset-requests": "61s"}
-    response = await shop.ask(key)
+    response = await harness.send_chat(key)
     wait = int(response.headers["retry-after"])
     assert 1 <= wait <= 61
     assert limits_of(response) == {"limit-requests": "1", "remaining-requests": "0", "reset-requests": f"{wait}s"}
@@ -156,16 +156,16 @@ async def test_more_requests_than_a_minute_may_have_are_told_when_to_come_back(s
         "LiteLLM Rate Limit Handler for rate limit type = key. Crossed TPM, RPM Limit. "
         f"current rpm: 1, rpm limit: 1, current tpm: 0, tpm limit: {2**63 - 1}"
     )
-    told = {
+    expected = {
         "infermatic": infermatic(crossed, "None", 429),
         "empower": empower(RATE_LIMITED.format(wait), "rate_limit_error", "rate_limit_exceeded"),
-    }.get(shop.speaker.name, {"detail": RATE_LIMITED.format(wait)})
-    assert (response.status_code, response.json()) == (429, told)
+    }.get(harness.dialect.name, {"detail": RATE_LIMITED.format(wait)})
+    assert (response.status_code, response.json()) == (429, expected)
 
 
-async def test_a_stream_tells_what_is_left_of_the_tokens_too(shop: Shop) -> None:
-    key = shop.customer.new_key(KeyRules(tokens_per_minute=1000))
-    response = await shop.ask(key, stream=True, max_tokens=5)
+async def test_a_stream_reports_the_remaining_token_allowance(harness: RefusalHarness) -> None:
+    key = harness.account_fixture.new_key(KeyRules(tokens_per_minute=1000))
+    response = await harness.send_chat(key, stream=True, max_tokens=5)
     held = len("user: Hello") + 5
     assert limits_of(response) == {
         "limit-tokens": "1000",
@@ -174,50 +174,52 @@ async def test_a_stream_tells_what_is_left_of_the_tokens_too(shop: Shop) -> None
     }
 
 
-async def test_a_request_for_more_tokens_than_a_minute_may_have_can_never_succeed(shop: Shop) -> None:
-    key = shop.customer.new_key(KeyRules(tokens_per_minute=10))
-    response = await shop.ask(key, max_tokens=100)
+async def test_a_request_above_the_token_rate_limit_is_a_bad_request(harness: RefusalHarness) -> None:
+    key = harness.account_fixture.new_key(KeyRules(tokens_per_minute=10))
+    response = await harness.send_chat(key, max_tokens=100)
     assert response.status_code in (400, 422)
-    assert shop.speaker.is_error(response.json())
+    assert harness.dialect.is_error(response.json())
     assert "tokens" in response.text
 
 
-async def test_when_the_accounts_do_not_answer_it_is_no_fault_of_the_client(speaker: Speaker, tmp_path: Path) -> None:
+async def test_an_unavailable_ledger_is_a_server_error(dialect: DialectClient, tmp_path: Path) -> None:
     with sqlite_account(tmp_path, busy_seconds=0.01) as account_fixture:
         key = account_fixture.new_key()
         async with (
             metered_app(account_fixture, tmp_path / "journals", timeout_seconds=0.1) as app,
             client_of(app) as client,
         ):
-            shop = Shop(account_fixture, client, speaker)
+            harness = RefusalHarness(account_fixture, client, dialect)
             with account_fixture.database.write():  # Nobody else can write meanwhile.
-                response = await shop.ask(key)
-            assert response.status_code == (429 if speaker.name == "infermatic" else 503)
-            assert speaker.is_error(response.json())
+                response = await harness.send_chat(key)
+            assert response.status_code == (429 if dialect.name == "infermatic" else 503)
+            assert dialect.is_error(response.json())
             assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_a_ledger_in_a_process_of_its_own_answers_in_the_same_words(speaker: Speaker, tmp_path: Path) -> None:
+async def test_a_ledger_in_a_process_of_its_own_answers_in_the_same_words(
+    dialect: DialectClient, tmp_path: Path
+) -> None:
     with sqlite_account(tmp_path) as account_fixture:
         async with (
             metered_app(account_fixture, tmp_path / "journals", transport=LedgerProcessHandle) as app,
             client_of(app) as client,
         ):
-            shop = Shop(account_fixture, client, speaker)
-            await test_a_key_that_nobody_has_is_refused(shop)
-            await test_who_has_used_up_what_was_paid_in_is_told_so(shop)
-            await test_more_requests_than_a_minute_may_have_are_told_when_to_come_back(shop)
+            harness = RefusalHarness(account_fixture, client, dialect)
+            await test_an_unknown_key_is_refused(harness)
+            await test_an_exhausted_balance_is_reported(harness)
+            await test_the_request_rate_limit_returns_retry_after(harness)
         account_fixture.assert_settled()
 
 
 @pytest.mark.parametrize("body", [[], {"model": "echo"}, {"model": "echo", "top_p": 7}])
-async def test_what_is_wrong_with_the_caller_is_told_before_what_is_wrong_with_the_body(shop: Shop, body: Any) -> None:
-    limited = shop.customer.new_key(KeyRules(requests_per_minute=1))
-    wrong = await shop.ask(limited, body=body)
+async def test_caller_errors_precede_body_errors(harness: RefusalHarness, body: Any) -> None:
+    limited = harness.account_fixture.new_key(KeyRules(requests_per_minute=1))
+    wrong = await harness.send_chat(limited, body=body)
     assert wrong.status_code in (400, 422)
-    assert (await shop.ask(limited)).status_code == 200, "a request that is refused is not counted"
-    assert (await shop.ask(limited, body=body)).status_code == 429
-    assert (await shop.ask(UNKNOWN_KEY, body=body)).status_code == 401
+    assert (await harness.send_chat(limited)).status_code == 200, "a request that is refused is not counted"
+    assert (await harness.send_chat(limited, body=body)).status_code == 429
+    assert (await harness.send_chat(UNKNOWN_KEY, body=body)).status_code == 401
 
 
 async def test_scale_charges_the_account_that_is_selected_if_the_key_may_use_it(tmp_path: Path) -> None:
@@ -235,7 +237,7 @@ async def test_scale_charges_the_account_that_is_selected_if_the_key_may_use_it(
             assert listed.status_code == 403
 
 
-async def test_lists_and_the_token_counter_know_only_the_models_of_the_key(tmp_path: Path) -> None:
+async def test_lists_and_the_token_counter_show_only_the_keys_models(tmp_path: Path) -> None:
     paths = ("/v1/models", "/empower/api/v1/models", "/api/v1/models", "/v4/models", "/v4/model-deployments")
     with sqlite_account(tmp_path) as account_fixture:
         some, none = (

@@ -28,7 +28,9 @@ def guarded_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running
 
 @schema.parametrize()
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-def test_every_operation_keeps_to_the_document(case: schemathesis.Case[Any], guarded_server: RunningServer) -> None:
+def test_every_operation_conforms_to_the_openapi_document(
+    case: schemathesis.Case[Any], guarded_server: RunningServer
+) -> None:
     case.call_and_validate(
         base_url=guarded_server.url,
         headers={"Authorization": f"Bearer {KEY}"},

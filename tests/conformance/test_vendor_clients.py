@@ -46,7 +46,7 @@ def test_openais_library_gets_an_answer_and_its_usage(client: OpenAI) -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-def test_openais_library_streams_what_it_gets_whole(client: OpenAI) -> None:
+def test_openais_library_gives_the_same_text_streamed_or_not(client: OpenAI) -> None:
     whole = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=24, temperature=0)
     chunks = list(
         client.chat.completions.create(
@@ -85,7 +85,7 @@ def test_openais_library_raises_on_a_wrong_request(client: OpenAI) -> None:
     assert "top_p" in raised.value.response.text
 
 
-def test_a_stream_can_be_left_and_the_next_request_is_answered(client: OpenAI) -> None:
+def test_a_stream_can_be_closed_and_the_next_request_succeeds(client: OpenAI) -> None:
     with client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=500, stream=True) as stream:
         next(iter(stream))
     answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=2, temperature=0)
@@ -105,7 +105,7 @@ def test_scales_library_gets_an_answer_and_its_usage(scale: SGPClient) -> None:
     assert answer.response_tokens
 
 
-def test_scales_library_streams_what_it_gets_whole(scale: SGPClient) -> None:
+def test_scales_library_gives_the_same_text_streamed_or_not(scale: SGPClient) -> None:
     whole = scale.models.chat_completions.create(
         MODEL, chat_history=[{"role": "system", "content": "Be brief."}], prompt=QUESTION, max_tokens=24, temperature=0
     )

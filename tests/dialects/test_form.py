@@ -11,10 +11,10 @@ from dragoman.core.errors import BadRequest, EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.jobs import StoredRequest
 from dragoman.core.service import ServedModel
-from dragoman.dialects.form import Asked, Call, asked_again
+from dragoman.dialects.form import DecodedRequest, ReceivedRequest, restore_request
 from dragoman.server.app import DIALECTS, FORMS
-from tests.support.answers import InfermaticChat, answers
-from tests.support.occasions import CREATED, ID, occasion
+from tests.support.answers import InfermaticChat, answer_events
+from tests.support.occasions import CREATED, ID, decode_context
 
 MODELS = [ServedModel("echo", ("parrot",), 8192, "fp_0123456789ab")]
 CHAT: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
@@ -35,47 +35,47 @@ BODIES: dict[str, dict[str, Any]] = {
 ANSWER: list[Event] = [Delta(0, "Hel", [1]), Delta(0, "lo", [2]), Finished(0, "stop"), Usage(3, 2, 1)]
 
 
-def told(call: Call) -> list[bytes]:
-    documents = [document for event in ANSWER for document in call.machine.feed(event)]
-    return [*documents, call.machine.terminator(), call.machine.collected()]
+def stream_and_document(call: DecodedRequest) -> list[bytes]:
+    documents = [document for event in ANSWER for document in call.builder.feed(event)]
+    return [*documents, call.builder.terminator(), call.builder.build()]
 
 
-def test_every_form_of_every_dialect_has_a_name_of_its_own_that_stays() -> None:
+def test_codec_names_are_unique_and_stable() -> None:
     assert FORMS.keys() == BODIES.keys()
     assert len(FORMS) == sum(len(dialect.forms) for dialect in DIALECTS.values())
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_an_answer_is_told_the_same_later_and_elsewhere_whatever_is_served_then(name: str) -> None:
-    form = FORMS[name]
+def test_a_restored_request_renders_the_same_response(name: str) -> None:
+    codec = FORMS[name]
     arguments = {"deployment": "echo"} if name.startswith(("float16", "scale.deployment")) else {}
-    first, body = occasion(MODELS, **arguments), json.dumps(BODIES[name]).encode()
-    asked = Asked(form, first, body, form.decode(body, first))
-    kept = msgspec.msgpack.decode(msgspec.msgpack.encode(asked.kept()), type=StoredRequest)
-    again = asked_again(kept, FORMS)
-    assert (kept.name, kept.answer_id, kept.created) == (name, ID, CREATED)
-    assert told(again.call) == told(asked.call)
-    assert again.call.requests == asked.call.requests
-    assert again.call.priority == asked.call.priority
+    context, body = decode_context(MODELS, **arguments), json.dumps(BODIES[name]).encode()
+    received = ReceivedRequest(codec, context, body, codec.decode(body, context))
+    stored = msgspec.msgpack.decode(msgspec.msgpack.encode(received.to_stored()), type=StoredRequest)
+    restored = restore_request(stored, FORMS)
+    assert (stored.name, stored.answer_id, stored.created) == (name, ID, CREATED)
+    assert stream_and_document(restored.decoded) == stream_and_document(received.decoded)
+    assert restored.decoded.requests == received.decoded.requests
+    assert restored.decoded.priority == received.decoded.priority
 
 
-def test_a_form_that_only_another_version_has_is_no_defect_of_ours() -> None:
+def test_an_unknown_codec_raises_engine_failed() -> None:
     with pytest.raises(EngineFailed, match=r"form 'infermatic\.speech'"):
-        asked_again(StoredRequest("infermatic.speech", {}, b"{}", ID, CREATED), FORMS)
+        restore_request(StoredRequest("infermatic.speech", {}, b"{}", ID, CREATED), FORMS)
 
 
-def test_what_the_engine_refuses_is_told_in_the_words_of_the_request_however_often() -> None:
+def test_errors_are_mapped_to_client_terms_repeatedly() -> None:
     body = json.dumps({"prompt": "Hi", "chat_history": []}).encode()
-    call = FORMS["scale.deployment_chat"].decode(body, occasion(deployment="echo"))
+    call = FORMS["scale.deployment_chat"].decode(body, decode_context(deployment="echo"))
     error = BadRequest("Odd", "messages")
     for _ in range(2):
-        assert call.as_sent(error) is error
+        assert call.in_client_terms(error) is error
         assert error.parameter == "chat_history"
 
 
-@given(answers(InfermaticChat()))
-def test_machines_that_are_told_the_same_say_the_same(events: list[Event]) -> None:
-    one, other = (InfermaticChat().call(stream=True).machine for _ in range(2))
+@given(answer_events(InfermaticChat()))
+def test_response_builders_are_deterministic(events: list[Event]) -> None:
+    one, other = (InfermaticChat().decode(stream=True).builder for _ in range(2))
     for event in events:
         assert list(one.feed(event)) == list(other.feed(event))
-    assert one.collected() == other.collected()
+    assert one.build() == other.build()

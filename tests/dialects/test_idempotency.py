@@ -14,12 +14,12 @@ from starlette.types import Message, Scope
 from dragoman.core.errors import BadRequest
 from dragoman.core.idempotency import StoredResponse
 from dragoman.dialects import sse
-from dragoman.dialects.door import ExchangeOptions
-from dragoman.dialects.idempotency import Recording, fingerprint
+from dragoman.dialects.door import HttpOptions
+from dragoman.dialects.idempotency import ResponseRecorder, fingerprint
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.server.app import App, build_app
 from tests.support.books import accounting_at
-from tests.support.connections import Client
+from tests.support.connections import AsgiConnection
 from tests.support.gated_echo import GatedEcho
 from tests.support.metered import sqlite_account
 from tests.support.patience import PATIENCE_SECONDS
@@ -27,7 +27,7 @@ from tests.support.patience import PATIENCE_SECONDS
 TICK = 0.01
 """Seconds of silence after which a comment is sent."""
 
-LARGEST = 1000
+MAX_RESPONSE_BYTES = 1000
 
 
 def scope_of(secret: str) -> Scope:
@@ -48,18 +48,20 @@ def secret(tmp_path: Path) -> Iterator[str]:
 
 @contextlib.asynccontextmanager
 async def worker(engine: GatedEcho, folder: Path, *, keep_alive_seconds: float = TICK) -> AsyncIterator[App]:
-    with accounting_at(f"sqlite:///{folder}/accounts.db", folder / "journals", max_response_bytes=LARGEST) as books:
+    with accounting_at(
+        f"sqlite:///{folder}/accounts.db", folder / "journals", max_response_bytes=MAX_RESPONSE_BYTES
+    ) as books:
         async with books.opened():
             catalog = Catalog([Deployment("echo", (), engine)])
-            options = ExchangeOptions(10_000, keep_alive_seconds)
+            options = HttpOptions(10_000, keep_alive_seconds)
             yield build_app(catalog, options, metrics_directory=None, books=books)
 
 
-def exchange(app: App, client: Client, secret: str) -> "asyncio.Task[None]":
+def exchange(app: App, client: AsgiConnection, secret: str) -> "asyncio.Task[None]":
     return asyncio.create_task(app(scope_of(secret), client.receive, client.send))
 
 
-def said(client: Client) -> bytes:
+def response_body(client: AsgiConnection) -> bytes:
     return b"".join(each for each in client.bodies if each != sse.KEEP_ALIVE)
 
 
@@ -67,16 +69,16 @@ bodies = st.lists(st.binary(max_size=20).filter(lambda part: part != sse.KEEP_AL
 
 
 @given(bodies, st.integers(0, 100))
-def test_a_recording_is_what_was_sent_without_its_comments_or_too_large(parts: list[bytes], largest: int) -> None:
-    recording = Recording(largest)
+def test_a_recording_holds_the_response_without_comments_or_is_too_large(parts: list[bytes], largest: int) -> None:
+    recorder = ResponseRecorder(largest)
     head: Message = {"type": "http.response.start", "status": 200, "headers": [(b"a", b"b")]}
-    assert not recording.add(head)
+    assert not recorder.add(head)
     for part in (*parts[:-1], sse.KEEP_ALIVE):
-        assert not recording.add({"type": "http.response.body", "body": part, "more_body": True})
-    assert recording.add({"type": "http.response.body", "body": parts[-1]})
+        assert not recorder.add({"type": "http.response.body", "body": part, "more_body": True})
+    assert recorder.add({"type": "http.response.body", "body": parts[-1]})
     whole = b"".join(parts)
-    assert recording.is_too_large == (len(whole) > largest)
-    assert recording.answer() == (None if len(whole) > largest else StoredResponse(200, (("a", "b"),), whole))
+    assert recorder.is_too_large == (len(whole) > largest)
+    assert recorder.stored_response() == (None if len(whole) > largest else StoredResponse(200, (("a", "b"),), whole))
 
 
 requests = st.tuples(st.lists(st.text(alphabet="a/", max_size=3), min_size=2, max_size=2), st.binary(max_size=3))
@@ -90,85 +92,83 @@ def test_only_equal_requests_have_equal_fingerprints(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_loses_the_connection_finds_the_answer_when_coming_back(
-    tmp_path: Path, secret: str, stream: bool
-) -> None:
+async def test_a_disconnected_client_gets_the_response_on_retry(tmp_path: Path, secret: str, stream: bool) -> None:
     engine = GatedEcho()
     engine.gate.clear()
     async with worker(engine, tmp_path) as app:
-        lost, returned = Client(body(stream=stream)), Client(body(stream=stream))
+        lost, returned = AsgiConnection(body(stream=stream)), AsgiConnection(body(stream=stream))
         first = exchange(app, lost, secret)
         await engine.generation_started.wait()
-        lost.gone.set()
+        lost.disconnected.set()
         second = exchange(app, returned, secret)
         await asyncio.wait([first, second], timeout=2 * TICK)
         engine.gate.set()
         async with asyncio.timeout(PATIENCE_SECONDS):
             await asyncio.gather(first, second)
     assert (engine.runs, engine.cancelled) == (1, 0)
-    assert said(returned) == said(lost)
-    assert b"ab" in said(returned) or stream
+    assert response_body(returned) == response_body(lost)
+    assert b"ab" in response_body(returned) or stream
 
 
-async def test_an_answer_that_nobody_could_be_given_again_ends_with_its_client(tmp_path: Path, secret: str) -> None:
+async def test_a_response_too_large_to_replay_is_cancelled_on_disconnect(tmp_path: Path, secret: str) -> None:
     engine = GatedEcho()
     async with worker(engine, tmp_path) as app:
-        client = Client(body(stream=True, prompt="x" * 5000, max_tokens=5000))
+        client = AsgiConnection(body(stream=True, prompt="x" * 5000, max_tokens=5000))
         answering = exchange(app, client, secret)
-        await client.until(lambda bodies: sum(map(len, bodies)) > LARGEST)
-        client.gone.set()
+        await client.wait_until(lambda bodies: sum(map(len, bodies)) > MAX_RESPONSE_BYTES)
+        client.disconnected.set()
         await answering
         assert engine.cancelled == 1
-        again = Client(body(stream=True, prompt="x" * 5000, max_tokens=5000))
-        again.gone.set()
+        again = AsgiConnection(body(stream=True, prompt="x" * 5000, max_tokens=5000))
+        again.disconnected.set()
         await exchange(app, again, secret)
     assert engine.runs == 2, "it had not ended, so it was not answered"
 
 
-async def test_who_waits_for_a_stream_is_kept_alive_and_then_given_it(tmp_path: Path, secret: str) -> None:
+async def test_a_waiting_duplicate_stream_gets_keep_alives_then_the_response(tmp_path: Path, secret: str) -> None:
     engine = GatedEcho(withhold_first_token=True)
     engine.gate.clear()
     async with worker(engine, tmp_path) as app:
-        running, waiting = Client(body(stream=True)), Client(body(stream=True))
+        running, waiting = AsgiConnection(body(stream=True)), AsgiConnection(body(stream=True))
         first = exchange(app, running, secret)
         await engine.generation_started.wait()
         second = exchange(app, waiting, secret)
-        await waiting.until(lambda bodies: sse.KEEP_ALIVE in bodies)
+        await waiting.wait_until(lambda bodies: sse.KEEP_ALIVE in bodies)
         engine.gate.set()
         await asyncio.gather(first, second)
     assert engine.runs == 1
-    assert said(waiting) == said(running)
+    assert response_body(waiting) == response_body(running)
     assert [message["type"] for message in waiting.sent].count("http.response.start") == 1
     assert waiting.sent[-1].get("more_body", False) is False
 
 
-async def test_who_waits_for_a_stream_that_is_refused_is_told_so_within_it(tmp_path: Path, secret: str) -> None:
+async def test_a_waiting_duplicate_stream_reports_a_refusal_in_the_stream(tmp_path: Path, secret: str) -> None:
     engine = GatedEcho(BadRequest("The prompt is odd"), withhold_first_token=True)
     engine.gate.clear()
-    async with worker(engine, tmp_path, keep_alive_seconds=15) as app, worker(engine, tmp_path) as impatient:
-        running, waiting = Client(body(stream=True)), Client(body(stream=True))
+    async with worker(engine, tmp_path, keep_alive_seconds=15) as app, worker(engine, tmp_path) as short_keep_alive:
+        running, waiting = AsgiConnection(body(stream=True)), AsgiConnection(body(stream=True))
         first = exchange(app, running, secret)
         await engine.generation_started.wait()
-        second = exchange(impatient, waiting, secret)
-        await waiting.until(lambda bodies: sse.KEEP_ALIVE in bodies)
+        second = exchange(short_keep_alive, waiting, secret)
+        await waiting.wait_until(lambda bodies: sse.KEEP_ALIVE in bodies)
         engine.gate.set()
         await asyncio.gather(first, second)
     assert engine.runs == 1
     assert [message.get("status") for message in running.sent] == [400, None]
-    last = said(waiting)
+    last = response_body(waiting)
     assert last.startswith(b"data: ")
     assert "status 400" in json.loads(last.removeprefix(b"data: "))["error"]["message"]
     assert waiting.sent[-1].get("more_body", False) is False
 
 
-async def test_who_stops_waiting_leaves_nothing_behind(tmp_path: Path, secret: str) -> None:
+async def test_a_waiting_duplicate_that_disconnects_leaves_no_state(tmp_path: Path, secret: str) -> None:
     engine = GatedEcho()
     engine.gate.clear()
     async with worker(engine, tmp_path) as app:
-        running, leaving = Client(body()), Client(body())
+        running, leaving = AsgiConnection(body()), AsgiConnection(body())
         first = exchange(app, running, secret)
         await engine.generation_started.wait()
-        leaving.gone.set()
+        leaving.disconnected.set()
         async with asyncio.timeout(PATIENCE_SECONDS):
             await exchange(app, leaving, secret)
             assert leaving.sent == []
@@ -177,17 +177,17 @@ async def test_who_stops_waiting_leaves_nothing_behind(tmp_path: Path, secret: s
     assert engine.runs == 1
 
 
-async def test_a_request_that_is_cancelled_gives_its_claim_up(tmp_path: Path, secret: str) -> None:
+async def test_a_cancelled_request_releases_its_claim(tmp_path: Path, secret: str) -> None:
     engine = GatedEcho()
     engine.gate.clear()
     async with worker(engine, tmp_path) as app:
-        cancelled = exchange(app, Client(body()), secret)
+        cancelled = exchange(app, AsgiConnection(body()), secret)
         await engine.generation_started.wait()
         cancelled.cancel()
         await asyncio.wait([cancelled])
         engine.gate.set()
         async with asyncio.timeout(PATIENCE_SECONDS):
-            client = Client(body())
+            client = AsgiConnection(body())
             await exchange(app, client, secret)
     assert engine.runs == 2
-    assert json.loads(said(client))["choices"]
+    assert json.loads(response_body(client))["choices"]

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.request import Message, ToolCall
-from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
+from dragoman.dialects.openai_messages import ChatMessage, to_core_messages, validate_messages
 from dragoman.dialects.validation import describe
 
 CALL = {"id": "call_0", "type": "function", "function": {"name": "now", "arguments": '{"zone": "UTC"}'}}
@@ -14,8 +14,8 @@ CALL = {"id": "call_0", "type": "function", "function": {"name": "now", "argumen
 
 def conversation(*messages: dict[str, Any]) -> tuple[Message, ...]:
     sent = msgspec.convert(list(messages), list[ChatMessage])
-    assert list(wrong_messages(sent)) == []
-    return messages_of(sent)
+    assert list(validate_messages(sent)) == []
+    return to_core_messages(sent)
 
 
 @given(
@@ -26,7 +26,7 @@ def test_a_conversation_keeps_its_roles_texts_and_names(turns: list[tuple[str, s
     assert [(message.role, message.content, message.name) for message in messages] == turns
 
 
-def test_a_developer_speaks_as_the_system() -> None:
+def test_the_developer_role_maps_to_system() -> None:
     assert conversation({"role": "developer", "content": "Be brief."}) == (Message("system", "Be brief."),)
 
 
@@ -37,7 +37,7 @@ def test_text_parts_are_joined_without_separator(texts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
-def test_an_assistant_who_calls_tools_may_say_nothing(content: dict[str, Any]) -> None:
+def test_an_assistant_message_with_tool_calls_may_have_no_content(content: dict[str, Any]) -> None:
     made = ToolCall("call_0", "now", '{"zone": "UTC"}')
     assert conversation({"role": "assistant", "tool_calls": [CALL], **content}) == (
         Message("assistant", "", tool_calls=(made,)),
@@ -76,4 +76,4 @@ def test_a_tool_answers_a_call() -> None:
 )
 def test_a_message_that_is_not_understood_is_named(message: dict[str, Any], reason: str) -> None:
     sent = msgspec.convert([{"role": "user", "content": "Hi"}, message], list[ChatMessage])
-    assert [describe(found.field, found.problem) for found in wrong_messages(sent)] == [reason]
+    assert [describe(found.field, found.problem) for found in validate_messages(sent)] == [reason]

@@ -7,8 +7,8 @@ from dragoman.core.request import TextPrompt, TokenPrompt
 from dragoman.dialects.openai_shapes import (
     MAX_PROMPTS,
     TextCompletionPrompt,
+    completion_usage,
     text_prompts,
-    usage_body,
 )
 
 
@@ -44,8 +44,8 @@ def test_the_number_of_prompts_is_limited_and_the_number_of_tokens_is_not() -> N
         text_prompts([[1]] * (MAX_PROMPTS + 1))
 
 
-def test_usage_adds_up_and_tells_what_was_cached() -> None:
-    assert msgspec.to_builtins(usage_body(Usage(12, 3, 8))) == {
+def test_usage_adds_up_and_reports_cached_tokens() -> None:
+    assert msgspec.to_builtins(completion_usage(Usage(12, 3, 8))) == {
         "completion_tokens": 3,
         "prompt_tokens": 12,
         "total_tokens": 15,
@@ -53,6 +53,6 @@ def test_usage_adds_up_and_tells_what_was_cached() -> None:
     }
 
 
-def test_usage_tells_of_thoughts_where_there_are_any() -> None:
-    told = msgspec.to_builtins(usage_body(Usage(12, 8, 0, 5)))
+def test_usage_reports_reasoning_tokens_if_any() -> None:
+    told = msgspec.to_builtins(completion_usage(Usage(12, 8, 0, 5)))
     assert told["completion_tokens_details"] == {"reasoning_tokens": 5}

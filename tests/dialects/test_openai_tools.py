@@ -6,26 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.dialects.openai_tools import FunctionDefinition, ToolDefinition, tool_use
-from dragoman.dialects.validation import InvalidFields, Mismatch, read
+from dragoman.dialects.validation import InvalidFields, PatternMismatch, decode_body
 
 
 @given(st.text(max_size=70) | st.from_regex(r"[A-Za-z0-9_-]{1,64}\n?", fullmatch=True))
 def test_a_name_has_1_to_64_letters_digits_and_lines(name: str) -> None:
     body = b'{"name":%s}' % _json(name)
     if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
-        assert read(body, FunctionDefinition).name == name
+        assert decode_body(body, FunctionDefinition).name == name
     else:
         with pytest.raises(InvalidFields) as caught:
-            read(body, FunctionDefinition)
+            decode_body(body, FunctionDefinition)
         [violation] = caught.value.violations
-        assert (violation.path, type(violation.problem)) == (("name",), Mismatch)
+        assert (violation.path, type(violation.problem)) == (("name",), PatternMismatch)
 
 
 def _json(text: str) -> bytes:
     return msgspec.json.encode(text)
 
 
-def test_a_request_that_may_use_no_tool_has_none() -> None:
+def test_tool_choice_none_removes_the_tools() -> None:
     tool = ToolDefinition("function", FunctionDefinition("now"))
     assert tool_use([], None) is None
     assert tool_use([], "auto") is None

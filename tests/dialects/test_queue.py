@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from dragoman.core.errors import BadRequest
-from dragoman.dialects.queue import Queueing, prefers_async, queueing_of
+from dragoman.dialects.queue import SubmissionOptions, prefers_async, submission_options
 
 ASYNC = Headers({"prefer": "respond-async"})
 
@@ -53,31 +53,39 @@ others = st.sampled_from(["wait=5", "return=minimal", 'note="x, respond-async, y
 
 
 @given(st.lists(others, max_size=4), st.integers(0, 4), st.booleans())
-def test_where_the_preference_stands_does_not_matter(preferences: list[str], place: int, several: bool) -> None:
+def test_where_the_preference_stands_does_not_matter(preferences: list[str], position: int, several: bool) -> None:
     assert not prefers_async(prefer(", ".join(preferences)))
-    preferences.insert(place, "respond-async")
+    preferences.insert(position, "respond-async")
     assert prefers_async(prefer(*preferences) if several else prefer(", ".join(preferences)))
 
 
-def test_a_route_says_whether_its_clients_wait() -> None:
-    assert queueing_of(Headers(), "when preferred") is None
-    assert queueing_of(ASYNC, "when preferred") == Queueing(held=False, preferred=True, webhook=None)
-    assert queueing_of(Headers(), "held") == Queueing(held=True, preferred=False, webhook=None)
-    assert queueing_of(ASYNC, "held") == Queueing(held=False, preferred=True, webhook=None)
-    assert queueing_of(ASYNC, "at once") == queueing_of(Headers(), "at once") == Queueing(False, False, None)
+def test_the_queue_mode_decides_whether_clients_wait() -> None:
+    assert submission_options(Headers(), "when preferred") is None
+    assert submission_options(ASYNC, "when preferred") == SubmissionOptions(
+        client_waits=False, prefers_async=True, webhook=None
+    )
+    assert submission_options(Headers(), "held") == SubmissionOptions(
+        client_waits=True, prefers_async=False, webhook=None
+    )
+    assert submission_options(ASYNC, "held") == SubmissionOptions(client_waits=False, prefers_async=True, webhook=None)
+    assert (
+        submission_options(ASYNC, "at once")
+        == submission_options(Headers(), "at once")
+        == SubmissionOptions(False, False, None)
+    )
 
 
-def test_a_webhook_goes_with_the_request_and_makes_it_another_one() -> None:
+def test_a_webhook_changes_the_requests_fingerprint() -> None:
     url = "https://user@hooks.example:8443/done?a=b"
-    with_webhook = queueing_of(Headers({"x-dragoman-webhook": url}), "held")
-    without = queueing_of(Headers(), "held")
+    with_webhook = submission_options(Headers({"x-dragoman-webhook": url}), "held")
+    without = submission_options(Headers(), "held")
     assert with_webhook is not None
     assert without is not None
     assert with_webhook.webhook == url
-    assert with_webhook.words != without.words
+    assert with_webhook.fingerprint_parts != without.fingerprint_parts
 
 
 def test_two_webhooks_are_refused() -> None:
     headers = Headers(raw=[(b"x-dragoman-webhook", b"https://a.example")] * 2)
     with pytest.raises(BadRequest, match="one URL"):
-        queueing_of(headers, "held")
+        submission_options(headers, "held")

@@ -8,21 +8,21 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from dragoman.dialects.validation import (
-    Invalid,
     InvalidFields,
+    InvalidValue,
     MalformedJson,
-    Mismatch,
-    Missing,
+    MissingField,
     NotAnObject,
     NotOneOf,
     OutOfRange,
-    Unknown,
+    PatternMismatch,
+    UnknownField,
     Violation,
     WrongLength,
     WrongType,
+    decode_body,
     describe,
     fastapi_detail,
-    read,
 )
 
 
@@ -51,7 +51,7 @@ GOOD: dict[str, Any] = {"model": "m", "turns": [{"role": "user"}]}
 
 
 def body(**fields: object) -> Body:
-    return read(json.dumps(GOOD | fields).encode(), Body)
+    return decode_body(json.dumps(GOOD | fields).encode(), Body)
 
 
 def violations(**fields: object) -> list[Violation]:
@@ -74,18 +74,18 @@ def test_nothing_else_is_an_integer(wrong: object) -> None:
     assert violations(count=wrong) == [Violation(("count",), WrongType(("integer",)))]
 
 
-def test_a_text_that_does_not_match_its_pattern_is_told_so() -> None:
+def test_a_pattern_mismatch_is_a_violation() -> None:
     assert body(name="b").name == "b"
     [violation] = violations(name="B")
-    assert violation == Violation(("name",), Mismatch("^[a-z]+$"))
+    assert violation == Violation(("name",), PatternMismatch("^[a-z]+$"))
     assert describe("name", violation.problem) == "name must match ^[a-z]+$"
     told = fastapi_detail(violation)
     assert (told.msg, told.type) == ("String should match pattern '^[a-z]+$'", "string_pattern_mismatch")
 
 
-def test_what_is_wrong_inside_a_field_is_told_with_its_place() -> None:
-    assert describe("turns", Invalid("turns are odd")) == "turns are odd"
-    assert describe("turns[0].role", Invalid("Too odd")) == "turns[0].role: Too odd"
+def test_nested_violations_have_their_path() -> None:
+    assert describe("turns", InvalidValue("turns are odd")) == "turns are odd"
+    assert describe("turns[0].role", InvalidValue("Too odd")) == "turns[0].role: Too odd"
 
 
 @pytest.mark.parametrize("wrong", [0, 1, "true"])
@@ -96,7 +96,7 @@ def test_only_true_and_false_are_booleans(wrong: object) -> None:
 def test_everything_wrong_is_found_in_the_order_of_the_fields() -> None:
     found = violations(model=None, turns=[{"role": "user"}, {"role": "god"}], count=17, heat=-1, penalty=0, stop=[1])
     assert found == [
-        Violation(("model",), Missing()),
+        Violation(("model",), MissingField()),
         Violation(("turns", 1, "role"), NotOneOf(("system", "user"), "god")),
         Violation(("count",), OutOfRange(1, 16, None, 17)),
         Violation(("heat",), OutOfRange(0, 2, None, -1)),
@@ -109,7 +109,7 @@ def test_lengths_and_unknown_members_are_found() -> None:
     assert violations(turns=[], stop=["a", "b", "c"], closed={"bindings": {}, "extra": 1}) == [
         Violation(("turns",), WrongLength("array", 1, None, 0)),
         Violation(("stop",), WrongLength("array", None, 2, 3)),
-        Violation(("closed", "extra"), Unknown()),
+        Violation(("closed", "extra"), UnknownField()),
     ]
 
 
@@ -118,15 +118,15 @@ def test_unknown_fields_are_ignored_where_the_struct_is_open() -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"{'a': 1}", b'{"model": NaN}', b"\xff", b"[" * 5000])
-def test_what_is_no_json_is_malformed(text: bytes) -> None:
+def test_invalid_json_is_malformed(text: bytes) -> None:
     with pytest.raises(MalformedJson):
-        read(text, Body)
+        decode_body(text, Body)
 
 
 @pytest.mark.parametrize("text", [b"[]", b'"text"', b"1", b"null"])
-def test_json_that_is_no_object_is_told_apart(text: bytes) -> None:
+def test_json_that_is_not_an_object_is_distinguished(text: bytes) -> None:
     with pytest.raises(NotAnObject):
-        read(text, Body)
+        decode_body(text, Body)
 
 
 def test_a_number_too_large_for_a_float_is_out_of_range() -> None:
@@ -145,7 +145,7 @@ json_values = st.recursive(
 def test_any_object_is_a_body_or_has_violations_at_fields_it_has_or_lacks(fields: dict[str, Any]) -> None:
     found: list[Violation] = []
     try:
-        read(json.dumps(fields).encode(), Body)
+        decode_body(json.dumps(fields).encode(), Body)
     except InvalidFields as error:
         found = error.violations
     assert all(violation.path[0] in Body.__struct_fields__ for violation in found)
@@ -154,7 +154,7 @@ def test_any_object_is_a_body_or_has_violations_at_fields_it_has_or_lacks(fields
 @pytest.mark.parametrize(
     ("violation", "words", "detail"),
     [
-        (Violation(("model",), Missing()), "model is required", ("Field required", "missing")),
+        (Violation(("model",), MissingField()), "model is required", ("Field required", "missing")),
         (
             Violation(("count",), WrongType(("integer",))),
             "count must be an integer",
@@ -180,12 +180,14 @@ def test_any_object_is_a_body_or_has_violations_at_fields_it_has_or_lacks(fields
             "turns[1].role must be one of a, b, got 'c'",
             ("Input should be one of a, b", "enum"),
         ),
-        (Violation(("x",), Unknown()), "x is not known here", ("Extra inputs are not permitted", "extra_forbidden")),
+        (
+            Violation(("x",), UnknownField()),
+            "x is not known here",
+            ("Extra inputs are not permitted", "extra_forbidden"),
+        ),
     ],
 )
-def test_a_problem_has_plain_words_and_those_of_fastapi(
-    violation: Violation, words: str, detail: tuple[str, str]
-) -> None:
+def test_a_problem_has_a_plain_and_a_fastapi_message(violation: Violation, words: str, detail: tuple[str, str]) -> None:
     assert describe(violation.field, violation.problem) == words
     told = fastapi_detail(violation)
     assert (told.loc, told.msg, told.type) == (("body", *violation.path), *detail)

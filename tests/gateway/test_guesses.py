@@ -97,14 +97,14 @@ async def test_50_wrong_keys_a_second_are_delayed_and_no_other_request_is(
 
 @pytest.mark.parametrize("proxies", [[], ["10.9.9.9"]])
 async def test_a_forwarded_address_from_an_untrusted_proxy_is_ignored(proxies: list[str]) -> None:
-    async with client_of(echo_app(keys=[KEY], proxies=proxies)) as client:
+    async with client_of(echo_app(keys=[KEY], trusted_proxies=proxies)) as client:
         results = await asyncio.gather(*(models(client, "sk-wrong", f"10.0.0.{n}") for n in range(MAX_FAILURES + 1)))
     assert sorted(results) == [401] * MAX_FAILURES + [429]
 
 
 async def test_the_client_address_is_the_peer_of_the_outermost_trusted_proxy() -> None:
     proxies = ["127.0.0.1", "10.9.9.9"]
-    async with client_of(echo_app(keys=[KEY], proxies=proxies)) as client:
+    async with client_of(echo_app(keys=[KEY], trusted_proxies=proxies)) as client:
         forged = (f"{n}.0.0.1, 10.0.0.1, 10.9.9.9" for n in range(MAX_FAILURES + 1))
         results = await asyncio.gather(*(models(client, "sk-wrong", addresses) for addresses in forged))
     assert sorted(results) == [401] * MAX_FAILURES + [429]

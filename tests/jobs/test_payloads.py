@@ -35,10 +35,10 @@ from dragoman.jobs.payloads import (
     unpack_requests,
     unpack_stored_request,
 )
-from tests.support.answers import VOICES, answers
+from tests.support.answers import DIALECT_CASES, answer_events
 
 
-@given(st.sampled_from(VOICES).flatmap(answers))
+@given(st.sampled_from(DIALECT_CASES).flatmap(answer_events))
 def test_events_round_trip(events: list[Event]) -> None:
     assert unpack_events(pack_events(events)) == events
 

@@ -9,14 +9,14 @@ from prometheus_client.parser import text_string_to_metric_families
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import GenerationRequest, Prompt
-from dragoman.dialects.door import ExchangeOptions
+from dragoman.dialects.door import HttpOptions
 from dragoman.engines.base import Engine, EngineStatistics
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.server.app import App, build_app
-from tests.support.apps import client_of, started
+from tests.support.apps import client_of, running_app
 
-OPTIONS = ExchangeOptions(max_body_bytes=1000, keep_alive_seconds=60)
+OPTIONS = HttpOptions(max_body_bytes=1000, keep_alive_seconds=60)
 ONCE = {"model": "echo", "prompt": "Once"}
 
 
@@ -62,7 +62,7 @@ def app_of(*deployments: tuple[str, Engine]) -> App:
 @contextlib.asynccontextmanager
 async def running(app: App) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the app, between its start and its end."""
-    async with started(app), client_of(app) as client:
+    async with running_app(app), client_of(app) as client:
         yield client
 
 

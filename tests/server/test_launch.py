@@ -18,7 +18,7 @@ from dragoman.engines.llama.sources import bundled
 from tests.support.gguf_files import write_tiny_model
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
-from tests.support.streams import StreamedAnswer, chat_body, read_stream
+from tests.support.streams import StreamedResponse, chat_body, read_stream
 
 ENGINE = "dragoman.engines.llama.process"
 WORKER = "dragoman.server.worker"
@@ -219,9 +219,9 @@ def _start_in_vain(*arguments: str) -> tuple[int, str]:
     return result.returncode, result.stderr
 
 
-async def _stream(client: httpx.AsyncClient, body: dict[str, object], begun: asyncio.Event) -> StreamedAnswer:
+async def _stream(client: httpx.AsyncClient, body: dict[str, object], begun: asyncio.Event) -> StreamedResponse:
     """Read a whole stream; `begun` is set at its first text."""
-    answer = StreamedAnswer()
+    answer = StreamedResponse()
     body = {**body, "stream": True, "stream_options": {"include_usage": True}}
     try:
         async with client.stream("POST", "/v1/chat/completions", json=body) as response:
@@ -234,7 +234,7 @@ async def _stream(client: httpx.AsyncClient, body: dict[str, object], begun: asy
     return answer
 
 
-async def _first_text(stream: asyncio.Task[StreamedAnswer], begun: asyncio.Event) -> None:
+async def _first_text(stream: asyncio.Task[StreamedResponse], begun: asyncio.Event) -> None:
     """Wait until the stream has begun; a stream that ended without doing so is shown."""
     waiting = asyncio.create_task(begun.wait())
     await asyncio.wait((stream, waiting), timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)

@@ -19,7 +19,7 @@ from dragoman.accounts.usage import list_daily_usage
 from tests.support.metered import AccountFixture, sqlite_account
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import LEDGER_PROCESS, RunningServer, children_of, running_server
-from tests.support.streaming_clients import StreamingClients, assert_all_paid
+from tests.support.streaming_clients import StreamingClients, assert_all_tokens_charged
 
 WORKER = "dragoman.server.worker"
 WORKERS = 4
@@ -83,13 +83,13 @@ async def test_a_killed_worker_is_replaced_and_its_requests_are_paid(tmp_path: P
         with running_server("echo", "--workers", "2", environment=environment) as server:
             async with StreamingClients(server.url, customer.new_key(), clients=8, seed=2) as clients:
                 for _ in range(3):
-                    await clients.receive(100)
+                    await clients.wait_for_tokens(100)
                     os.kill(server.children(WORKER)[0], signal.SIGKILL)
-                await clients.receive(500)
+                await clients.wait_for_tokens(500)
             assert await asyncio.to_thread(server.stop) == 0
         # The last one may have been told to stop before it had begun; then the next start settles.
         async with open_ledger(customer.database, tmp_path / "accounts.db.journals"):
-            assert_all_paid(customer, clients)
+            assert_all_tokens_charged(customer, clients)
         assert list(tmp_path.joinpath("accounts.db.journals").glob("*.journal-1")) == []
 
 
@@ -100,13 +100,13 @@ async def test_a_killed_ledger_process_is_replaced_and_its_requests_are_paid(tmp
             (worker,) = server.children(WORKER)
             async with StreamingClients(server.url, customer.new_key(), clients=8, seed=4) as clients:
                 for _ in range(3):
-                    await clients.receive(100)
+                    await clients.wait_for_tokens(100)
                     while not (processes := children_of(worker, LEDGER_PROCESS)):
-                        await clients.receive(1)  # They go on when it is there again.
+                        await clients.wait_for_tokens(1)  # They go on when it is there again.
                     os.kill(processes[0], signal.SIGKILL)
-                await clients.receive(500)
+                await clients.wait_for_tokens(500)
             assert await asyncio.to_thread(server.stop) == 0
-        assert_all_paid(customer, clients)
+        assert_all_tokens_charged(customer, clients)
 
 
 async def test_answers_that_are_cut_when_the_server_ends_are_paid(tmp_path: Path) -> None:
@@ -114,9 +114,9 @@ async def test_answers_that_are_cut_when_the_server_ends_are_paid(tmp_path: Path
         slow = {"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "5", "DRAGOMAN_DRAIN_SECONDS": "1"}
         with running_server("echo", environment=environment_of(customer, **slow)) as server:
             async with StreamingClients(server.url, customer.new_key(), clients=4, seed=3) as clients:
-                await clients.receive(4)
+                await clients.wait_for_tokens(4)
                 assert await asyncio.to_thread(server.stop) == 0
-        assert_all_paid(customer, clients)
+        assert_all_tokens_charged(customer, clients)
 
 
 async def test_no_key_and_no_database_is_in_a_log_or_in_an_argument(tmp_path: Path) -> None:

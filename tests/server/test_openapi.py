@@ -54,9 +54,9 @@ def test_every_route_that_answers_something_is_documented_and_nothing_else() -> 
 def test_the_admin_api_is_documented_where_it_is_served_and_only_there(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/accounts.db"
     with open_ledger_harness(url), accounting_at(url, tmp_path) as books:
-        for app in (echo_app(books=books), echo_app(admin_keys={ADMIN_KEY: "ada"})):
+        for app in (echo_app(accounting=books), echo_app(admin_keys={ADMIN_KEY: "ada"})):
             assert not any("/admin" in str(route) for route in app.routes)
-        app = echo_app(books=books, admin_keys={ADMIN_KEY: "ada"})
+        app = echo_app(accounting=books, admin_keys={ADMIN_KEY: "ada"})
         served = {
             (method, route.path)
             for route in app.routes
@@ -85,7 +85,7 @@ def test_the_ways_to_queue_a_request_are_documented_where_jobs_are_kept() -> Non
         may_be_queued = operation.generates and operation.chunk is not None
         assert ("'Prefer'" in str(told["parameters"]), "202" in told["responses"]) == (may_be_queued, may_be_queued)
         assert ("x-dragoman-webhook" in str(told["parameters"])) == operation.generates
-        assert ("Idempotency-Key" in str(told["parameters"])) == operation.queues
+        assert ("Idempotency-Key" in str(told["parameters"])) == operation.is_always_queued
         assert "202" not in untold["responses"]
 
 
@@ -135,7 +135,7 @@ async def test_each_lookup_is_answered_as_the_document_says(operation: Any, tmp_
     url = f"sqlite:///{tmp_path}/accounts.db"
     with open_ledger_harness(url) as till, accounting_at(url, tmp_path) as books:
         till.settle(till.admit().request_id)
-        async with books.opened(), client_of(echo_app(books=books), key=till.secret) as client:
+        async with books.opened(), client_of(echo_app(accounting=books), key=till.secret) as client:
             response = await client.get(re.sub(r"\{\w+\}", "echo", operation.path))
         assert response.status_code == 200, response.text
         fits(schema_of(operation.path, "GET", 200), response.json())

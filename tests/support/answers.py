@@ -21,222 +21,226 @@ from dragoman.core.service import ServedModel
 from dragoman.dialects.arcee import codec as arcee
 from dragoman.dialects.empower import codec as empower
 from dragoman.dialects.float16 import codec as float16
-from dragoman.dialects.form import AnswerMachine, Call
+from dragoman.dialects.form import DecodedRequest, ResponseBuilder
 from dragoman.dialects.infermatic import codec as infermatic
 from dragoman.dialects.scale import codec as scale
-from tests.support.occasions import occasion
+from tests.support.occasions import decode_context
 
 MODEL = ServedModel("m", (), 8192, supports_reasoning=True)
-ASKED = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-STREAMED = {"stream": True, "stream_options": {"include_usage": True}}
+CHAT_BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+STREAM_OPTIONS = {"stream": True, "stream_options": {"include_usage": True}}
 
 
-class Whole(NamedTuple):
+class AssembledChoice(NamedTuple):
     """One choice, however it was told; None: the dialect does not tell it."""
 
     text: str
-    reason: str
+    finish_reason: str
     reasoning: str | None = None
-    calls: list[tuple[str, str, str]] | None = None
+    tool_calls: list[tuple[str, str, str]] | None = None
     """Id, name and arguments."""
     logprobs: list[Any] | None = None
 
 
-class Voice(ABC):
+class DialectCase(ABC):
     """A route of a dialect. `choices` is how many an answer may have."""
 
     name: str
-    choices = 3
-    tells_reasoning = False
-    tells_calls = False
-    tells_logprobs = False
+    max_choices = 3
+    renders_reasoning = False
+    renders_tool_calls = False
+    renders_logprobs = False
 
     @abstractmethod
-    def call(self, **fields: Any) -> Call:
+    def decode(self, **fields: Any) -> DecodedRequest:
         """A request on this route, decoded. All that the route can tell is asked for."""
 
     @abstractmethod
-    def read(self, document: Any) -> list[Whole]:
+    def read(self, document: Any) -> list[AssembledChoice]:
         """A whole answer."""
 
     @abstractmethod
-    def read_stream(self, chunks: list[Any]) -> list[Whole]:
+    def read_stream(self, chunks: list[Any]) -> list[AssembledChoice]:
         """All chunks of a stream, without its usage."""
 
-    def expected(self, events: Sequence[Event]) -> list[Whole]:
+    def expected(self, events: Sequence[Event]) -> list[AssembledChoice]:
         """What a client must be told of the events."""
-        return [self._expected(events, event) for event in sorted_ends(events)]
+        return [self._expected_choice(events, event) for event in sorted_finished_events(events)]
 
-    def _expected(self, events: Sequence[Event], end: Finished) -> Whole:
-        own = [event for event in events if not isinstance(event, Usage) and event.index == end.index]
+    def _expected_choice(self, events: Sequence[Event], finished: Finished) -> AssembledChoice:
+        own = [event for event in events if not isinstance(event, Usage) and event.index == finished.index]
         deltas = [event for event in own if isinstance(event, Delta)]
-        return Whole(
+        return AssembledChoice(
             "".join(delta.text for delta in deltas),
-            end.reason,
-            "".join(e.text for e in own if isinstance(e, ReasoningDelta)) if self.tells_reasoning else None,
-            calls_of([e for e in own if isinstance(e, ToolCallDelta)]) if self.tells_calls else None,
-            self.told([token for delta in deltas for token in delta.logprobs]) if self.tells_logprobs else None,
+            finished.reason,
+            "".join(e.text for e in own if isinstance(e, ReasoningDelta)) if self.renders_reasoning else None,
+            tool_calls_of([e for e in own if isinstance(e, ToolCallDelta)]) if self.renders_tool_calls else None,
+            self.expected_logprobs([token for delta in deltas for token in delta.logprobs])
+            if self.renders_logprobs
+            else None,
         )
 
-    def told(self, logprobs: list[TokenLogprobs]) -> list[Any]:
+    def expected_logprobs(self, logprobs: list[TokenLogprobs]) -> list[Any]:
         """Log-probabilities as the route's JSON has them, token by token."""
         return [[list(t.token), t.logprob, [[list(top.token), top.logprob] for top in t.top]] for t in logprobs]
 
 
-class ChatVoice(Voice):
+class ChatDialectCase(DialectCase):
     """OpenAI's shape."""
 
-    reasoning_member = "reasoning"
+    reasoning_field = "reasoning"
 
-    def read(self, document: Any) -> list[Whole]:
-        return [self._whole(choice, choice["message"], choice.get("logprobs")) for choice in document["choices"]]
+    def read(self, document: Any) -> list[AssembledChoice]:
+        return [self._assembled(choice, choice["message"], choice.get("logprobs")) for choice in document["choices"]]
 
-    def _whole(self, choice: Any, message: Any, logprobs: Any) -> Whole:
+    def _assembled(self, choice: Any, message: Any, logprobs: Any) -> AssembledChoice:
         calls = [
             (call["id"], call["function"]["name"], call["function"]["arguments"])
             for call in message.get("tool_calls") or []
         ]
         assert message["content"] is not None or calls, "only who calls tools may say nothing"
-        return Whole(
+        return AssembledChoice(
             message["content"] or "",
             choice["finish_reason"],
-            message.get(self.reasoning_member, "") if self.tells_reasoning else None,
-            calls if self.tells_calls else None,
-            chat_tokens(logprobs["content"]) if self.tells_logprobs else None,
+            message.get(self.reasoning_field, "") if self.renders_reasoning else None,
+            calls if self.renders_tool_calls else None,
+            chat_tokens(logprobs["content"]) if self.renders_logprobs else None,
         )
 
-    def read_stream(self, chunks: list[Any]) -> list[Whole]:
+    def read_stream(self, chunks: list[Any]) -> list[AssembledChoice]:
         choices = [choice for chunk in chunks for choice in chunk["choices"]]
         return [self._merged([c for c in choices if c["index"] == index]) for index in indices(choices)]
 
-    def _merged(self, choices: list[Any]) -> Whole:
-        message: dict[str, Any] = {"content": "", self.reasoning_member: "", "tool_calls": []}
+    def _merged(self, choices: list[Any]) -> AssembledChoice:
+        message: dict[str, Any] = {"content": "", self.reasoning_field: "", "tool_calls": []}
         logprobs: list[Any] = []
         for choice in choices:
             delta = choice["delta"]
-            for member in ("content", self.reasoning_member):
+            for member in ("content", self.reasoning_field):
                 message[member] += delta.get(member, "")
             for piece in delta.get("tool_calls", []):
-                merge_call(message["tool_calls"], piece)
+                merge_tool_call(message["tool_calls"], piece)
             logprobs += (choice.get("logprobs") or {"content": []})["content"]
-        return self._whole({"finish_reason": choices[-1]["finish_reason"]}, message, {"content": logprobs})
+        return self._assembled({"finish_reason": choices[-1]["finish_reason"]}, message, {"content": logprobs})
 
 
-class TextVoice(Voice):
+class TextDialectCase(DialectCase):
     """OpenAI's older shape."""
 
-    def read(self, document: Any) -> list[Whole]:
-        return [self._whole(choice) for choice in document["choices"]]
+    def read(self, document: Any) -> list[AssembledChoice]:
+        return [self._assembled(choice) for choice in document["choices"]]
 
-    def _whole(self, choice: Any) -> Whole:
-        rows = text_tokens(choice["logprobs"]) if self.tells_logprobs else None
-        return Whole(choice["text"], choice["finish_reason"], logprobs=rows)
+    def _assembled(self, choice: Any) -> AssembledChoice:
+        rows = text_tokens(choice["logprobs"]) if self.renders_logprobs else None
+        return AssembledChoice(choice["text"], choice["finish_reason"], logprobs=rows)
 
-    def read_stream(self, chunks: list[Any]) -> list[Whole]:
+    def read_stream(self, chunks: list[Any]) -> list[AssembledChoice]:
         choices = [choice for chunk in chunks for choice in chunk["choices"]]
         return [self._merged([c for c in choices if c["index"] == index]) for index in indices(choices)]
 
-    def _merged(self, choices: list[Any]) -> Whole:
+    def _merged(self, choices: list[Any]) -> AssembledChoice:
         rows = [row for choice in choices if choice.get("logprobs") for row in text_tokens(choice["logprobs"])]
         text = "".join(choice["text"] for choice in choices)
-        return Whole(text, choices[-1]["finish_reason"], logprobs=rows if self.tells_logprobs else None)
+        return AssembledChoice(text, choices[-1]["finish_reason"], logprobs=rows if self.renders_logprobs else None)
 
 
-class Arcee(ChatVoice):
+class Arcee(ChatDialectCase):
     name = "arcee"
-    tells_reasoning = tells_calls = tells_logprobs = True
+    renders_reasoning = renders_tool_calls = renders_logprobs = True
 
-    def call(self, **fields: Any) -> Call:
-        asked = {"logprobs": True, "top_logprobs": 2, **ASKED, **fields}
-        return arcee.decode_chat(json.dumps(asked).encode(), occasion([MODEL]))
+    def decode(self, **fields: Any) -> DecodedRequest:
+        body = {"logprobs": True, "top_logprobs": 2, **CHAT_BODY, **fields}
+        return arcee.decode_chat(json.dumps(body).encode(), decode_context([MODEL]))
 
 
-class InfermaticChat(ChatVoice):
+class InfermaticChat(ChatDialectCase):
     name = "infermatic chat"
-    tells_reasoning = tells_calls = tells_logprobs = True
-    reasoning_member = "reasoning_content"
+    renders_reasoning = renders_tool_calls = renders_logprobs = True
+    reasoning_field = "reasoning_content"
 
-    def call(self, **fields: Any) -> Call:
-        asked = {"logprobs": True, "top_logprobs": 2, **ASKED, **fields}
-        return infermatic.decode_chat(json.dumps(asked).encode(), occasion())
+    def decode(self, **fields: Any) -> DecodedRequest:
+        body = {"logprobs": True, "top_logprobs": 2, **CHAT_BODY, **fields}
+        return infermatic.decode_chat(json.dumps(body).encode(), decode_context())
 
 
-class InfermaticText(TextVoice):
+class InfermaticText(TextDialectCase):
     name = "infermatic text"
-    tells_logprobs = True
+    renders_logprobs = True
 
-    def call(self, **fields: Any) -> Call:
-        asked = {"model": "m", "prompt": "Hi", "logprobs": 2, **fields}
-        return infermatic.decode_text(json.dumps(asked).encode(), occasion())
+    def decode(self, **fields: Any) -> DecodedRequest:
+        body = {"model": "m", "prompt": "Hi", "logprobs": 2, **fields}
+        return infermatic.decode_text(json.dumps(body).encode(), decode_context())
 
-    def told(self, logprobs: list[TokenLogprobs]) -> list[Any]:
+    def expected_logprobs(self, logprobs: list[TokenLogprobs]) -> list[Any]:
         return [
             [t.token.decode(errors="replace"), t.logprob, None if t.logprob is None else top_by_text(t)]
             for t in logprobs
         ]
 
 
-class Empower(ChatVoice):
+class Empower(ChatDialectCase):
     name = "empower"
-    tells_calls = True
+    renders_tool_calls = True
 
-    def call(self, **fields: Any) -> Call:
-        return empower.decode_chat(json.dumps({**ASKED, **fields}).encode(), occasion())
+    def decode(self, **fields: Any) -> DecodedRequest:
+        return empower.decode_chat(json.dumps({**CHAT_BODY, **fields}).encode(), decode_context())
 
 
-class Float16Chat(ChatVoice):
+class Float16Chat(ChatDialectCase):
     name = "float16 chat"
 
-    def call(self, **fields: Any) -> Call:
-        return float16.decode_chat(json.dumps({**ASKED, **fields}).encode(), occasion([MODEL], deployment="m"))
-
-
-class Float16Text(TextVoice):
-    name = "float16 text"
-
-    def call(self, **fields: Any) -> Call:
-        return float16.decode_text(
-            json.dumps({"model": "m", "prompt": "Hi", **fields}).encode(), occasion([MODEL], deployment="m")
+    def decode(self, **fields: Any) -> DecodedRequest:
+        return float16.decode_chat(
+            json.dumps({**CHAT_BODY, **fields}).encode(), decode_context([MODEL], deployment="m")
         )
 
 
-class ScaleDeployment(Voice):
+class Float16Text(TextDialectCase):
+    name = "float16 text"
+
+    def decode(self, **fields: Any) -> DecodedRequest:
+        return float16.decode_text(
+            json.dumps({"model": "m", "prompt": "Hi", **fields}).encode(), decode_context([MODEL], deployment="m")
+        )
+
+
+class ScaleDeployment(DialectCase):
     name = "scale deployment"
-    choices = 1
-    tells_logprobs = True
+    max_choices = 1
+    renders_logprobs = True
 
-    def call(self, **fields: Any) -> Call:
-        asked = {"chat_history": [], "prompt": "Hi", "logprobs": True, "top_logprobs": 2, **fields}
-        return scale.decode_deployment_chat(json.dumps(asked).encode(), occasion(deployment="m"))
+    def decode(self, **fields: Any) -> DecodedRequest:
+        body = {"chat_history": [], "prompt": "Hi", "logprobs": True, "top_logprobs": 2, **fields}
+        return scale.decode_deployment_chat(json.dumps(body).encode(), decode_context(deployment="m"))
 
-    def read(self, document: Any) -> list[Whole]:
+    def read(self, document: Any) -> list[AssembledChoice]:
         [[_, [text]]] = document["completions"]
         tokens = [token for choice in document["choices"] or [] for token in choice["logprobs"]["content"]]
-        return [Whole(text, document["finish_reason"], logprobs=chat_tokens(tokens))]
+        return [AssembledChoice(text, document["finish_reason"], logprobs=chat_tokens(tokens))]
 
-    def read_stream(self, chunks: list[Any]) -> list[Whole]:
+    def read_stream(self, chunks: list[Any]) -> list[AssembledChoice]:
         pieces = [piece for chunk in chunks for piece in self.read(chunk)]
         tokens = [token for piece in pieces for token in piece.logprobs or []]
-        return [Whole("".join(piece.text for piece in pieces), pieces[-1].reason, logprobs=tokens)]
+        return [AssembledChoice("".join(piece.text for piece in pieces), pieces[-1].finish_reason, logprobs=tokens)]
 
 
-class ScaleChat(Voice):
+class ScaleChat(DialectCase):
     name = "scale chat"
-    choices = 1
+    max_choices = 1
 
-    def call(self, **fields: Any) -> Call:
-        return scale.decode_chat(json.dumps({**ASKED, **fields}).encode(), occasion())
+    def decode(self, **fields: Any) -> DecodedRequest:
+        return scale.decode_chat(json.dumps({**CHAT_BODY, **fields}).encode(), decode_context())
 
-    def read(self, document: Any) -> list[Whole]:
+    def read(self, document: Any) -> list[AssembledChoice]:
         completion = document["chat_completion"]
-        return [Whole(completion["message"]["content"], completion["finish_reason"])]
+        return [AssembledChoice(completion["message"]["content"], completion["finish_reason"])]
 
-    def read_stream(self, chunks: list[Any]) -> list[Whole]:
+    def read_stream(self, chunks: list[Any]) -> list[AssembledChoice]:
         pieces = [piece for chunk in chunks for piece in self.read(chunk)]
-        return [Whole("".join(piece.text for piece in pieces), pieces[-1].reason)]
+        return [AssembledChoice("".join(piece.text for piece in pieces), pieces[-1].finish_reason)]
 
 
-VOICES: list[Voice] = [
+DIALECT_CASES: list[DialectCase] = [
     Arcee(),
     InfermaticChat(),
     InfermaticText(),
@@ -248,15 +252,15 @@ VOICES: list[Voice] = [
 ]
 
 
-def streamed(machine: AnswerMachine, events: Sequence[Event]) -> list[Any]:
+def stream_documents(builder: ResponseBuilder, events: Sequence[Event]) -> list[Any]:
     """The documents of a stream."""
-    return [json.loads(document) for event in events for document in machine.feed(event)]
+    return [json.loads(document) for event in events for document in builder.feed(event)]
 
 
-def collected(machine: AnswerMachine, events: Sequence[Event]) -> Any:
+def build_response(builder: ResponseBuilder, events: Sequence[Event]) -> Any:
     """The whole answer."""
-    streamed(machine, events)
-    return json.loads(machine.collected())
+    stream_documents(builder, events)
+    return json.loads(builder.build())
 
 
 def indices(choices: list[Any]) -> list[int]:
@@ -264,7 +268,7 @@ def indices(choices: list[Any]) -> list[int]:
     return sorted({choice["index"] for choice in choices})
 
 
-def merge_call(calls: list[Any], piece: Any) -> None:
+def merge_tool_call(calls: list[Any], piece: Any) -> None:
     """Add a piece of a call, as OpenAI's clients do. They rely on calls that begin in the order of their numbers."""
     if piece["index"] == len(calls):
         assert piece["function"]["arguments"] == "", "the name comes before, and apart from, all arguments"
@@ -294,12 +298,12 @@ def top_by_text(token: TokenLogprobs) -> dict[str, float]:
     return {top.token.decode(errors="replace"): top.logprob for top in reversed(token.top)}
 
 
-def sorted_ends(events: Sequence[Event]) -> list[Finished]:
+def sorted_finished_events(events: Sequence[Event]) -> list[Finished]:
     """How every choice ended, in the order of the choices."""
     return sorted((event for event in events if isinstance(event, Finished)), key=lambda event: event.index)
 
 
-def calls_of(pieces: list[ToolCallDelta]) -> list[tuple[str, str, str]]:
+def tool_calls_of(pieces: list[ToolCallDelta]) -> list[tuple[str, str, str]]:
     """The calls that the pieces are of."""
     return [
         (
@@ -314,7 +318,7 @@ def calls_of(pieces: list[ToolCallDelta]) -> list[tuple[str, str, str]]:
 
 _LOGPROBS = st.floats(-20, 0) | st.just(-9999.0)
 _TOKENS = st.binary(min_size=1, max_size=3) | st.sampled_from([b" a", "é".encode()[:1], "é".encode()[1:]])
-_TOLD = st.builds(
+_TOKEN_LOGPROBS = st.builds(
     lambda token, logprob, top: TokenLogprobs(1, token, logprob, top),
     _TOKENS,
     _LOGPROBS,
@@ -325,28 +329,28 @@ _TOLD = st.builds(
 
 
 @st.composite
-def _choice(draw: st.DrawFn, index: int, voice: Voice) -> list[Event]:
-    told = st.lists(_TOLD, max_size=2) if voice.tells_logprobs else st.just([])
-    thoughts: list[Event] = [
+def _choice(draw: st.DrawFn, index: int, case: DialectCase) -> list[Event]:
+    token_logprobs = st.lists(_TOKEN_LOGPROBS, max_size=2) if case.renders_logprobs else st.just([])
+    reasoning: list[Event] = [
         ReasoningDelta(index, text, [7]) for text in draw(st.lists(st.text(max_size=3), max_size=3))
     ]
     texts: list[Event] = [
         Delta(index, text, [7], logprobs)
-        for text, logprobs in draw(st.lists(st.tuples(st.text(max_size=3), told), max_size=4))
+        for text, logprobs in draw(st.lists(st.tuples(st.text(max_size=3), token_logprobs), max_size=4))
     ]
     calls: list[Event] = []
-    for number in range(draw(st.integers(0, 2)) if voice.tells_calls else 0):
+    for number in range(draw(st.integers(0, 2)) if case.renders_tool_calls else 0):
         first, *rest = draw(st.lists(st.sampled_from(["", '{"a":', "1}", "é"]), min_size=1, max_size=4))
         calls.append(ToolCallDelta(index, number, first, [7], f"call_{index}{number}", f"tool_{number}"))
         calls += [ToolCallDelta(index, number, piece, [7]) for piece in rest]
     ends: list[Any] = ["tool_calls", "length"] if calls else ["stop", "length"]
-    return [*thoughts, *texts, *calls, Finished(index, draw(st.sampled_from(ends)))]
+    return [*reasoning, *texts, *calls, Finished(index, draw(st.sampled_from(ends)))]
 
 
 @st.composite
-def answers(draw: st.DrawFn, voice: Voice) -> list[Event]:
+def answer_events(draw: st.DrawFn, case: DialectCase) -> list[Event]:
     """The events of an answer as an engine gives them to this route: choices interleaved, the usage at the end."""
-    choices = [draw(_choice(index, voice)) for index in range(draw(st.integers(1, voice.choices)))]
+    choices = [draw(_choice(index, case)) for index in range(draw(st.integers(1, case.max_choices)))]
     order = draw(st.permutations([number for number, events in enumerate(choices) for _ in events]))
     queues = [iter(events) for events in choices]
     counts = draw(st.tuples(st.integers(1, 99), st.integers(1, 99), st.integers(0, 9), st.integers(0, 9)))

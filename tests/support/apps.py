@@ -9,7 +9,7 @@ import httpx
 from starlette.types import Message
 
 from dragoman.core.identifiers import key_digest
-from dragoman.dialects.door import ExchangeOptions
+from dragoman.dialects.door import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
@@ -21,7 +21,7 @@ from dragoman.server.books import Books
 from dragoman.server.settings import DialectName
 
 KEY = "sk-0123456789abcdef"
-LARGEST_BODY = 100_000
+MAX_BODY_BYTES = 100_000
 
 
 def echo_app(
@@ -29,9 +29,9 @@ def echo_app(
     keys: Sequence[str] = (),
     hosts: dict[str, DialectName] | None = None,
     engine: Engine | None = None,
-    proxies: Sequence[str] = (),
+    trusted_proxies: Sequence[str] = (),
     adapter_folder: Path | None = None,
-    books: Books | None = None,
+    accounting: Books | None = None,
     admin_keys: Mapping[str, str] | None = None,
     queue: JobQueue | None = None,
     keep_alive_seconds: float = 15,
@@ -41,7 +41,7 @@ def echo_app(
     Its keys are `keys`, or where there are `books` those of their accounts.
     """
     catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
-    options = ExchangeOptions(LARGEST_BODY, keep_alive_seconds, proxies=frozenset(proxies))
+    options = HttpOptions(MAX_BODY_BYTES, keep_alive_seconds, trusted_proxies=frozenset(trusted_proxies))
     return build_app(
         catalog,
         options,
@@ -49,18 +49,18 @@ def echo_app(
         keys=StaticKeyAuthenticator(map(key_digest, keys)),
         hosts=hosts or {},
         store=LocalAdapterStore(adapter_folder, downloads=False),
-        books=books,
+        books=accounting,
         admin_keys=StaticKeyAuthenticator({key_digest(key): label for key, label in (admin_keys or {}).items()}),
         queue=queue,
     )
 
 
 @contextlib.asynccontextmanager
-async def started(app: App) -> AsyncGenerator[None]:
+async def running_app(app: App) -> AsyncGenerator[None]:
     """Between an app's start and its end."""
     received: asyncio.Queue[Message] = asyncio.Queue(2)
     sent: asyncio.Queue[Message] = asyncio.Queue(2)
-    life = asyncio.create_task(app({"type": "lifespan"}, received.get, sent.put))
+    lifespan_task = asyncio.create_task(app({"type": "lifespan"}, received.get, sent.put))
     await received.put({"type": "lifespan.startup"})
     assert (await sent.get())["type"] == "lifespan.startup.complete"
     try:
@@ -68,7 +68,7 @@ async def started(app: App) -> AsyncGenerator[None]:
     finally:
         await received.put({"type": "lifespan.shutdown"})
         assert (await sent.get())["type"] == "lifespan.shutdown.complete"
-        await life
+        await lifespan_task
 
 
 @contextlib.asynccontextmanager

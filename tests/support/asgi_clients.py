@@ -9,10 +9,10 @@ from starlette.types import ASGIApp, Message
 from tests.support.patience import PATIENCE_SECONDS
 
 
-class HangingUp:
+class DisconnectingClient:
     """One POST; the client hangs up after it was sent so many messages (0: at once), or never (None)."""
 
-    def __init__(self, path: str, body: Mapping[str, object], key: str, *, after: int | None) -> None:
+    def __init__(self, path: str, body: Mapping[str, object], key: str, *, disconnect_after: int | None) -> None:
         self.sent: list[Message] = []
         self._scope = {
             "type": "http",
@@ -22,10 +22,10 @@ class HangingUp:
             "query_string": b"",
         }
         self._incoming: list[Message] = [{"type": "http.request", "body": json.dumps(body).encode()}]
-        self._after = after
-        self._gone = asyncio.Event()
+        self._disconnect_after = disconnect_after
+        self._disconnected = asyncio.Event()
 
-    async def ask(self, app: ASGIApp) -> None:
+    async def send_to(self, app: ASGIApp) -> None:
         """Until the app has nothing more to do for this request."""
         async with asyncio.timeout(PATIENCE_SECONDS):
             await app(dict(self._scope), self._receive, self._send)
@@ -33,14 +33,14 @@ class HangingUp:
     async def _receive(self) -> Message:
         if self._incoming:
             return self._incoming.pop()
-        if self._after != 0:
-            await self._gone.wait()
+        if self._disconnect_after != 0:
+            await self._disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def _send(self, message: Message) -> None:
         self.sent.append(message)
-        if self._after is not None and len(self.sent) >= self._after:
-            self._gone.set()
+        if self._disconnect_after is not None and len(self.sent) >= self._disconnect_after:
+            self._disconnected.set()
 
     @property
     def request_id(self) -> str | None:

@@ -73,85 +73,85 @@ class HostileRequest(NamedTuple):
     content_type: str
 
 
-def hostile_requests(seed: int, count: int, *, model: str, most_tokens: int) -> Iterator[HostileRequest]:
+def hostile_requests(seed: int, count: int, *, model: str, max_tokens: int) -> Iterator[HostileRequest]:
     """Always the same `count` requests for one seed. Those that are answered have at most `most_tokens` a choice."""
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     for number in range(count):
-        path = chance.choice((CHAT, TEXT))
+        path = rng.choice((CHAT, TEXT))
         if number % 2000 == 1999:
-            body = _huge_body(chance, model)
-        elif chance.random() < 0.75:
-            body = json.dumps(_mutated(chance, model, most_tokens), ensure_ascii=chance.random() < 0.9).encode(
+            body = _huge_body(rng, model)
+        elif rng.random() < 0.75:
+            body = json.dumps(_mutated_body(rng, model, max_tokens), ensure_ascii=rng.random() < 0.9).encode(
                 errors="surrogatepass"
             )
         else:
-            body = _broken(chance, json.dumps(_plain(chance, model)).encode())
-        yield HostileRequest(path, body, chance.choice(CONTENT_TYPES))
+            body = _malformed_body(rng, json.dumps(_valid_body(rng, model)).encode())
+        yield HostileRequest(path, body, rng.choice(CONTENT_TYPES))
 
 
-def _plain(chance: random.Random, model: str) -> dict[str, Any]:
+def _valid_body(rng: random.Random, model: str) -> dict[str, Any]:
     """A good body for both routes."""
-    text = chance.choice(("Hi", "Once upon a time", "日本語", "<|im_end|>", "a" * 300))
+    text = rng.choice(("Hi", "Once upon a time", "日本語", "<|im_end|>", "a" * 300))
     return {"model": model, "prompt": text, "messages": [{"role": "user", "content": text}], "max_tokens": 3}
 
 
-def _mutated(chance: random.Random, model: str, most_tokens: int) -> dict[str, Any]:
+def _mutated_body(rng: random.Random, model: str, max_tokens: int) -> dict[str, Any]:
     """A good body with a few fields replaced."""
-    body = _plain(chance, model)
-    for _ in range(chance.randint(1, 4)):
-        field = chance.choice(list(IN_RANGE))
-        body[field] = chance.choice(IN_RANGE[field]) if chance.random() < 0.6 else _value(chance)
-    if chance.random() < 0.1:
-        body["messages"] = [_message(chance) for _ in range(chance.randint(1, 3))]
-    if chance.random() < 0.1:
-        body[chance.choice(("model", "unknown", "\x00", "é", "__proto__"))] = _value(chance)
-    return _short(body, most_tokens)
+    body = _valid_body(rng, model)
+    for _ in range(rng.randint(1, 4)):
+        field = rng.choice(list(IN_RANGE))
+        body[field] = rng.choice(IN_RANGE[field]) if rng.random() < 0.6 else _value(rng)
+    if rng.random() < 0.1:
+        body["messages"] = [_message(rng) for _ in range(rng.randint(1, 3))]
+    if rng.random() < 0.1:
+        body[rng.choice(("model", "unknown", "\x00", "é", "__proto__"))] = _value(rng)
+    return _cap_lengths(body, max_tokens)
 
 
-def _short(body: dict[str, Any], most_tokens: int) -> dict[str, Any]:
+def _cap_lengths(body: dict[str, Any], max_tokens: int) -> dict[str, Any]:
     """The body with every length that would be accepted cut down."""
     if body["max_tokens"] is None:
-        body["max_tokens"] = most_tokens
+        body["max_tokens"] = max_tokens
     for field in ("max_tokens", "max_completion_tokens"):
         sent = body.get(field)
-        if isinstance(sent, int | float) and most_tokens < sent < 2**64:
-            body[field] = most_tokens
+        if isinstance(sent, int | float) and max_tokens < sent < 2**64:
+            body[field] = max_tokens
     return body
 
 
-def _message(chance: random.Random) -> Any:
-    message = {"role": chance.choice(("user", "system", "assistant", "developer")), "content": "Hi"}
-    return chance.choice((message, {**message, chance.choice(("role", "content", "name", "other")): _value(chance)}))
+def _message(rng: random.Random) -> Any:
+    message = {"role": rng.choice(("user", "system", "assistant", "developer")), "content": "Hi"}
+    return rng.choice((message, {**message, rng.choice(("role", "content", "name", "other")): _value(rng)}))
 
 
-def _value(chance: random.Random, depth: int = 0) -> Any:
+def _value(rng: random.Random, depth: int = 0) -> Any:
     """Anything JSON can say, and NaN, infinities and lone surrogates, which it cannot."""
-    kind = chance.random()
+    kind = rng.random()
     if kind < 0.7 or depth > 3:
-        return chance.choice(SCALARS)
+        return rng.choice(SCALARS)
     if kind < 0.8:
-        return [_value(chance, depth + 1) for _ in range(chance.randint(0, 4))]
+        return [_value(rng, depth + 1) for _ in range(rng.randint(0, 4))]
     if kind < 0.9:
-        return {str(_value(chance, 4)): _value(chance, depth + 1) for _ in range(chance.randint(0, 3))}
+        return {str(_value(rng, 4)): _value(rng, depth + 1) for _ in range(rng.randint(0, 3))}
     if kind < 0.95:
-        return [chance.choice(SCALARS)] * chance.choice((65, 1025, 3000))
-    return chance.choice(("é", "語", "😀")) * chance.choice((256, 257, 50_000))
+        return [rng.choice(SCALARS)] * rng.choice((65, 1025, 3000))
+    return rng.choice(("é", "語", "😀")) * rng.choice((256, 257, 50_000))
 
 
-def _broken(chance: random.Random, good: bytes) -> bytes:
+def _malformed_body(rng: random.Random, good: bytes) -> bytes:
     """Not the JSON it was."""
-    place = chance.randrange(len(good))
-    deep = chance.choice((10, 500, 100_000))
-    return chance.choice(
+    place = rng.randrange(len(good))
+    deep = rng.choice((10, 500, 100_000))
+    return rng.choice(
         (
             b"",
             b" \n\t",
             good[:place],
             good[place:],
             good + good,
-            good[:place] + chance.randbytes(3) + good[place + 3 :],
+            good[:place] + rng.randbytes(3) + good[place + 3 :],
             good.replace(b"Hi", b"\xff\xfe").replace(b"Once", b"\xed\xa0\x80"),
-            good.replace(b"3", chance.choice((b"NaN", b"-Infinity", b"1e999", b"03", b"9" * 5000, b"0x10", b"+1"))),
+            good.replace(b"3", rng.choice((b"NaN", b"-Infinity", b"1e999", b"03", b"9" * 5000, b"0x10", b"+1"))),
             good.replace(b'"', b"'"),
             good.decode().encode("utf-16"),
             b"\xef\xbb\xbf" + good,
@@ -159,16 +159,16 @@ def _broken(chance: random.Random, good: bytes) -> bytes:
             good[:-1] + b', "messages": ' + b'[{"content":' * deep + b"1" + b"}]" * deep + b"}",
             b"[" * deep,
             b'{"a":' * deep,
-            chance.randbytes(chance.randint(1, 200)),
+            rng.randbytes(rng.randint(1, 200)),
             b"model=echo&prompt=Once",
-            chance.choice((b"null", b"[]", b"1", b'"a"', b"true", b"{}", b"[" + good + b"]")),
+            rng.choice((b"null", b"[]", b"1", b'"a"', b"true", b"{}", b"[" + good + b"]")),
             b"{" + good[1:-1] + b"," + good[1:],
         )
     )
 
 
-def _huge_body(chance: random.Random, model: str) -> bytes:
+def _huge_body(rng: random.Random, model: str) -> bytes:
     """Just below or above the limit of a body."""
-    text = "a" * chance.choice((MEGABYTES_10, 11 * 2**20))
-    body = {**_plain(chance, model), chance.choice(("prompt", "model", "stop", "user", "other")): text}
+    text = "a" * rng.choice((MEGABYTES_10, 11 * 2**20))
+    body = {**_valid_body(rng, model), rng.choice(("prompt", "model", "stop", "user", "other")): text}
     return json.dumps({**body, "messages": [{"role": "user", "content": text}]}).encode()

@@ -91,4 +91,4 @@ async def metered_app(
     """The app, over the database that the customer is in; at the end all that was asked of it is settled."""
     accounting = Books(AccountsOptions(account_fixture.database, journals, hold_cap, timeout_seconds, transport))
     async with accounting.opened():
-        yield echo_app(books=accounting, engine=engine, proxies=proxies)
+        yield echo_app(accounting=accounting, engine=engine, trusted_proxies=proxies)

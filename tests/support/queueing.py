@@ -21,7 +21,7 @@ from dragoman.jobs.queue import JobQueue
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from dragoman.server.app import App
 from dragoman.server.settings import DialectName
-from tests.support.apps import client_of, echo_app, started
+from tests.support.apps import client_of, echo_app, running_app
 from tests.support.books import accounting_at
 from tests.support.metered import AMPLE_BALANCE, AccountFixture, sqlite_account
 from tests.support.patience import PATIENCE_SECONDS
@@ -55,8 +55,10 @@ class HttpQueueHarness:
         database = Database(self.customer.url)
         queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
         with contextlib.closing(database), accounting_at(self.customer.url, self._folder) as books:
-            app = echo_app(engine=engine, books=books, queue=queue, hosts=hosts, keep_alive_seconds=keep_alive_seconds)
-            async with started(app), client_of(app, key=self.secret) as client:
+            app = echo_app(
+                engine=engine, accounting=books, queue=queue, hosts=hosts, keep_alive_seconds=keep_alive_seconds
+            )
+            async with running_app(app), client_of(app, key=self.secret) as client:
                 yield HttpQueueServer(app, client)
 
     def job_ids(self) -> list[str]:

@@ -5,25 +5,25 @@ from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 
-class Said(NamedTuple):
+class Reply(NamedTuple):
     """An answer, however it came."""
 
     text: str
-    reason: str | None
+    finish_reason: str | None
     prompt_tokens: int | None
     completion_tokens: int | None
 
 
-class Speaker(ABC):
+class DialectClient(ABC):
     """A client of one dialect. `model` is the deployment's name."""
 
     name: ClassVar[str]
     unknown_model_status: ClassVar[int]
     out_of_range_status: ClassVar[int]
-    missing_status: ClassVar[int]
+    missing_field_status: ClassVar[int]
     overflow_status: ClassVar[int]
-    has_stop: ClassVar[bool] = True
-    hottest_is_clamped: ClassVar[bool] = False
+    supports_stop: ClassVar[bool] = True
+    clamps_temperature: ClassVar[bool] = False
 
     @abstractmethod
     def path(self, model: str) -> str:
@@ -38,29 +38,29 @@ class Speaker(ABC):
         usage = {"stream_options": {"include_usage": True}} if options.get("stream") else {}
         return options | usage
 
-    def read(self, document: Any) -> Said:
+    def read(self, document: Any) -> Reply:
         """A whole answer."""
         [choice] = document["choices"]
         usage = document["usage"]
-        return Said(
+        return Reply(
             choice["message"]["content"], choice["finish_reason"], usage["prompt_tokens"], usage["completion_tokens"]
         )
 
-    def read_stream(self, text: str) -> Said:
+    def read_stream(self, text: str) -> Reply:
         """A complete stream."""
         *blocks, end = text.split("\n\n")
         assert (blocks.pop(), end) == ("data: [DONE]", ""), "a stream has its terminator"
         chunks = [json.loads(block.removeprefix("data: ")) for block in blocks if not block.startswith(":")]
         choices = [choice for chunk in chunks for choice in chunk["choices"]]
         usage = chunks[-1]["usage"]
-        return Said(
+        return Reply(
             "".join(choice["delta"].get("content") or "" for choice in choices),
             choices[-1]["finish_reason"],
             usage["prompt_tokens"],
             usage["completion_tokens"],
         )
 
-    def is_broken_off(self, text: str) -> bool:
+    def ends_with_error(self, text: str) -> bool:
         """Whether a stream ends with the dialect's error, and without its terminator."""
         last = text.rstrip("\n").rpartition("\n\n")[2]
         return last.startswith("data: ") and "error" in json.loads(last.removeprefix("data: "))
@@ -70,9 +70,9 @@ class Speaker(ABC):
         return isinstance(document["detail"], str | list)
 
 
-class Infermatic(Speaker):
+class Infermatic(DialectClient):
     name = "infermatic"
-    unknown_model_status = out_of_range_status = missing_status = overflow_status = 400
+    unknown_model_status = out_of_range_status = missing_field_status = overflow_status = 400
 
     def path(self, model: str) -> str:
         return "/v1/chat/completions"
@@ -81,21 +81,21 @@ class Infermatic(Speaker):
         return set(document["error"]) == {"message", "type", "param", "code"}
 
 
-class Float16(Speaker):
+class Float16(DialectClient):
     name = "float16"
     unknown_model_status = 404
-    out_of_range_status = missing_status = 422
+    out_of_range_status = missing_field_status = 422
     overflow_status = 400
 
     def path(self, model: str) -> str:
         return f"/{model}/v1/chat/completions"
 
 
-class Empower(Speaker):
+class Empower(DialectClient):
     name = "empower"
     unknown_model_status = 404
-    out_of_range_status = missing_status = overflow_status = 400
-    has_stop = False
+    out_of_range_status = missing_field_status = overflow_status = 400
+    supports_stop = False
 
     def path(self, model: str) -> str:
         return "/empower/api/v1/chat/completions"
@@ -104,21 +104,21 @@ class Empower(Speaker):
         return set(document["error"]) == {"message", "type", "param", "code"}
 
 
-class Arcee(Speaker):
+class Arcee(DialectClient):
     name = "arcee"
     unknown_model_status = out_of_range_status = overflow_status = 422
-    missing_status = 400
+    missing_field_status = 400
 
     def path(self, model: str) -> str:
         return "/api/v1/chat/completions"
 
 
-class Scale(Speaker):
+class Scale(DialectClient):
     name = "scale"
     unknown_model_status = 404
-    out_of_range_status = missing_status = 422
+    out_of_range_status = missing_field_status = 422
     overflow_status = 400
-    hottest_is_clamped = True
+    clamps_temperature = True
 
     def path(self, model: str) -> str:
         return f"/v4/models/{model}/chat-completions"
@@ -132,21 +132,21 @@ class Scale(Speaker):
         rest = {key: value for key, value in options.items() if key != "stop"}
         return rest | {"stop_sequences": options["stop"]}
 
-    def read(self, document: Any) -> Said:
+    def read(self, document: Any) -> Reply:
         [[_, [text]]] = document["completions"]
-        return Said(text, document["finish_reason"], document["prompt_tokens"], document["response_tokens"])
+        return Reply(text, document["finish_reason"], document["prompt_tokens"], document["response_tokens"])
 
-    def read_stream(self, text: str) -> Said:
+    def read_stream(self, text: str) -> Reply:
         assert "[DONE]" not in text
         events = [json.loads(block.removeprefix("data: ")) for block in text.split("\n\n") if block.startswith("data")]
         pieces = [self.read(event) for event in events]
-        assert pieces[-1].reason is not None, "a stream ends with its finish reason"
+        assert pieces[-1].finish_reason is not None, "a stream ends with its finish reason"
         return pieces[-1]._replace(text="".join(piece.text for piece in pieces))
 
-    def is_broken_off(self, text: str) -> bool:
+    def ends_with_error(self, text: str) -> bool:
         last = text.rstrip("\n").rpartition("\n\n")[2]
         event, _, data = last.partition("\n")
         return event == "event: error" and "detail" in json.loads(data.removeprefix("data: "))
 
 
-SPEAKERS: list[Speaker] = [Infermatic(), Float16(), Empower(), Arcee(), Scale()]
+DIALECT_CLIENTS: list[DialectClient] = [Infermatic(), Float16(), Empower(), Arcee(), Scale()]

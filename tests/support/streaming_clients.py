@@ -22,20 +22,20 @@ class StreamingClients:
     def __init__(self, url: str, key: str, *, clients: int, seed: int) -> None:
         self.delivered: Counter[str] = Counter()
         """Tokens by request id."""
-        self.complete: set[str] = set()
+        self.complete_request_ids: set[str] = set()
         """Requests whose answer was not streamed and came whole."""
         self._url = url
         self._headers = {"authorization": f"Bearer {key}"}
-        self._chance = random.Random(seed)
+        self._random = random.Random(seed)
         self._clients = clients
         self._tasks: list[asyncio.Task[None]] = []
         self._tokens = 0
-        self._wanted = 0
+        self._target_tokens = 0
         self._reached = asyncio.Event()
 
     async def __aenter__(self) -> "StreamingClients":
         self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS))
-        self._tasks = [asyncio.create_task(self._ask_for_ever()) for _ in range(self._clients)]
+        self._tasks = [asyncio.create_task(self._request_forever()) for _ in range(self._clients)]
         return self
 
     async def __aexit__(self, *_raised: object) -> None:
@@ -44,55 +44,55 @@ class StreamingClients:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._session.close()
 
-    async def receive(self, tokens: int) -> None:
+    async def wait_for_tokens(self, tokens: int) -> None:
         """Wait until so many more tokens have come."""
         self._reached.clear()
-        self._wanted = self._tokens + tokens
+        self._target_tokens = self._tokens + tokens
         async with asyncio.timeout(PATIENCE_SECONDS):
             await self._reached.wait()
 
     def _count(self, request_id: str, tokens: int) -> None:
         self.delivered[request_id] += tokens
         self._tokens += tokens
-        if self._tokens >= self._wanted:
+        if self._tokens >= self._target_tokens:
             self._reached.set()
 
-    async def _ask_for_ever(self) -> None:
+    async def _request_forever(self) -> None:
         while True:
             body = {
                 "model": "echo",
-                "prompt": _ANSWER[: self._chance.randint(1, len(_ANSWER))],
-                "stream": self._chance.random() < 0.8,
+                "prompt": _ANSWER[: self._random.randint(1, len(_ANSWER))],
+                "stream": self._random.random() < 0.8,
                 "max_tokens": 64,
             }
             with contextlib.suppress(aiohttp.ClientError, ConnectionError):
-                await self._ask(body)
+                await self._request(body)
 
-    async def _ask(self, body: dict[str, object]) -> None:
+    async def _request(self, body: dict[str, object]) -> None:
         async with self._session.post(_PATH, json=body, headers=self._headers) as response:
             assert response.status == 200, await response.text()
             request_id = response.headers["x-request-id"]
             if not body["stream"]:
                 answer = await response.json()
                 self._count(request_id, answer["usage"]["completion_tokens"])
-                self.complete.add(request_id)
+                self.complete_request_ids.add(request_id)
                 return
             async for line in response.content:
                 self._count(request_id, sum(map(len, _texts(line))))
 
 
-def assert_all_paid(account_fixture: AccountFixture, clients: StreamingClients) -> None:
+def assert_all_tokens_charged(account_fixture: AccountFixture, clients: StreamingClients) -> None:
     """Nothing is held any more, no request was charged twice, and every token that was delivered is paid."""
     account_fixture.assert_settled()
-    by_id = {used.request_id: used for used in account_fixture.usage}
+    by_id = {usage.request_id: usage for usage in account_fixture.usage}
     assert len(by_id) == len(account_fixture.usage)
     for request_id, tokens in clients.delivered.items():
-        used = by_id[request_id]
-        assert used.completion_tokens >= tokens
-        assert used.completion_tokens == tokens or request_id not in clients.complete
-    for used in account_fixture.usage:
-        assert used.charge == cost(used.prompt_tokens, used.completion_tokens)
-        assert used.prompt_tokens or not used.completion_tokens
+        usage = by_id[request_id]
+        assert usage.completion_tokens >= tokens
+        assert usage.completion_tokens == tokens or request_id not in clients.complete_request_ids
+    for usage in account_fixture.usage:
+        assert usage.charge == cost(usage.prompt_tokens, usage.completion_tokens)
+        assert usage.prompt_tokens or not usage.completion_tokens
 
 
 def _texts(line: bytes) -> Iterator[str]:

@@ -9,7 +9,7 @@ import httpx
 
 
 @dataclass
-class StreamedAnswer:
+class StreamedResponse:
     """What a stream has said so far."""
 
     text: str = ""
@@ -20,26 +20,26 @@ class StreamedAnswer:
     finish_reasons: list[str] = field(default_factory=list)
 
 
-async def read_stream(response: httpx.Response) -> AsyncIterator[StreamedAnswer]:
+async def read_stream(response: httpx.Response) -> AsyncIterator[StreamedResponse]:
     """The answer after every event of a chat or text stream."""
-    answer = StreamedAnswer()
+    streamed = StreamedResponse()
     async for line in response.aiter_lines():
         if not line.startswith("data: "):
             continue
         if line == "data: [DONE]":
-            answer.done = True
+            streamed.done = True
         else:
-            _read_event(answer, json.loads(line.removeprefix("data: ")))
-        yield answer
+            _read_event(streamed, json.loads(line.removeprefix("data: ")))
+        yield streamed
 
 
-def _read_event(answer: StreamedAnswer, event: dict[str, Any]) -> None:
-    answer.error = event.get("error")
-    answer.usage = event.get("usage") or answer.usage
+def _read_event(streamed: StreamedResponse, event: dict[str, Any]) -> None:
+    streamed.error = event.get("error")
+    streamed.usage = event.get("usage") or streamed.usage
     for choice in event.get("choices", []):
-        answer.text += choice.get("text") or choice.get("delta", {}).get("content") or ""
+        streamed.text += choice.get("text") or choice.get("delta", {}).get("content") or ""
         if reason := choice.get("finish_reason"):
-            answer.finish_reasons.append(reason)
+            streamed.finish_reasons.append(reason)
 
 
 def chat_body(question: str, **fields: object) -> dict[str, object]:

@@ -10,92 +10,108 @@ from dragoman.core.errors import DragomanError
 from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.identifiers import new_request_id
 from dragoman.core.service import Caller, EventStream
-from dragoman.dialects.door import Door, error_response, first_fault, read_body
-from dragoman.dialects.exchange import Exchange, Manner
-from dragoman.dialects.form import Asked, Form, Occasion
-from dragoman.dialects.idempotency import HEADER, Repeatable, Telling, attempt_of
-from dragoman.dialects.queue import Queueing, QueueUse, enqueue, queued_response, queueing_of
+from dragoman.dialects.door import RouteContext, error_response, preceding_error, read_body
+from dragoman.dialects.exchange import GenerationResponse, ResponseOptions
+from dragoman.dialects.form import DecodeContext, EndpointCodec, ReceivedRequest
+from dragoman.dialects.idempotency import HEADER, IdempotentResponse, IdempotentResponseOptions, read_idempotent_request
+from dragoman.dialects.queue import QueueMode, SubmissionOptions, enqueue, queued_response, submission_options
 
 
-def _as_it_is(response: Response) -> Response:
+def _undecorated(response: Response) -> Response:
     return response
 
 
 async def respond(
     request: Request,
-    door: Door,
-    form: Form,
+    route: RouteContext,
+    codec: EndpointCodec,
     *,
-    dress: Callable[[Response], Response] = _as_it_is,
-    queue: QueueUse = "when preferred",
+    decorate: Callable[[Response], Response] = _undecorated,
+    queue: QueueMode = "when preferred",
 ) -> Response:
     """Answer a request that `form` decodes; the parameters of its path are the arguments.
 
     `dress` adds to the answer what the dialect has to add.
     """
     request_id = new_request_id()
-    headers = dict.fromkeys(door.id_headers, request_id)
+    headers = dict.fromkeys(route.id_headers, request_id)
     try:
-        caller = door.caller(request, request_id)
-        await door.service.reject_unknown_key(caller)
+        caller = route.caller(request, request_id)
+        await route.service.reject_unknown_key(caller)
         try:
-            asked = await _read(request, door, form, request_id)
-            queueing = queueing_of(request.headers, queue)
-            attempt = _attempt(request, door, asked.body, caller, queueing)
+            received = await _receive(request, route, codec, request_id)
+            submission = submission_options(request.headers, queue)
+            idempotent_request = _idempotent_request(request, route, received.body, caller, submission)
         except DragomanError as error:
-            raise await first_fault(door.service, caller, error) from None
-        if queueing is not None:
-            job = await enqueue(asked, queueing, attempt, door, caller)
-            return dress(queued_response(job, asked, queueing, door, caller))
-        if attempt is not None:
+            raise await preceding_error(route.service, caller, error) from None
+        if submission is not None:
+            job = await enqueue(received, submission, idempotent_request, route, caller)
+            return decorate(queued_response(job, received, submission, route, caller))
+        if idempotent_request is not None:
             # An answer that is given again is not admitted, so this is where a key that is good no more is found out.
-            await door.service.visible_to(caller)
+            await route.service.visible_to(caller)
     except DragomanError as error:
-        return error_response(form.errors.reply(error), headers)
+        return error_response(codec.errors.render(error), headers)
     except ClientDisconnect:
         return Response()  # nobody is there to read it
-    manner = Manner(asked.call, form.errors, headers, door.options.keep_alive_seconds, request_id)
-    return _run(door, caller, manner, attempt, dress)
+    response_options = ResponseOptions(
+        received.decoded, codec.errors, headers, route.options.keep_alive_seconds, request_id
+    )
+    return _direct_response(route, caller, response_options, idempotent_request, decorate)
 
 
-async def _read(request: Request, door: Door, form: Form, request_id: str) -> Asked:
-    body = await read_body(request, door)
-    occasion = Occasion(request_id, int(time.time()), request.path_params, door.service.models)
-    return Asked(form, occasion, body, form.decode(body, occasion))
+async def _receive(request: Request, route: RouteContext, codec: EndpointCodec, request_id: str) -> ReceivedRequest:
+    body = await read_body(request, route)
+    context = DecodeContext(request_id, int(time.time()), request.path_params, route.service.models)
+    return ReceivedRequest(codec, context, body, codec.decode(body, context))
 
 
-def _attempt(
-    request: Request, door: Door, body: bytes, caller: Caller, queueing: Queueing | None
+def _idempotent_request(
+    request: Request, route: RouteContext, body: bytes, caller: Caller, submission: SubmissionOptions | None
 ) -> IdempotentRequest | None:
     if HEADER not in request.headers:
         return None
-    if queueing is None:
-        return attempt_of(request, body, caller, door.options.dialect, kept=door.options.answers is not None)
+    if submission is None:
+        return read_idempotent_request(
+            request, body, caller, route.options.dialect, is_supported=route.options.idempotency_store is not None
+        )
     # Whoever keeps jobs keeps which keys they came with, and says so if there are none to be kept.
-    return attempt_of(request, body, caller, door.options.dialect, queueing.words, kept=True)
+    return read_idempotent_request(
+        request, body, caller, route.options.dialect, submission.fingerprint_parts, is_supported=True
+    )
 
 
-def _run(
-    door: Door, caller: Caller, manner: Manner, attempt: IdempotentRequest | None, dress: Callable[[Response], Response]
+def _direct_response(
+    route: RouteContext,
+    caller: Caller,
+    response_options: ResponseOptions,
+    idempotent_request: IdempotentRequest | None,
+    decorate: Callable[[Response], Response],
 ) -> Response:
     """The response that runs the request now, or finds out how an equal one was answered."""
-    call, errors, headers = manner.call, manner.errors, manner.headers
+    decoded, errors, headers = response_options.decoded, response_options.errors, response_options.headers
 
     async def begin() -> EventStream:
         try:
-            return await door.service.generate(call.requests, caller, streamed=call.stream)
+            return await route.service.generate(decoded.requests, caller, streamed=decoded.stream)
         except DragomanError as error:
-            raise await first_fault(door.service, caller, error, call.requests[0].model) from None
+            raise await preceding_error(route.service, caller, error, decoded.requests[0].model) from None
 
-    exchange = Exchange(begin, manner)
-    answers = door.options.answers
-    if attempt is None or answers is None:
-        return dress(exchange)
-    telling = Telling(
-        call.stream,
-        door.options.keep_alive_seconds,
-        refusal=lambda error: error_response(errors.reply(error), headers),
-        frame=errors.frame,
+    generation_response = GenerationResponse(begin, response_options)
+    store = route.options.idempotency_store
+    if idempotent_request is None or store is None:
+        return decorate(generation_response)
+    idempotent_options = IdempotentResponseOptions(
+        decoded.stream,
+        route.options.keep_alive_seconds,
+        error_response=lambda error: error_response(errors.render(error), headers),
+        error_frame=errors.render_frame,
         headers=headers,
     )
-    return Repeatable(dress(exchange), lambda: exchange.is_final, answers, attempt, telling)
+    return IdempotentResponse(
+        decorate(generation_response),
+        lambda: generation_response.is_final,
+        store,
+        idempotent_request,
+        idempotent_options,
+    )

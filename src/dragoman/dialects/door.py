@@ -23,22 +23,22 @@ from dragoman.core.idempotency import IdempotencyStore
 from dragoman.core.identifiers import new_request_id
 from dragoman.core.jobs import QueueService
 from dragoman.core.service import Caller, GenerationService, VisibleModels
-from dragoman.dialects.form import ErrorReplies, ErrorReply, Form
+from dragoman.dialects.form import EndpointCodec, ErrorRenderer, ErrorResponse
 
 
-class ExchangeOptions(NamedTuple):
+class HttpOptions(NamedTuple):
     """What all exchanges share."""
 
     max_body_bytes: int
     keep_alive_seconds: float
     """A stream that was silent for so long carries a comment."""
-    proxies: frozenset[str] = frozenset()
+    trusted_proxies: frozenset[str] = frozenset()
     """Addresses whose X-Forwarded-For is believed."""
-    answers: IdempotencyStore | None = None
+    idempotency_store: IdempotencyStore | None = None
     """Where answers to requests with an Idempotency-Key are kept; None: nowhere, and such requests are refused."""
     dialect: str = ""
     """Whose exchanges these are: equal paths of two dialects, on hosts of their own, are not equal requests."""
-    forms: Mapping[str, Form] = {}
+    codecs: Mapping[str, EndpointCodec] = {}
     """Those of all dialects by their names: whichever a job came in by, its answer can be told."""
 
 
@@ -46,13 +46,13 @@ def _no_account(_headers: Headers) -> None:
     return None
 
 
-class Door(NamedTuple):
+class RouteContext(NamedTuple):
     """What all routes of a dialect share."""
 
     service: QueueService
     read_key: Callable[[Headers], str | None]
     """The key a request brings; None: none. Raises Unauthenticated when its header has the wrong form."""
-    options: ExchangeOptions
+    options: HttpOptions
     id_headers: tuple[str, ...] = ("x-request-id",)
     """The headers that carry the request's id."""
     read_account: Callable[[Headers], str | None] = _no_account
@@ -62,14 +62,16 @@ class Door(NamedTuple):
         """Who asks. Raises Unauthenticated when the key's header has the wrong form."""
         headers = request.headers
         key = self.read_key(headers) if self.service.needs_key else None
-        return Caller(request_id, key, _address(request, self.options.proxies), self.read_account(headers))
+        return Caller(
+            request_id, key, _client_address(request, self.options.trusted_proxies), self.read_account(headers)
+        )
 
 
-async def guard(
+async def authenticated(
     request: Request,
-    door: Door,
-    answer: Callable[[Caller, VisibleModels], Awaitable[Response]],
-    errors: ErrorReplies,
+    route: RouteContext,
+    handler: Callable[[Caller, VisibleModels], Awaitable[Response]],
+    errors: ErrorRenderer,
 ) -> Response:
     """Answer a request that generates nothing: the key first, and the dialect's own errors.
 
@@ -77,19 +79,19 @@ async def guard(
     """
 
     async def answer_to(caller: Caller) -> Response:
-        return await answer(caller, await door.service.visible_to(caller))
+        return await handler(caller, await route.service.visible_to(caller))
 
-    return await attend(request, door, answer_to, errors)
+    return await with_error_mapping(request, route, answer_to, errors)
 
 
-async def attend(
-    request: Request, door: Door, answer: Callable[[Caller], Awaitable[Response]], errors: ErrorReplies
+async def with_error_mapping(
+    request: Request, route: RouteContext, handler: Callable[[Caller], Awaitable[Response]], errors: ErrorRenderer
 ) -> Response:
     """Answer a request with the dialect's own errors. `answer` looks at the key itself."""
     try:
-        return await answer(door.caller(request, new_request_id()))
+        return await handler(route.caller(request, new_request_id()))
     except DragomanError as error:
-        return error_response(errors.reply(error), {})
+        return error_response(errors.render(error), {})
     except ClientDisconnect:
         return Response()
 
@@ -110,7 +112,7 @@ def selected_account(headers: Headers) -> str | None:
     return headers.get("x-selected-account-id", "").strip() or None
 
 
-async def first_fault(
+async def preceding_error(
     service: GenerationService, caller: Caller, error: DragomanError, model: str | None = None
 ) -> DragomanError:
     """What to tell of a request with an error in it: what is wrong with its caller comes before the body and the model.
@@ -120,8 +122,8 @@ async def first_fault(
     if isinstance(error, BadRequest | BodyTooLarge | ModelNotFound):
         try:
             await service.check_access(caller, model)
-        except DragomanError as earlier:
-            return earlier
+        except DragomanError as preceding:
+            return preceding
     return error
 
 
@@ -129,7 +131,7 @@ def error_headers(error: DragomanError) -> dict[str, str]:
     """When to come back, and how to bring a key: what most dialects add to an error."""
     match error:
         case RateLimited():
-            return {"retry-after": str(error.retry_after), **limit_headers(error.allowances)}
+            return {"retry-after": str(error.retry_after), **rate_limit_headers(error.allowances)}
         case Overloaded() | Limited():
             return {"retry-after": str(error.retry_after)}
         case Unauthenticated():
@@ -141,7 +143,7 @@ def error_headers(error: DragomanError) -> dict[str, str]:
             return {}
 
 
-def limit_headers(allowances: Allowances) -> dict[str, str]:
+def rate_limit_headers(allowances: Allowances) -> dict[str, str]:
     """What a key has left of its limits per minute, in OpenAI's headers."""
     headers = {}
     for kind, allowance in zip(("requests", "tokens"), allowances, strict=True):
@@ -152,14 +154,14 @@ def limit_headers(allowances: Allowances) -> dict[str, str]:
     return headers
 
 
-def error_response(reply: ErrorReply, headers: Mapping[str, str]) -> Response:
+def error_response(reply: ErrorResponse, headers: Mapping[str, str]) -> Response:
     """An error before the first byte."""
     return Response(reply.body, reply.status, {**headers, **reply.headers}, "application/json")
 
 
-async def read_body(request: Request, door: Door) -> bytes:
+async def read_body(request: Request, route: RouteContext) -> bytes:
     """The whole body. Raises BodyTooLarge, or ClientDisconnect."""
-    return await read_limited_body(request, door.options.max_body_bytes)
+    return await read_limited_body(request, route.options.max_body_bytes)
 
 
 async def read_limited_body(request: Request, limit: int) -> bytes:
@@ -177,12 +179,12 @@ async def read_limited_body(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _address(request: Request, proxies: frozenset[str]) -> str:
+def _client_address(request: Request, trusted_proxies: frozenset[str]) -> str:
     """The client's: as far as the addresses of proxies go, the one that the last of them tells."""
     address = request.client.host if request.client is not None else ""
-    if address not in proxies:
+    if address not in trusted_proxies:
         return address
-    told = [part.strip() for part in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
-    while address in proxies and told:
-        address = told.pop() or address
+    forwarded = [part.strip() for part in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
+    while address in trusted_proxies and forwarded:
+        address = forwarded.pop() or address
     return address

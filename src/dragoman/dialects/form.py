@@ -13,7 +13,7 @@ from dragoman.core.request import GenerationRequest
 from dragoman.core.service import ServedModel
 
 
-class AnswerMachine(Protocol):
+class ResponseBuilder(Protocol):
     """Events in, JSON out: one state machine for both ways of answering."""
 
     def feed(self, event: Event) -> Iterable[bytes]:
@@ -24,34 +24,34 @@ class AnswerMachine(Protocol):
         """The last frame of a complete stream, framing included; empty where the dialect has none."""
         ...
 
-    def collected(self) -> bytes:
+    def build(self) -> bytes:
         """The whole answer as one JSON document, after the last event."""
         ...
 
 
-class Call(NamedTuple):
+class DecodedRequest(NamedTuple):
     """A decoded request."""
 
     requests: list[GenerationRequest]
     stream: bool
-    machine: AnswerMachine
-    fields: Mapping[str, str] = {}
+    builder: ResponseBuilder
+    field_names: Mapping[str, str] = {}
     """What this request calls the parameters that the engine may refuse, where its words are others."""
-    learnt: Mapping[str, str] = {}
+    extra_arguments: Mapping[str, str] = {}
     """What its answer tells of the models: further arguments, for decoding the body again without them."""
     priority: int = DEFAULT_PRIORITY
     """In the queue, should it be put there."""
     headers: Mapping[str, str] = {}
     """Of an answer that was waited for in the queue."""
 
-    def as_sent(self, error: DragomanError) -> DragomanError:
+    def in_client_terms(self, error: DragomanError) -> DragomanError:
         """The error, with the field at fault under the name it was sent by."""
         if isinstance(error, BadRequest) and error.parameter is not None:
-            error.parameter = self.fields.get(error.parameter, error.parameter)
+            error.parameter = self.field_names.get(error.parameter, error.parameter)
         return error
 
 
-class Occasion(NamedTuple):
+class DecodeContext(NamedTuple):
     """What a body is decoded with."""
 
     answer_id: str
@@ -64,7 +64,7 @@ class Occasion(NamedTuple):
     """Those served; None: the request was let in before, and its answer is to be told again."""
 
 
-class ErrorReply(NamedTuple):
+class ErrorResponse(NamedTuple):
     """An error in a dialect's own envelope."""
 
     status: int
@@ -72,53 +72,53 @@ class ErrorReply(NamedTuple):
     headers: dict[str, str]
 
 
-class ErrorReplies(Protocol):
+class ErrorRenderer(Protocol):
     """How errors are told before the first byte."""
 
-    def reply(self, error: DragomanError) -> ErrorReply:
+    def render(self, error: DragomanError) -> ErrorResponse:
         """The response to a request that failed before it."""
         ...
 
 
-class ErrorCodec(ErrorReplies, Protocol):
+class ErrorCodec(ErrorRenderer, Protocol):
     """How a dialect tells of errors, before the first byte and after it."""
 
-    def frame(self, error: DragomanError) -> bytes:
+    def render_frame(self, error: DragomanError) -> bytes:
         """The frame that ends a stream that failed after it, framing included."""
         ...
 
 
-class Form(NamedTuple):
+class EndpointCodec(NamedTuple):
     """One way of answering: that of one kind of route."""
 
     name: str
     """That of the dialect, a dot and that of the route. Jobs are kept under it, so it stays as it is."""
-    decode: Callable[[bytes, Occasion], Call]
+    decode: Callable[[bytes, DecodeContext], DecodedRequest]
     """Raises BadRequest, and with `models` in the occasion ModelNotFound."""
     errors: ErrorCodec
 
 
-class Asked(NamedTuple):
+class ReceivedRequest(NamedTuple):
     """A request as it was read."""
 
-    form: Form
-    occasion: Occasion
+    codec: EndpointCodec
+    context: DecodeContext
     body: bytes
-    call: Call
+    decoded: DecodedRequest
 
-    def kept(self) -> StoredRequest:
+    def to_stored(self) -> StoredRequest:
         """What it takes to tell its answer later."""
-        at, arguments = self.occasion, {**self.occasion.arguments, **self.call.learnt}
-        return StoredRequest(self.form.name, arguments, self.body, at.answer_id, at.created)
+        context, arguments = self.context, {**self.context.arguments, **self.decoded.extra_arguments}
+        return StoredRequest(self.codec.name, arguments, self.body, context.answer_id, context.created)
 
 
-def asked_again(kept: StoredRequest, forms: Mapping[str, Form]) -> Asked:
+def restore_request(stored: StoredRequest, codecs: Mapping[str, EndpointCodec]) -> ReceivedRequest:
     """The request whose answer is to be told, with a machine that was told nothing.
 
     Raises EngineFailed for a form that only another version of the server has.
     """
-    form = forms.get(kept.name)
-    if form is None:
-        raise EngineFailed(f"This version of the server cannot tell an answer in the form '{kept.name}'")
-    occasion = Occasion(kept.answer_id, kept.created, kept.arguments)
-    return Asked(form, occasion, kept.body, form.decode(kept.body, occasion))
+    codec = codecs.get(stored.name)
+    if codec is None:
+        raise EngineFailed(f"This version of the server cannot tell an answer in the form '{stored.name}'")
+    context = DecodeContext(stored.answer_id, stored.created, stored.arguments)
+    return ReceivedRequest(codec, context, stored.body, codec.decode(stored.body, context))

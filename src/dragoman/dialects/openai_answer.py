@@ -6,11 +6,11 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from dragoman.core.events import FinishReason, TokenLogprobs, ToolCallDelta, Usage
-from dragoman.dialects.answer import Answer, ChoiceSoFar
-from dragoman.dialects.form import Occasion
-from dragoman.dialects.openai_logprobs import ChatLogprobs, told_tokens
-from dragoman.dialects.openai_shapes import StreamOptions, UsageBody, usage_body
-from dragoman.dialects.openai_tools import ToolCallBody, ToolCallPiece, tool_call_bodies, tool_call_pieces
+from dragoman.dialects.answer import BaseResponseBuilder, ChoiceState
+from dragoman.dialects.form import DecodeContext
+from dragoman.dialects.openai_logprobs import ChatLogprobs, chat_token_logprobs
+from dragoman.dialects.openai_shapes import CompletionUsage, StreamOptions, completion_usage
+from dragoman.dialects.openai_tools import ToolCallBody, ToolCallDeltaBody, tool_call_bodies, tool_call_delta_bodies
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
@@ -36,7 +36,7 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: UsageBody
+    usage: CompletionUsage
     system_fingerprint: str | UnsetType | None = UNSET
 
 
@@ -44,7 +44,7 @@ class ChatDelta(msgspec.Struct, frozen=True):
     role: str | UnsetType = UNSET
     content: str | UnsetType = UNSET
     reasoning: str | UnsetType = UNSET
-    tool_calls: list[ToolCallPiece] | UnsetType = UNSET
+    tool_calls: list[ToolCallDeltaBody] | UnsetType = UNSET
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True):
@@ -60,7 +60,7 @@ class ChatChunk(msgspec.Struct, frozen=True):
     created: int
     model: str
     choices: list[ChatChunkChoice]
-    usage: UsageBody | UnsetType = UNSET
+    usage: CompletionUsage | UnsetType = UNSET
     system_fingerprint: str | UnsetType | None = UNSET
 
 
@@ -77,7 +77,7 @@ class TextCompletion(msgspec.Struct, frozen=True):
     created: int
     model: str
     choices: list[TextChoice]
-    usage: UsageBody
+    usage: CompletionUsage
 
 
 class TextChunkChoice(msgspec.Struct, frozen=True):
@@ -93,10 +93,10 @@ class TextChunk(msgspec.Struct, frozen=True):
     created: int
     model: str
     choices: list[TextChunkChoice]
-    usage: UsageBody | UnsetType = UNSET
+    usage: CompletionUsage | UnsetType = UNSET
 
 
-class Head(msgspec.Struct, frozen=True):
+class ResponseHead(msgspec.Struct, frozen=True):
     """What all documents of one answer share. UNSET members are left out of them."""
 
     id: str
@@ -104,37 +104,37 @@ class Head(msgspec.Struct, frozen=True):
     model: str
     include_usage: bool
     """Whether a stream ends with its usage."""
-    tells_logprobs: bool = False
+    has_logprobs: bool = False
     """Whether log-probabilities were asked for."""
-    no_logprobs: UnsetType | None = UNSET
+    absent_logprobs: UnsetType | None = UNSET
     """What stands in their place where there are none, on the chat route."""
     system_fingerprint: str | UnsetType | None = UNSET
 
 
-def head_of(
-    occasion: Occasion, kind: str, model: str, options: StreamOptions | None, *, logprobs: bool = False
-) -> Head:
+def response_head(
+    context: DecodeContext, kind: str, model: str, options: StreamOptions | None, *, logprobs: bool = False
+) -> ResponseHead:
     """The head of an answer whose id begins with `kind`."""
-    answer_id = f"{kind}-{occasion.answer_id}"
-    return Head(answer_id, occasion.created, model, bool(options and options.include_usage), logprobs)
+    answer_id = f"{kind}-{context.answer_id}"
+    return ResponseHead(answer_id, context.created, model, bool(options and options.include_usage), logprobs)
 
 
-class HeadedAnswer(Answer):
+class OpenAIResponseBuilder(BaseResponseBuilder):
     """An answer whose documents share a head, and whose stream tells the usage when it was asked to."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: ResponseHead) -> None:
         super().__init__()
         self._head = head
 
     def usage_chunks(self, usage: Usage) -> Iterable[bytes]:
-        return [self.usage_chunk(usage_body(usage))] if self._head.include_usage else ()
+        return [self.usage_chunk(completion_usage(usage))] if self._head.include_usage else ()
 
-    def usage_chunk(self, usage: UsageBody) -> bytes:
+    def usage_chunk(self, usage: CompletionUsage) -> bytes:
         """The chunk without choices that ends such a stream."""
         raise NotImplementedError
 
 
-class ChatAnswer(HeadedAnswer):
+class OpenAIChatResponseBuilder(OpenAIResponseBuilder):
     """A chat completion. The role comes in a chunk of its own before the first that a choice says."""
 
     def opening_chunks(self, index: int) -> Iterable[bytes]:
@@ -146,13 +146,16 @@ class ChatAnswer(HeadedAnswer):
     def reasoning_chunk(self, index: int, text: str) -> bytes:
         return self._chunk(index, ChatDelta(reasoning=text))
 
-    def call_chunks(self, piece: ToolCallDelta) -> Iterable[bytes]:
-        return [self._chunk(piece.index, ChatDelta(tool_calls=[part])) for part in tool_call_pieces(piece)]
+    def tool_call_chunks(self, tool_call_delta: ToolCallDelta) -> Iterable[bytes]:
+        return [
+            self._chunk(tool_call_delta.index, ChatDelta(tool_calls=[part]))
+            for part in tool_call_delta_bodies(tool_call_delta)
+        ]
 
     def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
         return [self._chunk(index, ChatDelta(), reason)]
 
-    def usage_chunk(self, usage: UsageBody) -> bytes:
+    def usage_chunk(self, usage: CompletionUsage) -> bytes:
         return self._document([], usage)
 
     def document(self, usage: Usage) -> bytes:
@@ -164,27 +167,31 @@ class ChatAnswer(HeadedAnswer):
                 head.created,
                 head.model,
                 [self._choice(choice) for choice in self.choices()],
-                usage_body(usage),
+                completion_usage(usage),
                 head.system_fingerprint,
             )
         )
 
-    def _choice(self, choice: ChoiceSoFar) -> ChatChoice:
+    def _choice(self, choice: ChoiceState) -> ChatChoice:
         message = AssistantMessage(
             reasoning=choice.reasoning or UNSET,
             content=choice.content,
-            tool_calls=tool_call_bodies(choice.calls) or UNSET,
+            tool_calls=tool_call_bodies(choice.tool_calls) or UNSET,
         )
-        logprobs = ChatLogprobs(told_tokens(choice.logprobs)) if self._head.tells_logprobs else self._head.no_logprobs
-        return ChatChoice(choice.index, message, choice.reason, logprobs)
+        logprobs = (
+            ChatLogprobs(chat_token_logprobs(choice.logprobs))
+            if self._head.has_logprobs
+            else self._head.absent_logprobs
+        )
+        return ChatChoice(choice.index, message, choice.finish_reason, logprobs)
 
     def _chunk(
         self, index: int, delta: ChatDelta, reason: str | None = None, logprobs: Sequence[TokenLogprobs] = ()
     ) -> bytes:
-        told = ChatLogprobs(told_tokens(logprobs)) if logprobs else self._head.no_logprobs
-        return self._document([ChatChunkChoice(index, delta, reason, told)])
+        encoded_logprobs = ChatLogprobs(chat_token_logprobs(logprobs)) if logprobs else self._head.absent_logprobs
+        return self._document([ChatChunkChoice(index, delta, reason, encoded_logprobs)])
 
-    def _document(self, choices: list[ChatChunkChoice], usage: UsageBody | UnsetType = UNSET) -> bytes:
+    def _document(self, choices: list[ChatChunkChoice], usage: CompletionUsage | UnsetType = UNSET) -> bytes:
         head = self._head
         return _encode(
             ChatChunk(
@@ -193,7 +200,7 @@ class ChatAnswer(HeadedAnswer):
         )
 
 
-class TextAnswer(HeadedAnswer):
+class OpenAITextResponseBuilder(OpenAIResponseBuilder):
     """A text completion without log-probabilities."""
 
     def text_chunk(self, index: int, text: str, _logprobs: Sequence[TokenLogprobs]) -> bytes:
@@ -202,14 +209,16 @@ class TextAnswer(HeadedAnswer):
     def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
         return [self._document([TextChunkChoice(index, "", finish_reason=reason)])]
 
-    def usage_chunk(self, usage: UsageBody) -> bytes:
+    def usage_chunk(self, usage: CompletionUsage) -> bytes:
         return self._document([], usage)
 
     def document(self, usage: Usage) -> bytes:
         head = self._head
-        choices = [TextChoice(choice.index, choice.text, None, choice.reason) for choice in self.choices()]
-        return _encode(TextCompletion(head.id, "text_completion", head.created, head.model, choices, usage_body(usage)))
+        choices = [TextChoice(choice.index, choice.text, None, choice.finish_reason) for choice in self.choices()]
+        return _encode(
+            TextCompletion(head.id, "text_completion", head.created, head.model, choices, completion_usage(usage))
+        )
 
-    def _document(self, choices: list[TextChunkChoice], usage: UsageBody | UnsetType = UNSET) -> bytes:
+    def _document(self, choices: list[TextChunkChoice], usage: CompletionUsage | UnsetType = UNSET) -> bytes:
         head = self._head
         return _encode(TextChunk(head.id, "text_completion", head.created, head.model, choices, usage))

@@ -6,8 +6,8 @@ from typing import Any, Literal
 import msgspec
 
 from dragoman.core.request import AnswerFormat, JsonObjectFormat, JsonSchemaFormat
-from dragoman.dialects.openai_tools import Name, wrong_schema
-from dragoman.dialects.validation import Missing, Violation
+from dragoman.dialects.openai_tools import Name, validate_schema
+from dragoman.dialects.validation import MissingField, Violation
 
 
 class JsonSchema(msgspec.Struct, frozen=True):
@@ -27,14 +27,14 @@ class ResponseFormat(msgspec.Struct, frozen=True):
     """Required for the type of this name."""
 
 
-def wrong_format(sent: ResponseFormat | None) -> Iterator[Violation]:
+def validate_response_format(sent: ResponseFormat | None) -> Iterator[Violation]:
     """What the types of `response_format` cannot say."""
     if sent is None or sent.type != "json_schema":
         return
     if sent.json_schema is None:
-        yield Violation(("response_format", "json_schema"), Missing())
+        yield Violation(("response_format", "json_schema"), MissingField())
     else:
-        yield from wrong_schema(sent.json_schema.schema, ("response_format", "json_schema", "schema"))
+        yield from validate_schema(sent.json_schema.schema, ("response_format", "json_schema", "schema"))
 
 
 def answer_format(sent: ResponseFormat | None) -> AnswerFormat | None:

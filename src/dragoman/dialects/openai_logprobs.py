@@ -10,7 +10,7 @@ from dragoman.core.events import TokenLogprobs
 MAX_TOP_LOGPROBS = 20
 
 
-class LikelyToken(msgspec.Struct, frozen=True):
+class ChatTopLogprob(msgspec.Struct, frozen=True):
     """`token` shows a part of a character as U+FFFD; `bytes` are its UTF-8 bytes."""
 
     token: str
@@ -19,19 +19,19 @@ class LikelyToken(msgspec.Struct, frozen=True):
     bytes: list[int]
 
 
-class ToldToken(msgspec.Struct, frozen=True):
+class ChatTokenLogprob(msgspec.Struct, frozen=True):
     """A token of the answer, and the likeliest ones at its place."""
 
     token: str
     logprob: float
     bytes: list[int]
-    top_logprobs: list[LikelyToken]
+    top_logprobs: list[ChatTopLogprob]
 
 
 class ChatLogprobs(msgspec.Struct, frozen=True):
     """Of the tokens of an answer, or of one chunk of it."""
 
-    content: list[ToldToken]
+    content: list[ChatTokenLogprob]
     refusal: None = None
 
 
@@ -60,44 +60,44 @@ class TextOffsets:
         return start
 
 
-def told_tokens(told: Iterable[TokenLogprobs]) -> list[ToldToken]:
+def chat_token_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[ChatTokenLogprob]:
     """Tokens of an answer in the form of chats."""
     return [
-        ToldToken(
-            _shown(entry.token),
-            _known(entry.logprob),
+        ChatTokenLogprob(
+            _display_text(entry.token),
+            _required(entry.logprob),
             list(entry.token),
-            [LikelyToken(_shown(likely.token), likely.logprob, list(likely.token)) for likely in entry.top],
+            [ChatTopLogprob(_display_text(likely.token), likely.logprob, list(likely.token)) for likely in entry.top],
         )
-        for entry in told
+        for entry in logprobs
     ]
 
 
-def text_logprobs(told: Iterable[TokenLogprobs], offsets: TextOffsets) -> TextLogprobs:
+def text_logprobs(logprobs: Iterable[TokenLogprobs], offsets: TextOffsets) -> TextLogprobs:
     """Tokens of a text, in its own form; `offsets` has seen all that came before them in their choice."""
-    tokens = list(told)
+    tokens = list(logprobs)
     return TextLogprobs(
-        [_shown(entry.token) for entry in tokens],
+        [_display_text(entry.token) for entry in tokens],
         [entry.logprob for entry in tokens],
-        [_top(entry) for entry in tokens],
+        [_top_by_text(entry) for entry in tokens],
         [offsets.advance(entry.token) for entry in tokens],
     )
 
 
-def _top(entry: TokenLogprobs) -> dict[str, float] | None:
+def _top_by_text(entry: TokenLogprobs) -> dict[str, float] | None:
     """The likeliest tokens by their text. Of several that look alike, the likeliest is told."""
     if entry.logprob is None:
         return None
     top: dict[str, float] = {}
     for likely in entry.top:
-        top.setdefault(_shown(likely.token), likely.logprob)
+        top.setdefault(_display_text(likely.token), likely.logprob)
     return top
 
 
-def _known(logprob: float | None) -> float:
+def _required(logprob: float | None) -> float:
     assert logprob is not None, "only a prompt's first token has none, and chats do not show their prompt"
     return logprob
 
 
-def _shown(token: bytes) -> str:
+def _display_text(token: bytes) -> str:
     return token.decode(errors="replace")

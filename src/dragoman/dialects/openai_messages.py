@@ -6,7 +6,7 @@ from typing import Literal
 import msgspec
 
 from dragoman.core.request import Message, ToolCall
-from dragoman.dialects.validation import Invalid, Missing, Path, Violation
+from dragoman.dialects.validation import FieldPath, InvalidValue, MissingField, Violation
 
 
 class ContentPart(msgspec.Struct, frozen=True):
@@ -16,17 +16,17 @@ class ContentPart(msgspec.Struct, frozen=True):
     text: str | None = None
 
 
-class CalledFunction(msgspec.Struct, frozen=True):
+class AssistantFunctionCall(msgspec.Struct, frozen=True):
     name: str
     arguments: str = "{}"
     """JSON text."""
 
 
-class SentToolCall(msgspec.Struct, frozen=True):
+class AssistantToolCall(msgspec.Struct, frozen=True):
     """A call that an earlier answer made."""
 
     id: str
-    function: CalledFunction
+    function: AssistantFunctionCall
     type: Literal["function"] = "function"
 
 
@@ -37,26 +37,26 @@ class ChatMessage(msgspec.Struct, frozen=True):
     content: str | list[ContentPart] | None = None
     """Required, but for an assistant's message with tool calls."""
     name: str | None = None
-    tool_calls: list[SentToolCall] | None = None
+    tool_calls: list[AssistantToolCall] | None = None
     tool_call_id: str | None = None
     """Of a tool's message: the call it answers."""
     reasoning: str | None = None
     """Of an earlier answer. Only the templates of thinking models use it."""
 
 
-def wrong_messages(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
+def validate_messages(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
     """What the types of `messages` cannot say."""
     for index, message in enumerate(messages):
         path = ("messages", index)
         if message.tool_calls and message.role != "assistant":
-            yield Violation((*path, "tool_calls"), Invalid("Only an assistant's message has tool calls"))
+            yield Violation((*path, "tool_calls"), InvalidValue("Only an assistant's message has tool calls"))
         if message.content is None and not message.tool_calls:
-            yield Violation((*path, "content"), Missing())
+            yield Violation((*path, "content"), MissingField())
         elif isinstance(message.content, list):
-            yield from _wrong_parts(message.content, (*path, "content"))
+            yield from _validate_parts(message.content, (*path, "content"))
 
 
-def messages_of(messages: Iterable[ChatMessage]) -> tuple[Message, ...]:
+def to_core_messages(messages: Iterable[ChatMessage]) -> tuple[Message, ...]:
     """Messages without a violation, in core's terms."""
     return tuple(
         Message(
@@ -71,12 +71,14 @@ def messages_of(messages: Iterable[ChatMessage]) -> tuple[Message, ...]:
     )
 
 
-def _wrong_parts(parts: Iterable[ContentPart], path: Path) -> Iterator[Violation]:
+def _validate_parts(parts: Iterable[ContentPart], path: FieldPath) -> Iterator[Violation]:
     for index, part in enumerate(parts):
         if part.type != "text":
-            yield Violation((*path, index, "type"), Invalid(f"This model takes text only, got type '{part.type[:40]}'"))
+            yield Violation(
+                (*path, index, "type"), InvalidValue(f"This model takes text only, got type '{part.type[:40]}'")
+            )
         elif part.text is None:
-            yield Violation((*path, index, "text"), Missing())
+            yield Violation((*path, index, "text"), MissingField())
 
 
 def _text(content: str | list[ContentPart] | None) -> str:

@@ -33,7 +33,7 @@ class CompletionTokensDetails(msgspec.Struct, frozen=True):
     reasoning_tokens: int
 
 
-class UsageBody(msgspec.Struct, frozen=True):
+class CompletionUsage(msgspec.Struct, frozen=True):
     """The usage of a whole request."""
 
     completion_tokens: int
@@ -44,9 +44,9 @@ class UsageBody(msgspec.Struct, frozen=True):
     """Of an answer with thoughts."""
 
 
-def usage_body(usage: Usage) -> UsageBody:
+def completion_usage(usage: Usage) -> CompletionUsage:
     """Usage as clients read it."""
-    return UsageBody(
+    return CompletionUsage(
         usage.completion_tokens,
         usage.prompt_tokens,
         usage.prompt_tokens + usage.completion_tokens,

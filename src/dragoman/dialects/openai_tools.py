@@ -8,8 +8,8 @@ from msgspec import UNSET, Meta, UnsetType
 
 from dragoman.core.events import ToolCallDelta
 from dragoman.core.request import Tool, ToolOptions
-from dragoman.dialects.answer import CallSoFar
-from dragoman.dialects.validation import Invalid, Path, Violation
+from dragoman.dialects.answer import ToolCallState
+from dragoman.dialects.validation import FieldPath, InvalidValue, Violation
 
 MAX_TOOLS = 128
 
@@ -48,29 +48,29 @@ Tools = Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)]
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
-def wrong_tools(tools: Sequence[ToolDefinition], choice: ToolChoice | None) -> Iterator[Violation]:
+def validate_tools(tools: Sequence[ToolDefinition], choice: ToolChoice | None) -> Iterator[Violation]:
     """What the types of the two fields cannot say."""
     names: set[str] = set()
     for index, tool in enumerate(tools):
         name = tool.function.name
         if name in names:
-            problem = Invalid(f"Names of tools must be unique, '{name}' is there twice")
+            problem = InvalidValue(f"Names of tools must be unique, '{name}' is there twice")
             yield Violation(("tools", index, "function", "name"), problem)
         names.add(name)
-        yield from wrong_schema(tool.function.parameters, ("tools", index, "function", "parameters"))
+        yield from validate_schema(tool.function.parameters, ("tools", index, "function", "parameters"))
     if choice == "required" and not tools:
-        yield Violation(("tool_choice",), Invalid("tool_choice 'required' needs tools to choose from"))
+        yield Violation(("tool_choice",), InvalidValue("tool_choice 'required' needs tools to choose from"))
     if isinstance(choice, NamedTool) and choice.function.name not in names:
-        problem = Invalid(f"None of the tools is called '{choice.function.name[:64]}'")
+        problem = InvalidValue(f"None of the tools is called '{choice.function.name[:64]}'")
         yield Violation(("tool_choice", "function", "name"), problem)
 
 
-def wrong_schema(schema: object, path: Path) -> Iterator[Violation]:
+def validate_schema(schema: object, path: FieldPath) -> Iterator[Violation]:
     """Numbers that JSON can say and an engine cannot be told. What else is wrong with a schema, the engine says."""
     try:
         msgspec.msgpack.encode(schema)
     except OverflowError:
-        yield Violation(path, Invalid("The integers of a schema must fit into 64 bits"))
+        yield Violation(path, InvalidValue("The integers of a schema must fit into 64 bits"))
 
 
 def tool_use(
@@ -102,31 +102,31 @@ class ToolCallBody(msgspec.Struct, frozen=True):
     function: FunctionCall
 
 
-class FunctionCallPiece(msgspec.Struct, frozen=True, kw_only=True):
+class FunctionCallDeltaBody(msgspec.Struct, frozen=True, kw_only=True):
     """The name comes whole, and once; the arguments of all pieces are concatenated."""
 
     name: str | UnsetType = UNSET
     arguments: str
 
 
-class ToolCallPiece(msgspec.Struct, frozen=True, kw_only=True):
+class ToolCallDeltaBody(msgspec.Struct, frozen=True, kw_only=True):
     """A part of a call in a stream; `index` is the number of the call within its choice."""
 
     index: int
     id: str | UnsetType = UNSET
     type: str | UnsetType = UNSET
-    function: FunctionCallPiece
+    function: FunctionCallDeltaBody
 
 
-def tool_call_bodies(calls: Iterable[CallSoFar]) -> list[ToolCallBody]:
+def tool_call_bodies(calls: Iterable[ToolCallState]) -> list[ToolCallBody]:
     """Complete calls as clients read them."""
     return [ToolCallBody(call.id, "function", FunctionCall(call.name, call.arguments)) for call in calls]
 
 
-def tool_call_pieces(piece: ToolCallDelta) -> Iterator[ToolCallPiece]:
+def tool_call_delta_bodies(delta: ToolCallDelta) -> Iterator[ToolCallDeltaBody]:
     """A piece of a call as clients read it: the name comes before, and apart from, all arguments."""
-    if piece.name is not None:
-        named = FunctionCallPiece(name=piece.name, arguments="")
-        yield ToolCallPiece(index=piece.call_index, id=piece.id or UNSET, type="function", function=named)
-    if piece.arguments:
-        yield ToolCallPiece(index=piece.call_index, function=FunctionCallPiece(arguments=piece.arguments))
+    if delta.name is not None:
+        named = FunctionCallDeltaBody(name=delta.name, arguments="")
+        yield ToolCallDeltaBody(index=delta.call_index, id=delta.id or UNSET, type="function", function=named)
+    if delta.arguments:
+        yield ToolCallDeltaBody(index=delta.call_index, function=FunctionCallDeltaBody(arguments=delta.arguments))

@@ -20,16 +20,16 @@ class Operation(NamedTuple):
     path: str
     """With {parameters}."""
     summary: str
-    answer: type[msgspec.Struct] | type[list[Any]]
+    response: type[msgspec.Struct] | type[list[Any]]
     error: type[msgspec.Struct]
-    errors: tuple[int, ...]
+    error_statuses: tuple[int, ...]
     """Statuses of errors."""
     request: type[msgspec.Struct] | None = None
     chunk: type[msgspec.Struct] | None = None
     """One event of the stream, where there is one."""
     ends_with_done: bool = True
     """Whether the stream's terminator is [DONE]."""
-    queues: bool = False
+    is_always_queued: bool = False
     """Whether its requests are queued even if they do not ask for it."""
     query: type[msgspec.Struct] | None = None
     example: dict[str, object] | None = None
@@ -38,4 +38,4 @@ class Operation(NamedTuple):
     @property
     def generates(self) -> bool:
         """Whether its requests are answered by a model, now or later."""
-        return self.request is not None and (self.chunk is not None or self.queues)
+        return self.request is not None and (self.chunk is not None or self.is_always_queued)

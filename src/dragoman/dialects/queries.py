@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import inspect
 
-from dragoman.dialects.validation import FastApiDetail, InvalidFields, Wire, fastapi_detail, read
+from dragoman.dialects.validation import FastApiDetail, InvalidFields, WireStruct, decode_body, fastapi_detail
 
-_MOST_DIGITS = 15
+_MAX_DIGITS = 15
 """Longer numbers are no page anybody has, and none that JSON readers must take."""
 
 
@@ -15,14 +15,14 @@ class InvalidQuery(InvalidFields):
     """What is wrong stands in the query, not in the body."""
 
 
-def read_query(query: Mapping[str, str], struct: type[Wire]) -> Wire:
+def read_query(query: Mapping[str, str], struct: type[WireStruct]) -> WireStruct:
     """The query as `struct`, whose whole numbers stand in it as text. Raises InvalidQuery."""
     document: dict[str, object] = dict(query)
     for field in msgspec.structs.fields(struct):
         if field.name in query and isinstance(inspect.type_info(field.type), inspect.IntType):
             document[field.name] = _as_number(query[field.name])
     try:
-        return read(msgspec.json.encode(document), struct)
+        return decode_body(msgspec.json.encode(document), struct)
     except InvalidFields as error:
         raise InvalidQuery(error.violations) from None
 
@@ -37,4 +37,4 @@ def query_details(error: InvalidQuery) -> list[FastApiDetail]:
 
 def _as_number(text: str) -> int | str:
     digits = text.removeprefix("-")
-    return int(text) if digits.isascii() and digits.isdecimal() and len(digits) <= _MOST_DIGITS else text
+    return int(text) if digits.isascii() and digits.isdecimal() and len(digits) <= _MAX_DIGITS else text

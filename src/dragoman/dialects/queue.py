@@ -13,9 +13,9 @@ from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.jobs import Job, JobDraft, JobState
 from dragoman.core.service import Caller
 from dragoman.dialects import sse
-from dragoman.dialects.door import Door, first_fault
-from dragoman.dialects.exchange import Exchange, Manner
-from dragoman.dialects.form import Asked, asked_again
+from dragoman.dialects.door import RouteContext, preceding_error
+from dragoman.dialects.exchange import GenerationResponse, ResponseOptions
+from dragoman.dialects.form import ReceivedRequest, restore_request
 from dragoman.dialects.idempotency import REPLAYED
 
 JOB_ID_HEADER = "x-dragoman-job-id"
@@ -28,15 +28,15 @@ RESPOND_ASYNC = "respond-async"
 
 JOBS_PATH = "/queue/response"
 
-_LONGEST_WEBHOOK = 2000
+_MAX_WEBHOOK_LENGTH = 2000
 
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 
-QueueUse = Literal["when preferred", "held", "at once"]
+QueueMode = Literal["when preferred", "held", "at once"]
 """When a route queues requests: those that prefer it; all, and clients wait unless they prefer not to; all."""
 
 
-class QueuedBody(msgspec.Struct, frozen=True):
+class QueuedJobBody(msgspec.Struct, frozen=True):
     """A request that was queued."""
 
     id: str
@@ -47,30 +47,30 @@ class QueuedBody(msgspec.Struct, frozen=True):
     status: JobState
 
 
-class Queueing(NamedTuple):
+class SubmissionOptions(NamedTuple):
     """How a request is to be queued."""
 
-    held: bool
+    client_waits: bool
     """Whether its client waits for the answer."""
-    preferred: bool
+    prefers_async: bool
     """Whether its client said not to wait."""
     webhook: str | None
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def fingerprint_parts(self) -> tuple[str, ...]:
         """What makes it another request than the same body sent without them."""
-        return (RESPOND_ASYNC if self.preferred else "", self.webhook or "")
+        return (RESPOND_ASYNC if self.prefers_async else "", self.webhook or "")
 
 
-def queueing_of(headers: Headers, use: QueueUse) -> Queueing | None:
+def submission_options(headers: Headers, mode: QueueMode) -> SubmissionOptions | None:
     """How a request to such a route is to be queued; None: not at all. Raises BadRequest."""
     preferred = prefers_async(headers)
     webhook = _webhook(headers)
-    if use == "when preferred" and not preferred:
+    if mode == "when preferred" and not preferred:
         if webhook is not None:
             raise BadRequest(f"{WEBHOOK_HEADER} tells of queued requests only: send Prefer: {RESPOND_ASYNC} too")
         return None
-    return Queueing(use == "held" and not preferred, preferred and use != "at once", webhook)
+    return SubmissionOptions(mode == "held" and not preferred, preferred and mode != "at once", webhook)
 
 
 def prefers_async(headers: Headers) -> bool:
@@ -84,35 +84,54 @@ def prefers_async(headers: Headers) -> bool:
 
 
 async def enqueue(
-    asked: Asked, queueing: Queueing, attempt: IdempotentRequest | None, door: Door, caller: Caller
+    received: ReceivedRequest,
+    submission: SubmissionOptions,
+    idempotent_request: IdempotentRequest | None,
+    route: RouteContext,
+    caller: Caller,
 ) -> Job:
     """Put a request into the queue. Raises core.errors."""
-    requests = asked.call.requests
+    requests = received.decoded.requests
     draft = JobDraft(
-        tuple(requests), asked.kept(), asked.call.priority, queueing.held, attempt, webhook=queueing.webhook
+        tuple(requests),
+        received.to_stored(),
+        received.decoded.priority,
+        submission.client_waits,
+        idempotent_request,
+        webhook=submission.webhook,
     )
     try:
-        return await door.service.submit(draft, caller)
+        return await route.service.submit(draft, caller)
     except DragomanError as error:
-        raise asked.call.as_sent(await first_fault(door.service, caller, error, requests[0].model)) from None
+        raise received.decoded.in_client_terms(
+            await preceding_error(route.service, caller, error, requests[0].model)
+        ) from None
 
 
-def queued_response(job: Job, asked: Asked, queueing: Queueing, door: Door, caller: Caller) -> Response:
+def queued_response(
+    job: Job, received: ReceivedRequest, submission: SubmissionOptions, route: RouteContext, caller: Caller
+) -> Response:
     """What the client of a request is answered that was queued as `job`."""
-    headers = dict.fromkeys(door.id_headers, job.stored_request.answer_id) | {JOB_ID_HEADER: job.id}
+    headers = dict.fromkeys(route.id_headers, job.stored_request.answer_id) | {JOB_ID_HEADER: job.id}
     if job.already_existed:
         headers |= [REPLAYED]
         # Its answer has the names that it was given first.
-        asked = asked_again(job.stored_request, door.options.forms)
-    if queueing.held:
-        call, errors = asked.call, asked.form.errors
-        manner = Manner(
-            call, errors, {**headers, **call.headers}, door.options.keep_alive_seconds, job.stored_request.answer_id
+        received = restore_request(job.stored_request, route.options.codecs)
+    if submission.client_waits:
+        decoded, errors = received.decoded, received.codec.errors
+        response_options = ResponseOptions(
+            decoded,
+            errors,
+            {**headers, **decoded.headers},
+            route.options.keep_alive_seconds,
+            job.stored_request.answer_id,
         )
-        return Exchange(lambda: door.service.follow_job(job.id, caller), manner, sse.NumberedFrames())
+        return GenerationResponse(
+            lambda: route.service.follow_job(job.id, caller), response_options, sse.NumberedFrames()
+        )
     url = f"{JOBS_PATH}/{job.id}"
-    body = msgspec.json.encode(QueuedBody(job.id, url, job.eta, job.state))
-    if not queueing.preferred:
+    body = msgspec.json.encode(QueuedJobBody(job.id, url, job.eta, job.state))
+    if not submission.prefers_async:
         return Response(body, 200, headers, "application/json")
     return Response(body, 202, headers | {"location": url, "preference-applied": RESPOND_ASYNC}, "application/json")
 
@@ -122,16 +141,16 @@ def _webhook(headers: Headers) -> str | None:
     sent = headers.getlist(WEBHOOK_HEADER)
     if not sent:
         return None
-    if len(sent) > 1 or not _is_web_address(sent[0]):
+    if len(sent) > 1 or not _is_http_url(sent[0]):
         raise BadRequest(
             f"{WEBHOOK_HEADER} must be one URL that begins with https:// or http://, "
-            f"of at most {_LONGEST_WEBHOOK} characters"
+            f"of at most {_MAX_WEBHOOK_LENGTH} characters"
         )
     return sent[0]
 
 
-def _is_web_address(text: str) -> bool:
-    if len(text) > _LONGEST_WEBHOOK or not text.isascii() or not text.isprintable() or " " in text:
+def _is_http_url(text: str) -> bool:
+    if len(text) > _MAX_WEBHOOK_LENGTH or not text.isascii() or not text.isprintable() or " " in text:
         return False
     try:
         parts = urlsplit(text)

@@ -7,7 +7,7 @@ HEADERS = {"content-type": MEDIA_TYPE, "cache-control": "no-cache", "x-accel-buf
 KEEP_ALIVE = b": keep-alive\n\n"
 """A comment: clients skip it, proxies see that the connection lives."""
 
-KEEP_ALIVE_AMONG_IDS = b": keep-alive\n"
+KEEP_ALIVE_WITH_IDS = b": keep-alive\n"
 """The same for a stream with ids: after the first of them, clients take an empty line for the end of an event."""
 
 DONE = b"data: [DONE]\n\n"
@@ -23,7 +23,7 @@ class Frames:
 
     keep_alive = KEEP_ALIVE
 
-    def next(self, frame: bytes) -> bytes:
+    def encode(self, frame: bytes) -> bytes:
         """The next frame as it is to be sent; it may be empty."""
         return frame
 
@@ -31,20 +31,20 @@ class Frames:
 class NumberedFrames(Frames):
     """Frames with an id: their number, from 1 on. A reader who has some already is sent those after them."""
 
-    keep_alive = KEEP_ALIVE_AMONG_IDS
+    keep_alive = KEEP_ALIVE_WITH_IDS
 
     def __init__(self, after: int = 0) -> None:
         """`after` is the number of the last frame that the reader has."""
-        self._after = after
+        self._last_received = after
         self._count = 0
 
-    def next(self, frame: bytes) -> bytes:
+    def encode(self, frame: bytes) -> bytes:
         if not frame:
             return b""
         self._count += 1
-        return b"id: %d\n%b" % (self._count, frame) if self._count > self._after else b""
+        return b"id: %d\n%b" % (self._count, frame) if self._count > self._last_received else b""
 
     @property
-    def reached(self) -> bool:
+    def has_caught_up(self) -> bool:
         """Whether the last frame that the reader has was among those up to now."""
-        return self._count >= self._after
+        return self._count >= self._last_received

@@ -16,11 +16,11 @@ from msgspec import inspect
 
 from dragoman.core.errors import BadRequest
 
-Wire = TypeVar("Wire", bound=msgspec.Struct)
-Path = tuple[str | int, ...]
+WireStruct = TypeVar("WireStruct", bound=msgspec.Struct)
+FieldPath = tuple[str | int, ...]
 
 
-class Missing(NamedTuple):
+class MissingField(NamedTuple):
     """A required field is absent or null."""
 
 
@@ -42,7 +42,7 @@ class OutOfRange(NamedTuple):
 class WrongLength(NamedTuple):
     """A string or array that is too short or too long. None: no bound."""
 
-    of: str
+    json_type: str
     low: int | None
     high: int | None
     got: int
@@ -55,29 +55,29 @@ class NotOneOf(NamedTuple):
     got: object
 
 
-class Mismatch(NamedTuple):
+class PatternMismatch(NamedTuple):
     """A string that does not match its regular expression."""
 
     pattern: str
 
 
-class Unknown(NamedTuple):
+class UnknownField(NamedTuple):
     """A field that must not be there."""
 
 
-class Invalid(NamedTuple):
+class InvalidValue(NamedTuple):
     """Anything else, in words."""
 
     message: str
 
 
-Problem = Missing | WrongType | OutOfRange | WrongLength | NotOneOf | Mismatch | Unknown | Invalid
+Problem = MissingField | WrongType | OutOfRange | WrongLength | NotOneOf | PatternMismatch | UnknownField | InvalidValue
 
 
 class Violation(NamedTuple):
     """One mistake, and where it is."""
 
-    path: Path
+    path: FieldPath
     problem: Problem
 
     @property
@@ -103,12 +103,12 @@ class NotAnObject(MalformedJson):
     """The body is JSON, but no object."""
 
 
-def read(body: bytes, struct: type[Wire]) -> Wire:
+def decode_body(body: bytes, struct: type[WireStruct]) -> WireStruct:
     """The body as `struct`. `null` stands for absent, 40.0 for 40. Raises MalformedJson or InvalidFields."""
     try:
         return msgspec.json.decode(body, type=struct)
     except msgspec.ValidationError:
-        return _read_again(body, struct)
+        return _decode_leniently(body, struct)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedJson("Request body is not valid JSON") from error
 
@@ -116,7 +116,7 @@ def read(body: bytes, struct: type[Wire]) -> Wire:
 def describe(field: str, problem: Problem) -> str:
     """A problem in plain words."""
     match problem:
-        case Missing():
+        case MissingField():
             return f"{field} is required"
         case WrongType(expected):
             return f"{field} must be {' or '.join(map(with_article, expected))}"
@@ -127,11 +127,11 @@ def describe(field: str, problem: Problem) -> str:
             return f"{field} must have {bounds(low, high, None).removeprefix('be ')} {unit}, got {got}"
         case NotOneOf(values, got):
             return f"{field} must be one of {', '.join(map(str, values))}, got {str(got)[:40]!r}"
-        case Mismatch(pattern):
+        case PatternMismatch(pattern):
             return f"{field} must match {pattern}"
-        case Unknown():
+        case UnknownField():
             return f"{field} is not known here"
-        case Invalid(message):
+        case InvalidValue(message):
             # What is said of a whole field names it.
             return f"{field}: {message}" if "." in field or "[" in field else message
 
@@ -150,35 +150,35 @@ def with_article(name: str) -> str:
     return f"{'an' if name[0] in 'aeio' else 'a'} {name}"
 
 
-def _read_again(body: bytes, struct: type[Wire]) -> Wire:
+def _decode_leniently(body: bytes, struct: type[WireStruct]) -> WireStruct:
     try:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedJson("Request body is not valid JSON") from error
     if not isinstance(document, dict):
         raise NotAnObject("Request body must be a JSON object")
-    check = _Check()
-    normal = check.value(_info(struct), document, ())
+    check = _BodyValidator()
+    normalized = check.value(_type_info(struct), document, ())
     if check.violations:
         raise InvalidFields(check.violations)
     try:
-        return msgspec.convert(normal, struct)
+        return msgspec.convert(normalized, struct)
     except (msgspec.ValidationError, OverflowError) as error:
         raise BadRequest(str(error)) from error
 
 
 @functools.cache
-def _info(struct: type[msgspec.Struct]) -> inspect.Type:
+def _type_info(struct: type[msgspec.Struct]) -> inspect.Type:
     return inspect.type_info(struct)
 
 
-class _Check:
+class _BodyValidator:
     """Walks a document along its types; returns it as msgspec takes it and gathers what is wrong."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
 
-    def value(self, info: inspect.Type, value: Any, path: Path) -> Any:
+    def value(self, info: inspect.Type, value: Any, path: FieldPath) -> Any:
         match info:
             case inspect.AnyType() | inspect.RawType() | inspect.CustomType():
                 return value
@@ -194,58 +194,60 @@ class _Check:
             case inspect.StrType() if isinstance(value, str):
                 self._length("string", info.min_length, info.max_length, len(value), path)
                 if info.pattern is not None and not re.search(info.pattern, value):
-                    self.violations.append(Violation(path, Mismatch(info.pattern)))
+                    self.violations.append(Violation(path, PatternMismatch(info.pattern)))
                 return value
             case inspect.BoolType() if isinstance(value, bool):
                 return value
             case inspect.LiteralType():
                 return self._literal(info, value, path)
-            case inspect.IntType() if _is_whole(value):
+            case inspect.IntType() if _is_integer(value):
                 return self._number(info, int(value), path)
             case inspect.FloatType() if _is_number(value):
                 return self._number(info, value, path)
-        self.violations.append(Violation(path, WrongType((_name(info),))))
+        self.violations.append(Violation(path, WrongType((_json_type(info),))))
         return None
 
-    def _object(self, info: inspect.StructType, value: Mapping[str, Any], path: Path) -> dict[str, Any]:
-        normal = {}
+    def _object(self, info: inspect.StructType, value: Mapping[str, Any], path: FieldPath) -> dict[str, Any]:
+        normalized = {}
         for field in info.fields:
             name = field.encode_name
             if value.get(name) is not None:
-                normal[name] = self.value(field.type, value[name], (*path, name))
+                normalized[name] = self.value(field.type, value[name], (*path, name))
             elif field.required:
-                self.violations.append(Violation((*path, name), Missing()))
+                self.violations.append(Violation((*path, name), MissingField()))
         if info.forbid_unknown_fields:
             known = {field.encode_name for field in info.fields}
-            self.violations += [Violation((*path, name), Unknown()) for name in value if name not in known]
-        return normal
+            self.violations += [Violation((*path, name), UnknownField()) for name in value if name not in known]
+        return normalized
 
-    def _one_of_types(self, info: inspect.UnionType, value: Any, path: Path) -> Any:
+    def _one_of_types(self, info: inspect.UnionType, value: Any, path: FieldPath) -> Any:
         kinds = [kind for kind in info.types if not isinstance(kind, inspect.NoneType)]
         # The first type that fits; failing that, one of the same JSON type, whose walk finds what is wrong inside.
-        for fits in (_fits, _is_alike):
+        for fits in (_fits, _are_both_arrays):
             for kind in kinds:
                 if fits(kind, value):
                     return self.value(kind, value, path)
         if value is not None or len(kinds) == len(info.types):
-            self.violations.append(Violation(path, WrongType(tuple(dict.fromkeys(map(_name, kinds))))))
+            self.violations.append(Violation(path, WrongType(tuple(dict.fromkeys(map(_json_type, kinds))))))
         return None
 
-    def _literal(self, info: inspect.LiteralType, value: Any, path: Path) -> Any:
+    def _literal(self, info: inspect.LiteralType, value: Any, path: FieldPath) -> Any:
         if not isinstance(value, type(info.values[0])):
-            self.violations.append(Violation(path, WrongType((_name(info),))))
+            self.violations.append(Violation(path, WrongType((_json_type(info),))))
         elif value not in info.values:
             self.violations.append(Violation(path, NotOneOf(tuple(info.values), value)))
         return value
 
-    def _number(self, info: inspect.IntType | inspect.FloatType, value: float, path: Path) -> float:
+    def _number(self, info: inspect.IntType | inspect.FloatType, value: float, path: FieldPath) -> float:
         low, high, above = info.ge, info.le, info.gt
-        inside = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-        if not inside or (isinstance(info, inspect.FloatType) and math.isinf(_as_float(value))):
+        in_range = (
+            (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
+        )
+        if not in_range or (isinstance(info, inspect.FloatType) and math.isinf(_as_float(value))):
             self.violations.append(Violation(path, OutOfRange(low, high, above, _as_float(value))))
         return value
 
-    def _length(self, of: str, low: int | None, high: int | None, got: int, path: Path) -> None:
+    def _length(self, of: str, low: int | None, high: int | None, got: int, path: FieldPath) -> None:
         if (low is not None and got < low) or (high is not None and got > high):
             self.violations.append(Violation(path, WrongLength(of, low, high, got)))
 
@@ -259,7 +261,7 @@ def _fits(info: inspect.Type, value: Any) -> bool:
         case inspect.BoolType():
             return isinstance(value, bool)
         case inspect.IntType():
-            return _is_whole(value)
+            return _is_integer(value)
         case inspect.FloatType():
             return _is_number(value)
         case inspect.ListType(item_type=item) | inspect.VarTupleType(item_type=item):
@@ -271,11 +273,11 @@ def _fits(info: inspect.Type, value: Any) -> bool:
     return isinstance(info, inspect.AnyType)
 
 
-def _is_alike(info: inspect.Type, value: Any) -> bool:
+def _are_both_arrays(info: inspect.Type, value: Any) -> bool:
     return isinstance(info, inspect.ListType | inspect.VarTupleType) and isinstance(value, list)
 
 
-def _name(info: inspect.Type) -> str:
+def _json_type(info: inspect.Type) -> str:
     match info:
         case inspect.StrType() | inspect.LiteralType():
             return "string"
@@ -294,7 +296,7 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_whole(value: object) -> bool:
+def _is_integer(value: object) -> bool:
     return _is_number(value) and (isinstance(value, int) or (isinstance(value, float) and value.is_integer()))
 
 
@@ -310,7 +312,7 @@ def violations_of(error: BadRequest) -> Iterator[Violation]:
     if isinstance(error, InvalidFields):
         yield from error.violations
     else:
-        yield Violation((error.parameter,) if error.parameter else (), Invalid(error.message))
+        yield Violation((error.parameter,) if error.parameter else (), InvalidValue(error.message))
 
 
 class FastApiDetail(msgspec.Struct, frozen=True):
@@ -323,13 +325,13 @@ class FastApiDetail(msgspec.Struct, frozen=True):
 
 def fastapi_detail(violation: Violation) -> FastApiDetail:
     """A violation in FastAPI's words."""
-    message, kind = _fastapi_words(violation.problem)
+    message, kind = _fastapi_message(violation.problem)
     return FastApiDetail(("body", *violation.path), message, kind)
 
 
-def _fastapi_words(problem: Problem) -> tuple[str, str]:
+def _fastapi_message(problem: Problem) -> tuple[str, str]:
     match problem:
-        case Missing():
+        case MissingField():
             return "Field required", "missing"
         case WrongType(expected):
             name = {"array": "list", "object": "dict", "boolean": "bool", "integer": "int", "number": "float"}
@@ -349,9 +351,9 @@ def _fastapi_words(problem: Problem) -> tuple[str, str]:
             return f"{noun} should have at most {high} {unit}, got {got}", "too_long"
         case NotOneOf(values, _):
             return f"Input should be one of {', '.join(map(str, values))}", "enum"
-        case Mismatch(pattern):
+        case PatternMismatch(pattern):
             return f"String should match pattern '{pattern}'", "string_pattern_mismatch"
-        case Unknown():
+        case UnknownField():
             return "Extra inputs are not permitted", "extra_forbidden"
-        case Invalid(message):
+        case InvalidValue(message):
             return message, "value_error"

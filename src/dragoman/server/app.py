@@ -15,8 +15,8 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dragoman.dialects import arcee, empower, float16, infermatic, scale
-from dragoman.dialects.door import ExchangeOptions
-from dragoman.dialects.form import Form
+from dragoman.dialects.door import HttpOptions
+from dragoman.dialects.form import EndpointCodec
 from dragoman.dialects.operation import Operation
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.catalog import Catalog
@@ -37,22 +37,22 @@ NO_HOSTS: Mapping[str, DialectName] = {}
 class Dialect(NamedTuple):
     """How a dialect joins the app."""
 
-    routes: Callable[[Gateway, ExchangeOptions], list[BaseRoute]]
-    own_routes: Callable[[Gateway, ExchangeOptions], list[BaseRoute]]
+    routes: Callable[[Gateway, HttpOptions], list[BaseRoute]]
+    own_routes: Callable[[Gateway, HttpOptions], list[BaseRoute]]
     """Those on a host of its own, on the vendor's own paths."""
     operations: tuple[Operation, ...]
     """`routes` for the OpenAPI document."""
-    forms: tuple[Form, ...]
+    forms: tuple[EndpointCodec, ...]
     """Its ways of answering."""
 
 
 DIALECTS: dict[DialectName, Dialect] = {
-    "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS, infermatic.FORMS),
-    "empower": Dialect(empower.routes, empower.own_routes, empower.OPERATIONS, empower.FORMS),
-    "scale": Dialect(scale.routes, scale.own_routes, scale.OPERATIONS, scale.FORMS),
-    "arcee": Dialect(arcee.routes, arcee.own_routes, arcee.OPERATIONS, arcee.FORMS),
+    "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS, infermatic.ENDPOINT_CODECS),
+    "empower": Dialect(empower.routes, empower.vendor_routes, empower.OPERATIONS, empower.ENDPOINT_CODECS),
+    "scale": Dialect(scale.routes, scale.vendor_routes, scale.OPERATIONS, scale.ENDPOINT_CODECS),
+    "arcee": Dialect(arcee.routes, arcee.vendor_routes, arcee.OPERATIONS, arcee.ENDPOINT_CODECS),
     # Its first path part is a deployment's name, so it comes last.
-    "float16": Dialect(float16.routes, float16.own_routes, float16.OPERATIONS, float16.FORMS),
+    "float16": Dialect(float16.routes, float16.vendor_routes, float16.OPERATIONS, float16.ENDPOINT_CODECS),
 }
 
 FORMS = {form.name: form for dialect in DIALECTS.values() for form in dialect.forms}
@@ -64,7 +64,7 @@ OPERATIONS: dict[str, tuple[Operation, ...]] = {name: dialect.operations for nam
 
 def build_app(
     catalog: Catalog,
-    options: ExchangeOptions,
+    options: HttpOptions,
     *,
     metrics_directory: str | None,
     keys: StaticKeyAuthenticator = NO_KEYS,
@@ -93,7 +93,7 @@ def build_app(
     shown = metrics.Shown(catalog, registry, metrics_directory, queue)
     if books is None:
         return App(shown, gateway, opened, options, hosts)
-    options = options._replace(answers=books.answers)
+    options = options._replace(idempotency_store=books.answers)
     administration = admin.routes(books.thread, admin_keys) if admin_keys.needs_key else []
     return App(shown, gateway, opened, options, hosts, administration)
 
@@ -137,7 +137,7 @@ class App:
         shown: metrics.Shown,
         gateway: Gateway,
         opened: Callable[[], contextlib.AbstractAsyncContextManager[None]],
-        options: ExchangeOptions,
+        options: HttpOptions,
         hosts: Mapping[str, DialectName],
         administration: Sequence[BaseRoute] = (),
     ) -> None:
@@ -148,9 +148,13 @@ class App:
         common = [
             *health.routes(shown.catalog),
             *metrics.routes(shown, gateway, options),
-            *openapi.routes(documented, gateway, openapi.Keeps(options.answers is not None, gateway.has_queue)),
+            *openapi.routes(
+                documented, gateway, openapi.Keeps(options.idempotency_store is not None, gateway.has_queue)
+            ),
         ]
-        dialects = {name: (gateway.for_dialect(name), options._replace(dialect=name, forms=FORMS)) for name in DIALECTS}
+        dialects = {
+            name: (gateway.for_dialect(name), options._replace(dialect=name, codecs=FORMS)) for name in DIALECTS
+        }
         routes = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*dialects[name])]
         self.routes = [*common, *administration, *routes]
         app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=self._lifespan)
@@ -161,7 +165,7 @@ class App:
             )
             for host, dialect in hosts.items()
         }
-        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(_ByHost(app, own, options.proxies)))
+        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(_ByHost(app, own, options.trusted_proxies)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)

@@ -16,8 +16,8 @@ from starlette.routing import BaseRoute, Route
 from dragoman.core.errors import DragomanError, EngineFailed, Forbidden, Limited, Overloaded, Unauthenticated
 from dragoman.core.jobs import QueueService
 from dragoman.core.service import Caller, VisibleModels
-from dragoman.dialects.door import Door, ExchangeOptions, bearer_key, error_headers, guard
-from dragoman.dialects.form import ErrorReply
+from dragoman.dialects.door import HttpOptions, RouteContext, authenticated, bearer_key, error_headers
+from dragoman.dialects.form import ErrorResponse
 from dragoman.engines.base import EngineStatistics
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.jobs.depths import QueueDepth
@@ -37,10 +37,10 @@ class Shown(NamedTuple):
     queue: JobQueue | None = None
 
 
-def routes(shown: Shown, service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+def routes(shown: Shown, service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """Where there are keys, one of them is needed here too, as `Authorization: Bearer KEY`."""
 
-    door = Door(service, bearer_key, options)
+    door = RouteContext(service, bearer_key, options)
 
     async def answer(_caller: Caller, _visible: VisibleModels) -> Response:
         asked = (_statistics(deployment) for deployment in shown.catalog.deployments)
@@ -52,17 +52,17 @@ def routes(shown: Shown, service: QueueService, options: ExchangeOptions) -> lis
         return Response(generate_latest(counts) + generate_latest(now), media_type=CONTENT_TYPE_LATEST)
 
     async def metrics(request: Request) -> Response:
-        return await guard(request, door, answer, _Refusals())
+        return await authenticated(request, door, answer, _Refusals())
 
     return [Route("/metrics", metrics, methods=["GET"])]
 
 
 class _Refusals:
-    """Implements dialects.exchange.ErrorReplies."""
+    """Implements dialects.exchange.ErrorRenderer."""
 
-    def reply(self, error: DragomanError) -> ErrorReply:
+    def render(self, error: DragomanError) -> ErrorResponse:
         status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
-        return ErrorReply(status, msgspec.json.encode({"detail": error.message}), error_headers(error))
+        return ErrorResponse(status, msgspec.json.encode({"detail": error.message}), error_headers(error))
 
 
 _STATUSES = {Unauthenticated: 401, Forbidden: 403, Limited: 429, Overloaded: 503}

@@ -15,7 +15,7 @@ from starlette.staticfiles import StaticFiles
 import dragoman
 from dragoman.core.service import GenerationService
 from dragoman.dialects.operation import Operation
-from dragoman.dialects.queue import QueuedBody
+from dragoman.dialects.queue import QueuedJobBody
 
 _SWAGGER_PACKAGE = "swagger_ui"
 
@@ -119,7 +119,7 @@ def document(dialects: Mapping[str, Iterable[Operation]], model: str, keeps: Kee
     """The whole document; `model` is what the examples ask for."""
     operations = [(tag, operation) for tag, listed in dialects.items() for operation in listed]
     types = list(
-        dict.fromkeys([QueuedBody, *(struct for _, operation in operations for struct in _structs(operation))])
+        dict.fromkeys([QueuedJobBody, *(struct for _, operation in operations for struct in _structs(operation))])
     )
     schemas, components = msgspec.json.schema_components(types, ref_template=_REFERENCE)
     by_type = dict(zip(types, schemas, strict=True))
@@ -147,14 +147,14 @@ def _add_ways_of_asking(
 ) -> None:
     """The headers by which a request may be repeated or queued, and what is answered to them."""
     parameters, responses = described["parameters"], described["responses"]
-    if keeps.answers or (keeps.jobs and operation.queues):
+    if keeps.answers or (keeps.jobs and operation.is_always_queued):
         parameters.append(_IDEMPOTENCY_KEY)
         responses["409"] = _error(409, schemas[operation.error])
     if keeps.jobs:
         parameters.append(_WEBHOOK)
     if keeps.jobs and operation.chunk is not None:
         parameters.append(_PREFER)
-        content = {"application/json": {"schema": schemas[QueuedBody]}}
+        content = {"application/json": {"schema": schemas[QueuedJobBody]}}
         responses["202"] = {
             "description": "The request is queued; `location` says where its answer will be",
             "content": content,
@@ -162,14 +162,14 @@ def _add_ways_of_asking(
 
 
 def _structs(operation: Operation) -> list[_Described]:
-    told = (operation.request, operation.answer, operation.chunk, operation.error)
+    told = (operation.request, operation.response, operation.chunk, operation.error)
     return [struct for struct in told if struct is not None]
 
 
 def _operation(
     tag: str, operation: Operation, schemas: Mapping[_Described, dict[str, Any]], model: str
 ) -> dict[str, Any]:
-    content = {"application/json": {"schema": schemas[operation.answer]}}
+    content = {"application/json": {"schema": schemas[operation.response]}}
     if operation.chunk is not None:
         content["text/event-stream"] = {"schema": _event(schemas[operation.chunk], done=operation.ends_with_done)}
     described: dict[str, Any] = {
@@ -183,7 +183,7 @@ def _operation(
         ],
         "responses": {
             "200": {"description": "The answer", "content": content},
-            **{str(status): _error(status, schemas[operation.error]) for status in operation.errors},
+            **{str(status): _error(status, schemas[operation.error]) for status in operation.error_statuses},
         },
     }
     if described["parameters"]:

@@ -19,7 +19,7 @@ import uvicorn
 from dragoman.accounts.database import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.core.garbage import freeze_startup_objects
-from dragoman.dialects.door import ExchangeOptions
+from dragoman.dialects.door import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
@@ -106,7 +106,7 @@ def main() -> int:
     folder = Path(settings.adapter_folder).expanduser() if settings.adapter_folder else None
     app = build_app(
         catalog,
-        ExchangeOptions(settings.max_body_bytes, settings.keep_alive_seconds, frozenset(settings.proxies)),
+        HttpOptions(settings.max_body_bytes, settings.keep_alive_seconds, frozenset(settings.proxies)),
         metrics_directory=options.metrics_directory,
         keys=_keys(options, None if options.charged else accounts),
         hosts=settings.hosts,

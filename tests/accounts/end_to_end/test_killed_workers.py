@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dragoman.accounts.database import Database
 from tests.support.metered import AccountFixture
-from tests.support.streaming_clients import StreamingClients, assert_all_paid
+from tests.support.streaming_clients import StreamingClients, assert_all_tokens_charged
 from tests.support.workers import killable_worker
 
 KILLS = {"sqlite": 8, "postgresql": 4}
@@ -21,8 +21,8 @@ async def test_a_worker_killed_at_any_moment_leaves_no_hold_and_nothing_unpaid(
     with killable_worker(database_url, tmp_path / "journals", tokens_per_second=300) as worker:
         async with StreamingClients(worker.url, account_fixture.new_key(), clients=8, seed=1) as clients:
             for _ in range(KILLS[kind]):
-                await clients.receive(rng.randint(1, 300))
+                await clients.wait_for_tokens(rng.randint(1, 300))
                 await asyncio.to_thread(worker.kill)
-            await clients.receive(1)
-    assert_all_paid(account_fixture, clients)
+            await clients.wait_for_tokens(1)
+    assert_all_tokens_charged(account_fixture, clients)
     assert {used.result for used in account_fixture.usage} >= {"finished", "crashed"}

@@ -15,7 +15,7 @@ from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.engines.echo import EchoEngine
 from tests.support.apps import client_of
-from tests.support.asgi_clients import HangingUp
+from tests.support.asgi_clients import DisconnectingClient
 from tests.support.metered import AMPLE_BALANCE, CACHED_PRICE, AccountFixture, cost, metered_app
 
 PATH = "/v1/completions"
@@ -102,10 +102,13 @@ async def test_a_client_that_hangs_up_at_any_chunk_pays_for_what_was_generated(
 ) -> None:
     key = account_fixture.new_key()
     text = "a long answer"
-    clients = [HangingUp(PATH, body(text, max_tokens=len(text), stream=stream), key, after=n) for n in range(18)]
+    clients = [
+        DisconnectingClient(PATH, body(text, max_tokens=len(text), stream=stream), key, disconnect_after=n)
+        for n in range(18)
+    ]
     async with metered_app(account_fixture, tmp_path) as app:
         for client in clients:
-            await client.ask(app)
+            await client.send_to(app)
     account_fixture.assert_settled()
     by_id = {used.request_id: used for used in account_fixture.usage}
     answered = [(client, by_id[client.request_id]) for client in clients if client.request_id is not None]
@@ -122,7 +125,9 @@ async def test_clients_that_hang_up_together_at_every_moment_leave_nothing_held(
     key = account_fixture.new_key()
     async with metered_app(account_fixture, tmp_path) as app:
         asking = [
-            asyncio.create_task(HangingUp(PATH, body("abcdefgh", stream=True), key, after=n % 12).ask(app))
+            asyncio.create_task(
+                DisconnectingClient(PATH, body("abcdefgh", stream=True), key, disconnect_after=n % 12).send_to(app)
+            )
             for n in range(200)
         ]
         # Some are cancelled from outside too, as a server does that cannot wait any longer.
@@ -154,9 +159,9 @@ async def test_a_request_that_fails_pays_for_what_was_delivered(
 async def test_a_client_that_hangs_up_before_the_first_token_pays_nothing(
     account_fixture: AccountFixture, tmp_path: Path
 ) -> None:
-    client = HangingUp(PATH, body("hang", stream=True), account_fixture.new_key(), after=0)
+    client = DisconnectingClient(PATH, body("hang", stream=True), account_fixture.new_key(), disconnect_after=0)
     async with metered_app(account_fixture, tmp_path, engine=FailingEngine(0)) as app:
-        await client.ask(app)
+        await client.send_to(app)
     assert [(used.result, used.charge) for used in account_fixture.usage] in ([], [("disconnected", 0)])
     account_fixture.assert_settled()
 

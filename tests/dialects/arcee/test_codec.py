@@ -33,8 +33,8 @@ from dragoman.core.request import (
 )
 from dragoman.core.service import ServedModel
 from dragoman.dialects.arcee import codec, wire
-from dragoman.dialects.form import Call
-from tests.support.occasions import ID, occasion
+from dragoman.dialects.form import DecodedRequest
+from tests.support.occasions import ID, decode_context
 
 HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}]}
 MODELS = [ServedModel("echo", ("parrot", "acme/echo"), 8192), ServedModel("other", (), None)]
@@ -54,11 +54,11 @@ NO_BOOLEANS: list[object] = [0, 1, "true", [], {}]
 OPTIONAL = [field for field in wire.ChatRequest.__struct_fields__ if field not in ("model", "messages")]
 
 
-def decode(body: bytes) -> Call:
-    return codec.decode_chat(body, occasion(MODELS))
+def decode(body: bytes) -> DecodedRequest:
+    return codec.decode_chat(body, decode_context(MODELS))
 
 
-def call(**fields: object) -> Call:
+def call(**fields: object) -> DecodedRequest:
     return decode(json.dumps(HELLO | fields).encode())
 
 
@@ -71,8 +71,8 @@ def sampling(**fields: object) -> SamplingParams:
     return request(**fields).sampling
 
 
-def answered(error: DragomanError) -> tuple[int, Any]:
-    reply = ERRORS.reply(error)
+def rendered(error: DragomanError) -> tuple[int, Any]:
+    reply = ERRORS.render(error)
     body = json.loads(reply.body)
     assert list(body) == ["detail"]
     return reply.status, body["detail"]
@@ -81,7 +81,7 @@ def answered(error: DragomanError) -> tuple[int, Any]:
 def refusal_of(body: bytes) -> tuple[int, Any]:
     with pytest.raises(DragomanError) as caught:
         decode(body)
-    return answered(caught.value)
+    return rendered(caught.value)
 
 
 def refusal(**fields: object) -> tuple[int, Any]:
@@ -226,7 +226,7 @@ def test_a_missing_field_and_a_wrong_type_answer_400(field: str, value: object, 
     assert refusal(**{field: value}) == (400, f"Invalid request format: {message}")
 
 
-def test_the_first_fault_of_shape_is_told_before_any_of_value() -> None:
+def test_shape_errors_precede_value_errors() -> None:
     assert refusal(temperature=3, top_p="1", n="2") == (400, "Invalid request format: 'top_p' must be a number")
 
 
@@ -237,12 +237,12 @@ def test_all_values_that_are_wrong_are_listed_in_the_order_of_the_fields() -> No
 
 
 @pytest.mark.parametrize("body", [b"", b"{'model': 1}", b'{"model":', b"model=parrot", b"NaN", b'{"n": NaN}', b"\xff"])
-def test_what_is_no_json_answers_400(body: bytes) -> None:
+def test_invalid_json_returns_400(body: bytes) -> None:
     assert refusal_of(body) == (400, "Request body is not valid JSON")
 
 
 @pytest.mark.parametrize("body", [b"[]", b"null", b"1", b'"a"'])
-def test_what_is_no_object_answers_400(body: bytes) -> None:
+def test_json_that_is_not_an_object_returns_400(body: bytes) -> None:
     assert refusal_of(body) == (400, "Invalid request format: the body must be a JSON object")
 
 
@@ -252,7 +252,7 @@ def test_max_completion_tokens_wins_over_max_tokens() -> None:
     assert sampling(max_completion_tokens=None, max_tokens=9).max_tokens == 9
 
 
-def test_a_limit_above_64_bits_is_no_fault() -> None:
+def test_a_limit_above_64_bits_is_accepted() -> None:
     made = sampling(max_tokens=10**30, top_k=1e300)
     assert (made.max_tokens, made.top_k) == (2**63 - 1, 2**63 - 1)
 
@@ -274,7 +274,7 @@ def test_stop_is_a_text_or_a_list(sent: object, stop: tuple[str, ...]) -> None:
     assert sampling(stop=sent).stop == stop
 
 
-def test_an_empty_text_in_the_list_of_stops_is_told_with_its_place() -> None:
+def test_an_empty_stop_string_is_reported_with_its_path() -> None:
     message = "String should have at least 1 characters, got 0"
     assert refusal(stop=["x", ""]) == (422, [entry(message, "too_short", "stop", 1)])
 
@@ -500,27 +500,27 @@ def test_messages_reach_the_model_as_they_stand() -> None:
         ),
     ],
 )
-def test_a_message_that_is_not_understood_is_told_with_its_place(
+def test_an_invalid_message_is_reported_with_its_path(
     message: object, text: str, kind: str, place: list[str | int]
 ) -> None:
     assert refusal(messages=[user("Hi"), message]) == (422, [entry(text, kind, "messages", 1, *place)])
 
 
-def test_an_unknown_model_is_told_as_a_wrong_value_and_names_are_compared_exactly() -> None:
+def test_an_unknown_model_is_a_value_error_and_names_match_exactly() -> None:
     for name in ("foo", "Echo", "echo ", ""):
         assert refusal(model=name) == (422, [entry(f"Model '{name}' not found", "value_error", "model")])
 
 
 @pytest.mark.parametrize("fingerprint", ["fp_0123456789ab", None])
 def test_the_fingerprint_is_the_engines_and_null_while_it_is_not_known(fingerprint: str | None) -> None:
-    told = codec.decode_chat(json.dumps(HELLO).encode(), occasion([ServedModel("parrot", (), 1, fingerprint)]))
+    told = codec.decode_chat(json.dumps(HELLO).encode(), decode_context([ServedModel("parrot", (), 1, fingerprint)]))
     assert _whole(told)["system_fingerprint"] == fingerprint
 
 
-def _whole(answered_call: Call) -> dict[str, Any]:
+def _whole(answered_call: DecodedRequest) -> dict[str, Any]:
     for event in (Delta(0, "Hello!", [1]), Finished(0, "stop"), Usage(12, 3, 0)):
-        list(answered_call.machine.feed(event))
-    document: dict[str, Any] = json.loads(answered_call.machine.collected())
+        list(answered_call.builder.feed(event))
+    document: dict[str, Any] = json.loads(answered_call.builder.build())
     return document
 
 
@@ -560,7 +560,7 @@ def test_every_model_is_listed_once_in_the_services_shape() -> None:
     assert other["created"] == created
 
 
-def test_a_model_that_thinks_is_listed_so() -> None:
+def test_a_reasoning_model_lists_the_reasoning_feature() -> None:
     [card] = json.loads(codec.model_list([ServedModel("thinker", (), 1, supports_reasoning=True)]))["data"]
     assert card["supported_features"][-1] == "reasoning"
 
@@ -587,19 +587,19 @@ def test_the_list_names_just_the_parameters_that_reach_the_engine() -> None:
 
 
 @pytest.mark.parametrize("fault", ["missing", "malformed", "unknown"])
-def test_every_fault_of_a_key_has_the_same_answer(fault: Any) -> None:
-    reply = ERRORS.reply(Unauthenticated(fault, "sk-0123456789abcdef"))
+def test_every_key_error_has_the_same_response(fault: Any) -> None:
+    reply = ERRORS.render(Unauthenticated(fault, "sk-0123456789abcdef"))
     assert (reply.status, reply.headers) == (401, {"www-authenticate": "Bearer"})
     assert json.loads(reply.body) == {"detail": "Authentication failed due to invalid or missing API key"}
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_a_key_stands_behind_bearer_and_needs_no_prefix(scheme: str) -> None:
+def test_bearer_keys_need_no_prefix(scheme: str) -> None:
     assert codec.read_key(Headers({"authorization": f"{scheme} sk-1"})) == "sk-1"
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": ""}, {"authorization": "Bearer "}, {"x-api-key": "sk-1"}])
-def test_other_headers_hold_no_key(headers: dict[str, str]) -> None:
+def test_other_key_headers_are_ignored(headers: dict[str, str]) -> None:
     assert codec.read_key(Headers(headers)) is None
 
 
@@ -609,8 +609,8 @@ def test_another_form_of_the_header_is_refused(value: str) -> None:
         codec.read_key(Headers({"authorization": value}))
 
 
-def test_a_prompt_that_is_too_long_is_the_messages_fault() -> None:
-    status, [detail] = answered(ContextOverflow(9000, 8192, "Shorten it."))
+def test_a_context_overflow_names_messages() -> None:
+    status, [detail] = rendered(ContextOverflow(9000, 8192, "Shorten it."))
     assert (status, detail["loc"], detail["type"]) == (422, ["body", "messages"], "value_error")
     assert detail["msg"].startswith("The prompt has 9000 tokens; the model's context length is 8192 tokens")
 
@@ -624,27 +624,27 @@ def test_a_prompt_that_is_too_long_is_the_messages_fault() -> None:
         (BadRequest("Too odd"), []),
     ],
 )
-def test_what_the_engine_refuses_is_told_with_its_field(error: BadRequest, path: list[str]) -> None:
-    assert answered(error) == (422, [entry("Too odd", "value_error", *path)])
+def test_engine_refusals_name_the_field(error: BadRequest, path: list[str]) -> None:
+    assert rendered(error) == (422, [entry("Too odd", "value_error", *path)])
 
 
 def test_a_body_that_is_too_large_answers_413() -> None:
-    assert answered(BodyTooLarge(10485760)) == (413, "Request body is larger than 10485760 bytes")
+    assert rendered(BodyTooLarge(10485760)) == (413, "Request body is larger than 10485760 bytes")
 
 
 @pytest.mark.parametrize("kind", [Overloaded, ModelLoading, ShuttingDown])
-def test_an_overload_says_when_to_come_back(kind: type[Overloaded]) -> None:
+def test_an_overload_has_retry_after(kind: type[Overloaded]) -> None:
     error = kind("secret", 5)
-    assert answered(error) == (503, "The server is overloaded, retry in 5 seconds")
-    assert ERRORS.reply(error).headers == {"retry-after": "5"}
+    assert rendered(error) == (503, "The server is overloaded, retry in 5 seconds")
+    assert ERRORS.render(error).headers == {"retry-after": "5"}
 
 
-def test_an_engines_failure_tells_nothing_of_itself() -> None:
-    assert answered(EngineFailed("secret")) == (500, INTERNAL)
+def test_an_engine_failure_hides_its_message() -> None:
+    assert rendered(EngineFailed("secret")) == (500, INTERNAL)
 
 
 def test_an_unknown_models_error_is_the_same_from_the_gateway() -> None:
-    assert answered(ModelNotFound("foo")) == (422, [entry("Model 'foo' not found", "value_error", "model")])
+    assert rendered(ModelNotFound("foo")) == (422, [entry("Model 'foo' not found", "value_error", "model")])
 
 
 @pytest.mark.parametrize(
@@ -658,7 +658,7 @@ def test_an_unknown_models_error_is_the_same_from_the_gateway() -> None:
 def test_an_error_inside_a_stream_is_one_that_openais_clients_raise_on(
     error: DragomanError, kind: str, code: int, message: str
 ) -> None:
-    frame = ERRORS.frame(error)
+    frame = ERRORS.render_frame(error)
     assert frame.startswith(b"data: {")
     assert frame.endswith(b"}\n\n")
     assert json.loads(frame.removeprefix(b"data: ")) == {

@@ -15,8 +15,8 @@ from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
 from dragoman.core.identifiers import key_digest
 from dragoman.core.request import GenerationRequest
-from dragoman.dialects.arcee import own_routes, routes
-from dragoman.dialects.door import ExchangeOptions
+from dragoman.dialects.arcee import routes, vendor_routes
+from dragoman.dialects.door import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
@@ -29,7 +29,7 @@ MODELS = "/api/v1/models"
 USAGE = {f"/api/v1/usage/{name}" for name in ("credits", "stats", "summary")}
 HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hello"}]}
 KEY = "sk-0123456789abcdef"
-OPTIONS = ExchangeOptions(max_body_bytes=10_000, keep_alive_seconds=15)
+OPTIONS = HttpOptions(max_body_bytes=10_000, keep_alive_seconds=15)
 
 
 class BreakingEngine(EchoEngine):
@@ -71,7 +71,7 @@ def detail_of(response: httpx.Response, status: int) -> Any:
 
 def paths(own: bool) -> set[str]:
     gateway = gateway_of(EchoEngine())
-    return {route.path for route in (own_routes if own else routes)(gateway, OPTIONS) if isinstance(route, Route)}
+    return {route.path for route in (vendor_routes if own else routes)(gateway, OPTIONS) if isinstance(route, Route)}
 
 
 def test_beside_other_dialects_all_paths_begin_with_api() -> None:
@@ -85,7 +85,7 @@ def test_on_a_host_of_its_own_the_same_routes_stand_under_v1_too() -> None:
 
 
 async def test_on_a_host_of_its_own_both_paths_answer_alike() -> None:
-    app = Starlette(routes=own_routes(gateway_of(EchoEngine()), OPTIONS))
+    app = Starlette(routes=vendor_routes(gateway_of(EchoEngine()), OPTIONS))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
         for prefix in ("/api/v1", "/v1"):
             answer = (await client.post(f"{prefix}/chat/completions", json=HELLO)).json()
@@ -152,7 +152,7 @@ async def test_a_stream_begins_with_the_role_and_ends_with_reason_usage_and_done
 
 
 @pytest.mark.parametrize("options", [None, {}, {"include_usage": False}, {"include_usage": None}])
-async def test_a_stream_tells_its_usage_only_when_asked(client: httpx.AsyncClient, options: object) -> None:
+async def test_a_stream_reports_usage_only_on_request(client: httpx.AsyncClient, options: object) -> None:
     chunks = await streamed(client, stream_options=options)
     assert not any("usage" in chunk for chunk in chunks)
     assert chunks[-1]["choices"] == [{"index": 0, "delta": {}, "finish_reason": "stop"}]
@@ -239,7 +239,7 @@ async def test_models_are_listed_in_the_services_shape(client: httpx.AsyncClient
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
-async def test_a_known_key_opens_both_routes(scheme: str) -> None:
+async def test_a_valid_key_is_accepted_on_both_routes(scheme: str) -> None:
     async with client_of(gateway_of(EchoEngine(), [KEY])) as client:
         headers = {"authorization": f"{scheme} {KEY}"}
         assert (await client.post(CHAT, json=HELLO, headers=headers)).status_code == 200
@@ -260,7 +260,7 @@ async def test_a_known_key_opens_both_routes(scheme: str) -> None:
         {"x-api-key": KEY},
     ],
 )
-async def test_without_a_key_that_is_known_nothing_is_answered(headers: dict[str, str]) -> None:
+async def test_every_route_refuses_an_unknown_key(headers: dict[str, str]) -> None:
     async with client_of(gateway_of(EchoEngine(), [KEY])) as client:
         for response in (
             await client.post(CHAT, content=b"no json", headers=headers),
@@ -271,6 +271,6 @@ async def test_without_a_key_that_is_known_nothing_is_answered(headers: dict[str
             assert response.headers["www-authenticate"] == "Bearer"
 
 
-async def test_a_server_without_keys_asks_for_none(client: httpx.AsyncClient) -> None:
+async def test_a_server_without_keys_requires_none(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=HELLO, headers={"authorization": "Basic whatever"})
     assert response.status_code == 200

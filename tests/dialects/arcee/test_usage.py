@@ -38,7 +38,7 @@ def till(url: str) -> Iterator[LedgerHarness]:
 @pytest.fixture
 async def client(harness: LedgerHarness, url: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     with accounting_at(url, tmp_path) as books:
-        async with books.opened(), client_of(echo_app(books=books), key=harness.secret) as client:
+        async with books.opened(), client_of(echo_app(accounting=books), key=harness.secret) as client:
             yield client
 
 
@@ -135,14 +135,14 @@ async def test_the_summary_adds_everything_up(client: httpx.AsyncClient) -> None
         ({"limit": "ten"}, "limit"),
     ],
 )
-async def test_a_wrong_query_is_told_as_such(client: httpx.AsyncClient, query: dict[str, str], field: str) -> None:
+async def test_an_invalid_query_is_refused(client: httpx.AsyncClient, query: dict[str, str], field: str) -> None:
     response = await client.get(f"{USAGE}/stats", params=query)
     assert response.status_code == 422
     assert [detail["loc"] for detail in response.json()["detail"]] == [["query", field]]
 
 
 @pytest.mark.parametrize("name", ["credits", "stats", "summary"])
-async def test_who_has_no_account_is_told_nothing(client: httpx.AsyncClient, name: str) -> None:
+async def test_a_caller_without_an_account_gets_404(client: httpx.AsyncClient, name: str) -> None:
     client.headers["authorization"] = "Bearer sk-unknown-0123456789"
     response = await client.get(f"{USAGE}/{name}")
     assert response.status_code == 401
@@ -150,7 +150,7 @@ async def test_who_has_no_account_is_told_nothing(client: httpx.AsyncClient, nam
 
 
 @pytest.mark.parametrize("name", ["credits", "stats", "summary"])
-async def test_a_server_without_accounts_has_neither(name: str) -> None:
+async def test_a_server_without_accounts_has_no_usage(name: str) -> None:
     for app in (echo_app(), echo_app(keys=[KEY])):
         async with client_of(app, key=KEY) as client:
             response = await client.get(f"{USAGE}/{name}")
@@ -160,6 +160,6 @@ async def test_a_server_without_accounts_has_neither(name: str) -> None:
 
 async def test_on_a_host_of_its_own_usage_is_under_v1_too(harness: LedgerHarness, url: str, tmp_path: Path) -> None:
     with accounting_at(url, tmp_path) as books:
-        app = echo_app(books=books, hosts={"a.example": "arcee"})
+        app = echo_app(accounting=books, hosts={"a.example": "arcee"})
         async with books.opened(), client_of(app, "a.example", key=harness.secret) as client:
             assert (await client.get("/v1/usage/credits")).json() == {"credit_balance": 0.0009995}

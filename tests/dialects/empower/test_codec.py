@@ -22,9 +22,9 @@ from dragoman.core.events import Delta, Event, Finished, ToolCallDelta, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams, Tool, ToolCall, ToolOptions
 from dragoman.core.service import ServedModel
 from dragoman.dialects.empower import codec, wire
-from dragoman.dialects.form import Call
+from dragoman.dialects.form import DecodedRequest
 from dragoman.dialects.validation import MalformedJson
-from tests.support.occasions import ID, occasion
+from tests.support.occasions import ID, decode_context
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 HI = ChatPrompt((Message("user", "Hi"),))
@@ -47,8 +47,8 @@ GREETING_USAGE = {
 }
 
 
-def chat(**fields: object) -> Call:
-    return codec.decode_chat(json.dumps(HELLO | fields).encode(), occasion())
+def chat(**fields: object) -> DecodedRequest:
+    return codec.decode_chat(json.dumps(HELLO | fields).encode(), decode_context())
 
 
 def request(**fields: object) -> GenerationRequest:
@@ -60,16 +60,18 @@ def sampling(**fields: object) -> SamplingParams:
     return request(**fields).sampling
 
 
-def told(error: DragomanError) -> tuple[int, dict[str, Any]]:
-    reply = codec.EmpowerErrors().reply(error)
+def rendered(error: DragomanError) -> tuple[int, dict[str, Any]]:
+    reply = codec.EmpowerErrors().render(error)
     return reply.status, json.loads(reply.body)["error"]
 
 
 def refusal(body: dict[str, Any], *without: str) -> tuple[str, str, str]:
     """Message, param and code of the answer to a chat request that is refused."""
     with pytest.raises(BadRequest) as caught:
-        codec.decode_chat(json.dumps({name: body[name] for name in body if name not in without}).encode(), occasion())
-    status, error = told(caught.value)
+        codec.decode_chat(
+            json.dumps({name: body[name] for name in body if name not in without}).encode(), decode_context()
+        )
+    status, error = rendered(caught.value)
     assert (status, error["type"]) == (400, "invalid_request_error")
     return error["message"], error["param"], error["code"]
 
@@ -233,7 +235,7 @@ def test_messages_of_another_shape_are_refused(wrong: object, message: str, code
     assert message in refused[0]
 
 
-def test_only_the_first_mistake_in_the_order_of_the_fields_is_told() -> None:
+def test_only_the_first_violation_is_reported() -> None:
     wrong: dict[str, Any] = {
         "stream_options": 5,
         "tool_choice": "some",
@@ -322,7 +324,7 @@ def test_a_tool_call_has_its_name_in_one_chunk_and_its_arguments_in_those_that_f
         Finished(0, "tool_calls"),
         Usage(1, 3, 0),
     ]
-    chunks = [json.loads(document) for event in events for document in call.machine.feed(event)]
+    chunks = [json.loads(document) for event in events for document in call.builder.feed(event)]
     function = {"name": "get_weather", "arguments": ""}
     assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
         {"role": "assistant", "content": ""},
@@ -331,7 +333,7 @@ def test_a_tool_call_has_its_name_in_one_chunk_and_its_arguments_in_those_that_f
         {"tool_calls": [{"index": 0, "function": {"arguments": '"Oslo"}'}}]},
         {},
     ]
-    [choice] = json.loads(call.machine.collected())["choices"]
+    [choice] = json.loads(call.builder.build())["choices"]
     function = {"name": "get_weather", "arguments": '{"city":"Oslo"}'}
     assert choice == {
         "index": 0,
@@ -379,30 +381,30 @@ def test_tools_and_stream_options_have_their_shapes(field: str, wrong: object, m
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"{'model': 'm'}", b'{"n": NaN}', b"model=m", b"\xff", b'{"n": 1e999}'])
-def test_anything_but_json_is_told_so(body: bytes) -> None:
-    for decode in (lambda body: codec.decode_chat(body, occasion()), codec.decode_adapter):
+def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
+    for decode in (lambda body: codec.decode_chat(body, decode_context()), codec.decode_adapter):
         with pytest.raises(MalformedJson) as caught:
             decode(body)
         message = "Request body is not valid JSON"
-        assert told(caught.value) == (
+        assert rendered(caught.value) == (
             400,
             {"message": message, "type": "invalid_request_error", "param": None, "code": None},
         )
 
 
 @pytest.mark.parametrize("body", [b"[]", b"5", b"null", b'"{}"'])
-def test_json_that_is_no_object_is_told_so(body: bytes) -> None:
+def test_json_that_is_not_an_object_is_refused(body: bytes) -> None:
     with pytest.raises(MalformedJson) as caught:
-        codec.decode_chat(body, occasion())
-    error = told(caught.value)[1]
+        codec.decode_chat(body, decode_context())
+    error = rendered(caught.value)[1]
     assert (error["message"], error["param"], error["code"]) == ("Request body must be a JSON object", None, None)
 
 
 def test_an_answer_has_every_choice_and_the_usage_of_all() -> None:
     call = chat()
     for event in GREETING:
-        list(call.machine.feed(event))
-    answer = json.loads(call.machine.collected())
+        list(call.builder.feed(event))
+    answer = json.loads(call.builder.build())
     assert isinstance(answer.pop("created"), int)
     assert answer == {
         "id": f"chatcmpl-{ID}",
@@ -421,16 +423,16 @@ def test_an_answer_has_every_choice_and_the_usage_of_all() -> None:
     }
 
 
-def test_an_engine_that_tells_no_usage_has_failed() -> None:
+def test_an_engine_that_ends_without_usage_has_failed() -> None:
     call = chat()
-    list(call.machine.feed(Delta(0, "Hel", [1])))
+    list(call.builder.feed(Delta(0, "Hel", [1])))
     with pytest.raises(EngineFailed):
-        call.machine.collected()
+        call.builder.build()
 
 
 @pytest.mark.parametrize("include_usage", [True, False, None])
 def test_in_a_stream_each_choice_has_its_own_role_and_end(include_usage: bool | None) -> None:
-    machine = chat(stream=True, stream_options={"include_usage": include_usage}).machine
+    machine = chat(stream=True, stream_options={"include_usage": include_usage}).builder
     chunks = [json.loads(document) for event in GREETING for document in machine.feed(event)]
     assert {(chunk["id"], chunk["object"], chunk["model"]) for chunk in chunks} == {
         (f"chatcmpl-{ID}", "chat.completion.chunk", "m")
@@ -458,20 +460,20 @@ def test_in_a_stream_each_choice_has_its_own_role_and_end(include_usage: bool | 
 def test_an_adapter_has_a_name_and_a_source(source: str) -> None:
     wanted = codec.decode_adapter(json.dumps(ADAPTER | {"model_source": source, "hf_token": None}).encode())
     kind: Any = {"HF_HUB": "hub", "LOCAL": "local"}[source]
-    assert wanted == codec.WantedAdapter(AdapterSpec("acme/lora", AdapterSource(kind, "acme/lora")), None)
+    assert wanted == codec.AdapterRegistration(AdapterSpec("acme/lora", AdapterSource(kind, "acme/lora")), None)
 
 
 def test_an_adapter_may_have_another_name_a_revision_and_a_base() -> None:
     fields = {"name": "lora", "hf_revision": "v2", "hf_token": "hf_secret", "base_model_name": "m"}
     wanted = codec.decode_adapter(json.dumps(ADAPTER | fields).encode())
     order = AdapterSpec("lora", AdapterSource("hub", "acme/lora", "v2"), "m")
-    assert wanted == codec.WantedAdapter(order, "hf_secret")
+    assert wanted == codec.AdapterRegistration(order, "hf_secret")
 
 
 def test_the_main_branch_is_the_revision_that_is_meant_when_none_is_named() -> None:
     named = codec.decode_adapter(json.dumps(ADAPTER | {"hf_revision": "main"}).encode())
     assert named == codec.decode_adapter(json.dumps(ADAPTER).encode())
-    body = json.loads(codec.adapter_body(RegisteredAdapter(Adapter("lora", named.order.source, 17), "m")))
+    body = json.loads(codec.adapter_body(RegisteredAdapter(Adapter("lora", named.spec.source, 17), "m")))
     assert body["active_deployment"]["hf_revision"] == "main"
 
 
@@ -491,13 +493,13 @@ def test_the_main_branch_is_the_revision_that_is_meant_when_none_is_named() -> N
 def test_an_adapter_of_another_shape_is_refused(field: str, wrong: object, message: str, code: str) -> None:
     with pytest.raises(BadRequest) as caught:
         codec.decode_adapter(json.dumps(ADAPTER | {field: wrong}).encode())
-    assert told(caught.value) == (
+    assert rendered(caught.value) == (
         400,
         {"message": message, "type": "invalid_request_error", "param": field, "code": code},
     )
 
 
-def test_a_base_model_is_told_by_each_of_its_names() -> None:
+def test_a_base_model_is_shown_under_each_of_its_names() -> None:
     models = [ServedModel("llama", ("meta/llama",), 8192)]
     for name in ("llama", "meta/llama"):
         assert json.loads(codec.base_model(name, models, 1706652711)) == {
@@ -557,15 +559,15 @@ def test_a_base_model_is_told_by_each_of_its_names() -> None:
 def test_every_error_has_its_status_and_its_frame(
     error: DragomanError, status: int, message: str, kind: str, parameter: str | None, code: str | None
 ) -> None:
-    reply = codec.EmpowerErrors().reply(error)
+    reply = codec.EmpowerErrors().render(error)
     body = {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
     assert (reply.status, json.loads(reply.body)) == (status, body)
-    frame = codec.EmpowerErrors().frame(error)
+    frame = codec.EmpowerErrors().render_frame(error)
     assert frame == b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
 
 
-def test_an_overload_tells_when_to_come_back_and_a_bad_key_what_to_bring() -> None:
-    reply = codec.EmpowerErrors().reply
+def test_overloads_have_retry_after_and_bad_keys_www_authenticate() -> None:
+    reply = codec.EmpowerErrors().render
     assert reply(ModelLoading("loading", 2)).headers == {"retry-after": "2"}
     assert reply(Unauthenticated("missing")).headers == {"www-authenticate": "Bearer"}
     assert reply(EngineFailed("secret")).headers == {}

@@ -17,8 +17,8 @@ from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
 from dragoman.core.identifiers import key_digest
 from dragoman.core.request import GenerationRequest
-from dragoman.dialects.door import ExchangeOptions
-from dragoman.dialects.empower import own_routes, routes
+from dragoman.dialects.door import HttpOptions
+from dragoman.dialects.empower import routes, vendor_routes
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.adapter_files import LocalAdapterStore
@@ -30,20 +30,20 @@ from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.tiny_llama import write_adapter
 
 KEY = "sk-0123456789abcdef"
-LARGEST_BODY = 100_000
+MAX_BODY_BYTES = 100_000
 PREFIXES = ["/empower/api/v1", "/empower"]
 OWN_PREFIXES = ["/api/v1", ""]
 CHAT = "/empower/api/v1/chat/completions"
 LORA = "/empower/api/v1/lora"
 HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hello"}]}
 ADAPTER = {"model_name": "acme/lora", "model_source": "HF_HUB"}
-BROUGHT = {"model_name": "pirate", "model_source": "LOCAL"}
+LOCAL_ADAPTER = {"model_name": "pirate", "model_source": "LOCAL"}
 """What the adapter folder of the tests holds."""
 
-Routes = Callable[[Gateway, ExchangeOptions], list[BaseRoute]]
+Routes = Callable[[Gateway, HttpOptions], list[BaseRoute]]
 
 
-class DyingEngine(EchoEngine):
+class FailingEngine(EchoEngine):
     """Says one letter and dies, or dies at once."""
 
     def __init__(self, *, speaks: bool) -> None:
@@ -69,7 +69,7 @@ def gateway_of(*keys: str, engine: Engine | None = None, folder: Path | None = N
 
 
 def client_of(gateway: Gateway, make_routes: Routes = routes) -> httpx.AsyncClient:
-    app = Starlette(routes=make_routes(gateway, ExchangeOptions(LARGEST_BODY, keep_alive_seconds=15)))
+    app = Starlette(routes=make_routes(gateway, HttpOptions(MAX_BODY_BYTES, keep_alive_seconds=15)))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
 
 
@@ -88,7 +88,7 @@ async def client(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 async def own_client(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(gateway_of(folder=folder), own_routes) as client:
+    async with client_of(gateway_of(folder=folder), vendor_routes) as client:
         yield client
 
 
@@ -115,7 +115,7 @@ def data_lines(body: str) -> list[str]:
 
 async def check_all_routes(client: httpx.AsyncClient, prefix: str) -> None:
     assert texts(await client.post(f"{prefix}/chat/completions", json=HELLO)) == ["Hello"]
-    assert (await client.post(f"{prefix}/lora", json=BROUGHT)).json()["name"] == "pirate"
+    assert (await client.post(f"{prefix}/lora", json=LOCAL_ADAPTER)).json()["name"] == "pirate"
     assert (await client.delete(f"{prefix}/lora/pirate")).json()["name"] == "pirate"
     assert (await client.get(f"{prefix}/base-model/parrot")).json()["name"] == "parrot"
     assert (await client.get(f"{prefix}/models")).json()["object"] == "list"
@@ -175,7 +175,7 @@ async def test_the_answer_echoes_the_name_the_client_asked_for(client: httpx.Asy
     assert (await client.post(CHAT, json=HELLO | {"model": "acme/parrot"})).json()["model"] == "acme/parrot"
 
 
-async def test_an_answer_ends_at_256_tokens_unless_told_otherwise(client: httpx.AsyncClient) -> None:
+async def test_an_answer_has_256_tokens_by_default(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=HELLO | {"messages": "x" * 300})
     assert (texts(response), response.json()["choices"][0]["finish_reason"]) == (["x" * 256], "length")
     assert texts(await client.post(CHAT, json=HELLO | {"messages": "x" * 300, "max_tokens": 2**70})) == ["x" * 300]
@@ -230,7 +230,7 @@ async def test_a_stream_has_exactly_these_frames(client: httpx.AsyncClient) -> N
 
 
 @pytest.mark.parametrize("options", [None, {}, {"include_usage": False}])
-async def test_a_stream_tells_its_usage_only_when_asked(client: httpx.AsyncClient, options: object) -> None:
+async def test_a_stream_reports_usage_only_on_request(client: httpx.AsyncClient, options: object) -> None:
     response = await client.post(CHAT, json=HELLO | {"stream": True, "stream_options": options})
     *chunks, done = data_lines(response.text)
     assert not any("usage" in json.loads(chunk) for chunk in chunks)
@@ -287,8 +287,8 @@ async def test_a_prompt_that_is_too_long_answers_400(client: httpx.AsyncClient, 
 
 async def test_a_body_that_is_too_large_answers_413(client: httpx.AsyncClient) -> None:
     for path in (CHAT, LORA):
-        response = await client.post(path, json=HELLO | {"x": "y" * LARGEST_BODY})
-        assert error_of(response, 413) == refused(f"Request body is larger than {LARGEST_BODY} bytes", None, None)
+        response = await client.post(path, json=HELLO | {"x": "y" * MAX_BODY_BYTES})
+        assert error_of(response, 413) == refused(f"Request body is larger than {MAX_BODY_BYTES} bytes", None, None)
 
 
 async def test_a_server_that_drains_answers_503() -> None:
@@ -302,14 +302,14 @@ async def test_a_server_that_drains_answers_503() -> None:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_engine_that_fails_before_its_first_word_answers_500(stream: bool) -> None:
-    async with client_of(gateway_of(engine=DyingEngine(speaks=False))) as client:
+async def test_an_engine_failure_before_the_first_token_returns_500(stream: bool) -> None:
+    async with client_of(gateway_of(engine=FailingEngine(speaks=False))) as client:
         response = await client.post(CHAT, json=HELLO | {"stream": stream})
     assert error_of(response, 500) == refused("An internal error occurred", None, None, "server_error")
 
 
 async def test_a_stream_that_fails_ends_with_the_error_and_without_done() -> None:
-    async with client_of(gateway_of(engine=DyingEngine(speaks=True))) as client:
+    async with client_of(gateway_of(engine=FailingEngine(speaks=True))) as client:
         response = await client.post(CHAT, json=HELLO | {"stream": True})
     assert response.status_code == 200
     assert response.text.endswith(
@@ -318,11 +318,11 @@ async def test_a_stream_that_fails_ends_with_the_error_and_without_done() -> Non
     assert "[DONE]" not in response.text
 
 
-async def test_a_registered_adapter_is_told_in_the_documented_shape(folder: Path) -> None:
+async def test_a_registered_adapter_has_the_documented_shape(folder: Path) -> None:
     before = int(time.time())
     async with client_of(gateway_of(KEY, folder=folder)) as client:
         client.headers["authorization"] = f"Bearer {KEY}"
-        response = await client.post(LORA, json=BROUGHT | {"name": "acme/blackbeard", "hf_token": "hf_secret"})
+        response = await client.post(LORA, json=LOCAL_ADAPTER | {"name": "acme/blackbeard", "hf_token": "hf_secret"})
         assert (await client.delete(f"{LORA}/acme/blackbeard")).content == response.content
         assert (await client.delete(f"{LORA}/acme/blackbeard")).status_code == 404
     answer = response.json()
@@ -346,7 +346,7 @@ async def test_a_registered_adapter_is_told_in_the_documented_shape(folder: Path
 
 async def test_a_registered_adapter_is_a_model_to_ask_but_no_base_model(client: httpx.AsyncClient) -> None:
     before = int(time.time())
-    assert (await client.post(LORA, json=BROUGHT)).status_code == 200
+    assert (await client.post(LORA, json=LOCAL_ADAPTER)).status_code == 200
     assert texts(await client.post(CHAT, json=HELLO | {"model": "pirate"})) == ["Hello"]
     cards = (await client.get("/empower/models")).json()["data"]
     assert [card["id"] for card in cards] == ["parrot", "second", "pirate"]
@@ -356,8 +356,8 @@ async def test_a_registered_adapter_is_a_model_to_ask_but_no_base_model(client: 
 
 
 async def test_the_same_adapter_again_is_no_error_and_another_of_its_name_is(client: httpx.AsyncClient) -> None:
-    first = await client.post(LORA, json=BROUGHT)
-    assert (await client.post(LORA, json=BROUGHT)).content == first.content
+    first = await client.post(LORA, json=LOCAL_ADAPTER)
+    assert (await client.post(LORA, json=LOCAL_ADAPTER)).content == first.content
     for taken in ("pirate", "parrot", "acme/parrot"):
         response = await client.post(LORA, json=ADAPTER | {"name": taken})
         message = f"A model named '{taken}' already exists"
@@ -365,7 +365,7 @@ async def test_the_same_adapter_again_is_no_error_and_another_of_its_name_is(cli
 
 
 async def test_an_adapter_that_is_not_there_answers_400(client: httpx.AsyncClient) -> None:
-    response = await client.post(LORA, json=BROUGHT | {"model_name": "../pirate"})
+    response = await client.post(LORA, json=LOCAL_ADAPTER | {"model_name": "../pirate"})
     message = "Model '../pirate' is not in the adapter folder"
     assert error_of(response, 400) == refused(message, "model_name", "model_not_available")
     response = await client.post(LORA, json=ADAPTER | {"hf_token": "hf_secret"})
@@ -414,7 +414,7 @@ async def test_the_models_are_listed_in_their_order(client: httpx.AsyncClient) -
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-async def test_a_known_key_opens_every_route(scheme: str, folder: Path) -> None:
+async def test_a_valid_key_is_accepted_on_every_route(scheme: str, folder: Path) -> None:
     async with client_of(gateway_of(KEY, folder=folder)) as client:
         client.headers["authorization"] = f"{scheme} {KEY}"
         await check_all_routes(client, "/empower")
@@ -435,7 +435,7 @@ async def test_a_known_key_opens_every_route(scheme: str, folder: Path) -> None:
         ({"authorization": "Bearer sk-wrong"}, "Invalid API key", "invalid_api_key"),
     ],
 )
-async def test_without_a_known_key_nothing_is_answered(headers: dict[str, str], message: str, code: str) -> None:
+async def test_every_route_refuses_an_unknown_key(headers: dict[str, str], message: str, code: str) -> None:
     async with client_of(gateway_of(KEY)) as client:
         for method, path in [
             ("POST", CHAT),

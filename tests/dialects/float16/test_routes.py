@@ -11,14 +11,14 @@ from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading
 from dragoman.core.request import ChatPrompt, Message, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
 from dragoman.dialects.float16 import codec
-from tests.support.apps import KEY, LARGEST_BODY, client_of, echo_app
-from tests.support.occasions import occasion
+from tests.support.apps import KEY, MAX_BODY_BYTES, client_of, echo_app
+from tests.support.occasions import decode_context
 
 CHAT = "/echo/v1/chat/completions"
 TEXT = "/echo/v1/completions"
 HELLO: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
-ONCE: dict[str, Any] = {"model": "acme/parrot", "prompt": "Once"}
-AT = occasion([ServedModel("echo", ("acme/parrot",), 8192)], deployment="echo")
+TEXT_BODY: dict[str, Any] = {"model": "acme/parrot", "prompt": "Once"}
+DECODE_CONTEXT = decode_context([ServedModel("echo", ("acme/parrot",), 8192)], deployment="echo")
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 def sampling(**fields: object) -> SamplingParams:
-    call = codec.decode_text(json.dumps(ONCE | fields).encode(), AT)
+    call = codec.decode_text(json.dumps(TEXT_BODY | fields).encode(), DECODE_CONTEXT)
     return call.requests[0].sampling
 
 
@@ -93,7 +93,7 @@ async def test_a_chat_is_answered_in_openais_shape(client: httpx.AsyncClient) ->
 
 
 async def test_several_prompts_give_a_choice_each(client: httpx.AsyncClient) -> None:
-    answer = (await client.post(TEXT, json=ONCE | {"prompt": ["a", "bc"]})).json()
+    answer = (await client.post(TEXT, json=TEXT_BODY | {"prompt": ["a", "bc"]})).json()
     assert [choice["text"] for choice in answer["choices"]] == ["a", "bc"]
     assert answer["choices"][0] == {"index": 0, "text": "a", "logprobs": None, "finish_reason": "stop"}
     assert answer["model"] == "acme/parrot"
@@ -117,7 +117,7 @@ async def test_a_chat_stream_begins_with_the_role_and_ends_with_done(client: htt
 
 
 async def test_a_text_stream_ends_with_an_empty_text_and_the_reason(client: httpx.AsyncClient) -> None:
-    response = await client.post(TEXT, json=ONCE | {"stream": True, "max_tokens": 1})
+    response = await client.post(TEXT, json=TEXT_BODY | {"stream": True, "max_tokens": 1})
     frames = [frame.removeprefix("data: ") for frame in response.text.split("\n\n")]
     assert [json.loads(frame)["choices"][0] for frame in frames[:-2]] == [
         {"index": 0, "text": "O", "logprobs": None, "finish_reason": None},
@@ -147,7 +147,7 @@ async def test_a_text_stream_ends_with_an_empty_text_and_the_reason(client: http
 async def test_a_wrong_field_answers_422(
     client: httpx.AsyncClient, field: str, wrong: object, message: str, kind: str
 ) -> None:
-    response = await client.post(TEXT, json=ONCE | {field: wrong})
+    response = await client.post(TEXT, json=TEXT_BODY | {field: wrong})
     assert detail_of(response, 422) == [{"loc": ["body", field], "msg": message, "type": kind}]
 
 
@@ -162,27 +162,27 @@ async def test_a_body_that_is_no_json_object_answers_400(client: httpx.AsyncClie
 
 
 async def test_an_unknown_deployment_and_a_model_that_is_not_its_own_answer_404(client: httpx.AsyncClient) -> None:
-    assert detail_of(await client.post("/other/v1/completions", json=ONCE), 404) == "Deployment 'other' not found"
-    response = await client.post(TEXT, json=ONCE | {"model": "foo"})
+    assert detail_of(await client.post("/other/v1/completions", json=TEXT_BODY), 404) == "Deployment 'other' not found"
+    response = await client.post(TEXT, json=TEXT_BODY | {"model": "foo"})
     assert detail_of(response, 404) == "Model 'foo' is not served by deployment 'echo'"
 
 
 async def test_a_prompt_that_is_too_long_answers_400(client: httpx.AsyncClient) -> None:
-    response = await client.post(TEXT, json=ONCE | {"prompt": "x" * 9000})
+    response = await client.post(TEXT, json=TEXT_BODY | {"prompt": "x" * 9000})
     detail = detail_of(response, 400)
     assert detail.startswith("The prompt has 9000 tokens; the model's context length is 8192 tokens")
 
 
 async def test_a_body_that_is_too_large_answers_413(client: httpx.AsyncClient) -> None:
-    response = await client.post(TEXT, json=ONCE | {"x": "y" * LARGEST_BODY})
-    assert detail_of(response, 413) == f"Request body is larger than {LARGEST_BODY} bytes"
+    response = await client.post(TEXT, json=TEXT_BODY | {"x": "y" * MAX_BODY_BYTES})
+    assert detail_of(response, 413) == f"Request body is larger than {MAX_BODY_BYTES} bytes"
 
 
 @pytest.mark.parametrize("header", ["Authorization", "Autherization", "autherization"])
 @pytest.mark.parametrize("value", [KEY, f"Bearer {KEY}", f"bearer {KEY}"])
 async def test_a_key_is_taken_under_both_spellings_with_and_without_bearer(header: str, value: str) -> None:
     async with client_of(echo_app(keys=[KEY])) as client:
-        assert (await client.post(TEXT, json=ONCE, headers={header: value})).status_code == 200
+        assert (await client.post(TEXT, json=TEXT_BODY, headers={header: value})).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -195,23 +195,23 @@ async def test_a_key_is_taken_under_both_spellings_with_and_without_bearer(heade
         ({"authorization": "Bearer sk-wrong", "autherization": KEY}, "Invalid API key"),
     ],
 )
-async def test_without_a_key_that_is_known_nothing_is_answered(headers: dict[str, str], detail: str) -> None:
+async def test_every_route_refuses_an_unknown_key(headers: dict[str, str], detail: str) -> None:
     async with client_of(echo_app(keys=[KEY])) as client:
         response = await client.post("/other/v1/completions", content=b"no json", headers=headers)
         assert detail_of(response, 401) == detail
         assert response.headers["www-authenticate"] == "Bearer"
 
 
-def test_an_overload_answers_503_and_an_engines_death_500() -> None:
-    loading = codec.Float16Errors().reply(ModelLoading("The model is being loaded", 2))
+def test_an_overload_returns_503_and_an_engine_failure_500() -> None:
+    loading = codec.Float16Errors().render(ModelLoading("The model is being loaded", 2))
     assert (loading.status, loading.headers) == (503, {"retry-after": "2"})
     assert json.loads(loading.body) == {"detail": "The server is overloaded, retry in 2 seconds"}
-    died = codec.Float16Errors().reply(EngineFailed("secret"))
+    died = codec.Float16Errors().render(EngineFailed("secret"))
     assert (died.status, json.loads(died.body)) == (500, {"detail": "An internal error occurred"})
 
 
 def test_an_error_inside_a_stream_is_one_that_openais_clients_raise_on() -> None:
-    frame = codec.Float16Errors().frame(EngineFailed("secret"))
+    frame = codec.Float16Errors().render_frame(EngineFailed("secret"))
     assert json.loads(frame.removeprefix(b"data: ")) == {
         "error": {"message": "An internal error occurred", "type": "server_error", "code": 500},
         "detail": "An internal error occurred",
@@ -220,9 +220,9 @@ def test_an_error_inside_a_stream_is_one_that_openais_clients_raise_on() -> None
 
 def test_messages_reach_the_model_as_they_stand() -> None:
     turns = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
-    [request] = codec.decode_chat(json.dumps(HELLO | {"messages": turns}).encode(), AT).requests
+    [request] = codec.decode_chat(json.dumps(HELLO | {"messages": turns}).encode(), DECODE_CONTEXT).requests
     assert request.prompt == ChatPrompt((Message("system", "Be brief"), Message("user", "Hi")))
-    [request] = codec.decode_text(json.dumps(ONCE).encode(), AT).requests
+    [request] = codec.decode_text(json.dumps(TEXT_BODY).encode(), DECODE_CONTEXT).requests
     assert (request.model, request.prompt, request.n) == ("echo", TextPrompt("Once"), 1)
 
 
@@ -230,5 +230,5 @@ def test_a_message_whose_role_and_content_are_apart_is_refused() -> None:
     split = [{"role": "user"}, {"content": "Hi"}]
     errors = codec.Float16Errors()
     with pytest.raises(BadRequest) as raised:
-        codec.decode_chat(json.dumps(HELLO | {"messages": split}).encode(), AT)
-    assert "role and content belong in the same object" in errors.reply(raised.value).body.decode()
+        codec.decode_chat(json.dumps(HELLO | {"messages": split}).encode(), DECODE_CONTEXT)
+    assert "role and content belong in the same object" in errors.render(raised.value).body.decode()

@@ -15,19 +15,19 @@ from dragoman.core.events import (
     TopLogprob,
     Usage,
 )
-from dragoman.dialects.form import Call
+from dragoman.dialects.form import DecodedRequest
 from dragoman.dialects.infermatic.codec import decode_chat, decode_text
-from tests.support.answers import collected, streamed
-from tests.support.occasions import ID, occasion
+from tests.support.answers import build_response, stream_documents
+from tests.support.occasions import ID, decode_context
 
 
-def chat(**fields: object) -> Call:
+def chat(**fields: object) -> DecodedRequest:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]} | fields
-    return decode_chat(json.dumps(body).encode(), occasion())
+    return decode_chat(json.dumps(body).encode(), decode_context())
 
 
-def text(**fields: object) -> Call:
-    return decode_text(json.dumps({"model": "m", "prompt": "Once"} | fields).encode(), occasion())
+def text(**fields: object) -> DecodedRequest:
+    return decode_text(json.dumps({"model": "m", "prompt": "Once"} | fields).encode(), decode_context())
 
 
 HELLO_EVENTS: list[Event] = [
@@ -40,7 +40,7 @@ HELLO_EVENTS: list[Event] = [
 
 
 def test_a_chat_answer_has_the_documented_shape() -> None:
-    answer = collected(chat().machine, HELLO_EVENTS)
+    answer = build_response(chat().builder, HELLO_EVENTS)
     assert isinstance(answer.pop("created"), int)
     assert answer == {
         "id": f"chatcmpl-{ID}",
@@ -64,13 +64,13 @@ def test_a_chat_answer_has_the_documented_shape() -> None:
 
 
 def test_a_text_answer_has_the_documented_shape() -> None:
-    answer = collected(text().machine, HELLO_EVENTS)
+    answer = build_response(text().builder, HELLO_EVENTS)
     assert (answer["id"], answer["object"], answer["model"]) == (f"cmpl-{ID}", "text_completion", "m")
     assert answer["choices"] == [{"finish_reason": "stop", "index": 0, "text": "Hello!", "logprobs": None}]
 
 
 def test_the_chunks_of_a_chat_have_the_documented_shape() -> None:
-    chunks = streamed(chat(stream=True, stream_options={"include_usage": True}).machine, HELLO_EVENTS)
+    chunks = stream_documents(chat(stream=True, stream_options={"include_usage": True}).builder, HELLO_EVENTS)
     assert all(list(chunk)[:5] == ["id", "created", "model", "object", "choices"] for chunk in chunks)
     assert {(chunk["id"], chunk["model"], chunk["object"]) for chunk in chunks} == {
         (f"chatcmpl-{ID}", "m", "chat.completion.chunk")
@@ -91,7 +91,7 @@ def test_the_chunks_of_a_chat_have_the_documented_shape() -> None:
 
 
 def test_the_chunks_of_a_text_have_the_documented_shape() -> None:
-    chunks = streamed(text(stream=True).machine, HELLO_EVENTS)
+    chunks = stream_documents(text(stream=True).builder, HELLO_EVENTS)
     assert {chunk["object"] for chunk in chunks} == {"text_completion"}
     assert [chunk["choices"] for chunk in chunks] == [
         [{"index": 0, "text": "Hel"}],
@@ -100,21 +100,21 @@ def test_the_chunks_of_a_text_have_the_documented_shape() -> None:
     ]
 
 
-def test_a_stream_tells_its_usage_only_on_request() -> None:
+def test_a_stream_reports_usage_only_on_request() -> None:
     for options in (None, {}, {"include_usage": False}, {"include_usage": None}):
-        chunks = streamed(chat(stream=True, stream_options=options).machine, HELLO_EVENTS)
+        chunks = stream_documents(chat(stream=True, stream_options=options).builder, HELLO_EVENTS)
         assert not any("usage" in chunk for chunk in chunks)
 
 
 def test_a_stream_ends_with_done() -> None:
-    assert chat(stream=True).machine.terminator() == b"data: [DONE]\n\n"
+    assert chat(stream=True).builder.terminator() == b"data: [DONE]\n\n"
 
 
-def test_an_engine_that_breaks_off_without_its_usage_has_failed() -> None:
-    machine = chat().machine
-    streamed(machine, HELLO_EVENTS[:-1])
+def test_an_engine_that_ends_without_usage_has_failed() -> None:
+    machine = chat().builder
+    stream_documents(machine, HELLO_EVENTS[:-1])
     with pytest.raises(EngineFailed):
-        machine.collected()
+        machine.build()
 
 
 CALL: list[Event] = [
@@ -126,8 +126,8 @@ CALL: list[Event] = [
 ]
 
 
-def test_thoughts_and_calls_stand_where_litellm_and_vllm_put_them() -> None:
-    answer = collected(chat().machine, CALL)
+def test_reasoning_and_tool_calls_use_the_fields_of_litellm_and_vllm() -> None:
+    answer = build_response(chat().builder, CALL)
     function = {"name": "now", "arguments": '{"zone":"UTC"}'}
     assert answer["choices"] == [
         {
@@ -148,17 +148,17 @@ def test_thoughts_and_calls_stand_where_litellm_and_vllm_put_them() -> None:
 def test_a_streamed_call_begins_with_its_name_and_the_role_stands_in_the_first_chunk() -> None:
     function = {"name": "now", "arguments": ""}
     named = {"index": 0, "id": "call_0", "type": "function", "function": function}
-    chunks = streamed(chat(stream=True).machine, CALL[1:])
+    chunks = stream_documents(chat(stream=True).builder, CALL[1:])
     assert [chunk["choices"] for chunk in chunks] == [
         [{"index": 0, "delta": {"role": "assistant", "tool_calls": [named]}}],
         [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": '{"zone":"UTC"}'}}]}}],
         [{"finish_reason": "tool_calls", "index": 0, "delta": {}}],
     ]
-    [thought, *_] = streamed(chat(stream=True).machine, CALL)
+    [thought, *_] = stream_documents(chat(stream=True).builder, CALL)
     assert thought["choices"] == [{"index": 0, "delta": {"role": "assistant", "reasoning_content": "Hm"}}]
 
 
-TOLD: list[Event] = [
+LOGPROB_EVENTS: list[Event] = [
     Delta(0, "é", [], [TokenLogprobs(1, b"\xc3", None, []), TokenLogprobs(2, b"\xa9", -0.5, [])]),
     Delta(0, "ab", [3], [TokenLogprobs(3, b"ab", -1.5, [TopLogprob(4, b" ", -0.5), TopLogprob(3, b"ab", -1.5)])]),
     Finished(0, "stop"),
@@ -167,7 +167,7 @@ TOLD: list[Event] = [
 
 
 def test_a_texts_log_probabilities_are_lists_with_the_offsets_of_its_tokens() -> None:
-    [choice] = collected(text(logprobs=2, echo=True).machine, TOLD)["choices"]
+    [choice] = build_response(text(logprobs=2, echo=True).builder, LOGPROB_EVENTS)["choices"]
     assert choice["text"] == "éab"
     assert choice["logprobs"] == {
         "tokens": ["\ufffd", "\ufffd", "ab"],
@@ -178,7 +178,7 @@ def test_a_texts_log_probabilities_are_lists_with_the_offsets_of_its_tokens() ->
 
 
 def test_a_texts_chunks_have_the_log_probabilities_of_their_own_tokens() -> None:
-    first, second, end = streamed(text(logprobs=2, echo=True, stream=True).machine, TOLD)
+    first, second, end = stream_documents(text(logprobs=2, echo=True, stream=True).builder, LOGPROB_EVENTS)
     assert first["choices"][0]["logprobs"]["text_offset"] == [0, 0]
     assert second["choices"][0]["logprobs"] == {
         "tokens": ["ab"],
@@ -189,8 +189,8 @@ def test_a_texts_chunks_have_the_log_probabilities_of_their_own_tokens() -> None
     assert "logprobs" not in end["choices"][0]
 
 
-def test_a_chats_log_probabilities_are_told_with_the_bytes_of_each_token() -> None:
-    [choice] = collected(chat(logprobs=True, top_logprobs=2).machine, TOLD[1:])["choices"]
+def test_chat_logprobs_have_the_bytes_of_each_token() -> None:
+    [choice] = build_response(chat(logprobs=True, top_logprobs=2).builder, LOGPROB_EVENTS[1:])["choices"]
     top = [
         {"token": " ", "logprob": -0.5, "bytes": [32]},
         {"token": "ab", "logprob": -1.5, "bytes": [97, 98]},
@@ -200,21 +200,21 @@ def test_a_chats_log_probabilities_are_told_with_the_bytes_of_each_token() -> No
 
 
 @pytest.mark.parametrize("shown", ["", "a"])
-def test_tokens_without_text_of_their_own_are_told_nevertheless(shown: str) -> None:
+def test_tokens_without_text_have_logprobs(shown: str) -> None:
     events: list[Event] = [
         Delta(0, shown, [1], [TokenLogprobs(1, b"a", -1.0, [])]),
         Finished(0, "stop"),
         Usage(1, 1, 0),
     ]
-    [chunk, _] = streamed(chat(logprobs=True, stream=True).machine, events)
+    [chunk, _] = stream_documents(chat(logprobs=True, stream=True).builder, events)
     assert chunk["choices"][0]["delta"]["content"] == shown
     assert len(chunk["choices"][0]["logprobs"]["content"]) == 1
 
 
-def test_who_said_nothing_has_no_tokens_to_tell() -> None:
+def test_an_empty_choice_has_no_logprobs() -> None:
     silent: list[Event] = [Finished(0, "stop"), Usage(1, 1, 0)]
-    assert collected(chat(logprobs=True).machine, silent)["choices"][0]["logprobs"]["content"] == []
-    assert collected(text(logprobs=0).machine, silent)["choices"][0]["logprobs"]["tokens"] == []
+    assert build_response(chat(logprobs=True).builder, silent)["choices"][0]["logprobs"]["content"] == []
+    assert build_response(text(logprobs=0).builder, silent)["choices"][0]["logprobs"]["tokens"] == []
 
 
 def test_names_and_texts_are_written_as_utf_8() -> None:

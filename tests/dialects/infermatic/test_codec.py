@@ -27,13 +27,13 @@ from dragoman.core.request import (
     ToolCall,
     ToolOptions,
 )
-from dragoman.dialects.form import Call
+from dragoman.dialects.form import DecodedRequest
 from dragoman.dialects.infermatic.codec import InfermaticErrors, decode_chat, decode_text
-from dragoman.dialects.validation import InvalidFields, MalformedJson, Missing, Violation
-from tests.support.occasions import occasion
+from dragoman.dialects.validation import InvalidFields, MalformedJson, MissingField, Violation
+from tests.support.occasions import decode_context
 
-HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-ONCE: dict[str, Any] = {"model": "m", "prompt": "Once"}
+CHAT_BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
+TEXT_BODY: dict[str, Any] = {"model": "m", "prompt": "Once"}
 CHAT_PROMPT = ChatPrompt((Message("user", "Hi"),))
 
 INTEGERS = ["max_tokens", "max_completion_tokens", "min_tokens", "top_k", "n", "best_of", "seed", "priority"]
@@ -47,12 +47,12 @@ BOOLEANS = [
 ]
 
 
-def chat(**fields: object) -> Call:
-    return decode_chat(json.dumps(HELLO | fields).encode(), occasion())
+def chat(**fields: object) -> DecodedRequest:
+    return decode_chat(json.dumps(CHAT_BODY | fields).encode(), decode_context())
 
 
-def text(**fields: object) -> Call:
-    return decode_text(json.dumps(ONCE | fields).encode(), occasion())
+def text(**fields: object) -> DecodedRequest:
+    return decode_text(json.dumps(TEXT_BODY | fields).encode(), decode_context())
 
 
 def sampling(**fields: object) -> SamplingParams:
@@ -62,7 +62,7 @@ def sampling(**fields: object) -> SamplingParams:
     return of_chat
 
 
-def refusal(route: Callable[..., Call], /, **fields: object) -> BadRequest:
+def refusal(route: Callable[..., DecodedRequest], /, **fields: object) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
         route(**fields)
     return caught.value
@@ -143,7 +143,7 @@ def test_unknown_fields_are_ignored() -> None:
         ({"seed": -(2**63)}, SamplingParams(seed=2**63)),
     ],
 )
-def test_a_field_says_how_to_sample(fields: dict[str, object], expected: SamplingParams) -> None:
+def test_sampling_fields_reach_the_engine(fields: dict[str, object], expected: SamplingParams) -> None:
     assert chat(**fields).requests[0].sampling == expected
 
 
@@ -204,14 +204,14 @@ def test_a_value_is_accepted_to_the_ends_of_its_range_and_refused_beyond(
         assert refusal(text, **{field: value}).parameter == field
 
 
-def test_a_value_out_of_range_is_told_with_its_field_range_and_value() -> None:
+def test_an_out_of_range_error_names_field_range_and_value() -> None:
     assert refusal(chat, temperature=3).message == "temperature must be between 0 and 2, got 3"
     assert refusal(chat, min_tokens=5, max_tokens=4).message == "min_tokens must not be above max_tokens, got 5 and 4"
     assert refusal(text, min_tokens=17).message == "min_tokens must not be above max_tokens, got 17 and 16"
 
 
 @pytest.mark.parametrize(("sent", "counted"), [(0, 128), (1, 1), (128, 128), (255, 255), (256, 255), (2000, 255)])
-def test_priorities_above_255_count_as_255_and_0_says_nothing(sent: int, counted: int) -> None:
+def test_priorities_are_capped_at_255_and_0_means_default(sent: int, counted: int) -> None:
     assert chat(priority=sent).requests[0].priority == counted
 
 
@@ -243,13 +243,13 @@ def test_a_text_asks_for_log_probabilities_with_a_number(told: int | None) -> No
     ],
 )
 def test_log_probabilities_have_their_range(
-    route: Callable[..., Call], fields: dict[str, object], message: str
+    route: Callable[..., DecodedRequest], fields: dict[str, object], message: str
 ) -> None:
     assert refusal(route, **fields).message == message
 
 
 @pytest.mark.parametrize("route", [chat, text])
-def test_of_more_candidates_than_choices_the_best_are_told(route: Callable[..., Call]) -> None:
+def test_best_of_returns_the_best_candidates(route: Callable[..., DecodedRequest]) -> None:
     assert (route(n=2, best_of=5).requests[0].n, route(n=2, best_of=5).requests[0].best_of) == (2, 5)
     assert route(n=3, best_of=3, stream=True).requests == route(n=3).requests
     for fields, message in (
@@ -279,9 +279,7 @@ USE = (Tool("now", None, {"type": "object"}),)
         ({"chat_template_kwargs": {"enable_thinking": False}}, {"template_arguments": {"enable_thinking": False}}),
     ],
 )
-def test_what_a_model_is_told_beside_the_messages_reaches_the_engine(
-    fields: dict[str, object], expected: dict[str, Any]
-) -> None:
+def test_tools_effort_and_template_reach_the_engine(fields: dict[str, object], expected: dict[str, Any]) -> None:
     assert chat(**fields).requests[0].prompt == msgspec.structs.replace(CHAT_PROMPT, **expected)
 
 
@@ -311,7 +309,7 @@ def test_tools_and_templates_that_cannot_be_used_are_refused(
     assert error.message.startswith(message)
 
 
-def test_a_turn_keeps_its_thoughts_and_calls() -> None:
+def test_an_assistant_message_keeps_reasoning_and_tool_calls() -> None:
     call = {"id": "call_0", "type": "function", "function": {"name": "now", "arguments": "{}"}}
     turns = [
         {"role": "assistant", "content": None, "tool_calls": [call], "reasoning_content": "Hm"},
@@ -327,10 +325,10 @@ def test_a_turn_keeps_its_thoughts_and_calls() -> None:
     )
 
 
-def test_the_engines_words_for_what_it_refuses_become_the_clients() -> None:
-    assert chat().fields == {"prompt": "messages"}
-    assert chat(guided_regex="a").fields == {"prompt": "messages", "response_format": "guided_regex"}
-    assert text(structured_outputs={"regex": "a"}).fields == {"response_format": "structured_outputs"}
+def test_engine_field_names_are_mapped_to_the_clients() -> None:
+    assert chat().field_names == {"prompt": "messages"}
+    assert chat(guided_regex="a").field_names == {"prompt": "messages", "response_format": "guided_regex"}
+    assert text(structured_outputs={"regex": "a"}).field_names == {"response_format": "structured_outputs"}
 
 
 def test_an_empty_suffix_is_none() -> None:
@@ -344,11 +342,11 @@ def test_several_prompts_are_several_requests_alike() -> None:
     assert text(prompt=[[1, 2], [3]]).requests[1].prompt == TokenPrompt((3,))
 
 
-def test_the_model_of_the_path_beats_the_one_in_the_body() -> None:
-    for decode, body in ((decode_chat, HELLO), (decode_text, ONCE)):
+def test_the_model_in_the_path_overrides_the_body() -> None:
+    for decode, body in ((decode_chat, CHAT_BODY), (decode_text, TEXT_BODY)):
         without_model = {key: value for key, value in body.items() if key != "model"}
-        assert decode(json.dumps(body).encode(), occasion(model="a/b")).requests[0].model == "a/b"
-        assert decode(json.dumps(without_model).encode(), occasion(model="a/b")).requests[0].model == "a/b"
+        assert decode(json.dumps(body).encode(), decode_context(model="a/b")).requests[0].model == "a/b"
+        assert decode(json.dumps(without_model).encode(), decode_context(model="a/b")).requests[0].model == "a/b"
 
 
 @pytest.mark.parametrize(
@@ -362,16 +360,16 @@ def test_the_model_of_the_path_beats_the_one_in_the_body() -> None:
     ],
 )
 def test_a_required_field_that_is_missing_is_named(
-    route: Callable[..., Call], fields: dict[str, object], parameter: str
+    route: Callable[..., DecodedRequest], fields: dict[str, object], parameter: str
 ) -> None:
-    detail = json.loads(InfermaticErrors("/", "prompt").reply(refusal(route, **fields)).body)["error"]
+    detail = json.loads(InfermaticErrors("/", "prompt").render(refusal(route, **fields)).body)["error"]
     assert (detail["message"], detail["param"]) == (f"Missing required parameter: '{parameter}'", parameter)
 
 
 def error_rows() -> Iterator[tuple[DragomanError, int, str, str, str]]:
     bad = "bad_request_error"
     yield MalformedJson("Invalid JSON in request body"), 400, "Invalid JSON in request body", bad, "None"
-    missing = InvalidFields([Violation(("model",), Missing())])
+    missing = InvalidFields([Violation(("model",), MissingField())])
     yield missing, 400, "Missing required parameter: 'model'", bad, "model"
     range_message = "temperature must be between 0 and 2, got 3"
     yield BadRequest(range_message, "temperature"), 400, f"litellm.BadRequestError: {range_message}", bad, "temperature"
@@ -387,19 +385,19 @@ def error_rows() -> Iterator[tuple[DragomanError, int, str, str, str]]:
 
 
 @pytest.mark.parametrize(("error", "status", "message", "kind", "parameter"), list(error_rows()))
-def test_an_error_is_told_in_litellms_envelope(
+def test_errors_use_litellms_envelope(
     error: DragomanError, status: int, message: str, kind: str, parameter: str
 ) -> None:
     codec = InfermaticErrors("/chat/completions", "messages")
-    reply = codec.reply(error)
+    reply = codec.render(error)
     expected = {"error": {"message": message, "type": kind, "param": parameter, "code": str(status)}}
     assert (reply.status, json.loads(reply.body), reply.headers) == (status, expected, {})
-    assert codec.frame(error) == b"data: " + reply.body + b"\n\n"
+    assert codec.render_frame(error) == b"data: " + reply.body + b"\n\n"
 
 
 @pytest.mark.parametrize("parameter", ["messages", "prompt"])
-def test_a_prompt_that_is_too_long_is_told_with_the_field_it_came_in(parameter: str) -> None:
-    reply = InfermaticErrors("/completions", parameter).reply(ContextOverflow(9000, 8192, "Shorten it."))
+def test_a_context_overflow_names_the_prompts_field(parameter: str) -> None:
+    reply = InfermaticErrors("/completions", parameter).render(ContextOverflow(9000, 8192, "Shorten it."))
     detail = json.loads(reply.body)["error"]
     assert (reply.status, detail["type"], detail["param"]) == (400, "bad_request_error", parameter)
     assert detail["message"].startswith(
@@ -408,20 +406,20 @@ def test_a_prompt_that_is_too_long_is_told_with_the_field_it_came_in(parameter: 
 
 
 @pytest.mark.parametrize("error", [Overloaded("Too many", 7), ModelLoading("Loading", 7)])
-def test_an_overload_answers_429_and_says_when_to_come_back(error: Overloaded) -> None:
-    reply = InfermaticErrors("/completions", "prompt").reply(error)
+def test_an_overload_returns_429_with_retry_after(error: Overloaded) -> None:
+    reply = InfermaticErrors("/completions", "prompt").render(error)
     detail = json.loads(reply.body)["error"]
     assert (reply.status, reply.headers, detail["code"]) == (429, {"retry-after": "7"}, "429")
     assert detail["message"].startswith("No deployments available for selected model, Try again in 7 seconds")
 
 
 def test_a_server_that_shuts_down_answers_503() -> None:
-    reply = InfermaticErrors("/completions", "prompt").reply(ShuttingDown("The server is shutting down", 7))
+    reply = InfermaticErrors("/completions", "prompt").render(ShuttingDown("The server is shutting down", 7))
     detail = json.loads(reply.body)["error"]
     assert (reply.status, reply.headers, detail["code"]) == (503, {"retry-after": "7"}, "503")
     assert detail["message"] == "litellm.ServiceUnavailableError: The server is shutting down"
 
 
-def test_a_message_never_asks_to_come_back_in_less_than_a_second() -> None:
-    reply = InfermaticErrors("/completions", "prompt").reply(Overloaded("Too many", 0))
+def test_retry_after_is_at_least_one_second() -> None:
+    reply = InfermaticErrors("/completions", "prompt").render(Overloaded("Too many", 0))
     assert reply.headers == {"retry-after": "1"}

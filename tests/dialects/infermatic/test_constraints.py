@@ -11,24 +11,24 @@ from hypothesis import strategies as st
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
 from dragoman.dialects.infermatic.codec import decode_chat, decode_text
-from tests.support.occasions import occasion
+from tests.support.occasions import decode_context
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 JSON_OBJECT = {"type": "json_object"}
 
 
-def bound(**fields: Any) -> object:
+def requested(**fields: Any) -> object:
     """What both routes make of the fields."""
     asked = {"model": "m", "prompt": "Once", "messages": [{"role": "user", "content": "Hi"}], **fields}
-    [of_chat] = decode_chat(json.dumps(asked).encode(), occasion()).requests
-    [of_text] = decode_text(json.dumps(asked).encode(), occasion()).requests
+    [of_chat] = decode_chat(json.dumps(asked).encode(), decode_context()).requests
+    [of_text] = decode_text(json.dumps(asked).encode(), decode_context()).requests
     assert of_chat.answer_format == of_text.answer_format or "response_format" in fields
     return of_chat.answer_format
 
 
 def refusal(**fields: Any) -> BadRequest:
     with pytest.raises(BadRequest) as caught:
-        bound(**fields)
+        requested(**fields)
     return caught.value
 
 
@@ -43,23 +43,23 @@ def refusal(**fields: Any) -> BadRequest:
     ],
 )
 def test_both_spellings_reach_the_engine(member: str, sent: object, expected: object) -> None:
-    assert bound(structured_outputs={member: sent}) == expected
-    assert bound(**{f"guided_{member}": sent}) == expected
+    assert requested(structured_outputs={member: sent}) == expected
+    assert requested(**{f"guided_{member}": sent}) == expected
 
 
-def test_without_any_the_answer_is_free() -> None:
-    assert bound() is None
-    assert bound(response_format={"type": "text"}) is None
-    assert bound(response_format={"type": "text"}, guided_regex="a") == RegexFormat("a")
+def test_without_a_format_any_text_is_allowed() -> None:
+    assert requested() is None
+    assert requested(response_format={"type": "text"}) is None
+    assert requested(response_format={"type": "text"}, guided_regex="a") == RegexFormat("a")
 
 
-def test_a_response_format_binds_a_chat() -> None:
-    assert bound(response_format=JSON_OBJECT) == JsonObjectFormat()
+def test_a_response_format_constrains_a_chat() -> None:
+    assert requested(response_format=JSON_OBJECT) == JsonObjectFormat()
 
 
 @given(st.lists(st.text(min_size=1, max_size=5), min_size=1, max_size=4), st.text(max_size=5))
 def test_a_choice_is_a_regular_expression_for_just_its_texts(texts: list[str], other: str) -> None:
-    made = bound(structured_outputs={"choice": texts})
+    made = requested(structured_outputs={"choice": texts})
     assert isinstance(made, RegexFormat)
     for text in (*texts, other):
         assert bool(re.fullmatch(made.pattern, text)) == (text in texts)
@@ -96,5 +96,5 @@ def test_two_at_once_are_refused(fields: dict[str, Any], parameter: str, named: 
         ({"guided_choice": [""]}, "guided_choice"),
     ],
 )
-def test_what_binds_to_nothing_is_refused(fields: dict[str, Any], parameter: str) -> None:
+def test_empty_formats_are_refused(fields: dict[str, Any], parameter: str) -> None:
     assert refusal(**fields).parameter == parameter

@@ -41,7 +41,7 @@ async def test_the_first_header_that_is_there_decides(headers: dict[str, str]) -
         ({"Authorization": f"Bearer {WRONG}", "x-api-key": KEY}, "Invalid proxy server token passed"),
     ],
 )
-async def test_a_key_that_does_not_open_is_told_in_litellms_words(headers: dict[str, str], message: str) -> None:
+async def test_an_invalid_key_returns_litellms_message(headers: dict[str, str], message: str) -> None:
     async with client_of(echo_app(keys=[KEY])) as client:
         response = await client.post("/utils/token_counter", content=b"{", headers=headers)
     assert response.status_code == 401

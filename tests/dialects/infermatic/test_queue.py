@@ -12,7 +12,7 @@ from dragoman.core.errors import EngineFailed
 from dragoman.dialects import sse
 from dragoman.jobs.options import QueueOptions
 from tests.support.apps import client_of, echo_app
-from tests.support.asgi_clients import HangingUp
+from tests.support.asgi_clients import DisconnectingClient
 from tests.support.gated_echo import GatedEcho
 from tests.support.queueing import (
     ACCEPT_STREAM,
@@ -41,7 +41,7 @@ def queue_harness() -> Iterator[HttpQueueHarness]:
         yield queue_harness
 
 
-def nameless(text: str) -> str:
+def without_id_and_time(text: str) -> str:
     """A stream without what differs from answer to answer."""
     documents = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
     for document in documents:
@@ -54,19 +54,19 @@ async def test_a_client_that_waits_is_answered_as_on_the_plain_route(client: htt
     plain = await client.post(PLAIN, json=HELLO)
     assert held.status_code == 200
     assert held.headers["x-litellm-priority"] == "7"
-    told, direct = held.json(), plain.json()
-    assert told["id"] == f"chatcmpl-{held.headers['x-request-id']}"
-    assert (told["choices"], told["usage"]) == (direct["choices"], direct["usage"])
+    document, direct = held.json(), plain.json()
+    assert document["id"] == f"chatcmpl-{held.headers['x-request-id']}"
+    assert (document["choices"], document["usage"]) == (direct["choices"], direct["usage"])
     job = (await client.get(f"/queue/response/{held.headers['x-dragoman-job-id']}")).json()
-    assert job == {"id": held.headers["x-dragoman-job-id"], "status": "finished", "result": told}
+    assert job == {"id": held.headers["x-dragoman-job-id"], "status": "finished", "result": document}
 
 
-async def test_a_held_stream_is_the_plain_one_with_ids(client: httpx.AsyncClient) -> None:
+async def test_a_queued_stream_is_the_direct_stream_with_ids(client: httpx.AsyncClient) -> None:
     held, plain = [await client.post(path, json=STREAMED) for path in (HELD, PLAIN)]
     assert held.headers["content-type"] == plain.headers["content-type"] == sse.MEDIA_TYPE
     assert "x-litellm-priority" not in held.headers
     text = without_event_ids(held.text)
-    assert nameless(text) == nameless(plain.text)
+    assert without_id_and_time(text) == without_id_and_time(plain.text)
     assert text.endswith("data: [DONE]\n\n")
     again = await client.get(f"/queue/response/{held.headers['x-dragoman-job-id']}", headers=ACCEPT_STREAM)
     assert again.text == held.text
@@ -80,13 +80,13 @@ async def test_the_body_decides_about_the_usage_of_the_stream(client: httpx.Asyn
 
 async def test_a_request_to_the_older_route_is_only_queued(client: httpx.AsyncClient) -> None:
     response = await client.post(REQUEST, json=HELLO)
-    told = response.json()
-    assert (response.status_code, list(told)) == (200, ["id", "url", "eta", "status"])
-    assert response.headers["x-dragoman-job-id"] == told["id"]
-    assert (await job_when_ended(client, told["url"]))["result"]["choices"][0]["message"]["content"] == "Hello"
+    document = response.json()
+    assert (response.status_code, list(document)) == (200, ["id", "url", "eta", "status"])
+    assert response.headers["x-dragoman-job-id"] == document["id"]
+    assert (await job_when_ended(client, document["url"]))["result"]["choices"][0]["message"]["content"] == "Hello"
 
 
-async def test_who_prefers_not_to_wait_does_not(client: httpx.AsyncClient) -> None:
+async def test_respond_async_returns_immediately(client: httpx.AsyncClient) -> None:
     response = await client.post(HELD, json=HELLO, headers=RESPOND_ASYNC)
     assert (response.status_code, response.headers["preference-applied"]) == (202, "respond-async")
     assert "x-litellm-priority" not in response.headers
@@ -99,12 +99,12 @@ async def test_in_the_queue_0_is_the_first(client: httpx.AsyncClient, sent: int 
 
 
 @pytest.mark.parametrize("sent", [-1, "1", 1.5])
-async def test_what_is_no_priority_is_refused(client: httpx.AsyncClient, sent: object) -> None:
+async def test_an_invalid_priority_is_refused(client: httpx.AsyncClient, sent: object) -> None:
     response = await client.post(HELD, json=HELLO | {"priority": sent})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "priority")
 
 
-async def test_a_job_that_waits_says_where_it_stands_and_one_that_runs_how_long() -> None:
+async def test_a_queued_job_reports_its_position_and_a_running_one_its_eta() -> None:
     engine = GatedEcho(withhold_first_token=True)
     engine.gate.clear()
     async with queue_client(engine, options=QueueOptions(concurrency=1)) as client:
@@ -120,7 +120,7 @@ async def test_a_job_that_waits_says_where_it_stands_and_one_that_runs_how_long(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_waits_too_long_is_told_so(stream: bool) -> None:
+async def test_a_job_that_waits_too_long_times_out(stream: bool) -> None:
     engine = GatedEcho()
     engine.gate.clear()
     async with queue_client(engine, options=QueueOptions(concurrency=1, held_seconds=0.05)) as client:
@@ -142,7 +142,7 @@ async def test_who_waits_too_long_is_told_so(stream: bool) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("silent", [False, True])
-async def test_who_waits_for_a_job_that_somebody_cancels_is_told_so(
+async def test_cancelling_a_job_reports_it_to_the_waiting_client(
     queue_harness: HttpQueueHarness, stream: bool, silent: bool
 ) -> None:
     engine = GatedEcho(withhold_first_token=silent)
@@ -163,17 +163,17 @@ async def test_who_waits_for_a_job_that_somebody_cancels_is_told_so(
         assert (held.status_code, held.json()) == (410, {"error": error})
 
 
-async def test_a_client_that_hangs_up_does_not_cancel_its_job(queue_harness: HttpQueueHarness) -> None:
+async def test_a_disconnect_does_not_cancel_the_job(queue_harness: HttpQueueHarness) -> None:
     engine = GatedEcho()
     engine.gate.clear()
     async with queue_harness.server(engine) as server:
         client = server.client
-        leaving = HangingUp(HELD, STREAMED, queue_harness.secret, after=2)
-        await leaving.ask(server.app)
+        leaving = DisconnectingClient(HELD, STREAMED, queue_harness.secret, disconnect_after=2)
+        await leaving.send_to(server.app)
         [job_id] = [value.decode() for name, value in leaving.sent[0]["headers"] if name == b"x-dragoman-job-id"]
         engine.gate.set()
-        told = await job_when_ended(client, f"/queue/response/{job_id}")
-    assert told["result"]["choices"][0]["message"]["content"] == "Hello"
+        document = await job_when_ended(client, f"/queue/response/{job_id}")
+    assert document["result"]["choices"][0]["message"]["content"] == "Hello"
     assert (engine.runs, engine.cancelled) == (1, 0)
 
 
@@ -181,15 +181,15 @@ async def test_a_silent_stream_is_kept_alive_by_comments_that_end_no_event(queue
     engine = GatedEcho()
     engine.gate.clear()
     async with queue_harness.server(engine, keep_alive_seconds=0.01) as server:
-        client = HangingUp(HELD, STREAMED, queue_harness.secret, after=5)
-        await client.ask(server.app)
+        client = DisconnectingClient(HELD, STREAMED, queue_harness.secret, disconnect_after=5)
+        await client.send_to(server.app)
         engine.gate.set()
     bodies = [message["body"] for message in client.sent if message["type"] == "http.response.body"]
     assert bodies.count(b": keep-alive\n") >= 2
     assert sse.KEEP_ALIVE not in bodies
 
 
-async def test_the_same_held_request_with_the_same_key_has_the_same_answer(client: httpx.AsyncClient) -> None:
+async def test_a_repeated_queued_request_has_the_same_response(client: httpx.AsyncClient) -> None:
     headers = {"idempotency-key": "once"}
     first, again = [await client.post(HELD, json=STREAMED, headers=headers) for _ in range(2)]
     assert first.text == again.text
@@ -207,7 +207,7 @@ async def test_an_engine_that_fails_is_an_ordinary_error_before_the_first_event(
 
 
 @pytest.mark.parametrize("path", [HELD, REQUEST])
-async def test_a_server_without_a_database_says_that_it_cannot_queue(path: str) -> None:
+async def test_queueing_without_a_database_is_refused(path: str) -> None:
     async with client_of(echo_app()) as client:
         response = await client.post(path, json=HELLO)
     assert response.status_code == 400
@@ -216,7 +216,7 @@ async def test_a_server_without_a_database_says_that_it_cannot_queue(path: str) 
 
 @pytest.mark.parametrize("job_id", ["job_", "job_" + "g" * 32, "job_" + "0" * 33, "%00", "%F0%9F%A6%9C"])
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
-async def test_what_no_job_is_called_is_not_found(client: httpx.AsyncClient, method: str, job_id: str) -> None:
+async def test_an_invalid_job_id_is_not_found(client: httpx.AsyncClient, method: str, job_id: str) -> None:
     response = await client.request(method, f"/queue/response/{job_id}")
     assert response.status_code == 404
     error = response.json()["error"]

@@ -20,9 +20,9 @@ CHAT_PATHS = [
 TEXT_PATHS = [path.replace("/chat", "") for path in CHAT_PATHS]
 POST_PATHS = [*CHAT_PATHS, *TEXT_PATHS]
 
-HELLO: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
-ONCE: dict[str, Any] = {"model": "echo", "prompt": "Once"}
-BOTH = {**HELLO, **ONCE}
+CHAT_BODY: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
+TEXT_BODY: dict[str, Any] = {"model": "echo", "prompt": "Once"}
+BOTH = {**CHAT_BODY, **TEXT_BODY}
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def slow_client() -> Iterator[httpx.Client]:
         yield client
 
 
-def said(response: httpx.Response) -> str:
+def response_text(response: httpx.Response) -> str:
     """The text of the only choice, of either route."""
     assert response.status_code == 200, response.text
     [choice] = response.json()["choices"]
@@ -49,7 +49,7 @@ def said(response: httpx.Response) -> str:
 
 def texts(client: httpx.Client, **fields: object) -> list[str]:
     """The texts of all choices of a text completion, in order."""
-    response = client.post("/v1/completions", json=ONCE | fields)
+    response = client.post("/v1/completions", json=TEXT_BODY | fields)
     assert response.status_code == 200, response.text
     choices = response.json()["choices"]
     assert [choice["index"] for choice in choices] == list(range(len(choices)))
@@ -70,32 +70,32 @@ def data_lines(body: str) -> list[str]:
 
 @pytest.mark.parametrize("path", CHAT_PATHS)
 def test_a_chat_is_answered_under_all_four_paths(client: httpx.Client, path: str) -> None:
-    response = client.post(path, json=HELLO)
-    assert (said(response), response.json()["model"]) == ("Hello", "echo")
+    response = client.post(path, json=CHAT_BODY)
+    assert (response_text(response), response.json()["model"]) == ("Hello", "echo")
     assert response.json()["usage"]["total_tokens"] == len("user: Hello") + len("Hello") + 1
 
 
 @pytest.mark.parametrize("path", TEXT_PATHS)
 def test_a_text_is_completed_under_all_four_paths(client: httpx.Client, path: str) -> None:
-    response = client.post(path, json=ONCE)
-    assert (said(response), response.json()["object"]) == ("Once", "text_completion")
+    response = client.post(path, json=TEXT_BODY)
+    assert (response_text(response), response.json()["object"]) == ("Once", "text_completion")
 
 
 @pytest.mark.parametrize("path", POST_PATHS)
 def test_a_trailing_slash_is_accepted_without_a_redirect(client: httpx.Client, path: str) -> None:
-    assert said(client.post(f"{path}/", json=BOTH)) in ("Hello", "Once")
+    assert response_text(client.post(f"{path}/", json=BOTH)) in ("Hello", "Once")
 
 
 @pytest.mark.parametrize("path", POST_PATHS)
 def test_the_api_version_of_azure_is_ignored(client: httpx.Client, path: str) -> None:
-    assert said(client.post(path, params={"api-version": "2024-06-01"}, json=BOTH)) in ("Hello", "Once")
+    assert response_text(client.post(path, params={"api-version": "2024-06-01"}, json=BOTH)) in ("Hello", "Once")
 
 
 @pytest.mark.parametrize("path", ["/engines/echo", "/openai/deployments/echo"])
-def test_the_model_of_the_path_beats_the_one_in_the_body(client: httpx.Client, path: str) -> None:
-    for body in (HELLO | {"model": "other"}, {"messages": HELLO["messages"]}):
+def test_the_model_in_the_path_overrides_the_body(client: httpx.Client, path: str) -> None:
+    for body in (CHAT_BODY | {"model": "other"}, {"messages": CHAT_BODY["messages"]}):
         response = client.post(f"{path}/chat/completions", json=body)
-        assert (said(response), response.json()["model"]) == ("Hello", "echo")
+        assert (response_text(response), response.json()["model"]) == ("Hello", "echo")
 
 
 @pytest.mark.parametrize("name", ["owner/name", "owner%2Fname", "a/b/c", "chat"])
@@ -116,7 +116,7 @@ def test_the_longest_known_route_ends_the_name_of_the_model(client: httpx.Client
 @pytest.mark.parametrize(
     ("path", "route"), [("/v1/chat/completions", "/chat/completions"), ("/v1/completions", "/completions")]
 )
-def test_an_unknown_model_is_told_in_litellms_words(client: httpx.Client, path: str, route: str) -> None:
+def test_an_unknown_model_returns_litellms_message(client: httpx.Client, path: str, route: str) -> None:
     response = client.post(path, json=BOTH | {"model": "foo"})
     assert response.status_code == 400
     assert response.json() == {
@@ -132,7 +132,7 @@ def test_an_unknown_model_is_told_in_litellms_words(client: httpx.Client, path: 
 
 def test_names_of_models_are_compared_exactly(client: httpx.Client) -> None:
     for name in ("Echo", "echo ", "ech"):
-        assert error(client.post("/v1/completions", json=ONCE | {"model": name}))["type"] == "None"
+        assert error(client.post("/v1/completions", json=TEXT_BODY | {"model": name}))["type"] == "None"
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/models", "/v1/models/", "/models/"])
@@ -170,7 +170,7 @@ def test_a_model_that_is_not_there_is_not_found(client: httpx.Client, path: str)
 
 @pytest.mark.parametrize("path", ["/", "/v1", "/v2/models", "/v1/echo/completions", "/v1/chat", "/openai/completions"])
 def test_an_unknown_path_is_not_found(client: httpx.Client, path: str) -> None:
-    response = client.post(path, json=HELLO)
+    response = client.post(path, json=CHAT_BODY)
     assert (response.status_code, response.json()) == (404, {"detail": "Not Found"})
 
 
@@ -190,12 +190,12 @@ def test_models_are_only_read(client: httpx.Client) -> None:
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "", "application/xml"])
 def test_the_body_is_json_whatever_its_content_type_says(client: httpx.Client, content_type: str) -> None:
-    body = json.dumps(ONCE).encode()
-    assert said(client.post("/v1/completions", content=body, headers={"content-type": content_type})) == "Once"
+    body = json.dumps(TEXT_BODY).encode()
+    assert response_text(client.post("/v1/completions", content=body, headers={"content-type": content_type})) == "Once"
 
 
 @pytest.mark.parametrize("body", [b"", b"model=echo&prompt=Once", b"{'model': 'echo'}", b'{"model":"echo"', b"<a/>"])
-def test_anything_but_json_is_told_so(client: httpx.Client, body: bytes) -> None:
+def test_a_body_that_is_not_json_is_refused(client: httpx.Client, body: bytes) -> None:
     detail = error(client.post("/v1/completions", content=body))
     assert detail == {
         "message": "Invalid JSON in request body",
@@ -205,14 +205,14 @@ def test_anything_but_json_is_told_so(client: httpx.Client, body: bytes) -> None
     }
 
 
-def test_a_value_out_of_range_is_told_with_its_field(client: httpx.Client) -> None:
-    detail = error(client.post("/v1/chat/completions", json=HELLO | {"temperature": 3}))
+def test_an_out_of_range_value_names_its_field(client: httpx.Client) -> None:
+    detail = error(client.post("/v1/chat/completions", json=CHAT_BODY | {"temperature": 3}))
     assert detail["message"] == "litellm.BadRequestError: temperature must be between 0 and 2, got 3"
     assert detail["param"] == "temperature"
 
 
 @pytest.mark.parametrize(("path", "parameter"), [("/v1/chat/completions", "messages"), ("/v1/completions", "prompt")])
-def test_a_prompt_beyond_the_context_is_told_with_both_lengths(client: httpx.Client, path: str, parameter: str) -> None:
+def test_a_context_overflow_names_both_lengths(client: httpx.Client, path: str, parameter: str) -> None:
     long = "x" * 8192
     body = {"model": "echo", "prompt": long, "messages": [{"role": "user", "content": long}]}
     detail = error(client.post(path, json=body))
@@ -224,7 +224,7 @@ def test_a_prompt_beyond_the_context_is_told_with_both_lengths(client: httpx.Cli
 
 
 def test_an_error_has_its_status_in_a_stream_too_as_long_as_nothing_was_sent(client: httpx.Client) -> None:
-    response = client.post("/v1/completions", json=ONCE | {"stream": True, "prompt": ""})
+    response = client.post("/v1/completions", json=TEXT_BODY | {"stream": True, "prompt": ""})
     assert error(response)["message"].startswith("litellm.BadRequestError: The prompt is empty")
     assert response.headers["content-type"] == "application/json"
 
@@ -240,13 +240,13 @@ def test_a_body_above_the_limit_is_too_large(client: httpx.Client, declared: boo
 
 
 def test_a_body_at_the_limit_is_read(client: httpx.Client) -> None:
-    body = json.dumps(ONCE).encode()
-    assert said(client.post("/v1/completions", content=body + b" " * (10 * 2**20 - len(body)))) == "Once"
+    body = json.dumps(TEXT_BODY).encode()
+    assert response_text(client.post("/v1/completions", content=body + b" " * (10 * 2**20 - len(body)))) == "Once"
 
 
 def test_echo_puts_the_prompt_before_the_answer_and_counts_it_once(client: httpx.Client) -> None:
-    response = client.post("/v1/completions", json=ONCE | {"echo": True})
-    assert said(response) == "OnceOnce"
+    response = client.post("/v1/completions", json=TEXT_BODY | {"echo": True})
+    assert response_text(response) == "OnceOnce"
     usage = response.json()["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (4, 5)
 
@@ -259,20 +259,20 @@ def test_choices_come_prompt_by_prompt(client: httpx.Client) -> None:
 def test_prompts_may_be_token_ids(client: httpx.Client) -> None:
     assert texts(client, prompt=list(b"Once")) == ["Once"]
     assert texts(client, prompt=[list(b"one"), list(b"two")]) == ["one", "two"]
-    assert error(client.post("/v1/completions", json=ONCE | {"prompt": [1, 999]}))["param"] == "prompt"
+    assert error(client.post("/v1/completions", json=TEXT_BODY | {"prompt": [1, 999]}))["param"] == "prompt"
 
 
 def test_the_usage_of_several_prompts_is_their_sum(client: httpx.Client) -> None:
-    usage = client.post("/v1/completions", json=ONCE | {"prompt": ["one", "three"], "n": 2}).json()["usage"]
+    usage = client.post("/v1/completions", json=TEXT_BODY | {"prompt": ["one", "three"], "n": 2}).json()["usage"]
     assert (usage["prompt_tokens"], usage["completion_tokens"]) == (3 + 5, 2 * (4 + 6))
 
 
 def test_one_bad_prompt_fails_the_request(client: httpx.Client) -> None:
-    response = client.post("/v1/completions", json=ONCE | {"prompt": ["one", "", "three"]})
+    response = client.post("/v1/completions", json=TEXT_BODY | {"prompt": ["one", "", "three"]})
     assert error(response)["message"].startswith("litellm.BadRequestError: The prompt is empty")
 
 
-def test_a_text_completion_has_16_tokens_unless_told_otherwise(client: httpx.Client) -> None:
+def test_a_text_completion_has_16_tokens_by_default(client: httpx.Client) -> None:
     long = {"prompt": "x" * 40}
     assert texts(client, **long) == ["x" * 16]
     assert texts(client, **long, max_tokens=20) == ["x" * 20]
@@ -280,8 +280,8 @@ def test_a_text_completion_has_16_tokens_unless_told_otherwise(client: httpx.Cli
 
 
 def test_stop_strings_end_a_choice_whatever_characters_they_have(client: httpx.Client) -> None:
-    response = client.post("/v1/completions", json=ONCE | {"prompt": "日本語です", "stop": ["語"]})
-    assert said(response) == "日本"
+    response = client.post("/v1/completions", json=TEXT_BODY | {"prompt": "日本語です", "stop": ["語"]})
+    assert response_text(response) == "日本"
     assert response.json()["choices"][0]["finish_reason"] == "stop"
 
 
@@ -300,11 +300,11 @@ def test_a_stream_is_sent_as_events(client: httpx.Client, path: str) -> None:
     assert chunks == [json.dumps(document, separators=(",", ":")) for document in documents]
 
 
-def test_a_stream_tells_its_usage_last_on_request(client: httpx.Client) -> None:
-    body = HELLO | {"stream": True, "stream_options": {"include_usage": True}}
+def test_a_stream_reports_usage_last_on_request(client: httpx.Client) -> None:
+    body = CHAT_BODY | {"stream": True, "stream_options": {"include_usage": True}}
     *chunks, usage, _ = data_lines(client.post("/v1/chat/completions", json=body).text)
     assert json.loads(usage)["choices"] == []
-    assert json.loads(usage)["usage"] == client.post("/v1/chat/completions", json=HELLO).json()["usage"]
+    assert json.loads(usage)["usage"] == client.post("/v1/chat/completions", json=CHAT_BODY).json()["usage"]
     assert not any("usage" in json.loads(chunk) for chunk in chunks)
 
 
@@ -318,7 +318,7 @@ def test_the_streams_of_several_prompts_carry_their_indices(client: httpx.Client
 
 
 def test_a_character_is_never_split_between_chunks(client: httpx.Client) -> None:
-    body = ONCE | {"prompt": "aé日😀", "stream": True}
+    body = TEXT_BODY | {"prompt": "aé日😀", "stream": True}
     *chunks, _ = data_lines(client.post("/v1/completions", json=body).text)
     assert [json.loads(chunk)["choices"][0]["text"] for chunk in chunks] == ["a", "é", "日", "😀", ""]
 
@@ -361,7 +361,7 @@ def test_a_silent_stream_is_kept_alive_by_comments(slow_client: httpx.Client) ->
 
 
 def test_an_answer_that_is_not_streamed_has_no_comments(slow_client: httpx.Client) -> None:
-    assert said(slow_client.post("/v1/completions", json={"model": "echo", "prompt": "a"})) == "a"
+    assert response_text(slow_client.post("/v1/completions", json={"model": "echo", "prompt": "a"})) == "a"
 
 
 @pytest.mark.parametrize("path", [*POST_PATHS, "/v1/models"])
@@ -373,7 +373,7 @@ def test_an_azure_api_version_is_taken_and_ignored(client: httpx.Client, path: s
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("body", [HELLO, {}])
+@pytest.mark.parametrize("body", [CHAT_BODY, {}])
 def test_the_call_id_is_the_request_id(client: httpx.Client, body: dict[str, Any]) -> None:
     headers = client.post("/v1/chat/completions", json=body).headers
     assert headers["x-litellm-call-id"] == headers["x-request-id"]

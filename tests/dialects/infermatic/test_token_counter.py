@@ -14,7 +14,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
         yield client
 
 
-async def test_messages_count_what_the_same_chat_is_told(client: httpx.AsyncClient) -> None:
+async def test_message_counts_match_the_chats_usage(client: httpx.AsyncClient) -> None:
     counted = (await client.post("/utils/token_counter", json={"model": "acme/parrot", "messages": MESSAGES})).json()
     answer = (await client.post("/v1/chat/completions", json={"model": "echo", "messages": MESSAGES})).json()
     assert counted == {
@@ -25,7 +25,7 @@ async def test_messages_count_what_the_same_chat_is_told(client: httpx.AsyncClie
     }
 
 
-async def test_a_prompt_wins_over_messages(client: httpx.AsyncClient) -> None:
+async def test_the_prompt_overrides_messages(client: httpx.AsyncClient) -> None:
     asked = {"model": "echo", "prompt": "abc", "messages": MESSAGES}
     assert (await client.post("/utils/token_counter", json=asked)).json()["total_tokens"] == 3
 

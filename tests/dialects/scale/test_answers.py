@@ -8,10 +8,10 @@ import pytest
 
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, TopLogprob, Usage
-from dragoman.dialects.form import Call
+from dragoman.dialects.form import DecodedRequest
 from dragoman.dialects.scale import codec
-from tests.support.answers import collected, streamed
-from tests.support.occasions import occasion
+from tests.support.answers import build_response, stream_documents
+from tests.support.occasions import decode_context
 
 ANSWER: list[Event] = [
     Delta(0, "Hel", [1]),
@@ -22,33 +22,35 @@ ANSWER: list[Event] = [
 ]
 
 
-def deployment_chat(**fields: object) -> Call:
+def deployment_chat(**fields: object) -> DecodedRequest:
     body = {"chat_history": [], "prompt": "Hi"} | fields
-    return codec.decode_deployment_chat(json.dumps(body).encode(), occasion(deployment="m"))
+    return codec.decode_deployment_chat(json.dumps(body).encode(), decode_context(deployment="m"))
 
 
-def deployment_text(**fields: object) -> Call:
-    return codec.decode_deployment_text(json.dumps({"prompt": "Once"} | fields).encode(), occasion(deployment="m"))
+def deployment_text(**fields: object) -> DecodedRequest:
+    return codec.decode_deployment_text(
+        json.dumps({"prompt": "Once"} | fields).encode(), decode_context(deployment="m")
+    )
 
 
-def chat() -> Call:
+def chat() -> DecodedRequest:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-    return codec.decode_chat(json.dumps(body).encode(), occasion())
+    return codec.decode_chat(json.dumps(body).encode(), decode_context())
 
 
-def text() -> Call:
-    return codec.decode_text(json.dumps({"model": "m", "prompt": "Once"}).encode(), occasion())
+def text() -> DecodedRequest:
+    return codec.decode_text(json.dumps({"model": "m", "prompt": "Once"}).encode(), decode_context())
 
 
-def documents(call: Call) -> tuple[list[Any], Any]:
+def documents(call: DecodedRequest) -> tuple[list[Any], Any]:
     """The events of the stream, and the whole answer."""
-    pieces = [json.loads(document) for event in ANSWER for document in call.machine.feed(event)]
-    assert call.machine.terminator() == b""
-    return pieces, json.loads(call.machine.collected())
+    pieces = [json.loads(document) for event in ANSWER for document in call.builder.feed(event)]
+    assert call.builder.terminator() == b""
+    return pieces, json.loads(call.builder.build())
 
 
 @pytest.mark.parametrize("route", [deployment_chat, deployment_text])
-def test_the_events_of_a_deployment_have_the_shape_of_its_answer(route: Callable[..., Call]) -> None:
+def test_the_events_of_a_deployment_have_the_shape_of_its_answer(route: Callable[..., DecodedRequest]) -> None:
     def body(said: str, reason: str | None, prompt_tokens: int, response_tokens: int) -> dict[str, Any]:
         return {
             "completions": [["Say", [said]]],
@@ -87,15 +89,15 @@ def test_the_events_of_a_text_have_the_shape_of_its_answer() -> None:
 
 
 def test_an_answer_without_usage_is_the_engines_failure() -> None:
-    machine = chat().machine
+    machine = chat().builder
     for event in ANSWER[:-1]:
         list(machine.feed(event))
     with pytest.raises(EngineFailed):
-        machine.collected()
+        machine.build()
 
 
 @pytest.mark.parametrize("route", [deployment_chat, deployment_text])
-def test_choices_have_the_log_probabilities_of_the_same_documents_text(route: Callable[..., Call]) -> None:
+def test_choices_have_the_log_probabilities_of_the_same_documents_text(route: Callable[..., DecodedRequest]) -> None:
     def choices(*letters: str) -> list[Any]:
         content = [
             {
@@ -112,12 +114,12 @@ def test_choices_have_the_log_probabilities_of_the_same_documents_text(route: Ca
         return TokenLogprobs(1, letter.encode(), -0.5, [TopLogprob(2, b"x", -0.1)])
 
     events = [Delta(0, "a", [1], [told("a")]), Delta(0, "bc", [2, 3], [told("b"), told("c")]), *ANSWER[-2:]]
-    machine = route(logprobs=True, top_logprobs=1).machine
-    assert [piece["choices"] for piece in streamed(machine, events)] == [choices("a"), choices("b", "c"), None]
-    assert json.loads(machine.collected())["choices"] == choices("a", "b", "c")
+    machine = route(logprobs=True, top_logprobs=1).builder
+    assert [piece["choices"] for piece in stream_documents(machine, events)] == [choices("a"), choices("b", "c"), None]
+    assert json.loads(machine.build())["choices"] == choices("a", "b", "c")
 
 
-def test_who_said_nothing_has_no_tokens_to_tell() -> None:
-    assert collected(deployment_chat(logprobs=True).machine, ANSWER[-2:])["choices"] == [
+def test_an_empty_choice_has_no_logprobs() -> None:
+    assert build_response(deployment_chat(logprobs=True).builder, ANSWER[-2:])["choices"] == [
         {"index": 0, "logprobs": {"content": []}}
     ]

@@ -22,32 +22,34 @@ from dragoman.core.errors import (
 )
 from dragoman.core.request import ChatPrompt, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
-from dragoman.dialects.form import Call
+from dragoman.dialects.form import DecodedRequest
 from dragoman.dialects.queries import read_query
 from dragoman.dialects.scale import codec, wire
 from dragoman.dialects.trimming import PromptTooLong
 from dragoman.dialects.validation import MalformedJson
-from tests.support.occasions import occasion
+from tests.support.occasions import decode_context
 
 DEFAULTS = SamplingParams(temperature=0.2)
 
 
-def deployment_chat(**fields: object) -> Call:
+def deployment_chat(**fields: object) -> DecodedRequest:
     body = {"chat_history": [], "prompt": "Hi"} | fields
-    return codec.decode_deployment_chat(json.dumps(body).encode(), occasion(deployment="m"))
+    return codec.decode_deployment_chat(json.dumps(body).encode(), decode_context(deployment="m"))
 
 
-def deployment_text(**fields: object) -> Call:
-    return codec.decode_deployment_text(json.dumps({"prompt": "Once"} | fields).encode(), occasion(deployment="m"))
+def deployment_text(**fields: object) -> DecodedRequest:
+    return codec.decode_deployment_text(
+        json.dumps({"prompt": "Once"} | fields).encode(), decode_context(deployment="m")
+    )
 
 
-def chat(**fields: object) -> Call:
+def chat(**fields: object) -> DecodedRequest:
     body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]} | fields
-    return codec.decode_chat(json.dumps(body).encode(), occasion())
+    return codec.decode_chat(json.dumps(body).encode(), decode_context())
 
 
-def text(**fields: object) -> Call:
-    return codec.decode_text(json.dumps({"model": "m", "prompt": "Once"} | fields).encode(), occasion())
+def text(**fields: object) -> DecodedRequest:
+    return codec.decode_text(json.dumps({"model": "m", "prompt": "Once"} | fields).encode(), decode_context())
 
 
 def sampling(**fields: object) -> SamplingParams:
@@ -68,22 +70,22 @@ def parameters(**fields: object) -> SamplingParams:
     return of_chat
 
 
-def messages(call: Call) -> list[tuple[str, str]]:
+def messages(call: DecodedRequest) -> list[tuple[str, str]]:
     prompt = call.requests[0].prompt
     assert isinstance(prompt, ChatPrompt)
     return [(message.role, message.content) for message in prompt.messages]
 
 
-def prompt_of(call: Call) -> ChatPrompt:
+def prompt_of(call: DecodedRequest) -> ChatPrompt:
     prompt = call.requests[0].prompt
     assert isinstance(prompt, ChatPrompt)
     return prompt
 
 
-def details(route: Callable[..., Call], /, **fields: object) -> list[dict[str, Any]]:
+def details(route: Callable[..., DecodedRequest], /, **fields: object) -> list[dict[str, Any]]:
     with pytest.raises(BadRequest) as caught:
         route(**fields)
-    reply = codec.ScaleErrors().reply(caught.value)
+    reply = codec.ScaleErrors().render(caught.value)
     assert reply.status == 422
     found: list[dict[str, Any]] = json.loads(reply.body)["detail"]
     return found
@@ -204,7 +206,7 @@ def test_a_temperature_above_the_maximum_is_clamped(temperature: float) -> None:
         ("reasoning_effort", 1, "Input should be a valid string", "string_type"),
     ],
 )
-def test_values_out_of_range_are_told_by_all_routes(field: str, value: object, message: str, kind: str) -> None:
+def test_values_out_of_range_are_reported_by_all_routes(field: str, value: object, message: str, kind: str) -> None:
     assert refused(**{field: value}) == {"loc": ["body", field], "msg": message, "type": kind}
     for route in (chat, text):
         [detail] = details(route, model_parameters={field: value})
@@ -242,7 +244,7 @@ def test_the_other_spellings_are_checked_alike(field: str) -> None:
     assert detail["loc"] == ["body", "model_parameters", field]
 
 
-def test_an_empty_or_too_long_stop_sequence_is_told_with_its_place() -> None:
+def test_an_empty_or_too_long_stop_sequence_is_reported_with_its_path() -> None:
     assert refused(stop_sequences=["a", ""])["loc"] == ["body", "stop_sequences", 1]
     assert refused(stop_sequences=["a" * 257])["loc"] == ["body", "stop_sequences", 0]
 
@@ -284,7 +286,7 @@ def test_other_bindings_are_ignored() -> None:
         ("ignore_eos", 1),
     ],
 )
-def test_bindings_out_of_range_are_told_with_their_place(name: str, value: object) -> None:
+def test_bindings_out_of_range_are_reported_with_their_path(name: str, value: object) -> None:
     detail = refused(model_request_parameters={"bindings": {name: value}})
     assert detail["loc"] == ["body", "model_request_parameters", "bindings", name]
 
@@ -315,8 +317,8 @@ def test_unknown_fields_elsewhere_are_ignored() -> None:
 def test_all_violations_are_listed_at_once() -> None:
     body = b'{"temperature": -1, "stop_sequences": ["", 1], "chat_history": [{"role": "tool"}]}'
     with pytest.raises(BadRequest) as caught:
-        codec.decode_deployment_chat(body, occasion(deployment="m"))
-    found = json.loads(codec.ScaleErrors().reply(caught.value).body)["detail"]
+        codec.decode_deployment_chat(body, decode_context(deployment="m"))
+    found = json.loads(codec.ScaleErrors().render(caught.value).body)["detail"]
     assert [detail["loc"][1:] for detail in found] == [
         ["temperature"],
         ["stop_sequences", 0],
@@ -355,7 +357,7 @@ def test_log_probabilities_are_asked_for() -> None:
 
 
 @pytest.mark.parametrize("route", [deployment_chat, chat])
-def test_a_template_reaches_the_engine(route: Callable[..., Call]) -> None:
+def test_a_template_reaches_the_engine(route: Callable[..., DecodedRequest]) -> None:
     assert prompt_of(route()).template is None
     assert prompt_of(route(chat_template="{{ x }}")).template == "{{ x }}"
     [detail] = details(route, chat_template="x" * 65537)
@@ -510,7 +512,7 @@ def test_another_memory_strategy_is_refused(strategy: dict[str, Any], place: lis
     ],
 )
 def test_fields_of_the_routes_with_a_model_are_checked(
-    route: Callable[..., Call], fields: dict[str, Any], place: list[str]
+    route: Callable[..., DecodedRequest], fields: dict[str, Any], place: list[str]
 ) -> None:
     [detail] = details(route, **fields)
     assert detail["loc"] == ["body", *place]
@@ -563,25 +565,25 @@ def test_another_scheme_of_authorization_is_malformed() -> None:
     ],
 )
 def test_errors_have_their_status_and_text(error: DragomanError, status: int, detail: str) -> None:
-    reply = codec.ScaleErrors().reply(error)
+    reply = codec.ScaleErrors().render(error)
     assert (reply.status, json.loads(reply.body)) == (status, {"detail": detail})
     assert reply.headers.get("retry-after") == (str(error.retry_after) if isinstance(error, Overloaded) else None)
-    assert codec.ScaleErrors().frame(error) == b"event: error\ndata: " + reply.body + b"\n\n"
+    assert codec.ScaleErrors().render_frame(error) == b"event: error\ndata: " + reply.body + b"\n\n"
 
 
-def test_the_engines_word_for_the_conversation_becomes_the_routes_own() -> None:
-    assert deployment_chat().fields == {"messages": "chat_history"}
-    assert chat().fields == {}
+def test_the_engines_messages_field_is_mapped_to_chat_history() -> None:
+    assert deployment_chat().field_names == {"messages": "chat_history"}
+    assert chat().field_names == {}
 
 
-def test_what_is_wrong_with_a_template_is_told_with_its_field() -> None:
+def test_a_template_error_names_its_field() -> None:
     error = BadRequest("line 3: unexpected 'end'", "chat_template")
-    reply = codec.ScaleErrors().reply(error)
+    reply = codec.ScaleErrors().render(error)
     detail = {"loc": ["body", "chat_template"], "msg": error.message, "type": "value_error"}
     assert (reply.status, json.loads(reply.body)) == (422, {"detail": [detail]})
 
 
-def test_a_model_whose_engine_is_not_known_yet_is_pending() -> None:
+def test_a_model_without_a_known_context_length_is_pending() -> None:
     models = [ServedModel("a", (), None), ServedModel("b", ("c",), 8192)]
     assert [(item.id, item.status) for item in codec.deployment_items(models)] == [("a", "PENDING"), ("b", "READY")]
 

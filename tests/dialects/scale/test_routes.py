@@ -13,10 +13,10 @@ from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event
 from dragoman.core.identifiers import key_digest
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message
-from dragoman.dialects.door import ExchangeOptions
+from dragoman.dialects.door import HttpOptions
 from dragoman.dialects.scale import routes
 from dragoman.dialects.scale.routes import TRIMMED_HEADER
-from dragoman.dialects.trimming import Trimming
+from dragoman.dialects.trimming import TruncationPlan
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.gateway import Gateway
@@ -24,7 +24,7 @@ from dragoman.gateway.keys import NO_KEYS, StaticKeyAuthenticator
 from dragoman.gateway.meter import RequestMetrics
 
 KEY = "sk-0123456789abcdef"
-LARGEST_BODY = 100_000
+MAX_BODY_BYTES = 100_000
 CONTEXT = 1000
 
 DEPLOYMENT_CHAT = "/v4/models/echo/chat-completions"
@@ -62,7 +62,7 @@ def gateway_of(engine: EchoEngine, keys: StaticKeyAuthenticator = NO_KEYS) -> Ga
 
 
 def client_of(gateway: Gateway) -> httpx.AsyncClient:
-    app = Starlette(routes=routes(gateway, ExchangeOptions(LARGEST_BODY, 15)))
+    app = Starlette(routes=routes(gateway, HttpOptions(MAX_BODY_BYTES, 15)))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://server")
 
 
@@ -73,7 +73,7 @@ async def client() -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-async def locked() -> AsyncIterator[httpx.AsyncClient]:
+async def keyed_client() -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(gateway_of(EchoEngine(), StaticKeyAuthenticator([key_digest(KEY)]))) as client:
         yield client
 
@@ -85,7 +85,7 @@ def detail_of(response: httpx.Response, status: int) -> Any:
     return response.json()["detail"]
 
 
-def said(response: httpx.Response) -> str:
+def response_text(response: httpx.Response) -> str:
     """The text of an answer of any of the four routes."""
     assert response.status_code == 200, response.text
     match response.json():
@@ -104,7 +104,7 @@ def history(*turns: tuple[str, int]) -> list[dict[str, str]]:
 @pytest.mark.parametrize("path", POSTS)
 async def test_a_prompt_is_answered_on_all_four_routes(client: httpx.AsyncClient, path: str) -> None:
     response = await client.post(path, json=HELLO)
-    assert said(response) == "Hello"
+    assert response_text(response) == "Hello"
     assert len(response.headers["x-request-id"]) == 32
     assert TRIMMED_HEADER not in response.headers
 
@@ -168,16 +168,16 @@ async def test_the_streams_of_the_sibling_routes_have_exactly_these_frames(clien
 
 async def test_parameters_reach_the_engine(client: httpx.AsyncClient) -> None:
     stopped = await client.post(DEPLOYMENT_CHAT, json=HELLO | {"stop_sequences": ["lo"]})
-    assert (said(stopped), stopped.json()["finish_reason"]) == ("Hel", "stop")
+    assert (response_text(stopped), stopped.json()["finish_reason"]) == ("Hel", "stop")
     endless = {"max_tokens": 8, "model_request_parameters": {"bindings": {"ignore_eos": True}}}
-    assert said(await client.post(DEPLOYMENT_TEXT, json=HELLO | endless)) == "HelloHe"
-    assert said(await client.post(CHAT, json=HELLO | {"model_parameters": {"max_tokens": 2}})) == "He"
+    assert response_text(await client.post(DEPLOYMENT_TEXT, json=HELLO | endless)) == "HelloHe"
+    assert response_text(await client.post(CHAT, json=HELLO | {"model_parameters": {"max_tokens": 2}})) == "He"
 
 
 @pytest.mark.parametrize("name", ["echo", "acme/parrot", "acme%2Fparrot"])
 async def test_the_deployment_in_the_path_may_have_slashes(client: httpx.AsyncClient, name: str) -> None:
     for route in ("chat-completions", "completions"):
-        assert said(await client.post(f"/v4/models/{name}/{route}", json=HELLO)) == "Hello"
+        assert response_text(await client.post(f"/v4/models/{name}/{route}", json=HELLO)) == "Hello"
 
 
 @pytest.mark.parametrize(
@@ -203,11 +203,11 @@ async def test_the_shape_is_checked_before_the_model_is_looked_for(client: httpx
 @pytest.mark.parametrize(
     "body", [b"", b"prompt=Hello", b"[]", b'"Hello"', b'{"prompt": "Hello"', b'{"temperature": NaN}']
 )
-async def test_anything_but_a_json_object_is_told_so(client: httpx.AsyncClient, path: str, body: bytes) -> None:
+async def test_a_body_that_is_not_a_json_object_is_refused(client: httpx.AsyncClient, path: str, body: bytes) -> None:
     assert detail_of(await client.post(path, content=body), 400) == "Request body is not valid JSON"
 
 
-async def test_violations_are_told_in_the_documented_words(client: httpx.AsyncClient) -> None:
+async def test_violations_have_the_documented_messages(client: httpx.AsyncClient) -> None:
     sent = {"max_tokens": "1", "stop_sequences": list("abcde"), "chat_history": []}
     assert detail_of(await client.post(DEPLOYMENT_CHAT, json=sent), 422) == [
         {"loc": ["body", "stop_sequences"], "msg": "List should have at most 4 items, got 5", "type": "too_long"},
@@ -218,8 +218,8 @@ async def test_violations_are_told_in_the_documented_words(client: httpx.AsyncCl
 
 async def test_a_body_above_the_limit_is_too_large(client: httpx.AsyncClient) -> None:
     for path in POSTS:
-        response = await client.post(path, json=HELLO | {"prompt": "x" * LARGEST_BODY})
-        assert detail_of(response, 413) == f"Request body is larger than {LARGEST_BODY} bytes"
+        response = await client.post(path, json=HELLO | {"prompt": "x" * MAX_BODY_BYTES})
+        assert detail_of(response, 413) == f"Request body is larger than {MAX_BODY_BYTES} bytes"
 
 
 async def test_a_prompt_that_leaves_too_little_room_is_refused(client: httpx.AsyncClient) -> None:
@@ -237,9 +237,9 @@ async def test_a_prompt_that_leaves_too_little_room_is_refused(client: httpx.Asy
 
 async def test_a_prompt_that_leaves_just_enough_room_is_answered(client: httpx.AsyncClient) -> None:
     response = await client.post(DEPLOYMENT_TEXT, json=HELLO | {"prompt": "x" * 900, "max_tokens": 100})
-    assert said(response) == "x" * 100
+    assert response_text(response) == "x" * 100
     whole = await client.post(DEPLOYMENT_TEXT, json=HELLO | {"prompt": "x" * (CONTEXT - 1)})
-    assert (said(whole), whole.json()["finish_reason"]) == ("x", "length")
+    assert (response_text(whole), whole.json()["finish_reason"]) == ("x", "length")
 
 
 async def test_a_prompt_without_room_for_one_token_is_refused(client: httpx.AsyncClient) -> None:
@@ -250,7 +250,7 @@ async def test_a_prompt_without_room_for_one_token_is_refused(client: httpx.Asyn
     assert "max_tokens is 9223372036854775807" in detail_of(await client.post(DEPLOYMENT_CHAT, json=huge), 400)
 
 
-async def test_a_history_that_does_not_fit_is_trimmed_and_the_header_tells(client: httpx.AsyncClient) -> None:
+async def test_a_history_that_does_not_fit_is_truncated_and_reported_in_a_header(client: httpx.AsyncClient) -> None:
     sent = {
         "chat_history": history(("system", 10), ("user", 400), ("assistant", 100), ("user", 300), ("assistant", 100)),
         "prompt": "Hello",
@@ -258,14 +258,14 @@ async def test_a_history_that_does_not_fit_is_trimmed_and_the_header_tells(clien
     for stream in (False, True):
         response = await client.post(DEPLOYMENT_CHAT, json=sent | {"stream": stream})
         assert response.headers[TRIMMED_HEADER] == "2"
-    kept = len("system: \nuser: \nassistant: \nuser: Hello") + 10 + 300 + 100
-    assert f'"prompt_tokens":{kept},' in response.text
+    remaining = len("system: \nuser: \nassistant: \nuser: Hello") + 10 + 300 + 100
+    assert f'"prompt_tokens":{remaining},' in response.text
 
 
-async def test_a_conversation_of_the_sibling_route_is_trimmed_too(client: httpx.AsyncClient) -> None:
+async def test_a_conversation_of_the_sibling_route_is_truncated_too(client: httpx.AsyncClient) -> None:
     sent = {"model": "echo", "messages": history(("user", 800), ("assistant", 10), ("user", 5)), "instructions": "Hm"}
     response = await client.post(CHAT, json=sent)
-    assert (said(response), response.headers[TRIMMED_HEADER]) == ("xxxxx", "2")
+    assert (response_text(response), response.headers[TRIMMED_HEADER]) == ("xxxxx", "2")
     assert response.json()["token_usage"]["prompt"] == len("system: Hm\nuser: xxxxx")
 
 
@@ -273,35 +273,35 @@ async def test_a_conversation_of_the_sibling_route_is_trimmed_too(client: httpx.
     ("max_tokens", "length", "dropped"),
     [(None, 782, None), (None, 783, "1"), (300, 682, None), (300, 683, "1"), (1, 981, None), (1, 982, "1")],
 )
-async def test_the_room_kept_is_max_tokens_or_a_fifth_of_the_context(
+async def test_max_tokens_or_a_fifth_of_the_context_is_reserved(
     client: httpx.AsyncClient, max_tokens: int | None, length: int, dropped: str | None
 ) -> None:
     overhead = len("user: \nuser: Hello")
     sent = {"chat_history": history(("user", length)), "prompt": "Hello", "max_tokens": max_tokens}
     response = await client.post(DEPLOYMENT_CHAT, json=sent)
-    assert (said(response), response.headers.get(TRIMMED_HEADER)) == ("Hello"[:max_tokens], dropped)
+    assert (response_text(response), response.headers.get(TRIMMED_HEADER)) == ("Hello"[:max_tokens], dropped)
     assert response.json()["prompt_tokens"] == (len("user: Hello") if dropped else length + overhead)
 
 
-async def test_the_prompt_alone_may_use_the_room_that_the_history_may_not(client: httpx.AsyncClient) -> None:
+async def test_the_prompt_alone_may_use_the_reserved_tokens(client: httpx.AsyncClient) -> None:
     sent = {"chat_history": history(("system", 10), ("user", 10)), "prompt": "x" * 900}
     response = await client.post(DEPLOYMENT_CHAT, json=sent)
     assert (response.headers[TRIMMED_HEADER], response.json()["prompt_tokens"]) == ("2", 906)
     assert response.json()["finish_reason"] == "length"
 
 
-async def test_a_refused_prompt_tells_its_own_size_and_no_trimming(client: httpx.AsyncClient) -> None:
+async def test_a_refused_prompt_reports_its_size_and_no_truncation(client: httpx.AsyncClient) -> None:
     sent = {"chat_history": history(("user", 500), ("assistant", 9)), "prompt": "x" * 500, "max_tokens": 600}
     response = await client.post(DEPLOYMENT_CHAT, json=sent)
     assert "The prompt has 506 tokens and max_tokens is 600" in detail_of(response, 400)
     assert TRIMMED_HEADER not in response.headers
 
 
-def trimming(roles: str) -> Trimming:
+def truncation_plan(roles: str) -> TruncationPlan:
     """A conversation by the first letters of its roles."""
     names = {"s": "system", "u": "user", "a": "assistant"}
     messages = [{"role": names[role], "content": f"{role}{index}"} for index, role in enumerate(roles)]
-    return Trimming(ChatPrompt(tuple(Message(**message) for message in messages)))  # type: ignore[arg-type]
+    return TruncationPlan(ChatPrompt(tuple(Message(**message) for message in messages)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -317,15 +317,15 @@ def trimming(roles: str) -> Trimming:
     ],
 )
 def test_turns_go_first_then_system_messages_oldest_first(roles: str, steps: list[str]) -> None:
-    order = trimming(roles)
-    kept = [order.without(count).messages for count in order.counts]
-    assert [" ".join(message.content for message in messages) for messages in kept] == steps
+    order = truncation_plan(roles)
+    remaining = [order.drop_first(count).messages for count in order.drop_counts]
+    assert [" ".join(message.content for message in messages) for messages in remaining] == steps
 
 
-def test_a_trimmed_conversation_keeps_what_stands_beside_its_messages() -> None:
+def test_a_truncated_conversation_keeps_its_other_fields() -> None:
     beside = ChatPrompt((Message("user", "a"), Message("user", "b")), effort="low", template="t")
-    kept = Trimming(beside).without(1)
-    assert (kept.messages, kept.effort, kept.template) == ((Message("user", "b"),), "low", "t")
+    remaining = TruncationPlan(beside).drop_first(1)
+    assert (remaining.messages, remaining.effort, remaining.template) == ((Message("user", "b"),), "low", "t")
 
 
 async def test_as_few_messages_as_possible_are_dropped(client: httpx.AsyncClient) -> None:
@@ -354,10 +354,10 @@ async def test_as_few_messages_as_possible_are_dropped(client: httpx.AsyncClient
         ({"authorization": KEY}, "Invalid API key"),
     ],
 )
-async def test_nobody_comes_in_without_a_key(
-    locked: httpx.AsyncClient, path: str, headers: dict[str, str], detail: str
+async def test_every_route_refuses_an_unknown_key(
+    keyed_client: httpx.AsyncClient, path: str, headers: dict[str, str], detail: str
 ) -> None:
-    response = await locked.request("GET" if path in GETS else "POST", path, headers=headers, content=b"no json")
+    response = await keyed_client.request("GET" if path in GETS else "POST", path, headers=headers, content=b"no json")
     assert detail_of(response, 401) == detail
     assert response.headers["www-authenticate"] == "Bearer"
 
@@ -372,12 +372,14 @@ async def test_nobody_comes_in_without_a_key(
         {"x-api-key": KEY, "x-selected-account-id": "account"},
     ],
 )
-async def test_a_key_opens_every_route(locked: httpx.AsyncClient, path: str, headers: dict[str, str]) -> None:
-    response = await locked.request("GET" if path in GETS else "POST", path, headers=headers, json=HELLO)
+async def test_a_valid_key_is_accepted_on_every_route(
+    keyed_client: httpx.AsyncClient, path: str, headers: dict[str, str]
+) -> None:
+    response = await keyed_client.request("GET" if path in GETS else "POST", path, headers=headers, json=HELLO)
     assert response.status_code == 200
 
 
-async def test_an_engine_that_fails_is_told_without_its_words() -> None:
+async def test_an_engine_failure_hides_its_message() -> None:
     for deltas, stream in ((0, False), (1, False), (0, True)):
         async with client_of(gateway_of(BreakingEngine(deltas))) as client:
             for path in POSTS:
@@ -394,7 +396,7 @@ async def test_a_stream_that_fails_ends_with_an_error_event() -> None:
             assert last == ['event: error\ndata: {"detail":"An internal server error occurred"}', ""]
 
 
-async def test_a_server_that_is_shutting_down_says_when_to_come_back() -> None:
+async def test_a_server_that_is_shutting_down_returns_retry_after() -> None:
     gateway = gateway_of(EchoEngine())
     gateway.drain()
     async with client_of(gateway) as client:
@@ -492,7 +494,7 @@ async def test_models_are_filtered(client: httpx.AsyncClient, query: dict[str, s
         ({"limit": ""}, "Input should be a valid integer", "int_type"),
     ],
 )
-async def test_a_page_out_of_range_is_told_with_its_place(
+async def test_a_page_out_of_range_is_reported_with_its_path(
     client: httpx.AsyncClient, path: str, query: dict[str, str], message: str, kind: str
 ) -> None:
     [name] = query

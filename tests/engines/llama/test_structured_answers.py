@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt, Tool
-from dragoman.dialects.form import Call
+from dragoman.dialects.form import DecodedRequest
 from dragoman.engines.llama.backend import LlamaBackend
 from dragoman.engines.llama.batcher import Batcher
 from dragoman.engines.llama.job_maker import RequestPreprocessor
@@ -20,7 +20,7 @@ from dragoman.engines.llama.messages import GenerateCommand
 from dragoman.engines.llama.model import Model
 from dragoman.prompt.template import CHATML, ChatTemplate
 from tests.support import schemas
-from tests.support.answers import Arcee, InfermaticChat, Whole, collected, streamed
+from tests.support.answers import Arcee, AssembledChoice, InfermaticChat, build_response, stream_documents
 from tests.support.batching import run_until_idle
 from tests.support.grammars import validation_errors
 from tests.support.models import THREADS
@@ -118,9 +118,9 @@ def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: 
     assert finished >= 300
 
 
-def _call_for_schema(schema: schemas.Schema) -> Call:
+def _call_for_schema(schema: schemas.Schema) -> DecodedRequest:
     response_format = {"type": "json_schema", "json_schema": {"name": "it", "schema": schema, "strict": True}}
-    return Arcee().call(response_format=response_format, temperature=1.5)
+    return Arcee().decode(response_format=response_format, temperature=1.5)
 
 
 @st.composite
@@ -163,31 +163,33 @@ def test_200_conversations_call_only_allowed_tools_with_valid_arguments(engine: 
         for conversation in conversations:
             if conversation["tool_choice"] == "auto":
                 conversation["logit_bias"] = tempting
-        asked = [voice.call(**conversation) for conversation in conversations]
+        asked = [voice.decode(**conversation) for conversation in conversations]
         answers = engine.generate([call.requests[0] for call in asked], 64)
         for conversation, call, events in zip(conversations, asked, answers, strict=True):
-            [whole] = voice.read(collected(call.machine, events))
-            assert voice.read_stream(streamed(voice.call(**conversation, stream=True).machine, events)) == [whole]
+            [whole] = voice.read(build_response(call.builder, events))
+            assert voice.read_stream(stream_documents(voice.decode(**conversation, stream=True).builder, events)) == [
+                whole
+            ]
             calls_made += _check(conversation, whole)
 
     converse()
     assert calls_made >= 50
 
 
-def _check(conversation: dict[str, Any], whole: Whole) -> int:
+def _check(conversation: dict[str, Any], whole: AssembledChoice) -> int:
     """Hold an answer against what was asked; returns its complete calls."""
     parameters = {tool["function"]["name"]: tool["function"].get("parameters") for tool in conversation["tools"]}
-    calls = whole.calls or []
-    complete = calls if whole.reason == "tool_calls" else calls[:-1]
+    calls = whole.tool_calls or []
+    complete = calls if whole.finish_reason == "tool_calls" else calls[:-1]
     for _, name, arguments in complete:
         assert validation_errors(arguments, parameters[name] or {"type": "object", "additionalProperties": False}) == []
-    assert whole.reason != "stop" or not calls
+    assert whole.finish_reason != "stop" or not calls
     choice = conversation["tool_choice"]
     if choice == "none":
         assert not calls
     elif choice != "auto":
         assert whole.text == ""
-        assert whole.reason in ("tool_calls", "length")
+        assert whole.finish_reason in ("tool_calls", "length")
     if isinstance(choice, dict):
         assert {name for _, name, _ in calls} <= {choice["function"]["name"]}
     if isinstance(choice, dict) or (not conversation["parallel_tool_calls"] and choice != "auto"):
@@ -196,7 +198,7 @@ def _check(conversation: dict[str, Any], whole: Whole) -> int:
 
 
 def test_json_object_format_holds_whatever_the_prompt_asks(engine: InProcessEngine) -> None:
-    calls = [Arcee().call(response_format={"type": "json_object"}, temperature=1.5) for _ in range(BATCH_SIZE)]
+    calls = [Arcee().decode(response_format={"type": "json_object"}, temperature=1.5) for _ in range(BATCH_SIZE)]
     for events in engine.generate([call.requests[0] for call in calls], 40):
         text = "".join(event.text for event in events if isinstance(event, Delta))
         assert text.startswith("{")

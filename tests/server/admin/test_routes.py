@@ -93,7 +93,7 @@ def _matches(template: str, path: str) -> bool:
 
 @pytest.fixture
 async def ada(books: Books, request: pytest.FixtureRequest) -> AsyncIterator[Admin]:
-    app = echo_app(books=books, admin_keys={ADMIN_KEY: "ada"})
+    app = echo_app(accounting=books, admin_keys={ADMIN_KEY: "ada"})
     async with client_of(app) as client:
         client.headers["authorization"] = f"Bearer {ADMIN_KEY}"
         yield Admin(client, request.node.name)
@@ -255,7 +255,7 @@ async def test_without_an_admin_key_nothing_is_told_or_done(
 ) -> None:
     database = books.thread.database
     of_a_client = create_key(database, create_account(database, request.node.name).id).secret
-    app = echo_app(books=books, admin_keys={ADMIN_KEY: "ada"})
+    app = echo_app(accounting=books, admin_keys={ADMIN_KEY: "ada"})
     method, path = action.operation.method, action.operation.path.replace("{account}", "1").replace("{key}", "1")
     async with client_of(app) as client:
         for header in (None, "", "Bearer ", f"Bearer {of_a_client}", f"Bearer {ADMIN_KEY}x", ADMIN_KEY):
@@ -264,14 +264,14 @@ async def test_without_an_admin_key_nothing_is_told_or_done(
             assert refused.status_code == 401
             assert set(refused.json()) == {"error"}
             assert refused.headers["www-authenticate"] == "Bearer"
-    for app in (echo_app(books=books), echo_app(admin_keys={ADMIN_KEY: "ada"})):
+    for app in (echo_app(accounting=books), echo_app(admin_keys={ADMIN_KEY: "ada"})):
         async with client_of(app) as client:
             client.headers["authorization"] = f"Bearer {ADMIN_KEY}"
             assert (await client.request(method, path, json={})).status_code == 404
 
 
 async def test_a_host_of_a_dialects_own_has_no_admin_api(books: Books) -> None:
-    app = echo_app(books=books, admin_keys={ADMIN_KEY: "ada"}, hosts={"a.example": "arcee"})
+    app = echo_app(accounting=books, admin_keys={ADMIN_KEY: "ada"}, hosts={"a.example": "arcee"})
     async with client_of(app, "a.example") as client:
         client.headers["authorization"] = f"Bearer {ADMIN_KEY}"
         assert (await client.get("/admin/accounts")).status_code == 404

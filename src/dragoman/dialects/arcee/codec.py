@@ -32,27 +32,27 @@ from dragoman.core.service import ServedModel, find_model
 from dragoman.dialects import sse
 from dragoman.dialects.arcee import wire
 from dragoman.dialects.door import bearer_key, error_headers
-from dragoman.dialects.form import Call, ErrorReply, Occasion
-from dragoman.dialects.openai_answer import ChatAnswer, head_of
-from dragoman.dialects.openai_formats import answer_format, wrong_format
-from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
+from dragoman.dialects.form import DecodeContext, DecodedRequest, ErrorResponse
+from dragoman.dialects.openai_answer import OpenAIChatResponseBuilder, response_head
+from dragoman.dialects.openai_formats import answer_format, validate_response_format
+from dragoman.dialects.openai_messages import ChatMessage, to_core_messages, validate_messages
 from dragoman.dialects.openai_shapes import is_token_id, stop_strings
-from dragoman.dialects.openai_tools import tool_use, wrong_tools
+from dragoman.dialects.openai_tools import tool_use, validate_tools
 from dragoman.dialects.queries import InvalidQuery, query_details
 from dragoman.dialects.validation import (
     FastApiDetail,
-    Invalid,
     InvalidFields,
+    InvalidValue,
     MalformedJson,
-    Missing,
+    MissingField,
     NotAnObject,
     OutOfRange,
     Violation,
     WrongLength,
     WrongType,
+    decode_body,
     describe,
     fastapi_detail,
-    read,
     violations_of,
 )
 
@@ -83,32 +83,32 @@ read_key = bearer_key
 
 _PROCESS_STARTED = int(time.time())
 
-_LARGEST = 2**63 - 1
+_MAX_INT64 = 2**63 - 1
 """Lengths and ranks above it mean the same as it does, and engines count in 64 bits."""
 
-_FIELDS = {"prompt": "messages"}
+_FIELD_NAMES = {"prompt": "messages"}
 
 _FINGERPRINT = "fingerprint"
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-class ThinkingAnswer(ChatAnswer):
+class ReasoningChatResponseBuilder(OpenAIChatResponseBuilder):
     """A chat completion in which thoughts have a member of their own."""
 
     shows_reasoning = True
 
 
-def decode_chat(body: bytes, occasion: Occasion) -> Call:
+def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     """A chat completion. Raises BadRequest or ModelNotFound."""
-    sent = read(body, wire.ChatRequest)
-    if violations := list(_violations(sent)):
+    sent = decode_body(body, wire.ChatRequest)
+    if violations := list(_validate(sent)):
         raise InvalidFields(violations)
-    fingerprint = _fingerprint(sent.model, occasion)
+    fingerprint = _fingerprint(sent.model, context)
     request = GenerationRequest(
         sent.model,
         ChatPrompt(
-            messages_of(sent.messages),
+            to_core_messages(sent.messages),
             tool_use(sent.tools, sent.tool_choice, parallel=sent.parallel_tool_calls),
             sent.reasoning_effort,
         ),
@@ -117,9 +117,11 @@ def decode_chat(body: bytes, occasion: Occasion) -> Call:
         answer_format=answer_format(sent.response_format),
         logprobs=sent.top_logprobs if sent.logprobs else None,
     )
-    head = head_of(occasion, "chatcmpl", sent.model, sent.stream_options, logprobs=sent.logprobs)
-    answer = ThinkingAnswer(msgspec.structs.replace(head, system_fingerprint=fingerprint))
-    return Call([request], sent.stream, answer, _FIELDS, {} if fingerprint is None else {_FINGERPRINT: fingerprint})
+    head = response_head(context, "chatcmpl", sent.model, sent.stream_options, logprobs=sent.logprobs)
+    builder = ReasoningChatResponseBuilder(msgspec.structs.replace(head, system_fingerprint=fingerprint))
+    return DecodedRequest(
+        [request], sent.stream, builder, _FIELD_NAMES, {} if fingerprint is None else {_FINGERPRINT: fingerprint}
+    )
 
 
 def model_list(models: Iterable[ServedModel]) -> bytes:
@@ -127,42 +129,42 @@ def model_list(models: Iterable[ServedModel]) -> bytes:
     return _encode(wire.ModelList([_model_card(model) for model in models]))
 
 
-def _violations(sent: wire.ChatRequest) -> Iterator[Violation]:
-    yield from wrong_messages(sent.messages)
-    yield from _calls_nobody_made(sent.messages)
-    yield from _wrong_bias(sent.logit_bias)
-    yield from wrong_tools(sent.tools, sent.tool_choice)
-    yield from wrong_format(sent.response_format)
+def _validate(sent: wire.ChatRequest) -> Iterator[Violation]:
+    yield from validate_messages(sent.messages)
+    yield from _validate_tool_results(sent.messages)
+    yield from _validate_logit_bias(sent.logit_bias)
+    yield from validate_tools(sent.tools, sent.tool_choice)
+    yield from validate_response_format(sent.response_format)
     if sent.top_logprobs and not sent.logprobs:
-        yield Violation(("top_logprobs",), Invalid("top_logprobs needs logprobs to be true"))
+        yield Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true"))
 
 
-def _calls_nobody_made(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
+def _validate_tool_results(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
     """Answers of tools to calls that no message before them holds."""
-    made: set[str] = set()
+    call_ids: set[str] = set()
     for index, message in enumerate(messages):
-        if message.role == "tool" and message.tool_call_id not in made:
-            problem = Invalid("Input should be the id of a tool call in an earlier assistant message")
+        if message.role == "tool" and message.tool_call_id not in call_ids:
+            problem = InvalidValue("Input should be the id of a tool call in an earlier assistant message")
             yield Violation(("messages", index, "tool_call_id"), problem)
-        made.update(call.id for call in message.tool_calls or ())
+        call_ids.update(call.id for call in message.tool_calls or ())
 
 
-def _wrong_bias(logit_bias: dict[str, float]) -> Iterator[Violation]:
+def _validate_logit_bias(logit_bias: dict[str, float]) -> Iterator[Violation]:
     if len(logit_bias) > MAX_LOGIT_BIAS_ENTRIES:
         message = f"Input should have at most {MAX_LOGIT_BIAS_ENTRIES} entries, got {len(logit_bias)}"
-        yield Violation(("logit_bias",), Invalid(message))
+        yield Violation(("logit_bias",), InvalidValue(message))
         return
     for token in logit_bias:
         if not is_token_id(token):
-            yield Violation(("logit_bias", token[:40]), Invalid("Keys should be token ids"))
+            yield Violation(("logit_bias", token[:40]), InvalidValue("Keys should be token ids"))
 
 
 def _sampling(sent: wire.ChatRequest) -> SamplingParams:
-    most = sent.max_tokens if sent.max_completion_tokens is None else sent.max_completion_tokens
+    max_tokens = sent.max_tokens if sent.max_completion_tokens is None else sent.max_completion_tokens
     return SamplingParams(
-        max_tokens=None if most is None else min(most, _LARGEST),
+        max_tokens=None if max_tokens is None else min(max_tokens, _MAX_INT64),
         temperature=sent.temperature,
-        top_k=min(sent.top_k, _LARGEST),
+        top_k=min(sent.top_k, _MAX_INT64),
         top_p=sent.top_p,
         min_p=sent.min_p,
         repetition_penalty=sent.repetition_penalty,
@@ -174,11 +176,11 @@ def _sampling(sent: wire.ChatRequest) -> SamplingParams:
     )
 
 
-def _fingerprint(name: str, occasion: Occasion) -> str | None:
+def _fingerprint(name: str, context: DecodeContext) -> str | None:
     """The model's when the request came in; None: it was not known yet. Raises ModelNotFound."""
-    if occasion.models is None:
-        return occasion.arguments.get(_FINGERPRINT)
-    model = find_model(occasion.models(), name)
+    if context.models is None:
+        return context.arguments.get(_FINGERPRINT)
+    model = find_model(context.models(), name)
     if model is None:
         raise ModelNotFound(name)
     return model.fingerprint
@@ -206,12 +208,12 @@ def _hugging_face_id(model: ServedModel) -> str:
 class ArceeErrors:
     """The error tree in this dialect's envelope, before and after the first byte."""
 
-    def reply(self, error: DragomanError) -> ErrorReply:
+    def render(self, error: DragomanError) -> ErrorResponse:
         """Status, body and headers."""
         status, detail = _status_and_detail(error)
-        return ErrorReply(status, _encode(wire.ErrorBody(detail)), error_headers(error))
+        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), error_headers(error))
 
-    def frame(self, error: DragomanError) -> bytes:
+    def render_frame(self, error: DragomanError) -> bytes:
         """The last frame of a stream that failed; no terminator follows it."""
         status, detail = _status_and_detail(error)
         message = detail if isinstance(detail, str) else error.message
@@ -230,7 +232,7 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
         case InvalidQuery():
             return 422, query_details(error)
         case BadRequest():
-            return _of_bad_request(list(violations_of(error)))
+            return _bad_request(list(violations_of(error)))
         case Unauthenticated():
             return 401, "Authentication failed due to invalid or missing API key"
         case InsufficientBalance():
@@ -259,19 +261,19 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 500, "An internal server error occurred while processing the request"
 
 
-def _of_bad_request(violations: list[Violation]) -> tuple[int, str | list[FastApiDetail]]:
+def _bad_request(violations: list[Violation]) -> tuple[int, str | list[FastApiDetail]]:
     for violation in violations:
-        if (message := _wrong_shape(violation)) is not None:
+        if (message := _shape_error(violation)) is not None:
             return 400, f"Invalid request format: {message}"
     return 422, [_detail(violation) for violation in violations]
 
 
-def _wrong_shape(violation: Violation) -> str | None:
+def _shape_error(violation: Violation) -> str | None:
     """What is wrong with the shape, in words; None: nothing, the value is at fault."""
     match violation:
         case Violation(("messages",), WrongLength()):
             return "'messages' must hold at least one message"
-        case Violation(_, Missing() | WrongType() as problem):
+        case Violation(_, MissingField() | WrongType() as problem):
             return describe(f"'{violation.field}'", problem)
     return None
 

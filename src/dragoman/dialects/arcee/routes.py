@@ -12,69 +12,69 @@ from dragoman.core.service import Caller, UsageReportingService, VisibleModels
 from dragoman.dialects import openai_answer
 from dragoman.dialects.arcee import codec, usage, wire
 from dragoman.dialects.completions import respond
-from dragoman.dialects.door import Door, ExchangeOptions, guard
-from dragoman.dialects.form import Form
+from dragoman.dialects.door import HttpOptions, RouteContext, authenticated
+from dragoman.dialects.form import EndpointCodec
 from dragoman.dialects.jobs import job_routes
 from dragoman.dialects.operation import EXAMPLE_CHAT, Operation
 from dragoman.dialects.queries import read_query
 
 
-class _Service(UsageReportingService, QueueService, Protocol):
+class _ArceeService(UsageReportingService, QueueService, Protocol):
     """What this dialect asks for."""
 
 
-def routes(service: _Service, options: ExchangeOptions) -> list[BaseRoute]:
+def routes(service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect beside others, answered by `service`."""
     return _routes_under(("/api/v1",), service, options)
 
 
-def own_routes(service: _Service, options: ExchangeOptions) -> list[BaseRoute]:
+def vendor_routes(service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect on a host of its own, answered by `service`."""
-    jobs = job_routes(Door(service, codec.read_key, options), _ERRORS)
+    jobs = job_routes(RouteContext(service, codec.read_key, options), _ERRORS)
     return [*jobs, *_routes_under(("/api/v1", "/v1"), service, options)]
 
 
-def _routes_under(prefixes: Sequence[str], service: _Service, options: ExchangeOptions) -> list[BaseRoute]:
-    door = Door(service, codec.read_key, options)
+def _routes_under(prefixes: Sequence[str], service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
+    route = RouteContext(service, codec.read_key, options)
 
     async def chat(request: Request) -> Response:
-        return await respond(request, door, _CHAT)
+        return await respond(request, route, _CHAT)
 
     async def models(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
             return Response(codec.model_list(visible.models()), media_type="application/json")
 
-        return await guard(request, door, answer, _ERRORS)
+        return await authenticated(request, route, answer, _ERRORS)
 
     return [
         *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in prefixes),
         *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in prefixes),
-        *_usage_routes(prefixes, door, service),
+        *_usage_routes(prefixes, route, service),
     ]
 
 
-def _usage_routes(prefixes: Sequence[str], door: Door, service: UsageReportingService) -> list[BaseRoute]:
+def _usage_routes(prefixes: Sequence[str], route: RouteContext, service: UsageReportingService) -> list[BaseRoute]:
     async def credits(request: Request) -> Response:
         async def answer(caller: Caller, _visible: VisibleModels) -> Response:
             return _json(usage.credits_body((await service.usage_of(caller)).balance))
 
-        return await guard(request, door, answer, _ERRORS)
+        return await authenticated(request, route, answer, _ERRORS)
 
     async def stats(request: Request) -> Response:
         async def answer(caller: Caller, _visible: VisibleModels) -> Response:
             query = read_query(request.query_params, wire.StatsQuery)
-            span = usage.span_of(query, query.model)
+            span = usage.usage_span(query, query.model)
             days = await (await service.usage_of(caller)).days(span, limit=query.limit, offset=query.offset)
-            return _json(usage.stats_body(days if usage.is_ours(query) else []))
+            return _json(usage.stats_body(days if usage.matches_this_server(query) else []))
 
-        return await guard(request, door, answer, _ERRORS)
+        return await authenticated(request, route, answer, _ERRORS)
 
     async def summary(request: Request) -> Response:
         async def answer(caller: Caller, _visible: VisibleModels) -> Response:
-            span = usage.span_of(read_query(request.query_params, wire.SummaryQuery))
+            span = usage.usage_span(read_query(request.query_params, wire.SummaryQuery))
             return _json(usage.summary_body(await (await service.usage_of(caller)).summary(span), span))
 
-        return await guard(request, door, answer, _ERRORS)
+        return await authenticated(request, route, answer, _ERRORS)
 
     endpoints = {"credits": credits, "stats": stats, "summary": summary}
     return [
@@ -89,9 +89,9 @@ def _json(body: bytes) -> Response:
 
 
 _ERRORS = codec.ArceeErrors()
-_CHAT = Form("arcee.chat", codec.decode_chat, _ERRORS)
+_CHAT = EndpointCodec("arcee.chat", codec.decode_chat, _ERRORS)
 
-FORMS = (_CHAT,)
+ENDPOINT_CODECS = (_CHAT,)
 
 _USAGE_STATUSES = (401, 403, 404, 429, 503)
 

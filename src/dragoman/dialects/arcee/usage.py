@@ -9,7 +9,7 @@ import msgspec
 from dragoman.core.service import DailyTotals, UsageRange, UsageSummary
 from dragoman.dialects.arcee import wire
 from dragoman.dialects.queries import InvalidQuery
-from dragoman.dialects.validation import Invalid, Violation
+from dragoman.dialects.validation import InvalidValue, Violation
 
 SOURCE = "api"
 """There is no app, so all usage is the API's."""
@@ -27,12 +27,12 @@ def credits_body(balance: int) -> bytes:
     return _encode({"credit_balance": Decimal(balance) / 10**9})
 
 
-def span_of(query: wire.SummaryQuery, model: str | None = None) -> UsageRange:
+def usage_span(query: wire.SummaryQuery, model: str | None = None) -> UsageRange:
     """Which usage the query asks for. Raises InvalidQuery."""
     return UsageRange(_day("start_date", query.start_date), _day("end_date", query.end_date), model)
 
 
-def is_ours(query: wire.StatsQuery) -> bool:
+def matches_this_server(query: wire.StatsQuery) -> bool:
     """Whether there can be any usage from this source by this provider."""
     return query.source in (None, SOURCE) and query.model_provider in (None, PROVIDER)
 
@@ -85,5 +85,5 @@ def _day(field: str, text: str | None) -> int | None:
         at = datetime.fromisoformat(text)
         on = at.astimezone(UTC).date() if at.tzinfo else at.date()
     except (ValueError, OverflowError):
-        raise InvalidQuery([Violation((field,), Invalid("Input should be an ISO 8601 date"))]) from None
+        raise InvalidQuery([Violation((field,), InvalidValue("Input should be an ISO 8601 date"))]) from None
     return on.toordinal() - _EPOCH.toordinal()

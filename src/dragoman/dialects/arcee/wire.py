@@ -16,9 +16,9 @@ from dragoman.dialects.openai_tools import ToolChoice, Tools
 from dragoman.dialects.validation import FastApiDetail
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Share = Annotated[float, Meta(ge=0, le=1)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
 StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_STRING_LENGTH)]
-TokenCount = Annotated[int, Meta(ge=1)]
+TokenLimit = Annotated[int, Meta(ge=1)]
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,12 +26,12 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
-    max_tokens: TokenCount | None = None
+    max_tokens: TokenLimit | None = None
     """None: the rest of the context, which also caps it."""
-    max_completion_tokens: TokenCount | None = None
+    max_completion_tokens: TokenLimit | None = None
     """The same; it wins when both are sent."""
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
-    top_p: Share = 1.0
+    top_p: Probability = 1.0
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
     stream: bool = False
     stream_options: StreamOptions | None = None
@@ -53,7 +53,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_effort: ReasoningEffort | None = None
     """None: the model's own. Only models that think heed it."""
     top_k: Annotated[int, Meta(ge=-1)] = -1
-    min_p: Share = 0.0
+    min_p: Probability = 0.0
     repetition_penalty: Annotated[float, Meta(gt=0, le=sys.float_info.max)] = 1.0
 
 

@@ -30,43 +30,43 @@ from dragoman.core.service import ServedModel, find_model
 from dragoman.dialects import sse
 from dragoman.dialects.door import error_headers
 from dragoman.dialects.empower import wire
-from dragoman.dialects.form import Call, ErrorReply, Occasion
-from dragoman.dialects.openai_answer import ChatAnswer, head_of
-from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
-from dragoman.dialects.openai_tools import tool_use, wrong_tools
+from dragoman.dialects.form import DecodeContext, DecodedRequest, ErrorResponse
+from dragoman.dialects.openai_answer import OpenAIChatResponseBuilder, response_head
+from dragoman.dialects.openai_messages import ChatMessage, to_core_messages, validate_messages
+from dragoman.dialects.openai_tools import tool_use, validate_tools
 from dragoman.dialects.validation import (
-    Invalid,
     InvalidFields,
+    InvalidValue,
     MalformedJson,
-    Missing,
+    MissingField,
     Problem,
     Violation,
     WrongType,
+    decode_body,
     describe,
-    read,
     violations_of,
 )
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-class WantedAdapter(NamedTuple):
+class AdapterRegistration(NamedTuple):
     """An adapter to register."""
 
-    order: AdapterSpec
+    spec: AdapterSpec
     token: str | None
     """For the hub; kept apart, since nothing that is kept holds it."""
 
 
-def decode_chat(body: bytes, occasion: Occasion) -> Call:
+def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     """A chat completion, of one conversation or of several prompts. Raises BadRequest for the first mistake."""
     # messages is the first field, so all that can be wrong with it comes before what is wrong with the others.
-    prompts = _prompts(read(body, wire.Conversation).messages)
-    sent = read(body, wire.ChatRequest)
+    prompts = _prompts(decode_body(body, wire.ChatMessages).messages)
+    sent = decode_body(body, wire.ChatRequest)
     choice = "required" if sent.tool_choice == "any" else sent.tool_choice
-    _refuse(wrong_tools(sent.tools, choice))
+    _raise_violations(validate_tools(sent.tools, choice))
     tools = tool_use(sent.tools, choice)
-    made = SamplingParams(
+    params = SamplingParams(
         max_tokens=sent.max_tokens,
         temperature=sent.temperature,
         top_p=sent.top_p,
@@ -74,21 +74,21 @@ def decode_chat(body: bytes, occasion: Occasion) -> Call:
         frequency_penalty=sent.frequency_penalty,
         ignore_eos=sent.ignore_eos,
     )
-    sampling = check_sampling(made)
+    sampling = check_sampling(params)
     requests = [GenerationRequest(sent.model, ChatPrompt(prompt, tools), sampling, sent.n) for prompt in prompts]
-    head = head_of(occasion, "chatcmpl", sent.model, sent.stream_options)
-    answer = ChatAnswer(msgspec.structs.replace(head, no_logprobs=None))
-    return Call(requests, sent.stream, answer, {"prompt": "messages"})
+    head = response_head(context, "chatcmpl", sent.model, sent.stream_options)
+    builder = OpenAIChatResponseBuilder(msgspec.structs.replace(head, absent_logprobs=None))
+    return DecodedRequest(requests, sent.stream, builder, {"prompt": "messages"})
 
 
-def decode_adapter(body: bytes) -> WantedAdapter:
+def decode_adapter(body: bytes) -> AdapterRegistration:
     """An adapter to register. Raises BadRequest for the first mistake."""
-    sent = read(body, wire.AdapterRequest)
+    sent = decode_body(body, wire.AdapterRequest)
     if sent.model_source == "HF_HUB":
         source = AdapterSource("hub", sent.model_name, None if sent.hf_revision == "main" else sent.hf_revision)
     else:
         source = AdapterSource("local", sent.model_name)
-    return WantedAdapter(AdapterSpec(sent.name or sent.model_name, source, sent.base_model_name), sent.hf_token)
+    return AdapterRegistration(AdapterSpec(sent.name or sent.model_name, source, sent.base_model_name), sent.hf_token)
 
 
 def adapter_body(registered: RegisteredAdapter) -> bytes:
@@ -126,18 +126,20 @@ def _prompts(messages: str | list[str | ChatMessage]) -> list[tuple[Message, ...
     texts = [item for item in items if isinstance(item, str)]
     conversation = [item for item in items if isinstance(item, ChatMessage)]
     if texts and conversation:
-        raise _messages_are(WrongType(("array of strings", "array of objects")))
+        raise _invalid_messages(WrongType(("array of strings", "array of objects")))
     if len(texts) > wire.MAX_PROMPTS:
-        raise _messages_are(Invalid(f"'messages' must have at most {wire.MAX_PROMPTS} strings, got {len(texts)}"))
-    _refuse(wrong_messages(conversation))
-    return [(Message("user", text),) for text in texts] or [messages_of(conversation)]
+        raise _invalid_messages(
+            InvalidValue(f"'messages' must have at most {wire.MAX_PROMPTS} strings, got {len(texts)}")
+        )
+    _raise_violations(validate_messages(conversation))
+    return [(Message("user", text),) for text in texts] or [to_core_messages(conversation)]
 
 
-def _messages_are(problem: Problem) -> InvalidFields:
+def _invalid_messages(problem: Problem) -> InvalidFields:
     return InvalidFields([Violation(("messages",), problem)])
 
 
-def _refuse(violations: Iterable[Violation]) -> None:
+def _raise_violations(violations: Iterable[Violation]) -> None:
     if found := list(violations):
         raise InvalidFields(found)
 
@@ -145,24 +147,24 @@ def _refuse(violations: Iterable[Violation]) -> None:
 class EmpowerErrors:
     """The error tree in this dialect's envelope, before and after the first byte."""
 
-    def reply(self, error: DragomanError) -> ErrorReply:
+    def render(self, error: DragomanError) -> ErrorResponse:
         """Status, body and headers."""
-        told = _told(error)
-        return ErrorReply(told.status, _encode(told.body), error_headers(error))
+        rendered = _render(error)
+        return ErrorResponse(rendered.status, _encode(rendered.body), error_headers(error))
 
-    def frame(self, error: DragomanError) -> bytes:
+    def render_frame(self, error: DragomanError) -> bytes:
         """The last frame of a stream that failed; no terminator follows it."""
-        return sse.frame(_encode(_told(error).body))
+        return sse.frame(_encode(_render(error).body))
 
 
-class _Told(NamedTuple):
+class _RenderedError(NamedTuple):
     """An error as the client hears of it."""
 
     status: int
     body: wire.ErrorBody
 
 
-def _told(error: DragomanError) -> _Told:
+def _render(error: DragomanError) -> _RenderedError:
     match error:
         case MalformedJson():
             return _error(400, error.message)
@@ -206,11 +208,11 @@ def _told(error: DragomanError) -> _Told:
             return _error(500, "An internal error occurred", kind="server_error")
 
 
-def _bad_request(violation: Violation) -> _Told:
+def _bad_request(violation: Violation) -> _RenderedError:
     field = f"'{violation.field}'"
     parameter = str(violation.path[0]) if violation.path else None
     match violation.problem:
-        case Missing():
+        case MissingField():
             return _error(400, f"Missing required parameter: {field}", parameter, "missing_required_parameter")
         case WrongType() as problem:
             return _error(400, describe(field, problem), parameter, "invalid_type")
@@ -218,7 +220,7 @@ def _bad_request(violation: Violation) -> _Told:
             return _error(400, describe(field, problem), parameter, "invalid_value")
 
 
-def _unauthenticated(message: str, code: str) -> _Told:
+def _unauthenticated(message: str, code: str) -> _RenderedError:
     return _error(401, message, None, code, kind="authentication_error")
 
 
@@ -229,5 +231,5 @@ def _error(
     code: str | None = None,
     *,
     kind: str = "invalid_request_error",
-) -> _Told:
-    return _Told(status, wire.ErrorBody(wire.ErrorDetail(message, kind, parameter, code)))
+) -> _RenderedError:
+    return _RenderedError(status, wire.ErrorBody(wire.ErrorDetail(message, kind, parameter, code)))

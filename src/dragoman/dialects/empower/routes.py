@@ -12,61 +12,64 @@ from dragoman.core.jobs import QueueService
 from dragoman.core.service import AdapterService, Caller, VisibleModels
 from dragoman.dialects import openai_answer
 from dragoman.dialects.completions import respond
-from dragoman.dialects.door import Door, ExchangeOptions, bearer_key, guard, read_body
+from dragoman.dialects.door import HttpOptions, RouteContext, authenticated, bearer_key, read_body
 from dragoman.dialects.empower import codec, wire
-from dragoman.dialects.form import Form
+from dragoman.dialects.form import EndpointCodec
 from dragoman.dialects.jobs import job_routes
 from dragoman.dialects.operation import EXAMPLE_CHAT, Operation
 
 _PREFIXES = ("/empower/api/v1", "/empower")
 
 
-class _Service(AdapterService, QueueService, Protocol):
+class _EmpowerService(AdapterService, QueueService, Protocol):
     """What this dialect asks for."""
 
 
-def routes(service: _Service, options: ExchangeOptions) -> list[BaseRoute]:
+def routes(service: _EmpowerService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect among those of others, answered by `service`."""
     return _routes(service, options, _PREFIXES)
 
 
-def own_routes(service: _Service, options: ExchangeOptions) -> list[BaseRoute]:
+def vendor_routes(service: _EmpowerService, options: HttpOptions) -> list[BaseRoute]:
     """The same routes on a host that is mapped to this dialect: the vendor's own paths."""
-    return [*job_routes(Door(service, bearer_key, options), _ERRORS), *_routes(service, options, ("/api/v1", ""))]
+    return [
+        *job_routes(RouteContext(service, bearer_key, options), _ERRORS),
+        *_routes(service, options, ("/api/v1", "")),
+    ]
 
 
-def _routes(service: _Service, options: ExchangeOptions, prefixes: Sequence[str]) -> list[BaseRoute]:
-    door = Door(service, bearer_key, options)
+def _routes(service: _EmpowerService, options: HttpOptions, prefixes: Sequence[str]) -> list[BaseRoute]:
+    route = RouteContext(service, bearer_key, options)
     started = int(time.time())  # base models are served from the start, and no route adds any
 
     async def chat(request: Request) -> Response:
-        return await respond(request, door, _CHAT)
+        return await respond(request, route, _CHAT)
 
     async def add_adapter(request: Request) -> Response:
         async def answer(caller: Caller, _visible: VisibleModels) -> Response:
-            wanted = codec.decode_adapter(await read_body(request, door))
-            registered = await service.register_adapter(wanted.order, caller, token=wanted.token)
+            registration = codec.decode_adapter(await read_body(request, route))
+            registered = await service.register_adapter(registration.spec, caller, token=registration.token)
             return _json(codec.adapter_body(registered))
 
-        return await guard(request, door, answer, _ERRORS)
+        return await authenticated(request, route, answer, _ERRORS)
 
     async def remove_adapter(request: Request) -> Response:
         async def answer(caller: Caller, _visible: VisibleModels) -> Response:
             return _json(codec.adapter_body(await service.unregister_adapter(request.path_params["name"], caller)))
 
-        return await guard(request, door, answer, _ERRORS)
+        return await authenticated(request, route, answer, _ERRORS)
 
     async def base_model(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
             return _json(codec.base_model(request.path_params["name"], visible.models(), started))
 
-        return await guard(request, door, answer, _ERRORS)
+        return await authenticated(request, route, answer, _ERRORS)
 
     async def models(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
             return _json(codec.model_list(visible.models(), started))
 
-        return await guard(request, door, answer, _ERRORS)
+        return await authenticated(request, route, answer, _ERRORS)
 
     return [
         *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in prefixes),
@@ -78,9 +81,9 @@ def _routes(service: _Service, options: ExchangeOptions, prefixes: Sequence[str]
 
 
 _ERRORS = codec.EmpowerErrors()
-_CHAT = Form("empower.chat", codec.decode_chat, _ERRORS)
+_CHAT = EndpointCodec("empower.chat", codec.decode_chat, _ERRORS)
 
-FORMS = (_CHAT,)
+ENDPOINT_CODECS = (_CHAT,)
 
 
 def _json(body: bytes) -> Response:

@@ -16,14 +16,14 @@ MAX_NAME = 512
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
-class Conversation(msgspec.Struct, frozen=True, kw_only=True):
+class ChatMessages(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a chat request that says what is asked."""
 
     messages: str | Annotated[list[str | ChatMessage], Meta(min_length=1)]
     """One conversation, or one or several prompts; an array never holds both kinds."""
 
 
-class ChatRequest(Conversation, frozen=True, kw_only=True):
+class ChatRequest(ChatMessages, frozen=True, kw_only=True):
     """Unknown fields are ignored; stop, seed and logprobs are such fields here."""
 
     model: str

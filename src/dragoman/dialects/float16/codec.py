@@ -27,19 +27,19 @@ from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, Samplin
 from dragoman.dialects import sse
 from dragoman.dialects.door import error_headers
 from dragoman.dialects.float16 import wire
-from dragoman.dialects.form import Call, ErrorReply, Occasion
-from dragoman.dialects.openai_answer import ChatAnswer, TextAnswer, head_of
-from dragoman.dialects.openai_messages import ChatMessage, messages_of, wrong_messages
+from dragoman.dialects.form import DecodeContext, DecodedRequest, ErrorResponse
+from dragoman.dialects.openai_answer import OpenAIChatResponseBuilder, OpenAITextResponseBuilder, response_head
+from dragoman.dialects.openai_messages import ChatMessage, to_core_messages, validate_messages
 from dragoman.dialects.openai_shapes import stop_strings
 from dragoman.dialects.validation import (
     FastApiDetail,
-    Invalid,
     InvalidFields,
+    InvalidValue,
     MalformedJson,
-    Missing,
+    MissingField,
     Violation,
+    decode_body,
     fastapi_detail,
-    read,
     violations_of,
 )
 
@@ -49,7 +49,7 @@ DEFAULT_SEED = 2
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-class NotTheDeploymentsModel(ModelNotFound):
+class ModelNotInDeployment(ModelNotFound):
     """The deployment serves another model than the one in the body."""
 
     def __init__(self, model: str, deployment: str) -> None:
@@ -57,28 +57,32 @@ class NotTheDeploymentsModel(ModelNotFound):
         self.message = f"Model '{model}' is not served by deployment '{deployment}'"
 
 
-def decode_chat(body: bytes, occasion: Occasion) -> Call:
+def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     """A chat completion. Raises BadRequest or ModelNotFound."""
-    deployment = _deployment(occasion)
+    deployment = _deployment(context)
     try:
-        sent = read(body, wire.ChatRequest)
+        sent = decode_body(body, wire.ChatRequest)
     except InvalidFields as error:
-        raise InvalidFields([_explained(violation) for violation in error.violations]) from None
-    if violations := [*wrong_messages(sent.messages), *_tools_in(sent.messages)]:
+        raise InvalidFields([_explain_split_message(violation) for violation in error.violations]) from None
+    if violations := [*validate_messages(sent.messages), *_validate_no_tools(sent.messages)]:
         raise InvalidFields(violations)
-    requests = _requests(sent, deployment, [ChatPrompt(messages_of(sent.messages))])
-    head = head_of(occasion, "chatcmpl", sent.model, sent.stream_options)
-    return Call(requests, sent.stream, ChatAnswer(head), {"prompt": "messages"})
+    requests = _requests(sent, deployment, [ChatPrompt(to_core_messages(sent.messages))])
+    head = response_head(context, "chatcmpl", sent.model, sent.stream_options)
+    return DecodedRequest(requests, sent.stream, OpenAIChatResponseBuilder(head), {"prompt": "messages"})
 
 
-def decode_text(body: bytes, occasion: Occasion) -> Call:
+def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     """A text completion, of one or several prompts. Raises BadRequest or ModelNotFound."""
-    deployment = _deployment(occasion)
-    sent = read(body, wire.TextRequest)
+    deployment = _deployment(context)
+    sent = decode_body(body, wire.TextRequest)
     texts = [sent.prompt] if isinstance(sent.prompt, str) else sent.prompt
     prompts: list[Prompt] = [TextPrompt(text) for text in texts]
     requests = _requests(sent, deployment, prompts)
-    return Call(requests, sent.stream, TextAnswer(head_of(occasion, "cmpl", sent.model, sent.stream_options)))
+    return DecodedRequest(
+        requests,
+        sent.stream,
+        OpenAITextResponseBuilder(response_head(context, "cmpl", sent.model, sent.stream_options)),
+    )
 
 
 def read_key(headers: Headers) -> str | None:
@@ -88,7 +92,7 @@ def read_key(headers: Headers) -> str | None:
     return (key.strip() if scheme.lower() == "bearer" else value) or None
 
 
-class _Deployment(NamedTuple):
+class _PathDeployment(NamedTuple):
     """What the path names."""
 
     name: str
@@ -96,26 +100,28 @@ class _Deployment(NamedTuple):
     """What the body may call its model; None: that was looked at before."""
 
 
-def _deployment(occasion: Occasion) -> _Deployment:
+def _deployment(context: DecodeContext) -> _PathDeployment:
     """Raises ModelNotFound."""
-    name = occasion.arguments["deployment"]
-    if occasion.models is None:
-        return _Deployment(name, None)
-    for model in occasion.models():
+    name = context.arguments["deployment"]
+    if context.models is None:
+        return _PathDeployment(name, None)
+    for model in context.models():
         if model.id == name:
-            return _Deployment(name, (model.id, *model.aliases))
+            return _PathDeployment(name, (model.id, *model.aliases))
     raise ModelNotFound(name)
 
 
-def _requests(sent: wire.CompletionRequest, deployment: _Deployment, prompts: list[Prompt]) -> list[GenerationRequest]:
+def _requests(
+    sent: wire.CompletionRequest, deployment: _PathDeployment, prompts: list[Prompt]
+) -> list[GenerationRequest]:
     if deployment.models is not None and sent.model not in deployment.models:
-        raise NotTheDeploymentsModel(sent.model, deployment.name)
+        raise ModelNotInDeployment(sent.model, deployment.name)
     sampling = _sampling(sent)
     return [GenerationRequest(deployment.name, prompt, sampling) for prompt in prompts]
 
 
 def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
-    made = SamplingParams(
+    params = SamplingParams(
         max_tokens=sent.max_tokens,
         temperature=sent.temperature,
         top_k=sent.top_k,
@@ -126,7 +132,7 @@ def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
         stop_token_ids=() if sent.end_id in (None, -1) else (sent.end_id,),
         ignore_eos=sent.end_id is not None,
     )
-    return check_sampling(made)
+    return check_sampling(params)
 
 
 def _seed(sent: wire.CompletionRequest) -> int:
@@ -135,34 +141,34 @@ def _seed(sent: wire.CompletionRequest) -> int:
         seed: int | None = getattr(sent, name)
         if seed is not None:
             if seed > MAX_SEED:
-                raise InvalidFields([Violation((name,), Invalid("Input should be at most 2^64 - 1"))])
+                raise InvalidFields([Violation((name,), InvalidValue("Input should be at most 2^64 - 1"))])
             return seed
     return DEFAULT_SEED
 
 
-def _tools_in(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
+def _validate_no_tools(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
     for index, message in enumerate(messages):
         if message.role == "tool" or message.tool_calls:
             field = "role" if message.role == "tool" else "tool_calls"
-            yield Violation(("messages", index, field), Invalid("This service's conversations have no tools"))
+            yield Violation(("messages", index, field), InvalidValue("This service's conversations have no tools"))
 
 
-def _explained(violation: Violation) -> Violation:
+def _explain_split_message(violation: Violation) -> Violation:
     """The service's own table prints role and content as two objects; whoever copies that is told."""
-    if violation.path[0] == "messages" and violation.path[-1] == "role" and violation.problem == Missing():
-        return Violation(violation.path, Invalid("role and content belong in the same object"))
+    if violation.path[0] == "messages" and violation.path[-1] == "role" and violation.problem == MissingField():
+        return Violation(violation.path, InvalidValue("role and content belong in the same object"))
     return violation
 
 
 class Float16Errors:
     """The error tree in this dialect's envelope, before and after the first byte."""
 
-    def reply(self, error: DragomanError) -> ErrorReply:
+    def render(self, error: DragomanError) -> ErrorResponse:
         """Status, body and headers."""
         status, detail = _status_and_detail(error)
-        return ErrorReply(status, _encode(wire.ErrorBody(detail)), error_headers(error))
+        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), error_headers(error))
 
-    def frame(self, error: DragomanError) -> bytes:
+    def render_frame(self, error: DragomanError) -> bytes:
         """The last frame of a stream that failed; no terminator follows it."""
         status, detail = _status_and_detail(error)
         message = detail if isinstance(detail, str) else error.message
@@ -185,7 +191,7 @@ def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDet
             return 402, "Insufficient balance"
         case Forbidden():
             return 403, error.message
-        case NotTheDeploymentsModel():
+        case ModelNotInDeployment():
             return 404, error.message
         case ModelNotFound():
             return 404, f"Deployment '{error.model}' not found"

@@ -7,22 +7,22 @@ from starlette.routing import BaseRoute, Route
 from dragoman.core.jobs import QueueService
 from dragoman.dialects import openai_answer
 from dragoman.dialects.completions import respond
-from dragoman.dialects.door import Door, ExchangeOptions
+from dragoman.dialects.door import HttpOptions, RouteContext
 from dragoman.dialects.float16 import codec, wire
-from dragoman.dialects.form import Form
+from dragoman.dialects.form import EndpointCodec
 from dragoman.dialects.jobs import job_routes
 from dragoman.dialects.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
 
 
-def routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect among those of others, answered by `service`."""
-    door = Door(service, codec.read_key, options)
+    route = RouteContext(service, codec.read_key, options)
 
     async def chat(request: Request) -> Response:
-        return await respond(request, door, _CHAT)
+        return await respond(request, route, _CHAT)
 
     async def text(request: Request) -> Response:
-        return await respond(request, door, _TEXT)
+        return await respond(request, route, _TEXT)
 
     return [
         Route("/{deployment}/v1/chat/completions", chat, methods=["POST"]),
@@ -30,16 +30,16 @@ def routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
     ]
 
 
-def own_routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+def vendor_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect on a host of its own, answered by `service`."""
-    return [*job_routes(Door(service, codec.read_key, options), _ERRORS), *routes(service, options)]
+    return [*job_routes(RouteContext(service, codec.read_key, options), _ERRORS), *routes(service, options)]
 
 
 _ERRORS = codec.Float16Errors()
-_CHAT = Form("float16.chat", codec.decode_chat, _ERRORS)
-_TEXT = Form("float16.text", codec.decode_text, _ERRORS)
+_CHAT = EndpointCodec("float16.chat", codec.decode_chat, _ERRORS)
+_TEXT = EndpointCodec("float16.text", codec.decode_text, _ERRORS)
 
-FORMS = (_CHAT, _TEXT)
+ENDPOINT_CODECS = (_CHAT, _TEXT)
 
 
 _ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 422, 429, 500, 503)

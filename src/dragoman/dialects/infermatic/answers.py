@@ -6,104 +6,106 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from dragoman.core.events import FinishReason, TokenLogprobs, ToolCallDelta, Usage
-from dragoman.dialects.answer import ChoiceSoFar
+from dragoman.dialects.answer import ChoiceState
 from dragoman.dialects.infermatic import wire
-from dragoman.dialects.openai_answer import Head, HeadedAnswer
-from dragoman.dialects.openai_logprobs import ChatLogprobs, TextOffsets, text_logprobs, told_tokens
-from dragoman.dialects.openai_shapes import UsageBody, usage_body
-from dragoman.dialects.openai_tools import tool_call_bodies, tool_call_pieces
+from dragoman.dialects.openai_answer import OpenAIResponseBuilder, ResponseHead
+from dragoman.dialects.openai_logprobs import ChatLogprobs, TextOffsets, chat_token_logprobs, text_logprobs
+from dragoman.dialects.openai_shapes import CompletionUsage, completion_usage
+from dragoman.dialects.openai_tools import tool_call_bodies, tool_call_delta_bodies
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-class ChatAnswer(HeadedAnswer):
+class ChatResponseBuilder(OpenAIResponseBuilder):
     """Answers of the chat route. The reason comes with an empty delta."""
 
     shows_reasoning = True
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: ResponseHead) -> None:
         super().__init__(head)
-        self._unsaid_roles: set[int] = set()
+        self._pending_roles: set[int] = set()
 
     def opening_chunks(self, index: int) -> Iterable[bytes]:
-        self._unsaid_roles.add(index)
+        self._pending_roles.add(index)
         return ()
 
     def text_chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
-        told = ChatLogprobs(told_tokens(logprobs)) if logprobs else None
+        encoded_logprobs = ChatLogprobs(chat_token_logprobs(logprobs)) if logprobs else None
         delta = wire.ChatDelta(content=text, role=self._role(index))
-        return self._chunk([wire.ChatChunkChoice(index=index, delta=delta, logprobs=told)])
+        return self._chunk([wire.ChatChunkChoice(index=index, delta=delta, logprobs=encoded_logprobs)])
 
     def reasoning_chunk(self, index: int, text: str) -> bytes:
         delta = wire.ChatDelta(reasoning_content=text, role=self._role(index))
         return self._chunk([wire.ChatChunkChoice(index=index, delta=delta)])
 
-    def call_chunks(self, piece: ToolCallDelta) -> Iterable[bytes]:
-        for part in tool_call_pieces(piece):
-            delta = wire.ChatDelta(tool_calls=[part], role=self._role(piece.index))
-            yield self._chunk([wire.ChatChunkChoice(index=piece.index, delta=delta)])
+    def tool_call_chunks(self, tool_call_delta: ToolCallDelta) -> Iterable[bytes]:
+        for part in tool_call_delta_bodies(tool_call_delta):
+            delta = wire.ChatDelta(tool_calls=[part], role=self._role(tool_call_delta.index))
+            yield self._chunk([wire.ChatChunkChoice(index=tool_call_delta.index, delta=delta)])
 
     def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
         return [self._chunk([wire.ChatChunkChoice(index=index, delta=wire.ChatDelta(), finish_reason=reason)])]
 
-    def usage_chunk(self, usage: UsageBody) -> bytes:
+    def usage_chunk(self, usage: CompletionUsage) -> bytes:
         return self._chunk([], usage)
 
     def document(self, usage: Usage) -> bytes:
         head = self._head
         choices = [self._choice(choice) for choice in self.choices()]
         return _encode(
-            wire.ChatCompletion(head.id, "chat.completion", head.created, head.model, choices, usage_body(usage))
+            wire.ChatCompletion(head.id, "chat.completion", head.created, head.model, choices, completion_usage(usage))
         )
 
     def _role(self, index: int) -> str | None:
-        if index not in self._unsaid_roles:
+        if index not in self._pending_roles:
             return None
-        self._unsaid_roles.remove(index)
+        self._pending_roles.remove(index)
         return "assistant"
 
-    def _choice(self, choice: ChoiceSoFar) -> wire.ChatChoice:
+    def _choice(self, choice: ChoiceState) -> wire.ChatChoice:
         message = wire.AssistantMessage(
             choice.content,
-            tool_calls=tool_call_bodies(choice.calls) or None,
+            tool_calls=tool_call_bodies(choice.tool_calls) or None,
             reasoning_content=choice.reasoning or msgspec.UNSET,
         )
-        told = ChatLogprobs(told_tokens(choice.logprobs)) if self._head.tells_logprobs else msgspec.UNSET
-        return wire.ChatChoice(choice.reason, choice.index, message, told)
+        encoded_logprobs = (
+            ChatLogprobs(chat_token_logprobs(choice.logprobs)) if self._head.has_logprobs else msgspec.UNSET
+        )
+        return wire.ChatChoice(choice.finish_reason, choice.index, message, encoded_logprobs)
 
-    def _chunk(self, choices: list[wire.ChatChunkChoice], usage: UsageBody | None = None) -> bytes:
+    def _chunk(self, choices: list[wire.ChatChunkChoice], usage: CompletionUsage | None = None) -> bytes:
         head = self._head
         return _encode(wire.ChatChunk(head.id, head.created, head.model, "chat.completion.chunk", choices, usage))
 
 
-class TextAnswer(HeadedAnswer):
+class TextResponseBuilder(OpenAIResponseBuilder):
     """Answers of the text route."""
 
-    def __init__(self, head: Head) -> None:
+    def __init__(self, head: ResponseHead) -> None:
         super().__init__(head)
         self._offsets: defaultdict[int, TextOffsets] = defaultdict(TextOffsets)
 
     def text_chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
-        told = text_logprobs(logprobs, self._offsets[index]) if logprobs else None
-        return self._chunk([wire.TextChunkChoice(index=index, text=text, logprobs=told)])
+        encoded_logprobs = text_logprobs(logprobs, self._offsets[index]) if logprobs else None
+        return self._chunk([wire.TextChunkChoice(index=index, text=text, logprobs=encoded_logprobs)])
 
     def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
         return [self._chunk([wire.TextChunkChoice(index=index, text="", finish_reason=reason)])]
 
-    def usage_chunk(self, usage: UsageBody) -> bytes:
+    def usage_chunk(self, usage: CompletionUsage) -> bytes:
         return self._chunk([], usage)
 
     def document(self, usage: Usage) -> bytes:
         head = self._head
         choices = [self._choice(choice) for choice in self.choices()]
         return _encode(
-            wire.TextCompletion(head.id, "text_completion", head.created, head.model, choices, usage_body(usage))
+            wire.TextCompletion(head.id, "text_completion", head.created, head.model, choices, completion_usage(usage))
         )
 
-    def _choice(self, choice: ChoiceSoFar) -> wire.TextChoice:
-        told = text_logprobs(choice.logprobs, TextOffsets()) if self._head.tells_logprobs else None
-        return wire.TextChoice(choice.reason, choice.index, choice.text, told)
+    def _choice(self, choice: ChoiceState) -> wire.TextChoice:
+        encoded_logprobs = text_logprobs(choice.logprobs, TextOffsets()) if self._head.has_logprobs else None
+        return wire.TextChoice(choice.finish_reason, choice.index, choice.text, encoded_logprobs)
 
-    def _chunk(self, choices: list[wire.TextChunkChoice], usage: UsageBody | None = None) -> bytes:
+    def _chunk(self, choices: list[wire.TextChunkChoice], usage: CompletionUsage | None = None) -> bytes:
         head = self._head
         return _encode(wire.TextChunk(head.id, head.created, head.model, "text_completion", choices, usage))

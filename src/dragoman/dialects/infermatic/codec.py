@@ -31,18 +31,26 @@ from dragoman.core.jobs import DEFAULT_PRIORITY, LOWEST_PRIORITY
 from dragoman.core.limits import MAX_SEED, check_sampling
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt
 from dragoman.dialects import sse
-from dragoman.dialects.chat_templates import wrong_template
+from dragoman.dialects.chat_templates import validate_template
 from dragoman.dialects.door import error_headers
-from dragoman.dialects.form import Call, ErrorReply, Occasion
+from dragoman.dialects.form import DecodeContext, DecodedRequest, ErrorResponse
 from dragoman.dialects.infermatic import wire
-from dragoman.dialects.infermatic.answers import ChatAnswer, TextAnswer
-from dragoman.dialects.infermatic.constraints import Constraint, constraint
-from dragoman.dialects.openai_answer import head_of
-from dragoman.dialects.openai_formats import wrong_format
-from dragoman.dialects.openai_messages import messages_of, wrong_messages
+from dragoman.dialects.infermatic.answers import ChatResponseBuilder, TextResponseBuilder
+from dragoman.dialects.infermatic.constraints import RequestedFormat, requested_format
+from dragoman.dialects.openai_answer import response_head
+from dragoman.dialects.openai_formats import validate_response_format
+from dragoman.dialects.openai_messages import to_core_messages, validate_messages
 from dragoman.dialects.openai_shapes import is_token_id, stop_strings, text_prompts
-from dragoman.dialects.openai_tools import tool_use, wrong_tools
-from dragoman.dialects.validation import Invalid, InvalidFields, MalformedJson, Missing, Violation, fastapi_detail, read
+from dragoman.dialects.openai_tools import tool_use, validate_tools
+from dragoman.dialects.validation import (
+    InvalidFields,
+    InvalidValue,
+    MalformedJson,
+    MissingField,
+    Violation,
+    decode_body,
+    fastapi_detail,
+)
 
 _UNLIMITED = Allowance(limit=2**63 - 1, used=0, resets_in=0)
 """What LiteLLM tells of a limit that a key does not have."""
@@ -50,69 +58,71 @@ _UNLIMITED = Allowance(limit=2**63 - 1, used=0, resets_in=0)
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-def decode_chat(body: bytes, occasion: Occasion) -> Call:
+def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     """A chat completion. The model of the path beats the one in the body. Raises BadRequest."""
-    return _chat(read(body, wire.ChatRequest), occasion)
+    return _chat(decode_body(body, wire.ChatRequest), context)
 
 
-def decode_queued_chat(body: bytes, occasion: Occasion) -> Call:
+def decode_queued_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     """A chat completion of the queue's own routes, where priority 0 is the first. Raises BadRequest."""
-    sent = read(body, wire.ChatRequest)
+    sent = decode_body(body, wire.ChatRequest)
     priority = min(sent.priority, LOWEST_PRIORITY)
     headers = {} if sent.stream else {"x-litellm-priority": str(priority)}
-    return _chat(sent, occasion)._replace(priority=priority, headers=headers)
+    return _chat(sent, context)._replace(priority=priority, headers=headers)
 
 
-def _chat(sent: wire.ChatRequest, occasion: Occasion) -> Call:
-    model = _model(sent, occasion)
+def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
+    model = _model(sent, context)
     if violations := list(_chat_violations(sent)):
         raise InvalidFields(violations)
     prompt = ChatPrompt(
-        messages_of(sent.messages),
+        to_core_messages(sent.messages),
         tool_use(sent.tools, sent.tool_choice, parallel=sent.parallel_tool_calls),
         sent.reasoning_effort,
         sent.chat_template,
         sent.chat_template_kwargs,
     )
-    bound = constraint(sent, sent.response_format)
-    request = _request(sent, model, prompt, bound, logprobs=sent.top_logprobs if sent.logprobs else None)
-    head = head_of(occasion, "chatcmpl", model, sent.stream_options, logprobs=sent.logprobs)
-    fields = {"prompt": "messages"} | _format_field(bound)
-    return Call([request], sent.stream, ChatAnswer(head), fields, priority=request.priority)
+    output_format = requested_format(sent, sent.response_format)
+    request = _request(sent, model, prompt, output_format, logprobs=sent.top_logprobs if sent.logprobs else None)
+    head = response_head(context, "chatcmpl", model, sent.stream_options, logprobs=sent.logprobs)
+    fields = {"prompt": "messages"} | _format_field(output_format)
+    return DecodedRequest([request], sent.stream, ChatResponseBuilder(head), fields, priority=request.priority)
 
 
-def decode_text(body: bytes, occasion: Occasion) -> Call:
+def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     """A text completion, of one or several prompts. Raises BadRequest."""
-    sent = read(body, wire.TextRequest)
-    model = _model(sent, occasion)
+    sent = decode_body(body, wire.TextRequest)
+    model = _model(sent, context)
     if sent.suffix:
         raise BadRequest("suffix is not supported by this server", "suffix")
-    bound = constraint(sent)
+    output_format = requested_format(sent)
     prompts = text_prompts(sent.prompt)
-    first = _request(sent, model, prompts[0], bound, logprobs=sent.logprobs, echo=sent.echo)
+    first = _request(sent, model, prompts[0], output_format, logprobs=sent.logprobs, echo=sent.echo)
     requests = [msgspec.structs.replace(first, prompt=prompt) for prompt in prompts]
-    head = head_of(occasion, "cmpl", model, sent.stream_options, logprobs=sent.logprobs is not None)
-    return Call(requests, sent.stream, TextAnswer(head), _format_field(bound), priority=first.priority)
+    head = response_head(context, "cmpl", model, sent.stream_options, logprobs=sent.logprobs is not None)
+    return DecodedRequest(
+        requests, sent.stream, TextResponseBuilder(head), _format_field(output_format), priority=first.priority
+    )
 
 
 def _chat_violations(sent: wire.ChatRequest) -> Iterator[Violation]:
-    yield from wrong_messages(sent.messages)
-    yield from wrong_tools(sent.tools, sent.tool_choice)
-    yield from wrong_format(sent.response_format)
-    yield from wrong_template(sent.chat_template, sent.chat_template_kwargs)
+    yield from validate_messages(sent.messages)
+    yield from validate_tools(sent.tools, sent.tool_choice)
+    yield from validate_response_format(sent.response_format)
+    yield from validate_template(sent.chat_template, sent.chat_template_kwargs)
     if sent.top_logprobs and not sent.logprobs:
-        yield Violation(("top_logprobs",), Invalid("top_logprobs needs logprobs to be true"))
+        yield Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true"))
 
 
-def _format_field(bound: Constraint | None) -> dict[str, str]:
+def _format_field(output_format: RequestedFormat | None) -> dict[str, str]:
     """What this request calls the format of its answer."""
-    return {} if bound is None else {"response_format": bound.field}
+    return {} if output_format is None else {"response_format": output_format.field}
 
 
-def _model(sent: wire.CompletionRequest, occasion: Occasion) -> str:
-    model = occasion.arguments.get("model") or sent.model
+def _model(sent: wire.CompletionRequest, context: DecodeContext) -> str:
+    model = context.arguments.get("model") or sent.model
     if not model:
-        raise InvalidFields([Violation(("model",), Missing())])
+        raise InvalidFields([Violation(("model",), MissingField())])
     return model
 
 
@@ -120,7 +130,7 @@ def _request(
     sent: wire.CompletionRequest,
     model: str,
     prompt: Prompt,
-    bound: Constraint | None,
+    output_format: RequestedFormat | None,
     *,
     logprobs: int | None,
     echo: bool = False,
@@ -134,7 +144,7 @@ def _request(
         sent.n,
         echo,
         priority,
-        answer_format=None if bound is None else bound.format,
+        answer_format=None if output_format is None else output_format.format,
         logprobs=logprobs,
         best_of=_best_of(sent),
     )
@@ -194,13 +204,13 @@ class InfermaticErrors:
         self._route = route
         self._prompt_parameter = prompt_parameter
 
-    def reply(self, error: DragomanError) -> ErrorReply:
+    def render(self, error: DragomanError) -> ErrorResponse:
         """Status, body and headers."""
         status, detail = self._detail(error)
         headers = {} if isinstance(error, Unauthenticated) else error_headers(error)  # LiteLLM asks for no scheme.
-        return ErrorReply(status, _encode(wire.ErrorBody(detail)), headers)
+        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), headers)
 
-    def frame(self, error: DragomanError) -> bytes:
+    def render_frame(self, error: DragomanError) -> bytes:
         """The last frame of a stream that failed; no terminator follows it."""
         return sse.frame(_encode(wire.ErrorBody(self._detail(error)[1])))
 
@@ -208,7 +218,7 @@ class InfermaticErrors:
         match error:
             case MalformedJson():
                 return _detail(400, "Invalid JSON in request body", "bad_request_error")
-            case InvalidFields(violations=[Violation(path, Missing()), *_]) if len(path) == 1:
+            case InvalidFields(violations=[Violation(path, MissingField()), *_]) if len(path) == 1:
                 return _detail(400, f"Missing required parameter: '{path[0]}'", "bad_request_error", str(path[0]))
             case ContextOverflow():
                 message = f"litellm.ContextWindowExceededError: {error.message}"
@@ -217,10 +227,10 @@ class InfermaticErrors:
                 message = f"litellm.BadRequestError: {error.message}"
                 return _detail(400, message, "bad_request_error", error.parameter or "None")
             case KeyExpired():
-                times = f"Key Expiry time {_time(error.expired_at)} and current time {_time(error.now)}"
+                times = f"Key Expiry time {_utc_time(error.expired_at)} and current time {_utc_time(error.now)}"
                 return _detail(400, f"Authentication Error - Expired Key. {times}", "expired_key")
             case Unauthenticated():
-                return _detail(401, f"Authentication Error, {_key_fault(error)}", "auth_error")
+                return _detail(401, f"Authentication Error, {_key_error_message(error)}", "auth_error")
             case Forbidden():
                 return _detail(403, f"Authentication Error, {error.message}", "auth_error")
             case InsufficientBalance():
@@ -244,7 +254,7 @@ class InfermaticErrors:
             case IdempotencyConflict():
                 return _detail(409, error.message, "idempotency_error")
             case Limited():
-                return _detail(429, _limit_reached(error), "None")
+                return _detail(429, _limit_message(error), "None")
             case ShuttingDown():
                 return _detail(503, f"litellm.ServiceUnavailableError: {error.message}", "None")
             case Overloaded():
@@ -259,11 +269,11 @@ def _detail(status: int, message: str, kind: str, parameter: str = "None") -> tu
     return status, wire.ErrorDetail(message, kind, parameter, str(status))
 
 
-def _time(time: datetime) -> str:
+def _utc_time(time: datetime) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _limit_reached(error: Limited) -> str:
+def _limit_message(error: Limited) -> str:
     match error:
         case TooManyRunning():
             return f"Max parallel request limit reached. Limit: {error.limit}"
@@ -278,7 +288,7 @@ def _limit_reached(error: Limited) -> str:
             return error.message
 
 
-def _key_fault(error: Unauthenticated) -> str:
+def _key_error_message(error: Unauthenticated) -> str:
     match error.fault:
         case "missing":
             return "No api key passed in."
@@ -298,38 +308,38 @@ class LookupErrors(InfermaticErrors):
     def __init__(self) -> None:
         super().__init__("", "prompt")
 
-    def reply(self, error: DragomanError) -> ErrorReply:
+    def render(self, error: DragomanError) -> ErrorResponse:
         if isinstance(error, ModelNotFound):
             detail = wire.ErrorDetail(error.message, "not_found_error", "model", "404")
-            return ErrorReply(404, _encode(wire.ErrorBody(detail)), {})
-        return super().reply(error)
+            return ErrorResponse(404, _encode(wire.ErrorBody(detail)), {})
+        return super().render(error)
 
 
 class TokenCounterErrors(LookupErrors):
     """The token counter tells of a wrong body as FastAPI does."""
 
-    def reply(self, error: DragomanError) -> ErrorReply:
+    def render(self, error: DragomanError) -> ErrorResponse:
         if isinstance(error, InvalidFields):
-            return ErrorReply(422, _encode({"detail": [fastapi_detail(found) for found in error.violations]}), {})
+            return ErrorResponse(422, _encode({"detail": [fastapi_detail(found) for found in error.violations]}), {})
         if isinstance(error, BadRequest) and not isinstance(error, MalformedJson | ContextOverflow):
-            return ErrorReply(400, _encode({"detail": error.message}), {})
-        return super().reply(error)
+            return ErrorResponse(400, _encode({"detail": error.message}), {})
+        return super().render(error)
 
 
-def decode_count(body: bytes) -> wire.TokenCountRequest:
+def decode_token_count(body: bytes) -> wire.TokenCountRequest:
     """A question to the token counter. Raises BadRequest."""
-    return read(body, wire.TokenCountRequest)
+    return decode_body(body, wire.TokenCountRequest)
 
 
-def counted_prompt(sent: wire.TokenCountRequest) -> Prompt:
+def prompt_to_count(sent: wire.TokenCountRequest) -> Prompt:
     """What is to be counted: the prompt wins over the messages. Raises BadRequest."""
     if sent.prompt is not None:
         return TextPrompt(sent.prompt)
     if sent.messages is None:
         raise BadRequest("prompt or messages must be provided")
-    if violations := [*wrong_messages(sent.messages), *wrong_tools(sent.tools, None)]:
+    if violations := [*validate_messages(sent.messages), *validate_tools(sent.tools, None)]:
         raise InvalidFields(violations)
-    return ChatPrompt(messages_of(sent.messages), tool_use(sent.tools, None))
+    return ChatPrompt(to_core_messages(sent.messages), tool_use(sent.tools, None))
 
 
 def read_key(headers: Headers) -> str | None:

@@ -9,58 +9,58 @@ from dragoman.core.errors import ModelNotFound
 from dragoman.core.jobs import QueueService
 from dragoman.core.service import Caller, VisibleModels, find_model
 from dragoman.dialects.completions import respond
-from dragoman.dialects.door import Door, ExchangeOptions, guard, read_body, selected_account
-from dragoman.dialects.form import Form
+from dragoman.dialects.door import HttpOptions, RouteContext, authenticated, read_body, selected_account
+from dragoman.dialects.form import EndpointCodec
 from dragoman.dialects.infermatic import codec, wire
 from dragoman.dialects.jobs import JobBody, JobEvent, job_routes
 from dragoman.dialects.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
-from dragoman.dialects.queue import QueuedBody
+from dragoman.dialects.queue import QueuedJobBody
 
 _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:path}")
 
 
-def routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect, answered by `service`."""
-    door = Door(service, codec.read_key, options, ("x-request-id", "x-litellm-call-id"))
+    route = RouteContext(service, codec.read_key, options, ("x-request-id", "x-litellm-call-id"))
 
     async def chat(request: Request) -> Response:
-        return await respond(request, door, _CHAT)
+        return await respond(request, route, _CHAT)
 
     async def text(request: Request) -> Response:
-        return await respond(request, door, _TEXT)
+        return await respond(request, route, _TEXT)
 
     async def queued_chat(request: Request) -> Response:
-        return await respond(request, door, _QUEUED_CHAT, queue="held")
+        return await respond(request, route, _QUEUED_CHAT, queue="held")
 
     async def queued_request(request: Request) -> Response:
-        return await respond(request, door, _QUEUED_CHAT, queue="at once")
+        return await respond(request, route, _QUEUED_CHAT, queue="at once")
 
     async def models(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
             cards = [wire.ModelCard(model.id) for model in visible.models()]
             return _json(wire.ModelList(cards))
 
-        return await guard(request, door, answer, _OTHER_ERRORS)
+        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
 
     async def model(request: Request) -> Response:
-        wanted = request.path_params["model_id"]
+        name = request.path_params["model_id"]
 
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
-            if find_model(visible.models(), wanted) is None:
-                raise ModelNotFound(wanted)
-            return _json(wire.ModelCard(wanted))
+            if find_model(visible.models(), name) is None:
+                raise ModelNotFound(name)
+            return _json(wire.ModelCard(name))
 
-        return await guard(request, door, answer, _OTHER_ERRORS)
+        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
 
     async def token_counter(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
-            sent = codec.decode_count(await read_body(request, door))
-            total = await visible.count_tokens(sent.model, codec.counted_prompt(sent))
+            sent = codec.decode_token_count(await read_body(request, route))
+            total = await visible.count_tokens(sent.model, codec.prompt_to_count(sent))
             served = find_model(visible.models(), sent.model)
             assert served is not None, "what was counted is served"
             return _json(wire.TokenCount(total, sent.model, served.id))
 
-        return await guard(request, door, answer, codec.TokenCounterErrors())
+        return await authenticated(request, route, answer, codec.TokenCounterErrors())
 
     return [
         *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in _PREFIXES),
@@ -68,7 +68,7 @@ def routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
         Route("/queue/chat/completions", queued_chat, methods=["POST"]),
         Route("/queue/request", queued_request, methods=["POST"]),
         # Jobs of all dialects are asked for here, also those that an account was selected for.
-        *job_routes(door._replace(read_account=selected_account), _OTHER_ERRORS),
+        *job_routes(route._replace(read_account=selected_account), _LOOKUP_ERRORS),
         Route("/utils/token_counter", token_counter, methods=["POST"]),
         *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in ("/v1", "")),
         *(Route(f"{prefix}/models/{{model_id:path}}", model, methods=["GET"]) for prefix in ("/v1", "")),
@@ -77,13 +77,13 @@ def routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
 
 _CHAT_ERRORS = codec.InfermaticErrors("/chat/completions", "messages")
 _TEXT_ERRORS = codec.InfermaticErrors("/completions", "prompt")
-_OTHER_ERRORS = codec.LookupErrors()
+_LOOKUP_ERRORS = codec.LookupErrors()
 
-_CHAT = Form("infermatic.chat", codec.decode_chat, _CHAT_ERRORS)
-_TEXT = Form("infermatic.text", codec.decode_text, _TEXT_ERRORS)
-_QUEUED_CHAT = Form("infermatic.queued_chat", codec.decode_queued_chat, _CHAT_ERRORS)
+_CHAT = EndpointCodec("infermatic.chat", codec.decode_chat, _CHAT_ERRORS)
+_TEXT = EndpointCodec("infermatic.text", codec.decode_text, _TEXT_ERRORS)
+_QUEUED_CHAT = EndpointCodec("infermatic.queued_chat", codec.decode_queued_chat, _CHAT_ERRORS)
 
-FORMS = (_CHAT, _TEXT, _QUEUED_CHAT)
+ENDPOINT_CODECS = (_CHAT, _TEXT, _QUEUED_CHAT)
 
 
 def _json(body: msgspec.Struct, status: int = 200) -> Response:
@@ -135,18 +135,18 @@ _QUEUE_OPERATIONS = (
         _QUEUE_STATUSES,
         wire.ChatRequest,
         wire.ChatChunk,
-        queues=True,
+        is_always_queued=True,
         example=EXAMPLE_CHAT,
     ),
     Operation(
         "POST",
         "/queue/request",
         "Queue a chat completion",
-        QueuedBody,
+        QueuedJobBody,
         wire.ErrorBody,
         _ERROR_STATUSES,
         wire.ChatRequest,
-        queues=True,
+        is_always_queued=True,
         example=EXAMPLE_CHAT,
     ),
     Operation(

@@ -12,14 +12,14 @@ from dragoman.dialects.chat_templates import Template, TemplateArguments
 from dragoman.dialects.openai_formats import ResponseFormat
 from dragoman.dialects.openai_logprobs import MAX_TOP_LOGPROBS, ChatLogprobs, TextLogprobs
 from dragoman.dialects.openai_messages import ChatMessage
-from dragoman.dialects.openai_shapes import StreamOptions, TextCompletionPrompt, UsageBody
-from dragoman.dialects.openai_tools import ToolCallBody, ToolCallPiece, ToolChoice, Tools
+from dragoman.dialects.openai_shapes import CompletionUsage, StreamOptions, TextCompletionPrompt
+from dragoman.dialects.openai_tools import ToolCallBody, ToolCallDeltaBody, ToolChoice, Tools
 from dragoman.dialects.validation import FastApiDetail
 
-Tokens = Annotated[int, Meta(ge=1)]
-Share = Annotated[float, Meta(ge=0, le=1)]
+TokenLimit = Annotated[int, Meta(ge=1)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
-Choices = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
+ChoiceTexts = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
 """Texts of which the answer is one."""
 
 
@@ -33,7 +33,7 @@ class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     json: dict[str, Any] | str | None = None
     """A JSON Schema, or its text."""
     regex: str | None = None
-    choice: Choices | None = None
+    choice: ChoiceTexts | None = None
     grammar: str | None = None
     """In Lark's syntax or llama.cpp's GBNF."""
 
@@ -43,13 +43,13 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
     model: str | None = None
     """Required, unless it stands in the path."""
-    max_tokens: Tokens | None = None
-    max_completion_tokens: Tokens | None = None
+    max_tokens: TokenLimit | None = None
+    max_completion_tokens: TokenLimit | None = None
     min_tokens: Annotated[int, Meta(ge=0)] = 0
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
-    top_p: Share = 1.0
+    top_p: Probability = 1.0
     top_k: Annotated[int, Meta(ge=-1)] = -1
-    min_p: Share = 0.0
+    min_p: Probability = 0.0
     repetition_penalty: Annotated[float, Meta(gt=0)] = 1.0
     presence_penalty: Penalty = 0.0
     frequency_penalty: Penalty = 0.0
@@ -73,7 +73,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     guided_json: dict[str, Any] | str | None = None
     """The older spelling of structured_outputs, as are the three that follow."""
     guided_regex: str | None = None
-    guided_choice: Choices | None = None
+    guided_choice: ChoiceTexts | None = None
     guided_grammar: str | None = None
 
 
@@ -97,7 +97,7 @@ class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
 
 class TextRequest(CompletionRequest, frozen=True, kw_only=True):
     prompt: TextCompletionPrompt
-    max_tokens: Tokens = 16
+    max_tokens: TokenLimit = 16
     """As OpenAI and vLLM have it; chat takes the rest of the context."""
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     """How many of the likeliest tokens are told beside each."""
@@ -147,7 +147,7 @@ class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     content: str | None = None
     role: str | None = None
     reasoning_content: str | None = None
-    tool_calls: list[ToolCallPiece] | None = None
+    tool_calls: list[ToolCallDeltaBody] | None = None
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -170,7 +170,7 @@ class ChatCompletion(msgspec.Struct, frozen=True):
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: UsageBody
+    usage: CompletionUsage
     system_fingerprint: None = None
 
 
@@ -180,7 +180,7 @@ class TextCompletion(msgspec.Struct, frozen=True):
     created: int
     model: str
     choices: list[TextChoice]
-    usage: UsageBody
+    usage: CompletionUsage
 
 
 class ChatChunk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -189,7 +189,7 @@ class ChatChunk(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     object: str
     choices: list[ChatChunkChoice]
-    usage: UsageBody | None = None
+    usage: CompletionUsage | None = None
 
 
 class TextChunk(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -198,7 +198,7 @@ class TextChunk(msgspec.Struct, frozen=True, omit_defaults=True):
     model: str
     object: str
     choices: list[TextChunkChoice]
-    usage: UsageBody | None = None
+    usage: CompletionUsage | None = None
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):

@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from dragoman.core.events import FinishReason, TokenLogprobs, Usage
-from dragoman.dialects.answer import Answer, ChoiceSoFar
-from dragoman.dialects.openai_logprobs import told_tokens
+from dragoman.dialects.answer import BaseResponseBuilder, ChoiceState
+from dragoman.dialects.openai_logprobs import chat_token_logprobs
 from dragoman.dialects.scale import wire
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-class PieceAnswer(Answer):
+class ScaleResponseBuilder(BaseResponseBuilder):
     """All events of a stream and the answer as a whole have one shape; the last event has the counts and no text.
 
     There is no member for thoughts: they are counted, not shown.
@@ -25,16 +25,16 @@ class PieceAnswer(Answer):
         return ()  # the reason goes with the counts
 
     def usage_chunks(self, usage: Usage) -> Iterable[bytes]:
-        return [self.body("", self._only_choice().reason, usage, None)]
+        return [self.body("", self._only_choice().finish_reason, usage, None)]
 
     def terminator(self) -> bytes:
         return b""  # the clients would take [DONE] for JSON
 
     def document(self, usage: Usage) -> bytes:
         choice = self._only_choice()
-        return self.body(choice.text, choice.reason, usage, choice.logprobs)
+        return self.body(choice.text, choice.finish_reason, usage, choice.logprobs)
 
-    def _only_choice(self) -> ChoiceSoFar:
+    def _only_choice(self) -> ChoiceState:
         [choice] = self.choices()
         return choice
 
@@ -45,26 +45,26 @@ class PieceAnswer(Answer):
         raise NotImplementedError
 
 
-class DeploymentAnswer(PieceAnswer):
+class DeploymentResponseBuilder(ScaleResponseBuilder):
     """The routes with the deployment in the path: the text beside its prompt."""
 
-    def __init__(self, prompt: str, *, tells_logprobs: bool = False) -> None:
+    def __init__(self, prompt: str, *, has_logprobs: bool = False) -> None:
         super().__init__()
         self._prompt = prompt
-        self._tells_logprobs = tells_logprobs
+        self._has_logprobs = has_logprobs
 
     def body(
         self, text: str, reason: FinishReason | None, usage: Usage | None, logprobs: Sequence[TokenLogprobs] | None
     ) -> bytes:
         prompt_tokens, response_tokens = (usage.prompt_tokens, usage.completion_tokens) if usage else (0, 0)
         choices = None
-        if self._tells_logprobs and logprobs is not None:
-            choices = [wire.ChoiceLogprobs(0, wire.ToldTokens(told_tokens(logprobs)))]
+        if self._has_logprobs and logprobs is not None:
+            choices = [wire.ChoiceLogprobs(0, wire.ChoiceLogprobsContent(chat_token_logprobs(logprobs)))]
         pair = (self._prompt, [text])
         return _encode(wire.DeploymentCompletion([pair], choices, reason, prompt_tokens, response_tokens))
 
 
-class ChatAnswer(PieceAnswer):
+class ChatResponseBuilder(ScaleResponseBuilder):
     """The chat route with the model in the body."""
 
     def body(
@@ -74,7 +74,7 @@ class ChatAnswer(PieceAnswer):
         return _encode(wire.ChatCompletionBody(completion, _token_usage(usage)))
 
 
-class TextAnswer(PieceAnswer):
+class TextResponseBuilder(ScaleResponseBuilder):
     """The text route with the model in the body."""
 
     def body(

@@ -27,29 +27,29 @@ from dragoman.core.limits import MAX_SEED
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, Prompt, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
 from dragoman.dialects import sse
-from dragoman.dialects.chat_templates import wrong_template
+from dragoman.dialects.chat_templates import validate_template
 from dragoman.dialects.door import bearer_key, error_headers, selected_account
-from dragoman.dialects.form import Call, ErrorReply, Occasion
+from dragoman.dialects.form import DecodeContext, DecodedRequest, ErrorResponse
 from dragoman.dialects.queries import InvalidQuery, query_details
 from dragoman.dialects.scale import wire
-from dragoman.dialects.scale.answers import ChatAnswer, DeploymentAnswer, TextAnswer
+from dragoman.dialects.scale.answers import ChatResponseBuilder, DeploymentResponseBuilder, TextResponseBuilder
 from dragoman.dialects.validation import (
     FastApiDetail,
-    Invalid,
+    FieldPath,
     InvalidFields,
+    InvalidValue,
     MalformedJson,
-    Missing,
-    Path,
+    MissingField,
     Violation,
     WrongType,
+    decode_body,
     fastapi_detail,
-    read,
     violations_of,
 )
 
 MAX_TEMPERATURE = 2.0
 
-MAX_WHOLE = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
 """What travels to the engine. Above it there are only more ways to say: without limit."""
 
 OWNER = "dragoman"
@@ -64,59 +64,61 @@ Item = TypeVar("Item", wire.ModelItem, wire.DeploymentItem)
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
-_HISTORY = {"messages": "chat_history"}
+_FIELD_NAMES = {"messages": "chat_history"}
 """What one route calls the conversation, which engines and chat templates call messages."""
 
-_BINDINGS: Path = ("model_request_parameters", "bindings")
+_BINDINGS: FieldPath = ("model_request_parameters", "bindings")
 
 
-def decode_deployment_chat(body: bytes, occasion: Occasion) -> Call:
+def decode_deployment_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     """A chat completion whose model stands in the path. Raises BadRequest."""
-    sent = read(body, wire.DeploymentChatRequest)
+    sent = decode_body(body, wire.DeploymentChatRequest)
     violations: list[Violation] = []
-    history = _conversation("chat_history", sent.chat_history, violations)
-    violations += _deployment_violations(sent)
-    violations += wrong_template(sent.chat_template, sent.chat_template_kwargs)
-    _refuse(violations)
+    history = _convert_messages("chat_history", sent.chat_history, violations)
+    violations += _validate_deployment(sent)
+    violations += validate_template(sent.chat_template, sent.chat_template_kwargs)
+    _raise_violations(violations)
     prompt = ChatPrompt(
         (*history, Message("user", sent.prompt)),
         effort=sent.reasoning_effort,
         template=sent.chat_template,
         template_arguments=sent.chat_template_kwargs,
     )
-    return _deployment_call(sent, occasion, prompt)
+    return _decode_deployment(sent, context, prompt)
 
 
-def decode_deployment_text(body: bytes, occasion: Occasion) -> Call:
+def decode_deployment_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     """A text completion whose model stands in the path. Raises BadRequest."""
-    sent = read(body, wire.DeploymentTextRequest)
-    _refuse(_deployment_violations(sent))
-    return _deployment_call(sent, occasion, TextPrompt(sent.prompt))
+    sent = decode_body(body, wire.DeploymentTextRequest)
+    _raise_violations(_validate_deployment(sent))
+    return _decode_deployment(sent, context, TextPrompt(sent.prompt))
 
 
-def decode_chat(body: bytes, _occasion: Occasion) -> Call:
+def decode_chat(body: bytes, _context: DecodeContext) -> DecodedRequest:
     """A chat completion whose model stands in the body. Raises BadRequest."""
-    sent = read(body, wire.ChatRequest)
+    sent = decode_body(body, wire.ChatRequest)
     violations: list[Violation] = []
-    messages = _conversation("messages", sent.messages, violations)
-    violations += wrong_template(sent.chat_template, None)
-    _refuse(violations)
+    messages = _convert_messages("messages", sent.messages, violations)
+    violations += validate_template(sent.chat_template, None)
+    _raise_violations(violations)
     if sent.memory_strategy is not None:
         messages = messages[-sent.memory_strategy.params.k :]
     if sent.instructions:
         messages = [Message("system", sent.instructions), *messages]
     parameters = sent.model_parameters
     prompt = ChatPrompt(tuple(messages), effort=parameters.reasoning_effort, template=sent.chat_template)
-    return Call([GenerationRequest(sent.model, prompt, _sampling(parameters))], sent.stream, ChatAnswer())
+    return DecodedRequest(
+        [GenerationRequest(sent.model, prompt, _sampling(parameters))], sent.stream, ChatResponseBuilder()
+    )
 
 
-def decode_text(body: bytes, _occasion: Occasion) -> Call:
+def decode_text(body: bytes, _context: DecodeContext) -> DecodedRequest:
     """A text completion whose model stands in the body. Raises BadRequest."""
-    sent = read(body, wire.TextRequest)
+    sent = decode_body(body, wire.TextRequest)
     if sent.images:
-        _refuse([Violation(("images",), Invalid("Images are not supported, the model takes text only"))])
+        _raise_violations([Violation(("images",), InvalidValue("Images are not supported, the model takes text only"))])
     request = GenerationRequest(sent.model, TextPrompt(sent.prompt), _sampling(sent.model_parameters))
-    return Call([request], sent.stream, TextAnswer())
+    return DecodedRequest([request], sent.stream, TextResponseBuilder())
 
 
 def read_key(headers: Headers) -> str | None:
@@ -178,14 +180,14 @@ class ScaleErrors:
         """`noun` is what was not found under the name."""
         self._noun = noun
 
-    def reply(self, error: DragomanError) -> ErrorReply:
+    def render(self, error: DragomanError) -> ErrorResponse:
         """Status, body and headers."""
         status, detail = self._status_and_detail(error)
-        return ErrorReply(status, _encode(wire.ErrorBody(detail)), error_headers(error))
+        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), error_headers(error))
 
-    def frame(self, error: DragomanError) -> bytes:
+    def render_frame(self, error: DragomanError) -> bytes:
         """The last frame of a stream that failed. Clients raise on the event's name."""
-        return b"event: error\n" + sse.frame(self.reply(error).body)
+        return b"event: error\n" + sse.frame(self.render(error).body)
 
     def _status_and_detail(self, error: DragomanError) -> tuple[int, str | list[FastApiDetail]]:
         match error:
@@ -225,25 +227,25 @@ class ScaleErrors:
                 return 500, "An internal server error occurred"
 
 
-def _deployment_call(sent: wire.DeploymentRequest, occasion: Occasion, prompt: Prompt) -> Call:
+def _decode_deployment(sent: wire.DeploymentRequest, context: DecodeContext, prompt: Prompt) -> DecodedRequest:
     request = GenerationRequest(
-        occasion.arguments["deployment"],
+        context.arguments["deployment"],
         prompt,
         _sampling(sent, _bindings(sent)),
         logprobs=(sent.top_logprobs or 0) if sent.logprobs else None,
     )
-    machine = DeploymentAnswer(sent.prompt, tells_logprobs=sent.logprobs)
-    return Call([request], sent.stream, machine, _HISTORY if isinstance(prompt, ChatPrompt) else {})
+    builder = DeploymentResponseBuilder(sent.prompt, has_logprobs=sent.logprobs)
+    return DecodedRequest([request], sent.stream, builder, _FIELD_NAMES if isinstance(prompt, ChatPrompt) else {})
 
 
-def _conversation(field: str, sent: list[wire.ChatMessage], violations: list[Violation]) -> list[Message]:
+def _convert_messages(field: str, sent: list[wire.ChatMessage], violations: list[Violation]) -> list[Message]:
     return [
         Message(message.role, _text(message, (field, index, "content"), violations))
         for index, message in enumerate(sent)
     ]
 
 
-def _text(message: wire.ChatMessage, path: Path, violations: list[Violation]) -> str:
+def _text(message: wire.ChatMessage, path: FieldPath, violations: list[Violation]) -> str:
     if isinstance(message.content, str):
         return message.content
     if message.role != "user":
@@ -251,24 +253,28 @@ def _text(message: wire.ChatMessage, path: Path, violations: list[Violation]) ->
         return ""
     for index, part in enumerate(message.content):
         if part.type not in (None, "text") or part.image_url is not None or part.image_data is not None:
-            violations.append(Violation((*path, index), Invalid("Images are not supported, the model takes text only")))
+            violations.append(
+                Violation((*path, index), InvalidValue("Images are not supported, the model takes text only"))
+            )
         elif part.text is None:
-            violations.append(Violation((*path, index, "text"), Missing()))
+            violations.append(Violation((*path, index, "text"), MissingField()))
     return "".join(part.text or "" for part in message.content)
 
 
-def _deployment_violations(sent: wire.DeploymentRequest) -> Iterator[Violation]:
+def _validate_deployment(sent: wire.DeploymentRequest) -> Iterator[Violation]:
     if sent.top_logprobs is not None and not sent.logprobs:
-        yield Violation(("top_logprobs",), Invalid("top_logprobs needs logprobs to be true"))
+        yield Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true"))
     bindings = _bindings(sent)
     if bindings.seed is not None and bindings.seed > MAX_SEED:
-        yield Violation((*_BINDINGS, "seed"), Invalid("Input should be at most 2^64 - 1"))
+        yield Violation((*_BINDINGS, "seed"), InvalidValue("Input should be at most 2^64 - 1"))
     if sent.max_tokens is not None and bindings.min_tokens > sent.max_tokens:
-        problem = Invalid(f"min_tokens must not be above max_tokens, got {bindings.min_tokens} and {sent.max_tokens}")
+        problem = InvalidValue(
+            f"min_tokens must not be above max_tokens, got {bindings.min_tokens} and {sent.max_tokens}"
+        )
         yield Violation((*_BINDINGS, "min_tokens"), problem)
 
 
-def _refuse(violations: Iterator[Violation] | list[Violation]) -> None:
+def _raise_violations(violations: Iterator[Violation] | list[Violation]) -> None:
     found = list(violations)
     if found:
         raise InvalidFields(found)
@@ -279,20 +285,20 @@ def _bindings(sent: wire.DeploymentRequest) -> wire.Bindings:
 
 
 def _sampling(sent: wire.Sampling, bindings: wire.Bindings | None = None) -> SamplingParams:
-    bound = bindings or wire.Bindings()
+    resolved = bindings or wire.Bindings()
     return SamplingParams(
-        max_tokens=None if sent.max_tokens is None else min(sent.max_tokens, MAX_WHOLE),
-        min_tokens=min(bound.min_tokens, MAX_WHOLE),
+        max_tokens=None if sent.max_tokens is None else min(sent.max_tokens, MAX_INTEGER),
+        min_tokens=min(resolved.min_tokens, MAX_INTEGER),
         temperature=min(sent.temperature, MAX_TEMPERATURE),
-        top_k=min(sent.top_k, MAX_WHOLE),
+        top_k=min(sent.top_k, MAX_INTEGER),
         top_p=sent.top_p,
-        min_p=bound.min_p,
-        repetition_penalty=bound.repetition_penalty,
+        min_p=resolved.min_p,
+        repetition_penalty=resolved.repetition_penalty,
         presence_penalty=sent.presence_penalty,
         frequency_penalty=sent.frequency_penalty,
-        seed=bound.seed,
+        seed=resolved.seed,
         stop=tuple(sent.stop_sequences),
-        ignore_eos=bound.ignore_eos,
+        ignore_eos=resolved.ignore_eos,
     )
 
 

@@ -13,13 +13,13 @@ from dragoman.core.errors import ModelNotFound
 from dragoman.core.jobs import QueueService
 from dragoman.core.service import Caller, VisibleModels, find_model
 from dragoman.dialects.completions import respond
-from dragoman.dialects.door import Door, ExchangeOptions, guard
-from dragoman.dialects.form import Form
+from dragoman.dialects.door import HttpOptions, RouteContext, authenticated
+from dragoman.dialects.form import EndpointCodec
 from dragoman.dialects.jobs import job_routes
 from dragoman.dialects.operation import Operation
 from dragoman.dialects.queries import read_query
 from dragoman.dialects.scale import codec, wire
-from dragoman.dialects.trimming import FittedService
+from dragoman.dialects.trimming import ContextWindowFitter
 
 TRIMMED_HEADER = "x-dragoman-trimmed-messages"
 """Tells how many messages were dropped; absent when none."""
@@ -27,45 +27,47 @@ TRIMMED_HEADER = "x-dragoman-trimmed-messages"
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect among those of others, answered by `service`."""
-    return [*_completion_routes(service, options), *_list_routes(_door(service, options))]
+    return [*_completion_routes(service, options), *_list_routes(_route_context(service, options))]
 
 
-def own_routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
+def vendor_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect on a host of its own, answered by `service`."""
-    return [*job_routes(_door(service, options), _ERRORS), *routes(service, options)]
+    return [*job_routes(_route_context(service, options), _ERRORS), *routes(service, options)]
 
 
-def _door(service: QueueService, options: ExchangeOptions) -> Door:
-    return Door(service, codec.read_key, options, read_account=codec.read_account)
+def _route_context(service: QueueService, options: HttpOptions) -> RouteContext:
+    return RouteContext(service, codec.read_key, options, read_account=codec.read_account)
 
 
-def _completion_routes(service: QueueService, options: ExchangeOptions) -> list[BaseRoute]:
-    def answering(form: Form) -> _Endpoint:
+def _completion_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
+    def answering(form: EndpointCodec) -> _Endpoint:
         async def answer(request: Request) -> Response:
-            fitted = FittedService(service)
-            door = _door(fitted, options)
-            return await respond(request, door, form, dress=lambda response: _TrimmingTold(response, fitted))
+            fitter = ContextWindowFitter(service)
+            route = _route_context(fitter, options)
+            return await respond(
+                request, route, form, decorate=lambda response: _TruncationHeaderResponse(response, fitter)
+            )
 
         return answer
 
     return [
-        *_only("POST", "/v4/models/{deployment:path}/chat-completions", answering(_DEPLOYMENT_CHAT)),
-        *_only("POST", "/v4/models/{deployment:path}/completions", answering(_DEPLOYMENT_TEXT)),
+        *_exclusive_route("POST", "/v4/models/{deployment:path}/chat-completions", answering(_DEPLOYMENT_CHAT)),
+        *_exclusive_route("POST", "/v4/models/{deployment:path}/completions", answering(_DEPLOYMENT_TEXT)),
         Route("/v4/chat-completions", answering(_CHAT), methods=["POST"]),
         Route("/v4/completions", answering(_TEXT), methods=["POST"]),
     ]
 
 
-def _list_routes(door: Door) -> list[BaseRoute]:
+def _list_routes(route: RouteContext) -> list[BaseRoute]:
 
     async def models(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
             query = read_query(request.query_params, wire.ListQuery)
             return _json(codec.page(codec.model_items(visible.models(), query), query))
 
-        return await guard(request, door, answer, _LOOKUP_ERRORS)
+        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
 
     async def model(request: Request) -> Response:
         name = request.path_params["model"]
@@ -76,37 +78,37 @@ def _list_routes(door: Door) -> list[BaseRoute]:
                 raise ModelNotFound(name)
             return _json(codec.model_item(found, name))
 
-        return await guard(request, door, answer, _LOOKUP_ERRORS)
+        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
 
     async def deployments(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:
             query = read_query(request.query_params, wire.ListQuery)
             return _json(codec.page(codec.deployment_items(visible.models()), query))
 
-        return await guard(request, door, answer, _LOOKUP_ERRORS)
+        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
 
     return [
         Route("/v4/models", models, methods=["GET"]),
         Route("/v4/model-deployments", deployments, methods=["GET"]),
         Route("/v4/models/{model:path}", model, methods=["GET"]),
         # Creating, changing and deleting models, embeddings and the like: none of it is served.
-        Route("/v4/models", _not_served, methods=_WRITING),
-        Route("/v4/models/{rest:path}", _not_served, methods=_WRITING),
+        Route("/v4/models", _not_served, methods=_WRITE_METHODS),
+        Route("/v4/models/{rest:path}", _not_served, methods=_WRITE_METHODS),
     ]
 
 
-class _TrimmingTold(Response):
+class _TruncationHeaderResponse(Response):
     """A response whose head tells what was trimmed: that is known only when it begins."""
 
-    def __init__(self, response: Response, fitted: FittedService) -> None:
+    def __init__(self, response: Response, fitter: ContextWindowFitter) -> None:
         super().__init__()
         self._response = response
-        self._fitted = fitted
+        self._fitter = fitter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def send_told(message: Message) -> None:
-            if message["type"] == "http.response.start" and self._fitted.dropped:
-                header = (TRIMMED_HEADER.encode(), str(self._fitted.dropped).encode())
+            if message["type"] == "http.response.start" and self._fitter.dropped_messages:
+                header = (TRIMMED_HEADER.encode(), str(self._fitter.dropped_messages).encode())
                 message = {**message, "headers": [*message["headers"], header]}
             await send(message)
 
@@ -114,25 +116,25 @@ class _TrimmingTold(Response):
 
 
 _ERRORS = codec.ScaleErrors()
-_DEPLOYMENT_CHAT = Form("scale.deployment_chat", codec.decode_deployment_chat, _ERRORS)
-_DEPLOYMENT_TEXT = Form("scale.deployment_text", codec.decode_deployment_text, _ERRORS)
-_CHAT = Form("scale.chat", codec.decode_chat, _ERRORS)
-_TEXT = Form("scale.text", codec.decode_text, _ERRORS)
+_DEPLOYMENT_CHAT = EndpointCodec("scale.deployment_chat", codec.decode_deployment_chat, _ERRORS)
+_DEPLOYMENT_TEXT = EndpointCodec("scale.deployment_text", codec.decode_deployment_text, _ERRORS)
+_CHAT = EndpointCodec("scale.chat", codec.decode_chat, _ERRORS)
+_TEXT = EndpointCodec("scale.text", codec.decode_text, _ERRORS)
 
-FORMS = (_DEPLOYMENT_CHAT, _DEPLOYMENT_TEXT, _CHAT, _TEXT)
+ENDPOINT_CODECS = (_DEPLOYMENT_CHAT, _DEPLOYMENT_TEXT, _CHAT, _TEXT)
 
 _LOOKUP_ERRORS = codec.ScaleErrors(noun="Model")
 
-_WRITING = ["POST", "PUT", "PATCH", "DELETE"]
+_WRITE_METHODS = ["POST", "PUT", "PATCH", "DELETE"]
 
 
-def _only(method: str, path: str, endpoint: _Endpoint) -> list[BaseRoute]:
+def _exclusive_route(method: str, path: str, endpoint: _Endpoint) -> list[BaseRoute]:
     """A route that keeps its path from the greedy ones behind it, whatever the method."""
 
     async def not_allowed(_request: Request) -> Response:
         raise HTTPException(405, headers={"allow": method})
 
-    others = [other for other in ("GET", *_WRITING) if other != method]
+    others = [other for other in ("GET", *_WRITE_METHODS) if other != method]
     return [Route(path, endpoint, methods=[method]), Route(path, not_allowed, methods=others)]
 
 

@@ -7,7 +7,7 @@ from msgspec import Meta
 
 from dragoman.core.limits import MAX_STOP_STRING_LENGTH
 from dragoman.dialects.chat_templates import Template, TemplateArguments
-from dragoman.dialects.openai_logprobs import MAX_TOP_LOGPROBS, ToldToken
+from dragoman.dialects.openai_logprobs import MAX_TOP_LOGPROBS, ChatTokenLogprob
 from dragoman.dialects.validation import FastApiDetail
 
 MAX_STOP_SEQUENCES = 4
@@ -134,15 +134,15 @@ class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
     model_group_id: str | None = None
 
 
-class ToldTokens(msgspec.Struct, frozen=True):
-    content: list[ToldToken]
+class ChoiceLogprobsContent(msgspec.Struct, frozen=True):
+    content: list[ChatTokenLogprob]
 
 
 class ChoiceLogprobs(msgspec.Struct, frozen=True):
     """A choice's log-probabilities, without its text."""
 
     index: int
-    logprobs: ToldTokens
+    logprobs: ChoiceLogprobsContent
 
 
 class DeploymentCompletion(msgspec.Struct, frozen=True):
