@@ -98,7 +98,7 @@ def main() -> None:
                 milliseconds(adapted),
                 f"{adapted / plain:.2f}",
                 milliseconds(statistics.mean(changes)),
-                f"{watch.stranger_cores:.2f}",
+                f"{watch.other_cores:.2f}",
             )
         )
     backend.close()

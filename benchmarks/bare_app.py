@@ -22,7 +22,7 @@ from dragoman.dialects import sse
 _BACKLOG = 2048
 
 
-class Recording(msgspec.Struct, frozen=True):
+class RecordedResponses(msgspec.Struct, frozen=True):
     """What dragoman answered."""
 
     completion: bytes
@@ -30,14 +30,14 @@ class Recording(msgspec.Struct, frozen=True):
     """Of the stream, one sent after the other."""
 
 
-class _Sent(msgspec.Struct, frozen=True):
+class _ChatRequest(msgspec.Struct, frozen=True):
     messages: list[object]
     stream: bool = False
 
 
-def build_app(recording: Recording) -> Starlette:
+def build_app(recording: RecordedResponses) -> Starlette:
     """An app that knows one answer."""
-    decode = msgspec.json.Decoder(_Sent).decode
+    decode = msgspec.json.Decoder(_ChatRequest).decode
 
     async def frames() -> AsyncGenerator[bytes]:
         for frame in recording.frames:
@@ -53,7 +53,7 @@ def build_app(recording: Recording) -> Starlette:
 
 def main() -> None:
     """Serve until terminated."""
-    recording = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=Recording)
+    recording = msgspec.msgpack.decode(Path(sys.argv[1]).read_bytes(), type=RecordedResponses)
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen(_BACKLOG)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.connection import BadAnswer, Connection, json_post
+from benchmarks.connection import Connection, UnexpectedResponse, json_post
 from benchmarks.workloads import Conversations, Prompt
 
 PATH = "/v1/chat/completions"
@@ -52,7 +52,7 @@ class Answer(NamedTuple):
 
 
 async def run_clients(url: str, model: str, conversations: Conversations) -> list[Answer]:
-    """All clients at once, each asking its next question when the last one is answered. Raises BadAnswer."""
+    """All clients at once, each asking its next question when the last one is answered. Raises UnexpectedResponse."""
     answers = await asyncio.gather(*(_run_client(url, model, prompts) for prompts in conversations))
     return list(itertools.chain.from_iterable(answers))
 
@@ -83,11 +83,11 @@ async def _send_request(url: str, request: bytes) -> Answer:
         async with asyncio.timeout(REQUEST_SECONDS):
             connection = await Connection.open(url)
             try:
-                await connection.exchange(request, stream.feed)
+                await connection.send(request, stream.feed)
             finally:
                 connection.close()
     except TimeoutError:
-        raise BadAnswer(f"a request took more than {REQUEST_SECONDS} seconds") from None
+        raise UnexpectedResponse(f"a request took more than {REQUEST_SECONDS} seconds") from None
     return stream.answer()
 
 
@@ -114,8 +114,8 @@ class _Stream:
                 self._times.append(now)
 
     def answer(self) -> Answer:
-        """Raises BadAnswer unless it is complete."""
+        """Raises UnexpectedResponse unless it is complete."""
         if self._usage is None or self._usage.completion_tokens != COMPLETION_TOKENS or not self._times:
-            raise BadAnswer(f"an answer of {COMPLETION_TOKENS} tokens was asked for, got {self._usage}")
+            raise UnexpectedResponse(f"an answer of {COMPLETION_TOKENS} tokens was asked for, got {self._usage}")
         gaps = [later - earlier for earlier, later in itertools.pairwise(self._times)]
         return Answer(self._times[0] - self._started, gaps, self._usage.prompt_tokens, self._usage.completion_tokens)

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.connection import BadAnswer, Connection
+from benchmarks.connection import Connection, UnexpectedResponse
 from benchmarks.figures import percentile
-from benchmarks.stopwatch import OWN, Stopwatch
+from benchmarks.stopwatch import BENCHMARK_PROCESS, Stopwatch
 
-_LAST_ANSWERS_SECONDS = 120
+_DRAIN_TIMEOUT_SECONDS = 120
 
 
-class Round(msgspec.Struct, frozen=True):
+class RoundResult(msgspec.Struct, frozen=True):
     """One server's figures in one round, or their medians. Times are in seconds, shares in cores."""
 
     rate: float
@@ -25,11 +25,11 @@ class Round(msgspec.Struct, frozen=True):
     latency_p99: float
     server_cores: float
     client_cores: float
-    stranger_cores: float
+    other_cores: float
     """What anybody else on the machine took."""
 
 
-class Answers(NamedTuple):
+class ResponseLog(NamedTuple):
     """What clients were given."""
 
     latencies: list[float]
@@ -38,33 +38,35 @@ class Answers(NamedTuple):
     """In bytes, of the bodies."""
 
 
-def round_of(name: str, watch: Stopwatch, latencies: Sequence[float], units: int = 1) -> Round:
+def summarize_round(name: str, watch: Stopwatch, latencies: Sequence[float], units: int = 1) -> RoundResult:
     """Of a server that gave answers while it was watched, each of them with so many units to count."""
-    return Round(
+    return RoundResult(
         rate=len(latencies) * units / watch.seconds,
         latency_p50=percentile(latencies, 50),
         latency_p99=percentile(latencies, 99),
         server_cores=watch.cores[name],
-        client_cores=watch.cores[OWN],
-        stranger_cores=watch.stranger_cores,
+        client_cores=watch.cores[BENCHMARK_PROCESS],
+        other_cores=watch.other_cores,
     )
 
 
-async def ask(url: str, request: bytes, clients: int, seconds: float) -> Answers:
-    """Let clients ask, who begin no request after `seconds`. Raises BadAnswer."""
+async def run_clients(url: str, request: bytes, clients: int, seconds: float) -> ResponseLog:
+    """Let clients ask, who begin no request after `seconds`. Raises UnexpectedResponse."""
     deadline = time.perf_counter() + seconds
     loops = (_closed_loop(url, request, deadline) for _ in range(clients))
     try:
-        async with asyncio.timeout(seconds + _LAST_ANSWERS_SECONDS):
-            given = await asyncio.gather(*loops)
+        async with asyncio.timeout(seconds + _DRAIN_TIMEOUT_SECONDS):
+            logs = await asyncio.gather(*loops)
     except TimeoutError:
-        raise BadAnswer(f"answers were still missing {_LAST_ANSWERS_SECONDS} seconds after the round") from None
-    latencies = itertools.chain.from_iterable(answers.latencies for answers in given)
-    return Answers(list(latencies), {size for answers in given for size in answers.sizes})
+        raise UnexpectedResponse(
+            f"answers were still missing {_DRAIN_TIMEOUT_SECONDS} seconds after the round"
+        ) from None
+    latencies = itertools.chain.from_iterable(answers.latencies for answers in logs)
+    return ResponseLog(list(latencies), {size for answers in logs for size in answers.sizes})
 
 
-async def _closed_loop(url: str, request: bytes, deadline: float) -> Answers:
-    answers = Answers([], set())
+async def _closed_loop(url: str, request: bytes, deadline: float) -> ResponseLog:
+    answers = ResponseLog([], set())
     received = 0
 
     def count(body: bytes) -> None:
@@ -73,10 +75,10 @@ async def _closed_loop(url: str, request: bytes, deadline: float) -> Answers:
 
     connection = await Connection.open(url)
     try:
-        while (began := time.perf_counter()) < deadline:
+        while (started_at := time.perf_counter()) < deadline:
             received = 0
-            await connection.exchange(request, count)
-            answers.latencies.append(time.perf_counter() - began)
+            await connection.send(request, count)
+            answers.latencies.append(time.perf_counter() - started_at)
             answers.sizes.add(received)
     finally:
         connection.close()

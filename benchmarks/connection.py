@@ -12,7 +12,7 @@ import httptools
 import msgspec
 
 
-class BadAnswer(Exception):
+class UnexpectedResponse(Exception):
     """A server did not answer as the measurement needs it to."""
 
 
@@ -23,25 +23,28 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
         self._on_body: Callable[[bytes], None] = _ignore
-        self._answered: asyncio.Future[int] | None = None
+        self._response_status: asyncio.Future[int] | None = None
 
     @classmethod
     async def open(cls, url: str) -> Self:
-        """Connect to the host and port of `url`. Raises OSError or BadAnswer."""
+        """Connect to the host and port of `url`. Raises OSError or UnexpectedResponse."""
         address = urlsplit(url)
         if address.hostname is None or address.port is None:
-            raise BadAnswer(f"a server gave {url} as its address, which has no host or no port")
+            raise UnexpectedResponse(f"a server gave {url} as its address, which has no host or no port")
         _, connection = await asyncio.get_running_loop().create_connection(cls, address.hostname, address.port)
         return connection
 
-    async def exchange(self, request: bytes, on_body: Callable[[bytes], None]) -> None:
-        """Send a whole request; give `on_body` the pieces of its answer's body. Raises BadAnswer unless it is a 200."""
+    async def send(self, request: bytes, on_body: Callable[[bytes], None]) -> None:
+        """Send a whole request and pass the pieces of the response's body to `on_body`.
+
+        Raises UnexpectedResponse unless the status is 200.
+        """
         assert self._transport is not None, "made by open()"
         self._on_body = on_body
-        self._answered = asyncio.get_running_loop().create_future()
+        self._response_status = asyncio.get_running_loop().create_future()
         self._transport.write(request)
-        if (status := await self._answered) != 200:
-            raise BadAnswer(f"a server answered with status {status}")
+        if (status := await self._response_status) != 200:
+            raise UnexpectedResponse(f"a server answered with status {status}")
 
     def close(self) -> None:
         """Hang up."""
@@ -55,8 +58,10 @@ class Connection(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(BadAnswer(f"a server hung up before its answer was complete: {exc}"))
+        if self._response_status is not None and not self._response_status.done():
+            self._response_status.set_exception(
+                UnexpectedResponse(f"a server hung up before its answer was complete: {exc}")
+            )
 
     def on_body(self, body: bytes) -> None:
         """Called by the parser."""
@@ -64,8 +69,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_result(self._parser.get_status_code())
+        if self._response_status is not None and not self._response_status.done():
+            self._response_status.set_result(self._parser.get_status_code())
 
 
 def json_post(url: str, path: str, document: Mapping[str, object], headers: Mapping[str, str] | None = None) -> bytes:

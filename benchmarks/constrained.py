@@ -15,7 +15,7 @@ from typing import NamedTuple
 import llguidance
 import msgspec
 
-from benchmarks.figures import Bar, table, write_json
+from benchmarks.figures import TargetRatio, table, write_json
 from benchmarks.stopwatch import Stopwatch
 from dragoman.core.events import Delta, Usage
 from dragoman.core.request import SamplingParams
@@ -31,7 +31,7 @@ from dragoman.engines.llama.sequence import EngineRequest
 from dragoman.engines.llama.sources import bundled
 from dragoman.server.settings import EngineSettings
 
-RATIO_BAR = Bar(1.5)
+RATIO_BAR = TargetRatio(1.5)
 
 # The bounds of every loop.
 MAX_TOKENS = 400
@@ -80,7 +80,7 @@ class Result(msgspec.Struct, frozen=True):
     bound_every_token_sampled: float
     """The same grammar, but none of its tokens is appended without sampling."""
     free_tokens_per_second: float
-    stranger_cores: float
+    other_cores: float
 
     @property
     def ratio(self) -> float:
@@ -102,7 +102,7 @@ def measure(backend: LlamaBackend, model: Model, options: Options, sequences: in
             unconstrained, _ = _rate(backend, model, sequences, None, tokens)
             rates.append((constrained, sampled, unconstrained))
     constrained, sampled, unconstrained = (statistics.median(column) for column in zip(*rates, strict=True))
-    return Result(sequences, constrained, sampled, unconstrained, watch.stranger_cores)
+    return Result(sequences, constrained, sampled, unconstrained, watch.other_cores)
 
 
 def _rate(
@@ -141,7 +141,7 @@ def _rate(
 
 
 def _report(results: list[Result]) -> str:
-    rows = [("", "schema", "schema, all sampled", "free", "schema / free", f"bar {RATIO_BAR.least:g}", "strangers")]
+    rows = [("", "schema", "schema, all sampled", "free", "schema / free", f"bar {RATIO_BAR.minimum:g}", "strangers")]
     rows += [
         (
             f"{result.sequences} together",
@@ -150,7 +150,7 @@ def _report(results: list[Result]) -> str:
             f"{result.free_tokens_per_second:.1f}",
             f"{result.ratio:.2f}",
             RATIO_BAR.verdict(result.ratio).partition(": ")[2],
-            f"{result.stranger_cores:.2f}",
+            f"{result.other_cores:.2f}",
         )
         for result in results
     ]

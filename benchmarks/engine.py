@@ -16,12 +16,12 @@ import msgspec
 import uvloop
 
 from benchmarks import chat_load
-from benchmarks.connection import BadAnswer
-from benchmarks.figures import Bar, medians, milliseconds, percentile, table, write_json
+from benchmarks.connection import UnexpectedResponse
+from benchmarks.figures import TargetRatio, medians, milliseconds, percentile, table, write_json
 from benchmarks.llama_server import LlamaServerOptions
-from benchmarks.processes import Server, dragoman, end_servers_when_terminated, module_server
+from benchmarks.processes import Server, dragoman_server, exit_on_sigterm, module_server
 from benchmarks.rewrite_weights import rewritten
-from benchmarks.stopwatch import OWN, Stopwatch
+from benchmarks.stopwatch import BENCHMARK_PROCESS, Stopwatch
 from benchmarks.workloads import WORKLOADS, Conversations
 from dragoman.engines.llama.rewriting import faster_file
 from dragoman.engines.llama.sources import bundled
@@ -38,19 +38,19 @@ _MODELS_SECONDS = 30
 class Bars(NamedTuple):
     """The least of ours / theirs in tokens/s, and of theirs / ours in the 95th percentile of the first token."""
 
-    tokens_per_second: Bar
-    first_token_p95: Bar | None
+    tokens_per_second: TargetRatio
+    first_token_p95: TargetRatio | None
 
 
 _SHARED_BARS = {
-    "shipped": Bars(Bar(2.5), Bar(8)),
-    "rewritten": Bars(Bar(4), Bar(10)),
-    "q8_0": Bars(Bar(3), Bar(10)),
-    "q4_0": Bars(Bar(3), Bar(10)),
+    "shipped": Bars(TargetRatio(2.5), TargetRatio(8)),
+    "rewritten": Bars(TargetRatio(4), TargetRatio(10)),
+    "q8_0": Bars(TargetRatio(3), TargetRatio(10)),
+    "q4_0": Bars(TargetRatio(3), TargetRatio(10)),
 }
 """By the weights that dragoman serves; llama-server has the same, or the file as shipped beside rewritten ones."""
 
-_OTHER_BARS = {"unshared": Bars(Bar(1), Bar(1)), "single": Bars(Bar(0.95), None)}
+_OTHER_BARS = {"unshared": Bars(TargetRatio(1), TargetRatio(1)), "single": Bars(TargetRatio(0.95), None)}
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ class Round(msgspec.Struct, frozen=True):
     idle_server_cores: float
     """What the server that was not under load took meanwhile."""
     client_cores: float
-    stranger_cores: float
+    other_cores: float
     """What anybody else on the machine took."""
 
 
@@ -105,12 +105,12 @@ class EngineBenchmark:
         self._models = {name: _model_name(server.url) for name, server in servers.items()}
 
     def warm_up(self) -> None:
-        """One short round each, so that nobody pays for a first time. Raises BadAnswer."""
+        """One short round each, so that nobody pays for a first time. Raises UnexpectedResponse."""
         for name in self._servers:
             self._run(name, WORKLOADS["unshared"].for_round("warm-up", 1)[:2])
 
     def measure(self, workload: str) -> Result:
-        """All rounds of one workload, the servers taking turns. Raises BadAnswer."""
+        """All rounds of one workload, the servers taking turns. Raises UnexpectedResponse."""
         rounds: dict[str, list[Round]] = {name: [] for name in self._servers}
         for number in range(self._options.rounds):
             conversations = WORKLOADS[workload].for_round(f"{workload} {number}", self._options.requests)
@@ -120,7 +120,9 @@ class EngineBenchmark:
                 print(f"{workload}, round {number + 1}: {name} {rate:.1f} tokens/s", file=sys.stderr)
         ours, theirs = medians(rounds[OURS]), medians(rounds[THEIRS])
         if ours.prompt_tokens != theirs.prompt_tokens:
-            raise BadAnswer(f"the prompts differ: {ours.prompt_tokens} tokens here, {theirs.prompt_tokens} there")
+            raise UnexpectedResponse(
+                f"the prompts differ: {ours.prompt_tokens} tokens here, {theirs.prompt_tokens} there"
+            )
         return Result(
             workload,
             self._options.weights,
@@ -143,9 +145,11 @@ class EngineBenchmark:
             between_tokens_p50=percentile(between, 50),
             prompt_tokens=sum(answer.prompt_tokens for answer in answers) / len(answers),
             server_cores=watch.cores[name],
-            idle_server_cores=sum(cores for other, cores in watch.cores.items() if other not in (name, OWN)),
-            client_cores=watch.cores[OWN],
-            stranger_cores=watch.stranger_cores,
+            idle_server_cores=sum(
+                cores for other, cores in watch.cores.items() if other not in (name, BENCHMARK_PROCESS)
+            ),
+            client_cores=watch.cores[BENCHMARK_PROCESS],
+            other_cores=watch.other_cores,
         )
 
 
@@ -181,11 +185,11 @@ def _times(figures: Round) -> tuple[str, ...]:
 
 
 def _cores(figures: Round) -> tuple[str, ...]:
-    cores = (figures.server_cores, figures.idle_server_cores, figures.client_cores, figures.stranger_cores)
+    cores = (figures.server_cores, figures.idle_server_cores, figures.client_cores, figures.other_cores)
     return tuple(f"{core:.3f}" for core in cores)
 
 
-def _ratio_line(label: str, ratio: float, bar: Bar | None) -> str:
+def _ratio_line(label: str, ratio: float, bar: TargetRatio | None) -> str:
     return f"  {label}: {ratio:.2f}" + (f" ({bar.verdict(ratio)})" if bar else "")
 
 
@@ -225,7 +229,7 @@ def _prepare_rewritten(model: Path) -> Path:
 def main() -> None:
     """Measure and print."""
     options = _parse()
-    end_servers_when_terminated()
+    exit_on_sigterm()
     match options.weights:
         case "shipped":
             model = options.model
@@ -239,7 +243,7 @@ def main() -> None:
     theirs = LlamaServerOptions(str(model), CONTEXT_CELLS, PARALLEL, options.threads)
     with contextlib.ExitStack() as stack:
         servers = {
-            OURS: stack.enter_context(dragoman(*ours)),
+            OURS: stack.enter_context(dragoman_server(*ours)),
             THEIRS: stack.enter_context(module_server("benchmarks.llama_server", msgspec.json.encode(theirs).decode())),
         }
         bench = EngineBenchmark(servers, options)
@@ -257,5 +261,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except BadAnswer as error:
+    except UnexpectedResponse as error:
         sys.exit(f"benchmarks.engine: {error}")

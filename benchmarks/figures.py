@@ -12,14 +12,14 @@ import numpy as np
 Figures = TypeVar("Figures", bound=msgspec.Struct)
 
 
-class Bar(NamedTuple):
+class TargetRatio(NamedTuple):
     """The least that a ratio should be."""
 
-    least: float
+    minimum: float
 
     def verdict(self, ratio: float) -> str:
         """In words, to stand beside the ratio."""
-        return f"bar {self.least:g}: {'met' if ratio >= self.least else 'MISSED'}"
+        return f"bar {self.minimum:g}: {'met' if ratio >= self.minimum else 'MISSED'}"
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -30,7 +30,9 @@ def percentile(values: Sequence[float], percent: float) -> float:
 def medians(rounds: Sequence[Figures]) -> Figures:
     """Field by field the median over the rounds, in the same struct, all of whose fields are numbers."""
     kind = type(rounds[0])
-    return kind(**{name: statistics.median(getattr(one, name) for one in rounds) for name in kind.__struct_fields__})
+    return kind(
+        **{name: statistics.median(getattr(result, name) for result in rounds) for name in kind.__struct_fields__}
+    )
 
 
 def milliseconds(seconds: float) -> str:

@@ -17,12 +17,12 @@ from typing import NamedTuple
 import msgspec
 import uvloop
 
-from benchmarks.closed_loop import Round, ask, round_of
-from benchmarks.connection import BadAnswer, json_post
-from benchmarks.figures import Bar, medians, milliseconds, table, write_json
+from benchmarks.closed_loop import RoundResult, run_clients, summarize_round
+from benchmarks.connection import UnexpectedResponse, json_post
+from benchmarks.figures import TargetRatio, medians, milliseconds, table, write_json
 from benchmarks.litellm_proxy import KEY as LITELLM_KEY
 from benchmarks.litellm_proxy import litellm_proxy
-from benchmarks.processes import Server, dragoman, end_servers_when_terminated
+from benchmarks.processes import Server, dragoman_server, exit_on_sigterm
 from benchmarks.stopwatch import Stopwatch
 from dragoman.accounts.audit import find_discrepancies
 from dragoman.accounts.balances import create_account, deposit
@@ -41,20 +41,20 @@ POSTGRESQL = "PostgreSQL"
 LITELLM = "LiteLLM's proxy"
 CLIENTS = (1, 32)
 
-RATE_BAR = Bar(0.65)
+RATE_TARGET = TargetRatio(0.65)
 """With 32 clients: at most 35 % below accounting off."""
-LITELLM_BAR = Bar(15)
+LITELLM_TARGET = TargetRatio(15)
 """SQLite beside it, with 32 clients."""
-ADDED_SECONDS_BAR = 0.001
+MAX_ADDED_SECONDS = 0.001
 """To the median answer of one client."""
 
 _PATH = "/v1/chat/completions"
 _BODY = {"model": "echo", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 16}
-_PLENTY = 2**40
+_UNREACHED_LIMIT = 2**40
 _WARM_UP_SECONDS = 1.0
 
 
-class Side(NamedTuple):
+class MeasuredServer(NamedTuple):
     """A server, and the key it wants."""
 
     server: Server
@@ -65,32 +65,32 @@ class Result(msgspec.Struct, frozen=True):
     """With so many clients. The keys are the sides' names."""
 
     clients: int
-    rounds: dict[str, list[Round]]
-    medians: dict[str, Round]
+    rounds: dict[str, list[RoundResult]]
+    medians: dict[str, RoundResult]
 
 
-async def _latencies(side: Side, clients: int, seconds: float) -> list[float]:
+async def _latencies(side: MeasuredServer, clients: int, seconds: float) -> list[float]:
     """The seconds each answer took, of closed loops that begin no answer after `seconds`."""
     headers = {} if side.key is None else {"Authorization": f"Bearer {side.key}"}
     request = json_post(side.server.url, _PATH, _BODY, headers)
-    return (await ask(side.server.url, request, clients, seconds)).latencies
+    return (await run_clients(side.server.url, request, clients, seconds)).latencies
 
 
-def _measure(sides: dict[str, Side], clients: int, rounds: int, seconds: float) -> Result:
+def _measure(servers: dict[str, MeasuredServer], clients: int, rounds: int, seconds: float) -> Result:
     """All rounds with so many clients, the servers taking turns."""
-    done: dict[str, list[Round]] = {name: [] for name in sides}
+    done: dict[str, list[RoundResult]] = {name: [] for name in servers}
     for number in range(rounds):
-        for name in sides:
-            done[name].append(_run(name, sides, clients, seconds))
+        for name in servers:
+            done[name].append(_run(name, servers, clients, seconds))
             rate = done[name][-1].rate
             print(f"{clients} clients, round {number + 1}: {name} {rate:,.0f} requests/s", file=sys.stderr)
     return Result(clients, done, {name: medians(figures) for name, figures in done.items()})
 
 
-def _run(name: str, sides: dict[str, Side], clients: int, seconds: float) -> Round:
-    with Stopwatch({side: each.server for side, each in sides.items()}) as watch:
-        latencies = uvloop.run(_latencies(sides[name], clients, seconds))
-    return round_of(name, watch, latencies)
+def _run(name: str, servers: dict[str, MeasuredServer], clients: int, seconds: float) -> RoundResult:
+    with Stopwatch({side: each.server for side, each in servers.items()}) as watch:
+        latencies = uvloop.run(_latencies(servers[name], clients, seconds))
+    return summarize_round(name, watch, latencies)
 
 
 def _report(result: Result) -> str:
@@ -102,18 +102,18 @@ def _report(result: Result) -> str:
     lines = [f"{result.clients} clients", table(rows)]
     for name, figures in result.medians.items():
         if name in (SQLITE, POSTGRESQL) and result.clients > 1:
-            lines.append(f"  {name} / off: {RATE_BAR.verdict(figures.rate / off.rate)}")
+            lines.append(f"  {name} / off: {RATE_TARGET.verdict(figures.rate / off.rate)}")
         elif name == LITELLM and result.clients > 1:
             ratio = result.medians[SQLITE].rate / figures.rate
-            lines.append(f"  {SQLITE} / {name}: {ratio:.1f}, {LITELLM_BAR.verdict(ratio)}")
+            lines.append(f"  {SQLITE} / {name}: {ratio:.1f}, {LITELLM_TARGET.verdict(ratio)}")
         elif name == SQLITE:
-            met = figures.latency_p50 - off.latency_p50 < ADDED_SECONDS_BAR
-            lines.append(f"  {name}: added p50, bar {milliseconds(ADDED_SECONDS_BAR)}: {'met' if met else 'MISSED'}")
+            met = figures.latency_p50 - off.latency_p50 < MAX_ADDED_SECONDS
+            lines.append(f"  {name}: added p50, bar {milliseconds(MAX_ADDED_SECONDS)}: {'met' if met else 'MISSED'}")
     return "\n".join(lines)
 
 
-def _columns(figures: Round, off: Round) -> tuple[str, ...]:
-    cores = (figures.server_cores, figures.client_cores, figures.stranger_cores)
+def _columns(figures: RoundResult, off: RoundResult) -> tuple[str, ...]:
+    cores = (figures.server_cores, figures.client_cores, figures.other_cores)
     return (
         f"{figures.rate:,.0f}",
         f"{figures.rate / off.rate:.2f}",
@@ -125,7 +125,7 @@ def _columns(figures: Round, off: Round) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _metered(url: str) -> Iterator[tuple[Side, Database]]:
+def _metered(url: str) -> Iterator[tuple[MeasuredServer, Database]]:
     """A server over a new database, with a key that has every limit and reaches none."""
     database = Database(url)
     upgrade(database)
@@ -134,13 +134,13 @@ def _metered(url: str) -> Iterator[tuple[Side, Database]]:
     set_price(database, "echo", 150, 600, cached=15)
     rules = KeyRules(
         budget=MAX_AMOUNT // 4,
-        requests_per_minute=_PLENTY,
-        tokens_per_minute=_PLENTY,
-        concurrent_requests=_PLENTY,
+        requests_per_minute=_UNREACHED_LIMIT,
+        tokens_per_minute=_UNREACHED_LIMIT,
+        concurrent_requests=_UNREACHED_LIMIT,
     )
     key = create_key(database, account.id, rules=rules).secret
-    with dragoman("echo", environment={"DRAGOMAN_ACCOUNTS_DATABASE": url}) as server:
-        yield Side(server, key), database
+    with dragoman_server("echo", environment={"DRAGOMAN_ACCOUNTS_DATABASE": url}) as server:
+        yield MeasuredServer(server, key), database
     database.close()
 
 
@@ -155,24 +155,26 @@ def main() -> None:
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds <= 0:
         parser.error("--rounds must be at least 1, --seconds above 0")
-    end_servers_when_terminated()
+    exit_on_sigterm()
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(dir=options.folder))
-        sides = {OFF: Side(stack.enter_context(dragoman("echo")), None)}
+        servers = {OFF: MeasuredServer(stack.enter_context(dragoman_server("echo")), None)}
         if options.litellm is not None:
-            sides[LITELLM] = Side(stack.enter_context(litellm_proxy(options.litellm, Path(folder))), LITELLM_KEY)
+            servers[LITELLM] = MeasuredServer(
+                stack.enter_context(litellm_proxy(options.litellm, Path(folder))), LITELLM_KEY
+            )
         postgresql = stack.enter_context(running_postgresql(durable=True))
         data = {"DRAGOMAN_RECORD_USAGE": "true", "XDG_DATA_HOME": folder}
-        sides[RECORDED] = Side(stack.enter_context(dragoman("echo", environment=data)), None)
+        servers[RECORDED] = MeasuredServer(stack.enter_context(dragoman_server("echo", environment=data)), None)
         databases = []
         for name, url in ((SQLITE, f"sqlite:///{folder}/accounts.db"), (POSTGRESQL, new_database(postgresql))):
-            sides[name], database = stack.enter_context(_metered(url))
+            servers[name], database = stack.enter_context(_metered(url))
             databases.append(database)
-        for clients, name in itertools.product(CLIENTS, sides):
-            _run(name, sides, clients, _WARM_UP_SECONDS)
-        results = [_measure(sides, clients, options.rounds, options.seconds) for clients in CLIENTS]
-        if wrong := [each for database in databases for each in find_discrepancies(database)]:
-            raise BadAnswer(f"the books do not balance: {wrong}")
+        for clients, name in itertools.product(CLIENTS, servers):
+            _run(name, servers, clients, _WARM_UP_SECONDS)
+        results = [_measure(servers, clients, options.rounds, options.seconds) for clients in CLIENTS]
+        if violations := [each for database in databases for each in find_discrepancies(database)]:
+            raise UnexpectedResponse(f"the books do not balance: {violations}")
     print(f"Medians of {options.rounds} rounds of {options.seconds:g} seconds\n")
     print("\n\n".join(map(_report, results)))
     write_json(options.json, results)
@@ -181,5 +183,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except BadAnswer as error:
+    except UnexpectedResponse as error:
         sys.exit(f"benchmarks.gateway: {error}")

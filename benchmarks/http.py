@@ -17,11 +17,11 @@ from typing import NamedTuple
 import msgspec
 import uvloop
 
-from benchmarks.bare_app import Recording
-from benchmarks.closed_loop import Round, ask, round_of
-from benchmarks.connection import BadAnswer, Connection, json_post
+from benchmarks.bare_app import RecordedResponses
+from benchmarks.closed_loop import RoundResult, run_clients, summarize_round
+from benchmarks.connection import Connection, UnexpectedResponse, json_post
 from benchmarks.figures import medians, milliseconds, table, write_json
-from benchmarks.processes import Server, dragoman, end_servers_when_terminated, module_server
+from benchmarks.processes import Server, dragoman_server, exit_on_sigterm, module_server
 from benchmarks.stopwatch import Stopwatch
 
 CONNECTIONS = 16
@@ -32,7 +32,7 @@ THEIRS = "bare Starlette"
 _PATH = "/v1/chat/completions"
 _FRAME_END = b"\n\n"
 _WARM_UP_SECONDS = 1.0
-_ANSWER_SECONDS_AT_MOST = 120
+_RESPONSE_TIMEOUT_SECONDS = 120
 
 
 def _request(content: str) -> dict[str, object]:
@@ -44,7 +44,7 @@ _BODY = _request("ping")
 _STREAM_BODY = {**_request("x" * STREAM_TOKENS), "max_tokens": STREAM_TOKENS, "stream": True}
 
 
-class Kind(NamedTuple):
+class ResponseKind(NamedTuple):
     """One way of answering."""
 
     description: str
@@ -55,8 +55,8 @@ class Kind(NamedTuple):
 
 
 KINDS = {
-    "completions": Kind(f"{CONNECTIONS} keep-alive connections, not streamed", _BODY, "requests/s", 1),
-    "streams": Kind(
+    "completions": ResponseKind(f"{CONNECTIONS} keep-alive connections, not streamed", _BODY, "requests/s", 1),
+    "streams": ResponseKind(
         f"{CONNECTIONS} keep-alive connections, streams of {STREAM_TOKENS} tokens",
         _STREAM_BODY,
         "tokens/s",
@@ -69,8 +69,8 @@ class Result(msgspec.Struct, frozen=True):
     """One kind. The keys are the servers' names."""
 
     kind: str
-    rounds: dict[str, list[Round]]
-    medians: dict[str, Round]
+    rounds: dict[str, list[RoundResult]]
+    medians: dict[str, RoundResult]
     rate_ratio: float
     """Ours / theirs."""
     server_time_ratio: float
@@ -79,9 +79,9 @@ class Result(msgspec.Struct, frozen=True):
 
 async def _latencies(url: str, body: dict[str, object], seconds: float) -> list[float]:
     """The seconds each answer took, all of which must be as long."""
-    latencies, sizes = await ask(url, json_post(url, _PATH, body), CONNECTIONS, seconds)
+    latencies, sizes = await run_clients(url, json_post(url, _PATH, body), CONNECTIONS, seconds)
     if len(sizes) > 1:
-        raise BadAnswer(f"the same question got answers of {sorted(sizes)} bytes")
+        raise UnexpectedResponse(f"the same question got answers of {sorted(sizes)} bytes")
     return latencies
 
 
@@ -89,31 +89,34 @@ async def _answer(url: str, body: dict[str, object]) -> bytes:
     pieces: list[bytes] = []
     connection = await Connection.open(url)
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS_AT_MOST):
-            await connection.exchange(json_post(url, _PATH, body), pieces.append)
+        async with asyncio.timeout(_RESPONSE_TIMEOUT_SECONDS):
+            await connection.send(json_post(url, _PATH, body), pieces.append)
     finally:
         connection.close()
     return b"".join(pieces)
 
 
-async def _record(url: str) -> Recording:
+async def _record(url: str) -> RecordedResponses:
     """What the peer is to answer."""
     completion = await _answer(url, _BODY)
     stream = await _answer(url, _STREAM_BODY)
     frames = [frame + _FRAME_END for frame in stream.split(_FRAME_END) if frame]
     if len(frames) < STREAM_TOKENS:
-        raise BadAnswer(f"a stream of {STREAM_TOKENS} tokens came in {len(frames)} frames")
-    return Recording(completion, frames)
+        raise UnexpectedResponse(f"a stream of {STREAM_TOKENS} tokens came in {len(frames)} frames")
+    return RecordedResponses(completion, frames)
 
 
 def _measure(name: str, servers: dict[str, Server], rounds: int, seconds: float) -> Result:
     """All rounds of one kind, the servers taking turns."""
     kind = KINDS[name]
-    done: dict[str, list[Round]] = {side: [] for side in servers}
+    done: dict[str, list[RoundResult]] = {server_name: [] for server_name in servers}
     for number in range(rounds):
-        for side in servers:
-            done[side].append(_run(side, servers, kind, seconds))
-            print(f"{name}, round {number + 1}: {side} {done[side][-1].rate:,.0f} {kind.unit}", file=sys.stderr)
+        for server_name in servers:
+            done[server_name].append(_run(server_name, servers, kind, seconds))
+            print(
+                f"{name}, round {number + 1}: {server_name} {done[server_name][-1].rate:,.0f} {kind.unit}",
+                file=sys.stderr,
+            )
     ours, theirs = medians(done[OURS]), medians(done[THEIRS])
     return Result(
         name,
@@ -124,21 +127,21 @@ def _measure(name: str, servers: dict[str, Server], rounds: int, seconds: float)
     )
 
 
-def _run(side: str, servers: dict[str, Server], kind: Kind, seconds: float) -> Round:
+def _run(server_name: str, servers: dict[str, Server], kind: ResponseKind, seconds: float) -> RoundResult:
     with Stopwatch(servers) as watch:
-        latencies = uvloop.run(_latencies(servers[side].url, kind.body, seconds))
-    return round_of(side, watch, latencies, kind.units)
+        latencies = uvloop.run(_latencies(servers[server_name].url, kind.body, seconds))
+    return summarize_round(server_name, watch, latencies, kind.units)
 
 
 def _report(result: Result) -> str:
     kind = KINDS[result.kind]
     rows = [
         ("", kind.unit, "answer p50", "p99", "server time per answer"),
-        *((side, *_times(figures, kind)) for side, figures in result.medians.items()),
+        *((server_name, *_times(figures, kind)) for server_name, figures in result.medians.items()),
     ]
     cores = [
         ("cores", "server", "clients", "strangers"),
-        *((side, *_cores(figures)) for side, figures in result.medians.items()),
+        *((server_name, *_cores(figures)) for server_name, figures in result.medians.items()),
     ]
     lines = [
         f"{result.kind}: {kind.description}",
@@ -150,14 +153,14 @@ def _report(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _times(figures: Round, kind: Kind) -> tuple[str, ...]:
+def _times(figures: RoundResult, kind: ResponseKind) -> tuple[str, ...]:
     server_seconds = figures.server_cores / figures.rate * kind.units
     times = (figures.latency_p50, figures.latency_p99)
     return (f"{figures.rate:,.0f}", *map(milliseconds, times), f"{server_seconds * 1e6:,.0f} µs")
 
 
-def _cores(figures: Round) -> tuple[str, ...]:
-    return tuple(f"{core:.2f}" for core in (figures.server_cores, figures.client_cores, figures.stranger_cores))
+def _cores(figures: RoundResult) -> tuple[str, ...]:
+    return tuple(f"{core:.2f}" for core in (figures.server_cores, figures.client_cores, figures.other_cores))
 
 
 def main() -> None:
@@ -169,15 +172,15 @@ def main() -> None:
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds <= 0:
         parser.error("--rounds must be at least 1, --seconds above 0")
-    end_servers_when_terminated()
+    exit_on_sigterm()
     with contextlib.ExitStack() as stack:
-        ours = stack.enter_context(dragoman("echo", "--workers", "1"))
+        ours = stack.enter_context(dragoman_server("echo", "--workers", "1"))
         recording = Path(stack.enter_context(tempfile.TemporaryDirectory()), "recording")
         recording.write_bytes(msgspec.msgpack.encode(uvloop.run(_record(ours.url))))
         theirs = stack.enter_context(module_server("benchmarks.bare_app", str(recording)))
         servers = {OURS: ours, THEIRS: theirs}
-        for kind, side in itertools.product(KINDS.values(), servers):
-            _run(side, servers, kind, _WARM_UP_SECONDS)
+        for kind, server_name in itertools.product(KINDS.values(), servers):
+            _run(server_name, servers, kind, _WARM_UP_SECONDS)
         results = [_measure(name, servers, options.rounds, options.seconds) for name in KINDS]
     print(f"Medians of {options.rounds} rounds of {options.seconds:g} seconds\n")
     print("\n\n".join(map(_report, results)))
@@ -187,5 +190,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except BadAnswer as error:
+    except UnexpectedResponse as error:
         sys.exit(f"benchmarks.http: {error}")

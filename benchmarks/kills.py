@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks.databases import KINDS, new_databases
-from benchmarks.processes import end_servers_when_terminated
+from benchmarks.processes import exit_on_sigterm
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
 from tests.support.metered import AccountFixture
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help="of the moments (default: 1)")
     parser.add_argument("--database", choices=KINDS, default="sqlite", help="default: sqlite")
     options = parser.parse_args()
-    end_servers_when_terminated()
+    exit_on_sigterm()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, new_databases(options.database, 1) as [url]:
         account_fixture = asyncio.run(_kill(url, folder, options.kills, options.seed))

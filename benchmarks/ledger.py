@@ -17,7 +17,7 @@ import msgspec
 import uvloop
 
 from benchmarks.databases import add_databases_option, checkpoint, kind_of, new_databases, numbers
-from benchmarks.figures import Bar, medians, percentile, table, write_json
+from benchmarks.figures import TargetRatio, medians, percentile, table, write_json
 from benchmarks.stopwatch import cpu_seconds
 from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.client import LedgerClient
@@ -38,8 +38,8 @@ ADDED_SECONDS = 0.001
 """The most that accounting may add to a request of one client, median, on SQLite."""
 
 _MODEL = "parrot"
-_SETTLED_BAR = Bar(0.9)
-_ADDED_BAR = Bar(1)
+_SETTLED_BAR = TargetRatio(0.9)
+_ADDED_BAR = TargetRatio(1)
 
 _FILL = """
     INSERT INTO usage (request_id, account_id, key_id, price_id, model, dialect, admitted_at, settled_at, result,
@@ -175,7 +175,7 @@ def _report(result: Result) -> str:
     return "\n".join(lines)
 
 
-def _judged(ratio: float, bar: Bar) -> str:
+def _judged(ratio: float, bar: TargetRatio) -> str:
     return f"{ratio:.2f} ({bar.verdict(ratio)})"
 
 

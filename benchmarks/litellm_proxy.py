@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.processes import START_SECONDS, Server, end
+from benchmarks.processes import START_TIMEOUT_SECONDS, Server, stop_process
 
 KEY = "sk-litellm-0123456789abcdef"
 
@@ -47,15 +47,15 @@ def litellm_proxy(program: Path, folder: Path) -> Iterator[Server]:
             _wait_ready(process, url)
             yield Server(url, process.pid)
         finally:
-            end(process)
+            stop_process(process)
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", url: str) -> None:
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + START_TIMEOUT_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
             with urllib.request.urlopen(f"{url}/health/liveliness", timeout=5):
                 return
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             time.sleep(0.2)
-    raise RuntimeError(f"LiteLLM's proxy did not start within {START_SECONDS} seconds")
+    raise RuntimeError(f"LiteLLM's proxy did not start within {START_TIMEOUT_SECONDS} seconds")

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from tests.support.server import running_server
 
-START_SECONDS = 120
-STOP_SECONDS = 20
+START_TIMEOUT_SECONDS = 120
+STOP_TIMEOUT_SECONDS = 20
 
 
 class Server(NamedTuple):
@@ -22,7 +22,7 @@ class Server(NamedTuple):
 
 
 @contextlib.contextmanager
-def dragoman(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+def dragoman_server(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
     """`dragoman serve ARGUMENTS`, as a user starts it, but without a log line for each request or a record of them.
 
     What recording costs is the subject of benchmarks.gateway alone.
@@ -40,30 +40,32 @@ def module_server(module: str, *arguments: str) -> Iterator[Server]:
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    guard = threading.Timer(START_SECONDS, process.kill)
-    guard.start()
+    watchdog = threading.Timer(START_TIMEOUT_SECONDS, process.kill)
+    watchdog.start()
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
-        guard.cancel()
+        watchdog.cancel()
         if not url:
-            raise RuntimeError(f"{module} ended with status {process.wait(STOP_SECONDS)} before it said where it is")
+            raise RuntimeError(
+                f"{module} ended with status {process.wait(STOP_TIMEOUT_SECONDS)} before it said where it is"
+            )
         yield Server(url, process.pid)
     finally:
-        guard.cancel()
-        end(process)
+        watchdog.cancel()
+        stop_process(process)
 
 
-def end_servers_when_terminated() -> None:
+def exit_on_sigterm() -> None:
     """Let SIGTERM unwind this process as Ctrl-C does, so that it leaves no server behind."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
 
 
-def end(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
+def stop_process(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
     """Terminate it, and kill it if that does not help."""
     process.terminate()
     try:
-        process.communicate(timeout=STOP_SECONDS)
+        process.communicate(timeout=STOP_TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()

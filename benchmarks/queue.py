@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from benchmarks.databases import add_databases_option, checkpoint, kind_of, new_databases, numbers
-from benchmarks.figures import Bar, medians, percentile, table, write_json
+from benchmarks.figures import TargetRatio, medians, percentile, table, write_json
 from dragoman.accounts.balances import create_account, deposit
 from dragoman.accounts.database import Database
 from dragoman.accounts.keys import create_key
@@ -35,7 +35,7 @@ OWNERS = 100
 
 _MODEL = "parrot"
 _PRIORITIES = (100, 128, 200)
-_BAR = Bar(0.5)
+_BAR = TargetRatio(0.5)
 
 _PLACEHOLDER = {"sqlite": "?", "postgresql": "%s"}
 

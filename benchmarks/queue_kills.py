@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.databases import KINDS, new_databases
-from benchmarks.processes import end_servers_when_terminated
+from benchmarks.processes import exit_on_sigterm
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.prices import set_price
@@ -79,7 +79,7 @@ async def _kill_repeatedly(options: argparse.Namespace, url: str) -> tuple[Accou
             submitting = asyncio.create_task(clients.submit(bodies))
             for number in range(options.kills):
                 await asyncio.sleep(rng.uniform(0, _MAX_PAUSE_SECONDS))
-                killed[await asyncio.to_thread(server.kill_one, rng)] += 1
+                killed[await asyncio.to_thread(server.kill_random_process, rng)] += 1
                 print(f"\r{number + 1} of {options.kills} kills", end="", file=sys.stderr)
             await submitting
             results = await clients.results()
@@ -105,7 +105,7 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """Kill and count."""
     options = _parse()
-    end_servers_when_terminated()
+    exit_on_sigterm()
     began = time.monotonic()
     with new_databases(options.database, 1) as [url]:
         account_fixture, killed = asyncio.run(_kill_repeatedly(options, url))

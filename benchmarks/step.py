@@ -92,7 +92,7 @@ class Result(msgspec.Struct, frozen=True):
     step_seconds: float
     decode_seconds: float
     overhead: float
-    stranger_cores: float
+    other_cores: float
     """What anybody else on the machine took."""
 
 
@@ -123,7 +123,7 @@ def measure(timer: DecodeTimer, model: Model, name: str, options: Options) -> Re
         statistics.median(step.whole for step in timed_steps),
         statistics.median(step.decode for step in timed_steps),
         statistics.median(step.overhead for step in timed_steps),
-        watch.stranger_cores,
+        watch.other_cores,
     )
 
 
@@ -160,7 +160,7 @@ def _report(results: list[Result]) -> str:
             milliseconds(result.decode_seconds),
             f"{result.overhead:.1%}",
             "met" if result.overhead <= MAX_OVERHEAD else "MISSED",
-            f"{result.stranger_cores:.2f}",
+            f"{result.other_cores:.2f}",
         )
         for result in results
     ]

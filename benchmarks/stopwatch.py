@@ -10,7 +10,7 @@ from typing import Self
 
 from benchmarks.processes import Server
 
-OWN = ""
+BENCHMARK_PROCESS = ""
 """Stands for this process beside the servers' names."""
 
 
@@ -22,27 +22,27 @@ class Stopwatch:
         self.seconds = 0.0
         self.cores: dict[str, float] = {}
         """What each server and, as OWN, this process took; 1.0 is one core all the time."""
-        self.stranger_cores = 0.0
+        self.other_cores = 0.0
         """What anybody else on the machine took, or a hypervisor for another one: above 0.1, measure again."""
 
     def __enter__(self) -> Self:
         self._cpu_before = self._cpu()
         self._machine_before = _machine_cpu_seconds()
-        self._began = time.perf_counter()
+        self._started_at = time.perf_counter()
         return self
 
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        self.seconds = time.perf_counter() - self._began
-        taken = {name: now - self._cpu_before[name] for name, now in self._cpu().items()}
-        self.cores = {name: seconds / self.seconds for name, seconds in taken.items()}
+        self.seconds = time.perf_counter() - self._started_at
+        cpu_used = {name: now - self._cpu_before[name] for name, now in self._cpu().items()}
+        self.cores = {name: seconds / self.seconds for name, seconds in cpu_used.items()}
         machine = _machine_cpu_seconds() - self._machine_before
-        self.stranger_cores = max(0.0, (machine - sum(taken.values())) / self.seconds)
+        self.other_cores = max(0.0, (machine - sum(cpu_used.values())) / self.seconds)
 
     def _cpu(self) -> dict[str, float]:
         servers = {name: cpu_seconds(process_id) for name, process_id in self._process_ids.items()}
-        return {OWN: time.process_time(), **servers}
+        return {BENCHMARK_PROCESS: time.process_time(), **servers}
 
 
 def cpu_seconds(process_id: int) -> float:

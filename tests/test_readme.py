@@ -46,7 +46,7 @@ def test_the_settings_of_the_readme_are_accepted(tmp_path: Path) -> None:
     assert (settings.adapters[0].name, settings.adapter_folder) == ("pirate", "adapters")
 
 
-def test_every_link_of_the_documents_leads_to_a_file() -> None:
+def test_every_link_in_the_documents_resolves() -> None:
     root = Path(__file__).parent.parent
     for document in [*root.glob("*.md"), *root.glob("docs/*.md"), *root.glob("benchmarks/*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):

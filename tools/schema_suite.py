@@ -51,7 +51,7 @@ def unpack() -> list[dict[str, Any]]:
     return groups
 
 
-def of_draft(group: dict[str, Any], draft: str) -> Any:
+def schema_for_draft(group: dict[str, Any], draft: str) -> Any:
     """The schema of a group as one draft has it, with its `$schema`."""
     schema = group["schema"]
     return {"$schema": DRAFTS[draft], **schema} if isinstance(schema, dict) else schema

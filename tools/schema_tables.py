@@ -15,7 +15,7 @@ from dragoman.core.request import JsonSchemaFormat
 from dragoman.engines.grammar import build_grammar
 from tests.support.grammars import allows
 from tools.generated import write_or_check
-from tools.schema_suite import DRAFTS, of_draft, unpack
+from tools.schema_suite import DRAFTS, schema_for_draft, unpack
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "structured-output.md"
 BEGIN = "<!-- made by tools/schema_tables.py from here -->"
@@ -30,7 +30,7 @@ def updated(document: str) -> str:
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
-class Counts:
+class SuiteCounts:
     """How the schemas and documents of one kind fared."""
 
     def __init__(self) -> None:
@@ -41,16 +41,16 @@ class Counts:
         """Of enforced schemas: (whether valid, whether allowed) → how many."""
 
 
-def _counted() -> dict[str, Counts]:
+def _count_by_file() -> dict[str, SuiteCounts]:
     """Counts by the suite's file, which is named after a keyword."""
-    counts: dict[str, Counts] = {}
+    counts: dict[str, SuiteCounts] = {}
     for group in unpack():
-        count = counts.setdefault(group["file"], Counts())
+        count = counts.setdefault(group["file"], SuiteCounts())
         for draft in group["drafts"]:
             count.schemas[draft] += 1
             try:
                 grammar = build_grammar(
-                    JsonSchemaFormat(of_draft(group, draft), strict=True), None, None, lambda _: None
+                    JsonSchemaFormat(schema_for_draft(group, draft), strict=True), None, None, lambda _: None
                 )
             except BadRequest:
                 continue
@@ -63,7 +63,7 @@ def _counted() -> dict[str, Counts]:
 
 
 def _table() -> Iterator[str]:
-    counts = _counted()
+    counts = _count_by_file()
     documents = sum((count.documents for count in counts.values()), Counter[tuple[bool, bool]]())
     schemas = sum(count.schemas.total() for count in counts.values())
     enforced = sum(count.enforced.total() for count in counts.values())

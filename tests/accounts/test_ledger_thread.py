@@ -11,7 +11,7 @@ from tests.support.accounts import LedgerHarness
 from tests.support.patience import PATIENCE_SECONDS
 
 
-def _opening(database: Database) -> LedgerConfig:
+def _config(database: Database) -> LedgerConfig:
     return LedgerConfig(database.url, database.busy_seconds, new_process_id())
 
 
@@ -25,13 +25,13 @@ async def test_what_it_has_not_begun_when_it_is_killed_is_lost(tmp_path: Path) -
     replies: list[LedgerReply] = []
     with LedgerHarness(database) as till:
         with database.write():  # The first transaction waits for this one.
-            thread = await LedgerThread.start(_opening(database))
-            thread.commit([till.admission()], again=False)
-            thread.commit([till.admission()], again=False)
+            thread = await LedgerThread.start(_config(database))
+            thread.commit([till.admission()], is_retry=False)
+            thread.commit([till.admission()], is_retry=False)
             thread.kill()
         async with asyncio.timeout(PATIENCE_SECONDS):
             replies.extend([reply async for reply in thread.replies()])
-            assert await thread.end() == 0
+            assert await thread.wait() == 0
         assert till.key.running == len(replies) <= 1
         assert all(isinstance(reply, Committed) for reply in replies)
         till.assert_consistent()
@@ -39,8 +39,8 @@ async def test_what_it_has_not_begun_when_it_is_killed_is_lost(tmp_path: Path) -
 
 
 def test_it_ends_when_the_event_loop_that_it_answers_has_ended(till: LedgerHarness) -> None:
-    thread = asyncio.run(LedgerThread.start(_opening(till.database)))
-    thread.commit([till.admission()], again=False)
+    thread = asyncio.run(LedgerThread.start(_config(till.database)))
+    thread.commit([till.admission()], is_retry=False)
     for running in _threads():
         running.join(60)
     assert _threads() == []
@@ -48,10 +48,10 @@ def test_it_ends_when_the_event_loop_that_it_answers_has_ended(till: LedgerHarne
 
 
 async def test_no_thread_is_left_when_it_has_ended(till: LedgerHarness) -> None:
-    thread = await LedgerThread.start(_opening(till.database))
-    thread.commit([till.admission()], again=False)
+    thread = await LedgerThread.start(_config(till.database))
+    thread.commit([till.admission()], is_retry=False)
     thread.finish()
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert len([reply async for reply in thread.replies()]) == 1
-        assert await thread.end() == 0
+        assert await thread.wait() == 0
     assert _threads() == []

@@ -20,11 +20,11 @@ async def _started(harness: LedgerHarness, transport: type[LedgerTransport] = Le
 
 async def test_it_answers_everything_before_it_ends(harness: LedgerHarness, transport: type[LedgerTransport]) -> None:
     process = await _started(harness, transport)
-    process.commit([harness.admission(), harness.admission(), UNKNOWN], again=False)
+    process.commit([harness.admission(), harness.admission(), UNKNOWN], is_retry=False)
     process.finish()
     async with asyncio.timeout(PATIENCE_SECONDS):
         committed, *synced = [reply async for reply in process.replies()]
-        assert await process.end() == 0
+        assert await process.wait() == 0
     assert isinstance(committed, Committed)
     assert len(committed.outcomes) == 3
     # PostgreSQL's commits wait for the disk themselves.
@@ -35,22 +35,22 @@ async def test_it_answers_everything_before_it_ends(harness: LedgerHarness, tran
 async def test_it_ends_with_whoever_started_it(harness: LedgerHarness, transport: type[LedgerTransport]) -> None:
     process = await _started(harness, transport)
     async with asyncio.timeout(PATIENCE_SECONDS):
-        assert await process.end() == 0
+        assert await process.wait() == 0
 
 
 async def test_it_ignores_signals_until_its_server_ends(harness: LedgerHarness) -> None:
     process = await _started(harness)
-    process.commit([UNKNOWN], again=False)
+    process.commit([UNKNOWN], is_retry=False)
     replies = process.replies()
     await anext(replies)  # It is there.
     (child,) = children_of(os.getpid(), LEDGER_PROCESS)
     for number in (signal.SIGTERM, signal.SIGINT):
         os.kill(child, number)
-    process.commit([harness.admission()], again=False)
+    process.commit([harness.admission()], is_retry=False)
     process.finish()
     async with asyncio.timeout(PATIENCE_SECONDS):
         assert [type(reply) async for reply in replies].count(Committed) == 1
-        assert await process.end() == 0
+        assert await process.wait() == 0
 
 
 async def test_its_arguments_do_not_contain_the_database_url(harness: LedgerHarness) -> None:
@@ -58,4 +58,4 @@ async def test_its_arguments_do_not_contain_the_database_url(harness: LedgerHarn
     (child,) = children_of(os.getpid(), LEDGER_PROCESS)
     assert harness.database.url not in arguments_of(child)
     async with asyncio.timeout(PATIENCE_SECONDS):
-        await process.end()
+        await process.wait()

@@ -12,7 +12,7 @@ from dragoman.accounts.changes import list_audit_entries
 from dragoman.accounts.database import Database
 from dragoman.accounts.migrations import require_current
 from dragoman.cli.main import app
-from dragoman.server.accounts import accounts_place
+from dragoman.server.accounts import accounts_location
 from dragoman.server.settings import load_settings
 from tests.support.books import open_ledger_harness
 
@@ -59,26 +59,26 @@ def test_the_tables_are_made_and_checked(url: str, tmp_path: Path) -> None:
     assert {line.split()[0] for line in after.stdout.splitlines()} == {"applied"}
 
 
-def test_a_table_in_the_settings_is_enough_and_means_what_it_means_to_the_server(
+def test_an_accounts_table_means_the_same_to_the_commands_and_the_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    nowhere = CliRunner().invoke(app, ["db", "upgrade"])
-    assert nowhere.exit_code == 2
-    assert nowhere.stderr.startswith("dragoman: no database: set [accounts] or DRAGOMAN_ACCOUNTS_DATABASE")
+    unset = CliRunner().invoke(app, ["db", "upgrade"])
+    assert unset.exit_code == 2
+    assert unset.stderr.startswith("dragoman: no database: set [accounts] or DRAGOMAN_ACCOUNTS_DATABASE")
     tmp_path.joinpath("dragoman.toml").write_text("[accounts]\n")
     assert CliRunner().invoke(app, ["db", "upgrade"]).exit_code == 0
-    place = accounts_place(load_settings(None, {}, {}).accounts)
-    assert place is not None
-    assert place.url == f"sqlite:///{tmp_path}/dragoman/accounts.db"
-    database = Database(place.url)
+    location = accounts_location(load_settings(None, {}, {}).accounts)
+    assert location is not None
+    assert location.url == f"sqlite:///{tmp_path}/dragoman/accounts.db"
+    database = Database(location.url)
     require_current(database)
     database.close()
 
 
 @pytest.mark.usefixtures("url")
-def test_a_folder_that_cannot_be_made_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path: Path) -> None:
     tmp_path.joinpath("data").write_text("a file")
     refused = CliRunner().invoke(app, ["db", "upgrade"])
     assert refused.exit_code == 1
@@ -125,14 +125,16 @@ def test_prices_are_typed_and_shown_for_a_million_tokens(run: Run) -> None:
 
 
 def test_usage_is_summed_and_narrowed(run: Run, url: str) -> None:
-    with open_ledger_harness(url) as till:
-        till.settle(till.admit().request_id)
-        till.settle(till.admit(model="free").request_id)
+    with open_ledger_harness(url) as harness:
+        harness.settle(harness.admit().request_id)
+        harness.settle(harness.admit(model="free").request_id)
     assert [row[0] for row in rows(run("usage", "--by", "model").stdout)] == ["parrot", "free"]
     [[day, requests, *_, charge]] = rows(run("usage").stdout)
     assert (requests, charge) == ("2", "0.0000004")
-    told = json.loads(run("usage", "--json", "--by", "day", "--account", "acme", "--since", day, "--until", day).stdout)
-    assert told == [
+    printed = json.loads(
+        run("usage", "--json", "--by", "day", "--account", "acme", "--since", day, "--until", day).stdout
+    )
+    assert printed == [
         {
             "day": day,
             "requests": 2,
@@ -181,7 +183,7 @@ def test_changes_are_recorded_under_the_users_name(run: Run, url: str) -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(run: Run, arguments: list[str], status: int, complaint: str) -> None:
+def test_invalid_arguments_are_refused_in_one_line(run: Run, arguments: list[str], status: int, complaint: str) -> None:
     run("accounts", "create", "acme")
     result = run(*arguments, status=status)
     assert (result.stdout, result.stderr) == ("", f"dragoman: {complaint}\n")

@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 from dragoman.cli.main import app
 from tests.support.patience import PATIENCE_SECONDS
 
-PATIENCE = float(PATIENCE_SECONDS)
+TIMEOUT_SECONDS = float(PATIENCE_SECONDS)
 """Seconds until a test that waits gives up."""
 
 
@@ -41,7 +41,7 @@ class ChatEndpoint:
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
-        self.abandoned = Event()
+        self.disconnected = Event()
         self.models = ["first", "second"]
         self.app = Starlette(
             routes=[
@@ -56,17 +56,17 @@ class ChatEndpoint:
     async def complete(self, request: Request) -> Response:
         body = await request.json()
         self.bodies.append(body)
-        asked = body["messages"][-1]["content"]
-        if asked == "refuse":
+        prompt = body["messages"][-1]["content"]
+        if prompt == "refuse":
             return JSONResponse({"error": {"message": "no such model"}}, status_code=404)
-        return StreamingResponse(self.stream(request, asked), media_type="text/event-stream")
+        return StreamingResponse(self.stream(request, prompt), media_type="text/event-stream")
 
-    async def stream(self, request: Request, asked: str) -> AsyncIterator[str]:
+    async def stream(self, request: Request, prompt: str) -> AsyncIterator[str]:
         yield ": keep-alive\n\n"
         yield text("You said ")
-        match asked:
+        match prompt:
             case "wait":
-                async for comment in self.until_abandoned(request):
+                async for comment in self.until_disconnected(request):
                     yield comment
             case "break":
                 yield event({"error": {"message": "the engine died"}})
@@ -75,10 +75,10 @@ class ChatEndpoint:
             case "escape":
                 yield text("\x1b[2Jcleared\x07")
             case _:
-                yield text(asked)
+                yield text(prompt)
         yield "data: [DONE]\n\n"
 
-    async def until_abandoned(self, request: Request) -> AsyncIterator[str]:
+    async def until_disconnected(self, request: Request) -> AsyncIterator[str]:
         """Comments until the client goes. They also wake it should a signal come just before it waits for us."""
         try:
             while True:
@@ -87,7 +87,7 @@ class ChatEndpoint:
                         return
                 yield ": keep-alive\n\n"
         finally:
-            self.abandoned.set()
+            self.disconnected.set()
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def url(endpoint: ChatEndpoint) -> Iterator[str]:
         thread.start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         server.should_exit = True
-        thread.join(PATIENCE)
+        thread.join(TIMEOUT_SECONDS)
 
 
 def chat(url: str, *lines: str, arguments: tuple[str, ...] = ()) -> Result:
@@ -229,7 +229,7 @@ class Terminal:
         self.unread = ""
 
     def read_until(self, expected: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         while expected not in self.unread:
             readable, _, _ = select.select([self.master], [], [], max(0.0, deadline - time.monotonic()))
             assert readable, f"{expected!r} did not come, but {self.unread!r}"
@@ -241,7 +241,7 @@ class Terminal:
 
     def close(self) -> None:
         self.process.kill()
-        self.process.wait(PATIENCE)
+        self.process.wait(TIMEOUT_SECONDS)
         os.close(self.master)
 
 
@@ -258,7 +258,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(endpoint: ChatEndpoint, ter
     terminal.read_until("You said ")
     terminal.process.send_signal(signal.SIGINT)
     terminal.read_until("stopped")
-    assert endpoint.abandoned.wait(PATIENCE)
+    assert endpoint.disconnected.wait(TIMEOUT_SECONDS)
     terminal.read_until("> ")
     terminal.type("again\n")
     terminal.read_until("You said again")
@@ -269,11 +269,11 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(endpoint: ChatEndpoint, ter
     ]
     terminal.read_until("> ")
     terminal.type("\x04")
-    assert terminal.process.wait(PATIENCE) == 0
+    assert terminal.process.wait(TIMEOUT_SECONDS) == 0
 
 
 def test_ctrl_c_at_the_prompt_ends_the_program(terminal: Terminal) -> None:
     terminal.process.send_signal(signal.SIGINT)
     # The prompt shows a moment before Python waits for keys; a signal between the two is seen with the next line.
     terminal.type("\n")
-    assert terminal.process.wait(PATIENCE) == 0
+    assert terminal.process.wait(TIMEOUT_SECONDS) == 0

@@ -26,7 +26,7 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[QueueHa
 
 
 @pytest.fixture
-async def waiting(harness: QueueHarness, tmp_path: Path) -> AsyncIterator[QueueServer]:
+async def idle_server(harness: QueueHarness, tmp_path: Path) -> AsyncIterator[QueueServer]:
     """A server that runs nothing."""
     async with queue_server(harness, tmp_path, options=QueueOptions(concurrency=0)) as one:
         yield one
@@ -43,8 +43,8 @@ def rows(table: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines() if line[0] == "│"]
 
 
-async def test_jobs_are_listed_and_narrowed(waiting: QueueServer) -> None:
-    jobs = [await waiting.submit(f"text {number}", priority=number) for number in range(3)]
+async def test_jobs_are_listed_and_narrowed(idle_server: QueueServer) -> None:
+    jobs = [await idle_server.submit(f"text {number}", priority=number) for number in range(3)]
     listed = rows(run("list").stdout)
     assert [row[1] for row in listed] == [job.id for job in reversed(jobs)]
     assert listed[0][2:6] == ["queued", MODEL, "account 1", "2"]
@@ -55,12 +55,12 @@ async def test_jobs_are_listed_and_narrowed(waiting: QueueServer) -> None:
 
 
 async def test_a_job_is_cancelled_shown_and_run_again(
-    waiting: QueueServer, harness: QueueHarness, tmp_path: Path
+    idle_server: QueueServer, harness: QueueHarness, tmp_path: Path
 ) -> None:
-    job = await waiting.submit("Hello")
+    job = await idle_server.submit("Hello")
     assert "state              queued" in run("show", job.id).stdout
     assert run("cancel", job.id).stdout == f"{job.id} is cancelled\n"
-    assert (await waiting.job(job.id)).state == "cancelled"
+    assert (await idle_server.job(job.id)).state == "cancelled"
     assert run("cancel", job.id, status=1).stderr == f"dragoman: Job {job.id} is cancelled already\n"
     assert "charge             0.00" in run("show", job.id).stdout
     assert run("retry", job.id).stdout == f"{job.id} is queued\n"
@@ -73,7 +73,7 @@ async def test_a_job_is_cancelled_shown_and_run_again(
     harness.assert_settled()
 
 
-async def test_a_running_job_that_is_cancelled_here_stops_in_its_server(harness: QueueHarness, tmp_path: Path) -> None:
+async def test_cancelling_a_running_job_stops_it_in_its_server(harness: QueueHarness, tmp_path: Path) -> None:
     async with queue_server(harness, tmp_path, engine=EchoEngine(tokens_per_second=20)) as one:
         job = await one.submit("Hello" * 200)
         async with one.open_stream(job.id) as events:
@@ -86,12 +86,12 @@ async def test_a_running_job_that_is_cancelled_here_stops_in_its_server(harness:
 
 @pytest.mark.parametrize("command", ["show", "cancel", "retry"])
 @pytest.mark.usefixtures("shop")
-def test_a_job_that_is_not_there_is_one_clear_line(command: str) -> None:
+def test_an_unknown_job_is_reported_in_one_line(command: str) -> None:
     assert run(command, "job_7", status=1).stderr == "dragoman: Job 'job_7' not found\n"
 
 
-async def test_a_job_of_a_revoked_key_is_not_run_again(waiting: QueueServer) -> None:
-    job = await waiting.submit("Hello")
+async def test_a_job_of_a_revoked_key_is_not_run_again(idle_server: QueueServer) -> None:
+    job = await idle_server.submit("Hello")
     run("cancel", job.id)
     CliRunner().invoke(app, ["keys", "revoke", "1"])
     assert run("retry", job.id, status=1).stderr == "dragoman: The API key is disabled\n"

@@ -5,7 +5,7 @@ from typer.testing import CliRunner
 from dragoman.cli.main import app
 
 
-def test_every_model_at_hand_has_a_line_with_its_size_and_place() -> None:
+def test_every_local_model_is_listed_with_its_size_and_path() -> None:
     result = CliRunner().invoke(app, ["models"])
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()

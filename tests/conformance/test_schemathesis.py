@@ -10,12 +10,12 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
 from dragoman.server.app import OPERATIONS
-from dragoman.server.openapi import Keeps, document
+from dragoman.server.openapi import DocumentedFeatures, document
 from tests.support.server import RunningServer, running_server
 
 KEY = "sk-0123456789abcdef"
 
-schema = schemathesis.openapi.from_dict(document(OPERATIONS, "echo", Keeps(jobs=True)))
+schema = schemathesis.openapi.from_dict(document(OPERATIONS, "echo", DocumentedFeatures(queue=True)))
 
 
 @pytest.fixture(scope="module")

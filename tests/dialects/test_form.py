@@ -12,7 +12,7 @@ from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.jobs import StoredRequest
 from dragoman.core.service import ServedModel
 from dragoman.dialects.form import DecodedRequest, ReceivedRequest, restore_request
-from dragoman.server.app import DIALECTS, FORMS
+from dragoman.server.app import DIALECTS, ENDPOINT_CODECS
 from tests.support.answers import InfermaticChat, answer_events
 from tests.support.occasions import CREATED, ID, decode_context
 
@@ -41,18 +41,18 @@ def stream_and_document(call: DecodedRequest) -> list[bytes]:
 
 
 def test_codec_names_are_unique_and_stable() -> None:
-    assert FORMS.keys() == BODIES.keys()
-    assert len(FORMS) == sum(len(dialect.forms) for dialect in DIALECTS.values())
+    assert ENDPOINT_CODECS.keys() == BODIES.keys()
+    assert len(ENDPOINT_CODECS) == sum(len(dialect.endpoint_codecs) for dialect in DIALECTS.values())
 
 
 @pytest.mark.parametrize("name", BODIES)
 def test_a_restored_request_renders_the_same_response(name: str) -> None:
-    codec = FORMS[name]
+    codec = ENDPOINT_CODECS[name]
     arguments = {"deployment": "echo"} if name.startswith(("float16", "scale.deployment")) else {}
     context, body = decode_context(MODELS, **arguments), json.dumps(BODIES[name]).encode()
     received = ReceivedRequest(codec, context, body, codec.decode(body, context))
     stored = msgspec.msgpack.decode(msgspec.msgpack.encode(received.to_stored()), type=StoredRequest)
-    restored = restore_request(stored, FORMS)
+    restored = restore_request(stored, ENDPOINT_CODECS)
     assert (stored.name, stored.answer_id, stored.created) == (name, ID, CREATED)
     assert stream_and_document(restored.decoded) == stream_and_document(received.decoded)
     assert restored.decoded.requests == received.decoded.requests
@@ -61,12 +61,12 @@ def test_a_restored_request_renders_the_same_response(name: str) -> None:
 
 def test_an_unknown_codec_raises_engine_failed() -> None:
     with pytest.raises(EngineFailed, match=r"form 'infermatic\.speech'"):
-        restore_request(StoredRequest("infermatic.speech", {}, b"{}", ID, CREATED), FORMS)
+        restore_request(StoredRequest("infermatic.speech", {}, b"{}", ID, CREATED), ENDPOINT_CODECS)
 
 
 def test_errors_are_mapped_to_client_terms_repeatedly() -> None:
     body = json.dumps({"prompt": "Hi", "chat_history": []}).encode()
-    call = FORMS["scale.deployment_chat"].decode(body, decode_context(deployment="echo"))
+    call = ENDPOINT_CODECS["scale.deployment_chat"].decode(body, decode_context(deployment="echo"))
     error = BadRequest("Odd", "messages")
     for _ in range(2):
         assert call.in_client_terms(error) is error

@@ -54,7 +54,7 @@ async def worker(engine: GatedEcho, folder: Path, *, keep_alive_seconds: float =
         async with books.opened():
             catalog = Catalog([Deployment("echo", (), engine)])
             options = HttpOptions(10_000, keep_alive_seconds)
-            yield build_app(catalog, options, metrics_directory=None, books=books)
+            yield build_app(catalog, options, metrics_directory=None, accounting=books)
 
 
 def exchange(app: App, client: AsgiConnection, secret: str) -> "asyncio.Task[None]":

@@ -165,4 +165,4 @@ def test_logprobs_of_tokens_cut_off_by_a_stop_string_are_not_reported() -> None:
 
 
 def test_logprobs_of_partial_characters_are_reported_with_the_character() -> None:
-    assert process("é", OutputParserSpec()).told == ["é".encode()[:1], "é".encode()[1:]]
+    assert process("é", OutputParserSpec()).logprob_tokens == ["é".encode()[:1], "é".encode()[1:]]

@@ -16,7 +16,7 @@ from dragoman.core.errors import Overloaded
 from dragoman.core.idempotency import Acquired, IdempotentRequest, InProgress, StoredResponse
 from dragoman.gateway.accounts import AccountsOptions
 from dragoman.gateway.answers import DatabaseIdempotencyStore
-from dragoman.server.books import Books
+from dragoman.server.books import AccountingServices
 from tests.support.books import accounting_at
 from tests.support.patience import PATIENCE_SECONDS
 
@@ -33,9 +33,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def accounting(path: Path, tmp_path: Path) -> Iterator[Books]:
+def accounting(path: Path, tmp_path: Path) -> Iterator[AccountingServices]:
     database = Database(f"sqlite:///{path}", busy_seconds=0.05)
-    accounting = Books(AccountsOptions(database, tmp_path / "journals", transport=LedgerThread))
+    accounting = AccountingServices(AccountsOptions(database, tmp_path / "journals", transport=LedgerThread))
     yield accounting
     accounting.close()
 
@@ -53,56 +53,58 @@ async def acquire(store: DatabaseIdempotencyStore) -> Acquired:
     return claim
 
 
-async def test_an_unresponsive_database_never_lets_a_request_run_twice(accounting: Books, path: Path) -> None:
+async def test_an_unresponsive_database_never_lets_a_request_run_twice(
+    accounting: AccountingServices, path: Path
+) -> None:
     async with accounting.opened():
         lock = locked(path)
         with pytest.raises(Overloaded) as refused:
-            await accounting.answers.claim(REQUEST)
+            await accounting.idempotency_store.claim(REQUEST)
         assert refused.value.retry_after == 5
         lock.close()
-        assert isinstance(await accounting.answers.claim(REQUEST), Acquired)
+        assert isinstance(await accounting.idempotency_store.claim(REQUEST), Acquired)
 
 
-async def test_the_sweep_releases_claims_whose_release_failed(accounting: Books, path: Path) -> None:
+async def test_the_sweep_releases_claims_whose_release_failed(accounting: AccountingServices, path: Path) -> None:
     async with accounting.opened():
-        claim = await acquire(accounting.answers)
+        claim = await acquire(accounting.idempotency_store)
         lock = locked(path)
-        await accounting.answers.store(REQUEST, claim, RESPONSE)
-        accounting.answers.release(REQUEST, claim)
+        await accounting.idempotency_store.store(REQUEST, claim, RESPONSE)
+        accounting.idempotency_store.release(REQUEST, claim)
         await asyncio.sleep(0)  # Its turn comes before the sweep's.
         with pytest.raises(Overloaded):
-            await accounting.answers.sweep()
+            await accounting.idempotency_store.sweep()
         lock.close()
-        assert await accounting.answers.claim(REQUEST) == InProgress()
-        assert await accounting.answers.sweep() == 1
-        held = await acquire(accounting.answers)
-        assert await accounting.answers.sweep() == 0
-        await accounting.answers.store(REQUEST, held, RESPONSE)
-        assert await accounting.answers.claim(REQUEST) == RESPONSE
+        assert await accounting.idempotency_store.claim(REQUEST) == InProgress()
+        assert await accounting.idempotency_store.sweep() == 1
+        held = await acquire(accounting.idempotency_store)
+        assert await accounting.idempotency_store.sweep() == 0
+        await accounting.idempotency_store.store(REQUEST, held, RESPONSE)
+        assert await accounting.idempotency_store.claim(REQUEST) == RESPONSE
 
 
-async def test_the_claim_of_a_cancelled_caller_is_released(accounting: Books) -> None:
+async def test_the_claim_of_a_cancelled_caller_is_released(accounting: AccountingServices) -> None:
     async with accounting.opened():
-        claiming = asyncio.create_task(accounting.answers.claim(REQUEST))
+        claiming = asyncio.create_task(accounting.idempotency_store.claim(REQUEST))
         await asyncio.sleep(0)
         claiming.cancel()
         await asyncio.wait([claiming])
-        await accounting.answers.sweep()
-        assert isinstance(await accounting.answers.claim(REQUEST), Acquired)
+        await accounting.idempotency_store.sweep()
+        assert isinstance(await accounting.idempotency_store.claim(REQUEST), Acquired)
 
 
 def _claim_and_wait(path: Path, journals: Path, parent: Connection) -> None:
     async def live() -> None:
         with accounting_at(f"sqlite:///{path}", journals) as accounting:
             async with accounting.opened():
-                parent.send(await accounting.answers.claim(REQUEST))
+                parent.send(await accounting.idempotency_store.claim(REQUEST))
                 await asyncio.Event().wait()
 
     asyncio.run(live())
 
 
 async def test_the_claim_of_a_killed_process_is_taken_over_by_the_next_that_starts(
-    accounting: Books, path: Path, tmp_path: Path
+    accounting: AccountingServices, path: Path, tmp_path: Path
 ) -> None:
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
@@ -110,8 +112,8 @@ async def test_the_claim_of_a_killed_process_is_taken_over_by_the_next_that_star
     process.start()
     assert receiver.poll(PATIENCE_SECONDS), "the process has claimed"
     assert isinstance(receiver.recv(), Acquired)
-    assert await accounting.answers.claim(REQUEST) == InProgress()
+    assert await accounting.idempotency_store.claim(REQUEST) == InProgress()
     process.kill()
     process.join(60)
     async with accounting.opened():
-        assert isinstance(await accounting.answers.claim(REQUEST), Acquired)
+        assert isinstance(await accounting.idempotency_store.claim(REQUEST), Acquired)

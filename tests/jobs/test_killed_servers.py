@@ -31,7 +31,7 @@ async def test_jobs_of_a_server_killed_at_any_moment_are_each_finished_and_paid_
             ):
                 submitting = asyncio.create_task(clients.submit(bodies))
                 for _ in range(KILLS):
-                    await asyncio.to_thread(server.kill_one, rng)
+                    await asyncio.to_thread(server.kill_random_process, rng)
                 await submitting
                 results = await clients.results()
         answers = {number: job["result"]["choices"][0]["message"]["content"] for number, job in results.items()}

@@ -76,8 +76,8 @@ def test_a_model_without_reasoning_ignores_effort(effort: ReasoningEffort | None
 
 
 def test_a_model_known_to_reason_does_so_with_any_template() -> None:
-    assert render(ALTERNATING, thinks=True).parser_spec.reasoning == reasoning_spec(begun=False)
-    assert render(ALTERNATING, "none", thinks=True).text.endswith(EMPTY_REASONING)
+    assert render(ALTERNATING, supports_reasoning=True).parser_spec.reasoning == reasoning_spec(begun=False)
+    assert render(ALTERNATING, "none", supports_reasoning=True).text.endswith(EMPTY_REASONING)
 
 
 def test_a_marker_in_a_user_message_does_not_open_reasoning() -> None:

@@ -6,7 +6,7 @@ import pytest
 from dragoman.core.adapters import AdapterSource
 from dragoman.engines.llama.sources import BUNDLED_ID
 from dragoman.server.adapters import with_adapters
-from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan
+from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan_deployments
 from dragoman.server.settings import AdapterSettings, DeploymentSettings, Settings, SettingsError, load_settings
 from tests.support.tiny_llama import random_weights, write_adapter, write_model
 
@@ -19,13 +19,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def planned(folder: Path, *adapters: AdapterSettings, most: int = 32, models: int = 2) -> list[DeploymentPlan]:
+def planned(folder: Path, *adapters: AdapterSettings, max_adapters: int = 32, models: int = 2) -> list[DeploymentPlan]:
     deployments = (
         DeploymentSettings(name="tiny", model=str(folder / "tiny.gguf"), aliases=("small",)),
         DeploymentSettings(name="echo", model="echo"),
     )
-    settings = Settings(deployments=deployments[:models], adapters=adapters, max_adapters=most)
-    return with_adapters(settings, plan(settings))
+    settings = Settings(deployments=deployments[:models], adapters=adapters, max_adapters=max_adapters)
+    return with_adapters(settings, plan_deployments(settings))
 
 
 def adapter(folder: Path, name: str, file: str = "pirate.gguf", base: str | None = "tiny") -> AdapterSettings:
@@ -33,7 +33,7 @@ def adapter(folder: Path, name: str, file: str = "pirate.gguf", base: str | None
 
 
 @pytest.mark.parametrize("base", ["tiny", "small"])
-def test_an_adapter_stands_with_the_deployment_it_is_for(folder: Path, base: str) -> None:
+def test_an_adapter_is_planned_with_its_base_deployment(folder: Path, base: str) -> None:
     first, second = planned(folder, adapter(folder, "pirate", base=base))
     [record] = first.adapters
     assert second.adapters == ()
@@ -46,7 +46,7 @@ def test_the_only_model_need_not_be_named(folder: Path) -> None:
     [only] = planned(folder, adapter(folder, "pirate", base=None), models=1)
     assert len(only.adapters) == 1
     settings = Settings(adapters=(adapter(folder, "pirate", base=None),))
-    [bundled] = with_adapters(settings, plan(settings))
+    [bundled] = with_adapters(settings, plan_deployments(settings))
     assert (bundled.name, len(bundled.adapters)) == (BUNDLED_ID, 1)
 
 
@@ -63,7 +63,7 @@ def test_the_only_model_need_not_be_named(folder: Path) -> None:
         ("x", "qwen.gguf", "tiny", "qwen.gguf is for the architecture qwen2, and tiny is llama"),
     ],
 )
-def test_an_adapter_that_cannot_be_served_is_told_in_one_line(
+def test_an_unusable_adapter_is_reported_in_one_line(
     folder: Path, name: str, file: str, base: str | None, complaint: str
 ) -> None:
     taken = AdapterSettings(name="other", path=str(folder / "pirate.gguf"), base="tiny", aliases=("taken",))
@@ -75,7 +75,7 @@ def test_an_adapter_that_cannot_be_served_is_told_in_one_line(
 
 def test_more_adapters_than_a_model_may_have_are_refused(folder: Path) -> None:
     with pytest.raises(DeploymentError, match="tiny may have 1 adapters; raise max_adapters"):
-        planned(folder, adapter(folder, "a"), adapter(folder, "b"), most=1)
+        planned(folder, adapter(folder, "a"), adapter(folder, "b"), max_adapters=1)
 
 
 @pytest.mark.parametrize("scale", ["nan", "inf", "101", "'strong'"])

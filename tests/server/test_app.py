@@ -30,13 +30,13 @@ class LateEngine:
 
     def __init__(self) -> None:
         self.ready = False
-        self.life: list[str] = []
+        self.lifecycle: list[str] = []
 
     async def start(self) -> None:
-        self.life.append("started")
+        self.lifecycle.append("started")
 
     async def close(self) -> None:
-        self.life.append("closed")
+        self.lifecycle.append("closed")
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         yield Delta(0, "A", [65])
@@ -79,8 +79,8 @@ async def metric(client: httpx.AsyncClient, name: str, **labels: str) -> float |
 async def test_engines_are_started_and_closed_with_the_app() -> None:
     first, second = LateEngine(), LateEngine()
     async with running(app_of(("first", first), ("second", second))):
-        assert first.life == second.life == ["started"]
-    assert first.life == second.life == ["started", "closed"]
+        assert first.lifecycle == second.lifecycle == ["started"]
+    assert first.lifecycle == second.lifecycle == ["started", "closed"]
 
 
 async def test_the_server_is_healthy_before_it_is_ready() -> None:
@@ -147,7 +147,7 @@ async def test_an_engine_that_fails_in_a_stream_ends_it_with_the_error_and_witho
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_draining_server_refuses_and_says_when_to_come_back(stream: bool) -> None:
+async def test_a_draining_server_answers_503_with_retry_after(stream: bool) -> None:
     app = app_of(("echo", EchoEngine()))
     async with running(app) as client:
         app.drain()
@@ -159,12 +159,12 @@ async def test_a_draining_server_refuses_and_says_when_to_come_back(stream: bool
         assert (await client.get("/health")).status_code == 200
 
 
-async def test_the_limit_of_a_body_is_the_one_that_was_set() -> None:
+async def test_bodies_above_the_configured_limit_are_refused() -> None:
     async with running(app_of(("echo", EchoEngine()))) as client:
         assert (await client.post("/v1/completions", json=ONCE | {"user": "x" * 1000})).status_code == 413
 
 
-async def test_paths_and_methods_that_are_not_served_are_told_in_json() -> None:
+async def test_unknown_paths_and_methods_are_answered_in_json() -> None:
     async with running(app_of(("echo", EchoEngine()))) as client:
         assert (await client.get("/nowhere")).json() == {"detail": "Not Found"}
         assert (await client.post("/health")).json() == {"detail": "Method Not Allowed"}

@@ -19,18 +19,18 @@ from tests.support.metered import AccountFixture, cost, sqlite_account
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
 
-LOOKS = 5_000
+MAX_POLLS = 5_000
 
 
 @pytest.fixture(scope="module")
-def customer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountFixture]:
-    with sqlite_account(tmp_path_factory.mktemp("accounts")) as customer:
-        yield customer
+def account_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountFixture]:
+    with sqlite_account(tmp_path_factory.mktemp("accounts")) as account_fixture:
+        yield account_fixture
 
 
 @pytest.fixture(scope="module")
-def url(customer: AccountFixture) -> str:
-    return customer.url
+def url(account_fixture: AccountFixture) -> str:
+    return account_fixture.url
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,11 @@ def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
-def test_equal_requests_at_once_are_one_whichever_worker_they_reach_and_paid_for_once(
-    server: RunningServer, customer: AccountFixture
+def test_concurrent_equal_requests_run_once_across_workers_and_are_charged_once(
+    server: RunningServer, account_fixture: AccountFixture
 ) -> None:
     body = {"model": "echo", "messages": [{"role": "user", "content": "x" * 30}]}
-    headers = {**bearer(customer.new_key()), "idempotency-key": "at once"}
+    headers = {**bearer(account_fixture.new_key()), "idempotency-key": "at once"}
 
     def ask(_number: int) -> httpx.Response:
         return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=PATIENCE_SECONDS)
@@ -63,20 +63,20 @@ def test_equal_requests_at_once_are_one_whichever_worker_they_reach_and_paid_for
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
-    key_id = customer.keys[-1].id
-    for _ in range(LOOKS):  # The answer may be a moment ahead of its settlement.
+    key_id = account_fixture.keys[-1].id
+    for _ in range(MAX_POLLS):  # The answer may be a moment ahead of its settlement.
         rows = httpx.get(f"{server.url}/api/v1/usage/stats", headers=headers).json()
         if mine := [row for row in rows if row["user_id"] == str(key_id)]:
             break
-    told = answers[0].json()["usage"]
-    assert [(row["total_requests"], row["total_tokens"]) for row in mine] == [(1, told["total_tokens"])]
-    assert get_key(customer.database, key_id).spent == cost(told["prompt_tokens"], told["completion_tokens"])
+    usage = answers[0].json()["usage"]
+    assert [(row["total_requests"], row["total_tokens"]) for row in mine] == [(1, usage["total_tokens"])]
+    assert get_key(account_fixture.database, key_id).spent == cost(usage["prompt_tokens"], usage["completion_tokens"])
 
 
-def test_openais_library_sends_the_key_when_told_and_does_not_try_a_conflict_again(
-    server: RunningServer, customer: AccountFixture
+def test_the_openai_client_sends_the_idempotency_key_and_does_not_retry_a_conflict(
+    server: RunningServer, account_fixture: AccountFixture
 ) -> None:
-    client = OpenAI(api_key=customer.new_key(), base_url=f"{server.url}/v1", max_retries=5)
+    client = OpenAI(api_key=account_fixture.new_key(), base_url=f"{server.url}/v1", max_retries=5)
     headers = {"Idempotency-Key": "by the library"}
     client.completions.create(model="echo", prompt="Hi", extra_headers=headers)
     with pytest.raises(APIStatusError) as conflict:
@@ -97,17 +97,17 @@ def test_the_command_line_and_the_admin_api_see_the_same(server: RunningServer, 
     assert len(actors) == 2
 
 
-def test_keys_of_accounts_and_of_administrators_open_nothing_of_each_other(
-    server: RunningServer, customer: AccountFixture
+def test_account_keys_and_admin_keys_are_not_interchangeable(
+    server: RunningServer, account_fixture: AccountFixture
 ) -> None:
-    key = customer.new_key()
+    key = account_fixture.new_key()
     assert httpx.get(f"{server.url}/admin/accounts", headers=bearer(key)).status_code == 401
     for path in ("/v1/models", "/api/v1/usage/credits", "/metrics"):
         assert httpx.get(server.url + path, headers=bearer(ADMIN_KEY)).status_code == 401
         assert httpx.get(server.url + path, headers=bearer(key)).status_code == 200
 
 
-def test_no_secret_stands_in_a_processs_arguments(server: RunningServer, url: str) -> None:
+def test_no_secret_appears_in_process_arguments(server: RunningServer, url: str) -> None:
     workers = server.children("dragoman.server.worker")
     assert len(workers) == 2
     for worker in workers:

@@ -22,20 +22,20 @@ from tests.support.streams import StreamedResponse, chat_body, read_stream
 
 ENGINE = "dragoman.engines.llama.process"
 WORKER = "dragoman.server.worker"
-BOUND = httpx.Timeout(PATIENCE_SECONDS)
+TIMEOUT = httpx.Timeout(PATIENCE_SECONDS)
 
 
 async def test_when_the_engine_is_killed_every_stream_ends_properly_and_the_next_request_works() -> None:
     with running_server() as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
-            begun = [asyncio.Event() for _ in range(16)]
+        async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
+            started = [asyncio.Event() for _ in range(16)]
             streams = [
                 asyncio.create_task(
                     _stream(client, chat_body(f"Tell me about {n}", max_tokens=200, ignore_eos=True), on)
                 )
-                for n, on in enumerate(begun)
+                for n, on in enumerate(started)
             ]
-            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in begun)), PATIENCE_SECONDS)
+            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in started)), PATIENCE_SECONDS)
             (engine,) = server.children(ENGINE)
             os.kill(engine, signal.SIGKILL)
             answers = await asyncio.wait_for(asyncio.gather(*streams), PATIENCE_SECONDS)
@@ -48,16 +48,16 @@ async def test_when_the_engine_is_killed_every_stream_ends_properly_and_the_next
             assert server.children(ENGINE) != [engine]
 
 
-async def test_a_request_that_gave_no_token_yet_survives_the_engine() -> None:
+async def test_a_request_without_tokens_yet_survives_an_engine_crash() -> None:
     with running_server("--parallel", "1") as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             running = asyncio.Event()
             first = asyncio.create_task(
                 _stream(client, chat_body("Tell me a story", max_tokens=300, ignore_eos=True), running)
             )
             await _first_text(first, running)
             waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat_body("Hi", max_tokens=4)))
-            await _until(client, "dragoman_waiting_sequences", 1)
+            await _wait_for_metric(client, "dragoman_waiting_sequences", 1)
             (engine,) = server.children(ENGINE)
             os.kill(engine, signal.SIGKILL)
             assert (await waiting).status_code == 200
@@ -68,7 +68,7 @@ async def test_a_killed_worker_is_replaced() -> None:
     with running_server("echo") as server:
         (worker,) = server.children(WORKER)
         os.kill(worker, signal.SIGKILL)
-        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             # The listening socket is the parent's: the connection waits in its backlog for the new worker.
             assert (await client.get("/health")).status_code == 200
         assert server.children(WORKER) != [worker]
@@ -76,20 +76,20 @@ async def test_a_killed_worker_is_replaced() -> None:
 
 @pytest.mark.parametrize("streamed", [True, False])
 async def test_a_client_that_goes_away_frees_its_sequence(model_server: RunningServer, streamed: bool) -> None:
-    async with httpx.AsyncClient(base_url=model_server.url, timeout=BOUND) as client:
+    async with httpx.AsyncClient(base_url=model_server.url, timeout=TIMEOUT) as client:
         body = chat_body("Count for ever", max_tokens=4000, ignore_eos=True, stream=streamed)
-        async with httpx.AsyncClient(base_url=model_server.url, timeout=BOUND) as leaving:
+        async with httpx.AsyncClient(base_url=model_server.url, timeout=TIMEOUT) as leaving:
             request = asyncio.create_task(leaving.post("/v1/chat/completions", json=body))
-            await _until(client, "dragoman_running_sequences", 1)
+            await _wait_for_metric(client, "dragoman_running_sequences", 1)
             request.cancel()
             await asyncio.wait([request])
-        await _until(client, "dragoman_running_sequences", 0)
+        await _wait_for_metric(client, "dragoman_running_sequences", 0)
         assert await _metric(client, "dragoman_kv_cells_used") == 0
 
 
-async def test_more_requests_than_may_wait_are_told_when_to_come_back() -> None:
+async def test_requests_beyond_max_waiting_get_429_with_retry_after() -> None:
     with running_server("--parallel", "1", "--max-waiting", "2") as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             running = asyncio.Event()
             long = chat_body("Tell me a story", max_tokens=3000, ignore_eos=True)
             first = asyncio.create_task(_stream(client, long, running))
@@ -98,7 +98,7 @@ async def test_more_requests_than_may_wait_are_told_when_to_come_back() -> None:
                 asyncio.create_task(client.post("/v1/chat/completions", json=chat_body("Hi", max_tokens=2)))
                 for _ in range(2)
             ]
-            await _until(client, "dragoman_waiting_sequences", 2)
+            await _wait_for_metric(client, "dragoman_waiting_sequences", 2)
             refused = await client.post("/v1/chat/completions", json=chat_body("Hi", max_tokens=2))
             assert refused.status_code == 429
             assert int(refused.headers["retry-after"]) >= 1
@@ -109,15 +109,15 @@ async def test_more_requests_than_may_wait_are_told_when_to_come_back() -> None:
 
 async def test_sigterm_lets_running_answers_finish_and_ends_with_status_0() -> None:
     with running_server() as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             running = asyncio.Event()
             body = chat_body("Tell me a story", max_tokens=60, ignore_eos=True)
             answer = asyncio.create_task(_stream(client, body, running))
             await _first_text(answer, running)
             server.process.send_signal(signal.SIGTERM)
-            whole = await answer
-            assert whole.done
-            assert whole.usage == {**(whole.usage or {}), "completion_tokens": 60}
+            finished = await answer
+            assert finished.done
+            assert finished.usage == {**(finished.usage or {}), "completion_tokens": 60}
             assert await asyncio.to_thread(server.process.wait, PATIENCE_SECONDS) == 0
             with pytest.raises(httpx.ConnectError):
                 await client.get("/health")
@@ -125,7 +125,7 @@ async def test_sigterm_lets_running_answers_finish_and_ends_with_status_0() -> N
 
 async def test_an_answer_longer_than_the_drain_limit_is_cut_and_the_server_ends() -> None:
     with running_server(environment={"DRAGOMAN_DRAIN_SECONDS": "1"}) as server:
-        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             running = asyncio.Event()
             body = chat_body("Tell me a story", max_tokens=8000, ignore_eos=True)
             answer = asyncio.create_task(_stream(client, body, running))
@@ -141,7 +141,7 @@ async def test_several_workers_share_one_engine() -> None:
         body = chat_body("What is the capital of France?", temperature=0, max_tokens=12)
 
         async def ask() -> httpx.Response:
-            async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+            async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
                 return await client.post("/v1/chat/completions", json=body)
 
         answers = [response.json() for response in await asyncio.gather(*(ask() for _ in range(16)))]
@@ -149,19 +149,19 @@ async def test_several_workers_share_one_engine() -> None:
         cached = sorted(answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in answers)
         assert cached[0] == 0
         assert cached[-1] > 0
-        async with httpx.AsyncClient(base_url=server.url, timeout=BOUND) as client:
+        async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             prompt_tokens = answers[0]["usage"]["prompt_tokens"]
             assert await _metric(client, "dragoman_prompt_tokens_total") == 16 * prompt_tokens
             assert await _metric(client, "dragoman_cached_prompt_tokens_total") == sum(cached)
 
 
-def test_a_truncated_gguf_a_file_that_is_none_and_a_missing_one_are_one_clear_line(tmp_path: Path) -> None:
+def test_truncated_invalid_and_missing_model_files_are_reported_in_one_line(tmp_path: Path) -> None:
     truncated, nonsense = tmp_path / "truncated.gguf", tmp_path / "nonsense.gguf"
     with bundled().path.open("rb") as source:
         truncated.write_bytes(source.read(2**21))
     nonsense.write_bytes(b"once upon a time " * 1000)
     for path in (truncated, nonsense, tmp_path / "missing.gguf"):
-        status, errors = _start_in_vain(str(path))
+        status, errors = _failing_start(str(path))
         assert status == 2
         (line,) = [line for line in errors.splitlines() if line.startswith("dragoman: ")]
         assert path.name in line
@@ -187,7 +187,7 @@ def _engine_arguments(server: RunningServer) -> str:
 def test_a_port_in_use_is_one_clear_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        status, errors = _start_in_vain("echo", "--port", str(port))
+        status, errors = _failing_start("echo", "--port", str(port))
     assert status == 2
     assert re.fullmatch(rf"dragoman: cannot listen on 127\.0\.0\.1:{port}: .*--port\n", errors)
 
@@ -208,7 +208,7 @@ def _wait_for_end(descriptor: int) -> None:
     assert readable, "the child is still running"
 
 
-def _start_in_vain(*arguments: str) -> tuple[int, str]:
+def _failing_start(*arguments: str) -> tuple[int, str]:
     result = subprocess.run(
         [sys.executable, "-m", "dragoman", "serve", *arguments],
         capture_output=True,
@@ -219,7 +219,7 @@ def _start_in_vain(*arguments: str) -> tuple[int, str]:
     return result.returncode, result.stderr
 
 
-async def _stream(client: httpx.AsyncClient, body: dict[str, object], begun: asyncio.Event) -> StreamedResponse:
+async def _stream(client: httpx.AsyncClient, body: dict[str, object], started: asyncio.Event) -> StreamedResponse:
     """Read a whole stream; `begun` is set at its first text."""
     answer = StreamedResponse()
     body = {**body, "stream": True, "stream_options": {"include_usage": True}}
@@ -228,18 +228,18 @@ async def _stream(client: httpx.AsyncClient, body: dict[str, object], begun: asy
             assert response.status_code == 200, await response.aread()
             async for answer in read_stream(response):
                 if answer.text:
-                    begun.set()
+                    started.set()
     except httpx.RemoteProtocolError:
         assert not answer.done
     return answer
 
 
-async def _first_text(stream: asyncio.Task[StreamedResponse], begun: asyncio.Event) -> None:
+async def _first_text(stream: asyncio.Task[StreamedResponse], started: asyncio.Event) -> None:
     """Wait until the stream has begun; a stream that ended without doing so is shown."""
-    waiting = asyncio.create_task(begun.wait())
+    waiting = asyncio.create_task(started.wait())
     await asyncio.wait((stream, waiting), timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
-    assert begun.is_set(), stream.result() if stream.done() else "no text came"
+    assert started.is_set(), stream.result() if stream.done() else "no text came"
 
 
 async def _metric(client: httpx.AsyncClient, name: str) -> float:
@@ -247,7 +247,7 @@ async def _metric(client: httpx.AsyncClient, name: str) -> float:
     return sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(name + "{"))
 
 
-async def _until(client: httpx.AsyncClient, metric: str, value: float) -> None:
+async def _wait_for_metric(client: httpx.AsyncClient, metric: str, value: float) -> None:
     """Ask again and again."""
     async with asyncio.timeout(PATIENCE_SECONDS):
         while await _metric(client, metric) != value:

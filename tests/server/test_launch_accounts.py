@@ -26,18 +26,18 @@ WORKERS = 4
 
 
 @pytest.fixture(scope="module")
-def customer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountFixture]:
-    with sqlite_account(tmp_path_factory.mktemp("accounts")) as customer:
-        yield customer
+def account_fixture(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AccountFixture]:
+    with sqlite_account(tmp_path_factory.mktemp("accounts")) as account_fixture:
+        yield account_fixture
 
 
-def environment_of(customer: AccountFixture, **more: str) -> dict[str, str]:
-    return {"DRAGOMAN_ACCOUNTS_DATABASE": customer.url, **more}
+def environment_of(account_fixture: AccountFixture, **more: str) -> dict[str, str]:
+    return {"DRAGOMAN_ACCOUNTS_DATABASE": account_fixture.url, **more}
 
 
 @pytest.fixture(scope="module")
-def server(customer: AccountFixture) -> Iterator[RunningServer]:
-    with running_server("echo", "--workers", str(WORKERS), environment=environment_of(customer)) as server:
+def server(account_fixture: AccountFixture) -> Iterator[RunningServer]:
+    with running_server("echo", "--workers", str(WORKERS), environment=environment_of(account_fixture)) as server:
         yield server
 
 
@@ -62,43 +62,43 @@ async def statuses(url: str, key: str, requests: int) -> Counter[int]:
 
 
 async def test_100_requests_a_minute_are_100_across_all_workers(
-    server: RunningServer, customer: AccountFixture
+    server: RunningServer, account_fixture: AccountFixture
 ) -> None:
-    key = customer.new_key(KeyRules(requests_per_minute=100))
+    key = account_fixture.new_key(KeyRules(requests_per_minute=100))
     assert await statuses(server.url, key, 240) == {200: 100, 429: 140}
 
 
 async def test_a_revoked_key_stops_working_in_every_worker_at_once(
-    server: RunningServer, customer: AccountFixture
+    server: RunningServer, account_fixture: AccountFixture
 ) -> None:
-    key = customer.new_key()
+    key = account_fixture.new_key()
     assert await statuses(server.url, key, 100) == {200: 100}
-    disable_key(customer.database, customer.keys[-1].id)
+    disable_key(account_fixture.database, account_fixture.keys[-1].id)
     assert await statuses(server.url, key, 100) == {401: 100}
 
 
 async def test_a_killed_worker_is_replaced_and_its_requests_are_paid(tmp_path: Path) -> None:
-    with sqlite_account(tmp_path) as customer:
-        environment = environment_of(customer, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
+    with sqlite_account(tmp_path) as account_fixture:
+        environment = environment_of(account_fixture, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
         with running_server("echo", "--workers", "2", environment=environment) as server:
-            async with StreamingClients(server.url, customer.new_key(), clients=8, seed=2) as clients:
+            async with StreamingClients(server.url, account_fixture.new_key(), clients=8, seed=2) as clients:
                 for _ in range(3):
                     await clients.wait_for_tokens(100)
                     os.kill(server.children(WORKER)[0], signal.SIGKILL)
                 await clients.wait_for_tokens(500)
             assert await asyncio.to_thread(server.stop) == 0
         # The last one may have been told to stop before it had begun; then the next start settles.
-        async with open_ledger(customer.database, tmp_path / "accounts.db.journals"):
-            assert_all_tokens_charged(customer, clients)
+        async with open_ledger(account_fixture.database, tmp_path / "accounts.db.journals"):
+            assert_all_tokens_charged(account_fixture, clients)
         assert list(tmp_path.joinpath("accounts.db.journals").glob("*.journal-1")) == []
 
 
 async def test_a_killed_ledger_process_is_replaced_and_its_requests_are_paid(tmp_path: Path) -> None:
-    with sqlite_account(tmp_path) as customer:
-        environment = environment_of(customer, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
+    with sqlite_account(tmp_path) as account_fixture:
+        environment = environment_of(account_fixture, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
         with running_server("echo", environment=environment) as server:
             (worker,) = server.children(WORKER)
-            async with StreamingClients(server.url, customer.new_key(), clients=8, seed=4) as clients:
+            async with StreamingClients(server.url, account_fixture.new_key(), clients=8, seed=4) as clients:
                 for _ in range(3):
                     await clients.wait_for_tokens(100)
                     while not (processes := children_of(worker, LEDGER_PROCESS)):
@@ -106,31 +106,31 @@ async def test_a_killed_ledger_process_is_replaced_and_its_requests_are_paid(tmp
                     os.kill(processes[0], signal.SIGKILL)
                 await clients.wait_for_tokens(500)
             assert await asyncio.to_thread(server.stop) == 0
-        assert_all_tokens_charged(customer, clients)
+        assert_all_tokens_charged(account_fixture, clients)
 
 
 async def test_answers_that_are_cut_when_the_server_ends_are_paid(tmp_path: Path) -> None:
-    with sqlite_account(tmp_path) as customer:
+    with sqlite_account(tmp_path) as account_fixture:
         slow = {"DRAGOMAN_ECHO_TOKENS_PER_SECOND": "5", "DRAGOMAN_DRAIN_SECONDS": "1"}
-        with running_server("echo", environment=environment_of(customer, **slow)) as server:
-            async with StreamingClients(server.url, customer.new_key(), clients=4, seed=3) as clients:
+        with running_server("echo", environment=environment_of(account_fixture, **slow)) as server:
+            async with StreamingClients(server.url, account_fixture.new_key(), clients=4, seed=3) as clients:
                 await clients.wait_for_tokens(4)
                 assert await asyncio.to_thread(server.stop) == 0
-        assert_all_tokens_charged(customer, clients)
+        assert_all_tokens_charged(account_fixture, clients)
 
 
 async def test_no_key_and_no_database_is_in_a_log_or_in_an_argument(tmp_path: Path) -> None:
-    with sqlite_account(tmp_path) as customer, tmp_path.joinpath("errors").open("w+") as errors:
-        secrets = [customer.new_key(), "sk-nobodys-0123456789abcdef", "malformed-0123456789abcdef"]
-        environment = environment_of(customer, DRAGOMAN_LOG_LEVEL="debug")
+    with sqlite_account(tmp_path) as account_fixture, tmp_path.joinpath("errors").open("w+") as errors:
+        secrets = [account_fixture.new_key(), "sk-nobodys-0123456789abcdef", "malformed-0123456789abcdef"]
+        environment = environment_of(account_fixture, DRAGOMAN_LOG_LEVEL="debug")
         with running_server("echo", environment=environment, errors=errors) as server:
             for key in secrets:
                 await statuses(server.url, key, 2)
             arguments = server.arguments(WORKER)
         errors.seek(0)
-        told = errors.read() + arguments
+        output = errors.read() + arguments
         for secret in (*secrets, 'accounts.db"'):
-            assert secret not in told
+            assert secret not in output
         stored = everything_in(tmp_path)
         for secret in secrets:
             assert secret.encode() not in stored
@@ -146,7 +146,7 @@ async def test_no_key_and_no_database_is_in_a_log_or_in_an_argument(tmp_path: Pa
         ('[accounts]\ndatabase = "postgresql://user:hunter2@127.0.0.1:1/none"', "database cannot be used"),
     ],
 )
-def test_accounts_that_cannot_be_used_are_one_clear_line(tmp_path: Path, settings: str, complaint: str) -> None:
+def test_unusable_accounts_are_reported_in_one_line(tmp_path: Path, settings: str, complaint: str) -> None:
     file = tmp_path / "dragoman.toml"
     file.write_text(settings)
     command = [sys.executable, "-m", "dragoman", "serve", "echo", "--port", "0", "--config", str(file)]
@@ -173,7 +173,7 @@ async def test_without_accounts_usage_is_recorded_and_costs_nothing(tmp_path: Pa
     database.close()
 
 
-async def test_where_nothing_can_be_recorded_the_server_serves_all_the_same(tmp_path: Path) -> None:
+async def test_the_server_serves_although_usage_cannot_be_recorded(tmp_path: Path) -> None:
     with tmp_path.joinpath("errors").open("w+") as errors:
         with running_server("echo", environment={"XDG_DATA_HOME": "/proc/none"}, errors=errors) as server:
             assert await statuses(server.url, "any", 3) == {200: 3}

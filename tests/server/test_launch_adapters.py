@@ -18,7 +18,7 @@ from tests.support.tiny_llama import random_lora_updates, random_weights, write_
 
 ENGINE = "dragoman.engines.llama.process"
 WORKER = "dragoman.server.worker"
-BOUND = PATIENCE_SECONDS
+TIMEOUT_SECONDS = PATIENCE_SECONDS
 LORA = "/empower/api/v1/lora"
 MODELS = ["tiny", "settled", "brought"]
 
@@ -56,88 +56,88 @@ aliases = ["calm"]
 async def client_of(server: RunningServer) -> AsyncIterator[httpx.AsyncClient]:
     """A connection for each request, so that both workers get some."""
     limits = httpx.Limits(max_keepalive_connections=0)
-    async with httpx.AsyncClient(base_url=server.url, timeout=BOUND, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT_SECONDS, limits=limits) as client:
         yield client
 
 
-async def said(client: httpx.AsyncClient, model: str, prompt: str = "Once upon a time") -> str:
-    asked = {"model": model, "prompt": prompt, "max_tokens": 24, "temperature": 0, "ignore_eos": True}
-    response = await client.post("/v1/completions", json=asked)
+async def complete(client: httpx.AsyncClient, model: str, prompt: str = "Once upon a time") -> str:
+    body = {"model": model, "prompt": prompt, "max_tokens": 24, "temperature": 0, "ignore_eos": True}
+    response = await client.post("/v1/completions", json=body)
     assert response.status_code == 200, response.text
     text: str = response.json()["choices"][0]["text"]
     return text
 
 
-async def bring(client: httpx.AsyncClient) -> Any:
-    asked = {"model_name": "brought", "model_source": "LOCAL"}
-    response = await client.post(LORA, json=asked)
+async def register(client: httpx.AsyncClient) -> Any:
+    body = {"model_name": "brought", "model_source": "LOCAL"}
+    response = await client.post(LORA, json=body)
     assert response.status_code == 200, response.text
     return response.json()
 
 
-async def listed(client: httpx.AsyncClient) -> list[str]:
+async def list_models(client: httpx.AsyncClient) -> list[str]:
     return [card["id"] for card in (await client.get("/empower/models")).json()["data"]]
 
 
 async def test_an_adapter_is_known_to_all_workers_at_once_and_survives_the_engine(tmp_path: Path) -> None:
     with running_server("--config", str(write_settings(tmp_path))) as server:
         async with client_of(server) as client:
-            assert await listed(client) == ["tiny", "settled"]
-            registered = await bring(client)
+            assert await list_models(client) == ["tiny", "settled"]
+            registered = await register(client)
             assert registered["active_deployment"]["base_model_name"] == "tiny"
             for _ in range(20):
-                assert await listed(client) == MODELS
-            alone = {model: await said(client, model) for model in MODELS}
+                assert await list_models(client) == MODELS
+            alone = {model: await complete(client, model) for model in MODELS}
             assert len(set(alone.values())) == len(MODELS)
-            assert await said(client, "calm") == alone["settled"]
-            together = await asyncio.gather(*(said(client, MODELS[number % 3]) for number in range(24)))
+            assert await complete(client, "calm") == alone["settled"]
+            together = await asyncio.gather(*(complete(client, MODELS[number % 3]) for number in range(24)))
             assert together == [alone[MODELS[number % 3]] for number in range(24)]
 
             (engine,) = server.children(ENGINE)
             os.kill(engine, signal.SIGKILL)
-            assert {model: await said(client, model) for model in MODELS} == alone
+            assert {model: await complete(client, model) for model in MODELS} == alone
             assert server.children(ENGINE) != [engine]
-            assert await bring(client) == registered, "the same request again is no error"
+            assert await register(client) == registered, "the same request again is no error"
             for worker in server.children(WORKER):
                 os.kill(worker, signal.SIGKILL)
-            assert await listed(client) == MODELS
+            assert await list_models(client) == MODELS
 
             removed = await client.delete(f"{LORA}/brought")
             assert (removed.status_code, removed.json()) == (200, registered)
             for _ in range(20):
-                assert await listed(client) == ["tiny", "settled"]
+                assert await list_models(client) == ["tiny", "settled"]
             assert (await client.delete(f"{LORA}/settled")).status_code == 200
-            assert await listed(client) == ["tiny"]
-            assert await said(client, "tiny") == alone["tiny"]
+            assert await list_models(client) == ["tiny"]
+            assert await complete(client, "tiny") == alone["tiny"]
             gone = await client.post("/v1/completions", json={"model": "brought", "prompt": "Once"})
             assert gone.status_code == 400
 
 
-async def test_an_adapter_is_there_again_when_its_model_was_unloaded_and_is_loaded_again(tmp_path: Path) -> None:
+async def test_an_adapter_is_restored_when_its_model_is_reloaded(tmp_path: Path) -> None:
     settings = write_settings(tmp_path, 'load = "first use"\nunload_idle_seconds = 0.3')
     with running_server("--config", str(settings)) as server:
         async with client_of(server) as client:
-            assert await listed(client) == ["tiny", "settled"]
-            await bring(client)
-            before = [await said(client, model) for model in MODELS]
-            async with asyncio.timeout(BOUND):
+            assert await list_models(client) == ["tiny", "settled"]
+            await register(client)
+            before = [await complete(client, model) for model in MODELS]
+            async with asyncio.timeout(TIMEOUT_SECONDS):
                 while server.children(ENGINE):
                     await asyncio.to_thread(os.sched_yield)
-            assert await listed(client) == MODELS
-            assert [await said(client, model) for model in MODELS] == before
+            assert await list_models(client) == MODELS
+            assert [await complete(client, model) for model in MODELS] == before
 
 
 async def test_an_answer_that_began_with_an_adapter_is_finished_after_its_removal(tmp_path: Path) -> None:
     with running_server("--config", str(write_settings(tmp_path))) as server:
         async with client_of(server) as client:
-            asked = {"model": "settled", "prompt": "Once", "max_tokens": 400, "temperature": 0, "ignore_eos": True}
-            async with client.stream("POST", "/v1/completions", json=asked | {"stream": True}) as response:
+            body = {"model": "settled", "prompt": "Once", "max_tokens": 400, "temperature": 0, "ignore_eos": True}
+            async with client.stream("POST", "/v1/completions", json=body | {"stream": True}) as response:
                 lines = response.aiter_lines()
                 await anext(lines)
                 assert (await client.delete(f"{LORA}/settled")).status_code == 200
                 rest = [line async for line in lines]
             assert [line for line in rest if line][-1] == "data: [DONE]"
-            assert await listed(client) == ["tiny"]
+            assert await list_models(client) == ["tiny"]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ async def test_a_wrong_adapter_stops_the_start_with_one_clear_line(
         stderr=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
     )
-    async with asyncio.timeout(BOUND):
+    async with asyncio.timeout(TIMEOUT_SECONDS):
         _, errors = await process.communicate()
     assert process.returncode == 2
     [line] = [line for line in errors.decode().splitlines() if line.startswith("dragoman: ")]

@@ -12,8 +12,8 @@ import pytest
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import running_server
 
-BOUND = PATIENCE_SECONDS
-MANY = 30_000
+TIMEOUT_SECONDS = PATIENCE_SECONDS
+MAX_POLLS = 30_000
 
 TWO_MODELS = """
 [[deployments]]
@@ -44,41 +44,47 @@ def settings(tmp_path: Path) -> str:
 
 
 def chat(client: httpx.Client, model: str) -> Any:
-    asked = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "min_tokens": 3}
-    response = client.post("/v1/chat/completions", json=asked)
+    body = {"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3, "min_tokens": 3}
+    response = client.post("/v1/chat/completions", json=body)
     assert response.status_code == 200, response.text
     return response.json()
 
 
-def test_a_model_is_loaded_on_its_first_use_unloaded_when_idle_and_loaded_again(settings: str) -> None:
-    with running_server("--config", settings) as server, httpx.Client(base_url=server.url, timeout=BOUND) as client:
+def test_a_lazy_model_is_loaded_unloaded_when_idle_and_loaded_again(settings: str) -> None:
+    with (
+        running_server("--config", settings) as server,
+        httpx.Client(base_url=server.url, timeout=TIMEOUT_SECONDS) as client,
+    ):
         assert server.children(ENGINE) == []
         assert chat(client, "loud")["choices"][0]["message"]["content"] == "Hi"
         assert server.children(ENGINE) == []
         assert chat(client, "smol")["usage"]["completion_tokens"] == 3
-        assert any(not server.children(ENGINE) for _ in range(MANY)), "idle, it gives its memory back"
+        assert any(not server.children(ENGINE) for _ in range(MAX_POLLS)), "idle, it gives its memory back"
         assert chat(client, "smollm2-135m-instruct")["usage"]["completion_tokens"] == 3
 
 
 def test_a_dialect_shows_only_its_deployments(settings: str) -> None:
-    with running_server("--config", settings) as server, httpx.Client(base_url=server.url, timeout=BOUND) as client:
+    with (
+        running_server("--config", settings) as server,
+        httpx.Client(base_url=server.url, timeout=TIMEOUT_SECONDS) as client,
+    ):
         assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["loud", "smol"]
         assert [card["id"] for card in client.get("/api/v1/models").json()["data"]] == ["smol"]
-        asked = {"model": "loud", "messages": [{"role": "user", "content": "Hi"}]}
-        assert client.post("/api/v1/chat/completions", json=asked).status_code == 422
-        assert client.post("/loud/v1/chat/completions", json=asked).status_code == 200
+        body = {"model": "loud", "messages": [{"role": "user", "content": "Hi"}]}
+        assert client.post("/api/v1/chat/completions", json=body).status_code == 422
+        assert client.post("/loud/v1/chat/completions", json=body).status_code == 200
 
 
 def test_an_address_others_can_reach_needs_keys_or_open() -> None:
     command = [sys.executable, "-m", "dragoman", "serve", "echo", "--host", "0.0.0.0", "--port", "0"]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=BOUND, check=False)
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
     assert refused.returncode == 2
     assert "there are no keys" in refused.stderr
     with running_server("echo", "--host", "0.0.0.0", "--open") as server:
         assert server.stop(signal.SIGTERM) == 0
 
 
-def test_keys_of_the_settings_open_the_server_and_stand_in_no_process_arguments(tmp_path: Path) -> None:
+def test_configured_keys_authenticate_and_appear_in_no_process_arguments(tmp_path: Path) -> None:
     key = "sk-0123456789abcdef"
     path = tmp_path / "keys.toml"
     path.write_text(f'[[keys]]\nname = "me"\nkey = "{key}"\n')

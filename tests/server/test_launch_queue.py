@@ -22,14 +22,16 @@ WORKER = "dragoman.server.worker"
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Iterator[QueueHarness]:
+def harness(tmp_path: Path) -> Iterator[QueueHarness]:
     database = Database(f"sqlite:///{tmp_path}/accounts.db")
     upgrade(database)
     yield QueueHarness(database)
     database.close()
 
 
-async def test_workers_run_what_another_took_in_and_tell_of_it_together(shop: QueueHarness, tmp_path: Path) -> None:
+async def test_workers_run_jobs_another_server_accepted_and_share_their_metrics(
+    harness: QueueHarness, tmp_path: Path
+) -> None:
     settings = tmp_path / "dragoman.toml"
     settings.write_text("[queue]\nwebhook_allow_http = true\nwebhook_allow_private = true\n")
     environment = {
@@ -39,20 +41,20 @@ async def test_workers_run_what_another_took_in_and_tell_of_it_together(shop: Qu
     }
     arguments = ("--workers", "2", "--config", str(settings))
     async with running_receiver(WebhookReceiver(500)) as receiver:
-        async with queue_server(shop, tmp_path, options=QueueOptions(concurrency=0)) as front:
+        async with queue_server(harness, tmp_path, options=QueueOptions(concurrency=0)) as accepting_server:
             for _ in range(4):
-                job = await front.submit("Hello")
-                shop.update_job(job.id, webhook=receiver.url(), webhook_host="127.0.0.1")
+                job = await accepting_server.submit("Hello")
+                harness.update_job(job.id, webhook=receiver.url(), webhook_host="127.0.0.1")
         with tmp_path.joinpath("errors").open("w+") as errors:
             with running_server("echo", *arguments, environment=environment, errors=errors) as processes:
                 for each in await receiver.wait_for(4):
                     each.assert_signed()
-                counted = metrics(processes.url, shop.key)
-                told = processes.arguments(WORKER)
+                counted = metrics(processes.url, harness.key)
+                output = processes.arguments(WORKER)
             errors.seek(0)
-            told += errors.read()
-    assert "webhook_not_delivered" in told
-    assert not any(secret in told for secret in (SECRET, "token=secret"))
+            output += errors.read()
+    assert "webhook_not_delivered" in output
+    assert not any(secret in output for secret in (SECRET, "token=secret"))
     assert counted['dragoman_queue_attempts_total{model="echo",result="finished"}'] == 4
     for name in ("depth", "running", "oldest_seconds"):
         assert counted[f'dragoman_queue_{name}{{model="echo"}}'] == 0

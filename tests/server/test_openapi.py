@@ -13,7 +13,7 @@ from dragoman.core.errors import BadRequest
 from dragoman.server import admin
 from dragoman.server.app import DIALECTS
 from dragoman.server.app import OPERATIONS as BY_DIALECT
-from dragoman.server.openapi import Keeps, document, example_body
+from dragoman.server.openapi import DocumentedFeatures, document, example_body
 from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.apps import client_of, echo_app
 from tests.support.books import ADMIN_KEY, accounting_at, open_ledger_harness
@@ -29,7 +29,7 @@ LOOKUPS = [operation for _, operation in OPERATIONS if operation.method == "GET"
 UNDOCUMENTED = {"/health", "/ready", "/metrics", "/openapi.json", "/docs"}
 
 
-def fits(schema: dict[str, Any], value: object) -> None:
+def assert_valid(schema: dict[str, Any], value: object) -> None:
     jsonschema.Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(value)
 
 
@@ -53,10 +53,10 @@ def test_every_route_that_answers_something_is_documented_and_nothing_else() -> 
 
 def test_the_admin_api_is_documented_where_it_is_served_and_only_there(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/accounts.db"
-    with open_ledger_harness(url), accounting_at(url, tmp_path) as books:
-        for app in (echo_app(accounting=books), echo_app(admin_keys={ADMIN_KEY: "ada"})):
+    with open_ledger_harness(url), accounting_at(url, tmp_path) as accounting:
+        for app in (echo_app(accounting=accounting), echo_app(admin_keys={ADMIN_KEY: "ada"})):
             assert not any("/admin" in str(route) for route in app.routes)
-        app = echo_app(accounting=books, admin_keys={ADMIN_KEY: "ada"})
+        app = echo_app(accounting=accounting, admin_keys={ADMIN_KEY: "ada"})
         served = {
             (method, route.path)
             for route in app.routes
@@ -69,24 +69,34 @@ def test_the_admin_api_is_documented_where_it_is_served_and_only_there(tmp_path:
     assert len(names) == len(set(names)) == len(OPERATIONS) + len(served)
 
 
-def test_the_idempotency_key_is_documented_where_answers_are_kept() -> None:
-    kept = document(BY_DIALECT, "echo", Keeps(answers=True))["paths"]
+def test_the_idempotency_key_is_documented_where_responses_are_stored() -> None:
+    paths = document(BY_DIALECT, "echo", DocumentedFeatures(idempotency=True))["paths"]
     for _, operation in OPERATIONS:
-        told, untold = (each[operation.path][operation.method.lower()] for each in (kept, DOCUMENT["paths"]))
+        documented, undocumented = (
+            each[operation.path][operation.method.lower()] for each in (paths, DOCUMENT["paths"])
+        )
         generates = operation.generates
-        assert ("Idempotency-Key" in str(told["parameters"]), "409" in told["responses"]) == (generates, generates)
-        assert "Idempotency-Key" not in str(untold)
+        assert ("Idempotency-Key" in str(documented["parameters"]), "409" in documented["responses"]) == (
+            generates,
+            generates,
+        )
+        assert "Idempotency-Key" not in str(undocumented)
 
 
-def test_the_ways_to_queue_a_request_are_documented_where_jobs_are_kept() -> None:
-    kept = document(BY_DIALECT, "echo", Keeps(jobs=True))["paths"]
+def test_queue_headers_are_documented_where_there_is_a_queue() -> None:
+    paths = document(BY_DIALECT, "echo", DocumentedFeatures(queue=True))["paths"]
     for _, operation in OPERATIONS:
-        told, untold = (each[operation.path][operation.method.lower()] for each in (kept, DOCUMENT["paths"]))
+        documented, undocumented = (
+            each[operation.path][operation.method.lower()] for each in (paths, DOCUMENT["paths"])
+        )
         may_be_queued = operation.generates and operation.chunk is not None
-        assert ("'Prefer'" in str(told["parameters"]), "202" in told["responses"]) == (may_be_queued, may_be_queued)
-        assert ("x-dragoman-webhook" in str(told["parameters"])) == operation.generates
-        assert ("Idempotency-Key" in str(told["parameters"])) == operation.is_always_queued
-        assert "202" not in untold["responses"]
+        assert ("'Prefer'" in str(documented["parameters"]), "202" in documented["responses"]) == (
+            may_be_queued,
+            may_be_queued,
+        )
+        assert ("x-dragoman-webhook" in str(documented["parameters"])) == operation.generates
+        assert ("Idempotency-Key" in str(documented["parameters"])) == operation.is_always_queued
+        assert "202" not in undocumented["responses"]
 
 
 def test_every_dialect_is_a_tag_and_every_operation_has_a_name_of_its_own() -> None:
@@ -99,7 +109,9 @@ def test_every_dialect_is_a_tag_and_every_operation_has_a_name_of_its_own() -> N
 async def test_each_example_is_answered_as_the_document_says(operation: Any, tmp_path: Path) -> None:
     write_adapter(tmp_path / "pirate.gguf", {})
     body = example_body(operation.example, "echo")
-    fits(DOCUMENT["paths"][operation.path]["post"]["requestBody"]["content"]["application/json"]["schema"], body)
+    assert_valid(
+        DOCUMENT["paths"][operation.path]["post"]["requestBody"]["content"]["application/json"]["schema"], body
+    )
     async with contextlib.AsyncExitStack() as stack:
         if operation.queues:
             client = await stack.enter_async_context(queue_client())
@@ -109,36 +121,36 @@ async def test_each_example_is_answered_as_the_document_says(operation: Any, tmp
             )
         response = await client.post(re.sub(r"\{\w+\}", "echo", operation.path), json=body)
         assert response.status_code == 200, response.text
-        fits(schema_of(operation.path, "POST", 200), response.json())
+        assert_valid(schema_of(operation.path, "POST", 200), response.json())
 
 
-async def test_what_is_told_of_jobs_is_what_the_document_says() -> None:
-    told = document(BY_DIALECT, "echo", Keeps(jobs=True))["paths"]["/queue/chat/completions"]["post"]["responses"][
-        "202"
-    ]
+async def test_job_responses_match_the_document() -> None:
+    documented = document(BY_DIALECT, "echo", DocumentedFeatures(queue=True))["paths"]["/queue/chat/completions"][
+        "post"
+    ]["responses"]["202"]
     path = "/queue/response/{id}"
     async with queue_client(GatedEcho(BadRequest("Odd", "messages"))) as client:
         for status in ("failed", "finished"):
             body = {"model": "echo", "messages": [{"role": "user", "content": "Hi"}]}
             queued = (await client.post("/queue/chat/completions", json=body, headers=RESPOND_ASYNC)).json()
-            fits(told["content"]["application/json"]["schema"], queued)
+            assert_valid(documented["content"]["application/json"]["schema"], queued)
             job = await job_when_ended(client, queued["url"])
             assert job["status"] == status
-            fits(schema_of(path, "GET", 200), job)
-            fits(schema_of(path, "DELETE", 200), (await client.delete(queued["url"])).json())
+            assert_valid(schema_of(path, "GET", 200), job)
+            assert_valid(schema_of(path, "DELETE", 200), (await client.delete(queued["url"])).json())
         missing = await client.get(f"/queue/response/job_{'0' * 32}")
-        fits(schema_of(path, "GET", 404), missing.json())
+        assert_valid(schema_of(path, "GET", 404), missing.json())
 
 
 @pytest.mark.parametrize("operation", LOOKUPS, ids=lambda operation: f"{operation.method} {operation.path}")
 async def test_each_lookup_is_answered_as_the_document_says(operation: Any, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/accounts.db"
-    with open_ledger_harness(url) as till, accounting_at(url, tmp_path) as books:
-        till.settle(till.admit().request_id)
-        async with books.opened(), client_of(echo_app(accounting=books), key=till.secret) as client:
+    with open_ledger_harness(url) as harness, accounting_at(url, tmp_path) as accounting:
+        harness.settle(harness.admit().request_id)
+        async with accounting.opened(), client_of(echo_app(accounting=accounting), key=harness.secret) as client:
             response = await client.get(re.sub(r"\{\w+\}", "echo", operation.path))
         assert response.status_code == 200, response.text
-        fits(schema_of(operation.path, "GET", 200), response.json())
+        assert_valid(schema_of(operation.path, "GET", 200), response.json())
 
 
 async def test_the_document_and_swagger_ui_are_served_without_any_other_host() -> None:

@@ -48,7 +48,7 @@ def settings_of(struct: type[msgspec.Struct], prefix: str = "") -> Iterator[tupl
 ALL_SETTINGS = dict(settings_of(Settings))
 
 
-def test_nothing_given_means_the_defaults(folder: Path) -> None:
+def test_without_input_all_settings_have_their_defaults(folder: Path) -> None:
     assert load_settings(None, {}, {}) == Settings()
 
 
@@ -83,7 +83,7 @@ def test_an_explicit_file_must_exist(folder: Path) -> None:
         load_settings(Path("absent.toml"), {}, {})
 
 
-def test_variables_without_the_prefix_are_not_ours(folder: Path) -> None:
+def test_variables_without_the_prefix_are_ignored(folder: Path) -> None:
     assert load_settings(None, {"PORT": "x", "PATH": "/bin"}, {}) == Settings()
 
 
@@ -226,7 +226,7 @@ def test_a_file_that_cannot_be_read_as_text_is_refused(folder: Path) -> None:
         load_settings(folder, {}, {})
 
 
-def test_keys_hosts_and_deployments_stand_in_the_file(folder: Path) -> None:
+def test_keys_hosts_and_deployments_are_read_from_the_file(folder: Path) -> None:
     (folder / "settings.toml").write_text(
         """
         [[keys]]
@@ -261,11 +261,11 @@ def test_keys_hosts_and_deployments_stand_in_the_file(folder: Path) -> None:
         ('[hosts]\n"a" = "openai"', "invalid enum value 'openai'"),
     ],
 )
-def test_a_wrong_table_is_told_without_showing_its_values(folder: Path, text: str, complains_of: str) -> None:
-    said = complaint(text)
-    assert complains_of in said
-    assert "secret" not in said
-    assert "sk-" not in said
+def test_a_wrong_table_is_reported_without_its_values(folder: Path, text: str, complains_of: str) -> None:
+    message = complaint(text)
+    assert complains_of in message
+    assert "secret" not in message
+    assert "sk-" not in message
 
 
 def test_there_are_no_variables_for_tables(folder: Path) -> None:
@@ -277,7 +277,7 @@ def test_there_are_no_variables_for_tables(folder: Path) -> None:
     ("text", "database"),
     [("", None), ("[accounts]", "sqlite"), ("[accounts]\nhold_cap = 9", "sqlite"), ('[accounts]\ndatabase = "x"', "x")],
 )
-def test_a_table_for_accounts_is_enough_to_have_them(folder: Path, text: str, database: str | None) -> None:
+def test_an_empty_accounts_table_enables_accounts(folder: Path, text: str, database: str | None) -> None:
     path = folder / "settings.toml"
     path.write_text(text)
     assert load_settings(path, {}, {}).accounts.database == database

@@ -10,7 +10,7 @@ import pytest
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
 from tests.support.patience import PATIENCE_SECONDS
 
-STEADY = "print('ready', flush=True); import sys; sys.stdin.read()"
+RUNS_UNTIL_STDIN_CLOSES = "print('ready', flush=True); import sys; sys.stdin.read()"
 
 
 def _child(script: str) -> Child:
@@ -18,7 +18,7 @@ def _child(script: str) -> Child:
 
 
 async def test_a_child_that_ends_is_started_again() -> None:
-    child = _child(STEADY)
+    child = _child(RUNS_UNTIL_STDIN_CLOSES)
     await child.start()
     first = child.process_id
     assert first is not None
@@ -37,13 +37,13 @@ async def test_a_child_that_says_why_it_failed_is_quoted() -> None:
     ("script", "how"),
     [("import sys; sys.exit(3)", "status 3"), ("import os; os.abort()", "signal SIGABRT")],
 )
-async def test_a_child_that_dies_before_it_is_ready_is_said_to_have(script: str, how: str) -> None:
+async def test_a_child_that_exits_before_it_is_ready_is_reported(script: str, how: str) -> None:
     with pytest.raises(ChildFailed, match=f"the test process ended with {how} before it was ready"):
         await _child(script).start()
 
 
 async def test_a_stopped_child_stays_stopped() -> None:
-    child = _child(STEADY)
+    child = _child(RUNS_UNTIL_STDIN_CLOSES)
     await child.start()
     await child.stop()
     assert child.process_id is not None
@@ -51,8 +51,10 @@ async def test_a_stopped_child_stays_stopped() -> None:
         os.kill(child.process_id, 0)
 
 
-async def test_a_child_that_will_not_end_is_killed() -> None:
-    child = _child("import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + STEADY + "; signal.pause()")
+async def test_a_child_that_ignores_sigterm_is_killed() -> None:
+    child = _child(
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + RUNS_UNTIL_STDIN_CLOSES + "; signal.pause()"
+    )
     await child.start()
     # Its standard input stays open and it ignores SIGTERM: only SIGKILL, after the grace, ends it.
     await child.stop(grace_seconds=-4.9)

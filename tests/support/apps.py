@@ -17,7 +17,7 @@ from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.gateway.keys import StaticKeyAuthenticator
 from dragoman.jobs.queue import JobQueue
 from dragoman.server.app import App, build_app
-from dragoman.server.books import Books
+from dragoman.server.books import AccountingServices
 from dragoman.server.settings import DialectName
 
 KEY = "sk-0123456789abcdef"
@@ -31,7 +31,7 @@ def echo_app(
     engine: Engine | None = None,
     trusted_proxies: Sequence[str] = (),
     adapter_folder: Path | None = None,
-    accounting: Books | None = None,
+    accounting: AccountingServices | None = None,
     admin_keys: Mapping[str, str] | None = None,
     queue: JobQueue | None = None,
     keep_alive_seconds: float = 15,
@@ -48,8 +48,8 @@ def echo_app(
         metrics_directory=None,
         keys=StaticKeyAuthenticator(map(key_digest, keys)),
         hosts=hosts or {},
-        store=LocalAdapterStore(adapter_folder, downloads=False),
-        books=accounting,
+        adapter_store=LocalAdapterStore(adapter_folder, downloads=False),
+        accounting=accounting,
         admin_keys=StaticKeyAuthenticator({key_digest(key): label for key, label in (admin_keys or {}).items()}),
         queue=queue,
     )

@@ -9,7 +9,7 @@ from dragoman.accounts.ledger_thread import LedgerThread
 from dragoman.accounts.migrations import upgrade
 from dragoman.gateway.accounts import AccountsOptions
 from dragoman.gateway.answers import MAX_RESPONSE_BYTES
-from dragoman.server.books import Books
+from dragoman.server.books import AccountingServices
 from tests.support.accounts import LedgerHarness
 
 ADMIN_KEY = "sk-admin-0123456789abcdef"
@@ -28,10 +28,12 @@ def open_ledger_harness(url: str) -> Iterator[LedgerHarness]:
 
 
 @contextlib.contextmanager
-def accounting_at(url: str, journals: Path, *, max_response_bytes: int = MAX_RESPONSE_BYTES) -> Iterator[Books]:
+def accounting_at(
+    url: str, journals: Path, *, max_response_bytes: int = MAX_RESPONSE_BYTES
+) -> Iterator[AccountingServices]:
     """A worker's books over a database with tables, not opened: this process is not registered."""
-    accounting = Books(
-        AccountsOptions(Database(url), journals, transport=LedgerThread), largest_answer=max_response_bytes
+    accounting = AccountingServices(
+        AccountsOptions(Database(url), journals, transport=LedgerThread), max_response_bytes=max_response_bytes
     )
     try:
         yield accounting

@@ -26,19 +26,19 @@ class KillableServer:
         self._stack = contextlib.ExitStack()
         self._server = self._start()
 
-    def kill_one(self, chance: random.Random) -> str:
+    def kill_random_process(self, rng: random.Random) -> str:
         """kill -9 of the whole server, which is started again, or of one of its processes; what was killed."""
         workers, engines = self._server.children(WORKER), self._server.children(ENGINE)
-        kind = chance.choice(["server", *(["worker"] if workers else []), *(["engine"] if engines else [])])
+        kind = rng.choice(["server", *(["worker"] if workers else []), *(["engine"] if engines else [])])
         match kind:
             case "server":
                 _kill(self._server.process.pid, *workers, *engines)
                 self._stack.close()
                 self._server = self._start()
             case "worker":
-                _kill(chance.choice(workers))
+                _kill(rng.choice(workers))
             case "engine":
-                _kill(chance.choice(engines))
+                _kill(rng.choice(engines))
         return kind
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ def run_admissions(spec: AdmissionLoad, barrier: Barrier, results: Connection) -
 
 
 async def _run_admissions(spec: AdmissionLoad, barrier: Barrier) -> "Counter[str]":
-    async def ask() -> str:
+    async def admit_one() -> str:
         admission = Admission(new_request_id(), spec.key_digest, MODEL, "arcee", PROMPT_TOKENS, 0)
         try:
             await ledger.admit(admission)

@@ -16,7 +16,7 @@ from dragoman.accounts.usage import UsageRecord, list_usage
 from dragoman.engines.base import Engine
 from dragoman.gateway.accounts import AccountsOptions
 from dragoman.server.app import App
-from dragoman.server.books import Books
+from dragoman.server.books import AccountingServices
 from tests.support.apps import echo_app
 
 MODEL = "echo"
@@ -89,6 +89,8 @@ async def metered_app(
     transport: type[LedgerTransport] = LedgerThread,
 ) -> AsyncIterator[App]:
     """The app, over the database that the customer is in; at the end all that was asked of it is settled."""
-    accounting = Books(AccountsOptions(account_fixture.database, journals, hold_cap, timeout_seconds, transport))
+    accounting = AccountingServices(
+        AccountsOptions(account_fixture.database, journals, hold_cap, timeout_seconds, transport)
+    )
     async with accounting.opened():
         yield echo_app(accounting=accounting, engine=engine, trusted_proxies=proxies)

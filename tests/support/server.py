@@ -15,10 +15,10 @@ from typing import IO
 
 from tests.support.patience import PATIENCE_SECONDS
 
-START_SECONDS = 3 * PATIENCE_SECONDS
+START_TIMEOUT_SECONDS = 3 * PATIENCE_SECONDS
 """The first server of all rewrites the bundled model."""
 
-STOP_SECONDS = PATIENCE_SECONDS
+STOP_TIMEOUT_SECONDS = PATIENCE_SECONDS
 
 LEDGER_PROCESS = "dragoman.accounts.process"
 """What a worker's child runs that commits for it."""
@@ -42,7 +42,7 @@ class RunningServer:
     def running_sequences(self, model: str) -> int:
         """How many sequences of the model hold a slot, as its metrics tell."""
         metric = f'dragoman_running_sequences{{model="{model}"}}'
-        with urllib.request.urlopen(f"{self.url}/metrics", timeout=STOP_SECONDS) as response:
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=STOP_TIMEOUT_SECONDS) as response:
             for line in response.read().decode().splitlines():
                 if line.startswith(metric):
                     return int(float(line.split()[1]))
@@ -51,7 +51,7 @@ class RunningServer:
     def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
         """Tell the server to stop; returns its exit status."""
         self.process.send_signal(signal_number)
-        return self.process.wait(STOP_SECONDS)
+        return self.process.wait(STOP_TIMEOUT_SECONDS)
 
 
 def children_of(process_id: int, module: str) -> list[int]:
@@ -93,22 +93,22 @@ def running_server(
             text=True,
             env={**os.environ, "XDG_DATA_HOME": data, **(environment or {})},
         )
-        guard = threading.Timer(START_SECONDS, process.kill)
-        guard.start()
+        watchdog = threading.Timer(START_TIMEOUT_SECONDS, process.kill)
+        watchdog.start()
         try:
             server = RunningServer(process, _announced_url(process))
-            guard.cancel()
+            watchdog.cancel()
             yield server
         finally:
-            guard.cancel()
-            _end(process)
+            watchdog.cancel()
+            _stop_process(process)
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _stop_process(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         process.terminate()
         try:
-            process.wait(STOP_SECONDS)
+            process.wait(STOP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()

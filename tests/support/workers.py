@@ -23,7 +23,7 @@ class KillableWorker:
     def __init__(self, database_url: str, journals: Path, folder: Path, tokens_per_second: float) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
         self.url = "http://{}:{}".format(*self._listener.getsockname())
-        self._waking, self._asking = os.pipe()
+        self._wake_read_fd, self._wake_write_fd = os.pipe()
         self._options = WorkerOptions(
             settings=Settings(log_level="error", echo=EchoSettings(tokens_per_second)),
             key_labels={},
@@ -31,9 +31,9 @@ class KillableWorker:
             listening_fd=self._listener.fileno(),
             metrics_directory=str(folder),
             deployments=(DeploymentOptions("echo", (), None, None, on_demand=False, architecture=None),),
-            waking_fd=self._asking,
+            wake_fd=self._wake_write_fd,
             journals=str(journals),
-            charged=True,
+            requires_account_key=True,
         )
         self._environment = {
             **os.environ,
@@ -53,8 +53,8 @@ class KillableWorker:
         self._process.terminate()
         status = self._reap()
         self._listener.close()
-        os.close(self._waking)
-        os.close(self._asking)
+        os.close(self._wake_read_fd)
+        os.close(self._wake_write_fd)
         return status
 
     def _reap(self) -> int:
@@ -71,7 +71,7 @@ class KillableWorker:
             stdout=subprocess.PIPE,
             text=True,
             env=self._environment,
-            pass_fds=(self._listener.fileno(), self._asking),
+            pass_fds=(self._listener.fileno(), self._wake_write_fd),
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"

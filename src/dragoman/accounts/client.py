@@ -198,7 +198,7 @@ class LedgerClient:
             batch, self._queued = self._queued[:_MAX_BATCH_SIZE], self._queued[_MAX_BATCH_SIZE:]
             again = any(pending.may_be_committed for pending in batch)
             self._in_flight.append(batch)
-            self._process.commit([pending.operation for pending in batch], again=again)
+            self._process.commit([pending.operation for pending in batch], is_retry=again)
 
     async def _supervise(self) -> None:
         """Start the process whenever there is none, until the end."""
@@ -227,7 +227,7 @@ class LedgerClient:
             raise
         finally:
             self._process = None
-            status = await process.end()
+            status = await process.wait()
         if not self._is_closed:
             _log.error("accounts_ledger_process_ended", status=status)
 

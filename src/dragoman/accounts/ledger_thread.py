@@ -21,8 +21,8 @@ from dragoman.accounts.operations import LedgerOperation
 class LedgerThread:
     """Implements transport.LedgerTransport."""
 
-    def __init__(self, opening: LedgerConfig, loop: asyncio.AbstractEventLoop) -> None:
-        self._opening = opening
+    def __init__(self, config: LedgerConfig, loop: asyncio.AbstractEventLoop) -> None:
+        self._config = config
         self._loop = loop
         self._commands: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
         """None: there will be no more."""
@@ -34,18 +34,18 @@ class LedgerThread:
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
     @classmethod
-    async def start(cls, opening: LedgerConfig) -> Self:
+    async def start(cls, config: LedgerConfig) -> Self:
         """Raises OSError when there is no room for another thread."""
-        thread = cls(opening, asyncio.get_running_loop())
+        thread = cls(config, asyncio.get_running_loop())
         try:
             thread._thread.start()
         except RuntimeError as error:
             raise OSError(errno.EAGAIN, str(error)) from error
         return thread
 
-    def commit(self, operations: Sequence[LedgerOperation], *, again: bool) -> None:
+    def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
         """Do these in one transaction. What is sent to a thread that has just ended is lost."""
-        self._commands.put(Commit(list(operations), again))
+        self._commands.put(Commit(list(operations), is_retry))
 
     async def replies(self) -> AsyncIterator[LedgerReply]:
         """Until the thread ends."""
@@ -61,7 +61,7 @@ class LedgerThread:
         self._killed = True
         self._commands.put(None)
 
-    async def end(self) -> int:
+    async def wait(self) -> int:
         """Wait until it is gone, after its last reply; 0 when it ended in order."""
         self._commands.put(None)
         await self._ended.wait()
@@ -70,9 +70,9 @@ class LedgerThread:
 
     def _run(self) -> None:
         try:
-            database = Database(self._opening.url, busy_seconds=self._opening.busy_seconds)
+            database = Database(self._config.url, busy_seconds=self._config.busy_seconds)
             try:
-                CommitLoop(Ledger(database, self._opening.process_id), self._send).serve(self._sent())
+                CommitLoop(Ledger(database, self._config.process_id), self._send).serve(self._sent())
             finally:
                 database.close()
             self._status = 0

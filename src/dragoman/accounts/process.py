@@ -1,6 +1,6 @@
 """The ledger process of one server process: it commits what it is sent, and waits for the disk.
 
-Started by child.LedgerProcessHandle as `python -m dragoman.accounts.process`, with a socket as standard input, and ends when
+child.LedgerProcessHandle starts it as `python -m dragoman.accounts.process` with a socket as standard input. It ends when
 the other end of that is closed. It decides nothing that the ledger does not decide. With the ledger in a process of
 its own, the server's event loop and the database's work each have a core.
 """

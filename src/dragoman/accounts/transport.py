@@ -8,14 +8,14 @@ from dragoman.accounts.operations import LedgerOperation
 
 
 class LedgerTransport(Protocol):
-    """One life of what commits for one client. Started by `start`; whoever has it waits for `end`."""
+    """One life of what commits for one client. Started by `start`; whoever has it waits for `wait`."""
 
     @classmethod
-    async def start(cls, opening: LedgerConfig) -> Self:
+    async def start(cls, config: LedgerConfig) -> Self:
         """Raises OSError when the machine has no room for another one."""
         ...
 
-    def commit(self, operations: Sequence[LedgerOperation], *, again: bool) -> None:
+    def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
         """Do these in one transaction, after all that was sent before. What is sent to a dead one is lost."""
         ...
 
@@ -31,6 +31,6 @@ class LedgerTransport(Protocol):
         """End it as soon as can be; what it has not begun is lost."""
         ...
 
-    async def end(self) -> int:
+    async def wait(self) -> int:
         """Wait until it is gone, after its last reply; 0 when it ended in order."""
         ...

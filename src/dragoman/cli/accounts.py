@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.cli.database import ConfigOption, DatabaseOption, administrator, opened
-from dragoman.cli.tables import print_facts, print_table
-from dragoman.cli.values import shown_time
+from dragoman.cli.database import ConfigOption, DatabaseOption, open_administrator, open_database
+from dragoman.cli.tables import print_fields, print_table
+from dragoman.cli.values import format_time
 
 if TYPE_CHECKING:
     from dragoman.accounts.balances import Account
@@ -22,8 +22,8 @@ def create(
     config: ConfigOption = None,
 ) -> None:
     """Open an account with nothing on it."""
-    with administrator(database, config) as changes:
-        _show(changes.create_account(name, currency))
+    with open_administrator(database, config) as admin:
+        _show(admin.create_account(name, currency))
 
 
 @app.command("list")
@@ -37,8 +37,8 @@ def list_all(
     from dragoman.accounts.balances import list_accounts
     from dragoman.accounts.money import format_amount
 
-    with opened(database, config) as found:
-        accounts = list_accounts(found, after=after, limit=limit)
+    with open_database(database, config) as db:
+        accounts = list_accounts(db, after=after, limit=limit)
     columns = {"id": "right", "name": "left", "balance": "right", "holds": "right", "charges": "right", "": "left"}
     print_table(
         columns,
@@ -65,8 +65,8 @@ def show(
     """Show one account."""
     from dragoman.accounts.balances import find_account
 
-    with opened(database, config) as found:
-        _show(find_account(found, account))
+    with open_database(database, config) as db:
+        _show(find_account(db, account))
 
 
 def _show(account: "Account") -> None:
@@ -76,4 +76,4 @@ def _show(account: "Account") -> None:
         name: f"{format_amount(getattr(account, name))} {account.currency}"
         for name in ("deposits", "balance", "holds", "charges")
     }
-    print_facts({"id": account.id, "name": account.name, "created": shown_time(account.created_at), **amounts})
+    print_fields({"id": account.id, "name": account.name, "created": format_time(account.created_at), **amounts})

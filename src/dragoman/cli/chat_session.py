@@ -9,7 +9,7 @@ import httpx
 import msgspec
 import typer
 
-from dragoman.cli.chat_stream import AnswerBroken, answer_texts
+from dragoman.cli.chat_stream import AnswerInterrupted, iter_texts
 
 HELP = """\
 /clear  forget the conversation
@@ -22,7 +22,7 @@ STOPPED = "stopped"
 _CONTROL_CHARACTERS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
-class ServerUnusable(Exception):
+class ServerUnavailable(Exception):
     """There is no server to talk to. The message is one line for a person."""
 
 
@@ -52,34 +52,34 @@ class ChatServer:
         self._client = httpx.Client(timeout=httpx.Timeout(10.0, read=None))
 
     def models(self) -> list[str]:
-        """The names it serves. Raises ServerUnusable."""
+        """The names it serves. Raises ServerUnavailable."""
         try:
             response = self._client.get(f"{self.url}/v1/models", timeout=10.0)
             response.raise_for_status()
             return [model.id for model in msgspec.json.decode(response.content, type=_Models).data]
         except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-            raise ServerUnusable(f"{self.url} is not the URL of a server: {error}") from error
+            raise ServerUnavailable(f"{self.url} is not the URL of a server: {error}") from error
         except httpx.RequestError as error:
-            raise ServerUnusable(self._unreachable(error)) from error
+            raise ServerUnavailable(self._unreachable(error)) from error
         except httpx.HTTPStatusError as error:
-            raise ServerUnusable(f"{self.url}/v1/models answers {_refusal(error.response)}") from error
+            raise ServerUnavailable(f"{self.url}/v1/models answers {_describe_error(error.response)}") from error
         except msgspec.DecodeError as error:
-            raise ServerUnusable(f"{self.url}/v1/models answers no list of models: {error}") from error
+            raise ServerUnavailable(f"{self.url}/v1/models answers no list of models: {error}") from error
 
-    def answer(self, model: str, messages: list[dict[str, str]]) -> Generator[str]:
-        """Stream the answer to `messages`; closing the generator stops it. Raises AnswerBroken."""
+    def stream_answer(self, model: str, messages: list[dict[str, str]]) -> Generator[str]:
+        """Stream the answer to `messages`; closing the generator stops it. Raises AnswerInterrupted."""
         body = {"model": model, "messages": messages, "stream": True}
-        begun = False
+        connected = False
         try:
             with self._client.stream("POST", f"{self.url}/v1/chat/completions", json=body) as response:
-                begun = True
+                connected = True
                 if not response.is_success:
                     response.read()
-                    raise AnswerBroken(f"the server answers {_refusal(response)}")
-                yield from answer_texts(response.iter_bytes())
+                    raise AnswerInterrupted(f"the server answers {_describe_error(response)}")
+                yield from iter_texts(response.iter_bytes())
         except httpx.RequestError as error:
-            lost = f"the answer was cut off: the connection was lost ({error})"
-            raise AnswerBroken(lost if begun else self._unreachable(error)) from error
+            interrupted = f"the answer was cut off: the connection was lost ({error})"
+            raise AnswerInterrupted(interrupted if connected else self._unreachable(error)) from error
 
     def close(self) -> None:
         """Give up the connections."""
@@ -89,18 +89,18 @@ class ChatServer:
         return f"no server answers at {self.url} ({error}); start one with `dragoman serve`"
 
 
-class Conversation:
+class ChatConversation:
     """The messages so far, and how they grow."""
 
     def __init__(self, server: ChatServer, model: str, system: str | None) -> None:
         self._server = server
         self._model = model
-        self._beginning = [] if system is None else [{"role": "system", "content": system}]
-        self._messages = list(self._beginning)
+        self._initial_messages = [] if system is None else [{"role": "system", "content": system}]
+        self._messages = list(self._initial_messages)
 
     def clear(self) -> None:
         """Forget everything but the system prompt."""
-        self._messages = list(self._beginning)
+        self._messages = list(self._initial_messages)
 
     def ask(self, question: str) -> str:
         """Print the answer as it comes. Returns what kept it from being whole, or nothing.
@@ -111,14 +111,14 @@ class Conversation:
         pieces: list[str] = []
         problem = ""
         try:
-            with contextlib.closing(self._server.answer(self._model, self._messages)) as texts:
+            with contextlib.closing(self._server.stream_answer(self._model, self._messages)) as texts:
                 for text in texts:
                     pieces.append(text)
                     sys.stdout.write(text.translate(_CONTROL_CHARACTERS))
                     sys.stdout.flush()
         except KeyboardInterrupt:
             problem = STOPPED
-        except AnswerBroken as error:
+        except AnswerInterrupted as error:
             problem = str(error)
         if not pieces:
             self._messages.pop()
@@ -141,19 +141,19 @@ def run(url: str, model: str | None, system: str | None) -> int:
         try:
             served = server.models()
             if not served:
-                raise ServerUnusable(f"{server.url} serves no model")
-        except ServerUnusable as error:
+                raise ServerUnavailable(f"{server.url} serves no model")
+        except ServerUnavailable as error:
             typer.echo(f"dragoman: {error}", err=True)
             return 2
         model = model or served[0]
         if interactive:
-            _notice(f"{model} at {server.url}. /help lists the commands, Ctrl-D ends.")
-        conversation = Conversation(server, model, system)
-        whole = [_respond(conversation, line) for line in _lines(interactive)]
-    return 0 if interactive or all(whole) else 1
+            _print_notice(f"{model} at {server.url}. /help lists the commands, Ctrl-D ends.")
+        conversation = ChatConversation(server, model, system)
+        succeeded = [_handle_line(conversation, line) for line in _read_lines(interactive)]
+    return 0 if interactive or all(succeeded) else 1
 
 
-def _lines(interactive: bool) -> Iterator[str]:
+def _read_lines(interactive: bool) -> Iterator[str]:
     """What the user says, until the input ends, Ctrl-C or /exit."""
     if interactive:
         with contextlib.suppress(ImportError):  # not on Windows
@@ -171,28 +171,28 @@ def _lines(interactive: bool) -> Iterator[str]:
             yield line
 
 
-def _respond(conversation: Conversation, line: str) -> bool:
+def _handle_line(conversation: ChatConversation, line: str) -> bool:
     """Carry out a command or ask the model; whether that went well."""
     if line == "/help":
-        _notice(HELP)
+        _print_notice(HELP)
     elif line == "/clear":
         conversation.clear()
-        _notice("forgotten")
+        _print_notice("forgotten")
     elif line.startswith("/"):
-        _notice(f"there is no command {line.split()[0]}; /help lists them")
+        _print_notice(f"there is no command {line.split()[0]}; /help lists them")
         return False
     elif problem := conversation.ask(line):
-        _notice(problem)
+        _print_notice(problem)
         return problem == STOPPED
     return True
 
 
-def _notice(text: str) -> None:
+def _print_notice(text: str) -> None:
     """Tell the user something that is no answer."""
     typer.secho(text.translate(_CONTROL_CHARACTERS), dim=True, err=True)
 
 
-def _refusal(response: httpx.Response) -> str:
+def _describe_error(response: httpx.Response) -> str:
     try:
         message = msgspec.json.decode(response.content, type=_ErrorBody).error.message
     except msgspec.DecodeError:

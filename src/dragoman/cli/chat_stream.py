@@ -7,7 +7,7 @@ import msgspec
 END_OF_STREAM = "[DONE]"
 
 
-class AnswerBroken(Exception):
+class AnswerInterrupted(Exception):
     """The answer ended before it was complete. The message is one line for a person."""
 
 
@@ -19,39 +19,39 @@ class _Choice(msgspec.Struct):
     delta: _Delta
 
 
-class _Failure(msgspec.Struct):
+class _ErrorDetail(msgspec.Struct):
     message: str
 
 
 class _Chunk(msgspec.Struct):
     choices: list[_Choice] = []
-    error: _Failure | None = None
+    error: _ErrorDetail | None = None
 
 
 _decoder = msgspec.json.Decoder(_Chunk)
 
 
-def answer_texts(chunks: Iterable[bytes]) -> Iterator[str]:
+def iter_texts(chunks: Iterable[bytes]) -> Iterator[str]:
     """The pieces of text in the body of a streamed chat completion.
 
-    Raises AnswerBroken when the body holds an error, is no such stream, or ends without its end mark.
+    Raises AnswerInterrupted when the body holds an error, is no such stream, or ends without its end mark.
     """
-    for data in events(lines(chunks)):
+    for data in iter_events(iter_lines(chunks)):
         if data == END_OF_STREAM:
             return
         try:
             chunk = _decoder.decode(data)
         except msgspec.DecodeError as error:
-            raise AnswerBroken(f"the server sent no chat completion: {error}") from error
+            raise AnswerInterrupted(f"the server sent no chat completion: {error}") from error
         if chunk.error is not None:
-            raise AnswerBroken(f"the server broke the answer off: {chunk.error.message}")
+            raise AnswerInterrupted(f"the server broke the answer off: {chunk.error.message}")
         for choice in chunk.choices:
             if choice.delta.content:
                 yield choice.delta.content
-    raise AnswerBroken("the answer was cut off: the stream ended without its end mark")
+    raise AnswerInterrupted("the answer was cut off: the stream ended without its end mark")
 
 
-def events(lines: Iterable[str]) -> Iterator[str]:
+def iter_events(lines: Iterable[str]) -> Iterator[str]:
     """The data of each server-sent event; comments, other fields and an unfinished event are dropped."""
     data: list[str] = []
     for line in lines:
@@ -62,7 +62,7 @@ def events(lines: Iterable[str]) -> Iterator[str]:
             data = []
 
 
-def lines(chunks: Iterable[bytes]) -> Iterator[str]:
+def iter_lines(chunks: Iterable[bytes]) -> Iterator[str]:
     """Lines without their ends, however the chunks were cut. An unfinished last line is dropped.
 
     Only LF and CRLF end a line: str.splitlines would also cut at U+2028 and others, which JSON may hold.

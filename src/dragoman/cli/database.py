@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dragoman.accounts.changes import Administrator
     from dragoman.accounts.database import Database
 
-SETTING = "accounts.database"
+DATABASE_SETTING = "accounts.database"
 
 DatabaseOption: TypeAlias = Annotated[
     str | None,
@@ -33,14 +33,14 @@ USAGE_ERROR = 2
 FAILURE = 1
 
 
-def stop(message: str, status: int) -> typer.Exit:
+def error_exit(message: str, status: int) -> typer.Exit:
     """Say in one line why the command cannot go on; to be raised."""
     typer.echo(f"dragoman: {' '.join(message.split())}", err=True)
     return typer.Exit(status)
 
 
 @contextlib.contextmanager
-def opened(url: str | None, config: Path | None, *, current: bool = True) -> Iterator["Database"]:
+def open_database(url: str | None, config: Path | None, *, current: bool = True) -> Iterator["Database"]:
     """The database, whose tables must be `current` unless that is what the command is for.
 
     Ends the command with one line when it cannot be used, and when what is done in the block is refused.
@@ -49,32 +49,32 @@ def opened(url: str | None, config: Path | None, *, current: bool = True) -> Ite
     from dragoman.accounts.database import Database
     from dragoman.accounts.keys import KeyNotFound
     from dragoman.accounts.migrations import DatabaseOutdated, DatabaseTooNew, require_current
-    from dragoman.server.accounts import AccountsUnusable
+    from dragoman.server.accounts import AccountsUnavailable
 
     try:
-        database = Database(_url(url, config))
-    except (SettingsError, AccountsUnusable) as error:
-        raise stop(str(error), USAGE_ERROR) from error
+        database = Database(_database_url(url, config))
+    except (SettingsError, AccountsUnavailable) as error:
+        raise error_exit(str(error), USAGE_ERROR) from error
     try:
         if current:
             require_current(database)
         yield database
     except database.transient_errors as error:
-        raise stop(f"the accounts' database cannot be used: {error.args[0]}", FAILURE) from error
+        raise error_exit(f"the accounts' database cannot be used: {error.args[0]}", FAILURE) from error
     except OSError as error:
-        raise stop(f"the accounts cannot be kept in {error.filename}: {error.strerror}", FAILURE) from error
+        raise error_exit(f"the accounts cannot be kept in {error.filename}: {error.strerror}", FAILURE) from error
     except (DatabaseOutdated, DatabaseTooNew, AccountNotFound, KeyNotFound, ValueError) as error:
-        raise stop(str(error), FAILURE) from error
+        raise error_exit(str(error), FAILURE) from error
     finally:
         database.close()
 
 
 @contextlib.contextmanager
-def administrator(url: str | None, config: Path | None) -> Iterator["Administrator"]:
+def open_administrator(url: str | None, config: Path | None) -> Iterator["Administrator"]:
     """Who makes changes: the user of this machine whose command it is."""
     from dragoman.accounts.changes import Administrator
 
-    with opened(url, config) as database:
+    with open_database(url, config) as database:
         yield Administrator(database, f"command line ({_user()})")
 
 
@@ -85,18 +85,20 @@ def _user() -> str:
         return f"user {os.getuid()}"  # Containers run under numbers that have no name.
 
 
-def settings_of(url: str | None, config: Path | None) -> Settings:
+def load_settings_with_database(url: str | None, config: Path | None) -> Settings:
     """The server's settings, with this database if it is given. Ends the command with one line when they are wrong."""
     try:
-        return load_settings(config, os.environ, {SETTING: url})
+        return load_settings(config, os.environ, {DATABASE_SETTING: url})
     except SettingsError as error:
-        raise stop(str(error), USAGE_ERROR) from error
+        raise error_exit(str(error), USAGE_ERROR) from error
 
 
-def _url(url: str | None, config: Path | None) -> str:
-    from dragoman.server.accounts import accounts_place
+def _database_url(url: str | None, config: Path | None) -> str:
+    from dragoman.server.accounts import accounts_location
 
-    place = accounts_place(load_settings(config, os.environ, {SETTING: url}).accounts)
-    if place is None:
-        raise SettingsError(f"no database: set [accounts] or {environment_variable(SETTING)}, or say --database")
-    return place.url
+    location = accounts_location(load_settings(config, os.environ, {DATABASE_SETTING: url}).accounts)
+    if location is None:
+        raise SettingsError(
+            f"no database: set [accounts] or {environment_variable(DATABASE_SETTING)}, or say --database"
+        )
+    return location.url

@@ -2,7 +2,7 @@
 
 import typer
 
-from dragoman.cli.database import FAILURE, ConfigOption, DatabaseOption, opened
+from dragoman.cli.database import FAILURE, ConfigOption, DatabaseOption, open_database
 
 app = typer.Typer(no_args_is_help=True, help="Make and check the tables of the accounts' database.")
 
@@ -11,11 +11,11 @@ app = typer.Typer(no_args_is_help=True, help="Make and check the tables of the a
 def upgrade(database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Make what is missing. Safe to repeat, and while servers run that need no more than there was."""
     from dragoman.accounts import migrations
-    from dragoman.server.accounts import make_folder
+    from dragoman.server.accounts import create_database_folder
 
-    with opened(database, config, current=False) as found:
-        make_folder(found)
-        made = migrations.upgrade(found)
+    with open_database(database, config, current=False) as accounts_database:
+        create_database_folder(accounts_database)
+        made = migrations.upgrade(accounts_database)
     typer.echo(f"applied: {', '.join(made)}" if made else "nothing to do")
 
 
@@ -24,8 +24,8 @@ def status(database: DatabaseOption = None, config: ConfigOption = None) -> None
     """Show which steps were made and which are missing; the exit status is 1 if any is, or one is unknown."""
     from dragoman.accounts import migrations
 
-    with opened(database, config, current=False) as found:
-        state = migrations.migration_status(found)
+    with open_database(database, config, current=False) as accounts_database:
+        state = migrations.migration_status(accounts_database)
     for word, steps in (("applied", state.applied), ("missing", state.pending), ("unknown", state.unknown)):
         for number, name in steps:
             if word != "applied" or (number, name) not in state.unknown:

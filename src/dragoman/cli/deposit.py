@@ -4,8 +4,8 @@ from typing import Annotated
 
 import typer
 
-from dragoman.cli.database import ConfigOption, DatabaseOption, administrator
-from dragoman.cli.values import amount as read_amount
+from dragoman.cli.database import ConfigOption, DatabaseOption, open_administrator
+from dragoman.cli.values import read_amount as read_amount
 
 
 def deposit(
@@ -23,8 +23,8 @@ def deposit(
     from dragoman.accounts.money import format_amount
 
     nano_units = read_amount(amount)
-    with administrator(database, config) as changes:
-        found = find_account(changes.database, account)
-        changes.deposit(found.id, nano_units, reference=reference, note=note)
-        balance = format_amount(find_account(changes.database, str(found.id)).balance)
-    typer.echo(f"{found.name} has a balance of {balance} {found.currency}")
+    with open_administrator(database, config) as admin:
+        found_account = find_account(admin.database, account)
+        admin.deposit(found_account.id, nano_units, reference=reference, note=note)
+        balance = format_amount(find_account(admin.database, str(found_account.id)).balance)
+    typer.echo(f"{found_account.name} has a balance of {balance} {found_account.currency}")

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.cli.database import FAILURE, ConfigOption, DatabaseOption, opened, settings_of, stop
-from dragoman.cli.tables import print_facts, print_table
-from dragoman.cli.values import shown_time
+from dragoman.cli.database import (
+    FAILURE,
+    ConfigOption,
+    DatabaseOption,
+    error_exit,
+    load_settings_with_database,
+    open_database,
+)
+from dragoman.cli.tables import print_fields, print_table
+from dragoman.cli.values import format_time
 
 if TYPE_CHECKING:
     from dragoman.accounts.database import Database
@@ -22,7 +29,7 @@ app = typer.Typer(no_args_is_help=True, help="Look at queued requests, cancel th
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Its id, as in job_0199….")]
 
 
-class State(StrEnum):
+class JobStateFilter(StrEnum):
     """That a job is in."""
 
     QUEUED = "queued"
@@ -34,7 +41,7 @@ class State(StrEnum):
 
 @app.command("list")
 def list_all(
-    state: Annotated[State | None, typer.Option(help="Only those in this state.")] = None,
+    state: Annotated[JobStateFilter | None, typer.Option(help="Only those in this state.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
     account: Annotated[str | None, typer.Option(help="Only this account's, by name or number.")] = None,
     before: Annotated[int | None, typer.Option(help="Begin behind the job with this number.")] = None,
@@ -46,10 +53,10 @@ def list_all(
     from dragoman.accounts.balances import find_account
     from dragoman.jobs.listing import JobFilter, list_jobs
 
-    with opened(database, config) as found:
-        account_id = None if account is None else find_account(found, account).id
-        wanted = JobFilter(None if state is None else state.value, model, account_id)
-        jobs = list_jobs(found, wanted, before=before, limit=limit)
+    with open_database(database, config) as db:
+        account_id = None if account is None else find_account(db, account).id
+        job_filter = JobFilter(None if state is None else state.value, model, account_id)
+        jobs = list_jobs(db, job_filter, before=before, limit=limit)
     columns = ("number", "id", "state", "model", "owner", "priority", "submitted", "ended", "tokens")
     right = ("number", "priority", "tokens")
     print_table(
@@ -62,8 +69,8 @@ def list_all(
                 each.model,
                 _owner(each),
                 each.priority,
-                shown_time(each.submitted_at),
-                shown_time(each.ended_at),
+                format_time(each.submitted_at),
+                format_time(each.ended_at),
                 each.completion_tokens,
             )
             for each in jobs
@@ -77,32 +84,32 @@ def show(job: JobArgument, database: DatabaseOption = None, config: ConfigOption
     from dragoman.accounts.money import format_amount
     from dragoman.jobs.listing import get_job
 
-    with opened(database, config) as found, _refusals():
-        shown = get_job(found, job)
-    failure = shown.failure
-    print_facts(
+    with open_database(database, config) as db, _exit_on_refusal():
+        entry = get_job(db, job)
+    failure = entry.failure
+    print_fields(
         {
-            "id": shown.id,
-            "number": shown.number,
-            "state": shown.state,
+            "id": entry.id,
+            "number": entry.number,
+            "state": entry.state,
             "error": None if failure is None else failure.message,
-            "model": shown.model,
-            "dialect": shown.dialect,
-            "owner": _owner(shown),
-            "request": shown.request_id,
-            "priority": shown.priority,
-            "attempts": shown.attempts,
-            "submitted": shown_time(shown.submitted_at),
-            "last begun": shown_time(shown.claimed_at),
-            "ended": shown_time(shown.ended_at),
-            "prompt tokens": shown.prompt_tokens,
-            "completion tokens": shown.completion_tokens,
-            "held": None if shown.hold is None else format_amount(shown.hold),
-            "charge": None if shown.charge is None else format_amount(shown.charge),
-            "webhook": shown.webhook_origin,
-            "webhook state": shown.webhook_state,
-            "webhook attempts": None if shown.webhook_state is None else shown.webhook_attempts,
-            "webhook next": shown_time(shown.webhook_at),
+            "model": entry.model,
+            "dialect": entry.dialect,
+            "owner": _owner(entry),
+            "request": entry.request_id,
+            "priority": entry.priority,
+            "attempts": entry.attempts,
+            "submitted": format_time(entry.submitted_at),
+            "last begun": format_time(entry.claimed_at),
+            "ended": format_time(entry.ended_at),
+            "prompt tokens": entry.prompt_tokens,
+            "completion tokens": entry.completion_tokens,
+            "held": None if entry.hold is None else format_amount(entry.hold),
+            "charge": None if entry.charge is None else format_amount(entry.charge),
+            "webhook": entry.webhook_origin,
+            "webhook state": entry.webhook_state,
+            "webhook attempts": None if entry.webhook_state is None else entry.webhook_attempts,
+            "webhook next": format_time(entry.webhook_at),
         }
     )
 
@@ -112,26 +119,26 @@ def cancel(job: JobArgument, database: DatabaseOption = None, config: ConfigOpti
     """Cancel a job that waits or runs, on whichever server; what was generated is paid."""
     from dragoman.jobs.listing import get_job
 
-    settings = settings_of(database, config)
-    with opened(database, config) as found, _refusals(), _store(found, settings) as store:
-        cancelled = store.cancel(get_job(found, job).number)
-        state = get_job(found, job).state
+    settings = load_settings_with_database(database, config)
+    with open_database(database, config) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
+        cancelled = store.cancel(get_job(db, job).number)
+        state = get_job(db, job).state
     if not cancelled:
-        raise stop(f"Job {job} is {state} already", FAILURE)
+        raise error_exit(f"Job {job} is {state} already", FAILURE)
     typer.echo(f"{job} is cancelled")
 
 
 @app.command()
 def retry(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Run a failed or cancelled job once more, as a new request of the same key. Its answer begins anew."""
-    settings = settings_of(database, config)
-    with opened(database, config) as found, _refusals(), _store(found, settings) as store:
+    settings = load_settings_with_database(database, config)
+    with open_database(database, config) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
         store.retry(job, hold_cap=settings.accounts.hold_cap)
     typer.echo(f"{job} is queued")
 
 
 @contextlib.contextmanager
-def _store(database: "Database", settings: "Settings") -> "Iterator[JobStore]":
+def _open_job_store(database: "Database", settings: "Settings") -> "Iterator[JobStore]":
     from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
     from dragoman.jobs.store import JobStore
     from dragoman.server.queueing import queue_options
@@ -144,14 +151,14 @@ def _store(database: "Database", settings: "Settings") -> "Iterator[JobStore]":
 
 
 @contextlib.contextmanager
-def _refusals() -> Iterator[None]:
+def _exit_on_refusal() -> Iterator[None]:
     from dragoman.accounts.refusals import LedgerRefusal
     from dragoman.core.errors import JobNotFound
 
     try:
         yield
     except (JobNotFound, LedgerRefusal) as error:
-        raise stop(error.message, FAILURE) from error
+        raise error_exit(error.message, FAILURE) from error
 
 
 def _owner(job: "JobEntry") -> str:

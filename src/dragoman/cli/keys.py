@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.cli.database import ConfigOption, DatabaseOption, administrator, opened
-from dragoman.cli.tables import print_facts, print_table
-from dragoman.cli.values import amount, shown_time, time
+from dragoman.cli.database import ConfigOption, DatabaseOption, open_administrator, open_database
+from dragoman.cli.tables import print_fields, print_table
+from dragoman.cli.values import format_time, read_amount, read_time
 
 if TYPE_CHECKING:
     from dragoman.accounts.keys import Key
@@ -40,20 +40,20 @@ def create(
     from dragoman.accounts.keys import KeyRules
 
     rules = KeyRules(
-        expires_at=None if expires is None else time(expires),
+        expires_at=None if expires is None else read_time(expires),
         models=tuple(model) if model else None,
         dialects=tuple(dialect) if dialect else None,
-        budget=None if budget is None else amount(budget),
+        budget=None if budget is None else read_amount(budget),
         requests_per_minute=requests_per_minute,
         tokens_per_minute=tokens_per_minute,
         concurrent_requests=concurrent_requests,
     )
-    with administrator(database, config) as changes:
-        others = tuple(find_account(changes.database, name).id for name in other_account or ())
-        pays = find_account(changes.database, account).id
-        made = changes.create_key(pays, label=label, rules=rules, other_accounts=others)
-    typer.echo(f"dragoman: key {made.key.id}; it is not shown again", err=True)
-    typer.echo(made.secret)
+    with open_administrator(database, config) as admin:
+        others = tuple(find_account(admin.database, name).id for name in other_account or ())
+        account_id = find_account(admin.database, account).id
+        created = admin.create_key(account_id, label=label, rules=rules, other_accounts=others)
+    typer.echo(f"dragoman: key {created.key.id}; it is not shown again", err=True)
+    typer.echo(created.secret)
 
 
 @app.command("list")
@@ -69,9 +69,9 @@ def list_all(
     from dragoman.accounts.keys import list_keys
     from dragoman.accounts.money import format_amount
 
-    with opened(database, config) as found:
-        account_id = None if account is None else find_account(found, account).id
-        keys = list_keys(found, account_id=account_id, after=after, limit=limit)
+    with open_database(database, config) as db:
+        account_id = None if account is None else find_account(db, account).id
+        keys = list_keys(db, account_id=account_id, after=after, limit=limit)
     columns = {"id": "right", "key": "left", "label": "left", "account": "right", "spent": "right", "state": "left"}
     print_table(
         columns,
@@ -88,28 +88,28 @@ def show(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption
     from dragoman.accounts.keys import get_key
     from dragoman.accounts.money import format_amount
 
-    with opened(database, config) as found:
-        shown = get_key(found, key)
-    rules = shown.rules
-    print_facts(
+    with open_database(database, config) as db:
+        key_entry = get_key(db, key)
+    rules = key_entry.rules
+    print_fields(
         {
-            "id": shown.id,
-            "key": f"…{shown.ending}",
-            "label": shown.label,
-            "state": _state(shown),
-            "account": shown.account_id,
-            "accounts": shown.account_ids,
-            "created": shown_time(shown.created_at),
-            "expires": shown_time(rules.expires_at),
+            "id": key_entry.id,
+            "key": f"…{key_entry.ending}",
+            "label": key_entry.label,
+            "state": _state(key_entry),
+            "account": key_entry.account_id,
+            "accounts": key_entry.account_ids,
+            "created": format_time(key_entry.created_at),
+            "expires": format_time(rules.expires_at),
             "models": rules.models,
             "dialects": rules.dialects,
             "budget": None if rules.budget is None else format_amount(rules.budget),
             "requests per minute": rules.requests_per_minute,
             "tokens per minute": rules.tokens_per_minute,
             "concurrent requests": rules.concurrent_requests,
-            "spent": format_amount(shown.spent),
-            "held": format_amount(shown.held),
-            "running": shown.running,
+            "spent": format_amount(key_entry.spent),
+            "held": format_amount(key_entry.held),
+            "running": key_entry.running,
         }
     )
 
@@ -117,10 +117,10 @@ def show(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption
 @app.command()
 def revoke(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Refuse a key from now on, on every server that uses the database."""
-    with administrator(database, config) as changes:
-        revoked = changes.revoke_key(key)
+    with open_administrator(database, config) as admin:
+        revoked = admin.revoke_key(key)
     typer.echo(f"key {revoked.id} (…{revoked.ending}) is revoked")
 
 
 def _state(key: "Key") -> str:
-    return "usable" if key.disabled_at is None else f"revoked {shown_time(key.disabled_at)}"
+    return "usable" if key.disabled_at is None else f"revoked {format_time(key.disabled_at)}"

@@ -17,16 +17,18 @@ def models() -> None:
     from dragoman.engines.llama.sources import ModelSourceError, list_local
 
     try:
-        found = list_local()
+        local_models = list_local()
     except ModelSourceError as error:
         typer.echo(f"dragoman: {error}", err=True)
         raise typer.Exit(2) from error
     table = Table("id", "what", "size", "where")
-    for model in found:
+    for model in local_models:
         table.add_row(Text(model.id), model.origin, decimal(model_size(model.path)), Text(str(model.path)))
     table.add_row("echo", "repeats the prompt, needs no model", "", "built in")
     for copy in rewritten_models():
-        of = copy.source.name if copy.source else "a file that is gone"
-        table.add_row("", Text(f"faster copy of {of}"), decimal(copy.path.stat().st_size), Text(str(copy.path)))
+        source_name = copy.source.name if copy.source else "a file that is gone"
+        table.add_row(
+            "", Text(f"faster copy of {source_name}"), decimal(copy.path.stat().st_size), Text(str(copy.path))
+        )
     # Piped into another program, a line per model is worth more than a fitting width.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)

@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.cli.database import ConfigOption, DatabaseOption, administrator, opened
+from dragoman.cli.database import ConfigOption, DatabaseOption, open_administrator, open_database
 from dragoman.cli.tables import print_table
-from dragoman.cli.values import price, shown_time, time
+from dragoman.cli.values import format_time, read_price, read_time
 
 if TYPE_CHECKING:
     from dragoman.accounts.prices import Price
@@ -29,11 +29,11 @@ def set_one(
     config: ConfigOption = None,
 ) -> None:
     """Set a model's price. What was charged before stays as it is."""
-    amounts = {"prompt": price(prompt), "completion": price(completion)}
-    cached_price = None if cached is None else price(cached)
-    since = 0 if valid_from is None else time(valid_from)
-    with administrator(database, config) as changes:
-        _show([changes.set_price(model, **amounts, cached=cached_price, valid_from=since)])
+    amounts = {"prompt": read_price(prompt), "completion": read_price(completion)}
+    cached_price = None if cached is None else read_price(cached)
+    valid_from_ms = 0 if valid_from is None else read_time(valid_from)
+    with open_administrator(database, config) as admin:
+        _show([admin.set_price(model, **amounts, cached=cached_price, valid_from=valid_from_ms)])
 
 
 @app.command("list")
@@ -45,8 +45,8 @@ def list_all(
     """List all prices there have been and will be."""
     from dragoman.accounts.prices import list_prices
 
-    with opened(database, config) as found:
-        _show(list_prices(found, model))
+    with open_database(database, config) as db:
+        _show(list_prices(db, model))
 
 
 def _show(prices: "list[Price]") -> None:
@@ -69,7 +69,7 @@ def _show(prices: "list[Price]") -> None:
                 format_price_per_million(each.prompt),
                 format_price_per_million(each.cached),
                 format_price_per_million(each.completion),
-                shown_time(each.valid_from),
+                format_time(each.valid_from),
             )
             for each in prices
         ),

@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dragoman.cli.database import ConfigOption, DatabaseOption, opened
+from dragoman.cli.database import ConfigOption, DatabaseOption, open_database
 from dragoman.cli.tables import print_table
-from dragoman.cli.values import day
+from dragoman.cli.values import read_day
 
 if TYPE_CHECKING:
     from dragoman.accounts.usage import UsageSum
 
 
-class By(StrEnum):
+class UsageGrouping(StrEnum):
     """What is summed."""
 
     DAY = "day"
@@ -21,11 +21,15 @@ class By(StrEnum):
     KEY = "key"
 
 
-_COLUMNS: dict[By, Literal["day", "model", "key_id"]] = {By.DAY: "day", By.MODEL: "model", By.KEY: "key_id"}
+_COLUMNS: dict[UsageGrouping, Literal["day", "model", "key_id"]] = {
+    UsageGrouping.DAY: "day",
+    UsageGrouping.MODEL: "model",
+    UsageGrouping.KEY: "key_id",
+}
 
 
 def usage(
-    by: Annotated[By, typer.Option(help="What to sum up.")] = By.DAY,
+    by: Annotated[UsageGrouping, typer.Option(help="What to sum up.")] = UsageGrouping.DAY,
     account: Annotated[str | None, typer.Option(help="Only this account's, by name or number.")] = None,
     key: Annotated[int | None, typer.Option(help="Only this key's, by its number.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
@@ -40,25 +44,25 @@ def usage(
     from dragoman.accounts.balances import find_account
     from dragoman.accounts.usage import UsageFilter, sum_usage
 
-    first, last = (None if each is None else day(each) for each in (since, until))
-    with opened(database, config) as found:
-        account_id = None if account is None else find_account(found, account).id
-        wanted = UsageFilter(account_id, key, model, first, last)
-        sums = sum_usage(found, _COLUMNS[by], wanted, limit=limit)
+    first, last = (None if each is None else read_day(each) for each in (since, until))
+    with open_database(database, config) as db:
+        account_id = None if account is None else find_account(db, account).id
+        usage_filter = UsageFilter(account_id, key, model, first, last)
+        sums = sum_usage(db, _COLUMNS[by], usage_filter, limit=limit)
     if as_json:
         _print_json(by, sums)
     else:
         _print_table(by, sums)
 
 
-def _print_json(by: By, sums: "list[UsageSum]") -> None:
+def _print_json(by: UsageGrouping, sums: "list[UsageSum]") -> None:
     import msgspec
 
     from dragoman.accounts.money import format_amount
 
     rows = [
         {
-            str(by): _of(by, each),
+            str(by): _group_label(by, each),
             "requests": each.requests,
             "prompt_tokens": each.prompt_tokens,
             "cached_tokens": each.cached_tokens,
@@ -70,7 +74,7 @@ def _print_json(by: By, sums: "list[UsageSum]") -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
 
 
-def _print_table(by: By, sums: "list[UsageSum]") -> None:
+def _print_table(by: UsageGrouping, sums: "list[UsageSum]") -> None:
     from dragoman.accounts.money import format_amount
 
     names = ("requests", "prompt tokens", "cached tokens", "completion tokens", "charge")
@@ -78,7 +82,7 @@ def _print_table(by: By, sums: "list[UsageSum]") -> None:
         {str(by): "left", **dict.fromkeys(names, "right")},
         (
             (
-                _of(by, each),
+                _group_label(by, each),
                 each.requests,
                 each.prompt_tokens,
                 each.cached_tokens,
@@ -90,7 +94,7 @@ def _print_table(by: By, sums: "list[UsageSum]") -> None:
     )
 
 
-def _of(by: By, each: "UsageSum") -> int | str:
+def _group_label(by: UsageGrouping, each: "UsageSum") -> int | str:
     from dragoman.accounts.times import from_day_number
 
-    return from_day_number(int(each.group)).isoformat() if by is By.DAY else each.group
+    return from_day_number(int(each.group)).isoformat() if by is UsageGrouping.DAY else each.group

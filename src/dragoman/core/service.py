@@ -186,8 +186,8 @@ class AdapterService(GenerationService, Protocol):
     async def register_adapter(self, spec: AdapterSpec, caller: Caller, *, token: str | None) -> RegisteredAdapter:
         """Serve an adapter; one that is served already is no error.
 
-        `token` opens the hub for this one download and is not kept. Raises ModelNameTaken, AdapterMissing or BadRequest, and
-        Forbidden for a key that is not for all models.
+        `token` opens the hub for this one download and is not stored. Raises ModelNameTaken, AdapterMissing or BadRequest,
+        and Forbidden for a key that is not for all models.
         """
         ...
 

@@ -67,7 +67,7 @@ class Reservation(Protocol):
 
 
 class AccessController(Protocol):
-    """Implemented by keys.StaticKeyAuthenticator and accounts.AccountAccessController. Everything raises core.errors."""
+    """Implemented by StaticKeyAuthenticator and AccountAccessController. All methods raise core.errors."""
 
     @property
     def needs_key(self) -> bool:

@@ -5,7 +5,7 @@ from typing import Literal
 from prometheus_client import CollectorRegistry, Counter
 
 from dragoman.jobs.rows import JobResult, Requeue
-from dragoman.jobs.webhooks.message import Result
+from dragoman.jobs.webhooks.message import DeliveryResult
 
 AttemptResult = Literal["finished", "failed", "engine_failed", "postponed", "lost"]
 """engine_failed: the job goes back to its place, unless it was its last attempt. postponed: the engine had no place for
@@ -30,7 +30,7 @@ class QueueMetrics:
         """A job of the model is not run here any more; without an outcome it was lost."""
         self._attempts.labels(model, _result(outcome)).inc()
 
-    def count_delivery(self, result: Result) -> None:
+    def count_delivery(self, result: DeliveryResult) -> None:
         """A webhook was tried."""
         self._webhooks.labels(result).inc()
 

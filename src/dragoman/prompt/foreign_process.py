@@ -1,6 +1,6 @@
 """A process that renders one template after another, and may be killed at any moment.
 
-Started by foreign.RequestTemplateRenderer as `python -m dragoman.prompt.foreign_process`. It reads frames (core.frames) from
+RequestTemplateRenderer starts it as `python -m dragoman.prompt.foreign_process`. It reads frames (core.frames) from
 standard input and writes them to standard output; an empty one there says that it is ready.
 """
 

@@ -52,7 +52,7 @@ class ChatTemplate:
         """The prompt, by this template. Raises BadRequest when the template does not take the messages.
 
         `constrained`: a grammar binds the answer after its thought, or tools are called for certain.
-        The `template` and the `template_arguments` of the prompt are not for here, but for foreign.RequestTemplateRenderer.
+        RequestTemplateRenderer handles the prompt's `template` and `template_arguments`.
         """
         try:
             return self.apply(prompt, {}, constrained=constrained)

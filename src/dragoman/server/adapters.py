@@ -22,15 +22,15 @@ def with_adapters(settings: Settings, plans: list[DeploymentPlan], *, progress: 
             if name in taken:
                 raise _error(adapter, f"another model or adapter is called {name}")
             taken.add(name)
-        base = _base(adapter, plans)
-        record = _record(adapter, base, progress=progress)
+        base = _find_base(adapter, plans)
+        record = _adapter_record(adapter, base, progress=progress)
         added[base.name].append(record)
         if len(added[base.name]) > settings.max_adapters:
             raise _error(adapter, f"{base.name} may have {settings.max_adapters} adapters; raise max_adapters")
     return [msgspec.structs.replace(planned, adapters=tuple(added[planned.name])) for planned in plans]
 
 
-def _base(adapter: AdapterSettings, plans: list[DeploymentPlan]) -> DeploymentPlan:
+def _find_base(adapter: AdapterSettings, plans: list[DeploymentPlan]) -> DeploymentPlan:
     if adapter.base is None and len(plans) == 1:
         found = plans[0]
     elif adapter.base is None:
@@ -45,7 +45,7 @@ def _base(adapter: AdapterSettings, plans: list[DeploymentPlan]) -> DeploymentPl
     return found
 
 
-def _record(adapter: AdapterSettings, base: DeploymentPlan, *, progress: bool) -> AdapterRecord:
+def _adapter_record(adapter: AdapterSettings, base: DeploymentPlan, *, progress: bool) -> AdapterRecord:
     try:
         source, file = resolve_adapter(adapter.path, progress=progress)
     except ModelSourceError as error:

@@ -28,7 +28,7 @@ from dragoman.jobs.meter import QueueMetrics
 from dragoman.jobs.queue import JobQueue
 from dragoman.jobs.workshop import JobExecutor
 from dragoman.server import admin, health, metrics, openapi
-from dragoman.server.books import Books
+from dragoman.server.books import AccountingServices
 from dragoman.server.settings import DialectName
 
 NO_HOSTS: Mapping[str, DialectName] = {}
@@ -38,11 +38,11 @@ class Dialect(NamedTuple):
     """How a dialect joins the app."""
 
     routes: Callable[[Gateway, HttpOptions], list[BaseRoute]]
-    own_routes: Callable[[Gateway, HttpOptions], list[BaseRoute]]
+    vendor_routes: Callable[[Gateway, HttpOptions], list[BaseRoute]]
     """Those on a host of its own, on the vendor's own paths."""
     operations: tuple[Operation, ...]
     """`routes` for the OpenAPI document."""
-    forms: tuple[EndpointCodec, ...]
+    endpoint_codecs: tuple[EndpointCodec, ...]
     """Its ways of answering."""
 
 
@@ -55,7 +55,7 @@ DIALECTS: dict[DialectName, Dialect] = {
     "float16": Dialect(float16.routes, float16.vendor_routes, float16.OPERATIONS, float16.ENDPOINT_CODECS),
 }
 
-FORMS = {form.name: form for dialect in DIALECTS.values() for form in dialect.forms}
+ENDPOINT_CODECS = {codec.name: codec for dialect in DIALECTS.values() for codec in dialect.endpoint_codecs}
 
 
 OPERATIONS: dict[str, tuple[Operation, ...]] = {name: dialect.operations for name, dialect in DIALECTS.items()}
@@ -69,8 +69,8 @@ def build_app(
     metrics_directory: str | None,
     keys: StaticKeyAuthenticator = NO_KEYS,
     hosts: Mapping[str, DialectName] = NO_HOSTS,
-    store: AdapterStore | None = None,
-    books: Books | None = None,
+    adapter_store: AdapterStore | None = None,
+    accounting: AccountingServices | None = None,
     admin_keys: StaticKeyAuthenticator = NO_KEYS,
     queue: JobQueue | None = None,
 ) -> "App":
@@ -84,48 +84,50 @@ def build_app(
     nowhere.
     """
     registry = CollectorRegistry()
-    meter = RequestMetrics(registry)
-    access = keys if books is None else books.access
-    records = None if books is None else books.thread
-    gateway = Gateway(catalog, meter, access, store, usage_database=records, queue=queue)
-    workshop = GatewayJobExecutor(catalog, meter)
-    opened = _Opened(catalog, keys.opened if books is None else books.opened, queue, workshop, QueueMetrics(registry))
-    shown = metrics.Shown(catalog, registry, metrics_directory, queue)
-    if books is None:
-        return App(shown, gateway, opened, options, hosts)
-    options = options._replace(idempotency_store=books.answers)
-    administration = admin.routes(books.thread, admin_keys) if admin_keys.needs_key else []
-    return App(shown, gateway, opened, options, hosts, administration)
+    counters = RequestMetrics(registry)
+    access = keys if accounting is None else accounting.access
+    records = None if accounting is None else accounting.database_thread
+    gateway = Gateway(catalog, counters, access, adapter_store, usage_database=records, queue=queue)
+    job_executor = GatewayJobExecutor(catalog, counters)
+    lifespan_context = _AppLifespan(
+        catalog, keys.opened if accounting is None else accounting.opened, queue, job_executor, QueueMetrics(registry)
+    )
+    metrics_sources = metrics.MetricsSources(catalog, registry, metrics_directory, queue)
+    if accounting is None:
+        return App(metrics_sources, gateway, lifespan_context, options, hosts)
+    options = options._replace(idempotency_store=accounting.idempotency_store)
+    admin_routes = admin.routes(accounting.database_thread, admin_keys) if admin_keys.needs_key else []
+    return App(metrics_sources, gateway, lifespan_context, options, hosts, admin_routes)
 
 
-class _Opened:
+class _AppLifespan:
     """All that lives as long as the app does."""
 
     def __init__(
         self,
         catalog: Catalog,
-        books: Callable[[], contextlib.AbstractAsyncContextManager[None]],
+        accounting_lifespan: Callable[[], contextlib.AbstractAsyncContextManager[None]],
         queue: JobQueue | None,
-        workshop: JobExecutor,
-        meter: QueueMetrics,
+        job_executor: JobExecutor,
+        counters: QueueMetrics,
     ) -> None:
         """`books` keeps those open who let requests in, `workshop` runs what waits in the queue, `meter` counts it."""
         self._catalog = catalog
-        self._books = books
+        self._accounting_lifespan = accounting_lifespan
         self._queue = queue
-        self._workshop = workshop
-        self._meter = meter
+        self._job_executor = job_executor
+        self._queue_metrics = counters
 
     @contextlib.asynccontextmanager
     async def __call__(self) -> AsyncGenerator[None]:
         # Engines end before the books are closed: what still runs then fails, and is settled. The queue ends first: it
         # takes back what the engines run for it.
-        async with self._books(), contextlib.AsyncExitStack() as stack:
+        async with self._accounting_lifespan(), contextlib.AsyncExitStack() as stack:
             for deployment in self._catalog.deployments:
                 await deployment.engine.start()
                 stack.push_async_callback(deployment.engine.close)
             if self._queue is not None:
-                await stack.enter_async_context(self._queue.opened(self._workshop, self._meter))
+                await stack.enter_async_context(self._queue.opened(self._job_executor, self._queue_metrics))
             yield
 
 
@@ -134,45 +136,48 @@ class App:
 
     def __init__(
         self,
-        shown: metrics.Shown,
+        metrics_sources: metrics.MetricsSources,
         gateway: Gateway,
-        opened: Callable[[], contextlib.AbstractAsyncContextManager[None]],
+        lifespan_context: Callable[[], contextlib.AbstractAsyncContextManager[None]],
         options: HttpOptions,
         hosts: Mapping[str, DialectName],
-        administration: Sequence[BaseRoute] = (),
+        admin_routes: Sequence[BaseRoute] = (),
     ) -> None:
         """`shown` are what the metrics tell of; `opened` is entered for as long as the app lives."""
-        self._opened = opened
+        self._lifespan_context = lifespan_context
         self.drain = gateway.drain
-        documented = {**OPERATIONS, "admin": admin.OPERATIONS} if administration else OPERATIONS
+        documented = {**OPERATIONS, "admin": admin.OPERATIONS} if admin_routes else OPERATIONS
         common = [
-            *health.routes(shown.catalog),
-            *metrics.routes(shown, gateway, options),
+            *health.routes(metrics_sources.catalog),
+            *metrics.routes(metrics_sources, gateway, options),
             *openapi.routes(
-                documented, gateway, openapi.Keeps(options.idempotency_store is not None, gateway.has_queue)
+                documented,
+                gateway,
+                openapi.DocumentedFeatures(options.idempotency_store is not None, gateway.has_queue),
             ),
         ]
         dialects = {
-            name: (gateway.for_dialect(name), options._replace(dialect=name, codecs=FORMS)) for name in DIALECTS
+            name: (gateway.for_dialect(name), options._replace(dialect=name, codecs=ENDPOINT_CODECS))
+            for name in DIALECTS
         }
         routes = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*dialects[name])]
-        self.routes = [*common, *administration, *routes]
+        self.routes = [*common, *admin_routes, *routes]
         app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=self._lifespan)
-        own = {
+        apps_by_host = {
             host.lower(): Starlette(
-                routes=[*common, *DIALECTS[dialect].own_routes(*dialects[dialect])],
+                routes=[*common, *DIALECTS[dialect].vendor_routes(*dialects[dialect])],
                 exception_handlers={HTTPException: _http_error},
             )
             for host, dialect in hosts.items()
         }
-        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(_ByHost(app, own, options.trusted_proxies)))
+        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(_ByHost(app, apps_by_host, options.trusted_proxies)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, _app: Starlette) -> AsyncGenerator[None]:
-        async with self._opened():
+        async with self._lifespan_context():
             yield
 
 
@@ -191,16 +196,16 @@ class _WithoutTrailingSlash:
 class _ByHost:
     """Answers on a mapped host name with its dialect's routes alone. Case and port do not matter."""
 
-    def __init__(self, app: ASGIApp, own: Mapping[str, ASGIApp], proxies: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, apps_by_host: Mapping[str, ASGIApp], proxies: frozenset[str]) -> None:
         self._app = app
-        self._own = own
+        self._apps_by_host = apps_by_host
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         app = self._app
-        if self._own and scope["type"] == "http":
+        if self._apps_by_host and scope["type"] == "http":
             host = self._host(scope).lower()
-            app = self._own.get(host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host, app)
+            app = self._apps_by_host.get(host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host, app)
         await app(scope, receive, send)
 
     def _host(self, scope: Scope) -> str:

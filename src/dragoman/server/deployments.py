@@ -9,7 +9,7 @@ from dragoman.engines.llama.gguf_files import ModelSourceError, architecture
 from dragoman.engines.llama.libraries.choice import PACKAGED_BUILDS
 from dragoman.engines.llama.rewriting import faster_file
 from dragoman.engines.llama.sources import ModelFile, resolve
-from dragoman.server.settings import DeploymentSettings, DialectName, Load, Settings
+from dragoman.server.settings import DeploymentSettings, DialectName, LoadPolicy, Settings
 
 ECHO = "echo"
 """The model name that stands for the echo engine."""
@@ -47,7 +47,7 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     """None: the echo engine."""
     dialects: tuple[DialectName, ...] | None = None
     """The dialects that show it; None: all."""
-    load: Load = "start"
+    load: LoadPolicy = "start"
     unload_idle_seconds: float | None = None
     architecture: str | None = None
     """What its adapters must be made for; None: it takes none."""
@@ -59,16 +59,16 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
         return self.load == "first use" or self.unload_idle_seconds is not None
 
 
-def plan(settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
+def plan_deployments(settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
     """What is to be served, in the order of the settings. Raises DeploymentError or ModelSourceError.
 
     Without [[deployments]] it is the one model of the settings, under its own name.
     """
     if not settings.deployments:
-        return [_only(settings.model, progress=progress)]
+        return [_plan_single_model(settings.model, progress=progress)]
     if settings.model is not None:
         raise DeploymentError("a model and [[deployments]] are both set; say it in one place")
-    plans = [_deployment(deployment, progress=progress) for deployment in settings.deployments]
+    plans = [_plan_deployment(deployment, progress=progress) for deployment in settings.deployments]
     taken: dict[str, str] = {}
     for deployment in plans:
         for name in (deployment.name, *deployment.aliases):
@@ -79,7 +79,7 @@ def plan(settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
 
 
 def with_faster_weights(
-    plans: Sequence[DeploymentPlan], settings: Settings, *, progress: bool, tell: Callable[[str], None]
+    plans: Sequence[DeploymentPlan], settings: Settings, *, progress: bool, report: Callable[[str], None]
 ) -> list[DeploymentPlan]:
     """The same, with a faster copy in place of a model's file where there is one to be had: see rewriting.faster_file.
 
@@ -89,21 +89,21 @@ def with_faster_weights(
         return list(plans)
 
     def faster(model: ModelFile) -> ModelFile:
-        return msgspec.structs.replace(model, path=faster_file(model.path, progress=progress, notify=tell))
+        return msgspec.structs.replace(model, path=faster_file(model.path, progress=progress, notify=report))
 
     return [
         msgspec.structs.replace(planned, model=faster(planned.model)) if planned.model else planned for planned in plans
     ]
 
 
-def _only(model: str | None, *, progress: bool) -> DeploymentPlan:
+def _plan_single_model(model: str | None, *, progress: bool) -> DeploymentPlan:
     if model == ECHO:
         return DeploymentPlan(ECHO, (), None)
     file = resolve(model, progress=progress)
     return DeploymentPlan(file.id, file.aliases, file, architecture=_architecture(file))
 
 
-def _deployment(settings: DeploymentSettings, *, progress: bool) -> DeploymentPlan:
+def _plan_deployment(settings: DeploymentSettings, *, progress: bool) -> DeploymentPlan:
     shown_in_float16 = settings.dialects is None or "float16" in settings.dialects
     if shown_in_float16 and settings.name.lower() in RESERVED_NAMES:
         raise DeploymentError(
@@ -111,8 +111,8 @@ def _deployment(settings: DeploymentSettings, *, progress: bool) -> DeploymentPl
             "choose another name, or leave float16 out of its dialects"
         )
     model = None if settings.model == ECHO else resolve(settings.model, progress=progress)
-    own = (model.id, *model.aliases) if model else ()
-    aliases = dict.fromkeys(name for name in (*settings.aliases, *own) if name != settings.name)
+    model_names = (model.id, *model.aliases) if model else ()
+    aliases = dict.fromkeys(name for name in (*settings.aliases, *model_names) if name != settings.name)
     return DeploymentPlan(
         settings.name,
         tuple(aliases),

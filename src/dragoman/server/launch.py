@@ -22,9 +22,15 @@ from dragoman.engines.llama.options import EngineOptions
 from dragoman.engines.llama.sources import ModelFile
 from dragoman.jobs.webhooks.message import InvalidSecret
 from dragoman.server import logs
-from dragoman.server.accounts import DATABASE_VARIABLE, AccountsPlace, AccountsUnusable, accounts_place, default_place
+from dragoman.server.accounts import (
+    DATABASE_VARIABLE,
+    AccountsLocation,
+    AccountsUnavailable,
+    accounts_location,
+    default_location,
+)
 from dragoman.server.adapters import with_adapters
-from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan, with_faster_weights
+from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan_deployments, with_faster_weights
 from dragoman.server.queueing import WEBHOOK_SECRET_VARIABLE, webhook_options
 from dragoman.server.settings import AdminKeySettings, AdminSettings, Settings
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
@@ -34,16 +40,16 @@ _log = structlog.get_logger(__name__)
 
 _BACKLOG = 2048
 
-_MOST_WAKES = 4096
+_MAX_WAKE_REQUESTS = 4096
 """Requests for sleeping models that are read at once."""
 
-_EXIT_UNUSABLE = 2
+_EXIT_STARTUP_FAILED = 2
 
 _SPIN_COUNT = "10000"
 """Rounds an OpenMP thread spins before it sleeps; benchmarks/README.md has the measurement."""
 
 
-class _Unusable(Exception):
+class _StartupError(Exception):
     """The server cannot start. One line for a person."""
 
 
@@ -51,32 +57,32 @@ def serve(settings: Settings) -> int:
     """Serve until SIGTERM or Ctrl-C; returns the exit status: 0, or 2 with one line on standard error."""
     logs.configure(settings.log_level)
     try:
-        _refuse_strangers(settings)
+        _require_keys_unless_loopback(settings)
         _check_webhooks(settings)
-        accounts = _accounts(settings)
+        accounts = _prepare_accounts(settings)
         on_terminal = sys.stderr.isatty()
-        plans = with_adapters(settings, plan(settings, progress=on_terminal), progress=on_terminal)
-        plans = with_faster_weights(plans, settings, progress=on_terminal, tell=_tell)
+        plans = with_adapters(settings, plan_deployments(settings, progress=on_terminal), progress=on_terminal)
+        plans = with_faster_weights(plans, settings, progress=on_terminal, report=_print_line)
         with (
             _listen(settings.host, settings.port) as listener,
             tempfile.TemporaryDirectory(prefix="dragoman-") as folder,
         ):
-            asyncio.run(_Launch(settings, plans, accounts, listener, Path(folder)).run())
-    except (ModelSourceError, ChildFailed, DeploymentError, AccountsUnusable, _Unusable) as error:
-        _tell(str(error))
-        return _EXIT_UNUSABLE
+            asyncio.run(_ServerLauncher(settings, plans, accounts, listener, Path(folder)).run())
+    except (ModelSourceError, ChildFailed, DeploymentError, AccountsUnavailable, _StartupError) as error:
+        _print_line(str(error))
+        return _EXIT_STARTUP_FAILED
     return 0
 
 
-def _tell(line: str) -> None:
+def _print_line(line: str) -> None:
     print(f"dragoman: {line}", file=sys.stderr)
 
 
-def _refuse_strangers(settings: Settings) -> None:
+def _require_keys_unless_loopback(settings: Settings) -> None:
     """Without keys, only this machine may reach the server, unless that was asked for."""
     if settings.keys or settings.accounts.database or settings.open or _is_loopback(settings.host):
         return
-    raise _Unusable(
+    raise _StartupError(
         f"whoever reaches {settings.host} could use the server, since there are no keys; add [[keys]] or [accounts] to "
         "the settings, listen on 127.0.0.1, or say --open"
     )
@@ -86,33 +92,35 @@ def _check_webhooks(settings: Settings) -> None:
     try:
         webhook_options(settings.queue, settings.queue.webhook_secret)
     except InvalidSecret as error:
-        raise _Unusable(f"queue.webhook_secret {error}") from None
+        raise _StartupError(f"queue.webhook_secret {error}") from None
 
 
-def _accounts(settings: Settings) -> AccountsPlace | None:
+def _prepare_accounts(settings: Settings) -> AccountsLocation | None:
     """The accounts, or the record of what is used without them, ready to be used; None: neither."""
-    place = accounts_place(settings.accounts)
-    if place is None:
+    location = accounts_location(settings.accounts)
+    if location is None:
         if settings.admin.keys:
-            raise _Unusable("[[admin.keys]] open the administration of accounts, and there are none; set [accounts]")
-        return _record() if settings.record_usage else None
+            raise _StartupError(
+                "[[admin.keys]] open the administration of accounts, and there are none; set [accounts]"
+            )
+        return _prepare_usage_database() if settings.record_usage else None
     if settings.keys:
-        raise _Unusable(
+        raise _StartupError(
             "[[keys]] and [accounts] are both set, and a key of the settings belongs to no account; make keys with "
             "dragoman keys create"
         )
-    place.prepare()
-    return place
+    location.prepare()
+    return location
 
 
-def _record() -> AccountsPlace | None:
-    place = default_place()
+def _prepare_usage_database() -> AccountsLocation | None:
+    location = default_location()
     try:
-        place.prepare()
-    except AccountsUnusable as error:
+        location.prepare()
+    except AccountsUnavailable as error:
         _log.warning("usage is not recorded", reason=str(error))
         return None
-    return place
+    return location
 
 
 def _without_secrets(settings: Settings) -> Settings:
@@ -140,20 +148,20 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.bind(address)
         listener.listen(_BACKLOG)
     except OSError as error:
-        raise _Unusable(
+        raise _StartupError(
             f"cannot listen on {host}:{port}: {error.strerror}; choose another with --host or --port"
         ) from error
     return listener
 
 
-class _Launch:
+class _ServerLauncher:
     """One run of the server, in the parent process."""
 
     def __init__(
         self,
         settings: Settings,
         plans: Sequence[DeploymentPlan],
-        accounts: AccountsPlace | None,
+        accounts: AccountsLocation | None,
         listener: socket.socket,
         folder: Path,
     ) -> None:
@@ -166,7 +174,7 @@ class _Launch:
         for number, planned in enumerate(plans):
             if planned.adapters:
                 write_registry(registry_path(self._engine_socket(number)), planned.adapters)
-        self._waking_end, self._asking_end = os.pipe()
+        self._wake_read_fd, self._wake_write_fd = os.pipe()
         self._engines = {
             number: Child(self._engine_command(number, planned.model))
             for number, planned in enumerate(plans)
@@ -176,37 +184,37 @@ class _Launch:
 
     async def run(self) -> None:
         """Start everything, wait for the signal to stop, stop everything. Raises ChildFailed."""
-        told_to_stop = asyncio.Event()
+        stop_requested = asyncio.Event()
         loop = asyncio.get_running_loop()
         for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signal_number, told_to_stop.set)
-        loop.add_reader(self._waking_end, self._wake_asked)
+            loop.add_signal_handler(signal_number, stop_requested.set)
+        loop.add_reader(self._wake_read_fd, self._on_wake_request)
         try:
-            await self._start(told_to_stop)
-            await told_to_stop.wait()
+            await self._start(stop_requested)
+            await stop_requested.wait()
         finally:
             await asyncio.gather(*(worker.stop(self._settings.drain_seconds) for worker in self._workers))
             await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
-            loop.remove_reader(self._waking_end)
-            os.close(self._waking_end)
-            os.close(self._asking_end)
+            loop.remove_reader(self._wake_read_fd)
+            os.close(self._wake_read_fd)
+            os.close(self._wake_write_fd)
 
-    def _wake_asked(self) -> None:
-        for number in os.read(self._waking_end, _MOST_WAKES):
+    def _on_wake_request(self) -> None:
+        for number in os.read(self._wake_read_fd, _MAX_WAKE_REQUESTS):
             self._engines[number].wake()
 
-    async def _start(self, told_to_stop: asyncio.Event) -> None:
+    async def _start(self, stop_requested: asyncio.Event) -> None:
         """Engines and workers load side by side; being told to stop meanwhile ends the wait."""
         loading = []
         for number, engine in self._engines.items():
             if self._plans[number].load == "start":
                 loading.append(engine)
             else:
-                engine.start_resting()
+                engine.start_inactive()
         starting = asyncio.gather(*(child.start() for child in [*loading, *self._workers]))
-        stopping = asyncio.create_task(told_to_stop.wait())
+        stopping = asyncio.create_task(stop_requested.wait())
         await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
-        if told_to_stop.is_set():
+        if stop_requested.is_set():
             starting.cancel()
             with contextlib.suppress(asyncio.CancelledError, ChildFailed):
                 await starting
@@ -220,7 +228,7 @@ class _Launch:
         url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
         console = Console(highlight=False, soft_wrap=True)
         served = " and ".join(
-            f"[bold]{planned.name}[/bold]{_also_called(planned)}{_with_adapters(planned)}" for planned in self._plans
+            f"[bold]{planned.name}[/bold]{_alias_suffix(planned)}{_adapter_suffix(planned)}" for planned in self._plans
         )
         console.print(f"[bold]dragoman[/bold] serves {served}\n  at [bold]{url}[/bold]")
         question = '[{"role": "user", "content": "What is the capital of France?"}]'
@@ -246,9 +254,9 @@ class _Launch:
                 )
                 for number, planned in enumerate(self._plans)
             ),
-            waking_fd=self._asking_end,
+            wake_fd=self._wake_write_fd,
             journals=str(self._accounts.journals) if self._accounts else None,
-            charged=self._settings.accounts.database is not None,
+            requires_account_key=self._settings.accounts.database is not None,
         )
         # prometheus_client decides when it is imported whether processes count together.
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(self._folder)}
@@ -258,9 +266,9 @@ class _Launch:
             environment[WEBHOOK_SECRET_VARIABLE] = self._settings.queue.webhook_secret
         return ChildCommand(
             "worker",
-            _module("dragoman.server.worker", options),
+            _module_command("dragoman.server.worker", options),
             environment,
-            [self._listener.fileno(), self._asking_end],
+            [self._listener.fileno(), self._wake_write_fd],
         )
 
     def _engine_socket(self, number: int) -> Path:
@@ -274,7 +282,7 @@ class _Launch:
             socket_path=str(self._engine_socket(number)),
             context_cells=engine.context_cells,
             parallel=engine.parallel,
-            threads=engine.threads or _cores(),
+            threads=engine.threads or _available_cores(),
             step_tokens=engine.step_tokens,
             saved_tokens=engine.context_cells if engine.saved_tokens is None else engine.saved_tokens,
             max_waiting=self._settings.max_waiting,
@@ -289,25 +297,25 @@ class _Launch:
         environment = {"GOMP_SPINCOUNT": _SPIN_COUNT, **os.environ}
         return ChildCommand(
             f"engine {planned.name}",
-            _module("dragoman.engines.llama.process", options),
+            _module_command("dragoman.engines.llama.process", options),
             environment,
-            may_rest=planned.on_demand,
+            on_demand=planned.on_demand,
         )
 
 
-def _also_called(planned: DeploymentPlan) -> str:
+def _alias_suffix(planned: DeploymentPlan) -> str:
     return f" (also called {', '.join(planned.aliases)})" if planned.aliases else ""
 
 
-def _with_adapters(planned: DeploymentPlan) -> str:
+def _adapter_suffix(planned: DeploymentPlan) -> str:
     names = ", ".join(record.adapter.name for record in planned.adapters)
     return f" with the adapters {names}" if names else ""
 
 
-def _module(name: str, options: msgspec.Struct) -> list[str]:
+def _module_command(name: str, options: msgspec.Struct) -> list[str]:
     return [sys.executable, "-m", name, msgspec.json.encode(options).decode()]
 
 
-def _cores() -> int:
+def _available_cores() -> int:
     """Cores this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

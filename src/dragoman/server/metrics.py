@@ -23,11 +23,11 @@ from dragoman.gateway.catalog import Catalog, Deployment
 from dragoman.jobs.depths import QueueDepth
 from dragoman.jobs.queue import JobQueue
 
-_ANSWER_SECONDS = 2.0
+_STATISTICS_TIMEOUT_SECONDS = 2.0
 """How long an engine may take to tell its state; it does so between two steps."""
 
 
-class Shown(NamedTuple):
+class MetricsSources(NamedTuple):
     """What the metrics tell of."""
 
     catalog: Catalog
@@ -37,27 +37,27 @@ class Shown(NamedTuple):
     queue: JobQueue | None = None
 
 
-def routes(shown: Shown, service: QueueService, options: HttpOptions) -> list[BaseRoute]:
+def routes(sources: MetricsSources, service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """Where there are keys, one of them is needed here too, as `Authorization: Bearer KEY`."""
 
-    door = RouteContext(service, bearer_key, options)
+    route = RouteContext(service, bearer_key, options)
 
     async def answer(_caller: Caller, _visible: VisibleModels) -> Response:
-        asked = (_statistics(deployment) for deployment in shown.catalog.deployments)
-        states, depths = await asyncio.gather(asyncio.gather(*asked), _depths(shown))
-        counts = shown.registry if shown.directory is None else _gathered(shown.directory)
-        now = CollectorRegistry()
-        now.register(_EngineCollector(states))
-        now.register(_QueueCollector(depths))
-        return Response(generate_latest(counts) + generate_latest(now), media_type=CONTENT_TYPE_LATEST)
+        statistics = (_statistics(deployment) for deployment in sources.catalog.deployments)
+        states, depths = await asyncio.gather(asyncio.gather(*statistics), _queue_depths(sources))
+        counts = sources.registry if sources.directory is None else _multiprocess_registry(sources.directory)
+        state_registry = CollectorRegistry()
+        state_registry.register(_EngineCollector(states))
+        state_registry.register(_QueueCollector(depths))
+        return Response(generate_latest(counts) + generate_latest(state_registry), media_type=CONTENT_TYPE_LATEST)
 
     async def metrics(request: Request) -> Response:
-        return await authenticated(request, door, answer, _Refusals())
+        return await authenticated(request, route, answer, _MetricsErrorRenderer())
 
     return [Route("/metrics", metrics, methods=["GET"])]
 
 
-class _Refusals:
+class _MetricsErrorRenderer:
     """Implements dialects.exchange.ErrorRenderer."""
 
     def render(self, error: DragomanError) -> ErrorResponse:
@@ -70,25 +70,25 @@ _STATUSES = {Unauthenticated: 401, Forbidden: 403, Limited: 429, Overloaded: 503
 
 async def _statistics(deployment: Deployment) -> tuple[str, EngineStatistics | None]:
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
+        async with asyncio.timeout(_STATISTICS_TIMEOUT_SECONDS):
             return deployment.name, await deployment.engine.statistics()
     except (EngineFailed, TimeoutError):
         return deployment.name, None
 
 
-async def _depths(shown: Shown) -> dict[str, QueueDepth]:
+async def _queue_depths(sources: MetricsSources) -> dict[str, QueueDepth]:
     """Those of all models, also with nothing in the queue; none when the database does not answer."""
-    if shown.queue is None:
+    if sources.queue is None:
         return {}
     try:
-        async with asyncio.timeout(_ANSWER_SECONDS):
-            found = await shown.queue.depths()
+        async with asyncio.timeout(_STATISTICS_TIMEOUT_SECONDS):
+            found = await sources.queue.depths()
     except (Overloaded, TimeoutError):
         return {}
-    return {model.id: QueueDepth() for model in shown.catalog.models()} | found
+    return {model.id: QueueDepth() for model in sources.catalog.models()} | found
 
 
-def _gathered(directory: str) -> CollectorRegistry:
+def _multiprocess_registry(directory: str) -> CollectorRegistry:
     registry = CollectorRegistry()
     MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
     return registry
@@ -101,7 +101,7 @@ class _EngineCollector(Collector):
         self._states = states
 
     def collect(self) -> Iterable[Metric]:
-        for name, (documentation, value) in _GAUGES.items():
+        for name, (documentation, value) in _ENGINE_GAUGES.items():
             gauge = GaugeMetricFamily(name, documentation, labels=["model"])
             for model, state in self._states:
                 if state is not None:
@@ -136,7 +136,7 @@ _QUEUE_GAUGES: dict[str, tuple[str, Callable[[QueueDepth], float]]] = {
     ),
 }
 
-_GAUGES: dict[str, tuple[str, Callable[[EngineStatistics], int]]] = {
+_ENGINE_GAUGES: dict[str, tuple[str, Callable[[EngineStatistics], int]]] = {
     "dragoman_running_sequences": ("Sequences in a slot", lambda state: state.running),
     "dragoman_waiting_sequences": ("Sequences waiting for a slot", lambda state: state.waiting),
     "dragoman_kv_cells_used": ("KV cells of running sequences", lambda state: state.kv_cells_used),

@@ -19,7 +19,7 @@ from dragoman.dialects.queue import QueuedJobBody
 
 _SWAGGER_PACKAGE = "swagger_ui"
 
-_Described: TypeAlias = type[msgspec.Struct] | type[list[Any]]
+_DocumentedType: TypeAlias = type[msgspec.Struct] | type[list[Any]]
 
 _REFERENCE = "#/components/schemas/{name}"
 
@@ -34,10 +34,10 @@ _PAGE = """<!doctype html>
 </html>
 """
 
-_NAMES_OF_MODELS = {"deployment", "model", "model_id", "name"}
+_MODEL_PATH_PARAMETERS = {"deployment", "model", "model_id", "name"}
 """Path parameters of the dialects."""
 
-_STATUS_WORDS = {
+_STATUS_DESCRIPTIONS = {
     400: "The request cannot be understood or can never succeed",
     401: "No key, or one that is not accepted",
     402: "The account's balance or the key's budget is used up",
@@ -84,25 +84,27 @@ _LAST_EVENT_ID = {
 }
 
 
-class Keeps(NamedTuple):
+class DocumentedFeatures(NamedTuple):
     """What a server keeps for its clients, and so what it heeds."""
 
-    answers: bool = False
+    idempotency: bool = False
     """With Idempotency-Key."""
-    jobs: bool = False
+    queue: bool = False
     """With Prefer: respond-async, and of the queue's own routes."""
 
 
-_NOTHING = Keeps()
+_NO_FEATURES = DocumentedFeatures()
 
 
-def routes(dialects: Mapping[str, Iterable[Operation]], service: GenerationService, keeps: Keeps) -> list[BaseRoute]:
+def routes(
+    dialects: Mapping[str, Iterable[Operation]], service: GenerationService, features: DocumentedFeatures
+) -> list[BaseRoute]:
     """Both need no key: they tell nothing about who is served what, but the name of a model in the examples."""
     page = HTMLResponse(_PAGE)
 
     async def openapi(_request: Request) -> Response:
         models = service.models()
-        described = document(dialects, models[0].id, keeps)
+        described = document(dialects, models[0].id, features)
         return Response(msgspec.json.encode(described), media_type="application/json")
 
     async def docs(_request: Request) -> Response:
@@ -115,7 +117,9 @@ def routes(dialects: Mapping[str, Iterable[Operation]], service: GenerationServi
     ]
 
 
-def document(dialects: Mapping[str, Iterable[Operation]], model: str, keeps: Keeps = _NOTHING) -> dict[str, Any]:
+def document(
+    dialects: Mapping[str, Iterable[Operation]], model: str, features: DocumentedFeatures = _NO_FEATURES
+) -> dict[str, Any]:
     """The whole document; `model` is what the examples ask for."""
     operations = [(tag, operation) for tag, listed in dialects.items() for operation in listed]
     types = list(
@@ -127,7 +131,7 @@ def document(dialects: Mapping[str, Iterable[Operation]], model: str, keeps: Kee
     for tag, operation in operations:
         described = _operation(tag, operation, by_type, model)
         if operation.generates:
-            _add_ways_of_asking(described, operation, by_type, keeps)
+            _add_optional_headers(described, operation, by_type, features)
         paths.setdefault(operation.path, {})[operation.method.lower()] = described
     return {
         "openapi": "3.1.0",
@@ -142,17 +146,20 @@ def document(dialects: Mapping[str, Iterable[Operation]], model: str, keeps: Kee
     }
 
 
-def _add_ways_of_asking(
-    described: dict[str, Any], operation: Operation, schemas: Mapping[_Described, dict[str, Any]], keeps: Keeps
+def _add_optional_headers(
+    described: dict[str, Any],
+    operation: Operation,
+    schemas: Mapping[_DocumentedType, dict[str, Any]],
+    features: DocumentedFeatures,
 ) -> None:
     """The headers by which a request may be repeated or queued, and what is answered to them."""
     parameters, responses = described["parameters"], described["responses"]
-    if keeps.answers or (keeps.jobs and operation.is_always_queued):
+    if features.idempotency or (features.queue and operation.is_always_queued):
         parameters.append(_IDEMPOTENCY_KEY)
         responses["409"] = _error(409, schemas[operation.error])
-    if keeps.jobs:
+    if features.queue:
         parameters.append(_WEBHOOK)
-    if keeps.jobs and operation.chunk is not None:
+    if features.queue and operation.chunk is not None:
         parameters.append(_PREFER)
         content = {"application/json": {"schema": schemas[QueuedJobBody]}}
         responses["202"] = {
@@ -161,13 +168,13 @@ def _add_ways_of_asking(
         }
 
 
-def _structs(operation: Operation) -> list[_Described]:
-    told = (operation.request, operation.response, operation.chunk, operation.error)
-    return [struct for struct in told if struct is not None]
+def _structs(operation: Operation) -> list[_DocumentedType]:
+    documented = (operation.request, operation.response, operation.chunk, operation.error)
+    return [struct for struct in documented if struct is not None]
 
 
 def _operation(
-    tag: str, operation: Operation, schemas: Mapping[_Described, dict[str, Any]], model: str
+    tag: str, operation: Operation, schemas: Mapping[_DocumentedType, dict[str, Any]], model: str
 ) -> dict[str, Any]:
     content = {"application/json": {"schema": schemas[operation.response]}}
     if operation.chunk is not None:
@@ -198,16 +205,16 @@ def _operation(
 
 
 def _error(status: int, schema: dict[str, Any]) -> dict[str, Any]:
-    return {"description": _STATUS_WORDS[status], "content": {"application/json": {"schema": schema}}}
+    return {"description": _STATUS_DESCRIPTIONS[status], "content": {"application/json": {"schema": schema}}}
 
 
-def _not_found(told: dict[str, Any] | None) -> dict[str, Any]:
+def _not_found(documented: dict[str, Any] | None) -> dict[str, Any]:
     """The dialect's own 404, if it has one, or that of a path that is none."""
-    nobody = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
-    own = [told["content"]["application/json"]["schema"]] if told else []
+    generic = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
+    declared = [documented["content"]["application/json"]["schema"]] if documented else []
     return {
-        "description": _STATUS_WORDS[404],
-        "content": {"application/json": {"schema": {"anyOf": [*own, nobody]}}},
+        "description": _STATUS_DESCRIPTIONS[404],
+        "content": {"application/json": {"schema": {"anyOf": [*declared, generic]}}},
     }
 
 
@@ -240,7 +247,7 @@ def example_body(example: Mapping[str, object], model: str) -> dict[str, object]
 def _path_parameters(path: str, model: str) -> list[dict[str, Any]]:
     return [
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
-        | ({"example": model} if name in _NAMES_OF_MODELS else {})
+        | ({"example": model} if name in _MODEL_PATH_PARAMETERS else {})
         for name in re.findall(r"\{(\w+)\}", path)
     ]
 

@@ -12,13 +12,13 @@ from dragoman.server.settings import QueueSettings
 WEBHOOK_SECRET_VARIABLE = "DRAGOMAN_WORKER_WEBHOOK_SECRET"
 """How workers are told the secret: a process's arguments can be read by others."""
 
-_OF_WEBHOOKS = "webhook_"
+_WEBHOOK_PREFIX = "webhook_"
 
 
 def queue_options(settings: QueueSettings) -> QueueOptions:
     """How the jobs are run."""
     fields = msgspec.structs.asdict(settings)
-    return QueueOptions(**{name: value for name, value in fields.items() if not name.startswith(_OF_WEBHOOKS)})
+    return QueueOptions(**{name: value for name, value in fields.items() if not name.startswith(_WEBHOOK_PREFIX)})
 
 
 def webhook_options(settings: QueueSettings, secret: str | None) -> WebhookOptions:

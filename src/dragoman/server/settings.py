@@ -27,7 +27,7 @@ Text: TypeAlias = Annotated[str, Meta(min_length=1)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
-Load: TypeAlias = Literal["start", "first use"]
+LoadPolicy: TypeAlias = Literal["start", "first use"]
 DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "arcee"]
 
 
@@ -140,7 +140,7 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Further names; the model's own are always among them."""
     dialects: tuple[DialectName, ...] | None = None
     """The dialects that show it; None: all."""
-    load: Load = "start"
+    load: LoadPolicy = "start"
     unload_idle_seconds: Annotated[float, Meta(gt=0)] | None = None
     """Free its memory when nobody asked for so long; the next request loads it again. None: never."""
 
@@ -252,7 +252,7 @@ def _annotations(group: str) -> dict[str, Any]:
 _FILE_ONLY = {"deployments", "adapters", "keys", "admin.keys", "hosts", "proxies"}
 """Settings with a structure of their own; they stand in the file."""
 
-_MEANT_BY_TABLES = {"accounts": ("accounts.database", DEFAULT_DATABASE)}
+_IMPLIED_BY_TABLES = {"accounts": ("accounts.database", DEFAULT_DATABASE)}
 """What a table of the file sets by being there, unless it says otherwise."""
 
 _TYPES: dict[str, Any] = {
@@ -266,12 +266,12 @@ def _file_values(path: Path | None) -> dict[str, object]:
             return {}
         path = DEFAULT_FILE
     values = {}
-    for key, value in _flattened(path, _read_toml(path)):
+    for key, value in _flatten(path, _read_toml(path)):
         if key not in _TYPES:
             group = key.rpartition(".")[0]
             allowed = _annotations(group) if group in _GROUPS else [*_annotations(""), *_GROUPS]
-            raise SettingsError(f"{path}: {_unknown('key', key, allowed, [*_TYPES, *_GROUPS])}")
-        values[key] = _checked(key, f"{path}: {key}", value)
+            raise SettingsError(f"{path}: {_unknown_message('key', key, allowed, [*_TYPES, *_GROUPS])}")
+        values[key] = _validated(key, f"{path}: {key}", value)
     return values
 
 
@@ -288,13 +288,13 @@ def _read_toml(path: Path) -> dict[str, object]:
         raise SettingsError(f"{path}: is not valid TOML: {error}") from error
 
 
-def _flattened(path: Path, table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def _flatten(path: Path, table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
     for key, value in table.items():
         if key not in _GROUPS:
             yield key, value
         elif isinstance(value, dict):
-            if key in _MEANT_BY_TABLES:
-                yield _MEANT_BY_TABLES[key]
+            if key in _IMPLIED_BY_TABLES:
+                yield _IMPLIED_BY_TABLES[key]
             yield from ((f"{key}.{name}", inner) for name, inner in value.items())
         else:
             raise SettingsError(f"{path}: {key} must be a table, [{key}], got {value!r}")
@@ -307,9 +307,9 @@ def _environment_values(environment: Mapping[str, str]) -> dict[str, object]:
         if not variable.startswith(ENVIRONMENT_PREFIX):
             continue
         if variable not in keys:
-            raise SettingsError(f"environment: {_unknown('variable', variable, keys, keys)}")
+            raise SettingsError(f"environment: {_unknown_message('variable', variable, keys, keys)}")
         # Variables are always text, so "8000" has to do for 8000.
-        values[keys[variable]] = _checked(keys[variable], f"environment: {variable}", text, strict=False)
+        values[keys[variable]] = _validated(keys[variable], f"environment: {variable}", text, strict=False)
     return values
 
 
@@ -319,19 +319,19 @@ def _override_values(overrides: Mapping[str, object]) -> dict[str, object]:
         if value is None:
             continue
         if key not in _TYPES:
-            raise SettingsError(f"command line: {_unknown('setting', key, _TYPES, _TYPES)}")
+            raise SettingsError(f"command line: {_unknown_message('setting', key, _TYPES, _TYPES)}")
         flag = "--" + key.rpartition(".")[2].replace("_", "-")
-        values[key] = _checked(key, f"command line: {flag}", value)
+        values[key] = _validated(key, f"command line: {flag}", value)
     return values
 
 
-def _unknown(kind: str, name: str, allowed: Iterable[str], candidates: Iterable[str]) -> str:
+def _unknown_message(kind: str, name: str, allowed: Iterable[str], candidates: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, candidates, n=1)
-    guess = f"; did you mean {close[0]}?" if close else "."
-    return f"unknown {kind} {name}{guess} Allowed here: {', '.join(allowed)}"
+    suggestion = f"; did you mean {close[0]}?" if close else "."
+    return f"unknown {kind} {name}{suggestion} Allowed here: {', '.join(allowed)}"
 
 
-def _checked(key: str, where: str, value: object, *, strict: bool = True) -> object:
+def _validated(key: str, where: str, value: object, *, strict: bool = True) -> object:
     annotation = _TYPES[key]
     try:
         converted: object = msgspec.convert(value, annotation, strict=strict)
@@ -339,23 +339,23 @@ def _checked(key: str, where: str, value: object, *, strict: bool = True) -> obj
         if key in _FILE_ONLY:
             # The value is not shown: it may hold keys.
             raise SettingsError(f"{where}: {str(error)[0].lower()}{str(error)[1:]}") from error
-        raise SettingsError(f"{where} must be {_allowed(annotation)}, got {value!r}") from error
+        raise SettingsError(f"{where} must be {_describe_allowed(annotation)}, got {value!r}") from error
     if isinstance(converted, float) and not math.isfinite(converted):
         raise SettingsError(f"{where} must be a finite number, got {value!r}")
     return converted
 
 
-def _allowed(annotation: object) -> str:
+def _describe_allowed(annotation: object) -> str:
     """What a value may be, in words: "an integer from 0 to 65535"."""
     match msgspec.inspect.type_info(annotation):
         case msgspec.inspect.UnionType(types=types):
             described = [kind for kind in types if not isinstance(kind, msgspec.inspect.NoneType)]
         case only:
             described = [only]
-    return " or ".join(_words(kind) for kind in described)
+    return " or ".join(_describe_type(kind) for kind in described)
 
 
-def _words(kind: msgspec.inspect.Type) -> str:
+def _describe_type(kind: msgspec.inspect.Type) -> str:
     match kind:
         case msgspec.inspect.BoolType():
             return "true or false"

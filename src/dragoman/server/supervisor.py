@@ -14,12 +14,12 @@ from typing import NamedTuple
 
 import structlog
 
-_FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 10.0
-_STEADY_SECONDS = 60.0
+_MIN_BACKOFF_SECONDS = 0.1
+_MAX_BACKOFF_SECONDS = 10.0
+_BACKOFF_RESET_SECONDS = 60.0
 """A child that ran for so long is restarted without a pause."""
 
-_END_SECONDS = 5.0
+_STOP_MARGIN_SECONDS = 5.0
 """What a child has for its end after its own grace."""
 
 _log = structlog.get_logger(__name__)
@@ -36,7 +36,7 @@ class ChildCommand(NamedTuple):
     arguments: Sequence[str]
     environment: Mapping[str, str]
     inherited_fds: Sequence[int] = ()
-    may_rest: bool = False
+    on_demand: bool = False
     """Whether an end with status 0 is a rest, until `wake`."""
 
 
@@ -46,9 +46,9 @@ class Child:
     def __init__(self, command: ChildCommand) -> None:
         self._command = command
         self._process: asyncio.subprocess.Process | None = None
-        self._keeping: asyncio.Task[None] | None = None
+        self._supervision: asyncio.Task[None] | None = None
         self._stopping = False
-        self._woken = asyncio.Event()
+        self._wake_requested = asyncio.Event()
 
     @property
     def process_id(self) -> int | None:
@@ -63,15 +63,15 @@ class Child:
         except ChildFailed:
             await self._reap()
             raise
-        self._keeping = asyncio.create_task(self._keep())
+        self._supervision = asyncio.create_task(self._supervise())
 
-    def start_resting(self) -> None:
+    def start_inactive(self) -> None:
         """Start nothing until `wake`."""
-        self._keeping = asyncio.create_task(self._keep())
+        self._supervision = asyncio.create_task(self._supervise())
 
     def wake(self) -> None:
         """Start a resting child; nothing happens to one that runs."""
-        self._woken.set()
+        self._wake_requested.set()
 
     async def stop(self, grace_seconds: float = 0.0) -> None:
         """SIGTERM, then SIGKILL after `grace_seconds` and a little more. Returns when the process is gone."""
@@ -81,41 +81,43 @@ class Child:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
             try:
-                async with asyncio.timeout(grace_seconds + _END_SECONDS):
+                async with asyncio.timeout(grace_seconds + _STOP_MARGIN_SECONDS):
                     await process.wait()
             except TimeoutError:
                 _log.warning("child did not end in time", name=self._command.name)
                 process.kill()
                 await process.wait()
-        if self._keeping is not None:
-            self._keeping.cancel()
+        if self._supervision is not None:
+            self._supervision.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._keeping
+                await self._supervision
 
-    async def _keep(self) -> None:
-        pause = 0.0
+    async def _supervise(self) -> None:
+        backoff = 0.0
         while True:
-            began = time.monotonic()
+            started_at = time.monotonic()
             status = await self._reap() if self._process else 0
             if self._stopping:
                 return
-            if status == 0 and self._command.may_rest:
-                await self._rest()
+            if status == 0 and self._command.on_demand:
+                await self._wait_for_wake()
                 continue
-            pause = 0.0 if time.monotonic() - began > _STEADY_SECONDS else pause
-            _log.error("child ended, restarting", name=self._command.name, status=_meaning(status), pause=pause)
-            await asyncio.sleep(pause)
-            pause = min(_LONGEST_PAUSE_SECONDS, max(_FIRST_PAUSE_SECONDS, 2 * pause))
-            await self._try_again()
+            backoff = 0.0 if time.monotonic() - started_at > _BACKOFF_RESET_SECONDS else backoff
+            _log.error(
+                "child ended, restarting", name=self._command.name, status=_exit_description(status), pause=backoff
+            )
+            await asyncio.sleep(backoff)
+            backoff = min(_MAX_BACKOFF_SECONDS, max(_MIN_BACKOFF_SECONDS, 2 * backoff))
+            await self._restart()
 
-    async def _rest(self) -> None:
+    async def _wait_for_wake(self) -> None:
         _log.info("child rests until it is needed", name=self._command.name)
-        await self._woken.wait()
-        await self._try_again()
+        await self._wake_requested.wait()
+        await self._restart()
         # Not before: whoever asked while the process was ending would not be heard.
-        self._woken.clear()
+        self._wake_requested.clear()
 
-    async def _try_again(self) -> None:
+    async def _restart(self) -> None:
         await self._spawn()
         try:
             await self._wait_ready()
@@ -141,7 +143,7 @@ class Child:
                 return
             if text.startswith("failed "):
                 raise ChildFailed(text.removeprefix("failed "))
-        status = _meaning(await self._process.wait())
+        status = _exit_description(await self._process.wait())
         raise ChildFailed(f"the {self._command.name} process ended with {status} before it was ready")
 
     async def _reap(self) -> int:
@@ -153,5 +155,5 @@ class Child:
         return await self._process.wait()
 
 
-def _meaning(status: int) -> str:
+def _exit_description(status: int) -> str:
     return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"

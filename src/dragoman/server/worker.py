@@ -32,11 +32,11 @@ from dragoman.jobs.queue import JobQueue
 from dragoman.server import logs
 from dragoman.server.accounts import DATABASE_VARIABLE
 from dragoman.server.app import build_app
-from dragoman.server.books import Books
+from dragoman.server.books import AccountingServices
 from dragoman.server.queueing import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.settings import DialectName, QueueSettings, Settings
 
-_PATIENCE_TO_RECORD_SECONDS = 0.5
+_RECORD_TIMEOUT_SECONDS = 0.5
 """How long a request without accounts waits for being recorded."""
 
 
@@ -66,11 +66,11 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     listening_fd: int
     metrics_directory: str
     deployments: tuple[DeploymentOptions, ...]
-    waking_fd: int
+    wake_fd: int
     """Where the parent reads the numbers of deployments that are asked for and not loaded."""
     journals: str | None
     """The folder of the accounts' journals; None: nothing is recorded. Their database is in the environment."""
-    charged: bool
+    requires_account_key: bool
     """Whether requests need the key of an account; otherwise what they use is recorded only."""
 
 
@@ -102,18 +102,18 @@ def main() -> int:
             for number, deployment in enumerate(options.deployments)
         ]
     )
-    accounts = _accounts(options)
+    accounts = _accounts_options(options)
     folder = Path(settings.adapter_folder).expanduser() if settings.adapter_folder else None
     app = build_app(
         catalog,
         HttpOptions(settings.max_body_bytes, settings.keep_alive_seconds, frozenset(settings.proxies)),
         metrics_directory=options.metrics_directory,
-        keys=_keys(options, None if options.charged else accounts),
+        keys=_keys(options, None if options.requires_account_key else accounts),
         hosts=settings.hosts,
-        store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
-        books=Books(accounts) if accounts is not None and options.charged else None,
+        adapter_store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
+        accounting=AccountingServices(accounts) if accounts is not None and options.requires_account_key else None,
         admin_keys=StaticKeyAuthenticator(options.admin_labels),
-        queue=_queue(settings.queue, accounts),
+        queue=_job_queue(settings.queue, accounts),
     )
     config = uvicorn.Config(
         app,
@@ -141,22 +141,22 @@ async def _serve(server: _Server, listening_fd: int) -> None:
     await server.serve([socket.socket(fileno=listening_fd)])
 
 
-def _keys(options: WorkerOptions, recorded: AccountsOptions | None) -> StaticKeyAuthenticator:
-    if recorded is None:
+def _keys(options: WorkerOptions, recording_options: AccountsOptions | None) -> StaticKeyAuthenticator:
+    if recording_options is None:
         return StaticKeyAuthenticator(options.key_labels)
     return UsageRecordingAuthenticator(
-        options.key_labels, recorded._replace(timeout_seconds=_PATIENCE_TO_RECORD_SECONDS)
+        options.key_labels, recording_options._replace(timeout_seconds=_RECORD_TIMEOUT_SECONDS)
     )
 
 
-def _accounts(options: WorkerOptions) -> AccountsOptions | None:
+def _accounts_options(options: WorkerOptions) -> AccountsOptions | None:
     if options.journals is None:
         return None
     database = Database(os.environ[DATABASE_VARIABLE])
     return AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap)
 
 
-def _queue(settings: QueueSettings, accounts: AccountsOptions | None) -> JobQueue | None:
+def _job_queue(settings: QueueSettings, accounts: AccountsOptions | None) -> JobQueue | None:
     if accounts is None:
         return None
     webhooks = webhook_options(settings, os.environ.get(WEBHOOK_SECRET_VARIABLE))
@@ -166,7 +166,7 @@ def _queue(settings: QueueSettings, accounts: AccountsOptions | None) -> JobQueu
 def _engine(options: WorkerOptions, number: int) -> Engine:
     deployment = options.deployments[number]
     if deployment.engine_socket is not None:
-        wake = partial(os.write, options.waking_fd, bytes([number])) if deployment.on_demand else None
+        wake = partial(os.write, options.wake_fd, bytes([number])) if deployment.on_demand else None
         return LlamaEngine(Path(deployment.engine_socket), wake, deployment.architecture)
     echo = options.settings.echo
     return EchoEngine(tokens_per_second=echo.tokens_per_second, context_length=echo.context_length)

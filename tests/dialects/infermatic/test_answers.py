@@ -218,8 +218,8 @@ def test_an_empty_choice_has_no_logprobs() -> None:
 
 
 def test_names_and_texts_are_written_as_utf_8() -> None:
-    machine = chat(model="модель").machine
-    [chunk] = machine.feed(Delta(0, "日本\n", [1]))
+    builder = chat(model="модель").builder
+    [chunk] = builder.feed(Delta(0, "日本\n", [1]))
     assert "модель" in chunk.decode()
     assert "日本\\n" in chunk.decode()
     assert b"\n" not in chunk

@@ -13,7 +13,7 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.request import JsonSchemaFormat
 from dragoman.engines.grammar import build_grammar
 from tests.support.grammars import allows, generate, validation_errors
-from tools.schema_suite import DRAFTS, of_draft, unpack
+from tools.schema_suite import DRAFTS, schema_for_draft, unpack
 
 VALIDATORS = {
     "4": Draft4Validator,
@@ -31,7 +31,7 @@ def enforced(draft: str) -> Iterator[tuple[dict[str, Any], str]]:
         if draft in group["drafts"]:
             with contextlib.suppress(BadRequest):
                 grammar = build_grammar(
-                    JsonSchemaFormat(of_draft(group, draft), strict=True), None, None, lambda _: None
+                    JsonSchemaFormat(schema_for_draft(group, draft), strict=True), None, None, lambda _: None
                 )
                 assert grammar is not None
                 yield group, grammar
@@ -50,7 +50,7 @@ def test_every_document_that_is_generated_is_valid(draft: str) -> None:
     for group, grammar in enforced(draft):
         for seed in range(5):
             document = generate(grammar, Random(seed), 100)
-            schema = of_draft(group, draft)
+            schema = schema_for_draft(group, draft)
             assert document is None or validation_errors(document, schema, VALIDATORS[draft]) == [], group[
                 "description"
             ]

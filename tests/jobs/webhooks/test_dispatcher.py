@@ -13,7 +13,7 @@ from dragoman.accounts.database import Database
 from dragoman.core.errors import BadRequest
 from dragoman.jobs.options import QueueOptions
 from dragoman.jobs.webhooks.dispatcher import WebhookDispatcher
-from dragoman.jobs.webhooks.message import Result, parse_secret
+from dragoman.jobs.webhooks.message import DeliveryResult, parse_secret
 from dragoman.jobs.webhooks.options import DeliveryLimits, WebhookOptions, check_webhook
 from dragoman.jobs.webhooks.schedule import DELIVERY_LEASE_SECONDS, RetrySchedule
 from dragoman.jobs.webhooks.sender import WebhookSender
@@ -35,14 +35,14 @@ class DispatcherHarness:
     """A running dispatcher, and how its tries ended."""
 
     def __init__(self) -> None:
-        self.results: list[Result] = []
+        self.results: list[DeliveryResult] = []
         self._more_results = asyncio.Event()
 
-    def add_result(self, result: Result) -> None:
+    def add_result(self, result: DeliveryResult) -> None:
         self.results.append(result)
         self._more_results.set()
 
-    async def wait_for(self, count: int) -> list[Result]:
+    async def wait_for(self, count: int) -> list[DeliveryResult]:
         async with asyncio.timeout(PATIENCE_SECONDS):
             while len(self.results) < count:
                 self._more_results.clear()

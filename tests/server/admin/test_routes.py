@@ -16,9 +16,9 @@ from dragoman.accounts.keys import create_key
 from dragoman.accounts.migrations import upgrade
 from dragoman.accounts.refusals import KeyDisabled
 from dragoman.server import admin
-from dragoman.server.admin.operations import ACTIONS
+from dragoman.server.admin.operations import ADMIN_ROUTES
 from dragoman.server.app import OPERATIONS
-from dragoman.server.books import Books
+from dragoman.server.books import AccountingServices
 from dragoman.server.openapi import document
 from tests.support.accounts import LedgerHarness
 from tests.support.apps import client_of, echo_app
@@ -45,12 +45,12 @@ def url(server_url: str) -> str:
 
 
 @pytest.fixture
-def books(url: str, tmp_path: Path) -> Iterator[Books]:
-    with accounting_at(url, tmp_path) as books:
-        yield books
+def accounting(url: str, tmp_path: Path) -> Iterator[AccountingServices]:
+    with accounting_at(url, tmp_path) as accounting:
+        yield accounting
 
 
-class Admin:
+class AdminClient:
     """A client of the admin API that holds every answer against the OpenAPI document."""
 
     def __init__(self, client: httpx.AsyncClient, name: str) -> None:
@@ -69,8 +69,8 @@ class Admin:
             and method.lower() in DOCUMENT["paths"][each]
             and _matches(each.removeprefix("/admin/"), path)
         ]
-        told = DOCUMENT["paths"][template][method.lower()]["responses"][str(status)]["content"]["application/json"]
-        jsonschema.Draft202012Validator({**told["schema"], "components": DOCUMENT["components"]}).validate(body)
+        result = DOCUMENT["paths"][template][method.lower()]["responses"][str(status)]["content"]["application/json"]
+        jsonschema.Draft202012Validator({**result["schema"], "components": DOCUMENT["components"]}).validate(body)
         return body
 
     async def get(self, path: str, status: int = 200, **query: Any) -> Any:
@@ -92,14 +92,14 @@ def _matches(template: str, path: str) -> bool:
 
 
 @pytest.fixture
-async def ada(books: Books, request: pytest.FixtureRequest) -> AsyncIterator[Admin]:
-    app = echo_app(accounting=books, admin_keys={ADMIN_KEY: "ada"})
+async def ada(accounting: AccountingServices, request: pytest.FixtureRequest) -> AsyncIterator[AdminClient]:
+    app = echo_app(accounting=accounting, admin_keys={ADMIN_KEY: "ada"})
     async with client_of(app) as client:
         client.headers["authorization"] = f"Bearer {ADMIN_KEY}"
-        yield Admin(client, request.node.name)
+        yield AdminClient(client, request.node.name)
 
 
-async def test_an_account_is_opened_paid_into_and_looked_at(ada: Admin) -> None:
+async def test_an_account_is_opened_paid_into_and_looked_at(ada: AdminClient) -> None:
     account = await ada.post("accounts", name=ada.name, currency="EUR")
     assert (account["balance"], account["currency"]) == ("0.00", "EUR")
     path = f"accounts/{account['id']}"
@@ -117,7 +117,7 @@ async def test_an_account_is_opened_paid_into_and_looked_at(ada: Admin) -> None:
     assert listed["next"] is None
 
 
-async def test_a_keys_secret_is_told_once(ada: Admin) -> None:
+async def test_a_keys_secret_is_returned_once(ada: AdminClient) -> None:
     account = await ada.account()
     rules: dict[str, Any] = {
         "expires_at": "2030-01-31T12:00:00+02:00",
@@ -137,7 +137,7 @@ async def test_a_keys_secret_is_told_once(ada: Admin) -> None:
     assert secret not in str(await ada.get("audit"))
 
 
-async def test_a_change_leaves_alone_what_it_does_not_name(ada: Admin) -> None:
+async def test_a_change_leaves_alone_what_it_does_not_name(ada: AdminClient) -> None:
     account = await ada.account()
     made = await ada.post("keys", account=account, budget="1", requests_per_minute=60, models=["owl"])
     path = f"keys/{made['id']}"
@@ -155,18 +155,18 @@ async def test_a_change_leaves_alone_what_it_does_not_name(ada: Admin) -> None:
     assert (await ada.send("PATCH", path, json={"disabled": False}))["disabled_at"] is None
 
 
-async def test_a_revoked_key_is_refused_at_once(ada: Admin, url: str) -> None:
+async def test_a_revoked_key_is_refused_at_once(ada: AdminClient, url: str) -> None:
     database = Database(url)
-    with LedgerHarness(database, name=ada.name) as till:
-        till.settle(till.admit().request_id)
-        revoked = await ada.send("DELETE", f"keys/{till.key_id}")
+    with LedgerHarness(database, name=ada.name) as harness:
+        harness.settle(harness.admit().request_id)
+        revoked = await ada.send("DELETE", f"keys/{harness.key_id}")
         assert revoked["disabled_at"] is not None
-        assert await ada.send("DELETE", f"keys/{till.key_id}") == revoked
-        assert isinstance(till.try_admit(), KeyDisabled)
+        assert await ada.send("DELETE", f"keys/{harness.key_id}") == revoked
+        assert isinstance(harness.try_admit(), KeyDisabled)
     database.close()
 
 
-async def test_prices_are_of_a_million_tokens(ada: Admin) -> None:
+async def test_prices_are_of_a_million_tokens(ada: AdminClient) -> None:
     now = await ada.post("prices", model=ada.name, prompt="0.15", completion="0.6", cached="0.015")
     later = await ada.post("prices", model=ada.name, prompt="1", completion="2", valid_from="2999-01-01T00:00:00Z")
     assert (now["prompt"], now["cached"], now["completion"]) == ("0.15", "0.015", "0.60")
@@ -174,26 +174,28 @@ async def test_prices_are_of_a_million_tokens(ada: Admin) -> None:
     assert (await ada.get("prices", model=ada.name))["data"] == [now, later]
 
 
-async def test_usage_is_listed_page_by_page_and_summed_by_day(ada: Admin, url: str) -> None:
+async def test_usage_is_listed_page_by_page_and_summed_by_day(ada: AdminClient, url: str) -> None:
     database = Database(url)
-    with LedgerHarness(database, name=ada.name) as till:
-        bought = [till.admit().request_id for _ in range(3)]
-        for request_id in bought:
-            till.settle(request_id)
-        first = await ada.get("usage", account=till.account_id, limit=2)
-        rest = await ada.get("usage", account=till.account_id, limit=2, before=first["next"])
-        assert [each["request_id"] for each in first["data"] + rest["data"]] == bought[::-1]
+    with LedgerHarness(database, name=ada.name) as harness:
+        admitted = [harness.admit().request_id for _ in range(3)]
+        for request_id in admitted:
+            harness.settle(request_id)
+        first = await ada.get("usage", account=harness.account_id, limit=2)
+        rest = await ada.get("usage", account=harness.account_id, limit=2, before=first["next"])
+        assert [each["request_id"] for each in first["data"] + rest["data"]] == admitted[::-1]
         assert rest["next"] is None
         today = first["data"][0]["settled_at"][:10]
-        days = await ada.get("usage/daily", account=till.account_id, key=till.key_id, first_day=today, last_day=today)
+        days = await ada.get(
+            "usage/daily", account=harness.account_id, key=harness.key_id, first_day=today, last_day=today
+        )
         [day] = days["data"]
         assert (day["day"], day["requests"], day["charge"]) == (today, 3, "0.0000012")
-        assert (await ada.get("usage", account=till.account_id, model="nobody's"))["data"] == []
+        assert (await ada.get("usage", account=harness.account_id, model="nobody's"))["data"] == []
         assert find_discrepancies(database) == []
     database.close()
 
 
-async def test_every_change_is_told_with_the_name_of_the_key_that_made_it(ada: Admin) -> None:
+async def test_every_change_is_audited_under_the_name_of_its_admin_key(ada: AdminClient) -> None:
     account = await ada.account()
     await ada.post(f"accounts/{account}/deposits", amount="1")
     changes = (await ada.get("audit", limit=2))["data"]
@@ -230,17 +232,17 @@ async def test_every_change_is_told_with_the_name_of_the_key_that_made_it(ada: A
         ("GET", "audit?offset=1", None, 400, "unknown field `offset`"),
     ],
 )
-async def test_what_cannot_be_is_refused_with_a_reason(
-    ada: Admin, method: str, path: str, body: dict[str, Any] | None, status: int, complaint: str
+async def test_invalid_requests_are_refused_with_a_reason(
+    ada: AdminClient, method: str, path: str, body: dict[str, Any] | None, status: int, complaint: str
 ) -> None:
     path, _, query = path.partition("?")
     before = (await ada.get("audit", limit=1))["data"]
-    told = await ada.send(method, path, status, json=body, params=query)
-    assert complaint in told["error"]["message"]
+    result = await ada.send(method, path, status, json=body, params=query)
+    assert complaint in result["error"]["message"]
     assert (await ada.get("audit", limit=1))["data"] == before
 
 
-async def test_a_name_is_taken_once_and_an_account_never_overdrawn(ada: Admin) -> None:
+async def test_a_name_is_taken_once_and_an_account_never_overdrawn(ada: AdminClient) -> None:
     account = await ada.account()
     assert "already" in (await ada.post("accounts", 409, name=ada.name))["error"]["message"]
     refused = await ada.post(f"accounts/{account}/deposits", 400, amount="-0.01")
@@ -249,29 +251,31 @@ async def test_a_name_is_taken_once_and_an_account_never_overdrawn(ada: Admin) -
     await ada.send("POST", "accounts", 400, content=b"\xff{")
 
 
-@pytest.mark.parametrize("action", ACTIONS, ids=lambda action: f"{action.operation.method} {action.operation.path}")
-async def test_without_an_admin_key_nothing_is_told_or_done(
-    action: Any, books: Books, request: pytest.FixtureRequest
+@pytest.mark.parametrize(
+    "action", ADMIN_ROUTES, ids=lambda action: f"{action.operation.method} {action.operation.path}"
+)
+async def test_without_an_admin_key_nothing_is_returned_or_changed(
+    action: Any, accounting: AccountingServices, request: pytest.FixtureRequest
 ) -> None:
-    database = books.thread.database
-    of_a_client = create_key(database, create_account(database, request.node.name).id).secret
-    app = echo_app(accounting=books, admin_keys={ADMIN_KEY: "ada"})
+    database = accounting.database_thread.database
+    client_key = create_key(database, create_account(database, request.node.name).id).secret
+    app = echo_app(accounting=accounting, admin_keys={ADMIN_KEY: "ada"})
     method, path = action.operation.method, action.operation.path.replace("{account}", "1").replace("{key}", "1")
     async with client_of(app) as client:
-        for header in (None, "", "Bearer ", f"Bearer {of_a_client}", f"Bearer {ADMIN_KEY}x", ADMIN_KEY):
+        for header in (None, "", "Bearer ", f"Bearer {client_key}", f"Bearer {ADMIN_KEY}x", ADMIN_KEY):
             headers = {} if header is None else {"authorization": header}
             refused = await client.request(method, path, headers=headers, json={})
             assert refused.status_code == 401
             assert set(refused.json()) == {"error"}
             assert refused.headers["www-authenticate"] == "Bearer"
-    for app in (echo_app(accounting=books), echo_app(admin_keys={ADMIN_KEY: "ada"})):
+    for app in (echo_app(accounting=accounting), echo_app(admin_keys={ADMIN_KEY: "ada"})):
         async with client_of(app) as client:
             client.headers["authorization"] = f"Bearer {ADMIN_KEY}"
             assert (await client.request(method, path, json={})).status_code == 404
 
 
-async def test_a_host_of_a_dialects_own_has_no_admin_api(books: Books) -> None:
-    app = echo_app(accounting=books, admin_keys={ADMIN_KEY: "ada"}, hosts={"a.example": "arcee"})
+async def test_a_dialect_host_has_no_admin_api(accounting: AccountingServices) -> None:
+    app = echo_app(accounting=accounting, admin_keys={ADMIN_KEY: "ada"}, hosts={"a.example": "arcee"})
     async with client_of(app, "a.example") as client:
         client.headers["authorization"] = f"Bearer {ADMIN_KEY}"
         assert (await client.get("/admin/accounts")).status_code == 404

@@ -61,9 +61,10 @@ class ToolCallGrammar:
     def _alternatives(self, section_open: str = "", consumed_prefix: str = "") -> str:
         """One call of any tool; `behind` is a beginning of it that has been there already."""
         markup = self._markup
+        beginning = section_open + markup.call_open
+        end = self._literals(markup.tail + markup.call_close)
         return " | ".join(
-            f"{self._literals((section_open + markup.call_open + markup.head(name)).removeprefix(consumed_prefix))} {arguments} "
-            f"{self._literals(markup.tail + markup.call_close)}"
+            f"{self._literals((beginning + markup.head(name)).removeprefix(consumed_prefix))} {arguments} {end}"
             for name, arguments in self._arguments.items()
         )
 

@@ -9,7 +9,7 @@ import structlog
 from dragoman.accounts.database import Database
 from dragoman.accounts.database_thread import DatabaseThread
 from dragoman.core.errors import Overloaded
-from dragoman.jobs.webhooks.message import Result
+from dragoman.jobs.webhooks.message import DeliveryResult
 from dragoman.jobs.webhooks.options import WebhookOptions
 from dragoman.jobs.webhooks.sender import MAX_CONCURRENT_DELIVERIES, DeliveryAttempt, WebhookSender
 from dragoman.jobs.webhooks.store import Delivery, WebhookStore
@@ -22,7 +22,11 @@ class WebhookDispatcher:
     """To be used by `run`."""
 
     def __init__(
-        self, database: Database, sender: WebhookSender, options: WebhookOptions, on_result: Callable[[Result], None]
+        self,
+        database: Database,
+        sender: WebhookSender,
+        options: WebhookOptions,
+        on_result: Callable[[DeliveryResult], None],
     ) -> None:
         """`sent` is told how each try has ended."""
         self._thread = DatabaseThread(database)
@@ -86,7 +90,7 @@ class WebhookDispatcher:
         except Exception:  # noqa: BLE001 - a defect is for this message; nobody waits for the task
             _log.exception("webhook_failed", message=delivery.message.id, receiver=origin(delivery.url))
 
-    async def _store_result(self, delivery: Delivery, result: Result) -> None:
+    async def _store_result(self, delivery: Delivery, result: DeliveryResult) -> None:
         try:
             await self._thread.run(self._store.store_result, delivery, result)
         finally:

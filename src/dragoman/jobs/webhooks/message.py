@@ -17,7 +17,7 @@ _MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64
 """Bytes, as the specification has it."""
 
 
-Result = Literal["delivered", "gone", "refused", "failed"]
+DeliveryResult = Literal["delivered", "gone", "refused", "failed"]
 """How a try to send one ended. gone: the receiver wants no messages any more. refused: we do not send there. failed: a
 later try may succeed."""
 

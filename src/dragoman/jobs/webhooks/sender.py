@@ -12,7 +12,7 @@ from aiohttp.abc import AbstractResolver
 
 from dragoman import __version__
 from dragoman.jobs.webhooks.addresses import AddressRefused
-from dragoman.jobs.webhooks.message import WebhookMessage, signed_headers
+from dragoman.jobs.webhooks.message import DeliveryResult, WebhookMessage, signed_headers
 from dragoman.jobs.webhooks.resolving import PublicResolver, SystemResolver
 from dragoman.jobs.webhooks.urls import UrlRefused, UrlRules, origin
 

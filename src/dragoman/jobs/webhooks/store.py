@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, Connection, Select, exists, or_, select, u
 
 from dragoman.accounts.database import Database
 from dragoman.accounts.tables import jobs
-from dragoman.jobs.webhooks.message import Result, WebhookMessage, message
+from dragoman.jobs.webhooks.message import DeliveryResult, WebhookMessage, message
 from dragoman.jobs.webhooks.options import DeliveryLimits
 from dragoman.jobs.webhooks.schedule import DELIVERY_LEASE_SECONDS, RetrySchedule
 
@@ -77,7 +77,7 @@ class WebhookStore:
                 claimed += [self._claim_row(connection, row, now) for row in taken]
         return claimed
 
-    def store_result(self, delivery: Delivery, result: Result) -> None:
+    def store_result(self, delivery: Delivery, result: DeliveryResult) -> None:
         """The try has ended like this. Changes nothing if somebody else has made another one meanwhile."""
         if result != "failed":
             self._update_row(delivery, webhook_state=result, webhook_at=None)

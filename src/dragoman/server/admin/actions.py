@@ -19,10 +19,10 @@ from dragoman.accounts.times import to_day_number, to_milliseconds
 from dragoman.accounts.usage import UsageFilter
 from dragoman.server.admin import shapes, wire
 
-Sent = TypeVar("Sent", bound=msgspec.Struct)
+Payload = TypeVar("Payload", bound=msgspec.Struct)
 
 
-class Call(NamedTuple):
+class AdminRequest(NamedTuple):
     """A request by somebody who may make it."""
 
     database: Database
@@ -31,133 +31,135 @@ class Call(NamedTuple):
     body: msgspec.Struct | None
     query: msgspec.Struct | None
 
-    def sent(self, struct: type[Sent]) -> Sent:
+    def payload(self, struct: type[Payload]) -> Payload:
         """The body or the query, of the type that the route takes."""
         found = self.query if self.body is None else self.body
         assert isinstance(found, struct), "routes.py decodes what operations.py names"
         return found
 
 
-def create_account(call: Call) -> wire.AccountBody:
-    sent = call.sent(wire.NewAccount)
-    return shapes.account_body(call.administrator.create_account(sent.name, sent.currency))
+def create_account(request: AdminRequest) -> wire.AccountBody:
+    payload = request.payload(wire.NewAccount)
+    return shapes.account_body(request.administrator.create_account(payload.name, payload.currency))
 
 
-def list_accounts(call: Call) -> wire.AccountPage:
-    query = call.sent(wire.AfterQuery)
-    found = balances.list_accounts(call.database, after=query.after, limit=query.limit)
+def list_accounts(request: AdminRequest) -> wire.AccountPage:
+    query = request.payload(wire.AfterQuery)
+    found = balances.list_accounts(request.database, after=query.after, limit=query.limit)
     return wire.AccountPage(data=list(map(shapes.account_body, found)), next=shapes.next_page(found, query.limit))
 
 
-def show_account(call: Call) -> wire.AccountBody:
-    return shapes.account_body(_account(call))
+def show_account(request: AdminRequest) -> wire.AccountBody:
+    return shapes.account_body(_requested_account(request))
 
 
-def deposit(call: Call) -> wire.DepositBody:
-    sent = call.sent(wire.NewDeposit)
-    made = call.administrator.deposit(
-        _account(call).id, parse_amount(sent.amount), reference=sent.reference, note=sent.note
+def deposit(request: AdminRequest) -> wire.DepositBody:
+    payload = request.payload(wire.NewDeposit)
+    made = request.administrator.deposit(
+        _requested_account(request).id, parse_amount(payload.amount), reference=payload.reference, note=payload.note
     )
     return shapes.deposit_body(made)
 
 
-def list_deposits(call: Call) -> wire.DepositPage:
-    query = call.sent(wire.BeforeQuery)
-    found = balances.list_deposits(call.database, _account(call).id, before=query.before, limit=query.limit)
+def list_deposits(request: AdminRequest) -> wire.DepositPage:
+    query = request.payload(wire.BeforeQuery)
+    found = balances.list_deposits(
+        request.database, _requested_account(request).id, before=query.before, limit=query.limit
+    )
     return wire.DepositPage(data=list(map(shapes.deposit_body, found)), next=shapes.next_page(found, query.limit))
 
 
-def create_key(call: Call) -> wire.NewKeyBody:
-    sent = call.sent(wire.NewKey)
-    made = call.administrator.create_key(
-        sent.account, label=sent.label, rules=shapes.new_rules(sent), other_accounts=sent.other_accounts
+def create_key(request: AdminRequest) -> wire.CreatedKeyBody:
+    payload = request.payload(wire.NewKeyRequest)
+    made = request.administrator.create_key(
+        payload.account, label=payload.label, rules=shapes.new_rules(payload), other_accounts=payload.other_accounts
     )
     return shapes.new_key_body(made.key, made.secret)
 
 
-def list_keys(call: Call) -> wire.KeyPage:
-    query = call.sent(wire.KeysQuery)
-    found = keys.list_keys(call.database, account_id=query.account, after=query.after, limit=query.limit)
+def list_keys(request: AdminRequest) -> wire.KeyPage:
+    query = request.payload(wire.KeysQuery)
+    found = keys.list_keys(request.database, account_id=query.account, after=query.after, limit=query.limit)
     return wire.KeyPage(data=list(map(shapes.key_body, found)), next=shapes.next_page(found, query.limit))
 
 
-def show_key(call: Call) -> wire.KeyBody:
-    return shapes.key_body(keys.get_key(call.database, _key_id(call)))
+def show_key(request: AdminRequest) -> wire.KeyBody:
+    return shapes.key_body(keys.get_key(request.database, _key_id(request)))
 
 
-def change_key(call: Call) -> wire.KeyBody:
-    patch = call.sent(wire.KeyPatch)
-    key_id = _key_id(call)
+def change_key(request: AdminRequest) -> wire.KeyBody:
+    patch = request.payload(wire.KeyPatch)
+    key_id = _key_id(request)
     # What stays is read in the transaction that writes: of two changes at once, neither undoes the other.
-    with call.database.write():
-        rules = shapes.changed_rules(keys.get_key(call.database, key_id, lock=True).rules, patch)
+    with request.database.write():
+        rules = shapes.changed_rules(keys.get_key(request.database, key_id, lock=True).rules, patch)
         change = KeyUpdate(
-            label=_given(patch.label),
+            label=_unset_to_none(patch.label),
             rules=rules,
-            other_accounts=_given(patch.other_accounts),
-            disabled=_given(patch.disabled),
+            other_accounts=_unset_to_none(patch.other_accounts),
+            disabled=_unset_to_none(patch.disabled),
         )
-        return shapes.key_body(call.administrator.change_key(key_id, change))
+        return shapes.key_body(request.administrator.change_key(key_id, change))
 
 
-def revoke_key(call: Call) -> wire.KeyBody:
-    return shapes.key_body(call.administrator.revoke_key(_key_id(call)))
+def revoke_key(request: AdminRequest) -> wire.KeyBody:
+    return shapes.key_body(request.administrator.revoke_key(_key_id(request)))
 
 
-def set_price(call: Call) -> wire.PriceBody:
-    sent = call.sent(wire.NewPrice)
-    price = call.administrator.set_price(
-        sent.model,
-        parse_price_per_million(sent.prompt),
-        parse_price_per_million(sent.completion),
-        cached=None if sent.cached is None else parse_price_per_million(sent.cached),
-        valid_from=0 if sent.valid_from is None else to_milliseconds(sent.valid_from),
+def set_price(request: AdminRequest) -> wire.PriceBody:
+    payload = request.payload(wire.NewPrice)
+    price = request.administrator.set_price(
+        payload.model,
+        parse_price_per_million(payload.prompt),
+        parse_price_per_million(payload.completion),
+        cached=None if payload.cached is None else parse_price_per_million(payload.cached),
+        valid_from=0 if payload.valid_from is None else to_milliseconds(payload.valid_from),
     )
     return shapes.price_body(price)
 
 
-def list_prices(call: Call) -> wire.PriceList:
-    found = prices.list_prices(call.database, call.sent(wire.PricesQuery).model)
+def list_prices(request: AdminRequest) -> wire.PriceList:
+    found = prices.list_prices(request.database, request.payload(wire.PricesQuery).model)
     return wire.PriceList(data=list(map(shapes.price_body, found)))
 
 
-def list_usage(call: Call) -> wire.UsagePage:
-    query = call.sent(wire.UsageQuery)
-    found = usage.list_usage(call.database, _wanted(query), before=query.before, limit=query.limit)
+def list_usage(request: AdminRequest) -> wire.UsagePage:
+    query = request.payload(wire.UsageQuery)
+    found = usage.list_usage(request.database, _usage_filter(query), before=query.before, limit=query.limit)
     return wire.UsagePage(data=list(map(shapes.usage_body, found)), next=shapes.next_page(found, query.limit))
 
 
-def list_days(call: Call) -> wire.DayPage:
-    query = call.sent(wire.DaysQuery)
-    found = usage.list_daily_usage(call.database, _wanted(query), limit=query.limit, offset=query.offset)
-    following = query.offset + query.limit if len(found) == query.limit else None
-    return wire.DayPage(data=list(map(shapes.day_body, found)), next=following)
+def list_daily_usage(request: AdminRequest) -> wire.DailyUsagePage:
+    query = request.payload(wire.DailyUsageQuery)
+    found = usage.list_daily_usage(request.database, _usage_filter(query), limit=query.limit, offset=query.offset)
+    next_offset = query.offset + query.limit if len(found) == query.limit else None
+    return wire.DailyUsagePage(data=list(map(shapes.daily_usage_body, found)), next=next_offset)
 
 
-def audit(call: Call) -> wire.ChangePage:
-    query = call.sent(wire.BeforeQuery)
-    found = list_audit_entries(call.database, before=query.before, limit=query.limit)
+def audit(request: AdminRequest) -> wire.ChangePage:
+    query = request.payload(wire.BeforeQuery)
+    found = list_audit_entries(request.database, before=query.before, limit=query.limit)
     return wire.ChangePage(data=list(map(shapes.change_body, found)), next=shapes.next_page(found, query.limit))
 
 
-_Given = TypeVar("_Given")
+_Value = TypeVar("_Value")
 
 
-def _given(value: _Given | msgspec.UnsetType) -> _Given | None:
+def _unset_to_none(value: _Value | msgspec.UnsetType) -> _Value | None:
     return None if isinstance(value, msgspec.UnsetType) else value
 
 
-def _account(call: Call) -> Account:
-    return balances.find_account(call.database, call.path["account"])
+def _requested_account(request: AdminRequest) -> Account:
+    return balances.find_account(request.database, request.path["account"])
 
 
-def _key_id(call: Call) -> int:
-    text = call.path["key"]
+def _key_id(request: AdminRequest) -> int:
+    text = request.path["key"]
     if not (text.isascii() and text.isdecimal() and len(text) <= MAX_ID_DIGITS):
         raise KeyNotFound(f"There is no key {text!r}")
     return int(text)
 
 
-def _wanted(query: wire.UsageQuery | wire.DaysQuery) -> UsageFilter:
+def _usage_filter(query: wire.UsageQuery | wire.DailyUsageQuery) -> UsageFilter:
     first, last = (None if day is None else to_day_number(day) for day in (query.first_day, query.last_day))
     return UsageFilter(query.account, query.key, query.model, first, last)

@@ -7,24 +7,24 @@ import msgspec
 
 from dragoman.dialects.operation import Operation
 from dragoman.server.admin import actions, wire
-from dragoman.server.admin.actions import Call
+from dragoman.server.admin.actions import AdminRequest
 
 
-class Action(NamedTuple):
+class AdminRoute(NamedTuple):
     """A route."""
 
     operation: Operation
-    do: Callable[[Call], msgspec.Struct]
+    handler: Callable[[AdminRequest], msgspec.Struct]
 
 
-def _read(
+def _read_operation(
     path: str, summary: str, answer: type[msgspec.Struct], query: type[msgspec.Struct] | None = None
 ) -> Operation:
     missing = (404,) if "{" in path else ()
-    return Operation("GET", path, summary, answer, wire.ErrorBody, (400, 401, *missing, 503), query=query)
+    return Operation("GET", path, summary, answer, wire.AdminErrorBody, (400, 401, *missing, 503), query=query)
 
 
-def _change(
+def _write_operation(
     method: str,
     path: str,
     summary: str,
@@ -33,33 +33,46 @@ def _change(
     statuses: tuple[int, ...] = (),
 ) -> Operation:
     errors = (400, 401, *statuses, *(() if request is None else (413,)), 503)
-    return Operation(method, path, summary, answer, wire.ErrorBody, errors, request)
+    return Operation(method, path, summary, answer, wire.AdminErrorBody, errors, request)
 
 
 _ACCOUNTS, _KEYS = "/admin/accounts", "/admin/keys"
 _ACCOUNT, _KEY = f"{_ACCOUNTS}/{{account}}", f"{_KEYS}/{{key}}"
 _DEPOSITS = f"{_ACCOUNT}/deposits"
 
-ACTIONS = (
-    Action(
-        _change("POST", _ACCOUNTS, "Open an account", wire.AccountBody, wire.NewAccount, (409,)),
+ADMIN_ROUTES = (
+    AdminRoute(
+        _write_operation("POST", _ACCOUNTS, "Open an account", wire.AccountBody, wire.NewAccount, (409,)),
         actions.create_account,
     ),
-    Action(_read(_ACCOUNTS, "List accounts", wire.AccountPage, wire.AfterQuery), actions.list_accounts),
-    Action(_read(_ACCOUNT, "An account, by its number or name", wire.AccountBody), actions.show_account),
-    Action(_change("POST", _DEPOSITS, "Pay in, or out", wire.DepositBody, wire.NewDeposit, (404,)), actions.deposit),
-    Action(_read(_DEPOSITS, "List deposits", wire.DepositPage, wire.BeforeQuery), actions.list_deposits),
-    Action(_change("POST", _KEYS, "Make a key", wire.NewKeyBody, wire.NewKey, (404,)), actions.create_key),
-    Action(_read(_KEYS, "List keys", wire.KeyPage, wire.KeysQuery), actions.list_keys),
-    Action(_read(_KEY, "A key", wire.KeyBody), actions.show_key),
-    Action(_change("PATCH", _KEY, "Change a key's rules", wire.KeyBody, wire.KeyPatch, (404,)), actions.change_key),
-    Action(_change("DELETE", _KEY, "Revoke a key", wire.KeyBody, None, (404,)), actions.revoke_key),
-    Action(_change("POST", "/admin/prices", "Set a price", wire.PriceBody, wire.NewPrice), actions.set_price),
-    Action(_read("/admin/prices", "List prices", wire.PriceList, wire.PricesQuery), actions.list_prices),
-    Action(_read("/admin/usage", "List requests", wire.UsagePage, wire.UsageQuery), actions.list_usage),
-    Action(_read("/admin/usage/daily", "Sums by day", wire.DayPage, wire.DaysQuery), actions.list_days),
-    Action(_read("/admin/audit", "Who changed what", wire.ChangePage, wire.BeforeQuery), actions.audit),
+    AdminRoute(_read_operation(_ACCOUNTS, "List accounts", wire.AccountPage, wire.AfterQuery), actions.list_accounts),
+    AdminRoute(_read_operation(_ACCOUNT, "An account, by its number or name", wire.AccountBody), actions.show_account),
+    AdminRoute(
+        _write_operation("POST", _DEPOSITS, "Pay in, or out", wire.DepositBody, wire.NewDeposit, (404,)),
+        actions.deposit,
+    ),
+    AdminRoute(_read_operation(_DEPOSITS, "List deposits", wire.DepositPage, wire.BeforeQuery), actions.list_deposits),
+    AdminRoute(
+        _write_operation("POST", _KEYS, "Make a key", wire.CreatedKeyBody, wire.NewKeyRequest, (404,)),
+        actions.create_key,
+    ),
+    AdminRoute(_read_operation(_KEYS, "List keys", wire.KeyPage, wire.KeysQuery), actions.list_keys),
+    AdminRoute(_read_operation(_KEY, "A key", wire.KeyBody), actions.show_key),
+    AdminRoute(
+        _write_operation("PATCH", _KEY, "Change a key's rules", wire.KeyBody, wire.KeyPatch, (404,)), actions.change_key
+    ),
+    AdminRoute(_write_operation("DELETE", _KEY, "Revoke a key", wire.KeyBody, None, (404,)), actions.revoke_key),
+    AdminRoute(
+        _write_operation("POST", "/admin/prices", "Set a price", wire.PriceBody, wire.NewPrice), actions.set_price
+    ),
+    AdminRoute(_read_operation("/admin/prices", "List prices", wire.PriceList, wire.PricesQuery), actions.list_prices),
+    AdminRoute(_read_operation("/admin/usage", "List requests", wire.UsagePage, wire.UsageQuery), actions.list_usage),
+    AdminRoute(
+        _read_operation("/admin/usage/daily", "Sums by day", wire.DailyUsagePage, wire.DailyUsageQuery),
+        actions.list_daily_usage,
+    ),
+    AdminRoute(_read_operation("/admin/audit", "Who changed what", wire.ChangePage, wire.BeforeQuery), actions.audit),
 )
 
-OPERATIONS = tuple(action.operation for action in ACTIONS)
+OPERATIONS = tuple(route.operation for route in ADMIN_ROUTES)
 """The routes for the OpenAPI document."""

@@ -15,36 +15,36 @@ from dragoman.core.errors import BodyTooLarge, Overloaded, Unauthenticated
 from dragoman.dialects.door import bearer_key, error_headers, read_limited_body
 from dragoman.gateway.keys import StaticKeyAuthenticator
 from dragoman.server.admin import wire
-from dragoman.server.admin.actions import Call
-from dragoman.server.admin.operations import ACTIONS, Action
+from dragoman.server.admin.actions import AdminRequest
+from dragoman.server.admin.operations import ADMIN_ROUTES, AdminRoute
 
-LARGEST_BODY = 64 * 1024
+MAX_BODY_BYTES = 64 * 1024
 
 
 def routes(thread: DatabaseThread, keys: StaticKeyAuthenticator) -> list[BaseRoute]:
     """All routes, for whoever has one of the keys; the keys' labels are who is read to have made a change."""
     assert keys.needs_key, "without a key nobody may come in, and there is nothing to serve"
     return [
-        Route(action.operation.path, _endpoint(action, thread, keys), methods=[action.operation.method])
-        for action in ACTIONS
+        Route(route.operation.path, _endpoint(route, thread, keys), methods=[route.operation.method])
+        for route in ADMIN_ROUTES
     ]
 
 
 def _endpoint(
-    action: Action, thread: DatabaseThread, keys: StaticKeyAuthenticator
+    route: AdminRoute, thread: DatabaseThread, keys: StaticKeyAuthenticator
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
             key = bearer_key(request.headers)
             keys.require(key)
-            call = Call(
+            admin_request = AdminRequest(
                 thread.database,
                 Administrator(thread.database, keys.label(key)),
                 request.path_params,
-                await _body(action, request),
-                _query(action, request),
+                await _body(route, request),
+                _query(route, request),
             )
-            return _json(await thread.run(action.do, call))
+            return _json(await thread.run(route.handler, admin_request))
         except Unauthenticated as error:
             return _error(401, error.message, error_headers(error))
         except BodyTooLarge as error:
@@ -64,15 +64,15 @@ def _endpoint(
     return endpoint
 
 
-async def _body(action: Action, request: Request) -> msgspec.Struct | None:
-    struct = action.operation.request
+async def _body(route: AdminRoute, request: Request) -> msgspec.Struct | None:
+    struct = route.operation.request
     if struct is None:
         return None
-    return msgspec.json.decode(await read_limited_body(request, LARGEST_BODY), type=struct)
+    return msgspec.json.decode(await read_limited_body(request, MAX_BODY_BYTES), type=struct)
 
 
-def _query(action: Action, request: Request) -> msgspec.Struct | None:
-    struct = action.operation.query
+def _query(route: AdminRoute, request: Request) -> msgspec.Struct | None:
+    struct = route.operation.query
     return None if struct is None else msgspec.convert(dict(request.query_params), struct, strict=False)
 
 
@@ -82,5 +82,5 @@ def _json(body: msgspec.Struct) -> Response:
 
 
 def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    body = wire.ErrorBody(wire.Fault(message))
+    body = wire.AdminErrorBody(wire.AdminErrorDetail(message))
     return Response(msgspec.json.encode(body), status, headers, "application/json")

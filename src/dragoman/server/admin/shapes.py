@@ -15,12 +15,12 @@ from dragoman.accounts.usage import DailyUsage, UsageRecord
 from dragoman.server.admin import wire
 
 
-class _Numbered(Protocol):
+class _HasId(Protocol):
     @property
     def id(self) -> int: ...
 
 
-Row = TypeVar("Row", bound=_Numbered)
+Row = TypeVar("Row", bound=_HasId)
 
 
 def next_page(rows: Sequence[Row], limit: int) -> int | None:
@@ -60,33 +60,33 @@ def key_body(key: Key) -> wire.KeyBody:
         label=key.label,
         account=key.account_id,
         accounts=key.account_ids,
-        expires_at=_if_any(to_datetime, rules.expires_at),
+        expires_at=_convert_optional(to_datetime, rules.expires_at),
         models=rules.models,
         dialects=rules.dialects,
-        budget=_if_any(format_amount, rules.budget),
+        budget=_convert_optional(format_amount, rules.budget),
         requests_per_minute=rules.requests_per_minute,
         tokens_per_minute=rules.tokens_per_minute,
         concurrent_requests=rules.concurrent_requests,
         created_at=to_datetime(key.created_at),
-        disabled_at=_if_any(to_datetime, key.disabled_at),
+        disabled_at=_convert_optional(to_datetime, key.disabled_at),
         spent=format_amount(key.spent),
         held=format_amount(key.held),
         running=key.running,
     )
 
 
-def new_key_body(key: Key, secret: str) -> wire.NewKeyBody:
-    return wire.NewKeyBody(secret=secret, **msgspec.structs.asdict(key_body(key)))
+def new_key_body(key: Key, secret: str) -> wire.CreatedKeyBody:
+    return wire.CreatedKeyBody(secret=secret, **msgspec.structs.asdict(key_body(key)))
 
 
-def new_rules(body: wire.NewKey) -> KeyRules:
+def new_rules(body: wire.NewKeyRequest) -> KeyRules:
     """The rules of a new key. Raises InvalidAmount."""
-    return _changed(KeyRules(), body)
+    return _apply(KeyRules(), body)
 
 
 def changed_rules(rules: KeyRules, patch: wire.KeyPatch) -> KeyRules:
     """The rules after a change. Raises InvalidAmount."""
-    return _changed(rules, patch)
+    return _apply(rules, patch)
 
 
 def price_body(price: Price) -> wire.PriceBody:
@@ -101,8 +101,8 @@ def price_body(price: Price) -> wire.PriceBody:
     )
 
 
-def usage_body(used: UsageRecord) -> wire.UsageBody:
-    return wire.UsageBody(
+def usage_body(used: UsageRecord) -> wire.UsageRecordBody:
+    return wire.UsageRecordBody(
         id=used.id,
         request_id=used.request_id,
         account=used.account_id,
@@ -120,8 +120,8 @@ def usage_body(used: UsageRecord) -> wire.UsageBody:
     )
 
 
-def day_body(day: DailyUsage) -> wire.DayBody:
-    return wire.DayBody(
+def daily_usage_body(day: DailyUsage) -> wire.DailyUsageBody:
+    return wire.DailyUsageBody(
         day=from_day_number(day.day),
         account=day.account_id,
         key=day.key_id,
@@ -146,17 +146,17 @@ def change_body(change: AuditEntry) -> wire.ChangeBody:
 
 
 _Value = TypeVar("_Value")
-_Told = TypeVar("_Told")
+_Converted = TypeVar("_Converted")
 
 
-def _if_any(tell: Callable[[_Value], _Told], value: _Value | None) -> _Told | None:
-    return None if value is None else tell(value)
+def _convert_optional(convert: Callable[[_Value], _Converted], value: _Value | None) -> _Converted | None:
+    return None if value is None else convert(value)
 
 
-def _changed(rules: KeyRules, sent: wire.NewKey | wire.KeyPatch) -> KeyRules:
-    given = {name: getattr(sent, name) for name in KeyRules.__struct_fields__}
+def _apply(rules: KeyRules, body: wire.NewKeyRequest | wire.KeyPatch) -> KeyRules:
+    given = {name: getattr(body, name) for name in KeyRules.__struct_fields__}
     given = {name: value for name, value in given.items() if value is not msgspec.UNSET}
-    for name, read in (("expires_at", to_milliseconds), ("budget", parse_amount)):
+    for name, parse in (("expires_at", to_milliseconds), ("budget", parse_amount)):
         if given.get(name) is not None:
-            given[name] = read(given[name])
+            given[name] = parse(given[name])
     return msgspec.structs.replace(rules, **given)

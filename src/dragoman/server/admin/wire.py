@@ -22,11 +22,11 @@ Text = Annotated[str, Meta(min_length=1, max_length=255, pattern=r"^[^\x00-\x1f]
 Time = Annotated[datetime, Meta(tz=True)]
 
 
-class _Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _RequestBody(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
 
-class NewAccount(_Body, frozen=True, kw_only=True):
+class NewAccount(_RequestBody, frozen=True, kw_only=True):
     name: Text
     currency: Annotated[str, Meta(pattern=r"^[A-Z]{3}$")] = DEFAULT_CURRENCY
 
@@ -52,7 +52,7 @@ class AccountPage(msgspec.Struct, frozen=True, kw_only=True):
     """To be sent as `after` for the next page; null: there is none."""
 
 
-class NewDeposit(_Body, frozen=True, kw_only=True):
+class NewDeposit(_RequestBody, frozen=True, kw_only=True):
     amount: Amount
     """Negative: paid out."""
     reference: Text | None = None
@@ -77,7 +77,7 @@ class DepositPage(msgspec.Struct, frozen=True, kw_only=True):
     """To be sent as `before`."""
 
 
-class NewKey(_Body, frozen=True, kw_only=True):
+class NewKeyRequest(_RequestBody, frozen=True, kw_only=True):
     """What is null or absent has no limit."""
 
     account: Id
@@ -93,7 +93,7 @@ class NewKey(_Body, frozen=True, kw_only=True):
     concurrent_requests: Limit | None = None
 
 
-class KeyPatch(_Body, frozen=True, kw_only=True):
+class KeyPatch(_RequestBody, frozen=True, kw_only=True):
     """What is absent stays; null takes a limit away."""
 
     other_accounts: tuple[Id, ...] | UnsetType = UNSET
@@ -130,7 +130,7 @@ class KeyBody(msgspec.Struct, frozen=True, kw_only=True):
     running: int
 
 
-class NewKeyBody(KeyBody, frozen=True, kw_only=True):
+class CreatedKeyBody(KeyBody, frozen=True, kw_only=True):
     secret: str
     """The key itself. It is told here once and kept nowhere."""
 
@@ -141,7 +141,7 @@ class KeyPage(msgspec.Struct, frozen=True, kw_only=True):
     """To be sent as `after`."""
 
 
-class NewPrice(_Body, frozen=True, kw_only=True):
+class NewPrice(_RequestBody, frozen=True, kw_only=True):
     """Prices of a million tokens."""
 
     model: Text
@@ -169,7 +169,7 @@ class PriceList(msgspec.Struct, frozen=True, kw_only=True):
     data: list[PriceBody]
 
 
-class UsageBody(msgspec.Struct, frozen=True, kw_only=True):
+class UsageRecordBody(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     request_id: str
     account: int | None
@@ -189,12 +189,12 @@ class UsageBody(msgspec.Struct, frozen=True, kw_only=True):
 class UsagePage(msgspec.Struct, frozen=True, kw_only=True):
     """Newest first."""
 
-    data: list[UsageBody]
+    data: list[UsageRecordBody]
     next: int | None
     """To be sent as `before`."""
 
 
-class DayBody(msgspec.Struct, frozen=True, kw_only=True):
+class DailyUsageBody(msgspec.Struct, frozen=True, kw_only=True):
     """The requests of an account with a key to a model on one day. Account and key 0: the server was open."""
 
     day: date
@@ -208,10 +208,10 @@ class DayBody(msgspec.Struct, frozen=True, kw_only=True):
     charge: str
 
 
-class DayPage(msgspec.Struct, frozen=True, kw_only=True):
+class DailyUsagePage(msgspec.Struct, frozen=True, kw_only=True):
     """The latest day first."""
 
-    data: list[DayBody]
+    data: list[DailyUsageBody]
     next: int | None
     """To be sent as `offset`."""
 
@@ -234,7 +234,7 @@ class ChangePage(msgspec.Struct, frozen=True, kw_only=True):
     """To be sent as `before`."""
 
 
-class AfterQuery(_Body, frozen=True, kw_only=True):
+class AfterQuery(_RequestBody, frozen=True, kw_only=True):
     after: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 0
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ITEMS)] = 100
 
@@ -243,12 +243,12 @@ class KeysQuery(AfterQuery, frozen=True, kw_only=True):
     account: Id | None = None
 
 
-class BeforeQuery(_Body, frozen=True, kw_only=True):
+class BeforeQuery(_RequestBody, frozen=True, kw_only=True):
     before: Id | None = None
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ITEMS)] = 100
 
 
-class PricesQuery(_Body, frozen=True, kw_only=True):
+class PricesQuery(_RequestBody, frozen=True, kw_only=True):
     model: Text | None = None
 
 
@@ -260,7 +260,7 @@ class UsageQuery(BeforeQuery, frozen=True, kw_only=True):
     last_day: date | None = None
 
 
-class DaysQuery(_Body, frozen=True, kw_only=True):
+class DailyUsageQuery(_RequestBody, frozen=True, kw_only=True):
     account: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     """0: nobody's, of an open server."""
     key: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
@@ -271,9 +271,9 @@ class DaysQuery(_Body, frozen=True, kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ITEMS)] = 100
 
 
-class Fault(msgspec.Struct, frozen=True):
+class AdminErrorDetail(msgspec.Struct, frozen=True):
     message: str
 
 
-class ErrorBody(msgspec.Struct, frozen=True):
-    error: Fault
+class AdminErrorBody(msgspec.Struct, frozen=True):
+    error: AdminErrorDetail
