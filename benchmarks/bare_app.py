@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from dragoman.dialects import sse
+from dragoman.dialects.http import sse
 
 _BACKLOG = 2048
 

@@ -19,16 +19,16 @@ from benchmarks.figures import TargetRatio, table, write_json
 from benchmarks.stopwatch import Stopwatch
 from dragoman.core.events import Delta, Usage
 from dragoman.core.request import SamplingParams
-from dragoman.engines.constraint import GrammarCompiler, GrammarConstraint
-from dragoman.engines.llama.backend import LlamaBackend
-from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.loading import load_model
-from dragoman.engines.llama.model import Model
-from dragoman.engines.llama.rewriting import faster_file
-from dragoman.engines.llama.scheduler import max_batch_tokens
-from dragoman.engines.llama.sequence import EngineRequest
-from dragoman.engines.llama.sources import bundled
+from dragoman.engines.llama.batching.batcher import Batcher
+from dragoman.engines.llama.batching.scheduler import max_batch_tokens
+from dragoman.engines.llama.batching.sequence import EngineRequest
+from dragoman.engines.llama.native.backend import LlamaBackend
+from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.loading import load_model
+from dragoman.engines.llama.native.model import Model
+from dragoman.engines.llama.weights.rewriting import faster_file
+from dragoman.engines.llama.weights.sources import bundled
+from dragoman.output.constraint import GrammarCompiler, GrammarConstraint
 from dragoman.server.settings import EngineSettings
 
 RATIO_BAR = TargetRatio(1.5)

@@ -6,7 +6,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 
-from dragoman.accounts.database import Database
+from dragoman.accounts.database.connections import Database
 from tests.support.postgresql import new_database, running_postgresql
 
 KINDS = ("sqlite", "postgresql")

@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from benchmarks.figures import table, write_json
 from benchmarks.rewrite_weights import FORMATS, rewritten
-from dragoman.engines.llama.context import Chunk, LlamaContext
-from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
-from dragoman.engines.llama.loading import load_model
-from dragoman.engines.llama.model import Model, TokenArray
-from dragoman.engines.llama.rewriting import faster_file
-from dragoman.engines.llama.sources import bundled
+from dragoman.engines.llama.native.context import Chunk, LlamaContext
+from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
+from dragoman.engines.llama.native.loading import load_model
+from dragoman.engines.llama.native.model import Model, TokenArray
+from dragoman.engines.llama.weights.rewriting import faster_file
+from dragoman.engines.llama.weights.sources import bundled
 
 SHIPPED = "shipped"
 SERVED = "served"

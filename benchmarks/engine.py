@@ -23,8 +23,8 @@ from benchmarks.processes import Server, dragoman_server, exit_on_sigterm, modul
 from benchmarks.rewrite_weights import rewritten
 from benchmarks.stopwatch import BENCHMARK_PROCESS, Stopwatch
 from benchmarks.workloads import WORKLOADS, Conversations
-from dragoman.engines.llama.rewriting import faster_file
-from dragoman.engines.llama.sources import bundled
+from dragoman.engines.llama.weights.rewriting import faster_file
+from dragoman.engines.llama.weights.sources import bundled
 
 PARALLEL = 16
 CONTEXT_CELLS = 16384

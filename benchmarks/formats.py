@@ -18,11 +18,11 @@ from benchmarks.figures import medians, table, write_json
 from benchmarks.rewrite_weights import FORMATS, rewritten
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.workloads import text
-from dragoman.engines.llama.context import Chunk, LlamaContext
-from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
-from dragoman.engines.llama.model import Model, TokenArray
-from dragoman.engines.llama.sources import bundled
+from dragoman.engines.llama.native.context import Chunk, LlamaContext
+from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
+from dragoman.engines.llama.native.model import Model, TokenArray
+from dragoman.engines.llama.weights.sources import bundled
 
 PREFILL_TOKENS = 512
 DECODE_STEPS = 16

@@ -24,13 +24,13 @@ from benchmarks.litellm_proxy import KEY as LITELLM_KEY
 from benchmarks.litellm_proxy import litellm_proxy
 from benchmarks.processes import Server, dragoman_server, exit_on_sigterm
 from benchmarks.stopwatch import Stopwatch
-from dragoman.accounts.audit import find_discrepancies
-from dragoman.accounts.balances import create_account, deposit
-from dragoman.accounts.database import Database
-from dragoman.accounts.keys import KeyRules, create_key
-from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.administration.accounts import create_account, deposit
+from dragoman.accounts.administration.consistency import find_discrepancies
+from dragoman.accounts.administration.keys import KeyRules, create_key
+from dragoman.accounts.administration.prices import set_price
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.money import MAX_AMOUNT
-from dragoman.accounts.prices import set_price
 from tests.support.postgresql import new_database, running_postgresql
 
 OFF = "off"

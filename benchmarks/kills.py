@@ -16,8 +16,8 @@ from pathlib import Path
 
 from benchmarks.databases import KINDS, new_databases
 from benchmarks.processes import exit_on_sigterm
-from dragoman.accounts.database import Database
-from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
 from tests.support.metered import AccountFixture
 from tests.support.streaming_clients import StreamingClients, assert_all_tokens_charged
 from tests.support.workers import killable_worker

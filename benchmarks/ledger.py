@@ -19,16 +19,16 @@ import uvloop
 from benchmarks.databases import add_databases_option, checkpoint, kind_of, new_databases, numbers
 from benchmarks.figures import TargetRatio, medians, percentile, table, write_json
 from benchmarks.stopwatch import cpu_seconds
-from dragoman.accounts.balances import create_account, deposit
-from dragoman.accounts.client import LedgerClient
-from dragoman.accounts.database import Database
+from dragoman.accounts.administration.accounts import create_account, deposit
+from dragoman.accounts.administration.keys import KeyRules, create_key
+from dragoman.accounts.administration.prices import set_price
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
+from dragoman.accounts.database.statements import insert
+from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.keys import KeyRules, create_key
-from dragoman.accounts.migrations import upgrade
-from dragoman.accounts.operations import Admission, KeyLookup, Settled, Settlement
-from dragoman.accounts.prices import set_price
-from dragoman.accounts.statements import insert
-from dragoman.accounts.tables import schema_migrations
+from dragoman.accounts.ledger.operations import Admission, KeyLookup, Settled, Settlement
+from dragoman.accounts.process.client import LedgerClient
 from dragoman.core.identifiers import key_digest, new_request_id
 from tests.support.server import LEDGER_PROCESS, children_of
 

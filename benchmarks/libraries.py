@@ -17,11 +17,11 @@ import numpy as np
 
 from benchmarks.figures import table, write_json
 from benchmarks.random_llama import SHAPE, random_llama
-from dragoman.engines.llama.comparing import divergence_from_llama_cpp
-from dragoman.engines.llama.context import Chunk, LlamaContext
-from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load_library
-from dragoman.engines.llama.model import Model
+from dragoman.engines.llama.native.context import Chunk, LlamaContext
+from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load_library
+from dragoman.engines.llama.native.library_check import divergence_from_llama_cpp
+from dragoman.engines.llama.native.model import Model
 
 KINDS = [
     "Q8_0",

@@ -16,19 +16,19 @@ import msgspec
 
 from benchmarks.databases import add_databases_option, checkpoint, kind_of, new_databases, numbers
 from benchmarks.figures import TargetRatio, medians, percentile, table, write_json
-from dragoman.accounts.balances import create_account, deposit
-from dragoman.accounts.database import Database
-from dragoman.accounts.keys import create_key
-from dragoman.accounts.migrations import upgrade
-from dragoman.accounts.operations import Admission
-from dragoman.accounts.prices import set_price
+from dragoman.accounts.administration.accounts import create_account, deposit
+from dragoman.accounts.administration.keys import create_key
+from dragoman.accounts.administration.prices import set_price
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
+from dragoman.accounts.ledger.operations import Admission
 from dragoman.core.identifiers import key_digest, new_request_id
 from dragoman.core.jobs import JobDraft, StoredRequest
 from dragoman.core.request import GenerationRequest, TextPrompt
-from dragoman.jobs.options import QueueOptions
-from dragoman.jobs.payloads import pack_requests, pack_stored_request
-from dragoman.jobs.rows import AcceptedJob, Submission
-from dragoman.jobs.store import JobStore
+from dragoman.jobs.storage.store import JobStore
+from dragoman.jobs.values.options import QueueOptions
+from dragoman.jobs.values.payloads import pack_requests, pack_stored_request
+from dragoman.jobs.values.rows import AcceptedJob, Submission
 
 FEW, MANY = 100, 100_000
 OWNERS = 100

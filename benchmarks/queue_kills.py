@@ -17,9 +17,9 @@ from typing import Any
 
 from benchmarks.databases import KINDS, new_databases
 from benchmarks.processes import exit_on_sigterm
-from dragoman.accounts.database import Database
-from dragoman.accounts.migrations import upgrade
-from dragoman.accounts.prices import set_price
+from dragoman.accounts.administration.prices import set_price
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
 from tests.support.killable_server import killable_server
 from tests.support.metered import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE, AccountFixture
 from tests.support.queue_clients import QueueClients, assert_each_charged_once

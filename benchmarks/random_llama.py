@@ -5,7 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from dragoman.engines.llama.libraries.ik_llama_cpp import packaged_ik_llama_cpp
+from dragoman.engines.llama.native.libraries.ik_llama_cpp import packaged_ik_llama_cpp
 from tests.support.tiny_llama import ModelShape, random_weights, write_model
 
 SHAPE = ModelShape(width=512, heads=8, inner=1536, layers=4, vocabulary=320)

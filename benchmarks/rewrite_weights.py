@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gguf.constants import GGMLQuantizationType
 
-from dragoman.engines.llama.requantization import plan, write
+from dragoman.engines.llama.weights.requantization import plan, write
 
 FORMATS = {
     "f32": GGMLQuantizationType.F32,

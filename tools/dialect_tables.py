@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 from msgspec import inspect
 
-from dragoman.dialects.operation import Operation
+from dragoman.dialects.http.operation import Operation
 from dragoman.server.app import DIALECTS
 from tools.generated import write_or_check
 

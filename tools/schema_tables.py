@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import JsonSchemaFormat
-from dragoman.engines.grammar import build_grammar
+from dragoman.output.grammar import build_grammar
 from tests.support.grammars import allows
 from tools.generated import write_or_check
 from tools.schema_suite import DRAFTS, schema_for_draft, unpack

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from dragoman.accounts.child import LedgerProcessHandle
-from dragoman.accounts.database import Database
-from dragoman.accounts.ledger_thread import LedgerThread
-from dragoman.accounts.transport import LedgerTransport
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.process.handle import LedgerProcessHandle
+from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.accounts.process.transport import LedgerTransport
 from tests.support.accounts import LedgerHarness
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from dragoman.accounts.changes import list_audit_entries
-from dragoman.accounts.database import Database
-from dragoman.accounts.migrations import require_current
+from dragoman.accounts.administration.audit_log import list_audit_entries
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import require_current
 from dragoman.cli.main import app
-from dragoman.server.accounts import accounts_location
+from dragoman.server.accounts_location import accounts_location
 from dragoman.server.settings import load_settings
 from tests.support.books import open_ledger_harness
 

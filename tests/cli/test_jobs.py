@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from dragoman.accounts.database import Database
-from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
 from dragoman.cli.main import app
 from dragoman.engines.echo import EchoEngine
-from dragoman.jobs.options import QueueOptions
+from dragoman.jobs.values.options import QueueOptions
 from tests.support.metered import MODEL
 from tests.support.queues import QueueHarness, QueueServer, queue_server, text_of
 
@@ -85,7 +85,7 @@ async def test_cancelling_a_running_job_stops_it_in_its_server(harness: QueueHar
 
 
 @pytest.mark.parametrize("command", ["show", "cancel", "retry"])
-@pytest.mark.usefixtures("shop")
+@pytest.mark.usefixtures("harness")
 def test_an_unknown_job_is_reported_in_one_line(command: str) -> None:
     assert run(command, "job_7", status=1).stderr == "dragoman: Job 'job_7' not found\n"
 

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from dragoman.accounts.balances import create_account, deposit
-from dragoman.accounts.keys import KeyRules, create_key, disable_key
+from dragoman.accounts.administration.accounts import create_account, deposit
+from dragoman.accounts.administration.keys import KeyRules, create_key, disable_key
 from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading
 from dragoman.server.app import App
 from dragoman.server.settings import DialectName

@@ -8,10 +8,10 @@ from typing import Any
 import httpx
 import pytest
 
-from dragoman.accounts.balances import create_account, deposit
-from dragoman.accounts.keys import KeyRules, create_key
+from dragoman.accounts.administration.accounts import create_account, deposit
+from dragoman.accounts.administration.keys import KeyRules, create_key
 from dragoman.core.errors import BadRequest
-from dragoman.dialects import sse
+from dragoman.dialects.http import sse
 from dragoman.jobs.webhooks.message import parse_secret
 from dragoman.jobs.webhooks.options import WebhookOptions
 from dragoman.jobs.webhooks.urls import UrlRules

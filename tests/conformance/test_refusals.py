@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from dragoman.accounts.child import LedgerProcessHandle
-from dragoman.accounts.keys import KeyRules, create_key, disable_key
+from dragoman.accounts.administration.keys import KeyRules, create_key, disable_key
+from dragoman.accounts.process.handle import LedgerProcessHandle
 from tests.support.apps import client_of
 from tests.support.metered import AccountFixture, metered_app, sqlite_account
 from tests.support.speakers import DIALECT_CLIENTS, DialectClient

@@ -14,9 +14,9 @@ from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
 from dragoman.core.service import Caller
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
-from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.meter import RequestMetrics
+from dragoman.gateway.routing.catalog import Catalog, Deployment
 from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.patience import PATIENCE_SECONDS
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dragoman.accounts.database import Database
+from dragoman.accounts.database.connections import Database
 from tests.support.queues import QueueHarness
 
 

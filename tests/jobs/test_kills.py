@@ -12,9 +12,9 @@ from pathlib import Path
 
 from sqlalchemy import func, select, update
 
-from dragoman.accounts.tables import jobs
+from dragoman.accounts.database.tables import jobs
 from dragoman.engines.echo import EchoEngine
-from dragoman.jobs.options import QueueOptions
+from dragoman.jobs.values.options import QueueOptions
 from tests.support.metered import cost
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.queue_processes import QueueProcessOptions, serve_queue

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message, Role, Tool, ToolCall, ToolOptions
-from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
-from dragoman.engines.llama.model import Model
-from dragoman.engines.llama.sources import bundled
+from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
+from dragoman.engines.llama.native.model import Model
+from dragoman.engines.llama.weights.sources import bundled
 from dragoman.prompt.template import CHATML, ChatTemplate
 
 ROLES: Sequence[Role] = ("system", "user", "assistant")

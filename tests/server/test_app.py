@@ -9,10 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import GenerationRequest, Prompt
-from dragoman.dialects.door import HttpOptions
+from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine, EngineStatistics
 from dragoman.engines.echo import EchoEngine
-from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.server.app import App, build_app
 from tests.support.apps import client_of, running_app
 

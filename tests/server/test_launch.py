@@ -14,13 +14,13 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dragoman.engines.llama.sources import bundled
+from dragoman.engines.llama.weights.sources import bundled
 from tests.support.gguf_files import write_tiny_model
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
 from tests.support.streams import StreamedResponse, chat_body, read_stream
 
-ENGINE = "dragoman.engines.llama.process"
+ENGINE = "dragoman.engines.llama.process.server"
 WORKER = "dragoman.server.worker"
 TIMEOUT = httpx.Timeout(PATIENCE_SECONDS)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from dragoman.accounts.database import Database
-from dragoman.accounts.keys import KeyRules, disable_key
-from dragoman.accounts.opening import open_ledger
-from dragoman.accounts.usage import list_daily_usage
+from dragoman.accounts.administration.keys import KeyRules, disable_key
+from dragoman.accounts.administration.usage import list_daily_usage
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.process.opening import open_ledger
 from tests.support.metered import AccountFixture, sqlite_account
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import LEDGER_PROCESS, RunningServer, children_of, running_server

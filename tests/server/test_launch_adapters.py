@@ -16,7 +16,7 @@ from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
 from tests.support.tiny_llama import random_lora_updates, random_weights, write_adapter, write_model
 
-ENGINE = "dragoman.engines.llama.process"
+ENGINE = "dragoman.engines.llama.process.server"
 WORKER = "dragoman.server.worker"
 TIMEOUT_SECONDS = PATIENCE_SECONDS
 LORA = "/empower/api/v1/lora"

@@ -33,7 +33,7 @@ context_cells = 1024
 threads = 1
 """
 
-ENGINE = "dragoman.engines.llama.process"
+ENGINE = "dragoman.engines.llama.process.server"
 
 
 @pytest.fixture

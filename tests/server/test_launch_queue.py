@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from dragoman.accounts.database import Database
-from dragoman.accounts.migrations import upgrade
-from dragoman.jobs.options import QueueOptions
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
+from dragoman.jobs.values.options import QueueOptions
 from tests.support.patience import PATIENCE_SECONDS
 from tests.support.queues import QueueHarness, queue_server
 from tests.support.receivers import SECRET, WebhookReceiver, running_receiver

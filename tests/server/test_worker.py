@@ -22,5 +22,5 @@ def test_a_worker_loads_nothing_that_it_may_never_use() -> None:
         text=True,
         check=True,
     ).stdout.split()
-    assert "dragoman.jobs.queue" in loaded
+    assert "dragoman.jobs.service.queue" in loaded
     assert [name for name in NOT_NEEDED if name in loaded] == []

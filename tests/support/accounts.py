@@ -3,15 +3,22 @@
 from types import TracebackType
 from typing import Any, Self
 
-from dragoman.accounts.audit import find_discrepancies
-from dragoman.accounts.balances import Account, create_account, deposit, find_account
-from dragoman.accounts.database import Clock, Database, Instant
+from dragoman.accounts.administration.accounts import Account, create_account, deposit, find_account
+from dragoman.accounts.administration.consistency import find_discrepancies
+from dragoman.accounts.administration.keys import Key, KeyRules, create_key, get_key
+from dragoman.accounts.administration.prices import set_price
+from dragoman.accounts.database.connections import Clock, Database, Instant
+from dragoman.accounts.database.tables import metadata, schema_migrations
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.keys import Key, KeyRules, create_key, get_key
-from dragoman.accounts.ledger import Ledger
-from dragoman.accounts.operations import Admission, Admitted, LedgerOutcome, Settled, Settlement, SettlementResult
-from dragoman.accounts.prices import set_price
-from dragoman.accounts.tables import metadata, schema_migrations
+from dragoman.accounts.ledger.ledger import Ledger
+from dragoman.accounts.ledger.operations import (
+    Admission,
+    Admitted,
+    LedgerOutcome,
+    Settled,
+    Settlement,
+    SettlementResult,
+)
 from dragoman.core.identifiers import key_digest, new_request_id
 
 MODEL = "parrot"

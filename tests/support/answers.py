@@ -18,12 +18,12 @@ from dragoman.core.events import (
     Usage,
 )
 from dragoman.core.service import ServedModel
-from dragoman.dialects.arcee import codec as arcee
-from dragoman.dialects.empower import codec as empower
-from dragoman.dialects.float16 import codec as float16
-from dragoman.dialects.form import DecodedRequest, ResponseBuilder
-from dragoman.dialects.infermatic import codec as infermatic
-from dragoman.dialects.scale import codec as scale
+from dragoman.dialects.http.codec import DecodedRequest, ResponseBuilder
+from dragoman.dialects.vendors.arcee import codec as arcee
+from dragoman.dialects.vendors.empower import codec as empower
+from dragoman.dialects.vendors.float16 import codec as float16
+from dragoman.dialects.vendors.infermatic import codec as infermatic
+from dragoman.dialects.vendors.scale import codec as scale
 from tests.support.occasions import decode_context
 
 MODEL = ServedModel("m", (), 8192, supports_reasoning=True)

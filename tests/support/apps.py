@@ -9,15 +9,15 @@ import httpx
 from starlette.types import Message
 
 from dragoman.core.identifiers import key_digest
-from dragoman.dialects.door import HttpOptions
+from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
-from dragoman.engines.llama.adapter_files import LocalAdapterStore
-from dragoman.gateway.catalog import Catalog, Deployment
-from dragoman.gateway.keys import StaticKeyAuthenticator
-from dragoman.jobs.queue import JobQueue
+from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
+from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
+from dragoman.gateway.routing.catalog import Catalog, Deployment
+from dragoman.jobs.service.queue import JobQueue
+from dragoman.server.accounting import AccountingServices
 from dragoman.server.app import App, build_app
-from dragoman.server.books import AccountingServices
 from dragoman.server.settings import DialectName
 
 KEY = "sk-0123456789abcdef"

@@ -8,11 +8,11 @@ import numpy as np
 
 from dragoman.core.events import Delta, Finished, Usage
 from dragoman.core.request import SamplingParams
-from dragoman.engines.llama.adapters import NO_ADAPTER
-from dragoman.engines.llama.adapting import LoraFallbackBackend
-from dragoman.engines.llama.backend import SEQUENCE_IDS
-from dragoman.engines.llama.batcher import Batcher, RequestOutput
-from dragoman.engines.llama.sequence import EngineRequest, RequestKey
+from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
+from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
+from dragoman.engines.llama.native.adapters import NO_ADAPTER
+from dragoman.engines.llama.native.backend import SEQUENCE_IDS
+from dragoman.engines.llama.native.lora_fallback import LoraFallbackBackend
 from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, reference_answer
 
 GREEDY = SamplingParams(temperature=0.0)

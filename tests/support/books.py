@@ -4,12 +4,12 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from dragoman.accounts.database import Database
-from dragoman.accounts.ledger_thread import LedgerThread
-from dragoman.accounts.migrations import upgrade
-from dragoman.gateway.accounts import AccountsOptions
-from dragoman.gateway.answers import MAX_RESPONSE_BYTES
-from dragoman.server.books import AccountingServices
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
+from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.gateway.auth.account_keys import AccountsOptions
+from dragoman.gateway.execution.stored_responses import MAX_RESPONSE_BYTES
+from dragoman.server.accounting import AccountingServices
 from tests.support.accounts import LedgerHarness
 
 ADMIN_KEY = "sk-admin-0123456789abcdef"

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from dragoman.accounts.database import Database
-from dragoman.accounts.migrations import upgrade
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
 from tests.support.accounts import clear_tables
 from tests.support.postgresql import PostgresServer, new_database, running_postgresql
 

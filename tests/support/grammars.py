@@ -12,7 +12,7 @@ from jsonschema import Draft202012Validator
 from jsonschema.protocols import Validator
 from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 
-from dragoman.engines.grammar import PARSER_LIMITS
+from dragoman.output.grammar import PARSER_LIMITS
 
 END = 256
 SPECIAL = {"<tool_call>": 257, "</tool_call>": 258, "[TOOL_CALLS]": 259}

@@ -9,11 +9,11 @@ HEAVY_FIXTURES = frozenset({"model", "fast_model", "model_server", "steady_serve
 
 HEAVY_FILES = (
     "accounts/end_to_end/test_killed_workers.py",
-    "accounts/test_client.py",
-    "accounts/test_process.py",
-    "accounts/test_processes.py",
-    "accounts/test_recovery.py",
-    "engines/llama/test_process.py",
+    "accounts/process/test_client.py",
+    "accounts/process/test_server.py",
+    "accounts/process/test_processes.py",
+    "accounts/process/test_recovery.py",
+    "engines/llama/process/test_server.py",
     "jobs/test_kill*.py",
     "server/test_launch*.py",
     "server/test_supervisor.py",

@@ -1,4 +1,4 @@
-"""What jobs/order.py says, without a database."""
+"""What jobs/storage/fair_queue.py says, without a database."""
 
 from collections.abc import Iterable
 

@@ -9,12 +9,12 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import NamedTuple
 
-from dragoman.accounts.client import LedgerClient
-from dragoman.accounts.database import Database
+from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.opening import LedgerResources, open_ledger
-from dragoman.accounts.operations import Admission, Settlement
-from dragoman.accounts.refusals import LedgerRefusal
+from dragoman.accounts.ledger.operations import Admission, Settlement
+from dragoman.accounts.ledger.refusals import LedgerRefusal
+from dragoman.accounts.process.client import LedgerClient
+from dragoman.accounts.process.opening import LedgerResources, open_ledger
 from dragoman.core.identifiers import new_request_id
 from tests.support.accounts import MODEL
 from tests.support.patience import PATIENCE_SECONDS

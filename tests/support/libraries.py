@@ -2,8 +2,8 @@
 
 import pytest
 
-from dragoman.engines.llama.libraries.binding import package_folder
-from dragoman.engines.llama.libraries.choice import LLAMA_CPP, PACKAGED_BUILDS
+from dragoman.engines.llama.native.libraries.binding import package_folder
+from dragoman.engines.llama.native.libraries.choice import LLAMA_CPP, PACKAGED_BUILDS
 
 INSTALLED_BUILDS = (LLAMA_CPP,) if package_folder("ik_llama_cpp") is None else PACKAGED_BUILDS
 

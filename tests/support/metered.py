@@ -4,19 +4,19 @@ import contextlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
-from dragoman.accounts.audit import find_discrepancies
-from dragoman.accounts.balances import Account, create_account, deposit, find_account
-from dragoman.accounts.database import Database
-from dragoman.accounts.keys import Key, KeyRules, create_key, list_keys
-from dragoman.accounts.ledger_thread import LedgerThread
-from dragoman.accounts.migrations import upgrade
-from dragoman.accounts.prices import set_price
-from dragoman.accounts.transport import LedgerTransport
-from dragoman.accounts.usage import UsageRecord, list_usage
+from dragoman.accounts.administration.accounts import Account, create_account, deposit, find_account
+from dragoman.accounts.administration.consistency import find_discrepancies
+from dragoman.accounts.administration.keys import Key, KeyRules, create_key, list_keys
+from dragoman.accounts.administration.prices import set_price
+from dragoman.accounts.administration.usage import UsageRecord, list_usage
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
+from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.engines.base import Engine
-from dragoman.gateway.accounts import AccountsOptions
+from dragoman.gateway.auth.account_keys import AccountsOptions
+from dragoman.server.accounting import AccountingServices
 from dragoman.server.app import App
-from dragoman.server.books import AccountingServices
 from tests.support.apps import echo_app
 
 MODEL = "echo"

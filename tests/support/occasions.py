@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dragoman.core.service import ServedModel
-from dragoman.dialects.form import DecodeContext
+from dragoman.dialects.http.codec import DecodeContext
 
 ID = "0123456789abcdef0123456789abcdef"
 CREATED = 1732150000

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from dragoman.prompt.pieces import (
+from dragoman.output.parts import (
     ContentText,
     OutputParser,
     OutputPart,

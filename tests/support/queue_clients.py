@@ -7,7 +7,7 @@ from typing import Any
 
 import aiohttp
 
-from dragoman.accounts.audit import find_discrepancies
+from dragoman.accounts.administration.consistency import find_discrepancies
 from tests.support.metered import AccountFixture
 from tests.support.patience import PATIENCE_SECONDS
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 
-from dragoman.accounts.child import LedgerProcessHandle
+from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.engines.echo import EchoEngine
 from tests.support.queues import running_queue
 

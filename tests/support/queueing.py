@@ -10,14 +10,14 @@ from typing import Any
 import httpx
 from sqlalchemy import select
 
-from dragoman.accounts.balances import create_account, deposit
-from dragoman.accounts.database import Database
+from dragoman.accounts.administration.accounts import create_account, deposit
+from dragoman.accounts.administration.keys import create_key
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.tables import jobs
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.keys import create_key
-from dragoman.accounts.tables import jobs
 from dragoman.engines.base import Engine
-from dragoman.jobs.options import QueueOptions
-from dragoman.jobs.queue import JobQueue
+from dragoman.jobs.service.queue import JobQueue
+from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from dragoman.server.app import App
 from dragoman.server.settings import DialectName

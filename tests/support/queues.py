@@ -9,13 +9,13 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 from sqlalchemy import select, update
 
-from dragoman.accounts.balances import create_account, deposit
-from dragoman.accounts.database import Database
+from dragoman.accounts.administration.accounts import create_account, deposit
+from dragoman.accounts.administration.keys import KeyRules, create_key
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.tables import job_events, jobs
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.keys import KeyRules, create_key
-from dragoman.accounts.ledger_thread import LedgerThread
-from dragoman.accounts.tables import job_events, jobs
-from dragoman.accounts.transport import LedgerTransport
+from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.core.events import Delta, Event
 from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.identifiers import new_request_id
@@ -24,14 +24,14 @@ from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
 from dragoman.core.service import Caller
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
-from dragoman.gateway.accounts import AccountAccessController, AccountsOptions
-from dragoman.gateway.catalog import Catalog, Deployment
+from dragoman.gateway.auth.account_keys import AccountAccessController, AccountsOptions
+from dragoman.gateway.execution.metrics import RequestMetrics
+from dragoman.gateway.execution.queued import GatewayJobExecutor
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.meter import RequestMetrics
-from dragoman.gateway.queueing import GatewayJobExecutor
-from dragoman.jobs.meter import QueueMetrics
-from dragoman.jobs.options import QueueOptions
-from dragoman.jobs.queue import JobQueue
+from dragoman.gateway.routing.catalog import Catalog, Deployment
+from dragoman.jobs.metrics import QueueMetrics
+from dragoman.jobs.service.queue import JobQueue
+from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from tests.support.metered import AMPLE_BALANCE, MODEL, AccountFixture
 from tests.support.patience import PATIENCE_SECONDS

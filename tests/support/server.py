@@ -20,7 +20,7 @@ START_TIMEOUT_SECONDS = 3 * PATIENCE_SECONDS
 
 STOP_TIMEOUT_SECONDS = PATIENCE_SECONDS
 
-LEDGER_PROCESS = "dragoman.accounts.process"
+LEDGER_PROCESS = "dragoman.accounts.process.server"
 """What a worker's child runs that commits for it."""
 
 

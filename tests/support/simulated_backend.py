@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.engines.llama.adapters import NO_ADAPTER
-from dragoman.engines.llama.backend import SEQUENCE_IDS
-from dragoman.engines.llama.context import Chunk, DecodeError, Logits, SequenceState
+from dragoman.engines.llama.native.adapters import NO_ADAPTER
+from dragoman.engines.llama.native.backend import SEQUENCE_IDS
+from dragoman.engines.llama.native.context import Chunk, DecodeError, Logits, SequenceState
 
 VOCABULARY_SIZE = 64
 END = 0

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from dragoman.server.accounts import DATABASE_VARIABLE
+from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.settings import EchoSettings, Settings
 from dragoman.server.worker import DeploymentOptions, WorkerOptions
 from tests.support.patience import PATIENCE_SECONDS

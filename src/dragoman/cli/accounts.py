@@ -9,7 +9,7 @@ from dragoman.cli.tables import print_fields, print_table
 from dragoman.cli.values import format_time
 
 if TYPE_CHECKING:
-    from dragoman.accounts.balances import Account
+    from dragoman.accounts.administration.accounts import Account
 
 app = typer.Typer(no_args_is_help=True, help="Open and look at accounts.")
 
@@ -34,7 +34,7 @@ def list_all(
     config: ConfigOption = None,
 ) -> None:
     """List the accounts with what is on them."""
-    from dragoman.accounts.balances import list_accounts
+    from dragoman.accounts.administration.accounts import list_accounts
     from dragoman.accounts.money import format_amount
 
     with open_database(database, config) as db:
@@ -63,7 +63,7 @@ def show(
     config: ConfigOption = None,
 ) -> None:
     """Show one account."""
-    from dragoman.accounts.balances import find_account
+    from dragoman.accounts.administration.accounts import find_account
 
     with open_database(database, config) as db:
         _show(find_account(db, account))

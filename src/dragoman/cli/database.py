@@ -12,8 +12,8 @@ import typer
 from dragoman.server.settings import Settings, SettingsError, environment_variable, load_settings
 
 if TYPE_CHECKING:
-    from dragoman.accounts.changes import Administrator
-    from dragoman.accounts.database import Database
+    from dragoman.accounts.administration.audit_log import Administrator
+    from dragoman.accounts.database.connections import Database
 
 DATABASE_SETTING = "accounts.database"
 
@@ -45,11 +45,11 @@ def open_database(url: str | None, config: Path | None, *, current: bool = True)
 
     Ends the command with one line when it cannot be used, and when what is done in the block is refused.
     """
-    from dragoman.accounts.balances import AccountNotFound
-    from dragoman.accounts.database import Database
-    from dragoman.accounts.keys import KeyNotFound
-    from dragoman.accounts.migrations import DatabaseOutdated, DatabaseTooNew, require_current
-    from dragoman.server.accounts import AccountsUnavailable
+    from dragoman.accounts.administration.accounts import AccountNotFound
+    from dragoman.accounts.administration.keys import KeyNotFound
+    from dragoman.accounts.database.connections import Database
+    from dragoman.accounts.database.migrations import DatabaseOutdated, DatabaseTooNew, require_current
+    from dragoman.server.accounts_location import AccountsUnavailable
 
     try:
         database = Database(_database_url(url, config))
@@ -72,7 +72,7 @@ def open_database(url: str | None, config: Path | None, *, current: bool = True)
 @contextlib.contextmanager
 def open_administrator(url: str | None, config: Path | None) -> Iterator["Administrator"]:
     """Who makes changes: the user of this machine whose command it is."""
-    from dragoman.accounts.changes import Administrator
+    from dragoman.accounts.administration.audit_log import Administrator
 
     with open_database(url, config) as database:
         yield Administrator(database, f"command line ({_user()})")
@@ -94,7 +94,7 @@ def load_settings_with_database(url: str | None, config: Path | None) -> Setting
 
 
 def _database_url(url: str | None, config: Path | None) -> str:
-    from dragoman.server.accounts import accounts_location
+    from dragoman.server.accounts_location import accounts_location
 
     location = accounts_location(load_settings(config, os.environ, {DATABASE_SETTING: url}).accounts)
     if location is None:

@@ -10,8 +10,8 @@ app = typer.Typer(no_args_is_help=True, help="Make and check the tables of the a
 @app.command()
 def upgrade(database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Make what is missing. Safe to repeat, and while servers run that need no more than there was."""
-    from dragoman.accounts import migrations
-    from dragoman.server.accounts import create_database_folder
+    from dragoman.accounts.database import migrations
+    from dragoman.server.accounts_location import create_database_folder
 
     with open_database(database, config, current=False) as accounts_database:
         create_database_folder(accounts_database)
@@ -22,7 +22,7 @@ def upgrade(database: DatabaseOption = None, config: ConfigOption = None) -> Non
 @app.command()
 def status(database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Show which steps were made and which are missing; the exit status is 1 if any is, or one is unknown."""
-    from dragoman.accounts import migrations
+    from dragoman.accounts.database import migrations
 
     with open_database(database, config, current=False) as accounts_database:
         state = migrations.migration_status(accounts_database)

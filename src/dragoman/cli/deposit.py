@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from dragoman.cli.database import ConfigOption, DatabaseOption, open_administrator
-from dragoman.cli.values import read_amount as read_amount
+from dragoman.cli.values import read_amount
 
 
 def deposit(
@@ -19,7 +19,7 @@ def deposit(
     config: ConfigOption = None,
 ) -> None:
     """Pay money into an account, or out of its balance."""
-    from dragoman.accounts.balances import find_account
+    from dragoman.accounts.administration.accounts import find_account
     from dragoman.accounts.money import format_amount
 
     nano_units = read_amount(amount)

@@ -19,9 +19,9 @@ from dragoman.cli.tables import print_fields, print_table
 from dragoman.cli.values import format_time
 
 if TYPE_CHECKING:
-    from dragoman.accounts.database import Database
-    from dragoman.jobs.listing import JobEntry
-    from dragoman.jobs.store import JobStore
+    from dragoman.accounts.database.connections import Database
+    from dragoman.jobs.storage.listing import JobEntry
+    from dragoman.jobs.storage.store import JobStore
     from dragoman.server.settings import Settings
 
 app = typer.Typer(no_args_is_help=True, help="Look at queued requests, cancel them, and run them again.")
@@ -50,8 +50,8 @@ def list_all(
     config: ConfigOption = None,
 ) -> None:
     """List jobs, the newest first."""
-    from dragoman.accounts.balances import find_account
-    from dragoman.jobs.listing import JobFilter, list_jobs
+    from dragoman.accounts.administration.accounts import find_account
+    from dragoman.jobs.storage.listing import JobFilter, list_jobs
 
     with open_database(database, config) as db:
         account_id = None if account is None else find_account(db, account).id
@@ -82,7 +82,7 @@ def list_all(
 def show(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Show how a job stands, what it cost, and why it failed."""
     from dragoman.accounts.money import format_amount
-    from dragoman.jobs.listing import get_job
+    from dragoman.jobs.storage.listing import get_job
 
     with open_database(database, config) as db, _exit_on_refusal():
         entry = get_job(db, job)
@@ -117,7 +117,7 @@ def show(job: JobArgument, database: DatabaseOption = None, config: ConfigOption
 @app.command()
 def cancel(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Cancel a job that waits or runs, on whichever server; what was generated is paid."""
-    from dragoman.jobs.listing import get_job
+    from dragoman.jobs.storage.listing import get_job
 
     settings = load_settings_with_database(database, config)
     with open_database(database, config) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
@@ -140,7 +140,7 @@ def retry(job: JobArgument, database: DatabaseOption = None, config: ConfigOptio
 @contextlib.contextmanager
 def _open_job_store(database: "Database", settings: "Settings") -> "Iterator[JobStore]":
     from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
-    from dragoman.jobs.store import JobStore
+    from dragoman.jobs.storage.store import JobStore
     from dragoman.server.queueing import queue_options
 
     store = JobStore(database, queue_options(settings.queue), QUEUE_PROCESS_ID)
@@ -152,7 +152,7 @@ def _open_job_store(database: "Database", settings: "Settings") -> "Iterator[Job
 
 @contextlib.contextmanager
 def _exit_on_refusal() -> Iterator[None]:
-    from dragoman.accounts.refusals import LedgerRefusal
+    from dragoman.accounts.ledger.refusals import LedgerRefusal
     from dragoman.core.errors import JobNotFound
 
     try:
@@ -163,6 +163,6 @@ def _exit_on_refusal() -> Iterator[None]:
 
 def _owner(job: "JobEntry") -> str:
     """An account, a part of a key's digest, or nobody."""
-    from dragoman.jobs.rows import ACCOUNT_OWNER_PREFIX
+    from dragoman.jobs.values.rows import ACCOUNT_OWNER_PREFIX
 
     return job.owner if job.owner.startswith(ACCOUNT_OWNER_PREFIX) else job.owner[:12]

@@ -9,7 +9,7 @@ from dragoman.cli.tables import print_fields, print_table
 from dragoman.cli.values import format_time, read_amount, read_time
 
 if TYPE_CHECKING:
-    from dragoman.accounts.keys import Key
+    from dragoman.accounts.administration.keys import Key
 
 app = typer.Typer(no_args_is_help=True, help="Make, look at and revoke API keys.")
 
@@ -36,8 +36,8 @@ def create(
     config: ConfigOption = None,
 ) -> None:
     """Make a key and show it: this once, it is kept nowhere. What is not given has no limit."""
-    from dragoman.accounts.balances import find_account
-    from dragoman.accounts.keys import KeyRules
+    from dragoman.accounts.administration.accounts import find_account
+    from dragoman.accounts.administration.keys import KeyRules
 
     rules = KeyRules(
         expires_at=None if expires is None else read_time(expires),
@@ -65,8 +65,8 @@ def list_all(
     config: ConfigOption = None,
 ) -> None:
     """List keys, by their last characters."""
-    from dragoman.accounts.balances import find_account
-    from dragoman.accounts.keys import list_keys
+    from dragoman.accounts.administration.accounts import find_account
+    from dragoman.accounts.administration.keys import list_keys
     from dragoman.accounts.money import format_amount
 
     with open_database(database, config) as db:
@@ -85,7 +85,7 @@ def list_all(
 @app.command()
 def show(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Show a key's rules and what it has spent."""
-    from dragoman.accounts.keys import get_key
+    from dragoman.accounts.administration.keys import get_key
     from dragoman.accounts.money import format_amount
 
     with open_database(database, config) as db:

@@ -12,9 +12,9 @@ def models() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from dragoman.engines.llama.gguf_files import model_size
-    from dragoman.engines.llama.rewriting import rewritten_models
-    from dragoman.engines.llama.sources import ModelSourceError, list_local
+    from dragoman.engines.llama.weights.gguf_files import model_size
+    from dragoman.engines.llama.weights.rewriting import rewritten_models
+    from dragoman.engines.llama.weights.sources import ModelSourceError, list_local
 
     try:
         local_models = list_local()

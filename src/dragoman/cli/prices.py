@@ -9,7 +9,7 @@ from dragoman.cli.tables import print_table
 from dragoman.cli.values import format_time, read_price, read_time
 
 if TYPE_CHECKING:
-    from dragoman.accounts.prices import Price
+    from dragoman.accounts.administration.prices import Price
 
 app = typer.Typer(no_args_is_help=True, help="Set and look at prices, in units for a million tokens.")
 
@@ -43,7 +43,7 @@ def list_all(
     config: ConfigOption = None,
 ) -> None:
     """List all prices there have been and will be."""
-    from dragoman.accounts.prices import list_prices
+    from dragoman.accounts.administration.prices import list_prices
 
     with open_database(database, config) as db:
         _show(list_prices(db, model))

@@ -10,7 +10,7 @@ from dragoman.cli.tables import print_table
 from dragoman.cli.values import read_day
 
 if TYPE_CHECKING:
-    from dragoman.accounts.usage import UsageSum
+    from dragoman.accounts.administration.usage import UsageSum
 
 
 class UsageGrouping(StrEnum):
@@ -41,8 +41,8 @@ def usage(
     config: ConfigOption = None,
 ) -> None:
     """Show how much was used, and what it cost."""
-    from dragoman.accounts.balances import find_account
-    from dragoman.accounts.usage import UsageFilter, sum_usage
+    from dragoman.accounts.administration.accounts import find_account
+    from dragoman.accounts.administration.usage import UsageFilter, sum_usage
 
     first, last = (None if each is None else read_day(each) for each in (since, until))
     with open_database(database, config) as db:

@@ -31,7 +31,7 @@ that dialect's in-stream error. Foreign errors are translated where they enter, 
 from datetime import datetime
 from typing import Literal
 
-from dragoman.core.allowance import Allowances
+from dragoman.core.rate_limits import Allowances
 
 KeyFault = Literal["missing", "malformed", "unknown", "disabled", "expired"]
 

@@ -6,9 +6,9 @@ from typing import Protocol
 import msgspec
 
 from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
-from dragoman.core.allowance import Allowances
 from dragoman.core.events import Event
 from dragoman.core.identifiers import key_digest
+from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import GenerationRequest, Prompt
 
 
@@ -186,8 +186,8 @@ class AdapterService(GenerationService, Protocol):
     async def register_adapter(self, spec: AdapterSpec, caller: Caller, *, token: str | None) -> RegisteredAdapter:
         """Serve an adapter; one that is served already is no error.
 
-        `token` opens the hub for this one download and is not stored. Raises ModelNameTaken, AdapterMissing or BadRequest,
-        and Forbidden for a key that is not for all models.
+        `token` opens the hub for this one download and is not stored. Raises ModelNameTaken, AdapterMissing or
+        BadRequest, and Forbidden for a key that is not for all models.
         """
         ...
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dragoman.accounts.database_thread import DatabaseThread
+from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
 from dragoman.core.errors import (
     BadRequest,
@@ -22,17 +22,17 @@ from dragoman.core.jobs import Job, JobDraft
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.service import Caller, EventStream, ServedModel
 from dragoman.engines.base import AdapterStore, Engine
-from dragoman.gateway.access import AccessController, AdmissionRequest, Principal, Reservation
-from dragoman.gateway.adapters import AdapterRegistrar, NoAdapterStore
-from dragoman.gateway.best_of import BestOfSelector
-from dragoman.gateway.catalog import Catalog, ResolvedModel
-from dragoman.gateway.guesses import AuthFailureLimiter
-from dragoman.gateway.keys import NO_KEYS
-from dragoman.gateway.meter import RequestMetrics
-from dragoman.gateway.queueing import JobService
-from dragoman.gateway.running import RequestExecution
-from dragoman.gateway.usage import RecordedUsage
-from dragoman.jobs.queue import JobQueue
+from dragoman.gateway.account_usage import RecordedUsage
+from dragoman.gateway.admission.controller import AccessController, AdmissionRequest, Principal, Reservation
+from dragoman.gateway.auth.static_keys import NO_KEYS
+from dragoman.gateway.auth.throttle import AuthFailureLimiter
+from dragoman.gateway.execution.best_of import BestOfSelector
+from dragoman.gateway.execution.metrics import RequestMetrics
+from dragoman.gateway.execution.queued import JobService
+from dragoman.gateway.execution.request_execution import RequestExecution
+from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore
+from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
+from dragoman.jobs.service.queue import JobQueue
 
 
 class _GatewayState:

@@ -7,9 +7,9 @@ import msgspec
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message, ToolOptions
-from dragoman.prompt import thinking
+from dragoman.output import reasoning_effort as thinking
 from dragoman.prompt.conversation import merge_system, message_fields, tool_fields
-from dragoman.prompt.reading import OutputParserSpec
+from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal
 from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
 

@@ -6,10 +6,10 @@ import msgspec
 
 from dragoman.core.adapters import Adapter
 from dragoman.engines.base import AdapterFile
-from dragoman.engines.llama.adapter_files import resolve_adapter
-from dragoman.engines.llama.adapter_registry import AdapterRecord
-from dragoman.engines.llama.gguf_files import ModelSourceError
-from dragoman.server.deployments import DeploymentError, DeploymentPlan
+from dragoman.engines.llama.weights.adapter_files import resolve_adapter
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError
+from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
+from dragoman.server.planning import DeploymentError, DeploymentPlan
 from dragoman.server.settings import AdapterSettings, Settings
 
 

@@ -14,21 +14,21 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dragoman.dialects import arcee, empower, float16, infermatic, scale
-from dragoman.dialects.door import HttpOptions
-from dragoman.dialects.form import EndpointCodec
-from dragoman.dialects.operation import Operation
+from dragoman.dialects.http.codec import EndpointCodec
+from dragoman.dialects.http.context import HttpOptions
+from dragoman.dialects.http.operation import Operation
+from dragoman.dialects.vendors import arcee, empower, float16, infermatic, scale
 from dragoman.engines.base import AdapterStore
-from dragoman.gateway.catalog import Catalog
+from dragoman.gateway.auth.static_keys import NO_KEYS, StaticKeyAuthenticator
+from dragoman.gateway.execution.metrics import RequestMetrics
+from dragoman.gateway.execution.queued import GatewayJobExecutor
 from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.keys import NO_KEYS, StaticKeyAuthenticator
-from dragoman.gateway.meter import RequestMetrics
-from dragoman.gateway.queueing import GatewayJobExecutor
-from dragoman.jobs.meter import QueueMetrics
-from dragoman.jobs.queue import JobQueue
-from dragoman.jobs.workshop import JobExecutor
+from dragoman.gateway.routing.catalog import Catalog
+from dragoman.jobs.metrics import QueueMetrics
+from dragoman.jobs.service.queue import JobQueue
+from dragoman.jobs.worker.executor import JobExecutor
 from dragoman.server import admin, health, metrics, openapi
-from dragoman.server.books import AccountingServices
+from dragoman.server.accounting import AccountingServices
 from dragoman.server.settings import DialectName
 
 NO_HOSTS: Mapping[str, DialectName] = {}

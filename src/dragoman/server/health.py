@@ -4,7 +4,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
-from dragoman.gateway.catalog import Catalog
+from dragoman.gateway.routing.catalog import Catalog
 
 
 def routes(catalog: Catalog) -> list[BaseRoute]:

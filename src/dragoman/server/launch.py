@@ -16,13 +16,13 @@ import structlog
 from rich.console import Console
 
 from dragoman.core.identifiers import key_digest
-from dragoman.engines.llama.adapter_registry import registry_path, write_registry
-from dragoman.engines.llama.gguf_files import ModelSourceError
-from dragoman.engines.llama.options import EngineOptions
-from dragoman.engines.llama.sources import ModelFile
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError
+from dragoman.engines.llama.weights.sources import ModelFile
+from dragoman.engines.llama.wire.adapter_registry import registry_path, write_registry
+from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.jobs.webhooks.message import InvalidSecret
 from dragoman.server import logs
-from dragoman.server.accounts import (
+from dragoman.server.accounts_location import (
     DATABASE_VARIABLE,
     AccountsLocation,
     AccountsUnavailable,
@@ -30,7 +30,7 @@ from dragoman.server.accounts import (
     default_location,
 )
 from dragoman.server.adapters import with_adapters
-from dragoman.server.deployments import DeploymentError, DeploymentPlan, plan_deployments, with_faster_weights
+from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_deployments, with_faster_weights
 from dragoman.server.queueing import WEBHOOK_SECRET_VARIABLE, webhook_options
 from dragoman.server.settings import AdminKeySettings, AdminSettings, Settings
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
@@ -297,7 +297,7 @@ class _ServerLauncher:
         environment = {"GOMP_SPINCOUNT": _SPIN_COUNT, **os.environ}
         return ChildCommand(
             f"engine {planned.name}",
-            _module_command("dragoman.engines.llama.process", options),
+            _module_command("dragoman.engines.llama.process.server", options),
             environment,
             on_demand=planned.on_demand,
         )

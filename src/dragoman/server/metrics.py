@@ -16,12 +16,12 @@ from starlette.routing import BaseRoute, Route
 from dragoman.core.errors import DragomanError, EngineFailed, Forbidden, Limited, Overloaded, Unauthenticated
 from dragoman.core.jobs import QueueService
 from dragoman.core.service import Caller, VisibleModels
-from dragoman.dialects.door import HttpOptions, RouteContext, authenticated, bearer_key, error_headers
-from dragoman.dialects.form import ErrorResponse
+from dragoman.dialects.http.codec import ErrorResponse
+from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, bearer_key, error_headers
 from dragoman.engines.base import EngineStatistics
-from dragoman.gateway.catalog import Catalog, Deployment
-from dragoman.jobs.depths import QueueDepth
-from dragoman.jobs.queue import JobQueue
+from dragoman.gateway.routing.catalog import Catalog, Deployment
+from dragoman.jobs.service.depths import QueueDepth
+from dragoman.jobs.service.queue import JobQueue
 
 _STATISTICS_TIMEOUT_SECONDS = 2.0
 """How long an engine may take to tell its state; it does so between two steps."""

@@ -2,7 +2,7 @@
 
 import msgspec
 
-from dragoman.jobs.options import QueueOptions
+from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.message import parse_secret
 from dragoman.jobs.webhooks.options import WebhookOptions
 from dragoman.jobs.webhooks.schedule import RetrySchedule

@@ -16,23 +16,23 @@ from types import FrameType
 import msgspec
 import uvicorn
 
-from dragoman.accounts.database import Database
+from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.core.garbage import freeze_startup_objects
-from dragoman.dialects.door import HttpOptions
+from dragoman.core.garbage_collection import freeze_startup_objects
+from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
-from dragoman.engines.llama.adapter_files import LocalAdapterStore
-from dragoman.engines.llama.client import LlamaEngine
-from dragoman.gateway.accounts import AccountsOptions
-from dragoman.gateway.catalog import Catalog, Deployment
-from dragoman.gateway.keys import StaticKeyAuthenticator
-from dragoman.gateway.recording import UsageRecordingAuthenticator
-from dragoman.jobs.queue import JobQueue
+from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
+from dragoman.engines.llama.worker.client import LlamaEngine
+from dragoman.gateway.admission.recording import UsageRecordingAuthenticator
+from dragoman.gateway.auth.account_keys import AccountsOptions
+from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
+from dragoman.gateway.routing.catalog import Catalog, Deployment
+from dragoman.jobs.service.queue import JobQueue
 from dragoman.server import logs
-from dragoman.server.accounts import DATABASE_VARIABLE
+from dragoman.server.accounting import AccountingServices
+from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.app import build_app
-from dragoman.server.books import AccountingServices
 from dragoman.server.queueing import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.settings import DialectName, QueueSettings, Settings
 

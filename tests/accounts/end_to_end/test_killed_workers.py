@@ -4,7 +4,7 @@ import asyncio
 import random
 from pathlib import Path
 
-from dragoman.accounts.database import Database
+from dragoman.accounts.database.connections import Database
 from tests.support.metered import AccountFixture
 from tests.support.streaming_clients import StreamingClients, assert_all_tokens_charged
 from tests.support.workers import killable_worker

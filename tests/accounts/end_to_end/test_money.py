@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dragoman.accounts.database import Database
-from dragoman.accounts.keys import KeyRules
+from dragoman.accounts.administration.keys import KeyRules
+from dragoman.accounts.database.connections import Database
 from dragoman.core.errors import BadRequest, EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import GenerationRequest, TextPrompt

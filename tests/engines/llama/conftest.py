@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
-from dragoman.engines.llama.loading import load_model
-from dragoman.engines.llama.model import Model
-from dragoman.engines.llama.rewriting import faster_file
-from dragoman.engines.llama.sources import bundled
+from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
+from dragoman.engines.llama.native.loading import load_model
+from dragoman.engines.llama.native.model import Model
+from dragoman.engines.llama.weights.rewriting import faster_file
+from dragoman.engines.llama.weights.sources import bundled
 from tests.support.models import THREADS
 
 

@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from dragoman.core.errors import BadRequest, EngineFailed
 from dragoman.core.events import AnyDelta, Delta, Event, Finished, ReasoningDelta, ToolCallDelta, Usage
 from dragoman.core.request import SamplingParams
-from dragoman.engines.constraint import GrammarCompiler, GrammarConstraint
 from dragoman.engines.echo.engine import END
-from dragoman.engines.llama.answer_reading import PLAIN_OUTPUT, TokenizedOutputFormat
-from dragoman.engines.llama.batcher import Batcher, RequestOutput
-from dragoman.engines.llama.sequence import EngineRequest
-from dragoman.prompt.reading import OutputParserSpec, build_parser
-from dragoman.prompt.thinking import CLOSING, OPENING, ReasoningSpec
+from dragoman.engines.llama.batching.answer_reading import PLAIN_OUTPUT, TokenizedOutputFormat
+from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
+from dragoman.engines.llama.batching.sequence import EngineRequest
+from dragoman.output.constraint import GrammarCompiler, GrammarConstraint
+from dragoman.output.reasoning_effort import CLOSING, OPENING, ReasoningSpec
+from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 from tests.support.batching import run_until_idle
 from tests.support.byte_vocabulary import ByteGrammarVocabulary
 from tests.support.simulated_backend import SimulatedBackend

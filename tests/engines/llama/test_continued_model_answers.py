@@ -9,12 +9,12 @@ import pytest
 
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import GenerationRequest, JsonSchemaFormat, SamplingParams, TextPrompt
-from dragoman.engines.llama.backend import LlamaBackend
-from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.job_maker import RequestPreprocessor
-from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.messages import GenerateCommand
-from dragoman.engines.llama.model import Model
+from dragoman.engines.llama.batching.batcher import Batcher
+from dragoman.engines.llama.native.backend import LlamaBackend
+from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.model import Model
+from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
+from dragoman.engines.llama.wire.messages import GenerateCommand
 from tests.support.batching import run_until_idle
 from tests.support.models import THREADS
 

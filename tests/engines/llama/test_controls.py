@@ -12,15 +12,15 @@ import pytest
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.core.request import SamplingParams
-from dragoman.engines.constraint import GrammarCompiler
-from dragoman.engines.llama.adapters import NO_ADAPTER
-from dragoman.engines.llama.backend import LlamaBackend
-from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.context import Chunk, Logits
-from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.model import Model
-from dragoman.engines.llama.sampler import Sampler
-from dragoman.engines.llama.sequence import EngineRequest
+from dragoman.engines.llama.batching.batcher import Batcher
+from dragoman.engines.llama.batching.sampler import Sampler
+from dragoman.engines.llama.batching.sequence import EngineRequest
+from dragoman.engines.llama.native.adapters import NO_ADAPTER
+from dragoman.engines.llama.native.backend import LlamaBackend
+from dragoman.engines.llama.native.context import Chunk, Logits
+from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.model import Model
+from dragoman.output.constraint import GrammarCompiler
 from tests.support import reference_sampling
 from tests.support.batching import run_until_idle
 from tests.support.models import THREADS

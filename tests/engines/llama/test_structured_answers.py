@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt, Tool
-from dragoman.dialects.form import DecodedRequest
-from dragoman.engines.llama.backend import LlamaBackend
-from dragoman.engines.llama.batcher import Batcher
-from dragoman.engines.llama.job_maker import RequestPreprocessor
-from dragoman.engines.llama.libraries.binding import ContextOptions
-from dragoman.engines.llama.messages import GenerateCommand
-from dragoman.engines.llama.model import Model
+from dragoman.dialects.http.codec import DecodedRequest
+from dragoman.engines.llama.batching.batcher import Batcher
+from dragoman.engines.llama.native.backend import LlamaBackend
+from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.model import Model
+from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
+from dragoman.engines.llama.wire.messages import GenerateCommand
 from dragoman.prompt.template import CHATML, ChatTemplate
 from tests.support import schemas
 from tests.support.answers import Arcee, AssembledChoice, InfermaticChat, build_response, stream_documents

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from dragoman.accounts.database import Database
+from dragoman.accounts.database.connections import Database
 from dragoman.core.errors import BadRequest
-from dragoman.jobs.options import QueueOptions
+from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.dispatcher import WebhookDispatcher
 from dragoman.jobs.webhooks.message import DeliveryResult, parse_secret
 from dragoman.jobs.webhooks.options import DeliveryLimits, WebhookOptions, check_webhook

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolOptions
-from dragoman.prompt.markup import ToolFormatName
-from dragoman.prompt.reading import build_parser
+from dragoman.output.markup import ToolFormatName
+from dragoman.prompt.output_parser import build_parser
 from dragoman.prompt.template import CHATML, ChatTemplate
 from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
 from dragoman.prompt.tool_formats.format import write_calls

@@ -9,16 +9,16 @@ import httpx
 import jsonschema
 import pytest
 
-from dragoman.accounts.audit import find_discrepancies
-from dragoman.accounts.balances import create_account
-from dragoman.accounts.database import Database
-from dragoman.accounts.keys import create_key
-from dragoman.accounts.migrations import upgrade
-from dragoman.accounts.refusals import KeyDisabled
+from dragoman.accounts.administration.accounts import create_account
+from dragoman.accounts.administration.consistency import find_discrepancies
+from dragoman.accounts.administration.keys import create_key
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
+from dragoman.accounts.ledger.refusals import KeyDisabled
 from dragoman.server import admin
+from dragoman.server.accounting import AccountingServices
 from dragoman.server.admin.operations import ADMIN_ROUTES
 from dragoman.server.app import OPERATIONS
-from dragoman.server.books import AccountingServices
 from dragoman.server.openapi import document
 from tests.support.accounts import LedgerHarness
 from tests.support.apps import client_of, echo_app

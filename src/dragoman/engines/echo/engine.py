@@ -15,11 +15,11 @@ from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import AdapterHost, EngineStatistics
-from dragoman.engines.checks import check_resume_token_ids, check_token_ids, resume_past_end
-from dragoman.engines.choice import OutputProcessor
 from dragoman.engines.echo.logprobs import certain_logprobs, prompt_logprobs
 from dragoman.engines.fingerprint import fingerprint
-from dragoman.prompt.reading import OutputParserSpec, build_parser
+from dragoman.engines.token_checks import check_resume_token_ids, check_token_ids, resume_past_end
+from dragoman.output.processor import OutputProcessor
+from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 
 END = 256
 """The one token that is not a byte."""

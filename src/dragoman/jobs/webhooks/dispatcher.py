@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import structlog
 
-from dragoman.accounts.database import Database
-from dragoman.accounts.database_thread import DatabaseThread
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.errors import Overloaded
 from dragoman.jobs.webhooks.message import DeliveryResult
 from dragoman.jobs.webhooks.options import WebhookOptions

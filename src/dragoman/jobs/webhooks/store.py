@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, exists, or_, select, update
 
-from dragoman.accounts.database import Database
-from dragoman.accounts.tables import jobs
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.tables import jobs
 from dragoman.jobs.webhooks.message import DeliveryResult, WebhookMessage, message
 from dragoman.jobs.webhooks.options import DeliveryLimits
 from dragoman.jobs.webhooks.schedule import DELIVERY_LEASE_SECONDS, RetrySchedule

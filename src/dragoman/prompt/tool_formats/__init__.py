@@ -2,7 +2,7 @@
 
 import re
 
-from dragoman.prompt.markup import ToolFormatName
+from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.tool_formats import generic, hermes, llama3, mistral
 from dragoman.prompt.tool_formats.format import ToolFormat
 

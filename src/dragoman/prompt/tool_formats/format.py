@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 import msgspec
 
 from dragoman.core.request import Message, ToolCall, ToolOptions
-from dragoman.prompt.call_reader import ToolCallSyntax
-from dragoman.prompt.markup import ToolCallMarkup
+from dragoman.output.markup import ToolCallMarkup
+from dragoman.output.tool_call_parser import ToolCallSyntax
 
 Adapt = Callable[[Sequence[Message], ToolOptions | None], list[Message]]
 

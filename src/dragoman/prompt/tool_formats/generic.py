@@ -11,7 +11,7 @@ The template is given a conversation of plain text, in which everything about to
 from collections.abc import Sequence
 
 from dragoman.core.request import Message, ToolOptions
-from dragoman.prompt.call_reader import ToolCallSyntax
+from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.conversation import tool_fields
 from dragoman.prompt.sandbox import to_json
 from dragoman.prompt.tool_formats import hermes

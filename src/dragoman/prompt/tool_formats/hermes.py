@@ -5,8 +5,8 @@
 </tool_call>
 """
 
-from dragoman.prompt.call_reader import ToolCallSyntax
-from dragoman.prompt.markup import ToolCallMarkup
+from dragoman.output.markup import ToolCallMarkup
+from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import msgspec
 
 from dragoman.core.request import Message, ToolOptions
-from dragoman.prompt.call_reader import ToolCallSyntax
-from dragoman.prompt.markup import ToolCallMarkup
+from dragoman.output.markup import ToolCallMarkup
+from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(

@@ -8,15 +8,16 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from dragoman.accounts import balances, keys, prices, usage
-from dragoman.accounts.balances import Account
-from dragoman.accounts.changes import Administrator, KeyUpdate, list_audit_entries
-from dragoman.accounts.database import Database
+from dragoman.accounts.administration import accounts as balances
+from dragoman.accounts.administration import keys, prices, usage
+from dragoman.accounts.administration.accounts import Account
+from dragoman.accounts.administration.audit_log import Administrator, KeyUpdate, list_audit_entries
+from dragoman.accounts.administration.keys import KeyNotFound
+from dragoman.accounts.administration.usage import UsageFilter
+from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import MAX_ID_DIGITS
-from dragoman.accounts.keys import KeyNotFound
 from dragoman.accounts.money import parse_amount, parse_price_per_million
 from dragoman.accounts.times import to_day_number, to_milliseconds
-from dragoman.accounts.usage import UsageFilter
 from dragoman.server.admin import shapes, wire
 
 Payload = TypeVar("Payload", bound=msgspec.Struct)

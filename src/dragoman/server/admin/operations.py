@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from dragoman.dialects.operation import Operation
+from dragoman.dialects.http.operation import Operation
 from dragoman.server.admin import actions, wire
 from dragoman.server.admin.actions import AdminRequest
 

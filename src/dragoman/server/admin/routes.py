@@ -7,13 +7,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dragoman.accounts.balances import AccountNameTaken, AccountNotFound
-from dragoman.accounts.changes import Administrator
-from dragoman.accounts.database_thread import DatabaseThread
-from dragoman.accounts.keys import KeyNotFound
+from dragoman.accounts.administration.accounts import AccountNameTaken, AccountNotFound
+from dragoman.accounts.administration.audit_log import Administrator
+from dragoman.accounts.administration.keys import KeyNotFound
+from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.errors import BodyTooLarge, Overloaded, Unauthenticated
-from dragoman.dialects.door import bearer_key, error_headers, read_limited_body
-from dragoman.gateway.keys import StaticKeyAuthenticator
+from dragoman.dialects.http.context import bearer_key, error_headers, read_limited_body
+from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.server.admin import wire
 from dragoman.server.admin.actions import AdminRequest
 from dragoman.server.admin.operations import ADMIN_ROUTES, AdminRoute

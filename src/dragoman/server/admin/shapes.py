@@ -5,13 +5,13 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from dragoman.accounts.balances import Account, Deposit
-from dragoman.accounts.changes import AuditEntry
-from dragoman.accounts.keys import Key, KeyRules
+from dragoman.accounts.administration.accounts import Account, Deposit
+from dragoman.accounts.administration.audit_log import AuditEntry
+from dragoman.accounts.administration.keys import Key, KeyRules
+from dragoman.accounts.administration.prices import Price
+from dragoman.accounts.administration.usage import DailyUsage, UsageRecord
 from dragoman.accounts.money import format_amount, format_price_per_million, parse_amount
-from dragoman.accounts.prices import Price
 from dragoman.accounts.times import from_day_number, to_datetime, to_milliseconds
-from dragoman.accounts.usage import DailyUsage, UsageRecord
 from dragoman.server.admin import wire
 
 

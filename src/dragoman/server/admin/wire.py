@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from dragoman.accounts.balances import DEFAULT_CURRENCY
+from dragoman.accounts.administration.accounts import DEFAULT_CURRENCY
 from dragoman.server.settings import DialectName
 
 MAX_PAGE_ITEMS = 1000

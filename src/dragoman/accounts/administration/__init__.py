@@ -1,0 +1,1 @@
+"""Accounts, keys, prices, usage and the audit log."""

@@ -1,0 +1,135 @@
+"""Changes that people make, each in one transaction with a row that tells who made it."""
+
+import msgspec
+from sqlalchemy import Connection, insert, select
+
+from dragoman.accounts.administration import accounts as balances
+from dragoman.accounts.administration import keys, prices
+from dragoman.accounts.administration.accounts import DEFAULT_CURRENCY, Account, Deposit
+from dragoman.accounts.administration.keys import CreatedKey, Key, KeyRules
+from dragoman.accounts.administration.prices import Price
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.tables import changes
+from dragoman.accounts.money import format_amount, format_price_per_million
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """Who changed what. Rows are never changed or deleted, and hold no secret."""
+
+    id: int
+    at: int
+    actor: str
+    action: str
+    subject: str
+    """What was changed, as in "account 7"."""
+    details: dict[str, object]
+
+
+class KeyUpdate(msgspec.Struct, frozen=True):
+    """What is to change of a key; None: nothing."""
+
+    label: str | None = None
+    rules: KeyRules | None = None
+    other_accounts: tuple[int, ...] | None = None
+    disabled: bool | None = None
+
+
+class Administrator:
+    """Changes things in somebody's name. The methods raise what the functions of their names do, and then change
+    nothing."""
+
+    def __init__(self, database: Database, actor: str) -> None:
+        """`actor` is who will be read to have made the changes."""
+        self.database = database
+        self._actor = actor
+
+    def create_account(self, name: str, currency: str = DEFAULT_CURRENCY) -> Account:
+        """Open an account."""
+        with self.database.write() as connection:
+            account = balances.create_account(self.database, name, currency)
+            self._record(connection, "create account", f"account {account.id}", name=name, currency=currency)
+        return account
+
+    def deposit(
+        self, account_id: int, amount: int, *, reference: str | None = None, note: str | None = None
+    ) -> Deposit:
+        """Pay in, or out. A repetition with the same reference changes nothing and is not noted."""
+        with self.database.write() as connection:
+            before = balances.get_account(connection, account_id, lock=True)
+            created = balances.deposit(self.database, account_id, amount, reference=reference, note=note)
+            if balances.get_account(connection, account_id) != before:
+                details = {"deposit": created.id, "amount": format_amount(amount), "reference": reference, "note": note}
+                self._record(connection, "deposit", f"account {account_id}", **details)
+        return created
+
+    def create_key(
+        self, account_id: int, *, label: str = "", rules: KeyRules | None = None, other_accounts: tuple[int, ...] = ()
+    ) -> CreatedKey:
+        """Make a key; its secret is not noted."""
+        with self.database.write() as connection:
+            created = keys.create_key(
+                self.database, account_id, label=label, rules=rules, other_accounts=other_accounts
+            )
+            self._record(connection, "create key", f"key {created.key.id}", **_key_details(created.key))
+        return created
+
+    def change_key(self, key_id: int, change: KeyUpdate) -> Key:
+        """Change what is given, from the next request on."""
+        with self.database.write() as connection:
+            key = keys.change_key(
+                self.database,
+                key_id,
+                label=change.label,
+                rules=change.rules,
+                other_accounts=change.other_accounts,
+            )
+            if change.disabled is not None:
+                switch = keys.disable_key if change.disabled else keys.enable_key
+                key = switch(self.database, key_id)
+            self._record(connection, "change key", f"key {key_id}", **_key_details(key))
+        return key
+
+    def revoke_key(self, key_id: int) -> Key:
+        """Refuse the key from now on, in every process at once."""
+        with self.database.write() as connection:
+            key = keys.disable_key(self.database, key_id)
+            self._record(connection, "revoke key", f"key {key_id}", label=key.label)
+        return key
+
+    def set_price(
+        self, model: str, prompt: int, completion: int, *, cached: int | None = None, valid_from: int = 0
+    ) -> Price:
+        """Add a price, in nano-units per token."""
+        with self.database.write() as connection:
+            price = prices.set_price(self.database, model, prompt, completion, cached=cached, valid_from=valid_from)
+            amounts = {
+                name: format_price_per_million(getattr(price, name)) for name in ("prompt", "cached", "completion")
+            }
+            details = {"model": model, "per_million": amounts, "valid_from": price.valid_from}
+            self._record(connection, "set price", f"price {price.id}", **details)
+        return price
+
+    def _record(self, connection: Connection, action: str, subject: str, **details: object) -> None:
+        at = self.database.now(connection).wall
+        row = {"at": at, "actor": self._actor, "action": action, "subject": subject}
+        connection.execute(insert(changes).values(**row, details=msgspec.json.encode(details).decode()))
+
+
+def list_audit_entries(database: Database, *, before: int | None = None, limit: int = 100) -> list[AuditEntry]:
+    """Up to `limit` changes, newest first; `before` is the id of the last one that was seen."""
+    query = select(changes).order_by(changes.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(changes.c.id < before)
+    with database.read() as connection:
+        rows = connection.execute(query).all()
+    return [
+        AuditEntry(row.id, row.at, row.actor, row.action, row.subject, msgspec.json.decode(row.details)) for row in rows
+    ]
+
+
+def _key_details(key: Key) -> dict[str, object]:
+    rules = {name: value for name, value in msgspec.structs.asdict(key.rules).items() if value is not None}
+    if key.rules.budget is not None:
+        rules["budget"] = format_amount(key.rules.budget)
+    account_details = {"account": key.account_id, "accounts": key.account_ids}
+    return {**account_details, "label": key.label, "ending": key.ending, "rules": rules, "disabled_at": key.disabled_at}

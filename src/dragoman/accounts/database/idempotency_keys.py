@@ -1,0 +1,164 @@
+"""Idempotency keys in the database: which request a key stands for, who runs it, and the answer.
+
+A claim is good as long as its process is listed in `processes`; recovery takes dead ones off that list, on this machine
+by their journals, on others by their heartbeats. A claim that was taken over can no longer keep an answer.
+"""
+
+import hashlib
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.tables import idempotent_requests, processes
+from dragoman.core.idempotency import (
+    Acquired,
+    IdempotencyState,
+    IdempotentRequest,
+    InProgress,
+    NotStored,
+    RequestMismatch,
+    StoredResponse,
+)
+
+RETENTION_MILLISECONDS = 24 * 3600 * 1000
+"""From the end of the answer on."""
+
+_SWEEP_BATCH_SIZE = 500
+
+_RESPONSE_COLUMNS = ("ended_at", "status", "headers", "body")
+"""Columns that are empty while a request runs."""
+
+
+class IdempotencyRow(NamedTuple):
+    """What is known of a key, the columns in the order of the table."""
+
+    id: str
+    fingerprint: str
+    token: int
+    process_id: int
+    claimed_at: int
+    ended_at: int | None
+    status: int | None
+    headers: str | None
+    body: bytes | None
+    job_id: str | None
+    """The queued request that the key stands for. Such a row goes when its job does."""
+
+
+def key_state(row: IdempotencyRow | None, fingerprint: str, now: int, *, alive: bool) -> IdempotencyState | None:
+    """How a request stands whose key has this row; None: it may be claimed. `alive`: the row's process is."""
+    if row is None:
+        return None
+    if row.job_id is not None:
+        return RequestMismatch()  # Queued requests are no others' equals: their fingerprints say that they are queued.
+    if row.ended_at is None:
+        if not alive:
+            return None
+        return InProgress() if row.fingerprint == fingerprint else RequestMismatch()
+    if row.ended_at + RETENTION_MILLISECONDS <= now:
+        return None
+    if row.fingerprint != fingerprint:
+        return RequestMismatch()
+    if row.status is None or row.headers is None or row.body is None:
+        return NotStored()
+    return StoredResponse(row.status, _decode_headers(row.headers), bytes(row.body))
+
+
+class IdempotencyKeyTable:
+    """One process's way to the keys; usable from any thread. Raises what database.failures names."""
+
+    def __init__(self, database: Database, process_id: int) -> None:
+        """Claims are made in the name of `process_id`, which must be registered (recovery.py) while they stand."""
+        self._database = database
+        self._process_id = process_id
+
+    def claim(self, attempt: IdempotentRequest, token: int) -> IdempotencyState:
+        """Claim the request under `token`, unless it stands otherwise."""
+        with self._database.read() as connection:
+            found = self._key_state(connection, attempt, self._row(connection, attempt))
+        # Most that ask are waiting: looking first keeps them out of the way of those that write.
+        return found or self._claim(attempt, token)
+
+    def store(self, attempt: IdempotentRequest, token: int, response: StoredResponse | None) -> bool:
+        """Keep the answer, None for one that is too large; False: the claim was lost."""
+        with self._database.write() as connection:
+            values: dict[str, Any] = {"ended_at": self._database.now(connection).wall}
+            if response is not None:
+                headers = msgspec.json.encode(response.headers).decode()
+                values |= {"status": response.status, "headers": headers, "body": response.body}
+            own_claim = idempotent_requests.c.token == token, idempotent_requests.c.ended_at.is_(None)
+            statement = update(idempotent_requests).where(idempotent_requests.c.id == row_id(attempt), *own_claim)
+            return bool(connection.execute(statement.values(**values)).rowcount)
+
+    def release(self, attempt: IdempotentRequest, token: int) -> None:
+        """Give up the claim, if it stands without an answer."""
+        column = idempotent_requests.c
+        claim = column.id == row_id(attempt), column.token == token, column.ended_at.is_(None)
+        with self._database.write() as connection:
+            connection.execute(delete(idempotent_requests).where(*claim))
+
+    def sweep(self, live_tokens: Collection[int]) -> int:
+        """Delete what was kept long enough and what is claimed for nobody; how many that were, bounded.
+
+        `held` are the tokens of this process's claims, those included that are only being made.
+        """
+        column = idempotent_requests.c
+        with self._database.write() as connection:
+            expired = column.ended_at <= self._database.now(connection).wall - RETENTION_MILLISECONDS
+            unfinished = column.ended_at.is_(None) & column.job_id.is_(None)
+            abandoned = unfinished & column.process_id.not_in(select(processes.c.id))
+            orphaned = unfinished & (column.process_id == self._process_id) & column.token.not_in(live_tokens)
+            swept = 0
+            for condition in (expired, abandoned, orphaned):
+                chosen = select(column.id).where(condition).limit(_SWEEP_BATCH_SIZE)
+                # The condition again: a row may have been claimed anew since it was chosen.
+                swept += connection.execute(
+                    delete(idempotent_requests).where(column.id.in_(chosen), condition)
+                ).rowcount
+            return swept
+
+    def _claim(self, attempt: IdempotentRequest, token: int) -> IdempotencyState:
+        try:
+            with self._database.write() as connection:
+                row = self._row(connection, attempt, lock=True)
+                found = self._key_state(connection, attempt, row)
+                if found is not None:
+                    return found
+                now = self._database.now(connection).wall
+                claim = {"token": token, "process_id": self._process_id, "claimed_at": now}
+                values = {"fingerprint": attempt.fingerprint, **claim, **dict.fromkeys(_RESPONSE_COLUMNS)}
+                if row is None:
+                    connection.execute(insert(idempotent_requests).values(id=row_id(attempt), **values))
+                else:
+                    own_claim = idempotent_requests.c.id == row.id
+                    connection.execute(update(idempotent_requests).where(own_claim).values(**values))
+        except IntegrityError:
+            return InProgress()  # Somebody claimed it in the same moment; what they claimed is seen at the next look.
+        return Acquired(token)
+
+    def _row(self, connection: Connection, attempt: IdempotentRequest, *, lock: bool = False) -> IdempotencyRow | None:
+        query = select(idempotent_requests).where(idempotent_requests.c.id == row_id(attempt))
+        found = connection.execute(query.with_for_update() if lock else query).one_or_none()
+        return None if found is None else IdempotencyRow(*found)
+
+    def _key_state(
+        self, connection: Connection, attempt: IdempotentRequest, row: IdempotencyRow | None
+    ) -> IdempotencyState | None:
+        now = self._database.now(connection).wall
+        return key_state(row, attempt.fingerprint, now, alive=row is not None and _is_alive(connection, row.process_id))
+
+
+def _is_alive(connection: Connection, process_id: int) -> bool:
+    return connection.execute(select(processes.c.id).where(processes.c.id == process_id)).one_or_none() is not None
+
+
+def row_id(attempt: IdempotentRequest) -> str:
+    """Of a caller's key. A digest tells nobody who reads the table which keys there are."""
+    return hashlib.sha256(f"{attempt.owner}\n{attempt.key}".encode()).hexdigest()
+
+
+_decode_headers = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode

@@ -1,0 +1,118 @@
+"""Numbered steps from an empty database to the tables that the code expects.
+
+Each step and the record that it was made are one transaction, in which no other process upgrades. A step that was
+released is never edited: what is to change gets a new number.
+"""
+
+import time
+from collections.abc import Callable
+
+import msgspec
+from sqlalchemy import Connection, insert, inspect, select
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import m0001_accounts, m0002_idempotency, m0003_changes, m0004_jobs
+from dragoman.accounts.database.tables import schema_migrations
+
+_UPGRADE_LOCK_ID = 0x6472_6167_6F6D_616E
+"""Names the upgrade among PostgreSQL's advisory locks: "dragoman" in ASCII."""
+
+_CREATE_MIGRATIONS_TABLE = """
+    CREATE TABLE IF NOT EXISTS schema_migrations (
+        number BIGINT PRIMARY KEY,
+        name TEXT NOT NULL,
+        applied_at BIGINT NOT NULL
+    )
+"""
+
+
+class Migration(msgspec.Struct, frozen=True):
+    """One step."""
+
+    number: int
+    name: str
+    apply: Callable[[Connection], None]
+
+
+class MigrationStatus(msgspec.Struct, frozen=True):
+    """Where a database stands. Migrations are given as number and name, in order."""
+
+    applied: tuple[tuple[int, str], ...]
+    pending: tuple[tuple[int, str], ...]
+    unknown: tuple[tuple[int, str], ...]
+    """Applied by a newer version of dragoman."""
+
+
+class DatabaseOutdated(Exception):
+    """The database lacks migrations that this version needs."""
+
+
+class DatabaseTooNew(Exception):
+    """The database was upgraded by a newer version, whose tables this one does not know."""
+
+
+MIGRATIONS = (
+    Migration(1, "accounts", m0001_accounts.apply),
+    Migration(2, "idempotency", m0002_idempotency.apply),
+    Migration(3, "changes", m0003_changes.apply),
+    Migration(4, "jobs", m0004_jobs.apply),
+)
+
+
+def migration_status(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> MigrationStatus:
+    """What was applied and what is left to do."""
+    with database.read() as connection:
+        applied = _applied(connection)
+    known = {migration.number for migration in migrations}
+    return MigrationStatus(
+        tuple(sorted(applied.items())),
+        tuple((step.number, step.name) for step in migrations if step.number not in applied),
+        tuple((number, name) for number, name in sorted(applied.items()) if number not in known),
+    )
+
+
+def upgrade(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> list[str]:
+    """Apply every step that is missing; the names of those that were. Raises DatabaseTooNew."""
+    return [migration.name for migration in migrations if _apply(database, migration, migrations)]
+
+
+def require_current(database: Database) -> None:
+    """Raises DatabaseOutdated or DatabaseTooNew unless the tables are those of this version."""
+    found = migration_status(database)
+    _reject_unknown(dict(found.applied), MIGRATIONS)
+    if found.pending:
+        missing = ", ".join(f"{number} ({name})" for number, name in found.pending)
+        raise DatabaseOutdated(f"The database lacks migration {missing}. Run: dragoman db upgrade")
+
+
+def _apply(database: Database, migration: Migration, migrations: tuple[Migration, ...]) -> bool:
+    with database.write() as connection:
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK_ID})")
+        connection.exec_driver_sql(_CREATE_MIGRATIONS_TABLE)
+        applied = _applied(connection)
+        _reject_unknown(applied, migrations)
+        if migration.number in applied:
+            return False
+        migration.apply(connection)
+        now = time.time_ns() // 1_000_000
+        connection.execute(
+            insert(schema_migrations).values(number=migration.number, name=migration.name, applied_at=now)
+        )
+    return True
+
+
+def _applied(connection: Connection) -> dict[int, str]:
+    if not inspect(connection).has_table(schema_migrations.name):
+        return {}
+    rows = connection.execute(select(schema_migrations.c.number, schema_migrations.c.name))
+    return {row.number: row.name for row in rows}
+
+
+def _reject_unknown(applied: dict[int, str], migrations: tuple[Migration, ...]) -> None:
+    known = {migration.number for migration in migrations}
+    if unknown := [f"{number} ({name})" for number, name in sorted(applied.items()) if number not in known]:
+        raise DatabaseTooNew(
+            f"The database has migration {', '.join(unknown)}, which this version of dragoman does not know. "
+            "Use the version that made it, or a newer one"
+        )

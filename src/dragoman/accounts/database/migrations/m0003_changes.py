@@ -1,0 +1,24 @@
+"""Who changed what: accounts, deposits, keys, prices."""
+
+from sqlalchemy import Connection
+
+from dragoman.accounts.database.migrations.m0001_accounts import IDENTITY
+
+STATEMENTS = (
+    """
+    CREATE TABLE changes (
+        id {identity},
+        at BIGINT NOT NULL,
+        actor TEXT NOT NULL,
+        action TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        details TEXT NOT NULL
+    )
+    """,
+)
+
+
+def apply(connection: Connection) -> None:
+    """Make the table."""
+    for statement in STATEMENTS:
+        connection.exec_driver_sql(statement.format(identity=IDENTITY[connection.dialect.name]))

@@ -1,0 +1,257 @@
+"""The tables as the code sees them. Migrations make them; a test holds the two against each other.
+
+Amounts are nano-units; times (`…_at`, `valid_from`) are milliseconds since 1970 (UTC); a `day` counts days since then.
+All integers have 64 bits.
+"""
+
+from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, String, Table
+
+metadata = MetaData()
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("currency", String, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("deposits", BigInteger, nullable=False),
+    Column("balance", BigInteger, nullable=False),
+    Column("holds", BigInteger, nullable=False),
+    Column("charges", BigInteger, nullable=False),
+)
+"""`deposits = balance + holds + charges` in every row, by a check of the database's own."""
+
+movements = Table(
+    "movements",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("account_id", BigInteger, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("kind", String, nullable=False),
+    Column("request_id", String),
+    Column("reference", String),
+    Column("note", String),
+    Column("deposits", BigInteger, nullable=False),
+    Column("balance", BigInteger, nullable=False),
+    Column("holds", BigInteger, nullable=False),
+    Column("charges", BigInteger, nullable=False),
+)
+"""Rows are only ever added. The four columns are what an account's four totals changed by: they sum to the totals."""
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("digest", String, nullable=False),
+    Column("ending", String, nullable=False),
+    Column("label", String, nullable=False),
+    Column("account_id", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("disabled_at", BigInteger),
+    Column("models", String),
+    Column("dialects", String),
+    Column("budget", BigInteger),
+    Column("requests_per_minute", BigInteger),
+    Column("tokens_per_minute", BigInteger),
+    Column("concurrent_requests", BigInteger),
+    Column("spent", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False),
+    Column("running", BigInteger, nullable=False),
+)
+"""`account_id` pays unless the request selects another account; `models` and `dialects` are JSON lists."""
+
+key_accounts = Table(
+    "key_accounts",
+    metadata,
+    Column("key_id", BigInteger, primary_key=True),
+    Column("account_id", BigInteger, primary_key=True),
+)
+"""Every account that a key may use, its own among them."""
+
+prices = Table(
+    "prices",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("model", String, nullable=False),
+    Column("prompt", BigInteger, nullable=False),
+    Column("cached", BigInteger, nullable=False),
+    Column("completion", BigInteger, nullable=False),
+    Column("valid_from", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+"""Nano-units per token. Rows are only ever added: what a charge was made from can be looked up for ever."""
+
+processes = Table(
+    "processes",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("machine", String, nullable=False),
+    Column("beat_at", BigInteger, nullable=False),
+)
+"""The processes that may have running requests. `machine` is the folder where its journal lies, see journal.py."""
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("request_id", String, primary_key=True),
+    Column("process_id", BigInteger, nullable=False),
+    Column("account_id", BigInteger),
+    Column("key_id", BigInteger),
+    Column("price_id", BigInteger),
+    Column("model", String, nullable=False),
+    Column("dialect", String, nullable=False),
+    Column("admitted_at", BigInteger, nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("most_charge", BigInteger, nullable=False),
+    Column("prompt_price", BigInteger, nullable=False),
+    Column("cached_price", BigInteger, nullable=False),
+    Column("completion_price", BigInteger, nullable=False),
+    Column("counted_second", BigInteger),
+    Column("counted_tokens", BigInteger, nullable=False),
+)
+"""One row for each running request; it goes when the request is settled."""
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("request_id", String, nullable=False),
+    Column("account_id", BigInteger),
+    Column("key_id", BigInteger),
+    Column("price_id", BigInteger),
+    Column("model", String, nullable=False),
+    Column("dialect", String, nullable=False),
+    Column("admitted_at", BigInteger, nullable=False),
+    Column("settled_at", BigInteger, nullable=False),
+    Column("result", String, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("charge", BigInteger, nullable=False),
+)
+"""One row for each settled request; rows are only ever added. Requests of an open server have no account and key."""
+
+daily_usage = Table(
+    "daily_usage",
+    metadata,
+    Column("account_id", BigInteger, primary_key=True),
+    Column("key_id", BigInteger, primary_key=True),
+    Column("model", String, primary_key=True),
+    Column("day", BigInteger, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("charge", BigInteger, nullable=False),
+)
+"""Sums of `usage` by the day it was settled; account and key are 0 where usage has none."""
+
+rate_buckets = Table(
+    "rate_buckets",
+    metadata,
+    Column("key_id", BigInteger, primary_key=True),
+    Column("second", BigInteger, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("tokens", BigInteger, nullable=False),
+)
+"""What was admitted in each second of the last minute, for keys with a limit per minute; see limits.py."""
+
+idempotent_requests = Table(
+    "idempotent_requests",
+    metadata,
+    Column("id", String, primary_key=True),
+    Column("fingerprint", String, nullable=False),
+    Column("token", BigInteger, nullable=False),
+    Column("process_id", BigInteger, nullable=False),
+    Column("claimed_at", BigInteger, nullable=False),
+    Column("ended_at", BigInteger),
+    Column("status", BigInteger),
+    Column("headers", String),
+    Column("body", LargeBinary),
+    Column("job_id", String),
+)
+"""A row for each Idempotency-Key of a caller. It runs until `ended_at`; ended without a status, its answer was too
+large to be kept. `headers` are a JSON list of pairs. That of a queued request has a `job_id` and never ends."""
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", BigInteger, primary_key=True),
+    Column("id", String, nullable=False),
+    Column("request_id", String, nullable=False),
+    Column("owner", String, nullable=False),
+    Column("account", String),
+    Column("key_digest", String),
+    Column("dialect", String, nullable=False),
+    Column("model", String, nullable=False),
+    Column("priority", BigInteger, nullable=False),
+    Column("round", BigInteger, nullable=False),
+    Column("due", BigInteger, nullable=False),
+    Column("state", String, nullable=False),
+    Column("submitted_at", BigInteger, nullable=False),
+    Column("expires_at", BigInteger),
+    Column("claimed_at", BigInteger),
+    Column("ended_at", BigInteger),
+    Column("attempts", BigInteger, nullable=False),
+    Column("lease", BigInteger),
+    Column("lease_until", BigInteger),
+    Column("process_id", BigInteger),
+    Column("fingerprint", String),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("most_completion_tokens", BigInteger, nullable=False),
+    Column("completion_tokens", BigInteger, nullable=False),
+    Column("events", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("delivered", BigInteger, nullable=False),
+    Column("error", LargeBinary),
+    Column("webhook", String),
+    Column("webhook_host", String),
+    Column("webhook_state", String),
+    Column("webhook_attempts", BigInteger, nullable=False),
+    Column("webhook_at", BigInteger),
+)
+"""A row for each queued request, from its submission until its result is removed. Rows with a state other than "queued"
+or "running" have ended. The order of waiting ones is that of jobs/storage/fair_queue.py, by `due`, `priority`, `round` and
+`number`. Only the holder of the `lease` of a running job may write to it. `events` and `completion_tokens` count what is
+stored; `delivered` is 1 once a client may have read them. `bytes` covers everything stored for the job in the tables
+below. The end of the job is sent to the URL `webhook` at `webhook_at`; NULL means not yet, or never again."""
+
+job_requests = Table(
+    "job_requests",
+    metadata,
+    Column("job", BigInteger, primary_key=True),
+    Column("requests", LargeBinary, nullable=False),
+    Column("form", LargeBinary, nullable=False),
+)
+"""What each of the jobs, named by its number, is to run and to be told as; apart from what changes while it runs."""
+
+job_events = Table(
+    "job_events",
+    metadata,
+    Column("job", BigInteger, primary_key=True),
+    Column("first", BigInteger, primary_key=True),
+    Column("payload", LargeBinary, nullable=False),
+)
+"""The events that a job's answer has so far, several to a row; `first` is the number of the first of them, from 0."""
+
+changes = Table(
+    "changes",
+    metadata,
+    Column("id", BigInteger, primary_key=True),
+    Column("at", BigInteger, nullable=False),
+    Column("actor", String, nullable=False),
+    Column("action", String, nullable=False),
+    Column("subject", String, nullable=False),
+    Column("details", String, nullable=False),
+)
+"""What people changed, a row in the same transaction; rows are only ever added. `details` is a JSON object."""
+
+schema_migrations = Table(
+    "schema_migrations",
+    metadata,
+    Column("number", BigInteger, primary_key=True),
+    Column("name", String, nullable=False),
+    Column("applied_at", BigInteger, nullable=False),
+)

@@ -1,0 +1,1 @@
+"""Admit and settle requests in one transaction."""

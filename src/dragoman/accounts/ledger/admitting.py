@@ -1,0 +1,155 @@
+"""May a request run? The checks in the order in which their failures are told to a client."""
+
+from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
+from dragoman.accounts.ledger.batch import AccountState, ApiKeyState, LedgerBatch
+from dragoman.accounts.ledger.operations import Admission, Admitted, KeyInfo, KeyLookup
+from dragoman.accounts.ledger.refusals import (
+    AccountNotAllowed,
+    BalanceTooLow,
+    BudgetExceeded,
+    DialectNotAllowed,
+    KeyDisabled,
+    KeyExpired,
+    KeyUnknown,
+    ModelNotAllowed,
+    TooManyRunning,
+)
+from dragoman.accounts.ledger.rows import HoldRow, PriceRow
+from dragoman.accounts.money import MAX_TOKEN_COUNT, InvalidAmount, check_amount
+
+_MAX_REQUEST_ID_LENGTH = 64
+
+
+def validate(admission: Admission) -> None:
+    """Raises ValueError for what no caller may ask; the ledger's tables and the journal could not hold it."""
+    if not (0 < len(admission.request_id) <= _MAX_REQUEST_ID_LENGTH and admission.request_id.isascii()):
+        raise ValueError(
+            f"{admission.request_id!r} is not a request id: 1 to {_MAX_REQUEST_ID_LENGTH} ASCII characters"
+        )
+    for tokens in (admission.prompt_tokens, admission.max_completion_tokens):
+        if not 0 <= tokens <= MAX_TOKEN_COUNT:
+            raise ValueError(f"{tokens} is not a number of tokens")
+
+
+def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
+    """Hold what the request may cost. Raises a Refusal."""
+    price = batch.prices.get(admission.model) or PriceRow(None, admission.model, 0, 0, 0)
+    amount, max_charge = _amounts(admission, price)
+    if admission.key_digest is None:
+        batch.add_hold(_hold(batch, admission, price, None, None, 0, 0))
+        return Admitted(admission.request_id, None, None, 0, None)
+    key = _key(batch, admission.key_digest, admission.dialect)
+    account = _account(batch, key, admission.account)
+    if amount and account.balance <= 0:
+        raise BalanceTooLow(account.id, account.balance, account.used, amount)
+    _check_requests(batch, key)
+    if key.models is not None and admission.model not in key.models:
+        raise ModelNotAllowed(admission.model)
+    tokens = admission.prompt_tokens + admission.max_completion_tokens
+    _check_tokens(batch, key, tokens)
+    max_running = key.row.concurrent_requests
+    if max_running is not None and key.running >= max_running and batch.process_id != QUEUE_PROCESS_ID:
+        raise TooManyRunning("concurrent requests", max_running, key.running, retry_after=1)
+    if key.row.budget is not None and key.spent + key.held + amount > key.row.budget:
+        raise BudgetExceeded(key.row.budget, key.spent, key.held, amount)
+    if amount > account.balance:
+        raise BalanceTooLow(account.id, account.balance, account.used, amount)
+    batch.add_hold(_hold(batch, admission, price, account.id, key, amount, max_charge))
+    requests, tokens_left = None, None
+    if key.window is not None:
+        key.window.count(tokens)
+        requests, tokens_left = key.limits.allowances(key.window)
+    return Admitted(
+        admission.request_id, account.id, key.row.id, amount, account.balance, requests=requests, tokens=tokens_left
+    )
+
+
+def look_up_key(batch: LedgerBatch, lookup: KeyLookup) -> KeyInfo:
+    """Tell whose key it is. Raises KeyRefused, DialectNotAllowed or AccountNotAllowed."""
+    key = _key(batch, lookup.key_digest, lookup.dialect)
+    account = _account(batch, key, lookup.account)
+    requests, tokens = (None, None) if key.window is None else key.limits.allowances(key.window)
+    return KeyInfo(key.row.id, account.id, account.balance, account.used, key.models, requests, tokens)
+
+
+def resolve_account_id(batch: LedgerBatch, key_digest: str, account: str | None) -> int | None:
+    """The account that is to pay; None if there is no such key, or it may not use that account."""
+    key = batch.keys_by_digest.get(key_digest)
+    if key is None:
+        return None
+    if account is None:
+        return key.row.account_id
+    for account_id, name in batch.selectable.get(key.row.id, ()):
+        if account in (name, str(account_id)):
+            return account_id
+    return None
+
+
+def _key(batch: LedgerBatch, digest: str, dialect: str | None) -> ApiKeyState:
+    key = batch.keys_by_digest.get(digest)
+    if key is None:
+        raise KeyUnknown
+    if key.row.disabled_at is not None:
+        raise KeyDisabled(key.row.disabled_at)
+    if key.row.expires_at is not None and key.row.expires_at <= batch.now.wall:
+        raise KeyExpired(key.row.expires_at)
+    if key.dialects is not None and dialect is not None and dialect not in key.dialects:
+        raise DialectNotAllowed(dialect)
+    return key
+
+
+def _account(batch: LedgerBatch, key: ApiKeyState, selected: str | None) -> AccountState:
+    account_id = resolve_account_id(batch, key.row.digest, selected)
+    if account_id is None:
+        raise AccountNotAllowed(selected or "")
+    return batch.accounts[account_id]
+
+
+def _check_requests(batch: LedgerBatch, key: ApiKeyState) -> None:
+    if key.window is not None and (excess := key.limits.request_excess(key.window)) > 0:
+        raise key.limits.too_many_requests(key.window, batch.buckets(key), excess)
+
+
+def _check_tokens(batch: LedgerBatch, key: ApiKeyState, tokens: int) -> None:
+    if key.window is not None and (excess := key.limits.token_excess(key.window, tokens)) > 0:
+        raise key.limits.too_many_tokens(key.window, batch.buckets(key), excess)
+
+
+def _amounts(admission: Admission, price: PriceRow) -> tuple[int, int]:
+    """What to hold, and the most that the request can cost. Raises InvalidAmount."""
+    max_completion_tokens = admission.max_completion_tokens
+    held = max_completion_tokens if admission.hold_cap is None else min(max_completion_tokens, admission.hold_cap)
+    try:
+        max_charge = check_amount(price.cost(admission.prompt_tokens, 0, max_completion_tokens))
+    except InvalidAmount as error:
+        raise InvalidAmount(f"Request {admission.request_id}: {error}") from None
+    return price.cost(admission.prompt_tokens, 0, held), max_charge
+
+
+def _hold(
+    batch: LedgerBatch,
+    admission: Admission,
+    price: PriceRow,
+    account_id: int | None,
+    key: ApiKeyState | None,
+    amount: int,
+    max_charge: int,
+) -> HoldRow:
+    is_rate_limited = key is not None and key.window is not None
+    return HoldRow(
+        admission.request_id,
+        batch.process_id,
+        account_id,
+        None if key is None else key.row.id,
+        price.id,
+        admission.model,
+        admission.dialect,
+        batch.now.wall,
+        amount,
+        max_charge,
+        price.prompt,
+        price.cached,
+        price.completion,
+        batch.now.second if is_rate_limited else None,
+        admission.prompt_tokens + admission.max_completion_tokens,
+    )

@@ -1,0 +1,287 @@
+"""Everything that one transaction reads, decides on and writes: a constant number of statements, however many requests.
+
+The rows concerned are read and locked first. Decisions then change the states here, in the order in which the requests
+arrived, so that the second sees what the first was given. At last what changed is written.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+
+from dragoman.accounts.database.connections import Instant, Session
+from dragoman.accounts.database.statements import Statement
+from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
+from dragoman.accounts.ledger.ledger_statements import LedgerStatements
+from dragoman.accounts.ledger.operations import Admitted
+from dragoman.accounts.ledger.rate_limits import WINDOW_SECONDS, Bucket, RateLimits, RateWindow
+from dragoman.accounts.ledger.rows import HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
+from dragoman.accounts.money import check_amount
+
+DAY_MILLISECONDS = 86_400_000
+
+_MAX_SECOND = 2**63 - 1
+
+_decode_names = msgspec.json.Decoder(tuple[str, ...]).decode
+
+
+class AccountState(msgspec.Struct):
+    """An account's totals as they are at this point of the transaction."""
+
+    id: int
+    balance: int
+    holds: int
+    charges: int
+    changed: bool = False
+
+    @property
+    def used(self) -> int:
+        """Paid or held of what was paid in."""
+        return self.holds + self.charges
+
+
+class ApiKeyState(msgspec.Struct):
+    """A key as it is at this point of the transaction."""
+
+    row: KeyRow
+    limits: RateLimits
+    spent: int
+    held: int
+    running: int
+    models: tuple[str, ...] | None
+    dialects: tuple[str, ...] | None
+    window: RateWindow | None = None
+    changed: bool = False
+
+
+class BatchScope(NamedTuple):
+    """What a transaction is about."""
+
+    settled_ids: Collection[str]
+    """Ids of requests that are over."""
+    admitted_ids: Collection[str]
+    """Ids of requests that are to begin."""
+    key_digests: Collection[str]
+    """Of the keys of all who ask."""
+    selecting_digests: Collection[str]
+    """Of the keys among them with which an account was selected."""
+
+
+class LedgerBatch:
+    """One transaction's states. `load` first, `store` last."""
+
+    def __init__(self, session: Session, statements: LedgerStatements, process_id: int) -> None:
+        self.process_id = process_id
+        self.now = Instant(0, 0)
+        self.holds: dict[str, HoldRow] = {}
+        self.keys: dict[int, ApiKeyState] = {}
+        self.keys_by_digest: dict[str, ApiKeyState] = {}
+        self.accounts: dict[int, AccountState] = {}
+        self.selectable: dict[int, list[tuple[int, str]]] = {}
+        """For a key, the accounts it may use, as id and name; loaded only where one was selected."""
+        self.prices: dict[str, PriceRow] = {}
+        self.used_request_ids: set[str] = set()
+        """Request ids that have been used, of those to be admitted."""
+        self._session = session
+        self._statements = statements
+        self._new_holds: list[HoldRow] = []
+        self._removed_holds: list[str] = []
+        self._movements: list[MovementRow] = []
+        self._usage: list[UsageRow] = []
+        self._daily: dict[tuple[int, int, str, int], list[int]] = {}
+        self._corrections: dict[tuple[int, int], int] = {}
+        """For a key and a second, the tokens to add to what was counted then."""
+
+    def load(self, scope: BatchScope, begin: Callable[[], None]) -> None:
+        """Begin, read and lock all rows concerned, and then read the clock, all in one round trip.
+
+        Whoever is given a row later is never given an earlier time.
+        """
+        session, statements, values = self._session, self._statements, self._session.values
+        digests, selecting = values(scope.key_digests), values(scope.selecting_digests)
+        settled, admitted = values(scope.settled_ids), values(scope.admitted_ids)
+        with session.pipeline():
+            begin()
+            held = session.deferred_rows(statements.holds_of, settled) if scope.settled_ids else _no_rows
+            keys = session.deferred_rows(statements.keys_of, digests, settled)
+            accounts = session.deferred_rows(statements.accounts_of, settled, digests, selecting)
+            now = session.deferred_now()
+            selectable = (
+                session.deferred_rows(statements.selectable_accounts, selecting)
+                if scope.selecting_digests
+                else _no_rows
+            )
+            taken = (
+                session.deferred_rows(statements.used_request_ids, admitted, admitted)
+                if scope.admitted_ids
+                else _no_rows
+            )
+        self.holds = {row[0]: HoldRow._make(row) for row in held()}
+        for row in keys():
+            key = _key_state(KeyRow._make(row))
+            self.keys[key.row.id] = self.keys_by_digest[key.row.digest] = key
+        self.accounts = {row[0]: AccountState(*row) for row in accounts()}
+        self.now = now()
+        for key_id, account_id, name in selectable():
+            self.selectable.setdefault(key_id, []).append((account_id, name))
+        self.used_request_ids = {request_id for (request_id,) in taken()}
+
+    def load_prices_and_limits(self, keys: Iterable[ApiKeyState], models: Collection[str]) -> None:
+        """Read the prices valid now, and what keys with limits per minute have used of them, after the settlements."""
+        session, statements, values = self._session, self._statements, self._session.values
+        limited = {key.row.id: key for key in keys if key.limits}
+        if not limited and not models:
+            return
+        now = self.now
+        since = now.second - WINDOW_SECONDS
+        with session.pipeline():
+            self._refund_unused_tokens()
+            windows = session.deferred_rows(statements.windows, values(limited), since) if limited else _no_rows
+            prices = (
+                session.deferred_rows(statements.prices_of, values(models), now.wall, now.wall) if models else _no_rows
+            )
+        self.prices = {row[1]: PriceRow._make(row) for row in prices()}
+        for key in limited.values():
+            key.window = RateWindow(now.second, now.second)
+        for key_id, oldest, newest, requests, tokens in windows():
+            limited[key_id].window = RateWindow(now.second, min(oldest, now.second), newest, requests, tokens)
+            if newest > now.second:
+                self._rebase_buckets(key_id, requests, tokens)
+
+    def buckets(self, key: ApiKeyState) -> list[Bucket]:
+        """The key's window, oldest first, with what this transaction has added."""
+        assert key.window is not None
+        second = self.now.second
+        stored = self._session.rows(self._statements.buckets, key.row.id, second - WINDOW_SECONDS)
+        return [*stored, (second, key.window.new_requests, key.window.new_tokens)]
+
+    def load_usage(self, request_ids: Collection[str]) -> dict[str, UsageRow]:
+        """Those of the requests that are settled."""
+        if not request_ids:
+            return {}
+        return {row[0]: UsageRow._make(row) for row in self._rows(self._statements.usage_of, request_ids)}
+
+    def load_own_admissions(self, request_ids: Collection[str]) -> dict[str, Admitted]:
+        """Those of the requests that run in this process's name, admitted by a transaction whose end nobody saw."""
+        rows = map(HoldRow._make, self._rows(self._statements.holds_of, request_ids))
+        return {
+            row.request_id: Admitted(row.request_id, row.account_id, row.key_id, row.amount, None)
+            for row in rows
+            if row.process_id == self.process_id
+        }
+
+    def add_hold(self, hold: HoldRow) -> None:
+        """Set money aside for a request that is admitted."""
+        self._new_holds.append(hold)
+        if hold.key_id is not None:
+            key = self.keys[hold.key_id]
+            key.held += hold.amount
+            key.running += hold.process_id != QUEUE_PROCESS_ID
+            key.changed = True
+        if hold.account_id is not None and hold.amount:
+            account = self.accounts[hold.account_id]
+            account.balance -= hold.amount
+            account.holds = check_amount(account.holds + hold.amount)
+            account.changed = True
+            self._record_movement(hold, "hold", -hold.amount, hold.amount, 0)
+
+    def end_hold(self, hold: HoldRow, usage_row: UsageRow) -> None:
+        """Pay for a request and free what is left of its hold."""
+        del self.holds[hold.request_id]
+        self._removed_holds.append(hold.request_id)
+        self._usage.append(usage_row)
+        self._add_daily(usage_row)
+        charge = usage_row.charge
+        if hold.key_id is not None:
+            self._release_key_hold(self.keys[hold.key_id], hold, usage_row)
+        if hold.account_id is not None and (hold.amount or charge):
+            account = self.accounts[hold.account_id]
+            account.balance = check_amount(account.balance + hold.amount - charge)
+            account.holds -= hold.amount
+            account.charges = check_amount(account.charges + charge)
+            account.changed = True
+            self._record_movement(hold, "charge" if charge else "release", hold.amount - charge, -hold.amount, charge)
+
+    def store(self) -> None:
+        """Write what was decided."""
+        session, statements = self._session, self._statements
+        self._refund_unused_tokens()
+        session.add(statements.add_holds, self._new_holds)
+        session.add(statements.add_movements, self._movements)
+        session.add(statements.add_usage, self._usage)
+        session.write_many(statements.add_daily, [(*key, *sums) for key, sums in sorted(self._daily.items())])
+        if self._removed_holds:
+            session.write(statements.remove_holds, session.values(self._removed_holds))
+        keys = [key for key in self.keys.values() if key.changed]
+        session.write_many(statements.change_key, [(key.spent, key.held, key.running, key.row.id) for key in keys])
+        accounts = [account for account in self.accounts.values() if account.changed]
+        session.write_many(
+            statements.change_account,
+            [(account.balance, account.holds, account.charges, account.id) for account in accounts],
+        )
+        self._store_buckets(keys)
+
+    def _refund_unused_tokens(self) -> None:
+        """Give back what ended requests did not use of their keys' tokens per minute."""
+        corrections = [(more, *bucket) for bucket, more in self._corrections.items()]
+        self._corrections = {}
+        self._session.write_many(self._statements.correct_bucket, corrections)
+
+    def _store_buckets(self, keys: list[ApiKeyState]) -> None:
+        second = self.now.second
+        counted = [(key.row.id, key.window) for key in keys if key.window is not None and key.window.new_requests]
+        self._session.write_many(
+            self._statements.add_bucket,
+            [(key_id, second, window.new_requests, window.new_tokens) for key_id, window in counted],
+        )
+        advanced_key_ids = [key_id for key_id, window in counted if window.newest != second]
+        self._session.write_many(
+            self._statements.delete_buckets, [(key_id, second - WINDOW_SECONDS) for key_id in advanced_key_ids]
+        )
+
+    def _rebase_buckets(self, key_id: int, requests: int, tokens: int) -> None:
+        """The clock went back, as it does when the machine is started anew: what is in the window counts from now."""
+        self._session.write(self._statements.delete_buckets, key_id, _MAX_SECOND)
+        self._session.write_many(self._statements.add_bucket, [(key_id, self.now.second, requests, tokens)])
+
+    def _release_key_hold(self, key: ApiKeyState, hold: HoldRow, usage_row: UsageRow) -> None:
+        key.spent = check_amount(key.spent + usage_row.charge)
+        key.held -= hold.amount
+        key.running -= hold.process_id != QUEUE_PROCESS_ID
+        key.changed = True
+        unused = usage_row.prompt_tokens + usage_row.completion_tokens - hold.counted_tokens
+        if hold.counted_second is not None and unused:
+            bucket = key.row.id, hold.counted_second
+            self._corrections[bucket] = self._corrections.get(bucket, 0) + unused
+
+    def _add_daily(self, usage_row: UsageRow) -> None:
+        day = usage_row.settled_at // DAY_MILLISECONDS
+        sums = self._daily.setdefault(
+            (usage_row.account_id or 0, usage_row.key_id or 0, usage_row.model, day), [0, 0, 0, 0, 0]
+        )
+        added = (1, usage_row.prompt_tokens, usage_row.cached_tokens, usage_row.completion_tokens, usage_row.charge)
+        sums[:] = [before + more for before, more in zip(sums, added, strict=True)]
+
+    def _record_movement(self, hold: HoldRow, kind: str, balance: int, holds: int, charges: int) -> None:
+        assert hold.account_id is not None
+        row = MovementRow(hold.account_id, self.now.wall, kind, hold.request_id, 0, balance, holds, charges)
+        self._movements.append(row)
+
+    def _rows(self, statement: Statement, listed: Iterable[object]) -> list[tuple[Any, ...]]:
+        return self._session.rows(statement, self._session.values(listed))
+
+
+def _no_rows() -> list[Any]:
+    return []
+
+
+def _key_state(row: KeyRow) -> ApiKeyState:
+    return ApiKeyState(
+        row,
+        RateLimits(row.requests_per_minute, row.tokens_per_minute),
+        row.spent,
+        row.held,
+        row.running,
+        None if row.models is None else _decode_names(row.models),
+        None if row.dialects is None else _decode_names(row.dialects),
+    )

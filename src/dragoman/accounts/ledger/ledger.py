@@ -1,0 +1,207 @@
+"""The ledger: everything that money and limits are decided by, many requests to a transaction.
+
+Nothing is decided from memory: keys, limits and balances are read in the transaction that decides, so several processes
+and machines count as one, and a key that was revoked a moment ago is refused everywhere.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from dragoman.accounts.database.connections import Database, Instant, Session
+from dragoman.accounts.ledger import admitting, settling
+from dragoman.accounts.ledger.batch import BatchScope, LedgerBatch
+from dragoman.accounts.ledger.ledger_statements import LedgerStatements
+from dragoman.accounts.ledger.operations import (
+    Admission,
+    KeyLookup,
+    LedgerOperation,
+    LedgerOutcome,
+    NeverAdmitted,
+    RequestIdTaken,
+    Settlement,
+)
+from dragoman.accounts.ledger.refusals import LedgerRefusal
+
+ScriptResult = TypeVar("ScriptResult")
+ScriptResult_co = TypeVar("ScriptResult_co", covariant=True)
+
+
+class TransactionScript(Protocol[ScriptResult_co]):
+    """Rows of other tables that are written in the same transaction as what the ledger is asked."""
+
+    def operations(self, session: Session) -> Sequence[LedgerOperation]:
+        """Read and lock rows of other tables, and say what to ask. Whatever it raises undoes the transaction."""
+        ...
+
+    def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> ScriptResult_co:
+        """Write, by the outcomes, which are in the order of what was asked; they are committed unless this raises."""
+        ...
+
+
+class Ledger:
+    """One process's way to the ledger, for one thread at a time. Its connection opens at the first use."""
+
+    def __init__(self, database: Database, process_id: int) -> None:
+        """Holds are taken in the name of `process_id`, see recovery.py."""
+        self._database = database
+        self._process_id = process_id
+        self._statements = LedgerStatements(database.dialect)
+        self._session: Session | None = None
+
+    def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool = False) -> list[LedgerOutcome]:
+        """Do all of them in one transaction, settlements first; the outcomes are in the order of the operations.
+
+        `again`: an earlier attempt ended without saying whether it was committed. Admissions that it made stand.
+        What is settled survives a loss of power after `sync`. Raises what database.failures names, and then nothing is
+        known to have happened.
+        """
+        outcomes: list[LedgerOutcome | None] = [_validation_error(operation) for operation in operations]
+        valid_indexes = [number for number, outcome in enumerate(outcomes) if outcome is None]
+        for number, outcome in zip(
+            valid_indexes, self._commit([operations[number] for number in valid_indexes], is_retry), strict=True
+        ):
+            outcomes[number] = outcome
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def run_script(self, script: TransactionScript[ScriptResult]) -> ScriptResult:
+        """Do what the work asks and what it writes itself in one transaction; what its `after` returns.
+
+        Raises what `commit` does, what the work raises, and what database.rejections names: nothing has happened then.
+        """
+
+        def decide(session: Session) -> tuple[LedgerBatch, ScriptResult]:
+            session.begin()
+            operations = script.operations(session)
+            if errors := [found_error for operation in operations if (found_error := _validation_error(operation))]:
+                raise errors[0]
+            batch, outcomes = self._decide(session, operations, lambda: None, is_retry=False)
+            return batch, script.apply(session, batch.now, outcomes)
+
+        return self._transact(decide)
+
+    @property
+    def needs_sync(self) -> bool:
+        """Whether `sync` has anything to do."""
+        return self._database.is_sqlite
+
+    def sync(self) -> None:
+        """Wait until what was committed is on the disk; in any thread. Raises OSError."""
+        self._database.sync()
+
+    def close(self) -> None:
+        """Give up the connection; the next commit opens a new one."""
+        session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    @property
+    def transient_errors(self) -> tuple[type[Exception], ...]:
+        """What `commit` raises when the database cannot be used now."""
+        return self._database.transient_errors
+
+    def _commit(self, operations: list[LedgerOperation], is_retry: bool) -> list[LedgerOutcome]:
+        try:
+            if not operations:
+                return []
+            return self._transact(lambda session: self._decide(session, operations, session.begin, is_retry=is_retry))
+        except self._database.data_errors as error:
+            if len(operations) == 1:
+                return [error]
+        # One of them cannot be written; only its sender is to hear of it.
+        return [self._commit([operation], is_retry)[0] for operation in operations]
+
+    def _transact(self, decide: Callable[[Session], tuple[LedgerBatch, ScriptResult]]) -> ScriptResult:
+        if self._session is None:
+            self._session = self._database.session()
+        session = self._session
+        try:
+            batch, result = decide(session)
+            with session.pipeline():
+                batch.store()
+                session.commit()
+        except self._database.transient_errors:
+            self.close()
+            raise
+        except BaseException:
+            session.rollback()
+            raise
+        return result
+
+    def _decide(
+        self, session: Session, operations: Sequence[LedgerOperation], begin: Callable[[], None], *, is_retry: bool
+    ) -> tuple[LedgerBatch, list[LedgerOutcome]]:
+        batch = LedgerBatch(session, self._statements, self._process_id)
+        settlements = [operation for operation in operations if isinstance(operation, Settlement)]
+        requests = [operation for operation in operations if not isinstance(operation, Settlement)]
+        scope = _scope_of(settlements, requests)
+        batch.load(scope, begin)
+        settled = iter(_settle_all(batch, settlements))
+        keys = (batch.keys_by_digest[digest] for digest in scope.key_digests if digest in batch.keys_by_digest)
+        batch.load_prices_and_limits(keys, {request.model for request in requests if isinstance(request, Admission)})
+        answered = iter(_answer_all(batch, requests, is_retry))
+        return batch, [next(settled if isinstance(operation, Settlement) else answered) for operation in operations]
+
+
+def _validation_error(operation: LedgerOperation) -> ValueError | None:
+    """What is wrong with an operation in itself."""
+    try:
+        if isinstance(operation, Settlement):
+            settling.validate(operation)
+        elif isinstance(operation, Admission):
+            admitting.validate(operation)
+    except ValueError as error:
+        return error
+    return None
+
+
+def _scope_of(settlements: Sequence[Settlement], requests: Sequence[Admission | KeyLookup]) -> BatchScope:
+    digests, selecting = set(), set()
+    for request in requests:
+        if request.key_digest is not None:
+            digests.add(request.key_digest)
+            if request.account is not None:
+                selecting.add(request.key_digest)
+    settled = {settlement.request_id for settlement in settlements}
+    admitted = {request.request_id for request in requests if isinstance(request, Admission)}
+    return BatchScope(settled, admitted, digests, selecting)
+
+
+def _settle_all(batch: LedgerBatch, settlements: Sequence[Settlement]) -> list[LedgerOutcome]:
+    usage_rows = batch.load_usage({each.request_id for each in settlements if each.request_id not in batch.holds})
+    before = {request_id: settling.already_settled(usage_row) for request_id, usage_row in usage_rows.items()}
+    outcomes: list[LedgerOutcome] = []
+    for settlement in settlements:
+        request_id = settlement.request_id
+        hold = batch.holds.get(request_id)
+        if hold is not None:
+            settled = settling.settle(batch, hold, settlement)
+            before[request_id] = msgspec.structs.replace(settled, repeated=True)
+            outcomes.append(settled)
+        else:
+            outcomes.append(before.get(request_id) or NeverAdmitted(request_id))
+    return outcomes
+
+
+def _answer_all(batch: LedgerBatch, requests: Sequence[Admission | KeyLookup], is_retry: bool) -> list[LedgerOutcome]:
+    used_ids = batch.used_request_ids
+    own_admissions = batch.load_own_admissions(used_ids) if is_retry and used_ids else {}
+    outcomes: list[LedgerOutcome] = []
+    for request in requests:
+        if isinstance(request, Admission) and request.request_id in used_ids:
+            outcomes.append(own_admissions.get(request.request_id) or RequestIdTaken(request.request_id))
+        else:
+            outcomes.append(_answer(batch, request))
+            if isinstance(request, Admission):
+                used_ids.add(request.request_id)
+    return outcomes
+
+
+def _answer(batch: LedgerBatch, request: Admission | KeyLookup) -> LedgerOutcome:
+    try:
+        return (
+            admitting.admit(batch, request) if isinstance(request, Admission) else admitting.look_up_key(batch, request)
+        )
+    except LedgerRefusal as refusal:
+        return refusal

@@ -1,0 +1,187 @@
+"""The statements of the ledger's transactions."""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Delete,
+    Dialect,
+    Select,
+    Table,
+    bindparam,
+    cast,
+    delete,
+    exists,
+    func,
+    select,
+    tuple_,
+    union_all,
+)
+from sqlalchemy import update as update_of
+from sqlalchemy.dialects import postgresql, sqlite
+
+from dragoman.accounts.database.statements import (
+    Statement,
+    compile_statement,
+    in_list,
+    in_subquery,
+    insert_many,
+    update,
+)
+from dragoman.accounts.database.tables import (
+    accounts,
+    daily_usage,
+    holds,
+    key_accounts,
+    keys,
+    movements,
+    prices,
+    rate_buckets,
+    usage,
+)
+from dragoman.accounts.ledger.rows import AccountRow, HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
+
+_DAILY_KEY = ("account_id", "key_id", "model", "day")
+_DAILY_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
+
+
+class LedgerStatements:
+    """Compiled for one kind of database.
+
+    Where rows are locked, it is in the order holds, keys, accounts, and each by its id: no two transactions wait for
+    each other.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.holds_of = _rows_of(dialect, holds, HoldRow._fields, holds.c.request_id, lock=True)
+        self.usage_of = _rows_of(dialect, usage, UsageRow._fields, usage.c.request_id, lock=False)
+        self.accounts_of = _accounts(dialect)
+        self.keys_of = _keys(dialect)
+        self.used_request_ids = _used_request_ids(dialect)
+        self.selectable_accounts = _selectable_accounts(dialect)
+        self.prices_of = _current_prices(dialect)
+        self.add_holds = insert_many(dialect, holds, HoldRow._fields)
+        self.add_movements = insert_many(dialect, movements, MovementRow._fields)
+        self.add_usage = insert_many(dialect, usage, UsageRow._fields)
+        self.add_daily = _upsert_sums(dialect, daily_usage, _DAILY_KEY, _DAILY_SUMS)
+        self.remove_holds = _remove_holds(dialect)
+        self.change_account = update(dialect, accounts, ("balance", "holds", "charges"))
+        self.change_key = update(dialect, keys, ("spent", "held", "running"))
+        self.windows = _windows(dialect)
+        self.buckets = _buckets(dialect)
+        self.add_bucket = _upsert_sums(dialect, rate_buckets, ("key_id", "second"), ("requests", "tokens"))
+        self.correct_bucket = _correct_bucket(dialect)
+        self.delete_buckets = compile_statement(_old_buckets(), dialect, ("key", "before"))
+
+
+def _rows_of(dialect: Dialect, table: Table, names: tuple[str, ...], column: Column[Any], *, lock: bool) -> Statement:
+    query = select(*(table.c[name] for name in names)).where(in_list(dialect, column, "listed"))
+    return compile_statement(_for_update(query, column) if lock else query, dialect, ("listed",))
+
+
+def _keys(dialect: Dialect) -> Statement:
+    """The keys with these digests and those of these requests' holds."""
+    asking = keys.alias()
+    wanted = union_all(
+        select(asking.c.id).where(in_list(dialect, asking.c.digest, "digests")),
+        select(holds.c.key_id).where(in_list(dialect, holds.c.request_id, "settled")),
+    )
+    query = select(*(keys.c[name] for name in KeyRow._fields)).where(in_subquery(dialect, keys.c.id, wanted))
+    return compile_statement(_for_update(query, keys.c.id), dialect, ("digests", "settled"))
+
+
+def _accounts(dialect: Dialect) -> Statement:
+    """The accounts of these requests' holds, those of the keys, and all that selecting keys may use."""
+    wanted = union_all(
+        select(holds.c.account_id).where(in_list(dialect, holds.c.request_id, "settled")),
+        select(keys.c.account_id).where(in_list(dialect, keys.c.digest, "digests")),
+        select(key_accounts.c.account_id)
+        .join_from(key_accounts, keys, key_accounts.c.key_id == keys.c.id)
+        .where(in_list(dialect, keys.c.digest, "selecting")),
+    )
+    query = select(*(accounts.c[name] for name in AccountRow._fields)).where(
+        in_subquery(dialect, accounts.c.id, wanted)
+    )
+    return compile_statement(_for_update(query, accounts.c.id), dialect, ("settled", "digests", "selecting"))
+
+
+def _used_request_ids(dialect: Dialect) -> Statement:
+    of_holds, of_usage = (
+        select(table.c.request_id).where(in_list(dialect, table.c.request_id, table.name)) for table in (holds, usage)
+    )
+    return compile_statement(union_all(of_holds, of_usage), dialect, ("holds", "usage"))
+
+
+def _selectable_accounts(dialect: Dialect) -> Statement:
+    query = select(key_accounts.c.key_id, accounts.c.id, accounts.c.name)
+    query = query.join_from(key_accounts, accounts, key_accounts.c.account_id == accounts.c.id)
+    query = query.join(keys, key_accounts.c.key_id == keys.c.id)
+    return compile_statement(query.where(in_list(dialect, keys.c.digest, "selecting")), dialect, ("selecting",))
+
+
+def _current_prices(dialect: Dialect) -> Statement:
+    later = prices.alias("later")
+    superseded = exists().where(
+        later.c.model == prices.c.model,
+        later.c.valid_from <= bindparam("now"),
+        tuple_(later.c.valid_from, later.c.id) > tuple_(prices.c.valid_from, prices.c.id),
+    )
+    query = select(*(prices.c[name] for name in PriceRow._fields)).where(
+        in_list(dialect, prices.c.model, "models"), prices.c.valid_from <= bindparam("valid_at"), ~superseded
+    )
+    return compile_statement(query, dialect, ("models", "valid_at", "now"))
+
+
+def _remove_holds(dialect: Dialect) -> Statement:
+    return compile_statement(delete(holds).where(in_list(dialect, holds.c.request_id, "listed")), dialect, ("listed",))
+
+
+def _windows(dialect: Dialect) -> Statement:
+    column = rate_buckets.c
+    query = select(
+        column.key_id,
+        func.min(column.second),
+        func.max(column.second),
+        # PostgreSQL's sums are of a wider type.
+        cast(func.sum(column.requests), BigInteger),
+        cast(func.sum(column.tokens), BigInteger),
+    ).where(in_list(dialect, column.key_id, "listed"), column.second >= bindparam("since"))
+    return compile_statement(query.group_by(column.key_id), dialect, ("listed", "since"))
+
+
+def _buckets(dialect: Dialect) -> Statement:
+    column = rate_buckets.c
+    query = select(column.second, column.requests, column.tokens)
+    query = query.where(column.key_id == bindparam("key"), column.second >= bindparam("since"))
+    return compile_statement(query.order_by(column.second), dialect, ("key", "since"))
+
+
+def _correct_bucket(dialect: Dialect) -> Statement:
+    column = rate_buckets.c
+    statement = (
+        update_of(rate_buckets)
+        .values(tokens=column.tokens + bindparam("more"))
+        .where(column.key_id == bindparam("key"), column.second == bindparam("counted"))
+    )
+    return compile_statement(statement, dialect, ("more", "key", "counted"))
+
+
+def _old_buckets() -> Delete:
+    column = rate_buckets.c
+    return delete(rate_buckets).where(column.key_id == bindparam("key"), column.second < bindparam("before"))
+
+
+def _for_update(query: Select[Any], column: Column[Any]) -> Select[Any]:
+    # SQLite has no FOR UPDATE and needs none: one transaction writes at a time. SQLAlchemy leaves it out there.
+    return query.order_by(column).with_for_update()
+
+
+def _upsert_sums(dialect: Dialect, table: Table, key: tuple[str, ...], sums: tuple[str, ...]) -> Statement:
+    """Add a row, or its sums to those of the row with the same key."""
+    kind = sqlite if dialect.name == "sqlite" else postgresql
+    statement = kind.insert(table)
+    statement = statement.on_conflict_do_update(
+        index_elements=list(key), set_={name: table.c[name] + statement.excluded[name] for name in sums}
+    )
+    return compile_statement(statement, dialect, (*key, *sums), (*key, *sums))

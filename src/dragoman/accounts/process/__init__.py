@@ -1,0 +1,1 @@
+"""The ledger's process, its client, and the journal that survives both."""

@@ -1,0 +1,323 @@
+"""The event loop's way to the ledger: whatever has gathered while the ledger process was busy is committed together.
+
+One client alone waits for a transaction; many at once share it (group commit). The process, or the thread that stands
+for it, only works (commit_loop.py); what is retried, given up or undone is decided here. It may die at any moment: what
+it had not answered is asked again of the next one, which finds what the last one did.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections import deque
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import structlog
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.ledger.operations import (
+    Admission,
+    Admitted,
+    KeyInfo,
+    KeyLookup,
+    LedgerOperation,
+    LedgerOutcome,
+    Settled,
+    Settlement,
+)
+from dragoman.accounts.ledger.refusals import LedgerUnavailable
+from dragoman.accounts.process.handle import LedgerProcessHandle
+from dragoman.accounts.process.messages import (
+    Committed,
+    DatabaseFailed,
+    LedgerConfig,
+    LedgerReply,
+    Synced,
+    unpack_outcome,
+)
+from dragoman.accounts.process.transport import LedgerTransport
+
+MAX_WAITING = 10_000
+TIMEOUT_SECONDS = 5.0
+
+_MAX_BATCH_SIZE = 500
+"""Operations in one transaction."""
+
+_LINGER_SECONDS = 0.002
+"""How long a settlement waits for an admission to share a transaction with: one client's next request pays for its last
+one. Long enough for a client on this machine to ask again, too short for anybody to find it missing often."""
+
+_MAX_IN_FLIGHT = 2
+"""Transactions at the process, so that it finds the next one when it has finished one."""
+
+_MIN_FILL_RATIO = 0.5
+"""How much of the first one's size the second must have: many small transactions would cost more than they save."""
+
+_MIN_BACKOFF_SECONDS = 0.05
+_MAX_BACKOFF_SECONDS = 1.0
+
+_SHUTDOWN_GRACE_SECONDS = 10.0
+"""How long the end waits for the process, beyond the database's own patience."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _PendingOperation(msgspec.Struct, eq=False):
+    """An operation and who waits for it."""
+
+    operation: LedgerOperation
+    future: asyncio.Future[Any]
+    deadline: float | None = None
+    """On the event loop's clock, since the database first failed. Settlements are never given up before the end."""
+    may_be_committed: bool = False
+    """Whether a transaction with it was begun whose end is not known."""
+
+
+class LedgerClient:
+    """Admits and settles for the event loop that it was started in. Use it as an async context manager."""
+
+    def __init__(
+        self,
+        database: Database,
+        process_id: int,
+        *,
+        max_waiting: int = MAX_WAITING,
+        timeout_seconds: float = TIMEOUT_SECONDS,
+        transport: type[LedgerTransport] = LedgerProcessHandle,
+    ) -> None:
+        """Holds are taken in the name of `process_id`, see recovery.py.
+
+        `most_waiting` operations wait at once, and `patience_seconds` for a database that does not answer.
+        `transport` says where the ledger works.
+        """
+        self._transport = transport
+        self._config = LedgerConfig(database.url, database.busy_seconds, process_id)
+        self._max_waiting = max_waiting
+        self._timeout_seconds = timeout_seconds
+        self._process: LedgerTransport | None = None
+        self._queued: list[_PendingOperation] = []
+        self._in_flight: deque[list[_PendingOperation]] = deque()
+        """Transactions that were sent and not answered, the oldest first."""
+        self._unsynced: deque[tuple[_PendingOperation, LedgerOutcome]] = deque()
+        """Settlements that are committed, and not known to be on the disk."""
+        self._is_closing = False
+        self._is_closed = False
+        self._backoff_seconds = 0.0
+        self._timer: asyncio.Handle | None = None
+        self._is_lingering = False
+        """Whether the timer waits only for company."""
+        self._pending_count = 0
+        self._idle = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._supervisor = asyncio.create_task(self._supervise())
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        """Refuse newcomers, finish what waits, and end the process. What cannot be settled now is left to recovery."""
+        self._is_closing = True
+        if self._pending_count:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout_seconds):
+                    await self._idle.wait()
+        self._is_closed = True
+        self._stop_timer()
+        await self._shut_down_process()
+        unresolved = [
+            *itertools.chain.from_iterable(self._in_flight),
+            *(pending for pending, _ in self._unsynced),
+            *self._queued,
+        ]
+        self._resolve([(pending, _unavailable()) for pending in unresolved])
+
+    async def admit(self, admission: Admission) -> Admitted:
+        """Hold what the request may cost. Raises a Refusal, RequestIdTaken, ValueError.
+
+        A caller that is cancelled meanwhile has not begun: its hold is released, should it come about.
+        """
+        self._check_capacity()
+        future: asyncio.Future[Admitted] = self._enqueue(admission)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            # Cancelling a task does not cancel a future that is done: it was admitted, and will never hear of it.
+            if not future.cancelled() and future.exception() is None:
+                self._release_hold(admission.request_id)
+            raise
+
+    def look_up_key(self, lookup: KeyLookup) -> "asyncio.Future[KeyInfo]":
+        """Tell whose key it is. Raises a Refusal, as `admit` does."""
+        self._check_capacity()
+        return self._enqueue(lookup)
+
+    def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
+        """Pay for a request, whoever waits for it or not: when it is done the settlement survives a loss of power.
+
+        Raises, by the future, NeverAdmitted, ValueError, LedgerUnavailable when it is closed before the database
+        answers, OSError when the disk fails.
+        """
+        return self._enqueue(settlement)
+
+    def _check_capacity(self) -> None:
+        if self._is_closing or self._pending_count >= self._max_waiting:
+            raise LedgerUnavailable("Too many requests are waiting to be admitted", retry_after=1)
+
+    def _enqueue(self, operation: LedgerOperation) -> asyncio.Future[Any]:
+        future = self._loop.create_future()
+        self._queued.append(_PendingOperation(operation, future))
+        if self._is_lingering and not isinstance(operation, Settlement):
+            self._stop_timer()
+        self._pending_count += 1
+        self._idle.clear()
+        self._schedule()
+        return future
+
+    def _schedule(self) -> None:
+        if self._process is None or self._timer is not None or self._is_closed or not self._can_send:
+            return
+        self._is_lingering = not self._backoff_seconds and _are_settlements(self._queued)
+        delay = self._backoff_seconds or (_LINGER_SECONDS if self._is_lingering else 0.0)
+        # Not at once: what else arrives in this turn of the loop shares the transaction.
+        self._timer = (
+            self._loop.call_later(delay, self._send_batch) if delay else self._loop.call_soon(self._send_batch)
+        )
+
+    @property
+    def _can_send(self) -> bool:
+        if len(self._in_flight) == _MAX_IN_FLIGHT:
+            return False
+        return len(self._queued) >= (_MIN_FILL_RATIO * len(self._in_flight[0]) if self._in_flight else 1)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._is_lingering = False
+
+    def _send_batch(self) -> None:
+        self._stop_timer()
+        if self._process is not None:
+            batch, self._queued = self._queued[:_MAX_BATCH_SIZE], self._queued[_MAX_BATCH_SIZE:]
+            again = any(pending.may_be_committed for pending in batch)
+            self._in_flight.append(batch)
+            self._process.commit([pending.operation for pending in batch], is_retry=again)
+
+    async def _supervise(self) -> None:
+        """Start the process whenever there is none, until the end."""
+        while not self._is_closed:
+            try:
+                process = await self._transport.start(self._config)
+            except OSError as error:
+                _log.error("accounts_ledger_process_not_started", reason=error.strerror)
+            else:
+                await self._read_replies(process)
+            if not self._is_closed:
+                self._handle_process_loss()
+                await asyncio.sleep(self._backoff_seconds)
+
+    async def _read_replies(self, process: LedgerTransport) -> None:
+        """For as long as it lives."""
+        self._process = process
+        try:
+            if self._is_closed:
+                process.finish()
+            self._schedule()
+            async for reply in process.replies():
+                self._handle_reply(reply)
+        except asyncio.CancelledError:
+            process.kill()
+            raise
+        finally:
+            self._process = None
+            status = await process.wait()
+        if not self._is_closed:
+            _log.error("accounts_ledger_process_ended", status=status)
+
+    async def _shut_down_process(self) -> None:
+        if self._process is not None:
+            self._process.finish()
+        try:
+            await asyncio.wait([self._supervisor], timeout=self._config.busy_seconds + _SHUTDOWN_GRACE_SECONDS)
+        finally:
+            self._supervisor.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._supervisor
+
+    def _handle_reply(self, reply: LedgerReply) -> None:
+        match reply:
+            case Committed(outcomes, synced):
+                done = list(zip(self._in_flight.popleft(), map(unpack_outcome, outcomes), strict=True))
+                self._backoff_seconds = 0.0
+                if not synced:
+                    self._unsynced.extend(each for each in done if isinstance(each[0].operation, Settlement))
+                    done = [each for each in done if not isinstance(each[0].operation, Settlement)]
+                self._resolve(done)
+                self._schedule()
+            case Synced(settlements, error):
+                done = [self._unsynced.popleft() for _ in range(settlements)]
+                self._resolve(done if error is None else [(pending, OSError(error)) for pending, _ in done])
+            case DatabaseFailed():
+                self._retry_or_expire(self._in_flight.popleft())
+
+    def _handle_process_loss(self) -> None:
+        """There is no process, and nobody will hear what became of what it had."""
+        lost = [*(pending for pending, _ in self._unsynced), *itertools.chain.from_iterable(self._in_flight)]
+        self._unsynced.clear()
+        self._in_flight.clear()
+        self._retry_or_expire(lost)
+
+    def _retry_or_expire(self, batch: Sequence[_PendingOperation]) -> None:
+        """Nobody knows whether the transaction was committed: what is in it is tried again as long as it may wait."""
+        for pending in batch:
+            pending.may_be_committed = True
+        waiting, self._queued = [*batch, *self._queued], []
+        expired: list[_PendingOperation] = []
+        now = self._loop.time()
+        for pending in waiting:
+            pending.deadline = pending.deadline or now + self._timeout_seconds
+            may_wait = now < pending.deadline or isinstance(pending.operation, Settlement)
+            (self._queued if may_wait else expired).append(pending)
+        self._backoff_seconds = min(_MAX_BACKOFF_SECONDS, self._backoff_seconds * 2 or _MIN_BACKOFF_SECONDS)
+        self._expire(expired)
+        self._schedule()
+
+    def _expire(self, expired: Sequence[_PendingOperation]) -> None:
+        self._resolve([(pending, _unavailable()) for pending in expired])
+        for pending in expired:
+            if pending.may_be_committed and isinstance(pending.operation, Admission):
+                self._release_hold(pending.operation.request_id)
+
+    def _resolve(self, done: Sequence[tuple[_PendingOperation, LedgerOutcome]]) -> None:
+        for pending, outcome in done:
+            if pending.future.cancelled():
+                if isinstance(outcome, Admitted):
+                    self._release_hold(outcome.request_id)
+            elif isinstance(outcome, Exception):
+                pending.future.set_exception(outcome)
+            else:
+                pending.future.set_result(outcome)
+        self._pending_count -= len(done)
+        if not self._pending_count:
+            self._idle.set()
+
+    def _release_hold(self, request_id: str) -> None:
+        """Release the hold of a request that never began, should there be one."""
+        self._enqueue(Settlement(request_id, 0, 0, 0, "disconnected")).add_done_callback(_ignore_result)
+
+
+def _are_settlements(queued: Sequence[_PendingOperation]) -> bool:
+    return all(isinstance(pending.operation, Settlement) for pending in queued)
+
+
+def _unavailable() -> LedgerUnavailable:
+    return LedgerUnavailable("The accounts' database does not answer", retry_after=5)
+
+
+def _ignore_result(undone: "asyncio.Future[Settled]") -> None:
+    if not undone.cancelled():
+        undone.exception()  # NeverAdmitted: there was nothing to undo.

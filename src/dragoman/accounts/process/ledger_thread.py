@@ -1,0 +1,95 @@
+"""The ledger in a thread of the process that uses it.
+
+It starts in no time and needs no memory of its own; in exchange the event loop and the ledger take turns on one core.
+"""
+
+import asyncio
+import contextlib
+import errno
+import queue
+import threading
+from collections.abc import AsyncIterator, Iterator, Sequence
+from typing import Self
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.ledger.ledger import Ledger
+from dragoman.accounts.ledger.operations import LedgerOperation
+from dragoman.accounts.process.commit_loop import CommitLoop
+from dragoman.accounts.process.messages import Commit, LedgerConfig, LedgerReply
+
+
+class LedgerThread:
+    """Implements transport.LedgerTransport."""
+
+    def __init__(self, config: LedgerConfig, loop: asyncio.AbstractEventLoop) -> None:
+        self._config = config
+        self._loop = loop
+        self._commands: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
+        """None: there will be no more."""
+        self._replies: asyncio.Queue[LedgerReply | None] = asyncio.Queue()
+        self._killed = False
+        self._status = 1
+        self._ended = asyncio.Event()
+        # A daemon: an event loop that is lost without having closed its client keeps nobody from ending.
+        self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
+
+    @classmethod
+    async def start(cls, config: LedgerConfig) -> Self:
+        """Raises OSError when there is no room for another thread."""
+        thread = cls(config, asyncio.get_running_loop())
+        try:
+            thread._thread.start()
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, str(error)) from error
+        return thread
+
+    def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
+        """Do these in one transaction. What is sent to a thread that has just ended is lost."""
+        self._commands.put(Commit(list(operations), is_retry))
+
+    async def replies(self) -> AsyncIterator[LedgerReply]:
+        """Until the thread ends."""
+        while (reply := await self._replies.get()) is not None:
+            yield reply
+
+    def finish(self) -> None:
+        """Let it end when it has answered everything."""
+        self._commands.put(None)
+
+    def kill(self) -> None:
+        """End it after the transaction under way, for which the database itself has no more than its patience."""
+        self._killed = True
+        self._commands.put(None)
+
+    async def wait(self) -> int:
+        """Wait until it is gone, after its last reply; 0 when it ended in order."""
+        self._commands.put(None)
+        await self._ended.wait()
+        self._thread.join()
+        return self._status
+
+    def _run(self) -> None:
+        try:
+            database = Database(self._config.url, busy_seconds=self._config.busy_seconds)
+            try:
+                CommitLoop(Ledger(database, self._config.process_id), self._send).serve(self._sent())
+            finally:
+                database.close()
+            self._status = 0
+        finally:
+            self._end()
+
+    def _sent(self) -> Iterator[Commit]:
+        while (command := self._commands.get()) is not None and not self._killed:
+            yield command
+
+    def _send(self, reply: LedgerReply) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._replies.put_nowait, reply)
+        except RuntimeError:  # The event loop is closed.
+            raise ConnectionAbortedError from None
+
+    def _end(self) -> None:
+        with contextlib.suppress(RuntimeError):  # The event loop is closed.
+            self._loop.call_soon_threadsafe(self._replies.put_nowait, None)
+            self._loop.call_soon_threadsafe(self._ended.set)

@@ -1,0 +1,96 @@
+"""Everything a server process needs of the accounts, opened and closed in the right order."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import NamedTuple
+
+import structlog
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import require_current
+from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.process.client import MAX_WAITING, TIMEOUT_SECONDS, LedgerClient
+from dragoman.accounts.process.handle import LedgerProcessHandle
+from dragoman.accounts.process.journal import Journal, JournalFolder
+from dragoman.accounts.process.recovery import HEARTBEAT_SECONDS, Recovery
+from dragoman.accounts.process.transport import LedgerTransport
+
+_log = structlog.get_logger(__name__)
+
+
+class LedgerResources(NamedTuple):
+    """What the gateway admits and settles with."""
+
+    database: Database
+    ledger: LedgerClient
+    journal: Journal
+
+
+@contextlib.asynccontextmanager
+async def open_ledger(
+    database: Database,
+    journals: Path,
+    *,
+    process_id: int | None = None,
+    max_waiting: int = MAX_WAITING,
+    timeout_seconds: float = TIMEOUT_SECONDS,
+    transport: type[LedgerTransport] = LedgerProcessHandle,
+) -> AsyncIterator[LedgerResources]:
+    """This process's part of the accounts, after what dead processes left open is settled.
+
+    `journals` is a folder on this machine, the same for all its processes that use the database. `process_id`
+    is what others are told of this process; None: a new one. `transport` says where the ledger works. Raises
+    DatabaseOutdated, DatabaseTooNew, what database.failures names, and OSError for the folder.
+    """
+    process_id = new_process_id() if process_id is None else process_id
+    folder = JournalFolder(journals)
+    recovery = Recovery(database, folder, process_id)
+    await asyncio.to_thread(require_current, database)
+    journal = folder.create(process_id)
+    try:
+        await asyncio.to_thread(_register_and_recover, recovery)
+        maintenance = asyncio.create_task(_maintain(database, recovery))
+        try:
+            async with LedgerClient(
+                database,
+                process_id,
+                max_waiting=max_waiting,
+                timeout_seconds=timeout_seconds,
+                transport=transport,
+            ) as ledger:
+                yield LedgerResources(database, ledger, journal)
+        finally:
+            maintenance.cancel()
+            await asyncio.wait([maintenance])
+    finally:
+        is_journal_empty = journal.close()
+        await asyncio.to_thread(_unregister, database, recovery, is_journal_empty)
+
+
+def _register_and_recover(recovery: Recovery) -> None:
+    recovery.register()
+    recovery.recover()
+
+
+def _unregister(database: Database, recovery: Recovery, is_journal_empty: bool) -> None:
+    try:
+        if is_journal_empty:
+            recovery.unregister()
+    except database.transient_errors as error:
+        # Others will find that the process is gone.
+        _log.warning("accounts_process_not_unregistered", error=str(error))
+    finally:
+        recovery.close()
+
+
+async def _maintain(database: Database, recovery: Recovery) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_SECONDS)
+        try:
+            await asyncio.to_thread(recovery.heartbeat)
+            if settled := await asyncio.to_thread(recovery.recover):
+                _log.warning("accounts_recovered", requests=settled)
+        except database.transient_errors as error:
+            _log.warning("accounts_recovery_failed", error=str(error))

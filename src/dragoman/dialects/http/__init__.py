@@ -1,0 +1,1 @@
+"""The HTTP pipeline that all dialects share."""

@@ -1,5 +1,0 @@
-"""Infermatic.ai: the OpenAI-shaped routes without a prefix, in LiteLLM's envelopes and with vLLM's parameters."""
-
-from dragoman.dialects.infermatic.routes import ENDPOINT_CODECS as ENDPOINT_CODECS
-from dragoman.dialects.infermatic.routes import OPERATIONS as OPERATIONS
-from dragoman.dialects.infermatic.routes import routes as routes

@@ -1,0 +1,1 @@
+"""Request and response shapes that OpenAI introduced and several dialects share."""

@@ -1,0 +1,1 @@
+"""Five vendors, each described by its differences to the OpenAI shapes."""

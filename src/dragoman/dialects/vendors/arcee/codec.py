@@ -1,0 +1,287 @@
+"""Between this dialect's JSON and core: requests in, events out, errors in FastAPI's envelope.
+
+Errors of shape (a field missing or of the wrong type) are 400 with a text that names the first; errors of value are
+422 with the list of all. Where a body has both, its shape is told.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    DragomanError,
+    Forbidden,
+    IdempotencyConflict,
+    InsufficientBalance,
+    JobCancelled,
+    JobNotFound,
+    JobTimedOut,
+    Limited,
+    ModelNotFound,
+    NoAccount,
+    Overloaded,
+    Unauthenticated,
+)
+from dragoman.core.limits import MAX_LOGIT_BIAS_ENTRIES, MAX_SEED
+from dragoman.core.request import ChatPrompt, GenerationRequest, SamplingParams
+from dragoman.core.service import ServedModel, find_model
+from dragoman.dialects.http import sse
+from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, ErrorResponse
+from dragoman.dialects.http.context import bearer_key, error_headers
+from dragoman.dialects.http.query import InvalidQuery, query_details
+from dragoman.dialects.http.validation import (
+    FastApiDetail,
+    InvalidFields,
+    InvalidValue,
+    MalformedJson,
+    MissingField,
+    NotAnObject,
+    OutOfRange,
+    Violation,
+    WrongLength,
+    WrongType,
+    decode_body,
+    describe,
+    fastapi_detail,
+    violations_of,
+)
+from dragoman.dialects.openai.formats import answer_format, validate_response_format
+from dragoman.dialects.openai.messages import ChatMessage, to_core_messages, validate_messages
+from dragoman.dialects.openai.response_builder import OpenAIChatResponseBuilder, response_head
+from dragoman.dialects.openai.shapes import is_token_id, stop_strings
+from dragoman.dialects.openai.tools import tool_use, validate_tools
+from dragoman.dialects.vendors.arcee import wire
+
+SAMPLING_PARAMETERS = (
+    "max_tokens",
+    "max_completion_tokens",
+    "temperature",
+    "top_p",
+    "top_k",
+    "min_p",
+    "n",
+    "stop",
+    "presence_penalty",
+    "frequency_penalty",
+    "repetition_penalty",
+    "logit_bias",
+    "seed",
+    "logprobs",
+    "top_logprobs",
+)
+"""What the model list promises to take."""
+
+FEATURES = ("tools", "json_mode", "structured_outputs", "logprobs")
+"""What every model is listed with; those that think have `reasoning` too."""
+
+read_key = bearer_key
+"""No other header and no other scheme is taken. Keys need not begin as the service's own do."""
+
+_PROCESS_STARTED = int(time.time())
+
+_MAX_INT64 = 2**63 - 1
+"""Lengths and ranks above it mean the same as it does, and engines count in 64 bits."""
+
+_FIELD_NAMES = {"prompt": "messages"}
+
+_FINGERPRINT = "fingerprint"
+
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+class ReasoningChatResponseBuilder(OpenAIChatResponseBuilder):
+    """A chat completion in which thoughts have a member of their own."""
+
+    shows_reasoning = True
+
+
+def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
+    """A chat completion. Raises BadRequest or ModelNotFound."""
+    sent = decode_body(body, wire.ChatRequest)
+    if violations := list(_validate(sent)):
+        raise InvalidFields(violations)
+    fingerprint = _fingerprint(sent.model, context)
+    request = GenerationRequest(
+        sent.model,
+        ChatPrompt(
+            to_core_messages(sent.messages),
+            tool_use(sent.tools, sent.tool_choice, parallel=sent.parallel_tool_calls),
+            sent.reasoning_effort,
+        ),
+        _sampling(sent),
+        sent.n,
+        answer_format=answer_format(sent.response_format),
+        logprobs=sent.top_logprobs if sent.logprobs else None,
+    )
+    head = response_head(context, "chatcmpl", sent.model, sent.stream_options, logprobs=sent.logprobs)
+    builder = ReasoningChatResponseBuilder(msgspec.structs.replace(head, system_fingerprint=fingerprint))
+    return DecodedRequest(
+        [request], sent.stream, builder, _FIELD_NAMES, {} if fingerprint is None else {_FINGERPRINT: fingerprint}
+    )
+
+
+def model_list(models: Iterable[ServedModel]) -> bytes:
+    """The models in the service's own shape, as JSON."""
+    return _encode(wire.ModelList([_model_card(model) for model in models]))
+
+
+def _validate(sent: wire.ChatRequest) -> Iterator[Violation]:
+    yield from validate_messages(sent.messages)
+    yield from _validate_tool_results(sent.messages)
+    yield from _validate_logit_bias(sent.logit_bias)
+    yield from validate_tools(sent.tools, sent.tool_choice)
+    yield from validate_response_format(sent.response_format)
+    if sent.top_logprobs and not sent.logprobs:
+        yield Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true"))
+
+
+def _validate_tool_results(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
+    """Answers of tools to calls that no message before them holds."""
+    call_ids: set[str] = set()
+    for index, message in enumerate(messages):
+        if message.role == "tool" and message.tool_call_id not in call_ids:
+            problem = InvalidValue("Input should be the id of a tool call in an earlier assistant message")
+            yield Violation(("messages", index, "tool_call_id"), problem)
+        call_ids.update(call.id for call in message.tool_calls or ())
+
+
+def _validate_logit_bias(logit_bias: dict[str, float]) -> Iterator[Violation]:
+    if len(logit_bias) > MAX_LOGIT_BIAS_ENTRIES:
+        message = f"Input should have at most {MAX_LOGIT_BIAS_ENTRIES} entries, got {len(logit_bias)}"
+        yield Violation(("logit_bias",), InvalidValue(message))
+        return
+    for token in logit_bias:
+        if not is_token_id(token):
+            yield Violation(("logit_bias", token[:40]), InvalidValue("Keys should be token ids"))
+
+
+def _sampling(sent: wire.ChatRequest) -> SamplingParams:
+    max_tokens = sent.max_tokens if sent.max_completion_tokens is None else sent.max_completion_tokens
+    return SamplingParams(
+        max_tokens=None if max_tokens is None else min(max_tokens, _MAX_INT64),
+        temperature=sent.temperature,
+        top_k=min(sent.top_k, _MAX_INT64),
+        top_p=sent.top_p,
+        min_p=sent.min_p,
+        repetition_penalty=sent.repetition_penalty,
+        presence_penalty=sent.presence_penalty,
+        frequency_penalty=sent.frequency_penalty,
+        logit_bias={int(token): bias for token, bias in sent.logit_bias.items()},
+        seed=None if sent.seed is None else sent.seed & MAX_SEED,  # negative ones are read as unsigned
+        stop=stop_strings(sent.stop),
+    )
+
+
+def _fingerprint(name: str, context: DecodeContext) -> str | None:
+    """The model's when the request came in; None: it was not known yet. Raises ModelNotFound."""
+    if context.models is None:
+        return context.arguments.get(_FINGERPRINT)
+    model = find_model(context.models(), name)
+    if model is None:
+        raise ModelNotFound(name)
+    return model.fingerprint
+
+
+def _model_card(model: ServedModel) -> wire.ModelCard:
+    return wire.ModelCard(
+        id=model.id,
+        hugging_face_id=_hugging_face_id(model),
+        name=model.id,
+        created=_PROCESS_STARTED,
+        context_length=model.context_length or 0,
+        max_output_length=model.context_length or 0,
+        supported_sampling_parameters=SAMPLING_PARAMETERS,
+        supported_features=(*FEATURES, "reasoning") if model.supports_reasoning else FEATURES,
+    )
+
+
+def _hugging_face_id(model: ServedModel) -> str:
+    """A model from Hugging Face has its repository among its names; others have no name with a slash."""
+    names = (model.id, *model.aliases)
+    return next((name for name in names if name.count("/") == 1 and ":" not in name), "")
+
+
+class ArceeErrors:
+    """The error tree in this dialect's envelope, before and after the first byte."""
+
+    def render(self, error: DragomanError) -> ErrorResponse:
+        """Status, body and headers."""
+        status, detail = _status_and_detail(error)
+        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), error_headers(error))
+
+    def render_frame(self, error: DragomanError) -> bytes:
+        """The last frame of a stream that failed; no terminator follows it."""
+        status, detail = _status_and_detail(error)
+        message = detail if isinstance(detail, str) else error.message
+        kind = "server_error" if status >= 500 else "invalid_request_error"
+        return sse.frame(_encode(wire.StreamErrorBody(wire.StreamError(message, kind, status), message)))
+
+
+def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDetail]]:
+    match error:
+        case NotAnObject():
+            return 400, "Invalid request format: the body must be a JSON object"
+        case MalformedJson():
+            return 400, error.message
+        case ContextOverflow():
+            return 422, [FastApiDetail(("body", "messages"), error.message, "value_error")]
+        case InvalidQuery():
+            return 422, query_details(error)
+        case BadRequest():
+            return _bad_request(list(violations_of(error)))
+        case Unauthenticated():
+            return 401, "Authentication failed due to invalid or missing API key"
+        case InsufficientBalance():
+            return 402, "Insufficient balance. Add credits to continue"
+        case Forbidden():
+            return 403, error.message
+        case ModelNotFound():
+            return 422, [FastApiDetail(("body", "model"), error.message, "value_error")]
+        case JobNotFound():
+            return 404, error.message
+        case JobTimedOut():
+            return 408, error.message
+        case JobCancelled():
+            return 410, error.message
+        case BodyTooLarge():
+            return 413, error.message
+        case IdempotencyConflict():
+            return 409, error.message
+        case NoAccount():
+            return 404, error.message
+        case Limited():
+            return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
+        case Overloaded():
+            return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
+        case _:
+            return 500, "An internal server error occurred while processing the request"
+
+
+def _bad_request(violations: list[Violation]) -> tuple[int, str | list[FastApiDetail]]:
+    for violation in violations:
+        if (message := _shape_error(violation)) is not None:
+            return 400, f"Invalid request format: {message}"
+    return 422, [_detail(violation) for violation in violations]
+
+
+def _shape_error(violation: Violation) -> str | None:
+    """What is wrong with the shape, in words; None: nothing, the value is at fault."""
+    match violation:
+        case Violation(("messages",), WrongLength()):
+            return "'messages' must hold at least one message"
+        case Violation(_, MissingField() | WrongType() as problem):
+            return describe(f"'{violation.field}'", problem)
+    return None
+
+
+def _detail(violation: Violation) -> FastApiDetail:
+    match violation:
+        case Violation(path, OutOfRange(low, high, None, got)) if low is not None and high is not None:
+            above = got > high
+            message = f"Input should be {'less' if above else 'greater'} than or equal to {high if above else low}"
+            return FastApiDetail(("body", *path), message, "less_than_equal" if above else "greater_than_equal")
+    return fastapi_detail(violation)

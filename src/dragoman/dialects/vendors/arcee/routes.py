@@ -1,0 +1,132 @@
+"""The routes of this dialect: under `/api/v1`, and on a host of its own also under `/v1`."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from dragoman.core.jobs import QueueService
+from dragoman.core.service import Caller, UsageReportingService, VisibleModels
+from dragoman.dialects.http.codec import EndpointCodec
+from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated
+from dragoman.dialects.http.generation import respond
+from dragoman.dialects.http.jobs import job_routes
+from dragoman.dialects.http.operation import EXAMPLE_CHAT, Operation
+from dragoman.dialects.http.query import read_query
+from dragoman.dialects.openai import response_builder as openai_answer
+from dragoman.dialects.vendors.arcee import codec, usage, wire
+
+
+class _ArceeService(UsageReportingService, QueueService, Protocol):
+    """What this dialect asks for."""
+
+
+def routes(service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
+    """All routes of the dialect beside others, answered by `service`."""
+    return _routes_under(("/api/v1",), service, options)
+
+
+def vendor_routes(service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
+    """All routes of the dialect on a host of its own, answered by `service`."""
+    jobs = job_routes(RouteContext(service, codec.read_key, options), _ERRORS)
+    return [*jobs, *_routes_under(("/api/v1", "/v1"), service, options)]
+
+
+def _routes_under(prefixes: Sequence[str], service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
+    route = RouteContext(service, codec.read_key, options)
+
+    async def chat(request: Request) -> Response:
+        return await respond(request, route, _CHAT)
+
+    async def models(request: Request) -> Response:
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            return Response(codec.model_list(visible.models()), media_type="application/json")
+
+        return await authenticated(request, route, answer, _ERRORS)
+
+    return [
+        *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in prefixes),
+        *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in prefixes),
+        *_usage_routes(prefixes, route, service),
+    ]
+
+
+def _usage_routes(prefixes: Sequence[str], route: RouteContext, service: UsageReportingService) -> list[BaseRoute]:
+    async def credits(request: Request) -> Response:
+        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+            return _json(usage.credits_body((await service.usage_of(caller)).balance))
+
+        return await authenticated(request, route, answer, _ERRORS)
+
+    async def stats(request: Request) -> Response:
+        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+            query = read_query(request.query_params, wire.StatsQuery)
+            span = usage.usage_span(query, query.model)
+            days = await (await service.usage_of(caller)).days(span, limit=query.limit, offset=query.offset)
+            return _json(usage.stats_body(days if usage.matches_this_server(query) else []))
+
+        return await authenticated(request, route, answer, _ERRORS)
+
+    async def summary(request: Request) -> Response:
+        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+            span = usage.usage_span(read_query(request.query_params, wire.SummaryQuery))
+            return _json(usage.summary_body(await (await service.usage_of(caller)).summary(span), span))
+
+        return await authenticated(request, route, answer, _ERRORS)
+
+    endpoints = {"credits": credits, "stats": stats, "summary": summary}
+    return [
+        Route(f"{prefix}/usage/{name}", endpoint, methods=["GET"])
+        for prefix in prefixes
+        for name, endpoint in endpoints.items()
+    ]
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+_ERRORS = codec.ArceeErrors()
+_CHAT = EndpointCodec("arcee.chat", codec.decode_chat, _ERRORS)
+
+ENDPOINT_CODECS = (_CHAT,)
+
+_USAGE_STATUSES = (401, 403, 404, 429, 503)
+
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/api/v1/chat/completions",
+        "Chat completion",
+        openai_answer.ChatCompletion,
+        wire.ErrorBody,
+        (400, 401, 402, 403, 413, 422, 429, 500, 503),
+        wire.ChatRequest,
+        openai_answer.ChatChunk,
+        example=EXAMPLE_CHAT,
+    ),
+    Operation("GET", "/api/v1/models", "List models", wire.ModelList, wire.ErrorBody, (401, 403, 429, 503)),
+    Operation("GET", "/api/v1/usage/credits", "Balance", wire.CreditsBody, wire.ErrorBody, _USAGE_STATUSES),
+    Operation(
+        "GET",
+        "/api/v1/usage/stats",
+        "Usage by day and model",
+        list[wire.StatsRow],
+        wire.ErrorBody,
+        (*_USAGE_STATUSES, 422),
+        query=wire.StatsQuery,
+    ),
+    Operation(
+        "GET",
+        "/api/v1/usage/summary",
+        "Usage altogether",
+        wire.SummaryBody,
+        wire.ErrorBody,
+        (*_USAGE_STATUSES, 422),
+        query=wire.SummaryQuery,
+    ),
+)
+"""The routes for the OpenAPI document."""

@@ -1,0 +1,138 @@
+"""The routes of this dialect: prefixed, since its own paths belong to another one, and plain on a host of its own."""
+
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from dragoman.core.jobs import QueueService
+from dragoman.core.service import AdapterService, Caller, VisibleModels
+from dragoman.dialects.http.codec import EndpointCodec
+from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, bearer_key, read_body
+from dragoman.dialects.http.generation import respond
+from dragoman.dialects.http.jobs import job_routes
+from dragoman.dialects.http.operation import EXAMPLE_CHAT, Operation
+from dragoman.dialects.openai import response_builder as openai_answer
+from dragoman.dialects.vendors.empower import codec, wire
+
+_PREFIXES = ("/empower/api/v1", "/empower")
+
+
+class _EmpowerService(AdapterService, QueueService, Protocol):
+    """What this dialect asks for."""
+
+
+def routes(service: _EmpowerService, options: HttpOptions) -> list[BaseRoute]:
+    """All routes of the dialect among those of others, answered by `service`."""
+    return _routes(service, options, _PREFIXES)
+
+
+def vendor_routes(service: _EmpowerService, options: HttpOptions) -> list[BaseRoute]:
+    """The same routes on a host that is mapped to this dialect: the vendor's own paths."""
+    return [
+        *job_routes(RouteContext(service, bearer_key, options), _ERRORS),
+        *_routes(service, options, ("/api/v1", "")),
+    ]
+
+
+def _routes(service: _EmpowerService, options: HttpOptions, prefixes: Sequence[str]) -> list[BaseRoute]:
+    route = RouteContext(service, bearer_key, options)
+    started = int(time.time())  # base models are served from the start, and no route adds any
+
+    async def chat(request: Request) -> Response:
+        return await respond(request, route, _CHAT)
+
+    async def add_adapter(request: Request) -> Response:
+        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+            registration = codec.decode_adapter(await read_body(request, route))
+            registered = await service.register_adapter(registration.spec, caller, token=registration.token)
+            return _json(codec.adapter_body(registered))
+
+        return await authenticated(request, route, answer, _ERRORS)
+
+    async def remove_adapter(request: Request) -> Response:
+        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+            return _json(codec.adapter_body(await service.unregister_adapter(request.path_params["name"], caller)))
+
+        return await authenticated(request, route, answer, _ERRORS)
+
+    async def base_model(request: Request) -> Response:
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            return _json(codec.base_model(request.path_params["name"], visible.models(), started))
+
+        return await authenticated(request, route, answer, _ERRORS)
+
+    async def models(request: Request) -> Response:
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            return _json(codec.model_list(visible.models(), started))
+
+        return await authenticated(request, route, answer, _ERRORS)
+
+    return [
+        *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in prefixes),
+        *(Route(f"{prefix}/lora", add_adapter, methods=["POST"]) for prefix in prefixes),
+        *(Route(f"{prefix}/lora/{{name:path}}", remove_adapter, methods=["DELETE"]) for prefix in prefixes),
+        *(Route(f"{prefix}/base-model/{{name:path}}", base_model, methods=["GET"]) for prefix in prefixes),
+        *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in prefixes),
+    ]
+
+
+_ERRORS = codec.EmpowerErrors()
+_CHAT = EndpointCodec("empower.chat", codec.decode_chat, _ERRORS)
+
+ENDPOINT_CODECS = (_CHAT,)
+
+
+def _json(body: bytes) -> Response:
+    return Response(body, media_type="application/json")
+
+
+_EXAMPLE_ADAPTER: dict[str, object] = {"model_name": "pirate.gguf", "model_source": "LOCAL", "name": "pirate"}
+
+_LOOKUP_STATUSES = (401, 403, 404, 429, 500, 503)
+
+_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 429, 500, 503)
+
+OPERATIONS = tuple(
+    operation
+    for prefix in _PREFIXES
+    for operation in (
+        Operation(
+            "POST",
+            f"{prefix}/chat/completions",
+            "Chat completion",
+            openai_answer.ChatCompletion,
+            wire.ErrorBody,
+            _ERROR_STATUSES,
+            wire.ChatRequest,
+            openai_answer.ChatChunk,
+            example=EXAMPLE_CHAT,
+        ),
+        Operation(
+            "POST",
+            f"{prefix}/lora",
+            "Register an adapter",
+            wire.AdapterBody,
+            wire.ErrorBody,
+            (400, 401, 403, 413, 429, 500, 503),
+            wire.AdapterRequest,
+            example=_EXAMPLE_ADAPTER,
+        ),
+        Operation(
+            "DELETE",
+            f"{prefix}/lora/{{name}}",
+            "Remove an adapter",
+            wire.AdapterBody,
+            wire.ErrorBody,
+            _LOOKUP_STATUSES,
+        ),
+        Operation(
+            "GET", f"{prefix}/base-model/{{name}}", "A base model", wire.BaseModelBody, wire.ErrorBody, _LOOKUP_STATUSES
+        ),
+        Operation("GET", f"{prefix}/models", "List models", wire.ModelList, wire.ErrorBody, (401, 403, 429, 503)),
+    )
+)
+"""The routes for the OpenAPI document."""

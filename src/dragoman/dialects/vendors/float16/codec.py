@@ -1,0 +1,217 @@
+"""Between this dialect's JSON and core: requests in, events out, errors in FastAPI's envelope."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import msgspec
+from starlette.datastructures import Headers
+
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    DragomanError,
+    Forbidden,
+    IdempotencyConflict,
+    InsufficientBalance,
+    JobCancelled,
+    JobNotFound,
+    JobTimedOut,
+    Limited,
+    ModelNotFound,
+    Overloaded,
+    Unauthenticated,
+)
+from dragoman.core.limits import MAX_SEED, check_sampling
+from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt
+from dragoman.dialects.http import sse
+from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, ErrorResponse
+from dragoman.dialects.http.context import error_headers
+from dragoman.dialects.http.validation import (
+    FastApiDetail,
+    InvalidFields,
+    InvalidValue,
+    MalformedJson,
+    MissingField,
+    Violation,
+    decode_body,
+    fastapi_detail,
+    violations_of,
+)
+from dragoman.dialects.openai.messages import ChatMessage, to_core_messages, validate_messages
+from dragoman.dialects.openai.response_builder import (
+    OpenAIChatResponseBuilder,
+    OpenAITextResponseBuilder,
+    response_head,
+)
+from dragoman.dialects.openai.shapes import stop_strings
+from dragoman.dialects.vendors.float16 import wire
+
+DEFAULT_SEED = 2
+"""So equal requests give equal answers unless a client sends a seed of its own."""
+
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+class ModelNotInDeployment(ModelNotFound):
+    """The deployment serves another model than the one in the body."""
+
+    def __init__(self, model: str, deployment: str) -> None:
+        super().__init__(model)
+        self.message = f"Model '{model}' is not served by deployment '{deployment}'"
+
+
+def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
+    """A chat completion. Raises BadRequest or ModelNotFound."""
+    deployment = _deployment(context)
+    try:
+        sent = decode_body(body, wire.ChatRequest)
+    except InvalidFields as error:
+        raise InvalidFields([_explain_split_message(violation) for violation in error.violations]) from None
+    if violations := [*validate_messages(sent.messages), *_validate_no_tools(sent.messages)]:
+        raise InvalidFields(violations)
+    requests = _requests(sent, deployment, [ChatPrompt(to_core_messages(sent.messages))])
+    head = response_head(context, "chatcmpl", sent.model, sent.stream_options)
+    return DecodedRequest(requests, sent.stream, OpenAIChatResponseBuilder(head), {"prompt": "messages"})
+
+
+def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
+    """A text completion, of one or several prompts. Raises BadRequest or ModelNotFound."""
+    deployment = _deployment(context)
+    sent = decode_body(body, wire.TextRequest)
+    texts = [sent.prompt] if isinstance(sent.prompt, str) else sent.prompt
+    prompts: list[Prompt] = [TextPrompt(text) for text in texts]
+    requests = _requests(sent, deployment, prompts)
+    return DecodedRequest(
+        requests,
+        sent.stream,
+        OpenAITextResponseBuilder(response_head(context, "cmpl", sent.model, sent.stream_options)),
+    )
+
+
+def read_key(headers: Headers) -> str | None:
+    """The key, with or without `Bearer`, under either spelling of the header."""
+    value = (headers.get("authorization") or headers.get("autherization") or "").strip()
+    scheme, _, key = value.partition(" ")
+    return (key.strip() if scheme.lower() == "bearer" else value) or None
+
+
+class _PathDeployment(NamedTuple):
+    """What the path names."""
+
+    name: str
+    models: tuple[str, ...] | None
+    """What the body may call its model; None: that was looked at before."""
+
+
+def _deployment(context: DecodeContext) -> _PathDeployment:
+    """Raises ModelNotFound."""
+    name = context.arguments["deployment"]
+    if context.models is None:
+        return _PathDeployment(name, None)
+    for model in context.models():
+        if model.id == name:
+            return _PathDeployment(name, (model.id, *model.aliases))
+    raise ModelNotFound(name)
+
+
+def _requests(
+    sent: wire.CompletionRequest, deployment: _PathDeployment, prompts: list[Prompt]
+) -> list[GenerationRequest]:
+    if deployment.models is not None and sent.model not in deployment.models:
+        raise ModelNotInDeployment(sent.model, deployment.name)
+    sampling = _sampling(sent)
+    return [GenerationRequest(deployment.name, prompt, sampling) for prompt in prompts]
+
+
+def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
+    params = SamplingParams(
+        max_tokens=sent.max_tokens,
+        temperature=sent.temperature,
+        top_k=sent.top_k,
+        top_p=sent.top_p,
+        repetition_penalty=sent.repetition_penalty,
+        seed=_seed(sent),
+        stop=stop_strings(sent.stop),
+        stop_token_ids=() if sent.end_id in (None, -1) else (sent.end_id,),
+        ignore_eos=sent.end_id is not None,
+    )
+    return check_sampling(params)
+
+
+def _seed(sent: wire.CompletionRequest) -> int:
+    """The first spelling that is there wins."""
+    for name in ("random_sed", "random_seed", "seed"):
+        seed: int | None = getattr(sent, name)
+        if seed is not None:
+            if seed > MAX_SEED:
+                raise InvalidFields([Violation((name,), InvalidValue("Input should be at most 2^64 - 1"))])
+            return seed
+    return DEFAULT_SEED
+
+
+def _validate_no_tools(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
+    for index, message in enumerate(messages):
+        if message.role == "tool" or message.tool_calls:
+            field = "role" if message.role == "tool" else "tool_calls"
+            yield Violation(("messages", index, field), InvalidValue("This service's conversations have no tools"))
+
+
+def _explain_split_message(violation: Violation) -> Violation:
+    """The service's own table prints role and content as two objects; whoever copies that is told."""
+    if violation.path[0] == "messages" and violation.path[-1] == "role" and violation.problem == MissingField():
+        return Violation(violation.path, InvalidValue("role and content belong in the same object"))
+    return violation
+
+
+class Float16Errors:
+    """The error tree in this dialect's envelope, before and after the first byte."""
+
+    def render(self, error: DragomanError) -> ErrorResponse:
+        """Status, body and headers."""
+        status, detail = _status_and_detail(error)
+        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), error_headers(error))
+
+    def render_frame(self, error: DragomanError) -> bytes:
+        """The last frame of a stream that failed; no terminator follows it."""
+        status, detail = _status_and_detail(error)
+        message = detail if isinstance(detail, str) else error.message
+        return sse.frame(_encode(wire.StreamErrorBody(wire.StreamError(message, "server_error", status), message)))
+
+
+def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDetail]]:
+    match error:
+        case MalformedJson():
+            return 400, error.message
+        case ContextOverflow():
+            return 400, error.message
+        case BadRequest():
+            return 422, [fastapi_detail(violation) for violation in violations_of(error)]
+        case Unauthenticated(fault="missing"):
+            return 401, "Missing API key"
+        case Unauthenticated():
+            return 401, "Invalid API key"
+        case InsufficientBalance():
+            return 402, "Insufficient balance"
+        case Forbidden():
+            return 403, error.message
+        case ModelNotInDeployment():
+            return 404, error.message
+        case ModelNotFound():
+            return 404, f"Deployment '{error.model}' not found"
+        case JobNotFound():
+            return 404, error.message
+        case JobTimedOut():
+            return 408, error.message
+        case JobCancelled():
+            return 410, error.message
+        case BodyTooLarge():
+            return 413, error.message
+        case IdempotencyConflict():
+            return 409, error.message
+        case Limited():
+            return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
+        case Overloaded():
+            return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
+        case _:
+            return 500, "An internal error occurred"

@@ -1,0 +1,71 @@
+"""The routes of this dialect. The first part of the path is a deployment's name, so they are registered last."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from dragoman.core.jobs import QueueService
+from dragoman.dialects.http.codec import EndpointCodec
+from dragoman.dialects.http.context import HttpOptions, RouteContext
+from dragoman.dialects.http.generation import respond
+from dragoman.dialects.http.jobs import job_routes
+from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
+from dragoman.dialects.openai import response_builder as openai_answer
+from dragoman.dialects.vendors.float16 import codec, wire
+
+
+def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
+    """All routes of the dialect among those of others, answered by `service`."""
+    route = RouteContext(service, codec.read_key, options)
+
+    async def chat(request: Request) -> Response:
+        return await respond(request, route, _CHAT)
+
+    async def text(request: Request) -> Response:
+        return await respond(request, route, _TEXT)
+
+    return [
+        Route("/{deployment}/v1/chat/completions", chat, methods=["POST"]),
+        Route("/{deployment}/v1/completions", text, methods=["POST"]),
+    ]
+
+
+def vendor_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
+    """All routes of the dialect on a host of its own, answered by `service`."""
+    return [*job_routes(RouteContext(service, codec.read_key, options), _ERRORS), *routes(service, options)]
+
+
+_ERRORS = codec.Float16Errors()
+_CHAT = EndpointCodec("float16.chat", codec.decode_chat, _ERRORS)
+_TEXT = EndpointCodec("float16.text", codec.decode_text, _ERRORS)
+
+ENDPOINT_CODECS = (_CHAT, _TEXT)
+
+
+_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 422, 429, 500, 503)
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/{deployment}/v1/chat/completions",
+        "Chat completion",
+        openai_answer.ChatCompletion,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.ChatRequest,
+        openai_answer.ChatChunk,
+        example=EXAMPLE_CHAT,
+    ),
+    Operation(
+        "POST",
+        "/{deployment}/v1/completions",
+        "Text completion",
+        openai_answer.TextCompletion,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.TextRequest,
+        openai_answer.TextChunk,
+        example=EXAMPLE_TEXT,
+    ),
+)
+"""The routes for the OpenAPI document."""

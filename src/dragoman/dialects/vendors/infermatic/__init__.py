@@ -1,0 +1,5 @@
+"""Infermatic.ai: the OpenAI-shaped routes without a prefix, in LiteLLM's envelopes and with vLLM's parameters."""
+
+from dragoman.dialects.vendors.infermatic.routes import ENDPOINT_CODECS as ENDPOINT_CODECS
+from dragoman.dialects.vendors.infermatic.routes import OPERATIONS as OPERATIONS
+from dragoman.dialects.vendors.infermatic.routes import routes as routes

@@ -1,0 +1,111 @@
+"""Events as this dialect's documents: in a stream what is absent is left out, and the role comes with what is first."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+
+import msgspec
+
+from dragoman.core.events import FinishReason, TokenLogprobs, ToolCallDelta, Usage
+from dragoman.dialects.http.response_builder import ChoiceState
+from dragoman.dialects.openai.logprobs import ChatLogprobs, TextOffsets, chat_token_logprobs, text_logprobs
+from dragoman.dialects.openai.response_builder import OpenAIResponseBuilder, ResponseHead
+from dragoman.dialects.openai.shapes import CompletionUsage, completion_usage
+from dragoman.dialects.openai.tools import tool_call_bodies, tool_call_delta_bodies
+from dragoman.dialects.vendors.infermatic import wire
+
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+class ChatResponseBuilder(OpenAIResponseBuilder):
+    """Answers of the chat route. The reason comes with an empty delta."""
+
+    shows_reasoning = True
+
+    def __init__(self, head: ResponseHead) -> None:
+        super().__init__(head)
+        self._pending_roles: set[int] = set()
+
+    def opening_chunks(self, index: int) -> Iterable[bytes]:
+        self._pending_roles.add(index)
+        return ()
+
+    def text_chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
+        encoded_logprobs = ChatLogprobs(chat_token_logprobs(logprobs)) if logprobs else None
+        delta = wire.ChatDelta(content=text, role=self._role(index))
+        return self._chunk([wire.ChatChunkChoice(index=index, delta=delta, logprobs=encoded_logprobs)])
+
+    def reasoning_chunk(self, index: int, text: str) -> bytes:
+        delta = wire.ChatDelta(reasoning_content=text, role=self._role(index))
+        return self._chunk([wire.ChatChunkChoice(index=index, delta=delta)])
+
+    def tool_call_chunks(self, tool_call_delta: ToolCallDelta) -> Iterable[bytes]:
+        for part in tool_call_delta_bodies(tool_call_delta):
+            delta = wire.ChatDelta(tool_calls=[part], role=self._role(tool_call_delta.index))
+            yield self._chunk([wire.ChatChunkChoice(index=tool_call_delta.index, delta=delta)])
+
+    def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
+        return [self._chunk([wire.ChatChunkChoice(index=index, delta=wire.ChatDelta(), finish_reason=reason)])]
+
+    def usage_chunk(self, usage: CompletionUsage) -> bytes:
+        return self._chunk([], usage)
+
+    def document(self, usage: Usage) -> bytes:
+        head = self._head
+        choices = [self._choice(choice) for choice in self.choices()]
+        return _encode(
+            wire.ChatCompletion(head.id, "chat.completion", head.created, head.model, choices, completion_usage(usage))
+        )
+
+    def _role(self, index: int) -> str | None:
+        if index not in self._pending_roles:
+            return None
+        self._pending_roles.remove(index)
+        return "assistant"
+
+    def _choice(self, choice: ChoiceState) -> wire.ChatChoice:
+        message = wire.AssistantMessage(
+            choice.content,
+            tool_calls=tool_call_bodies(choice.tool_calls) or None,
+            reasoning_content=choice.reasoning or msgspec.UNSET,
+        )
+        encoded_logprobs = (
+            ChatLogprobs(chat_token_logprobs(choice.logprobs)) if self._head.has_logprobs else msgspec.UNSET
+        )
+        return wire.ChatChoice(choice.finish_reason, choice.index, message, encoded_logprobs)
+
+    def _chunk(self, choices: list[wire.ChatChunkChoice], usage: CompletionUsage | None = None) -> bytes:
+        head = self._head
+        return _encode(wire.ChatChunk(head.id, head.created, head.model, "chat.completion.chunk", choices, usage))
+
+
+class TextResponseBuilder(OpenAIResponseBuilder):
+    """Answers of the text route."""
+
+    def __init__(self, head: ResponseHead) -> None:
+        super().__init__(head)
+        self._offsets: defaultdict[int, TextOffsets] = defaultdict(TextOffsets)
+
+    def text_chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
+        encoded_logprobs = text_logprobs(logprobs, self._offsets[index]) if logprobs else None
+        return self._chunk([wire.TextChunkChoice(index=index, text=text, logprobs=encoded_logprobs)])
+
+    def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
+        return [self._chunk([wire.TextChunkChoice(index=index, text="", finish_reason=reason)])]
+
+    def usage_chunk(self, usage: CompletionUsage) -> bytes:
+        return self._chunk([], usage)
+
+    def document(self, usage: Usage) -> bytes:
+        head = self._head
+        choices = [self._choice(choice) for choice in self.choices()]
+        return _encode(
+            wire.TextCompletion(head.id, "text_completion", head.created, head.model, choices, completion_usage(usage))
+        )
+
+    def _choice(self, choice: ChoiceState) -> wire.TextChoice:
+        encoded_logprobs = text_logprobs(choice.logprobs, TextOffsets()) if self._head.has_logprobs else None
+        return wire.TextChoice(choice.finish_reason, choice.index, choice.text, encoded_logprobs)
+
+    def _chunk(self, choices: list[wire.TextChunkChoice], usage: CompletionUsage | None = None) -> bytes:
+        head = self._head
+        return _encode(wire.TextChunk(head.id, head.created, head.model, "text_completion", choices, usage))

@@ -1,0 +1,352 @@
+"""Between this dialect's JSON and core: requests in, events out, errors in LiteLLM's envelope."""
+
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+import msgspec
+from starlette.datastructures import Headers
+
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    DragomanError,
+    Forbidden,
+    IdempotencyConflict,
+    InsufficientBalance,
+    JobCancelled,
+    JobNotFound,
+    JobTimedOut,
+    KeyExpired,
+    Limited,
+    ModelNotFound,
+    Overloaded,
+    RateLimited,
+    ShuttingDown,
+    TooManyRunning,
+    Unauthenticated,
+)
+from dragoman.core.jobs import DEFAULT_PRIORITY, LOWEST_PRIORITY
+from dragoman.core.limits import MAX_SEED, check_sampling
+from dragoman.core.rate_limits import Allowance
+from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt
+from dragoman.dialects.http import sse
+from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, ErrorResponse
+from dragoman.dialects.http.context import error_headers
+from dragoman.dialects.http.validation import (
+    InvalidFields,
+    InvalidValue,
+    MalformedJson,
+    MissingField,
+    Violation,
+    decode_body,
+    fastapi_detail,
+)
+from dragoman.dialects.openai.chat_templates import validate_template
+from dragoman.dialects.openai.formats import validate_response_format
+from dragoman.dialects.openai.messages import to_core_messages, validate_messages
+from dragoman.dialects.openai.response_builder import response_head
+from dragoman.dialects.openai.shapes import is_token_id, stop_strings, text_prompts
+from dragoman.dialects.openai.tools import tool_use, validate_tools
+from dragoman.dialects.vendors.infermatic import wire
+from dragoman.dialects.vendors.infermatic.answers import ChatResponseBuilder, TextResponseBuilder
+from dragoman.dialects.vendors.infermatic.constraints import RequestedFormat, requested_format
+
+_UNLIMITED = Allowance(limit=2**63 - 1, used=0, resets_in=0)
+"""What LiteLLM tells of a limit that a key does not have."""
+
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
+    """A chat completion. The model of the path beats the one in the body. Raises BadRequest."""
+    return _chat(decode_body(body, wire.ChatRequest), context)
+
+
+def decode_queued_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
+    """A chat completion of the queue's own routes, where priority 0 is the first. Raises BadRequest."""
+    sent = decode_body(body, wire.ChatRequest)
+    priority = min(sent.priority, LOWEST_PRIORITY)
+    headers = {} if sent.stream else {"x-litellm-priority": str(priority)}
+    return _chat(sent, context)._replace(priority=priority, headers=headers)
+
+
+def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
+    model = _model(sent, context)
+    if violations := list(_chat_violations(sent)):
+        raise InvalidFields(violations)
+    prompt = ChatPrompt(
+        to_core_messages(sent.messages),
+        tool_use(sent.tools, sent.tool_choice, parallel=sent.parallel_tool_calls),
+        sent.reasoning_effort,
+        sent.chat_template,
+        sent.chat_template_kwargs,
+    )
+    output_format = requested_format(sent, sent.response_format)
+    request = _request(sent, model, prompt, output_format, logprobs=sent.top_logprobs if sent.logprobs else None)
+    head = response_head(context, "chatcmpl", model, sent.stream_options, logprobs=sent.logprobs)
+    fields = {"prompt": "messages"} | _format_field(output_format)
+    return DecodedRequest([request], sent.stream, ChatResponseBuilder(head), fields, priority=request.priority)
+
+
+def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
+    """A text completion, of one or several prompts. Raises BadRequest."""
+    sent = decode_body(body, wire.TextRequest)
+    model = _model(sent, context)
+    if sent.suffix:
+        raise BadRequest("suffix is not supported by this server", "suffix")
+    output_format = requested_format(sent)
+    prompts = text_prompts(sent.prompt)
+    first = _request(sent, model, prompts[0], output_format, logprobs=sent.logprobs, echo=sent.echo)
+    requests = [msgspec.structs.replace(first, prompt=prompt) for prompt in prompts]
+    head = response_head(context, "cmpl", model, sent.stream_options, logprobs=sent.logprobs is not None)
+    return DecodedRequest(
+        requests, sent.stream, TextResponseBuilder(head), _format_field(output_format), priority=first.priority
+    )
+
+
+def _chat_violations(sent: wire.ChatRequest) -> Iterator[Violation]:
+    yield from validate_messages(sent.messages)
+    yield from validate_tools(sent.tools, sent.tool_choice)
+    yield from validate_response_format(sent.response_format)
+    yield from validate_template(sent.chat_template, sent.chat_template_kwargs)
+    if sent.top_logprobs and not sent.logprobs:
+        yield Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true"))
+
+
+def _format_field(output_format: RequestedFormat | None) -> dict[str, str]:
+    """What this request calls the format of its answer."""
+    return {} if output_format is None else {"response_format": output_format.field}
+
+
+def _model(sent: wire.CompletionRequest, context: DecodeContext) -> str:
+    model = context.arguments.get("model") or sent.model
+    if not model:
+        raise InvalidFields([Violation(("model",), MissingField())])
+    return model
+
+
+def _request(
+    sent: wire.CompletionRequest,
+    model: str,
+    prompt: Prompt,
+    output_format: RequestedFormat | None,
+    *,
+    logprobs: int | None,
+    echo: bool = False,
+) -> GenerationRequest:
+    # 0 is LiteLLM's way to say nothing; numbers above the highest count as the highest.
+    priority = min(sent.priority, LOWEST_PRIORITY) or DEFAULT_PRIORITY
+    return GenerationRequest(
+        model,
+        prompt,
+        check_sampling(_sampling(sent)),
+        sent.n,
+        echo,
+        priority,
+        answer_format=None if output_format is None else output_format.format,
+        logprobs=logprobs,
+        best_of=_best_of(sent),
+    )
+
+
+def _best_of(sent: wire.CompletionRequest) -> int | None:
+    """How many candidates there are, if more than choices. Raises BadRequest."""
+    if sent.best_of is None or sent.best_of == sent.n:
+        return None
+    if sent.best_of < sent.n:
+        raise BadRequest(f"best_of must be at least n, got {sent.best_of} and {sent.n}", "best_of")
+    if sent.stream:
+        raise BadRequest("best_of cannot be streamed: the best is known when all candidates are complete", "best_of")
+    return sent.best_of
+
+
+def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
+    return SamplingParams(
+        max_tokens=sent.max_tokens if sent.max_completion_tokens is None else sent.max_completion_tokens,
+        min_tokens=sent.min_tokens,
+        temperature=sent.temperature,
+        top_k=sent.top_k,
+        top_p=sent.top_p,
+        min_p=sent.min_p,
+        repetition_penalty=sent.repetition_penalty,
+        presence_penalty=sent.presence_penalty,
+        frequency_penalty=sent.frequency_penalty,
+        logit_bias={_token_id(token): bias for token, bias in sent.logit_bias.items()},
+        seed=None if sent.seed is None else _seed(sent.seed),
+        stop=stop_strings(sent.stop),
+        stop_token_ids=tuple(sent.stop_token_ids),
+        ignore_eos=sent.ignore_eos,
+        include_stop_text=sent.include_stop_str_in_output,
+        skip_special_tokens=sent.skip_special_tokens,
+        spaces_between_special_tokens=sent.spaces_between_special_tokens,
+    )
+
+
+def _seed(seed: int) -> int | None:
+    """-1 means none; other negative numbers are read as unsigned 64-bit ones."""
+    if not -(2**63) <= seed <= MAX_SEED:
+        raise BadRequest(f"seed must be an integer of at most 64 bits, got {str(seed)[:40]}", "seed")
+    return None if seed == -1 else seed if seed >= 0 else seed & MAX_SEED
+
+
+def _token_id(text: str) -> int:
+    if not is_token_id(text):
+        raise BadRequest(f"logit_bias must have token ids as keys, got '{text[:40]}'", "logit_bias")
+    return int(text)
+
+
+class InfermaticErrors:
+    """The error tree in this dialect's envelope, before and after the first byte."""
+
+    def __init__(self, route: str, prompt_parameter: str) -> None:
+        """`route` is named in one message; `prompt_parameter` is the field a prompt that is too long came in."""
+        self._route = route
+        self._prompt_parameter = prompt_parameter
+
+    def render(self, error: DragomanError) -> ErrorResponse:
+        """Status, body and headers."""
+        status, detail = self._detail(error)
+        headers = {} if isinstance(error, Unauthenticated) else error_headers(error)  # LiteLLM asks for no scheme.
+        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), headers)
+
+    def render_frame(self, error: DragomanError) -> bytes:
+        """The last frame of a stream that failed; no terminator follows it."""
+        return sse.frame(_encode(wire.ErrorBody(self._detail(error)[1])))
+
+    def _detail(self, error: DragomanError) -> tuple[int, wire.ErrorDetail]:
+        match error:
+            case MalformedJson():
+                return _detail(400, "Invalid JSON in request body", "bad_request_error")
+            case InvalidFields(violations=[Violation(path, MissingField()), *_]) if len(path) == 1:
+                return _detail(400, f"Missing required parameter: '{path[0]}'", "bad_request_error", str(path[0]))
+            case ContextOverflow():
+                message = f"litellm.ContextWindowExceededError: {error.message}"
+                return _detail(400, message, "bad_request_error", self._prompt_parameter)
+            case BadRequest():
+                message = f"litellm.BadRequestError: {error.message}"
+                return _detail(400, message, "bad_request_error", error.parameter or "None")
+            case KeyExpired():
+                times = f"Key Expiry time {_utc_time(error.expired_at)} and current time {_utc_time(error.now)}"
+                return _detail(400, f"Authentication Error - Expired Key. {times}", "expired_key")
+            case Unauthenticated():
+                return _detail(401, f"Authentication Error, {_key_error_message(error)}", "auth_error")
+            case Forbidden():
+                return _detail(403, f"Authentication Error, {error.message}", "auth_error")
+            case InsufficientBalance():
+                message = f"Budget has been exceeded! Current cost: {error.cost}, Max budget: {error.limit}"
+                return 400, wire.ErrorDetail(message, "budget_exceeded", None, "400")
+            case ModelNotFound():
+                message = (
+                    f"{self._route}: Invalid model name passed in model={error.model}. "
+                    "Call `/v1/models` to view available models for your key."
+                )
+                return _detail(400, message, "None")
+            case JobNotFound():
+                return _detail(404, error.message, "not_found_error")
+            case JobTimedOut():
+                message = "litellm.Timeout: Request timed out while polling queue"
+                return _detail(408, message, "timeout_error")
+            case JobCancelled():
+                return _detail(410, error.message, "cancelled")
+            case BodyTooLarge():
+                return _detail(413, error.message, "bad_request_error")
+            case IdempotencyConflict():
+                return _detail(409, error.message, "idempotency_error")
+            case Limited():
+                return _detail(429, _limit_message(error), "None")
+            case ShuttingDown():
+                return _detail(503, f"litellm.ServiceUnavailableError: {error.message}", "None")
+            case Overloaded():
+                message = f"No deployments available for selected model, Try again in {error.retry_after} seconds"
+                return _detail(429, f"{message}. {error.message}", "None")
+            case _:
+                message = f"litellm.InternalServerError: {error.message}"
+                return _detail(500, message, "internal_server_error")
+
+
+def _detail(status: int, message: str, kind: str, parameter: str = "None") -> tuple[int, wire.ErrorDetail]:
+    return status, wire.ErrorDetail(message, kind, parameter, str(status))
+
+
+def _utc_time(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _limit_message(error: Limited) -> str:
+    match error:
+        case TooManyRunning():
+            return f"Max parallel request limit reached. Limit: {error.limit}"
+        case RateLimited():
+            requests, tokens = (allowance or _UNLIMITED for allowance in error.allowances)
+            return (
+                "LiteLLM Rate Limit Handler for rate limit type = key. Crossed TPM, RPM Limit. "
+                f"current rpm: {requests.used}, rpm limit: {requests.limit}, "
+                f"current tpm: {tokens.used}, tpm limit: {tokens.limit}"
+            )
+        case _:
+            return error.message
+
+
+def _key_error_message(error: Unauthenticated) -> str:
+    match error.fault:
+        case "missing":
+            return "No api key passed in."
+        case "malformed":
+            return f"Malformed API Key passed in. Ensure Key has `Bearer ` prefix. Passed in: ****{error.key_suffix}"
+        case "unknown" if not error.has_prefix:
+            return f"LiteLLM Virtual Key expected. Received=****{error.key_suffix}, expected to start with 'sk-'."
+        case "disabled":
+            return "Key is blocked. Update via `/key/unblock` if you're admin."
+        case _:
+            return "Invalid proxy server token passed"
+
+
+class LookupErrors(InfermaticErrors):
+    """The errors of the routes that look something up: what they do not find is not there."""
+
+    def __init__(self) -> None:
+        super().__init__("", "prompt")
+
+    def render(self, error: DragomanError) -> ErrorResponse:
+        if isinstance(error, ModelNotFound):
+            detail = wire.ErrorDetail(error.message, "not_found_error", "model", "404")
+            return ErrorResponse(404, _encode(wire.ErrorBody(detail)), {})
+        return super().render(error)
+
+
+class TokenCounterErrors(LookupErrors):
+    """The token counter tells of a wrong body as FastAPI does."""
+
+    def render(self, error: DragomanError) -> ErrorResponse:
+        if isinstance(error, InvalidFields):
+            return ErrorResponse(422, _encode({"detail": [fastapi_detail(found) for found in error.violations]}), {})
+        if isinstance(error, BadRequest) and not isinstance(error, MalformedJson | ContextOverflow):
+            return ErrorResponse(400, _encode({"detail": error.message}), {})
+        return super().render(error)
+
+
+def decode_token_count(body: bytes) -> wire.TokenCountRequest:
+    """A question to the token counter. Raises BadRequest."""
+    return decode_body(body, wire.TokenCountRequest)
+
+
+def prompt_to_count(sent: wire.TokenCountRequest) -> Prompt:
+    """What is to be counted: the prompt wins over the messages. Raises BadRequest."""
+    if sent.prompt is not None:
+        return TextPrompt(sent.prompt)
+    if sent.messages is None:
+        raise BadRequest("prompt or messages must be provided")
+    if violations := [*validate_messages(sent.messages), *validate_tools(sent.tools, None)]:
+        raise InvalidFields(violations)
+    return ChatPrompt(to_core_messages(sent.messages), tool_use(sent.tools, None))
+
+
+def read_key(headers: Headers) -> str | None:
+    """The key a request brings: the first of these headers that is there decides. Raises Unauthenticated."""
+    if authorization := headers.get("authorization"):
+        for prefix in ("Bearer ", "bearer ", "Basic "):
+            if authorization.startswith(prefix):
+                return authorization.removeprefix(prefix).strip() or None
+        raise Unauthenticated("malformed", authorization)
+    return next((headers[name] for name in ("api-key", "x-api-key", "x-goog-api-key") if headers.get(name)), None)

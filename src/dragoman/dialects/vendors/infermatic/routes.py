@@ -1,0 +1,192 @@
+"""The routes of this dialect. The route alone picks the dialect; the model may stand in the path."""
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+from dragoman.core.errors import ModelNotFound
+from dragoman.core.jobs import QueueService
+from dragoman.core.service import Caller, VisibleModels, find_model
+from dragoman.dialects.http.codec import EndpointCodec
+from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, read_body, selected_account
+from dragoman.dialects.http.generation import respond
+from dragoman.dialects.http.jobs import JobBody, JobEvent, job_routes
+from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
+from dragoman.dialects.http.queueing import QueuedJobBody
+from dragoman.dialects.vendors.infermatic import codec, wire
+
+_PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:path}")
+
+
+def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
+    """All routes of the dialect, answered by `service`."""
+    route = RouteContext(service, codec.read_key, options, ("x-request-id", "x-litellm-call-id"))
+
+    async def chat(request: Request) -> Response:
+        return await respond(request, route, _CHAT)
+
+    async def text(request: Request) -> Response:
+        return await respond(request, route, _TEXT)
+
+    async def queued_chat(request: Request) -> Response:
+        return await respond(request, route, _QUEUED_CHAT, queue="held")
+
+    async def queued_request(request: Request) -> Response:
+        return await respond(request, route, _QUEUED_CHAT, queue="at once")
+
+    async def models(request: Request) -> Response:
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            cards = [wire.ModelCard(model.id) for model in visible.models()]
+            return _json(wire.ModelList(cards))
+
+        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["model_id"]
+
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            if find_model(visible.models(), name) is None:
+                raise ModelNotFound(name)
+            return _json(wire.ModelCard(name))
+
+        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
+
+    async def token_counter(request: Request) -> Response:
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            sent = codec.decode_token_count(await read_body(request, route))
+            total = await visible.count_tokens(sent.model, codec.prompt_to_count(sent))
+            served = find_model(visible.models(), sent.model)
+            assert served is not None, "what was counted is served"
+            return _json(wire.TokenCount(total, sent.model, served.id))
+
+        return await authenticated(request, route, answer, codec.TokenCounterErrors())
+
+    return [
+        *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in _PREFIXES),
+        *(Route(f"{prefix}/completions", text, methods=["POST"]) for prefix in _PREFIXES),
+        Route("/queue/chat/completions", queued_chat, methods=["POST"]),
+        Route("/queue/request", queued_request, methods=["POST"]),
+        # Jobs of all dialects are asked for here, also those that an account was selected for.
+        *job_routes(route._replace(read_account=selected_account), _LOOKUP_ERRORS),
+        Route("/utils/token_counter", token_counter, methods=["POST"]),
+        *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in ("/v1", "")),
+        *(Route(f"{prefix}/models/{{model_id:path}}", model, methods=["GET"]) for prefix in ("/v1", "")),
+    ]
+
+
+_CHAT_ERRORS = codec.InfermaticErrors("/chat/completions", "messages")
+_TEXT_ERRORS = codec.InfermaticErrors("/completions", "prompt")
+_LOOKUP_ERRORS = codec.LookupErrors()
+
+_CHAT = EndpointCodec("infermatic.chat", codec.decode_chat, _CHAT_ERRORS)
+_TEXT = EndpointCodec("infermatic.text", codec.decode_text, _TEXT_ERRORS)
+_QUEUED_CHAT = EndpointCodec("infermatic.queued_chat", codec.decode_queued_chat, _CHAT_ERRORS)
+
+ENDPOINT_CODECS = (_CHAT, _TEXT, _QUEUED_CHAT)
+
+
+def _json(body: msgspec.Struct, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+
+_ERROR_STATUSES = (400, 401, 403, 413, 429, 500, 503)
+_JOB_STATUSES = (400, 401, 403, 404, 429, 500)
+_EXAMPLE_COUNT: dict[str, object] = {"model": "{model}", "prompt": "Once upon a time"}
+
+
+def _operations(prefix: str) -> list[Operation]:
+    path = prefix.replace(":path", "")
+    return [
+        Operation(
+            "POST",
+            f"{path}/chat/completions",
+            "Chat completion",
+            wire.ChatCompletion,
+            wire.ErrorBody,
+            _ERROR_STATUSES,
+            wire.ChatRequest,
+            wire.ChatChunk,
+            example=EXAMPLE_CHAT,
+        ),
+        Operation(
+            "POST",
+            f"{path}/completions",
+            "Text completion",
+            wire.TextCompletion,
+            wire.ErrorBody,
+            _ERROR_STATUSES,
+            wire.TextRequest,
+            wire.TextChunk,
+            example=EXAMPLE_TEXT,
+        ),
+    ]
+
+
+_QUEUE_STATUSES = (*_ERROR_STATUSES, 408, 410)
+
+_QUEUE_OPERATIONS = (
+    Operation(
+        "POST",
+        "/queue/chat/completions",
+        "Chat completion through the queue",
+        wire.ChatCompletion,
+        wire.ErrorBody,
+        _QUEUE_STATUSES,
+        wire.ChatRequest,
+        wire.ChatChunk,
+        is_always_queued=True,
+        example=EXAMPLE_CHAT,
+    ),
+    Operation(
+        "POST",
+        "/queue/request",
+        "Queue a chat completion",
+        QueuedJobBody,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.ChatRequest,
+        is_always_queued=True,
+        example=EXAMPLE_CHAT,
+    ),
+    Operation(
+        "GET",
+        "/queue/response/{id}",
+        "What became of a queued request of any dialect",
+        JobBody,
+        wire.ErrorBody,
+        _JOB_STATUSES,
+        chunk=JobEvent,
+    ),
+    Operation("DELETE", "/queue/response/{id}", "Cancel a queued request", JobBody, wire.ErrorBody, _JOB_STATUSES),
+)
+
+_LIST_STATUSES = (400, 401, 403, 429)
+
+_LOOKUP_STATUSES = (400, 401, 403, 404, 429)
+
+OPERATIONS = (
+    *(operation for prefix in _PREFIXES for operation in _operations(prefix)),
+    *_QUEUE_OPERATIONS,
+    Operation(
+        "POST",
+        "/utils/token_counter",
+        "Count tokens",
+        wire.TokenCount,
+        wire.TokenCounterErrorBody,
+        (400, 401, 403, 404, 413, 422, 429, 500),
+        wire.TokenCountRequest,
+        example=_EXAMPLE_COUNT,
+    ),
+    *(
+        operation
+        for prefix in ("/v1", "")
+        for operation in (
+            Operation("GET", f"{prefix}/models", "List models", wire.ModelList, wire.ErrorBody, _LIST_STATUSES),
+            Operation(
+                "GET", f"{prefix}/models/{{model_id}}", "One model", wire.ModelCard, wire.ErrorBody, _LOOKUP_STATUSES
+            ),
+        )
+    ),
+)
+"""The routes for the OpenAPI document."""

@@ -1,0 +1,234 @@
+"""The JSON bodies of this dialect, field by field. Absent and null mean the same in a request."""
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from dragoman.core.jobs import DEFAULT_PRIORITY
+from dragoman.core.limits import MAX_CHOICES
+from dragoman.core.request import ReasoningEffort
+from dragoman.dialects.http.validation import FastApiDetail
+from dragoman.dialects.openai.chat_templates import Template, TemplateArguments
+from dragoman.dialects.openai.formats import ResponseFormat
+from dragoman.dialects.openai.logprobs import MAX_TOP_LOGPROBS, ChatLogprobs, TextLogprobs
+from dragoman.dialects.openai.messages import ChatMessage
+from dragoman.dialects.openai.shapes import CompletionUsage, StreamOptions, TextCompletionPrompt
+from dragoman.dialects.openai.tools import ToolCallBody, ToolCallDeltaBody, ToolChoice, Tools
+
+TokenLimit = Annotated[int, Meta(ge=1)]
+Probability = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+ChoiceTexts = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
+"""Texts of which the answer is one."""
+
+
+class Message(ChatMessage, frozen=True):
+    reasoning: str | None = msgspec.field(name="reasoning_content", default=None)
+
+
+class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """vLLM's way of binding the answer's text. It has exactly one member."""
+
+    json: dict[str, Any] | str | None = None
+    """A JSON Schema, or its text."""
+    regex: str | None = None
+    choice: ChoiceTexts | None = None
+    grammar: str | None = None
+    """In Lark's syntax or llama.cpp's GBNF."""
+
+
+class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What both routes take, with OpenAI's defaults. Unknown fields are ignored, as the service does."""
+
+    model: str | None = None
+    """Required, unless it stands in the path."""
+    max_tokens: TokenLimit | None = None
+    max_completion_tokens: TokenLimit | None = None
+    min_tokens: Annotated[int, Meta(ge=0)] = 0
+    temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
+    top_p: Probability = 1.0
+    top_k: Annotated[int, Meta(ge=-1)] = -1
+    min_p: Probability = 0.0
+    repetition_penalty: Annotated[float, Meta(gt=0)] = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    logit_bias: dict[str, Annotated[float, Meta(ge=-100, le=100)]] = {}
+    n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
+    best_of: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] | None = None
+    """At least n. Not in a stream."""
+    seed: int | None = None
+    """-1: none."""
+    stop: str | list[str] = []
+    stop_token_ids: list[int] = []
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    skip_special_tokens: bool = True
+    spaces_between_special_tokens: bool = True
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    priority: Annotated[int, Meta(ge=0)] = DEFAULT_PRIORITY
+    user: str | None = None
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: dict[str, Any] | str | None = None
+    """The older spelling of structured_outputs, as are the three that follow."""
+    guided_regex: str | None = None
+    guided_choice: ChoiceTexts | None = None
+    guided_grammar: str | None = None
+
+
+class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    logprobs: bool = False
+    top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
+    """Needs `logprobs`."""
+    tools: Tools = []
+    tool_choice: ToolChoice | None = None
+    """None: `auto` with tools, else `none`."""
+    parallel_tool_calls: bool = True
+    """False: one call at most."""
+    response_format: ResponseFormat | None = None
+    reasoning_effort: ReasoningEffort | None = None
+    """None: the model's own. Only models that think heed it."""
+    chat_template: Template | None = None
+    """None: the model's own."""
+    chat_template_kwargs: TemplateArguments = {}
+
+
+class TextRequest(CompletionRequest, frozen=True, kw_only=True):
+    prompt: TextCompletionPrompt
+    max_tokens: TokenLimit = 16
+    """As OpenAI and vLLM have it; chat takes the rest of the context."""
+    logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """How many of the likeliest tokens are told beside each."""
+    echo: bool = False
+    suffix: str | None = None
+
+
+class TokenCountRequest(msgspec.Struct, frozen=True):
+    model: str
+    prompt: str | None = None
+    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    tools: Tools = []
+    """They are part of what a model is fed with the messages."""
+
+
+class TokenCount(msgspec.Struct, frozen=True):
+    total_tokens: int
+    request_model: str
+    model_used: str
+    tokenizer_type: str = "huggingface_tokenizer"
+
+
+class AssistantMessage(msgspec.Struct, frozen=True):
+    content: str | None
+    """None where the choice calls tools instead."""
+    role: str = "assistant"
+    tool_calls: list[ToolCallBody] | None = None
+    function_call: None = None
+    reasoning_content: str | UnsetType = UNSET
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    finish_reason: str
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | UnsetType = UNSET
+
+
+class TextChoice(msgspec.Struct, frozen=True):
+    finish_reason: str
+    index: int
+    text: str
+    logprobs: TextLogprobs | None = None
+
+
+class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
+    content: str | None = None
+    role: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[ToolCallDeltaBody] | None = None
+
+
+class ChatChunkChoice(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    finish_reason: str | None = None
+    index: int
+    delta: ChatDelta
+    logprobs: ChatLogprobs | None = None
+
+
+class TextChunkChoice(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
+    finish_reason: str | None = None
+    index: int
+    text: str
+    logprobs: TextLogprobs | None = None
+
+
+class ChatCompletion(msgspec.Struct, frozen=True):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: CompletionUsage
+    system_fingerprint: None = None
+
+
+class TextCompletion(msgspec.Struct, frozen=True):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: CompletionUsage
+
+
+class ChatChunk(msgspec.Struct, frozen=True, omit_defaults=True):
+    id: str
+    created: int
+    model: str
+    object: str
+    choices: list[ChatChunkChoice]
+    usage: CompletionUsage | None = None
+
+
+class TextChunk(msgspec.Struct, frozen=True, omit_defaults=True):
+    id: str
+    created: int
+    model: str
+    object: str
+    choices: list[TextChunkChoice]
+    usage: CompletionUsage | None = None
+
+
+class ErrorDetail(msgspec.Struct, frozen=True):
+    message: str
+    type: str
+    param: str | None
+    """null only where a budget is used up; otherwise the text "None" stands for none."""
+    code: str
+
+
+class ErrorBody(msgspec.Struct, frozen=True):
+    error: ErrorDetail
+
+
+class TokenCounterErrorBody(msgspec.Struct, frozen=True):
+    """The token counter tells of a wrong body as FastAPI does, and of the rest as the other routes do."""
+
+    error: ErrorDetail | UnsetType = UNSET
+    detail: str | list[FastApiDetail] | UnsetType = UNSET
+
+
+class ModelCard(msgspec.Struct, frozen=True):
+    """`created` and `owned_by` are the constants LiteLLM sends."""
+
+    id: str
+    object: str = "model"
+    created: int = 1677610602
+    owned_by: str = "openai"
+
+
+class ModelList(msgspec.Struct, frozen=True):
+    data: list[ModelCard]
+    object: str = "list"

@@ -1,0 +1,307 @@
+"""Between this dialect's JSON and core: requests in, pieces of text out, errors in FastAPI's envelope."""
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.datastructures import Headers
+
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    DragomanError,
+    Forbidden,
+    IdempotencyConflict,
+    InsufficientBalance,
+    JobCancelled,
+    JobNotFound,
+    JobTimedOut,
+    Limited,
+    ModelNotFound,
+    Overloaded,
+    Unauthenticated,
+)
+from dragoman.core.limits import MAX_SEED
+from dragoman.core.request import ChatPrompt, GenerationRequest, Message, Prompt, SamplingParams, TextPrompt
+from dragoman.core.service import ServedModel
+from dragoman.dialects.http import sse
+from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, ErrorResponse
+from dragoman.dialects.http.context import bearer_key, error_headers, selected_account
+from dragoman.dialects.http.query import InvalidQuery, query_details
+from dragoman.dialects.http.validation import (
+    FastApiDetail,
+    FieldPath,
+    InvalidFields,
+    InvalidValue,
+    MalformedJson,
+    MissingField,
+    Violation,
+    WrongType,
+    decode_body,
+    fastapi_detail,
+    violations_of,
+)
+from dragoman.dialects.openai.chat_templates import validate_template
+from dragoman.dialects.vendors.scale import wire
+from dragoman.dialects.vendors.scale.answers import ChatResponseBuilder, DeploymentResponseBuilder, TextResponseBuilder
+
+MAX_TEMPERATURE = 2.0
+
+MAX_INTEGER = 2**63 - 1
+"""What travels to the engine. Above it there are only more ways to say: without limit."""
+
+OWNER = "dragoman"
+"""Whose all models are, and who made them: listings must name somebody."""
+
+CREATED_AT = "2024-01-01T00:00:00Z"
+"""Listings must name a date too; a fixed one is the same in every worker and after every start."""
+
+MODEL_TYPE = "CHAT_COMPLETION"
+
+Item = TypeVar("Item", wire.ModelItem, wire.DeploymentItem)
+
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+_FIELD_NAMES = {"messages": "chat_history"}
+"""What one route calls the conversation, which engines and chat templates call messages."""
+
+_BINDINGS: FieldPath = ("model_request_parameters", "bindings")
+
+
+def decode_deployment_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
+    """A chat completion whose model stands in the path. Raises BadRequest."""
+    sent = decode_body(body, wire.DeploymentChatRequest)
+    violations: list[Violation] = []
+    history = _convert_messages("chat_history", sent.chat_history, violations)
+    violations += _validate_deployment(sent)
+    violations += validate_template(sent.chat_template, sent.chat_template_kwargs)
+    _raise_violations(violations)
+    prompt = ChatPrompt(
+        (*history, Message("user", sent.prompt)),
+        effort=sent.reasoning_effort,
+        template=sent.chat_template,
+        template_arguments=sent.chat_template_kwargs,
+    )
+    return _decode_deployment(sent, context, prompt)
+
+
+def decode_deployment_text(body: bytes, context: DecodeContext) -> DecodedRequest:
+    """A text completion whose model stands in the path. Raises BadRequest."""
+    sent = decode_body(body, wire.DeploymentTextRequest)
+    _raise_violations(_validate_deployment(sent))
+    return _decode_deployment(sent, context, TextPrompt(sent.prompt))
+
+
+def decode_chat(body: bytes, _context: DecodeContext) -> DecodedRequest:
+    """A chat completion whose model stands in the body. Raises BadRequest."""
+    sent = decode_body(body, wire.ChatRequest)
+    violations: list[Violation] = []
+    messages = _convert_messages("messages", sent.messages, violations)
+    violations += validate_template(sent.chat_template, None)
+    _raise_violations(violations)
+    if sent.memory_strategy is not None:
+        messages = messages[-sent.memory_strategy.params.k :]
+    if sent.instructions:
+        messages = [Message("system", sent.instructions), *messages]
+    parameters = sent.model_parameters
+    prompt = ChatPrompt(tuple(messages), effort=parameters.reasoning_effort, template=sent.chat_template)
+    return DecodedRequest(
+        [GenerationRequest(sent.model, prompt, _sampling(parameters))], sent.stream, ChatResponseBuilder()
+    )
+
+
+def decode_text(body: bytes, _context: DecodeContext) -> DecodedRequest:
+    """A text completion whose model stands in the body. Raises BadRequest."""
+    sent = decode_body(body, wire.TextRequest)
+    if sent.images:
+        _raise_violations([Violation(("images",), InvalidValue("Images are not supported, the model takes text only"))])
+    request = GenerationRequest(sent.model, TextPrompt(sent.prompt), _sampling(sent.model_parameters))
+    return DecodedRequest([request], sent.stream, TextResponseBuilder())
+
+
+def read_key(headers: Headers) -> str | None:
+    """The key of `x-api-key`; without one, that of `Authorization: Bearer KEY`."""
+    return headers.get("x-api-key", "").strip() or bearer_key(headers)
+
+
+read_account = selected_account
+
+
+def model_items(models: list[ServedModel], query: wire.ListQuery) -> list[wire.ModelItem]:
+    """The models that the query lets through. No model is in a group."""
+    if query.model_type not in (None, MODEL_TYPE) or query.model_group_id is not None:
+        return []
+    return [model_item(model, model.id) for model in models]
+
+
+def model_item(model: ServedModel, name: str) -> wire.ModelItem:
+    """A model, under the name the client knows it by."""
+    return wire.ModelItem(
+        id=name,
+        account_id=OWNER,
+        created_at=CREATED_AT,
+        created_by_user_id=OWNER,
+        model_type=MODEL_TYPE,
+        name=model.id,
+        request_schema=_schema(wire.DeploymentChatRequest),
+        response_schema=_schema(wire.DeploymentCompletion),
+        supports_multi_turn=True,
+    )
+
+
+def deployment_items(models: list[ServedModel]) -> list[wire.DeploymentItem]:
+    """One deployment for each model. It is ready as soon as its engine has told its context length."""
+    return [
+        wire.DeploymentItem(
+            id=model.id,
+            account_id=OWNER,
+            created_at=CREATED_AT,
+            created_by_user_id=OWNER,
+            name=model.id,
+            status="PENDING" if model.context_length is None else "READY",
+            model_instance_id=model.id,
+        )
+        for model in models
+    ]
+
+
+def page(items: list[Item], query: wire.ListQuery) -> wire.Page[Item]:
+    """The part of the list that was asked for."""
+    first = (query.page - 1) * query.limit
+    return wire.Page(query.page, items[first : first + query.limit], query.limit, len(items))
+
+
+class ScaleErrors:
+    """The error tree in this dialect's envelope, before and after the first byte."""
+
+    def __init__(self, *, noun: str = "Model deployment") -> None:
+        """`noun` is what was not found under the name."""
+        self._noun = noun
+
+    def render(self, error: DragomanError) -> ErrorResponse:
+        """Status, body and headers."""
+        status, detail = self._status_and_detail(error)
+        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), error_headers(error))
+
+    def render_frame(self, error: DragomanError) -> bytes:
+        """The last frame of a stream that failed. Clients raise on the event's name."""
+        return b"event: error\n" + sse.frame(self.render(error).body)
+
+    def _status_and_detail(self, error: DragomanError) -> tuple[int, str | list[FastApiDetail]]:
+        match error:
+            case MalformedJson():
+                return 400, "Request body is not valid JSON"
+            case ContextOverflow():
+                return 400, error.message
+            case InvalidQuery():
+                return 422, query_details(error)
+            case BadRequest():
+                return 422, [fastapi_detail(violation) for violation in violations_of(error)]
+            case Unauthenticated(fault="missing"):
+                return 401, "Missing API key"
+            case Unauthenticated():
+                return 401, "Invalid API key"
+            case InsufficientBalance():
+                return 402, "Insufficient balance"
+            case Forbidden():
+                return 403, error.message
+            case ModelNotFound():
+                return 404, f"{self._noun} '{error.model}' not found"
+            case JobNotFound():
+                return 404, error.message
+            case JobTimedOut():
+                return 408, error.message
+            case JobCancelled():
+                return 410, error.message
+            case BodyTooLarge():
+                return 413, error.message
+            case IdempotencyConflict():
+                return 409, error.message
+            case Limited():
+                return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
+            case Overloaded():
+                return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
+            case _:
+                return 500, "An internal server error occurred"
+
+
+def _decode_deployment(sent: wire.DeploymentRequest, context: DecodeContext, prompt: Prompt) -> DecodedRequest:
+    request = GenerationRequest(
+        context.arguments["deployment"],
+        prompt,
+        _sampling(sent, _bindings(sent)),
+        logprobs=(sent.top_logprobs or 0) if sent.logprobs else None,
+    )
+    builder = DeploymentResponseBuilder(sent.prompt, has_logprobs=sent.logprobs)
+    return DecodedRequest([request], sent.stream, builder, _FIELD_NAMES if isinstance(prompt, ChatPrompt) else {})
+
+
+def _convert_messages(field: str, sent: list[wire.ChatMessage], violations: list[Violation]) -> list[Message]:
+    return [
+        Message(message.role, _text(message, (field, index, "content"), violations))
+        for index, message in enumerate(sent)
+    ]
+
+
+def _text(message: wire.ChatMessage, path: FieldPath, violations: list[Violation]) -> str:
+    if isinstance(message.content, str):
+        return message.content
+    if message.role != "user":
+        violations.append(Violation(path, WrongType(("string",))))
+        return ""
+    for index, part in enumerate(message.content):
+        if part.type not in (None, "text") or part.image_url is not None or part.image_data is not None:
+            violations.append(
+                Violation((*path, index), InvalidValue("Images are not supported, the model takes text only"))
+            )
+        elif part.text is None:
+            violations.append(Violation((*path, index, "text"), MissingField()))
+    return "".join(part.text or "" for part in message.content)
+
+
+def _validate_deployment(sent: wire.DeploymentRequest) -> Iterator[Violation]:
+    if sent.top_logprobs is not None and not sent.logprobs:
+        yield Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true"))
+    bindings = _bindings(sent)
+    if bindings.seed is not None and bindings.seed > MAX_SEED:
+        yield Violation((*_BINDINGS, "seed"), InvalidValue("Input should be at most 2^64 - 1"))
+    if sent.max_tokens is not None and bindings.min_tokens > sent.max_tokens:
+        problem = InvalidValue(
+            f"min_tokens must not be above max_tokens, got {bindings.min_tokens} and {sent.max_tokens}"
+        )
+        yield Violation((*_BINDINGS, "min_tokens"), problem)
+
+
+def _raise_violations(violations: Iterator[Violation] | list[Violation]) -> None:
+    found = list(violations)
+    if found:
+        raise InvalidFields(found)
+
+
+def _bindings(sent: wire.DeploymentRequest) -> wire.Bindings:
+    return sent.model_request_parameters.bindings if sent.model_request_parameters else wire.Bindings()
+
+
+def _sampling(sent: wire.Sampling, bindings: wire.Bindings | None = None) -> SamplingParams:
+    resolved = bindings or wire.Bindings()
+    return SamplingParams(
+        max_tokens=None if sent.max_tokens is None else min(sent.max_tokens, MAX_INTEGER),
+        min_tokens=min(resolved.min_tokens, MAX_INTEGER),
+        temperature=min(sent.temperature, MAX_TEMPERATURE),
+        top_k=min(sent.top_k, MAX_INTEGER),
+        top_p=sent.top_p,
+        min_p=resolved.min_p,
+        repetition_penalty=resolved.repetition_penalty,
+        presence_penalty=sent.presence_penalty,
+        frequency_penalty=sent.frequency_penalty,
+        seed=resolved.seed,
+        stop=tuple(sent.stop_sequences),
+        ignore_eos=resolved.ignore_eos,
+    )
+
+
+@functools.cache
+def _schema(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return msgspec.json.schema(struct)

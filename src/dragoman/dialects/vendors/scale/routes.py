@@ -1,0 +1,222 @@
+"""The routes of this dialect, and the room every one of its prompts leaves for the answer."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Message, Receive, Scope, Send
+
+from dragoman.core.errors import ModelNotFound
+from dragoman.core.jobs import QueueService
+from dragoman.core.service import Caller, VisibleModels, find_model
+from dragoman.dialects.http.codec import EndpointCodec
+from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated
+from dragoman.dialects.http.generation import respond
+from dragoman.dialects.http.jobs import job_routes
+from dragoman.dialects.http.operation import Operation
+from dragoman.dialects.http.query import read_query
+from dragoman.dialects.http.truncation import ContextWindowFitter
+from dragoman.dialects.vendors.scale import codec, wire
+
+TRIMMED_HEADER = "x-dragoman-trimmed-messages"
+"""Tells how many messages were dropped; absent when none."""
+
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
+    """All routes of the dialect among those of others, answered by `service`."""
+    return [*_completion_routes(service, options), *_list_routes(_route_context(service, options))]
+
+
+def vendor_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
+    """All routes of the dialect on a host of its own, answered by `service`."""
+    return [*job_routes(_route_context(service, options), _ERRORS), *routes(service, options)]
+
+
+def _route_context(service: QueueService, options: HttpOptions) -> RouteContext:
+    return RouteContext(service, codec.read_key, options, read_account=codec.read_account)
+
+
+def _completion_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
+    def answering(form: EndpointCodec) -> _Endpoint:
+        async def answer(request: Request) -> Response:
+            fitter = ContextWindowFitter(service)
+            route = _route_context(fitter, options)
+            return await respond(
+                request, route, form, decorate=lambda response: _TruncationHeaderResponse(response, fitter)
+            )
+
+        return answer
+
+    return [
+        *_exclusive_route("POST", "/v4/models/{deployment:path}/chat-completions", answering(_DEPLOYMENT_CHAT)),
+        *_exclusive_route("POST", "/v4/models/{deployment:path}/completions", answering(_DEPLOYMENT_TEXT)),
+        Route("/v4/chat-completions", answering(_CHAT), methods=["POST"]),
+        Route("/v4/completions", answering(_TEXT), methods=["POST"]),
+    ]
+
+
+def _list_routes(route: RouteContext) -> list[BaseRoute]:
+
+    async def models(request: Request) -> Response:
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            query = read_query(request.query_params, wire.ListQuery)
+            return _json(codec.page(codec.model_items(visible.models(), query), query))
+
+        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
+
+    async def model(request: Request) -> Response:
+        name = request.path_params["model"]
+
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            found = find_model(visible.models(), name)
+            if found is None:
+                raise ModelNotFound(name)
+            return _json(codec.model_item(found, name))
+
+        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
+
+    async def deployments(request: Request) -> Response:
+        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+            query = read_query(request.query_params, wire.ListQuery)
+            return _json(codec.page(codec.deployment_items(visible.models()), query))
+
+        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
+
+    return [
+        Route("/v4/models", models, methods=["GET"]),
+        Route("/v4/model-deployments", deployments, methods=["GET"]),
+        Route("/v4/models/{model:path}", model, methods=["GET"]),
+        # Creating, changing and deleting models, embeddings and the like: none of it is served.
+        Route("/v4/models", _not_served, methods=_WRITE_METHODS),
+        Route("/v4/models/{rest:path}", _not_served, methods=_WRITE_METHODS),
+    ]
+
+
+class _TruncationHeaderResponse(Response):
+    """A response whose head tells what was trimmed: that is known only when it begins."""
+
+    def __init__(self, response: Response, fitter: ContextWindowFitter) -> None:
+        super().__init__()
+        self._response = response
+        self._fitter = fitter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_told(message: Message) -> None:
+            if message["type"] == "http.response.start" and self._fitter.dropped_messages:
+                header = (TRIMMED_HEADER.encode(), str(self._fitter.dropped_messages).encode())
+                message = {**message, "headers": [*message["headers"], header]}
+            await send(message)
+
+        await self._response(scope, receive, send_told)
+
+
+_ERRORS = codec.ScaleErrors()
+_DEPLOYMENT_CHAT = EndpointCodec("scale.deployment_chat", codec.decode_deployment_chat, _ERRORS)
+_DEPLOYMENT_TEXT = EndpointCodec("scale.deployment_text", codec.decode_deployment_text, _ERRORS)
+_CHAT = EndpointCodec("scale.chat", codec.decode_chat, _ERRORS)
+_TEXT = EndpointCodec("scale.text", codec.decode_text, _ERRORS)
+
+ENDPOINT_CODECS = (_DEPLOYMENT_CHAT, _DEPLOYMENT_TEXT, _CHAT, _TEXT)
+
+_LOOKUP_ERRORS = codec.ScaleErrors(noun="Model")
+
+_WRITE_METHODS = ["POST", "PUT", "PATCH", "DELETE"]
+
+
+def _exclusive_route(method: str, path: str, endpoint: _Endpoint) -> list[BaseRoute]:
+    """A route that keeps its path from the greedy ones behind it, whatever the method."""
+
+    async def not_allowed(_request: Request) -> Response:
+        raise HTTPException(405, headers={"allow": method})
+
+    others = [other for other in ("GET", *_WRITE_METHODS) if other != method]
+    return [Route(path, endpoint, methods=[method]), Route(path, not_allowed, methods=others)]
+
+
+async def _not_served(_request: Request) -> Response:
+    raise HTTPException(404)
+
+
+def _json(body: msgspec.Struct) -> Response:
+    return Response(msgspec.json.encode(body), media_type="application/json")
+
+
+_LIST_STATUSES = (401, 403, 422, 429, 503)
+
+_ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 422, 429, 500, 503)
+
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/v4/models/{deployment}/chat-completions",
+        "Chat completion of a deployment",
+        wire.DeploymentCompletion,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.DeploymentChatRequest,
+        wire.DeploymentCompletion,
+        ends_with_done=False,
+        example={"chat_history": [], "prompt": "What is the capital of France?", "max_tokens": 16},
+    ),
+    Operation(
+        "POST",
+        "/v4/models/{deployment}/completions",
+        "Text completion of a deployment",
+        wire.DeploymentCompletion,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.DeploymentTextRequest,
+        wire.DeploymentCompletion,
+        ends_with_done=False,
+        example={"prompt": "Once upon a time", "max_tokens": 16},
+    ),
+    Operation(
+        "POST",
+        "/v4/chat-completions",
+        "Chat completion",
+        wire.ChatCompletionBody,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.ChatRequest,
+        wire.ChatCompletionBody,
+        ends_with_done=False,
+        example={"model": "{model}", "messages": [{"role": "user", "content": "What is the capital of France?"}]},
+    ),
+    Operation(
+        "POST",
+        "/v4/completions",
+        "Text completion",
+        wire.TextCompletionBody,
+        wire.ErrorBody,
+        _ERROR_STATUSES,
+        wire.TextRequest,
+        wire.TextCompletionBody,
+        ends_with_done=False,
+        example={"model": "{model}", "prompt": "Once upon a time"},
+    ),
+    Operation(
+        "GET",
+        "/v4/models",
+        "List models",
+        wire.Page[wire.ModelItem],
+        wire.ErrorBody,
+        _LIST_STATUSES,
+        query=wire.ListQuery,
+    ),
+    Operation(
+        "GET",
+        "/v4/model-deployments",
+        "List deployments",
+        wire.Page[wire.DeploymentItem],
+        wire.ErrorBody,
+        _LIST_STATUSES,
+        query=wire.ListQuery,
+    ),
+    Operation("GET", "/v4/models/{model}", "One model", wire.ModelItem, wire.ErrorBody, (401, 403, 404, 429, 503)),
+)
+"""The routes for the OpenAPI document."""

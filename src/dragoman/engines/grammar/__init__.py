@@ -1,4 +1,0 @@
-"""Grammars that hold an answer to a format or to calls of tools, written for llguidance."""
-
-from dragoman.engines.grammar.build import build_grammar as build_grammar
-from dragoman.engines.grammar.lark import PARSER_LIMITS as PARSER_LIMITS

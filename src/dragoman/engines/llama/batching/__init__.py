@@ -1,0 +1,1 @@
+"""Continuous batching: which sequences compute which tokens in each step."""

@@ -1,0 +1,263 @@
+"""One step after another: choose, decode, sample, publish. No thread, no socket and no clock in here."""
+
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from dragoman.core.errors import BadRequest, EngineFailed
+from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
+from dragoman.engines.llama.batching.cache import PrefixCache
+from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler
+from dragoman.engines.llama.batching.scheduler import ScheduledChunk, Scheduler
+from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
+from dragoman.engines.llama.native.backend import Backend
+from dragoman.engines.llama.native.context import Chunk, Logits
+from dragoman.engines.token_checks import resume_past_end
+from dragoman.output import logprobs
+from dragoman.output.constraint import ConstraintFailed, GrammarConstraint, MaskWorker
+from dragoman.output.processor import DetokenizerVocabulary, OutputProcessor
+
+
+class RequestOutput(NamedTuple):
+    """An event of the job the caller named `key`, or why there are no more."""
+
+    key: RequestKey
+    event: Event | EngineFailed
+
+
+class Batcher:
+    """All jobs of one model. Every method is called from the thread that owns the backend."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        vocabulary: DetokenizerVocabulary,
+        *,
+        parallel: int,
+        step_tokens: int,
+        host_cache_tokens: int,
+    ) -> None:
+        self._backend = backend
+        self._vocabulary = vocabulary
+        self._masks = MaskWorker()
+        self.cache = PrefixCache(backend, host_cache_tokens)
+        self.scheduler = Scheduler(self.cache, parallel, step_tokens)
+        self._sequences: dict[RequestKey, list[ChoiceSequence]] = {}
+        self._arrivals = 0
+        self._adapters_to_unload: set[int] = set()
+        """Adapters to unload when their last job is over."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether a step would do nothing."""
+        return not self._sequences
+
+    def add(self, request: EngineRequest, n: int, seed: int) -> list[RequestOutput]:
+        """Let `n` choices of the job wait for their turn; returns what there is to publish of those that were begun.
+
+        Raises BadRequest, and takes nothing, when they cannot have begun like that.
+        """
+        self._arrivals += 1
+        sequences = [self._sequence(request, index, seed) for index in range(n)]
+        self._sequences[request.key] = list(sequences)
+        try:
+            outputs = [output for sequence in sequences for output in self._replay(sequence)]
+        except BadRequest:
+            self._sequences.pop(request.key, None)
+            raise
+        for sequence in self._sequences.get(request.key, ()):  # Those that are not over already.
+            self.scheduler.add(sequence)
+        return outputs
+
+    def cancel(self, key: RequestKey) -> None:
+        """Forget the job, if it is not over yet; nothing more is published about it."""
+        for sequence in self._sequences.pop(key, ()):
+            self.scheduler.remove(sequence)
+        self._unload_unused_adapters()
+
+    def load_adapter(self, path: Path, scale: float) -> int:
+        """The number of the adapter, for jobs. Raises ModelError when the file does not fit the model."""
+        return self._backend.load_adapter(path, scale)
+
+    def unload_adapter(self, adapter: int) -> None:
+        """Free the adapter as soon as its jobs are over; no new one may have it."""
+        self._adapters_to_unload.add(adapter)
+        self._unload_unused_adapters()
+
+    def step(self) -> list[RequestOutput]:
+        """Compute what the scheduler chose; returns what there is to publish. Raises DecodeError."""
+        scheduled = self.scheduler.schedule()
+        if not scheduled:
+            return []
+        chunks = [_chunk(item) for item in scheduled]
+        self._masks.begin(
+            constraint for item in scheduled if item.reaches_end and (constraint := item.sequence.active_constraint)
+        )
+        logits = self._backend.decode(chunks, scheduled[0].sequence.adapter)
+        self._masks.wait()
+        for item in scheduled:
+            item.sequence.computed += item.length
+        outputs = [
+            output
+            for item, rows in _with_logits(scheduled, chunks, logits)
+            for output in self._process_logits(item, rows)
+        ]
+        self._unload_unused_adapters()
+        return outputs
+
+    def use_idle_time(self) -> bool:
+        """Use a moment in which nothing is to do; False: there is no use for it."""
+        return self.cache.offload_one()
+
+    def _unload_unused_adapters(self) -> None:
+        used = {sequences[0].adapter for sequences in self._sequences.values()} if self._adapters_to_unload else set()
+        for adapter in self._adapters_to_unload - used:
+            self._adapters_to_unload.remove(adapter)
+            self.cache.forget_adapter(adapter)
+            self._backend.unload_adapter(adapter)
+
+    def _sequence(self, request: EngineRequest, index: int, seed: int) -> ChoiceSequence:
+        sampling, output_format, end_token_ids = request.sampling, request.output_format, self._vocabulary.end_token_ids
+        sampler = Sampler(sampling, seed, index, request.prompt, end_token_ids, self._backend.vocabulary_size)
+        output_processor = OutputProcessor(
+            self._vocabulary,
+            sampling,
+            request.max_tokens,
+            index=index,
+            parser=output_format.new_parser(),
+            markup=output_format.markup_token_ids,
+        )
+        return ChoiceSequence(request, index, self._arrivals, sampler, output_processor)
+
+    def _replay(self, sequence: ChoiceSequence) -> Iterator[RequestOutput]:
+        """Tell what an earlier attempt generated as if it had just been sampled. Raises BadRequest."""
+        if not sequence.resume_token_ids:
+            return
+        first = sequence.resume_token_ids[0]
+        sequence.sampler.record(first)
+        try:
+            yield from self._advance(sequence, first)
+        except ConstraintFailed as failure:
+            reason = f"begun holds tokens of choice {sequence.index} that its grammar does not allow: {failure}"
+            raise BadRequest(reason, "begun") from failure
+        if sequence.generated < len(sequence.resume_token_ids):
+            raise resume_past_end(sequence.index, len(sequence.resume_token_ids), sequence.generated)
+
+    def _process_logits(self, scheduled: ScheduledChunk, rows: Logits) -> Iterator[RequestOutput]:
+        """Do with the logits of one piece of work what they were computed for."""
+        sequence = scheduled.sequence
+        request = sequence.request
+        if request.key not in self._sequences:
+            return  # Another choice of the job has just failed.
+        if sequence.needs_prompt_logprobs:
+            self._add_prompt_logprobs(scheduled, rows)
+        if sequence.pending:
+            return
+        try:
+            yield from self._sample(sequence, rows[-1])
+        except NoTokenAllowed:
+            yield self._fail(request, "The response format leaves no token to choose from that the request allows")
+        except ConstraintFailed as failure:
+            yield self._fail(request, f"The response format could not be followed any further: {failure}")
+
+    def _sample(self, sequence: ChoiceSequence, logits: Logits) -> Iterator[RequestOutput]:
+        request, output_processor, constraint = sequence.request, sequence.output_processor, sequence.active_constraint
+        allowed = constraint.allowed() if constraint else None
+        token = sequence.sampler.sample(
+            logits, output_processor.tokens, bar_ends=sequence.ends_are_barred, allowed=allowed
+        )
+        yield from self._advance(sequence, token, self._token_logprobs(request, logits, token))
+
+    def _advance(
+        self, sequence: ChoiceSequence, token: int, token_logprobs: TokenLogprobs | None = None
+    ) -> Iterator[RequestOutput]:
+        """Add a token that was sampled, and those that must come after it."""
+        request = sequence.request
+        if request.echo and not sequence.output_processor.tokens:
+            yield RequestOutput(request.key, Delta(sequence.index, request.echo, [], sequence.prompt_logprobs))
+        continues = yield from self._append(sequence, token, sequence.active_constraint, token_logprobs)
+        while continues and (forced := sequence.forced()):
+            # The grammar begins behind all of what closes a thought.
+            constraint = sequence.active_constraint
+            for token in forced:
+                sequence.sampler.record(token)
+                continues = continues and (yield from self._append(sequence, token, constraint))
+
+    def _append(
+        self,
+        sequence: ChoiceSequence,
+        token: int,
+        constraint: GrammarConstraint | None,
+        token_logprobs: TokenLogprobs | None = None,
+    ) -> Generator[RequestOutput, None, bool]:
+        """Add a token to the sequence, publish it, and tell whether the sequence goes on."""
+        request = sequence.request
+        if constraint:
+            constraint.accept(token)
+        sequence.append(token)
+        deltas, reason = sequence.output_processor.accept(
+            token, token_logprobs, grammar_complete=constraint is not None and constraint.is_complete
+        )
+        yield from (RequestOutput(request.key, delta) for delta in deltas)
+        if reason is not None:
+            yield RequestOutput(request.key, Finished(sequence.index, reason))
+            yield from self._finish(sequence)
+        return reason is None
+
+    def _finish(self, sequence: ChoiceSequence) -> Iterator[RequestOutput]:
+        request, output_processor = sequence.request, sequence.output_processor
+        request.completion_tokens += output_processor.tokens
+        request.reasoning_tokens += output_processor.reasoning_tokens
+        if sequence.has_slot:  # One that was complete when it came never ran.
+            self.scheduler.finish(sequence)
+        self._sequences[request.key].remove(sequence)
+        if not self._sequences[request.key]:
+            del self._sequences[request.key]
+            usage = Usage(
+                len(request.prompt), request.completion_tokens, request.cached_tokens or 0, request.reasoning_tokens
+            )
+            yield RequestOutput(request.key, usage)
+
+    def _fail(self, request: EngineRequest, message: str) -> RequestOutput:
+        self.cancel(request.key)
+        return RequestOutput(request.key, EngineFailed(message))
+
+    def _token_logprobs(self, request: EngineRequest, logits: Logits, token: int) -> TokenLogprobs | None:
+        if request.logprobs is None:
+            return None
+        return logprobs.token_logprobs(logits, token, request.logprobs, self._vocabulary.piece)
+
+    def _add_prompt_logprobs(self, scheduled: ScheduledChunk, rows: Logits) -> None:
+        """Tell of the prompt's tokens: the logits at one token are those for the next one."""
+        sequence = scheduled.sequence
+        prompt_logprobs, prompt = sequence.prompt_logprobs, sequence.request.prompt
+        if not prompt_logprobs:
+            first = int(prompt[0])
+            prompt_logprobs.append(TokenLogprobs(first, self._vocabulary.piece(first), None, []))
+        for position, row in enumerate(rows, scheduled.position):
+            # What was told before the sequence was pushed back is computed for the second time.
+            if position + 1 == len(prompt_logprobs) < len(prompt):
+                token_logprobs = self._token_logprobs(sequence.request, row, int(prompt[position + 1]))
+                assert token_logprobs is not None, "only a job that wants log-probabilities tells its prompt's"
+                prompt_logprobs.append(token_logprobs)
+
+
+def _chunk(scheduled: ScheduledChunk) -> Chunk:
+    sequence, end = scheduled.sequence, scheduled.position + scheduled.length
+    outputs = scheduled.length if sequence.needs_prompt_logprobs else int(scheduled.reaches_end)
+    return Chunk(
+        sequence.sequence_id if sequence.sequence_id is not None else -1,
+        scheduled.position,
+        sequence.tokens[scheduled.position : end],
+        outputs,
+    )
+
+
+def _with_logits(
+    scheduled: Sequence[ScheduledChunk], chunks: Sequence[Chunk], logits: Logits
+) -> Iterator[tuple[ScheduledChunk, Logits]]:
+    """Each piece of work with the rows of logits that are its own."""
+    first = 0
+    for item, chunk in zip(scheduled, chunks, strict=True):
+        yield item, logits[first : first + chunk.outputs]
+        first += chunk.outputs

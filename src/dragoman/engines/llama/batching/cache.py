@@ -1,0 +1,236 @@
+"""Who holds which KV cells: sharing prefixes between sequences, and keeping finished ones for later requests."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from dragoman.engines.llama.batching.cells import NO_CELLS, CellAllocator, Cells
+from dragoman.engines.llama.batching.host_cache import HostKVCache, SegmentSpan, common_prefix_length
+from dragoman.engines.llama.batching.sequence import ChoiceSequence
+from dragoman.engines.llama.native.backend import SEQUENCE_IDS, Backend
+from dragoman.engines.llama.native.model import TokenArray
+
+
+class PrefixMatch(NamedTuple):
+    """The longest beginning of a sequence that the cache holds, or will hold."""
+
+    source: int | None
+    """The sequence id to share from; None: nothing matches."""
+    cells: Cells
+    """The cells to share, one a token."""
+    host_spans: list[SegmentSpan]
+    """What can be restored behind the shared cells."""
+    awaitable_length: int
+    """Tokens that could be shared once every running sequence that does not yield has computed what it knows."""
+
+    @property
+    def length(self) -> int:
+        """Tokens that need not be computed."""
+        return self.host_spans[-1].end if self.host_spans else len(self.cells)
+
+
+class _CachedSequence:
+    """A finished sequence that still has its cells."""
+
+    def __init__(self, adapter: int, sequence_id: int, tokens: TokenArray, cells: Cells, last_used: int) -> None:
+        self.adapter = adapter
+        self.sequence_id = sequence_id
+        self.tokens = tokens
+        self.cells = cells
+        self.last_used = last_used
+        self.is_offloaded = False
+        """Whether it was saved ahead; it may have been given up since."""
+
+
+class PrefixCache:
+    """Hands sequence ids and cells to running sequences and takes them back.
+
+    A cell holds what was computed with one adapter, so nothing is shared between sequences of different adapters.
+    """
+
+    def __init__(self, backend: Backend, host_cache_tokens: int) -> None:
+        """`saved_tokens`: of finished sequences, so many are kept at most in main memory."""
+        self._backend = backend
+        self._finished: list[_CachedSequence] = []
+        self._free_ids = list(range(SEQUENCE_IDS))
+        self._clock = 0
+        self.allocator = CellAllocator(backend.cells, reuses=backend.reuses_cells)
+        self.host_cache = HostKVCache(host_cache_tokens)
+
+    def match(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> PrefixMatch:
+        """The best source for the sequence, whose last token is never shared: its logits must be computed."""
+        wanted, adapter = sequence.shareable_tokens[:-1], sequence.adapter
+        source, cells, awaitable_length = None, NO_CELLS, 0
+        for entry in self._finished:
+            length = common_prefix_length(wanted, entry.tokens) if entry.adapter == adapter else 0
+            if length > len(cells):
+                source, cells = entry.sequence_id, entry.cells[:length]
+        for other in running:
+            common = common_prefix_length(wanted, other.tokens) if other.adapter == adapter else 0
+            if not other.request.is_preemptible_by(sequence.request):
+                awaitable_length = max(awaitable_length, common)
+            length = min(common, other.computed)
+            if length > len(cells):
+                source, cells = other.sequence_id, other.cells[:length]
+        host_spans = self.host_cache.match(adapter, wanted, len(cells))
+        return PrefixMatch(source, cells, host_spans, max(awaitable_length, len(cells)))
+
+    def attach(self, sequence: ChoiceSequence, match: PrefixMatch, running: Iterable[ChoiceSequence]) -> None:
+        """Give the sequence an id and the cells it shares, and restore what was saved of it."""
+        for entry in self._finished:
+            if entry.sequence_id == match.source:
+                entry.last_used = self._tick()
+        sequence.sequence_id = self._allocate_id()
+        if match.source is not None:
+            self._backend.share(match.source, sequence.sequence_id, 0, len(match.cells))
+            self.allocator.share(match.cells)
+            sequence.cells = match.cells.copy()
+        self._trim([*running, sequence])
+        for span in match.host_spans:
+            if not self._restore(sequence, sequence.sequence_id, span):
+                break
+        sequence.computed = len(sequence.cells)
+
+    def sweep_if_short(self, cells: int) -> None:
+        """While nothing runs: if fewer cells are free than these, let all of them be."""
+        if self.allocator.spent and self.allocator.free < cells:
+            while self._finished:
+                self._evict()
+            self._backend.sweep()
+            self.allocator.sweep()
+
+    def offload_one(self) -> bool:
+        """Save a finished sequence ahead of the moment its cells are needed; False: all are saved."""
+        for entry in self._finished:
+            if not entry.is_offloaded:
+                entry.is_offloaded = True
+                self._offload(entry, 0)
+                return True
+        return False
+
+    def extend(self, sequence: ChoiceSequence, count: int) -> bool:
+        """Give the sequence `count` more cells, if need be those of finished sequences; False: there are none."""
+        if not self._evict_until_free(count):
+            return False
+        sequence.cells = np.concatenate((sequence.cells, self.allocator.allocate(count)))
+        return True
+
+    def available(self, running: Iterable[ChoiceSequence]) -> int:
+        """Cells that running sequences may get: free ones and those of finished sequences."""
+        held = np.zeros(self.allocator.total, dtype=np.bool_)
+        for sequence in running:
+            held[sequence.cells] = True
+        count = int(np.count_nonzero(held))
+        # While nothing runs, spent cells can be swept.
+        return self.allocator.total - count - (self.allocator.spent if count else 0)
+
+    def release(self, sequence: ChoiceSequence) -> None:
+        """Take id and cells from a sequence that is cancelled."""
+        if sequence.sequence_id is not None:
+            self._free(sequence.sequence_id, sequence.cells)
+            sequence.sequence_id, sequence.cells, sequence.computed = None, NO_CELLS, 0
+
+    def retain(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> None:
+        """Keep a sequence that is finished or pushed back as cache; it gives up its id and cells to it."""
+        assert sequence.sequence_id is not None, "only a sequence that ran has cells to keep"
+        tokens = sequence.tokens[: sequence.computed].copy()
+        for entry in list(self._finished):
+            if entry.adapter == sequence.adapter and common_prefix_length(entry.tokens, tokens) == len(entry.tokens):
+                self._drop(entry)
+        cached = _CachedSequence(sequence.adapter, sequence.sequence_id, tokens, sequence.cells, self._tick())
+        self._finished.append(cached)
+        sequence.sequence_id, sequence.cells, sequence.computed = None, NO_CELLS, 0
+        self._trim(running)
+
+    @property
+    def free_sequence_ids(self) -> int:
+        """Ids no sequence has."""
+        return len(self._free_ids)
+
+    def forget_adapter(self, adapter: int) -> None:
+        """Give up everything that was computed with an adapter that no sequence will have again."""
+        for entry in [entry for entry in self._finished if entry.adapter == adapter]:
+            self._drop(entry)
+        self.host_cache.forget_adapter(adapter)
+
+    def clear(self) -> None:
+        """Forget all finished sequences that still have cells."""
+        while self._finished:
+            self._drop(self._finished[0])
+
+    def _trim(self, running: Iterable[ChoiceSequence]) -> None:
+        """Save finished sequences until none keeps a cell beside running ones.
+
+        llama.cpp's attention passes over every cell up to the highest used one, so that idle cells cost every step
+        something; benchmarks/README.md has the measurement. While nothing runs, they cost nothing.
+        """
+        running = list(running)
+        while running and self._finished and self.available(running) > self.allocator.free:
+            self._evict()
+
+    def _restore(self, sequence: ChoiceSequence, sequence_id: int, span: SegmentSpan) -> bool:
+        """Let the sequence go on with saved cells; False: there is no room for them."""
+        segment = span.segment
+        surplus = segment.length - (span.end - span.start)
+        if (surplus and not self._backend.reuses_cells) or not self._evict_until_free(segment.length):
+            return False
+        temporary_id = self._free_ids.pop()
+        if not self._backend.restore(temporary_id, segment.state, segment.adapter):
+            self._free_ids.append(temporary_id)
+            return False
+        self._backend.share(temporary_id, sequence_id, span.start, span.end)
+        self._backend.forget(temporary_id)
+        self._free_ids.append(temporary_id)
+        cells = self.allocator.allocate(segment.length)
+        first, last = span.start - segment.start, span.end - segment.start
+        sequence.cells = np.concatenate((sequence.cells, cells[first:last]))
+        self.allocator.release(np.concatenate((cells[:first], cells[last:])))
+        self.host_cache.mark_used(segment)
+        return True
+
+    def _evict_until_free(self, cells: int) -> bool:
+        while self.allocator.free < cells:
+            if not self._finished:
+                return False
+            self._evict()
+        return True
+
+    def _evict(self) -> None:
+        """Save the sequence that was used least recently, as far as nobody else holds its cells or saved it already."""
+        entry = min(self._finished, key=lambda entry: entry.last_used)
+        start = len(entry.cells) - self.allocator.count_exclusive(entry.cells)
+        self._offload(entry, start)
+        self._drop(entry)
+
+    def _offload(self, entry: _CachedSequence, start: int) -> None:
+        """Save the entry from position `start` on, but for what is saved already."""
+        if host_spans := self.host_cache.match(entry.adapter, entry.tokens, start):
+            start = host_spans[-1].end
+        end = len(entry.tokens)
+        if start == end:
+            return
+        temporary_id = self._free_ids.pop()
+        self._backend.share(entry.sequence_id, temporary_id, start, end)
+        self.host_cache.store(entry.adapter, entry.tokens, start, self._backend.save(temporary_id))
+        self._backend.forget(temporary_id)
+        self._free_ids.append(temporary_id)
+
+    def _drop(self, entry: _CachedSequence) -> None:
+        self._finished.remove(entry)
+        self._free(entry.sequence_id, entry.cells)
+
+    def _allocate_id(self) -> int:
+        """An id for a sequence; one is always left for the moment in which cells move."""
+        while len(self._free_ids) <= 1 and self._finished:
+            self._evict()
+        return self._free_ids.pop()
+
+    def _free(self, sequence_id: int, cells: Cells) -> None:
+        self._backend.forget(sequence_id)
+        self._free_ids.append(sequence_id)
+        self.allocator.release(cells)
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock

@@ -1,0 +1,1 @@
+"""llama.cpp's shared libraries, and models and contexts inside them."""

@@ -1,0 +1,142 @@
+"""One llama_context: a unified KV cache and what computes on it."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from dragoman.engines.llama.native.adapters import LoraAdapter
+from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.model import Model, ModelError, TokenArray
+
+Logits = npt.NDArray[np.float32]
+
+SequenceState = npt.NDArray[np.uint8]
+"""KV cells as llama.cpp writes them: about as many bytes as they take in the cache."""
+
+EMPTY_STATE: SequenceState = np.empty(0, dtype=np.uint8)
+
+_NO_SLOT = 1
+"""llama_decode's status when there are no cells for the batch."""
+
+_MAX_COMPACTIONS = 256
+"""One fills some 45 holes of a model of 30 layers: enough for 16,384 cells of which every other one is free."""
+
+
+class Chunk(NamedTuple):
+    """Consecutive tokens of one sequence to decode in this step."""
+
+    sequence_id: int
+    position: int
+    """Of the first token."""
+    tokens: TokenArray
+    outputs: int
+    """Logits are wanted of so many tokens, the last ones."""
+
+
+class DecodeError(Exception):
+    """llama_decode refused a batch that the KV cell ledger allowed: the engine's state is no longer known."""
+
+
+class LlamaContext:
+    """A llama_context with one unified KV cache. Not thread-safe."""
+
+    def __init__(self, model: Model, options: ContextOptions) -> None:
+        """Allocate the cache and the compute buffers. Raises ModelError when there is no memory for them."""
+        self._library = library = model.library
+        if options.reproducible and not library.supports_reproducible:
+            raise ModelError(f"{library.pinned} cannot compute reproducibly; serve the model with llama.cpp itself")
+        self._context: int = library.llama_init_from_model(model.handle, library.context_params(options))
+        if not self._context:
+            raise ModelError(
+                f"no context of {options.context_cells} KV cells could be allocated: "
+                f"{'; '.join(library.recent_log) or 'no reason was logged'}; try a smaller --context-cells"
+            )
+        self._memory: int = library.llama_get_memory(self._context)
+        self.vocabulary_size = model.vocabulary.size
+        self.cells: int = library.llama_n_ctx(self._context)
+        self._allocate_batch(options.batch_tokens)
+
+    def _allocate_batch(self, size: int) -> None:
+        self._tokens = np.zeros(size, dtype=np.int32)
+        self._positions = np.zeros(size, dtype=np.int32)
+        self._sequence_ids = np.zeros(size, dtype=np.int32)
+        self._wants_logits = np.zeros(size, dtype=np.int8)
+        self._sequence_counts = np.ones(size, dtype=np.int32)
+        self._sequence_pointers = self._sequence_ids.ctypes.data + 4 * np.arange(size, dtype=np.int64)
+        self._batch = self._library.batch_type(
+            0,
+            self._tokens.ctypes.data,
+            None,
+            self._positions.ctypes.data,
+            self._sequence_counts.ctypes.data,
+            self._sequence_pointers.ctypes.data,
+            self._wants_logits.ctypes.data,
+        )
+
+    def set_adapter(self, adapter: LoraAdapter | None) -> None:
+        """Compute with this adapter from the next decode on; None: with the model alone.
+
+        A change costs the next decode some milliseconds, in which llama.cpp plans its buffers anew.
+        """
+        arguments = (None, 0, None) if adapter is None else adapter.arguments
+        self._library.llama_set_adapters_lora(self._context, *arguments)
+
+    def decode(self, chunks: Sequence[Chunk]) -> Logits:
+        """Decode all chunks in one batch; returns float32[outputs of all, vocabulary], in their order.
+
+        The array is valid until the next decode. Raises DecodeError.
+        """
+        filled = rows = 0
+        for chunk in chunks:
+            end = filled + len(chunk.tokens)
+            self._tokens[filled:end] = chunk.tokens
+            self._positions[filled:end] = np.arange(chunk.position, chunk.position + len(chunk.tokens))
+            self._sequence_ids[filled:end] = chunk.sequence_id
+            self._wants_logits[filled:end] = 0
+            self._wants_logits[end - chunk.outputs : end] = 1
+            rows += chunk.outputs
+            filled = end
+        self._batch.n_tokens = filled
+        if (status := self._decode_batch()) != 0:
+            raise DecodeError(f"llama_decode returned {status} for {filled} tokens of {len(chunks)} sequences")
+        if not rows:
+            return np.empty((0, self.vocabulary_size), dtype=np.float32)
+        return np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (rows, self.vocabulary_size))
+
+    def share(self, source: int, target: int, start: int, end: int) -> None:
+        """Let `target` go on with the cells of `source` from position `start` to `end`, by reference."""
+        self._library.llama_memory_seq_cp(self._memory, source, target, start, end)
+
+    def save(self, sequence_id: int, into: SequenceState = EMPTY_STATE) -> SequenceState:
+        """A copy of the sequence's cells in main memory, at the beginning of `into` if they fit."""
+        needed = self._library.llama_state_seq_get_size(self._context, sequence_id)
+        state = into if len(into) >= needed else np.empty(needed, dtype=np.uint8)
+        size = self._library.llama_state_seq_get_data(self._context, state.ctypes.data, len(state), sequence_id)
+        return state[:size]
+
+    def restore(self, sequence_id: int, state: SequenceState) -> bool:
+        """Give an empty sequence the cells that were saved, at their positions; False: there is no room."""
+        arguments = (self._context, state.ctypes.data, len(state), sequence_id)
+        return bool(self._with_compaction(lambda: self._library.llama_state_seq_set_data(*arguments), retry_status=0))
+
+    def forget(self, sequence_id: int) -> None:
+        """Take the sequence out of all its cells."""
+        self._library.llama_memory_seq_rm(self._memory, sequence_id, -1, -1)
+
+    def _decode_batch(self) -> int:
+        return self._with_compaction(
+            lambda: self._library.llama_decode(self._context, self._batch), retry_status=_NO_SLOT
+        )
+
+    def _with_compaction(self, call: Callable[[], int], *, retry_status: int) -> int:
+        """The call's result, after free cells were brought together as often as it was refused and that can help."""
+        for _ in range(_MAX_COMPACTIONS):
+            if (result := call()) != retry_status or not self._library.compact(self._context):
+                return result
+        return call()
+
+    def close(self) -> None:
+        """Free the cache and the buffers."""
+        self._library.llama_free(self._context)

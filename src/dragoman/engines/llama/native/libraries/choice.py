@@ -1,0 +1,79 @@
+"""Which build of llama.cpp computes a model."""
+
+import platform
+from pathlib import Path
+
+from dragoman.engines.llama.native.libraries.binding import Library, package_folder
+from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp, packaged_ik_llama_cpp
+from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError, architecture, part_names
+from dragoman.engines.llama.weights.gguf_header import HeaderError, read_header
+
+LLAMA_CPP = "llama.cpp"
+IK_LLAMA_CPP = "ik_llama.cpp"
+PACKAGED_BUILDS = (LLAMA_CPP, IK_LLAMA_CPP)
+"""What is installed with the server; any other name is a path."""
+
+_REQUIRED_CPU_FLAGS = {"avx2", "fma", "f16c", "bmi2"}
+"""What the wheel of ik_llama.cpp is compiled for; another processor would end the process."""
+
+_COMPARED_ARCHITECTURES = {"llama"}
+"""In which both builds were compared, logit by logit."""
+
+_FAST_FORMATS = {
+    2: "Q4_0",
+    6: "Q5_0",
+    8: "Q8_0",
+    10: "Q2_K",
+    11: "Q3_K",
+    12: "Q4_K",
+    13: "Q5_K",
+    14: "Q6_K",
+    23: "IQ4_XS",
+}
+"""Of matrices, by number: what ik_llama.cpp computes faster, as benchmarks/README.md has it. Not Q4_1 and Q5_1: where a
+row is no multiple of 128 weights, it computes something else in them with 32 tokens and more."""
+
+_MAX_CELLS = 16384
+"""Without flash attention, as we use ik_llama.cpp, a step's time grows with sequences times cells, and its memory with
+cells times tokens: 4 bytes for each, in every head."""
+
+
+def choose_build(setting: str | None, model: Path, *, cells: int, reproducible: bool) -> str:
+    """LLAMA_CPP, IK_LLAMA_CPP, or the path that is set; None: the fastest that can compute the model."""
+    if setting is not None:
+        return setting
+    faster = not reproducible and cells <= _MAX_CELLS and _runs_ik_llama_cpp() and _is_fast_and_exact(model)
+    return IK_LLAMA_CPP if faster else LLAMA_CPP
+
+
+def load_library(build: str) -> Library:
+    """Load what `choose` returned; a path is one of llama.cpp itself. Raises LibraryError."""
+    if build == IK_LLAMA_CPP:
+        return IkLlamaCpp(packaged_ik_llama_cpp())
+    return LlamaCpp(packaged_llama_cpp() if build == LLAMA_CPP else Path(build))
+
+
+def _runs_ik_llama_cpp() -> bool:
+    return package_folder("ik_llama_cpp") is not None and _cpu_flags() >= _REQUIRED_CPU_FLAGS
+
+
+def _cpu_flags() -> set[str]:
+    """What Linux says this processor has; nothing on other systems."""
+    if platform.machine() != "x86_64":
+        return set()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return next((set(line.split()) for line in lines if line.startswith("flags")), set())
+
+
+def _is_fast_and_exact(model: Path) -> bool:
+    try:
+        kind = architecture(model)
+        headers = [read_header(model.with_name(name)) for name in part_names(model.name)]
+    except (HeaderError, ModelSourceError, OSError):
+        return False  # llama.cpp will say what is wrong with it.
+    matrices = [tensor for header in headers for tensor in header.tensors if len(tensor.shape) > 1]
+    return kind in _COMPARED_ARCHITECTURES and all(tensor.type in _FAST_FORMATS for tensor in matrices)

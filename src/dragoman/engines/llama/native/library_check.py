@@ -1,0 +1,87 @@
+"""Whether a faster library computes what llama.cpp computes, found out with the model it is to serve."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from dragoman.engines.llama.native.context import Chunk, LlamaContext, Logits
+from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.libraries.choice import LLAMA_CPP, load_library
+from dragoman.engines.llama.native.model import Model, Vocabulary
+
+_PROBE_CELLS = 256
+_LARGE_BATCH = 40
+"""ik_llama.cpp has kernels of their own for 32 tokens and more."""
+_SMALL_BATCH = 10
+_SINGLE_STEPS = 3
+
+_PROBE_TEXT = (
+    "<|im_start|>user\nWe've 3.14159 or 1,234,567 REASONS — don't we?  (1) naïve café, Straße; (2) 你好 世界; "
+    '(3) שלום, Привет, 🙂🏽\r\n\tfor (int i = 0; i < 10; ++i) {\n\t\tx[i] += f"{y:>8}";\n\t}\n\n\n<|im_end|></s> '
+)
+"""Letters, digits, blanks and markup, as the rules of vocabularies tell them apart."""
+
+_MAX_DIVERGENCE = 0.2
+"""Kullback-Leibler divergence, mean of the tokens. Libraries that only round otherwise are a hundredth apart, wrong
+kernels one and more."""
+
+
+def agrees_with_llama_cpp(model: Model, threads: int) -> bool:
+    """Whether both libraries expect the same tokens, in batches of all kinds."""
+    # OpenMP keeps the threads it has started for whoever computed as long as that thread lives, and lets all of them
+    # sleep at once instead of waiting a moment where there are more than cores.
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(divergence_from_llama_cpp, model, threads).result() < _MAX_DIVERGENCE
+
+
+def divergence_from_llama_cpp(model: Model, threads: int) -> float:
+    """How far the two are apart; infinite when they do not read the same tokens."""
+    reference = Model(load_library(LLAMA_CPP), model.path)
+    try:
+        if not tokenizes_identically(model.vocabulary, reference.vocabulary):
+            return np.inf
+        return mean_kl_divergence(_probe_logits(reference, threads), _probe_logits(model, threads))
+    finally:
+        reference.close()
+
+
+def tokenizes_identically(one: Vocabulary, other: Vocabulary) -> bool:
+    """Whether two libraries make the same tokens of a text, and end an answer with the same ones."""
+    return (
+        one.tokenize(_PROBE_TEXT).tolist() == other.tokenize(_PROBE_TEXT).tolist()
+        and one.end_token_ids == other.end_token_ids
+        and (one.bos_text, one.eos_text) == (other.bos_text, other.eos_text)
+    )
+
+
+def _probe_logits(model: Model, threads: int) -> Logits:
+    """The logits of two sequences whose cells lie between each other: float32[tokens, vocabulary]."""
+    tokens = np.random.default_rng(0).integers(0, model.vocabulary.size, (2, _PROBE_CELLS)).astype(np.int32)
+    batches = [
+        [(0, _LARGE_BATCH)],
+        [(1, _SMALL_BATCH), (0, _SMALL_BATCH)],
+        *([(0, 1), (1, 1)] for _ in range(_SINGLE_STEPS)),
+    ]
+    ends = [0, 0]
+    found: list[Logits] = []
+    context = LlamaContext(model, ContextOptions(_PROBE_CELLS, _LARGE_BATCH, threads))
+    try:
+        for batch in batches:
+            chunks = []
+            for number, length in batch:
+                start, ends[number] = ends[number], ends[number] + length
+                chunks.append(Chunk(number, start, tokens[number, start : ends[number]], length))
+            found.append(context.decode(chunks).copy())
+    finally:
+        context.close()
+    return np.concatenate(found)
+
+
+def mean_kl_divergence(expected: Logits, found: Logits) -> float:
+    """Kullback-Leibler divergence of next-token distributions, mean of the rows; infinite where one is not finite."""
+    if not (np.isfinite(expected).all() and np.isfinite(found).all()):
+        return np.inf
+    expected_log, found_log = (
+        logits - np.logaddexp.reduce(logits.astype(np.float64), axis=-1, keepdims=True) for logits in (expected, found)
+    )
+    return float((np.exp(expected_log) * (expected_log - found_log)).sum(axis=-1).mean())

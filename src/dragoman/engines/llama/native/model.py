@@ -1,0 +1,136 @@
+"""A model file in memory: its weights, its vocabulary, its chat template."""
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from dragoman.engines.llama.native.libraries.binding import Library
+
+TokenArray = npt.NDArray[np.int32]
+
+
+class ModelError(Exception):
+    """The model cannot be served. The message is one line for a person."""
+
+
+class Vocabulary:
+    """Text to token ids and back. Safe to use from several threads: llama.cpp only reads here."""
+
+    def __init__(self, library: Library, vocabulary: int) -> None:
+        self._library = library
+        self._vocabulary = vocabulary
+        self.size: int = library.llama_vocab_n_tokens(vocabulary)
+        self.end_token_ids = frozenset(
+            token for token in range(self.size) if library.llama_vocab_is_eog(vocabulary, token)
+        )
+        """Every token that ends an answer (llama.cpp reads them from the file: EOS, EOT, EOM)."""
+        self.bos_text = self._special_text(library.llama_vocab_bos(vocabulary))
+        self.eos_text = self._special_text(library.llama_vocab_eos(vocabulary))
+        self._adds_bos: bool = library.llama_vocab_get_add_bos(vocabulary)
+        self._pieces: dict[int, bytes] = {}
+        self._max_piece_bytes = max(len(self.piece(token)) for token in range(self.size))
+
+    def tokenize(self, text: str) -> TokenArray:
+        """Token ids of `text`; special-token text in it becomes special tokens.
+
+        BOS comes first where the model wants it, unless the text already begins with it.
+        """
+        add_special = not (self._adds_bos and self.bos_text and text.startswith(self.bos_text))
+        return self._tokenize(text.encode(), add_special=add_special, parse_special=True)
+
+    def tokenize_plain(self, text: bytes) -> list[int]:
+        """Token ids of UTF-8 text in which no special token is looked for, nothing put before it."""
+        return list(map(int, self._tokenize(text, add_special=False, parse_special=False)))
+
+    def tokenize_fragment(self, text: str) -> list[int]:
+        """Token ids of text in the middle of another one; special-token text in it becomes special tokens."""
+        return list(map(int, self._tokenize(text.encode(), add_special=False, parse_special=True)))
+
+    def special_token(self, text: str) -> int | None:
+        """The special token that is written so; None: there is none."""
+        tokens = self.tokenize_fragment(text)
+        return tokens[0] if len(tokens) == 1 and self.is_special(tokens[0]) else None
+
+    def min_token_count(self, text: str) -> int:
+        """A lower bound of the number of tokens of `text`, without tokenizing it."""
+        return len(text.encode()) // max(1, self._max_piece_bytes)
+
+    def piece(self, token: int) -> bytes:
+        """The bytes `token` stands for, which may be a part of a character; a special token's own text."""
+        if (piece := self._pieces.get(token)) is None:
+            piece = self._pieces[token] = self._read_piece(token)
+        return piece
+
+    def is_special(self, token: int) -> bool:
+        """Whether the token is markup of the model rather than text."""
+        return bool(self._library.llama_vocab_is_control(self._vocabulary, token)) or token in self.end_token_ids
+
+    def _tokenize(self, text: bytes, *, add_special: bool, parse_special: bool) -> TokenArray:
+        capacity = len(text) + 4
+        while True:
+            tokens = np.empty(capacity, dtype=np.int32)
+            count: int = self._library.llama_tokenize(
+                self._vocabulary, text, len(text), tokens.ctypes.data, capacity, add_special, parse_special
+            )
+            if count >= 0:
+                return tokens[:count].copy()
+            capacity = -count  # Few vocabularies need more tokens than there are bytes.
+
+    def _read_piece(self, token: int) -> bytes:
+        length = 64
+        while True:
+            buffer = ctypes.create_string_buffer(length)
+            written = self._library.llama_token_to_piece(self._vocabulary, token, buffer, length, 0, True)
+            if written >= 0:
+                return buffer.raw[:written]
+            length = -written
+
+    def _special_text(self, token: int) -> str:
+        return self._read_piece(token).decode(errors="replace") if token >= 0 else ""
+
+
+class Model:
+    """The weights of one GGUF file. Freed by `close`, after every context made from it."""
+
+    def __init__(self, library: Library, path: Path) -> None:
+        """Load the file. Raises ModelError with llama.cpp's own reason when it cannot be served."""
+        self.library = library
+        self.path = path
+        library.recent_log.clear()
+        handle = library.llama_model_load_from_file(str(path).encode(), library.llama_model_default_params())
+        if not handle:
+            raise ModelError(f"{path} cannot be loaded: {logged_reason(library)}")
+        self.handle: int = handle
+        self._reject_unsupported(path)
+        self.vocabulary = Vocabulary(library, library.llama_model_get_vocab(handle))
+        self.trained_context_length: int = library.llama_model_n_ctx_train(handle)
+        template = library.llama_model_chat_template(handle, None)
+        self.chat_template: str | None = template.decode(errors="replace") if template else None
+
+    def close(self) -> None:
+        """Free the weights."""
+        self.library.llama_model_free(self.handle)
+
+    def _reject_unsupported(self, path: Path) -> None:
+        library, handle = self.library, self.handle
+        kinds = {
+            "an encoder": library.llama_model_has_encoder(handle),
+            "a recurrent state": library.llama_model_is_recurrent(handle),
+            "a recurrent state beside attention": library.llama_model_is_hybrid(handle),
+            "a diffusion decoder": library.llama_model_is_diffusion(handle),
+        }
+        for kind, present in kinds.items():
+            if present:
+                self.close()
+                raise ModelError(
+                    f"{path} has {kind}; the embedded engine serves decoder-only transformers, "
+                    "whose KV cells can be shared and taken back token by token"
+                )
+
+
+def logged_reason(library: Library) -> str:
+    """Why the last call failed: llama.cpp logs the cause first and its consequences after it."""
+    failure_words = ("error", "fail", "invalid")
+    return next((line for line in library.recent_log if any(map(line.count, failure_words))), "no reason was logged")

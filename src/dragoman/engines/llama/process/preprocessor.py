@@ -1,0 +1,144 @@
+"""From a worker's words to a job for the batcher: the prompt in tokens, its room, and what binds the answer."""
+
+import functools
+
+import msgspec
+import numpy as np
+
+from dragoman.core.errors import BadRequest, ContextOverflow
+from dragoman.core.request import AnswerFormat, TextPrompt, TokenPrompt, ToolOptions
+from dragoman.engines.llama.batching.answer_reading import PLAIN_OUTPUT, TokenizedOutputFormat
+from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
+from dragoman.engines.llama.native.model import Model, TokenArray
+from dragoman.engines.llama.wire.messages import GenerateCommand
+from dragoman.engines.token_checks import check_resume_token_ids, check_token_ids
+from dragoman.output.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
+from dragoman.output.grammar import build_grammar
+from dragoman.output.markup import ToolFormatName
+from dragoman.output.tool_call_parser import ToolCallMode
+from dragoman.prompt.output_parser import OutputParserSpec, build_parser
+from dragoman.prompt.tool_formats import FORMATS
+
+
+class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
+    """What a request binds its answer to."""
+
+    answer_format: AnswerFormat | None
+    tools: ToolOptions | None
+    tool_format: ToolFormatName | None
+
+
+class RequestPreprocessor:
+    """Makes the jobs of one model. For one thread: tokenizing and compiling take their time."""
+
+    def __init__(self, model: Model, cells: int) -> None:
+        """`cells`: KV cells there are, which bound a prompt and its answer."""
+        self._model = model
+        self._cached_grammar = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._build_grammar)
+        self.context_length = min(model.trained_context_length, cells)
+
+    def preprocess(self, key: RequestKey, command: GenerateCommand) -> EngineRequest:
+        """What a worker asked for. Raises BadRequest."""
+        tokens, text = self.tokenize_prompt(command.prompt)
+        available_tokens = self._available_tokens(len(tokens))
+        self._check_token_ids(command)
+        limit = (
+            available_tokens
+            if command.sampling.max_tokens is None
+            else min(command.sampling.max_tokens, available_tokens)
+        )
+        return EngineRequest(
+            key,
+            tokens,
+            command.sampling,
+            limit,
+            priority=command.priority,
+            echo=text if command.echo else "",
+            logprobs=command.logprobs,
+            constraint=self._constraint(command),
+            output_format=self._output_format(command.output_format, command.tools),
+            resume_token_ids=command.resume_token_ids,
+        )
+
+    def tokenize_prompt(self, prompt: TextPrompt | TokenPrompt) -> tuple[TokenArray, str]:
+        """A prompt's tokens and its text. Raises BadRequest."""
+        vocabulary = self._model.vocabulary
+        match prompt:
+            case TextPrompt(text):
+                if (min_tokens := vocabulary.min_token_count(text)) >= self.context_length:
+                    raise self._overflow(min_tokens, at_least=True)
+                tokens = vocabulary.tokenize(text)
+            case TokenPrompt(token_ids):
+                check_token_ids("prompt", token_ids, vocabulary.size)
+                tokens = np.array(token_ids, dtype=np.int32)
+                text = b"".join(map(vocabulary.piece, token_ids)).decode(errors="replace")
+        if not len(tokens):
+            raise BadRequest("The prompt is empty: a model needs at least one token to go on from", "prompt")
+        return tokens, text
+
+    def _available_tokens(self, prompt_tokens: int) -> int:
+        available_tokens = self.context_length - prompt_tokens
+        if available_tokens < 1:
+            raise self._overflow(prompt_tokens)
+        return available_tokens
+
+    def _overflow(self, prompt_tokens: int, *, at_least: bool = False) -> ContextOverflow:
+        trained = self._model.trained_context_length
+        advice = "Shorten the prompt; the model was trained for no longer one."
+        if self.context_length < trained:
+            advice = (
+                "Shorten the prompt, or start the server with a larger --context-cells "
+                f"(now {self.context_length}; the model was trained for {trained} tokens)."
+            )
+        return ContextOverflow(prompt_tokens, self.context_length, advice, at_least=at_least)
+
+    def _check_token_ids(self, command: GenerateCommand) -> None:
+        size = self._model.vocabulary.size
+        check_token_ids("stop_token_ids", command.sampling.stop_token_ids, size)
+        check_token_ids("logit_bias", command.sampling.logit_bias, size)
+        check_resume_token_ids(command.resume_token_ids, n=command.n, logprobs=command.logprobs, vocabulary_size=size)
+
+    def _constraint(self, command: GenerateCommand) -> GrammarConstraint | None:
+        if command.answer_format is None and command.tools is None:
+            return None
+        spec = _ConstraintSpec(command.answer_format, command.tools, command.output_format.tool_format)
+        grammar = self._cached_grammar(msgspec.msgpack.encode(spec))
+        if grammar is None:
+            return None
+        return self._compiler.compile(grammar, "response_format" if command.tools is None else "tools")
+
+    def _build_grammar(self, encoded: bytes) -> str | None:
+        """Of a _Binding, encoded since schemas cannot be hashed."""
+        answer_format, tools, tool_format = msgspec.structs.astuple(
+            msgspec.msgpack.decode(encoded, type=_ConstraintSpec)
+        )
+        markup = None if tool_format is None else FORMATS[tool_format].markup
+        return build_grammar(answer_format, tools, markup, self._model.vocabulary.special_token)
+
+    @functools.cached_property
+    def _compiler(self) -> GrammarCompiler:
+        return GrammarCompiler(self._model.vocabulary)
+
+    def _output_format(self, output_format: OutputParserSpec, tools: ToolOptions | None) -> TokenizedOutputFormat:
+        if output_format == OutputParserSpec():
+            return PLAIN_OUTPUT
+        vocabulary = self._model.vocabulary
+        reasoning = output_format.reasoning
+        markup_texts = (
+            [] if output_format.tool_format is None else [*FORMATS[output_format.tool_format].markup.special_tokens]
+        )
+        markup_texts += [] if reasoning is None else [reasoning.opening, reasoning.closing]
+        tokens = [vocabulary.special_token(text) for text in markup_texts]
+        return TokenizedOutputFormat(
+            functools.partial(build_parser, output_format, _tool_call_mode(tools)),
+            frozenset(token for token in tokens if token is not None),
+            None if reasoning is None else reasoning.budget_tokens,
+            () if reasoning is None else tuple(vocabulary.tokenize_fragment(f"{reasoning.closing}\n\n")),
+        )
+
+
+def _tool_call_mode(tools: ToolOptions | None) -> ToolCallMode:
+    """Where the grammar of these tools leaves nothing but calls."""
+    if tools is None:
+        return "none"
+    return "from trigger" if tools.choice == "auto" else "whole answer"

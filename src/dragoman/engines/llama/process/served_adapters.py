@@ -1,0 +1,118 @@
+"""The adapters that an engine process serves, by the names that requests give them."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import msgspec
+
+from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound
+from dragoman.engines.llama.native.adapters import NO_ADAPTER
+from dragoman.engines.llama.native.backend import Backend
+from dragoman.engines.llama.native.model import ModelError
+from dragoman.engines.llama.process.stepper import Stepper
+from dragoman.engines.llama.weights.digests import content_digest
+from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, read_registry, write_registry
+
+
+class AdapterManager:
+    """Loads them, gives them their numbers, and writes the registry."""
+
+    def __init__(self, registry: Path, max_adapters: int) -> None:
+        """No more than `most` are loaded at once."""
+        self._registry = registry
+        self._max_adapters = max_adapters
+        self._records: dict[str, AdapterRecord] = {}
+        self._numbers: dict[str, int] = {}
+        self._lock = asyncio.Lock()
+
+    def restore(self, backend: Backend) -> None:
+        """Load what the registry says, before the stepper runs.
+
+        Raises ModelError for an adapter of the settings that cannot be loaded. One that was loaded before and cannot be
+        any more is served no longer: the others and the model are worth more than that.
+        """
+        for record in read_registry(self._registry):
+            path = Path(record.path)
+            try:
+                digest = content_digest(path)
+                number = backend.load_adapter(path, record.adapter.scale)
+            except (ModelError, OSError) as error:
+                if not record.adapter.digest:
+                    raise ModelError(f"the adapter {record.adapter.name} cannot be served: {error}") from error
+                print(f"dragoman engine: the adapter {record.adapter.name} is gone: {error}", file=sys.stderr)
+                continue
+            self._register(record, digest, number)
+        self._write()
+
+    def number_of(self, name: str | None) -> int:
+        """What to compute with; None: the model alone. Raises ModelNotFound."""
+        if name is None:
+            return NO_ADAPTER
+        try:
+            return self._numbers[name]
+        except KeyError:
+            raise ModelNotFound(name) from None
+
+    async def add(self, wanted: AdapterRecord, stepper: Stepper) -> AdapterRecord:
+        """Serve it; returns it as it is served. Raises ModelNameTaken, BadRequest, or OSError for the registry."""
+        name, path = wanted.adapter.name, Path(wanted.path)
+        async with self._lock:
+            if (existing := self._find(name)) is not None:
+                if existing.adapter.source != wanted.adapter.source:
+                    raise ModelNameTaken(name)
+                return existing
+            if len(self._records) >= self._max_adapters:
+                raise BadRequest(
+                    f"This model has {self._max_adapters} adapters already; remove one of them first", "name"
+                )
+            try:
+                digest = await asyncio.to_thread(content_digest, path)
+                number = await _load_adapter(stepper, path, wanted.adapter.scale)
+            except ModelError as error:
+                raise BadRequest(str(error), "model_name") from error
+            except OSError as error:
+                raise BadRequest(f"{path.name} cannot be read: {error.strerror}", "model_name") from error
+            record = self._register(wanted, digest, number)
+            self._write()
+            return record
+
+    async def remove(self, name: str, stepper: Stepper) -> AdapterRecord:
+        """Serve it no longer; jobs that have it go on. Raises ModelNotFound, or OSError for the registry."""
+        async with self._lock:
+            number = self.number_of(name)
+            record = self._records.pop(name)
+            del self._numbers[name]
+            stepper.unload_adapter(number)
+            self._write()
+            return record
+
+    def _find(self, name: str) -> AdapterRecord | None:
+        """The adapter with this name or alias."""
+        served = self._records.values()
+        return next((record for record in served if name in (record.adapter.name, *record.adapter.aliases)), None)
+
+    def _register(self, record: AdapterRecord, digest: str, number: int) -> AdapterRecord:
+        adapter = msgspec.structs.replace(record.adapter, digest=digest)
+        registered = self._records[adapter.name] = AdapterRecord(adapter, record.path)
+        self._numbers[adapter.name] = number
+        return registered
+
+    def _write(self) -> None:
+        write_registry(self._registry, list(self._records.values()))
+
+
+async def _load_adapter(stepper: Stepper, path: Path, scale: float) -> int:
+    """The number of the adapter, which is loaded between two steps. Raises ModelError."""
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[int | ModelError] = loop.create_future()
+
+    def tell(outcome: int | ModelError) -> None:
+        if not answer.done():
+            answer.set_result(outcome)
+
+    stepper.load_adapter(path, scale, lambda outcome: loop.call_soon_threadsafe(tell, outcome))
+    outcome = await answer
+    if isinstance(outcome, ModelError):
+        raise outcome
+    return outcome

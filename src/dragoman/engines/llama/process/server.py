@@ -1,0 +1,314 @@
+"""The engine process: a Unix socket on an event loop, and the stepper on a thread.
+
+Started as `python -m dragoman.engines.llama.process.server OPTIONS`. It prints `ready` on standard output when requests
+can come, or one line of explanation and ends with status 2. It ends when its standard input is closed, which happens
+however its parent ends.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Awaitable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from dragoman import __version__
+from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound, Overloaded
+from dragoman.core.events import Usage
+from dragoman.core.garbage_collection import freeze_startup_objects
+from dragoman.engines.base import EngineStatistics
+from dragoman.engines.fingerprint import fingerprint
+from dragoman.engines.llama.batching.batcher import Batcher
+from dragoman.engines.llama.batching.scheduler import max_batch_tokens
+from dragoman.engines.llama.native.backend import Backend
+from dragoman.engines.llama.native.context import DecodeError
+from dragoman.engines.llama.native.libraries.binding import ContextOptions, LibraryError
+from dragoman.engines.llama.native.loading import library_files, load_model, open_backend
+from dragoman.engines.llama.native.model import Model, ModelError
+from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
+from dragoman.engines.llama.process.served_adapters import AdapterManager
+from dragoman.engines.llama.process.stepper import PublishedOutput, Stepper
+from dragoman.engines.llama.weights.digests import DigestComputation
+from dragoman.engines.llama.wire import messages
+from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, registry_path
+from dragoman.engines.llama.wire.options import EngineOptions
+
+_MAX_UNSENT_BYTES = 64 * 2**20
+"""Bytes that may wait for a worker that does not read; then it is taken for dead."""
+
+_IDLE_CHECK_SECONDS = 0.1
+"""How often a process that is past its idle time looks whether the last request is over."""
+
+_TOKENIZER_STACK_BYTES = 64 * 2**20
+"""llama.cpp splits text with recursive regular expressions; a hostile text would run out of a usual stack."""
+
+
+class EngineServer:
+    """Accepts workers' connections and passes their commands to the stepper."""
+
+    def __init__(
+        self,
+        model: Model,
+        backend: Backend,
+        adapters: AdapterManager,
+        options: EngineOptions,
+        digest_computation: DigestComputation,
+    ) -> None:
+        """`digesting` reads the model and llama.cpp's library, the files that decide what is computed."""
+        self._model = model
+        self._adapters = adapters
+        self._adapter_changes: set[asyncio.Task[None]] = set()
+        """Adapters being loaded or removed."""
+        self._options = options
+        self._chat_template = options.chat_template or model.chat_template
+        self._digest_computation = digest_computation
+        self._fingerprint: str | None = None
+        self._preprocessor = RequestPreprocessor(model, backend.cells)
+        batcher = Batcher(
+            backend,
+            model.vocabulary,
+            parallel=options.parallel,
+            step_tokens=options.step_tokens,
+            host_cache_tokens=options.saved_tokens,
+        )
+        self._stepper = Stepper(
+            batcher,
+            parallel=options.parallel,
+            max_waiting=options.max_waiting,
+            publish=self._publish_from_thread,
+        )
+        self._tokenizer = ThreadPoolExecutor(1, "tokenizer")
+        self._connections: dict[int, _WorkerConnection] = {}
+        self._last_activity = time.monotonic()
+        self._next_connection = 0
+
+    async def run(self, ended: asyncio.Event) -> None:
+        """Serve until `ended` is set. Raises DecodeError when the model's state is lost."""
+        self._loop = asyncio.get_running_loop()
+        server = await asyncio.start_unix_server(self._serve_connection, self._options.socket_path)
+        step_task = asyncio.create_task(asyncio.to_thread(self._stepper.run))
+        wait_task = asyncio.create_task(self._wait_until_ended_or_idle(ended))
+        fingerprint_task = asyncio.create_task(self._send_fingerprint())
+        async with server:
+            freeze_startup_objects()
+            print("ready", flush=True)
+            await asyncio.wait((step_task, wait_task), return_when=asyncio.FIRST_COMPLETED)
+            wait_task.cancel()
+            self._stepper.stop()
+            for connection in self._connections.values():
+                connection.writer.close()
+            for change in self._adapter_changes:
+                change.cancel()
+            await asyncio.wait((step_task, *self._adapter_changes))
+            await step_task
+            fingerprint_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await fingerprint_task
+
+    async def _send_fingerprint(self) -> None:
+        """Tell all workers the fingerprint, now that it is known."""
+        try:
+            digests = await self._digest_computation.digests()
+        except OSError as error:
+            print(f"dragoman engine: there is no fingerprint of the model: {error}", file=sys.stderr)
+            return
+        self._fingerprint = fingerprint(__version__, digests, self._chat_template, self._options.reproducible)
+        for connection in self._connections.values():
+            connection.send([messages.FingerprintReply(self._fingerprint)])
+
+    async def _wait_until_ended_or_idle(self, ended: asyncio.Event) -> None:
+        """Until `ended` is set, or nobody asked for anything for long enough."""
+        idle = self._options.unload_idle_seconds
+        while not ended.is_set():
+            remaining_seconds = None if idle is None else self._last_activity + idle - time.monotonic()
+            is_busy = self._adapter_changes or any(
+                connection.open_requests for connection in self._connections.values()
+            )
+            if remaining_seconds is not None and remaining_seconds <= 0 and not is_busy:
+                return
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(
+                    None if remaining_seconds is None else max(remaining_seconds, _IDLE_CHECK_SECONDS)
+                ):
+                    await ended.wait()
+
+    async def _serve_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = _WorkerConnection(self._next_connection, writer)
+        self._next_connection += 1
+        self._connections[connection.number] = connection
+        vocabulary = self._model.vocabulary
+        replies: list[messages.EngineReply] = [
+            messages.Handshake(
+                self._preprocessor.context_length, self._chat_template, vocabulary.bos_text, vocabulary.eos_text
+            )
+        ]
+        if self._fingerprint is not None:
+            replies.append(messages.FingerprintReply(self._fingerprint))
+        connection.send(replies)
+        try:
+            while (command := await messages.read_command(reader)) is not None:
+                await self._handle(connection, command)
+        finally:
+            del self._connections[connection.number]
+            for number in connection.open_requests:
+                self._stepper.cancel((connection.number, number))
+            writer.close()
+
+    async def _handle(self, connection: "_WorkerConnection", command: messages.EngineCommand) -> None:
+        match command:
+            case messages.GenerateCommand():
+                self._last_activity = time.monotonic()
+                await self._submit(connection, command)
+            case messages.CancelCommand():
+                connection.open_requests.discard(command.number)
+                self._stepper.cancel((connection.number, command.number))
+            case messages.CountTokensCommand():
+                await self._count_tokens(connection, command)
+            case messages.StatisticsCommand():
+                self._stepper.request_statistics(partial(self._send_statistics_from_thread, connection, command.number))
+            case messages.AddAdapterCommand(number, record):
+                self._start_adapter_change(connection, number, self._adapters.add(record, self._stepper))
+            case messages.RemoveAdapterCommand(number, name):
+                self._start_adapter_change(connection, number, self._adapters.remove(name, self._stepper))
+
+    def _start_adapter_change(
+        self, connection: "_WorkerConnection", number: int, change: Awaitable[AdapterRecord]
+    ) -> None:
+        """Let it happen beside the other commands: loading an adapter takes its time."""
+
+        async def answer() -> None:
+            try:
+                reply: messages.EngineReply = messages.AdapterReply(number, (await change).adapter)
+            except (BadRequest, ModelNotFound) as error:
+                reply = messages.error_reply(number, error)
+            except OSError as error:  # the registry cannot be written: the disk is full, or its folder gone
+                reply = messages.error_reply(number, Overloaded(f"adapters cannot be changed: {error.strerror}", 60))
+            self._last_activity = time.monotonic()
+            connection.send([reply])
+
+        task = asyncio.create_task(answer())
+        self._adapter_changes.add(task)
+        task.add_done_callback(self._adapter_changes.discard)
+
+    async def _count_tokens(self, connection: "_WorkerConnection", command: messages.CountTokensCommand) -> None:
+        try:
+            tokens, _ = await self._loop.run_in_executor(
+                self._tokenizer, self._preprocessor.tokenize_prompt, command.prompt
+            )
+        except BadRequest as error:
+            connection.send([messages.error_reply(command.number, error)])
+        else:
+            connection.send([messages.TokenCountReply(command.number, len(tokens))])
+
+    async def _submit(self, connection: "_WorkerConnection", command: messages.GenerateCommand) -> None:
+        try:
+            request = await self._loop.run_in_executor(
+                self._tokenizer, self._preprocessor.preprocess, (connection.number, command.number), command
+            )
+            # Only now: between this and the job's place in the queue no adapter can go.
+            request.adapter = self._adapters.number_of(command.adapter)
+        except (BadRequest, ModelNotFound) as error:
+            connection.send([messages.error_reply(command.number, error)])
+            return
+        seed = command.sampling.seed
+        connection.open_requests.add(command.number)
+        self._stepper.add(request, command.n, secrets.randbits(64) if seed is None else seed)
+
+    def _publish_from_thread(self, published: list[PublishedOutput]) -> None:
+        self._loop.call_soon_threadsafe(self._publish, published)
+
+    def _publish(self, published: list[PublishedOutput]) -> None:
+        frames: dict[int, list[messages.EngineReply]] = defaultdict(list)
+        for (connection, number), event in published:
+            if connection not in self._connections:
+                continue
+            frames[connection].append(
+                messages.error_reply(number, event)
+                if isinstance(event, DragomanError)
+                else messages.EventReply(number, event)
+            )
+            if isinstance(event, DragomanError | Usage):
+                self._last_activity = time.monotonic()
+                self._connections[connection].open_requests.discard(number)
+        for number, replies in frames.items():
+            self._connections[number].send(replies)
+
+    def _send_statistics_from_thread(
+        self, connection: "_WorkerConnection", number: int, values: EngineStatistics
+    ) -> None:
+        replies: list[messages.EngineReply] = [messages.StatisticsReply(number, values)]
+        self._loop.call_soon_threadsafe(connection.send, replies)
+
+
+class _WorkerConnection:
+    """One HTTP worker."""
+
+    def __init__(self, number: int, writer: asyncio.StreamWriter) -> None:
+        self.number = number
+        self.writer = writer
+        self.open_requests: set[int] = set()
+
+    def send(self, replies: list[messages.EngineReply]) -> None:
+        if self.writer.is_closing():
+            return
+        self.writer.write(messages.encode(replies))
+        if self.writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
+            self.writer.transport.abort()
+
+
+def main() -> int:
+    """Load the model, serve, and return the process's exit status."""
+    options = msgspec.json.decode(sys.argv[1], type=EngineOptions)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides.
+    threading.stack_size(_TOKENIZER_STACK_BYTES)
+    try:
+        model_path, context = Path(options.model_path), _context_options(options)
+        model = load_model(model_path, options.library, context)
+        with DigestComputation((model_path, *library_files(model))) as digest_computation:
+            backend = open_backend(model, context)
+            adapters = AdapterManager(registry_path(Path(options.socket_path)), options.max_adapters)
+            adapters.restore(backend)
+            asyncio.run(_serve_until_stopped(EngineServer(model, backend, adapters, options, digest_computation)))
+    except (LibraryError, ModelError) as error:
+        print(f"failed {error}", flush=True)
+        return 2
+    except DecodeError as error:
+        print(f"dragoman engine: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _context_options(options: EngineOptions) -> ContextOptions:
+    return ContextOptions(
+        context_cells=options.context_cells,
+        batch_tokens=max_batch_tokens(options.parallel, options.step_tokens),
+        threads=options.threads,
+        reproducible=options.reproducible,
+    )
+
+
+async def _serve_until_stopped(server: EngineServer) -> None:
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+
+    def read_standard_input() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            loop.remove_reader(sys.stdin.fileno())
+            ended.set()
+
+    loop.add_reader(sys.stdin.fileno(), read_standard_input)
+    await server.run(ended)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

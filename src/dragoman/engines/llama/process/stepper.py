@@ -1,0 +1,136 @@
+"""The engine's one working thread: it takes commands, makes steps, and publishes what they gave."""
+
+import math
+import queue
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
+from dragoman.core.events import Event, Usage
+from dragoman.engines.base import EngineStatistics
+from dragoman.engines.llama.batching.batcher import Batcher
+from dragoman.engines.llama.batching.scheduler import count_waiting_requests
+from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
+from dragoman.engines.llama.native.model import ModelError
+
+_MAX_QUEUED_COMMANDS = 4096
+"""Commands that may lie between two steps."""
+
+_SMOOTHING_FACTOR = 0.2
+"""Of the newest interval in the mean interval between two jobs' ends."""
+
+
+class PublishedOutput(NamedTuple):
+    """The next event of the job the caller named `key`, or why there are none."""
+
+    key: RequestKey
+    event: Event | BadRequest | Overloaded | EngineFailed
+
+
+class Stepper:
+    """Owns a Batcher. `run` is the thread's body; every other method may be called from any thread."""
+
+    def __init__(
+        self, batcher: Batcher, *, parallel: int, max_waiting: int, publish: Callable[[list[PublishedOutput]], None]
+    ) -> None:
+        """`publish` is called from the working thread, once a step that gave something."""
+        self._batcher = batcher
+        self._parallel = parallel
+        self._max_waiting = max_waiting
+        self._publish = publish
+        self._commands: queue.Queue[Callable[[], None]] = queue.Queue(_MAX_QUEUED_COMMANDS)
+        self._pending_outputs: list[PublishedOutput] = []
+        """What commands gave since the last step."""
+        self._stopping = False
+        self._last_completion = time.monotonic()
+        self._mean_completion_interval = 0.0
+
+    def add(self, request: EngineRequest, n: int, seed: int) -> None:
+        """Take the job, or publish Overloaded or BadRequest. Blocks only while thousands of commands are unread."""
+        self._commands.put(partial(self._add, request, n, seed))
+
+    def cancel(self, key: RequestKey) -> None:
+        """Drop the job before the next step."""
+        self._commands.put(partial(self._batcher.cancel, key))
+
+    def load_adapter(self, path: Path, scale: float, on_result: Callable[[int | ModelError], object]) -> None:
+        """Load it before the next step, then call `answer` from the working thread with its number or what is wrong."""
+        self._commands.put(partial(self._load_adapter, path, scale, on_result))
+
+    def unload_adapter(self, adapter: int) -> None:
+        """Free it when the jobs added so far that have it are over."""
+        self._commands.put(partial(self._batcher.unload_adapter, adapter))
+
+    def request_statistics(self, on_result: Callable[[EngineStatistics], None]) -> None:
+        """Call `answer` from the working thread before the next step."""
+        self._commands.put(lambda: on_result(self._statistics()))
+
+    def stop(self) -> None:
+        """Let `run` return after the step under way."""
+        self._commands.put(self._stop)
+
+    def run(self) -> None:
+        """Step until stopped. Raises DecodeError when the model's state is lost."""
+        while not self._stopping:
+            for command in self._take_commands():
+                command()
+            outputs = [PublishedOutput(key, event) for key, event in self._batcher.step()]
+            self._measure_completions(sum(isinstance(output.event, Usage) for output in outputs))
+            if published := self._pending_outputs + outputs:
+                self._pending_outputs = []
+                self._publish(published)
+
+    def _take_commands(self) -> Iterator[Callable[[], None]]:
+        if self._batcher.is_idle:
+            while self._commands.empty() and self._batcher.use_idle_time():
+                pass
+            yield self._commands.get()
+        for _ in range(self._commands.qsize()):
+            yield self._commands.get_nowait()
+
+    def _add(self, request: EngineRequest, n: int, seed: int) -> None:
+        try:
+            self._check_queue_limit(request)
+            outputs = self._batcher.add(request, n, seed)
+        except (BadRequest, Overloaded) as error:
+            self._pending_outputs.append(PublishedOutput(request.key, error))
+        else:
+            self._pending_outputs += [PublishedOutput(key, event) for key, event in outputs]
+
+    def _check_queue_limit(self, request: EngineRequest) -> None:
+        """Raises Overloaded when too many wait already that the job would have to wait for."""
+        competitors = self._batcher.scheduler.competitors_of(request)
+        if len(competitors) >= self._parallel and count_waiting_requests(competitors) >= self._max_waiting:
+            retry_after = math.ceil(self._mean_completion_interval)
+            raise Overloaded(f"{self._max_waiting} requests are waiting for a slot already", retry_after)
+
+    def _load_adapter(self, path: Path, scale: float, on_result: Callable[[int | ModelError], object]) -> None:
+        try:
+            on_result(self._batcher.load_adapter(path, scale))
+        except ModelError as error:
+            on_result(error)
+
+    def _statistics(self) -> EngineStatistics:
+        scheduler, cache = self._batcher.scheduler, self._batcher.cache
+        available = cache.available(scheduler.running)
+        return EngineStatistics(
+            running=len(scheduler.running),
+            waiting=len(scheduler.waiting),
+            kv_cells_used=cache.allocator.total - available,
+            kv_cells_cached=available - cache.allocator.free,
+            kv_cells_total=cache.allocator.total,
+        )
+
+    def _measure_completions(self, completed: int) -> None:
+        if not completed:
+            return
+        now = time.monotonic()
+        interval = (now - self._last_completion) / completed
+        self._mean_completion_interval += _SMOOTHING_FACTOR * (interval - self._mean_completion_interval)
+        self._last_completion = now
+
+    def _stop(self) -> None:
+        self._stopping = True

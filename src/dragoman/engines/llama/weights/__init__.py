@@ -1,0 +1,1 @@
+"""Find, read, rewrite and fingerprint weight files."""

@@ -1,0 +1,177 @@
+"""GGUF files and their names: the parts of a split model, the file of a repository that is meant."""
+
+import re
+import struct
+from collections.abc import Collection, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from dragoman.engines.llama.weights.gguf_header import ARRAY, HEAD, MAGIC, STRING, VALUE_SIZES, VERSIONS
+
+PREFERRED_QUANTIZATIONS = ("Q4_K_M", "Q8_0", "Q4_0", "Q4_K_S", "Q5_K_M", "Q6_K", "Q4_1", "F16", "BF16")
+"""Tried in this order when a repository has several files and none is asked for."""
+
+_MAX_TEXT_BYTES = 2**20
+_PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
+# Repositories ship these beside a model; they are GGUF, but nothing that generates text.
+_COMPANION = re.compile(r"mmproj|imatrix", re.IGNORECASE)
+
+
+_PEFT_FILES = {"adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"}
+"""What a LoRA adapter consists of as PEFT, the usual training library, saves it."""
+
+
+class ModelSourceError(Exception):
+    """A model cannot be had. The message is one line for a person: what is wrong and what to do."""
+
+
+def part_names(name: str) -> list[str]:
+    """The names of all files of the model that `name` belongs to, in order; often `name` alone."""
+    match = _PART.fullmatch(name)
+    if match is None:
+        return [name]
+    stem, count = match["stem"], int(match["count"])
+    return [f"{stem}-{number:05}-of-{count:05}.gguf" for number in range(1, count + 1)]
+
+
+def find_models(names: Collection[str]) -> list[str]:
+    """The models in `names`, split ones by their first part and only when no part is missing."""
+    return sorted(
+        name
+        for name in names
+        if name.lower().endswith(".gguf")
+        and not _COMPANION.search(PurePosixPath(name).name)
+        and part_names(name)[0] == name
+        and all(part in names for part in part_names(name))
+    )
+
+
+def choose_model_file(repository: str, names: Collection[str], wanted: str | None) -> str:
+    """Which of the repository's files `names` is meant by `wanted`, a file name or a tag such as Q4_K_M.
+
+    None means the only model or the preferred quantization. Raises ModelSourceError, which lists what there
+    is, when no file fits or more than one.
+    """
+    models = find_models(names)
+    if not models:
+        reject_peft(repository, names)
+        raise ModelSourceError(f"{repository} holds no GGUF model; a repository with .gguf files is needed")
+    if wanted is None:
+        found = models if len(models) == 1 else _with_preferred_tag(models)
+    else:
+        found = _with_name(models, part_names(wanted)[0]) or _with_tag(models, wanted)
+    if len(found) == 1:
+        return found[0]
+    if wanted is None:
+        problem = f"{repository} holds several models; name one as {repository}:FILE"
+    elif found:
+        models, problem = found, f"'{wanted}' fits several files of {repository}; name one"
+    else:
+        problem = f"{repository} has no file or quantization '{wanted}'"
+    raise ModelSourceError(f"{problem}. There are: {', '.join(models)}")
+
+
+def check_model_file(path: Path) -> Path:
+    """The file to give llama.cpp for `path`: itself, or the first part of a split model.
+
+    Raises ModelSourceError unless every part is there and begins as a GGUF file does.
+    """
+    files = [path.with_name(name) for name in part_names(path.name)]
+    for file in files:
+        try:
+            with file.open("rb") as opened:
+                magic = opened.read(len(MAGIC))
+        except FileNotFoundError as error:
+            raise ModelSourceError(f"there is no model file {file}") from error
+        except OSError as error:
+            raise ModelSourceError(f"the model file {file} cannot be read: {error.strerror}") from error
+        if magic != MAGIC:
+            raise ModelSourceError(f"{file} is not a GGUF file: it begins with {magic!r}, not {MAGIC!r}")
+    return files[0]
+
+
+def reject_peft(name: str, files: Collection[str]) -> None:
+    """Raise ModelSourceError if the files are a LoRA adapter that has yet to be converted to GGUF."""
+    if not _PEFT_FILES.isdisjoint(files):
+        raise ModelSourceError(
+            f"{name} is a PEFT adapter and not GGUF; convert it with llama.cpp's convert_lora_to_gguf.py, which needs "
+            "the original base model"
+        )
+
+
+def read_text_metadata(path: Path) -> Iterator[tuple[str, str]]:
+    """The text entries of a GGUF file's metadata, one after the other: key and value. Raises ModelSourceError.
+
+    The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
+    """
+    try:
+        with path.open("rb") as file:
+            magic, version, _, entries = HEAD.unpack(file.read(HEAD.size))
+            if magic != MAGIC or version not in VERSIONS:
+                raise ModelSourceError(f"{path.name} is not a GGUF file of version 2 or 3")
+            for _ in range(entries):
+                key = _read_text(file)
+                [kind] = _read_struct(file, "<I")
+                if kind == STRING:
+                    yield key, _read_text(file)
+                else:
+                    _skip_value(file, kind)
+    except OSError as error:
+        raise ModelSourceError(f"{path.name} cannot be read: {error.strerror}") from error
+    except struct.error as error:
+        raise ModelSourceError(f"{path.name} is not a whole GGUF file") from error
+
+
+def architecture(path: Path) -> str:
+    """What kind of model the file holds, in llama.cpp's words. Raises ModelSourceError."""
+    for key, value in read_text_metadata(path):
+        if key == "general.architecture":
+            return value
+    raise ModelSourceError(f"{path.name} does not say its architecture")
+
+
+def model_size(path: Path) -> int:
+    """Bytes of the model whose first or only file is `path`, all parts together. Raises OSError."""
+    return sum(path.with_name(name).stat().st_size for name in part_names(path.name))
+
+
+def _read_struct(file: BinaryIO, layout: str) -> tuple[Any, ...]:
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))
+
+
+def _read_text(file: BinaryIO) -> str:
+    [length] = _read_struct(file, "<Q")
+    if length > _MAX_TEXT_BYTES:
+        raise struct.error
+    return file.read(length).decode(errors="replace")
+
+
+def _skip_value(file: BinaryIO, kind: int) -> None:
+    """Step over a value of another type than text."""
+    count = 1
+    if kind == ARRAY:
+        kind, count = _read_struct(file, "<IQ")
+    if kind == STRING:
+        for _ in range(count):
+            _read_text(file)
+    elif kind in VALUE_SIZES:
+        file.seek(count * VALUE_SIZES[kind], 1)
+    else:
+        raise struct.error
+
+
+def _with_preferred_tag(models: list[str]) -> list[str]:
+    for tag in PREFERRED_QUANTIZATIONS:
+        if found := _with_tag(models, tag):
+            return found
+    return []
+
+
+def _with_name(models: list[str], wanted: str) -> list[str]:
+    return [name for name in models if wanted in (name, PurePosixPath(name).name)]
+
+
+def _with_tag(models: list[str], tag: str) -> list[str]:
+    # Q4_K must not fit Q4_K_M, nor Q4_0 fit IQ4_0 or Q4_0_8_8.
+    pattern = re.compile(rf"(?<![a-z0-9]){re.escape(tag)}(?![a-z0-9_])", re.IGNORECASE)
+    return [name for name in models if pattern.search(name)]

@@ -1,0 +1,177 @@
+"""Models from the Hugging Face hub, kept in the cache that all its tools share and used from there offline.
+
+Every error of huggingface_hub and its HTTP client is translated here.
+"""
+
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from huggingface_hub import HfApi, errors, hf_hub_download, scan_cache_dir
+from huggingface_hub.errors import (
+    CacheNotFound,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+)
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError, choose_model_file, part_names
+
+LISTING_TIMEOUT_SECONDS = 10.0
+"""Seconds; the library's default is to wait for ever."""
+
+# The base of the errors of huggingface_hub's HTTP client, which is another one from version to version.
+_ClientError = errors.HTTPError  # type: ignore[attr-defined]
+# Its other errors are OSErrors, refused names are ValueErrors, and the Xet transfer raises RuntimeErrors.
+_DOWNLOAD_ERRORS = (_ClientError, OSError, RuntimeError, ValueError)
+
+
+def fetch(
+    repository: str,
+    wanted: str | None,
+    *,
+    progress: bool,
+    revision: str | None = None,
+    token: str | Literal[False] | None = None,
+) -> Path:
+    """The path of a model in the cache, downloaded first unless it is there in its newest version.
+
+    `wanted` is as in gguf_files.choose; `progress` draws a bar on standard error; `revision` None is the main branch;
+    `token` None is that of the environment, False none. When the hub cannot be reached or refuses, what is in the cache
+    is used. Raises ModelSourceError.
+    """
+    try:
+        listing = (
+            HfApi().model_info(repository, revision=revision, timeout=LISTING_TIMEOUT_SECONDS, token=token).siblings
+            or []
+        )
+        name = choose_model_file(repository, [file.rfilename for file in listing], wanted)
+        return _download(repository, name, revision, token, progress=progress)
+    except _DOWNLOAD_ERRORS as error:
+        cached = _find_cached(repository, wanted, revision)
+        if cached is None:
+            variable = "HF_TOKEN" if token is None else "hf_token"
+            raise ModelSourceError(_explanation(repository, error, variable)) from error
+        return cached
+
+
+def cached_files(revision: str | None = None) -> dict[str, dict[str, Path]]:
+    """The files in the cache: repository → name in it → path.
+
+    Those of a branch, tag or commit; of all of them, where the main branch's version of a file wins, if it is None.
+    """
+    try:
+        cache = scan_cache_dir()
+    except CacheNotFound:
+        return {}
+    files: dict[str, dict[str, Path]] = {}
+    for repository in cache.repos:
+        if repository.repo_type != "model":
+            continue
+        found = files.setdefault(repository.repo_id, {})
+        for version in sorted(repository.revisions, key=lambda one: ("main" in one.refs, one.last_modified)):
+            if revision is None or revision in (version.commit_hash, *version.refs):
+                found |= {
+                    file.file_path.relative_to(version.snapshot_path).as_posix(): file.file_path
+                    for file in version.files
+                }
+    return files
+
+
+def _find_cached(repository: str, wanted: str | None, revision: str | None) -> Path | None:
+    files = cached_files(revision).get(repository, {})
+    try:
+        return files[choose_model_file(repository, files, wanted)]
+    except ModelSourceError:
+        return None
+
+
+def _download(
+    repository: str, name: str, revision: str | None, token: str | Literal[False] | None, *, progress: bool
+) -> Path:
+    console = Console(stderr=True, quiet=not progress)
+    paths = [
+        hf_hub_download(repository, part, revision=revision, token=token, tqdm_class=_progress_bar_type(part, console))
+        for part in part_names(name)
+    ]
+    return Path(paths[0])
+
+
+def _progress_bar_type(name: str, console: Console) -> type["_ProgressBar"]:
+    # huggingface_hub wants a class and labels its bars by URLs.
+    return type("Bar", (_ProgressBar,), {"name": name, "console": console})
+
+
+class _ProgressBar:
+    """What huggingface_hub uses of tqdm's interface, drawn by rich."""
+
+    name: ClassVar[str]
+    console: ClassVar[Console]
+
+    def __init__(self, *, total: float | None = None, initial: int = 0, **_: object) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._task = self._progress.add_task(self.name, total=total, completed=initial)
+        self._progress.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def update(self, amount: float | None = 1) -> None:
+        self._progress.advance(self._task, amount or 0)
+
+    def update_transfer(self, amount: float | None = 1) -> None:
+        """Bytes on the wire; a class without this method gets a second bar for them."""
+
+    def set_postfix_str(self, text: str, refresh: bool = False) -> None:
+        """The speed; rich measures its own."""
+
+    def set_transfer_postfix_str(self, text: str, refresh: bool = False) -> None:
+        """The speed on the wire."""
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def _explanation(repository: str, error: Exception, token: str) -> str:
+    """`token` is where the token is set."""
+    match error:
+        case GatedRepoError():
+            return f"{repository} is gated: accept its terms on its page and set {token} to your token"
+        case RepositoryNotFoundError():
+            return f"there is no repository {repository}, or it is private and {token} may not read it"
+        case HfHubHTTPError() if error.response.status_code in (401, 403):
+            return f"the hub refused access to {repository}; check {token}"
+        case HfHubHTTPError():
+            return f"{repository} is not in the cache and the hub answered {error.response.status_code}"
+        case OfflineModeIsEnabled():
+            return f"{repository} is not in the cache and HF_HUB_OFFLINE forbids downloading it"
+        case _ClientError() | ConnectionError() | LocalEntryNotFoundError():
+            return (
+                f"{repository} is not in the cache and the hub cannot be reached ({_first_line(error)}); "
+                "check the network, or give the path of a .gguf file"
+            )
+    return f"downloading {repository} failed: {_first_line(error)}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

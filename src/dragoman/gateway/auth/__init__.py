@@ -1,0 +1,1 @@
+"""Authenticate API keys and throttle wrong ones."""

@@ -1,0 +1,1 @@
+"""Run admitted requests and measure them."""

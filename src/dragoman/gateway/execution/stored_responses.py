@@ -1,0 +1,91 @@
+"""Answers to requests with an Idempotency-Key, kept in the accounts' database. Implements core's IdempotencyStore."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+
+import structlog
+
+from dragoman.accounts.database.idempotency_keys import IdempotencyKeyTable
+from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.errors import Overloaded
+from dragoman.core.idempotency import Acquired, IdempotencyState, IdempotentRequest, StoredResponse
+
+MAX_RESPONSE_BYTES = 1024 * 1024
+"""Bytes of a body that is kept for a day."""
+
+SWEEP_INTERVAL_SECONDS = 60.0
+
+_log = structlog.get_logger(__name__)
+
+
+class DatabaseIdempotencyStore:
+    """One process's answers; all processes that use the database see the same."""
+
+    def __init__(
+        self, thread: DatabaseThread, process_id: int, *, max_response_bytes: int = MAX_RESPONSE_BYTES
+    ) -> None:
+        """Claims are made in the name of `process_id`, see accounts.idempotency."""
+        self._thread = thread
+        self._table = IdempotencyKeyTable(thread.database, process_id)
+        self._max_response_bytes = max_response_bytes
+        self._claimed_tokens: set[int] = set()
+        self._release_tasks: set[asyncio.Task[None]] = set()
+
+    @property
+    def max_response_bytes(self) -> int:
+        return self._max_response_bytes
+
+    async def claim(self, request: IdempotentRequest) -> IdempotencyState:
+        token = secrets.randbits(63)
+        self._claimed_tokens.add(token)
+        state: IdempotencyState | None = None
+        try:
+            state = await self._thread.run(self._table.claim, request, token)
+        finally:
+            if not isinstance(state, Acquired):
+                self._claimed_tokens.discard(token)
+        return state
+
+    async def store(self, request: IdempotentRequest, claim: Acquired, response: StoredResponse | None) -> None:
+        try:
+            await self._thread.run(self._table.store, request, claim.token, response)
+            self._claimed_tokens.discard(claim.token)
+        except Overloaded as error:
+            # The client has waited for the answer, not for its being kept.
+            _log.warning("answer_not_kept", error=error.message)
+
+    def release(self, request: IdempotentRequest, claim: Acquired) -> None:
+        if claim.token not in self._claimed_tokens:
+            return  # An answer was kept.
+        self._claimed_tokens.discard(claim.token)
+        task = asyncio.create_task(self._release(request, claim))
+        self._release_tasks.add(task)
+        task.add_done_callback(self._release_tasks.discard)
+
+    @contextlib.asynccontextmanager
+    async def sweeping(self) -> AsyncIterator[None]:
+        """Within the block, delete now and then what was kept long enough and what is claimed for nobody."""
+        sweeper = asyncio.create_task(self._sweep_loop())
+        try:
+            yield
+        finally:
+            sweeper.cancel()
+            await asyncio.wait([sweeper, *self._release_tasks])
+
+    async def sweep(self) -> int:
+        """Do so once; how many that were. Raises Overloaded."""
+        # The thread works in order: what is not held yet is claimed after the sweep.
+        return await self._thread.run(self._table.sweep, frozenset(self._claimed_tokens))
+
+    async def _release(self, request: IdempotentRequest, claim: Acquired) -> None:
+        # The sweep releases what nobody holds any more.
+        with contextlib.suppress(Overloaded):
+            await self._thread.run(self._table.release, request, claim.token)
+
+    async def _sweep_loop(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_INTERVAL_SECONDS)
+            with contextlib.suppress(Overloaded):
+                await self.sweep()

@@ -1,0 +1,1 @@
+"""Resolve a model name to a deployment and its engine."""

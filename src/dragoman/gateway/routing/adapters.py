@@ -1,0 +1,78 @@
+"""Adapters that clients bring: found, given to the model they fit, served under their name."""
+
+import time
+
+from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter
+from dragoman.core.errors import AdapterMissing, BadRequest, ModelNameTaken, ModelNotFound
+from dragoman.engines.base import AdapterFile, AdapterHost, AdapterStore
+from dragoman.gateway.routing.catalog import Catalog, Deployment
+
+
+class NoAdapterStore:
+    """Implements engines.base.AdapterStore: nothing is there."""
+
+    async def find(self, source: AdapterSource, token: str | None) -> AdapterFile:  # noqa: ARG002
+        raise AdapterMissing(f"Model '{source.name}' is not available: this server has nowhere to look for adapters")
+
+
+class AdapterRegistrar:
+    """Registers adapters with the models of one catalog."""
+
+    def __init__(self, catalog: Catalog, store: AdapterStore) -> None:
+        self._catalog = catalog
+        self._store = store
+
+    async def register(self, spec: AdapterSpec, *, token: str | None, creator: str) -> RegisteredAdapter:
+        """Serve the adapter; as it is already served, if it is. Raises ModelNameTaken, AdapterMissing or BadRequest."""
+        if (existing := self._find_existing(spec)) is not None:
+            return existing
+        file = await self._store.find(spec.source, token)
+        base, host = self._select_base(file, spec)
+        adapter = Adapter(spec.name, spec.source, created_at=int(time.time()), creator=creator)
+        return RegisteredAdapter(await host.add(adapter, file.path), base.name)
+
+    async def unregister(self, name: str) -> RegisteredAdapter:
+        """Serve it no longer. Raises ModelNotFound."""
+        base, adapter = self._catalog.resolve(name)
+        if adapter is None or base.engine.adapters is None:
+            raise ModelNotFound(name)
+        return RegisteredAdapter(await base.engine.adapters.remove(adapter.name), base.name)
+
+    def _find_existing(self, spec: AdapterSpec) -> RegisteredAdapter | None:
+        """What has the name already, if it is what is wanted. Raises ModelNameTaken if it is not."""
+        try:
+            base, adapter = self._catalog.unfiltered.resolve(spec.name)
+        except ModelNotFound:
+            return None
+        if adapter is None or adapter.source != spec.source or not self._catalog.contains(base):
+            raise ModelNameTaken(spec.name)
+        return RegisteredAdapter(adapter, base.name)
+
+    def _select_base(self, file: AdapterFile, spec: AdapterSpec) -> tuple[Deployment, AdapterHost]:
+        """The model to load it into: the one asked for, the one it was made for, or the only one it may fit."""
+        hosts = [(entry, host) for entry in self._catalog.deployments if (host := entry.engine.adapters) is not None]
+        if spec.base is not None:
+            matching = [(entry, host) for entry, host in hosts if spec.base in (entry.name, *entry.aliases)]
+            if not matching:
+                raise BadRequest(f"The base model '{spec.base}' is not served, or takes no adapters", "base_model_name")
+            return matching[0]
+        same_architecture = [(entry, host) for entry, host in hosts if host.architecture == file.architecture]
+        intended = [
+            (entry, host)
+            for entry, host in same_architecture
+            if not {entry.name, *entry.aliases}.isdisjoint(file.bases)
+        ]
+        candidates = intended or same_architecture
+        if not candidates:
+            raise BadRequest(
+                f"The base model of '{spec.source.name}' is not served: no model here is of the architecture "
+                f"'{file.architecture}'",
+                "model_name",
+            )
+        if len(candidates) > 1:
+            names = ", ".join(entry.name for entry, _ in candidates)
+            raise BadRequest(
+                f"'{spec.source.name}' may belong to several models; say which in 'base_model_name': {names}",
+                "base_model_name",
+            )
+        return candidates[0]

@@ -1,0 +1,1 @@
+"""Take jobs in and answer questions about them."""

@@ -1,0 +1,188 @@
+"""One process's queue: it takes jobs in, runs some, and tells of all."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.errors import JobNotFound, Overloaded
+from dragoman.core.jobs import Job
+from dragoman.jobs.metrics import QueueMetrics
+from dragoman.jobs.service.depths import QueueDepth, QueueDepthCache
+from dragoman.jobs.service.statistics import EtaEstimator
+from dragoman.jobs.service.submission_batcher import SubmissionBatcher
+from dragoman.jobs.storage.reader import JobReader, JobSnapshot
+from dragoman.jobs.storage.retention import SWEEP_BATCH, SWEEP_SECONDS, Retention
+from dragoman.jobs.storage.store import JobStore
+from dragoman.jobs.streams.broker import EventBroker, JobStream
+from dragoman.jobs.values.errors import unpack_error
+from dragoman.jobs.values.options import QueueOptions
+from dragoman.jobs.values.payloads import unpack_stored_request
+from dragoman.jobs.values.rows import Submission
+from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions, check_webhook
+from dragoman.jobs.worker.executor import JobExecutor
+from dragoman.jobs.worker.runner import JobRunner
+
+_MAX_PENDING_READS = 10_000
+"""Questions that may wait for the database at once."""
+
+_MAX_SWEEPS = 100
+"""One after the other; others write in between."""
+
+
+class JobQueue:
+    """To be used within `opened`. All processes that use the database see the same jobs. Raises Overloaded when the
+    database does not answer."""
+
+    def __init__(
+        self, database: Database, options: QueueOptions, process_id: int, webhooks: WebhookOptions = NO_WEBHOOKS
+    ) -> None:
+        """`process_id` is what people find beside the jobs that this process runs."""
+        self._database = database
+        self._options = options
+        self._webhooks = webhooks
+        self._read_thread = DatabaseThread(database, max_waiting=_MAX_PENDING_READS)
+        self._write_thread = DatabaseThread(database)
+        self._reader = JobReader(database)
+        self._store = JobStore(database, options, process_id)
+        self._broker = EventBroker(self._read_thread, self._reader, self._write_thread, self._store)
+        self._submission_batcher = SubmissionBatcher(
+            self._read_thread, self._reader, self._write_thread, self._store, options.max_waiting
+        )
+        self._eta_estimator = EtaEstimator(self._read_thread, self._reader, options.concurrency)
+        self._depths = QueueDepthCache(self._read_thread, database)
+        self._retention = Retention(database, options)
+        self._runner: JobRunner | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @contextlib.asynccontextmanager
+    async def opened(self, executor: JobExecutor, metrics: QueueMetrics) -> AsyncIterator[None]:
+        """Within the block jobs are taken in and run; its end gives back those that run, for others or for later."""
+        self._loop = asyncio.get_running_loop()
+        self._runner = runner = JobRunner(
+            self._options, executor, self._broker, self._write_thread, self._reader, self._store, metrics
+        )
+        running = asyncio.create_task(runner.run())
+        loops = (self._broker.poll_remote_jobs(runner.is_running), self._sweep_loop(), self._send_webhooks(metrics))
+        background_tasks = [asyncio.create_task(task) for task in loops]
+        try:
+            yield
+        finally:
+            self._stop()
+            self._loop = None
+            await asyncio.wait([running])
+            for task in background_tasks:
+                task.cancel()
+            await asyncio.wait(background_tasks)
+            await self._submission_batcher.close()
+            await self._write_thread.run(self._store.close)
+            await asyncio.to_thread(self._close_threads)
+            await running
+
+    @property
+    def running(self) -> int:
+        """How many jobs this process runs."""
+        return 0 if self._runner is None else self._runner.running
+
+    def drain(self) -> None:
+        """Begin no more jobs and give back those that run; to be called from anywhere, a signal's handler too."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._stop)
+
+    async def submit(self, submission: Submission) -> Job:
+        """Accept a request; when this returns it survives a loss of power.
+
+        Raises Overloaded when the queue is full, IdempotencyConflict, BadRequest for a webhook that would never be told
+        anything, and the refusals of the ledger.
+        """
+        draft = submission.draft
+        if draft.webhook is not None:
+            check_webhook(draft.webhook, self._webhooks)
+        eta = 0
+        with contextlib.suppress(Overloaded):  # It may be accepted all the same.
+            eta = await self._eta_estimator.of_new_job(submission.admission.model, draft.priority)
+        accepted = await self._submission_batcher.accept(submission)
+        if accepted.repeated:
+            snapshot = await self._read_thread.run(self._reader.find, accepted.job_id)
+            if snapshot is None:
+                raise JobNotFound(accepted.job_id)
+            return await self._load_job(snapshot, repeated=True)
+        if self._runner is not None:
+            self._runner.wake()
+        return Job(accepted.job_id, "queued", draft.stored_request, draft.priority, eta)
+
+    async def job(self, job_id: str, owner: str) -> Job:
+        """How the owner's job stands. Raises JobNotFound."""
+        return await self._load_job(await self._find(job_id, owner))
+
+    async def cancel(self, job_id: str, owner: str) -> Job:
+        """Cancel the owner's job, unless it has ended. Raises JobNotFound."""
+        snapshot = await self._find(job_id, owner)
+        if await self._write_thread.run(self._store.cancel, snapshot.number):
+            if self._runner is not None:
+                self._runner.drop([snapshot.number])
+            self._broker.notify([snapshot.number])
+        return await self.job(job_id, owner)
+
+    async def follow(self, job_id: str, owner: str) -> JobStream:
+        """The events of the owner's job. Raises JobNotFound."""
+        return self._broker.subscribe(await self._find(job_id, owner))
+
+    async def depths(self) -> dict[str, QueueDepth]:
+        """How many jobs of each model wait and run, in all processes. Raises Overloaded."""
+        return await self._depths.current()
+
+    async def _find(self, job_id: str, owner: str) -> JobSnapshot:
+        snapshot = await self._read_thread.run(self._reader.find, job_id)
+        if snapshot is None or snapshot.owner != owner:
+            raise JobNotFound(job_id)
+        return snapshot
+
+    async def _load_job(self, snapshot: JobSnapshot, *, repeated: bool = False) -> Job:
+        stored_request = await self._read_thread.run(self._reader.stored_request, snapshot.number)
+        if stored_request is None:
+            raise JobNotFound(snapshot.id)
+        eta, position = 0, None
+        if snapshot.state == "queued":
+            position = await self._read_thread.run(self._reader.position, snapshot)
+            eta = await self._eta_estimator.of_waiting_job(snapshot.model, position)
+        elif snapshot.state == "running":
+            eta = await self._eta_estimator.of_running_job(snapshot.model, (snapshot.age or 0) / 1000)
+        error = None if snapshot.error is None else unpack_error(snapshot.error)
+        return Job(
+            snapshot.id,
+            snapshot.state,
+            unpack_stored_request(stored_request),
+            snapshot.priority,
+            eta,
+            position,
+            error,
+            repeated,
+        )
+
+    async def _send_webhooks(self, metrics: QueueMetrics) -> None:
+        if self._webhooks.secret is not None:
+            # Imported only here: with aiohttp they are a fifth of what a worker imports, and most send no webhooks.
+            from dragoman.jobs.webhooks.dispatcher import WebhookDispatcher
+            from dragoman.jobs.webhooks.sender import WebhookSender
+
+            sender = WebhookSender(self._webhooks.secret, self._webhooks.rules)
+            await WebhookDispatcher(self._database, sender, self._webhooks, metrics.count_delivery).run()
+
+    async def _sweep_loop(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            with contextlib.suppress(Overloaded):
+                for _ in range(_MAX_SWEEPS):
+                    if await self._write_thread.run(self._retention.sweep) < SWEEP_BATCH:
+                        break
+
+    def _stop(self) -> None:
+        self._broker.close()
+        if self._runner is not None:
+            self._runner.stop()
+
+    def _close_threads(self) -> None:
+        self._read_thread.close()
+        self._write_thread.close()

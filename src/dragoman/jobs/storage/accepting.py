@@ -1,0 +1,107 @@
+"""Taking requests in: their jobs, their holds and their Idempotency-Keys are written together or not at all."""
+
+from collections.abc import Sequence
+
+from dragoman.accounts.database.connections import Instant, Session
+from dragoman.accounts.database.idempotency_keys import IdempotencyRow, key_state, row_id
+from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
+from dragoman.accounts.ledger.operations import Admitted, LedgerOperation, LedgerOutcome
+from dragoman.core.errors import IdempotencyConflict
+from dragoman.core.idempotency import IdempotentRequest
+from dragoman.jobs.storage.fair_queue import due_at
+from dragoman.jobs.storage.statements import JobStatements
+from dragoman.jobs.values.options import QueueOptions
+from dragoman.jobs.values.payloads import pack_requests, pack_stored_request
+from dragoman.jobs.values.rows import AcceptedJob, NewJobRow, Submission, account_owner
+from dragoman.jobs.webhooks.urls import host_of
+
+AcceptResult = AcceptedJob | Exception
+"""Or what whoever submitted it is to have raised: a Refusal, an IdempotencyConflict."""
+
+
+class AcceptTransaction:
+    """Implements accounts.ledger.Work: one transaction that accepts jobs, or finds that they are there already."""
+
+    def __init__(self, statements: JobStatements, submissions: Sequence[Submission], options: QueueOptions) -> None:
+        self._statements = statements
+        self._submissions = submissions
+        self._options = options
+        self._found: dict[int, AcceptResult] = {}
+        self._outdated: list[str] = []
+
+    def operations(self, session: Session) -> Sequence[LedgerOperation]:
+        ids = session.values(submission.admission.request_id for submission in self._submissions)
+        stored_ids = {request_id for (request_id,) in session.rows(self._statements.known_request_ids, ids)}
+        for number, submission in enumerate(self._submissions):
+            if submission.admission.request_id in stored_ids:
+                # An earlier transaction was committed whose end nobody saw.
+                self._found[number] = AcceptedJob(submission.job_id, repeated=False)
+            elif submission.draft.idempotent_request is not None:
+                found = self._find_duplicate(session, submission.draft.idempotent_request)
+                if found is not None:
+                    self._found[number] = found
+        return [submission.admission for _, submission in self._new_submissions()]
+
+    def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> list[AcceptResult]:
+        results = dict(self._found)
+        for row in self._outdated:
+            session.write(self._statements.remove_idempotent, row)
+        for (number, submission), outcome in zip(self._new_submissions(), outcomes, strict=True):
+            if isinstance(outcome, Admitted):
+                self._insert_job(session, now.wall, submission, outcome)
+                results[number] = AcceptedJob(submission.job_id, repeated=False)
+            else:
+                assert isinstance(outcome, Exception), "an admission has no other answer"
+                results[number] = outcome
+        return [results[number] for number in range(len(self._submissions))]
+
+    def _new_submissions(self) -> list[tuple[int, Submission]]:
+        return [pair for pair in enumerate(self._submissions) if pair[0] not in self._found]
+
+    def _find_duplicate(self, session: Session, attempt: IdempotentRequest) -> AcceptResult | None:
+        """What the key stands for already; None: for nothing, or for nothing any more."""
+        rows = session.rows(self._statements.idempotent, row_id(attempt))
+        if not rows:
+            return None
+        row = IdempotencyRow._make(rows[0])
+        if row.job_id is not None and row.fingerprint == attempt.fingerprint:
+            return AcceptedJob(row.job_id, repeated=True)
+        alive = bool(session.rows(self._statements.live_process, row.process_id))
+        if key_state(row, attempt.fingerprint, session.now().wall, alive=alive) is None:
+            self._outdated.append(row.id)
+            return None
+        return IdempotencyConflict("The Idempotency-Key stands for another request")
+
+    def _insert_job(self, session: Session, now: int, submission: Submission, admitted: Admitted) -> None:
+        draft, admission = submission.draft, submission.admission
+        owner = submission.owner if admitted.account_id is None else account_owner(admitted.account_id)
+        fair_queue = self._statements.fair_queue
+        requests, stored_request = pack_requests(draft.requests), pack_stored_request(draft.stored_request)
+        row = NewJobRow(
+            submission.job_id,
+            admission.request_id,
+            owner,
+            admission.account,
+            admission.key_digest,
+            admission.dialect,
+            admission.model,
+            draft.priority,
+            fair_queue.next_round(session, admission.model, draft.priority, owner),
+            due_at(now, draft.priority, self._options.ageing_seconds),
+            "queued",
+            now,
+            now + round(self._options.held_seconds * 1000) if draft.client_waits else None,
+            admission.prompt_tokens,
+            admission.max_completion_tokens,
+            len(requests) + len(stored_request),
+            draft.webhook,
+            None if draft.webhook is None else host_of(draft.webhook),
+        )
+        [(number,)] = session.rows(self._statements.add, *row)
+        session.write(self._statements.add_request, number, requests, stored_request)
+        if draft.idempotent_request is not None:
+            self._store_idempotency_key(session, now, draft.idempotent_request, submission.job_id)
+
+    def _store_idempotency_key(self, session: Session, now: int, attempt: IdempotentRequest, job_id: str) -> None:
+        row = (row_id(attempt), attempt.fingerprint, 0, QUEUE_PROCESS_ID, now, job_id)
+        session.write(self._statements.add_idempotent, *row)

@@ -1,0 +1,104 @@
+"""Jobs as those see them who keep the server: all of them, whoever's they are."""
+
+from typing import Any
+
+import msgspec
+from sqlalchemy import select
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.tables import holds, jobs, usage
+from dragoman.core.errors import DragomanError, JobNotFound
+from dragoman.core.jobs import JobState
+from dragoman.jobs.values.errors import unpack_error
+from dragoman.jobs.values.rows import account_owner
+from dragoman.jobs.webhooks.store import WebhookState
+from dragoman.jobs.webhooks.urls import origin
+
+
+class JobFilter(msgspec.Struct, frozen=True):
+    """Which jobs. None: whichever."""
+
+    state: JobState | None = None
+    model: str | None = None
+    account_id: int | None = None
+
+
+class JobEntry(msgspec.Struct, frozen=True):
+    """A job. Times are in milliseconds since 1970, amounts in nano-units."""
+
+    number: int
+    """The later it was submitted the first time, the higher."""
+    id: str
+    request_id: str
+    """Under which it stands in the ledger."""
+    owner: str
+    dialect: str
+    model: str
+    priority: int
+    state: JobState
+    submitted_at: int
+    claimed_at: int | None
+    """When its last attempt began."""
+    ended_at: int | None
+    attempts: int
+    """Since it last came any further."""
+    prompt_tokens: int
+    completion_tokens: int
+    error: bytes | None
+    webhook: str | None
+    webhook_state: WebhookState | None
+    webhook_attempts: int
+    webhook_at: int | None
+    hold: int | None = None
+    """What it may still cost; None: nothing any more."""
+    charge: int | None = None
+    """What it has cost; None: it is not over."""
+
+    @property
+    def failure(self) -> DragomanError | None:
+        """Why it failed."""
+        return None if self.error is None else unpack_error(self.error)
+
+    @property
+    def webhook_origin(self) -> str | None:
+        """Who is told of its end, without what may be a secret of the URL."""
+        return None if self.webhook is None else origin(self.webhook)
+
+
+_LEDGER_COLUMNS = {"hold": holds.c.amount, "charge": usage.c.charge}
+
+
+def list_jobs(
+    database: Database, job_filter: JobFilter, *, before: int | None = None, limit: int = 100
+) -> list[JobEntry]:
+    """Up to `limit` jobs, newest first; `before` is the number of the last one that was seen."""
+    column = jobs.c
+    query = _entries().order_by(column.number.desc()).limit(limit)
+    if job_filter.state is not None:
+        query = query.where(column.state == job_filter.state)
+    if job_filter.model is not None:
+        query = query.where(column.model == job_filter.model)
+    if job_filter.account_id is not None:
+        query = query.where(column.owner == account_owner(job_filter.account_id))
+    if before is not None:
+        query = query.where(column.number < before)
+    with database.read() as connection:
+        return [JobEntry(**row._mapping) for row in connection.execute(query)]
+
+
+def get_job(database: Database, job_id: str) -> JobEntry:
+    """The job with this id. Raises JobNotFound."""
+    with database.read() as connection:
+        row = connection.execute(_entries().where(jobs.c.id == job_id)).one_or_none()
+    if row is None:
+        raise JobNotFound(job_id)
+    return JobEntry(**row._mapping)
+
+
+def _entries() -> Any:
+    columns = [
+        _LEDGER_COLUMNS[name].label(name) if name in _LEDGER_COLUMNS else jobs.c[name]
+        for name in JobEntry.__struct_fields__
+    ]
+    joined = jobs.outerjoin(holds, holds.c.request_id == jobs.c.request_id)
+    return select(*columns).select_from(joined.outerjoin(usage, usage.c.request_id == jobs.c.request_id))

@@ -1,0 +1,77 @@
+"""Running a job once more that has failed or was cancelled."""
+
+from collections.abc import Sequence
+
+from dragoman.accounts.database.connections import Instant, Session
+from dragoman.accounts.ledger.operations import Admission, LedgerOperation, LedgerOutcome
+from dragoman.core.errors import JobNotFound
+from dragoman.core.identifiers import new_request_id
+from dragoman.core.jobs import JobState
+from dragoman.jobs.storage.fair_queue import due_at
+from dragoman.jobs.storage.statements import JobStatements
+from dragoman.jobs.storage.writing import delete_events
+from dragoman.jobs.values.rows import EndedJobRow
+
+
+class NotRetryable(ValueError):
+    """Only a job that has failed or was cancelled runs again."""
+
+    def __init__(self, job_id: str, state: JobState) -> None:
+        super().__init__(f"Job {job_id} is {state}; only failed and cancelled ones are run again")
+
+
+class RetryTransaction:
+    """Implements accounts.ledger.Work: one transaction that admits a job once more and lets it wait again.
+
+    Its events are deleted: the answer begins anew, whoever has read a part of it. Raises JobNotFound, NotRetryable and
+    the refusals of the ledger.
+    """
+
+    def __init__(self, statements: JobStatements, job_id: str, *, ageing_seconds: float, hold_cap: int | None) -> None:
+        self._statements = statements
+        self._job_id = job_id
+        self._ageing_seconds = ageing_seconds
+        self._hold_cap = hold_cap
+        self._request_id = new_request_id()
+        self._row: EndedJobRow | None = None
+
+    def operations(self, session: Session) -> Sequence[LedgerOperation]:
+        rows = session.rows(self._statements.retryable, self._job_id)
+        if not rows:
+            raise JobNotFound(self._job_id)
+        self._row = row = EndedJobRow._make(rows[0])
+        if row.state not in ("failed", "cancelled"):
+            raise NotRetryable(self._job_id, row.state)
+        admission = Admission(
+            self._request_id,
+            row.key_digest,
+            row.model,
+            row.dialect,
+            row.prompt_tokens,
+            row.most_completion_tokens,
+            row.account,
+            self._hold_cap,
+        )
+        return [admission]
+
+    def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> None:
+        [outcome] = outcomes
+        if isinstance(outcome, Exception):
+            raise outcome
+        row, statements = self._row, self._statements
+        assert row is not None, "read before"
+        next_round = statements.fair_queue.next_round(session, row.model, row.priority, row.owner)
+        values = {
+            "request_id": self._request_id,
+            "round": next_round,
+            "due": due_at(now.wall, row.priority, self._ageing_seconds),
+            "state": "queued",
+            "submitted_at": now.wall,
+            "attempts": 0,
+            "completion_tokens": 0,
+            "events": 0,
+            "bytes": row.bytes - delete_events(session, statements, row.number),
+            "delivered": 0,
+            "webhook_attempts": 0,
+        }
+        session.write(statements.retry, *(values.get(name) for name in statements.retry.parameters[:-1]), row.number)

@@ -1,0 +1,164 @@
+"""The statements of the queue's transactions."""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Dialect, Select, and_, bindparam, delete, func, or_, select
+from sqlalchemy import insert as insert_into
+from sqlalchemy import update as update_of
+
+from dragoman.accounts.database.idempotency_keys import IdempotencyRow
+from dragoman.accounts.database.statements import Statement, compile_statement, in_list, insert
+from dragoman.accounts.database.tables import idempotent_requests, job_events, job_requests, jobs, processes
+from dragoman.jobs.storage.fair_queue import QUEUED, RUNNING, ZERO, FairQueue, at_most
+from dragoman.jobs.values.rows import EndedJobRow, NewJobRow, OpenJobRow
+
+Timestamp = int | ColumnElement[int]
+"""Milliseconds since 1970, or the parameter that stands for them."""
+
+_REAP_BATCH = 100
+"""Jobs that are taken over or failed in one transaction."""
+
+
+class JobStatements:
+    """Compiled for one kind of database.
+
+    Jobs are locked before what the ledger locks, several of them in the order of their numbers or without waiting: no
+    two transactions wait for each other.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.fair_queue = FairQueue(dialect)
+        self.known_request_ids = _known_request_ids(dialect)
+        self.add = _insert_job(dialect)
+        self.add_request = insert(dialect, job_requests, ("job", "requests", "form"))
+        self.idempotent = _idempotent(dialect)
+        self.live_process = compile_statement(
+            select(processes.c.id).where(processes.c.id == bindparam("given")), dialect, ("given",)
+        )
+        self.add_idempotent = insert(dialect, idempotent_requests, IDEMPOTENT_COLUMNS)
+        self.remove_idempotent = _delete_idempotent(dialect)
+        self.claimable = _claimable(dialect)
+        self.claim = _update_job(dialect, *CLAIM_COLUMNS)
+        self.open_jobs = _open_jobs(dialect)
+        self.abandoned = _abandoned(dialect)
+        self.expired = _expired(dialect)
+        self.renew = _update_job(dialect, "lease_until")
+        self.add_events = insert(dialect, job_events, ("job", "first", "payload"))
+        self.events_bytes = _events_bytes(dialect)
+        self.remove_events = _delete_events(dialect)
+        self.advance = _update_job(dialect, "attempts", "fingerprint", "completion_tokens", "events", "bytes")
+        self.mark_delivered = _update_job(dialect, "delivered")
+        self.requeue = _update_job(dialect, "state", "attempts", "lease", "lease_until")
+        self.end = _update_job(dialect, *END_COLUMNS)
+        self.retryable = _retryable(dialect)
+        self.retry = _update_job(dialect, *RETRY_COLUMNS)
+
+
+IDEMPOTENT_COLUMNS = ("id", "fingerprint", "token", "process_id", "claimed_at", "job_id")
+CLAIM_COLUMNS = ("state", "claimed_at", "attempts", "lease", "lease_until", "process_id")
+END_COLUMNS = ("state", "ended_at", "lease", "lease_until", "completion_tokens", "error", "webhook_state", "webhook_at")
+
+RETRY_COLUMNS = (
+    "request_id",
+    "round",
+    "due",
+    "state",
+    "submitted_at",
+    "expires_at",
+    "claimed_at",
+    "ended_at",
+    "attempts",
+    "process_id",
+    "fingerprint",
+    "completion_tokens",
+    "events",
+    "bytes",
+    "delivered",
+    "error",
+    "webhook_state",
+    "webhook_attempts",
+    "webhook_at",
+)
+
+
+def _update_job(dialect: Dialect, *columns: str) -> Statement:
+    """Set columns of a job; the parameters are the columns, in the order of the table, then the job's number."""
+    statement = update_of(jobs).where(jobs.c.number == bindparam("which"))
+    return compile_statement(statement, dialect, (*columns, "which"), columns)
+
+
+def _known_request_ids(dialect: Dialect) -> Statement:
+    query = select(jobs.c.request_id).where(in_list(dialect, jobs.c.request_id, "listed"))
+    return compile_statement(query, dialect, ("listed",))
+
+
+def _insert_job(dialect: Dialect) -> Statement:
+    statement = insert_into(jobs).returning(jobs.c.number)
+    return compile_statement(statement, dialect, NewJobRow._fields, NewJobRow._fields)
+
+
+def _idempotent(dialect: Dialect) -> Statement:
+    columns = (idempotent_requests.c[name] for name in IdempotencyRow._fields)
+    query = select(*columns).where(idempotent_requests.c.id == bindparam("given"))
+    return compile_statement(query.with_for_update(), dialect, ("given",))
+
+
+def _delete_idempotent(dialect: Dialect) -> Statement:
+    statement = delete(idempotent_requests).where(idempotent_requests.c.id == bindparam("given"))
+    return compile_statement(statement, dialect, ("given",))
+
+
+def _claimable(dialect: Dialect) -> Statement:
+    """What a claim needs of a job that it has locked, its requests last."""
+    names = ("id", "priority", "attempts", "events", "completion_tokens", "fingerprint")
+    query = select(*(jobs.c[name] for name in names), job_requests.c.requests)
+    query = query.join_from(jobs, job_requests, job_requests.c.job == jobs.c.number)
+    return compile_statement(query.where(jobs.c.number == bindparam("given")), dialect, ("given",))
+
+
+def _events_bytes(dialect: Dialect) -> Statement:
+    size = func.sum(func.length(job_events.c.payload))
+    return compile_statement(select(size).where(job_events.c.job == bindparam("given")), dialect, ("given",))
+
+
+def _delete_events(dialect: Dialect) -> Statement:
+    return compile_statement(delete(job_events).where(job_events.c.job == bindparam("given")), dialect, ("given",))
+
+
+def _select_open_jobs() -> Select[Any]:
+    return select(*(jobs.c[name] for name in OpenJobRow._fields))
+
+
+def _open_jobs(dialect: Dialect) -> Statement:
+    """Those of the jobs that have not ended."""
+    query = _select_open_jobs().where(in_list(dialect, jobs.c.number, "listed"), jobs.c.state.in_((QUEUED, RUNNING)))
+    return compile_statement(query.order_by(jobs.c.number).with_for_update(), dialect, ("listed",))
+
+
+def _retryable(dialect: Dialect) -> Statement:
+    """The job with this id, locked."""
+    query = select(*(jobs.c[name] for name in EndedJobRow._fields)).where(jobs.c.id == bindparam("given"))
+    return compile_statement(query.with_for_update(), dialect, ("given",))
+
+
+def is_abandoned(now: Timestamp, latest: Timestamp) -> ColumnElement[bool]:
+    """Whether a job runs under a lease that is over, or later than any that is given now: the clock was set back."""
+    until = jobs.c.lease_until
+    return and_(jobs.c.state == RUNNING, or_(until < now, until > latest))
+
+
+def is_expired(now: Timestamp) -> ColumnElement[bool]:
+    """Whether a job's client has waited for too long and has been told nothing."""
+    column = jobs.c
+    late = column.expires_at.is_not(None), column.expires_at < now
+    return and_(column.state == QUEUED, *late, column.events == ZERO)
+
+
+def _abandoned(dialect: Dialect) -> Statement:
+    query = at_most(_REAP_BATCH, _select_open_jobs().where(is_abandoned(bindparam("now"), bindparam("latest"))))
+    return compile_statement(query.with_for_update(skip_locked=True), dialect, ("now", "latest"))
+
+
+def _expired(dialect: Dialect) -> Statement:
+    query = at_most(_REAP_BATCH, _select_open_jobs().where(is_expired(bindparam("now"))))
+    return compile_statement(query.with_for_update(skip_locked=True), dialect, ("now",))

@@ -1,0 +1,188 @@
+"""Reading answers while they come, wherever they are generated: stored events first, then those that are stored later.
+
+Nothing is told that is not stored. What this process stores it hands on; for jobs that run elsewhere one look into the
+database asks about all of them at once.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
+
+from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.errors import JobCancelled, JobNotFound, Overloaded, ShuttingDown
+from dragoman.core.events import Event
+from dragoman.core.jobs import JobState
+from dragoman.core.rate_limits import NO_LIMITS, Allowances
+from dragoman.jobs.storage.reader import EventBatch, JobReader, JobSnapshot
+from dragoman.jobs.storage.store import JobStore
+from dragoman.jobs.values.errors import unpack_error
+from dragoman.jobs.values.options import REMOTE_POLL_SECONDS
+
+_RETRY_AFTER_SECONDS = 5
+
+_MAX_CONCURRENT_READS = 32
+"""Readers that ask the database at the same time: others want to ask it too."""
+
+
+class _Topic:
+    """One job that somebody follows."""
+
+    def __init__(self) -> None:
+        self.subscribers = 0
+        self.latest: EventBatch | None = None
+        """What this process stored last, if it runs the job."""
+        self.last_polled: tuple[JobState, int] | None = None
+        """What the last look into the database told of it."""
+        self.changed = asyncio.Event()
+        """Set at the next change; it is another one then."""
+
+    def batches_from(self, offset: int) -> list[EventBatch]:
+        """The events after the first `told` ones, if they are at hand."""
+        latest = self.latest
+        return [latest] if latest is not None and latest.first <= offset < latest.first + len(latest.events) else []
+
+    def notify(self) -> None:
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class EventBroker:
+    """The jobs that are followed in this process, and where their news is put up."""
+
+    def __init__(
+        self, read_thread: DatabaseThread, reader: JobReader, write_thread: DatabaseThread, store: JobStore
+    ) -> None:
+        self.is_closing = False
+        self._read_thread = read_thread
+        self._reader = reader
+        self._write_thread = write_thread
+        self._store = store
+        self._read_slots = asyncio.Semaphore(_MAX_CONCURRENT_READS)
+        self._topics: dict[int, _Topic] = {}
+        self._has_subscribers = asyncio.Event()
+
+    def publish(self, number: int, first: int, events: Sequence[Event]) -> None:
+        """These events of the job are stored now, the first of them with the number `first`."""
+        topic = self._topics.get(number)
+        if topic is not None:
+            topic.latest = EventBatch(first, list(events))
+            topic.notify()
+
+    def notify(self, numbers: Iterable[int]) -> None:
+        """Something else about the jobs is different now."""
+        for number in numbers:
+            topic = self._topics.get(number)
+            if topic is not None:
+                topic.latest = None
+                topic.notify()
+
+    def close(self) -> None:
+        """End all that follow jobs that have not ended: others will go on with these."""
+        self.is_closing = True
+        self.notify(list(self._topics))
+
+    async def poll_remote_jobs(self, runs_here: Callable[[int], bool]) -> None:
+        """For ever, look for news of jobs that are followed and not running here."""
+        while True:
+            await self._has_subscribers.wait()
+            remote = [number for number in self._topics if not runs_here(number)]
+            if remote:
+                with contextlib.suppress(Overloaded):
+                    self._notify_changed(remote, await self._read_thread.run(self._reader.states, remote))
+            await asyncio.sleep(REMOTE_POLL_SECONDS)
+
+    def subscribe(self, snapshot: JobSnapshot) -> "JobStream":
+        """The events of a job."""
+        return JobStream(self._stream(snapshot.id, snapshot.number))
+
+    def _notify_changed(self, numbers: Iterable[int], found: dict[int, tuple[JobState, int]]) -> None:
+        for number in numbers:
+            topic = self._topics.get(number)
+            if topic is not None and topic.last_polled != found.get(number):
+                topic.last_polled = found.get(number)
+                topic.latest = None
+                topic.notify()
+
+    @contextlib.contextmanager
+    def _topic(self, number: int) -> Iterator[_Topic]:
+        topic = self._topics.setdefault(number, _Topic())
+        topic.subscribers += 1
+        self._has_subscribers.set()
+        try:
+            yield topic
+        finally:
+            topic.subscribers -= 1
+            if not topic.subscribers:
+                del self._topics[number]
+                if not self._topics:
+                    self._has_subscribers.clear()
+
+    async def _stream(self, job_id: str, number: int) -> AsyncGenerator[Event]:
+        offset = 0
+        delivered = False
+        with self._topic(number) as topic:
+            while True:
+                changed, batches = topic.changed, topic.batches_from(offset) if delivered else []
+                if not batches:
+                    snapshot = await self._find(job_id)
+                    if snapshot.events <= offset and _check_finished(snapshot):
+                        return
+                    if snapshot.events <= offset:
+                        await self._wait_for_change(changed)
+                        continue
+                    delivered = delivered or await self._mark_delivered(snapshot)
+                    batches = await self._read_events(number, offset) if delivered else []
+                for batch in batches:
+                    for event in batch.events[offset - batch.first :]:
+                        offset += 1
+                        yield event
+
+    async def _find(self, job_id: str) -> JobSnapshot:
+        async with self._read_slots:
+            snapshot = await self._read_thread.run(self._reader.find, job_id)
+        if snapshot is None:
+            raise JobNotFound(job_id)
+        return snapshot
+
+    async def _read_events(self, number: int, offset: int) -> list[EventBatch]:
+        async with self._read_slots:
+            return await self._read_thread.run(self._reader.events, number, offset)
+
+    async def _mark_delivered(self, snapshot: JobSnapshot) -> bool:
+        """Whether the events may be told. Whoever runs the job must not begin anew once somebody has read from it."""
+        if snapshot.state not in ("queued", "running"):
+            return True
+        async with self._read_slots:
+            return await self._write_thread.run(self._store.mark_delivered, snapshot.number)
+
+    async def _wait_for_change(self, changed: asyncio.Event) -> None:
+        if self.is_closing:
+            raise ShuttingDown("The server is shutting down", _RETRY_AFTER_SECONDS)
+        await changed.wait()
+
+
+class JobStream:
+    """Implements core.service.Answering."""
+
+    def __init__(self, events: AsyncGenerator[Event]) -> None:
+        self._events = events
+
+    @property
+    def allowances(self) -> Allowances:
+        return NO_LIMITS
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        return self._events
+
+    async def aclose(self) -> None:
+        await self._events.aclose()
+
+
+def _check_finished(snapshot: JobSnapshot) -> bool:
+    """Raises what the job ended with, unless it is finished."""
+    if snapshot.state == "cancelled":
+        raise JobCancelled(snapshot.id)
+    if snapshot.state == "failed":
+        assert snapshot.error is not None, "stored with the state"
+        raise unpack_error(snapshot.error)
+    return snapshot.state == "finished"

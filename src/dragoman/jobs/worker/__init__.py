@@ -1,0 +1,1 @@
+"""Claim jobs, run them and store what they generate."""

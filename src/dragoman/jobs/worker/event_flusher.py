@@ -1,0 +1,75 @@
+"""Writing down what running jobs have told: of all of them together, in one transaction every so often."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.errors import Overloaded
+from dragoman.jobs.storage.store import JobStore
+from dragoman.jobs.streams.broker import EventBroker
+from dragoman.jobs.values.options import FLUSH_SECONDS
+from dragoman.jobs.values.rows import JobReport
+from dragoman.jobs.worker.attempts import RunningAttempt
+
+_RETRY_SECONDS = 0.5
+"""When the database does not answer. Until it does, the jobs' events wait, and with them their engines."""
+
+_log = structlog.get_logger(__name__)
+
+
+class EventFlusher:
+    """Empties the attempts of one process, and tells those who follow them."""
+
+    def __init__(
+        self, thread: DatabaseThread, store: JobStore, broker: EventBroker, fingerprint: Callable[[str], str | None]
+    ) -> None:
+        """`fingerprint` tells that of a model."""
+        self._thread = thread
+        self._store = store
+        self._broker = broker
+        self._fingerprint = fingerprint
+        self._dirty = asyncio.Event()
+        self._urgent = asyncio.Event()
+
+    def mark_dirty(self, attempt: RunningAttempt) -> None:
+        """There may be something to be written of the attempt."""
+        if attempt.is_dirty:
+            self._dirty.set()
+        if attempt.is_urgent:
+            self._urgent.set()
+
+    async def wait_due(self) -> None:
+        """Return when something is to be written: as soon as there is, if it is urgent or long ago since the last."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_SECONDS):
+                await self._urgent.wait()
+        await self._dirty.wait()
+        self._dirty.clear()
+        self._urgent.clear()
+
+    async def flush(self, attempts: Sequence[RunningAttempt]) -> list[RunningAttempt]:
+        """Write all that there is of these, however long the database takes; those that are over, or were lost."""
+        reports = [attempt.take_report(self._fingerprint(attempt.job.model)) for attempt in attempts]
+        lost = await self._report(reports) if reports else set()
+        ended: list[RunningAttempt] = []
+        for attempt, report in zip(attempts, reports, strict=True):
+            is_lost = attempt.number in lost
+            if report.events and not is_lost:
+                self._broker.publish(attempt.number, report.first, report.events)
+            if is_lost or report.outcome is not None:
+                self._broker.notify([attempt.number])
+                ended.append(attempt)
+        return ended
+
+    async def _report(self, reports: Sequence[JobReport]) -> set[int]:
+        while True:
+            try:
+                return await self._thread.run(self._store.report, reports)
+            except Overloaded:
+                await asyncio.sleep(_RETRY_SECONDS)
+            except Exception:  # noqa: BLE001 - a defect is for these jobs: they run again when their leases are over
+                _log.exception("queue_report_failed")
+                return {report.lease.number for report in reports}

@@ -1,0 +1,1 @@
+"""From generated tokens to text, reasoning and tool calls."""

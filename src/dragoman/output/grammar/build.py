@@ -1,0 +1,128 @@
+"""From what a request asks of its answer to a grammar for llguidance."""
+
+import json
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.request import (
+    AnswerFormat,
+    GrammarFormat,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    RegexFormat,
+    Tool,
+    ToolOptions,
+)
+from dragoman.output.grammar.keywords import Schema
+from dragoman.output.grammar.lark import client_grammar, compile_error, json_text, regex
+from dragoman.output.grammar.schema import enforceable_schema
+from dragoman.output.grammar.tool_calls import SpecialTokenLookup, ToolCallGrammar
+from dragoman.output.markup import ToolCallMarkup
+
+_FORMAT = "response_format"
+_TOOLS = "tools"
+"""The parameters that errors name."""
+
+_REFUSED_BY_LLGUIDANCE = {
+    "oneOf constraints": (("oneOf",), "two of its options may fit the same value"),
+    "are not disjoint": (("patternProperties", "additionalProperties"), "two of its patterns may fit the same name"),
+    "min/maxProperties": (("minProperties", "maxProperties"), "it is enforced only where all properties are required"),
+    "circular references": (("$ref",), "it leads back to itself and has other keywords beside it"),
+}
+"""What llguidance says → the keywords that it cannot enforce as they stand there, and why."""
+
+
+def build_grammar(
+    answer_format: AnswerFormat | None,
+    tools: ToolOptions | None,
+    markup: ToolCallMarkup | None,
+    special_token: SpecialTokenLookup,
+) -> str | None:
+    """The grammar of the whole answer, to be enforced with PARSER_LIMITS; None if any text will do.
+
+    `markup` is how the model writes calls (None: it cannot), and `special_token` gives the id of a text that is a token
+    of its own in the model's vocabulary. A format binds the answer's text, not its calls. Raises BadRequest for what
+    cannot be enforced as it was asked for, with the parameter "response_format" or "tools".
+    """
+    answer, definitions = ("", {}) if answer_format is None else _answer_rule(answer_format)
+    if tools is None or (markup is None and tools.choice == "auto"):
+        return _assemble(f"start: {answer}", definitions) if answer else None
+    if markup is None:
+        raise BadRequest("This model cannot call tools", _TOOLS)
+    arguments = {tool.name: _arguments_rule(tool) for tool in tools.callable_tools}
+    if not arguments:
+        raise BadRequest("There is no tool to call", _TOOLS)
+
+    def grammar(token: SpecialTokenLookup) -> str:
+        calls = ToolCallGrammar(markup, arguments, tools.allows_multiple_calls, token)
+        if tools.choice != "auto":
+            return calls.only_calls()
+        return _assemble(calls.calls_or_answer(answer), definitions) if answer else calls.calls_in_text()
+
+    if problem := compile_error(grammar(lambda _: None)):
+        raise BadRequest(f"The tools cannot be enforced together: {problem}", _TOOLS)
+    return grammar(special_token)
+
+
+def _assemble(main: str, definitions: dict[str, str]) -> str:
+    """`main` with the grammars that it refers to as @name."""
+    others = [{"name": name, "lark_grammar": text} for name, text in definitions.items()]
+    return json.dumps({"grammars": [{"lark_grammar": main}, *others]}) if others else main
+
+
+def _answer_rule(answer_format: AnswerFormat) -> tuple[str, dict[str, str]]:
+    """The body of a rule for the answer's text, and the grammars that it refers to. Raises BadRequest."""
+    match answer_format:
+        case JsonObjectFormat():
+            return json_text({"type": "object"}), {}
+        case JsonSchemaFormat(schema=schema, strict=strict):
+            return _json_rule(schema, strict, _FORMAT, "The schema", only_objects=False), {}
+        case RegexFormat(pattern=pattern):
+            if problem := compile_error(f"start: {regex(pattern)}"):
+                raise BadRequest(f"The regular expression cannot be enforced: {problem}", _FORMAT)
+            return regex(pattern), {}
+        case GrammarFormat(grammar=text):
+            return "@answer", {"answer": client_grammar(text, _FORMAT)}
+
+
+def _arguments_rule(tool: Tool) -> str:
+    """The Lark of a tool's arguments. Raises BadRequest."""
+    if tool.parameters is None:
+        return '"{}"'
+    subject = f"The schema of the parameters of tool '{tool.name}'"
+    return _json_rule(tool.parameters, tool.strict, _TOOLS, subject, only_objects=True)
+
+
+def _json_rule(schema: object, strict: bool, parameter: str, subject: str, *, only_objects: bool) -> str:
+    """The Lark of JSON that fits the schema. Raises BadRequest."""
+    omitted: frozenset[str] = frozenset()
+    while True:
+        rewritten = enforceable_schema(
+            schema, strict=strict, parameter=parameter, subject=subject, omitted_keywords=omitted
+        )
+        if only_objects:
+            rewritten = _restrict_to_objects(rewritten, parameter, subject)
+        text = json_text(rewritten)
+        problem = compile_error(f"start: {text}")
+        if not problem:
+            return text
+        keywords, reason = next(
+            (explanation for error_text, explanation in _REFUSED_BY_LLGUIDANCE.items() if error_text in problem),
+            ((), ""),
+        )
+        if not keywords:
+            raise BadRequest(f"{subject} cannot be enforced: {problem}", parameter)
+        if strict or omitted.issuperset(keywords) or "$ref" in keywords:
+            raise BadRequest(
+                f"{subject} cannot be enforced: '{keywords[0]}' is not supported here: {reason}", parameter
+            )
+        omitted |= frozenset(keywords)
+
+
+def _restrict_to_objects(schema: Schema, parameter: str, subject: str) -> Schema:
+    """The schema, for objects only. Raises BadRequest if it excludes them."""
+    if isinstance(schema, bool):
+        return {"type": "object"}
+    types = schema.get("type", "object")
+    if "object" not in ([types] if isinstance(types, str) else types):
+        raise BadRequest(f"{subject} is invalid: 'type' at # must be object", parameter)
+    return {**schema, "type": "object"}

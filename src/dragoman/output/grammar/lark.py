@@ -1,0 +1,151 @@
+"""Pieces of llguidance's Lark, and the check that a grammar compiles within bounds and allows something.
+
+Syntax: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
+"""
+
+import functools
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
+from llguidance.gbnf_to_lark import gbnf_to_lark
+
+from dragoman.core.errors import BadRequest
+from dragoman.output.grammar.keywords import Schema
+
+PARSER_LIMITS: Final = LLParserLimits(initial_lexer_fuel=200_000, verbose_errors=False)
+"""What compiling and a mask may cost. To be set where a grammar is enforced, too, so that no one refuses it later."""
+
+_JSON_STYLE = {
+    "item_separator": ", ",
+    "key_separator": ": ",
+    "whitespace_flexible": False,
+    # Without "u": where \u0061 may stand for "a", a name could be given twice.
+    "json_allowed_escapes": 'nrbtf\\"',
+}
+
+_MAX_CHARACTERS = 30_000
+_MAX_RULES = 1_000
+"""In a client's grammar. The compiler recurses through rules, and overflows its stack beyond some 2,000."""
+
+_GBNF_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
+
+
+def quoted(text: str) -> str:
+    """The text as a literal."""
+    return json.dumps(text, ensure_ascii=False)
+
+
+def json_text(schema: Schema) -> str:
+    """JSON that fits a schema of grammar.schema, in the one style that is generated: `{"a": [1, 2]}`."""
+    members: dict[str, Any] = schema if isinstance(schema, dict) else {}
+    return f"%json {json.dumps({'x-guidance': _JSON_STYLE, **members})}"
+
+
+def regex(pattern: str) -> str:
+    """What matches the whole of a regular expression in the syntax of Rust's regex crate."""
+    if not pattern:
+        return quoted("")
+    escaped = re.sub(
+        r"\\.|/|\n", lambda match: {"/": r"\/", "\n": r"\n"}.get(match[0], match[0]), pattern, flags=re.DOTALL
+    )
+    return f"/{escaped}/"
+
+
+def client_grammar(text: str, parameter: str) -> str:
+    """A client's grammar in Lark; it may be written in GBNF. Raises BadRequest."""
+    if len(text) > _MAX_CHARACTERS or len(re.findall("::=|:", text)) > _MAX_RULES:
+        raise BadRequest(
+            f"The grammar is too large: it may have {_MAX_CHARACTERS} characters and {_MAX_RULES} rules", parameter
+        )
+    if re.search(r"^\s*[\w-]+\s*::=", text, re.MULTILINE):
+        try:
+            text = gbnf_to_lark(_GBNF_ESCAPE.sub(_plain_escape, text))
+        except Exception as error:  # the converter raises nothing more special
+            raise BadRequest(f"The grammar is no GBNF: {error}", parameter) from error
+    elif re.search(r"%(json|lark)\b", text):
+        raise BadRequest(
+            "The grammar may not have %json or %lark in it; a JSON schema has a format of its own", parameter
+        )
+    try:
+        _, messages = LLMatcher.validate_grammar_with_warnings(text, None, limits=PARSER_LIMITS)
+    except ValueError:  # what LLMatcher itself only reports as an error of the grammar
+        messages = []
+    if any(message.startswith("no tokenizer") for message in messages):
+        raise BadRequest("The grammar may not ask for tokens in <...>, only for text", parameter)
+    if problem := compile_error(text):
+        raise BadRequest(f"The grammar cannot be enforced: {problem}", parameter)
+    return text
+
+
+def _plain_escape(match: re.Match[str]) -> str:
+    """An escaped code point as the character itself, which gbnf_to_lark gets wrong; other escapes as they are."""
+    code = match[1] or match[2]
+    if not code:
+        return match[0]
+    character = chr(min(int(code, 16), 0x10FFFF))
+    return character if character.isalnum() or ord(character) > 0x7F else f"\\x{ord(character):02x}"
+
+
+def compile_error(grammar: str) -> str:
+    """Why the grammar does not compile within PARSER_LIMITS, or allows no text at all; empty if all is well."""
+    try:
+        grammar.encode()
+    except UnicodeEncodeError:
+        return "it has half a surrogate pair in it"
+    matcher = LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=PARSER_LIMITS)
+    if matcher.is_error():
+        return _readable_error(matcher.get_error())
+    for _ in range(2):  # a lexer that grows too large does so by its second step
+        allowed = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+        if matcher.is_error():
+            return "it allows nothing" if "NoExtension" in matcher.get_error() else "it is too complex"
+        following = np.flatnonzero(allowed[: _ByteVocabulary.eos_token_id])
+        if not following.size:
+            break
+        matcher.consume_token(int(following[0]))
+    return ""
+
+
+def matching_texts(pattern: str, texts: Iterable[str]) -> list[str]:
+    """Those of the texts in which a pattern of grammar.pattern is found. Takes linear time, whatever the pattern.
+
+    Texts that are not generated in JSON, because of control characters, are not found.
+    """
+    grammar = f"start: {json_text({'type': 'string', 'pattern': pattern})}"
+    matcher = LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=PARSER_LIMITS)
+    documents = (
+        (text, [*json.dumps(text, ensure_ascii=False).encode(), _ByteVocabulary.eos_token_id]) for text in texts
+    )
+    return [text for text, tokens in documents if matcher.validate_tokens(tokens) == len(tokens)]
+
+
+def _readable_error(message: str) -> str:
+    """An error of llguidance without its place in a text that the client never saw."""
+    if re.search("too (big|large|many|complex|deeply)|fuel|recursion limit|stack level|Unable to determine", message):
+        return "it is too large or too complex"
+    if parse_error := re.search("^error: (.*)", message, re.MULTILINE):
+        return parse_error[1]
+    if contradiction := re.search("Unsatisfiable schema: (.*)", message):
+        return "nothing fits it" if "Regex" in contradiction[1] else f"nothing fits it: {contradiction[1]}"
+    return re.sub(r"^(at )?[0-9]+\([0-9]+\): (failed to compile JSON schema: )?", "", message).partition("\n")[0]
+
+
+class _ByteVocabulary:
+    """A vocabulary of the 256 bytes, and of a token that ends the text."""
+
+    tokens: Sequence[bytes] = [*(bytes([byte]) for byte in range(256)), b"<end>"]
+    eos_token_id = 256
+    bos_token_id = None
+    special_token_ids: Sequence[int] = [256]
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        return list(text.encode() if isinstance(text, str) else text)
+
+
+@functools.cache
+def _byte_tokenizer() -> LLTokenizer:
+    return LLTokenizer(TokenizerWrapper(_ByteVocabulary()), n_vocab=257, eos_token=256, slices=[])

@@ -1,0 +1,55 @@
+"""Whether any document fits a schema at all: one that needs itself inside itself goes on without end."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from dragoman.output.grammar.keywords import TYPES, Schema
+
+
+def is_satisfiable(root: Schema, definitions: Mapping[str, Schema]) -> bool:
+    """Whether a document of finite size can fit `root`, as far as its structure tells.
+
+    `root` refers to itself as "#", to a definition as "#/$defs/NAME". A least fixed point: a definition has documents
+    once one of its forms needs only definitions that have. Keywords that contradict each other are not looked for.
+    """
+    schemas = {f"#/$defs/{name}": schema for name, schema in definitions.items()} | {"#": root}
+    satisfiable: set[str] = set()
+    before = -1
+    while before < len(satisfiable):  # few rounds, since definitions stand behind those that they need
+        before = len(satisfiable)
+        for reference, schema in schemas.items():
+            if reference not in satisfiable and _is_satisfiable(schema, satisfiable):
+                satisfiable.add(reference)
+    return "#" in satisfiable
+
+
+def _is_satisfiable(schema: Schema, satisfiable: set[str]) -> bool:
+    if isinstance(schema, bool):
+        return schema
+    return (
+        ("$ref" not in schema or schema["$ref"] in satisfiable)
+        and all(_is_satisfiable(part, satisfiable) for part in schema.get("allOf", ()))
+        and all(
+            any(_is_satisfiable(part, satisfiable) for part in schema.get(keyword, (True,)))
+            for keyword in ("anyOf", "oneOf")
+        )
+        and len(schema.get("enum", "?")) > 0
+        and any(_is_satisfiable_as(kind, schema, satisfiable) for kind in _types(schema))
+    )
+
+
+def _types(schema: dict[str, Any]) -> tuple[str, ...]:
+    types = schema.get("type", TYPES)
+    return (types,) if isinstance(types, str) else tuple(types)
+
+
+def _is_satisfiable_as(kind: str, schema: dict[str, Any], satisfiable: set[str]) -> bool:
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return all(_is_satisfiable(properties.get(name, True), satisfiable) for name in schema.get("required", ()))
+    if kind == "array":
+        first = schema.get("prefixItems", [])
+        needed = schema.get("minItems", 0)
+        rest_fits = needed <= len(first) or _is_satisfiable(schema.get("items", True), satisfiable)
+        return rest_fits and all(_is_satisfiable(item, satisfiable) for item in first[:needed])
+    return True

@@ -1,0 +1,208 @@
+"""From sampled tokens to what is shown and the end of a choice, the same for every engine that samples itself."""
+
+import codecs
+import secrets
+from typing import NamedTuple, Protocol
+
+from dragoman.core.events import AnyDelta, Delta, FinishReason, ReasoningDelta, TokenLogprobs, ToolCallDelta
+from dragoman.core.request import SamplingParams
+from dragoman.output.parts import (
+    ContentText,
+    OutputParser,
+    OutputPart,
+    ReasoningText,
+    ToolCallArguments,
+    ToolCallEnd,
+    ToolCallStart,
+)
+from dragoman.output.pending_logprobs import PendingLogprobs
+from dragoman.output.stop_strings import StopMatcher
+
+_CALL_ID_BYTES = 12
+
+
+class DetokenizerVocabulary(Protocol):
+    """What a token means as text."""
+
+    @property
+    def end_token_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The token's bytes, possibly a part of a character."""
+        ...
+
+    def is_special(self, token: int) -> bool:
+        """Whether the token is markup rather than text."""
+        ...
+
+
+class TokenOutput(NamedTuple):
+    """What one token gave."""
+
+    deltas: list[AnyDelta]
+    """At least one; the first has the token."""
+    reason: FinishReason | None
+    """Why the choice ends with it; None: it does not."""
+
+
+class OutputProcessor:
+    """One choice: how many tokens it has, what of their text may be shown and as what, and whether it is over."""
+
+    def __init__(
+        self,
+        vocabulary: DetokenizerVocabulary,
+        sampling: SamplingParams,
+        limit: int,
+        *,
+        index: int = 0,
+        parser: OutputParser | None = None,
+        markup: frozenset[int] = frozenset(),
+    ) -> None:
+        """`limit` is the effective max_tokens: never more than the context has room for.
+
+        `reader` tells content, thoughts and tool calls apart; None: all is content. `markup` are special tokens whose
+        text it must see.
+        """
+        self._vocabulary = vocabulary
+        self._sampling = sampling
+        self._limit = limit
+        self._min_tokens = min(sampling.min_tokens, limit)
+        self._index = index
+        self._parser = parser
+        self._markup = markup
+        self._matcher = StopMatcher(sampling.stop, include_stop_text=sampling.include_stop_text)
+        # An incomplete character stays inside until its last byte comes; wrong bytes become U+FFFD.
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._previous_is_shown_special = False
+        self._pending_logprobs = PendingLogprobs()
+        self._complete_calls = 0
+        self.tokens = 0
+        self.reasoning_tokens = 0
+        """Of `tokens`, those that were thought rather than said."""
+
+    @property
+    def ends_are_barred(self) -> bool:
+        """Whether tokens that end the choice must not be sampled yet (min_tokens)."""
+        return self.tokens < self._min_tokens
+
+    @property
+    def in_reasoning(self) -> bool:
+        """Whether the choice is thinking."""
+        return self._parser is not None and self._parser.in_reasoning
+
+    def accept(
+        self, token: int, logprobs: TokenLogprobs | None = None, *, grammar_complete: bool = False
+    ) -> TokenOutput:
+        """Count one token. `complete`: the grammar that binds the choice has nothing to add.
+
+        The order of the checks is that of docs/sampling.md, "When a choice ends".
+        """
+        self.tokens += 1
+        self.reasoning_tokens += self.in_reasoning
+        sampling = self._sampling
+        if self.tokens < self._min_tokens:
+            return self._token_output(
+                token, self._process_text(self._decode(token), logprobs, match_stop_strings=False), None
+            )
+        if token in self._vocabulary.end_token_ids and not sampling.ignore_eos:
+            return self._token_output(token, self._flush(), "stop")
+        if token in sampling.stop_token_ids:
+            last = self._decode(token) if sampling.include_stop_text else ""
+            shown = self._process_text(last, logprobs, match_stop_strings=False) if last else []
+            return self._token_output(token, [*shown, *self._flush()], "stop")
+        deltas = self._process_text(self._decode(token), logprobs)
+        if self._matcher.stopped:
+            return self._token_output(token, [*deltas, *self._remaining_logprobs()], "stop")
+        if grammar_complete:
+            return self._token_output(token, [*deltas, *self._flush()], "stop")
+        if self.tokens >= self._limit:
+            return self._token_output(token, [*deltas, *self._flush()], "length")
+        return self._token_output(token, deltas, None)
+
+    def _token_output(self, token: int, deltas: list[AnyDelta], reason: FinishReason | None) -> TokenOutput:
+        if reason == "stop" and self._complete_calls:
+            reason = "tool_calls"
+        deltas = deltas or [Delta(self._index, "", [])]
+        deltas[0].token_ids.append(token)
+        return TokenOutput(deltas, reason)
+
+    def _process_text(
+        self, text: str, logprobs: TokenLogprobs | None, *, match_stop_strings: bool = True
+    ) -> list[AnyDelta]:
+        """New text, taken apart, as far as it may be shown now."""
+        held_before = self._held_characters
+        parts = self._parse(text)
+        content = sum(len(piece.text) for piece in parts if isinstance(piece, ContentText)) + self._held_characters
+        if logprobs is not None:
+            self._add_logprobs(logprobs, text, min(len(text), content))
+        deltas = self._deltas(parts, match_stop_strings=match_stop_strings)
+        if content < held_before + len(text):  # The rest was no content.
+            self._pending_logprobs.drop_unshown()
+        return deltas
+
+    def _parse(self, text: str) -> list[OutputPart]:
+        if self._parser is not None:
+            return self._parser.feed(text)
+        return [ContentText(text)] if text else []
+
+    @property
+    def _held_characters(self) -> int:
+        return self._parser.held_characters if self._parser else 0
+
+    def _add_logprobs(self, logprobs: TokenLogprobs, text: str, content: int) -> None:
+        """Keep the report of a token that gave so many characters of `content`, or a part of one."""
+        in_content = self._parser is None or self._parser.in_content
+        is_part = not text and in_content and not self._vocabulary.is_special(logprobs.token_id)
+        if content > 0 or is_part:
+            self._pending_logprobs.add(logprobs, content)
+
+    def _deltas(self, parts: list[OutputPart], *, match_stop_strings: bool = True) -> list[AnyDelta]:
+        deltas: list[AnyDelta] = []
+        for piece in parts:
+            if self._matcher.stopped:
+                break
+            if not isinstance(piece, ContentText):
+                deltas += self._content(self._matcher.flush())
+            match piece:
+                case ContentText(text):
+                    deltas += self._content(
+                        self._matcher.feed(text) if match_stop_strings else self._matcher.flush() + text
+                    )
+                case ReasoningText(text):
+                    deltas.append(ReasoningDelta(self._index, text, []))
+                case ToolCallStart(call, name):
+                    deltas.append(ToolCallDelta(self._index, call, "", [], _new_call_id(), name))
+                case ToolCallArguments(call, text):
+                    deltas.append(ToolCallDelta(self._index, call, text, []))
+                case ToolCallEnd():
+                    self._complete_calls += 1
+        return deltas
+
+    def _content(self, text: str) -> list[AnyDelta]:
+        return [Delta(self._index, text, [], self._pending_logprobs.release(len(text)))] if text else []
+
+    def _decode(self, token: int) -> str:
+        special = self._vocabulary.is_special(token)
+        if special and self._sampling.skip_special_tokens and token not in self._markup:
+            return ""
+        separated = special and self._previous_is_shown_special and self._sampling.spaces_between_special_tokens
+        self._previous_is_shown_special = special
+        return (" " if separated else "") + self._decoder.decode(self._vocabulary.piece(token))
+
+    def _flush(self) -> list[AnyDelta]:
+        """What was held back, at the end of a choice."""
+        parts = self._parse(self._decoder.decode(b"", final=True))
+        if self._parser is not None:
+            parts += self._parser.finish()
+        return [*self._deltas(parts), *self._content(self._matcher.flush()), *self._remaining_logprobs()]
+
+    def _remaining_logprobs(self) -> list[AnyDelta]:
+        """Of tokens that are shown in part, or stand for a part of a character."""
+        logprobs = self._pending_logprobs.finish()
+        return [Delta(self._index, "", [], logprobs)] if logprobs else []
+
+
+def _new_call_id() -> str:
+    return f"call_{secrets.token_hex(_CALL_ID_BYTES)}"

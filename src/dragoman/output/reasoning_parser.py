@@ -1,0 +1,88 @@
+"""Tells what a model thinks from what it answers."""
+
+from typing import Literal
+
+from dragoman.output.parts import ContentText, OutputParser, OutputPart, ReasoningText
+from dragoman.output.reasoning_effort import ReasoningSpec
+from dragoman.output.scanning import WHITESPACE, overlap
+
+
+class ReasoningParser:
+    """Implements pieces.OutputParser: reads a thought at the beginning of an answer, and leaves the rest to another.
+
+    Whitespace before the opening marker, directly inside the two and after the closing one belongs to them.
+    """
+
+    def __init__(self, spec: ReasoningSpec, answer_parser: OutputParser | None = None) -> None:
+        """`answer` reads what is no thought; None: it is Content."""
+        self._spec = spec
+        self._answer_parser = answer_parser
+        self._state: Literal["beginning", "thought", "answer"] = "thought" if spec.opened_by_prompt else "beginning"
+        self._buffer = ""
+        self._after_marker = spec.opened_by_prompt
+        """Whether nothing but whitespace came since a marker."""
+
+    def feed(self, text: str) -> list[OutputPart]:
+        self._buffer += text
+        parts: list[OutputPart] = []
+        if self._state == "beginning":
+            self._parse_beginning()
+        if self._state == "thought":
+            parts += self._parse_reasoning()
+        if self._state == "answer":
+            parts += self._parse_answer()
+        return parts
+
+    def finish(self) -> list[OutputPart]:
+        rest, self._buffer = self._buffer, ""
+        if self._state == "thought":
+            return [ReasoningText(rest)] if rest else []
+        if self._answer_parser is not None:
+            return self._answer_parser.feed(rest) + self._answer_parser.finish()
+        return [ContentText(rest)] if rest else []
+
+    @property
+    def in_content(self) -> bool:
+        return self._state != "thought" and (self._answer_parser is None or self._answer_parser.in_content)
+
+    @property
+    def in_reasoning(self) -> bool:
+        return self._state == "thought"
+
+    @property
+    def held_characters(self) -> int:
+        here = len(self._buffer) if self._state == "beginning" else 0
+        return here + (self._answer_parser.held_characters if self._answer_parser is not None else 0)
+
+    def _parse_beginning(self) -> None:
+        start = self._buffer.lstrip(WHITESPACE)
+        if start.startswith(self._spec.opening):
+            self._consume_marker("thought", start.removeprefix(self._spec.opening))
+        elif not self._spec.opening.startswith(start):
+            self._state = "answer"
+
+    def _parse_reasoning(self) -> list[OutputPart]:
+        self._skip_whitespace()
+        found = self._buffer.find(self._spec.closing)
+        end = found if found >= 0 else len(self._buffer) - overlap(self._buffer, self._spec.closing)
+        text = self._buffer[:end].rstrip(WHITESPACE)
+        if found >= 0:
+            self._consume_marker("answer", self._buffer[found + len(self._spec.closing) :])
+        else:
+            self._buffer = self._buffer[len(text) :]
+        return [ReasoningText(text)] if text else []
+
+    def _parse_answer(self) -> list[OutputPart]:
+        self._skip_whitespace()
+        text, self._buffer = self._buffer, ""
+        if self._answer_parser is not None:
+            return self._answer_parser.feed(text)
+        return [ContentText(text)] if text else []
+
+    def _consume_marker(self, state: Literal["thought", "answer"], rest: str) -> None:
+        self._state, self._buffer, self._after_marker = state, rest, True
+
+    def _skip_whitespace(self) -> None:
+        if self._after_marker:
+            self._buffer = self._buffer.lstrip(WHITESPACE)
+            self._after_marker = not self._buffer

@@ -1,0 +1,169 @@
+"""Takes an answer apart into text and calls, as the markup of a family of templates writes them.
+
+Calls are read as soon as they are certain:
+
+- ToolCallStart when the first character of the arguments is there; before it, what does not go on as a call is Content.
+- ToolCallArguments exactly as written. ToolCallEnd when the JSON value is complete, whatever follows it.
+- Behind the arguments, the rest of the markup is dropped, also when the answer ends in the middle of it. What stands
+  there instead is Content.
+
+Whitespace around and inside the markup may differ. Whitespace directly before a call and after the last one is markup,
+too; all other whitespace is Content. The text of an answer without calls comes out as it went in.
+"""
+
+from typing import Literal
+
+from dragoman.output.markup import ToolCallMarkup
+from dragoman.output.parts import ContentText, OutputPart, ToolCallArguments, ToolCallEnd, ToolCallStart
+from dragoman.output.scanning import (
+    WHITESPACE,
+    ExpectedMarkup,
+    JsonValueScanner,
+    atoms_of_head,
+    atoms_of_words,
+    overlap,
+)
+
+
+class ToolCallSyntax:
+    """A markup, made ready for reading."""
+
+    def __init__(self, markup: ToolCallMarkup, optional_prefix: str = "") -> None:
+        """`may_precede`: text that a model may write before the first call, if an answer is either calls or text."""
+        section, call = atoms_of_words(markup.section_open), atoms_of_words(markup.call_open)
+        head = atoms_of_head(markup.head_before_name, markup.head_after_name)
+        separator, close = atoms_of_words(markup.separator), atoms_of_words(markup.section_close)
+        openings = [[*section, *call, *head]]
+        if optional_prefix:
+            openings.append([*atoms_of_words(optional_prefix), *section, *call, *head])
+        following = ([[*separator, *call, *head]] if separator else []) + ([close] if close else [])
+        self.trigger = markup.trigger
+        self.only_at_start = markup.only_at_start
+        self.separators = WHITESPACE + markup.separator
+        self.opening = ExpectedMarkup(*openings)
+        after_each = [[shape] for shape in (atoms_of_words(markup.tail), atoms_of_words(markup.call_close)) if shape]
+        self.after_arguments = [ExpectedMarkup(*shapes) for shapes in (*after_each, following) if shapes]
+        """What comes after a call's arguments, one after another."""
+
+
+ToolCallMode = Literal["none", "from trigger", "whole answer"]
+"""Where a grammar holds the answer to the markup, so that what looks like the beginning of a call is one."""
+
+
+class ToolCallParser:
+    """Implements pieces.OutputParser."""
+
+    def __init__(self, syntax: ToolCallSyntax, mode: ToolCallMode = "none") -> None:
+        self._syntax = syntax
+        self._mode = mode
+        self._expected = [syntax.opening] if syntax.only_at_start else []
+        """What must come next, unless it is arguments or text."""
+        self._arguments: JsonValueScanner | None = None
+        """The value that is being read."""
+        self._buffer = ""
+        self._held_whitespace = ""
+        """Whitespace directly before an opening that is being read."""
+        self._call_count = 0
+        self._after_call = False
+        """Whether nothing but whitespace came since a call."""
+
+    def feed(self, text: str) -> list[OutputPart]:
+        self._buffer += text
+        parts: list[OutputPart] = []
+        has_more = True
+        while has_more:
+            if self._arguments is not None:
+                has_more = self._parse_arguments(self._arguments, parts)
+            elif self._expected:
+                has_more = self._parse_markup(self._expected[0], parts)
+            else:
+                has_more = self._parse_text(parts)
+        return parts
+
+    def finish(self) -> list[OutputPart]:
+        parts: list[OutputPart] = []
+        space, self._held_whitespace = self._held_whitespace, ""
+        rest, self._buffer = self._buffer, ""
+        in_opening = bool(self._expected) and self._expected[0].opens_call
+        if self._mode == "whole answer" or (self._mode == "from trigger" and in_opening):
+            return []  # What is held is a call that was cut before its arguments.
+        if not self._expected:
+            if not self._after_call or rest.strip(WHITESPACE):
+                self._emit_text(rest, parts)
+        elif self._expected[0] is self._syntax.opening:
+            self._emit_text(space + rest, parts)
+        elif self._expected[0].opens_call and rest.strip(self._syntax.separators):
+            self._emit_text(rest, parts)
+        return parts
+
+    @property
+    def in_content(self) -> bool:
+        return self._arguments is None
+
+    @property
+    def in_reasoning(self) -> bool:
+        return False
+
+    @property
+    def held_characters(self) -> int:
+        return len(self._held_whitespace) + len(self._buffer)
+
+    def _parse_text(self, parts: list[OutputPart]) -> bool:
+        """Text up to a trigger; whether there is more to read."""
+        if self._syntax.only_at_start:
+            return self._emit_all_text(parts)
+        found = self._buffer.find(self._syntax.trigger)
+        end = found if found >= 0 else len(self._buffer) - overlap(self._buffer, self._syntax.trigger)
+        text = self._buffer[:end].rstrip(WHITESPACE)
+        self._emit_text(text, parts)
+        if found < 0:
+            self._buffer = self._buffer[len(text) :]
+            return False
+        self._held_whitespace, self._buffer = self._buffer[len(text) : found], self._buffer[found:]
+        self._expected = [self._syntax.opening]
+        return True
+
+    def _parse_markup(self, expected: ExpectedMarkup, parts: list[OutputPart]) -> bool:
+        """What is expected, or the end of all expectations; whether there is more to read."""
+        match = expected.match(self._buffer)
+        if match is None:
+            if expected.matches_prefix(self._buffer):
+                return False
+            self._abandon_markup(expected, parts)
+            return True
+        self._buffer = self._buffer[match.end() :]
+        self._expected = self._expected[1:]
+        if match.lastindex is not None:
+            parts.append(ToolCallStart(self._call_count, match[match.lastindex]))
+            self._arguments, self._held_whitespace = JsonValueScanner(), ""
+        return True
+
+    def _abandon_markup(self, expected: ExpectedMarkup, parts: list[OutputPart]) -> None:
+        """What was expected did not come: it is text, in which another call may begin."""
+        self._expected = []
+        if expected is self._syntax.opening and not self._syntax.only_at_start:
+            self._emit_text(self._held_whitespace + self._syntax.trigger, parts)
+            self._held_whitespace, self._buffer = "", self._buffer[len(self._syntax.trigger) :]
+
+    def _parse_arguments(self, arguments: JsonValueScanner, parts: list[OutputPart]) -> bool:
+        end = arguments.end(self._buffer)
+        text = self._buffer[:end]
+        if text:
+            parts.append(ToolCallArguments(self._call_count, text))
+        self._buffer = self._buffer[len(text) :]
+        if end is None:
+            return False
+        parts.append(ToolCallEnd(self._call_count))
+        self._call_count += 1
+        self._arguments, self._expected, self._after_call = None, self._syntax.after_arguments, True
+        return True
+
+    def _emit_all_text(self, parts: list[OutputPart]) -> bool:
+        self._emit_text(self._buffer, parts)
+        self._buffer = ""
+        return False
+
+    def _emit_text(self, text: str, parts: list[OutputPart]) -> None:
+        if text:
+            parts.append(ContentText(text))
+            self._after_call = False

@@ -1,0 +1,92 @@
+"""A process that renders one template after another, and may be killed at any moment.
+
+RequestTemplateRenderer starts it as `python -m dragoman.prompt.template_process`. It reads frames (core.frames) from
+standard input and writes them to standard output; an empty one there says that it is ready.
+"""
+
+import contextlib
+import resource
+import signal
+import sys
+
+import msgspec
+
+from dragoman.core.frames import encode_frame, read_frame_blocking
+from dragoman.core.request import ChatPrompt
+from dragoman.prompt.sandbox import TemplateError, TemplateRefusal
+from dragoman.prompt.template import ChatTemplate, RenderedPrompt
+
+DEADLINE_SECONDS = 2
+"""What one rendering may take."""
+
+_MEMORY_BYTES = 512 * 2**20
+"""Of address space, the interpreter's own included."""
+
+
+class RenderRequest(msgspec.Struct, frozen=True):
+    """Apply a template."""
+
+    prompt: ChatPrompt
+    """With the variables in its `template_arguments`."""
+    source: str
+    bos: str
+    eos: str
+    supports_reasoning: bool
+    max_characters: int
+    constrained: bool
+    deadline_seconds: float
+
+
+class RenderResult(msgspec.Struct, frozen=True):
+    """What became of a Rendering: a prompt, or why there is none."""
+
+    prompt: RenderedPrompt | None = None
+    refusal: str | None = None
+    """What the template said to raise_exception."""
+    error: str | None = None
+
+
+def encode(message: RenderRequest | RenderResult) -> bytes:
+    """One frame."""
+    return encode_frame(msgspec.msgpack.encode(message))
+
+
+def main() -> None:
+    """Answer until standard input ends."""
+    with contextlib.suppress(ValueError, OSError):  # Not every system limits address space.
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
+    _write(encode_frame(b""))
+    while (body := read_frame_blocking(sys.stdin.buffer)) is not None:
+        request = msgspec.msgpack.decode(body, type=RenderRequest)
+        # The parent kills a process that takes too long. This is for one whose parent has died meanwhile.
+        signal.setitimer(signal.ITIMER_REAL, 2 * request.deadline_seconds)
+        reply = encode(_apply(request))
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _write(reply)
+
+
+def _apply(request: RenderRequest) -> RenderResult:
+    template = ChatTemplate(
+        request.source, bos=request.bos, eos=request.eos, supports_reasoning=request.supports_reasoning
+    )
+    try:
+        prompt = template.apply(
+            request.prompt,
+            request.prompt.template_arguments,
+            constrained=request.constrained,
+            max_characters=request.max_characters,
+        )
+    except TemplateRefusal as refusal:
+        return RenderResult(refusal=str(refusal))
+    except TemplateError as error:
+        return RenderResult(error=str(error))
+    return RenderResult(prompt)
+
+
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,314 @@
+"""Idempotency keys in the database: one runner at a time, one answer, whatever dies in between."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from threading import Barrier
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from sqlalchemy import delete, func, insert, select
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.idempotency_keys import (
+    RETENTION_MILLISECONDS,
+    IdempotencyKeyTable,
+    IdempotencyRow,
+    key_state,
+    row_id,
+)
+from dragoman.accounts.database.migrations import upgrade
+from dragoman.accounts.database.tables import idempotent_requests, processes
+from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
+from dragoman.core.idempotency import (
+    Acquired,
+    IdempotencyState,
+    IdempotentRequest,
+    InProgress,
+    NotStored,
+    RequestMismatch,
+    StoredResponse,
+)
+from tests.support.accounts import ManualClock
+
+ATTEMPT = IdempotentRequest("caller", "key", "fingerprint")
+ANSWER = StoredResponse(
+    200, (("content-type", "text/event-stream"), ("x-request-id", "1")), b"data: \xf0\x9f\xa6\x9c\n\n"
+)
+
+
+def register(database: Database, process_id: int) -> IdempotencyKeyTable:
+    with database.write() as connection:
+        connection.execute(insert(processes).values(id=process_id, machine="here", beat_at=0))
+    return IdempotencyKeyTable(database, process_id)
+
+
+def unregister(database: Database, process_id: int) -> None:
+    """What recovery does for a process that died."""
+    with database.write() as connection:
+        connection.execute(delete(processes).where(processes.c.id == process_id))
+
+
+def count(database: Database) -> int:
+    with database.read() as connection:
+        return connection.execute(select(func.count()).select_from(idempotent_requests)).scalar_one()
+
+
+@pytest.fixture
+def first(database: Database) -> IdempotencyKeyTable:
+    return register(database, 1)
+
+
+@pytest.fixture
+def second(database: Database) -> IdempotencyKeyTable:
+    return register(database, 2)
+
+
+def test_the_first_runs_the_others_wait_and_get_its_answer(
+    first: IdempotencyKeyTable, second: IdempotencyKeyTable
+) -> None:
+    assert first.claim(ATTEMPT, 11) == Acquired(11)
+    assert [store.claim(ATTEMPT, 12) for store in (first, second)] == [InProgress(), InProgress()]
+    assert first.store(ATTEMPT, 11, ANSWER)
+    assert [store.claim(ATTEMPT, 13) for store in (first, second)] == [ANSWER, ANSWER]
+
+
+def test_a_key_stands_for_one_request_of_one_caller(first: IdempotencyKeyTable, second: IdempotencyKeyTable) -> None:
+    other = IdempotentRequest("caller", "key", "another")
+    first.claim(ATTEMPT, 11)
+    assert second.claim(other, 12) == RequestMismatch()
+    assert second.claim(IdempotentRequest("somebody", "key", "another"), 13) == Acquired(13)
+    first.store(ATTEMPT, 11, ANSWER)
+    assert second.claim(other, 14) == RequestMismatch()
+
+
+def test_an_answer_that_is_too_large_is_remembered_without_it(first: IdempotencyKeyTable) -> None:
+    first.claim(ATTEMPT, 11)
+    assert first.store(ATTEMPT, 11, None)
+    assert first.claim(ATTEMPT, 12) == NotStored()
+
+
+def test_what_is_released_is_run_by_the_next(first: IdempotencyKeyTable, second: IdempotencyKeyTable) -> None:
+    first.claim(ATTEMPT, 11)
+    first.release(ATTEMPT, 11)
+    assert second.claim(ATTEMPT, 12) == Acquired(12)
+    second.store(ATTEMPT, 12, ANSWER)
+    second.release(ATTEMPT, 12)
+    assert first.claim(ATTEMPT, 13) == ANSWER
+
+
+def test_the_claim_of_a_dead_process_is_taken_over_and_its_answer_comes_too_late(
+    database: Database, first: IdempotencyKeyTable, second: IdempotencyKeyTable
+) -> None:
+    first.claim(ATTEMPT, 11)
+    unregister(database, 1)
+    assert second.claim(ATTEMPT, 12) == Acquired(12)
+    assert not first.store(ATTEMPT, 11, ANSWER)
+    first.release(ATTEMPT, 11)
+    assert second.claim(ATTEMPT, 13) == InProgress()
+    assert second.store(ATTEMPT, 12, ANSWER)
+
+
+def test_of_many_concurrent_claims_one_succeeds(database: Database, first: IdempotencyKeyTable) -> None:
+    barrier = Barrier(8)
+
+    def claim(token: int) -> IdempotencyState:
+        barrier.wait(10)
+        return first.claim(ATTEMPT, token)
+
+    for dead in (None, 2, 3, 4):
+        if dead is not None:  # What is taken over is claimed once too.
+            register(database, dead).claim(ATTEMPT, 99)
+            unregister(database, dead)
+        with ThreadPoolExecutor(8) as pool:
+            standings = list(pool.map(claim, range(8)))
+        [winner] = [standing for standing in standings if isinstance(standing, Acquired)]
+        assert standings.count(InProgress()) == 7
+        first.release(ATTEMPT, winner.token)
+
+
+def test_the_sweep_deletes_abandoned_claims_only(
+    database: Database, first: IdempotencyKeyTable, second: IdempotencyKeyTable
+) -> None:
+    third = register(database, 3)
+    for number, store in enumerate((first, first, second, third)):
+        assert store.claim(IdempotentRequest("caller", f"key {number}", ""), number) == Acquired(number)
+    second.store(IdempotentRequest("caller", "key 2", ""), 2, ANSWER)
+    unregister(database, 3)
+    assert first.sweep({0}) == 2, "the claim of the dead process, and the one of its own that was forgotten"
+    assert first.claim(IdempotentRequest("caller", "key 0", ""), 20) == InProgress()
+    assert first.claim(IdempotentRequest("caller", "key 2", ""), 22) == ANSWER
+
+
+def test_an_answer_is_kept_for_a_day_by_the_databases_clock(tmp_path: Path) -> None:
+    clock = ManualClock()
+    database = Database(f"sqlite:///{tmp_path}/a.db", clock)
+    upgrade(database)
+    store = register(database, 1)
+    store.claim(ATTEMPT, 11)
+    clock.advance(RETENTION_MILLISECONDS // 1000)  # How long it ran does not matter.
+    store.store(ATTEMPT, 11, ANSWER)
+    clock.advance(RETENTION_MILLISECONDS // 1000 - 1)
+    assert store.claim(ATTEMPT, 12) == ANSWER
+    assert store.sweep(()) == 0
+    clock.advance(1)
+    assert store.sweep(()) == 1
+    assert store.claim(ATTEMPT, 13) == Acquired(13)
+    database.close()
+
+
+def test_a_queued_requests_key_is_taken_as_long_as_its_job_is_there(
+    first: IdempotencyKeyTable, database: Database
+) -> None:
+    queued = insert(idempotent_requests).values(
+        id=row_id(ATTEMPT),
+        fingerprint=ATTEMPT.fingerprint,
+        token=0,
+        process_id=QUEUE_PROCESS_ID,
+        claimed_at=0,
+        job_id="job_1",
+    )
+    with database.write() as connection:
+        connection.execute(queued)
+    assert first.claim(ATTEMPT, 11) == RequestMismatch()
+    assert first.sweep(()) == 0
+    assert first.claim(ATTEMPT, 12) == RequestMismatch()
+
+
+rows = st.builds(
+    IdempotencyRow,
+    st.just("id"),
+    st.sampled_from("ab"),
+    st.integers(0, 9),
+    st.integers(0, 9),
+    st.integers(0, 100),
+    st.none() | st.integers(0, 2 * RETENTION_MILLISECONDS),
+    st.none() | st.just(200),
+    st.just("[]"),
+    st.just(b"{}"),
+    st.none(),
+)
+
+
+@given(st.none() | rows, st.sampled_from("ab"), st.integers(0, 3 * RETENTION_MILLISECONDS), st.booleans())
+def test_every_row_has_exactly_one_state(row: IdempotencyRow | None, fingerprint: str, now: int, alive: bool) -> None:
+    found = key_state(row, fingerprint, now, alive=alive)
+    if row is None:
+        assert found is None
+        return
+    running = row.ended_at is None and alive
+    kept = row.ended_at is not None and now < row.ended_at + RETENTION_MILLISECONDS
+    assert (found is None) == (not running and not kept)
+    if found is not None:
+        assert isinstance(found, RequestMismatch) == (fingerprint != row.fingerprint)
+        assert isinstance(found, InProgress) <= running
+        assert isinstance(found, StoredResponse | NotStored) <= kept
+
+
+class IdempotencyMachine(RuleBasedStateMachine):
+    """Processes that claim, answer, give up, die and are born, over the same two keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = TemporaryDirectory()
+        self._clock = ManualClock()
+        self._database = Database(f"sqlite:///{self._folder.name}/a.db", self._clock)
+        upgrade(self._database)
+        self._last = 0
+        self._stores: dict[int, IdempotencyKeyTable] = {}
+        self._claims: dict[int, tuple[int, IdempotentRequest]] = {}
+        """By token: whose it is and what for; those of the dead too, who do not know that they are."""
+        self._running: dict[str, int] = {}
+        """What the database should say: for a key, the token of the one claim that stands."""
+        self._answers: dict[str, tuple[str, StoredResponse | None, int]] = {}
+        """And for an answered key the fingerprint, the answer, and when."""
+        self.start()
+
+    def teardown(self) -> None:
+        self._database.close()
+        self._folder.cleanup()
+
+    def _next(self) -> int:
+        self._last += 1
+        return self._last
+
+    @rule()
+    def start(self) -> None:
+        if len(self._stores) < 3:
+            process_id = self._next()
+            self._stores[process_id] = register(self._database, process_id)
+
+    @precondition(lambda self: len(self._stores) > 1)
+    @rule(data=st.data())
+    def die(self, data: st.DataObject) -> None:
+        process_id = data.draw(st.sampled_from(sorted(self._stores)))
+        unregister(self._database, process_id)
+        del self._stores[process_id]
+        dead = {token for token, (owner, _) in self._claims.items() if owner == process_id}
+        self._running = {key: token for key, token in self._running.items() if token not in dead}
+
+    @rule(data=st.data(), key=st.sampled_from("kl"), fingerprint=st.sampled_from("ab"))
+    def claim(self, data: st.DataObject, key: str, fingerprint: str) -> None:
+        process_id = data.draw(st.sampled_from(sorted(self._stores)))
+        token, attempt = self._next(), IdempotentRequest("caller", key, fingerprint)
+        expected = self._expected(attempt, token)
+        assert self._stores[process_id].claim(attempt, token) == expected
+        if expected == Acquired(token):
+            self._claims[token] = (process_id, attempt)
+            self._running[key] = token
+            self._answers.pop(key, None)
+
+    def _expected(self, attempt: IdempotentRequest, token: int) -> IdempotencyState:
+        if (running := self._running.get(attempt.key)) is not None:
+            return InProgress() if self._claims[running][1] == attempt else RequestMismatch()
+        fingerprint, answer, at = self._answers.get(attempt.key, ("", None, -RETENTION_MILLISECONDS))
+        if at + RETENTION_MILLISECONDS <= self._clock.wall:
+            return Acquired(token)
+        if fingerprint != attempt.fingerprint:
+            return RequestMismatch()
+        return NotStored() if answer is None else answer
+
+    @precondition(lambda self: self._claims)
+    @rule(
+        data=st.data(), answer=st.none() | st.builds(StoredResponse, st.just(200), st.just(()), st.binary(max_size=4))
+    )
+    def keep(self, data: st.DataObject, answer: StoredResponse | None) -> None:
+        token = data.draw(st.sampled_from(sorted(self._claims)))
+        process_id, attempt = self._claims[token]
+        store = self._stores.get(process_id) or IdempotencyKeyTable(self._database, process_id)
+        stands = self._running.get(attempt.key) == token
+        # The dead may come a moment too late only for as long as nobody has taken over or swept.
+        kept = store.store(attempt, token, answer)
+        assert kept or not stands
+        if kept:
+            self._running.pop(attempt.key, None)
+            self._answers[attempt.key] = (attempt.fingerprint, answer, self._clock.wall)
+
+    @precondition(lambda self: self._claims)
+    @rule(data=st.data())
+    def release(self, data: st.DataObject) -> None:
+        token = data.draw(st.sampled_from(sorted(self._claims)))
+        process_id, attempt = self._claims[token]
+        (self._stores.get(process_id) or IdempotencyKeyTable(self._database, process_id)).release(attempt, token)
+        if self._running.get(attempt.key) == token:
+            del self._running[attempt.key]
+
+    @rule(data=st.data())
+    def sweep(self, data: st.DataObject) -> None:
+        process_id = data.draw(st.sampled_from(sorted(self._stores)))
+        held = {token for token, (owner, _) in self._claims.items() if owner == process_id}
+        self._stores[process_id].sweep(held)
+
+    @rule(hours=st.sampled_from([1, 23, 24]))
+    def wait(self, hours: int) -> None:
+        self._clock.advance(hours * 3600)
+
+    @invariant()
+    def a_key_has_one_row(self) -> None:
+        assert count(self._database) <= 2
+
+
+TestProcesses = IdempotencyMachine.TestCase
+TestProcesses.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

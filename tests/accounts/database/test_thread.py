@@ -1,0 +1,33 @@
+import asyncio
+import threading
+
+import pytest
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.errors import Overloaded
+
+
+async def test_calls_are_made_one_after_the_other_and_only_so_many_wait() -> None:
+    thread = DatabaseThread(Database("sqlite:///unused.db"), max_waiting=3)
+    go_on = threading.Event()
+    order: list[int] = []
+    first = asyncio.create_task(thread.run(go_on.wait))
+    others = [asyncio.create_task(thread.run(order.append, number)) for number in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await thread.run(order.append, 9)
+    go_on.set()
+    await asyncio.gather(first, *others)
+    await thread.run(order.append, 3)
+    assert order == [0, 1, 3]
+    await asyncio.to_thread(thread.close)
+
+
+async def test_what_a_call_raises_is_raised_to_its_caller() -> None:
+    thread = DatabaseThread(Database("sqlite:////nowhere/at/all.db"))
+    with pytest.raises(ValueError, match="invalid literal"):
+        await thread.run(int, "x")
+    with pytest.raises(Overloaded, match="does not answer"):
+        await thread.run(lambda: thread.database.engine.connect().close())
+    thread.close()

@@ -1,0 +1,77 @@
+import msgspec
+import pytest
+
+from dragoman.accounts.administration.usage import find_usage
+from dragoman.accounts.ledger.operations import NeverAdmitted, Settled, Settlement, SettlementResult
+from tests.support.accounts import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE, LedgerHarness
+
+
+@pytest.mark.parametrize("result", ["finished", "disconnected", "failed", "crashed"])
+def test_the_reported_tokens_are_charged_however_the_request_ended(
+    harness: LedgerHarness, result: SettlementResult
+) -> None:
+    admitted = harness.admit(10, 100)
+    settled = harness.settle(admitted.request_id, prompt=10, cached=4, completion=7, result=result)
+    assert settled.charge == 6 * PROMPT_PRICE + 4 * CACHED_PRICE + 7 * COMPLETION_PRICE
+    account, key = harness.account, harness.key
+    assert (account.holds, account.charges, account.balance) == (0, settled.charge, 1_000_000 - settled.charge)
+    assert (key.held, key.running, key.spent) == (0, 0, settled.charge)
+    harness.assert_consistent()
+
+
+def test_a_request_that_was_given_nothing_pays_nothing(harness: LedgerHarness) -> None:
+    settled = harness.settle(harness.admit().request_id, 0, 0, 0, "failed")
+    assert settled.charge == 0
+    assert harness.account.balance == 1_000_000
+    harness.assert_consistent()
+
+
+def test_settling_again_gives_the_first_result_and_changes_nothing(harness: LedgerHarness) -> None:
+    admitted = harness.admit()
+    first = Settlement(admitted.request_id, 10, 0, 3, "finished")
+    second = Settlement(admitted.request_id, 10, 0, 9, "failed")
+    outcomes = [*harness.ledger.commit([first, second]), *harness.ledger.commit([second])]
+    charge = 10 * PROMPT_PRICE + 3 * COMPLETION_PRICE
+    settled = Settled(admitted.request_id, charge, "finished")
+    assert outcomes == [settled, *[msgspec.structs.replace(settled, repeated=True)] * 2]
+    assert harness.account.charges == charge
+    harness.assert_consistent()
+
+
+def test_a_charge_never_exceeds_its_hold(harness: LedgerHarness) -> None:
+    admitted = harness.admit(10, 10)
+    assert harness.settle(admitted.request_id, 10, 0, 1000).charge == admitted.hold
+
+
+def test_beyond_a_capped_hold_what_was_delivered_is_paid_even_below_zero(harness: LedgerHarness) -> None:
+    harness.admit(prompt=99_980, max_completion=0)  # Leaves little in the account.
+    capped = harness.admit(10, 40, hold_cap=0)
+    charge = harness.settle(capped.request_id, 10, 0, 40).charge
+    assert charge == 10 * PROMPT_PRICE + 40 * COMPLETION_PRICE
+    assert harness.account.balance < 0
+    harness.assert_consistent()
+
+
+def test_settling_a_request_that_was_never_admitted_is_refused(harness: LedgerHarness) -> None:
+    outcomes = harness.ledger.commit([Settlement("unknown", 1, 0, 1, "finished")])
+    assert isinstance(outcomes[0], NeverAdmitted)
+
+
+@pytest.mark.parametrize("counts", [(-1, 0, 0), (1, 2, 0), (0, 0, -1), (2**60, 0, 0)])
+def test_token_counts_that_cannot_be_are_refused(harness: LedgerHarness, counts: tuple[int, int, int]) -> None:
+    admitted = harness.admit()
+    (outcome,) = harness.ledger.commit([Settlement(admitted.request_id, *counts, "finished")])
+    assert isinstance(outcome, ValueError)
+    assert harness.key.running == 1
+
+
+def test_a_usage_record_contains_what_its_charge_was_computed_from(harness: LedgerHarness) -> None:
+    admitted = harness.admit(10, 10)
+    settled = harness.settle(admitted.request_id, 10, 4, 7)
+    used = find_usage(harness.database, admitted.request_id)
+    assert used is not None
+    assert (used.prompt_tokens, used.cached_tokens, used.completion_tokens) == (10, 4, 7)
+    assert (used.charge, used.result, used.dialect) == (settled.charge, "finished", "arcee")
+    assert used.price_id is not None
+    assert used.admitted_at <= used.settled_at
+    assert find_usage(harness.database, "unknown") is None

@@ -1,0 +1,217 @@
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dragoman.accounts.administration.accounts import deposit
+from dragoman.accounts.administration.consistency import find_discrepancies
+from dragoman.accounts.administration.keys import KeyRules
+from dragoman.accounts.administration.usage import UsageRecord, list_usage
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
+from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.ledger.operations import Admitted, KeyLookup, NeverAdmitted, Settled, Settlement
+from dragoman.accounts.ledger.refusals import BalanceTooLow, LedgerUnavailable
+from dragoman.accounts.process.client import LedgerClient
+from dragoman.accounts.process.transport import LedgerTransport
+from tests.support.accounts import LedgerHarness
+from tests.support.postgresql import PostgresServer, new_database, running_postgresql
+from tests.support.server import LEDGER_PROCESS, children_of
+
+CLIENTS, PURCHASES = 20, 20
+
+
+@pytest.fixture
+async def ledger(harness: LedgerHarness, transport: type[LedgerTransport]) -> AsyncIterator[LedgerClient]:
+    async with LedgerClient(harness.database, new_process_id(), transport=transport) as ledger:
+        yield ledger
+
+
+def _settlement(admitted: Admitted) -> Settlement:
+    return Settlement(admitted.request_id, 10, 0, 5, "finished")
+
+
+async def test_requests_in_one_batch_get_their_own_outcomes(harness: LedgerHarness, ledger: LedgerClient) -> None:
+    asked = [harness.admission(prompt=prompt, max_completion=0) for prompt in (1, 200_000, 2, 3)]
+    outcomes = await asyncio.gather(*map(ledger.admit, asked), return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Admitted, BalanceTooLow, Admitted, Admitted]
+    admitted = [outcome for outcome in outcomes if isinstance(outcome, Admitted)]
+    assert [each.request_id for each in admitted] == [asked[number].request_id for number in (0, 2, 3)]
+    settled = await asyncio.gather(*(ledger.settle(_settlement(each)) for each in admitted))
+    assert [each.request_id for each in settled] == [each.request_id for each in admitted]
+    assert (await ledger.look_up_key(KeyLookup(harness.digest, "arcee"))).key_id == harness.key_id
+    harness.assert_consistent()
+
+
+async def test_a_settlement_completes_when_its_future_is_cancelled(
+    harness: LedgerHarness, ledger: LedgerClient
+) -> None:
+    admitted = await ledger.admit(harness.admission())
+    ledger.settle(_settlement(admitted)).cancel()
+    assert (await ledger.settle(_settlement(admitted))).repeated
+    with pytest.raises(NeverAdmitted):
+        await ledger.settle(Settlement("unknown", 1, 0, 1, "finished"))
+
+
+async def test_a_client_that_leaves_while_it_is_admitted_holds_nothing(
+    harness: LedgerHarness, transport: type[LedgerTransport]
+) -> None:
+    async with LedgerClient(harness.database, new_process_id(), transport=transport) as ledger:
+        asked = [asyncio.create_task(ledger.admit(harness.admission())) for _ in range(20)]
+        await asyncio.sleep(0)
+        for task in asked[:15]:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+    assert harness.key.running == 5
+    harness.assert_consistent()
+
+
+async def test_a_client_that_leaves_between_its_admission_and_hearing_of_it_holds_nothing(
+    harness: LedgerHarness, transport: type[LedgerTransport]
+) -> None:
+    async with LedgerClient(harness.database, new_process_id(), transport=transport) as ledger:
+
+        async def admit_and_cancel_the_other() -> None:
+            await ledger.admit(harness.admission())
+            other.cancel()  # Its admission came in the same transaction; it has not been woken yet.
+
+        first = asyncio.create_task(admit_and_cancel_the_other())
+        other = asyncio.create_task(ledger.admit(harness.admission()))
+        await asyncio.wait([first, other])
+        assert other.cancelled()
+    assert harness.key.running == 1
+    harness.assert_consistent()
+
+
+async def test_closing_finishes_pending_operations_and_refuses_new_ones(
+    harness: LedgerHarness, transport: type[LedgerTransport]
+) -> None:
+    async with LedgerClient(harness.database, new_process_id(), transport=transport) as ledger:
+        admitted = await ledger.admit(harness.admission())
+        settled = ledger.settle(_settlement(admitted))
+    assert isinstance(settled.result(), Settled)
+    with pytest.raises(LedgerUnavailable):
+        await ledger.admit(harness.admission())
+
+
+async def test_operations_beyond_max_pending_are_refused_immediately(
+    harness: LedgerHarness, transport: type[LedgerTransport]
+) -> None:
+    async with LedgerClient(harness.database, new_process_id(), max_waiting=3, transport=transport) as ledger:
+        asked = [asyncio.create_task(ledger.admit(harness.admission())) for _ in range(3)]
+        await asyncio.sleep(0)  # they ask
+        for _ in range(2):
+            with pytest.raises(LedgerUnavailable):
+                await ledger.admit(harness.admission())
+        assert [type(admitted) for admitted in await asyncio.gather(*asked)] == [Admitted] * 3
+
+
+async def test_a_database_that_is_locked_is_waited_for_and_then_given_up(
+    tmp_path: Path, transport: type[LedgerTransport]
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=0.01)
+    upgrade(database)
+    with LedgerHarness(database) as harness:
+        async with LedgerClient(database, new_process_id(), timeout_seconds=0.1, transport=transport) as ledger:
+            with database.write():
+                with pytest.raises(LedgerUnavailable) as refusal:
+                    await ledger.admit(harness.admission())
+                waiting = ledger.settle(Settlement("unknown", 1, 0, 1, "finished"))
+            assert refusal.value.retry_after >= 1
+            with pytest.raises(NeverAdmitted):
+                await waiting
+            await ledger.admit(harness.admission())
+        assert harness.key.running == 1
+        harness.assert_consistent()
+    database.close()
+
+
+async def test_closing_while_the_database_is_locked_fails_pending_settlements(
+    tmp_path: Path, transport: type[LedgerTransport]
+) -> None:
+    database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=0.01)
+    upgrade(database)
+    with LedgerHarness(database) as harness, database.write():
+        async with LedgerClient(database, new_process_id(), timeout_seconds=0.1, transport=transport) as ledger:
+            settled = ledger.settle(_settlement(Admitted("request", harness.account_id, harness.key_id, 0, 0)))
+        with pytest.raises(LedgerUnavailable):
+            settled.result()
+    database.close()
+
+
+async def test_an_unexpected_error_is_raised_to_its_callers_and_affects_no_others(
+    harness: LedgerHarness, ledger: LedgerClient
+) -> None:
+    broken = harness.admission()
+    with harness.database.write() as connection:
+        connection.exec_driver_sql("UPDATE keys SET models = 'changed by hand'")
+    harness.use_new_key(KeyRules())
+    with pytest.raises(msgspec.DecodeError):
+        await ledger.admit(broken)
+    await ledger.admit(harness.admission())
+    harness.assert_consistent()
+
+
+async def test_a_ledger_process_killed_under_load_loses_nothing_and_charges_nothing_twice(
+    harness: LedgerHarness,
+) -> None:
+    deposit(harness.database, harness.account_id, 10**9)
+    async with LedgerClient(harness.database, harness.process_id, timeout_seconds=30) as ledger:
+        for _ in range(3):
+            clients = [asyncio.create_task(_buy(harness, ledger)) for _ in range(CLIENTS)]
+            await clients[0]  # All are in the middle of it.
+            (process,) = children_of(os.getpid(), LEDGER_PROCESS)
+            os.kill(process, signal.SIGKILL)
+            await asyncio.gather(*clients)
+    assert children_of(os.getpid(), LEDGER_PROCESS) == []
+    assert harness.key.running == 0
+    finished = find_finished(harness.database)
+    assert len(finished) == 3 * CLIENTS * PURCHASES
+    assert harness.account.charges == sum(used.charge for used in finished)
+    harness.assert_consistent()
+
+
+async def test_postgresql_restarted_under_load_loses_nothing(transport: type[LedgerTransport]) -> None:
+    with running_postgresql() as server:
+        database = Database(new_database(server))
+        upgrade(database)
+        with LedgerHarness(database, balance=10**9) as harness:
+            async with LedgerClient(database, harness.process_id, timeout_seconds=10, transport=transport) as ledger:
+                for signal_number in (signal.SIGQUIT, signal.SIGINT):  # A crash, and an orderly end.
+                    clients = [asyncio.create_task(_buy(harness, ledger)) for _ in range(CLIENTS)]
+                    await clients[0]  # All are in the middle of it.
+                    restart = asyncio.to_thread(_restart, server, signal_number)
+                    await asyncio.gather(restart, *(_buy(harness, ledger) for _ in range(CLIENTS)), *clients)
+            assert harness.key.running == 0
+            assert harness.account.charges == sum(used.charge for used in list_usage(database, limit=10_000))
+            assert len(find_finished(database)) == 4 * CLIENTS * PURCHASES
+            assert find_discrepancies(database) == []
+        database.close()
+
+
+def find_finished(database: Database) -> list[UsageRecord]:
+    return [used for used in list_usage(database, limit=10_000) if used.result == "finished"]
+
+
+async def _buy(harness: LedgerHarness, ledger: LedgerClient) -> None:
+    """A client that tries again when it is told to."""
+    bought = 0
+    while bought < PURCHASES:
+        try:
+            admitted = await ledger.admit(harness.admission())
+        except LedgerUnavailable:
+            continue
+        await ledger.settle(_settlement(admitted))
+        bought += 1
+
+
+def _restart(server: PostgresServer, signal_number: signal.Signals) -> None:
+    postmaster: Any = server.get_postmaster_info().process
+    postmaster.send_signal(signal_number)
+    postmaster.wait(30)
+    server.ensure_postgres_running()

@@ -1,0 +1,57 @@
+import asyncio
+import threading
+from pathlib import Path
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
+from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.accounts.process.messages import Committed, LedgerConfig, LedgerReply
+from tests.support.accounts import LedgerHarness
+from tests.support.patience import PATIENCE_SECONDS
+
+
+def _config(database: Database) -> LedgerConfig:
+    return LedgerConfig(database.url, database.busy_seconds, new_process_id())
+
+
+def _threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ledger")]
+
+
+async def test_what_it_has_not_begun_when_it_is_killed_is_lost(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=60)
+    upgrade(database)
+    replies: list[LedgerReply] = []
+    with LedgerHarness(database) as till:
+        with database.write():  # The first transaction waits for this one.
+            thread = await LedgerThread.start(_config(database))
+            thread.commit([till.admission()], is_retry=False)
+            thread.commit([till.admission()], is_retry=False)
+            thread.kill()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            replies.extend([reply async for reply in thread.replies()])
+            assert await thread.wait() == 0
+        assert till.key.running == len(replies) <= 1
+        assert all(isinstance(reply, Committed) for reply in replies)
+        till.assert_consistent()
+    database.close()
+
+
+def test_it_ends_when_the_event_loop_that_it_answers_has_ended(till: LedgerHarness) -> None:
+    thread = asyncio.run(LedgerThread.start(_config(till.database)))
+    thread.commit([till.admission()], is_retry=False)
+    for running in _threads():
+        running.join(60)
+    assert _threads() == []
+    assert till.key.running == 1
+
+
+async def test_no_thread_is_left_when_it_has_ended(till: LedgerHarness) -> None:
+    thread = await LedgerThread.start(_config(till.database))
+    thread.commit([till.admission()], is_retry=False)
+    thread.finish()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert len([reply async for reply in thread.replies()]) == 1
+        assert await thread.wait() == 0
+    assert _threads() == []

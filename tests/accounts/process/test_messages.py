@@ -1,0 +1,92 @@
+import sqlite3
+import threading
+
+import msgspec
+import pytest
+
+from dragoman.accounts.ledger.operations import Admitted, KeyInfo, LedgerOutcome, NeverAdmitted, RequestIdTaken, Settled
+from dragoman.accounts.ledger.refusals import (
+    AccountNotAllowed,
+    BalanceTooLow,
+    BudgetExceeded,
+    DialectNotAllowed,
+    KeyDisabled,
+    KeyExpired,
+    KeyUnknown,
+    LedgerRefusal,
+    LedgerUnavailable,
+    ModelNotAllowed,
+    RequestRateLimited,
+    RequestTooLarge,
+    TokenRateLimited,
+    TooManyRunning,
+)
+from dragoman.accounts.money import InvalidAmount
+from dragoman.accounts.process.messages import Committed, decode_reply, encode, pack_outcome, unpack_outcome
+from dragoman.core.frames import LENGTH_BYTES
+from dragoman.core.rate_limits import Allowance
+
+WINDOW = Allowance(100, 100, 7)
+
+EXCEPTIONS: list[Exception] = [
+    KeyUnknown(),
+    KeyDisabled(1_800_000_000_000),
+    KeyExpired(1_800_000_000_000),
+    DialectNotAllowed("scale"),
+    ModelNotAllowed("parrot"),
+    AccountNotAllowed("acme"),
+    BalanceTooLow(1, -5, 20, 30),
+    BudgetExceeded(100, 60, 30, 20),
+    RequestTooLarge(2_000, 1_000),
+    RequestRateLimited("requests per minute", WINDOW, 7, WINDOW, None),
+    TokenRateLimited("tokens per minute", WINDOW, 7, None, WINDOW),
+    TooManyRunning("concurrent requests", 3, 3, 1),
+    LedgerUnavailable("The accounts' database does not answer", 5),
+    NeverAdmitted("request"),
+    RequestIdTaken("request"),
+    InvalidAmount("Request request: too much"),
+    ValueError("'' is not a request id"),
+    sqlite3.IntegrityError("UNIQUE constraint failed"),
+    msgspec.DecodeError("JSON is malformed"),
+]
+
+
+def _sent(outcome: LedgerOutcome) -> LedgerOutcome:
+    body = encode(Committed([pack_outcome(outcome)], synced=True))[LENGTH_BYTES:]
+    reply = decode_reply(body)
+    assert isinstance(reply, Committed)
+    return unpack_outcome(reply.outcomes[0])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Admitted("request", 1, 2, 30, 70, WINDOW, None),
+        Admitted("request", None, None, 0, None),
+        Settled("request", 30, "disconnected", repeated=True),
+        KeyInfo(1, 2, 70, 30, ("parrot",), WINDOW, None),
+    ],
+)
+def test_an_answer_arrives_as_it_was_given(answer: LedgerOutcome) -> None:
+    assert _sent(answer) == answer
+
+
+@pytest.mark.parametrize("error", EXCEPTIONS, ids=lambda error: type(error).__name__)
+def test_an_exception_arrives_with_all_its_fields(error: Exception) -> None:
+    arrived = _sent(error)
+    assert type(arrived) is type(error)
+    assert (str(arrived), vars(arrived)) == (str(error), vars(error))
+
+
+def test_every_refusal_class_is_tested() -> None:
+    def kinds(base: type[LedgerRefusal]) -> set[type[LedgerRefusal]]:
+        further = base.__subclasses__()
+        return set().union(*map(kinds, further)) if further else {base}
+
+    assert kinds(LedgerRefusal) <= {type(error) for error in EXCEPTIONS}
+
+
+def test_an_exception_that_cannot_be_pickled_is_sent_by_name() -> None:
+    arrived = _sent(KeyError(threading.Lock()))
+    assert isinstance(arrived, RuntimeError)
+    assert str(arrived).startswith("KeyError: ")

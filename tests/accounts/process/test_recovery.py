@@ -1,0 +1,186 @@
+"""No hold outlives its request, and nothing delivered is unpaid, however processes end."""
+
+import multiprocessing
+import os
+import random
+import signal
+from collections.abc import Iterator
+from multiprocessing.context import ForkServerContext
+from pathlib import Path
+
+import pytest
+from sqlalchemy import insert, select, update
+
+from dragoman.accounts.administration.keys import KeyRules
+from dragoman.accounts.administration.usage import find_usage, list_usage
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.tables import holds, processes
+from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.process.journal import JournalFolder
+from dragoman.accounts.process.recovery import DEAD_AFTER_SECONDS, Recovery
+from tests.support.accounts import COMPLETION_PRICE, PROMPT_PRICE, LedgerHarness
+from tests.support.ledger_processes import PROMPT_TOKENS, RECORD_BYTES, ServerSpec, serve
+from tests.support.patience import PATIENCE_SECONDS
+
+KILLS = {"sqlite": 50, "postgresql": 20}
+MAX_RECORDS = 150
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> JournalFolder:
+    return JournalFolder(tmp_path / "journals")
+
+
+@pytest.fixture
+def recovery(database: Database, folder: JournalFolder) -> Iterator[Recovery]:
+    """A living process's."""
+    process_id = new_process_id()
+    journal = folder.create(process_id)
+    recovery = Recovery(database, folder, process_id)
+    recovery.register()
+    yield recovery
+    recovery.close()
+    journal.close()
+
+
+def _open_requests(database: Database) -> list[str]:
+    with database.read() as connection:
+        return list(connection.execute(select(holds.c.request_id)).scalars())
+
+
+def _processes(database: Database) -> int:
+    with database.read() as connection:
+        return len(connection.execute(select(processes)).all())
+
+
+def test_a_process_killed_at_any_point_leaves_no_hold_and_nothing_unpaid(
+    kind: str, database_url: str, tmp_path: Path, folder: JournalFolder
+) -> None:
+    database = Database(database_url)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.support.ledger_processes"])
+    rng = random.Random(14)
+    with LedgerHarness(database, balance=10**9) as harness:
+        recovery = Recovery(database, folder, harness.process_id)
+        journal = folder.create(harness.process_id)
+        recovery.register()
+        delivered: dict[str, int] = {}
+        for seed in range(KILLS[kind]):
+            spec = ServerSpec(database_url, tmp_path / "journals", harness.digest, seed)
+            delivered |= _killed_after(context, spec, rng.randint(1, MAX_RECORDS))
+            recovery.recover()
+            assert _open_requests(database) == []
+        harness.assert_consistent()
+        for request_id, tokens in delivered.items():
+            used = find_usage(database, request_id)
+            assert used is not None
+            # The token that was noted when the process was killed may not have been sent.
+            assert tokens <= used.completion_tokens <= tokens + 1
+            assert used.charge == PROMPT_TOKENS * PROMPT_PRICE + used.completion_tokens * COMPLETION_PRICE
+        assert harness.key.running == 0
+        assert {used.result for used in list_usage(database, limit=1000)} == {"finished", "crashed"}
+        recovery.close()
+        journal.close()
+    database.close()
+
+
+def _killed_after(context: ForkServerContext, spec: ServerSpec, records: int) -> dict[str, int]:
+    """Kill a server after its client was sent so many tokens; what the client had got, by request."""
+    here, there = context.Pipe(duplex=False)
+    process = context.Process(target=serve, args=(spec, there))
+    process.start()
+    there.close()
+    received = b""
+    while len(received) < records * RECORD_BYTES:
+        assert here.poll(PATIENCE_SECONDS)
+        received += os.read(here.fileno(), RECORD_BYTES)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(timeout=PATIENCE_SECONDS)
+    while rest := os.read(here.fileno(), 65_536):
+        received += rest
+    here.close()
+    last: dict[str, int] = {}
+    for place in range(0, len(received), RECORD_BYTES):
+        record = received[place : place + RECORD_BYTES].decode()
+        last[record[:32]] = int(record[32:])
+    return last
+
+
+def test_living_processes_are_left_alone(harness: LedgerHarness, folder: JournalFolder, recovery: Recovery) -> None:
+    living = Recovery(harness.database, folder, harness.process_id)
+    journal = folder.create(harness.process_id)
+    living.register()
+    admitted = harness.admit()
+    assert recovery.recover() == 0
+    assert _open_requests(harness.database) == [admitted.request_id]
+    journal.open(admitted.request_id)
+    assert not journal.close()
+    assert recovery.recover() == 1
+    assert _open_requests(harness.database) == []
+    assert _processes(harness.database) == 1
+    living.close()
+
+
+def test_what_was_settled_before_the_process_died_is_not_settled_again(
+    harness: LedgerHarness, folder: JournalFolder, recovery: Recovery
+) -> None:
+    journal = folder.create(harness.process_id)
+    slot = journal.open((admitted := harness.admit()).request_id)
+    slot.record(10, 0, 5)
+    charge = harness.settle(admitted.request_id, 10, 0, 7).charge
+    journal.close()
+    assert recovery.recover() == 0
+    assert harness.account.charges == charge
+    harness.assert_consistent()
+
+
+def test_a_process_whose_journal_is_gone_is_dead(
+    harness: LedgerHarness, folder: JournalFolder, recovery: Recovery
+) -> None:
+    dead = Recovery(harness.database, folder, harness.process_id)
+    dead.register()
+    harness.admit()
+    assert recovery.recover() == 1
+    assert harness.account.balance == 1_000_000
+    assert _processes(harness.database) == 1
+
+
+def test_holds_without_a_registered_process_are_released(harness: LedgerHarness, recovery: Recovery) -> None:
+    """As when the database commits for a process that died meanwhile and was recovered."""
+    harness.use_new_key(KeyRules(concurrent_requests=1))
+    harness.admit()
+    assert recovery.recover() == 1
+    harness.admit()
+    harness.assert_consistent()
+
+
+def test_a_process_on_another_machine_is_dead_when_its_heartbeat_was_missed(
+    harness: LedgerHarness, recovery: Recovery
+) -> None:
+    with harness.database.write() as connection:
+        now = harness.database.now(connection).wall
+        row = {"id": harness.process_id, "machine": "another", "beat_at": now - (DEAD_AFTER_SECONDS - 10) * 1000}
+        connection.execute(insert(processes).values(**row))
+    harness.admit()
+    assert recovery.recover() == 0
+    with harness.database.write() as connection:
+        connection.execute(
+            update(processes)
+            .where(processes.c.id == harness.process_id)
+            .values(beat_at=now - (DEAD_AFTER_SECONDS + 10) * 1000)
+        )
+    assert recovery.recover() == 1
+    assert harness.account.balance == 1_000_000
+    harness.assert_consistent()
+
+
+def test_a_heartbeat_keeps_a_process_alive_and_brings_back_one_that_was_given_up(
+    database: Database, recovery: Recovery
+) -> None:
+    recovery.heartbeat()
+    assert _processes(database) == 1
+    recovery.unregister()
+    assert _processes(database) == 0
+    recovery.heartbeat()
+    assert _processes(database) == (0 if database.is_sqlite else 1)

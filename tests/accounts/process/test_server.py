@@ -1,0 +1,61 @@
+import asyncio
+import os
+import signal
+
+from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.ledger.operations import Settlement
+from dragoman.accounts.process.handle import LedgerProcessHandle
+from dragoman.accounts.process.messages import Committed, LedgerConfig, Synced
+from dragoman.accounts.process.transport import LedgerTransport
+from tests.support.accounts import LedgerHarness
+from tests.support.patience import PATIENCE_SECONDS
+from tests.support.server import LEDGER_PROCESS, arguments_of, children_of
+
+UNKNOWN = Settlement("unknown", 1, 0, 1, "finished")
+
+
+async def _started(harness: LedgerHarness, transport: type[LedgerTransport] = LedgerProcessHandle) -> LedgerTransport:
+    return await transport.start(LedgerConfig(harness.database.url, harness.database.busy_seconds, new_process_id()))
+
+
+async def test_it_answers_everything_before_it_ends(harness: LedgerHarness, transport: type[LedgerTransport]) -> None:
+    process = await _started(harness, transport)
+    process.commit([harness.admission(), harness.admission(), UNKNOWN], is_retry=False)
+    process.finish()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        committed, *synced = [reply async for reply in process.replies()]
+        assert await process.wait() == 0
+    assert isinstance(committed, Committed)
+    assert len(committed.outcomes) == 3
+    # PostgreSQL's commits wait for the disk themselves.
+    assert (committed.synced, synced) == ((False, [Synced(1, None)]) if harness.database.is_sqlite else (True, []))
+    assert harness.key.running == 2
+
+
+async def test_it_ends_with_whoever_started_it(harness: LedgerHarness, transport: type[LedgerTransport]) -> None:
+    process = await _started(harness, transport)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert await process.wait() == 0
+
+
+async def test_it_ignores_signals_until_its_server_ends(harness: LedgerHarness) -> None:
+    process = await _started(harness)
+    process.commit([UNKNOWN], is_retry=False)
+    replies = process.replies()
+    await anext(replies)  # It is there.
+    (child,) = children_of(os.getpid(), LEDGER_PROCESS)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(child, number)
+    process.commit([harness.admission()], is_retry=False)
+    process.finish()
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        assert [type(reply) async for reply in replies].count(Committed) == 1
+        assert await process.wait() == 0
+
+
+async def test_its_arguments_do_not_contain_the_database_url(harness: LedgerHarness) -> None:
+    process = await _started(harness)
+    (child,) = children_of(os.getpid(), LEDGER_PROCESS)
+    assert harness.database.url not in arguments_of(child)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await process.wait()

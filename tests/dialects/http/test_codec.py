@@ -1,0 +1,81 @@
+"""An answer can be told again with nothing but what was sent."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+
+from dragoman.core.errors import BadRequest, EngineFailed
+from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.jobs import StoredRequest
+from dragoman.core.service import ServedModel
+from dragoman.dialects.http.codec import DecodedRequest, ReceivedRequest, restore_request
+from dragoman.server.app import DIALECTS, ENDPOINT_CODECS
+from tests.support.answers import InfermaticChat, answer_events
+from tests.support.occasions import CREATED, ID, decode_context
+
+MODELS = [ServedModel("echo", ("parrot",), 8192, "fp_0123456789ab")]
+CHAT: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
+TEXT: dict[str, Any] = {"model": "parrot", "prompt": "Hi", "stream_options": {"include_usage": True}}
+BODIES: dict[str, dict[str, Any]] = {
+    "infermatic.chat": CHAT,
+    "infermatic.text": TEXT,
+    "infermatic.queued_chat": CHAT | {"priority": 3},
+    "float16.chat": CHAT,
+    "float16.text": TEXT,
+    "empower.chat": CHAT,
+    "arcee.chat": CHAT,
+    "scale.deployment_chat": {"prompt": "Hi", "chat_history": []},
+    "scale.deployment_text": {"prompt": "Hi"},
+    "scale.chat": CHAT,
+    "scale.text": TEXT,
+}
+ANSWER: list[Event] = [Delta(0, "Hel", [1]), Delta(0, "lo", [2]), Finished(0, "stop"), Usage(3, 2, 1)]
+
+
+def stream_and_document(call: DecodedRequest) -> list[bytes]:
+    documents = [document for event in ANSWER for document in call.builder.feed(event)]
+    return [*documents, call.builder.terminator(), call.builder.build()]
+
+
+def test_codec_names_are_unique_and_stable() -> None:
+    assert ENDPOINT_CODECS.keys() == BODIES.keys()
+    assert len(ENDPOINT_CODECS) == sum(len(dialect.endpoint_codecs) for dialect in DIALECTS.values())
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_restored_request_renders_the_same_response(name: str) -> None:
+    codec = ENDPOINT_CODECS[name]
+    arguments = {"deployment": "echo"} if name.startswith(("float16", "scale.deployment")) else {}
+    context, body = decode_context(MODELS, **arguments), json.dumps(BODIES[name]).encode()
+    received = ReceivedRequest(codec, context, body, codec.decode(body, context))
+    stored = msgspec.msgpack.decode(msgspec.msgpack.encode(received.to_stored()), type=StoredRequest)
+    restored = restore_request(stored, ENDPOINT_CODECS)
+    assert (stored.name, stored.answer_id, stored.created) == (name, ID, CREATED)
+    assert stream_and_document(restored.decoded) == stream_and_document(received.decoded)
+    assert restored.decoded.requests == received.decoded.requests
+    assert restored.decoded.priority == received.decoded.priority
+
+
+def test_an_unknown_codec_raises_engine_failed() -> None:
+    with pytest.raises(EngineFailed, match=r"form 'infermatic\.speech'"):
+        restore_request(StoredRequest("infermatic.speech", {}, b"{}", ID, CREATED), ENDPOINT_CODECS)
+
+
+def test_errors_are_mapped_to_client_terms_repeatedly() -> None:
+    body = json.dumps({"prompt": "Hi", "chat_history": []}).encode()
+    call = ENDPOINT_CODECS["scale.deployment_chat"].decode(body, decode_context(deployment="echo"))
+    error = BadRequest("Odd", "messages")
+    for _ in range(2):
+        assert call.in_client_terms(error) is error
+        assert error.parameter == "chat_history"
+
+
+@given(answer_events(InfermaticChat()))
+def test_response_builders_are_deterministic(events: list[Event]) -> None:
+    one, other = (InfermaticChat().decode(stream=True).builder for _ in range(2))
+    for event in events:
+        assert list(one.feed(event)) == list(other.feed(event))
+    assert one.build() == other.build()

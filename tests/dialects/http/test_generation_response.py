@@ -1,0 +1,54 @@
+"""The mechanics of an exchange as the ASGI server sees them, where HTTP clients cannot look."""
+
+import asyncio
+import json
+
+from starlette.types import Scope
+
+from dragoman.dialects.http.context import HttpOptions
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.routing.catalog import Catalog, Deployment
+from dragoman.server.app import build_app
+from tests.support.connections import AsgiConnection
+from tests.support.patience import PATIENCE_SECONDS
+
+TICK = 0.01
+"""Seconds of silence after which a comment is sent."""
+
+SCOPE: Scope = {
+    "type": "http",
+    "method": "POST",
+    "path": "/v1/completions",
+    "headers": [],
+    "query_string": b"",
+}
+
+
+async def exchange(client: AsgiConnection) -> None:
+    engine = EchoEngine()
+    app = build_app(Catalog([Deployment("echo", (), engine)]), HttpOptions(1000, TICK), metrics_directory=None)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await app(dict(SCOPE), client.receive, client.send)
+    assert (await engine.statistics()).running == 0
+
+
+def body(**fields: object) -> bytes:
+    return json.dumps({"model": "echo", "prompt": "ab", **fields}).encode()
+
+
+async def test_a_disconnect_during_the_request_body_is_not_an_error() -> None:
+    await exchange(AsgiConnection(b'{"model":', disconnects=True))
+
+
+async def test_nothing_follows_the_last_frame_to_a_client_that_reads_slowly() -> None:
+    client = AsgiConnection(body(stream=True), last_write_seconds=20 * TICK)
+    await exchange(client)
+    assert client.bodies[-1] == b"data: [DONE]\n\n"
+    assert [message.get("more_body", True) for message in client.sent][-1] is False
+
+
+async def test_an_error_before_the_first_byte_is_an_error_response() -> None:
+    client = AsgiConnection(body(stream=True, prompt=""), last_write_seconds=20 * TICK)
+    await exchange(client)
+    assert [message.get("status") for message in client.sent] == [400, None]
+    assert json.loads(b"".join(client.bodies))["error"]["code"] == "400"

@@ -1,0 +1,597 @@
+"""What the bodies of the four completion routes become, and what is refused, without a server."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+from starlette.datastructures import Headers
+
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    DragomanError,
+    EngineFailed,
+    ModelLoading,
+    ModelNotFound,
+    Overloaded,
+    ShuttingDown,
+    Unauthenticated,
+)
+from dragoman.core.request import ChatPrompt, SamplingParams, TextPrompt
+from dragoman.core.service import ServedModel
+from dragoman.dialects.http.codec import DecodedRequest
+from dragoman.dialects.http.query import read_query
+from dragoman.dialects.http.truncation import PromptTooLong
+from dragoman.dialects.http.validation import MalformedJson
+from dragoman.dialects.vendors.scale import codec, wire
+from tests.support.occasions import decode_context
+
+DEFAULTS = SamplingParams(temperature=0.2)
+
+
+def deployment_chat(**fields: object) -> DecodedRequest:
+    body = {"chat_history": [], "prompt": "Hi"} | fields
+    return codec.decode_deployment_chat(json.dumps(body).encode(), decode_context(deployment="m"))
+
+
+def deployment_text(**fields: object) -> DecodedRequest:
+    return codec.decode_deployment_text(
+        json.dumps({"prompt": "Once"} | fields).encode(), decode_context(deployment="m")
+    )
+
+
+def chat(**fields: object) -> DecodedRequest:
+    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]} | fields
+    return codec.decode_chat(json.dumps(body).encode(), decode_context())
+
+
+def text(**fields: object) -> DecodedRequest:
+    return codec.decode_text(json.dumps({"model": "m", "prompt": "Once"} | fields).encode(), decode_context())
+
+
+def sampling(**fields: object) -> SamplingParams:
+    """What both routes with the deployment in the path make of the fields."""
+    of_chat, of_text = (route(**fields).requests[0].sampling for route in (deployment_chat, deployment_text))
+    assert of_chat == of_text
+    return of_chat
+
+
+def bound(**bindings: object) -> SamplingParams:
+    return sampling(model_request_parameters={"bindings": bindings})
+
+
+def parameters(**fields: object) -> SamplingParams:
+    """What both routes with the model in the body make of `model_parameters`."""
+    of_chat, of_text = (route(model_parameters=fields).requests[0].sampling for route in (chat, text))
+    assert of_chat == of_text
+    return of_chat
+
+
+def messages(call: DecodedRequest) -> list[tuple[str, str]]:
+    prompt = call.requests[0].prompt
+    assert isinstance(prompt, ChatPrompt)
+    return [(message.role, message.content) for message in prompt.messages]
+
+
+def prompt_of(call: DecodedRequest) -> ChatPrompt:
+    prompt = call.requests[0].prompt
+    assert isinstance(prompt, ChatPrompt)
+    return prompt
+
+
+def details(route: Callable[..., DecodedRequest], /, **fields: object) -> list[dict[str, Any]]:
+    with pytest.raises(BadRequest) as caught:
+        route(**fields)
+    reply = codec.ScaleErrors().render(caught.value)
+    assert reply.status == 422
+    found: list[dict[str, Any]] = json.loads(reply.body)["detail"]
+    return found
+
+
+def refused(**fields: object) -> dict[str, Any]:
+    """The one thing that both routes with the deployment in the path have against the fields."""
+    [of_chat], [of_text] = details(deployment_chat, **fields), details(deployment_text, **fields)
+    assert of_chat == of_text
+    return of_chat
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    assert sampling() == parameters() == DEFAULTS
+    for route in (deployment_chat, deployment_text, chat, text):
+        call = route()
+        assert (len(call.requests), call.requests[0].n, call.stream) == (1, 1, False)
+        assert call.requests[0].model == "m"
+
+
+SECTION_3 = [
+    "temperature",
+    "stop_sequences",
+    "max_tokens",
+    "top_p",
+    "top_k",
+    "frequency_penalty",
+    "presence_penalty",
+    "stream",
+    "logprobs",
+    "top_logprobs",
+    "model_request_parameters",
+    "reasoning_effort",
+]
+
+
+def test_null_equals_absent_everywhere() -> None:
+    nulls: dict[str, object] = dict.fromkeys(SECTION_3)
+    assert deployment_text(**nulls).requests == deployment_text().requests
+    history = [{"role": None, "content": "Hi"}]
+    with_templates = deployment_chat(**nulls, chat_template=None, chat_template_kwargs=None, chat_history=history)
+    assert messages(with_templates) == [("user", "Hi"), ("user", "Hi")]
+    assert bound(seed=None, min_p=None, ignore_eos=None) == DEFAULTS
+    absent = dict.fromkeys(["instructions", "memory_strategy", "model_parameters", "chat_template", "account_id"])
+    assert chat(**absent).requests == chat().requests
+    assert text(images=None, model_parameters=None, account_id=None, stream=None).requests == text().requests
+    assert parameters(topK=None, topP=None, temperature=None) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("temperature", 0, {"temperature": 0.0}),
+        ("temperature", 1, {"temperature": 1.0}),
+        ("temperature", 2, {"temperature": 2.0}),
+        ("max_tokens", 1, {"max_tokens": 1}),
+        ("max_tokens", 40.0, {"max_tokens": 40}),
+        ("stop_sequences", [], {}),
+        ("stop_sequences", ["a", "b", "c", "d" * 256], {"stop": ("a", "b", "c", "d" * 256)}),
+        ("frequency_penalty", -2, {"frequency_penalty": -2.0}),
+        ("frequency_penalty", 2, {"frequency_penalty": 2.0}),
+        ("presence_penalty", -2.0, {"presence_penalty": -2.0}),
+        ("presence_penalty", 2.0, {"presence_penalty": 2.0}),
+        ("reasoning_effort", "low", {}),
+        ("reasoning_effort", "medium", {}),
+        ("reasoning_effort", "high", {}),
+    ],
+)
+def test_values_in_range_reach_the_engine_from_all_routes(field: str, value: object, expected: dict[str, Any]) -> None:
+    assert sampling(**{field: value}) == msgspec.structs.replace(DEFAULTS, **expected)
+    assert parameters(**{field: value}) == msgspec.structs.replace(DEFAULTS, **expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("top_p", 0, {"top_p": 0.0}),
+        ("top_p", 1, {"top_p": 1.0}),
+        ("top_k", -1, {"top_k": -1}),
+        ("top_k", 0, {"top_k": 0}),
+        ("top_k", 40.0, {"top_k": 40}),
+        ("top_k", 2**80, {"top_k": 2**63 - 1}),
+    ],
+)
+def test_top_p_and_top_k_have_another_spelling_in_model_parameters(
+    name: str, value: float, expected: dict[str, Any]
+) -> None:
+    other = {"top_p": "topP", "top_k": "topK"}[name]
+    assert sampling(**{name: value}) == msgspec.structs.replace(DEFAULTS, **expected)
+    assert parameters(**{other: value}) == sampling(**{name: value})
+    assert sampling(**{other: value}) == parameters(**{name: value}) == DEFAULTS
+
+
+@pytest.mark.parametrize("temperature", [2.0001, 7, 1e300])
+def test_a_temperature_above_the_maximum_is_clamped(temperature: float) -> None:
+    assert sampling(temperature=temperature).temperature == 2.0
+    assert parameters(temperature=temperature).temperature == 2.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message", "kind"),
+    [
+        ("temperature", -0.1, "Input should be greater than or equal to 0", "greater_than_equal"),
+        ("temperature", "1", "Input should be a valid number", "float_type"),
+        ("temperature", True, "Input should be a valid number", "float_type"),
+        ("stop_sequences", ["a"] * 5, "List should have at most 4 items, got 5", "too_long"),
+        ("stop_sequences", "a", "Input should be a valid array", "list_type"),
+        ("max_tokens", 0, "Input should be greater than or equal to 1", "greater_than_equal"),
+        ("max_tokens", 1.5, "Input should be a valid integer", "int_type"),
+        ("max_tokens", "1", "Input should be a valid integer", "int_type"),
+        ("frequency_penalty", -2.1, "Input should be between -2 and 2", "value_error"),
+        ("frequency_penalty", 2.1, "Input should be between -2 and 2", "value_error"),
+        ("frequency_penalty", "x", "Input should be a valid number", "float_type"),
+        ("presence_penalty", -2.1, "Input should be between -2 and 2", "value_error"),
+        ("presence_penalty", 2.1, "Input should be between -2 and 2", "value_error"),
+        ("presence_penalty", [], "Input should be a valid number", "float_type"),
+        ("reasoning_effort", "minimal", "Input should be one of high, low, medium", "enum"),
+        ("reasoning_effort", 1, "Input should be a valid string", "string_type"),
+    ],
+)
+def test_values_out_of_range_are_reported_by_all_routes(field: str, value: object, message: str, kind: str) -> None:
+    assert refused(**{field: value}) == {"loc": ["body", field], "msg": message, "type": kind}
+    for route in (chat, text):
+        [detail] = details(route, model_parameters={field: value})
+        assert detail == {"loc": ["body", "model_parameters", field], "msg": message, "type": kind}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message", "kind"),
+    [
+        ("top_p", -0.1, "Input should be between 0 and 1", "value_error"),
+        ("top_p", 1.1, "Input should be between 0 and 1", "value_error"),
+        ("top_p", "x", "Input should be a valid number", "float_type"),
+        ("top_k", -2, "Input should be greater than or equal to -1", "greater_than_equal"),
+        ("top_k", 40.5, "Input should be a valid integer", "int_type"),
+        ("top_k", "40", "Input should be a valid integer", "int_type"),
+        ("stream", 1, "Input should be a valid boolean", "bool_type"),
+        ("stream", "true", "Input should be a valid boolean", "bool_type"),
+        ("logprobs", 1, "Input should be a valid boolean", "bool_type"),
+        ("top_logprobs", -1, "Input should be between 0 and 20", "value_error"),
+        ("top_logprobs", 21, "Input should be between 0 and 20", "value_error"),
+        ("top_logprobs", True, "Input should be a valid integer", "int_type"),
+        ("prompt", "", "String should have at least 1 characters, got 0", "too_short"),
+        ("prompt", ["Hi"], "Input should be a valid string", "string_type"),
+        ("prompt", None, "Field required", "missing"),
+        ("model_request_parameters", [], "Input should be a valid object", "dict_type"),
+    ],
+)
+def test_fields_of_the_routes_with_a_deployment_are_checked(field: str, value: object, message: str, kind: str) -> None:
+    assert refused(**{field: value}) == {"loc": ["body", field], "msg": message, "type": kind}
+
+
+@pytest.mark.parametrize("field", ["topP", "topK"])
+def test_the_other_spellings_are_checked_alike(field: str) -> None:
+    [detail] = details(chat, model_parameters={field: -2})
+    assert detail["loc"] == ["body", "model_parameters", field]
+
+
+def test_an_empty_or_too_long_stop_sequence_is_reported_with_its_path() -> None:
+    assert refused(stop_sequences=["a", ""])["loc"] == ["body", "stop_sequences", 1]
+    assert refused(stop_sequences=["a" * 257])["loc"] == ["body", "stop_sequences", 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", 0),
+        ("seed", 2**64 - 1),
+        ("repetition_penalty", 0.01),
+        ("repetition_penalty", 3.0),
+        ("min_p", 0.0),
+        ("min_p", 1.0),
+        ("min_tokens", 0),
+        ("min_tokens", 7),
+        ("ignore_eos", True),
+    ],
+)
+def test_bindings_set_the_engines_parameters(name: str, value: object) -> None:
+    assert bound(**{name: value}) == msgspec.structs.replace(DEFAULTS, **{name: value})
+
+
+def test_other_bindings_are_ignored() -> None:
+    assert bound(other="x", temperature=1, more=True) == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("seed", -1),
+        ("seed", 2**64),
+        ("seed", "7"),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", "1"),
+        ("min_p", -0.1),
+        ("min_p", 1.1),
+        ("min_tokens", -1),
+        ("min_tokens", 1.5),
+        ("ignore_eos", 1),
+    ],
+)
+def test_bindings_out_of_range_are_reported_with_their_path(name: str, value: object) -> None:
+    detail = refused(model_request_parameters={"bindings": {name: value}})
+    assert detail["loc"] == ["body", "model_request_parameters", "bindings", name]
+
+
+def test_min_tokens_must_not_be_above_max_tokens() -> None:
+    fields: dict[str, Any] = {"max_tokens": 3, "model_request_parameters": {"bindings": {"min_tokens": 4}}}
+    assert refused(**fields) == {
+        "loc": ["body", "model_request_parameters", "bindings", "min_tokens"],
+        "msg": "min_tokens must not be above max_tokens, got 4 and 3",
+        "type": "value_error",
+    }
+
+
+def test_model_request_parameters_have_no_other_member() -> None:
+    assert refused(model_request_parameters={"bindings": {}, "x": 1}) == {
+        "loc": ["body", "model_request_parameters", "x"],
+        "msg": "Extra inputs are not permitted",
+        "type": "extra_forbidden",
+    }
+    assert refused(model_request_parameters={})["loc"] == ["body", "model_request_parameters", "bindings"]
+
+
+def test_unknown_fields_elsewhere_are_ignored() -> None:
+    assert deployment_text(model="other", account_id="a", nonsense=[1]).requests == deployment_text().requests
+    assert chat(account_id="a", nonsense=1).requests == chat().requests
+
+
+def test_all_violations_are_listed_at_once() -> None:
+    body = b'{"temperature": -1, "stop_sequences": ["", 1], "chat_history": [{"role": "tool"}]}'
+    with pytest.raises(BadRequest) as caught:
+        codec.decode_deployment_chat(body, decode_context(deployment="m"))
+    found = json.loads(codec.ScaleErrors().render(caught.value).body)["detail"]
+    assert [detail["loc"][1:] for detail in found] == [
+        ["temperature"],
+        ["stop_sequences", 0],
+        ["stop_sequences", 1],
+        ["prompt"],
+        ["chat_history", 0, "content"],
+        ["chat_history", 0, "role"],
+    ]
+
+
+def test_what_types_cannot_express_is_listed_at_once_too() -> None:
+    history = [{"content": [{"image_url": {"url": "x"}}, {}]}]
+    found = details(deployment_chat, chat_history=history, top_logprobs=1, chat_template_kwargs={"messages": []})
+    assert [detail["loc"][1:] for detail in found] == [
+        ["chat_history", 0, "content", 0],
+        ["chat_history", 0, "content", 1, "text"],
+        ["top_logprobs"],
+        ["chat_template_kwargs", "messages"],
+    ]
+
+
+def test_top_logprobs_need_logprobs() -> None:
+    for logprobs in (None, False):
+        assert refused(top_logprobs=0, logprobs=logprobs) == {
+            "loc": ["body", "top_logprobs"],
+            "msg": "top_logprobs needs logprobs to be true",
+            "type": "value_error",
+        }
+
+
+def test_log_probabilities_are_asked_for() -> None:
+    for route in (deployment_chat, deployment_text):
+        assert route().requests[0].logprobs is None
+        assert route(logprobs=True).requests[0].logprobs == 0
+        assert route(logprobs=True, top_logprobs=5).requests[0].logprobs == 5
+
+
+@pytest.mark.parametrize("route", [deployment_chat, chat])
+def test_a_template_reaches_the_engine(route: Callable[..., DecodedRequest]) -> None:
+    assert prompt_of(route()).template is None
+    assert prompt_of(route(chat_template="{{ x }}")).template == "{{ x }}"
+    [detail] = details(route, chat_template="x" * 65537)
+    assert (detail["loc"], detail["type"]) == (["body", "chat_template"], "too_long")
+    [detail] = details(route, chat_template="é" * 65536)
+    assert (detail["loc"], detail["type"]) == (["body", "chat_template"], "value_error")
+
+
+def test_a_templates_variables_reach_the_engine() -> None:
+    variables = {"thinking": True, "add_generation_prompt": False}
+    assert prompt_of(deployment_chat(chat_template_kwargs=variables)).template_arguments == variables
+
+
+@pytest.mark.parametrize("name", ["messages", "bos_token", "eos_token"])
+def test_the_servers_own_variables_cannot_be_set(name: str) -> None:
+    [detail] = details(deployment_chat, chat_template_kwargs={name: "x"})
+    assert detail["loc"] == ["body", "chat_template_kwargs", name]
+
+
+def test_a_templates_variables_are_at_most_64_kib() -> None:
+    [detail] = details(deployment_chat, chat_template_kwargs={"a": "x" * 65536})
+    assert detail["loc"] == ["body", "chat_template_kwargs"]
+
+
+@pytest.mark.parametrize("effort", [None, "low", "medium", "high"])
+def test_the_effort_of_a_conversation_reaches_the_engine(effort: str | None) -> None:
+    assert prompt_of(deployment_chat(reasoning_effort=effort)).effort == effort
+    assert prompt_of(chat(model_parameters={"reasoning_effort": effort})).effort == effort
+
+
+def test_images_of_a_text_are_refused() -> None:
+    [detail] = details(text, images=[{"image_url": "https://example.com/x.png"}])
+    assert detail["loc"] == ["body", "images"]
+
+
+def test_what_changes_nothing_is_accepted() -> None:
+    assert deployment_chat(logprobs=False, chat_template_kwargs={}).requests == deployment_chat().requests
+    assert text(images=[]).requests == text().requests
+
+
+def test_the_prompt_follows_the_history_as_the_users_message() -> None:
+    history = [
+        {"role": "system", "content": "Be brief"},
+        {"content": "One"},
+        {"role": "assistant", "content": ""},
+        {"role": "user", "content": [{"type": "text", "text": "T"}, {"text": "wo"}]},
+    ]
+    assert messages(deployment_chat(chat_history=history, prompt="Three")) == [
+        ("system", "Be brief"),
+        ("user", "One"),
+        ("assistant", ""),
+        ("user", "Two"),
+        ("user", "Three"),
+    ]
+
+
+def test_a_text_prompt_is_raw() -> None:
+    for route in (deployment_text, text):
+        assert route().requests[0].prompt == TextPrompt("Once")
+
+
+@pytest.mark.parametrize("role", ["tool", "developer", "", 1])
+def test_another_role_is_refused(role: object) -> None:
+    [detail] = details(deployment_chat, chat_history=[{"content": "x"}, {"role": role, "content": "x"}])
+    assert detail["loc"] == ["body", "chat_history", 1, "role"]
+    [detail] = details(chat, messages=[{"role": role, "content": "x"}])
+    assert detail["loc"] == ["body", "messages", 0, "role"]
+
+
+@pytest.mark.parametrize("role", ["assistant", "system"])
+def test_parts_are_for_user_messages(role: str) -> None:
+    [detail] = details(deployment_chat, chat_history=[{"role": role, "content": [{"text": "x"}]}])
+    assert detail == {
+        "loc": ["body", "chat_history", 0, "content"],
+        "msg": "Input should be a valid string",
+        "type": "string_type",
+    }
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "image_url", "image_url": {"url": "https://example.com/x.png", "detail": "low"}},
+        {"image_url": {"url": "https://example.com/x.png"}},
+        {"type": "image_data", "image_data": {"data": "AAAA", "media_type": "image/png", "type": "base64"}},
+        {"image_data": {"data": "AAAA"}},
+        {"type": "image_url"},
+    ],
+)
+def test_images_are_refused(part: dict[str, Any]) -> None:
+    [detail] = details(deployment_chat, chat_history=[{"content": [{"text": "See"}, part]}])
+    assert detail == {
+        "loc": ["body", "chat_history", 0, "content", 1],
+        "msg": "Images are not supported, the model takes text only",
+        "type": "value_error",
+    }
+    [detail] = details(chat, messages=[{"content": [part]}])
+    assert detail["loc"] == ["body", "messages", 0, "content", 0]
+
+
+@pytest.mark.parametrize("history", [None, "x", {}, ["x"], [{"content": 1}], [{"role": "user"}]])
+def test_a_history_of_another_shape_is_refused(history: object) -> None:
+    [detail] = details(deployment_chat, chat_history=history)
+    assert detail["loc"][:2] == ["body", "chat_history"]
+
+
+def test_instructions_are_the_first_system_message() -> None:
+    assert messages(chat(instructions="Be brief")) == [("system", "Be brief"), ("user", "Hi")]
+    assert messages(chat(instructions="")) == [("user", "Hi")]
+
+
+def test_last_k_keeps_the_last_messages_and_the_instructions() -> None:
+    sent = [{"content": "1"}, {"role": "assistant", "content": "2"}, {"content": "3"}]
+    strategy = {"name": "last_k", "params": {"k": 2}}
+    kept = [("assistant", "2"), ("user", "3")]
+    assert messages(chat(messages=sent, memory_strategy=strategy)) == kept
+    assert messages(chat(messages=sent, memory_strategy={"params": {"k": 2}})) == kept
+    assert len(messages(chat(messages=sent, memory_strategy={"params": {"k": 2**80}}))) == 3
+    assert messages(chat(messages=sent, memory_strategy=strategy, instructions="0")) == [("system", "0"), *kept]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "place"),
+    [
+        ({"name": "other", "params": {"k": 1}}, ["name"]),
+        ({"name": "last_k"}, ["params"]),
+        ({"params": {}}, ["params", "k"]),
+        ({"params": {"k": 0}}, ["params", "k"]),
+        ({"params": {"k": "2"}}, ["params", "k"]),
+    ],
+)
+def test_another_memory_strategy_is_refused(strategy: dict[str, Any], place: list[str]) -> None:
+    [detail] = details(chat, memory_strategy=strategy)
+    assert detail["loc"] == ["body", "memory_strategy", *place]
+
+
+@pytest.mark.parametrize(
+    ("route", "fields", "place"),
+    [
+        (chat, {"model": None}, ["model"]),
+        (chat, {"model": 1}, ["model"]),
+        (chat, {"messages": None}, ["messages"]),
+        (chat, {"messages": []}, ["messages"]),
+        (chat, {"instructions": 1}, ["instructions"]),
+        (chat, {"stream": 1}, ["stream"]),
+        (chat, {"model_parameters": []}, ["model_parameters"]),
+        (text, {"model": None}, ["model"]),
+        (text, {"prompt": ""}, ["prompt"]),
+        (text, {"prompt": None}, ["prompt"]),
+        (text, {"images": "x"}, ["images"]),
+        (text, {"stream": "x"}, ["stream"]),
+    ],
+)
+def test_fields_of_the_routes_with_a_model_are_checked(
+    route: Callable[..., DecodedRequest], fields: dict[str, Any], place: list[str]
+) -> None:
+    [detail] = details(route, **fields)
+    assert detail["loc"] == ["body", *place]
+
+
+@pytest.mark.parametrize(
+    ("headers", "key"),
+    [
+        ({}, None),
+        ({"x-api-key": ""}, None),
+        ({"x-api-key": "k"}, "k"),
+        ({"X-Api-Key": " k "}, "k"),
+        ({"authorization": "Bearer k"}, "k"),
+        ({"authorization": "bearer  k"}, "k"),
+        ({"authorization": "Bearer "}, None),
+        ({"x-api-key": "", "authorization": "Bearer k"}, "k"),
+        ({"x-api-key": "k", "authorization": "Bearer other"}, "k"),
+        ({"x-api-key": "k", "authorization": "Basic other"}, "k"),
+    ],
+)
+def test_the_key_comes_from_its_own_header_or_else_from_authorization(headers: dict[str, str], key: str | None) -> None:
+    assert codec.read_key(Headers(headers)) == key
+
+
+def test_another_scheme_of_authorization_is_malformed() -> None:
+    with pytest.raises(Unauthenticated) as caught:
+        codec.read_key(Headers({"authorization": "Basic dXNlcjpwYXNz"}))
+    assert caught.value.fault == "malformed"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "detail"),
+    [
+        (MalformedJson("any"), 400, "Request body is not valid JSON"),
+        (ContextOverflow(9, 8, "Shorten it."), 400, ContextOverflow(9, 8, "Shorten it.").message),
+        (
+            PromptTooLong(9000, 100, 8192),
+            400,
+            "The prompt has 9000 tokens and max_tokens is 100; the model's context length is 8192 tokens",
+        ),
+        (Unauthenticated("missing"), 401, "Missing API key"),
+        (Unauthenticated("malformed", "k"), 401, "Invalid API key"),
+        (Unauthenticated("unknown", "k"), 401, "Invalid API key"),
+        (ModelNotFound("a/b"), 404, "Model deployment 'a/b' not found"),
+        (BodyTooLarge(10485760), 413, "Request body is larger than 10485760 bytes"),
+        (EngineFailed("secret"), 500, "An internal server error occurred"),
+        (Overloaded("any", 5), 503, "The server is overloaded, retry in 5 seconds"),
+        (ModelLoading("any", 7), 503, "The server is overloaded, retry in 7 seconds"),
+        (ShuttingDown("any", 0), 503, "The server is overloaded, retry in 1 seconds"),
+    ],
+)
+def test_errors_have_their_status_and_text(error: DragomanError, status: int, detail: str) -> None:
+    reply = codec.ScaleErrors().render(error)
+    assert (reply.status, json.loads(reply.body)) == (status, {"detail": detail})
+    assert reply.headers.get("retry-after") == (str(error.retry_after) if isinstance(error, Overloaded) else None)
+    assert codec.ScaleErrors().render_frame(error) == b"event: error\ndata: " + reply.body + b"\n\n"
+
+
+def test_the_engines_messages_field_is_mapped_to_chat_history() -> None:
+    assert deployment_chat().field_names == {"messages": "chat_history"}
+    assert chat().field_names == {}
+
+
+def test_a_template_error_names_its_field() -> None:
+    error = BadRequest("line 3: unexpected 'end'", "chat_template")
+    reply = codec.ScaleErrors().render(error)
+    detail = {"loc": ["body", "chat_template"], "msg": error.message, "type": "value_error"}
+    assert (reply.status, json.loads(reply.body)) == (422, {"detail": [detail]})
+
+
+def test_a_model_without_a_known_context_length_is_pending() -> None:
+    models = [ServedModel("a", (), None), ServedModel("b", ("c",), 8192)]
+    assert [(item.id, item.status) for item in codec.deployment_items(models)] == [("a", "PENDING"), ("b", "READY")]
+
+
+def test_a_page_is_a_part_of_the_list() -> None:
+    models = [ServedModel(str(number), (), 8192) for number in range(5)]
+    for number, ids in ((1, ["0", "1"]), (2, ["2", "3"]), (3, ["4"]), (4, [])):
+        query = read_query({"page": str(number), "limit": "2"}, wire.ListQuery)
+        part = codec.page(codec.model_items(models, query), query)
+        assert [item.id for item in part.items] == ids
+        assert (part.current_page, part.items_per_page, part.total_item_count) == (number, 2, 5)

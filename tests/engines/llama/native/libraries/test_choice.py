@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+from gguf import GGMLQuantizationType as Type
+
+from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, choose_build
+from dragoman.engines.llama.weights.sources import bundled
+from tests.support.gguf_files import random_weights, write_gguf
+from tests.support.libraries import requires_ik_llama_cpp
+
+pytestmark = requires_ik_llama_cpp
+
+WEIGHTS = random_weights(4, 64)
+LLAMA = {"general.architecture": "llama"}
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_0, Type.Q5_0, Type.Q8_0])
+def test_a_llama_with_matrices_in_fast_formats_is_computed_by_the_faster_build(tmp_path: Path, kind: Type) -> None:
+    tensors = {"norm": (WEIGHTS[0], Type.F32), "a": (WEIGHTS, kind)}
+    path = write_gguf(tmp_path / "model.gguf", tensors, metadata=LLAMA)
+    assert choose_build(None, path, cells=16384, reproducible=False) == IK_LLAMA_CPP
+
+
+def test_what_must_be_reproducible_is_computed_by_llama_cpp(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "model.gguf", {"a": (WEIGHTS, Type.Q8_0)}, metadata=LLAMA)
+    assert choose_build(None, path, cells=16384, reproducible=True) == LLAMA_CPP
+
+
+def test_a_larger_cache_is_computed_with_the_flash_attention_of_llama_cpp(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "model.gguf", {"a": (WEIGHTS, Type.Q8_0)}, metadata=LLAMA)
+    assert choose_build(None, path, cells=16640, reproducible=False) == LLAMA_CPP
+
+
+@pytest.mark.parametrize("kind", [Type.Q4_1, Type.Q5_1, Type.F16, Type.F32])
+def test_one_matrix_in_a_format_it_gets_wrong_or_is_slow_with_keeps_the_faster_build_away(
+    tmp_path: Path, kind: Type
+) -> None:
+    tensors = {"a": (WEIGHTS, Type.Q8_0), "b": (WEIGHTS, kind)}
+    path = write_gguf(tmp_path / "model.gguf", tensors, metadata=LLAMA)
+    assert choose_build(None, path, cells=16384, reproducible=False) == LLAMA_CPP
+
+
+def test_another_architecture_is_computed_by_llama_cpp(tmp_path: Path) -> None:
+    metadata = {"general.architecture": "qwen2"}
+    path = write_gguf(tmp_path / "model.gguf", {"a": (WEIGHTS, Type.Q8_0)}, metadata=metadata)
+    assert choose_build(None, path, cells=16384, reproducible=False) == LLAMA_CPP
+
+
+def test_a_file_that_cannot_be_read_is_left_to_llama_cpp_to_complain_about(tmp_path: Path) -> None:
+    half = tmp_path / "half.gguf"
+    half.write_bytes(bundled().path.read_bytes()[:1000])
+    assert choose_build(None, half, cells=16384, reproducible=False) == LLAMA_CPP
+    assert choose_build(None, tmp_path / "absent.gguf", cells=16384, reproducible=False) == LLAMA_CPP
+
+
+@pytest.mark.parametrize("setting", [LLAMA_CPP, IK_LLAMA_CPP, "/opt/llama.cpp/libllama.so"])
+def test_a_configured_build_is_used(setting: str) -> None:
+    assert choose_build(setting, bundled().path, cells=16384, reproducible=False) == setting

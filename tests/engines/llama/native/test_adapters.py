@@ -1,0 +1,170 @@
+"""An adapter changes the logits as merging it into the weights does, with a real model small enough for that."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dragoman.core.request import SamplingParams
+from dragoman.engines.llama.batching.batcher import Batcher
+from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
+from dragoman.engines.llama.native.adapters import NO_ADAPTER, LoraAdapter
+from dragoman.engines.llama.native.backend import LlamaBackend
+from dragoman.engines.llama.native.context import Chunk, Logits
+from dragoman.engines.llama.native.libraries.binding import ContextOptions, Library
+from dragoman.engines.llama.native.libraries.choice import LLAMA_CPP, load_library
+from dragoman.engines.llama.native.model import Model, ModelError
+from tests.support.batching import run_until_idle, tokens_by_request
+from tests.support.models import THREADS
+from tests.support.tiny_llama import (
+    VOCABULARY,
+    WIDTH,
+    LowRank,
+    merged,
+    random_lora_updates,
+    random_weights,
+    write_adapter,
+    write_model,
+)
+
+ALPHA = 8.0
+TOLERANCE = 1e-3
+WEIGHTS = random_weights(0)
+SHORT = np.arange(3, 11, dtype=np.int32)
+LONG = np.arange(3, 203, dtype=np.int32) % VOCABULARY
+"""Long enough to be computed apart."""
+
+
+@pytest.fixture(scope="module")
+def library() -> Library:
+    return load_library(LLAMA_CPP)
+
+
+@pytest.fixture(scope="module")
+def tiny(library: Library, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    model = Model(library, write_model(tmp_path_factory.mktemp("model") / "tiny.gguf", WEIGHTS))
+    yield model
+    model.close()
+
+
+@pytest.fixture
+def backend(tiny: Model) -> Iterator[LlamaBackend]:
+    backend = _backend(tiny)
+    yield backend
+    backend.close()
+
+
+@pytest.mark.parametrize("tokens", [SHORT, LONG], ids=["short", "long"])
+@pytest.mark.parametrize("scale", [1.0, 0.25, -2.0])
+def test_logits_with_an_adapter_are_those_of_the_model_it_is_merged_into(
+    library: Library, backend: LlamaBackend, tmp_path: Path, scale: float, tokens: np.ndarray
+) -> None:
+    changes = random_lora_updates(1)
+    adapter = backend.load_adapter(write_adapter(tmp_path / "a.gguf", changes, alpha=ALPHA), scale)
+    found = _logits(backend, tokens, adapter)
+    other = Model(library, write_model(tmp_path / "merged.gguf", merged(WEIGHTS, changes, ALPHA, scale)))
+    expected = _expected(other, tokens)
+    other.close()
+    assert np.abs(found - expected).max() < TOLERANCE * np.abs(expected).max()
+    assert np.abs(found - _logits(backend, tokens)).max() > 0.1, "it is not the base model's answer"
+
+
+def test_a_change_of_the_output_matrix_moves_the_logits_by_b_times_a(backend: LlamaBackend, tmp_path: Path) -> None:
+    source = np.random.default_rng(5)
+    b, a = np.zeros((VOCABULARY, 1), dtype=np.float32), source.normal(0, 1, (1, WIDTH)).astype(np.float32)
+    b[7] = 1.0
+    path = write_adapter(tmp_path / "one-token.gguf", {"output.weight": LowRank(b, a)}, alpha=1.0)
+    once, twice = backend.load_adapter(path, 1.0), backend.load_adapter(path, 2.0)
+    base = _logits(backend, SHORT)
+    moved, moved_twice = _logits(backend, SHORT, once) - base, _logits(backend, SHORT, twice) - base
+    others = np.arange(VOCABULARY) != 7
+    assert not moved[others].any()
+    assert abs(moved[7]) > 0.01
+    assert np.isclose(moved_twice[7], 2 * moved[7], atol=TOLERANCE)
+
+
+def test_adapters_that_take_turns_answer_as_each_does_alone(tiny: Model, tmp_path: Path) -> None:
+    paths = [write_adapter(tmp_path / f"{seed}.gguf", random_lora_updates(seed), alpha=ALPHA) for seed in (1, 2)]
+    backend = _backend(tiny, reproducible=True)
+    adapters = [NO_ADAPTER, *(backend.load_adapter(path, 1.0) for path in paths)]
+    alone = [_answers(tiny, backend, [adapter] * 3)[(0, 0)] for adapter in adapters]
+    together = _answers(tiny, backend, adapters * 3)
+    backend.close()
+    assert [together[0, number] for number in range(9)] == alone * 3
+    assert len(set(map(tuple, alone))) == 3
+
+
+def test_after_an_adapter_was_unloaded_the_others_answer_as_before(backend: LlamaBackend, tmp_path: Path) -> None:
+    paths = [write_adapter(tmp_path / f"{seed}.gguf", random_lora_updates(seed)) for seed in (1, 2)]
+    first, second = (backend.load_adapter(path, 1.0) for path in paths)
+    before, base = _logits(backend, LONG, second), _logits(backend, LONG)
+    _logits(backend, LONG, first)
+    backend.unload_adapter(first)
+    assert np.array_equal(_logits(backend, LONG, second), before)
+    assert np.array_equal(_logits(backend, LONG), base)
+    third = backend.load_adapter(paths[0], 1.0)
+    assert third not in (first, second)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"architecture": "qwen2"}, "arch and LoRA arch mismatch"),
+        ({"kind": "model"}, "expect general.type to be 'adapter', but got: model"),
+    ],
+)
+def test_a_file_that_is_no_adapter_for_the_model_is_refused_with_the_reason(
+    tiny: Model, tmp_path: Path, options: dict[str, str], reason: str
+) -> None:
+    path = write_adapter(tmp_path / "wrong.gguf", random_lora_updates(1), **options)  # type: ignore[arg-type]
+    _refuses(tiny, path, reason)
+
+
+def test_an_adapter_for_another_size_or_other_matrices_is_refused_with_the_reason(tiny: Model, tmp_path: Path) -> None:
+    wide = LowRank(np.ones((WIDTH, 2), dtype=np.float32), np.ones((2, 2 * WIDTH), dtype=np.float32))
+    _refuses(tiny, write_adapter(tmp_path / "wide.gguf", {"blk.0.attn_q.weight": wide}), "has incorrect shape")
+    _refuses(tiny, write_adapter(tmp_path / "deep.gguf", {"blk.9.attn_q.weight": wide}), "does not exist in base model")
+
+
+def test_a_truncated_or_missing_adapter_is_refused_with_the_reason(tiny: Model, tmp_path: Path) -> None:
+    whole = write_adapter(tmp_path / "whole.gguf", random_lora_updates(1)).read_bytes()
+    half = tmp_path / "half.gguf"
+    half.write_bytes(whole[: len(whole) // 2])
+    _refuses(tiny, half, "failed to apply lora adapter")
+    _refuses(tiny, tmp_path / "absent.gguf", "No such file")
+
+
+def _refuses(model: Model, path: Path, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason) as caught:
+        LoraAdapter(model, path, 1.0)
+    assert path.name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def _backend(model: Model, *, reproducible: bool = False) -> LlamaBackend:
+    return LlamaBackend(model, ContextOptions(1024, 256, threads=THREADS, reproducible=reproducible))
+
+
+def _expected(model: Model, tokens: np.ndarray) -> Logits:
+    backend = _backend(model)
+    logits = _logits(backend, tokens)
+    backend.close()
+    return logits
+
+
+def _logits(backend: LlamaBackend, tokens: np.ndarray, adapter: int = NO_ADAPTER) -> Logits:
+    """After the tokens, the last of which is decoded in a step of its own."""
+    backend.decode([Chunk(0, 0, tokens[:-1], False)], adapter)
+    logits: Logits = backend.decode([Chunk(0, len(tokens) - 1, tokens[-1:], True)], adapter)[0].copy()
+    backend.forget(0)
+    return logits
+
+
+def _answers(model: Model, backend: LlamaBackend, adapters: list[int]) -> dict[RequestKey, list[int]]:
+    """What a job with each of the adapters says to the same prompt when all are asked together."""
+    batcher = Batcher(backend, model.vocabulary, parallel=9, step_tokens=64, host_cache_tokens=1024)
+    greedy = SamplingParams(temperature=0.0, ignore_eos=True)
+    for number, adapter in enumerate(adapters):
+        batcher.add(EngineRequest((0, number), LONG[:50], greedy, 30, adapter=adapter), 1, seed=1)
+    return tokens_by_request(run_until_idle(batcher))

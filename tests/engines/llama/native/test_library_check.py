@@ -1,0 +1,55 @@
+"""What tells a library that computes a model right from one that does not."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load_library
+from dragoman.engines.llama.native.library_check import agrees_with_llama_cpp, mean_kl_divergence, tokenizes_identically
+from dragoman.engines.llama.native.model import Model
+from dragoman.engines.llama.weights.sources import bundled
+from tests.support.libraries import requires_ik_llama_cpp
+from tests.support.models import THREADS
+from tests.support.tiny_llama import random_weights, write_model
+
+pytestmark = requires_ik_llama_cpp
+
+
+@pytest.fixture
+def shipped_in_ik() -> Iterator[Model]:
+    model = Model(load_library(IK_LLAMA_CPP), bundled().path)
+    yield model
+    model.close()
+
+
+def test_the_model_as_it_is_served_is_computed_alike(fast_model: Model) -> None:
+    assert agrees_with_llama_cpp(fast_model, threads=THREADS)
+
+
+def test_wrong_kernels_for_large_batches_are_detected(shipped_in_ik: Model) -> None:
+    """Should this fail with a newer version, Q4_1 and Q5_1 are right there, and may be computed by it."""
+    assert not agrees_with_llama_cpp(shipped_in_ik, threads=THREADS)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=st.text(st.characters(exclude_categories=["Cs"]), max_size=60))
+def test_both_libraries_make_the_same_tokens_of_any_text(model: Model, fast_model: Model, text: str) -> None:
+    assert fast_model.vocabulary.tokenize(text).tolist() == model.vocabulary.tokenize(text).tolist()
+
+
+def test_libraries_with_different_end_tokens_do_not_tokenize_identically(fast_model: Model, tmp_path: Path) -> None:
+    other = Model(load_library(LLAMA_CPP), write_model(tmp_path / "tiny.gguf", random_weights(0)))
+    assert tokenizes_identically(fast_model.vocabulary, fast_model.vocabulary)
+    assert not tokenizes_identically(fast_model.vocabulary, other.vocabulary)
+    other.close()
+
+
+def test_divergence_is_infinite_where_a_logit_is_not_a_number() -> None:
+    logits = np.array([1.0, 2.0, 3.0], dtype=np.float32)
+    assert mean_kl_divergence(logits, logits) == 0
+    assert mean_kl_divergence(logits, logits[::-1]) > 0.5
+    assert mean_kl_divergence(logits, np.full(3, np.nan, dtype=np.float32)) == np.inf

@@ -1,0 +1,109 @@
+"""The adapters of an engine process, over the simulated model."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from dragoman.core.adapters import Adapter, AdapterSource
+from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound
+from dragoman.engines.llama.batching.batcher import Batcher
+from dragoman.engines.llama.native.adapters import NO_ADAPTER
+from dragoman.engines.llama.native.model import ModelError
+from dragoman.engines.llama.process.served_adapters import AdapterManager
+from dragoman.engines.llama.process.stepper import Stepper
+from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, read_registry, write_registry
+from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary
+
+CONTENT = b"an adapter"
+
+
+def record(folder: Path, name: str, *, digest: str = "", source: str = "") -> AdapterRecord:
+    """An adapter whose file is there."""
+    path = folder / f"{name}.gguf"
+    path.write_bytes(CONTENT)
+    return AdapterRecord(Adapter(name, AdapterSource("local", source or name), 17, digest=digest), str(path))
+
+
+@contextlib.asynccontextmanager
+async def stepping(backend: SimulatedBackend) -> AsyncIterator[Stepper]:
+    """The working thread of an engine that has nothing to do but load adapters."""
+    batcher = Batcher(backend, SimulatedVocabulary(), parallel=1, step_tokens=16, host_cache_tokens=0)
+    stepper = Stepper(batcher, parallel=1, max_waiting=1, publish=lambda published: None)
+    thread = asyncio.create_task(asyncio.to_thread(stepper.run))
+    try:
+        yield stepper
+    finally:
+        stepper.stop()
+        await thread
+
+
+async def test_a_registered_adapter_has_a_number_a_digest_and_a_place_in_the_registry(tmp_path: Path) -> None:
+    registry, backend = tmp_path / "registry.json", SimulatedBackend(64)
+    served = AdapterManager(registry, max_adapters=2)
+    async with stepping(backend) as stepper:
+        added = await served.add(record(tmp_path, "pirate"), stepper)
+        assert added.adapter.digest == hashlib.sha256(CONTENT).hexdigest()
+        assert read_registry(registry) == [added]
+        assert backend.adapters == {served.number_of("pirate")}
+        assert await served.remove("pirate", stepper) == added
+        assert read_registry(registry) == []
+    assert backend.adapters == set()
+    assert served.number_of(None) == NO_ADAPTER
+    with pytest.raises(ModelNotFound):
+        served.number_of("pirate")
+
+
+async def test_the_same_adapter_is_loaded_once_however_many_ask_for_it_together(tmp_path: Path) -> None:
+    backend, wanted = SimulatedBackend(64), record(tmp_path, "pirate")
+    served = AdapterManager(tmp_path / "registry.json", max_adapters=2)
+    async with stepping(backend) as stepper:
+        answers = await asyncio.gather(*(served.add(wanted, stepper) for _ in range(8)))
+        assert answers == [answers[0]] * 8
+        with pytest.raises(ModelNameTaken):
+            await served.add(record(tmp_path, "pirate", source="another"), stepper)
+    assert len(backend.adapters) == 1
+
+
+async def test_no_more_than_max_adapters_are_loaded(tmp_path: Path) -> None:
+    backend, served = SimulatedBackend(64), AdapterManager(tmp_path / "registry.json", max_adapters=2)
+    async with stepping(backend) as stepper:
+        for name in ("a", "b"):
+            await served.add(record(tmp_path, name), stepper)
+        with pytest.raises(BadRequest, match="has 2 adapters already; remove one"):
+            await served.add(record(tmp_path, "c"), stepper)
+        await served.remove("a", stepper)
+        await served.add(record(tmp_path, "c"), stepper)
+
+
+async def test_a_vanished_file_is_reported_by_its_name(tmp_path: Path) -> None:
+    served = AdapterManager(tmp_path / "registry.json", max_adapters=2)
+    wanted = AdapterRecord(Adapter("pirate", AdapterSource("local", "pirate"), 17), str(tmp_path / "pirate.gguf"))
+    async with stepping(SimulatedBackend(64)) as stepper:
+        with pytest.raises(BadRequest, match=r"^pirate\.gguf cannot be read: No such file") as caught:
+            await served.add(wanted, stepper)
+    assert caught.value.parameter == "model_name"
+
+
+def test_a_new_process_serves_what_the_last_one_did_but_for_files_that_are_gone(tmp_path: Path) -> None:
+    registry, backend = tmp_path / "registry.json", SimulatedBackend(64)
+    records = [record(tmp_path, name, digest="known") for name in ("a", "gone", "b")]
+    write_registry(registry, records)
+    (tmp_path / "gone.gguf").unlink()
+    served = AdapterManager(registry, max_adapters=8)
+    served.restore(backend)
+    assert [entry.adapter.name for entry in read_registry(registry)] == ["a", "b"]
+    assert backend.adapters == {served.number_of("a"), served.number_of("b")}
+    with pytest.raises(ModelNotFound):
+        served.number_of("gone")
+
+
+def test_an_adapter_of_the_settings_that_cannot_be_loaded_stops_the_start(tmp_path: Path) -> None:
+    registry = tmp_path / "registry.json"
+    write_registry(registry, [record(tmp_path, "pirate")])
+    (tmp_path / "pirate.gguf").unlink()
+    with pytest.raises(ModelError, match="the adapter pirate cannot be served: "):
+        AdapterManager(registry, max_adapters=8).restore(SimulatedBackend(64))

@@ -1,0 +1,134 @@
+"""The engine process itself, with a model of two small layers."""
+
+import asyncio
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from gguf import GGMLQuantizationType as Type
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.events import Delta, Event, Usage
+from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
+from dragoman.engines.llama.weights.rewriting import faster_file
+from dragoman.engines.llama.wire.options import EngineOptions
+from dragoman.engines.llama.worker.client import LlamaEngine
+from tests.support.gguf_files import write_tiny_model
+from tests.support.models import THREADS
+from tests.support.patience import PATIENCE_SECONDS
+
+
+@pytest.fixture
+def options(tmp_path: Path) -> EngineOptions:
+    return EngineOptions(
+        model_path=str(write_tiny_model(tmp_path / "tiny.gguf")),
+        socket_path=str(tmp_path / "engine.sock"),
+        context_cells=256,
+        parallel=1,
+        threads=THREADS,
+        step_tokens=256,
+        saved_tokens=0,
+        max_adapters=4,
+        max_waiting=1,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(options: EngineOptions) -> AsyncIterator[LlamaEngine]:
+    """A client of a process that is ready."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "dragoman.engines.llama.process.server", msgspec.json.encode(options).decode()),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    engine = LlamaEngine(Path(options.socket_path))
+    assert process.stdout is not None
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            assert await process.stdout.readline() == b"ready\n"
+            await engine.start()
+            yield engine
+    finally:
+        await engine.close()
+        process.terminate()
+        await process.wait()
+
+
+async def fingerprint(options: EngineOptions) -> str:
+    async with running(options) as engine:
+        while engine.fingerprint is None:
+            await engine.count_tokens(TextPrompt("Once"))
+        return engine.fingerprint
+
+
+async def answer(options: EngineOptions) -> str:
+    async with running(options) as engine:
+        sampling = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
+        events = engine.generate(GenerationRequest("tiny", TextPrompt("Once"), sampling))
+        return "".join([event.text async for event in events if isinstance(event, Delta)])
+
+
+async def test_the_fingerprint_stays_over_restarts_and_changes_with_each_thing_that_changes_answers(
+    options: EngineOptions, tmp_path: Path
+) -> None:
+    other_weights = write_tiny_model(tmp_path / "other.gguf", seed=1)
+    changed = msgspec.structs.replace
+    first = await fingerprint(options)
+    same = [
+        options,
+        changed(options, context_cells=512),
+        changed(options, model_path=str(write_tiny_model(tmp_path / "same.gguf"))),
+    ]
+    assert {await fingerprint(one) for one in same} == {first}
+    different = [
+        changed(options, model_path=str(other_weights)),
+        changed(options, chat_template="{{ messages[0].content }}"),
+        changed(options, reproducible=True),
+    ]
+    assert len({first, *[await fingerprint(one) for one in different]}) == 4
+
+
+async def test_a_rewritten_model_answers_and_has_a_fingerprint_of_its_own(
+    options: EngineOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    notices: list[str] = []
+    copy = faster_file(Path(options.model_path), progress=False, notify=notices.append)
+    assert "rewrote tiny.gguf (Q4_1)" in notices[0]
+    rewritten = msgspec.structs.replace(options, model_path=str(copy))
+    assert await answer(rewritten)
+    assert await fingerprint(rewritten) != await fingerprint(options)
+
+
+async def test_formats_of_the_same_weights_have_different_fingerprints(options: EngineOptions, tmp_path: Path) -> None:
+    precise = write_tiny_model(tmp_path / "precise.gguf", kind=Type.F32)
+    assert await fingerprint(msgspec.structs.replace(options, model_path=str(precise))) != await fingerprint(options)
+
+
+async def test_a_process_resumes_an_answer_of_another_and_refuses_invalid_resume_tokens(options: EngineOptions) -> None:
+    request = GenerationRequest("tiny", TextPrompt("Once"), SamplingParams(max_tokens=12, ignore_eos=True, seed=3))
+    changed = msgspec.structs.replace
+    options = changed(options, reproducible=True)
+
+    async def events(engine: LlamaEngine, request: GenerationRequest) -> list[Event]:
+        return [event async for event in engine.generate(request)]
+
+    async with running(options) as engine:
+        unbroken = await events(engine, request)
+    tokens = tuple(token for event in unbroken if isinstance(event, Delta) for token in event.token_ids)
+    assert len(tokens) == 12
+    async with running(options) as engine:
+        for wrong in [(), ()], [(10**6,)], [(-1,)], [(*tokens, 1)]:
+            with pytest.raises(BadRequest) as caught:
+                await events(engine, changed(request, begun=tuple(wrong)))
+            assert caught.value.parameter == "begun"
+        with pytest.raises(BadRequest, match="log-probabilities"):
+            await events(engine, changed(request, begun=(tokens[:1],), logprobs=0))
+        for cut in (1, 7, 12):
+            continued = await events(engine, changed(request, begun=(tokens[:cut],)))
+            assert continued[:-1] == unbroken[:-1]
+            assert isinstance(continued[-1], Usage)
+            assert continued[-1].completion_tokens == 12

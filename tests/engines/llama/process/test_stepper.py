@@ -1,0 +1,74 @@
+"""Which requests the engine takes, and which it sends away."""
+
+import numpy as np
+
+from dragoman.core.errors import BadRequest, Overloaded
+from dragoman.core.events import Delta, Finished, Usage
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET
+from dragoman.engines.llama.batching.sequence import EngineRequest
+from dragoman.engines.llama.process.stepper import PublishedOutput, Stepper
+from tests.support.batching import GREEDY, BatcherHarness
+from tests.support.simulated_backend import reference_answer
+
+PROMPT = [5, 6, 7]
+LIMIT = 8
+ALONE = reference_answer(PROMPT, LIMIT)
+
+
+def job(number: int, priority: int = 0, begun: tuple[tuple[int, ...], ...] = ()) -> EngineRequest:
+    return EngineRequest(
+        (0, number), np.array(PROMPT, dtype=np.int32), GREEDY, LIMIT, priority=priority, resume_token_ids=begun
+    )
+
+
+def run_to_completion(jobs: list[EngineRequest]) -> dict[int, list[PublishedOutput]]:
+    """What is published of jobs that come together, by their numbers, until each has ended."""
+    by_number: dict[int, list[PublishedOutput]] = {one.key[1]: [] for one in jobs}
+    open_jobs = set(by_number)
+
+    def publish(published: list[PublishedOutput]) -> None:
+        for one in published:
+            by_number[one.key[1]].append(one)
+            if isinstance(one.event, Usage | BadRequest | Overloaded):
+                open_jobs.remove(one.key[1])
+        if not open_jobs:
+            stepper.stop()
+
+    stepper = Stepper(BatcherHarness().batcher, parallel=1, max_waiting=2, publish=publish)
+    for one in jobs:
+        stepper.add(one, 1, seed=1)
+    stepper.run()
+    return by_number
+
+
+def overloaded(jobs: list[EngineRequest]) -> list[int]:
+    return [number for number, outputs in run_to_completion(jobs).items() if isinstance(outputs[-1].event, Overloaded)]
+
+
+def test_requests_beyond_max_waiting_are_refused() -> None:
+    assert overloaded([job(number) for number in range(5)]) == [2, 3, 4]
+
+
+def test_queued_requests_do_not_count_against_interactive_ones() -> None:
+    assert overloaded([*(job(number, QUEUED_PRIORITY_OFFSET) for number in range(4)), job(4), job(5)]) == [2, 3]
+
+
+def test_a_queued_request_is_refused_while_others_wait() -> None:
+    assert overloaded([*(job(number) for number in range(2)), job(2, QUEUED_PRIORITY_OFFSET)]) == [2]
+
+
+def test_a_resumed_choice_that_is_complete_ends_without_a_step() -> None:
+    outputs = [one.event for one in run_to_completion([job(0, begun=(tuple(ALONE),))])[0]]
+    assert [token for event in outputs if isinstance(event, Delta) for token in event.token_ids] == ALONE
+    assert outputs[-2:] == [Finished(0, "length"), Usage(len(PROMPT), LIMIT, 0)]
+
+
+def test_invalid_resume_tokens_are_refused_and_other_requests_answered() -> None:
+    outputs = run_to_completion([job(0, begun=((*ALONE, 1),)), job(1)])
+    [error] = outputs[0]
+    assert isinstance(error.event, BadRequest)
+    assert error.event.parameter == "begun"
+    assert error.event.message == (
+        "begun holds 9 tokens of choice 0, but as this request stands the choice ends with 8"
+    )
+    assert isinstance(outputs[1][-1].event, Usage)

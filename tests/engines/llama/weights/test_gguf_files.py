@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+
+from dragoman.engines.llama.weights.gguf_files import (
+    ModelSourceError,
+    check_model_file,
+    choose_model_file,
+    find_models,
+    model_size,
+    part_names,
+)
+
+SPLIT = [f"big-Q8_0-0000{number}-of-00003.gguf" for number in (1, 2, 3)]
+
+
+def refusal(names: list[str], wanted: str | None) -> str:
+    with pytest.raises(ModelSourceError) as caught:
+        choose_model_file("owner/name", names, wanted)
+    return str(caught.value)
+
+
+def test_a_model_in_one_file_has_one_part() -> None:
+    assert part_names("model.gguf") == ["model.gguf"]
+
+
+@pytest.mark.parametrize("name", SPLIT)
+def test_any_part_names_them_all(name: str) -> None:
+    assert part_names(name) == SPLIT
+
+
+def test_models_are_complete_gguf_files_that_generate_text() -> None:
+    names = ["README.md", "mmproj-model-f16.gguf", "imatrix.gguf", "b.GGUF", "sub/a.gguf", *SPLIT[:2]]
+    assert find_models(names) == ["b.GGUF", "sub/a.gguf"]
+    assert find_models(SPLIT) == [SPLIT[0]]
+
+
+def test_the_only_model_needs_no_name() -> None:
+    assert choose_model_file("owner/name", ["config.json", "only-Q2_K.gguf", "mmproj.gguf"], None) == "only-Q2_K.gguf"
+
+
+@pytest.mark.parametrize(
+    ("names", "preferred"),
+    [
+        (["m-Q8_0.gguf", "m-Q4_K_M.gguf", "m-Q2_K.gguf"], "m-Q4_K_M.gguf"),
+        (["m-Q4_0.gguf", "m-q8_0.gguf", "m-IQ4_NL.gguf"], "m-q8_0.gguf"),
+        (["m.Q4_0.gguf", "m.Q4_0_8_8.gguf"], "m.Q4_0.gguf"),
+        ([*SPLIT, "m-Q3_K_S.gguf"], SPLIT[0]),
+    ],
+)
+def test_without_a_name_a_middling_quantization_is_taken(names: list[str], preferred: str) -> None:
+    assert choose_model_file("owner/name", names, None) == preferred
+
+
+@pytest.mark.parametrize(
+    ("wanted", "chosen"),
+    [
+        ("m-Q4_K_M.gguf", "m-Q4_K_M.gguf"),
+        ("sub/m-F16.gguf", "sub/m-F16.gguf"),
+        ("m-F16.gguf", "sub/m-F16.gguf"),
+        ("q4_k_m", "m-Q4_K_M.gguf"),
+        ("Q4_K_S", "m-Q4_K_S.gguf"),
+        ("f16", "sub/m-F16.gguf"),
+        ("Q8_0", SPLIT[0]),
+        (SPLIT[2], SPLIT[0]),
+    ],
+)
+def test_a_file_name_or_a_tag_in_any_case_chooses(wanted: str, chosen: str) -> None:
+    names = ["m-Q4_K_M.gguf", "m-Q4_K_S.gguf", "m-IQ8_0.gguf", "sub/m-F16.gguf", "sub/m-BF16.gguf", *SPLIT]
+    assert choose_model_file("owner/name", names, wanted) == chosen
+
+
+def test_what_is_not_there_is_answered_with_what_is() -> None:
+    assert refusal(["b-Q8_0.gguf", "a-Q4_0.gguf", "README.md"], "Q4") == (
+        "owner/name has no file or quantization 'Q4'. There are: a-Q4_0.gguf, b-Q8_0.gguf"
+    )
+
+
+def test_what_fits_several_files_is_answered_with_those() -> None:
+    assert refusal(["a-Q8_0.gguf", "b-Q8_0.gguf", "c-F16.gguf"], "Q8_0") == (
+        "'Q8_0' fits several files of owner/name; name one. There are: a-Q8_0.gguf, b-Q8_0.gguf"
+    )
+
+
+def test_several_models_without_a_preferred_one_need_a_name() -> None:
+    assert refusal(["a.gguf", "b.gguf"], None) == (
+        "owner/name holds several models; name one as owner/name:FILE. There are: a.gguf, b.gguf"
+    )
+
+
+def test_a_repository_without_gguf_files_is_refused() -> None:
+    assert refusal(["model.safetensors"], "Q8_0").startswith("owner/name holds no GGUF model")
+
+
+def test_a_split_model_is_given_by_its_first_part_and_weighs_as_much_as_all(tmp_path: Path) -> None:
+    for name in SPLIT:
+        (tmp_path / name).write_bytes(b"GGUF....")
+    assert check_model_file(tmp_path / SPLIT[1]) == tmp_path / SPLIT[0]
+    assert model_size(tmp_path / SPLIT[0]) == 24
+
+
+def test_a_split_model_needs_every_part(tmp_path: Path) -> None:
+    for name in SPLIT[:2]:
+        (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(ModelSourceError, match=r"there is no model file .*-00003-of-00003\.gguf"):
+        check_model_file(tmp_path / SPLIT[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"GGU", b"PK\x03\x04data"])
+def test_a_file_without_the_magic_bytes_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(ModelSourceError, match=r"model\.gguf is not a GGUF file: it begins with b'"):
+        check_model_file(path)

@@ -1,0 +1,245 @@
+"""Models are found in files, in the cache and on a hub, and what is in the way of that is told."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jinja2
+import markupsafe
+import msgspec
+import pytest
+
+import dragoman
+from dragoman.engines.llama.weights.sources import ModelFile, ModelSourceError, bundled, resolve
+from tests.support.hub import COMMIT, UNREACHABLE, HubHandler, run_python_with_hub, running_hub
+from tests.support.patience import PATIENCE_SECONDS
+
+GGUF = b"GGUF" + bytes(60)
+SPLIT = ["big-00001-of-00002.gguf", "big-00002-of-00002.gguf"]
+REPOSITORIES = {
+    "owner/one": ["README.md", "one-Q8_0.gguf"],
+    "owner/several": ["m-Q4_K_M.gguf", "m-Q8_0.gguf"],
+    "owner/split": SPLIT,
+    "owner/folders": ["Q8_0/m.gguf", "F16/m.gguf"],
+    "owner/gated": ["gated.gguf"],
+    "owner/fake": ["fake.gguf"],
+}
+
+
+class Hub(HubHandler):
+    """The two routes a download needs: what a repository holds, and a file of it."""
+
+    def respond(self) -> None:
+        if listing := re.fullmatch(r"/api/models/(?P<repository>[^/]+/[^/]+)", self.path):
+            self.list(listing["repository"])
+        elif file := re.fullmatch(r"/(?P<repository>[^/]+/[^/]+)/resolve/[^/]+/(?P<name>.+)", self.path):
+            self.download(file["repository"], file["name"])
+        else:
+            self.send_refusal(404, "EntryNotFound")
+
+    def list(self, repository: str) -> None:
+        if repository == "owner/broken":
+            self.send_refusal(500, "")
+        elif repository not in REPOSITORIES:
+            self.send_refusal(401, "RepoNotFound")
+        else:
+            self.send_listing(repository, REPOSITORIES[repository])
+
+    def download(self, repository: str, name: str) -> None:
+        if repository == "owner/gated":
+            self.send_refusal(403, "GatedRepo")
+        else:
+            self.send_file(repository, name, b"not a model" if repository == "owner/fake" else GGUF)
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[str]:
+    with running_hub(Hub) as url:
+        yield url
+
+
+class ResolvedModels(NamedTuple):
+    """What another process said about models."""
+
+    models: list[ModelFile]
+    complaint: str
+    stderr: str
+
+
+RESOLVE_PROGRAM = """
+import json, sys
+from dragoman.engines.llama.weights.sources import ModelSourceError, list_local, resolve
+
+models, complaint = [], ""
+try:
+    models = [resolve(sys.argv[1], progress=True)] if sys.argv[1] else list_local()
+except ModelSourceError as error:
+    complaint = str(error)
+print(json.dumps([[[model.id, model.aliases, str(model.path), model.origin] for model in models], complaint]))
+"""
+
+
+def resolve_in_process(endpoint: str, cache: Path, model: str, **environment: str) -> ResolvedModels:
+    """Resolve `model`, or list what is there if it is empty, in a process of its own."""
+    process = run_python_with_hub(endpoint, cache, RESOLVE_PROGRAM, model, **environment)
+    models, complaint = json.loads(process.stdout)
+    return ResolvedModels(
+        [ModelFile(id, tuple(aliases), Path(path), origin) for id, aliases, path, origin in models],
+        complaint,
+        process.stderr,
+    )
+
+
+@pytest.fixture(scope="module")
+def filled_cache(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("cache")
+    for model in ("owner/one", "owner/split", "owner/several:Q8_0"):
+        assert resolve_in_process(hub, cache, model).complaint == ""
+    return cache
+
+
+def test_the_bundled_model_is_the_default_and_has_its_names() -> None:
+    model = bundled()
+    assert model.path.name == "SmolLM2-135M-Instruct.Q4_1.gguf"
+    assert model == resolve(None) == resolve("smollm2-135m-instruct")
+    assert model == resolve("HuggingFaceTB/SmolLM2-135M-Instruct")
+
+
+def test_a_missing_bundled_model_says_how_to_install_it(tmp_path: Path) -> None:
+    for package in (dragoman, jinja2, markupsafe, msgspec):
+        assert package.__file__ is not None
+        folder = Path(package.__file__).parent
+        (tmp_path / folder.name).symlink_to(folder)
+    process = subprocess.run(
+        [sys.executable, "-S", "-c", RESOLVE_PROGRAM, "smollm2-135m-instruct"],
+        env={"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
+        check=True,
+    )
+    assert json.loads(process.stdout)[1] == (
+        "the bundled model is not installed; run `make setup`, or name a model: dragoman serve MODEL"
+    )
+
+
+def test_a_file_is_served_under_its_stem_and_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "My-Model.Q8_0.gguf"
+    path.write_bytes(GGUF)
+    assert resolve(str(path)) == ModelFile("My-Model.Q8_0", ("My-Model.Q8_0.gguf",), path, "file")
+
+
+def test_an_existing_file_needs_no_gguf_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "owner").mkdir()
+    (tmp_path / "owner/model").write_bytes(GGUF)
+    monkeypatch.chdir(tmp_path)
+    assert resolve("owner/model").path == Path("owner/model")
+
+
+@pytest.mark.parametrize("model", ["absent.gguf", "owner/absent.gguf", "/no/such/absent.gguf"])
+def test_a_missing_file_is_named(model: str) -> None:
+    with pytest.raises(ModelSourceError, match=f"^there is no model file {model}$"):
+        resolve(model)
+
+
+def test_a_directory_is_answered_with_the_models_in_it(tmp_path: Path) -> None:
+    (tmp_path / "a.gguf").write_bytes(GGUF)
+    with pytest.raises(ModelSourceError, match=r"is a directory, name a model in it: a\.gguf$"):
+        resolve(str(tmp_path))
+
+
+def test_a_reference_that_is_neither_file_nor_repository_is_explained() -> None:
+    with pytest.raises(ModelSourceError, match=r"^there is no model 'llama'; give the path of a \.gguf file"):
+        resolve("llama")
+
+
+def test_a_repository_is_downloaded_into_the_cache(hub: str, tmp_path: Path) -> None:
+    seen = resolve_in_process(hub, tmp_path, "owner/one")
+    path = tmp_path / f"hub/models--owner--one/snapshots/{COMMIT}/one-Q8_0.gguf"
+    assert seen.models == [ModelFile("owner/one", ("owner/one:one-Q8_0.gguf", "one-Q8_0"), path, "Hugging Face cache")]
+    assert path.read_bytes() == GGUF
+    assert "one-Q8_0.gguf" in seen.stderr
+
+
+def test_a_quantization_chooses_the_file(hub: str, tmp_path: Path) -> None:
+    model = resolve_in_process(hub, tmp_path, "owner/several:q8_0").models[0]
+    assert model.path.name == "m-Q8_0.gguf"
+    assert model.id == "owner/several:q8_0"
+    assert model.aliases == ("owner/several", "owner/several:m-Q8_0.gguf", "m-Q8_0")
+
+
+def test_a_file_in_a_folder_of_the_repository_is_found(hub: str, tmp_path: Path) -> None:
+    model = resolve_in_process(hub, tmp_path, "owner/folders:F16/m.gguf").models[0]
+    assert model.path.parts[-2:] == ("F16", "m.gguf")
+
+
+def test_a_split_model_is_downloaded_whole(hub: str, filled_cache: Path) -> None:
+    path = resolve_in_process(hub, filled_cache, "owner/split").models[0].path
+    assert path.name == SPLIT[0]
+    assert path.with_name(SPLIT[1]).read_bytes() == GGUF
+
+
+@pytest.mark.parametrize("model", ["owner/one", "owner/split", "owner/several", "owner/several:m-Q8_0.gguf"])
+def test_what_is_in_the_cache_needs_no_network(filled_cache: Path, model: str) -> None:
+    seen = resolve_in_process(UNREACHABLE, filled_cache, model)
+    assert seen.complaint == ""
+    assert seen.models[0].path.is_file()
+
+
+def test_what_is_in_the_cache_is_used_in_offline_mode(filled_cache: Path) -> None:
+    assert resolve_in_process(UNREACHABLE, filled_cache, "owner/one", HF_HUB_OFFLINE="1").complaint == ""
+
+
+@pytest.mark.parametrize(
+    ("model", "complaint"),
+    [
+        ("owner/absent", "there is no repository owner/absent, or it is private"),
+        ("owner/gated", "owner/gated is gated: accept its terms"),
+        ("owner/broken", "owner/broken is not in the cache and the hub answered 500"),
+        (
+            "owner/several:Q2_K",
+            "owner/several has no file or quantization 'Q2_K'. There are: m-Q4_K_M.gguf, m-Q8_0",
+        ),
+        ("own..er/--x", "downloading own..er/--x failed: "),
+    ],
+)
+def test_refusals_of_the_hub_are_explained(hub: str, tmp_path: Path, model: str, complaint: str) -> None:
+    seen = resolve_in_process(hub, tmp_path, model)
+    assert seen.complaint.startswith(complaint)
+    assert "\n" not in seen.complaint
+
+
+def test_a_download_that_is_no_model_is_refused(hub: str, tmp_path: Path) -> None:
+    assert "fake.gguf is not a GGUF file" in resolve_in_process(hub, tmp_path, "owner/fake").complaint
+
+
+@pytest.mark.parametrize("model", ["owner/one", "owner/several:Q4_K_M"])
+def test_without_network_and_cache_the_complaint_says_so(filled_cache: Path, tmp_path: Path, model: str) -> None:
+    cache = tmp_path if model == "owner/one" else filled_cache
+    complaint = resolve_in_process(UNREACHABLE, cache, model).complaint
+    assert complaint.startswith(f"{model.partition(':')[0]} is not in the cache and the hub cannot be reached (")
+    assert complaint.endswith("check the network, or give the path of a .gguf file")
+
+
+def test_offline_mode_without_the_file_says_so(tmp_path: Path) -> None:
+    complaint = resolve_in_process(UNREACHABLE, tmp_path, "owner/one", HF_HUB_OFFLINE="1").complaint
+    assert complaint == "owner/one is not in the cache and HF_HUB_OFFLINE forbids downloading it"
+
+
+def test_the_bundled_and_the_cached_models_are_listed(filled_cache: Path) -> None:
+    assert [(model.id, model.origin) for model in resolve_in_process(UNREACHABLE, filled_cache, "").models] == [
+        ("smollm2-135m-instruct", "bundled"),
+        ("owner/one:one-Q8_0.gguf", "Hugging Face cache"),
+        ("owner/several:m-Q8_0.gguf", "Hugging Face cache"),
+        (f"owner/split:{SPLIT[0]}", "Hugging Face cache"),
+    ]
+
+
+def test_without_a_cache_only_the_bundled_model_is_listed(tmp_path: Path) -> None:
+    assert [model.id for model in resolve_in_process(UNREACHABLE, tmp_path / "absent", "").models] == [
+        "smollm2-135m-instruct"
+    ]

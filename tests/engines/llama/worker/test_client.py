@@ -1,0 +1,248 @@
+"""The worker's side of the engine's socket, against processes that misbehave."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from dragoman.core.adapters import Adapter, AdapterSource
+from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading, ModelNotFound
+from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    JsonObjectFormat,
+    Message,
+    TextPrompt,
+    Tool,
+    ToolOptions,
+)
+from dragoman.engines.llama.wire import messages
+from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, registry_path, write_registry
+from dragoman.engines.llama.worker.adapters import RemoteAdapters
+from dragoman.engines.llama.worker.client import MAX_ATTEMPTS, LlamaEngine
+from tests.support.patience import PATIENCE_SECONDS
+
+REQUEST = GenerationRequest("any", TextPrompt("Once"))
+
+ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@contextlib.asynccontextmanager
+async def _engine(
+    socket_path: Path, conversation: ConnectionHandler, *, architecture: str | None = None
+) -> AsyncIterator[LlamaEngine]:
+    """A client, and a process that welcomes it and then does what `conversation` says."""
+
+    serving: set[asyncio.Task[None]] = set()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            writer.write(messages.encode([messages.Handshake(1024, "{{ raise_exception('no') }}", "", "")]))
+            await conversation(reader, writer)
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):  # the client may have gone first
+                await writer.wait_closed()
+
+    def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.create_task(serve(reader, writer)))
+
+    engine = LlamaEngine(socket_path, architecture=architecture)
+    async with await asyncio.start_unix_server(accept, socket_path), asyncio.timeout(PATIENCE_SECONDS):
+        await engine.start()
+        try:
+            yield engine
+        finally:
+            await engine.close()
+            await asyncio.gather(*serving)
+
+
+async def _collect(engine: LlamaEngine, request: GenerationRequest = REQUEST) -> list[Event]:
+    return [event async for event in engine.generate(request)]
+
+
+async def _submitted(reader: asyncio.StreamReader) -> messages.GenerateCommand:
+    command = await messages.read_command(reader)
+    assert isinstance(command, messages.GenerateCommand)
+    return command
+
+
+def _replies(number: int, *events: Delta | Finished | Usage) -> bytes:
+    return messages.encode([messages.EventReply(number, event) for event in events])
+
+
+async def test_an_answer_comes_through_in_order(tmp_path: Path) -> None:
+    events = (Delta(0, "a", [1]), Delta(0, "b", [2]), Finished(0, "stop"), Usage(1, 2, 0))
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await _submitted(reader)
+        writer.write(_replies(command.number, *events))
+        await reader.read()
+
+    async with _engine(tmp_path / "engine.sock", answer) as engine:
+        assert await _collect(engine) == list(events)
+
+
+async def test_the_fingerprint_is_known_once_the_process_reports_it(tmp_path: Path) -> None:
+    async def identify(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await _submitted(reader)
+        writer.write(
+            messages.encode([messages.FingerprintReply("fp_0123456789ab")]) + _replies(command.number, Usage(1, 0, 0))
+        )
+        await reader.read()
+
+    async with _engine(tmp_path / "engine.sock", identify) as engine:
+        assert engine.fingerprint is None
+        assert await _collect(engine) == [Usage(1, 0, 0)]
+        assert engine.fingerprint == "fp_0123456789ab"
+
+
+async def test_a_request_that_meets_repeated_crashes_fails(tmp_path: Path) -> None:
+    submissions = 0
+
+    async def die(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        nonlocal submissions
+        await _submitted(reader)
+        submissions += 1
+
+    async with _engine(tmp_path / "engine.sock", die) as engine:
+        with pytest.raises(EngineFailed):
+            await _collect(engine)
+    assert submissions == MAX_ATTEMPTS
+
+
+async def test_a_request_that_streamed_text_is_not_retried(tmp_path: Path) -> None:
+    submissions = 0
+
+    async def begin_and_die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal submissions
+        command = await _submitted(reader)
+        submissions += 1
+        writer.write(_replies(command.number, Delta(0, "a", [1])))
+
+    async with _engine(tmp_path / "engine.sock", begin_and_die) as engine:
+        with pytest.raises(EngineFailed):
+            await _collect(engine)
+    assert submissions == 1
+
+
+async def test_closing_the_answer_early_cancels_it(tmp_path: Path) -> None:
+    cancelled = asyncio.Event()
+
+    async def talk_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await _submitted(reader)
+        writer.write(_replies(command.number, Delta(0, "a", [1])))
+        assert await messages.read_command(reader) == messages.CancelCommand(command.number)
+        cancelled.set()
+
+    async with _engine(tmp_path / "engine.sock", talk_on) as engine:
+        async with contextlib.aclosing(engine.generate(REQUEST)) as events:
+            assert await anext(events) == Delta(0, "a", [1])
+        await cancelled.wait()
+
+
+async def test_messages_the_template_refuses_never_reach_the_process(tmp_path: Path) -> None:
+    async def listen(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        assert await messages.read_command(reader) is None
+
+    async with _engine(tmp_path / "engine.sock", listen) as engine:
+        with pytest.raises(BadRequest, match="refuses these messages: no"):
+            await _collect(engine, GenerationRequest("any", ChatPrompt((Message("user", "Hi"),))))
+
+
+async def _text_submitted(tmp_path: Path, request: GenerationRequest) -> str:
+    """What the process is given to continue."""
+    texts: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await _submitted(reader)
+        assert isinstance(command.prompt, TextPrompt)
+        texts.append(command.prompt.text)
+        writer.write(_replies(command.number, Usage(1, 1, 0)))
+        await reader.read()
+
+    async with _engine(tmp_path / "engine.sock", answer) as engine:
+        await _collect(engine, request)
+    (text,) = texts
+    return text
+
+
+async def test_a_template_of_the_request_replaces_the_models(tmp_path: Path) -> None:
+    prompt = ChatPrompt(
+        (Message("user", "Hi"),), template="{{ messages[0].content }}{{ x }}", template_arguments={"x": 1}
+    )
+    assert await _text_submitted(tmp_path, GenerationRequest("any", prompt)) == "Hi1"
+
+
+async def test_a_constrained_answer_begins_after_the_reasoning(tmp_path: Path) -> None:
+    template = "{{ messages[0].content }}{% if messages[0].content == '</think>' %}{% endif %}:"
+    free = ChatPrompt((Message("user", "Hi"),), template=template)
+    bound = ChatPrompt(
+        free.messages, ToolOptions((Tool("f"),), "required"), template=template + "{# tools <tool_call> #}"
+    )
+    assert await _text_submitted(tmp_path, GenerationRequest("any", free)) == "Hi:"
+    assert await _text_submitted(tmp_path, GenerationRequest("any", bound)) == "Hi:<think>\n"
+    request = GenerationRequest("any", free, answer_format=JsonObjectFormat())
+    assert await _text_submitted(tmp_path, request) == "Hi:<think>\n"
+
+
+async def test_a_process_that_is_not_there_yet_means_model_loading(tmp_path: Path) -> None:
+    engine = LlamaEngine(tmp_path / "engine.sock")
+    await engine.start()
+    assert not engine.ready
+    with pytest.raises(ModelLoading):
+        await _collect(engine)
+    with pytest.raises(EngineFailed):
+        await engine.statistics()
+    await engine.close()
+
+
+PIRATE = Adapter("pirate", AdapterSource("local", "pirate"), 17)
+
+
+@contextlib.asynccontextmanager
+async def _adapters(socket_path: Path, conversation: ConnectionHandler) -> AsyncIterator[RemoteAdapters]:
+    async with _engine(socket_path, conversation, architecture="llama") as engine:
+        assert engine.adapters is not None
+        yield engine.adapters
+
+
+async def test_adapters_are_changed_by_the_process_and_read_from_its_registry(tmp_path: Path) -> None:
+    path = tmp_path / "engine.sock"
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        added = await messages.read_command(reader)
+        assert isinstance(added, messages.AddAdapterCommand)
+        assert added.record == AdapterRecord(PIRATE, "/pirate.gguf")
+        write_registry(registry_path(path), [added.record])
+        writer.write(messages.encode([messages.AdapterReply(added.number, PIRATE)]))
+        removed = await messages.read_command(reader)
+        assert removed == messages.RemoveAdapterCommand(added.number + 1, "poet")
+        writer.write(messages.encode([messages.ModelNotFoundReply(added.number + 1, "poet")]))
+        await reader.read()
+
+    async with _adapters(path, serve) as adapters:
+        assert adapters.list_adapters() == ()
+        assert await adapters.add(PIRATE, Path("/pirate.gguf")) == PIRATE
+        assert adapters.list_adapters() == (PIRATE,)
+        with pytest.raises(ModelNotFound):
+            await adapters.remove("poet")
+
+
+async def test_an_adapter_change_fails_with_the_process_that_received_it(tmp_path: Path) -> None:
+    asked: list[messages.EngineCommand | None] = []
+
+    async def die(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        asked.append(await messages.read_command(reader))
+
+    async with _adapters(tmp_path / "engine.sock", die) as adapters:
+        with pytest.raises(EngineFailed):
+            await adapters.add(PIRATE, Path("/pirate.gguf"))
+    assert isinstance(asked[0], messages.AddAdapterCommand)
+
+
+def test_an_engine_whose_architecture_is_not_known_takes_no_adapters(tmp_path: Path) -> None:
+    assert LlamaEngine(tmp_path / "engine.sock").adapters is None

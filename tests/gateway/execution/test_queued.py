@@ -1,0 +1,104 @@
+"""The queue without accounts, and where there is none."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from dragoman.accounts.administration.usage import list_usage
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
+from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.core.errors import BadRequest, JobNotFound, ModelNotFound, Unauthenticated
+from dragoman.core.events import Event
+from dragoman.core.identifiers import key_digest, new_request_id
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET
+from dragoman.core.service import Caller
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.admission.recording import UsageRecordingAuthenticator
+from dragoman.gateway.auth.account_keys import AccountsOptions
+from dragoman.gateway.execution.metrics import RequestMetrics
+from dragoman.gateway.execution.queued import GatewayJobExecutor
+from dragoman.gateway.gateway import Gateway
+from dragoman.gateway.routing.catalog import Catalog, Deployment
+from dragoman.jobs.metrics import QueueMetrics
+from dragoman.jobs.service.queue import JobQueue
+from dragoman.jobs.values.options import QueueOptions
+from tests.support.breaking_echo import BreakingEcho
+from tests.support.queues import draft, text_of
+
+ADA, BEN = "sk-adas-0123456789", "sk-bens-0123456789"
+
+
+@contextlib.asynccontextmanager
+async def open_gateway(folder: Path, *keys: str, engine: EchoEngine | None = None) -> AsyncIterator[Gateway]:
+    """One that records what is used, with these keys."""
+    database = Database(f"sqlite:///{folder}/accounts.db")
+    upgrade(database)
+    options = AccountsOptions(database, folder / "journals", transport=LedgerThread)
+    authenticator = UsageRecordingAuthenticator(map(key_digest, keys), options)
+    registry = CollectorRegistry()
+    metrics = RequestMetrics(registry)
+    catalog = Catalog([Deployment("echo", ("parrot",), engine or EchoEngine(), ("arcee",))])
+    queue = JobQueue(database, QueueOptions(), 1)
+    with contextlib.closing(database):
+        async with authenticator.opened(), queue.opened(GatewayJobExecutor(catalog, metrics), QueueMetrics(registry)):
+            yield Gateway(catalog, metrics, authenticator, queue=queue)
+
+
+def caller(key: str | None) -> Caller:
+    return Caller(new_request_id(), key)
+
+
+async def read(running_gateway: Gateway, job_id: str, key: str | None) -> list[Event]:
+    async with contextlib.aclosing(await running_gateway.follow_job(job_id, caller(key))) as events:
+        return [event async for event in events]
+
+
+async def test_without_accounts_a_job_costs_nothing_and_is_recorded(tmp_path: Path) -> None:
+    async with open_gateway(tmp_path) as running_gateway:
+        assert running_gateway.has_queue
+        job = await running_gateway.submit(draft("Hello"), caller(None))
+        assert text_of(await read(running_gateway, job.id, None)) == "Hello"
+        used = list_usage(Database(f"sqlite:///{tmp_path}/accounts.db"))
+    assert [(row.result, row.completion_tokens, row.charge) for row in used] == [("finished", 6, 0)]
+
+
+async def test_without_accounts_a_job_belongs_to_the_key_that_submitted_it(tmp_path: Path) -> None:
+    async with open_gateway(tmp_path, ADA, BEN) as running_gateway:
+        job = await running_gateway.submit(draft("Hello"), caller(ADA))
+        assert text_of(await read(running_gateway, job.id, ADA)) == "Hello"
+        with pytest.raises(JobNotFound):
+            await running_gateway.job(job.id, caller(BEN))
+        with pytest.raises(JobNotFound):
+            await running_gateway.cancel_job(job.id, caller(BEN))
+        with pytest.raises(Unauthenticated):
+            await running_gateway.job(job.id, caller("sk-nobodys-0123456789"))
+        assert (await running_gateway.job(job.id, caller(ADA))).state == "finished"
+
+
+async def test_engines_receive_the_priority_of_a_queued_request(tmp_path: Path) -> None:
+    engine = BreakingEcho()
+    async with open_gateway(tmp_path, engine=engine) as running_gateway:
+        job = await running_gateway.submit(draft("Hello", priority=7), caller(None))
+        await read(running_gateway, job.id, None)
+    assert [request.priority for request in engine.received_requests] == [QUEUED_PRIORITY_OFFSET + 7]
+
+
+async def test_a_dialect_queues_only_for_its_visible_models(tmp_path: Path) -> None:
+    async with open_gateway(tmp_path) as running_gateway:
+        with pytest.raises(ModelNotFound):
+            await running_gateway.for_dialect("scale").submit(draft("Hello"), caller(None))
+        job = await running_gateway.for_dialect("arcee").submit(draft("Hello"), caller(None))
+        assert text_of(await read(running_gateway.for_dialect("scale"), job.id, None)) == "Hello"
+
+
+async def test_a_server_without_a_database_says_what_its_queue_needs() -> None:
+    running_gateway = Gateway(Catalog([Deployment("echo", (), EchoEngine())]), RequestMetrics(CollectorRegistry()))
+    assert not running_gateway.has_queue
+    with pytest.raises(BadRequest, match=r"\[accounts\]"):
+        await running_gateway.submit(draft("Hello"), caller(None))
+    with pytest.raises(BadRequest):
+        await running_gateway.job("job_1", caller(None))

@@ -1,0 +1,119 @@
+"""Answers in the database as the event loop sees them: what fails, what is forgotten, and whoever dies."""
+
+import asyncio
+import multiprocessing
+import sqlite3
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import pytest
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
+from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.core.errors import Overloaded
+from dragoman.core.idempotency import Acquired, IdempotentRequest, InProgress, StoredResponse
+from dragoman.gateway.auth.account_keys import AccountsOptions
+from dragoman.gateway.execution.stored_responses import DatabaseIdempotencyStore
+from dragoman.server.accounting import AccountingServices
+from tests.support.books import accounting_at
+from tests.support.patience import PATIENCE_SECONDS
+
+REQUEST = IdempotentRequest("caller", "key", "fingerprint")
+RESPONSE = StoredResponse(200, (), b"{}")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    database = Database(f"sqlite:///{tmp_path}/accounts.db")
+    upgrade(database)
+    database.close()
+    return tmp_path / "accounts.db"
+
+
+@pytest.fixture
+def accounting(path: Path, tmp_path: Path) -> Iterator[AccountingServices]:
+    database = Database(f"sqlite:///{path}", busy_seconds=0.05)
+    accounting = AccountingServices(AccountsOptions(database, tmp_path / "journals", transport=LedgerThread))
+    yield accounting
+    accounting.close()
+
+
+def locked(path: Path) -> sqlite3.Connection:
+    """A connection that keeps every other from writing."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+    return connection
+
+
+async def acquire(store: DatabaseIdempotencyStore) -> Acquired:
+    claim = await store.claim(REQUEST)
+    assert isinstance(claim, Acquired)
+    return claim
+
+
+async def test_an_unresponsive_database_never_lets_a_request_run_twice(
+    accounting: AccountingServices, path: Path
+) -> None:
+    async with accounting.opened():
+        lock = locked(path)
+        with pytest.raises(Overloaded) as refused:
+            await accounting.idempotency_store.claim(REQUEST)
+        assert refused.value.retry_after == 5
+        lock.close()
+        assert isinstance(await accounting.idempotency_store.claim(REQUEST), Acquired)
+
+
+async def test_the_sweep_releases_claims_whose_release_failed(accounting: AccountingServices, path: Path) -> None:
+    async with accounting.opened():
+        claim = await acquire(accounting.idempotency_store)
+        lock = locked(path)
+        await accounting.idempotency_store.store(REQUEST, claim, RESPONSE)
+        accounting.idempotency_store.release(REQUEST, claim)
+        await asyncio.sleep(0)  # Its turn comes before the sweep's.
+        with pytest.raises(Overloaded):
+            await accounting.idempotency_store.sweep()
+        lock.close()
+        assert await accounting.idempotency_store.claim(REQUEST) == InProgress()
+        assert await accounting.idempotency_store.sweep() == 1
+        held = await acquire(accounting.idempotency_store)
+        assert await accounting.idempotency_store.sweep() == 0
+        await accounting.idempotency_store.store(REQUEST, held, RESPONSE)
+        assert await accounting.idempotency_store.claim(REQUEST) == RESPONSE
+
+
+async def test_the_claim_of_a_cancelled_caller_is_released(accounting: AccountingServices) -> None:
+    async with accounting.opened():
+        claiming = asyncio.create_task(accounting.idempotency_store.claim(REQUEST))
+        await asyncio.sleep(0)
+        claiming.cancel()
+        await asyncio.wait([claiming])
+        await accounting.idempotency_store.sweep()
+        assert isinstance(await accounting.idempotency_store.claim(REQUEST), Acquired)
+
+
+def _claim_and_wait(path: Path, journals: Path, parent: Connection) -> None:
+    async def live() -> None:
+        with accounting_at(f"sqlite:///{path}", journals) as accounting:
+            async with accounting.opened():
+                parent.send(await accounting.idempotency_store.claim(REQUEST))
+                await asyncio.Event().wait()
+
+    asyncio.run(live())
+
+
+async def test_the_claim_of_a_killed_process_is_taken_over_by_the_next_that_starts(
+    accounting: AccountingServices, path: Path, tmp_path: Path
+) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    receiver, sender = spawn.Pipe(duplex=False)
+    process = spawn.Process(target=_claim_and_wait, args=(path, tmp_path / "journals", sender))
+    process.start()
+    assert receiver.poll(PATIENCE_SECONDS), "the process has claimed"
+    assert isinstance(receiver.recv(), Acquired)
+    assert await accounting.idempotency_store.claim(REQUEST) == InProgress()
+    process.kill()
+    process.join(60)
+    async with accounting.opened():
+        assert isinstance(await accounting.idempotency_store.claim(REQUEST), Acquired)

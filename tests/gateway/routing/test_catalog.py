@@ -1,0 +1,37 @@
+import pytest
+
+from dragoman.core.errors import ModelNotFound
+from dragoman.core.service import ServedModel
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.routing.catalog import Catalog, Deployment
+
+FIRST = Deployment("first", ("owner/first", "1st"), EchoEngine(context_length=100))
+SECOND = Deployment("second", (), EchoEngine(context_length=200))
+CATALOG = Catalog([FIRST, SECOND])
+
+
+@pytest.mark.parametrize("name", ["first", "owner/first", "1st"])
+def test_a_deployment_is_found_by_its_name_and_its_aliases(name: str) -> None:
+    assert CATALOG.resolve(name).deployment is FIRST
+
+
+@pytest.mark.parametrize("name", ["", "First", "first ", "owner/second", "third"])
+def test_a_name_is_compared_exactly(name: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        CATALOG.resolve(name)
+    assert caught.value.model == name
+
+
+def test_models_are_listed_in_the_order_of_the_settings() -> None:
+    assert CATALOG.models() == [
+        ServedModel("first", ("owner/first", "1st"), 100, FIRST.engine.fingerprint),
+        ServedModel("second", (), 200, SECOND.engine.fingerprint),
+    ]
+
+
+@pytest.mark.parametrize(
+    "deployment", [FIRST, Deployment("1st", (), SECOND.engine), Deployment("x", ("first",), SECOND.engine)]
+)
+def test_two_models_cannot_share_a_name(deployment: Deployment) -> None:
+    with pytest.raises(ValueError, match=r"two models are called '(first|1st)'"):
+        Catalog([FIRST, deployment])

@@ -1,0 +1,124 @@
+"""What is accepted is stored with its hold and its Idempotency-Key; what is not leaves nothing behind."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, insert, select
+
+from dragoman.accounts.administration.keys import KeyRules
+from dragoman.accounts.database.idempotency_keys import IdempotencyKeyTable
+from dragoman.accounts.database.tables import holds, idempotent_requests, job_requests, jobs, processes
+from dragoman.core.errors import IdempotencyConflict, InsufficientBalance, ModelNotFound, Overloaded, Unauthenticated
+from dragoman.core.idempotency import Acquired, IdempotentRequest, RequestMismatch, StoredResponse
+from dragoman.jobs.values.options import QueueOptions
+from tests.support.metered import cost
+from tests.support.queues import QueueHarness, queue_server, text_of, wait_until
+
+ACCEPT_ONLY = QueueOptions(concurrency=0)
+ATTEMPT = IdempotentRequest("caller", "key", "fingerprint")
+
+
+@pytest.fixture
+def journals(tmp_path: Path) -> Path:
+    return tmp_path / "journals"
+
+
+def rows(harness: QueueHarness) -> list[int]:
+    """Of jobs, their requests, holds and Idempotency-Keys."""
+    with harness.database.read() as connection:
+        tables = (jobs, job_requests, holds, idempotent_requests)
+        return [connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables]
+
+
+async def test_accepted_jobs_survive_their_server(harness: QueueHarness, journals: Path) -> None:
+    async with queue_server(harness, journals, options=ACCEPT_ONLY) as one:
+        job = await one.submit("Hello")
+        assert (job.state, job.priority, job.already_existed) == ("queued", 128, False)
+        assert harness.account.holds == cost(5, 8192 - 5)
+        assert [key.running for key in harness.keys] == [0]
+    async with queue_server(harness, journals) as other:
+        assert text_of(await other.read(job.id)) == "Hello"
+    harness.assert_settled()
+
+
+async def test_rejected_submissions_leave_no_rows(harness: QueueHarness, journals: Path) -> None:
+    _, poor = harness.new_account("poor", balance=cost(5, 1))
+    _, other = harness.new_account("other", KeyRules(models=("another",)))
+    async with queue_server(harness, journals) as one:
+        with pytest.raises(InsufficientBalance):
+            await one.submit("Hello", key=poor, attempt=ATTEMPT)
+        with pytest.raises(ModelNotFound):
+            await one.submit("Hello", key=other, attempt=ATTEMPT)
+        with pytest.raises(Unauthenticated):
+            await one.submit("Hello", key="sk-nobodys", attempt=ATTEMPT)
+    assert rows(harness) == [0, 0, 0, 0]
+
+
+async def test_a_full_queue_rejects_submissions(harness: QueueHarness, journals: Path) -> None:
+    options = QueueOptions(concurrency=0, max_waiting=2)
+    async with queue_server(harness, journals, options=options) as one:
+        first, _ = [await one.submit("Hello") for _ in range(2)]
+        with pytest.raises(Overloaded, match="full"):
+            await one.submit("Hello")
+        assert rows(harness) == [2, 2, 2, 0]
+        await one.cancel(first.id)
+        await asyncio.sleep(0.11)  # So long a full queue is not counted again.
+        await one.submit("Hello")
+
+
+async def test_the_same_request_with_the_same_key_is_the_same_job(harness: QueueHarness, journals: Path) -> None:
+    async with queue_server(harness, journals) as one, queue_server(harness, journals) as other:
+        jobs = await asyncio.gather(*(each.submit("Hello", attempt=ATTEMPT) for each in (one, other) for _ in range(5)))
+        assert len({job.id for job in jobs}) == 1
+        assert sum(not job.already_existed for job in jobs) == 1
+        assert text_of(await one.read(jobs[0].id)) == "Hello"
+        later = await other.submit("Hello", attempt=ATTEMPT)
+        assert (later.id, later.state, later.already_existed) == (jobs[0].id, "finished", True)
+    assert len(harness.usage) == 1
+    harness.assert_settled()
+
+
+async def test_an_idempotency_key_belongs_to_one_request(harness: QueueHarness, journals: Path) -> None:
+    keys = IdempotencyKeyTable(harness.database, 1)
+    with harness.database.write() as connection:
+        connection.execute(insert(processes).values(id=1, machine="elsewhere", beat_at=2**60))
+    direct = IdempotentRequest("caller", "another key", "fingerprint")
+    assert keys.claim(direct, 11) == Acquired(11)
+    async with queue_server(harness, journals, options=ACCEPT_ONLY) as one:
+        await one.submit("Hello", attempt=ATTEMPT)
+        with pytest.raises(IdempotencyConflict):
+            await one.submit("Bye", attempt=IdempotentRequest("caller", "key", "another fingerprint"))
+        with pytest.raises(IdempotencyConflict):
+            await one.submit("Hello", attempt=IdempotentRequest("caller", "another key", "fingerprint of a queued one"))
+        assert keys.claim(IdempotentRequest("caller", "key", "fingerprint of a direct one"), 12) == RequestMismatch()
+        keys.release(direct, 11)
+        job = await one.submit("Hello", attempt=direct)
+        assert not job.already_existed
+    keys.store(ATTEMPT, 11, StoredResponse(200, (), b""))
+    assert keys.sweep(()) == 0
+    assert rows(harness)[0] == 2
+
+
+async def test_the_most_urgent_job_is_run_first(harness: QueueHarness, journals: Path) -> None:
+    options = QueueOptions(concurrency=1)
+    async with queue_server(harness, journals, options=ACCEPT_ONLY) as front:
+        submitted = [await front.submit("Hello", priority=priority) for priority in (200, 128, 128, 0)]
+        places = [(await front.job(job.id)).position for job in submitted]
+    assert places == [4, 2, 3, 1]
+    async with queue_server(harness, journals, options=options) as one:
+        await wait_until(lambda: rows(harness)[2] == 0 and not one.queue.running)
+    ended = sorted(submitted, key=lambda job: int(harness.job_row(job.id).claimed_at))
+    assert [job.priority for job in ended] == [0, 128, 128, 200]
+
+
+async def test_etas_follow_the_durations_of_the_latest_jobs(harness: QueueHarness, journals: Path) -> None:
+    async with queue_server(harness, journals) as one:
+        done = await one.submit("Hello")
+        assert done.eta == 0
+        await one.read(done.id)
+        harness.update_job(done.id, claimed_at=harness.job_row(done.id).ended_at - 10_000)
+    async with queue_server(harness, journals, options=ACCEPT_ONLY) as front:
+        waiting = [await front.submit("Hello") for _ in range(3)]
+        assert [(await front.job(job.id)).eta for job in waiting] == [15, 25, 35]
+        assert waiting[0].eta == 15

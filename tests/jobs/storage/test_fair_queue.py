@@ -1,0 +1,186 @@
+"""The order of the queue: the rule itself, and the statements that follow it."""
+
+import itertools
+from collections import Counter
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from sqlalchemy import select
+
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.statements import Statement
+from dragoman.accounts.database.tables import jobs
+from dragoman.accounts.ledger.operations import Admission
+from dragoman.core.identifiers import new_request_id
+from dragoman.jobs.storage.fair_queue import due_at
+from dragoman.jobs.storage.statements import JobStatements
+from dragoman.jobs.storage.store import JobStore
+from dragoman.jobs.values.options import QueueOptions
+from dragoman.jobs.values.rows import AcceptedJob, JobReport, Lease, Requeue, Submission
+from tests.support.accounts import clear_tables
+from tests.support.job_order import ReferenceQueue
+from tests.support.queues import draft
+
+MODEL = "echo"
+owners = st.sampled_from("abc")
+
+
+def submission(owner: str, priority: int) -> Submission:
+    request_id = new_request_id()
+    admission = Admission(request_id, None, MODEL, "infermatic", 0, 0)
+    return Submission(draft("x", answer_id=request_id, priority=priority), admission, owner)
+
+
+class FairQueueMachine(RuleBasedStateMachine):
+    """A queue in a database beside one that is a list."""
+
+    database: Database
+
+    @initialize(ageing=st.sampled_from([0.0001, 0.002, 60.0]))
+    def open(self, ageing: float) -> None:
+        clear_tables(self.database)
+        self.ageing = ageing
+        self.store = JobStore(self.database, QueueOptions(ageing_seconds=ageing), 1)
+        self.reference = ReferenceQueue()
+        self.leases: dict[int, Lease] = {}
+
+    @rule(wanted=st.lists(st.tuples(owners, st.integers(0, 2)), min_size=1, max_size=4))
+    def submit(self, wanted: list[tuple[str, int]]) -> None:
+        accepted = self.store.accept([submission(*each) for each in wanted])
+        for (owner, priority), job in zip(wanted, accepted, strict=True):
+            assert isinstance(job, AcceptedJob)
+            row = self.row(job.job_id)
+            due = due_at(row.submitted_at, priority, self.ageing)
+            expected = self.reference.submit(row.number, owner, priority, due)
+            assert (row.due, row.round) == (due, expected.round)
+
+    @rule(most=st.integers(1, 3))
+    def claim(self, most: int) -> None:
+        for job in self.store.claim([MODEL], most):
+            expected = self.reference.next()
+            assert expected is not None
+            assert job.lease.number == expected.number
+            expected.is_waiting = False
+            self.leases[expected.number] = job.lease
+
+    @precondition(lambda self: self.leases)
+    @rule(chosen=st.integers(0, 9))
+    def put_back(self, chosen: int) -> None:
+        number, lease = self.chosen(chosen)
+        assert not self.store.report([JobReport(lease, outcome=Requeue())])
+        self.reference.find(number).is_waiting = True
+
+    @precondition(lambda self: self.leases)
+    @rule(chosen=st.integers(0, 9))
+    def end(self, chosen: int) -> None:
+        number, _ = self.chosen(chosen)
+        assert self.store.cancel(number)
+
+    @rule()
+    def claim_all(self) -> None:
+        self.claim(1000)
+        assert self.reference.next() is None
+
+    def chosen(self, chosen: int) -> tuple[int, Lease]:
+        number = sorted(self.leases)[chosen % len(self.leases)]
+        return number, self.leases.pop(number)
+
+    def row(self, job_id: str) -> Any:
+        with self.database.read() as connection:
+            return connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
+
+    def teardown(self) -> None:
+        if hasattr(self, "store"):
+            self.store.close()
+
+
+def test_the_statements_follow_the_rule(database: Database) -> None:
+    machine = type("Orders", (FairQueueMachine,), {"database": database})
+    run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=15, deadline=None))
+
+
+def test_an_owner_with_many_jobs_does_not_delay_a_new_owner() -> None:
+    queue = ReferenceQueue()
+    for number in range(1000):
+        queue.submit(number, "crowd", 128, number)
+    queue.submit(1000, "newcomer", 128, 1000)
+    assert _owners_served(queue, 2) == ["crowd", "newcomer"]
+
+
+def test_owners_of_the_same_priority_get_equal_shares() -> None:
+    queue = ReferenceQueue()
+    numbers = itertools.count()
+    for owner, count in (("a", 100), ("b", 50), ("c", 50)):
+        for _ in range(count):
+            queue.submit(number := next(numbers), owner, 128, number)
+    assert Counter(_owners_served(queue, 60)) == {"a": 20, "b": 20, "c": 20}
+
+
+def test_owners_that_resubmit_do_not_starve_an_earlier_owner() -> None:
+    queue = ReferenceQueue()
+    numbers = itertools.count()
+    for owner in ("patient", "patient", "quick", "quicker"):
+        queue.submit(number := next(numbers), owner, 128, number)
+    served = []
+    for _ in range(10):
+        job = queue.next()
+        assert job is not None
+        job.is_waiting = False
+        served.append(job.owner)
+        if job.owner != "patient":
+            queue.submit(number := next(numbers), job.owner, 128, number)
+    assert served[:4].count("patient") == 2
+
+
+@given(st.integers(0, 255), st.integers(1, 10))
+def test_an_aged_job_runs_before_later_urgent_jobs(priority: int, ageing: int) -> None:
+    queue = ReferenceQueue()
+    patient = queue.submit(0, "patient", priority, due_at(0, priority, ageing))
+    waited = priority * ageing * 1000
+    queue.submit(1, "urgent", 0, due_at(waited + 1, 0, ageing))
+    assert queue.next() is patient
+
+
+def _owners_served(queue: ReferenceQueue, count: int) -> list[str]:
+    served = []
+    for _ in range(count):
+        job = queue.next()
+        assert job is not None
+        job.is_waiting = False
+        served.append(job.owner)
+    return served
+
+
+INDEXED = {
+    "first_waiting": "jobs_place",
+    "next_in_class": "jobs_place",
+    "most_due": "jobs_due",
+    "latest": "jobs_round",
+    "owners_last": "jobs_owner",
+}
+
+
+@pytest.mark.parametrize("name", INDEXED)
+def test_every_lookup_uses_its_index(database: Database, name: str) -> None:
+    statement = getattr(JobStatements(database.dialect).fair_queue, name)
+    assert isinstance(statement, Statement)
+    plan = _plan(database, statement)
+    assert INDEXED[name] in plan
+    assert "TEMP B-TREE" not in plan
+    assert "Sort" not in plan
+    assert "SCAN jobs" not in plan
+
+
+def _plan(database: Database, statement: Statement) -> str:
+    values = {"model": MODEL, "priority": 128, "owner": "a"}
+    with database.write() as connection:
+        if database.is_sqlite:
+            words = "EXPLAIN QUERY PLAN"
+        else:
+            words = "EXPLAIN"
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # As with a table that is not empty.
+        parameters = tuple(values[name] for name in statement.parameters)
+        return str(connection.exec_driver_sql(f"{words} {statement.sql}", parameters).all())

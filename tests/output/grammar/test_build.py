@@ -1,0 +1,107 @@
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.request import AnswerFormat, GrammarFormat, JsonObjectFormat, RegexFormat
+from dragoman.output.grammar import build_grammar
+from tests.support.grammars import allows
+
+
+def built(answer_format: AnswerFormat) -> str:
+    grammar = build_grammar(answer_format, None, None, lambda _: None)
+    assert grammar is not None
+    return grammar
+
+
+def test_a_request_without_format_or_tools_has_no_grammar() -> None:
+    assert build_grammar(None, None, None, lambda _: None) is None
+
+
+def test_a_json_object_is_any_object() -> None:
+    grammar = built(JsonObjectFormat())
+    assert allows(grammar, '{"a": [1, {"b": null}]}')
+    assert not any(allows(grammar, text) for text in ("", "[]", "null", '{"a":1}', ' {"a": 1}', '{"a": 1} '))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts", "others"),
+    [
+        ("a|b/c", ["a", "b/c"], ["", "ab", "a/c"]),
+        ("(?i)yes|no", ["YES", "nO"], ["y"]),
+        (r"\d{3}\/[^/]", ["123/x", "123/é"], ["12/x", "123//"]),
+        ("a\nb", ["a\nb"], ["a b"]),
+        ("", [""], ["a"]),
+    ],
+)
+def test_a_regular_expression_matches_the_whole_answer(pattern: str, texts: list[str], others: list[str]) -> None:
+    grammar = built(RegexFormat(pattern))
+    assert [text for text in texts if not allows(grammar, text)] == []
+    assert [text for text in others if allows(grammar, text)] == []
+
+
+@pytest.mark.parametrize(
+    ("grammar", "texts", "others"),
+    [
+        ('start: "a" b+\nb: "b" | "c"', ["ab", "abcb"], ["a", "b"]),
+        ('start: WORD ("," WORD)*\nWORD: /[a-z]+/\n%ignore / +/', ["a, b", "a"], [",", "A"]),
+        (
+            'root ::= greeting " " name\ngreeting ::= "Hi" | "Hello"\nname ::= [A-Z] [a-z]*',
+            ["Hi Ada"],
+            ["Hi", "hi Ada"],
+        ),
+        (r'root ::= "\u00e9\x41" [^"\\]{2}', ["éAxy"], ["eAxy", 'éA""']),
+    ],
+)
+def test_a_grammar_derives_the_whole_answer(grammar: str, texts: list[str], others: list[str]) -> None:
+    built_grammar = built(GrammarFormat(grammar))
+    assert [text for text in texts if not allows(built_grammar, text)] == []
+    assert [text for text in others if allows(built_grammar, text)] == []
+
+
+@pytest.mark.parametrize(
+    ("answer_format", "message"),
+    [
+        (RegexFormat("("), "The regular expression cannot be enforced: unclosed group"),
+        (RegexFormat("a(?=b)"), "look-around"),
+        (RegexFormat(r"(a)\1"), "backreferences are not supported"),
+        (RegexFormat(r"[^\s\S]"), "it allows nothing"),
+        (RegexFormat("(a{1000}){1000}"), "too complex"),
+        (RegexFormat("\ud800"), "half a surrogate pair"),
+        (GrammarFormat("start: word"), 'The grammar cannot be enforced: unknown name: "word"'),
+        (GrammarFormat('start: "a'), "The grammar cannot be enforced"),
+        (GrammarFormat("A: /a/ & /b/\nstart: A"), "it allows nothing"),
+        (GrammarFormat("root ::= word"), "The grammar is no GBNF: Rule 'word' not found"),
+        (GrammarFormat('word ::= "a"'), "No 'root' rule found"),
+        (GrammarFormat("start: %json {}"), "may not have %json"),
+        (GrammarFormat('start: "a" <|im_end|>'), "may not ask for tokens"),
+        (GrammarFormat("start: <[17]>"), "may not ask for tokens"),
+        (GrammarFormat('"\ud800"'), "half a surrogate pair"),
+        (GrammarFormat("start: r0\n" + "".join(f"r{i}: r{i + 1}\n" for i in range(5000))), "too large"),
+        (GrammarFormat("start: " + '"a" ' * 20_000), "too large"),
+        (GrammarFormat("start: " + "(" * 9000 + '"a"' + ")" * 9000), "too large or too complex"),
+        (GrammarFormat("root ::= " + "(" * 9000 + '"a"' + ")" * 9000), "The grammar is no GBNF"),
+        (
+            GrammarFormat("start: A0\n" + "".join(f"A{i}: A{i + 1} A{i + 1}\n" for i in range(40)) + 'A40: "a"'),
+            "too large",
+        ),
+    ],
+)
+def test_what_cannot_be_enforced_is_refused_with_the_reason(answer_format: AnswerFormat, message: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        built(answer_format)
+    assert message in refused.value.message
+    assert "\n" not in refused.value.message
+    assert refused.value.parameter == "response_format"
+
+
+@given(
+    st.text(st.sampled_from('start:root=|"/()[]{}*+?%<>@&~.ab1 \n\\') | st.characters(), max_size=30),
+    st.sampled_from(["", "start: ", "root ::= "]),
+)
+def test_any_text_is_a_grammar_or_refused(text: str, beginning: str) -> None:
+    for answer_format in (GrammarFormat(beginning + text), RegexFormat(text)):
+        with contextlib.suppress(BadRequest):
+            built(answer_format)

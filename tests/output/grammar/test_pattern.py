@@ -1,0 +1,114 @@
+import re
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dragoman.output.grammar.lark import compile_error, json_text, matching_texts, regex
+from dragoman.output.grammar.pattern import UNWRITABLE, MalformedPattern, UnportablePattern, portable_pattern
+from tests.support.grammars import allows, generate
+
+ATOMS = st.sampled_from(
+    [
+        *"abz059 _-/é漢.#~<",
+        *(r"\d", r"\D", r"\w", r"\W", r"\s", r"\S", r"\.", r"\\", r"\/", r"\t", r"\x41", r"\u00e9"),
+        *("[a-f]", "[^a-f]", r"[\w.-]", r"[^\w]", r"[\D]", r"[^\s,]", "[[&&a]", "[+--]", r"[\]\\]", "&&"),
+    ]
+)
+PARTS = st.recursive(
+    ATOMS,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=1, max_size=4).map("".join),
+        st.lists(inner, min_size=1, max_size=3).map(lambda parts: f"({'|'.join(parts)})"),
+        st.tuples(inner, st.sampled_from(["?", "*", "+", "{2}", "{1,3}", "{2,}", "+?"])).map(
+            lambda pair: f"(?:{pair[0]}){pair[1]}"
+        ),
+    ),
+    max_leaves=5,
+)
+PATTERNS = st.one_of(PARTS, PARTS.map(lambda part: f"^{part}"), PARTS.map(lambda part: f"{part}$|^(a|{part})$"))
+
+
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+@settings(max_examples=150)
+@given(pattern=PARTS, seed=st.integers(0, 2**32))
+def test_what_the_portable_form_matches_python_matches_too(pattern: str, seed: int) -> None:
+    text = generate(f"start: {regex(portable_pattern(pattern))}", Random(seed), 60)
+    assert text is None or re.fullmatch(pattern, text)
+
+
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+@given(
+    pattern=PATTERNS,
+    text=st.text(st.sampled_from("ab05 _-/é漢.#~<[&,\\٣\u00a0\n\r") | st.characters(codec="utf-8"), max_size=6),
+)
+def test_what_python_matches_the_wide_form_matches_too(pattern: str, text: str) -> None:
+    if re.search(pattern, text) and not UNWRITABLE.search(text):
+        assert matching_texts(portable_pattern(pattern, wide=True), [text])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts", "others"),
+    [
+        (r"\d+", ["0", "12"], ["٣", "a", ""]),
+        (r"\w", ["a", "_", "7"], ["é", "-"]),
+        (r"\W", ["-", " ", "€"], ["é", "a", "_"]),
+        (r"[^\W]", ["a", "_"], ["-"]),
+        (r"\s", [" ", "\t", "\n"], ["\u00a0", "\ufeff", "a"]),
+        (r"\S", ["a", "é"], ["\u00a0", "\ufeff", "\x1c"]),
+        (".", ["a", "é"], ["\n", "\r", "\u2028"]),
+        ("[[&&a]", ["[", "&", "a"], ["]", "&&"]),
+        ("a|bc?", ["a", "b", "bc"], ["ac", "c"]),
+        ("(?:ab){2}", ["abab"], ["ab", "ababab"]),
+        ("a}]", ["a}]"], ["a"]),
+    ],
+)
+def test_a_portable_pattern_matches_what_all_dialects_agree_on(
+    pattern: str, texts: list[str], others: list[str]
+) -> None:
+    grammar = f"start: {regex(portable_pattern(pattern))}"
+    assert [text for text in texts if not allows(grammar, text)] == []
+    assert [text for text in others if allows(grammar, text)] == []
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *("(?=a)", "(?<name>a)", "(?i)a", r"(a)\1", r"\bword\b", r"\p{L}", r"\A", "[]a]", "[^]", r"[\d-z]", r"\ud83d"),
+        *(
+            "\x00",
+            r"[\x00-\x07]",
+            "((a{100}){100}){100}",
+            "(" * 60 + ")" * 60,
+            r"\cA",
+            r"\0",
+            "a^",
+            "$a",
+            "x{",
+            "{2}",
+            "(?",
+        ),
+    ],
+)
+def test_a_pattern_that_dialects_read_differently_is_not_portable(pattern: str) -> None:
+    with pytest.raises(UnportablePattern):
+        portable_pattern(pattern)
+
+
+@pytest.mark.parametrize("pattern", ["(", ")", "a)", "[a", "*", "a**", "a{2}{3}", "a{3,2}", "a|*", "[z-a]", "\\"])
+def test_what_no_dialect_can_read_is_malformed(pattern: str) -> None:
+    with pytest.raises(MalformedPattern):
+        portable_pattern(pattern)
+
+
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+@given(st.text(st.sampled_from(r"ab(){}[]|*+?^$.\-,:=<>!dwsbnux0129é") | st.characters(codec="utf-8"), max_size=12))
+def test_any_text_is_either_portable_or_refused(text: str) -> None:
+    try:
+        pattern = portable_pattern(text)
+    except (MalformedPattern, UnportablePattern):
+        return
+    re.compile(text)
+    problem = compile_error(f"start: {json_text({'type': 'string', 'pattern': pattern})}")
+    assert problem == "" or "nothing fits" in problem

@@ -1,0 +1,240 @@
+import contextlib
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.request import JsonSchemaFormat
+from dragoman.output.grammar import build_grammar
+from dragoman.output.grammar.schema import UNENFORCED, enforceable_schema
+from tests.support.grammars import allows
+
+
+def compiled(schema: Any, *, strict: bool) -> str:
+    grammar = build_grammar(JsonSchemaFormat(schema, strict=strict), None, None, lambda _: None)
+    assert grammar is not None
+    return grammar
+
+
+def refusal(schema: Any, *, strict: bool = True) -> str:
+    with pytest.raises(BadRequest) as refused:
+        compiled(schema, strict=strict)
+    assert refused.value.parameter == "response_format"
+    return refused.value.message
+
+
+@pytest.mark.parametrize("keyword", sorted(UNENFORCED))
+def test_a_keyword_that_is_never_enforced_is_refused_by_name_and_place(keyword: str) -> None:
+    schema = {"properties": {"a/b": {"items": {keyword: {"type": "string"}, "then": {}}}}}
+    message = refusal(schema)
+    assert message == f"The schema cannot be enforced: '{keyword}' at #/properties/a~1b/items is not supported"
+    assert allows(compiled(schema, strict=False), '{"a/b": [1]}')
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"uniqueItems": False},
+        {"if": {"minimum": 3}},
+        {"then": {"minimum": 3}, "else": {"minimum": 3}},
+        {"minContains": 2},
+        {"x-order": 3, "nullable": True, "title": "T", "default": 7, "$comment": "c", "readOnly": True},
+        {"type": "integer", "format": "int32"},
+        {"x-guidance": {"whitespace_flexible": True, "lenient": True}},
+    ],
+)
+def test_keywords_without_effect_are_ignored(schema: dict[str, Any]) -> None:
+    rewritten = enforceable_schema(schema, strict=True, parameter="tools")
+    assert rewritten == {key: value for key, value in schema.items() if key == "type"}
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_client_cannot_change_the_style(nested: bool) -> None:
+    options = {"x-guidance": {"item_separator": ",", "key_separator": ":", "whitespace_flexible": True}}
+    schema = {"properties": {"a": options}, "required": ["a"]} if nested else {**options, "required": ["a"]}
+    grammar = compiled(schema, strict=True)
+    assert allows(grammar, '{"a": {"b": [1, 2]}}')
+    assert not allows(grammar, '{"a":{"b":[1,2]}}')
+    assert not allows(grammar, '{ "a": 1}')
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"format": "color"}, "'format' at # is not supported ('color' is none of date,"),
+        ({"pattern": "(?=a)"}, "'pattern' at # is not supported (in the pattern '(?=a)', look-around"),
+        ({"const": "\x00"}, "'const' at # is not supported (it has control characters)"),
+        ({"enum": [1, 2**60]}, "'enum' at # is not supported (it has a number that is not exact as a double)"),
+        ({"minimum": 1e300}, "'minimum' at # is not supported (it is not exact as a double)"),
+        ({"multipleOf": 12345.67}, "'multipleOf' at # is not supported (without its point it is over 10000"),
+        ({"allOf": [{"multipleOf": n} for n in (9973, 9967, 9949)]}, "'multipleOf' at #/allOf/1 is not supported"),
+        (
+            {"properties": {"a": {}}, "minProperties": 1},
+            "'minProperties' at # is not supported (it is enforced only where",
+        ),
+        ({"minProperties": 2}, "'minProperties' at # is not supported (it is enforced only up to"),
+        ({"patternProperties": {"^a": {}}, "required": ["ab"]}, "'^a' fits 'ab', which stands in"),
+        ({"patternProperties": {"^a": {}, "b$": {}}}, "'patternProperties' is not supported here: two of its patterns"),
+        ({"oneOf": [{"type": "integer"}, {"minimum": 2}]}, "'oneOf' is not supported here: two of its options"),
+        ({"$schema": "https://example.com/mine"}, "'$schema' at # is not supported (only the drafts"),
+    ],
+)
+def test_a_keyword_beyond_its_limit_is_omitted_or_refused_if_strict(schema: dict[str, Any], message: str) -> None:
+    assert message in refusal(schema)
+    for document in ("null", '"b"', "0"):
+        assert allows(compiled(schema, strict=False), document)
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "text"}, "The schema is invalid: 'type' at # must be one or several of null, boolean,"),
+        ({"type": []}, "'type' at #"),
+        ({"properties": {"a": 3}}, "#/properties/a must be a schema"),
+        ({"properties": [1]}, "'properties' at # must be an object"),
+        ({"anyOf": []}, "'anyOf' at # must be an array of schemas, and not empty"),
+        ({"minLength": -1}, "'minLength' at # must be an integer, and not negative"),
+        ({"minItems": 1.5}, "'minItems' at #"),
+        ({"maximum": "3"}, "'maximum' at # must be a number"),
+        ({"multipleOf": 0}, "'multipleOf' at # must be greater than 0"),
+        ({"required": "a"}, "'required' at # must be an array of strings"),
+        ({"enum": {}}, "'enum' at # must be an array"),
+        ({"pattern": "("}, "'pattern' at # has the pattern '(', which is wrong: it opens a group"),
+        ({"$ref": "#/nowhere"}, "'$ref' at # refers to '#/nowhere', and there is nothing there"),
+        ({"$ref": "https://example.com/s.json"}, "only places inside the schema itself can be referred to"),
+        ({"$ref": "#name"}, "there is no such anchor"),
+        ({"$id": "https://example.com", "$ref": "http://["}, "is no URI"),
+        ({"type": 3, "format": "x"}, "'type' at #"),
+        ({"const": float("nan")}, "is no JSON"),
+        ({"const": "\ud800"}, "is no JSON"),
+        ([], "# must be a schema"),
+        (False, "fits nothing"),
+        ({"enum": []}, "fits nothing"),
+        ({"$ref": "#"}, "fits nothing"),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "fits nothing"),
+        ({"type": "array", "minItems": 1, "items": {"$ref": "#"}}, "fits nothing"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "nothing fits it: minimum (3) is greater than maximum (2)"),
+        ({"type": "string", "pattern": "^a$", "minLength": 2}, "nothing fits it"),
+        ({"allOf": [{"type": "string"}, {"type": "null"}]}, "nothing fits it"),
+    ],
+)
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_schema_that_is_wrong_or_fits_nothing_is_refused_either_way(schema: Any, message: str, strict: bool) -> None:
+    assert message in refusal(schema, strict=strict)
+
+
+@pytest.mark.parametrize("schema", [True, {}, {"$defs": {"unused": {"type": "nonsense"}}}])
+def test_a_schema_without_constraints_is_any_json(schema: Any) -> None:
+    grammar = compiled(schema, strict=True)
+    assert all(allows(grammar, text) for text in ("null", "-1.5e3", '"é\\n"', '[1, "a"]', '{"a": {}}'))
+    assert not allows(grammar, "")
+
+
+def test_references_may_name_any_place_in_the_schema() -> None:
+    schema = {
+        "$id": "https://example.com/root.json",
+        "type": "object",
+        "properties": {
+            "a": {"$ref": "#/components/schemas/int~1"},
+            "b": {"$ref": "#/properties/a"},
+            "c": {"$ref": "root.json#/%24defs/text"},
+            "d": {"$ref": "#named"},
+            "e": {"$ref": "#"},
+        },
+        "components": {"schemas": {"int/": {"type": "integer", "title": "T"}}},
+        "$defs": {"text": {"type": "string"}, "n": {"$anchor": "named", "const": 1}},
+        "additionalProperties": False,
+    }
+    grammar = compiled(schema, strict=True)
+    assert allows(grammar, '{"a": 1, "b": 2, "c": "", "d": 1, "e": {"a": 3}}')
+    for document in ('{"a": "x"}', '{"b": "x"}', '{"c": 1}', '{"d": 2}', '{"e": 1}'):
+        assert not allows(grammar, document)
+
+
+def test_old_drafts_are_read_as_they_were_meant() -> None:
+    draft_4 = {"$schema": "http://json-schema.org/draft-04/schema#", "minimum": 3, "exclusiveMinimum": True}
+    assert not allows(compiled({**draft_4, "type": "integer"}, strict=True), "3")
+    tuples = {"type": "array", "items": [{"type": "integer"}], "additionalItems": {"type": "string"}}
+    assert allows(compiled(tuples, strict=True), '[1, "a"]')
+    assert not allows(compiled(tuples, strict=True), "[1, 1]")
+    draft_7 = {"$schema": "http://json-schema.org/draft-07/schema#", "definitions": {"a": {"type": "integer"}}}
+    sibling = {**draft_7, "properties": {"b": {"$ref": "#/definitions/a", "maximum": 1}}}
+    assert allows(compiled(sibling, strict=True), '{"b": 2}')
+
+
+def test_a_name_has_one_spelling_and_comes_once() -> None:
+    grammar = compiled({"type": "object", "properties": {"a": {"type": "integer"}}}, strict=True)
+    assert allows(grammar, '{"a": 1, "b": 2}')
+    assert not allows(grammar, '{"a": 1, "a": 2}')
+    assert not allows(grammar, '{"\\u0061": "x"}')
+
+
+def test_properties_left_out_of_patterns_do_not_become_forbidden() -> None:
+    schema = {"patternProperties": {"(?=a)": {"type": "integer"}}, "additionalProperties": False, "type": "object"}
+    assert allows(compiled(schema, strict=False), '{"a": 1}')
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {
+            "$ref": "#/$defs/0",
+            "$defs": {str(i): {"properties": {"a": {"$ref": f"#/$defs/{i + 1}"}}} for i in range(5000)},
+        },
+        {"$defs": {str(i): {"allOf": [{"$ref": f"#/$defs/{i + 1}"}]} for i in range(2000)}, "$ref": "#/$defs/0"},
+        json.loads('{"items":' * 400 + "{}" + "}" * 400),
+        json.loads('{"const":' + "[" * 900 + "]" * 900 + "}"),
+        {"properties": {f"p{i}": {} for i in range(3000)}},
+        {"enum": [f"{i:09}" for i in range(20_000)]},
+        {"type": "object", "required": [f"p{i}" for i in range(50_000)]},
+        {"minLength": 10**30},
+        {"pattern": "((((a{90}){90}){90}){90}){90}"},
+        {"pattern": "(" * 5000 + ")" * 5000},
+        {"pattern": "a" * 200_000, "minLength": 300_000},
+        {"patternProperties": {f"^({'a?' * 30}{i})+$": {} for i in range(200)}, "required": ["a" * 1000] * 200},
+        {"allOf": [{"anyOf": [{"properties": {f"{i}.{j}": {}}} for j in range(6)]} for i in range(9)]},
+        {"allOf": [{"type": "string", "pattern": "^(.*a.{9}b)$"}, {"pattern": "^.*b.{9}c$"}, {"maxLength": 50}]},
+    ],
+)
+def test_a_schema_that_would_crash_or_stall_the_compiler_is_refused(schema: Any) -> None:
+    with pytest.raises(BadRequest):
+        compiled(schema, strict=True)
+
+
+NONSENSE = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.floats()
+    | st.sampled_from(["", "a", "#", "object", "string", "^a"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["a", "$ref", "type", "items"]), inner, max_size=3)
+    ),
+    max_leaves=4,
+)
+KEYWORDS = [
+    *("type", "const", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"),
+    *("minLength", "maxLength", "pattern", "format", "minItems", "maxItems", "items", "prefixItems", "additionalItems"),
+    *("minProperties", "maxProperties", "required", "properties", "patternProperties", "additionalProperties"),
+    *("allOf", "anyOf", "oneOf", "$ref", "$defs", "$id", "id", "$anchor", "$schema", "x-guidance", "not", "if"),
+]
+ODD_SCHEMAS = st.recursive(
+    NONSENSE | st.dictionaries(st.sampled_from(KEYWORDS), NONSENSE, max_size=3),
+    lambda inner: st.one_of(
+        st.dictionaries(st.sampled_from(KEYWORDS), inner, max_size=3),
+        st.lists(inner, max_size=2),
+        st.dictionaries(st.sampled_from(["a", "^b"]), inner, max_size=2),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300)
+@given(schema=ODD_SCHEMAS, strict=st.booleans())
+def test_any_json_is_a_schema_that_is_enforced_or_refused(schema: Any, strict: bool) -> None:
+    with contextlib.suppress(BadRequest):
+        compiled(schema, strict=strict)

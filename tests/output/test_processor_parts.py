@@ -1,0 +1,168 @@
+"""What a choice makes of an answer that is more than text: thoughts, calls of tools, and log-probabilities."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.core.events import AnyDelta, Delta, FinishReason, ReasoningDelta, TokenLogprobs, ToolCallDelta
+from dragoman.core.request import SamplingParams
+from dragoman.engines.echo.engine import END, ByteVocabulary
+from dragoman.output.processor import OutputProcessor
+from dragoman.output.reasoning_effort import CLOSING, OPENING, ReasoningSpec
+from dragoman.output.tool_call_parser import ToolCallMode
+from dragoman.prompt.output_parser import OutputParserSpec, build_parser
+
+UNREACHED_LIMIT = 1000
+THINKING = ReasoningSpec(OPENING, CLOSING, opened_by_prompt=False, budget_tokens=None)
+TOOLS = OutputParserSpec("hermes")
+BOTH = OutputParserSpec("hermes", THINKING)
+
+CALL = '<tool_call>\n{"name": "get_time", "arguments": {"zone": "STOP"}}\n</tool_call>'
+
+
+class SpecialWordVocabulary:
+    """Implements DetokenizerVocabulary: a token is a word of the test."""
+
+    def __init__(self, words: Sequence[str], special: Sequence[str] = ()) -> None:
+        self.words = list(words)
+        self.special = {self.words.index(word) for word in special}
+        self.end_token_ids = frozenset({len(self.words)})
+
+    def piece(self, token: int) -> bytes:
+        return self.words[token].encode() if token < len(self.words) else b""
+
+    def is_special(self, token: int) -> bool:
+        return token in self.special or token in self.end_token_ids
+
+
+class ProcessedOutput(NamedTuple):
+    """Everything a choice said."""
+
+    content: str
+    reasoning: str
+    calls: list[tuple[str, str]]
+    reason: FinishReason | None
+    tokens: int
+    reasoning_tokens: int
+    logprob_tokens: list[bytes]
+
+
+def process(
+    text: str | Sequence[str],
+    reading: OutputParserSpec,
+    sampling: SamplingParams | None = None,
+    *,
+    limit: int = UNREACHED_LIMIT,
+    mode: ToolCallMode = "none",
+    special: Sequence[str] = (),
+) -> ProcessedOutput:
+    """A choice whose tokens are the bytes of a text, or words; each is reported."""
+    vocabulary = (
+        ByteVocabulary() if isinstance(text, str) else SpecialWordVocabulary(list(dict.fromkeys(text)), special)
+    )
+    tokens = [*text.encode(), END] if isinstance(text, str) else _tokens(text, vocabulary)
+    markup = frozenset(vocabulary.special) if isinstance(vocabulary, SpecialWordVocabulary) else frozenset[int]()
+    reader = build_parser(reading, mode)
+    choice = OutputProcessor(vocabulary, sampling or SamplingParams(), limit, parser=reader, markup=markup)
+    deltas: list[AnyDelta] = []
+    reason = None
+    for token in tokens:
+        accepted = choice.accept(token, TokenLogprobs(token, vocabulary.piece(token), -1.0, []))
+        assert accepted.deltas[0].token_ids == [token]
+        deltas += accepted.deltas
+        reason = accepted.reason
+        if reason is not None:
+            break
+    return ProcessedOutput(
+        "".join(delta.text for delta in deltas if isinstance(delta, Delta)),
+        "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
+        _calls(deltas),
+        reason,
+        choice.tokens,
+        choice.reasoning_tokens,
+        [told.token for delta in deltas if isinstance(delta, Delta) for told in delta.logprobs],
+    )
+
+
+def _tokens(words: Sequence[str], vocabulary: SpecialWordVocabulary | ByteVocabulary) -> list[int]:
+    assert isinstance(vocabulary, SpecialWordVocabulary)
+    return [*(vocabulary.words.index(word) for word in words), len(vocabulary.words)]
+
+
+def _calls(deltas: Sequence[AnyDelta]) -> list[tuple[str, str]]:
+    calls: list[tuple[str, str]] = []
+    for delta in deltas:
+        if isinstance(delta, ToolCallDelta):
+            if delta.call_index == len(calls):
+                assert delta.name is not None
+                assert delta.id is not None
+                assert delta.id.startswith("call_")
+                calls.append((delta.name, ""))
+            name, arguments = calls[delta.call_index]
+            calls[delta.call_index] = (name, arguments + delta.arguments)
+    return calls
+
+
+def test_reasoning_content_and_calls_are_separated_and_end_with_tool_calls() -> None:
+    output = process(f"<think>hm</think>\n\nI look.\n{CALL}\n{CALL}", BOTH)
+    expected = ("get_time", '{"zone": "STOP"}')
+    assert output[:4] == ("I look.", "hm", [expected, expected], "tool_calls")
+
+
+def test_stop_strings_are_matched_in_content_only() -> None:
+    stop = SamplingParams(stop=("STOP",))
+    assert process(f"<think>STOP</think>ST{CALL}OP", BOTH, stop)[:4] == (
+        "STOP",
+        "STOP",
+        [("get_time", '{"zone": "STOP"}')],
+        "tool_calls",
+    )
+    assert process("<think>STOP</think>one STOP two", BOTH, stop)[:4] == ("one ", "STOP", [], "stop")
+
+
+def test_a_call_that_is_cut_ends_with_length_and_shows_no_markup() -> None:
+    for limit in range(1, len(CALL)):
+        output = process(CALL, TOOLS, limit=limit, mode="whole answer")
+        assert output.content == ""
+        assert output.reason == "length"
+    for limit in range(len("<tool_call>"), len(CALL)):
+        assert process(CALL, TOOLS, limit=limit, mode="from trigger").content == ""
+    assert process("<tool", TOOLS, mode="from trigger").content == "<tool", "it was no call"
+
+
+def test_reasoning_tokens_are_counted() -> None:
+    assert process(["<think>", "a", "b", "</think>", "c"], BOTH)[4:6] == (6, 3)
+
+
+def test_markup_of_special_tokens_is_read_although_they_are_hidden() -> None:
+    output = process(["<think>", "a", "</think>", "b", "<x>", "c"], BOTH, special=("<think>", "</think>"))
+    assert output[:2] == ("b<x>c", "a")
+
+
+@pytest.mark.parametrize("reading", [OutputParserSpec(), TOOLS, BOTH])
+@given(st.lists(st.sampled_from(["a", "é", " b", "<", "<too", "l", "x<", "\n"]), max_size=12))
+def test_every_token_of_shown_text_has_its_logprobs_reported_once(reading: OutputParserSpec, words: list[str]) -> None:
+    text = "".join(words)
+    output = process(text, reading)
+    assert output.content == text
+    assert b"".join(output.logprob_tokens).decode() == text
+
+
+def test_logprobs_are_reported_for_content_tokens_only() -> None:
+    words = ["<think>", "hm", "</think>", "I", " look", ".", "<tool_call>", *CALL.removeprefix("<tool_call>")]
+    output = process([*words, "Done", "!"], BOTH)
+    assert output.content == "I look.Done!"
+    assert output.logprob_tokens == [b"I", b" look", b".", b"Done", b"!"]
+
+
+def test_logprobs_of_tokens_cut_off_by_a_stop_string_are_not_reported() -> None:
+    output = process(["one", " two", " STO", "P", "three"], OutputParserSpec(), SamplingParams(stop=("STOP",)))
+    assert output.content == "one two "
+    assert output.logprob_tokens == [b"one", b" two", b" STO"]
+
+
+def test_logprobs_of_partial_characters_are_reported_with_the_character() -> None:
+    assert process("é", OutputParserSpec()).logprob_tokens == ["é".encode()[:1], "é".encode()[1:]]

@@ -1,0 +1,266 @@
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dragoman.core.request import ToolCall
+from dragoman.output.markup import ToolFormatName
+from dragoman.output.parts import ContentText, OutputPart, ToolCallArguments, ToolCallEnd, ToolCallStart
+from dragoman.output.tool_call_parser import ToolCallParser
+from dragoman.prompt.tool_formats import FORMATS
+from dragoman.prompt.tool_formats.format import write_calls
+from tests.support.pieces import parse, splits, tool_call_parts
+
+NAMES: list[ToolFormatName] = [name for name in FORMATS if name != "generic"]  # which is read as hermes is
+FEWER = settings(max_examples=50)
+
+HEAD = r'\{\s*"name"\s*:\s*"[\w.:/-]+"\s*,\s*"(?:arguments|parameters)"\s*:\s*'
+CLOSE = "|".join(re.escape("</tool_call>"[:length]) for length in range(12, -1, -1))
+BEFORE_CALL: dict[ToolFormatName, str] = {
+    "hermes": r"\s*<tool_call>\s*",
+    "llama3": r"\s*(?:;|<\|python_tag\|>)?\s*",
+    "mistral": r"\s*(?:\[TOOL_CALLS\]\s*\[|,)\s*",
+}
+AFTER_CALL: dict[ToolFormatName, str] = {
+    "hermes": rf"\s*\}}?\s*(?:{CLOSE})\s*",
+    "llama3": r"\s*\}?\s*;?\s*",
+    "mistral": r"\s*\}?\s*[\],]?\s*",
+}
+
+FRAGMENTS = [
+    *(
+        "<tool_call>",
+        "</tool_call>",
+        "[TOOL_CALLS]",
+        "[",
+        "]",
+        ", ",
+        "; ",
+        "<|python_tag|>",
+        "<tool",
+        "[TOOL",
+        "{",
+        "}",
+    ),
+    *('{"name": "f", "arguments": {"a": 1}}', '{"name": "g", "parameters": {}}', '{"name": "f", "arguments": '),
+    *('{"name": "', '"name"', '"f"', ":", '", "arguments": ', '", "parameters": ', '{"a": "}\\""}', "[1, [2]]", "true"),
+    *("}", " ", "\n", "\n\n", "\t", " " * 70, "Hello", "<", '"', "\\", "é", "\x00", "\u2028"),
+]
+TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=12).map("".join)
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def arguments(draw: st.DrawFn) -> str:
+    """JSON of any value, in any style."""
+    value: Any = draw(VALUES | st.dictionaries(st.text(max_size=9), VALUES, max_size=4))
+    separators = draw(st.sampled_from([None, (",", ":"), (" , ", " : ")]))
+    return json.dumps(
+        value, indent=draw(st.none() | st.just(2)), separators=separators, ensure_ascii=draw(st.booleans())
+    )
+
+
+@st.composite
+def pieces_of(draw: st.DrawFn, text: str) -> list[str]:
+    """A text, split at random places."""
+    places = sorted(draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+
+
+CALLS = st.lists(
+    st.builds(ToolCall, st.just(""), st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True), arguments()), min_size=1
+)
+
+
+def new_parser(name: ToolFormatName) -> ToolCallParser:
+    return ToolCallParser(FORMATS[name].syntax)
+
+
+def hermes(*texts: str) -> list[OutputPart]:
+    return parse(new_parser("hermes"), *texts)
+
+
+def pattern_of(pieces: list[OutputPart], name: ToolFormatName) -> str:
+    """What a text must look like from which the pieces were read, if nothing but markup may be missing in them."""
+    patterns = []
+    for piece in pieces:
+        match piece:
+            case ToolCallStart():
+                patterns.append(BEFORE_CALL[name] + HEAD)
+            case ToolCallEnd():
+                patterns.append(AFTER_CALL[name])
+            case _:
+                patterns.append(re.escape(piece.text))
+    return "".join(patterns)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@FEWER
+@given(st.data(), TEXTS)
+def test_the_split_into_pieces_never_changes_what_is_read(name: ToolFormatName, data: st.DataObject, text: str) -> None:
+    assert (
+        parse(new_parser(name), *data.draw(pieces_of(text)))
+        == parse(new_parser(name), text)
+        == parse(new_parser(name), *text)
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+@FEWER
+@given(TEXTS)
+def test_nothing_but_markup_is_left_out(name: ToolFormatName, text: str) -> None:
+    assert re.fullmatch(pattern_of(parse(new_parser(name), text), name), text, re.DOTALL)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@FEWER
+@given(st.text())
+def test_an_answer_without_calls_comes_out_as_it_went_in(name: ToolFormatName, text: str) -> None:
+    assert parse(new_parser(name), *text) == ([ContentText(text)] if text else [])
+
+
+@pytest.mark.parametrize("name", NAMES)
+@FEWER
+@given(st.data(), CALLS)
+def test_calls_in_the_markup_are_read_back(name: ToolFormatName, data: st.DataObject, made: list[ToolCall]) -> None:
+    answer = write_calls(FORMATS[name].markup, made)
+    assert answer.startswith(FORMATS[name].markup.trigger)
+    expected = [piece for number, one in enumerate(made) for piece in tool_call_parts(number, one.name, one.arguments)]
+    assert parse(new_parser(name), *data.draw(pieces_of(answer))) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "expected"),
+    [
+        (
+            "hermes",
+            'Let me see.\n\n<tool_call>\n{"name": "f", "arguments": {"a": "}\\""}}\n</tool_call>\n<tool_call>'
+            '{"name":"g","arguments":{}}</tool_call>\n Done.\n',
+            [
+                ContentText("Let me see."),
+                *tool_call_parts(0, "f", '{"a": "}\\""}'),
+                *tool_call_parts(1, "g", "{}"),
+                ContentText("\n Done.\n"),
+            ],
+        ),
+        (
+            "llama3",
+            ' <|python_tag|>{"name": "f", "parameters": {"a": [1, {}]}}; {"name": "g", "parameters": {}} ',
+            [*tool_call_parts(0, "f", '{"a": [1, {}]}'), *tool_call_parts(1, "g", "{}")],
+        ),
+        (
+            "mistral",
+            'So: [TOOL_CALLS][{"name": "f", "arguments": {"a": 1}}, \n{"name": "g", "arguments": null } ]\n!',
+            [
+                ContentText("So:"),
+                *tool_call_parts(0, "f", '{"a": 1}'),
+                *tool_call_parts(1, "g", "null"),
+                ContentText("\n!"),
+            ],
+        ),
+    ],
+)
+def test_a_call_split_anywhere_reads_the_same(name: ToolFormatName, answer: str, expected: list[OutputPart]) -> None:
+    for texts in splits(answer):
+        assert parse(new_parser(name), *texts) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>",
+        "  <tool_call>\n",
+        "<tool_call> and then",
+        '<tool_call>\n{"name": "f"}\n</tool_call>',
+        '<tool_call>\n{"name": "f", "arguments": }\n</tool_call>',
+        '<tool_call>\n{"name": "", "arguments": {}}\n</tool_call>',
+        '<tool_call>\n{"name": "a b", "arguments": {}}\n</tool_call>',
+        '<tool_call>\n{"arguments": {}, "name": "f"}\n</tool_call>',
+        '<tool_call>\n{"name": "f", "parameters": {}}\n</tool_call>',
+        f'<tool_call>{" " * 65}{{"name": "f", "arguments": {{}}}}',
+        '{"name": "f", "arguments": {}}',
+    ],
+)
+def test_what_cannot_be_a_call_is_content(text: str) -> None:
+    assert hermes(*text) == [ContentText(text)]
+
+
+def test_a_call_is_parsed_after_an_incomplete_opening() -> None:
+    good = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    assert hermes(f"<tool_call>\n{good}") == [ContentText("<tool_call>"), *tool_call_parts(0, "f", "{}")]
+
+
+def test_a_call_begins_with_the_first_character_of_its_arguments() -> None:
+    calls = new_parser("hermes")
+    assert calls.feed('<tool_call>\n{"name": "f", "arguments": ') == []
+    assert calls.feed("{") == [ToolCallStart(0, "f"), ToolCallArguments(0, "{")]
+    assert calls.feed('"a": 1') == [ToolCallArguments(0, '"a": 1')]
+    assert calls.feed("}") == [ToolCallArguments(0, "}"), ToolCallEnd(0)]
+
+
+def test_text_that_breaks_the_markup_after_the_arguments_is_content() -> None:
+    assert hermes('<tool_call>{"name": "f", "arguments": {}, "id": 7}') == [
+        *tool_call_parts(0, "f", "{}"),
+        ContentText(', "id": 7}'),
+    ]
+    assert hermes('<tool_call>{"name": "f", "arguments": {}}\n\nSo.') == [
+        *tool_call_parts(0, "f", "{}"),
+        ContentText("\n\nSo."),
+    ]
+    assert parse(new_parser("mistral"), '[TOOL_CALLS] [{"name": "f", "arguments": {}}, or not') == [
+        *tool_call_parts(0, "f", "{}"),
+        ContentText(", or not"),
+    ]
+
+
+def test_an_answer_that_is_cut_keeps_what_may_be_text_and_drops_what_is_markup() -> None:
+    whole = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+    assert hermes(whole[:20]) == [ContentText(whole[:20])]
+    assert hermes(whole[:45]) == [ToolCallStart(0, "f"), ToolCallArguments(0, '{"a": ')]
+    for length in range(whole.index("}\n<"), len(whole)):
+        assert hermes(whole[:length]) == tool_call_parts(0, "f", '{"a": 1}')
+
+
+def test_an_answer_of_llama_3_is_either_calls_or_text() -> None:
+    made = '{"name": "f", "parameters": {}}'
+    assert parse(new_parser("llama3"), f"Well: {made}") == [ContentText(f"Well: {made}")]
+    assert parse(new_parser("llama3"), f"{made} Well: {made}") == [
+        *tool_call_parts(0, "f", "{}"),
+        ContentText(f" Well: {made}"),
+    ]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@FEWER
+@given(TEXTS)
+def test_a_parser_reports_how_many_characters_it_holds_back(name: ToolFormatName, text: str) -> None:
+    calls = new_parser(name)
+    shown = ""
+    in_calls = False
+    for position, character in enumerate(text):
+        pieces = calls.feed(character)
+        shown += "".join(piece.text for piece in pieces if isinstance(piece, ContentText))
+        in_calls = in_calls or any(isinstance(piece, ToolCallStart) for piece in pieces)
+        assert not calls.in_reasoning
+        if not in_calls:
+            assert len(shown) + calls.held_characters == position + 1
+            assert calls.in_content
+    calls.finish()
+    assert calls.held_characters == 0
+
+
+def test_arguments_are_not_content() -> None:
+    calls = new_parser("hermes")
+    calls.feed('<tool_call>{"name": "f", "arguments": {"a')
+    assert not calls.in_content
+    assert calls.held_characters == 0
+    calls.feed('": 1}')
+    assert calls.in_content

@@ -1,0 +1,75 @@
+import platform
+from pathlib import Path
+
+import pytest
+
+from dragoman.engines.llama.weights.sources import BUNDLED_ALIASES, BUNDLED_ID
+from dragoman.server.planning import RESERVED_NAMES, DeploymentError, plan_deployments, with_faster_weights
+from dragoman.server.settings import DeploymentSettings, EngineSettings, Settings
+from tests.support.gguf_files import write_tiny_model
+
+
+def test_without_settings_the_bundled_model_is_the_one_deployment() -> None:
+    [planned] = plan_deployments(Settings())
+    assert (planned.name, planned.aliases, planned.dialects, planned.load) == (
+        BUNDLED_ID,
+        BUNDLED_ALIASES,
+        None,
+        "start",
+    )
+
+
+def test_a_deployment_keeps_its_models_own_names_as_aliases() -> None:
+    [planned] = plan_deployments(
+        Settings(deployments=(DeploymentSettings(name="chat-bot", model=BUNDLED_ID, aliases=("helper",)),))
+    )
+    assert (planned.name, planned.aliases) == ("chat-bot", ("helper", BUNDLED_ID, *BUNDLED_ALIASES))
+
+
+def test_two_deployments_cannot_have_one_name() -> None:
+    twice = (
+        DeploymentSettings(name="a", model="echo", aliases=("b",)),
+        DeploymentSettings(name="b", model="echo"),
+    )
+    with pytest.raises(DeploymentError, match="the deployments a and b are both called b"):
+        plan_deployments(Settings(deployments=twice))
+
+
+@pytest.mark.parametrize("name", sorted(RESERVED_NAMES))
+def test_a_reserved_name_is_refused_unless_float16_does_not_serve_it(name: str) -> None:
+    with pytest.raises(DeploymentError, match=f"/{name}"):
+        plan_deployments(Settings(deployments=(DeploymentSettings(name=name, model="echo"),)))
+    plan_deployments(Settings(deployments=(DeploymentSettings(name=name, model="echo", dialects=("arcee",)),)))
+
+
+def test_a_model_and_deployments_together_are_refused() -> None:
+    with pytest.raises(DeploymentError, match="one place"):
+        plan_deployments(Settings(model="echo", deployments=(DeploymentSettings(name="a", model="echo"),)))
+
+
+@pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="measured there only")
+def test_a_slow_model_is_served_from_its_copy_under_the_same_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = Settings(
+        deployments=(
+            DeploymentSettings(name="tiny", model=str(write_tiny_model(tmp_path / "tiny.gguf"))),
+            DeploymentSettings(name="loud", model="echo"),
+        )
+    )
+    reported: list[str] = []
+    before = plan_deployments(settings)
+    tiny, loud = with_faster_weights(before, settings, progress=False, report=reported.append)
+    assert tiny.model is not None
+    assert tiny.model.path.parent == tmp_path / "dragoman" / "rewritten"
+    assert (tiny.name, tiny.aliases, loud) == (before[0].name, before[0].aliases, before[1])
+    assert len(reported) == 1
+
+
+@pytest.mark.parametrize("engine", [EngineSettings(rewrite_weights="never"), EngineSettings(library="own.so")])
+def test_weights_are_not_rewritten_if_disabled_or_for_an_unmeasured_library(
+    engine: EngineSettings,
+) -> None:
+    plans = plan_deployments(Settings())
+    assert with_faster_weights(plans, Settings(engine=engine), progress=False, report=pytest.fail) == plans
