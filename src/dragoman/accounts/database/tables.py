@@ -213,10 +213,10 @@ jobs = Table(
     Column("webhook_at", BigInteger),
 )
 """A row for each queued request, from its submission until its result is removed. Rows with a state other than "queued"
-or "running" have ended. The order of waiting ones is that of jobs/storage/fair_queue.py, by `due`, `priority`, `round` and
-`number`. Only the holder of the `lease` of a running job may write to it. `events` and `completion_tokens` count what is
-stored; `delivered` is 1 once a client may have read them. `bytes` covers everything stored for the job in the tables
-below. The end of the job is sent to the URL `webhook` at `webhook_at`; NULL means not yet, or never again."""
+or "running" have ended. jobs/storage/fair_queue.py orders the waiting ones by `due`, `priority`, `round` and `number`.
+Only the holder of the `lease` of a running job may write to it. `events` and `completion_tokens` count what is stored;
+`delivered` is 1 once a client may have read them. `bytes` covers everything stored for the job in the tables below. The
+end of the job is sent to the URL `webhook` at `webhook_at`; NULL means not yet, or never again."""
 
 job_requests = Table(
     "job_requests",
