@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from dragoman.server.settings import load_settings
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 README = Path(__file__).parent.parent.joinpath("README.md").read_text()
 BLOCKS = re.findall(r"```sh\n(.*?)```", README, re.DOTALL)
@@ -19,7 +19,9 @@ CURLS = [line for block in BLOCKS for line in block.splitlines() if line.startsw
 @pytest.mark.parametrize("command", CURLS)
 def test_each_curl_of_the_readme_is_answered(command: str, model_server: RunningServer) -> None:
     local = command.replace("http://127.0.0.1:8000", model_server.url)
-    result = subprocess.run(["bash", "-c", local], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True)
+    result = subprocess.run(
+        ["bash", "-c", local], capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS, check=True
+    )
     assert isinstance(msgspec.json.decode(result.stdout), dict)
     assert "The capital of France is Paris." in result.stdout
 

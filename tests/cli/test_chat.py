@@ -22,9 +22,9 @@ from starlette.routing import Route
 from typer.testing import CliRunner, Result
 
 from dragoman.cli.main import app
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-TIMEOUT_SECONDS = float(PATIENCE_SECONDS)
+TIMEOUT_SECONDS = float(TEST_TIMEOUT_SECONDS)
 """Seconds until a test that waits gives up."""
 
 

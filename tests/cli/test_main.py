@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 import dragoman
 from dragoman.cli.main import app
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 HEAVY_MODULES = {"httpx", "huggingface_hub", "rich", "numpy", "sqlalchemy", "starlette", "uvicorn"}
 
@@ -61,6 +61,6 @@ def test_the_settings_file_is_found_where_the_server_is_started(empty_folder: Pa
 def test_the_command_line_imports_nothing_heavy() -> None:
     program = "import sys, dragoman.cli.main; print(*{name.partition('.')[0] for name in sys.modules})"
     outcome = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS, check=True
     )
     assert not HEAVY_MODULES & set(outcome.stdout.split())

@@ -6,8 +6,8 @@ import subprocess
 
 import pytest
 
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -20,7 +20,7 @@ ENDLESS = json.dumps({"model": "echo", "prompt": "ab", "max_tokens": 8000, "igno
 
 def curl(*arguments: str) -> str:
     done = subprocess.run(
-        ["curl", "-sS", *arguments], check=True, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+        ["curl", "-sS", *arguments], check=True, capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS
     )
     return done.stdout
 

@@ -13,11 +13,11 @@ import httpx
 import pytest
 
 from tests.support.hostile import TEXT, HostileRequest, hostile_requests
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 CONNECTIONS = 12
-TIMEOUT = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
+TIMEOUT = aiohttp.ClientTimeout(total=TEST_TIMEOUT_SECONDS)
 
 
 class HostileResponse:
@@ -73,7 +73,7 @@ async def ask_all(url: str, requests: Iterator[HostileRequest]) -> Counter[int]:
 
 def still_serves(url: str, model: str) -> bool:
     response = httpx.post(
-        f"{url}{TEXT}", json={"model": model, "prompt": "Once", "max_tokens": 4}, timeout=PATIENCE_SECONDS
+        f"{url}{TEXT}", json={"model": model, "prompt": "Once", "max_tokens": 4}, timeout=TEST_TIMEOUT_SECONDS
     )
     return response.status_code == 200 and httpx.get(f"{url}/ready").status_code == 200
 

@@ -7,14 +7,14 @@ import pytest
 from openai import OpenAI
 from openai.types.chat import ChatCompletionMessageParam
 
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the capital of France?"}]
 
 
 def client_of(server: RunningServer) -> OpenAI:
-    return OpenAI(base_url=f"{server.url}/v1", api_key="sk-none-needed", timeout=PATIENCE_SECONDS, max_retries=0)
+    return OpenAI(base_url=f"{server.url}/v1", api_key="sk-none-needed", timeout=TEST_TIMEOUT_SECONDS, max_retries=0)
 
 
 @pytest.fixture(scope="module")

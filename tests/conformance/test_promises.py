@@ -11,9 +11,9 @@ from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
 from tests.support.apps import KEY, MAX_BODY_BYTES, client_of, echo_app
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer
 from tests.support.speakers import DIALECT_CLIENTS, DialectClient, Reply
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 REAL_MODEL = "smollm2-135m-instruct"
 
@@ -208,7 +208,7 @@ def test_a_disconnect_cancels_generation(slow_server: RunningServer, dialect: Di
 async def test_a_real_model_gives_equal_text_and_usage_streamed_or_not(
     steady_server: RunningServer, dialect: DialectClient
 ) -> None:
-    async with httpx.AsyncClient(base_url=steady_server.url, timeout=PATIENCE_SECONDS) as client:
+    async with httpx.AsyncClient(base_url=steady_server.url, timeout=TEST_TIMEOUT_SECONDS) as client:
         question = "What is the capital of France?"
         whole = await ask(client, dialect, question, REAL_MODEL, temperature=0, max_tokens=24)
         assert "Paris" in whole.text

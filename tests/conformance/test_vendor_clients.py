@@ -11,8 +11,8 @@ from openai.types.chat import ChatCompletionMessageParam
 from scale_gp import SGPClient
 from scale_gp.types import CompletionResponse
 
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 QUESTION = "What is the capital of France?"
 MESSAGES: list[ChatCompletionMessageParam] = [{"role": "user", "content": QUESTION}]
@@ -24,14 +24,14 @@ KEY = "sk-none-needed"
 def client(request: pytest.FixtureRequest, steady_server: RunningServer) -> Iterator[OpenAI]:
     """OpenAI's library before infermatic, float16, empower, arcee and infermatic's queue."""
     base = f"{steady_server.url}/{request.param}"
-    with OpenAI(base_url=base, api_key=KEY, timeout=PATIENCE_SECONDS, max_retries=0) as client:
+    with OpenAI(base_url=base, api_key=KEY, timeout=TEST_TIMEOUT_SECONDS, max_retries=0) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def scale(steady_server: RunningServer) -> Iterator[SGPClient]:
     with SGPClient(
-        base_url=steady_server.url, api_key=KEY, account_id="my-account", timeout=PATIENCE_SECONDS, max_retries=0
+        base_url=steady_server.url, api_key=KEY, account_id="my-account", timeout=TEST_TIMEOUT_SECONDS, max_retries=0
     ) as client:
         yield client
 
@@ -71,7 +71,7 @@ def test_openais_library_reads_a_stream_with_ids_and_comments_between_them() -> 
     environment = {"DRAGOMAN_KEEP_ALIVE_SECONDS": "0.1", "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "4"}
     with (
         running_server("echo", environment=environment) as server,
-        OpenAI(base_url=f"{server.url}/queue", api_key=KEY, timeout=PATIENCE_SECONDS, max_retries=0) as client,
+        OpenAI(base_url=f"{server.url}/queue", api_key=KEY, timeout=TEST_TIMEOUT_SECONDS, max_retries=0) as client,
     ):
         messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Hello"}]
         chunks = client.chat.completions.create(model="echo", messages=messages, stream=True)

@@ -18,7 +18,7 @@ from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from tests.support.adaptable_echo import AdaptableEcho
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 class BrokenEngine(EchoEngine):
@@ -134,7 +134,7 @@ async def test_an_unknown_model_is_refused() -> None:
 async def test_an_error_of_one_prompt_ends_the_whole_request(prompts: list[str]) -> None:
     harness = GatewayHarness(BrokenEngine())
     with pytest.raises(EngineFailed, match="The engine stopped"):
-        await asyncio.wait_for(harness.answer(*prompts), PATIENCE_SECONDS)
+        await asyncio.wait_for(harness.answer(*prompts), TEST_TIMEOUT_SECONDS)
     assert harness.count("requests", result="failed") == 1
 
 
@@ -142,12 +142,12 @@ async def test_an_error_of_one_prompt_ends_the_whole_request(prompts: list[str])
 async def test_a_defect_of_the_engine_ends_the_whole_request(prompts: list[str]) -> None:
     harness = GatewayHarness(BrokenEngine())
     with pytest.raises(ZeroDivisionError):
-        await asyncio.wait_for(harness.answer(*prompts), PATIENCE_SECONDS)
+        await asyncio.wait_for(harness.answer(*prompts), TEST_TIMEOUT_SECONDS)
     assert harness.count("requests", result="failed") == 1
 
 
 async def test_prompts_that_end_without_usage_leave_the_request_without_usage() -> None:
-    events = await asyncio.wait_for(GatewayHarness(BrokenEngine()).answer("silent", "silent"), PATIENCE_SECONDS)
+    events = await asyncio.wait_for(GatewayHarness(BrokenEngine()).answer("silent", "silent"), TEST_TIMEOUT_SECONDS)
     assert events == [Delta(0, "Oh", [1]), Delta(1, "Oh", [1])]
 
 

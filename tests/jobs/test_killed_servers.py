@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.support.killable_server import killable_server
 from tests.support.metered import MODEL, sqlite_account
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.queue_clients import QueueClients, assert_each_charged_once
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 JOBS = 30
 KILLS = 2
@@ -26,7 +26,7 @@ async def test_jobs_of_a_server_killed_at_any_moment_are_each_finished_and_paid_
         }
         with killable_server("echo", environment) as server:
             async with (
-                asyncio.timeout(PATIENCE_SECONDS),
+                asyncio.timeout(TEST_TIMEOUT_SECONDS),
                 QueueClients(server.url, account_fixture.new_key()) as clients,
             ):
                 submitting = asyncio.create_task(clients.submit(bodies))

@@ -16,9 +16,9 @@ from dragoman.accounts.database.tables import jobs
 from dragoman.engines.echo import EchoEngine
 from dragoman.jobs.values.options import QueueOptions
 from tests.support.metered import cost
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.queue_processes import QueueProcessOptions, serve_queue
 from tests.support.queues import QueueHarness, queue_server, text_of, wait_until
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 KILLS = 4
 JOBS = 60
@@ -65,7 +65,7 @@ def _running_until_killed(context: ForkServerContext, options: QueueProcessOptio
     finally:
         assert process.pid is not None
         os.kill(process.pid, signal.SIGKILL)
-        process.join(timeout=PATIENCE_SECONDS)
+        process.join(timeout=TEST_TIMEOUT_SECONDS)
 
 
 async def _wait_for_tokens(harness: QueueHarness, tokens: int) -> None:

@@ -11,7 +11,7 @@ from dragoman.core.request import ChatPrompt, Message
 from dragoman.prompt.request_templates import MAX_SOURCE_BYTES, MAX_WAITING, RequestTemplateRenderer
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import ALTERNATING, SWITCHABLE_REASONING
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 MODEL = ChatTemplate(SWITCHABLE_REASONING, bos="<s>", eos="</s>")
 CONTEXT_LENGTH = 100
@@ -26,8 +26,8 @@ DEEP = "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = [n
 @pytest.fixture
 async def templates() -> AsyncIterator[RequestTemplateRenderer]:
     """None is late, unless it is made to be."""
-    renderer = RequestTemplateRenderer(deadline_seconds=PATIENCE_SECONDS)
-    async with asyncio.timeout(2 * PATIENCE_SECONDS):
+    renderer = RequestTemplateRenderer(deadline_seconds=TEST_TIMEOUT_SECONDS)
+    async with asyncio.timeout(2 * TEST_TIMEOUT_SECONDS):
         yield renderer
         await renderer.close()
 

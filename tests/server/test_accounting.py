@@ -16,8 +16,8 @@ from dragoman.cli.main import app
 from dragoman.core.identifiers import key_digest
 from tests.support.books import ADMIN_KEY
 from tests.support.metered import AccountFixture, cost, sqlite_account
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 MAX_POLLS = 5_000
 
@@ -56,7 +56,7 @@ def test_concurrent_equal_requests_run_once_across_workers_and_are_charged_once(
     headers = {**bearer(account_fixture.new_key()), "idempotency-key": "at once"}
 
     def ask(_number: int) -> httpx.Response:
-        return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=PATIENCE_SECONDS)
+        return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=TEST_TIMEOUT_SECONDS)
 
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(ask, range(16)))
@@ -120,6 +120,6 @@ def test_admin_keys_without_a_database_stop_the_start(tmp_path: Path) -> None:
     settings = tmp_path / "dragoman.toml"
     settings.write_text(f'[[admin.keys]]\nname = "ada"\nkey = "{ADMIN_KEY}"\n')
     command = [sys.executable, "-m", "dragoman", "serve", "echo", "--config", str(settings)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS, check=False)
     assert result.returncode == 2
     assert "set [accounts]" in result.stderr

@@ -16,13 +16,13 @@ import pytest
 
 from dragoman.engines.llama.weights.sources import bundled
 from tests.support.gguf_files import write_tiny_model
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
 from tests.support.streams import StreamedResponse, chat_body, read_stream
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 ENGINE = "dragoman.engines.llama.process.server"
 WORKER = "dragoman.server.worker"
-TIMEOUT = httpx.Timeout(PATIENCE_SECONDS)
+TIMEOUT = httpx.Timeout(TEST_TIMEOUT_SECONDS)
 
 
 async def test_when_the_engine_is_killed_every_stream_ends_properly_and_the_next_request_works() -> None:
@@ -35,10 +35,10 @@ async def test_when_the_engine_is_killed_every_stream_ends_properly_and_the_next
                 )
                 for n, on in enumerate(started)
             ]
-            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in started)), PATIENCE_SECONDS)
+            await asyncio.wait_for(asyncio.gather(*(event.wait() for event in started)), TEST_TIMEOUT_SECONDS)
             (engine,) = server.children(ENGINE)
             os.kill(engine, signal.SIGKILL)
-            answers = await asyncio.wait_for(asyncio.gather(*streams), PATIENCE_SECONDS)
+            answers = await asyncio.wait_for(asyncio.gather(*streams), TEST_TIMEOUT_SECONDS)
             for answer in answers:
                 assert answer.done != (answer.error is not None), "a whole answer or an error, never neither"
             assert any(answer.error for answer in answers)
@@ -118,7 +118,7 @@ async def test_sigterm_lets_running_answers_finish_and_ends_with_status_0() -> N
             finished = await answer
             assert finished.done
             assert finished.usage == {**(finished.usage or {}), "completion_tokens": 60}
-            assert await asyncio.to_thread(server.process.wait, PATIENCE_SECONDS) == 0
+            assert await asyncio.to_thread(server.process.wait, TEST_TIMEOUT_SECONDS) == 0
             with pytest.raises(httpx.ConnectError):
                 await client.get("/health")
 
@@ -203,7 +203,7 @@ def test_no_child_outlives_a_killed_server() -> None:
 
 
 def _wait_for_end(descriptor: int) -> None:
-    readable, _, _ = select.select([descriptor], [], [], PATIENCE_SECONDS)
+    readable, _, _ = select.select([descriptor], [], [], TEST_TIMEOUT_SECONDS)
     os.close(descriptor)
     assert readable, "the child is still running"
 
@@ -213,7 +213,7 @@ def _failing_start(*arguments: str) -> tuple[int, str]:
         [sys.executable, "-m", "dragoman", "serve", *arguments],
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TEST_TIMEOUT_SECONDS,
         check=False,
     )
     return result.returncode, result.stderr
@@ -237,7 +237,7 @@ async def _stream(client: httpx.AsyncClient, body: dict[str, object], started: a
 async def _first_text(stream: asyncio.Task[StreamedResponse], started: asyncio.Event) -> None:
     """Wait until the stream has begun; a stream that ended without doing so is shown."""
     waiting = asyncio.create_task(started.wait())
-    await asyncio.wait((stream, waiting), timeout=PATIENCE_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((stream, waiting), timeout=TEST_TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
     assert started.is_set(), stream.result() if stream.done() else "no text came"
 
@@ -249,6 +249,6 @@ async def _metric(client: httpx.AsyncClient, name: str) -> float:
 
 async def _wait_for_metric(client: httpx.AsyncClient, metric: str, value: float) -> None:
     """Ask again and again."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         while await _metric(client, metric) != value:
             pass

@@ -17,9 +17,9 @@ from dragoman.accounts.administration.usage import list_daily_usage
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.process.opening import open_ledger
 from tests.support.metered import AccountFixture, sqlite_account
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import LEDGER_PROCESS, RunningServer, children_of, running_server
 from tests.support.streaming_clients import StreamingClients, assert_all_tokens_charged
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 WORKER = "dragoman.server.worker"
 WORKERS = 4
@@ -56,7 +56,7 @@ async def statuses(url: str, key: str, requests: int) -> Counter[int]:
             return response.status
 
     connector = aiohttp.TCPConnector(limit=64, force_close=True)
-    timeout = aiohttp.ClientTimeout(total=PATIENCE_SECONDS)
+    timeout = aiohttp.ClientTimeout(total=TEST_TIMEOUT_SECONDS)
     async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
         return Counter(await asyncio.gather(*(ask() for _ in range(requests))))
 
@@ -152,7 +152,7 @@ def test_unusable_accounts_are_reported_in_one_line(tmp_path: Path, settings: st
     command = [sys.executable, "-m", "dragoman", "serve", "echo", "--port", "0", "--config", str(file)]
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
     result = subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, env=environment
+        command, capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS, check=False, env=environment
     )
     assert result.returncode == 2
     [line] = result.stderr.splitlines()

@@ -12,13 +12,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 from tests.support.tiny_llama import random_lora_updates, random_weights, write_adapter, write_model
 
 ENGINE = "dragoman.engines.llama.process.server"
 WORKER = "dragoman.server.worker"
-TIMEOUT_SECONDS = PATIENCE_SECONDS
 LORA = "/empower/api/v1/lora"
 MODELS = ["tiny", "settled", "brought"]
 
@@ -56,7 +55,7 @@ aliases = ["calm"]
 async def client_of(server: RunningServer) -> AsyncIterator[httpx.AsyncClient]:
     """A connection for each request, so that both workers get some."""
     limits = httpx.Limits(max_keepalive_connections=0)
-    async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT_SECONDS, limits=limits) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=TEST_TIMEOUT_SECONDS, limits=limits) as client:
         yield client
 
 
@@ -120,7 +119,7 @@ async def test_an_adapter_is_restored_when_its_model_is_reloaded(tmp_path: Path)
             assert await list_models(client) == ["tiny", "settled"]
             await register(client)
             before = [await complete(client, model) for model in MODELS]
-            async with asyncio.timeout(TIMEOUT_SECONDS):
+            async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
                 while server.children(ENGINE):
                     await asyncio.to_thread(os.sched_yield)
             assert await list_models(client) == MODELS
@@ -159,7 +158,7 @@ async def test_a_wrong_adapter_stops_the_start_with_one_clear_line(
         stderr=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.DEVNULL,
     )
-    async with asyncio.timeout(TIMEOUT_SECONDS):
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         _, errors = await process.communicate()
     assert process.returncode == 2
     [line] = [line for line in errors.decode().splitlines() if line.startswith("dragoman: ")]

@@ -9,10 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import running_server
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-TIMEOUT_SECONDS = PATIENCE_SECONDS
 MAX_POLLS = 30_000
 
 TWO_MODELS = """
@@ -53,7 +52,7 @@ def chat(client: httpx.Client, model: str) -> Any:
 def test_a_lazy_model_is_loaded_unloaded_when_idle_and_loaded_again(settings: str) -> None:
     with (
         running_server("--config", settings) as server,
-        httpx.Client(base_url=server.url, timeout=TIMEOUT_SECONDS) as client,
+        httpx.Client(base_url=server.url, timeout=TEST_TIMEOUT_SECONDS) as client,
     ):
         assert server.children(ENGINE) == []
         assert chat(client, "loud")["choices"][0]["message"]["content"] == "Hi"
@@ -66,7 +65,7 @@ def test_a_lazy_model_is_loaded_unloaded_when_idle_and_loaded_again(settings: st
 def test_a_dialect_shows_only_its_deployments(settings: str) -> None:
     with (
         running_server("--config", settings) as server,
-        httpx.Client(base_url=server.url, timeout=TIMEOUT_SECONDS) as client,
+        httpx.Client(base_url=server.url, timeout=TEST_TIMEOUT_SECONDS) as client,
     ):
         assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["loud", "smol"]
         assert [card["id"] for card in client.get("/api/v1/models").json()["data"]] == ["smol"]
@@ -77,7 +76,7 @@ def test_a_dialect_shows_only_its_deployments(settings: str) -> None:
 
 def test_an_address_others_can_reach_needs_keys_or_open() -> None:
     command = [sys.executable, "-m", "dragoman", "serve", "echo", "--host", "0.0.0.0", "--port", "0"]
-    refused = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False)
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS, check=False)
     assert refused.returncode == 2
     assert "there are no keys" in refused.stderr
     with running_server("echo", "--host", "0.0.0.0", "--open") as server:

@@ -13,10 +13,10 @@ import pytest
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.jobs.values.options import QueueOptions
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.queues import QueueHarness, queue_server
 from tests.support.receivers import SECRET, WebhookReceiver, running_receiver
 from tests.support.server import running_server
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 WORKER = "dragoman.server.worker"
 
@@ -63,7 +63,7 @@ async def test_workers_run_jobs_another_server_accepted_and_share_their_metrics(
 def metrics(url: str, key: str) -> dict[str, float]:
     """The samples of all workers together, by their names with labels."""
     request = urllib.request.Request(f"{url}/metrics", headers={"authorization": f"Bearer {key}"})
-    with urllib.request.urlopen(request, timeout=PATIENCE_SECONDS) as response:
+    with urllib.request.urlopen(request, timeout=TEST_TIMEOUT_SECONDS) as response:
         lines = response.read().decode().splitlines()
     samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
     return {name: float(value) for name, _, value in samples}
@@ -76,7 +76,7 @@ def test_a_secret_that_cannot_be_used_stops_the_start_and_is_not_repeated(tmp_pa
     command = [sys.executable, "-m", "dragoman", "serve", "echo", "--port", "0", "--config", str(file)]
     environment = {**os.environ, "XDG_DATA_HOME": str(tmp_path)}
     result = subprocess.run(
-        command, capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=False, env=environment
+        command, capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS, check=False, env=environment
     )
     assert result.returncode == 2
     [line] = result.stderr.splitlines()

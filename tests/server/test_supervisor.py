@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 RUNS_UNTIL_STDIN_CLOSES = "print('ready', flush=True); import sys; sys.stdin.read()"
 
@@ -23,7 +23,7 @@ async def test_a_child_that_ends_is_started_again() -> None:
     first = child.process_id
     assert first is not None
     os.kill(first, signal.SIGKILL)
-    second = await asyncio.wait_for(_other_process(child, first), PATIENCE_SECONDS)
+    second = await asyncio.wait_for(_other_process(child, first), TEST_TIMEOUT_SECONDS)
     assert second != first
     await child.stop()
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from starlette.types import ASGIApp, Message
 
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 class DisconnectingClient:
@@ -27,7 +27,7 @@ class DisconnectingClient:
 
     async def send_to(self, app: ASGIApp) -> None:
         """Until the app has nothing more to do for this request."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             await app(dict(self._scope), self._receive, self._send)
 
     async def _receive(self) -> Message:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from starlette.types import Message
 
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 class AsgiConnection:
@@ -34,7 +34,7 @@ class AsgiConnection:
 
     async def wait_until(self, condition: Callable[[list[bytes]], bool]) -> None:
         """Wait until what was sent is as it is to be, for ten seconds."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             while not condition(self.bodies):
                 self._sent_more.clear()
                 await self._sent_more.wait()

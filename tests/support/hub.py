@@ -12,7 +12,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 """Of everything that a hub has."""
@@ -80,6 +80,6 @@ def run_python_with_hub(
         env={**os.environ, "HF_HOME": str(cache), "HF_ENDPOINT": hub, "NO_PROXY": "127.0.0.1", **environment},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TEST_TIMEOUT_SECONDS,
         check=True,
     )

@@ -17,7 +17,7 @@ from dragoman.accounts.process.client import LedgerClient
 from dragoman.accounts.process.opening import LedgerResources, open_ledger
 from dragoman.core.identifiers import new_request_id
 from tests.support.accounts import MODEL
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 PROMPT_TOKENS = 10
 
@@ -48,7 +48,7 @@ async def _run_admissions(spec: AdmissionLoad, barrier: Barrier) -> "Counter[str
         return "Admitted"
 
     async with LedgerClient(Database(spec.url), new_process_id(), timeout_seconds=30) as ledger:
-        barrier.wait(timeout=PATIENCE_SECONDS)
+        barrier.wait(timeout=TEST_TIMEOUT_SECONDS)
         return Counter(await asyncio.gather(*(admit_one() for _ in range(spec.requests))))
 
 

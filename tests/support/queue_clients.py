@@ -9,7 +9,7 @@ import aiohttp
 
 from dragoman.accounts.administration.consistency import find_discrepancies
 from tests.support.metered import AccountFixture
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 _SUBMITTERS = 16
 _PAUSE_SECONDS = 0.1
@@ -28,7 +28,7 @@ class QueueClients:
         self._headers = {"authorization": f"Bearer {key}"}
 
     async def __aenter__(self) -> "QueueClients":
-        self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS))
+        self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(total=TEST_TIMEOUT_SECONDS))
         return self
 
     async def __aexit__(self, *_raised: object) -> None:

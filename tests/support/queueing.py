@@ -24,7 +24,7 @@ from dragoman.server.settings import DialectName
 from tests.support.apps import client_of, echo_app, running_app
 from tests.support.books import accounting_at
 from tests.support.metered import AMPLE_BALANCE, AccountFixture, sqlite_account
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 RESPOND_ASYNC = {"prefer": "respond-async"}
 ACCEPT_STREAM = {"accept": "text/event-stream"}
@@ -92,7 +92,7 @@ async def queue_client(engine: Engine | None = None, **options: Any) -> AsyncIte
 
 async def job_when_ended(client: httpx.AsyncClient, url: str) -> Any:
     """What is told of a job when it has ended."""
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         await client.get(url, headers=ACCEPT_STREAM)
     return (await client.get(url)).json()
 

@@ -34,7 +34,7 @@ from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from tests.support.metered import AMPLE_BALANCE, MODEL, AccountFixture
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 _MAX_POLLS = 12_000
 _POLL_SECONDS = 0.01
@@ -135,7 +135,7 @@ class QueueServer:
     async def open_stream(self, job_id: str, *, key: str | None = None) -> AsyncIterator[AsyncIterator[Event]]:
         """The events, which must all come in time."""
         stream = await self.gateway.follow_job(job_id, self.harness.caller(key))
-        async with asyncio.timeout(PATIENCE_SECONDS), contextlib.aclosing(stream):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS), contextlib.aclosing(stream):
             yield aiter(stream)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from aiohttp import web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 CERTIFICATE = Path(__file__).parent.parent / "data" / "receiver.pem"
 CERTIFICATE_HOST = "receiver.test"
@@ -61,7 +61,7 @@ class WebhookReceiver:
 
     async def wait_for(self, count: int) -> list[ReceivedWebhook]:
         """Wait until there were so many requests, for ten seconds; all of them."""
-        async with asyncio.timeout(PATIENCE_SECONDS), self._received_more:
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS), self._received_more:
             await self._received_more.wait_for(lambda: len(self.received) >= count)
         return self.received
 

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-START_TIMEOUT_SECONDS = 3 * PATIENCE_SECONDS
+START_TIMEOUT_SECONDS = 3 * TEST_TIMEOUT_SECONDS
 """The first server of all rewrites the bundled model."""
 
-STOP_TIMEOUT_SECONDS = PATIENCE_SECONDS
+STOP_TIMEOUT_SECONDS = TEST_TIMEOUT_SECONDS
 
 LEDGER_PROCESS = "dragoman.accounts.process.server"
 """What a worker's child runs that commits for it."""

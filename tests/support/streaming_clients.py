@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import aiohttp
 
 from tests.support.metered import AccountFixture, cost
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 _PATH = "/v1/completions"
 _ANSWER = "abcdefghijklmnopqrstuvwxyz"
@@ -34,7 +34,7 @@ class StreamingClients:
         self._reached = asyncio.Event()
 
     async def __aenter__(self) -> "StreamingClients":
-        self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(total=PATIENCE_SECONDS))
+        self._session = aiohttp.ClientSession(self._url, timeout=aiohttp.ClientTimeout(total=TEST_TIMEOUT_SECONDS))
         self._tasks = [asyncio.create_task(self._request_forever()) for _ in range(self._clients)]
         return self
 
@@ -48,7 +48,7 @@ class StreamingClients:
         """Wait until so many more tokens have come."""
         self._reached.clear()
         self._target_tokens = self._tokens + tokens
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             await self._reached.wait()
 
     def _count(self, request_id: str, tokens: int) -> None:

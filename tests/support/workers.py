@@ -14,7 +14,7 @@ import msgspec
 from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.settings import EchoSettings, Settings
 from dragoman.server.worker import DeploymentOptions, WorkerOptions
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 class KillableWorker:
@@ -58,7 +58,7 @@ class KillableWorker:
         return status
 
     def _reap(self) -> int:
-        status = self._process.wait(PATIENCE_SECONDS)
+        status = self._process.wait(TEST_TIMEOUT_SECONDS)
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()

@@ -14,14 +14,14 @@ from dragoman.accounts.database.migrations import (
     upgrade,
 )
 from dragoman.accounts.database.tables import metadata
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 NAMES = tuple((migration.number, migration.name) for migration in MIGRATIONS)
 
 
 def _upgrade(url: str, barrier: "multiprocessing.synchronize.Barrier") -> None:
     database = Database(url)
-    barrier.wait(timeout=PATIENCE_SECONDS)
+    barrier.wait(timeout=TEST_TIMEOUT_SECONDS)
     upgrade(database)
     database.close()
 
@@ -45,7 +45,7 @@ def test_concurrent_upgrades_do_not_interfere(empty_database_url: str) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=PATIENCE_SECONDS)
+        process.join(timeout=TEST_TIMEOUT_SECONDS)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     database = Database(empty_database_url)
     assert migration_status(database).applied == NAMES

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.accounts.process.journal import JournalEntry, JournalFolder
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 SLOT_BYTES = 128
 
@@ -35,7 +35,7 @@ def test_what_a_killed_process_had_delivered_is_read_by_others(tmp_path: Path) -
         assert journals == []
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
-    process.join(timeout=PATIENCE_SECONDS)
+    process.join(timeout=TEST_TIMEOUT_SECONDS)
     with folder.abandoned() as journals:
         assert [journal.process_id for journal in journals] == [7]
         entries = journals[0].entries()

@@ -8,7 +8,7 @@ from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.accounts.process.messages import Committed, LedgerConfig, LedgerReply
 from tests.support.accounts import LedgerHarness
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 def _config(database: Database) -> LedgerConfig:
@@ -29,7 +29,7 @@ async def test_what_it_has_not_begun_when_it_is_killed_is_lost(tmp_path: Path) -
             thread.commit([till.admission()], is_retry=False)
             thread.commit([till.admission()], is_retry=False)
             thread.kill()
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             replies.extend([reply async for reply in thread.replies()])
             assert await thread.wait() == 0
         assert till.key.running == len(replies) <= 1
@@ -51,7 +51,7 @@ async def test_no_thread_is_left_when_it_has_ended(till: LedgerHarness) -> None:
     thread = await LedgerThread.start(_config(till.database))
     thread.commit([till.admission()], is_retry=False)
     thread.finish()
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         assert len([reply async for reply in thread.replies()]) == 1
         assert await thread.wait() == 0
     assert _threads() == []

@@ -10,7 +10,7 @@ from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.accounts.ledger.refusals import KeyDisabled
 from tests.support.accounts import PROMPT_PRICE, LedgerHarness
 from tests.support.ledger_processes import PROMPT_TOKENS, AdmissionLoad, run_admissions
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 PROCESSES = 4
 
@@ -27,10 +27,10 @@ def _run_admissions(url: str, key_digest: str, requests: int) -> Counter[str]:
         process.start()
     outcomes: Counter[str] = Counter()
     for here, _ in pipes:
-        assert here.poll(PATIENCE_SECONDS)
+        assert here.poll(TEST_TIMEOUT_SECONDS)
         outcomes.update(here.recv())
     for process in processes:
-        process.join(timeout=PATIENCE_SECONDS)
+        process.join(timeout=TEST_TIMEOUT_SECONDS)
     return outcomes
 
 

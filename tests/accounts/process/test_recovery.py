@@ -20,7 +20,7 @@ from dragoman.accounts.process.journal import JournalFolder
 from dragoman.accounts.process.recovery import DEAD_AFTER_SECONDS, Recovery
 from tests.support.accounts import COMPLETION_PRICE, PROMPT_PRICE, LedgerHarness
 from tests.support.ledger_processes import PROMPT_TOKENS, RECORD_BYTES, ServerSpec, serve
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 KILLS = {"sqlite": 50, "postgresql": 20}
 MAX_RECORDS = 150
@@ -92,11 +92,11 @@ def _killed_after(context: ForkServerContext, spec: ServerSpec, records: int) ->
     there.close()
     received = b""
     while len(received) < records * RECORD_BYTES:
-        assert here.poll(PATIENCE_SECONDS)
+        assert here.poll(TEST_TIMEOUT_SECONDS)
         received += os.read(here.fileno(), RECORD_BYTES)
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
-    process.join(timeout=PATIENCE_SECONDS)
+    process.join(timeout=TEST_TIMEOUT_SECONDS)
     while rest := os.read(here.fileno(), 65_536):
         received += rest
     here.close()

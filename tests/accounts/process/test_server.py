@@ -8,8 +8,8 @@ from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.accounts.process.messages import Committed, LedgerConfig, Synced
 from dragoman.accounts.process.transport import LedgerTransport
 from tests.support.accounts import LedgerHarness
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import LEDGER_PROCESS, arguments_of, children_of
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 UNKNOWN = Settlement("unknown", 1, 0, 1, "finished")
 
@@ -22,7 +22,7 @@ async def test_it_answers_everything_before_it_ends(harness: LedgerHarness, tran
     process = await _started(harness, transport)
     process.commit([harness.admission(), harness.admission(), UNKNOWN], is_retry=False)
     process.finish()
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         committed, *synced = [reply async for reply in process.replies()]
         assert await process.wait() == 0
     assert isinstance(committed, Committed)
@@ -34,7 +34,7 @@ async def test_it_answers_everything_before_it_ends(harness: LedgerHarness, tran
 
 async def test_it_ends_with_whoever_started_it(harness: LedgerHarness, transport: type[LedgerTransport]) -> None:
     process = await _started(harness, transport)
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         assert await process.wait() == 0
 
 
@@ -48,7 +48,7 @@ async def test_it_ignores_signals_until_its_server_ends(harness: LedgerHarness) 
         os.kill(child, number)
     process.commit([harness.admission()], is_retry=False)
     process.finish()
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         assert [type(reply) async for reply in replies].count(Committed) == 1
         assert await process.wait() == 0
 
@@ -57,5 +57,5 @@ async def test_its_arguments_do_not_contain_the_database_url(harness: LedgerHarn
     process = await _started(harness)
     (child,) = children_of(os.getpid(), LEDGER_PROCESS)
     assert harness.database.url not in arguments_of(child)
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         await process.wait()

@@ -10,7 +10,7 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.server.app import build_app
 from tests.support.connections import AsgiConnection
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 TICK = 0.01
 """Seconds of silence after which a comment is sent."""
@@ -27,7 +27,7 @@ SCOPE: Scope = {
 async def exchange(client: AsgiConnection) -> None:
     engine = EchoEngine()
     app = build_app(Catalog([Deployment("echo", (), engine)]), HttpOptions(1000, TICK), metrics_directory=None)
-    async with asyncio.timeout(PATIENCE_SECONDS):
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         await app(dict(SCOPE), client.receive, client.send)
     assert (await engine.statistics()).running == 0
 

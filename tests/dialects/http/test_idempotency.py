@@ -22,7 +22,7 @@ from tests.support.books import accounting_at
 from tests.support.connections import AsgiConnection
 from tests.support.gated_echo import GatedEcho
 from tests.support.metered import sqlite_account
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 TICK = 0.01
 """Seconds of silence after which a comment is sent."""
@@ -103,7 +103,7 @@ async def test_a_disconnected_client_gets_the_response_on_retry(tmp_path: Path, 
         second = exchange(app, returned, secret)
         await asyncio.wait([first, second], timeout=2 * TICK)
         engine.gate.set()
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             await asyncio.gather(first, second)
     assert (engine.runs, engine.cancelled) == (1, 0)
     assert response_body(returned) == response_body(lost)
@@ -169,7 +169,7 @@ async def test_a_waiting_duplicate_that_disconnects_leaves_no_state(tmp_path: Pa
         first = exchange(app, running, secret)
         await engine.generation_started.wait()
         leaving.disconnected.set()
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             await exchange(app, leaving, secret)
             assert leaving.sent == []
             engine.gate.set()
@@ -186,7 +186,7 @@ async def test_a_cancelled_request_releases_its_claim(tmp_path: Path, secret: st
         cancelled.cancel()
         await asyncio.wait([cancelled])
         engine.gate.set()
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             client = AsgiConnection(body())
             await exchange(app, client, secret)
     assert engine.runs == 2

@@ -18,7 +18,7 @@ from dragoman.gateway.auth.account_keys import AccountsOptions
 from dragoman.gateway.execution.stored_responses import DatabaseIdempotencyStore
 from dragoman.server.accounting import AccountingServices
 from tests.support.books import accounting_at
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 REQUEST = IdempotentRequest("caller", "key", "fingerprint")
 RESPONSE = StoredResponse(200, (), b"{}")
@@ -110,7 +110,7 @@ async def test_the_claim_of_a_killed_process_is_taken_over_by_the_next_that_star
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=_claim_and_wait, args=(path, tmp_path / "journals", sender))
     process.start()
-    assert receiver.poll(PATIENCE_SECONDS), "the process has claimed"
+    assert receiver.poll(TEST_TIMEOUT_SECONDS), "the process has claimed"
     assert isinstance(receiver.recv(), Acquired)
     assert await accounting.idempotency_store.claim(REQUEST) == InProgress()
     process.kill()

@@ -19,9 +19,9 @@ from dragoman.jobs.webhooks.schedule import DELIVERY_LEASE_SECONDS, RetrySchedul
 from dragoman.jobs.webhooks.sender import WebhookSender
 from dragoman.jobs.webhooks.store import WebhookStore
 from dragoman.jobs.webhooks.urls import UrlRules
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.queues import QueueHarness, QueueServer, queue_server
 from tests.support.receivers import SECRET, WebhookReceiver, running_receiver
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 QUICK = RetrySchedule(max_attempts=3, first_seconds=0.01, factor=1)
 OPTIONS = WebhookOptions(parse_secret(SECRET), UrlRules(allow_http=True, allow_private=True), QUICK, poll_seconds=0.02)
@@ -43,7 +43,7 @@ class DispatcherHarness:
         self._more_results.set()
 
     async def wait_for(self, count: int) -> list[DeliveryResult]:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             while len(self.results) < count:
                 self._more_results.clear()
                 await self._more_results.wait()

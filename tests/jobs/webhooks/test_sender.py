@@ -12,7 +12,6 @@ from structlog.testing import capture_logs
 from dragoman.jobs.webhooks.message import message, parse_secret
 from dragoman.jobs.webhooks.sender import DeliveryAttempt, WebhookSender
 from dragoman.jobs.webhooks.urls import UrlRules
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.receivers import (
     CERTIFICATE,
     CERTIFICATE_HOST,
@@ -21,6 +20,7 @@ from tests.support.receivers import (
     WebhookReceiver,
     running_receiver,
 )
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 MESSAGE = message("job_1", "1", "finished", 1_800_000_000_000)
 ALLOW_ALL = UrlRules(allow_http=True, allow_private=True)
@@ -90,7 +90,7 @@ async def test_an_endless_response_is_not_read() -> None:
     async with server, sender() as ours:
         port = server.sockets[0].getsockname()[1]
         assert await ours.send(f"http://127.0.0.1:{port}/", MESSAGE) == DeliveryAttempt("delivered")
-        await asyncio.wait_for(ended.wait(), PATIENCE_SECONDS)
+        await asyncio.wait_for(ended.wait(), TEST_TIMEOUT_SECONDS)
 
 
 async def test_a_refused_connection_is_a_failure() -> None:

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.patience import PATIENCE_SECONDS
 from tests.support.server import RunningServer, running_server
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 CHAT_PATHS = [
     "/v1/chat/completions",
@@ -27,7 +27,7 @@ BOTH = {**CHAT_BODY, **TEXT_BODY}
 
 @pytest.fixture(scope="module")
 def client(echo_server: RunningServer) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=echo_server.url, timeout=PATIENCE_SECONDS) as client:
+    with httpx.Client(base_url=echo_server.url, timeout=TEST_TIMEOUT_SECONDS) as client:
         yield client
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from dragoman.engines.llama.native.model import Model, ModelError
 from dragoman.engines.llama.weights.sources import bundled
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 TURN_BEGIN, TURN_END = "<|im_start|>", "<|im_end|>"
 
@@ -122,7 +122,7 @@ def test_a_long_hostile_text_is_tokenized_in_time(name: str) -> None:
         [sys.executable, "-c", TOKENIZE_STANDARD_INPUT],
         input=HOSTILE_TEXTS[name].encode(),
         stdout=subprocess.PIPE,
-        timeout=PATIENCE_SECONDS,
+        timeout=TEST_TIMEOUT_SECONDS,
     )
     assert done.returncode == 0, f"the tokenizer died of {name}"
     count, seconds = done.stdout.split()

@@ -18,7 +18,7 @@ from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.engines.llama.worker.client import LlamaEngine
 from tests.support.gguf_files import write_tiny_model
 from tests.support.models import THREADS
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ async def running(options: EngineOptions) -> AsyncIterator[LlamaEngine]:
     engine = LlamaEngine(Path(options.socket_path))
     assert process.stdout is not None
     try:
-        async with asyncio.timeout(PATIENCE_SECONDS):
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             assert await process.stdout.readline() == b"ready\n"
             await engine.start()
             yield engine

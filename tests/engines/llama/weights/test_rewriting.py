@@ -11,7 +11,7 @@ from gguf import GGMLQuantizationType as Type
 from dragoman.engines.llama.weights.digests import content_digest
 from dragoman.engines.llama.weights.rewriting import RewrittenModel, faster_file, rewritten_models
 from tests.support.gguf_files import random_weights, write_gguf
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 pytestmark = [
     pytest.mark.usefixtures("cache"),
@@ -124,7 +124,11 @@ def test_a_copy_that_would_fill_the_memory_is_refused_in_one_line(slow: Path, ca
 def test_a_disk_that_is_full_in_the_middle_leaves_the_original_and_nothing_else(slow: Path, cache: Path) -> None:
     program = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500)); " + ONE_SERVER
     outcome = subprocess.run(
-        [sys.executable, "-c", program, str(slow)], capture_output=True, text=True, timeout=PATIENCE_SECONDS, check=True
+        [sys.executable, "-c", program, str(slow)],
+        capture_output=True,
+        text=True,
+        timeout=TEST_TIMEOUT_SECONDS,
+        check=True,
     )
     notices, path = outcome.stdout.splitlines()
     assert path == str(slow)
@@ -137,7 +141,7 @@ def test_two_servers_that_start_together_make_one_copy(slow: Path, cache: Path) 
         subprocess.Popen([sys.executable, "-c", ONE_SERVER, str(slow)], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=PATIENCE_SECONDS)[0].splitlines() for process in both]
+    said = [process.communicate(timeout=TEST_TIMEOUT_SECONDS)[0].splitlines() for process in both]
     [copy] = cache.rglob("*.gguf")
     assert [lines[-1] for lines in said] == [str(copy)] * 2
     assert sum(line.startswith("rewrote") for lines in said for line in lines) == 1

@@ -16,7 +16,7 @@ import pytest
 import dragoman
 from dragoman.engines.llama.weights.sources import ModelFile, ModelSourceError, bundled, resolve
 from tests.support.hub import COMMIT, UNREACHABLE, HubHandler, run_python_with_hub, running_hub
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 GGUF = b"GGUF" + bytes(60)
 SPLIT = ["big-00001-of-00002.gguf", "big-00002-of-00002.gguf"]
@@ -119,7 +119,7 @@ def test_a_missing_bundled_model_says_how_to_install_it(tmp_path: Path) -> None:
         env={"PYTHONPATH": str(tmp_path)},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_SECONDS,
+        timeout=TEST_TIMEOUT_SECONDS,
         check=True,
     )
     assert json.loads(process.stdout)[1] == (

@@ -23,7 +23,7 @@ from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, registry_path, write_registry
 from dragoman.engines.llama.worker.adapters import RemoteAdapters
 from dragoman.engines.llama.worker.client import MAX_ATTEMPTS, LlamaEngine
-from tests.support.patience import PATIENCE_SECONDS
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 REQUEST = GenerationRequest("any", TextPrompt("Once"))
 
@@ -51,7 +51,7 @@ async def _engine(
         serving.add(asyncio.create_task(serve(reader, writer)))
 
     engine = LlamaEngine(socket_path, architecture=architecture)
-    async with await asyncio.start_unix_server(accept, socket_path), asyncio.timeout(PATIENCE_SECONDS):
+    async with await asyncio.start_unix_server(accept, socket_path), asyncio.timeout(TEST_TIMEOUT_SECONDS):
         await engine.start()
         try:
             yield engine
