@@ -12,7 +12,7 @@ from tests.support.accounts import LedgerHarness
 
 
 @pytest.fixture
-def till(database: Database) -> Iterator[LedgerHarness]:
+def harness(database: Database) -> Iterator[LedgerHarness]:
     """A ledger with one account, one key and one price."""
     with LedgerHarness(database) as harness:
         yield harness

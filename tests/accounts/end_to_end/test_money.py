@@ -48,7 +48,7 @@ class FailingEngine(EchoEngine):
 
 
 @pytest.fixture
-def customer(database: Database) -> AccountFixture:
+def account_fixture(database: Database) -> AccountFixture:
     return AccountFixture(database)
 
 

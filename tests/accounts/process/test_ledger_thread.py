@@ -23,33 +23,33 @@ async def test_what_it_has_not_begun_when_it_is_killed_is_lost(tmp_path: Path) -
     database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=60)
     upgrade(database)
     replies: list[LedgerReply] = []
-    with LedgerHarness(database) as till:
+    with LedgerHarness(database) as harness:
         with database.write():  # The first transaction waits for this one.
             thread = await LedgerThread.start(_config(database))
-            thread.commit([till.admission()], is_retry=False)
-            thread.commit([till.admission()], is_retry=False)
+            thread.commit([harness.admission()], is_retry=False)
+            thread.commit([harness.admission()], is_retry=False)
             thread.kill()
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             replies.extend([reply async for reply in thread.replies()])
             assert await thread.wait() == 0
-        assert till.key.running == len(replies) <= 1
+        assert harness.key.running == len(replies) <= 1
         assert all(isinstance(reply, Committed) for reply in replies)
-        till.assert_consistent()
+        harness.assert_consistent()
     database.close()
 
 
-def test_it_ends_when_the_event_loop_that_it_answers_has_ended(till: LedgerHarness) -> None:
-    thread = asyncio.run(LedgerThread.start(_config(till.database)))
-    thread.commit([till.admission()], is_retry=False)
+def test_it_ends_when_the_event_loop_that_it_answers_has_ended(harness: LedgerHarness) -> None:
+    thread = asyncio.run(LedgerThread.start(_config(harness.database)))
+    thread.commit([harness.admission()], is_retry=False)
     for running in _threads():
         running.join(60)
     assert _threads() == []
-    assert till.key.running == 1
+    assert harness.key.running == 1
 
 
-async def test_no_thread_is_left_when_it_has_ended(till: LedgerHarness) -> None:
-    thread = await LedgerThread.start(_config(till.database))
-    thread.commit([till.admission()], is_retry=False)
+async def test_no_thread_is_left_when_it_has_ended(harness: LedgerHarness) -> None:
+    thread = await LedgerThread.start(_config(harness.database))
+    thread.commit([harness.admission()], is_retry=False)
     thread.finish()
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         assert len([reply async for reply in thread.replies()]) == 1

@@ -22,7 +22,7 @@ def url(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def till(url: str) -> Iterator[LedgerHarness]:
+def harness(url: str) -> Iterator[LedgerHarness]:
     """Two requests to one model, a request to another with another key, and one that nobody has sent."""
     with open_ledger_harness(url) as harness:
         for model in ("parrot", "parrot"):
