@@ -25,12 +25,13 @@ serve: $(READY) ## Run the server (ARGS="..." are passed on)
 test: $(DEV_READY) ## Run the tests (ARGS="..." are passed on to pytest)
 	@$(BIN)/python -m pytest -q -n 2 --dist loadgroup --durations 20 $(ARGS)
 
-check: $(DEV_READY) ## Lint, check the formatting and the types
+check: $(DEV_READY) ## Lint, check the formatting, the types and the structure
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m tools.dialect_tables --check
 	$(BIN)/python -m tools.schema_tables --check
+	$(BIN)/python -m tools.structure
 
 format: $(DEV_READY) ## Fix what the linter can and format the code
 	$(BIN)/ruff check --fix-only
