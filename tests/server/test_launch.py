@@ -20,7 +20,7 @@ from tests.support.server import RunningServer, running_server
 from tests.support.streams import StreamedResponse, chat_body, read_stream
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-ENGINE = "dragoman.engines.llama.process.server"
+ENGINE = "dragoman.engines.llama.process"
 WORKER = "dragoman.server.worker"
 TIMEOUT = httpx.Timeout(TEST_TIMEOUT_SECONDS)
 

@@ -16,7 +16,7 @@ from tests.support.server import RunningServer, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 from tests.support.tiny_llama import random_lora_updates, random_weights, write_adapter, write_model
 
-ENGINE = "dragoman.engines.llama.process.server"
+ENGINE = "dragoman.engines.llama.process"
 WORKER = "dragoman.server.worker"
 LORA = "/empower/api/v1/lora"
 MODELS = ["tiny", "settled", "brought"]

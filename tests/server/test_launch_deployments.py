@@ -32,7 +32,7 @@ context_cells = 1024
 threads = 1
 """
 
-ENGINE = "dragoman.engines.llama.process.server"
+ENGINE = "dragoman.engines.llama.process"
 
 
 @pytest.fixture

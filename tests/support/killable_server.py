@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from tests.support.server import RunningServer, running_server
 
 WORKER = "dragoman.server.worker"
-ENGINE = "dragoman.engines.llama.process.server"
+ENGINE = "dragoman.engines.llama.process"
 
 
 class KillableServer:

@@ -297,7 +297,7 @@ class _ServerLauncher:
         environment = {"GOMP_SPINCOUNT": _SPIN_COUNT, **os.environ}
         return ChildCommand(
             f"engine {planned.name}",
-            _module_command("dragoman.engines.llama.process.server", options),
+            _module_command("dragoman.engines.llama.process", options),
             environment,
             on_demand=planned.on_demand,
         )

@@ -2,8 +2,12 @@
 
 import asyncio
 import contextlib
+import os
+import signal
+import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import msgspec
@@ -19,6 +23,9 @@ from dragoman.engines.llama.worker.client import LlamaEngine
 from tests.support.gguf_files import write_tiny_model
 from tests.support.models import THREADS
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
+EXIT_SECONDS = 60
+"""A bound on loading the small model and ending; a process that waits for ever exceeds it."""
 
 
 @pytest.fixture
@@ -36,11 +43,26 @@ def options(tmp_path: Path) -> EngineOptions:
     )
 
 
+def command(options: EngineOptions) -> list[str]:
+    return [sys.executable, "-m", "dragoman.engines.llama.process", msgspec.json.encode(options).decode()]
+
+
+@contextlib.contextmanager
+def starting(options: EngineOptions) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a process that loads its model. Kill it at the end of the block."""
+    process = subprocess.Popen(command(options), stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 @contextlib.asynccontextmanager
 async def running(options: EngineOptions) -> AsyncIterator[LlamaEngine]:
     """A client of a process that is ready."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "dragoman.engines.llama.process.server", msgspec.json.encode(options).decode()),
+        *command(options),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
     )
@@ -132,3 +154,49 @@ async def test_a_process_resumes_an_answer_of_another_and_refuses_invalid_resume
             assert continued[:-1] == unbroken[:-1]
             assert isinstance(continued[-1], Usage)
             assert continued[-1].completion_tokens == 12
+
+
+def test_a_process_whose_parent_dies_while_the_model_loads_ends_by_itself(options: EngineOptions) -> None:
+    with starting(options) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.close()
+        process.stdout.close()
+        assert process.wait(EXIT_SECONDS) == 0
+
+
+def test_a_process_that_cannot_report_that_it_is_ready_ends_by_itself(options: EngineOptions) -> None:
+    with starting(options) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(EXIT_SECONDS) == 0
+
+
+def test_a_process_that_cannot_report_why_it_failed_ends_all_the_same(options: EngineOptions) -> None:
+    with starting(msgspec.structs.replace(options, model_path="/absent.gguf")) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.wait(EXIT_SECONDS) == 2
+
+
+def test_a_process_that_loads_its_model_ends_on_sigterm(options: EngineOptions, tmp_path: Path) -> None:
+    endless = tmp_path / "endless.gguf"
+    os.mkfifo(endless)
+    with starting(msgspec.structs.replace(options, model_path=str(endless))) as process, writer_of(endless):
+        process.terminate()
+        assert process.wait(EXIT_SECONDS) == -signal.SIGTERM
+
+
+@contextlib.contextmanager
+def writer_of(pipe: Path) -> Iterator[None]:
+    """Wait until a process reads the named pipe, then keep it waiting for data until the end of the block."""
+    deadline = time.monotonic() + TEST_TIMEOUT_SECONDS
+    while True:
+        try:
+            writer = os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+            break
+        except OSError:
+            assert time.monotonic() < deadline, "no process has opened the pipe"
+            time.sleep(0.01)
+    yield
+    os.close(writer)

@@ -1,14 +1,22 @@
 """Which requests the engine takes, and which it sends away."""
 
+import threading
+from collections.abc import Sequence
+
 import numpy as np
+import pytest
 
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.events import Delta, Finished, Usage
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
+from dragoman.engines.llama.batching.batcher import Batcher
 from dragoman.engines.llama.batching.sequence import EngineRequest
-from dragoman.engines.llama.process.stepper import PublishedOutput, Stepper
+from dragoman.engines.llama.native.adapters import NO_ADAPTER
+from dragoman.engines.llama.native.context import Chunk, DecodeError, Logits
+from dragoman.engines.llama.process.stepper import MAX_QUEUED_COMMANDS, PublishedOutput, Stepper
 from tests.support.batching import GREEDY, BatcherHarness
-from tests.support.simulated_backend import reference_answer
+from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, reference_answer
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 PROMPT = [5, 6, 7]
 LIMIT = 8
@@ -72,3 +80,31 @@ def test_invalid_resume_tokens_are_refused_and_other_requests_answered() -> None
         "begun holds 9 tokens of choice 0, but as this request stands the choice ends with 8"
     )
     assert isinstance(outputs[1][-1].event, Usage)
+
+
+class FailingBackend(SimulatedBackend):
+    """A model that loses its state in the first step."""
+
+    def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
+        raise DecodeError("llama_decode returned -1")
+
+
+@pytest.mark.parametrize("before", [0, 3 * MAX_QUEUED_COMMANDS])
+def test_after_a_failure_commands_are_dropped_and_block_no_thread(before: int) -> None:
+    batcher = Batcher(FailingBackend(64), SimulatedVocabulary(), parallel=1, step_tokens=32, host_cache_tokens=0)
+    stepper = Stepper(batcher, parallel=1, max_waiting=2, publish=lambda published: None)
+    stepper.add(job(0), 1, seed=1)
+
+    def send_commands(count: int) -> None:
+        for _ in range(count):
+            stepper.cancel((0, 1))
+
+    sender = threading.Thread(target=send_commands, args=(before,), daemon=True)
+    sender.start()
+    with pytest.raises(DecodeError):
+        stepper.run()
+    late_sender = threading.Thread(target=send_commands, args=(2 * MAX_QUEUED_COMMANDS,), daemon=True)
+    late_sender.start()
+    for thread in (sender, late_sender):
+        thread.join(TEST_TIMEOUT_SECONDS)
+        assert not thread.is_alive()

@@ -1,25 +1,14 @@
-"""The engine process: a Unix socket on an event loop, and the stepper on a thread.
-
-Started as `python -m dragoman.engines.llama.process.server OPTIONS`. It prints `ready` on standard output when requests
-can come, or one line of explanation and ends with status 2. It ends when its standard input is closed, which happens
-however its parent ends.
-"""
+"""The socket of the engine process, on an event loop, beside the stepper on a thread of its own."""
 
 import asyncio
 import contextlib
-import os
 import secrets
-import signal
 import sys
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-
-import msgspec
 
 from dragoman import __version__
 from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound, Overloaded
@@ -28,18 +17,14 @@ from dragoman.core.garbage_collection import freeze_startup_objects
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.engines.llama.batching.batcher import Batcher
-from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.native.backend import Backend
-from dragoman.engines.llama.native.context import DecodeError
-from dragoman.engines.llama.native.libraries.binding import ContextOptions, LibraryError
-from dragoman.engines.llama.native.loading import library_files, load_model, open_backend
-from dragoman.engines.llama.native.model import Model, ModelError
+from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.process.served_adapters import AdapterManager
 from dragoman.engines.llama.process.stepper import PublishedOutput, Stepper
 from dragoman.engines.llama.weights.digests import DigestComputation
 from dragoman.engines.llama.wire import messages
-from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, registry_path
+from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.llama.wire.options import EngineOptions
 
 _MAX_UNSENT_BYTES = 64 * 2**20
@@ -47,9 +32,6 @@ _MAX_UNSENT_BYTES = 64 * 2**20
 
 _IDLE_CHECK_SECONDS = 0.1
 """How often a process that is past its idle time looks whether the last request is over."""
-
-_TOKENIZER_STACK_BYTES = 64 * 2**20
-"""llama.cpp splits text with recursive regular expressions; a hostile text would run out of a usual stack."""
 
 
 class EngineServer:
@@ -91,28 +73,37 @@ class EngineServer:
         self._last_activity = time.monotonic()
         self._next_connection = 0
 
-    async def run(self, ended: asyncio.Event) -> None:
-        """Serve until `ended` is set. Raises DecodeError when the model's state is lost."""
+    async def run(self, ended: asyncio.Event, on_ready: Callable[[], None]) -> None:
+        """Serve until `ended` is set or the idle time is over. Raises DecodeError when the model's state is lost.
+
+        `on_ready` is called when requests can arrive.
+        """
         self._loop = asyncio.get_running_loop()
-        server = await asyncio.start_unix_server(self._serve_connection, self._options.socket_path)
-        step_task = asyncio.create_task(asyncio.to_thread(self._stepper.run))
-        wait_task = asyncio.create_task(self._wait_until_ended_or_idle(ended))
-        fingerprint_task = asyncio.create_task(self._send_fingerprint())
-        async with server:
-            freeze_startup_objects()
-            print("ready", flush=True)
-            await asyncio.wait((step_task, wait_task), return_when=asyncio.FIRST_COMPLETED)
-            wait_task.cancel()
-            self._stepper.stop()
-            for connection in self._connections.values():
-                connection.writer.close()
-            for change in self._adapter_changes:
-                change.cancel()
-            await asyncio.wait((step_task, *self._adapter_changes))
+        async with await asyncio.start_unix_server(self._serve_connection, self._options.socket_path):
+            step_task = asyncio.create_task(asyncio.to_thread(self._stepper.run))
+            wait_task = asyncio.create_task(self._wait_until_ended_or_idle(ended))
+            fingerprint_task = asyncio.create_task(self._send_fingerprint())
+            try:
+                freeze_startup_objects()
+                on_ready()
+                await asyncio.wait((step_task, wait_task), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                # Whatever happened: the process cannot end while the stepper's thread waits for commands.
+                self._stepper.stop()
+                wait_task.cancel()
+                fingerprint_task.cancel()
+                await self._close_connections(step_task)
             await step_task
-            fingerprint_task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await fingerprint_task
+
+    async def _close_connections(self, step_task: asyncio.Task[None]) -> None:
+        """Wait for the last step, while the connections send what they have, and for nothing else."""
+        for connection in self._connections.values():
+            connection.writer.close()
+        for change in self._adapter_changes:
+            change.cancel()
+        await asyncio.wait((step_task, *self._adapter_changes))
+        for connection in self._connections.values():
+            connection.writer.transport.abort()
 
     async def _send_fingerprint(self) -> None:
         """Tell all workers the fingerprint, now that it is known."""
@@ -263,52 +254,3 @@ class _WorkerConnection:
         self.writer.write(messages.encode(replies))
         if self.writer.transport.get_write_buffer_size() > _MAX_UNSENT_BYTES:
             self.writer.transport.abort()
-
-
-def main() -> int:
-    """Load the model, serve, and return the process's exit status."""
-    options = msgspec.json.decode(sys.argv[1], type=EngineOptions)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides.
-    threading.stack_size(_TOKENIZER_STACK_BYTES)
-    try:
-        model_path, context = Path(options.model_path), _context_options(options)
-        model = load_model(model_path, options.library, context)
-        with DigestComputation((model_path, *library_files(model))) as digest_computation:
-            backend = open_backend(model, context)
-            adapters = AdapterManager(registry_path(Path(options.socket_path)), options.max_adapters)
-            adapters.restore(backend)
-            asyncio.run(_serve_until_stopped(EngineServer(model, backend, adapters, options, digest_computation)))
-    except (LibraryError, ModelError) as error:
-        print(f"failed {error}", flush=True)
-        return 2
-    except DecodeError as error:
-        print(f"dragoman engine: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _context_options(options: EngineOptions) -> ContextOptions:
-    return ContextOptions(
-        context_cells=options.context_cells,
-        batch_tokens=max_batch_tokens(options.parallel, options.step_tokens),
-        threads=options.threads,
-        reproducible=options.reproducible,
-    )
-
-
-async def _serve_until_stopped(server: EngineServer) -> None:
-    ended = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, ended.set)
-
-    def read_standard_input() -> None:
-        if not os.read(sys.stdin.fileno(), 1024):
-            loop.remove_reader(sys.stdin.fileno())
-            ended.set()
-
-    loop.add_reader(sys.stdin.fileno(), read_standard_input)
-    await server.run(ended)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

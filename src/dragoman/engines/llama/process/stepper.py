@@ -1,5 +1,6 @@
 """The engine's one working thread: it takes commands, makes steps, and publishes what they gave."""
 
+import contextlib
 import math
 import queue
 import time
@@ -16,7 +17,7 @@ from dragoman.engines.llama.batching.scheduler import count_waiting_requests
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
 from dragoman.engines.llama.native.model import ModelError
 
-_MAX_QUEUED_COMMANDS = 4096
+MAX_QUEUED_COMMANDS = 4096
 """Commands that may lie between two steps."""
 
 _SMOOTHING_FACTOR = 0.2
@@ -41,47 +42,67 @@ class Stepper:
         self._parallel = parallel
         self._max_waiting = max_waiting
         self._publish = publish
-        self._commands: queue.Queue[Callable[[], None]] = queue.Queue(_MAX_QUEUED_COMMANDS)
+        self._commands: queue.Queue[Callable[[], None]] = queue.Queue(MAX_QUEUED_COMMANDS)
         self._pending_outputs: list[PublishedOutput] = []
         """What commands gave since the last step."""
         self._stopping = False
+        self._has_ended = False
+        """Whether `run` has ended, so that nothing reads the queue of commands any more."""
         self._last_completion = time.monotonic()
         self._mean_completion_interval = 0.0
 
     def add(self, request: EngineRequest, n: int, seed: int) -> None:
         """Take the job, or publish Overloaded or BadRequest. Blocks only while thousands of commands are unread."""
-        self._commands.put(partial(self._add, request, n, seed))
+        self._put(partial(self._add, request, n, seed))
 
     def cancel(self, key: RequestKey) -> None:
         """Drop the job before the next step."""
-        self._commands.put(partial(self._batcher.cancel, key))
+        self._put(partial(self._batcher.cancel, key))
 
     def load_adapter(self, path: Path, scale: float, on_result: Callable[[int | ModelError], object]) -> None:
         """Load it before the next step, then call `answer` from the working thread with its number or what is wrong."""
-        self._commands.put(partial(self._load_adapter, path, scale, on_result))
+        self._put(partial(self._load_adapter, path, scale, on_result))
 
     def unload_adapter(self, adapter: int) -> None:
         """Free it when the jobs added so far that have it are over."""
-        self._commands.put(partial(self._batcher.unload_adapter, adapter))
+        self._put(partial(self._batcher.unload_adapter, adapter))
 
     def request_statistics(self, on_result: Callable[[EngineStatistics], None]) -> None:
         """Call `answer` from the working thread before the next step."""
-        self._commands.put(lambda: on_result(self._statistics()))
+        self._put(lambda: on_result(self._statistics()))
 
     def stop(self) -> None:
         """Let `run` return after the step under way."""
-        self._commands.put(self._stop)
+        self._put(self._stop)
 
     def run(self) -> None:
         """Step until stopped. Raises DecodeError when the model's state is lost."""
-        while not self._stopping:
-            for command in self._take_commands():
-                command()
-            outputs = [PublishedOutput(key, event) for key, event in self._batcher.step()]
-            self._measure_completions(sum(isinstance(output.event, Usage) for output in outputs))
-            if published := self._pending_outputs + outputs:
-                self._pending_outputs = []
-                self._publish(published)
+        try:
+            while not self._stopping:
+                for command in self._take_commands():
+                    command()
+                self._step()
+        finally:
+            self._drop_commands()
+
+    def _step(self) -> None:
+        outputs = [PublishedOutput(key, event) for key, event in self._batcher.step()]
+        self._measure_completions(sum(isinstance(output.event, Usage) for output in outputs))
+        if published := self._pending_outputs + outputs:
+            self._pending_outputs = []
+            self._publish(published)
+
+    def _put(self, command: Callable[[], None]) -> None:
+        """Queue the command; once `run` has ended, drop it."""
+        if not self._has_ended:
+            self._commands.put(command)
+
+    def _drop_commands(self) -> None:
+        """Let no thread wait for room in a queue that nothing reads any more."""
+        self._has_ended = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._commands.get_nowait()
 
     def _take_commands(self) -> Iterator[Callable[[], None]]:
         if self._batcher.is_idle:

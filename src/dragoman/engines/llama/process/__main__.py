@@ -1,0 +1,93 @@
+"""The entry point of the engine process: `python -m dragoman.engines.llama.process OPTIONS`.
+
+It prints `ready` on standard output when requests can arrive. If the model cannot be served, it prints one line of
+explanation and ends with status 2. It ends when its standard input is closed, which happens however its parent ends.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import msgspec
+
+from dragoman.engines.llama.batching.scheduler import max_batch_tokens
+from dragoman.engines.llama.native.context import DecodeError
+from dragoman.engines.llama.native.libraries.binding import ContextOptions, LibraryError
+from dragoman.engines.llama.native.loading import library_files, load_model, open_backend
+from dragoman.engines.llama.native.model import ModelError
+from dragoman.engines.llama.process.served_adapters import AdapterManager
+from dragoman.engines.llama.process.server import EngineServer
+from dragoman.engines.llama.weights.digests import DigestComputation
+from dragoman.engines.llama.wire.adapter_registry import registry_path
+from dragoman.engines.llama.wire.options import EngineOptions
+
+_TOKENIZER_STACK_BYTES = 64 * 2**20
+"""llama.cpp splits text with recursive regular expressions; a hostile text would overflow a stack of the usual size."""
+
+
+def main() -> int:
+    """Load the model, serve, and return the process's exit status."""
+    options = msgspec.json.decode(sys.argv[1], type=EngineOptions)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides.
+    threading.stack_size(_TOKENIZER_STACK_BYTES)
+    try:
+        model_path, context = Path(options.model_path), _context_options(options)
+        model = load_model(model_path, options.library, context)
+        with DigestComputation((model_path, *library_files(model))) as digest_computation:
+            backend = open_backend(model, context)
+            adapters = AdapterManager(registry_path(Path(options.socket_path)), options.max_adapters)
+            adapters.restore(backend)
+            asyncio.run(_serve_until_stopped(EngineServer(model, backend, adapters, options, digest_computation)))
+    except (LibraryError, ModelError) as error:
+        _print_to_parent(f"failed {error}")
+        return 2
+    except DecodeError as error:
+        print(f"dragoman engine: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _context_options(options: EngineOptions) -> ContextOptions:
+    return ContextOptions(
+        context_cells=options.context_cells,
+        batch_tokens=max_batch_tokens(options.parallel, options.step_tokens),
+        threads=options.threads,
+        reproducible=options.reproducible,
+    )
+
+
+async def _serve_until_stopped(server: EngineServer) -> None:
+    """Serve until SIGTERM arrives or the parent is gone, which closes the pipes to it."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+
+    def read_standard_input() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            loop.remove_reader(sys.stdin.fileno())
+            ended.set()
+
+    def report_ready() -> None:
+        if not _print_to_parent("ready"):
+            ended.set()
+
+    loop.add_reader(sys.stdin.fileno(), read_standard_input)
+    await server.run(ended, report_ready)
+
+
+def _print_to_parent(line: str) -> bool:
+    """Print the line on standard output. False if the parent has closed it."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        # The interpreter flushes standard output once more when it ends, and would fail again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    sys.exit(main())
