@@ -80,12 +80,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
     arguments = parser.parse_args()
     model = Model(LlamaCpp(packaged_llama_cpp()), bundled().path)
-    backend = LlamaBackend(model, ContextOptions(_ENGINE.context_cells, _ENGINE.step_tokens, arguments.threads))
+    backend = LlamaBackend(
+        model, ContextOptions(_ENGINE.kv_cache_tokens, _ENGINE.max_batched_tokens, arguments.threads)
+    )
     with tempfile.TemporaryDirectory() as folder:
         paths = [write_adapter(Path(folder) / f"{seed}.gguf", seed) for seed in (1, 2)]
         adapters = [NO_ADAPTER, *(backend.load_adapter(path, 1.0) for path in paths)]
     rows = [("sequences", "model", "adapter", "adapter / model", "a change before the step", "strangers' cores")]
-    for sequences in (1, _ENGINE.parallel):
+    for sequences in (1, _ENGINE.max_sequences):
         with Stopwatch({}) as watch:
             fastest = measure(backend, adapters, sequences, arguments.steps)
         plain = fastest[NO_ADAPTER, False]

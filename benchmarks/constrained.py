@@ -110,7 +110,7 @@ def _rate(
 ) -> tuple[float, int]:
     """Tokens a second of all sequences from the first token of each on, and the tokens of one."""
     batcher = Batcher(
-        backend, model.vocabulary, parallel=MAX_SEQUENCES, step_tokens=_ENGINE.step_tokens, host_cache_tokens=0
+        backend, model.vocabulary, parallel=MAX_SEQUENCES, step_tokens=_ENGINE.max_batched_tokens, host_cache_tokens=0
     )
     sampling = SamplingParams(temperature=0.0, ignore_eos=constraint is None)
     for number in range(sequences):
@@ -171,7 +171,7 @@ def _parse() -> Options:
 def main() -> None:
     """Measure and print."""
     options = _parse()
-    cells, step = _ENGINE.context_cells, max_batch_tokens(MAX_SEQUENCES, _ENGINE.step_tokens)
+    cells, step = _ENGINE.kv_cache_tokens, max_batch_tokens(MAX_SEQUENCES, _ENGINE.max_batched_tokens)
     context = ContextOptions(cells, step, options.threads)
     model = load_model(faster_file(bundled().path, progress=False, notify=print), None, context)
     backend = LlamaBackend(model, context)

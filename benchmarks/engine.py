@@ -237,8 +237,12 @@ def main() -> None:
             model = _prepare_rewritten(options.model)
         case kind:
             model = rewritten(options.model, kind)
-    ours = [str(model), "--rewrite-weights", "auto" if options.weights == "rewritten" else "never"]
-    for name, value in {"parallel": PARALLEL, "context-cells": CONTEXT_CELLS, "threads": options.threads}.items():
+    ours = [str(model), "--requantize", "auto" if options.weights == "rewritten" else "never"]
+    for name, value in {
+        "max-sequences": PARALLEL,
+        "kv-cache-tokens": CONTEXT_CELLS,
+        "threads": options.threads,
+    }.items():
         ours += [f"--{name}", str(value)]
     theirs = LlamaServerOptions(str(model), CONTEXT_CELLS, PARALLEL, options.threads)
     with contextlib.ExitStack() as stack:

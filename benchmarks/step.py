@@ -101,7 +101,7 @@ def measure(timer: DecodeTimer, model: Model, name: str, options: Options) -> Re
     backend = LlamaBackend(
         model,
         ContextOptions(
-            _ENGINE.context_cells, max_batch_tokens(options.sequences, _ENGINE.step_tokens), options.threads
+            _ENGINE.kv_cache_tokens, max_batch_tokens(options.sequences, _ENGINE.max_batched_tokens), options.threads
         ),
     )
     try:
@@ -109,8 +109,8 @@ def measure(timer: DecodeTimer, model: Model, name: str, options: Options) -> Re
             backend,
             model.vocabulary,
             parallel=options.sequences,
-            step_tokens=_ENGINE.step_tokens,
-            host_cache_tokens=_ENGINE.context_cells,
+            step_tokens=_ENGINE.max_batched_tokens,
+            host_cache_tokens=_ENGINE.kv_cache_tokens,
         )
         _fill(batcher, model, _SAMPLINGS[name], options)
         with Stopwatch({}) as watch:
@@ -171,7 +171,7 @@ def _parse() -> Options:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.step", description=__doc__.partition("\n")[0])
     parser.add_argument("--steps", type=int, default=200, help="measured of each kind (default: 200)")
     parser.add_argument(
-        "--sequences", type=int, default=_ENGINE.parallel, help="that decode together (default: %(default)s)"
+        "--sequences", type=int, default=_ENGINE.max_sequences, help="that decode together (default: %(default)s)"
     )
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
     parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model as it is served)")
@@ -186,7 +186,9 @@ def _parse() -> Options:
 def main() -> None:
     """Measure and print."""
     options = _parse()
-    model = load_model(options.model, None, ContextOptions(_ENGINE.context_cells, _ENGINE.step_tokens, options.threads))
+    model = load_model(
+        options.model, None, ContextOptions(_ENGINE.kv_cache_tokens, _ENGINE.max_batched_tokens, options.threads)
+    )
     timer = DecodeTimer(model.library)
     results = [measure(timer, model, name, options) for name in _SAMPLINGS]
     model.close()

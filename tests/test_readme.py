@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dragoman.server.settings import load_settings
+from dragoman.server.settings_loading import load_settings
 from tests.support.server import RunningServer
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -45,7 +45,7 @@ def test_the_settings_of_the_readme_are_accepted(tmp_path: Path) -> None:
     assert (settings.accounts.database, len(settings.admin.keys)) == ("sqlite", 1)
     file.write_text(fourth)
     settings = load_settings(file, {}, {})
-    assert (settings.adapters[0].name, settings.adapter_folder) == ("pirate", "adapters")
+    assert (settings.adapters[0].name, settings.adapter_dir) == ("pirate", "adapters")
 
 
 def test_every_link_in_the_documents_resolves() -> None:

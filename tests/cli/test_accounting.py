@@ -13,7 +13,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import require_current
 from dragoman.cli.main import app
 from dragoman.server.accounts_location import accounts_location
-from dragoman.server.settings import load_settings
+from dragoman.server.settings_loading import load_settings
 from tests.support.books import open_ledger_harness
 
 Run = Callable[..., Result]
@@ -100,7 +100,7 @@ def test_a_key_is_shown_once(run: Run) -> None:
     run("accounts", "create", "acme")
     run("accounts", "create", "other")
     limits = ["--model", "owl", "--model", "parrot", "--dialect", "arcee", "--requests-per-minute", "60"]
-    money = ["--budget", "12.50", "--expires", "2030-01-31T12:00:00+02:00", "--other-account", "other"]
+    money = ["--budget", "12.50", "--expires-at", "2030-01-31T12:00:00+02:00", "--other-account", "other"]
     made = run("keys", "create", "acme", "--label", "laptop", *limits, *money)
     secret = made.stdout.strip()
     assert re.fullmatch(r"sk-[\w-]{43}", secret)
@@ -116,7 +116,7 @@ def test_a_key_is_shown_once(run: Run) -> None:
 
 def test_prices_are_typed_and_shown_for_a_million_tokens(run: Run) -> None:
     run("prices", "set", "owl", "--prompt", "0.15", "--completion", "0.6", "--cached", "0.015")
-    run("prices", "set", "owl", "--prompt", "1", "--completion", "2", "--from", "2999-01-01")
+    run("prices", "set", "owl", "--prompt", "1", "--completion", "2", "--valid-from", "2999-01-01")
     run("prices", "set", "parrot", "--prompt", "0", "--completion", "0")
     owl = rows(run("prices", "list", "--model", "owl").stdout)
     assert [row[1:5] for row in owl] == [["owl", "0.15", "0.015", "0.60"], ["owl", "1.00", "1.00", "2.00"]]
@@ -128,11 +128,11 @@ def test_usage_is_summed_and_narrowed(run: Run, url: str) -> None:
     with open_ledger_harness(url) as harness:
         harness.settle(harness.admit().request_id)
         harness.settle(harness.admit(model="free").request_id)
-    assert [row[0] for row in rows(run("usage", "--by", "model").stdout)] == ["parrot", "free"]
+    assert [row[0] for row in rows(run("usage", "--group-by", "model").stdout)] == ["parrot", "free"]
     [[day, requests, *_, charge]] = rows(run("usage").stdout)
     assert (requests, charge) == ("2", "0.0000004")
     printed = json.loads(
-        run("usage", "--json", "--by", "day", "--account", "acme", "--since", day, "--until", day).stdout
+        run("usage", "--json", "--group-by", "day", "--account", "acme", "--since", day, "--until", day).stdout
     )
     assert printed == [
         {
@@ -144,7 +144,8 @@ def test_usage_is_summed_and_narrowed(run: Run, url: str) -> None:
             "charge": "0.0000004",
         }
     ]
-    assert [row["key"] for row in json.loads(run("usage", "--json", "--by", "key", "--model", "free").stdout)] == [1]
+    by_key = json.loads(run("usage", "--json", "--group-by", "key", "--model", "free").stdout)
+    assert [row["key"] for row in by_key] == [1]
     assert json.loads(run("usage", "--json", "--key", "2").stdout) == []
 
 
@@ -169,7 +170,7 @@ def test_changes_are_recorded_under_the_users_name(run: Run, url: str) -> None:
         (["accounts", "create", "acme"], 1, "There is an account called 'acme' already"),
         (["accounts", "create", "12"], 1, "An account may not be called '12': a name is not empty and not a number"),
         (["keys", "show", "7"], 1, "There is no key 7"),
-        (["keys", "create", "acme", "--expires", "soon"], 2, "Invalid isoformat string: 'soon'"),
+        (["keys", "create", "acme", "--expires-at", "soon"], 2, "Invalid isoformat string: 'soon'"),
         (["usage", "--since", "2026-02-30"], 2, "day is out of range for month"),
         (
             ["prices", "set", "owl", "--prompt", "0.0001", "--completion", "1"],

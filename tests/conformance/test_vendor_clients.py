@@ -68,7 +68,7 @@ def test_openais_library_gives_the_same_text_streamed_or_not(client: OpenAI) -> 
 
 
 def test_openais_library_reads_a_stream_with_ids_and_comments_between_them() -> None:
-    environment = {"DRAGOMAN_KEEP_ALIVE_SECONDS": "0.1", "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "4"}
+    environment = {"DRAGOMAN_SSE_KEEP_ALIVE_SECONDS": "0.1", "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "4"}
     with (
         running_server("echo", environment=environment) as server,
         OpenAI(base_url=f"{server.url}/queue", api_key=KEY, timeout=TEST_TIMEOUT_SECONDS, max_retries=0) as client,

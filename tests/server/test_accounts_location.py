@@ -40,7 +40,7 @@ def test_postgresql_urls_that_differ_in_more_than_the_password_have_journals_of_
 
 
 def test_journals_are_where_the_settings_say(data: Path) -> None:
-    location = accounts_location(AccountsSettings("sqlite:///a.db", journals="elsewhere"))
+    location = accounts_location(AccountsSettings("sqlite:///a.db", journal_dir="elsewhere"))
     assert location is not None
     assert location.journals == Path("elsewhere").absolute()
 

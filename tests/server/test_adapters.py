@@ -7,7 +7,8 @@ from dragoman.core.adapters import AdapterSource
 from dragoman.engines.llama.weights.sources import BUNDLED_ID
 from dragoman.server.adapters import with_adapters
 from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_deployments
-from dragoman.server.settings import AdapterSettings, DeploymentSettings, Settings, SettingsError, load_settings
+from dragoman.server.settings import AdapterSettings, DeploymentSettings, Settings
+from dragoman.server.settings_loading import SettingsError, load_settings
 from tests.support.tiny_llama import random_weights, write_adapter, write_model
 
 

@@ -49,7 +49,7 @@ async def test_when_the_engine_is_killed_every_stream_ends_properly_and_the_next
 
 
 async def test_a_request_without_tokens_yet_survives_an_engine_crash() -> None:
-    with running_server("--parallel", "1") as server:
+    with running_server("--max-sequences", "1") as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             running = asyncio.Event()
             first = asyncio.create_task(
@@ -88,7 +88,7 @@ async def test_a_client_that_goes_away_frees_its_sequence(model_server: RunningS
 
 
 async def test_requests_beyond_max_waiting_get_429_with_retry_after() -> None:
-    with running_server("--parallel", "1", "--max-waiting", "2") as server:
+    with running_server("--max-sequences", "1", "--max-waiting-requests", "2") as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             running = asyncio.Event()
             long = chat_body("Tell me a story", max_tokens=3000, ignore_eos=True)
@@ -172,7 +172,7 @@ def test_truncated_invalid_and_missing_model_files_are_reported_in_one_line(tmp_
 def test_a_slow_model_is_served_from_a_copy_unless_the_user_says_never(tmp_path: Path) -> None:
     model = str(write_tiny_model(tmp_path / "tiny.gguf"))
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
-    with running_server(model, "--rewrite-weights", "never", environment=cache) as server:
+    with running_server(model, "--requantize", "never", environment=cache) as server:
         assert model in _engine_arguments(server)
     with running_server(model, environment=cache) as server:
         [copy] = tmp_path.joinpath("cache", "dragoman", "rewritten").glob("*.gguf")

@@ -31,10 +31,10 @@ def write_settings(folder: Path, extra: str = "") -> Path:
     path = folder / "dragoman.toml"
     path.write_text(f"""
 workers = 2
-adapter_folder = "{folder / "adapters"}"
+adapter_dir = "{folder / "adapters"}"
 
 [engine]
-context_cells = 1024
+kv_cache_tokens = 1024
 threads = 1
 reproducible = true
 
@@ -113,7 +113,7 @@ async def test_an_adapter_is_known_to_all_workers_at_once_and_survives_the_engin
 
 
 async def test_an_adapter_is_restored_when_its_model_is_reloaded(tmp_path: Path) -> None:
-    settings = write_settings(tmp_path, 'load = "first use"\nunload_idle_seconds = 0.3')
+    settings = write_settings(tmp_path, 'load = "lazy"\nunload_idle_seconds = 0.3')
     with running_server("--config", str(settings)) as server:
         async with client_of(server) as client:
             assert await list_models(client) == ["tiny", "settled"]

@@ -23,12 +23,12 @@ dialects = ["infermatic", "float16"]
 [[deployments]]
 name = "smol"
 model = "smollm2-135m-instruct"
-load = "first use"
+load = "lazy"
 unload_idle_seconds = 0.5
 dialects = ["infermatic", "arcee"]
 
 [engine]
-context_cells = 1024
+kv_cache_tokens = 1024
 threads = 1
 """
 
@@ -79,7 +79,7 @@ def test_an_address_others_can_reach_needs_keys_or_open() -> None:
     refused = subprocess.run(command, capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS, check=False)
     assert refused.returncode == 2
     assert "there are no keys" in refused.stderr
-    with running_server("echo", "--host", "0.0.0.0", "--open") as server:
+    with running_server("echo", "--host", "0.0.0.0", "--allow-unauthenticated") as server:
         assert server.stop(signal.SIGTERM) == 0
 
 

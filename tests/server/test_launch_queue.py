@@ -33,7 +33,7 @@ async def test_workers_run_jobs_another_server_accepted_and_share_their_metrics(
     harness: QueueHarness, tmp_path: Path
 ) -> None:
     settings = tmp_path / "dragoman.toml"
-    settings.write_text("[queue]\nwebhook_allow_http = true\nwebhook_allow_private = true\n")
+    settings.write_text("[queue]\nwebhook_allow_http = true\nwebhook_allow_private_addresses = true\n")
     environment = {
         "DRAGOMAN_ACCOUNTS_DATABASE": f"sqlite:///{tmp_path}/accounts.db",
         "DRAGOMAN_QUEUE_WEBHOOK_SECRET": SECRET,

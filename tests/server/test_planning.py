@@ -67,7 +67,7 @@ def test_a_slow_model_is_served_from_its_copy_under_the_same_names(
     assert len(reported) == 1
 
 
-@pytest.mark.parametrize("engine", [EngineSettings(rewrite_weights="never"), EngineSettings(library="own.so")])
+@pytest.mark.parametrize("engine", [EngineSettings(requantize="never"), EngineSettings(llama_library="own.so")])
 def test_weights_are_not_rewritten_if_disabled_or_for_an_unmeasured_library(
     engine: EngineSettings,
 ) -> None:

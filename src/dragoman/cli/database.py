@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from dragoman.server.settings import Settings, SettingsError, environment_variable, load_settings
+from dragoman.server.settings import Settings
+from dragoman.server.settings_loading import SettingsError, environment_variable, load_settings
 
 if TYPE_CHECKING:
     from dragoman.accounts.administration.audit_log import Administrator

@@ -133,7 +133,7 @@ def retry(job: JobArgument, database: DatabaseOption = None, config: ConfigOptio
     """Run a failed or cancelled job once more, as a new request of the same key. Its answer begins anew."""
     settings = load_settings_with_database(database, config)
     with open_database(database, config) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
-        store.retry(job, hold_cap=settings.accounts.hold_cap)
+        store.retry(job, hold_cap=settings.accounts.max_hold_tokens)
     typer.echo(f"{job} is queued")
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dragoman.cli.database import ConfigOption, DatabaseOption, open_administrator, open_database
+from dragoman.cli.renamed_options import command_class
 from dragoman.cli.tables import print_fields, print_table
 from dragoman.cli.values import format_time, read_amount, read_time
 
@@ -16,14 +17,14 @@ app = typer.Typer(no_args_is_help=True, help="Make, look at and revoke API keys.
 KeyArgument = Annotated[int, typer.Argument(metavar="KEY", help="Its number.")]
 
 
-@app.command()
+@app.command(cls=command_class({"--expires": "--expires-at"}))
 def create(
     account: Annotated[str, typer.Argument(help="Who pays: an account's name or number.")],
     label: Annotated[str, typer.Option(help="What people call the key.")] = "",
     other_account: Annotated[
         list[str] | None, typer.Option(help="Another account that requests may select. May be repeated.")
     ] = None,
-    expires: Annotated[str | None, typer.Option(help="A date or time, of UTC unless it has an offset.")] = None,
+    expires_at: Annotated[str | None, typer.Option(help="A date or time, in UTC unless it has an offset.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="A model it may use. May be repeated. Default: all.")] = None,
     dialect: Annotated[
         list[str] | None, typer.Option(help="A dialect it may use. May be repeated. Default: all.")
@@ -40,7 +41,7 @@ def create(
     from dragoman.accounts.administration.keys import KeyRules
 
     rules = KeyRules(
-        expires_at=None if expires is None else read_time(expires),
+        expires_at=None if expires_at is None else read_time(expires_at),
         models=tuple(model) if model else None,
         dialects=tuple(dialect) if dialect else None,
         budget=None if budget is None else read_amount(budget),

@@ -9,7 +9,8 @@ from dragoman.cli import accounts, db, jobs, keys, prices
 from dragoman.cli.chat import chat
 from dragoman.cli.deposit import deposit
 from dragoman.cli.models import models
-from dragoman.cli.serve import serve
+from dragoman.cli.renamed_options import command_class, keep_for_command
+from dragoman.cli.serve import RENAMED_OPTIONS, serve
 from dragoman.cli.usage import usage
 
 app = typer.Typer(
@@ -18,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help is there at once; the framed one waits for rich
     pretty_exceptions_enable=False,  # they print local variables, secrets among them
 )
-app.command()(serve)
+app.command(cls=command_class(RENAMED_OPTIONS, keep_for_command))(serve)
 app.command()(models)
 app.command()(chat)
 app.add_typer(accounts.app, name="accounts")
@@ -27,7 +28,7 @@ app.command(context_settings={"ignore_unknown_options": True})(deposit)
 app.add_typer(keys.app, name="keys")
 app.add_typer(prices.app, name="prices")
 app.add_typer(jobs.app, name="jobs")
-app.command()(usage)
+app.command(cls=command_class({"--by": "--group-by"}))(usage)
 app.add_typer(db.app, name="db")
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dragoman.cli.database import ConfigOption, DatabaseOption, open_administrator, open_database
+from dragoman.cli.renamed_options import command_class
 from dragoman.cli.tables import print_table
 from dragoman.cli.values import format_time, read_price, read_time
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Set and look at prices, in units for a million tokens.")
 
 
-@app.command("set")
+@app.command("set", cls=command_class({"--from": "--valid-from"}))
 def set_one(
     model: Annotated[str, typer.Argument(help="The name of a deployment or adapter.")],
     prompt: Annotated[str, typer.Option(help="Of a million prompt tokens, as in 0.15.")],
@@ -23,7 +24,7 @@ def set_one(
         str | None, typer.Option(help="Of a million prompt tokens that were not computed anew. Default: as the others.")
     ] = None,
     valid_from: Annotated[
-        str | None, typer.Option("--from", help="A date or time, of UTC unless it has an offset. Default: now.")
+        str | None, typer.Option(help="A date or time, in UTC unless it has an offset. Default: now.")
     ] = None,
     database: DatabaseOption = None,
     config: ConfigOption = None,

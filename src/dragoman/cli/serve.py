@@ -6,12 +6,33 @@ from typing import Annotated
 
 import typer
 
-from dragoman.server.settings import Settings, SettingsError, load_settings
+from dragoman.cli.renamed_options import deprecated_options
+from dragoman.server.renamed_settings import RENAMED_SETTINGS
+from dragoman.server.settings import Settings
+from dragoman.server.settings_loading import SettingsError, flag, read_settings
 
 _DEFAULTS = Settings()
 
+SETTINGS_WITH_OPTION = (
+    "model",
+    "host",
+    "port",
+    "workers",
+    "allow_unauthenticated",
+    "max_waiting_requests",
+    "engine.kv_cache_tokens",
+    "engine.max_sequences",
+    "engine.threads",
+    "engine.requantize",
+)
+"""Keys of the settings that the command takes, as options or as its argument `model`."""
+
+RENAMED_OPTIONS = {flag(old): flag(key) for old, key in RENAMED_SETTINGS.items() if key in SETTINGS_WITH_OPTION}
+"""Old option → option."""
+
 
 def serve(
+    context: typer.Context,
     model: Annotated[
         str | None,
         typer.Argument(
@@ -22,53 +43,61 @@ def serve(
     ] = None,
     host: Annotated[str | None, typer.Option(help=f"Address to listen on. Default: {_DEFAULTS.host}.")] = None,
     port: Annotated[
-        int | None, typer.Option(help=f"Port to listen on; 0: any free one. Default: {_DEFAULTS.port}.")
+        int | None, typer.Option(help=f"Port to listen on. 0: any free port. Default: {_DEFAULTS.port}.")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help=f"HTTP processes. Default: {_DEFAULTS.workers}.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings file. Default: ./dragoman.toml, if any.")] = None,
-    context_cells: Annotated[
+    workers: Annotated[int | None, typer.Option(help=f"HTTP worker processes. Default: {_DEFAULTS.workers}.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings file. Default: ./dragoman.toml, if it exists.")] = None,
+    kv_cache_tokens: Annotated[
         int | None,
-        typer.Option(help=f"Tokens that all requests hold together. Default: {_DEFAULTS.engine.context_cells}."),
+        typer.Option(
+            help="Tokens that all running sequences together may hold in the KV cache. "
+            f"Default: {_DEFAULTS.engine.kv_cache_tokens}."
+        ),
     ] = None,
-    parallel: Annotated[
+    max_sequences: Annotated[
         int | None,
-        typer.Option(help=f"Requests that are answered together. Default: {_DEFAULTS.engine.parallel}."),
+        typer.Option(help=f"Sequences that decode in one batch. Default: {_DEFAULTS.engine.max_sequences}."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the engine. Default: all cores.")] = None,
-    rewrite_weights: Annotated[
+    threads: Annotated[int | None, typer.Option(help="Threads of the engine. Default: one for each core.")] = None,
+    requantize: Annotated[
         str | None,
         typer.Option(
             help="auto or never: serve a copy, made once, of a model whose quantisation is slow on this machine. "
-            f"Default: {_DEFAULTS.engine.rewrite_weights}."
+            f"Default: {_DEFAULTS.engine.requantize}."
         ),
     ] = None,
-    open_to_all: Annotated[
-        bool | None, typer.Option("--open", help="Serve beyond this machine although there are no keys.")
+    allow_unauthenticated: Annotated[
+        bool | None,
+        typer.Option(
+            "--allow-unauthenticated", help="Listen on addresses other than loopback although no keys are set."
+        ),
     ] = None,
-    max_waiting: Annotated[
+    max_waiting_requests: Annotated[
         int | None,
-        typer.Option(help=f"Requests that may wait for a free slot. Default: {_DEFAULTS.max_waiting}."),
+        typer.Option(
+            help=f"Requests that may wait for a slot of an engine. Default: {_DEFAULTS.max_waiting_requests}."
+        ),
     ] = None,
 ) -> None:
-    """Run the server. Options win over DRAGOMAN_ variables, and those over the settings file."""
-    overrides = {
+    """Run the server. Options override DRAGOMAN_ variables, which override the settings file."""
+    overrides: dict[str, object] = {
         "model": model,
         "host": host,
         "port": port,
         "workers": workers,
-        "open": open_to_all,
-        "max_waiting": max_waiting,
-        "engine.context_cells": context_cells,
-        "engine.parallel": parallel,
+        "allow_unauthenticated": allow_unauthenticated,
+        "max_waiting_requests": max_waiting_requests,
+        "engine.kv_cache_tokens": kv_cache_tokens,
+        "engine.max_sequences": max_sequences,
         "engine.threads": threads,
-        "engine.rewrite_weights": rewrite_weights,
+        "engine.requantize": requantize,
     }
     try:
-        settings = load_settings(config, os.environ, overrides)
+        loaded = read_settings(config, os.environ, overrides)
     except SettingsError as error:
         typer.echo(f"dragoman: {error}", err=True)
         raise typer.Exit(2) from error
 
     from dragoman.server.launch import serve as launch
 
-    raise typer.Exit(launch(settings))
+    raise typer.Exit(launch(loaded.settings, {**loaded.deprecated, **deprecated_options(context)}))

@@ -29,7 +29,7 @@ _COLUMNS: dict[UsageGrouping, Literal["day", "model", "key_id"]] = {
 
 
 def usage(
-    by: Annotated[UsageGrouping, typer.Option(help="What to sum up.")] = UsageGrouping.DAY,
+    group_by: Annotated[UsageGrouping, typer.Option(help="One row for each day, model or key.")] = UsageGrouping.DAY,
     account: Annotated[str | None, typer.Option(help="Only this account's, by name or number.")] = None,
     key: Annotated[int | None, typer.Option(help="Only this key's, by its number.")] = None,
     model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
@@ -48,21 +48,21 @@ def usage(
     with open_database(database, config) as db:
         account_id = None if account is None else find_account(db, account).id
         usage_filter = UsageFilter(account_id, key, model, first, last)
-        sums = sum_usage(db, _COLUMNS[by], usage_filter, limit=limit)
+        sums = sum_usage(db, _COLUMNS[group_by], usage_filter, limit=limit)
     if as_json:
-        _print_json(by, sums)
+        _print_json(group_by, sums)
     else:
-        _print_table(by, sums)
+        _print_table(group_by, sums)
 
 
-def _print_json(by: UsageGrouping, sums: "list[UsageSum]") -> None:
+def _print_json(group_by: UsageGrouping, sums: "list[UsageSum]") -> None:
     import msgspec
 
     from dragoman.accounts.money import format_amount
 
     rows = [
         {
-            str(by): _group_label(by, each),
+            str(group_by): _group_label(group_by, each),
             "requests": each.requests,
             "prompt_tokens": each.prompt_tokens,
             "cached_tokens": each.cached_tokens,
@@ -74,15 +74,15 @@ def _print_json(by: UsageGrouping, sums: "list[UsageSum]") -> None:
     typer.echo(msgspec.json.format(msgspec.json.encode(rows)).decode())
 
 
-def _print_table(by: UsageGrouping, sums: "list[UsageSum]") -> None:
+def _print_table(group_by: UsageGrouping, sums: "list[UsageSum]") -> None:
     from dragoman.accounts.money import format_amount
 
     names = ("requests", "prompt tokens", "cached tokens", "completion tokens", "charge")
     print_table(
-        {str(by): "left", **dict.fromkeys(names, "right")},
+        {str(group_by): "left", **dict.fromkeys(names, "right")},
         (
             (
-                _group_label(by, each),
+                _group_label(group_by, each),
                 each.requests,
                 each.prompt_tokens,
                 each.cached_tokens,
@@ -94,7 +94,7 @@ def _print_table(by: UsageGrouping, sums: "list[UsageSum]") -> None:
     )
 
 
-def _group_label(by: UsageGrouping, each: "UsageSum") -> int | str:
+def _group_label(group_by: UsageGrouping, each: "UsageSum") -> int | str:
     from dragoman.accounts.times import from_day_number
 
-    return from_day_number(int(each.group)).isoformat() if by is UsageGrouping.DAY else each.group
+    return from_day_number(int(each.group)).isoformat() if group_by is UsageGrouping.DAY else each.group

@@ -68,7 +68,7 @@ def accounts_location(settings: AccountsSettings) -> AccountsLocation | None:
         parsed = Database(url).engine.url
     except InvalidDatabaseUrl as error:
         raise AccountsUnavailable(f"accounts.database: {error}") from error
-    journals = _default_journals(parsed) if settings.journals is None else Path(settings.journals).expanduser()
+    journals = _default_journals(parsed) if settings.journal_dir is None else Path(settings.journal_dir).expanduser()
     return AccountsLocation(url, journals.absolute())
 
 

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -53,9 +53,14 @@ class _StartupError(Exception):
     """The server cannot start. One line for a person."""
 
 
-def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or Ctrl-C; returns the exit status: 0, or 2 with one line on standard error."""
+def serve(settings: Settings, deprecated: Mapping[str, str]) -> int:
+    """Serve until SIGTERM or Ctrl-C. Return the exit status: 0, or 2 after one line on standard error.
+
+    `deprecated` are the old spellings of settings that were used → the current ones.
+    """
     logs.configure(settings.log_level)
+    if deprecated:
+        _log.warning("deprecated_settings", renamed=dict(deprecated))
     try:
         _require_keys_unless_loopback(settings)
         _check_webhooks(settings)
@@ -80,11 +85,11 @@ def _print_line(line: str) -> None:
 
 def _require_keys_unless_loopback(settings: Settings) -> None:
     """Without keys, only this machine may reach the server, unless that was asked for."""
-    if settings.keys or settings.accounts.database or settings.open or _is_loopback(settings.host):
+    if settings.keys or settings.accounts.database or settings.allow_unauthenticated or _is_loopback(settings.host):
         return
     raise _StartupError(
         f"whoever reaches {settings.host} could use the server, since there are no keys; add [[keys]] or [accounts] to "
-        "the settings, listen on 127.0.0.1, or say --open"
+        "the settings, listen on 127.0.0.1, or pass --allow-unauthenticated"
     )
 
 
@@ -207,7 +212,7 @@ class _ServerLauncher:
         """Engines and workers load side by side; being told to stop meanwhile ends the wait."""
         loading = []
         for number, engine in self._engines.items():
-            if self._plans[number].load == "start":
+            if self._plans[number].load == "eager":
                 loading.append(engine)
             else:
                 engine.start_inactive()
@@ -280,16 +285,16 @@ class _ServerLauncher:
         options = EngineOptions(
             model_path=str(model.path),
             socket_path=str(self._engine_socket(number)),
-            context_cells=engine.context_cells,
-            parallel=engine.parallel,
+            context_cells=engine.kv_cache_tokens,
+            parallel=engine.max_sequences,
             threads=engine.threads or _available_cores(),
-            step_tokens=engine.step_tokens,
-            saved_tokens=engine.context_cells if engine.saved_tokens is None else engine.saved_tokens,
-            max_waiting=self._settings.max_waiting,
+            step_tokens=engine.max_batched_tokens,
+            saved_tokens=engine.kv_cache_tokens if engine.host_cache_tokens is None else engine.host_cache_tokens,
+            max_waiting=self._settings.max_waiting_requests,
             max_adapters=self._settings.max_adapters,
             unload_idle_seconds=planned.unload_idle_seconds,
             reproducible=engine.reproducible,
-            library=engine.library,
+            library=engine.llama_library,
             chat_template=model.chat_template,
         )
         # OpenMP's threads wait for each other many times a token, spinning for long by default. Whenever another

@@ -47,7 +47,7 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     """None: the echo engine."""
     dialects: tuple[DialectName, ...] | None = None
     """The dialects that show it; None: all."""
-    load: LoadPolicy = "start"
+    load: LoadPolicy = "eager"
     unload_idle_seconds: float | None = None
     architecture: str | None = None
     """What its adapters must be made for; None: it takes none."""
@@ -56,7 +56,7 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     @property
     def on_demand(self) -> bool:
         """Whether it may not be loaded, and is loaded when asked for."""
-        return self.load == "first use" or self.unload_idle_seconds is not None
+        return self.load == "lazy" or self.unload_idle_seconds is not None
 
 
 def plan_deployments(settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
@@ -85,7 +85,7 @@ def with_faster_weights(
 
     What is slow was measured with the packaged libraries; with another one nothing is rewritten.
     """
-    if settings.engine.rewrite_weights == "never" or settings.engine.library not in (None, *PACKAGED_BUILDS):
+    if settings.engine.requantize == "never" or settings.engine.llama_library not in (None, *PACKAGED_BUILDS):
         return list(plans)
 
     def faster(model: ModelFile) -> ModelFile:

@@ -1,24 +1,17 @@
-"""The settings: frozen structs filled from defaults, a TOML file, the environment and the command line.
+"""The settings: frozen structs, the only place that knows a setting.
 
-The structs are the only place that knows a setting. Its key in the file, its DRAGOMAN_ variable, its flag,
-the check of its value and the complaint about a wrong one all follow from the field and its type.
+A setting's key in the file, its DRAGOMAN_ variable, its flag, the check of its value, the message about a wrong one and
+its row in docs/configuration.md all follow from the field, its type and the docstring below it. settings_loading.py
+fills the structs.
 """
 
-import difflib
-import math
-import tomllib
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, TypeGuard
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
-DEFAULT_FILE = Path("dragoman.toml")
-ENVIRONMENT_PREFIX = "DRAGOMAN_"
-
 DEFAULT_DATABASE = "sqlite"
-"""Stands for the file accounts.db among the user's data."""
+"""The value of `accounts.database` that stands for the file accounts.db in the user's data directory."""
 
 MAX_COUNT = 2**31 - 1
 """llama.cpp counts cells and tokens in signed 32-bit integers."""
@@ -26,96 +19,105 @@ MAX_COUNT = 2**31 - 1
 Text: TypeAlias = Annotated[str, Meta(min_length=1)]
 Count: TypeAlias = Annotated[int, Meta(ge=1, le=MAX_COUNT)]
 Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
+PositiveSeconds: TypeAlias = Annotated[float, Meta(gt=0)]
+Secret: TypeAlias = Annotated[str, Meta(min_length=16)]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
-LoadPolicy: TypeAlias = Literal["start", "first use"]
+LoadPolicy: TypeAlias = Literal["eager", "lazy"]
 DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "arcee"]
 
 
-class EngineSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The embedded engine, table [engine]."""
+class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The embedded engine, table `[engine]`. With several deployments, each has an engine with these settings."""
 
-    context_cells: Annotated[int, Meta(ge=256, le=MAX_COUNT)] = 16384
-    """KV cells shared by all sequences; each holds one token."""
-    parallel: Annotated[int, Meta(ge=1, le=128)] = 16
-    """Sequences that decode together."""
+    kv_cache_tokens: Annotated[int, Meta(ge=256, le=MAX_COUNT)] = 16384
+    """Tokens that all running sequences together may hold in the KV cache. One cell holds one token."""
+    max_sequences: Annotated[int, Meta(ge=1, le=128)] = 16
+    """Sequences that decode in one batch."""
     threads: Annotated[int, Meta(ge=1, le=512)] | None = None
-    """None: all cores. ggml has room for 512."""
-    step_tokens: Annotated[int, Meta(ge=16, le=MAX_COUNT)] = 512
-    """Token budget of one step."""
-    saved_tokens: Annotated[int, Meta(ge=0, le=MAX_COUNT)] | None = None
-    """Tokens of finished requests kept in main memory for later ones; None: as many as `context_cells`."""
+    """Threads that compute. Not set: one for each core."""  # ggml supports 512.
+    max_batched_tokens: Annotated[int, Meta(ge=16, le=MAX_COUNT)] = 512
+    """Tokens that one step computes at most."""
+    host_cache_tokens: Annotated[int, Meta(ge=0, le=MAX_COUNT)] | None = None
+    """Tokens of finished requests kept in main memory, for later requests with the same prefix. Not set: as many as
+    `kv_cache_tokens`."""
     reproducible: bool = False
-    """Give the same tokens for a seed whatever else is in the batch."""
-    rewrite_weights: Literal["auto", "never"] = "auto"
-    """auto: serve a copy, made once, of a model whose quantisation the packaged library is slow with."""
-    library: Text | None = None
-    """`llama.cpp`, `ik_llama.cpp`, or the path of another build of llama.cpp's shared library; None: `ik_llama.cpp` for
-    what it computes faster and right, `llama.cpp` for everything else."""
+    """Generate the same tokens for a seed, whatever else is in the batch."""
+    requantize: Literal["auto", "never"] = "auto"
+    """`auto`: for a model in a quantisation that the packaged libraries are slow with, serve a copy in a faster one,
+    made once. `never`: serve every file as it is."""
+    llama_library: Text | None = None
+    """`llama.cpp`, `ik_llama.cpp` or the path of another build of llama.cpp's shared library. Not set: `ik_llama.cpp`
+    for models that it computes faster and correctly, `llama.cpp` for all others."""
 
 
 class EchoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The echo engine, table [echo]."""
+    """The echo engine, which needs no model, table `[echo]`."""
 
     tokens_per_second: Annotated[float, Meta(ge=0)] = 0
-    """0: as fast as possible."""
+    """Tokens that each request gets in a second. 0: as many as possible."""
     context_length: Count = 8192
-    """In tokens, prompt and answer together."""
+    """Tokens of prompt and completion together."""
 
 
 class AccountsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Accounts that pay for what their keys use, table [accounts]. A table without `database` means "sqlite"."""
+    """Prepaid accounts, table `[accounts]`. The table alone, without `database`, means `"sqlite"`."""
 
     database: Text | None = None
-    """`postgresql://user@host/name`, `sqlite:////absolute/path`, or `sqlite`; None: there are no accounts."""
-    journals: Text | None = None
-    """Folder on this machine's own disk for what running requests have to pay; None: beside the database's file, or
-    among the user's data."""
-    hold_cap: Count | None = None
-    """Completion tokens that are set aside for a request at most; None: as many as it may have."""
+    """`postgresql://user@host/name`, `sqlite:////absolute/path`, or `sqlite` for a file in the user's data directory.
+    Not set: there are no accounts."""
+    journal_dir: Text | None = None
+    """Directory on a local disk for the journals of running requests. Not set: beside SQLite's file, or in the user's
+    data directory."""
+    max_hold_tokens: Count | None = None
+    """Completion tokens whose price is put on hold for a request at most. Not set: as many as the request may
+    generate."""
 
 
-class QueueSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The durable queue, table [queue]. There is one wherever there is a database: [accounts], or `record_usage`."""
+class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The durable queue, table `[queue]`. It needs a database, so `[accounts]` or `record_usage`."""
 
-    ageing_seconds: Annotated[float, Meta(gt=0)] = 60.0
-    """A waiting job gains a step of priority for every so long."""
+    priority_aging_seconds: PositiveSeconds = 60.0
+    """Time in which a waiting job gains one step of priority."""
     max_attempts: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 3
-    """A job fails that was begun so often without having come any further."""
+    """Attempts without progress after which a job fails."""
     concurrency: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 16
-    """Jobs that each worker runs at once; 0: workers only take them in."""
-    max_waiting: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 100_000
-    """Jobs that may wait, of all models together; further ones are refused."""
-    held_seconds: Annotated[float, Meta(gt=0)] = 600.0
-    """A job whose client waits for it fails when it has not begun for so long."""
-    result_hours: Annotated[float, Meta(gt=0)] = 24.0
-    """How long results are kept."""
-    result_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024 * 1024
-    """What all results may take together; above it, the oldest are removed."""
+    """Jobs that each worker runs at the same time. 0: workers accept jobs and run none."""
+    max_queued_jobs: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 100_000
+    """Jobs of all models together that may wait. Further ones are rejected."""
+    client_wait_seconds: PositiveSeconds = 600.0
+    """Time after which a job that has not started fails, if its client holds the connection."""
+    result_ttl_hours: Annotated[float, Meta(gt=0)] = 24.0
+    """Time that results are kept after the end of the job."""
+    max_result_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024 * 1024
+    """Size of all results together. Above it, the oldest are deleted."""
     webhook_secret: Text | None = None
-    """`whsec_` and 24 to 64 bytes in base64, with which webhooks are signed; None: there are none."""
+    """`whsec_` and 24 to 64 bytes in base64, which sign the webhooks. Not set: webhooks are off."""
     webhook_allow_http: bool = False
-    """Also send webhooks without TLS."""
-    webhook_allow_private: bool = False
-    """Also send webhooks to addresses that only this machine or its network can reach."""
-    webhook_attempts: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 8
-    """How often one is tried; 8 take the most of a day."""
+    """Send webhooks without TLS too."""
+    webhook_allow_private_addresses: bool = False
+    """Send webhooks to addresses too that only this machine or its network can reach."""
+    webhook_max_attempts: Annotated[int, Meta(ge=1, le=MAX_COUNT)] = 8
+    """Attempts to deliver a webhook. 8 take 16 to 21 hours."""
 
 
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One key that opens the server, a table of [[keys]]."""
+    """An API key, a table of `[[keys]]`."""
 
     name: Text
-    """Whose it is; for people."""
-    key: Annotated[str, Meta(min_length=16)]
+    """Name of the key's owner, for people."""
+    key: Secret
+    """The key itself."""
 
 
 class AdminKeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One key that opens /admin, a table of [[admin.keys]]: itself, or what `sha256sum` makes of it."""
+    """A key of the admin API, a table of `[[admin.keys]]`: either `key` or `sha256`."""
 
     name: Text
-    """Whose it is; changes are recorded under this name."""
-    key: Annotated[str, Meta(min_length=16)] | None = None
+    """Name under which changes are recorded."""
+    key: Secret | None = None
+    """The key itself."""
     sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")] | None = None
+    """The key's digest, as `printf %s KEY | sha256sum` prints it."""
 
     def __post_init__(self) -> None:
         if (self.key is None) == (self.sha256 is None):
@@ -123,256 +125,89 @@ class AdminKeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The admin API, table [admin]."""
+    """The admin API, table `[admin]`."""
 
     keys: tuple[AdminKeySettings, ...] = ()
-    """None: there is no admin API."""
+    """Keys of the admin API. None: there is no admin API."""
 
 
 class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One model and the names it is served under, a table of [[deployments]]."""
+    """A model and the names it is served under, a table of `[[deployments]]`."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
-    """What clients ask for, and float16's path."""
+    """Name that clients request, and the first part of float16's paths."""
     model: Text
-    """As `model` of the top level."""
+    """The model, as the top level's `model`."""
     aliases: tuple[Text, ...] = ()
-    """Further names; the model's own are always among them."""
+    """Further names. The model's own names are always among them."""
     dialects: tuple[DialectName, ...] | None = None
-    """The dialects that show it; None: all."""
-    load: LoadPolicy = "start"
-    unload_idle_seconds: Annotated[float, Meta(gt=0)] | None = None
-    """Free its memory when nobody asked for so long; the next request loads it again. None: never."""
+    """Dialects that serve the deployment. Not set: all."""
+    load: LoadPolicy = "eager"
+    """`eager`: load the model at start. `lazy`: load it for its first request."""
+    unload_idle_seconds: PositiveSeconds | None = None
+    """Time without requests after which the model is unloaded. The next request loads it again. Not set: never."""
 
 
 class AdapterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One LoRA adapter and the names it is served under, a table of [[adapters]]."""
+    """A LoRA adapter and the names it is served under, a table of `[[adapters]]`."""
 
     name: Text
-    """What clients ask for."""
+    """Name that clients request."""
     path: Text
     """A .gguf file, or `owner/name` or `owner/name:FILE` of the Hugging Face hub."""
     base: Text | None = None
-    """The deployment whose model it changes; None: the only one."""
+    """The deployment whose model it adapts. Not set: the only one."""
     scale: Annotated[float, Meta(ge=-100, le=100)] = 1.0
-    """How strongly; 1: as it was trained."""
+    """Factor of its weights. 1: as trained."""
     aliases: tuple[Text, ...] = ()
     """Further names."""
 
 
-class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Everything that can be set."""
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The top level of the file."""
 
     model: Text | None = None
-    """None: the bundled model; "echo": the echo engine; otherwise as in engines.llama.sources.resolve."""
+    """A .gguf file, a Hugging Face repository (`owner/name` or `owner/name:QUANTIZATION`), or `echo` for the echo
+    engine. Not set: the bundled model."""
     host: Text = "127.0.0.1"
+    """Address to listen on."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8000
-    """0: any free port."""
+    """Port to listen on. 0: any free port."""
     workers: Annotated[int, Meta(ge=1)] = 1
-    """HTTP processes."""
-    max_waiting: Annotated[int, Meta(ge=0)] = 256
-    """Requests that may wait for a free slot; further ones are refused."""
+    """HTTP worker processes."""
+    max_waiting_requests: Annotated[int, Meta(ge=0)] = 256
+    """Requests that may wait for a slot of an engine. Further ones are rejected."""
     drain_seconds: Seconds = 30.0
-    """How long running requests may go on after the server was told to stop."""
+    """Time that running requests have to finish when the server stops."""
     max_body_bytes: Annotated[int, Meta(ge=1)] = 10 * 1024 * 1024
-    keep_alive_seconds: Annotated[float, Meta(gt=0)] = 15.0
-    """A stream that was silent for so long gets an SSE comment."""
+    """Size of a request's body at most."""
+    sse_keep_alive_seconds: PositiveSeconds = 15.0
+    """Time without events after which a stream gets an SSE comment."""
     log_level: LogLevel = "info"
+    """Least severe level that is logged."""
     record_usage: bool = True
-    """Without accounts, keep a record of every request's tokens in the default database, where that can be written."""
+    """Without accounts, record each request's tokens in the default database, if that is writable."""
     deployments: tuple[DeploymentSettings, ...] = ()
-    """Several models, or other names for one; then `model` is not set."""
+    """Several models, or other names for one. Excludes `model`."""
     adapters: tuple[AdapterSettings, ...] = ()
-    """LoRA adapters served beside their models from the start."""
-    adapter_folder: Text | None = None
-    """Where clients may take adapters from with the source LOCAL; None: nowhere."""
-    adapter_downloads: bool = False
-    """Download adapters that clients ask for from the Hugging Face hub; otherwise only its cache is looked into."""
+    """LoRA adapters that are served from the start."""
+    adapter_dir: Text | None = None
+    """Directory from which clients may register adapters with the source LOCAL. Not set: none."""
+    allow_adapter_downloads: bool = False
+    """Download adapters that clients register from the Hugging Face hub. Off: use its local cache only."""
     max_adapters: Annotated[int, Meta(ge=0, le=4096)] = 32
-    """LoRA adapters a model may have at once; each stays in memory."""
-    open: bool = False
-    """Serve on an address others can reach although there are no keys."""
+    """LoRA adapters that a model may have. Each stays in memory."""
+    allow_unauthenticated: bool = False
+    """Listen on addresses other than loopback although no keys are set."""
     keys: tuple[KeySettings, ...] = ()
-    """The keys clients must bring; none: the server is open, on loopback addresses only unless `open` is set."""
-    hosts: dict[str, DialectName] = {}
-    """Host names on which only one dialect answers, on its vendor's own paths."""
-    proxies: tuple[Text, ...] = ()
-    """Addresses of proxies whose X-Forwarded-Host and X-Forwarded-For are believed."""
+    """API keys that clients need. None: requests need no key, and the server listens on loopback addresses only, unless
+    `allow_unauthenticated` is set."""
+    dialect_hosts: dict[str, DialectName] = {}
+    """Host names that serve one dialect only, on its vendor's own paths."""
+    trusted_proxies: tuple[Text, ...] = ()
+    """Addresses of reverse proxies whose X-Forwarded-Host and X-Forwarded-For are trusted."""
     accounts: AccountsSettings = AccountsSettings()
     admin: AdminSettings = AdminSettings()
     queue: QueueSettings = QueueSettings()
     engine: EngineSettings = EngineSettings()
     echo: EchoSettings = EchoSettings()
-
-
-class SettingsError(Exception):
-    """A setting is wrong. One line for a person: where it was set, its key, what it is and what it may be."""
-
-
-def load_settings(path: Path | None, environment: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:
-    """Layer defaults, TOML file, the environment's DRAGOMAN_ variables and `overrides`; the last one wins.
-
-    `path` None stands for ./dragoman.toml, which need not exist. The keys of `overrides` are dotted
-    ("engine.threads"); a value of None means that it was not given. Raises SettingsError.
-    """
-    values = {
-        **_file_values(path),
-        **_environment_values(environment),
-        **_override_values(overrides),
-    }
-    tree: dict[str, Any] = {group: {} for group in _GROUPS}
-    for key, value in values.items():
-        group, _, name = key.rpartition(".")
-        (tree[group] if group else tree)[name] = value
-    return msgspec.convert(tree, Settings)
-
-
-def environment_variable(key: str) -> str:
-    """The variable that sets `key`: DRAGOMAN_ENGINE_THREADS for "engine.threads"."""
-    return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()
-
-
-def _is_group(annotation: object) -> TypeGuard[type[msgspec.Struct]]:
-    return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
-
-
-_GROUPS: dict[str, type[msgspec.Struct]] = {
-    field.name: field.type for field in msgspec.structs.fields(Settings) if _is_group(field.type)
-}
-
-
-def _annotations(group: str) -> dict[str, Any]:
-    """The dotted keys of the settings in one group, "" being the top level, with their types."""
-    struct = _GROUPS[group] if group else Settings
-    prefix = f"{group}." if group else ""
-    fields = msgspec.structs.fields(struct)
-    return {prefix + field.name: field.type for field in fields if not _is_group(field.type)}
-
-
-_FILE_ONLY = {"deployments", "adapters", "keys", "admin.keys", "hosts", "proxies"}
-"""Settings with a structure of their own; they stand in the file."""
-
-_IMPLIED_BY_TABLES = {"accounts": ("accounts.database", DEFAULT_DATABASE)}
-"""What a table of the file sets by being there, unless it says otherwise."""
-
-_TYPES: dict[str, Any] = {
-    key: annotation for group in ("", *_GROUPS) for key, annotation in _annotations(group).items()
-}
-
-
-def _file_values(path: Path | None) -> dict[str, object]:
-    if path is None:
-        if not DEFAULT_FILE.exists():
-            return {}
-        path = DEFAULT_FILE
-    values = {}
-    for key, value in _flatten(path, _read_toml(path)):
-        if key not in _TYPES:
-            group = key.rpartition(".")[0]
-            allowed = _annotations(group) if group in _GROUPS else [*_annotations(""), *_GROUPS]
-            raise SettingsError(f"{path}: {_unknown_message('key', key, allowed, [*_TYPES, *_GROUPS])}")
-        values[key] = _validated(key, f"{path}: {key}", value)
-    return values
-
-
-def _read_toml(path: Path) -> dict[str, object]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SettingsError(f"{path}: there is no such settings file") from error
-    except OSError as error:
-        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path}: is not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
-
-
-def _flatten(path: Path, table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
-    for key, value in table.items():
-        if key not in _GROUPS:
-            yield key, value
-        elif isinstance(value, dict):
-            if key in _IMPLIED_BY_TABLES:
-                yield _IMPLIED_BY_TABLES[key]
-            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
-        else:
-            raise SettingsError(f"{path}: {key} must be a table, [{key}], got {value!r}")
-
-
-def _environment_values(environment: Mapping[str, str]) -> dict[str, object]:
-    keys = {environment_variable(key): key for key in _TYPES if key not in _FILE_ONLY}
-    values = {}
-    for variable, text in environment.items():
-        if not variable.startswith(ENVIRONMENT_PREFIX):
-            continue
-        if variable not in keys:
-            raise SettingsError(f"environment: {_unknown_message('variable', variable, keys, keys)}")
-        # Variables are always text, so "8000" has to do for 8000.
-        values[keys[variable]] = _validated(keys[variable], f"environment: {variable}", text, strict=False)
-    return values
-
-
-def _override_values(overrides: Mapping[str, object]) -> dict[str, object]:
-    values = {}
-    for key, value in overrides.items():
-        if value is None:
-            continue
-        if key not in _TYPES:
-            raise SettingsError(f"command line: {_unknown_message('setting', key, _TYPES, _TYPES)}")
-        flag = "--" + key.rpartition(".")[2].replace("_", "-")
-        values[key] = _validated(key, f"command line: {flag}", value)
-    return values
-
-
-def _unknown_message(kind: str, name: str, allowed: Iterable[str], candidates: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, candidates, n=1)
-    suggestion = f"; did you mean {close[0]}?" if close else "."
-    return f"unknown {kind} {name}{suggestion} Allowed here: {', '.join(allowed)}"
-
-
-def _validated(key: str, where: str, value: object, *, strict: bool = True) -> object:
-    annotation = _TYPES[key]
-    try:
-        converted: object = msgspec.convert(value, annotation, strict=strict)
-    except msgspec.ValidationError as error:
-        if key in _FILE_ONLY:
-            # The value is not shown: it may hold keys.
-            raise SettingsError(f"{where}: {str(error)[0].lower()}{str(error)[1:]}") from error
-        raise SettingsError(f"{where} must be {_describe_allowed(annotation)}, got {value!r}") from error
-    if isinstance(converted, float) and not math.isfinite(converted):
-        raise SettingsError(f"{where} must be a finite number, got {value!r}")
-    return converted
-
-
-def _describe_allowed(annotation: object) -> str:
-    """What a value may be, in words: "an integer from 0 to 65535"."""
-    match msgspec.inspect.type_info(annotation):
-        case msgspec.inspect.UnionType(types=types):
-            described = [kind for kind in types if not isinstance(kind, msgspec.inspect.NoneType)]
-        case only:
-            described = [only]
-    return " or ".join(_describe_type(kind) for kind in described)
-
-
-def _describe_type(kind: msgspec.inspect.Type) -> str:
-    match kind:
-        case msgspec.inspect.BoolType():
-            return "true or false"
-        case msgspec.inspect.StrType():
-            return "text that is not empty"
-        case msgspec.inspect.LiteralType(values=values):
-            return f"one of {', '.join(map(str, values))}"
-        case msgspec.inspect.IntType(ge=low, le=high):
-            return f"an integer{_range(low, high)}"
-        case msgspec.inspect.FloatType(gt=None, ge=low):
-            return f"a number{_range(low, None)}"
-        case msgspec.inspect.FloatType(gt=above):
-            return f"a number above {above}"
-    raise NotImplementedError(f"settings of the type {kind} have no description yet")
-
-
-def _range(low: float | None, high: float | None) -> str:
-    if low is None:
-        return ""
-    return f" of at least {low}" if high is None else f" from {low} to {high}"

@@ -103,14 +103,14 @@ def main() -> int:
         ]
     )
     accounts = _accounts_options(options)
-    folder = Path(settings.adapter_folder).expanduser() if settings.adapter_folder else None
+    folder = Path(settings.adapter_dir).expanduser() if settings.adapter_dir else None
     app = build_app(
         catalog,
-        HttpOptions(settings.max_body_bytes, settings.keep_alive_seconds, frozenset(settings.proxies)),
+        HttpOptions(settings.max_body_bytes, settings.sse_keep_alive_seconds, frozenset(settings.trusted_proxies)),
         metrics_directory=options.metrics_directory,
         keys=_keys(options, None if options.requires_account_key else accounts),
-        hosts=settings.hosts,
-        adapter_store=LocalAdapterStore(folder, downloads=settings.adapter_downloads),
+        hosts=settings.dialect_hosts,
+        adapter_store=LocalAdapterStore(folder, downloads=settings.allow_adapter_downloads),
         accounting=AccountingServices(accounts) if accounts is not None and options.requires_account_key else None,
         admin_keys=StaticKeyAuthenticator(options.admin_labels),
         queue=_job_queue(settings.queue, accounts),
@@ -153,7 +153,7 @@ def _accounts_options(options: WorkerOptions) -> AccountsOptions | None:
     if options.journals is None:
         return None
     database = Database(os.environ[DATABASE_VARIABLE])
-    return AccountsOptions(database, Path(options.journals), options.settings.accounts.hold_cap)
+    return AccountsOptions(database, Path(options.journals), options.settings.accounts.max_hold_tokens)
 
 
 def _job_queue(settings: QueueSettings, accounts: AccountsOptions | None) -> JobQueue | None:

@@ -34,7 +34,7 @@ def client(echo_server: RunningServer) -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def slow_client() -> Iterator[httpx.Client]:
     """Two tokens a second, and a comment after 0.2 seconds of silence."""
-    environment = {"DRAGOMAN_KEEP_ALIVE_SECONDS": "0.2", "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "2"}
+    environment = {"DRAGOMAN_SSE_KEEP_ALIVE_SECONDS": "0.2", "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "2"}
     with running_server("echo", environment=environment) as server, httpx.Client(base_url=server.url) as client:
         yield client
 

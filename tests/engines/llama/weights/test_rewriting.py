@@ -47,7 +47,7 @@ def test_a_slow_file_is_rewritten_once_and_reported_in_one_line(slow: Path, cach
     assert [tensor.tensor_type for tensor in gguf.GGUFReader(copy).tensors] == [Type.F32, Type.Q8_0, Type.Q8_0]
     [line] = notices
     assert line.startswith(f"rewrote slow.gguf (Q5_1) as Q8_0 for speed: {copy}, ")
-    assert line.endswith("--rewrite-weights never to serve it as it is")
+    assert line.endswith("--requantize never to serve it as it is")
     made = copy.stat()
     assert served_file(slow, notices) == copy
     assert copy.stat() == made

@@ -70,7 +70,7 @@ class LocalAdapterStore:
 
     def _local(self, name: str) -> Path:
         if self._folder is None:
-            raise AdapterMissing("Adapters of the source LOCAL are not served: the server has no adapter_folder")
+            raise AdapterMissing("Adapters of the source LOCAL are not served: the server has no adapter_dir")
         try:
             folder = self._folder.resolve(strict=True)
             requested = folder / name

@@ -141,7 +141,7 @@ def _rewritten_copy(path: Path, slow: str, size: int, *, progress: bool, notify:
             notify(
                 f"rewrote {path.name} ({slow}) as {_FAST_FORMAT.name} for speed: {target}, "
                 f"{decimal(target.stat().st_size)}, "
-                f"{time.monotonic() - started:.1f} s; --rewrite-weights never to serve it as it is"
+                f"{time.monotonic() - started:.1f} s; --requantize never to serve it as it is"
             )
     return target
 

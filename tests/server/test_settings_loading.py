@@ -5,13 +5,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from dragoman.server.settings import (
-    EngineSettings,
-    KeySettings,
-    Settings,
+from dragoman.server.renamed_settings import RENAMED_SETTINGS
+from dragoman.server.settings import EngineSettings, KeySettings, Settings
+from dragoman.server.settings_loading import (
+    FILE_ONLY,
     SettingsError,
     environment_variable,
     load_settings,
+    read_settings,
 )
 
 
@@ -53,11 +54,13 @@ def test_without_input_all_settings_have_their_defaults(folder: Path) -> None:
 
 
 def test_a_variable_beats_the_file_and_a_flag_beats_the_variable(folder: Path) -> None:
-    Path("dragoman.toml").write_text("port = 1\nworkers = 1\nmax_waiting = 1\n[engine]\nthreads = 1\n")
+    Path("dragoman.toml").write_text("port = 1\nworkers = 1\nmax_waiting_requests = 1\n[engine]\nthreads = 1\n")
     settings = load_settings(
-        None, {"DRAGOMAN_WORKERS": "2", "DRAGOMAN_MAX_WAITING": "2"}, {"max_waiting": 3, "engine.threads": 3}
+        None,
+        {"DRAGOMAN_WORKERS": "2", "DRAGOMAN_MAX_WAITING_REQUESTS": "2"},
+        {"max_waiting_requests": 3, "engine.threads": 3},
     )
-    assert (settings.port, settings.workers, settings.max_waiting) == (1, 2, 3)
+    assert (settings.port, settings.workers, settings.max_waiting_requests) == (1, 2, 3)
     assert settings.engine.threads == 3
 
 
@@ -67,8 +70,8 @@ def test_an_override_of_none_was_not_given(folder: Path) -> None:
 
 def test_a_table_that_sets_one_key_leaves_the_others_at_their_defaults(folder: Path) -> None:
     path = folder / "mine.toml"
-    path.write_text("[engine]\nparallel = 2\n")
-    assert load_settings(path, {}, {}).engine == EngineSettings(parallel=2)
+    path.write_text("[engine]\nmax_sequences = 2\n")
+    assert load_settings(path, {}, {}).engine == EngineSettings(max_sequences=2)
 
 
 def test_an_explicit_file_is_read_instead_of_the_default_one(folder: Path) -> None:
@@ -104,16 +107,16 @@ def test_a_variable_is_text_for_a_value_of_the_settings_type(
 
 def test_variables_reach_into_tables(folder: Path) -> None:
     environment = {
-        "DRAGOMAN_ENGINE_CONTEXT_CELLS": "512",
+        "DRAGOMAN_ENGINE_KV_CACHE_TOKENS": "512",
         "DRAGOMAN_ENGINE_REPRODUCIBLE": "true",
         "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "50",
     }
     settings = load_settings(None, environment, {})
-    assert settings.engine == EngineSettings(context_cells=512, reproducible=True)
+    assert settings.engine == EngineSettings(kv_cache_tokens=512, reproducible=True)
     assert settings.echo.tokens_per_second == 50
 
 
-TABLES = ("deployments", "adapters", "keys", "admin.keys", "hosts", "proxies")
+TABLES = ("deployments", "adapters", "keys", "admin.keys", "dialect_hosts", "trusted_proxies")
 PLAIN_SETTINGS = {key: default for key, default in ALL_SETTINGS.items() if key not in TABLES}
 """Those that fit into a variable; the others stand in the file alone."""
 
@@ -148,8 +151,8 @@ def test_a_wrong_variable_is_named(folder: Path) -> None:
 
 
 def test_a_wrong_flag_is_named(folder: Path) -> None:
-    assert complaint(overrides={"engine.context_cells": 10}) == (
-        "command line: --context-cells must be an integer from 256 to 2147483647, got 10"
+    assert complaint(overrides={"engine.kv_cache_tokens": 10}) == (
+        "command line: --kv-cache-tokens must be an integer from 256 to 2147483647, got 10"
     )
 
 
@@ -237,18 +240,18 @@ def test_keys_hosts_and_deployments_are_read_from_the_file(folder: Path) -> None
         name = "small"
         model = "echo"
         dialects = ["float16", "scale"]
-        load = "first use"
+        load = "lazy"
         unload_idle_seconds = 60
 
-        [hosts]
+        [dialect_hosts]
         "scale.example.com" = "scale"
         """
     )
     settings = load_settings(folder / "settings.toml", {}, {})
     assert settings.keys == (KeySettings("build server", "sk-0123456789abcdef"),)
-    assert settings.hosts == {"scale.example.com": "scale"}
+    assert settings.dialect_hosts == {"scale.example.com": "scale"}
     [deployment] = settings.deployments
-    assert (deployment.name, deployment.dialects, deployment.load) == ("small", ("float16", "scale"), "first use")
+    assert (deployment.name, deployment.dialects, deployment.load) == ("small", ("float16", "scale"), "lazy")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +261,7 @@ def test_keys_hosts_and_deployments_are_read_from_the_file(folder: Path) -> None
         ('[[keys]]\nname = "x"\nkey = "sk-0123456789abcdef"\nextra = 1', "unknown field `extra`"),
         ('[[deployments]]\nname = "a/b"\nmodel = "echo"', "matching regex"),
         ('[[deployments]]\nname = "a"', "missing required field `model`"),
-        ('[hosts]\n"a" = "openai"', "invalid enum value 'openai'"),
+        ('[dialect_hosts]\n"a" = "openai"', "invalid enum value 'openai'"),
     ],
 )
 def test_a_wrong_table_is_reported_without_its_values(folder: Path, text: str, complains_of: str) -> None:
@@ -275,10 +278,97 @@ def test_there_are_no_variables_for_tables(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "database"),
-    [("", None), ("[accounts]", "sqlite"), ("[accounts]\nhold_cap = 9", "sqlite"), ('[accounts]\ndatabase = "x"', "x")],
+    [
+        ("", None),
+        ("[accounts]", "sqlite"),
+        ("[accounts]\nmax_hold_tokens = 9", "sqlite"),
+        ('[accounts]\ndatabase = "x"', "x"),
+    ],
 )
 def test_an_empty_accounts_table_enables_accounts(folder: Path, text: str, database: str | None) -> None:
     path = folder / "settings.toml"
     path.write_text(text)
     assert load_settings(path, {}, {}).accounts.database == database
     assert load_settings(path, {"DRAGOMAN_ACCOUNTS_DATABASE": "y"}, {}).accounts.database == "y"
+
+
+EXAMPLES = {
+    "hosts": {"a.example.com": "scale"},
+    "proxies": ["127.0.0.1"],
+    "adapter_folder": "adapters",
+    "accounts.journals": "journals",
+    "engine.parallel": 100,
+    "engine.rewrite_weights": "never",
+    "engine.library": "own.so",
+}
+"""Values of renamed settings for which neither 300 nor the opposite of the default is valid."""
+
+
+def example_of(old: str) -> object:
+    default = ALL_SETTINGS[RENAMED_SETTINGS[old]]
+    return EXAMPLES.get(old, not default if isinstance(default, bool) else 300)
+
+
+def plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def value_of(settings: Settings, key: str) -> object:
+    group, _, name = key.rpartition(".")
+    return plain(getattr(getattr(settings, group) if group else settings, name))
+
+
+@pytest.mark.parametrize(("old", "key"), RENAMED_SETTINGS.items())
+def test_the_old_name_of_a_setting_is_accepted_in_the_file_and_deprecated(folder: Path, old: str, key: str) -> None:
+    group, _, name = old.rpartition(".")
+    example = example_of(old)
+    path = folder / "settings.toml"
+    if isinstance(example, dict):
+        path.write_text(f"[{name}]\n" + "".join(f'"{host}" = "{dialect}"\n' for host, dialect in example.items()))
+    else:
+        path.write_text((f"[{group}]\n" if group else "") + f"{name} = {msgspec.json.encode(example).decode()}\n")
+    loaded = read_settings(path, {}, {})
+    assert value_of(loaded.settings, key) == example
+    assert loaded.deprecated == {old: key}
+
+
+@pytest.mark.parametrize(("old", "key"), [entry for entry in RENAMED_SETTINGS.items() if entry[1] not in FILE_ONLY])
+def test_the_old_name_of_a_variable_is_accepted_and_deprecated(folder: Path, old: str, key: str) -> None:
+    example = example_of(old)
+    text = str(example).lower() if isinstance(example, bool) else str(example)
+    loaded = read_settings(None, {environment_variable(old): text}, {})
+    assert value_of(loaded.settings, key) == example
+    assert loaded.deprecated == {environment_variable(old): environment_variable(key)}
+
+
+@pytest.mark.parametrize(("old", "current"), [("start", "eager"), ("first use", "lazy")])
+def test_the_old_value_of_load_is_accepted_and_deprecated(folder: Path, old: str, current: str) -> None:
+    path = folder / "settings.toml"
+    path.write_text(f'[[deployments]]\nname = "a"\nmodel = "echo"\nload = "{old}"\n')
+    loaded = read_settings(path, {}, {})
+    assert loaded.settings.deployments[0].load == current
+    assert loaded.deprecated == {f'deployments.load = "{old}"': f'deployments.load = "{current}"'}
+
+
+def test_settings_in_their_current_spelling_are_not_deprecated(folder: Path) -> None:
+    path = folder / "settings.toml"
+    path.write_text('[engine]\nhost_cache_tokens = 0\n[[deployments]]\nname = "a"\nmodel = "echo"\nload = "lazy"\n')
+    assert read_settings(path, {"DRAGOMAN_MAX_WAITING_REQUESTS": "1"}, {}).deprecated == {}
+
+
+def test_both_names_of_a_setting_in_one_place_are_refused(folder: Path) -> None:
+    assert complaint("[engine]\nparallel = 1\nmax_sequences = 2") == (
+        "settings.toml: engine.parallel is the old name of engine.max_sequences, and both are set; "
+        "remove engine.parallel"
+    )
+    both = {"DRAGOMAN_OPEN": "true", "DRAGOMAN_ALLOW_UNAUTHENTICATED": "true"}
+    assert complaint(environment=both).startswith("environment: DRAGOMAN_OPEN is the old name of")
+
+
+def test_the_old_name_in_the_file_gives_way_to_the_current_one_in_a_variable(folder: Path) -> None:
+    Path("dragoman.toml").write_text("max_waiting = 1\n")
+    assert load_settings(None, {"DRAGOMAN_MAX_WAITING_REQUESTS": "2"}, {}).max_waiting_requests == 2
+
+
+def test_a_wrong_value_under_an_old_name_is_reported_as_it_was_written(folder: Path) -> None:
+    assert complaint("max_waiting = -1") == "settings.toml: max_waiting must be an integer of at least 0, got -1"

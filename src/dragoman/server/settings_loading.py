@@ -1,0 +1,248 @@
+"""Settings from defaults, a TOML file, the environment and the command line."""
+
+import difflib
+import math
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TypeGuard
+
+import msgspec
+
+from dragoman.server.renamed_settings import RENAMED_SETTINGS, RENAMED_VALUES
+from dragoman.server.settings import DEFAULT_DATABASE, Settings
+
+DEFAULT_FILE = Path("dragoman.toml")
+ENVIRONMENT_PREFIX = "DRAGOMAN_"
+
+
+class SettingsError(Exception):
+    """A setting is wrong. The message is one line: where it was set, its key, its value and the allowed values."""
+
+
+class LoadedSettings(NamedTuple):
+    """Settings, and how they were spelled."""
+
+    settings: Settings
+    deprecated: Mapping[str, str]
+    """Old spellings that were used → the spelling to use instead."""
+
+
+def load_settings(path: Path | None, environment: Mapping[str, str], overrides: Mapping[str, object]) -> Settings:
+    """Return the settings of `read_settings` alone. Raises SettingsError."""
+    return read_settings(path, environment, overrides).settings
+
+
+def read_settings(path: Path | None, environment: Mapping[str, str], overrides: Mapping[str, object]) -> LoadedSettings:
+    """Layer defaults, TOML file, the environment's DRAGOMAN_ variables and `overrides`. The last one wins.
+
+    If `path` is None, ./dragoman.toml is read if it exists. The keys of `overrides` are dotted ("engine.threads"); the
+    value None means that an option was not given. Raises SettingsError.
+    """
+    deprecated: dict[str, str] = {}
+    values = {
+        **_file_values(path, deprecated),
+        **_environment_values(environment, deprecated),
+        **_override_values(overrides),
+    }
+    tree: dict[str, Any] = {group: {} for group in _GROUPS}
+    for key, value in values.items():
+        group, _, name = key.rpartition(".")
+        (tree[group] if group else tree)[name] = value
+    return LoadedSettings(msgspec.convert(tree, Settings), deprecated)
+
+
+def environment_variable(key: str) -> str:
+    """Return the variable that sets `key`: DRAGOMAN_ENGINE_THREADS for "engine.threads"."""
+    return ENVIRONMENT_PREFIX + key.replace(".", "_").upper()
+
+
+def flag(key: str) -> str:
+    """Return the option of `dragoman serve` that sets `key`, if there is one: --threads for "engine.threads"."""
+    return "--" + key.rpartition(".")[2].replace("_", "-")
+
+
+def _is_group(annotation: object) -> TypeGuard[type[msgspec.Struct]]:
+    return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
+
+
+_GROUPS: dict[str, type[msgspec.Struct]] = {
+    field.name: field.type for field in msgspec.structs.fields(Settings) if _is_group(field.type)
+}
+
+
+def _annotations(group: str) -> dict[str, Any]:
+    """Return the dotted keys and types of one group's settings. The group "" is the top level."""
+    struct = _GROUPS[group] if group else Settings
+    prefix = f"{group}." if group else ""
+    fields = msgspec.structs.fields(struct)
+    return {prefix + field.name: field.type for field in fields if not _is_group(field.type)}
+
+
+FILE_ONLY = frozenset({"deployments", "adapters", "keys", "admin.keys", "dialect_hosts", "trusted_proxies"})
+"""Settings that are arrays or tables. Only the file can hold them."""
+
+_IMPLIED_BY_TABLES = {"accounts": ("accounts.database", DEFAULT_DATABASE)}
+"""The setting and the value that a table of the file implies, unless it sets another value."""
+
+_TYPES: dict[str, Any] = {
+    key: annotation for group in ("", *_GROUPS) for key, annotation in _annotations(group).items()
+}
+
+_VARIABLES = {environment_variable(key): key for key in _TYPES if key not in FILE_ONLY}
+
+_RENAMED_VARIABLES = {
+    environment_variable(old): environment_variable(key)
+    for old, key in RENAMED_SETTINGS.items()
+    if key not in FILE_ONLY
+}
+
+
+def _file_values(path: Path | None, deprecated: dict[str, str]) -> dict[str, object]:
+    if path is None:
+        if not DEFAULT_FILE.exists():
+            return {}
+        path = DEFAULT_FILE
+    present = dict(_flatten(path, _read_toml(path)))
+    values = {}
+    for spelling, value in present.items():
+        key = _current_spelling(str(path), spelling, RENAMED_SETTINGS, present, deprecated)
+        if key not in _TYPES:
+            group = key.rpartition(".")[0]
+            allowed = _annotations(group) if group in _GROUPS else [*_annotations(""), *_GROUPS]
+            raise SettingsError(f"{path}: {_unknown_message('key', key, allowed, [*_TYPES, *_GROUPS])}")
+        values[key] = _validated(key, f"{path}: {spelling}", _with_current_values(key, value, deprecated))
+    return values
+
+
+def _current_spelling(
+    where: str, spelling: str, renamed: Mapping[str, str], present: Mapping[str, object], deprecated: dict[str, str]
+) -> str:
+    """Return the current spelling, and note an old one as deprecated. Raises SettingsError if both are present."""
+    current = renamed.get(spelling)
+    if current is None:
+        return spelling
+    if current in present:
+        raise SettingsError(f"{where}: {spelling} is the old name of {current}, and both are set; remove {spelling}")
+    deprecated[spelling] = current
+    return current
+
+
+def _with_current_values(key: str, value: object, deprecated: dict[str, str]) -> object:
+    """Return an array of tables with the current spellings of its values."""
+    if not isinstance(value, list):
+        return value
+    return [_with_current_value(key, entry, deprecated) if isinstance(entry, dict) else entry for entry in value]
+
+
+def _with_current_value(key: str, table: dict[str, object], deprecated: dict[str, str]) -> dict[str, object]:
+    current = dict(table)
+    for name, value in table.items():
+        renamed = RENAMED_VALUES.get(f"{key}.{name}", {})
+        if isinstance(value, str) and value in renamed:
+            current[name] = renamed[value]
+            deprecated[f'{key}.{name} = "{value}"'] = f'{key}.{name} = "{renamed[value]}"'
+    return current
+
+
+def _read_toml(path: Path) -> dict[str, object]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path}: there is no such settings file") from error
+    except OSError as error:
+        raise SettingsError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path}: is not UTF-8 text (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{path}: is not valid TOML: {error}") from error
+
+
+def _flatten(path: Path, table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+    for key, value in table.items():
+        if key not in _GROUPS:
+            yield key, value
+        elif isinstance(value, dict):
+            if key in _IMPLIED_BY_TABLES:
+                yield _IMPLIED_BY_TABLES[key]
+            yield from ((f"{key}.{name}", inner) for name, inner in value.items())
+        else:
+            raise SettingsError(f"{path}: {key} must be a table, [{key}], got {value!r}")
+
+
+def _environment_values(environment: Mapping[str, str], deprecated: dict[str, str]) -> dict[str, object]:
+    values = {}
+    for spelling, text in environment.items():
+        if not spelling.startswith(ENVIRONMENT_PREFIX):
+            continue
+        variable = _current_spelling("environment", spelling, _RENAMED_VARIABLES, environment, deprecated)
+        if variable not in _VARIABLES:
+            raise SettingsError(f"environment: {_unknown_message('variable', variable, _VARIABLES, _VARIABLES)}")
+        key = _VARIABLES[variable]
+        # Variables are always text, so "8000" must be accepted for 8000.
+        values[key] = _validated(key, f"environment: {spelling}", text, strict=False)
+    return values
+
+
+def _override_values(overrides: Mapping[str, object]) -> dict[str, object]:
+    values = {}
+    for key, value in overrides.items():
+        if value is None:
+            continue
+        if key not in _TYPES:
+            raise SettingsError(f"command line: {_unknown_message('setting', key, _TYPES, _TYPES)}")
+        values[key] = _validated(key, f"command line: {flag(key)}", value)
+    return values
+
+
+def _unknown_message(kind: str, name: str, allowed: Iterable[str], candidates: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, candidates, n=1)
+    suggestion = f"; did you mean {close[0]}?" if close else "."
+    return f"unknown {kind} {name}{suggestion} Allowed here: {', '.join(allowed)}"
+
+
+def _validated(key: str, where: str, value: object, *, strict: bool = True) -> object:
+    annotation = _TYPES[key]
+    try:
+        converted: object = msgspec.convert(value, annotation, strict=strict)
+    except msgspec.ValidationError as error:
+        if key in FILE_ONLY:
+            # The value may hold keys, so it is not shown.
+            raise SettingsError(f"{where}: {str(error)[0].lower()}{str(error)[1:]}") from error
+        raise SettingsError(f"{where} must be {_describe_allowed(annotation)}, got {value!r}") from error
+    if isinstance(converted, float) and not math.isfinite(converted):
+        raise SettingsError(f"{where} must be a finite number, got {value!r}")
+    return converted
+
+
+def _describe_allowed(annotation: object) -> str:
+    """Return the allowed values in words: "an integer from 0 to 65535"."""
+    match msgspec.inspect.type_info(annotation):
+        case msgspec.inspect.UnionType(types=types):
+            described = [kind for kind in types if not isinstance(kind, msgspec.inspect.NoneType)]
+        case only:
+            described = [only]
+    return " or ".join(_describe_type(kind) for kind in described)
+
+
+def _describe_type(kind: msgspec.inspect.Type) -> str:
+    match kind:
+        case msgspec.inspect.BoolType():
+            return "true or false"
+        case msgspec.inspect.StrType():
+            return "text that is not empty"
+        case msgspec.inspect.LiteralType(values=values):
+            return f"one of {', '.join(map(str, values))}"
+        case msgspec.inspect.IntType(ge=low, le=high):
+            return f"an integer{_range(low, high)}"
+        case msgspec.inspect.FloatType(gt=None, ge=low):
+            return f"a number{_range(low, None)}"
+        case msgspec.inspect.FloatType(gt=above):
+            return f"a number above {above}"
+    raise NotImplementedError(f"settings of the type {kind} have no description yet")
+
+
+def _range(low: float | None, high: float | None) -> str:
+    if low is None:
+        return ""
+    return f" of at least {low}" if high is None else f" from {low} to {high}"
