@@ -17,7 +17,8 @@ from dragoman.core.errors import DragomanError, EngineFailed, Forbidden, Limited
 from dragoman.core.jobs import QueueService
 from dragoman.core.service import Caller, VisibleModels
 from dragoman.dialects.http.codec import ErrorResponse
-from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, bearer_key, error_headers
+from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, bearer_key
+from dragoman.dialects.http.errors import error_headers
 from dragoman.engines.base import EngineStatistics
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.service.depths import QueueDepth

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
+from dragoman.dialects.http.fastapi_errors import fastapi_detail
 from dragoman.dialects.http.validation import (
     InvalidFields,
     InvalidValue,
@@ -22,7 +23,6 @@ from dragoman.dialects.http.validation import (
     WrongType,
     decode_body,
     describe,
-    fastapi_detail,
 )
 
 
@@ -79,8 +79,8 @@ def test_a_pattern_mismatch_is_a_violation() -> None:
     [violation] = violations(name="B")
     assert violation == Violation(("name",), PatternMismatch("^[a-z]+$"))
     assert describe("name", violation.problem) == "name must match ^[a-z]+$"
-    told = fastapi_detail(violation)
-    assert (told.msg, told.type) == ("String should match pattern '^[a-z]+$'", "string_pattern_mismatch")
+    detail_sent = fastapi_detail(violation)
+    assert (detail_sent.msg, detail_sent.type) == ("String should match pattern '^[a-z]+$'", "string_pattern_mismatch")
 
 
 def test_nested_violations_have_their_path() -> None:
@@ -189,5 +189,5 @@ def test_any_object_is_a_body_or_has_violations_at_fields_it_has_or_lacks(fields
 )
 def test_a_problem_has_a_plain_and_a_fastapi_message(violation: Violation, words: str, detail: tuple[str, str]) -> None:
     assert describe(violation.field, violation.problem) == words
-    told = fastapi_detail(violation)
-    assert (told.loc, told.msg, told.type) == (("body", *violation.path), *detail)
+    detail_sent = fastapi_detail(violation)
+    assert (detail_sent.loc, detail_sent.msg, detail_sent.type) == (("body", *violation.path), *detail)

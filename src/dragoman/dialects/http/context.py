@@ -8,22 +8,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from dragoman.core.errors import (
-    BadRequest,
     BodyTooLarge,
     DragomanError,
-    IdempotencyConflict,
-    Limited,
-    ModelNotFound,
-    Overloaded,
-    RateLimited,
     Unauthenticated,
 )
 from dragoman.core.idempotency import IdempotencyStore
 from dragoman.core.identifiers import new_request_id
 from dragoman.core.jobs import QueueService
-from dragoman.core.rate_limits import Allowances
-from dragoman.core.service import Caller, GenerationService, VisibleModels
-from dragoman.dialects.http.codec import EndpointCodec, ErrorRenderer, ErrorResponse
+from dragoman.core.service import Caller, VisibleModels
+from dragoman.dialects.http.codec import EndpointCodec, ErrorRenderer
+from dragoman.dialects.http.errors import error_response
 
 
 class HttpOptions(NamedTuple):
@@ -110,53 +104,6 @@ def bearer_key(headers: Headers) -> str | None:
 def selected_account(headers: Headers) -> str | None:
     """The account that is to pay, of `x-selected-account-id`."""
     return headers.get("x-selected-account-id", "").strip() or None
-
-
-async def preceding_error(
-    service: GenerationService, caller: Caller, error: DragomanError, model: str | None = None
-) -> DragomanError:
-    """What to tell of a request with an error in it: what is wrong with its caller comes before the body and the model.
-
-    A request without one costs a single question, since it is looked at when it is admitted.
-    """
-    if isinstance(error, BadRequest | BodyTooLarge | ModelNotFound):
-        try:
-            await service.check_access(caller, model)
-        except DragomanError as preceding:
-            return preceding
-    return error
-
-
-def error_headers(error: DragomanError) -> dict[str, str]:
-    """When to come back, and how to bring a key: what most dialects add to an error."""
-    match error:
-        case RateLimited():
-            return {"retry-after": str(error.retry_after), **rate_limit_headers(error.allowances)}
-        case Overloaded() | Limited():
-            return {"retry-after": str(error.retry_after)}
-        case Unauthenticated():
-            return {"www-authenticate": "Bearer"}
-        case IdempotencyConflict():
-            # OpenAI's and Scale's libraries try a 409 again unless they are told not to.
-            return {"x-should-retry": "false"}
-        case _:
-            return {}
-
-
-def rate_limit_headers(allowances: Allowances) -> dict[str, str]:
-    """What a key has left of its limits per minute, in OpenAI's headers."""
-    headers = {}
-    for kind, allowance in zip(("requests", "tokens"), allowances, strict=True):
-        if allowance is not None:
-            headers[f"x-ratelimit-limit-{kind}"] = str(allowance.limit)
-            headers[f"x-ratelimit-remaining-{kind}"] = str(allowance.remaining)
-            headers[f"x-ratelimit-reset-{kind}"] = f"{allowance.resets_in}s"
-    return headers
-
-
-def error_response(reply: ErrorResponse, headers: Mapping[str, str]) -> Response:
-    """An error before the first byte."""
-    return Response(reply.body, reply.status, {**headers, **reply.headers}, "application/json")
 
 
 async def read_body(request: Request, route: RouteContext) -> bytes:

@@ -11,7 +11,8 @@ from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.identifiers import new_request_id
 from dragoman.core.service import Caller, EventStream
 from dragoman.dialects.http.codec import DecodeContext, EndpointCodec, ReceivedRequest
-from dragoman.dialects.http.context import RouteContext, error_response, preceding_error, read_body
+from dragoman.dialects.http.context import RouteContext, read_body
+from dragoman.dialects.http.errors import error_response, preceding_error
 from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions
 from dragoman.dialects.http.idempotency import (
     HEADER,

@@ -14,7 +14,7 @@ from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, JobNot
 from dragoman.core.service import EventStream
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import DecodedRequest, ErrorCodec
-from dragoman.dialects.http.context import error_response, rate_limit_headers
+from dragoman.dialects.http.errors import error_response, rate_limit_headers
 
 _log = structlog.get_logger(__name__)
 

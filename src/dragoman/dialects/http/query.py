@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import inspect
 
-from dragoman.dialects.http.validation import FastApiDetail, InvalidFields, WireStruct, decode_body, fastapi_detail
+from dragoman.dialects.http.validation import InvalidFields, WireStruct, decode_body
 
 _MAX_DIGITS = 15
 """Longer numbers are no page anybody has, and none that JSON readers must take."""
@@ -25,14 +25,6 @@ def read_query(query: Mapping[str, str], struct: type[WireStruct]) -> WireStruct
         return decode_body(msgspec.json.encode(document), struct)
     except InvalidFields as error:
         raise InvalidQuery(error.violations) from None
-
-
-def query_details(error: InvalidQuery) -> list[FastApiDetail]:
-    """What is wrong, as FastAPI tells it."""
-    return [
-        msgspec.structs.replace(fastapi_detail(violation), loc=("query", *violation.path))
-        for violation in error.violations
-    ]
 
 
 def _as_number(text: str) -> int | str:

@@ -14,7 +14,8 @@ from dragoman.core.jobs import Job, JobDraft, JobState
 from dragoman.core.service import Caller
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ReceivedRequest, restore_request
-from dragoman.dialects.http.context import RouteContext, preceding_error
+from dragoman.dialects.http.context import RouteContext
+from dragoman.dialects.http.errors import preceding_error
 from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions
 from dragoman.dialects.http.idempotency import REPLAYED
 

@@ -12,7 +12,8 @@ from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.administration.keys import KeyNotFound
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.errors import BodyTooLarge, Overloaded, Unauthenticated
-from dragoman.dialects.http.context import bearer_key, error_headers, read_limited_body
+from dragoman.dialects.http.context import bearer_key, read_limited_body
+from dragoman.dialects.http.errors import error_headers
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.server.admin import wire
 from dragoman.server.admin.actions import AdminRequest

@@ -33,12 +33,12 @@ from dragoman.core.request import (
 )
 from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest
-from dragoman.dialects.vendors.arcee import codec, wire
+from dragoman.dialects.vendors.arcee import codec, errors, wire
 from tests.support.occasions import ID, decode_context
 
 HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}]}
 MODELS = [ServedModel("echo", ("parrot", "acme/echo"), 8192), ServedModel("other", (), None)]
-ERRORS = codec.ArceeErrors()
+ERRORS = errors.ArceeErrors()
 
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 CLOCK = {"type": "function", "function": {"name": "now", "description": "The time", "strict": True}}

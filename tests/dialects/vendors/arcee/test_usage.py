@@ -23,16 +23,16 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def harness(url: str) -> Iterator[LedgerHarness]:
-    """Two requests to one model, a request to another with another key, and one that nobody has sent."""
-    with open_ledger_harness(url) as harness:
+    """Two requests to one model, a request to another with another key, and one without a key."""
+    with open_ledger_harness(url) as opened:
         for model in ("parrot", "parrot"):
-            harness.settle(harness.admit(10, 10, model=model).request_id, 10, 0, 5)
-        harness.settle(harness.admit(10, 10, key_digest=None).request_id)
-        first = harness.secret
-        harness.use_new_key(KeyRules())
-        harness.settle(harness.admit(20, 10, model="owl").request_id, 20, 0, 7)
-        harness.secret = first
-        yield harness
+            opened.settle(opened.admit(10, 10, model=model).request_id, 10, 0, 5)
+        opened.settle(opened.admit(10, 10, key_digest=None).request_id)
+        first = opened.secret
+        opened.use_new_key(KeyRules())
+        opened.settle(opened.admit(20, 10, model="owl").request_id, 20, 0, 7)
+        opened.secret = first
+        yield opened
 
 
 @pytest.fixture

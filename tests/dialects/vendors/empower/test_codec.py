@@ -23,7 +23,7 @@ from dragoman.core.request import ChatPrompt, GenerationRequest, Message, Sampli
 from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.http.validation import MalformedJson
-from dragoman.dialects.vendors.empower import codec, wire
+from dragoman.dialects.vendors.empower import codec, errors, wire
 from tests.support.occasions import ID, decode_context
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -61,7 +61,7 @@ def sampling(**fields: object) -> SamplingParams:
 
 
 def rendered(error: DragomanError) -> tuple[int, dict[str, Any]]:
-    reply = codec.EmpowerErrors().render(error)
+    reply = errors.EmpowerErrors().render(error)
     return reply.status, json.loads(reply.body)["error"]
 
 
@@ -559,15 +559,15 @@ def test_a_base_model_is_shown_under_each_of_its_names() -> None:
 def test_every_error_has_its_status_and_its_frame(
     error: DragomanError, status: int, message: str, kind: str, parameter: str | None, code: str | None
 ) -> None:
-    reply = codec.EmpowerErrors().render(error)
+    reply = errors.EmpowerErrors().render(error)
     body = {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
     assert (reply.status, json.loads(reply.body)) == (status, body)
-    frame = codec.EmpowerErrors().render_frame(error)
+    frame = errors.EmpowerErrors().render_frame(error)
     assert frame == b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
 
 
 def test_overloads_have_retry_after_and_bad_keys_www_authenticate() -> None:
-    reply = codec.EmpowerErrors().render
+    reply = errors.EmpowerErrors().render
     assert reply(ModelLoading("loading", 2)).headers == {"retry-after": "2"}
     assert reply(Unauthenticated("missing")).headers == {"www-authenticate": "Bearer"}
     assert reply(EngineFailed("secret")).headers == {}

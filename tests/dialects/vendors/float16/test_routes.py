@@ -10,7 +10,7 @@ import pytest
 from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading
 from dragoman.core.request import ChatPrompt, Message, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
-from dragoman.dialects.vendors.float16 import codec
+from dragoman.dialects.vendors.float16 import codec, errors
 from tests.support.apps import KEY, MAX_BODY_BYTES, client_of, echo_app
 from tests.support.occasions import decode_context
 
@@ -203,15 +203,15 @@ async def test_every_route_refuses_an_unknown_key(headers: dict[str, str], detai
 
 
 def test_an_overload_returns_503_and_an_engine_failure_500() -> None:
-    loading = codec.Float16Errors().render(ModelLoading("The model is being loaded", 2))
+    loading = errors.Float16Errors().render(ModelLoading("The model is being loaded", 2))
     assert (loading.status, loading.headers) == (503, {"retry-after": "2"})
     assert json.loads(loading.body) == {"detail": "The server is overloaded, retry in 2 seconds"}
-    died = codec.Float16Errors().render(EngineFailed("secret"))
+    died = errors.Float16Errors().render(EngineFailed("secret"))
     assert (died.status, json.loads(died.body)) == (500, {"detail": "An internal error occurred"})
 
 
 def test_an_error_inside_a_stream_is_one_that_openais_clients_raise_on() -> None:
-    frame = codec.Float16Errors().render_frame(EngineFailed("secret"))
+    frame = errors.Float16Errors().render_frame(EngineFailed("secret"))
     assert json.loads(frame.removeprefix(b"data: ")) == {
         "error": {"message": "An internal error occurred", "type": "server_error", "code": 500},
         "detail": "An internal error occurred",
@@ -228,7 +228,7 @@ def test_messages_reach_the_model_as_they_stand() -> None:
 
 def test_a_message_whose_role_and_content_are_apart_is_refused() -> None:
     split = [{"role": "user"}, {"content": "Hi"}]
-    errors = codec.Float16Errors()
+    error_codec = errors.Float16Errors()
     with pytest.raises(BadRequest) as raised:
         codec.decode_chat(json.dumps(HELLO | {"messages": split}).encode(), DECODE_CONTEXT)
-    assert "role and content belong in the same object" in errors.render(raised.value).body.decode()
+    assert "role and content belong in the same object" in error_codec.render(raised.value).body.decode()

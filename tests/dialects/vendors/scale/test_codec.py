@@ -26,7 +26,7 @@ from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.http.query import read_query
 from dragoman.dialects.http.truncation import PromptTooLong
 from dragoman.dialects.http.validation import MalformedJson
-from dragoman.dialects.vendors.scale import codec, wire
+from dragoman.dialects.vendors.scale import codec, errors, wire
 from tests.support.occasions import decode_context
 
 DEFAULTS = SamplingParams(temperature=0.2)
@@ -85,7 +85,7 @@ def prompt_of(call: DecodedRequest) -> ChatPrompt:
 def details(route: Callable[..., DecodedRequest], /, **fields: object) -> list[dict[str, Any]]:
     with pytest.raises(BadRequest) as caught:
         route(**fields)
-    reply = codec.ScaleErrors().render(caught.value)
+    reply = errors.ScaleErrors().render(caught.value)
     assert reply.status == 422
     found: list[dict[str, Any]] = json.loads(reply.body)["detail"]
     return found
@@ -318,7 +318,7 @@ def test_all_violations_are_listed_at_once() -> None:
     body = b'{"temperature": -1, "stop_sequences": ["", 1], "chat_history": [{"role": "tool"}]}'
     with pytest.raises(BadRequest) as caught:
         codec.decode_deployment_chat(body, decode_context(deployment="m"))
-    found = json.loads(codec.ScaleErrors().render(caught.value).body)["detail"]
+    found = json.loads(errors.ScaleErrors().render(caught.value).body)["detail"]
     assert [detail["loc"][1:] for detail in found] == [
         ["temperature"],
         ["stop_sequences", 0],
@@ -565,10 +565,10 @@ def test_another_scheme_of_authorization_is_malformed() -> None:
     ],
 )
 def test_errors_have_their_status_and_text(error: DragomanError, status: int, detail: str) -> None:
-    reply = codec.ScaleErrors().render(error)
+    reply = errors.ScaleErrors().render(error)
     assert (reply.status, json.loads(reply.body)) == (status, {"detail": detail})
     assert reply.headers.get("retry-after") == (str(error.retry_after) if isinstance(error, Overloaded) else None)
-    assert codec.ScaleErrors().render_frame(error) == b"event: error\ndata: " + reply.body + b"\n\n"
+    assert errors.ScaleErrors().render_frame(error) == b"event: error\ndata: " + reply.body + b"\n\n"
 
 
 def test_the_engines_messages_field_is_mapped_to_chat_history() -> None:
@@ -578,7 +578,7 @@ def test_the_engines_messages_field_is_mapped_to_chat_history() -> None:
 
 def test_a_template_error_names_its_field() -> None:
     error = BadRequest("line 3: unexpected 'end'", "chat_template")
-    reply = codec.ScaleErrors().render(error)
+    reply = errors.ScaleErrors().render(error)
     detail = {"loc": ["body", "chat_template"], "msg": error.message, "type": "value_error"}
     assert (reply.status, json.loads(reply.body)) == (422, {"detail": [detail]})
 

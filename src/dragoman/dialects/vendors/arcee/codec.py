@@ -1,8 +1,4 @@
-"""Between this dialect's JSON and core: requests in, events out, errors in FastAPI's envelope.
-
-Errors of shape (a field missing or of the wrong type) are 400 with a text that names the first; errors of value are
-422 with the list of all. Where a body has both, its shape is told.
-"""
+"""Between this dialect's JSON and core: requests in, events out."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -10,44 +6,18 @@ from collections.abc import Callable, Iterable, Iterator
 import msgspec
 
 from dragoman.core.errors import (
-    BadRequest,
-    BodyTooLarge,
-    ContextOverflow,
-    DragomanError,
-    Forbidden,
-    IdempotencyConflict,
-    InsufficientBalance,
-    JobCancelled,
-    JobNotFound,
-    JobTimedOut,
-    Limited,
     ModelNotFound,
-    NoAccount,
-    Overloaded,
-    Unauthenticated,
 )
 from dragoman.core.limits import MAX_LOGIT_BIAS_ENTRIES, MAX_SEED
 from dragoman.core.request import ChatPrompt, GenerationRequest, SamplingParams
 from dragoman.core.service import ServedModel, find_model
-from dragoman.dialects.http import sse
-from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, ErrorResponse
-from dragoman.dialects.http.context import bearer_key, error_headers
-from dragoman.dialects.http.query import InvalidQuery, query_details
+from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
+from dragoman.dialects.http.context import bearer_key
 from dragoman.dialects.http.validation import (
-    FastApiDetail,
     InvalidFields,
     InvalidValue,
-    MalformedJson,
-    MissingField,
-    NotAnObject,
-    OutOfRange,
     Violation,
-    WrongLength,
-    WrongType,
     decode_body,
-    describe,
-    fastapi_detail,
-    violations_of,
 )
 from dragoman.dialects.openai.formats import answer_format, validate_response_format
 from dragoman.dialects.openai.messages import ChatMessage, to_core_messages, validate_messages
@@ -203,85 +173,3 @@ def _hugging_face_id(model: ServedModel) -> str:
     """A model from Hugging Face has its repository among its names; others have no name with a slash."""
     names = (model.id, *model.aliases)
     return next((name for name in names if name.count("/") == 1 and ":" not in name), "")
-
-
-class ArceeErrors:
-    """The error tree in this dialect's envelope, before and after the first byte."""
-
-    def render(self, error: DragomanError) -> ErrorResponse:
-        """Status, body and headers."""
-        status, detail = _status_and_detail(error)
-        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), error_headers(error))
-
-    def render_frame(self, error: DragomanError) -> bytes:
-        """The last frame of a stream that failed; no terminator follows it."""
-        status, detail = _status_and_detail(error)
-        message = detail if isinstance(detail, str) else error.message
-        kind = "server_error" if status >= 500 else "invalid_request_error"
-        return sse.frame(_encode(wire.StreamErrorBody(wire.StreamError(message, kind, status), message)))
-
-
-def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDetail]]:
-    match error:
-        case NotAnObject():
-            return 400, "Invalid request format: the body must be a JSON object"
-        case MalformedJson():
-            return 400, error.message
-        case ContextOverflow():
-            return 422, [FastApiDetail(("body", "messages"), error.message, "value_error")]
-        case InvalidQuery():
-            return 422, query_details(error)
-        case BadRequest():
-            return _bad_request(list(violations_of(error)))
-        case Unauthenticated():
-            return 401, "Authentication failed due to invalid or missing API key"
-        case InsufficientBalance():
-            return 402, "Insufficient balance. Add credits to continue"
-        case Forbidden():
-            return 403, error.message
-        case ModelNotFound():
-            return 422, [FastApiDetail(("body", "model"), error.message, "value_error")]
-        case JobNotFound():
-            return 404, error.message
-        case JobTimedOut():
-            return 408, error.message
-        case JobCancelled():
-            return 410, error.message
-        case BodyTooLarge():
-            return 413, error.message
-        case IdempotencyConflict():
-            return 409, error.message
-        case NoAccount():
-            return 404, error.message
-        case Limited():
-            return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
-        case Overloaded():
-            return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
-        case _:
-            return 500, "An internal server error occurred while processing the request"
-
-
-def _bad_request(violations: list[Violation]) -> tuple[int, str | list[FastApiDetail]]:
-    for violation in violations:
-        if (message := _shape_error(violation)) is not None:
-            return 400, f"Invalid request format: {message}"
-    return 422, [_detail(violation) for violation in violations]
-
-
-def _shape_error(violation: Violation) -> str | None:
-    """What is wrong with the shape, in words; None: nothing, the value is at fault."""
-    match violation:
-        case Violation(("messages",), WrongLength()):
-            return "'messages' must hold at least one message"
-        case Violation(_, MissingField() | WrongType() as problem):
-            return describe(f"'{violation.field}'", problem)
-    return None
-
-
-def _detail(violation: Violation) -> FastApiDetail:
-    match violation:
-        case Violation(path, OutOfRange(low, high, None, got)) if low is not None and high is not None:
-            above = got > high
-            message = f"Input should be {'less' if above else 'greater'} than or equal to {high if above else low}"
-            return FastApiDetail(("body", *path), message, "less_than_equal" if above else "greater_than_equal")
-    return fastapi_detail(violation)

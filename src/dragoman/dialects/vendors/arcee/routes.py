@@ -16,7 +16,7 @@ from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, Operation
 from dragoman.dialects.http.query import read_query
 from dragoman.dialects.openai import response_builder as openai_answer
-from dragoman.dialects.vendors.arcee import codec, usage, wire
+from dragoman.dialects.vendors.arcee import codec, errors, usage, wire
 
 
 class _ArceeService(UsageReportingService, QueueService, Protocol):
@@ -88,7 +88,7 @@ def _json(body: bytes) -> Response:
     return Response(body, media_type="application/json")
 
 
-_ERRORS = codec.ArceeErrors()
+_ERRORS = errors.ArceeErrors()
 _CHAT = EndpointCodec("arcee.chat", codec.decode_chat, _ERRORS)
 
 ENDPOINT_CODECS = (_CHAT,)

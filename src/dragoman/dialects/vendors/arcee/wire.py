@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from dragoman.core.limits import MAX_CHOICES, MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
 from dragoman.core.request import ReasoningEffort
-from dragoman.dialects.http.validation import FastApiDetail
+from dragoman.dialects.http.fastapi_errors import FastApiDetail
 from dragoman.dialects.openai.formats import ResponseFormat
 from dragoman.dialects.openai.logprobs import MAX_TOP_LOGPROBS
 from dragoman.dialects.openai.messages import ChatMessage

@@ -7,40 +7,19 @@ import msgspec
 
 from dragoman.core.adapters import AdapterSource, AdapterSpec, RegisteredAdapter
 from dragoman.core.errors import (
-    AdapterMissing,
-    BadRequest,
-    BodyTooLarge,
-    ContextOverflow,
-    DragomanError,
-    Forbidden,
-    IdempotencyConflict,
-    InsufficientBalance,
-    JobCancelled,
-    JobNotFound,
-    JobTimedOut,
-    Limited,
-    ModelNameTaken,
     ModelNotFound,
-    Overloaded,
-    Unauthenticated,
 )
 from dragoman.core.limits import check_sampling
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams
 from dragoman.core.service import ServedModel, find_model
-from dragoman.dialects.http import sse
-from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, ErrorResponse
-from dragoman.dialects.http.context import error_headers
+from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.validation import (
     InvalidFields,
     InvalidValue,
-    MalformedJson,
-    MissingField,
     Problem,
     Violation,
     WrongType,
     decode_body,
-    describe,
-    violations_of,
 )
 from dragoman.dialects.openai.messages import ChatMessage, to_core_messages, validate_messages
 from dragoman.dialects.openai.response_builder import OpenAIChatResponseBuilder, response_head
@@ -142,94 +121,3 @@ def _invalid_messages(problem: Problem) -> InvalidFields:
 def _raise_violations(violations: Iterable[Violation]) -> None:
     if found := list(violations):
         raise InvalidFields(found)
-
-
-class EmpowerErrors:
-    """The error tree in this dialect's envelope, before and after the first byte."""
-
-    def render(self, error: DragomanError) -> ErrorResponse:
-        """Status, body and headers."""
-        rendered = _render(error)
-        return ErrorResponse(rendered.status, _encode(rendered.body), error_headers(error))
-
-    def render_frame(self, error: DragomanError) -> bytes:
-        """The last frame of a stream that failed; no terminator follows it."""
-        return sse.frame(_encode(_render(error).body))
-
-
-class _RenderedError(NamedTuple):
-    """An error as the client hears of it."""
-
-    status: int
-    body: wire.ErrorBody
-
-
-def _render(error: DragomanError) -> _RenderedError:
-    match error:
-        case MalformedJson():
-            return _error(400, error.message)
-        case ContextOverflow():
-            return _error(400, error.message, "messages", "context_length_exceeded")
-        case ModelNameTaken():
-            return _error(400, error.message, "name", "name_taken")
-        case AdapterMissing():
-            return _error(400, error.message, "model_name", "model_not_available")
-        case BadRequest():
-            return _bad_request(next(violations_of(error)))
-        case Unauthenticated(fault="missing"):
-            return _unauthenticated("No API key provided", "missing_api_key")
-        case Unauthenticated(fault="malformed"):
-            return _unauthenticated("Authorization header must have the form: Bearer <token>", "invalid_api_key")
-        case Unauthenticated():
-            return _unauthenticated("Invalid API key", "invalid_api_key")
-        case InsufficientBalance():
-            return _error(402, "Insufficient balance", None, "insufficient_balance", kind="insufficient_balance")
-        case Forbidden():
-            return _error(403, error.message, None, "permission_denied", kind="permission_error")
-        case ModelNotFound():
-            return _error(404, error.message, "model", "model_not_found")
-        case JobNotFound():
-            return _error(404, error.message, None, "job_not_found")
-        case JobTimedOut():
-            return _error(408, error.message, None, "timeout", kind="timeout_error")
-        case JobCancelled():
-            return _error(410, error.message, None, "job_cancelled", kind="cancelled")
-        case BodyTooLarge():
-            return _error(413, error.message)
-        case IdempotencyConflict():
-            return _error(409, error.message, None, "idempotency_key_in_use", kind="idempotency_error")
-        case Limited():
-            message = f"Rate limit reached, retry in {error.retry_after} seconds"
-            return _error(429, message, None, "rate_limit_exceeded", kind="rate_limit_error")
-        case Overloaded():
-            message = f"The server is overloaded, retry in {error.retry_after} seconds"
-            return _error(503, message, None, "overloaded", kind="server_error")
-        case _:
-            return _error(500, "An internal error occurred", kind="server_error")
-
-
-def _bad_request(violation: Violation) -> _RenderedError:
-    field = f"'{violation.field}'"
-    parameter = str(violation.path[0]) if violation.path else None
-    match violation.problem:
-        case MissingField():
-            return _error(400, f"Missing required parameter: {field}", parameter, "missing_required_parameter")
-        case WrongType() as problem:
-            return _error(400, describe(field, problem), parameter, "invalid_type")
-        case problem:
-            return _error(400, describe(field, problem), parameter, "invalid_value")
-
-
-def _unauthenticated(message: str, code: str) -> _RenderedError:
-    return _error(401, message, None, code, kind="authentication_error")
-
-
-def _error(
-    status: int,
-    message: str,
-    parameter: str | None = None,
-    code: str | None = None,
-    *,
-    kind: str = "invalid_request_error",
-) -> _RenderedError:
-    return _RenderedError(status, wire.ErrorBody(wire.ErrorDetail(message, kind, parameter, code)))

@@ -16,7 +16,7 @@ from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, Operation
 from dragoman.dialects.openai import response_builder as openai_answer
-from dragoman.dialects.vendors.empower import codec, wire
+from dragoman.dialects.vendors.empower import codec, errors, wire
 
 _PREFIXES = ("/empower/api/v1", "/empower")
 
@@ -80,7 +80,7 @@ def _routes(service: _EmpowerService, options: HttpOptions, prefixes: Sequence[s
     ]
 
 
-_ERRORS = codec.EmpowerErrors()
+_ERRORS = errors.EmpowerErrors()
 _CHAT = EndpointCodec("empower.chat", codec.decode_chat, _ERRORS)
 
 ENDPOINT_CODECS = (_CHAT,)

@@ -7,36 +7,17 @@ import msgspec
 from starlette.datastructures import Headers
 
 from dragoman.core.errors import (
-    BadRequest,
-    BodyTooLarge,
-    ContextOverflow,
-    DragomanError,
-    Forbidden,
-    IdempotencyConflict,
-    InsufficientBalance,
-    JobCancelled,
-    JobNotFound,
-    JobTimedOut,
-    Limited,
     ModelNotFound,
-    Overloaded,
-    Unauthenticated,
 )
 from dragoman.core.limits import MAX_SEED, check_sampling
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt
-from dragoman.dialects.http import sse
-from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, ErrorResponse
-from dragoman.dialects.http.context import error_headers
+from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.validation import (
-    FastApiDetail,
     InvalidFields,
     InvalidValue,
-    MalformedJson,
     MissingField,
     Violation,
     decode_body,
-    fastapi_detail,
-    violations_of,
 )
 from dragoman.dialects.openai.messages import ChatMessage, to_core_messages, validate_messages
 from dragoman.dialects.openai.response_builder import (
@@ -46,19 +27,12 @@ from dragoman.dialects.openai.response_builder import (
 )
 from dragoman.dialects.openai.shapes import stop_strings
 from dragoman.dialects.vendors.float16 import wire
+from dragoman.dialects.vendors.float16.errors import ModelNotInDeployment
 
 DEFAULT_SEED = 2
 """So equal requests give equal answers unless a client sends a seed of its own."""
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
-
-
-class ModelNotInDeployment(ModelNotFound):
-    """The deployment serves another model than the one in the body."""
-
-    def __init__(self, model: str, deployment: str) -> None:
-        super().__init__(model)
-        self.message = f"Model '{model}' is not served by deployment '{deployment}'"
 
 
 def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
@@ -162,56 +136,3 @@ def _explain_split_message(violation: Violation) -> Violation:
     if violation.path[0] == "messages" and violation.path[-1] == "role" and violation.problem == MissingField():
         return Violation(violation.path, InvalidValue("role and content belong in the same object"))
     return violation
-
-
-class Float16Errors:
-    """The error tree in this dialect's envelope, before and after the first byte."""
-
-    def render(self, error: DragomanError) -> ErrorResponse:
-        """Status, body and headers."""
-        status, detail = _status_and_detail(error)
-        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), error_headers(error))
-
-    def render_frame(self, error: DragomanError) -> bytes:
-        """The last frame of a stream that failed; no terminator follows it."""
-        status, detail = _status_and_detail(error)
-        message = detail if isinstance(detail, str) else error.message
-        return sse.frame(_encode(wire.StreamErrorBody(wire.StreamError(message, "server_error", status), message)))
-
-
-def _status_and_detail(error: DragomanError) -> tuple[int, str | list[FastApiDetail]]:
-    match error:
-        case MalformedJson():
-            return 400, error.message
-        case ContextOverflow():
-            return 400, error.message
-        case BadRequest():
-            return 422, [fastapi_detail(violation) for violation in violations_of(error)]
-        case Unauthenticated(fault="missing"):
-            return 401, "Missing API key"
-        case Unauthenticated():
-            return 401, "Invalid API key"
-        case InsufficientBalance():
-            return 402, "Insufficient balance"
-        case Forbidden():
-            return 403, error.message
-        case ModelNotInDeployment():
-            return 404, error.message
-        case ModelNotFound():
-            return 404, f"Deployment '{error.model}' not found"
-        case JobNotFound():
-            return 404, error.message
-        case JobTimedOut():
-            return 408, error.message
-        case JobCancelled():
-            return 410, error.message
-        case BodyTooLarge():
-            return 413, error.message
-        case IdempotencyConflict():
-            return 409, error.message
-        case Limited():
-            return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
-        case Overloaded():
-            return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
-        case _:
-            return 500, "An internal error occurred"

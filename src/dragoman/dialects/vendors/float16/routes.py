@@ -11,7 +11,7 @@ from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
 from dragoman.dialects.openai import response_builder as openai_answer
-from dragoman.dialects.vendors.float16 import codec, wire
+from dragoman.dialects.vendors.float16 import codec, errors, wire
 
 
 def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
@@ -35,7 +35,7 @@ def vendor_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute
     return [*job_routes(RouteContext(service, codec.read_key, options), _ERRORS), *routes(service, options)]
 
 
-_ERRORS = codec.Float16Errors()
+_ERRORS = errors.Float16Errors()
 _CHAT = EndpointCodec("float16.chat", codec.decode_chat, _ERRORS)
 _TEXT = EndpointCodec("float16.text", codec.decode_text, _ERRORS)
 

@@ -1,46 +1,24 @@
 """Between this dialect's JSON and core: requests in, events out, errors in LiteLLM's envelope."""
 
 from collections.abc import Callable, Iterator
-from datetime import datetime
 
 import msgspec
 from starlette.datastructures import Headers
 
 from dragoman.core.errors import (
     BadRequest,
-    BodyTooLarge,
-    ContextOverflow,
-    DragomanError,
-    Forbidden,
-    IdempotencyConflict,
-    InsufficientBalance,
-    JobCancelled,
-    JobNotFound,
-    JobTimedOut,
-    KeyExpired,
-    Limited,
-    ModelNotFound,
-    Overloaded,
-    RateLimited,
-    ShuttingDown,
-    TooManyRunning,
     Unauthenticated,
 )
 from dragoman.core.jobs import DEFAULT_PRIORITY, LOWEST_PRIORITY
 from dragoman.core.limits import MAX_SEED, check_sampling
-from dragoman.core.rate_limits import Allowance
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt
-from dragoman.dialects.http import sse
-from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, ErrorResponse
-from dragoman.dialects.http.context import error_headers
+from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.validation import (
     InvalidFields,
     InvalidValue,
-    MalformedJson,
     MissingField,
     Violation,
     decode_body,
-    fastapi_detail,
 )
 from dragoman.dialects.openai.chat_templates import validate_template
 from dragoman.dialects.openai.formats import validate_response_format
@@ -51,9 +29,6 @@ from dragoman.dialects.openai.tools import tool_use, validate_tools
 from dragoman.dialects.vendors.infermatic import wire
 from dragoman.dialects.vendors.infermatic.answers import ChatResponseBuilder, TextResponseBuilder
 from dragoman.dialects.vendors.infermatic.constraints import RequestedFormat, requested_format
-
-_UNLIMITED = Allowance(limit=2**63 - 1, used=0, resets_in=0)
-"""What LiteLLM tells of a limit that a key does not have."""
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
@@ -194,136 +169,6 @@ def _token_id(text: str) -> int:
     if not is_token_id(text):
         raise BadRequest(f"logit_bias must have token ids as keys, got '{text[:40]}'", "logit_bias")
     return int(text)
-
-
-class InfermaticErrors:
-    """The error tree in this dialect's envelope, before and after the first byte."""
-
-    def __init__(self, route: str, prompt_parameter: str) -> None:
-        """`route` is named in one message; `prompt_parameter` is the field a prompt that is too long came in."""
-        self._route = route
-        self._prompt_parameter = prompt_parameter
-
-    def render(self, error: DragomanError) -> ErrorResponse:
-        """Status, body and headers."""
-        status, detail = self._detail(error)
-        headers = {} if isinstance(error, Unauthenticated) else error_headers(error)  # LiteLLM asks for no scheme.
-        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), headers)
-
-    def render_frame(self, error: DragomanError) -> bytes:
-        """The last frame of a stream that failed; no terminator follows it."""
-        return sse.frame(_encode(wire.ErrorBody(self._detail(error)[1])))
-
-    def _detail(self, error: DragomanError) -> tuple[int, wire.ErrorDetail]:
-        match error:
-            case MalformedJson():
-                return _detail(400, "Invalid JSON in request body", "bad_request_error")
-            case InvalidFields(violations=[Violation(path, MissingField()), *_]) if len(path) == 1:
-                return _detail(400, f"Missing required parameter: '{path[0]}'", "bad_request_error", str(path[0]))
-            case ContextOverflow():
-                message = f"litellm.ContextWindowExceededError: {error.message}"
-                return _detail(400, message, "bad_request_error", self._prompt_parameter)
-            case BadRequest():
-                message = f"litellm.BadRequestError: {error.message}"
-                return _detail(400, message, "bad_request_error", error.parameter or "None")
-            case KeyExpired():
-                times = f"Key Expiry time {_utc_time(error.expired_at)} and current time {_utc_time(error.now)}"
-                return _detail(400, f"Authentication Error - Expired Key. {times}", "expired_key")
-            case Unauthenticated():
-                return _detail(401, f"Authentication Error, {_key_error_message(error)}", "auth_error")
-            case Forbidden():
-                return _detail(403, f"Authentication Error, {error.message}", "auth_error")
-            case InsufficientBalance():
-                message = f"Budget has been exceeded! Current cost: {error.cost}, Max budget: {error.limit}"
-                return 400, wire.ErrorDetail(message, "budget_exceeded", None, "400")
-            case ModelNotFound():
-                message = (
-                    f"{self._route}: Invalid model name passed in model={error.model}. "
-                    "Call `/v1/models` to view available models for your key."
-                )
-                return _detail(400, message, "None")
-            case JobNotFound():
-                return _detail(404, error.message, "not_found_error")
-            case JobTimedOut():
-                message = "litellm.Timeout: Request timed out while polling queue"
-                return _detail(408, message, "timeout_error")
-            case JobCancelled():
-                return _detail(410, error.message, "cancelled")
-            case BodyTooLarge():
-                return _detail(413, error.message, "bad_request_error")
-            case IdempotencyConflict():
-                return _detail(409, error.message, "idempotency_error")
-            case Limited():
-                return _detail(429, _limit_message(error), "None")
-            case ShuttingDown():
-                return _detail(503, f"litellm.ServiceUnavailableError: {error.message}", "None")
-            case Overloaded():
-                message = f"No deployments available for selected model, Try again in {error.retry_after} seconds"
-                return _detail(429, f"{message}. {error.message}", "None")
-            case _:
-                message = f"litellm.InternalServerError: {error.message}"
-                return _detail(500, message, "internal_server_error")
-
-
-def _detail(status: int, message: str, kind: str, parameter: str = "None") -> tuple[int, wire.ErrorDetail]:
-    return status, wire.ErrorDetail(message, kind, parameter, str(status))
-
-
-def _utc_time(time: datetime) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _limit_message(error: Limited) -> str:
-    match error:
-        case TooManyRunning():
-            return f"Max parallel request limit reached. Limit: {error.limit}"
-        case RateLimited():
-            requests, tokens = (allowance or _UNLIMITED for allowance in error.allowances)
-            return (
-                "LiteLLM Rate Limit Handler for rate limit type = key. Crossed TPM, RPM Limit. "
-                f"current rpm: {requests.used}, rpm limit: {requests.limit}, "
-                f"current tpm: {tokens.used}, tpm limit: {tokens.limit}"
-            )
-        case _:
-            return error.message
-
-
-def _key_error_message(error: Unauthenticated) -> str:
-    match error.fault:
-        case "missing":
-            return "No api key passed in."
-        case "malformed":
-            return f"Malformed API Key passed in. Ensure Key has `Bearer ` prefix. Passed in: ****{error.key_suffix}"
-        case "unknown" if not error.has_prefix:
-            return f"LiteLLM Virtual Key expected. Received=****{error.key_suffix}, expected to start with 'sk-'."
-        case "disabled":
-            return "Key is blocked. Update via `/key/unblock` if you're admin."
-        case _:
-            return "Invalid proxy server token passed"
-
-
-class LookupErrors(InfermaticErrors):
-    """The errors of the routes that look something up: what they do not find is not there."""
-
-    def __init__(self) -> None:
-        super().__init__("", "prompt")
-
-    def render(self, error: DragomanError) -> ErrorResponse:
-        if isinstance(error, ModelNotFound):
-            detail = wire.ErrorDetail(error.message, "not_found_error", "model", "404")
-            return ErrorResponse(404, _encode(wire.ErrorBody(detail)), {})
-        return super().render(error)
-
-
-class TokenCounterErrors(LookupErrors):
-    """The token counter tells of a wrong body as FastAPI does."""
-
-    def render(self, error: DragomanError) -> ErrorResponse:
-        if isinstance(error, InvalidFields):
-            return ErrorResponse(422, _encode({"detail": [fastapi_detail(found) for found in error.violations]}), {})
-        if isinstance(error, BadRequest) and not isinstance(error, MalformedJson | ContextOverflow):
-            return ErrorResponse(400, _encode({"detail": error.message}), {})
-        return super().render(error)
 
 
 def decode_token_count(body: bytes) -> wire.TokenCountRequest:

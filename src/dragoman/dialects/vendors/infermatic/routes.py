@@ -14,7 +14,7 @@ from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import JobBody, JobEvent, job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
 from dragoman.dialects.http.queueing import QueuedJobBody
-from dragoman.dialects.vendors.infermatic import codec, wire
+from dragoman.dialects.vendors.infermatic import codec, errors, wire
 
 _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:path}")
 
@@ -60,7 +60,7 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
             assert served is not None, "what was counted is served"
             return _json(wire.TokenCount(total, sent.model, served.id))
 
-        return await authenticated(request, route, answer, codec.TokenCounterErrors())
+        return await authenticated(request, route, answer, errors.TokenCounterErrors())
 
     return [
         *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in _PREFIXES),
@@ -75,9 +75,9 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     ]
 
 
-_CHAT_ERRORS = codec.InfermaticErrors("/chat/completions", "messages")
-_TEXT_ERRORS = codec.InfermaticErrors("/completions", "prompt")
-_LOOKUP_ERRORS = codec.LookupErrors()
+_CHAT_ERRORS = errors.InfermaticErrors("/chat/completions", "messages")
+_TEXT_ERRORS = errors.InfermaticErrors("/completions", "prompt")
+_LOOKUP_ERRORS = errors.LookupErrors()
 
 _CHAT = EndpointCodec("infermatic.chat", codec.decode_chat, _CHAT_ERRORS)
 _TEXT = EndpointCodec("infermatic.text", codec.decode_text, _TEXT_ERRORS)

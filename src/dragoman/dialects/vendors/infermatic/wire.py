@@ -8,7 +8,7 @@ from msgspec import UNSET, Meta, UnsetType
 from dragoman.core.jobs import DEFAULT_PRIORITY
 from dragoman.core.limits import MAX_CHOICES
 from dragoman.core.request import ReasoningEffort
-from dragoman.dialects.http.validation import FastApiDetail
+from dragoman.dialects.http.fastapi_errors import FastApiDetail
 from dragoman.dialects.openai.chat_templates import Template, TemplateArguments
 from dragoman.dialects.openai.formats import ResponseFormat
 from dragoman.dialects.openai.logprobs import MAX_TOP_LOGPROBS, ChatLogprobs, TextLogprobs

@@ -7,41 +7,19 @@ from typing import Any, TypeVar
 import msgspec
 from starlette.datastructures import Headers
 
-from dragoman.core.errors import (
-    BadRequest,
-    BodyTooLarge,
-    ContextOverflow,
-    DragomanError,
-    Forbidden,
-    IdempotencyConflict,
-    InsufficientBalance,
-    JobCancelled,
-    JobNotFound,
-    JobTimedOut,
-    Limited,
-    ModelNotFound,
-    Overloaded,
-    Unauthenticated,
-)
 from dragoman.core.limits import MAX_SEED
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, Prompt, SamplingParams, TextPrompt
 from dragoman.core.service import ServedModel
-from dragoman.dialects.http import sse
-from dragoman.dialects.http.codec import DecodeContext, DecodedRequest, ErrorResponse
-from dragoman.dialects.http.context import bearer_key, error_headers, selected_account
-from dragoman.dialects.http.query import InvalidQuery, query_details
+from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
+from dragoman.dialects.http.context import bearer_key, selected_account
 from dragoman.dialects.http.validation import (
-    FastApiDetail,
     FieldPath,
     InvalidFields,
     InvalidValue,
-    MalformedJson,
     MissingField,
     Violation,
     WrongType,
     decode_body,
-    fastapi_detail,
-    violations_of,
 )
 from dragoman.dialects.openai.chat_templates import validate_template
 from dragoman.dialects.vendors.scale import wire
@@ -171,60 +149,6 @@ def page(items: list[Item], query: wire.ListQuery) -> wire.Page[Item]:
     """The part of the list that was asked for."""
     first = (query.page - 1) * query.limit
     return wire.Page(query.page, items[first : first + query.limit], query.limit, len(items))
-
-
-class ScaleErrors:
-    """The error tree in this dialect's envelope, before and after the first byte."""
-
-    def __init__(self, *, noun: str = "Model deployment") -> None:
-        """`noun` is what was not found under the name."""
-        self._noun = noun
-
-    def render(self, error: DragomanError) -> ErrorResponse:
-        """Status, body and headers."""
-        status, detail = self._status_and_detail(error)
-        return ErrorResponse(status, _encode(wire.ErrorBody(detail)), error_headers(error))
-
-    def render_frame(self, error: DragomanError) -> bytes:
-        """The last frame of a stream that failed. Clients raise on the event's name."""
-        return b"event: error\n" + sse.frame(self.render(error).body)
-
-    def _status_and_detail(self, error: DragomanError) -> tuple[int, str | list[FastApiDetail]]:
-        match error:
-            case MalformedJson():
-                return 400, "Request body is not valid JSON"
-            case ContextOverflow():
-                return 400, error.message
-            case InvalidQuery():
-                return 422, query_details(error)
-            case BadRequest():
-                return 422, [fastapi_detail(violation) for violation in violations_of(error)]
-            case Unauthenticated(fault="missing"):
-                return 401, "Missing API key"
-            case Unauthenticated():
-                return 401, "Invalid API key"
-            case InsufficientBalance():
-                return 402, "Insufficient balance"
-            case Forbidden():
-                return 403, error.message
-            case ModelNotFound():
-                return 404, f"{self._noun} '{error.model}' not found"
-            case JobNotFound():
-                return 404, error.message
-            case JobTimedOut():
-                return 408, error.message
-            case JobCancelled():
-                return 410, error.message
-            case BodyTooLarge():
-                return 413, error.message
-            case IdempotencyConflict():
-                return 409, error.message
-            case Limited():
-                return 429, f"Rate limit reached, retry in {error.retry_after} seconds"
-            case Overloaded():
-                return 503, f"The server is overloaded, retry in {error.retry_after} seconds"
-            case _:
-                return 500, "An internal server error occurred"
 
 
 def _decode_deployment(sent: wire.DeploymentRequest, context: DecodeContext, prompt: Prompt) -> DecodedRequest:

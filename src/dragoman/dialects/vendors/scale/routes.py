@@ -19,7 +19,7 @@ from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import Operation
 from dragoman.dialects.http.query import read_query
 from dragoman.dialects.http.truncation import ContextWindowFitter
-from dragoman.dialects.vendors.scale import codec, wire
+from dragoman.dialects.vendors.scale import codec, errors, wire
 
 TRIMMED_HEADER = "x-dragoman-trimmed-messages"
 """Tells how many messages were dropped; absent when none."""
@@ -115,7 +115,7 @@ class _TruncationHeaderResponse(Response):
         await self._response(scope, receive, send_told)
 
 
-_ERRORS = codec.ScaleErrors()
+_ERRORS = errors.ScaleErrors()
 _DEPLOYMENT_CHAT = EndpointCodec("scale.deployment_chat", codec.decode_deployment_chat, _ERRORS)
 _DEPLOYMENT_TEXT = EndpointCodec("scale.deployment_text", codec.decode_deployment_text, _ERRORS)
 _CHAT = EndpointCodec("scale.chat", codec.decode_chat, _ERRORS)
@@ -123,7 +123,7 @@ _TEXT = EndpointCodec("scale.text", codec.decode_text, _ERRORS)
 
 ENDPOINT_CODECS = (_DEPLOYMENT_CHAT, _DEPLOYMENT_TEXT, _CHAT, _TEXT)
 
-_LOOKUP_ERRORS = codec.ScaleErrors(noun="Model")
+_LOOKUP_ERRORS = errors.ScaleErrors(noun="Model")
 
 _WRITE_METHODS = ["POST", "PUT", "PATCH", "DELETE"]
 

@@ -6,7 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from dragoman.core.limits import MAX_STOP_STRING_LENGTH
-from dragoman.dialects.http.validation import FastApiDetail
+from dragoman.dialects.http.fastapi_errors import FastApiDetail
 from dragoman.dialects.openai.chat_templates import Template, TemplateArguments
 from dragoman.dialects.openai.logprobs import MAX_TOP_LOGPROBS, ChatTokenLogprob
 

@@ -1,0 +1,145 @@
+"""Errors over HTTP: one table of statuses and texts, from which a dialect's own differ in a few rows.
+
+A dialect overrides rows and supplies the envelope. The row of the nearest class of an error applies, so an error class
+without a row is reported as its base class is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from starlette.responses import Response
+
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    DragomanError,
+    Forbidden,
+    IdempotencyConflict,
+    InsufficientBalance,
+    JobCancelled,
+    JobNotFound,
+    JobTimedOut,
+    Limited,
+    ModelNotFound,
+    NoAccount,
+    Overloaded,
+    RateLimited,
+    Unauthenticated,
+)
+from dragoman.core.rate_limits import Allowances
+from dragoman.core.service import Caller, GenerationService
+from dragoman.dialects.http.codec import ErrorResponse
+
+
+class ErrorRule(NamedTuple):
+    """How an error is reported."""
+
+    status: int
+    message: str = ""
+    """Empty: the error's own message."""
+    kind: str = "invalid_request_error"
+    """`type` in OpenAI's envelope."""
+    parameter: str | None = None
+    """`param` in OpenAI's envelope: the field at fault."""
+    code: str | None = None
+    """`code` in OpenAI's envelope."""
+    details: Sequence[msgspec.Struct] | None = None
+    """All mistakes of the request, for envelopes that list them instead of the message."""
+
+
+ErrorRow = ErrorRule | Callable[[Any], ErrorRule]
+"""A rule, or a function of the error where the rule depends on it."""
+
+
+def _unauthenticated(error: Unauthenticated) -> ErrorRule:
+    message = "Missing API key" if error.fault == "missing" else "Invalid API key"
+    return ErrorRule(401, message, "authentication_error", code="invalid_api_key")
+
+
+def _limited(error: Limited) -> ErrorRule:
+    message = f"Rate limit reached, retry in {error.retry_after} seconds"
+    return ErrorRule(429, message, "rate_limit_error", code="rate_limit_exceeded")
+
+
+def _overloaded(error: Overloaded) -> ErrorRule:
+    message = f"The server is overloaded, retry in {error.retry_after} seconds"
+    return ErrorRule(503, message, "server_error", code="overloaded")
+
+
+_SHARED_ROWS: Mapping[type[DragomanError], ErrorRow] = {
+    BadRequest: ErrorRule(400),
+    Unauthenticated: _unauthenticated,
+    InsufficientBalance: ErrorRule(402, "Insufficient balance", "insufficient_balance", code="insufficient_balance"),
+    Forbidden: ErrorRule(403, kind="permission_error", code="permission_denied"),
+    ModelNotFound: ErrorRule(404, parameter="model", code="model_not_found"),
+    JobNotFound: ErrorRule(404, code="job_not_found"),
+    NoAccount: ErrorRule(404),
+    JobTimedOut: ErrorRule(408, kind="timeout_error", code="timeout"),
+    IdempotencyConflict: ErrorRule(409, kind="idempotency_error", code="idempotency_key_in_use"),
+    JobCancelled: ErrorRule(410, kind="cancelled", code="job_cancelled"),
+    BodyTooLarge: ErrorRule(413),
+    Limited: _limited,
+    Overloaded: _overloaded,
+    DragomanError: ErrorRule(500, "An internal error occurred", "server_error"),
+}
+
+
+class ErrorTable:
+    """The rules of one dialect."""
+
+    def __init__(self, overrides: Mapping[type[DragomanError], ErrorRow]) -> None:
+        self._rows = {**_SHARED_ROWS, **overrides}
+
+    def rule(self, error: DragomanError) -> ErrorRule:
+        """Return the rule for the error, with its message filled in."""
+        row = next(self._rows[each] for each in type(error).__mro__ if each in self._rows)
+        rule = row if isinstance(row, ErrorRule) else row(error)
+        return rule if rule.message else rule._replace(message=error.message)
+
+
+def error_headers(error: DragomanError) -> dict[str, str]:
+    """Return the headers that most dialects add to an error: when to retry, and how to send a key."""
+    match error:
+        case RateLimited():
+            return {"retry-after": str(error.retry_after), **rate_limit_headers(error.allowances)}
+        case Overloaded() | Limited():
+            return {"retry-after": str(error.retry_after)}
+        case Unauthenticated():
+            return {"www-authenticate": "Bearer"}
+        case IdempotencyConflict():
+            # OpenAI's and Scale's libraries retry a 409 unless told not to.
+            return {"x-should-retry": "false"}
+        case _:
+            return {}
+
+
+def rate_limit_headers(allowances: Allowances) -> dict[str, str]:
+    """Return what a key has left of its limits per minute, in OpenAI's headers."""
+    headers = {}
+    for kind, allowance in zip(("requests", "tokens"), allowances, strict=True):
+        if allowance is not None:
+            headers[f"x-ratelimit-limit-{kind}"] = str(allowance.limit)
+            headers[f"x-ratelimit-remaining-{kind}"] = str(allowance.remaining)
+            headers[f"x-ratelimit-reset-{kind}"] = f"{allowance.resets_in}s"
+    return headers
+
+
+def error_response(rendered: ErrorResponse, headers: Mapping[str, str]) -> Response:
+    """Return an error as an HTTP response."""
+    return Response(rendered.body, rendered.status, {**headers, **rendered.headers}, "application/json")
+
+
+async def preceding_error(
+    service: GenerationService, caller: Caller, error: DragomanError, model: str | None = None
+) -> DragomanError:
+    """Return the error to report: a caller without access learns that before a mistake in the body or the model.
+
+    Only a request with such a mistake costs this extra check; others are checked when they are admitted.
+    """
+    if isinstance(error, BadRequest | BodyTooLarge | ModelNotFound):
+        try:
+            await service.check_access(caller, model)
+        except DragomanError as preceding:
+            return preceding
+    return error

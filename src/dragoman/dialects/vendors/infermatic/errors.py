@@ -1,0 +1,177 @@
+"""Errors as this dialect reports them, in LiteLLM's envelope."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import msgspec
+
+from dragoman.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ContextOverflow,
+    DragomanError,
+    Forbidden,
+    InsufficientBalance,
+    JobNotFound,
+    JobTimedOut,
+    KeyExpired,
+    Limited,
+    ModelNotFound,
+    Overloaded,
+    RateLimited,
+    ShuttingDown,
+    TooManyRunning,
+    Unauthenticated,
+)
+from dragoman.core.rate_limits import Allowance
+from dragoman.dialects.http import sse
+from dragoman.dialects.http.codec import ErrorResponse
+from dragoman.dialects.http.errors import ErrorRow, ErrorRule, ErrorTable, error_headers
+from dragoman.dialects.http.fastapi_errors import fastapi_details
+from dragoman.dialects.http.validation import (
+    InvalidFields,
+    MalformedJson,
+    MissingField,
+    Violation,
+)
+from dragoman.dialects.vendors.infermatic import wire
+
+_UNLIMITED = Allowance(limit=2**63 - 1, used=0, resets_in=0)
+"""What LiteLLM reports for a limit that a key does not have."""
+
+_BUDGET_EXCEEDED = "budget_exceeded"
+
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+def _utc_time(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _key_error_message(error: Unauthenticated) -> str:
+    match error.fault:
+        case "missing":
+            return "No api key passed in."
+        case "malformed":
+            return f"Malformed API Key passed in. Ensure Key has `Bearer ` prefix. Passed in: ****{error.key_suffix}"
+        case "unknown" if not error.has_prefix:
+            return f"LiteLLM Virtual Key expected. Received=****{error.key_suffix}, expected to start with 'sk-'."
+        case "disabled":
+            return "Key is blocked. Update via `/key/unblock` if you're admin."
+        case _:
+            return "Invalid proxy server token passed"
+
+
+def _bad_request(error: BadRequest) -> ErrorRule:
+    message = f"litellm.BadRequestError: {error.message}"
+    return ErrorRule(400, message, "bad_request_error", error.parameter)
+
+
+def _invalid_fields(error: InvalidFields) -> ErrorRule:
+    match error.violations[0]:
+        case Violation((field,), MissingField()):
+            return ErrorRule(400, f"Missing required parameter: '{field}'", "bad_request_error", str(field))
+        case _:
+            return _bad_request(error)
+
+
+def _key_expired(error: KeyExpired) -> ErrorRule:
+    times = f"Key Expiry time {_utc_time(error.expired_at)} and current time {_utc_time(error.now)}"
+    return ErrorRule(400, f"Authentication Error - Expired Key. {times}", "expired_key")
+
+
+def _budget_exceeded(error: InsufficientBalance) -> ErrorRule:
+    message = f"Budget has been exceeded! Current cost: {error.cost}, Max budget: {error.limit}"
+    return ErrorRule(400, message, _BUDGET_EXCEEDED)
+
+
+def _rate_limited(error: RateLimited) -> ErrorRule:
+    requests, tokens = (allowance or _UNLIMITED for allowance in error.allowances)
+    message = (
+        "LiteLLM Rate Limit Handler for rate limit type = key. Crossed TPM, RPM Limit. "
+        f"current rpm: {requests.used}, rpm limit: {requests.limit}, "
+        f"current tpm: {tokens.used}, tpm limit: {tokens.limit}"
+    )
+    return ErrorRule(429, message, "None")
+
+
+def _too_many_running(error: TooManyRunning) -> ErrorRule:
+    return ErrorRule(429, f"Max parallel request limit reached. Limit: {error.limit}", "None")
+
+
+def _overloaded(error: Overloaded) -> ErrorRule:
+    message = f"No deployments available for selected model, Try again in {error.retry_after} seconds"
+    return ErrorRule(429, f"{message}. {error.message}", "None")
+
+
+_ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
+    BadRequest: _bad_request,
+    InvalidFields: _invalid_fields,
+    MalformedJson: ErrorRule(400, "Invalid JSON in request body", "bad_request_error"),
+    KeyExpired: _key_expired,
+    Unauthenticated: lambda error: ErrorRule(401, f"Authentication Error, {_key_error_message(error)}", "auth_error"),
+    InsufficientBalance: _budget_exceeded,
+    Forbidden: lambda error: ErrorRule(403, f"Authentication Error, {error.message}", "auth_error"),
+    JobNotFound: ErrorRule(404, kind="not_found_error"),
+    JobTimedOut: ErrorRule(408, "litellm.Timeout: Request timed out while polling queue", "timeout_error"),
+    BodyTooLarge: ErrorRule(413, kind="bad_request_error"),
+    Limited: ErrorRule(429, kind="None"),
+    RateLimited: _rate_limited,
+    TooManyRunning: _too_many_running,
+    Overloaded: _overloaded,
+    ShuttingDown: lambda error: ErrorRule(503, f"litellm.ServiceUnavailableError: {error.message}", "None"),
+    DragomanError: lambda error: ErrorRule(
+        500, f"litellm.InternalServerError: {error.message}", "internal_server_error"
+    ),
+}
+
+
+class InfermaticErrors:
+    """Errors in LiteLLM's envelope, before and after the first byte."""
+
+    def __init__(
+        self, route: str, prompt_parameter: str, overrides: Mapping[type[DragomanError], ErrorRow] | None = None
+    ) -> None:
+        """`route` is named in one message; `prompt_parameter` is the field of a prompt that is too long."""
+
+        def context_overflow(error: ContextOverflow) -> ErrorRule:
+            message = f"litellm.ContextWindowExceededError: {error.message}"
+            return ErrorRule(400, message, "bad_request_error", prompt_parameter)
+
+        def model_not_found(error: ModelNotFound) -> ErrorRule:
+            message = f"{route}: Invalid model name passed in model={error.model}. "
+            return ErrorRule(400, f"{message}Call `/v1/models` to view available models for your key.", "None")
+
+        rows: dict[type[DragomanError], ErrorRow] = {ContextOverflow: context_overflow, ModelNotFound: model_not_found}
+        self._table = ErrorTable({**_ERROR_ROWS, **rows, **(overrides or {})})
+
+    def render(self, error: DragomanError) -> ErrorResponse:
+        """Return status, body and headers."""
+        rule = self._table.rule(error)
+        # An absent parameter is the text "None", except where a budget is used up.
+        parameter = None if rule.kind == _BUDGET_EXCEEDED else rule.parameter or "None"
+        detail = wire.ErrorDetail(rule.message, rule.kind, parameter, str(rule.status))
+        headers = {} if isinstance(error, Unauthenticated) else error_headers(error)  # LiteLLM asks for no scheme.
+        return ErrorResponse(rule.status, _encode(wire.ErrorBody(detail)), headers)
+
+    def render_frame(self, error: DragomanError) -> bytes:
+        """Return the last frame of a stream that failed; no terminator follows it."""
+        return sse.frame(self.render(error).body)
+
+
+class LookupErrors(InfermaticErrors):
+    """The errors of the routes that look something up: a model that is not found is a 404."""
+
+    def __init__(self) -> None:
+        super().__init__("", "prompt", {ModelNotFound: ErrorRule(404, kind="not_found_error", parameter="model")})
+
+
+class TokenCounterErrors(LookupErrors):
+    """The errors of the token counter, which reports a wrong body as FastAPI does."""
+
+    def render(self, error: DragomanError) -> ErrorResponse:
+        if isinstance(error, InvalidFields):
+            return ErrorResponse(422, _encode({"detail": fastapi_details(error)}), {})
+        if isinstance(error, BadRequest) and not isinstance(error, MalformedJson | ContextOverflow):
+            return ErrorResponse(400, _encode({"detail": error.message}), {})
+        return super().render(error)

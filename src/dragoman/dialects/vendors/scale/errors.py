@@ -1,0 +1,38 @@
+"""Errors as this dialect reports them, in FastAPI's envelope."""
+
+from collections.abc import Callable, Mapping
+
+import msgspec
+
+from dragoman.core.errors import (
+    DragomanError,
+    ModelNotFound,
+)
+from dragoman.dialects.http import sse
+from dragoman.dialects.http.errors import ErrorRow, ErrorRule
+from dragoman.dialects.http.fastapi_errors import FastApiErrors
+from dragoman.dialects.http.validation import (
+    MalformedJson,
+)
+
+_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+
+
+_ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
+    MalformedJson: ErrorRule(400, "Request body is not valid JSON"),
+    DragomanError: ErrorRule(500, "An internal server error occurred"),
+}
+
+
+class ScaleErrors(FastApiErrors):
+    """Errors in this dialect's envelope, before and after the first byte."""
+
+    def __init__(self, *, noun: str = "Model deployment") -> None:
+        """`noun` is what was not found under the name."""
+        super().__init__(
+            {**_ERROR_ROWS, ModelNotFound: lambda error: ErrorRule(404, f"{noun} '{error.model}' not found")}
+        )
+
+    def render_frame(self, error: DragomanError) -> bytes:
+        """Return the last frame of a stream that failed. Clients raise on the event's name."""
+        return b"event: error\n" + sse.frame(self.render(error).body)
