@@ -178,4 +178,4 @@ async def test_the_server_serves_although_usage_cannot_be_recorded(tmp_path: Pat
         with running_server("echo", environment={"XDG_DATA_HOME": "/proc/none"}, errors=errors) as server:
             assert await statuses(server.url, "any", 3) == {200: 3}
         errors.seek(0)
-        assert "usage is not recorded" in errors.read()
+        assert "usage_recording_disabled" in errors.read()

@@ -53,7 +53,7 @@ async def test_workers_run_jobs_another_server_accepted_and_share_their_metrics(
                 output = processes.arguments(WORKER)
             errors.seek(0)
             output += errors.read()
-    assert "webhook_not_delivered" in output
+    assert "webhook_delivery_failed" in output
     assert not any(secret in output for secret in (SECRET, "token=secret"))
     assert counted['dragoman_queue_attempts_total{model="echo",result="finished"}'] == 4
     for name in ("depth", "running", "oldest_seconds"):

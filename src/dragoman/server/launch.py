@@ -123,7 +123,7 @@ def _prepare_usage_database() -> AccountsLocation | None:
     try:
         location.prepare()
     except AccountsUnavailable as error:
-        _log.warning("usage is not recorded", reason=str(error))
+        _log.warning("usage_recording_disabled", reason=str(error))
         return None
     return location
 

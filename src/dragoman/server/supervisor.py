@@ -84,7 +84,7 @@ class Child:
                 async with asyncio.timeout(grace_seconds + _STOP_MARGIN_SECONDS):
                     await process.wait()
             except TimeoutError:
-                _log.warning("child did not end in time", name=self._command.name)
+                _log.warning("child_stop_timed_out", name=self._command.name)
                 process.kill()
                 await process.wait()
         if self._supervision is not None:
@@ -104,14 +104,14 @@ class Child:
                 continue
             backoff = 0.0 if time.monotonic() - started_at > _BACKOFF_RESET_SECONDS else backoff
             _log.error(
-                "child ended, restarting", name=self._command.name, status=_exit_description(status), pause=backoff
+                "child_exited", name=self._command.name, status=_exit_description(status), backoff_seconds=backoff
             )
             await asyncio.sleep(backoff)
             backoff = min(_MAX_BACKOFF_SECONDS, max(_MIN_BACKOFF_SECONDS, 2 * backoff))
             await self._restart()
 
     async def _wait_for_wake(self) -> None:
-        _log.info("child rests until it is needed", name=self._command.name)
+        _log.info("child_idle", name=self._command.name)
         await self._wake_requested.wait()
         await self._restart()
         # Not before: whoever asked while the process was ending would not be heard.
@@ -122,7 +122,7 @@ class Child:
         try:
             await self._wait_ready()
         except ChildFailed as error:
-            _log.error("child could not be restarted", name=self._command.name, reason=str(error))
+            _log.error("child_restart_failed", name=self._command.name, reason=str(error))
 
     async def _spawn(self) -> None:
         self._process = await asyncio.create_subprocess_exec(

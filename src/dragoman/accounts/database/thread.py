@@ -43,7 +43,7 @@ class DatabaseThread:
         try:
             return await asyncio.wrap_future(future)
         except self.database.transient_errors as error:
-            _log.warning("accounts_database_failed", error=str(error))
+            _log.warning("database_failed", error=str(error))
             raise Overloaded("The accounts' database does not answer", retry_after=5) from error
 
     def close(self) -> None:

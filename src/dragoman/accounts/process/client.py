@@ -213,7 +213,7 @@ class LedgerClient:
             try:
                 process = await self._transport.start(self._config)
             except OSError as error:
-                _log.error("accounts_ledger_process_not_started", reason=error.strerror)
+                _log.error("ledger_process_start_failed", reason=error.strerror)
             else:
                 await self._read_replies(process)
             if not self._is_closed:
@@ -236,7 +236,7 @@ class LedgerClient:
             self._process = None
             status = await process.wait()
         if not self._is_closed:
-            _log.error("accounts_ledger_process_ended", status=status)
+            _log.error("ledger_process_exited", status=status)
 
     async def _shut_down_process(self) -> None:
         if self._process is not None:

@@ -80,7 +80,7 @@ def _unregister(database: Database, recovery: Recovery, is_journal_empty: bool) 
             recovery.unregister()
     except database.transient_errors as error:
         # Others will find that the process is gone.
-        _log.warning("accounts_process_not_unregistered", error=str(error))
+        _log.warning("process_unregister_failed", error=str(error))
     finally:
         recovery.close()
 
@@ -91,6 +91,6 @@ async def _maintain(database: Database, recovery: Recovery) -> None:
         try:
             await asyncio.to_thread(recovery.heartbeat)
             if settled := await asyncio.to_thread(recovery.recover):
-                _log.warning("accounts_recovered", requests=settled)
+                _log.warning("journal_recovered", requests=settled)
         except database.transient_errors as error:
-            _log.warning("accounts_recovery_failed", error=str(error))
+            _log.warning("journal_recovery_failed", error=str(error))

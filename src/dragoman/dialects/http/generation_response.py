@@ -161,5 +161,5 @@ class GenerationResponse(Response):
             await send({"type": "http.response.body", "body": frames, "more_body": more})
 
     def _log_internal_error(self) -> DragomanError:
-        _log.exception("request failed by a defect", request_id=self._request_id)
+        _log.exception("request_failed_unexpectedly", request_id=self._request_id)
         return _InternalError()

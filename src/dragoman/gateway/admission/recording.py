@@ -38,5 +38,5 @@ class UsageRecordingAuthenticator(StaticKeyAuthenticator):
             await ledger.admit(self.build_admission(request))
             return settler.open(request, NO_LIMITS)
         except (LedgerUnavailable, Overloaded) as error:
-            _log.warning("usage_not_recorded", reason=error.message)
+            _log.warning("usage_recording_failed", reason=error.message)
             return UNMETERED

@@ -41,7 +41,7 @@ class Settler:
         try:
             slot = self._accounts.journal.open(request_id)
         except OSError as error:
-            _log.error("accounts_journal_full", error=error.strerror)
+            _log.error("journal_write_failed", error=error.strerror)
             self.settle(Settlement(request_id, 0, 0, 0, "failed"), None)
             raise Overloaded("The accounts' journal cannot be written", retry_after=5) from None
         return LedgerReservation(self, request, slot, allowances)
@@ -52,7 +52,7 @@ class Settler:
         def paid(settled: "asyncio.Future[Settled]") -> None:
             error = settled.exception()
             if error is not None:
-                _log.error("accounts_settlement_failed", request_id=settlement.request_id, error=str(error))
+                _log.error("settlement_failed", request_id=settlement.request_id, error=str(error))
             # What is not settled stays in the journal, for recovery.
             if slot is not None and (error is None or isinstance(error, _ERRORS_AFTER_SETTLEMENT)):
                 slot.close()

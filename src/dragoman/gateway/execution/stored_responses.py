@@ -54,7 +54,7 @@ class DatabaseIdempotencyStore:
             self._claimed_tokens.discard(claim.token)
         except Overloaded as error:
             # The client has waited for the answer, not for its being kept.
-            _log.warning("answer_not_kept", error=error.message)
+            _log.warning("idempotent_response_not_stored", error=error.message)
 
     def release(self, request: IdempotentRequest, claim: Acquired) -> None:
         if claim.token not in self._claimed_tokens:

@@ -77,7 +77,7 @@ class JobStore:
             lost = self._ledger.run_script(ReportTransaction(self._statements, reports, self._options.max_attempts))
         except self._database.data_errors as error:
             if len(reports) == 1:
-                _log.error("queue_report_rejected", number=reports[0].lease.number, error=str(error))
+                _log.error("job_report_rejected", number=reports[0].lease.number, error=str(error))
                 return {reports[0].lease.number}
             return {number for report in reports for number in self.report([report])}
         if any(report.outcome is not None for report in reports):

@@ -45,7 +45,7 @@ class JobFinalizer:
         """Write how they have ended."""
         for (row, result), outcome in zip(self._ended, outcomes, strict=True):
             if isinstance(outcome, Exception):
-                _log.error("queue_settlement_failed", job=row.id, error=str(outcome))
+                _log.error("job_settlement_failed", job=row.id, error=str(outcome))
             usage = result.usage
             session.write(
                 self._statements.end,
@@ -121,7 +121,7 @@ class ReportTransaction:
         if row.events == report.first and (report.events or row.completion_tokens != report.completion_tokens):
             row = self._advance(row, report)
         elif row.events != report.first + len(report.events):
-            _log.error("queue_events_out_of_order", job=row.id, stored=row.events, first=report.first)
+            _log.error("job_events_out_of_order", job=row.id, stored=row.events, first=report.first)
             return False
         match report.outcome:
             case JobResult() as result:

@@ -57,7 +57,7 @@ class WebhookDispatcher:
             except Overloaded:  # What is due stays so.
                 pass
             except Exception:  # noqa: BLE001 - without this loop no message would be sent any more
-                _log.exception("webhook_look_failed")
+                _log.exception("webhook_poll_failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_seconds):
                     await self._slot_freed.wait()
@@ -86,9 +86,9 @@ class WebhookDispatcher:
             else:
                 await self._store_result(delivery, sending.result().result)
         except Overloaded:  # It is sent again once its lease is out.
-            _log.warning("webhook_end_not_stored", message=delivery.message.id)
+            _log.warning("webhook_result_not_stored", message=delivery.message.id)
         except Exception:  # noqa: BLE001 - a defect is for this message; nobody waits for the task
-            _log.exception("webhook_failed", message=delivery.message.id, receiver=origin(delivery.url))
+            _log.exception("webhook_failed_unexpectedly", message=delivery.message.id, receiver=origin(delivery.url))
 
     async def _store_result(self, delivery: Delivery, result: DeliveryResult) -> None:
         try:

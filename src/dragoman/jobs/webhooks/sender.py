@@ -94,7 +94,7 @@ class WebhookSender:
         else:
             attempt = _attempt_of_status(response.status)
         if attempt.result != "delivered":
-            _log.info("webhook_not_delivered", message=message.id, receiver=origin(url), **attempt._asdict())
+            _log.info("webhook_delivery_failed", message=message.id, receiver=origin(url), **attempt._asdict())
         return attempt
 
 

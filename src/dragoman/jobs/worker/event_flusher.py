@@ -71,5 +71,5 @@ class EventFlusher:
             except Overloaded:
                 await asyncio.sleep(_RETRY_SECONDS)
             except Exception:  # noqa: BLE001 - a defect is for these jobs: they run again when their leases are over
-                _log.exception("queue_report_failed")
+                _log.exception("job_events_flush_failed")
                 return {report.lease.number for report in reports}

@@ -106,7 +106,7 @@ class JobRunner:
             except Overloaded:
                 await asyncio.sleep(_MIN_PAUSE_SECONDS)
             except Exception:  # noqa: BLE001 - without this loop every job would wait for ever
-                _log.exception("queue_look_failed")
+                _log.exception("queue_poll_failed")
                 await asyncio.sleep(_MIN_PAUSE_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
@@ -163,10 +163,10 @@ class JobRunner:
         except DragomanError as error:
             return JobResult("failed", error=error)
         except (msgspec.MsgspecError, zlib.error) as error:
-            _log.error("queue_request_unreadable", job=job.id, error=str(error))
+            _log.error("job_request_undecodable", job=job.id, error=str(error))
             return JobResult("failed", error=EngineFailed("The request was stored by another version of the server"))
         except Exception:  # noqa: BLE001 - a defect is for the job at hand
-            _log.exception("queue_job_failed", job=job.id)
+            _log.exception("job_failed_unexpectedly", job=job.id)
             return JobResult("failed", error=EngineFailed("The server failed to run the request"))
 
     async def _execute(self, attempt: RunningAttempt, requests: Sequence[GenerationRequest]) -> JobResult:

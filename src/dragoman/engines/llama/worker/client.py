@@ -285,7 +285,7 @@ class LlamaEngine:
             try:
                 await self._read_until_lost(reader, writer)
             except EngineFailed as error:
-                _log.error("engine spoke nonsense, connecting anew", reason=error.message)
+                _log.error("engine_protocol_error", reason=error.message, reconnecting=True)
             finally:
                 self._connected.clear()
                 if self._connection is not None:
@@ -302,7 +302,7 @@ class LlamaEngine:
                     self._connected.set()
                 elif self._connection is not None:
                     self._connection.dispatch(reply)
-        _log.warning("engine connection lost", socket=self._socket_path.name)
+        _log.warning("engine_connection_lost", socket=self._socket_path.name)
 
 
 def _is_constrained(request: GenerationRequest) -> bool:
