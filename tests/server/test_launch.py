@@ -84,7 +84,7 @@ async def test_a_client_that_goes_away_frees_its_sequence(model_server: RunningS
             request.cancel()
             await asyncio.wait([request])
         await _wait_for_metric(client, "dragoman_running_sequences", 0)
-        assert await _metric(client, "dragoman_kv_cells_used") == 0
+        assert await _metric(client, "dragoman_kv_cache_used_cells") == 0
 
 
 async def test_requests_beyond_max_waiting_get_429_with_retry_after() -> None:

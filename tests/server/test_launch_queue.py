@@ -55,8 +55,8 @@ async def test_workers_run_jobs_another_server_accepted_and_share_their_metrics(
             output += errors.read()
     assert "webhook_delivery_failed" in output
     assert not any(secret in output for secret in (SECRET, "token=secret"))
-    assert counted['dragoman_queue_attempts_total{model="echo",result="finished"}'] == 4
-    for name in ("depth", "running", "oldest_seconds"):
+    assert counted['dragoman_job_attempts_total{model="echo",result="finished"}'] == 4
+    for name in ("jobs_waiting", "jobs_running", "oldest_job_age_seconds"):
         assert counted[f'dragoman_queue_{name}{{model="echo"}}'] == 0
 
 

@@ -7,9 +7,9 @@ from prometheus_client import CollectorRegistry, Counter
 from dragoman.jobs.values.rows import JobResult, Requeue
 from dragoman.jobs.webhooks.message import DeliveryResult
 
-AttemptResult = Literal["finished", "failed", "engine_failed", "postponed", "lost"]
-"""engine_failed: the job goes back to its place, unless it was its last attempt. postponed: the engine had no place for
-it, or the server was stopped; this attempt does not count. lost: it was cancelled, or others have taken it over."""
+AttemptResult = Literal["finished", "failed", "engine_failed", "requeued", "lease_lost"]
+"""engine_failed: the job waits again, unless this was its last attempt. requeued: the engine had no slot, or the server
+was stopped; the attempt does not count. lease_lost: the job was cancelled, or another process took it over."""
 
 
 class QueueMetrics:
@@ -17,13 +17,13 @@ class QueueMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._attempts = Counter(
-            "dragoman_queue_attempts",
+            "dragoman_job_attempts",
             "Attempts to run a queued request, by how they ended",
             ("model", "result"),
             registry=registry,
         )
         self._webhooks = Counter(
-            "dragoman_queue_webhooks", "Tries to deliver a webhook, by how they ended", ("result",), registry=registry
+            "dragoman_webhook_attempts", "Tries to deliver a webhook, by how they ended", ("result",), registry=registry
         )
 
     def count_attempt(self, model: str, outcome: JobResult | Requeue | None) -> None:
@@ -38,8 +38,8 @@ class QueueMetrics:
 def _result(outcome: JobResult | Requeue | None) -> AttemptResult:
     match outcome:
         case None:
-            return "lost"
+            return "lease_lost"
         case Requeue(error):
-            return "postponed" if error is None else "engine_failed"
+            return "requeued" if error is None else "engine_failed"
         case JobResult(state):
             return "finished" if state == "finished" else "failed"

@@ -23,6 +23,7 @@ from dragoman.engines.base import EngineStatistics
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.service.depths import QueueDepth
 from dragoman.jobs.service.queue import JobQueue
+from dragoman.server.renamed_metrics import WithDeprecatedNames
 
 _STATISTICS_TIMEOUT_SECONDS = 2.0
 """How long an engine may take to tell its state; it does so between two steps."""
@@ -50,7 +51,10 @@ def routes(sources: MetricsSources, service: QueueService, options: HttpOptions)
         state_registry = CollectorRegistry()
         state_registry.register(_EngineCollector(states))
         state_registry.register(_QueueCollector(depths))
-        return Response(generate_latest(counts) + generate_latest(state_registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(
+            generate_latest(WithDeprecatedNames(counts)) + generate_latest(WithDeprecatedNames(state_registry)),
+            media_type=CONTENT_TYPE_LATEST,
+        )
 
     async def metrics(request: Request) -> Response:
         return await authenticated(request, route, answer, _MetricsErrorRenderer())
@@ -129,18 +133,18 @@ class _QueueCollector(Collector):
 
 
 _QUEUE_GAUGES: dict[str, tuple[str, Callable[[QueueDepth], float]]] = {
-    "dragoman_queue_depth": ("Queued requests that wait", lambda depth: depth.waiting),
-    "dragoman_queue_running": ("Queued requests that run", lambda depth: depth.running),
-    "dragoman_queue_oldest_seconds": (
-        "How long the queued request has waited that came first",
+    "dragoman_queue_jobs_waiting": ("Jobs that wait in the queue", lambda depth: depth.waiting),
+    "dragoman_queue_jobs_running": ("Jobs of the queue that run", lambda depth: depth.running),
+    "dragoman_queue_oldest_job_age_seconds": (
+        "Time that the oldest waiting job has waited",
         lambda depth: depth.oldest_seconds,
     ),
 }
 
 _ENGINE_GAUGES: dict[str, tuple[str, Callable[[EngineStatistics], int]]] = {
     "dragoman_running_sequences": ("Sequences in a slot", lambda state: state.running),
-    "dragoman_waiting_sequences": ("Sequences waiting for a slot", lambda state: state.waiting),
-    "dragoman_kv_cells_used": ("KV cells of running sequences", lambda state: state.kv_cells_used),
-    "dragoman_kv_cells_cached": ("KV cells of finished sequences", lambda state: state.kv_cells_cached),
-    "dragoman_kv_cells": ("KV cells there are", lambda state: state.kv_cells_total),
+    "dragoman_waiting_sequences": ("Sequences that wait for a slot", lambda state: state.waiting),
+    "dragoman_kv_cache_used_cells": ("KV cells of running sequences", lambda state: state.kv_cells_used),
+    "dragoman_kv_cache_prefix_cells": ("KV cells of finished sequences", lambda state: state.kv_cells_cached),
+    "dragoman_kv_cache_capacity_cells": ("All KV cells", lambda state: state.kv_cells_total),
 }

@@ -25,8 +25,8 @@ async def test_a_server_delivers_the_end_of_a_job(harness: QueueHarness, tmp_pat
     received.assert_signed()
     assert received.content["data"]["id"] == job.id
     assert harness.job_row(job.id).webhook_state == "delivered"
-    assert one.counter_value("dragoman_queue_webhooks_total", result="delivered") == 1
-    assert one.counter_value("dragoman_queue_attempts_total", model=MODEL, result="finished") == 1
+    assert one.counter_value("dragoman_webhook_attempts_total", result="delivered") == 1
+    assert one.counter_value("dragoman_job_attempts_total", model=MODEL, result="finished") == 1
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ class RequestMetrics:
             registry=registry,
         )
         self._inter_token = Histogram(
-            "dragoman_inter_token_seconds",
+            "dragoman_inter_token_latency_seconds",
             "Between two consecutive tokens of one choice",
             ("model",),
             buckets=_INTER_TOKEN_BUCKETS,

@@ -38,7 +38,7 @@ class UrlRules(NamedTuple):
         except AddressRefused as error:
             raise UrlRefused(str(error)) from None
         if address is not None and not self.allow_private and not is_public(address):
-            raise UrlRefused("its address is not public; queue.webhook_allow_private = true would allow that")
+            raise UrlRefused("its address is not public; queue.webhook_allow_private_addresses = true would allow that")
         return parsed
 
 
