@@ -11,9 +11,10 @@ from dragoman.core.events import AnyDelta, Delta, FinishReason, ReasoningDelta, 
 from dragoman.core.request import SamplingParams
 from dragoman.engines.echo.engine import END, ByteVocabulary
 from dragoman.output.processor import OutputProcessor
-from dragoman.output.reasoning_effort import CLOSING, OPENING, ReasoningSpec
+from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.tool_call_parser import ToolCallMode
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
+from dragoman.prompt.reasoning_effort import CLOSING, OPENING
 
 UNREACHED_LIMIT = 1000
 THINKING = ReasoningSpec(OPENING, CLOSING, opened_by_prompt=False, budget_tokens=None)

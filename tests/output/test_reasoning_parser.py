@@ -5,11 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.output.parts import ContentText, OutputPart, ReasoningText
-from dragoman.output.reasoning_effort import ReasoningSpec
-from dragoman.output.reasoning_parser import ReasoningParser
+from dragoman.output.reasoning_parser import ReasoningParser, ReasoningSpec
 from dragoman.output.tool_call_parser import ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
-from tests.support.pieces import parse, splits, tool_call_parts
+from tests.support.output_parts import parse, splits, tool_call_parts
 
 FRAGMENTS = [
     "<think>",

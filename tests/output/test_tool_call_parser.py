@@ -12,7 +12,7 @@ from dragoman.output.parts import ContentText, OutputPart, ToolCallArguments, To
 from dragoman.output.tool_call_parser import ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
-from tests.support.pieces import parse, splits, tool_call_parts
+from tests.support.output_parts import parse, splits, tool_call_parts
 
 NAMES: list[ToolFormatName] = [name for name in FORMATS if name != "generic"]  # which is read as hermes is
 FEWER = settings(max_examples=50)

@@ -1,9 +1,9 @@
 import msgspec
 
 from dragoman.output.parts import ContentText, ReasoningText
-from dragoman.output.reasoning_effort import ReasoningSpec
+from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
-from tests.support.pieces import parse, tool_call_parts
+from tests.support.output_parts import parse, tool_call_parts
 
 REASONING = ReasoningSpec("<think>", "</think>", opened_by_prompt=True, budget_tokens=128)
 ANSWER = 'Hm.</think><tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'

@@ -51,7 +51,7 @@ class LateEngine:
     async def statistics(self) -> EngineStatistics:
         if not self.ready:
             raise EngineFailed("The engine is not running")
-        return EngineStatistics(1, 2, 3, 4, 5)
+        return EngineStatistics(running=1, waiting=2, kv_cells_used=3, kv_cells_cached=4, kv_cells_total=5)
 
 
 def app_of(*deployments: tuple[str, Engine]) -> App:

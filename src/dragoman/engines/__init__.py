@@ -1,1 +1,1 @@
-"""What answers requests. An engine knows core (and prompt/ for chat templates) and nothing else of the server."""
+"""Engines answer requests. They import core, output and prompt, and nothing else of the server."""

@@ -1,4 +1,4 @@
-"""The seam between the gateway and whatever runs a model."""
+"""The interface between the gateway and the engines that run models."""
 
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -11,8 +11,8 @@ from dragoman.core.events import Event
 from dragoman.core.request import GenerationRequest, Prompt
 
 
-class EngineStatistics(msgspec.Struct, frozen=True, array_like=True):
-    """What the engine is doing at one moment."""
+class EngineStatistics(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """The load of an engine at one moment."""
 
     running: int
     """Sequences that hold a slot."""
@@ -21,25 +21,25 @@ class EngineStatistics(msgspec.Struct, frozen=True, array_like=True):
     kv_cells_used: int
     """KV cells of running sequences."""
     kv_cells_cached: int
-    """KV cells of finished sequences, kept for later requests and given up when needed."""
+    """KV cells of finished sequences, cached for later requests and evicted when needed."""
     kv_cells_total: int
 
 
 class AdapterFile(msgspec.Struct, frozen=True):
-    """An adapter at hand, as its file describes it."""
+    """An adapter on this machine, as its file describes it."""
 
     path: Path
     architecture: str
-    """Of the models it can change, in llama.cpp's words."""
+    """llama.cpp's name of the architecture of the models it can change."""
     bases: tuple[str, ...]
-    """The models it was made for, by the names its makers gave them."""
+    """Names of the models it was made for, as its makers wrote them."""
 
 
 class AdapterStore(Protocol):
-    """Where adapters are found that clients ask for."""
+    """Finds the adapters that clients ask for."""
 
     async def find(self, source: AdapterSource, token: str | None) -> AdapterFile:
-        """The file, downloaded first if need be and allowed. Raises AdapterMissing or BadRequest."""
+        """Return the file, and download it first if necessary and allowed. Raises AdapterMissing or BadRequest."""
         ...
 
 
@@ -48,22 +48,22 @@ class AdapterHost(Protocol):
 
     @property
     def architecture(self) -> str:
-        """What an adapter must be made for."""
+        """The architecture an adapter must have."""
         ...
 
     def list_adapters(self) -> Sequence[Adapter]:
-        """All of them, oldest first, whichever process registered them."""
+        """Return all adapters, oldest first, whichever process registered them."""
         ...
 
     async def add(self, adapter: Adapter, path: Path) -> Adapter:
-        """Load it and serve it from now on; the same again changes nothing.
+        """Load an adapter and serve it from now on. Adding the same one again changes nothing.
 
         Raises ModelNameTaken, BadRequest when it does not fit the model, Overloaded or EngineFailed.
         """
         ...
 
     async def remove(self, name: str) -> Adapter:
-        """Serve it no longer; requests under way go on with it. Raises ModelNotFound, Overloaded or EngineFailed."""
+        """Stop serving an adapter. Running requests keep it. Raises ModelNotFound, Overloaded or EngineFailed."""
         ...
 
 
@@ -71,48 +71,49 @@ class Engine(Protocol):
     """One loaded model. echo/ is the smallest complete implementation."""
 
     async def start(self) -> None:
-        """Begin whatever runs beside requests; returns at once, `ready` tells when a request can be served."""
+        """Start the background work. Returns immediately; `ready` becomes true when requests can be served."""
         ...
 
     async def close(self) -> None:
-        """End everything that `start` began and fail what still runs."""
+        """Stop the background work and fail the running requests."""
         ...
 
     @property
     def ready(self) -> bool:
-        """Whether a request sent now would be served."""
+        """Whether a request would be served now."""
         ...
 
     @property
     def context_length(self) -> int | None:
-        """In tokens, prompt and answer together; None until the engine is known."""
+        """Tokens of prompt and answer together; None until the engine has reported it."""
         ...
 
     @property
     def adapters(self) -> AdapterHost | None:
-        """None: this engine takes none."""
+        """None: this engine does not support adapters."""
         ...
 
     @property
     def supports_reasoning(self) -> bool:
-        """Whether the model may think before it answers."""
+        """Whether the model may reason before it answers."""
         ...
 
     @property
     def fingerprint(self) -> str | None:
-        """Changes exactly when answers may: with the weights, the chat template, the engine; None: not known yet."""
+        """Changes exactly when answers may: with weights, chat template or engine. None: not known yet."""
         ...
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        """The prompt tokens a request with this prompt has. Raises as `generate` does."""
+        """Count the prompt tokens of a request with this prompt. Raises as `generate` does."""
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Answer one request with the events of core.events, in their order.
 
-        One that was begun is told from its first token on, at once: the tokens of `request.begun` are not sampled
-        again, but count as the answer's in usage, limits, penalties, seed, stop strings and grammar. A choice that is
-        complete with them runs no more. Raises BadRequest naming `begun` when the request cannot have begun like that.
+        A resumed request has the tokens of an earlier attempt in `request.begun`. Their events are sent first and
+        without delay. They are not sampled again, but count in usage, limits, penalties, seed, stop strings and
+        grammar. A choice that is complete with them generates nothing. Raises BadRequest naming `begun` if the request
+        cannot have generated these tokens.
 
         Requests with a priority from QUEUED on yield to all others. Closing the generator early cancels the work within
         one step. Raises BadRequest, Overloaded or EngineFailed; after an error there are no further events.
@@ -120,5 +121,5 @@ class Engine(Protocol):
         ...
 
     async def statistics(self) -> EngineStatistics:
-        """Ask the engine what it is doing. Raises EngineFailed when it cannot answer."""
+        """Return the engine's current load. Raises EngineFailed if the engine does not answer."""
         ...

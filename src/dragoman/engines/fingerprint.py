@@ -1,4 +1,4 @@
-"""A short name for everything that decides what a model answers."""
+"""Fingerprints identify everything that determines a model's answers."""
 
 import hashlib
 
@@ -8,8 +8,8 @@ _DIGITS = 12
 
 
 def fingerprint(*parts: object) -> str:
-    """`fp_` and 12 hexadecimal digits, the same for equal parts and no others. Parts are what msgspec can encode.
+    """Return `fp_` and 12 hexadecimal digits, equal exactly if the parts are. msgspec must be able to encode the parts.
 
-    What changes an answer besides belongs in it: a LoRA adapter's is made of its model's and of its own content.
+    Pass everything that can change an answer: an adapter's fingerprint has its model's fingerprint and its own content.
     """
     return f"fp_{hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:_DIGITS]}"

@@ -1,4 +1,4 @@
-"""What an engine that samples itself checks of a request's tokens before it begins."""
+"""Checks of a request's token ids, for engines that sample themselves."""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,7 +6,7 @@ from dragoman.core.errors import BadRequest
 
 
 def check_token_ids(parameter: str, token_ids: Iterable[int], vocabulary_size: int) -> None:
-    """Raises BadRequest for the first one that is no token of the model."""
+    """Reject ids that are not in the vocabulary. Raises BadRequest for the first one."""
     for token in token_ids:
         if not 0 <= token < vocabulary_size:
             raise BadRequest(f"{parameter} must hold token ids from 0 to {vocabulary_size - 1}, got {token}", parameter)
@@ -15,7 +15,7 @@ def check_token_ids(parameter: str, token_ids: Iterable[int], vocabulary_size: i
 def check_resume_token_ids(
     resume_token_ids: Sequence[Sequence[int]], *, n: int, logprobs: int | None, vocabulary_size: int
 ) -> None:
-    """Whether GenerationRequest.begun can be gone on with, as far as that shows at once. Raises BadRequest."""
+    """Reject tokens to resume after that are invalid before any is replayed. Raises BadRequest."""
     if not resume_token_ids:
         return
     if len(resume_token_ids) != n:
@@ -32,7 +32,7 @@ def check_resume_token_ids(
 
 
 def resume_past_end(index: int, given: int, tokens: int) -> BadRequest:
-    """For the choice `index` of which `begun` tokens are given, though it ends with fewer."""
+    """Return the error for a choice with `given` tokens to resume after, which ends after `tokens` of them."""
     return BadRequest(
         f"begun holds {given} tokens of choice {index}, but as this request stands the choice ends with {tokens}",
         "begun",

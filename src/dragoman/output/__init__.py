@@ -1,1 +1,1 @@
-"""From generated tokens to text, reasoning and tool calls."""
+"""Processing of generated tokens into text, reasoning and tool calls, and grammars that constrain them."""

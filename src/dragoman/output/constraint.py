@@ -1,4 +1,4 @@
-"""A grammar that binds one choice: which tokens it allows next, and which it leaves no choice about."""
+"""A grammar applied to one choice: the tokens that it allows next, and those that it forces."""
 
 import functools
 from collections.abc import Iterable, Sequence
@@ -17,17 +17,17 @@ TokenMask = npt.NDArray[np.bool_]
 """bool[vocabulary]"""
 
 GRAMMAR_CACHE_SIZE = 64
-"""Of one model: conversations come back with theirs."""
+"""Compiled grammars cached for each model, since conversations repeat theirs."""
 
 _PROBE_TEXT = b"name"
 
 
 class ConstraintFailed(Exception):
-    """The grammar cannot go on: it has become too complex, or a token came that it did not allow."""
+    """The grammar cannot continue: it became too complex, or a token was not allowed."""
 
 
 class GrammarVocabulary(Protocol):
-    """What a grammar must know of a model's tokens."""
+    """The tokens of a model, as far as grammars need them."""
 
     @property
     def size(self) -> int: ...
@@ -40,12 +40,12 @@ class GrammarVocabulary(Protocol):
     def is_special(self, token: int) -> bool: ...
 
     def tokenize_plain(self, text: bytes) -> Sequence[int]:
-        """Token ids of text in which no special token is looked for, nothing put before it."""
+        """Tokenize text without recognising special tokens and without a prefix."""
         ...
 
 
 class _LlguidanceVocabulary:
-    """A vocabulary as llguidance.TokenizerWrapper wants it."""
+    """Implements the vocabulary of llguidance.TokenizerWrapper."""
 
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
         self._vocabulary = vocabulary
@@ -59,10 +59,10 @@ class _LlguidanceVocabulary:
 
 
 class GrammarConstraint:
-    """A compiled grammar and how far one choice has come in it. Not thread-safe."""
+    """A compiled grammar and the position of one choice in it. Not thread-safe."""
 
     def __init__(self, matcher: llguidance.LLMatcher, vocabulary_size: int, *, fast_forward: bool = True) -> None:
-        """`fast_forward`: tell tokens that are left no choice about, so that they need not be sampled."""
+        """With `fast_forward`, `forced` returns tokens that need not be sampled."""
         self._matcher = matcher
         self._vocabulary_size = vocabulary_size
         self._fast_forward = fast_forward
@@ -70,41 +70,41 @@ class GrammarConstraint:
         self._is_mask_current = False
 
     def copy(self, *, fast_forward: bool = True) -> "GrammarConstraint":
-        """The same grammar, as far as it has come, for another choice."""
+        """Copy the grammar and its position for another choice."""
         both = self._fast_forward and fast_forward
         return GrammarConstraint(self._matcher.deep_copy(), self._vocabulary_size, fast_forward=both)
 
     @property
     def is_complete(self) -> bool:
-        """Whether the grammar has nothing to add. Raises ConstraintFailed."""
+        """Whether the grammar allows no further token. Raises ConstraintFailed."""
         self._check()
         return self._matcher.is_stopped()
 
     def compute_mask(self) -> None:
-        """Compute the next mask, unless that is done already."""
+        """Compute the next mask unless it is current."""
         if not self._is_mask_current:
             llguidance.numpy.fill_next_token_bitmask(self._matcher, self._mask)
             self._is_mask_current = True
 
     def allowed(self) -> TokenMask:
-        """Which tokens may come next. Raises ConstraintFailed."""
+        """Return the mask of the tokens that may come next. Raises ConstraintFailed."""
         self.compute_mask()
         self._check()
         bits = np.unpackbits(self._mask.view(np.uint8), bitorder="little")[: self._vocabulary_size]
         return bits.view(np.bool_)
 
     def accept(self, token: int) -> None:
-        """The token was chosen. Raises ConstraintFailed."""
+        """Advance by the chosen token. Raises ConstraintFailed."""
         self._is_mask_current = False
         self._matcher.consume_token(token)
         self._check()
 
     def forced(self) -> list[int]:
-        """The tokens that must come next, in order; they are not accepted yet."""
+        """Return the tokens that must come next, in order, without advancing."""
         if not self._fast_forward:
             return []
         tokens = self._matcher.compute_ff_tokens()
-        # A tokenizer drops bytes that its vocabulary has no token for; what comes after them would not fit.
+        # A tokenizer drops bytes that its vocabulary has no token for. The tokens after them would not fit.
         return tokens[: self._matcher.validate_tokens(tokens)]
 
     def _check(self) -> None:
@@ -113,21 +113,21 @@ class GrammarConstraint:
 
 
 class GrammarCompiler:
-    """Compiles grammars for one vocabulary, and keeps the last ones."""
+    """Compiles grammars for one vocabulary and caches the most recent ones."""
 
     def __init__(self, vocabulary: GrammarVocabulary) -> None:
-        """Takes a tenth of a second for 50,000 tokens."""
+        """Prepare the vocabulary, which takes a tenth of a second for 50,000 tokens."""
         wrapper = llguidance.TokenizerWrapper(_LlguidanceVocabulary(vocabulary))
         ends = sorted(vocabulary.end_token_ids) or None
         self._tokenizer = llguidance.LLTokenizer(wrapper, vocabulary.size, ends)
         self._vocabulary_size = vocabulary.size
-        # Some tokenizers put a space before every text. What they make of a text is no use in the middle of another.
+        # Some tokenizers put a space before every text. Their tokens do not fit into the middle of another text.
         spelled = b"".join(map(vocabulary.piece, vocabulary.tokenize_plain(_PROBE_TEXT)))
         self._fast_forward = spelled == _PROBE_TEXT
         self.compile = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._compile)
-        """compile(grammar, parameter): the grammar, at its beginning.
+        """compile(grammar, parameter) -> the grammar at its beginning.
 
-        Raises BadRequest, naming `parameter`, when it cannot be enforced.
+        Raises BadRequest of `parameter` if the grammar cannot be enforced.
         """
 
     def _compile(self, grammar: str, parameter: str) -> GrammarConstraint:
@@ -139,19 +139,19 @@ class GrammarCompiler:
 
 
 class MaskWorker:
-    """Computes masks on a thread of its own while the model computes logits."""
+    """Computes masks on its own thread while the model computes logits."""
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, "masks")
         self._pending: Future[None] | None = None
 
     def begin(self, constraints: Iterable[GrammarConstraint]) -> None:
-        """Compute the next masks of these; they must be left alone until `wait` returns."""
+        """Start to compute the next masks. The constraints must not be used until `wait` returns."""
         if batch := list(constraints):
             self._pending = self._thread.submit(_compute_masks, batch)
 
     def wait(self) -> None:
-        """Until what was begun is done."""
+        """Wait until the masks are computed."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
             pending.result()

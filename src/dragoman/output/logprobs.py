@@ -1,4 +1,4 @@
-"""Log-probabilities of the model's own distribution: of the raw logits, before anything that sampling does to them."""
+"""Log-probabilities of the model's own distribution: of the raw logits, before sampling changes them."""
 
 from collections.abc import Callable
 
@@ -14,9 +14,9 @@ MIN_LOGPROB = -9999.0
 def token_logprobs(
     logits: npt.NDArray[np.float32], token: int, top: int, piece: Callable[[int], bytes]
 ) -> TokenLogprobs:
-    """What there is to tell of `token`, drawn from float32[vocabulary], and of the `top` likeliest ones.
+    """Return the log-probability of `token` in float32[vocabulary], and those of the `top` most likely tokens.
 
-    Computed in float64; equal ones stand in the order of their ids.
+    Computes in float64. Equally likely tokens are in the order of their ids.
     """
     exact = logits.astype(np.float64)
     highest = exact.max()

@@ -1,4 +1,4 @@
-"""How a family of chat templates writes tool calls into the text of an answer."""
+"""The markup of tool calls in answers, as a family of chat templates writes it."""
 
 from typing import Literal
 
@@ -14,9 +14,9 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     trigger: str
-    """Text that begins a call and nothing else; calls are enforced from it on."""
+    """Text that only begins calls; the grammar enforces a call after it."""
     only_at_start: bool = False
-    """Whether an answer holds either calls or text, so that the trigger counts only at its beginning."""
+    """Whether an answer has either calls or text, so that the trigger counts only at its beginning."""
     section_open: str = ""
     call_open: str = ""
     head_before_name: str = '{"name": "'
@@ -26,8 +26,8 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     separator: str = ""
     section_close: str = ""
     special_tokens: tuple[str, ...] = ()
-    """Parts of this text that are special tokens of the models of this family, where their vocabulary has them."""
+    """Parts of the markup that are special tokens if the model's vocabulary has them."""
 
     def head(self, name: str) -> str:
-        """What stands before the arguments of a call."""
+        """Return the text before the arguments of a call."""
         return f"{self.head_before_name}{name}{self.head_after_name}"

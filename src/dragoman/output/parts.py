@@ -1,4 +1,4 @@
-"""What the text of an answer is made of: words for the client, thoughts, and calls of tools."""
+"""The parts of an answer's text: content for the client, reasoning and tool calls."""
 
 from typing import Protocol
 
@@ -12,28 +12,28 @@ class ContentText(msgspec.Struct, frozen=True):
 
 
 class ReasoningText(msgspec.Struct, frozen=True):
-    """Text that a thinking model thinks before it answers."""
+    """Text of a model's reasoning before its answer."""
 
     text: str
 
 
 class ToolCallStart(msgspec.Struct, frozen=True):
-    """A tool is called; its name is known whole."""
+    """The beginning of a tool call, with its complete name."""
 
     call: int
-    """Number of the call within the answer, from 0 on."""
+    """Index of the call in the answer, from 0."""
     name: str
 
 
 class ToolCallArguments(msgspec.Struct, frozen=True):
-    """The next piece of a call's arguments, which together are one JSON value."""
+    """The next part of a call's arguments, which together are one JSON value."""
 
     call: int
     text: str
 
 
 class ToolCallEnd(msgspec.Struct, frozen=True):
-    """The call is complete."""
+    """The end of a complete call."""
 
     call: int
 
@@ -42,27 +42,27 @@ OutputPart = ContentText | ReasoningText | ToolCallStart | ToolCallArguments | T
 
 
 class OutputParser(Protocol):
-    """Takes an answer's text, in whatever pieces it comes, apart. The split into pieces never changes what is read."""
+    """Separates an answer's text, which arrives in chunks, into parts. The split into chunks makes no difference."""
 
     def feed(self, text: str) -> list[OutputPart]:
-        """What is certain now. Text that may be the beginning of markup is held back."""
+        """Return the parts that are certain now. Text that may be the beginning of markup is held back."""
         ...
 
     def finish(self) -> list[OutputPart]:
-        """The answer is over: what was held back is what it looks like."""
+        """Return the rest at the end of the answer. Held text that did not become markup is content."""
         ...
 
     @property
     def in_content(self) -> bool:
-        """Whether what comes next would be text for the client, if it is no markup."""
+        """Whether the next text is content unless it is markup."""
         ...
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether what comes next is thought, if it does not end the thinking."""
+        """Whether the next text is reasoning unless it is the closing marker."""
         ...
 
     @property
     def held_characters(self) -> int:
-        """Characters held back that would be text for the client if they turn out to be no markup."""
+        """Number of held characters that become content if they are not markup."""
         ...

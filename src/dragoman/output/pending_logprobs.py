@@ -1,4 +1,4 @@
-"""Log-probabilities wait here until the text of their tokens is shown, since stop strings and markup hold text back."""
+"""A queue of log-probabilities whose tokens' text is not shown yet, because of stop strings or markup."""
 
 from collections import deque
 
@@ -6,20 +6,20 @@ from dragoman.core.events import TokenLogprobs
 
 
 class PendingLogprobs:
-    """What there is to tell of tokens, in their order, with the characters each stands for."""
+    """The log-probabilities of tokens, in order, with the number of characters of each token's text."""
 
     def __init__(self) -> None:
         self._entries: deque[tuple[TokenLogprobs, int]] = deque()
-        """Each with the characters of its text that are not shown yet."""
+        """Each with the length of its text in characters."""
         self._shown_characters = 0
-        """Characters of the first waiting report that are shown already."""
+        """Characters of the first entry's text that are shown already."""
 
     def add(self, logprobs: TokenLogprobs, characters: int) -> None:
-        """A token that stands for so many characters, none of them shown yet."""
+        """Append a token with this many characters, none of them shown yet."""
         self._entries.append((logprobs, characters))
 
     def release(self, characters: int) -> list[TokenLogprobs]:
-        """So many more characters are shown: the reports of tokens that are shown whole."""
+        """Count this many more characters as shown and return the tokens that are now shown whole."""
         released = []
         shown = self._shown_characters + characters
         while self._entries and self._entries[0][1] <= shown:
@@ -30,14 +30,14 @@ class PendingLogprobs:
         return released
 
     def drop_unshown(self) -> None:
-        """The text that is not shown yet was markup."""
+        """Discard the text that is not shown yet, because it was markup."""
         partly_shown = self._entries[0] if self._entries and self._shown_characters else None
         self._entries.clear()
         if partly_shown is not None:
             self._entries.append((partly_shown[0], self._shown_characters))
 
     def finish(self) -> list[TokenLogprobs]:
-        """Nothing more is shown: the reports of a token that is shown in part, and of those without any text."""
+        """Return, when no more text will be shown, a partly shown token and those without text."""
         remaining = []
         for logprobs, characters in self._entries:
             if characters and not self._shown_characters:

@@ -1,8 +1,10 @@
-"""From sampled tokens to what is shown and the end of a choice, the same for every engine that samples itself."""
+"""Processing of sampled tokens: the text to show and the end of a choice, for every engine that samples itself."""
 
 import codecs
 import secrets
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from dragoman.core.events import AnyDelta, Delta, FinishReason, ReasoningDelta, TokenLogprobs, ToolCallDelta
 from dragoman.core.request import SamplingParams
@@ -22,7 +24,7 @@ _CALL_ID_BYTES = 12
 
 
 class DetokenizerVocabulary(Protocol):
-    """What a token means as text."""
+    """The text of a model's tokens."""
 
     @property
     def end_token_ids(self) -> frozenset[int]:
@@ -30,7 +32,7 @@ class DetokenizerVocabulary(Protocol):
         ...
 
     def piece(self, token: int) -> bytes:
-        """The token's bytes, possibly a part of a character."""
+        """Return the token's bytes, possibly a part of a character."""
         ...
 
     def is_special(self, token: int) -> bool:
@@ -39,16 +41,16 @@ class DetokenizerVocabulary(Protocol):
 
 
 class TokenOutput(NamedTuple):
-    """What one token gave."""
+    """The output of one token."""
 
     deltas: list[AnyDelta]
     """At least one; the first has the token."""
     reason: FinishReason | None
-    """Why the choice ends with it; None: it does not."""
+    """Why the choice ends with this token; None: it continues."""
 
 
 class OutputProcessor:
-    """One choice: how many tokens it has, what of their text may be shown and as what, and whether it is over."""
+    """Counts the tokens of one choice, splits their text into deltas and finds the end."""
 
     def __init__(
         self,
@@ -60,10 +62,10 @@ class OutputProcessor:
         parser: OutputParser | None = None,
         markup: frozenset[int] = frozenset(),
     ) -> None:
-        """`limit` is the effective max_tokens: never more than the context has room for.
+        """Process at most `limit` tokens: max_tokens, or less if the context has less room.
 
-        `reader` tells content, thoughts and tool calls apart; None: all is content. `markup` are special tokens whose
-        text it must see.
+        `parser` separates content, reasoning and tool calls; None: all text is content. `markup` has the special tokens
+        whose text the parser needs.
         """
         self._vocabulary = vocabulary
         self._sampling = sampling
@@ -73,14 +75,14 @@ class OutputProcessor:
         self._parser = parser
         self._markup = markup
         self._matcher = StopMatcher(sampling.stop, include_stop_text=sampling.include_stop_text)
-        # An incomplete character stays inside until its last byte comes; wrong bytes become U+FFFD.
+        # An incomplete character stays in the decoder until its last byte; invalid bytes become U+FFFD.
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._previous_is_shown_special = False
         self._pending_logprobs = PendingLogprobs()
         self._complete_calls = 0
         self.tokens = 0
         self.reasoning_tokens = 0
-        """Of `tokens`, those that were thought rather than said."""
+        """The number of `tokens` that were reasoning."""
 
     @property
     def ends_are_barred(self) -> bool:
@@ -89,13 +91,13 @@ class OutputProcessor:
 
     @property
     def in_reasoning(self) -> bool:
-        """Whether the choice is thinking."""
+        """Whether the choice is in its reasoning."""
         return self._parser is not None and self._parser.in_reasoning
 
     def accept(
         self, token: int, logprobs: TokenLogprobs | None = None, *, grammar_complete: bool = False
     ) -> TokenOutput:
-        """Count one token. `complete`: the grammar that binds the choice has nothing to add.
+        """Process one token. `grammar_complete`: the choice's grammar allows no further token.
 
         The order of the checks is that of docs/sampling.md, "When a choice ends".
         """
@@ -124,21 +126,22 @@ class OutputProcessor:
     def _token_output(self, token: int, deltas: list[AnyDelta], reason: FinishReason | None) -> TokenOutput:
         if reason == "stop" and self._complete_calls:
             reason = "tool_calls"
-        deltas = deltas or [Delta(self._index, "", [])]
-        deltas[0].token_ids.append(token)
+        if not deltas:
+            return TokenOutput([Delta(self._index, "", [token])], reason)
+        deltas[0] = msgspec.structs.replace(deltas[0], token_ids=[token])
         return TokenOutput(deltas, reason)
 
     def _process_text(
         self, text: str, logprobs: TokenLogprobs | None, *, match_stop_strings: bool = True
     ) -> list[AnyDelta]:
-        """New text, taken apart, as far as it may be shown now."""
+        """Parse new text and return the deltas that may be shown now."""
         held_before = self._held_characters
         parts = self._parse(text)
-        content = sum(len(piece.text) for piece in parts if isinstance(piece, ContentText)) + self._held_characters
+        content = sum(len(part.text) for part in parts if isinstance(part, ContentText)) + self._held_characters
         if logprobs is not None:
             self._add_logprobs(logprobs, text, min(len(text), content))
         deltas = self._deltas(parts, match_stop_strings=match_stop_strings)
-        if content < held_before + len(text):  # The rest was no content.
+        if content < held_before + len(text):  # The rest was markup or reasoning.
             self._pending_logprobs.drop_unshown()
         return deltas
 
@@ -152,20 +155,20 @@ class OutputProcessor:
         return self._parser.held_characters if self._parser else 0
 
     def _add_logprobs(self, logprobs: TokenLogprobs, text: str, content: int) -> None:
-        """Keep the report of a token that gave so many characters of `content`, or a part of one."""
+        """Queue the log-probabilities of a token with this many characters of `content`, or with a part of one."""
         in_content = self._parser is None or self._parser.in_content
-        is_part = not text and in_content and not self._vocabulary.is_special(logprobs.token_id)
-        if content > 0 or is_part:
+        is_partial = not text and in_content and not self._vocabulary.is_special(logprobs.token_id)
+        if content > 0 or is_partial:
             self._pending_logprobs.add(logprobs, content)
 
     def _deltas(self, parts: list[OutputPart], *, match_stop_strings: bool = True) -> list[AnyDelta]:
         deltas: list[AnyDelta] = []
-        for piece in parts:
+        for part in parts:
             if self._matcher.stopped:
                 break
-            if not isinstance(piece, ContentText):
+            if not isinstance(part, ContentText):
                 deltas += self._content(self._matcher.flush())
-            match piece:
+            match part:
                 case ContentText(text):
                     deltas += self._content(
                         self._matcher.feed(text) if match_stop_strings else self._matcher.flush() + text
@@ -173,7 +176,7 @@ class OutputProcessor:
                 case ReasoningText(text):
                     deltas.append(ReasoningDelta(self._index, text, []))
                 case ToolCallStart(call, name):
-                    deltas.append(ToolCallDelta(self._index, call, "", [], _new_call_id(), name))
+                    deltas.append(ToolCallDelta(self._index, call, "", [], id=_new_call_id(), name=name))
                 case ToolCallArguments(call, text):
                     deltas.append(ToolCallDelta(self._index, call, text, []))
                 case ToolCallEnd():
@@ -192,14 +195,14 @@ class OutputProcessor:
         return (" " if separated else "") + self._decoder.decode(self._vocabulary.piece(token))
 
     def _flush(self) -> list[AnyDelta]:
-        """What was held back, at the end of a choice."""
+        """Return the held text at the end of a choice."""
         parts = self._parse(self._decoder.decode(b"", final=True))
         if self._parser is not None:
             parts += self._parser.finish()
         return [*self._deltas(parts), *self._content(self._matcher.flush()), *self._remaining_logprobs()]
 
     def _remaining_logprobs(self) -> list[AnyDelta]:
-        """Of tokens that are shown in part, or stand for a part of a character."""
+        """Return the log-probabilities of tokens that are shown in part or are a part of a character."""
         logprobs = self._pending_logprobs.finish()
         return [Delta(self._index, "", [], logprobs)] if logprobs else []
 

@@ -1,33 +1,45 @@
-"""Tells what a model thinks from what it answers."""
+"""Separates a model's reasoning from its answer."""
 
 from typing import Literal
 
+import msgspec
+
 from dragoman.output.parts import ContentText, OutputParser, OutputPart, ReasoningText
-from dragoman.output.reasoning_effort import ReasoningSpec
 from dragoman.output.scanning import WHITESPACE, overlap
 
 
-class ReasoningParser:
-    """Implements pieces.OutputParser: reads a thought at the beginning of an answer, and leaves the rest to another.
+class ReasoningSpec(msgspec.Struct, frozen=True):
+    """The reasoning that an answer may begin with."""
 
-    Whitespace before the opening marker, directly inside the two and after the closing one belongs to them.
+    opening: str
+    closing: str
+    opened_by_prompt: bool
+    """Whether the prompt ends inside the reasoning, so that the model does not write `opening`."""
+    budget_tokens: int | None
+    """Tokens the reasoning may have; None: no limit."""
+
+
+class ReasoningParser:
+    """Implements parts.OutputParser: parses reasoning at the beginning and passes the rest to another parser.
+
+    Whitespace before the opening marker, directly inside both markers and after the closing one belongs to them.
     """
 
     def __init__(self, spec: ReasoningSpec, answer_parser: OutputParser | None = None) -> None:
-        """`answer` reads what is no thought; None: it is Content."""
+        """Pass the text after the reasoning to `answer_parser`; None: it is content."""
         self._spec = spec
         self._answer_parser = answer_parser
-        self._state: Literal["beginning", "thought", "answer"] = "thought" if spec.opened_by_prompt else "beginning"
+        self._state: Literal["beginning", "reasoning", "answer"] = "reasoning" if spec.opened_by_prompt else "beginning"
         self._buffer = ""
         self._after_marker = spec.opened_by_prompt
-        """Whether nothing but whitespace came since a marker."""
+        """Whether there was only whitespace since a marker."""
 
     def feed(self, text: str) -> list[OutputPart]:
         self._buffer += text
         parts: list[OutputPart] = []
         if self._state == "beginning":
             self._parse_beginning()
-        if self._state == "thought":
+        if self._state == "reasoning":
             parts += self._parse_reasoning()
         if self._state == "answer":
             parts += self._parse_answer()
@@ -35,7 +47,7 @@ class ReasoningParser:
 
     def finish(self) -> list[OutputPart]:
         rest, self._buffer = self._buffer, ""
-        if self._state == "thought":
+        if self._state == "reasoning":
             return [ReasoningText(rest)] if rest else []
         if self._answer_parser is not None:
             return self._answer_parser.feed(rest) + self._answer_parser.finish()
@@ -43,11 +55,11 @@ class ReasoningParser:
 
     @property
     def in_content(self) -> bool:
-        return self._state != "thought" and (self._answer_parser is None or self._answer_parser.in_content)
+        return self._state != "reasoning" and (self._answer_parser is None or self._answer_parser.in_content)
 
     @property
     def in_reasoning(self) -> bool:
-        return self._state == "thought"
+        return self._state == "reasoning"
 
     @property
     def held_characters(self) -> int:
@@ -57,7 +69,7 @@ class ReasoningParser:
     def _parse_beginning(self) -> None:
         start = self._buffer.lstrip(WHITESPACE)
         if start.startswith(self._spec.opening):
-            self._consume_marker("thought", start.removeprefix(self._spec.opening))
+            self._consume_marker("reasoning", start.removeprefix(self._spec.opening))
         elif not self._spec.opening.startswith(start):
             self._state = "answer"
 
@@ -79,7 +91,7 @@ class ReasoningParser:
             return self._answer_parser.feed(text)
         return [ContentText(text)] if text else []
 
-    def _consume_marker(self, state: Literal["thought", "answer"], rest: str) -> None:
+    def _consume_marker(self, state: Literal["reasoning", "answer"], rest: str) -> None:
         self._state, self._buffer, self._after_marker = state, rest, True
 
     def _skip_whitespace(self) -> None:

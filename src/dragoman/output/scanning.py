@@ -1,4 +1,4 @@
-"""Reading text that arrives in pieces: where a JSON value ends, and what may be the beginning of something awaited."""
+"""Scanning of text that arrives in chunks, for the end of a JSON value and for expected markup."""
 
 import re
 
@@ -10,22 +10,22 @@ _VALUE_FOLLOWS = r'(?=[{\["\-0-9tfn])'
 _WORD = re.compile(r'"\w+"|[^\s\w"]')
 
 Atoms = list[str]
-"""Regular expressions that match one after another; of a literal text, one for each character."""
+"""Regular expressions that match one after another; for literal text, one for each character."""
 
 
 def overlap(text: str, marker: str) -> int:
-    """Length of the longest beginning of `awaited`, not the whole of it, that `text` ends with."""
+    """Return the length of the longest proper prefix of `marker` that `text` ends with."""
     longest = min(len(text), len(marker) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(marker[:length])), 0)
 
 
 def atoms_of_words(text: str) -> Atoms:
-    """The words of `text`, with any whitespace, or none, before each."""
+    """Match the words of `text` with optional whitespace before each."""
     return [atom for word in text.split() for atom in (_ANY_WHITESPACE, *map(re.escape, word))]
 
 
 def atoms_of_head(before_name: str, after_name: str) -> Atoms:
-    """What stands before a call's arguments, such as `{"name": "` and `", "arguments": ` around a name."""
+    """Match the text before a call's arguments, such as `{"name": "` and `", "arguments": ` around a name."""
     before, after = (" ".join(_WORD.findall(part)) for part in (before_name[:-1], after_name[1:]))
     return [*atoms_of_words(f'{before} "'), f"({_NAME})", '"', *atoms_of_words(after), _ANY_WHITESPACE, _VALUE_FOLLOWS]
 
@@ -39,20 +39,20 @@ class ExpectedMarkup:
 
     @property
     def opens_call(self) -> bool:
-        """Whether one of the shapes is that of a call's head."""
+        """Whether a shape is the head of a call."""
         return self._full_pattern.groups > 0
 
     def match(self, text: str) -> re.Match[str] | None:
-        """The shape, if `text` begins with the whole of it."""
+        """Match a complete shape at the beginning of `text`."""
         return self._full_pattern.match(text)
 
     def matches_prefix(self, text: str) -> bool:
-        """Whether `text` may be continued to one of the shapes."""
+        """Whether `text` is a prefix of one of the shapes."""
         return self._prefix_pattern.fullmatch(text) is not None
 
 
 def _prefix_pattern(shape: Atoms) -> str:
-    """A pattern of everything that the shape may begin with: (?:a(?:b(?:c)?)?)? for a, b, c."""
+    """Return a pattern for the prefixes of a shape: (?:a(?:b(?:c)?)?)? for a, b, c."""
     pattern = ""
     for atom in reversed(shape):
         pattern = f"(?:{atom}{pattern})?"
@@ -60,7 +60,7 @@ def _prefix_pattern(shape: Atoms) -> str:
 
 
 class JsonValueScanner:
-    """Finds the end of a JSON value. Brackets and strings are followed; the value is not checked otherwise."""
+    """Finds the end of a JSON value by its brackets and strings, without further checks."""
 
     def __init__(self) -> None:
         self._depth = 0
@@ -68,7 +68,7 @@ class JsonValueScanner:
         self._escaped = False
 
     def end(self, text: str) -> int | None:
-        """Characters of `text`, the next piece, that belong to the value; None: all, and it may go on."""
+        """Return how many characters of the next chunk belong to the value; None: all, and it may continue."""
         for position, character in enumerate(text):
             if self._in_string:
                 if self._escaped or character == "\\":

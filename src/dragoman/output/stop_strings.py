@@ -1,15 +1,15 @@
-"""Finding stop strings in text that arrives in pieces, without ever letting a part of one out."""
+"""Search for stop strings in text that arrives in chunks, without releasing a part of one."""
 
 from collections.abc import Sequence
 
 
 class _StopString:
-    """One stop string as a Knuth-Morris-Pratt automaton: constant work a character, however long the string."""
+    """One stop string as a Knuth-Morris-Pratt automaton: constant work per character, whatever the length."""
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.matched = 0
-        """Length of the longest beginning of the string that the text read so far ends with."""
+        """Length of the longest prefix of the string that the text so far ends with."""
         self._fallback = [0] * len(text)
         length = 0
         for position in range(1, len(text)):
@@ -19,7 +19,7 @@ class _StopString:
             self._fallback[position] = length
 
     def read(self, character: str) -> bool:
-        """Read one character; True when the string is complete."""
+        """Read one character. True if it completes the string."""
         while self.matched and self.text[self.matched] != character:
             self.matched = self._fallback[self.matched - 1]
         self.matched += self.text[self.matched] == character
@@ -27,9 +27,9 @@ class _StopString:
 
 
 class StopMatcher:
-    """Holds back the longest possible beginning of a stop string and ends at the first one completed.
+    """Holds back the longest possible prefix of a stop string and stops at the first complete one.
 
-    Where several are completed by the same character, the longest counts: it began first.
+    If one character completes several, the longest counts, since it began first.
     """
 
     def __init__(self, stop: Sequence[str], *, include_stop_text: bool = False) -> None:
@@ -39,7 +39,7 @@ class StopMatcher:
         self.stopped = False
 
     def feed(self, text: str) -> str:
-        """Text that may be shown now. After `stopped`, nothing more is."""
+        """Return the text that may be shown now; none after `stopped`."""
         if self.stopped:
             return ""
         if not self._patterns:
@@ -57,7 +57,7 @@ class StopMatcher:
         return text[:boundary]
 
     def flush(self) -> str:
-        """What was held back, when the text ends without a stop string, or something that is no text comes after it."""
+        """Return the held text, at the end of the text or before something that is not text."""
         held, self._held_text = self._held_text, ""
         for pattern in self._patterns:
             pattern.matched = 0

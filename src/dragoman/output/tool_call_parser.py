@@ -1,14 +1,13 @@
-"""Takes an answer apart into text and calls, as the markup of a family of templates writes them.
+"""Separates an answer into text and tool calls, according to the markup of a family of templates.
 
-Calls are read as soon as they are certain:
+Calls are reported as soon as they are certain:
 
-- ToolCallStart when the first character of the arguments is there; before it, what does not go on as a call is Content.
+- ToolCallStart at the first character of the arguments. Before it, text that stops matching a call is content.
 - ToolCallArguments exactly as written. ToolCallEnd when the JSON value is complete, whatever follows it.
-- Behind the arguments, the rest of the markup is dropped, also when the answer ends in the middle of it. What stands
-  there instead is Content.
+- The markup after the arguments is dropped, even if the answer ends within it. Any other text there is content.
 
-Whitespace around and inside the markup may differ. Whitespace directly before a call and after the last one is markup,
-too; all other whitespace is Content. The text of an answer without calls comes out as it went in.
+Whitespace around and inside the markup may differ. Whitespace directly before a call and after the last one is markup
+too; all other whitespace is content. The text of an answer without calls is unchanged.
 """
 
 from typing import Literal
@@ -26,10 +25,10 @@ from dragoman.output.scanning import (
 
 
 class ToolCallSyntax:
-    """A markup, made ready for reading."""
+    """A markup, prepared for parsing."""
 
     def __init__(self, markup: ToolCallMarkup, optional_prefix: str = "") -> None:
-        """`may_precede`: text that a model may write before the first call, if an answer is either calls or text."""
+        """Accept `optional_prefix` before the first call, if an answer is either calls or text."""
         section, call = atoms_of_words(markup.section_open), atoms_of_words(markup.call_open)
         head = atoms_of_head(markup.head_before_name, markup.head_after_name)
         separator, close = atoms_of_words(markup.separator), atoms_of_words(markup.section_close)
@@ -43,29 +42,29 @@ class ToolCallSyntax:
         self.opening = ExpectedMarkup(*openings)
         after_each = [[shape] for shape in (atoms_of_words(markup.tail), atoms_of_words(markup.call_close)) if shape]
         self.after_arguments = [ExpectedMarkup(*shapes) for shapes in (*after_each, following) if shapes]
-        """What comes after a call's arguments, one after another."""
+        """The markup after a call's arguments, in order."""
 
 
 ToolCallMode = Literal["none", "from trigger", "whole answer"]
-"""Where a grammar holds the answer to the markup, so that what looks like the beginning of a call is one."""
+"""Where a grammar enforces the markup, so that the beginning of a call is certain to become one."""
 
 
 class ToolCallParser:
-    """Implements pieces.OutputParser."""
+    """Implements parts.OutputParser."""
 
     def __init__(self, syntax: ToolCallSyntax, mode: ToolCallMode = "none") -> None:
         self._syntax = syntax
         self._mode = mode
         self._expected = [syntax.opening] if syntax.only_at_start else []
-        """What must come next, unless it is arguments or text."""
+        """The markup that must come next; empty within arguments and text."""
         self._arguments: JsonValueScanner | None = None
-        """The value that is being read."""
+        """Finds the end of the current call's arguments."""
         self._buffer = ""
         self._held_whitespace = ""
-        """Whitespace directly before an opening that is being read."""
+        """Whitespace directly before the opening that is being parsed."""
         self._call_count = 0
         self._after_call = False
-        """Whether nothing but whitespace came since a call."""
+        """Whether there was only whitespace since a call."""
 
     def feed(self, text: str) -> list[OutputPart]:
         self._buffer += text
@@ -86,7 +85,7 @@ class ToolCallParser:
         rest, self._buffer = self._buffer, ""
         in_opening = bool(self._expected) and self._expected[0].opens_call
         if self._mode == "whole answer" or (self._mode == "from trigger" and in_opening):
-            return []  # What is held is a call that was cut before its arguments.
+            return []  # The held text is a call that was cut before its arguments.
         if not self._expected:
             if not self._after_call or rest.strip(WHITESPACE):
                 self._emit_text(rest, parts)
@@ -109,9 +108,11 @@ class ToolCallParser:
         return len(self._held_whitespace) + len(self._buffer)
 
     def _parse_text(self, parts: list[OutputPart]) -> bool:
-        """Text up to a trigger; whether there is more to read."""
+        """Parse text up to a trigger. True if there is more to parse."""
         if self._syntax.only_at_start:
-            return self._emit_all_text(parts)
+            text, self._buffer = self._buffer, ""
+            self._emit_text(text, parts)
+            return False
         found = self._buffer.find(self._syntax.trigger)
         end = found if found >= 0 else len(self._buffer) - overlap(self._buffer, self._syntax.trigger)
         text = self._buffer[:end].rstrip(WHITESPACE)
@@ -124,7 +125,7 @@ class ToolCallParser:
         return True
 
     def _parse_markup(self, expected: ExpectedMarkup, parts: list[OutputPart]) -> bool:
-        """What is expected, or the end of all expectations; whether there is more to read."""
+        """Parse expected markup, or give it up. True if there is more to parse."""
         match = expected.match(self._buffer)
         if match is None:
             if expected.matches_prefix(self._buffer):
@@ -139,7 +140,7 @@ class ToolCallParser:
         return True
 
     def _abandon_markup(self, expected: ExpectedMarkup, parts: list[OutputPart]) -> None:
-        """What was expected did not come: it is text, in which another call may begin."""
+        """Treat the buffer, which does not match the expected markup, as text in which another call may begin."""
         self._expected = []
         if expected is self._syntax.opening and not self._syntax.only_at_start:
             self._emit_text(self._held_whitespace + self._syntax.trigger, parts)
@@ -157,11 +158,6 @@ class ToolCallParser:
         self._call_count += 1
         self._arguments, self._expected, self._after_call = None, self._syntax.after_arguments, True
         return True
-
-    def _emit_all_text(self, parts: list[OutputPart]) -> bool:
-        self._emit_text(self._buffer, parts)
-        self._buffer = ""
-        return False
 
     def _emit_text(self, text: str, parts: list[OutputPart]) -> None:
         if text:

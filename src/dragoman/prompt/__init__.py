@@ -1,1 +1,1 @@
-"""From a conversation to the text a model was trained on."""
+"""Rendering of conversations as the text that a model continues."""

@@ -1,4 +1,4 @@
-"""A conversation as chat templates see it: the dictionaries of Hugging Face's transformers, which are OpenAI's."""
+"""Conversations as chat templates receive them: OpenAI's dictionaries, as in Hugging Face's transformers."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from dragoman.core.request import Message, Tool, ToolCall
 
 
 def message_fields(message: Message) -> dict[str, Any]:
-    """A message; what it does not have is left out, since templates ask whether a field is there."""
+    """Return a message's fields. Missing ones are left out, since templates test whether a field exists."""
     fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.name is not None:
         fields["name"] = message.name
@@ -22,7 +22,7 @@ def message_fields(message: Message) -> dict[str, Any]:
 
 
 def tool_fields(tool: Tool) -> dict[str, Any]:
-    """A function. A missing description is empty, and a function without parameters has an empty object of them."""
+    """Return a function's fields. A missing description becomes empty text, missing parameters an empty object."""
     function = {
         "name": tool.name,
         "description": tool.description or "",
@@ -32,7 +32,7 @@ def tool_fields(tool: Tool) -> dict[str, Any]:
 
 
 def merge_system(messages: Sequence[Message]) -> list[Message]:
-    """The text of all system messages in front of the first user message; unchanged if there is none to take it."""
+    """Move the text of all system messages in front of the first user message. Unchanged without a user message."""
     system = [message.content for message in messages if message.role == "system"]
     rest = [message for message in messages if message.role != "system"]
     first_user = next((index for index, message in enumerate(rest) if message.role == "user"), None)
@@ -52,7 +52,7 @@ def _call_fields(call: ToolCall) -> dict[str, Any]:
 
 
 def _arguments(text: str) -> dict[str, Any] | str:
-    """An object, which most templates write as JSON themselves; the text, if it is none."""
+    """Return an object, which most templates write as JSON themselves. Other arguments stay text."""
     try:
         arguments = json.loads(text or "{}")
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""Chat templates that come with a request: anybody's code, rendered in a process of its own.
+"""Chat templates of requests: untrusted code, rendered in a separate process.
 
-The process may take time and memory up to a limit, has no secrets in its environment, and is killed and started anew
-whenever it is late. One request is rendered at a time.
+The process has limits of time and memory and no secrets in its environment. It is killed and restarted when it
+exceeds its deadline. It renders one request at a time.
 """
 
 import asyncio
@@ -19,25 +19,25 @@ from dragoman.prompt.template import RESERVED_VARIABLES, ChatTemplate, RenderedP
 from dragoman.prompt.template_process import DEADLINE_SECONDS, RenderRequest, RenderResult, encode
 
 MAX_WAITING = 16
-"""Requests that wait for their turn or are rendered; one more is refused."""
+"""Requests that wait or are being rendered; one more is rejected."""
 
 MAX_SOURCE_BYTES = 64 * 1024
 
 CHARACTERS_PER_TOKEN = 16
-"""A prompt with more characters than so many for each token of the context cannot fit."""
+"""A prompt with more characters per token of the context than this cannot fit."""
 
 _START_SECONDS = 30
-"""For the interpreter and its imports, on a busy machine."""
+"""The interpreter and its imports, on a busy machine."""
 
 _REPLY_OVERHEAD_BYTES = 64 * 1024
 _UTF8_BYTES = 4
 
 
 class RequestTemplateRenderer:
-    """Owns the process, which is started on first use."""
+    """Owns the process and starts it on first use."""
 
     def __init__(self, *, deadline_seconds: float = DEADLINE_SECONDS) -> None:
-        """`deadline_seconds` is what a template has to be rendered in."""
+        """Kill the process if a template takes longer than `deadline_seconds`."""
         self._deadline_seconds = deadline_seconds
         self._process: asyncio.subprocess.Process | None = None
         self._lock = asyncio.Lock()
@@ -46,29 +46,31 @@ class RequestTemplateRenderer:
     async def render(
         self, prompt: ChatPrompt, *, model: ChatTemplate, context_length: int, constrained: bool = False
     ) -> RenderedPrompt:
-        """The prompt by its own `template`, or by the model's, with its `template_arguments` as further variables.
+        """Render the prompt with its own `template`, or the model's, and its `template_arguments` as variables.
 
         `context_length` is in tokens, `constrained` as for ChatTemplate.render. Raises BadRequest of "chat_template" or
-        "chat_template_kwargs", Overloaded when too many wait, EngineFailed when no process can be started.
+        "chat_template_kwargs", Overloaded if too many requests wait, EngineFailed if no process can be started.
         """
         _check(prompt)
+        max_characters = CHARACTERS_PER_TOKEN * context_length
         request = RenderRequest(
-            prompt,
-            model.source if prompt.template is None else prompt.template,
-            model.bos,
-            model.eos,
-            model.supports_reasoning,
-            CHARACTERS_PER_TOKEN * context_length,
-            constrained,
-            self._deadline_seconds,
+            prompt=prompt,
+            source=model.source if prompt.template is None else prompt.template,
+            bos=model.bos,
+            eos=model.eos,
+            supports_reasoning=model.supports_reasoning,
+            max_characters=max_characters,
+            constrained=constrained,
+            deadline_seconds=self._deadline_seconds,
         )
         frame = _frame(request)
+        max_reply_bytes = _UTF8_BYTES * max_characters + _REPLY_OVERHEAD_BYTES
         if self._waiting >= MAX_WAITING:
             raise Overloaded("Too many chat templates wait to be rendered", math.ceil(self._deadline_seconds))
         self._waiting += 1
         try:
             async with self._lock:
-                result = await self._render_in_process(frame, CHARACTERS_PER_TOKEN * context_length)
+                result = await self._render_in_process(frame, max_reply_bytes)
         finally:
             self._waiting -= 1
         return _prompt_or_raise(result, "chat_template_kwargs" if prompt.template is None else "chat_template")
@@ -78,20 +80,20 @@ class RequestTemplateRenderer:
         async with self._lock:
             await self._kill()
 
-    async def _render_in_process(self, frame: bytes, max_characters: int) -> RenderResult:
-        """One answer of the process. Whatever happens before it is there, that process is not used again."""
+    async def _render_in_process(self, frame: bytes, max_reply_bytes: int) -> RenderResult:
+        """Send one request and return the reply. A process that gave no reply is killed."""
         process = await self._running_process()
-        answered = False
+        replied = False
         try:
             async with asyncio.timeout(self._deadline_seconds):
-                result = await _send_request(process, frame, max_characters)
-            answered = True
+                result = await _send_request(process, frame, max_reply_bytes)
+            replied = True
         except TimeoutError:
             return RenderResult(error=f"it did not finish within {self._deadline_seconds:g} s")
         except ConnectionError:
             return RenderResult(error="it ended the process that rendered it")
         finally:
-            if not answered:
+            if not replied:
                 await self._kill()
         return result
 
@@ -120,7 +122,7 @@ class RequestTemplateRenderer:
         return process
 
     async def _kill(self) -> None:
-        """Kill the process and wait for its end, also when the task is being cancelled."""
+        """Kill the process and wait for its end, even while the task is being cancelled."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -154,16 +156,15 @@ def _frame(request: RenderRequest) -> bytes:
         ) from error
 
 
-async def _send_request(process: asyncio.subprocess.Process, frame: bytes, max_characters: int) -> RenderResult:
+async def _send_request(process: asyncio.subprocess.Process, frame: bytes, max_reply_bytes: int) -> RenderResult:
     assert process.stdin is not None, "started with a pipe"
     process.stdin.write(frame)
     await process.stdin.drain()
-    max_bytes = _UTF8_BYTES * max_characters + _REPLY_OVERHEAD_BYTES
-    return msgspec.msgpack.decode(await _read_frame(process, max_bytes), type=RenderResult)
+    return msgspec.msgpack.decode(await _read_frame(process, max_reply_bytes), type=RenderResult)
 
 
 async def _read_frame(process: asyncio.subprocess.Process, max_bytes: int) -> bytes:
-    """The next frame's body. A longer one is as good as none: the process is not what it should be any more."""
+    """Return the next frame's body. Raises ConnectionError if the process has ended or its frame is too long."""
     assert process.stdout is not None, "started with a pipe"
     try:
         body = await read_frame(process.stdout, max_bytes)
@@ -175,6 +176,6 @@ async def _read_frame(process: asyncio.subprocess.Process, max_bytes: int) -> by
 
 
 def _environment() -> dict[str, str]:
-    """What the process needs and nothing else: where modules lie, and the time zone for strftime_now."""
+    """Return only what the process needs: the module path, and the time zone for strftime_now."""
     time_zone = {"TZ": os.environ["TZ"]} if "TZ" in os.environ else {}
     return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), **time_zone}

@@ -12,22 +12,22 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 _SOURCE_NAME = "<template>"
-"""What Jinja calls the file of a template that is in none."""
+"""Jinja's file name for a template that was not read from a file."""
 
 _MAX_REASON_CHARACTERS = 500
-"""Characters of an error's text: a template may put a whole conversation into it."""
+"""Limit for an error's text, since a template may put a whole conversation into it."""
 
 
 class TemplateError(Exception):
-    """A template does not take a conversation. The text is one for a person."""
+    """A template cannot render a conversation. The message is for a person."""
 
 
 class TemplateRefusal(TemplateError):
-    """The template called raise_exception; the text is what it said."""
+    """The template called raise_exception with this message."""
 
 
 class OutputTooLong(TemplateError):
-    """The template writes more than it may."""
+    """The template writes more characters than allowed."""
 
 
 class _TemplateRaised(jinja2.TemplateError):
@@ -35,7 +35,7 @@ class _TemplateRaised(jinja2.TemplateError):
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}` marks the assistant's text for training; otherwise it means nothing."""
+    """`{% generation %}` marks the assistant's text for training and has no effect on the text."""
 
     tags = {"generation"}  # noqa: RUF012 (Jinja's own declaration)
 
@@ -45,7 +45,10 @@ class _GenerationTag(jinja2.ext.Extension):
 
 
 def build_environment() -> jinja2.Environment:
-    """Without a loader, with what transformers add: loop controls, raise_exception, strftime_now, a plain tojson."""
+    """Return an environment without a loader, with the extensions of transformers.
+
+    They are loop controls, raise_exception, strftime_now and a plain tojson.
+    """
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _GenerationTag]
     )
@@ -56,14 +59,14 @@ def build_environment() -> jinja2.Environment:
 
 
 class SandboxedTemplate:
-    """A template's source, compiled when it is first used."""
+    """A template's source, compiled on first use."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._template: jinja2.Template | None = None
 
     def render(self, variables: Mapping[str, Any], max_characters: int | None = None) -> str:
-        """The text. Raises TemplateError, with the template's line, when it fails; see the subclasses, too."""
+        """Return the text. Raises TemplateError or a subclass, with the template's line, if the template fails."""
         try:
             if self._template is None:
                 self._template = build_environment().from_string(self._source)
@@ -84,15 +87,15 @@ class SandboxedTemplate:
             raise TemplateError(f"{_line_prefix(error)}{_truncated(_reason(error))}") from error
 
     def _generate(self, template: jinja2.Template, variables: Mapping[str, Any], max_characters: int | None) -> str:
-        pieces: list[str] = []
+        parts: list[str] = []
         length = 0
-        for piece in template.generate(variables):
-            pieces.append(piece)
-            length += len(piece)
+        for part in template.generate(variables):
+            parts.append(part)
+            length += len(part)
             if max_characters is not None and length > max_characters:
                 raise OutputTooLong(f"it writes more than {max_characters} characters")
-        text = "".join(pieces)
-        text.encode()  # Half a surrogate pair, which a template may write, is an error here and not further on.
+        text = "".join(parts)
+        text.encode()  # A template may write half a surrogate pair: report it here and not in a later encode.
         return text
 
 
@@ -103,7 +106,7 @@ def to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Unlike Jinja2's own filter, without escaping for HTML: a model reads it, not a browser."""
+    """Encode without Jinja2's escaping for HTML, since a model reads the text and not a browser."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -116,7 +119,7 @@ def _strftime_now(format: str) -> str:
 
 
 def _line_prefix(error: Exception) -> str:
-    """Where in the template it happened, as far as that is known."""
+    """Return the template's line in which the error was raised, if it is known."""
     line = error.lineno if isinstance(error, jinja2.TemplateSyntaxError) else None
     traceback = error.__traceback__
     while traceback is not None and not isinstance(error, jinja2.TemplateSyntaxError):

@@ -1,4 +1,4 @@
-"""A model's chat template: from a conversation to the text the model continues."""
+"""A model's chat template, which renders a conversation as the text that the model continues."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,9 +7,9 @@ import msgspec
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message, ToolOptions
-from dragoman.output import reasoning_effort as thinking
 from dragoman.prompt.conversation import merge_system, message_fields, tool_fields
 from dragoman.prompt.output_parser import OutputParserSpec
+from dragoman.prompt.reasoning_effort import effort_variables, end_prompt, source_supports_reasoning
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal
 from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
 
@@ -17,10 +17,10 @@ CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
-"""Used for a model that brings no template of its own, as llama.cpp does."""
+"""The template of a model without one; llama.cpp uses the same."""
 
 RESERVED_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
-"""What a request's template arguments may not be called."""
+"""Names that a request's template arguments must not have."""
 
 
 class RenderedPrompt(msgspec.Struct, frozen=True):
@@ -28,30 +28,30 @@ class RenderedPrompt(msgspec.Struct, frozen=True):
 
     text: str
     parser_spec: OutputParserSpec
-    """How the answer is to be read."""
+    """How to parse the answer."""
 
 
 class ChatTemplate:
     """Renders conversations as `tokenizer.apply_chat_template` of Hugging Face's transformers does."""
 
     def __init__(self, source: str | None, *, bos: str, eos: str, supports_reasoning: bool = False) -> None:
-        """`source` None: ChatML. A source that does not compile is reported by `render`, since other routes work.
+        """Use ChatML if `source` is None. `render` reports a source that does not compile, since other routes work.
 
-        `thinks`: the model is known to think, even if this template says nothing of it.
+        `supports_reasoning`: the model can reason even if this template does not show it.
         """
         self.source = source or CHATML
         self.bos = bos
         self.eos = eos
-        self.supports_reasoning = supports_reasoning or thinking.supports_reasoning(self.source)
-        """Whether the model may think before it answers."""
+        self.supports_reasoning = supports_reasoning or source_supports_reasoning(self.source)
+        """Whether the model may reason before it answers."""
         self.tool_format = detect_tool_format(self.source)
-        """How it calls tools."""
+        """How the model calls tools."""
         self._template = SandboxedTemplate(self.source)
 
     def render(self, prompt: ChatPrompt, *, constrained: bool = False) -> RenderedPrompt:
-        """The prompt, by this template. Raises BadRequest when the template does not take the messages.
+        """Render the prompt with this template. Raises BadRequest if the template does not accept the messages.
 
-        `constrained`: a grammar binds the answer after its thought, or tools are called for certain.
+        `constrained`: a grammar constrains the answer after its reasoning, or the answer must call tools.
         RequestTemplateRenderer handles the prompt's `template` and `template_arguments`.
         """
         try:
@@ -70,13 +70,13 @@ class ChatTemplate:
         constrained: bool,
         max_characters: int | None = None,
     ) -> RenderedPrompt:
-        """As `render`, with further variables and at most so many characters of text; raises sandbox.TemplateError.
+        """Render with further variables, up to `max_characters` of text. Raises sandbox.TemplateError.
 
-        A template that refuses a system message gets its text in front of the first user message instead.
+        If the template rejects system messages, their text is moved in front of the first user message.
         """
         tool_format = FORMATS[self.tool_format]
         effort = prompt.effort if self.supports_reasoning else None
-        switches = thinking.effort_variables(self.source, effort)
+        switches = effort_variables(self.source, effort)
         variables = {
             "documents": None,
             **switches,
@@ -90,23 +90,23 @@ class ChatTemplate:
         text = self._render(messages, variables, max_characters)
         reasoning = None
         if self.supports_reasoning:
-            text, reasoning = thinking.end_prompt(
+            text, reasoning = end_prompt(
                 text, effort, has_switch="enable_thinking" in switches, constrained=constrained
             )
         return RenderedPrompt(text, OutputParserSpec(None if prompt.tools is None else self.tool_format, reasoning))
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], max_characters: int | None) -> str:
-        def text_of(conversation: Sequence[Message]) -> str:
+        def render(conversation: Sequence[Message]) -> str:
             fields = [message_fields(message) for message in conversation]
             return self._template.render({**variables, "messages": fields}, max_characters)
 
         try:
-            return text_of(messages)
+            return render(messages)
         except TemplateRefusal:
             merged = merge_system(messages)
             if merged == list(messages):
                 raise
-        return text_of(merged)
+        return render(merged)
 
 
 def _tools(tools: ToolOptions | None) -> list[dict[str, Any]] | None:

@@ -1,7 +1,7 @@
-"""A process that renders one template after another, and may be killed at any moment.
+"""A process that renders templates one after another and may be killed at any moment.
 
 RequestTemplateRenderer starts it as `python -m dragoman.prompt.template_process`. It reads frames (core.frames) from
-standard input and writes them to standard output; an empty one there says that it is ready.
+standard input and writes them to standard output. An empty frame reports that the process is ready.
 """
 
 import contextlib
@@ -17,17 +17,17 @@ from dragoman.prompt.sandbox import TemplateError, TemplateRefusal
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 
 DEADLINE_SECONDS = 2
-"""What one rendering may take."""
+"""Limit for rendering one template."""
 
 _MEMORY_BYTES = 512 * 2**20
-"""Of address space, the interpreter's own included."""
+"""Limit of the address space, including the interpreter."""
 
 
-class RenderRequest(msgspec.Struct, frozen=True):
-    """Apply a template."""
+class RenderRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """A template and the conversation to render with it."""
 
     prompt: ChatPrompt
-    """With the variables in its `template_arguments`."""
+    """Has the variables in its `template_arguments`."""
     source: str
     bos: str
     eos: str
@@ -38,27 +38,27 @@ class RenderRequest(msgspec.Struct, frozen=True):
 
 
 class RenderResult(msgspec.Struct, frozen=True):
-    """What became of a Rendering: a prompt, or why there is none."""
+    """The reply to a RenderRequest: a prompt, or the reason why there is none."""
 
     prompt: RenderedPrompt | None = None
     refusal: str | None = None
-    """What the template said to raise_exception."""
+    """The message that the template passed to raise_exception."""
     error: str | None = None
 
 
 def encode(message: RenderRequest | RenderResult) -> bytes:
-    """One frame."""
+    """Return the message as one frame."""
     return encode_frame(msgspec.msgpack.encode(message))
 
 
 def main() -> None:
-    """Answer until standard input ends."""
-    with contextlib.suppress(ValueError, OSError):  # Not every system limits address space.
+    """Render requests until standard input ends."""
+    with contextlib.suppress(ValueError, OSError):  # Not every system can limit the address space.
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     _write(encode_frame(b""))
     while (body := read_frame_blocking(sys.stdin.buffer)) is not None:
         request = msgspec.msgpack.decode(body, type=RenderRequest)
-        # The parent kills a process that takes too long. This is for one whose parent has died meanwhile.
+        # The parent kills a process that exceeds its deadline. The timer ends one whose parent has died.
         signal.setitimer(signal.ITIMER_REAL, 2 * request.deadline_seconds)
         reply = encode(_apply(request))
         signal.setitimer(signal.ITIMER_REAL, 0)

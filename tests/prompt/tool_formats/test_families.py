@@ -13,7 +13,7 @@ from dragoman.prompt.template import CHATML, ChatTemplate
 from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
 from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.chat_templates import ALTERNATING, HERMES, LLAMA3, MISTRAL, SWITCHABLE_REASONING, UNKNOWN_TOOLS
-from tests.support.pieces import parse, tool_call_parts
+from tests.support.output_parts import parse, tool_call_parts
 
 FAMILIES: list[tuple[ToolFormatName, str]] = [
     ("hermes", HERMES),

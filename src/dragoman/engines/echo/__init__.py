@@ -1,3 +1,3 @@
-"""A real engine without a model: it answers with what was said last."""
+"""An engine without a model: it answers with the last message."""
 
 from dragoman.engines.echo.engine import EchoEngine as EchoEngine

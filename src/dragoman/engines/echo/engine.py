@@ -1,10 +1,10 @@
-"""The echo engine: deterministic, as fast as asked for, and a stand-in wherever inference is not the subject.
+"""The echo engine: deterministic, with a configurable speed, for everything in which inference is not the subject.
 
 Its tokens are the bytes of UTF-8, so every text has one obvious tokenization, and characters outside ASCII are split
-across tokens. It answers a conversation with the content of the last message and a raw prompt with the prompt, over
-and over when it is asked for more (ignore_eos, min_tokens); otherwise once, and then it samples END. What it says is
-certain: every log-probability is 0. It does not think, calls tools when the text it repeats does, and refuses what
-would bind its answer. An answer that was begun is told at once as far as it is, and then goes on at the usual speed.
+across tokens. It answers a conversation with the content of the last message and a raw prompt with the prompt, then
+samples END. With ignore_eos or min_tokens it repeats the answer. Every log-probability is 0. It never reasons, calls
+tools if the repeated text does, and rejects requests that constrain the answer. A resumed answer is replayed without
+delay up to where it was interrupted, then continues at the usual speed.
 """
 
 import asyncio
@@ -12,23 +12,22 @@ from collections.abc import AsyncGenerator, Sequence
 
 from dragoman import __version__
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
+from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, TopLogprob, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import AdapterHost, EngineStatistics
-from dragoman.engines.echo.logprobs import certain_logprobs, prompt_logprobs
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.engines.token_checks import check_resume_token_ids, check_token_ids, resume_past_end
 from dragoman.output.processor import OutputProcessor
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 
 END = 256
-"""The one token that is not a byte."""
+"""The only token that is not a byte."""
 
 VOCABULARY_SIZE = 257
 
 
 class ByteVocabulary:
-    """Implements engines.choice.DetokenizerVocabulary: token t below 256 is the byte t."""
+    """Implements output.processor.DetokenizerVocabulary: token t below 256 is the byte t."""
 
     end_token_ids = frozenset({END})
 
@@ -46,7 +45,7 @@ class EchoEngine:
     supports_reasoning = False
 
     def __init__(self, *, tokens_per_second: float = 0.0, context_length: int = 8192) -> None:
-        """`tokens_per_second` of each choice; 0: as fast as the event loop goes."""
+        """Generate `tokens_per_second` for each choice; 0: as fast as the event loop runs."""
         self._seconds_per_token = 1 / tokens_per_second if tokens_per_second else 0.0
         self._vocabulary = ByteVocabulary()
         self._running = 0
@@ -65,7 +64,7 @@ class EchoEngine:
         return self._started
 
     async def statistics(self) -> EngineStatistics:
-        return EngineStatistics(self._running, 0, 0, 0, 0)
+        return EngineStatistics(running=self._running, waiting=0, kv_cells_used=0, kv_cells_cached=0, kv_cells_total=0)
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return len(_prompt_and_answer(prompt)[0])
@@ -100,13 +99,13 @@ class EchoEngine:
         self._running += len(unfinished)
         try:
             if request.echo:
-                prompt_token_logprobs = [] if request.logprobs is None else prompt_logprobs(prompt, request.logprobs)
+                prompt_token_logprobs = [] if request.logprobs is None else _prompt_logprobs(prompt, request.logprobs)
                 for index in range(request.n):
                     yield Delta(index, prompt.decode(errors="replace"), [], prompt_token_logprobs)
             for event in replayed:
                 yield event
             while unfinished:
-                await asyncio.sleep(self._seconds_per_token)  # even for 0 seconds: others have their turn
+                await asyncio.sleep(self._seconds_per_token)  # even for 0 seconds, so that other tasks run
                 for answer in list(unfinished):
                     for event in answer.step():
                         yield event
@@ -127,17 +126,17 @@ class EchoEngine:
 
 
 class _EchoedChoice:
-    """One choice: the answer's bytes, then END, and from the start again while END does not end it."""
+    """One choice: the answer's bytes, then END, repeated until the choice ends."""
 
-    def __init__(self, answer: bytes, choice: OutputProcessor, index: int, logprobs: int | None) -> None:
-        self.output = choice
+    def __init__(self, answer: bytes, output: OutputProcessor, index: int, logprobs: int | None) -> None:
+        self.output = output
         self.finished = False
         self._tokens = (*answer, END)
         self._index = index
         self._logprobs = logprobs
 
     def replay(self, resume_token_ids: Sequence[int]) -> list[Event]:
-        """Take what an earlier attempt said. Raises BadRequest when there is more of it than the choice has."""
+        """Accept the tokens of an earlier attempt. Raises BadRequest if the choice ends before the last one."""
         events: list[Event] = []
         for token in resume_token_ids:
             if self.finished:
@@ -156,7 +155,7 @@ class _EchoedChoice:
         return [*deltas, Finished(self._index, reason)]
 
     def _token_logprobs(self, token: int) -> TokenLogprobs | None:
-        return None if self._logprobs is None or token == END else certain_logprobs(token, self._logprobs)
+        return None if self._logprobs is None or token == END else _certain_logprobs(token, self._logprobs)
 
 
 def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
@@ -176,7 +175,7 @@ def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
 
 
 def _parser_spec(prompt: Prompt) -> OutputParserSpec:
-    """Calls that are repeated are calls, too."""
+    """Parse tool calls in the repeated text if the request has tools."""
     return (
         OutputParserSpec("generic")
         if isinstance(prompt, ChatPrompt) and prompt.tools is not None
@@ -192,3 +191,15 @@ def _check_repeatable(prompt: ChatPrompt) -> None:
         raise BadRequest(message, "chat_template_kwargs")
     if prompt.tools is not None and prompt.tools.choice != "auto":
         raise BadRequest("The echo engine only repeats; it cannot be made to call a tool", "tools")
+
+
+def _certain_logprobs(token: int, top: int) -> TokenLogprobs:
+    """Return logprob 0 for a byte of text, and for itself as the only candidate if `top` is not 0."""
+    piece = bytes((token,))
+    return TokenLogprobs(token, piece, 0.0, [TopLogprob(token, piece, 0.0)] if top else [])
+
+
+def _prompt_logprobs(prompt: bytes, top: int) -> list[TokenLogprobs]:
+    """Return the log-probabilities of a prompt's bytes. The first has none, since nothing precedes it."""
+    [first, *rest] = prompt
+    return [TokenLogprobs(first, bytes((first,)), None, []), *(_certain_logprobs(token, top) for token in rest)]

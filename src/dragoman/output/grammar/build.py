@@ -1,4 +1,4 @@
-"""From what a request asks of its answer to a grammar for llguidance."""
+"""Builds the grammar for a request's answer format and tools."""
 
 import json
 
@@ -20,7 +20,7 @@ from dragoman.output.markup import ToolCallMarkup
 
 _FORMAT = "response_format"
 _TOOLS = "tools"
-"""The parameters that errors name."""
+"""Parameters that errors name."""
 
 _REFUSED_BY_LLGUIDANCE = {
     "oneOf constraints": (("oneOf",), "two of its options may fit the same value"),
@@ -28,7 +28,7 @@ _REFUSED_BY_LLGUIDANCE = {
     "min/maxProperties": (("minProperties", "maxProperties"), "it is enforced only where all properties are required"),
     "circular references": (("$ref",), "it leads back to itself and has other keywords beside it"),
 }
-"""What llguidance says → the keywords that it cannot enforce as they stand there, and why."""
+"""Text in llguidance's error → the keywords that it cannot enforce there, and why."""
 
 
 def build_grammar(
@@ -37,11 +37,11 @@ def build_grammar(
     markup: ToolCallMarkup | None,
     special_token: SpecialTokenLookup,
 ) -> str | None:
-    """The grammar of the whole answer, to be enforced with PARSER_LIMITS; None if any text will do.
+    """Return the grammar of the whole answer, to be enforced with PARSER_LIMITS; None if any text is allowed.
 
-    `markup` is how the model writes calls (None: it cannot), and `special_token` gives the id of a text that is a token
-    of its own in the model's vocabulary. A format binds the answer's text, not its calls. Raises BadRequest for what
-    cannot be enforced as it was asked for, with the parameter "response_format" or "tools".
+    `markup` is how the model writes calls (None: it cannot call tools), and `special_token` returns the id of a text
+    that is one token of the model's vocabulary. A format constrains the answer's text, not its calls. Raises BadRequest
+    of "response_format" or "tools" for what cannot be enforced as requested.
     """
     answer, definitions = ("", {}) if answer_format is None else _answer_rule(answer_format)
     if tools is None or (markup is None and tools.choice == "auto"):
@@ -64,13 +64,13 @@ def build_grammar(
 
 
 def _assemble(main: str, definitions: dict[str, str]) -> str:
-    """`main` with the grammars that it refers to as @name."""
+    """Combine `main` with the grammars that it references as @name."""
     others = [{"name": name, "lark_grammar": text} for name, text in definitions.items()]
     return json.dumps({"grammars": [{"lark_grammar": main}, *others]}) if others else main
 
 
 def _answer_rule(answer_format: AnswerFormat) -> tuple[str, dict[str, str]]:
-    """The body of a rule for the answer's text, and the grammars that it refers to. Raises BadRequest."""
+    """Return the body of a rule for the answer's text, and the grammars that it references. Raises BadRequest."""
     match answer_format:
         case JsonObjectFormat():
             return json_text({"type": "object"}), {}
@@ -85,7 +85,7 @@ def _answer_rule(answer_format: AnswerFormat) -> tuple[str, dict[str, str]]:
 
 
 def _arguments_rule(tool: Tool) -> str:
-    """The Lark of a tool's arguments. Raises BadRequest."""
+    """Return the Lark rule for a tool's arguments. Raises BadRequest."""
     if tool.parameters is None:
         return '"{}"'
     subject = f"The schema of the parameters of tool '{tool.name}'"
@@ -93,7 +93,7 @@ def _arguments_rule(tool: Tool) -> str:
 
 
 def _json_rule(schema: object, strict: bool, parameter: str, subject: str, *, only_objects: bool) -> str:
-    """The Lark of JSON that fits the schema. Raises BadRequest."""
+    """Return the Lark rule for JSON that is valid under the schema. Raises BadRequest."""
     omitted: frozenset[str] = frozenset()
     while True:
         rewritten = enforceable_schema(
@@ -119,7 +119,7 @@ def _json_rule(schema: object, strict: bool, parameter: str, subject: str, *, on
 
 
 def _restrict_to_objects(schema: Schema, parameter: str, subject: str) -> Schema:
-    """The schema, for objects only. Raises BadRequest if it excludes them."""
+    """Restrict the schema to objects. Raises BadRequest if it excludes them."""
     if isinstance(schema, bool):
         return {"type": "object"}
     types = schema.get("type", "object")

@@ -1,4 +1,4 @@
-"""JSON Schema's keywords that hold no schemas: what each may say, and what of it is enforced."""
+"""JSON Schema keywords without subschemas: their valid values, and which of these are enforced."""
 
 import math
 from decimal import Decimal
@@ -15,27 +15,27 @@ FORMATS: Final = ("date", "date-time", "duration", "email", "hostname", "ipv4", 
 """The values of `format` that are enforced."""
 
 MAX_EXACT_NUMBER: Final = 2**53
-"""Up to here integers are exact as doubles, in which llguidance and most readers of JSON compute."""
+"""The largest integer that is exact as a double, the number type of llguidance and most JSON parsers."""
 
 MAX_DIVISOR: Final = 10_000
-"""Of `multipleOf`, without its decimal point: the automaton of the multiples has as many states."""
+"""Limit of `multipleOf` without its decimal point: the automaton of its multiples has that many states."""
 
 MAX_COUNT: Final = 1_000_000
-"""Of characters, items or properties. No answer comes near it."""
+"""Limit of characters, items or properties, far beyond any answer."""
 
 
 class InvalidKeyword(Exception):
-    """The keyword's value is none that it may have. The message goes on after the keyword and its place."""
+    """The keyword has an invalid value. The message continues after the keyword and its pointer."""
 
 
 class UnenforceableKeyword(Exception):
-    """The keyword's value cannot be enforced to the letter. The message says why, or is empty."""
+    """The keyword's value cannot be enforced exactly. The message is the reason, or empty."""
 
 
 def enforceable_keywords(keyword: str, value: Any, node: Node) -> Node:
-    """What the keyword becomes in `node`, the schema it stands in: none, one or several keywords.
+    """Rewrite a keyword of the schema `node` into none, one or several keywords.
 
-    One that is not known says nothing, as JSON Schema has it. Raises Invalid and Unenforced.
+    Unknown keywords have no effect, as in JSON Schema. Raises InvalidKeyword and UnenforceableKeyword.
     """
     match keyword:
         case "type":
@@ -70,7 +70,7 @@ def enforceable_keywords(keyword: str, value: Any, node: Node) -> Node:
 
 
 def names_of(keyword: str, node: Node) -> tuple[str, ...]:
-    """The names in `properties` or `required`, none if it is absent or invalid."""
+    """Return the names in `properties` or `required`; none if the keyword is absent or invalid."""
     value = node.get(keyword)
     return tuple(name for name in value if isinstance(name, str)) if isinstance(value, dict | list) else ()
 
@@ -107,7 +107,7 @@ def _number(value: Any) -> int | float:
 
 
 def _lower_bound(value: Any) -> int | float:
-    """The bound, or one that leaves out numbers that are not exact as doubles."""
+    """Return the bound, raised to exclude numbers that are not exact as doubles."""
     if _number(value) > MAX_EXACT_NUMBER:
         raise UnenforceableKeyword("it is not exact as a double")
     return max(_number(value), -MAX_EXACT_NUMBER)
@@ -124,7 +124,7 @@ def _divisor(value: Any) -> int | float:
     number = Decimal(repr(value)).normalize()
     places = max(0, -int(number.as_tuple().exponent))
     shifted = float(value)
-    for _ in range(places):  # llguidance moves the point like this, and must arrive
+    for _ in range(places):  # llguidance shifts the point like this, and must get the exact integer
         shifted *= 10
     if number.scaleb(places) > MAX_DIVISOR or shifted != number.scaleb(places):
         raise UnenforceableKeyword(f"without its point it is over {MAX_DIVISOR}, or not exact as a double")
@@ -140,7 +140,7 @@ def _count(value: Any, maximum: float = math.inf) -> int:
 
 
 def _properties_count(keyword: str, count: int, node: Node) -> Node:
-    """Names beyond `properties` may repeat, so no more than one of them can be asked for."""
+    """Require at most one name beyond `properties`, since further ones might repeat it."""
     required = set(names_of("required", node))
     if keyword == "minProperties" and count <= len(required):
         return {}
@@ -158,7 +158,7 @@ def _names(value: Any) -> list[str]:
 
 
 def checked_pattern(pattern: Any, *, wide: bool = False) -> str:
-    """The pattern in the form of grammar.pattern. Raises Invalid and Unenforced."""
+    """Return the pattern in the form of grammar.pattern. Raises InvalidKeyword and UnenforceableKeyword."""
     if not isinstance(pattern, str):
         raise InvalidKeyword("must be a string")
     try:
@@ -177,4 +177,4 @@ def _format(value: Any, node: Node) -> Node:
     types = node.get("type", "string")
     if types == "string" or (isinstance(types, list) and "string" in types):
         raise UnenforceableKeyword(f"{value!r} is none of {', '.join(FORMATS)}")
-    return {}  # formats of numbers say nothing that could be checked
+    return {}  # formats of numbers do not constrain the text

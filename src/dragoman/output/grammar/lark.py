@@ -1,4 +1,4 @@
-"""Pieces of llguidance's Lark, and the check that a grammar compiles within bounds and allows something.
+"""Parts of grammars in llguidance's Lark, and the check that a grammar compiles within limits and allows some text.
 
 Syntax: https://github.com/guidance-ai/llguidance/blob/main/docs/syntax.md
 """
@@ -17,36 +17,36 @@ from dragoman.core.errors import BadRequest
 from dragoman.output.grammar.keywords import Schema
 
 PARSER_LIMITS: Final = LLParserLimits(initial_lexer_fuel=200_000, verbose_errors=False)
-"""What compiling and a mask may cost. To be set where a grammar is enforced, too, so that no one refuses it later."""
+"""Limits of compiling and of a mask. Enforcing uses the same, so that a checked grammar is not rejected later."""
 
 _JSON_STYLE = {
     "item_separator": ", ",
     "key_separator": ": ",
     "whitespace_flexible": False,
-    # Without "u": where \u0061 may stand for "a", a name could be given twice.
+    # Without "u": if \u0061 were allowed for "a", a property could appear twice.
     "json_allowed_escapes": 'nrbtf\\"',
 }
 
 _MAX_CHARACTERS = 30_000
 _MAX_RULES = 1_000
-"""In a client's grammar. The compiler recurses through rules, and overflows its stack beyond some 2,000."""
+"""Limit of a client's grammar. The compiler recurses through rules and overflows its stack at some 2,000."""
 
 _GBNF_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
 
 
 def quoted(text: str) -> str:
-    """The text as a literal."""
+    """Return the text as a literal."""
     return json.dumps(text, ensure_ascii=False)
 
 
 def json_text(schema: Schema) -> str:
-    """JSON that fits a schema of grammar.schema, in the one style that is generated: `{"a": [1, 2]}`."""
+    """Match JSON that is valid under a schema of grammar.schema, in the only generated style: `{"a": [1, 2]}`."""
     members: dict[str, Any] = schema if isinstance(schema, dict) else {}
     return f"%json {json.dumps({'x-guidance': _JSON_STYLE, **members})}"
 
 
 def regex(pattern: str) -> str:
-    """What matches the whole of a regular expression in the syntax of Rust's regex crate."""
+    """Match a whole regular expression in the syntax of Rust's regex crate."""
     if not pattern:
         return quoted("")
     escaped = re.sub(
@@ -56,7 +56,7 @@ def regex(pattern: str) -> str:
 
 
 def client_grammar(text: str, parameter: str) -> str:
-    """A client's grammar in Lark; it may be written in GBNF. Raises BadRequest."""
+    """Return a client's grammar in Lark, converted from GBNF if necessary. Raises BadRequest."""
     if len(text) > _MAX_CHARACTERS or len(re.findall("::=|:", text)) > _MAX_RULES:
         raise BadRequest(
             f"The grammar is too large: it may have {_MAX_CHARACTERS} characters and {_MAX_RULES} rules", parameter
@@ -64,7 +64,7 @@ def client_grammar(text: str, parameter: str) -> str:
     if re.search(r"^\s*[\w-]+\s*::=", text, re.MULTILINE):
         try:
             text = gbnf_to_lark(_GBNF_ESCAPE.sub(_plain_escape, text))
-        except Exception as error:  # the converter raises nothing more special
+        except Exception as error:  # the converter raises nothing more specific
             raise BadRequest(f"The grammar is no GBNF: {error}", parameter) from error
     elif re.search(r"%(json|lark)\b", text):
         raise BadRequest(
@@ -72,7 +72,7 @@ def client_grammar(text: str, parameter: str) -> str:
         )
     try:
         _, messages = LLMatcher.validate_grammar_with_warnings(text, None, limits=PARSER_LIMITS)
-    except ValueError:  # what LLMatcher itself only reports as an error of the grammar
+    except ValueError:  # compile_error reports the same problem as an error of the grammar
         messages = []
     if any(message.startswith("no tokenizer") for message in messages):
         raise BadRequest("The grammar may not ask for tokens in <...>, only for text", parameter)
@@ -82,7 +82,7 @@ def client_grammar(text: str, parameter: str) -> str:
 
 
 def _plain_escape(match: re.Match[str]) -> str:
-    """An escaped code point as the character itself, which gbnf_to_lark gets wrong; other escapes as they are."""
+    """Replace an escaped code point by its character, since gbnf_to_lark converts it wrongly. Keep other escapes."""
     code = match[1] or match[2]
     if not code:
         return match[0]
@@ -91,7 +91,7 @@ def _plain_escape(match: re.Match[str]) -> str:
 
 
 def compile_error(grammar: str) -> str:
-    """Why the grammar does not compile within PARSER_LIMITS, or allows no text at all; empty if all is well."""
+    """Return why the grammar does not compile within PARSER_LIMITS or allows no text; empty if it is valid."""
     try:
         grammar.encode()
     except UnicodeEncodeError:
@@ -99,7 +99,7 @@ def compile_error(grammar: str) -> str:
     matcher = LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=PARSER_LIMITS)
     if matcher.is_error():
         return _readable_error(matcher.get_error())
-    for _ in range(2):  # a lexer that grows too large does so by its second step
+    for _ in range(2):  # a lexer that exceeds its limits does so within two steps
         allowed = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
         if matcher.is_error():
             return "it allows nothing" if "NoExtension" in matcher.get_error() else "it is too complex"
@@ -111,9 +111,9 @@ def compile_error(grammar: str) -> str:
 
 
 def matching_texts(pattern: str, texts: Iterable[str]) -> list[str]:
-    """Those of the texts in which a pattern of grammar.pattern is found. Takes linear time, whatever the pattern.
+    """Return the texts in which a pattern of grammar.pattern is found, in linear time whatever the pattern.
 
-    Texts that are not generated in JSON, because of control characters, are not found.
+    Never returns texts with control characters, which are not generated in JSON.
     """
     grammar = f"start: {json_text({'type': 'string', 'pattern': pattern})}"
     matcher = LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=PARSER_LIMITS)
@@ -124,7 +124,7 @@ def matching_texts(pattern: str, texts: Iterable[str]) -> list[str]:
 
 
 def _readable_error(message: str) -> str:
-    """An error of llguidance without its place in a text that the client never saw."""
+    """Remove the position from an error of llguidance, since the client does not know the text that it refers to."""
     if re.search("too (big|large|many|complex|deeply)|fuel|recursion limit|stack level|Unable to determine", message):
         return "it is too large or too complex"
     if parse_error := re.search("^error: (.*)", message, re.MULTILINE):
@@ -135,7 +135,7 @@ def _readable_error(message: str) -> str:
 
 
 class _ByteVocabulary:
-    """A vocabulary of the 256 bytes, and of a token that ends the text."""
+    """A vocabulary of the 256 bytes and a token that ends the text."""
 
     tokens: Sequence[bytes] = [*(bytes([byte]) for byte in range(256)), b"<end>"]
     eos_token_id = 256

@@ -1,8 +1,9 @@
-"""Regular expressions of JSON Schemas, rewritten so that every reader of the schema agrees about what they match.
+"""Regular expressions of JSON Schemas, rewritten so that all regex dialects agree about what they match.
 
-JSON Schema means ECMA-262's dialect, validators use their language's own, and llguidance uses Rust's. The rewritten
-pattern is Rust's, and matches only what ECMA-262 (without flags) and Python's `re` match as well: `\\d` is ASCII,
-`\\W` is what neither of them calls a letter, `.` is no line separator. Or it matches whatever any of them does.
+JSON Schema specifies ECMA-262's dialect, validators use that of their language, and llguidance uses Rust's. The
+rewritten pattern is in Rust's dialect. It matches only what ECMA-262 (without flags) and Python's `re` match as well:
+`\\d` is ASCII, `\\W` excludes everything that either calls a letter, `.` excludes line separators. The wide form
+matches what any of them matches.
 """
 
 import re
@@ -15,31 +16,31 @@ _ANY_LETTERS = r"\p{Alphabetic}\p{M}\p{N}\p{Pc}"
 _ANY_SPACES = r"\t-\r\x1C-\x20\x85\xA0\u{1680}\u{180E}\u{2000}-\u{200A}\u{2028}\u{2029}\u{202F}\u{205F}\u{3000}\u{FEFF}"
 
 _CLASSES = {"d": (_DIGITS, _ANY_DIGITS), "w": (_LETTERS, _ANY_LETTERS), "s": (_SPACES, _ANY_SPACES)}
-"""Letter of a class → what every dialect counts in it, and what any dialect does."""
+"""Letter of a class → the characters that it has in every dialect, and in any dialect."""
 
 _CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
 _QUANTIFIER = re.compile(r"[*+?]|\{[0-9]+(?:,[0-9]*)?\}")
 _HEX = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})")
 
 UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
-"""Characters that JSON can only write as \\u00XX. That is not generated: a name could have two spellings then."""
+"""Characters that JSON can only write as \\u00XX. This is not generated, since a name could have two spellings."""
 
 _MAX_EXPANDED_CHARACTERS = 10_000
-"""Characters a pattern may come to when its repetitions are written out; what costs time is its automaton."""
+"""Limit of a pattern's length with its repetitions written out, which determines the time for its automaton."""
 
 
 class MalformedPattern(ValueError):
-    """No dialect can read the pattern."""
+    """The pattern is invalid in every dialect."""
 
 
 class UnportablePattern(ValueError):
-    """The dialects read the pattern differently, or it cannot be enforced."""
+    """The pattern differs between dialects, or cannot be enforced."""
 
 
 def portable_pattern(pattern: str, *, wide: bool = False) -> str:
-    """The pattern in Rust's dialect, unanchored as it was. Raises MalformedPattern and UnportablePattern.
+    """Rewrite the pattern in Rust's dialect, without adding anchors. Raises MalformedPattern and UnportablePattern.
 
-    It matches what all dialects agree on; `wide`: what at least one of them matches.
+    It matches what every dialect matches; `wide`: what at least one of them matches.
     """
     rewriter = _PatternRewriter(pattern, wide)
     text, size = rewriter.alternatives()
@@ -51,7 +52,7 @@ def portable_pattern(pattern: str, *, wide: bool = False) -> str:
 
 
 class _PatternRewriter:
-    """Recursive descent over a pattern; every method returns the rewritten text and its size written out."""
+    """A recursive-descent rewriter. Its methods return the rewritten text and its size with repetitions written out."""
 
     def __init__(self, pattern: str, wide: bool) -> None:
         self._pattern = pattern
@@ -84,7 +85,7 @@ class _PatternRewriter:
                 texts.append("^")
             elif self._accept("$"):
                 self._check_anchor("$", is_at_the_end=self.next in "|)")
-                texts.append(r"\n?$" if self._wide else "$")  # Python's stands before a last newline, too
+                texts.append(r"\n?$" if self._wide else "$")  # Python's $ matches before a last newline, too
             else:
                 text, size = self._atom()
                 quantifier, factor = self._quantifier()
@@ -162,7 +163,7 @@ class _PatternRewriter:
         return f"[{'^' if negated else ''}{''.join(items)}]"
 
     def _class_item(self, negated: bool) -> tuple[str, str]:
-        """A character, a range, or a class in a class; and the last character in it."""
+        """Rewrite a character, a range or a class in a class; return it and its last character."""
         if letter := self._class_letter():
             if self._begins_range():
                 raise UnportablePattern(f"\\{letter} is the end of a range")
@@ -182,7 +183,7 @@ class _PatternRewriter:
         return self.next == "-" and not self._pattern.startswith("-]", self._position)
 
     def _class_letter(self) -> str:
-        """The letter of a class like \\d, if one is next; it is then behind us."""
+        """Consume a class like \\d, if one is next, and return its letter."""
         letter = self._pattern[self._position + 1 : self._position + 2]
         if self.next != "\\" or letter.lower() not in _CLASSES:
             return ""
@@ -196,7 +197,7 @@ class _PatternRewriter:
         return "\b" if self._accept("b") else self._escaped()
 
     def _escaped(self) -> str:
-        """The character that an escape stands for; its backslash is behind us."""
+        """Return the character of an escape whose backslash is already consumed."""
         if match := _HEX.match(self._pattern, self._position):
             self._position = match.end()
             code = int(match[1] or match[2], 16)
@@ -224,7 +225,7 @@ class _PatternRewriter:
 
 
 def _class_of(letter: str, wide: bool) -> str:
-    """What a class like \\d or \\W becomes between [ and ]."""
+    """Rewrite a class like \\d or \\W for use between [ and ]."""
     common, any_of = _CLASSES[letter.lower()]
     if letter.islower():
         return any_of if wide else common
@@ -232,7 +233,7 @@ def _class_of(letter: str, wide: bool) -> str:
 
 
 def _literal(character: str) -> str:
-    """One character for Rust's dialect, inside and outside a class."""
+    """Escape one character for Rust's dialect, inside and outside a class."""
     if character.isascii() and not character.isalnum():
         return f"\\x{ord(character):02X}"
     return character

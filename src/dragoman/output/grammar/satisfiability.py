@@ -1,4 +1,4 @@
-"""Whether any document fits a schema at all: one that needs itself inside itself goes on without end."""
+"""Detects schemas that no finite document satisfies, because they require themselves."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,15 +7,15 @@ from dragoman.output.grammar.keywords import TYPES, Schema
 
 
 def is_satisfiable(root: Schema, definitions: Mapping[str, Schema]) -> bool:
-    """Whether a document of finite size can fit `root`, as far as its structure tells.
+    """Whether a finite document can satisfy `root`, according to its structure.
 
-    `root` refers to itself as "#", to a definition as "#/$defs/NAME". A least fixed point: a definition has documents
-    once one of its forms needs only definitions that have. Keywords that contradict each other are not looked for.
+    `root` references itself as "#", a definition as "#/$defs/NAME". Computes a least fixed point: a definition is
+    satisfiable once one of its alternatives needs only satisfiable definitions. Contradictory keywords go undetected.
     """
     schemas = {f"#/$defs/{name}": schema for name, schema in definitions.items()} | {"#": root}
     satisfiable: set[str] = set()
     before = -1
-    while before < len(satisfiable):  # few rounds, since definitions stand behind those that they need
+    while before < len(satisfiable):  # few rounds, since definitions come after those that they need
         before = len(satisfiable)
         for reference, schema in schemas.items():
             if reference not in satisfiable and _is_satisfiable(schema, satisfiable):

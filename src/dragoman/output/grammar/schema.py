@@ -1,8 +1,8 @@
-"""A client's JSON Schema, rewritten into what llguidance enforces to the letter.
+"""Rewrites a client's JSON Schema into one that llguidance enforces exactly.
 
-llguidance enforces most of JSON Schema. This goes through a schema before it does: it knows the keywords that are not
-enforced, or not exactly, and names them with their place; it resolves every `$ref`; and it keeps out what would crash
-or stall the compiler. What is left are known keywords with checked values in draft 2020-12, without annotations.
+llguidance enforces most of JSON Schema. The rewriter reports the keywords that are not enforced exactly, with their
+pointer, resolves every `$ref`, and rejects schemas that would crash or stall the compiler. The result has known
+keywords with checked values in draft 2020-12, without annotations.
 """
 
 import functools
@@ -41,18 +41,18 @@ UNENFORCED: Final[dict[str, tuple[str, ...]]] = {
     "$dynamicRef": (),
     "$recursiveRef": (),
 }
-"""Keywords that are never enforced → those without one of which beside them they say nothing."""
+"""Keywords that are never enforced → keywords of which they need one beside them to have an effect."""
 
 _LEGACY_METASCHEMA = re.compile(r"https?://json-schema\.org/draft-0[467]/schema#?")
-"""The drafts in which `$ref` makes everything beside it count for nothing."""
+"""Drafts in which keywords beside `$ref` are ignored."""
 
 _METASCHEMA = re.compile(r"https?://json-schema\.org/(draft-0[467]|draft/2019-09|draft/2020-12)/schema#?")
 
 _MAX_DEPTH = 100
-"""Schemas within schemas, `$ref` followed. The compiler recurses, and overflows its stack beyond some 600."""
+"""Limit of nesting, including `$ref`. The compiler recurses and overflows its stack at some 600."""
 
 _MAX_COMMON_MULTIPLE = 50_000
-"""The least common multiple of all that stands in `multipleOf`: where schemas meet, llguidance needs as many states."""
+"""Limit of the least common multiple of all `multipleOf`: llguidance needs as many states for combined schemas."""
 
 _MAX_SCHEMAS = 2_000
 _MAX_BYTES = 300_000
@@ -67,20 +67,23 @@ def enforceable_schema(
     subject: str = "The schema",
     omitted_keywords: frozenset[str] = frozenset(),
 ) -> Schema:
-    """The schema in keywords that are enforced exactly.
+    """Rewrite the schema with keywords that are enforced exactly.
 
-    What cannot be enforced is left out, or refused if `strict`; so are the keywords in `without`. Raises BadRequest,
-    with `parameter` and a message that names `subject`, keyword and place; also, strict or not, for a schema that is
-    invalid, too large, or fits nothing.
+    Keywords that cannot be enforced, and those in `omitted_keywords`, are removed, or rejected if `strict`. Raises
+    BadRequest of `parameter` with a message that names `subject`, keyword and pointer; also, strict or not, for a
+    schema that is invalid, too large or unsatisfiable.
     """
-    return _SchemaRewriter(schema, strict, parameter, subject, omitted_keywords).rewrite()
+    rewriter = _SchemaRewriter(
+        schema, strict=strict, parameter=parameter, subject=subject, omitted_keywords=omitted_keywords
+    )
+    return rewriter.rewrite()
 
 
 class _SchemaRewriter:
-    """One schema on its way. A `place` is a JSON pointer into the client's schema, written as a URI's fragment."""
+    """Rewrites one schema. A `pointer` is a JSON pointer into the client's schema, as a URI fragment."""
 
     def __init__(
-        self, root: object, strict: bool, parameter: str, subject: str, omitted_keywords: frozenset[str]
+        self, root: object, *, strict: bool, parameter: str, subject: str, omitted_keywords: frozenset[str]
     ) -> None:
         self._root = root
         self._strict = strict
@@ -88,7 +91,7 @@ class _SchemaRewriter:
         self._subject = subject
         self._omitted_keywords = omitted_keywords
         self._names: dict[str, str] = {}
-        """Place of a schema that is referred to → its name among the definitions."""
+        """Pointer of a referenced schema → its name among the definitions."""
         self._definitions: dict[str, Schema] = {}
         self._depth = 0
         self._count = 0
@@ -100,7 +103,7 @@ class _SchemaRewriter:
         self._id = str(members.get("$id", members.get("id", "")))
 
     def rewrite(self) -> Schema:
-        """The whole schema. Raises BadRequest."""
+        """Rewrite the whole schema. Raises BadRequest."""
         try:
             if len(json.dumps(self._root, ensure_ascii=False, allow_nan=False).encode()) > _MAX_BYTES:
                 self._refuse(f"is too large: more than {_MAX_BYTES} bytes")
@@ -139,10 +142,10 @@ class _SchemaRewriter:
         self._depth -= 1
         return rewritten if self._strict else _with_any_of(rewritten)
 
-    # Keywords. Everything here raises Invalid and Unenforced.
+    # Keywords. These methods raise InvalidKeyword and UnenforceableKeyword.
 
     def _keyword(self, keyword: str, value: Any, node: Node, pointer: str) -> Node:
-        """What a keyword of `node` becomes: none, one or several keywords."""
+        """Rewrite a keyword of `node` into none, one or several keywords."""
         if keyword in self._omitted_keywords:
             raise UnenforceableKeyword
         match keyword:
@@ -194,7 +197,7 @@ class _SchemaRewriter:
         return {name: self._schema(part, f"{pointer}/{_pointer_token(name)}") for name, part in value.items()}
 
     def _enforces_patterns(self, node: Node) -> bool:
-        """Whether `patternProperties` is enforced: where it is not, what fits a pattern would count as additional."""
+        """Whether `patternProperties` is enforced. If not, names that match a pattern would count as additional."""
         try:
             _patterns(node)
         except (InvalidKeyword, UnenforceableKeyword):
@@ -209,7 +212,7 @@ class _SchemaRewriter:
     # References
 
     def _reference(self, value: Any) -> str:
-        """A reference among the definitions, for one of the client's; what it refers to becomes a definition."""
+        """Make the referenced schema a definition and return the reference to it."""
         if not isinstance(value, str):
             raise InvalidKeyword("must be a string")
         target = self._target_pointer(value)
@@ -221,7 +224,7 @@ class _SchemaRewriter:
         return f"#/$defs/{self._names[target]}"
 
     def _target_pointer(self, reference: str) -> str:
-        """The place that a reference names."""
+        """Return the pointer of a reference."""
         try:
             base, fragment = urldefrag(urljoin(self._id, reference))
         except ValueError as error:
@@ -237,7 +240,7 @@ class _SchemaRewriter:
 
     @functools.cached_property
     def _anchors(self) -> dict[str, str]:
-        """The places of named schemas: by `$anchor`, or by "#name" in the `$id` or `id` of drafts 4 to 7."""
+        """Pointers of named schemas: by `$anchor`, or by "#name" in the `$id` or `id` of drafts 4 to 7."""
         names: dict[str, str] = {}
         for pointer, node in _schemas_in(self._root, "#"):
             for name in (f"#{node.get('$anchor', '')}", node.get("$id"), node.get("id")):
@@ -246,7 +249,7 @@ class _SchemaRewriter:
         return names
 
     def _resolve(self, pointer: str) -> Any:
-        """What is at a place."""
+        """Return the value at a pointer."""
         node: Any = self._root
         for token in pointer.split("/")[1:]:
             name = token.replace("~1", "/").replace("~0", "~")
@@ -270,7 +273,7 @@ class _SchemaRewriter:
 
 
 def _with_any_of(schema: Node) -> Node:
-    """The schema with `anyOf` for `oneOf`, which llguidance takes only where it sees that the options are exclusive."""
+    """Replace `oneOf` by `anyOf`: llguidance accepts `oneOf` only if it can see that the options are disjoint."""
     if "oneOf" not in schema:
         return schema
     rest = {keyword: value for keyword, value in schema.items() if keyword != "oneOf"}
@@ -280,23 +283,23 @@ def _with_any_of(schema: Node) -> Node:
 
 
 def _common_multiple(numbers: Iterable[int | float]) -> int:
-    """The least one of all numbers, without the point: 25 of 0.25 and 0.05."""
+    """Return the least common multiple without decimal points: 25 for 0.25 and 0.05."""
     decimals = [Decimal(repr(number)).normalize() for number in numbers]
     places = max(0, *(-int(number.as_tuple().exponent) for number in decimals))
     return math.lcm(*(int(number.scaleb(places)) for number in decimals))
 
 
 def _has_no_effect(keyword: str, value: Any, node: Node) -> bool:
-    """Whether a keyword that is never enforced has no effect where it stands anyway."""
+    """Whether a keyword that is never enforced has no effect in this schema."""
     needed = UNENFORCED[keyword]
     return (bool(needed) and not any(other in node for other in needed)) or (keyword == "uniqueItems" and not value)
 
 
 def _patterns(node: Node) -> dict[str, str]:
-    """The patterns of `patternProperties`, each in a form that is safe. Raises Invalid and Unenforced.
+    """Return a safe form of each pattern of `patternProperties`. Raises InvalidKeyword and UnenforceableKeyword.
 
-    A name may fit a pattern in one dialect of regular expressions and be an additional one in another. Where all
-    additional names are forbidden, such a name is, too; where all are free, its value must fit the pattern's schema.
+    A name may match a pattern in one dialect of regular expressions and be additional in another. If additional names
+    are forbidden, so is this name. If they are allowed, its value must be valid under the pattern's schema.
     """
     others = node.get("additionalProperties", True)
     patterns = names_of("patternProperties", node)
@@ -318,7 +321,7 @@ def _patterns(node: Node) -> dict[str, str]:
 
 
 def _schemas_in(node: Any, pointer: str) -> Iterator[tuple[str, Node]]:
-    """Every schema object in a schema, with its place."""
+    """Yield every schema object in a schema with its pointer."""
     if not isinstance(node, dict):
         return
     yield pointer, node
@@ -334,5 +337,5 @@ def _schemas_in(node: Any, pointer: str) -> Iterator[tuple[str, Node]]:
 
 
 def _pointer_token(name: str) -> str:
-    """A name as a token of a JSON pointer."""
+    """Escape a name as a token of a JSON pointer."""
     return name.replace("~", "~0").replace("/", "~1")

@@ -1,4 +1,4 @@
-"""Grammars of answers that are calls of tools, or may turn into such."""
+"""Grammars of answers that are, or may become, tool calls."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -7,16 +7,16 @@ from dragoman.output.grammar.lark import quoted
 from dragoman.output.markup import ToolCallMarkup
 
 SpecialTokenLookup = Callable[[str], int | None]
-"""The id of a text that is one token of a model's vocabulary, if it is one."""
+"""Returns the id of a text that is one token of the model's vocabulary, else None."""
 
 _TEXT = "TEXT: /(?s:.*)/"
 
 
 class ToolCallGrammar:
-    """Whole grammars of answers that hold calls in one family's markup.
+    """Builds complete grammars of answers with calls in one family's markup.
 
-    `arguments` has the Lark of each tool's arguments by the tool's name, and is not empty; `several` says whether there
-    may be more calls than one; `special_token` gives the id of what is a token of its own in the model's vocabulary.
+    `arguments` has the Lark rule of each tool's arguments by the tool's name, and is not empty. `several` allows more
+    than one call.
     """
 
     def __init__(
@@ -28,21 +28,21 @@ class ToolCallGrammar:
         self._special_token = special_token
 
     def only_calls(self) -> str:
-        """Calls, and nothing beside them."""
+        """Allow only calls."""
         return f"start: calls\n{self._calls()}"
 
     def calls_or_answer(self, answer: str) -> str:
-        """Calls and nothing beside them, or else what `answer`, the body of a rule, allows."""
+        """Allow either only calls, or what `answer`, the body of a rule, allows."""
         return f"start: answer | calls\nanswer: {answer}\n{self._calls()}"
 
     def calls_in_text(self) -> str:
-        """Any text, in which the trigger begins a call."""
+        """Allow any text, in which the trigger begins a call."""
         if self._markup.only_at_start:
             return self.calls_or_answer(_text_without_prefix(self._markup.trigger))
         first, *_ = self._split_at_special_tokens(self._markup.trigger)
         rest_of_call = self._alternatives(self._markup.section_open, consumed_prefix=first)
         if self._several and not self._markup.section_open:
-            start = "(lead begun)* TEXT"  # between two calls is text like any other
+            start = "(lead begun)* TEXT"  # any text may stand between two calls
         else:
             start = f"TEXT | lead begun {self._further_calls()}"
         return "\n".join(
@@ -54,12 +54,12 @@ class ToolCallGrammar:
         return f"calls: opening {self._further_calls()}\nopening: {opening}\ncall: {self._alternatives()}"
 
     def _further_calls(self) -> str:
-        """What follows on the first call of a section."""
+        """Match what follows the first call of a section."""
         more = f"({self._literals(self._markup.separator)} call)*" if self._several else ""
         return f"{more} {self._literals(self._markup.section_close)}".strip()
 
     def _alternatives(self, section_open: str = "", consumed_prefix: str = "") -> str:
-        """One call of any tool; `behind` is a beginning of it that has been there already."""
+        """Match one call of any tool, without `consumed_prefix`, which is already matched."""
         markup = self._markup
         beginning = section_open + markup.call_open
         end = self._literals(markup.tail + markup.call_close)
@@ -69,31 +69,31 @@ class ToolCallGrammar:
         )
 
     def _lead(self, first: str) -> str:
-        """Text up to the first piece of the trigger, be it a token or spelled out in ordinary ones."""
+        """Match text up to the first part of the trigger, as a special token or spelled in ordinary ones."""
         spelled = f"spelled[lazy]: TEXT {quoted(first)}"
         token = self._special_token_id(first)
         return f"lead: {'' if token is None else f'TEXT <[{token}]> | '}spelled\n{spelled}"
 
     def _literals(self, text: str) -> str:
         return " ".join(
-            quoted(piece) if (token := self._special_token_id(piece)) is None else f"<[{token}]>"
-            for piece in self._split_at_special_tokens(text)
+            quoted(part) if (token := self._special_token_id(part)) is None else f"<[{token}]>"
+            for part in self._split_at_special_tokens(text)
         )
 
     def _split_at_special_tokens(self, text: str) -> list[str]:
-        """The text, cut where special tokens begin and end."""
+        """Split the text before and after special tokens."""
         tokens = [text for text in self._markup.special_tokens if self._special_token_id(text) is not None]
         if not tokens:
             return [text] if text else []
         longest_first = sorted(tokens, key=len, reverse=True)
-        return [piece for piece in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if piece]
+        return [part for part in re.split(f"({'|'.join(map(re.escape, longest_first))})", text) if part]
 
-    def _special_token_id(self, piece: str) -> int | None:
-        return self._special_token(piece) if piece in self._markup.special_tokens else None
+    def _special_token_id(self, part: str) -> int | None:
+        return self._special_token(part) if part in self._markup.special_tokens else None
 
 
 def _text_without_prefix(prefix: str) -> str:
-    """A regular expression of every text that does not begin like this."""
+    """Return a regular expression that matches every text without this prefix."""
     any_text = r"(?s:.*)"
     pattern = ""
     for character in reversed(prefix):

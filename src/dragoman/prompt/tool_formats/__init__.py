@@ -1,4 +1,4 @@
-"""The families of chat templates, by how their models call tools."""
+"""Families of chat templates that write tool calls in the same way."""
 
 import re
 
@@ -17,7 +17,7 @@ _MENTIONS_TOOLS = re.compile(r"\btools\b")
 
 
 def detect_tool_format(source: str) -> ToolFormatName:
-    """The family of a template: the first one that recognises it, and generic if it does nothing with tools."""
+    """Return the first family that matches a template; generic if the template does not mention tools."""
     if not _MENTIONS_TOOLS.search(source):
         return "generic"
     return next(name for name, tool_format in FORMATS.items() if tool_format.matches_template(source))

@@ -1,4 +1,4 @@
-"""What is known of a family of chat templates: how its models call tools."""
+"""The tool format of a family of chat templates."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -20,17 +20,17 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
 
     markup: ToolCallMarkup
     syntax: ToolCallSyntax
-    """The same, for reading answers."""
+    """The markup, prepared for parsing answers."""
     matches_template: Callable[[str], bool]
-    """Whether a template's source, which uses `tools`, is of this family."""
+    """Whether a template's source, which mentions `tools`, is of this family."""
     adapt: Adapt = _unchanged
-    """A conversation as the templates of this family take it."""
+    """Adapts a conversation to the templates of this family."""
     template_writes_tools: bool = True
-    """Whether templates of this family write tools, calls and results; otherwise `adapt` does, as text."""
+    """Whether the templates write tools, calls and results; otherwise `adapt` writes them as text."""
 
 
 def write_calls(markup: ToolCallMarkup, calls: Iterable[ToolCall]) -> str:
-    """Calls as an answer has them."""
+    """Write calls as they stand in an answer."""
     written = (
         f"{markup.call_open}{markup.head(call.name)}{call.arguments or '{}'}{markup.tail}{markup.call_close}"
         for call in calls

@@ -1,11 +1,11 @@
-"""For templates that know nothing of tools, and for those that write them in a way not known here.
+"""The format for templates without tools, and for those that write tools in an unknown way.
 
-The template is given a conversation of plain text, in which everything about tools is written as Hermes does:
+The template receives a conversation of plain text, in which tools are written as in Hermes:
 
-- the system message ends with the functions, as lines of JSON between <tools> tags, and with how to call them;
+- the system message ends with the functions, as lines of JSON between <tools> tags, and instructions for calling them;
 - an assistant's calls stand at the end of its message: <tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>;
-- a result is a user's message: <tool_response>\\n...\\n</tool_response>. Results that follow each other, and a user's
-  message before or after them, become one message, since many templates insist on user and assistant taking turns.
+- a result is a user's message: <tool_response>\\n...\\n</tool_response>. Consecutive results, and a user's message
+  before or after them, become one message, since many templates require user and assistant to alternate.
 """
 
 from collections.abc import Sequence
@@ -37,7 +37,7 @@ _ONE = "Call no more than one function at a time."
 
 
 def _as_text(messages: Sequence[Message], tools: ToolOptions | None) -> list[Message]:
-    """The conversation in plain messages of system, user and assistant. One without tools stays as it is."""
+    """Write tools, calls and results into messages of system, user and assistant. Unchanged without tools."""
     adapted: list[Message] = []
     was_result = False
     for message in messages:

@@ -18,7 +18,7 @@ MARKUP = ToolCallMarkup(
 )
 
 _OTHER_CONTENTS = ("<function=", "<arg_key>")
-"""What Qwen3-Coder and GLM write between the same tags."""
+"""Markup that Qwen3-Coder and GLM write between the same tags."""
 
 
 def _matches_template(source: str) -> bool:

@@ -1,4 +1,4 @@
-"""Llama 3.1 to 3.3: an answer is either text or JSON calls, which begin it.
+"""Llama 3.1 to 3.3: an answer is either text or calls in JSON.
 
     {"name": "get_weather", "parameters": {"city": "Oslo"}}; {"name": "get_time", "parameters": {}}
 
@@ -30,7 +30,7 @@ def _matches_template(source: str) -> bool:
 
 
 def _one_call_per_message(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
-    """The templates refuse a message with several calls: each gets a message, with its results behind it."""
+    """Give each call a message of its own, followed by its results: the templates reject several calls in one."""
     adapted: list[Message] = []
     rest = deque(messages)
     while rest:

@@ -1,4 +1,4 @@
-"""Mistral up to v3 of its tokenizer: a list of calls behind a special token, possibly after text.
+"""Mistral up to v3 of its tokenizer: a list of calls after a special token, possibly with text before it.
 
     [TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Oslo"}}]
 
@@ -33,7 +33,7 @@ def _matches_template(source: str) -> bool:
 
 
 def _with_short_ids(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
-    """The templates refuse a conversation whose calls have other ids than nine letters or digits."""
+    """Replace ids of calls that are not nine letters or digits, which the templates reject."""
     return [
         msgspec.structs.replace(
             message,

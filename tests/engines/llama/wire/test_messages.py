@@ -34,7 +34,7 @@ from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.llama.wire.messages import EngineCommand, EngineReply
-from dragoman.output.reasoning_effort import ReasoningSpec
+from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.prompt.output_parser import OutputParserSpec
 
 NUMBERS = st.integers(0, 2**63)
@@ -101,7 +101,11 @@ REPLIES: st.SearchStrategy[EngineReply] = st.one_of(
     st.builds(messages.Handshake, COUNTS, st.none() | TEXTS, TEXTS, TEXTS),
     st.builds(messages.FingerprintReply, TEXTS),
     st.builds(messages.EventReply, NUMBERS, EVENTS),
-    st.builds(messages.StatisticsReply, NUMBERS, st.builds(EngineStatistics, *[COUNTS] * 5)),
+    st.builds(
+        messages.StatisticsReply,
+        NUMBERS,
+        st.builds(EngineStatistics, **dict.fromkeys(EngineStatistics.__struct_fields__, COUNTS)),
+    ),
     st.builds(messages.BadRequestReply, NUMBERS, TEXTS, st.none() | TEXTS),
     st.builds(messages.ContextOverflowReply, NUMBERS, COUNTS, COUNTS, TEXTS, st.booleans()),
     st.builds(messages.OverloadedReply, NUMBERS, TEXTS, COUNTS),

@@ -1,10 +1,9 @@
-"""Models that think before they answer: whether they are to, and how much."""
+"""How much a model reasons before it answers, controlled by template variables and the end of the prompt."""
 
 from typing import Any
 
-import msgspec
-
 from dragoman.core.request import ReasoningEffort
+from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.scanning import WHITESPACE
 
 OPENING = "<think>"
@@ -17,27 +16,16 @@ BUDGETS: dict[ReasoningEffort | None, int | None] = {
     "medium": 4096,
     "high": None,
 }
-"""Tokens a thought may have; None: as many as the answer may."""
+"""Tokens the reasoning may have; None: as many as the answer may."""
 
 
-class ReasoningSpec(msgspec.Struct, frozen=True):
-    """The answer may begin with a thought."""
-
-    opening: str
-    closing: str
-    opened_by_prompt: bool
-    """Whether the prompt ends inside the thought, so that the model does not write `opening`."""
-    budget_tokens: int | None
-    """Tokens the thought may have; None: no limit."""
-
-
-def supports_reasoning(source: str) -> bool:
-    """Whether a template is that of thinking models: it has to write, or leave out, the thoughts of earlier answers."""
+def source_supports_reasoning(source: str) -> bool:
+    """Whether a template is for reasoning models: those write or remove the reasoning of earlier answers."""
     return CLOSING in source
 
 
 def effort_variables(source: str, effort: ReasoningEffort | None) -> dict[str, Any]:
-    """The variables by which a template is told how much is to be thought, of those that it knows."""
+    """Return the variables that set the amount of reasoning, as far as the template uses them."""
     if effort is None:
         return {}
     values = {"enable_thinking": effort != "none", "reasoning_effort": "low" if effort == "none" else effort}
@@ -47,10 +35,10 @@ def effort_variables(source: str, effort: ReasoningEffort | None) -> dict[str, A
 def end_prompt(
     prompt: str, effort: ReasoningEffort | None, *, has_switch: bool, constrained: bool
 ) -> tuple[str, ReasoningSpec | None]:
-    """The prompt of a thinking model, ended so that it thinks as it is to; and the thought to expect, if any.
+    """End the prompt of a reasoning model according to the effort; return it and the reasoning to expect, if any.
 
-    `has_switch`: the template was told by a variable whether to think. `constrained`: a grammar binds what comes after
-    the thought, so that the prompt must begin one.
+    `has_switch`: a template variable already turned reasoning on or off. `constrained`: a grammar constrains the text
+    after the reasoning, so the prompt must open the reasoning itself.
     """
     end = prompt.rstrip(WHITESPACE)
     if end.endswith(CLOSING):
@@ -62,4 +50,4 @@ def end_prompt(
         return (prompt if has_switch else f"{prompt}{OPENING}\n\n{CLOSING}\n\n"), None
     if constrained and not opened_by_prompt:
         prompt, opened_by_prompt = f"{prompt}{OPENING}\n", True
-    return prompt, ReasoningSpec(OPENING, CLOSING, opened_by_prompt, BUDGETS[effort])
+    return prompt, ReasoningSpec(OPENING, CLOSING, opened_by_prompt=opened_by_prompt, budget_tokens=BUDGETS[effort])

@@ -1,7 +1,7 @@
 import pytest
 
 from dragoman.core.request import ChatPrompt, Message, ReasoningEffort
-from dragoman.output.reasoning_effort import ReasoningSpec
+from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import ALTERNATING, ALWAYS_REASONING, EFFORT_REASONING, SWITCHABLE_REASONING
 
