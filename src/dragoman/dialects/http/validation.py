@@ -103,6 +103,12 @@ class NotAnObject(MalformedJson):
     """The body is JSON, but no object."""
 
 
+def raise_violations(violations: list[Violation]) -> None:
+    """Raise InvalidFields if there are any."""
+    if violations:
+        raise InvalidFields(violations)
+
+
 def decode_body(body: bytes, struct: type[WireStruct]) -> WireStruct:
     """The body as `struct`. `null` stands for absent, 40.0 for 40. Raises MalformedJson or InvalidFields."""
     try:

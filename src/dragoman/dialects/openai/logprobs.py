@@ -3,47 +3,8 @@
 import codecs
 from collections.abc import Iterable
 
-import msgspec
-
 from dragoman.core.events import TokenLogprobs
-
-MAX_TOP_LOGPROBS = 20
-
-
-class ChatTopLogprob(msgspec.Struct, frozen=True):
-    """`token` shows a part of a character as U+FFFD; `bytes` are its UTF-8 bytes."""
-
-    token: str
-    logprob: float
-    """Natural logarithm; minus infinity is -9999."""
-    bytes: list[int]
-
-
-class ChatTokenLogprob(msgspec.Struct, frozen=True):
-    """A token of the answer, and the likeliest ones at its place."""
-
-    token: str
-    logprob: float
-    bytes: list[int]
-    top_logprobs: list[ChatTopLogprob]
-
-
-class ChatLogprobs(msgspec.Struct, frozen=True):
-    """Of the tokens of an answer, or of one chunk of it."""
-
-    content: list[ChatTokenLogprob]
-    refusal: None = None
-
-
-class TextLogprobs(msgspec.Struct, frozen=True):
-    """Four lists with one entry a token."""
-
-    tokens: list[str]
-    token_logprobs: list[float | None]
-    """None: the first token of a prompt, which nothing comes before."""
-    top_logprobs: list[dict[str, float] | None]
-    text_offset: list[int]
-    """Where the token's text begins within the choice's, in characters."""
+from dragoman.dialects.openai.wire import ChatTokenLogprob, ChatTopLogprob, TextLogprobs
 
 
 class TextOffsets:

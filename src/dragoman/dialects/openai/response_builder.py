@@ -1,99 +1,37 @@
 """Answers in OpenAI's shape, as three of the dialects give them with small differences."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from dragoman.core.events import FinishReason, TokenLogprobs, ToolCallDelta, Usage
 from dragoman.dialects.http.codec import DecodeContext
-from dragoman.dialects.http.response_builder import BaseResponseBuilder, ChoiceState
-from dragoman.dialects.openai.logprobs import ChatLogprobs, chat_token_logprobs
-from dragoman.dialects.openai.shapes import CompletionUsage, StreamOptions, completion_usage
-from dragoman.dialects.openai.tools import ToolCallBody, ToolCallDeltaBody, tool_call_bodies, tool_call_delta_bodies
+from dragoman.dialects.http.response_builder import BaseResponseBuilder, ChoiceState, ToolCallState
+from dragoman.dialects.openai.logprobs import chat_token_logprobs
+from dragoman.dialects.openai.wire import (
+    AssistantMessage,
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatDelta,
+    ChatLogprobs,
+    CompletionTokensDetails,
+    CompletionUsage,
+    FunctionCall,
+    FunctionCallDeltaBody,
+    PromptTokensDetails,
+    StreamOptions,
+    TextChoice,
+    TextChunk,
+    TextChunkChoice,
+    TextCompletion,
+    ToolCallBody,
+    ToolCallDeltaBody,
+)
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
-
-
-class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
-    role: str = "assistant"
-    reasoning: str | UnsetType = UNSET
-    content: str | None
-    """None where the choice calls tools instead."""
-    tool_calls: list[ToolCallBody] | UnsetType = UNSET
-
-
-class ChatChoice(msgspec.Struct, frozen=True):
-    index: int
-    message: AssistantMessage
-    finish_reason: str
-    logprobs: ChatLogprobs | UnsetType | None = UNSET
-
-
-class ChatCompletion(msgspec.Struct, frozen=True):
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: CompletionUsage
-    system_fingerprint: str | UnsetType | None = UNSET
-
-
-class ChatDelta(msgspec.Struct, frozen=True):
-    role: str | UnsetType = UNSET
-    content: str | UnsetType = UNSET
-    reasoning: str | UnsetType = UNSET
-    tool_calls: list[ToolCallDeltaBody] | UnsetType = UNSET
-
-
-class ChatChunkChoice(msgspec.Struct, frozen=True):
-    index: int
-    delta: ChatDelta
-    finish_reason: str | None = None
-    logprobs: ChatLogprobs | UnsetType | None = UNSET
-
-
-class ChatChunk(msgspec.Struct, frozen=True):
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[ChatChunkChoice]
-    usage: CompletionUsage | UnsetType = UNSET
-    system_fingerprint: str | UnsetType | None = UNSET
-
-
-class TextChoice(msgspec.Struct, frozen=True):
-    index: int
-    text: str
-    logprobs: None
-    finish_reason: str
-
-
-class TextCompletion(msgspec.Struct, frozen=True):
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[TextChoice]
-    usage: CompletionUsage
-
-
-class TextChunkChoice(msgspec.Struct, frozen=True):
-    index: int
-    text: str
-    logprobs: None = None
-    finish_reason: str | None = None
-
-
-class TextChunk(msgspec.Struct, frozen=True):
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[TextChunkChoice]
-    usage: CompletionUsage | UnsetType = UNSET
 
 
 class ResponseHead(msgspec.Struct, frozen=True):
@@ -222,3 +160,28 @@ class OpenAITextResponseBuilder(OpenAIResponseBuilder):
     def _document(self, choices: list[TextChunkChoice], usage: CompletionUsage | UnsetType = UNSET) -> bytes:
         head = self._head
         return _encode(TextChunk(head.id, "text_completion", head.created, head.model, choices, usage))
+
+
+def completion_usage(usage: Usage) -> CompletionUsage:
+    """Usage as clients read it."""
+    return CompletionUsage(
+        usage.completion_tokens,
+        usage.prompt_tokens,
+        usage.prompt_tokens + usage.completion_tokens,
+        PromptTokensDetails(usage.cached_tokens),
+        CompletionTokensDetails(usage.reasoning_tokens) if usage.reasoning_tokens else UNSET,
+    )
+
+
+def tool_call_bodies(calls: Iterable[ToolCallState]) -> list[ToolCallBody]:
+    """Complete calls as clients read them."""
+    return [ToolCallBody(call.id, "function", FunctionCall(call.name, call.arguments)) for call in calls]
+
+
+def tool_call_delta_bodies(delta: ToolCallDelta) -> Iterator[ToolCallDeltaBody]:
+    """A piece of a call as clients read it: the name comes before, and apart from, all arguments."""
+    if delta.name is not None:
+        named = FunctionCallDeltaBody(name=delta.name, arguments="")
+        yield ToolCallDeltaBody(index=delta.call_index, id=delta.id or UNSET, type="function", function=named)
+    if delta.arguments:
+        yield ToolCallDeltaBody(index=delta.call_index, function=FunctionCallDeltaBody(arguments=delta.arguments))

@@ -1,7 +1,7 @@
 """Between this dialect's JSON and core: requests in, events out."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -14,16 +14,14 @@ from dragoman.core.service import ServedModel, find_model
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.context import bearer_key
 from dragoman.dialects.http.validation import (
-    InvalidFields,
     InvalidValue,
     Violation,
     decode_body,
+    raise_violations,
 )
-from dragoman.dialects.openai.formats import answer_format, validate_response_format
-from dragoman.dialects.openai.messages import ChatMessage, to_core_messages, validate_messages
+from dragoman.dialects.openai.parse import is_token_id, parse_messages, parse_response_format, parse_tools, stop_strings
 from dragoman.dialects.openai.response_builder import OpenAIChatResponseBuilder, response_head
-from dragoman.dialects.openai.shapes import is_token_id, stop_strings
-from dragoman.dialects.openai.tools import tool_use, validate_tools
+from dragoman.dialects.openai.wire import ChatMessage
 from dragoman.dialects.vendors.arcee import wire
 
 SAMPLING_PARAMETERS = (
@@ -72,19 +70,22 @@ class ReasoningChatResponseBuilder(OpenAIChatResponseBuilder):
 def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     """A chat completion. Raises BadRequest or ModelNotFound."""
     sent = decode_body(body, wire.ChatRequest)
-    if violations := list(_validate(sent)):
-        raise InvalidFields(violations)
+    violations: list[Violation] = []
+    messages = parse_messages(sent.messages, violations)
+    _check_tool_results(sent.messages, violations)
+    _check_logit_bias(sent.logit_bias, violations)
+    tools = parse_tools(sent.tools, sent.tool_choice, violations, parallel=sent.parallel_tool_calls)
+    response_format = parse_response_format(sent.response_format, violations)
+    if sent.top_logprobs and not sent.logprobs:
+        violations.append(Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true")))
+    raise_violations(violations)
     fingerprint = _fingerprint(sent.model, context)
     request = GenerationRequest(
         sent.model,
-        ChatPrompt(
-            to_core_messages(sent.messages),
-            tool_use(sent.tools, sent.tool_choice, parallel=sent.parallel_tool_calls),
-            sent.reasoning_effort,
-        ),
+        ChatPrompt(messages, tools, sent.reasoning_effort),
         _sampling(sent),
         sent.n,
-        answer_format=answer_format(sent.response_format),
+        answer_format=response_format,
         logprobs=sent.top_logprobs if sent.logprobs else None,
     )
     head = response_head(context, "chatcmpl", sent.model, sent.stream_options, logprobs=sent.logprobs)
@@ -99,34 +100,23 @@ def model_list(models: Iterable[ServedModel]) -> bytes:
     return _encode(wire.ModelList([_model_card(model) for model in models]))
 
 
-def _validate(sent: wire.ChatRequest) -> Iterator[Violation]:
-    yield from validate_messages(sent.messages)
-    yield from _validate_tool_results(sent.messages)
-    yield from _validate_logit_bias(sent.logit_bias)
-    yield from validate_tools(sent.tools, sent.tool_choice)
-    yield from validate_response_format(sent.response_format)
-    if sent.top_logprobs and not sent.logprobs:
-        yield Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true"))
-
-
-def _validate_tool_results(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
-    """Answers of tools to calls that no message before them holds."""
+def _check_tool_results(messages: Iterable[ChatMessage], violations: list[Violation]) -> None:
+    """Check that every tool result is for a call in an earlier message."""
     call_ids: set[str] = set()
     for index, message in enumerate(messages):
         if message.role == "tool" and message.tool_call_id not in call_ids:
             problem = InvalidValue("Input should be the id of a tool call in an earlier assistant message")
-            yield Violation(("messages", index, "tool_call_id"), problem)
+            violations.append(Violation(("messages", index, "tool_call_id"), problem))
         call_ids.update(call.id for call in message.tool_calls or ())
 
 
-def _validate_logit_bias(logit_bias: dict[str, float]) -> Iterator[Violation]:
+def _check_logit_bias(logit_bias: dict[str, float], violations: list[Violation]) -> None:
     if len(logit_bias) > MAX_LOGIT_BIAS_ENTRIES:
         message = f"Input should have at most {MAX_LOGIT_BIAS_ENTRIES} entries, got {len(logit_bias)}"
-        yield Violation(("logit_bias",), InvalidValue(message))
+        violations.append(Violation(("logit_bias",), InvalidValue(message)))
         return
-    for token in logit_bias:
-        if not is_token_id(token):
-            yield Violation(("logit_bias", token[:40]), InvalidValue("Keys should be token ids"))
+    problem = InvalidValue("Keys should be token ids")
+    violations += [Violation(("logit_bias", token[:40]), problem) for token in logit_bias if not is_token_id(token)]
 
 
 def _sampling(sent: wire.ChatRequest) -> SamplingParams:

@@ -15,7 +15,7 @@ from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, Operation
 from dragoman.dialects.http.query import read_query
-from dragoman.dialects.openai import response_builder as openai_answer
+from dragoman.dialects.openai import wire as openai_wire
 from dragoman.dialects.vendors.arcee import codec, errors, usage, wire
 
 
@@ -101,11 +101,11 @@ OPERATIONS = (
         "POST",
         "/api/v1/chat/completions",
         "Chat completion",
-        openai_answer.ChatCompletion,
+        openai_wire.ChatCompletion,
         wire.ErrorBody,
         (400, 401, 402, 403, 413, 422, 429, 500, 503),
         wire.ChatRequest,
-        openai_answer.ChatChunk,
+        openai_wire.ChatChunk,
         example=EXAMPLE_CHAT,
     ),
     Operation("GET", "/api/v1/models", "List models", wire.ModelList, wire.ErrorBody, (401, 403, 429, 503)),

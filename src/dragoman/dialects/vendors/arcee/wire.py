@@ -9,11 +9,14 @@ from msgspec import Meta
 from dragoman.core.limits import MAX_CHOICES, MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
 from dragoman.core.request import ReasoningEffort
 from dragoman.dialects.http.fastapi_errors import FastApiDetail
-from dragoman.dialects.openai.formats import ResponseFormat
-from dragoman.dialects.openai.logprobs import MAX_TOP_LOGPROBS
-from dragoman.dialects.openai.messages import ChatMessage
-from dragoman.dialects.openai.shapes import StreamOptions
-from dragoman.dialects.openai.tools import ToolChoice, Tools
+from dragoman.dialects.openai.wire import (
+    MAX_TOP_LOGPROBS,
+    ChatMessage,
+    ResponseFormat,
+    StreamOptions,
+    ToolChoice,
+    Tools,
+)
 
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 Probability = Annotated[float, Meta(ge=0, le=1)]

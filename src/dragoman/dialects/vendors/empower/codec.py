@@ -1,6 +1,6 @@
 """Between this dialect's JSON and core: requests in, events out, errors in OpenAI's envelope."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -20,10 +20,11 @@ from dragoman.dialects.http.validation import (
     Violation,
     WrongType,
     decode_body,
+    raise_violations,
 )
-from dragoman.dialects.openai.messages import ChatMessage, to_core_messages, validate_messages
+from dragoman.dialects.openai.parse import parse_messages, parse_tools
 from dragoman.dialects.openai.response_builder import OpenAIChatResponseBuilder, response_head
-from dragoman.dialects.openai.tools import tool_use, validate_tools
+from dragoman.dialects.openai.wire import ChatMessage
 from dragoman.dialects.vendors.empower import wire
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
@@ -43,8 +44,9 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     prompts = _prompts(decode_body(body, wire.ChatMessages).messages)
     sent = decode_body(body, wire.ChatRequest)
     choice = "required" if sent.tool_choice == "any" else sent.tool_choice
-    _raise_violations(validate_tools(sent.tools, choice))
-    tools = tool_use(sent.tools, choice)
+    violations: list[Violation] = []
+    tools = parse_tools(sent.tools, choice, violations)
+    raise_violations(violations)
     params = SamplingParams(
         max_tokens=sent.max_tokens,
         temperature=sent.temperature,
@@ -110,14 +112,12 @@ def _prompts(messages: str | list[str | ChatMessage]) -> list[tuple[Message, ...
         raise _invalid_messages(
             InvalidValue(f"'messages' must have at most {wire.MAX_PROMPTS} strings, got {len(texts)}")
         )
-    _raise_violations(validate_messages(conversation))
-    return [(Message("user", text),) for text in texts] or [to_core_messages(conversation)]
+    violations: list[Violation] = []
+    single_prompts: list[tuple[Message, ...]] = [(Message("user", text),) for text in texts]
+    prompts = single_prompts or [parse_messages(conversation, violations)]
+    raise_violations(violations)
+    return prompts
 
 
 def _invalid_messages(problem: Problem) -> InvalidFields:
     return InvalidFields([Violation(("messages",), problem)])
-
-
-def _raise_violations(violations: Iterable[Violation]) -> None:
-    if found := list(violations):
-        raise InvalidFields(found)

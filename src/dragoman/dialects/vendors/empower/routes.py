@@ -15,7 +15,7 @@ from dragoman.dialects.http.context import HttpOptions, RouteContext, authentica
 from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, Operation
-from dragoman.dialects.openai import response_builder as openai_answer
+from dragoman.dialects.openai import wire as openai_wire
 from dragoman.dialects.vendors.empower import codec, errors, wire
 
 _PREFIXES = ("/empower/api/v1", "/empower")
@@ -104,11 +104,11 @@ OPERATIONS = tuple(
             "POST",
             f"{prefix}/chat/completions",
             "Chat completion",
-            openai_answer.ChatCompletion,
+            openai_wire.ChatCompletion,
             wire.ErrorBody,
             _ERROR_STATUSES,
             wire.ChatRequest,
-            openai_answer.ChatChunk,
+            openai_wire.ChatChunk,
             example=EXAMPLE_CHAT,
         ),
         Operation(

@@ -6,9 +6,7 @@ import msgspec
 from msgspec import Meta
 
 from dragoman.core.limits import MAX_CHOICES
-from dragoman.dialects.openai.messages import ChatMessage
-from dragoman.dialects.openai.shapes import StreamOptions
-from dragoman.dialects.openai.tools import NamedTool, Tools
+from dragoman.dialects.openai.wire import ChatMessage, NamedTool, StreamOptions, Tools
 
 MAX_PROMPTS = 16
 MAX_NAME = 512

@@ -1,6 +1,6 @@
 """Between this dialect's JSON and core: requests in, events out, errors in FastAPI's envelope."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import msgspec
@@ -18,14 +18,15 @@ from dragoman.dialects.http.validation import (
     MissingField,
     Violation,
     decode_body,
+    raise_violations,
 )
-from dragoman.dialects.openai.messages import ChatMessage, to_core_messages, validate_messages
+from dragoman.dialects.openai.parse import parse_messages, stop_strings
 from dragoman.dialects.openai.response_builder import (
     OpenAIChatResponseBuilder,
     OpenAITextResponseBuilder,
     response_head,
 )
-from dragoman.dialects.openai.shapes import stop_strings
+from dragoman.dialects.openai.wire import ChatMessage
 from dragoman.dialects.vendors.float16 import wire
 from dragoman.dialects.vendors.float16.errors import ModelNotInDeployment
 
@@ -42,9 +43,11 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
         sent = decode_body(body, wire.ChatRequest)
     except InvalidFields as error:
         raise InvalidFields([_explain_split_message(violation) for violation in error.violations]) from None
-    if violations := [*validate_messages(sent.messages), *_validate_no_tools(sent.messages)]:
-        raise InvalidFields(violations)
-    requests = _requests(sent, deployment, [ChatPrompt(to_core_messages(sent.messages))])
+    violations: list[Violation] = []
+    messages = parse_messages(sent.messages, violations)
+    _check_no_tools(sent.messages, violations)
+    raise_violations(violations)
+    requests = _requests(sent, deployment, [ChatPrompt(messages)])
     head = response_head(context, "chatcmpl", sent.model, sent.stream_options)
     return DecodedRequest(requests, sent.stream, OpenAIChatResponseBuilder(head), {"prompt": "messages"})
 
@@ -124,11 +127,12 @@ def _seed(sent: wire.CompletionRequest) -> int:
     return DEFAULT_SEED
 
 
-def _validate_no_tools(messages: Iterable[ChatMessage]) -> Iterator[Violation]:
+def _check_no_tools(messages: Iterable[ChatMessage], violations: list[Violation]) -> None:
     for index, message in enumerate(messages):
         if message.role == "tool" or message.tool_calls:
             field = "role" if message.role == "tool" else "tool_calls"
-            yield Violation(("messages", index, field), InvalidValue("This service's conversations have no tools"))
+            problem = InvalidValue("This service's conversations have no tools")
+            violations.append(Violation(("messages", index, field), problem))
 
 
 def _explain_split_message(violation: Violation) -> Violation:

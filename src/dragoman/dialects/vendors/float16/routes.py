@@ -10,7 +10,7 @@ from dragoman.dialects.http.context import HttpOptions, RouteContext
 from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
-from dragoman.dialects.openai import response_builder as openai_answer
+from dragoman.dialects.openai import wire as openai_wire
 from dragoman.dialects.vendors.float16 import codec, errors, wire
 
 
@@ -49,22 +49,22 @@ OPERATIONS = (
         "POST",
         "/{deployment}/v1/chat/completions",
         "Chat completion",
-        openai_answer.ChatCompletion,
+        openai_wire.ChatCompletion,
         wire.ErrorBody,
         _ERROR_STATUSES,
         wire.ChatRequest,
-        openai_answer.ChatChunk,
+        openai_wire.ChatChunk,
         example=EXAMPLE_CHAT,
     ),
     Operation(
         "POST",
         "/{deployment}/v1/completions",
         "Text completion",
-        openai_answer.TextCompletion,
+        openai_wire.TextCompletion,
         wire.ErrorBody,
         _ERROR_STATUSES,
         wire.TextRequest,
-        openai_answer.TextChunk,
+        openai_wire.TextChunk,
         example=EXAMPLE_TEXT,
     ),
 )

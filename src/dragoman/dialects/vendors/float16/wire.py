@@ -7,8 +7,7 @@ from msgspec import Meta
 
 from dragoman.core.limits import MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
 from dragoman.dialects.http.fastapi_errors import FastApiDetail
-from dragoman.dialects.openai.messages import ChatMessage
-from dragoman.dialects.openai.shapes import StreamOptions
+from dragoman.dialects.openai.wire import ChatMessage, StreamOptions
 
 MAX_PROMPTS = 16
 

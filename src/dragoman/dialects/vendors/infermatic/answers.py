@@ -7,10 +7,15 @@ import msgspec
 
 from dragoman.core.events import FinishReason, TokenLogprobs, ToolCallDelta, Usage
 from dragoman.dialects.http.response_builder import ChoiceState
-from dragoman.dialects.openai.logprobs import ChatLogprobs, TextOffsets, chat_token_logprobs, text_logprobs
-from dragoman.dialects.openai.response_builder import OpenAIResponseBuilder, ResponseHead
-from dragoman.dialects.openai.shapes import CompletionUsage, completion_usage
-from dragoman.dialects.openai.tools import tool_call_bodies, tool_call_delta_bodies
+from dragoman.dialects.openai.logprobs import TextOffsets, chat_token_logprobs, text_logprobs
+from dragoman.dialects.openai.response_builder import (
+    OpenAIResponseBuilder,
+    ResponseHead,
+    completion_usage,
+    tool_call_bodies,
+    tool_call_delta_bodies,
+)
+from dragoman.dialects.openai.wire import ChatLogprobs, CompletionUsage
 from dragoman.dialects.vendors.infermatic import wire
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode

@@ -1,6 +1,6 @@
 """Between this dialect's JSON and core: requests in, events out, errors in LiteLLM's envelope."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import msgspec
 from starlette.datastructures import Headers
@@ -19,13 +19,18 @@ from dragoman.dialects.http.validation import (
     MissingField,
     Violation,
     decode_body,
+    raise_violations,
 )
-from dragoman.dialects.openai.chat_templates import validate_template
-from dragoman.dialects.openai.formats import validate_response_format
-from dragoman.dialects.openai.messages import to_core_messages, validate_messages
+from dragoman.dialects.openai.parse import (
+    check_chat_template,
+    is_token_id,
+    parse_messages,
+    parse_prompts,
+    parse_response_format,
+    parse_tools,
+    stop_strings,
+)
 from dragoman.dialects.openai.response_builder import response_head
-from dragoman.dialects.openai.shapes import is_token_id, stop_strings, text_prompts
-from dragoman.dialects.openai.tools import tool_use, validate_tools
 from dragoman.dialects.vendors.infermatic import wire
 from dragoman.dialects.vendors.infermatic.answers import ChatResponseBuilder, TextResponseBuilder
 from dragoman.dialects.vendors.infermatic.constraints import RequestedFormat, requested_format
@@ -48,16 +53,20 @@ def decode_queued_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
 
 def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
     model = _model(sent, context)
-    if violations := list(_chat_violations(sent)):
-        raise InvalidFields(violations)
+    violations: list[Violation] = []
     prompt = ChatPrompt(
-        to_core_messages(sent.messages),
-        tool_use(sent.tools, sent.tool_choice, parallel=sent.parallel_tool_calls),
+        parse_messages(sent.messages, violations),
+        parse_tools(sent.tools, sent.tool_choice, violations, parallel=sent.parallel_tool_calls),
         sent.reasoning_effort,
         sent.chat_template,
         sent.chat_template_kwargs,
     )
-    output_format = requested_format(sent, sent.response_format)
+    response_format = parse_response_format(sent.response_format, violations)
+    check_chat_template(sent.chat_template, sent.chat_template_kwargs, violations)
+    if sent.top_logprobs and not sent.logprobs:
+        violations.append(Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true")))
+    raise_violations(violations)
+    output_format = requested_format(sent, response_format)
     request = _request(sent, model, prompt, output_format, logprobs=sent.top_logprobs if sent.logprobs else None)
     head = response_head(context, "chatcmpl", model, sent.stream_options, logprobs=sent.logprobs)
     fields = {"prompt": "messages"} | _format_field(output_format)
@@ -71,22 +80,13 @@ def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     if sent.suffix:
         raise BadRequest("suffix is not supported by this server", "suffix")
     output_format = requested_format(sent)
-    prompts = text_prompts(sent.prompt)
+    prompts = parse_prompts(sent.prompt)
     first = _request(sent, model, prompts[0], output_format, logprobs=sent.logprobs, echo=sent.echo)
     requests = [msgspec.structs.replace(first, prompt=prompt) for prompt in prompts]
     head = response_head(context, "cmpl", model, sent.stream_options, logprobs=sent.logprobs is not None)
     return DecodedRequest(
         requests, sent.stream, TextResponseBuilder(head), _format_field(output_format), priority=first.priority
     )
-
-
-def _chat_violations(sent: wire.ChatRequest) -> Iterator[Violation]:
-    yield from validate_messages(sent.messages)
-    yield from validate_tools(sent.tools, sent.tool_choice)
-    yield from validate_response_format(sent.response_format)
-    yield from validate_template(sent.chat_template, sent.chat_template_kwargs)
-    if sent.top_logprobs and not sent.logprobs:
-        yield Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true"))
 
 
 def _format_field(output_format: RequestedFormat | None) -> dict[str, str]:
@@ -182,9 +182,10 @@ def prompt_to_count(sent: wire.TokenCountRequest) -> Prompt:
         return TextPrompt(sent.prompt)
     if sent.messages is None:
         raise BadRequest("prompt or messages must be provided")
-    if violations := [*validate_messages(sent.messages), *validate_tools(sent.tools, None)]:
-        raise InvalidFields(violations)
-    return ChatPrompt(to_core_messages(sent.messages), tool_use(sent.tools, None))
+    violations: list[Violation] = []
+    prompt = ChatPrompt(parse_messages(sent.messages, violations), parse_tools(sent.tools, None, violations))
+    raise_violations(violations)
+    return prompt
 
 
 def read_key(headers: Headers) -> str | None:

@@ -8,9 +8,8 @@ import msgspec
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import AnswerFormat, GrammarFormat, JsonSchemaFormat, RegexFormat
-from dragoman.dialects.http.validation import InvalidFields
-from dragoman.dialects.openai.formats import ResponseFormat, answer_format
-from dragoman.dialects.openai.tools import validate_schema
+from dragoman.dialects.http.validation import Violation, raise_violations
+from dragoman.dialects.openai.parse import check_schema
 from dragoman.dialects.vendors.infermatic import wire
 
 _EMPTY = wire.StructuredOutputs()
@@ -26,14 +25,14 @@ class RequestedFormat(NamedTuple):
 
 
 def requested_format(
-    sent: wire.CompletionRequest, response_format: ResponseFormat | None = None
+    sent: wire.CompletionRequest, response_format: AnswerFormat | None = None
 ) -> RequestedFormat | None:
     """The one that a request has; None: any text. Raises BadRequest when it has two, or says nothing in its field."""
     if sent.structured_outputs == _EMPTY:
         raise BadRequest("structured_outputs needs one of json, regex, choice and grammar", "structured_outputs")
     found = list(_requested_formats(sent))
-    if (converted := answer_format(response_format)) is not None:
-        found.append(RequestedFormat("response_format", converted))
+    if response_format is not None:
+        found.append(RequestedFormat("response_format", response_format))
     if len(found) > 1:
         fields = " and ".join(dict.fromkeys(requested.field for requested in found))
         raise BadRequest(f"An answer can be bound in one way only, got {len(found)} in {fields}", found[1].field)
@@ -58,8 +57,9 @@ def _requested_formats(sent: wire.CompletionRequest) -> Iterator[RequestedFormat
 
 def _schema(field: str, sent: dict[str, Any] | str) -> dict[str, Any]:
     schema = _parse_schema(field, sent) if isinstance(sent, str) else sent
-    if violations := list(validate_schema(schema, (field,))):
-        raise InvalidFields(violations)
+    violations: list[Violation] = []
+    check_schema(schema, (field,), violations)
+    raise_violations(violations)
     return schema
 
 

@@ -9,12 +9,22 @@ from dragoman.core.jobs import DEFAULT_PRIORITY
 from dragoman.core.limits import MAX_CHOICES
 from dragoman.core.request import ReasoningEffort
 from dragoman.dialects.http.fastapi_errors import FastApiDetail
-from dragoman.dialects.openai.chat_templates import Template, TemplateArguments
-from dragoman.dialects.openai.formats import ResponseFormat
-from dragoman.dialects.openai.logprobs import MAX_TOP_LOGPROBS, ChatLogprobs, TextLogprobs
-from dragoman.dialects.openai.messages import ChatMessage
-from dragoman.dialects.openai.shapes import CompletionUsage, StreamOptions, TextCompletionPrompt
-from dragoman.dialects.openai.tools import ToolCallBody, ToolCallDeltaBody, ToolChoice, Tools
+from dragoman.dialects.openai.wire import (
+    MAX_TOP_LOGPROBS,
+    ChatLogprobs,
+    ChatMessage,
+    CompletionUsage,
+    ResponseFormat,
+    StreamOptions,
+    Template,
+    TemplateArguments,
+    TextCompletionPrompt,
+    TextLogprobs,
+    ToolCallBody,
+    ToolCallDeltaBody,
+    ToolChoice,
+    Tools,
+)
 
 TokenLimit = Annotated[int, Meta(ge=1)]
 Probability = Annotated[float, Meta(ge=0, le=1)]

@@ -1,7 +1,7 @@
 """Between this dialect's JSON and core: requests in, pieces of text out, errors in FastAPI's envelope."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import msgspec
@@ -20,8 +20,9 @@ from dragoman.dialects.http.validation import (
     Violation,
     WrongType,
     decode_body,
+    raise_violations,
 )
-from dragoman.dialects.openai.chat_templates import validate_template
+from dragoman.dialects.openai.parse import check_chat_template
 from dragoman.dialects.vendors.scale import wire
 from dragoman.dialects.vendors.scale.answers import ChatResponseBuilder, DeploymentResponseBuilder, TextResponseBuilder
 
@@ -53,9 +54,9 @@ def decode_deployment_chat(body: bytes, context: DecodeContext) -> DecodedReques
     sent = decode_body(body, wire.DeploymentChatRequest)
     violations: list[Violation] = []
     history = _convert_messages("chat_history", sent.chat_history, violations)
-    violations += _validate_deployment(sent)
-    violations += validate_template(sent.chat_template, sent.chat_template_kwargs)
-    _raise_violations(violations)
+    _check_deployment(sent, violations)
+    check_chat_template(sent.chat_template, sent.chat_template_kwargs, violations)
+    raise_violations(violations)
     prompt = ChatPrompt(
         (*history, Message("user", sent.prompt)),
         effort=sent.reasoning_effort,
@@ -68,7 +69,9 @@ def decode_deployment_chat(body: bytes, context: DecodeContext) -> DecodedReques
 def decode_deployment_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     """A text completion whose model stands in the path. Raises BadRequest."""
     sent = decode_body(body, wire.DeploymentTextRequest)
-    _raise_violations(_validate_deployment(sent))
+    violations: list[Violation] = []
+    _check_deployment(sent, violations)
+    raise_violations(violations)
     return _decode_deployment(sent, context, TextPrompt(sent.prompt))
 
 
@@ -77,8 +80,8 @@ def decode_chat(body: bytes, _context: DecodeContext) -> DecodedRequest:
     sent = decode_body(body, wire.ChatRequest)
     violations: list[Violation] = []
     messages = _convert_messages("messages", sent.messages, violations)
-    violations += validate_template(sent.chat_template, None)
-    _raise_violations(violations)
+    check_chat_template(sent.chat_template, None, violations)
+    raise_violations(violations)
     if sent.memory_strategy is not None:
         messages = messages[-sent.memory_strategy.params.k :]
     if sent.instructions:
@@ -94,7 +97,9 @@ def decode_text(body: bytes, _context: DecodeContext) -> DecodedRequest:
     """A text completion whose model stands in the body. Raises BadRequest."""
     sent = decode_body(body, wire.TextRequest)
     if sent.images:
-        _raise_violations([Violation(("images",), InvalidValue("Images are not supported, the model takes text only"))])
+        raise InvalidFields(
+            [Violation(("images",), InvalidValue("Images are not supported, the model takes text only"))]
+        )
     request = GenerationRequest(sent.model, TextPrompt(sent.prompt), _sampling(sent.model_parameters))
     return DecodedRequest([request], sent.stream, TextResponseBuilder())
 
@@ -185,23 +190,17 @@ def _text(message: wire.ChatMessage, path: FieldPath, violations: list[Violation
     return "".join(part.text or "" for part in message.content)
 
 
-def _validate_deployment(sent: wire.DeploymentRequest) -> Iterator[Violation]:
+def _check_deployment(sent: wire.DeploymentRequest, violations: list[Violation]) -> None:
     if sent.top_logprobs is not None and not sent.logprobs:
-        yield Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true"))
+        violations.append(Violation(("top_logprobs",), InvalidValue("top_logprobs needs logprobs to be true")))
     bindings = _bindings(sent)
     if bindings.seed is not None and bindings.seed > MAX_SEED:
-        yield Violation((*_BINDINGS, "seed"), InvalidValue("Input should be at most 2^64 - 1"))
+        violations.append(Violation((*_BINDINGS, "seed"), InvalidValue("Input should be at most 2^64 - 1")))
     if sent.max_tokens is not None and bindings.min_tokens > sent.max_tokens:
         problem = InvalidValue(
             f"min_tokens must not be above max_tokens, got {bindings.min_tokens} and {sent.max_tokens}"
         )
-        yield Violation((*_BINDINGS, "min_tokens"), problem)
-
-
-def _raise_violations(violations: Iterator[Violation] | list[Violation]) -> None:
-    found = list(violations)
-    if found:
-        raise InvalidFields(found)
+        violations.append(Violation((*_BINDINGS, "min_tokens"), problem))
 
 
 def _bindings(sent: wire.DeploymentRequest) -> wire.Bindings:

@@ -1,0 +1,183 @@
+"""Request fields of OpenAI's API: validated and converted to core's terms in one pass.
+
+A function that takes `violations` adds to it what the field's type cannot express. What it returns is of use only if
+it added none.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import msgspec
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.limits import MAX_TOKENS
+from dragoman.core.request import (
+    AnswerFormat,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    Message,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+    Tool,
+    ToolCall,
+    ToolOptions,
+)
+from dragoman.dialects.http.validation import FieldPath, InvalidValue, MissingField, Violation
+from dragoman.dialects.openai.wire import (
+    MAX_TEMPLATE_BYTES,
+    ChatMessage,
+    ContentPart,
+    FunctionDefinition,
+    NamedTool,
+    ResponseFormat,
+    TemplateArguments,
+    TextCompletionPrompt,
+    ToolChoice,
+    ToolDefinition,
+)
+
+MAX_PROMPTS = 128
+"""Prompts one text completion may hold."""
+
+RESERVED_VARIABLES = ("messages", "bos_token", "eos_token")
+"""Variables that the server itself passes to every template."""
+
+
+def parse_messages(messages: Iterable[ChatMessage], violations: list[Violation]) -> tuple[Message, ...]:
+    """Convert a conversation."""
+    return tuple(_parse_message(message, ("messages", index), violations) for index, message in enumerate(messages))
+
+
+def _parse_message(message: ChatMessage, path: FieldPath, violations: list[Violation]) -> Message:
+    if message.tool_calls and message.role != "assistant":
+        problem = InvalidValue("Only an assistant's message has tool calls")
+        violations.append(Violation((*path, "tool_calls"), problem))
+    if message.content is None and not message.tool_calls:
+        violations.append(Violation((*path, "content"), MissingField()))
+    content = message.content or ""
+    return Message(
+        role="system" if message.role == "developer" else message.role,
+        content=content if isinstance(content, str) else _parse_parts(content, (*path, "content"), violations),
+        name=message.name,
+        tool_calls=tuple(
+            ToolCall(call.id, call.function.name, call.function.arguments) for call in message.tool_calls or ()
+        ),
+        tool_call_id=message.tool_call_id,
+        reasoning=message.reasoning,
+    )
+
+
+def _parse_parts(parts: Iterable[ContentPart], path: FieldPath, violations: list[Violation]) -> str:
+    for index, part in enumerate(parts):
+        if part.type != "text":
+            problem = InvalidValue(f"This model takes text only, got type '{part.type[:40]}'")
+            violations.append(Violation((*path, index, "type"), problem))
+        elif part.text is None:
+            violations.append(Violation((*path, index, "text"), MissingField()))
+    return "".join(part.text or "" for part in parts)
+
+
+def parse_tools(
+    tools: Sequence[ToolDefinition], choice: ToolChoice | None, violations: list[Violation], *, parallel: bool = True
+) -> ToolOptions | None:
+    """Convert the tools and their choice; None where no tool may be called."""
+    names: set[str] = set()
+    for index, tool in enumerate(tools):
+        function, path = tool.function, ("tools", index, "function")
+        if function.name in names:
+            problem = InvalidValue(f"Names of tools must be unique, '{function.name}' is there twice")
+            violations.append(Violation((*path, "name"), problem))
+        names.add(function.name)
+        check_schema(function.parameters, (*path, "parameters"), violations)
+    if choice == "required" and not tools:
+        problem = InvalidValue("tool_choice 'required' needs tools to choose from")
+        violations.append(Violation(("tool_choice",), problem))
+    if isinstance(choice, NamedTool) and choice.function.name not in names:
+        problem = InvalidValue(f"None of the tools is called '{choice.function.name[:64]}'")
+        violations.append(Violation(("tool_choice", "function", "name"), problem))
+    if not tools or choice == "none":
+        return None
+    return ToolOptions(
+        tools=tuple(_to_core_tool(tool.function) for tool in tools),
+        choice="named" if isinstance(choice, NamedTool) else choice or "auto",
+        name=choice.function.name if isinstance(choice, NamedTool) else None,
+        parallel=parallel,
+    )
+
+
+def _to_core_tool(function: FunctionDefinition) -> Tool:
+    return Tool(function.name, function.description, function.parameters, function.strict)
+
+
+def parse_response_format(sent: ResponseFormat | None, violations: list[Violation]) -> AnswerFormat | None:
+    """Convert `response_format`; None: any text."""
+    if sent is None or sent.type == "text":
+        return None
+    if sent.type == "json_object":
+        return JsonObjectFormat()
+    if sent.json_schema is None:
+        violations.append(Violation(("response_format", "json_schema"), MissingField()))
+        return None
+    check_schema(sent.json_schema.schema, ("response_format", "json_schema", "schema"), violations)
+    return JsonSchemaFormat(sent.json_schema.schema, sent.json_schema.strict)
+
+
+def check_schema(schema: object, path: FieldPath, violations: list[Violation]) -> None:
+    """Check that an engine can receive the schema: JSON has integers that it has not. The engine checks the rest."""
+    try:
+        msgspec.msgpack.encode(schema)
+    except OverflowError:
+        violations.append(Violation(path, InvalidValue("The integers of a schema must fit into 64 bits")))
+
+
+def check_chat_template(template: str | None, arguments: TemplateArguments | None, violations: list[Violation]) -> None:
+    """Check a template that came with the request, and the variables for it."""
+    if template and len(template.encode()) > MAX_TEMPLATE_BYTES:
+        problem = InvalidValue(f"The template has more than {MAX_TEMPLATE_BYTES} bytes")
+        violations.append(Violation(("chat_template",), problem))
+    if not arguments:
+        return
+    if len(msgspec.json.encode(arguments)) > MAX_TEMPLATE_BYTES:
+        problem = InvalidValue(f"The template's variables have more than {MAX_TEMPLATE_BYTES} bytes")
+        violations.append(Violation(("chat_template_kwargs",), problem))
+    for name in RESERVED_VARIABLES:
+        if name in arguments:
+            problem = InvalidValue(f"The variable '{name}' is the server's own")
+            violations.append(Violation(("chat_template_kwargs", name), problem))
+
+
+def parse_prompts(prompt: TextCompletionPrompt) -> list[Prompt]:
+    """Convert the one or several prompts of a text completion. Raises BadRequest."""
+    if isinstance(prompt, str):
+        return [TextPrompt(prompt)]
+    if not prompt:
+        raise BadRequest("prompt must hold at least one prompt", "prompt")
+    if all(isinstance(item, int) for item in prompt):
+        return [_token_prompt(cast("list[int]", prompt))]
+    if len(prompt) > MAX_PROMPTS:
+        raise BadRequest(f"prompt takes at most {MAX_PROMPTS} prompts, got {len(prompt)}", "prompt")
+    if all(isinstance(item, str) for item in prompt):
+        return [TextPrompt(text) for text in cast("list[str]", prompt)]
+    if all(isinstance(item, list) for item in prompt):
+        return [_token_prompt(token_ids) for token_ids in cast("list[list[int]]", prompt)]
+    raise BadRequest(
+        "prompt must be a string, a list of strings, a list of token ids or a list of lists of them", "prompt"
+    )
+
+
+def stop_strings(stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Convert one stop string or several."""
+    return (stop,) if isinstance(stop, str) else tuple(stop or ())
+
+
+def is_token_id(key: str) -> bool:
+    """Whether a key of logit_bias can be a token id."""
+    return key.isascii() and key.isdecimal() and len(key) < 10
+
+
+def _token_prompt(token_ids: Sequence[int]) -> TokenPrompt:
+    for token in token_ids:
+        if not 0 <= token <= MAX_TOKENS:
+            raise BadRequest(f"prompt must hold token ids, got {str(token)[:40]}", "prompt")
+    return TokenPrompt(tuple(token_ids))

@@ -1,0 +1,281 @@
+"""The JSON bodies of OpenAI's API that several dialects share, field by field."""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+MAX_TOOLS = 128
+
+MAX_TOP_LOGPROBS = 20
+
+MAX_TEMPLATE_BYTES = 64 * 1024
+"""Of a template, and of the variables for it as JSON."""
+
+# A bare $ would let a line break follow the name.
+Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}$(?!\n)")]
+"""Of a function, or of a schema."""
+
+Template = Annotated[str, Meta(max_length=MAX_TEMPLATE_BYTES)]
+"""Jinja source."""
+
+TemplateArguments = dict[str, Any]
+"""Further variables for the template."""
+
+TextCompletionPrompt = str | list[str | int | list[int]]
+
+
+class ContentPart(msgspec.Struct, frozen=True):
+    """One part of a message's content. Only parts of type `text` are understood."""
+
+    type: str
+    text: str | None = None
+
+
+class AssistantFunctionCall(msgspec.Struct, frozen=True):
+    name: str
+    arguments: str = "{}"
+    """JSON text."""
+
+
+class AssistantToolCall(msgspec.Struct, frozen=True):
+    """A call that an earlier answer made."""
+
+    id: str
+    function: AssistantFunctionCall
+    type: Literal["function"] = "function"
+
+
+class ChatMessage(msgspec.Struct, frozen=True):
+    """One message as clients send it."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[ContentPart] | None = None
+    """Required, but for an assistant's message with tool calls."""
+    name: str | None = None
+    tool_calls: list[AssistantToolCall] | None = None
+    tool_call_id: str | None = None
+    """Of a tool's message: the call it answers."""
+    reasoning: str | None = None
+    """Of an earlier answer. Only the templates of thinking models use it."""
+
+
+class FunctionDefinition(msgspec.Struct, frozen=True):
+    """`parameters` is a JSON Schema; without one the function takes nothing."""
+
+    name: Name
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool = False
+    """Refuse a schema that cannot be enforced to the letter."""
+
+
+class ToolDefinition(msgspec.Struct, frozen=True):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
+class NamedFunction(msgspec.Struct, frozen=True):
+    name: str
+
+
+class NamedTool(msgspec.Struct, frozen=True):
+    """Demands a call of one function."""
+
+    type: Literal["function"]
+    function: NamedFunction
+
+
+Tools = Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)]
+ToolChoice = Literal["none", "auto", "required"] | NamedTool
+
+
+class JsonSchema(msgspec.Struct, frozen=True):
+    """`name` and `description` are for people: the schema alone binds the answer."""
+
+    name: Name
+    description: str | None = None
+    schema: dict[str, Any] | bool = True
+    """Absent: any JSON value."""
+    strict: bool = False
+    """Refuse a schema that cannot be enforced to the letter."""
+
+
+class ResponseFormat(msgspec.Struct, frozen=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+    """Required for the type of this name."""
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
+
+
+class PromptTokensDetails(msgspec.Struct, frozen=True):
+    """`cached_tokens` of the prompt were shared with another request instead of computed."""
+
+    cached_tokens: int
+
+
+class CompletionTokensDetails(msgspec.Struct, frozen=True):
+    """`reasoning_tokens` of the completion were thought rather than said."""
+
+    reasoning_tokens: int
+
+
+class CompletionUsage(msgspec.Struct, frozen=True):
+    """The usage of a whole request."""
+
+    completion_tokens: int
+    prompt_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+    """Of an answer with thoughts."""
+
+
+class ChatTopLogprob(msgspec.Struct, frozen=True):
+    """`token` shows a part of a character as U+FFFD; `bytes` are its UTF-8 bytes."""
+
+    token: str
+    logprob: float
+    """Natural logarithm; minus infinity is -9999."""
+    bytes: list[int]
+
+
+class ChatTokenLogprob(msgspec.Struct, frozen=True):
+    """A token of the answer, and the likeliest ones at its place."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+    top_logprobs: list[ChatTopLogprob]
+
+
+class ChatLogprobs(msgspec.Struct, frozen=True):
+    """Of the tokens of an answer, or of one chunk of it."""
+
+    content: list[ChatTokenLogprob]
+    refusal: None = None
+
+
+class TextLogprobs(msgspec.Struct, frozen=True):
+    """Four lists with one entry a token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    """None: the first token of a prompt, which nothing comes before."""
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+    """Where the token's text begins within the choice's, in characters."""
+
+
+class FunctionCall(msgspec.Struct, frozen=True):
+    name: str
+    arguments: str
+    """JSON text."""
+
+
+class ToolCallBody(msgspec.Struct, frozen=True):
+    """A call in an answer."""
+
+    id: str
+    type: str
+    function: FunctionCall
+
+
+class FunctionCallDeltaBody(msgspec.Struct, frozen=True, kw_only=True):
+    """The name comes whole, and once; the arguments of all pieces are concatenated."""
+
+    name: str | UnsetType = UNSET
+    arguments: str
+
+
+class ToolCallDeltaBody(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a call in a stream; `index` is the number of the call within its choice."""
+
+    index: int
+    id: str | UnsetType = UNSET
+    type: str | UnsetType = UNSET
+    function: FunctionCallDeltaBody
+
+
+class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
+    role: str = "assistant"
+    reasoning: str | UnsetType = UNSET
+    content: str | None
+    """None where the choice calls tools instead."""
+    tool_calls: list[ToolCallBody] | UnsetType = UNSET
+
+
+class ChatChoice(msgspec.Struct, frozen=True):
+    index: int
+    message: AssistantMessage
+    finish_reason: str
+    logprobs: ChatLogprobs | UnsetType | None = UNSET
+
+
+class ChatCompletion(msgspec.Struct, frozen=True):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: CompletionUsage
+    system_fingerprint: str | UnsetType | None = UNSET
+
+
+class ChatDelta(msgspec.Struct, frozen=True):
+    role: str | UnsetType = UNSET
+    content: str | UnsetType = UNSET
+    reasoning: str | UnsetType = UNSET
+    tool_calls: list[ToolCallDeltaBody] | UnsetType = UNSET
+
+
+class ChatChunkChoice(msgspec.Struct, frozen=True):
+    index: int
+    delta: ChatDelta
+    finish_reason: str | None = None
+    logprobs: ChatLogprobs | UnsetType | None = UNSET
+
+
+class ChatChunk(msgspec.Struct, frozen=True):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[ChatChunkChoice]
+    usage: CompletionUsage | UnsetType = UNSET
+    system_fingerprint: str | UnsetType | None = UNSET
+
+
+class TextChoice(msgspec.Struct, frozen=True):
+    index: int
+    text: str
+    logprobs: None
+    finish_reason: str
+
+
+class TextCompletion(msgspec.Struct, frozen=True):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[TextChoice]
+    usage: CompletionUsage
+
+
+class TextChunkChoice(msgspec.Struct, frozen=True):
+    index: int
+    text: str
+    logprobs: None = None
+    finish_reason: str | None = None
+
+
+class TextChunk(msgspec.Struct, frozen=True):
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[TextChunkChoice]
+    usage: CompletionUsage | UnsetType = UNSET
