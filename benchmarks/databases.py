@@ -1,4 +1,4 @@
-"""New databases of every kind, and what fills them with many rows at once."""
+"""New databases of every kind, and SQL to fill them with many rows."""
 
 import argparse
 import contextlib
@@ -16,12 +16,12 @@ _NUMBERS = {
     "SELECT number FROM n)",
     "postgresql": "generate_series(1, {rows}) AS number",
 }
-_FINISH = {"sqlite": "PRAGMA wal_checkpoint(TRUNCATE)", "postgresql": "VACUUM ANALYZE"}
+_CHECKPOINT = {"sqlite": "PRAGMA wal_checkpoint(TRUNCATE)", "postgresql": "VACUUM ANALYZE"}
 
 
 @contextlib.contextmanager
 def new_databases(kind: str, count: int, *, durable: bool = False) -> Iterator[list[str]]:
-    """URLs of empty databases, until the end of the block; unless `durable`, PostgreSQL does not wait for the disk."""
+    """Create empty databases for the block and yield their URLs; unless `durable`, PostgreSQL runs without fsync."""
     if kind == "sqlite":
         with tempfile.TemporaryDirectory() as folder:
             yield [f"sqlite:///{folder}/{number}.db" for number in range(count)]
@@ -31,24 +31,24 @@ def new_databases(kind: str, count: int, *, durable: bool = False) -> Iterator[l
 
 
 def kind_of(database: Database) -> str:
-    """One of KINDS."""
+    """Return one of KINDS."""
     return "sqlite" if database.is_sqlite else "postgresql"
 
 
 def numbers(kind: str, rows: int) -> str:
-    """What to select FROM for a row with each `number` from 1 to `rows`."""
+    """Return a FROM clause with a row for each `number` from 1 to `rows`."""
     return _NUMBERS[kind].format(rows=rows)
 
 
 def checkpoint(database: Database) -> None:
-    """Let database and disk be done with the rows before anything is measured."""
+    """Finish all pending writes of the database and the disk before the measurement."""
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.exec_driver_sql(_FINISH[kind_of(database)])
+        connection.exec_driver_sql(_CHECKPOINT[kind_of(database)])
     os.sync()
 
 
 def add_databases_option(parser: argparse.ArgumentParser) -> None:
-    """A list of KINDS, given with commas between them."""
+    """Add the option `--databases`, a comma-separated list of KINDS."""
     parser.add_argument("--databases", type=_kinds, default=",".join(KINDS), help="default: %(default)s")
 
 

@@ -1,8 +1,8 @@
-"""kill -9 of a worker at 200 random moments under load: is anything held, unpaid or paid twice afterwards?
+"""kill -9 of a worker at 200 random moments under load: is anything left held, unpaid or charged twice?
 
     .venv/bin/python -m benchmarks.kills
 
-The clients stream without end; the next worker settles by the journal what the dead one left. See docs/accounts.md.
+The clients stream endlessly; the next worker settles the dead one's requests from its journal. See docs/accounts.md.
 """
 
 import argparse
@@ -27,8 +27,8 @@ TOKENS_PER_SECOND = 300
 _MAX_TOKENS_BETWEEN_KILLS = 300
 
 
-async def _kill(url: str, folder: str, kills: int, seed: int) -> AccountFixture:
-    """Raises AssertionError for anything that is wrong with the books."""
+async def _run_kills(url: str, folder: str, kills: int, seed: int) -> AccountFixture:
+    """Kill the worker repeatedly. Raises AssertionError if the accounts are wrong afterwards."""
     rng = random.Random(seed)
     database = Database(url)
     upgrade(database)
@@ -46,7 +46,7 @@ async def _kill(url: str, folder: str, kills: int, seed: int) -> AccountFixture:
 
 
 def main() -> None:
-    """Kill and count."""
+    """Run the kills and print the result."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.kills", description=__doc__.partition("\n")[0])
     parser.add_argument("--kills", type=int, default=200, help="how often (default: 200)")
     parser.add_argument("--seed", type=int, default=1, help="of the moments (default: 1)")
@@ -55,7 +55,7 @@ def main() -> None:
     exit_on_sigterm()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder, new_databases(options.database, 1) as [url]:
-        account_fixture = asyncio.run(_kill(url, folder, options.kills, options.seed))
+        account_fixture = asyncio.run(_run_kills(url, folder, options.kills, options.seed))
         results = Counter(used.result for used in account_fixture.usage)
         tokens = sum(used.completion_tokens for used in account_fixture.usage)
         account_fixture.database.close()

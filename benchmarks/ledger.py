@@ -1,8 +1,9 @@
-"""What accounting costs: admissions and settlements beside a bare INSERT and COMMIT, with and without a million rows.
+"""The cost of accounting: admissions and settlements compared to a bare INSERT and COMMIT, with and without a million
+rows.
 
     .venv/bin/python -m benchmarks.ledger
 
-What is measured and how to read it: docs/ledger.md.
+docs/ledger.md explains the measurements.
 """
 
 import argparse
@@ -27,15 +28,16 @@ from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.database.statements import insert
 from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.ledger.operations import Admission, KeyLookup, Settled, Settlement
+from dragoman.accounts.ledger.operations import Admission, KeyLookup, Settled
 from dragoman.accounts.process.client import LedgerClient
 from dragoman.core.identifiers import key_digest, new_request_id
+from tests.support.ledger_harness import settlement
 from tests.support.server import LEDGER_PROCESS, children_of
 
 CALLERS = (1, 32)
 ROWS = 1_000_000
 ADDED_SECONDS = 0.001
-"""The most that accounting may add to a request of one client, median, on SQLite."""
+"""The maximum that accounting may add to a request of a single client on SQLite, median."""
 
 _MODEL = "parrot"
 _SETTLED_BAR = TargetRatio(0.9)
@@ -52,19 +54,19 @@ _HEX = {"sqlite": "printf('%032x', number)", "postgresql": "lpad(to_hex(number),
 
 
 class Round(msgspec.Struct, frozen=True):
-    """One way of committing in one round, or the medians. Times are in seconds."""
+    """Measurements of one way of committing, in one round or as medians. Times are in seconds."""
 
     rate: float
-    """Requests, each admitted and settled, or bare transactions, a second."""
+    """Bare transactions, or requests with admission and settlement, per second."""
     latency_p50: float
     """Of an admission, or of a bare transaction."""
     latency_p99: float
     cpu_seconds: float
-    """Of this process, for each request."""
+    """Of this process and its ledger process, for each request."""
 
 
-class Result(msgspec.Struct, frozen=True):
-    """One database. The keys are `bare` and the numbers of callers, without and with a million rows."""
+class DatabaseResult(msgspec.Struct, frozen=True):
+    """The medians of one database, by `bare` and the numbers of callers without and with a million rows."""
 
     database: str
     medians: dict[str, Round]
@@ -94,14 +96,14 @@ class LedgerBenchmark:
             self._fill(rows)
 
     def _fill(self, rows: int) -> None:
-        """Put old requests into the table, and let the disk finish with that."""
+        """Insert old requests, and wait for the disk."""
         kind = kind_of(self.database)
         with self.database.write() as connection:
             connection.exec_driver_sql(_FILL.format(hex=_HEX[kind], numbers=numbers(kind, rows)))
         checkpoint(self.database)
 
     def bare(self, seconds: float) -> Round:
-        """A row and a COMMIT, again and again: what no ledger on this database could do with less."""
+        """Commit one row at a time: the lower limit for any ledger on this database."""
         session = self.database.session()
         statement = insert(self.database.dialect, schema_migrations, ("number", "name", "applied_at"))
         latencies: list[float] = []
@@ -117,20 +119,27 @@ class LedgerBenchmark:
         return _round(latencies, time.perf_counter() - began, time.process_time() - cpu)
 
     async def ledger(self, callers: int, seconds: float) -> Round:
-        """Callers who are admitted, settle without waiting for it, and come again."""
+        """Run callers in a closed loop, each admitted and then settled without waiting for the settlement."""
         latencies: list[float] = []
 
         async def call() -> None:
             while (now := time.perf_counter()) - began < seconds:
-                admission = Admission(new_request_id(), self.digest, _MODEL, "arcee", 500, 500)
+                admission = Admission(
+                    request_id=new_request_id(),
+                    key_digest=self.digest,
+                    model=_MODEL,
+                    dialect="arcee",
+                    prompt_tokens=500,
+                    max_completion_tokens=500,
+                )
                 admitted = await ledger.admit(admission)
                 latencies.append(time.perf_counter() - now)
-                settled.append(ledger.settle(Settlement(admitted.request_id, 500, 0, 200, "finished")))
+                settled.append(ledger.settle(settlement(admitted.request_id, 500, completion=200)))
                 await asyncio.sleep(0)
 
         async with LedgerClient(self.database, new_process_id()) as ledger:
             settled: list[asyncio.Future[Settled]] = []
-            await ledger.look_up_key(KeyLookup(self.digest, None))  # Now its process is there.
+            await ledger.look_up_key(KeyLookup(self.digest, None))  # Waits for the ledger process.
             (process,) = children_of(os.getpid(), LEDGER_PROCESS)
             began, cpu = time.perf_counter(), time.process_time() + cpu_seconds(process)
             await asyncio.gather(*(call() for _ in range(callers)))
@@ -144,20 +153,20 @@ def _round(latencies: list[float], seconds: float, cpu_seconds: float) -> Round:
     return Round(len(latencies) / seconds, p50, p99, cpu_seconds / len(latencies))
 
 
-def _measure(name: str, new: LedgerBenchmark, filled: LedgerBenchmark, options: Options) -> Result:
+def _measure(name: str, new: LedgerBenchmark, filled: LedgerBenchmark, options: Options) -> DatabaseResult:
     rounds: dict[str, list[Round]] = {}
     for number in range(options.rounds):
         rounds.setdefault("bare", []).append(new.bare(options.seconds))
         for callers in CALLERS:
-            # In turns: whoever comes second finds the disk busy with what the first one wrote.
+            # Alternate the order: the second one finds the disk busy with the writes of the first.
             for rows, benchmark in (("", new), (f", {ROWS:,} rows", filled))[:: -1 if number % 2 else 1]:
                 done = uvloop.run(benchmark.ledger(callers, options.seconds))
                 rounds.setdefault(f"{callers} callers{rows}", []).append(done)
         print(f"{name}, round {number + 1} of {options.rounds}", file=sys.stderr)
-    return Result(name, {way: medians(done) for way, done in rounds.items()})
+    return DatabaseResult(name, {way: medians(done) for way, done in rounds.items()})
 
 
-def _report(result: Result) -> str:
+def _report(result: DatabaseResult) -> str:
     rows = [
         (result.database, "a second", "p50", "p99", "processor time each"),
         *((way, *_figures(done)) for way, done in result.medians.items()),
@@ -166,16 +175,16 @@ def _report(result: Result) -> str:
     for callers in CALLERS:
         new, filled = (result.medians[f"{callers} callers{rows}"] for rows in ("", f", {ROWS:,} rows"))
         ratio = new.latency_p50 / filled.latency_p50
-        lines.append(f"  admission p50, {callers} callers, without / with rows: {_judged(ratio, _SETTLED_BAR)}")
+        lines.append(f"  admission p50, {callers} callers, without / with rows: {_verdict(ratio, _SETTLED_BAR)}")
     if result.database == "sqlite":
         ratio = ADDED_SECONDS / result.medians[f"{CALLERS[0]} callers"].latency_p50
-        lines.append(f"  {ADDED_SECONDS * 1000:g} ms / admission p50 of one caller: {_judged(ratio, _ADDED_BAR)}")
+        lines.append(f"  {ADDED_SECONDS * 1000:g} ms / admission p50 of one caller: {_verdict(ratio, _ADDED_BAR)}")
     ratio = result.medians[f"{CALLERS[-1]} callers"].rate / result.medians["bare"].rate
     lines.append(f"  requests of {CALLERS[-1]} callers / bare transactions: {ratio:.2f}")
     return "\n".join(lines)
 
 
-def _judged(ratio: float, bar: TargetRatio) -> str:
+def _verdict(ratio: float, bar: TargetRatio) -> str:
     return f"{ratio:.2f} ({bar.verdict(ratio)})"
 
 
@@ -190,10 +199,10 @@ def _parse() -> Options:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each measurement in a round (default: 2)")
     add_databases_option(parser)
     parser.add_argument("--json", type=Path, help="file for the results")
-    given = parser.parse_args()
-    if given.rounds < 1 or given.seconds <= 0:
+    options = parser.parse_args()
+    if options.rounds < 1 or options.seconds <= 0:
         parser.error("--rounds must be at least 1 and --seconds more than 0")
-    return Options(given.rounds, given.seconds, given.databases, given.json)
+    return Options(options.rounds, options.seconds, options.databases, options.json)
 
 
 def main() -> None:

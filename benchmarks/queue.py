@@ -117,7 +117,15 @@ class FilledQueue:
     def _submission(self, priority: int) -> Submission:
         request_id = new_request_id()
         draft = JobDraft((_request(),), _form(request_id), priority)
-        return Submission(draft, Admission(request_id, self.digest, _MODEL, "infermatic", 500, 500), "")
+        admission = Admission(
+            request_id=request_id,
+            key_digest=self.digest,
+            model=_MODEL,
+            dialect="infermatic",
+            prompt_tokens=500,
+            max_completion_tokens=500,
+        )
+        return Submission(draft, admission, "")
 
     def _fill(self, waiting: int) -> None:
         kind = kind_of(self.database)

@@ -1,4 +1,4 @@
-"""Every test of the ledger runs on SQLite and on a real PostgreSQL."""
+"""Fixtures of the ledger's tests, which run on SQLite and on a real PostgreSQL."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.accounts.process.transport import LedgerTransport
-from tests.support.accounts import LedgerHarness
+from tests.support.ledger_harness import LedgerHarness
 
 
 @pytest.fixture
@@ -20,6 +20,6 @@ def harness(database: Database) -> Iterator[LedgerHarness]:
 
 @pytest.fixture(params=[LedgerProcessHandle, LedgerThread])
 def transport(request: pytest.FixtureRequest) -> type[LedgerTransport]:
-    """Where a client's ledger works: the client cannot tell one from the other."""
+    """Where a client's ledger runs; the client's behaviour is the same."""
     transport: type[LedgerTransport] = request.param
     return transport

@@ -13,19 +13,19 @@ from dragoman.accounts.money import (
 
 
 @given(st.integers(-MAX_AMOUNT, MAX_AMOUNT))
-def test_an_amount_is_read_as_it_was_written(amount: int) -> None:
+def test_a_formatted_amount_is_parsed_back(amount: int) -> None:
     assert parse_amount(format_amount(amount)) == amount
 
 
 @pytest.mark.parametrize(
     ("amount", "text"), [(0, "0.00"), (12_500_000_000, "12.50"), (-1, "-0.000000001"), (-12 * 10**9, "-12.00")]
 )
-def test_amounts_are_written_in_units_with_two_digits_or_more(amount: int, text: str) -> None:
+def test_amounts_are_formatted_in_units_with_two_digits_or_more(amount: int, text: str) -> None:
     assert format_amount(amount) == text
 
 
 @pytest.mark.parametrize("text", ["", "a", "1,5", "NaN", "Infinity", "0.0000000001", "1e30", "9223372036.854775808"])
-def test_what_is_no_amount_is_refused(text: str) -> None:
+def test_invalid_amounts_are_refused(text: str) -> None:
     with pytest.raises(InvalidAmount):
         parse_amount(text)
 

@@ -14,7 +14,7 @@ from dragoman.accounts.database.migrations import require_current
 from dragoman.cli.main import app
 from dragoman.server.accounts_location import accounts_location
 from dragoman.server.settings_loading import load_settings
-from tests.support.books import open_ledger_harness
+from tests.support.accounting import open_ledger_harness
 
 Run = Callable[..., Result]
 

@@ -14,8 +14,8 @@ from dragoman.accounts.administration.keys import KeyRules, create_key, disable_
 from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading
 from dragoman.server.app import App
 from dragoman.server.settings import DialectName
+from tests.support.accounting import accounting_at
 from tests.support.apps import client_of, echo_app
-from tests.support.books import accounting_at
 from tests.support.gated_echo import GatedEcho
 from tests.support.metered import AccountFixture, sqlite_account
 from tests.support.speakers import DIALECT_CLIENTS, DialectClient

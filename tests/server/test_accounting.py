@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from dragoman.accounts.administration.keys import get_key
 from dragoman.cli.main import app
 from dragoman.core.identifiers import key_digest
-from tests.support.books import ADMIN_KEY
+from tests.support.accounting import ADMIN_KEY
 from tests.support.metered import AccountFixture, cost, sqlite_account
 from tests.support.server import RunningServer, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS

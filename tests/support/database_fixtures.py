@@ -1,4 +1,4 @@
-"""Databases of tests that run on SQLite and on a real PostgreSQL; a plugin of the whole run."""
+"""Databases for tests that run on SQLite and on a real PostgreSQL; a plugin of the whole run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
-from tests.support.accounts import clear_tables
+from tests.support.ledger_harness import clear_tables
 from tests.support.postgresql import PostgresServer, new_database, running_postgresql
 
 
@@ -20,7 +20,7 @@ def postgresql() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def reused_url(postgresql: PostgresServer) -> str:
-    """The URL of a database with tables: to empty them is quicker than to make them."""
+    """The URL of a database with tables: emptying them is faster than creating them."""
     url = new_database(postgresql)
     database = Database(url)
     upgrade(database)
@@ -30,7 +30,7 @@ def reused_url(postgresql: PostgresServer) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def kind(request: pytest.FixtureRequest) -> str:
-    """What every test with a database is run on."""
+    """The kind of database; every test with a database runs on each."""
     return str(request.param)
 
 
@@ -44,7 +44,7 @@ def empty_database_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path
 
 @pytest.fixture
 def database_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database with the newest tables, and nothing in them."""
+    """A database with the newest tables, without rows."""
     if kind == "sqlite":
         url = f"sqlite:///{tmp_path}/accounts.db"
         database = Database(url)
@@ -59,7 +59,7 @@ def database_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> s
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    """The same, connected."""
+    """The database at `database_url`."""
     database = Database(database_url)
     yield database
     database.close()

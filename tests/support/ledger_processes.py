@@ -1,4 +1,4 @@
-"""What other processes do to a ledger in the tests: top-level functions, so that they can be started there."""
+"""Functions that tests run in other processes, at a ledger: top-level, so that they can be imported there."""
 
 import asyncio
 import os
@@ -11,22 +11,22 @@ from typing import NamedTuple
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.ledger.operations import Admission, Settlement
+from dragoman.accounts.ledger.operations import Admission
 from dragoman.accounts.ledger.refusals import LedgerRefusal
 from dragoman.accounts.process.client import LedgerClient
 from dragoman.accounts.process.opening import LedgerResources, open_ledger
 from dragoman.core.identifiers import new_request_id
-from tests.support.accounts import MODEL
+from tests.support.ledger_harness import MODEL, settlement
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 PROMPT_TOKENS = 10
 
 RECORD_BYTES = 34
-"""A request's id of 32 characters and a number of tokens of two digits."""
+"""The size of a record: a request id of 32 characters and a token count of two digits."""
 
 
 class AdmissionLoad(NamedTuple):
-    """So many requests at once."""
+    """A number of concurrent requests."""
 
     url: str
     key_digest: str
@@ -34,15 +34,14 @@ class AdmissionLoad(NamedTuple):
 
 
 def run_admissions(spec: AdmissionLoad, barrier: Barrier, results: Connection) -> None:
-    """Ask for all of them in the same moment as the other processes; send how often each outcome came."""
+    """Send all admissions at the same moment as the other processes; report the number of each outcome."""
     results.send(asyncio.run(_run_admissions(spec, barrier)))
 
 
 async def _run_admissions(spec: AdmissionLoad, barrier: Barrier) -> "Counter[str]":
     async def admit_one() -> str:
-        admission = Admission(new_request_id(), spec.key_digest, MODEL, "arcee", PROMPT_TOKENS, 0)
         try:
-            await ledger.admit(admission)
+            await ledger.admit(_admission(new_request_id(), spec.key_digest, max_completion=0))
         except LedgerRefusal as refusal:
             return type(refusal).__name__
         return "Admitted"
@@ -53,7 +52,7 @@ async def _run_admissions(spec: AdmissionLoad, barrier: Barrier) -> "Counter[str
 
 
 class ServerSpec(NamedTuple):
-    """A server's life, until it is killed."""
+    """A server that runs until it is killed."""
 
     url: str
     journals: Path
@@ -62,7 +61,7 @@ class ServerSpec(NamedTuple):
 
 
 def serve(spec: ServerSpec, client: Connection) -> None:
-    """Answer requests without end; the client is sent a record for each token, after it was noted in the journal."""
+    """Run requests endlessly; send the client a record of each token, after recording it in the journal."""
     asyncio.run(_serve(spec, client.fileno()))
 
 
@@ -75,12 +74,23 @@ async def _serve(spec: ServerSpec, client: int) -> None:
 async def _serve_requests(accounts: LedgerResources, key_digest: str, client: int, rng: random.Random) -> None:
     while True:
         request_id = new_request_id()
-        await accounts.ledger.admit(Admission(request_id, key_digest, MODEL, "arcee", PROMPT_TOKENS, 20))
+        await accounts.ledger.admit(_admission(request_id, key_digest, max_completion=20))
         slot = accounts.journal.open(request_id)
         tokens = rng.randint(1, 12)
         for token in range(1, tokens + 1):
             slot.record(PROMPT_TOKENS, 0, token)
             os.write(client, f"{request_id}{token:02}".encode())
             await asyncio.sleep(0)
-        await accounts.ledger.settle(Settlement(request_id, PROMPT_TOKENS, 0, tokens, "finished"))
+        await accounts.ledger.settle(settlement(request_id, PROMPT_TOKENS, completion=tokens))
         slot.close()
+
+
+def _admission(request_id: str, key_digest: str, max_completion: int) -> Admission:
+    return Admission(
+        request_id=request_id,
+        key_digest=key_digest,
+        model=MODEL,
+        dialect="arcee",
+        prompt_tokens=PROMPT_TOKENS,
+        max_completion_tokens=max_completion,
+    )

@@ -25,7 +25,7 @@ AMPLE_BALANCE = 10**12
 
 
 class AccountFixture:
-    """One account and a price for the model, where clients buy from the app."""
+    """One account and a price for the model."""
 
     def __init__(self, database: Database, balance: int = AMPLE_BALANCE) -> None:
         self.database = database
@@ -36,11 +36,11 @@ class AccountFixture:
 
     @property
     def url(self) -> str:
-        """Of the database, for further handles to it."""
+        """The URL of the database, for further connections."""
         return self.database.url
 
     def new_key(self, rules: KeyRules | None = None) -> str:
-        """The secret of a new key."""
+        """Create a key and return its secret."""
         return create_key(self.database, self.account_id, rules=rules).secret
 
     @property
@@ -57,20 +57,20 @@ class AccountFixture:
         return list_usage(self.database, limit=100_000)
 
     def assert_settled(self) -> None:
-        """Everything balances, and nothing is held any more."""
+        """Assert that all sums balance and that nothing is held."""
         assert find_discrepancies(self.database) == []
         assert self.account.holds == 0
         assert [key.running for key in self.keys] == [0] * len(self.keys)
 
 
 def cost(prompt: int, completion: int, cached: int = 0) -> int:
-    """What so many tokens of the model are charged."""
+    """Compute the charge for tokens of the model."""
     return (prompt - cached) * PROMPT_PRICE + cached * CACHED_PRICE + completion * COMPLETION_PRICE
 
 
 @contextlib.contextmanager
 def sqlite_account(folder: Path, balance: int = AMPLE_BALANCE, *, busy_seconds: float = 5) -> Iterator[AccountFixture]:
-    """A customer in a new file."""
+    """Create an account in a new database file."""
     database = Database(f"sqlite:///{folder}/accounts.db", busy_seconds=busy_seconds)
     upgrade(database)
     yield AccountFixture(database, balance)
@@ -88,9 +88,15 @@ async def metered_app(
     proxies: Sequence[str] = (),
     transport: type[LedgerTransport] = LedgerThread,
 ) -> AsyncIterator[App]:
-    """The app, over the database that the customer is in; at the end all that was asked of it is settled."""
+    """Open the app on the account's database; at the end of the block all its requests are settled."""
     accounting = AccountingServices(
-        AccountsOptions(account_fixture.database, journals, hold_cap, timeout_seconds, transport)
+        AccountsOptions(
+            database=account_fixture.database,
+            journals=journals,
+            hold_cap=hold_cap,
+            timeout_seconds=timeout_seconds,
+            transport=transport,
+        )
     )
     async with accounting.opened():
         yield echo_app(accounting=accounting, engine=engine, trusted_proxies=proxies)

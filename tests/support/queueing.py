@@ -21,8 +21,8 @@ from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions
 from dragoman.server.app import App
 from dragoman.server.settings import DialectName
+from tests.support.accounting import accounting_at
 from tests.support.apps import client_of, echo_app, running_app
-from tests.support.books import accounting_at
 from tests.support.metered import AMPLE_BALANCE, AccountFixture, sqlite_account
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 

@@ -1,1 +1,1 @@
-"""Accounts, keys, prices, limits and the ledger that every token is paid from; docs/ledger.md says what holds."""
+"""Accounts, keys, prices, limits and the ledger that charges every token; docs/ledger.md states the guarantees."""

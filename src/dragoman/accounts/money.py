@@ -9,10 +9,10 @@ NANO = 10**9
 """Nano-units in one unit of a currency."""
 
 MAX_AMOUNT = 2**63 - 1
-"""What a column of 64 bits holds: some 9.2 thousand million units."""
+"""The maximum of a 64-bit column: some 9.2 thousand million units."""
 
 MAX_TOKEN_COUNT = 2**53 - 1
-"""The most tokens that are counted at once; JSON readers know larger numbers only nearly."""
+"""The largest token count; many JSON parsers round larger integers."""
 
 
 class InvalidAmount(ValueError):
@@ -20,19 +20,19 @@ class InvalidAmount(ValueError):
 
 
 def check_amount(amount: int) -> int:
-    """The amount itself. Raises InvalidAmount unless it fits into 64 bits with its sign."""
+    """Return the amount. Raises InvalidAmount unless it fits into 64 bits with its sign."""
     if not -MAX_AMOUNT <= amount <= MAX_AMOUNT:
         raise InvalidAmount(f"{amount} nano-units are more than the ledger can hold ({MAX_AMOUNT})")
     return amount
 
 
 def parse_amount(text: str) -> int:
-    """Nano-units of an amount that a person wrote in units, as in "12.50". Raises InvalidAmount."""
+    """Parse an amount in units, as in "12.50", to nano-units. Raises InvalidAmount."""
     try:
         units = Decimal(text.strip())
     except InvalidOperation:
         raise InvalidAmount(f"{text!r} is not an amount; write it as in 12.50") from None
-    # The digits are counted first: scaling would round them to the context's precision in silence.
+    # Count the digits first: scaling would silently round them to the context's precision.
     if not units.is_finite() or len(units.as_tuple().digits) > len(str(MAX_AMOUNT)) or abs(units.adjusted()) > 18:
         raise InvalidAmount(f"{text!r} is not an amount the ledger can hold")
     nano = units.scaleb(9)
@@ -42,7 +42,7 @@ def parse_amount(text: str) -> int:
 
 
 def parse_price_per_million(text: str) -> int:
-    """A price per token in nano-units, from one that a person wrote in units for a million. Raises InvalidAmount."""
+    """Parse a price in units per million tokens to nano-units per token. Raises InvalidAmount."""
     price, rest = divmod(parse_amount(text), 1_000_000)
     if rest:
         raise InvalidAmount(f"{text!r} for a million tokens has more than three digits after the point")
@@ -50,12 +50,12 @@ def parse_price_per_million(text: str) -> int:
 
 
 def format_amount(amount: int) -> str:
-    """The amount in units with all digits it needs, at least two after the point."""
+    """Format the amount in units with all digits that it needs, at least two after the point."""
     units, nano = divmod(abs(amount), NANO)
     fraction = f"{nano:09}".rstrip("0").ljust(2, "0")
     return f"{'-' if amount < 0 else ''}{units}.{fraction}"
 
 
 def format_price_per_million(price: int) -> str:
-    """A price per token in nano-units, as units for a million tokens."""
+    """Format a price in nano-units per token as units per million tokens."""
     return format_amount(price * 1_000_000)

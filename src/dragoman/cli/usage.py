@@ -47,7 +47,7 @@ def usage(
     first, last = (None if each is None else read_day(each) for each in (since, until))
     with open_database(database, config) as db:
         account_id = None if account is None else find_account(db, account).id
-        usage_filter = UsageFilter(account_id, key, model, first, last)
+        usage_filter = UsageFilter(account_id=account_id, key_id=key, model=model, first_day=first, last_day=last)
         sums = sum_usage(db, _COLUMNS[group_by], usage_filter, limit=limit)
     if as_json:
         _print_json(group_by, sums)

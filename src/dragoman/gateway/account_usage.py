@@ -47,5 +47,8 @@ class RecordedUsage:
 
     def _usage_filter(self, usage_range: UsageRange) -> UsageFilter:
         return UsageFilter(
-            self._account_id, model=usage_range.model, first_day=usage_range.first_day, last_day=usage_range.last_day
+            account_id=self._account_id,
+            model=usage_range.model,
+            first_day=usage_range.first_day,
+            last_day=usage_range.last_day,
         )

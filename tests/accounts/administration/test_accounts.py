@@ -25,7 +25,7 @@ def test_an_account_is_found_by_number_and_by_name(database: Database) -> None:
             find_account(database, unknown)
 
 
-def test_names_are_unique_and_no_numbers(database: Database) -> None:
+def test_names_are_unique_and_not_numbers(database: Database) -> None:
     create_account(database, "acme")
     with pytest.raises(AccountNameTaken, match="acme"):
         create_account(database, "acme")
@@ -55,7 +55,7 @@ def test_a_payment_is_booked_once(database: Database) -> None:
             deposit(database, account_id, amount, reference="payment 1")
 
 
-def test_no_more_is_paid_out_than_there_is(database: Database) -> None:
+def test_a_payout_does_not_exceed_the_balance(database: Database) -> None:
     account = create_account(database, "acme")
     deposit(database, account.id, 100)
     for amount in (-101, 0):
@@ -65,7 +65,7 @@ def test_no_more_is_paid_out_than_there_is(database: Database) -> None:
         deposit(database, 99, 1)
 
 
-def test_a_balance_never_passes_64_bits(database: Database) -> None:
+def test_a_balance_never_exceeds_64_bits(database: Database) -> None:
     account = create_account(database, "acme")
     deposit(database, account.id, MAX_AMOUNT)
     with pytest.raises(InvalidAmount):

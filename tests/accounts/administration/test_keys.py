@@ -27,7 +27,7 @@ RULES = KeyRules(
 )
 
 
-def test_a_key_is_shown_once_and_stored_nowhere(database: Database) -> None:
+def test_a_secret_is_shown_once_and_never_stored(database: Database) -> None:
     account = create_account(database, "acme")
     created = create_key(database, account.id, label="laptop", rules=RULES)
     assert get_key(database, created.key.id) == created.key
@@ -50,7 +50,7 @@ def test_a_key_may_use_several_accounts(database: Database) -> None:
             create_key(database, own, other_accounts=other_accounts)
 
 
-def test_what_is_not_given_stays_as_it_is(database: Database) -> None:
+def test_a_change_leaves_other_fields_as_they_are(database: Database) -> None:
     account = create_account(database, "acme")
     key = create_key(database, account.id, label="laptop", rules=RULES).key
     assert change_key(database, key.id, label="phone").rules == RULES
@@ -70,7 +70,7 @@ def test_a_key_is_disabled_and_enabled_again(database: Database) -> None:
 
 
 @pytest.mark.parametrize("limit", ["budget", "requests_per_minute", "tokens_per_minute", "concurrent_requests"])
-def test_a_limit_of_nothing_is_refused(database: Database, limit: str) -> None:
+def test_a_limit_of_zero_is_refused(database: Database, limit: str) -> None:
     account = create_account(database, "acme")
     with pytest.raises(ValueError, match=f"{limit} is 0"):
         create_key(database, account.id, rules=msgspec.structs.replace(KeyRules(), **{limit: 0}))

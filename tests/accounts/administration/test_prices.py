@@ -2,11 +2,12 @@ import pytest
 
 from dragoman.accounts.administration.prices import get_price, list_prices, set_price
 from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.money import InvalidAmount
-from tests.support.accounts import MODEL, LedgerHarness, ManualClock
+from tests.support.ledger_harness import MODEL, LedgerHarness, ManualClock
 
 
-def test_a_price_is_kept_for_ever(harness: LedgerHarness) -> None:
+def test_prices_are_never_changed_or_deleted(harness: LedgerHarness) -> None:
     first = harness.admit(10, 10)
     (old,) = list_prices(harness.database, MODEL)
     new = set_price(harness.database, MODEL, 1000, 3000)
@@ -14,14 +15,12 @@ def test_a_price_is_kept_for_ever(harness: LedgerHarness) -> None:
     assert get_price(harness.database, old.id) == old
     with pytest.raises(LookupError, match="99"):
         get_price(harness.database, 99)
-    # Running requests pay what was told when they were admitted.
+    # Running requests pay the prices of their admission.
     assert harness.settle(first.request_id, 10, 0, 10).charge == 10 * old.prompt + 10 * old.completion
     assert harness.admit(10, 10).hold == 10 * 1000 + 10 * 3000
 
 
-def test_a_price_holds_from_its_date_on(tmp_path_factory: pytest.TempPathFactory) -> None:
-    from dragoman.accounts.database.migrations import upgrade
-
+def test_a_price_is_valid_from_its_date(tmp_path_factory: pytest.TempPathFactory) -> None:
     clock = ManualClock()
     database = Database(f"sqlite:///{tmp_path_factory.mktemp('prices')}/accounts.db", clock)
     upgrade(database)

@@ -2,43 +2,43 @@ from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.administration.keys import KeyRules
 from dragoman.accounts.administration.usage import (
     UsageFilter,
-    day_number_of,
     list_daily_usage,
     list_usage,
     sum_usage,
     total_usage,
 )
 from dragoman.accounts.database.connections import Database
-from tests.support.accounts import LedgerHarness
+from dragoman.accounts.times import DAY_MILLISECONDS
+from tests.support.ledger_harness import LedgerHarness
 
 
-def _buy(harness: LedgerHarness, count: int, **fields: str) -> list[str]:
-    admitted = [harness.admit(1, 1, **fields).request_id for _ in range(count)]
-    for request_id in admitted:
+def _run_requests(harness: LedgerHarness, count: int, **fields: str) -> list[str]:
+    request_ids = [harness.admit(1, 1, **fields).request_id for _ in range(count)]
+    for request_id in request_ids:
         harness.settle(request_id, 1, 0, 1)
-    return admitted
+    return request_ids
 
 
 def test_usage_is_listed_newest_first_page_by_page(harness: LedgerHarness) -> None:
-    bought = _buy(harness, 7)
+    request_ids = _run_requests(harness, 7)
     pages, before = [], None
     while page := list_usage(harness.database, before=before, limit=3):
         pages.append([used.request_id for used in page])
         before = page[-1].id
-    assert pages == [bought[:3:-1], bought[3:0:-1], bought[:1]]
+    assert pages == [request_ids[:3:-1], request_ids[3:0:-1], request_ids[:1]]
 
 
-def test_usage_is_narrowed_to_account_key_model_and_days(harness: LedgerHarness) -> None:
+def test_usage_is_filtered_by_account_key_model_and_days(harness: LedgerHarness) -> None:
     first_key = harness.key_id
-    _buy(harness, 2)
-    _buy(harness, 3, model="owl")
+    _run_requests(harness, 2)
+    _run_requests(harness, 3, model="owl")
     harness.use_new_key(KeyRules())
-    newest = _buy(harness, 1)
+    newest = _run_requests(harness, 1)
     (used,) = list_usage(harness.database, limit=1)
-    today = day_number_of(used.settled_at)
+    today = used.settled_at // DAY_MILLISECONDS
 
-    def count(**wanted: int | str) -> int:
-        return len(list_usage(harness.database, UsageFilter(**wanted)))  # type: ignore[arg-type]
+    def count(**conditions: int | str) -> int:
+        return len(list_usage(harness.database, UsageFilter(**conditions)))  # type: ignore[arg-type]
 
     assert used.request_id == newest[0]
     assert (count(), count(account_id=harness.account_id), count(account_id=harness.account_id + 1)) == (6, 6, 0)
@@ -48,8 +48,8 @@ def test_usage_is_narrowed_to_account_key_model_and_days(harness: LedgerHarness)
 
 
 def test_days_are_summed_as_requests_are_settled(harness: LedgerHarness) -> None:
-    _buy(harness, 2)
-    _buy(harness, 3, model="owl")
+    _run_requests(harness, 2)
+    _run_requests(harness, 3, model="owl")
     days = {each.model: each for each in list_daily_usage(harness.database)}
     assert (days["parrot"].requests, days["owl"].requests) == (2, 3)
     assert days["parrot"].charge == harness.account.charges
@@ -65,9 +65,9 @@ def test_days_are_summed_as_requests_are_settled(harness: LedgerHarness) -> None
 
 def test_usage_is_summed_by_day_model_and_key(harness: LedgerHarness) -> None:
     first_key = harness.key_id
-    _buy(harness, 2)
+    _run_requests(harness, 2)
     harness.use_new_key(KeyRules())
-    _buy(harness, 3, model="owl")
+    _run_requests(harness, 3, model="owl")
     (day,) = sum_usage(harness.database, "day")
     assert (day.requests, day.prompt_tokens, day.completion_tokens, day.charge) == (5, 5, 5, harness.account.charges)
     assert [(each.group, each.requests) for each in sum_usage(harness.database, "model")] == [("parrot", 2), ("owl", 3)]
@@ -77,7 +77,7 @@ def test_usage_is_summed_by_day_model_and_key(harness: LedgerHarness) -> None:
 
 
 def test_a_server_without_keys_records_usage_without_account(harness: LedgerHarness) -> None:
-    _buy(harness, 1, key_digest=None)  # type: ignore[arg-type]
+    _run_requests(harness, 1, key_digest=None)  # type: ignore[arg-type]
     (used,) = list_usage(harness.database)
     assert (used.account_id, used.key_id, used.charge) == (None, None, 0)
     (day,) = list_daily_usage(harness.database)
@@ -85,7 +85,7 @@ def test_a_server_without_keys_records_usage_without_account(harness: LedgerHarn
 
 
 def test_discrepancies_in_tables_changed_by_hand_are_found(harness: LedgerHarness, database: Database) -> None:
-    _buy(harness, 2)
+    _run_requests(harness, 2)
     assert find_discrepancies(database) == []
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE usage SET charge = charge + 1 WHERE id = 1")

@@ -11,7 +11,7 @@ from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.database.statements import compile_statement, in_list
 from dragoman.accounts.database.tables import accounts
 from dragoman.accounts.ledger.ledger_statements import LedgerStatements
-from tests.support.accounts import LedgerHarness
+from tests.support.ledger_harness import LedgerHarness
 
 
 @pytest.mark.parametrize("url", ["", "secret", "mysql://u:secret@h/n", "sqlite://", "postgresql+nothing:secret"])
@@ -39,7 +39,7 @@ def test_error_messages_do_not_contain_the_rejected_values(database: Database) -
     assert "secret" not in str(failed.value).partition("DETAIL")[0]
 
 
-def test_transactions_within_a_transaction_are_part_of_it(database: Database) -> None:
+def test_nested_transactions_are_part_of_the_outer_one(database: Database) -> None:
     def fail() -> None:
         with database.write():
             create_account(database, "lost")
@@ -60,7 +60,7 @@ def test_parameters_in_a_wrong_order_are_detected(database: Database) -> None:
     LedgerStatements(database.dialect)
 
 
-def test_what_was_committed_is_synced_with_and_without_a_log(tmp_path: Path) -> None:
+def test_commits_are_synced_with_and_without_a_log(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/accounts.db")
     upgrade(database)
     database.sync()

@@ -1,4 +1,4 @@
-"""Idempotency keys in the database: one runner at a time, one answer, whatever dies in between."""
+"""Idempotency keys in the database: one runner at a time and one response, whichever process dies."""
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,10 +31,10 @@ from dragoman.core.idempotency import (
     RequestMismatch,
     StoredResponse,
 )
-from tests.support.accounts import ManualClock
+from tests.support.ledger_harness import ManualClock
 
 ATTEMPT = IdempotentRequest("caller", "key", "fingerprint")
-ANSWER = StoredResponse(
+RESPONSE = StoredResponse(
     200, (("content-type", "text/event-stream"), ("x-request-id", "1")), b"data: \xf0\x9f\xa6\x9c\n\n"
 )
 
@@ -46,7 +46,7 @@ def register(database: Database, process_id: int) -> IdempotencyKeyTable:
 
 
 def unregister(database: Database, process_id: int) -> None:
-    """What recovery does for a process that died."""
+    """Remove a process, as recovery does after its death."""
     with database.write() as connection:
         connection.execute(delete(processes).where(processes.c.id == process_id))
 
@@ -66,49 +66,49 @@ def second(database: Database) -> IdempotencyKeyTable:
     return register(database, 2)
 
 
-def test_the_first_runs_the_others_wait_and_get_its_answer(
+def test_the_first_request_runs_and_the_others_wait_for_its_response(
     first: IdempotencyKeyTable, second: IdempotencyKeyTable
 ) -> None:
     assert first.claim(ATTEMPT, 11) == Acquired(11)
-    assert [store.claim(ATTEMPT, 12) for store in (first, second)] == [InProgress(), InProgress()]
-    assert first.store(ATTEMPT, 11, ANSWER)
-    assert [store.claim(ATTEMPT, 13) for store in (first, second)] == [ANSWER, ANSWER]
+    assert [table.claim(ATTEMPT, 12) for table in (first, second)] == [InProgress(), InProgress()]
+    assert first.store(ATTEMPT, 11, RESPONSE)
+    assert [table.claim(ATTEMPT, 13) for table in (first, second)] == [RESPONSE, RESPONSE]
 
 
-def test_a_key_stands_for_one_request_of_one_caller(first: IdempotencyKeyTable, second: IdempotencyKeyTable) -> None:
+def test_a_key_belongs_to_one_request_of_one_caller(first: IdempotencyKeyTable, second: IdempotencyKeyTable) -> None:
     other = IdempotentRequest("caller", "key", "another")
     first.claim(ATTEMPT, 11)
     assert second.claim(other, 12) == RequestMismatch()
-    assert second.claim(IdempotentRequest("somebody", "key", "another"), 13) == Acquired(13)
-    first.store(ATTEMPT, 11, ANSWER)
+    assert second.claim(IdempotentRequest("another caller", "key", "another"), 13) == Acquired(13)
+    first.store(ATTEMPT, 11, RESPONSE)
     assert second.claim(other, 14) == RequestMismatch()
 
 
-def test_an_answer_that_is_too_large_is_remembered_without_it(first: IdempotencyKeyTable) -> None:
+def test_a_response_that_is_too_large_is_recorded_without_its_body(first: IdempotencyKeyTable) -> None:
     first.claim(ATTEMPT, 11)
     assert first.store(ATTEMPT, 11, None)
     assert first.claim(ATTEMPT, 12) == NotStored()
 
 
-def test_what_is_released_is_run_by_the_next(first: IdempotencyKeyTable, second: IdempotencyKeyTable) -> None:
+def test_a_released_request_is_run_by_the_next_claim(first: IdempotencyKeyTable, second: IdempotencyKeyTable) -> None:
     first.claim(ATTEMPT, 11)
     first.release(ATTEMPT, 11)
     assert second.claim(ATTEMPT, 12) == Acquired(12)
-    second.store(ATTEMPT, 12, ANSWER)
+    second.store(ATTEMPT, 12, RESPONSE)
     second.release(ATTEMPT, 12)
-    assert first.claim(ATTEMPT, 13) == ANSWER
+    assert first.claim(ATTEMPT, 13) == RESPONSE
 
 
-def test_the_claim_of_a_dead_process_is_taken_over_and_its_answer_comes_too_late(
+def test_the_claim_of_a_dead_process_is_taken_over_and_its_response_is_discarded(
     database: Database, first: IdempotencyKeyTable, second: IdempotencyKeyTable
 ) -> None:
     first.claim(ATTEMPT, 11)
     unregister(database, 1)
     assert second.claim(ATTEMPT, 12) == Acquired(12)
-    assert not first.store(ATTEMPT, 11, ANSWER)
+    assert not first.store(ATTEMPT, 11, RESPONSE)
     first.release(ATTEMPT, 11)
     assert second.claim(ATTEMPT, 13) == InProgress()
-    assert second.store(ATTEMPT, 12, ANSWER)
+    assert second.store(ATTEMPT, 12, RESPONSE)
 
 
 def test_of_many_concurrent_claims_one_succeeds(database: Database, first: IdempotencyKeyTable) -> None:
@@ -119,13 +119,13 @@ def test_of_many_concurrent_claims_one_succeeds(database: Database, first: Idemp
         return first.claim(ATTEMPT, token)
 
     for dead in (None, 2, 3, 4):
-        if dead is not None:  # What is taken over is claimed once too.
+        if dead is not None:  # A dead process's claim is also taken over once.
             register(database, dead).claim(ATTEMPT, 99)
             unregister(database, dead)
         with ThreadPoolExecutor(8) as pool:
-            standings = list(pool.map(claim, range(8)))
-        [winner] = [standing for standing in standings if isinstance(standing, Acquired)]
-        assert standings.count(InProgress()) == 7
+            states = list(pool.map(claim, range(8)))
+        [winner] = [state for state in states if isinstance(state, Acquired)]
+        assert states.count(InProgress()) == 7
         first.release(ATTEMPT, winner.token)
 
 
@@ -133,33 +133,33 @@ def test_the_sweep_deletes_abandoned_claims_only(
     database: Database, first: IdempotencyKeyTable, second: IdempotencyKeyTable
 ) -> None:
     third = register(database, 3)
-    for number, store in enumerate((first, first, second, third)):
-        assert store.claim(IdempotentRequest("caller", f"key {number}", ""), number) == Acquired(number)
-    second.store(IdempotentRequest("caller", "key 2", ""), 2, ANSWER)
+    for number, table in enumerate((first, first, second, third)):
+        assert table.claim(IdempotentRequest("caller", f"key {number}", ""), number) == Acquired(number)
+    second.store(IdempotentRequest("caller", "key 2", ""), 2, RESPONSE)
     unregister(database, 3)
     assert first.sweep({0}) == 2, "the claim of the dead process, and the one of its own that was forgotten"
     assert first.claim(IdempotentRequest("caller", "key 0", ""), 20) == InProgress()
-    assert first.claim(IdempotentRequest("caller", "key 2", ""), 22) == ANSWER
+    assert first.claim(IdempotentRequest("caller", "key 2", ""), 22) == RESPONSE
 
 
-def test_an_answer_is_kept_for_a_day_by_the_databases_clock(tmp_path: Path) -> None:
+def test_a_response_is_stored_for_a_day_by_the_databases_clock(tmp_path: Path) -> None:
     clock = ManualClock()
     database = Database(f"sqlite:///{tmp_path}/a.db", clock)
     upgrade(database)
-    store = register(database, 1)
-    store.claim(ATTEMPT, 11)
-    clock.advance(RETENTION_MILLISECONDS // 1000)  # How long it ran does not matter.
-    store.store(ATTEMPT, 11, ANSWER)
+    table = register(database, 1)
+    table.claim(ATTEMPT, 11)
+    clock.advance(RETENTION_MILLISECONDS // 1000)  # The run time does not count.
+    table.store(ATTEMPT, 11, RESPONSE)
     clock.advance(RETENTION_MILLISECONDS // 1000 - 1)
-    assert store.claim(ATTEMPT, 12) == ANSWER
-    assert store.sweep(()) == 0
+    assert table.claim(ATTEMPT, 12) == RESPONSE
+    assert table.sweep(()) == 0
     clock.advance(1)
-    assert store.sweep(()) == 1
-    assert store.claim(ATTEMPT, 13) == Acquired(13)
+    assert table.sweep(()) == 1
+    assert table.claim(ATTEMPT, 13) == Acquired(13)
     database.close()
 
 
-def test_a_queued_requests_key_is_taken_as_long_as_its_job_is_there(
+def test_the_key_of_a_queued_request_is_taken_while_its_job_exists(
     first: IdempotencyKeyTable, database: Database
 ) -> None:
     queued = insert(idempotent_requests).values(
@@ -179,16 +179,16 @@ def test_a_queued_requests_key_is_taken_as_long_as_its_job_is_there(
 
 rows = st.builds(
     IdempotencyRow,
-    st.just("id"),
-    st.sampled_from("ab"),
-    st.integers(0, 9),
-    st.integers(0, 9),
-    st.integers(0, 100),
-    st.none() | st.integers(0, 2 * RETENTION_MILLISECONDS),
-    st.none() | st.just(200),
-    st.just("[]"),
-    st.just(b"{}"),
-    st.none(),
+    id=st.just("id"),
+    fingerprint=st.sampled_from("ab"),
+    token=st.integers(0, 9),
+    process_id=st.integers(0, 9),
+    claimed_at=st.integers(0, 100),
+    ended_at=st.none() | st.integers(0, 2 * RETENTION_MILLISECONDS),
+    status=st.none() | st.just(200),
+    headers=st.just("[]"),
+    body=st.just(b"{}"),
+    job_id=st.none(),
 )
 
 
@@ -199,16 +199,16 @@ def test_every_row_has_exactly_one_state(row: IdempotencyRow | None, fingerprint
         assert found is None
         return
     running = row.ended_at is None and alive
-    kept = row.ended_at is not None and now < row.ended_at + RETENTION_MILLISECONDS
-    assert (found is None) == (not running and not kept)
+    stored = row.ended_at is not None and now < row.ended_at + RETENTION_MILLISECONDS
+    assert (found is None) == (not running and not stored)
     if found is not None:
         assert isinstance(found, RequestMismatch) == (fingerprint != row.fingerprint)
         assert isinstance(found, InProgress) <= running
-        assert isinstance(found, StoredResponse | NotStored) <= kept
+        assert isinstance(found, StoredResponse | NotStored) <= stored
 
 
 class IdempotencyMachine(RuleBasedStateMachine):
-    """Processes that claim, answer, give up, die and are born, over the same two keys."""
+    """Processes that start, claim, respond, release and die, over the same two keys."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -216,90 +216,90 @@ class IdempotencyMachine(RuleBasedStateMachine):
         self._clock = ManualClock()
         self._database = Database(f"sqlite:///{self._folder.name}/a.db", self._clock)
         upgrade(self._database)
-        self._last = 0
-        self._stores: dict[int, IdempotencyKeyTable] = {}
+        self._last_id = 0
+        self._tables: dict[int, IdempotencyKeyTable] = {}
         self._claims: dict[int, tuple[int, IdempotentRequest]] = {}
-        """By token: whose it is and what for; those of the dead too, who do not know that they are."""
+        """Process and request by token, including claims of dead processes, which may still act."""
         self._running: dict[str, int] = {}
-        """What the database should say: for a key, the token of the one claim that stands."""
-        self._answers: dict[str, tuple[str, StoredResponse | None, int]] = {}
-        """And for an answered key the fingerprint, the answer, and when."""
+        """The expected state of the database: the token of the valid claim of each key."""
+        self._responses: dict[str, tuple[str, StoredResponse | None, int]] = {}
+        """Fingerprint, response and time of each key with a response."""
         self.start()
 
     def teardown(self) -> None:
         self._database.close()
         self._folder.cleanup()
 
-    def _next(self) -> int:
-        self._last += 1
-        return self._last
+    def _next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
 
     @rule()
     def start(self) -> None:
-        if len(self._stores) < 3:
-            process_id = self._next()
-            self._stores[process_id] = register(self._database, process_id)
+        if len(self._tables) < 3:
+            process_id = self._next_id()
+            self._tables[process_id] = register(self._database, process_id)
 
-    @precondition(lambda self: len(self._stores) > 1)
+    @precondition(lambda self: len(self._tables) > 1)
     @rule(data=st.data())
     def die(self, data: st.DataObject) -> None:
-        process_id = data.draw(st.sampled_from(sorted(self._stores)))
+        process_id = data.draw(st.sampled_from(sorted(self._tables)))
         unregister(self._database, process_id)
-        del self._stores[process_id]
+        del self._tables[process_id]
         dead = {token for token, (owner, _) in self._claims.items() if owner == process_id}
         self._running = {key: token for key, token in self._running.items() if token not in dead}
 
     @rule(data=st.data(), key=st.sampled_from("kl"), fingerprint=st.sampled_from("ab"))
     def claim(self, data: st.DataObject, key: str, fingerprint: str) -> None:
-        process_id = data.draw(st.sampled_from(sorted(self._stores)))
-        token, attempt = self._next(), IdempotentRequest("caller", key, fingerprint)
+        process_id = data.draw(st.sampled_from(sorted(self._tables)))
+        token, attempt = self._next_id(), IdempotentRequest("caller", key, fingerprint)
         expected = self._expected(attempt, token)
-        assert self._stores[process_id].claim(attempt, token) == expected
+        assert self._tables[process_id].claim(attempt, token) == expected
         if expected == Acquired(token):
             self._claims[token] = (process_id, attempt)
             self._running[key] = token
-            self._answers.pop(key, None)
+            self._responses.pop(key, None)
 
     def _expected(self, attempt: IdempotentRequest, token: int) -> IdempotencyState:
         if (running := self._running.get(attempt.key)) is not None:
             return InProgress() if self._claims[running][1] == attempt else RequestMismatch()
-        fingerprint, answer, at = self._answers.get(attempt.key, ("", None, -RETENTION_MILLISECONDS))
+        fingerprint, response, at = self._responses.get(attempt.key, ("", None, -RETENTION_MILLISECONDS))
         if at + RETENTION_MILLISECONDS <= self._clock.wall:
             return Acquired(token)
         if fingerprint != attempt.fingerprint:
             return RequestMismatch()
-        return NotStored() if answer is None else answer
+        return NotStored() if response is None else response
 
     @precondition(lambda self: self._claims)
     @rule(
-        data=st.data(), answer=st.none() | st.builds(StoredResponse, st.just(200), st.just(()), st.binary(max_size=4))
+        data=st.data(), response=st.none() | st.builds(StoredResponse, st.just(200), st.just(()), st.binary(max_size=4))
     )
-    def keep(self, data: st.DataObject, answer: StoredResponse | None) -> None:
+    def store(self, data: st.DataObject, response: StoredResponse | None) -> None:
         token = data.draw(st.sampled_from(sorted(self._claims)))
         process_id, attempt = self._claims[token]
-        store = self._stores.get(process_id) or IdempotencyKeyTable(self._database, process_id)
-        stands = self._running.get(attempt.key) == token
-        # The dead may come a moment too late only for as long as nobody has taken over or swept.
-        kept = store.store(attempt, token, answer)
-        assert kept or not stands
-        if kept:
+        table = self._tables.get(process_id) or IdempotencyKeyTable(self._database, process_id)
+        is_valid = self._running.get(attempt.key) == token
+        # A dead process may still store its response, unless its claim was taken over or swept.
+        stored = table.store(attempt, token, response)
+        assert stored or not is_valid
+        if stored:
             self._running.pop(attempt.key, None)
-            self._answers[attempt.key] = (attempt.fingerprint, answer, self._clock.wall)
+            self._responses[attempt.key] = (attempt.fingerprint, response, self._clock.wall)
 
     @precondition(lambda self: self._claims)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         token = data.draw(st.sampled_from(sorted(self._claims)))
         process_id, attempt = self._claims[token]
-        (self._stores.get(process_id) or IdempotencyKeyTable(self._database, process_id)).release(attempt, token)
+        (self._tables.get(process_id) or IdempotencyKeyTable(self._database, process_id)).release(attempt, token)
         if self._running.get(attempt.key) == token:
             del self._running[attempt.key]
 
     @rule(data=st.data())
     def sweep(self, data: st.DataObject) -> None:
-        process_id = data.draw(st.sampled_from(sorted(self._stores)))
+        process_id = data.draw(st.sampled_from(sorted(self._tables)))
         held = {token for token, (owner, _) in self._claims.items() if owner == process_id}
-        self._stores[process_id].sweep(held)
+        self._tables[process_id].sweep(held)
 
     @rule(hours=st.sampled_from([1, 23, 24]))
     def wait(self, hours: int) -> None:

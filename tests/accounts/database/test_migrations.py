@@ -52,19 +52,19 @@ def test_concurrent_upgrades_do_not_interfere(empty_database_url: str) -> None:
     database.close()
 
 
-def test_the_migrations_make_the_tables_that_the_code_expects(database: Database) -> None:
+def test_the_migrations_create_the_tables_that_the_code_expects(database: Database) -> None:
     with database.read() as connection:
-        made = inspect(connection)
-        assert set(made.get_table_names()) == set(metadata.tables)
+        inspector = inspect(connection)
+        assert set(inspector.get_table_names()) == set(metadata.tables)
         for table in metadata.tables.values():
-            columns = [(column["name"], column["nullable"]) for column in made.get_columns(table.name)]
+            columns = [(column["name"], column["nullable"]) for column in inspector.get_columns(table.name)]
             keys = {column.name for column in table.primary_key}
-            # SQLite says that keys may be NULL, though none is ever stored.
-            made_ones = [(name, nullable and name not in keys) for name, nullable in columns]
-            assert made_ones == [(column.name, column.nullable) for column in table.columns]
+            # SQLite reports primary keys as nullable, though NULL is never stored.
+            created_columns = [(name, nullable and name not in keys) for name, nullable in columns]
+            assert created_columns == [(column.name, column.nullable) for column in table.columns]
 
 
-def test_a_database_of_a_newer_version_is_left_alone(empty_database_url: str) -> None:
+def test_a_database_of_a_newer_version_is_not_changed(empty_database_url: str) -> None:
     database = Database(empty_database_url)
     future = (*MIGRATIONS, Migration(9999, "from the future", _do_nothing))
     upgrade(database)
@@ -79,11 +79,11 @@ def test_a_database_of_a_newer_version_is_left_alone(empty_database_url: str) ->
 def test_a_step_that_fails_leaves_nothing_behind(empty_database_url: str) -> None:
     database = Database(empty_database_url)
     upgrade(database)
-    broken = (*MIGRATIONS, Migration(9999, "broken", _make_a_table_and_fail))
+    broken = (*MIGRATIONS, Migration(9999, "broken", _create_a_table_and_fail))
     with pytest.raises(RuntimeError, match="halfway"):
         upgrade(database, broken)
     with database.read() as connection:
-        assert not inspect(connection).has_table("half_made")
+        assert not inspect(connection).has_table("half_created")
     assert migration_status(database, broken).pending == ((9999, "broken"),)
     database.close()
 
@@ -92,6 +92,6 @@ def _do_nothing(_connection: Connection) -> None:
     pass
 
 
-def _make_a_table_and_fail(connection: Connection) -> None:
-    connection.exec_driver_sql("CREATE TABLE half_made (id BIGINT)")
+def _create_a_table_and_fail(connection: Connection) -> None:
+    connection.exec_driver_sql("CREATE TABLE half_created (id BIGINT)")
     raise RuntimeError("halfway")

@@ -8,7 +8,7 @@ from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.errors import Overloaded
 
 
-async def test_calls_are_made_one_after_the_other_and_only_so_many_wait() -> None:
+async def test_calls_run_one_after_the_other_and_a_limited_number_waits() -> None:
     thread = DatabaseThread(Database("sqlite:///unused.db"), max_waiting=3)
     go_on = threading.Event()
     order: list[int] = []
@@ -24,7 +24,7 @@ async def test_calls_are_made_one_after_the_other_and_only_so_many_wait() -> Non
     await asyncio.to_thread(thread.close)
 
 
-async def test_what_a_call_raises_is_raised_to_its_caller() -> None:
+async def test_an_exception_of_a_call_is_raised_to_its_caller() -> None:
     thread = DatabaseThread(Database("sqlite:////nowhere/at/all.db"))
     with pytest.raises(ValueError, match="invalid literal"):
         await thread.run(int, "x")

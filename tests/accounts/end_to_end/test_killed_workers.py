@@ -1,4 +1,4 @@
-"""kill -9 at any moment: the next worker settles by the journal what the dead one left."""
+"""kill -9 at any moment: the next worker settles the dead one's requests from its journal."""
 
 import asyncio
 import random
@@ -10,10 +10,10 @@ from tests.support.streaming_clients import StreamingClients, assert_all_tokens_
 from tests.support.workers import killable_worker
 
 KILLS = {"sqlite": 8, "postgresql": 4}
-"""Of the 200 of benchmarks/kills.py, which takes some minutes."""
+"""benchmarks/kills.py makes 200, which takes some minutes."""
 
 
-async def test_a_worker_killed_at_any_moment_leaves_no_hold_and_nothing_unpaid(
+async def test_a_worker_killed_at_any_moment_leaves_no_hold_and_no_unpaid_token(
     database: Database, database_url: str, kind: str, tmp_path: Path
 ) -> None:
     account_fixture = AccountFixture(database)

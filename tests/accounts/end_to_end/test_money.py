@@ -1,4 +1,4 @@
-"""From HTTP to the customer and back: `deposits = balance + holds + charges`, whatever clients and engines do."""
+"""From HTTP to the account and back: `deposits = balance + holds + charges`, whatever clients and engines do."""
 
 import asyncio
 from collections import Counter
@@ -23,7 +23,7 @@ PROMPT = "ab"
 
 
 class FailingEngine(EchoEngine):
-    """Says `tokens` words and then does what the prompt says."""
+    """Generates `tokens` tokens and then fails, hangs or finishes as the prompt says."""
 
     def __init__(self, tokens: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ async def test_500_concurrent_first_requests_spend_a_balance_for_10_exactly(data
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_client_that_hangs_up_at_any_chunk_pays_for_what_was_generated(
+async def test_a_client_that_disconnects_at_any_chunk_pays_for_the_generated_tokens(
     account_fixture: AccountFixture, tmp_path: Path, stream: bool
 ) -> None:
     key = account_fixture.new_key()
@@ -119,7 +119,7 @@ async def test_a_client_that_hangs_up_at_any_chunk_pays_for_what_was_generated(
         assert used.result == ("finished" if used.completion_tokens == len(text) else "disconnected")
 
 
-async def test_clients_that_hang_up_together_at_every_moment_leave_nothing_held(
+async def test_concurrent_disconnects_at_every_moment_leave_nothing_held(
     account_fixture: AccountFixture, tmp_path: Path
 ) -> None:
     key = account_fixture.new_key()
@@ -130,7 +130,7 @@ async def test_clients_that_hang_up_together_at_every_moment_leave_nothing_held(
             )
             for n in range(200)
         ]
-        # Some are cancelled from outside too, as a server does that cannot wait any longer.
+        # Some are also cancelled from outside, as by a server that shuts down.
         for turn, task in enumerate(asking[::4]):
             await asyncio.sleep(0.001 * (turn % 7))
             task.cancel()
@@ -142,7 +142,7 @@ async def test_clients_that_hang_up_together_at_every_moment_leave_nothing_held(
 @pytest.mark.parametrize("tokens", [0, 1, 3])
 @pytest.mark.parametrize("prompt", ["die", "refuse", "defect"])
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_request_that_fails_pays_for_what_was_delivered(
+async def test_a_failed_request_pays_for_the_delivered_tokens(
     account_fixture: AccountFixture, tmp_path: Path, tokens: int, prompt: str, stream: bool
 ) -> None:
     key = account_fixture.new_key()
@@ -156,7 +156,7 @@ async def test_a_request_that_fails_pays_for_what_was_delivered(
     account_fixture.assert_settled()
 
 
-async def test_a_client_that_hangs_up_before_the_first_token_pays_nothing(
+async def test_a_client_that_disconnects_before_the_first_token_pays_nothing(
     account_fixture: AccountFixture, tmp_path: Path
 ) -> None:
     client = DisconnectingClient(PATH, body("hang", stream=True), account_fixture.new_key(), disconnect_after=0)
@@ -166,9 +166,7 @@ async def test_a_client_that_hangs_up_before_the_first_token_pays_nothing(
     account_fixture.assert_settled()
 
 
-async def test_prompt_tokens_that_were_shared_have_their_own_price(
-    account_fixture: AccountFixture, tmp_path: Path
-) -> None:
+async def test_cached_prompt_tokens_have_their_own_price(account_fixture: AccountFixture, tmp_path: Path) -> None:
     async with metered_app(account_fixture, tmp_path, engine=FailingEngine(2)) as app, client_of(app) as client:
         assert (await ask(client, account_fixture.new_key(), "share")).status_code == 200
     assert CACHED_PRICE > 0
@@ -176,9 +174,7 @@ async def test_prompt_tokens_that_were_shared_have_their_own_price(
     account_fixture.assert_settled()
 
 
-async def test_a_hold_is_capped_by_the_settings_and_the_charge_is_not(
-    account_fixture: AccountFixture, tmp_path: Path
-) -> None:
+async def test_hold_cap_limits_the_hold_and_not_the_charge(account_fixture: AccountFixture, tmp_path: Path) -> None:
     key = account_fixture.new_key(KeyRules(budget=cost(2, 4) + cost(2, 1)))
     async with metered_app(account_fixture, tmp_path, hold_cap=1) as app, client_of(app) as client:
         assert (await ask(client, key)).status_code == 200
@@ -202,7 +198,7 @@ async def test_an_exhausted_account_is_refused_before_the_body_is_validated(data
     account_fixture.assert_settled()
 
 
-async def test_one_request_at_a_time_means_one(account_fixture: AccountFixture, tmp_path: Path) -> None:
+async def test_one_concurrent_request_means_one(account_fixture: AccountFixture, tmp_path: Path) -> None:
     key = account_fixture.new_key(KeyRules(concurrent_requests=1))
     async with metered_app(account_fixture, tmp_path) as app, client_of(app) as client:
         responses = await asyncio.gather(*(ask(client, key) for _ in range(20)))
@@ -211,6 +207,6 @@ async def test_one_request_at_a_time_means_one(account_fixture: AccountFixture, 
             "Max parallel request limit reached. Limit: 1"
         }
         assert len(refused) < 20
-        # One after the other: a place is free as soon as the answer has been read.
+        # One after the other: a slot is free as soon as the answer has been read.
         assert [(await ask(client, key)).status_code for _ in range(20)] == [200] * 20
     account_fixture.assert_settled()

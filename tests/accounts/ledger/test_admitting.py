@@ -1,4 +1,4 @@
-"""What an admission is refused for, and the facts that a client is told then."""
+"""The reasons to refuse an admission, and the facts that each refusal carries."""
 
 from typing import TypeVar
 
@@ -23,12 +23,12 @@ from dragoman.accounts.ledger.refusals import (
     TooManyRunning,
 )
 from dragoman.accounts.money import InvalidAmount
-from tests.support.accounts import COMPLETION_PRICE, MODEL, PROMPT_PRICE, LedgerHarness
+from tests.support.ledger_harness import COMPLETION_PRICE, MODEL, PROMPT_PRICE, LedgerHarness
 
 Kind = TypeVar("Kind")
 
 COST = 10 * PROMPT_PRICE + 10 * COMPLETION_PRICE
-"""Of a request of 10 prompt tokens and at most 10 more."""
+"""The cost of a request of 10 prompt tokens and at most 10 completion tokens."""
 
 
 def expect(outcome: object, kind: type[Kind]) -> Kind:
@@ -36,7 +36,7 @@ def expect(outcome: object, kind: type[Kind]) -> Kind:
     return outcome
 
 
-def test_what_a_request_may_cost_is_held(harness: LedgerHarness) -> None:
+def test_the_maximum_cost_of_a_request_is_held(harness: LedgerHarness) -> None:
     admitted = harness.admit(10, 10)
     assert (admitted.hold, admitted.balance) == (COST, 1_000_000 - COST)
     assert (harness.account.balance, harness.account.holds) == (1_000_000 - COST, COST)
@@ -48,7 +48,7 @@ def test_an_unknown_key_is_refused(harness: LedgerHarness) -> None:
     expect(harness.try_admit(key_digest="0" * 64), KeyUnknown)
 
 
-def test_a_disabled_key_is_refused_at_once_and_enabled_again(harness: LedgerHarness) -> None:
+def test_a_disabled_key_is_refused_immediately_and_enabled_again(harness: LedgerHarness) -> None:
     disabled = disable_key(harness.database, harness.key_id)
     assert expect(harness.try_admit(), KeyDisabled).disabled_at == disabled.disabled_at
     enable_key(harness.database, harness.key_id)
@@ -62,7 +62,7 @@ def test_an_expired_key_is_refused_with_its_time(harness: LedgerHarness) -> None
     harness.admit()
 
 
-def test_a_key_is_for_its_models_and_dialects(harness: LedgerHarness) -> None:
+def test_a_key_is_limited_to_its_models_and_dialects(harness: LedgerHarness) -> None:
     harness.use_new_key(KeyRules(models=(MODEL,), dialects=("scale",)))
     harness.admit(dialect="scale")
     assert expect(harness.try_admit(), DialectNotAllowed).dialect == "arcee"
@@ -86,7 +86,7 @@ def test_a_balance_below_the_hold_is_refused_with_the_amounts(harness: LedgerHar
     refusal = expect(harness.try_admit(10, 10), BalanceTooLow)
     assert (refusal.balance, refusal.hold) == (10 * PROMPT_PRICE, COST)
     assert (refusal.limit, refusal.used) == (1_000_000, 99_990 * PROMPT_PRICE)
-    harness.admit(0, 0)  # What costs nothing needs no balance.
+    harness.admit(0, 0)  # A free request needs no balance.
 
 
 def test_a_budget_covers_what_was_spent_and_what_is_held(harness: LedgerHarness) -> None:
@@ -113,7 +113,7 @@ def test_requests_per_minute_are_limited_and_the_remaining_allowance_is_reported
     assert refusal.tokens.used == 40
 
 
-def test_tokens_that_were_not_used_come_back_when_a_request_is_settled(harness: LedgerHarness) -> None:
+def test_unused_tokens_are_returned_when_a_request_is_settled(harness: LedgerHarness) -> None:
     harness.use_new_key(KeyRules(tokens_per_minute=100))
     admitted = harness.admit(10, 80)
     refusal = expect(harness.try_admit(10, 10), TokenRateLimited)
@@ -129,7 +129,7 @@ def test_more_tokens_than_a_minute_has_can_never_be_admitted(harness: LedgerHarn
     assert (refusal.tokens, refusal.limit) == (101, 100)
 
 
-def test_requests_at_once_are_counted_until_they_are_settled(harness: LedgerHarness) -> None:
+def test_concurrent_requests_are_counted_until_they_are_settled(harness: LedgerHarness) -> None:
     harness.use_new_key(KeyRules(concurrent_requests=2))
     first, _ = harness.admit(), harness.admit()
     refusal = expect(harness.try_admit(), TooManyRunning)

@@ -1,4 +1,4 @@
-"""Whatever happens in whatever order, the books balance."""
+"""All sums balance, whatever happens in whatever order."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,12 +17,20 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.ledger import Ledger
-from dragoman.accounts.ledger.operations import Admission, Admitted, LedgerOperation, Settled, Settlement
+from dragoman.accounts.ledger.operations import Admission, Admitted, LedgerOperation, Settled
 from dragoman.accounts.ledger.refusals import LedgerRefusal, RateLimited
 from dragoman.accounts.process.journal import Journal, JournalFolder, JournalSlot
 from dragoman.accounts.process.recovery import Recovery
 from dragoman.core.identifiers import key_digest
-from tests.support.accounts import COMPLETION_PRICE, MODEL, PROMPT_PRICE, LedgerHarness, ManualClock, clear_tables
+from tests.support.ledger_harness import (
+    COMPLETION_PRICE,
+    MODEL,
+    PROMPT_PRICE,
+    LedgerHarness,
+    ManualClock,
+    clear_tables,
+    settlement,
+)
 
 _folders = itertools.count()
 
@@ -35,7 +43,7 @@ tokens = st.integers(0, 120)
 
 
 class ServerProcess:
-    """One of the server's processes: its ledger, and a journal of what it delivers."""
+    """A server process: its ledger, and the journal of what it delivers."""
 
     def __init__(self, database: Database, folder: JournalFolder) -> None:
         process_id = new_process_id()
@@ -52,7 +60,7 @@ class ServerProcess:
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Two processes, three keys of two accounts, and everything that may happen to them."""
+    """Two processes, three keys of two accounts, and all events that may happen to them."""
 
     database: Database
     journals: Path
@@ -72,21 +80,24 @@ class LedgerMachine(RuleBasedStateMachine):
             self.keys.append((created.key.id, key_digest(created.secret)))
         self.processes = [ServerProcess(self.database, self.folder) for _ in range(2)]
 
-    @rule(which=st.integers(0, 1), asked=st.lists(st.tuples(st.integers(0, 2), tokens, tokens), min_size=1, max_size=4))
-    def admit_together(self, which: int, asked: list[tuple[int, int, int]]) -> None:
+    @rule(
+        which=st.integers(0, 1),
+        requests=st.lists(st.tuples(st.integers(0, 2), tokens, tokens), min_size=1, max_size=4),
+    )
+    def admit_together(self, which: int, requests: list[tuple[int, int, int]]) -> None:
         process = self.processes[which]
         admissions: list[LedgerOperation] = [
             Admission(
-                f"request {next(self.numbers)}",
-                self.keys[key][1],
-                MODEL,
-                "arcee",
-                prompt,
-                most,
-                account="other" if key and most % 3 == 0 else None,
-                hold_cap=5 if most % 5 == 0 else None,
+                request_id=f"request {next(self.numbers)}",
+                key_digest=self.keys[key][1],
+                model=MODEL,
+                dialect="arcee",
+                prompt_tokens=prompt,
+                max_completion_tokens=completion,
+                account="other" if key and completion % 3 == 0 else None,
+                hold_cap=5 if completion % 5 == 0 else None,
             )
-            for key, prompt, most in asked
+            for key, prompt, completion in requests
         ]
         for admission, outcome in zip(admissions, process.ledger.commit(admissions), strict=True):
             assert isinstance(admission, Admission)
@@ -107,7 +118,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def settle_together(self, which: int, count: int, prompt: int, completion: int) -> None:
         process = self.processes[which]
         chosen = list(process.slots)[:count]
-        settlements = [Settlement(each, prompt, prompt // 2, completion, "disconnected") for each in chosen]
+        settlements = [settlement(each, prompt, prompt // 2, completion, "disconnected") for each in chosen]
         for outcome in process.ledger.commit(settlements):
             assert isinstance(outcome, Settled)
             assert outcome.charge <= self.max_charges[outcome.request_id]
@@ -118,7 +129,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def settle_again(self, which: int, chosen: int) -> None:
         if self.ended:
             settled = list(self.ended.values())[chosen % len(self.ended)]
-            (outcome,) = self.processes[which].ledger.commit([Settlement(settled.request_id, 1, 0, 1, "failed")])
+            (outcome,) = self.processes[which].ledger.commit([settlement(settled.request_id, result="failed")])
             assert isinstance(outcome, Settled)
             assert (outcome.charge, outcome.repeated) == (settled.charge, True)
 
@@ -129,7 +140,7 @@ class LedgerMachine(RuleBasedStateMachine):
             deposit(self.database, account.id, amount)
 
     @rule(price=st.integers(0, 20))
-    def change_the_price(self, price: int) -> None:
+    def change_price(self, price: int) -> None:
         set_price(self.database, MODEL, min(price, PROMPT_PRICE), min(price, COMPLETION_PRICE))
 
     @rule(key=st.integers(0, 2), enabled=st.booleans())
@@ -169,7 +180,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 def manual_clock_harness(tmp_path: Path, clock: ManualClock) -> Iterator[LedgerHarness]:
-    """A ledger whose time the test sets; PostgreSQL's is its own."""
+    """A ledger whose time the test sets; only on SQLite, since PostgreSQL has its own clock."""
     database = Database(f"sqlite:///{tmp_path}/accounts.db", clock)
     upgrade(database)
     with LedgerHarness(database) as harness:
@@ -177,7 +188,7 @@ def manual_clock_harness(tmp_path: Path, clock: ManualClock) -> Iterator[LedgerH
     database.close()
 
 
-def test_a_wall_clock_that_is_moved_changes_no_limit(manual_clock_harness: LedgerHarness, clock: ManualClock) -> None:
+def test_setting_the_wall_clock_does_not_affect_limits(manual_clock_harness: LedgerHarness, clock: ManualClock) -> None:
     manual_clock_harness.use_new_key(KeyRules(requests_per_minute=1))
     manual_clock_harness.admit()
     for wall in (clock.wall + 10**9, clock.wall - 10**9):
@@ -188,10 +199,10 @@ def test_a_wall_clock_that_is_moved_changes_no_limit(manual_clock_harness: Ledge
     manual_clock_harness.assert_consistent()
 
 
-def test_after_a_restart_of_the_machine_what_was_admitted_counts_from_now(
+def test_after_a_restart_of_the_machine_earlier_admissions_count_from_now(
     manual_clock_harness: LedgerHarness, clock: ManualClock
 ) -> None:
-    """Its monotonic clock begins anew then; nobody knows how long it was off."""
+    """The monotonic clock restarts from zero, and how long the machine was off is unknown."""
     manual_clock_harness.use_new_key(KeyRules(requests_per_minute=3, tokens_per_minute=1000))
     running = manual_clock_harness.admit(10, 10)
     clock.advance(30)
@@ -244,9 +255,9 @@ def test_the_second_of_two_requests_in_a_transaction_sees_the_first(harness: Led
     harness.assert_consistent()
 
 
-def test_a_settlement_in_the_same_transaction_makes_room(harness: LedgerHarness) -> None:
+def test_a_settlement_in_the_same_transaction_frees_its_limits(harness: LedgerHarness) -> None:
     harness.use_new_key(KeyRules(concurrent_requests=1, tokens_per_minute=30))
     admitted = harness.admit(10, 10)
-    outcomes = harness.ledger.commit([harness.admission(10, 10), Settlement(admitted.request_id, 1, 0, 1, "finished")])
+    outcomes = harness.ledger.commit([harness.admission(10, 10), settlement(admitted.request_id)])
     assert [type(outcome) for outcome in outcomes] == [Admitted, Settled]
     harness.assert_consistent()

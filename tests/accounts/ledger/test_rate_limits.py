@@ -1,4 +1,4 @@
-"""The window by itself; what it does in the ledger is in test_ledger.py and test_processes.py."""
+"""The window alone; test_ledger.py and test_processes.py test it in the ledger."""
 
 from collections import deque
 
@@ -11,7 +11,8 @@ from dragoman.accounts.ledger.rate_limits import WINDOW_SECONDS, RateLimits, Rat
 def _window(buckets: list[tuple[int, int, int]], now: int) -> tuple[RateWindow, list[tuple[int, int, int]]]:
     seen = [bucket for bucket in buckets if bucket[0] >= now - WINDOW_SECONDS]
     requests, tokens = sum(bucket[1] for bucket in seen), sum(bucket[2] for bucket in seen)
-    return RateWindow(now, min((bucket[0] for bucket in seen), default=now), requests=requests, tokens=tokens), seen
+    oldest = min((bucket[0] for bucket in seen), default=now)
+    return RateWindow(second=now, oldest=oldest, requests=requests, tokens=tokens), seen
 
 
 @given(st.integers(1, 5), st.lists(st.floats(0, 30), min_size=1, max_size=80))
@@ -50,7 +51,7 @@ def test_the_remaining_allowance_and_its_reset_time_are_reported() -> None:
     assert RateLimits(requests=5, tokens=None).allowances(window) == (requests, None)
 
 
-def test_tokens_wait_until_enough_of_them_have_left() -> None:
+def test_retry_after_is_the_time_until_enough_tokens_have_left() -> None:
     buckets = [(50, 1, 100), (60, 1, 300), (70, 1, 50)]
     limits = RateLimits(requests=None, tokens=500)
     window = RateWindow(second=100, oldest=50, requests=3, tokens=450)

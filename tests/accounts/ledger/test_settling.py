@@ -1,9 +1,15 @@
 import msgspec
 import pytest
 
-from dragoman.accounts.administration.usage import find_usage
-from dragoman.accounts.ledger.operations import NeverAdmitted, Settled, Settlement, SettlementResult
-from tests.support.accounts import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE, LedgerHarness
+from dragoman.accounts.ledger.operations import NeverAdmitted, Settled, SettlementResult
+from tests.support.ledger_harness import (
+    CACHED_PRICE,
+    COMPLETION_PRICE,
+    PROMPT_PRICE,
+    LedgerHarness,
+    find_usage,
+    settlement,
+)
 
 
 @pytest.mark.parametrize("result", ["finished", "disconnected", "failed", "crashed"])
@@ -19,17 +25,17 @@ def test_the_reported_tokens_are_charged_however_the_request_ended(
     harness.assert_consistent()
 
 
-def test_a_request_that_was_given_nothing_pays_nothing(harness: LedgerHarness) -> None:
+def test_a_request_that_received_nothing_pays_nothing(harness: LedgerHarness) -> None:
     settled = harness.settle(harness.admit().request_id, 0, 0, 0, "failed")
     assert settled.charge == 0
     assert harness.account.balance == 1_000_000
     harness.assert_consistent()
 
 
-def test_settling_again_gives_the_first_result_and_changes_nothing(harness: LedgerHarness) -> None:
+def test_settling_again_returns_the_first_result_and_changes_nothing(harness: LedgerHarness) -> None:
     admitted = harness.admit()
-    first = Settlement(admitted.request_id, 10, 0, 3, "finished")
-    second = Settlement(admitted.request_id, 10, 0, 9, "failed")
+    first = settlement(admitted.request_id, 10, completion=3)
+    second = settlement(admitted.request_id, 10, completion=9, result="failed")
     outcomes = [*harness.ledger.commit([first, second]), *harness.ledger.commit([second])]
     charge = 10 * PROMPT_PRICE + 3 * COMPLETION_PRICE
     settled = Settled(admitted.request_id, charge, "finished")
@@ -43,8 +49,8 @@ def test_a_charge_never_exceeds_its_hold(harness: LedgerHarness) -> None:
     assert harness.settle(admitted.request_id, 10, 0, 1000).charge == admitted.hold
 
 
-def test_beyond_a_capped_hold_what_was_delivered_is_paid_even_below_zero(harness: LedgerHarness) -> None:
-    harness.admit(prompt=99_980, max_completion=0)  # Leaves little in the account.
+def test_tokens_beyond_a_capped_hold_are_charged_even_below_zero(harness: LedgerHarness) -> None:
+    harness.admit(prompt=99_980, max_completion=0)  # Leaves little balance.
     capped = harness.admit(10, 40, hold_cap=0)
     charge = harness.settle(capped.request_id, 10, 0, 40).charge
     assert charge == 10 * PROMPT_PRICE + 40 * COMPLETION_PRICE
@@ -53,14 +59,14 @@ def test_beyond_a_capped_hold_what_was_delivered_is_paid_even_below_zero(harness
 
 
 def test_settling_a_request_that_was_never_admitted_is_refused(harness: LedgerHarness) -> None:
-    outcomes = harness.ledger.commit([Settlement("unknown", 1, 0, 1, "finished")])
+    outcomes = harness.ledger.commit([settlement("unknown")])
     assert isinstance(outcomes[0], NeverAdmitted)
 
 
 @pytest.mark.parametrize("counts", [(-1, 0, 0), (1, 2, 0), (0, 0, -1), (2**60, 0, 0)])
-def test_token_counts_that_cannot_be_are_refused(harness: LedgerHarness, counts: tuple[int, int, int]) -> None:
+def test_impossible_token_counts_are_refused(harness: LedgerHarness, counts: tuple[int, int, int]) -> None:
     admitted = harness.admit()
-    (outcome,) = harness.ledger.commit([Settlement(admitted.request_id, *counts, "finished")])
+    (outcome,) = harness.ledger.commit([settlement(admitted.request_id, *counts)])
     assert isinstance(outcome, ValueError)
     assert harness.key.running == 1
 

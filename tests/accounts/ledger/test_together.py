@@ -1,4 +1,4 @@
-"""Rows of others stand or fall with what the ledger does in the same transaction."""
+"""The writes of a transaction script are committed or rolled back together with the ledger's."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,26 +16,26 @@ from dragoman.accounts.ledger.operations import Admission, Admitted, LedgerOpera
 from dragoman.accounts.ledger.refusals import BalanceTooLow, TooManyRunning
 from dragoman.accounts.process.journal import JournalFolder
 from dragoman.accounts.process.recovery import Recovery
-from tests.support.accounts import LedgerHarness
+from tests.support.ledger_harness import LedgerHarness
 
 
 class RecordingScript:
-    """Admits, and writes a row of its own for what was admitted; breaks where it is told to."""
+    """Admits, and writes a row for each admission; fails in the given method."""
 
-    def __init__(self, database: Database, admissions: Sequence[Admission], *, breaks: str = "") -> None:
+    def __init__(self, database: Database, admissions: Sequence[Admission], *, fails_in: str = "") -> None:
         self._admissions = admissions
-        self._fails_in = breaks
+        self._fails_in = fails_in
         self._insert = insert(database.dialect, processes, ("id", "machine", "beat_at"))
 
     def operations(self, session: Session) -> Sequence[LedgerOperation]:
-        if self._fails_in == "before":
+        if self._fails_in == "operations":
             raise LookupError
         return self._admissions
 
     def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> Sequence[LedgerOutcome]:
         admitted = [outcome for outcome in outcomes if isinstance(outcome, Admitted)]
-        session.write_many(self._insert, [(number, "noted", now.wall) for number, _ in enumerate(admitted)])
-        if self._fails_in == "after":
+        session.write_many(self._insert, [(number, "recorded", now.wall) for number, _ in enumerate(admitted)])
+        if self._fails_in == "apply":
             raise LookupError
         return outcomes
 
@@ -47,9 +47,9 @@ def count_recorded(database: Database) -> int:
 
 def test_ledger_and_script_commit_together_or_not_at_all(harness: LedgerHarness, database: Database) -> None:
     admission = harness.admission()
-    for breaks in ("before", "after"):
+    for method in ("operations", "apply"):
         with pytest.raises(LookupError):
-            harness.ledger.run_script(RecordingScript(database, [admission], breaks=breaks))
+            harness.ledger.run_script(RecordingScript(database, [admission], fails_in=method))
         assert (harness.account.holds, count_recorded(database)) == (0, 0)
     [outcome] = harness.ledger.run_script(RecordingScript(database, [admission]))
     assert isinstance(outcome, Admitted)
@@ -58,29 +58,29 @@ def test_ledger_and_script_commit_together_or_not_at_all(harness: LedgerHarness,
 
 
 def test_a_refusal_is_passed_to_the_script_and_undoes_nothing_else(harness: LedgerHarness, database: Database) -> None:
-    good, too_dear = harness.admission(), harness.admission(prompt=10**6)
-    outcomes = harness.ledger.run_script(RecordingScript(database, [good, too_dear]))
+    affordable, too_expensive = harness.admission(), harness.admission(prompt=10**6)
+    outcomes = harness.ledger.run_script(RecordingScript(database, [affordable, too_expensive]))
     assert [type(outcome) for outcome in outcomes] == [Admitted, BalanceTooLow]
     assert count_recorded(database) == 1
 
 
-def test_a_mistake_undoes_everything(harness: LedgerHarness, database: Database) -> None:
+def test_an_invalid_operation_undoes_everything(harness: LedgerHarness, database: Database) -> None:
     with pytest.raises(ValueError, match="not a number of tokens"):
         harness.ledger.run_script(RecordingScript(database, [harness.admission(), harness.admission(prompt=-1)]))
     assert (harness.account.holds, count_recorded(database)) == (0, 0)
 
 
-def test_a_row_that_the_tables_do_not_take_undoes_everything(harness: LedgerHarness, database: Database) -> None:
+def test_a_rejected_row_undoes_everything(harness: LedgerHarness, database: Database) -> None:
     harness.ledger.run_script(RecordingScript(database, [harness.admission()]))
     held = harness.account.holds
     with pytest.raises(database.data_errors):
         harness.ledger.run_script(RecordingScript(database, [harness.admission()]))  # The same row again.
     assert harness.account.holds == held
-    harness.admit()  # The session goes on.
+    harness.admit()  # The session is still usable.
     harness.assert_consistent()
 
 
-def test_recovery_leaves_holds_of_the_queue_alone(harness: LedgerHarness, database: Database, tmp_path: Path) -> None:
+def test_recovery_ignores_holds_of_the_queue(harness: LedgerHarness, database: Database, tmp_path: Path) -> None:
     queue = Ledger(database, QUEUE_PROCESS_ID)
     [admitted] = queue.commit([harness.admission()])
     assert isinstance(admitted, Admitted)
@@ -93,9 +93,7 @@ def test_recovery_leaves_holds_of_the_queue_alone(harness: LedgerHarness, databa
     queue.close()
 
 
-def test_requests_of_the_queue_do_not_run_at_the_same_time_as_others(
-    harness: LedgerHarness, database: Database
-) -> None:
+def test_queued_requests_do_not_count_as_concurrent_requests(harness: LedgerHarness, database: Database) -> None:
     harness.use_new_key(KeyRules(concurrent_requests=1))
     queue = Ledger(database, QUEUE_PROCESS_ID)
     queued = queue.commit([harness.admission() for _ in range(3)])

@@ -19,11 +19,11 @@ from dragoman.accounts.ledger.operations import Admitted, KeyLookup, NeverAdmitt
 from dragoman.accounts.ledger.refusals import BalanceTooLow, LedgerUnavailable
 from dragoman.accounts.process.client import LedgerClient
 from dragoman.accounts.process.transport import LedgerTransport
-from tests.support.accounts import LedgerHarness
+from tests.support.ledger_harness import LedgerHarness, settlement
 from tests.support.postgresql import PostgresServer, new_database, running_postgresql
 from tests.support.server import LEDGER_PROCESS, children_of
 
-CLIENTS, PURCHASES = 20, 20
+CLIENTS, REQUESTS = 20, 20
 
 
 @pytest.fixture
@@ -33,15 +33,15 @@ async def ledger(harness: LedgerHarness, transport: type[LedgerTransport]) -> As
 
 
 def _settlement(admitted: Admitted) -> Settlement:
-    return Settlement(admitted.request_id, 10, 0, 5, "finished")
+    return settlement(admitted.request_id, 10, completion=5)
 
 
 async def test_requests_in_one_batch_get_their_own_outcomes(harness: LedgerHarness, ledger: LedgerClient) -> None:
-    asked = [harness.admission(prompt=prompt, max_completion=0) for prompt in (1, 200_000, 2, 3)]
-    outcomes = await asyncio.gather(*map(ledger.admit, asked), return_exceptions=True)
+    admissions = [harness.admission(prompt=prompt, max_completion=0) for prompt in (1, 200_000, 2, 3)]
+    outcomes = await asyncio.gather(*map(ledger.admit, admissions), return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Admitted, BalanceTooLow, Admitted, Admitted]
     admitted = [outcome for outcome in outcomes if isinstance(outcome, Admitted)]
-    assert [each.request_id for each in admitted] == [asked[number].request_id for number in (0, 2, 3)]
+    assert [each.request_id for each in admitted] == [admissions[number].request_id for number in (0, 2, 3)]
     settled = await asyncio.gather(*(ledger.settle(_settlement(each)) for each in admitted))
     assert [each.request_id for each in settled] == [each.request_id for each in admitted]
     assert (await ledger.look_up_key(KeyLookup(harness.digest, "arcee"))).key_id == harness.key_id
@@ -55,30 +55,28 @@ async def test_a_settlement_completes_when_its_future_is_cancelled(
     ledger.settle(_settlement(admitted)).cancel()
     assert (await ledger.settle(_settlement(admitted))).repeated
     with pytest.raises(NeverAdmitted):
-        await ledger.settle(Settlement("unknown", 1, 0, 1, "finished"))
+        await ledger.settle(settlement("unknown"))
 
 
-async def test_a_client_that_leaves_while_it_is_admitted_holds_nothing(
-    harness: LedgerHarness, transport: type[LedgerTransport]
-) -> None:
+async def test_cancelling_an_admission_holds_nothing(harness: LedgerHarness, transport: type[LedgerTransport]) -> None:
     async with LedgerClient(harness.database, new_process_id(), transport=transport) as ledger:
-        asked = [asyncio.create_task(ledger.admit(harness.admission())) for _ in range(20)]
+        admissions = [asyncio.create_task(ledger.admit(harness.admission())) for _ in range(20)]
         await asyncio.sleep(0)
-        for task in asked[:15]:
+        for task in admissions[:15]:
             task.cancel()
-        await asyncio.gather(*asked, return_exceptions=True)
+        await asyncio.gather(*admissions, return_exceptions=True)
     assert harness.key.running == 5
     harness.assert_consistent()
 
 
-async def test_a_client_that_leaves_between_its_admission_and_hearing_of_it_holds_nothing(
+async def test_cancelling_between_an_admission_and_its_delivery_holds_nothing(
     harness: LedgerHarness, transport: type[LedgerTransport]
 ) -> None:
     async with LedgerClient(harness.database, new_process_id(), transport=transport) as ledger:
 
         async def admit_and_cancel_the_other() -> None:
             await ledger.admit(harness.admission())
-            other.cancel()  # Its admission came in the same transaction; it has not been woken yet.
+            other.cancel()  # It was admitted in the same transaction and has not been resumed yet.
 
         first = asyncio.create_task(admit_and_cancel_the_other())
         other = asyncio.create_task(ledger.admit(harness.admission()))
@@ -99,19 +97,19 @@ async def test_closing_finishes_pending_operations_and_refuses_new_ones(
         await ledger.admit(harness.admission())
 
 
-async def test_operations_beyond_max_pending_are_refused_immediately(
+async def test_operations_beyond_max_waiting_are_refused_immediately(
     harness: LedgerHarness, transport: type[LedgerTransport]
 ) -> None:
     async with LedgerClient(harness.database, new_process_id(), max_waiting=3, transport=transport) as ledger:
-        asked = [asyncio.create_task(ledger.admit(harness.admission())) for _ in range(3)]
-        await asyncio.sleep(0)  # they ask
+        admissions = [asyncio.create_task(ledger.admit(harness.admission())) for _ in range(3)]
+        await asyncio.sleep(0)  # The tasks enqueue their admissions.
         for _ in range(2):
             with pytest.raises(LedgerUnavailable):
                 await ledger.admit(harness.admission())
-        assert [type(admitted) for admitted in await asyncio.gather(*asked)] == [Admitted] * 3
+        assert [type(admitted) for admitted in await asyncio.gather(*admissions)] == [Admitted] * 3
 
 
-async def test_a_database_that_is_locked_is_waited_for_and_then_given_up(
+async def test_a_locked_database_is_waited_for_until_the_timeout(
     tmp_path: Path, transport: type[LedgerTransport]
 ) -> None:
     database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=0.01)
@@ -121,7 +119,7 @@ async def test_a_database_that_is_locked_is_waited_for_and_then_given_up(
             with database.write():
                 with pytest.raises(LedgerUnavailable) as refusal:
                     await ledger.admit(harness.admission())
-                waiting = ledger.settle(Settlement("unknown", 1, 0, 1, "finished"))
+                waiting = ledger.settle(settlement("unknown"))
             assert refusal.value.retry_after >= 1
             with pytest.raises(NeverAdmitted):
                 await waiting
@@ -136,9 +134,9 @@ async def test_closing_while_the_database_is_locked_fails_pending_settlements(
 ) -> None:
     database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=0.01)
     upgrade(database)
-    with LedgerHarness(database) as harness, database.write():
+    with LedgerHarness(database), database.write():
         async with LedgerClient(database, new_process_id(), timeout_seconds=0.1, transport=transport) as ledger:
-            settled = ledger.settle(_settlement(Admitted("request", harness.account_id, harness.key_id, 0, 0)))
+            settled = ledger.settle(settlement("request"))
         with pytest.raises(LedgerUnavailable):
             settled.result()
     database.close()
@@ -163,15 +161,15 @@ async def test_a_ledger_process_killed_under_load_loses_nothing_and_charges_noth
     deposit(harness.database, harness.account_id, 10**9)
     async with LedgerClient(harness.database, harness.process_id, timeout_seconds=30) as ledger:
         for _ in range(3):
-            clients = [asyncio.create_task(_buy(harness, ledger)) for _ in range(CLIENTS)]
-            await clients[0]  # All are in the middle of it.
+            clients = [asyncio.create_task(_run_requests(harness, ledger)) for _ in range(CLIENTS)]
+            await clients[0]  # The others are still running.
             (process,) = children_of(os.getpid(), LEDGER_PROCESS)
             os.kill(process, signal.SIGKILL)
             await asyncio.gather(*clients)
     assert children_of(os.getpid(), LEDGER_PROCESS) == []
     assert harness.key.running == 0
     finished = find_finished(harness.database)
-    assert len(finished) == 3 * CLIENTS * PURCHASES
+    assert len(finished) == 3 * CLIENTS * REQUESTS
     assert harness.account.charges == sum(used.charge for used in finished)
     harness.assert_consistent()
 
@@ -182,14 +180,14 @@ async def test_postgresql_restarted_under_load_loses_nothing(transport: type[Led
         upgrade(database)
         with LedgerHarness(database, balance=10**9) as harness:
             async with LedgerClient(database, harness.process_id, timeout_seconds=10, transport=transport) as ledger:
-                for signal_number in (signal.SIGQUIT, signal.SIGINT):  # A crash, and an orderly end.
-                    clients = [asyncio.create_task(_buy(harness, ledger)) for _ in range(CLIENTS)]
-                    await clients[0]  # All are in the middle of it.
+                for signal_number in (signal.SIGQUIT, signal.SIGINT):  # A crash and a normal shutdown.
+                    clients = [asyncio.create_task(_run_requests(harness, ledger)) for _ in range(CLIENTS)]
+                    await clients[0]  # The others are still running.
                     restart = asyncio.to_thread(_restart, server, signal_number)
-                    await asyncio.gather(restart, *(_buy(harness, ledger) for _ in range(CLIENTS)), *clients)
+                    await asyncio.gather(restart, *(_run_requests(harness, ledger) for _ in range(CLIENTS)), *clients)
             assert harness.key.running == 0
             assert harness.account.charges == sum(used.charge for used in list_usage(database, limit=10_000))
-            assert len(find_finished(database)) == 4 * CLIENTS * PURCHASES
+            assert len(find_finished(database)) == 4 * CLIENTS * REQUESTS
             assert find_discrepancies(database) == []
         database.close()
 
@@ -198,16 +196,16 @@ def find_finished(database: Database) -> list[UsageRecord]:
     return [used for used in list_usage(database, limit=10_000) if used.result == "finished"]
 
 
-async def _buy(harness: LedgerHarness, ledger: LedgerClient) -> None:
-    """A client that tries again when it is told to."""
-    bought = 0
-    while bought < PURCHASES:
+async def _run_requests(harness: LedgerHarness, ledger: LedgerClient) -> None:
+    """Admit and settle requests one after the other, with retries while the ledger is unavailable."""
+    done = 0
+    while done < REQUESTS:
         try:
             admitted = await ledger.admit(harness.admission())
         except LedgerUnavailable:
             continue
         await ledger.settle(_settlement(admitted))
-        bought += 1
+        done += 1
 
 
 def _restart(server: PostgresServer, signal_number: signal.Signals) -> None:

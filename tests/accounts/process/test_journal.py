@@ -24,7 +24,7 @@ def _write_and_wait(folder: Path, ready: "multiprocessing.connection.Connection"
     ready.recv()
 
 
-def test_what_a_killed_process_had_delivered_is_read_by_others(tmp_path: Path) -> None:
+def test_others_read_what_a_killed_process_had_delivered(tmp_path: Path) -> None:
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     process = spawn.Process(target=_write_and_wait, args=(tmp_path, there))
@@ -53,10 +53,10 @@ def test_a_journal_with_open_slots_outlives_its_process_and_another_does_not(tmp
 
 
 @given(st.lists(st.tuples(*[st.integers(0, 2**53 - 1)] * 3), min_size=1, max_size=5), st.integers(0, 7))
-def test_an_update_that_was_cut_off_anywhere_leaves_the_one_before(
+def test_an_update_interrupted_anywhere_leaves_the_previous_one(
     tmp_path_factory: pytest.TempPathFactory, updates: list[tuple[int, int, int]], words: int
 ) -> None:
-    """The process is killed after so many of the update's stores."""
+    """The process is killed after `words` of the update's stores."""
     updates = [(max(prompt, cached), min(prompt, cached), completion) for prompt, cached, completion in updates]
     folder = JournalFolder(tmp_path_factory.mktemp("journals"))
     journal = folder.create(1)
@@ -67,7 +67,7 @@ def test_an_update_that_was_cut_off_anywhere_leaves_the_one_before(
         snapshots.append(journal.path.read_bytes())
     before, after = snapshots[-2:]
     journal.close()
-    # The stores in their order: three words of the copy that is not valid, then the word that makes it valid.
+    # The stores in order: three words of the invalid copy, then the word that makes it valid.
     changed = [place for place in range(8, SLOT_BYTES, 8) if before[place : place + 8] != after[place : place + 8]]
     torn = bytearray(before)
     for place in [*changed, 0][:words]:
@@ -80,7 +80,7 @@ def test_an_update_that_was_cut_off_anywhere_leaves_the_one_before(
 
 
 @given(st.binary(max_size=1000))
-def test_a_file_full_of_anything_is_read_without_an_error(
+def test_a_file_with_any_content_is_read_without_an_error(
     tmp_path_factory: pytest.TempPathFactory, garbage: bytes
 ) -> None:
     folder = JournalFolder(tmp_path_factory.mktemp("journals"))
@@ -109,6 +109,6 @@ def test_there_is_room_for_any_number_of_running_requests(tmp_path: Path) -> Non
     assert entries["request 2999"] == JournalEntry("request 2999", 2999, 0, 2999)
 
 
-def test_a_folder_names_its_machine_for_good(tmp_path: Path) -> None:
+def test_the_machine_id_of_a_folder_never_changes(tmp_path: Path) -> None:
     assert JournalFolder(tmp_path / "a").machine_id == JournalFolder(tmp_path / "a").machine_id
     assert JournalFolder(tmp_path / "a").machine_id != JournalFolder(tmp_path / "b").machine_id

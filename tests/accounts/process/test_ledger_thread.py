@@ -7,7 +7,7 @@ from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.accounts.process.messages import Committed, LedgerConfig, LedgerReply
-from tests.support.accounts import LedgerHarness
+from tests.support.ledger_harness import LedgerHarness
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
@@ -19,7 +19,7 @@ def _threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name.startswith("ledger")]
 
 
-async def test_what_it_has_not_begun_when_it_is_killed_is_lost(tmp_path: Path) -> None:
+async def test_transactions_not_begun_when_it_is_killed_are_lost(tmp_path: Path) -> None:
     database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=60)
     upgrade(database)
     replies: list[LedgerReply] = []
@@ -38,7 +38,7 @@ async def test_what_it_has_not_begun_when_it_is_killed_is_lost(tmp_path: Path) -
     database.close()
 
 
-def test_it_ends_when_the_event_loop_that_it_answers_has_ended(harness: LedgerHarness) -> None:
+def test_it_ends_when_its_event_loop_has_ended(harness: LedgerHarness) -> None:
     thread = asyncio.run(LedgerThread.start(_config(harness.database)))
     thread.commit([harness.admission()], is_retry=False)
     for running in _threads():
@@ -47,7 +47,7 @@ def test_it_ends_when_the_event_loop_that_it_answers_has_ended(harness: LedgerHa
     assert harness.key.running == 1
 
 
-async def test_no_thread_is_left_when_it_has_ended(harness: LedgerHarness) -> None:
+async def test_no_thread_remains_after_its_end(harness: LedgerHarness) -> None:
     thread = await LedgerThread.start(_config(harness.database))
     thread.commit([harness.admission()], is_retry=False)
     thread.finish()

@@ -61,10 +61,10 @@ def _sent(outcome: LedgerOutcome) -> LedgerOutcome:
 @pytest.mark.parametrize(
     "answer",
     [
-        Admitted("request", 1, 2, 30, 70, WINDOW, None),
-        Admitted("request", None, None, 0, None),
+        Admitted(request_id="request", account_id=1, key_id=2, hold=30, balance=70, requests=WINDOW),
+        Admitted(request_id="request", account_id=None, key_id=None, hold=0, balance=None),
         Settled("request", 30, "disconnected", repeated=True),
-        KeyInfo(1, 2, 70, 30, ("parrot",), WINDOW, None),
+        KeyInfo(key_id=1, account_id=2, balance=70, used=30, models=("parrot",), requests=WINDOW, tokens=None),
     ],
 )
 def test_an_answer_arrives_as_it_was_given(answer: LedgerOutcome) -> None:

@@ -6,18 +6,17 @@ from sqlalchemy import select
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import DatabaseOutdated
 from dragoman.accounts.database.tables import processes
-from dragoman.accounts.ledger.operations import Settlement
 from dragoman.accounts.process.opening import open_ledger
 from dragoman.accounts.process.transport import LedgerTransport
-from tests.support.accounts import LedgerHarness
+from tests.support.ledger_harness import LedgerHarness, settlement
 
 
-def _processes(database: Database) -> int:
+def _count_processes(database: Database) -> int:
     with database.read() as connection:
         return len(connection.execute(select(processes)).all())
 
 
-async def test_a_process_that_ends_in_order_leaves_no_journal_or_row(
+async def test_a_process_that_ends_normally_leaves_no_journal_or_row(
     harness: LedgerHarness, tmp_path: Path, transport: type[LedgerTransport]
 ) -> None:
     journals = tmp_path / "journals"
@@ -25,15 +24,15 @@ async def test_a_process_that_ends_in_order_leaves_no_journal_or_row(
         admitted = await accounts.ledger.admit(harness.admission())
         slot = accounts.journal.open(admitted.request_id)
         slot.record(10, 0, 3)
-        await accounts.ledger.settle(Settlement(admitted.request_id, 10, 0, 3, "finished"))
+        await accounts.ledger.settle(settlement(admitted.request_id, 10, completion=3))
         slot.close()
-        assert _processes(harness.database) == 1
-    assert _processes(harness.database) == 0
+        assert _count_processes(harness.database) == 1
+    assert _count_processes(harness.database) == 0
     assert not list(journals.glob("*.journal*"))
     harness.assert_consistent()
 
 
-async def test_what_a_process_leaves_open_is_settled_by_the_next(
+async def test_open_requests_of_a_process_are_settled_by_the_next_one(
     harness: LedgerHarness, tmp_path: Path, transport: type[LedgerTransport]
 ) -> None:
     async with open_ledger(harness.database, tmp_path / "journals", transport=transport) as accounts:
@@ -46,7 +45,7 @@ async def test_what_a_process_leaves_open_is_settled_by_the_next(
     harness.assert_consistent()
 
 
-async def test_tables_of_another_version_stop_the_start(empty_database_url: str, tmp_path: Path) -> None:
+async def test_opening_fails_if_the_tables_are_of_another_version(empty_database_url: str, tmp_path: Path) -> None:
     database = Database(empty_database_url)
     with pytest.raises(DatabaseOutdated):
         async with open_ledger(database, tmp_path / "journals"):

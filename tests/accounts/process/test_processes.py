@@ -1,4 +1,4 @@
-"""Several processes on one database count as one."""
+"""Balances and limits hold across several processes on one database."""
 
 import multiprocessing
 from collections import Counter
@@ -8,7 +8,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.accounts.ledger.refusals import KeyDisabled
-from tests.support.accounts import PROMPT_PRICE, LedgerHarness
+from tests.support.ledger_harness import PROMPT_PRICE, LedgerHarness
 from tests.support.ledger_processes import PROMPT_TOKENS, AdmissionLoad, run_admissions
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -16,7 +16,7 @@ PROCESSES = 4
 
 
 def _run_admissions(url: str, key_digest: str, requests: int) -> Counter[str]:
-    """How often each outcome came when so many requests were made by all processes together."""
+    """Divide the requests among all processes, run them at the same time, and count each outcome."""
     spawn = multiprocessing.get_context("forkserver")
     spawn.set_forkserver_preload(["tests.support.ledger_processes"])
     barrier = spawn.Barrier(PROCESSES)
@@ -34,7 +34,7 @@ def _run_admissions(url: str, key_digest: str, requests: int) -> Counter[str]:
     return outcomes
 
 
-def test_500_first_requests_at_once_spend_a_balance_for_10_exactly(database_url: str) -> None:
+def test_500_concurrent_first_requests_spend_a_balance_for_10_exactly(database_url: str) -> None:
     database = Database(database_url)
     with LedgerHarness(database, balance=10 * PROMPT_TOKENS * PROMPT_PRICE) as harness:
         assert _run_admissions(database_url, harness.digest, 500) == {"Admitted": 10, "BalanceTooLow": 490}
@@ -51,7 +51,7 @@ def test_exactly_100_of_240_requests_a_minute_are_admitted(database_url: str) ->
     database.close()
 
 
-def test_a_key_that_is_disabled_is_refused_by_every_process_at_once(harness: LedgerHarness) -> None:
+def test_a_disabled_key_is_refused_by_every_process_immediately(harness: LedgerHarness) -> None:
     elsewhere = Ledger(harness.database, new_process_id())
     harness.admit()
     disable_key(harness.database, harness.key_id)

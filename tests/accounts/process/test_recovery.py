@@ -1,4 +1,4 @@
-"""No hold outlives its request, and nothing delivered is unpaid, however processes end."""
+"""No hold outlives its request, and no delivered token stays unpaid, however processes end."""
 
 import multiprocessing
 import os
@@ -12,13 +12,13 @@ import pytest
 from sqlalchemy import insert, select, update
 
 from dragoman.accounts.administration.keys import KeyRules
-from dragoman.accounts.administration.usage import find_usage, list_usage
+from dragoman.accounts.administration.usage import list_usage
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import holds, processes
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.process.journal import JournalFolder
 from dragoman.accounts.process.recovery import DEAD_AFTER_SECONDS, Recovery
-from tests.support.accounts import COMPLETION_PRICE, PROMPT_PRICE, LedgerHarness
+from tests.support.ledger_harness import COMPLETION_PRICE, PROMPT_PRICE, LedgerHarness, find_usage
 from tests.support.ledger_processes import PROMPT_TOKENS, RECORD_BYTES, ServerSpec, serve
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -33,7 +33,7 @@ def folder(tmp_path: Path) -> JournalFolder:
 
 @pytest.fixture
 def recovery(database: Database, folder: JournalFolder) -> Iterator[Recovery]:
-    """A living process's."""
+    """The recovery of a living process."""
     process_id = new_process_id()
     journal = folder.create(process_id)
     recovery = Recovery(database, folder, process_id)
@@ -48,12 +48,12 @@ def _open_requests(database: Database) -> list[str]:
         return list(connection.execute(select(holds.c.request_id)).scalars())
 
 
-def _processes(database: Database) -> int:
+def _count_processes(database: Database) -> int:
     with database.read() as connection:
         return len(connection.execute(select(processes)).all())
 
 
-def test_a_process_killed_at_any_point_leaves_no_hold_and_nothing_unpaid(
+def test_a_process_killed_at_any_point_leaves_no_hold_and_no_unpaid_token(
     kind: str, database_url: str, tmp_path: Path, folder: JournalFolder
 ) -> None:
     database = Database(database_url)
@@ -67,14 +67,14 @@ def test_a_process_killed_at_any_point_leaves_no_hold_and_nothing_unpaid(
         delivered: dict[str, int] = {}
         for seed in range(KILLS[kind]):
             spec = ServerSpec(database_url, tmp_path / "journals", harness.digest, seed)
-            delivered |= _killed_after(context, spec, rng.randint(1, MAX_RECORDS))
+            delivered |= _kill_after(context, spec, rng.randint(1, MAX_RECORDS))
             recovery.recover()
             assert _open_requests(database) == []
         harness.assert_consistent()
         for request_id, tokens in delivered.items():
             used = find_usage(database, request_id)
             assert used is not None
-            # The token that was noted when the process was killed may not have been sent.
+            # The last token may have been recorded and not sent when the process was killed.
             assert tokens <= used.completion_tokens <= tokens + 1
             assert used.charge == PROMPT_TOKENS * PROMPT_PRICE + used.completion_tokens * COMPLETION_PRICE
         assert harness.key.running == 0
@@ -84,8 +84,8 @@ def test_a_process_killed_at_any_point_leaves_no_hold_and_nothing_unpaid(
     database.close()
 
 
-def _killed_after(context: ForkServerContext, spec: ServerSpec, records: int) -> dict[str, int]:
-    """Kill a server after its client was sent so many tokens; what the client had got, by request."""
+def _kill_after(context: ForkServerContext, spec: ServerSpec, records: int) -> dict[str, int]:
+    """Kill a server after it sent `records` records, and return the tokens that its client received, by request."""
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=serve, args=(spec, there))
     process.start()
@@ -107,7 +107,7 @@ def _killed_after(context: ForkServerContext, spec: ServerSpec, records: int) ->
     return last
 
 
-def test_living_processes_are_left_alone(harness: LedgerHarness, folder: JournalFolder, recovery: Recovery) -> None:
+def test_living_processes_are_not_recovered(harness: LedgerHarness, folder: JournalFolder, recovery: Recovery) -> None:
     living = Recovery(harness.database, folder, harness.process_id)
     journal = folder.create(harness.process_id)
     living.register()
@@ -118,7 +118,7 @@ def test_living_processes_are_left_alone(harness: LedgerHarness, folder: Journal
     assert not journal.close()
     assert recovery.recover() == 1
     assert _open_requests(harness.database) == []
-    assert _processes(harness.database) == 1
+    assert _count_processes(harness.database) == 1
     living.close()
 
 
@@ -143,11 +143,11 @@ def test_a_process_whose_journal_is_gone_is_dead(
     harness.admit()
     assert recovery.recover() == 1
     assert harness.account.balance == 1_000_000
-    assert _processes(harness.database) == 1
+    assert _count_processes(harness.database) == 1
 
 
 def test_holds_without_a_registered_process_are_released(harness: LedgerHarness, recovery: Recovery) -> None:
-    """As when the database commits for a process that died meanwhile and was recovered."""
+    """The database may commit for a process that has died and was recovered in the meantime."""
     harness.use_new_key(KeyRules(concurrent_requests=1))
     harness.admit()
     assert recovery.recover() == 1
@@ -175,12 +175,10 @@ def test_a_process_on_another_machine_is_dead_when_its_heartbeat_was_missed(
     harness.assert_consistent()
 
 
-def test_a_heartbeat_keeps_a_process_alive_and_brings_back_one_that_was_given_up(
-    database: Database, recovery: Recovery
-) -> None:
+def test_a_heartbeat_keeps_a_process_alive_and_registers_it_again(database: Database, recovery: Recovery) -> None:
     recovery.heartbeat()
-    assert _processes(database) == 1
+    assert _count_processes(database) == 1
     recovery.unregister()
-    assert _processes(database) == 0
+    assert _count_processes(database) == 0
     recovery.heartbeat()
-    assert _processes(database) == (0 if database.is_sqlite else 1)
+    assert _count_processes(database) == (0 if database.is_sqlite else 1)

@@ -3,15 +3,14 @@ import os
 import signal
 
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.ledger.operations import Settlement
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.accounts.process.messages import Committed, LedgerConfig, Synced
 from dragoman.accounts.process.transport import LedgerTransport
-from tests.support.accounts import LedgerHarness
+from tests.support.ledger_harness import LedgerHarness, settlement
 from tests.support.server import LEDGER_PROCESS, arguments_of, children_of
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-UNKNOWN = Settlement("unknown", 1, 0, 1, "finished")
+UNKNOWN = settlement("unknown")
 
 
 async def _started(harness: LedgerHarness, transport: type[LedgerTransport] = LedgerProcessHandle) -> LedgerTransport:
@@ -32,7 +31,7 @@ async def test_it_answers_everything_before_it_ends(harness: LedgerHarness, tran
     assert harness.key.running == 2
 
 
-async def test_it_ends_with_whoever_started_it(harness: LedgerHarness, transport: type[LedgerTransport]) -> None:
+async def test_it_ends_when_its_connection_is_closed(harness: LedgerHarness, transport: type[LedgerTransport]) -> None:
     process = await _started(harness, transport)
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         assert await process.wait() == 0
@@ -42,7 +41,7 @@ async def test_it_ignores_signals_until_its_server_ends(harness: LedgerHarness) 
     process = await _started(harness)
     process.commit([UNKNOWN], is_retry=False)
     replies = process.replies()
-    await anext(replies)  # It is there.
+    await anext(replies)  # It has started.
     (child,) = children_of(os.getpid(), LEDGER_PROCESS)
     for number in (signal.SIGTERM, signal.SIGINT):
         os.kill(child, number)

@@ -18,7 +18,7 @@ from dragoman.dialects.http.context import HttpOptions
 from dragoman.dialects.http.idempotency import ResponseRecorder, fingerprint
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.server.app import App, build_app
-from tests.support.books import accounting_at
+from tests.support.accounting import accounting_at
 from tests.support.connections import AsgiConnection
 from tests.support.gated_echo import GatedEcho
 from tests.support.metered import sqlite_account

@@ -17,7 +17,7 @@ from dragoman.core.idempotency import Acquired, IdempotentRequest, InProgress, S
 from dragoman.gateway.auth.account_keys import AccountsOptions
 from dragoman.gateway.execution.stored_responses import DatabaseIdempotencyStore
 from dragoman.server.accounting import AccountingServices
-from tests.support.books import accounting_at
+from tests.support.accounting import accounting_at
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 REQUEST = IdempotentRequest("caller", "key", "fingerprint")

@@ -20,8 +20,8 @@ from dragoman.jobs.storage.statements import JobStatements
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.values.rows import AcceptedJob, JobReport, Lease, Requeue, Submission
-from tests.support.accounts import clear_tables
 from tests.support.job_order import ReferenceQueue
+from tests.support.ledger_harness import clear_tables
 from tests.support.queues import draft
 
 MODEL = "echo"
@@ -30,7 +30,14 @@ owners = st.sampled_from("abc")
 
 def submission(owner: str, priority: int) -> Submission:
     request_id = new_request_id()
-    admission = Admission(request_id, None, MODEL, "infermatic", 0, 0)
+    admission = Admission(
+        request_id=request_id,
+        key_digest=None,
+        model=MODEL,
+        dialect="infermatic",
+        prompt_tokens=0,
+        max_completion_tokens=0,
+    )
     return Submission(draft("x", answer_id=request_id, priority=priority), admission, owner)
 
 

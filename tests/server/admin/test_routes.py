@@ -20,9 +20,9 @@ from dragoman.server.accounting import AccountingServices
 from dragoman.server.admin.operations import ADMIN_ROUTES
 from dragoman.server.app import OPERATIONS
 from dragoman.server.openapi import document
-from tests.support.accounts import LedgerHarness
+from tests.support.accounting import ADMIN_KEY, accounting_at
 from tests.support.apps import client_of, echo_app
-from tests.support.books import ADMIN_KEY, accounting_at
+from tests.support.ledger_harness import LedgerHarness
 from tests.support.postgresql import new_database
 
 DOCUMENT = document({**OPERATIONS, "admin": admin.OPERATIONS}, "echo")

@@ -1,4 +1,4 @@
-"""Accounts and the money paid in."""
+"""Accounts and deposits."""
 
 from typing import Any
 
@@ -14,25 +14,25 @@ from dragoman.accounts.money import check_amount, format_amount
 DEFAULT_CURRENCY = "USD"
 
 
-class Account(msgspec.Struct, frozen=True):
-    """A prepaid account. `deposits = balance + holds + charges`, always; amounts are nano-units of the currency."""
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """A prepaid account. Always `deposits = balance + holds + charges`; amounts are nano-units of the currency."""
 
     id: int
     name: str
     currency: str
     created_at: int
     deposits: int
-    """All that was paid in, less what was paid out."""
+    """Total paid in, minus what was paid out."""
     balance: int
-    """What new requests may use. Below zero only when a capped hold was too small for its request."""
+    """Available to new requests. Below zero only if a capped hold was too small for its request."""
     holds: int
-    """Set aside for running requests."""
+    """Held for running requests."""
     charges: int
-    """Paid for requests."""
+    """Charged for settled requests."""
 
 
-class Deposit(msgspec.Struct, frozen=True):
-    """Money that was paid in, or out if the amount is negative."""
+class Deposit(msgspec.Struct, frozen=True, kw_only=True):
+    """Money paid in, or paid out if the amount is negative."""
 
     id: int
     account_id: int
@@ -43,7 +43,7 @@ class Deposit(msgspec.Struct, frozen=True):
 
 
 class AccountNotFound(LookupError):
-    """There is no such account."""
+    """The account does not exist."""
 
 
 class AccountNameTaken(ValueError):
@@ -51,11 +51,11 @@ class AccountNameTaken(ValueError):
 
 
 class DepositRefused(ValueError):
-    """The balance does not cover what is to be paid out, or the reference stands for another deposit."""
+    """The balance does not cover the amount to pay out, or another deposit has the reference."""
 
 
 def create_account(database: Database, name: str, currency: str = DEFAULT_CURRENCY) -> Account:
-    """Open an account. Raises ModelNameTaken, and ValueError for a name that could be an account's number."""
+    """Create an account. Raises AccountNameTaken, and ValueError for an empty name or one that could be a number."""
     if not name.strip() or name.isdecimal():
         raise ValueError(f"An account may not be called {name!r}: a name is not empty and not a number")
     try:
@@ -71,7 +71,7 @@ def create_account(database: Database, name: str, currency: str = DEFAULT_CURREN
 
 
 def find_account(database: Database, account: str) -> Account:
-    """The account with this number or name. Raises AccountNotFound."""
+    """Return the account with this number or name. Raises AccountNotFound."""
     row = None
     if condition := _id_or_name_condition(account):
         with database.read() as connection:
@@ -82,7 +82,7 @@ def find_account(database: Database, account: str) -> Account:
 
 
 def list_accounts(database: Database, *, after: int = 0, limit: int = 100) -> list[Account]:
-    """Up to `limit` accounts with numbers above `after`, in order."""
+    """List up to `limit` accounts with numbers above `after`, in order."""
     query = select(accounts).where(accounts.c.id > after).order_by(accounts.c.id).limit(limit)
     with database.read() as connection:
         return [_account(row) for row in connection.execute(query)]
@@ -93,8 +93,8 @@ def deposit(
 ) -> Deposit:
     """Pay in, or pay out a negative amount that the balance covers.
 
-    A `reference`, say a payment's number, is booked once: a repetition gives the first deposit and changes nothing.
-    Raises AccountNotFound, DepositRefused, money.InvalidAmount.
+    A `reference`, such as a payment's number, is booked once: a repetition returns the first deposit and changes
+    nothing. Raises AccountNotFound, DepositRefused, money.InvalidAmount.
     """
     if not amount:
         raise DepositRefused("A deposit of nothing is none")
@@ -120,14 +120,14 @@ def deposit(
         at = database.now(connection).wall
         names = {"kind": "deposit", "reference": reference, "note": note}
         row = connection.execute(
-            insert(movements).values(account_id=account_id, at=at, **names, **changes).returning(*_DEPOSIT)
+            insert(movements).values(account_id=account_id, at=at, **names, **changes).returning(*_DEPOSIT_COLUMNS)
         ).one()
         return _deposit(row)
 
 
 def list_deposits(database: Database, account_id: int, *, before: int | None = None, limit: int = 100) -> list[Deposit]:
-    """Up to `limit` deposits, newest first; `before` is the id of the last one that was seen."""
-    query = select(*_DEPOSIT).where(movements.c.account_id == account_id, movements.c.kind == "deposit")
+    """List up to `limit` deposits, newest first; `before` is the id of the last deposit of the previous page."""
+    query = select(*_DEPOSIT_COLUMNS).where(movements.c.account_id == account_id, movements.c.kind == "deposit")
     if before is not None:
         query = query.where(movements.c.id < before)
     with database.read() as connection:
@@ -135,7 +135,7 @@ def list_deposits(database: Database, account_id: int, *, before: int | None = N
 
 
 def get_account(connection: Connection, account_id: int, *, lock: bool = False) -> Account:
-    """The account with this number. Raises AccountNotFound."""
+    """Return the account with this number. Raises AccountNotFound."""
     query = select(accounts).where(accounts.c.id == account_id)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()
     if row is None:
@@ -143,24 +143,31 @@ def get_account(connection: Connection, account_id: int, *, lock: bool = False) 
     return _account(row)
 
 
-_DEPOSIT = [movements.c[name] for name in ("id", "account_id", "at", "deposits", "reference", "note")]
+_DEPOSIT_COLUMNS = (
+    movements.c.id,
+    movements.c.account_id,
+    movements.c.at,
+    movements.c.deposits.label("amount"),
+    movements.c.reference,
+    movements.c.note,
+)
 
 
 def _id_or_name_condition(account: str) -> list[ColumnElement[bool]]:
-    """The condition on the row; none for numbers and names that the database could not hold."""
+    """Return the condition on the row; empty for numbers and names that the database cannot store."""
     if account.isdecimal():
         return [accounts.c.id == int(account)] if len(account) <= MAX_ID_DIGITS else []
     return [accounts.c.name == account] if "\0" not in account else []
 
 
 def _find_by_reference(connection: Connection, reference: str) -> Deposit | None:
-    row = connection.execute(select(*_DEPOSIT).where(movements.c.reference == reference)).one_or_none()
+    row = connection.execute(select(*_DEPOSIT_COLUMNS).where(movements.c.reference == reference)).one_or_none()
     return None if row is None else _deposit(row)
 
 
 def _account(row: Row[Any]) -> Account:
-    return Account(*row)
+    return msgspec.convert(row, Account, from_attributes=True)
 
 
 def _deposit(row: Row[Any]) -> Deposit:
-    return Deposit(*row)
+    return msgspec.convert(row, Deposit, from_attributes=True)

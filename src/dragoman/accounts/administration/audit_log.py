@@ -1,10 +1,9 @@
-"""Changes that people make, each in one transaction with a row that tells who made it."""
+"""Administrators' changes, each in one transaction with its audit log entry."""
 
 import msgspec
 from sqlalchemy import Connection, insert, select
 
-from dragoman.accounts.administration import accounts as balances
-from dragoman.accounts.administration import keys, prices
+from dragoman.accounts.administration import accounts, keys, prices
 from dragoman.accounts.administration.accounts import DEFAULT_CURRENCY, Account, Deposit
 from dragoman.accounts.administration.keys import CreatedKey, Key, KeyRules
 from dragoman.accounts.administration.prices import Price
@@ -13,20 +12,20 @@ from dragoman.accounts.database.tables import changes
 from dragoman.accounts.money import format_amount, format_price_per_million
 
 
-class AuditEntry(msgspec.Struct, frozen=True):
-    """Who changed what. Rows are never changed or deleted, and hold no secret."""
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A change and its actor. Entries are never changed or deleted, and contain no secrets."""
 
     id: int
     at: int
     actor: str
     action: str
     subject: str
-    """What was changed, as in "account 7"."""
+    """The changed object, as in "account 7"."""
     details: dict[str, object]
 
 
 class KeyUpdate(msgspec.Struct, frozen=True):
-    """What is to change of a key; None: nothing."""
+    """Changes to a key. None: unchanged."""
 
     label: str | None = None
     rules: KeyRules | None = None
@@ -35,29 +34,29 @@ class KeyUpdate(msgspec.Struct, frozen=True):
 
 
 class Administrator:
-    """Changes things in somebody's name. The methods raise what the functions of their names do, and then change
-    nothing."""
+    """Makes changes and records them in the audit log. Each method raises what the function of its name raises, and
+    then changes nothing."""
 
     def __init__(self, database: Database, actor: str) -> None:
-        """`actor` is who will be read to have made the changes."""
+        """`actor` is recorded as the author of the changes."""
         self.database = database
         self._actor = actor
 
     def create_account(self, name: str, currency: str = DEFAULT_CURRENCY) -> Account:
-        """Open an account."""
+        """Create an account."""
         with self.database.write() as connection:
-            account = balances.create_account(self.database, name, currency)
+            account = accounts.create_account(self.database, name, currency)
             self._record(connection, "create account", f"account {account.id}", name=name, currency=currency)
         return account
 
     def deposit(
         self, account_id: int, amount: int, *, reference: str | None = None, note: str | None = None
     ) -> Deposit:
-        """Pay in, or out. A repetition with the same reference changes nothing and is not noted."""
+        """Pay in, or out. A repetition with the same reference changes nothing and is not recorded."""
         with self.database.write() as connection:
-            before = balances.get_account(connection, account_id, lock=True)
-            created = balances.deposit(self.database, account_id, amount, reference=reference, note=note)
-            if balances.get_account(connection, account_id) != before:
+            before = accounts.get_account(connection, account_id, lock=True)
+            created = accounts.deposit(self.database, account_id, amount, reference=reference, note=note)
+            if accounts.get_account(connection, account_id) != before:
                 details = {"deposit": created.id, "amount": format_amount(amount), "reference": reference, "note": note}
                 self._record(connection, "deposit", f"account {account_id}", **details)
         return created
@@ -65,7 +64,7 @@ class Administrator:
     def create_key(
         self, account_id: int, *, label: str = "", rules: KeyRules | None = None, other_accounts: tuple[int, ...] = ()
     ) -> CreatedKey:
-        """Make a key; its secret is not noted."""
+        """Create a key; its secret is not recorded."""
         with self.database.write() as connection:
             created = keys.create_key(
                 self.database, account_id, label=label, rules=rules, other_accounts=other_accounts
@@ -90,7 +89,7 @@ class Administrator:
         return key
 
     def revoke_key(self, key_id: int) -> Key:
-        """Refuse the key from now on, in every process at once."""
+        """Refuse the key from now on, in every process."""
         with self.database.write() as connection:
             key = keys.disable_key(self.database, key_id)
             self._record(connection, "revoke key", f"key {key_id}", label=key.label)
@@ -116,14 +115,22 @@ class Administrator:
 
 
 def list_audit_entries(database: Database, *, before: int | None = None, limit: int = 100) -> list[AuditEntry]:
-    """Up to `limit` changes, newest first; `before` is the id of the last one that was seen."""
+    """List up to `limit` changes, newest first; `before` is the id of the last change of the previous page."""
     query = select(changes).order_by(changes.c.id.desc()).limit(limit)
     if before is not None:
         query = query.where(changes.c.id < before)
     with database.read() as connection:
         rows = connection.execute(query).all()
     return [
-        AuditEntry(row.id, row.at, row.actor, row.action, row.subject, msgspec.json.decode(row.details)) for row in rows
+        AuditEntry(
+            id=row.id,
+            at=row.at,
+            actor=row.actor,
+            action=row.action,
+            subject=row.subject,
+            details=msgspec.json.decode(row.details),
+        )
+        for row in rows
     ]
 
 

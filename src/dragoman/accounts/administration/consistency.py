@@ -1,20 +1,19 @@
-"""Do the books balance? Everything that is stored twice is compared; to be run at any time, on a running server too."""
+"""Check the accounts: compare everything that is stored twice. Safe to run at any time, also on a running server."""
 
 from typing import Any
 
 import msgspec
-from sqlalchemy import Column, ColumnElement, Connection, Table, func, select, true
+from sqlalchemy import Column, Connection, Select, func, select
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import accounts, daily_usage, holds, keys, movements, usage
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 
-_ALL = true()
 _RUNNING = holds.c.process_id != QUEUE_PROCESS_ID
 
 
 class Discrepancy(msgspec.Struct, frozen=True):
-    """Two figures that should be equal are not."""
+    """Two figures that should be equal and are not."""
 
     invariant: str
     id: int
@@ -24,7 +23,7 @@ class Discrepancy(msgspec.Struct, frozen=True):
 
 
 def find_discrepancies(database: Database) -> list[Discrepancy]:
-    """What does not balance; nothing, unless somebody changed the tables by hand. Reads every row there is."""
+    """Find figures that do not balance. There are none unless the tables were edited by hand. Reads every row."""
     with database.snapshot() as connection:
         return [*_check_accounts(connection), *_check_keys(connection)]
 
@@ -36,39 +35,34 @@ def _check_accounts(connection: Connection) -> list[Discrepancy]:
         for row in connection.execute(select(accounts))
     ]
     for name in ("deposits", "balance", "holds", "charges"):
-        found += _compare_sums(
-            connection, f"{name} by movements", column[name], movements, "account_id", movements.c[name]
-        )
-    found += _compare_sums(connection, "holds by running requests", column.holds, holds, "account_id", holds.c.amount)
-    found += _compare_sums(connection, "charges by usage", column.charges, usage, "account_id", usage.c.charge)
-    found += _compare_sums(
-        connection, "charges by day", column.charges, daily_usage, "account_id", daily_usage.c.charge
-    )
+        total = _sum_by(movements.c.account_id, movements.c[name])
+        found += _compare(connection, f"{name} by movements", column[name], total)
+    held = _sum_by(holds.c.account_id, holds.c.amount)
+    found += _compare(connection, "holds by running requests", column.holds, held)
+    charged = _sum_by(usage.c.account_id, usage.c.charge)
+    found += _compare(connection, "charges by usage", column.charges, charged)
+    charged_by_day = _sum_by(daily_usage.c.account_id, daily_usage.c.charge)
+    found += _compare(connection, "charges by day", column.charges, charged_by_day)
     return [each for each in found if each.stored != each.computed]
 
 
 def _check_keys(connection: Connection) -> list[Discrepancy]:
     column = keys.c
+    running = select(holds.c.key_id, func.count()).where(_RUNNING).group_by(holds.c.key_id)
     found = [
-        *_compare_sums(connection, "key's holds", column.held, holds, "key_id", holds.c.amount),
-        *_compare_sums(connection, "key's running requests", column.running, holds, "key_id", None, _RUNNING),
-        *_compare_sums(connection, "key's spending", column.spent, usage, "key_id", usage.c.charge),
+        *_compare(connection, "key's holds", column.held, _sum_by(holds.c.key_id, holds.c.amount)),
+        *_compare(connection, "key's running requests", column.running, running),
+        *_compare(connection, "key's spending", column.spent, _sum_by(usage.c.key_id, usage.c.charge)),
     ]
     return [each for each in found if each.stored != each.computed]
 
 
-def _compare_sums(
-    connection: Connection,
-    invariant: str,
-    stored: Column[int],
-    table: Table,
-    owner: str,
-    sum_column: Column[int] | None,
-    condition: ColumnElement[bool] = _ALL,
-) -> list[Discrepancy]:
-    """For each row that `stored` is a column of: its value, and the sum (None: the number) of the owner's rows."""
-    aggregate: Any = func.count() if sum_column is None else func.sum(sum_column)
-    query = select(table.c[owner], aggregate).where(condition).group_by(table.c[owner])
-    sums = {row[0]: int(row[1]) for row in connection.execute(query)}
+def _sum_by(owner: Column[int], amount: Column[int]) -> Select[Any]:
+    return select(owner, func.sum(amount)).group_by(owner)
+
+
+def _compare(connection: Connection, invariant: str, stored: Column[int], totals: Select[Any]) -> list[Discrepancy]:
+    """Pair the stored value of each row with its total; `totals` selects owner ids and totals."""
+    computed = {owner: int(total) for owner, total in connection.execute(totals)}
     rows = connection.execute(select(stored.table.c.id, stored))
-    return [Discrepancy(invariant, row[0], row[1], sums.get(row[0], 0)) for row in rows]
+    return [Discrepancy(invariant, row[0], row[1], computed.get(row[0], 0)) for row in rows]

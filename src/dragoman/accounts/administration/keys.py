@@ -1,4 +1,4 @@
-"""API keys: who may come in, to what, and how much of it."""
+"""API keys: what a key may use, and how much of it."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,8 +16,8 @@ from dragoman.core.identifiers import key_digest
 _ENDING_LENGTH = 4
 
 
-class KeyRules(msgspec.Struct, frozen=True):
-    """What a key is good for. None: without a limit."""
+class KeyRules(msgspec.Struct, frozen=True, kw_only=True):
+    """A key's permissions and limits. None: unlimited."""
 
     expires_at: int | None = None
     """Milliseconds since 1970 (UTC)."""
@@ -25,14 +25,14 @@ class KeyRules(msgspec.Struct, frozen=True):
     """Deployments and adapters by their own names."""
     dialects: tuple[str, ...] | None = None
     budget: int | None = None
-    """Nano-units that it may spend in its life, out of any account."""
+    """Nano-units that it may spend in total, from any account."""
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrent_requests: int | None = None
 
 
-class Key(msgspec.Struct, frozen=True):
-    """A key, without the secret that only its owner has."""
+class Key(msgspec.Struct, frozen=True, kw_only=True):
+    """A key without its secret, which is not stored."""
 
     id: int
     ending: str
@@ -41,26 +41,26 @@ class Key(msgspec.Struct, frozen=True):
     account_id: int
     """Pays unless a request selects another account."""
     account_ids: tuple[int, ...]
-    """All accounts that it may use."""
+    """All accounts that it may use, including `account_id`."""
     rules: KeyRules
     created_at: int
     disabled_at: int | None
     spent: int
     held: int
-    """Set aside for its running requests."""
+    """Held for its running requests."""
     running: int
-    """Requests that run now, without those of the queue."""
+    """Requests that run now, without queued ones."""
 
 
 class CreatedKey(msgspec.Struct, frozen=True):
-    """A key with its secret, which is nowhere else and cannot be had again."""
+    """A key with its secret, which is not stored and cannot be shown again."""
 
     secret: str
     key: Key
 
 
 class KeyNotFound(LookupError):
-    """There is no such key."""
+    """The key does not exist."""
 
 
 def create_key(
@@ -71,7 +71,7 @@ def create_key(
     rules: KeyRules | None = None,
     other_accounts: Iterable[int] = (),
 ) -> CreatedKey:
-    """Make a key for an account. Raises AccountNotFound, and ValueError for rules that cannot be meant."""
+    """Create a key for an account. Raises AccountNotFound, and ValueError for limits that are out of range."""
     rules = rules or KeyRules()
     _validate(rules)
     secret = new_api_key()
@@ -119,7 +119,7 @@ def change_key(
 
 
 def disable_key(database: Database, key_id: int) -> Key:
-    """Refuse the key from now on, in every process at once. Requests that run are not stopped. Raises KeyNotFound."""
+    """Refuse the key from now on, in every process. Running requests are not stopped. Raises KeyNotFound."""
     return _set_disabled(database, key_id, disabled=True)
 
 
@@ -129,13 +129,13 @@ def enable_key(database: Database, key_id: int) -> Key:
 
 
 def get_key(database: Database, key_id: int, *, lock: bool = False) -> Key:
-    """The key with this number; within a transaction that writes, `lock` keeps it as it is. Raises KeyNotFound."""
+    """Return the key with this number. `lock` locks its row within a writing transaction. Raises KeyNotFound."""
     with database.write() if lock else database.read() as connection:
         return _get(connection, key_id, lock=lock)
 
 
 def list_keys(database: Database, *, account_id: int | None = None, after: int = 0, limit: int = 100) -> list[Key]:
-    """Up to `limit` keys with numbers above `after`, in order: all, or those that may use an account."""
+    """List up to `limit` keys with numbers above `after`, in order: all, or those that may use an account."""
     query = select(keys).where(keys.c.id > after).order_by(keys.c.id).limit(limit)
     if account_id is not None:
         key_ids = select(key_accounts.c.key_id).where(key_accounts.c.account_id == account_id)
@@ -197,24 +197,24 @@ def _key(row: Row[Any], account_ids: tuple[int, ...]) -> Key:
         return None if text is None else msgspec.json.decode(text, type=tuple[str, ...])
 
     rules = KeyRules(
-        row.expires_at,
-        names(row.models),
-        names(row.dialects),
-        row.budget,
-        row.requests_per_minute,
-        row.tokens_per_minute,
-        row.concurrent_requests,
+        expires_at=row.expires_at,
+        models=names(row.models),
+        dialects=names(row.dialects),
+        budget=row.budget,
+        requests_per_minute=row.requests_per_minute,
+        tokens_per_minute=row.tokens_per_minute,
+        concurrent_requests=row.concurrent_requests,
     )
     return Key(
-        row.id,
-        row.ending,
-        row.label,
-        row.account_id,
-        account_ids,
-        rules,
-        row.created_at,
-        row.disabled_at,
-        row.spent,
-        row.held,
-        row.running,
+        id=row.id,
+        ending=row.ending,
+        label=row.label,
+        account_id=row.account_id,
+        account_ids=account_ids,
+        rules=rules,
+        created_at=row.created_at,
+        disabled_at=row.disabled_at,
+        spent=row.spent,
+        held=row.held,
+        running=row.running,
     )

@@ -1,21 +1,23 @@
-"""What a model's tokens cost, from when on."""
+"""Prices of models, each valid from a time on."""
+
+from typing import Any
 
 import msgspec
-from sqlalchemy import insert, select
+from sqlalchemy import Row, insert, select
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import prices
 from dragoman.accounts.money import InvalidAmount, check_amount
 
 
-class Price(msgspec.Struct, frozen=True):
-    """Nano-units per token of a deployment or adapter, valid until a later one is."""
+class Price(msgspec.Struct, frozen=True, kw_only=True):
+    """The price of a deployment or adapter in nano-units per token, valid until a later price is."""
 
     id: int
     model: str
     prompt: int
     cached: int
-    """For a prompt token that is not computed but shared with an earlier request."""
+    """For a prompt token that is shared with an earlier request instead of computed."""
     completion: int
     valid_from: int
     """Milliseconds since 1970 (UTC)."""
@@ -25,10 +27,10 @@ class Price(msgspec.Struct, frozen=True):
 def set_price(
     database: Database, model: str, prompt: int, completion: int, *, cached: int | None = None, valid_from: int = 0
 ) -> Price:
-    """Add a price; None for `cached` is the prompt's price, and a `valid_from` that is past means now.
+    """Add a price. `cached=None` is the prompt's price; a `valid_from` in the past means now.
 
-    Nothing that was charged changes: a charge keeps the price of its admission. Raises InvalidAmount for a price that
-    is negative or too large, or a cached token that costs more than a computed one: a hold would not cover it.
+    Earlier charges do not change: a request is charged at the price of its admission. Raises InvalidAmount for a price
+    that is negative or too large, or a cached token that costs more than a computed one: a hold would not cover it.
     """
     cached = prompt if cached is None else cached
     if not 0 <= cached <= check_amount(prompt) or check_amount(completion) < 0:
@@ -41,22 +43,26 @@ def set_price(
         amounts = {"prompt": prompt, "cached": cached, "completion": completion}
         times = {"valid_from": max(valid_from, now), "created_at": now}
         row = connection.execute(insert(prices).values(model=model, **amounts, **times).returning(*prices.c)).one()
-        return Price(*row)
+        return _price(row)
 
 
 def list_prices(database: Database, model: str | None = None) -> list[Price]:
-    """All prices there have been and will be, of one model or of all, by model and time."""
+    """List past, current and future prices, of one model or of all, by model and time."""
     query = select(prices).order_by(prices.c.model, prices.c.valid_from, prices.c.id)
     if model is not None:
         query = query.where(prices.c.model == model)
     with database.read() as connection:
-        return [Price(*row) for row in connection.execute(query)]
+        return [_price(row) for row in connection.execute(query)]
 
 
 def get_price(database: Database, price_id: int) -> Price:
-    """The price that a charge names. Raises LookupError."""
+    """Return the price with this id. Raises LookupError."""
     with database.read() as connection:
         row = connection.execute(select(prices).where(prices.c.id == price_id)).one_or_none()
     if row is None:
         raise LookupError(f"There is no price {price_id}")
-    return Price(*row)
+    return _price(row)
+
+
+def _price(row: Row[Any]) -> Price:
+    return msgspec.convert(row, Price, from_attributes=True)

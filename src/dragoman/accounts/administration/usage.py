@@ -1,28 +1,30 @@
-"""Looking back: settled requests one by one, and sums by day."""
+"""Usage of the past: settled requests one by one, and sums by day."""
 
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import ColumnElement, Select, Table, func, select
+from sqlalchemy import ColumnElement, Row, Select, Table, func, select
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import daily_usage, usage
-from dragoman.accounts.ledger.batch import DAY_MILLISECONDS
 from dragoman.accounts.ledger.operations import SettlementResult
+from dragoman.accounts.times import DAY_MILLISECONDS
+
+_SUM_COLUMNS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
 
 
-class UsageFilter(msgspec.Struct, frozen=True):
-    """Which requests. None: whichever."""
+class UsageFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Selects requests. None: any."""
 
     account_id: int | None = None
     key_id: int | None = None
     model: str | None = None
     first_day: int | None = None
-    """Days since 1970 (UTC), counted from when a request was settled."""
+    """Of the settlement, in days since 1970 (UTC)."""
     last_day: int | None = None
 
 
-class UsageRecord(msgspec.Struct, frozen=True):
+class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     """A settled request."""
 
     id: int
@@ -30,7 +32,7 @@ class UsageRecord(msgspec.Struct, frozen=True):
     account_id: int | None
     key_id: int | None
     price_id: int | None
-    """What its tokens cost, see prices.get_price; None: nothing."""
+    """The price of its tokens, see prices.get_price. None: free."""
     model: str
     dialect: str
     admitted_at: int
@@ -42,8 +44,8 @@ class UsageRecord(msgspec.Struct, frozen=True):
     charge: int
 
 
-class DailyUsage(msgspec.Struct, frozen=True):
-    """The requests of an account, a key and a model that were settled on one day. Account and key 0: an open server."""
+class DailyUsage(msgspec.Struct, frozen=True, kw_only=True):
+    """Requests of an account, key and model that were settled on one day. Account and key are 0 on an open server."""
 
     account_id: int
     key_id: int
@@ -56,8 +58,8 @@ class DailyUsage(msgspec.Struct, frozen=True):
     charge: int
 
 
-class UsageTotals(msgspec.Struct, frozen=True):
-    """Sums of many days."""
+class UsageTotals(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over many days."""
 
     requests: int
     prompt_tokens: int
@@ -65,18 +67,19 @@ class UsageTotals(msgspec.Struct, frozen=True):
     completion_tokens: int
     charge: int
     models: int
-    """How many different ones."""
+    """The number of different models."""
     keys: int
+    """The number of different keys."""
     first_day: int | None
-    """The earliest with any requests; None: there are none."""
+    """The earliest day with requests. None: there are no requests."""
     last_day: int | None
 
 
-class UsageSum(msgspec.Struct, frozen=True):
+class UsageSum(msgspec.Struct, frozen=True, kw_only=True):
     """The requests of one day, model or key."""
 
     group: int | str
-    """The day in days since 1970 (UTC), the model, or the key's id; 0: nobody's."""
+    """The day in days since 1970 (UTC), the model, or the key's id; 0: without a key."""
     requests: int
     prompt_tokens: int
     cached_tokens: int
@@ -84,15 +87,10 @@ class UsageSum(msgspec.Struct, frozen=True):
     charge: int
 
 
-def day_number_of(milliseconds: int) -> int:
-    """The day, in days since 1970 (UTC), of a time in milliseconds."""
-    return milliseconds // DAY_MILLISECONDS
-
-
 def list_usage(
     database: Database, usage_filter: UsageFilter | None = None, *, before: int | None = None, limit: int = 100
 ) -> list[UsageRecord]:
-    """Up to `limit` requests, newest first; `before` is the id of the last one that was seen."""
+    """List up to `limit` requests, newest first; `before` is the id of the last request of the previous page."""
     usage_filter = usage_filter or UsageFilter()
     query = _filtered(select(usage), usage, usage_filter)
     if usage_filter.first_day is not None:
@@ -102,38 +100,37 @@ def list_usage(
     if before is not None:
         query = query.where(usage.c.id < before)
     with database.read() as connection:
-        return [UsageRecord(*row) for row in connection.execute(query.order_by(usage.c.id.desc()).limit(limit))]
-
-
-def find_usage(database: Database, request_id: str) -> UsageRecord | None:
-    """What a request has used; None if it is not settled."""
-    with database.read() as connection:
-        row = connection.execute(select(usage).where(usage.c.request_id == request_id)).one_or_none()
-    return None if row is None else UsageRecord(*row)
+        rows = connection.execute(query.order_by(usage.c.id.desc()).limit(limit)).all()
+    return [msgspec.convert(row, UsageRecord, from_attributes=True) for row in rows]
 
 
 def list_daily_usage(
     database: Database, usage_filter: UsageFilter | None = None, *, limit: int = 100, offset: int = 0
 ) -> list[DailyUsage]:
-    """Up to `limit` sums, the latest day first."""
+    """List up to `limit` sums, latest day first."""
     column = daily_usage.c
     order = (column.day.desc(), column.account_id, column.key_id, column.model)
     query = (
         _filtered_days(select(daily_usage), usage_filter or UsageFilter()).order_by(*order).limit(limit).offset(offset)
     )
     with database.read() as connection:
-        return [DailyUsage(*row) for row in connection.execute(query)]
+        return [msgspec.convert(row, DailyUsage, from_attributes=True) for row in connection.execute(query)]
 
 
 def total_usage(database: Database, usage_filter: UsageFilter | None = None) -> UsageTotals:
-    """The sums of all days."""
+    """Sum all days."""
     column = daily_usage.c
-    sums = [func.coalesce(each, 0) for each in _sums()]
-    counts = [func.count(column[name].distinct()) for name in ("model", "key_id")]
-    days = [func.min(column.day), func.max(column.day)]
+    query = select(
+        *_sums(),
+        func.count(column.model.distinct()).label("models"),
+        func.count(column.key_id.distinct()).label("keys"),
+        func.min(column.day).label("first_day"),
+        func.max(column.day).label("last_day"),
+    )
     with database.read() as connection:
-        row = connection.execute(_filtered_days(select(*sums, *counts, *days), usage_filter or UsageFilter())).one()
-    return UsageTotals(*map(int, row[:7]), *row[7:])
+        row = connection.execute(_filtered_days(query, usage_filter or UsageFilter())).one()
+    days = {"first_day": row.first_day, "last_day": row.last_day}
+    return UsageTotals(**_read_sums(row), models=row.models, keys=row.keys, **days)
 
 
 def sum_usage(
@@ -143,19 +140,22 @@ def sum_usage(
     *,
     limit: int = 100,
 ) -> list[UsageSum]:
-    """Up to `limit` sums: of days the latest first, of models and keys those first that were charged most."""
+    """List up to `limit` sums: days latest first, models and keys by charge, highest first."""
     column = daily_usage.c[by]
     order = column.desc() if by == "day" else func.sum(daily_usage.c.charge).desc()
-    query = (
-        _filtered_days(select(column, *_sums()), usage_filter or UsageFilter()).group_by(column).order_by(order, column)
-    )
+    query = _filtered_days(select(column.label("group"), *_sums()), usage_filter or UsageFilter())
     with database.read() as connection:
-        return [UsageSum(row[0], *map(int, row[1:])) for row in connection.execute(query.limit(limit))]
+        rows = connection.execute(query.group_by(column).order_by(order, column).limit(limit)).all()
+    return [UsageSum(group=row.group, **_read_sums(row)) for row in rows]
 
 
 def _sums() -> list[ColumnElement[int]]:
-    names = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "charge")
-    return [func.sum(daily_usage.c[name]) for name in names]
+    return [func.coalesce(func.sum(daily_usage.c[name]), 0).label(name) for name in _SUM_COLUMNS]
+
+
+def _read_sums(row: Row[Any]) -> dict[str, int]:
+    # PostgreSQL's sums are decimals.
+    return {name: int(getattr(row, name)) for name in _SUM_COLUMNS}
 
 
 def _filtered(query: Select[Any], table: Table, usage_filter: UsageFilter) -> Select[Any]:

@@ -1,8 +1,8 @@
 """One database, SQLite or PostgreSQL: connections, transactions, and the time.
 
-People's changes go through SQLAlchemy's own connections (`read`, `write`). What every request pays for goes through a
-`Session`: the same statements, compiled once (statements.py), on the driver's cursor; measured, SQLAlchemy's execution
-would cost as much again as SQLite itself.
+Administration uses SQLAlchemy's connections (`read`, `write`). The ledger and the queue use a `Session`: SQLAlchemy's
+statements, compiled once (statements.py), on the driver's cursor. Measured, SQLAlchemy's execution would take as long
+as SQLite itself.
 """
 
 import contextlib
@@ -23,11 +23,11 @@ from dragoman.accounts.database.statements import Statement
 from dragoman.accounts.money import InvalidAmount
 
 _CACHE_KIBIBYTES = 16_384
-"""Pages that a SQLite connection keeps in memory; the upper levels of every index are among them."""
+"""SQLite's page cache for each connection; enough for the upper levels of every index."""
 
 _POSTGRESQL_CONNECT_ARGS = {
     "connect_timeout": 5,
-    # A machine that vanished is noticed by either side, and does not keep accounts locked.
+    # Both sides detect that the other machine is gone, so that it does not keep accounts locked.
     "options": "-c idle_in_transaction_session_timeout=10s "
     "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
     "keepalives_idle": 5,
@@ -43,7 +43,7 @@ _POSTGRESQL_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigi
 Value = TypeVar("Value")
 
 Deferred = Callable[[], Value]
-"""Fetches what was asked."""
+"""Fetches the result of an earlier statement."""
 
 
 class InvalidDatabaseUrl(ValueError):
@@ -51,30 +51,30 @@ class InvalidDatabaseUrl(ValueError):
 
 
 class Instant(NamedTuple):
-    """Now."""
+    """The current time."""
 
     wall: int
     """Milliseconds since 1970 (UTC)."""
     second: int
-    """Seconds for measuring, from an unknown beginning that all processes using the database share."""
+    """Seconds since an arbitrary moment that is the same for all processes using the database."""
 
 
 class Clock(Protocol):
-    """Where SQLite's processes have the time from; PostgreSQL has its own."""
+    """The time of processes that use SQLite; PostgreSQL has its own."""
 
     def now(self) -> Instant: ...
 
 
 class SystemClock:
-    """The machine's clocks. The monotonic one counts since the machine was started, the same for all processes on it:
-    nobody can set it, so nobody's limit per minute depends on what the wall clock is set to."""
+    """The machine's clocks. The monotonic clock counts from the machine's start and is the same for all its processes.
+    It cannot be set, so limits per minute do not depend on changes of the wall clock."""
 
     def now(self) -> Instant:
         return Instant(time.time_ns() // 1_000_000, int(time.monotonic()))
 
 
 class Database:
-    """Connections to one database. Usable from any thread; connecting is left to the first use."""
+    """Connections to one database, usable from any thread. It connects at the first use."""
 
     def __init__(self, url: str, clock: Clock | None = None, *, busy_seconds: float = 5) -> None:
         """`url` is `sqlite:///relative/path`, `sqlite:////absolute/path` or `postgresql://user@host/name`.
@@ -91,27 +91,27 @@ class Database:
 
     @property
     def dialect(self) -> Dialect:
-        """What statements are compiled for."""
+        """The SQL dialect to compile statements for."""
         return self.engine.dialect
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that changes nothing."""
+        """Open a read-only transaction."""
         with self.engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A transaction whose every query sees the database as it was at the first one."""
+        """Open a read-only transaction whose queries all see the state of the database at the first query."""
         with self.engine.connect() as connection:
             # SQLite's transactions are like this anyway.
             yield connection if self.is_sqlite else connection.execution_options(isolation_level="REPEATABLE READ")
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction, committed at the end of the block unless that raises; it then survives a loss of power.
+        """Open a transaction that is committed at the end of the block unless the block raises.
 
-        Within the block, further ones of the same thread are part of it.
+        Once committed it survives a loss of power. Nested blocks of the same thread are part of it.
         """
         outer = getattr(self._active, "connection", None)
         if outer is not None:
@@ -127,30 +127,30 @@ class Database:
                 del self._active.connection
 
     def now(self, connection: Connection) -> Instant:
-        """The time by which everything in the database is dated."""
+        """Return the time that all timestamps in the database come from."""
         if self.is_sqlite:
             return self._clock.now()
         return _instant(connection.exec_driver_sql(_POSTGRESQL_CLOCK).scalar_one())
 
     def session(self) -> "Session":
-        """A connection of the caller's own, for one thread. Raises what `failures` names."""
+        """Open a connection of the caller's own, for one thread. Raises `transient_errors`."""
         if self.is_sqlite:
             return _SqliteSession(self.engine, self._clock)
         return _PostgresqlSession(self.engine, self.busy_seconds)
 
     def sync(self) -> None:
-        """Wait until what the sessions committed is on the disk. Raises OSError.
+        """Wait until the sessions' commits are on the disk. Raises OSError.
 
-        PostgreSQL's commits have waited for that already: holds too must outlive a crash of the server, since the
-        processes that took them live on. SQLite's have only written it to the log: the disk may take milliseconds, in
-        which other transactions need not wait.
+        PostgreSQL's commits have waited for the disk already: holds must outlive a crash of the database server, since
+        the processes that made them live on. SQLite's commits have only written the log: a sync may take milliseconds,
+        and other transactions need not wait for it.
         """
         if not self.is_sqlite:
             return
         try:
             log = os.open(f"{self.engine.url.database}-wal", os.O_RDONLY)
         except FileNotFoundError:
-            return  # The last connection was closed: everything is in the database itself, synced.
+            return  # The last connection was closed: everything is in the database file, synced.
         try:
             os.fsync(log)
         finally:
@@ -158,23 +158,23 @@ class Database:
 
     @property
     def transient_errors(self) -> tuple[type[Exception], ...]:
-        """What a Session raises when the database cannot be reached or used now, though it may later."""
+        """Errors of a database that cannot be reached or used at present; a retry may succeed."""
         driver = self.dialect.loaded_dbapi
         return driver.OperationalError, driver.InterfaceError, OperationalError, InterfaceError
 
     @property
     def data_errors(self) -> tuple[type[Exception], ...]:
-        """What is raised for values that the tables do not take, by a Session or before they get there."""
+        """Errors of values that the tables do not accept."""
         driver = self.dialect.loaded_dbapi
         return driver.IntegrityError, driver.DataError, OverflowError, UnicodeEncodeError, InvalidAmount
 
     def close(self) -> None:
-        """Close every connection that is not in use."""
+        """Close all connections that are not in use."""
         self.engine.dispose()
 
 
 class Session:
-    """One connection, and on it one transaction after another."""
+    """One connection that runs one transaction after another."""
 
     def __init__(self, engine: Engine) -> None:
         pooled = engine.raw_connection()
@@ -191,53 +191,54 @@ class Session:
         self._cursor.execute("BEGIN")
 
     def now(self) -> Instant:
-        """The time by which everything in the database is dated. Within a transaction it is read anew."""
+        """Return the time that all timestamps in the database come from, read again at each call."""
         return self.deferred_now()()
 
     def deferred_now(self) -> Deferred[Instant]:
-        """The same, as by `ask`."""
+        """Read the time, to be fetched later; within a `pipeline`, after its end."""
         raise NotImplementedError
 
     def commit(self) -> None:
-        """End it. What it wrote survives this process; only after Database.sync surely a loss of power too."""
+        """Commit. The writes survive the process; only Database.sync makes sure that they survive a loss of power."""
         self._cursor.execute("COMMIT")
 
     def rollback(self) -> None:
+        """Roll the transaction back."""
         self._cursor.execute("ROLLBACK")
 
     def rows(self, statement: Statement, *parameters: object) -> list[Any]:
-        """What a query finds, as tuples."""
+        """Run a query and return its rows as tuples."""
         rows: list[Any] = self._cursor.execute(statement.sql, parameters).fetchall()
         return rows
 
     def deferred_rows(self, statement: Statement, *parameters: object) -> Deferred[list[Any]]:
-        """What a query finds, to be fetched later; within a `pipeline`, after its end."""
+        """Run a query whose rows are fetched later; within a `pipeline`, after its end."""
         rows = self.rows(statement, *parameters)
         return lambda: rows
 
     def write(self, statement: Statement, *parameters: object) -> None:
-        """Execute a statement that gives no rows."""
+        """Execute a statement that returns no rows."""
         self._cursor.execute(statement.sql, parameters)
 
     def write_many(self, statement: Statement, rows: Sequence[Sequence[object]]) -> None:
-        """Execute a statement for each of the rows; nothing for none."""
+        """Execute a statement for each of the rows, if any."""
         if rows:
             self._cursor.executemany(statement.sql, rows)
 
     def add(self, statement: Statement, rows: Sequence[Sequence[object]]) -> None:
-        """Add rows by a statement of `insert_many`; nothing for none."""
+        """Insert the rows, if any, by a statement of `insert_many`."""
         self.write_many(statement, rows)
 
     def pipeline(self) -> contextlib.AbstractContextManager[object]:
-        """A block of statements that need not wait for one another's results: all of them are one round trip."""
+        """Open a block of statements that do not wait for each other's results: one round trip for all."""
         return contextlib.nullcontext()
 
     def values(self, values: Iterable[object]) -> object:
-        """The parameter that stands for a list, see statements.one_of."""
+        """Encode a list as one parameter, see statements.in_list."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Close the connection; what was not committed is undone."""
+        """Close the connection and roll back what was not committed."""
         self._connection.close()
 
 
@@ -251,7 +252,7 @@ class _SqliteSession(Session):
         self._cursor.execute("BEGIN IMMEDIATE")
 
     def rollback(self) -> None:
-        if self._connection.in_transaction:  # SQLite ends it by itself after some errors.
+        if self._connection.in_transaction:  # After some errors SQLite has already rolled back.
             super().rollback()
 
     def deferred_now(self) -> Deferred[Instant]:
@@ -264,9 +265,9 @@ class _SqliteSession(Session):
 class _PostgresqlSession(Session):
     def __init__(self, engine: Engine, busy_seconds: float) -> None:
         super().__init__(engine)
-        self._connection.autocommit = True  # Transactions are begun and ended by their own statements.
+        self._connection.autocommit = True  # BEGIN, COMMIT and ROLLBACK are executed explicitly.
         self._cursor.execute(f"SET statement_timeout = '{busy_seconds}s'")
-        # Rows are looked up by an index, whatever the parameters: planning each time takes longer than running.
+        # Every plan is an index lookup, whatever the parameters; planning each time would take longer than execution.
         self._cursor.execute("SET plan_cache_mode = force_generic_plan")
 
     def _new_cursor(self) -> Any:
@@ -278,7 +279,7 @@ class _PostgresqlSession(Session):
         return lambda: _instant(cursor.fetchone()[0])
 
     def deferred_rows(self, statement: Statement, *parameters: object) -> Deferred[list[Any]]:
-        # One of its own: the next statement of the pipeline would take the rows of the last one's place.
+        # A cursor of its own: on a shared one, the pipeline's next statement would discard these rows.
         cursor = self._new_cursor()
         cursor.execute(statement.sql, parameters)
         fetch: Deferred[list[Any]] = cursor.fetchall
@@ -320,7 +321,7 @@ def _engine(url: str, busy_seconds: float) -> Engine:
 
 
 def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
-    # Errors are logged; what was to be written, answers among it, is not.
+    # Errors are logged; the values to be written, clients' answers among them, are not.
     engine = create_engine(url.set(drivername="sqlite"), hide_parameters=True, connect_args={"timeout": busy_seconds})
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
@@ -328,7 +329,7 @@ def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # The driver's own idea of when to begin is not ours.
+    connection.isolation_level = None  # The driver must not begin transactions by itself.
     _enable_wal(connection)
     for pragma in (
         "synchronous = FULL",
@@ -339,7 +340,7 @@ def _configure_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntr
 
 
 def _enable_wal(connection: sqlite3.Connection) -> None:
-    # A new file is changed to WAL under a lock for which SQLite does not wait, whatever its timeout.
+    # SQLite changes a new file to WAL under a lock that it does not wait for, whatever the busy timeout.
     (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
     deadline = time.monotonic() + milliseconds / 1000
     while True:
@@ -353,6 +354,6 @@ def _enable_wal(connection: sqlite3.Connection) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that began by reading may not write any more after another one has.
+    # A transaction that began with a read cannot write after another one has written.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

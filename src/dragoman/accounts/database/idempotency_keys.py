@@ -1,7 +1,7 @@
-"""Idempotency keys in the database: which request a key stands for, who runs it, and the answer.
+"""Idempotency keys in the database: the request of a key, the process that runs it, and the response.
 
-A claim is good as long as its process is listed in `processes`; recovery takes dead ones off that list, on this machine
-by their journals, on others by their heartbeats. A claim that was taken over can no longer keep an answer.
+A claim is valid while its process is listed in `processes`. Recovery removes dead processes from that list, on this
+machine by their journals, on others by their heartbeats. A claim that was taken over can no longer store a response.
 """
 
 import hashlib
@@ -25,16 +25,16 @@ from dragoman.core.idempotency import (
 )
 
 RETENTION_MILLISECONDS = 24 * 3600 * 1000
-"""From the end of the answer on."""
+"""How long a response is stored, from its end."""
 
 _SWEEP_BATCH_SIZE = 500
 
 _RESPONSE_COLUMNS = ("ended_at", "status", "headers", "body")
-"""Columns that are empty while a request runs."""
+"""Columns that are NULL while a request runs."""
 
 
 class IdempotencyRow(NamedTuple):
-    """What is known of a key, the columns in the order of the table."""
+    """An idempotency key's row; the fields are the columns, in the order of the table."""
 
     id: str
     fingerprint: str
@@ -46,15 +46,15 @@ class IdempotencyRow(NamedTuple):
     headers: str | None
     body: bytes | None
     job_id: str | None
-    """The queued request that the key stands for. Such a row goes when its job does."""
+    """The job of a queued request. The row is deleted together with its job."""
 
 
 def key_state(row: IdempotencyRow | None, fingerprint: str, now: int, *, alive: bool) -> IdempotencyState | None:
-    """How a request stands whose key has this row; None: it may be claimed. `alive`: the row's process is."""
+    """Return the state of a request whose key has this row; None: it may be claimed. `alive`: the row's process is."""
     if row is None:
         return None
     if row.job_id is not None:
-        return RequestMismatch()  # Queued requests are no others' equals: their fingerprints say that they are queued.
+        return RequestMismatch()  # Only queued requests have a job, and their fingerprints differ from all others.
     if row.ended_at is None:
         if not alive:
             return None
@@ -69,22 +69,22 @@ def key_state(row: IdempotencyRow | None, fingerprint: str, now: int, *, alive: 
 
 
 class IdempotencyKeyTable:
-    """One process's way to the keys; usable from any thread. Raises what database.failures names."""
+    """One process's access to the keys, usable from any thread. Methods raise Database.transient_errors."""
 
     def __init__(self, database: Database, process_id: int) -> None:
-        """Claims are made in the name of `process_id`, which must be registered (recovery.py) while they stand."""
+        """Claims belong to `process_id`, which must stay registered (recovery.py) as long as they do."""
         self._database = database
         self._process_id = process_id
 
     def claim(self, attempt: IdempotentRequest, token: int) -> IdempotencyState:
-        """Claim the request under `token`, unless it stands otherwise."""
+        """Claim the request under `token`, or return its state if it cannot be claimed."""
         with self._database.read() as connection:
             found = self._key_state(connection, attempt, self._row(connection, attempt))
-        # Most that ask are waiting: looking first keeps them out of the way of those that write.
+        # Most callers are waiting for a running request: reading first avoids a write lock.
         return found or self._claim(attempt, token)
 
     def store(self, attempt: IdempotentRequest, token: int, response: StoredResponse | None) -> bool:
-        """Keep the answer, None for one that is too large; False: the claim was lost."""
+        """Store the response, None if it is too large. Return False if the claim was lost."""
         with self._database.write() as connection:
             values: dict[str, Any] = {"ended_at": self._database.now(connection).wall}
             if response is not None:
@@ -95,16 +95,16 @@ class IdempotencyKeyTable:
             return bool(connection.execute(statement.values(**values)).rowcount)
 
     def release(self, attempt: IdempotentRequest, token: int) -> None:
-        """Give up the claim, if it stands without an answer."""
+        """Delete the claim, unless it has a response or was lost."""
         column = idempotent_requests.c
         claim = column.id == row_id(attempt), column.token == token, column.ended_at.is_(None)
         with self._database.write() as connection:
             connection.execute(delete(idempotent_requests).where(*claim))
 
     def sweep(self, live_tokens: Collection[int]) -> int:
-        """Delete what was kept long enough and what is claimed for nobody; how many that were, bounded.
+        """Delete expired responses and abandoned claims, a bounded number of each, and return how many.
 
-        `held` are the tokens of this process's claims, those included that are only being made.
+        `live_tokens` are the tokens of this process's claims, including those that are just being made.
         """
         column = idempotent_requests.c
         with self._database.write() as connection:
@@ -115,7 +115,7 @@ class IdempotencyKeyTable:
             swept = 0
             for condition in (expired, abandoned, orphaned):
                 chosen = select(column.id).where(condition).limit(_SWEEP_BATCH_SIZE)
-                # The condition again: a row may have been claimed anew since it was chosen.
+                # Check the condition again: a row may have been claimed since it was chosen.
                 swept += connection.execute(
                     delete(idempotent_requests).where(column.id.in_(chosen), condition)
                 ).rowcount
@@ -137,7 +137,7 @@ class IdempotencyKeyTable:
                     own_claim = idempotent_requests.c.id == row.id
                     connection.execute(update(idempotent_requests).where(own_claim).values(**values))
         except IntegrityError:
-            return InProgress()  # Somebody claimed it in the same moment; what they claimed is seen at the next look.
+            return InProgress()  # A concurrent claim won; the next call sees its state.
         return Acquired(token)
 
     def _row(self, connection: Connection, attempt: IdempotentRequest, *, lock: bool = False) -> IdempotencyRow | None:
@@ -157,7 +157,7 @@ def _is_alive(connection: Connection, process_id: int) -> bool:
 
 
 def row_id(attempt: IdempotentRequest) -> str:
-    """Of a caller's key. A digest tells nobody who reads the table which keys there are."""
+    """Return the row id of a caller's key: a digest, so that the table does not reveal the keys."""
     return hashlib.sha256(f"{attempt.owner}\n{attempt.key}".encode()).hexdigest()
 
 

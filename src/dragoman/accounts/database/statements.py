@@ -1,4 +1,4 @@
-"""SQLAlchemy Core statements compiled once, for one kind of database, to be run on its driver's cursor."""
+"""SQLAlchemy Core statements, compiled once for one kind of database and run on the driver's cursor."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -29,15 +29,15 @@ class Statement(NamedTuple):
 
     sql: str
     parameters: tuple[str, ...]
-    """What is expected at each position."""
+    """The name of the parameter at each position."""
 
 
 def compile_statement(
     statement: ClauseElement, dialect: Dialect, parameters: Sequence[str], columns: Sequence[str] | None = None
 ) -> Statement:
-    """The statement's SQL, with the parameters in the order given; `columns` are those that an INSERT or UPDATE sets.
+    """Compile a statement whose parameters are in the given order. `columns` are those that an INSERT or UPDATE sets.
 
-    Raises ValueError when the order is another one.
+    Raises ValueError if the order differs.
     """
     compiler = statement.compile(dialect=dialect, column_keys=None if columns is None else list(columns))
     assert isinstance(compiler, SQLCompiler)
@@ -47,7 +47,7 @@ def compile_statement(
 
 
 def in_list(dialect: Dialect, column: ColumnElement[int] | ColumnElement[str], name: str) -> ColumnElement[bool]:
-    """Whether the column is one of a list, which is one parameter however long it is (Session.values)."""
+    """Whether the column is in a list of any length that is passed as one parameter (Session.values)."""
     if dialect.name == "sqlite":
         members = func.json_each(bindparam(name, type_=String)).table_valued("value")
         return column.in_(select(members.c.value))
@@ -55,17 +55,17 @@ def in_list(dialect: Dialect, column: ColumnElement[int] | ColumnElement[str], n
 
 
 def in_subquery(dialect: Dialect, column: ColumnElement[int], query: SelectBase) -> ColumnElement[bool]:
-    """Whether the column is among a query's rows, of one column. PostgreSQL runs the query once, and uses the index."""
+    """Whether the column is in a query's result. On PostgreSQL the query runs once and the column's index is used."""
     if dialect.name == "sqlite":
         return column.in_(query)
     return column == any_(func.array(query.scalar_subquery(), type_=ARRAY(column.type)))
 
 
 def insert_many(dialect: Dialect, table: Table, columns: Sequence[str]) -> Statement:
-    """Add rows, see Session.add; the columns are in the order of the table.
+    """Insert rows, see Session.add; the columns are in the order of the table.
 
-    PostgreSQL takes all rows in one parameter, as JSON: with `executemany` each costs a message of its own. To SQLite
-    that would be the slower way.
+    PostgreSQL gets all rows as JSON in one parameter, since `executemany` would send a message for each row. On SQLite
+    `executemany` is faster.
     """
     if dialect.name == "sqlite":
         return insert(dialect, table, columns)
@@ -75,7 +75,7 @@ def insert_many(dialect: Dialect, table: Table, columns: Sequence[str]) -> State
 
 
 def insert(dialect: Dialect, table: Table, columns: Sequence[str]) -> Statement:
-    """Add a row; the parameters are the columns, in the order of the table."""
+    """Insert a row; the parameters are the columns, in the order of the table."""
     return compile_statement(insert_into(table), dialect, columns, columns)
 
 

@@ -1,4 +1,4 @@
-"""The tables as the code sees them. Migrations make them; a test holds the two against each other.
+"""The tables as the code sees them. Migrations create them; a test compares the two.
 
 Amounts are nano-units; times (`…_at`, `valid_from`) are milliseconds since 1970 (UTC); a `day` counts days since then.
 All integers have 64 bits.
@@ -20,7 +20,7 @@ accounts = Table(
     Column("holds", BigInteger, nullable=False),
     Column("charges", BigInteger, nullable=False),
 )
-"""`deposits = balance + holds + charges` in every row, by a check of the database's own."""
+"""`deposits = balance + holds + charges` in every row, by a constraint of the table."""
 
 movements = Table(
     "movements",
@@ -37,7 +37,7 @@ movements = Table(
     Column("holds", BigInteger, nullable=False),
     Column("charges", BigInteger, nullable=False),
 )
-"""Rows are only ever added. The four columns are what an account's four totals changed by: they sum to the totals."""
+"""Rows are only ever added. The last four columns are changes of the account's totals and sum to them."""
 
 keys = Table(
     "keys",
@@ -60,7 +60,7 @@ keys = Table(
     Column("held", BigInteger, nullable=False),
     Column("running", BigInteger, nullable=False),
 )
-"""`account_id` pays unless the request selects another account; `models` and `dialects` are JSON lists."""
+"""`account_id` pays unless a request selects another account; `models` and `dialects` are JSON lists."""
 
 key_accounts = Table(
     "key_accounts",
@@ -68,7 +68,7 @@ key_accounts = Table(
     Column("key_id", BigInteger, primary_key=True),
     Column("account_id", BigInteger, primary_key=True),
 )
-"""Every account that a key may use, its own among them."""
+"""All accounts that a key may use, including its own."""
 
 prices = Table(
     "prices",
@@ -81,7 +81,7 @@ prices = Table(
     Column("valid_from", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
 )
-"""Nano-units per token. Rows are only ever added: what a charge was made from can be looked up for ever."""
+"""Nano-units per token. Rows are only ever added, so that the price of every charge remains available."""
 
 processes = Table(
     "processes",
@@ -90,7 +90,7 @@ processes = Table(
     Column("machine", String, nullable=False),
     Column("beat_at", BigInteger, nullable=False),
 )
-"""The processes that may have running requests. `machine` is the folder where its journal lies, see journal.py."""
+"""The processes that may have running requests. `machine` is the id of the journal folder, see process/journal.py."""
 
 holds = Table(
     "holds",
@@ -111,7 +111,7 @@ holds = Table(
     Column("counted_second", BigInteger),
     Column("counted_tokens", BigInteger, nullable=False),
 )
-"""One row for each running request; it goes when the request is settled."""
+"""One row for each running request, deleted when the request is settled."""
 
 usage = Table(
     "usage",
@@ -146,7 +146,7 @@ daily_usage = Table(
     Column("completion_tokens", BigInteger, nullable=False),
     Column("charge", BigInteger, nullable=False),
 )
-"""Sums of `usage` by the day it was settled; account and key are 0 where usage has none."""
+"""Sums of `usage` by the day of settlement; account and key are 0 where they are NULL in `usage`."""
 
 rate_buckets = Table(
     "rate_buckets",
@@ -156,7 +156,7 @@ rate_buckets = Table(
     Column("requests", BigInteger, nullable=False),
     Column("tokens", BigInteger, nullable=False),
 )
-"""What was admitted in each second of the last minute, for keys with a limit per minute; see limits.py."""
+"""Admissions in each second of the last minute, for keys with a limit per minute; see ledger/rate_limits.py."""
 
 idempotent_requests = Table(
     "idempotent_requests",
@@ -172,8 +172,9 @@ idempotent_requests = Table(
     Column("body", LargeBinary),
     Column("job_id", String),
 )
-"""A row for each Idempotency-Key of a caller. It runs until `ended_at`; ended without a status, its answer was too
-large to be kept. `headers` are a JSON list of pairs. That of a queued request has a `job_id` and never ends."""
+"""A row for each Idempotency-Key of a caller. The request runs until `ended_at`; a NULL status then means that the
+response was too large to be stored. `headers` is a JSON list of pairs. The row of a queued request has a `job_id` and
+never ends."""
 
 jobs = Table(
     "jobs",
@@ -225,7 +226,7 @@ job_requests = Table(
     Column("requests", LargeBinary, nullable=False),
     Column("form", LargeBinary, nullable=False),
 )
-"""What each of the jobs, named by its number, is to run and to be told as; apart from what changes while it runs."""
+"""The requests and the response format of each job, by its number; separate from the columns that change."""
 
 job_events = Table(
     "job_events",
@@ -234,7 +235,7 @@ job_events = Table(
     Column("first", BigInteger, primary_key=True),
     Column("payload", LargeBinary, nullable=False),
 )
-"""The events that a job's answer has so far, several to a row; `first` is the number of the first of them, from 0."""
+"""The events of a job's answer so far, several to a row; `first` is the index of the first one, from 0."""
 
 changes = Table(
     "changes",
@@ -246,7 +247,7 @@ changes = Table(
     Column("subject", String, nullable=False),
     Column("details", String, nullable=False),
 )
-"""What people changed, a row in the same transaction; rows are only ever added. `details` is a JSON object."""
+"""The audit log: a row in the same transaction as its change. Rows are only ever added. `details` is a JSON object."""
 
 schema_migrations = Table(
     "schema_migrations",

@@ -1,4 +1,4 @@
-"""The event loop's way to the accounts' database for what the ledger process does not do: one call at a time."""
+"""The event loop's access to the accounts' database for calls other than the ledger's: one at a time."""
 
 import asyncio
 import functools
@@ -21,10 +21,10 @@ Result = TypeVar("Result")
 
 
 class DatabaseThread:
-    """Runs blocking calls one after the other. It begins with the first one and ends with `close`."""
+    """Runs blocking calls one after the other, from the first call until `close`."""
 
     def __init__(self, database: Database, *, max_waiting: int = MAX_WAITING) -> None:
-        """`most_waiting` calls may wait or run; further ones are refused."""
+        """Up to `max_waiting` calls may wait or run; further ones are refused."""
         self.database = database
         self._capacity = threading.BoundedSemaphore(max_waiting)
         self._executor = ThreadPoolExecutor(1, "accounts")
@@ -32,9 +32,9 @@ class DatabaseThread:
     async def run(
         self, call: Callable[Parameters, Result], /, *args: Parameters.args, **kwargs: Parameters.kwargs
     ) -> Result:
-        """What the call returns or raises; Overloaded when the database does not answer or too many calls wait.
+        """Run the call and return its result. Raises Overloaded if the database does not answer or too many calls wait.
 
-        A call that has begun is made to its end, though its caller is cancelled.
+        A call that has begun is completed even if its caller is cancelled.
         """
         if not self._capacity.acquire(blocking=False):
             raise Overloaded("Too many requests are waiting for the accounts' database", retry_after=1)
@@ -47,5 +47,5 @@ class DatabaseThread:
             raise Overloaded("The accounts' database does not answer", retry_after=5) from error
 
     def close(self) -> None:
-        """Wait for the calls made, and end."""
+        """Wait for the submitted calls, and end the thread."""
         self._executor.shutdown()

@@ -1,1 +1,1 @@
-"""Admit and settle requests in one transaction."""
+"""Admission and settlement of requests, many to a transaction."""

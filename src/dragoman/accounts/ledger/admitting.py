@@ -1,4 +1,4 @@
-"""May a request run? The checks in the order in which their failures are told to a client."""
+"""Decide whether a request may run. The order of the checks decides which failure a client receives."""
 
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.batch import AccountState, ApiKeyState, LedgerBatch
@@ -14,14 +14,15 @@ from dragoman.accounts.ledger.refusals import (
     ModelNotAllowed,
     TooManyRunning,
 )
-from dragoman.accounts.ledger.rows import HoldRow, PriceRow
+from dragoman.accounts.ledger.rows import HoldRow, PriceRow, free_price
 from dragoman.accounts.money import MAX_TOKEN_COUNT, InvalidAmount, check_amount
+from dragoman.core.rate_limits import Allowance
 
 _MAX_REQUEST_ID_LENGTH = 64
 
 
 def validate(admission: Admission) -> None:
-    """Raises ValueError for what no caller may ask; the ledger's tables and the journal could not hold it."""
+    """Raises ValueError for an admission that the ledger's tables or the journal could not store."""
     if not (0 < len(admission.request_id) <= _MAX_REQUEST_ID_LENGTH and admission.request_id.isascii()):
         raise ValueError(
             f"{admission.request_id!r} is not a request id: 1 to {_MAX_REQUEST_ID_LENGTH} ASCII characters"
@@ -32,12 +33,12 @@ def validate(admission: Admission) -> None:
 
 
 def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
-    """Hold what the request may cost. Raises a Refusal."""
-    price = batch.prices.get(admission.model) or PriceRow(None, admission.model, 0, 0, 0)
+    """Hold the maximum cost of the request. Raises a LedgerRefusal."""
+    price = batch.prices.get(admission.model) or free_price(admission.model)
     amount, max_charge = _amounts(admission, price)
     if admission.key_digest is None:
-        batch.add_hold(_hold(batch, admission, price, None, None, 0, 0))
-        return Admitted(admission.request_id, None, None, 0, None)
+        batch.add_hold(_hold(batch, admission, price, account_id=None, key=None, amount=0, max_charge=0))
+        return Admitted(request_id=admission.request_id, account_id=None, key_id=None, hold=0, balance=None)
     key = _key(batch, admission.key_digest, admission.dialect)
     account = _account(batch, key, admission.account)
     if amount and account.balance <= 0:
@@ -54,35 +55,35 @@ def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
         raise BudgetExceeded(key.row.budget, key.spent, key.held, amount)
     if amount > account.balance:
         raise BalanceTooLow(account.id, account.balance, account.used, amount)
-    batch.add_hold(_hold(batch, admission, price, account.id, key, amount, max_charge))
-    requests, tokens_left = None, None
+    batch.add_hold(_hold(batch, admission, price, account_id=account.id, key=key, amount=amount, max_charge=max_charge))
     if key.window is not None:
         key.window.count(tokens)
-        requests, tokens_left = key.limits.allowances(key.window)
+    requests_left, tokens_left = _allowances(key)
     return Admitted(
-        admission.request_id, account.id, key.row.id, amount, account.balance, requests=requests, tokens=tokens_left
+        request_id=admission.request_id,
+        account_id=account.id,
+        key_id=key.row.id,
+        hold=amount,
+        balance=account.balance,
+        requests=requests_left,
+        tokens=tokens_left,
     )
 
 
 def look_up_key(batch: LedgerBatch, lookup: KeyLookup) -> KeyInfo:
-    """Tell whose key it is. Raises KeyRefused, DialectNotAllowed or AccountNotAllowed."""
+    """Return the key's account and limits. Raises KeyRefused, DialectNotAllowed or AccountNotAllowed."""
     key = _key(batch, lookup.key_digest, lookup.dialect)
     account = _account(batch, key, lookup.account)
-    requests, tokens = (None, None) if key.window is None else key.limits.allowances(key.window)
-    return KeyInfo(key.row.id, account.id, account.balance, account.used, key.models, requests, tokens)
-
-
-def resolve_account_id(batch: LedgerBatch, key_digest: str, account: str | None) -> int | None:
-    """The account that is to pay; None if there is no such key, or it may not use that account."""
-    key = batch.keys_by_digest.get(key_digest)
-    if key is None:
-        return None
-    if account is None:
-        return key.row.account_id
-    for account_id, name in batch.selectable.get(key.row.id, ()):
-        if account in (name, str(account_id)):
-            return account_id
-    return None
+    requests, tokens = _allowances(key)
+    return KeyInfo(
+        key_id=key.row.id,
+        account_id=account.id,
+        balance=account.balance,
+        used=account.used,
+        models=key.models,
+        requests=requests,
+        tokens=tokens,
+    )
 
 
 def _key(batch: LedgerBatch, digest: str, dialect: str | None) -> ApiKeyState:
@@ -99,10 +100,17 @@ def _key(batch: LedgerBatch, digest: str, dialect: str | None) -> ApiKeyState:
 
 
 def _account(batch: LedgerBatch, key: ApiKeyState, selected: str | None) -> AccountState:
-    account_id = resolve_account_id(batch, key.row.digest, selected)
-    if account_id is None:
-        raise AccountNotAllowed(selected or "")
-    return batch.accounts[account_id]
+    """Return the account that pays. Raises AccountNotAllowed if the key may not use the selected one."""
+    if selected is None:
+        return batch.accounts[key.row.account_id]
+    for account_id, name in batch.selectable.get(key.row.id, ()):
+        if selected in (name, str(account_id)):
+            return batch.accounts[account_id]
+    raise AccountNotAllowed(selected)
+
+
+def _allowances(key: ApiKeyState) -> tuple[Allowance | None, Allowance | None]:
+    return (None, None) if key.window is None else key.limits.allowances(key.window)
 
 
 def _check_requests(batch: LedgerBatch, key: ApiKeyState) -> None:
@@ -116,7 +124,7 @@ def _check_tokens(batch: LedgerBatch, key: ApiKeyState, tokens: int) -> None:
 
 
 def _amounts(admission: Admission, price: PriceRow) -> tuple[int, int]:
-    """What to hold, and the most that the request can cost. Raises InvalidAmount."""
+    """Return the amount to hold and the maximum cost of the request. Raises InvalidAmount."""
     max_completion_tokens = admission.max_completion_tokens
     held = max_completion_tokens if admission.hold_cap is None else min(max_completion_tokens, admission.hold_cap)
     try:
@@ -130,6 +138,7 @@ def _hold(
     batch: LedgerBatch,
     admission: Admission,
     price: PriceRow,
+    *,
     account_id: int | None,
     key: ApiKeyState | None,
     amount: int,
@@ -137,19 +146,19 @@ def _hold(
 ) -> HoldRow:
     is_rate_limited = key is not None and key.window is not None
     return HoldRow(
-        admission.request_id,
-        batch.process_id,
-        account_id,
-        None if key is None else key.row.id,
-        price.id,
-        admission.model,
-        admission.dialect,
-        batch.now.wall,
-        amount,
-        max_charge,
-        price.prompt,
-        price.cached,
-        price.completion,
-        batch.now.second if is_rate_limited else None,
-        admission.prompt_tokens + admission.max_completion_tokens,
+        request_id=admission.request_id,
+        process_id=batch.process_id,
+        account_id=account_id,
+        key_id=None if key is None else key.row.id,
+        price_id=price.id,
+        model=admission.model,
+        dialect=admission.dialect,
+        admitted_at=batch.now.wall,
+        amount=amount,
+        most_charge=max_charge,
+        prompt_price=price.prompt,
+        cached_price=price.cached,
+        completion_price=price.completion,
+        counted_second=batch.now.second if is_rate_limited else None,
+        counted_tokens=admission.prompt_tokens + admission.max_completion_tokens,
     )

@@ -1,10 +1,11 @@
-"""Everything that one transaction reads, decides on and writes: a constant number of statements, however many requests.
+"""Everything that one transaction reads, decides and writes, in a constant number of statements for any number of
+requests.
 
-The rows concerned are read and locked first. Decisions then change the states here, in the order in which the requests
-arrived, so that the second sees what the first was given. At last what changed is written.
+The transaction first reads and locks the rows. Decisions then change the states here, in the order in which the
+requests arrived, so that the second request sees what the first was given. Finally the changes are written.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -17,16 +18,15 @@ from dragoman.accounts.ledger.operations import Admitted
 from dragoman.accounts.ledger.rate_limits import WINDOW_SECONDS, Bucket, RateLimits, RateWindow
 from dragoman.accounts.ledger.rows import HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
 from dragoman.accounts.money import check_amount
-
-DAY_MILLISECONDS = 86_400_000
+from dragoman.accounts.times import DAY_MILLISECONDS
 
 _MAX_SECOND = 2**63 - 1
 
 _decode_names = msgspec.json.Decoder(tuple[str, ...]).decode
 
 
-class AccountState(msgspec.Struct):
-    """An account's totals as they are at this point of the transaction."""
+class AccountState(msgspec.Struct, kw_only=True):
+    """An account's totals at this point of the transaction."""
 
     id: int
     balance: int
@@ -36,12 +36,12 @@ class AccountState(msgspec.Struct):
 
     @property
     def used(self) -> int:
-        """Paid or held of what was paid in."""
+        """The part of the deposits that is charged or held."""
         return self.holds + self.charges
 
 
-class ApiKeyState(msgspec.Struct):
-    """A key as it is at this point of the transaction."""
+class ApiKeyState(msgspec.Struct, kw_only=True):
+    """A key at this point of the transaction."""
 
     row: KeyRow
     limits: RateLimits
@@ -55,20 +55,20 @@ class ApiKeyState(msgspec.Struct):
 
 
 class BatchScope(NamedTuple):
-    """What a transaction is about."""
+    """The requests and keys of a transaction."""
 
     settled_ids: Collection[str]
-    """Ids of requests that are over."""
+    """Ids of the requests to settle."""
     admitted_ids: Collection[str]
-    """Ids of requests that are to begin."""
+    """Ids of the requests to admit."""
     key_digests: Collection[str]
-    """Of the keys of all who ask."""
+    """Digests of the keys of all admissions and lookups."""
     selecting_digests: Collection[str]
-    """Of the keys among them with which an account was selected."""
+    """The part of `key_digests` whose requests select an account."""
 
 
 class LedgerBatch:
-    """One transaction's states. `load` first, `store` last."""
+    """The states of one transaction. Call `load` first and `store` last."""
 
     def __init__(self, session: Session, statements: LedgerStatements, process_id: int) -> None:
         self.process_id = process_id
@@ -78,10 +78,10 @@ class LedgerBatch:
         self.keys_by_digest: dict[str, ApiKeyState] = {}
         self.accounts: dict[int, AccountState] = {}
         self.selectable: dict[int, list[tuple[int, str]]] = {}
-        """For a key, the accounts it may use, as id and name; loaded only where one was selected."""
+        """Ids and names of the accounts that a key may use, by key id; loaded only for requests that select one."""
         self.prices: dict[str, PriceRow] = {}
         self.used_request_ids: set[str] = set()
-        """Request ids that have been used, of those to be admitted."""
+        """The ids to be admitted that were used before."""
         self._session = session
         self._statements = statements
         self._new_holds: list[HoldRow] = []
@@ -90,18 +90,20 @@ class LedgerBatch:
         self._usage: list[UsageRow] = []
         self._daily: dict[tuple[int, int, str, int], list[int]] = {}
         self._corrections: dict[tuple[int, int], int] = {}
-        """For a key and a second, the tokens to add to what was counted then."""
+        """Tokens to add to the bucket of a key and a second."""
 
-    def load(self, scope: BatchScope, begin: Callable[[], None]) -> None:
-        """Begin, read and lock all rows concerned, and then read the clock, all in one round trip.
+    def load(self, scope: BatchScope, *, begin: bool) -> None:
+        """Read and lock all rows of the scope, and then read the clock, in one round trip.
 
-        Whoever is given a row later is never given an earlier time.
+        `begin` starts the transaction in the same round trip. The clock is read after the locks: a transaction that
+        locks a row later never gets an earlier time.
         """
         session, statements, values = self._session, self._statements, self._session.values
         digests, selecting = values(scope.key_digests), values(scope.selecting_digests)
         settled, admitted = values(scope.settled_ids), values(scope.admitted_ids)
         with session.pipeline():
-            begin()
+            if begin:
+                session.begin()
             held = session.deferred_rows(statements.holds_of, settled) if scope.settled_ids else _no_rows
             keys = session.deferred_rows(statements.keys_of, digests, settled)
             accounts = session.deferred_rows(statements.accounts_of, settled, digests, selecting)
@@ -120,14 +122,15 @@ class LedgerBatch:
         for row in keys():
             key = _key_state(KeyRow._make(row))
             self.keys[key.row.id] = self.keys_by_digest[key.row.digest] = key
-        self.accounts = {row[0]: AccountState(*row) for row in accounts()}
+        for account_id, balance, holds, charges in accounts():
+            self.accounts[account_id] = AccountState(id=account_id, balance=balance, holds=holds, charges=charges)
         self.now = now()
         for key_id, account_id, name in selectable():
             self.selectable.setdefault(key_id, []).append((account_id, name))
         self.used_request_ids = {request_id for (request_id,) in taken()}
 
     def load_prices_and_limits(self, keys: Iterable[ApiKeyState], models: Collection[str]) -> None:
-        """Read the prices valid now, and what keys with limits per minute have used of them, after the settlements."""
+        """Read the prices valid now and the rate windows of keys with limits per minute, after the settlements."""
         session, statements, values = self._session, self._statements, self._session.values
         limited = {key.row.id: key for key in keys if key.limits}
         if not limited and not models:
@@ -142,36 +145,48 @@ class LedgerBatch:
             )
         self.prices = {row[1]: PriceRow._make(row) for row in prices()}
         for key in limited.values():
-            key.window = RateWindow(now.second, now.second)
+            key.window = RateWindow(second=now.second, oldest=now.second)
         for key_id, oldest, newest, requests, tokens in windows():
-            limited[key_id].window = RateWindow(now.second, min(oldest, now.second), newest, requests, tokens)
+            limited[key_id].window = RateWindow(
+                second=now.second,
+                oldest=min(oldest, now.second),
+                newest=newest,
+                requests=requests,
+                tokens=tokens,
+            )
             if newest > now.second:
                 self._rebase_buckets(key_id, requests, tokens)
 
     def buckets(self, key: ApiKeyState) -> list[Bucket]:
-        """The key's window, oldest first, with what this transaction has added."""
+        """Return the buckets of the key's window, oldest first, with what this transaction has added."""
         assert key.window is not None
         second = self.now.second
         stored = self._session.rows(self._statements.buckets, key.row.id, second - WINDOW_SECONDS)
         return [*stored, (second, key.window.new_requests, key.window.new_tokens)]
 
     def load_usage(self, request_ids: Collection[str]) -> dict[str, UsageRow]:
-        """Those of the requests that are settled."""
+        """Return the usage of those requests that are settled."""
         if not request_ids:
             return {}
         return {row[0]: UsageRow._make(row) for row in self._rows(self._statements.usage_of, request_ids)}
 
     def load_own_admissions(self, request_ids: Collection[str]) -> dict[str, Admitted]:
-        """Those of the requests that run in this process's name, admitted by a transaction whose end nobody saw."""
+        """Return the requests that this process admitted in a transaction whose commit was never confirmed."""
         rows = map(HoldRow._make, self._rows(self._statements.holds_of, request_ids))
         return {
-            row.request_id: Admitted(row.request_id, row.account_id, row.key_id, row.amount, None)
+            row.request_id: Admitted(
+                request_id=row.request_id,
+                account_id=row.account_id,
+                key_id=row.key_id,
+                hold=row.amount,
+                balance=None,
+            )
             for row in rows
             if row.process_id == self.process_id
         }
 
     def add_hold(self, hold: HoldRow) -> None:
-        """Set money aside for a request that is admitted."""
+        """Move the amount from the account's balance to its holds."""
         self._new_holds.append(hold)
         if hold.key_id is not None:
             key = self.keys[hold.key_id]
@@ -186,7 +201,7 @@ class LedgerBatch:
             self._record_movement(hold, "hold", -hold.amount, hold.amount, 0)
 
     def end_hold(self, hold: HoldRow, usage_row: UsageRow) -> None:
-        """Pay for a request and free what is left of its hold."""
+        """Charge a request and release the rest of its hold."""
         del self.holds[hold.request_id]
         self._removed_holds.append(hold.request_id)
         self._usage.append(usage_row)
@@ -203,7 +218,7 @@ class LedgerBatch:
             self._record_movement(hold, "charge" if charge else "release", hold.amount - charge, -hold.amount, charge)
 
     def store(self) -> None:
-        """Write what was decided."""
+        """Write the decisions."""
         session, statements = self._session, self._statements
         self._refund_unused_tokens()
         session.add(statements.add_holds, self._new_holds)
@@ -222,7 +237,7 @@ class LedgerBatch:
         self._store_buckets(keys)
 
     def _refund_unused_tokens(self) -> None:
-        """Give back what ended requests did not use of their keys' tokens per minute."""
+        """Subtract the tokens that ended requests did not use from their rate buckets."""
         corrections = [(more, *bucket) for bucket, more in self._corrections.items()]
         self._corrections = {}
         self._session.write_many(self._statements.correct_bucket, corrections)
@@ -240,7 +255,7 @@ class LedgerBatch:
         )
 
     def _rebase_buckets(self, key_id: int, requests: int, tokens: int) -> None:
-        """The clock went back, as it does when the machine is started anew: what is in the window counts from now."""
+        """Count the whole window from now: the clock went back, as it does when the machine is restarted."""
         self._session.write(self._statements.delete_buckets, key_id, _MAX_SECOND)
         self._session.write_many(self._statements.add_bucket, [(key_id, self.now.second, requests, tokens)])
 
@@ -264,8 +279,18 @@ class LedgerBatch:
 
     def _record_movement(self, hold: HoldRow, kind: str, balance: int, holds: int, charges: int) -> None:
         assert hold.account_id is not None
-        row = MovementRow(hold.account_id, self.now.wall, kind, hold.request_id, 0, balance, holds, charges)
-        self._movements.append(row)
+        self._movements.append(
+            MovementRow(
+                account_id=hold.account_id,
+                at=self.now.wall,
+                kind=kind,
+                request_id=hold.request_id,
+                deposits=0,
+                balance=balance,
+                holds=holds,
+                charges=charges,
+            )
+        )
 
     def _rows(self, statement: Statement, listed: Iterable[object]) -> list[tuple[Any, ...]]:
         return self._session.rows(statement, self._session.values(listed))
@@ -277,11 +302,11 @@ def _no_rows() -> list[Any]:
 
 def _key_state(row: KeyRow) -> ApiKeyState:
     return ApiKeyState(
-        row,
-        RateLimits(row.requests_per_minute, row.tokens_per_minute),
-        row.spent,
-        row.held,
-        row.running,
-        None if row.models is None else _decode_names(row.models),
-        None if row.dialects is None else _decode_names(row.dialects),
+        row=row,
+        limits=RateLimits(row.requests_per_minute, row.tokens_per_minute),
+        spent=row.spent,
+        held=row.held,
+        running=row.running,
+        models=None if row.models is None else _decode_names(row.models),
+        dialects=None if row.dialects is None else _decode_names(row.dialects),
     )

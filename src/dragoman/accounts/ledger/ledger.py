@@ -1,7 +1,7 @@
-"""The ledger: everything that money and limits are decided by, many requests to a transaction.
+"""The ledger: decides on money and limits, many requests to a transaction.
 
-Nothing is decided from memory: keys, limits and balances are read in the transaction that decides, so several processes
-and machines count as one, and a key that was revoked a moment ago is refused everywhere.
+Nothing is cached. Keys, limits and balances are read in the transaction that decides on them, so that limits hold
+across processes and machines, and a revoked key is refused everywhere immediately.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,33 +29,33 @@ ScriptResult_co = TypeVar("ScriptResult_co", covariant=True)
 
 
 class TransactionScript(Protocol[ScriptResult_co]):
-    """Rows of other tables that are written in the same transaction as what the ledger is asked."""
+    """Ledger operations and writes to other tables that share one transaction."""
 
     def operations(self, session: Session) -> Sequence[LedgerOperation]:
-        """Read and lock rows of other tables, and say what to ask. Whatever it raises undoes the transaction."""
+        """Read and lock rows of other tables, and return the operations. An exception rolls the transaction back."""
         ...
 
     def apply(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> ScriptResult_co:
-        """Write, by the outcomes, which are in the order of what was asked; they are committed unless this raises."""
+        """Write rows by the outcomes, given in the order of the operations. An exception rolls everything back."""
         ...
 
 
 class Ledger:
-    """One process's way to the ledger, for one thread at a time. Its connection opens at the first use."""
+    """One process's access to the ledger, for one thread at a time. It connects at the first use."""
 
     def __init__(self, database: Database, process_id: int) -> None:
-        """Holds are taken in the name of `process_id`, see recovery.py."""
+        """Holds belong to `process_id`, see process/recovery.py."""
         self._database = database
         self._process_id = process_id
         self._statements = LedgerStatements(database.dialect)
         self._session: Session | None = None
 
     def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool = False) -> list[LedgerOutcome]:
-        """Do all of them in one transaction, settlements first; the outcomes are in the order of the operations.
+        """Do all operations in one transaction, settlements first, and return the outcomes in the order of operations.
 
-        `again`: an earlier attempt ended without saying whether it was committed. Admissions that it made stand.
-        What is settled survives a loss of power after `sync`. Raises what database.failures names, and then nothing is
-        known to have happened.
+        `is_retry`: an earlier attempt ended without confirming its commit. Admissions that it made stand. Settlements
+        survive a loss of power after `sync`. Raises Database.transient_errors; it is then unknown whether the
+        transaction was committed.
         """
         outcomes: list[LedgerOutcome | None] = [_validation_error(operation) for operation in operations]
         valid_indexes = [number for number, outcome in enumerate(outcomes) if outcome is None]
@@ -66,9 +66,10 @@ class Ledger:
         return [outcome for outcome in outcomes if outcome is not None]
 
     def run_script(self, script: TransactionScript[ScriptResult]) -> ScriptResult:
-        """Do what the work asks and what it writes itself in one transaction; what its `after` returns.
+        """Run the script's operations and its own writes in one transaction, and return what its `apply` returns.
 
-        Raises what `commit` does, what the work raises, and what database.rejections names: nothing has happened then.
+        Raises what `commit` raises, and what the script raises or Database.data_errors; the transaction is then rolled
+        back.
         """
 
         def decide(session: Session) -> tuple[LedgerBatch, ScriptResult]:
@@ -76,7 +77,7 @@ class Ledger:
             operations = script.operations(session)
             if errors := [found_error for operation in operations if (found_error := _validation_error(operation))]:
                 raise errors[0]
-            batch, outcomes = self._decide(session, operations, lambda: None, is_retry=False)
+            batch, outcomes = self._decide(session, operations, begin=False, is_retry=False)
             return batch, script.apply(session, batch.now, outcomes)
 
         return self._transact(decide)
@@ -87,29 +88,29 @@ class Ledger:
         return self._database.is_sqlite
 
     def sync(self) -> None:
-        """Wait until what was committed is on the disk; in any thread. Raises OSError."""
+        """Wait until all commits are on the disk; callable from any thread. Raises OSError."""
         self._database.sync()
 
     def close(self) -> None:
-        """Give up the connection; the next commit opens a new one."""
+        """Close the connection; the next commit opens a new one."""
         session, self._session = self._session, None
         if session is not None:
             session.close()
 
     @property
     def transient_errors(self) -> tuple[type[Exception], ...]:
-        """What `commit` raises when the database cannot be used now."""
+        """The errors of `commit` while the database cannot be used."""
         return self._database.transient_errors
 
     def _commit(self, operations: list[LedgerOperation], is_retry: bool) -> list[LedgerOutcome]:
         try:
             if not operations:
                 return []
-            return self._transact(lambda session: self._decide(session, operations, session.begin, is_retry=is_retry))
+            return self._transact(lambda session: self._decide(session, operations, begin=True, is_retry=is_retry))
         except self._database.data_errors as error:
             if len(operations) == 1:
                 return [error]
-        # One of them cannot be written; only its sender is to hear of it.
+        # One of the operations cannot be written: commit each alone, so that only that one fails.
         return [self._commit([operation], is_retry)[0] for operation in operations]
 
     def _transact(self, decide: Callable[[Session], tuple[LedgerBatch, ScriptResult]]) -> ScriptResult:
@@ -130,13 +131,13 @@ class Ledger:
         return result
 
     def _decide(
-        self, session: Session, operations: Sequence[LedgerOperation], begin: Callable[[], None], *, is_retry: bool
+        self, session: Session, operations: Sequence[LedgerOperation], *, begin: bool, is_retry: bool
     ) -> tuple[LedgerBatch, list[LedgerOutcome]]:
         batch = LedgerBatch(session, self._statements, self._process_id)
         settlements = [operation for operation in operations if isinstance(operation, Settlement)]
         requests = [operation for operation in operations if not isinstance(operation, Settlement)]
         scope = _scope_of(settlements, requests)
-        batch.load(scope, begin)
+        batch.load(scope, begin=begin)
         settled = iter(_settle_all(batch, settlements))
         keys = (batch.keys_by_digest[digest] for digest in scope.key_digests if digest in batch.keys_by_digest)
         batch.load_prices_and_limits(keys, {request.model for request in requests if isinstance(request, Admission)})
@@ -145,7 +146,7 @@ class Ledger:
 
 
 def _validation_error(operation: LedgerOperation) -> ValueError | None:
-    """What is wrong with an operation in itself."""
+    """Validate an operation without reading the database."""
     try:
         if isinstance(operation, Settlement):
             settling.validate(operation)

@@ -47,9 +47,9 @@ _DAILY_SUMS = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens"
 
 
 class LedgerStatements:
-    """Compiled for one kind of database.
+    """The statements, compiled for one kind of database.
 
-    Where rows are locked, it is in the order holds, keys, accounts, and each by its id: no two transactions wait for
+    Rows are locked in the order holds, keys, accounts, and each table by its id, so that no two transactions wait for
     each other.
     """
 
@@ -81,7 +81,7 @@ def _rows_of(dialect: Dialect, table: Table, names: tuple[str, ...], column: Col
 
 
 def _keys(dialect: Dialect) -> Statement:
-    """The keys with these digests and those of these requests' holds."""
+    """Select the keys with these digests and the keys of these requests' holds."""
     asking = keys.alias()
     wanted = union_all(
         select(asking.c.id).where(in_list(dialect, asking.c.digest, "digests")),
@@ -92,7 +92,7 @@ def _keys(dialect: Dialect) -> Statement:
 
 
 def _accounts(dialect: Dialect) -> Statement:
-    """The accounts of these requests' holds, those of the keys, and all that selecting keys may use."""
+    """Select the accounts of these requests' holds and of the keys, and all accounts that selecting keys may use."""
     wanted = union_all(
         select(holds.c.account_id).where(in_list(dialect, holds.c.request_id, "settled")),
         select(keys.c.account_id).where(in_list(dialect, keys.c.digest, "digests")),
@@ -178,7 +178,7 @@ def _for_update(query: Select[Any], column: Column[Any]) -> Select[Any]:
 
 
 def _upsert_sums(dialect: Dialect, table: Table, key: tuple[str, ...], sums: tuple[str, ...]) -> Statement:
-    """Add a row, or its sums to those of the row with the same key."""
+    """Insert a row, or add its sums to the row with the same key."""
     kind = sqlite if dialect.name == "sqlite" else postgresql
     statement = kind.insert(table)
     statement = statement.on_conflict_do_update(

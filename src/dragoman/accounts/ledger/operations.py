@@ -1,38 +1,38 @@
-"""What the ledger is asked, and what it answers. Amounts are in nano-units, times in milliseconds since 1970 (UTC).
+"""The ledger's operations and their answers. Amounts are in nano-units, times in milliseconds since 1970 (UTC).
 
-They refer to nothing that could refer back: the garbage collector need not look at them (`gc=False`).
+None of them is part of a reference cycle, so the garbage collector does not track them (`gc=False`).
 """
 
-from typing import Literal
+from typing import Literal, Self
 
 import msgspec
 
 from dragoman.core.rate_limits import Allowance
 
 SettlementResult = Literal["finished", "disconnected", "failed", "crashed"]
-"""How a request ended. disconnected: its client went away; crashed: its process did, and recovery settled it."""
+"""How a request ended. disconnected: its client left; crashed: its process died, and recovery settled it."""
 
 
-class Admission(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="admission"):
-    """May this request run? Token counts are those of all its prompts and choices together."""
+class Admission(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="admission", kw_only=True):
+    """May this request run? Token counts are totals over all its prompts and choices."""
 
     request_id: str
     """Up to 64 ASCII characters, never used before; core.identifiers.new_request_id makes one."""
     key_digest: str | None
-    """None: the server is open, the request belongs to nobody and is only recorded."""
+    """None: the server is open; the request has no account and is only recorded."""
     model: str
-    """The deployment's or adapter's own name: prices and permissions go by it."""
+    """The deployment's or adapter's own name, to which prices and permissions refer."""
     dialect: str
     prompt_tokens: int
     max_completion_tokens: int
     account: str | None = None
-    """The account to pay, by its number or name; None: the key's own."""
+    """Number or name of the account that pays. None: the key's own account."""
     hold_cap: int | None = None
-    """A hold covers at most so many completion tokens. None: all there may be, so that no charge exceeds its hold."""
+    """The most completion tokens that the hold covers. None: all of them, so that no charge exceeds its hold."""
 
 
-class Admitted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="admitted"):
-    """The request may run; what it may cost is set aside until it is settled."""
+class Admitted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="admitted", kw_only=True):
+    """The request may run. Its maximum cost is held until it is settled."""
 
     request_id: str
     account_id: int | None
@@ -41,52 +41,57 @@ class Admitted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="admi
     balance: int | None
     """Of the account, after the hold."""
     requests: Allowance | None = None
-    """The key's limits per minute with this request counted, where it has them."""
+    """The key's limit of requests per minute, with this request counted. None: no limit."""
     tokens: Allowance | None = None
 
 
-class Settlement(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="settlement"):
-    """The request is over. The tokens are those to be paid.
+class Settlement(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="settlement", kw_only=True):
+    """The end of a request, with the tokens to charge.
 
-    Finished or disconnected: all that were generated until the engine stopped, forced ones too. Failed: those that were
-    delivered, and the prompt only if any were.
+    Finished or disconnected: all tokens that were generated until the engine stopped, forced ones too. Failed: the
+    tokens that were delivered, and the prompt only if any were.
     """
 
     request_id: str
     prompt_tokens: int
     cached_tokens: int
-    """Of the prompt tokens, those that were not computed."""
+    """The part of the prompt tokens that was not computed."""
     completion_tokens: int
     result: SettlementResult
 
+    @classmethod
+    def uncharged(cls, request_id: str, result: SettlementResult) -> Self:
+        """Settle a request that delivered nothing."""
+        return cls(request_id=request_id, prompt_tokens=0, cached_tokens=0, completion_tokens=0, result=result)
+
 
 class Settled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="settled"):
-    """The request is paid, by this settlement or by an earlier one."""
+    """The request is settled, by this settlement or by an earlier one."""
 
     request_id: str
     charge: int
     result: SettlementResult
     repeated: bool = False
-    """Whether it had been settled before; nothing was changed then."""
+    """Whether an earlier settlement did it; this one changed nothing."""
 
 
 class KeyLookup(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="inquiry"):
-    """Who is this? Counts nothing."""
+    """Look up a key and its account. Counts towards no limit."""
 
     key_digest: str
     dialect: str | None
-    """None: whichever the key is for."""
+    """None: any dialect."""
     account: str | None = None
 
 
-class KeyInfo(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="key_facts"):
-    """Whose key it is, and what it may do now."""
+class KeyInfo(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="key_facts", kw_only=True):
+    """A key's account, and what the key may use now."""
 
     key_id: int
     account_id: int
     balance: int
     used: int
-    """Of the account's deposits: charged, or held for running requests."""
+    """The part of the account's deposits that is charged, or held for running requests."""
     models: tuple[str, ...] | None
     """None: all."""
     requests: Allowance | None
@@ -118,4 +123,4 @@ class RequestIdTaken(Exception):
 LedgerOperation = Admission | Settlement | KeyLookup
 LedgerAnswer = Admitted | Settled | KeyInfo
 LedgerOutcome = LedgerAnswer | Exception
-"""An answer, or what the one who asked is to have raised."""
+"""An answer, or the exception to raise to the caller."""

@@ -1,8 +1,8 @@
 """Limits per minute: a sliding window over buckets of one second, in the transaction that admits.
 
-A window at second s holds the buckets s - 60 to s: two requests less than 60 seconds apart never lie in different
-windows, so no 60 seconds see more than the limit, whoever admits on whatever machine. The price of whole seconds is
-that a request counts for 60 to 61 seconds.
+The window of second s covers the buckets s - 60 to s. Two requests less than 60 seconds apart are never in different
+windows, so no 60 seconds exceed the limit, over any number of processes and machines. Because seconds are whole, a
+request counts for 60 to 61 seconds.
 """
 
 from collections.abc import Iterable
@@ -15,33 +15,33 @@ from dragoman.core.rate_limits import Allowance
 WINDOW_SECONDS = 60
 
 Bucket = tuple[int, int, int]
-"""Second, requests, tokens."""
+"""A second, and the requests and tokens admitted in it."""
 
 
-class RateWindow(msgspec.Struct):
-    """What a key was admitted in the last minute, as far as it has limits."""
+class RateWindow(msgspec.Struct, kw_only=True):
+    """What was admitted for a key with limits in the last minute."""
 
     second: int
     """Now."""
     oldest: int
-    """The second of the oldest bucket; now if there is none."""
+    """The second of the oldest bucket; now if there are no buckets."""
     newest: int = 0
-    """The second of the newest one; 0 if there is none."""
+    """The second of the newest bucket; 0 if there are no buckets."""
     requests: int = 0
     tokens: int = 0
     new_requests: int = 0
-    """Admitted in this transaction; counted above too."""
+    """Admitted in this transaction; included in `requests`."""
     new_tokens: int = 0
 
     def count(self, tokens: int) -> None:
-        """Admit a request that may use so many tokens."""
+        """Count a request that may use up to `tokens` tokens."""
         self.requests += 1
         self.tokens += tokens
         self.new_requests += 1
         self.new_tokens += tokens
 
     def allowance(self, limit: int | None, used: int) -> Allowance | None:
-        """What is left of a limit; None where there is none."""
+        """Return the state of a limit; None if there is no limit."""
         if limit is None:
             return None
         return Allowance(limit, used, self.oldest + WINDOW_SECONDS + 1 - self.second)
@@ -57,15 +57,15 @@ class RateLimits(msgspec.Struct, frozen=True):
         return self.requests is not None or self.tokens is not None
 
     def allowances(self, window: RateWindow) -> tuple[Allowance | None, Allowance | None]:
-        """What is left of the requests and of the tokens."""
+        """Return the state of the limits of requests and of tokens."""
         return window.allowance(self.requests, window.requests), window.allowance(self.tokens, window.tokens)
 
     def request_excess(self, window: RateWindow) -> int:
-        """By how many requests one more would pass the limit; not positive if it may come in."""
+        """Return by how many requests one more would exceed the limit; 0 or less if it may be admitted."""
         return 0 if self.requests is None else window.requests + 1 - self.requests
 
     def token_excess(self, window: RateWindow, tokens: int) -> int:
-        """By how many tokens a request would pass the limit. Raises RequestTooLarge if it would alone."""
+        """Return by how many tokens a request would exceed the limit. Raises RequestTooLarge if it alone exceeds it."""
         if self.tokens is None:
             return 0
         if tokens > self.tokens:
@@ -73,14 +73,14 @@ class RateLimits(msgspec.Struct, frozen=True):
         return window.tokens + tokens - self.tokens
 
     def too_many_requests(self, window: RateWindow, buckets: Iterable[Bucket], excess: int) -> RequestRateLimited:
-        """The refusal of a request beyond the limit; `buckets` are the window's, oldest first."""
+        """Build the refusal of a request beyond the limit; `buckets` are those of the window, oldest first."""
         requests, tokens = self.allowances(window)
         assert requests is not None
         wait = _seconds_until_free(((second, count) for second, count, _ in buckets), window.second, excess)
         return RequestRateLimited("requests per minute", requests, wait, requests, tokens)
 
     def too_many_tokens(self, window: RateWindow, buckets: Iterable[Bucket], excess: int) -> TokenRateLimited:
-        """The refusal of a request with too many tokens."""
+        """Build the refusal of a request with too many tokens."""
         requests, tokens = self.allowances(window)
         assert tokens is not None
         wait = _seconds_until_free(((second, count) for second, _, count in buckets), window.second, excess)
@@ -88,7 +88,7 @@ class RateLimits(msgspec.Struct, frozen=True):
 
 
 def _seconds_until_free(counts: Iterable[tuple[int, int]], now: int, excess: int) -> int:
-    """Until buckets with at least `excess` in them have left the window."""
+    """Return the seconds until buckets with a total of at least `excess` have left the window."""
     leaving = now
     for second, count in counts:
         excess -= count

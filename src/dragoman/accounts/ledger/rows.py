@@ -1,10 +1,10 @@
-"""Rows as the ledger reads and writes them: the fields are columns, in the order of the table."""
+"""Rows that the ledger reads and writes. The fields are columns, in the order of the table; construct by keyword."""
 
 from typing import NamedTuple
 
 
 class HoldRow(NamedTuple):
-    """What a running request may cost, and how that was reckoned."""
+    """The maximum cost of a running request, and the prices it was computed from."""
 
     request_id: str
     process_id: int
@@ -15,14 +15,14 @@ class HoldRow(NamedTuple):
     dialect: str
     admitted_at: int
     amount: int
-    """Set aside."""
+    """Held."""
     most_charge: int
-    """More than the amount where that was capped."""
+    """The maximum cost; more than `amount` if the hold was capped."""
     prompt_price: int
     cached_price: int
     completion_price: int
     counted_second: int | None
-    """The bucket of the key's limits per minute that the request is counted in."""
+    """The second of the rate bucket that counts the request. None: the key has no limits per minute."""
     counted_tokens: int
 
 
@@ -45,7 +45,7 @@ class UsageRow(NamedTuple):
 
 
 class MovementRow(NamedTuple):
-    """What a request changed an account's totals by."""
+    """How a request changed its account's totals."""
 
     account_id: int
     at: int
@@ -58,7 +58,7 @@ class MovementRow(NamedTuple):
 
 
 class PriceRow(NamedTuple):
-    """What a token costs, in nano-units."""
+    """The prices of a model, in nano-units per token."""
 
     id: int | None
     model: str
@@ -67,13 +67,18 @@ class PriceRow(NamedTuple):
     completion: int
 
     def cost(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
-        """What the tokens cost; the cached ones are among those of the prompt."""
+        """Compute the cost of the tokens. The cached tokens are a part of the prompt tokens."""
         computed = prompt_tokens - cached_tokens
         return computed * self.prompt + cached_tokens * self.cached + completion_tokens * self.completion
 
 
+def free_price(model: str) -> PriceRow:
+    """Return the price of a model that has none: its tokens are free."""
+    return PriceRow(id=None, model=model, prompt=0, cached=0, completion=0)
+
+
 class KeyRow(NamedTuple):
-    """What of a key is needed to admit a request."""
+    """The part of a key that an admission needs."""
 
     id: int
     digest: str

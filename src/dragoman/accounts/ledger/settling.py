@@ -1,4 +1,4 @@
-"""Paying for a request that is over."""
+"""Charge a request that has ended."""
 
 from dragoman.accounts.ledger.batch import LedgerBatch
 from dragoman.accounts.ledger.operations import Settled, Settlement
@@ -7,7 +7,7 @@ from dragoman.accounts.money import MAX_TOKEN_COUNT
 
 
 def validate(settlement: Settlement) -> None:
-    """Raises ValueError for token counts that cannot be."""
+    """Raises ValueError for impossible token counts."""
     counts = (settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
     if (
         not all(0 <= count <= MAX_TOKEN_COUNT for count in counts)
@@ -17,34 +17,40 @@ def validate(settlement: Settlement) -> None:
 
 
 def settle(batch: LedgerBatch, hold: HoldRow, settlement: Settlement) -> Settled:
-    """Charge the tokens at the prices of the admission, never more than it said the request could cost.
+    """Charge the tokens at the prices of the admission, up to the maximum cost that was computed there.
 
-    A hold that was not capped covers that. One that was may be smaller: the balance then pays the rest, below zero if
-    need be, since the tokens were delivered.
+    A hold without a cap covers the charge. A capped hold may be smaller: the balance pays the rest, below zero if
+    necessary, since the tokens were delivered.
     """
-    price = PriceRow(hold.price_id, hold.model, hold.prompt_price, hold.cached_price, hold.completion_price)
+    price = PriceRow(
+        id=hold.price_id,
+        model=hold.model,
+        prompt=hold.prompt_price,
+        cached=hold.cached_price,
+        completion=hold.completion_price,
+    )
     cost = price.cost(settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
     charge = min(cost, hold.most_charge)
     usage_row = UsageRow(
-        hold.request_id,
-        hold.account_id,
-        hold.key_id,
-        hold.price_id,
-        hold.model,
-        hold.dialect,
-        hold.admitted_at,
-        batch.now.wall,
-        settlement.result,
-        settlement.prompt_tokens,
-        settlement.cached_tokens,
-        settlement.completion_tokens,
-        charge,
+        request_id=hold.request_id,
+        account_id=hold.account_id,
+        key_id=hold.key_id,
+        price_id=hold.price_id,
+        model=hold.model,
+        dialect=hold.dialect,
+        admitted_at=hold.admitted_at,
+        settled_at=batch.now.wall,
+        result=settlement.result,
+        prompt_tokens=settlement.prompt_tokens,
+        cached_tokens=settlement.cached_tokens,
+        completion_tokens=settlement.completion_tokens,
+        charge=charge,
     )
     batch.end_hold(hold, usage_row)
     return Settled(hold.request_id, charge, settlement.result)
 
 
 def already_settled(usage_row: UsageRow) -> Settled:
-    """The answer to a settlement that comes again."""
-    # The database checks that a result is one of those there are.
+    """Answer a repeated settlement with the first result."""
+    # A constraint of the table limits the results to those of SettlementResult.
     return Settled(usage_row.request_id, usage_row.charge, usage_row.result, repeated=True)  # type: ignore[arg-type]

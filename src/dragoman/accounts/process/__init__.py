@@ -1,1 +1,1 @@
-"""The ledger's process, its client, and the journal that survives both."""
+"""The ledger process, its client, and the journal that outlives both."""

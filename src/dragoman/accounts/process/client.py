@@ -1,8 +1,9 @@
-"""The event loop's way to the ledger: whatever has gathered while the ledger process was busy is committed together.
+"""The event loop's client of the ledger. Operations that arrive while the ledger process is busy share the next
+transaction (group commit).
 
-One client alone waits for a transaction; many at once share it (group commit). The process, or the thread that stands
-for it, only works (commit_loop.py); what is retried, given up or undone is decided here. It may die at any moment: what
-it had not answered is asked again of the next one, which finds what the last one did.
+The process, or the thread in its place, only commits (commit_loop.py); this client decides on retries, timeouts and
+releases. The process may die at any moment: its unanswered operations are sent to the next process, which finds out
+which of them were committed.
 """
 
 import asyncio
@@ -46,37 +47,37 @@ _MAX_BATCH_SIZE = 500
 """Operations in one transaction."""
 
 _LINGER_SECONDS = 0.002
-"""How long a settlement waits for an admission to share a transaction with: one client's next request pays for its last
-one. Long enough for a client on this machine to ask again, too short for anybody to find it missing often."""
+"""How long a lone settlement lingers so that the client's next admission can share its transaction. Long enough for a
+client on this machine to send its next request, too short to be often visible in the accounts."""
 
 _MAX_IN_FLIGHT = 2
-"""Transactions at the process, so that it finds the next one when it has finished one."""
+"""Transactions at the process, so that the next one is there when it has finished one."""
 
 _MIN_FILL_RATIO = 0.5
-"""How much of the first one's size the second must have: many small transactions would cost more than they save."""
+"""The size that the second transaction must have, relative to the first: many small ones cost more than they save."""
 
 _MIN_BACKOFF_SECONDS = 0.05
 _MAX_BACKOFF_SECONDS = 1.0
 
 _SHUTDOWN_GRACE_SECONDS = 10.0
-"""How long the end waits for the process, beyond the database's own patience."""
+"""How long the shutdown waits for the process, beyond the database's own timeout."""
 
 _log = structlog.get_logger(__name__)
 
 
 class _PendingOperation(msgspec.Struct, eq=False):
-    """An operation and who waits for it."""
+    """An operation and the future of its caller."""
 
     operation: LedgerOperation
     future: asyncio.Future[Any]
     deadline: float | None = None
-    """On the event loop's clock, since the database first failed. Settlements are never given up before the end."""
+    """On the event loop's clock; set when the database first fails. Settlements do not expire before the shutdown."""
     may_be_committed: bool = False
-    """Whether a transaction with it was begun whose end is not known."""
+    """Whether an earlier transaction with it may have been committed."""
 
 
 class LedgerClient:
-    """Admits and settles for the event loop that it was started in. Use it as an async context manager."""
+    """Admits and settles for the event loop that it was entered in. Use it as an async context manager."""
 
     def __init__(
         self,
@@ -87,10 +88,10 @@ class LedgerClient:
         timeout_seconds: float = TIMEOUT_SECONDS,
         transport: type[LedgerTransport] = LedgerProcessHandle,
     ) -> None:
-        """Holds are taken in the name of `process_id`, see recovery.py.
+        """Holds belong to `process_id`, see recovery.py.
 
-        `most_waiting` operations wait at once, and `patience_seconds` for a database that does not answer.
-        `transport` says where the ledger works.
+        Up to `max_waiting` operations wait at the same time, each up to `timeout_seconds` for a database that does not
+        answer. `transport` is the kind of process or thread that the ledger runs in.
         """
         self._transport = transport
         self._config = LedgerConfig(database.url, database.busy_seconds, process_id)
@@ -99,15 +100,15 @@ class LedgerClient:
         self._process: LedgerTransport | None = None
         self._queued: list[_PendingOperation] = []
         self._in_flight: deque[list[_PendingOperation]] = deque()
-        """Transactions that were sent and not answered, the oldest first."""
+        """Transactions that were sent and not answered, oldest first."""
         self._unsynced: deque[tuple[_PendingOperation, LedgerOutcome]] = deque()
-        """Settlements that are committed, and not known to be on the disk."""
+        """Settlements that are committed and not yet confirmed to be on the disk."""
         self._is_closing = False
         self._is_closed = False
         self._backoff_seconds = 0.0
         self._timer: asyncio.Handle | None = None
         self._is_lingering = False
-        """Whether the timer waits only for company."""
+        """Whether the timer only waits for an admission to join."""
         self._pending_count = 0
         self._idle = asyncio.Event()
 
@@ -119,7 +120,7 @@ class LedgerClient:
     async def __aexit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        """Refuse newcomers, finish what waits, and end the process. What cannot be settled now is left to recovery."""
+        """Refuse new operations, finish the pending ones, and end the process. Recovery settles what remains."""
         self._is_closing = True
         if self._pending_count:
             with contextlib.suppress(TimeoutError):
@@ -136,30 +137,30 @@ class LedgerClient:
         self._resolve([(pending, _unavailable()) for pending in unresolved])
 
     async def admit(self, admission: Admission) -> Admitted:
-        """Hold what the request may cost. Raises a Refusal, RequestIdTaken, ValueError.
+        """Hold the maximum cost of the request. Raises LedgerRefusal, RequestIdTaken, ValueError.
 
-        A caller that is cancelled meanwhile has not begun: its hold is released, should it come about.
+        If the caller is cancelled meanwhile, its request does not run: a hold that is made anyway is released.
         """
         self._check_capacity()
         future: asyncio.Future[Admitted] = self._enqueue(admission)
         try:
             return await future
         except asyncio.CancelledError:
-            # Cancelling a task does not cancel a future that is done: it was admitted, and will never hear of it.
+            # Cancelling a task does not cancel a completed future: the request is admitted and its caller is gone.
             if not future.cancelled() and future.exception() is None:
                 self._release_hold(admission.request_id)
             raise
 
     def look_up_key(self, lookup: KeyLookup) -> "asyncio.Future[KeyInfo]":
-        """Tell whose key it is. Raises a Refusal, as `admit` does."""
+        """Return the key's account and limits. Raises LedgerRefusal."""
         self._check_capacity()
         return self._enqueue(lookup)
 
     def settle(self, settlement: Settlement) -> "asyncio.Future[Settled]":
-        """Pay for a request, whoever waits for it or not: when it is done the settlement survives a loss of power.
+        """Settle a request, whether or not the future is awaited. A completed settlement survives a loss of power.
 
-        Raises, by the future, NeverAdmitted, ValueError, LedgerUnavailable when it is closed before the database
-        answers, OSError when the disk fails.
+        The future raises NeverAdmitted, ValueError, LedgerUnavailable if the client is closed before the database
+        answers, and OSError if the disk fails.
         """
         return self._enqueue(settlement)
 
@@ -182,7 +183,7 @@ class LedgerClient:
             return
         self._is_lingering = not self._backoff_seconds and _are_settlements(self._queued)
         delay = self._backoff_seconds or (_LINGER_SECONDS if self._is_lingering else 0.0)
-        # Not at once: what else arrives in this turn of the loop shares the transaction.
+        # Deferred, so that operations of the same turn of the loop share the transaction.
         self._timer = (
             self._loop.call_later(delay, self._send_batch) if delay else self._loop.call_soon(self._send_batch)
         )
@@ -203,12 +204,12 @@ class LedgerClient:
         self._stop_timer()
         if self._process is not None:
             batch, self._queued = self._queued[:_MAX_BATCH_SIZE], self._queued[_MAX_BATCH_SIZE:]
-            again = any(pending.may_be_committed for pending in batch)
+            is_retry = any(pending.may_be_committed for pending in batch)
             self._in_flight.append(batch)
-            self._process.commit([pending.operation for pending in batch], is_retry=again)
+            self._process.commit([pending.operation for pending in batch], is_retry=is_retry)
 
     async def _supervise(self) -> None:
-        """Start the process whenever there is none, until the end."""
+        """Keep a process running until the client is closed."""
         while not self._is_closed:
             try:
                 process = await self._transport.start(self._config)
@@ -221,7 +222,7 @@ class LedgerClient:
                 await asyncio.sleep(self._backoff_seconds)
 
     async def _read_replies(self, process: LedgerTransport) -> None:
-        """For as long as it lives."""
+        """Handle the replies of a process until it ends."""
         self._process = process
         try:
             if self._is_closed:
@@ -265,14 +266,14 @@ class LedgerClient:
                 self._retry_or_expire(self._in_flight.popleft())
 
     def _handle_process_loss(self) -> None:
-        """There is no process, and nobody will hear what became of what it had."""
+        """Retry or expire the operations of a process that ended: their outcomes are lost."""
         lost = [*(pending for pending, _ in self._unsynced), *itertools.chain.from_iterable(self._in_flight)]
         self._unsynced.clear()
         self._in_flight.clear()
         self._retry_or_expire(lost)
 
     def _retry_or_expire(self, batch: Sequence[_PendingOperation]) -> None:
-        """Nobody knows whether the transaction was committed: what is in it is tried again as long as it may wait."""
+        """Retry operations that may or may not be committed; fail those whose deadline has passed."""
         for pending in batch:
             pending.may_be_committed = True
         waiting, self._queued = [*batch, *self._queued], []
@@ -306,8 +307,8 @@ class LedgerClient:
             self._idle.set()
 
     def _release_hold(self, request_id: str) -> None:
-        """Release the hold of a request that never began, should there be one."""
-        self._enqueue(Settlement(request_id, 0, 0, 0, "disconnected")).add_done_callback(_ignore_result)
+        """Release the hold, if any, of a request that never ran."""
+        self._enqueue(Settlement.uncharged(request_id, "disconnected")).add_done_callback(_ignore_result)
 
 
 def _are_settlements(queued: Sequence[_PendingOperation]) -> bool:
@@ -318,6 +319,6 @@ def _unavailable() -> LedgerUnavailable:
     return LedgerUnavailable("The accounts' database does not answer", retry_after=5)
 
 
-def _ignore_result(undone: "asyncio.Future[Settled]") -> None:
-    if not undone.cancelled():
-        undone.exception()  # NeverAdmitted: there was nothing to undo.
+def _ignore_result(released: "asyncio.Future[Settled]") -> None:
+    if not released.cancelled():
+        released.exception()  # NeverAdmitted: there was no hold.

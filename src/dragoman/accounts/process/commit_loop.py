@@ -1,4 +1,4 @@
-"""The ledger's side of a connection: it commits what it is sent, and waits for the disk meanwhile."""
+"""The ledger's side of the connection: one thread commits while another syncs the disk."""
 
 import contextlib
 import queue
@@ -10,23 +10,23 @@ from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.accounts.ledger.operations import Settlement
 from dragoman.accounts.process.messages import Commit, Committed, DatabaseFailed, LedgerReply, Synced, pack_outcome
 
-_BETWEEN_SYNCS = 0.05
-"""Seconds. Nobody waits for a settlement, and a sync costs as much as the transactions of several requests."""
+_SYNC_INTERVAL_SECONDS = 0.05
+"""No client waits for a settlement, and a sync costs as much as the transactions of several requests."""
 
 
 class CommitLoop:
-    """Two threads: the one that calls `serve` commits, the other waits for the disk meanwhile."""
+    """Two threads: the caller of `serve` commits, and the other one syncs the disk."""
 
     def __init__(self, ledger: Ledger, send: Callable[[LedgerReply], None]) -> None:
-        """`send` is called by both threads, one at a time. It raises ConnectionError when nobody hears any more."""
+        """Both threads call `send`, one at a time. It raises ConnectionError when the client is gone."""
         self._ledger = ledger
         self._send_reply = send
         self._sending = threading.Lock()
         self._committed: queue.SimpleQueue[int] = queue.SimpleQueue()
-        """Settlements of one transaction each; 0: there will be no more."""
+        """Numbers of settlements, one for each transaction; 0 ends the syncing thread."""
 
     def serve(self, commands: Iterable[Commit]) -> None:
-        """Until the commands end or nobody hears the replies; the ledger is closed then."""
+        """Commit until the commands end or the client is gone, then close the ledger."""
         syncing = threading.Thread(target=self._sync, name="ledger-sync")
         syncing.start()
         try:
@@ -44,7 +44,7 @@ class CommitLoop:
         except self._ledger.transient_errors:
             self._send(DatabaseFailed())
             return
-        except Exception as error:  # noqa: BLE001 - a defect is for those who asked
+        except Exception as error:  # noqa: BLE001 - a defect is reported to the callers
             outcomes = [error] * len(command.operations)
         settlements = sum(isinstance(operation, Settlement) for operation in command.operations)
         synced = not (settlements and self._ledger.needs_sync)
@@ -57,9 +57,9 @@ class CommitLoop:
         more = True
         while more and (settlements := self._committed.get()):
             time.sleep(max(0.0, next_sync - time.monotonic()))
-            meanwhile = self._committed_meanwhile()
-            settlements, more = settlements + sum(meanwhile), 0 not in meanwhile
-            next_sync = time.monotonic() + _BETWEEN_SYNCS
+            further = self._drain_committed()
+            settlements, more = settlements + sum(further), 0 not in further
+            next_sync = time.monotonic() + _SYNC_INTERVAL_SECONDS
             error = None
             try:
                 self._ledger.sync()
@@ -68,12 +68,12 @@ class CommitLoop:
             with contextlib.suppress(ConnectionError):
                 self._send(Synced(settlements, error))
 
-    def _committed_meanwhile(self) -> list[int]:
-        meanwhile = []
+    def _drain_committed(self) -> list[int]:
+        counts = []
         with contextlib.suppress(queue.Empty):
             while True:
-                meanwhile.append(self._committed.get_nowait())
-        return meanwhile
+                counts.append(self._committed.get_nowait())
+        return counts
 
     def _send(self, reply: LedgerReply) -> None:
         with self._sending:

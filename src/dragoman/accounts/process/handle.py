@@ -1,4 +1,4 @@
-"""One life of the ledger process, as the event loop sees it."""
+"""The event loop's handle of one ledger process."""
 
 import asyncio
 import contextlib
@@ -12,11 +12,11 @@ from dragoman.accounts.process.messages import Commit, LedgerConfig, LedgerReply
 from dragoman.core.frames import read_frame
 
 _MAX_REPLY_BYTES = 2**32
-"""All that a frame can be: the other end is our own."""
+"""The maximum of a frame: the sender is our own process."""
 
 
 class LedgerProcessHandle:
-    """Started by `start`; whoever has it waits for `end`."""
+    """Implements transport.LedgerTransport. Create it by `start`; the owner must await `wait`."""
 
     def __init__(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
@@ -28,7 +28,7 @@ class LedgerProcessHandle:
 
     @classmethod
     async def start(cls, config: LedgerConfig) -> Self:
-        """Raises OSError when there is no room for another process."""
+        """Start a process. Raises OSError if the system cannot start another one."""
         parent_socket, child_socket = socket.socketpair()
         with contextlib.ExitStack() as unused:
             unused.enter_context(parent_socket)
@@ -44,18 +44,18 @@ class LedgerProcessHandle:
         return cls(process, reader, writer)
 
     def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
-        """Send a Commit. What is sent to a process that has just died is lost; the end of `replies` tells so."""
+        """Send a Commit. It is lost if the process has just died; `replies` then ends."""
         self._has_commits = True
         if not self._writer.is_closing():
             self._writer.write(encode(Commit(list(operations), is_retry)))
 
     async def replies(self) -> AsyncIterator[LedgerReply]:
-        """Until the process ends."""
+        """Yield the replies until the process ends."""
         while (body := await read_frame(self._reader, _MAX_REPLY_BYTES)) is not None:
             yield decode_reply(body)
 
     def finish(self) -> None:
-        """Let it end when it has answered everything; one that was asked nothing need not even begin."""
+        """Let it end after answering everything. One that was sent nothing is killed, as it has nothing to answer."""
         if not self._has_commits:
             self.kill()
             return
@@ -63,11 +63,11 @@ class LedgerProcessHandle:
             self._writer.write_eof()
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
     async def wait(self) -> int:
-        """Wait until it is gone, after its last reply; the status it ends with."""
+        """Wait until it has ended, after its last reply, and return its exit status."""
         self._writer.close()
         return await self._process.wait()

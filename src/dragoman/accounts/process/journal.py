@@ -1,13 +1,13 @@
-"""What each running request has been given, in a file that outlives its process.
+"""The tokens delivered to each running request, in a file that outlives its process.
 
-A journal is a memory-mapped file with a slot for each running request. Writing to it is storing to memory; the pages
-belong to the operating system, so they are there after the process was killed, and recovery knows what to charge. They
-may be lost with the machine's power. As long as the process lives it holds the file's lock (flock); that the lock is
-free is how others know that it died.
+A journal is a memory-mapped file with a slot for each running request. Writing to it is a store to memory. The pages
+belong to the operating system, so they survive when the process is killed, and recovery knows what to charge. They may
+be lost when the machine loses power. While the process lives, it holds the file's lock (flock); a free lock shows other
+processes that it died.
 
-A slot has 16 words of 64 bits: which of the two copies of the counts is valid (0: the slot is free), the copies of
-three words each, one word unused, and the request's id in 64 bytes. The copy that is not valid is written and then made
-the valid one by a single store, so that a reader never sees half an update, wherever the process was killed.
+A slot has 16 words of 64 bits: one that selects the valid copy of the counts (0: the slot is free), two copies of three
+words each, one unused word, and the request's id in 64 bytes. An update writes the invalid copy and then makes it the
+valid one with a single store, so that a reader never sees half an update, wherever the process was killed.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from typing import NamedTuple
 from dragoman.accounts.money import MAX_TOKEN_COUNT
 
 _SUFFIX = ".journal-1"
-"""Ends with the version of the format: another version's journals are left alone."""
+"""Ends with the version of the format: journals of other versions are ignored."""
 
 _WORDS = 16
 _COPY_WORDS = 3
@@ -34,7 +34,7 @@ _SEGMENT_BYTES = _SEGMENT_SLOTS * _SLOT_BYTES  # A multiple of any page size, as
 
 
 class JournalEntry(NamedTuple):
-    """What a request had been given when its process ended."""
+    """The tokens delivered to a request when its process ended."""
 
     request_id: str
     prompt_tokens: int
@@ -43,7 +43,7 @@ class JournalEntry(NamedTuple):
 
 
 class JournalSlot:
-    """A running request's place in the journal."""
+    """A running request's slot in the journal."""
 
     def __init__(self, journal: "Journal", words: memoryview, first: int) -> None:
         self._journal = journal
@@ -51,7 +51,7 @@ class JournalSlot:
         self._first = first
 
     def record(self, prompt: int, cached: int, completion: int) -> None:
-        """Note what the request has to pay, before the client is sent what it pays for."""
+        """Record the tokens to charge, before they are sent to the client."""
         words, first = self._words, self._first
         inactive_copy = 3 - words[first]
         copy = first + 1 + (inactive_copy - 1) * _COPY_WORDS
@@ -61,11 +61,12 @@ class JournalSlot:
         words[first] = inactive_copy
 
     def close(self) -> None:
-        """Free the slot; when the request is settled, so that there is no moment at which nobody knows of it."""
+        """Free the slot. Call it after the settlement, so that the request is recorded somewhere at every moment."""
         self._words[self._first] = 0
         self._journal.release(self._words, self._first)
 
     def open(self, request_id: str) -> None:
+        """Take the slot for a request that has no tokens yet."""
         words, first = self._words, self._first
         name = request_id.encode("ascii").ljust(_ID_BYTES, b"\0")
         words[first + _ID_WORD : first + _WORDS] = memoryview(name).cast("Q")
@@ -74,10 +75,10 @@ class JournalSlot:
 
 
 class Journal:
-    """This process's journal, for one thread. Not to be taken into a fork: the lock would stay with the child."""
+    """This process's journal, for one thread. Do not fork while it is open: the child would keep the lock."""
 
     def __init__(self, path: Path) -> None:
-        """Make the file and lock it. Raises OSError. Only JournalFolder calls this, holding the folder's lock."""
+        """Create and lock the file. Raises OSError. Only JournalFolder calls this, with the folder locked."""
         self.path = path
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -86,7 +87,7 @@ class Journal:
         self._open_count = 0
 
     def open(self, request_id: str) -> JournalSlot:
-        """A slot for a request, with no tokens yet. Raises OSError when the disk has no room for more slots."""
+        """Open a slot for a request, without tokens. Raises OSError if the disk has no space for more slots."""
         if not self._free_slots:
             self._grow()
         words, first = self._free_slots.pop()
@@ -96,12 +97,12 @@ class Journal:
         return slot
 
     def release(self, words: memoryview, first: int) -> None:
-        """Take back a slot that was marked as free."""
+        """Reuse a slot that was marked as free."""
         self._free_slots.append((words, first))
         self._open_count -= 1
 
     def close(self) -> bool:
-        """Give up the journal. It is deleted, and True the answer, unless slots are open: those are for recovery."""
+        """Close the journal. Delete it and return True, unless slots are open: recovery settles those."""
         if is_empty := not self._open_count:
             self.path.unlink(missing_ok=True)
         self._free_slots.clear()
@@ -113,7 +114,7 @@ class Journal:
 
     def _grow(self) -> None:
         size = len(self._segments) * _SEGMENT_BYTES
-        # Room on the disk is taken now: a store to a page that has none would kill the process.
+        # Reserve the disk space now: a store to a page without space would kill the process.
         os.pwrite(self._file, bytes(_SEGMENT_BYTES), size)
         segment = mmap.mmap(self._file, _SEGMENT_BYTES, offset=size)
         words = memoryview(segment).cast("Q")
@@ -128,7 +129,7 @@ class AbandonedJournal(NamedTuple):
     path: Path
 
     def entries(self) -> dict[str, JournalEntry]:
-        """What it says, by request id."""
+        """Read its entries, by request id."""
         found = _read_entries(self.path.read_bytes())
         return {entry.request_id: entry for entry in found}
 
@@ -137,24 +138,24 @@ class JournalFolder:
     """The journals of all processes on this machine that use one database."""
 
     def __init__(self, folder: Path) -> None:
-        """Make the folder if need be. Raises OSError."""
+        """Create the folder if it is missing. Raises OSError."""
         self._folder = folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
             self.machine_id = self._load_machine_id()
 
     def create(self, process_id: int) -> Journal:
-        """This process's journal. Raises OSError."""
+        """Create a process's journal. Raises OSError."""
         with self._locked():
             return Journal(self._path(process_id))
 
     def exists(self, process_id: int) -> bool:
-        """Whether there is a journal of this process."""
+        """Whether the process has a journal."""
         return self._path(process_id).exists()
 
     @contextlib.contextmanager
     def abandoned(self) -> Iterator[list[AbandonedJournal]]:
-        """The journals of dead processes. Within the block nobody else gets them, and no process begins."""
+        """Yield the journals of dead processes. Within the block no other process gets them, and none is created."""
         with self._locked():
             yield [
                 AbandonedJournal(int(path.name.removesuffix(_SUFFIX), 16), path)
@@ -172,7 +173,7 @@ class JournalFolder:
             os.close(file)
 
     def _load_machine_id(self) -> str:
-        """A name for the folder that no other folder has, on whatever machine."""
+        """Return the folder's id, unique over all machines."""
         path = self._folder / "machine"
         with contextlib.suppress(FileNotFoundError):
             return path.read_text()
@@ -187,7 +188,7 @@ def _is_abandoned(path: Path) -> bool:
     try:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
-        return False  # Its process has just ended in order.
+        return False  # Its process has just ended normally.
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -205,6 +206,6 @@ def _read_entries(journal: bytes) -> Iterator[JournalEntry]:
             copy = first + 1 + (valid - 1) * _COPY_WORDS
             prompt, cached, completion = words[copy : copy + _COPY_WORDS]
             name = words[first + _ID_WORD : first + _WORDS].tobytes().rstrip(b"\0")
-            # A loss of power may have left anything in the file.
+            # After a loss of power the file may contain anything.
             if name.isascii() and cached <= prompt <= MAX_TOKEN_COUNT and completion <= MAX_TOKEN_COUNT:
                 yield JournalEntry(name.decode("ascii"), prompt, cached, completion)

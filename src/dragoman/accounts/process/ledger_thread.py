@@ -1,6 +1,6 @@
 """The ledger in a thread of the process that uses it.
 
-It starts in no time and needs no memory of its own; in exchange the event loop and the ledger take turns on one core.
+It starts immediately and needs no memory of its own, but the event loop and the ledger take turns on one core.
 """
 
 import asyncio
@@ -25,17 +25,17 @@ class LedgerThread:
         self._config = config
         self._loop = loop
         self._commands: queue.SimpleQueue[Commit | None] = queue.SimpleQueue()
-        """None: there will be no more."""
+        """None ends the thread."""
         self._replies: asyncio.Queue[LedgerReply | None] = asyncio.Queue()
         self._killed = False
         self._status = 1
         self._ended = asyncio.Event()
-        # A daemon: an event loop that is lost without having closed its client keeps nobody from ending.
+        # A daemon: if the event loop is lost without closing its client, the process can still exit.
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
 
     @classmethod
     async def start(cls, config: LedgerConfig) -> Self:
-        """Raises OSError when there is no room for another thread."""
+        """Start a thread. Raises OSError if the system cannot start another one."""
         thread = cls(config, asyncio.get_running_loop())
         try:
             thread._thread.start()
@@ -44,25 +44,25 @@ class LedgerThread:
         return thread
 
     def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
-        """Do these in one transaction. What is sent to a thread that has just ended is lost."""
+        """Send a transaction. It is lost if the thread has just ended."""
         self._commands.put(Commit(list(operations), is_retry))
 
     async def replies(self) -> AsyncIterator[LedgerReply]:
-        """Until the thread ends."""
+        """Yield the replies until the thread ends."""
         while (reply := await self._replies.get()) is not None:
             yield reply
 
     def finish(self) -> None:
-        """Let it end when it has answered everything."""
+        """Let it end after answering everything."""
         self._commands.put(None)
 
     def kill(self) -> None:
-        """End it after the transaction under way, for which the database itself has no more than its patience."""
+        """End it after the running transaction, which is limited by the database's own timeout."""
         self._killed = True
         self._commands.put(None)
 
     async def wait(self) -> int:
-        """Wait until it is gone, after its last reply; 0 when it ended in order."""
+        """Wait until it has ended, after its last reply; 0 after a normal end."""
         self._commands.put(None)
         await self._ended.wait()
         self._thread.join()
@@ -72,14 +72,14 @@ class LedgerThread:
         try:
             database = Database(self._config.url, busy_seconds=self._config.busy_seconds)
             try:
-                CommitLoop(Ledger(database, self._config.process_id), self._send).serve(self._sent())
+                CommitLoop(Ledger(database, self._config.process_id), self._send).serve(self._received())
             finally:
                 database.close()
             self._status = 0
         finally:
             self._end()
 
-    def _sent(self) -> Iterator[Commit]:
+    def _received(self) -> Iterator[Commit]:
         while (command := self._commands.get()) is not None and not self._killed:
             yield command
 

@@ -1,6 +1,6 @@
-"""What a server process and its ledger process say to each other, a frame (core.frames) each.
+"""The messages between a server process and its ledger process, each in a frame (core.frames).
 
-First comes Opening, and then one Commit after another, each when the one before was answered.
+The server process sends LedgerConfig first, and then one Commit after another. Commits are answered in order.
 """
 
 import pickle
@@ -13,16 +13,16 @@ from dragoman.core.frames import encode_frame
 
 
 class LedgerConfig(msgspec.Struct, frozen=True, array_like=True):
-    """Which ledger it is. Not in the process's arguments: the URL may hold a password."""
+    """The database of the ledger. Not in the process's arguments: the URL may contain a password."""
 
     url: str
     busy_seconds: float
     process_id: int
-    """In whose name holds are taken: the server process's."""
+    """The server process's id, to which holds belong."""
 
 
 class Commit(msgspec.Struct, frozen=True, array_like=True):
-    """Do these in one transaction, see Ledger.commit. Answered by Committed or by DatabaseFailed."""
+    """Do the operations in one transaction, see Ledger.commit. Answered by Committed or DatabaseFailed."""
 
     operations: list[LedgerOperation]
     is_retry: bool
@@ -32,7 +32,7 @@ class RaisedError(msgspec.Struct, frozen=True, array_like=True, tag="raised"):
     """An outcome that is an exception."""
 
     pickled: bytes
-    """Either end is this program, and nobody else can write to their socket."""
+    """Safe to unpickle: both ends are this program, and no other process can write to their socket."""
 
 
 class Committed(msgspec.Struct, frozen=True, array_like=True, tag="committed"):
@@ -40,15 +40,15 @@ class Committed(msgspec.Struct, frozen=True, array_like=True, tag="committed"):
 
     outcomes: list[LedgerAnswer | RaisedError]
     synced: bool
-    """Whether they are on the disk; if not, settlements among them are only safe when Synced says so."""
+    """Whether they are on the disk. If not, Synced confirms the settlements among them later."""
 
 
 class DatabaseFailed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
-    """Nobody knows whether the transaction was committed."""
+    """It is unknown whether the transaction was committed."""
 
 
 class Synced(msgspec.Struct, frozen=True, array_like=True, tag="synced"):
-    """The oldest so many settlements that were committed are on the disk, unless there was an error."""
+    """The oldest `settlements` committed settlements are on the disk, unless there was an error."""
 
     settlements: int
     error: str | None
@@ -63,17 +63,17 @@ decode_reply = msgspec.msgpack.Decoder(LedgerReply).decode
 
 
 def encode(message: LedgerConfig | Commit | LedgerReply) -> bytes:
-    """One frame."""
+    """Encode a message with its frame."""
     return encode_frame(_encoder.encode(message))
 
 
 def pack_outcome(outcome: LedgerOutcome) -> LedgerAnswer | RaisedError:
-    """An outcome as it is sent."""
+    """Convert an outcome to its message."""
     return _pickle_error(outcome) if isinstance(outcome, Exception) else outcome
 
 
 def unpack_outcome(outcome: LedgerAnswer | RaisedError) -> LedgerOutcome:
-    """The outcome again."""
+    """Convert a message to its outcome."""
     if not isinstance(outcome, RaisedError):
         return outcome
     error: Any = pickle.loads(outcome.pickled)
@@ -85,5 +85,5 @@ def _pickle_error(error: Exception) -> RaisedError:
     try:
         return RaisedError(pickle.dumps(error))
     except (pickle.PicklingError, TypeError, AttributeError):
-        # A driver's own, which is only for the log.
+        # An error of the database driver, which is only logged.
         return RaisedError(pickle.dumps(RuntimeError(f"{type(error).__name__}: {error}")))

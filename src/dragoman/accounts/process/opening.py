@@ -1,4 +1,4 @@
-"""Everything a server process needs of the accounts, opened and closed in the right order."""
+"""Open and close the ledger's resources of a server process in the right order."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ _log = structlog.get_logger(__name__)
 
 
 class LedgerResources(NamedTuple):
-    """What the gateway admits and settles with."""
+    """The resources with which the gateway admits and settles."""
 
     database: Database
     ledger: LedgerClient
@@ -38,11 +38,11 @@ async def open_ledger(
     timeout_seconds: float = TIMEOUT_SECONDS,
     transport: type[LedgerTransport] = LedgerProcessHandle,
 ) -> AsyncIterator[LedgerResources]:
-    """This process's part of the accounts, after what dead processes left open is settled.
+    """Settle for dead processes, register this process, and start its ledger client.
 
     `journals` is a folder on this machine, the same for all its processes that use the database. `process_id`
-    is what others are told of this process; None: a new one. `transport` says where the ledger works. Raises
-    DatabaseOutdated, DatabaseTooNew, what database.failures names, and OSError for the folder.
+    identifies this process; None: a new id. `transport` is the kind of process or thread that the ledger runs in.
+    Raises DatabaseOutdated, DatabaseTooNew, Database.transient_errors, and OSError for the folder.
     """
     process_id = new_process_id() if process_id is None else process_id
     folder = JournalFolder(journals)
@@ -79,7 +79,7 @@ def _unregister(database: Database, recovery: Recovery, is_journal_empty: bool) 
         if is_journal_empty:
             recovery.unregister()
     except database.transient_errors as error:
-        # Others will find that the process is gone.
+        # Other processes will detect that this one is gone.
         _log.warning("process_unregister_failed", error=str(error))
     finally:
         recovery.close()

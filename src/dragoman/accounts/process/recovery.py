@@ -1,12 +1,12 @@
-"""Settling for processes that died, so that no hold outlives its request and nothing delivered is unpaid.
+"""Settle for processes that died, so that no hold outlives its request and no delivered token stays unpaid.
 
-A process on this machine is dead when its journal's lock is free. Its open requests are charged what the journal says
-was delivered; those it does not name had been given nothing. A process on another machine is dead when its heartbeat
-was missed for DEAD_AFTER_SECONDS: nobody here can read its journal, so its requests are released without a charge,
-unless its machine comes back first and settles them itself. A process that was only frozen for so long finds its
-requests released.
+A process on this machine is dead if its journal's lock is free. Its open requests are charged for the tokens in the
+journal; a request without an entry received nothing. A process on another machine is dead if its heartbeat was missed
+for DEAD_AFTER_SECONDS. Its journal cannot be read here, so its requests are released without a charge, unless its
+machine comes back first and settles them itself. A process that was only frozen for that long finds its requests
+released.
 
-Everything here may be done by several processes at once, or again after it was interrupted.
+Several processes may recover at the same time, and an interrupted recovery may be repeated.
 """
 
 from collections.abc import Collection, Iterable
@@ -24,11 +24,11 @@ HEARTBEAT_SECONDS = 5
 DEAD_AFTER_SECONDS = 60
 
 _MAX_BATCH_SIZE = 500
-"""Requests that are settled in one transaction."""
+"""Requests settled in one transaction."""
 
 
 class Recovery:
-    """One process's part in it, for one thread at a time."""
+    """One process's registration, heartbeat and recovery of others, for one thread at a time."""
 
     def __init__(self, database: Database, folder: JournalFolder, process_id: int) -> None:
         self._database = database
@@ -37,14 +37,14 @@ class Recovery:
         self._ledger = Ledger(database, process_id)
 
     def register(self) -> None:
-        """Say that this process lives. Its journal must be there already, and it may admit only afterwards."""
+        """Register this process. Its journal must exist already, and it may admit only afterwards."""
         with self._database.write() as connection:
             now = self._database.now(connection).wall
             row = {"id": self._process_id, "machine": self._folder.machine_id, "beat_at": now}
             connection.execute(insert(processes).values(**row))
 
     def heartbeat(self) -> None:
-        """Say so again, every HEARTBEAT_SECONDS. Only other machines look at it: not needed for SQLite."""
+        """Renew the heartbeat, every HEARTBEAT_SECONDS. Only other machines read it: not needed for SQLite."""
         if self._database.is_sqlite:
             return
         with self._database.write() as connection:
@@ -55,11 +55,11 @@ class Recovery:
         self.register()
 
     def unregister(self) -> None:
-        """This process has ended in order, without open requests."""
+        """Remove this process, which has ended normally and without open requests."""
         self._delete_processes([self._process_id])
 
     def recover(self) -> int:
-        """Settle for every process that is dead; how many requests that were. Raises what database.failures names."""
+        """Settle for every dead process, and return the number of requests. Raises Database.transient_errors."""
         with self._folder.abandoned() as journals:
             settled = sum(map(self._recover_journal, journals))
         return settled + self._recover_without_journal()
@@ -75,7 +75,7 @@ class Recovery:
         return settled
 
     def _recover_without_journal(self) -> int:
-        """Requests of processes that left no journal here."""
+        """Settle the requests of processes without a journal on this machine."""
         dead = self._dead_processes()
         settled = self._settle([*self._open_requests(dead), *self._orphaned_requests()], {})
         self._delete_processes(dead)
@@ -96,7 +96,7 @@ class Recovery:
         ]
 
     def _orphaned_requests(self) -> list[str]:
-        """Those whose process was forgotten: it died while the database was still committing for it."""
+        """List requests of processes no longer registered: they died while the database was committing for them."""
         with self._database.read() as connection:
             registered = select(processes.c.id)
             not_queued = holds.c.process_id != QUEUE_PROCESS_ID
@@ -111,19 +111,28 @@ class Recovery:
             return list(connection.execute(query).scalars())
 
     def _settle(self, request_ids: Iterable[str], entries: dict[str, JournalEntry]) -> int:
-        settlements = [
-            Settlement(*(entries.get(request_id) or JournalEntry(request_id, 0, 0, 0)), "crashed")
-            for request_id in request_ids
-        ]
-        done = 0
+        settlements = [_settlement(request_id, entries.get(request_id)) for request_id in request_ids]
+        settled = 0
         for first in range(0, len(settlements), _MAX_BATCH_SIZE):
             outcomes = self._ledger.commit(settlements[first : first + _MAX_BATCH_SIZE])
-            done += sum(isinstance(outcome, Settled) and not outcome.repeated for outcome in outcomes)
-        if done:
+            settled += sum(isinstance(outcome, Settled) and not outcome.repeated for outcome in outcomes)
+        if settled:
             self._ledger.sync()
-        return done
+        return settled
 
     def _delete_processes(self, process_ids: Collection[int]) -> None:
         if process_ids:
             with self._database.write() as connection:
                 connection.execute(delete(processes).where(processes.c.id.in_(process_ids)))
+
+
+def _settlement(request_id: str, entry: JournalEntry | None) -> Settlement:
+    if entry is None:
+        return Settlement.uncharged(request_id, "crashed")
+    return Settlement(
+        request_id=request_id,
+        prompt_tokens=entry.prompt_tokens,
+        cached_tokens=entry.cached_tokens,
+        completion_tokens=entry.completion_tokens,
+        result="crashed",
+    )

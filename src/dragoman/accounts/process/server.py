@@ -1,8 +1,8 @@
-"""The ledger process of one server process: it commits what it is sent, and waits for the disk.
+"""The ledger process of one server process: it commits and syncs.
 
 LedgerProcessHandle starts it as `python -m dragoman.accounts.process.server` with a socket as standard input. It ends
-when the other end of that is closed. It decides nothing that the ledger does not decide. With the
-ledger in a process of its own, the server's event loop and the database's work each have a core.
+when the other end of the socket is closed. All decisions are the ledger's. In a process of its own, the database's work
+does not share a core with the server's event loop.
 """
 
 import signal
@@ -20,8 +20,8 @@ from dragoman.core.garbage_collection import freeze_startup_objects
 
 
 def main() -> None:
-    """Answer until the server process closes the connection, or is no more."""
-    # Whoever ends the server lets it finish what it has begun.
+    """Serve until the server process closes the connection or dies."""
+    # A signal to the whole process group must not stop commits: the server ends this process when it is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     with socket.socket(fileno=sys.stdin.fileno()) as connection, connection.makefile("rb") as received:

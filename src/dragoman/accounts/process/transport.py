@@ -1,4 +1,4 @@
-"""How a client reaches the ledger: by a process of its own (child.py) or by a thread of this one (ledger_thread.py)."""
+"""Where a client's ledger runs: in a process of its own (handle.py) or in a thread of this one (ledger_thread.py)."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol, Self
@@ -8,29 +8,29 @@ from dragoman.accounts.process.messages import LedgerConfig, LedgerReply
 
 
 class LedgerTransport(Protocol):
-    """One life of what commits for one client. Started by `start`; whoever has it waits for `wait`."""
+    """A process or thread that commits for one client. Create it by `start`; the owner must await `wait`."""
 
     @classmethod
     async def start(cls, config: LedgerConfig) -> Self:
-        """Raises OSError when the machine has no room for another one."""
+        """Start one. Raises OSError if the system cannot start another one."""
         ...
 
     def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
-        """Do these in one transaction, after all that was sent before. What is sent to a dead one is lost."""
+        """Send a transaction, to be done after all earlier ones. It is lost if the receiver is dead."""
         ...
 
     def replies(self) -> AsyncIterator[LedgerReply]:
-        """Until its end."""
+        """Yield the replies until it ends."""
         ...
 
     def finish(self) -> None:
-        """Let it end when it has answered everything."""
+        """Let it end after answering everything."""
         ...
 
     def kill(self) -> None:
-        """End it as soon as can be; what it has not begun is lost."""
+        """End it as soon as possible; transactions that it has not begun are lost."""
         ...
 
     async def wait(self) -> int:
-        """Wait until it is gone, after its last reply; 0 when it ended in order."""
+        """Wait until it has ended, after its last reply; 0 after a normal end."""
         ...

@@ -42,7 +42,7 @@ class Settler:
             slot = self._accounts.journal.open(request_id)
         except OSError as error:
             _log.error("journal_write_failed", error=error.strerror)
-            self.settle(Settlement(request_id, 0, 0, 0, "failed"), None)
+            self.settle(Settlement.uncharged(request_id, "failed"), None)
             raise Overloaded("The accounts' journal cannot be written", retry_after=5) from None
         return LedgerReservation(self, request, slot, allowances)
 
@@ -103,11 +103,16 @@ class LedgerReservation:
             self._settler.settle(self._settlement(reason), self._slot)
 
     def _settlement(self, reason: EndReason) -> Settlement:
+        prompt, cached, completion = 0, 0, 0
         usage = self._usage
         if usage is not None:
-            counts = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
-        elif not self._generated_tokens or (reason == "failed" and self._is_buffered):
-            counts = (0, 0, 0)
-        else:
-            counts = (self._prompt_tokens, 0, self._generated_tokens)
-        return Settlement(self._request_id, *counts, reason)
+            prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
+        elif self._generated_tokens and not (reason == "failed" and self._is_buffered):
+            prompt, completion = self._prompt_tokens, self._generated_tokens
+        return Settlement(
+            request_id=self._request_id,
+            prompt_tokens=prompt,
+            cached_tokens=cached,
+            completion_tokens=completion,
+            result=reason,
+        )

@@ -117,14 +117,14 @@ class AccountAccessController:
     def build_admission(self, request: AdmissionRequest) -> Admission:
         caller = request.caller
         return Admission(
-            caller.request_id,
-            _required_digest(caller),
-            request.billed_model,
-            request.dialect,
-            request.prompt_tokens,
-            request.max_completion_tokens,
-            caller.account,
-            self._options.hold_cap,
+            request_id=caller.request_id,
+            key_digest=_required_digest(caller),
+            model=request.billed_model,
+            dialect=request.dialect,
+            prompt_tokens=request.prompt_tokens,
+            max_completion_tokens=request.max_completion_tokens,
+            account=caller.account,
+            hold_cap=self._options.hold_cap,
         )
 
     def translate_error(self, request: AdmissionRequest, error: Exception) -> Exception:

@@ -73,7 +73,14 @@ class StaticKeyAuthenticator:
         return UNMETERED
 
     def build_admission(self, request: AdmissionRequest) -> Admission:
-        return Admission(request.caller.request_id, None, request.billed_model, request.dialect, 0, 0)
+        return Admission(
+            request_id=request.caller.request_id,
+            key_digest=None,
+            model=request.billed_model,
+            dialect=request.dialect,
+            prompt_tokens=0,
+            max_completion_tokens=0,
+        )
 
     def translate_error(self, request: AdmissionRequest, error: Exception) -> Exception:  # noqa: ARG002
         return error

@@ -43,14 +43,14 @@ class RetryTransaction:
         if row.state not in ("failed", "cancelled"):
             raise NotRetryable(self._job_id, row.state)
         admission = Admission(
-            self._request_id,
-            row.key_digest,
-            row.model,
-            row.dialect,
-            row.prompt_tokens,
-            row.most_completion_tokens,
-            row.account,
-            self._hold_cap,
+            request_id=self._request_id,
+            key_digest=row.key_digest,
+            model=row.model,
+            dialect=row.dialect,
+            prompt_tokens=row.prompt_tokens,
+            max_completion_tokens=row.most_completion_tokens,
+            account=row.account,
+            hold_cap=self._hold_cap,
         )
         return [admission]
 

@@ -67,14 +67,19 @@ def settlement_of(row: OpenJobRow, result: JobResult) -> Settlement:
     A cancelled one pays the tokens that are stored, a failed one only if somebody may have read them. The prompt is
     paid with the first token.
     """
+    prompt, cached, completion = 0, 0, 0
     usage = result.usage
     if usage is not None:
-        counts = (usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+        prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
     elif row.completion_tokens and (result.state == "cancelled" or row.delivered):
-        counts = (row.prompt_tokens, 0, row.completion_tokens)
-    else:
-        counts = (0, 0, 0)
-    return Settlement(row.request_id, *counts, _SETTLEMENT_RESULTS[result.state])
+        prompt, completion = row.prompt_tokens, row.completion_tokens
+    return Settlement(
+        request_id=row.request_id,
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        completion_tokens=completion,
+        result=_SETTLEMENT_RESULTS[result.state],
+    )
 
 
 class ReportTransaction:

@@ -8,8 +8,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from dragoman.accounts.administration import accounts as balances
-from dragoman.accounts.administration import keys, prices, usage
+from dragoman.accounts.administration import accounts, keys, prices, usage
 from dragoman.accounts.administration.accounts import Account
 from dragoman.accounts.administration.audit_log import Administrator, KeyUpdate, list_audit_entries
 from dragoman.accounts.administration.keys import KeyNotFound
@@ -46,7 +45,7 @@ def create_account(request: AdminRequest) -> wire.AccountBody:
 
 def list_accounts(request: AdminRequest) -> wire.AccountPage:
     query = request.payload(wire.AfterQuery)
-    found = balances.list_accounts(request.database, after=query.after, limit=query.limit)
+    found = accounts.list_accounts(request.database, after=query.after, limit=query.limit)
     return wire.AccountPage(data=list(map(shapes.account_body, found)), next=shapes.next_page(found, query.limit))
 
 
@@ -64,7 +63,7 @@ def deposit(request: AdminRequest) -> wire.DepositBody:
 
 def list_deposits(request: AdminRequest) -> wire.DepositPage:
     query = request.payload(wire.BeforeQuery)
-    found = balances.list_deposits(
+    found = accounts.list_deposits(
         request.database, _requested_account(request).id, before=query.before, limit=query.limit
     )
     return wire.DepositPage(data=list(map(shapes.deposit_body, found)), next=shapes.next_page(found, query.limit))
@@ -151,7 +150,7 @@ def _unset_to_none(value: _Value | msgspec.UnsetType) -> _Value | None:
 
 
 def _requested_account(request: AdminRequest) -> Account:
-    return balances.find_account(request.database, request.path["account"])
+    return accounts.find_account(request.database, request.path["account"])
 
 
 def _key_id(request: AdminRequest) -> int:
@@ -163,4 +162,4 @@ def _key_id(request: AdminRequest) -> int:
 
 def _usage_filter(query: wire.UsageQuery | wire.DailyUsageQuery) -> UsageFilter:
     first, last = (None if day is None else to_day_number(day) for day in (query.first_day, query.last_day))
-    return UsageFilter(query.account, query.key, query.model, first, last)
+    return UsageFilter(account_id=query.account, key_id=query.key, model=query.model, first_day=first, last_day=last)

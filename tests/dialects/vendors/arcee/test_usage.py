@@ -9,9 +9,9 @@ import httpx
 import pytest
 
 from dragoman.accounts.administration.keys import KeyRules
-from tests.support.accounts import LedgerHarness
+from tests.support.accounting import accounting_at, open_ledger_harness
 from tests.support.apps import KEY, client_of, echo_app
-from tests.support.books import accounting_at, open_ledger_harness
+from tests.support.ledger_harness import LedgerHarness
 
 USAGE = "/api/v1/usage"
 

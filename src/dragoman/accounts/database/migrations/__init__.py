@@ -1,7 +1,7 @@
 """Numbered steps from an empty database to the tables that the code expects.
 
-Each step and the record that it was made are one transaction, in which no other process upgrades. A step that was
-released is never edited: what is to change gets a new number.
+A step and its record are one transaction, during which no other process upgrades. Released steps are never edited: a
+change gets a new number.
 """
 
 import time
@@ -15,7 +15,7 @@ from dragoman.accounts.database.migrations import m0001_accounts, m0002_idempote
 from dragoman.accounts.database.tables import schema_migrations
 
 _UPGRADE_LOCK_ID = 0x6472_6167_6F6D_616E
-"""Names the upgrade among PostgreSQL's advisory locks: "dragoman" in ASCII."""
+"""The key of PostgreSQL's advisory lock for upgrades: "dragoman" in ASCII."""
 
 _CREATE_MIGRATIONS_TABLE = """
     CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -35,7 +35,7 @@ class Migration(msgspec.Struct, frozen=True):
 
 
 class MigrationStatus(msgspec.Struct, frozen=True):
-    """Where a database stands. Migrations are given as number and name, in order."""
+    """A database's migrations, as number and name, in order."""
 
     applied: tuple[tuple[int, str], ...]
     pending: tuple[tuple[int, str], ...]
@@ -48,7 +48,7 @@ class DatabaseOutdated(Exception):
 
 
 class DatabaseTooNew(Exception):
-    """The database was upgraded by a newer version, whose tables this one does not know."""
+    """A newer version of dragoman has upgraded the database; this one does not know its tables."""
 
 
 MIGRATIONS = (
@@ -60,7 +60,7 @@ MIGRATIONS = (
 
 
 def migration_status(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> MigrationStatus:
-    """What was applied and what is left to do."""
+    """Return the applied and the pending migrations."""
     with database.read() as connection:
         applied = _applied(connection)
     known = {migration.number for migration in migrations}
@@ -72,7 +72,7 @@ def migration_status(database: Database, migrations: tuple[Migration, ...] = MIG
 
 
 def upgrade(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> list[str]:
-    """Apply every step that is missing; the names of those that were. Raises DatabaseTooNew."""
+    """Apply all pending migrations and return their names. Raises DatabaseTooNew."""
     return [migration.name for migration in migrations if _apply(database, migration, migrations)]
 
 

@@ -1,4 +1,4 @@
-"""Requests with an Idempotency-Key, and the answers kept for them."""
+"""Requests with an Idempotency-Key, and their stored responses."""
 
 from sqlalchemy import Connection
 
@@ -25,6 +25,6 @@ STATEMENTS = (
 
 
 def apply(connection: Connection) -> None:
-    """Make the table."""
+    """Create the table."""
     for statement in STATEMENTS:
         connection.exec_driver_sql(statement.format(bytes=BYTES[connection.dialect.name]))

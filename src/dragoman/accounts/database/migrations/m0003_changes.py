@@ -1,4 +1,4 @@
-"""Who changed what: accounts, deposits, keys, prices."""
+"""The audit log of changes to accounts, deposits, keys and prices."""
 
 from sqlalchemy import Connection
 
@@ -19,6 +19,6 @@ STATEMENTS = (
 
 
 def apply(connection: Connection) -> None:
-    """Make the table."""
+    """Create the table."""
     for statement in STATEMENTS:
         connection.exec_driver_sql(statement.format(identity=IDENTITY[connection.dialect.name]))

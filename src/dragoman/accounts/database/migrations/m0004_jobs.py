@@ -1,4 +1,4 @@
-"""Queued requests, what they are to run, and the events of their answers."""
+"""Queued requests, their contents, and the events of their answers."""
 
 from sqlalchemy import Connection
 
@@ -6,10 +6,10 @@ from dragoman.accounts.database.migrations.m0001_accounts import IDENTITY
 from dragoman.accounts.database.migrations.m0002_idempotency import BYTES
 
 NUMBER = {"sqlite": "INTEGER", "postgresql": "BIGINT"}
-"""SQLite looks rows up by this word without an index of their own."""
+"""SQLite looks rows up by an INTEGER primary key without a separate index."""
 
-# The indexes of waiting jobs hold waiting jobs alone: however many have ended, they are as small as the queue is.
-# Those of all jobs do not begin with the model, so that SQLite does not take them instead.
+# The indexes for waiting jobs contain only those, so their size is that of the queue, however many jobs have ended.
+# The indexes over all jobs do not begin with the model, so that SQLite does not choose them instead.
 STATEMENTS = (
     "ALTER TABLE idempotent_requests ADD COLUMN job_id TEXT",
     "CREATE INDEX idempotent_requests_job ON idempotent_requests (job_id) WHERE job_id IS NOT NULL",
@@ -80,7 +80,7 @@ STATEMENTS = (
 
 
 def apply(connection: Connection) -> None:
-    """Make the tables."""
+    """Create the tables."""
     kind = connection.dialect.name
     for statement in STATEMENTS:
         words = {"identity": IDENTITY[kind], "number": NUMBER[kind], "bytes": BYTES[kind]}

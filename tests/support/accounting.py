@@ -1,4 +1,4 @@
-"""The accounts' database of a server in this process, with a shop in it."""
+"""The accounts' database of a server in this process."""
 
 import contextlib
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.gateway.auth.account_keys import AccountsOptions
 from dragoman.gateway.execution.stored_responses import MAX_RESPONSE_BYTES
 from dragoman.server.accounting import AccountingServices
-from tests.support.accounts import LedgerHarness
+from tests.support.ledger_harness import LedgerHarness
 
 ADMIN_KEY = "sk-admin-0123456789abcdef"
 
 
 @contextlib.contextmanager
 def open_ledger_harness(url: str) -> Iterator[LedgerHarness]:
-    """A shop at the database, whose tables are made if need be."""
+    """Open a ledger harness on the database, and create missing tables."""
     database = Database(url)
     try:
         upgrade(database)
@@ -31,7 +31,7 @@ def open_ledger_harness(url: str) -> Iterator[LedgerHarness]:
 def accounting_at(
     url: str, journals: Path, *, max_response_bytes: int = MAX_RESPONSE_BYTES
 ) -> Iterator[AccountingServices]:
-    """A worker's books over a database with tables, not opened: this process is not registered."""
+    """Make a worker's accounting services on an upgraded database, unopened: this process is not registered."""
     accounting = AccountingServices(
         AccountsOptions(Database(url), journals, transport=LedgerThread), max_response_bytes=max_response_bytes
     )

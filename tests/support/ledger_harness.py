@@ -1,14 +1,18 @@
-"""A small shop: one account, one key, one model with a price, and a ledger to buy at."""
+"""A ledger with one account, one key and one model with a price."""
 
 from types import TracebackType
 from typing import Any, Self
+
+import msgspec
+from sqlalchemy import select
 
 from dragoman.accounts.administration.accounts import Account, create_account, deposit, find_account
 from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.administration.keys import Key, KeyRules, create_key, get_key
 from dragoman.accounts.administration.prices import set_price
+from dragoman.accounts.administration.usage import UsageRecord
 from dragoman.accounts.database.connections import Clock, Database, Instant
-from dragoman.accounts.database.tables import metadata, schema_migrations
+from dragoman.accounts.database.tables import metadata, schema_migrations, usage
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.accounts.ledger.operations import (
@@ -41,7 +45,7 @@ class ManualClock(Clock):
 
 
 def clear_tables(database: Database) -> None:
-    """Delete every row, as if the tables had just been made."""
+    """Delete all rows, as if the tables had just been created."""
     names = [name for name in metadata.tables if name != schema_migrations.name]
     with database.write() as connection:
         if database.is_sqlite:
@@ -51,8 +55,32 @@ def clear_tables(database: Database) -> None:
             connection.exec_driver_sql(f"TRUNCATE {', '.join(names)} RESTART IDENTITY CASCADE")
 
 
+def settlement(
+    request_id: str,
+    prompt: int = 1,
+    cached: int = 0,
+    completion: int = 1,
+    result: SettlementResult = "finished",
+) -> Settlement:
+    """Build a settlement."""
+    return Settlement(
+        request_id=request_id,
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        completion_tokens=completion,
+        result=result,
+    )
+
+
+def find_usage(database: Database, request_id: str) -> UsageRecord | None:
+    """Return the usage of a request; None if it is not settled."""
+    with database.read() as connection:
+        row = connection.execute(select(usage).where(usage.c.request_id == request_id)).one_or_none()
+    return None if row is None else msgspec.convert(row, UsageRecord, from_attributes=True)
+
+
 class LedgerHarness:
-    """Buys at a ledger, in the name of one key."""
+    """Admits and settles requests of one key at a ledger."""
 
     def __init__(
         self, database: Database, *, balance: int = 1_000_000, rules: KeyRules | None = None, name: str = "acme"
@@ -81,22 +109,22 @@ class LedgerHarness:
         return created.secret, created.key
 
     def use_new_key(self, rules: KeyRules) -> None:
-        """Buy with another key."""
+        """Continue with a new key."""
         self.secret, key = self.new_key(rules)
         self.key_id = key.id
         self.digest = key_digest(self.secret)
 
     def admission(self, prompt: int = 10, max_completion: int = 10, **fields: Any) -> Admission:
         defaults: dict[str, Any] = {"key_digest": self.digest, "model": MODEL, "dialect": "arcee"}
-        request_id = fields.pop("request_id", None) or new_request_id()
-        return Admission(request_id, prompt_tokens=prompt, max_completion_tokens=max_completion, **(defaults | fields))
+        defaults |= {"request_id": new_request_id(), "prompt_tokens": prompt, "max_completion_tokens": max_completion}
+        return Admission(**(defaults | fields))
 
     def try_admit(self, prompt: int = 10, max_completion: int = 10, **fields: Any) -> LedgerOutcome:
-        """What an admission leads to."""
+        """Commit an admission and return its outcome."""
         return self.ledger.commit([self.admission(prompt, max_completion, **fields)])[0]
 
     def admit(self, prompt: int = 10, max_completion: int = 10, **fields: Any) -> Admitted:
-        """An admission that must succeed."""
+        """Commit an admission that must succeed."""
         outcome = self.try_admit(prompt, max_completion, **fields)
         assert isinstance(outcome, Admitted), outcome
         return outcome
@@ -109,8 +137,8 @@ class LedgerHarness:
         completion: int = 10,
         result: SettlementResult = "finished",
     ) -> Settled:
-        """A settlement that must succeed."""
-        outcome = self.ledger.commit([Settlement(request_id, prompt, cached, completion, result)])[0]
+        """Commit a settlement that must succeed."""
+        outcome = self.ledger.commit([settlement(request_id, prompt, cached, completion, result)])[0]
         assert isinstance(outcome, Settled), outcome
         return outcome
 
