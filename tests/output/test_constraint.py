@@ -18,7 +18,7 @@ def allowed(constraint: GrammarConstraint) -> bytes:
     return bytes(token for token in constraint.allowed().nonzero()[0].tolist() if token != END)
 
 
-def take(constraint: GrammarConstraint, text: bytes) -> None:
+def accept_all(constraint: GrammarConstraint, text: bytes) -> None:
     for token in text:
         constraint.accept(token)
 
@@ -26,21 +26,21 @@ def take(constraint: GrammarConstraint, text: bytes) -> None:
 def test_only_tokens_that_continue_the_grammar_are_allowed(compiler: GrammarCompiler) -> None:
     constraint = compiler.compile(DIGITS, "response_format").copy()
     assert allowed(constraint) == b"0123456789"
-    take(constraint, b"4")
+    accept_all(constraint, b"4")
     assert not constraint.is_complete
-    take(constraint, b"2")
+    accept_all(constraint, b"2")
     assert constraint.is_complete
 
 
 def test_forced_tokens_are_reported_and_then_accepted_like_any_token(compiler: GrammarCompiler) -> None:
     constraint = compiler.compile(GREETING, "response_format").copy()
     assert bytes(constraint.forced()) == b"Hello, "
-    take(constraint, b"Hello, ")
+    accept_all(constraint, b"Hello, ")
     assert constraint.forced() == []
     assert allowed(constraint) == b"wy"
-    take(constraint, b"y")
+    accept_all(constraint, b"y")
     assert bytes(constraint.forced()) == b"ou!"
-    take(constraint, b"ou!")
+    accept_all(constraint, b"ou!")
     assert constraint.is_complete
 
 
@@ -49,7 +49,7 @@ def test_nothing_is_forced_where_every_token_must_be_sampled(compiler: GrammarCo
 
 
 class LossyVocabulary(ByteGrammarVocabulary):
-    """Its tokenizer drops what it has no token for."""
+    """A vocabulary whose tokenizer drops bytes without a token."""
 
     def tokenize_plain(self, text: bytes) -> list[int]:
         return [byte for byte in text if byte != ord("x")]
@@ -63,7 +63,7 @@ def test_forced_tokens_stop_where_the_tokenizer_drops_bytes() -> None:
 def test_choices_advance_independently(compiler: GrammarCompiler) -> None:
     first = compiler.compile(DIGITS, "response_format").copy()
     second = compiler.compile(DIGITS, "response_format").copy()
-    take(first, b"42")
+    accept_all(first, b"42")
     assert (first.is_complete, second.is_complete) == (True, False)
     assert allowed(second) == b"0123456789"
 
@@ -81,7 +81,7 @@ def test_masks_computed_in_the_background_are_the_same(compiler: GrammarCompiler
 def test_a_token_that_is_not_allowed_fails_the_constraint(compiler: GrammarCompiler) -> None:
     constraint = compiler.compile(DIGITS, "response_format").copy()
     with pytest.raises(ConstraintFailed):
-        take(constraint, b"x")
+        accept_all(constraint, b"x")
     with pytest.raises(ConstraintFailed):
         constraint.allowed()
 
@@ -94,8 +94,8 @@ def test_a_grammar_that_does_not_compile_is_refused(compiler: GrammarCompiler) -
 
 
 def test_only_the_most_recent_grammars_are_cached(compiler: GrammarCompiler) -> None:
-    kept = compiler.compile(DIGITS, "response_format")
-    assert compiler.compile(DIGITS, "response_format") is kept
+    cached = compiler.compile(DIGITS, "response_format")
+    assert compiler.compile(DIGITS, "response_format") is cached
     for number in range(100):
         compiler.compile(f'start: "{number}"', "response_format")
-    assert compiler.compile(DIGITS, "response_format") is not kept
+    assert compiler.compile(DIGITS, "response_format") is not cached

@@ -21,20 +21,18 @@ def test_logprobs_are_a_log_softmax_in_float64(values: list[float], data: st.Dat
     expected = exact - np.log(np.exp(exact - exact.max()).sum()) - exact.max()
     assert (reported.token_id, reported.token) == (token, piece(token))
     assert reported.logprob == pytest.approx(expected[token], abs=1e-9)
-    assert [likelihood.logprob for likelihood in reported.top] == pytest.approx(
-        sorted(expected, reverse=True), abs=1e-9
-    )
+    assert [candidate.logprob for candidate in reported.top] == pytest.approx(sorted(expected, reverse=True), abs=1e-9)
 
 
 @given(LOGITS, st.integers(0, 20))
-def test_the_likeliest_tokens_come_first_and_ties_are_ordered_by_id(values: list[float], count: int) -> None:
+def test_the_most_likely_tokens_come_first_and_ties_are_ordered_by_id(values: list[float], count: int) -> None:
     logits = np.array(values, dtype=np.float32)
     reported = token_logprobs(logits, 0, count, piece)
     expected = sorted(range(len(values)), key=lambda token: (-logits[token], token))[:count]
-    assert [likelihood.token_id for likelihood in reported.top] == expected
+    assert [candidate.token_id for candidate in reported.top] == expected
 
 
 def test_an_impossible_token_has_logprob_minus_9999() -> None:
     reported = token_logprobs(np.array([0.0, -np.inf], dtype=np.float32), 1, 2, piece)
     assert reported.logprob == MIN_LOGPROB
-    assert [likelihood.logprob for likelihood in reported.top] == [0.0, MIN_LOGPROB]
+    assert [candidate.logprob for candidate in reported.top] == [0.0, MIN_LOGPROB]

@@ -14,7 +14,7 @@ UNREACHED_LIMIT = 1000
 
 
 class WordVocabulary:
-    """Implements DetokenizerVocabulary: a few words and markup, numbered by their place here."""
+    """Implements DetokenizerVocabulary: a few words and markup, numbered in this order."""
 
     texts = ("<end>", "<turn>", "<tool>", "Hel", "lo", " world", "!", "STOP")
     end_token_ids = frozenset({0})
@@ -36,16 +36,16 @@ def run(
     limit: int = UNREACHED_LIMIT,
     vocabulary: DetokenizerVocabulary | None = None,
 ) -> tuple[list[str], FinishReason | None, int]:
-    """Text shown with each token, the reason, and how many tokens the choice took."""
-    choice = OutputProcessor(vocabulary or WordVocabulary(), sampling, limit)
+    """Return the text shown with each token, the finish reason, and how many tokens were accepted."""
+    processor = OutputProcessor(vocabulary or WordVocabulary(), sampling, limit)
     texts = []
     for token in tokens:
-        deltas, reason = choice.accept(token)
+        deltas, reason = processor.accept(token)
         assert [token] == [token for delta in deltas for token in delta.token_ids]
         texts.append("".join(delta.text for delta in deltas if isinstance(delta, Delta)))
         if reason is not None:
-            return texts, reason, choice.tokens
-    return texts, None, choice.tokens
+            return texts, reason, processor.tokens
+    return texts, None, processor.tokens
 
 
 def ends(
@@ -145,11 +145,11 @@ def test_a_stop_string_that_began_before_min_tokens_is_not_matched() -> None:
 
 
 def test_end_tokens_are_barred_until_min_tokens_are_produced() -> None:
-    choice = OutputProcessor(WordVocabulary(), SamplingParams(min_tokens=2), UNREACHED_LIMIT)
+    processor = OutputProcessor(WordVocabulary(), SamplingParams(min_tokens=2), UNREACHED_LIMIT)
     barred = []
     for token in (HEL, LO, WORLD):
-        barred.append(choice.ends_are_barred)
-        choice.accept(token)
+        barred.append(processor.ends_are_barred)
+        processor.accept(token)
     assert barred == [True, True, False]
 
 

@@ -1,4 +1,4 @@
-"""What a choice makes of an answer that is more than text: thoughts, calls of tools, and log-probabilities."""
+"""The processor on answers with reasoning, tool calls and log-probabilities."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,7 +25,7 @@ CALL = '<tool_call>\n{"name": "get_time", "arguments": {"zone": "STOP"}}\n</tool
 
 
 class SpecialWordVocabulary:
-    """Implements DetokenizerVocabulary: a token is a word of the test."""
+    """Implements DetokenizerVocabulary: a token is one of the given words."""
 
     def __init__(self, words: Sequence[str], special: Sequence[str] = ()) -> None:
         self.words = list(words)
@@ -40,7 +40,7 @@ class SpecialWordVocabulary:
 
 
 class ProcessedOutput(NamedTuple):
-    """Everything a choice said."""
+    """Everything that a choice returned."""
 
     content: str
     reasoning: str
@@ -53,38 +53,38 @@ class ProcessedOutput(NamedTuple):
 
 def process(
     text: str | Sequence[str],
-    reading: OutputParserSpec,
+    spec: OutputParserSpec,
     sampling: SamplingParams | None = None,
     *,
     limit: int = UNREACHED_LIMIT,
     mode: ToolCallMode = "none",
     special: Sequence[str] = (),
 ) -> ProcessedOutput:
-    """A choice whose tokens are the bytes of a text, or words; each is reported."""
+    """Process tokens that are the bytes of a text, or words, with log-probabilities."""
     vocabulary = (
         ByteVocabulary() if isinstance(text, str) else SpecialWordVocabulary(list(dict.fromkeys(text)), special)
     )
     tokens = [*text.encode(), END] if isinstance(text, str) else _tokens(text, vocabulary)
     markup = frozenset(vocabulary.special) if isinstance(vocabulary, SpecialWordVocabulary) else frozenset[int]()
-    reader = build_parser(reading, mode)
-    choice = OutputProcessor(vocabulary, sampling or SamplingParams(), limit, parser=reader, markup=markup)
+    parser = build_parser(spec, mode)
+    processor = OutputProcessor(vocabulary, sampling or SamplingParams(), limit, parser=parser, markup=markup)
     deltas: list[AnyDelta] = []
     reason = None
     for token in tokens:
-        accepted = choice.accept(token, TokenLogprobs(token, vocabulary.piece(token), -1.0, []))
+        accepted = processor.accept(token, TokenLogprobs(token, vocabulary.piece(token), -1.0, []))
         assert accepted.deltas[0].token_ids == [token]
         deltas += accepted.deltas
         reason = accepted.reason
         if reason is not None:
             break
     return ProcessedOutput(
-        "".join(delta.text for delta in deltas if isinstance(delta, Delta)),
-        "".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
-        _calls(deltas),
-        reason,
-        choice.tokens,
-        choice.reasoning_tokens,
-        [told.token for delta in deltas if isinstance(delta, Delta) for told in delta.logprobs],
+        content="".join(delta.text for delta in deltas if isinstance(delta, Delta)),
+        reasoning="".join(delta.text for delta in deltas if isinstance(delta, ReasoningDelta)),
+        calls=_calls(deltas),
+        reason=reason,
+        tokens=processor.tokens,
+        reasoning_tokens=processor.reasoning_tokens,
+        logprob_tokens=[logprobs.token for delta in deltas if isinstance(delta, Delta) for logprobs in delta.logprobs],
     )
 
 
@@ -131,23 +131,23 @@ def test_a_call_that_is_cut_ends_with_length_and_shows_no_markup() -> None:
         assert output.reason == "length"
     for limit in range(len("<tool_call>"), len(CALL)):
         assert process(CALL, TOOLS, limit=limit, mode="from trigger").content == ""
-    assert process("<tool", TOOLS, mode="from trigger").content == "<tool", "it was no call"
+    assert process("<tool", TOOLS, mode="from trigger").content == "<tool", "it was not a call"
 
 
 def test_reasoning_tokens_are_counted() -> None:
     assert process(["<think>", "a", "b", "</think>", "c"], BOTH)[4:6] == (6, 3)
 
 
-def test_markup_of_special_tokens_is_read_although_they_are_hidden() -> None:
+def test_markup_of_special_tokens_is_parsed_although_they_are_hidden() -> None:
     output = process(["<think>", "a", "</think>", "b", "<x>", "c"], BOTH, special=("<think>", "</think>"))
     assert output[:2] == ("b<x>c", "a")
 
 
-@pytest.mark.parametrize("reading", [OutputParserSpec(), TOOLS, BOTH])
+@pytest.mark.parametrize("spec", [OutputParserSpec(), TOOLS, BOTH])
 @given(st.lists(st.sampled_from(["a", "é", " b", "<", "<too", "l", "x<", "\n"]), max_size=12))
-def test_every_token_of_shown_text_has_its_logprobs_reported_once(reading: OutputParserSpec, words: list[str]) -> None:
+def test_every_token_of_shown_text_has_its_logprobs_reported_once(spec: OutputParserSpec, words: list[str]) -> None:
     text = "".join(words)
-    output = process(text, reading)
+    output = process(text, spec)
     assert output.content == text
     assert b"".join(output.logprob_tokens).decode() == text
 

@@ -25,9 +25,9 @@ FRAGMENTS = [
 TEXTS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=4), max_size=10)
 
 
-def new_parser(*, begun: bool = False, calls: bool = False) -> ReasoningParser:
+def new_parser(*, opened: bool = False, calls: bool = False) -> ReasoningParser:
     answer = ToolCallParser(FORMATS["hermes"].syntax) if calls else None
-    return ReasoningParser(ReasoningSpec("<think>", "</think>", begun, None), answer)
+    return ReasoningParser(ReasoningSpec("<think>", "</think>", opened_by_prompt=opened, budget_tokens=None), answer)
 
 
 @pytest.mark.parametrize(
@@ -44,61 +44,61 @@ def new_parser(*, begun: bool = False, calls: bool = False) -> ReasoningParser:
         ("<think>a</think>b<think>c</think>", [ReasoningText("a"), ContentText("b<think>c</think>")]),
     ],
 )
-def test_a_thought_split_anywhere_reads_the_same(answer: str, expected: list[OutputPart]) -> None:
+def test_reasoning_split_anywhere_is_parsed_the_same(answer: str, expected: list[OutputPart]) -> None:
     for texts in splits(answer):
         assert parse(new_parser(), *texts) == expected
 
 
 def test_reasoning_opened_by_the_prompt_needs_no_marker() -> None:
     for texts in splits("\nHm.\n</think>\n\nYes."):
-        assert parse(new_parser(begun=True), *texts) == [ReasoningText("Hm."), ContentText("Yes.")]
+        assert parse(new_parser(opened=True), *texts) == [ReasoningText("Hm."), ContentText("Yes.")]
 
 
 def test_markers_may_be_any_text() -> None:
-    thinking = ReasoningSpec("[THINK]", "[/THINK]", opened_by_prompt=False, budget_tokens=None)
-    assert parse(ReasoningParser(thinking), "[THINK]Hm.[/THINK]Yes.") == [ReasoningText("Hm."), ContentText("Yes.")]
+    spec = ReasoningSpec("[THINK]", "[/THINK]", opened_by_prompt=False, budget_tokens=None)
+    assert parse(ReasoningParser(spec), "[THINK]Hm.[/THINK]Yes.") == [ReasoningText("Hm."), ContentText("Yes.")]
 
 
 def test_calls_are_parsed_after_the_reasoning_and_not_within_it() -> None:
-    made = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
-    for texts in splits(f"<think>{made}</think>\n{made}"):
-        assert parse(new_parser(calls=True), *texts) == [ReasoningText(made), *tool_call_parts(0, "f", "{}")]
-    assert parse(new_parser(calls=True), made) == tool_call_parts(0, "f", "{}")
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    for texts in splits(f"<think>{call}</think>\n{call}"):
+        assert parse(new_parser(calls=True), *texts) == [ReasoningText(call), *tool_call_parts(0, "f", "{}")]
+    assert parse(new_parser(calls=True), call) == tool_call_parts(0, "f", "{}")
 
 
-@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("opened", [False, True])
 @given(TEXTS)
-def test_the_split_into_pieces_never_changes_what_is_read(begun: bool, texts: list[str]) -> None:
+def test_the_split_into_chunks_never_changes_the_result(opened: bool, texts: list[str]) -> None:
     whole = "".join(texts)
-    assert parse(new_parser(begun=begun, calls=True), *texts) == parse(new_parser(begun=begun, calls=True), whole)
-    assert parse(new_parser(begun=begun), *whole) == parse(new_parser(begun=begun), whole)
+    assert parse(new_parser(opened=opened, calls=True), *texts) == parse(new_parser(opened=opened, calls=True), whole)
+    assert parse(new_parser(opened=opened), *whole) == parse(new_parser(opened=opened), whole)
 
 
 @given(st.text())
-def test_an_answer_without_a_thought_comes_out_as_it_went_in(text: str) -> None:
+def test_an_answer_without_reasoning_is_unchanged(text: str) -> None:
     assert parse(new_parser(), *text) == ([ContentText(text)] if text else [])
 
 
 @given(TEXTS)
-def test_nothing_but_markers_and_their_whitespace_is_left_out(texts: list[str]) -> None:
+def test_only_markers_and_their_whitespace_are_removed(texts: list[str]) -> None:
     text = "".join(texts)
-    pieces = parse(new_parser(), text)
-    thought = "".join(piece.text for piece in pieces if isinstance(piece, ReasoningText))
-    content = "".join(piece.text for piece in pieces if isinstance(piece, ContentText))
-    markers = rf"(?:\s*<think>\s*{re.escape(thought)}\s*(?:</think>\s*)?)?"
+    parts = parse(new_parser(), text)
+    reasoning = "".join(part.text for part in parts if isinstance(part, ReasoningText))
+    content = "".join(part.text for part in parts if isinstance(part, ContentText))
+    markers = rf"(?:\s*<think>\s*{re.escape(reasoning)}\s*(?:</think>\s*)?)?"
     assert re.fullmatch(markers + re.escape(content), text)
 
 
 def test_a_parser_reports_its_state_and_the_characters_it_holds_back() -> None:
-    answer = new_parser(calls=True)
-    assert (answer.in_reasoning, answer.in_content) == (False, True)
-    answer.feed("\n<thi")
-    assert answer.held_characters == 5
-    answer.feed("nk>Hm.")
-    assert (answer.in_reasoning, answer.in_content, answer.held_characters) == (True, False, 0)
-    answer.feed("</th")
-    assert (answer.in_reasoning, answer.held_characters) == (True, 0)
-    answer.feed("ink>\n")
-    assert (answer.in_reasoning, answer.in_content, answer.held_characters) == (False, True, 0)
-    answer.feed("Yes. <tool")
-    assert (answer.in_content, answer.held_characters) == (True, 6)
+    parser = new_parser(calls=True)
+    assert (parser.in_reasoning, parser.in_content) == (False, True)
+    parser.feed("\n<thi")
+    assert parser.held_characters == 5
+    parser.feed("nk>Hm.")
+    assert (parser.in_reasoning, parser.in_content, parser.held_characters) == (True, False, 0)
+    parser.feed("</th")
+    assert (parser.in_reasoning, parser.held_characters) == (True, 0)
+    parser.feed("ink>\n")
+    assert (parser.in_reasoning, parser.in_content, parser.held_characters) == (False, True, 0)
+    parser.feed("Yes. <tool")
+    assert (parser.in_content, parser.held_characters) == (True, 6)

@@ -16,24 +16,24 @@ VALUES = st.recursive(
 
 
 @given(st.text("ab", max_size=8), st.text("ab", min_size=1, max_size=5))
-def test_the_overlap_is_the_longest_beginning_the_text_ends_with(text: str, awaited: str) -> None:
-    lengths = [length for length in range(len(awaited)) if text.endswith(awaited[:length])]
-    assert overlap(text, awaited) == max(lengths)
+def test_the_overlap_is_the_longest_proper_prefix_that_the_text_ends_with(text: str, marker: str) -> None:
+    lengths = [length for length in range(len(marker)) if text.endswith(marker[:length])]
+    assert overlap(text, marker) == max(lengths)
 
 
 @given(VALUES, st.sampled_from(["}", " ", ",", "\n}", "]"]), st.randoms())
-def test_a_value_ends_where_json_ends(value: Any, behind: str, randomness: random.Random) -> None:
+def test_a_value_ends_where_json_ends(value: Any, following: str, randomness: random.Random) -> None:
     written = json.dumps(value, ensure_ascii=False)
-    text = written + behind
+    text = written + following
     scanner = JsonValueScanner()
     read = 0
     while read < len(text):
-        piece = text[read : read + randomness.randint(1, 4)]
-        end = scanner.end(piece)
+        chunk = text[read : read + randomness.randint(1, 4)]
+        end = scanner.end(chunk)
         if end is not None:
             assert read + end == len(written)
             return
-        read += len(piece)
+        read += len(chunk)
     pytest.fail("the value did not end")
 
 

@@ -8,58 +8,58 @@ from dragoman.output.stop_strings import StopMatcher
 
 # Few characters, so that random strings overlap with themselves, with each other and with the text.
 LETTERS = "abé"
-PIECES = st.lists(st.text(LETTERS, max_size=6), max_size=12)
+CHUNKS = st.lists(st.text(LETTERS, max_size=6), max_size=12)
 STOPS = st.lists(st.text(LETTERS, min_size=1, max_size=5), max_size=4)
 
 
 def reference(text: str, stops: Sequence[str], include: bool) -> tuple[str, bool]:
-    """What is shown of the text, and whether it ends by a stop string: character by character, from the start."""
+    """Return the shown text and whether a stop string ends it, by searching every prefix."""
     for end in range(1, len(text) + 1):
         if complete := [len(stop) for stop in stops if text[:end].endswith(stop)]:
             return text[: end if include else end - max(complete)], True
     return text, False
 
 
-def shown(pieces: Sequence[str], stops: Sequence[str], include: bool = False) -> tuple[str, bool]:
+def shown(chunks: Sequence[str], stops: Sequence[str], include: bool = False) -> tuple[str, bool]:
     matcher = StopMatcher(stops, include_stop_text=include)
     text = ""
-    for piece in pieces:
-        text += matcher.feed(piece)
+    for chunk in chunks:
+        text += matcher.feed(chunk)
         if matcher.stopped:
             return text, True
     return text + matcher.flush(), False
 
 
-def longest_beginning(text: str, stops: Sequence[str]) -> int:
-    """Length of the longest end of the text that begins a stop string."""
+def longest_prefix(text: str, stops: Sequence[str]) -> int:
+    """Return the length of the longest proper prefix of a stop string that the text ends with."""
     return max((size for stop in stops for size in range(len(stop)) if text.endswith(stop[:size])), default=0)
 
 
-@given(PIECES, STOPS, st.booleans())
-def test_what_is_shown_ends_at_the_first_stop_string_completed_however_the_text_is_split(
-    pieces: list[str], stops: list[str], include: bool
+@given(CHUNKS, STOPS, st.booleans())
+def test_the_shown_text_ends_at_the_first_complete_stop_string_however_it_is_split(
+    chunks: list[str], stops: list[str], include: bool
 ) -> None:
-    assert shown(pieces, stops, include) == reference("".join(pieces), stops, include)
+    assert shown(chunks, stops, include) == reference("".join(chunks), stops, include)
 
 
-@given(PIECES, STOPS)
-def test_exactly_the_longest_beginning_of_a_stop_string_is_held_back(pieces: list[str], stops: list[str]) -> None:
+@given(CHUNKS, STOPS)
+def test_exactly_the_longest_prefix_of_a_stop_string_is_held_back(chunks: list[str], stops: list[str]) -> None:
     matcher = StopMatcher(stops)
     read = seen = ""
-    for piece in pieces:
-        read += piece
-        seen += matcher.feed(piece)
+    for chunk in chunks:
+        read += chunk
+        seen += matcher.feed(chunk)
         if matcher.stopped:
             return
-        assert seen == read[: len(read) - longest_beginning(read, stops)]
+        assert seen == read[: len(read) - longest_prefix(read, stops)]
 
 
-@given(PIECES, STOPS)
-def test_nothing_is_shown_after_the_stop(pieces: list[str], stops: list[str]) -> None:
+@given(CHUNKS, STOPS)
+def test_nothing_is_shown_after_the_stop(chunks: list[str], stops: list[str]) -> None:
     matcher = StopMatcher(stops)
-    for piece in pieces:
+    for chunk in chunks:
         over = matcher.stopped
-        assert matcher.feed(piece) == "" or not over
+        assert matcher.feed(chunk) == "" or not over
     assert matcher.flush() == "" or not matcher.stopped
 
 
@@ -88,6 +88,6 @@ def test_a_stop_string_that_is_included_ends_the_text() -> None:
     assert shown(["one E", "ND two"], ["END"], include=True) == ("one END", True)
 
 
-def test_long_self_similar_stop_strings_cost_constant_work_a_character() -> None:
+def test_long_self_similar_stop_strings_take_constant_work_per_character() -> None:
     stops = ["a" * length + "b" for length in range(192, 256)]
     assert shown(["a" * 10_000, "c"], stops) == ("a" * 10_000 + "c", False)

@@ -14,7 +14,7 @@ from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.output_parts import parse, splits, tool_call_parts
 
-NAMES: list[ToolFormatName] = [name for name in FORMATS if name != "generic"]  # which is read as hermes is
+NAMES: list[ToolFormatName] = [name for name in FORMATS if name != "generic"]  # which has the markup of hermes
 FEWER = settings(max_examples=50)
 
 HEAD = r'\{\s*"name"\s*:\s*"[\w.:/-]+"\s*,\s*"(?:arguments|parameters)"\s*:\s*'
@@ -60,7 +60,7 @@ VALUES = st.recursive(
 
 @st.composite
 def arguments(draw: st.DrawFn) -> str:
-    """JSON of any value, in any style."""
+    """Encode any value as JSON in any style."""
     value: Any = draw(VALUES | st.dictionaries(st.text(max_size=9), VALUES, max_size=4))
     separators = draw(st.sampled_from([None, (",", ":"), (" , ", " : ")]))
     return json.dumps(
@@ -69,10 +69,10 @@ def arguments(draw: st.DrawFn) -> str:
 
 
 @st.composite
-def pieces_of(draw: st.DrawFn, text: str) -> list[str]:
-    """A text, split at random places."""
-    places = sorted(draw(st.lists(st.integers(0, len(text)), max_size=6)))
-    return [text[start:end] for start, end in zip([0, *places], [*places, len(text)], strict=True)]
+def chunks_of(draw: st.DrawFn, text: str) -> list[str]:
+    """Split a text at random positions."""
+    cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=6)))
+    return [text[start:end] for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True)]
 
 
 CALLS = st.lists(
@@ -88,26 +88,26 @@ def hermes(*texts: str) -> list[OutputPart]:
     return parse(new_parser("hermes"), *texts)
 
 
-def pattern_of(pieces: list[OutputPart], name: ToolFormatName) -> str:
-    """What a text must look like from which the pieces were read, if nothing but markup may be missing in them."""
+def pattern_of(parts: list[OutputPart], name: ToolFormatName) -> str:
+    """Return a pattern for the texts that parse to these parts if only markup is removed."""
     patterns = []
-    for piece in pieces:
-        match piece:
+    for part in parts:
+        match part:
             case ToolCallStart():
                 patterns.append(BEFORE_CALL[name] + HEAD)
             case ToolCallEnd():
                 patterns.append(AFTER_CALL[name])
             case _:
-                patterns.append(re.escape(piece.text))
+                patterns.append(re.escape(part.text))
     return "".join(patterns)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @FEWER
 @given(st.data(), TEXTS)
-def test_the_split_into_pieces_never_changes_what_is_read(name: ToolFormatName, data: st.DataObject, text: str) -> None:
+def test_the_split_into_chunks_never_changes_the_result(name: ToolFormatName, data: st.DataObject, text: str) -> None:
     assert (
-        parse(new_parser(name), *data.draw(pieces_of(text)))
+        parse(new_parser(name), *data.draw(chunks_of(text)))
         == parse(new_parser(name), text)
         == parse(new_parser(name), *text)
     )
@@ -116,25 +116,25 @@ def test_the_split_into_pieces_never_changes_what_is_read(name: ToolFormatName, 
 @pytest.mark.parametrize("name", NAMES)
 @FEWER
 @given(TEXTS)
-def test_nothing_but_markup_is_left_out(name: ToolFormatName, text: str) -> None:
+def test_only_markup_is_removed(name: ToolFormatName, text: str) -> None:
     assert re.fullmatch(pattern_of(parse(new_parser(name), text), name), text, re.DOTALL)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @FEWER
 @given(st.text())
-def test_an_answer_without_calls_comes_out_as_it_went_in(name: ToolFormatName, text: str) -> None:
+def test_an_answer_without_calls_is_unchanged(name: ToolFormatName, text: str) -> None:
     assert parse(new_parser(name), *text) == ([ContentText(text)] if text else [])
 
 
 @pytest.mark.parametrize("name", NAMES)
 @FEWER
 @given(st.data(), CALLS)
-def test_calls_in_the_markup_are_read_back(name: ToolFormatName, data: st.DataObject, made: list[ToolCall]) -> None:
-    answer = write_calls(FORMATS[name].markup, made)
+def test_written_calls_are_parsed(name: ToolFormatName, data: st.DataObject, calls: list[ToolCall]) -> None:
+    answer = write_calls(FORMATS[name].markup, calls)
     assert answer.startswith(FORMATS[name].markup.trigger)
-    expected = [piece for number, one in enumerate(made) for piece in tool_call_parts(number, one.name, one.arguments)]
-    assert parse(new_parser(name), *data.draw(pieces_of(answer))) == expected
+    expected = [part for index, call in enumerate(calls) for part in tool_call_parts(index, call.name, call.arguments)]
+    assert parse(new_parser(name), *data.draw(chunks_of(answer))) == expected
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,9 @@ def test_calls_in_the_markup_are_read_back(name: ToolFormatName, data: st.DataOb
         ),
     ],
 )
-def test_a_call_split_anywhere_reads_the_same(name: ToolFormatName, answer: str, expected: list[OutputPart]) -> None:
+def test_a_call_split_anywhere_is_parsed_the_same(
+    name: ToolFormatName, answer: str, expected: list[OutputPart]
+) -> None:
     for texts in splits(answer):
         assert parse(new_parser(name), *texts) == expected
 
@@ -194,16 +196,16 @@ def test_what_cannot_be_a_call_is_content(text: str) -> None:
 
 
 def test_a_call_is_parsed_after_an_incomplete_opening() -> None:
-    good = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
-    assert hermes(f"<tool_call>\n{good}") == [ContentText("<tool_call>"), *tool_call_parts(0, "f", "{}")]
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    assert hermes(f"<tool_call>\n{call}") == [ContentText("<tool_call>"), *tool_call_parts(0, "f", "{}")]
 
 
 def test_a_call_begins_with_the_first_character_of_its_arguments() -> None:
-    calls = new_parser("hermes")
-    assert calls.feed('<tool_call>\n{"name": "f", "arguments": ') == []
-    assert calls.feed("{") == [ToolCallStart(0, "f"), ToolCallArguments(0, "{")]
-    assert calls.feed('"a": 1') == [ToolCallArguments(0, '"a": 1')]
-    assert calls.feed("}") == [ToolCallArguments(0, "}"), ToolCallEnd(0)]
+    parser = new_parser("hermes")
+    assert parser.feed('<tool_call>\n{"name": "f", "arguments": ') == []
+    assert parser.feed("{") == [ToolCallStart(0, "f"), ToolCallArguments(0, "{")]
+    assert parser.feed('"a": 1') == [ToolCallArguments(0, '"a": 1')]
+    assert parser.feed("}") == [ToolCallArguments(0, "}"), ToolCallEnd(0)]
 
 
 def test_text_that_breaks_the_markup_after_the_arguments_is_content() -> None:
@@ -221,7 +223,7 @@ def test_text_that_breaks_the_markup_after_the_arguments_is_content() -> None:
     ]
 
 
-def test_an_answer_that_is_cut_keeps_what_may_be_text_and_drops_what_is_markup() -> None:
+def test_a_cut_answer_keeps_possible_text_and_drops_markup() -> None:
     whole = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
     assert hermes(whole[:20]) == [ContentText(whole[:20])]
     assert hermes(whole[:45]) == [ToolCallStart(0, "f"), ToolCallArguments(0, '{"a": ')]
@@ -230,11 +232,11 @@ def test_an_answer_that_is_cut_keeps_what_may_be_text_and_drops_what_is_markup()
 
 
 def test_an_answer_of_llama_3_is_either_calls_or_text() -> None:
-    made = '{"name": "f", "parameters": {}}'
-    assert parse(new_parser("llama3"), f"Well: {made}") == [ContentText(f"Well: {made}")]
-    assert parse(new_parser("llama3"), f"{made} Well: {made}") == [
+    call = '{"name": "f", "parameters": {}}'
+    assert parse(new_parser("llama3"), f"Well: {call}") == [ContentText(f"Well: {call}")]
+    assert parse(new_parser("llama3"), f"{call} Well: {call}") == [
         *tool_call_parts(0, "f", "{}"),
-        ContentText(f" Well: {made}"),
+        ContentText(f" Well: {call}"),
     ]
 
 
@@ -242,25 +244,25 @@ def test_an_answer_of_llama_3_is_either_calls_or_text() -> None:
 @FEWER
 @given(TEXTS)
 def test_a_parser_reports_how_many_characters_it_holds_back(name: ToolFormatName, text: str) -> None:
-    calls = new_parser(name)
+    parser = new_parser(name)
     shown = ""
     in_calls = False
     for position, character in enumerate(text):
-        pieces = calls.feed(character)
-        shown += "".join(piece.text for piece in pieces if isinstance(piece, ContentText))
-        in_calls = in_calls or any(isinstance(piece, ToolCallStart) for piece in pieces)
-        assert not calls.in_reasoning
+        parts = parser.feed(character)
+        shown += "".join(part.text for part in parts if isinstance(part, ContentText))
+        in_calls = in_calls or any(isinstance(part, ToolCallStart) for part in parts)
+        assert not parser.in_reasoning
         if not in_calls:
-            assert len(shown) + calls.held_characters == position + 1
-            assert calls.in_content
-    calls.finish()
-    assert calls.held_characters == 0
+            assert len(shown) + parser.held_characters == position + 1
+            assert parser.in_content
+    parser.finish()
+    assert parser.held_characters == 0
 
 
 def test_arguments_are_not_content() -> None:
-    calls = new_parser("hermes")
-    calls.feed('<tool_call>{"name": "f", "arguments": {"a')
-    assert not calls.in_content
-    assert calls.held_characters == 0
-    calls.feed('": 1}')
-    assert calls.in_content
+    parser = new_parser("hermes")
+    parser.feed('<tool_call>{"name": "f", "arguments": {"a')
+    assert not parser.in_content
+    assert parser.held_characters == 0
+    parser.feed('": 1}')
+    assert parser.in_content

@@ -19,8 +19,8 @@ def render(
     return template.render(ChatPrompt((Message("user", "Hi"),), effort=effort), constrained=constrained)
 
 
-def reasoning_spec(*, begun: bool, budget: int | None = None) -> ReasoningSpec:
-    return ReasoningSpec("<think>", "</think>", begun, budget)
+def reasoning_spec(*, opened: bool, budget: int | None = None) -> ReasoningSpec:
+    return ReasoningSpec("<think>", "</think>", opened_by_prompt=opened, budget_tokens=budget)
 
 
 def test_a_model_supports_reasoning_if_its_template_does() -> None:
@@ -35,8 +35,8 @@ def test_without_an_effort_reasoning_follows_the_template() -> None:
     assert render(SWITCHABLE_REASONING) == RenderedPrompt(
         "@user Hi\n@assistant ", render(SWITCHABLE_REASONING).parser_spec
     )
-    assert render(SWITCHABLE_REASONING).parser_spec.reasoning == reasoning_spec(begun=False)
-    assert render(ALWAYS_REASONING).parser_spec.reasoning == reasoning_spec(begun=True)
+    assert render(SWITCHABLE_REASONING).parser_spec.reasoning == reasoning_spec(opened=False)
+    assert render(ALWAYS_REASONING).parser_spec.reasoning == reasoning_spec(opened=True)
     assert render(EFFORT_REASONING).text.startswith("Effort: its own\n")
 
 
@@ -44,8 +44,8 @@ def test_without_an_effort_reasoning_follows_the_template() -> None:
     ("effort", "budget"), [("minimal", 128), ("low", 1024), ("medium", 4096), ("high", None), (None, None)]
 )
 def test_an_effort_sets_the_token_budget(effort: ReasoningEffort | None, budget: int | None) -> None:
-    assert render(SWITCHABLE_REASONING, effort).parser_spec.reasoning == reasoning_spec(begun=False, budget=budget)
-    assert render(ALWAYS_REASONING, effort).parser_spec.reasoning == reasoning_spec(begun=True, budget=budget)
+    assert render(SWITCHABLE_REASONING, effort).parser_spec.reasoning == reasoning_spec(opened=False, budget=budget)
+    assert render(ALWAYS_REASONING, effort).parser_spec.reasoning == reasoning_spec(opened=True, budget=budget)
 
 
 @pytest.mark.parametrize("constrained", [False, True])
@@ -64,7 +64,7 @@ def test_a_template_that_supports_efforts_receives_the_effort() -> None:
 
 def test_the_prompt_opens_the_reasoning_of_a_constrained_answer() -> None:
     assert render(SWITCHABLE_REASONING, constrained=True).text.endswith("@assistant <think>\n")
-    assert render(SWITCHABLE_REASONING, constrained=True).parser_spec.reasoning == reasoning_spec(begun=True)
+    assert render(SWITCHABLE_REASONING, constrained=True).parser_spec.reasoning == reasoning_spec(opened=True)
     assert render(ALWAYS_REASONING, constrained=True).text == render(ALWAYS_REASONING).text
     assert render(SWITCHABLE_REASONING, "none", constrained=True).text == render(SWITCHABLE_REASONING, "none").text
 
@@ -75,13 +75,13 @@ def test_a_model_without_reasoning_ignores_effort(effort: ReasoningEffort | None
     assert render(ALTERNATING).parser_spec.reasoning is None
 
 
-def test_a_model_known_to_reason_does_so_with_any_template() -> None:
-    assert render(ALTERNATING, supports_reasoning=True).parser_spec.reasoning == reasoning_spec(begun=False)
+def test_a_model_known_to_reason_does_so_under_any_template() -> None:
+    assert render(ALTERNATING, supports_reasoning=True).parser_spec.reasoning == reasoning_spec(opened=False)
     assert render(ALTERNATING, "none", supports_reasoning=True).text.endswith(EMPTY_REASONING)
 
 
 def test_a_marker_in_a_user_message_does_not_open_reasoning() -> None:
     prompt = ChatPrompt((Message("user", "<think>"),))
     assert ChatTemplate(SWITCHABLE_REASONING, bos="", eos="").render(prompt).parser_spec.reasoning == reasoning_spec(
-        begun=False
+        opened=False
     )

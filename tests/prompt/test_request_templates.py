@@ -25,7 +25,7 @@ DEEP = "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = [n
 
 @pytest.fixture
 async def templates() -> AsyncIterator[RequestTemplateRenderer]:
-    """None is late, unless it is made to be."""
+    """A renderer whose deadline only endless templates exceed."""
     renderer = RequestTemplateRenderer(deadline_seconds=TEST_TIMEOUT_SECONDS)
     async with asyncio.timeout(2 * TEST_TIMEOUT_SECONDS):
         yield renderer
@@ -38,14 +38,14 @@ async def render(
     return await templates.render(prompt, model=MODEL, context_length=CONTEXT_LENGTH, constrained=constrained)
 
 
-async def refused(templates: RequestTemplateRenderer, prompt: ChatPrompt) -> tuple[str, str | None]:
+async def rejection(templates: RequestTemplateRenderer, prompt: ChatPrompt) -> tuple[str, str | None]:
     with pytest.raises(BadRequest) as caught:
         await render(templates, prompt)
     return caught.value.message, caught.value.parameter
 
 
 def renderer_processes() -> list[Path]:
-    """This process's own renderers, as folders of /proc."""
+    """Return the folders in /proc of this process's renderers."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -82,14 +82,14 @@ async def test_a_reasoning_model_reasons_under_a_template_without_reasoning_supp
 @pytest.mark.parametrize("name", ["messages", "tools", "bos_token", "eos_token", "add_generation_prompt"])
 async def test_reserved_variables_cannot_be_template_arguments(templates: RequestTemplateRenderer, name: str) -> None:
     prompt = ChatPrompt(MESSAGES, template_arguments={name: ""})
-    assert await refused(templates, prompt) == (
+    assert await rejection(templates, prompt) == (
         f"The chat template's variable '{name}' cannot be set",
         "chat_template_kwargs",
     )
 
 
 async def test_a_number_that_no_frame_can_hold_is_refused(templates: RequestTemplateRenderer) -> None:
-    message, parameter = await refused(templates, ChatPrompt(MESSAGES, template_arguments={"x": 10**30}))
+    message, parameter = await rejection(templates, ChatPrompt(MESSAGES, template_arguments={"x": 10**30}))
     assert "cannot be passed on" in message
     assert parameter == "chat_template_kwargs"
 
@@ -125,7 +125,7 @@ async def test_a_number_that_no_frame_can_hold_is_refused(templates: RequestTemp
 async def test_a_hostile_template_is_refused_and_the_next_one_served(
     templates: RequestTemplateRenderer, source: str, reason: str
 ) -> None:
-    message, parameter = await refused(templates, ChatPrompt(MESSAGES, template=source))
+    message, parameter = await rejection(templates, ChatPrompt(MESSAGES, template=source))
     assert reason in message
     assert len(message) < 1000
     assert parameter == "chat_template"
@@ -134,7 +134,7 @@ async def test_a_hostile_template_is_refused_and_the_next_one_served(
 
 async def test_a_template_that_never_ends_is_killed_and_the_next_one_served() -> None:
     templates = RequestTemplateRenderer()
-    message, _ = await refused(templates, ENDLESS)
+    message, _ = await rejection(templates, ENDLESS)
     assert message == "The chat template cannot be applied: it did not finish within 2 s"
     assert renderer_processes() == []
     assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"

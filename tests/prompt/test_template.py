@@ -23,7 +23,7 @@ WITHOUT_SYSTEM = """
     {{- '[' + message['role'] + '] ' + message['content'] }}
 {%- endfor %}"""
 
-ALTERNATING = """
+STRICTLY_ALTERNATING = """
 {%- for message in messages %}
     {%- if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
         {{- raise_exception('Conversation roles must alternate') }}
@@ -36,7 +36,7 @@ def render(source: str | None, *messages: Message) -> str:
     return ChatTemplate(source, bos="<s>", eos="</s>").render(ChatPrompt(messages or (USER,))).text
 
 
-def refused(source: str, *messages: Message) -> str:
+def rejection(source: str, *messages: Message) -> str:
     with pytest.raises(BadRequest) as caught:
         render(source, *messages)
     assert caught.value.parameter == "messages"
@@ -61,7 +61,7 @@ def test_the_model_files_own_template_is_applied() -> None:
     assert "named SmolLM" in render(source, USER)
 
 
-def test_a_template_sees_the_special_tokens_and_the_request_for_an_answer() -> None:
+def test_a_template_sees_the_special_tokens_and_the_generation_prompt_flag() -> None:
     assert render("{{ bos_token }}{{ messages[0].content }}{{ eos_token }}{{ add_generation_prompt }}") == (
         "<s>Hi</s>True"
     )
@@ -80,14 +80,14 @@ def test_blocks_leave_no_line_breaks_or_indentation() -> None:
     assert render("{% if true %}\n    {% set x = 1 %}\nkept\n{% endif %}\n") == "kept\n"
 
 
-def test_loops_can_be_continued_and_broken_off() -> None:
+def test_loops_support_continue_and_break() -> None:
     source = (
         "{% for x in range(9) %}{% if x == 2 %}{% continue %}{% elif x == 5 %}{% break %}{% endif %}{{ x }}{% endfor %}"
     )
     assert render(source) == "0134"
 
 
-def test_tojson_writes_for_a_model_and_not_for_a_browser() -> None:
+def test_tojson_does_not_escape_html() -> None:
     assert render("{{ {'a': '<ü>', 'b': [1, true]} | tojson }}") == '{"a": "<ü>", "b": [1, true]}'
     assert render("{{ {'b': 1, 'a': 2} | tojson(indent=1, sort_keys=true) }}") == '{\n "a": 2,\n "b": 1\n}'
     assert render("{{ 'ü' | tojson(ensure_ascii=true) }}") == '"\\u00fc"'
@@ -103,7 +103,7 @@ def test_message_content_is_never_rendered_as_a_template(text: str) -> None:
     assert render("{{ messages[0].content }}", Message("user", content)) == content
 
 
-def test_a_refused_system_message_goes_in_front_of_the_first_user_message() -> None:
+def test_a_refused_system_message_is_moved_in_front_of_the_first_user_message() -> None:
     answer = Message("assistant", "Yes?")
     assert render(WITHOUT_SYSTEM, SYSTEM, USER, answer, USER) == "[user] Be brief.\n\nHi[assistant] Yes?[user] Hi"
     assert render(WITHOUT_SYSTEM, SYSTEM, USER, Message("system", "In French.")) == (
@@ -111,14 +111,14 @@ def test_a_refused_system_message_goes_in_front_of_the_first_user_message() -> N
     )
 
 
-def test_a_system_message_no_user_message_can_take_is_refused() -> None:
-    assert "System role not supported" in refused(WITHOUT_SYSTEM, SYSTEM)
+def test_a_system_message_without_a_user_message_is_refused() -> None:
+    assert "System role not supported" in rejection(WITHOUT_SYSTEM, SYSTEM)
 
 
 def test_messages_refused_after_merging_are_refused() -> None:
-    assert render(ALTERNATING, SYSTEM, USER) == "Be brief.\n\nHi"
-    assert "Conversation roles must alternate" in refused(ALTERNATING, SYSTEM, USER, USER)
-    assert "Conversation roles must alternate" in refused(ALTERNATING, USER, USER)
+    assert render(STRICTLY_ALTERNATING, SYSTEM, USER) == "Be brief.\n\nHi"
+    assert "Conversation roles must alternate" in rejection(STRICTLY_ALTERNATING, SYSTEM, USER, USER)
+    assert "Conversation roles must alternate" in rejection(STRICTLY_ALTERNATING, USER, USER)
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_messages_refused_after_merging_are_refused() -> None:
     ],
 )
 def test_a_template_cannot_leave_its_sandbox(source: str) -> None:
-    assert refused(source).startswith("The model's chat template cannot be applied: ")
+    assert rejection(source).startswith("The model's chat template cannot be applied: ")
 
 
 @pytest.mark.parametrize(
@@ -176,13 +176,13 @@ def test_a_broken_template_fails_the_request_and_not_the_start(source: str) -> N
 
 
 def test_a_template_error_names_its_line() -> None:
-    assert refused("\n\n{{ 1 / 0 }}").endswith("line 3: division by zero")
-    assert refused("\n{{ } }}").endswith("line 2: unexpected '}'")
+    assert rejection("\n\n{{ 1 / 0 }}").endswith("line 3: division by zero")
+    assert rejection("\n{{ } }}").endswith("line 2: unexpected '}'")
     macro = "{% macro m() %}\n{{ 1 + 'a' }}{% endmacro %}\n\n{{ m() }}"
-    assert "line 2: unsupported operand" in refused(macro)
+    assert "line 2: unsupported operand" in rejection(macro)
 
 
-def test_a_template_may_mark_what_is_generated() -> None:
+def test_a_template_may_mark_generated_text() -> None:
     assert render("{% generation %}\n{{ messages[0].content }}{% endgeneration %}!") == "Hi!"
 
 
@@ -190,7 +190,7 @@ CALL = ToolCall("call_1", "f", '{"a": {"b": [1, 2]}}')
 TOOLS = ToolOptions((Tool("f", "Does it.", {"type": "object", "properties": {"a": {}}}), Tool("g")))
 
 
-def test_a_template_sees_tools_as_openai_writes_them() -> None:
+def test_a_template_sees_tools_in_openais_format() -> None:
     source = "{{ tools | tojson }}<tool_call>"
     rendered = ChatTemplate(source, bos="", eos="").render(ChatPrompt((USER,), TOOLS))
     assert rendered.text.removesuffix("<tool_call>") == (
@@ -211,12 +211,12 @@ def test_a_template_sees_calls_with_their_arguments_as_an_object() -> None:
 
 
 @pytest.mark.parametrize(("text", "seen"), [('{"a": ', '"{\\"a\\": "'), ("[1]", '"[1]"'), ("", "{}"), ("5", '"5"')])
-def test_arguments_that_are_no_object_stay_text(text: str, seen: str) -> None:
+def test_arguments_that_are_not_an_object_stay_text(text: str, seen: str) -> None:
     source = "{# tools <tool_call> #}{{ messages[1].tool_calls[0].function.arguments | tojson }}"
     assert render(source, USER, Message("assistant", "", tool_calls=(ToolCall("call_1", "f", text),))) == seen
 
 
-def test_a_template_sees_results_and_earlier_thoughts() -> None:
+def test_a_template_sees_results_and_earlier_reasoning() -> None:
     source = "{# tools <tool_call> #}{% for message in messages %}{{ message | tojson }}{% endfor %}"
     tool = Message("tool", "42", name="f", tool_call_id="call_1")
     assistant = Message("assistant", "So.", reasoning="Hm.")

@@ -1,4 +1,4 @@
-"""An echo engine that takes adapters, which change nothing but are kept account of."""
+"""An echo engine that records adapters, which do not change its answers."""
 
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
 
 INCOMPATIBLE_FILE = "unfit.gguf"
-"""A file that fits no model."""
+"""A file that no model can use."""
 
 
 class InMemoryAdapterHost:
@@ -42,7 +42,7 @@ class InMemoryAdapterHost:
 
 
 class AdaptableEcho(EchoEngine):
-    """Remembers what adapter each request was for."""
+    """Records the adapter of each request."""
 
     def __init__(self, architecture: str = "llama") -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""An engine that breaks where a test wants it to, and remembers what it was asked."""
+"""An engine that fails where a test wants it to, and records its requests."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -11,23 +11,23 @@ from dragoman.engines.echo import EchoEngine
 
 
 class FailurePoint(NamedTuple):
-    """Where a run stops: after so many tokens it fails with the error, or without one waits for ever."""
+    """Fails with the error after this many tokens, or waits for ever if there is no error."""
 
     tokens: int
     error: DragomanError | None = None
 
 
 class BreakingEcho(EchoEngine):
-    """Each run breaks at the next of the breaks; after the last, none does. It tells answers again by running anew."""
+    """Fails each run at the next failure point; runs after the last point succeed."""
 
-    def __init__(self, *breaks: FailurePoint, fingerprint: str = "echo") -> None:
+    def __init__(self, *failure_points: FailurePoint, fingerprint: str = "echo") -> None:
         super().__init__()
         self.fingerprint = fingerprint
         self.received_requests: list[GenerationRequest] = []
         self.waiting = asyncio.Event()
         """Set while a run waits."""
         self.cancelled = 0
-        self._failure_points = list(breaks)
+        self._failure_points = list(failure_points)
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         self.received_requests.append(request)

@@ -1,10 +1,10 @@
-"""A vocabulary without a model: a token is a byte."""
+"""A vocabulary without a model, in which each byte is a token."""
 
 from dragoman.engines.echo.engine import VOCABULARY_SIZE, ByteVocabulary
 
 
 class ByteGrammarVocabulary(ByteVocabulary):
-    """Implements engines.constraint.GrammarVocabulary."""
+    """Implements output.constraint.GrammarVocabulary."""
 
     size = VOCABULARY_SIZE
 

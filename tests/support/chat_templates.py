@@ -1,4 +1,4 @@
-"""Chat templates in the manner of the families that dragoman knows, reduced to what matters for tools and thoughts."""
+"""Chat templates of the known families, reduced to what tools and reasoning need."""
 
 HERMES = """
 {%- if tools %}
@@ -77,7 +77,7 @@ UNKNOWN_TOOLS = """
 {%- if tools %}{{ '@tools ' + tools | tojson }}{% endif %}
 {%- for message in messages %}{{ '@' + message.role + ' ' + message.content + '\\n' }}{% endfor %}
 {{- '@assistant ' }}"""
-"""Writes tools in its own way."""
+"""Writes tools in an unknown format."""
 
 ALTERNATING = """
 {%- if messages[0].role == 'system' %}
@@ -91,7 +91,7 @@ ALTERNATING = """
     {{- '[' + message.role + ']' + message.content }}
 {%- endfor %}
 {{- '[assistant]' }}"""
-"""Knows no tools and insists on user and assistant taking turns."""
+"""Has no tools and requires user and assistant to alternate."""
 
 SWITCHABLE_REASONING = """
 {%- for message in messages %}
@@ -101,14 +101,14 @@ SWITCHABLE_REASONING = """
 {%- endfor %}
 {{- '@assistant ' }}
 {%- if enable_thinking is defined and not enable_thinking %}{{ '<think>\\n\\n</think>\\n\\n' }}{% endif %}"""
-"""Lets the model begin a thought, unless it is told not to; as Qwen 3."""
+"""Lets the model open its reasoning unless a variable turns it off; like Qwen 3."""
 
 ALWAYS_REASONING = """
 {%- for message in messages %}
     {{- '@' + message.role + ' ' + message.content.split('</think>')[-1] + '\\n' }}
 {%- endfor %}
 {{- '@assistant <think>\\n' }}"""
-"""Begins the thought itself; as QwQ and DeepSeek R1."""
+"""Opens the reasoning itself; like QwQ and DeepSeek R1."""
 
 EFFORT_REASONING = """
 {{- 'Effort: ' + reasoning_effort | default('its own') + '\\n' }}
@@ -116,4 +116,4 @@ EFFORT_REASONING = """
     {{- '@' + message.role + ' ' + message.content.split('</think>')[-1] + '\\n' }}
 {%- endfor %}
 {{- '@assistant ' }}"""
-"""Is told the effort by a word, and has no switch."""
+"""Takes the effort as a word and cannot turn reasoning off."""

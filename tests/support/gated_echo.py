@@ -1,4 +1,4 @@
-"""An engine that tests can count, stop and break."""
+"""An engine that tests can pause and let fail, and that counts its runs."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -10,10 +10,10 @@ from dragoman.engines.echo import EchoEngine
 
 
 class GatedEcho(EchoEngine):
-    """Says its first token at once, unless it is silent, and the rest when the gate is open."""
+    """Sends the first token without waiting, unless it is withheld, and the rest when the gate is open."""
 
     def __init__(self, *failures: DragomanError, withhold_first_token: bool = False) -> None:
-        """The first runs fail with the failures: after the first token, or if it is silent before it."""
+        """Let the first runs fail with these errors: after the first token, or before it if it is withheld."""
         super().__init__()
         self._withholds_first_token = withhold_first_token
         self.gate = asyncio.Event()

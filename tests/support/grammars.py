@@ -1,4 +1,4 @@
-"""Reading and writing texts byte by byte under a grammar, without a model."""
+"""Validation and generation of texts under a grammar, byte by byte and without a model."""
 
 import functools
 import json
@@ -16,13 +16,13 @@ from dragoman.output.grammar import PARSER_LIMITS
 
 END = 256
 SPECIAL = {"<tool_call>": 257, "</tool_call>": 258, "[TOOL_CALLS]": 259}
-"""Special tokens of the vocabulary, for families of models that have them."""
+"""Special tokens of the vocabulary, as some families of models have them."""
 
 _CLOSING = frozenset(b'"}]')
 
 
 class SpecialByteVocabulary:
-    """The 256 bytes, a token that ends the text, and a few special ones."""
+    """The 256 bytes, a token that ends the text, and a few special tokens."""
 
     tokens: Sequence[bytes] = [*(bytes([byte]) for byte in range(256)), b"<end>", *map(str.encode, SPECIAL)]
     eos_token_id = END
@@ -35,20 +35,20 @@ class SpecialByteVocabulary:
 
 @functools.cache
 def tokenizer() -> LLTokenizer:
-    """One for the whole test run."""
+    """Return one tokenizer for the whole test run."""
     vocabulary = SpecialByteVocabulary()
     return LLTokenizer(TokenizerWrapper(vocabulary), n_vocab=len(vocabulary.tokens), eos_token=END, slices=[])
 
 
 def matcher(grammar: str) -> LLMatcher:
-    """A matcher as an engine has it."""
-    found = LLMatcher(tokenizer(), grammar, log_level=0, limits=PARSER_LIMITS)
-    assert not found.is_error(), found.get_error()
-    return found
+    """Create a matcher with the limits of an engine."""
+    created = LLMatcher(tokenizer(), grammar, log_level=0, limits=PARSER_LIMITS)
+    assert not created.is_error(), created.get_error()
+    return created
 
 
 def tokens_of(text: str) -> list[int]:
-    """Special tokens where the text has them, else bytes."""
+    """Tokenize into special tokens and bytes."""
     tokens: list[int] = []
     while text:
         name = next((name for name in SPECIAL if text.startswith(name)), None)
@@ -58,18 +58,16 @@ def tokens_of(text: str) -> list[int]:
 
 
 def allows(grammar: str, text: str | list[int]) -> bool:
-    """Whether the grammar allows exactly this text, which is spelled in bytes, or these tokens."""
+    """Whether the grammar allows exactly this text, tokenized into bytes, or these tokens."""
     tokens = list(text.encode()) if isinstance(text, str) else text
     reader = matcher(grammar)
     return reader.validate_tokens(tokens) == len(tokens) and reader.consume_tokens(tokens) and reader.is_accepting()
 
 
 def generate(grammar: str, random: Random, length: int = 300, prefix: Sequence[int] = ()) -> str | None:
-    """A random text of the grammar that begins with the tokens of `begun`; None if `length` tokens were too few for it.
+    """Generate a random text of the grammar after `prefix`; None if it does not end within `length` tokens.
 
-    From the half on it hurries to an end.
-
-    Raises AssertionError where the grammar leads to a dead end.
+    The second half prefers tokens that end the text. Raises AssertionError if the grammar leads to a dead end.
     """
     generator = matcher(grammar)
     tokens = list(prefix)
@@ -95,13 +93,13 @@ def _choose(allowed: list[int], random: Random, finishing: bool) -> int:
 
 
 def validation_errors(text: str, schema: Any, draft: type[Validator] = Draft202012Validator) -> list[str]:
-    """What jsonschema has against a text, computed in decimals: as doubles, 0.99… with 20 digits would be 1."""
+    """Return jsonschema's errors for a text, computed in decimals: as a double, 0.99… with 20 digits would be 1."""
     with localcontext(prec=2_000):
         return [error.message for error in draft(_exact(json.dumps(schema))).iter_errors(_exact(text))]
 
 
 def _exact(text: str) -> Any:
-    """JSON with its numbers as they are written, unless they have an exponent in the thousands."""
+    """Decode JSON with exact numbers, unless their exponent has more than four characters."""
     return json.loads(
         text, parse_float=lambda number: Decimal(number) if len(number.lower().partition("e")[2]) < 5 else float(number)
     )

@@ -1,4 +1,4 @@
-"""Reading answers whole and in pieces."""
+"""Parsing of answers as a whole and in chunks."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -14,13 +14,13 @@ from dragoman.output.parts import (
 
 
 def parse(parser: OutputParser, *texts: str) -> list[OutputPart]:
-    """Everything a reader makes of an answer, with neighbouring text put together."""
+    """Return all parts of an answer, with adjacent text merged."""
     parts = [part for text in texts for part in parser.feed(text)]
     return merged([*parts, *parser.finish()])
 
 
 def merged(parts: Iterable[OutputPart]) -> list[OutputPart]:
-    """The pieces as they are whatever the split was. Refuses pieces without text, which nobody should have to send."""
+    """Merge adjacent text, so that the parts do not depend on the split. Asserts that no part is empty."""
     result: list[OutputPart] = []
     for part in parts:
         match result[-1:], part:
@@ -36,13 +36,13 @@ def merged(parts: Iterable[OutputPart]) -> list[OutputPart]:
     return result
 
 
-def tool_call_parts(number: int, name: str, arguments: str) -> list[OutputPart]:
-    """A complete call."""
-    return [ToolCallStart(number, name), ToolCallArguments(number, arguments), ToolCallEnd(number)]
+def tool_call_parts(index: int, name: str, arguments: str) -> list[OutputPart]:
+    """Return the parts of a complete call."""
+    return [ToolCallStart(index, name), ToolCallArguments(index, arguments), ToolCallEnd(index)]
 
 
 def splits(text: str) -> Iterator[Sequence[str]]:
-    """The text in two and in three pieces, at every place, and in single characters."""
+    """Split the text into single characters, and into two and three chunks at every position."""
     yield list(text)
     for first in range(len(text) + 1):
         yield text[:first], text[first:]

@@ -1,4 +1,4 @@
-"""Random JSON Schemas that can be enforced strictly, and tools that take such."""
+"""Random JSON Schemas that can be enforced strictly, and tools with such parameters."""
 
 from typing import Any
 
@@ -32,13 +32,13 @@ _CONSTANTS: st.SearchStrategy[Any] = st.recursive(
 
 
 def json_schemas() -> st.SearchStrategy[Schema]:
-    """Schemas of draft 2020-12, some with definitions, of which some refer to themselves."""
+    """Generate schemas of draft 2020-12, some with definitions, some of them recursive."""
     nodes = st.recursive(_leaves(), lambda inner: _arrays(inner) | _objects(inner) | _unions(inner), max_leaves=6)
     return nodes | st.builds(_with_definition, st.deferred(lambda: _objects(_leaves() | _REFERENCES)), nodes)
 
 
 def tools() -> st.SearchStrategy[Tool]:
-    """Strict tools whose parameters are objects."""
+    """Generate strict tools whose parameters are objects."""
     parameters = st.none() | _objects(_leaves() | _arrays(_leaves()))
     return st.builds(
         Tool, name=st.from_regex("[A-Za-z0-9_-]{1,12}", fullmatch=True), parameters=parameters, strict=st.just(True)
@@ -49,7 +49,7 @@ _REFERENCES = st.just({"$ref": "#/$defs/node"}) | st.just({"type": "array", "ite
 
 
 def _with_definition(node: Schema, root: Schema) -> Schema:
-    """`root` or a node; the node refers to itself, and so must not require anything."""
+    """Allow `root` or a node. The node is recursive, so it must not require a property."""
     node = {key: value for key, value in node.items() if key != "required"}
     return {"anyOf": [{"$ref": "#/$defs/node"}, root], "$defs": {"node": node}}
 

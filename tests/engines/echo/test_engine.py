@@ -26,7 +26,7 @@ from dragoman.engines.echo.engine import END
 async def events(
     prompt: Prompt, sampling: SamplingParams | None = None, *, echo: bool = False, n: int = 1
 ) -> list[Event]:
-    request = GenerationRequest("echo", prompt, sampling or SamplingParams(), n, echo)
+    request = GenerationRequest("echo", prompt, sampling or SamplingParams(), n=n, echo=echo)
     return [event async for event in EchoEngine(context_length=100).generate(request)]
 
 
@@ -48,12 +48,12 @@ async def test_every_choice_ends_and_the_request_ends_with_its_usage() -> None:
     assert [event.token_ids for event in answer if isinstance(event, Delta) and event.index == 1] == [[97], [98], [END]]
 
 
-async def test_the_answer_repeats_when_more_tokens_are_asked_for() -> None:
+async def test_the_answer_repeats_if_more_tokens_are_requested() -> None:
     assert await answer_text(TextPrompt("ab"), SamplingParams(ignore_eos=True, max_tokens=8)) == "ababab"
     assert await answer_text(TextPrompt("ab"), SamplingParams(min_tokens=4)) == "abab"
 
 
-async def test_the_prompt_can_stand_before_the_answer() -> None:
+async def test_the_prompt_can_be_returned_before_the_answer() -> None:
     assert await answer_text(TextPrompt("ab"), echo=True) == "abab"
 
 
@@ -111,8 +111,9 @@ async def test_an_echoed_prompt_has_logprobs_except_for_its_first_byte() -> None
 async def test_logprobs_of_text_cut_off_by_a_stop_string_are_not_reported() -> None:
     tokens = await answer_logprobs(TextPrompt("one two three"), 0, SamplingParams(stop=("two",)))
     assert b"".join(token.token for token in tokens) == b"one "
-    kept = SamplingParams(stop=("two",), include_stop_text=True)
-    assert b"".join(token.token for token in await answer_logprobs(TextPrompt("one two three"), 0, kept)) == b"one two"
+    inclusive = SamplingParams(stop=("two",), include_stop_text=True)
+    tokens = await answer_logprobs(TextPrompt("one two three"), 0, inclusive)
+    assert b"".join(token.token for token in tokens) == b"one two"
 
 
 async def test_logprobs_of_invalid_utf_8_carry_the_raw_bytes() -> None:
@@ -142,9 +143,9 @@ async def test_unsupported_features_are_refused_also_when_only_counting_tokens(
     fields: dict[str, object], parameter: str
 ) -> None:
     prompt = msgspec.structs.replace(HELLO, **fields)
-    for asked in (events(prompt), EchoEngine().count_tokens(prompt)):
+    for pending in (events(prompt), EchoEngine().count_tokens(prompt)):
         with pytest.raises(BadRequest, match="The echo engine only repeats") as caught:
-            await asked
+            await pending
         assert caught.value.parameter == parameter
 
 
@@ -156,11 +157,11 @@ async def test_an_answer_cannot_be_given_a_format() -> None:
 
 
 def of_choice(answer: list[Event], index: int) -> list[Event]:
-    """The events of one choice, without what is drawn anew each time."""
-    mine = [event for event in answer if not isinstance(event, Usage) and event.index == index]
+    """Return the events of one choice, with a fixed id in place of each call's random one."""
+    chosen = [event for event in answer if not isinstance(event, Usage) and event.index == index]
     return [
-        msgspec.structs.replace(event, id="drawn") if isinstance(event, ToolCallDelta) and event.id else event
-        for event in mine
+        msgspec.structs.replace(event, id="random") if isinstance(event, ToolCallDelta) and event.id else event
+        for event in chosen
     ]
 
 
@@ -186,23 +187,23 @@ async def test_a_resumed_answer_has_the_events_of_an_uninterrupted_one(
     text: str, sampling: SamplingParams, tools: bool, n: int, echo: bool, data: st.DataObject
 ) -> None:
     prompt = ChatPrompt((Message("user", text),), ToolOptions(TOOLS) if tools else None)
-    request = GenerationRequest("echo", prompt, sampling, n, echo)
+    request = GenerationRequest("echo", prompt, sampling, n=n, echo=echo)
     engine = EchoEngine(context_length=1000)
-    unbroken = [event async for event in engine.generate(request)]
-    told = [tokens_of(unbroken, index) for index in range(n)]
-    begun = tuple(tokens[: data.draw(st.integers(0, len(tokens)))] for tokens in told)
-    continued = [event async for event in engine.generate(msgspec.structs.replace(request, begun=begun))]
-    assert [of_choice(continued, index) for index in range(n)] == [of_choice(unbroken, index) for index in range(n)]
-    assert continued[-1] == unbroken[-1]
+    uninterrupted = [event async for event in engine.generate(request)]
+    generated = [tokens_of(uninterrupted, index) for index in range(n)]
+    begun = tuple(tokens[: data.draw(st.integers(0, len(tokens)))] for tokens in generated)
+    resumed = [event async for event in engine.generate(msgspec.structs.replace(request, begun=begun))]
+    assert [of_choice(resumed, index) for index in range(n)] == [of_choice(uninterrupted, index) for index in range(n)]
+    assert resumed[-1] == uninterrupted[-1]
     assert (await engine.statistics()).running == 0
 
 
-async def test_resumed_tokens_are_sent_at_once() -> None:
+async def test_resumed_tokens_are_sent_without_delay() -> None:
     engine = EchoEngine(tokens_per_second=1e-6)
-    whole = (*b"said before", END)
-    request = GenerationRequest("echo", TextPrompt("said before"), begun=(whole,))
+    tokens = (*b"sent before", END)
+    request = GenerationRequest("echo", TextPrompt("sent before"), begun=(tokens,))
     answer = [event async for event in engine.generate(request)]
-    assert "".join(event.text for event in answer if isinstance(event, Delta)) == "said before"
+    assert "".join(event.text for event in answer if isinstance(event, Delta)) == "sent before"
     assert answer[-1] == Usage(11, 12, 0)
 
 

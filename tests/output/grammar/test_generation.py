@@ -1,4 +1,4 @@
-"""Whatever is written under the grammar of a schema fits the schema."""
+"""Text generated under the grammar of a schema is valid under the schema."""
 
 from random import Random
 

@@ -26,7 +26,7 @@ GROUPS = unpack()
 
 
 def enforced(draft: str) -> Iterator[tuple[dict[str, Any], str]]:
-    """The groups of a draft whose schemas are enforced, each with its grammar; all others are refused."""
+    """Yield the groups of a draft whose schemas are enforced, with their grammars; all others are rejected."""
     for group in GROUPS:
         if draft in group["drafts"]:
             with contextlib.suppress(BadRequest):

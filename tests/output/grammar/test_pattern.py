@@ -33,7 +33,7 @@ PATTERNS = st.one_of(PARTS, PARTS.map(lambda part: f"^{part}"), PARTS.map(lambda
 @pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
 @settings(max_examples=150)
 @given(pattern=PARTS, seed=st.integers(0, 2**32))
-def test_what_the_portable_form_matches_python_matches_too(pattern: str, seed: int) -> None:
+def test_python_matches_whatever_the_portable_form_matches(pattern: str, seed: int) -> None:
     text = generate(f"start: {regex(portable_pattern(pattern))}", Random(seed), 60)
     assert text is None or re.fullmatch(pattern, text)
 
@@ -43,7 +43,7 @@ def test_what_the_portable_form_matches_python_matches_too(pattern: str, seed: i
     pattern=PATTERNS,
     text=st.text(st.sampled_from("ab05 _-/é漢.#~<[&,\\٣\u00a0\n\r") | st.characters(codec="utf-8"), max_size=6),
 )
-def test_what_python_matches_the_wide_form_matches_too(pattern: str, text: str) -> None:
+def test_the_wide_form_matches_whatever_python_matches(pattern: str, text: str) -> None:
     if re.search(pattern, text) and not UNWRITABLE.search(text):
         assert matching_texts(portable_pattern(pattern, wide=True), [text])
 
@@ -97,7 +97,7 @@ def test_a_pattern_that_dialects_read_differently_is_not_portable(pattern: str) 
 
 
 @pytest.mark.parametrize("pattern", ["(", ")", "a)", "[a", "*", "a**", "a{2}{3}", "a{3,2}", "a|*", "[z-a]", "\\"])
-def test_what_no_dialect_can_read_is_malformed(pattern: str) -> None:
+def test_a_pattern_that_is_invalid_in_every_dialect_is_malformed(pattern: str) -> None:
     with pytest.raises(MalformedPattern):
         portable_pattern(pattern)
 

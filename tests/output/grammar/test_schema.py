@@ -19,7 +19,7 @@ def compiled(schema: Any, *, strict: bool) -> str:
     return grammar
 
 
-def refusal(schema: Any, *, strict: bool = True) -> str:
+def rejection(schema: Any, *, strict: bool = True) -> str:
     with pytest.raises(BadRequest) as refused:
         compiled(schema, strict=strict)
     assert refused.value.parameter == "response_format"
@@ -27,9 +27,9 @@ def refusal(schema: Any, *, strict: bool = True) -> str:
 
 
 @pytest.mark.parametrize("keyword", sorted(UNENFORCED))
-def test_a_keyword_that_is_never_enforced_is_refused_by_name_and_place(keyword: str) -> None:
+def test_a_keyword_that_is_never_enforced_is_refused_with_its_pointer(keyword: str) -> None:
     schema = {"properties": {"a/b": {"items": {keyword: {"type": "string"}, "then": {}}}}}
-    message = refusal(schema)
+    message = rejection(schema)
     assert message == f"The schema cannot be enforced: '{keyword}' at #/properties/a~1b/items is not supported"
     assert allows(compiled(schema, strict=False), '{"a/b": [1]}')
 
@@ -83,7 +83,7 @@ def test_a_client_cannot_change_the_style(nested: bool) -> None:
     ],
 )
 def test_a_keyword_beyond_its_limit_is_omitted_or_refused_if_strict(schema: dict[str, Any], message: str) -> None:
-    assert message in refusal(schema)
+    assert message in rejection(schema)
     for document in ("null", '"b"', "0"):
         assert allows(compiled(schema, strict=False), document)
 
@@ -122,8 +122,8 @@ def test_a_keyword_beyond_its_limit_is_omitted_or_refused_if_strict(schema: dict
     ],
 )
 @pytest.mark.parametrize("strict", [True, False])
-def test_a_schema_that_is_wrong_or_fits_nothing_is_refused_either_way(schema: Any, message: str, strict: bool) -> None:
-    assert message in refusal(schema, strict=strict)
+def test_an_invalid_or_unsatisfiable_schema_is_refused_either_way(schema: Any, message: str, strict: bool) -> None:
+    assert message in rejection(schema, strict=strict)
 
 
 @pytest.mark.parametrize("schema", [True, {}, {"$defs": {"unused": {"type": "nonsense"}}}])
@@ -133,7 +133,7 @@ def test_a_schema_without_constraints_is_any_json(schema: Any) -> None:
     assert not allows(grammar, "")
 
 
-def test_references_may_name_any_place_in_the_schema() -> None:
+def test_references_may_have_any_target_in_the_schema() -> None:
     schema = {
         "$id": "https://example.com/root.json",
         "type": "object",
@@ -154,7 +154,7 @@ def test_references_may_name_any_place_in_the_schema() -> None:
         assert not allows(grammar, document)
 
 
-def test_old_drafts_are_read_as_they_were_meant() -> None:
+def test_schemas_of_old_drafts_keep_their_meaning() -> None:
     draft_4 = {"$schema": "http://json-schema.org/draft-04/schema#", "minimum": 3, "exclusiveMinimum": True}
     assert not allows(compiled({**draft_4, "type": "integer"}, strict=True), "3")
     tuples = {"type": "array", "items": [{"type": "integer"}], "additionalItems": {"type": "string"}}
@@ -165,14 +165,14 @@ def test_old_drafts_are_read_as_they_were_meant() -> None:
     assert allows(compiled(sibling, strict=True), '{"b": 2}')
 
 
-def test_a_name_has_one_spelling_and_comes_once() -> None:
+def test_a_name_has_one_spelling_and_appears_once() -> None:
     grammar = compiled({"type": "object", "properties": {"a": {"type": "integer"}}}, strict=True)
     assert allows(grammar, '{"a": 1, "b": 2}')
     assert not allows(grammar, '{"a": 1, "a": 2}')
     assert not allows(grammar, '{"\\u0061": "x"}')
 
 
-def test_properties_left_out_of_patterns_do_not_become_forbidden() -> None:
+def test_properties_of_omitted_patterns_are_not_forbidden() -> None:
     schema = {"patternProperties": {"(?=a)": {"type": "integer"}}, "additionalProperties": False, "type": "object"}
     assert allows(compiled(schema, strict=False), '{"a": 1}')
 
@@ -204,7 +204,7 @@ def test_a_schema_that_would_crash_or_stall_the_compiler_is_refused(schema: Any)
         compiled(schema, strict=True)
 
 
-NONSENSE = st.recursive(
+ODD_VALUES = st.recursive(
     st.none()
     | st.booleans()
     | st.integers(-3, 3)
@@ -223,7 +223,7 @@ KEYWORDS = [
     *("allOf", "anyOf", "oneOf", "$ref", "$defs", "$id", "id", "$anchor", "$schema", "x-guidance", "not", "if"),
 ]
 ODD_SCHEMAS = st.recursive(
-    NONSENSE | st.dictionaries(st.sampled_from(KEYWORDS), NONSENSE, max_size=3),
+    ODD_VALUES | st.dictionaries(st.sampled_from(KEYWORDS), ODD_VALUES, max_size=3),
     lambda inner: st.one_of(
         st.dictionaries(st.sampled_from(KEYWORDS), inner, max_size=3),
         st.lists(inner, max_size=2),

@@ -49,14 +49,16 @@ TIME = '<tool_call>\n{"name": "get", "arguments": {}}\n</tool_call>'
 
 
 def no_tokens(text: str) -> None:
-    """A vocabulary in which everything is spelled out."""
+    """Return no id, as for a vocabulary without special tokens."""
 
 
 TOKENS = st.sampled_from([no_tokens, SPECIAL.get])
 
 
-def grammar_of(use: ToolOptions, markup: ToolCallMarkup, special_token: Callable[[str], int | None] = no_tokens) -> str:
-    grammar = build_grammar(None, use, markup, special_token)
+def grammar_of(
+    options: ToolOptions, markup: ToolCallMarkup, special_token: Callable[[str], int | None] = no_tokens
+) -> str:
+    grammar = build_grammar(None, options, markup, special_token)
     assert grammar is not None
     return grammar
 
@@ -66,7 +68,7 @@ def chosen(choice: str, **changes: Any) -> ToolOptions:
 
 
 def read_calls(text: str, markup: ToolCallMarkup) -> tuple[list[tuple[str, str]], str]:
-    """The calls at the beginning of a text, each with its arguments as JSON text; and what follows them."""
+    """Return the calls at the beginning of a text, with their arguments as JSON, and the rest of the text."""
     calls = []
     opening = markup.call_open + markup.head_before_name
     text = text.removeprefix(markup.section_open)
@@ -79,16 +81,16 @@ def read_calls(text: str, markup: ToolCallMarkup) -> tuple[list[tuple[str, str]]
     return calls, text
 
 
-def check_calls(calls: list[tuple[str, str]], use: ToolOptions) -> None:
-    tools = {tool.name: tool for tool in use.callable_tools}
-    assert 1 <= len(calls) <= (10**9 if use.allows_multiple_calls else 1)
+def check_calls(calls: list[tuple[str, str]], options: ToolOptions) -> None:
+    tools = {tool.name: tool for tool in options.callable_tools}
+    assert 1 <= len(calls) <= (10**9 if options.allows_multiple_calls else 1)
     for name, arguments in calls:
         parameters = tools[name].parameters
         assert arguments == "{}" if parameters is None else validation_errors(arguments, parameters) == []
 
 
 @st.composite
-def uses(draw: st.DrawFn, choices: tuple[str, ...]) -> ToolOptions:
+def tool_options(draw: st.DrawFn, choices: tuple[str, ...]) -> ToolOptions:
     offered = tuple(draw(st.lists(tools(), min_size=1, max_size=3, unique_by=lambda tool: tool.name)))
     choice: Any = draw(st.sampled_from(choices))
     name = draw(st.sampled_from(offered)).name if choice == "named" else None
@@ -96,33 +98,33 @@ def uses(draw: st.DrawFn, choices: tuple[str, ...]) -> ToolOptions:
 
 
 @settings(max_examples=60)
-@given(use=uses(("required", "named")), markup=MARKUPS, special_token=TOKENS, seed=st.integers(0, 2**32))
-def test_a_forced_answer_is_calls_with_arguments_that_fit_and_nothing_else(
-    use: ToolOptions, markup: ToolCallMarkup, special_token: Callable[[str], int | None], seed: int
+@given(options=tool_options(("required", "named")), markup=MARKUPS, special_token=TOKENS, seed=st.integers(0, 2**32))
+def test_a_forced_answer_is_only_calls_with_valid_arguments(
+    options: ToolOptions, markup: ToolCallMarkup, special_token: Callable[[str], int | None], seed: int
 ) -> None:
-    text = generate(grammar_of(use, markup, special_token), Random(seed), 400)
+    text = generate(grammar_of(options, markup, special_token), Random(seed), 400)
     if text is not None:
         calls, rest = read_calls(text, markup)
         assert rest == markup.section_close
-        check_calls(calls, use)
+        check_calls(calls, options)
 
 
 @settings(max_examples=60)
-@given(use=uses(("auto",)), markup=MARKUPS, special_token=TOKENS, seed=st.integers(0, 2**32))
+@given(options=tool_options(("auto",)), markup=MARKUPS, special_token=TOKENS, seed=st.integers(0, 2**32))
 def test_text_that_begins_as_a_call_continues_as_a_call(
-    use: ToolOptions, markup: ToolCallMarkup, special_token: Callable[[str], int | None], seed: int
+    options: ToolOptions, markup: ToolCallMarkup, special_token: Callable[[str], int | None], seed: int
 ) -> None:
     text_before = "" if markup.only_at_start else "I'll look. "
-    begun = (
+    prefix = (
         tokens_of(text_before + markup.trigger)
         if special_token is not no_tokens
         else list((text_before + markup.trigger).encode())
     )
-    text = generate(grammar_of(use, markup, special_token), Random(seed), 400, begun)
+    text = generate(grammar_of(options, markup, special_token), Random(seed), 400, prefix)
     if text is not None:
         calls, rest = read_calls(text.removeprefix(text_before), markup)
         assert markup is TAGGED or rest == markup.section_close
-        check_calls(calls, use)
+        check_calls(calls, options)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +136,7 @@ def test_text_and_calls_may_alternate(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["<tool_call>", "a<tool_call>b", OSLO + "<tool_call>x", OSLO.replace("Oslo", "Bonn")])
-def test_the_trigger_begins_a_call_and_nothing_else(text: str) -> None:
+def test_the_trigger_only_begins_calls(text: str) -> None:
     assert not allows(grammar_of(BOTH, TAGGED), text)
     assert not allows(grammar_of(BOTH, TAGGED, SPECIAL.get), tokens_of(text))
 
@@ -163,7 +165,7 @@ def test_markup_allowed_only_at_the_start_ends_the_answer(text: str, fits: bool)
     assert allows(grammar_of(BOTH, BARE), text) is fits
 
 
-def test_one_call_at_most_unless_several_are_allowed() -> None:
+def test_there_is_at_most_one_call_unless_several_are_allowed() -> None:
     for choice in ("auto", "required"):
         grammar = grammar_of(chosen(choice, parallel=False), TAGGED)
         assert allows(grammar, OSLO)
@@ -186,7 +188,7 @@ def test_a_section_holds_all_calls_and_ends_the_answer() -> None:
     assert not allows(grammar, f"{calls} So.")
 
 
-def test_a_format_binds_the_text_and_not_the_calls() -> None:
+def test_a_format_constrains_the_text_but_not_the_calls() -> None:
     grammar = build_grammar(JsonObjectFormat(), BOTH, TAGGED, no_tokens)
     assert grammar is not None
     assert allows(grammar, '{"a": 1}')
@@ -198,7 +200,7 @@ def test_a_format_binds_the_text_and_not_the_calls() -> None:
     )
 
 
-def test_schemas_of_tools_are_refused_by_the_tools_name() -> None:
+def test_a_rejected_schema_is_named_by_its_tool() -> None:
     strict = Tool("sort", parameters={"properties": {"of": {"uniqueItems": True}}}, strict=True)
     with pytest.raises(BadRequest, match="'sort' cannot be enforced: 'uniqueItems' at #/properties/of") as refusal:
         build_grammar(None, ToolOptions((CLOCK, strict)), TAGGED, no_tokens)
@@ -209,7 +211,7 @@ def test_schemas_of_tools_are_refused_by_the_tools_name() -> None:
     )
 
 
-def test_arguments_are_an_object_whatever_else_the_parameters_allow() -> None:
+def test_arguments_are_an_object_even_if_the_parameters_allow_other_types() -> None:
     grammar = grammar_of(ToolOptions((Tool("f", parameters={}),), "required"), BARE)
     assert allows(grammar, '{"name": "f", "parameters": {"a": []}}')
     assert not allows(grammar, '{"name": "f", "parameters": [1]}')
@@ -217,7 +219,7 @@ def test_arguments_are_an_object_whatever_else_the_parameters_allow() -> None:
         grammar_of(ToolOptions((Tool("f", parameters={"type": "string"}),)), BARE)
 
 
-def test_a_model_that_cannot_call_is_not_asked_to() -> None:
+def test_a_model_without_tool_calls_has_no_grammar_or_is_refused() -> None:
     assert build_grammar(None, BOTH, None, no_tokens) is None
     with pytest.raises(BadRequest, match="cannot call tools"):
         build_grammar(None, chosen("required"), None, no_tokens)

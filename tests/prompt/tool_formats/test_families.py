@@ -1,4 +1,4 @@
-"""Every family: recognised by its templates, and its calls read the same in answers as in earlier messages."""
+"""Every family matches its templates, and writes calls in messages as they are parsed from answers."""
 
 import json
 
@@ -52,32 +52,32 @@ def test_a_template_that_writes_calls_in_another_way_or_no_tools_at_all_is_gener
 @pytest.mark.parametrize(("name", "source"), FAMILIES)
 @settings(max_examples=30)
 @given(st.lists(st.tuples(NAMES, ARGUMENTS), min_size=1, max_size=3))
-def test_calls_that_were_read_are_written_back_as_they_were(
-    name: ToolFormatName, source: str, made: list[tuple[str, dict[str, object]]]
+def test_parsed_calls_are_written_back_unchanged(
+    name: ToolFormatName, source: str, functions: list[tuple[str, dict[str, object]]]
 ) -> None:
     template = ChatTemplate(source, bos="", eos="")
     question = (Message("system", "Be brief."), Message("user", "Well?"))
-    reading = template.render(ChatPrompt(question, TOOLS)).parser_spec
-    assert reading.tool_format == name
+    spec = template.render(ChatPrompt(question, TOOLS)).parser_spec
+    assert spec.tool_format == name
 
     calls = tuple(
         ToolCall(f"call_{number:024}", function, json.dumps(arguments, ensure_ascii=False))
-        for number, (function, arguments) in enumerate(made)
+        for number, (function, arguments) in enumerate(functions)
     )
     answer = write_calls(FORMATS[name].markup, calls)
-    parser = build_parser(reading)
+    parser = build_parser(spec)
     assert parser is not None
     assert parse(parser, *answer) == [
-        piece for number, one in enumerate(calls) for piece in tool_call_parts(number, one.name, one.arguments)
+        part for index, call in enumerate(calls) for part in tool_call_parts(index, call.name, call.arguments)
     ]
 
-    results = tuple(Message("tool", f"<{one.id}>", tool_call_id=one.id) for one in calls)
+    results = tuple(Message("tool", f"<{call.id}>", tool_call_id=call.id) for call in calls)
     prompt = template.render(ChatPrompt((*question, Message("assistant", "", tool_calls=calls), *results), TOOLS)).text
-    # Llama 3 has a message for each call; the others have all calls in one, as the answer had them.
-    for written in [write_calls(FORMATS[name].markup, [one]) for one in calls] if name == "llama3" else [answer]:
+    # Llama 3 has a message for each call; the others have all calls in one message, as in the answer.
+    for written in [write_calls(FORMATS[name].markup, [call]) for call in calls] if name == "llama3" else [answer]:
         assert written in prompt
-    places = [prompt.index(result.content) for result in results]
-    assert places == sorted(places)
+    positions = [prompt.index(result.content) for result in results]
+    assert positions == sorted(positions)
 
 
 @pytest.mark.parametrize(("name", "source"), FAMILIES)

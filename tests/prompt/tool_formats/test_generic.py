@@ -11,7 +11,7 @@ def adapt(*messages: Message, tools: ToolOptions | None = None) -> list[Message]
     return generic.FORMAT.adapt(messages, tools)
 
 
-def test_a_conversation_without_tools_stays_as_it_is() -> None:
+def test_a_conversation_without_tools_is_unchanged() -> None:
     messages = [Message("system", "Be brief."), USER, USER, Message("assistant", "Yes.", reasoning="Hm."), USER]
     assert adapt(*messages) == messages
 
@@ -26,7 +26,7 @@ def test_the_system_message_ends_with_the_functions() -> None:
         assert '<tool_call>\n{"name": "name of the function", "arguments": {' in system.content
 
 
-def test_the_instruction_says_whether_several_calls_are_allowed() -> None:
+def test_the_instruction_states_whether_several_calls_are_allowed() -> None:
     (several,) = adapt(tools=ONE_TOOL)
     (one,) = adapt(tools=ToolOptions((Tool("f"),), parallel=False))
     assert "if several are needed" in several.content

@@ -13,7 +13,7 @@ def adapt(*messages: Message) -> list[Message]:
     return llama3.FORMAT.adapt(messages, None)
 
 
-def test_several_calls_become_messages_with_their_results_behind_them() -> None:
+def test_several_calls_become_messages_followed_by_their_results() -> None:
     assert adapt(USER, Message("assistant", "So.", tool_calls=(A, B)), result("b"), result("a"), USER) == [
         USER,
         Message("assistant", "So.", tool_calls=(A,)),
@@ -30,6 +30,6 @@ def test_no_result_is_lost_or_duplicated() -> None:
     assert adapt(both_called_a, result("a"), result("c")) == [alone, result("a"), alone, result("c")]
 
 
-def test_other_conversations_stay_as_they_are() -> None:
+def test_other_conversations_are_unchanged() -> None:
     messages = [USER, Message("assistant", "", tool_calls=(A,)), result("a"), Message("assistant", "So.")]
     assert adapt(*messages) == messages
