@@ -14,8 +14,8 @@ from starlette.staticfiles import StaticFiles
 
 import dragoman
 from dragoman.core.service import GenerationService
+from dragoman.dialects.http.jobs import QueuedJobBody
 from dragoman.dialects.http.operation import Operation
-from dragoman.dialects.http.queueing import QueuedJobBody
 
 _SWAGGER_PACKAGE = "swagger_ui"
 

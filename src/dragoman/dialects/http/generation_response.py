@@ -1,9 +1,9 @@
-"""Events on their way to the client: whole or as a stream, the same for every dialect, and ended properly."""
+"""The response that runs a generation and sends its events, as one document or as a stream."""
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import NamedTuple
 
 import structlog
@@ -20,44 +20,42 @@ _log = structlog.get_logger(__name__)
 
 
 class ResponseOptions(NamedTuple):
-    """How an answer is told."""
+    """How an answer is rendered."""
 
     decoded: DecodedRequest
     errors: ErrorCodec
-    headers: Mapping[str, str]
+    headers: dict[str, str]
+    """Headers may be added until the response begins."""
     keep_alive_seconds: float
+    """A stream that was silent for this long gets a comment."""
     request_id: str
     """For the log."""
 
 
 class _InternalError(EngineFailed):
-    """Ours, not the engine's."""
+    """A defect of the server, not of the engine."""
 
     def __init__(self) -> None:
         super().__init__("An internal error occurred")
 
 
 def is_final_error(error: DragomanError) -> bool:
-    """Whether the answer itself ended with the error; otherwise it has only been told no further, for now."""
+    """Whether the error ends the answer. False if the stream was only interrupted and can be resumed."""
     return not isinstance(error, Overloaded | JobNotFound | _InternalError)
 
 
 class GenerationResponse(Response):
-    """The answer to one request. A client that goes away has it closed at once, streamed or not."""
+    """The answer to one request. Generation is cancelled as soon as the client disconnects, streamed or not."""
 
     def __init__(
         self, start: Callable[[], Awaitable[EventStream]], options: ResponseOptions, frames: sse.Frames | None = None
     ) -> None:
-        """`begin` gives the events, or raises core.errors. `frames` are those of the stream, if there is one."""
+        """`start` returns the events, or raises core.errors. `frames` encodes the frames of a stream."""
         super().__init__()
         self.is_final = False
-        """Whether the same request would get nothing better: it is answered, or refused as it stands."""
+        """Whether the response may be replayed for an equal request: it is complete, or rejects the request itself."""
         self._start_generation = start
-        self._decoded = options.decoded
-        self._errors = options.errors
-        self._extra_headers = {**options.headers}
-        self._keep_alive_seconds = options.keep_alive_seconds
-        self._request_id = options.request_id
+        self._options = options
         self._frames = frames or sse.Frames()
         self._stream_started = False
         self._stream_ended = False
@@ -66,7 +64,7 @@ class GenerationResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         generation = asyncio.create_task(
-            self._stream(send) if self._decoded.stream else self._collect(scope, receive, send)
+            self._stream(send) if self._options.decoded.stream else self._collect(scope, receive, send)
         )
         disconnect_watch = asyncio.create_task(self._watch_disconnect(receive, send))
         try:
@@ -83,46 +81,48 @@ class GenerationResponse(Response):
         try:
             async with self._open_events() as events:
                 async for event in events:
-                    for _ in self._decoded.builder.feed(event):
+                    for _ in self._options.decoded.builder.feed(event):
                         pass
-            response = Response(self._decoded.builder.build(), 200, self._extra_headers, "application/json")
+            response = Response(self._options.decoded.builder.build(), 200, self._options.headers, "application/json")
             self.is_final = True
         except DragomanError as error:
             self.is_final = isinstance(error, BadRequest)
-            response = error_response(self._errors.render(self._decoded.in_client_terms(error)), self._extra_headers)
-        except Exception:  # noqa: BLE001 - the border: a defect of ours is a failed request, not a broken connection
-            response = error_response(self._errors.render(self._log_internal_error()), self._extra_headers)
+            response = error_response(
+                self._options.errors.render(self._options.decoded.in_client_terms(error)), self._options.headers
+            )
+        except Exception:  # noqa: BLE001 - a defect of the server fails the request, it does not break the connection
+            response = error_response(self._options.errors.render(self._log_internal_error()), self._options.headers)
         await response(scope, receive, send)
 
     async def _stream(self, send: Send) -> None:
         try:
             async with self._open_events() as events:
                 async for event in events:
-                    documents = self._decoded.builder.feed(event)
+                    documents = self._options.decoded.builder.feed(event)
                     if frames := b"".join(self._frames.encode(sse.frame(document)) for document in documents):
                         await self._write(send, frames)
-            last = self._frames.encode(self._decoded.builder.terminator())
+            last = self._frames.encode(self._options.decoded.builder.terminator())
             self.is_final = True
         except DragomanError as error:
-            last = await self._fail(send, self._decoded.in_client_terms(error))
-        except Exception:  # noqa: BLE001 - the same border
+            last = await self._fail(send, self._options.decoded.in_client_terms(error))
+        except Exception:  # noqa: BLE001 - as above
             last = await self._fail(send, self._log_internal_error())
         await self._end(send, last)
 
     @contextlib.asynccontextmanager
     async def _open_events(self) -> AsyncIterator[EventStream]:
-        """The one place where events are asked for."""
+        """Start the generation, and close it in the end."""
         async with contextlib.aclosing(await self._start_generation()) as generation:
-            self._extra_headers |= rate_limit_headers(generation.allowances)
+            self._options.headers.update(rate_limit_headers(generation.allowances))
             yield generation
 
     async def _fail(self, send: Send, error: DragomanError) -> bytes:
-        """The last bytes of a stream that failed; before its first one, they are an ordinary error response."""
+        """Return the last bytes of a stream that failed. Before its first byte, send an ordinary error response."""
         if self._stream_started:
-            frame = self._errors.render_frame(error)
+            frame = self._options.errors.render_frame(error)
             return self._frames.encode(frame) if is_final_error(error) else frame
         self.is_final = isinstance(error, BadRequest)
-        rendered = self._errors.render(error)
+        rendered = self._options.errors.render(error)
         await self._send_start(send, rendered.status, {"content-type": "application/json", **rendered.headers})
         return rendered.body
 
@@ -131,15 +131,15 @@ class GenerationResponse(Response):
         await self._write(send, last, more=False)
 
     async def _watch_disconnect(self, receive: Receive, send: Send) -> None:
-        """Return when the client is gone; meanwhile keep a silent stream alive."""
+        """Return when the client disconnects. Until then keep a silent stream alive."""
         while True:
-            streaming = self._decoded.stream and not self._stream_ended
+            streaming = self._options.decoded.stream and not self._stream_ended
             silent_seconds = time.monotonic() - self._last_written
-            if streaming and silent_seconds >= self._keep_alive_seconds:
+            if streaming and silent_seconds >= self._options.keep_alive_seconds:
                 await self._write(send, self._frames.keep_alive)
                 continue
             try:
-                async with asyncio.timeout(self._keep_alive_seconds - silent_seconds if streaming else None):
+                async with asyncio.timeout(self._options.keep_alive_seconds - silent_seconds if streaming else None):
                     if (await receive())["type"] == "http.disconnect":
                         return
             except TimeoutError:
@@ -147,7 +147,7 @@ class GenerationResponse(Response):
 
     async def _send_start(self, send: Send, status: int, headers: dict[str, str]) -> None:
         self._stream_started = True
-        raw = [(key.encode(), value.encode()) for key, value in (self._extra_headers | headers).items()]
+        raw = [(key.encode(), value.encode()) for key, value in (self._options.headers | headers).items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
 
     async def _write(self, send: Send, frames: bytes, *, more: bool = True) -> None:
@@ -161,5 +161,5 @@ class GenerationResponse(Response):
             await send({"type": "http.response.body", "body": frames, "more_body": more})
 
     def _log_internal_error(self) -> DragomanError:
-        _log.exception("request_failed_unexpectedly", request_id=self._request_id)
+        _log.exception("request_failed_unexpectedly", request_id=self._options.request_id)
         return _InternalError()

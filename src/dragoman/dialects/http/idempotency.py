@@ -1,14 +1,13 @@
-"""The Idempotency-Key header: the same request with the same key is run once, and its answer is given again.
+"""The Idempotency-Key header: equal requests with the same key are run once, and the response is replayed.
 
-A request without the header never comes here. One with it is run to its end though its client goes away: whoever
-lost the connection comes back with the same key and finds the answer, which is paid for once.
+Such a request runs to its end even if its client disconnects. A client that lost the connection retries with the same
+key and receives the response, which is paid for once.
 """
 
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,35 +26,43 @@ from dragoman.core.idempotency import (
 )
 from dragoman.core.service import Caller
 from dragoman.dialects.http import sse
+from dragoman.dialects.http.errors import error_response
+from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions
 
 HEADER = "idempotency-key"
 
 REPLAYED = ("idempotent-replayed", "true")
-"""Marks an answer that was given before."""
+"""Marks a replayed response."""
 
 MIN_POLL_SECONDS, MAX_POLL_SECONDS = 0.05, 1.0
-"""Seconds between looks at a request that somebody else runs."""
+"""Seconds between polls of an equal request that is running."""
 
 _MAX_KEY_LENGTH = 255
 
 _UNREPLAYED_PREFIX = "x-ratelimit-"
-"""Headers that tell what a key has left now: they are not given again."""
+"""Prefix of headers that hold for the moment only: they are not replayed."""
 
 
-def read_idempotent_request(
-    request: Request, body: bytes, caller: Caller, dialect: str, extra_parts: Iterable[str] = (), *, is_supported: bool
-) -> IdempotentRequest:
-    """The attempt that a request with the header is. Raises BadRequest if it cannot be heeded.
-
-    With another path, dialect, account that is to pay or `further` words, a request is another one. `kept` says whether
-    answers are kept at all.
-    """
-    if not is_supported:
+def required_store(store: IdempotencyStore | None) -> IdempotencyStore:
+    """Return the store. Raises BadRequest if the server has none."""
+    if store is None:
         raise BadRequest(
             "This server keeps no answers, so it cannot heed Idempotency-Key: leave the header out, "
             "or set [accounts] database"
         )
+    return store
+
+
+def read_idempotent_request(
+    request: Request, body: bytes, caller: Caller, dialect: str, extra_parts: Iterable[str] = ()
+) -> IdempotentRequest | None:
+    """Read the header; None without it. Raises BadRequest for an invalid one.
+
+    Requests are equal if path, dialect, paying account, body and `extra_parts` are.
+    """
     names = request.headers.getlist(HEADER)
+    if not names:
+        return None
     if len(names) > 1 or not _is_key(names[0]):
         raise BadRequest(f"Idempotency-Key must be one header of 1 to {_MAX_KEY_LENGTH} printable ASCII characters")
     words = (request.scope["path"], dialect, caller.account or "", *extra_parts)
@@ -63,7 +70,7 @@ def read_idempotent_request(
 
 
 def fingerprint(parts: Iterable[str], body: bytes) -> str:
-    """SHA-256 over all that makes a request what it is, each part with its length before it."""
+    """Return a SHA-256 over all parts of a request, each with its length before it."""
     digest = hashlib.sha256()
     for part in (*(word.encode(errors="surrogateescape") for word in parts), body):
         digest.update(len(part).to_bytes(8, "big"))
@@ -76,10 +83,10 @@ def _is_key(text: str) -> bool:
 
 
 class ResponseRecorder:
-    """A response as it is sent, message by message, as long as it is small enough to be kept."""
+    """Records a response message by message, unless it is too large to be stored."""
 
     def __init__(self, max_bytes: int) -> None:
-        """`largest` is the most bytes of a body."""
+        """`max_bytes` is the limit for a body."""
         self._max_bytes = max_bytes
         self._status = 0
         self._headers: tuple[tuple[str, str], ...] = ()
@@ -87,7 +94,7 @@ class ResponseRecorder:
         self._size = 0
 
     def add(self, message: Message) -> bool:
-        """Take the next message; True: it is the last."""
+        """Record the next message. True if it is the last."""
         if message["type"] == "http.response.start":
             self._status = message["status"]
             headers = ((name.decode(), value.decode()) for name, value in message["headers"])
@@ -96,7 +103,7 @@ class ResponseRecorder:
         body = message.get("body", b"")
         if body != sse.KEEP_ALIVE:
             self._size += len(body)
-            # What is too large is not kept, so it is not gathered either.
+            # A body that is too large is not stored, so it need not be held in memory.
             if self.is_too_large:
                 self._parts.clear()
             else:
@@ -105,31 +112,18 @@ class ResponseRecorder:
 
     @property
     def is_too_large(self) -> bool:
-        """Whether there is more than can be kept."""
+        """Whether the body is larger than the limit."""
         return self._size > self._max_bytes
 
     def stored_response(self) -> StoredResponse | None:
-        """The whole response; None: it is too large."""
+        """Return the whole response; None if it is too large."""
         return None if self.is_too_large else StoredResponse(self._status, self._headers, b"".join(self._parts))
 
 
-class IdempotentResponseOptions(NamedTuple):
-    """How the dialect tells what is not an answer."""
-
-    stream: bool
-    keep_alive_seconds: float
-    error_response: Callable[[DragomanError], Response]
-    """Before the first byte."""
-    error_frame: Callable[[DragomanError], bytes]
-    """After it: the end of a stream."""
-    headers: Mapping[str, str]
-    """Of a stream that begins before its answer."""
-
-
 class _ResponseSender:
-    """The way to the client, on which a stream that has to wait may begin before its answer is there."""
+    """Sends to the client. A stream that has to wait may begin before its answer exists."""
 
-    def __init__(self, send: Send, options: IdempotentResponseOptions) -> None:
+    def __init__(self, send: Send, options: ResponseOptions) -> None:
         self._send = send
         self._options = options
         self._started = False
@@ -137,8 +131,8 @@ class _ResponseSender:
         self._last_sent = time.monotonic()
 
     async def keep_alive(self) -> None:
-        """Send a comment if the stream was silent for long enough."""
-        if not self._options.stream or time.monotonic() - self._last_sent < self._options.keep_alive_seconds:
+        """Send a comment if the stream was silent for too long."""
+        if not self._options.decoded.stream or time.monotonic() - self._last_sent < self._options.keep_alive_seconds:
             return
         if not self._started:
             headers = [
@@ -150,7 +144,7 @@ class _ResponseSender:
         self._last_sent = time.monotonic()
 
     async def send(self, message: Message) -> None:
-        """Send a response's message; of one that began already the head is left out."""
+        """Send a message of a response, without its start if the stream has begun already."""
         if self._refused:
             return
         if not self._started or message["type"] != "http.response.start":
@@ -161,24 +155,23 @@ class _ResponseSender:
     async def _end_with_error(self, status: int) -> None:
         self._refused = True
         error = BadRequest(f"The request was refused with status {status}; without a stream it is told why")
-        await self._send({"type": "http.response.body", "body": self._options.error_frame(error), "more_body": False})
+        frame = self._options.errors.render_frame(error)
+        await self._send({"type": "http.response.body", "body": frame, "more_body": False})
 
 
 class IdempotentResponse(Response):
-    """Answers a request with an Idempotency-Key: by running it, or with the answer that it was given before."""
+    """Answers a request with an Idempotency-Key by running it, or by replaying the response of an equal one."""
 
     def __init__(
         self,
-        response: Response,
-        is_final: Callable[[], bool],
+        response: GenerationResponse,
         store: IdempotencyStore,
         idempotent_request: IdempotentRequest,
-        options: IdempotentResponseOptions,
+        options: ResponseOptions,
     ) -> None:
-        """`response` runs the request. `is_final` tells, when its last message comes, whether that answer stands."""
+        """`response` runs the request. It is stored if it is final when its last message comes."""
         super().__init__()
         self._response = response
-        self._is_final = is_final
         self._store = store
         self._idempotent_request = idempotent_request
         self._options = options
@@ -188,7 +181,7 @@ class IdempotentResponse(Response):
         try:
             state = await self._wait_for_state(receive, sender)
         except DragomanError as error:
-            await self._options.error_response(error)(scope, receive, sender.send)
+            await self._send_error(error, scope, receive, sender)
             return
         match state:
             case Acquired():
@@ -196,14 +189,16 @@ class IdempotentResponse(Response):
             case StoredResponse():
                 await _replay(state, sender)
             case RequestMismatch():
-                await self._refuse("Idempotency-Key was used for another request before", scope, receive, sender)
+                conflict = IdempotencyConflict("Idempotency-Key was used for another request before")
+                await self._send_error(conflict, scope, receive, sender)
             case NotStored():
                 limit = self._store.max_response_bytes
                 message = f"The request was answered, but its answer had more than {limit} bytes and was not kept"
-                await self._refuse(f"{message}. Use another Idempotency-Key to run it again", scope, receive, sender)
+                conflict = IdempotencyConflict(f"{message}. Use another Idempotency-Key to run it again")
+                await self._send_error(conflict, scope, receive, sender)
 
     async def _wait_for_state(self, receive: Receive, sender: _ResponseSender) -> IdempotencyState | None:
-        """How the request stands when nobody else runs it; None: its client is gone."""
+        """Wait until no equal request is running, and return the state; None if the client disconnects."""
         poll_seconds = MIN_POLL_SECONDS
         disconnected = asyncio.create_task(_wait_for_disconnect(receive))
         try:
@@ -222,10 +217,10 @@ class IdempotentResponse(Response):
         recorder = ResponseRecorder(self._store.max_response_bytes)
         too_large = asyncio.Event()
 
-        async def receive_patiently() -> Message:
+        async def receive_until_too_large() -> Message:
             message = await receive()
             if message["type"] == "http.disconnect":
-                # An answer that will not be kept is of no use to anybody any more.
+                # Only a response that cannot be stored is useless without its client.
                 await too_large.wait()
             return message
 
@@ -233,24 +228,25 @@ class IdempotentResponse(Response):
             is_last = recorder.add(message)
             if recorder.is_too_large:
                 too_large.set()
-            if is_last and self._is_final():
-                # Before the client has it all: what a client has seen end is not run again.
+            if is_last and self._response.is_final:
+                # Before the client has it all: a request that a client saw answered is never run again.
                 await self._store.store(self._idempotent_request, claim, recorder.stored_response())
             await sender.send(message)
 
         try:
-            await self._response(scope, receive_patiently, record)
+            await self._response(scope, receive_until_too_large, record)
         finally:
             self._store.release(self._idempotent_request, claim)
 
-    async def _refuse(self, message: str, scope: Scope, receive: Receive, sender: _ResponseSender) -> None:
-        await self._options.error_response(IdempotencyConflict(message))(scope, receive, sender.send)
+    async def _send_error(self, error: DragomanError, scope: Scope, receive: Receive, sender: _ResponseSender) -> None:
+        response = error_response(self._options.errors.render(error), self._options.headers)
+        await response(scope, receive, sender.send)
 
 
-async def _replay(answer: StoredResponse, sender: _ResponseSender) -> None:
-    headers = [(name.encode(), value.encode()) for name, value in (*answer.headers, REPLAYED)]
-    await sender.send({"type": "http.response.start", "status": answer.status, "headers": headers})
-    await sender.send({"type": "http.response.body", "body": answer.body, "more_body": False})
+async def _replay(stored: StoredResponse, sender: _ResponseSender) -> None:
+    headers = [(name.encode(), value.encode()) for name, value in (*stored.headers, REPLAYED)]
+    await sender.send({"type": "http.response.start", "status": stored.status, "headers": headers})
+    await sender.send({"type": "http.response.body", "body": stored.body, "more_body": False})
 
 
 async def _wait_for_disconnect(receive: Receive) -> None:

@@ -1,4 +1,4 @@
-"""What became of a queued request, for whoever asks: its state, its answer, or the rest of its stream."""
+"""The routes of queued requests: their state, their answer, or the rest of their stream."""
 
 import contextlib
 import re
@@ -19,7 +19,11 @@ from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ErrorRenderer, restore_request
 from dragoman.dialects.http.context import RouteContext, with_error_mapping
 from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions, is_final_error
-from dragoman.dialects.http.queueing import JOB_ID_HEADER, JOBS_PATH
+
+JOB_ID_HEADER = "x-dragoman-job-id"
+"""In every response about a job."""
+
+JOBS_PATH = "/queue/response"
 
 _ID = re.compile(r"job_[0-9a-f]{32}")
 
@@ -27,52 +31,63 @@ _MAX_DIGITS = 15
 """Of the number of an event."""
 
 
+class QueuedJobBody(msgspec.Struct, frozen=True):
+    """A request that was queued."""
+
+    id: str
+    url: str
+    """The path of its answer."""
+    eta: int
+    """Estimated seconds until the answer is complete."""
+    status: JobState
+
+
 class JobBody(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A queued request as it stands. A failed one has its dialect's error: as `error`, or as `detail`."""
+    """The state of a queued request. A failed one has its dialect's error: as `error`, or as `detail`."""
 
     id: str
     status: JobState
     eta: int | UnsetType = UNSET
-    """Seconds until its answer is complete, estimated."""
+    """Estimated seconds until the answer is complete."""
     position: int | UnsetType = UNSET
-    """Its place among those that wait for the same model, from 1 on."""
+    """Its place among those waiting for the same model, from 1 on."""
     result: Raw | UnsetType = UNSET
-    """What it would have been answered had it not been queued."""
+    """The answer, as it would be without the queue."""
     error: Raw | UnsetType = UNSET
     detail: Raw | UnsetType = UNSET
 
 
 class JobEvent(msgspec.Struct, frozen=True):
-    """An event of the stream that the request would have been answered with, in its dialect's shape."""
+    """An event of the request's stream, in its dialect's shape."""
 
 
 def job_routes(route: RouteContext, errors: ErrorRenderer) -> list[BaseRoute]:
-    """Looking at jobs and cancelling them, behind the door of one dialect. It tells of jobs of all dialects."""
+    """Return the routes to get and to cancel jobs, of all dialects, with the authentication of one dialect."""
 
-    async def look(request: Request) -> Response:
-        async def answer(caller: Caller) -> Response:
+    async def get_job(request: Request) -> Response:
+        async def handler(caller: Caller) -> Response:
             job = await route.service.job(_requested_job_id(request), caller)
             if _wants_stream(request.headers):
                 return _JobStreamResponse(job, _last_event_id(request.headers), route, caller, errors)
             return _json(await _job_body(job, route, caller))
 
-        return await with_error_mapping(request, route, answer, errors)
+        return await with_error_mapping(request, route, handler, errors)
 
-    async def cancel(request: Request) -> Response:
-        async def answer(caller: Caller) -> Response:
+    async def cancel_job(request: Request) -> Response:
+        async def handler(caller: Caller) -> Response:
             job = await route.service.cancel_job(_requested_job_id(request), caller)
             return _json(JobBody(job.id, job.state))
 
-        return await with_error_mapping(request, route, answer, errors)
+        return await with_error_mapping(request, route, handler, errors)
 
     path = f"{JOBS_PATH}/{{id}}"
-    return [Route(path, look, methods=["GET"]), Route(path, cancel, methods=["DELETE"])]
+    return [Route(path, get_job, methods=["GET"]), Route(path, cancel_job, methods=["DELETE"])]
 
 
 class _JobStreamResponse(GenerationResponse):
-    """What a job has told after a certain event, and what it will tell.
+    """Streams a job's events after a given one, those to come included.
 
-    How it ends is a part of the stream; only what is wrong with the question is an error response.
+    An error of the job ends the stream; only an error of the question itself is an error response.
     """
 
     def __init__(
@@ -85,14 +100,18 @@ class _JobStreamResponse(GenerationResponse):
         self._error_renderer = error_renderer
         decoded = received.decoded._replace(stream=True)
         headers = {JOB_ID_HEADER: job.id}
-        response_options = ResponseOptions(
-            decoded, received.codec.errors, headers, route.options.keep_alive_seconds, caller.request_id
+        options = ResponseOptions(
+            decoded=decoded,
+            errors=received.codec.errors,
+            headers=headers,
+            keep_alive_seconds=route.options.keep_alive_seconds,
+            request_id=caller.request_id,
         )
-        super().__init__(lambda: route.service.follow_job(job.id, caller), response_options, self._numbered_frames)
+        super().__init__(lambda: route.service.follow_job(job.id, caller), options, self._numbered_frames)
 
     async def _fail(self, send: Send, error: DragomanError) -> bytes:
         if is_final_error(error):
-            return self._numbered_frames.encode(self._errors.render_frame(error))
+            return self._numbered_frames.encode(self._options.errors.render_frame(error))
         self._is_interrupted = True
         return await super()._fail(send, error)
 
@@ -104,7 +123,7 @@ class _JobStreamResponse(GenerationResponse):
                 await self._send_start(send, rendered.status, {"content-type": "application/json", **rendered.headers})
                 last = rendered.body
             else:
-                last = self._errors.render_frame(error)
+                last = self._options.errors.render_frame(error)
         await super()._end(send, last)
 
 
@@ -135,7 +154,7 @@ async def _result(job: Job, route: RouteContext, caller: Caller) -> bytes:
 
 
 def _requested_job_id(request: Request) -> str:
-    """The job's in the path. Raises JobNotFound for what no job can be called."""
+    """Return the id in the path. Raises JobNotFound for what cannot be one."""
     job_id: str = request.path_params["id"]
     if not _ID.fullmatch(job_id):
         raise JobNotFound(job_id)
@@ -150,7 +169,7 @@ def _wants_stream(headers: Headers) -> bool:
 
 
 def _last_event_id(headers: Headers) -> int:
-    """The number of the last event that the reader has, 0 without one. Raises BadRequest for no number."""
+    """Return the number of the last event the reader has, 0 if none. Raises BadRequest for anything but a number."""
     text = headers.get("last-event-id", "0")
     if not (text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS):
         raise BadRequest("Last-Event-ID must be the id of one of the stream's events, a number")

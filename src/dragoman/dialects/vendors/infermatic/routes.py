@@ -11,9 +11,8 @@ from dragoman.core.service import Caller, VisibleModels, find_model
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, read_body, selected_account
 from dragoman.dialects.http.generation import respond
-from dragoman.dialects.http.jobs import JobBody, JobEvent, job_routes
+from dragoman.dialects.http.jobs import JobBody, JobEvent, QueuedJobBody, job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
-from dragoman.dialects.http.queueing import QueuedJobBody
 from dragoman.dialects.vendors.infermatic import codec, errors, wire
 
 _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:path}")
@@ -30,10 +29,10 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
         return await respond(request, route, _TEXT)
 
     async def queued_chat(request: Request) -> Response:
-        return await respond(request, route, _QUEUED_CHAT, queue="held")
+        return await respond(request, route, _QUEUED_CHAT, queue="wait")
 
     async def queued_request(request: Request) -> Response:
-        return await respond(request, route, _QUEUED_CHAT, queue="at once")
+        return await respond(request, route, _QUEUED_CHAT, queue="background")
 
     async def models(request: Request) -> Response:
         async def answer(_caller: Caller, visible: VisibleModels) -> Response:

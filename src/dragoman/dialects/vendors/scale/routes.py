@@ -1,16 +1,16 @@
-"""The routes of this dialect, and the room every one of its prompts leaves for the answer."""
+"""The routes of this dialect. Every prompt is made to leave room for its answer."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import Message, Receive, Scope, Send
 
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.jobs import QueueService
+from dragoman.core.request import GenerationRequest
 from dragoman.core.service import Caller, VisibleModels, find_model
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated
@@ -18,11 +18,12 @@ from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import Operation
 from dragoman.dialects.http.query import read_query
+from dragoman.dialects.http.responders import PreparedRequests
 from dragoman.dialects.http.truncation import ContextWindowFitter
 from dragoman.dialects.vendors.scale import codec, errors, wire
 
 TRIMMED_HEADER = "x-dragoman-trimmed-messages"
-"""Tells how many messages were dropped; absent when none."""
+"""The number of messages that were dropped; absent if none."""
 
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -42,21 +43,25 @@ def _route_context(service: QueueService, options: HttpOptions) -> RouteContext:
 
 
 def _completion_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
-    def answering(form: EndpointCodec) -> _Endpoint:
-        async def answer(request: Request) -> Response:
-            fitter = ContextWindowFitter(service)
-            route = _route_context(fitter, options)
-            return await respond(
-                request, route, form, decorate=lambda response: _TruncationHeaderResponse(response, fitter)
-            )
+    route = _route_context(service, options)
+    fitter = ContextWindowFitter(service)
 
-        return answer
+    async def fit(requests: Iterable[GenerationRequest]) -> PreparedRequests:
+        fitted = await fitter.fit(requests)
+        headers = {TRIMMED_HEADER: str(fitted.dropped_messages)} if fitted.dropped_messages else {}
+        return PreparedRequests(fitted.requests, headers)
+
+    def endpoint_for(codec: EndpointCodec) -> _Endpoint:
+        async def endpoint(request: Request) -> Response:
+            return await respond(request, route, codec, prepare=fit)
+
+        return endpoint
 
     return [
-        *_exclusive_route("POST", "/v4/models/{deployment:path}/chat-completions", answering(_DEPLOYMENT_CHAT)),
-        *_exclusive_route("POST", "/v4/models/{deployment:path}/completions", answering(_DEPLOYMENT_TEXT)),
-        Route("/v4/chat-completions", answering(_CHAT), methods=["POST"]),
-        Route("/v4/completions", answering(_TEXT), methods=["POST"]),
+        *_exclusive_route("POST", "/v4/models/{deployment:path}/chat-completions", endpoint_for(_DEPLOYMENT_CHAT)),
+        *_exclusive_route("POST", "/v4/models/{deployment:path}/completions", endpoint_for(_DEPLOYMENT_TEXT)),
+        Route("/v4/chat-completions", endpoint_for(_CHAT), methods=["POST"]),
+        Route("/v4/completions", endpoint_for(_TEXT), methods=["POST"]),
     ]
 
 
@@ -95,24 +100,6 @@ def _list_routes(route: RouteContext) -> list[BaseRoute]:
         Route("/v4/models", _not_served, methods=_WRITE_METHODS),
         Route("/v4/models/{rest:path}", _not_served, methods=_WRITE_METHODS),
     ]
-
-
-class _TruncationHeaderResponse(Response):
-    """A response whose head tells what was trimmed: that is known only when it begins."""
-
-    def __init__(self, response: Response, fitter: ContextWindowFitter) -> None:
-        super().__init__()
-        self._response = response
-        self._fitter = fitter
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_told(message: Message) -> None:
-            if message["type"] == "http.response.start" and self._fitter.dropped_messages:
-                header = (TRIMMED_HEADER.encode(), str(self._fitter.dropped_messages).encode())
-                message = {**message, "headers": [*message["headers"], header]}
-            await send(message)
-
-        await self._response(scope, receive, send_told)
 
 
 _ERRORS = errors.ScaleErrors()

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from dragoman.core.errors import BadRequest
-from dragoman.dialects.http.queueing import SubmissionOptions, prefers_async, submission_options
+from dragoman.dialects.http.submission import SubmissionOptions, prefers_async, submission_options
 
 ASYNC = Headers({"prefer": "respond-async"})
 
@@ -60,25 +60,25 @@ def test_where_the_preference_stands_does_not_matter(preferences: list[str], pos
 
 
 def test_the_queue_mode_decides_whether_clients_wait() -> None:
-    assert submission_options(Headers(), "when preferred") is None
-    assert submission_options(ASYNC, "when preferred") == SubmissionOptions(
+    assert submission_options(Headers(), "on_request") is None
+    assert submission_options(ASYNC, "on_request") == SubmissionOptions(
         client_waits=False, prefers_async=True, webhook=None
     )
-    assert submission_options(Headers(), "held") == SubmissionOptions(
+    assert submission_options(Headers(), "wait") == SubmissionOptions(
         client_waits=True, prefers_async=False, webhook=None
     )
-    assert submission_options(ASYNC, "held") == SubmissionOptions(client_waits=False, prefers_async=True, webhook=None)
+    assert submission_options(ASYNC, "wait") == SubmissionOptions(client_waits=False, prefers_async=True, webhook=None)
     assert (
-        submission_options(ASYNC, "at once")
-        == submission_options(Headers(), "at once")
-        == SubmissionOptions(False, False, None)
+        submission_options(ASYNC, "background")
+        == submission_options(Headers(), "background")
+        == SubmissionOptions(client_waits=False, prefers_async=False, webhook=None)
     )
 
 
 def test_a_webhook_changes_the_requests_fingerprint() -> None:
     url = "https://user@hooks.example:8443/done?a=b"
-    with_webhook = submission_options(Headers({"x-dragoman-webhook": url}), "held")
-    without = submission_options(Headers(), "held")
+    with_webhook = submission_options(Headers({"x-dragoman-webhook": url}), "wait")
+    without = submission_options(Headers(), "wait")
     assert with_webhook is not None
     assert without is not None
     assert with_webhook.webhook == url
@@ -88,4 +88,4 @@ def test_a_webhook_changes_the_requests_fingerprint() -> None:
 def test_two_webhooks_are_refused() -> None:
     headers = Headers(raw=[(b"x-dragoman-webhook", b"https://a.example")] * 2)
     with pytest.raises(BadRequest, match="one URL"):
-        submission_options(headers, "held")
+        submission_options(headers, "wait")
