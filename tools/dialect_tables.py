@@ -12,7 +12,7 @@ import msgspec
 from msgspec import inspect
 
 from dragoman.dialects.http.operation import Operation
-from dragoman.server.app import DIALECTS
+from dragoman.server.dialects import DIALECTS
 from tools.generated import write_or_check
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "dialects.md"

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import response_schema_conformance, status_code_conformance
 
-from dragoman.server.app import OPERATIONS
+from dragoman.server.dialects import OPERATIONS
 from dragoman.server.openapi import DocumentedFeatures, document
 from tests.support.server import RunningServer, running_server
 

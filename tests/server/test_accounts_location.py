@@ -25,7 +25,7 @@ def test_the_default_file_is_among_the_users_data_with_its_journals_beside_it(da
     assert location == (f"sqlite:///{data}/accounts.db", data / "accounts.db.journals")
     for _ in range(2):
         location.prepare()
-    assert stat.S_IMODE(data.stat().st_mode) == stat.S_IMODE(location.journals.stat().st_mode) == 0o700
+    assert stat.S_IMODE(data.stat().st_mode) == stat.S_IMODE(location.journal_dir.stat().st_mode) == 0o700
     database = Database(location.url)
     require_current(database)
     database.close()
@@ -34,7 +34,7 @@ def test_the_default_file_is_among_the_users_data_with_its_journals_beside_it(da
 def test_postgresql_urls_that_differ_in_more_than_the_password_have_journals_of_their_own(data: Path) -> None:
     urls = ["postgresql://u:one@h/a", "postgresql://u:two@h/a", "postgresql://u:one@h/b"]
     locations = [accounts_location(AccountsSettings(url)) for url in urls]
-    first, second, third = [location.journals for location in locations if location is not None]
+    first, second, third = [location.journal_dir for location in locations if location is not None]
     assert first == second != third
     assert first.parent == data / "journals"
 
@@ -42,7 +42,7 @@ def test_postgresql_urls_that_differ_in_more_than_the_password_have_journals_of_
 def test_journals_are_where_the_settings_say(data: Path) -> None:
     location = accounts_location(AccountsSettings("sqlite:///a.db", journal_dir="elsewhere"))
     assert location is not None
-    assert location.journals == Path("elsewhere").absolute()
+    assert location.journal_dir == Path("elsewhere").absolute()
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://h/a", "sqlite://"])

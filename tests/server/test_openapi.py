@@ -10,9 +10,10 @@ import pytest
 from starlette.routing import Route
 
 from dragoman.core.errors import BadRequest
+from dragoman.dialects.http.operation import Operation
 from dragoman.server import admin
-from dragoman.server.app import DIALECTS
-from dragoman.server.app import OPERATIONS as BY_DIALECT
+from dragoman.server.dialects import DIALECTS
+from dragoman.server.dialects import OPERATIONS as BY_DIALECT
 from dragoman.server.openapi import DocumentedFeatures, document, example_body
 from tests.support.accounting import ADMIN_KEY, accounting_at, open_ledger_harness
 from tests.support.adaptable_echo import AdaptableEcho
@@ -106,14 +107,15 @@ def test_every_dialect_is_a_tag_and_every_operation_has_a_name_of_its_own() -> N
 
 
 @pytest.mark.parametrize("operation", EXAMPLES, ids=lambda operation: f"{operation.method} {operation.path}")
-async def test_each_example_is_answered_as_the_document_says(operation: Any, tmp_path: Path) -> None:
+async def test_each_example_is_answered_as_the_document_says(operation: Operation, tmp_path: Path) -> None:
     write_adapter(tmp_path / "pirate.gguf", {})
+    assert operation.example is not None
     body = example_body(operation.example, "echo")
     assert_valid(
         DOCUMENT["paths"][operation.path]["post"]["requestBody"]["content"]["application/json"]["schema"], body
     )
     async with contextlib.AsyncExitStack() as stack:
-        if operation.queues:
+        if operation.is_always_queued:
             client = await stack.enter_async_context(queue_client())
         else:
             client = await stack.enter_async_context(
@@ -143,7 +145,7 @@ async def test_job_responses_match_the_document() -> None:
 
 
 @pytest.mark.parametrize("operation", LOOKUPS, ids=lambda operation: f"{operation.method} {operation.path}")
-async def test_each_lookup_is_answered_as_the_document_says(operation: Any, tmp_path: Path) -> None:
+async def test_each_lookup_is_answered_as_the_document_says(operation: Operation, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/accounts.db"
     with open_ledger_harness(url) as harness, accounting_at(url, tmp_path) as accounting:
         harness.settle(harness.admit().request_id)

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from dragoman.engines.llama.weights.sources import BUNDLED_ALIASES, BUNDLED_ID
-from dragoman.server.planning import RESERVED_NAMES, DeploymentError, plan_deployments, with_faster_weights
+from dragoman.server.planning import DeploymentError, plan_deployments, with_faster_weights
+from dragoman.server.reserved_names import RESERVED_NAMES
 from dragoman.server.settings import DeploymentSettings, EngineSettings, Settings
 from tests.support.gguf_files import write_tiny_model
 
@@ -15,7 +16,7 @@ def test_without_settings_the_bundled_model_is_the_one_deployment() -> None:
         BUNDLED_ID,
         BUNDLED_ALIASES,
         None,
-        "start",
+        "eager",
     )
 
 

@@ -30,9 +30,13 @@ class KillableWorker:
             admin_labels={},
             listening_fd=self._listener.fileno(),
             metrics_directory=str(folder),
-            deployments=(DeploymentOptions("echo", (), None, None, on_demand=False, architecture=None),),
+            deployments=(
+                DeploymentOptions(
+                    name="echo", aliases=(), dialects=None, engine_socket=None, on_demand=False, architecture=None
+                ),
+            ),
             wake_fd=self._wake_write_fd,
-            journals=str(journals),
+            journal_dir=str(journals),
             requires_account_key=True,
         )
         self._environment = {

@@ -141,7 +141,7 @@ def retry(job: JobArgument, database: DatabaseOption = None, config: ConfigOptio
 def _open_job_store(database: "Database", settings: "Settings") -> "Iterator[JobStore]":
     from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
     from dragoman.jobs.storage.store import JobStore
-    from dragoman.server.queueing import queue_options
+    from dragoman.server.queue_options import queue_options
 
     store = JobStore(database, queue_options(settings.queue), QUEUE_PROCESS_ID)
     try:

@@ -1,11 +1,11 @@
 """`dragoman serve`: load the settings and run the server."""
 
 import os
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
+from dragoman.cli.database import ConfigOption
 from dragoman.cli.renamed_options import deprecated_options
 from dragoman.server.renamed_settings import RENAMED_SETTINGS
 from dragoman.server.settings import Settings
@@ -31,53 +31,62 @@ RENAMED_OPTIONS = {flag(old): flag(key) for old, key in RENAMED_SETTINGS.items()
 """Old option → option."""
 
 
+ModelArgument: TypeAlias = Annotated[
+    str | None,
+    typer.Argument(
+        help="A .gguf file, a Hugging Face repository (owner/name or owner/name:QUANTIZATION), or echo. "
+        "Default: the bundled model.",
+        show_default=False,
+    ),
+]
+HostOption: TypeAlias = Annotated[str | None, typer.Option(help=f"Address to listen on. Default: {_DEFAULTS.host}.")]
+PortOption: TypeAlias = Annotated[
+    int | None, typer.Option(help=f"Port to listen on. 0: any free port. Default: {_DEFAULTS.port}.")
+]
+WorkersOption: TypeAlias = Annotated[
+    int | None, typer.Option(help=f"HTTP worker processes. Default: {_DEFAULTS.workers}.")
+]
+KvCacheTokensOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        help="Tokens that all running sequences together may hold in the KV cache. "
+        f"Default: {_DEFAULTS.engine.kv_cache_tokens}."
+    ),
+]
+MaxSequencesOption: TypeAlias = Annotated[
+    int | None, typer.Option(help=f"Sequences that decode in one batch. Default: {_DEFAULTS.engine.max_sequences}.")
+]
+ThreadsOption: TypeAlias = Annotated[int | None, typer.Option(help="Threads of an engine. Default: one for each core.")]
+RequantizeOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        help="auto or never: serve a copy, made once, of a model whose quantisation is slow on this machine. "
+        f"Default: {_DEFAULTS.engine.requantize}."
+    ),
+]
+AllowUnauthenticatedOption: TypeAlias = Annotated[
+    bool | None,
+    typer.Option("--allow-unauthenticated", help="Listen on addresses other than loopback although no keys are set."),
+]
+MaxWaitingRequestsOption: TypeAlias = Annotated[
+    int | None,
+    typer.Option(help=f"Requests that may wait for a slot of an engine. Default: {_DEFAULTS.max_waiting_requests}."),
+]
+
+
 def serve(
     context: typer.Context,
-    model: Annotated[
-        str | None,
-        typer.Argument(
-            help="A .gguf file, a Hugging Face repository (owner/name or owner/name:QUANTIZATION), or echo. "
-            "Default: the bundled model.",
-            show_default=False,
-        ),
-    ] = None,
-    host: Annotated[str | None, typer.Option(help=f"Address to listen on. Default: {_DEFAULTS.host}.")] = None,
-    port: Annotated[
-        int | None, typer.Option(help=f"Port to listen on. 0: any free port. Default: {_DEFAULTS.port}.")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(help=f"HTTP worker processes. Default: {_DEFAULTS.workers}.")] = None,
-    config: Annotated[Path | None, typer.Option(help="Settings file. Default: ./dragoman.toml, if it exists.")] = None,
-    kv_cache_tokens: Annotated[
-        int | None,
-        typer.Option(
-            help="Tokens that all running sequences together may hold in the KV cache. "
-            f"Default: {_DEFAULTS.engine.kv_cache_tokens}."
-        ),
-    ] = None,
-    max_sequences: Annotated[
-        int | None,
-        typer.Option(help=f"Sequences that decode in one batch. Default: {_DEFAULTS.engine.max_sequences}."),
-    ] = None,
-    threads: Annotated[int | None, typer.Option(help="Threads of the engine. Default: one for each core.")] = None,
-    requantize: Annotated[
-        str | None,
-        typer.Option(
-            help="auto or never: serve a copy, made once, of a model whose quantisation is slow on this machine. "
-            f"Default: {_DEFAULTS.engine.requantize}."
-        ),
-    ] = None,
-    allow_unauthenticated: Annotated[
-        bool | None,
-        typer.Option(
-            "--allow-unauthenticated", help="Listen on addresses other than loopback although no keys are set."
-        ),
-    ] = None,
-    max_waiting_requests: Annotated[
-        int | None,
-        typer.Option(
-            help=f"Requests that may wait for a slot of an engine. Default: {_DEFAULTS.max_waiting_requests}."
-        ),
-    ] = None,
+    model: ModelArgument = None,
+    host: HostOption = None,
+    port: PortOption = None,
+    workers: WorkersOption = None,
+    config: ConfigOption = None,
+    kv_cache_tokens: KvCacheTokensOption = None,
+    max_sequences: MaxSequencesOption = None,
+    threads: ThreadsOption = None,
+    requantize: RequantizeOption = None,
+    allow_unauthenticated: AllowUnauthenticatedOption = None,
+    max_waiting_requests: MaxWaitingRequestsOption = None,
 ) -> None:
     """Run the server. Options override DRAGOMAN_ variables, which override the settings file."""
     overrides: dict[str, object] = {

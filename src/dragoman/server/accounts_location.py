@@ -29,7 +29,7 @@ class AccountsLocation(NamedTuple):
     """Where accounts are."""
 
     url: str
-    journals: Path
+    journal_dir: Path
     """The folder of what running requests have to pay, on this machine's own disk."""
 
     def prepare(self) -> None:
@@ -37,7 +37,7 @@ class AccountsLocation(NamedTuple):
         database = Database(self.url)
         try:
             create_database_folder(database)
-            self.journals.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.journal_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not migration_status(database).applied:
                 upgrade(database)
             require_current(database)
@@ -68,24 +68,24 @@ def accounts_location(settings: AccountsSettings) -> AccountsLocation | None:
         parsed = Database(url).engine.url
     except InvalidDatabaseUrl as error:
         raise AccountsUnavailable(f"accounts.database: {error}") from error
-    journals = _default_journals(parsed) if settings.journal_dir is None else Path(settings.journal_dir).expanduser()
-    return AccountsLocation(url, journals.absolute())
+    journal_dir = Path(settings.journal_dir).expanduser() if settings.journal_dir else _default_journal_dir(parsed)
+    return AccountsLocation(url, journal_dir.absolute())
 
 
 def default_location() -> AccountsLocation:
     """A SQLite file among the user's data."""
     file = _data_folder() / "accounts.db"
-    return AccountsLocation(f"sqlite:///{file}", _journals_beside(file))
+    return AccountsLocation(f"sqlite:///{file}", _journal_dir_beside(file))
 
 
-def _default_journals(database: URL) -> Path:
+def _default_journal_dir(database: URL) -> Path:
     if database.get_backend_name() == "sqlite":
-        return _journals_beside(database.database)
+        return _journal_dir_beside(database.database)
     named = database.set(password=None).render_as_string()
     return _data_folder() / "journals" / hashlib.sha256(named.encode()).hexdigest()[:16]
 
 
-def _journals_beside(file: Path | str | None) -> Path:
+def _journal_dir_beside(file: Path | str | None) -> Path:
     return Path(f"{file}.journals")
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -14,10 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import HttpOptions
-from dragoman.dialects.http.operation import Operation
-from dragoman.dialects.vendors import arcee, empower, float16, infermatic, scale
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.auth.static_keys import NO_KEYS, StaticKeyAuthenticator
 from dragoman.gateway.execution.metrics import RequestMetrics
@@ -29,37 +25,10 @@ from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.worker.executor import JobExecutor
 from dragoman.server import admin, health, metrics, openapi
 from dragoman.server.accounting import AccountingServices
+from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, OPERATIONS
 from dragoman.server.settings import DialectName
 
 NO_HOSTS: Mapping[str, DialectName] = {}
-
-
-class Dialect(NamedTuple):
-    """How a dialect joins the app."""
-
-    routes: Callable[[Gateway, HttpOptions], list[BaseRoute]]
-    vendor_routes: Callable[[Gateway, HttpOptions], list[BaseRoute]]
-    """Those on a host of its own, on the vendor's own paths."""
-    operations: tuple[Operation, ...]
-    """`routes` for the OpenAPI document."""
-    endpoint_codecs: tuple[EndpointCodec, ...]
-    """Its ways of answering."""
-
-
-DIALECTS: dict[DialectName, Dialect] = {
-    "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS, infermatic.ENDPOINT_CODECS),
-    "empower": Dialect(empower.routes, empower.vendor_routes, empower.OPERATIONS, empower.ENDPOINT_CODECS),
-    "scale": Dialect(scale.routes, scale.vendor_routes, scale.OPERATIONS, scale.ENDPOINT_CODECS),
-    "arcee": Dialect(arcee.routes, arcee.vendor_routes, arcee.OPERATIONS, arcee.ENDPOINT_CODECS),
-    # Its first path part is a deployment's name, so it comes last.
-    "float16": Dialect(float16.routes, float16.vendor_routes, float16.OPERATIONS, float16.ENDPOINT_CODECS),
-}
-
-ENDPOINT_CODECS = {codec.name: codec for dialect in DIALECTS.values() for codec in dialect.endpoint_codecs}
-
-
-OPERATIONS: dict[str, tuple[Operation, ...]] = {name: dialect.operations for name, dialect in DIALECTS.items()}
-"""What the OpenAPI document tells of."""
 
 
 def build_app(

@@ -6,6 +6,8 @@ from starlette.routing import BaseRoute, Route
 
 from dragoman.gateway.routing.catalog import Catalog
 
+PATHS = ("/health", "/ready")
+
 
 def routes(catalog: Catalog) -> list[BaseRoute]:
     """`/health` answers 200 as long as it can answer; `/ready` 503 until every model can be asked."""
@@ -19,4 +21,4 @@ def routes(catalog: Catalog) -> list[BaseRoute]:
             return JSONResponse({"status": "loading", "models": loading}, 503, {"retry-after": "1"})
         return JSONResponse({"status": "ready"})
 
-    return [Route("/health", health, methods=["GET"]), Route("/ready", ready, methods=["GET"])]
+    return [Route(path, endpoint, methods=["GET"]) for path, endpoint in zip(PATHS, (health, ready), strict=True)]

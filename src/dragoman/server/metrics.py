@@ -29,6 +29,9 @@ _STATISTICS_TIMEOUT_SECONDS = 2.0
 """How long an engine may take to tell its state; it does so between two steps."""
 
 
+PATHS = ("/metrics",)
+
+
 class MetricsSources(NamedTuple):
     """What the metrics tell of."""
 
@@ -59,7 +62,7 @@ def routes(sources: MetricsSources, service: QueueService, options: HttpOptions)
     async def metrics(request: Request) -> Response:
         return await authenticated(request, route, answer, _MetricsErrorRenderer())
 
-    return [Route("/metrics", metrics, methods=["GET"])]
+    return [Route(path, metrics, methods=["GET"]) for path in PATHS]
 
 
 class _MetricsErrorRenderer:

@@ -21,6 +21,11 @@ _SWAGGER_PACKAGE = "swagger_ui"
 
 _DocumentedType: TypeAlias = type[msgspec.Struct] | type[list[Any]]
 
+_DOCUMENT_PATH = "/openapi.json"
+_PAGE_PATH = "/docs"
+
+PATHS = (_DOCUMENT_PATH, _PAGE_PATH)
+
 _REFERENCE = "#/components/schemas/{name}"
 
 _PAGE = """<!doctype html>
@@ -111,9 +116,9 @@ def routes(
         return page
 
     return [
-        Route("/openapi.json", openapi, methods=["GET"]),
-        Route("/docs", docs, methods=["GET"]),
-        Mount("/docs/static", StaticFiles(directory=_swagger_files())),
+        Route(_DOCUMENT_PATH, openapi, methods=["GET"]),
+        Route(_PAGE_PATH, docs, methods=["GET"]),
+        Mount(f"{_PAGE_PATH}/static", StaticFiles(directory=_swagger_files())),
     ]
 
 

@@ -1,44 +1,30 @@
-"""From the settings to what is served under which names."""
+"""Plans what a server serves: the models and adapters of the settings, found, checked and named."""
 
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
+from dragoman.core.adapters import Adapter
+from dragoman.engines.base import AdapterFile
 from dragoman.engines.llama.native.libraries.choice import PACKAGED_BUILDS
+from dragoman.engines.llama.weights.adapter_files import resolve_adapter
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, architecture
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import ModelFile, resolve
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
-from dragoman.server.settings import DeploymentSettings, DialectName, LoadPolicy, Settings
+from dragoman.server.reserved_names import RESERVED_NAMES
+from dragoman.server.settings import AdapterSettings, DeploymentSettings, DialectName, LoadPolicy, Settings
 
 ECHO = "echo"
 """The model name that stands for the echo engine."""
 
-RESERVED_NAMES = frozenset(
-    {
-        "admin",
-        "api",
-        "app",
-        "chat",
-        "completions",
-        "docs",
-        "empower",
-        "engines",
-        "health",
-        "metrics",
-        "models",
-        "openai",
-    }
-    | {"public", "queue", "ready", "utils", "v1", "v2", "v3", "v4", "v5"}
-)
-"""As a first part of a path these lead elsewhere, so that no deployment shown in float16 may be called so."""
-
 
 class DeploymentError(Exception):
-    """The deployments cannot be served as they are set. One line for a person."""
+    """The deployments cannot be served as they are set. The message is one line for people."""
 
 
-class DeploymentPlan(msgspec.Struct, frozen=True):
+class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """One model to be served."""
 
     name: str
@@ -46,23 +32,37 @@ class DeploymentPlan(msgspec.Struct, frozen=True):
     model: ModelFile | None
     """None: the echo engine."""
     dialects: tuple[DialectName, ...] | None = None
-    """The dialects that show it; None: all."""
+    """The dialects that serve it. None: all."""
     load: LoadPolicy = "eager"
     unload_idle_seconds: float | None = None
     architecture: str | None = None
-    """What its adapters must be made for; None: it takes none."""
+    """The architecture that its adapters need. None: it takes no adapters."""
     adapters: tuple[AdapterRecord, ...] = ()
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Its name and aliases."""
+        return (self.name, *self.aliases)
+
+    @property
     def on_demand(self) -> bool:
-        """Whether it may not be loaded, and is loaded when asked for."""
+        """Whether its process may be absent, and is started by a request."""
         return self.load == "lazy" or self.unload_idle_seconds is not None
 
 
-def plan_deployments(settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
-    """What is to be served, in the order of the settings. Raises DeploymentError or ModelSourceError.
+def plan_server(settings: Settings, *, progress: bool, report: Callable[[str], None]) -> list[DeploymentPlan]:
+    """Plan all deployments with their adapters and faster weights. Raises DeploymentError or ModelSourceError.
 
-    Without [[deployments]] it is the one model of the settings, under its own name.
+    `progress` shows downloads on the terminal. `report` is called with a line for people about each rewritten file.
+    """
+    plans = with_adapters(plan_deployments(settings, progress=progress), settings, progress=progress)
+    return with_faster_weights(plans, settings, progress=progress, report=report)
+
+
+def plan_deployments(settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
+    """Plan the deployments in the order of the settings. Raises DeploymentError or ModelSourceError.
+
+    Without [[deployments]], plan the one model of the settings under its own name.
     """
     if not settings.deployments:
         return [_plan_single_model(settings.model, progress=progress)]
@@ -70,20 +70,36 @@ def plan_deployments(settings: Settings, *, progress: bool = False) -> list[Depl
         raise DeploymentError("a model and [[deployments]] are both set; say it in one place")
     plans = [_plan_deployment(deployment, progress=progress) for deployment in settings.deployments]
     taken: dict[str, str] = {}
-    for deployment in plans:
-        for name in (deployment.name, *deployment.aliases):
+    for plan in plans:
+        for name in plan.names:
             if name in taken:
-                raise DeploymentError(f"the deployments {taken[name]} and {deployment.name} are both called {name}")
-            taken[name] = deployment.name
+                raise DeploymentError(f"the deployments {taken[name]} and {plan.name} are both called {name}")
+            taken[name] = plan.name
     return plans
+
+
+def with_adapters(plans: list[DeploymentPlan], settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
+    """Return the plans with the adapters of the settings added to their bases. Raises DeploymentError."""
+    taken = {name for plan in plans for name in plan.names}
+    added: dict[str, list[AdapterRecord]] = {plan.name: [] for plan in plans}
+    for adapter in settings.adapters:
+        for name in (adapter.name, *adapter.aliases):
+            if name in taken:
+                raise _adapter_error(adapter, f"another model or adapter is called {name}")
+            taken.add(name)
+        base = _find_base(adapter, plans)
+        added[base.name].append(_adapter_record(adapter, base, progress=progress))
+        if len(added[base.name]) > settings.max_adapters:
+            raise _adapter_error(adapter, f"{base.name} may have {settings.max_adapters} adapters; raise max_adapters")
+    return [msgspec.structs.replace(plan, adapters=tuple(added[plan.name])) for plan in plans]
 
 
 def with_faster_weights(
     plans: Sequence[DeploymentPlan], settings: Settings, *, progress: bool, report: Callable[[str], None]
 ) -> list[DeploymentPlan]:
-    """The same, with a faster copy in place of a model's file where there is one to be had: see rewriting.faster_file.
+    """Return the plans with faster copies in place of model files where there are any: see rewriting.faster_file.
 
-    What is slow was measured with the packaged libraries; with another one nothing is rewritten.
+    Which quantisations are slow was measured with the packaged libraries. With another library, nothing is rewritten.
     """
     if settings.engine.requantize == "never" or settings.engine.llama_library not in (None, *PACKAGED_BUILDS):
         return list(plans)
@@ -91,21 +107,19 @@ def with_faster_weights(
     def faster(model: ModelFile) -> ModelFile:
         return msgspec.structs.replace(model, path=faster_file(model.path, progress=progress, notify=report))
 
-    return [
-        msgspec.structs.replace(planned, model=faster(planned.model)) if planned.model else planned for planned in plans
-    ]
+    return [msgspec.structs.replace(plan, model=faster(plan.model)) if plan.model else plan for plan in plans]
 
 
 def _plan_single_model(model: str | None, *, progress: bool) -> DeploymentPlan:
     if model == ECHO:
-        return DeploymentPlan(ECHO, (), None)
+        return DeploymentPlan(name=ECHO, aliases=(), model=None)
     file = resolve(model, progress=progress)
-    return DeploymentPlan(file.id, file.aliases, file, architecture=_architecture(file))
+    return DeploymentPlan(name=file.id, aliases=file.aliases, model=file, architecture=_architecture(file))
 
 
 def _plan_deployment(settings: DeploymentSettings, *, progress: bool) -> DeploymentPlan:
-    shown_in_float16 = settings.dialects is None or "float16" in settings.dialects
-    if shown_in_float16 and settings.name.lower() in RESERVED_NAMES:
+    served_in_float16 = settings.dialects is None or "float16" in settings.dialects
+    if served_in_float16 and settings.name.lower() in RESERVED_NAMES:
         raise DeploymentError(
             f"a deployment called {settings.name} would stand in the way of the path /{settings.name.lower()}; "
             "choose another name, or leave float16 out of its dialects"
@@ -114,13 +128,13 @@ def _plan_deployment(settings: DeploymentSettings, *, progress: bool) -> Deploym
     model_names = (model.id, *model.aliases) if model else ()
     aliases = dict.fromkeys(name for name in (*settings.aliases, *model_names) if name != settings.name)
     return DeploymentPlan(
-        settings.name,
-        tuple(aliases),
-        model,
-        settings.dialects,
-        settings.load,
-        settings.unload_idle_seconds,
-        _architecture(model) if model else None,
+        name=settings.name,
+        aliases=tuple(aliases),
+        model=model,
+        dialects=settings.dialects,
+        load=settings.load,
+        unload_idle_seconds=settings.unload_idle_seconds,
+        architecture=_architecture(model) if model else None,
     )
 
 
@@ -128,4 +142,42 @@ def _architecture(model: ModelFile) -> str | None:
     try:
         return architecture(model.path)
     except ModelSourceError:
-        return None  # the engine says better why such a file cannot be served
+        return None  # The engine gives a better reason why the file cannot be served.
+
+
+def _find_base(adapter: AdapterSettings, plans: list[DeploymentPlan]) -> DeploymentPlan:
+    if adapter.base is None and len(plans) == 1:
+        base = plans[0]
+    elif adapter.base is None:
+        names = ", ".join(plan.name for plan in plans)
+        raise _adapter_error(adapter, f"say in base which deployment it is for: {names}")
+    else:
+        found = next((plan for plan in plans if adapter.base in plan.names), None)
+        if found is None:
+            raise _adapter_error(adapter, f"its base {adapter.base} is no deployment")
+        base = found
+    if base.architecture is None:
+        raise _adapter_error(adapter, f"its base {base.name} takes no adapters")
+    return base
+
+
+def _adapter_record(adapter: AdapterSettings, base: DeploymentPlan, *, progress: bool) -> AdapterRecord:
+    try:
+        source, file = resolve_adapter(adapter.path, progress=progress)
+    except ModelSourceError as error:
+        raise _adapter_error(adapter, str(error)) from error
+    _check_architecture(adapter, file, base)
+    served = Adapter(adapter.name, source, int(time.time()), adapter.aliases, adapter.scale)
+    return AdapterRecord(served, str(file.path.absolute()))
+
+
+def _check_architecture(adapter: AdapterSettings, file: AdapterFile, base: DeploymentPlan) -> None:
+    if file.architecture != base.architecture:
+        raise _adapter_error(
+            adapter,
+            f"{file.path.name} is for the architecture {file.architecture}, and {base.name} is {base.architecture}",
+        )
+
+
+def _adapter_error(adapter: AdapterSettings, problem: str) -> DeploymentError:
+    return DeploymentError(f"the adapter {adapter.name} cannot be served: {problem}")

@@ -33,14 +33,14 @@ from dragoman.server import logs
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.app import build_app
-from dragoman.server.queueing import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
+from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.settings import DialectName, QueueSettings, Settings
 
 _RECORD_TIMEOUT_SECONDS = 0.5
 """How long a request without accounts waits for being recorded."""
 
 
-class DeploymentOptions(msgspec.Struct, frozen=True):
+class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
     """One model, as a worker sees it."""
 
     name: str
@@ -54,7 +54,7 @@ class DeploymentOptions(msgspec.Struct, frozen=True):
     """What the model's adapters must be made for; None: it takes none."""
 
 
-class WorkerOptions(msgspec.Struct, frozen=True):
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Passed as JSON in the process's argument."""
 
     settings: Settings
@@ -68,7 +68,7 @@ class WorkerOptions(msgspec.Struct, frozen=True):
     deployments: tuple[DeploymentOptions, ...]
     wake_fd: int
     """Where the parent reads the numbers of deployments that are asked for and not loaded."""
-    journals: str | None
+    journal_dir: str | None
     """The folder of the accounts' journals; None: nothing is recorded. Their database is in the environment."""
     requires_account_key: bool
     """Whether requests need the key of an account; otherwise what they use is recorded only."""
@@ -150,10 +150,10 @@ def _keys(options: WorkerOptions, recording_options: AccountsOptions | None) -> 
 
 
 def _accounts_options(options: WorkerOptions) -> AccountsOptions | None:
-    if options.journals is None:
+    if options.journal_dir is None:
         return None
     database = Database(os.environ[DATABASE_VARIABLE])
-    return AccountsOptions(database, Path(options.journals), options.settings.accounts.max_hold_tokens)
+    return AccountsOptions(database, Path(options.journal_dir), options.settings.accounts.max_hold_tokens)
 
 
 def _job_queue(settings: QueueSettings, accounts: AccountsOptions | None) -> JobQueue | None:

@@ -12,7 +12,7 @@ from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.jobs import StoredRequest
 from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest, ReceivedRequest, restore_request
-from dragoman.server.app import DIALECTS, ENDPOINT_CODECS
+from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS
 from tests.support.answers import InfermaticChat, answer_events
 from tests.support.occasions import CREATED, ID, decode_context
 

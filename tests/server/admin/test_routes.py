@@ -18,7 +18,7 @@ from dragoman.accounts.ledger.refusals import KeyDisabled
 from dragoman.server import admin
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.admin.operations import ADMIN_ROUTES
-from dragoman.server.app import OPERATIONS
+from dragoman.server.dialects import OPERATIONS
 from dragoman.server.openapi import document
 from tests.support.accounting import ADMIN_KEY, accounting_at
 from tests.support.apps import client_of, echo_app

@@ -5,8 +5,7 @@ import pytest
 
 from dragoman.core.adapters import AdapterSource
 from dragoman.engines.llama.weights.sources import BUNDLED_ID
-from dragoman.server.adapters import with_adapters
-from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_deployments
+from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_deployments, with_adapters
 from dragoman.server.settings import AdapterSettings, DeploymentSettings, Settings
 from dragoman.server.settings_loading import SettingsError, load_settings
 from tests.support.tiny_llama import random_weights, write_adapter, write_model
@@ -26,7 +25,7 @@ def planned(folder: Path, *adapters: AdapterSettings, max_adapters: int = 32, mo
         DeploymentSettings(name="echo", model="echo"),
     )
     settings = Settings(deployments=deployments[:models], adapters=adapters, max_adapters=max_adapters)
-    return with_adapters(settings, plan_deployments(settings))
+    return with_adapters(plan_deployments(settings), settings)
 
 
 def adapter(folder: Path, name: str, file: str = "pirate.gguf", base: str | None = "tiny") -> AdapterSettings:
@@ -47,7 +46,7 @@ def test_the_only_model_need_not_be_named(folder: Path) -> None:
     [only] = planned(folder, adapter(folder, "pirate", base=None), models=1)
     assert len(only.adapters) == 1
     settings = Settings(adapters=(adapter(folder, "pirate", base=None),))
-    [bundled] = with_adapters(settings, plan_deployments(settings))
+    [bundled] = with_adapters(plan_deployments(settings), settings)
     assert (bundled.name, len(bundled.adapters)) == (BUNDLED_ID, 1)
 
 

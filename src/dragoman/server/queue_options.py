@@ -1,4 +1,4 @@
-"""From [queue] to the queue's options."""
+"""Options of the queue and its webhooks, from the settings' table [queue]."""
 
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.message import parse_secret
@@ -8,11 +8,11 @@ from dragoman.jobs.webhooks.urls import UrlRules
 from dragoman.server.settings import QueueSettings
 
 WEBHOOK_SECRET_VARIABLE = "DRAGOMAN_WORKER_WEBHOOK_SECRET"
-"""How workers are told the secret: a process's arguments can be read by others."""
+"""Passes the secret to workers. Other users can read a process's arguments, but not its environment."""
 
 
 def queue_options(settings: QueueSettings) -> QueueOptions:
-    """How the jobs are run."""
+    """Return the options by which jobs are accepted, run and kept."""
     return QueueOptions(
         ageing_seconds=settings.priority_aging_seconds,
         max_attempts=settings.max_attempts,
@@ -25,7 +25,7 @@ def queue_options(settings: QueueSettings) -> QueueOptions:
 
 
 def webhook_options(settings: QueueSettings, secret: str | None) -> WebhookOptions:
-    """How their ends are told, signed with the secret. Raises InvalidSecret."""
+    """Return the options by which webhooks are sent, signed with the secret. Raises InvalidSecret."""
     return WebhookOptions(
         None if secret is None else parse_secret(secret),
         UrlRules(settings.webhook_allow_http, settings.webhook_allow_private_addresses),

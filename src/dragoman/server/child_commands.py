@@ -1,0 +1,139 @@
+"""The commands that start a server's child processes: one engine for each model, and the HTTP workers."""
+
+import os
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from dragoman.core.identifiers import key_digest
+from dragoman.engines.llama.weights.sources import ModelFile
+from dragoman.engines.llama.wire.options import EngineOptions
+from dragoman.server.accounts_location import DATABASE_VARIABLE, AccountsLocation
+from dragoman.server.planning import DeploymentPlan
+from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE
+from dragoman.server.settings import AdminKeySettings, AdminSettings, Settings
+from dragoman.server.supervisor import ChildCommand
+from dragoman.server.worker import DeploymentOptions, WorkerOptions
+
+_SPIN_COUNT = "10000"
+"""Iterations for which an OpenMP thread spins before it sleeps. benchmarks/README.md has the measurement."""
+
+
+class ServerFiles(NamedTuple):
+    """Files that the processes of one server share."""
+
+    listener: socket.socket
+    folder: Path
+    """Holds the engines' sockets and the workers' metrics."""
+    wake_fd: int
+    """Workers write the numbers of deployments here that must be loaded."""
+
+    def engine_socket(self, number: int) -> Path:
+        """Return the path of an engine's socket. Engines have the numbers of their deployments."""
+        return self.folder / f"engine-{number}.sock"
+
+
+def engine_commands(settings: Settings, plans: Sequence[DeploymentPlan], files: ServerFiles) -> dict[int, ChildCommand]:
+    """Return the command of each engine process, by the number of its deployment."""
+    # OpenMP's threads wait for each other many times a token, and spin for long by default. If another process needs
+    # a core, as HTTP workers do, a spinning thread keeps it from the thread that the others wait for.
+    environment = {"GOMP_SPINCOUNT": _SPIN_COUNT, **os.environ}
+    return {
+        number: ChildCommand(
+            name=f"engine {plan.name}",
+            arguments=_module_arguments(
+                "dragoman.engines.llama.process",
+                _engine_options(settings, plan, plan.model, files.engine_socket(number)),
+            ),
+            environment=environment,
+            on_demand=plan.on_demand,
+        )
+        for number, plan in enumerate(plans)
+        if plan.model is not None
+    }
+
+
+def worker_command(
+    settings: Settings, plans: Sequence[DeploymentPlan], accounts: AccountsLocation | None, files: ServerFiles
+) -> ChildCommand:
+    """Return the command of an HTTP worker. All workers have the same."""
+    options = WorkerOptions(
+        settings=_without_secrets(settings),
+        key_labels={key_digest(entry.key): entry.name for entry in settings.keys},
+        admin_labels={_admin_digest(entry): entry.name for entry in settings.admin.keys},
+        listening_fd=files.listener.fileno(),
+        metrics_directory=str(files.folder),
+        deployments=tuple(_deployment_options(number, plan, files) for number, plan in enumerate(plans)),
+        wake_fd=files.wake_fd,
+        journal_dir=str(accounts.journal_dir) if accounts else None,
+        requires_account_key=settings.accounts.database is not None,
+    )
+    return ChildCommand(
+        name="worker",
+        arguments=_module_arguments("dragoman.server.worker", options),
+        environment=_worker_environment(settings, accounts, files),
+        inherited_fds=[files.listener.fileno(), files.wake_fd],
+    )
+
+
+def _engine_options(settings: Settings, plan: DeploymentPlan, model: ModelFile, socket_path: Path) -> EngineOptions:
+    engine = settings.engine
+    return EngineOptions(
+        model_path=str(model.path),
+        socket_path=str(socket_path),
+        context_cells=engine.kv_cache_tokens,
+        parallel=engine.max_sequences,
+        threads=engine.threads or _available_cores(),
+        step_tokens=engine.max_batched_tokens,
+        saved_tokens=engine.kv_cache_tokens if engine.host_cache_tokens is None else engine.host_cache_tokens,
+        max_waiting=settings.max_waiting_requests,
+        max_adapters=settings.max_adapters,
+        unload_idle_seconds=plan.unload_idle_seconds,
+        reproducible=engine.reproducible,
+        library=engine.llama_library,
+        chat_template=model.chat_template,
+    )
+
+
+def _deployment_options(number: int, plan: DeploymentPlan, files: ServerFiles) -> DeploymentOptions:
+    return DeploymentOptions(
+        name=plan.name,
+        aliases=plan.aliases,
+        dialects=plan.dialects,
+        engine_socket=str(files.engine_socket(number)) if plan.model else None,
+        on_demand=plan.on_demand,
+        architecture=plan.architecture,
+    )
+
+
+def _worker_environment(settings: Settings, accounts: AccountsLocation | None, files: ServerFiles) -> Mapping[str, str]:
+    # prometheus_client reads this when it is imported: with it, the processes count together.
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(files.folder)}
+    if accounts is not None:
+        environment[DATABASE_VARIABLE] = accounts.url
+    if settings.queue.webhook_secret is not None:
+        environment[WEBHOOK_SECRET_VARIABLE] = settings.queue.webhook_secret
+    return environment
+
+
+def _without_secrets(settings: Settings) -> Settings:
+    accounts = msgspec.structs.replace(settings.accounts, database=None)
+    queue = msgspec.structs.replace(settings.queue, webhook_secret=None)
+    return msgspec.structs.replace(settings, keys=(), accounts=accounts, admin=AdminSettings(), queue=queue)
+
+
+def _admin_digest(entry: AdminKeySettings) -> str:
+    return entry.sha256 or key_digest(entry.key or "")
+
+
+def _module_arguments(module: str, options: msgspec.Struct) -> list[str]:
+    return [sys.executable, "-m", module, msgspec.json.encode(options).decode()]
+
+
+def _available_cores() -> int:
+    """Return how many cores this process may use. In a container that is less than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,40 @@
+"""The dialects that a server speaks."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from starlette.routing import BaseRoute
+
+from dragoman.dialects.http.codec import EndpointCodec
+from dragoman.dialects.http.context import HttpOptions
+from dragoman.dialects.http.operation import Operation
+from dragoman.dialects.vendors import arcee, empower, float16, infermatic, scale
+from dragoman.gateway.gateway import Gateway
+from dragoman.server.settings import DialectName
+
+
+class Dialect(NamedTuple):
+    """One dialect's part of the app."""
+
+    routes: Callable[[Gateway, HttpOptions], list[BaseRoute]]
+    vendor_routes: Callable[[Gateway, HttpOptions], list[BaseRoute]]
+    """The routes on a host of the dialect's own, on the vendor's own paths."""
+    operations: tuple[Operation, ...]
+    """`routes` for the OpenAPI document."""
+    endpoint_codecs: tuple[EndpointCodec, ...]
+    """The codecs of the endpoints that generate."""
+
+
+DIALECTS: dict[DialectName, Dialect] = {
+    "infermatic": Dialect(infermatic.routes, infermatic.routes, infermatic.OPERATIONS, infermatic.ENDPOINT_CODECS),
+    "empower": Dialect(empower.routes, empower.vendor_routes, empower.OPERATIONS, empower.ENDPOINT_CODECS),
+    "scale": Dialect(scale.routes, scale.vendor_routes, scale.OPERATIONS, scale.ENDPOINT_CODECS),
+    "arcee": Dialect(arcee.routes, arcee.vendor_routes, arcee.OPERATIONS, arcee.ENDPOINT_CODECS),
+    # Its first path part is a deployment's name, so its routes come last.
+    "float16": Dialect(float16.routes, float16.vendor_routes, float16.OPERATIONS, float16.ENDPOINT_CODECS),
+}
+
+ENDPOINT_CODECS = {codec.name: codec for dialect in DIALECTS.values() for codec in dialect.endpoint_codecs}
+
+OPERATIONS: dict[str, tuple[Operation, ...]] = {name: dialect.operations for name, dialect in DIALECTS.items()}
+"""The operations of all dialects, for the OpenAPI document."""

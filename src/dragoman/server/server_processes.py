@@ -1,0 +1,75 @@
+"""The child processes of one server: started together, watched, and stopped in order."""
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
+
+_MAX_WAKE_REQUESTS = 4096
+"""Requests to load a deployment that are read in one go."""
+
+
+class ServerProcesses:
+    """The engines and workers of one run of the server."""
+
+    def __init__(
+        self,
+        engines: Mapping[int, ChildCommand],
+        workers: Sequence[ChildCommand],
+        *,
+        lazy: Collection[int],
+        wake_fd: int,
+        drain_seconds: float,
+    ) -> None:
+        """`engines` have the numbers of their deployments, and those in `lazy` start with their first request.
+
+        The number of an engine that must be loaded is read from `wake_fd`. Workers have `drain_seconds` to finish.
+        """
+        self._engines = {number: Child(command) for number, command in engines.items()}
+        self._workers = [Child(command) for command in workers]
+        self._lazy = lazy
+        self._wake_fd = wake_fd
+        self._drain_seconds = drain_seconds
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Start all, call `on_ready`, wait for SIGTERM or SIGINT and stop all. Raises ChildFailed."""
+        stop_requested = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(signal_number, stop_requested.set)
+        loop.add_reader(self._wake_fd, self._on_wake_request)
+        try:
+            if await self._start(stop_requested):
+                on_ready()
+            await stop_requested.wait()
+        finally:
+            await asyncio.gather(*(worker.stop(self._drain_seconds) for worker in self._workers))
+            await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
+            loop.remove_reader(self._wake_fd)
+
+    def _on_wake_request(self) -> None:
+        for number in os.read(self._wake_fd, _MAX_WAKE_REQUESTS):
+            self._engines[number].wake()
+
+    async def _start(self, stop_requested: asyncio.Event) -> bool:
+        """Start engines and workers side by side. Returns False if a stop was requested before all were ready."""
+        loading = []
+        for number, engine in self._engines.items():
+            if number in self._lazy:
+                engine.start_inactive()
+            else:
+                loading.append(engine)
+        starting = asyncio.gather(*(child.start() for child in [*loading, *self._workers]))
+        stopping = asyncio.create_task(stop_requested.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if stop_requested.is_set():
+            starting.cancel()
+            with contextlib.suppress(asyncio.CancelledError, ChildFailed):
+                await starting
+            return False
+        stopping.cancel()
+        await starting
+        return True

@@ -1,0 +1,81 @@
+"""Checks before the start: settings that exclude each other, and whether the database can be used."""
+
+import ipaddress
+
+import structlog
+
+from dragoman.jobs.webhooks.message import InvalidSecret
+from dragoman.server.accounts_location import (
+    AccountsLocation,
+    AccountsUnavailable,
+    accounts_location,
+    default_location,
+)
+from dragoman.server.queue_options import webhook_options
+from dragoman.server.settings import Settings
+
+_log = structlog.get_logger(__name__)
+
+
+class StartupError(Exception):
+    """The server cannot start. The message is one line for people."""
+
+
+def check_settings(settings: Settings) -> None:
+    """Check settings that are valid alone and wrong together. Raises StartupError."""
+    _require_keys_unless_loopback(settings)
+    _check_webhook_secret(settings)
+    if settings.accounts.database is None and settings.admin.keys:
+        raise StartupError("[[admin.keys]] open the administration of accounts, and there are none; set [accounts]")
+    if settings.accounts.database is not None and settings.keys:
+        raise StartupError(
+            "[[keys]] and [accounts] are both set, and a key of the settings belongs to no account; make keys with "
+            "dragoman keys create"
+        )
+
+
+def prepare_database(settings: Settings) -> AccountsLocation | None:
+    """Prepare the database of the accounts, or without accounts that of the usage records.
+
+    Returns None if there is neither. Raises AccountsUnavailable if the database of the accounts cannot be used.
+    """
+    location = accounts_location(settings.accounts)
+    if location is not None:
+        location.prepare()
+        return location
+    return _prepare_usage_database() if settings.record_usage else None
+
+
+def _prepare_usage_database() -> AccountsLocation | None:
+    location = default_location()
+    try:
+        location.prepare()
+    except AccountsUnavailable as error:
+        _log.warning("usage_recording_disabled", reason=str(error))
+        return None
+    return location
+
+
+def _require_keys_unless_loopback(settings: Settings) -> None:
+    """Raise StartupError if other machines could use the server without a key and the settings do not allow it."""
+    has_keys = settings.keys or settings.accounts.database
+    if has_keys or settings.allow_unauthenticated or _is_loopback(settings.host):
+        return
+    raise StartupError(
+        f"whoever reaches {settings.host} could use the server, since there are no keys; add [[keys]] or [accounts] to "
+        "the settings, listen on 127.0.0.1, or pass --allow-unauthenticated"
+    )
+
+
+def _check_webhook_secret(settings: Settings) -> None:
+    try:
+        webhook_options(settings.queue, settings.queue.webhook_secret)
+    except InvalidSecret as error:
+        raise StartupError(f"queue.webhook_secret {error}") from None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
