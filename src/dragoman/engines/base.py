@@ -58,7 +58,7 @@ class AdapterHost(Protocol):
     async def add(self, adapter: Adapter, path: Path) -> Adapter:
         """Load an adapter and serve it from now on. Adding the same one again changes nothing.
 
-        Raises ModelNameTaken, BadRequest when it does not fit the model, Overloaded or EngineFailed.
+        Raises ModelNameTaken, BadRequest if the model cannot use it, Overloaded or EngineFailed.
         """
         ...
 

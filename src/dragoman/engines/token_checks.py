@@ -24,7 +24,7 @@ def check_resume_token_ids(
         )
     if logprobs is not None:
         raise BadRequest(
-            "An answer whose log-probabilities are told cannot be gone on with: those of its first tokens are not kept",
+            "An answer with log-probabilities cannot be resumed: those of its first tokens are not stored",
             "begun",
         )
     for tokens in resume_token_ids:

@@ -71,7 +71,7 @@ class EchoEngine:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         if request.answer_format is not None:
-            raise BadRequest("The echo engine only repeats; its answer cannot be given a format", "response_format")
+            raise BadRequest("The echo engine only repeats; its answer cannot have a format", "response_format")
         prompt, echoed = _prompt_and_answer(request.prompt)
         limit = self._limit(len(prompt), request.sampling)
         check_resume_token_ids(request.begun, n=request.n, logprobs=request.logprobs, vocabulary_size=VOCABULARY_SIZE)
@@ -170,7 +170,7 @@ def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
             check_token_ids("prompt", token_ids, VOCABULARY_SIZE)
             prompt = bytes(token for token in token_ids if token != END)
     if not prompt:
-        raise BadRequest("The prompt is empty: there is nothing to go on from", "prompt")
+        raise BadRequest("The prompt is empty: there is nothing to continue", "prompt")
     return prompt, prompt
 
 
@@ -185,9 +185,9 @@ def _parser_spec(prompt: Prompt) -> OutputParserSpec:
 
 def _check_repeatable(prompt: ChatPrompt) -> None:
     if prompt.template is not None:
-        raise BadRequest("The echo engine only repeats; it has no use for a chat template", "chat_template")
+        raise BadRequest("The echo engine only repeats; it does not use a chat template", "chat_template")
     if prompt.template_arguments:
-        message = "The echo engine only repeats; it has no chat template to give variables to"
+        message = "The echo engine only repeats; it has no chat template for these variables"
         raise BadRequest(message, "chat_template_kwargs")
     if prompt.tools is not None and prompt.tools.choice != "auto":
         raise BadRequest("The echo engine only repeats; it cannot be made to call a tool", "tools")

@@ -98,7 +98,7 @@ class _PatternRewriter:
     def _check_anchor(self, anchor: str, is_at_the_end: bool) -> None:
         self._anchors += 1
         if not is_at_the_end:
-            raise UnportablePattern(f"{anchor} stands inside of what it should be the end of")
+            raise UnportablePattern(f"{anchor} is not at the edge of the pattern or of an alternative")
 
     def _quantifier(self) -> tuple[str, int]:
         match = _QUANTIFIER.match(self._pattern, self._position)
@@ -129,7 +129,7 @@ class _PatternRewriter:
                 self._position += 1
                 character = self._escaped()
             case "{":
-                raise UnportablePattern("{ stands for itself, which not all dialects take; write \\{")
+                raise UnportablePattern("a literal { is not portable; write \\{")
             case "*" | "+" | "?":
                 raise MalformedPattern(f"there is nothing for {character} to repeat")
         if UNWRITABLE.match(character):
@@ -157,7 +157,7 @@ class _PatternRewriter:
             items.append(item)
             is_writable |= UNWRITABLE.match(last) is None
         if not items:
-            raise UnportablePattern("[] and [^] mean something else to every dialect")
+            raise UnportablePattern("[] and [^] differ between dialects")
         if not is_writable:
             raise UnportablePattern("there are only control characters between [ and ]")
         return f"[{'^' if negated else ''}{''.join(items)}]"

@@ -115,7 +115,7 @@ class _SchemaRewriter:
         if self._nested_id and self._names:
             self._refuse(f"has '$id' at {self._nested_id}: beside '$ref', it is only supported at the root")
         if not is_satisfiable(rewritten, self._definitions):
-            self._refuse("fits nothing: it is false, or its documents would have no end")
+            self._refuse("fits nothing: it is false, or its documents would be infinite")
         if isinstance(rewritten, dict) and self._definitions:
             return {**rewritten, "$defs": self._definitions}
         return rewritten
@@ -306,9 +306,7 @@ def _patterns(node: Node) -> dict[str, str]:
     wide = {pattern: checked_pattern(pattern, wide=True) for pattern in patterns}
     narrow = {pattern: checked_pattern(pattern) for pattern in patterns}
     if wide != narrow and not isinstance(others, bool):
-        raise UnenforceableKeyword(
-            "its patterns mean something else to every dialect, and other names have another schema"
-        )
+        raise UnenforceableKeyword("its patterns differ between dialects, and additional names have another schema")
     names = {*names_of("properties", node), *names_of("required", node)}
     if len(names) * len(patterns) > _MAX_COMPARISONS:
         raise UnenforceableKeyword("there are too many names and patterns")

@@ -40,13 +40,13 @@ class ToolCallGrammar:
         if self._markup.only_at_start:
             return self.calls_or_answer(_text_without_prefix(self._markup.trigger))
         first, *_ = self._split_at_special_tokens(self._markup.trigger)
-        rest_of_call = self._alternatives(self._markup.section_open, consumed_prefix=first)
+        call_rest = self._alternatives(self._markup.section_open, consumed_prefix=first)
         if self._several and not self._markup.section_open:
-            start = "(lead begun)* TEXT"  # any text may stand between two calls
+            start = "(lead call_rest)* TEXT"  # any text may stand between two calls
         else:
-            start = f"TEXT | lead begun {self._further_calls()}"
+            start = f"TEXT | lead call_rest {self._further_calls()}"
         return "\n".join(
-            [f"start: {start}", f"begun: {rest_of_call}", f"call: {self._alternatives()}", self._lead(first), _TEXT]
+            [f"start: {start}", f"call_rest: {call_rest}", f"call: {self._alternatives()}", self._lead(first), _TEXT]
         )
 
     def _calls(self) -> str:
