@@ -11,6 +11,7 @@
 """
 
 import ast
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -44,7 +45,7 @@ TOLERATED: Mapping[str, int] = {"positional": 87, "size": 7, "cycle": 1, "class"
 
 _STATION = re.compile(r"^\d+\.\s")
 _CODE = re.compile(r"`([^`]+)`")
-_SYMBOL = re.compile(r"\w+(?:\.\w+)?")
+_SYMBOL = re.compile(r"\w+(?:\.\w+)?(?:\(\))?")
 
 Modules = Mapping[Path, ast.Module]
 """Path below the root → its syntax tree."""
@@ -134,23 +135,20 @@ def check_class_names(modules: Modules) -> Iterator[Violation]:
 def check_lifecycle(root: Path, modules: Modules) -> Iterator[Violation]:
     """Report stations that name no file, no function, or one that does not exist.
 
-    A station is a numbered line. Each name in backticks after a file's belongs to that file.
+    A station is a numbered line with the indented lines after it. Each name in backticks after a file's belongs to
+    that file.
     """
-    if not (root / LIFECYCLE).exists():
-        return
-    for number, line in enumerate((root / LIFECYCLE).read_text(encoding="utf-8").splitlines(), start=1):
-        if not _STATION.match(line):
-            continue
+    for number, text in _stations(root / LIFECYCLE):
         file: Path | None = None
         symbols = 0
-        for code in _CODE.findall(line):
+        for code in _CODE.findall(text):
             if code.endswith(".py"):
                 file = _find_file(code, modules)
                 if file is None:
                     yield Violation("lifecycle", LIFECYCLE, number, f"there is no file {code}")
             elif file is not None and _SYMBOL.fullmatch(code):
                 symbols += 1
-                if code not in _symbols(modules[file]):
+                if code.removesuffix("()") not in _symbols(modules[file]):
                     yield Violation("lifecycle", LIFECYCLE, number, f"{file} has no function {code}")
         if file is not None and not symbols:
             yield Violation("lifecycle", LIFECYCLE, number, "the station names no function of its file")
@@ -160,6 +158,15 @@ def _is_file_of_dialects(paths: set[Path]) -> bool:
     """Whether these are files of one name of several dialects."""
     same_name = len({path.name for path in paths}) == 1 and len(paths) > 1
     return same_name and all(path.is_relative_to(DIALECTS) for path in paths)
+
+
+def _stations(document: Path) -> Iterator[tuple[int, str]]:
+    """Yield the line number and text of each station; none if there is no document."""
+    lines = document.read_text(encoding="utf-8").splitlines() if document.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if _STATION.match(line):
+            continuation = itertools.takewhile(lambda following: following.startswith(" "), lines[number:])
+            yield number, " ".join([line, *continuation])
 
 
 def _module_name(path: Path) -> str:

@@ -75,7 +75,9 @@ def test_a_class_name_may_stand_twice_only_in_a_file_that_dialects_share(project
 def test_a_station_must_name_a_file_and_a_function_that_exist(project: Project) -> None:
     project.write("src/dragoman/jobs/queue.py", "class Queue:\n    async def put(self): ...\ndef take(): ...\n")
     station = "1. **Queue.** `jobs/queue.py`"
-    project.write("docs/request-lifecycle.md", f"`nowhere.py`\n\n{station}, `Queue.put`, `take`\n")
+    project.write(
+        "docs/request-lifecycle.md", f"`nowhere.py`\n\n{station}, `Queue.put`,\n   then `take`\n\n`nothing`\n"
+    )
     assert project.found() == []
     project.write(
         "docs/request-lifecycle.md", f"{station}, `Queue.get`\n2. `jobs/queues.py`, `take`\n3. `jobs/queue.py`\n"
