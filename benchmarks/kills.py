@@ -19,8 +19,8 @@ from benchmarks.processes import exit_on_sigterm
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from tests.support.metered import AccountFixture
+from tests.support.processes.killable_worker import killable_worker
 from tests.support.streaming_clients import StreamingClients, assert_all_tokens_charged
-from tests.support.workers import killable_worker
 
 CLIENTS = 8
 TOKENS_PER_SECOND = 300

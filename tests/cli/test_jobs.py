@@ -11,8 +11,8 @@ from dragoman.accounts.database.migrations import upgrade
 from dragoman.cli.main import app
 from dragoman.engines.echo import EchoEngine
 from dragoman.jobs.values.options import QueueOptions
+from tests.support.jobs.queue_harness import QueueHarness, QueueServer, queue_server, text_of
 from tests.support.metered import MODEL
-from tests.support.queues import QueueHarness, QueueServer, queue_server, text_of
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from dragoman.server.settings import DialectName
 from tests.support.apps import client_of
 from tests.support.connections import AsgiConnection
 from tests.support.gated_echo import GatedEcho
-from tests.support.queueing import (
+from tests.support.jobs.http_queue_harness import (
     ACCEPT_STREAM,
     RESPOND_ASYNC,
     HttpQueueHarness,
@@ -28,7 +28,7 @@ from tests.support.queueing import (
     queue_client,
     without_event_ids,
 )
-from tests.support.receivers import SECRET, WebhookReceiver, running_receiver
+from tests.support.jobs.webhook_receivers import SECRET, WebhookReceiver, running_receiver
 from tests.support.speakers import DIALECT_CLIENTS, DialectClient
 
 NO_JOB = f"/queue/response/job_{'0' * 32}"
@@ -283,7 +283,9 @@ async def test_a_webhook_must_be_one_http_url(dialect: DialectClient, webhook: s
 async def test_a_queued_request_calls_its_webhook_and_a_direct_one_may_not_have_one(
     dialect: DialectClient, queue_harness: HttpQueueHarness
 ) -> None:
-    webhooks = WebhookOptions(parse_secret(SECRET), UrlRules(allow_http=True, allow_private=True), poll_seconds=0.02)
+    webhooks = WebhookOptions(
+        secret=parse_secret(SECRET), rules=UrlRules(allow_http=True, allow_private=True), poll_seconds=0.02
+    )
     async with running_receiver(WebhookReceiver()) as receiver, queue_harness.server(webhooks=webhooks) as server:
         client, headers = server.client, {"x-dragoman-webhook": receiver.url()}
         response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hi"), headers=headers)

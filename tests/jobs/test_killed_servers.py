@@ -1,17 +1,17 @@
-"""kill -9 of the server and its processes at any moment: queued requests go on, and are paid once."""
+"""kill -9 of the server and its processes at any moment: queued requests are still answered, and paid once."""
 
 import asyncio
 import random
 from pathlib import Path
 
-from tests.support.killable_server import killable_server
+from tests.support.jobs.queue_clients import QueueClients, assert_each_charged_once
 from tests.support.metered import MODEL, sqlite_account
-from tests.support.queue_clients import QueueClients, assert_each_charged_once
+from tests.support.processes.killable_server import killable_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 JOBS = 30
 KILLS = 2
-"""Of the 1,000 and 50 of benchmarks.queue_kills, which takes some minutes."""
+"""benchmarks.queue_kills has 1,000 jobs and 50 kills, and takes some minutes."""
 
 
 async def test_jobs_of_a_server_killed_at_any_moment_are_each_finished_and_paid_once(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.jobs.values.options import QueueOptions
-from tests.support.queues import QueueHarness, queue_server
-from tests.support.receivers import SECRET, WebhookReceiver, running_receiver
+from tests.support.jobs.queue_harness import QueueHarness, queue_server
+from tests.support.jobs.webhook_receivers import SECRET, WebhookReceiver, running_receiver
 from tests.support.server import running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 

@@ -19,7 +19,7 @@ from tests.support.accounting import ADMIN_KEY, accounting_at, open_ledger_harne
 from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.apps import client_of, echo_app
 from tests.support.gated_echo import GatedEcho
-from tests.support.queueing import RESPOND_ASYNC, job_when_ended, queue_client
+from tests.support.jobs.http_queue_harness import RESPOND_ASYNC, job_when_ended, queue_client
 from tests.support.tiny_llama import write_adapter
 
 DOCUMENT = document(BY_DIALECT, "echo")

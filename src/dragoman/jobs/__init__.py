@@ -1,1 +1,1 @@
-"""The durable queue: requests that are stored and run in their turn, and answers that are kept for a while."""
+"""The durable queue: requests are stored and run in turn, and their answers are kept for a limited time."""

@@ -1,15 +1,15 @@
-"""What is counted of the queue, as Prometheus metrics. Each process counts what it does itself."""
+"""Prometheus metrics of the queue. Each process counts its own work."""
 
 from typing import Literal
 
 from prometheus_client import CollectorRegistry, Counter
 
-from dragoman.jobs.values.rows import JobResult, Requeue
+from dragoman.jobs.values.rows import AttemptOutcome, JobResult, Requeue
 from dragoman.jobs.webhooks.message import DeliveryResult
 
 AttemptResult = Literal["finished", "failed", "engine_failed", "requeued", "lease_lost"]
-"""engine_failed: the job waits again, unless this was its last attempt. requeued: the engine had no slot, or the server
-was stopped; the attempt does not count. lease_lost: the job was cancelled, or another process took it over."""
+"""engine_failed: the job is requeued, unless this was its last attempt. requeued: the engine was full or loading, or
+the server stopped; the attempt does not count. lease_lost: the job was cancelled, or another process has taken it over."""
 
 
 class QueueMetrics:
@@ -26,16 +26,16 @@ class QueueMetrics:
             "dragoman_webhook_attempts", "Tries to deliver a webhook, by how they ended", ("result",), registry=registry
         )
 
-    def count_attempt(self, model: str, outcome: JobResult | Requeue | None) -> None:
-        """A job of the model is not run here any more; without an outcome it was lost."""
+    def count_attempt(self, model: str, outcome: AttemptOutcome | None) -> None:
+        """Count the end of an attempt in this process. `outcome` None: the job was lost."""
         self._attempts.labels(model, _result(outcome)).inc()
 
     def count_delivery(self, result: DeliveryResult) -> None:
-        """A webhook was tried."""
+        """Count an attempt to deliver a webhook."""
         self._webhooks.labels(result).inc()
 
 
-def _result(outcome: JobResult | Requeue | None) -> AttemptResult:
+def _result(outcome: AttemptOutcome | None) -> AttemptResult:
     match outcome:
         case None:
             return "lease_lost"

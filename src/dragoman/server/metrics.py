@@ -21,8 +21,8 @@ from dragoman.dialects.http.context import HttpOptions, RouteContext, authentica
 from dragoman.dialects.http.errors import error_headers
 from dragoman.engines.base import EngineStatistics
 from dragoman.gateway.routing.catalog import Catalog, Deployment
-from dragoman.jobs.service.depths import QueueDepth
 from dragoman.jobs.service.queue import JobQueue
+from dragoman.jobs.storage.reader import QueueDepth
 from dragoman.server.renamed_metrics import WithDeprecatedNames
 
 _STATISTICS_TIMEOUT_SECONDS = 2.0

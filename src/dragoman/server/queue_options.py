@@ -2,8 +2,7 @@
 
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.webhooks.message import parse_secret
-from dragoman.jobs.webhooks.options import WebhookOptions
-from dragoman.jobs.webhooks.schedule import RetrySchedule
+from dragoman.jobs.webhooks.options import RetrySchedule, WebhookOptions
 from dragoman.jobs.webhooks.urls import UrlRules
 from dragoman.server.settings import QueueSettings
 
@@ -27,7 +26,7 @@ def queue_options(settings: QueueSettings) -> QueueOptions:
 def webhook_options(settings: QueueSettings, secret: str | None) -> WebhookOptions:
     """Return the options by which webhooks are sent, signed with the secret. Raises InvalidSecret."""
     return WebhookOptions(
-        None if secret is None else parse_secret(secret),
-        UrlRules(settings.webhook_allow_http, settings.webhook_allow_private_addresses),
-        RetrySchedule(settings.webhook_max_attempts),
+        secret=None if secret is None else parse_secret(secret),
+        rules=UrlRules(settings.webhook_allow_http, settings.webhook_allow_private_addresses),
+        schedule=RetrySchedule(settings.webhook_max_attempts),
     )

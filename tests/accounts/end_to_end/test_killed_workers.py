@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dragoman.accounts.database.connections import Database
 from tests.support.metered import AccountFixture
+from tests.support.processes.killable_worker import killable_worker
 from tests.support.streaming_clients import StreamingClients, assert_all_tokens_charged
-from tests.support.workers import killable_worker
 
 KILLS = {"sqlite": 8, "postgresql": 4}
 """benchmarks/kills.py makes 200, which takes some minutes."""

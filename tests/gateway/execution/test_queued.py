@@ -27,7 +27,7 @@ from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.options import QueueOptions
 from tests.support.breaking_echo import BreakingEcho
-from tests.support.queues import draft, text_of
+from tests.support.jobs.queue_harness import draft, text_of
 
 ADA, BEN = "sk-adas-0123456789", "sk-bens-0123456789"
 

@@ -1,4 +1,4 @@
-"""What is accepted is stored with its hold and its Idempotency-Key; what is not leaves nothing behind."""
+"""An accepted job is stored with its hold and its Idempotency-Key; a rejected one leaves no rows."""
 
 import asyncio
 from pathlib import Path
@@ -12,28 +12,22 @@ from dragoman.accounts.database.tables import holds, idempotent_requests, job_re
 from dragoman.core.errors import IdempotencyConflict, InsufficientBalance, ModelNotFound, Overloaded, Unauthenticated
 from dragoman.core.idempotency import Acquired, IdempotentRequest, RequestMismatch, StoredResponse
 from dragoman.jobs.values.options import QueueOptions
+from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
 from tests.support.metered import cost
-from tests.support.queues import QueueHarness, queue_server, text_of, wait_until
 
-ACCEPT_ONLY = QueueOptions(concurrency=0)
-ATTEMPT = IdempotentRequest("caller", "key", "fingerprint")
+REQUEST = IdempotentRequest("caller", "key", "fingerprint")
 
 
-@pytest.fixture
-def journals(tmp_path: Path) -> Path:
-    return tmp_path / "journals"
-
-
-def rows(harness: QueueHarness) -> list[int]:
-    """Of jobs, their requests, holds and Idempotency-Keys."""
+def count_rows(harness: QueueHarness) -> list[int]:
+    """Return how many jobs, stored requests, holds and Idempotency-Keys there are."""
     with harness.database.read() as connection:
         tables = (jobs, job_requests, holds, idempotent_requests)
         return [connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables]
 
 
 async def test_accepted_jobs_survive_their_server(harness: QueueHarness, journals: Path) -> None:
-    async with queue_server(harness, journals, options=ACCEPT_ONLY) as one:
-        job = await one.submit("Hello")
+    async with queue_server(harness, journals, options=ACCEPT_ONLY) as server:
+        job = await server.submit("Hello")
         assert (job.state, job.priority, job.already_existed) == ("queued", 128, False)
         assert harness.account.holds == cost(5, 8192 - 5)
         assert [key.running for key in harness.keys] == [0]
@@ -42,38 +36,40 @@ async def test_accepted_jobs_survive_their_server(harness: QueueHarness, journal
     harness.assert_settled()
 
 
-async def test_rejected_submissions_leave_no_rows(harness: QueueHarness, journals: Path) -> None:
-    _, poor = harness.new_account("poor", balance=cost(5, 1))
-    _, other = harness.new_account("other", KeyRules(models=("another",)))
-    async with queue_server(harness, journals) as one:
+async def test_rejected_submissions_leave_no_count_rows(harness: QueueHarness, journals: Path) -> None:
+    _, poor_key = harness.new_account("poor", balance=cost(5, 1))
+    _, other_key = harness.new_account("other", KeyRules(models=("another",)))
+    async with queue_server(harness, journals) as server:
         with pytest.raises(InsufficientBalance):
-            await one.submit("Hello", key=poor, attempt=ATTEMPT)
+            await server.submit("Hello", key=poor_key, idempotent_request=REQUEST)
         with pytest.raises(ModelNotFound):
-            await one.submit("Hello", key=other, attempt=ATTEMPT)
+            await server.submit("Hello", key=other_key, idempotent_request=REQUEST)
         with pytest.raises(Unauthenticated):
-            await one.submit("Hello", key="sk-nobodys", attempt=ATTEMPT)
-    assert rows(harness) == [0, 0, 0, 0]
+            await server.submit("Hello", key="sk-unknown", idempotent_request=REQUEST)
+    assert count_rows(harness) == [0, 0, 0, 0]
 
 
 async def test_a_full_queue_rejects_submissions(harness: QueueHarness, journals: Path) -> None:
     options = QueueOptions(concurrency=0, max_waiting=2)
-    async with queue_server(harness, journals, options=options) as one:
-        first, _ = [await one.submit("Hello") for _ in range(2)]
+    async with queue_server(harness, journals, options=options) as server:
+        first, _ = [await server.submit("Hello") for _ in range(2)]
         with pytest.raises(Overloaded, match="full"):
-            await one.submit("Hello")
-        assert rows(harness) == [2, 2, 2, 0]
-        await one.cancel(first.id)
-        await asyncio.sleep(0.11)  # So long a full queue is not counted again.
-        await one.submit("Hello")
+            await server.submit("Hello")
+        assert count_rows(harness) == [2, 2, 2, 0]
+        await server.cancel(first.id)
+        await asyncio.sleep(0.11)  # A full queue is not counted again before this.
+        await server.submit("Hello")
 
 
 async def test_the_same_request_with_the_same_key_is_the_same_job(harness: QueueHarness, journals: Path) -> None:
-    async with queue_server(harness, journals) as one, queue_server(harness, journals) as other:
-        jobs = await asyncio.gather(*(each.submit("Hello", attempt=ATTEMPT) for each in (one, other) for _ in range(5)))
+    async with queue_server(harness, journals) as server, queue_server(harness, journals) as other:
+        jobs = await asyncio.gather(
+            *(each.submit("Hello", idempotent_request=REQUEST) for each in (server, other) for _ in range(5))
+        )
         assert len({job.id for job in jobs}) == 1
         assert sum(not job.already_existed for job in jobs) == 1
-        assert text_of(await one.read(jobs[0].id)) == "Hello"
-        later = await other.submit("Hello", attempt=ATTEMPT)
+        assert text_of(await server.read(jobs[0].id)) == "Hello"
+        later = await other.submit("Hello", idempotent_request=REQUEST)
         assert (later.id, later.state, later.already_existed) == (jobs[0].id, "finished", True)
     assert len(harness.usage) == 1
     harness.assert_settled()
@@ -85,38 +81,40 @@ async def test_an_idempotency_key_belongs_to_one_request(harness: QueueHarness, 
         connection.execute(insert(processes).values(id=1, machine="elsewhere", beat_at=2**60))
     direct = IdempotentRequest("caller", "another key", "fingerprint")
     assert keys.claim(direct, 11) == Acquired(11)
-    async with queue_server(harness, journals, options=ACCEPT_ONLY) as one:
-        await one.submit("Hello", attempt=ATTEMPT)
+    async with queue_server(harness, journals, options=ACCEPT_ONLY) as server:
+        await server.submit("Hello", idempotent_request=REQUEST)
         with pytest.raises(IdempotencyConflict):
-            await one.submit("Bye", attempt=IdempotentRequest("caller", "key", "another fingerprint"))
+            await server.submit("Bye", idempotent_request=IdempotentRequest("caller", "key", "another fingerprint"))
         with pytest.raises(IdempotencyConflict):
-            await one.submit("Hello", attempt=IdempotentRequest("caller", "another key", "fingerprint of a queued one"))
+            await server.submit(
+                "Hello", idempotent_request=IdempotentRequest("caller", "another key", "fingerprint of a queued one")
+            )
         assert keys.claim(IdempotentRequest("caller", "key", "fingerprint of a direct one"), 12) == RequestMismatch()
         keys.release(direct, 11)
-        job = await one.submit("Hello", attempt=direct)
+        job = await server.submit("Hello", idempotent_request=direct)
         assert not job.already_existed
-    keys.store(ATTEMPT, 11, StoredResponse(200, (), b""))
+    keys.store(REQUEST, 11, StoredResponse(200, (), b""))
     assert keys.sweep(()) == 0
-    assert rows(harness)[0] == 2
+    assert count_rows(harness)[0] == 2
 
 
 async def test_the_most_urgent_job_is_run_first(harness: QueueHarness, journals: Path) -> None:
     options = QueueOptions(concurrency=1)
     async with queue_server(harness, journals, options=ACCEPT_ONLY) as front:
         submitted = [await front.submit("Hello", priority=priority) for priority in (200, 128, 128, 0)]
-        places = [(await front.job(job.id)).position for job in submitted]
-    assert places == [4, 2, 3, 1]
-    async with queue_server(harness, journals, options=options) as one:
-        await wait_until(lambda: rows(harness)[2] == 0 and not one.queue.running)
+        positions = [(await front.job(job.id)).position for job in submitted]
+    assert positions == [4, 2, 3, 1]
+    async with queue_server(harness, journals, options=options) as server:
+        await wait_until(lambda: count_rows(harness)[2] == 0 and not server.queue.running)
     ended = sorted(submitted, key=lambda job: int(harness.job_row(job.id).claimed_at))
     assert [job.priority for job in ended] == [0, 128, 128, 200]
 
 
 async def test_etas_follow_the_durations_of_the_latest_jobs(harness: QueueHarness, journals: Path) -> None:
-    async with queue_server(harness, journals) as one:
-        done = await one.submit("Hello")
+    async with queue_server(harness, journals) as server:
+        done = await server.submit("Hello")
         assert done.eta == 0
-        await one.read(done.id)
+        await server.read(done.id)
         harness.update_job(done.id, claimed_at=harness.job_row(done.id).ended_at - 10_000)
     async with queue_server(harness, journals, options=ACCEPT_ONLY) as front:
         waiting = [await front.submit("Hello") for _ in range(3)]

@@ -1,4 +1,4 @@
-"""The order of the queue: the rule itself, and the statements that follow it."""
+"""The order of the queue: the rule itself, and the statements that implement it."""
 
 import itertools
 from collections import Counter
@@ -20,9 +20,9 @@ from dragoman.jobs.storage.statements import JobStatements
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.values.rows import AcceptedJob, JobReport, Lease, Requeue, Submission
-from tests.support.job_order import ReferenceQueue
 from tests.support.ledger_harness import clear_tables
-from tests.support.queues import draft
+from tests.support.jobs.queue_harness import draft
+from tests.support.jobs.reference_queue import ReferenceQueue
 
 MODEL = "echo"
 owners = st.sampled_from("abc")
@@ -42,7 +42,7 @@ def submission(owner: str, priority: int) -> Submission:
 
 
 class FairQueueMachine(RuleBasedStateMachine):
-    """A queue in a database beside one that is a list."""
+    """A queue in a database beside the reference queue."""
 
     database: Database
 
@@ -64,9 +64,9 @@ class FairQueueMachine(RuleBasedStateMachine):
             expected = self.reference.submit(row.number, owner, priority, due)
             assert (row.due, row.round) == (due, expected.round)
 
-    @rule(most=st.integers(1, 3))
-    def claim(self, most: int) -> None:
-        for job in self.store.claim([MODEL], most):
+    @rule(limit=st.integers(1, 3))
+    def claim(self, limit: int) -> None:
+        for job in self.store.claim([MODEL], limit):
             expected = self.reference.next()
             assert expected is not None
             assert job.lease.number == expected.number
@@ -75,15 +75,15 @@ class FairQueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.leases)
     @rule(chosen=st.integers(0, 9))
-    def put_back(self, chosen: int) -> None:
-        number, lease = self.chosen(chosen)
-        assert not self.store.report([JobReport(lease, outcome=Requeue())])
+    def requeue(self, chosen: int) -> None:
+        number, lease = self.take_lease(chosen)
+        assert not self.store.report([JobReport(lease=lease, outcome=Requeue())])
         self.reference.find(number).is_waiting = True
 
     @precondition(lambda self: self.leases)
     @rule(chosen=st.integers(0, 9))
     def end(self, chosen: int) -> None:
-        number, _ = self.chosen(chosen)
+        number, _ = self.take_lease(chosen)
         assert self.store.cancel(number)
 
     @rule()
@@ -91,7 +91,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         self.claim(1000)
         assert self.reference.next() is None
 
-    def chosen(self, chosen: int) -> tuple[int, Lease]:
+    def take_lease(self, chosen: int) -> tuple[int, Lease]:
         number = sorted(self.leases)[chosen % len(self.leases)]
         return number, self.leases.pop(number)
 
@@ -105,7 +105,7 @@ class FairQueueMachine(RuleBasedStateMachine):
 
 
 def test_the_statements_follow_the_rule(database: Database) -> None:
-    machine = type("Orders", (FairQueueMachine,), {"database": database})
+    machine = type("FairQueueOfDatabase", (FairQueueMachine,), {"database": database})
     run_state_machine_as_test(machine, settings=settings(max_examples=20, stateful_step_count=15, deadline=None))
 
 
@@ -161,21 +161,21 @@ def _owners_served(queue: ReferenceQueue, count: int) -> list[str]:
     return served
 
 
-INDEXED = {
+INDEX_OF_STATEMENT = {
     "first_waiting": "jobs_place",
-    "next_in_class": "jobs_place",
-    "most_due": "jobs_due",
-    "latest": "jobs_round",
-    "owners_last": "jobs_owner",
+    "next_in_priority": "jobs_place",
+    "earliest_due": "jobs_due",
+    "latest_round": "jobs_round",
+    "latest_of_owner": "jobs_owner",
 }
 
 
-@pytest.mark.parametrize("name", INDEXED)
+@pytest.mark.parametrize("name", INDEX_OF_STATEMENT)
 def test_every_lookup_uses_its_index(database: Database, name: str) -> None:
     statement = getattr(JobStatements(database.dialect).fair_queue, name)
     assert isinstance(statement, Statement)
     plan = _plan(database, statement)
-    assert INDEXED[name] in plan
+    assert INDEX_OF_STATEMENT[name] in plan
     assert "TEMP B-TREE" not in plan
     assert "Sort" not in plan
     assert "SCAN jobs" not in plan
@@ -185,9 +185,9 @@ def _plan(database: Database, statement: Statement) -> str:
     values = {"model": MODEL, "priority": 128, "owner": "a"}
     with database.write() as connection:
         if database.is_sqlite:
-            words = "EXPLAIN QUERY PLAN"
+            explain = "EXPLAIN QUERY PLAN"
         else:
-            words = "EXPLAIN"
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # As with a table that is not empty.
+            explain = "EXPLAIN"
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")  # As for a table that is not empty.
         parameters = tuple(values[name] for name in statement.parameters)
-        return str(connection.exec_driver_sql(f"{words} {statement.sql}", parameters).all())
+        return str(connection.exec_driver_sql(f"{explain} {statement.sql}", parameters).all())

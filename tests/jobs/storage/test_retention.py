@@ -1,73 +1,69 @@
-"""Results are kept for so long and so many bytes, and go with all that belongs to them."""
+"""Results are kept up to a limit of time and of bytes, and are removed with all their rows."""
 
 from pathlib import Path
 
-import pytest
 from sqlalchemy import func, select
 
 from dragoman.accounts.database.tables import idempotent_requests, job_events, job_requests, jobs
 from dragoman.core.idempotency import IdempotentRequest
 from dragoman.jobs.storage.retention import Retention
 from dragoman.jobs.values.options import QueueOptions
-from tests.support.queues import QueueHarness, queue_server
+from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server
 
 HOUR = 3_600_000
 
 
-@pytest.fixture
-def journals(tmp_path: Path) -> Path:
-    return tmp_path / "journals"
-
-
-def rows(harness: QueueHarness) -> list[int]:
-    """How many jobs each of the tables tells of."""
+def count_jobs(harness: QueueHarness) -> list[int]:
+    """Return how many jobs have rows in each of the tables."""
     columns = (jobs.c.number, job_requests.c.job, job_events.c.job, idempotent_requests.c.job_id)
     with harness.database.read() as connection:
         return [connection.execute(select(func.count(column.distinct()))).scalar_one() for column in columns]
 
 
-async def finished(harness: QueueHarness, journals: Path, count: int) -> list[str]:
-    async with queue_server(harness, journals) as one:
-        submitted = [await one.submit("x", attempt=IdempotentRequest("", f"key {n}", "f")) for n in range(count)]
+async def run_jobs(harness: QueueHarness, journals: Path, count: int) -> list[str]:
+    async with queue_server(harness, journals) as server:
+        submitted = [
+            await server.submit("x", idempotent_request=IdempotentRequest("", f"key {n}", "f")) for n in range(count)
+        ]
         for job in submitted:
-            await one.read(job.id)
+            await server.read(job.id)
     return [job.id for job in submitted]
 
 
 async def test_a_result_is_kept_for_the_configured_hours_after_its_end(harness: QueueHarness, journals: Path) -> None:
-    old, new = await finished(harness, journals, 2)
+    old, new = await run_jobs(harness, journals, 2)
     options = QueueOptions(result_hours=2)
     harness.update_job(old, ended_at=harness.job_row(old).ended_at - 2 * HOUR - 1)
     harness.update_job(new, ended_at=harness.job_row(new).ended_at - 1 * HOUR)
     retention = Retention(harness.database, options)
-    assert rows(harness) == [2, 2, 2, 2]
+    assert count_jobs(harness) == [2, 2, 2, 2]
     assert [retention.sweep(), retention.sweep()] == [1, 0]
-    assert rows(harness) == [1, 1, 1, 1]
+    assert count_jobs(harness) == [1, 1, 1, 1]
     assert harness.job_row(new).state == "finished"
     harness.assert_settled()
 
 
 async def test_results_above_the_byte_limit_are_removed_oldest_first(harness: QueueHarness, journals: Path) -> None:
-    ids = await finished(harness, journals, 4)
+    ids = await run_jobs(harness, journals, 4)
     for age, job_id in enumerate(reversed(ids)):
         harness.update_job(job_id, ended_at=harness.job_row(job_id).ended_at - age * 1000)
-    room = sum(harness.job_row(job_id).bytes for job_id in ids[2:])
-    retention = Retention(harness.database, QueueOptions(result_bytes=room))
+    size = sum(harness.job_row(job_id).bytes for job_id in ids[2:])
+    retention = Retention(harness.database, QueueOptions(result_bytes=size))
     assert [retention.sweep(), retention.sweep()] == [2, 0]
     assert [harness.job_row(job_id).id for job_id in ids[2:]] == ids[2:]
-    assert rows(harness) == [2, 2, 2, 2]
+    assert count_jobs(harness) == [2, 2, 2, 2]
 
 
 async def test_jobs_that_have_not_ended_are_never_removed(harness: QueueHarness, journals: Path) -> None:
-    async with queue_server(harness, journals, options=QueueOptions(concurrency=0)) as one:
-        job = await one.submit("x")
+    async with queue_server(harness, journals, options=ACCEPT_ONLY) as server:
+        job = await server.submit("x")
     harness.update_job(job.id, submitted_at=0)
     assert Retention(harness.database, QueueOptions(result_hours=0.001, result_bytes=0)).sweep() == 0
     assert harness.job_row(job.id).state == "queued"
 
 
-async def test_the_bytes_of_a_job_are_the_bytes_of_its_rows(harness: QueueHarness, journals: Path) -> None:
-    [job_id] = await finished(harness, journals, 1)
+async def test_the_bytes_of_a_job_are_the_bytes_of_its_count_jobs(harness: QueueHarness, journals: Path) -> None:
+    [job_id] = await run_jobs(harness, journals, 1)
     row = harness.job_row(job_id)
     with harness.database.read() as connection:
         request = connection.execute(select(job_requests).where(job_requests.c.job == row.number)).one()

@@ -1,4 +1,4 @@
-"""Reading an answer: before it is there, while it comes and afterwards; here and elsewhere; by one and by many."""
+"""Streams of events: before, during and after the answer, on any server, for one reader and for many."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,18 +13,12 @@ from dragoman.jobs.storage.retention import Retention
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.worker.attempts import MAX_PENDING_EVENTS
 from tests.support.breaking_echo import BreakingEcho, FailurePoint
-from tests.support.queues import QueueHarness, queue_server, text_of, wait_until
+from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
 
-ACCEPT_ONLY = QueueOptions(concurrency=0)
 LONG = "0123456789" * (MAX_PENDING_EVENTS // 3)
 
 
-@pytest.fixture
-def journals(tmp_path: Path) -> Path:
-    return tmp_path / "journals"
-
-
-async def some(events: AsyncIterator[Event], count: int) -> list[Event]:
+async def take(events: AsyncIterator[Event], count: int) -> list[Event]:
     return [await anext(events) for _ in range(count)]
 
 
@@ -39,7 +33,7 @@ async def test_all_readers_receive_the_same_events_on_every_server_at_any_time(
         job = await front.submit("x" * 100)
         early = [asyncio.create_task(each.read(job.id)) for each in (front, front, back)]
         async with front.open_stream(job.id) as events:
-            first = await some(events, 10)
+            first = await take(events, 10)
             late = [asyncio.create_task(each.read(job.id)) for each in (front, back)]
             rest = [event async for event in events]
         received = [first + rest, *await asyncio.gather(*early, *late), await front.read(job.id)]
@@ -49,18 +43,18 @@ async def test_all_readers_receive_the_same_events_on_every_server_at_any_time(
 
 
 async def test_an_answer_longer_than_the_memory_buffer_is_streamed_whole(harness: QueueHarness, journals: Path) -> None:
-    async with queue_server(harness, journals) as one:
-        job = await one.submit(LONG)
-        assert text_of(await one.read(job.id)) == LONG
-        assert text_of(await one.read(job.id)) == LONG
+    async with queue_server(harness, journals) as server:
+        job = await server.submit(LONG)
+        assert text_of(await server.read(job.id)) == LONG
+        assert text_of(await server.read(job.id)) == LONG
     assert harness.count_event_rows(job.id) > 1
 
 
 async def test_streamed_events_are_stored_and_survive_their_server(harness: QueueHarness, journals: Path) -> None:
-    async with queue_server(harness, journals, engine=BreakingEcho(FailurePoint(30))) as one:
-        job = await one.submit("x" * 60)
-        async with one.open_stream(job.id) as events:
-            received = await some(events, 30)
+    async with queue_server(harness, journals, engine=BreakingEcho(FailurePoint(30))) as server:
+        job = await server.submit("x" * 60)
+        async with server.open_stream(job.id) as events:
+            received = await take(events, 30)
         assert harness.job_row(job.id).completion_tokens >= 30
     async with queue_server(harness, journals, engine=BreakingEcho()) as other:
         again = await other.read(job.id)
@@ -69,22 +63,22 @@ async def test_streamed_events_are_stored_and_survive_their_server(harness: Queu
 
 
 async def test_a_reader_that_disconnects_does_not_stop_the_job(harness: QueueHarness, journals: Path) -> None:
-    async with queue_server(harness, journals) as one:
-        job = await one.submit("x" * 60)
-        async with one.open_stream(job.id) as events:
+    async with queue_server(harness, journals) as server:
+        job = await server.submit("x" * 60)
+        async with server.open_stream(job.id) as events:
             await anext(events)
         await wait_until(lambda: harness.job_row(job.id).state == "finished")
-        assert text_of(await one.read(job.id)) == "x" * 60
+        assert text_of(await server.read(job.id)) == "x" * 60
 
 
 async def test_a_removed_result_is_not_found(harness: QueueHarness, journals: Path) -> None:
-    async with queue_server(harness, journals) as one:
-        job = await one.submit("Hello")
-        await one.read(job.id)
-        following = await one.gateway.follow_job(job.id, harness.caller())
+    async with queue_server(harness, journals) as server:
+        job = await server.submit("Hello")
+        await server.read(job.id)
+        stream = await server.gateway.follow_job(job.id, harness.caller())
         assert Retention(harness.database, QueueOptions(result_bytes=0)).sweep() == 1
         with pytest.raises(JobNotFound):
-            await anext(aiter(following))
-        await following.aclose()
+            await anext(aiter(stream))
+        await stream.aclose()
         with pytest.raises(JobNotFound):
-            await one.job(job.id)
+            await server.job(job.id)

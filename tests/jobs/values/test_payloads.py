@@ -1,4 +1,4 @@
-"""What is stored is what was given, and takes no more room than it must."""
+"""Payloads decode to what was encoded, and are compressed."""
 
 import pytest
 from hypothesis import given

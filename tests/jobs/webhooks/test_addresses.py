@@ -1,4 +1,4 @@
-"""Addresses that only this server can reach are not for those who name URLs."""
+"""Clients that name URLs cannot reach the server's own network."""
 
 import ipaddress
 
@@ -42,4 +42,4 @@ def test_an_address_in_another_spelling_is_refused(host: str) -> None:
 
 def test_a_host_name_is_not_a_literal_address() -> None:
     assert literal_address("receiver.test") is None
-    assert literal_address("0x7f.1") is None  # The system takes it for an address, and what comes of it is looked at.
+    assert literal_address("0x7f.1") is None  # The system resolves it to an address, which is checked then.

@@ -1,4 +1,4 @@
-"""Names are looked up once, and only what they may stand for is connected to."""
+"""Names are resolved once, and only to allowed addresses."""
 
 import ipaddress
 
@@ -7,7 +7,7 @@ from aiohttp.abc import ResolveResult
 
 from dragoman.jobs.webhooks.addresses import AddressRefused
 from dragoman.jobs.webhooks.resolving import PublicResolver, SystemResolver
-from tests.support.receivers import StaticResolver
+from tests.support.jobs.webhook_receivers import StaticResolver
 
 
 async def test_only_public_addresses_of_a_name_are_returned() -> None:

@@ -1,4 +1,4 @@
-"""What is told of a URL before anything is sent to it."""
+"""Checks of a URL before anything is sent to it."""
 
 import pytest
 

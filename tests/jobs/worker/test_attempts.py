@@ -1,4 +1,4 @@
-"""Jobs whose engines, processes or clients do not last: each ends once, is paid once, and says what it said before."""
+"""Jobs whose engines, processes or clients fail: each ends once, is paid once, and never changes delivered text."""
 
 import asyncio
 from pathlib import Path
@@ -9,18 +9,12 @@ from dragoman.core.errors import BadRequest, EngineFailed, JobCancelled, JobTime
 from dragoman.core.events import Usage
 from dragoman.jobs.values.options import QueueOptions
 from tests.support.breaking_echo import BreakingEcho, FailurePoint
+from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
 from tests.support.metered import cost
-from tests.support.queues import QueueHarness, queue_server, text_of, wait_until
 
-ACCEPT_ONLY = QueueOptions(concurrency=0)
 TEXT = "a parrot says what it was told"
 END_TOKENS = 1
 FAILURE = EngineFailed("The engine fell over")
-
-
-@pytest.fixture
-def journals(tmp_path: Path) -> Path:
-    return tmp_path / "journals"
 
 
 def charges(harness: QueueHarness) -> list[tuple[str, int]]:
@@ -34,9 +28,9 @@ async def test_an_answer_resumes_after_the_stored_events_when_the_engine_breaks(
     harness: QueueHarness, journals: Path
 ) -> None:
     engine = BreakingEcho(FailurePoint(5, FAILURE), FailurePoint(11, FAILURE))
-    async with queue_server(harness, journals, engine=engine) as one:
-        job = await one.submit(TEXT)
-        events = await one.read(job.id)
+    async with queue_server(harness, journals, engine=engine) as server:
+        job = await server.submit(TEXT)
+        events = await server.read(job.id)
     assert text_of(events) == TEXT
     assert events[-1] == Usage(len(TEXT), len(TEXT) + END_TOKENS, 0)
     assert [len(choice) for request in engine.received_requests for choice in request.begun] == [5, 11]
@@ -46,9 +40,9 @@ async def test_an_answer_resumes_after_the_stored_events_when_the_engine_breaks(
 
 async def test_every_choice_of_every_prompt_resumes_where_it_stopped(harness: QueueHarness, journals: Path) -> None:
     engine = BreakingEcho(FailurePoint(7, FAILURE))
-    async with queue_server(harness, journals, engine=engine) as one:
-        job = await one.submit(TEXT, n=3)
-        events = await one.read(job.id)
+    async with queue_server(harness, journals, engine=engine) as server:
+        job = await server.submit(TEXT, n=3)
+        events = await server.read(job.id)
     assert [text_of(events, index) for index in range(3)] == [TEXT] * 3
     assert [tuple(map(len, request.begun)) for request in engine.received_requests] == [(), (3, 2, 2)]
     assert charges(harness) == [("finished", cost(len(TEXT), 3 * (len(TEXT) + END_TOKENS)))]
@@ -57,11 +51,11 @@ async def test_every_choice_of_every_prompt_resumes_where_it_stopped(harness: Qu
 
 async def test_a_job_without_progress_fails_and_costs_nothing(harness: QueueHarness, journals: Path) -> None:
     engine = BreakingEcho(*[FailurePoint(0, FAILURE)] * 3)
-    async with queue_server(harness, journals, engine=engine) as one:
-        job = await one.submit(TEXT)
+    async with queue_server(harness, journals, engine=engine) as server:
+        job = await server.submit(TEXT)
         with pytest.raises(EngineFailed, match="fell over"):
-            await one.read(job.id)
-        failed_job = await one.job(job.id)
+            await server.read(job.id)
+        failed_job = await server.job(job.id)
         assert (failed_job.state, str(failed_job.error)) == ("failed", str(FAILURE))
     assert len(engine.received_requests) == 3
     assert charges(harness) == [("failed", 0)]
@@ -70,27 +64,27 @@ async def test_a_job_without_progress_fails_and_costs_nothing(harness: QueueHarn
 
 async def test_progress_resets_the_attempt_count(harness: QueueHarness, journals: Path) -> None:
     engine = BreakingEcho(*(FailurePoint(tokens, FAILURE) for tokens in (0, 1, 1, 2)))
-    async with queue_server(harness, journals, engine=engine, options=QueueOptions(max_attempts=2)) as one:
-        job = await one.submit(TEXT)
-        assert text_of(await one.read(job.id)) == TEXT
+    async with queue_server(harness, journals, engine=engine, options=QueueOptions(max_attempts=2)) as server:
+        job = await server.submit(TEXT)
+        assert text_of(await server.read(job.id)) == TEXT
     assert len(engine.received_requests) == 5
 
 
 async def test_waiting_for_a_loading_model_does_not_count_as_an_attempt(harness: QueueHarness, journals: Path) -> None:
     engine = BreakingEcho(*[FailurePoint(0, ModelLoading("The model is being loaded", 1))] * 2)
-    async with queue_server(harness, journals, engine=engine, options=QueueOptions(max_attempts=1)) as one:
-        job = await one.submit(TEXT)
-        assert text_of(await one.read(job.id)) == TEXT
+    async with queue_server(harness, journals, engine=engine, options=QueueOptions(max_attempts=1)) as server:
+        job = await server.submit(TEXT)
+        assert text_of(await server.read(job.id)) == TEXT
         assert harness.job_row(job.id).attempts <= 1
     assert charges(harness) == FULL_CHARGE
 
 
 async def test_a_bad_request_is_not_retried(harness: QueueHarness, journals: Path) -> None:
     engine = BreakingEcho(FailurePoint(0, BadRequest("The grammar is no grammar", "grammar")))
-    async with queue_server(harness, journals, engine=engine) as one:
-        job = await one.submit(TEXT)
+    async with queue_server(harness, journals, engine=engine) as server:
+        job = await server.submit(TEXT)
         with pytest.raises(BadRequest, match="no grammar") as failed:
-            await one.read(job.id)
+            await server.read(job.id)
     assert failed.value.parameter == "grammar"
     assert len(engine.received_requests) == 1
     assert charges(harness) == [("failed", 0)]
@@ -100,10 +94,10 @@ async def test_an_answer_that_cannot_resume_restarts_while_it_is_undelivered(
     harness: QueueHarness, journals: Path
 ) -> None:
     engine = BreakingEcho(FailurePoint(5, FAILURE), FailurePoint(7, FAILURE))
-    async with queue_server(harness, journals, engine=engine) as one:
-        job = await one.submit(TEXT, logprobs=0)
+    async with queue_server(harness, journals, engine=engine) as server:
+        job = await server.submit(TEXT, logprobs=0)
         await wait_until(lambda: harness.job_row(job.id).state == "finished")
-        assert text_of(await one.read(job.id)) == TEXT
+        assert text_of(await server.read(job.id)) == TEXT
         assert len(engine.received_requests) == 3
         assert harness.job_row(job.id).completion_tokens == len(TEXT) + END_TOKENS
     assert charges(harness) == FULL_CHARGE
@@ -112,9 +106,9 @@ async def test_an_answer_that_cannot_resume_restarts_while_it_is_undelivered(
 
 async def test_an_answer_that_cannot_resume_fails_once_it_was_delivered(harness: QueueHarness, journals: Path) -> None:
     engine = BreakingEcho(FailurePoint(5, None))
-    async with queue_server(harness, journals, engine=engine) as one:
-        job = await one.submit(TEXT, logprobs=0)
-        async with one.open_stream(job.id) as events:
+    async with queue_server(harness, journals, engine=engine) as server:
+        job = await server.submit(TEXT, logprobs=0)
+        async with server.open_stream(job.id) as events:
             await anext(events)
             await _wait_until_stored(harness, job.id, 5)
             async with queue_server(harness, journals) as other:
@@ -129,8 +123,8 @@ async def test_an_answer_that_cannot_resume_fails_once_it_was_delivered(harness:
 
 async def test_an_answer_of_another_model_is_not_resumed(harness: QueueHarness, journals: Path) -> None:
     changed = BreakingEcho(fingerprint="another")
-    async with queue_server(harness, journals, engine=BreakingEcho(FailurePoint(5))) as one:
-        job = await one.submit(TEXT)
+    async with queue_server(harness, journals, engine=BreakingEcho(FailurePoint(5))) as server:
+        job = await server.submit(TEXT)
         await _wait_until_stored(harness, job.id, 5)
     async with queue_server(harness, journals, engine=changed) as other:
         await wait_until(lambda: harness.job_row(job.id).state == "finished")
@@ -143,15 +137,15 @@ async def test_a_running_job_that_is_cancelled_pays_for_its_stored_tokens(
     harness: QueueHarness, journals: Path
 ) -> None:
     engine = BreakingEcho(FailurePoint(5))
-    async with queue_server(harness, journals, engine=engine) as one:
-        job = await one.submit(TEXT)
+    async with queue_server(harness, journals, engine=engine) as server:
+        job = await server.submit(TEXT)
         await _wait_until_stored(harness, job.id, 5)
-        assert (await one.cancel(job.id)).state == "cancelled"
+        assert (await server.cancel(job.id)).state == "cancelled"
         with pytest.raises(JobCancelled):
-            await one.read(job.id)
-        assert (await one.cancel(job.id)).state == "cancelled"
-        later = await one.submit("the place is free")
-        assert text_of(await one.read(later.id)) == "the place is free"
+            await server.read(job.id)
+        assert (await server.cancel(job.id)).state == "cancelled"
+        later = await server.submit("the place is free")
+        assert text_of(await server.read(later.id)) == "the place is free"
     assert engine.cancelled == 1
     assert charges(harness)[-1] == ("disconnected", cost(len(TEXT), 5))
     harness.assert_settled()
@@ -160,13 +154,13 @@ async def test_a_running_job_that_is_cancelled_pays_for_its_stored_tokens(
 async def test_a_server_can_cancel_a_job_that_runs_on_another(harness: QueueHarness, journals: Path) -> None:
     engine = BreakingEcho(FailurePoint(5))
     async with (
-        queue_server(harness, journals, engine=engine) as one,
+        queue_server(harness, journals, engine=engine) as server,
         queue_server(harness, journals, options=ACCEPT_ONLY) as other,
     ):
         job = await other.submit(TEXT)
         await _wait_until_stored(harness, job.id, 5)
         await other.cancel(job.id)
-        await wait_until(lambda: not one.queue.running)
+        await wait_until(lambda: not server.queue.running)
     assert engine.cancelled == 1
     assert charges(harness) == [("disconnected", cost(len(TEXT), 5))]
     harness.assert_settled()
@@ -178,8 +172,8 @@ async def test_another_server_takes_over_an_expired_lease_and_the_first_stops_wr
 ) -> None:
     engine = BreakingEcho(FailurePoint(5))
     second = BreakingEcho()
-    async with queue_server(harness, journals, engine=engine) as one:
-        job = await one.submit(TEXT)
+    async with queue_server(harness, journals, engine=engine) as server:
+        job = await server.submit(TEXT)
         await _wait_until_stored(harness, job.id, 5)
         async with queue_server(harness, journals, engine=second, options=QueueOptions(max_attempts=1)) as other:
             harness.update_job(job.id, lease_until=lease_until)
@@ -189,7 +183,7 @@ async def test_another_server_takes_over_an_expired_lease_and_the_first_stops_wr
                 for request in engine.received_requests + second.received_requests
                 for choice in request.begun
             ] == [5]
-            await wait_until(lambda: not one.queue.running)
+            await wait_until(lambda: not server.queue.running)
     assert engine.cancelled == 1
     assert charges(harness) == FULL_CHARGE
     harness.assert_settled()
@@ -197,30 +191,30 @@ async def test_another_server_takes_over_an_expired_lease_and_the_first_stops_wr
 
 async def test_a_job_whose_processes_keep_dying_fails(harness: QueueHarness, journals: Path) -> None:
     engine = BreakingEcho(*[FailurePoint(0)] * 3)
-    async with queue_server(harness, journals, engine=engine) as one:
-        job = await one.submit(TEXT)
+    async with queue_server(harness, journals, engine=engine) as server:
+        job = await server.submit(TEXT)
         for _ in range(3):
             await engine.waiting.wait()
             engine.waiting.clear()
             harness.update_job(job.id, lease_until=0)
         with pytest.raises(EngineFailed, match="died 3 times"):
-            await one.read(job.id)
+            await server.read(job.id)
     assert charges(harness) == [("failed", 0)]
     harness.assert_settled()
 
 
 async def test_a_server_that_shuts_down_requeues_its_jobs_at_once(harness: QueueHarness, journals: Path) -> None:
     engine = BreakingEcho(FailurePoint(5))
-    async with queue_server(harness, journals, engine=engine) as one:
-        job = await one.submit(TEXT)
+    async with queue_server(harness, journals, engine=engine) as server:
+        job = await server.submit(TEXT)
         await _wait_until_stored(harness, job.id, 5)
-        waiting = asyncio.create_task(one.read(job.id))
+        waiting = asyncio.create_task(server.read(job.id))
         await asyncio.sleep(0)
-        one.gateway.drain()
+        server.gateway.drain()
         with pytest.raises(ShuttingDown):
             await waiting
         with pytest.raises(ShuttingDown):
-            await one.submit(TEXT)
+            await server.submit(TEXT)
     assert (harness.job_row(job.id).state, harness.job_row(job.id).attempts) == ("queued", 0)
     async with queue_server(harness, journals, engine=BreakingEcho()) as other:
         assert text_of(await other.read(job.id)) == TEXT
@@ -230,24 +224,24 @@ async def test_a_server_that_shuts_down_requeues_its_jobs_at_once(harness: Queue
 
 async def test_a_job_with_a_waiting_client_times_out_in_the_queue(harness: QueueHarness, journals: Path) -> None:
     options = QueueOptions(concurrency=0, held_seconds=0.1)
-    async with queue_server(harness, journals, options=options) as one:
-        patient = await one.submit(TEXT)
-        held_job = await one.submit(TEXT, held=True)
+    async with queue_server(harness, journals, options=options) as server:
+        patient = await server.submit(TEXT)
+        overdue = await server.submit(TEXT, client_waits=True)
         with pytest.raises(JobTimedOut):
-            await one.read(held_job.id)
-        assert (await one.job(held_job.id)).state == "failed"
-        assert (await one.job(patient.id)).state == "queued"
-        await one.cancel(patient.id)
+            await server.read(overdue.id)
+        assert (await server.job(overdue.id)).state == "failed"
+        assert (await server.job(patient.id)).state == "queued"
+        await server.cancel(patient.id)
     harness.assert_settled()
 
 
 async def test_best_of_pays_for_all_candidates(harness: QueueHarness, journals: Path) -> None:
-    async with queue_server(harness, journals) as one:
-        job = await one.submit(TEXT, best_of=3)
-        assert text_of(await one.read(job.id)) == TEXT
+    async with queue_server(harness, journals) as server:
+        job = await server.submit(TEXT, best_of=3)
+        assert text_of(await server.read(job.id)) == TEXT
     assert charges(harness) == [("finished", cost(len(TEXT), 3 * (len(TEXT) + END_TOKENS)))]
 
 
 async def _wait_until_stored(harness: QueueHarness, job_id: str, tokens: int) -> None:
-    """Wait until so many tokens are stored."""
+    """Wait until this many tokens are stored."""
     await wait_until(lambda: bool(harness.job_row(job_id).completion_tokens >= tokens))

@@ -1,4 +1,4 @@
-"""Going on with an answer: what the engine tells again is told apart from what is new."""
+"""Resuming an answer: replayed events are separated from new ones."""
 
 import pytest
 from hypothesis import given
@@ -44,7 +44,7 @@ def split(events: list[Event], index: int) -> list[Event]:
 
 @given(answers(), st.data())
 def test_stored_events_and_filtered_replay_make_up_the_answer(answer: list[Event], data: st.DataObject) -> None:
-    """The retelling may interleave the choices in another way."""
+    """The replay may interleave the choices in another way."""
     cut = data.draw(st.integers(0, len(answer) - 1))
     order = data.draw(st.permutations([0] * (len(split(answer, 0)) - 1) + [1] * (len(split(answer, 1)) - 1)))
     queues = [iter(split(answer, index)) for index in range(2)]

@@ -82,6 +82,18 @@ class Ledger:
 
         return self._transact(decide)
 
+    def transaction(self, write: Callable[[Session, Instant], ScriptResult]) -> ScriptResult:
+        """Write rows of other tables in one transaction without ledger operations. Returns the result of `write`.
+
+        Raises what database.transient_errors and database.data_errors name, and what `write` raises.
+        """
+
+        def decide(session: Session) -> tuple[LedgerBatch, ScriptResult]:
+            session.begin()
+            return LedgerBatch(session, self._statements, self._process_id), write(session, session.now())
+
+        return self._transact(decide)
+
     @property
     def needs_sync(self) -> bool:
         """Whether `sync` has anything to do."""

@@ -1,1 +1,1 @@
-"""Take jobs in and answer questions about them."""
+"""Accept jobs and report their state."""

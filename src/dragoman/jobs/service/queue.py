@@ -1,4 +1,4 @@
-"""One process's queue: it takes jobs in, runs some, and tells of all."""
+"""The queue of one process: accepts jobs, runs some of them and reports on all."""
 
 import asyncio
 import contextlib
@@ -9,10 +9,9 @@ from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.errors import JobNotFound, Overloaded
 from dragoman.core.jobs import Job
 from dragoman.jobs.metrics import QueueMetrics
-from dragoman.jobs.service.depths import QueueDepth, QueueDepthCache
-from dragoman.jobs.service.statistics import EtaEstimator
+from dragoman.jobs.service.statistics import QueueStatistics
 from dragoman.jobs.service.submission_batcher import SubmissionBatcher
-from dragoman.jobs.storage.reader import JobReader, JobSnapshot
+from dragoman.jobs.storage.reader import JobReader, JobSnapshot, QueueDepth
 from dragoman.jobs.storage.retention import SWEEP_BATCH, SWEEP_SECONDS, Retention
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.streams.broker import EventBroker, JobStream
@@ -25,20 +24,23 @@ from dragoman.jobs.worker.executor import JobExecutor
 from dragoman.jobs.worker.runner import JobRunner
 
 _MAX_PENDING_READS = 10_000
-"""Questions that may wait for the database at once."""
+"""Reads that may wait for the database at a time."""
 
 _MAX_SWEEPS = 100
-"""One after the other; others write in between."""
+"""Transactions per sweep. Other writers get their turn in between."""
 
 
 class JobQueue:
-    """To be used within `opened`. All processes that use the database see the same jobs. Raises Overloaded when the
-    database does not answer."""
+    """The queue's service. Use it within `opened`.
+
+    All processes that use the database see the same jobs. Every method raises Overloaded if the database does not
+    answer.
+    """
 
     def __init__(
         self, database: Database, options: QueueOptions, process_id: int, webhooks: WebhookOptions = NO_WEBHOOKS
     ) -> None:
-        """`process_id` is what people find beside the jobs that this process runs."""
+        """`process_id` is stored with the jobs that this process runs, for administrators."""
         self._database = database
         self._options = options
         self._webhooks = webhooks
@@ -48,20 +50,29 @@ class JobQueue:
         self._store = JobStore(database, options, process_id)
         self._broker = EventBroker(self._read_thread, self._reader, self._write_thread, self._store)
         self._submission_batcher = SubmissionBatcher(
-            self._read_thread, self._reader, self._write_thread, self._store, options.max_waiting
+            read_thread=self._read_thread,
+            reader=self._reader,
+            write_thread=self._write_thread,
+            store=self._store,
+            max_waiting=options.max_waiting,
         )
-        self._eta_estimator = EtaEstimator(self._read_thread, self._reader, options.concurrency)
-        self._depths = QueueDepthCache(self._read_thread, database)
+        self._statistics = QueueStatistics(self._read_thread, self._reader, options.concurrency)
         self._retention = Retention(database, options)
         self._runner: JobRunner | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
     @contextlib.asynccontextmanager
     async def opened(self, executor: JobExecutor, metrics: QueueMetrics) -> AsyncIterator[None]:
-        """Within the block jobs are taken in and run; its end gives back those that run, for others or for later."""
+        """Accept and run jobs within the block. At its end, running jobs are requeued for other processes."""
         self._loop = asyncio.get_running_loop()
         self._runner = runner = JobRunner(
-            self._options, executor, self._broker, self._write_thread, self._reader, self._store, metrics
+            options=self._options,
+            executor=executor,
+            broker=self._broker,
+            thread=self._write_thread,
+            reader=self._reader,
+            store=self._store,
+            metrics=metrics,
         )
         running = asyncio.create_task(runner.run())
         loops = (self._broker.poll_remote_jobs(runner.is_running), self._sweep_loop(), self._send_webhooks(metrics))
@@ -82,26 +93,26 @@ class JobQueue:
 
     @property
     def running(self) -> int:
-        """How many jobs this process runs."""
+        """Number of jobs that this process runs."""
         return 0 if self._runner is None else self._runner.running
 
     def drain(self) -> None:
-        """Begin no more jobs and give back those that run; to be called from anywhere, a signal's handler too."""
+        """Claim no more jobs and requeue those that run. May be called from any thread and from signal handlers."""
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._stop)
 
     async def submit(self, submission: Submission) -> Job:
-        """Accept a request; when this returns it survives a loss of power.
+        """Accept a request. The returned job survives a loss of power.
 
-        Raises Overloaded when the queue is full, IdempotencyConflict, BadRequest for a webhook that would never be told
-        anything, and the refusals of the ledger.
+        Raises Overloaded if the queue is full, IdempotencyConflict, BadRequest for a webhook that cannot be used, and
+        LedgerRefusal.
         """
         draft = submission.draft
         if draft.webhook is not None:
             check_webhook(draft.webhook, self._webhooks)
         eta = 0
-        with contextlib.suppress(Overloaded):  # It may be accepted all the same.
-            eta = await self._eta_estimator.of_new_job(submission.admission.model, draft.priority)
+        with contextlib.suppress(Overloaded):  # The job may be accepted without an ETA.
+            eta = await self._statistics.eta_of_new(submission.admission.model, draft.priority)
         accepted = await self._submission_batcher.accept(submission)
         if accepted.repeated:
             snapshot = await self._read_thread.run(self._reader.find, accepted.job_id)
@@ -110,14 +121,20 @@ class JobQueue:
             return await self._load_job(snapshot, repeated=True)
         if self._runner is not None:
             self._runner.wake()
-        return Job(accepted.job_id, "queued", draft.stored_request, draft.priority, eta)
+        return Job(
+            id=accepted.job_id,
+            state="queued",
+            stored_request=draft.stored_request,
+            priority=draft.priority,
+            eta=eta,
+        )
 
     async def job(self, job_id: str, owner: str) -> Job:
-        """How the owner's job stands. Raises JobNotFound."""
+        """Return the current state of the owner's job. Raises JobNotFound."""
         return await self._load_job(await self._find(job_id, owner))
 
     async def cancel(self, job_id: str, owner: str) -> Job:
-        """Cancel the owner's job, unless it has ended. Raises JobNotFound."""
+        """Cancel the owner's job unless it has ended. Raises JobNotFound."""
         snapshot = await self._find(job_id, owner)
         if await self._write_thread.run(self._store.cancel, snapshot.number):
             if self._runner is not None:
@@ -126,12 +143,12 @@ class JobQueue:
         return await self.job(job_id, owner)
 
     async def follow(self, job_id: str, owner: str) -> JobStream:
-        """The events of the owner's job. Raises JobNotFound."""
+        """Return the stream of events of the owner's job. Raises JobNotFound."""
         return self._broker.subscribe(await self._find(job_id, owner))
 
     async def depths(self) -> dict[str, QueueDepth]:
-        """How many jobs of each model wait and run, in all processes. Raises Overloaded."""
-        return await self._depths.current()
+        """Return how many jobs of each model wait and run, in all processes."""
+        return await self._statistics.depths()
 
     async def _find(self, job_id: str, owner: str) -> JobSnapshot:
         snapshot = await self._read_thread.run(self._reader.find, job_id)
@@ -146,24 +163,24 @@ class JobQueue:
         eta, position = 0, None
         if snapshot.state == "queued":
             position = await self._read_thread.run(self._reader.position, snapshot)
-            eta = await self._eta_estimator.of_waiting_job(snapshot.model, position)
+            eta = await self._statistics.eta_of_waiting(snapshot.model, position)
         elif snapshot.state == "running":
-            eta = await self._eta_estimator.of_running_job(snapshot.model, (snapshot.age or 0) / 1000)
+            eta = await self._statistics.eta_of_running(snapshot.model, (snapshot.age or 0) / 1000)
         error = None if snapshot.error is None else unpack_error(snapshot.error)
         return Job(
-            snapshot.id,
-            snapshot.state,
-            unpack_stored_request(stored_request),
-            snapshot.priority,
-            eta,
-            position,
-            error,
-            repeated,
+            id=snapshot.id,
+            state=snapshot.state,
+            stored_request=unpack_stored_request(stored_request),
+            priority=snapshot.priority,
+            eta=eta,
+            position=position,
+            error=error,
+            already_existed=repeated,
         )
 
     async def _send_webhooks(self, metrics: QueueMetrics) -> None:
         if self._webhooks.secret is not None:
-            # Imported only here: with aiohttp they are a fifth of what a worker imports, and most send no webhooks.
+            # Imported lazily: with aiohttp they are a fifth of a worker's imports, and most workers send no webhooks.
             from dragoman.jobs.webhooks.dispatcher import WebhookDispatcher
             from dragoman.jobs.webhooks.sender import WebhookSender
 

@@ -1,4 +1,4 @@
-"""Submissions: those that arrive together are accepted in one transaction and wait for the disk together."""
+"""Group commit: concurrent submissions are accepted in one transaction and share one sync to disk."""
 
 import asyncio
 import time
@@ -14,13 +14,13 @@ from dragoman.jobs.values.rows import AcceptedJob, Submission
 
 _MAX_BATCH = 100
 _SUBMIT_TIMEOUT_SECONDS = 5.0
-"""How long a submission waits for a database that does not answer."""
+"""How long a submission is retried while the database does not answer."""
 
 _RETRY_SECONDS = 0.1
 
 _MAX_COUNT_AGE_SECONDS = 2.0
 _MIN_RECOUNT_SECONDS = 0.1
-"""Waiting jobs are not counted for each submission; what other processes add meanwhile may exceed the limit."""
+"""Waiting jobs are not counted for every submission, so other processes may exceed the limit in between."""
 
 _FULL_RETRY_AFTER_SECONDS = 5
 
@@ -28,7 +28,7 @@ _log = structlog.get_logger(__name__)
 
 
 class _PendingSubmission(NamedTuple):
-    """A submission and who waits for it."""
+    """A submission and the future of its submitter."""
 
     submission: Submission
     future: asyncio.Future[AcceptedJob]
@@ -36,17 +36,18 @@ class _PendingSubmission(NamedTuple):
 
 
 class SubmissionBatcher:
-    """One process's."""
+    """Accepts the submissions of one process, up to the limit of waiting jobs."""
 
     def __init__(
         self,
+        *,
         read_thread: DatabaseThread,
         reader: JobReader,
         write_thread: DatabaseThread,
         store: JobStore,
         max_waiting: int,
     ) -> None:
-        """At most `most_waiting` jobs wait. The threads are those that `reader` and `store` are used on."""
+        """`max_waiting` limits the waiting jobs. `reader` is used on `read_thread`, `store` on `write_thread`."""
         self._read_thread = read_thread
         self._reader = reader
         self._write_thread = write_thread
@@ -58,7 +59,10 @@ class SubmissionBatcher:
         self._send_task: asyncio.Task[None] | None = None
 
     async def accept(self, submission: Submission) -> AcceptedJob:
-        """The job. Raises Overloaded when the queue is full or cannot be written to, and the refusals of the ledger."""
+        """Store the submission and return its job.
+
+        Raises Overloaded if the queue is full or the database does not answer, IdempotencyConflict and LedgerRefusal.
+        """
         await self._reserve_slot()
         loop = asyncio.get_running_loop()
         pending = _PendingSubmission(submission, loop.create_future(), loop.time() + _SUBMIT_TIMEOUT_SECONDS)
@@ -68,7 +72,7 @@ class SubmissionBatcher:
         return await pending.future
 
     async def close(self) -> None:
-        """Wait for what is being accepted."""
+        """Wait for pending submissions."""
         if self._send_task is not None:
             await asyncio.wait([self._send_task])
 
@@ -94,14 +98,14 @@ class SubmissionBatcher:
         try:
             results = await self._write_thread.run(self._store.accept, [pending.submission for pending in batch])
         except Overloaded as error:
-            # Whether they were stored is not known; trying again finds them if they were.
+            # They may have been stored: the next attempt finds them then.
             now = asyncio.get_running_loop().time()
             self._pending = [*(pending for pending in batch if now < pending.deadline), *self._pending]
             for pending in batch:
                 if now >= pending.deadline:
                     _resolve(pending, error)
             await asyncio.sleep(_RETRY_SECONDS)
-        except Exception as error:  # noqa: BLE001 - a defect is for those who asked; nobody else waits for this task
+        except Exception as error:  # noqa: BLE001 - a defect is raised for the submitters; nothing else awaits this task
             for pending in batch:
                 _resolve(pending, error)
         else:

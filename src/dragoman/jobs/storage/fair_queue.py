@@ -1,19 +1,18 @@
-"""Which of a model's waiting jobs is next: by priority, fair among owners, first come first served, nobody starved.
+"""Decide which of a model's waiting jobs is next: by priority, fair among owners, in order of arrival, none starved.
 
-Priority and ageing. A job is due `priority * ageing_seconds` after its submission. Served next is the priority of the
-job that is due first. Of two jobs that came together the more urgent one is due earlier; and since new jobs are due
-ever later, one that waits is at some time due before all of them: it gains a step of priority for every
-`ageing_seconds`, and takes those along that have its priority.
+Priority and ageing. A job is due `priority * ageing_seconds` after its submission. The priority of the job with the
+earliest due time is served next. Of two jobs submitted together, the more urgent one is due earlier. New jobs are due
+ever later, so a waiting job is due before all of them at some point: it gains a step of priority every
+`ageing_seconds`, and takes the other jobs of its priority along.
 
-Fairness. Within a priority every owner has one place in each round, and the rounds are served in order. A job gets the
-round after that of its owner's last one, whether that one still waits or not, but none before the round that is being
-served: whoever submits a thousand jobs fills a thousand rounds with one place each, and who comes later with one job
-gets a place in this round or the next. (If only waiting jobs counted, two owners with short jobs could take turns in
-one round for ever.) Within a round jobs are served in the order of their arrival. This is start-time fair queueing,
-with jobs that all weigh the same (Goyal, Vin and Cheng, SIGCOMM 1996).
+Fairness. Within a priority every owner has one place in each round, and rounds are served in order. A job gets the
+round after the one of its owner's last job, whether that job still waits or not, but none before the round that is
+being served. An owner that submits a thousand jobs fills a thousand rounds with one place each; an owner that comes
+later with one job gets a place in this round or the next. (If only waiting jobs counted, two owners with short jobs
+could take turns in one round for ever.) Within a round jobs are served in order of arrival. This is start-time fair
+queueing with jobs of equal weight (Goyal, Vin and Cheng, SIGCOMM 1996).
 
-A job keeps its place when it goes back to waiting. All this takes two look-ups in an index for a claim and two or three
-for a submission, however many wait.
+A requeued job keeps its place. A claim takes two index look-ups and a submission two or three, however many jobs wait.
 """
 
 from typing import Any
@@ -24,7 +23,7 @@ from dragoman.accounts.database.connections import Session
 from dragoman.accounts.database.statements import compile_statement
 from dragoman.accounts.database.tables import jobs
 
-# Not parameters: only of what stands in a statement's text do databases know which partial index it may use.
+# Literals, not parameters: databases choose a partial index by the text of the statement alone.
 QUEUED: ColumnElement[str] = literal_column("'queued'")
 RUNNING: ColumnElement[str] = literal_column("'running'")
 FINISHED: ColumnElement[str] = literal_column("'finished'")
@@ -32,18 +31,21 @@ ZERO: ColumnElement[int] = literal_column("0")
 
 
 def due_at(submitted_at: int, priority: int, ageing_seconds: float) -> int:
-    """Milliseconds since 1970, as `submitted_at` is."""
+    """Return when a job is due, in milliseconds since 1970 like `submitted_at`."""
     return submitted_at + round(priority * ageing_seconds * 1000)
 
 
 def round_for(served: int | None, last: int | None) -> int:
-    """The round of a new job. `served` is the one that is being served, or was at last, `last` that of the owner's last
-    job; None: there is none."""
+    """Return the round of a new job.
+
+    `served` is the round that is being served or was served last, `last` the round of the owner's last job. None: no
+    such round.
+    """
     return max(served or 0, 0 if last is None else last + 1)
 
 
 class FairQueue:
-    """The rule, in the statements of one kind of database."""
+    """The rule as statements for one kind of database."""
 
     def __init__(self, dialect: Dialect) -> None:
         column = jobs.c
@@ -52,34 +54,35 @@ class FairQueue:
         )
         waiting = rounds.where(column.state == QUEUED).order_by(column.round, column.number)
         self.first_waiting = compile_statement(at_most(1, waiting), dialect, ("model", "priority"))
-        self.latest = compile_statement(
+        self.latest_round = compile_statement(
             at_most(1, rounds.order_by(column.round.desc())), dialect, ("model", "priority")
         )
-        theirs = rounds.where(column.owner == bindparam("owner")).order_by(column.round.desc())
-        self.owners_last = compile_statement(at_most(1, theirs), dialect, ("model", "priority", "owner"))
-        self.most_due = compile_statement(_most_due(), dialect, ("model",))
-        # Jobs that another process takes just now are passed over.
-        taken = at_most(1, waiting.with_only_columns(column.number)).with_for_update(skip_locked=True)
-        self.next_in_class = compile_statement(taken, dialect, ("model", "priority"))
+        of_owner = rounds.where(column.owner == bindparam("owner")).order_by(column.round.desc())
+        self.latest_of_owner = compile_statement(at_most(1, of_owner), dialect, ("model", "priority", "owner"))
+        self.earliest_due = compile_statement(_earliest_due(), dialect, ("model",))
+        # Skip jobs that another process is claiming at this moment.
+        next_job = at_most(1, waiting.with_only_columns(column.number)).with_for_update(skip_locked=True)
+        self.next_in_priority = compile_statement(next_job, dialect, ("model", "priority"))
 
     def next_round(self, session: Session, model: str, priority: int, owner: str) -> int:
-        """The round for a job that is submitted now."""
-        served = session.rows(self.first_waiting, model, priority) or session.rows(self.latest, model, priority)
-        last = session.rows(self.owners_last, model, priority, owner) if served else []
+        """Return the round for a job that is submitted now."""
+        served = session.rows(self.first_waiting, model, priority) or session.rows(self.latest_round, model, priority)
+        last = session.rows(self.latest_of_owner, model, priority, owner) if served else []
         return round_for(_scalar_or_none(served), _scalar_or_none(last))
 
     def next_job(self, session: Session, model: str) -> int | None:
-        """The number of the job that is to run next, locked; None: none waits that nobody else is taking."""
-        priority = _scalar_or_none(session.rows(self.most_due, model))
-        return None if priority is None else _scalar_or_none(session.rows(self.next_in_class, model, priority))
+        """Lock the job that runs next and return its number. None: no job waits, or others are claiming all that do."""
+        priority = _scalar_or_none(session.rows(self.earliest_due, model))
+        return None if priority is None else _scalar_or_none(session.rows(self.next_in_priority, model, priority))
 
 
 def at_most(count: int, query: Select[Any]) -> Select[Any]:
-    """The query's first rows, without a parameter that would count them."""
+    """Return the query limited to `count` rows, without a parameter for the count."""
     return query.limit(literal_column(str(count))).offset(ZERO)
 
 
-def _most_due() -> Select[tuple[int]]:
+def _earliest_due() -> Select[tuple[int]]:
+    """Select the priority of the waiting job with the earliest due time."""
     column = jobs.c
     query = select(column.priority).where(column.state == QUEUED, column.model == bindparam("model"))
     return at_most(1, query.order_by(column.due, column.number))

@@ -1,4 +1,4 @@
-"""Jobs as those see them who keep the server: all of them, whoever's they are."""
+"""List jobs for administrators: those of all owners."""
 
 from typing import Any
 
@@ -16,21 +16,21 @@ from dragoman.jobs.webhooks.urls import origin
 
 
 class JobFilter(msgspec.Struct, frozen=True):
-    """Which jobs. None: whichever."""
+    """Which jobs to list. None: any."""
 
     state: JobState | None = None
     model: str | None = None
     account_id: int | None = None
 
 
-class JobEntry(msgspec.Struct, frozen=True):
-    """A job. Times are in milliseconds since 1970, amounts in nano-units."""
+class JobEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """A job as administrators see it. Times are in milliseconds since 1970, amounts in nano-units."""
 
     number: int
-    """The later it was submitted the first time, the higher."""
+    """Ascending by the first submission."""
     id: str
     request_id: str
-    """Under which it stands in the ledger."""
+    """Its id in the ledger."""
     owner: str
     dialect: str
     model: str
@@ -38,10 +38,10 @@ class JobEntry(msgspec.Struct, frozen=True):
     state: JobState
     submitted_at: int
     claimed_at: int | None
-    """When its last attempt began."""
+    """Start of its last attempt."""
     ended_at: int | None
     attempts: int
-    """Since it last came any further."""
+    """Attempts since its last progress."""
     prompt_tokens: int
     completion_tokens: int
     error: bytes | None
@@ -50,18 +50,18 @@ class JobEntry(msgspec.Struct, frozen=True):
     webhook_attempts: int
     webhook_at: int | None
     hold: int | None = None
-    """What it may still cost; None: nothing any more."""
+    """What it may still cost. None: it has ended."""
     charge: int | None = None
-    """What it has cost; None: it is not over."""
+    """What it has cost. None: it has not ended."""
 
     @property
     def failure(self) -> DragomanError | None:
-        """Why it failed."""
+        """The error of a failed job."""
         return None if self.error is None else unpack_error(self.error)
 
     @property
     def webhook_origin(self) -> str | None:
-        """Who is told of its end, without what may be a secret of the URL."""
+        """The receiver of its webhook, without the parts of the URL that may be secret."""
         return None if self.webhook is None else origin(self.webhook)
 
 
@@ -71,7 +71,7 @@ _LEDGER_COLUMNS = {"hold": holds.c.amount, "charge": usage.c.charge}
 def list_jobs(
     database: Database, job_filter: JobFilter, *, before: int | None = None, limit: int = 100
 ) -> list[JobEntry]:
-    """Up to `limit` jobs, newest first; `before` is the number of the last one that was seen."""
+    """Return up to `limit` jobs, newest first. `before`: only jobs with a lower number, to continue a listing."""
     column = jobs.c
     query = _entries().order_by(column.number.desc()).limit(limit)
     if job_filter.state is not None:
@@ -87,7 +87,7 @@ def list_jobs(
 
 
 def get_job(database: Database, job_id: str) -> JobEntry:
-    """The job with this id. Raises JobNotFound."""
+    """Return the job with this id. Raises JobNotFound."""
     with database.read() as connection:
         row = connection.execute(_entries().where(jobs.c.id == job_id)).one_or_none()
     if row is None:

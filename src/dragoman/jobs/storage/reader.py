@@ -1,9 +1,9 @@
-"""Looking jobs up, for a thread of its own: readers wait for no writer."""
+"""Read jobs from the database, on a thread of its own: reads never wait for writes."""
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import exists, func, literal, select, tuple_
+from sqlalchemy import ColumnElement, Select, exists, func, literal, select, tuple_
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import job_events, job_requests, jobs
@@ -15,14 +15,14 @@ from dragoman.jobs.values.options import LEASE_SECONDS
 from dragoman.jobs.values.payloads import unpack_events
 
 _SAMPLED_JOBS = 50
-"""Finished jobs that the time for the next one is reckoned from."""
+"""Latest finished jobs that the mean duration is computed from."""
 
 _MAX_EVENT_ROWS = 50
-"""Rows of events that are read at once."""
+"""Rows of events read by one call."""
 
 
 class JobSnapshot(NamedTuple):
-    """A job as it stands."""
+    """A job as it is stored now. The fields are columns."""
 
     number: int
     id: str
@@ -32,46 +32,55 @@ class JobSnapshot(NamedTuple):
     round: int
     state: JobState
     age: int | None
-    """Milliseconds since it was claimed; None: it never was."""
+    """Milliseconds since it was claimed. None: it never was."""
     events: int
     error: bytes | None
 
 
 class PendingWork(NamedTuple):
-    """What there is to do."""
+    """The work that the queue has for a process."""
 
     has_waiting: bool
-    """Jobs wait."""
+    """Whether jobs wait."""
     has_overdue: bool
-    """Jobs have been left behind, or have waited for too long."""
+    """Whether jobs were abandoned by their process or have waited for too long."""
 
 
 class ModelStatistics(NamedTuple):
-    """How a model's jobs have fared lately."""
+    """Statistics of a model's jobs."""
 
     mean_seconds: float
-    """What one took from its claim to its end, on average; 0: none has ended."""
+    """Mean time from claim to end of the latest finished jobs. 0: none has finished."""
     running: int
     waiting_by_priority: dict[int, int]
-    """Jobs by their priorities."""
+    """Number of waiting jobs by priority."""
+
+
+class QueueDepth(NamedTuple):
+    """How many jobs of one model wait and run."""
+
+    waiting: int = 0
+    running: int = 0
+    oldest_seconds: float = 0.0
+    """How long the oldest waiting job has waited. 0: no job waits."""
 
 
 class EventBatch(NamedTuple):
-    """Events that follow one another."""
+    """Consecutive events of a job."""
 
     first: int
-    """The number of the first."""
+    """Number of the first event."""
     events: list[Event]
 
 
 class JobReader:
-    """Raises what database.failures names."""
+    """The jobs as any process reads them. Every method raises database.transient_errors."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def find(self, job_id: str) -> JobSnapshot | None:
-        """The job with this id."""
+        """Return the job with this id."""
         columns = (jobs.c.claimed_at if name == "age" else jobs.c[name] for name in JobSnapshot._fields)
         with self._database.read() as connection:
             row = connection.execute(select(*columns).where(jobs.c.id == job_id)).one_or_none()
@@ -82,7 +91,7 @@ class JobReader:
         return snapshot if snapshot.age is None else snapshot._replace(age=now - snapshot.age)
 
     def stored_request(self, number: int) -> bytes | None:
-        """What the job's answer is told as, packed."""
+        """Return the job's packed StoredRequest."""
         with self._database.read() as connection:
             stored_request = connection.execute(
                 select(job_requests.c.form).where(job_requests.c.job == number)
@@ -90,7 +99,7 @@ class JobReader:
         return None if stored_request is None else bytes(stored_request)
 
     def position(self, snapshot: JobSnapshot) -> int:
-        """How many of the model's jobs are before this one, without regard to ageing; and itself."""
+        """Return the place of a waiting job among those of its model, from 1 on, without regard to ageing."""
         column = jobs.c
         waiting = select(func.count()).select_from(jobs).where(column.state == QUEUED, column.model == snapshot.model)
         own_key = tuple_(literal(snapshot.round), literal(snapshot.number))
@@ -100,9 +109,9 @@ class JobReader:
             return int(connection.execute(first).scalar_one() + connection.execute(same).scalar_one()) + 1
 
     def events(self, number: int, since: int) -> list[EventBatch]:
-        """Stored events from the one with the number `since` on, as many as are read at once."""
+        """Return stored events from the number `since` on, up to the limit of one call."""
         column = job_events.c
-        # The row that `since` is in may have begun before it.
+        # The row that contains `since` may start before it.
         begin = select(func.max(column.first)).where(column.job == number, column.first <= since).scalar_subquery()
         query = select(column.first, column.payload).where(
             column.job == number, column.first >= func.coalesce(begin, 0)
@@ -112,19 +121,19 @@ class JobReader:
         return [EventBatch(row.first, unpack_events(bytes(row.payload))) for row in rows]
 
     def states(self, numbers: Collection[int]) -> dict[int, tuple[JobState, int]]:
-        """The states of the jobs, and how many events are stored of each; those that are gone are missing."""
+        """Return the state and the number of stored events of each job. Removed jobs are left out."""
         query = select(jobs.c.number, jobs.c.state, jobs.c.events).where(jobs.c.number.in_(numbers))
         with self._database.read() as connection:
             return {row.number: (row.state, row.events) for row in connection.execute(query)}
 
     def leases(self, numbers: Collection[int]) -> dict[int, int]:
-        """The leases of those of the jobs that run."""
+        """Return the lease tokens of those of the jobs that run."""
         query = select(jobs.c.number, jobs.c.lease).where(jobs.c.number.in_(numbers), jobs.c.state == RUNNING)
         with self._database.read() as connection:
             return {row.number: row.lease for row in connection.execute(query)}
 
     def pending_work(self) -> PendingWork:
-        """What there is to do now."""
+        """Return whether there is work to do now."""
         with self._database.read() as connection:
             now = self._database.now(connection).wall
             row = connection.execute(
@@ -137,12 +146,12 @@ class JobReader:
         return PendingWork(bool(row.waiting), bool(row.abandoned or row.expired))
 
     def count_waiting(self) -> int:
-        """How many jobs wait, of all models."""
+        """Return how many jobs of all models wait."""
         with self._database.read() as connection:
             return connection.execute(select(func.count()).select_from(jobs).where(jobs.c.state == QUEUED)).scalar_one()
 
     def statistics(self, model: str) -> ModelStatistics:
-        """How the model's jobs fare."""
+        """Return the statistics of the model's jobs."""
         column = jobs.c
         finished = column.state == FINISHED, column.model == model
         latest = (
@@ -162,3 +171,25 @@ class JobReader:
                 connection.execute(running).scalar_one(),
                 {row.priority: row.jobs for row in by_priority},
             )
+
+    def depths(self) -> dict[str, QueueDepth]:
+        """Return the depth of each model's queue. Models without waiting or running jobs are left out."""
+        column = jobs.c
+        # The oldest job has the lowest number, which the index finds; no index finds the lowest time.
+        waiting = _counts_by_model(QUEUED, func.min(column.number).label("first")).subquery()
+        oldest = select(waiting.c.model, waiting.c.jobs, column.submitted_at).join(
+            jobs, column.number == waiting.c.first
+        )
+        with self._database.read() as connection:
+            now = self._database.now(connection).wall
+            running = {row.model: row.jobs for row in connection.execute(_counts_by_model(RUNNING))}
+            depths = {
+                row.model: QueueDepth(row.jobs, running.pop(row.model, 0), max(0, now - row.submitted_at) / 1000)
+                for row in connection.execute(oldest)
+            }
+        return depths | {model: QueueDepth(running=count) for model, count in running.items()}
+
+
+def _counts_by_model(state: ColumnElement[str], *more: ColumnElement[int]) -> Select[Any]:
+    query = select(jobs.c.model, func.count().label("jobs"), *more)
+    return query.where(jobs.c.state == state).group_by(jobs.c.model)

@@ -1,4 +1,4 @@
-"""Removing jobs that have ended, when they have been kept long enough or take too much room."""
+"""Remove ended jobs that are too old, or that take up too much space together."""
 
 from typing import Any
 
@@ -11,11 +11,11 @@ from dragoman.jobs.values.options import QueueOptions
 SWEEP_SECONDS = 60.0
 
 SWEEP_BATCH = 100
-"""Jobs that are removed in one transaction."""
+"""Jobs removed in one transaction."""
 
 
 class Retention:
-    """Usable from any thread, in several processes at once. Raises what database.failures names."""
+    """Usable from any thread and by several processes at the same time. Raises database.transient_errors."""
 
     def __init__(self, database: Database, options: QueueOptions) -> None:
         self._database = database
@@ -23,7 +23,10 @@ class Retention:
         self._max_bytes = options.result_bytes
 
     def sweep(self) -> int:
-        """Remove some of what is too old, and then of what is too much, oldest first; how many jobs that were."""
+        """Remove a batch of jobs, oldest first: those that are too old, then those above the byte limit.
+
+        Returns how many jobs were removed.
+        """
         with self._database.read() as connection:
             stored = connection.execute(select(func.sum(jobs.c.bytes)).where(jobs.c.ended_at.is_not(None))).scalar_one()
         with self._database.write() as connection:

@@ -1,4 +1,4 @@
-"""The statements of the queue's transactions."""
+"""The SQL statements of the queue's transactions."""
 
 from typing import Any
 
@@ -13,17 +13,17 @@ from dragoman.jobs.storage.fair_queue import QUEUED, RUNNING, ZERO, FairQueue, a
 from dragoman.jobs.values.rows import EndedJobRow, NewJobRow, OpenJobRow
 
 Timestamp = int | ColumnElement[int]
-"""Milliseconds since 1970, or the parameter that stands for them."""
+"""Milliseconds since 1970, or a bind parameter for them."""
 
 _REAP_BATCH = 100
-"""Jobs that are taken over or failed in one transaction."""
+"""Jobs requeued or failed in one transaction."""
 
 
 class JobStatements:
-    """Compiled for one kind of database.
+    """The statements, compiled for one kind of database.
 
-    Jobs are locked before what the ledger locks, several of them in the order of their numbers or without waiting: no
-    two transactions wait for each other.
+    Transactions lock jobs before ledger rows, and several jobs in the order of their numbers or without waiting, so
+    that no two transactions deadlock.
     """
 
     def __init__(self, dialect: Dialect) -> None:
@@ -82,7 +82,7 @@ RETRY_COLUMNS = (
 
 
 def _update_job(dialect: Dialect, *columns: str) -> Statement:
-    """Set columns of a job; the parameters are the columns, in the order of the table, then the job's number."""
+    """Set columns of a job. Parameters: the columns, in the order of the table, then the job's number."""
     statement = update_of(jobs).where(jobs.c.number == bindparam("which"))
     return compile_statement(statement, dialect, (*columns, "which"), columns)
 
@@ -109,7 +109,7 @@ def _delete_idempotent(dialect: Dialect) -> Statement:
 
 
 def _claimable(dialect: Dialect) -> Statement:
-    """What a claim needs of a job that it has locked, its requests last."""
+    """Select the columns that a claim needs of a locked job, the requests last."""
     names = ("id", "priority", "attempts", "events", "completion_tokens", "fingerprint")
     query = select(*(jobs.c[name] for name in names), job_requests.c.requests)
     query = query.join_from(jobs, job_requests, job_requests.c.job == jobs.c.number)
@@ -130,25 +130,25 @@ def _select_open_jobs() -> Select[Any]:
 
 
 def _open_jobs(dialect: Dialect) -> Statement:
-    """Those of the jobs that have not ended."""
+    """Lock those of the listed jobs that have not ended."""
     query = _select_open_jobs().where(in_list(dialect, jobs.c.number, "listed"), jobs.c.state.in_((QUEUED, RUNNING)))
     return compile_statement(query.order_by(jobs.c.number).with_for_update(), dialect, ("listed",))
 
 
 def _retryable(dialect: Dialect) -> Statement:
-    """The job with this id, locked."""
+    """Lock the job with this id."""
     query = select(*(jobs.c[name] for name in EndedJobRow._fields)).where(jobs.c.id == bindparam("given"))
     return compile_statement(query.with_for_update(), dialect, ("given",))
 
 
 def is_abandoned(now: Timestamp, latest: Timestamp) -> ColumnElement[bool]:
-    """Whether a job runs under a lease that is over, or later than any that is given now: the clock was set back."""
+    """Whether a job's lease has expired, or ends later than any new lease because the clock was set back."""
     until = jobs.c.lease_until
     return and_(jobs.c.state == RUNNING, or_(until < now, until > latest))
 
 
 def is_expired(now: Timestamp) -> ColumnElement[bool]:
-    """Whether a job's client has waited for too long and has been told nothing."""
+    """Whether a job's client has waited for too long and no event is stored."""
     column = jobs.c
     late = column.expires_at.is_not(None), column.expires_at < now
     return and_(column.state == QUEUED, *late, column.events == ZERO)

@@ -1,7 +1,7 @@
-"""Reading answers while they come, wherever they are generated: stored events first, then those that are stored later.
+"""Stream the events of jobs to subscribers, in whichever process the jobs run: stored events first, then new ones.
 
-Nothing is told that is not stored. What this process stores it hands on; for jobs that run elsewhere one look into the
-database asks about all of them at once.
+Only stored events are delivered. Events that this process stores are handed over in memory. For jobs that run
+elsewhere, one query polls the state of all of them.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ from dragoman.jobs.values.options import REMOTE_POLL_SECONDS
 _RETRY_AFTER_SECONDS = 5
 
 _MAX_CONCURRENT_READS = 32
-"""Readers that ask the database at the same time: others want to ask it too."""
+"""Subscribers that read from the database concurrently, so that other reads get their turn."""
 
 
 class _Topic:
-    """One job that somebody follows."""
+    """A job with subscribers in this process."""
 
     def __init__(self) -> None:
         self.subscribers = 0
         self.latest: EventBatch | None = None
-        """What this process stored last, if it runs the job."""
+        """The events that this process stored last, if it runs the job."""
         self.last_polled: tuple[JobState, int] | None = None
-        """What the last look into the database told of it."""
+        """State and number of events at the last poll."""
         self.changed = asyncio.Event()
-        """Set at the next change; it is another one then."""
+        """Set at the next change, and replaced by a new event then."""
 
     def batches_from(self, offset: int) -> list[EventBatch]:
-        """The events after the first `told` ones, if they are at hand."""
+        """Return the events from the number `offset` on, if they are in memory."""
         latest = self.latest
         return [latest] if latest is not None and latest.first <= offset < latest.first + len(latest.events) else []
 
@@ -47,7 +47,7 @@ class _Topic:
 
 
 class EventBroker:
-    """The jobs that are followed in this process, and where their news is put up."""
+    """Publishes events of jobs to the subscribers in this process."""
 
     def __init__(
         self, read_thread: DatabaseThread, reader: JobReader, write_thread: DatabaseThread, store: JobStore
@@ -62,14 +62,14 @@ class EventBroker:
         self._has_subscribers = asyncio.Event()
 
     def publish(self, number: int, first: int, events: Sequence[Event]) -> None:
-        """These events of the job are stored now, the first of them with the number `first`."""
+        """Publish events that have been stored; `first` is the number of the first one."""
         topic = self._topics.get(number)
         if topic is not None:
             topic.latest = EventBatch(first, list(events))
             topic.notify()
 
     def notify(self, numbers: Iterable[int]) -> None:
-        """Something else about the jobs is different now."""
+        """Wake the subscribers of jobs that have changed in another way."""
         for number in numbers:
             topic = self._topics.get(number)
             if topic is not None:
@@ -77,12 +77,12 @@ class EventBroker:
                 topic.notify()
 
     def close(self) -> None:
-        """End all that follow jobs that have not ended: others will go on with these."""
+        """End the streams of jobs that have not ended, with ShuttingDown: other processes continue these jobs."""
         self.is_closing = True
         self.notify(list(self._topics))
 
     async def poll_remote_jobs(self, runs_here: Callable[[int], bool]) -> None:
-        """For ever, look for news of jobs that are followed and not running here."""
+        """Poll for changes of subscribed jobs that do not run here, until cancelled."""
         while True:
             await self._has_subscribers.wait()
             remote = [number for number in self._topics if not runs_here(number)]
@@ -92,7 +92,7 @@ class EventBroker:
             await asyncio.sleep(REMOTE_POLL_SECONDS)
 
     def subscribe(self, snapshot: JobSnapshot) -> "JobStream":
-        """The events of a job."""
+        """Return the stream of the job's events."""
         return JobStream(self._stream(snapshot.id, snapshot.number))
 
     def _notify_changed(self, numbers: Iterable[int], found: dict[int, tuple[JobState, int]]) -> None:
@@ -149,7 +149,7 @@ class EventBroker:
             return await self._read_thread.run(self._reader.events, number, offset)
 
     async def _mark_delivered(self, snapshot: JobSnapshot) -> bool:
-        """Whether the events may be told. Whoever runs the job must not begin anew once somebody has read from it."""
+        """Mark the job as delivered, so that its worker never restarts it from scratch. False: no event is stored."""
         if snapshot.state not in ("queued", "running"):
             return True
         async with self._read_slots:
@@ -162,7 +162,7 @@ class EventBroker:
 
 
 class JobStream:
-    """Implements core.service.Answering."""
+    """Implements core.service.EventStream."""
 
     def __init__(self, events: AsyncGenerator[Event]) -> None:
         self._events = events
@@ -179,7 +179,7 @@ class JobStream:
 
 
 def _check_finished(snapshot: JobSnapshot) -> bool:
-    """Raises what the job ended with, unless it is finished."""
+    """Whether the job has finished. Raises its error if it failed or was cancelled."""
     if snapshot.state == "cancelled":
         raise JobCancelled(snapshot.id)
     if snapshot.state == "failed":

@@ -1,1 +1,1 @@
-"""Values that all parts of the queue pass around."""
+"""Values shared by all parts of the queue."""

@@ -1,36 +1,37 @@
-"""How the queue is used, and the intervals by which its processes deal with one another."""
+"""Options of the queue, and the intervals of its background loops."""
 
-from typing import NamedTuple
+import msgspec
 
 LEASE_SECONDS = 15
-"""So long a process may be silent before others take over what it runs."""
+"""How long a claim is valid without renewal. After that, other processes take the job over."""
 
 RENEW_SECONDS = 4.0
+"""Between renewals of a process's leases."""
 
 POLL_SECONDS = 0.25
-"""Between looks for what other processes submitted, cancelled or left behind."""
+"""Between polls for jobs that other processes submitted, cancelled or abandoned."""
 
 FLUSH_SECONDS = 0.05
 """Between transactions that store events."""
 
 REMOTE_POLL_SECONDS = 0.1
-"""Between looks for events of jobs that other processes run."""
+"""Between polls for events of jobs that other processes run."""
 
 
-class QueueOptions(NamedTuple):
-    """The settings' table [queue]."""
+class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of the table [queue]."""
 
     ageing_seconds: float = 60.0
-    """A job gains a step of priority for every so long that it waits."""
+    """Waiting time for which a job gains one step of priority."""
     max_attempts: int = 3
-    """A job fails that was begun so often without having come any further."""
+    """A job fails after this many attempts without progress."""
     concurrency: int = 16
-    """Jobs that this process runs at once; with 0 it only takes them in."""
+    """Jobs that this process runs concurrently. 0: it only accepts jobs."""
     max_waiting: int = 100_000
-    """Jobs that may wait, of all models together."""
+    """Limit of waiting jobs, of all models together."""
     held_seconds: float = 600.0
-    """A job whose client waits for it fails when it has not begun for so long."""
+    """A job whose client waits for it fails if it has not started within this time."""
     result_hours: float = 24.0
     """How long a job is kept after its end."""
     result_bytes: int = 2**30
-    """What all jobs that have ended may take together."""
+    """Limit of the size of all ended jobs together."""

@@ -1,4 +1,4 @@
-"""What is stored of requests and answers: msgpack, compressed where that pays."""
+"""Encode requests and events for storage: msgpack, compressed where that saves space."""
 
 import zlib
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from dragoman.core.jobs import StoredRequest
 from dragoman.core.request import GenerationRequest
 
 _PLAIN, _DEFLATED = b"\0", b"\1"
-"""The first byte says which the rest is."""
+"""The first byte of a payload: plain or deflated."""
 
 _MIN_COMPRESSED_BYTES = 128
-"""Bytes; shorter ones hardly shrink."""
+"""Shorter payloads hardly shrink."""
 
 _ZLIB_LEVEL = 1
-"""Of zlib: text shrinks to a third for a tenth of the time of the highest one."""
+"""Text shrinks to a third, in a tenth of the time of the highest level."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _requests_decoder = msgspec.msgpack.Decoder(tuple[GenerationRequest, ...])
@@ -25,32 +25,32 @@ _events_decoder = msgspec.msgpack.Decoder(list[Event])
 
 
 def pack_requests(requests: tuple[GenerationRequest, ...]) -> bytes:
-    """To be read by `unpack_requests`."""
+    """Encode requests for `unpack_requests`."""
     return _compress(_encode(requests))
 
 
 def unpack_requests(payload: bytes) -> tuple[GenerationRequest, ...]:
-    """What `pack_requests` was given."""
+    """Decode the result of `pack_requests`."""
     return _requests_decoder.decode(_decompress(payload))
 
 
 def pack_stored_request(stored_request: StoredRequest) -> bytes:
-    """To be read by `unpack_stored_request`."""
+    """Encode a StoredRequest for `unpack_stored_request`."""
     return _compress(_encode(stored_request))
 
 
 def unpack_stored_request(payload: bytes) -> StoredRequest:
-    """What `pack_stored_request` was given."""
+    """Decode the result of `pack_stored_request`."""
     return _stored_request_decoder.decode(_decompress(payload))
 
 
 def pack_events(events: Sequence[Event]) -> bytes:
-    """To be read by `unpack_events`."""
+    """Encode events for `unpack_events`."""
     return _compress(_encode(events))
 
 
 def unpack_events(payload: bytes) -> list[Event]:
-    """What `pack_events` was given."""
+    """Decode the result of `pack_events`."""
     return _events_decoder.decode(_decompress(payload))
 
 

@@ -1,1 +1,1 @@
-"""Telling a URL of its client's choice that a job has ended. Every message is delivered at least once, or given up."""
+"""Send webhooks when jobs end. Every message is delivered at least once, or given up after the last attempt."""

@@ -1,4 +1,4 @@
-"""Which addresses messages may be sent to: whoever names a URL must not reach what only this server can reach."""
+"""Decide which addresses messages may be sent to, so that clients cannot reach the server's own network (SSRF)."""
 
 import ipaddress
 from ipaddress import IPv4Address, IPv6Address
@@ -11,26 +11,28 @@ _NON_PUBLIC_NETWORKS = tuple(
         ipaddress.ip_network,
         (
             "192.0.0.0/24",  # protocol assignments
-            "192.88.99.0/24",  # relays of 6to4, given up
+            "192.88.99.0/24",  # relays of 6to4, deprecated
             "64:ff9b:1::/48",  # NAT64 of a site's own
             "2001::/32",  # Teredo, which leads to any IPv4 address
             "2002::/16",  # 6to4, the same
         ),
     )
 )
-"""Not all versions of Python know them as such."""
+"""Networks that some versions of Python do not treat as non-public."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-"""RFC 6052: the last 32 bits are the IPv4 address that is reached."""
+"""RFC 6052: the last 32 bits are the IPv4 address."""
 
 
 class AddressRefused(Exception):
-    """No messages are sent there."""
+    """No message may be sent to this address."""
 
 
 def is_public(address: IpAddress) -> bool:
-    """Whether it is anybody's in the Internet: not private, loopback, link-local, multicast, reserved or unspecified,
-    and no other way to write such an IPv4 address."""
+    """Whether the address is a public one: not private, loopback, link-local, multicast, reserved or unspecified.
+
+    An IPv6 address that embeds an IPv4 address is public if that address is.
+    """
     if isinstance(address, IPv6Address):
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
@@ -51,11 +53,11 @@ def is_public(address: IpAddress) -> bool:
 
 
 def literal_address(host: str) -> IpAddress | None:
-    """The address that a URL's host is; None: it is a name. Raises AddressRefused for one in an unusual spelling."""
+    """Return the address in a URL's host. None: it is a name. Raises AddressRefused for unusual spellings."""
     try:
         return ipaddress.ip_address(host)
     except ValueError:
-        # The system would take 2130706433 and 127.1 for addresses too.
+        # The system also accepts 2130706433 and 127.1 as addresses.
         if ":" in host or host.replace(".", "").isdigit():
             raise AddressRefused("the address is not written as addresses are") from None
         return None

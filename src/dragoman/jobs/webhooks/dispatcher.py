@@ -1,4 +1,4 @@
-"""One process's part in delivering the messages: it claims those that are due, and sends several at once."""
+"""Claim due messages and deliver them concurrently. Every process with webhooks runs one dispatcher."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ _log = structlog.get_logger(__name__)
 
 
 class WebhookDispatcher:
-    """To be used by `run`."""
+    """Delivers messages while `run` is running."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class WebhookDispatcher:
         options: WebhookOptions,
         on_result: Callable[[DeliveryResult], None],
     ) -> None:
-        """`sent` is told how each try has ended."""
+        """`on_result` is called with the result of each attempt."""
         self._thread = DatabaseThread(database)
         self._store = WebhookStore(database, options.schedule, options.limits)
         self._sender = sender
@@ -39,7 +39,7 @@ class WebhookDispatcher:
         self._slot_freed = asyncio.Event()
 
     async def run(self) -> None:
-        """Until it is cancelled; then tries under way are broken off, and left to others or for later."""
+        """Deliver messages until cancelled. Attempts in flight are then aborted and released for later."""
         try:
             async with self._sender.opened():
                 try:
@@ -54,9 +54,9 @@ class WebhookDispatcher:
             self._slot_freed.clear()
             try:
                 await self._poll()
-            except Overloaded:  # What is due stays so.
+            except Overloaded:  # Due messages stay due.
                 pass
-            except Exception:  # noqa: BLE001 - without this loop no message would be sent any more
+            except Exception:  # noqa: BLE001 - if this loop ended, no message would be sent any more
                 _log.exception("webhook_poll_failed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_seconds):
@@ -77,7 +77,7 @@ class WebhookDispatcher:
         self._slot_freed.set()
 
     async def _deliver(self, delivery: Delivery, sending: asyncio.Task[DeliveryAttempt]) -> None:
-        """Never cancelled, though the sending may be: how it ended is stored also at the end of the process."""
+        """Store the result of `sending`, or release it if it was cancelled. This task itself is never cancelled."""
         await asyncio.wait([sending])
         self._sending.discard(sending)
         try:
@@ -85,9 +85,9 @@ class WebhookDispatcher:
                 await self._thread.run(self._store.release, delivery)
             else:
                 await self._store_result(delivery, sending.result().result)
-        except Overloaded:  # It is sent again once its lease is out.
+        except Overloaded:  # The message is sent again after its lease has expired.
             _log.warning("webhook_result_not_stored", message=delivery.message.id)
-        except Exception:  # noqa: BLE001 - a defect is for this message; nobody waits for the task
+        except Exception:  # noqa: BLE001 - a defect affects this message only; nothing awaits the task
             _log.exception("webhook_failed_unexpectedly", message=delivery.message.id, receiver=origin(delivery.url))
 
     async def _store_result(self, delivery: Delivery, result: DeliveryResult) -> None:

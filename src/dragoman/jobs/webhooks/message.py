@@ -1,4 +1,4 @@
-"""What a receiver is told, and how it knows who tells it: Standard Webhooks (standardwebhooks.com, version 1)."""
+"""Build and sign messages by Standard Webhooks (standardwebhooks.com, version 1)."""
 
 import base64
 import binascii
@@ -14,23 +14,22 @@ from dragoman.core.jobs import JobState
 SECRET_PREFIX = "whsec_"
 
 _MIN_SECRET_BYTES, _MAX_SECRET_BYTES = 24, 64
-"""Bytes, as the specification has it."""
-
+"""Limits of the specification."""
 
 DeliveryResult = Literal["delivered", "gone", "refused", "failed"]
-"""How a try to send one ended. gone: the receiver wants no messages any more. refused: we do not send there. failed: a
-later try may succeed."""
+"""Result of a delivery attempt. gone: the receiver wants no more messages. refused: sending there is not allowed.
+failed: a later attempt may succeed."""
 
 
 class InvalidSecret(ValueError):
-    """Not a secret to sign with. Its message does not tell it."""
+    """The text is no valid signing secret. The error message does not contain it."""
 
 
 class WebhookMessage(NamedTuple):
-    """One job has ended in one way."""
+    """The notification of one end of a job."""
 
     id: str
-    """The same whenever it is sent: a receiver that has it already may ignore it."""
+    """The same for every attempt, so that receivers can ignore repetitions."""
     body: bytes
 
 
@@ -48,7 +47,7 @@ class _MessageBody(msgspec.Struct, frozen=True):
 
 
 def parse_secret(text: str) -> bytes:
-    """The bytes to sign with, of `whsec_` and 24 to 64 bytes in base64. Raises InvalidSecret."""
+    """Return the bytes to sign with. `text` is `whsec_` and 24 to 64 bytes in base64. Raises InvalidSecret."""
     try:
         secret = base64.b64decode(text.removeprefix(SECRET_PREFIX), validate=True)
     except (binascii.Error, ValueError):
@@ -61,23 +60,23 @@ def parse_secret(text: str) -> bytes:
     return secret
 
 
-def message(job_id: str, request_id: str, state: JobState, ended_at: int) -> WebhookMessage:
-    """That the job has ended in this state, at a time in milliseconds since 1970.
+def ended_message(job_id: str, request_id: str, state: JobState, ended_at: int) -> WebhookMessage:
+    """Return the message that a job has ended in this state. `ended_at` is in milliseconds since 1970.
 
-    `request_id` is that of its last admission: a job that was tried again after its end ends once more.
+    `request_id` is that of the job's last admission: a job that is retried after its end ends again, with another id.
     """
     at = to_datetime(ended_at).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     body = _MessageBody(f"job.{state}", at, _MessageData(job_id, state, f"/queue/response/{job_id}", at))
     return WebhookMessage(f"msg_{request_id}", msgspec.json.encode(body))
 
 
-def signed_headers(webhook_message: WebhookMessage, secret: bytes, now: int) -> dict[str, str]:
-    """Those of a message that is sent now, in seconds since 1970."""
-    signed = b".".join((webhook_message.id.encode(), str(now).encode(), webhook_message.body))
+def signed_headers(message: WebhookMessage, secret: bytes, now: int) -> dict[str, str]:
+    """Return the headers of a message that is sent now. `now` is in seconds since 1970."""
+    signed = b".".join((message.id.encode(), str(now).encode(), message.body))
     signature = base64.b64encode(hmac.digest(secret, signed, hashlib.sha256)).decode()
     return {
         "content-type": "application/json",
-        "webhook-id": webhook_message.id,
+        "webhook-id": message.id,
         "webhook-timestamp": str(now),
         "webhook-signature": f"v1,{signature}",
     }

@@ -1,4 +1,4 @@
-"""From the names in URLs to addresses that may be connected to."""
+"""Resolve the host names of webhooks to addresses that may be connected to."""
 
 import asyncio
 import ipaddress
@@ -11,7 +11,7 @@ from dragoman.jobs.webhooks.addresses import AddressRefused, is_public
 
 
 class PublicResolver(AbstractResolver):
-    """Looks names up, and gives the connector those of their addresses alone that may be connected to."""
+    """Returns only the public addresses of another resolver's results."""
 
     def __init__(self, resolver: AbstractResolver) -> None:
         self._resolver = resolver
@@ -19,7 +19,7 @@ class PublicResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Raises AddressRefused when all of them are refused, OSError when there are none."""
+        """Resolve the host. Raises AddressRefused if all its addresses are refused, OSError if it has none."""
         found = await self._resolver.resolve(host, port, family)
         public = [each for each in found if is_public(ipaddress.ip_address(each["host"]))]
         if found and not public:
@@ -31,7 +31,7 @@ class PublicResolver(AbstractResolver):
 
 
 class SystemResolver(AbstractResolver):
-    """Asks the system, on threads of its own: nobody waits for a name server that does not answer somebody else."""
+    """The system's resolver on threads of its own, so that a slow name server delays no other look-up."""
 
     def __init__(self, max_concurrent: int) -> None:
         self._threads = ThreadPoolExecutor(max_concurrent, "webhook-names")
@@ -39,13 +39,13 @@ class SystemResolver(AbstractResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        """Raises OSError."""
+        """Resolve the host. Raises OSError."""
         loop = asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(
                 self._threads, _addresses, host, port, family, socket.AI_ADDRCONFIG | socket.AI_NUMERICSERV
             )
-        except UnicodeError as error:  # a part of the name that is empty or too long
+        except UnicodeError as error:  # a label of the name is empty or too long
             raise OSError(f"no such name: {error}") from error
         return [
             ResolveResult(
@@ -60,7 +60,7 @@ class SystemResolver(AbstractResolver):
         ]
 
     async def close(self) -> None:
-        """Wait for nobody."""
+        """Stop without waiting for pending look-ups."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 

@@ -1,4 +1,4 @@
-"""One try to deliver one message, over a connection that leads nowhere but where it may."""
+"""Send a message once, connecting only to allowed addresses."""
 
 import contextlib
 import ssl
@@ -17,10 +17,10 @@ from dragoman.jobs.webhooks.resolving import PublicResolver, SystemResolver
 from dragoman.jobs.webhooks.urls import UrlRefused, UrlRules, origin
 
 TIMEOUT_SECONDS = 10.0
-"""From looking the name up to the head of the response."""
+"""From the name look-up to the head of the response."""
 
 MAX_CONCURRENT_DELIVERIES = 64
-"""Messages that a process is sending."""
+"""Messages that a process sends concurrently."""
 
 _GONE = 410
 
@@ -28,15 +28,15 @@ _log = structlog.get_logger(__name__)
 
 
 class DeliveryAttempt(NamedTuple):
-    """What became of a try."""
+    """The result of one attempt to send a message."""
 
     result: DeliveryResult
     reason: str = ""
-    """For people; without the URL."""
+    """Human-readable; does not contain the URL."""
 
 
 class WebhookSender:
-    """Signs and sends. Use it within `opened`."""
+    """Signs and sends messages. Use it within `opened`."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class WebhookSender:
         tls: ssl.SSLContext | None = None,
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
-        """`resolver` looks names up, None: the system does. `tls` None trusts the system's certificates."""
+        """`resolver` None: the system's resolver. `tls` None: trust the system's certificates."""
         self._secret = secret
         self._rules = rules
         self._resolver = resolver
@@ -57,7 +57,7 @@ class WebhookSender:
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Within the block messages can be sent."""
+        """Allow `send` within the block."""
         resolver = self._resolver or SystemResolver(MAX_CONCURRENT_DELIVERIES)
         connector = aiohttp.TCPConnector(
             resolver=resolver if self._rules.allow_private else PublicResolver(resolver),
@@ -78,7 +78,7 @@ class WebhookSender:
         await resolver.close()
 
     async def send(self, url: str, message: WebhookMessage) -> DeliveryAttempt:
-        """Try once. Redirects are not followed, and of the response only its status is read."""
+        """Send the message once. Redirects are not followed, and only the status of the response is read."""
         assert self._session is not None, "opened"
         try:
             target = self._rules.check(url)
@@ -105,7 +105,7 @@ def _attempt_of_status(status: int) -> DeliveryAttempt:
 
 
 def _reason(error: Exception) -> str:
-    """In words that cannot hold the URL, which some errors repeat."""
+    """Describe the error without the URL, which the messages of some errors contain."""
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return "its certificate is not trusted"
     if isinstance(error, OSError) and error.strerror:

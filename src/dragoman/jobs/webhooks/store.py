@@ -1,23 +1,23 @@
-"""The messages that are to be delivered, in the rows of their jobs."""
+"""Store the messages to deliver, in the rows of their jobs."""
 
 import random
 from collections import Counter
 from collections.abc import Collection
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
+import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, exists, or_, select, update
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import jobs
-from dragoman.jobs.webhooks.message import DeliveryResult, WebhookMessage, message
-from dragoman.jobs.webhooks.options import DeliveryLimits
-from dragoman.jobs.webhooks.schedule import DELIVERY_LEASE_SECONDS, RetrySchedule
+from dragoman.jobs.webhooks.message import DeliveryResult, WebhookMessage, ended_message
+from dragoman.jobs.webhooks.options import DELIVERY_LEASE_SECONDS, DeliveryLimits, RetrySchedule
 
 WebhookState = Literal["due", "delivered", "gone", "refused", "failed"]
-"""What stands in the table: it is to be tried, or it never will be again."""
+"""The stored state: due for an attempt, or final."""
 
 _CANDIDATE_ROWS = 50
-"""Rows, at a time."""
+"""Rows read by one query."""
 
 _COLUMNS = (
     jobs.c.number,
@@ -32,8 +32,8 @@ _COLUMNS = (
 )
 
 
-class Delivery(NamedTuple):
-    """A try that this process is to make."""
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
+    """A claimed delivery attempt."""
 
     number: int
     owner: str
@@ -43,11 +43,11 @@ class Delivery(NamedTuple):
     attempt: int
     """From 1 on."""
     lease_until: int
-    """Nobody else makes one before, in milliseconds since 1970."""
+    """No other process repeats the attempt before this time, in milliseconds since 1970."""
 
 
 class WebhookStore:
-    """Raises what database.failures names; then nothing is known to have happened."""
+    """The stored messages. Every method raises database.transient_errors; then nothing is known to have happened."""
 
     def __init__(self, database: Database, schedule: RetrySchedule, limits: DeliveryLimits) -> None:
         self._database = database
@@ -55,14 +55,14 @@ class WebhookStore:
         self._limits = limits
 
     def has_due(self) -> bool:
-        """Whether there may be anything to claim."""
+        """Whether there may be messages to claim."""
         with self._database.read() as connection:
             now = self._database.now(connection).wall
             due = (select(jobs.c.number).where(condition) for condition in (_is_due(now), self._is_stranded(now)))
             return bool(connection.execute(select(or_(*map(exists, due)))).scalar_one())
 
     def claim(self, limit: int, in_flight: Collection[Delivery]) -> list[Delivery]:
-        """Up to `most` tries to make now, beside those under way. They count, whatever becomes of this process."""
+        """Claim up to `limit` attempts besides those in flight. They count even if this process dies."""
         hosts = Counter(each.host for each in in_flight)
         owners = Counter(each.owner for each in in_flight)
         claimed: list[Delivery] = []
@@ -78,7 +78,7 @@ class WebhookStore:
         return claimed
 
     def store_result(self, delivery: Delivery, result: DeliveryResult) -> None:
-        """The try has ended like this. Changes nothing if somebody else has made another one meanwhile."""
+        """Store the result of an attempt. Does nothing if another process has made a newer attempt."""
         if result != "failed":
             self._update_row(delivery, webhook_state=result, webhook_at=None)
             return
@@ -87,11 +87,11 @@ class WebhookStore:
             self._update_row(delivery, webhook_state="failed", webhook_at=None)
             return
         with self._database.write() as connection:
-            again = self._database.now(connection).wall + round(pause * 1000)
-            self._update_row(delivery, webhook_at=again)
+            next_at = self._database.now(connection).wall + round(pause * 1000)
+            self._update_row(delivery, webhook_at=next_at)
 
     def release(self, delivery: Delivery) -> None:
-        """The try was not made to its end, and does not count."""
+        """Give back an aborted attempt, which does not count."""
         with self._database.write() as connection:
             now = self._database.now(connection).wall
             self._update_row(delivery, webhook_at=now, webhook_attempts=delivery.attempt - 1)
@@ -105,6 +105,7 @@ class WebhookStore:
         return due.limit(_CANDIDATE_ROWS).with_for_update(skip_locked=True)
 
     def _reserve_slot(self, row: Any, hosts: Counter[str], owners: Counter[str]) -> bool:
+        """Count the row against the limits of its host and owner. False: one of them is reached."""
         if hosts[row.webhook_host] >= self._limits.per_host or owners[row.owner] >= self._limits.per_owner:
             return False
         hosts[row.webhook_host] += 1
@@ -116,8 +117,15 @@ class WebhookStore:
         attempt = row.webhook_attempts + 1
         own_row = update(jobs).where(jobs.c.number == row.number)
         connection.execute(own_row.values(webhook_attempts=attempt, webhook_at=until))
-        webhook_message = message(row.id, row.request_id, row.state, row.ended_at)
-        return Delivery(row.number, row.owner, row.webhook_host, row.webhook, webhook_message, attempt, until)
+        return Delivery(
+            number=row.number,
+            owner=row.owner,
+            host=row.webhook_host,
+            url=row.webhook,
+            message=ended_message(row.id, row.request_id, row.state, row.ended_at),
+            attempt=attempt,
+            lease_until=until,
+        )
 
     def _update_row(self, delivery: Delivery, **values: Any) -> None:
         column = jobs.c
@@ -126,7 +134,7 @@ class WebhookStore:
             connection.execute(update(jobs).where(column.number == delivery.number, *own_row).values(**values))
 
     def _is_stranded(self, now: int) -> ColumnElement[bool]:
-        """Whether it is to be tried later than any that is put off now: then the clock was set back."""
+        """Whether the message is due later than any new delay allows, because the clock was set back."""
         longest_delay = max(self._schedule.max_seconds, DELIVERY_LEASE_SECONDS)
         return jobs.c.webhook_at > now + round(longest_delay * 1000)
 

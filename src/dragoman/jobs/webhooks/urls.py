@@ -1,6 +1,6 @@
-"""URLs that clients name: which are sent to, and what may be told of them.
+"""Check the URLs of webhooks, and extract the parts that may be logged.
 
-They are taken apart by the library that also connects to them, so that both see the same host.
+URLs are parsed by the library that also connects to them, so that both see the same host.
 """
 
 from typing import NamedTuple
@@ -11,19 +11,19 @@ from dragoman.jobs.webhooks.addresses import AddressRefused, is_public, literal_
 
 
 class UrlRefused(ValueError):
-    """No messages are sent there. One line that says why, without the URL."""
+    """No message may be sent to the URL. The error is one line with the reason, without the URL."""
 
 
 class UrlRules(NamedTuple):
-    """What clients may name, as the settings have it."""
+    """The URLs that the settings allow."""
 
     allow_http: bool = False
-    """Also without TLS."""
+    """Allow URLs without TLS."""
     allow_private: bool = False
-    """Also addresses that are not public."""
+    """Allow addresses that are not public."""
 
     def check(self, url: str) -> URL:
-        """The URL, if it may be sent to as far as can be told without looking its name up. Raises UrlRefused."""
+        """Return the parsed URL if it is allowed, as far as that is known without a name look-up. Raises UrlRefused."""
         try:
             parsed = URL(url)
             port = parsed.port
@@ -43,7 +43,7 @@ class UrlRules(NamedTuple):
 
 
 def origin(url: str) -> str:
-    """What may be told of a URL: its scheme, host and port. The rest may be what the receiver knows its senders by."""
+    """Return scheme, host and port of a URL. The other parts may contain secrets and must not be shown."""
     try:
         return str(URL(url).origin())
     except ValueError:
@@ -51,7 +51,7 @@ def origin(url: str) -> str:
 
 
 def host_of(url: str) -> str:
-    """Whom a URL leads to; empty: nowhere."""
+    """Return the host of a URL. Empty: it has none."""
     try:
         return URL(url).raw_host or ""
     except ValueError:

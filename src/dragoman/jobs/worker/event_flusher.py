@@ -1,4 +1,4 @@
-"""Writing down what running jobs have told: of all of them together, in one transaction every so often."""
+"""Store the events of all running jobs in one transaction at short intervals."""
 
 import asyncio
 import contextlib
@@ -15,18 +15,18 @@ from dragoman.jobs.values.rows import JobReport
 from dragoman.jobs.worker.attempts import RunningAttempt
 
 _RETRY_SECONDS = 0.5
-"""When the database does not answer. Until it does, the jobs' events wait, and with them their engines."""
+"""Pause while the database does not answer. Until it does, events wait in memory, and then the engines wait."""
 
 _log = structlog.get_logger(__name__)
 
 
 class EventFlusher:
-    """Empties the attempts of one process, and tells those who follow them."""
+    """Stores what the attempts of one process report, and publishes it to subscribers."""
 
     def __init__(
         self, thread: DatabaseThread, store: JobStore, broker: EventBroker, fingerprint: Callable[[str], str | None]
     ) -> None:
-        """`fingerprint` tells that of a model."""
+        """`fingerprint` returns the fingerprint of a model."""
         self._thread = thread
         self._store = store
         self._broker = broker
@@ -35,14 +35,14 @@ class EventFlusher:
         self._urgent = asyncio.Event()
 
     def mark_dirty(self, attempt: RunningAttempt) -> None:
-        """There may be something to be written of the attempt."""
+        """Note that the attempt may have something to store."""
         if attempt.is_dirty:
             self._dirty.set()
         if attempt.is_urgent:
             self._urgent.set()
 
     async def wait_due(self) -> None:
-        """Return when something is to be written: as soon as there is, if it is urgent or long ago since the last."""
+        """Wait until there is something to store: without delay if it is urgent, else after the flush interval."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_SECONDS):
                 await self._urgent.wait()
@@ -51,7 +51,7 @@ class EventFlusher:
         self._urgent.clear()
 
     async def flush(self, attempts: Sequence[RunningAttempt]) -> list[RunningAttempt]:
-        """Write all that there is of these, however long the database takes; those that are over, or were lost."""
+        """Store everything pending, however long the database takes. Returns the attempts that ended or were lost."""
         reports = [attempt.take_report(self._fingerprint(attempt.job.model)) for attempt in attempts]
         lost = await self._report(reports) if reports else set()
         ended: list[RunningAttempt] = []
@@ -70,6 +70,6 @@ class EventFlusher:
                 return await self._thread.run(self._store.report, reports)
             except Overloaded:
                 await asyncio.sleep(_RETRY_SECONDS)
-            except Exception:  # noqa: BLE001 - a defect is for these jobs: they run again when their leases are over
+            except Exception:  # noqa: BLE001 - a defect affects these jobs only: they run again after their leases expire
                 _log.exception("job_events_flush_failed")
                 return {report.lease.number for report in reports}

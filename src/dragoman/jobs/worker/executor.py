@@ -1,4 +1,4 @@
-"""The seam between the queue and what runs models."""
+"""The interface between the queue and the engines."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
@@ -8,37 +8,40 @@ from dragoman.core.request import GenerationRequest
 
 
 class JobExecution(Protocol):
-    """A request that is being answered."""
+    """The execution of one job's requests."""
 
     @property
     def generated_tokens(self) -> int:
-        """Tokens generated so far, of all choices and candidates, those included that a request has begun with."""
+        """Tokens generated so far, of all choices and candidates, including those that a request resumes after."""
         ...
 
     def __aiter__(self) -> AsyncIterator[Event]:
-        """The events, once. Raises core.errors."""
+        """Iterate over the events, once. Raises core.errors."""
         ...
 
     async def aclose(self) -> None:
-        """Stop it. To be called whatever happens."""
+        """Stop the execution. Must be called in any case."""
         ...
 
 
 class JobExecutor(Protocol):
-    """The models of this process. Implemented by gateway.queueing."""
+    """The models of this process. Implemented by gateway.execution.queued."""
 
     def models(self) -> Sequence[str]:
-        """Those that can be asked, by their own names."""
+        """Return the names of the models that jobs can run on, without aliases."""
         ...
 
     def fingerprint(self, model: str) -> str | None:
-        """That of the model; None: it is not known yet, or the model is gone."""
+        """Return the model's fingerprint. None: it is not known yet, or the model is gone."""
         ...
 
     async def load_model(self, model: str, requests: Sequence[GenerationRequest]) -> None:
-        """Have the model loaded, as running the requests would. Raises core.errors."""
+        """Load the model, as running the requests would. Raises core.errors."""
         ...
 
     def run(self, model: str, requests: Sequence[GenerationRequest], priority: int) -> JobExecution:
-        """Answer the requests as one, after all that is not queued. Raises core.errors, now or from its events."""
+        """Run the requests as one job, with lower priority than requests that are not queued.
+
+        Raises core.errors, from this call or from the events.
+        """
         ...

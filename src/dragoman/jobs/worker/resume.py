@@ -1,4 +1,4 @@
-"""Going on with an answer of which the first events are stored."""
+"""Resume an answer whose first events are stored."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,37 +11,37 @@ from dragoman.core.request import GenerationRequest
 
 
 def can_resume(requests: Sequence[GenerationRequest]) -> bool:
-    """Whether an engine can go on with answers to such requests; log-probabilities are not stored apart."""
+    """Whether an engine can resume the answers: log-probabilities and candidates of best_of cannot be restored."""
     return all(request.logprobs is None and request.best_of is None for request in requests)
 
 
 def resumed_requests(requests: Sequence[GenerationRequest], stored: Sequence[Event]) -> tuple[GenerationRequest, ...]:
-    """The requests with the tokens that their answers have so far."""
+    """Return the requests with the tokens that their answers have so far."""
     tokens: defaultdict[int, list[int]] = defaultdict(list)
     for event in stored:
         if not isinstance(event, Usage | Finished):
             tokens[event.index] += event.token_ids
-    begun: list[GenerationRequest] = []
+    resumed: list[GenerationRequest] = []
     index = 0
     for request in requests:
         choices = tuple(tuple(tokens[index + choice]) for choice in range(request.n))
-        begun.append(msgspec.structs.replace(request, begun=choices if any(choices) else ()))
+        resumed.append(msgspec.structs.replace(request, begun=choices if any(choices) else ()))
         index += request.n
-    return tuple(begun)
+    return tuple(resumed)
 
 
 class ReplayFilter:
-    """Tells the events that are stored from those that are new, when an engine tells all of them again.
+    """Separates stored events from new ones when an engine replays an answer from the beginning.
 
-    It may take tokens apart that came together at first, so events are not counted but tokens, choice by choice, and
-    after the last of them the events without any.
+    The replay may split tokens that came in one event. Therefore the filter counts tokens instead of events, for each
+    choice, and then the events without tokens that follow the last token.
     """
 
     def __init__(self, stored: Sequence[Event] = ()) -> None:
         self._tokens: defaultdict[int, int] = defaultdict(int)
-        """Of each choice, those that have to come again."""
+        """For each choice, the stored tokens still to be replayed."""
         self._tokenless_events: defaultdict[int, int] = defaultdict(int)
-        """Of each choice, the events without tokens after them."""
+        """For each choice, the stored events without tokens that follow them."""
         for event in stored:
             if isinstance(event, Usage):
                 continue
@@ -52,7 +52,7 @@ class ReplayFilter:
                 self._tokenless_events[event.index] += 1
 
     def is_stored(self, event: Event) -> bool:
-        """Whether the event, the next one told, is stored. Raises EngineFailed when it is only in part."""
+        """Whether the next replayed event is stored. Raises EngineFailed if only a part of it is stored."""
         if isinstance(event, Usage):
             if any(self._tokens.values()):
                 raise EngineFailed("The engine did not tell again what it had generated")

@@ -14,7 +14,7 @@ from dragoman.jobs.values.options import QueueOptions
 from tests.support.apps import client_of, echo_app
 from tests.support.asgi_clients import DisconnectingClient
 from tests.support.gated_echo import GatedEcho
-from tests.support.queueing import (
+from tests.support.jobs.http_queue_harness import (
     ACCEPT_STREAM,
     RESPOND_ASYNC,
     HttpQueueHarness,

@@ -1,4 +1,4 @@
-"""An HTTP worker with accounts, in a process of its own, that can be killed and started again at once."""
+"""An HTTP worker with accounts in a process of its own that can be killed and restarted."""
 
 import contextlib
 import os
@@ -18,7 +18,7 @@ from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 class KillableWorker:
-    """The worker of an echo engine; its listening socket outlives it, as the server's parent process has it."""
+    """A worker with an echo engine. Its listening socket outlives it, like the one of the server's parent process."""
 
     def __init__(self, database_url: str, journals: Path, folder: Path, tokens_per_second: float) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=512)
@@ -47,13 +47,13 @@ class KillableWorker:
         self._process = self._start()
 
     def kill(self) -> None:
-        """kill -9, and start another one; what the dead one left open is settled before this returns."""
+        """Kill the worker with SIGKILL and start another one, which first settles the open requests of the dead one."""
         self._process.kill()
         self._reap()
         self._process = self._start()
 
     def stop(self) -> int:
-        """SIGTERM; returns the exit status."""
+        """Stop the worker with SIGTERM. Returns its exit status."""
         self._process.terminate()
         status = self._reap()
         self._listener.close()
@@ -84,7 +84,7 @@ class KillableWorker:
 
 @contextlib.contextmanager
 def killable_worker(database_url: str, journals: Path, *, tokens_per_second: float = 0) -> Iterator[KillableWorker]:
-    """Ready; it is told to stop at the end."""
+    """Start a worker, wait until it is ready, and stop it at the end."""
     with tempfile.TemporaryDirectory() as folder:
         worker = KillableWorker(database_url, journals, Path(folder), tokens_per_second)
         try:

@@ -1,4 +1,4 @@
-"""Servers in this process that share a queue, and a shop whose customers use it."""
+"""Gateways in this process that share a queue in one database, and the accounts that use it."""
 
 import asyncio
 import contextlib
@@ -39,47 +39,63 @@ from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 _MAX_POLLS = 12_000
 _POLL_SECONDS = 0.01
 
+ACCEPT_ONLY = QueueOptions(concurrency=0)
+"""A server with these options runs no jobs."""
+
 
 def draft(
     text: str,
     *,
     answer_id: str | None = None,
-    attempt: IdempotentRequest | None = None,
+    idempotent_request: IdempotentRequest | None = None,
     priority: int = 128,
-    held: bool = False,
+    client_waits: bool = False,
     webhook: str | None = None,
     n: int = 1,
     **fields: Any,
 ) -> JobDraft:
-    """A request for the echo engine to say a text; `fields` are those of a GenerationRequest."""
+    """Return a request that the echo engine answers with the text. `fields`: fields of the GenerationRequest."""
     request = GenerationRequest(MODEL, TextPrompt(text), SamplingParams(), n=n, **fields)
-    form = StoredRequest("echo.text", {"path": "value"}, text.encode(), answer_id or new_request_id(), 1_800_000_000)
-    return JobDraft((request,), form, priority, held, attempt, webhook)
+    stored_request = StoredRequest(
+        name="echo.text",
+        arguments={"path": "value"},
+        body=text.encode(),
+        answer_id=answer_id or new_request_id(),
+        created=1_800_000_000,
+    )
+    return JobDraft(
+        requests=(request,),
+        stored_request=stored_request,
+        priority=priority,
+        client_waits=client_waits,
+        idempotent_request=idempotent_request,
+        webhook=webhook,
+    )
 
 
 def text_of(events: Sequence[Event], index: int = 0) -> str:
-    """The text of one choice."""
+    """Return the text of one choice."""
     return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    """Return when it holds; what makes it hold may be in another server."""
+    """Poll until the condition holds, which another process may bring about."""
     for _ in range(_MAX_POLLS):
         if condition():
             return
         await asyncio.sleep(_POLL_SECONDS)
-    raise AssertionError("it does not come about")
+    raise AssertionError("the condition did not become true in time")
 
 
 class QueueHarness(AccountFixture):
-    """A customer with a key, and others whose keys pay for jobs."""
+    """A database with an account, a key and the jobs of both."""
 
     def __init__(self, database: Database) -> None:
         super().__init__(database)
         self.key = self.new_key()
 
     def new_account(self, name: str, rules: KeyRules | None = None, balance: int = AMPLE_BALANCE) -> tuple[int, str]:
-        """Its number and a key."""
+        """Create another account. Returns its id and a key."""
         account_id = create_account(self.database, name).id
         deposit(self.database, account_id, balance)
         return account_id, create_key(self.database, account_id, rules=rules).secret
@@ -88,24 +104,24 @@ class QueueHarness(AccountFixture):
         return Caller(new_request_id(), key or self.key)
 
     def job_row(self, job_id: str) -> Any:
-        """The job's."""
+        """Return the row of the job."""
         with self.database.read() as connection:
             return connection.execute(select(jobs).where(jobs.c.id == job_id)).one()
 
     def update_job(self, job_id: str, **values: Any) -> None:
-        """What time or another process would do to the job's row."""
+        """Change the row of the job, as time or another process would."""
         with self.database.write() as connection:
             connection.execute(update(jobs).where(jobs.c.id == job_id).values(**values))
 
     def count_event_rows(self, job_id: str) -> int:
-        """Rows of events."""
+        """Return how many rows the events of the job take."""
         with self.database.read() as connection:
             query = select(job_events).where(job_events.c.job == self.job_row(job_id).number)
             return len(connection.execute(query).all())
 
 
 class QueueServer:
-    """One server's gateway over the shop's database."""
+    """The gateway and the queue of one server over the harness's database."""
 
     def __init__(self, gateway: Gateway, queue: JobQueue, harness: QueueHarness, registry: CollectorRegistry) -> None:
         self.gateway = gateway
@@ -114,7 +130,7 @@ class QueueServer:
         self._registry = registry
 
     def counter_value(self, name: str, **labels: str) -> float:
-        """What one of its counters has counted."""
+        """Return the value of a counter of this server."""
         return self._registry.get_sample_value(name, labels) or 0.0
 
     async def submit(self, text: str, *, key: str | None = None, **fields: Any) -> Job:
@@ -127,13 +143,13 @@ class QueueServer:
         return await self.gateway.cancel_job(job_id, self.harness.caller(key))
 
     async def read(self, job_id: str, *, key: str | None = None) -> list[Event]:
-        """All events, as soon as there are any."""
+        """Return all events of the job, once it has ended."""
         async with self.open_stream(job_id, key=key) as events:
             return [event async for event in events]
 
     @contextlib.asynccontextmanager
     async def open_stream(self, job_id: str, *, key: str | None = None) -> AsyncIterator[AsyncIterator[Event]]:
-        """The events, which must all come in time."""
+        """Stream the events of the job, with a time limit."""
         stream = await self.gateway.follow_job(job_id, self.harness.caller(key))
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS), contextlib.aclosing(stream):
             yield aiter(stream)
@@ -148,7 +164,7 @@ async def queue_server(
     options: QueueOptions | None = None,
     webhooks: WebhookOptions = NO_WEBHOOKS,
 ) -> AsyncIterator[QueueServer]:
-    """One for the shop's customers."""
+    """Run a server over the harness's database."""
     registry = CollectorRegistry()
     async with running_queue(
         harness.url, journals, engine or EchoEngine(), registry, options=options, webhooks=webhooks
@@ -167,13 +183,13 @@ async def running_queue(
     webhooks: WebhookOptions = NO_WEBHOOKS,
     transport: type[LedgerTransport] = LedgerThread,
 ) -> AsyncIterator[tuple[Gateway, JobQueue]]:
-    """One over connections of its own: what others know of it is in the database."""
+    """Run a gateway and a queue with connections of their own, so that servers share the database only."""
     database = Database(url)
     catalog = Catalog([Deployment(MODEL, (), engine)])
-    meter = RequestMetrics(registry)
+    metrics = RequestMetrics(registry)
     access = AccountAccessController(AccountsOptions(database, journals, transport=transport))
     queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
-    gateway = Gateway(catalog, meter, access, queue=queue, dialect="infermatic")
+    gateway = Gateway(catalog, metrics, access, queue=queue, dialect="infermatic")
     with contextlib.closing(database):
-        async with access.opened(), queue.opened(GatewayJobExecutor(catalog, meter), QueueMetrics(registry)):
+        async with access.opened(), queue.opened(GatewayJobExecutor(catalog, metrics), QueueMetrics(registry)):
             yield gateway, queue

@@ -1,6 +1,6 @@
-"""What is written to running jobs, and what ends them: each time with what the ledger is to settle.
+"""The transactions that write to running jobs and that end jobs, each together with its settlements.
 
-Only who knows a job's lease may write to it. Nothing is settled for one who has lost it.
+Only the holder of a job's lease writes to it; a process that has lost the lease settles nothing.
 """
 
 from collections.abc import Sequence
@@ -8,84 +8,22 @@ from collections.abc import Sequence
 import structlog
 
 from dragoman.accounts.database.connections import Instant, Session
-from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome, Settlement, SettlementResult
+from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome
 from dragoman.core.errors import DragomanError, EngineFailed, JobTimedOut
-from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.statements import JobStatements
-from dragoman.jobs.values.errors import pack_error
+from dragoman.jobs.storage.transactions.finalize import JobFinalizer, requeue
 from dragoman.jobs.values.options import LEASE_SECONDS
 from dragoman.jobs.values.payloads import pack_events
 from dragoman.jobs.values.rows import JobReport, JobResult, OpenJobRow, Requeue
 
-_SETTLEMENT_RESULTS: dict[JobState, SettlementResult] = {
-    "finished": "finished",
-    "failed": "failed",
-    "cancelled": "disconnected",
-}
-
 _log = structlog.get_logger(__name__)
 
 
-class JobFinalizer:
-    """The jobs that one transaction ends."""
-
-    def __init__(self, statements: JobStatements) -> None:
-        self._statements = statements
-        self._ended: list[tuple[OpenJobRow, JobResult]] = []
-
-    def add(self, row: OpenJobRow, result: JobResult) -> None:
-        """This job ends like this. Its counts are those that it ends with."""
-        self._ended.append((row, result))
-
-    def settlements(self) -> list[LedgerOperation]:
-        """What the ledger is to be asked."""
-        return [settlement_of(row, result) for row, result in self._ended]
-
-    def write(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> None:
-        """Write how they have ended."""
-        for (row, result), outcome in zip(self._ended, outcomes, strict=True):
-            if isinstance(outcome, Exception):
-                _log.error("job_settlement_failed", job=row.id, error=str(outcome))
-            usage = result.usage
-            session.write(
-                self._statements.end,
-                result.state,
-                now.wall,
-                None,
-                None,
-                row.completion_tokens if usage is None else usage.completion_tokens,
-                None if result.error is None else pack_error(result.error),
-                None if row.webhook is None else "due",
-                None if row.webhook is None else now.wall,
-                row.number,
-            )
-
-
-def settlement_of(row: OpenJobRow, result: JobResult) -> Settlement:
-    """What a job pays that ends like this.
-
-    A cancelled one pays the tokens that are stored, a failed one only if somebody may have read them. The prompt is
-    paid with the first token.
-    """
-    prompt, cached, completion = 0, 0, 0
-    usage = result.usage
-    if usage is not None:
-        prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
-    elif row.completion_tokens and (result.state == "cancelled" or row.delivered):
-        prompt, completion = row.prompt_tokens, row.completion_tokens
-    return Settlement(
-        request_id=row.request_id,
-        prompt_tokens=prompt,
-        cached_tokens=cached,
-        completion_tokens=completion,
-        result=_SETTLEMENT_RESULTS[result.state],
-    )
-
-
 class ReportTransaction:
-    """Implements accounts.ledger.Work: what a process has to write to the jobs that it runs.
+    """Implements TransactionScript: store what a process reports of the jobs that it runs.
 
-    May be done again when nobody saw its end. Its result are the numbers of jobs whose lease was lost.
+    It may be repeated after a commit that was never confirmed. Its result is the set of the numbers of jobs whose lease
+    was lost.
     """
 
     def __init__(self, statements: JobStatements, reports: Sequence[JobReport], max_attempts: int) -> None:
@@ -122,7 +60,7 @@ class ReportTransaction:
         return self._lost
 
     def _apply_report(self, row: OpenJobRow, report: JobReport) -> bool:
-        """False: what is stored is not what the report goes on from."""
+        """Return False if the report does not continue what is stored."""
         if row.events == report.first and (report.events or row.completion_tokens != report.completion_tokens):
             row = self._advance(row, report)
         elif row.events != report.first + len(report.events):
@@ -158,7 +96,7 @@ class ReportTransaction:
 
 
 class CancelTransaction:
-    """Implements accounts.ledger.Work: cancel a job unless it has ended; whether it was cancelled."""
+    """Implements TransactionScript: cancel a job unless it has ended. Its result is whether the job was cancelled."""
 
     def __init__(self, statements: JobStatements, number: int) -> None:
         self._statements = statements
@@ -178,8 +116,11 @@ class CancelTransaction:
 
 
 class ReapTransaction:
-    """Implements accounts.ledger.Work: jobs whose process has died go back to their places, and those fail that died
-    with too many processes or whose clients have waited for too long. Its result are the numbers of them all."""
+    """Implements TransactionScript: put jobs of dead processes back into the queue, and fail overdue jobs.
+
+    A job fails if too many processes have died with it, or if its client has waited for too long. The result is the
+    list of the numbers of all these jobs.
+    """
 
     def __init__(self, statements: JobStatements, max_attempts: int) -> None:
         self._statements = statements
@@ -208,15 +149,3 @@ class ReapTransaction:
         requeue(session, self._statements, self._requeued)
         self._finalizer.write(session, now, outcomes)
         return self._numbers
-
-
-def requeue(session: Session, statements: JobStatements, rows: Sequence[OpenJobRow]) -> None:
-    """Let the jobs wait again, each in the place that it had."""
-    session.write_many(statements.requeue, [("queued", row.attempts, None, None, row.number) for row in rows])
-
-
-def delete_events(session: Session, statements: JobStatements, number: int) -> int:
-    """Delete what is stored of a job's answer; how many bytes that were."""
-    [(size,)] = session.rows(statements.events_bytes, number)
-    session.write(statements.remove_events, number)
-    return int(size or 0)

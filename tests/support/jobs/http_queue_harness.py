@@ -1,4 +1,4 @@
-"""A server in this process that keeps jobs, and what its clients need to know."""
+"""Apps in this process with a queue, and helpers for their HTTP clients."""
 
 import asyncio
 import contextlib
@@ -31,7 +31,7 @@ ACCEPT_STREAM = {"accept": "text/event-stream"}
 
 
 class HttpQueueHarness:
-    """A database with two accounts, where servers keep their jobs."""
+    """A database with two accounts, shared by the apps that it starts."""
 
     def __init__(self, account_fixture: AccountFixture, folder: Path) -> None:
         self._folder = folder
@@ -51,24 +51,24 @@ class HttpQueueHarness:
         hosts: dict[str, DialectName] | None = None,
         webhooks: WebhookOptions = NO_WEBHOOKS,
     ) -> AsyncIterator["HttpQueueServer"]:
-        """One over a deployment called `echo`, from its start to its end."""
+        """Run an app with a deployment called `echo`."""
         database = Database(self.customer.url)
         queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
-        with contextlib.closing(database), accounting_at(self.customer.url, self._folder) as books:
+        with contextlib.closing(database), accounting_at(self.customer.url, self._folder) as accounting:
             app = echo_app(
-                engine=engine, accounting=books, queue=queue, hosts=hosts, keep_alive_seconds=keep_alive_seconds
+                engine=engine, accounting=accounting, queue=queue, hosts=hosts, keep_alive_seconds=keep_alive_seconds
             )
             async with running_app(app), client_of(app, key=self.secret) as client:
                 yield HttpQueueServer(app, client)
 
     def job_ids(self) -> list[str]:
-        """Of all jobs there are."""
+        """Return the ids of all jobs, oldest first."""
         with self.customer.database.read() as connection:
             return list(connection.execute(select(jobs.c.id).order_by(jobs.c.number)).scalars())
 
 
 class HttpQueueServer:
-    """An app, and a client of it."""
+    """An app with a client."""
 
     def __init__(self, app: App, client: httpx.AsyncClient) -> None:
         self.app = app
@@ -77,28 +77,28 @@ class HttpQueueServer:
 
 @contextlib.contextmanager
 def open_queue_harness() -> Iterator[HttpQueueHarness]:
-    """A new one, gone at the end."""
+    """Create a harness in a temporary folder."""
     with tempfile.TemporaryDirectory() as name, sqlite_account(Path(name)) as account_fixture:
         yield HttpQueueHarness(account_fixture, Path(name) / "journals")
 
 
 @contextlib.asynccontextmanager
 async def queue_client(engine: Engine | None = None, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a server that has a place for itself."""
+    """Run an app in a harness of its own and yield its client."""
     with open_queue_harness() as queue_harness:
         async with queue_harness.server(engine, **options) as server:
             yield server.client
 
 
 async def job_when_ended(client: httpx.AsyncClient, url: str) -> Any:
-    """What is told of a job when it has ended."""
+    """Wait for the end of the job and return its document."""
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         await client.get(url, headers=ACCEPT_STREAM)
     return (await client.get(url)).json()
 
 
 def without_event_ids(text: str) -> str:
-    """A stream without its ids, which must count from one."""
+    """Return a stream without its event ids, which must count from one."""
     lines = text.split("\n")
     ids = [line for line in lines if line.startswith("id: ")]
     assert ids == [f"id: {number + 1}" for number in range(len(ids))]

@@ -1,4 +1,4 @@
-"""Running a job once more that has failed or was cancelled."""
+"""The transaction that runs a failed or cancelled job once more."""
 
 from collections.abc import Sequence
 
@@ -9,22 +9,22 @@ from dragoman.core.identifiers import new_request_id
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.fair_queue import due_at
 from dragoman.jobs.storage.statements import JobStatements
-from dragoman.jobs.storage.writing import delete_events
+from dragoman.jobs.storage.transactions.finalize import delete_events
 from dragoman.jobs.values.rows import EndedJobRow
 
 
 class NotRetryable(ValueError):
-    """Only a job that has failed or was cancelled runs again."""
+    """The job has neither failed nor been cancelled."""
 
     def __init__(self, job_id: str, state: JobState) -> None:
         super().__init__(f"Job {job_id} is {state}; only failed and cancelled ones are run again")
 
 
 class RetryTransaction:
-    """Implements accounts.ledger.Work: one transaction that admits a job once more and lets it wait again.
+    """Implements TransactionScript: admit a job once more and put it back into the queue.
 
-    Its events are deleted: the answer begins anew, whoever has read a part of it. Raises JobNotFound, NotRetryable and
-    the refusals of the ledger.
+    Its events are deleted: the answer restarts from the beginning, even if a part of it was delivered. Raises
+    JobNotFound, NotRetryable and LedgerRefusal.
     """
 
     def __init__(self, statements: JobStatements, job_id: str, *, ageing_seconds: float, hold_cap: int | None) -> None:
@@ -59,11 +59,10 @@ class RetryTransaction:
         if isinstance(outcome, Exception):
             raise outcome
         row, statements = self._row, self._statements
-        assert row is not None, "read before"
-        next_round = statements.fair_queue.next_round(session, row.model, row.priority, row.owner)
+        assert row is not None, "set by operations()"
         values = {
             "request_id": self._request_id,
-            "round": next_round,
+            "round": statements.fair_queue.next_round(session, row.model, row.priority, row.owner),
             "due": due_at(now.wall, row.priority, self._ageing_seconds),
             "state": "queued",
             "submitted_at": now.wall,
@@ -74,4 +73,4 @@ class RetryTransaction:
             "delivered": 0,
             "webhook_attempts": 0,
         }
-        session.write(statements.retry, *(values.get(name) for name in statements.retry.parameters[:-1]), row.number)
+        session.write(statements.retry, *map(values.get, statements.retry.parameters[:-1]), row.number)

@@ -1,4 +1,4 @@
-"""A web server that is told of jobs, checks by itself who tells it, and answers what it is to."""
+"""A web server that receives webhooks, checks their signatures and responds with given statuses."""
 
 import asyncio
 import base64
@@ -16,16 +16,16 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-CERTIFICATE = Path(__file__).parent.parent / "data" / "receiver.pem"
+CERTIFICATE = Path(__file__).parents[2] / "data" / "receiver.pem"
 CERTIFICATE_HOST = "receiver.test"
-"""Whom the certificate is for."""
+"""The host name in the certificate."""
 
 SECRET_BYTES = bytes(range(32))
 SECRET = "whsec_" + base64.b64encode(SECRET_BYTES).decode()
 
 
 class ReceivedWebhook(NamedTuple):
-    """A request to the receiver."""
+    """A request that the receiver got."""
 
     path: str
     headers: Mapping[str, str]
@@ -40,27 +40,27 @@ class ReceivedWebhook(NamedTuple):
         return json.loads(self.body)
 
     def assert_signed(self) -> None:
-        """As the specification tells receivers to do it."""
+        """Assert that the signature is right, by the specification's rules for receivers."""
         content = f"{self.id}.{self.headers['webhook-timestamp']}.{self.body.decode()}"
         digest = hmac.new(SECRET_BYTES, content.encode(), hashlib.sha256).digest()
         assert f"v1,{base64.b64encode(digest).decode()}" in self.headers["webhook-signature"].split(" ")
 
 
 class WebhookReceiver:
-    """Answers with the statuses that it was given, the last one for ever."""
+    """Responds with the given statuses in turn, and then with the last one for ever."""
 
     def __init__(self, *statuses: int, headers: Mapping[str, str] | None = None) -> None:
         self.received: list[ReceivedWebhook] = []
         self.port = 0
         self.may_respond = asyncio.Event()
-        """Until this is set, requests wait."""
+        """Requests wait until this is set."""
         self.may_respond.set()
         self._statuses = list(statuses or (200,))
         self._headers = headers or {}
         self._received_more = asyncio.Condition()
 
     async def wait_for(self, count: int) -> list[ReceivedWebhook]:
-        """Wait until there were so many requests, for ten seconds; all of them."""
+        """Wait until `count` requests were received, with a time limit. Returns all of them."""
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS), self._received_more:
             await self._received_more.wait_for(lambda: len(self.received) >= count)
         return self.received
@@ -79,7 +79,7 @@ class WebhookReceiver:
 
 @contextlib.asynccontextmanager
 async def running_receiver(receiver: WebhookReceiver, *, tls: bool = False) -> AsyncIterator[WebhookReceiver]:
-    """The receiver on a port of this machine."""
+    """Run the receiver on a port of this machine."""
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", receiver.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
@@ -99,7 +99,7 @@ async def running_receiver(receiver: WebhookReceiver, *, tls: bool = False) -> A
 
 
 class StaticResolver(AbstractResolver):
-    """Knows these names alone; what it gives for one may change from one look-up to the next."""
+    """Resolves these names only. Each look-up of a name returns the next of its addresses."""
 
     def __init__(self, **addresses: list[str]) -> None:
         self._addresses: dict[str, Iterator[str]] = {

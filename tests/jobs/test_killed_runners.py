@@ -1,4 +1,4 @@
-"""Processes that are killed while they run jobs: no job is lost, none is stuck, each is paid once."""
+"""Processes that are killed while they run jobs: no job is lost or stuck, and each is paid once."""
 
 import asyncio
 import contextlib
@@ -14,22 +14,21 @@ from sqlalchemy import func, select, update
 
 from dragoman.accounts.database.tables import jobs
 from dragoman.engines.echo import EchoEngine
-from dragoman.jobs.values.options import QueueOptions
+from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
 from tests.support.metered import cost
-from tests.support.queue_processes import QueueProcessOptions, serve_queue
-from tests.support.queues import QueueHarness, queue_server, text_of, wait_until
+from tests.support.processes.queue_process import QueueProcessOptions, serve_queue
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 KILLS = 4
 JOBS = 60
-SPEED = 60.0
-"""Tokens a second: an answer takes half a second."""
+TOKENS_PER_SECOND = 60.0
+"""An answer takes half a second."""
 
 
 def test_jobs_outlive_the_processes_that_run_them(harness: QueueHarness, database_url: str, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.support.queue_processes"])
-    options = QueueProcessOptions(database_url, tmp_path / "journals", SPEED)
+    context.set_forkserver_preload(["tests.support.processes.queue_process"])
+    options = QueueProcessOptions(database_url, tmp_path / "journals", TOKENS_PER_SECOND)
     asyncio.run(_run(harness, options, context))
     harness.assert_settled()
 
@@ -37,8 +36,8 @@ def test_jobs_outlive_the_processes_that_run_them(harness: QueueHarness, databas
 async def _run(harness: QueueHarness, options: QueueProcessOptions, context: ForkServerContext) -> None:
     rng = random.Random(6)
     texts = [f"job {number}: " + "x" * rng.randint(0, 30) for number in range(JOBS)]
-    engine = EchoEngine(tokens_per_second=SPEED)
-    async with queue_server(harness, options.journals, options=QueueOptions(concurrency=0)) as front:
+    engine = EchoEngine(tokens_per_second=TOKENS_PER_SECOND)
+    async with queue_server(harness, options.journals, options=ACCEPT_ONLY) as front:
         submitted = [await front.submit(text) for text in texts]
         for _ in range(KILLS):
             with _running_until_killed(context, options):
@@ -57,7 +56,7 @@ async def _run(harness: QueueHarness, options: QueueProcessOptions, context: For
 
 @contextlib.contextmanager
 def _running_until_killed(context: ForkServerContext, options: QueueProcessOptions) -> Iterator[None]:
-    """A server until the end of the block, which kills it."""
+    """Run a server for the block and kill it at its end."""
     process = context.Process(target=serve_queue, args=(options,))
     process.start()
     try:
@@ -69,18 +68,18 @@ def _running_until_killed(context: ForkServerContext, options: QueueProcessOptio
 
 
 async def _wait_for_tokens(harness: QueueHarness, tokens: int) -> None:
-    """Return when so many more are stored."""
+    """Wait until this many more tokens are stored."""
     enough = _stored_tokens(harness) + tokens
     await wait_until(lambda: _stored_tokens(harness) >= enough)
 
 
 def _stored_tokens(harness: QueueHarness) -> int:
-    """Stored of all answers together."""
+    """Return the number of stored tokens of all answers."""
     with harness.database.read() as connection:
         return int(connection.execute(select(func.sum(jobs.c.completion_tokens))).scalar_one() or 0)
 
 
 def _expire_leases(harness: QueueHarness) -> None:
-    """What time does."""
+    """Let the leases of all running jobs expire."""
     with harness.database.write() as connection:
         connection.execute(update(jobs).where(jobs.c.state == "running").values(lease_until=0))

@@ -1,4 +1,4 @@
-"""`dragoman serve` with accounts, all of whose processes can be killed and started again on the same port."""
+"""`dragoman serve` with accounts, whose processes can be killed and restarted on the same port."""
 
 import contextlib
 import os
@@ -14,10 +14,10 @@ ENGINE = "dragoman.engines.llama.process"
 
 
 class KillableServer:
-    """One server after the other. The port is the same for all of them."""
+    """A sequence of servers on the same port."""
 
     def __init__(self, model: str, environment: Mapping[str, str]) -> None:
-        """`model` is what `dragoman serve` is told to serve; "" is the bundled one."""
+        """`model` is the argument of `dragoman serve`; "" serves the bundled model."""
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -27,7 +27,7 @@ class KillableServer:
         self._server = self._start()
 
     def kill_random_process(self, rng: random.Random) -> str:
-        """kill -9 of the whole server, which is started again, or of one of its processes; what was killed."""
+        """Kill the whole server and restart it, or kill one of its processes. Returns which kind was killed."""
         workers, engines = self._server.children(WORKER), self._server.children(ENGINE)
         kind = rng.choice(["server", *(["worker"] if workers else []), *(["engine"] if engines else [])])
         match kind:
@@ -42,7 +42,7 @@ class KillableServer:
         return kind
 
     def close(self) -> None:
-        """Stop the last one."""
+        """Stop the current server."""
         self._stack.close()
 
     def _start(self) -> RunningServer:
@@ -51,13 +51,13 @@ class KillableServer:
 
 def _kill(*process_ids: int) -> None:
     for process_id in process_ids:
-        with contextlib.suppress(ProcessLookupError):  # It may just have ended by itself.
+        with contextlib.suppress(ProcessLookupError):  # It may have ended by itself.
             os.kill(process_id, signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def killable_server(model: str, environment: Mapping[str, str]) -> Iterator[KillableServer]:
-    """Ready; it is stopped at the end."""
+    """Start a server, wait until it is ready, and stop it at the end."""
     server = KillableServer(model, environment)
     try:
         yield server

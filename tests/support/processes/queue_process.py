@@ -1,4 +1,4 @@
-"""A server with a queue in a process of its own, so that it can be killed."""
+"""A queue in a process of its own that tests can kill."""
 
 import asyncio
 from pathlib import Path
@@ -8,11 +8,11 @@ from prometheus_client import CollectorRegistry
 
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.engines.echo import EchoEngine
-from tests.support.queues import running_queue
+from tests.support.jobs.queue_harness import running_queue
 
 
 class QueueProcessOptions(NamedTuple):
-    """What it serves."""
+    """Options of the process."""
 
     url: str
     journals: Path
@@ -20,7 +20,7 @@ class QueueProcessOptions(NamedTuple):
 
 
 def serve_queue(options: QueueProcessOptions) -> None:
-    """Run jobs until the process is killed."""
+    """Run jobs until the process is killed. The entry point of the process."""
     asyncio.run(_serve(options))
 
 

@@ -1,4 +1,4 @@
-"""Jobs that have failed or were cancelled, run once more."""
+"""Failed and cancelled jobs that run once more."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,13 +9,11 @@ from dragoman.accounts.administration.keys import KeyRules, disable_key
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.refusals import BalanceTooLow, KeyDisabled
 from dragoman.core.errors import JobNotFound
-from dragoman.jobs.storage.retrying import NotRetryable
 from dragoman.jobs.storage.store import JobStore
+from dragoman.jobs.storage.transactions.retry import NotRetryable
 from dragoman.jobs.values.options import QueueOptions
+from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of
 from tests.support.metered import AMPLE_BALANCE, COMPLETION_PRICE, PROMPT_PRICE, cost
-from tests.support.queues import QueueHarness, queue_server, text_of
-
-ACCEPT_ONLY = QueueOptions(concurrency=0)
 
 
 @pytest.fixture
@@ -28,17 +26,17 @@ def store(harness: QueueHarness) -> Iterator[JobStore]:
 async def test_a_cancelled_job_runs_again_and_each_time_is_paid_for(
     harness: QueueHarness, store: JobStore, tmp_path: Path
 ) -> None:
-    async with queue_server(harness, tmp_path, options=ACCEPT_ONLY) as one:
-        job = await one.submit("Hello")
-        await one.cancel(job.id)
+    async with queue_server(harness, tmp_path, options=ACCEPT_ONLY) as server:
+        job = await server.submit("Hello")
+        await server.cancel(job.id)
     before = harness.job_row(job.id)
     store.retry(job.id, hold_cap=None)
     row = harness.job_row(job.id)
     assert (row.state, row.ended_at, row.number) == ("queued", None, before.number)
     assert row.request_id != before.request_id
     assert harness.account.holds > 0
-    async with queue_server(harness, tmp_path) as one:
-        assert text_of(await one.read(job.id)) == "Hello"
+    async with queue_server(harness, tmp_path) as server:
+        assert text_of(await server.read(job.id)) == "Hello"
     assert {(each.request_id, each.result, each.charge) for each in harness.usage} == {
         (before.request_id, "disconnected", 0),
         (row.request_id, "finished", cost(5, 6)),
@@ -47,9 +45,9 @@ async def test_a_cancelled_job_runs_again_and_each_time_is_paid_for(
 
 
 async def test_retrying_deletes_the_stored_answer(harness: QueueHarness, store: JobStore, tmp_path: Path) -> None:
-    async with queue_server(harness, tmp_path) as one:
-        job = await one.submit("Hello", webhook=None)
-        await one.read(job.id)
+    async with queue_server(harness, tmp_path) as server:
+        job = await server.submit("Hello", webhook=None)
+        await server.read(job.id)
     whole = harness.job_row(job.id)
     harness.update_job(job.id, state="failed", attempts=3, webhook_state="delivered", webhook_attempts=2)
     store.retry(job.id, hold_cap=1)
@@ -59,8 +57,8 @@ async def test_retrying_deletes_the_stored_answer(harness: QueueHarness, store: 
     assert 0 < row.bytes < whole.bytes
     assert (row.webhook_state, row.webhook_attempts, row.webhook_at) == (None, 0, None)
     assert harness.account.holds == 5 * PROMPT_PRICE + COMPLETION_PRICE
-    async with queue_server(harness, tmp_path) as one:
-        assert text_of(await one.read(job.id)) == "Hello"
+    async with queue_server(harness, tmp_path) as server:
+        assert text_of(await server.read(job.id)) == "Hello"
     harness.assert_settled()
 
 
@@ -69,10 +67,10 @@ async def test_only_failed_and_cancelled_jobs_can_be_retried(
     harness: QueueHarness, store: JobStore, tmp_path: Path, state: str
 ) -> None:
     options = ACCEPT_ONLY if state == "queued" else QueueOptions()
-    async with queue_server(harness, tmp_path, options=options) as one:
-        job = await one.submit("Hello")
+    async with queue_server(harness, tmp_path, options=options) as server:
+        job = await server.submit("Hello")
         if state == "finished":
-            await one.read(job.id)
+            await server.read(job.id)
         before = harness.job_row(job.id)
         with pytest.raises(NotRetryable, match=f"{job.id} is {state}; only failed and cancelled ones"):
             store.retry(job.id, hold_cap=None)
@@ -84,10 +82,10 @@ async def test_only_failed_and_cancelled_jobs_can_be_retried(
 async def test_a_retry_needs_a_valid_key_and_enough_balance(
     harness: QueueHarness, store: JobStore, tmp_path: Path
 ) -> None:
-    _, poor = harness.new_account("poor", KeyRules(requests_per_minute=100), balance=AMPLE_BALANCE)
-    async with queue_server(harness, tmp_path, options=ACCEPT_ONLY) as one:
-        job = await one.submit("Hello", key=poor)
-        await one.cancel(job.id, key=poor)
+    _, key = harness.new_account("poor", KeyRules(requests_per_minute=100), balance=AMPLE_BALANCE)
+    async with queue_server(harness, tmp_path, options=ACCEPT_ONLY) as server:
+        job = await server.submit("Hello", key=key)
+        await server.cancel(job.id, key=key)
     before = harness.job_row(job.id)
     harness.update_job(job.id, most_completion_tokens=10**12)
     with pytest.raises(BalanceTooLow):

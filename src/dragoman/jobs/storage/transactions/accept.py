@@ -1,4 +1,4 @@
-"""Taking requests in: their jobs, their holds and their Idempotency-Keys are written together or not at all."""
+"""The transaction that accepts requests: their jobs, holds and Idempotency-Keys are written together or not at all."""
 
 from collections.abc import Sequence
 
@@ -16,11 +16,11 @@ from dragoman.jobs.values.rows import AcceptedJob, NewJobRow, Submission, accoun
 from dragoman.jobs.webhooks.urls import host_of
 
 AcceptResult = AcceptedJob | Exception
-"""Or what whoever submitted it is to have raised: a Refusal, an IdempotencyConflict."""
+"""The job, or the error to raise for its submitter: a LedgerRefusal, an IdempotencyConflict or a database error."""
 
 
 class AcceptTransaction:
-    """Implements accounts.ledger.Work: one transaction that accepts jobs, or finds that they are there already."""
+    """Implements TransactionScript: accept jobs, or find those that were accepted before."""
 
     def __init__(self, statements: JobStatements, submissions: Sequence[Submission], options: QueueOptions) -> None:
         self._statements = statements
@@ -34,7 +34,7 @@ class AcceptTransaction:
         stored_ids = {request_id for (request_id,) in session.rows(self._statements.known_request_ids, ids)}
         for number, submission in enumerate(self._submissions):
             if submission.admission.request_id in stored_ids:
-                # An earlier transaction was committed whose end nobody saw.
+                # Accepted by an earlier transaction whose commit was never confirmed.
                 self._found[number] = AcceptedJob(submission.job_id, repeated=False)
             elif submission.draft.idempotent_request is not None:
                 found = self._find_duplicate(session, submission.draft.idempotent_request)
@@ -51,23 +51,23 @@ class AcceptTransaction:
                 self._insert_job(session, now.wall, submission, outcome)
                 results[number] = AcceptedJob(submission.job_id, repeated=False)
             else:
-                assert isinstance(outcome, Exception), "an admission has no other answer"
+                assert isinstance(outcome, Exception), "an admission has no other outcome"
                 results[number] = outcome
         return [results[number] for number in range(len(self._submissions))]
 
     def _new_submissions(self) -> list[tuple[int, Submission]]:
         return [pair for pair in enumerate(self._submissions) if pair[0] not in self._found]
 
-    def _find_duplicate(self, session: Session, attempt: IdempotentRequest) -> AcceptResult | None:
-        """What the key stands for already; None: for nothing, or for nothing any more."""
-        rows = session.rows(self._statements.idempotent, row_id(attempt))
+    def _find_duplicate(self, session: Session, request: IdempotentRequest) -> AcceptResult | None:
+        """Return what the Idempotency-Key already stands for. None: nothing, or an outdated request."""
+        rows = session.rows(self._statements.idempotent, row_id(request))
         if not rows:
             return None
         row = IdempotencyRow._make(rows[0])
-        if row.job_id is not None and row.fingerprint == attempt.fingerprint:
+        if row.job_id is not None and row.fingerprint == request.fingerprint:
             return AcceptedJob(row.job_id, repeated=True)
         alive = bool(session.rows(self._statements.live_process, row.process_id))
-        if key_state(row, attempt.fingerprint, session.now().wall, alive=alive) is None:
+        if key_state(row, request.fingerprint, session.now().wall, alive=alive) is None:
             self._outdated.append(row.id)
             return None
         return IdempotencyConflict("The Idempotency-Key stands for another request")
@@ -75,33 +75,32 @@ class AcceptTransaction:
     def _insert_job(self, session: Session, now: int, submission: Submission, admitted: Admitted) -> None:
         draft, admission = submission.draft, submission.admission
         owner = submission.owner if admitted.account_id is None else account_owner(admitted.account_id)
-        fair_queue = self._statements.fair_queue
         requests, stored_request = pack_requests(draft.requests), pack_stored_request(draft.stored_request)
         row = NewJobRow(
-            submission.job_id,
-            admission.request_id,
-            owner,
-            admission.account,
-            admission.key_digest,
-            admission.dialect,
-            admission.model,
-            draft.priority,
-            fair_queue.next_round(session, admission.model, draft.priority, owner),
-            due_at(now, draft.priority, self._options.ageing_seconds),
-            "queued",
-            now,
-            now + round(self._options.held_seconds * 1000) if draft.client_waits else None,
-            admission.prompt_tokens,
-            admission.max_completion_tokens,
-            len(requests) + len(stored_request),
-            draft.webhook,
-            None if draft.webhook is None else host_of(draft.webhook),
+            id=submission.job_id,
+            request_id=admission.request_id,
+            owner=owner,
+            account=admission.account,
+            key_digest=admission.key_digest,
+            dialect=admission.dialect,
+            model=admission.model,
+            priority=draft.priority,
+            round=self._statements.fair_queue.next_round(session, admission.model, draft.priority, owner),
+            due=due_at(now, draft.priority, self._options.ageing_seconds),
+            state="queued",
+            submitted_at=now,
+            expires_at=now + round(self._options.held_seconds * 1000) if draft.client_waits else None,
+            prompt_tokens=admission.prompt_tokens,
+            most_completion_tokens=admission.max_completion_tokens,
+            bytes=len(requests) + len(stored_request),
+            webhook=draft.webhook,
+            webhook_host=None if draft.webhook is None else host_of(draft.webhook),
         )
         [(number,)] = session.rows(self._statements.add, *row)
         session.write(self._statements.add_request, number, requests, stored_request)
         if draft.idempotent_request is not None:
             self._store_idempotency_key(session, now, draft.idempotent_request, submission.job_id)
 
-    def _store_idempotency_key(self, session: Session, now: int, attempt: IdempotentRequest, job_id: str) -> None:
-        row = (row_id(attempt), attempt.fingerprint, 0, QUEUE_PROCESS_ID, now, job_id)
+    def _store_idempotency_key(self, session: Session, now: int, request: IdempotentRequest, job_id: str) -> None:
+        row = (row_id(request), request.fingerprint, 0, QUEUE_PROCESS_ID, now, job_id)
         session.write(self._statements.add_idempotent, *row)

@@ -1,4 +1,4 @@
-"""Clients that queue requests at a server that is killed now and then, until each has its answer."""
+"""Clients that queue requests at a server that is killed repeatedly, and retry until each has its answer."""
 
 import asyncio
 from collections import Counter
@@ -19,11 +19,11 @@ ENDED = ("finished", "failed", "cancelled")
 
 
 class QueueClients:
-    """Use it as an async context manager."""
+    """Submits requests and reads their results. An async context manager."""
 
     def __init__(self, url: str, key: str) -> None:
         self.job_ids: dict[int, str] = {}
-        """By the number of the request."""
+        """Job ids by the number of the request."""
         self._url = url
         self._headers = {"authorization": f"Bearer {key}"}
 
@@ -35,20 +35,20 @@ class QueueClients:
         await self._session.close()
 
     async def submit(self, bodies: Sequence[Mapping[str, object]]) -> None:
-        """Queue all of them, each under an Idempotency-Key, as often as it takes."""
+        """Queue all requests, each under an Idempotency-Key, retrying until it is accepted."""
         slots = asyncio.Semaphore(_SUBMITTERS)
 
-        async def one(number: int, body: Mapping[str, object]) -> None:
+        async def submit_one(number: int, body: Mapping[str, object]) -> None:
             headers = {"prefer": "respond-async", "idempotency-key": f"request {number}"}
             async with slots:
                 status, answer = await self._request("POST", _PATH, json=body, headers=self._headers | headers)
             assert status == 202, answer
             self.job_ids[number] = answer["id"]
 
-        await asyncio.gather(*(one(number, body) for number, body in enumerate(bodies)))
+        await asyncio.gather(*(submit_one(number, body) for number, body in enumerate(bodies)))
 
     async def results(self) -> dict[int, dict[str, Any]]:
-        """What is told of each job when it has ended."""
+        """Wait for the end of all jobs and return their documents."""
         found: dict[int, dict[str, Any]] = {}
         while len(found) < len(self.job_ids):
             for number in self.job_ids.keys() - found.keys():
@@ -63,16 +63,16 @@ class QueueClients:
         return found
 
     async def request_directly(self, bodies: Sequence[Mapping[str, object]]) -> list[Any]:
-        """The answers to the same requests when they are not queued."""
+        """Return the answers to the requests without queueing them."""
         slots = asyncio.Semaphore(_SUBMITTERS)
 
-        async def one(body: Mapping[str, object]) -> Any:
+        async def request(body: Mapping[str, object]) -> Any:
             async with slots:
                 status, answer = await self._request("POST", "/v1/chat/completions", json=body, headers=self._headers)
             assert status == 200, answer
             return answer
 
-        return await asyncio.gather(*map(one, bodies))
+        return await asyncio.gather(*map(request, bodies))
 
     async def _request(self, method: str, path: str, **options: Any) -> tuple[int, Any]:
         while True:
@@ -86,9 +86,9 @@ class QueueClients:
 
 
 def assert_each_charged_once(account_fixture: AccountFixture, requests: int) -> None:
-    """The books balance, nothing is held, and there is one charge for each request."""
+    """Assert that the accounts balance, nothing is held, and each request has one charge."""
     assert find_discrepancies(account_fixture.database) == []
     assert account_fixture.account.holds == 0
     usage = account_fixture.usage
-    assert Counter(one.result for one in usage) == {"finished": requests}
-    assert len({one.request_id for one in usage}) == requests
+    assert Counter(record.result for record in usage) == {"finished": requests}
+    assert len({record.request_id for record in usage}) == requests

@@ -1,12 +1,12 @@
-"""What jobs/storage/fair_queue.py says, without a database."""
+"""The rule of jobs/storage/fair_queue.py as a model without a database."""
 
 from collections.abc import Iterable
 
 import msgspec
 
 
-class ReferenceJob(msgspec.Struct):
-    """A job that waits, or did."""
+class ReferenceJob(msgspec.Struct, kw_only=True):
+    """A job that waits or has waited."""
 
     number: int
     owner: str
@@ -17,30 +17,31 @@ class ReferenceJob(msgspec.Struct):
 
 
 class ReferenceQueue:
-    """The jobs of one model, those that wait no more too."""
+    """All jobs of one model, including those that no longer wait."""
 
     def __init__(self) -> None:
         self.jobs: list[ReferenceJob] = []
 
     def submit(self, number: int, owner: str, priority: int, due: int) -> ReferenceJob:
-        """Add a job; its number is above all others."""
+        """Add a job. Its number must be higher than all others."""
         same_priority = [job for job in self.jobs if job.priority == priority]
         served = min(
             (job.round for job in same_priority if job.is_waiting),
             default=max((job.round for job in same_priority), default=0),
         )
         last_of_owner = max((job.round for job in same_priority if job.owner == owner), default=-1)
-        job = ReferenceJob(number, owner, priority, due, max(served, last_of_owner + 1))
+        new_round = max(served, last_of_owner + 1)
+        job = ReferenceJob(number=number, owner=owner, priority=priority, due=due, round=new_round)
         self.jobs.append(job)
         return job
 
     def next(self) -> ReferenceJob | None:
-        """The one to be claimed."""
+        """Return the job to claim next."""
         waiting = [job for job in self.jobs if job.is_waiting]
         if not waiting:
             return None
-        most_due = min(waiting, key=lambda job: (job.due, job.number))
-        return _first(job for job in waiting if job.priority == most_due.priority)
+        earliest_due = min(waiting, key=lambda job: (job.due, job.number))
+        return _first(job for job in waiting if job.priority == earliest_due.priority)
 
     def find(self, number: int) -> ReferenceJob:
         return next(job for job in self.jobs if job.number == number)

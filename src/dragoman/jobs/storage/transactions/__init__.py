@@ -1,0 +1,1 @@
+"""The transactions that change jobs and settle their requests in the ledger."""

@@ -1,0 +1,86 @@
+"""The parts that several transactions share: ending jobs, putting them back into the queue, deleting their events."""
+
+from collections.abc import Sequence
+
+import structlog
+
+from dragoman.accounts.database.connections import Instant, Session
+from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome, Settlement, SettlementResult
+from dragoman.core.jobs import JobState
+from dragoman.jobs.storage.statements import JobStatements
+from dragoman.jobs.values.errors import pack_error
+from dragoman.jobs.values.rows import JobResult, OpenJobRow
+
+_SETTLEMENT_RESULTS: dict[JobState, SettlementResult] = {
+    "finished": "finished",
+    "failed": "failed",
+    "cancelled": "disconnected",
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class JobFinalizer:
+    """Collects the jobs that one transaction ends, settles them and writes their end."""
+
+    def __init__(self, statements: JobStatements) -> None:
+        self._statements = statements
+        self._ended: list[tuple[OpenJobRow, JobResult]] = []
+
+    def add(self, row: OpenJobRow, result: JobResult) -> None:
+        """End this job with this result. The row holds its final counts."""
+        self._ended.append((row, result))
+
+    def settlements(self) -> list[LedgerOperation]:
+        """Return the ledger operations that settle the jobs."""
+        return [settlement_of(row, result) for row, result in self._ended]
+
+    def write(self, session: Session, now: Instant, outcomes: Sequence[LedgerOutcome]) -> None:
+        """Write the end of each job. `outcomes` are those of `settlements`, in the same order."""
+        for (row, result), outcome in zip(self._ended, outcomes, strict=True):
+            if isinstance(outcome, Exception):
+                _log.error("job_settlement_failed", job=row.id, error=str(outcome))
+            usage = result.usage
+            values = {
+                "state": result.state,
+                "ended_at": now.wall,
+                "completion_tokens": row.completion_tokens if usage is None else usage.completion_tokens,
+                "error": None if result.error is None else pack_error(result.error),
+                "webhook_state": None if row.webhook is None else "due",
+                "webhook_at": None if row.webhook is None else now.wall,
+            }
+            session.write(self._statements.end, *map(values.get, self._statements.end.parameters[:-1]), row.number)
+
+
+def settlement_of(row: OpenJobRow, result: JobResult) -> Settlement:
+    """Return what a job is charged that ends with this result.
+
+    A cancelled job pays the tokens that are stored, a failed one pays them only if they may have been delivered. The
+    prompt is paid with the first token.
+    """
+    usage = result.usage
+    if usage is not None:
+        prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
+    elif row.completion_tokens and (result.state == "cancelled" or row.delivered):
+        prompt, cached, completion = row.prompt_tokens, 0, row.completion_tokens
+    else:
+        prompt, cached, completion = 0, 0, 0
+    return Settlement(
+        request_id=row.request_id,
+        prompt_tokens=prompt,
+        cached_tokens=cached,
+        completion_tokens=completion,
+        result=_SETTLEMENT_RESULTS[result.state],
+    )
+
+
+def requeue(session: Session, statements: JobStatements, rows: Sequence[OpenJobRow]) -> None:
+    """Put the jobs back into the queue. Each keeps its place."""
+    session.write_many(statements.requeue, [("queued", row.attempts, None, None, row.number) for row in rows])
+
+
+def delete_events(session: Session, statements: JobStatements, number: int) -> int:
+    """Delete the stored events of a job. Returns their size in bytes."""
+    [(size,)] = session.rows(statements.events_bytes, number)
+    session.write(statements.remove_events, number)
+    return int(size or 0)

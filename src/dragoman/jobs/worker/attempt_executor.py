@@ -1,0 +1,122 @@
+"""Execute one attempt: resume or restart the job on an engine, and turn every error into an outcome."""
+
+import contextlib
+import zlib
+from collections.abc import Callable, Sequence
+
+import msgspec
+import structlog
+
+from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, Overloaded
+from dragoman.core.events import Event, Usage
+from dragoman.core.request import GenerationRequest
+from dragoman.jobs.storage.reader import JobReader
+from dragoman.jobs.storage.store import JobStore
+from dragoman.jobs.values.payloads import unpack_requests
+from dragoman.jobs.values.rows import AttemptOutcome, ClaimedJob, JobResult, Requeue
+from dragoman.jobs.worker.attempts import RunningAttempt
+from dragoman.jobs.worker.executor import JobExecutor
+from dragoman.jobs.worker.resume import ReplayFilter, can_resume, resumed_requests
+
+_log = structlog.get_logger(__name__)
+
+
+class AttemptExecutor:
+    """Runs the attempts of one process, each in a task of its own."""
+
+    def __init__(
+        self,
+        *,
+        executor: JobExecutor,
+        thread: DatabaseThread,
+        reader: JobReader,
+        store: JobStore,
+        mark_dirty: Callable[[RunningAttempt], None],
+        pause: Callable[[str, float], None],
+    ) -> None:
+        """`mark_dirty` is called when an attempt has something to store.
+
+        `pause` is called with a model and seconds when the model cannot run a job now.
+        """
+        self._executor = executor
+        self._thread = thread
+        self._reader = reader
+        self._store = store
+        self._mark_dirty = mark_dirty
+        self._pause = pause
+
+    async def run(self, attempt: RunningAttempt) -> None:
+        """Run the attempt to its outcome, adding its events on the way. Raises nothing but CancelledError."""
+        attempt.outcome = await self._run_to_outcome(attempt)
+        self._mark_dirty(attempt)
+
+    async def _run_to_outcome(self, attempt: RunningAttempt) -> AttemptOutcome:
+        job = attempt.job
+        try:
+            return await self._execute(attempt, unpack_requests(job.requests))
+        except Overloaded as error:
+            self._pause(job.model, error.retry_after)
+            return Requeue()
+        except EngineFailed as error:
+            self._pause(job.model, 0)
+            return Requeue(error)
+        except DragomanError as error:
+            return JobResult("failed", error=error)
+        except (msgspec.MsgspecError, zlib.error) as error:
+            _log.error("job_request_undecodable", job=job.id, error=str(error))
+            return JobResult("failed", error=EngineFailed("The request was stored by another version of the server"))
+        except Exception:  # noqa: BLE001 - a defect fails this job only
+            _log.exception("job_failed_unexpectedly", job=job.id)
+            return JobResult("failed", error=EngineFailed("The server failed to run the request"))
+
+    async def _execute(self, attempt: RunningAttempt, requests: Sequence[GenerationRequest]) -> JobResult:
+        job = attempt.job
+        attempt.is_resumable = can_resume(requests)
+        stored = await self._load_events(job)
+        usage = next((event for event in stored if isinstance(event, Usage)), None)
+        if usage is not None:  # The answer is complete, and only the end of the job was not stored.
+            return JobResult("finished", usage)
+        if stored:
+            if attempt.is_resumable and job.fingerprint == await self._load_fingerprint(job.model, requests):
+                requests = resumed_requests(requests, stored)
+            elif await self._thread.run(self._store.discard_events, job.lease):
+                attempt.reset_stored()
+                stored = []
+            else:
+                message = "The engine stopped, and cannot go on with an answer that somebody may have read a part of"
+                return JobResult("failed", error=EngineFailed(message))
+        return await self._generate(attempt, requests, ReplayFilter(stored))
+
+    async def _generate(
+        self, attempt: RunningAttempt, requests: Sequence[GenerationRequest], stored: ReplayFilter
+    ) -> JobResult:
+        attempt.execution = self._executor.run(attempt.job.model, requests, attempt.job.priority)
+        usage: Usage | None = None
+        async with contextlib.aclosing(attempt.execution) as events:
+            async for event in events:
+                if not stored.is_stored(event):
+                    attempt.add(event)
+                    self._mark_dirty(attempt)
+                    await attempt.wait_for_room()
+                if isinstance(event, Usage):
+                    usage = event
+        if usage is None:
+            raise EngineFailed("The engine ended the answer without its usage")
+        return JobResult("finished", usage)
+
+    async def _load_events(self, job: ClaimedJob) -> list[Event]:
+        events: list[Event] = []
+        while len(events) < job.events:
+            for batch in await self._thread.run(self._reader.events, job.lease.number, len(events)):
+                events += batch.events[len(events) - batch.first :]
+        return events
+
+    async def _load_fingerprint(self, model: str, requests: Sequence[GenerationRequest]) -> str:
+        """Return the model's fingerprint, loading the model if needed. Raises core.errors."""
+        if self._executor.fingerprint(model) is None:
+            await self._executor.load_model(model, requests)
+        fingerprint = self._executor.fingerprint(model)
+        if fingerprint is None:
+            raise ModelLoading("The model is being loaded", retry_after=1)
+        return fingerprint
