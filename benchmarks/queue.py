@@ -1,8 +1,8 @@
-"""What it costs to put a job into the queue and to take one out, with few and with many waiting.
+"""Measure the latency of submitting and claiming jobs, with few and with many jobs waiting.
 
     .venv/bin/python -m benchmarks.queue
 
-What is measured and how to read it: README.md beside this file.
+See README.md in this folder for what is measured and how to read it.
 """
 
 import argparse
@@ -54,7 +54,7 @@ _SET_SEQUENCE = "SELECT setval(pg_get_serial_sequence('jobs', 'number'), {rows})
 
 
 class RoundLatencies(msgspec.Struct, frozen=True):
-    """Seconds."""
+    """Percentiles of one round, in seconds."""
 
     submit_p50: float
     submit_p99: float
@@ -63,7 +63,7 @@ class RoundLatencies(msgspec.Struct, frozen=True):
 
 
 class DatabaseLatencies(msgspec.Struct, frozen=True):
-    """One database, with few and with many jobs waiting."""
+    """Latencies on one database, with few and with many jobs waiting."""
 
     database: str
     few: RoundLatencies
@@ -71,7 +71,7 @@ class DatabaseLatencies(msgspec.Struct, frozen=True):
 
 
 class Options(NamedTuple):
-    """The command line."""
+    """The options of the command line."""
 
     rounds: int
     jobs: int
@@ -80,7 +80,7 @@ class Options(NamedTuple):
 
 
 class FilledQueue:
-    """A queue in which so many jobs wait, of a hundred owners and two priorities."""
+    """A queue with waiting jobs of a hundred owners and two priorities."""
 
     def __init__(self, url: str, waiting: int) -> None:
         self.database = Database(url)
@@ -97,26 +97,29 @@ class FilledQueue:
         self.database.close()
 
     def measure(self, jobs: int) -> RoundLatencies:
-        """As many jobs are submitted as are claimed, one after the other, so that equally many wait all the time."""
+        """Submit and claim jobs in turn, so that the number of waiting jobs stays the same."""
         submitting: list[float] = []
         claiming: list[float] = []
         for number in range(jobs):
             submission = self._submission(_PRIORITIES[number % len(_PRIORITIES)])
-            began = time.perf_counter()
+            started = time.perf_counter()
             [accepted] = self.store.accept([submission])
-            submitting.append(time.perf_counter() - began)
+            submitting.append(time.perf_counter() - started)
             assert isinstance(accepted, AcceptedJob)
-            began = time.perf_counter()
+            started = time.perf_counter()
             claimed = self.store.claim([_MODEL], 1)
-            claiming.append(time.perf_counter() - began)
+            claiming.append(time.perf_counter() - started)
             assert len(claimed) == 1
         return RoundLatencies(
-            percentile(submitting, 50), percentile(submitting, 99), percentile(claiming, 50), percentile(claiming, 99)
+            submit_p50=percentile(submitting, 50),
+            submit_p99=percentile(submitting, 99),
+            claim_p50=percentile(claiming, 50),
+            claim_p99=percentile(claiming, 99),
         )
 
     def _submission(self, priority: int) -> Submission:
         request_id = new_request_id()
-        draft = JobDraft((_request(),), _form(request_id), priority)
+        draft = JobDraft(requests=(_request(),), stored_request=_stored_request(request_id), priority=priority)
         admission = Admission(
             request_id=request_id,
             key_digest=self.digest,
@@ -136,7 +139,7 @@ class FilledQueue:
             "now": time.time_ns() // 1_000_000,
             "placeholder": _PLACEHOLDER[kind],
         }
-        payloads = (pack_requests((_request(),)), pack_stored_request(_form("0" * 32)))
+        payloads = (pack_requests((_request(),)), pack_stored_request(_stored_request("0" * 32)))
         with self.database.write() as connection:
             connection.exec_driver_sql(_FILL.format(**values))
             connection.exec_driver_sql(_FILL_REQUESTS.format(**values), payloads)
@@ -149,8 +152,14 @@ def _request() -> GenerationRequest:
     return GenerationRequest(_MODEL, TextPrompt("What is the capital of France? " * 20))
 
 
-def _form(request_id: str) -> StoredRequest:
-    return StoredRequest("infermatic.chat", {}, b'{"model": "parrot"}' * 20, request_id, 1_800_000_000)
+def _stored_request(request_id: str) -> StoredRequest:
+    return StoredRequest(
+        name="infermatic.chat",
+        arguments={},
+        body=b'{"model": "parrot"}' * 20,
+        answer_id=request_id,
+        created=1_800_000_000,
+    )
 
 
 def _measure(name: str, few: FilledQueue, many: FilledQueue, options: Options) -> DatabaseLatencies:
@@ -195,7 +204,7 @@ def _parse() -> Options:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure and print the latencies."""
     options = _parse()
     results = []
     for kind in options.databases:

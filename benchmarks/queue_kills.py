@@ -1,9 +1,9 @@
-"""kill -9 of server, workers and engine at random moments while 1,000 queued requests run: is one lost, or paid twice?
+"""Kill server, workers and engine with kill -9 at random moments while 1,000 queued requests run.
 
     .venv/bin/python -m benchmarks.queue_kills
 
-Every job has to be finished, with the answer that the same request is given when nothing is killed, and settled exactly
-once. See docs/queue.md.
+Every job must finish, with the answer that the same request gets when nothing is killed, and be settled exactly once.
+See docs/queue.md.
 """
 
 import argparse
@@ -31,7 +31,7 @@ _BUNDLED_MODEL = "smollm2-135m-instruct"
 
 
 def _bodies(model: str, jobs: int) -> list[dict[str, object]]:
-    """Requests that all have answers of their own."""
+    """Return requests that all have different answers."""
     return [
         {
             "model": model,
@@ -51,7 +51,7 @@ def _text(answer: Mapping[str, Any]) -> str:
 
 
 async def _expected(clients: QueueClients, model: str, bodies: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the answers are to say."""
+    """Return the texts that the answers must have."""
     if model == "echo":
         return [body["messages"][0]["content"][:_TOKENS] for body in bodies]
     return list(map(_text, await clients.request_directly(bodies)))
@@ -71,7 +71,7 @@ async def _kill_repeatedly(options: argparse.Namespace, url: str) -> tuple[Accou
         "DRAGOMAN_ACCOUNTS_DATABASE": url,
         "DRAGOMAN_WORKERS": "2",
         "DRAGOMAN_ECHO_TOKENS_PER_SECOND": "8",
-        # Otherwise a model's answer may differ in the last bit of a logit from one that was not interrupted.
+        # Otherwise the logits of an interrupted answer may differ in the last bit from those of an uninterrupted one.
         "DRAGOMAN_ENGINE_REPRODUCIBLE": "true",
     }
     with killable_server("echo" if model == "echo" else "", environment) as server:
@@ -103,15 +103,15 @@ def _parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def main() -> None:
-    """Kill and count."""
+    """Kill processes, check the answers and print the counts."""
     options = _parse()
     exit_on_sigterm()
-    began = time.monotonic()
+    started = time.monotonic()
     with new_databases(options.database, 1) as [url]:
         account_fixture, killed = asyncio.run(_kill_repeatedly(options, url))
         account_fixture.database.close()
     kills = ", ".join(f"{count} of the {what}" for what, count in killed.most_common())
-    print(f"{options.database}, {options.model}: {options.jobs} jobs, {kills}, {time.monotonic() - began:.0f} s")
+    print(f"{options.database}, {options.model}: {options.jobs} jobs, {kills}, {time.monotonic() - started:.0f} s")
     print("each finished with its answer and settled once; nothing held")
 
 

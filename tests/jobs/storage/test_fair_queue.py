@@ -20,9 +20,9 @@ from dragoman.jobs.storage.statements import JobStatements
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.values.rows import AcceptedJob, JobReport, Lease, Requeue, Submission
-from tests.support.ledger_harness import clear_tables
 from tests.support.jobs.queue_harness import draft
 from tests.support.jobs.reference_queue import ReferenceQueue
+from tests.support.ledger_harness import clear_tables
 
 MODEL = "echo"
 owners = st.sampled_from("abc")
