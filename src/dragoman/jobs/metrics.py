@@ -9,7 +9,7 @@ from dragoman.jobs.webhooks.message import DeliveryResult
 
 AttemptResult = Literal["finished", "failed", "engine_failed", "requeued", "lease_lost"]
 """engine_failed: the job is requeued, unless this was its last attempt. requeued: the engine was full or loading, or
-the server stopped; the attempt does not count. lease_lost: the job was cancelled, or another process has taken it over."""
+the server stopped; the attempt does not count. lease_lost: the job was cancelled, or another process took it over."""
 
 
 class QueueMetrics:
@@ -23,7 +23,10 @@ class QueueMetrics:
             registry=registry,
         )
         self._webhooks = Counter(
-            "dragoman_webhook_attempts", "Tries to deliver a webhook, by how they ended", ("result",), registry=registry
+            "dragoman_webhook_attempts",
+            "Attempts to deliver a webhook, by how they ended",
+            ("result",),
+            registry=registry,
         )
 
     def count_attempt(self, model: str, outcome: AttemptOutcome | None) -> None:

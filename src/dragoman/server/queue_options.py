@@ -13,13 +13,13 @@ WEBHOOK_SECRET_VARIABLE = "DRAGOMAN_WORKER_WEBHOOK_SECRET"
 def queue_options(settings: QueueSettings) -> QueueOptions:
     """Return the options by which jobs are accepted, run and kept."""
     return QueueOptions(
-        ageing_seconds=settings.priority_aging_seconds,
+        priority_aging_seconds=settings.priority_aging_seconds,
         max_attempts=settings.max_attempts,
         concurrency=settings.concurrency,
-        max_waiting=settings.max_queued_jobs,
-        held_seconds=settings.client_wait_seconds,
-        result_hours=settings.result_ttl_hours,
-        result_bytes=settings.max_result_bytes,
+        max_queued_jobs=settings.max_queued_jobs,
+        client_wait_seconds=settings.client_wait_seconds,
+        result_ttl_hours=settings.result_ttl_hours,
+        max_result_bytes=settings.max_result_bytes,
     )
 
 

@@ -50,7 +50,7 @@ async def test_rejected_submissions_leave_no_count_rows(harness: QueueHarness, j
 
 
 async def test_a_full_queue_rejects_submissions(harness: QueueHarness, journals: Path) -> None:
-    options = QueueOptions(concurrency=0, max_waiting=2)
+    options = QueueOptions(concurrency=0, max_queued_jobs=2)
     async with queue_server(harness, journals, options=options) as server:
         first, _ = [await server.submit("Hello") for _ in range(2)]
         with pytest.raises(Overloaded, match="full"):

@@ -46,11 +46,11 @@ class FairQueueMachine(RuleBasedStateMachine):
 
     database: Database
 
-    @initialize(ageing=st.sampled_from([0.0001, 0.002, 60.0]))
-    def open(self, ageing: float) -> None:
+    @initialize(aging=st.sampled_from([0.0001, 0.002, 60.0]))
+    def open(self, aging: float) -> None:
         clear_tables(self.database)
-        self.ageing = ageing
-        self.store = JobStore(self.database, QueueOptions(ageing_seconds=ageing), 1)
+        self.aging = aging
+        self.store = JobStore(self.database, QueueOptions(priority_aging_seconds=aging), 1)
         self.reference = ReferenceQueue()
         self.leases: dict[int, Lease] = {}
 
@@ -60,7 +60,7 @@ class FairQueueMachine(RuleBasedStateMachine):
         for (owner, priority), job in zip(wanted, accepted, strict=True):
             assert isinstance(job, AcceptedJob)
             row = self.row(job.job_id)
-            due = due_at(row.submitted_at, priority, self.ageing)
+            due = due_at(row.submitted_at, priority, self.aging)
             expected = self.reference.submit(row.number, owner, priority, due)
             assert (row.due, row.round) == (due, expected.round)
 
@@ -143,11 +143,11 @@ def test_owners_that_resubmit_do_not_starve_an_earlier_owner() -> None:
 
 
 @given(st.integers(0, 255), st.integers(1, 10))
-def test_an_aged_job_runs_before_later_urgent_jobs(priority: int, ageing: int) -> None:
+def test_an_aged_job_runs_before_later_urgent_jobs(priority: int, aging: int) -> None:
     queue = ReferenceQueue()
-    patient = queue.submit(0, "patient", priority, due_at(0, priority, ageing))
-    waited = priority * ageing * 1000
-    queue.submit(1, "urgent", 0, due_at(waited + 1, 0, ageing))
+    patient = queue.submit(0, "patient", priority, due_at(0, priority, aging))
+    waited = priority * aging * 1000
+    queue.submit(1, "urgent", 0, due_at(waited + 1, 0, aging))
     assert queue.next() is patient
 
 

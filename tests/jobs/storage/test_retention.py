@@ -32,7 +32,7 @@ async def run_jobs(harness: QueueHarness, journals: Path, count: int) -> list[st
 
 async def test_a_result_is_kept_for_the_configured_hours_after_its_end(harness: QueueHarness, journals: Path) -> None:
     old, new = await run_jobs(harness, journals, 2)
-    options = QueueOptions(result_hours=2)
+    options = QueueOptions(result_ttl_hours=2)
     harness.update_job(old, ended_at=harness.job_row(old).ended_at - 2 * HOUR - 1)
     harness.update_job(new, ended_at=harness.job_row(new).ended_at - 1 * HOUR)
     retention = Retention(harness.database, options)
@@ -48,7 +48,7 @@ async def test_results_above_the_byte_limit_are_removed_oldest_first(harness: Qu
     for age, job_id in enumerate(reversed(ids)):
         harness.update_job(job_id, ended_at=harness.job_row(job_id).ended_at - age * 1000)
     size = sum(harness.job_row(job_id).bytes for job_id in ids[2:])
-    retention = Retention(harness.database, QueueOptions(result_bytes=size))
+    retention = Retention(harness.database, QueueOptions(max_result_bytes=size))
     assert [retention.sweep(), retention.sweep()] == [2, 0]
     assert [harness.job_row(job_id).id for job_id in ids[2:]] == ids[2:]
     assert count_jobs(harness) == [2, 2, 2, 2]
@@ -58,7 +58,7 @@ async def test_jobs_that_have_not_ended_are_never_removed(harness: QueueHarness,
     async with queue_server(harness, journals, options=ACCEPT_ONLY) as server:
         job = await server.submit("x")
     harness.update_job(job.id, submitted_at=0)
-    assert Retention(harness.database, QueueOptions(result_hours=0.001, result_bytes=0)).sweep() == 0
+    assert Retention(harness.database, QueueOptions(result_ttl_hours=0.001, max_result_bytes=0)).sweep() == 0
     assert harness.job_row(job.id).state == "queued"
 
 

@@ -76,7 +76,7 @@ async def test_a_removed_result_is_not_found(harness: QueueHarness, journals: Pa
         job = await server.submit("Hello")
         await server.read(job.id)
         stream = await server.gateway.follow_job(job.id, harness.caller())
-        assert Retention(harness.database, QueueOptions(result_bytes=0)).sweep() == 1
+        assert Retention(harness.database, QueueOptions(max_result_bytes=0)).sweep() == 1
         with pytest.raises(JobNotFound):
             await anext(aiter(stream))
         await stream.aclose()

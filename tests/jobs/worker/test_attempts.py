@@ -223,7 +223,7 @@ async def test_a_server_that_shuts_down_requeues_its_jobs_at_once(harness: Queue
 
 
 async def test_a_job_with_a_waiting_client_times_out_in_the_queue(harness: QueueHarness, journals: Path) -> None:
-    options = QueueOptions(concurrency=0, held_seconds=0.1)
+    options = QueueOptions(concurrency=0, client_wait_seconds=0.1)
     async with queue_server(harness, journals, options=options) as server:
         patient = await server.submit(TEXT)
         overdue = await server.submit(TEXT, client_waits=True)

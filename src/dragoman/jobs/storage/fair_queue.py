@@ -1,9 +1,9 @@
 """Decide which of a model's waiting jobs is next: by priority, fair among owners, in order of arrival, none starved.
 
-Priority and ageing. A job is due `priority * ageing_seconds` after its submission. The priority of the job with the
+Priority and aging. A job is due `priority * aging_seconds` after its submission. The priority of the job with the
 earliest due time is served next. Of two jobs submitted together, the more urgent one is due earlier. New jobs are due
 ever later, so a waiting job is due before all of them at some point: it gains a step of priority every
-`ageing_seconds`, and takes the other jobs of its priority along.
+`aging_seconds`, and takes the other jobs of its priority along.
 
 Fairness. Within a priority every owner has one place in each round, and rounds are served in order. A job gets the
 round after the one of its owner's last job, whether that job still waits or not, but none before the round that is
@@ -30,9 +30,9 @@ FINISHED: ColumnElement[str] = literal_column("'finished'")
 ZERO: ColumnElement[int] = literal_column("0")
 
 
-def due_at(submitted_at: int, priority: int, ageing_seconds: float) -> int:
+def due_at(submitted_at: int, priority: int, aging_seconds: float) -> int:
     """Return when a job is due, in milliseconds since 1970 like `submitted_at`."""
-    return submitted_at + round(priority * ageing_seconds * 1000)
+    return submitted_at + round(priority * aging_seconds * 1000)
 
 
 def round_for(served: int | None, last: int | None) -> int:

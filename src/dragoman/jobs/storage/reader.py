@@ -99,7 +99,7 @@ class JobReader:
         return None if stored_request is None else bytes(stored_request)
 
     def position(self, snapshot: JobSnapshot) -> int:
-        """Return the place of a waiting job among those of its model, from 1 on, without regard to ageing."""
+        """Return the place of a waiting job among those of its model, from 1 on, without regard to aging."""
         column = jobs.c
         waiting = select(func.count()).select_from(jobs).where(column.state == QUEUED, column.model == snapshot.model)
         own_key = tuple_(literal(snapshot.round), literal(snapshot.number))
@@ -112,9 +112,9 @@ class JobReader:
         """Return stored events from the number `since` on, up to the limit of one call."""
         column = job_events.c
         # The row that contains `since` may start before it.
-        begin = select(func.max(column.first)).where(column.job == number, column.first <= since).scalar_subquery()
+        start = select(func.max(column.first)).where(column.job == number, column.first <= since).scalar_subquery()
         query = select(column.first, column.payload).where(
-            column.job == number, column.first >= func.coalesce(begin, 0)
+            column.job == number, column.first >= func.coalesce(start, 0)
         )
         with self._database.read() as connection:
             rows = connection.execute(query.order_by(column.first).limit(_MAX_EVENT_ROWS)).all()

@@ -19,8 +19,8 @@ class Retention:
 
     def __init__(self, database: Database, options: QueueOptions) -> None:
         self._database = database
-        self._retention_milliseconds = round(options.result_hours * 3_600_000)
-        self._max_bytes = options.result_bytes
+        self._retention_milliseconds = round(options.result_ttl_hours * 3_600_000)
+        self._max_bytes = options.max_result_bytes
 
     def sweep(self) -> int:
         """Remove a batch of jobs, oldest first: those that are too old, then those above the byte limit.

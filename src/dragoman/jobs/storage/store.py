@@ -123,8 +123,8 @@ class JobStore:
 
         Its hold covers at most `hold_cap` completion tokens. Raises JobNotFound, NotRetryable and LedgerRefusal.
         """
-        ageing = self._options.ageing_seconds
-        self._ledger.run_script(RetryTransaction(self._statements, job_id, ageing_seconds=ageing, hold_cap=hold_cap))
+        aging = self._options.priority_aging_seconds
+        self._ledger.run_script(RetryTransaction(self._statements, job_id, aging_seconds=aging, hold_cap=hold_cap))
         self._ledger.sync()
 
     def reap(self) -> list[int]:

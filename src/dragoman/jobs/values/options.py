@@ -21,17 +21,17 @@ REMOTE_POLL_SECONDS = 0.1
 class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of the table [queue]."""
 
-    ageing_seconds: float = 60.0
+    priority_aging_seconds: float = 60.0
     """Waiting time for which a job gains one step of priority."""
     max_attempts: int = 3
     """A job fails after this many attempts without progress."""
     concurrency: int = 16
     """Jobs that this process runs concurrently. 0: it only accepts jobs."""
-    max_waiting: int = 100_000
+    max_queued_jobs: int = 100_000
     """Limit of waiting jobs, of all models together."""
-    held_seconds: float = 600.0
+    client_wait_seconds: float = 600.0
     """A job whose client waits for it fails if it has not started within this time."""
-    result_hours: float = 24.0
+    result_ttl_hours: float = 24.0
     """How long a job is kept after its end."""
-    result_bytes: int = 2**30
+    max_result_bytes: int = 2**30
     """Limit of the size of all ended jobs together."""

@@ -123,7 +123,7 @@ async def test_a_queued_job_reports_its_position_and_a_running_one_its_eta() -> 
 async def test_a_job_that_waits_too_long_times_out(stream: bool) -> None:
     engine = GatedEcho()
     engine.gate.clear()
-    async with queue_client(engine, options=QueueOptions(concurrency=1, held_seconds=0.05)) as client:
+    async with queue_client(engine, options=QueueOptions(concurrency=1, client_wait_seconds=0.05)) as client:
         before = (await client.post(REQUEST, json=HELLO)).json()["url"]
         await engine.generation_started.wait()
         response = await client.post(HELD, json=HELLO | {"stream": stream})

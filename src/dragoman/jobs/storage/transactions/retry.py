@@ -27,10 +27,10 @@ class RetryTransaction:
     JobNotFound, NotRetryable and LedgerRefusal.
     """
 
-    def __init__(self, statements: JobStatements, job_id: str, *, ageing_seconds: float, hold_cap: int | None) -> None:
+    def __init__(self, statements: JobStatements, job_id: str, *, aging_seconds: float, hold_cap: int | None) -> None:
         self._statements = statements
         self._job_id = job_id
-        self._ageing_seconds = ageing_seconds
+        self._ageing_seconds = aging_seconds
         self._hold_cap = hold_cap
         self._request_id = new_request_id()
         self._row: EndedJobRow | None = None
