@@ -30,7 +30,7 @@ from dragoman.accounts.administration.keys import KeyRules, create_key
 from dragoman.accounts.administration.prices import set_price
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
-from dragoman.accounts.money import MAX_AMOUNT
+from dragoman.core.money import MAX_AMOUNT
 from tests.support.postgresql import new_database, running_postgresql
 
 OFF = "off"

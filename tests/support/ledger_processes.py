@@ -12,9 +12,9 @@ from typing import NamedTuple
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.operations import Admission
-from dragoman.accounts.ledger.refusals import LedgerRefusal
 from dragoman.accounts.process.client import LedgerClient
 from dragoman.accounts.process.opening import LedgerResources, open_ledger
+from dragoman.core.errors import DragomanError
 from dragoman.core.identifiers import new_request_id
 from tests.support.ledger_harness import MODEL, settlement
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -42,7 +42,7 @@ async def _run_admissions(spec: AdmissionLoad, barrier: Barrier) -> "Counter[str
     async def admit_one() -> str:
         try:
             await ledger.admit(_admission(new_request_id(), spec.key_digest, max_completion=0))
-        except LedgerRefusal as refusal:
+        except DragomanError as refusal:
             return type(refusal).__name__
         return "Admitted"
 

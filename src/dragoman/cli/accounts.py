@@ -35,7 +35,7 @@ def list_all(
 ) -> None:
     """List the accounts with what is on them."""
     from dragoman.accounts.administration.accounts import list_accounts
-    from dragoman.accounts.money import format_amount
+    from dragoman.core.money import format_amount
 
     with open_database(database, config) as db:
         accounts = list_accounts(db, after=after, limit=limit)
@@ -70,7 +70,7 @@ def show(
 
 
 def _show(account: "Account") -> None:
-    from dragoman.accounts.money import format_amount
+    from dragoman.core.money import format_amount
 
     amounts = {
         name: f"{format_amount(getattr(account, name))} {account.currency}"

@@ -20,7 +20,7 @@ def deposit(
 ) -> None:
     """Pay money into an account, or out of its balance."""
     from dragoman.accounts.administration.accounts import find_account
-    from dragoman.accounts.money import format_amount
+    from dragoman.core.money import format_amount
 
     nano_units = read_amount(amount)
     with open_administrator(database, config) as admin:

@@ -81,7 +81,7 @@ def list_all(
 @app.command()
 def show(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Show how a job stands, what it cost, and why it failed."""
-    from dragoman.accounts.money import format_amount
+    from dragoman.core.money import format_amount
     from dragoman.jobs.storage.listing import get_job
 
     with open_database(database, config) as db, _exit_on_refusal():
@@ -152,12 +152,11 @@ def _open_job_store(database: "Database", settings: "Settings") -> "Iterator[Job
 
 @contextlib.contextmanager
 def _exit_on_refusal() -> Iterator[None]:
-    from dragoman.accounts.ledger.refusals import LedgerRefusal
-    from dragoman.core.errors import JobNotFound
+    from dragoman.core.errors import DragomanError
 
     try:
         yield
-    except (JobNotFound, LedgerRefusal) as error:
+    except DragomanError as error:
         raise error_exit(error.message, FAILURE) from error
 
 

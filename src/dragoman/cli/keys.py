@@ -68,7 +68,7 @@ def list_all(
     """List keys, by their last characters."""
     from dragoman.accounts.administration.accounts import find_account
     from dragoman.accounts.administration.keys import list_keys
-    from dragoman.accounts.money import format_amount
+    from dragoman.core.money import format_amount
 
     with open_database(database, config) as db:
         account_id = None if account is None else find_account(db, account).id
@@ -87,7 +87,7 @@ def list_all(
 def show(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
     """Show a key's rules and what it has spent."""
     from dragoman.accounts.administration.keys import get_key
-    from dragoman.accounts.money import format_amount
+    from dragoman.core.money import format_amount
 
     with open_database(database, config) as db:
         key_entry = get_key(db, key)

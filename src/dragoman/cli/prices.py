@@ -51,7 +51,7 @@ def list_all(
 
 
 def _show(prices: "list[Price]") -> None:
-    from dragoman.accounts.money import format_price_per_million
+    from dragoman.core.money import format_price_per_million
 
     columns = {
         "id": "right",

@@ -58,7 +58,7 @@ def usage(
 def _print_json(group_by: UsageGrouping, sums: "list[UsageSum]") -> None:
     import msgspec
 
-    from dragoman.accounts.money import format_amount
+    from dragoman.core.money import format_amount
 
     rows = [
         {
@@ -75,7 +75,7 @@ def _print_json(group_by: UsageGrouping, sums: "list[UsageSum]") -> None:
 
 
 def _print_table(group_by: UsageGrouping, sums: "list[UsageSum]") -> None:
-    from dragoman.accounts.money import format_amount
+    from dragoman.core.money import format_amount
 
     names = ("requests", "prompt tokens", "cached tokens", "completion tokens", "charge")
     print_table(

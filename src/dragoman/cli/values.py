@@ -11,14 +11,14 @@ Value = TypeVar("Value")
 
 def read_amount(text: str) -> int:
     """Nano-units of an amount typed in units."""
-    from dragoman.accounts.money import parse_amount
+    from dragoman.core.money import parse_amount
 
     return _parse_or_exit(parse_amount, text)
 
 
 def read_price(text: str) -> int:
     """Nano-units a token of a price typed in units for a million."""
-    from dragoman.accounts.money import parse_price_per_million
+    from dragoman.core.money import parse_price_per_million
 
     return _parse_or_exit(parse_price_per_million, text)
 

@@ -1,36 +1,51 @@
 """The one error tree.
 
 DragomanError
-├── BadRequest            the request can never succeed as it stands
-│   ├── ContextOverflow   the prompt leaves no room for an answer
-│   ├── ModelNameTaken         another model or adapter has this name
-│   └── AdapterMissing    an adapter that is not where this server may look
-├── Unauthenticated       no key was sent, or none that is accepted
-│   └── KeyExpired        it was accepted until some time ago
-├── Forbidden             the key is good, but not for this
-├── InsufficientBalance          what it may cost is more than is left to spend
-├── ModelNotFound         no deployment has this name, or the key may not use it
-├── JobNotFound           no job has this id, its result is gone, or it is somebody else's
-├── JobTimedOut           it waited in the queue for longer than its client was to wait
-├── JobCancelled          somebody cancelled it
-├── BodyTooLarge          the HTTP body is over the configured limit
-├── IdempotencyConflict   the Idempotency-Key cannot stand for this request
-├── NoAccount             what is asked for is told of an account, and the caller has none
-├── Limited               the key's own limits: a later try may succeed; says when
-│   ├── RateLimited       requests or tokens per minute
-│   └── TooManyRunning    requests at the same time
-├── Overloaded            a later try may succeed; says when
-│   ├── ModelLoading      the engine is starting or being restarted
-│   └── ShuttingDown      the server is draining
-└── EngineFailed          the engine died or broke its contract
+├── BadRequest                the request can never succeed as it stands
+│   ├── ContextOverflow       the prompt leaves no room for an answer
+│   ├── ModelNameTaken        another model or adapter has this name
+│   ├── AdapterMissing        this server cannot find the adapter
+│   └── RequestTooLarge       the request asks for more tokens than its key may use in a minute
+├── Unauthenticated           the API key is missing, malformed or not accepted
+│   ├── KeyUnknown
+│   ├── KeyDisabled
+│   └── KeyExpired
+├── Forbidden                 the key is valid, but not for this
+│   ├── DialectNotAllowed
+│   └── AccountNotAllowed
+├── InsufficientBalance       the request may cost more than is left to spend
+│   ├── BalanceTooLow         of the account
+│   └── BudgetExceeded        of the key
+├── ModelNotFound             no deployment has this name
+│   └── ModelNotAllowed       the key may not use the model; the gateway reports ModelNotFound
+├── JobNotFound               no job has this id, its result was removed, or another owner has it
+├── JobTimedOut               the job waited in the queue for longer than its client waits
+├── JobCancelled              the job was cancelled
+├── BodyTooLarge              the HTTP body exceeds the configured limit
+├── IdempotencyConflict       the Idempotency-Key cannot be used for this request
+├── NoAccount                 the endpoint reports account data and the caller has no account
+├── Limited                   a limit of the caller was reached; retry after `retry_after`
+│   ├── RateLimited           requests or tokens per minute
+│   │   ├── RequestRateLimited
+│   │   └── TokenRateLimited
+│   └── TooManyRunning        concurrent requests
+├── Overloaded                the server cannot take the request now; retry after `retry_after`
+│   ├── ModelLoading          the engine is starting or restarting
+│   ├── ShuttingDown          the server is draining
+│   └── LedgerUnavailable     the accounts' database does not answer, or too many requests wait for it
+└── EngineFailed              the engine died or broke its contract
 
 Each dialect maps this tree to its own envelope in its codec; after the first byte the same error becomes
 that dialect's in-stream error. Foreign errors are translated where they enter, never further in.
+
+Every constructor parameter is an attribute of the same name: core.errors_wire sends errors between processes by
+calling the constructor again. Amounts are in nano-units, `retry_after` in whole seconds, at least 1.
 """
 
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Self
 
+from dragoman.core.money import format_amount
 from dragoman.core.rate_limits import Allowances
 
 KeyFault = Literal["missing", "malformed", "unknown", "disabled", "expired"]
@@ -48,7 +63,7 @@ _MIN_LENGTH_TO_SHOW_SUFFIX = 16
 
 
 class DragomanError(Exception):
-    """Base of everything the server tells a client. `message` is for people and holds no secret."""
+    """Base of every error that a client may see. `message` is for people and holds no secret."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -80,7 +95,7 @@ class ContextOverflow(BadRequest):
 
 
 class ModelNameTaken(BadRequest):
-    """Another model or adapter has the name that was wanted."""
+    """Another model or adapter has the requested name."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"A model named '{name}' already exists", "name")
@@ -88,69 +103,130 @@ class ModelNameTaken(BadRequest):
 
 
 class AdapterMissing(BadRequest):
-    """An adapter that is not where this server may look for it."""
+    """This server cannot find the adapter where it may look for it."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, "model_name")
 
 
-class Unauthenticated(DragomanError):
-    """No key was sent, its header has the wrong form, nobody has this key, or it is not good any more."""
+class RequestTooLarge(BadRequest):
+    """Prompt and longest answer have more `tokens` than the key may use in a minute (`limit`)."""
 
-    def __init__(self, fault: KeyFault, key: str = "") -> None:
-        """`key` is what was sent; only its last four characters are kept."""
+    def __init__(self, tokens: int, limit: int) -> None:
+        super().__init__(
+            f"The request asks for up to {tokens} tokens, and the API key may use {limit} a minute. "
+            "Shorten the prompt or ask for fewer tokens",
+            "max_tokens",
+        )
+        self.tokens = tokens
+        self.limit = limit
+
+
+class Unauthenticated(DragomanError):
+    """The API key is missing, its header has the wrong form, or the key is not accepted."""
+
+    has_prefix = False
+    """Whether the value that was sent looks like a key at all."""
+    key_suffix = ""
+    """The last four characters of the key that was sent; empty if it is too short to show any."""
+
+    def __init__(self, fault: KeyFault) -> None:
         super().__init__(_KEY_FAULT_MESSAGES[fault])
         self.fault = fault
+
+    def with_key(self, key: str) -> Self:
+        """Add what may be shown of the key that was sent."""
         self.has_prefix = key.startswith("sk-")
-        """Whether what was sent looks like a key at all."""
         self.key_suffix = key[-4:] if len(key) >= _MIN_LENGTH_TO_SHOW_SUFFIX else ""
+        return self
+
+
+class KeyUnknown(Unauthenticated):
+    """No key has this digest."""
+
+    def __init__(self) -> None:
+        super().__init__("unknown")
+
+
+class KeyDisabled(Unauthenticated):
+    """The key was disabled or revoked at `disabled_at` (UTC)."""
+
+    def __init__(self, disabled_at: datetime) -> None:
+        super().__init__("disabled")
+        self.disabled_at = disabled_at
 
 
 class KeyExpired(Unauthenticated):
-    """The key was good until `expired_at`; both times are in UTC."""
+    """The key was valid until `expired_at`; `now` is when this was found. Both times are in UTC."""
 
-    def __init__(self, expired_at: datetime, now: datetime, key: str = "") -> None:
-        super().__init__("expired", key)
+    def __init__(self, *, expired_at: datetime, now: datetime) -> None:
+        super().__init__("expired")
         self.expired_at = expired_at
         self.now = now
 
 
 class Forbidden(DragomanError):
-    """The key is good, but not for this."""
+    """The key is valid, but not for this."""
+
+
+class DialectNotAllowed(Forbidden):
+    """The key is for other dialects."""
+
+    def __init__(self, dialect: str) -> None:
+        super().__init__(f"The API key may not be used for the {dialect} API")
+        self.dialect = dialect
+
+
+class AccountNotAllowed(Forbidden):
+    """The key may not use the requested account, or no account has this name."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__(f"The API key has no access to account '{account}'")
+        self.account = account
 
 
 class InsufficientBalance(DragomanError):
-    """What the request may cost is more than its account, or its key's own budget, has left."""
+    """Of `limit`, `used` is spent or held by running requests, and the request needs a hold of `hold` more."""
 
-    def __init__(self, message: str, *, limit: str, cost: str) -> None:
-        """`limit` is all there was to spend, `cost` what would be spent with this request: decimals of the currency."""
+    def __init__(self, message: str, *, limit: int, used: int, hold: int) -> None:
         super().__init__(message)
         self.limit = limit
-        self.cost = cost
+        self.used = used
+        self.hold = hold
+
+    @property
+    def cost(self) -> int:
+        """What would be spent with this request."""
+        return self.used + self.hold
 
 
-class Limited(DragomanError):
-    """The key's own limits: a later try may succeed. `retry_after` is in whole seconds, at least 1."""
+class BalanceTooLow(InsufficientBalance):
+    """The account's `balance`, from which the holds of running requests are subtracted, is smaller than the hold.
 
-    def __init__(self, message: str, retry_after: int) -> None:
-        super().__init__(message)
-        self.retry_after = max(1, retry_after)
+    The limit is the sum of the deposits.
+    """
 
-
-class RateLimited(Limited):
-    """Requests or tokens per minute."""
-
-    def __init__(self, message: str, retry_after: int, allowances: Allowances) -> None:
-        super().__init__(message, retry_after)
-        self.allowances = allowances
+    def __init__(self, *, account_id: int, balance: int, used: int, hold: int) -> None:
+        message = f"Insufficient balance: {format_amount(balance)}, needed {format_amount(hold)}"
+        super().__init__(message, limit=balance + used, used=used, hold=hold)
+        self.account_id = account_id
+        self.balance = balance
 
 
-class TooManyRunning(Limited):
-    """More than `limit` requests at the same time."""
+class BudgetExceeded(InsufficientBalance):
+    """The key's own budget does not cover what it spent, what its running requests hold, and this hold."""
 
-    def __init__(self, message: str, retry_after: int, limit: int) -> None:
-        super().__init__(message, retry_after)
-        self.limit = limit
+    def __init__(self, *, budget: int, spent: int, held: int, hold: int) -> None:
+        super().__init__(
+            f"The API key's budget of {format_amount(budget)} is used up: {format_amount(spent)} spent, "
+            f"{format_amount(held)} held for running requests, needed {format_amount(hold)}",
+            limit=budget,
+            used=spent + held,
+            hold=hold,
+        )
+        self.budget = budget
+        self.spent = spent
+        self.held = held
 
 
 class ModelNotFound(DragomanError):
@@ -161,8 +237,16 @@ class ModelNotFound(DragomanError):
         self.model = model
 
 
+class ModelNotAllowed(ModelNotFound):
+    """The key is for other models. Clients receive the ModelNotFound of the name that they sent instead."""
+
+    def __init__(self, model: str) -> None:
+        DragomanError.__init__(self, f"The API key may not use model '{model}'")
+        self.model = model
+
+
 class JobNotFound(DragomanError):
-    """No job has this id, its result was removed, or it belongs to somebody else."""
+    """No job has this id, its result was removed, or it belongs to another owner."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"Job '{job_id}' not found")
@@ -182,7 +266,7 @@ class JobCancelled(DragomanError):
 
 
 class BodyTooLarge(DragomanError):
-    """The HTTP body is over the configured limit."""
+    """The HTTP body exceeds the configured limit."""
 
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"Request body is larger than {limit_bytes} bytes")
@@ -190,15 +274,58 @@ class BodyTooLarge(DragomanError):
 
 
 class IdempotencyConflict(DragomanError):
-    """The Idempotency-Key stands for another request, or for one whose answer cannot be given again."""
+    """The Idempotency-Key belongs to another request, or to one whose response was not stored."""
 
 
 class NoAccount(DragomanError):
-    """What is asked for is told of an account, and the caller has none."""
+    """The endpoint reports account data and the caller has no account."""
+
+
+class Limited(DragomanError):
+    """A limit of the caller was reached: a later try may succeed."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = max(1, retry_after)
+
+
+class RateLimited(Limited):
+    """A limit per minute. `allowances` reports all limits per minute that the key has."""
+
+    def __init__(self, message: str, retry_after: int, allowances: Allowances) -> None:
+        super().__init__(message, retry_after)
+        self.allowances = allowances
+
+
+class RequestRateLimited(RateLimited):
+    """Requests per minute."""
+
+    def __init__(self, *, allowances: Allowances, retry_after: int) -> None:
+        assert allowances.requests is not None
+        limit = allowances.requests.limit
+        super().__init__(_limit_message(f"{limit} requests per minute", retry_after), retry_after, allowances)
+
+
+class TokenRateLimited(RateLimited):
+    """Tokens per minute: of prompts and answers; for running requests the largest answer that they may have."""
+
+    def __init__(self, *, allowances: Allowances, retry_after: int) -> None:
+        assert allowances.tokens is not None
+        limit = allowances.tokens.limit
+        super().__init__(_limit_message(f"{limit} tokens per minute", retry_after), retry_after, allowances)
+
+
+class TooManyRunning(Limited):
+    """The key has `running` concurrent requests, and may have `limit`."""
+
+    def __init__(self, *, limit: int, running: int, retry_after: int) -> None:
+        super().__init__(_limit_message(f"{limit} concurrent requests", retry_after), retry_after)
+        self.limit = limit
+        self.running = running
 
 
 class Overloaded(DragomanError):
-    """A later try may succeed. `retry_after` is in whole seconds, at least 1."""
+    """The server cannot take the request now: a later try may succeed."""
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)
@@ -206,12 +333,20 @@ class Overloaded(DragomanError):
 
 
 class ModelLoading(Overloaded):
-    """The engine is starting or being restarted."""
+    """The engine is starting or restarting."""
 
 
 class ShuttingDown(Overloaded):
     """The server is draining and takes no new requests."""
 
 
+class LedgerUnavailable(Overloaded):
+    """The accounts' database does not answer, or too many requests wait for it."""
+
+
 class EngineFailed(DragomanError):
     """The engine died or broke its contract while it worked on the request."""
+
+
+def _limit_message(limit: str, retry_after: int) -> str:
+    return f"Limit of {limit} reached, retry in {max(1, retry_after)} seconds"

@@ -13,7 +13,7 @@ from dragoman.accounts.administration.accounts import (
 )
 from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.money import MAX_AMOUNT, InvalidAmount
+from dragoman.core.money import MAX_AMOUNT, InvalidAmount
 
 
 def test_an_account_is_found_by_number_and_by_name(database: Database) -> None:

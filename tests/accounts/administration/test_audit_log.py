@@ -11,7 +11,7 @@ from dragoman.accounts.administration.audit_log import Administrator, KeyUpdate,
 from dragoman.accounts.administration.keys import KeyRules, get_key
 from dragoman.accounts.administration.prices import list_prices
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.money import InvalidAmount
+from dragoman.core.money import InvalidAmount
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@ import pytest
 from dragoman.accounts.administration.prices import get_price, list_prices, set_price
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
-from dragoman.accounts.money import InvalidAmount
+from dragoman.core.money import InvalidAmount
 from tests.support.ledger_harness import MODEL, LedgerHarness, ManualClock
 
 

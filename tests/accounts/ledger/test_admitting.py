@@ -8,7 +8,8 @@ from dragoman.accounts.administration.accounts import create_account, deposit
 from dragoman.accounts.administration.keys import KeyRules, change_key, disable_key, enable_key
 from dragoman.accounts.administration.prices import set_price
 from dragoman.accounts.ledger.operations import Admitted, KeyInfo, KeyLookup, RequestIdTaken
-from dragoman.accounts.ledger.refusals import (
+from dragoman.accounts.times import to_datetime
+from dragoman.core.errors import (
     AccountNotAllowed,
     BalanceTooLow,
     BudgetExceeded,
@@ -22,7 +23,7 @@ from dragoman.accounts.ledger.refusals import (
     TokenRateLimited,
     TooManyRunning,
 )
-from dragoman.accounts.money import InvalidAmount
+from dragoman.core.money import InvalidAmount
 from tests.support.ledger_harness import COMPLETION_PRICE, MODEL, PROMPT_PRICE, LedgerHarness
 
 Kind = TypeVar("Kind")
@@ -50,14 +51,15 @@ def test_an_unknown_key_is_refused(harness: LedgerHarness) -> None:
 
 def test_a_disabled_key_is_refused_immediately_and_enabled_again(harness: LedgerHarness) -> None:
     disabled = disable_key(harness.database, harness.key_id)
-    assert expect(harness.try_admit(), KeyDisabled).disabled_at == disabled.disabled_at
+    assert disabled.disabled_at is not None
+    assert expect(harness.try_admit(), KeyDisabled).disabled_at == to_datetime(disabled.disabled_at)
     enable_key(harness.database, harness.key_id)
     harness.admit()
 
 
 def test_an_expired_key_is_refused_with_its_time(harness: LedgerHarness) -> None:
     change_key(harness.database, harness.key_id, rules=KeyRules(expires_at=1_600_000_000_000))
-    assert expect(harness.try_admit(), KeyExpired).expired_at == 1_600_000_000_000
+    assert expect(harness.try_admit(), KeyExpired).expired_at == to_datetime(1_600_000_000_000)
     change_key(harness.database, harness.key_id, rules=KeyRules(expires_at=4_000_000_000_000))
     harness.admit()
 
@@ -107,17 +109,21 @@ def test_requests_per_minute_are_limited_and_the_remaining_allowance_is_reported
     assert (admitted.requests.remaining, admitted.tokens.remaining) == (1, 980)
     harness.admit()
     refusal = expect(harness.try_admit(), RequestRateLimited)
-    assert (refusal.limit, refusal.current) == (2, 2)
+    requests, tokens = refusal.allowances
+    assert requests is not None
+    assert (requests.limit, requests.used) == (2, 2)
     assert 55 <= refusal.retry_after <= 61
-    assert refusal.tokens is not None
-    assert refusal.tokens.used == 40
+    assert tokens is not None
+    assert tokens.used == 40
 
 
 def test_unused_tokens_are_returned_when_a_request_is_settled(harness: LedgerHarness) -> None:
     harness.use_new_key(KeyRules(tokens_per_minute=100))
     admitted = harness.admit(10, 80)
     refusal = expect(harness.try_admit(10, 10), TokenRateLimited)
-    assert (refusal.limit, refusal.current, refusal.requests) == (100, 90, None)
+    requests, tokens = refusal.allowances
+    assert tokens is not None
+    assert (tokens.limit, tokens.used, requests) == (100, 90, None)
     harness.settle(admitted.request_id, prompt=10, completion=5)
     assert harness.admit(10, 75).request_id
     expect(harness.try_admit(1, 0), TokenRateLimited)
@@ -133,7 +139,7 @@ def test_concurrent_requests_are_counted_until_they_are_settled(harness: LedgerH
     harness.use_new_key(KeyRules(concurrent_requests=2))
     first, _ = harness.admit(), harness.admit()
     refusal = expect(harness.try_admit(), TooManyRunning)
-    assert (refusal.limit, refusal.current, refusal.retry_after) == (2, 2, 1)
+    assert (refusal.limit, refusal.running, refusal.retry_after) == (2, 2, 1)
     harness.settle(first.request_id)
     harness.admit()
 

@@ -18,9 +18,9 @@ from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.accounts.ledger.operations import Admission, Admitted, LedgerOperation, Settled
-from dragoman.accounts.ledger.refusals import LedgerRefusal, RateLimited
 from dragoman.accounts.process.journal import Journal, JournalFolder, JournalSlot
 from dragoman.accounts.process.recovery import Recovery
+from dragoman.core.errors import DragomanError, RateLimited
 from dragoman.core.identifiers import key_digest
 from tests.support.ledger_harness import (
     COMPLETION_PRICE,
@@ -106,7 +106,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 cost = admission.prompt_tokens * PROMPT_PRICE + admission.max_completion_tokens * COMPLETION_PRICE
                 self.max_charges[outcome.request_id] = cost
             else:
-                assert isinstance(outcome, LedgerRefusal)
+                assert isinstance(outcome, DragomanError)
 
     @rule(which=st.integers(0, 1), chosen=st.integers(0, 10), prompt=tokens, completion=tokens)
     def deliver(self, which: int, chosen: int, prompt: int, completion: int) -> None:
@@ -211,9 +211,11 @@ def test_after_a_restart_of_the_machine_earlier_admissions_count_from_now(
     manual_clock_harness.admit(10, 10)
     refusal = manual_clock_harness.try_admit()
     assert isinstance(refusal, RateLimited)
-    assert (refusal.current, refusal.retry_after) == (3, 61)
-    assert refusal.tokens is not None
-    assert refusal.tokens.used == 60
+    requests, tokens = refusal.allowances
+    assert requests is not None
+    assert (requests.used, refusal.retry_after) == (3, 61)
+    assert tokens is not None
+    assert tokens.used == 60
     manual_clock_harness.settle(running.request_id)
     clock.second += 61
     manual_clock_harness.admit()
@@ -251,7 +253,7 @@ def test_the_second_of_two_requests_in_a_transaction_sees_the_first(harness: Led
     admissions = [harness.admission(prompt=60_000, max_completion=0) for _ in range(2)]
     first, second = harness.ledger.commit(admissions)
     assert isinstance(first, Admitted)
-    assert isinstance(second, LedgerRefusal)
+    assert isinstance(second, DragomanError)
     harness.assert_consistent()
 
 

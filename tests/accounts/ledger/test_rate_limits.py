@@ -27,7 +27,9 @@ def test_no_60_seconds_exceed_the_limit_and_waiting_for_retry_after_succeeds(lim
         excess = limits.request_excess(window)
         if excess > 0:
             refusal = limits.too_many_requests(window, seen, excess)
-            assert (refusal.limit, refusal.current) == (limit, limit)
+            requests = refusal.allowances.requests
+            assert requests is not None
+            assert (requests.limit, requests.used) == (limit, limit)
             assert 1 <= refusal.retry_after <= WINDOW_SECONDS + 1
             earlier, _ = _window(buckets, int(now) + refusal.retry_after - 1)
             assert limits.request_excess(earlier) > 0

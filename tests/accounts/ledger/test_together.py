@@ -13,9 +13,9 @@ from dragoman.accounts.database.tables import processes
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.accounts.ledger.operations import Admission, Admitted, LedgerOperation, LedgerOutcome
-from dragoman.accounts.ledger.refusals import BalanceTooLow, TooManyRunning
 from dragoman.accounts.process.journal import JournalFolder
 from dragoman.accounts.process.recovery import Recovery
+from dragoman.core.errors import BalanceTooLow, TooManyRunning
 from tests.support.ledger_harness import LedgerHarness
 
 

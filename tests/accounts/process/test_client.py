@@ -16,9 +16,9 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.operations import Admitted, KeyLookup, NeverAdmitted, Settled, Settlement
-from dragoman.accounts.ledger.refusals import BalanceTooLow, LedgerUnavailable
 from dragoman.accounts.process.client import LedgerClient
 from dragoman.accounts.process.transport import LedgerTransport
+from dragoman.core.errors import BalanceTooLow, LedgerUnavailable
 from tests.support.ledger_harness import LedgerHarness, settlement
 from tests.support.postgresql import PostgresServer, new_database, running_postgresql
 from tests.support.server import LEDGER_PROCESS, children_of

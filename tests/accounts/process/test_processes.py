@@ -7,7 +7,7 @@ from dragoman.accounts.administration.keys import KeyRules, disable_key
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.ledger import Ledger
-from dragoman.accounts.ledger.refusals import KeyDisabled
+from dragoman.core.errors import KeyDisabled
 from tests.support.ledger_harness import PROMPT_PRICE, LedgerHarness
 from tests.support.ledger_processes import PROMPT_TOKENS, AdmissionLoad, run_admissions
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS

@@ -31,7 +31,7 @@ def test_only_the_suffix_of_a_wrong_key_is_kept_and_nothing_of_a_short_one() -> 
     with pytest.raises(Unauthenticated) as raised:
         StaticKeyAuthenticator(map(key_digest, KEYS)).require("sk-this-is-somebody-else's")
     assert (raised.value.fault, raised.value.key_suffix) == ("unknown", "se's")
-    assert Unauthenticated("unknown", "sk-short").key_suffix == ""
+    assert Unauthenticated("unknown").with_key("sk-short").key_suffix == ""
 
 
 def test_a_key_has_the_label_from_the_settings() -> None:

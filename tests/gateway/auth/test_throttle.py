@@ -14,7 +14,7 @@ from dragoman.gateway.auth.throttle import DELAY_SECONDS, MAX_FAILURES, AuthFail
 from tests.support.apps import KEY, client_of, echo_app
 from tests.support.metered import AccountFixture, metered_app, sqlite_account
 
-WRONG = Unauthenticated("unknown", "sk-wrong")
+WRONG = Unauthenticated("unknown").with_key("sk-wrong")
 
 
 def caller(address: str) -> Caller:

@@ -26,11 +26,12 @@ from dragoman.core.request import (
     Tool,
     ToolOptions,
 )
-from dragoman.jobs.values.errors import pack_error, unpack_error
 from dragoman.jobs.values.payloads import (
+    pack_error,
     pack_events,
     pack_requests,
     pack_stored_request,
+    unpack_error,
     unpack_events,
     unpack_requests,
     unpack_stored_request,

@@ -14,7 +14,7 @@ from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.administration.keys import create_key
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
-from dragoman.accounts.ledger.refusals import KeyDisabled
+from dragoman.core.errors import KeyDisabled
 from dragoman.server import admin
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.admin.operations import ADMIN_ROUTES

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import accounts, movements
 from dragoman.accounts.identifiers import MAX_ID_DIGITS
-from dragoman.accounts.money import check_amount, format_amount
+from dragoman.core.money import check_amount, format_amount
 
 DEFAULT_CURRENCY = "USD"
 

@@ -9,7 +9,7 @@ from dragoman.accounts.administration.keys import CreatedKey, Key, KeyRules
 from dragoman.accounts.administration.prices import Price
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import changes
-from dragoman.accounts.money import format_amount, format_price_per_million
+from dragoman.core.money import format_amount, format_price_per_million
 
 
 class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,7 +7,7 @@ from sqlalchemy import Row, insert, select
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import prices
-from dragoman.accounts.money import InvalidAmount, check_amount
+from dragoman.core.money import InvalidAmount, check_amount
 
 
 class Price(msgspec.Struct, frozen=True, kw_only=True):

@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from dragoman.accounts.database.statements import Statement
-from dragoman.accounts.money import InvalidAmount
+from dragoman.core.money import InvalidAmount
 
 _CACHE_KIBIBYTES = 16_384
 """SQLite's page cache for each connection; enough for the upper levels of every index."""

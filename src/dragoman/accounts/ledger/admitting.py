@@ -3,7 +3,9 @@
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.batch import AccountState, ApiKeyState, LedgerBatch
 from dragoman.accounts.ledger.operations import Admission, Admitted, KeyInfo, KeyLookup
-from dragoman.accounts.ledger.refusals import (
+from dragoman.accounts.ledger.rows import HoldRow, PriceRow, free_price
+from dragoman.accounts.times import to_datetime
+from dragoman.core.errors import (
     AccountNotAllowed,
     BalanceTooLow,
     BudgetExceeded,
@@ -14,9 +16,8 @@ from dragoman.accounts.ledger.refusals import (
     ModelNotAllowed,
     TooManyRunning,
 )
-from dragoman.accounts.ledger.rows import HoldRow, PriceRow, free_price
-from dragoman.accounts.money import MAX_TOKEN_COUNT, InvalidAmount, check_amount
-from dragoman.core.rate_limits import Allowance
+from dragoman.core.money import MAX_TOKEN_COUNT, InvalidAmount, check_amount
+from dragoman.core.rate_limits import NO_LIMITS, Allowances
 
 _MAX_REQUEST_ID_LENGTH = 64
 
@@ -33,7 +34,7 @@ def validate(admission: Admission) -> None:
 
 
 def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
-    """Hold the maximum cost of the request. Raises a LedgerRefusal."""
+    """Hold the maximum cost of the request. Raises core.errors."""
     price = batch.prices.get(admission.model) or free_price(admission.model)
     amount, max_charge = _amounts(admission, price)
     if admission.key_digest is None:
@@ -42,7 +43,7 @@ def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
     key = _key(batch, admission.key_digest, admission.dialect)
     account = _account(batch, key, admission.account)
     if amount and account.balance <= 0:
-        raise BalanceTooLow(account.id, account.balance, account.used, amount)
+        raise _balance_too_low(account, amount)
     _check_requests(batch, key)
     if key.models is not None and admission.model not in key.models:
         raise ModelNotAllowed(admission.model)
@@ -50,11 +51,11 @@ def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
     _check_tokens(batch, key, tokens)
     max_running = key.row.concurrent_requests
     if max_running is not None and key.running >= max_running and batch.process_id != QUEUE_PROCESS_ID:
-        raise TooManyRunning("concurrent requests", max_running, key.running, retry_after=1)
+        raise TooManyRunning(limit=max_running, running=key.running, retry_after=1)
     if key.row.budget is not None and key.spent + key.held + amount > key.row.budget:
-        raise BudgetExceeded(key.row.budget, key.spent, key.held, amount)
+        raise BudgetExceeded(budget=key.row.budget, spent=key.spent, held=key.held, hold=amount)
     if amount > account.balance:
-        raise BalanceTooLow(account.id, account.balance, account.used, amount)
+        raise _balance_too_low(account, amount)
     batch.add_hold(_hold(batch, admission, price, account_id=account.id, key=key, amount=amount, max_charge=max_charge))
     if key.window is not None:
         key.window.count(tokens)
@@ -71,7 +72,7 @@ def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
 
 
 def look_up_key(batch: LedgerBatch, lookup: KeyLookup) -> KeyInfo:
-    """Return the key's account and limits. Raises KeyRefused, DialectNotAllowed or AccountNotAllowed."""
+    """Return the key's account and limits. Raises Unauthenticated, DialectNotAllowed or AccountNotAllowed."""
     key = _key(batch, lookup.key_digest, lookup.dialect)
     account = _account(batch, key, lookup.account)
     requests, tokens = _allowances(key)
@@ -91,9 +92,9 @@ def _key(batch: LedgerBatch, digest: str, dialect: str | None) -> ApiKeyState:
     if key is None:
         raise KeyUnknown
     if key.row.disabled_at is not None:
-        raise KeyDisabled(key.row.disabled_at)
+        raise KeyDisabled(to_datetime(key.row.disabled_at))
     if key.row.expires_at is not None and key.row.expires_at <= batch.now.wall:
-        raise KeyExpired(key.row.expires_at)
+        raise KeyExpired(expired_at=to_datetime(key.row.expires_at), now=to_datetime(batch.now.wall))
     if key.dialects is not None and dialect is not None and dialect not in key.dialects:
         raise DialectNotAllowed(dialect)
     return key
@@ -109,8 +110,12 @@ def _account(batch: LedgerBatch, key: ApiKeyState, selected: str | None) -> Acco
     raise AccountNotAllowed(selected)
 
 
-def _allowances(key: ApiKeyState) -> tuple[Allowance | None, Allowance | None]:
-    return (None, None) if key.window is None else key.limits.allowances(key.window)
+def _allowances(key: ApiKeyState) -> Allowances:
+    return NO_LIMITS if key.window is None else key.limits.allowances(key.window)
+
+
+def _balance_too_low(account: AccountState, hold: int) -> BalanceTooLow:
+    return BalanceTooLow(account_id=account.id, balance=account.balance, used=account.used, hold=hold)
 
 
 def _check_requests(batch: LedgerBatch, key: ApiKeyState) -> None:

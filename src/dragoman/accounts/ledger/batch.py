@@ -17,8 +17,8 @@ from dragoman.accounts.ledger.ledger_statements import LedgerStatements
 from dragoman.accounts.ledger.operations import Admitted
 from dragoman.accounts.ledger.rate_limits import WINDOW_SECONDS, Bucket, RateLimits, RateWindow
 from dragoman.accounts.ledger.rows import HoldRow, KeyRow, MovementRow, PriceRow, UsageRow
-from dragoman.accounts.money import check_amount
 from dragoman.accounts.times import DAY_MILLISECONDS
+from dragoman.core.money import check_amount
 
 _MAX_SECOND = 2**63 - 1
 

@@ -22,7 +22,7 @@ from dragoman.accounts.ledger.operations import (
     RequestIdTaken,
     Settlement,
 )
-from dragoman.accounts.ledger.refusals import LedgerRefusal
+from dragoman.core.errors import DragomanError
 
 ScriptResult = TypeVar("ScriptResult")
 ScriptResult_co = TypeVar("ScriptResult_co", covariant=True)
@@ -216,5 +216,5 @@ def _answer(batch: LedgerBatch, request: Admission | KeyLookup) -> LedgerOutcome
         return (
             admitting.admit(batch, request) if isinstance(request, Admission) else admitting.look_up_key(batch, request)
         )
-    except LedgerRefusal as refusal:
+    except DragomanError as refusal:
         return refusal

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from dragoman.accounts.ledger.refusals import RequestRateLimited, RequestTooLarge, TokenRateLimited
-from dragoman.core.rate_limits import Allowance
+from dragoman.core.errors import RequestRateLimited, RequestTooLarge, TokenRateLimited
+from dragoman.core.rate_limits import Allowance, Allowances
 
 WINDOW_SECONDS = 60
 
@@ -56,9 +56,11 @@ class RateLimits(msgspec.Struct, frozen=True):
     def __bool__(self) -> bool:
         return self.requests is not None or self.tokens is not None
 
-    def allowances(self, window: RateWindow) -> tuple[Allowance | None, Allowance | None]:
+    def allowances(self, window: RateWindow) -> Allowances:
         """Return the state of the limits of requests and of tokens."""
-        return window.allowance(self.requests, window.requests), window.allowance(self.tokens, window.tokens)
+        return Allowances(
+            window.allowance(self.requests, window.requests), window.allowance(self.tokens, window.tokens)
+        )
 
     def request_excess(self, window: RateWindow) -> int:
         """Return by how many requests one more would exceed the limit; 0 or less if it may be admitted."""
@@ -74,17 +76,13 @@ class RateLimits(msgspec.Struct, frozen=True):
 
     def too_many_requests(self, window: RateWindow, buckets: Iterable[Bucket], excess: int) -> RequestRateLimited:
         """Build the refusal of a request beyond the limit; `buckets` are those of the window, oldest first."""
-        requests, tokens = self.allowances(window)
-        assert requests is not None
         wait = _seconds_until_free(((second, count) for second, count, _ in buckets), window.second, excess)
-        return RequestRateLimited("requests per minute", requests, wait, requests, tokens)
+        return RequestRateLimited(allowances=self.allowances(window), retry_after=wait)
 
     def too_many_tokens(self, window: RateWindow, buckets: Iterable[Bucket], excess: int) -> TokenRateLimited:
         """Build the refusal of a request with too many tokens."""
-        requests, tokens = self.allowances(window)
-        assert tokens is not None
         wait = _seconds_until_free(((second, count) for second, _, count in buckets), window.second, excess)
-        return TokenRateLimited("tokens per minute", tokens, wait, requests, tokens)
+        return TokenRateLimited(allowances=self.allowances(window), retry_after=wait)
 
 
 def _seconds_until_free(counts: Iterable[tuple[int, int]], now: int, excess: int) -> int:

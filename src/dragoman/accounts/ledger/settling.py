@@ -3,7 +3,7 @@
 from dragoman.accounts.ledger.batch import LedgerBatch
 from dragoman.accounts.ledger.operations import Settled, Settlement
 from dragoman.accounts.ledger.rows import HoldRow, PriceRow, UsageRow
-from dragoman.accounts.money import MAX_TOKEN_COUNT
+from dragoman.core.money import MAX_TOKEN_COUNT
 
 
 def validate(settlement: Settlement) -> None:

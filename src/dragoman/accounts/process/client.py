@@ -28,7 +28,6 @@ from dragoman.accounts.ledger.operations import (
     Settled,
     Settlement,
 )
-from dragoman.accounts.ledger.refusals import LedgerUnavailable
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.accounts.process.messages import (
     Committed,
@@ -39,6 +38,7 @@ from dragoman.accounts.process.messages import (
     unpack_outcome,
 )
 from dragoman.accounts.process.transport import LedgerTransport
+from dragoman.core.errors import LedgerUnavailable
 
 MAX_WAITING = 10_000
 TIMEOUT_SECONDS = 5.0
@@ -137,7 +137,7 @@ class LedgerClient:
         self._resolve([(pending, _unavailable()) for pending in unresolved])
 
     async def admit(self, admission: Admission) -> Admitted:
-        """Hold the maximum cost of the request. Raises LedgerRefusal, RequestIdTaken, ValueError.
+        """Hold the maximum cost of the request. Raises core.errors, RequestIdTaken, ValueError.
 
         If the caller is cancelled meanwhile, its request does not run: a hold that is made anyway is released.
         """
@@ -152,7 +152,7 @@ class LedgerClient:
             raise
 
     def look_up_key(self, lookup: KeyLookup) -> "asyncio.Future[KeyInfo]":
-        """Return the key's account and limits. Raises LedgerRefusal."""
+        """Return the key's account and limits. Raises core.errors."""
         self._check_capacity()
         return self._enqueue(lookup)
 

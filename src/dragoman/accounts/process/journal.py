@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from dragoman.accounts.money import MAX_TOKEN_COUNT
+from dragoman.core.money import MAX_TOKEN_COUNT
 
 _SUFFIX = ".journal-1"
 """Ends with the version of the format: journals of other versions are ignored."""

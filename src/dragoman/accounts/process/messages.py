@@ -9,6 +9,8 @@ from typing import Any
 import msgspec
 
 from dragoman.accounts.ledger.operations import LedgerAnswer, LedgerOperation, LedgerOutcome
+from dragoman.core.errors import DragomanError
+from dragoman.core.errors_wire import decode_error, encode_error
 from dragoman.core.frames import encode_frame
 
 
@@ -28,8 +30,15 @@ class Commit(msgspec.Struct, frozen=True, array_like=True):
     is_retry: bool
 
 
+class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
+    """An outcome that is an error of core.errors."""
+
+    payload: bytes
+    """Of core.errors_wire."""
+
+
 class RaisedError(msgspec.Struct, frozen=True, array_like=True, tag="raised"):
-    """An outcome that is an exception."""
+    """An outcome that is any other exception."""
 
     pickled: bytes
     """Safe to unpickle: both ends are this program, and no other process can write to their socket."""
@@ -38,7 +47,7 @@ class RaisedError(msgspec.Struct, frozen=True, array_like=True, tag="raised"):
 class Committed(msgspec.Struct, frozen=True, array_like=True, tag="committed"):
     """The outcomes, in the order of the operations."""
 
-    outcomes: list[LedgerAnswer | RaisedError]
+    outcomes: list[LedgerAnswer | Refused | RaisedError]
     synced: bool
     """Whether they are on the disk. If not, Synced confirms the settlements among them later."""
 
@@ -67,18 +76,28 @@ def encode(message: LedgerConfig | Commit | LedgerReply) -> bytes:
     return encode_frame(_encoder.encode(message))
 
 
-def pack_outcome(outcome: LedgerOutcome) -> LedgerAnswer | RaisedError:
+def pack_outcome(outcome: LedgerOutcome) -> LedgerAnswer | Refused | RaisedError:
     """Convert an outcome to its message."""
-    return _pickle_error(outcome) if isinstance(outcome, Exception) else outcome
+    match outcome:
+        case DragomanError():
+            return Refused(encode_error(outcome))
+        case Exception():
+            return _pickle_error(outcome)
+        case _:
+            return outcome
 
 
-def unpack_outcome(outcome: LedgerAnswer | RaisedError) -> LedgerOutcome:
+def unpack_outcome(outcome: LedgerAnswer | Refused | RaisedError) -> LedgerOutcome:
     """Convert a message to its outcome."""
-    if not isinstance(outcome, RaisedError):
-        return outcome
-    error: Any = pickle.loads(outcome.pickled)
-    assert isinstance(error, Exception)
-    return error
+    match outcome:
+        case Refused(payload):
+            return decode_error(payload)
+        case RaisedError(pickled):
+            error: Any = pickle.loads(pickled)
+            assert isinstance(error, Exception)
+            return error
+        case _:
+            return outcome
 
 
 def _pickle_error(error: Exception) -> RaisedError:

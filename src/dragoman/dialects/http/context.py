@@ -97,7 +97,7 @@ def bearer_key(headers: Headers) -> str | None:
     if not value:
         return None
     if scheme.lower() != "bearer":
-        raise Unauthenticated("malformed", value)
+        raise Unauthenticated("malformed").with_key(value)
     return key.strip() or None
 
 

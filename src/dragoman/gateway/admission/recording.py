@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 import structlog
 
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.ledger.refusals import LedgerUnavailable
 from dragoman.accounts.process.client import LedgerClient
 from dragoman.core.errors import Overloaded
 from dragoman.core.rate_limits import NO_LIMITS
@@ -37,6 +36,6 @@ class UsageRecordingAuthenticator(StaticKeyAuthenticator):
         try:
             await ledger.admit(self.build_admission(request))
             return settler.open(request, NO_LIMITS)
-        except (LedgerUnavailable, Overloaded) as error:
+        except Overloaded as error:
             _log.warning("usage_recording_failed", reason=error.message)
             return UNMETERED

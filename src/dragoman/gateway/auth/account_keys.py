@@ -10,17 +10,26 @@ from typing import NamedTuple
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.operations import Admission, Admitted, KeyInfo, KeyLookup
-from dragoman.accounts.ledger.refusals import BalanceTooLow, BudgetExceeded, KeyRefused, LedgerRefusal, TooManyRunning
-from dragoman.accounts.money import InvalidAmount, format_amount
 from dragoman.accounts.process.client import TIMEOUT_SECONDS, LedgerClient
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.accounts.process.opening import open_ledger
 from dragoman.accounts.process.transport import LedgerTransport
-from dragoman.core.errors import BadRequest, InsufficientBalance, RateLimited, Unauthenticated
+from dragoman.core.errors import (
+    BadRequest,
+    BalanceTooLow,
+    BudgetExceeded,
+    DragomanError,
+    InsufficientBalance,
+    ModelNotAllowed,
+    ModelNotFound,
+    RateLimited,
+    TooManyRunning,
+    Unauthenticated,
+)
+from dragoman.core.money import InvalidAmount
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.service import Caller
 from dragoman.gateway.admission.controller import AdmissionRequest, BillingAccount, Principal, Reservation
-from dragoman.gateway.admission.refusals import translate_refusal
 from dragoman.gateway.admission.settler import Settler
 
 _MAX_KNOWN_KEYS = 10_000
@@ -98,8 +107,8 @@ class AccountAccessController:
         facts = await self._inquire(caller, dialect)
         # An account that has used nothing may be there for what costs nothing.
         if facts.balance <= 0 < facts.used:
-            limit = format_amount(facts.balance + facts.used)
-            raise InsufficientBalance("Insufficient balance", limit=limit, cost=format_amount(facts.used))
+            limit = facts.balance + facts.used
+            raise InsufficientBalance("Insufficient balance", limit=limit, used=facts.used, hold=0)
         if facts.requests is not None and not facts.requests.remaining:
             allowances = Allowances(facts.requests, facts.tokens)
             raise RateLimited("Limit of requests per minute reached", facts.requests.resets_in, allowances)
@@ -109,7 +118,7 @@ class AccountAccessController:
         ledger, settler = self._open_accounting
         try:
             admitted = await _admit_with_retry(ledger, self.build_admission(request))
-        except (LedgerRefusal, InvalidAmount) as error:
+        except (DragomanError, InvalidAmount) as error:
             raise self.translate_error(request, error) from None
         self._remember(_required_digest(request.caller))
         return settler.open(request, Allowances(admitted.requests, admitted.tokens))
@@ -129,9 +138,8 @@ class AccountAccessController:
 
     def translate_error(self, request: AdmissionRequest, error: Exception) -> Exception:
         match error:
-            case LedgerRefusal():
-                self._forget_if_key_refused(_required_digest(request.caller), error)
-                return translate_refusal(error, request.caller, request.model)
+            case DragomanError():
+                return self._in_client_terms(error, request.caller, request.model)
             case InvalidAmount():
                 return BadRequest(str(error), "max_tokens")
             case _:
@@ -146,9 +154,8 @@ class AccountAccessController:
         digest = _required_digest(caller)
         try:
             facts = await self._open_accounting[0].look_up_key(KeyLookup(digest, dialect, caller.account))
-        except LedgerRefusal as refusal:
-            self._forget_if_key_refused(digest, refusal)
-            raise translate_refusal(refusal, caller) from None
+        except DragomanError as refusal:
+            raise self._in_client_terms(refusal, caller) from None
         self._remember(digest)
         return facts
 
@@ -158,9 +165,16 @@ class AccountAccessController:
         if len(self._known_digests) > _MAX_KNOWN_KEYS:
             self._known_digests.popitem(last=False)
 
-    def _forget_if_key_refused(self, digest: str, refusal: LedgerRefusal) -> None:
-        if isinstance(refusal, KeyRefused):
-            self._known_digests.pop(digest, None)
+    def _in_client_terms(self, refusal: DragomanError, caller: Caller, model: str = "") -> DragomanError:
+        """Add to an error of the ledger what only the caller knows: the key, and the name `model` that was sent."""
+        match refusal:
+            case Unauthenticated():
+                self._known_digests.pop(caller.key_digest, None)
+                return refusal.with_key(caller.key or "")
+            case ModelNotAllowed():
+                return ModelNotFound(model)
+            case _:
+                return refusal
 
 
 async def _admit_with_retry(ledger: LedgerClient, admission: Admission) -> Admitted:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractAsyncContextManager
 
 from dragoman.accounts.ledger.operations import Admission
-from dragoman.core.errors import Unauthenticated
+from dragoman.core.errors import KeyUnknown, Unauthenticated
 from dragoman.core.events import Event
 from dragoman.core.identifiers import key_digest
 from dragoman.core.rate_limits import NO_LIMITS
@@ -56,7 +56,7 @@ class StaticKeyAuthenticator:
         digest = key_digest(key)
         # All are compared: stopping at the right one would tell where it stands.
         if not sum(hmac.compare_digest(digest, known) for known in self._digests):
-            raise Unauthenticated("unknown", key)
+            raise KeyUnknown().with_key(key)
 
     async def reject_unknown_key(self, caller: Caller, dialect: str | None) -> None:  # noqa: ARG002
         if self._digests:

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
-from dragoman.accounts.ledger.refusals import LedgerRefusal
-from dragoman.accounts.money import InvalidAmount
+from dragoman.core.errors import DragomanError
 from dragoman.core.events import Event, Finished, Usage
 from dragoman.core.jobs import Job, JobDraft
+from dragoman.core.money import InvalidAmount
 from dragoman.core.rate_limits import NO_LIMITS
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, GenerationRequest
 from dragoman.core.service import Caller, EventStream, find_model
@@ -31,7 +31,7 @@ class JobService:
         submission = Submission(draft, self._access.build_admission(request), request.caller.key_digest)
         try:
             return await self._queue.submit(submission)
-        except (LedgerRefusal, InvalidAmount) as error:
+        except (DragomanError, InvalidAmount) as error:
             raise self._access.translate_error(request, error) from None
 
     async def job(self, job_id: str, caller: Caller) -> Job:

@@ -15,9 +15,8 @@ from dragoman.jobs.storage.reader import JobReader, JobSnapshot, QueueDepth
 from dragoman.jobs.storage.retention import SWEEP_BATCH, SWEEP_SECONDS, Retention
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.streams.broker import EventBroker, JobStream
-from dragoman.jobs.values.errors import unpack_error
 from dragoman.jobs.values.options import QueueOptions
-from dragoman.jobs.values.payloads import unpack_stored_request
+from dragoman.jobs.values.payloads import unpack_error, unpack_stored_request
 from dragoman.jobs.values.rows import Submission
 from dragoman.jobs.webhooks.options import NO_WEBHOOKS, WebhookOptions, check_webhook
 from dragoman.jobs.worker.executor import JobExecutor
@@ -105,7 +104,7 @@ class JobQueue:
         """Accept a request. The returned job survives a loss of power.
 
         Raises Overloaded if the queue is full, IdempotencyConflict, BadRequest for a webhook that cannot be used, and
-        LedgerRefusal.
+        the errors of an admission.
         """
         draft = submission.draft
         if draft.webhook is not None:

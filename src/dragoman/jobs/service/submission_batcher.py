@@ -61,7 +61,7 @@ class SubmissionBatcher:
     async def accept(self, submission: Submission) -> AcceptedJob:
         """Store the submission and return its job.
 
-        Raises Overloaded if the queue is full or the database does not answer, IdempotencyConflict and LedgerRefusal.
+        Raises Overloaded if the queue is full or the database does not answer, IdempotencyConflict and the errors of an admission.
         """
         await self._reserve_slot()
         loop = asyncio.get_running_loop()

@@ -15,8 +15,8 @@ from dragoman.core.jobs import JobState
 from dragoman.core.rate_limits import NO_LIMITS, Allowances
 from dragoman.jobs.storage.reader import EventBatch, JobReader, JobSnapshot
 from dragoman.jobs.storage.store import JobStore
-from dragoman.jobs.values.errors import unpack_error
 from dragoman.jobs.values.options import REMOTE_POLL_SECONDS
+from dragoman.jobs.values.payloads import unpack_error
 
 _RETRY_AFTER_SECONDS = 5
 

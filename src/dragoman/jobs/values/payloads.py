@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dragoman.core.errors import BadRequest, DragomanError, EngineFailed
+from dragoman.core.errors_wire import STORED_ERRORS, decode_error, encode_error
 from dragoman.core.events import Event
 from dragoman.core.jobs import StoredRequest
 from dragoman.core.request import GenerationRequest
@@ -52,6 +54,20 @@ def pack_events(events: Sequence[Event]) -> bytes:
 def unpack_events(payload: bytes) -> list[Event]:
     """Decode the result of `pack_events`."""
     return _events_decoder.decode(_decompress(payload))
+
+
+def pack_error(error: DragomanError) -> bytes:
+    """To be read by `unpack_error`. Errors that no job fails with become an EngineFailed with the same message."""
+    if type(error) in STORED_ERRORS:
+        return encode_error(error)
+    if isinstance(error, BadRequest):
+        return encode_error(BadRequest(error.message, error.parameter))
+    return encode_error(EngineFailed(error.message))
+
+
+def unpack_error(payload: bytes) -> DragomanError:
+    """What `pack_error` was given."""
+    return decode_error(payload)
 
 
 def _compress(data: bytes) -> bytes:

@@ -15,8 +15,8 @@ from dragoman.accounts.administration.keys import KeyNotFound
 from dragoman.accounts.administration.usage import UsageFilter
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import MAX_ID_DIGITS
-from dragoman.accounts.money import parse_amount, parse_price_per_million
 from dragoman.accounts.times import to_day_number, to_milliseconds
+from dragoman.core.money import parse_amount, parse_price_per_million
 from dragoman.server.admin import shapes, wire
 
 Payload = TypeVar("Payload", bound=msgspec.Struct)

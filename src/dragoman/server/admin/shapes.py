@@ -10,8 +10,8 @@ from dragoman.accounts.administration.audit_log import AuditEntry
 from dragoman.accounts.administration.keys import Key, KeyRules
 from dragoman.accounts.administration.prices import Price
 from dragoman.accounts.administration.usage import DailyUsage, UsageRecord
-from dragoman.accounts.money import format_amount, format_price_per_million, parse_amount
 from dragoman.accounts.times import from_day_number, to_datetime, to_milliseconds
+from dragoman.core.money import format_amount, format_price_per_million, parse_amount
 from dragoman.server.admin import wire
 
 

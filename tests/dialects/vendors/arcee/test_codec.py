@@ -588,7 +588,7 @@ def test_the_list_names_just_the_parameters_that_reach_the_engine() -> None:
 
 @pytest.mark.parametrize("fault", ["missing", "malformed", "unknown"])
 def test_every_key_error_has_the_same_response(fault: Any) -> None:
-    reply = ERRORS.render(Unauthenticated(fault, "sk-0123456789abcdef"))
+    reply = ERRORS.render(Unauthenticated(fault).with_key("sk-0123456789abcdef"))
     assert (reply.status, reply.headers) == (401, {"www-authenticate": "Bearer"})
     assert json.loads(reply.body) == {"detail": "Authentication failed due to invalid or missing API key"}
 

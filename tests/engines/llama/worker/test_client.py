@@ -221,7 +221,7 @@ async def test_adapters_are_changed_by_the_process_and_read_from_its_registry(tm
         writer.write(messages.encode([messages.AdapterReply(added.number, PIRATE)]))
         removed = await messages.read_command(reader)
         assert removed == messages.RemoveAdapterCommand(added.number + 1, "poet")
-        writer.write(messages.encode([messages.ModelNotFoundReply(added.number + 1, "poet")]))
+        writer.write(messages.encode([messages.error_reply(added.number + 1, ModelNotFound("poet"))]))
         await reader.read()
 
     async with _adapters(path, serve) as adapters:

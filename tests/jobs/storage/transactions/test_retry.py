@@ -7,8 +7,7 @@ import pytest
 
 from dragoman.accounts.administration.keys import KeyRules, disable_key
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
-from dragoman.accounts.ledger.refusals import BalanceTooLow, KeyDisabled
-from dragoman.core.errors import JobNotFound
+from dragoman.core.errors import BalanceTooLow, JobNotFound, KeyDisabled
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.storage.transactions.retry import NotRetryable
 from dragoman.jobs.values.options import QueueOptions

@@ -194,5 +194,5 @@ def read_key(headers: Headers) -> str | None:
         for prefix in ("Bearer ", "bearer ", "Basic "):
             if authorization.startswith(prefix):
                 return authorization.removeprefix(prefix).strip() or None
-        raise Unauthenticated("malformed", authorization)
+        raise Unauthenticated("malformed").with_key(authorization)
     return next((headers[name] for name in ("api-key", "x-api-key", "x-goog-api-key") if headers.get(name)), None)

@@ -23,6 +23,7 @@ from dragoman.core.errors import (
     TooManyRunning,
     Unauthenticated,
 )
+from dragoman.core.money import format_amount
 from dragoman.core.rate_limits import Allowance
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ErrorResponse
@@ -81,7 +82,8 @@ def _key_expired(error: KeyExpired) -> ErrorRule:
 
 
 def _budget_exceeded(error: InsufficientBalance) -> ErrorRule:
-    message = f"Budget has been exceeded! Current cost: {error.cost}, Max budget: {error.limit}"
+    cost, limit = format_amount(error.cost), format_amount(error.limit)
+    message = f"Budget has been exceeded! Current cost: {cost}, Max budget: {limit}"
     return ErrorRule(400, message, _BUDGET_EXCEEDED)
 
 

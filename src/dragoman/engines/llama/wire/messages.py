@@ -4,20 +4,14 @@ A worker sends one command a frame; the engine sends one list of replies a step 
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import TypeVar
 
 import msgspec
 
 from dragoman.core.adapters import Adapter
-from dragoman.core.errors import (
-    BadRequest,
-    ContextOverflow,
-    DragomanError,
-    EngineFailed,
-    ModelNameTaken,
-    ModelNotFound,
-    Overloaded,
-)
+from dragoman.core.errors import DragomanError, EngineFailed
+from dragoman.core.errors_wire import decode_error, encode_error
 from dragoman.core.events import Event
 from dragoman.core.frames import FrameTooLong, encode_frame, read_frame
 from dragoman.core.request import AnswerFormat, SamplingParams, TextPrompt, TokenPrompt, ToolOptions
@@ -109,49 +103,16 @@ class EventReply(msgspec.Struct, frozen=True, array_like=True, tag="output"):
     event: Event
 
 
-class BadRequestReply(msgspec.Struct, frozen=True, array_like=True, tag="bad_request"):
-    """The request failed with BadRequest."""
+class ErrorReply(msgspec.Struct, frozen=True, array_like=True, tag="error"):
+    """The request failed; others go on."""
 
     number: int
-    message: str
-    parameter: str | None
+    payload: bytes
+    """Of core.errors_wire."""
 
     def error(self) -> DragomanError:
-        return BadRequest(self.message, self.parameter)
-
-
-class ContextOverflowReply(msgspec.Struct, frozen=True, array_like=True, tag="context_overflow"):
-    """The request failed with ContextOverflow."""
-
-    number: int
-    prompt_tokens: int
-    context_length: int
-    remedy: str
-    at_least: bool
-
-    def error(self) -> DragomanError:
-        return ContextOverflow(self.prompt_tokens, self.context_length, self.remedy, at_least=self.at_least)
-
-
-class OverloadedReply(msgspec.Struct, frozen=True, array_like=True, tag="overloaded"):
-    """The request failed with Overloaded."""
-
-    number: int
-    message: str
-    retry_after: int
-
-    def error(self) -> DragomanError:
-        return Overloaded(self.message, self.retry_after)
-
-
-class EngineFailedReply(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
-    """The request failed with EngineFailed; others go on."""
-
-    number: int
-    message: str
-
-    def error(self) -> DragomanError:
-        return EngineFailed(self.message)
+        """The error that `error_reply` was given. Raises EngineFailed on a payload that is none."""
+        return _decode(decode_error, self.payload)
 
 
 class StatisticsReply(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
@@ -168,26 +129,6 @@ class TokenCountReply(msgspec.Struct, frozen=True, array_like=True, tag="counted
     tokens: int
 
 
-class ModelNotFoundReply(msgspec.Struct, frozen=True, array_like=True, tag="model_not_found"):
-    """The request failed with ModelNotFound: it is about an adapter that is not served."""
-
-    number: int
-    model: str
-
-    def error(self) -> DragomanError:
-        return ModelNotFound(self.model)
-
-
-class NameTakenReply(msgspec.Struct, frozen=True, array_like=True, tag="name_taken"):
-    """The request failed with ModelNameTaken."""
-
-    number: int
-    name: str
-
-    def error(self) -> DragomanError:
-        return ModelNameTaken(self.name)
-
-
 class AdapterReply(msgspec.Struct, frozen=True, array_like=True, tag="adapter"):
     """The answer to AddAdapterCommand and RemoveAdapterCommand: the adapter as it is, or was, served."""
 
@@ -195,35 +136,16 @@ class AdapterReply(msgspec.Struct, frozen=True, array_like=True, tag="adapter"):
     adapter: Adapter
 
 
-EngineErrorReply = (
-    BadRequestReply | ContextOverflowReply | OverloadedReply | ModelNotFoundReply | NameTakenReply | EngineFailedReply
-)
-EngineReply = (
-    Handshake | FingerprintReply | EventReply | StatisticsReply | TokenCountReply | AdapterReply | EngineErrorReply
-)
+EngineReply = Handshake | FingerprintReply | EventReply | StatisticsReply | TokenCountReply | AdapterReply | ErrorReply
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[EngineCommand] = msgspec.msgpack.Decoder(EngineCommand)
 _replies_decoder: msgspec.msgpack.Decoder[list[EngineReply]] = msgspec.msgpack.Decoder(list[EngineReply])
 
 
-def error_reply(number: int, error: DragomanError) -> EngineErrorReply:
+def error_reply(number: int, error: DragomanError) -> ErrorReply:
     """The reply that makes the worker raise `error`."""
-    match error:
-        case ContextOverflow():
-            return ContextOverflowReply(number, error.prompt_tokens, error.context_length, error.remedy, error.at_least)
-        case ModelNameTaken():
-            return NameTakenReply(number, error.name)
-        case ModelNotFound():
-            return ModelNotFoundReply(number, error.model)
-        case BadRequest():
-            return BadRequestReply(number, error.message, error.parameter)
-        case Overloaded():
-            return OverloadedReply(number, error.message, error.retry_after)
-        case EngineFailed():
-            return EngineFailedReply(number, error.message)
-        case _:
-            raise TypeError(f"an engine does not refuse a request with {type(error).__name__}") from error
+    return ErrorReply(number, encode_error(error))
 
 
 def encode(content: EngineCommand | list[EngineReply]) -> bytes:
@@ -234,18 +156,18 @@ def encode(content: EngineCommand | list[EngineReply]) -> bytes:
 async def read_command(reader: asyncio.StreamReader) -> EngineCommand | None:
     """The next command; None at the end of the connection. Raises EngineFailed on a frame that is none."""
     body = await _read_body(reader)
-    return None if body is None else _decode(_command_decoder, body)
+    return None if body is None else _decode(_command_decoder.decode, body)
 
 
 async def read_replies(reader: asyncio.StreamReader) -> list[EngineReply] | None:
     """The next replies; None at the end of the connection. Raises EngineFailed on a frame that is none."""
     body = await _read_body(reader)
-    return None if body is None else _decode(_replies_decoder, body)
+    return None if body is None else _decode(_replies_decoder.decode, body)
 
 
-def _decode(decoder: msgspec.msgpack.Decoder[Decoded], body: bytes) -> Decoded:
+def _decode(decode: Callable[[bytes], Decoded], body: bytes) -> Decoded:
     try:
-        return decoder.decode(body)
+        return decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EngineFailed(f"a frame came over the engine's socket that is no message: {error}") from error
 

@@ -91,8 +91,8 @@ class _EngineConnection:
                     self.pending_replies[number].set_result(value)
             case messages.Handshake():
                 raise EngineFailed("the engine process introduced itself twice")
-            case error_reply:
-                self._fail_request(error_reply.number, error_reply.error())
+            case messages.ErrorReply():
+                self._fail_request(reply.number, reply.error())
 
     def _fail_request(self, number: int, error: DragomanError) -> None:
         if number in self.event_queues:

@@ -16,7 +16,7 @@ from dragoman.jobs.values.rows import AcceptedJob, NewJobRow, Submission, accoun
 from dragoman.jobs.webhooks.urls import host_of
 
 AcceptResult = AcceptedJob | Exception
-"""The job, or the error to raise for its submitter: a LedgerRefusal, an IdempotencyConflict or a database error."""
+"""The job, or the error to raise for its submitter: an error of core.errors or a database error."""
 
 
 class AcceptTransaction:

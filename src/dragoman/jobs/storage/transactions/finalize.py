@@ -8,7 +8,7 @@ from dragoman.accounts.database.connections import Instant, Session
 from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome, Settlement, SettlementResult
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.statements import JobStatements
-from dragoman.jobs.values.errors import pack_error
+from dragoman.jobs.values.payloads import pack_error
 from dragoman.jobs.values.rows import JobResult, OpenJobRow
 
 _SETTLEMENT_RESULTS: dict[JobState, SettlementResult] = {

@@ -24,7 +24,7 @@ class RetryTransaction:
     """Implements TransactionScript: admit a job once more and put it back into the queue.
 
     Its events are deleted: the answer restarts from the beginning, even if a part of it was delivered. Raises
-    JobNotFound, NotRetryable and LedgerRefusal.
+    JobNotFound, NotRetryable and the errors of an admission.
     """
 
     def __init__(self, statements: JobStatements, job_id: str, *, aging_seconds: float, hold_cap: int | None) -> None:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.accounts.money import (
+from dragoman.core.money import (
     MAX_AMOUNT,
     InvalidAmount,
     check_amount,
