@@ -61,7 +61,8 @@ class SubmissionBatcher:
     async def accept(self, submission: Submission) -> AcceptedJob:
         """Store the submission and return its job.
 
-        Raises Overloaded if the queue is full or the database does not answer, IdempotencyConflict and the errors of an admission.
+        Raises Overloaded if the queue is full or the database does not answer, IdempotencyConflict and what an
+        admission raises.
         """
         await self._reserve_slot()
         loop = asyncio.get_running_loop()

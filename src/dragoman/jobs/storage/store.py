@@ -121,7 +121,8 @@ class JobStore:
     def retry(self, job_id: str, *, hold_cap: int | None) -> None:
         """Admit a failed or cancelled job once more and put it back into the queue.
 
-        Its hold covers at most `hold_cap` completion tokens. Raises JobNotFound, NotRetryable and the errors of an admission.
+        Its hold covers at most `hold_cap` completion tokens. Raises JobNotFound, NotRetryable and what an admission
+        raises.
         """
         aging = self._options.priority_aging_seconds
         self._ledger.run_script(RetryTransaction(self._statements, job_id, aging_seconds=aging, hold_cap=hold_cap))
