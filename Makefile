@@ -29,6 +29,7 @@ check: $(DEV_READY) ## Lint, check the formatting, the types and the structure
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python -m tools.configuration_tables --check
 	$(BIN)/python -m tools.dialect_tables --check
 	$(BIN)/python -m tools.schema_tables --check
 	$(BIN)/python -m tools.structure
@@ -36,6 +37,7 @@ check: $(DEV_READY) ## Lint, check the formatting, the types and the structure
 format: $(DEV_READY) ## Fix what the linter can and format the code
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
+	$(BIN)/python -m tools.configuration_tables
 	$(BIN)/python -m tools.dialect_tables
 	$(BIN)/python -m tools.schema_tables
 

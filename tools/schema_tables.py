@@ -1,7 +1,7 @@
-"""The table of docs/structured-output.md: what of the official JSON-Schema-Test-Suite is enforced.
+"""Generates the table of docs/structured-output.md: how much of the official JSON-Schema-Test-Suite is enforced.
 
 .venv/bin/python -m tools.schema_tables           # writes it
-.venv/bin/python -m tools.schema_tables --check   # complains when it is not up to date
+.venv/bin/python -m tools.schema_tables --check   # fails if it is not up to date
 """
 
 import json
@@ -14,7 +14,7 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.request import JsonSchemaFormat
 from dragoman.output.grammar import build_grammar
 from tests.support.grammars import allows
-from tools.generated import write_or_check
+from tools.generated import replace_part, write_or_check
 from tools.schema_suite import DRAFTS, schema_for_draft, unpack
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "structured-output.md"
@@ -23,15 +23,12 @@ END = "<!-- to here -->"
 
 
 def updated(document: str) -> str:
-    """The document with a fresh table between its marks."""
-    before, _, rest = document.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    table = "\n".join(_table())
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
+    """Return the document with a current table between its marks."""
+    return replace_part(document, BEGIN, END, "\n".join([*_table(), ""]))
 
 
 class SuiteCounts:
-    """How the schemas and documents of one kind fared."""
+    """Counts of the schemas and documents of one kind."""
 
     def __init__(self) -> None:
         self.schemas: Counter[str] = Counter()
@@ -42,7 +39,7 @@ class SuiteCounts:
 
 
 def _count_by_file() -> dict[str, SuiteCounts]:
-    """Counts by the suite's file, which is named after a keyword."""
+    """Return the counts by the suite's files, which are named after keywords."""
     counts: dict[str, SuiteCounts] = {}
     for group in unpack():
         count = counts.setdefault(group["file"], SuiteCounts())
@@ -81,7 +78,7 @@ def _table() -> Iterator[str]:
 
 
 def main() -> int:
-    """Write the table, or check it; returns the process's exit status."""
+    """Write the table, or check it. Return the process's exit status."""
     return write_or_check(DOCUMENT, updated, "tools.schema_tables")
 
 

@@ -27,7 +27,7 @@ DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "a
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The embedded engine, table `[engine]`. With several deployments, each has an engine with these settings."""
+    """The embedded engine. Each deployment has an engine of its own with these settings."""
 
     kv_cache_tokens: Annotated[int, Meta(ge=256, le=MAX_COUNT)] = 16384
     """Tokens that all running sequences together may hold in the KV cache. One cell holds one token."""
@@ -51,7 +51,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
 
 class EchoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The echo engine, which needs no model, table `[echo]`."""
+    """The echo engine, which needs no model."""
 
     tokens_per_second: Annotated[float, Meta(ge=0)] = 0
     """Tokens that each request gets in a second. 0: as many as possible."""
@@ -60,7 +60,7 @@ class EchoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AccountsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Prepaid accounts, table `[accounts]`. The table alone, without `database`, means `"sqlite"`."""
+    """Prepaid accounts. The table alone, without `database`, means `database = "sqlite"`."""
 
     database: Text | None = None
     """`postgresql://user@host/name`, `sqlite:////absolute/path`, or `sqlite` for a file in the user's data directory.
@@ -74,7 +74,7 @@ class AccountsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The durable queue, table `[queue]`. It needs a database, so `[accounts]` or `record_usage`."""
+    """The durable queue. It needs a database: `[accounts]` or `record_usage`."""
 
     priority_aging_seconds: PositiveSeconds = 60.0
     """Time in which a waiting job gains one step of priority."""
@@ -101,7 +101,7 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An API key, a table of `[[keys]]`."""
+    """An API key that opens the server without accounts."""
 
     name: Text
     """Name of the key's owner, for people."""
@@ -110,7 +110,7 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdminKeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A key of the admin API, a table of `[[admin.keys]]`: either `key` or `sha256`."""
+    """A key of the admin API: either `key` or `sha256`."""
 
     name: Text
     """Name under which changes are recorded."""
@@ -125,14 +125,14 @@ class AdminKeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AdminSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The admin API, table `[admin]`."""
+    """The admin API of the accounts."""
 
     keys: tuple[AdminKeySettings, ...] = ()
     """Keys of the admin API. None: there is no admin API."""
 
 
 class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A model and the names it is served under, a table of `[[deployments]]`."""
+    """A model and the names it is served under."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")]
     """Name that clients request, and the first part of float16's paths."""
@@ -149,7 +149,7 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
 
 
 class AdapterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A LoRA adapter and the names it is served under, a table of `[[adapters]]`."""
+    """A LoRA adapter and the names it is served under."""
 
     name: Text
     """Name that clients request."""
@@ -164,7 +164,7 @@ class AdapterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The top level of the file."""
+    """All settings. Each struct is a table of the file, and each tuple of structs an array of tables."""
 
     model: Text | None = None
     """A .gguf file, a Hugging Face repository (`owner/name` or `owner/name:QUANTIZATION`), or `echo` for the echo
