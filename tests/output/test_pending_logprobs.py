@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.events import TokenLogprobs
-from dragoman.output.pending_logprobs import PendingLogprobs
+from dragoman.output.processor import PendingLogprobs
 
 
 def reports(count: int) -> list[TokenLogprobs]:

@@ -6,10 +6,11 @@ from typing import Any
 import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ChatPrompt, Message, ToolOptions
+from dragoman.core.request import ChatPrompt, Message, ReasoningEffort, ToolOptions
+from dragoman.output.reasoning_parser import ReasoningSpec
+from dragoman.output.scanning import WHITESPACE
 from dragoman.prompt.conversation import merge_system, message_fields, tool_fields
 from dragoman.prompt.output_parser import OutputParserSpec
-from dragoman.prompt.reasoning_effort import effort_variables, end_prompt, source_supports_reasoning
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal
 from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
 
@@ -21,6 +22,18 @@ CHATML = (
 
 RESERVED_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 """Names that a request's template arguments must not have."""
+
+REASONING_OPENING = "<think>"
+REASONING_CLOSING = "</think>"
+
+REASONING_BUDGETS: dict[ReasoningEffort | None, int | None] = {
+    None: None,
+    "minimal": 128,
+    "low": 1024,
+    "medium": 4096,
+    "high": None,
+}
+"""Tokens the reasoning may have; None: as many as the answer may."""
 
 
 class RenderedPrompt(msgspec.Struct, frozen=True):
@@ -42,7 +55,7 @@ class ChatTemplate:
         self.source = source or CHATML
         self.bos = bos
         self.eos = eos
-        self.supports_reasoning = supports_reasoning or source_supports_reasoning(self.source)
+        self.supports_reasoning = supports_reasoning or _supports_reasoning(self.source)
         """Whether the model may reason before it answers."""
         self.tool_format = detect_tool_format(self.source)
         """How the model calls tools."""
@@ -76,7 +89,7 @@ class ChatTemplate:
         """
         tool_format = FORMATS[self.tool_format]
         effort = prompt.effort if self.supports_reasoning else None
-        switches = effort_variables(self.source, effort)
+        switches = _effort_variables(self.source, effort)
         variables = {
             "documents": None,
             **switches,
@@ -90,7 +103,7 @@ class ChatTemplate:
         text = self._render(messages, variables, max_characters)
         reasoning = None
         if self.supports_reasoning:
-            text, reasoning = end_prompt(
+            text, reasoning = _end_prompt(
                 text, effort, has_switch="enable_thinking" in switches, constrained=constrained
             )
         return RenderedPrompt(text, OutputParserSpec(None if prompt.tools is None else self.tool_format, reasoning))
@@ -111,3 +124,39 @@ class ChatTemplate:
 
 def _tools(tools: ToolOptions | None) -> list[dict[str, Any]] | None:
     return None if tools is None else [tool_fields(tool) for tool in tools.tools]
+
+
+def _supports_reasoning(source: str) -> bool:
+    """Whether a template is for reasoning models: those write or remove the reasoning of earlier answers."""
+    return REASONING_CLOSING in source
+
+
+def _effort_variables(source: str, effort: ReasoningEffort | None) -> dict[str, Any]:
+    """Return the variables that set the amount of reasoning, as far as the template uses them."""
+    if effort is None:
+        return {}
+    values = {"enable_thinking": effort != "none", "reasoning_effort": "low" if effort == "none" else effort}
+    return {name: value for name, value in values.items() if name in source}
+
+
+def _end_prompt(
+    prompt: str, effort: ReasoningEffort | None, *, has_switch: bool, constrained: bool
+) -> tuple[str, ReasoningSpec | None]:
+    """End the prompt of a reasoning model according to the effort; return it and the reasoning to expect, if any.
+
+    `has_switch`: a template variable already turned reasoning on or off. `constrained`: a grammar constrains the text
+    after the reasoning, so the prompt must open the reasoning itself.
+    """
+    end = prompt.rstrip(WHITESPACE)
+    if end.endswith(REASONING_CLOSING):
+        return prompt, None
+    opened_by_prompt = end.endswith(REASONING_OPENING)
+    if effort == "none":
+        if opened_by_prompt:
+            return f"{end}\n\n{REASONING_CLOSING}\n\n", None
+        return (prompt if has_switch else f"{prompt}{REASONING_OPENING}\n\n{REASONING_CLOSING}\n\n"), None
+    if constrained and not opened_by_prompt:
+        prompt, opened_by_prompt = f"{prompt}{REASONING_OPENING}\n", True
+    return prompt, ReasoningSpec(
+        REASONING_OPENING, REASONING_CLOSING, opened_by_prompt=opened_by_prompt, budget_tokens=REASONING_BUDGETS[effort]
+    )

@@ -23,7 +23,8 @@ from dragoman.engines.llama.batching.sequence import EngineRequest
 from dragoman.output.constraint import GrammarCompiler, GrammarConstraint
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
-from dragoman.prompt.reasoning_effort import CLOSING, OPENING
+from dragoman.prompt.template import REASONING_CLOSING as CLOSING
+from dragoman.prompt.template import REASONING_OPENING as OPENING
 from tests.support.batching import run_until_idle
 from tests.support.byte_vocabulary import ByteGrammarVocabulary
 from tests.support.simulated_backend import SimulatedBackend
