@@ -18,11 +18,10 @@ import numpy as np
 
 from benchmarks.figures import milliseconds, table
 from benchmarks.stopwatch import Stopwatch
-from dragoman.engines.llama.native.adapters import NO_ADAPTER
-from dragoman.engines.llama.native.backend import LlamaBackend
-from dragoman.engines.llama.native.context import Chunk
+from dragoman.engines.llama.native.backend import NO_ADAPTER, Chunk
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
+from dragoman.engines.llama.native.llama_backend import LlamaBackend
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.weights.sources import bundled
 from dragoman.server.settings import EngineSettings

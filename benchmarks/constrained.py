@@ -22,8 +22,8 @@ from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.batcher import Batcher
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.batching.sequence import EngineRequest
-from dragoman.engines.llama.native.backend import LlamaBackend
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.llama_backend import LlamaBackend
 from dragoman.engines.llama.native.loading import load_model
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.weights.rewriting import faster_file
@@ -72,20 +72,20 @@ class Options(NamedTuple):
     json: Path | None
 
 
-class Result(msgspec.Struct, frozen=True):
+class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Medians over the rounds, at so many sequences together."""
 
     sequences: int
-    bound_tokens_per_second: float
-    bound_every_token_sampled: float
+    constrained_tokens_per_second: float
+    constrained_every_token_sampled: float
     """The same grammar, but none of its tokens is appended without sampling."""
-    free_tokens_per_second: float
+    unconstrained_tokens_per_second: float
     other_cores: float
 
     @property
     def ratio(self) -> float:
         """Constrained over unconstrained."""
-        return self.bound_tokens_per_second / self.free_tokens_per_second
+        return self.constrained_tokens_per_second / self.unconstrained_tokens_per_second
 
 
 def measure(backend: LlamaBackend, model: Model, options: Options, sequences: int) -> Result:
@@ -102,7 +102,13 @@ def measure(backend: LlamaBackend, model: Model, options: Options, sequences: in
             unconstrained, _ = _rate(backend, model, sequences, None, tokens)
             rates.append((constrained, sampled, unconstrained))
     constrained, sampled, unconstrained = (statistics.median(column) for column in zip(*rates, strict=True))
-    return Result(sequences, constrained, sampled, unconstrained, watch.other_cores)
+    return Result(
+        sequences=sequences,
+        constrained_tokens_per_second=constrained,
+        constrained_every_token_sampled=sampled,
+        unconstrained_tokens_per_second=unconstrained,
+        other_cores=watch.other_cores,
+    )
 
 
 def _rate(
@@ -145,9 +151,9 @@ def _report(results: list[Result]) -> str:
     rows += [
         (
             f"{result.sequences} together",
-            f"{result.bound_tokens_per_second:.1f} tokens/s",
-            f"{result.bound_every_token_sampled:.1f}",
-            f"{result.free_tokens_per_second:.1f}",
+            f"{result.constrained_tokens_per_second:.1f} tokens/s",
+            f"{result.constrained_every_token_sampled:.1f}",
+            f"{result.unconstrained_tokens_per_second:.1f}",
             f"{result.ratio:.2f}",
             RATIO_BAR.verdict(result.ratio).partition(": ")[2],
             f"{result.other_cores:.2f}",

@@ -7,7 +7,6 @@ What is measured and how to read it: benchmarks/README.md.
 
 import argparse
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -15,11 +14,13 @@ import numpy.typing as npt
 
 from benchmarks.figures import table, write_json
 from benchmarks.rewrite_weights import FORMATS, rewritten
-from dragoman.engines.llama.native.context import Chunk, LlamaContext
+from dragoman.engines.llama.arrays import TokenArray
+from dragoman.engines.llama.native.backend import Chunk
+from dragoman.engines.llama.native.context import LlamaContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.native.loading import load_model
-from dragoman.engines.llama.native.model import Model, TokenArray
+from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import bundled
 
@@ -36,7 +37,7 @@ ROWS = 64
 Array = npt.NDArray[np.float64]
 
 
-class Divergence(msgspec.Struct, frozen=True):
+class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     """Of one format's predictions from another's, over all tokens of the text but the first."""
 
     weights: str
@@ -47,10 +48,10 @@ class Divergence(msgspec.Struct, frozen=True):
     same_top: float
     """The share of positions at which both expect the same token most."""
     perplexity: float
-    perplexity_yardstick: float
+    baseline_perplexity: float
 
 
-class Options(NamedTuple):
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The command line."""
 
     model: Path
@@ -76,7 +77,7 @@ def predictions(model: Model, tokens: TokenArray, threads: int) -> npt.NDArray[n
 def compare(
     weights: str, baseline: npt.NDArray[np.float32], other: npt.NDArray[np.float32], tokens: TokenArray
 ) -> Divergence:
-    """How far `other` is from `yardstick`, both float32[tokens - 1, vocabulary]."""
+    """How far `other` is from `baseline`, both float32[tokens - 1, vocabulary]."""
     nats, surprise, surprise_baseline = [], [], []
     for start in range(0, len(baseline), ROWS):
         rows = slice(start, start + ROWS)
@@ -87,13 +88,13 @@ def compare(
         surprise_baseline.append(-np.take_along_axis(log_baseline, following, axis=1))
     divergence = np.concatenate(nats)
     return Divergence(
-        weights,
-        float(divergence.mean()),
-        float(np.percentile(divergence, 99)),
-        float(divergence.max()),
-        float((baseline.argmax(axis=1) == other.argmax(axis=1)).mean()),
-        float(np.exp(np.concatenate(surprise).mean())),
-        float(np.exp(np.concatenate(surprise_baseline).mean())),
+        weights=weights,
+        mean=float(divergence.mean()),
+        p99=float(np.percentile(divergence, 99)),
+        highest=float(divergence.max()),
+        same_top=float((baseline.argmax(axis=1) == other.argmax(axis=1)).mean()),
+        perplexity=float(np.exp(np.concatenate(surprise).mean())),
+        baseline_perplexity=float(np.exp(np.concatenate(surprise_baseline).mean())),
     )
 
 
@@ -114,7 +115,7 @@ def _report(results: list[Divergence], against: str) -> str:
             f"{result.highest:.5f}",
             f"{result.same_top:.1%}",
             f"{result.perplexity:.3f}",
-            f"{result.perplexity_yardstick:.3f}",
+            f"{result.baseline_perplexity:.3f}",
         )
         for result in results
     ]
@@ -127,7 +128,7 @@ def _parse() -> Options:
     parser.add_argument(
         "--formats", default="q8_0,served,q4_0,f32", help=f"of {', '.join(names)} (default: %(default)s)"
     )
-    parser.add_argument("--against", choices=names, default=SHIPPED, help="the yardstick (default: %(default)s)")
+    parser.add_argument("--against", choices=names, default=SHIPPED, help="the baseline (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
     parser.add_argument("--model", type=Path, help="a .gguf file (default: the bundled model)")
     parser.add_argument("--json", type=Path, help="file for the results")
@@ -137,7 +138,13 @@ def _parse() -> Options:
         parser.error(f"unknown format {unknown[0]}; there are {', '.join(names)}")
     if arguments.threads < 1:
         parser.error("--threads must be at least 1")
-    return Options(arguments.model or bundled().path, formats, arguments.against, arguments.threads, arguments.json)
+    return Options(
+        model=arguments.model or bundled().path,
+        formats=formats,
+        against=arguments.against,
+        threads=arguments.threads,
+        json=arguments.json,
+    )
 
 
 def main() -> None:

@@ -53,7 +53,7 @@ _SHARED_BARS = {
 _OTHER_BARS = {"unshared": Bars(TargetRatio(1), TargetRatio(1)), "single": Bars(TargetRatio(0.95), None)}
 
 
-class Round(msgspec.Struct, frozen=True):
+class Round(msgspec.Struct, frozen=True, kw_only=True):
     """One server's figures in one round, or their medians. Times are in seconds, shares in cores."""
 
     tokens_per_second: float
@@ -70,7 +70,7 @@ class Round(msgspec.Struct, frozen=True):
     """What anybody else on the machine took."""
 
 
-class Result(msgspec.Struct, frozen=True):
+class Result(msgspec.Struct, frozen=True, kw_only=True):
     """One workload. The keys are the servers' names."""
 
     workload: str
@@ -83,7 +83,7 @@ class Result(msgspec.Struct, frozen=True):
     """Theirs / ours."""
 
 
-class Options(NamedTuple):
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The command line."""
 
     rounds: int
@@ -124,12 +124,12 @@ class EngineBenchmark:
                 f"the prompts differ: {ours.prompt_tokens} tokens here, {theirs.prompt_tokens} there"
             )
         return Result(
-            workload,
-            self._options.weights,
-            rounds,
-            {OURS: ours, THEIRS: theirs},
-            ours.tokens_per_second / theirs.tokens_per_second,
-            theirs.first_token_p95 / ours.first_token_p95,
+            workload=workload,
+            weights=self._options.weights,
+            rounds=rounds,
+            medians={OURS: ours, THEIRS: theirs},
+            tokens_per_second_ratio=ours.tokens_per_second / theirs.tokens_per_second,
+            first_token_p95_ratio=theirs.first_token_p95 / ours.first_token_p95,
         )
 
     def _run(self, name: str, conversations: Conversations) -> Round:
@@ -215,8 +215,15 @@ def _parse() -> Options:
     if min(arguments.rounds, arguments.requests, arguments.threads) < 1:
         parser.error("--rounds, --requests and --threads must be at least 1")
     model = arguments.model or bundled().path
-    kind = "rewritten" if arguments.rewrite else arguments.weights
-    return Options(arguments.rounds, arguments.requests, arguments.threads, workloads, kind, model, arguments.json)
+    return Options(
+        rounds=arguments.rounds,
+        requests=arguments.requests,
+        threads=arguments.threads,
+        workloads=workloads,
+        weights="rewritten" if arguments.rewrite else arguments.weights,
+        model=model,
+        json=arguments.json,
+    )
 
 
 def _prepare_rewritten(model: Path) -> Path:

@@ -18,10 +18,12 @@ from benchmarks.figures import medians, table, write_json
 from benchmarks.rewrite_weights import FORMATS, rewritten
 from benchmarks.stopwatch import Stopwatch
 from benchmarks.workloads import text
-from dragoman.engines.llama.native.context import Chunk, LlamaContext
+from dragoman.engines.llama.arrays import TokenArray
+from dragoman.engines.llama.native.backend import Chunk
+from dragoman.engines.llama.native.context import LlamaContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
-from dragoman.engines.llama.native.model import Model, TokenArray
+from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.weights.sources import bundled
 
 PREFILL_TOKENS = 512

@@ -17,7 +17,8 @@ import numpy as np
 
 from benchmarks.figures import table, write_json
 from benchmarks.random_llama import SHAPE, random_llama
-from dragoman.engines.llama.native.context import Chunk, LlamaContext
+from dragoman.engines.llama.native.backend import Chunk
+from dragoman.engines.llama.native.context import LlamaContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load_library
 from dragoman.engines.llama.native.library_check import divergence_from_llama_cpp
@@ -46,11 +47,12 @@ CELLS = 1024
 REPETITIONS = 10
 
 
-class Ratios(msgspec.Struct, frozen=True):
+class Ratios(msgspec.Struct, frozen=True, kw_only=True):
     """llama.cpp's time by ik_llama.cpp's, and how far their predictions are apart."""
 
     kind: str
-    nats_apart: float
+    divergence: float
+    """Kullback-Leibler divergence of their predictions, in nats."""
     prompt: float
     steps_of_16: float
     steps_of_1: float
@@ -69,12 +71,17 @@ def compare(kind: str, threads: int) -> Ratios:
     models = {build: Model(load_library(build), path) for build in (LLAMA_CPP, IK_LLAMA_CPP)}
     shape = ContextOptions(CELLS, CELLS // 2, threads)
     contexts = {build: LlamaContext(model, shape) for build, model in models.items()}
-    ratios = [_ratio(contexts, batch) for batch in (_prompt(), _step(16), _step(1))]
-    divergence = divergence_from_llama_cpp(models[IK_LLAMA_CPP], threads)
+    ratios = Ratios(
+        kind=kind,
+        divergence=divergence_from_llama_cpp(models[IK_LLAMA_CPP], threads),
+        prompt=_ratio(contexts, _prompt()),
+        steps_of_16=_ratio(contexts, _step(16)),
+        steps_of_1=_ratio(contexts, _step(1)),
+    )
     for build, model in models.items():
         contexts[build].close()
         model.close()
-    return Ratios(kind, divergence, *ratios)
+    return ratios
 
 
 def _prompt() -> list[Chunk]:
@@ -102,7 +109,7 @@ def _report(results: list[Ratios]) -> str:
     rows += [
         (
             result.kind,
-            f"{result.nats_apart:.4f}",
+            f"{result.divergence:.4f}",
             f"{result.prompt:.2f}",
             f"{result.steps_of_16:.2f}",
             f"{result.steps_of_1:.2f}",

@@ -22,8 +22,8 @@ from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.batcher import Batcher
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.batching.sequence import EngineRequest
-from dragoman.engines.llama.native.backend import LlamaBackend
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, Library
+from dragoman.engines.llama.native.llama_backend import LlamaBackend
 from dragoman.engines.llama.native.loading import load_model
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.weights.rewriting import faster_file
@@ -74,7 +74,7 @@ class Step(NamedTuple):
         return 1 - self.decode / self.whole
 
 
-class Options(NamedTuple):
+class Options(msgspec.Struct, frozen=True, kw_only=True):
     """The command line."""
 
     model: Path
@@ -84,7 +84,7 @@ class Options(NamedTuple):
     json: Path | None
 
 
-class Result(msgspec.Struct, frozen=True):
+class Result(msgspec.Struct, frozen=True, kw_only=True):
     """Medians over the steps of one way of sampling."""
 
     sampling: str
@@ -118,12 +118,12 @@ def measure(timer: DecodeTimer, model: Model, name: str, options: Options) -> Re
     finally:
         backend.close()
     return Result(
-        name,
-        options.sequences,
-        statistics.median(step.whole for step in timed_steps),
-        statistics.median(step.decode for step in timed_steps),
-        statistics.median(step.overhead for step in timed_steps),
-        watch.other_cores,
+        sampling=name,
+        sequences=options.sequences,
+        step_seconds=statistics.median(step.whole for step in timed_steps),
+        decode_seconds=statistics.median(step.decode for step in timed_steps),
+        overhead=statistics.median(step.overhead for step in timed_steps),
+        other_cores=watch.other_cores,
     )
 
 
@@ -180,7 +180,13 @@ def _parse() -> Options:
     if not 1 <= arguments.steps <= MAX_STEPS or not 1 <= arguments.sequences <= MAX_SEQUENCES or arguments.threads < 1:
         parser.error(f"--steps goes from 1 to {MAX_STEPS}, --sequences to {MAX_SEQUENCES}, --threads from 1")
     model = arguments.model or faster_file(bundled().path, progress=False, notify=print)
-    return Options(model, arguments.steps, arguments.sequences, arguments.threads, arguments.json)
+    return Options(
+        model=model,
+        steps=arguments.steps,
+        sequences=arguments.sequences,
+        threads=arguments.threads,
+        json=arguments.json,
+    )
 
 
 def main() -> None:

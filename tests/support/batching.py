@@ -1,17 +1,17 @@
 """What batchers publish until they are done, and one over the simulated model."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from dragoman.core.events import Delta, Finished, Usage
+from dragoman.core.events import AnyDelta, Delta, Event, Finished, ToolCallDelta, Usage
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
-from dragoman.engines.llama.native.adapters import NO_ADAPTER
-from dragoman.engines.llama.native.backend import SEQUENCE_IDS
+from dragoman.engines.llama.native.backend import NO_ADAPTER, SEQUENCE_IDS
 from dragoman.engines.llama.native.lora_fallback import LoraFallbackBackend
 from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, reference_answer
 
@@ -57,6 +57,7 @@ class BatcherHarness:
         self,
         prompt: list[int],
         limit: int = 20,
+        *,
         n: int = 1,
         priority: int = 0,
         adapter: int = NO_ADAPTER,
@@ -146,3 +147,18 @@ def prompts_with_long_answers(count: int, length: int, adapter: int = NO_ADAPTER
     """Prompts of 20 tokens that are answered with at least `length`."""
     candidates = ([first] * 20 for first in range(1, 64))
     return [prompt for prompt in candidates if len(reference_answer(prompt, length, adapter)) == length][:count]
+
+
+def events_of_choice(events: Sequence[Event], index: int) -> list[Event]:
+    """The events of one choice, without the random ids of its tool calls."""
+    of_choice = [event for event in events if not isinstance(event, Usage) and event.index == index]
+    return [
+        msgspec.structs.replace(event, id="random") if isinstance(event, ToolCallDelta) and event.id else event
+        for event in of_choice
+    ]
+
+
+def tokens_of_choice(events: Sequence[Event], index: int) -> tuple[int, ...]:
+    """All tokens of one choice."""
+    deltas = [event for event in events_of_choice(events, index) if isinstance(event, AnyDelta)]
+    return tuple(token for delta in deltas for token in delta.token_ids)

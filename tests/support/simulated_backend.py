@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dragoman.engines.llama.native.adapters import NO_ADAPTER
-from dragoman.engines.llama.native.backend import SEQUENCE_IDS
-from dragoman.engines.llama.native.context import Chunk, DecodeError, Logits, SequenceState
+from dragoman.engines.llama.arrays import Logits, SequenceState
+from dragoman.engines.llama.native.backend import NO_ADAPTER, SEQUENCE_IDS, Chunk, DecodeError
 
 VOCABULARY_SIZE = 64
 END = 0

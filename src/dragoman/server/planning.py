@@ -9,7 +9,8 @@ from dragoman.core.adapters import Adapter
 from dragoman.engines.base import AdapterFile
 from dragoman.engines.llama.native.libraries.choice import PACKAGED_BUILDS
 from dragoman.engines.llama.weights.adapter_files import resolve_adapter
-from dragoman.engines.llama.weights.gguf_files import ModelSourceError, architecture
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError
+from dragoman.engines.llama.weights.gguf_metadata import architecture
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import ModelFile, resolve
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord

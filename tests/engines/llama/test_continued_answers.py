@@ -4,28 +4,26 @@ The model here only recites, as likely as the temperature lets it, so that an an
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.core.errors import BadRequest, EngineFailed
-from dragoman.core.events import AnyDelta, Delta, Event, Finished, ReasoningDelta, ToolCallDelta, Usage
+from dragoman.core.errors import BadRequest, DragomanError
+from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, Usage
 from dragoman.core.request import SamplingParams
 from dragoman.engines.echo.engine import END
-from dragoman.engines.llama.batching.answer_reading import PLAIN_OUTPUT, TokenizedOutputFormat
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
-from dragoman.engines.llama.batching.sequence import EngineRequest
+from dragoman.engines.llama.batching.sequence import PLAIN_OUTPUT, EngineRequest, TokenizedOutputFormat
 from dragoman.output.constraint import GrammarCompiler, GrammarConstraint
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 from dragoman.prompt.template import REASONING_CLOSING as CLOSING
 from dragoman.prompt.template import REASONING_OPENING as OPENING
-from tests.support.batching import run_until_idle
+from tests.support.batching import events_of_choice, run_until_idle, tokens_of_choice
 from tests.support.byte_vocabulary import ByteGrammarVocabulary
 from tests.support.simulated_backend import SimulatedBackend
 
@@ -74,23 +72,9 @@ def run_scenario(scenario: Scenario, begun: tuple[tuple[int, ...], ...] = ()) ->
         outputs += batcher.add(request, scenario.n, seed=7)
     finally:
         outputs += run_until_idle(batcher, MAX_STEPS)
-    events = [output.event for output in outputs if not isinstance(output.event, EngineFailed)]
+    events = [output.event for output in outputs if not isinstance(output.event, DragomanError)]
     assert len(events) == len(outputs)
     return events
-
-
-def events_of_choice(events: Sequence[Event], index: int) -> list[Event]:
-    """The events of one choice, without what is drawn anew each time."""
-    mine = [event for event in events if not isinstance(event, Usage) and event.index == index]
-    return [
-        msgspec.structs.replace(event, id="drawn") if isinstance(event, ToolCallDelta) and event.id else event
-        for event in mine
-    ]
-
-
-def tokens_of(events: Sequence[Event], index: int) -> tuple[int, ...]:
-    deltas = [event for event in events_of_choice(events, index) if isinstance(event, AnyDelta)]
-    return tuple(token for delta in deltas for token in delta.token_ids)
 
 
 def output_formats(tools: bool, thinking: ReasoningSpec | None) -> TokenizedOutputFormat:
@@ -123,12 +107,12 @@ samplings = st.builds(
 )
 requests = st.builds(
     Scenario,
-    texts,
-    samplings,
-    st.builds(output_formats, st.booleans(), thoughts),
-    st.sampled_from([None, None, COMPILER.compile(GRAMMAR, "response_format")]),
-    st.sampled_from([1, 2]),
-    st.sampled_from(["", "Say it: "]),
+    text=texts,
+    sampling=samplings,
+    output_format=st.builds(output_formats, st.booleans(), thoughts),
+    constraint=st.sampled_from([None, None, COMPILER.compile(GRAMMAR, "response_format")]),
+    n=st.sampled_from([1, 2]),
+    echo=st.sampled_from(["", "Say it: "]),
 )
 
 
@@ -140,7 +124,7 @@ def test_a_resumed_answer_equals_an_uninterrupted_one_wherever_it_was_cut(
     unbroken = run_scenario(scenario)
     begun = []
     for index in range(scenario.n):
-        tokens = tokens_of(unbroken, index)
+        tokens = tokens_of_choice(unbroken, index)
         begun.append(tokens[: data.draw(st.integers(0, len(tokens)))])
     continued = run_scenario(scenario, tuple(begun))
     for index in range(scenario.n):
@@ -168,13 +152,13 @@ def test_reasoning_cut_within_its_end_marker_is_ended_once(cut: int) -> None:
     thought = "".join(event.text for event in unbroken if isinstance(event, ReasoningDelta))
     text = "".join(event.text for event in unbroken if isinstance(event, Delta))
     assert (thought, text[:7]) == ("xxx", "Hello, ")
-    assert run_scenario(scenario, (tokens_of(unbroken, 0)[:cut],)) == unbroken
+    assert run_scenario(scenario, (tokens_of_choice(unbroken, 0)[:cut],)) == unbroken
 
 
 def test_missing_forced_tokens_are_published_without_a_step() -> None:
     scenario = Scenario("", constraint=COMPILER.compile(GRAMMAR, "response_format"))
     unbroken = run_scenario(scenario)
-    whole = tokens_of(unbroken, 0)
+    whole = tokens_of_choice(unbroken, 0)
     assert bytes(whole[:7]) == b"Hello, "
     assert run_scenario(scenario, (whole[:3],)) == unbroken
 
@@ -202,7 +186,7 @@ def test_resume_tokens_are_not_sampled_again() -> None:
 def test_complete_choices_finish_while_others_continue() -> None:
     scenario = Scenario("two words", n=2)
     unbroken = run_scenario(scenario)
-    whole = tokens_of(unbroken, 0)
+    whole = tokens_of_choice(unbroken, 0)
     continued = run_scenario(scenario, (whole, whole[:3]))
     assert continued.index(Finished(0, "stop")) < continued.index(Finished(1, "stop"))
     assert continued[-1] == Usage(len(PROMPT), 2 * len(whole), 0)

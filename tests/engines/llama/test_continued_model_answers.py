@@ -9,16 +9,12 @@ import pytest
 
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import GenerationRequest, JsonSchemaFormat, SamplingParams, TextPrompt
-from dragoman.engines.llama.batching.batcher import Batcher
-from dragoman.engines.llama.native.backend import LlamaBackend
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.model import Model
-from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.wire.messages import GenerateCommand
-from tests.support.batching import run_until_idle
+from tests.support.batching import events_of_choice, tokens_of_choice
+from tests.support.in_process_engine import InProcessEngine
 from tests.support.models import THREADS
-
-MAX_STEPS = 5000
 
 CUTS = (1, 13)
 """Tokens of the first choice that were generated; of the second one, twice as many."""
@@ -51,75 +47,59 @@ REQUESTS = [
 ]
 
 
-class InProcessEngine:
-    """The batcher over the real model, as the engine process has it."""
+def generate(engine: InProcessEngine, requests: Sequence[GenerationRequest]) -> list[list[Event]]:
+    """The events of each request, all answered together."""
+    return engine.generate([command(number, one) for number, one in enumerate(requests)])
 
-    def __init__(self, model: Model, *, reproducible: bool) -> None:
-        self._model = model
-        self._backend = LlamaBackend(model, ContextOptions(8192, 512, threads=THREADS, reproducible=reproducible))
-        self._preprocessor = RequestPreprocessor(model, self._backend.cells)
 
-    def generate(self, requests: Sequence[GenerationRequest]) -> list[list[Event]]:
-        """The events of each, all answered together."""
-        batcher = Batcher(self._backend, self._model.vocabulary, parallel=8, step_tokens=512, host_cache_tokens=1024)
-        outputs = []
-        for number, one in enumerate(requests):
-            assert isinstance(one.prompt, TextPrompt)
-            command = GenerateCommand(
-                *(number, one.prompt, one.sampling, one.n, one.echo, one.priority),
-                answer_format=one.answer_format,
-                resume_token_ids=one.begun,
-            )
-            assert one.sampling.seed is not None or one.sampling.temperature == 0.0
-            outputs += batcher.add(self._preprocessor.preprocess((0, number), command), one.n, one.sampling.seed or 0)
-        outputs += run_until_idle(batcher, MAX_STEPS)
-        answers: list[list[Event]] = [[] for _ in requests]
-        for (_, number), event in outputs:
-            assert isinstance(event, Event)
-            answers[number].append(event)
-        return answers
+def command(number: int, one: GenerationRequest) -> GenerateCommand:
+    assert isinstance(one.prompt, TextPrompt)
+    assert one.sampling.seed is not None or one.sampling.temperature == 0.0
+    return GenerateCommand(
+        number=number,
+        prompt=one.prompt,
+        sampling=one.sampling,
+        n=one.n,
+        echo=one.echo,
+        priority=one.priority,
+        answer_format=one.answer_format,
+        resume_token_ids=one.begun,
+    )
 
-    def close(self) -> None:
-        self._backend.close()
+
+def new_engine(model: Model, *, reproducible: bool) -> InProcessEngine:
+    options = ContextOptions(8192, 512, threads=THREADS, reproducible=reproducible)
+    return InProcessEngine(model, options, parallel=8, host_cache_tokens=1024)
 
 
 @pytest.fixture(scope="module")
 def reproducible(model: Model) -> Iterator[InProcessEngine]:
-    engine = InProcessEngine(model, reproducible=True)
+    engine = new_engine(model, reproducible=True)
     yield engine
     engine.close()
 
 
 @pytest.fixture(scope="module")
 def default(model: Model) -> Iterator[InProcessEngine]:
-    engine = InProcessEngine(model, reproducible=False)
+    engine = new_engine(model, reproducible=False)
     yield engine
     engine.close()
-
-
-def tokens_of(events: Sequence[Event], index: int) -> tuple[int, ...]:
-    deltas = [event for event in events if isinstance(event, Delta) and event.index == index]
-    return tuple(itertools.chain.from_iterable(delta.token_ids for delta in deltas))
 
 
 def text_of(events: Sequence[Event], index: int) -> str:
     return "".join(event.text for event in events if isinstance(event, Delta) and event.index == index)
 
 
-def events_of_choice(events: Sequence[Event], index: int) -> list[Event]:
-    return [event for event in events if not isinstance(event, Usage) and event.index == index]
-
-
 def interrupted(request_cut: GenerationRequest, unbroken: Sequence[Event], length: int) -> GenerationRequest:
-    begun = tuple(tokens_of(unbroken, index)[: length * (index + 1)] for index in range(request_cut.n))
+    begun = tuple(tokens_of_choice(unbroken, index)[: length * (index + 1)] for index in range(request_cut.n))
     return msgspec.structs.replace(request_cut, begun=begun)
 
 
 def test_resumed_reproducible_answers_equal_an_uninterrupted_run(reproducible: InProcessEngine) -> None:
-    answers = reproducible.generate(REQUESTS)
+    answers = generate(reproducible, REQUESTS)
     pairs = [(request_cut, unbroken) for request_cut, unbroken in zip(REQUESTS, answers, strict=True) for _ in CUTS]
     lengths = itertools.cycle(CUTS)
-    again = reproducible.generate([interrupted(*pair, next(lengths)) for pair in pairs])
+    again = generate(reproducible, [interrupted(*pair, next(lengths)) for pair in pairs])
     for (request_cut, unbroken), continued in zip(pairs, again, strict=True):
         for index in range(request_cut.n):
             assert events_of_choice(continued, index) == events_of_choice(unbroken, index)
@@ -130,17 +110,17 @@ def test_resumed_reproducible_answers_equal_an_uninterrupted_run(reproducible: I
 
 
 def test_resumed_answers_keep_their_beginning_and_are_valid(default: InProcessEngine) -> None:
-    answers = default.generate(REQUESTS)
+    answers = generate(default, REQUESTS)
     pairs = [(request_cut, unbroken) for request_cut, unbroken in zip(REQUESTS, answers, strict=True) for _ in CUTS]
     lengths = itertools.cycle(CUTS)
     begun = [interrupted(*pair, next(lengths)) for pair in pairs]
-    for request_cut, continued in zip(begun, default.generate(begun), strict=True):
+    for request_cut, continued in zip(begun, generate(default, begun), strict=True):
         usage = continued[-1]
         assert isinstance(usage, Usage)
-        assert usage.completion_tokens == sum(len(tokens_of(continued, index)) for index in range(request_cut.n))
+        assert usage.completion_tokens == sum(len(tokens_of_choice(continued, index)) for index in range(request_cut.n))
         assert sum(isinstance(event, Finished) for event in continued) == request_cut.n
         for index, tokens in enumerate(request_cut.begun):
-            assert tokens_of(continued, index)[: len(tokens)] == tokens
+            assert tokens_of_choice(continued, index)[: len(tokens)] == tokens
             text = text_of(continued, index)
             assert not any(stop in text for stop in request_cut.sampling.stop)
             if request_cut.answer_format is not None:

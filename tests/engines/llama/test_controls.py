@@ -9,16 +9,16 @@ import llguidance
 import numpy as np
 import pytest
 
-from dragoman.core.errors import EngineFailed
+from dragoman.core.errors import DragomanError, EngineFailed
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
 from dragoman.core.request import SamplingParams
+from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.batching.batcher import Batcher
 from dragoman.engines.llama.batching.sampler import Sampler
 from dragoman.engines.llama.batching.sequence import EngineRequest
-from dragoman.engines.llama.native.adapters import NO_ADAPTER
-from dragoman.engines.llama.native.backend import LlamaBackend
-from dragoman.engines.llama.native.context import Chunk, Logits
+from dragoman.engines.llama.native.backend import NO_ADAPTER, Chunk
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.llama_backend import LlamaBackend
 from dragoman.engines.llama.native.model import Model
 from dragoman.output.constraint import GrammarCompiler
 from tests.support import reference_sampling
@@ -80,7 +80,7 @@ def compiler(model: Model) -> GrammarCompiler:
 class CollectedAnswer:
     """What a job of one choice published."""
 
-    def __init__(self, events: Sequence[Event | EngineFailed]) -> None:
+    def __init__(self, events: Sequence[Event | DragomanError]) -> None:
         deltas = [event for event in events if isinstance(event, Delta)]
         self.text = "".join(delta.text for delta in deltas)
         self.tokens = [token for delta in deltas for token in delta.token_ids]
@@ -231,7 +231,9 @@ def test_sampled_frequencies_follow_the_documented_distribution(
     draws = 1500
     counts: Counter[int] = Counter()
     for seed in range(draws):
-        sampler = Sampler(sampling, seed, 0, prompt, frozenset(), len(row))
+        sampler = Sampler(
+            sampling, seed=seed, choice=0, prompt=prompt, end_token_ids=frozenset(), vocabulary_size=len(row)
+        )
         for token in generated:
             sampler.record(token)
         counts[sampler.sample(row, len(generated))] += 1

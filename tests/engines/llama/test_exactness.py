@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 
 from dragoman.core.request import SamplingParams
+from dragoman.engines.llama.arrays import Logits, TokenArray
 from dragoman.engines.llama.batching.batcher import Batcher
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
-from dragoman.engines.llama.native.backend import LlamaBackend
-from dragoman.engines.llama.native.context import Chunk, Logits
+from dragoman.engines.llama.native.backend import Chunk
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.library_check import mean_kl_divergence
-from dragoman.engines.llama.native.model import Model, TokenArray
+from dragoman.engines.llama.native.llama_backend import LlamaBackend
+from dragoman.engines.llama.native.model import Model
 from tests.support.batching import run_until_idle, tokens_by_request
 from tests.support.models import THREADS
 

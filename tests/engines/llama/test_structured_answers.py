@@ -1,5 +1,6 @@
 """What a request may hold an answer to, from a client's JSON to the answer's JSON, with the real model between."""
 
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,21 +9,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, TextPrompt, Tool
 from dragoman.dialects.http.codec import DecodedRequest
-from dragoman.engines.llama.batching.batcher import Batcher
-from dragoman.engines.llama.native.backend import LlamaBackend
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.model import Model
-from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.wire.messages import GenerateCommand
 from dragoman.prompt.template import CHATML, ChatTemplate
 from tests.support import schemas
 from tests.support.answers import Arcee, AssembledChoice, InfermaticChat, build_response, stream_documents
-from tests.support.batching import run_until_idle
 from tests.support.grammars import validation_errors
+from tests.support.in_process_engine import InProcessEngine
 from tests.support.models import THREADS
 
 BATCH_SIZE = 20
@@ -39,74 +36,57 @@ SLOW = settings(
 )
 
 
-class InProcessEngine:
-    """The batcher over the real model, as the engine process has it."""
+def generate(engine: InProcessEngine, calls: Sequence[DecodedRequest], max_tokens: int) -> list[list[Event]]:
+    """The events of each request, all answered together. Raises BadRequest."""
+    return engine.generate([command(number, call.requests[0], max_tokens) for number, call in enumerate(calls)])
 
-    def __init__(self, model: Model) -> None:
-        self._model = model
-        self._backend = LlamaBackend(model, ContextOptions(16384, 512, threads=THREADS))
-        self._preprocessor = RequestPreprocessor(model, self._backend.cells)
 
-    def generate(self, requests: Sequence[GenerationRequest], max_tokens: int) -> list[list[Event]]:
-        """The events of each, all answered together. Raises BadRequest."""
-        batcher = Batcher(
-            self._backend, self._model.vocabulary, parallel=BATCH_SIZE, step_tokens=512, host_cache_tokens=4096
-        )
-        answers: list[list[Event]] = [[] for _ in requests]
-        for number, request in enumerate(requests):
-            batcher.add(
-                self._preprocessor.preprocess((0, number), self._submit(number, request, max_tokens)), request.n, number
-            )
-        for (_, number), event in run_until_idle(batcher):
-            assert not isinstance(event, EngineFailed), event.message
-            answers[number].append(event)
-        return answers
+def command(number: int, request: GenerationRequest, max_tokens: int) -> GenerateCommand:
+    assert isinstance(request.prompt, ChatPrompt)
+    rendered = TEMPLATE.render(request.prompt)
+    sampling = request.sampling
+    return GenerateCommand(
+        number=number,
+        prompt=TextPrompt(rendered.text),
+        sampling=type(sampling)(
+            temperature=sampling.temperature, max_tokens=max_tokens, logit_bias=sampling.logit_bias
+        ),
+        n=request.n,
+        echo=False,
+        priority=0,
+        answer_format=request.answer_format,
+        tools=request.prompt.tools,
+        output_format=rendered.parser_spec,
+    )
 
-    def _submit(self, number: int, request: GenerationRequest, max_tokens: int) -> GenerateCommand:
-        assert isinstance(request.prompt, ChatPrompt)
-        rendered = TEMPLATE.render(request.prompt)
-        sampling = request.sampling
-        return GenerateCommand(
-            number,
-            TextPrompt(rendered.text),
-            type(sampling)(temperature=sampling.temperature, max_tokens=max_tokens, logit_bias=sampling.logit_bias),
-            request.n,
-            echo=False,
-            priority=0,
-            logprobs=None,
-            answer_format=request.answer_format,
-            tools=request.prompt.tools,
-            output_format=rendered.parser_spec,
-        )
 
-    def can_write(self, schema: schemas.Schema) -> bool:
-        """Whether all text of a schema has tokens: the vocabulary lacks some bytes of planes that are not in use."""
-        text = json.dumps(schema, ensure_ascii=False).encode()
-        vocabulary = self._model.vocabulary
-        return b"".join(map(vocabulary.piece, vocabulary.tokenize_plain(text))) == text
-
-    def close(self) -> None:
-        self._backend.close()
+def can_write(model: Model, schema: schemas.Schema) -> bool:
+    """Whether all text of a schema has tokens: the vocabulary lacks some bytes of planes that are not in use."""
+    text = json.dumps(schema, ensure_ascii=False).encode()
+    vocabulary = model.vocabulary
+    return b"".join(map(vocabulary.piece, vocabulary.tokenize_plain(text))) == text
 
 
 @pytest.fixture(scope="module")
 def engine(model: Model) -> Iterator[InProcessEngine]:
-    engine = InProcessEngine(model)
+    options = ContextOptions(16384, 512, threads=THREADS)
+    engine = InProcessEngine(model, options, parallel=BATCH_SIZE, host_cache_tokens=4096)
     yield engine
     engine.close()
 
 
-def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: InProcessEngine) -> None:
+def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: InProcessEngine, model: Model) -> None:
     finished = 0
+    writable = schemas.json_schemas().filter(functools.partial(can_write, model))
 
     @settings(SLOW, max_examples=30)  # Some answers are cut by their limit, and count for nothing.
-    @given(st.lists(schemas.json_schemas().filter(engine.can_write), min_size=BATCH_SIZE, max_size=BATCH_SIZE))
+    @given(st.lists(writable, min_size=BATCH_SIZE, max_size=BATCH_SIZE))
     def answer(batch: list[schemas.Schema]) -> None:
         nonlocal finished
         if finished >= 300:
             return
         calls = [_call_for_schema(schema) for schema in batch]
-        answers = engine.generate([call.requests[0] for call in calls], 96)
+        answers = generate(engine, calls, 96)
         for schema, events in zip(batch, answers, strict=True):
             text = "".join(event.text for event in events if isinstance(event, Delta))
             [reason] = [event.reason for event in events if isinstance(event, Finished)]
@@ -124,9 +104,9 @@ def _call_for_schema(schema: schemas.Schema) -> DecodedRequest:
 
 
 @st.composite
-def _conversations(draw: st.DrawFn, engine: InProcessEngine) -> list[dict[str, Any]]:
+def _conversations(draw: st.DrawFn, model: Model) -> list[dict[str, Any]]:
     """Some with the same tools, so that most of their prompts is computed once."""
-    writable = schemas.tools().filter(lambda tool: engine.can_write(tool.parameters or {}))
+    writable = schemas.tools().filter(lambda tool: can_write(model, tool.parameters or {}))
     lists = st.lists(writable, min_size=1, max_size=3, unique_by=lambda tool: tool.name)
     groups = [draw(lists) for _ in range(BATCH_SIZE // CONVERSATIONS_PER_TOOL_SET)]
     return [draw(_conversation(tools)) for tools in groups for _ in range(CONVERSATIONS_PER_TOOL_SET)]
@@ -156,18 +136,18 @@ def test_200_conversations_call_only_allowed_tools_with_valid_arguments(engine: 
     calls_made = 0
 
     @settings(SLOW, max_examples=10)
-    @given(_conversations(engine))
+    @given(_conversations(model))
     def converse(conversations: list[dict[str, Any]]) -> None:
         nonlocal calls_made
-        voice = InfermaticChat()
+        client = InfermaticChat()
         for conversation in conversations:
             if conversation["tool_choice"] == "auto":
                 conversation["logit_bias"] = tempting
-        asked = [voice.decode(**conversation) for conversation in conversations]
-        answers = engine.generate([call.requests[0] for call in asked], 64)
-        for conversation, call, events in zip(conversations, asked, answers, strict=True):
-            [whole] = voice.read(build_response(call.builder, events))
-            assert voice.read_stream(stream_documents(voice.decode(**conversation, stream=True).builder, events)) == [
+        decoded = [client.decode(**conversation) for conversation in conversations]
+        answers = generate(engine, decoded, 64)
+        for conversation, call, events in zip(conversations, decoded, answers, strict=True):
+            [whole] = client.read(build_response(call.builder, events))
+            assert client.read_stream(stream_documents(client.decode(**conversation, stream=True).builder, events)) == [
                 whole
             ]
             calls_made += _check(conversation, whole)
@@ -199,7 +179,7 @@ def _check(conversation: dict[str, Any], whole: AssembledChoice) -> int:
 
 def test_json_object_format_holds_whatever_the_prompt_asks(engine: InProcessEngine) -> None:
     calls = [Arcee().decode(response_format={"type": "json_object"}, temperature=1.5) for _ in range(BATCH_SIZE)]
-    for events in engine.generate([call.requests[0] for call in calls], 40):
+    for events in generate(engine, calls, 40):
         text = "".join(event.text for event in events if isinstance(event, Delta))
         assert text.startswith("{")
         if [event.reason for event in events if isinstance(event, Finished)] == ["stop"]:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.llama.batching.sequence import RequestKey
-from dragoman.engines.llama.native.adapters import NO_ADAPTER
+from dragoman.engines.llama.native.backend import NO_ADAPTER
 from tests.support.batching import MAX_STEPS, BatcherHarness, prompts_with_long_answers
 from tests.support.simulated_backend import reference_answer
 
@@ -55,12 +55,12 @@ actions = st.lists(
     st.one_of(
         st.builds(
             Add,
-            prompts,
-            st.integers(1, 60),
-            st.sampled_from([1, 1, 1, 3]),
-            st.sampled_from([0, 0, 0, 1, QUEUED_PRIORITY_OFFSET, QUEUED_PRIORITY_OFFSET + 1]),
-            st.integers(0, 3),
-            st.sampled_from([0, 0, 1, 10, 40]),
+            prompt=prompts,
+            limit=st.integers(1, 60),
+            n=st.sampled_from([1, 1, 1, 3]),
+            priority=st.sampled_from([0, 0, 0, 1, QUEUED_PRIORITY_OFFSET, QUEUED_PRIORITY_OFFSET + 1]),
+            adapter_slot=st.integers(0, 3),
+            resumed_tokens=st.sampled_from([0, 0, 1, 10, 40]),
         ),
         st.builds(ReplaceAdapter, st.integers(1, 3)),
         st.builds(CancelRequest, st.integers(0, 30)),
@@ -105,7 +105,9 @@ def test_any_interleaving_gives_each_request_its_own_answer_and_leaks_nothing(
                 adapter = loaded[slot % len(loaded)]
                 alone = reference_answer(prompt, limit, adapter)
                 known = (*(n - 1) * [tuple(alone[:begun])], tuple(alone[: 2 * begun]))
-                key = harness.add(prompt, limit, n, priority, adapter, known if begun else ())
+                key = harness.add(
+                    prompt, limit, n=n, priority=priority, adapter=adapter, resume_token_ids=known if begun else ()
+                )
                 added[key] = action, alone
             case CancelRequest(which) if added:
                 key = list(added)[which % len(added)]

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.core.request import SamplingParams
-from dragoman.engines.llama.batching.sampler import Logits, Sampler, uniform
+from dragoman.engines.llama.arrays import Logits, TokenArray
+from dragoman.engines.llama.batching.sampler import Sampler, uniform
 from tests.support import reference_sampling
 
 ENDS = frozenset({0})
@@ -53,6 +54,10 @@ def row_of(values: Sequence[float]) -> Logits:
     return np.array(values, dtype=np.float32)
 
 
+def new_sampler(sampling: SamplingParams, *, seed: int, choice: int = 0, prompt: TokenArray, size: int) -> Sampler:
+    return Sampler(sampling, seed=seed, choice=choice, prompt=prompt, end_token_ids=ENDS, vocabulary_size=size)
+
+
 def sampler_of(
     sampling: SamplingParams,
     *,
@@ -62,7 +67,7 @@ def sampler_of(
     seed: int = 1,
 ) -> Sampler:
     """A sampler that has sampled exactly the tokens `generated`."""
-    sampler = Sampler(sampling, seed, 0, np.array(prompt, dtype=np.int32), ENDS, size)
+    sampler = new_sampler(sampling, seed=seed, prompt=np.array(prompt, dtype=np.int32), size=size)
     for position, token in enumerate(generated):
         certain = np.full(size, -1e9, dtype=np.float32)
         certain[token] = 1e9
@@ -162,7 +167,7 @@ def test_in_a_large_vocabulary_the_same_token_is_drawn_as_by_sorting_all_of_it(
     kept = np.sort(order[(before < top_p * masses.sum()) | (order == order[0])])
     cumulative = masses[kept].cumsum()
     expected = [int(kept[cumulative.searchsorted(uniform(seed, 0, at) * cumulative[-1], "right")]) for at in range(20)]
-    sampler = Sampler(SamplingParams(top_p=top_p), seed, 0, np.zeros(1, dtype=np.int32), ENDS, len(row))
+    sampler = new_sampler(SamplingParams(top_p=top_p), seed=seed, prompt=np.zeros(1, dtype=np.int32), size=len(row))
     assert [sampler.sample(row, position) for position in range(20)] == expected
 
 
@@ -234,7 +239,7 @@ def test_choices_of_one_seed_differ_and_greedy_ones_do_not() -> None:
     prompt = np.empty(0, dtype=np.int32)
 
     def drawn(sampling: SamplingParams, choice: int) -> list[int]:
-        sampler = Sampler(sampling, 7, choice, prompt, ENDS, VOCABULARY)
+        sampler = new_sampler(sampling, seed=7, choice=choice, prompt=prompt, size=VOCABULARY)
         return [sampler.sample(row, position) for position in range(20)]
 
     assert drawn(SamplingParams(), 0) != drawn(SamplingParams(), 1)

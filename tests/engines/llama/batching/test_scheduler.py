@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.llama.batching.sequence import RequestKey
-from dragoman.engines.llama.native.adapters import NO_ADAPTER
+from dragoman.engines.llama.native.backend import NO_ADAPTER
 from tests.support.batching import MAX_STEPS, BatcherHarness, prompts_with_long_answers
 from tests.support.simulated_backend import reference_answer
 
@@ -190,7 +190,7 @@ def test_interactive_requests_are_not_preempted_while_a_queued_one_runs_and_all_
         for _ in range(steps):
             step()
         limit = min(limit, cells - len(prompt))
-        key = harness.add(prompt, limit, n, priority, adapters[adapter])
+        key = harness.add(prompt, limit, n=n, priority=priority, adapter=adapters[adapter])
         alone[key] = reference_answer(prompt, limit, adapters[adapter])
     for _ in range(MAX_STEPS):
         if harness.batcher.is_idle:

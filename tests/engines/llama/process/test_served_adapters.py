@@ -11,7 +11,7 @@ import pytest
 from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound
 from dragoman.engines.llama.batching.batcher import Batcher
-from dragoman.engines.llama.native.adapters import NO_ADAPTER
+from dragoman.engines.llama.native.backend import NO_ADAPTER
 from dragoman.engines.llama.native.model import ModelError
 from dragoman.engines.llama.process.served_adapters import AdapterManager
 from dragoman.engines.llama.process.stepper import Stepper

@@ -9,11 +9,11 @@ import pytest
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.events import Delta, Finished, Usage
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
-from dragoman.engines.llama.batching.batcher import Batcher
+from dragoman.engines.llama.arrays import Logits
+from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.sequence import EngineRequest
-from dragoman.engines.llama.native.adapters import NO_ADAPTER
-from dragoman.engines.llama.native.context import Chunk, DecodeError, Logits
-from dragoman.engines.llama.process.stepper import MAX_QUEUED_COMMANDS, PublishedOutput, Stepper
+from dragoman.engines.llama.native.backend import NO_ADAPTER, Chunk, DecodeError
+from dragoman.engines.llama.process.stepper import MAX_QUEUED_COMMANDS, Stepper
 from tests.support.batching import GREEDY, BatcherHarness
 from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, reference_answer
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -29,12 +29,12 @@ def job(number: int, priority: int = 0, begun: tuple[tuple[int, ...], ...] = ())
     )
 
 
-def run_to_completion(jobs: list[EngineRequest]) -> dict[int, list[PublishedOutput]]:
+def run_to_completion(jobs: list[EngineRequest]) -> dict[int, list[RequestOutput]]:
     """What is published of jobs that come together, by their numbers, until each has ended."""
-    by_number: dict[int, list[PublishedOutput]] = {one.key[1]: [] for one in jobs}
+    by_number: dict[int, list[RequestOutput]] = {one.key[1]: [] for one in jobs}
     open_jobs = set(by_number)
 
-    def publish(published: list[PublishedOutput]) -> None:
+    def publish(published: list[RequestOutput]) -> None:
         for one in published:
             by_number[one.key[1]].append(one)
             if isinstance(one.event, Usage | BadRequest | Overloaded):

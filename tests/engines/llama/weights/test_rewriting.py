@@ -23,7 +23,7 @@ SLOW = {"norm": (WEIGHTS[0], Type.F32), "a": (WEIGHTS, Type.Q4_1), "b": (WEIGHTS
 
 ONE_SERVER = (
     "import sys; from pathlib import Path; from dragoman.engines.llama.weights.rewriting import faster_file; "
-    "print(faster_file(Path(sys.argv[1]), progress=False, tell=print))"
+    "print(faster_file(Path(sys.argv[1]), progress=False, notify=print))"
 )
 
 

@@ -88,7 +88,10 @@ def resolve_in_process(endpoint: str, cache: Path, model: str, **environment: st
     process = run_python_with_hub(endpoint, cache, RESOLVE_PROGRAM, model, **environment)
     models, complaint = json.loads(process.stdout)
     return ResolvedModels(
-        [ModelFile(id, tuple(aliases), Path(path), origin) for id, aliases, path, origin in models],
+        [
+            ModelFile(id=id, aliases=tuple(aliases), path=Path(path), origin=origin)
+            for id, aliases, path, origin in models
+        ],
         complaint,
         process.stderr,
     )
@@ -130,7 +133,9 @@ def test_a_missing_bundled_model_says_how_to_install_it(tmp_path: Path) -> None:
 def test_a_file_is_served_under_its_stem_and_its_name(tmp_path: Path) -> None:
     path = tmp_path / "My-Model.Q8_0.gguf"
     path.write_bytes(GGUF)
-    assert resolve(str(path)) == ModelFile("My-Model.Q8_0", ("My-Model.Q8_0.gguf",), path, "file")
+    assert resolve(str(path)) == ModelFile(
+        id="My-Model.Q8_0", aliases=("My-Model.Q8_0.gguf",), path=path, origin="file"
+    )
 
 
 def test_an_existing_file_needs_no_gguf_ending(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +165,11 @@ def test_a_reference_that_is_neither_file_nor_repository_is_explained() -> None:
 def test_a_repository_is_downloaded_into_the_cache(hub: str, tmp_path: Path) -> None:
     seen = resolve_in_process(hub, tmp_path, "owner/one")
     path = tmp_path / f"hub/models--owner--one/snapshots/{COMMIT}/one-Q8_0.gguf"
-    assert seen.models == [ModelFile("owner/one", ("owner/one:one-Q8_0.gguf", "one-Q8_0"), path, "Hugging Face cache")]
+    assert seen.models == [
+        ModelFile(
+            id="owner/one", aliases=("owner/one:one-Q8_0.gguf", "one-Q8_0"), path=path, origin="Hugging Face cache"
+        )
+    ]
     assert path.read_bytes() == GGUF
     assert "one-Q8_0.gguf" in seen.stderr
 

@@ -58,31 +58,39 @@ FORMATS = st.one_of(
     st.builds(GrammarFormat, TEXTS),
 )
 TOOLS = st.lists(st.builds(Tool, TEXTS, st.none() | TEXTS, st.none() | SCHEMAS, st.booleans()), max_size=2).map(tuple)
-TOOL_USES = st.builds(ToolOptions, TOOLS, st.sampled_from(["auto", "required"]))
-THOUGHTS = st.builds(ReasoningSpec, TEXTS, TEXTS, st.booleans(), st.none() | COUNTS)
-READINGS = st.builds(
-    OutputParserSpec, st.sampled_from(["hermes", "llama3", "mistral", "generic", None]), st.none() | THOUGHTS
+TOOL_OPTIONS = st.builds(ToolOptions, TOOLS, st.sampled_from(["auto", "required"]))
+REASONING_SPECS = st.builds(ReasoningSpec, TEXTS, TEXTS, st.booleans(), st.none() | COUNTS)
+PARSER_SPECS = st.builds(
+    OutputParserSpec, st.sampled_from(["hermes", "llama3", "mistral", "generic", None]), st.none() | REASONING_SPECS
 )
-LIKELIHOODS = st.builds(TopLogprob, COUNTS, st.binary(max_size=4), st.floats(-99, 0))
+TOP_LOGPROBS = st.builds(TopLogprob, COUNTS, st.binary(max_size=4), st.floats(-99, 0))
 LOGPROBS = st.builds(
-    TokenLogprobs, COUNTS, st.binary(max_size=4), st.none() | st.floats(-99, 0), st.lists(LIKELIHOODS, max_size=2)
+    TokenLogprobs, COUNTS, st.binary(max_size=4), st.none() | st.floats(-99, 0), st.lists(TOP_LOGPROBS, max_size=2)
 )
 SOURCES = st.builds(AdapterSource, st.sampled_from(["local", "hub"]), TEXTS, st.none() | TEXTS)
-ADAPTERS = st.builds(Adapter, TEXTS, SOURCES, COUNTS, st.lists(TEXTS, max_size=2).map(tuple), st.floats(-2, 2), TEXTS)
+ADAPTERS = st.builds(
+    Adapter,
+    name=TEXTS,
+    source=SOURCES,
+    created_at=COUNTS,
+    aliases=st.lists(TEXTS, max_size=2).map(tuple),
+    scale=st.floats(-2, 2),
+    creator=TEXTS,
+)
 COMMANDS: st.SearchStrategy[EngineCommand] = st.one_of(
     st.builds(
         messages.GenerateCommand,
-        NUMBERS,
-        PROMPTS,
-        SAMPLINGS,
-        COUNTS,
-        st.booleans(),
-        COUNTS,
-        st.none() | st.integers(0, 20),
-        st.none() | FORMATS,
-        st.none() | TOOL_USES,
-        READINGS,
-        st.none() | TEXTS,
+        number=NUMBERS,
+        prompt=PROMPTS,
+        sampling=SAMPLINGS,
+        n=COUNTS,
+        echo=st.booleans(),
+        priority=COUNTS,
+        logprobs=st.none() | st.integers(0, 20),
+        answer_format=st.none() | FORMATS,
+        tools=st.none() | TOOL_OPTIONS,
+        output_format=PARSER_SPECS,
+        adapter=st.none() | TEXTS,
     ),
     st.builds(messages.AddAdapterCommand, NUMBERS, st.builds(AdapterRecord, ADAPTERS, TEXTS)),
     st.builds(messages.RemoveAdapterCommand, NUMBERS, TEXTS),
@@ -92,7 +100,15 @@ COMMANDS: st.SearchStrategy[EngineCommand] = st.one_of(
 EVENTS = st.one_of(
     st.builds(Delta, COUNTS, TEXTS, IDS, st.lists(LOGPROBS, max_size=2)),
     st.builds(ReasoningDelta, COUNTS, TEXTS, IDS),
-    st.builds(ToolCallDelta, COUNTS, COUNTS, TEXTS, IDS, st.none() | TEXTS, st.none() | TEXTS),
+    st.builds(
+        ToolCallDelta,
+        index=COUNTS,
+        call_index=COUNTS,
+        arguments=TEXTS,
+        token_ids=IDS,
+        id=st.none() | TEXTS,
+        name=st.none() | TEXTS,
+    ),
     st.builds(Finished, COUNTS, st.sampled_from(["stop", "length", "tool_calls"])),
     st.builds(Usage, COUNTS, COUNTS, COUNTS, COUNTS),
 )

@@ -4,14 +4,14 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dragoman.core.errors import BadRequest, EngineFailed
+from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
+from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.batching.cache import PrefixCache
 from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler
 from dragoman.engines.llama.batching.scheduler import ScheduledChunk, Scheduler
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
-from dragoman.engines.llama.native.backend import Backend
-from dragoman.engines.llama.native.context import Chunk, Logits
+from dragoman.engines.llama.native.backend import Backend, Chunk
 from dragoman.engines.token_checks import resume_past_end
 from dragoman.output import logprobs
 from dragoman.output.constraint import ConstraintFailed, GrammarConstraint, MaskWorker
@@ -19,10 +19,10 @@ from dragoman.output.processor import DetokenizerVocabulary, OutputProcessor
 
 
 class RequestOutput(NamedTuple):
-    """An event of the job the caller named `key`, or why there are no more."""
+    """The next event of the request `key`, or the error that ends it."""
 
     key: RequestKey
-    event: Event | EngineFailed
+    event: Event | BadRequest | EngineFailed | Overloaded
 
 
 class Batcher:
@@ -118,7 +118,14 @@ class Batcher:
 
     def _sequence(self, request: EngineRequest, index: int, seed: int) -> ChoiceSequence:
         sampling, output_format, end_token_ids = request.sampling, request.output_format, self._vocabulary.end_token_ids
-        sampler = Sampler(sampling, seed, index, request.prompt, end_token_ids, self._backend.vocabulary_size)
+        sampler = Sampler(
+            sampling,
+            seed=seed,
+            choice=index,
+            prompt=request.prompt,
+            end_token_ids=end_token_ids,
+            vocabulary_size=self._backend.vocabulary_size,
+        )
         output_processor = OutputProcessor(
             self._vocabulary,
             sampling,

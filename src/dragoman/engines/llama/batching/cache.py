@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.cells import NO_CELLS, CellAllocator, Cells
 from dragoman.engines.llama.batching.host_cache import HostKVCache, SegmentSpan, common_prefix_length
 from dragoman.engines.llama.batching.sequence import ChoiceSequence
 from dragoman.engines.llama.native.backend import SEQUENCE_IDS, Backend
-from dragoman.engines.llama.native.model import TokenArray
 
 
 class PrefixMatch(NamedTuple):

@@ -2,8 +2,7 @@
 
 from typing import NamedTuple
 
-from dragoman.engines.llama.native.context import SequenceState
-from dragoman.engines.llama.native.model import TokenArray
+from dragoman.engines.llama.arrays import SequenceState, TokenArray
 
 
 class HostSegment:

@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from dragoman.core.request import SamplingParams
+from dragoman.engines.llama.arrays import Logits, TokenArray
 
-Logits = npt.NDArray[np.float32]
-Allowed = npt.NDArray[np.bool_]
-Tokens = npt.NDArray[np.int32]
+_Mask = npt.NDArray[np.bool_]
 _Indices = npt.NDArray[np.intp]
 _Masses = npt.NDArray[np.float32]
 _Sums = npt.NDArray[np.float64]
@@ -54,9 +53,10 @@ class Sampler:
     def __init__(
         self,
         sampling: SamplingParams,
+        *,
         seed: int,
         choice: int,
-        prompt: Tokens,
+        prompt: TokenArray,
         end_token_ids: frozenset[int],
         vocabulary_size: int,
     ) -> None:
@@ -77,7 +77,7 @@ class Sampler:
         if self._penalizes_counts:
             self._occurrences = np.zeros(vocabulary_size, dtype=np.int32)
 
-    def sample(self, logits: Logits, position: int, *, bar_ends: bool = False, allowed: Allowed | None = None) -> int:
+    def sample(self, logits: Logits, position: int, *, bar_ends: bool = False, allowed: _Mask | None = None) -> int:
         """The token at `position` (0 is the first generated one) from float32[vocabulary], which is left as it is.
 
         `allowed` is bool[vocabulary]; None: all are. Raises NoTokenAllowed.
@@ -99,7 +99,7 @@ class Sampler:
         if self._penalizes_counts:
             self._occurrences[token] += 1
 
-    def _adjusted(self, logits: Logits, bar_ends: bool, allowed: Allowed | None) -> Logits:
+    def _adjusted(self, logits: Logits, bar_ends: bool, allowed: _Mask | None) -> Logits:
         """A copy of the row after masks, bias and penalties."""
         sampling = self._sampling
         logits = logits.copy()

@@ -1,17 +1,18 @@
 """One choice of one request on its way through the engine."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 import numpy as np
 
 from dragoman.core.events import TokenLogprobs
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, SamplingParams
-from dragoman.engines.llama.batching.answer_reading import PLAIN_OUTPUT, TokenizedOutputFormat
+from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.cells import NO_CELLS, Cells
 from dragoman.engines.llama.batching.sampler import Sampler
-from dragoman.engines.llama.native.adapters import NO_ADAPTER
-from dragoman.engines.llama.native.model import TokenArray
+from dragoman.engines.llama.native.backend import NO_ADAPTER
 from dragoman.output.constraint import GrammarConstraint
+from dragoman.output.parts import OutputParser
 from dragoman.output.processor import OutputProcessor
 
 MAX_FORCED_TOKENS_PER_STEP = 16
@@ -22,6 +23,23 @@ _MAX_PROMPT_LOGPROBS_PER_STEP = 64
 
 RequestKey = tuple[int, int]
 """A job's name: the worker's connection and its number there."""
+
+
+class TokenizedOutputFormat(NamedTuple):
+    """What is not plain text in the answers of one job."""
+
+    new_parser: Callable[[], OutputParser | None] = lambda: None
+    """A reader for one choice; None: all of it is content."""
+    markup_token_ids: frozenset[int] = frozenset()
+    """Special tokens whose text the reader must see."""
+    reasoning_budget: int | None = None
+    """Tokens a choice may think; None: as many as it likes."""
+    reasoning_end_token_ids: tuple[int, ...] = ()
+    """What ends a thought that is longer."""
+
+
+PLAIN_OUTPUT = TokenizedOutputFormat()
+"""Content and nothing else."""
 
 
 class EngineRequest:

@@ -1,41 +1,32 @@
-"""What the step loop needs of a model in memory, and llama.cpp's implementation of it."""
+"""What the step loop needs of a model in memory."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-import msgspec
-import numpy as np
+from dragoman.engines.llama.arrays import Logits, SequenceState, TokenArray
+from dragoman.engines.llama.native.libraries.binding import MAX_SEQUENCE_IDS
 
-from dragoman.engines.llama.native.adapters import NO_ADAPTER, LoraAdapter
-from dragoman.engines.llama.native.context import (
-    EMPTY_STATE,
-    Chunk,
-    DecodeError,
-    LlamaContext,
-    Logits,
-    SequenceState,
-)
-from dragoman.engines.llama.native.libraries.binding import MAX_SEQUENCE_IDS, ContextOptions
-from dragoman.engines.llama.native.model import Model
+NO_ADAPTER = 0
+"""The number of the base model alone. No two adapters ever have the same number."""
 
 SEQUENCE_IDS = MAX_SEQUENCE_IDS - 2
-"""Ids from 0 on that sequences may have."""
+"""Sequences may have the ids from 0 to SEQUENCE_IDS - 1."""
 
-_TRANSFER_ID = SEQUENCE_IDS
-"""The id of cells on their way from one context to the other."""
 
-_SPENT_ID = SEQUENCE_IDS + 1
-"""The id that keeps forgotten cells from being taken again, where that matters."""
+class Chunk(NamedTuple):
+    """Consecutive tokens of one sequence to decode in this step."""
 
-_PREFILL_CONTEXT_STEPS = 4
-"""Steps of prefill that fit into the cells apart."""
+    sequence_id: int
+    position: int
+    """The position of the first token."""
+    tokens: TokenArray
+    outputs: int
+    """The number of tokens, counted from the last one back, whose logits are needed."""
 
-_MIN_MOVED_TOKENS = 16
-"""Tokens to compute for which a prompt's cells are moved."""
 
-_MAX_COPIED_PER_COMPUTED = 4
-"""For one token to compute, so many computed before are copied at most."""
+class DecodeError(Exception):
+    """llama_decode rejected a batch that the KV cell allocator allowed. The engine's state is no longer known."""
 
 
 class Backend(Protocol):
@@ -93,121 +84,3 @@ class Backend(Protocol):
     def sweep(self) -> None:
         """Make cells free that nobody refers to. Called only when that is so of all of them."""
         ...
-
-
-class LlamaBackend:
-    """Two llama_contexts of one model: one holds all sequences, in the other prompts are computed apart from them.
-
-    llama.cpp's attention passes over all cells up to the highest used one, for each token computed. Beside many running
-    sequences that costs a prompt more than moving its cells does; benchmarks/README.md has the measurement.
-    """
-
-    def __init__(self, model: Model, options: ContextOptions) -> None:
-        """Allocate the caches and the compute buffers. Raises ModelError when there is no memory for them."""
-        self._main_context = LlamaContext(model, options)
-        # Attention adds up in the order of the cells. llama.cpp fills the first free ones, so that a sequence's cells
-        # lie in the order of its tokens only as long as no cell is taken for the second time.
-        self.reuses_cells = not options.reproducible
-        self.vocabulary_size = model.vocabulary.size
-        self.cells = self._main_context.cells
-        separate = min(options.context_cells, _PREFILL_CONTEXT_STEPS * options.batch_tokens)
-        self._transfer_buffer = EMPTY_STATE
-        """Memory that was used for moving cells; taking new one each time costs more than copying."""
-        self._prefill_context = LlamaContext(model, msgspec.structs.replace(options, context_cells=separate))
-        self._model = model
-        self._adapters: dict[int, LoraAdapter] = {}
-        self._last_adapter_number = NO_ADAPTER
-
-    def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
-        loaded = None if adapter == NO_ADAPTER else self._adapters[adapter]
-        separate = self._select_for_prefill_context(chunks)
-        if not separate:
-            self._main_context.set_adapter(loaded)
-            return self._main_context.decode(chunks)
-        self._prefill_context.set_adapter(loaded)
-        logits = self._decode_in_prefill_context([chunks[index] for index in separate])
-        if len(separate) == len(chunks):
-            return logits
-        self._main_context.set_adapter(loaded)
-        rest = [index for index in range(len(chunks)) if index not in separate]
-        combined = np.concatenate((logits, self._main_context.decode([chunks[index] for index in rest])))
-        order = [index for index in (*separate, *rest) for _ in range(chunks[index].outputs)]
-        return combined[np.argsort(order, kind="stable")]
-
-    def load_adapter(self, path: Path, scale: float) -> int:
-        loaded = LoraAdapter(self._model, path, scale)
-        self._last_adapter_number += 1
-        self._adapters[self._last_adapter_number] = loaded
-        return self._last_adapter_number
-
-    def unload_adapter(self, adapter: int) -> None:
-        for context in (self._main_context, self._prefill_context):
-            context.set_adapter(None)
-        self._adapters.pop(adapter).close()
-
-    def share(self, source: int, target: int, start: int, end: int) -> None:
-        self._main_context.share(source, target, start, end)
-
-    def forget(self, sequence_id: int) -> None:
-        if not self.reuses_cells:
-            self._main_context.share(sequence_id, _SPENT_ID, 0, -1)
-        self._main_context.forget(sequence_id)
-
-    def sweep(self) -> None:
-        self._main_context.forget(_SPENT_ID)
-
-    def save(self, sequence_id: int) -> SequenceState:
-        return self._main_context.save(sequence_id)
-
-    def restore(self, sequence_id: int, state: SequenceState, adapter: int = NO_ADAPTER) -> bool:  # noqa: ARG002
-        return self._main_context.restore(sequence_id, state)
-
-    def close(self) -> None:
-        """Free the caches, the buffers and the adapters."""
-        for adapter in list(self._adapters):
-            self.unload_adapter(adapter)
-        self._prefill_context.close()
-        self._main_context.close()
-
-    def _select_for_prefill_context(self, chunks: Sequence[Chunk]) -> list[int]:
-        free_cells = self._prefill_context.cells
-        indices: list[int] = []
-        for index, chunk in enumerate(chunks):
-            length = len(chunk.tokens)
-            cells = chunk.position + length
-            if (
-                length >= _MIN_MOVED_TOKENS
-                and chunk.position <= _MAX_COPIED_PER_COMPUTED * length
-                and cells <= free_cells
-            ):
-                indices.append(index)
-                free_cells -= cells
-        return indices
-
-    def _decode_in_prefill_context(self, chunks: Sequence[Chunk]) -> Logits:
-        for number, chunk in enumerate(chunks):
-            if chunk.position:
-                self._move(self._main_context, chunk.sequence_id, self._prefill_context, number)
-        logits = self._prefill_context.decode(
-            [chunk._replace(sequence_id=number) for number, chunk in enumerate(chunks)]
-        )
-        for number, chunk in enumerate(chunks):
-            self._move_to_main(number, chunk)
-        return logits
-
-    def _move_to_main(self, number: int, chunk: Chunk) -> None:
-        """Move the cells that were computed to the sequence they belong to."""
-        end = chunk.position + len(chunk.tokens)
-        self._prefill_context.share(number, _TRANSFER_ID, chunk.position, end)
-        self._move(self._prefill_context, _TRANSFER_ID, self._main_context, _TRANSFER_ID)
-        self._main_context.share(_TRANSFER_ID, chunk.sequence_id, chunk.position, end)
-        self._main_context.forget(_TRANSFER_ID)
-        self._prefill_context.forget(_TRANSFER_ID)
-        self._prefill_context.forget(number)
-
-    def _move(self, source: LlamaContext, source_id: int, target: LlamaContext, target_id: int) -> None:
-        state = source.save(source_id, self._transfer_buffer)
-        if not target.restore(target_id, state):
-            raise DecodeError(f"llama.cpp did not take {len(state)} bytes of KV cells back")
-        if len(state) > len(self._transfer_buffer):
-            self._transfer_buffer = state

@@ -1,19 +1,14 @@
 """One llama_context: a unified KV cache and what computes on it."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from dragoman.engines.llama.native.adapters import LoraAdapter
+from dragoman.engines.llama.arrays import Logits, SequenceState
+from dragoman.engines.llama.native.backend import Chunk, DecodeError
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
-from dragoman.engines.llama.native.model import Model, ModelError, TokenArray
-
-Logits = npt.NDArray[np.float32]
-
-SequenceState = npt.NDArray[np.uint8]
-"""KV cells as llama.cpp writes them: about as many bytes as they take in the cache."""
+from dragoman.engines.llama.native.lora import LoraAdapter
+from dragoman.engines.llama.native.model import Model, ModelError
 
 EMPTY_STATE: SequenceState = np.empty(0, dtype=np.uint8)
 
@@ -22,21 +17,6 @@ _NO_SLOT = 1
 
 _MAX_COMPACTIONS = 256
 """One fills some 45 holes of a model of 30 layers: enough for 16,384 cells of which every other one is free."""
-
-
-class Chunk(NamedTuple):
-    """Consecutive tokens of one sequence to decode in this step."""
-
-    sequence_id: int
-    position: int
-    """Of the first token."""
-    tokens: TokenArray
-    outputs: int
-    """Logits are wanted of so many tokens, the last ones."""
-
-
-class DecodeError(Exception):
-    """llama_decode refused a batch that the KV cell ledger allowed: the engine's state is no longer known."""
 
 
 class LlamaContext:

@@ -1,13 +1,25 @@
 """Whether a faster library computes what llama.cpp computes, found out with the model it is to serve."""
 
+import contextlib
+import hashlib
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
-from dragoman.engines.llama.native.context import Chunk, LlamaContext, Logits
+from dragoman.engines.llama.arrays import Logits
+from dragoman.engines.llama.native.backend import Chunk
+from dragoman.engines.llama.native.context import LlamaContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.choice import LLAMA_CPP, load_library
+from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp
+from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp
 from dragoman.engines.llama.native.model import Model, Vocabulary
+from dragoman.engines.llama.weights.digests import cache_folder, file_signature, write_cached
+
+_PASSED, _FAILED = b"right", b"wrong"
+"""The contents of a file with a cached result."""
 
 _PROBE_CELLS = 256
 _LARGE_BATCH = 40
@@ -24,6 +36,19 @@ _PROBE_TEXT = (
 _MAX_DIVERGENCE = 0.2
 """Kullback-Leibler divergence, mean of the tokens. Libraries that only round otherwise are a hundredth apart, wrong
 kernels one and more."""
+
+
+def is_equivalent(model: Model, threads: int) -> bool:
+    """Whether the model's library agrees with llama.cpp. The result is cached until the file changes."""
+    check = f"{IkLlamaCpp.pinned} agrees with {LlamaCpp.pinned}"
+    agrees = load_check(model.path, check)
+    if agrees is None:
+        agrees = agrees_with_llama_cpp(model, threads)
+        store_check(model.path, check, passed=agrees)
+        if not agrees:
+            message = f"{model.path.name} is computed by llama.cpp, since ik_llama.cpp expects other tokens in it"
+            print(f"dragoman engine: {message}", file=sys.stderr)
+    return agrees
 
 
 def agrees_with_llama_cpp(model: Model, threads: int) -> bool:
@@ -85,3 +110,22 @@ def mean_kl_divergence(expected: Logits, found: Logits) -> float:
         logits - np.logaddexp.reduce(logits.astype(np.float64), axis=-1, keepdims=True) for logits in (expected, found)
     )
     return float((np.exp(expected_log) * (expected_log - found_log)).sum(axis=-1).mean())
+
+
+def load_check(model: Path, check: str) -> bool | None:
+    """Whether `what` was found to be so of the file as it is now; None: nobody has looked."""
+    try:
+        return {_PASSED: True, _FAILED: False}.get((cache_folder() / _cache_name(model, check)).read_bytes())
+    except OSError:
+        return None
+
+
+def store_check(model: Path, check: str, *, passed: bool) -> None:
+    """Keep it. Where nothing can be kept, it is found out again next time; that is all."""
+    with contextlib.suppress(OSError):
+        write_cached(_cache_name(model, check), _PASSED if passed else _FAILED)
+
+
+def _cache_name(model: Path, check: str) -> str:
+    facts = (str(model.resolve()), *file_signature(model.stat()), check)
+    return f"verdicts/{hashlib.sha256(repr(facts).encode()).hexdigest()}"

@@ -1,15 +1,13 @@
 """Loading a model with the library that computes it fastest, if it computes it right."""
 
-import sys
 from pathlib import Path
 
-from dragoman.engines.llama.native.backend import Backend, LlamaBackend
-from dragoman.engines.llama.native.check_cache import load_check, store_check
+from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, choose_build, load_library
-from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp
-from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
-from dragoman.engines.llama.native.library_check import agrees_with_llama_cpp
+from dragoman.engines.llama.native.libraries.llama_cpp import packaged_llama_cpp
+from dragoman.engines.llama.native.library_check import is_equivalent
+from dragoman.engines.llama.native.llama_backend import LlamaBackend
 from dragoman.engines.llama.native.lora_fallback import LoraFallbackBackend
 from dragoman.engines.llama.native.model import Model, ModelError
 
@@ -25,7 +23,7 @@ def load_model(path: Path, setting: str | None, options: ContextOptions) -> Mode
             model = Model(load_library(build), path)
         except ModelError:
             return Model(load_library(LLAMA_CPP), path)  # It says better what is wrong with the file, if anything is.
-        if _agrees_with_llama_cpp(model, options.threads):
+        if is_equivalent(model, options.threads):
             return model
         model.close()
         build = LLAMA_CPP
@@ -44,15 +42,3 @@ def library_files(model: Model) -> tuple[Path, ...]:
     """Everything whose code computes the model, with adapters and without."""
     library = model.library
     return library.files if library.supports_lora else (*library.files, packaged_llama_cpp())
-
-
-def _agrees_with_llama_cpp(model: Model, threads: int) -> bool:
-    check = f"{IkLlamaCpp.pinned} agrees with {LlamaCpp.pinned}"
-    agrees = load_check(model.path, check)
-    if agrees is None:
-        agrees = agrees_with_llama_cpp(model, threads)
-        store_check(model.path, check, passed=agrees)
-        if not agrees:
-            message = f"{model.path.name} is computed by llama.cpp, since ik_llama.cpp expects other tokens in it"
-            print(f"dragoman engine: {message}", file=sys.stderr)
-    return agrees

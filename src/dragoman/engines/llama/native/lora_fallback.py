@@ -3,9 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dragoman.engines.llama.native.adapters import NO_ADAPTER
-from dragoman.engines.llama.native.backend import Backend
-from dragoman.engines.llama.native.context import Chunk, Logits, SequenceState
+from dragoman.engines.llama.arrays import Logits, SequenceState
+from dragoman.engines.llama.native.backend import NO_ADAPTER, Backend, Chunk
 
 
 class LoraFallbackBackend:

@@ -4,11 +4,9 @@ import ctypes
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.native.libraries.binding import Library
-
-TokenArray = npt.NDArray[np.int32]
 
 
 class ModelError(Exception):

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
-from dragoman.engines.llama.native.context import DecodeError
+from dragoman.engines.llama.native.backend import DecodeError
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, LibraryError
 from dragoman.engines.llama.native.loading import library_files, load_model, open_backend
 from dragoman.engines.llama.native.model import ModelError

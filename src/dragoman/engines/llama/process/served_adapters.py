@@ -7,8 +7,7 @@ from pathlib import Path
 import msgspec
 
 from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound
-from dragoman.engines.llama.native.adapters import NO_ADAPTER
-from dragoman.engines.llama.native.backend import Backend
+from dragoman.engines.llama.native.backend import NO_ADAPTER, Backend
 from dragoman.engines.llama.native.model import ModelError
 from dragoman.engines.llama.process.stepper import Stepper
 from dragoman.engines.llama.weights.digests import content_digest

@@ -16,12 +16,12 @@ from dragoman.core.events import Usage
 from dragoman.core.garbage_collection import freeze_startup_objects
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
-from dragoman.engines.llama.batching.batcher import Batcher
+from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.process.served_adapters import AdapterManager
-from dragoman.engines.llama.process.stepper import PublishedOutput, Stepper
+from dragoman.engines.llama.process.stepper import Stepper
 from dragoman.engines.llama.weights.digests import DigestComputation
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
@@ -214,10 +214,10 @@ class EngineServer:
         connection.open_requests.add(command.number)
         self._stepper.add(request, command.n, secrets.randbits(64) if seed is None else seed)
 
-    def _publish_from_thread(self, published: list[PublishedOutput]) -> None:
+    def _publish_from_thread(self, published: list[RequestOutput]) -> None:
         self._loop.call_soon_threadsafe(self._publish, published)
 
-    def _publish(self, published: list[PublishedOutput]) -> None:
+    def _publish(self, published: list[RequestOutput]) -> None:
         frames: dict[int, list[messages.EngineReply]] = defaultdict(list)
         for (connection, number), event in published:
             if connection not in self._connections:

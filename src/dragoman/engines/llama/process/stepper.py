@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
-from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
-from dragoman.core.events import Event, Usage
+from dragoman.core.errors import BadRequest, Overloaded
+from dragoman.core.events import Usage
 from dragoman.engines.base import EngineStatistics
-from dragoman.engines.llama.batching.batcher import Batcher
+from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.scheduler import count_waiting_requests
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
 from dragoman.engines.llama.native.model import ModelError
@@ -24,18 +23,11 @@ _SMOOTHING_FACTOR = 0.2
 """Of the newest interval in the mean interval between two jobs' ends."""
 
 
-class PublishedOutput(NamedTuple):
-    """The next event of the job the caller named `key`, or why there are none."""
-
-    key: RequestKey
-    event: Event | BadRequest | Overloaded | EngineFailed
-
-
 class Stepper:
     """Owns a Batcher. `run` is the thread's body; every other method may be called from any thread."""
 
     def __init__(
-        self, batcher: Batcher, *, parallel: int, max_waiting: int, publish: Callable[[list[PublishedOutput]], None]
+        self, batcher: Batcher, *, parallel: int, max_waiting: int, publish: Callable[[list[RequestOutput]], None]
     ) -> None:
         """`publish` is called from the working thread, once a step that gave something."""
         self._batcher = batcher
@@ -43,7 +35,7 @@ class Stepper:
         self._max_waiting = max_waiting
         self._publish = publish
         self._commands: queue.Queue[Callable[[], None]] = queue.Queue(MAX_QUEUED_COMMANDS)
-        self._pending_outputs: list[PublishedOutput] = []
+        self._pending_outputs: list[RequestOutput] = []
         """What commands gave since the last step."""
         self._stopping = False
         self._has_ended = False
@@ -86,7 +78,7 @@ class Stepper:
             self._drop_commands()
 
     def _step(self) -> None:
-        outputs = [PublishedOutput(key, event) for key, event in self._batcher.step()]
+        outputs = self._batcher.step()
         self._measure_completions(sum(isinstance(output.event, Usage) for output in outputs))
         if published := self._pending_outputs + outputs:
             self._pending_outputs = []
@@ -117,9 +109,9 @@ class Stepper:
             self._check_queue_limit(request)
             outputs = self._batcher.add(request, n, seed)
         except (BadRequest, Overloaded) as error:
-            self._pending_outputs.append(PublishedOutput(request.key, error))
+            self._pending_outputs.append(RequestOutput(request.key, error))
         else:
-            self._pending_outputs += [PublishedOutput(key, event) for key, event in outputs]
+            self._pending_outputs += outputs
 
     def _check_queue_limit(self, request: EngineRequest) -> None:
         """Raises Overloaded when too many wait already that the job would have to wait for."""

@@ -6,13 +6,8 @@ from pathlib import Path, PurePosixPath
 from dragoman.core.adapters import AdapterSource
 from dragoman.core.errors import AdapterMissing, BadRequest
 from dragoman.engines.base import AdapterFile
-from dragoman.engines.llama.weights.gguf_files import (
-    ModelSourceError,
-    choose_model_file,
-    find_models,
-    read_text_metadata,
-    reject_peft,
-)
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError, choose_model_file, find_models, reject_peft
+from dragoman.engines.llama.weights.gguf_metadata import read_text_metadata
 from dragoman.engines.llama.weights.sources import HUB_REFERENCE
 
 _HUB_URL = "https://huggingface.co/"

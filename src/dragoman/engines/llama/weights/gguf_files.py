@@ -1,17 +1,14 @@
 """GGUF files and their names: the parts of a split model, the file of a repository that is meant."""
 
 import re
-import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
 
-from dragoman.engines.llama.weights.gguf_header import ARRAY, HEAD, MAGIC, STRING, VALUE_SIZES, VERSIONS
+from dragoman.engines.llama.weights.gguf_header import MAGIC
 
 PREFERRED_QUANTIZATIONS = ("Q4_K_M", "Q8_0", "Q4_0", "Q4_K_S", "Q5_K_M", "Q6_K", "Q4_1", "F16", "BF16")
 """Tried in this order when a repository has several files and none is asked for."""
 
-_MAX_TEXT_BYTES = 2**20
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
 # Repositories ship these beside a model; they are GGUF, but nothing that generates text.
 _COMPANION = re.compile(r"mmproj|imatrix", re.IGNORECASE)
@@ -99,65 +96,9 @@ def reject_peft(name: str, files: Collection[str]) -> None:
         )
 
 
-def read_text_metadata(path: Path) -> Iterator[tuple[str, str]]:
-    """The text entries of a GGUF file's metadata, one after the other: key and value. Raises ModelSourceError.
-
-    The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
-    """
-    try:
-        with path.open("rb") as file:
-            magic, version, _, entries = HEAD.unpack(file.read(HEAD.size))
-            if magic != MAGIC or version not in VERSIONS:
-                raise ModelSourceError(f"{path.name} is not a GGUF file of version 2 or 3")
-            for _ in range(entries):
-                key = _read_text(file)
-                [kind] = _read_struct(file, "<I")
-                if kind == STRING:
-                    yield key, _read_text(file)
-                else:
-                    _skip_value(file, kind)
-    except OSError as error:
-        raise ModelSourceError(f"{path.name} cannot be read: {error.strerror}") from error
-    except struct.error as error:
-        raise ModelSourceError(f"{path.name} is not a whole GGUF file") from error
-
-
-def architecture(path: Path) -> str:
-    """What kind of model the file holds, in llama.cpp's words. Raises ModelSourceError."""
-    for key, value in read_text_metadata(path):
-        if key == "general.architecture":
-            return value
-    raise ModelSourceError(f"{path.name} does not say its architecture")
-
-
 def model_size(path: Path) -> int:
     """Bytes of the model whose first or only file is `path`, all parts together. Raises OSError."""
     return sum(path.with_name(name).stat().st_size for name in part_names(path.name))
-
-
-def _read_struct(file: BinaryIO, layout: str) -> tuple[Any, ...]:
-    return struct.unpack(layout, file.read(struct.calcsize(layout)))
-
-
-def _read_text(file: BinaryIO) -> str:
-    [length] = _read_struct(file, "<Q")
-    if length > _MAX_TEXT_BYTES:
-        raise struct.error
-    return file.read(length).decode(errors="replace")
-
-
-def _skip_value(file: BinaryIO, kind: int) -> None:
-    """Step over a value of another type than text."""
-    count = 1
-    if kind == ARRAY:
-        kind, count = _read_struct(file, "<IQ")
-    if kind == STRING:
-        for _ in range(count):
-            _read_text(file)
-    elif kind in VALUE_SIZES:
-        file.seek(count * VALUE_SIZES[kind], 1)
-    else:
-        raise struct.error
 
 
 def _with_preferred_tag(models: list[str]) -> list[str]:

@@ -8,7 +8,8 @@ gguf package's own reader makes an array of every string in the file, which take
 import mmap
 import struct
 from pathlib import Path
-from typing import NamedTuple
+
+import msgspec
 
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32
@@ -30,7 +31,7 @@ class HeaderError(Exception):
     """The file is not a GGUF file that this reader understands. One line for a person."""
 
 
-class Tensor(NamedTuple):
+class Tensor(msgspec.Struct, frozen=True, kw_only=True):
     """One tensor of the file."""
 
     name: bytes
@@ -44,7 +45,7 @@ class Tensor(NamedTuple):
     """Bytes up to the next tensor's data, or the end of the file."""
 
 
-class Header(NamedTuple):
+class Header(msgspec.Struct, frozen=True, kw_only=True):
     """What stands before the tensors' data."""
 
     version: int
@@ -94,7 +95,14 @@ class _HeaderReader:
             (alignment,) = _U32.unpack_from(metadata, value_offset)
         if not alignment:
             raise HeaderError("its tensors are aligned to 0 bytes")
-        return Header(version, entries, metadata, uint32_offsets, alignment, self._tensors(tensor_count, alignment))
+        return Header(
+            version=version,
+            entries=entries,
+            metadata=metadata,
+            uint32_offsets=uint32_offsets,
+            alignment=alignment,
+            tensors=self._tensors(tensor_count, alignment),
+        )
 
     def _entry(self) -> tuple[bytes, int | None]:
         """The key, and where its value stands if that is a uint32."""
@@ -127,7 +135,13 @@ class _HeaderReader:
         if starts and starts[-1] > len(self._content):
             raise HeaderError(f"it ends before byte {starts[-1]}, where its last tensor begins")
         return tuple(
-            Tensor(name, shape, kind, data + offset, ends[data + offset] - data - offset)
+            Tensor(
+                name=name,
+                shape=shape,
+                type=kind,
+                start=data + offset,
+                size=ends[data + offset] - data - offset,
+            )
             for name, shape, kind, offset in infos
         )
 

@@ -18,8 +18,10 @@ BUNDLED_ALIASES = ("HuggingFaceTB/SmolLM2-135M-Instruct",)
 
 HUB_REFERENCE = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(?::(?P<wanted>.+))?")
 
+_HUB_ORIGIN = "Hugging Face cache"
 
-class ModelFile(msgspec.Struct, frozen=True):
+
+class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
     """A model at hand."""
 
     id: str
@@ -44,7 +46,7 @@ def bundled() -> ModelFile:
     # The file's own template puts a persona in front of conversations without a system message. In 4 bits
     # this small model answers simple questions wrongly under it ("L'Étoile" for the capital of France) and
     # rightly without.
-    return ModelFile(BUNDLED_ID, BUNDLED_ALIASES, path, "bundled", CHATML)
+    return ModelFile(id=BUNDLED_ID, aliases=BUNDLED_ALIASES, path=path, origin="bundled", chat_template=CHATML)
 
 
 def resolve(model: str | None, *, progress: bool = False) -> ModelFile:
@@ -70,7 +72,8 @@ def list_local() -> list[ModelFile]:
     models = [bundled()] if importlib.util.find_spec(BUNDLED_PACKAGE) else []
     for repository, files in sorted(hub.cached_files().items()):
         models += [
-            ModelFile(f"{repository}:{name}", (), files[name], "Hugging Face cache") for name in find_models(files)
+            ModelFile(id=f"{repository}:{name}", aliases=(), path=files[name], origin=_HUB_ORIGIN)
+            for name in find_models(files)
         ]
     return models
 
@@ -86,7 +89,7 @@ def _from_file(path: Path) -> ModelFile:
             "owner/name or owner/name:QUANTIZATION, or echo"
         )
     path = check_model_file(path)
-    return ModelFile(path.stem, (path.name,), path, "file")
+    return ModelFile(id=path.stem, aliases=(path.name,), path=path, origin="file")
 
 
 def _from_hub(reference: str, repository: str, wanted: str | None, *, progress: bool) -> ModelFile:
@@ -95,4 +98,4 @@ def _from_hub(reference: str, repository: str, wanted: str | None, *, progress: 
     path = check_model_file(hub.fetch(repository, wanted, progress=progress))
     names = dict.fromkeys((repository, f"{repository}:{path.name}", path.stem))
     aliases = tuple(name for name in names if name != reference)
-    return ModelFile(reference, aliases, path, "Hugging Face cache")
+    return ModelFile(id=reference, aliases=aliases, path=path, origin=_HUB_ORIGIN)

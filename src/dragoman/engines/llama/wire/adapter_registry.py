@@ -4,7 +4,6 @@ The process alone writes it. Workers read it whenever it has changed, so that al
 registered, also while the process is not running; a new process begins with what the last one served.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,24 +40,3 @@ def read_registry(path: Path) -> list[AdapterRecord]:
         return _decoder.decode(path.read_bytes())
     except FileNotFoundError:
         return []
-
-
-class AdapterRegistryReader:
-    """Reads the registry only when it was written since."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._version: tuple[int, int] | None = None
-        self._adapters: tuple[Adapter, ...] = ()
-
-    def adapters(self) -> tuple[Adapter, ...]:
-        """All that are served, oldest first."""
-        try:
-            status = os.stat(self._path)  # noqa: PTH116 - every request does it, and a Path takes twice as long
-        except FileNotFoundError:
-            return ()
-        version = status.st_ino, status.st_mtime_ns
-        if version != self._version:
-            self._adapters = tuple(record.adapter for record in read_registry(self._path))
-            self._version = version
-        return self._adapters

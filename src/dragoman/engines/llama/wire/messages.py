@@ -24,7 +24,7 @@ Decoded = TypeVar("Decoded")
 _MAX_FRAME_BYTES = 256 * 2**20
 
 
-class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, tag="submit"):
+class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="submit"):
     """Generate; the replies carry `number`, which the worker chose."""
 
     number: int

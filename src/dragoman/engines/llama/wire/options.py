@@ -3,7 +3,7 @@
 import msgspec
 
 
-class EngineOptions(msgspec.Struct, frozen=True):
+class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Passed as JSON in the process's argument."""
 
     model_path: str

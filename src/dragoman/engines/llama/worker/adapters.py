@@ -1,10 +1,11 @@
 """The adapters of an engine process as an HTTP worker sees them."""
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from dragoman.core.adapters import Adapter
-from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, AdapterRegistryReader
+from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, read_registry
 from dragoman.engines.llama.wire.messages import AddAdapterCommand, RemoveAdapterCommand
 
 AdapterCommand = AddAdapterCommand | RemoveAdapterCommand
@@ -33,3 +34,24 @@ class RemoteAdapters:
 
     async def remove(self, name: str) -> Adapter:
         return await self._send_command(lambda number: RemoveAdapterCommand(number, name))
+
+
+class AdapterRegistryReader:
+    """Reads the registry only when it was written since."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._version: tuple[int, int] | None = None
+        self._adapters: tuple[Adapter, ...] = ()
+
+    def adapters(self) -> tuple[Adapter, ...]:
+        """All that are served, oldest first."""
+        try:
+            status = os.stat(self._path)  # noqa: PTH116 - every request does it, and a Path takes twice as long
+        except FileNotFoundError:
+            return ()
+        version = status.st_ino, status.st_mtime_ns
+        if version != self._version:
+            self._adapters = tuple(record.adapter for record in read_registry(self._path))
+            self._version = version
+        return self._adapters

@@ -9,7 +9,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
@@ -21,9 +21,9 @@ from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import registry_path
 from dragoman.engines.llama.worker.adapters import AdapterCommand, RemoteAdapters
+from dragoman.engines.llama.worker.connection import ConnectionLost, EngineConnection
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.request_templates import RequestTemplateRenderer
-from dragoman.prompt.template import ChatTemplate
 
 RECONNECT_SECONDS = 0.05
 """Between two attempts to reach the process."""
@@ -43,70 +43,11 @@ MAX_ATTEMPTS = 3
 _log = structlog.get_logger(__name__)
 
 
-class _ConnectionLost:
-    """Put into the mailbox of every open request when the connection ends."""
-
-
-_CONNECTION_LOST = _ConnectionLost()
-_Message = Event | DragomanError | _ConnectionLost
-
-
 class _PreparedPrompt(NamedTuple):
     """What the process is given for a prompt, and how its answer is to be read."""
 
     prompt: TextPrompt | TokenPrompt
     output_format: OutputParserSpec
-
-
-class _EngineConnection:
-    """One connection to the process, and the requests open on it."""
-
-    def __init__(self, handshake: messages.Handshake, writer: asyncio.StreamWriter) -> None:
-        self.handshake = handshake
-        self.fingerprint: str | None = None
-        self.template = ChatTemplate(handshake.chat_template, bos=handshake.bos_text, eos=handshake.eos_text)
-        self.event_queues: dict[int, asyncio.Queue[_Message]] = {}
-        self.pending_replies: dict[int, asyncio.Future[Any]] = {}
-        self._writer = writer
-
-    def send(self, command: messages.EngineCommand) -> None:
-        """Write one command; a connection that just ended is noticed by its reader."""
-        if not self._writer.is_closing():
-            self._writer.write(messages.encode(command))
-
-    def dispatch(self, reply: messages.EngineReply) -> None:
-        """Pass one reply to whom it concerns; what nobody waits for any more is dropped."""
-        match reply:
-            case messages.FingerprintReply(fingerprint):
-                self.fingerprint = fingerprint
-            case messages.EventReply(number, event):
-                if number in self.event_queues:
-                    self.event_queues[number].put_nowait(event)
-            case (
-                messages.StatisticsReply(number, value)
-                | messages.TokenCountReply(number, value)
-                | messages.AdapterReply(number, value)
-            ):
-                if number in self.pending_replies and not self.pending_replies[number].done():
-                    self.pending_replies[number].set_result(value)
-            case messages.Handshake():
-                raise EngineFailed("the engine process introduced itself twice")
-            case messages.ErrorReply():
-                self._fail_request(reply.number, reply.error())
-
-    def _fail_request(self, number: int, error: DragomanError) -> None:
-        if number in self.event_queues:
-            self.event_queues[number].put_nowait(error)
-        elif number in self.pending_replies and not self.pending_replies[number].done():
-            self.pending_replies[number].set_exception(error)
-
-    def fail_open_requests(self) -> None:
-        """Tell everyone that nothing more will come."""
-        for event_queue in self.event_queues.values():
-            event_queue.put_nowait(_CONNECTION_LOST)
-        for pending_reply in self.pending_replies.values():
-            if not pending_reply.done():
-                pending_reply.set_exception(EngineFailed("The engine stopped"))
 
 
 class LlamaEngine:
@@ -120,10 +61,10 @@ class LlamaEngine:
         `architecture` is that of the model, and of its adapters; None: it takes none.
         """
         registry = registry_path(socket_path)
-        self._adapters = RemoteAdapters(registry, architecture, self._change_adapters) if architecture else None
+        self.adapters = RemoteAdapters(registry, architecture, self._change_adapters) if architecture else None
         self._socket_path = socket_path
         self._request_start = request_start
-        self._connection: _EngineConnection | None = None
+        self._connection: EngineConnection | None = None
         self._connected = asyncio.Event()
         self._was_ever_ready = False
         self._numbers = itertools.count()
@@ -149,10 +90,6 @@ class LlamaEngine:
         return self._connection.handshake.context_length if self._connection else None
 
     @property
-    def adapters(self) -> RemoteAdapters | None:
-        return self._adapters
-
-    @property
     def supports_reasoning(self) -> bool:
         return self._connection is not None and self._connection.template.supports_reasoning
 
@@ -166,7 +103,7 @@ class LlamaEngine:
             has_output = False
             async with contextlib.aclosing(self._generate_once(connection, request)) as received:
                 async for message in received:
-                    if isinstance(message, _ConnectionLost):
+                    if isinstance(message, ConnectionLost):
                         break
                     has_output = True
                     yield message
@@ -178,48 +115,46 @@ class LlamaEngine:
     async def count_tokens(self, prompt: Prompt) -> int:
         connection = await self._wait_for_connection()
         rendered = await self._render(connection, prompt)
-        tokens: int = await self._request_reply(
-            connection, lambda number: messages.CountTokensCommand(number, rendered.prompt)
-        )
+        tokens: int = await connection.request_reply(messages.CountTokensCommand(next(self._numbers), rendered.prompt))
         return tokens
 
     async def statistics(self) -> EngineStatistics:
         if self._connection is None:
             raise EngineFailed("The engine is not running")
-        values: EngineStatistics = await self._request_reply(self._connection, messages.StatisticsCommand)
+        values: EngineStatistics = await self._connection.request_reply(messages.StatisticsCommand(next(self._numbers)))
         return values
 
     async def _generate_once(
-        self, connection: _EngineConnection, request: GenerationRequest
-    ) -> AsyncGenerator[Event | _ConnectionLost]:
+        self, connection: EngineConnection, request: GenerationRequest
+    ) -> AsyncGenerator[Event | ConnectionLost]:
         """Everything the process says about the request; ends after Usage or _LOST, or raises its refusal."""
         number = next(self._numbers)
         max_events = request.n * _MAX_EVENTS_PER_TOKEN * connection.handshake.context_length + 2
-        event_queue = connection.event_queues[number] = asyncio.Queue[_Message](max_events)
+        event_queue = connection.event_queues[number] = asyncio.Queue(max_events)
         is_running = False
         try:
             # The mailbox is open already: the connection may end while a template is rendered.
             rendered = await self._render(connection, request.prompt, constrained=_is_constrained(request))
             connection.send(
                 messages.GenerateCommand(
-                    number,
-                    rendered.prompt,
-                    request.sampling,
-                    request.n,
-                    request.echo,
-                    request.priority,
-                    request.logprobs,
-                    request.answer_format,
-                    request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None,
-                    rendered.output_format,
-                    request.adapter,
-                    request.begun,
+                    number=number,
+                    prompt=rendered.prompt,
+                    sampling=request.sampling,
+                    n=request.n,
+                    echo=request.echo,
+                    priority=request.priority,
+                    logprobs=request.logprobs,
+                    answer_format=request.answer_format,
+                    tools=request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None,
+                    output_format=rendered.output_format,
+                    adapter=request.adapter,
+                    resume_token_ids=request.begun,
                 )
             )
             is_running = True
             while is_running:
                 message = await event_queue.get()
-                is_running = not isinstance(message, Usage | DragomanError | _ConnectionLost)
+                is_running = not isinstance(message, Usage | DragomanError | ConnectionLost)
                 if isinstance(message, DragomanError):
                     raise message
                 yield message
@@ -229,7 +164,7 @@ class LlamaEngine:
                 connection.send(messages.CancelCommand(number))
 
     async def _render(
-        self, connection: _EngineConnection, prompt: Prompt, *, constrained: bool = False
+        self, connection: EngineConnection, prompt: Prompt, *, constrained: bool = False
     ) -> _PreparedPrompt:
         if not isinstance(prompt, ChatPrompt):
             return _PreparedPrompt(prompt, OutputParserSpec())
@@ -245,24 +180,11 @@ class LlamaEngine:
         return _PreparedPrompt(TextPrompt(rendered.text), rendered.parser_spec)
 
     async def _change_adapters(self, command: Callable[[int], AdapterCommand]) -> Adapter:
-        adapter: Adapter = await self._request_reply(await self._wait_for_connection(), command)
+        connection = await self._wait_for_connection()
+        adapter: Adapter = await connection.request_reply(command(next(self._numbers)))
         return adapter
 
-    async def _request_reply(
-        self, connection: _EngineConnection, command: Callable[[int], messages.EngineCommand]
-    ) -> Any:
-        """What the process answers to the command with this number. Raises its refusal, or EngineFailed."""
-        if connection is not self._connection:
-            raise EngineFailed("The engine stopped")
-        number = next(self._numbers)
-        pending_reply = connection.pending_replies[number] = asyncio.get_running_loop().create_future()
-        try:
-            connection.send(command(number))
-            return await pending_reply
-        finally:
-            del connection.pending_replies[number]
-
-    async def _wait_for_connection(self) -> _EngineConnection:
+    async def _wait_for_connection(self) -> EngineConnection:
         """The connection there is, or the next one. Raises ModelLoading when it takes too long to come."""
         timeout = RESTART_TIMEOUT_SECONDS if self._was_ever_ready or self._request_start else LOADING_TIMEOUT_SECONDS
         if self._connection is None and self._request_start is not None:
@@ -297,7 +219,7 @@ class LlamaEngine:
         while (replies := await messages.read_replies(reader)) is not None:
             for reply in replies:
                 if self._connection is None and isinstance(reply, messages.Handshake):
-                    self._connection = _EngineConnection(reply, writer)
+                    self._connection = EngineConnection(reply, writer)
                     self._was_ever_ready = True
                     self._connected.set()
                 elif self._connection is not None:

@@ -8,12 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.engines.llama.native.backend import LlamaBackend
-from dragoman.engines.llama.native.context import Chunk, DecodeError, LlamaContext, Logits
+from dragoman.engines.llama.arrays import Logits, TokenArray
+from dragoman.engines.llama.native.backend import Chunk, DecodeError
+from dragoman.engines.llama.native.context import LlamaContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load_library
 from dragoman.engines.llama.native.library_check import mean_kl_divergence
-from dragoman.engines.llama.native.model import Model, ModelError, TokenArray
+from dragoman.engines.llama.native.llama_backend import LlamaBackend
+from dragoman.engines.llama.native.model import Model, ModelError
 from tests.support.libraries import requires_ik_llama_cpp
 from tests.support.models import THREADS
 from tests.support.tiny_llama import VOCABULARY, random_weights, write_model

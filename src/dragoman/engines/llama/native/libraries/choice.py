@@ -6,8 +6,9 @@ from pathlib import Path
 from dragoman.engines.llama.native.libraries.binding import Library, package_folder
 from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp, packaged_ik_llama_cpp
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
-from dragoman.engines.llama.weights.gguf_files import ModelSourceError, architecture, part_names
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError, part_names
 from dragoman.engines.llama.weights.gguf_header import HeaderError, read_header
+from dragoman.engines.llama.weights.gguf_metadata import architecture
 
 LLAMA_CPP = "llama.cpp"
 IK_LLAMA_CPP = "ik_llama.cpp"

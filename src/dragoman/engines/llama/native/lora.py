@@ -5,9 +5,6 @@ from pathlib import Path
 
 from dragoman.engines.llama.native.model import Model, ModelError, logged_reason
 
-NO_ADAPTER = 0
-"""The number of the base model alone. Numbers of adapters are never given twice."""
-
 
 class LoraAdapter:
     """One loaded adapter file. Freed by `close`, after every context that uses it has been given another."""

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 
 from dragoman.core.request import SamplingParams
+from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.batching.batcher import Batcher
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
-from dragoman.engines.llama.native.adapters import NO_ADAPTER, LoraAdapter
-from dragoman.engines.llama.native.backend import LlamaBackend
-from dragoman.engines.llama.native.context import Chunk, Logits
+from dragoman.engines.llama.native.backend import NO_ADAPTER, Chunk
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, Library
 from dragoman.engines.llama.native.libraries.choice import LLAMA_CPP, load_library
+from dragoman.engines.llama.native.llama_backend import LlamaBackend
+from dragoman.engines.llama.native.lora import LoraAdapter
 from dragoman.engines.llama.native.model import Model, ModelError
 from tests.support.batching import run_until_idle, tokens_by_request
 from tests.support.models import THREADS

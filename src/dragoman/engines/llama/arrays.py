@@ -1,0 +1,13 @@
+"""The arrays that the engine passes from one part to another."""
+
+import numpy as np
+import numpy.typing as npt
+
+TokenArray = npt.NDArray[np.int32]
+"""Token ids: int32[tokens]."""
+
+Logits = npt.NDArray[np.float32]
+"""float32[vocabulary], or float32[rows, vocabulary]."""
+
+SequenceState = npt.NDArray[np.uint8]
+"""KV cells as llama.cpp writes them: about as many bytes as they take in the cache."""

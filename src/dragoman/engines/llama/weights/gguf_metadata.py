@@ -1,0 +1,67 @@
+"""The text entries in the metadata of a GGUF file."""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError
+from dragoman.engines.llama.weights.gguf_header import ARRAY, HEAD, MAGIC, STRING, VALUE_SIZES, VERSIONS
+
+_MAX_TEXT_BYTES = 2**20
+
+
+def read_text_metadata(path: Path) -> Iterator[tuple[str, str]]:
+    """The text entries of a GGUF file's metadata, one after the other: key and value. Raises ModelSourceError.
+
+    The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
+    """
+    try:
+        with path.open("rb") as file:
+            magic, version, _, entries = HEAD.unpack(file.read(HEAD.size))
+            if magic != MAGIC or version not in VERSIONS:
+                raise ModelSourceError(f"{path.name} is not a GGUF file of version 2 or 3")
+            for _ in range(entries):
+                key = _read_text(file)
+                [kind] = _read_struct(file, "<I")
+                if kind == STRING:
+                    yield key, _read_text(file)
+                else:
+                    _skip_value(file, kind)
+    except OSError as error:
+        raise ModelSourceError(f"{path.name} cannot be read: {error.strerror}") from error
+    except struct.error as error:
+        raise ModelSourceError(f"{path.name} is not a whole GGUF file") from error
+
+
+def architecture(path: Path) -> str:
+    """What kind of model the file holds, in llama.cpp's words. Raises ModelSourceError."""
+    for key, value in read_text_metadata(path):
+        if key == "general.architecture":
+            return value
+    raise ModelSourceError(f"{path.name} does not say its architecture")
+
+
+def _read_struct(file: BinaryIO, layout: str) -> tuple[Any, ...]:
+    return struct.unpack(layout, file.read(struct.calcsize(layout)))
+
+
+def _read_text(file: BinaryIO) -> str:
+    [length] = _read_struct(file, "<Q")
+    if length > _MAX_TEXT_BYTES:
+        raise struct.error
+    return file.read(length).decode(errors="replace")
+
+
+def _skip_value(file: BinaryIO, kind: int) -> None:
+    """Step over a value of another type than text."""
+    count = 1
+    if kind == ARRAY:
+        kind, count = _read_struct(file, "<IQ")
+    if kind == STRING:
+        for _ in range(count):
+            _read_text(file)
+    elif kind in VALUE_SIZES:
+        file.seek(count * VALUE_SIZES[kind], 1)
+    else:
+        raise struct.error
