@@ -142,6 +142,13 @@ class LedgerHarness:
         assert isinstance(outcome, Settled), outcome
         return outcome
 
+    def run_requests(self, count: int, **fields: Any) -> list[str]:
+        """Admit and then settle requests of one prompt and one completion token, and return their ids."""
+        request_ids = [self.admit(1, 1, **fields).request_id for _ in range(count)]
+        for request_id in request_ids:
+            self.settle(request_id, 1, 0, 1)
+        return request_ids
+
     @property
     def account(self) -> Account:
         return find_account(self.database, str(self.account_id))

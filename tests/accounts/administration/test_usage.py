@@ -1,4 +1,3 @@
-from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.administration.keys import KeyRules
 from dragoman.accounts.administration.usage import (
     UsageFilter,
@@ -7,20 +6,12 @@ from dragoman.accounts.administration.usage import (
     sum_usage,
     total_usage,
 )
-from dragoman.accounts.database.connections import Database
 from dragoman.accounts.times import DAY_MILLISECONDS
 from tests.support.ledger_harness import LedgerHarness
 
 
-def _run_requests(harness: LedgerHarness, count: int, **fields: str) -> list[str]:
-    request_ids = [harness.admit(1, 1, **fields).request_id for _ in range(count)]
-    for request_id in request_ids:
-        harness.settle(request_id, 1, 0, 1)
-    return request_ids
-
-
 def test_usage_is_listed_newest_first_page_by_page(harness: LedgerHarness) -> None:
-    request_ids = _run_requests(harness, 7)
+    request_ids = harness.run_requests(7)
     pages, before = [], None
     while page := list_usage(harness.database, before=before, limit=3):
         pages.append([used.request_id for used in page])
@@ -30,10 +21,10 @@ def test_usage_is_listed_newest_first_page_by_page(harness: LedgerHarness) -> No
 
 def test_usage_is_filtered_by_account_key_model_and_days(harness: LedgerHarness) -> None:
     first_key = harness.key_id
-    _run_requests(harness, 2)
-    _run_requests(harness, 3, model="owl")
+    harness.run_requests(2)
+    harness.run_requests(3, model="owl")
     harness.use_new_key(KeyRules())
-    newest = _run_requests(harness, 1)
+    newest = harness.run_requests(1)
     (used,) = list_usage(harness.database, limit=1)
     today = used.settled_at // DAY_MILLISECONDS
 
@@ -48,8 +39,8 @@ def test_usage_is_filtered_by_account_key_model_and_days(harness: LedgerHarness)
 
 
 def test_days_are_summed_as_requests_are_settled(harness: LedgerHarness) -> None:
-    _run_requests(harness, 2)
-    _run_requests(harness, 3, model="owl")
+    harness.run_requests(2)
+    harness.run_requests(3, model="owl")
     days = {each.model: each for each in list_daily_usage(harness.database)}
     assert (days["parrot"].requests, days["owl"].requests) == (2, 3)
     assert days["parrot"].charge == harness.account.charges
@@ -65,9 +56,9 @@ def test_days_are_summed_as_requests_are_settled(harness: LedgerHarness) -> None
 
 def test_usage_is_summed_by_day_model_and_key(harness: LedgerHarness) -> None:
     first_key = harness.key_id
-    _run_requests(harness, 2)
+    harness.run_requests(2)
     harness.use_new_key(KeyRules())
-    _run_requests(harness, 3, model="owl")
+    harness.run_requests(3, model="owl")
     (day,) = sum_usage(harness.database, "day")
     assert (day.requests, day.prompt_tokens, day.completion_tokens, day.charge) == (5, 5, 5, harness.account.charges)
     assert [(each.group, each.requests) for each in sum_usage(harness.database, "model")] == [("parrot", 2), ("owl", 3)]
@@ -77,18 +68,8 @@ def test_usage_is_summed_by_day_model_and_key(harness: LedgerHarness) -> None:
 
 
 def test_a_server_without_keys_records_usage_without_account(harness: LedgerHarness) -> None:
-    _run_requests(harness, 1, key_digest=None)  # type: ignore[arg-type]
+    harness.run_requests(1, key_digest=None)
     (used,) = list_usage(harness.database)
     assert (used.account_id, used.key_id, used.charge) == (None, None, 0)
     (day,) = list_daily_usage(harness.database)
     assert (day.account_id, day.key_id, day.requests) == (0, 0, 1)
-
-
-def test_discrepancies_in_tables_changed_by_hand_are_found(harness: LedgerHarness, database: Database) -> None:
-    _run_requests(harness, 2)
-    assert find_discrepancies(database) == []
-    with database.write() as connection:
-        connection.exec_driver_sql("UPDATE usage SET charge = charge + 1 WHERE id = 1")
-        connection.exec_driver_sql("UPDATE keys SET running = 3")
-    invariants = {discrepancy.invariant for discrepancy in find_discrepancies(database)}
-    assert invariants == {"charges by usage", "key's spending", "key's running requests"}

@@ -97,7 +97,7 @@ def deposit(
     nothing. Raises AccountNotFound, DepositRefused, money.InvalidAmount.
     """
     if not amount:
-        raise DepositRefused("A deposit of nothing is none")
+        raise DepositRefused("A deposit must not be zero")
     with database.write() as connection:
         account = get_account(connection, account_id, lock=True)
         if reference is not None and (existing := _find_by_reference(connection, reference)) is not None:

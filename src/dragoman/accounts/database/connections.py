@@ -233,7 +233,7 @@ class Session:
         """Open a block of statements that do not wait for each other's results: one round trip for all."""
         return contextlib.nullcontext()
 
-    def values(self, values: Iterable[object]) -> object:
+    def list_parameter(self, values: Iterable[object]) -> object:
         """Encode a list as one parameter, see statements.in_list."""
         raise NotImplementedError
 
@@ -258,7 +258,7 @@ class _SqliteSession(Session):
     def deferred_now(self) -> Deferred[Instant]:
         return self._clock.now
 
-    def values(self, values: Iterable[object]) -> object:
+    def list_parameter(self, values: Iterable[object]) -> object:
         return msgspec.json.encode(list(values)).decode()
 
 
@@ -293,7 +293,7 @@ class _PostgresqlSession(Session):
         pipeline: contextlib.AbstractContextManager[object] = self._connection.pipeline()
         return pipeline
 
-    def values(self, values: Iterable[object]) -> object:
+    def list_parameter(self, values: Iterable[object]) -> object:
         return list(values)
 
 

@@ -47,7 +47,7 @@ def compile_statement(
 
 
 def in_list(dialect: Dialect, column: ColumnElement[int] | ColumnElement[str], name: str) -> ColumnElement[bool]:
-    """Whether the column is in a list of any length that is passed as one parameter (Session.values)."""
+    """Whether the column is in a list of any length that is passed as one parameter (Session.list_parameter)."""
     if dialect.name == "sqlite":
         members = func.json_each(bindparam(name, type_=String)).table_valued("value")
         return column.in_(select(members.c.value))

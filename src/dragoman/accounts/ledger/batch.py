@@ -98,9 +98,9 @@ class LedgerBatch:
         `begin` starts the transaction in the same round trip. The clock is read after the locks: a transaction that
         locks a row later never gets an earlier time.
         """
-        session, statements, values = self._session, self._statements, self._session.values
-        digests, selecting = values(scope.key_digests), values(scope.selecting_digests)
-        settled, admitted = values(scope.settled_ids), values(scope.admitted_ids)
+        session, statements, listed = self._session, self._statements, self._session.list_parameter
+        digests, selecting = listed(scope.key_digests), listed(scope.selecting_digests)
+        settled, admitted = listed(scope.settled_ids), listed(scope.admitted_ids)
         with session.pipeline():
             if begin:
                 session.begin()
@@ -131,7 +131,7 @@ class LedgerBatch:
 
     def load_prices_and_limits(self, keys: Iterable[ApiKeyState], models: Collection[str]) -> None:
         """Read the prices valid now and the rate windows of keys with limits per minute, after the settlements."""
-        session, statements, values = self._session, self._statements, self._session.values
+        session, statements, listed = self._session, self._statements, self._session.list_parameter
         limited = {key.row.id: key for key in keys if key.limits}
         if not limited and not models:
             return
@@ -139,9 +139,9 @@ class LedgerBatch:
         since = now.second - WINDOW_SECONDS
         with session.pipeline():
             self._refund_unused_tokens()
-            windows = session.deferred_rows(statements.windows, values(limited), since) if limited else _no_rows
+            windows = session.deferred_rows(statements.windows, listed(limited), since) if limited else _no_rows
             prices = (
-                session.deferred_rows(statements.prices_of, values(models), now.wall, now.wall) if models else _no_rows
+                session.deferred_rows(statements.prices_of, listed(models), now.wall, now.wall) if models else _no_rows
             )
         self.prices = {row[1]: PriceRow._make(row) for row in prices()}
         for key in limited.values():
@@ -226,7 +226,7 @@ class LedgerBatch:
         session.add(statements.add_usage, self._usage)
         session.write_many(statements.add_daily, [(*key, *sums) for key, sums in sorted(self._daily.items())])
         if self._removed_holds:
-            session.write(statements.remove_holds, session.values(self._removed_holds))
+            session.write(statements.remove_holds, session.list_parameter(self._removed_holds))
         keys = [key for key in self.keys.values() if key.changed]
         session.write_many(statements.change_key, [(key.spent, key.held, key.running, key.row.id) for key in keys])
         accounts = [account for account in self.accounts.values() if account.changed]
@@ -292,8 +292,8 @@ class LedgerBatch:
             )
         )
 
-    def _rows(self, statement: Statement, listed: Iterable[object]) -> list[tuple[Any, ...]]:
-        return self._session.rows(statement, self._session.values(listed))
+    def _rows(self, statement: Statement, values: Iterable[object]) -> list[tuple[Any, ...]]:
+        return self._session.rows(statement, self._session.list_parameter(values))
 
 
 def _no_rows() -> list[Any]:

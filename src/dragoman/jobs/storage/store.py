@@ -168,4 +168,5 @@ class JobStore:
 
     def _lock_open(self, session: Session, numbers: Iterable[int]) -> list[OpenJobRow]:
         """Lock and return those of the jobs that have not ended."""
-        return [OpenJobRow._make(row) for row in session.rows(self._statements.open_jobs, session.values(numbers))]
+        rows = session.rows(self._statements.open_jobs, session.list_parameter(numbers))
+        return [OpenJobRow._make(row) for row in rows]

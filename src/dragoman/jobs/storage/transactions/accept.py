@@ -30,7 +30,7 @@ class AcceptTransaction:
         self._outdated: list[str] = []
 
     def operations(self, session: Session) -> Sequence[LedgerOperation]:
-        ids = session.values(submission.admission.request_id for submission in self._submissions)
+        ids = session.list_parameter(submission.admission.request_id for submission in self._submissions)
         stored_ids = {request_id for (request_id,) in session.rows(self._statements.known_request_ids, ids)}
         for number, submission in enumerate(self._submissions):
             if submission.admission.request_id in stored_ids:

@@ -37,7 +37,7 @@ class ReportTransaction:
         self._lost: set[int] = set()
 
     def operations(self, session: Session) -> Sequence[LedgerOperation]:
-        numbers = session.values(report.lease.number for report in self._reports)
+        numbers = session.list_parameter(report.lease.number for report in self._reports)
         rows = {row[0]: OpenJobRow._make(row) for row in session.rows(self._statements.open_jobs, numbers)}
         for report in self._reports:
             row = rows.get(report.lease.number)
@@ -105,7 +105,7 @@ class CancelTransaction:
         self._cancelled = False
 
     def operations(self, session: Session) -> Sequence[LedgerOperation]:
-        for row in session.rows(self._statements.open_jobs, session.values([self._number])):
+        for row in session.rows(self._statements.open_jobs, session.list_parameter([self._number])):
             self._finalizer.add(OpenJobRow._make(row), JobResult("cancelled"))
             self._cancelled = True
         return self._finalizer.settlements()
