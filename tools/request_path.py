@@ -13,7 +13,7 @@ A byte of a shared file is the phase to record into:
 3. The second streamed chat, and TAIL_SECONDS for what follows its last byte, such as the settlement.
 
 A coroutine that waits for requests counts when the request resumes it. Class bodies, comprehensions, generator
-expressions and lambdas are no functions of their own. Values without code, such as structs, have no call and do not
+expressions and lambdas do not count as functions. Values without code, such as structs, are never called and do not
 count.
 """
 
@@ -100,7 +100,7 @@ def measure() -> dict[str, set[Function]]:
 
 @contextmanager
 def _server(folder: Path) -> Iterator[str]:
-    """A server that records, until the end of the context; gives its address."""
+    """Run a server that records, and return its address."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("DRAGOMAN_")}
     environment |= {
         "PYTHONPATH": os.pathsep.join((str(folder), str(SOURCE))),
@@ -123,7 +123,7 @@ def _server(folder: Path) -> Iterator[str]:
 
 
 def _model(url: str) -> str:
-    """The name of the bundled model."""
+    """Return the name of the bundled model."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc)
     connection.request("GET", "/v1/models")
     name: str = json.load(connection.getresponse())["data"][0]["id"]
@@ -157,7 +157,7 @@ def _recorded(folder: Path) -> dict[str, set[Function]]:
 
 
 def main() -> int:
-    """Print the counts, and with --list the functions; returns the process's exit status."""
+    """Print the counts, and with --list the functions. Return the process's exit status."""
     entered = measure()
     for process, functions in {**entered, "in all": set().union(*entered.values())}.items():
         files: dict[str, list[str]] = {}

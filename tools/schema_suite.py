@@ -19,16 +19,16 @@ DRAFTS = {
     "2019-09": "https://json-schema.org/draft/2019-09/schema",
     "2020-12": "https://json-schema.org/draft/2020-12/schema",
 }
-"""Draft → the URI of its metaschema, which is what `$schema` says."""
+"""Draft → the URI of its metaschema, the value of `$schema`."""
 
 PACKED = Path(__file__).parent.parent / "tests" / "data" / "json_schema_test_suite.json.xz"
 
 
 def pack(folder: Path) -> list[dict[str, Any]]:
-    """All groups of tests: each once, with the drafts that have it.
+    """Return all groups of tests, each once with the drafts that have it.
 
-    Each is {"file", "drafts", "description", "schema", "tests": [{"description", "data", "valid"}]}. The `$schema` that
-    only repeats the draft is left out of the schemas.
+    Each is {"file", "drafts", "description", "schema", "tests": [{"description", "data", "valid"}]}. A `$schema`
+    that only repeats the draft is removed from the schemas.
     """
     groups: dict[str, dict[str, Any]] = {}
     for draft, metaschema in DRAFTS.items():
@@ -46,19 +46,19 @@ def pack(folder: Path) -> list[dict[str, Any]]:
 
 
 def unpack() -> list[dict[str, Any]]:
-    """What `pack` made of the suite."""
+    """Return the groups of the packed suite."""
     groups: list[dict[str, Any]] = json.loads(lzma.decompress(PACKED.read_bytes()))
     return groups
 
 
 def schema_for_draft(group: dict[str, Any], draft: str) -> Any:
-    """The schema of a group as one draft has it, with its `$schema`."""
+    """Return the schema of a group with the `$schema` of one draft."""
     schema = group["schema"]
     return {"$schema": DRAFTS[draft], **schema} if isinstance(schema, dict) else schema
 
 
 def main() -> int:
-    """Pack the folder named on the command line; returns the process's exit status."""
+    """Pack the folder named on the command line. Return the process's exit status."""
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "tests").is_dir():
         print("usage: python -m tools.schema_suite FOLDER (one that holds tests/draft7/)", file=sys.stderr)
         return 2

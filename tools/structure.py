@@ -175,7 +175,7 @@ def _module_name(path: Path) -> str:
 
 
 def _imported_modules(tree: ast.Module, known: Iterable[str]) -> set[str]:
-    """The modules of src that a module imports, wherever in it the statement stands."""
+    """Return the modules of src that a module imports anywhere in its code."""
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -188,7 +188,7 @@ def _imported_modules(tree: ast.Module, known: Iterable[str]) -> set[str]:
 
 
 def _children_imports(package: str, imports: Mapping[str, set[str]]) -> dict[str, set[str]]:
-    """What the modules and folders of a folder import of each other; its own __init__.py is not among them."""
+    """Return which children of a folder import which others, without its own __init__.py."""
     prefix = f"{package}."
     graph: dict[str, set[str]] = {}
     for name, imported in imports.items():
@@ -209,13 +209,13 @@ def _find_circle(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def _find_file(name: str, modules: Modules) -> Path | None:
-    """The file that a document names: below the root, below src, or below src/dragoman."""
+    """Find the file that a document names: below the root, below src, or below src/dragoman."""
     candidates = (Path(name), Path(SOURCE, name), Path(SOURCE, "dragoman", name))
     return next((path for path in candidates if path in modules), None)
 
 
 def _symbols(tree: ast.Module) -> set[str]:
-    """The functions and classes of a module, and methods as Class.method."""
+    """Return the functions and classes of a module, and its methods as Class.method."""
     symbols: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -230,7 +230,7 @@ def _symbols(tree: ast.Module) -> set[str]:
 
 
 def main() -> int:
-    """Print the violations; returns the process's exit status."""
+    """Print the violations. Return the process's exit status."""
     violations = find_violations(ROOT)
     for violation in violations:
         print(violation)
