@@ -1,4 +1,4 @@
-"""Answers in OpenAI's shape, as three of the dialects give them with small differences."""
+"""Builds responses in OpenAI's shape, for the dialects that differ from it in a few members only."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -34,8 +34,8 @@ from dragoman.dialects.openai.wire import (
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
-class ResponseHead(msgspec.Struct, frozen=True):
-    """What all documents of one answer share. UNSET members are left out of them."""
+class ResponseHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The members that all documents of one answer share. UNSET ones are left out."""
 
     id: str
     created: int
@@ -45,20 +45,25 @@ class ResponseHead(msgspec.Struct, frozen=True):
     has_logprobs: bool = False
     """Whether log-probabilities were asked for."""
     absent_logprobs: UnsetType | None = UNSET
-    """What stands in their place where there are none, on the chat route."""
+    """The value of `logprobs` where there are none, on the chat route."""
     system_fingerprint: str | UnsetType | None = UNSET
 
 
 def response_head(
     context: DecodeContext, kind: str, model: str, options: StreamOptions | None, *, logprobs: bool = False
 ) -> ResponseHead:
-    """The head of an answer whose id begins with `kind`."""
-    answer_id = f"{kind}-{context.answer_id}"
-    return ResponseHead(answer_id, context.created, model, bool(options and options.include_usage), logprobs)
+    """Return the head of an answer whose id begins with `kind`."""
+    return ResponseHead(
+        id=f"{kind}-{context.answer_id}",
+        created=context.created,
+        model=model,
+        include_usage=bool(options and options.include_usage),
+        has_logprobs=logprobs,
+    )
 
 
 class OpenAIResponseBuilder(BaseResponseBuilder):
-    """An answer whose documents share a head, and whose stream tells the usage when it was asked to."""
+    """Builds an answer whose documents share a head, and whose stream ends with the usage on request."""
 
     def __init__(self, head: ResponseHead) -> None:
         super().__init__()
@@ -68,12 +73,12 @@ class OpenAIResponseBuilder(BaseResponseBuilder):
         return [self.usage_chunk(completion_usage(usage))] if self._head.include_usage else ()
 
     def usage_chunk(self, usage: CompletionUsage) -> bytes:
-        """The chunk without choices that ends such a stream."""
+        """Return the chunk without choices that ends such a stream."""
         raise NotImplementedError
 
 
 class OpenAIChatResponseBuilder(OpenAIResponseBuilder):
-    """A chat completion. The role comes in a chunk of its own before the first that a choice says."""
+    """Builds a chat completion. The role is sent in a chunk of its own before a choice's first content."""
 
     def opening_chunks(self, index: int) -> Iterable[bytes]:
         return [self._chunk(index, ChatDelta(role="assistant", content=""))]
@@ -100,13 +105,13 @@ class OpenAIChatResponseBuilder(OpenAIResponseBuilder):
         head = self._head
         return _encode(
             ChatCompletion(
-                head.id,
-                "chat.completion",
-                head.created,
-                head.model,
-                [self._choice(choice) for choice in self.choices()],
-                completion_usage(usage),
-                head.system_fingerprint,
+                id=head.id,
+                object="chat.completion",
+                created=head.created,
+                model=head.model,
+                choices=[self._choice(choice) for choice in self.choices()],
+                usage=completion_usage(usage),
+                system_fingerprint=head.system_fingerprint,
             )
         )
 
@@ -133,13 +138,19 @@ class OpenAIChatResponseBuilder(OpenAIResponseBuilder):
         head = self._head
         return _encode(
             ChatChunk(
-                head.id, "chat.completion.chunk", head.created, head.model, choices, usage, head.system_fingerprint
+                id=head.id,
+                object="chat.completion.chunk",
+                created=head.created,
+                model=head.model,
+                choices=choices,
+                usage=usage,
+                system_fingerprint=head.system_fingerprint,
             )
         )
 
 
 class OpenAITextResponseBuilder(OpenAIResponseBuilder):
-    """A text completion without log-probabilities."""
+    """Builds a text completion without log-probabilities."""
 
     def text_chunk(self, index: int, text: str, _logprobs: Sequence[TokenLogprobs]) -> bytes:
         return self._document([TextChunkChoice(index, text)])
@@ -154,32 +165,49 @@ class OpenAITextResponseBuilder(OpenAIResponseBuilder):
         head = self._head
         choices = [TextChoice(choice.index, choice.text, None, choice.finish_reason) for choice in self.choices()]
         return _encode(
-            TextCompletion(head.id, "text_completion", head.created, head.model, choices, completion_usage(usage))
+            TextCompletion(
+                id=head.id,
+                object="text_completion",
+                created=head.created,
+                model=head.model,
+                choices=choices,
+                usage=completion_usage(usage),
+            )
         )
 
     def _document(self, choices: list[TextChunkChoice], usage: CompletionUsage | UnsetType = UNSET) -> bytes:
         head = self._head
-        return _encode(TextChunk(head.id, "text_completion", head.created, head.model, choices, usage))
+        return _encode(
+            TextChunk(
+                id=head.id,
+                object="text_completion",
+                created=head.created,
+                model=head.model,
+                choices=choices,
+                usage=usage,
+            )
+        )
 
 
 def completion_usage(usage: Usage) -> CompletionUsage:
-    """Usage as clients read it."""
+    """Convert the usage."""
+    details = CompletionTokensDetails(usage.reasoning_tokens) if usage.reasoning_tokens else UNSET
     return CompletionUsage(
-        usage.completion_tokens,
-        usage.prompt_tokens,
-        usage.prompt_tokens + usage.completion_tokens,
-        PromptTokensDetails(usage.cached_tokens),
-        CompletionTokensDetails(usage.reasoning_tokens) if usage.reasoning_tokens else UNSET,
+        completion_tokens=usage.completion_tokens,
+        prompt_tokens=usage.prompt_tokens,
+        total_tokens=usage.prompt_tokens + usage.completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(usage.cached_tokens),
+        completion_tokens_details=details,
     )
 
 
 def tool_call_bodies(calls: Iterable[ToolCallState]) -> list[ToolCallBody]:
-    """Complete calls as clients read them."""
+    """Convert complete tool calls."""
     return [ToolCallBody(call.id, "function", FunctionCall(call.name, call.arguments)) for call in calls]
 
 
 def tool_call_delta_bodies(delta: ToolCallDelta) -> Iterator[ToolCallDeltaBody]:
-    """A piece of a call as clients read it: the name comes before, and apart from, all arguments."""
+    """Convert a part of a tool call. The name is sent before, and apart from, all arguments."""
     if delta.name is not None:
         named = FunctionCallDeltaBody(name=delta.name, arguments="")
         yield ToolCallDeltaBody(index=delta.call_index, id=delta.id or UNSET, type="function", function=named)

@@ -1,6 +1,6 @@
 """The JSON bodies of OpenAI's API that several dialects share, field by field."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -46,7 +46,7 @@ class AssistantToolCall(msgspec.Struct, frozen=True):
     type: Literal["function"] = "function"
 
 
-class ChatMessage(msgspec.Struct, frozen=True):
+class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
     """One message as clients send it."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -123,7 +123,7 @@ class CompletionTokensDetails(msgspec.Struct, frozen=True):
     reasoning_tokens: int
 
 
-class CompletionUsage(msgspec.Struct, frozen=True):
+class CompletionUsage(msgspec.Struct, frozen=True, kw_only=True):
     """The usage of a whole request."""
 
     completion_tokens: int
@@ -215,14 +215,11 @@ class ChatChoice(msgspec.Struct, frozen=True):
     logprobs: ChatLogprobs | UnsetType | None = UNSET
 
 
-class ChatCompletion(msgspec.Struct, frozen=True):
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: CompletionUsage
-    system_fingerprint: str | UnsetType | None = UNSET
+class TextChoice(msgspec.Struct, frozen=True):
+    index: int
+    text: str
+    logprobs: None
+    finish_reason: str
 
 
 class ChatDelta(msgspec.Struct, frozen=True):
@@ -239,32 +236,6 @@ class ChatChunkChoice(msgspec.Struct, frozen=True):
     logprobs: ChatLogprobs | UnsetType | None = UNSET
 
 
-class ChatChunk(msgspec.Struct, frozen=True):
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[ChatChunkChoice]
-    usage: CompletionUsage | UnsetType = UNSET
-    system_fingerprint: str | UnsetType | None = UNSET
-
-
-class TextChoice(msgspec.Struct, frozen=True):
-    index: int
-    text: str
-    logprobs: None
-    finish_reason: str
-
-
-class TextCompletion(msgspec.Struct, frozen=True):
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[TextChoice]
-    usage: CompletionUsage
-
-
 class TextChunkChoice(msgspec.Struct, frozen=True):
     index: int
     text: str
@@ -272,10 +243,42 @@ class TextChunkChoice(msgspec.Struct, frozen=True):
     finish_reason: str | None = None
 
 
-class TextChunk(msgspec.Struct, frozen=True):
+Choice = TypeVar("Choice")
+
+
+class Completion(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True):
+    """The members that all dialects with this shape have in common."""
+
     id: str
     object: str
     created: int
     model: str
-    choices: list[TextChunkChoice]
+    choices: list[Choice]
+    usage: CompletionUsage
+
+
+class ChatCompletion(Completion[ChatChoice], frozen=True, kw_only=True):
+    system_fingerprint: str | UnsetType | None = UNSET
+
+
+class TextCompletion(Completion[TextChoice], frozen=True, kw_only=True):
+    pass
+
+
+class Chunk(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True):
+    """One event of a stream. `usage` is in the last one, if it was asked for."""
+
+    id: str
+    object: str
+    created: int
+    model: str
+    choices: list[Choice]
     usage: CompletionUsage | UnsetType = UNSET
+
+
+class ChatChunk(Chunk[ChatChunkChoice], frozen=True, kw_only=True):
+    system_fingerprint: str | UnsetType | None = UNSET
+
+
+class TextChunk(Chunk[TextChunkChoice], frozen=True, kw_only=True):
+    pass

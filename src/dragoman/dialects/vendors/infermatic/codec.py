@@ -32,8 +32,8 @@ from dragoman.dialects.openai.parse import (
 )
 from dragoman.dialects.openai.response_builder import response_head
 from dragoman.dialects.vendors.infermatic import wire
-from dragoman.dialects.vendors.infermatic.answers import ChatResponseBuilder, TextResponseBuilder
 from dragoman.dialects.vendors.infermatic.constraints import RequestedFormat, requested_format
+from dragoman.dialects.vendors.infermatic.response_builder import ChatResponseBuilder, TextResponseBuilder
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 

@@ -1,6 +1,6 @@
 """The JSON bodies of this dialect, field by field. Absent and null mean the same in a request."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Generic, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -13,6 +13,7 @@ from dragoman.dialects.openai.wire import (
     MAX_TOP_LOGPROBS,
     ChatLogprobs,
     ChatMessage,
+    Completion,
     CompletionUsage,
     ResponseFormat,
     StreamOptions,
@@ -33,7 +34,7 @@ ChoiceTexts = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_lengt
 """Texts of which the answer is one."""
 
 
-class Message(ChatMessage, frozen=True):
+class ReasoningChatMessage(ChatMessage, frozen=True, kw_only=True):
     reasoning: str | None = msgspec.field(name="reasoning_content", default=None)
 
 
@@ -88,7 +89,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[ReasoningChatMessage], Meta(min_length=1)]
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     """Needs `logprobs`."""
@@ -118,7 +119,7 @@ class TextRequest(CompletionRequest, frozen=True, kw_only=True):
 class TokenCountRequest(msgspec.Struct, frozen=True):
     model: str
     prompt: str | None = None
-    messages: Annotated[list[Message], Meta(min_length=1)] | None = None
+    messages: Annotated[list[ReasoningChatMessage], Meta(min_length=1)] | None = None
     tools: Tools = []
     """They are part of what a model is fed with the messages."""
 
@@ -130,7 +131,7 @@ class TokenCount(msgspec.Struct, frozen=True):
     tokenizer_type: str = "huggingface_tokenizer"
 
 
-class AssistantMessage(msgspec.Struct, frozen=True):
+class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
     content: str | None
     """None where the choice calls tools instead."""
     role: str = "assistant"
@@ -174,41 +175,34 @@ class TextChunkChoice(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     logprobs: TextLogprobs | None = None
 
 
-class ChatCompletion(msgspec.Struct, frozen=True):
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[ChatChoice]
-    usage: CompletionUsage
+class ChatCompletion(Completion[ChatChoice], frozen=True, kw_only=True):
     system_fingerprint: None = None
 
 
-class TextCompletion(msgspec.Struct, frozen=True):
-    id: str
-    object: str
-    created: int
-    model: str
-    choices: list[TextChoice]
-    usage: CompletionUsage
+class TextCompletion(Completion[TextChoice], frozen=True, kw_only=True):
+    pass
 
 
-class ChatChunk(msgspec.Struct, frozen=True, omit_defaults=True):
+Choice = TypeVar("Choice")
+
+
+class Chunk(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True, omit_defaults=True):
+    """One event of a stream. `usage` is in the last one, if it was asked for."""
+
     id: str
     created: int
     model: str
     object: str
-    choices: list[ChatChunkChoice]
+    choices: list[Choice]
     usage: CompletionUsage | None = None
 
 
-class TextChunk(msgspec.Struct, frozen=True, omit_defaults=True):
-    id: str
-    created: int
-    model: str
-    object: str
-    choices: list[TextChunkChoice]
-    usage: CompletionUsage | None = None
+class ChatChunk(Chunk[ChatChunkChoice], frozen=True, kw_only=True, omit_defaults=True):
+    pass
+
+
+class TextChunk(Chunk[TextChunkChoice], frozen=True, kw_only=True, omit_defaults=True):
+    pass
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):

@@ -24,7 +24,11 @@ from dragoman.dialects.http.validation import (
 )
 from dragoman.dialects.openai.parse import check_chat_template
 from dragoman.dialects.vendors.scale import wire
-from dragoman.dialects.vendors.scale.answers import ChatResponseBuilder, DeploymentResponseBuilder, TextResponseBuilder
+from dragoman.dialects.vendors.scale.response_builder import (
+    ChatResponseBuilder,
+    DeploymentResponseBuilder,
+    TextResponseBuilder,
+)
 
 MAX_TEMPERATURE = 2.0
 

@@ -1,4 +1,4 @@
-"""Events as this dialect's documents: in a stream what is absent is left out, and the role comes with what is first."""
+"""Builds this dialect's responses. In a stream absent members are left out, and the role is in the first delta."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -22,7 +22,7 @@ _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
 class ChatResponseBuilder(OpenAIResponseBuilder):
-    """Answers of the chat route. The reason comes with an empty delta."""
+    """Builds chat completions. The finish reason is sent with an empty delta."""
 
     shows_reasoning = True
 
@@ -58,7 +58,14 @@ class ChatResponseBuilder(OpenAIResponseBuilder):
         head = self._head
         choices = [self._choice(choice) for choice in self.choices()]
         return _encode(
-            wire.ChatCompletion(head.id, "chat.completion", head.created, head.model, choices, completion_usage(usage))
+            wire.ChatCompletion(
+                id=head.id,
+                object="chat.completion",
+                created=head.created,
+                model=head.model,
+                choices=choices,
+                usage=completion_usage(usage),
+            )
         )
 
     def _role(self, index: int) -> str | None:
@@ -69,7 +76,7 @@ class ChatResponseBuilder(OpenAIResponseBuilder):
 
     def _choice(self, choice: ChoiceState) -> wire.ChatChoice:
         message = wire.AssistantMessage(
-            choice.content,
+            content=choice.content,
             tool_calls=tool_call_bodies(choice.tool_calls) or None,
             reasoning_content=choice.reasoning or msgspec.UNSET,
         )
@@ -80,11 +87,20 @@ class ChatResponseBuilder(OpenAIResponseBuilder):
 
     def _chunk(self, choices: list[wire.ChatChunkChoice], usage: CompletionUsage | None = None) -> bytes:
         head = self._head
-        return _encode(wire.ChatChunk(head.id, head.created, head.model, "chat.completion.chunk", choices, usage))
+        return _encode(
+            wire.ChatChunk(
+                id=head.id,
+                object="chat.completion.chunk",
+                created=head.created,
+                model=head.model,
+                choices=choices,
+                usage=usage,
+            )
+        )
 
 
 class TextResponseBuilder(OpenAIResponseBuilder):
-    """Answers of the text route."""
+    """Builds text completions."""
 
     def __init__(self, head: ResponseHead) -> None:
         super().__init__(head)
@@ -104,7 +120,14 @@ class TextResponseBuilder(OpenAIResponseBuilder):
         head = self._head
         choices = [self._choice(choice) for choice in self.choices()]
         return _encode(
-            wire.TextCompletion(head.id, "text_completion", head.created, head.model, choices, completion_usage(usage))
+            wire.TextCompletion(
+                id=head.id,
+                object="text_completion",
+                created=head.created,
+                model=head.model,
+                choices=choices,
+                usage=completion_usage(usage),
+            )
         )
 
     def _choice(self, choice: ChoiceState) -> wire.TextChoice:
@@ -113,4 +136,13 @@ class TextResponseBuilder(OpenAIResponseBuilder):
 
     def _chunk(self, choices: list[wire.TextChunkChoice], usage: CompletionUsage | None = None) -> bytes:
         head = self._head
-        return _encode(wire.TextChunk(head.id, head.created, head.model, "text_completion", choices, usage))
+        return _encode(
+            wire.TextChunk(
+                id=head.id,
+                object="text_completion",
+                created=head.created,
+                model=head.model,
+                choices=choices,
+                usage=usage,
+            )
+        )
