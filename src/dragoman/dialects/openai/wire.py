@@ -265,7 +265,7 @@ class TextCompletion(Completion[TextChoice], frozen=True, kw_only=True):
     pass
 
 
-class Chunk(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True):
+class CompletionChunk(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True):
     """One event of a stream. `usage` is in the last one, if it was asked for."""
 
     id: str
@@ -276,9 +276,9 @@ class Chunk(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True):
     usage: CompletionUsage | UnsetType = UNSET
 
 
-class ChatChunk(Chunk[ChatChunkChoice], frozen=True, kw_only=True):
+class ChatChunk(CompletionChunk[ChatChunkChoice], frozen=True, kw_only=True):
     system_fingerprint: str | UnsetType | None = UNSET
 
 
-class TextChunk(Chunk[TextChunkChoice], frozen=True, kw_only=True):
+class TextChunk(CompletionChunk[TextChunkChoice], frozen=True, kw_only=True):
     pass

@@ -186,7 +186,7 @@ class TextCompletion(Completion[TextChoice], frozen=True, kw_only=True):
 Choice = TypeVar("Choice")
 
 
-class Chunk(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True, omit_defaults=True):
+class CompletionChunk(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True, omit_defaults=True):
     """One event of a stream. `usage` is in the last one, if it was asked for."""
 
     id: str
@@ -197,11 +197,11 @@ class Chunk(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True, omit_def
     usage: CompletionUsage | None = None
 
 
-class ChatChunk(Chunk[ChatChunkChoice], frozen=True, kw_only=True, omit_defaults=True):
+class ChatChunk(CompletionChunk[ChatChunkChoice], frozen=True, kw_only=True, omit_defaults=True):
     pass
 
 
-class TextChunk(Chunk[TextChunkChoice], frozen=True, kw_only=True, omit_defaults=True):
+class TextChunk(CompletionChunk[TextChunkChoice], frozen=True, kw_only=True, omit_defaults=True):
     pass
 
 
