@@ -20,10 +20,10 @@ WEATHER: ChatCompletionToolParam = {
 TOOL_CALL_EVENTS: list[Event] = [
     ReasoningDelta(0, "They ask for the weather", [1]),
     Delta(0, "I look.", [2]),
-    ToolCallDelta(0, 0, "", [3], "call_0", "get_weather"),
+    ToolCallDelta(index=0, call_index=0, arguments="", token_ids=[3], id="call_0", name="get_weather"),
     ToolCallDelta(0, 0, '{"city":', [4]),
     ToolCallDelta(0, 0, '"Oslo"}', [5]),
-    ToolCallDelta(0, 1, '{"city":"Bergen"}', [6], "call_1", "get_weather"),
+    ToolCallDelta(index=0, call_index=1, arguments='{"city":"Bergen"}', token_ids=[6], id="call_1", name="get_weather"),
     Finished(0, "tool_calls"),
     Usage(9, 6, 0, 1),
 ]

@@ -341,7 +341,16 @@ def _choice(draw: st.DrawFn, index: int, case: DialectCase) -> list[Event]:
     calls: list[Event] = []
     for number in range(draw(st.integers(0, 2)) if case.renders_tool_calls else 0):
         first, *rest = draw(st.lists(st.sampled_from(["", '{"a":', "1}", "é"]), min_size=1, max_size=4))
-        calls.append(ToolCallDelta(index, number, first, [7], f"call_{index}{number}", f"tool_{number}"))
+        calls.append(
+            ToolCallDelta(
+                index=index,
+                call_index=number,
+                arguments=first,
+                token_ids=[7],
+                id=f"call_{index}{number}",
+                name=f"tool_{number}",
+            )
+        )
         calls += [ToolCallDelta(index, number, piece, [7]) for piece in rest]
     ends: list[Any] = ["tool_calls", "length"] if calls else ["stop", "length"]
     return [*reasoning, *texts, *calls, Finished(index, draw(st.sampled_from(ends)))]

@@ -41,7 +41,9 @@ def echo_app(
     Its keys are `keys`, or where there are `books` those of their accounts.
     """
     catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
-    options = HttpOptions(MAX_BODY_BYTES, keep_alive_seconds, trusted_proxies=frozenset(trusted_proxies))
+    options = HttpOptions(
+        max_body_bytes=MAX_BODY_BYTES, keep_alive_seconds=keep_alive_seconds, trusted_proxies=frozenset(trusted_proxies)
+    )
     return build_app(
         catalog,
         options,

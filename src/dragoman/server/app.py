@@ -4,6 +4,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
+import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
@@ -64,7 +65,7 @@ def build_app(
     metrics_sources = metrics.MetricsSources(catalog, registry, metrics_directory, queue)
     if accounting is None:
         return App(metrics_sources, gateway, lifespan_context, options, hosts)
-    options = options._replace(idempotency_store=accounting.idempotency_store)
+    options = msgspec.structs.replace(options, idempotency_store=accounting.idempotency_store)
     admin_routes = admin.routes(accounting.database_thread, admin_keys) if admin_keys.needs_key else []
     return App(metrics_sources, gateway, lifespan_context, options, hosts, admin_routes)
 
@@ -126,7 +127,7 @@ class App:
             ),
         ]
         dialects = {
-            name: (gateway.for_dialect(name), options._replace(dialect=name, codecs=ENDPOINT_CODECS))
+            name: (gateway.for_dialect(name), msgspec.structs.replace(options, dialect=name, codecs=ENDPOINT_CODECS))
             for name in DIALECTS
         }
         routes = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*dialects[name])]

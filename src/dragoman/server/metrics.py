@@ -45,7 +45,7 @@ class MetricsSources(NamedTuple):
 def routes(sources: MetricsSources, service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """Where there are keys, one of them is needed here too, as `Authorization: Bearer KEY`."""
 
-    route = RouteContext(service, bearer_key, options)
+    route = RouteContext(service=service, read_key=bearer_key, options=options)
 
     async def answer(_caller: Caller, _visible: VisibleModels) -> Response:
         statistics = (_statistics(deployment) for deployment in sources.catalog.deployments)

@@ -106,7 +106,11 @@ def main() -> int:
     folder = Path(settings.adapter_dir).expanduser() if settings.adapter_dir else None
     app = build_app(
         catalog,
-        HttpOptions(settings.max_body_bytes, settings.sse_keep_alive_seconds, frozenset(settings.trusted_proxies)),
+        HttpOptions(
+            max_body_bytes=settings.max_body_bytes,
+            keep_alive_seconds=settings.sse_keep_alive_seconds,
+            trusted_proxies=frozenset(settings.trusted_proxies),
+        ),
         metrics_directory=options.metrics_directory,
         keys=_keys(options, None if options.requires_account_key else accounts),
         hosts=settings.dialect_hosts,

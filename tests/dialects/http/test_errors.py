@@ -21,19 +21,19 @@ def test_a_row_of_a_base_class_applies_to_its_subclasses() -> None:
     class SpecialOverflow(ContextOverflow):
         pass
 
-    table = ErrorTable({BadRequest: ErrorRule(422)})
+    table = ErrorTable({BadRequest: ErrorRule(status=422)})
     error = SpecialOverflow(9000, 8192, "Shorten it.")
-    assert table.rule(error) == ErrorRule(422, error.message)
+    assert table.rule(error) == ErrorRule(status=422, message=error.message)
 
 
 def test_the_row_of_the_nearest_class_applies() -> None:
-    table = ErrorTable({ModelLoading: ErrorRule(502, "Loading"), DragomanError: ErrorRule(418)})
+    table = ErrorTable({ModelLoading: ErrorRule(status=502, message="Loading"), DragomanError: ErrorRule(status=418)})
     assert table.rule(ModelLoading("The model is being loaded", 3)).status == 502
     assert table.rule(Overloaded("Too many", 3)).status == 503
 
 
 def test_a_row_may_depend_on_the_error() -> None:
-    table = ErrorTable({ModelNotFound: lambda error: ErrorRule(404, f"No model {error.model}")})
+    table = ErrorTable({ModelNotFound: lambda error: ErrorRule(status=404, message=f"No model {error.model}")})
     assert table.rule(ModelNotFound("owl")).message == "No model owl"
     assert table.rule(Unauthenticated("missing")).message == "Missing API key"
 

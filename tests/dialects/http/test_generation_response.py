@@ -26,7 +26,11 @@ SCOPE: Scope = {
 
 async def exchange(client: AsgiConnection) -> None:
     engine = EchoEngine()
-    app = build_app(Catalog([Deployment("echo", (), engine)]), HttpOptions(1000, TICK), metrics_directory=None)
+    app = build_app(
+        Catalog([Deployment("echo", (), engine)]),
+        HttpOptions(max_body_bytes=1000, keep_alive_seconds=TICK),
+        metrics_directory=None,
+    )
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         await app(dict(SCOPE), client.receive, client.send)
     assert (await engine.statistics()).running == 0

@@ -53,7 +53,7 @@ async def worker(engine: GatedEcho, folder: Path, *, keep_alive_seconds: float =
     ) as books:
         async with books.opened():
             catalog = Catalog([Deployment("echo", (), engine)])
-            options = HttpOptions(10_000, keep_alive_seconds)
+            options = HttpOptions(max_body_bytes=10_000, keep_alive_seconds=keep_alive_seconds)
             yield build_app(catalog, options, metrics_directory=None, accounting=books)
 
 

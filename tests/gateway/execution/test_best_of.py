@@ -66,7 +66,7 @@ def test_an_echoed_prompt_does_not_affect_the_ranking() -> None:
 
 
 def test_candidates_without_text_rank_last() -> None:
-    call = ToolCallDelta(1, 0, "{}", [7], "call_0", "now")
+    call = ToolCallDelta(index=1, call_index=0, arguments="{}", token_ids=[7], id="call_0", name="now")
     events = [Finished(0, "stop"), call, Finished(1, "tool_calls"), *candidate(2, -9999.0), Usage(1, 3, 0)]
     returned = select(BestOfSelector(3, 3, include_logprobs=False), events)
     assert [event.index for event in returned if isinstance(event, Finished)] == [0, 1, 2]

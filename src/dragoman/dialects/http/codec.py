@@ -6,6 +6,8 @@ A form needs nothing but what was sent, so an answer can be told at any later ti
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed
 from dragoman.core.events import Event
 from dragoman.core.jobs import DEFAULT_PRIORITY, StoredRequest
@@ -29,7 +31,7 @@ class ResponseBuilder(Protocol):
         ...
 
 
-class DecodedRequest(NamedTuple):
+class DecodedRequest(msgspec.Struct, frozen=True, kw_only=True):
     """A decoded request."""
 
     requests: list[GenerationRequest]

@@ -1,8 +1,8 @@
 """What comes before and around every answer: who asks, the limits of a request, and errors before the first byte."""
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import NamedTuple
 
+import msgspec
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -20,7 +20,7 @@ from dragoman.dialects.http.codec import EndpointCodec, ErrorRenderer
 from dragoman.dialects.http.errors import error_response
 
 
-class HttpOptions(NamedTuple):
+class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """What all exchanges share."""
 
     max_body_bytes: int
@@ -40,7 +40,7 @@ def _no_account(_headers: Headers) -> None:
     return None
 
 
-class RouteContext(NamedTuple):
+class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
     """What all routes of a dialect share."""
 
     service: QueueService

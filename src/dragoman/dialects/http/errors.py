@@ -5,7 +5,7 @@ without a row is reported as its base class is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from starlette.responses import Response
@@ -32,7 +32,7 @@ from dragoman.core.service import Caller, GenerationService
 from dragoman.dialects.http.codec import ErrorResponse
 
 
-class ErrorRule(NamedTuple):
+class ErrorRule(msgspec.Struct, frozen=True, kw_only=True):
     """How an error is reported."""
 
     status: int
@@ -54,34 +54,36 @@ ErrorRow = ErrorRule | Callable[[Any], ErrorRule]
 
 def _unauthenticated(error: Unauthenticated) -> ErrorRule:
     message = "Missing API key" if error.fault == "missing" else "Invalid API key"
-    return ErrorRule(401, message, "authentication_error", code="invalid_api_key")
+    return ErrorRule(status=401, message=message, kind="authentication_error", code="invalid_api_key")
 
 
 def _limited(error: Limited) -> ErrorRule:
     message = f"Rate limit reached, retry in {error.retry_after} seconds"
-    return ErrorRule(429, message, "rate_limit_error", code="rate_limit_exceeded")
+    return ErrorRule(status=429, message=message, kind="rate_limit_error", code="rate_limit_exceeded")
 
 
 def _overloaded(error: Overloaded) -> ErrorRule:
     message = f"The server is overloaded, retry in {error.retry_after} seconds"
-    return ErrorRule(503, message, "server_error", code="overloaded")
+    return ErrorRule(status=503, message=message, kind="server_error", code="overloaded")
 
 
 _SHARED_ROWS: Mapping[type[DragomanError], ErrorRow] = {
-    BadRequest: ErrorRule(400),
+    BadRequest: ErrorRule(status=400),
     Unauthenticated: _unauthenticated,
-    InsufficientBalance: ErrorRule(402, "Insufficient balance", "insufficient_balance", code="insufficient_balance"),
-    Forbidden: ErrorRule(403, kind="permission_error", code="permission_denied"),
-    ModelNotFound: ErrorRule(404, parameter="model", code="model_not_found"),
-    JobNotFound: ErrorRule(404, code="job_not_found"),
-    NoAccount: ErrorRule(404),
-    JobTimedOut: ErrorRule(408, kind="timeout_error", code="timeout"),
-    IdempotencyConflict: ErrorRule(409, kind="idempotency_error", code="idempotency_key_in_use"),
-    JobCancelled: ErrorRule(410, kind="cancelled", code="job_cancelled"),
-    BodyTooLarge: ErrorRule(413),
+    InsufficientBalance: ErrorRule(
+        status=402, message="Insufficient balance", kind="insufficient_balance", code="insufficient_balance"
+    ),
+    Forbidden: ErrorRule(status=403, kind="permission_error", code="permission_denied"),
+    ModelNotFound: ErrorRule(status=404, parameter="model", code="model_not_found"),
+    JobNotFound: ErrorRule(status=404, code="job_not_found"),
+    NoAccount: ErrorRule(status=404),
+    JobTimedOut: ErrorRule(status=408, kind="timeout_error", code="timeout"),
+    IdempotencyConflict: ErrorRule(status=409, kind="idempotency_error", code="idempotency_key_in_use"),
+    JobCancelled: ErrorRule(status=410, kind="cancelled", code="job_cancelled"),
+    BodyTooLarge: ErrorRule(status=413),
     Limited: _limited,
     Overloaded: _overloaded,
-    DragomanError: ErrorRule(500, "An internal error occurred", "server_error"),
+    DragomanError: ErrorRule(status=500, message="An internal error occurred", kind="server_error"),
 }
 
 
@@ -95,7 +97,7 @@ class ErrorTable:
         """Return the rule for the error, with its message filled in."""
         row = next(self._rows[each] for each in type(error).__mro__ if each in self._rows)
         rule = row if isinstance(row, ErrorRule) else row(error)
-        return rule if rule.message else rule._replace(message=error.message)
+        return rule if rule.message else msgspec.structs.replace(rule, message=error.message)
 
 
 def error_headers(error: DragomanError) -> dict[str, str]:

@@ -46,14 +46,14 @@ def fastapi_details(error: BadRequest) -> list[FastApiDetail]:
 
 
 def _query_rule(error: InvalidQuery) -> ErrorRule:
-    return ErrorRule(422, details=[fastapi_detail(violation, "query") for violation in error.violations])
+    return ErrorRule(status=422, details=[fastapi_detail(violation, "query") for violation in error.violations])
 
 
 _FASTAPI_ROWS: Mapping[type[DragomanError], ErrorRow] = {
-    BadRequest: lambda error: ErrorRule(422, details=fastapi_details(error)),
+    BadRequest: lambda error: ErrorRule(status=422, details=fastapi_details(error)),
     InvalidQuery: _query_rule,
-    MalformedJson: ErrorRule(400),
-    ContextOverflow: ErrorRule(400),
+    MalformedJson: ErrorRule(status=400),
+    ContextOverflow: ErrorRule(status=400),
 }
 
 

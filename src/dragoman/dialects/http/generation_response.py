@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NamedTuple
 
+import msgspec
 import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -19,7 +19,7 @@ from dragoman.dialects.http.errors import error_response, rate_limit_headers
 _log = structlog.get_logger(__name__)
 
 
-class ResponseOptions(NamedTuple):
+class ResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
     """How an answer is rendered."""
 
     decoded: DecodedRequest

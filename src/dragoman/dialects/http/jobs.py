@@ -42,7 +42,7 @@ class QueuedJobBody(msgspec.Struct, frozen=True):
     status: JobState
 
 
-class JobBody(msgspec.Struct, frozen=True, omit_defaults=True):
+class JobBody(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The state of a queued request. A failed one has its dialect's error: as `error`, or as `detail`."""
 
     id: str
@@ -76,7 +76,7 @@ def job_routes(route: RouteContext, errors: ErrorRenderer) -> list[BaseRoute]:
     async def cancel_job(request: Request) -> Response:
         async def handler(caller: Caller) -> Response:
             job = await route.service.cancel_job(_requested_job_id(request), caller)
-            return _json(JobBody(job.id, job.state))
+            return _json(JobBody(id=job.id, status=job.state))
 
         return await with_error_mapping(request, route, handler, errors)
 
@@ -98,7 +98,7 @@ class _JobStreamResponse(GenerationResponse):
         self._numbered_frames = sse.NumberedFrames(last_event_id)
         self._last_event_id = last_event_id
         self._error_renderer = error_renderer
-        decoded = received.decoded._replace(stream=True)
+        decoded = msgspec.structs.replace(received.decoded, stream=True)
         headers = {JOB_ID_HEADER: job.id}
         options = ResponseOptions(
             decoded=decoded,
@@ -130,18 +130,22 @@ class _JobStreamResponse(GenerationResponse):
 async def _job_body(job: Job, route: RouteContext, caller: Caller) -> JobBody:
     match job.state:
         case "queued":
-            return JobBody(job.id, job.state, job.eta, UNSET if job.position is None else job.position)
+            return JobBody(
+                id=job.id, status=job.state, eta=job.eta, position=UNSET if job.position is None else job.position
+            )
         case "running":
-            return JobBody(job.id, job.state, job.eta)
+            return JobBody(id=job.id, status=job.state, eta=job.eta)
         case "finished":
-            return JobBody(job.id, job.state, result=Raw(await _result(job, route, caller)))
+            return JobBody(id=job.id, status=job.state, result=Raw(await _result(job, route, caller)))
         case "failed" if job.error is not None:
             received = restore_request(job.stored_request, route.options.codecs)
             error_body = received.codec.errors.render(received.decoded.in_client_terms(job.error)).body
             members: Mapping[str, Raw] = msgspec.json.decode(error_body, type=dict[str, Raw])
-            return JobBody(job.id, job.state, error=members.get("error", UNSET), detail=members.get("detail", UNSET))
+            return JobBody(
+                id=job.id, status=job.state, error=members.get("error", UNSET), detail=members.get("detail", UNSET)
+            )
         case _:
-            return JobBody(job.id, job.state)
+            return JobBody(id=job.id, status=job.state)
 
 
 async def _result(job: Job, route: RouteContext, caller: Caller) -> bytes:

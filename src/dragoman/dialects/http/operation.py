@@ -1,6 +1,6 @@
 """What a dialect says of its routes for the OpenAPI document; the structs of its wire.py say the rest."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -13,7 +13,7 @@ EXAMPLE_CHAT: dict[str, object] = {
 EXAMPLE_TEXT: dict[str, object] = {"model": "{model}", "prompt": "Once upon a time", "max_tokens": 16}
 
 
-class Operation(NamedTuple):
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
     """One route, without what depends on the request."""
 
     method: str

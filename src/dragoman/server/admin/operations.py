@@ -21,7 +21,15 @@ def _read_operation(
     path: str, summary: str, answer: type[msgspec.Struct], query: type[msgspec.Struct] | None = None
 ) -> Operation:
     missing = (404,) if "{" in path else ()
-    return Operation("GET", path, summary, answer, wire.AdminErrorBody, (400, 401, *missing, 503), query=query)
+    return Operation(
+        method="GET",
+        path=path,
+        summary=summary,
+        response=answer,
+        error=wire.AdminErrorBody,
+        error_statuses=(400, 401, *missing, 503),
+        query=query,
+    )
 
 
 def _write_operation(
@@ -33,7 +41,15 @@ def _write_operation(
     statuses: tuple[int, ...] = (),
 ) -> Operation:
     errors = (400, 401, *statuses, *(() if request is None else (413,)), 503)
-    return Operation(method, path, summary, answer, wire.AdminErrorBody, errors, request)
+    return Operation(
+        method=method,
+        path=path,
+        summary=summary,
+        response=answer,
+        error=wire.AdminErrorBody,
+        error_statuses=errors,
+        request=request,
+    )
 
 
 _ACCOUNTS, _KEYS = "/admin/accounts", "/admin/keys"

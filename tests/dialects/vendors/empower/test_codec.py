@@ -319,7 +319,7 @@ def test_tools_that_do_not_fit_together_are_refused(fields: dict[str, Any], mess
 def test_a_tool_call_has_its_name_in_one_chunk_and_its_arguments_in_those_that_follow() -> None:
     call = chat(stream=True, tools=[WEATHER])
     events: list[Event] = [
-        ToolCallDelta(0, 0, '{"city":', [1], "call_0", "get_weather"),
+        ToolCallDelta(index=0, call_index=0, arguments='{"city":', token_ids=[1], id="call_0", name="get_weather"),
         ToolCallDelta(0, 0, '"Oslo"}', [2]),
         Finished(0, "tool_calls"),
         Usage(1, 3, 0),

@@ -69,7 +69,7 @@ def gateway_of(*keys: str, engine: Engine | None = None, folder: Path | None = N
 
 
 def client_of(gateway: Gateway, make_routes: Routes = routes) -> httpx.AsyncClient:
-    app = Starlette(routes=make_routes(gateway, HttpOptions(MAX_BODY_BYTES, keep_alive_seconds=15)))
+    app = Starlette(routes=make_routes(gateway, HttpOptions(max_body_bytes=MAX_BODY_BYTES, keep_alive_seconds=15)))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
 
 

@@ -62,7 +62,7 @@ def gateway_of(engine: EchoEngine, keys: StaticKeyAuthenticator = NO_KEYS) -> Ga
 
 
 def client_of(gateway: Gateway) -> httpx.AsyncClient:
-    app = Starlette(routes=routes(gateway, HttpOptions(MAX_BODY_BYTES, 15)))
+    app = Starlette(routes=routes(gateway, HttpOptions(max_body_bytes=MAX_BODY_BYTES, keep_alive_seconds=15)))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://server")
 
 

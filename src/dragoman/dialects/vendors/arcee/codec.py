@@ -91,7 +91,11 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     head = response_head(context, "chatcmpl", sent.model, sent.stream_options, logprobs=sent.logprobs)
     builder = ReasoningChatResponseBuilder(msgspec.structs.replace(head, system_fingerprint=fingerprint))
     return DecodedRequest(
-        [request], sent.stream, builder, _FIELD_NAMES, {} if fingerprint is None else {_FINGERPRINT: fingerprint}
+        requests=[request],
+        stream=sent.stream,
+        builder=builder,
+        field_names=_FIELD_NAMES,
+        extra_arguments={} if fingerprint is None else {_FINGERPRINT: fingerprint},
     )
 
 

@@ -38,12 +38,12 @@ def _bad_request(error: BadRequest) -> ErrorRule:
     violations = list(violations_of(error))
     for violation in violations:
         if (message := _shape_error(violation)) is not None:
-            return ErrorRule(400, f"Invalid request format: {message}")
-    return ErrorRule(422, details=[_detail(violation) for violation in violations])
+            return ErrorRule(status=400, message=f"Invalid request format: {message}")
+    return ErrorRule(status=422, details=[_detail(violation) for violation in violations])
 
 
 def _wrong_value(field: str, error: DragomanError) -> ErrorRule:
-    return ErrorRule(422, details=[FastApiDetail(("body", field), error.message, "value_error")])
+    return ErrorRule(status=422, details=[FastApiDetail(("body", field), error.message, "value_error")])
 
 
 def _shape_error(violation: Violation) -> str | None:
@@ -66,13 +66,13 @@ def _detail(violation: Violation) -> FastApiDetail:
 
 
 _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
-    NotAnObject: ErrorRule(400, "Invalid request format: the body must be a JSON object"),
+    NotAnObject: ErrorRule(status=400, message="Invalid request format: the body must be a JSON object"),
     ContextOverflow: lambda error: _wrong_value("messages", error),
     BadRequest: _bad_request,
-    Unauthenticated: ErrorRule(401, "Authentication failed due to invalid or missing API key"),
-    InsufficientBalance: ErrorRule(402, "Insufficient balance. Add credits to continue"),
+    Unauthenticated: ErrorRule(status=401, message="Authentication failed due to invalid or missing API key"),
+    InsufficientBalance: ErrorRule(status=402, message="Insufficient balance. Add credits to continue"),
     ModelNotFound: lambda error: _wrong_value("model", error),
-    DragomanError: ErrorRule(500, "An internal server error occurred while processing the request"),
+    DragomanError: ErrorRule(status=500, message="An internal server error occurred while processing the request"),
 }
 
 

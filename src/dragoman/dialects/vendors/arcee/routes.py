@@ -30,12 +30,12 @@ def routes(service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
 
 def vendor_routes(service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect on a host of its own, answered by `service`."""
-    jobs = job_routes(RouteContext(service, codec.read_key, options), _ERRORS)
+    jobs = job_routes(RouteContext(service=service, read_key=codec.read_key, options=options), _ERRORS)
     return [*jobs, *_routes_under(("/api/v1", "/v1"), service, options)]
 
 
 def _routes_under(prefixes: Sequence[str], service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
-    route = RouteContext(service, codec.read_key, options)
+    route = RouteContext(service=service, read_key=codec.read_key, options=options)
 
     async def chat(request: Request) -> Response:
         return await respond(request, route, _CHAT)
@@ -98,34 +98,48 @@ _USAGE_STATUSES = (401, 403, 404, 429, 503)
 
 OPERATIONS = (
     Operation(
-        "POST",
-        "/api/v1/chat/completions",
-        "Chat completion",
-        openai_wire.ChatCompletion,
-        wire.ErrorBody,
-        (400, 401, 402, 403, 413, 422, 429, 500, 503),
-        wire.ChatRequest,
-        openai_wire.ChatChunk,
+        method="POST",
+        path="/api/v1/chat/completions",
+        summary="Chat completion",
+        response=openai_wire.ChatCompletion,
+        error=wire.ErrorBody,
+        error_statuses=(400, 401, 402, 403, 413, 422, 429, 500, 503),
+        request=wire.ChatRequest,
+        chunk=openai_wire.ChatChunk,
         example=EXAMPLE_CHAT,
     ),
-    Operation("GET", "/api/v1/models", "List models", wire.ModelList, wire.ErrorBody, (401, 403, 429, 503)),
-    Operation("GET", "/api/v1/usage/credits", "Balance", wire.CreditsBody, wire.ErrorBody, _USAGE_STATUSES),
     Operation(
-        "GET",
-        "/api/v1/usage/stats",
-        "Usage by day and model",
-        list[wire.StatsRow],
-        wire.ErrorBody,
-        (*_USAGE_STATUSES, 422),
+        method="GET",
+        path="/api/v1/models",
+        summary="List models",
+        response=wire.ModelList,
+        error=wire.ErrorBody,
+        error_statuses=(401, 403, 429, 503),
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/usage/credits",
+        summary="Balance",
+        response=wire.CreditsBody,
+        error=wire.ErrorBody,
+        error_statuses=_USAGE_STATUSES,
+    ),
+    Operation(
+        method="GET",
+        path="/api/v1/usage/stats",
+        summary="Usage by day and model",
+        response=list[wire.StatsRow],
+        error=wire.ErrorBody,
+        error_statuses=(*_USAGE_STATUSES, 422),
         query=wire.StatsQuery,
     ),
     Operation(
-        "GET",
-        "/api/v1/usage/summary",
-        "Usage altogether",
-        wire.SummaryBody,
-        wire.ErrorBody,
-        (*_USAGE_STATUSES, 422),
+        method="GET",
+        path="/api/v1/usage/summary",
+        summary="Usage altogether",
+        response=wire.SummaryBody,
+        error=wire.ErrorBody,
+        error_statuses=(*_USAGE_STATUSES, 422),
         query=wire.SummaryQuery,
     ),
 )

@@ -79,7 +79,7 @@ class StreamErrorBody(msgspec.Struct, frozen=True):
     detail: str
 
 
-class Pricing(msgspec.Struct, frozen=True):
+class Pricing(msgspec.Struct, frozen=True, kw_only=True):
     """Per token, or per piece, in texts."""
 
     prompt: str = "0"

@@ -59,7 +59,7 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     requests = [GenerationRequest(sent.model, ChatPrompt(prompt, tools), sampling, sent.n) for prompt in prompts]
     head = response_head(context, "chatcmpl", sent.model, sent.stream_options)
     builder = OpenAIChatResponseBuilder(msgspec.structs.replace(head, absent_logprobs=None))
-    return DecodedRequest(requests, sent.stream, builder, {"prompt": "messages"})
+    return DecodedRequest(requests=requests, stream=sent.stream, builder=builder, field_names={"prompt": "messages"})
 
 
 def decode_adapter(body: bytes) -> AdapterRegistration:
@@ -77,12 +77,12 @@ def adapter_body(registered: RegisteredAdapter) -> bytes:
     adapter, source = registered.adapter, registered.adapter.source
     from_hub = source.kind == "hub"
     deployment = wire.AdapterDeployment(
-        registered.base,
-        adapter.created_at,
-        wire.Creator(api_key=wire.ApiKey(adapter.creator)),
-        (source.revision or "main") if from_hub else None,
-        source.name,
-        "HF_HUB" if from_hub else "LOCAL",
+        base_model_name=registered.base,
+        created_at=adapter.created_at,
+        creator=wire.Creator(api_key=wire.ApiKey(adapter.creator)),
+        hf_revision=(source.revision or "main") if from_hub else None,
+        model_name=source.name,
+        model_source="HF_HUB" if from_hub else "LOCAL",
     )
     return _encode(wire.AdapterBody(deployment, adapter.name, unit_price=0))
 

@@ -38,7 +38,7 @@ def _bad_request(error: BadRequest) -> ErrorRule:
             message, code = describe(field, problem), "invalid_type"
         case problem:
             message, code = describe(field, problem), "invalid_value"
-    return ErrorRule(400, message, parameter=parameter, code=code)
+    return ErrorRule(status=400, message=message, parameter=parameter, code=code)
 
 
 def _unauthenticated(error: Unauthenticated) -> ErrorRule:
@@ -49,14 +49,14 @@ def _unauthenticated(error: Unauthenticated) -> ErrorRule:
             message, code = "Authorization header must have the form: Bearer <token>", "invalid_api_key"
         case _:
             message, code = "Invalid API key", "invalid_api_key"
-    return ErrorRule(401, message, "authentication_error", code=code)
+    return ErrorRule(status=401, message=message, kind="authentication_error", code=code)
 
 
 _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
-    MalformedJson: ErrorRule(400),
-    ContextOverflow: ErrorRule(400, parameter="messages", code="context_length_exceeded"),
-    ModelNameTaken: ErrorRule(400, parameter="name", code="name_taken"),
-    AdapterMissing: ErrorRule(400, parameter="model_name", code="model_not_available"),
+    MalformedJson: ErrorRule(status=400),
+    ContextOverflow: ErrorRule(status=400, parameter="messages", code="context_length_exceeded"),
+    ModelNameTaken: ErrorRule(status=400, parameter="name", code="name_taken"),
+    AdapterMissing: ErrorRule(status=400, parameter="model_name", code="model_not_available"),
     BadRequest: _bad_request,
     Unauthenticated: _unauthenticated,
 }

@@ -33,13 +33,13 @@ def routes(service: _EmpowerService, options: HttpOptions) -> list[BaseRoute]:
 def vendor_routes(service: _EmpowerService, options: HttpOptions) -> list[BaseRoute]:
     """The same routes on a host that is mapped to this dialect: the vendor's own paths."""
     return [
-        *job_routes(RouteContext(service, bearer_key, options), _ERRORS),
+        *job_routes(RouteContext(service=service, read_key=bearer_key, options=options), _ERRORS),
         *_routes(service, options, ("/api/v1", "")),
     ]
 
 
 def _routes(service: _EmpowerService, options: HttpOptions, prefixes: Sequence[str]) -> list[BaseRoute]:
-    route = RouteContext(service, bearer_key, options)
+    route = RouteContext(service=service, read_key=bearer_key, options=options)
     started = int(time.time())  # base models are served from the start, and no route adds any
 
     async def chat(request: Request) -> Response:
@@ -101,38 +101,50 @@ OPERATIONS = tuple(
     for prefix in _PREFIXES
     for operation in (
         Operation(
-            "POST",
-            f"{prefix}/chat/completions",
-            "Chat completion",
-            openai_wire.ChatCompletion,
-            wire.ErrorBody,
-            _ERROR_STATUSES,
-            wire.ChatRequest,
-            openai_wire.ChatChunk,
+            method="POST",
+            path=f"{prefix}/chat/completions",
+            summary="Chat completion",
+            response=openai_wire.ChatCompletion,
+            error=wire.ErrorBody,
+            error_statuses=_ERROR_STATUSES,
+            request=wire.ChatRequest,
+            chunk=openai_wire.ChatChunk,
             example=EXAMPLE_CHAT,
         ),
         Operation(
-            "POST",
-            f"{prefix}/lora",
-            "Register an adapter",
-            wire.AdapterBody,
-            wire.ErrorBody,
-            (400, 401, 403, 413, 429, 500, 503),
-            wire.AdapterRequest,
+            method="POST",
+            path=f"{prefix}/lora",
+            summary="Register an adapter",
+            response=wire.AdapterBody,
+            error=wire.ErrorBody,
+            error_statuses=(400, 401, 403, 413, 429, 500, 503),
+            request=wire.AdapterRequest,
             example=_EXAMPLE_ADAPTER,
         ),
         Operation(
-            "DELETE",
-            f"{prefix}/lora/{{name}}",
-            "Remove an adapter",
-            wire.AdapterBody,
-            wire.ErrorBody,
-            _LOOKUP_STATUSES,
+            method="DELETE",
+            path=f"{prefix}/lora/{{name}}",
+            summary="Remove an adapter",
+            response=wire.AdapterBody,
+            error=wire.ErrorBody,
+            error_statuses=_LOOKUP_STATUSES,
         ),
         Operation(
-            "GET", f"{prefix}/base-model/{{name}}", "A base model", wire.BaseModelBody, wire.ErrorBody, _LOOKUP_STATUSES
+            method="GET",
+            path=f"{prefix}/base-model/{{name}}",
+            summary="A base model",
+            response=wire.BaseModelBody,
+            error=wire.ErrorBody,
+            error_statuses=_LOOKUP_STATUSES,
         ),
-        Operation("GET", f"{prefix}/models", "List models", wire.ModelList, wire.ErrorBody, (401, 403, 429, 503)),
+        Operation(
+            method="GET",
+            path=f"{prefix}/models",
+            summary="List models",
+            response=wire.ModelList,
+            error=wire.ErrorBody,
+            error_statuses=(401, 403, 429, 503),
+        ),
     )
 )
 """The routes for the OpenAPI document."""

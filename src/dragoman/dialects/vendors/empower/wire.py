@@ -88,7 +88,7 @@ class BaseModelBody(msgspec.Struct, frozen=True):
     unit_price: float
 
 
-class AdapterDeployment(msgspec.Struct, frozen=True):
+class AdapterDeployment(msgspec.Struct, frozen=True, kw_only=True):
     base_model_name: str
     created_at: int
     creator: Creator

@@ -49,7 +49,12 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     raise_violations(violations)
     requests = _requests(sent, deployment, [ChatPrompt(messages)])
     head = response_head(context, "chatcmpl", sent.model, sent.stream_options)
-    return DecodedRequest(requests, sent.stream, OpenAIChatResponseBuilder(head), {"prompt": "messages"})
+    return DecodedRequest(
+        requests=requests,
+        stream=sent.stream,
+        builder=OpenAIChatResponseBuilder(head),
+        field_names={"prompt": "messages"},
+    )
 
 
 def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
@@ -60,9 +65,9 @@ def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     prompts: list[Prompt] = [TextPrompt(text) for text in texts]
     requests = _requests(sent, deployment, prompts)
     return DecodedRequest(
-        requests,
-        sent.stream,
-        OpenAITextResponseBuilder(response_head(context, "cmpl", sent.model, sent.stream_options)),
+        requests=requests,
+        stream=sent.stream,
+        builder=OpenAITextResponseBuilder(response_head(context, "cmpl", sent.model, sent.stream_options)),
     )
 
 

@@ -25,8 +25,8 @@ class ModelNotInDeployment(ModelNotFound):
 
 
 _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
-    ModelNotFound: lambda error: ErrorRule(404, f"Deployment '{error.model}' not found"),
-    ModelNotInDeployment: ErrorRule(404),
+    ModelNotFound: lambda error: ErrorRule(status=404, message=f"Deployment '{error.model}' not found"),
+    ModelNotInDeployment: ErrorRule(status=404),
 }
 
 

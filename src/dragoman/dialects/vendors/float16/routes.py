@@ -16,7 +16,7 @@ from dragoman.dialects.vendors.float16 import codec, errors, wire
 
 def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect among those of others, answered by `service`."""
-    route = RouteContext(service, codec.read_key, options)
+    route = RouteContext(service=service, read_key=codec.read_key, options=options)
 
     async def chat(request: Request) -> Response:
         return await respond(request, route, _CHAT)
@@ -32,7 +32,10 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
 
 def vendor_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect on a host of its own, answered by `service`."""
-    return [*job_routes(RouteContext(service, codec.read_key, options), _ERRORS), *routes(service, options)]
+    return [
+        *job_routes(RouteContext(service=service, read_key=codec.read_key, options=options), _ERRORS),
+        *routes(service, options),
+    ]
 
 
 _ERRORS = errors.Float16Errors()
@@ -46,25 +49,25 @@ _ERROR_STATUSES = (400, 401, 402, 403, 404, 413, 422, 429, 500, 503)
 
 OPERATIONS = (
     Operation(
-        "POST",
-        "/{deployment}/v1/chat/completions",
-        "Chat completion",
-        openai_wire.ChatCompletion,
-        wire.ErrorBody,
-        _ERROR_STATUSES,
-        wire.ChatRequest,
-        openai_wire.ChatChunk,
+        method="POST",
+        path="/{deployment}/v1/chat/completions",
+        summary="Chat completion",
+        response=openai_wire.ChatCompletion,
+        error=wire.ErrorBody,
+        error_statuses=_ERROR_STATUSES,
+        request=wire.ChatRequest,
+        chunk=openai_wire.ChatChunk,
         example=EXAMPLE_CHAT,
     ),
     Operation(
-        "POST",
-        "/{deployment}/v1/completions",
-        "Text completion",
-        openai_wire.TextCompletion,
-        wire.ErrorBody,
-        _ERROR_STATUSES,
-        wire.TextRequest,
-        openai_wire.TextChunk,
+        method="POST",
+        path="/{deployment}/v1/completions",
+        summary="Text completion",
+        response=openai_wire.TextCompletion,
+        error=wire.ErrorBody,
+        error_statuses=_ERROR_STATUSES,
+        request=wire.TextRequest,
+        chunk=openai_wire.TextChunk,
         example=EXAMPLE_TEXT,
     ),
 )

@@ -48,7 +48,7 @@ def decode_queued_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     sent = decode_body(body, wire.ChatRequest)
     priority = min(sent.priority, LOWEST_PRIORITY)
     headers = {} if sent.stream else {"x-litellm-priority": str(priority)}
-    return _chat(sent, context)._replace(priority=priority, headers=headers)
+    return msgspec.structs.replace(_chat(sent, context), priority=priority, headers=headers)
 
 
 def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
@@ -70,7 +70,13 @@ def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
     request = _request(sent, model, prompt, output_format, logprobs=sent.top_logprobs if sent.logprobs else None)
     head = response_head(context, "chatcmpl", model, sent.stream_options, logprobs=sent.logprobs)
     fields = {"prompt": "messages"} | _format_field(output_format)
-    return DecodedRequest([request], sent.stream, ChatResponseBuilder(head), fields, priority=request.priority)
+    return DecodedRequest(
+        requests=[request],
+        stream=sent.stream,
+        builder=ChatResponseBuilder(head),
+        field_names=fields,
+        priority=request.priority,
+    )
 
 
 def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
@@ -85,7 +91,11 @@ def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     requests = [msgspec.structs.replace(first, prompt=prompt) for prompt in prompts]
     head = response_head(context, "cmpl", model, sent.stream_options, logprobs=sent.logprobs is not None)
     return DecodedRequest(
-        requests, sent.stream, TextResponseBuilder(head), _format_field(output_format), priority=first.priority
+        requests=requests,
+        stream=sent.stream,
+        builder=TextResponseBuilder(head),
+        field_names=_format_field(output_format),
+        priority=first.priority,
     )
 
 
@@ -113,12 +123,12 @@ def _request(
     # 0 is LiteLLM's way to say nothing; numbers above the highest count as the highest.
     priority = min(sent.priority, LOWEST_PRIORITY) or DEFAULT_PRIORITY
     return GenerationRequest(
-        model,
-        prompt,
-        check_sampling(_sampling(sent)),
-        sent.n,
-        echo,
-        priority,
+        model=model,
+        prompt=prompt,
+        sampling=check_sampling(_sampling(sent)),
+        n=sent.n,
+        echo=echo,
+        priority=priority,
         answer_format=None if output_format is None else output_format.format,
         logprobs=logprobs,
         best_of=_best_of(sent),

@@ -65,26 +65,31 @@ def _key_error_message(error: Unauthenticated) -> str:
 
 def _bad_request(error: BadRequest) -> ErrorRule:
     message = f"litellm.BadRequestError: {error.message}"
-    return ErrorRule(400, message, "bad_request_error", error.parameter)
+    return ErrorRule(status=400, message=message, kind="bad_request_error", parameter=error.parameter)
 
 
 def _invalid_fields(error: InvalidFields) -> ErrorRule:
     match error.violations[0]:
         case Violation((field,), MissingField()):
-            return ErrorRule(400, f"Missing required parameter: '{field}'", "bad_request_error", str(field))
+            return ErrorRule(
+                status=400,
+                message=f"Missing required parameter: '{field}'",
+                kind="bad_request_error",
+                parameter=str(field),
+            )
         case _:
             return _bad_request(error)
 
 
 def _key_expired(error: KeyExpired) -> ErrorRule:
     times = f"Key Expiry time {_utc_time(error.expired_at)} and current time {_utc_time(error.now)}"
-    return ErrorRule(400, f"Authentication Error - Expired Key. {times}", "expired_key")
+    return ErrorRule(status=400, message=f"Authentication Error - Expired Key. {times}", kind="expired_key")
 
 
 def _budget_exceeded(error: InsufficientBalance) -> ErrorRule:
     cost, limit = format_amount(error.cost), format_amount(error.limit)
     message = f"Budget has been exceeded! Current cost: {cost}, Max budget: {limit}"
-    return ErrorRule(400, message, _BUDGET_EXCEEDED)
+    return ErrorRule(status=400, message=message, kind=_BUDGET_EXCEEDED)
 
 
 def _rate_limited(error: RateLimited) -> ErrorRule:
@@ -94,36 +99,42 @@ def _rate_limited(error: RateLimited) -> ErrorRule:
         f"current rpm: {requests.used}, rpm limit: {requests.limit}, "
         f"current tpm: {tokens.used}, tpm limit: {tokens.limit}"
     )
-    return ErrorRule(429, message, "None")
+    return ErrorRule(status=429, message=message, kind="None")
 
 
 def _too_many_running(error: TooManyRunning) -> ErrorRule:
-    return ErrorRule(429, f"Max parallel request limit reached. Limit: {error.limit}", "None")
+    return ErrorRule(status=429, message=f"Max parallel request limit reached. Limit: {error.limit}", kind="None")
 
 
 def _overloaded(error: Overloaded) -> ErrorRule:
     message = f"No deployments available for selected model, Try again in {error.retry_after} seconds"
-    return ErrorRule(429, f"{message}. {error.message}", "None")
+    return ErrorRule(status=429, message=f"{message}. {error.message}", kind="None")
 
 
 _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
     BadRequest: _bad_request,
     InvalidFields: _invalid_fields,
-    MalformedJson: ErrorRule(400, "Invalid JSON in request body", "bad_request_error"),
+    MalformedJson: ErrorRule(status=400, message="Invalid JSON in request body", kind="bad_request_error"),
     KeyExpired: _key_expired,
-    Unauthenticated: lambda error: ErrorRule(401, f"Authentication Error, {_key_error_message(error)}", "auth_error"),
+    Unauthenticated: lambda error: ErrorRule(
+        status=401, message=f"Authentication Error, {_key_error_message(error)}", kind="auth_error"
+    ),
     InsufficientBalance: _budget_exceeded,
-    Forbidden: lambda error: ErrorRule(403, f"Authentication Error, {error.message}", "auth_error"),
-    JobNotFound: ErrorRule(404, kind="not_found_error"),
-    JobTimedOut: ErrorRule(408, "litellm.Timeout: Request timed out while polling queue", "timeout_error"),
-    BodyTooLarge: ErrorRule(413, kind="bad_request_error"),
-    Limited: ErrorRule(429, kind="None"),
+    Forbidden: lambda error: ErrorRule(status=403, message=f"Authentication Error, {error.message}", kind="auth_error"),
+    JobNotFound: ErrorRule(status=404, kind="not_found_error"),
+    JobTimedOut: ErrorRule(
+        status=408, message="litellm.Timeout: Request timed out while polling queue", kind="timeout_error"
+    ),
+    BodyTooLarge: ErrorRule(status=413, kind="bad_request_error"),
+    Limited: ErrorRule(status=429, kind="None"),
     RateLimited: _rate_limited,
     TooManyRunning: _too_many_running,
     Overloaded: _overloaded,
-    ShuttingDown: lambda error: ErrorRule(503, f"litellm.ServiceUnavailableError: {error.message}", "None"),
+    ShuttingDown: lambda error: ErrorRule(
+        status=503, message=f"litellm.ServiceUnavailableError: {error.message}", kind="None"
+    ),
     DragomanError: lambda error: ErrorRule(
-        500, f"litellm.InternalServerError: {error.message}", "internal_server_error"
+        status=500, message=f"litellm.InternalServerError: {error.message}", kind="internal_server_error"
     ),
 }
 
@@ -138,11 +149,13 @@ class InfermaticErrors:
 
         def context_overflow(error: ContextOverflow) -> ErrorRule:
             message = f"litellm.ContextWindowExceededError: {error.message}"
-            return ErrorRule(400, message, "bad_request_error", prompt_parameter)
+            return ErrorRule(status=400, message=message, kind="bad_request_error", parameter=prompt_parameter)
 
         def model_not_found(error: ModelNotFound) -> ErrorRule:
             message = f"{route}: Invalid model name passed in model={error.model}. "
-            return ErrorRule(400, f"{message}Call `/v1/models` to view available models for your key.", "None")
+            return ErrorRule(
+                status=400, message=f"{message}Call `/v1/models` to view available models for your key.", kind="None"
+            )
 
         rows: dict[type[DragomanError], ErrorRow] = {ContextOverflow: context_overflow, ModelNotFound: model_not_found}
         self._table = ErrorTable({**_ERROR_ROWS, **rows, **(overrides or {})})
@@ -165,7 +178,9 @@ class LookupErrors(InfermaticErrors):
     """The errors of the routes that look something up: a model that is not found is a 404."""
 
     def __init__(self) -> None:
-        super().__init__("", "prompt", {ModelNotFound: ErrorRule(404, kind="not_found_error", parameter="model")})
+        super().__init__(
+            "", "prompt", {ModelNotFound: ErrorRule(status=404, kind="not_found_error", parameter="model")}
+        )
 
 
 class TokenCounterErrors(LookupErrors):

@@ -20,7 +20,9 @@ _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:pat
 
 def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """All routes of the dialect, answered by `service`."""
-    route = RouteContext(service, codec.read_key, options, ("x-request-id", "x-litellm-call-id"))
+    route = RouteContext(
+        service=service, read_key=codec.read_key, options=options, id_headers=("x-request-id", "x-litellm-call-id")
+    )
 
     async def chat(request: Request) -> Response:
         return await respond(request, route, _CHAT)
@@ -67,7 +69,7 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
         Route("/queue/chat/completions", queued_chat, methods=["POST"]),
         Route("/queue/request", queued_request, methods=["POST"]),
         # Jobs of all dialects are asked for here, also those that an account was selected for.
-        *job_routes(route._replace(read_account=selected_account), _LOOKUP_ERRORS),
+        *job_routes(msgspec.structs.replace(route, read_account=selected_account), _LOOKUP_ERRORS),
         Route("/utils/token_counter", token_counter, methods=["POST"]),
         *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in ("/v1", "")),
         *(Route(f"{prefix}/models/{{model_id:path}}", model, methods=["GET"]) for prefix in ("/v1", "")),
@@ -98,25 +100,25 @@ def _operations(prefix: str) -> list[Operation]:
     path = prefix.replace(":path", "")
     return [
         Operation(
-            "POST",
-            f"{path}/chat/completions",
-            "Chat completion",
-            wire.ChatCompletion,
-            wire.ErrorBody,
-            _ERROR_STATUSES,
-            wire.ChatRequest,
-            wire.ChatChunk,
+            method="POST",
+            path=f"{path}/chat/completions",
+            summary="Chat completion",
+            response=wire.ChatCompletion,
+            error=wire.ErrorBody,
+            error_statuses=_ERROR_STATUSES,
+            request=wire.ChatRequest,
+            chunk=wire.ChatChunk,
             example=EXAMPLE_CHAT,
         ),
         Operation(
-            "POST",
-            f"{path}/completions",
-            "Text completion",
-            wire.TextCompletion,
-            wire.ErrorBody,
-            _ERROR_STATUSES,
-            wire.TextRequest,
-            wire.TextChunk,
+            method="POST",
+            path=f"{path}/completions",
+            summary="Text completion",
+            response=wire.TextCompletion,
+            error=wire.ErrorBody,
+            error_statuses=_ERROR_STATUSES,
+            request=wire.TextRequest,
+            chunk=wire.TextChunk,
             example=EXAMPLE_TEXT,
         ),
     ]
@@ -126,38 +128,45 @@ _QUEUE_STATUSES = (*_ERROR_STATUSES, 408, 410)
 
 _QUEUE_OPERATIONS = (
     Operation(
-        "POST",
-        "/queue/chat/completions",
-        "Chat completion through the queue",
-        wire.ChatCompletion,
-        wire.ErrorBody,
-        _QUEUE_STATUSES,
-        wire.ChatRequest,
-        wire.ChatChunk,
+        method="POST",
+        path="/queue/chat/completions",
+        summary="Chat completion through the queue",
+        response=wire.ChatCompletion,
+        error=wire.ErrorBody,
+        error_statuses=_QUEUE_STATUSES,
+        request=wire.ChatRequest,
+        chunk=wire.ChatChunk,
         is_always_queued=True,
         example=EXAMPLE_CHAT,
     ),
     Operation(
-        "POST",
-        "/queue/request",
-        "Queue a chat completion",
-        QueuedJobBody,
-        wire.ErrorBody,
-        _ERROR_STATUSES,
-        wire.ChatRequest,
+        method="POST",
+        path="/queue/request",
+        summary="Queue a chat completion",
+        response=QueuedJobBody,
+        error=wire.ErrorBody,
+        error_statuses=_ERROR_STATUSES,
+        request=wire.ChatRequest,
         is_always_queued=True,
         example=EXAMPLE_CHAT,
     ),
     Operation(
-        "GET",
-        "/queue/response/{id}",
-        "What became of a queued request of any dialect",
-        JobBody,
-        wire.ErrorBody,
-        _JOB_STATUSES,
+        method="GET",
+        path="/queue/response/{id}",
+        summary="What became of a queued request of any dialect",
+        response=JobBody,
+        error=wire.ErrorBody,
+        error_statuses=_JOB_STATUSES,
         chunk=JobEvent,
     ),
-    Operation("DELETE", "/queue/response/{id}", "Cancel a queued request", JobBody, wire.ErrorBody, _JOB_STATUSES),
+    Operation(
+        method="DELETE",
+        path="/queue/response/{id}",
+        summary="Cancel a queued request",
+        response=JobBody,
+        error=wire.ErrorBody,
+        error_statuses=_JOB_STATUSES,
+    ),
 )
 
 _LIST_STATUSES = (400, 401, 403, 429)
@@ -168,22 +177,34 @@ OPERATIONS = (
     *(operation for prefix in _PREFIXES for operation in _operations(prefix)),
     *_QUEUE_OPERATIONS,
     Operation(
-        "POST",
-        "/utils/token_counter",
-        "Count tokens",
-        wire.TokenCount,
-        wire.TokenCounterErrorBody,
-        (400, 401, 403, 404, 413, 422, 429, 500),
-        wire.TokenCountRequest,
+        method="POST",
+        path="/utils/token_counter",
+        summary="Count tokens",
+        response=wire.TokenCount,
+        error=wire.TokenCounterErrorBody,
+        error_statuses=(400, 401, 403, 404, 413, 422, 429, 500),
+        request=wire.TokenCountRequest,
         example=_EXAMPLE_COUNT,
     ),
     *(
         operation
         for prefix in ("/v1", "")
         for operation in (
-            Operation("GET", f"{prefix}/models", "List models", wire.ModelList, wire.ErrorBody, _LIST_STATUSES),
             Operation(
-                "GET", f"{prefix}/models/{{model_id}}", "One model", wire.ModelCard, wire.ErrorBody, _LOOKUP_STATUSES
+                method="GET",
+                path=f"{prefix}/models",
+                summary="List models",
+                response=wire.ModelList,
+                error=wire.ErrorBody,
+                error_statuses=_LIST_STATUSES,
+            ),
+            Operation(
+                method="GET",
+                path=f"{prefix}/models/{{model_id}}",
+                summary="One model",
+                response=wire.ModelCard,
+                error=wire.ErrorBody,
+                error_statuses=_LOOKUP_STATUSES,
             ),
         )
     ),

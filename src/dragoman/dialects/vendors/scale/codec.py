@@ -93,7 +93,9 @@ def decode_chat(body: bytes, _context: DecodeContext) -> DecodedRequest:
     parameters = sent.model_parameters
     prompt = ChatPrompt(tuple(messages), effort=parameters.reasoning_effort, template=sent.chat_template)
     return DecodedRequest(
-        [GenerationRequest(sent.model, prompt, _sampling(parameters))], sent.stream, ChatResponseBuilder()
+        requests=[GenerationRequest(sent.model, prompt, _sampling(parameters))],
+        stream=sent.stream,
+        builder=ChatResponseBuilder(),
     )
 
 
@@ -105,7 +107,7 @@ def decode_text(body: bytes, _context: DecodeContext) -> DecodedRequest:
             [Violation(("images",), InvalidValue("Images are not supported, the model takes text only"))]
         )
     request = GenerationRequest(sent.model, TextPrompt(sent.prompt), _sampling(sent.model_parameters))
-    return DecodedRequest([request], sent.stream, TextResponseBuilder())
+    return DecodedRequest(requests=[request], stream=sent.stream, builder=TextResponseBuilder())
 
 
 def read_key(headers: Headers) -> str | None:
@@ -168,7 +170,12 @@ def _decode_deployment(sent: wire.DeploymentRequest, context: DecodeContext, pro
         logprobs=(sent.top_logprobs or 0) if sent.logprobs else None,
     )
     builder = DeploymentResponseBuilder(sent.prompt, has_logprobs=sent.logprobs)
-    return DecodedRequest([request], sent.stream, builder, _FIELD_NAMES if isinstance(prompt, ChatPrompt) else {})
+    return DecodedRequest(
+        requests=[request],
+        stream=sent.stream,
+        builder=builder,
+        field_names=_FIELD_NAMES if isinstance(prompt, ChatPrompt) else {},
+    )
 
 
 def _convert_messages(field: str, sent: list[wire.ChatMessage], violations: list[Violation]) -> list[Message]:

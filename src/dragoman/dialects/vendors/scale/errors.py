@@ -19,8 +19,8 @@ _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
 _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
-    MalformedJson: ErrorRule(400, "Request body is not valid JSON"),
-    DragomanError: ErrorRule(500, "An internal server error occurred"),
+    MalformedJson: ErrorRule(status=400, message="Request body is not valid JSON"),
+    DragomanError: ErrorRule(status=500, message="An internal server error occurred"),
 }
 
 
@@ -30,7 +30,10 @@ class ScaleErrors(FastApiErrors):
     def __init__(self, *, noun: str = "Model deployment") -> None:
         """`noun` is what was not found under the name."""
         super().__init__(
-            {**_ERROR_ROWS, ModelNotFound: lambda error: ErrorRule(404, f"{noun} '{error.model}' not found")}
+            {
+                **_ERROR_ROWS,
+                ModelNotFound: lambda error: ErrorRule(status=404, message=f"{noun} '{error.model}' not found"),
+            }
         )
 
     def render_frame(self, error: DragomanError) -> bytes:

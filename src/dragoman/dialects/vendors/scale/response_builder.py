@@ -61,7 +61,15 @@ class DeploymentResponseBuilder(ScaleResponseBuilder):
         if self._has_logprobs and logprobs is not None:
             choices = [wire.ChoiceLogprobs(0, wire.ChoiceLogprobsContent(chat_token_logprobs(logprobs)))]
         pair = (self._prompt, [text])
-        return _encode(wire.DeploymentCompletion([pair], choices, reason, prompt_tokens, response_tokens))
+        return _encode(
+            wire.DeploymentCompletion(
+                completions=[pair],
+                choices=choices,
+                finish_reason=reason,
+                prompt_tokens=prompt_tokens,
+                response_tokens=response_tokens,
+            )
+        )
 
 
 class ChatResponseBuilder(ScaleResponseBuilder):

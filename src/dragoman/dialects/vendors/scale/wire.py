@@ -144,7 +144,7 @@ class ChoiceLogprobs(msgspec.Struct, frozen=True):
     logprobs: ChoiceLogprobsContent
 
 
-class DeploymentCompletion(msgspec.Struct, frozen=True):
+class DeploymentCompletion(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of both routes with the deployment in the path, and each event of their streams."""
 
     completions: list[tuple[str, list[str]]]
