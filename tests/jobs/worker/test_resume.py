@@ -14,7 +14,7 @@ USAGE = Usage(1, 1, 0)
 
 @st.composite
 def choices(draw: st.DrawFn, index: int) -> list[Event]:
-    """The events of a choice, each token in an event of its own and events without tokens anywhere."""
+    """Generate the events of a choice: each token in an event of its own, and events without tokens anywhere."""
     events: list[Event] = []
     for number in range(draw(st.integers(0, 6))):
         kind = draw(st.sampled_from("dtr"))
@@ -31,7 +31,7 @@ def choices(draw: st.DrawFn, index: int) -> list[Event]:
 
 @st.composite
 def answers(draw: st.DrawFn) -> list[Event]:
-    """Two choices, interleaved, and the usage."""
+    """Generate two interleaved choices and the usage."""
     both = [draw(choices(index)) for index in range(2)]
     order = draw(st.permutations([index for index in range(2) for _ in both[index]]))
     queues = [iter(events) for events in both]

@@ -103,7 +103,7 @@ class JobStore:
         return self._ledger.transaction(write)
 
     def mark_delivered(self, number: int) -> bool:
-        """Record that the stored events of an open job may be delivered from now on. False: no event is stored."""
+        """Record that the stored events of a job may be delivered from now on. False: it has none, or has ended."""
 
         def write(session: Session, _now: Instant) -> bool:
             stored = [row.number for row in self._lock_open(session, [number]) if row.events]

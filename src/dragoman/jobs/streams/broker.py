@@ -149,7 +149,7 @@ class EventBroker:
             return await self._read_thread.run(self._reader.events, number, offset)
 
     async def _mark_delivered(self, snapshot: JobSnapshot) -> bool:
-        """Mark the job as delivered, so that its worker never restarts it from scratch. False: no event is stored."""
+        """Mark the job as delivered, so that its worker never restarts it from scratch. False: its state changed."""
         if snapshot.state not in ("queued", "running"):
             return True
         async with self._read_slots:

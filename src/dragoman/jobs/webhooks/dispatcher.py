@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Callable
+from typing import NamedTuple
 
 import structlog
 
@@ -16,6 +17,13 @@ from dragoman.jobs.webhooks.store import Delivery, WebhookStore
 from dragoman.jobs.webhooks.urls import origin
 
 _log = structlog.get_logger(__name__)
+
+
+class _InFlight(NamedTuple):
+    """A claimed delivery and the task that sends it."""
+
+    delivery: Delivery
+    sending: asyncio.Task[DeliveryAttempt]
 
 
 class WebhookDispatcher:
@@ -34,8 +42,8 @@ class WebhookDispatcher:
         self._sender = sender
         self._on_result = on_result
         self._poll_seconds = options.poll_seconds
-        self._in_flight: dict[asyncio.Task[None], Delivery] = {}
-        self._sending: set[asyncio.Task[DeliveryAttempt]] = set()
+        self._in_flight: dict[asyncio.Task[None], _InFlight] = {}
+        """By the task that stores the result."""
         self._slot_freed = asyncio.Event()
 
     async def run(self) -> None:
@@ -65,11 +73,11 @@ class WebhookDispatcher:
     async def _poll(self) -> None:
         free = MAX_CONCURRENT_DELIVERIES - len(self._in_flight)
         if free and await self._thread.run(self._store.has_due):
-            for delivery in await self._thread.run(self._store.claim, free, tuple(self._in_flight.values())):
+            in_flight = [each.delivery for each in self._in_flight.values()]
+            for delivery in await self._thread.run(self._store.claim, free, in_flight):
                 sending = asyncio.create_task(self._sender.send(delivery.url, delivery.message))
-                self._sending.add(sending)
                 task = asyncio.create_task(self._deliver(delivery, sending))
-                self._in_flight[task] = delivery
+                self._in_flight[task] = _InFlight(delivery, sending)
                 task.add_done_callback(self._discard)
 
     def _discard(self, task: asyncio.Task[None]) -> None:
@@ -79,7 +87,6 @@ class WebhookDispatcher:
     async def _deliver(self, delivery: Delivery, sending: asyncio.Task[DeliveryAttempt]) -> None:
         """Store the result of `sending`, or release it if it was cancelled. This task itself is never cancelled."""
         await asyncio.wait([sending])
-        self._sending.discard(sending)
         try:
             if sending.cancelled():
                 await self._thread.run(self._store.release, delivery)
@@ -97,7 +104,7 @@ class WebhookDispatcher:
             self._on_result(result)
 
     async def _abort(self) -> None:
-        for sending in self._sending:
-            sending.cancel()
+        for each in self._in_flight.values():
+            each.sending.cancel()
         if self._in_flight:
             await asyncio.wait(list(self._in_flight))
