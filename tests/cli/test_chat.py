@@ -212,13 +212,22 @@ def test_a_wrong_url_is_named(wrong: str) -> None:
     assert result.stderr.startswith(f"dragoman: {wrong} is not the URL of a server: ")
 
 
+PROGRAM = """
+import signal
+from dragoman.cli.main import main
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A run in the background hands on that it is ignored.
+main()
+"""
+
+
 class Terminal:
     """`dragoman chat` with a pseudo-terminal for its standard streams."""
 
     def __init__(self, url: str) -> None:
         self.master, slave = pty.openpty()
         self.process = subprocess.Popen(
-            [sys.executable, "-c", "from dragoman.cli.main import main; main()", "chat", "--url", url],
+            [sys.executable, "-c", PROGRAM, "chat", "--url", url],
             stdin=slave,
             stdout=slave,
             stderr=slave,

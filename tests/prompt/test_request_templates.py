@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.request import ChatPrompt, Message
@@ -12,6 +13,8 @@ from dragoman.prompt.request_templates import MAX_SOURCE_BYTES, MAX_WAITING, Req
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import ALTERNATING, SWITCHABLE_REASONING
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODEL = ChatTemplate(SWITCHABLE_REASONING, bos="<s>", eos="</s>")
 CONTEXT_LENGTH = 100
@@ -23,19 +26,19 @@ ENDLESS = ChatPrompt(
 DEEP = "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a | tojson }}"
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def templates() -> AsyncIterator[RequestTemplateRenderer]:
-    """A renderer whose deadline only endless templates exceed."""
+    """A renderer for all tests: it serves the next template whatever the last one did. Only endless ones are late."""
     renderer = RequestTemplateRenderer(deadline_seconds=TEST_TIMEOUT_SECONDS)
-    async with asyncio.timeout(2 * TEST_TIMEOUT_SECONDS):
-        yield renderer
-        await renderer.close()
+    yield renderer
+    await renderer.close()
 
 
 async def render(
     templates: RequestTemplateRenderer, prompt: ChatPrompt, *, constrained: bool = False
 ) -> RenderedPrompt:
-    return await templates.render(prompt, model=MODEL, context_length=CONTEXT_LENGTH, constrained=constrained)
+    async with asyncio.timeout(2 * TEST_TIMEOUT_SECONDS):
+        return await templates.render(prompt, model=MODEL, context_length=CONTEXT_LENGTH, constrained=constrained)
 
 
 async def rejection(templates: RequestTemplateRenderer, prompt: ChatPrompt) -> tuple[str, str | None]:
@@ -133,10 +136,11 @@ async def test_a_hostile_template_is_refused_and_the_next_one_served(
 
 
 async def test_a_template_that_never_ends_is_killed_and_the_next_one_served() -> None:
+    before = renderer_processes()
     templates = RequestTemplateRenderer()
     message, _ = await rejection(templates, ENDLESS)
     assert message == "The chat template cannot be applied: it did not finish within 2 s"
-    assert renderer_processes() == []
+    assert renderer_processes() == before
     assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
     await templates.close()
 
@@ -160,12 +164,12 @@ async def test_too_many_waiting_requests_are_refused_and_the_others_served(templ
 
 async def test_the_process_is_started_on_first_use_has_no_secrets_and_ends_with_its_owner() -> None:
     templates = RequestTemplateRenderer()
-    assert renderer_processes() == []
+    before = set(renderer_processes())
     await templates.close()
     await render(templates, HARMLESS)
     await render(templates, HARMLESS)
-    (process,) = renderer_processes()
+    (process,) = set(renderer_processes()) - before
     names = {entry.partition(b"=")[0] for entry in (process / "environ").read_bytes().split(b"\0") if entry}
     assert names <= {b"PYTHONPATH", b"TZ"}
     await templates.close()
-    assert renderer_processes() == []
+    assert set(renderer_processes()) == before

@@ -3,13 +3,14 @@
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.server import running_server
+from tests.support.server import RunningServer, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 MAX_POLLS = 30_000
@@ -35,11 +36,18 @@ threads = 1
 ENGINE = "dragoman.engines.llama.process"
 
 
-@pytest.fixture
-def settings(tmp_path: Path) -> str:
-    path = tmp_path / "dragoman.toml"
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
+    path = tmp_path_factory.mktemp("settings") / "dragoman.toml"
     path.write_text(TWO_MODELS)
-    return str(path)
+    with running_server("--config", str(path)) as server:
+        yield server
+
+
+@pytest.fixture
+def client(server: RunningServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=server.url, timeout=TEST_TIMEOUT_SECONDS) as client:
+        yield client
 
 
 def chat(client: httpx.Client, model: str) -> Any:
@@ -49,29 +57,23 @@ def chat(client: httpx.Client, model: str) -> Any:
     return response.json()
 
 
-def test_a_lazy_model_is_loaded_unloaded_when_idle_and_loaded_again(settings: str) -> None:
-    with (
-        running_server("--config", settings) as server,
-        httpx.Client(base_url=server.url, timeout=TEST_TIMEOUT_SECONDS) as client,
-    ):
-        assert server.children(ENGINE) == []
-        assert chat(client, "loud")["choices"][0]["message"]["content"] == "Hi"
-        assert server.children(ENGINE) == []
-        assert chat(client, "smol")["usage"]["completion_tokens"] == 3
-        assert any(not server.children(ENGINE) for _ in range(MAX_POLLS)), "idle, it gives its memory back"
-        assert chat(client, "smollm2-135m-instruct")["usage"]["completion_tokens"] == 3
+def test_a_lazy_model_is_loaded_unloaded_when_idle_and_loaded_again(
+    server: RunningServer, client: httpx.Client
+) -> None:
+    assert server.children(ENGINE) == []
+    assert chat(client, "loud")["choices"][0]["message"]["content"] == "Hi"
+    assert server.children(ENGINE) == []
+    assert chat(client, "smol")["usage"]["completion_tokens"] == 3
+    assert any(not server.children(ENGINE) for _ in range(MAX_POLLS)), "idle, it gives its memory back"
+    assert chat(client, "smollm2-135m-instruct")["usage"]["completion_tokens"] == 3
 
 
-def test_a_dialect_shows_only_its_deployments(settings: str) -> None:
-    with (
-        running_server("--config", settings) as server,
-        httpx.Client(base_url=server.url, timeout=TEST_TIMEOUT_SECONDS) as client,
-    ):
-        assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["loud", "smol"]
-        assert [card["id"] for card in client.get("/api/v1/models").json()["data"]] == ["smol"]
-        body = {"model": "loud", "messages": [{"role": "user", "content": "Hi"}]}
-        assert client.post("/api/v1/chat/completions", json=body).status_code == 422
-        assert client.post("/loud/v1/chat/completions", json=body).status_code == 200
+def test_a_dialect_shows_only_its_deployments(client: httpx.Client) -> None:
+    assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["loud", "smol"]
+    assert [card["id"] for card in client.get("/api/v1/models").json()["data"]] == ["smol"]
+    body = {"model": "loud", "messages": [{"role": "user", "content": "Hi"}]}
+    assert client.post("/api/v1/chat/completions", json=body).status_code == 422
+    assert client.post("/loud/v1/chat/completions", json=body).status_code == 200
 
 
 def test_an_address_others_can_reach_needs_keys_or_open() -> None:

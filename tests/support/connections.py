@@ -33,7 +33,7 @@ class AsgiConnection:
         self._sent_more.set()
 
     async def wait_until(self, condition: Callable[[list[bytes]], bool]) -> None:
-        """Wait until what was sent is as it is to be, for ten seconds."""
+        """Wait until what was sent is as it is to be."""
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
             while not condition(self.bodies):
                 self._sent_more.clear()

@@ -14,6 +14,7 @@ from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.operations import Admission
 from dragoman.accounts.process.client import LedgerClient
 from dragoman.accounts.process.opening import LedgerResources, open_ledger
+from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.core.errors import DragomanError
 from dragoman.core.identifiers import new_request_id
 from tests.support.ledger_harness import MODEL, settlement
@@ -58,6 +59,7 @@ class ServerSpec(NamedTuple):
     journals: Path
     key_digest: str
     seed: int
+    transport: type[LedgerTransport]
 
 
 def serve(spec: ServerSpec, client: Connection) -> None:
@@ -67,7 +69,7 @@ def serve(spec: ServerSpec, client: Connection) -> None:
 
 async def _serve(spec: ServerSpec, client: int) -> None:
     rng = random.Random(spec.seed)
-    async with open_ledger(Database(spec.url), spec.journals) as accounts:
+    async with open_ledger(Database(spec.url), spec.journals, transport=spec.transport) as accounts:
         await asyncio.gather(*(_serve_requests(accounts, spec.key_digest, client, rng) for _ in range(8)))
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from tests.support.processor_time import count
+from tests.support.processor_time import count, seconds_of
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # It warns about the place of its locks if XDG_RUNTIME_DIR is not set.
@@ -47,9 +47,7 @@ def _started(folder: str) -> PostgresServer:
 def _processor_seconds(server: PostgresServer) -> float:
     """Sum the processor time of the server, which is not a child of this process."""
     postmaster: Any = server.get_postmaster_info().process
-    every = [process.cpu_times() for process in (postmaster, *postmaster.children())]
-    taken: float = sum(times.user + times.system + times.children_user + times.children_system for times in every)
-    return taken
+    return sum(map(seconds_of, (postmaster, *postmaster.children())))
 
 
 def _disable_fsync(server: PostgresServer) -> None:

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Generator, Mapping
 from typing import Any
 
+import psutil
 import pytest
 
 _BUDGET = "processor_budget_seconds"
@@ -25,6 +26,15 @@ _uncounted: list[float] = []
 def count(seconds: float) -> None:
     """Add what a process has taken that this one cannot wait for."""
     _uncounted.append(seconds)
+
+
+def seconds_of(process: psutil.Process) -> float:
+    """What a living process has taken, and those that it waited for; 0 when it is gone."""
+    try:
+        times = process.cpu_times()
+    except psutil.Error:
+        return 0.0
+    return float(times.user + times.system + times.children_user + times.children_system)
 
 
 class ProcessorTime:
@@ -48,6 +58,9 @@ class ProcessorTime:
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """In a worker, tell the run's own process; there, judge."""
+        if not self._distributes:
+            for child in psutil.Process().children(recursive=True):  # A fork server is never waited for.
+                count(seconds_of(child))
         self._charge(_OTHER)
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput[_OUTPUT] = dict(self._by_folder)
@@ -79,6 +92,10 @@ class ProcessorTime:
         return not chosen and not any(self._config.getoption(option, None) for option in _SELECTING)
 
     @property
+    def _distributes(self) -> bool:
+        return bool(self._config.getoption("dist", "no") != "no")
+
+    @property
     def _budget(self) -> float:
         return float(self._config.getini(_BUDGET))
 
@@ -94,8 +111,7 @@ class ProcessorTime:
 
     def _taken(self) -> float:
         """By this process and those it waited for; the run's own waited for workers, which tell theirs themselves."""
-        distributes = self._config.getoption("dist", "no") != "no"
-        whose = [resource.RUSAGE_SELF, *([] if distributes else [resource.RUSAGE_CHILDREN])]
+        whose = [resource.RUSAGE_SELF, *([] if self._distributes else [resource.RUSAGE_CHILDREN])]
         usages = map(resource.getrusage, whose)
         return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 

@@ -11,7 +11,7 @@ from dragoman.engines.llama.native.loading import load_model
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import bundled
-from tests.support.models import THREADS
+from tests.support.models import THREADS, write_shallow
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +27,15 @@ def fast_model() -> Iterator[Model]:
     """The same as it is served: rewritten, and computed by the fastest library there is for it."""
     path = faster_file(bundled().path, progress=False, notify=lambda _line: None)
     model = load_model(path, None, ContextOptions(context_cells=512, batch_tokens=512, threads=THREADS))
+    yield model
+    model.close()
+
+
+@pytest.fixture(scope="session")
+def shallow_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """Two layers of it with the whole vocabulary: for tests to which it matters what may be said, not what is said."""
+    path = write_shallow(bundled().path, tmp_path_factory.mktemp("models") / "shallow.gguf", 2)
+    model = Model(LlamaCpp(packaged_llama_cpp()), path)
     yield model
     model.close()
 

@@ -68,9 +68,9 @@ def can_write(model: Model, schema: schemas.Schema) -> bool:
 
 
 @pytest.fixture(scope="module")
-def engine(model: Model) -> Iterator[InProcessEngine]:
+def engine(shallow_model: Model) -> Iterator[InProcessEngine]:
     options = ContextOptions(16384, 512, threads=THREADS)
-    engine = InProcessEngine(model, options, parallel=BATCH_SIZE, host_cache_tokens=4096)
+    engine = InProcessEngine(shallow_model, options, parallel=BATCH_SIZE, host_cache_tokens=4096)
     yield engine
     engine.close()
 
@@ -130,13 +130,15 @@ def _conversation(draw: st.DrawFn, tools: Sequence[Tool]) -> dict[str, Any]:
     }
 
 
-def test_200_conversations_call_only_allowed_tools_with_valid_arguments(engine: InProcessEngine, model: Model) -> None:
+def test_200_conversations_call_only_allowed_tools_with_valid_arguments(
+    engine: InProcessEngine, shallow_model: Model
+) -> None:
     # So that a small model begins a call now and then where it may.
-    tempting = {str(token): 4.0 for token in model.vocabulary.tokenize_plain(b"<tool_call>")}
+    tempting = {str(token): 4.0 for token in shallow_model.vocabulary.tokenize_plain(b"<tool_call>")}
     calls_made = 0
 
     @settings(SLOW, max_examples=10)
-    @given(_conversations(model))
+    @given(_conversations(shallow_model))
     def converse(conversations: list[dict[str, Any]]) -> None:
         nonlocal calls_made
         client = InfermaticChat()

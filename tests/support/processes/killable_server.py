@@ -12,14 +12,16 @@ from tests.support.server import RunningServer, running_server
 WORKER = "dragoman.server.worker"
 ENGINE = "dragoman.engines.llama.process"
 
+_PORTS = range(20_000, 32_000)
+"""Below those that systems give to connections."""
+
 
 class KillableServer:
     """A sequence of servers on the same port."""
 
     def __init__(self, model: str, environment: Mapping[str, str]) -> None:
         """`model` is the argument of `dragoman serve`; "" serves the bundled model."""
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._arguments = [*([model] if model else []), "--port", str(self.port)]
         self._environment = environment
@@ -47,6 +49,14 @@ class KillableServer:
 
     def _start(self) -> RunningServer:
         return self._stack.enter_context(running_server(*self._arguments, environment=self._environment))
+
+
+def _free_port() -> int:
+    """One that nobody is given by chance, as another process's connection could be while the server is down."""
+    for port in random.sample(_PORTS, 100):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 def _kill(*process_ids: int) -> None:
