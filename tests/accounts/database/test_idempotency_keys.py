@@ -33,7 +33,7 @@ from dragoman.core.idempotency import (
 )
 from tests.support.ledger_harness import ManualClock
 
-ATTEMPT = IdempotentRequest("caller", "key", "fingerprint")
+REQUEST = IdempotentRequest("caller", "key", "fingerprint")
 RESPONSE = StoredResponse(
     200, (("content-type", "text/event-stream"), ("x-request-id", "1")), b"data: \xf0\x9f\xa6\x9c\n\n"
 )
@@ -69,46 +69,46 @@ def second(database: Database) -> IdempotencyKeyTable:
 def test_the_first_request_runs_and_the_others_wait_for_its_response(
     first: IdempotencyKeyTable, second: IdempotencyKeyTable
 ) -> None:
-    assert first.claim(ATTEMPT, 11) == Acquired(11)
-    assert [table.claim(ATTEMPT, 12) for table in (first, second)] == [InProgress(), InProgress()]
-    assert first.store(ATTEMPT, 11, RESPONSE)
-    assert [table.claim(ATTEMPT, 13) for table in (first, second)] == [RESPONSE, RESPONSE]
+    assert first.claim(REQUEST, 11) == Acquired(11)
+    assert [table.claim(REQUEST, 12) for table in (first, second)] == [InProgress(), InProgress()]
+    assert first.store(REQUEST, 11, RESPONSE)
+    assert [table.claim(REQUEST, 13) for table in (first, second)] == [RESPONSE, RESPONSE]
 
 
 def test_a_key_belongs_to_one_request_of_one_caller(first: IdempotencyKeyTable, second: IdempotencyKeyTable) -> None:
     other = IdempotentRequest("caller", "key", "another")
-    first.claim(ATTEMPT, 11)
+    first.claim(REQUEST, 11)
     assert second.claim(other, 12) == RequestMismatch()
     assert second.claim(IdempotentRequest("another caller", "key", "another"), 13) == Acquired(13)
-    first.store(ATTEMPT, 11, RESPONSE)
+    first.store(REQUEST, 11, RESPONSE)
     assert second.claim(other, 14) == RequestMismatch()
 
 
 def test_a_response_that_is_too_large_is_recorded_without_its_body(first: IdempotencyKeyTable) -> None:
-    first.claim(ATTEMPT, 11)
-    assert first.store(ATTEMPT, 11, None)
-    assert first.claim(ATTEMPT, 12) == NotStored()
+    first.claim(REQUEST, 11)
+    assert first.store(REQUEST, 11, None)
+    assert first.claim(REQUEST, 12) == NotStored()
 
 
 def test_a_released_request_is_run_by_the_next_claim(first: IdempotencyKeyTable, second: IdempotencyKeyTable) -> None:
-    first.claim(ATTEMPT, 11)
-    first.release(ATTEMPT, 11)
-    assert second.claim(ATTEMPT, 12) == Acquired(12)
-    second.store(ATTEMPT, 12, RESPONSE)
-    second.release(ATTEMPT, 12)
-    assert first.claim(ATTEMPT, 13) == RESPONSE
+    first.claim(REQUEST, 11)
+    first.release(REQUEST, 11)
+    assert second.claim(REQUEST, 12) == Acquired(12)
+    second.store(REQUEST, 12, RESPONSE)
+    second.release(REQUEST, 12)
+    assert first.claim(REQUEST, 13) == RESPONSE
 
 
 def test_the_claim_of_a_dead_process_is_taken_over_and_its_response_is_discarded(
     database: Database, first: IdempotencyKeyTable, second: IdempotencyKeyTable
 ) -> None:
-    first.claim(ATTEMPT, 11)
+    first.claim(REQUEST, 11)
     unregister(database, 1)
-    assert second.claim(ATTEMPT, 12) == Acquired(12)
-    assert not first.store(ATTEMPT, 11, RESPONSE)
-    first.release(ATTEMPT, 11)
-    assert second.claim(ATTEMPT, 13) == InProgress()
-    assert second.store(ATTEMPT, 12, RESPONSE)
+    assert second.claim(REQUEST, 12) == Acquired(12)
+    assert not first.store(REQUEST, 11, RESPONSE)
+    first.release(REQUEST, 11)
+    assert second.claim(REQUEST, 13) == InProgress()
+    assert second.store(REQUEST, 12, RESPONSE)
 
 
 def test_of_many_concurrent_claims_one_succeeds(database: Database, first: IdempotencyKeyTable) -> None:
@@ -116,17 +116,17 @@ def test_of_many_concurrent_claims_one_succeeds(database: Database, first: Idemp
 
     def claim(token: int) -> IdempotencyState:
         barrier.wait(10)
-        return first.claim(ATTEMPT, token)
+        return first.claim(REQUEST, token)
 
     for dead in (None, 2, 3, 4):
         if dead is not None:  # A dead process's claim is also taken over once.
-            register(database, dead).claim(ATTEMPT, 99)
+            register(database, dead).claim(REQUEST, 99)
             unregister(database, dead)
         with ThreadPoolExecutor(8) as pool:
             states = list(pool.map(claim, range(8)))
         [winner] = [state for state in states if isinstance(state, Acquired)]
         assert states.count(InProgress()) == 7
-        first.release(ATTEMPT, winner.token)
+        first.release(REQUEST, winner.token)
 
 
 def test_the_sweep_deletes_abandoned_claims_only(
@@ -147,15 +147,15 @@ def test_a_response_is_stored_for_a_day_by_the_databases_clock(tmp_path: Path) -
     database = Database(f"sqlite:///{tmp_path}/a.db", clock)
     upgrade(database)
     table = register(database, 1)
-    table.claim(ATTEMPT, 11)
+    table.claim(REQUEST, 11)
     clock.advance(RETENTION_MILLISECONDS // 1000)  # The run time does not count.
-    table.store(ATTEMPT, 11, RESPONSE)
+    table.store(REQUEST, 11, RESPONSE)
     clock.advance(RETENTION_MILLISECONDS // 1000 - 1)
-    assert table.claim(ATTEMPT, 12) == RESPONSE
+    assert table.claim(REQUEST, 12) == RESPONSE
     assert table.sweep(()) == 0
     clock.advance(1)
     assert table.sweep(()) == 1
-    assert table.claim(ATTEMPT, 13) == Acquired(13)
+    assert table.claim(REQUEST, 13) == Acquired(13)
     database.close()
 
 
@@ -163,8 +163,8 @@ def test_the_key_of_a_queued_request_is_taken_while_its_job_exists(
     first: IdempotencyKeyTable, database: Database
 ) -> None:
     queued = insert(idempotent_requests).values(
-        id=row_id(ATTEMPT),
-        fingerprint=ATTEMPT.fingerprint,
+        id=row_id(REQUEST),
+        fingerprint=REQUEST.fingerprint,
         token=0,
         process_id=QUEUE_PROCESS_ID,
         claimed_at=0,
@@ -172,9 +172,9 @@ def test_the_key_of_a_queued_request_is_taken_while_its_job_exists(
     )
     with database.write() as connection:
         connection.execute(queued)
-    assert first.claim(ATTEMPT, 11) == RequestMismatch()
+    assert first.claim(REQUEST, 11) == RequestMismatch()
     assert first.sweep(()) == 0
-    assert first.claim(ATTEMPT, 12) == RequestMismatch()
+    assert first.claim(REQUEST, 12) == RequestMismatch()
 
 
 rows = st.builds(
@@ -252,21 +252,21 @@ class IdempotencyMachine(RuleBasedStateMachine):
     @rule(data=st.data(), key=st.sampled_from("kl"), fingerprint=st.sampled_from("ab"))
     def claim(self, data: st.DataObject, key: str, fingerprint: str) -> None:
         process_id = data.draw(st.sampled_from(sorted(self._tables)))
-        token, attempt = self._next_id(), IdempotentRequest("caller", key, fingerprint)
-        expected = self._expected(attempt, token)
-        assert self._tables[process_id].claim(attempt, token) == expected
+        token, request = self._next_id(), IdempotentRequest("caller", key, fingerprint)
+        expected = self._expected(request, token)
+        assert self._tables[process_id].claim(request, token) == expected
         if expected == Acquired(token):
-            self._claims[token] = (process_id, attempt)
+            self._claims[token] = (process_id, request)
             self._running[key] = token
             self._responses.pop(key, None)
 
-    def _expected(self, attempt: IdempotentRequest, token: int) -> IdempotencyState:
-        if (running := self._running.get(attempt.key)) is not None:
-            return InProgress() if self._claims[running][1] == attempt else RequestMismatch()
-        fingerprint, response, at = self._responses.get(attempt.key, ("", None, -RETENTION_MILLISECONDS))
+    def _expected(self, request: IdempotentRequest, token: int) -> IdempotencyState:
+        if (running := self._running.get(request.key)) is not None:
+            return InProgress() if self._claims[running][1] == request else RequestMismatch()
+        fingerprint, response, at = self._responses.get(request.key, ("", None, -RETENTION_MILLISECONDS))
         if at + RETENTION_MILLISECONDS <= self._clock.wall:
             return Acquired(token)
-        if fingerprint != attempt.fingerprint:
+        if fingerprint != request.fingerprint:
             return RequestMismatch()
         return NotStored() if response is None else response
 
@@ -276,24 +276,24 @@ class IdempotencyMachine(RuleBasedStateMachine):
     )
     def store(self, data: st.DataObject, response: StoredResponse | None) -> None:
         token = data.draw(st.sampled_from(sorted(self._claims)))
-        process_id, attempt = self._claims[token]
+        process_id, request = self._claims[token]
         table = self._tables.get(process_id) or IdempotencyKeyTable(self._database, process_id)
-        is_valid = self._running.get(attempt.key) == token
+        is_valid = self._running.get(request.key) == token
         # A dead process may still store its response, unless its claim was taken over or swept.
-        stored = table.store(attempt, token, response)
+        stored = table.store(request, token, response)
         assert stored or not is_valid
         if stored:
-            self._running.pop(attempt.key, None)
-            self._responses[attempt.key] = (attempt.fingerprint, response, self._clock.wall)
+            self._running.pop(request.key, None)
+            self._responses[request.key] = (request.fingerprint, response, self._clock.wall)
 
     @precondition(lambda self: self._claims)
     @rule(data=st.data())
     def release(self, data: st.DataObject) -> None:
         token = data.draw(st.sampled_from(sorted(self._claims)))
-        process_id, attempt = self._claims[token]
-        (self._tables.get(process_id) or IdempotencyKeyTable(self._database, process_id)).release(attempt, token)
-        if self._running.get(attempt.key) == token:
-            del self._running[attempt.key]
+        process_id, request = self._claims[token]
+        (self._tables.get(process_id) or IdempotencyKeyTable(self._database, process_id)).release(request, token)
+        if self._running.get(request.key) == token:
+            del self._running[request.key]
 
     @rule(data=st.data())
     def sweep(self, data: st.DataObject) -> None:

@@ -73,7 +73,7 @@ class Administrator:
         return created
 
     def change_key(self, key_id: int, change: KeyUpdate) -> Key:
-        """Change what is given, from the next request on."""
+        """Change the given fields, from the next request on."""
         with self.database.write() as connection:
             key = keys.change_key(
                 self.database,

@@ -101,7 +101,7 @@ def change_key(
     rules: KeyRules | None = None,
     other_accounts: Iterable[int] | None = None,
 ) -> Key:
-    """Change what is given, from the next request on. Raises KeyNotFound, AccountNotFound, ValueError."""
+    """Change the given fields, from the next request on. Raises KeyNotFound, AccountNotFound, ValueError."""
     if rules is not None:
         _validate(rules)
     with database.write() as connection:

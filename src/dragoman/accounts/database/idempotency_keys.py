@@ -76,14 +76,14 @@ class IdempotencyKeyTable:
         self._database = database
         self._process_id = process_id
 
-    def claim(self, attempt: IdempotentRequest, token: int) -> IdempotencyState:
+    def claim(self, request: IdempotentRequest, token: int) -> IdempotencyState:
         """Claim the request under `token`, or return its state if it cannot be claimed."""
         with self._database.read() as connection:
-            found = self._key_state(connection, attempt, self._row(connection, attempt))
+            found = self._key_state(connection, request, self._row(connection, request))
         # Most callers are waiting for a running request: reading first avoids a write lock.
-        return found or self._claim(attempt, token)
+        return found or self._claim(request, token)
 
-    def store(self, attempt: IdempotentRequest, token: int, response: StoredResponse | None) -> bool:
+    def store(self, request: IdempotentRequest, token: int, response: StoredResponse | None) -> bool:
         """Store the response, None if it is too large. Return False if the claim was lost."""
         with self._database.write() as connection:
             values: dict[str, Any] = {"ended_at": self._database.now(connection).wall}
@@ -91,13 +91,13 @@ class IdempotencyKeyTable:
                 headers = msgspec.json.encode(response.headers).decode()
                 values |= {"status": response.status, "headers": headers, "body": response.body}
             own_claim = idempotent_requests.c.token == token, idempotent_requests.c.ended_at.is_(None)
-            statement = update(idempotent_requests).where(idempotent_requests.c.id == row_id(attempt), *own_claim)
+            statement = update(idempotent_requests).where(idempotent_requests.c.id == row_id(request), *own_claim)
             return bool(connection.execute(statement.values(**values)).rowcount)
 
-    def release(self, attempt: IdempotentRequest, token: int) -> None:
+    def release(self, request: IdempotentRequest, token: int) -> None:
         """Delete the claim, unless it has a response or was lost."""
         column = idempotent_requests.c
-        claim = column.id == row_id(attempt), column.token == token, column.ended_at.is_(None)
+        claim = column.id == row_id(request), column.token == token, column.ended_at.is_(None)
         with self._database.write() as connection:
             connection.execute(delete(idempotent_requests).where(*claim))
 
@@ -121,18 +121,18 @@ class IdempotencyKeyTable:
                 ).rowcount
             return swept
 
-    def _claim(self, attempt: IdempotentRequest, token: int) -> IdempotencyState:
+    def _claim(self, request: IdempotentRequest, token: int) -> IdempotencyState:
         try:
             with self._database.write() as connection:
-                row = self._row(connection, attempt, lock=True)
-                found = self._key_state(connection, attempt, row)
+                row = self._row(connection, request, lock=True)
+                found = self._key_state(connection, request, row)
                 if found is not None:
                     return found
                 now = self._database.now(connection).wall
                 claim = {"token": token, "process_id": self._process_id, "claimed_at": now}
-                values = {"fingerprint": attempt.fingerprint, **claim, **dict.fromkeys(_RESPONSE_COLUMNS)}
+                values = {"fingerprint": request.fingerprint, **claim, **dict.fromkeys(_RESPONSE_COLUMNS)}
                 if row is None:
-                    connection.execute(insert(idempotent_requests).values(id=row_id(attempt), **values))
+                    connection.execute(insert(idempotent_requests).values(id=row_id(request), **values))
                 else:
                     own_claim = idempotent_requests.c.id == row.id
                     connection.execute(update(idempotent_requests).where(own_claim).values(**values))
@@ -140,25 +140,25 @@ class IdempotencyKeyTable:
             return InProgress()  # A concurrent claim won; the next call sees its state.
         return Acquired(token)
 
-    def _row(self, connection: Connection, attempt: IdempotentRequest, *, lock: bool = False) -> IdempotencyRow | None:
-        query = select(idempotent_requests).where(idempotent_requests.c.id == row_id(attempt))
+    def _row(self, connection: Connection, request: IdempotentRequest, *, lock: bool = False) -> IdempotencyRow | None:
+        query = select(idempotent_requests).where(idempotent_requests.c.id == row_id(request))
         found = connection.execute(query.with_for_update() if lock else query).one_or_none()
         return None if found is None else IdempotencyRow(*found)
 
     def _key_state(
-        self, connection: Connection, attempt: IdempotentRequest, row: IdempotencyRow | None
+        self, connection: Connection, request: IdempotentRequest, row: IdempotencyRow | None
     ) -> IdempotencyState | None:
         now = self._database.now(connection).wall
-        return key_state(row, attempt.fingerprint, now, alive=row is not None and _is_alive(connection, row.process_id))
+        return key_state(row, request.fingerprint, now, alive=row is not None and _is_alive(connection, row.process_id))
 
 
 def _is_alive(connection: Connection, process_id: int) -> bool:
     return connection.execute(select(processes.c.id).where(processes.c.id == process_id)).one_or_none() is not None
 
 
-def row_id(attempt: IdempotentRequest) -> str:
+def row_id(request: IdempotentRequest) -> str:
     """Return the row id of a caller's key: a digest, so that the table does not reveal the keys."""
-    return hashlib.sha256(f"{attempt.owner}\n{attempt.key}".encode()).hexdigest()
+    return hashlib.sha256(f"{request.owner}\n{request.key}".encode()).hexdigest()
 
 
 _decode_headers = msgspec.json.Decoder(tuple[tuple[str, str], ...]).decode
