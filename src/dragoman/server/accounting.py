@@ -1,4 +1,4 @@
-"""Everything an HTTP worker does with the accounts' database, over one handle."""
+"""The services of an HTTP worker that use the accounts' database."""
 
 import asyncio
 import contextlib
@@ -10,10 +10,10 @@ from dragoman.gateway.execution.stored_responses import MAX_RESPONSE_BYTES, Data
 
 
 class AccountingServices:
-    """One worker's: who may come in and what they pay, the answers that are kept, and a thread for all else."""
+    """Admission and billing, stored responses, and a thread for all other use of the database."""
 
     def __init__(self, options: AccountsOptions, *, max_response_bytes: int = MAX_RESPONSE_BYTES) -> None:
-        """`largest_answer` is the most bytes of an answer that is kept."""
+        """Responses of more than `max_response_bytes` are not stored."""
         self._database = options.database
         self.access = AccountAccessController(options)
         self.database_thread = DatabaseThread(options.database)
@@ -23,7 +23,10 @@ class AccountingServices:
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        """Within the block requests may come, once; its end settles and closes all. Raises what open_ledger does."""
+        """Admit requests within the block, and settle and close everything at its end. May be used once.
+
+        Raises the errors of open_ledger.
+        """
         try:
             async with self.access.opened(), self.idempotency_store.sweeping():
                 yield
@@ -31,6 +34,6 @@ class AccountingServices:
             await asyncio.to_thread(self.close)
 
     def close(self) -> None:
-        """Wait for what is under way on the thread, and close the connections."""
+        """Wait for running operations of the thread, and close the connections."""
         self.database_thread.close()
         self._database.close()

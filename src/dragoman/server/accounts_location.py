@@ -1,4 +1,4 @@
-"""From [accounts] to a database that can be used."""
+"""The accounts' database and journals: where the settings put them, and their preparation."""
 
 import hashlib
 import os
@@ -17,23 +17,23 @@ from dragoman.accounts.database.migrations import (
 )
 from dragoman.server.settings import DEFAULT_DATABASE, AccountsSettings
 
-DATABASE_VARIABLE = "DRAGOMAN_WORKER_DATABASE"
-"""How workers are told the database: its URL may hold a password, and a process's arguments can be read by others."""
+DATABASE_VARIABLE = "DRAGOMAN_WORKER_DATABASE_URL"
+"""Passes the URL to workers. It may hold a password, and other users can read a process's arguments."""
 
 
 class AccountsUnavailable(Exception):
-    """The accounts cannot be used as they are set. One line for a person."""
+    """The accounts cannot be used as they are set. The message is one line for people."""
 
 
 class AccountsLocation(NamedTuple):
-    """Where accounts are."""
+    """A database of accounts and its journals."""
 
     url: str
     journal_dir: Path
-    """The folder of what running requests have to pay, on this machine's own disk."""
+    """Directory of the journals of running requests, on a local disk."""
 
     def prepare(self) -> None:
-        """Make what is missing: folders, and the tables of a new database. Raises AccountsUnavailable."""
+        """Create missing directories, and the tables of a new database. Raises AccountsUnavailable."""
         database = Database(self.url)
         try:
             create_database_folder(database)
@@ -53,13 +53,13 @@ class AccountsLocation(NamedTuple):
 
 
 def create_database_folder(database: Database) -> None:
-    """That of the database's file, should it be missing. Raises OSError."""
+    """Create the directory of SQLite's file if it is missing. Raises OSError."""
     if database.is_sqlite:
         Path(database.engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
 def accounts_location(settings: AccountsSettings) -> AccountsLocation | None:
-    """Where the settings put the accounts; None: nowhere. Raises AccountsUnavailable."""
+    """Return the location that the settings give, or None if there are no accounts. Raises AccountsUnavailable."""
     if settings.database is None:
         return None
     default = default_location()
@@ -73,7 +73,7 @@ def accounts_location(settings: AccountsSettings) -> AccountsLocation | None:
 
 
 def default_location() -> AccountsLocation:
-    """A SQLite file among the user's data."""
+    """Return a SQLite file in the user's data directory."""
     file = _data_folder() / "accounts.db"
     return AccountsLocation(f"sqlite:///{file}", _journal_dir_beside(file))
 
@@ -81,8 +81,8 @@ def default_location() -> AccountsLocation:
 def _default_journal_dir(database: URL) -> Path:
     if database.get_backend_name() == "sqlite":
         return _journal_dir_beside(database.database)
-    named = database.set(password=None).render_as_string()
-    return _data_folder() / "journals" / hashlib.sha256(named.encode()).hexdigest()[:16]
+    without_password = database.set(password=None).render_as_string()
+    return _data_folder() / "journals" / hashlib.sha256(without_password.encode()).hexdigest()[:16]
 
 
 def _journal_dir_beside(file: Path | str | None) -> Path:
@@ -90,6 +90,6 @@ def _journal_dir_beside(file: Path | str | None) -> Path:
 
 
 def _data_folder() -> Path:
-    """As the XDG base directory specification has it."""
+    """Return the data directory of the XDG base directory specification."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(base).expanduser() / "dragoman"

@@ -3,6 +3,8 @@
 import contextlib
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 
 import msgspec
 from prometheus_client import CollectorRegistry
@@ -23,7 +25,6 @@ from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.catalog import Catalog
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
-from dragoman.jobs.worker.executor import JobExecutor
 from dragoman.server import admin, health, metrics, openapi
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, OPERATIONS
@@ -44,61 +45,56 @@ def build_app(
     admin_keys: StaticKeyAuthenticator = NO_KEYS,
     queue: JobQueue | None = None,
 ) -> "App":
-    """The whole app over the catalog's engines, which it starts and closes with its own life.
+    """Build the app over the catalog's engines, which start and close with it.
 
-    `metrics_directory` is where the workers of one server gather their counts; None: this process counts alone.
-    `keys` open it, or where there are `books` the keys of their accounts. `hosts` are names on which only one dialect
-    answers; the X-Forwarded-Host of `options.proxies` is believed. `store` is where adapters are found that clients ask
-    for; None: nowhere. Whoever has one of the `admin_keys` may change the books under /admin; without any there is no
-    /admin. `queue` is where requests may wait, over the same database as the `books` or what `keys` record; None:
-    nowhere.
+    - `metrics_directory` is where the workers of one server collect their counts. None: this process counts alone.
+    - Requests need one of `keys`, or with `accounting` the key of an account.
+    - `hosts` are names that serve one dialect only. X-Forwarded-Host is trusted from `options.trusted_proxies`.
+    - `adapter_store` has the adapters that clients may register. None: they may register none.
+    - `admin_keys` open /admin, which needs `accounting`. Without any, there is no /admin.
+    - `queue` uses the same database as `accounting` or as the records of `keys`. None: nothing is queued.
     """
     registry = CollectorRegistry()
-    counters = RequestMetrics(registry)
+    request_metrics = RequestMetrics(registry)
     access = keys if accounting is None else accounting.access
-    records = None if accounting is None else accounting.database_thread
-    gateway = Gateway(catalog, counters, access, adapter_store, usage_database=records, queue=queue)
-    job_executor = GatewayJobExecutor(catalog, counters)
-    lifespan_context = _AppLifespan(
-        catalog, keys.opened if accounting is None else accounting.opened, queue, job_executor, QueueMetrics(registry)
+    database = None if accounting is None else accounting.database_thread
+    gateway = Gateway(catalog, request_metrics, access, adapter_store, usage_database=database, queue=queue)
+    if accounting is not None:
+        options = msgspec.structs.replace(options, idempotency_store=accounting.idempotency_store)
+    return App(
+        gateway,
+        metrics.MetricsSources(catalog, registry, metrics_directory, queue),
+        options,
+        hosts=hosts,
+        admin_routes=[] if database is None or not admin_keys.needs_key else admin.routes(database, admin_keys),
+        lifespan=partial(
+            _lifespan,
+            catalog=catalog,
+            admission=keys if accounting is None else accounting,
+            open_queue=None
+            if queue is None
+            else partial(queue.opened, GatewayJobExecutor(catalog, request_metrics), QueueMetrics(registry)),
+        ),
     )
-    metrics_sources = metrics.MetricsSources(catalog, registry, metrics_directory, queue)
-    if accounting is None:
-        return App(metrics_sources, gateway, lifespan_context, options, hosts)
-    options = msgspec.structs.replace(options, idempotency_store=accounting.idempotency_store)
-    admin_routes = admin.routes(accounting.database_thread, admin_keys) if admin_keys.needs_key else []
-    return App(metrics_sources, gateway, lifespan_context, options, hosts, admin_routes)
 
 
-class _AppLifespan:
-    """All that lives as long as the app does."""
-
-    def __init__(
-        self,
-        catalog: Catalog,
-        accounting_lifespan: Callable[[], contextlib.AbstractAsyncContextManager[None]],
-        queue: JobQueue | None,
-        job_executor: JobExecutor,
-        counters: QueueMetrics,
-    ) -> None:
-        """`books` keeps those open who let requests in, `workshop` runs what waits in the queue, `meter` counts it."""
-        self._catalog = catalog
-        self._accounting_lifespan = accounting_lifespan
-        self._queue = queue
-        self._job_executor = job_executor
-        self._queue_metrics = counters
-
-    @contextlib.asynccontextmanager
-    async def __call__(self) -> AsyncGenerator[None]:
-        # Engines end before the books are closed: what still runs then fails, and is settled. The queue ends first: it
-        # takes back what the engines run for it.
-        async with self._accounting_lifespan(), contextlib.AsyncExitStack() as stack:
-            for deployment in self._catalog.deployments:
-                await deployment.engine.start()
-                stack.push_async_callback(deployment.engine.close)
-            if self._queue is not None:
-                await stack.enter_async_context(self._queue.opened(self._job_executor, self._queue_metrics))
-            yield
+@contextlib.asynccontextmanager
+async def _lifespan(
+    _app: Starlette,
+    *,
+    catalog: Catalog,
+    admission: StaticKeyAuthenticator | AccountingServices,
+    open_queue: Callable[[], AbstractAsyncContextManager[None]] | None,
+) -> AsyncGenerator[None]:
+    # The queue ends first, since it requeues what the engines run for it. The engines end before admission does:
+    # requests that still run then fail, and are settled.
+    async with admission.opened(), contextlib.AsyncExitStack() as stack:
+        for deployment in catalog.deployments:
+            await deployment.engine.start()
+            stack.push_async_callback(deployment.engine.close)
+        if open_queue is not None:
+            await stack.enter_async_context(open_queue())
+        yield
 
 
 class App:
@@ -106,33 +102,23 @@ class App:
 
     def __init__(
         self,
-        metrics_sources: metrics.MetricsSources,
         gateway: Gateway,
-        lifespan_context: Callable[[], contextlib.AbstractAsyncContextManager[None]],
+        metrics_sources: metrics.MetricsSources,
         options: HttpOptions,
+        *,
         hosts: Mapping[str, DialectName],
-        admin_routes: Sequence[BaseRoute] = (),
+        admin_routes: Sequence[BaseRoute],
+        lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
     ) -> None:
-        """`shown` are what the metrics tell of; `opened` is entered for as long as the app lives."""
-        self._lifespan_context = lifespan_context
         self.drain = gateway.drain
-        documented = {**OPERATIONS, "admin": admin.OPERATIONS} if admin_routes else OPERATIONS
-        common = [
-            *health.routes(metrics_sources.catalog),
-            *metrics.routes(metrics_sources, gateway, options),
-            *openapi.routes(
-                documented,
-                gateway,
-                openapi.DocumentedFeatures(options.idempotency_store is not None, gateway.has_queue),
-            ),
-        ]
+        common = _common_routes(gateway, metrics_sources, options, documents_admin=bool(admin_routes))
         dialects = {
             name: (gateway.for_dialect(name), msgspec.structs.replace(options, dialect=name, codecs=ENDPOINT_CODECS))
             for name in DIALECTS
         }
         routes = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*dialects[name])]
         self.routes = [*common, *admin_routes, *routes]
-        app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=self._lifespan)
+        app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=lifespan)
         apps_by_host = {
             host.lower(): Starlette(
                 routes=[*common, *DIALECTS[dialect].vendor_routes(*dialects[dialect])],
@@ -145,14 +131,22 @@ class App:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
 
-    @contextlib.asynccontextmanager
-    async def _lifespan(self, _app: Starlette) -> AsyncGenerator[None]:
-        async with self._lifespan_context():
-            yield
+
+def _common_routes(
+    gateway: Gateway, metrics_sources: metrics.MetricsSources, options: HttpOptions, *, documents_admin: bool
+) -> list[BaseRoute]:
+    """Return the routes that every host name has."""
+    operations = {**OPERATIONS, "admin": admin.OPERATIONS} if documents_admin else OPERATIONS
+    features = openapi.DocumentedFeatures(options.idempotency_store is not None, gateway.has_queue)
+    return [
+        *health.routes(metrics_sources.catalog),
+        *metrics.routes(metrics_sources, gateway, options),
+        *openapi.routes(operations, gateway, features),
+    ]
 
 
 class _WithoutTrailingSlash:
-    """Takes `/v1/models/` for `/v1/models`: a redirect would make clients drop the body or the key."""
+    """Serves `/v1/models/` as `/v1/models`. After a redirect, clients would drop the body or the key."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -164,7 +158,7 @@ class _WithoutTrailingSlash:
 
 
 class _ByHost:
-    """Answers on a mapped host name with its dialect's routes alone. Case and port do not matter."""
+    """Serves only its dialect's routes on a mapped host name. Case and port are ignored."""
 
     def __init__(self, app: ASGIApp, apps_by_host: Mapping[str, ASGIApp], proxies: frozenset[str]) -> None:
         self._app = app
@@ -186,7 +180,7 @@ class _ByHost:
 
 
 class _WithRequestId:
-    """Gives every response an `x-request-id`; answers of a dialect bring their own."""
+    """Adds an `x-request-id` to responses that have none. Those of the dialects have one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -201,5 +195,5 @@ class _WithRequestId:
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException), "registered for no other"
+    assert isinstance(error, HTTPException), "the handler is registered for HTTPException only"
     return JSONResponse({"detail": error.detail}, error.status_code, error.headers)

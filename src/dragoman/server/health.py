@@ -1,4 +1,4 @@
-"""Whether the process lives, and whether it can serve."""
+"""The routes for liveness and readiness."""
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
@@ -10,7 +10,7 @@ PATHS = ("/health", "/ready")
 
 
 def routes(catalog: Catalog) -> list[BaseRoute]:
-    """`/health` answers 200 as long as it can answer; `/ready` 503 until every model can be asked."""
+    """Return `/health`, which always answers 200, and `/ready`, which answers 503 until every model is loaded."""
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})

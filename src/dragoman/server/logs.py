@@ -1,4 +1,4 @@
-"""Logs go to standard error, one line an event. No prompt, answer or key is ever logged."""
+"""Logs on standard error, one line for each event. Prompts, answers and keys are never logged."""
 
 import logging
 import sys
@@ -9,9 +9,9 @@ from dragoman.server.settings import LogLevel
 
 
 def configure(level: LogLevel) -> None:
-    """Send structlog's and the libraries' events to standard error, from `level` on."""
+    """Send the events of structlog and the libraries to standard error, from `level` on."""
     logging.basicConfig(stream=sys.stderr, level=level.upper(), format="%(levelname)s %(name)s: %(message)s")
-    # Its start and stop are the supervisor's to tell; what is left is worth reading.
+    # The supervisor logs starts and stops itself.
     logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
     structlog.configure(
         processors=[

@@ -26,24 +26,24 @@ from dragoman.jobs.storage.reader import QueueDepth
 from dragoman.server.renamed_metrics import WithDeprecatedNames
 
 _STATISTICS_TIMEOUT_SECONDS = 2.0
-"""How long an engine may take to tell its state; it does so between two steps."""
+"""Time that an engine may take to report its state, which it does between two steps."""
 
 
 PATHS = ("/metrics",)
 
 
 class MetricsSources(NamedTuple):
-    """What the metrics tell of."""
+    """Sources of the metrics."""
 
     catalog: Catalog
     registry: CollectorRegistry
     directory: str | None
-    """Where the workers gather their counts; None: those of `registry` alone are shown."""
+    """Directory in which the workers collect their counts. None: only those of `registry` are shown."""
     queue: JobQueue | None = None
 
 
 def routes(sources: MetricsSources, service: QueueService, options: HttpOptions) -> list[BaseRoute]:
-    """Where there are keys, one of them is needed here too, as `Authorization: Bearer KEY`."""
+    """Return the route. If the server has keys, it needs one as `Authorization: Bearer KEY`."""
 
     route = RouteContext(service=service, read_key=bearer_key, options=options)
 
@@ -85,7 +85,7 @@ async def _statistics(deployment: Deployment) -> tuple[str, EngineStatistics | N
 
 
 async def _queue_depths(sources: MetricsSources) -> dict[str, QueueDepth]:
-    """Those of all models, also with nothing in the queue; none when the database does not answer."""
+    """Return the depths of all models, or none if the database does not answer."""
     if sources.queue is None:
         return {}
     try:
@@ -103,7 +103,7 @@ def _multiprocess_registry(directory: str) -> CollectorRegistry:
 
 
 class _EngineCollector(Collector):
-    """The engines' states as gauges. An engine that does not answer is only shown as not up."""
+    """The engines' states as gauges. An engine that does not answer has only `dragoman_engine_up`, 0."""
 
     def __init__(self, states: Sequence[tuple[str, EngineStatistics | None]]) -> None:
         self._states = states
@@ -122,7 +122,7 @@ class _EngineCollector(Collector):
 
 
 class _QueueCollector(Collector):
-    """The queue's state as gauges: the same for all workers, and so told by one."""
+    """The queue's state as gauges. It is the same for all workers."""
 
     def __init__(self, depths: Mapping[str, QueueDepth]) -> None:
         self._depths = depths

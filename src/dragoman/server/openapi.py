@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document at `/openapi.json`, made from the dialects' own structs, and Swagger UI at `/docs`."""
+"""The OpenAPI 3.1 document at `/openapi.json`, generated from the dialects' structs, and Swagger UI at `/docs`."""
 
 import importlib.util
 import re
@@ -48,21 +48,21 @@ _STATUS_DESCRIPTIONS = {
     402: "The account's balance or the key's budget is used up",
     403: "The key may not do this",
     404: "Not found",
-    408: "It waited in the queue for too long",
-    409: "The name is taken, or the Idempotency-Key stands for another request",
-    410: "It was cancelled while it waited in the queue, or ran",
+    408: "The request waited in the queue for too long",
+    409: "The name is taken, or the Idempotency-Key belongs to another request",
+    410: "The request was cancelled",
     413: "The body is too large",
     422: "Fields are missing, of a wrong type or out of range",
-    429: "A limit of the key is reached, or too much is going on; `retry-after` says when to come back",
+    429: "A limit of the key is reached, or the server is overloaded; `retry-after` says when to try again",
     500: "The engine failed",
-    503: "Too much is going on, or the model is being loaded; `retry-after` says when to come back",
+    503: "The server is overloaded, or the model is being loaded; `retry-after` says when to try again",
 }
 
 
 _IDEMPOTENCY_KEY = {
     "name": "Idempotency-Key",
     "in": "header",
-    "description": "The same request with the same key is run once; its answer is kept for a day",
+    "description": "A request that is repeated with the same key runs once; its response is stored for a day",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[ -~]+$"},
 }
 
@@ -77,25 +77,25 @@ _PREFER = {
 _WEBHOOK = {
     "name": "x-dragoman-webhook",
     "in": "header",
-    "description": "Where to tell that a queued request has ended",
+    "description": "URL that is notified when a queued request has ended",
     "schema": {"type": "string", "maxLength": 2000, "pattern": "^https?://"},
 }
 
 _LAST_EVENT_ID = {
     "name": "Last-Event-ID",
     "in": "header",
-    "description": "Of a stream: the id of the last event that is known already",
+    "description": "In a stream: the id of the last event that was received",
     "schema": {"type": "string", "pattern": "^[0-9]{1,15}$"},
 }
 
 
 class DocumentedFeatures(NamedTuple):
-    """What a server keeps for its clients, and so what it heeds."""
+    """Features of a server that add headers to its operations."""
 
     idempotency: bool = False
-    """With Idempotency-Key."""
+    """Responses are stored under an Idempotency-Key."""
     queue: bool = False
-    """With Prefer: respond-async, and of the queue's own routes."""
+    """Requests can be queued with Prefer: respond-async, and on the queue's own routes."""
 
 
 _NO_FEATURES = DocumentedFeatures()
@@ -104,7 +104,7 @@ _NO_FEATURES = DocumentedFeatures()
 def routes(
     dialects: Mapping[str, Iterable[Operation]], service: GenerationService, features: DocumentedFeatures
 ) -> list[BaseRoute]:
-    """Both need no key: they tell nothing about who is served what, but the name of a model in the examples."""
+    """Return the routes. They need no key: they show nothing about the server but one model's name, in the examples."""
     page = HTMLResponse(_PAGE)
 
     async def openapi(_request: Request) -> Response:
@@ -125,7 +125,7 @@ def routes(
 def document(
     dialects: Mapping[str, Iterable[Operation]], model: str, features: DocumentedFeatures = _NO_FEATURES
 ) -> dict[str, Any]:
-    """The whole document; `model` is what the examples ask for."""
+    """Return the document. The examples request `model`."""
     operations = [(tag, operation) for tag, listed in dialects.items() for operation in listed]
     types = list(
         dict.fromkeys([QueuedJobBody, *(struct for _, operation in operations for struct in _structs(operation))])
@@ -157,7 +157,7 @@ def _add_optional_headers(
     schemas: Mapping[_DocumentedType, dict[str, Any]],
     features: DocumentedFeatures,
 ) -> None:
-    """The headers by which a request may be repeated or queued, and what is answered to them."""
+    """Add the headers by which a request can be repeated or queued, and the responses to them."""
     parameters, responses = described["parameters"], described["responses"]
     if features.idempotency or (features.queue and operation.is_always_queued):
         parameters.append(_IDEMPOTENCY_KEY)
@@ -199,7 +199,7 @@ def _operation(
         },
     }
     if described["parameters"]:
-        # A made-up name may not even be a path; then no dialect answers.
+        # A name with a slash matches no path, so no dialect answers.
         described["responses"]["404"] = _not_found(described["responses"].get("404"))
     if operation.request is not None:
         body: dict[str, Any] = {"schema": schemas[operation.request]}
@@ -214,7 +214,7 @@ def _error(status: int, schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _not_found(documented: dict[str, Any] | None) -> dict[str, Any]:
-    """The dialect's own 404, if it has one, or that of a path that is none."""
+    """Return the 404 of the dialect, if it has one, and of unknown paths."""
     generic = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
     declared = [documented["content"]["application/json"]["schema"]] if documented else []
     return {
@@ -224,7 +224,7 @@ def _not_found(documented: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _event(document: dict[str, Any], *, done: bool) -> dict[str, Any]:
-    """A server-sent event as OpenAPI 3.2 describes one; its data is a JSON document, or the terminator."""
+    """Return the schema of a server-sent event, as in OpenAPI 3.2. Its data is a JSON document or the terminator."""
     data: dict[str, Any] = {"type": "string", "contentMediaType": "application/json", "contentSchema": document}
     event: dict[str, Any] = {"type": "object", "required": ["data"]}
     if not done:
@@ -233,7 +233,7 @@ def _event(document: dict[str, Any], *, done: bool) -> dict[str, Any]:
 
 
 def _without_tuples(schema: Any) -> Any:
-    """The schema with arrays of alternatives for tuples, whose `prefixItems` many a reader of OpenAPI trips over."""
+    """Return the schema with arrays of alternatives for tuples, whose `prefixItems` many tools do not support."""
     if isinstance(schema, list):
         return [_without_tuples(item) for item in schema]
     if not isinstance(schema, dict):
@@ -245,7 +245,7 @@ def _without_tuples(schema: Any) -> Any:
 
 
 def example_body(example: Mapping[str, object], model: str) -> dict[str, object]:
-    """The example with the model's name in its place."""
+    """Return the example with the model's name in its place."""
     return {key: model if value == "{model}" else value for key, value in example.items()}
 
 
@@ -265,8 +265,8 @@ def _query_parameters(query: type[msgspec.Struct] | None) -> list[dict[str, Any]
 
 
 def _swagger_files() -> Path:
-    # Importing the package would import handlers for other web frameworks.
+    # The package itself is not imported: it would import handlers for other web frameworks.
     spec = importlib.util.find_spec(_SWAGGER_PACKAGE)
-    assert spec is not None, "a dependency of ours"
-    assert spec.origin is not None, "it is a package with files"
+    assert spec is not None, "the package is a dependency"
+    assert spec.origin is not None, "the package has files"
     return Path(spec.origin).with_name("static")

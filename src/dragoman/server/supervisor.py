@@ -1,8 +1,8 @@
 """Child processes that are kept running.
 
-A child tells on its standard output when it is `ready`, or `failed` and why. Its standard input stays open as long as
-its parent lives, so that no child outlives it. Children have a session of their own: Ctrl-C reaches the parent alone,
-which then ends them in order.
+A child prints `ready`, or `failed REASON`, on its standard output. Its standard input stays open as long as its parent
+lives, so that it can exit when the parent dies. Children have sessions of their own: Ctrl-C reaches the parent only,
+which then stops them in order.
 """
 
 import asyncio
@@ -17,31 +17,31 @@ import structlog
 _MIN_BACKOFF_SECONDS = 0.1
 _MAX_BACKOFF_SECONDS = 10.0
 _BACKOFF_RESET_SECONDS = 60.0
-"""A child that ran for so long is restarted without a pause."""
+"""A child that ran longer than this is restarted without a pause."""
 
 _STOP_MARGIN_SECONDS = 5.0
-"""What a child has for its end after its own grace."""
+"""Time that a child has to exit after its own grace period."""
 
 _log = structlog.get_logger(__name__)
 
 
 class ChildFailed(Exception):
-    """A child ended before it was ready. The message is one line for a person."""
+    """A child exited before it was ready. The message is one line for people."""
 
 
 class ChildCommand(NamedTuple):
-    """How a child is started."""
+    """The command that starts a child."""
 
     name: str
     arguments: Sequence[str]
     environment: Mapping[str, str]
     inherited_fds: Sequence[int] = ()
     on_demand: bool = False
-    """Whether an end with status 0 is a rest, until `wake`."""
+    """Whether a child that exits with status 0 stays down until `wake`."""
 
 
 class Child:
-    """One process, restarted whenever it ends, until `stop`."""
+    """One process, restarted whenever it exits, until `stop`."""
 
     def __init__(self, command: ChildCommand) -> None:
         self._command = command
@@ -52,7 +52,7 @@ class Child:
 
     @property
     def process_id(self) -> int | None:
-        """Of the process running now."""
+        """The id of the current process."""
         return self._process.pid if self._process else None
 
     async def start(self) -> None:
@@ -66,15 +66,15 @@ class Child:
         self._supervision = asyncio.create_task(self._supervise())
 
     def start_inactive(self) -> None:
-        """Start nothing until `wake`."""
+        """Start the process at the first `wake`."""
         self._supervision = asyncio.create_task(self._supervise())
 
     def wake(self) -> None:
-        """Start a resting child; nothing happens to one that runs."""
+        """Start a child that is down. A running one is left alone."""
         self._wake_requested.set()
 
     async def stop(self, grace_seconds: float = 0.0) -> None:
-        """SIGTERM, then SIGKILL after `grace_seconds` and a little more. Returns when the process is gone."""
+        """Send SIGTERM, then SIGKILL after `grace_seconds` and a margin. Return when the process has exited."""
         self._stopping = True
         process = self._process
         if process is not None and process.returncode is None:
@@ -114,7 +114,7 @@ class Child:
         _log.info("child_idle", name=self._command.name)
         await self._wake_requested.wait()
         await self._restart()
-        # Not before: whoever asked while the process was ending would not be heard.
+        # Not before the restart: a wake during the exit would be lost.
         self._wake_requested.clear()
 
     async def _restart(self) -> None:
@@ -147,7 +147,7 @@ class Child:
         raise ChildFailed(f"the {self._command.name} process ended with {status} before it was ready")
 
     async def _reap(self) -> int:
-        """The status the process ends with; what it still prints is read and dropped, so that it never blocks."""
+        """Wait for the exit and return the status. Output is read and dropped, so that the process never blocks."""
         assert self._process is not None
         assert self._process.stdout is not None, "spawned with a pipe"
         while await self._process.stdout.read(4096):

@@ -1,7 +1,7 @@
-"""An HTTP worker process: one ASGI app on the socket its parent opened.
+"""An HTTP worker process: one ASGI app on the socket that its parent opened.
 
 Started as `python -m dragoman.server.worker OPTIONS`. Prints `ready` on standard output when it accepts connections.
-On SIGTERM, or when its standard input is closed, it takes no new requests and ends when those under way have.
+On SIGTERM, or when its standard input is closed, it rejects new requests and exits when the running ones have ended.
 """
 
 import asyncio
@@ -37,45 +37,45 @@ from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options
 from dragoman.server.settings import DialectName, QueueSettings, Settings
 
 _RECORD_TIMEOUT_SECONDS = 0.5
-"""How long a request without accounts waits for being recorded."""
+"""Time that a request without accounts waits for its record to be written."""
 
 
 class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """One model, as a worker sees it."""
+    """One model, as a worker serves it."""
 
     name: str
     aliases: tuple[str, ...]
     dialects: tuple[DialectName, ...] | None
     engine_socket: str | None
-    """None: the echo engine, inside the worker."""
+    """None: the echo engine, which runs inside the worker."""
     on_demand: bool
-    """Whether the model may not be loaded, and is loaded when asked for."""
+    """Whether its process may be absent, and is started by a request."""
     architecture: str | None
-    """What the model's adapters must be made for; None: it takes none."""
+    """The architecture that the model's adapters need. None: it takes no adapters."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Passed as JSON in the process's argument."""
+    """The process's argument, as JSON."""
 
     settings: Settings
-    """Without keys and the accounts' database: a process's arguments can be read by others on the machine."""
+    """Without keys, database and webhook secret: other users can read a process's arguments."""
     key_labels: dict[str, str]
-    """Their digests, and what people call them."""
+    """Digests of the settings' keys → their names."""
     admin_labels: dict[str, str]
-    """The same of the admin API's keys."""
+    """Digests of the admin API's keys → their names."""
     listening_fd: int
     metrics_directory: str
     deployments: tuple[DeploymentOptions, ...]
     wake_fd: int
-    """Where the parent reads the numbers of deployments that are asked for and not loaded."""
+    """Pipe to the parent: the number of a deployment, written as one byte, requests that it is loaded."""
     journal_dir: str | None
-    """The folder of the accounts' journals; None: nothing is recorded. Their database is in the environment."""
+    """Directory of the journals. None: nothing is recorded. The database is in the environment."""
     requires_account_key: bool
-    """Whether requests need the key of an account; otherwise what they use is recorded only."""
+    """Whether requests need the key of an account. Otherwise their usage is only recorded."""
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, telling when it is ready and when it is told to stop."""
+    """uvicorn that prints `ready`, and drains the app when it must stop."""
 
     def __init__(self, config: uvicorn.Config, drain: Callable[[], None]) -> None:
         super().__init__(config)
@@ -92,7 +92,7 @@ class _Server(uvicorn.Server):
 
 
 def main() -> int:
-    """Serve until told to stop; returns the process's exit status."""
+    """Serve until a signal to stop. Return the process's exit status."""
     options = msgspec.json.decode(sys.argv[1], type=WorkerOptions)
     settings = options.settings
     logs.configure(settings.log_level)
@@ -124,8 +124,8 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
-        proxy_headers=False,  # It would believe anybody on this machine; whom to believe is said in the settings.
-        lifespan="on",  # Otherwise a server whose engines or accounts cannot be opened would serve without them.
+        proxy_headers=False,  # uvicorn would trust any client on this machine. The settings name the trusted proxies.
+        lifespan="on",  # With "auto", a server would start even if its engines or accounts cannot be opened.
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
     )
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

@@ -17,7 +17,7 @@ from dragoman.accounts.database.migrations import upgrade
 from dragoman.core.errors import KeyDisabled
 from dragoman.server import admin
 from dragoman.server.accounting import AccountingServices
-from dragoman.server.admin.operations import ADMIN_ROUTES
+from dragoman.server.admin.route_table import ADMIN_ROUTES
 from dragoman.server.dialects import OPERATIONS
 from dragoman.server.openapi import document
 from tests.support.accounting import ADMIN_KEY, accounting_at

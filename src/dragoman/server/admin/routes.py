@@ -1,4 +1,4 @@
-"""The admin API's HTTP side: who may come in, bodies and queries decoded, errors told."""
+"""The admin API over HTTP: authentication, decoding of bodies and queries, errors."""
 
 from collections.abc import Awaitable, Callable
 
@@ -16,15 +16,15 @@ from dragoman.dialects.http.context import bearer_key, read_limited_body
 from dragoman.dialects.http.errors import error_headers
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.server.admin import wire
-from dragoman.server.admin.actions import AdminRequest
-from dragoman.server.admin.operations import ADMIN_ROUTES, AdminRoute
+from dragoman.server.admin.handlers import AdminRequest
+from dragoman.server.admin.route_table import ADMIN_ROUTES, AdminRoute
 
 MAX_BODY_BYTES = 64 * 1024
 
 
 def routes(thread: DatabaseThread, keys: StaticKeyAuthenticator) -> list[BaseRoute]:
-    """All routes, for whoever has one of the keys; the keys' labels are who is read to have made a change."""
-    assert keys.needs_key, "without a key nobody may come in, and there is nothing to serve"
+    """Return all routes. They need one of the keys, whose label is recorded with each change."""
+    assert keys.needs_key, "the admin API needs keys"
     return [
         Route(route.operation.path, _endpoint(route, thread, keys), methods=[route.operation.method])
         for route in ADMIN_ROUTES
@@ -57,7 +57,7 @@ def _endpoint(
         except AccountNameTaken as error:
             return _error(409, str(error))
         except (msgspec.DecodeError, ValueError) as error:
-            # What msgspec or the accounts find wrong with what was sent.
+            # Errors of msgspec, and of the accounts' functions, about the request's values.
             return _error(400, str(error))
         except ClientDisconnect:
             return Response()

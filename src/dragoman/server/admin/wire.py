@@ -1,7 +1,7 @@
 """The JSON bodies of the admin API.
 
 Amounts are texts in units of a currency, "12.50", exact to nine digits after the point; times are RFC 3339 texts with
-an offset; days are dates of UTC. A field that is not known here is refused.
+an offset; days are dates in UTC. Unknown fields are rejected.
 """
 
 from datetime import date, datetime
@@ -40,23 +40,23 @@ class AccountBody(msgspec.Struct, frozen=True, kw_only=True):
     created_at: datetime
     deposits: str
     balance: str
-    """What new requests may use."""
+    """Available to new requests."""
     holds: str
-    """Set aside for running requests."""
+    """On hold for running requests."""
     charges: str
 
 
 class AccountPage(msgspec.Struct, frozen=True, kw_only=True):
     data: list[AccountBody]
     next: int | None
-    """To be sent as `after` for the next page; null: there is none."""
+    """The next page's `after`. null: this is the last page."""
 
 
 class NewDeposit(_RequestBody, frozen=True, kw_only=True):
     amount: Amount
-    """Negative: paid out."""
+    """Negative: a payout."""
     reference: Text | None = None
-    """Say a payment's number: it is booked once, however often it is sent."""
+    """For example a payment's number. Deposits with the same reference are booked once."""
     note: Text | None = None
 
 
@@ -74,14 +74,14 @@ class DepositPage(msgspec.Struct, frozen=True, kw_only=True):
 
     data: list[DepositBody]
     next: int | None
-    """To be sent as `before`."""
+    """The next page's `before`."""
 
 
 class NewKeyRequest(_RequestBody, frozen=True, kw_only=True):
-    """What is null or absent has no limit."""
+    """A limit that is null or absent does not apply."""
 
     account: Id
-    """Pays unless a request selects another account."""
+    """The account that pays, unless a request selects another one."""
     other_accounts: tuple[Id, ...] = ()
     label: Annotated[str, Meta(max_length=255, pattern=r"^[^\x00-\x1f]*$")] = ""
     expires_at: Time | None = None
@@ -94,7 +94,7 @@ class NewKeyRequest(_RequestBody, frozen=True, kw_only=True):
 
 
 class KeyPatch(_RequestBody, frozen=True, kw_only=True):
-    """What is absent stays; null takes a limit away."""
+    """Fields that are absent stay as they are. null removes a limit."""
 
     other_accounts: tuple[Id, ...] | UnsetType = UNSET
     label: Annotated[str, Meta(max_length=255, pattern=r"^[^\x00-\x1f]*$")] | UnsetType = UNSET
@@ -115,7 +115,7 @@ class KeyBody(msgspec.Struct, frozen=True, kw_only=True):
     label: str
     account: int
     accounts: tuple[int, ...]
-    """All that the key may use."""
+    """All accounts that the key may use."""
     expires_at: datetime | None
     models: tuple[str, ...] | None
     dialects: tuple[str, ...] | None
@@ -132,13 +132,13 @@ class KeyBody(msgspec.Struct, frozen=True, kw_only=True):
 
 class CreatedKeyBody(KeyBody, frozen=True, kw_only=True):
     secret: str
-    """The key itself. It is told here once and kept nowhere."""
+    """The key itself. It is shown only here, and not stored."""
 
 
 class KeyPage(msgspec.Struct, frozen=True, kw_only=True):
     data: list[KeyBody]
     next: int | None
-    """To be sent as `after`."""
+    """The next page's `after`."""
 
 
 class NewPrice(_RequestBody, frozen=True, kw_only=True):
@@ -148,7 +148,7 @@ class NewPrice(_RequestBody, frozen=True, kw_only=True):
     prompt: Amount
     completion: Amount
     cached: Amount | None = None
-    """Of prompt tokens that were not computed anew; null: as the others."""
+    """For prompt tokens from the cache. null: the price of other prompt tokens."""
     valid_from: Time | None = None
     """null: now."""
 
@@ -164,7 +164,7 @@ class PriceBody(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PriceList(msgspec.Struct, frozen=True, kw_only=True):
-    """All there have been and will be, by model and time."""
+    """All past, current and future prices, by model and time."""
 
     data: list[PriceBody]
 
@@ -191,11 +191,11 @@ class UsagePage(msgspec.Struct, frozen=True, kw_only=True):
 
     data: list[UsageRecordBody]
     next: int | None
-    """To be sent as `before`."""
+    """The next page's `before`."""
 
 
 class DailyUsageBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The requests of an account with a key to a model on one day. Account and key 0: the server was open."""
+    """The requests of an account with a key to a model on one day. Account and key 0: the server had no accounts."""
 
     day: date
     account: int
@@ -213,14 +213,14 @@ class DailyUsagePage(msgspec.Struct, frozen=True, kw_only=True):
 
     data: list[DailyUsageBody]
     next: int | None
-    """To be sent as `offset`."""
+    """The next page's `offset`."""
 
 
 class ChangeBody(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     at: datetime
     actor: str
-    """The name of the admin key, or who used the command line."""
+    """The name of the admin key, or the user of the command line."""
     action: str
     subject: str
     details: dict[str, Any]
@@ -231,7 +231,7 @@ class ChangePage(msgspec.Struct, frozen=True, kw_only=True):
 
     data: list[ChangeBody]
     next: int | None
-    """To be sent as `before`."""
+    """The next page's `before`."""
 
 
 class AfterQuery(_RequestBody, frozen=True, kw_only=True):
@@ -262,7 +262,7 @@ class UsageQuery(BeforeQuery, frozen=True, kw_only=True):
 
 class DailyUsageQuery(_RequestBody, frozen=True, kw_only=True):
     account: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    """0: nobody's, of an open server."""
+    """0: requests without an account."""
     key: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     model: Text | None = None
     first_day: date | None = None

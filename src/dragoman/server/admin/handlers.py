@@ -1,6 +1,6 @@
-"""What the admin API does, one function a route. They block, and are run on the database's thread.
+"""The handlers of the admin API, one for each route. They block, and run on the database's thread.
 
-They raise what the accounts' functions raise; routes.py tells it.
+They raise the errors of the accounts' functions, which routes.py maps to statuses.
 """
 
 from collections.abc import Mapping
@@ -17,13 +17,13 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import MAX_ID_DIGITS
 from dragoman.accounts.times import to_day_number, to_milliseconds
 from dragoman.core.money import parse_amount, parse_price_per_million
-from dragoman.server.admin import shapes, wire
+from dragoman.server.admin import serializers, wire
 
 Payload = TypeVar("Payload", bound=msgspec.Struct)
 
 
 class AdminRequest(NamedTuple):
-    """A request by somebody who may make it."""
+    """An authenticated request."""
 
     database: Database
     administrator: Administrator
@@ -32,25 +32,27 @@ class AdminRequest(NamedTuple):
     query: msgspec.Struct | None
 
     def payload(self, struct: type[Payload]) -> Payload:
-        """The body or the query, of the type that the route takes."""
+        """Return the body or the query, as the type that the route declares."""
         found = self.query if self.body is None else self.body
-        assert isinstance(found, struct), "routes.py decodes what operations.py names"
+        assert isinstance(found, struct), "routes.py decodes the type that route_table.py declares"
         return found
 
 
 def create_account(request: AdminRequest) -> wire.AccountBody:
     payload = request.payload(wire.NewAccount)
-    return shapes.account_body(request.administrator.create_account(payload.name, payload.currency))
+    return serializers.account_body(request.administrator.create_account(payload.name, payload.currency))
 
 
 def list_accounts(request: AdminRequest) -> wire.AccountPage:
     query = request.payload(wire.AfterQuery)
     found = accounts.list_accounts(request.database, after=query.after, limit=query.limit)
-    return wire.AccountPage(data=list(map(shapes.account_body, found)), next=shapes.next_page(found, query.limit))
+    return wire.AccountPage(
+        data=list(map(serializers.account_body, found)), next=serializers.next_page(found, query.limit)
+    )
 
 
 def show_account(request: AdminRequest) -> wire.AccountBody:
-    return shapes.account_body(_requested_account(request))
+    return serializers.account_body(_requested_account(request))
 
 
 def deposit(request: AdminRequest) -> wire.DepositBody:
@@ -58,7 +60,7 @@ def deposit(request: AdminRequest) -> wire.DepositBody:
     made = request.administrator.deposit(
         _requested_account(request).id, parse_amount(payload.amount), reference=payload.reference, note=payload.note
     )
-    return shapes.deposit_body(made)
+    return serializers.deposit_body(made)
 
 
 def list_deposits(request: AdminRequest) -> wire.DepositPage:
@@ -66,44 +68,49 @@ def list_deposits(request: AdminRequest) -> wire.DepositPage:
     found = accounts.list_deposits(
         request.database, _requested_account(request).id, before=query.before, limit=query.limit
     )
-    return wire.DepositPage(data=list(map(shapes.deposit_body, found)), next=shapes.next_page(found, query.limit))
+    return wire.DepositPage(
+        data=list(map(serializers.deposit_body, found)), next=serializers.next_page(found, query.limit)
+    )
 
 
 def create_key(request: AdminRequest) -> wire.CreatedKeyBody:
     payload = request.payload(wire.NewKeyRequest)
     made = request.administrator.create_key(
-        payload.account, label=payload.label, rules=shapes.new_rules(payload), other_accounts=payload.other_accounts
+        payload.account,
+        label=payload.label,
+        rules=serializers.new_rules(payload),
+        other_accounts=payload.other_accounts,
     )
-    return shapes.new_key_body(made.key, made.secret)
+    return serializers.new_key_body(made.key, made.secret)
 
 
 def list_keys(request: AdminRequest) -> wire.KeyPage:
     query = request.payload(wire.KeysQuery)
     found = keys.list_keys(request.database, account_id=query.account, after=query.after, limit=query.limit)
-    return wire.KeyPage(data=list(map(shapes.key_body, found)), next=shapes.next_page(found, query.limit))
+    return wire.KeyPage(data=list(map(serializers.key_body, found)), next=serializers.next_page(found, query.limit))
 
 
 def show_key(request: AdminRequest) -> wire.KeyBody:
-    return shapes.key_body(keys.get_key(request.database, _key_id(request)))
+    return serializers.key_body(keys.get_key(request.database, _key_id(request)))
 
 
 def change_key(request: AdminRequest) -> wire.KeyBody:
     patch = request.payload(wire.KeyPatch)
     key_id = _key_id(request)
-    # What stays is read in the transaction that writes: of two changes at once, neither undoes the other.
+    # Unchanged rules are read in the writing transaction, so that concurrent changes do not undo each other.
     with request.database.write():
-        rules = shapes.changed_rules(keys.get_key(request.database, key_id, lock=True).rules, patch)
+        rules = serializers.changed_rules(keys.get_key(request.database, key_id, lock=True).rules, patch)
         change = KeyUpdate(
             label=_unset_to_none(patch.label),
             rules=rules,
             other_accounts=_unset_to_none(patch.other_accounts),
             disabled=_unset_to_none(patch.disabled),
         )
-        return shapes.key_body(request.administrator.change_key(key_id, change))
+        return serializers.key_body(request.administrator.change_key(key_id, change))
 
 
 def revoke_key(request: AdminRequest) -> wire.KeyBody:
-    return shapes.key_body(request.administrator.revoke_key(_key_id(request)))
+    return serializers.key_body(request.administrator.revoke_key(_key_id(request)))
 
 
 def set_price(request: AdminRequest) -> wire.PriceBody:
@@ -115,31 +122,33 @@ def set_price(request: AdminRequest) -> wire.PriceBody:
         cached=None if payload.cached is None else parse_price_per_million(payload.cached),
         valid_from=0 if payload.valid_from is None else to_milliseconds(payload.valid_from),
     )
-    return shapes.price_body(price)
+    return serializers.price_body(price)
 
 
 def list_prices(request: AdminRequest) -> wire.PriceList:
     found = prices.list_prices(request.database, request.payload(wire.PricesQuery).model)
-    return wire.PriceList(data=list(map(shapes.price_body, found)))
+    return wire.PriceList(data=list(map(serializers.price_body, found)))
 
 
 def list_usage(request: AdminRequest) -> wire.UsagePage:
     query = request.payload(wire.UsageQuery)
     found = usage.list_usage(request.database, _usage_filter(query), before=query.before, limit=query.limit)
-    return wire.UsagePage(data=list(map(shapes.usage_body, found)), next=shapes.next_page(found, query.limit))
+    return wire.UsagePage(data=list(map(serializers.usage_body, found)), next=serializers.next_page(found, query.limit))
 
 
 def list_daily_usage(request: AdminRequest) -> wire.DailyUsagePage:
     query = request.payload(wire.DailyUsageQuery)
     found = usage.list_daily_usage(request.database, _usage_filter(query), limit=query.limit, offset=query.offset)
     next_offset = query.offset + query.limit if len(found) == query.limit else None
-    return wire.DailyUsagePage(data=list(map(shapes.daily_usage_body, found)), next=next_offset)
+    return wire.DailyUsagePage(data=list(map(serializers.daily_usage_body, found)), next=next_offset)
 
 
 def audit(request: AdminRequest) -> wire.ChangePage:
     query = request.payload(wire.BeforeQuery)
     found = list_audit_entries(request.database, before=query.before, limit=query.limit)
-    return wire.ChangePage(data=list(map(shapes.change_body, found)), next=shapes.next_page(found, query.limit))
+    return wire.ChangePage(
+        data=list(map(serializers.change_body, found)), next=serializers.next_page(found, query.limit)
+    )
 
 
 _Value = TypeVar("_Value")

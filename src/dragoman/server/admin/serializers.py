@@ -1,4 +1,4 @@
-"""Between the accounts' structs and the bodies of the admin API."""
+"""Conversion between the accounts' structs and the bodies of the admin API."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
@@ -24,7 +24,7 @@ Row = TypeVar("Row", bound=_HasId)
 
 
 def next_page(rows: Sequence[Row], limit: int) -> int | None:
-    """Where the next page begins; a page that is not full is the last."""
+    """Return the cursor of the next page, or None after a page that is not full."""
     return rows[-1].id if len(rows) == limit else None
 
 
@@ -80,12 +80,12 @@ def new_key_body(key: Key, secret: str) -> wire.CreatedKeyBody:
 
 
 def new_rules(body: wire.NewKeyRequest) -> KeyRules:
-    """The rules of a new key. Raises InvalidAmount."""
+    """Return the rules of a new key. Raises InvalidAmount."""
     return _apply(KeyRules(), body)
 
 
 def changed_rules(rules: KeyRules, patch: wire.KeyPatch) -> KeyRules:
-    """The rules after a change. Raises InvalidAmount."""
+    """Return the rules after a change. Raises InvalidAmount."""
     return _apply(rules, patch)
 
 

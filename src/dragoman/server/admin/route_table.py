@@ -1,0 +1,88 @@
+"""The routes of the admin API and their handlers. routes.py serves them, and the OpenAPI document lists them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import msgspec
+
+from dragoman.dialects.http.operation import Operation
+from dragoman.server.admin import handlers, wire
+from dragoman.server.admin.handlers import AdminRequest
+
+
+class AdminRoute(NamedTuple):
+    """One route and its handler."""
+
+    operation: Operation
+    handler: Callable[[AdminRequest], msgspec.Struct]
+
+
+def _read(
+    handler: Callable[[AdminRequest], msgspec.Struct],
+    path: str,
+    summary: str,
+    response: type[msgspec.Struct],
+    query: type[msgspec.Struct] | None = None,
+) -> AdminRoute:
+    not_found = (404,) if "{" in path else ()
+    operation = Operation(
+        method="GET",
+        path=path,
+        summary=summary,
+        response=response,
+        error=wire.AdminErrorBody,
+        error_statuses=(400, 401, *not_found, 503),
+        query=query,
+    )
+    return AdminRoute(operation, handler)
+
+
+def _write(
+    handler: Callable[[AdminRequest], msgspec.Struct],
+    operation: tuple[str, str, str],
+    response: type[msgspec.Struct],
+    request: type[msgspec.Struct] | None,
+    *statuses: int,
+) -> AdminRoute:
+    """Return the route of an operation, which is a method, a path and a summary."""
+    method, path, summary = operation
+    return AdminRoute(
+        Operation(
+            method=method,
+            path=path,
+            summary=summary,
+            response=response,
+            error=wire.AdminErrorBody,
+            error_statuses=(400, 401, *statuses, *(() if request is None else (413,)), 503),
+            request=request,
+        ),
+        handler,
+    )
+
+
+_ACCOUNTS, _KEYS, _PRICES = "/admin/accounts", "/admin/keys", "/admin/prices"
+_ACCOUNT, _KEY = f"{_ACCOUNTS}/{{account}}", f"{_KEYS}/{{key}}"
+_DEPOSITS = f"{_ACCOUNT}/deposits"
+
+ADMIN_ROUTES = (
+    _write(handlers.create_account, ("POST", _ACCOUNTS, "Create an account"), wire.AccountBody, wire.NewAccount, 409),
+    _read(handlers.list_accounts, _ACCOUNTS, "List accounts", wire.AccountPage, wire.AfterQuery),
+    _read(handlers.show_account, _ACCOUNT, "Show an account, by its number or name", wire.AccountBody),
+    _write(handlers.deposit, ("POST", _DEPOSITS, "Deposit, or pay out"), wire.DepositBody, wire.NewDeposit, 404),
+    _read(handlers.list_deposits, _DEPOSITS, "List deposits", wire.DepositPage, wire.BeforeQuery),
+    _write(handlers.create_key, ("POST", _KEYS, "Create a key"), wire.CreatedKeyBody, wire.NewKeyRequest, 404),
+    _read(handlers.list_keys, _KEYS, "List keys", wire.KeyPage, wire.KeysQuery),
+    _read(handlers.show_key, _KEY, "Show a key", wire.KeyBody),
+    _write(handlers.change_key, ("PATCH", _KEY, "Change a key's rules"), wire.KeyBody, wire.KeyPatch, 404),
+    _write(handlers.revoke_key, ("DELETE", _KEY, "Revoke a key"), wire.KeyBody, None, 404),
+    _write(handlers.set_price, ("POST", _PRICES, "Set a price"), wire.PriceBody, wire.NewPrice),
+    _read(handlers.list_prices, _PRICES, "List prices", wire.PriceList, wire.PricesQuery),
+    _read(handlers.list_usage, "/admin/usage", "List requests", wire.UsagePage, wire.UsageQuery),
+    _read(
+        handlers.list_daily_usage, "/admin/usage/daily", "List sums by day", wire.DailyUsagePage, wire.DailyUsageQuery
+    ),
+    _read(handlers.audit, "/admin/audit", "List changes", wire.ChangePage, wire.BeforeQuery),
+)
+
+OPERATIONS = tuple(route.operation for route in ADMIN_ROUTES)
+"""The operations, for the OpenAPI document."""
