@@ -57,7 +57,7 @@ def unpack_events(payload: bytes) -> list[Event]:
 
 
 def pack_error(error: DragomanError) -> bytes:
-    """To be read by `unpack_error`. Errors that no job fails with become an EngineFailed with the same message."""
+    """Encode an error for `unpack_error`. Errors that no job fails with become EngineFailed with the same message."""
     if type(error) in STORED_ERRORS:
         return encode_error(error)
     if isinstance(error, BadRequest):
@@ -66,7 +66,7 @@ def pack_error(error: DragomanError) -> bytes:
 
 
 def unpack_error(payload: bytes) -> DragomanError:
-    """What `pack_error` was given."""
+    """Decode the result of `pack_error`."""
     return decode_error(payload)
 
 
