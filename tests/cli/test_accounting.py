@@ -195,7 +195,9 @@ def test_without_a_database_the_commands_say_where_to_name_one(tmp_path: Path, m
     monkeypatch.delenv("DRAGOMAN_ACCOUNTS_DATABASE", raising=False)
     result = CliRunner().invoke(app, ["accounts", "list"])
     assert result.exit_code == 2
-    assert result.stderr == ("dragoman: no database: set [accounts] or DRAGOMAN_ACCOUNTS_DATABASE, or say --database\n")
+    assert result.stderr == (
+        "dragoman: no database: set [accounts] or DRAGOMAN_ACCOUNTS_DATABASE, or pass --database\n"
+    )
     (tmp_path / "dragoman.toml").write_text('[accounts]\ndatabase = "sqlite:///accounts.db"\n')
     assert CliRunner().invoke(app, ["db", "upgrade"]).exit_code == 0
     assert (tmp_path / "accounts.db").exists()

@@ -1,39 +1,39 @@
-"""`dragoman accounts`: open and look at accounts."""
+"""`dragoman accounts`: create and show accounts."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.cli.database import ConfigOption, DatabaseOption, open_administrator, open_database
+from dragoman.cli.database_access import ConfigOption, DatabaseOption, open_administrator, open_database
 from dragoman.cli.tables import print_fields, print_table
 from dragoman.cli.values import format_time
 
 if TYPE_CHECKING:
     from dragoman.accounts.administration.accounts import Account
 
-app = typer.Typer(no_args_is_help=True, help="Open and look at accounts.")
+app = typer.Typer(no_args_is_help=True, help="Create and show accounts.")
 
 
 @app.command()
 def create(
-    name: Annotated[str, typer.Argument(help="What people call it; not a number.")],
-    currency: Annotated[str, typer.Option(help="What its amounts are in.")] = "USD",
+    name: Annotated[str, typer.Argument(help="The account's name, which is not a number.")],
+    currency: Annotated[str, typer.Option(help="Currency of its amounts.")] = "USD",
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Open an account with nothing on it."""
+    """Create an account with a balance of 0."""
     with open_administrator(database, config) as admin:
         _show(admin.create_account(name, currency))
 
 
 @app.command("list")
 def list_all(
-    after: Annotated[int, typer.Option(help="Begin behind the account with this number.")] = 0,
-    limit: Annotated[int, typer.Option(help="How many at most.")] = 1000,
+    after: Annotated[int, typer.Option(help="Only accounts with higher numbers.")] = 0,
+    limit: Annotated[int, typer.Option(help="Number of accounts at most.")] = 1000,
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """List the accounts with what is on them."""
+    """List accounts and their balances."""
     from dragoman.accounts.administration.accounts import list_accounts
     from dragoman.core.money import format_amount
 
@@ -58,7 +58,7 @@ def list_all(
 
 @app.command()
 def show(
-    account: Annotated[str, typer.Argument(help="Its name or number.")],
+    account: Annotated[str, typer.Argument(help="The account's name or number.")],
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:

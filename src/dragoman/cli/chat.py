@@ -1,4 +1,4 @@
-"""`dragoman chat`: talk to a running server in the terminal."""
+"""`dragoman chat`: chat with a running server in the terminal."""
 
 from typing import Annotated
 
@@ -10,10 +10,10 @@ def chat(
         str | None,
         typer.Argument(help="Name of a served model. Default: the first one.", show_default=False),
     ] = None,
-    url: Annotated[str, typer.Option(help="Where the server is.")] = "http://127.0.0.1:8000",
-    system: Annotated[str | None, typer.Option(help="A system prompt to begin with.")] = None,
+    url: Annotated[str, typer.Option(help="The server's URL.")] = "http://127.0.0.1:8000",
+    system: Annotated[str | None, typer.Option(help="System prompt.")] = None,
 ) -> None:
-    """Talk to a running server. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
+    """Chat with a running server. Ctrl-C stops an answer, Ctrl-D ends the conversation."""
     from dragoman.cli.chat_session import run
 
     raise typer.Exit(run(url, model, system))

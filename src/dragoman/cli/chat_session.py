@@ -1,4 +1,4 @@
-"""A conversation in the terminal with a server's OpenAI-style chat endpoint."""
+"""A conversation in the terminal over a server's OpenAI-compatible chat endpoint."""
 
 import contextlib
 import io
@@ -18,12 +18,12 @@ HELP = """\
 Ctrl-C stops an answer."""
 STOPPED = "stopped"
 
-# A model or server could otherwise move the cursor, recolour the screen or write into the clipboard.
+# With these, a model or server could move the cursor, change colours or write to the clipboard.
 _CONTROL_CHARACTERS = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 class ServerUnavailable(Exception):
-    """There is no server to talk to. The message is one line for a person."""
+    """No server answers. The message is one line for people."""
 
 
 class _Model(msgspec.Struct):
@@ -46,13 +46,13 @@ class ChatServer:
     """The two endpoints a conversation needs."""
 
     def __init__(self, url: str) -> None:
-        """`url` may end in /v1, as other clients want it to."""
+        """`url` may end in /v1, as in other clients."""
         self.url = url.rstrip("/").removesuffix("/v1")
-        # Reading has no time limit: an answer may wait for a slot, and Ctrl-C stops it.
+        # Reading has no timeout: an answer may wait for a slot, and Ctrl-C stops it.
         self._client = httpx.Client(timeout=httpx.Timeout(10.0, read=None))
 
     def models(self) -> list[str]:
-        """The names it serves. Raises ServerUnavailable."""
+        """Return the names of the served models. Raises ServerUnavailable."""
         try:
             response = self._client.get(f"{self.url}/v1/models", timeout=10.0)
             response.raise_for_status()
@@ -67,7 +67,7 @@ class ChatServer:
             raise ServerUnavailable(f"{self.url}/v1/models answers no list of models: {error}") from error
 
     def stream_answer(self, model: str, messages: list[dict[str, str]]) -> Generator[str]:
-        """Stream the answer to `messages`; closing the generator stops it. Raises AnswerInterrupted."""
+        """Stream the answer to `messages`. Closing the generator stops it. Raises AnswerInterrupted."""
         body = {"model": model, "messages": messages, "stream": True}
         connected = False
         try:
@@ -82,7 +82,7 @@ class ChatServer:
             raise AnswerInterrupted(interrupted if connected else self._unreachable(error)) from error
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         self._client.close()
 
     def _unreachable(self, error: httpx.RequestError) -> str:
@@ -90,7 +90,7 @@ class ChatServer:
 
 
 class ChatConversation:
-    """The messages so far, and how they grow."""
+    """The messages of a conversation."""
 
     def __init__(self, server: ChatServer, model: str, system: str | None) -> None:
         self._server = server
@@ -99,13 +99,13 @@ class ChatConversation:
         self._messages = list(self._initial_messages)
 
     def clear(self) -> None:
-        """Forget everything but the system prompt."""
+        """Remove all messages but the system prompt."""
         self._messages = list(self._initial_messages)
 
     def ask(self, question: str) -> str:
-        """Print the answer as it comes. Returns what kept it from being whole, or nothing.
+        """Print the answer as it streams. Return why it is incomplete, or "".
 
-        What came of an answer stays in the conversation; a question without any answer does not.
+        An incomplete answer stays in the conversation. A question without any answer is removed.
         """
         self._messages.append({"role": "user", "content": question})
         pieces: list[str] = []
@@ -129,9 +129,9 @@ class ChatConversation:
 
 
 def run(url: str, model: str | None, system: str | None) -> int:
-    """Hold a conversation on standard input and output. Returns the program's exit code.
+    """Hold a conversation on standard input and output. Return the exit status.
 
-    At a terminal 0; from a pipe 1 when an answer was not whole; 2 when there is no server to talk to.
+    It is 2 if no server answers, 1 if input is piped and an answer was incomplete, otherwise 0.
     """
     interactive = sys.stdin.isatty() and sys.stdout.isatty()
     for stream in (sys.stdin, sys.stdout):
@@ -154,7 +154,7 @@ def run(url: str, model: str | None, system: str | None) -> int:
 
 
 def _read_lines(interactive: bool) -> Iterator[str]:
-    """What the user says, until the input ends, Ctrl-C or /exit."""
+    """Yield the lines of the input until it ends, Ctrl-C or /exit."""
     if interactive:
         with contextlib.suppress(ImportError):  # not on Windows
             import readline  # noqa: F401 - gives input() editing and history
@@ -172,7 +172,7 @@ def _read_lines(interactive: bool) -> Iterator[str]:
 
 
 def _handle_line(conversation: ChatConversation, line: str) -> bool:
-    """Carry out a command or ask the model; whether that went well."""
+    """Run a command or ask the model. Return whether that succeeded."""
     if line == "/help":
         _print_notice(HELP)
     elif line == "/clear":
@@ -188,7 +188,7 @@ def _handle_line(conversation: ChatConversation, line: str) -> bool:
 
 
 def _print_notice(text: str) -> None:
-    """Tell the user something that is no answer."""
+    """Print a line that is not part of an answer."""
     typer.secho(text.translate(_CONTROL_CHARACTERS), dim=True, err=True)
 
 

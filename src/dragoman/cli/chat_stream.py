@@ -1,4 +1,4 @@
-"""Reading a streamed chat completion: bytes become lines, lines server-sent events, events pieces of text."""
+"""Parsing of a streamed chat completion: bytes to lines, to server-sent events, to pieces of text."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,7 +8,7 @@ END_OF_STREAM = "[DONE]"
 
 
 class AnswerInterrupted(Exception):
-    """The answer ended before it was complete. The message is one line for a person."""
+    """The answer ended before it was complete. The message is one line for people."""
 
 
 class _Delta(msgspec.Struct):
@@ -32,9 +32,9 @@ _decoder = msgspec.json.Decoder(_Chunk)
 
 
 def iter_texts(chunks: Iterable[bytes]) -> Iterator[str]:
-    """The pieces of text in the body of a streamed chat completion.
+    """Yield the pieces of text of a streamed chat completion.
 
-    Raises AnswerInterrupted when the body holds an error, is no such stream, or ends without its end mark.
+    Raises AnswerInterrupted if the body contains an error, is not such a stream, or ends without its terminator.
     """
     for data in iter_events(iter_lines(chunks)):
         if data == END_OF_STREAM:
@@ -52,7 +52,7 @@ def iter_texts(chunks: Iterable[bytes]) -> Iterator[str]:
 
 
 def iter_events(lines: Iterable[str]) -> Iterator[str]:
-    """The data of each server-sent event; comments, other fields and an unfinished event are dropped."""
+    """Yield the data of each server-sent event. Comments, other fields and an incomplete event are dropped."""
     data: list[str] = []
     for line in lines:
         if line.startswith("data:"):
@@ -63,9 +63,9 @@ def iter_events(lines: Iterable[str]) -> Iterator[str]:
 
 
 def iter_lines(chunks: Iterable[bytes]) -> Iterator[str]:
-    """Lines without their ends, however the chunks were cut. An unfinished last line is dropped.
+    """Yield lines without their ends, independent of how the chunks are cut. An incomplete last line is dropped.
 
-    Only LF and CRLF end a line: str.splitlines would also cut at U+2028 and others, which JSON may hold.
+    Only LF and CRLF end a line. str.splitlines would also split at U+2028 and others, which JSON may contain.
     """
     rest = b""
     for chunk in chunks:

@@ -1,15 +1,15 @@
-"""`dragoman db`: the tables of the accounts' database."""
+"""`dragoman db`: create and check the tables of the accounts' database."""
 
 import typer
 
-from dragoman.cli.database import FAILURE, ConfigOption, DatabaseOption, open_database
+from dragoman.cli.database_access import FAILURE, ConfigOption, DatabaseOption, open_database
 
-app = typer.Typer(no_args_is_help=True, help="Make and check the tables of the accounts' database.")
+app = typer.Typer(no_args_is_help=True, help="Create and check the tables of the accounts' database.")
 
 
 @app.command()
 def upgrade(database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Make what is missing. Safe to repeat, and while servers run that need no more than there was."""
+    """Apply missing migrations. Safe to repeat, and safe while servers of the old version run."""
     from dragoman.accounts.database import migrations
     from dragoman.server.accounts_location import create_database_folder
 
@@ -21,7 +21,7 @@ def upgrade(database: DatabaseOption = None, config: ConfigOption = None) -> Non
 
 @app.command()
 def status(database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Show which steps were made and which are missing; the exit status is 1 if any is, or one is unknown."""
+    """List applied, missing and unknown migrations. The exit status is 1 if any is missing or unknown."""
     from dragoman.accounts.database import migrations
 
     with open_database(database, config, current=False) as accounts_database:

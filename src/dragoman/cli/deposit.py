@@ -1,20 +1,21 @@
-"""`dragoman deposit`: pay money into an account."""
+"""`dragoman deposit`: pay money into an account, or out of it."""
 
 from typing import Annotated
 
 import typer
 
-from dragoman.cli.database import ConfigOption, DatabaseOption, open_administrator
+from dragoman.cli.database_access import ConfigOption, DatabaseOption, open_administrator
 from dragoman.cli.values import read_amount
 
 
 def deposit(
-    account: Annotated[str, typer.Argument(help="Its name or number.")],
-    amount: Annotated[str, typer.Argument(help="In units of its currency, as in 12.50; negative: paid out.")],
+    account: Annotated[str, typer.Argument(help="The account's name or number.")],
+    amount: Annotated[str, typer.Argument(help="In units of its currency, such as 12.50. Negative: a payout.")],
     reference: Annotated[
-        str | None, typer.Option(help="Say a payment's number: it is booked once, however often it is given.")
+        str | None,
+        typer.Option(help="A payment's number, for example. Deposits with one reference are booked once."),
     ] = None,
-    note: Annotated[str | None, typer.Option(help="For people.")] = None,
+    note: Annotated[str | None, typer.Option(help="A note for people.")] = None,
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""`dragoman jobs`: look at queued requests, cancel them, and run them again."""
+"""`dragoman jobs`: show queued requests, cancel them and run them again."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.cli.database import (
+from dragoman.cli.database_access import (
     FAILURE,
     ConfigOption,
     DatabaseOption,
     error_exit,
     load_settings_with_database,
     open_database,
+    open_database_of,
 )
 from dragoman.cli.tables import print_fields, print_table
 from dragoman.cli.values import format_time
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from dragoman.jobs.storage.store import JobStore
     from dragoman.server.settings import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Look at queued requests, cancel them, and run them again.")
+app = typer.Typer(no_args_is_help=True, help="Show queued requests, cancel them and run them again.")
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Its id, as in job_0199….")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, such as job_0199…")]
 
 
 class JobStateFilter(StrEnum):
-    """That a job is in."""
+    """States of jobs."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -41,15 +42,15 @@ class JobStateFilter(StrEnum):
 
 @app.command("list")
 def list_all(
-    state: Annotated[JobStateFilter | None, typer.Option(help="Only those in this state.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
-    account: Annotated[str | None, typer.Option(help="Only this account's, by name or number.")] = None,
-    before: Annotated[int | None, typer.Option(help="Begin behind the job with this number.")] = None,
-    limit: Annotated[int, typer.Option(help="How many at most.", min=1)] = 100,
+    state: Annotated[JobStateFilter | None, typer.Option(help="Only jobs in this state.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only jobs of this model.")] = None,
+    account: Annotated[str | None, typer.Option(help="Only jobs of this account, by its name or number.")] = None,
+    before: Annotated[int | None, typer.Option(help="Only jobs older than the one with this number.")] = None,
+    limit: Annotated[int, typer.Option(help="Number of jobs at most.", min=1)] = 100,
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """List jobs, the newest first."""
+    """List jobs, newest first."""
     from dragoman.accounts.administration.accounts import find_account
     from dragoman.jobs.storage.listing import JobFilter, list_jobs
 
@@ -80,7 +81,7 @@ def list_all(
 
 @app.command()
 def show(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Show how a job stands, what it cost, and why it failed."""
+    """Show a job: its state, its cost, and why it failed."""
     from dragoman.core.money import format_amount
     from dragoman.jobs.storage.listing import get_job
 
@@ -116,11 +117,11 @@ def show(job: JobArgument, database: DatabaseOption = None, config: ConfigOption
 
 @app.command()
 def cancel(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Cancel a job that waits or runs, on whichever server; what was generated is paid."""
+    """Cancel a waiting or running job, on any server. Tokens that it generated are charged."""
     from dragoman.jobs.storage.listing import get_job
 
     settings = load_settings_with_database(database, config)
-    with open_database(database, config) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
+    with open_database_of(settings) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
         cancelled = store.cancel(get_job(db, job).number)
         state = get_job(db, job).state
     if not cancelled:
@@ -130,9 +131,9 @@ def cancel(job: JobArgument, database: DatabaseOption = None, config: ConfigOpti
 
 @app.command()
 def retry(job: JobArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Run a failed or cancelled job once more, as a new request of the same key. Its answer begins anew."""
+    """Run a failed or cancelled job again, as a new request of the same key. Its stored answer is deleted."""
     settings = load_settings_with_database(database, config)
-    with open_database(database, config) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
+    with open_database_of(settings) as db, _exit_on_refusal(), _open_job_store(db, settings) as store:
         store.retry(job, hold_cap=settings.accounts.max_hold_tokens)
     typer.echo(f"{job} is queued")
 
@@ -161,7 +162,7 @@ def _exit_on_refusal() -> Iterator[None]:
 
 
 def _owner(job: "JobEntry") -> str:
-    """An account, a part of a key's digest, or nobody."""
+    """Return an account, the beginning of a key's digest, or nothing."""
     from dragoman.jobs.values.rows import ACCOUNT_OWNER_PREFIX
 
     return job.owner if job.owner.startswith(ACCOUNT_OWNER_PREFIX) else job.owner[:12]

@@ -1,10 +1,10 @@
-"""`dragoman keys`: make, look at and revoke API keys."""
+"""`dragoman keys`: create, show and revoke API keys."""
 
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dragoman.cli.database import ConfigOption, DatabaseOption, open_administrator, open_database
+from dragoman.cli.database_access import ConfigOption, DatabaseOption, open_administrator, open_database
 from dragoman.cli.renamed_options import command_class
 from dragoman.cli.tables import print_fields, print_table
 from dragoman.cli.values import format_time, read_amount, read_time
@@ -12,31 +12,31 @@ from dragoman.cli.values import format_time, read_amount, read_time
 if TYPE_CHECKING:
     from dragoman.accounts.administration.keys import Key
 
-app = typer.Typer(no_args_is_help=True, help="Make, look at and revoke API keys.")
+app = typer.Typer(no_args_is_help=True, help="Create, show and revoke API keys.")
 
-KeyArgument = Annotated[int, typer.Argument(metavar="KEY", help="Its number.")]
+KeyArgument = Annotated[int, typer.Argument(metavar="KEY", help="The key's number.")]
 
 
 @app.command(cls=command_class({"--expires": "--expires-at"}))
 def create(
-    account: Annotated[str, typer.Argument(help="Who pays: an account's name or number.")],
-    label: Annotated[str, typer.Option(help="What people call the key.")] = "",
+    account: Annotated[str, typer.Argument(help="Name or number of the account that pays.")],
+    label: Annotated[str, typer.Option(help="The key's name, for people.")] = "",
     other_account: Annotated[
         list[str] | None, typer.Option(help="Another account that requests may select. May be repeated.")
     ] = None,
-    expires_at: Annotated[str | None, typer.Option(help="A date or time, in UTC unless it has an offset.")] = None,
+    expires_at: Annotated[str | None, typer.Option(help="Date or time (UTC, or with an offset).")] = None,
     model: Annotated[list[str] | None, typer.Option(help="A model it may use. May be repeated. Default: all.")] = None,
     dialect: Annotated[
         list[str] | None, typer.Option(help="A dialect it may use. May be repeated. Default: all.")
     ] = None,
-    budget: Annotated[str | None, typer.Option(help="The most it may spend, as in 12.50.")] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    concurrent_requests: Annotated[int | None, typer.Option(min=1)] = None,
+    budget: Annotated[str | None, typer.Option(help="Amount that it may spend, such as 12.50.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Requests per minute.")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Tokens per minute.")] = None,
+    concurrent_requests: Annotated[int | None, typer.Option(min=1, help="Requests at the same time.")] = None,
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Make a key and show it: this once, it is kept nowhere. What is not given has no limit."""
+    """Create a key and print it, once: it is not stored. Limits that are not given do not apply."""
     from dragoman.accounts.administration.accounts import find_account
     from dragoman.accounts.administration.keys import KeyRules
 
@@ -59,13 +59,13 @@ def create(
 
 @app.command("list")
 def list_all(
-    account: Annotated[str | None, typer.Option(help="Only those that may use this account.")] = None,
-    after: Annotated[int, typer.Option(help="Begin behind the key with this number.")] = 0,
-    limit: Annotated[int, typer.Option(help="How many at most.")] = 1000,
+    account: Annotated[str | None, typer.Option(help="Only keys that may use this account.")] = None,
+    after: Annotated[int, typer.Option(help="Only keys with higher numbers.")] = 0,
+    limit: Annotated[int, typer.Option(help="Number of keys at most.")] = 1000,
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """List keys, by their last characters."""
+    """List keys. Of each, only the last characters are shown."""
     from dragoman.accounts.administration.accounts import find_account
     from dragoman.accounts.administration.keys import list_keys
     from dragoman.core.money import format_amount
@@ -85,7 +85,7 @@ def list_all(
 
 @app.command()
 def show(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Show a key's rules and what it has spent."""
+    """Show a key's rules and spending."""
     from dragoman.accounts.administration.keys import get_key
     from dragoman.core.money import format_amount
 
@@ -117,7 +117,7 @@ def show(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption
 
 @app.command()
 def revoke(key: KeyArgument, database: DatabaseOption = None, config: ConfigOption = None) -> None:
-    """Refuse a key from now on, on every server that uses the database."""
+    """Reject a key from now on, on every server that uses the database."""
     with open_administrator(database, config) as admin:
         revoked = admin.revoke_key(key)
     typer.echo(f"key {revoked.id} (…{revoked.ending}) is revoked")

@@ -16,14 +16,14 @@ from dragoman.cli.usage import usage
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode=None,  # plain help is there at once; the framed one waits for rich
-    pretty_exceptions_enable=False,  # they print local variables, secrets among them
+    rich_markup_mode=None,  # rich takes long to import
+    pretty_exceptions_enable=False,  # they print local variables, which may be secrets
 )
 app.command(cls=command_class(RENAMED_OPTIONS, keep_for_command))(serve)
 app.command()(models)
 app.command()(chat)
 app.add_typer(accounts.app, name="accounts")
-# An amount that is paid out begins as options do.
+# A negative amount begins with a dash, as options do.
 app.command(context_settings={"ignore_unknown_options": True})(deposit)
 app.add_typer(keys.app, name="keys")
 app.add_typer(prices.app, name="prices")

@@ -1,4 +1,4 @@
-"""`dragoman models`: what can be served without downloading anything."""
+"""`dragoman models`: the models on this machine."""
 
 import sys
 
@@ -21,7 +21,7 @@ def models() -> None:
     except ModelSourceError as error:
         typer.echo(f"dragoman: {error}", err=True)
         raise typer.Exit(2) from error
-    table = Table("id", "what", "size", "where")
+    table = Table("id", "origin", "size", "path")
     for model in local_models:
         table.add_row(Text(model.id), model.origin, decimal(model_size(model.path)), Text(str(model.path)))
     table.add_row("echo", "repeats the prompt, needs no model", "", "built in")
@@ -30,5 +30,5 @@ def models() -> None:
         table.add_row(
             "", Text(f"faster copy of {source_name}"), decimal(copy.path.stat().st_size), Text(str(copy.path))
         )
-    # Piped into another program, a line per model is worth more than a fitting width.
+    # Other programs read one line for each model, so only a terminal limits the width.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)

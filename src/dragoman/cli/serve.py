@@ -5,7 +5,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from dragoman.cli.database import ConfigOption
+from dragoman.cli.database_access import ConfigOption
 from dragoman.cli.renamed_options import deprecated_options
 from dragoman.server.renamed_settings import RENAMED_SETTINGS
 from dragoman.server.settings import Settings

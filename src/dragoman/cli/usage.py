@@ -1,11 +1,11 @@
-"""`dragoman usage`: how much was used, and what it cost."""
+"""`dragoman usage`: sums of requests, tokens and charges."""
 
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dragoman.cli.database import ConfigOption, DatabaseOption, open_database
+from dragoman.cli.database_access import ConfigOption, DatabaseOption, open_database
 from dragoman.cli.tables import print_table
 from dragoman.cli.values import read_day
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class UsageGrouping(StrEnum):
-    """What is summed."""
+    """What a row sums up."""
 
     DAY = "day"
     MODEL = "model"
@@ -30,17 +30,17 @@ _COLUMNS: dict[UsageGrouping, Literal["day", "model", "key_id"]] = {
 
 def usage(
     group_by: Annotated[UsageGrouping, typer.Option(help="One row for each day, model or key.")] = UsageGrouping.DAY,
-    account: Annotated[str | None, typer.Option(help="Only this account's, by name or number.")] = None,
-    key: Annotated[int | None, typer.Option(help="Only this key's, by its number.")] = None,
-    model: Annotated[str | None, typer.Option(help="Only this model's.")] = None,
-    since: Annotated[str | None, typer.Option(help="The first day (UTC), as in 2026-01-31.")] = None,
-    until: Annotated[str | None, typer.Option(help="The last day.")] = None,
-    limit: Annotated[int, typer.Option(help="How many sums at most.", min=1)] = 100,
-    as_json: Annotated[bool, typer.Option("--json", help="As JSON, an array of objects.")] = False,
+    account: Annotated[str | None, typer.Option(help="Only usage of this account, by its name or number.")] = None,
+    key: Annotated[int | None, typer.Option(help="Only usage of this key, by its number.")] = None,
+    model: Annotated[str | None, typer.Option(help="Only usage of this model.")] = None,
+    since: Annotated[str | None, typer.Option(help="First day in UTC, such as 2026-01-31.")] = None,
+    until: Annotated[str | None, typer.Option(help="Last day.")] = None,
+    limit: Annotated[int, typer.Option(help="Number of rows at most.", min=1)] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, an array of objects.")] = False,
     database: DatabaseOption = None,
     config: ConfigOption = None,
 ) -> None:
-    """Show how much was used, and what it cost."""
+    """Show sums of requests, tokens and charges."""
     from dragoman.accounts.administration.accounts import find_account
     from dragoman.accounts.administration.usage import UsageFilter, sum_usage
 

@@ -1,9 +1,10 @@
-"""What the commands share that work on the accounts' database."""
+"""Access to the accounts' database for the commands that use it."""
 
 import contextlib
 import getpass
 import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -22,12 +23,13 @@ DatabaseOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--database",
-        help="sqlite, sqlite:///PATH or postgresql://…; default: [accounts] database of the settings.",
+        help="sqlite, sqlite:///PATH or postgresql://… Default: [accounts] database of the settings.",
         show_default=False,
     ),
 ]
 ConfigOption: TypeAlias = Annotated[
-    Path | None, typer.Option("--config", help="Settings file. Default: ./dragoman.toml, if any.", show_default=False)
+    Path | None,
+    typer.Option("--config", help="Settings file. Default: ./dragoman.toml, if it exists.", show_default=False),
 ]
 
 USAGE_ERROR = 2
@@ -35,27 +37,36 @@ FAILURE = 1
 
 
 def error_exit(message: str, status: int) -> typer.Exit:
-    """Say in one line why the command cannot go on; to be raised."""
+    """Print the reason for which a command fails, in one line. Return the exception to raise."""
     typer.echo(f"dragoman: {' '.join(message.split())}", err=True)
     return typer.Exit(status)
 
 
-@contextlib.contextmanager
-def open_database(url: str | None, config: Path | None, *, current: bool = True) -> Iterator["Database"]:
-    """The database, whose tables must be `current` unless that is what the command is for.
+def load_settings_with_database(url: str | None, config: Path | None) -> Settings:
+    """Load the server's settings, with the database `url` if it is given. Exit with one line if they are wrong."""
+    try:
+        return load_settings(config, os.environ, {DATABASE_SETTING: url})
+    except SettingsError as error:
+        raise error_exit(str(error), USAGE_ERROR) from error
 
-    Ends the command with one line when it cannot be used, and when what is done in the block is refused.
+
+def open_database(url: str | None, config: Path | None, *, current: bool = True) -> AbstractContextManager["Database"]:
+    """Open the database `url`, or that of the settings: see open_database_of."""
+    return open_database_of(load_settings_with_database(url, config), current=current)
+
+
+@contextlib.contextmanager
+def open_database_of(settings: Settings, *, current: bool = True) -> Iterator["Database"]:
+    """Open the settings' database. With `current`, its tables must be those of this version.
+
+    Exits with one line if the database cannot be used, or if it rejects what the block does.
     """
     from dragoman.accounts.administration.accounts import AccountNotFound
     from dragoman.accounts.administration.keys import KeyNotFound
     from dragoman.accounts.database.connections import Database
     from dragoman.accounts.database.migrations import DatabaseOutdated, DatabaseTooNew, require_current
-    from dragoman.server.accounts_location import AccountsUnavailable
 
-    try:
-        database = Database(_database_url(url, config))
-    except (SettingsError, AccountsUnavailable) as error:
-        raise error_exit(str(error), USAGE_ERROR) from error
+    database = Database(_database_url(settings))
     try:
         if current:
             require_current(database)
@@ -72,7 +83,7 @@ def open_database(url: str | None, config: Path | None, *, current: bool = True)
 
 @contextlib.contextmanager
 def open_administrator(url: str | None, config: Path | None) -> Iterator["Administrator"]:
-    """Who makes changes: the user of this machine whose command it is."""
+    """Open the database for changes, which are recorded under the name of this machine's user."""
     from dragoman.accounts.administration.audit_log import Administrator
 
     with open_database(url, config) as database:
@@ -83,23 +94,18 @@ def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):
-        return f"user {os.getuid()}"  # Containers run under numbers that have no name.
+        return f"user {os.getuid()}"  # In containers, numbers often have no name.
 
 
-def load_settings_with_database(url: str | None, config: Path | None) -> Settings:
-    """The server's settings, with this database if it is given. Ends the command with one line when they are wrong."""
+def _database_url(settings: Settings) -> str:
+    from dragoman.server.accounts_location import AccountsUnavailable, accounts_location
+
     try:
-        return load_settings(config, os.environ, {DATABASE_SETTING: url})
-    except SettingsError as error:
+        location = accounts_location(settings.accounts)
+    except AccountsUnavailable as error:
         raise error_exit(str(error), USAGE_ERROR) from error
-
-
-def _database_url(url: str | None, config: Path | None) -> str:
-    from dragoman.server.accounts_location import accounts_location
-
-    location = accounts_location(load_settings(config, os.environ, {DATABASE_SETTING: url}).accounts)
     if location is None:
-        raise SettingsError(
-            f"no database: set [accounts] or {environment_variable(DATABASE_SETTING)}, or say --database"
+        raise error_exit(
+            f"no database: set [accounts] or {environment_variable(DATABASE_SETTING)}, or pass --database", USAGE_ERROR
         )
     return location.url
