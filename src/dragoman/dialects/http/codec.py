@@ -1,6 +1,6 @@
-"""A dialect's ways of answering, as data: from bytes to a Call, and from events to JSON by the Call's machine.
+"""Endpoint codecs: how an endpoint decodes its requests and renders their answers and errors, as data.
 
-A form needs nothing but what was sent, so an answer can be told at any later time, in any process, and is the same.
+A codec needs the request's bytes only, so an answer can be rendered again at any time and in any process.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,18 +16,18 @@ from dragoman.core.service import ServedModel
 
 
 class ResponseBuilder(Protocol):
-    """Events in, JSON out: one state machine for both ways of answering."""
+    """Builds JSON from events: one state machine for streams and for whole answers."""
 
     def feed(self, event: Event) -> Iterable[bytes]:
-        """The JSON documents of the stream that this event gives."""
+        """Return the JSON documents that this event adds to the stream."""
         ...
 
     def terminator(self) -> bytes:
-        """The last frame of a complete stream, framing included; empty where the dialect has none."""
+        """Return the last frame of a complete stream, framing included; empty if the dialect has none."""
         ...
 
     def build(self) -> bytes:
-        """The whole answer as one JSON document, after the last event."""
+        """Return the whole answer as one JSON document, after the last event."""
         ...
 
 
@@ -38,32 +38,32 @@ class DecodedRequest(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     builder: ResponseBuilder
     field_names: Mapping[str, str] = {}
-    """What this request calls the parameters that the engine may refuse, where its words are others."""
+    """The request's own names of parameters that the engine may reject, where they differ."""
     extra_arguments: Mapping[str, str] = {}
-    """What its answer tells of the models: further arguments, for decoding the body again without them."""
+    """Further arguments for decoding the body again without the models: what the answer reports of them."""
     priority: int = DEFAULT_PRIORITY
-    """In the queue, should it be put there."""
+    """Used if the request is queued."""
     headers: Mapping[str, str] = {}
-    """Of an answer that was waited for in the queue."""
+    """Headers of an answer from the queue that the client waits for."""
 
     def in_client_terms(self, error: DragomanError) -> DragomanError:
-        """The error, with the field at fault under the name it was sent by."""
+        """Return the error with the field at fault under the name the client sent."""
         if isinstance(error, BadRequest) and error.parameter is not None:
             error.parameter = self.field_names.get(error.parameter, error.parameter)
         return error
 
 
 class DecodeContext(NamedTuple):
-    """What a body is decoded with."""
+    """What a body is decoded with, besides its bytes."""
 
     answer_id: str
     """32 hex digits."""
     created: int
-    """When the answer says it was made, in Unix seconds."""
+    """The creation time in the answer, in Unix seconds."""
     arguments: Mapping[str, str] = {}
-    """What the path said besides, and what was learnt when the request came in."""
+    """Parameters of the path, and `extra_arguments` of a restored request."""
     models: Callable[[], Sequence[ServedModel]] | None = None
-    """Those served; None: the request was let in before, and its answer is to be told again."""
+    """The models served; None for a restored request, which was admitted before."""
 
 
 class ErrorResponse(NamedTuple):
@@ -75,33 +75,33 @@ class ErrorResponse(NamedTuple):
 
 
 class ErrorRenderer(Protocol):
-    """How errors are told before the first byte."""
+    """Renders errors as responses."""
 
     def render(self, error: DragomanError) -> ErrorResponse:
-        """The response to a request that failed before it."""
+        """Return the response to a request that failed before the first byte."""
         ...
 
 
 class ErrorCodec(ErrorRenderer, Protocol):
-    """How a dialect tells of errors, before the first byte and after it."""
+    """Renders errors before the first byte and after it."""
 
     def render_frame(self, error: DragomanError) -> bytes:
-        """The frame that ends a stream that failed after it, framing included."""
+        """Return the frame that ends a stream that failed after its first byte, framing included."""
         ...
 
 
 class EndpointCodec(NamedTuple):
-    """One way of answering: that of one kind of route."""
+    """The codec of one kind of route."""
 
     name: str
-    """That of the dialect, a dot and that of the route. Jobs are kept under it, so it stays as it is."""
+    """The dialect's name, a dot and the route's. It is stored with jobs, so it never changes."""
     decode: Callable[[bytes, DecodeContext], DecodedRequest]
-    """Raises BadRequest, and with `models` in the occasion ModelNotFound."""
+    """Raises BadRequest, and ModelNotFound if the context has models."""
     errors: ErrorCodec
 
 
 class ReceivedRequest(NamedTuple):
-    """A request as it was read."""
+    """A request and what it was decoded to."""
 
     codec: EndpointCodec
     context: DecodeContext
@@ -109,15 +109,15 @@ class ReceivedRequest(NamedTuple):
     decoded: DecodedRequest
 
     def to_stored(self) -> StoredRequest:
-        """What it takes to tell its answer later."""
+        """Return what must be stored to render its answer later."""
         context, arguments = self.context, {**self.context.arguments, **self.decoded.extra_arguments}
         return StoredRequest(self.codec.name, arguments, self.body, context.answer_id, context.created)
 
 
 def restore_request(stored: StoredRequest, codecs: Mapping[str, EndpointCodec]) -> ReceivedRequest:
-    """The request whose answer is to be told, with a machine that was told nothing.
+    """Decode a stored request again, with a response builder that has seen no event.
 
-    Raises EngineFailed for a form that only another version of the server has.
+    Raises EngineFailed for a codec that only another version of the server has.
     """
     codec = codecs.get(stored.name)
     if codec is None:

@@ -1,4 +1,4 @@
-"""What comes before and around every answer: who asks, the limits of a request, and errors before the first byte."""
+"""The context of a dialect's routes: caller, limits of a request, and errors before the first byte."""
 
 from collections.abc import Awaitable, Callable, Mapping
 
@@ -21,19 +21,19 @@ from dragoman.dialects.http.errors import error_response
 
 
 class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """What all exchanges share."""
+    """The options that all routes share."""
 
     max_body_bytes: int
     keep_alive_seconds: float
-    """A stream that was silent for so long carries a comment."""
+    """A stream that was silent for this long gets a comment."""
     trusted_proxies: frozenset[str] = frozenset()
-    """Addresses whose X-Forwarded-For is believed."""
+    """Addresses whose X-Forwarded-For is trusted."""
     idempotency_store: IdempotencyStore | None = None
-    """Where answers to requests with an Idempotency-Key are kept; None: nowhere, and such requests are refused."""
+    """Stores the responses to requests with an Idempotency-Key; None: such requests are rejected."""
     dialect: str = ""
-    """Whose exchanges these are: equal paths of two dialects, on hosts of their own, are not equal requests."""
+    """The routes' dialect. It distinguishes equal paths of two dialects, each on a host of its own."""
     codecs: Mapping[str, EndpointCodec] = {}
-    """Those of all dialects by their names: whichever a job came in by, its answer can be told."""
+    """The codecs of all dialects by name, to render the answers of jobs of any dialect."""
 
 
 def _no_account(_headers: Headers) -> None:
@@ -41,19 +41,19 @@ def _no_account(_headers: Headers) -> None:
 
 
 class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
-    """What all routes of a dialect share."""
+    """The context that all routes of a dialect share."""
 
     service: QueueService
     read_key: Callable[[Headers], str | None]
-    """The key a request brings; None: none. Raises Unauthenticated when its header has the wrong form."""
+    """Read the API key of a request; None if it has none. Raises Unauthenticated for a malformed header."""
     options: HttpOptions
     id_headers: tuple[str, ...] = ("x-request-id",)
-    """The headers that carry the request's id."""
+    """Response headers with the request's id."""
     read_account: Callable[[Headers], str | None] = _no_account
-    """The account that a request selects to pay; None: the key's own."""
+    """Read the account that the request selects to pay; None: the key's own."""
 
     def caller(self, request: Request, request_id: str) -> Caller:
-        """Who asks. Raises Unauthenticated when the key's header has the wrong form."""
+        """Return the caller. Raises Unauthenticated for a malformed header."""
         headers = request.headers
         key = self.read_key(headers) if self.service.needs_key else None
         return Caller(
@@ -67,21 +67,21 @@ async def authenticated(
     handler: Callable[[Caller, VisibleModels], Awaitable[Response]],
     errors: ErrorRenderer,
 ) -> Response:
-    """Answer a request that generates nothing: the key first, and the dialect's own errors.
+    """Run a handler of a request that generates nothing, after authentication and with the dialect's errors.
 
-    `answer` is given who asks and what they may know of.
+    The handler gets the caller and the models that the caller may see.
     """
 
-    async def answer_to(caller: Caller) -> Response:
+    async def handler_with_models(caller: Caller) -> Response:
         return await handler(caller, await route.service.visible_to(caller))
 
-    return await with_error_mapping(request, route, answer_to, errors)
+    return await with_error_mapping(request, route, handler_with_models, errors)
 
 
 async def with_error_mapping(
     request: Request, route: RouteContext, handler: Callable[[Caller], Awaitable[Response]], errors: ErrorRenderer
 ) -> Response:
-    """Answer a request with the dialect's own errors. `answer` looks at the key itself."""
+    """Run a handler with the dialect's errors. The handler authenticates the caller itself."""
     try:
         return await handler(route.caller(request, new_request_id()))
     except DragomanError as error:
@@ -90,8 +90,14 @@ async def with_error_mapping(
         return Response()
 
 
+def json_response(body: msgspec.Struct | bytes) -> Response:
+    """Return a struct, or JSON that is encoded already, as a response."""
+    encoded = body if isinstance(body, bytes) else msgspec.json.encode(body)
+    return Response(encoded, media_type="application/json")
+
+
 def bearer_key(headers: Headers) -> str | None:
-    """The key of `Authorization: Bearer KEY`, None without one. Raises Unauthenticated for another form."""
+    """Return the key of `Authorization: Bearer KEY`; None without one. Raises Unauthenticated for another form."""
     value = headers.get("authorization", "").strip()
     scheme, _, key = value.partition(" ")
     if not value:
@@ -102,17 +108,17 @@ def bearer_key(headers: Headers) -> str | None:
 
 
 def selected_account(headers: Headers) -> str | None:
-    """The account that is to pay, of `x-selected-account-id`."""
+    """Return the account of `x-selected-account-id`, which pays."""
     return headers.get("x-selected-account-id", "").strip() or None
 
 
 async def read_body(request: Request, route: RouteContext) -> bytes:
-    """The whole body. Raises BodyTooLarge, or ClientDisconnect."""
+    """Read the whole body. Raises BodyTooLarge or ClientDisconnect."""
     return await read_limited_body(request, route.options.max_body_bytes)
 
 
 async def read_limited_body(request: Request, limit: int) -> bytes:
-    """The whole body of at most `limit` bytes. Raises BodyTooLarge, or ClientDisconnect."""
+    """Read the whole body of at most `limit` bytes. Raises BodyTooLarge or ClientDisconnect."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(limit)
@@ -127,7 +133,7 @@ async def read_limited_body(request: Request, limit: int) -> bytes:
 
 
 def _client_address(request: Request, trusted_proxies: frozenset[str]) -> str:
-    """The client's: as far as the addresses of proxies go, the one that the last of them tells."""
+    """Return the client's address: behind trusted proxies, the one that the outermost of them reports."""
     address = request.client.host if request.client is not None else ""
     if address not in trusted_proxies:
         return address

@@ -69,14 +69,14 @@ def job_routes(route: RouteContext, errors: ErrorRenderer) -> list[BaseRoute]:
             job = await route.service.job(_requested_job_id(request), caller)
             if _wants_stream(request.headers):
                 return _JobStreamResponse(job, _last_event_id(request.headers), route, caller, errors)
-            return _json(await _job_body(job, route, caller))
+            return _job_response(await _job_body(job, route, caller))
 
         return await with_error_mapping(request, route, handler, errors)
 
     async def cancel_job(request: Request) -> Response:
         async def handler(caller: Caller) -> Response:
             job = await route.service.cancel_job(_requested_job_id(request), caller)
-            return _json(JobBody(id=job.id, status=job.state))
+            return _job_response(JobBody(id=job.id, status=job.state))
 
         return await with_error_mapping(request, route, handler, errors)
 
@@ -180,5 +180,5 @@ def _last_event_id(headers: Headers) -> int:
     return int(text)
 
 
-def _json(body: JobBody) -> Response:
+def _job_response(body: JobBody) -> Response:
     return Response(msgspec.json.encode(body), headers={JOB_ID_HEADER: body.id}, media_type="application/json")

@@ -1,4 +1,4 @@
-"""What a dialect says of its routes for the OpenAPI document; the structs of its wire.py say the rest."""
+"""Descriptions of routes for the OpenAPI document, beside the structs of wire.py."""
 
 from typing import Any
 
@@ -14,28 +14,27 @@ EXAMPLE_TEXT: dict[str, object] = {"model": "{model}", "prompt": "Once upon a ti
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
-    """One route, without what depends on the request."""
+    """One route."""
 
     method: str
     path: str
-    """With {parameters}."""
+    """With `{parameters}`."""
     summary: str
     response: type[msgspec.Struct] | type[list[Any]]
     error: type[msgspec.Struct]
     error_statuses: tuple[int, ...]
-    """Statuses of errors."""
     request: type[msgspec.Struct] | None = None
     chunk: type[msgspec.Struct] | None = None
-    """One event of the stream, where there is one."""
+    """One event of the stream; None: the route has none."""
     ends_with_done: bool = True
     """Whether the stream's terminator is [DONE]."""
     is_always_queued: bool = False
-    """Whether its requests are queued even if they do not ask for it."""
+    """Whether its requests are queued even without asking for it."""
     query: type[msgspec.Struct] | None = None
     example: dict[str, object] | None = None
-    """A request body that is answered with 200 by the model called `{model}`."""
+    """A request body that the model named `{model}` answers with 200."""
 
     @property
     def generates(self) -> bool:
-        """Whether its requests are answered by a model, now or later."""
+        """Whether a model answers its requests, now or later."""
         return self.request is not None and (self.chunk is not None or self.is_always_queued)

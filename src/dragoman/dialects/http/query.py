@@ -1,4 +1,4 @@
-"""The query of a URL against its wire struct."""
+"""Decodes the query of a URL into its wire struct."""
 
 from collections.abc import Mapping
 
@@ -8,15 +8,15 @@ from msgspec import inspect
 from dragoman.dialects.http.validation import InvalidFields, WireStruct, decode_body
 
 _MAX_DIGITS = 15
-"""Longer numbers are no page anybody has, and none that JSON readers must take."""
+"""Of a number. Longer ones are beyond any page, and beyond what JSON readers must accept."""
 
 
 class InvalidQuery(InvalidFields):
-    """What is wrong stands in the query, not in the body."""
+    """The violations are in the query, not in the body."""
 
 
 def read_query(query: Mapping[str, str], struct: type[WireStruct]) -> WireStruct:
-    """The query as `struct`, whose whole numbers stand in it as text. Raises InvalidQuery."""
+    """Decode the query as `struct`; its integers are text in the query. Raises InvalidQuery."""
     document: dict[str, object] = dict(query)
     for field in msgspec.structs.fields(struct):
         if field.name in query and isinstance(inspect.type_info(field.type), inspect.IntType):

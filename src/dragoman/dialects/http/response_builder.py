@@ -1,4 +1,4 @@
-"""The state machine between events and an answer's JSON, streamed or not; a dialect fills in the documents."""
+"""The state machine that builds responses from events; a dialect supplies the documents."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -17,7 +17,7 @@ from dragoman.dialects.http import sse
 
 
 class ToolCallState:
-    """One tool call, as far as it has been told."""
+    """One tool call so far."""
 
     def __init__(self) -> None:
         self.id = ""
@@ -25,7 +25,7 @@ class ToolCallState:
         self._arguments: list[str] = []
 
     def add(self, delta: ToolCallDelta) -> None:
-        """Take the call's next piece."""
+        """Append the next part of the call."""
         self.id = delta.id or self.id
         self.name = delta.name or self.name
         self._arguments.append(delta.arguments)
@@ -37,7 +37,7 @@ class ToolCallState:
 
 
 class ChoiceState:
-    """What one choice has said up to now."""
+    """One choice so far."""
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -48,21 +48,21 @@ class ChoiceState:
         self._finish_reason: FinishReason | None = None
 
     def add_tool_call_delta(self, delta: ToolCallDelta) -> None:
-        """Take the next piece of one of the choice's calls."""
+        """Append the next part of one of the choice's calls."""
         self._tool_calls.setdefault(delta.call_index, ToolCallState()).add(delta)
 
     def finish(self, reason: FinishReason) -> None:
-        """Nothing more comes."""
+        """Mark the choice as complete."""
         self._finish_reason = reason
 
     @property
     def text(self) -> str:
-        """All of its text."""
+        """Its whole text."""
         return "".join(self.text_parts)
 
     @property
     def reasoning(self) -> str:
-        """All that it thought, where the dialect shows it."""
+        """Its whole reasoning, if the dialect shows it."""
         return "".join(self.reasoning_parts)
 
     @property
@@ -72,7 +72,7 @@ class ChoiceState:
 
     @property
     def content(self) -> str | None:
-        """Its text as OpenAI's messages have it: None where it called tools instead of saying anything."""
+        """Its text as in OpenAI's messages: None for a choice with tool calls only."""
         return self.text or (None if self._tool_calls else "")
 
     @property
@@ -83,17 +83,17 @@ class ChoiceState:
 
 
 class BaseResponseBuilder:
-    """What every choice has said, and the usage at the end. Implements form.ResponseBuilder."""
+    """Implements codec.ResponseBuilder: keeps the state of every choice, and the usage at the end."""
 
     shows_reasoning = False
-    """Whether the dialect has a field for what a choice thinks."""
+    """Whether the dialect has a field for reasoning."""
 
     def __init__(self) -> None:
         self._choices: dict[int, ChoiceState] = {}
         self._usage: Usage | None = None
 
     def feed(self, event: Event) -> Iterator[bytes]:
-        """The chunks this event gives, as JSON."""
+        """Return the chunks of this event as JSON."""
         match event:
             case Delta(index, text, _, logprobs) if text or logprobs:
                 yield from self._open_choice(index)
@@ -119,17 +119,17 @@ class BaseResponseBuilder:
                 yield from self.usage_chunks(event)
 
     def terminator(self) -> bytes:
-        """The frame after the last chunk."""
+        """Return the frame after the last chunk."""
         return sse.DONE
 
     def build(self) -> bytes:
-        """All chunks as one document. Raises EngineFailed when the engine broke off without an error."""
+        """Return all chunks as one document. Raises EngineFailed if the engine stopped without an error."""
         if self._usage is None:
             raise EngineFailed("The engine ended its answer without telling its usage")
         return self.document(self._usage)
 
     def choices(self) -> list[ChoiceState]:
-        """Every choice, in order."""
+        """Return every choice, in order."""
         return [choice for _, choice in sorted(self._choices.items())]
 
     def _open_choice(self, index: int) -> Iterable[bytes]:
@@ -139,29 +139,29 @@ class BaseResponseBuilder:
         return self.opening_chunks(index)
 
     def opening_chunks(self, _index: int) -> Iterable[bytes]:
-        """What comes before the first that a choice says; nothing unless the dialect has something."""
+        """Return the chunks before a choice's first content. None by default."""
         return ()
 
     def text_chunk(self, index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
-        """The chunk for new text of a choice. Only where log-probabilities were asked for, there are any."""
+        """Return the chunk for new text of a choice. `logprobs` is empty unless requested."""
         raise NotImplementedError
 
     def reasoning_chunk(self, index: int, text: str) -> bytes:
-        """The chunk for what a choice newly thought."""
+        """Return the chunk for new reasoning of a choice."""
         raise NotImplementedError
 
     def tool_call_chunks(self, _delta: ToolCallDelta) -> Iterable[bytes]:
-        """The chunks for a piece of a tool call; none in a dialect without tools."""
+        """Return the chunks for a part of a tool call. None by default."""
         return ()
 
     def finish_chunks(self, index: int, reason: FinishReason) -> Iterable[bytes]:
-        """What ends a choice."""
+        """Return the chunks that end a choice."""
         raise NotImplementedError
 
     def usage_chunks(self, usage: Usage) -> Iterable[bytes]:
-        """What ends the answer; nothing where it was not asked for."""
+        """Return the chunks that end the answer, if any."""
         raise NotImplementedError
 
     def document(self, usage: Usage) -> bytes:
-        """The whole answer, not streamed."""
+        """Return the whole answer as one document."""
         raise NotImplementedError

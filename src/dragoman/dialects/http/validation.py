@@ -1,8 +1,7 @@
-"""Checking a JSON body against its wire struct: the struct's types, ranges and defaults are the only rules.
+"""Validates a JSON body against its wire struct: the struct's types, ranges and defaults are the only rules.
 
-msgspec stops at the first mistake and takes `null` and `40.0` more strictly than the services do. So a body it
-refuses is looked at again here: every violation is found, with its place and what was expected, for the dialect to
-put into its own words.
+msgspec stops at the first mistake and is stricter about `null` and `40.0` than the services are. So a body it rejects
+is walked again here to find every violation, with its place and what was expected. The dialect puts it into words.
 """
 
 import functools
@@ -62,11 +61,11 @@ class PatternMismatch(NamedTuple):
 
 
 class UnknownField(NamedTuple):
-    """A field that must not be there."""
+    """A field that is not allowed."""
 
 
 class InvalidValue(NamedTuple):
-    """Anything else, in words."""
+    """Any other problem, in words."""
 
     message: str
 
@@ -75,23 +74,23 @@ Problem = MissingField | WrongType | OutOfRange | WrongLength | NotOneOf | Patte
 
 
 class Violation(NamedTuple):
-    """One mistake, and where it is."""
+    """One mistake and its place."""
 
     path: FieldPath
     problem: Problem
 
     @property
     def field(self) -> str:
-        """The path as people write it: messages[0].role."""
+        """The path in text form: messages[0].role."""
         return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in self.path).removeprefix(".")
 
 
 class MalformedJson(BadRequest):
-    """The body is no JSON at all, or no object."""
+    """The body is not JSON, or not an object."""
 
 
 class InvalidFields(BadRequest):
-    """The body breaks its struct's rules; `violations` has at least one, in the order of the fields."""
+    """The body breaks its struct's rules; `violations` is not empty, and in the order of the fields."""
 
     def __init__(self, violations: list[Violation]) -> None:
         self.violations = violations
@@ -100,7 +99,7 @@ class InvalidFields(BadRequest):
 
 
 class NotAnObject(MalformedJson):
-    """The body is JSON, but no object."""
+    """The body is JSON, but not an object."""
 
 
 def raise_violations(violations: list[Violation]) -> None:
@@ -110,7 +109,7 @@ def raise_violations(violations: list[Violation]) -> None:
 
 
 def decode_body(body: bytes, struct: type[WireStruct]) -> WireStruct:
-    """The body as `struct`. `null` stands for absent, 40.0 for 40. Raises MalformedJson or InvalidFields."""
+    """Decode the body as `struct`. `null` counts as absent, 40.0 as 40. Raises MalformedJson or InvalidFields."""
     try:
         return msgspec.json.decode(body, type=struct)
     except msgspec.ValidationError:
@@ -120,7 +119,7 @@ def decode_body(body: bytes, struct: type[WireStruct]) -> WireStruct:
 
 
 def describe(field: str, problem: Problem) -> str:
-    """A problem in plain words."""
+    """Return a problem in plain words."""
     match problem:
         case MissingField():
             return f"{field} is required"
@@ -128,8 +127,8 @@ def describe(field: str, problem: Problem) -> str:
             return f"{field} must be {' or '.join(map(with_article, expected))}"
         case OutOfRange(low, high, above, got):
             return f"{field} must be {bounds(low, high, above)}, got {got:g}"
-        case WrongLength(of, low, high, got):
-            unit = "items" if of == "array" else "characters"
+        case WrongLength(json_type, low, high, got):
+            unit = "items" if json_type == "array" else "characters"
             return f"{field} must have {bounds(low, high, None).removeprefix('be ')} {unit}, got {got}"
         case NotOneOf(values, got):
             return f"{field} must be one of {', '.join(map(str, values))}, got {str(got)[:40]!r}"
@@ -138,12 +137,12 @@ def describe(field: str, problem: Problem) -> str:
         case UnknownField():
             return f"{field} is not known here"
         case InvalidValue(message):
-            # What is said of a whole field names it.
+            # The message about a whole field names it.
             return f"{field}: {message}" if "." in field or "[" in field else message
 
 
 def bounds(low: float | None, high: float | None, above: float | None) -> str:
-    """Bounds in words: between 0 and 2."""
+    """Return bounds in words: between 0 and 2."""
     if above is not None:
         return f"greater than {above:g}" + ("" if high is None else f" and at most {high:g}")
     if low is None:
@@ -152,7 +151,7 @@ def bounds(low: float | None, high: float | None, above: float | None) -> str:
 
 
 def with_article(name: str) -> str:
-    """integer → an integer."""
+    """Add the article: integer → an integer."""
     return f"{'an' if name[0] in 'aeio' else 'a'} {name}"
 
 
@@ -179,7 +178,7 @@ def _type_info(struct: type[msgspec.Struct]) -> inspect.Type:
 
 
 class _BodyValidator:
-    """Walks a document along its types; returns it as msgspec takes it and gathers what is wrong."""
+    """Walks a document along its types, normalizes it for msgspec and collects violations."""
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
@@ -228,7 +227,7 @@ class _BodyValidator:
 
     def _one_of_types(self, info: inspect.UnionType, value: Any, path: FieldPath) -> Any:
         kinds = [kind for kind in info.types if not isinstance(kind, inspect.NoneType)]
-        # The first type that fits; failing that, one of the same JSON type, whose walk finds what is wrong inside.
+        # The first type that fits; otherwise one of the same JSON type, to report the violations inside.
         for fits in (_fits, _are_both_arrays):
             for kind in kinds:
                 if fits(kind, value):
@@ -253,9 +252,9 @@ class _BodyValidator:
             self.violations.append(Violation(path, OutOfRange(low, high, above, _as_float(value))))
         return value
 
-    def _length(self, of: str, low: int | None, high: int | None, got: int, path: FieldPath) -> None:
+    def _length(self, json_type: str, low: int | None, high: int | None, got: int, path: FieldPath) -> None:
         if (low is not None and got < low) or (high is not None and got > high):
-            self.violations.append(Violation(path, WrongLength(of, low, high, got)))
+            self.violations.append(Violation(path, WrongLength(json_type, low, high, got)))
 
 
 def _fits(info: inspect.Type, value: Any) -> bool:
@@ -314,7 +313,7 @@ def _as_float(value: float) -> float:
 
 
 def violations_of(error: BadRequest) -> Iterator[Violation]:
-    """What is wrong with a request, also where the error names only one field, in the engine's words."""
+    """Return the violations of an error, also of one that names a single field only."""
     if isinstance(error, InvalidFields):
         yield from error.violations
     else:

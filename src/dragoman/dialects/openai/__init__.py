@@ -1,1 +1,1 @@
-"""Request and response shapes that OpenAI introduced and several dialects share."""
+"""Requests and responses in OpenAI's shape, which several dialects share."""

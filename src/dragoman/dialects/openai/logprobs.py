@@ -1,4 +1,4 @@
-"""Log-probabilities in OpenAI's JSON: the form of chats, and the older one of text completions."""
+"""Converts log-probabilities to OpenAI's JSON: the form of chats, and the older one of text completions."""
 
 import codecs
 from collections.abc import Iterable
@@ -8,21 +8,21 @@ from dragoman.dialects.openai.wire import ChatTokenLogprob, ChatTopLogprob, Text
 
 
 class TextOffsets:
-    """Where the text of each next token of a choice begins."""
+    """Computes the offset of each next token of a choice in its text."""
 
     def __init__(self) -> None:
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._characters = 0
 
     def advance(self, token: bytes) -> int:
-        """The number of characters before the token. All parts of a character begin where it does."""
+        """Return the number of characters before the token. All parts of a character begin where it does."""
         start = self._characters
         self._characters += len(self._decoder.decode(token))
         return start
 
 
 def chat_token_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[ChatTokenLogprob]:
-    """Tokens of an answer in the form of chats."""
+    """Convert tokens of an answer to the form of chats."""
     return [
         ChatTokenLogprob(
             _display_text(entry.token),
@@ -35,7 +35,7 @@ def chat_token_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[ChatTokenLogp
 
 
 def text_logprobs(logprobs: Iterable[TokenLogprobs], offsets: TextOffsets) -> TextLogprobs:
-    """Tokens of a text, in its own form; `offsets` has seen all that came before them in their choice."""
+    """Convert tokens of a text; `offsets` has seen all tokens before them in their choice."""
     tokens = list(logprobs)
     return TextLogprobs(
         [_display_text(entry.token) for entry in tokens],
@@ -46,7 +46,7 @@ def text_logprobs(logprobs: Iterable[TokenLogprobs], offsets: TextOffsets) -> Te
 
 
 def _top_by_text(entry: TokenLogprobs) -> dict[str, float] | None:
-    """The likeliest tokens by their text. Of several that look alike, the likeliest is told."""
+    """Return the likeliest tokens by their text. Of tokens with equal text the likeliest counts."""
     if entry.logprob is None:
         return None
     top: dict[str, float] = {}
@@ -56,7 +56,7 @@ def _top_by_text(entry: TokenLogprobs) -> dict[str, float] | None:
 
 
 def _required(logprob: float | None) -> float:
-    assert logprob is not None, "only a prompt's first token has none, and chats do not show their prompt"
+    assert logprob is not None, "only a prompt's first token has none, and chats do not echo their prompt"
     return logprob
 
 

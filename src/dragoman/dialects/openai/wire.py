@@ -26,7 +26,7 @@ TextCompletionPrompt = str | list[str | int | list[int]]
 
 
 class ContentPart(msgspec.Struct, frozen=True):
-    """One part of a message's content. Only parts of type `text` are understood."""
+    """One part of a message's content. Only the type `text` is supported."""
 
     type: str
     text: str | None = None
@@ -39,7 +39,7 @@ class AssistantFunctionCall(msgspec.Struct, frozen=True):
 
 
 class AssistantToolCall(msgspec.Struct, frozen=True):
-    """A call that an earlier answer made."""
+    """A tool call of an earlier answer."""
 
     id: str
     function: AssistantFunctionCall
@@ -47,27 +47,27 @@ class AssistantToolCall(msgspec.Struct, frozen=True):
 
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """One message as clients send it."""
+    """One message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
     content: str | list[ContentPart] | None = None
-    """Required, but for an assistant's message with tool calls."""
+    """Required, except in an assistant's message with tool calls."""
     name: str | None = None
     tool_calls: list[AssistantToolCall] | None = None
     tool_call_id: str | None = None
-    """Of a tool's message: the call it answers."""
+    """In a tool's message: the id of the call it answers."""
     reasoning: str | None = None
-    """Of an earlier answer. Only the templates of thinking models use it."""
+    """The reasoning of an earlier answer. Only templates of reasoning models use it."""
 
 
 class FunctionDefinition(msgspec.Struct, frozen=True):
-    """`parameters` is a JSON Schema; without one the function takes nothing."""
+    """`parameters` is a JSON Schema; absent: the function takes no arguments."""
 
     name: Name
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool = False
-    """Refuse a schema that cannot be enforced to the letter."""
+    """Reject a schema that cannot be enforced exactly."""
 
 
 class ToolDefinition(msgspec.Struct, frozen=True):
@@ -80,7 +80,7 @@ class NamedFunction(msgspec.Struct, frozen=True):
 
 
 class NamedTool(msgspec.Struct, frozen=True):
-    """Demands a call of one function."""
+    """Requires a call of one function."""
 
     type: Literal["function"]
     function: NamedFunction
@@ -91,14 +91,14 @@ ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
 class JsonSchema(msgspec.Struct, frozen=True):
-    """`name` and `description` are for people: the schema alone binds the answer."""
+    """Only the schema constrains the answer; `name` and `description` are informative."""
 
     name: Name
     description: str | None = None
     schema: dict[str, Any] | bool = True
     """Absent: any JSON value."""
     strict: bool = False
-    """Refuse a schema that cannot be enforced to the letter."""
+    """Reject a schema that cannot be enforced exactly."""
 
 
 class ResponseFormat(msgspec.Struct, frozen=True):
@@ -112,13 +112,13 @@ class StreamOptions(msgspec.Struct, frozen=True):
 
 
 class PromptTokensDetails(msgspec.Struct, frozen=True):
-    """`cached_tokens` of the prompt were shared with another request instead of computed."""
+    """`cached_tokens` of the prompt were taken from the prefix cache instead of computed."""
 
     cached_tokens: int
 
 
 class CompletionTokensDetails(msgspec.Struct, frozen=True):
-    """`reasoning_tokens` of the completion were thought rather than said."""
+    """`reasoning_tokens` of the completion are reasoning rather than content."""
 
     reasoning_tokens: int
 
@@ -131,7 +131,7 @@ class CompletionUsage(msgspec.Struct, frozen=True, kw_only=True):
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
-    """Of an answer with thoughts."""
+    """Only in answers with reasoning."""
 
 
 class ChatTopLogprob(msgspec.Struct, frozen=True):
@@ -144,7 +144,7 @@ class ChatTopLogprob(msgspec.Struct, frozen=True):
 
 
 class ChatTokenLogprob(msgspec.Struct, frozen=True):
-    """A token of the answer, and the likeliest ones at its place."""
+    """A token of the answer, and the likeliest ones at its position."""
 
     token: str
     logprob: float
@@ -153,21 +153,21 @@ class ChatTokenLogprob(msgspec.Struct, frozen=True):
 
 
 class ChatLogprobs(msgspec.Struct, frozen=True):
-    """Of the tokens of an answer, or of one chunk of it."""
+    """The tokens of an answer, or of one chunk of it."""
 
     content: list[ChatTokenLogprob]
     refusal: None = None
 
 
 class TextLogprobs(msgspec.Struct, frozen=True):
-    """Four lists with one entry a token."""
+    """Four lists with one entry per token."""
 
     tokens: list[str]
     token_logprobs: list[float | None]
-    """None: the first token of a prompt, which nothing comes before."""
+    """None for the first token of a prompt, which has no context."""
     top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
-    """Where the token's text begins within the choice's, in characters."""
+    """The offset of the token in the choice's text, in characters."""
 
 
 class FunctionCall(msgspec.Struct, frozen=True):
@@ -177,7 +177,7 @@ class FunctionCall(msgspec.Struct, frozen=True):
 
 
 class ToolCallBody(msgspec.Struct, frozen=True):
-    """A call in an answer."""
+    """A tool call in an answer."""
 
     id: str
     type: str
@@ -185,14 +185,14 @@ class ToolCallBody(msgspec.Struct, frozen=True):
 
 
 class FunctionCallDeltaBody(msgspec.Struct, frozen=True, kw_only=True):
-    """The name comes whole, and once; the arguments of all pieces are concatenated."""
+    """The name is sent once, as a whole; the arguments of all parts are concatenated."""
 
     name: str | UnsetType = UNSET
     arguments: str
 
 
 class ToolCallDeltaBody(msgspec.Struct, frozen=True, kw_only=True):
-    """A part of a call in a stream; `index` is the number of the call within its choice."""
+    """A part of a tool call in a stream; `index` is the number of the call within its choice."""
 
     index: int
     id: str | UnsetType = UNSET
@@ -247,7 +247,7 @@ Choice = TypeVar("Choice")
 
 
 class Completion(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True):
-    """The members that all dialects with this shape have in common."""
+    """The members that chat and text completions share."""
 
     id: str
     object: str

@@ -1,4 +1,4 @@
-"""Between this dialect's JSON and core: requests in, events out."""
+"""Decodes this dialect's requests, and lists models."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -41,18 +41,18 @@ SAMPLING_PARAMETERS = (
     "logprobs",
     "top_logprobs",
 )
-"""What the model list promises to take."""
+"""The parameters that the model list names as supported."""
 
 FEATURES = ("tools", "json_mode", "structured_outputs", "logprobs")
-"""What every model is listed with; those that think have `reasoning` too."""
+"""The features of every model in the list; reasoning models have `reasoning` too."""
 
 read_key = bearer_key
-"""No other header and no other scheme is taken. Keys need not begin as the service's own do."""
+"""No other header and no other scheme is accepted. Keys need not have the prefix of the service's own."""
 
 _PROCESS_STARTED = int(time.time())
 
 _MAX_INT64 = 2**63 - 1
-"""Lengths and ranks above it mean the same as it does, and engines count in 64 bits."""
+"""Larger lengths and ranks mean the same, and engines count in 64 bits."""
 
 _FIELD_NAMES = {"prompt": "messages"}
 
@@ -62,13 +62,13 @@ _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
 class ReasoningChatResponseBuilder(OpenAIChatResponseBuilder):
-    """A chat completion in which thoughts have a member of their own."""
+    """Builds chat completions in which reasoning has a member of its own."""
 
     shows_reasoning = True
 
 
 def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
-    """A chat completion. Raises BadRequest or ModelNotFound."""
+    """Decode a chat completion. Raises BadRequest or ModelNotFound."""
     sent = decode_body(body, wire.ChatRequest)
     violations: list[Violation] = []
     messages = parse_messages(sent.messages, violations)
@@ -100,7 +100,7 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
 
 
 def model_list(models: Iterable[ServedModel]) -> bytes:
-    """The models in the service's own shape, as JSON."""
+    """Return the models in the service's own shape, as JSON."""
     return _encode(wire.ModelList([_model_card(model) for model in models]))
 
 
@@ -141,7 +141,7 @@ def _sampling(sent: wire.ChatRequest) -> SamplingParams:
 
 
 def _fingerprint(name: str, context: DecodeContext) -> str | None:
-    """The model's when the request came in; None: it was not known yet. Raises ModelNotFound."""
+    """Return the model's fingerprint at the time of the request; None if not known yet. Raises ModelNotFound."""
     if context.models is None:
         return context.arguments.get(_FINGERPRINT)
     model = find_model(context.models(), name)
@@ -164,6 +164,6 @@ def _model_card(model: ServedModel) -> wire.ModelCard:
 
 
 def _hugging_face_id(model: ServedModel) -> str:
-    """A model from Hugging Face has its repository among its names; others have no name with a slash."""
+    """Return the repository among the names of a model from Hugging Face; others have no name with a slash."""
     names = (model.id, *model.aliases)
     return next((name for name in names if name.count("/") == 1 and ":" not in name), "")

@@ -47,7 +47,7 @@ def _wrong_value(field: str, error: DragomanError) -> ErrorRule:
 
 
 def _shape_error(violation: Violation) -> str | None:
-    """What is wrong with the shape, in words; None: nothing, the value is at fault."""
+    """Return what is wrong with the shape, in words; None if only the value is wrong."""
     match violation:
         case Violation(("messages",), WrongLength()):
             return "'messages' must hold at least one message"

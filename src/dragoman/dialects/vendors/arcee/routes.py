@@ -1,4 +1,4 @@
-"""The routes of this dialect: under `/api/v1`, and on a host of its own also under `/v1`."""
+"""The routes of this dialect: under `/api/v1`, and on its own host also under `/v1`."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -10,7 +10,7 @@ from starlette.routing import BaseRoute, Route
 from dragoman.core.jobs import QueueService
 from dragoman.core.service import Caller, UsageReportingService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec
-from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated
+from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, json_response
 from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, Operation
@@ -20,16 +20,16 @@ from dragoman.dialects.vendors.arcee import codec, errors, usage, wire
 
 
 class _ArceeService(UsageReportingService, QueueService, Protocol):
-    """What this dialect asks for."""
+    """The services that this dialect uses."""
 
 
 def routes(service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
-    """All routes of the dialect beside others, answered by `service`."""
+    """Return the dialect's routes beside those of others."""
     return _routes_under(("/api/v1",), service, options)
 
 
 def vendor_routes(service: _ArceeService, options: HttpOptions) -> list[BaseRoute]:
-    """All routes of the dialect on a host of its own, answered by `service`."""
+    """Return the dialect's routes on a host of its own."""
     jobs = job_routes(RouteContext(service=service, read_key=codec.read_key, options=options), _ERRORS)
     return [*jobs, *_routes_under(("/api/v1", "/v1"), service, options)]
 
@@ -41,10 +41,10 @@ def _routes_under(prefixes: Sequence[str], service: _ArceeService, options: Http
         return await respond(request, route, _CHAT)
 
     async def models(request: Request) -> Response:
-        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
-            return Response(codec.model_list(visible.models()), media_type="application/json")
+        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
+            return json_response(codec.model_list(visible.models()))
 
-        return await authenticated(request, route, answer, _ERRORS)
+        return await authenticated(request, route, handler, _ERRORS)
 
     return [
         *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in prefixes),
@@ -55,26 +55,26 @@ def _routes_under(prefixes: Sequence[str], service: _ArceeService, options: Http
 
 def _usage_routes(prefixes: Sequence[str], route: RouteContext, service: UsageReportingService) -> list[BaseRoute]:
     async def credits(request: Request) -> Response:
-        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
-            return _json(usage.credits_body((await service.usage_of(caller)).balance))
+        async def handler(caller: Caller, _visible: VisibleModels) -> Response:
+            return json_response(usage.credits_body((await service.usage_of(caller)).balance))
 
-        return await authenticated(request, route, answer, _ERRORS)
+        return await authenticated(request, route, handler, _ERRORS)
 
     async def stats(request: Request) -> Response:
-        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+        async def handler(caller: Caller, _visible: VisibleModels) -> Response:
             query = read_query(request.query_params, wire.StatsQuery)
             span = usage.usage_span(query, query.model)
             days = await (await service.usage_of(caller)).days(span, limit=query.limit, offset=query.offset)
-            return _json(usage.stats_body(days if usage.matches_this_server(query) else []))
+            return json_response(usage.stats_body(days if usage.matches_this_server(query) else []))
 
-        return await authenticated(request, route, answer, _ERRORS)
+        return await authenticated(request, route, handler, _ERRORS)
 
     async def summary(request: Request) -> Response:
-        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+        async def handler(caller: Caller, _visible: VisibleModels) -> Response:
             span = usage.usage_span(read_query(request.query_params, wire.SummaryQuery))
-            return _json(usage.summary_body(await (await service.usage_of(caller)).summary(span), span))
+            return json_response(usage.summary_body(await (await service.usage_of(caller)).summary(span), span))
 
-        return await authenticated(request, route, answer, _ERRORS)
+        return await authenticated(request, route, handler, _ERRORS)
 
     endpoints = {"credits": credits, "stats": stats, "summary": summary}
     return [
@@ -82,10 +82,6 @@ def _usage_routes(prefixes: Sequence[str], route: RouteContext, service: UsageRe
         for prefix in prefixes
         for name, endpoint in endpoints.items()
     ]
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
 
 
 _ERRORS = errors.ArceeErrors()
@@ -143,4 +139,4 @@ OPERATIONS = (
         query=wire.SummaryQuery,
     ),
 )
-"""The routes for the OpenAPI document."""
+"""The routes in the OpenAPI document."""

@@ -1,4 +1,4 @@
-"""Balance and usage in this dialect's shapes."""
+"""Converts balance and usage to this dialect's shapes."""
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
@@ -12,10 +12,10 @@ from dragoman.dialects.http.validation import InvalidValue, Violation
 from dragoman.dialects.vendors.arcee import wire
 
 SOURCE = "api"
-"""There is no app, so all usage is the API's."""
+"""All usage is the API's, as there is no app."""
 
 PROVIDER = "dragoman"
-"""Who provides every model."""
+"""The provider of every model."""
 
 _EPOCH = date(1970, 1, 1)
 
@@ -23,27 +23,27 @@ _encode: Callable[[object], bytes] = msgspec.json.Encoder(decimal_format="number
 
 
 def credits_body(balance: int) -> bytes:
-    """A balance in nano-units, as wire.CreditsBody."""
+    """Return a balance in nano-units as wire.CreditsBody."""
     return _encode({"credit_balance": Decimal(balance) / 10**9})
 
 
 def usage_span(query: wire.SummaryQuery, model: str | None = None) -> UsageRange:
-    """Which usage the query asks for. Raises InvalidQuery."""
+    """Return the range that the query asks for. Raises InvalidQuery."""
     return UsageRange(_day("start_date", query.start_date), _day("end_date", query.end_date), model)
 
 
 def matches_this_server(query: wire.StatsQuery) -> bool:
-    """Whether there can be any usage from this source by this provider."""
+    """Whether there can be usage from the query's source and provider."""
     return query.source in (None, SOURCE) and query.model_provider in (None, PROVIDER)
 
 
 def stats_body(days: Iterable[DailyTotals]) -> bytes:
-    """A row for each day, key and model."""
+    """Return a row for each day, key and model."""
     return _encode([_row(day) for day in days])
 
 
 def summary_body(summary: UsageSummary, span: UsageRange) -> bytes:
-    """All sums. The range begins and ends where it was asked to, otherwise with the first and the last usage."""
+    """Return all sums. A range without an end that was asked for begins or ends with the first or last usage."""
     first = summary.first_day if span.first_day is None else span.first_day
     last = summary.last_day if span.last_day is None else span.last_day
     return _encode(

@@ -1,4 +1,4 @@
-"""The JSON bodies of this dialect, field by field. The service prints no defaults; these are OpenAI's."""
+"""The JSON bodies of this dialect, field by field. The service documents no defaults; these are OpenAI's."""
 
 import sys
 from typing import Annotated
@@ -25,14 +25,14 @@ TokenLimit = Annotated[int, Meta(ge=1)]
 
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What the one route takes. Unknown fields are ignored."""
+    """The body of the chat route. Unknown fields are ignored."""
 
     model: str
     messages: Annotated[list[ChatMessage], Meta(min_length=1)]
     max_tokens: TokenLimit | None = None
-    """None: the rest of the context, which also caps it."""
+    """None: the rest of the context, which is also the upper limit."""
     max_completion_tokens: TokenLimit | None = None
-    """The same; it wins when both are sent."""
+    """The same; takes precedence if both are sent."""
     temperature: Annotated[float, Meta(ge=0, le=2)] = 1.0
     top_p: Probability = 1.0
     n: Annotated[int, Meta(ge=1, le=MAX_CHOICES)] = 1
@@ -48,20 +48,20 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     tool_choice: ToolChoice | None = None
     """None: `auto` with tools, else `none`."""
     parallel_tool_calls: bool = True
-    """False: one call at most."""
+    """False: at most one call."""
     response_format: ResponseFormat | None = None
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     """Needs `logprobs`."""
     reasoning_effort: ReasoningEffort | None = None
-    """None: the model's own. Only models that think heed it."""
+    """None: the model's own. Only reasoning models use it."""
     top_k: Annotated[int, Meta(ge=-1)] = -1
     min_p: Probability = 0.0
     repetition_penalty: Annotated[float, Meta(gt=0, le=sys.float_info.max)] = 1.0
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """`detail` is a text, or the list of everything that is wrong with the parameters."""
+    """`detail` is a text, or a list of everything that is wrong with the parameters."""
 
     detail: str | list[FastApiDetail]
 
@@ -73,14 +73,14 @@ class StreamError(msgspec.Struct, frozen=True):
 
 
 class StreamErrorBody(msgspec.Struct, frozen=True):
-    """`error` is there because OpenAI's client libraries raise only on it."""
+    """OpenAI's client libraries raise only on `error`."""
 
     error: StreamError
     detail: str
 
 
 class Pricing(msgspec.Struct, frozen=True, kw_only=True):
-    """Per token, or per piece, in texts."""
+    """Prices per token, or per item, as text."""
 
     prompt: str = "0"
     completion: str = "0"
@@ -92,11 +92,11 @@ class Pricing(msgspec.Struct, frozen=True, kw_only=True):
 class ModelCard(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     hugging_face_id: str
-    """`owner/name`; empty for a model that has none."""
+    """`owner/name`; empty for a model without one."""
     name: str
     created: int
     context_length: int
-    """0 while the engine has not said it yet."""
+    """0 until the engine reports it."""
     pricing: Pricing = Pricing()
     input_modalities: tuple[str, ...] = ("text",)
     output_modalities: tuple[str, ...] = ("text",)
@@ -116,18 +116,18 @@ class ModelList(msgspec.Struct, frozen=True):
 MAX_USAGE_ROWS = 1000
 
 ISO_DATE = r"^\d{4}-\d\d-\d\d([T ].*)?$"
-"""A date, or a time on it."""
+"""A date, with or without a time."""
 
 
 class CreditsBody(msgspec.Struct, frozen=True):
-    """Only described here: it is written with all its digits, which no float has (usage.py)."""
+    """Only described here: usage.py writes all digits, which a float does not have."""
 
     credit_balance: float
     """In units of the account's currency."""
 
 
 class SummaryQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Both days count. Of a time only its day matters, which is UTC's unless it has an offset."""
+    """Both days are included. Only the day of a time is used, in UTC unless it has an offset."""
 
     start_date: Annotated[str, Meta(pattern=ISO_DATE)] | None = None
     end_date: Annotated[str, Meta(pattern=ISO_DATE)] | None = None
@@ -142,13 +142,13 @@ class StatsQuery(SummaryQuery, frozen=True, kw_only=True):
 
 
 class StatsRow(msgspec.Struct, frozen=True, kw_only=True):
-    """The requests to one model with one key, on one day."""
+    """The requests to one model with one key on one day."""
 
     id: str
     user_id: str
-    """The key's number."""
+    """The number of the key."""
     org_id: str
-    """The account's."""
+    """The number of the account."""
     email: str | None = None
     model: str
     source: str
@@ -169,6 +169,6 @@ class SummaryBody(msgspec.Struct, frozen=True, kw_only=True):
     unique_models: int
     unique_providers: int
     api_usage: int
-    """Requests by the API: all of them."""
+    """Requests of the API, which are all."""
     app_usage: int = 0
     date_range_days: int

@@ -1,4 +1,4 @@
-"""Empower: base models and LoRA adapters by name, in OpenAI's shape with a few fields and defaults of its own."""
+"""Empower: base models and LoRA adapters by name, in OpenAI's shape with some fields and defaults of its own."""
 
 from dragoman.dialects.vendors.empower.routes import ENDPOINT_CODECS as ENDPOINT_CODECS
 from dragoman.dialects.vendors.empower.routes import OPERATIONS as OPERATIONS

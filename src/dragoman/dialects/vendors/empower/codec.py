@@ -1,4 +1,4 @@
-"""Between this dialect's JSON and core: requests in, events out, errors in OpenAI's envelope."""
+"""Decodes this dialect's requests, and renders models and adapters."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -35,12 +35,12 @@ class AdapterRegistration(NamedTuple):
 
     spec: AdapterSpec
     token: str | None
-    """For the hub; kept apart, since nothing that is kept holds it."""
+    """For the hub. Not part of `spec`, which may be stored."""
 
 
 def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
-    """A chat completion, of one conversation or of several prompts. Raises BadRequest for the first mistake."""
-    # messages is the first field, so all that can be wrong with it comes before what is wrong with the others.
+    """Decode a chat completion of one conversation or several prompts. Raises BadRequest for the first mistake."""
+    # messages is the first field, so its mistakes are reported before those of the others.
     prompts = _prompts(decode_body(body, wire.ChatMessages).messages)
     sent = decode_body(body, wire.ChatRequest)
     choice = "required" if sent.tool_choice == "any" else sent.tool_choice
@@ -63,7 +63,7 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
 
 
 def decode_adapter(body: bytes) -> AdapterRegistration:
-    """An adapter to register. Raises BadRequest for the first mistake."""
+    """Decode an adapter to register. Raises BadRequest for the first mistake."""
     sent = decode_body(body, wire.AdapterRequest)
     if sent.model_source == "HF_HUB":
         source = AdapterSource("hub", sent.model_name, None if sent.hf_revision == "main" else sent.hf_revision)
@@ -73,7 +73,7 @@ def decode_adapter(body: bytes) -> AdapterRegistration:
 
 
 def adapter_body(registered: RegisteredAdapter) -> bytes:
-    """What is told of an adapter."""
+    """Return an adapter as JSON."""
     adapter, source = registered.adapter, registered.adapter.source
     from_hub = source.kind == "hub"
     deployment = wire.AdapterDeployment(
@@ -88,7 +88,7 @@ def adapter_body(registered: RegisteredAdapter) -> bytes:
 
 
 def base_model(name: str, models: list[ServedModel], created: int) -> bytes:
-    """What is told of the base model with this name or alias. Raises ModelNotFound."""
+    """Return the base model with this name or alias as JSON. Raises ModelNotFound."""
     model = find_model(models, name)
     if model is None or model.base is not None:
         raise ModelNotFound(name)
@@ -97,7 +97,7 @@ def base_model(name: str, models: list[ServedModel], created: int) -> bytes:
 
 
 def model_list(models: list[ServedModel], created: int) -> bytes:
-    """All models, as OpenAI's clients list them; `created` is the time of those that were there from the start."""
+    """Return all models in OpenAI's shape; `created` is the time of models from the settings."""
     cards = [wire.ModelCard(model.id, "model", model.created_at or created, "dragoman") for model in models]
     return _encode(wire.ModelList("list", cards))
 

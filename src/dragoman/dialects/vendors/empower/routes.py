@@ -1,4 +1,4 @@
-"""The routes of this dialect: prefixed, since its own paths belong to another one, and plain on a host of its own."""
+"""The routes of this dialect: with a prefix, as its own paths belong to another dialect; without on its own host."""
 
 import time
 from collections.abc import Sequence
@@ -11,7 +11,14 @@ from starlette.routing import BaseRoute, Route
 from dragoman.core.jobs import QueueService
 from dragoman.core.service import AdapterService, Caller, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec
-from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, bearer_key, read_body
+from dragoman.dialects.http.context import (
+    HttpOptions,
+    RouteContext,
+    authenticated,
+    bearer_key,
+    json_response,
+    read_body,
+)
 from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, Operation
@@ -22,16 +29,16 @@ _PREFIXES = ("/empower/api/v1", "/empower")
 
 
 class _EmpowerService(AdapterService, QueueService, Protocol):
-    """What this dialect asks for."""
+    """The services that this dialect uses."""
 
 
 def routes(service: _EmpowerService, options: HttpOptions) -> list[BaseRoute]:
-    """All routes of the dialect among those of others, answered by `service`."""
+    """Return the dialect's routes beside those of others."""
     return _routes(service, options, _PREFIXES)
 
 
 def vendor_routes(service: _EmpowerService, options: HttpOptions) -> list[BaseRoute]:
-    """The same routes on a host that is mapped to this dialect: the vendor's own paths."""
+    """Return the same routes under the vendor's own paths, for a host that is mapped to this dialect."""
     return [
         *job_routes(RouteContext(service=service, read_key=bearer_key, options=options), _ERRORS),
         *_routes(service, options, ("/api/v1", "")),
@@ -40,36 +47,38 @@ def vendor_routes(service: _EmpowerService, options: HttpOptions) -> list[BaseRo
 
 def _routes(service: _EmpowerService, options: HttpOptions, prefixes: Sequence[str]) -> list[BaseRoute]:
     route = RouteContext(service=service, read_key=bearer_key, options=options)
-    started = int(time.time())  # base models are served from the start, and no route adds any
+    started = int(time.time())  # base models are served from the start, and no route adds one
 
     async def chat(request: Request) -> Response:
         return await respond(request, route, _CHAT)
 
     async def add_adapter(request: Request) -> Response:
-        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
+        async def handler(caller: Caller, _visible: VisibleModels) -> Response:
             registration = codec.decode_adapter(await read_body(request, route))
             registered = await service.register_adapter(registration.spec, caller, token=registration.token)
-            return _json(codec.adapter_body(registered))
+            return json_response(codec.adapter_body(registered))
 
-        return await authenticated(request, route, answer, _ERRORS)
+        return await authenticated(request, route, handler, _ERRORS)
 
     async def remove_adapter(request: Request) -> Response:
-        async def answer(caller: Caller, _visible: VisibleModels) -> Response:
-            return _json(codec.adapter_body(await service.unregister_adapter(request.path_params["name"], caller)))
+        async def handler(caller: Caller, _visible: VisibleModels) -> Response:
+            return json_response(
+                codec.adapter_body(await service.unregister_adapter(request.path_params["name"], caller))
+            )
 
-        return await authenticated(request, route, answer, _ERRORS)
+        return await authenticated(request, route, handler, _ERRORS)
 
     async def base_model(request: Request) -> Response:
-        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
-            return _json(codec.base_model(request.path_params["name"], visible.models(), started))
+        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
+            return json_response(codec.base_model(request.path_params["name"], visible.models(), started))
 
-        return await authenticated(request, route, answer, _ERRORS)
+        return await authenticated(request, route, handler, _ERRORS)
 
     async def models(request: Request) -> Response:
-        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
-            return _json(codec.model_list(visible.models(), started))
+        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
+            return json_response(codec.model_list(visible.models(), started))
 
-        return await authenticated(request, route, answer, _ERRORS)
+        return await authenticated(request, route, handler, _ERRORS)
 
     return [
         *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in prefixes),
@@ -84,10 +93,6 @@ _ERRORS = errors.EmpowerErrors()
 _CHAT = EndpointCodec("empower.chat", codec.decode_chat, _ERRORS)
 
 ENDPOINT_CODECS = (_CHAT,)
-
-
-def _json(body: bytes) -> Response:
-    return Response(body, media_type="application/json")
 
 
 _EXAMPLE_ADAPTER: dict[str, object] = {"model_name": "pirate.gguf", "model_source": "LOCAL", "name": "pirate"}
@@ -147,4 +152,4 @@ OPERATIONS = tuple(
         ),
     )
 )
-"""The routes for the OpenAPI document."""
+"""The routes in the OpenAPI document."""

@@ -15,14 +15,14 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
 class ChatMessages(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a chat request that says what is asked."""
+    """The part of a chat request that has the prompts."""
 
     messages: str | Annotated[list[str | ChatMessage], Meta(min_length=1)]
-    """One conversation, or one or several prompts; an array never holds both kinds."""
+    """One conversation, or one or several prompts; an array holds one kind only."""
 
 
 class ChatRequest(ChatMessages, frozen=True, kw_only=True):
-    """Unknown fields are ignored; stop, seed and logprobs are such fields here."""
+    """Unknown fields are ignored, stop, seed and logprobs among them."""
 
     model: str
     frequency_penalty: Penalty = 0.0
@@ -41,17 +41,17 @@ class ChatRequest(ChatMessages, frozen=True, kw_only=True):
 
 
 class AdapterRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """An adapter to be registered."""
+    """An adapter to register."""
 
     model_name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)]
     model_source: Literal["HF_HUB", "LOCAL"]
     hf_revision: str | None = None
     hf_token: str | None = None
-    """A secret: for the download alone, never stored, logged or returned."""
+    """A secret for the download only: never stored, logged or returned."""
     name: Annotated[str, Meta(min_length=1, max_length=MAX_NAME)] | None = None
-    """None: as `model_name`."""
+    """None: the same as `model_name`."""
     base_model_name: str | None = None
-    """Our addition: the model it is for, where several would fit."""
+    """Our addition: the base model, if the adapter fits several."""
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -66,7 +66,7 @@ class User(msgspec.Struct, frozen=True):
 
 
 class Creator(msgspec.Struct, frozen=True):
-    """Who set a deployment up; without accounts, nobody in particular."""
+    """The creator of a deployment; without accounts all members are empty."""
 
     actor_type: str = "USER"
     api_key: ApiKey = ApiKey()
@@ -93,7 +93,7 @@ class AdapterDeployment(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     creator: Creator
     hf_revision: str | None
-    """None: it did not come from the hub."""
+    """None: it is not from the hub."""
     model_name: str
     model_source: str
 
@@ -119,7 +119,7 @@ class ModelList(msgspec.Struct, frozen=True):
 
 
 class ErrorDetail(msgspec.Struct, frozen=True):
-    """`param` is the field at fault; `message` says where in it."""
+    """`param` is the field at fault; `message` names the place in it."""
 
     message: str
     type: str

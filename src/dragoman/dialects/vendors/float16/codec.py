@@ -1,4 +1,4 @@
-"""Between this dialect's JSON and core: requests in, events out, errors in FastAPI's envelope."""
+"""Decodes this dialect's requests."""
 
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
@@ -31,13 +31,13 @@ from dragoman.dialects.vendors.float16 import wire
 from dragoman.dialects.vendors.float16.errors import ModelNotInDeployment
 
 DEFAULT_SEED = 2
-"""So equal requests give equal answers unless a client sends a seed of its own."""
+"""Equal requests get equal answers unless a client sends its own seed."""
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
 def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
-    """A chat completion. Raises BadRequest or ModelNotFound."""
+    """Decode a chat completion. Raises BadRequest or ModelNotFound."""
     deployment = _deployment(context)
     try:
         sent = decode_body(body, wire.ChatRequest)
@@ -58,7 +58,7 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
 
 
 def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
-    """A text completion, of one or several prompts. Raises BadRequest or ModelNotFound."""
+    """Decode a text completion of one or several prompts. Raises BadRequest or ModelNotFound."""
     deployment = _deployment(context)
     sent = decode_body(body, wire.TextRequest)
     texts = [sent.prompt] if isinstance(sent.prompt, str) else sent.prompt
@@ -72,18 +72,18 @@ def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
 
 
 def read_key(headers: Headers) -> str | None:
-    """The key, with or without `Bearer`, under either spelling of the header."""
+    """Return the key, with or without `Bearer`, from either spelling of the header."""
     value = (headers.get("authorization") or headers.get("autherization") or "").strip()
     scheme, _, key = value.partition(" ")
     return (key.strip() if scheme.lower() == "bearer" else value) or None
 
 
 class _PathDeployment(NamedTuple):
-    """What the path names."""
+    """The deployment in the path."""
 
     name: str
     models: tuple[str, ...] | None
-    """What the body may call its model; None: that was looked at before."""
+    """Names of its model that the body may use; None for a restored request, which was checked before."""
 
 
 def _deployment(context: DecodeContext) -> _PathDeployment:
@@ -122,7 +122,7 @@ def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
 
 
 def _seed(sent: wire.CompletionRequest) -> int:
-    """The first spelling that is there wins."""
+    """Return the seed of the first spelling that is present."""
     for name in ("random_sed", "random_seed", "seed"):
         seed: int | None = getattr(sent, name)
         if seed is not None:
@@ -141,7 +141,7 @@ def _check_no_tools(messages: Iterable[ChatMessage], violations: list[Violation]
 
 
 def _explain_split_message(violation: Violation) -> Violation:
-    """The service's own table prints role and content as two objects; whoever copies that is told."""
+    """Explain a mistake from the service's own documentation, which shows role and content as two objects."""
     if violation.path[0] == "messages" and violation.path[-1] == "role" and violation.problem == MissingField():
         return Violation(violation.path, InvalidValue("role and content belong in the same object"))
     return violation

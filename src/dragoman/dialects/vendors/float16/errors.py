@@ -17,7 +17,7 @@ _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
 class ModelNotInDeployment(ModelNotFound):
-    """The deployment serves another model than the one in the body."""
+    """The deployment in the path serves another model than the one in the body."""
 
     def __init__(self, model: str, deployment: str) -> None:
         super().__init__(model)

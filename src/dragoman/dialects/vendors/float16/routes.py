@@ -1,4 +1,4 @@
-"""The routes of this dialect. The first part of the path is a deployment's name, so they are registered last."""
+"""The routes of this dialect. They are registered last, as their paths begin with a deployment's name."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,7 +15,7 @@ from dragoman.dialects.vendors.float16 import codec, errors, wire
 
 
 def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
-    """All routes of the dialect among those of others, answered by `service`."""
+    """Return the dialect's routes beside those of others."""
     route = RouteContext(service=service, read_key=codec.read_key, options=options)
 
     async def chat(request: Request) -> Response:
@@ -31,7 +31,7 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
 
 
 def vendor_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
-    """All routes of the dialect on a host of its own, answered by `service`."""
+    """Return the dialect's routes on a host of its own."""
     return [
         *job_routes(RouteContext(service=service, read_key=codec.read_key, options=options), _ERRORS),
         *routes(service, options),
@@ -71,4 +71,4 @@ OPERATIONS = (
         example=EXAMPLE_TEXT,
     ),
 )
-"""The routes for the OpenAPI document."""
+"""The routes in the OpenAPI document."""

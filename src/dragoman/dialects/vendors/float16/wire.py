@@ -1,4 +1,4 @@
-"""The JSON bodies of this dialect, field by field, with the service's own defaults and our ranges."""
+"""The JSON bodies of this dialect, field by field, with the service's defaults and our ranges."""
 
 from typing import Annotated
 
@@ -12,13 +12,13 @@ from dragoman.dialects.openai.wire import ChatMessage, StreamOptions
 MAX_PROMPTS = 16
 
 Seed = Annotated[int, Meta(ge=0)]
-"""Unsigned 64 bits; the upper end is checked in the codec, since msgspec's bounds are signed."""
+"""Unsigned 64 bits; the codec checks the upper bound, as msgspec's bounds are signed."""
 StopString = Annotated[str, Meta(min_length=1, max_length=MAX_STOP_STRING_LENGTH)]
 Prompt = Annotated[str, Meta(min_length=1)]
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What both routes take. Unknown fields are ignored, as the service does."""
+    """The fields of both routes. Unknown fields are ignored, as the service does."""
 
     model: str
     """The deployment's model id or one of its aliases."""
@@ -27,7 +27,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     temperature: Annotated[float, Meta(ge=0, le=2)] = 0.7
     repetition_penalty: Annotated[float, Meta(gt=0)] = 1.0
     end_id: Annotated[int, Meta(ge=-1)] | None = None
-    """The one token that ends the text instead of the model's own; -1: none does."""
+    """The token that ends the text instead of the model's own; -1: none."""
     top_p: Annotated[float, Meta(ge=0, le=1)] = 0.7
     top_k: Annotated[int, Meta(ge=-1)] = 40
     stop: StopString | Annotated[list[StopString], Meta(max_length=MAX_STOP_STRINGS)] | None = None
@@ -46,7 +46,7 @@ class TextRequest(CompletionRequest, frozen=True, kw_only=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """`detail` is a text, or the list of everything that is wrong with the body."""
+    """`detail` is a text, or a list of everything that is wrong with the body."""
 
     detail: str | list[FastApiDetail]
 
@@ -58,7 +58,7 @@ class StreamError(msgspec.Struct, frozen=True):
 
 
 class StreamErrorBody(msgspec.Struct, frozen=True):
-    """`error` is there because OpenAI's client libraries raise only on it."""
+    """OpenAI's client libraries raise only on `error`."""
 
     error: StreamError
     detail: str

@@ -1,4 +1,4 @@
-"""Between this dialect's JSON and core: requests in, events out, errors in LiteLLM's envelope."""
+"""Decodes this dialect's requests."""
 
 from collections.abc import Callable
 
@@ -39,12 +39,12 @@ _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
 def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
-    """A chat completion. The model of the path beats the one in the body. Raises BadRequest."""
+    """Decode a chat completion. The model in the path precedes the one in the body. Raises BadRequest."""
     return _chat(decode_body(body, wire.ChatRequest), context)
 
 
 def decode_queued_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
-    """A chat completion of the queue's own routes, where priority 0 is the first. Raises BadRequest."""
+    """Decode a chat completion of the queue's own routes, where priority 0 is the first. Raises BadRequest."""
     sent = decode_body(body, wire.ChatRequest)
     priority = min(sent.priority, LOWEST_PRIORITY)
     headers = {} if sent.stream else {"x-litellm-priority": str(priority)}
@@ -80,7 +80,7 @@ def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
 
 
 def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
-    """A text completion, of one or several prompts. Raises BadRequest."""
+    """Decode a text completion of one or several prompts. Raises BadRequest."""
     sent = decode_body(body, wire.TextRequest)
     model = _model(sent, context)
     if sent.suffix:
@@ -100,7 +100,7 @@ def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
 
 
 def _format_field(output_format: RequestedFormat | None) -> dict[str, str]:
-    """What this request calls the format of its answer."""
+    """Return the request's own name of its output format."""
     return {} if output_format is None else {"response_format": output_format.field}
 
 
@@ -120,7 +120,7 @@ def _request(
     logprobs: int | None,
     echo: bool = False,
 ) -> GenerationRequest:
-    # 0 is LiteLLM's way to say nothing; numbers above the highest count as the highest.
+    # 0 is LiteLLM's default for no priority; numbers above the highest count as the highest.
     priority = min(sent.priority, LOWEST_PRIORITY) or DEFAULT_PRIORITY
     return GenerationRequest(
         model=model,
@@ -136,7 +136,7 @@ def _request(
 
 
 def _best_of(sent: wire.CompletionRequest) -> int | None:
-    """How many candidates there are, if more than choices. Raises BadRequest."""
+    """Return the number of candidates if it differs from that of choices. Raises BadRequest."""
     if sent.best_of is None or sent.best_of == sent.n:
         return None
     if sent.best_of < sent.n:
@@ -169,7 +169,7 @@ def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
 
 
 def _seed(seed: int) -> int | None:
-    """-1 means none; other negative numbers are read as unsigned 64-bit ones."""
+    """Convert a seed: -1 means none; other negative numbers are taken as unsigned 64-bit ones."""
     if not -(2**63) <= seed <= MAX_SEED:
         raise BadRequest(f"seed must be an integer of at most 64 bits, got {str(seed)[:40]}", "seed")
     return None if seed == -1 else seed if seed >= 0 else seed & MAX_SEED
@@ -182,12 +182,12 @@ def _token_id(text: str) -> int:
 
 
 def decode_token_count(body: bytes) -> wire.TokenCountRequest:
-    """A question to the token counter. Raises BadRequest."""
+    """Decode a request to the token counter. Raises BadRequest."""
     return decode_body(body, wire.TokenCountRequest)
 
 
 def prompt_to_count(sent: wire.TokenCountRequest) -> Prompt:
-    """What is to be counted: the prompt wins over the messages. Raises BadRequest."""
+    """Return the prompt to count; `prompt` precedes `messages`. Raises BadRequest."""
     if sent.prompt is not None:
         return TextPrompt(sent.prompt)
     if sent.messages is None:
@@ -199,7 +199,7 @@ def prompt_to_count(sent: wire.TokenCountRequest) -> Prompt:
 
 
 def read_key(headers: Headers) -> str | None:
-    """The key a request brings: the first of these headers that is there decides. Raises Unauthenticated."""
+    """Return the key in the first of these headers that is present. Raises Unauthenticated."""
     if authorization := headers.get("authorization"):
         for prefix in ("Bearer ", "bearer ", "Basic "):
             if authorization.startswith(prefix):

@@ -1,4 +1,4 @@
-"""What binds an answer's text: `response_format`, vLLM's `structured_outputs`, or its older `guided_…` fields."""
+"""The output format of an answer: `response_format`, vLLM's `structured_outputs`, or its older `guided_…` fields."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _REGEX_METACHARACTERS = re.compile(r"[\\.+*?()|\[\]{}^$]")
 
 
 class RequestedFormat(NamedTuple):
-    """A way of binding the answer, and the field it came in."""
+    """An output format and the field it was sent in."""
 
     field: str
     format: AnswerFormat
@@ -27,7 +27,7 @@ class RequestedFormat(NamedTuple):
 def requested_format(
     sent: wire.CompletionRequest, response_format: AnswerFormat | None = None
 ) -> RequestedFormat | None:
-    """The one that a request has; None: any text. Raises BadRequest when it has two, or says nothing in its field."""
+    """Return the request's output format; None: any text. Raises BadRequest for several, or for an empty field."""
     if sent.structured_outputs == _EMPTY:
         raise BadRequest("structured_outputs needs one of json, regex, choice and grammar", "structured_outputs")
     found = list(_requested_formats(sent))
@@ -71,5 +71,5 @@ def _parse_schema(field: str, text: str) -> dict[str, Any]:
 
 
 def _escape_regex(text: str) -> str:
-    """A regular expression for this text. re.escape would escape what the engine's syntax does not let be escaped."""
+    """Escape a text. re.escape also escapes characters that must not be escaped in the engine's syntax."""
     return _REGEX_METACHARACTERS.sub(r"\\\g<0>", text)

@@ -175,7 +175,7 @@ class InfermaticErrors:
 
 
 class LookupErrors(InfermaticErrors):
-    """The errors of the routes that look something up: a model that is not found is a 404."""
+    """The errors of the lookup routes, on which an unknown model is a 404."""
 
     def __init__(self) -> None:
         super().__init__(

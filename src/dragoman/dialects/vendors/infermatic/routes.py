@@ -1,4 +1,4 @@
-"""The routes of this dialect. The route alone picks the dialect; the model may stand in the path."""
+"""The routes of this dialect. The model may be in the path."""
 
 import msgspec
 from starlette.requests import Request
@@ -9,7 +9,14 @@ from dragoman.core.errors import ModelNotFound
 from dragoman.core.jobs import QueueService
 from dragoman.core.service import Caller, VisibleModels, find_model
 from dragoman.dialects.http.codec import EndpointCodec
-from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, read_body, selected_account
+from dragoman.dialects.http.context import (
+    HttpOptions,
+    RouteContext,
+    authenticated,
+    json_response,
+    read_body,
+    selected_account,
+)
 from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import JobBody, JobEvent, QueuedJobBody, job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
@@ -19,7 +26,7 @@ _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:pat
 
 
 def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
-    """All routes of the dialect, answered by `service`."""
+    """Return the dialect's routes."""
     route = RouteContext(
         service=service, read_key=codec.read_key, options=options, id_headers=("x-request-id", "x-litellm-call-id")
     )
@@ -37,38 +44,38 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
         return await respond(request, route, _QUEUED_CHAT, queue="background")
 
     async def models(request: Request) -> Response:
-        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
             cards = [wire.ModelCard(model.id) for model in visible.models()]
-            return _json(wire.ModelList(cards))
+            return json_response(wire.ModelList(cards))
 
-        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
+        return await authenticated(request, route, handler, _LOOKUP_ERRORS)
 
     async def model(request: Request) -> Response:
         name = request.path_params["model_id"]
 
-        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
             if find_model(visible.models(), name) is None:
                 raise ModelNotFound(name)
-            return _json(wire.ModelCard(name))
+            return json_response(wire.ModelCard(name))
 
-        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
+        return await authenticated(request, route, handler, _LOOKUP_ERRORS)
 
     async def token_counter(request: Request) -> Response:
-        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
             sent = codec.decode_token_count(await read_body(request, route))
             total = await visible.count_tokens(sent.model, codec.prompt_to_count(sent))
             served = find_model(visible.models(), sent.model)
             assert served is not None, "what was counted is served"
-            return _json(wire.TokenCount(total, sent.model, served.id))
+            return json_response(wire.TokenCount(total, sent.model, served.id))
 
-        return await authenticated(request, route, answer, errors.TokenCounterErrors())
+        return await authenticated(request, route, handler, errors.TokenCounterErrors())
 
     return [
         *(Route(f"{prefix}/chat/completions", chat, methods=["POST"]) for prefix in _PREFIXES),
         *(Route(f"{prefix}/completions", text, methods=["POST"]) for prefix in _PREFIXES),
         Route("/queue/chat/completions", queued_chat, methods=["POST"]),
         Route("/queue/request", queued_request, methods=["POST"]),
-        # Jobs of all dialects are asked for here, also those that an account was selected for.
+        # These routes serve jobs of all dialects, so they read the selected account of Scale's clients too.
         *job_routes(msgspec.structs.replace(route, read_account=selected_account), _LOOKUP_ERRORS),
         Route("/utils/token_counter", token_counter, methods=["POST"]),
         *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in ("/v1", "")),
@@ -85,10 +92,6 @@ _TEXT = EndpointCodec("infermatic.text", codec.decode_text, _TEXT_ERRORS)
 _QUEUED_CHAT = EndpointCodec("infermatic.queued_chat", codec.decode_queued_chat, _CHAT_ERRORS)
 
 ENDPOINT_CODECS = (_CHAT, _TEXT, _QUEUED_CHAT)
-
-
-def _json(body: msgspec.Struct, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
 _ERROR_STATUSES = (400, 401, 403, 413, 429, 500, 503)
@@ -209,4 +212,4 @@ OPERATIONS = (
         )
     ),
 )
-"""The routes for the OpenAPI document."""
+"""The routes in the OpenAPI document."""

@@ -31,7 +31,7 @@ TokenLimit = Annotated[int, Meta(ge=1)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 ChoiceTexts = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
-"""Texts of which the answer is one."""
+"""The texts that the answer may be."""
 
 
 class ReasoningChatMessage(ChatMessage, frozen=True, kw_only=True):
@@ -39,10 +39,10 @@ class ReasoningChatMessage(ChatMessage, frozen=True, kw_only=True):
 
 
 class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """vLLM's way of binding the answer's text. It has exactly one member."""
+    """vLLM's output format, with exactly one member."""
 
     json: dict[str, Any] | str | None = None
-    """A JSON Schema, or its text."""
+    """A JSON Schema, or one as text."""
     regex: str | None = None
     choice: ChoiceTexts | None = None
     grammar: str | None = None
@@ -50,10 +50,10 @@ class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
 
 
 class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What both routes take, with OpenAI's defaults. Unknown fields are ignored, as the service does."""
+    """The fields of both routes, with OpenAI's defaults. Unknown fields are ignored, as the service does."""
 
     model: str | None = None
-    """Required, unless it stands in the path."""
+    """Required unless it is in the path."""
     max_tokens: TokenLimit | None = None
     max_completion_tokens: TokenLimit | None = None
     min_tokens: Annotated[int, Meta(ge=0)] = 0
@@ -82,7 +82,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     user: str | None = None
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | str | None = None
-    """The older spelling of structured_outputs, as are the three that follow."""
+    """Like the next three, an older spelling of structured_outputs."""
     guided_regex: str | None = None
     guided_choice: ChoiceTexts | None = None
     guided_grammar: str | None = None
@@ -97,10 +97,10 @@ class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
     tool_choice: ToolChoice | None = None
     """None: `auto` with tools, else `none`."""
     parallel_tool_calls: bool = True
-    """False: one call at most."""
+    """False: at most one call."""
     response_format: ResponseFormat | None = None
     reasoning_effort: ReasoningEffort | None = None
-    """None: the model's own. Only models that think heed it."""
+    """None: the model's own. Only reasoning models use it."""
     chat_template: Template | None = None
     """None: the model's own."""
     chat_template_kwargs: TemplateArguments = {}
@@ -109,9 +109,9 @@ class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
 class TextRequest(CompletionRequest, frozen=True, kw_only=True):
     prompt: TextCompletionPrompt
     max_tokens: TokenLimit = 16
-    """As OpenAI and vLLM have it; chat takes the rest of the context."""
+    """As in OpenAI's API and vLLM; chat defaults to the rest of the context."""
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
-    """How many of the likeliest tokens are told beside each."""
+    """The number of likeliest tokens beside each token."""
     echo: bool = False
     suffix: str | None = None
 
@@ -121,7 +121,7 @@ class TokenCountRequest(msgspec.Struct, frozen=True):
     prompt: str | None = None
     messages: Annotated[list[ReasoningChatMessage], Meta(min_length=1)] | None = None
     tools: Tools = []
-    """They are part of what a model is fed with the messages."""
+    """They are part of the prompt that the messages are rendered to."""
 
 
 class TokenCount(msgspec.Struct, frozen=True):
@@ -209,7 +209,7 @@ class ErrorDetail(msgspec.Struct, frozen=True):
     message: str
     type: str
     param: str | None
-    """null only where a budget is used up; otherwise the text "None" stands for none."""
+    """null only if a budget is used up; an absent parameter is otherwise the text "None"."""
     code: str
 
 
@@ -218,7 +218,7 @@ class ErrorBody(msgspec.Struct, frozen=True):
 
 
 class TokenCounterErrorBody(msgspec.Struct, frozen=True):
-    """The token counter tells of a wrong body as FastAPI does, and of the rest as the other routes do."""
+    """The token counter reports a wrong body as FastAPI does, and the rest as the other routes do."""
 
     error: ErrorDetail | UnsetType = UNSET
     detail: str | list[FastApiDetail] | UnsetType = UNSET

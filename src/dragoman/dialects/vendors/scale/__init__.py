@@ -1,4 +1,4 @@
-"""Scale GenAI Platform, API v4: the model stands in the path, the answer is a pair of prompt and texts."""
+"""Scale GenAI Platform, API v4: the model is in the path, an answer is a pair of prompt and texts."""
 
 from dragoman.dialects.vendors.scale.routes import ENDPOINT_CODECS as ENDPOINT_CODECS
 from dragoman.dialects.vendors.scale.routes import OPERATIONS as OPERATIONS

@@ -1,4 +1,4 @@
-"""Between this dialect's JSON and core: requests in, pieces of text out, errors in FastAPI's envelope."""
+"""Decodes this dialect's requests, and lists models and deployments."""
 
 import functools
 from collections.abc import Callable
@@ -33,13 +33,13 @@ from dragoman.dialects.vendors.scale.response_builder import (
 MAX_TEMPERATURE = 2.0
 
 MAX_INTEGER = 2**63 - 1
-"""What travels to the engine. Above it there are only more ways to say: without limit."""
+"""The largest integer that an engine gets. Larger ones mean the same: no limit."""
 
 OWNER = "dragoman"
-"""Whose all models are, and who made them: listings must name somebody."""
+"""The owner and creator of all models, which lists must name."""
 
 CREATED_AT = "2024-01-01T00:00:00Z"
-"""Listings must name a date too; a fixed one is the same in every worker and after every start."""
+"""The date of all models, which lists must name; a fixed one is equal in every worker and after every start."""
 
 MODEL_TYPE = "CHAT_COMPLETION"
 
@@ -48,13 +48,13 @@ Item = TypeVar("Item", wire.ModelItem, wire.DeploymentItem)
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 _FIELD_NAMES = {"messages": "chat_history"}
-"""What one route calls the conversation, which engines and chat templates call messages."""
+"""One route's own name of the conversation, which engines and chat templates call messages."""
 
 _BINDINGS: FieldPath = ("model_request_parameters", "bindings")
 
 
 def decode_deployment_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
-    """A chat completion whose model stands in the path. Raises BadRequest."""
+    """Decode a chat completion with the model in the path. Raises BadRequest."""
     sent = decode_body(body, wire.DeploymentChatRequest)
     violations: list[Violation] = []
     history = _convert_messages("chat_history", sent.chat_history, violations)
@@ -71,7 +71,7 @@ def decode_deployment_chat(body: bytes, context: DecodeContext) -> DecodedReques
 
 
 def decode_deployment_text(body: bytes, context: DecodeContext) -> DecodedRequest:
-    """A text completion whose model stands in the path. Raises BadRequest."""
+    """Decode a text completion with the model in the path. Raises BadRequest."""
     sent = decode_body(body, wire.DeploymentTextRequest)
     violations: list[Violation] = []
     _check_deployment(sent, violations)
@@ -80,7 +80,7 @@ def decode_deployment_text(body: bytes, context: DecodeContext) -> DecodedReques
 
 
 def decode_chat(body: bytes, _context: DecodeContext) -> DecodedRequest:
-    """A chat completion whose model stands in the body. Raises BadRequest."""
+    """Decode a chat completion with the model in the body. Raises BadRequest."""
     sent = decode_body(body, wire.ChatRequest)
     violations: list[Violation] = []
     messages = _convert_messages("messages", sent.messages, violations)
@@ -100,7 +100,7 @@ def decode_chat(body: bytes, _context: DecodeContext) -> DecodedRequest:
 
 
 def decode_text(body: bytes, _context: DecodeContext) -> DecodedRequest:
-    """A text completion whose model stands in the body. Raises BadRequest."""
+    """Decode a text completion with the model in the body. Raises BadRequest."""
     sent = decode_body(body, wire.TextRequest)
     if sent.images:
         raise InvalidFields(
@@ -111,7 +111,7 @@ def decode_text(body: bytes, _context: DecodeContext) -> DecodedRequest:
 
 
 def read_key(headers: Headers) -> str | None:
-    """The key of `x-api-key`; without one, that of `Authorization: Bearer KEY`."""
+    """Return the key of `x-api-key`, or without that header of `Authorization: Bearer KEY`."""
     return headers.get("x-api-key", "").strip() or bearer_key(headers)
 
 
@@ -119,14 +119,14 @@ read_account = selected_account
 
 
 def model_items(models: list[ServedModel], query: wire.ListQuery) -> list[wire.ModelItem]:
-    """The models that the query lets through. No model is in a group."""
+    """Return the models that match the query. No model is in a group."""
     if query.model_type not in (None, MODEL_TYPE) or query.model_group_id is not None:
         return []
     return [model_item(model, model.id) for model in models]
 
 
 def model_item(model: ServedModel, name: str) -> wire.ModelItem:
-    """A model, under the name the client knows it by."""
+    """Return a model under the name that the client used."""
     return wire.ModelItem(
         id=name,
         account_id=OWNER,
@@ -141,7 +141,7 @@ def model_item(model: ServedModel, name: str) -> wire.ModelItem:
 
 
 def deployment_items(models: list[ServedModel]) -> list[wire.DeploymentItem]:
-    """One deployment for each model. It is ready as soon as its engine has told its context length."""
+    """Return one deployment for each model. It is ready once its engine has reported the context length."""
     return [
         wire.DeploymentItem(
             id=model.id,
@@ -157,7 +157,7 @@ def deployment_items(models: list[ServedModel]) -> list[wire.DeploymentItem]:
 
 
 def page(items: list[Item], query: wire.ListQuery) -> wire.Page[Item]:
-    """The part of the list that was asked for."""
+    """Return the page that was asked for."""
     first = (query.page - 1) * query.limit
     return wire.Page(query.page, items[first : first + query.limit], query.limit, len(items))
 

@@ -28,7 +28,7 @@ class ScaleErrors(FastApiErrors):
     """Errors in this dialect's envelope, before and after the first byte."""
 
     def __init__(self, *, noun: str = "Model deployment") -> None:
-        """`noun` is what was not found under the name."""
+        """`noun` is the kind of object that was not found."""
         super().__init__(
             {
                 **_ERROR_ROWS,

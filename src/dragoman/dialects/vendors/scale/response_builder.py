@@ -1,4 +1,4 @@
-"""Events as this dialect's documents: pieces of text, each in the shape of the whole answer."""
+"""Builds this dialect's responses: each event of a stream has the shape of the whole answer."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -13,22 +13,22 @@ _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
 
 
 class ScaleResponseBuilder(BaseResponseBuilder):
-    """All events of a stream and the answer as a whole have one shape; the last event has the counts and no text.
+    """Builds events and whole answers of one shape; the last event has the counts and no text.
 
-    There is no member for thoughts: they are counted, not shown.
+    There is no member for reasoning: it is counted, not shown.
     """
 
     def text_chunk(self, _index: int, text: str, logprobs: Sequence[TokenLogprobs]) -> bytes:
         return self.body(text, None, None, logprobs or None)
 
     def finish_chunks(self, _index: int, _reason: FinishReason) -> Iterable[bytes]:
-        return ()  # the reason goes with the counts
+        return ()  # the finish reason is sent with the counts
 
     def usage_chunks(self, usage: Usage) -> Iterable[bytes]:
         return [self.body("", self._only_choice().finish_reason, usage, None)]
 
     def terminator(self) -> bytes:
-        return b""  # the clients would take [DONE] for JSON
+        return b""  # clients would parse [DONE] as JSON
 
     def document(self, usage: Usage) -> bytes:
         choice = self._only_choice()
@@ -41,12 +41,12 @@ class ScaleResponseBuilder(BaseResponseBuilder):
     def body(
         self, text: str, reason: FinishReason | None, usage: Usage | None, logprobs: Sequence[TokenLogprobs] | None
     ) -> bytes:
-        """One event, or the whole answer. `logprobs` are None where an event has none to tell."""
+        """Return one event, or the whole answer. `logprobs` is None if an event has none."""
         raise NotImplementedError
 
 
 class DeploymentResponseBuilder(ScaleResponseBuilder):
-    """The routes with the deployment in the path: the text beside its prompt."""
+    """Builds responses of the routes with the deployment in the path: the text beside its prompt."""
 
     def __init__(self, prompt: str, *, has_logprobs: bool = False) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class DeploymentResponseBuilder(ScaleResponseBuilder):
 
 
 class ChatResponseBuilder(ScaleResponseBuilder):
-    """The chat route with the model in the body."""
+    """Builds responses of the chat route with the model in the body."""
 
     def body(
         self, text: str, reason: FinishReason | None, usage: Usage | None, _logprobs: Sequence[TokenLogprobs] | None
@@ -83,7 +83,7 @@ class ChatResponseBuilder(ScaleResponseBuilder):
 
 
 class TextResponseBuilder(ScaleResponseBuilder):
-    """The text route with the model in the body."""
+    """Builds responses of the text route with the model in the body."""
 
     def body(
         self, text: str, reason: FinishReason | None, usage: Usage | None, _logprobs: Sequence[TokenLogprobs] | None

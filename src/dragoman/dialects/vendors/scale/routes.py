@@ -2,7 +2,6 @@
 
 from collections.abc import Awaitable, Callable, Iterable
 
-import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,7 +12,7 @@ from dragoman.core.jobs import QueueService
 from dragoman.core.request import GenerationRequest
 from dragoman.core.service import Caller, VisibleModels, find_model
 from dragoman.dialects.http.codec import EndpointCodec
-from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated
+from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, json_response
 from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import Operation
@@ -29,12 +28,12 @@ _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
-    """All routes of the dialect among those of others, answered by `service`."""
+    """Return the dialect's routes beside those of others."""
     return [*_completion_routes(service, options), *_list_routes(_route_context(service, options))]
 
 
 def vendor_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
-    """All routes of the dialect on a host of its own, answered by `service`."""
+    """Return the dialect's routes on a host of its own."""
     return [*job_routes(_route_context(service, options), _ERRORS), *routes(service, options)]
 
 
@@ -68,35 +67,35 @@ def _completion_routes(service: QueueService, options: HttpOptions) -> list[Base
 def _list_routes(route: RouteContext) -> list[BaseRoute]:
 
     async def models(request: Request) -> Response:
-        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
             query = read_query(request.query_params, wire.ListQuery)
-            return _json(codec.page(codec.model_items(visible.models(), query), query))
+            return json_response(codec.page(codec.model_items(visible.models(), query), query))
 
-        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
+        return await authenticated(request, route, handler, _LOOKUP_ERRORS)
 
     async def model(request: Request) -> Response:
         name = request.path_params["model"]
 
-        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
             found = find_model(visible.models(), name)
             if found is None:
                 raise ModelNotFound(name)
-            return _json(codec.model_item(found, name))
+            return json_response(codec.model_item(found, name))
 
-        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
+        return await authenticated(request, route, handler, _LOOKUP_ERRORS)
 
     async def deployments(request: Request) -> Response:
-        async def answer(_caller: Caller, visible: VisibleModels) -> Response:
+        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
             query = read_query(request.query_params, wire.ListQuery)
-            return _json(codec.page(codec.deployment_items(visible.models()), query))
+            return json_response(codec.page(codec.deployment_items(visible.models()), query))
 
-        return await authenticated(request, route, answer, _LOOKUP_ERRORS)
+        return await authenticated(request, route, handler, _LOOKUP_ERRORS)
 
     return [
         Route("/v4/models", models, methods=["GET"]),
         Route("/v4/model-deployments", deployments, methods=["GET"]),
         Route("/v4/models/{model:path}", model, methods=["GET"]),
-        # Creating, changing and deleting models, embeddings and the like: none of it is served.
+        # Creating, changing and deleting models, embeddings and the like are not served.
         Route("/v4/models", _not_served, methods=_WRITE_METHODS),
         Route("/v4/models/{rest:path}", _not_served, methods=_WRITE_METHODS),
     ]
@@ -116,7 +115,7 @@ _WRITE_METHODS = ["POST", "PUT", "PATCH", "DELETE"]
 
 
 def _exclusive_route(method: str, path: str, endpoint: _Endpoint) -> list[BaseRoute]:
-    """A route that keeps its path from the greedy ones behind it, whatever the method."""
+    """Return a route that keeps its path from the greedy ones after it, for every method."""
 
     async def not_allowed(_request: Request) -> Response:
         raise HTTPException(405, headers={"allow": method})
@@ -127,10 +126,6 @@ def _exclusive_route(method: str, path: str, endpoint: _Endpoint) -> list[BaseRo
 
 async def _not_served(_request: Request) -> Response:
     raise HTTPException(404)
-
-
-def _json(body: msgspec.Struct) -> Response:
-    return Response(msgspec.json.encode(body), media_type="application/json")
 
 
 _LIST_STATUSES = (401, 403, 422, 429, 503)
@@ -213,4 +208,4 @@ OPERATIONS = (
         error_statuses=(401, 403, 404, 429, 503),
     ),
 )
-"""The routes for the OpenAPI document."""
+"""The routes in the OpenAPI document."""

@@ -18,25 +18,25 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True):
-    """What every completion route takes, in its body or in `model_parameters`."""
+    """The sampling fields of every completion route, in its body or in `model_parameters`."""
 
     temperature: Annotated[float, Meta(ge=0)] = 0.2
-    """Above the maximum it is clamped, not refused."""
+    """Clamped to the maximum, not rejected."""
     stop_sequences: Annotated[list[StopSequence], Meta(max_length=MAX_STOP_SEQUENCES)] = []
     max_tokens: Annotated[int, Meta(ge=1)] | None = None
     frequency_penalty: Penalty = 0.0
     presence_penalty: Penalty = 0.0
     reasoning_effort: Literal["low", "medium", "high"] | None = None
-    """Only models that think heed it, in conversations."""
+    """Only reasoning models use it, in conversations."""
     top_p: Annotated[float, Meta(ge=0, le=1)] = 1.0
     top_k: Annotated[int, Meta(ge=-1)] = -1
 
 
 class Bindings(msgspec.Struct, frozen=True, kw_only=True):
-    """Engine parameters that have no field of their own. Other names are ignored."""
+    """Engine parameters without a field of their own. Other names are ignored."""
 
     seed: Annotated[int, Meta(ge=0)] | None = None
-    """At most core.limits.MAX_SEED, which is too large for a bound of msgspec's."""
+    """At most core.limits.MAX_SEED, which is too large for msgspec's bounds."""
     repetition_penalty: Annotated[float, Meta(gt=0)] = 1.0
     min_p: Annotated[float, Meta(ge=0, le=1)] = 0.0
     min_tokens: Annotated[int, Meta(ge=0)] = 0
@@ -48,7 +48,7 @@ class ModelRequestParameters(msgspec.Struct, frozen=True, forbid_unknown_fields=
 
 
 class DeploymentRequest(Sampling, frozen=True, kw_only=True):
-    """What both routes with the deployment in the path take."""
+    """The fields of both routes with the deployment in the path."""
 
     prompt: Prompt
     stream: bool = False
@@ -63,7 +63,7 @@ class DeploymentTextRequest(DeploymentRequest, frozen=True, kw_only=True):
 
 
 class ContentPart(msgspec.Struct, frozen=True, kw_only=True):
-    """One part of a user message. Where `type` is absent, the other members tell it."""
+    """One part of a user message. An absent `type` follows from the other members."""
 
     type: Literal["text", "image_url", "image_data"] | None = None
     text: str | None = None
@@ -73,7 +73,7 @@ class ContentPart(msgspec.Struct, frozen=True, kw_only=True):
 
 class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
     content: str | list[ContentPart]
-    """Parts are for user messages only."""
+    """Parts are allowed in user messages only."""
     role: Literal["user", "assistant", "system"] = "user"
 
 
@@ -87,7 +87,7 @@ class DeploymentChatRequest(DeploymentRequest, frozen=True, kw_only=True):
 
 
 class ModelParameters(Sampling, frozen=True, kw_only=True):
-    """Where the deployment is not in the path, two of the names are spelt otherwise."""
+    """Sampling fields of the routes without a deployment in the path; two are spelled differently."""
 
     top_p: Annotated[float, Meta(ge=0, le=1)] = msgspec.field(name="topP", default=1.0)
     top_k: Annotated[int, Meta(ge=-1)] = msgspec.field(name="topK", default=-1)
@@ -98,7 +98,7 @@ class LastK(msgspec.Struct, frozen=True):
 
 
 class MemoryStrategy(msgspec.Struct, frozen=True, kw_only=True):
-    """Of the messages only the last k are kept."""
+    """Only the last k messages are used."""
 
     name: Literal["last_k"] = "last_k"
     params: LastK
@@ -125,7 +125,7 @@ class TextRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ListQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """The query of both lists; `sort_by`, `view` and `account_id` are taken and ignored."""
+    """The query of both lists; `sort_by`, `view` and `account_id` are accepted and ignored."""
 
     page: Annotated[int, Meta(ge=1)] = 1
     limit: Annotated[int, Meta(ge=1, le=MAX_PAGE_ITEMS)] = 100
@@ -148,9 +148,9 @@ class DeploymentCompletion(msgspec.Struct, frozen=True, kw_only=True):
     """The answer of both routes with the deployment in the path, and each event of their streams."""
 
     completions: list[tuple[str, list[str]]]
-    """One pair: the prompt as it was sent, and one text."""
+    """One pair: the prompt as sent, and one text."""
     choices: list[ChoiceLogprobs] | None = None
-    """Of the tokens of this document's text; None where they were not asked for."""
+    """Log-probabilities of this document's tokens; None unless requested."""
     finish_reason: str | None = None
     prompt_tokens: int = 0
     response_tokens: int = 0
@@ -227,6 +227,6 @@ class Page(msgspec.Struct, Generic[Item], frozen=True):
 
 
 class ErrorBody(msgspec.Struct, frozen=True):
-    """`detail` is a text, or the list of everything that is wrong with the request."""
+    """`detail` is a text, or a list of everything that is wrong with the request."""
 
     detail: str | list[FastApiDetail]
