@@ -7,8 +7,8 @@ from pathlib import Path
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.process.ledger_thread import LedgerThread
-from dragoman.gateway.auth.account_keys import AccountsOptions
 from dragoman.gateway.execution.stored_responses import MAX_RESPONSE_BYTES
+from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.server.accounting import AccountingServices
 from tests.support.ledger_harness import LedgerHarness
 
@@ -33,7 +33,8 @@ def accounting_at(
 ) -> Iterator[AccountingServices]:
     """Make a worker's accounting services on an upgraded database, unopened: this process is not registered."""
     accounting = AccountingServices(
-        AccountsOptions(Database(url), journals, transport=LedgerThread), max_response_bytes=max_response_bytes
+        AccountsOptions(database=Database(url), journals=journals, transport=LedgerThread),
+        max_response_bytes=max_response_bytes,
     )
     try:
         yield accounting

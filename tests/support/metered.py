@@ -14,7 +14,7 @@ from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.engines.base import Engine
-from dragoman.gateway.auth.account_keys import AccountsOptions
+from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.app import App
 from tests.support.apps import echo_app

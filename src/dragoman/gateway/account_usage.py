@@ -1,14 +1,15 @@
 """What callers may know of their accounts."""
 
-from dragoman.accounts.administration import usage
-from dragoman.accounts.administration.usage import UsageFilter
+import msgspec
+
+from dragoman.accounts.administration.usage import UsageFilter, list_daily_usage, total_usage
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.service import DailyTotals, UsageRange, UsageSummary
-from dragoman.gateway.admission.controller import BillingAccount
+from dragoman.gateway.auth.authenticator import BillingAccount
 
 
 class RecordedUsage:
-    """Implements core.service.AccountUsage with what the accounts' database has."""
+    """Implements core.service.AccountUsage with the accounts' database."""
 
     def __init__(self, thread: DatabaseThread, billing_account: BillingAccount) -> None:
         self.balance = billing_account.balance
@@ -17,33 +18,12 @@ class RecordedUsage:
 
     async def days(self, usage_range: UsageRange, *, limit: int, offset: int) -> list[DailyTotals]:
         usage_filter = self._usage_filter(usage_range)
-        rows = await self._thread.run(
-            usage.list_daily_usage, self._thread.database, usage_filter, limit=limit, offset=offset
-        )
-        return [
-            DailyTotals(
-                each.day,
-                each.account_id,
-                each.key_id,
-                each.model,
-                each.requests,
-                each.prompt_tokens,
-                each.completion_tokens,
-            )
-            for each in rows
-        ]
+        days = await self._thread.run(list_daily_usage, self._thread.database, usage_filter, limit=limit, offset=offset)
+        return [msgspec.convert(day, DailyTotals, from_attributes=True) for day in days]
 
     async def summary(self, usage_range: UsageRange) -> UsageSummary:
-        totals = await self._thread.run(usage.total_usage, self._thread.database, self._usage_filter(usage_range))
-        return UsageSummary(
-            totals.requests,
-            totals.prompt_tokens,
-            totals.completion_tokens,
-            totals.keys,
-            totals.models,
-            totals.first_day,
-            totals.last_day,
-        )
+        totals = await self._thread.run(total_usage, self._thread.database, self._usage_filter(usage_range))
+        return msgspec.convert(totals, UsageSummary, from_attributes=True)
 
     def _usage_filter(self, usage_range: UsageRange) -> UsageFilter:
         return UsageFilter(

@@ -1,6 +1,7 @@
-"""One request's way: route the model's name, admit, run, and see that everything ends."""
+"""The facade that dialects call: authenticate, resolve the model, admit, execute."""
 
 import asyncio
+import copy
 from collections.abc import Sequence
 
 import msgspec
@@ -9,38 +10,32 @@ from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
 from dragoman.core.errors import (
     BadRequest,
-    ContextOverflow,
     DragomanError,
     Forbidden,
-    ModelLoading,
-    ModelNotFound,
     NoAccount,
     ShuttingDown,
     Unauthenticated,
 )
 from dragoman.core.jobs import Job, JobDraft
+from dragoman.core.money import InvalidAmount
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.service import Caller, EventStream, ServedModel
-from dragoman.engines.base import AdapterStore, Engine
+from dragoman.engines.base import AdapterStore
 from dragoman.gateway.account_usage import RecordedUsage
-from dragoman.gateway.admission.controller import AccessController, AdmissionRequest, Principal, Reservation
+from dragoman.gateway.admission.controller import AdmissionController, AdmissionRequest
+from dragoman.gateway.admission.recording import UNMETERED_ADMISSION
+from dragoman.gateway.admission.token_bounds import token_bounds
+from dragoman.gateway.auth.authenticator import Authenticator, Principal
 from dragoman.gateway.auth.static_keys import NO_KEYS
 from dragoman.gateway.auth.throttle import AuthFailureLimiter
 from dragoman.gateway.execution.best_of import BestOfSelector
 from dragoman.gateway.execution.metrics import RequestMetrics
-from dragoman.gateway.execution.queued import JobService
 from dragoman.gateway.execution.request_execution import RequestExecution
 from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore
 from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
+from dragoman.gateway.routing.visible_models import PrincipalModels
 from dragoman.jobs.service.queue import JobQueue
-
-
-class _GatewayState:
-    """What the gateways of all dialects share."""
-
-    def __init__(self) -> None:
-        self.is_draining = False
-        self.auth_failures = AuthFailureLimiter()
+from dragoman.jobs.values.rows import Submission, account_owner
 
 
 class Gateway:
@@ -50,90 +45,59 @@ class Gateway:
         self,
         catalog: Catalog,
         metrics: RequestMetrics,
-        access: AccessController = NO_KEYS,
-        adapter_store: AdapterStore | None = None,
+        authenticator: Authenticator = NO_KEYS,
+        admission: AdmissionController = UNMETERED_ADMISSION,
         *,
+        adapter_store: AdapterStore | None = None,
         usage_database: DatabaseThread | None = None,
         queue: JobQueue | None = None,
-        dialect: str = "",
-        state: _GatewayState | None = None,
     ) -> None:
-        """`store` is where adapters are found; None: nowhere. `dialect` is the one that the requests come in.
-
-        `records` is the way to what accounts have used; None: nothing is recorded. `queue` is where requests may wait;
-        None: nowhere.
-        """
-        self._queue = queue
-        self._job_service = None if queue is None else JobService(queue, access)
-        self._usage_database = usage_database
+        """`usage_database` is where usage is read from; None: no usage is recorded."""
         self._catalog = catalog
-        self._adapter_store = NoAdapterStore() if adapter_store is None else adapter_store
-        self._adapter_registrar = AdapterRegistrar(catalog, self._adapter_store)
         self._metrics = metrics
-        self._access = access
-        self._dialect = dialect
-        self._state = _GatewayState() if state is None else state
+        self._authenticator = authenticator
+        self._admission = admission
+        self._adapter_store = NoAdapterStore() if adapter_store is None else adapter_store
+        self._usage_database = usage_database
+        self._queue = queue
+        self._auth_failures = AuthFailureLimiter()
+        self._draining = asyncio.Event()
+        self._dialect = ""
+
+    def for_dialect(self, dialect: str) -> "Gateway":
+        """Return a view of this gateway that has only the deployments of one dialect."""
+        view = copy.copy(self)
+        view._dialect = dialect
+        view._catalog = self._catalog.for_dialect(dialect)
+        return view
+
+    def drain(self) -> None:
+        """Refuse new requests from now on. Running ones continue, queued ones are left to other processes."""
+        self._draining.set()
+        if self._queue is not None:
+            self._queue.drain()
 
     @property
     def needs_key(self) -> bool:
-        return self._access.needs_key
-
-    def for_dialect(self, dialect: str) -> "Gateway":
-        """The same gateway with only the deployments that this dialect shows."""
-        return Gateway(
-            self._catalog.for_dialect(dialect),
-            self._metrics,
-            self._access,
-            self._adapter_store,
-            usage_database=self._usage_database,
-            queue=self._queue,
-            dialect=dialect,
-            state=self._state,
-        )
-
-    def drain(self) -> None:
-        """Refuse new requests from now on; those under way go on. Queued ones are left to others, or for later."""
-        self._state.is_draining = True
-        if self._queue is not None:
-            self._queue.drain()
+        return self._authenticator.needs_key
 
     async def reject_unknown_key(self, caller: Caller) -> None:
         await self._reject_unknown_key(caller, self._dialect)
 
-    async def _reject_unknown_key(self, caller: Caller, dialect: str | None) -> None:
-        try:
-            await self._access.reject_unknown_key(caller, dialect)
-        except Unauthenticated as error:
-            raise await self._state.auth_failures.throttle(caller, error) from None
-
     async def check_access(self, caller: Caller, model: str | None = None) -> None:
-        principal = await self._access.check_access(caller, self._dialect)
+        principal = await self._authenticator.check_access(caller, self._dialect)
         if model is not None:
-            self._resolve(model, principal)
+            PrincipalModels(self._catalog, principal).resolve(model)
 
-    async def visible_to(self, caller: Caller) -> "_PrincipalModels":
+    async def visible_to(self, caller: Caller) -> PrincipalModels:
         await self.reject_unknown_key(caller)
-        return _PrincipalModels(self, await self._access.authenticate(caller, self._dialect))
+        return PrincipalModels(self._catalog, await self._authenticate(caller))
 
     def models(self) -> list[ServedModel]:
         return self._catalog.models()
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         return await self._catalog.resolve(model).deployment.engine.count_tokens(prompt)
-
-    async def register_adapter(self, spec: AdapterSpec, caller: Caller, *, token: str | None) -> RegisteredAdapter:
-        principal = await self._require_all_models(caller)
-        return await self._adapter_registrar.register(spec, token=token, creator=principal.label)
-
-    async def unregister_adapter(self, name: str, caller: Caller) -> RegisteredAdapter:
-        await self._require_all_models(caller)
-        return await self._adapter_registrar.unregister(name)
-
-    async def usage_of(self, caller: Caller) -> RecordedUsage:
-        billing_account = (await self._access.authenticate(caller, self._dialect)).billing_account
-        if self._usage_database is None or billing_account is None:
-            raise NoAccount("This server records no usage")
-        return RecordedUsage(self._usage_database, billing_account)
 
     async def generate(
         self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
@@ -144,7 +108,8 @@ class Gateway:
             requests = [msgspec.structs.replace(request, adapter=resolved.adapter.name) for request in requests]
         timer = self._metrics.start_timer(resolved.canonical_name)
         try:
-            reservation = await self._admit(requests, resolved, caller, streamed=streamed)
+            admission_request = await self._admission_request(requests, resolved, caller, streamed=streamed)
+            reservation = await self._admission.admit(admission_request)
         except asyncio.CancelledError:
             timer.end("cancelled")
             raise
@@ -153,106 +118,92 @@ class Gateway:
             raise
         return RequestExecution(resolved.deployment.engine, requests, reservation, timer)
 
+    async def usage_of(self, caller: Caller) -> RecordedUsage:
+        billing_account = (await self._authenticate(caller)).billing_account
+        if self._usage_database is None or billing_account is None:
+            raise NoAccount("This server records no usage")
+        return RecordedUsage(self._usage_database, billing_account)
+
+    async def register_adapter(self, spec: AdapterSpec, caller: Caller, *, token: str | None) -> RegisteredAdapter:
+        principal = await self._require_all_models(caller)
+        registrar = AdapterRegistrar(self._catalog, self._adapter_store)
+        return await registrar.register(spec, token=token, creator=principal.label)
+
+    async def unregister_adapter(self, name: str, caller: Caller) -> RegisteredAdapter:
+        await self._require_all_models(caller)
+        return await AdapterRegistrar(self._catalog, self._adapter_store).unregister(name)
+
     @property
     def has_queue(self) -> bool:
         return self._queue is not None
 
     async def submit(self, draft: JobDraft, caller: Caller) -> Job:
         self._refuse_when_draining()
-        job_service = self._require_job_service()
+        queue = self._require_queue()
         caller = msgspec.structs.replace(caller, request_id=draft.stored_request.answer_id)
         resolved = self._catalog.resolve(draft.requests[0].model)
-        return await job_service.submit(
-            draft, await self._admission_request(draft.requests, resolved, caller, streamed=True)
-        )
+        admission_request = await self._admission_request(draft.requests, resolved, caller, streamed=True)
+        submission = Submission(draft, self._admission.prepare(admission_request), caller.key_digest)
+        try:
+            return await queue.submit(submission)
+        except (DragomanError, InvalidAmount) as error:
+            raise self._admission.in_client_terms(error, admission_request) from None
 
     async def job(self, job_id: str, caller: Caller) -> Job:
-        await self._reject_unknown_key(caller, None)
-        return await self._require_job_service().job(job_id, caller)
+        owner = await self._job_owner(caller)
+        return await self._require_queue().job(job_id, owner)
 
     async def cancel_job(self, job_id: str, caller: Caller) -> Job:
-        await self._reject_unknown_key(caller, None)
-        return await self._require_job_service().cancel(job_id, caller)
+        owner = await self._job_owner(caller)
+        return await self._require_queue().cancel(job_id, owner)
 
     async def follow_job(self, job_id: str, caller: Caller) -> EventStream:
-        await self._reject_unknown_key(caller, None)
-        return await self._require_job_service().follow(job_id, caller)
+        owner = await self._job_owner(caller)
+        return await self._require_queue().follow(job_id, owner)
 
-    def _require_job_service(self) -> JobService:
-        if self._job_service is None:
+    async def _job_owner(self, caller: Caller) -> str:
+        """Return who owns the caller's jobs: the account that pays, or without accounts the key."""
+        # In whatever dialect a job was submitted, its owner sees it in all of them.
+        await self._reject_unknown_key(caller, None)
+        account = (await self._authenticator.authenticate(caller, None)).billing_account
+        return caller.key_digest if account is None else account_owner(account.account_id)
+
+    def _require_queue(self) -> JobQueue:
+        if self._queue is None:
             raise BadRequest("This server has no queue: set [accounts] database, or record_usage = true")
-        return self._job_service
+        return self._queue
 
     def _refuse_when_draining(self) -> None:
-        if self._state.is_draining:
+        if self._draining.is_set():
             raise ShuttingDown("The server is shutting down", retry_after=5)
 
-    async def _admit(
-        self, requests: Sequence[GenerationRequest], resolved: ResolvedModel, caller: Caller, *, streamed: bool
-    ) -> Reservation:
-        return await self._access.admit(await self._admission_request(requests, resolved, caller, streamed=streamed))
+    async def _reject_unknown_key(self, caller: Caller, dialect: str | None) -> None:
+        try:
+            await self._authenticator.reject_unknown_key(caller, dialect)
+        except Unauthenticated as error:
+            raise await self._auth_failures.throttle(caller, error) from None
+
+    async def _authenticate(self, caller: Caller) -> Principal:
+        return await self._authenticator.authenticate(caller, self._dialect)
+
+    async def _require_all_models(self, caller: Caller) -> Principal:
+        principal = await self._authenticate(caller)
+        if principal.models is not None:
+            raise Forbidden("This key may not register models")
+        return principal
 
     async def _admission_request(
         self, requests: Sequence[GenerationRequest], resolved: ResolvedModel, caller: Caller, *, streamed: bool
     ) -> AdmissionRequest:
         prompt_tokens = max_completion_tokens = 0
-        if self._access.needs_token_counts:
-            prompt_tokens, max_completion_tokens = await _token_bounds(resolved.deployment.engine, requests)
-        is_buffered = not streamed or BestOfSelector.for_requests(requests) is not None
+        if self._admission.needs_token_counts:
+            prompt_tokens, max_completion_tokens = await token_bounds(resolved.deployment.engine, requests)
         return AdmissionRequest(
-            caller,
-            self._dialect,
-            requests[0].model,
-            resolved.canonical_name,
-            prompt_tokens,
-            max_completion_tokens,
-            is_buffered=is_buffered,
+            caller=caller,
+            dialect=self._dialect,
+            model=requests[0].model,
+            billed_model=resolved.canonical_name,
+            prompt_tokens=prompt_tokens,
+            max_completion_tokens=max_completion_tokens,
+            is_buffered=not streamed or BestOfSelector.for_requests(requests) is not None,
         )
-
-    async def _require_all_models(self, caller: Caller) -> Principal:
-        principal = await self._access.authenticate(caller, self._dialect)
-        if principal.models is not None:
-            raise Forbidden("This key may not register models")
-        return principal
-
-    def _resolve(self, model: str, principal: Principal) -> ResolvedModel:
-        resolved = self._catalog.resolve(model)
-        if not principal.may_use(resolved.canonical_name):
-            raise ModelNotFound(model)
-        return resolved
-
-
-class _PrincipalModels:
-    """Implements core.service.VisibleModels for one visitor."""
-
-    def __init__(self, gateway: Gateway, principal: Principal) -> None:
-        self._gateway = gateway
-        self._principal = principal
-
-    def models(self) -> list[ServedModel]:
-        return [model for model in self._gateway.models() if self._principal.may_use(model.id)]
-
-    async def count_tokens(self, model: str, prompt: Prompt) -> int:
-        if not any(model in (each.id, *each.aliases) for each in self.models()):
-            raise ModelNotFound(model)
-        return await self._gateway.count_tokens(model, prompt)
-
-
-async def _token_bounds(engine: Engine, requests: Sequence[GenerationRequest]) -> tuple[int, int]:
-    """The tokens of all prompts, and the most that all their candidates may have. Raises core.errors."""
-    prompts = max_completion_tokens = 0
-    for request in requests:
-        count = await engine.count_tokens(request.prompt)
-        prompts += count
-        max_completion_tokens += _max_completion_tokens(engine.context_length, request, count)
-    return prompts, max_completion_tokens
-
-
-def _max_completion_tokens(context_length: int | None, request: GenerationRequest, prompt_tokens: int) -> int:
-    if context_length is None:  # It has counted, and died since.
-        raise ModelLoading("The model is being loaded", retry_after=1)
-    available = context_length - prompt_tokens
-    if available < 1:
-        raise ContextOverflow(prompt_tokens, context_length, "Shorten the prompt.")
-    max_tokens = request.sampling.max_tokens
-    return (request.best_of or request.n) * (available if max_tokens is None else min(max_tokens, available))

@@ -5,8 +5,11 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from dragoman.accounts.database.thread import DatabaseThread
-from dragoman.gateway.auth.account_keys import AccountAccessController, AccountsOptions
+from dragoman.accounts.identifiers import new_process_id
+from dragoman.gateway.admission.ledger import LedgerAdmission
+from dragoman.gateway.auth.account_keys import AccountKeyAuthenticator
 from dragoman.gateway.execution.stored_responses import MAX_RESPONSE_BYTES, DatabaseIdempotencyStore
+from dragoman.gateway.ledger_connection import AccountsOptions, LedgerConnection
 
 
 class AccountingServices:
@@ -15,10 +18,13 @@ class AccountingServices:
     def __init__(self, options: AccountsOptions, *, max_response_bytes: int = MAX_RESPONSE_BYTES) -> None:
         """Responses of more than `max_response_bytes` are not stored."""
         self._database = options.database
-        self.access = AccountAccessController(options)
+        process_id = new_process_id()
+        connection = LedgerConnection(options, process_id)
+        self.authenticator = AccountKeyAuthenticator(connection)
+        self.admission = LedgerAdmission(connection, self.authenticator)
         self.database_thread = DatabaseThread(options.database)
         self.idempotency_store = DatabaseIdempotencyStore(
-            self.database_thread, self.access.process_id, max_response_bytes=max_response_bytes
+            self.database_thread, process_id, max_response_bytes=max_response_bytes
         )
 
     @contextlib.asynccontextmanager
@@ -28,7 +34,7 @@ class AccountingServices:
         Raises the errors of open_ledger.
         """
         try:
-            async with self.access.opened(), self.idempotency_store.sweeping():
+            async with self.admission.opened(), self.idempotency_store.sweeping():
                 yield
         finally:
             await asyncio.to_thread(self.close)

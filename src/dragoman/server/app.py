@@ -18,9 +18,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import AdapterStore
+from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission
 from dragoman.gateway.auth.static_keys import NO_KEYS, StaticKeyAuthenticator
+from dragoman.gateway.execution.jobs import GatewayJobExecutor
 from dragoman.gateway.execution.metrics import RequestMetrics
-from dragoman.gateway.execution.queued import GatewayJobExecutor
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.catalog import Catalog
 from dragoman.jobs.metrics import QueueMetrics
@@ -39,6 +40,7 @@ def build_app(
     *,
     metrics_directory: str | None,
     keys: StaticKeyAuthenticator = NO_KEYS,
+    admission: UnmeteredAdmission = UNMETERED_ADMISSION,
     hosts: Mapping[str, DialectName] = NO_HOSTS,
     adapter_store: AdapterStore | None = None,
     accounting: AccountingServices | None = None,
@@ -48,17 +50,24 @@ def build_app(
     """Build the app over the catalog's engines, which start and close with it.
 
     - `metrics_directory` is where the workers of one server collect their counts. None: this process counts alone.
-    - Requests need one of `keys`, or with `accounting` the key of an account.
+    - Requests need one of `keys` and are admitted by `admission`, or with `accounting` by its keys and accounts.
     - `hosts` are names that serve one dialect only. X-Forwarded-Host is trusted from `options.trusted_proxies`.
     - `adapter_store` has the adapters that clients may register. None: they may register none.
     - `admin_keys` open /admin, which needs `accounting`. Without any, there is no /admin.
-    - `queue` uses the same database as `accounting` or as the records of `keys`. None: nothing is queued.
+    - `queue` uses the same database as `accounting` or as the records of `admission`. None: nothing is queued.
     """
     registry = CollectorRegistry()
     request_metrics = RequestMetrics(registry)
-    access = keys if accounting is None else accounting.access
     database = None if accounting is None else accounting.database_thread
-    gateway = Gateway(catalog, request_metrics, access, adapter_store, usage_database=database, queue=queue)
+    gateway = Gateway(
+        catalog,
+        request_metrics,
+        keys if accounting is None else accounting.authenticator,
+        admission if accounting is None else accounting.admission,
+        adapter_store=adapter_store,
+        usage_database=database,
+        queue=queue,
+    )
     if accounting is not None:
         options = msgspec.structs.replace(options, idempotency_store=accounting.idempotency_store)
     return App(
@@ -70,7 +79,7 @@ def build_app(
         lifespan=partial(
             _lifespan,
             catalog=catalog,
-            admission=keys if accounting is None else accounting,
+            admission=admission if accounting is None else accounting,
             open_queue=None
             if queue is None
             else partial(queue.opened, GatewayJobExecutor(catalog, request_metrics), QueueMetrics(registry)),
@@ -83,7 +92,7 @@ async def _lifespan(
     _app: Starlette,
     *,
     catalog: Catalog,
-    admission: StaticKeyAuthenticator | AccountingServices,
+    admission: UnmeteredAdmission | AccountingServices,
     open_queue: Callable[[], AbstractAsyncContextManager[None]] | None,
 ) -> AsyncGenerator[None]:
     # The queue ends first, since it requeues what the engines run for it. The engines end before admission does:

@@ -24,9 +24,9 @@ from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
 from dragoman.engines.llama.worker.client import LlamaEngine
-from dragoman.gateway.admission.recording import UsageRecordingAuthenticator
-from dragoman.gateway.auth.account_keys import AccountsOptions
+from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission, UsageRecordingAdmission
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
+from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.server import logs
@@ -112,7 +112,8 @@ def main() -> int:
             trusted_proxies=frozenset(settings.trusted_proxies),
         ),
         metrics_directory=options.metrics_directory,
-        keys=_keys(options, None if options.requires_account_key else accounts),
+        keys=StaticKeyAuthenticator(options.key_labels),
+        admission=_admission(None if options.requires_account_key else accounts),
         hosts=settings.dialect_hosts,
         adapter_store=LocalAdapterStore(folder, downloads=settings.allow_adapter_downloads),
         accounting=AccountingServices(accounts) if accounts is not None and options.requires_account_key else None,
@@ -145,19 +146,20 @@ async def _serve(server: _Server, listening_fd: int) -> None:
     await server.serve([socket.socket(fileno=listening_fd)])
 
 
-def _keys(options: WorkerOptions, recording_options: AccountsOptions | None) -> StaticKeyAuthenticator:
-    if recording_options is None:
-        return StaticKeyAuthenticator(options.key_labels)
-    return UsageRecordingAuthenticator(
-        options.key_labels, recording_options._replace(timeout_seconds=_RECORD_TIMEOUT_SECONDS)
-    )
+def _admission(accounts: AccountsOptions | None) -> UnmeteredAdmission:
+    """The admission of a server without accounts."""
+    if accounts is None:
+        return UNMETERED_ADMISSION
+    return UsageRecordingAdmission(msgspec.structs.replace(accounts, timeout_seconds=_RECORD_TIMEOUT_SECONDS))
 
 
 def _accounts_options(options: WorkerOptions) -> AccountsOptions | None:
     if options.journal_dir is None:
         return None
     database = Database(os.environ[DATABASE_VARIABLE])
-    return AccountsOptions(database, Path(options.journal_dir), options.settings.accounts.max_hold_tokens)
+    return AccountsOptions(
+        database=database, journals=Path(options.journal_dir), hold_cap=options.settings.accounts.max_hold_tokens
+    )
 
 
 def _job_queue(settings: QueueSettings, accounts: AccountsOptions | None) -> JobQueue | None:

@@ -1,53 +1,52 @@
-import itertools
+"""What a client sees of the ledger's errors, which know neither its key nor the name of the model that it sent."""
+
 from pathlib import Path
 
 import pytest
 
-from dragoman.accounts.administration.keys import KeyRules
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.process.ledger_thread import LedgerThread
-from dragoman.core.errors import TooManyRunning
-from dragoman.core.events import Usage
-from dragoman.core.identifiers import new_request_id
+from dragoman.core import errors
+from dragoman.core.errors import DragomanError
+from dragoman.core.money import InvalidAmount
 from dragoman.core.service import Caller
-from dragoman.gateway.admission.controller import AdmissionRequest
-from dragoman.gateway.auth.account_keys import AccountAccessController, AccountsOptions
-from tests.support.metered import MODEL, sqlite_account
+from dragoman.gateway.auth.account_keys import AccountKeyAuthenticator
+from dragoman.gateway.ledger_connection import AccountsOptions, LedgerConnection
+
+CALLER = Caller("0" * 32, "sk-0123456789abcdef")
 
 
-def admission_request(key: str) -> AdmissionRequest:
-    caller = Caller(new_request_id(), key)
-    return AdmissionRequest(caller, "infermatic", MODEL, MODEL, 10, 20, is_buffered=True)
-
-
-async def test_a_client_may_send_its_next_request_to_any_process_once_its_answer_is_complete(tmp_path: Path) -> None:
-    with sqlite_account(tmp_path) as account_fixture:
-        key = account_fixture.new_key(KeyRules(concurrent_requests=1))
-        databases = [Database(account_fixture.url) for _ in range(2)]
-        first, second = (
-            AccountAccessController(AccountsOptions(database, tmp_path / "journals", transport=LedgerThread))
-            for database in databases
+@pytest.fixture
+def authenticator(tmp_path: Path) -> AccountKeyAuthenticator:
+    """Its connection is not opened: what is tested here asks no ledger."""
+    return AccountKeyAuthenticator(
+        LedgerConnection(
+            AccountsOptions(database=Database(f"sqlite:///{tmp_path}/accounts.db"), journals=tmp_path), process_id=1
         )
-        async with first.opened(), second.opened():
-            for access, _ in zip(itertools.cycle((first, second)), range(40), strict=False):
-                reservation = await access.admit(admission_request(key))
-                reservation.observe(Usage(10, 20, 0))
-                reservation.settle("finished")
-        for database in databases:
-            database.close()
-        account_fixture.assert_settled()
-        assert len(account_fixture.usage) == 40
+    )
 
 
-async def test_a_second_concurrent_request_is_refused(tmp_path: Path) -> None:
-    with sqlite_account(tmp_path) as account_fixture:
-        key = account_fixture.new_key(KeyRules(concurrent_requests=1))
-        access = AccountAccessController(
-            AccountsOptions(account_fixture.database, tmp_path / "journals", transport=LedgerThread)
-        )
-        async with access.opened():
-            reservation = await access.admit(admission_request(key))
-            with pytest.raises(TooManyRunning):
-                await access.admit(admission_request(key))
-            reservation.settle("disconnected")
-        account_fixture.assert_settled()
+def test_an_error_about_the_key_shows_its_ending(authenticator: AccountKeyAuthenticator) -> None:
+    error = authenticator.in_client_terms(errors.KeyUnknown(), CALLER)
+    assert isinstance(error, errors.KeyUnknown)
+    assert (error.has_prefix, error.key_suffix) == (True, "cdef")
+
+
+def test_a_forbidden_model_is_reported_as_an_unknown_one_by_the_name_that_was_sent(
+    authenticator: AccountKeyAuthenticator,
+) -> None:
+    error = authenticator.in_client_terms(errors.ModelNotAllowed("echo"), CALLER, "parrot")
+    assert type(error) is errors.ModelNotFound
+    assert error.message == "Model 'parrot' not found"
+
+
+def test_a_price_beyond_the_ledgers_range_is_a_bad_request(authenticator: AccountKeyAuthenticator) -> None:
+    error = authenticator.in_client_terms(InvalidAmount("Too much"), CALLER)
+    assert isinstance(error, errors.BadRequest)
+    assert (error.message, error.parameter) == ("Too much", "max_tokens")
+
+
+@pytest.mark.parametrize(
+    "error", [errors.DialectNotAllowed("scale"), errors.LedgerUnavailable("The database does not answer", 5)]
+)
+def test_other_errors_stay_as_they_are(authenticator: AccountKeyAuthenticator, error: DragomanError) -> None:
+    assert authenticator.in_client_terms(error, CALLER) is error

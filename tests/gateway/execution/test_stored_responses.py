@@ -14,8 +14,8 @@ from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.core.errors import Overloaded
 from dragoman.core.idempotency import Acquired, IdempotentRequest, InProgress, StoredResponse
-from dragoman.gateway.auth.account_keys import AccountsOptions
 from dragoman.gateway.execution.stored_responses import DatabaseIdempotencyStore
+from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.server.accounting import AccountingServices
 from tests.support.accounting import accounting_at
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -35,7 +35,9 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def accounting(path: Path, tmp_path: Path) -> Iterator[AccountingServices]:
     database = Database(f"sqlite:///{path}", busy_seconds=0.05)
-    accounting = AccountingServices(AccountsOptions(database, tmp_path / "journals", transport=LedgerThread))
+    accounting = AccountingServices(
+        AccountsOptions(database=database, journals=tmp_path / "journals", transport=LedgerThread)
+    )
     yield accounting
     accounting.close()
 

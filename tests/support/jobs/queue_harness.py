@@ -24,10 +24,12 @@ from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
 from dragoman.core.service import Caller
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
-from dragoman.gateway.auth.account_keys import AccountAccessController, AccountsOptions
+from dragoman.gateway.admission.ledger import LedgerAdmission
+from dragoman.gateway.auth.account_keys import AccountKeyAuthenticator
+from dragoman.gateway.execution.jobs import GatewayJobExecutor
 from dragoman.gateway.execution.metrics import RequestMetrics
-from dragoman.gateway.execution.queued import GatewayJobExecutor
 from dragoman.gateway.gateway import Gateway
+from dragoman.gateway.ledger_connection import AccountsOptions, LedgerConnection
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
@@ -187,9 +189,13 @@ async def running_queue(
     database = Database(url)
     catalog = Catalog([Deployment(MODEL, (), engine)])
     metrics = RequestMetrics(registry)
-    access = AccountAccessController(AccountsOptions(database, journals, transport=transport))
+    connection = LedgerConnection(
+        AccountsOptions(database=database, journals=journals, transport=transport), new_process_id()
+    )
+    authenticator = AccountKeyAuthenticator(connection)
+    admission = LedgerAdmission(connection, authenticator)
     queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
-    gateway = Gateway(catalog, metrics, access, queue=queue, dialect="infermatic")
+    gateway = Gateway(catalog, metrics, authenticator, admission, queue=queue).for_dialect("infermatic")
     with contextlib.closing(database):
-        async with access.opened(), queue.opened(GatewayJobExecutor(catalog, metrics), QueueMetrics(registry)):
+        async with admission.opened(), queue.opened(GatewayJobExecutor(catalog, metrics), QueueMetrics(registry)):
             yield gateway, queue

@@ -1,41 +1,69 @@
-"""Without accounts: the keys of the settings, or none, and a record of what is used, which costs nothing."""
+"""Admission without accounts: every request is admitted and costs nothing; its usage may be recorded."""
 
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.process.client import LedgerClient
+from dragoman.accounts.ledger.operations import Admission
 from dragoman.core.errors import Overloaded
 from dragoman.core.rate_limits import NO_LIMITS
-from dragoman.gateway.admission.controller import AdmissionRequest, Reservation
-from dragoman.gateway.admission.settler import Settler
-from dragoman.gateway.auth.account_keys import AccountsOptions, open_accounting
-from dragoman.gateway.auth.static_keys import UNMETERED, StaticKeyAuthenticator
+from dragoman.gateway.admission.controller import AdmissionRequest
+from dragoman.gateway.admission.reservation import UNMETERED, Reservation
+from dragoman.gateway.admission.settler import Settler, open_settler
+from dragoman.gateway.ledger_connection import AccountsOptions, LedgerConnection
 
 _log = structlog.get_logger(__name__)
 
 
-class UsageRecordingAuthenticator(StaticKeyAuthenticator):
-    """Implements access.Access. A record that cannot be written is left out: it is nothing to refuse a request for."""
+class UnmeteredAdmission:
+    """Implements AdmissionController: nothing is recorded."""
 
-    def __init__(self, digests: Iterable[str] | Mapping[str, str], options: AccountsOptions) -> None:
-        super().__init__(digests)
-        self._options = options
-        self._accounting: tuple[LedgerClient, Settler] | None = None
+    needs_token_counts = False
+
+    def opened(self) -> AbstractAsyncContextManager[None]:
+        """Requests may be admitted within the block."""
+        return contextlib.nullcontext()
+
+    def prepare(self, request: AdmissionRequest) -> Admission:
+        return Admission(
+            request_id=request.caller.request_id,
+            key_digest=None,
+            model=request.billed_model,
+            dialect=request.dialect,
+            prompt_tokens=0,
+            max_completion_tokens=0,
+        )
+
+    async def admit(self, request: AdmissionRequest) -> Reservation:  # noqa: ARG002
+        return UNMETERED
+
+    def in_client_terms(self, error: Exception, request: AdmissionRequest) -> Exception:  # noqa: ARG002
+        return error
+
+
+UNMETERED_ADMISSION = UnmeteredAdmission()
+
+
+class UsageRecordingAdmission(UnmeteredAdmission):
+    """Records the usage of every request. A request whose usage cannot be recorded is served all the same."""
+
+    def __init__(self, options: AccountsOptions) -> None:
+        self._connection = LedgerConnection(options, new_process_id())
+        self._settler: Settler | None = None
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        async with open_accounting(self._options, new_process_id()) as self._accounting:
+        async with open_settler(self._connection) as self._settler:
             yield
 
     async def admit(self, request: AdmissionRequest) -> Reservation:
-        assert self._accounting is not None, "opened before the first request"
-        ledger, settler = self._accounting
+        assert self._settler is not None, "opened before the first request"
         try:
-            await ledger.admit(self.build_admission(request))
-            return settler.open(request, NO_LIMITS)
+            await self._connection.resources.ledger.admit(self.prepare(request))
+            return self._settler.open(request, NO_LIMITS)
         except Overloaded as error:
             _log.warning("usage_recording_failed", reason=error.message)
             return UNMETERED

@@ -1,11 +1,12 @@
-"""What admitted requests have to pay: noted in the journal before it is delivered, and settled exactly once.
+"""Settlement in the background: no client waits for it, and the server's end does.
 
-Settling waits for no client: it is owned by the Cashier, which the server's end waits for. Whoever is told of the end
-of an answer may find it settled a moment later only; until then the journal knows what is to be paid.
+A client that has read the end of an answer may find it settled a moment later only; until then the journal has what is
+to be paid.
 """
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 
 import structlog
 
@@ -13,9 +14,10 @@ from dragoman.accounts.ledger.operations import NeverAdmitted, Settled, Settleme
 from dragoman.accounts.process.journal import JournalSlot
 from dragoman.accounts.process.opening import LedgerResources
 from dragoman.core.errors import Overloaded
-from dragoman.core.events import Event, Finished, Usage
 from dragoman.core.rate_limits import Allowances
-from dragoman.gateway.admission.controller import AdmissionRequest, EndReason
+from dragoman.gateway.admission.controller import AdmissionRequest
+from dragoman.gateway.admission.reservation import LedgerReservation
+from dragoman.gateway.ledger_connection import LedgerConnection
 
 _DRAIN_TIMEOUT_SECONDS = 5.0
 """How long the end waits for requests that were just cancelled."""
@@ -27,29 +29,47 @@ _log = structlog.get_logger(__name__)
 
 
 class Settler:
-    """Opens the bills of one process and sees that they are paid."""
+    """Opens the reservations of one process and settles them."""
 
-    def __init__(self, accounts: LedgerResources) -> None:
-        self._accounts = accounts
+    def __init__(self, resources: LedgerResources) -> None:
+        self._resources = resources
         self._unsettled = 0
         self._all_settled = asyncio.Event()
 
-    def open(self, request: AdmissionRequest, allowances: Allowances) -> "LedgerReservation":
-        """For a request that the ledger has admitted. Raises Overloaded, and frees the hold, if it cannot be noted."""
+    def open(self, request: AdmissionRequest, allowances: Allowances) -> LedgerReservation:
+        """Open the reservation of a request that the ledger has admitted.
+
+        Raises Overloaded, and releases the hold, if the journal cannot be written.
+        """
         request_id = request.caller.request_id
         self._unsettled += 1
         try:
-            slot = self._accounts.journal.open(request_id)
+            slot = self._resources.journal.open(request_id)
         except OSError as error:
             _log.error("journal_write_failed", error=error.strerror)
-            self.settle(Settlement.uncharged(request_id, "failed"), None)
+            self._settle(Settlement.uncharged(request_id, "failed"), None)
             raise Overloaded("The accounts' journal cannot be written", retry_after=5) from None
-        return LedgerReservation(self, request, slot, allowances)
+        return LedgerReservation(
+            request_id=request_id,
+            prompt_tokens=request.prompt_tokens,
+            is_buffered=request.is_buffered,
+            allowances=allowances,
+            slot=slot,
+            settle=self._settle,
+        )
 
-    def settle(self, settlement: Settlement, slot: JournalSlot | None) -> None:
-        """Settle, and free the request's place in the journal afterwards."""
+    async def drain(self) -> None:
+        """Give requests that were just cancelled the time to end. Recovery settles what remains."""
+        self._all_settled.clear()
+        if self._unsettled:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_DRAIN_TIMEOUT_SECONDS):
+                    await self._all_settled.wait()
 
-        def paid(settled: "asyncio.Future[Settled]") -> None:
+    def _settle(self, settlement: Settlement, slot: JournalSlot | None) -> None:
+        """Settle, and free the request's slot in the journal afterwards."""
+
+        def on_settled(settled: "asyncio.Future[Settled]") -> None:
             error = settled.exception()
             if error is not None:
                 _log.error("settlement_failed", request_id=settlement.request_id, error=str(error))
@@ -60,59 +80,15 @@ class Settler:
             if not self._unsettled:
                 self._all_settled.set()
 
-        self._accounts.ledger.settle(settlement).add_done_callback(paid)
-
-    async def drain(self) -> None:
-        """Give requests that were just cancelled the time to end; what is unpaid then is left to recovery."""
-        self._all_settled.clear()
-        if self._unsettled:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_DRAIN_TIMEOUT_SECONDS):
-                    await self._all_settled.wait()
+        self._resources.ledger.settle(settlement).add_done_callback(on_settled)
 
 
-class LedgerReservation:
-    """Implements access.Bill."""
-
-    def __init__(self, settler: Settler, request: AdmissionRequest, slot: JournalSlot, allowances: Allowances) -> None:
-        self.allowances = allowances
-        self._settler = settler
-        self._request_id = request.caller.request_id
-        self._prompt_tokens = request.prompt_tokens
-        self._is_buffered = request.is_buffered
-        self._slot = slot
-        self._generated_tokens = 0
-        self._usage: Usage | None = None
-        self._is_settled = False
-
-    def observe(self, event: Event) -> None:
-        match event:
-            case Usage():
-                self._usage = event
-                self._slot.record(event.prompt_tokens, event.cached_tokens, event.completion_tokens)
-            case Finished():
-                pass
-            case _ if event.token_ids:
-                self._generated_tokens += len(event.token_ids)
-                if not self._is_buffered:
-                    self._slot.record(self._prompt_tokens, 0, self._generated_tokens)
-
-    def settle(self, reason: EndReason) -> None:
-        if not self._is_settled:
-            self._is_settled = True
-            self._settler.settle(self._settlement(reason), self._slot)
-
-    def _settlement(self, reason: EndReason) -> Settlement:
-        prompt, cached, completion = 0, 0, 0
-        usage = self._usage
-        if usage is not None:
-            prompt, cached, completion = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens
-        elif self._generated_tokens and not (reason == "failed" and self._is_buffered):
-            prompt, completion = self._prompt_tokens, self._generated_tokens
-        return Settlement(
-            request_id=self._request_id,
-            prompt_tokens=prompt,
-            cached_tokens=cached,
-            completion_tokens=completion,
-            result=reason,
-        )
+@contextlib.asynccontextmanager
+async def open_settler(connection: LedgerConnection) -> AsyncIterator[Settler]:
+    """Open the connection for the block, whose end waits for settlements. Raises what open_ledger raises."""
+    async with connection.opened() as resources:
+        settler = Settler(resources)
+        try:
+            yield settler
+        finally:
+            await settler.drain()

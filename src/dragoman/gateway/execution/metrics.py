@@ -1,11 +1,11 @@
-"""What is counted of every request, as Prometheus metrics."""
+"""Prometheus metrics of requests."""
 
 import time
 from typing import Literal, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from dragoman.core.events import Delta, Event, ReasoningDelta, ToolCallDelta, Usage
+from dragoman.core.events import Usage
 
 RequestResult = Literal["ok", "refused", "failed", "cancelled"]
 
@@ -14,7 +14,7 @@ _INTER_TOKEN_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
 
 
 class _ModelMetrics(NamedTuple):
-    """One model's counters, looked up once: tokens come too fast to do it for each."""
+    """One model's metrics, looked up once: tokens come too fast to look them up for each."""
 
     requests: dict[RequestResult, Counter]
     prompt_tokens: Counter
@@ -25,7 +25,7 @@ class _ModelMetrics(NamedTuple):
 
 
 class RequestMetrics:
-    """The counters of one worker process."""
+    """The metrics of one worker process."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._requests = Counter(
@@ -78,33 +78,28 @@ class RequestMetrics:
 
 
 class RequestTimer:
-    """One request. `observe` every event, then `end` exactly once."""
+    """Measures one request. Call `end` exactly once."""
 
     def __init__(self, metrics: _ModelMetrics) -> None:
         self._metrics = metrics
         self._started_at = time.monotonic()
         self._last_token_at: dict[int, float] = {}
-        self._generated_tokens = 0
 
-    def observe(self, event: Event) -> None:
-        """Count one event. Generated tokens are counted as they come: a request that fails has used them too."""
-        match event:
-            case Delta() | ReasoningDelta() | ToolCallDelta() if event.token_ids:
-                self._observe_tokens(event.index, len(event.token_ids))
-            case Usage(prompt_tokens, _, cached_tokens, _):
-                self._metrics.prompt_tokens.inc(prompt_tokens)
-                self._metrics.cached_tokens.inc(cached_tokens)
-
-    def end(self, result: RequestResult) -> None:
-        """The request is over."""
-        self._metrics.requests[result].inc()
-        self._metrics.completion_tokens.inc(self._generated_tokens)
-
-    def _observe_tokens(self, index: int, count: int) -> None:
+    def observe_tokens(self, index: int, count: int) -> None:
+        """Time `count` new tokens of choice `index`."""
         now = time.monotonic()
         if not self._last_token_at:
             self._metrics.time_to_first_token.observe(now - self._started_at)
         elif index in self._last_token_at:
             self._metrics.inter_token.observe((now - self._last_token_at[index]) / count)
         self._last_token_at[index] = now
-        self._generated_tokens += count
+
+    def observe_usage(self, usage: Usage) -> None:
+        """Count the prompt tokens of an answered request."""
+        self._metrics.prompt_tokens.inc(usage.prompt_tokens)
+        self._metrics.cached_tokens.inc(usage.cached_tokens)
+
+    def end(self, result: RequestResult, generated_tokens: int = 0) -> None:
+        """Count the request and the tokens that were generated for it."""
+        self._metrics.requests[result].inc()
+        self._metrics.completion_tokens.inc(generated_tokens)

@@ -1,26 +1,28 @@
-"""One admitted request: its events, and the end that it has in any case."""
+"""The execution of one admitted request: its events, measured and settled however it ends."""
 
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from dragoman.core.errors import DragomanError, EngineFailed
-from dragoman.core.events import Event, Usage
+from dragoman.core.events import Event, Finished, Usage
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.base import Engine
-from dragoman.gateway.admission.controller import EndReason, Reservation
+from dragoman.gateway.admission.reservation import EndReason, Reservation
 from dragoman.gateway.execution.best_of import BestOfSelector, candidates_request
 from dragoman.gateway.execution.fan_out import fan_out
 from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
 
 
 class RequestExecution:
-    """Implements core.service.Answering: measured and paid, however it ends."""
+    """Implements core.service.EventStream and jobs.worker.executor.JobExecution."""
 
     def __init__(
         self, engine: Engine, requests: Sequence[GenerationRequest], reservation: Reservation, timer: RequestTimer
     ) -> None:
+        self.generated_tokens = 0
+        """Of all choices and candidates so far."""
         self._reservation = reservation
         self._timer = timer
         self._started = False
@@ -35,12 +37,27 @@ class RequestExecution:
 
     async def aclose(self) -> None:
         await self._events.aclose()
-        if not self._started:  # What has not begun is closed without running its last lines.
+        if not self._started:  # A generator that has not started is closed without running its last lines.
             self._end("disconnected", "cancelled")
 
     def _end(self, reason: EndReason, result: RequestResult) -> None:
         self._reservation.settle(reason)
-        self._timer.end(result)
+        self._timer.end(result, self.generated_tokens)
+
+    def _observe(self, event: Event) -> None:
+        """Count an event before it is delivered. Tokens are counted as they come: a request that fails used them."""
+        match event:
+            case Usage():
+                self._timer.observe_usage(event)
+                self._reservation.observe_usage(event)
+                # Not later: a client that has read this answer may send its next request with the rest of the hold.
+                self._reservation.settle("finished")
+            case Finished():
+                pass
+            case _ if event.token_ids:
+                self.generated_tokens += len(event.token_ids)
+                self._timer.observe_tokens(event.index, len(event.token_ids))
+                self._reservation.observe_tokens(self.generated_tokens)
 
     async def _generate(self, engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
         self._started = True
@@ -49,11 +66,7 @@ class RequestExecution:
         try:
             async with contextlib.aclosing(fan_out(engine, candidates)) as events:
                 async for event in events:
-                    self._timer.observe(event)
-                    self._reservation.observe(event)
-                    if isinstance(event, Usage):
-                        # Not later: whoever has read this answer may ask for the next with what is left of the hold.
-                        self._reservation.settle("finished")
+                    self._observe(event)
                     if selector is None:
                         yield event
                         continue

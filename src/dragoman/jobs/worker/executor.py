@@ -25,7 +25,7 @@ class JobExecution(Protocol):
 
 
 class JobExecutor(Protocol):
-    """The models of this process. Implemented by gateway.execution.queued."""
+    """The models of this process. Implemented by gateway.execution.jobs."""
 
     def models(self) -> Sequence[str]:
         """Return the names of the models that jobs can run on, without aliases."""

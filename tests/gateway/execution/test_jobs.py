@@ -17,11 +17,12 @@ from dragoman.core.identifiers import key_digest, new_request_id
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.core.service import Caller
 from dragoman.engines.echo import EchoEngine
-from dragoman.gateway.admission.recording import UsageRecordingAuthenticator
-from dragoman.gateway.auth.account_keys import AccountsOptions
+from dragoman.gateway.admission.recording import UsageRecordingAdmission
+from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
+from dragoman.gateway.execution.jobs import GatewayJobExecutor
 from dragoman.gateway.execution.metrics import RequestMetrics
-from dragoman.gateway.execution.queued import GatewayJobExecutor
 from dragoman.gateway.gateway import Gateway
+from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
@@ -37,15 +38,15 @@ async def open_gateway(folder: Path, *keys: str, engine: EchoEngine | None = Non
     """One that records what is used, with these keys."""
     database = Database(f"sqlite:///{folder}/accounts.db")
     upgrade(database)
-    options = AccountsOptions(database, folder / "journals", transport=LedgerThread)
-    authenticator = UsageRecordingAuthenticator(map(key_digest, keys), options)
+    options = AccountsOptions(database=database, journals=folder / "journals", transport=LedgerThread)
+    admission = UsageRecordingAdmission(options)
     registry = CollectorRegistry()
     metrics = RequestMetrics(registry)
     catalog = Catalog([Deployment("echo", ("parrot",), engine or EchoEngine(), ("arcee",))])
     queue = JobQueue(database, QueueOptions(), 1)
     with contextlib.closing(database):
-        async with authenticator.opened(), queue.opened(GatewayJobExecutor(catalog, metrics), QueueMetrics(registry)):
-            yield Gateway(catalog, metrics, authenticator, queue=queue)
+        async with admission.opened(), queue.opened(GatewayJobExecutor(catalog, metrics), QueueMetrics(registry)):
+            yield Gateway(catalog, metrics, StaticKeyAuthenticator(map(key_digest, keys)), admission, queue=queue)
 
 
 def caller(key: str | None) -> Caller:

@@ -1,0 +1,41 @@
+"""The execution of the queue's jobs on the engines."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET, GenerationRequest
+from dragoman.core.service import find_model
+from dragoman.gateway.admission.reservation import UNMETERED
+from dragoman.gateway.execution.metrics import RequestMetrics
+from dragoman.gateway.execution.request_execution import RequestExecution
+from dragoman.gateway.routing.catalog import Catalog
+
+
+class GatewayJobExecutor:
+    """Implements jobs.worker.executor.JobExecutor with all models, whatever dialects show them."""
+
+    def __init__(self, catalog: Catalog, metrics: RequestMetrics) -> None:
+        self._catalog = catalog
+        self._metrics = metrics
+
+    def models(self) -> list[str]:
+        return [model.id for model in self._catalog.models()]
+
+    def fingerprint(self, model: str) -> str | None:
+        served = find_model(self._catalog.models(), model)
+        return None if served is None else served.fingerprint
+
+    async def load_model(self, model: str, requests: Sequence[GenerationRequest]) -> None:
+        await self._catalog.resolve(model).deployment.engine.count_tokens(requests[0].prompt)
+
+    def run(self, model: str, requests: Sequence[GenerationRequest], priority: int) -> RequestExecution:
+        resolved = self._catalog.resolve(model)
+        adapter = None if resolved.adapter is None else resolved.adapter.name
+        queued_requests = [
+            msgspec.structs.replace(request, adapter=adapter, priority=QUEUED_PRIORITY_OFFSET + priority)
+            for request in requests
+        ]
+        timer = self._metrics.start_timer(resolved.canonical_name)
+        # The queue settles its jobs itself.
+        return RequestExecution(resolved.deployment.engine, queued_requests, UNMETERED, timer)

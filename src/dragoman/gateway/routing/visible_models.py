@@ -1,0 +1,28 @@
+"""The models that one principal may know of."""
+
+from dragoman.core.errors import ModelNotFound
+from dragoman.core.request import Prompt
+from dragoman.core.service import ServedModel
+from dragoman.gateway.auth.authenticator import Principal
+from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
+
+
+class PrincipalModels:
+    """Implements core.service.VisibleModels."""
+
+    def __init__(self, catalog: Catalog, principal: Principal) -> None:
+        self._catalog = catalog
+        self._principal = principal
+
+    def models(self) -> list[ServedModel]:
+        return [model for model in self._catalog.models() if self._principal.may_use(model.id)]
+
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        return await self.resolve(model).deployment.engine.count_tokens(prompt)
+
+    def resolve(self, model: str) -> ResolvedModel:
+        """Resolve a name or alias. Raises ModelNotFound also for a model that the key may not use."""
+        resolved = self._catalog.resolve(model)
+        if not self._principal.may_use(resolved.canonical_name):
+            raise ModelNotFound(model)
+        return resolved
