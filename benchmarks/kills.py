@@ -18,9 +18,9 @@ from benchmarks.databases import KINDS, new_databases
 from benchmarks.processes import exit_on_sigterm
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
+from tests.support.dialects.streaming_clients import StreamingClients, assert_all_tokens_charged
 from tests.support.metered import AccountFixture
 from tests.support.processes.killable_worker import killable_worker
-from tests.support.streaming_clients import StreamingClients, assert_all_tokens_charged
 
 CLIENTS = 8
 TOKENS_PER_SECOND = 300

@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, ToolCallDelta, Usage
-from tests.support.answers import (
+from tests.support.dialects.answer_events import answer_events
+from tests.support.dialects.cases import (
     DIALECT_CASES,
     STREAM_OPTIONS,
     ChatDialectCase,
     DialectCase,
-    answer_events,
     build_response,
     stream_documents,
 )

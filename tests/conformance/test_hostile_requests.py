@@ -12,7 +12,7 @@ import aiohttp
 import httpx
 import pytest
 
-from tests.support.hostile import TEXT, HostileRequest, hostile_requests
+from tests.support.dialects.hostile_requests import TEXT, HostileRequest, hostile_requests
 from tests.support.server import RunningServer
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 

@@ -16,9 +16,9 @@ from dragoman.server.app import App
 from dragoman.server.settings import DialectName
 from tests.support.accounting import accounting_at
 from tests.support.apps import client_of, echo_app
+from tests.support.dialects.clients import DIALECT_CLIENTS, DialectClient
 from tests.support.gated_echo import GatedEcho
 from tests.support.metered import AccountFixture, sqlite_account
-from tests.support.speakers import DIALECT_CLIENTS, DialectClient
 
 KEY = {"idempotency-key": "order 1"}
 

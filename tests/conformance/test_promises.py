@@ -11,8 +11,8 @@ from dragoman.core.events import Delta, Event
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
 from tests.support.apps import KEY, MAX_BODY_BYTES, client_of, echo_app
+from tests.support.dialects.clients import DIALECT_CLIENTS, DialectClient, Reply
 from tests.support.server import RunningServer
-from tests.support.speakers import DIALECT_CLIENTS, DialectClient, Reply
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 REAL_MODEL = "smollm2-135m-instruct"

@@ -17,7 +17,8 @@ from dragoman.jobs.webhooks.options import WebhookOptions
 from dragoman.jobs.webhooks.urls import UrlRules
 from dragoman.server.settings import DialectName
 from tests.support.apps import client_of
-from tests.support.connections import AsgiConnection
+from tests.support.dialects.asgi_connections import AsgiConnection
+from tests.support.dialects.clients import DIALECT_CLIENTS, DialectClient
 from tests.support.gated_echo import GatedEcho
 from tests.support.jobs.http_queue_harness import (
     ACCEPT_STREAM,
@@ -29,7 +30,6 @@ from tests.support.jobs.http_queue_harness import (
     without_event_ids,
 )
 from tests.support.jobs.webhook_receivers import SECRET, WebhookReceiver, running_receiver
-from tests.support.speakers import DIALECT_CLIENTS, DialectClient
 
 NO_JOB = f"/queue/response/job_{'0' * 32}"
 

@@ -11,8 +11,8 @@ import pytest
 from dragoman.accounts.administration.keys import KeyRules, create_key, disable_key
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from tests.support.apps import client_of
+from tests.support.dialects.clients import DIALECT_CLIENTS, DialectClient
 from tests.support.metered import AccountFixture, metered_app, sqlite_account
-from tests.support.speakers import DIALECT_CLIENTS, DialectClient
 
 UNKNOWN_KEY = "sk-unknown-0123456789abcdef-unknown"
 

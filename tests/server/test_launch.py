@@ -15,9 +15,9 @@ import httpx
 import pytest
 
 from dragoman.engines.llama.weights.sources import bundled
+from tests.support.dialects.streams import StreamedResponse, chat_body, read_stream
 from tests.support.gguf_files import write_tiny_model
 from tests.support.server import RunningServer, running_server
-from tests.support.streams import StreamedResponse, chat_body, read_stream
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 ENGINE = "dragoman.engines.llama.process"

@@ -16,9 +16,9 @@ from dragoman.accounts.administration.keys import KeyRules, disable_key
 from dragoman.accounts.administration.usage import list_daily_usage
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.process.opening import open_ledger
+from tests.support.dialects.streaming_clients import StreamingClients, assert_all_tokens_charged
 from tests.support.metered import AccountFixture, sqlite_account
 from tests.support.server import LEDGER_PROCESS, RunningServer, children_of, running_server
-from tests.support.streaming_clients import StreamingClients, assert_all_tokens_charged
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 WORKER = "dragoman.server.worker"

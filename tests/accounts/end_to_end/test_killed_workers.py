@@ -5,9 +5,9 @@ import random
 from pathlib import Path
 
 from dragoman.accounts.database.connections import Database
+from tests.support.dialects.streaming_clients import StreamingClients, assert_all_tokens_charged
 from tests.support.metered import AccountFixture
 from tests.support.processes.killable_worker import killable_worker
-from tests.support.streaming_clients import StreamingClients, assert_all_tokens_charged
 
 KILLS = {"sqlite": 8, "postgresql": 4}
 """benchmarks/kills.py makes 200, which takes some minutes."""

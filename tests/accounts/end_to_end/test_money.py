@@ -15,7 +15,7 @@ from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.engines.echo import EchoEngine
 from tests.support.apps import client_of
-from tests.support.asgi_clients import DisconnectingClient
+from tests.support.dialects.asgi_connections import DisconnectingClient
 from tests.support.metered import AMPLE_BALANCE, CACHED_PRICE, AccountFixture, cost, metered_app
 
 PATH = "/v1/completions"

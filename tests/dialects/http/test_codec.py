@@ -13,8 +13,9 @@ from dragoman.core.jobs import StoredRequest
 from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest, ReceivedRequest, restore_request
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS
-from tests.support.answers import InfermaticChat, answer_events
-from tests.support.occasions import CREATED, ID, decode_context
+from tests.support.dialects.answer_events import answer_events
+from tests.support.dialects.cases import InfermaticChat
+from tests.support.dialects.decode_contexts import CREATED, ID, decode_context
 
 MODELS = [ServedModel("echo", ("parrot",), 8192, "fp_0123456789ab")]
 CHAT: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}], "stream": True}

@@ -9,7 +9,7 @@ from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.server.app import build_app
-from tests.support.connections import AsgiConnection
+from tests.support.dialects.asgi_connections import AsgiConnection
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 TICK = 0.01

@@ -19,7 +19,7 @@ from dragoman.dialects.http.idempotency import ResponseRecorder, fingerprint
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.server.app import App, build_app
 from tests.support.accounting import accounting_at
-from tests.support.connections import AsgiConnection
+from tests.support.dialects.asgi_connections import AsgiConnection
 from tests.support.gated_echo import GatedEcho
 from tests.support.metered import sqlite_account
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS

@@ -17,7 +17,7 @@ from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.wire.messages import GenerateCommand
 from dragoman.prompt.template import CHATML, ChatTemplate
 from tests.support import schemas
-from tests.support.answers import Arcee, AssembledChoice, InfermaticChat, build_response, stream_documents
+from tests.support.dialects.cases import Arcee, AssembledChoice, InfermaticChat, build_response, stream_documents
 from tests.support.grammars import validation_errors
 from tests.support.in_process_engine import InProcessEngine
 from tests.support.models import THREADS

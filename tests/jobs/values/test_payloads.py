@@ -36,7 +36,8 @@ from dragoman.jobs.values.payloads import (
     unpack_requests,
     unpack_stored_request,
 )
-from tests.support.answers import DIALECT_CASES, answer_events
+from tests.support.dialects.answer_events import answer_events
+from tests.support.dialects.cases import DIALECT_CASES
 
 
 @given(st.sampled_from(DIALECT_CASES).flatmap(answer_events))

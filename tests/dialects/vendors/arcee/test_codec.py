@@ -34,7 +34,7 @@ from dragoman.core.request import (
 from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.vendors.arcee import codec, errors, wire
-from tests.support.occasions import ID, decode_context
+from tests.support.dialects.decode_contexts import ID, decode_context
 
 HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}]}
 MODELS = [ServedModel("echo", ("parrot", "acme/echo"), 8192), ServedModel("other", (), None)]

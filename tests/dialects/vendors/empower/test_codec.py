@@ -24,7 +24,7 @@ from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.http.validation import MalformedJson
 from dragoman.dialects.vendors.empower import codec, errors, wire
-from tests.support.occasions import ID, decode_context
+from tests.support.dialects.decode_contexts import ID, decode_context
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 HI = ChatPrompt((Message("user", "Hi"),))

@@ -12,7 +12,7 @@ from dragoman.core.request import ChatPrompt, Message, SamplingParams, TextPromp
 from dragoman.core.service import ServedModel
 from dragoman.dialects.vendors.float16 import codec, errors
 from tests.support.apps import KEY, MAX_BODY_BYTES, client_of, echo_app
-from tests.support.occasions import decode_context
+from tests.support.dialects.decode_contexts import decode_context
 
 CHAT = "/echo/v1/chat/completions"
 TEXT = "/echo/v1/completions"

@@ -31,7 +31,7 @@ from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.http.validation import InvalidFields, MalformedJson, MissingField, Violation
 from dragoman.dialects.vendors.infermatic.codec import decode_chat, decode_text
 from dragoman.dialects.vendors.infermatic.errors import InfermaticErrors
-from tests.support.occasions import decode_context
+from tests.support.dialects.decode_contexts import decode_context
 
 CHAT_BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 TEXT_BODY: dict[str, Any] = {"model": "m", "prompt": "Once"}

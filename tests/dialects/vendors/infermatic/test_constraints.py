@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
 from dragoman.dialects.vendors.infermatic.codec import decode_chat, decode_text
-from tests.support.occasions import decode_context
+from tests.support.dialects.decode_contexts import decode_context
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}}}
 JSON_OBJECT = {"type": "json_object"}

@@ -12,7 +12,7 @@ from dragoman.core.errors import EngineFailed
 from dragoman.dialects.http import sse
 from dragoman.jobs.values.options import QueueOptions
 from tests.support.apps import client_of, echo_app
-from tests.support.asgi_clients import DisconnectingClient
+from tests.support.dialects.asgi_connections import DisconnectingClient
 from tests.support.gated_echo import GatedEcho
 from tests.support.jobs.http_queue_harness import (
     ACCEPT_STREAM,

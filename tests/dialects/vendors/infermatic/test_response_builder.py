@@ -17,8 +17,8 @@ from dragoman.core.events import (
 )
 from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.vendors.infermatic.codec import decode_chat, decode_text
-from tests.support.answers import build_response, stream_documents
-from tests.support.occasions import ID, decode_context
+from tests.support.dialects.cases import build_response, stream_documents
+from tests.support.dialects.decode_contexts import ID, decode_context
 
 
 def chat(**fields: object) -> DecodedRequest:

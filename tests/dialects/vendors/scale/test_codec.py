@@ -27,7 +27,7 @@ from dragoman.dialects.http.query import read_query
 from dragoman.dialects.http.truncation import PromptTooLong
 from dragoman.dialects.http.validation import MalformedJson
 from dragoman.dialects.vendors.scale import codec, errors, wire
-from tests.support.occasions import decode_context
+from tests.support.dialects.decode_contexts import decode_context
 
 DEFAULTS = SamplingParams(temperature=0.2)
 

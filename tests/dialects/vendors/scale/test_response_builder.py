@@ -10,8 +10,8 @@ from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, TopLogprob, Usage
 from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.vendors.scale import codec
-from tests.support.answers import build_response, stream_documents
-from tests.support.occasions import decode_context
+from tests.support.dialects.cases import build_response, stream_documents
+from tests.support.dialects.decode_contexts import decode_context
 
 ANSWER: list[Event] = [
     Delta(0, "Hel", [1]),

@@ -5,8 +5,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from hypothesis import strategies as st
-
 from dragoman.core.events import (
     Delta,
     Event,
@@ -14,7 +12,6 @@ from dragoman.core.events import (
     ReasoningDelta,
     TokenLogprobs,
     ToolCallDelta,
-    TopLogprob,
     Usage,
 )
 from dragoman.core.service import ServedModel
@@ -24,7 +21,7 @@ from dragoman.dialects.vendors.empower import codec as empower
 from dragoman.dialects.vendors.float16 import codec as float16
 from dragoman.dialects.vendors.infermatic import codec as infermatic
 from dragoman.dialects.vendors.scale import codec as scale
-from tests.support.occasions import decode_context
+from tests.support.dialects.decode_contexts import decode_context
 
 MODEL = ServedModel("m", (), 8192, supports_reasoning=True)
 CHAT_BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
@@ -314,53 +311,3 @@ def tool_calls_of(pieces: list[ToolCallDelta]) -> list[tuple[str, str, str]]:
         for piece in pieces
         if piece.name is not None
     ]
-
-
-_LOGPROBS = st.floats(-20, 0) | st.just(-9999.0)
-_TOKENS = st.binary(min_size=1, max_size=3) | st.sampled_from([b" a", "é".encode()[:1], "é".encode()[1:]])
-_TOKEN_LOGPROBS = st.builds(
-    lambda token, logprob, top: TokenLogprobs(1, token, logprob, top),
-    _TOKENS,
-    _LOGPROBS,
-    st.lists(st.builds(TopLogprob, st.just(1), _TOKENS, _LOGPROBS), max_size=2).map(
-        lambda top: sorted(top, key=lambda likely: -likely.logprob)
-    ),
-)
-
-
-@st.composite
-def _choice(draw: st.DrawFn, index: int, case: DialectCase) -> list[Event]:
-    token_logprobs = st.lists(_TOKEN_LOGPROBS, max_size=2) if case.renders_logprobs else st.just([])
-    reasoning: list[Event] = [
-        ReasoningDelta(index, text, [7]) for text in draw(st.lists(st.text(max_size=3), max_size=3))
-    ]
-    texts: list[Event] = [
-        Delta(index, text, [7], logprobs)
-        for text, logprobs in draw(st.lists(st.tuples(st.text(max_size=3), token_logprobs), max_size=4))
-    ]
-    calls: list[Event] = []
-    for number in range(draw(st.integers(0, 2)) if case.renders_tool_calls else 0):
-        first, *rest = draw(st.lists(st.sampled_from(["", '{"a":', "1}", "é"]), min_size=1, max_size=4))
-        calls.append(
-            ToolCallDelta(
-                index=index,
-                call_index=number,
-                arguments=first,
-                token_ids=[7],
-                id=f"call_{index}{number}",
-                name=f"tool_{number}",
-            )
-        )
-        calls += [ToolCallDelta(index, number, piece, [7]) for piece in rest]
-    ends: list[Any] = ["tool_calls", "length"] if calls else ["stop", "length"]
-    return [*reasoning, *texts, *calls, Finished(index, draw(st.sampled_from(ends)))]
-
-
-@st.composite
-def answer_events(draw: st.DrawFn, case: DialectCase) -> list[Event]:
-    """The events of an answer as an engine gives them to this route: choices interleaved, the usage at the end."""
-    choices = [draw(_choice(index, case)) for index in range(draw(st.integers(1, case.max_choices)))]
-    order = draw(st.permutations([number for number, events in enumerate(choices) for _ in events]))
-    queues = [iter(events) for events in choices]
-    counts = draw(st.tuples(st.integers(1, 99), st.integers(1, 99), st.integers(0, 9), st.integers(0, 9)))
-    return [*(next(queues[number]) for number in order), Usage(*counts)]
