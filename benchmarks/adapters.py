@@ -85,7 +85,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         paths = [write_adapter(Path(folder) / f"{seed}.gguf", seed) for seed in (1, 2)]
         adapters = [NO_ADAPTER, *(backend.load_adapter(path, 1.0) for path in paths)]
-    rows = [("sequences", "model", "adapter", "adapter / model", "a change before the step", "strangers' cores")]
+    rows = [("sequences", "model", "adapter", "adapter / model", "a change before the step", "other cores")]
     for sequences in (1, _ENGINE.max_sequences):
         with Stopwatch({}) as watch:
             fastest = measure(backend, adapters, sequences, arguments.steps)

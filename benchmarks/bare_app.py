@@ -1,8 +1,8 @@
-"""The least a Starlette server can do for a chat completion: the peer of benchmarks.http.
+"""A minimal Starlette server for chat completions: the baseline of benchmarks.http.
 
-Started as `python -m benchmarks.bare_app RECORDING`. Prints its address on standard output when it is ready. It reads
-each request as JSON and answers with what is in the file RECORDING, streamed or not, under the same uvicorn settings
-as one of dragoman's workers.
+Started as `python -m benchmarks.bare_app RECORDING`. Prints its address on standard output when it is ready. It decodes
+each request and sends the responses in the file RECORDING, streamed or not, with the uvicorn settings of one of
+dragoman's workers.
 """
 
 import socket
@@ -23,11 +23,11 @@ _BACKLOG = 2048
 
 
 class RecordedResponses(msgspec.Struct, frozen=True):
-    """What dragoman answered."""
+    """Recorded responses of dragoman."""
 
     completion: bytes
     frames: list[bytes]
-    """Of the stream, one sent after the other."""
+    """The frames of the stream, which are sent one by one."""
 
 
 class _ChatRequest(msgspec.Struct, frozen=True):
@@ -36,7 +36,7 @@ class _ChatRequest(msgspec.Struct, frozen=True):
 
 
 def build_app(recording: RecordedResponses) -> Starlette:
-    """An app that knows one answer."""
+    """Build an app that sends the recorded responses."""
     decode = msgspec.json.Decoder(_ChatRequest).decode
 
     async def frames() -> AsyncGenerator[bytes]:

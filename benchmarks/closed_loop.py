@@ -1,4 +1,4 @@
-"""Clients that each ask the same question again as soon as it is answered, and what that takes of a server."""
+"""Closed-loop clients, which repeat a request as soon as it is answered, and their measurements."""
 
 import asyncio
 import itertools
@@ -15,31 +15,31 @@ from benchmarks.stopwatch import BENCHMARK_PROCESS, Stopwatch
 _DRAIN_TIMEOUT_SECONDS = 120
 
 
-class RoundResult(msgspec.Struct, frozen=True):
-    """One server's figures in one round, or their medians. Times are in seconds, shares in cores."""
+class RoundResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One server's measurements in one round, or their medians. Times are in seconds."""
 
     rate: float
-    """Answers a second, or what is counted in them."""
+    """Responses per second, or the units counted in them."""
     latency_p50: float
-    """Of a whole answer."""
+    """Of a complete response."""
     latency_p99: float
     server_cores: float
     client_cores: float
     other_cores: float
-    """What anybody else on the machine took."""
+    """Cores that other processes on the machine used."""
 
 
 class ResponseLog(NamedTuple):
-    """What clients were given."""
+    """Measurements of the clients."""
 
     latencies: list[float]
-    """The seconds each answer took."""
+    """Seconds that each response took."""
     sizes: set[int]
-    """In bytes, of the bodies."""
+    """Sizes of the bodies in bytes."""
 
 
 def summarize_round(name: str, watch: Stopwatch, latencies: Sequence[float], units: int = 1) -> RoundResult:
-    """Of a server that gave answers while it was watched, each of them with so many units to count."""
+    """Return the measurements of a server that `watch` covered. Each response counts as `units`."""
     return RoundResult(
         rate=len(latencies) * units / watch.seconds,
         latency_p50=percentile(latencies, 50),
@@ -51,7 +51,7 @@ def summarize_round(name: str, watch: Stopwatch, latencies: Sequence[float], uni
 
 
 async def run_clients(url: str, request: bytes, clients: int, seconds: float) -> ResponseLog:
-    """Let clients ask, who begin no request after `seconds`. Raises UnexpectedResponse."""
+    """Run the clients. They start no request after `seconds`. Raises UnexpectedResponse."""
     deadline = time.perf_counter() + seconds
     loops = (_closed_loop(url, request, deadline) for _ in range(clients))
     try:
@@ -59,14 +59,14 @@ async def run_clients(url: str, request: bytes, clients: int, seconds: float) ->
             logs = await asyncio.gather(*loops)
     except TimeoutError:
         raise UnexpectedResponse(
-            f"answers were still missing {_DRAIN_TIMEOUT_SECONDS} seconds after the round"
+            f"responses were still missing {_DRAIN_TIMEOUT_SECONDS} seconds after the round"
         ) from None
-    latencies = itertools.chain.from_iterable(answers.latencies for answers in logs)
-    return ResponseLog(list(latencies), {size for answers in logs for size in answers.sizes})
+    latencies = itertools.chain.from_iterable(log.latencies for log in logs)
+    return ResponseLog(list(latencies), {size for log in logs for size in log.sizes})
 
 
 async def _closed_loop(url: str, request: bytes, deadline: float) -> ResponseLog:
-    answers = ResponseLog([], set())
+    log = ResponseLog([], set())
     received = 0
 
     def count(body: bytes) -> None:
@@ -78,8 +78,8 @@ async def _closed_loop(url: str, request: bytes, deadline: float) -> ResponseLog
         while (started_at := time.perf_counter()) < deadline:
             received = 0
             await connection.send(request, count)
-            answers.latencies.append(time.perf_counter() - started_at)
-            answers.sizes.add(received)
+            log.latencies.append(time.perf_counter() - started_at)
+            log.sizes.add(received)
     finally:
         connection.close()
-    return answers
+    return log

@@ -1,6 +1,6 @@
-"""An HTTP/1.1 client that costs next to nothing: one exchange at a time, its body handed on as it comes.
+"""A minimal HTTP/1.1 client: one request at a time, its body passed on in pieces.
 
-The clients share the machine with the servers they measure, so every microsecond spent here is taken from both.
+The clients share the machine with the measured servers, so time that they spend is missing there.
 """
 
 import asyncio
@@ -13,11 +13,11 @@ import msgspec
 
 
 class UnexpectedResponse(Exception):
-    """A server did not answer as the measurement needs it to."""
+    """A server's response cannot be measured."""
 
 
 class Connection(asyncio.Protocol):
-    """One TCP connection, kept alive as long as the server does."""
+    """One TCP connection, kept alive as long as the server keeps it."""
 
     def __init__(self) -> None:
         self._transport: asyncio.Transport | None = None
@@ -39,7 +39,7 @@ class Connection(asyncio.Protocol):
 
         Raises UnexpectedResponse unless the status is 200.
         """
-        assert self._transport is not None, "made by open()"
+        assert self._transport is not None, "set by open()"
         self._on_body = on_body
         self._response_status = asyncio.get_running_loop().create_future()
         self._transport.write(request)
@@ -47,7 +47,7 @@ class Connection(asyncio.Protocol):
             raise UnexpectedResponse(f"a server answered with status {status}")
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         if self._transport is not None:
             self._transport.close()
 
@@ -60,7 +60,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._response_status is not None and not self._response_status.done():
             self._response_status.set_exception(
-                UnexpectedResponse(f"a server hung up before its answer was complete: {exc}")
+                UnexpectedResponse(f"a server closed the connection before its response was complete: {exc}")
             )
 
     def on_body(self, body: bytes) -> None:
@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
 
 
 def json_post(url: str, path: str, document: Mapping[str, object], headers: Mapping[str, str] | None = None) -> bytes:
-    """The bytes of a POST request to the server at `url`."""
+    """Return the bytes of a POST request to the server at `url`."""
     body = msgspec.json.encode(document)
     head = (
         f"POST {path} HTTP/1.1\r\n"
@@ -87,4 +87,4 @@ def json_post(url: str, path: str, document: Mapping[str, object], headers: Mapp
 
 
 def _ignore(_body: bytes) -> None:
-    """Nothing was asked for yet."""
+    """Drop bytes that arrive before the first request."""

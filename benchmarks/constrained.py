@@ -147,7 +147,7 @@ def _rate(
 
 
 def _report(results: list[Result]) -> str:
-    rows = [("", "schema", "schema, all sampled", "free", "schema / free", f"bar {RATIO_BAR.minimum:g}", "strangers")]
+    rows = [("", "schema", "schema, all sampled", "free", "schema / free", f"bar {RATIO_BAR.minimum:g}", "others")]
     rows += [
         (
             f"{result.sequences} together",

@@ -165,7 +165,7 @@ def _report(result: Result) -> str:
         *((name, *_times(figures)) for name, figures in result.medians.items()),
     ]
     cores = [
-        ("cores", "server", "idle server", "clients", "strangers"),
+        ("cores", "server", "idle server", "clients", "others"),
         *((name, *_cores(figures)) for name, figures in result.medians.items()),
     ]
     prompt_tokens = result.medians[OURS].prompt_tokens

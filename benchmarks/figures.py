@@ -1,4 +1,4 @@
-"""From single measurements to the figures that are printed."""
+"""Statistics of measurements, and their formatting."""
 
 import math
 import statistics
@@ -13,22 +13,22 @@ Figures = TypeVar("Figures", bound=msgspec.Struct)
 
 
 class TargetRatio(NamedTuple):
-    """The least that a ratio should be."""
+    """The minimum that a ratio should reach."""
 
     minimum: float
 
     def verdict(self, ratio: float) -> str:
-        """In words, to stand beside the ratio."""
-        return f"bar {self.minimum:g}: {'met' if ratio >= self.minimum else 'MISSED'}"
+        """Return the verdict to print beside the ratio."""
+        return f"target {self.minimum:g}: {'met' if ratio >= self.minimum else 'MISSED'}"
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Linear between neighbours; not a number when there are no values."""
+    """Return a percentile, interpolated linearly. NaN if there are no values."""
     return float(np.percentile(values, percent)) if values else math.nan
 
 
 def medians(rounds: Sequence[Figures]) -> Figures:
-    """Field by field the median over the rounds, in the same struct, all of whose fields are numbers."""
+    """Return the medians of the rounds, field by field. All fields must be numbers."""
     kind = type(rounds[0])
     return kind(
         **{name: statistics.median(getattr(result, name) for result in rounds) for name in kind.__struct_fields__}
@@ -36,12 +36,12 @@ def medians(rounds: Sequence[Figures]) -> Figures:
 
 
 def milliseconds(seconds: float) -> str:
-    """For people."""
+    """Format a time in milliseconds."""
     return f"{seconds * 1000:,.1f} ms" if seconds < 0.1 else f"{seconds * 1000:,.0f} ms"
 
 
 def table(rows: Iterable[Sequence[str]]) -> str:
-    """Lines of columns, all but the first aligned to the right."""
+    """Format rows as lines of columns. All columns but the first are aligned to the right."""
     cells = [list(row) for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = []
@@ -53,6 +53,6 @@ def table(rows: Iterable[Sequence[str]]) -> str:
 
 
 def write_json(path: Path | None, results: object) -> None:
-    """Keep the results for a program to read, if a file was asked for."""
+    """Write the results as JSON, if a file is given."""
     if path is not None:
         path.write_bytes(msgspec.json.format(msgspec.json.encode(results)) + b"\n")

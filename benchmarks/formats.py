@@ -116,7 +116,7 @@ def main() -> None:
         model.close()
     figures = {kind: medians(done) for kind, done in rounds.items()}
     print(f"{options.model.name}: tokens/s, medians of {options.rounds} rounds, {options.threads} threads, ", end="")
-    print(f"strangers took {watch.other_cores:.2f} cores\n")
+    print(f"other processes used {watch.other_cores:.2f} cores\n")
     print(_report(figures))
     write_json(options.json, figures)
 

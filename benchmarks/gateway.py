@@ -1,8 +1,8 @@
-"""What accounting costs: the echo engine with keys, limits, holds and settlements, beside the same without accounts.
+"""Measures the cost of accounting: the echo engine with keys, limits, holds and settlements, and without accounts.
 
     .venv/bin/python -m benchmarks.gateway
 
-What is measured and how to read it: benchmarks/README.md.
+benchmarks/README.md describes what is measured, and how to read it.
 """
 
 import argparse
@@ -35,18 +35,18 @@ from tests.support.postgresql import new_database, running_postgresql
 
 OFF = "off"
 RECORDED = "recorded"
-"""Without accounts: usage is written down, as a newcomer's server does."""
+"""Without accounts, but with usage records: the default of a server."""
 SQLITE = "SQLite"
 POSTGRESQL = "PostgreSQL"
 LITELLM = "LiteLLM's proxy"
 CLIENTS = (1, 32)
 
 RATE_TARGET = TargetRatio(0.65)
-"""With 32 clients: at most 35 % below accounting off."""
+"""Rate with 32 clients, relative to accounting off."""
 LITELLM_TARGET = TargetRatio(15)
-"""SQLite beside it, with 32 clients."""
+"""Rate of SQLite relative to LiteLLM's proxy, with 32 clients."""
 MAX_ADDED_SECONDS = 0.001
-"""To the median answer of one client."""
+"""Added to the median response of one client."""
 
 _PATH = "/v1/chat/completions"
 _BODY = {"model": "echo", "messages": [{"role": "user", "content": "ping"}], "max_tokens": 16}
@@ -55,29 +55,29 @@ _WARM_UP_SECONDS = 1.0
 
 
 class MeasuredServer(NamedTuple):
-    """A server, and the key it wants."""
+    """A server and the key that it needs."""
 
     server: Server
     key: str | None
 
 
 class Result(msgspec.Struct, frozen=True):
-    """With so many clients. The keys are the sides' names."""
+    """The results with one number of clients. The keys are the servers' names."""
 
     clients: int
     rounds: dict[str, list[RoundResult]]
     medians: dict[str, RoundResult]
 
 
-async def _latencies(side: MeasuredServer, clients: int, seconds: float) -> list[float]:
-    """The seconds each answer took, of closed loops that begin no answer after `seconds`."""
-    headers = {} if side.key is None else {"Authorization": f"Bearer {side.key}"}
-    request = json_post(side.server.url, _PATH, _BODY, headers)
-    return (await run_clients(side.server.url, request, clients, seconds)).latencies
+async def _latencies(server: MeasuredServer, clients: int, seconds: float) -> list[float]:
+    """Return the seconds that each response took. The clients start no request after `seconds`."""
+    headers = {} if server.key is None else {"Authorization": f"Bearer {server.key}"}
+    request = json_post(server.server.url, _PATH, _BODY, headers)
+    return (await run_clients(server.server.url, request, clients, seconds)).latencies
 
 
 def _measure(servers: dict[str, MeasuredServer], clients: int, rounds: int, seconds: float) -> Result:
-    """All rounds with so many clients, the servers taking turns."""
+    """Run all rounds with one number of clients. The servers take turns."""
     done: dict[str, list[RoundResult]] = {name: [] for name in servers}
     for number in range(rounds):
         for name in servers:
@@ -88,7 +88,7 @@ def _measure(servers: dict[str, MeasuredServer], clients: int, rounds: int, seco
 
 
 def _run(name: str, servers: dict[str, MeasuredServer], clients: int, seconds: float) -> RoundResult:
-    with Stopwatch({side: each.server for side, each in servers.items()}) as watch:
+    with Stopwatch({server_name: each.server for server_name, each in servers.items()}) as watch:
         latencies = uvloop.run(_latencies(servers[name], clients, seconds))
     return summarize_round(name, watch, latencies)
 
@@ -96,7 +96,7 @@ def _run(name: str, servers: dict[str, MeasuredServer], clients: int, seconds: f
 def _report(result: Result) -> str:
     off = result.medians[OFF]
     rows = [
-        ("", "requests/s", "of off", "p50", "p99", "added p50", "server", "clients", "strangers"),
+        ("", "requests/s", "of off", "p50", "p99", "added p50", "server", "clients", "others"),
         *((name, *_columns(figures, off)) for name, figures in result.medians.items()),
     ]
     lines = [f"{result.clients} clients", table(rows)]
@@ -108,7 +108,7 @@ def _report(result: Result) -> str:
             lines.append(f"  {SQLITE} / {name}: {ratio:.1f}, {LITELLM_TARGET.verdict(ratio)}")
         elif name == SQLITE:
             met = figures.latency_p50 - off.latency_p50 < MAX_ADDED_SECONDS
-            lines.append(f"  {name}: added p50, bar {milliseconds(MAX_ADDED_SECONDS)}: {'met' if met else 'MISSED'}")
+            lines.append(f"  {name}: added p50, target {milliseconds(MAX_ADDED_SECONDS)}: {'met' if met else 'MISSED'}")
     return "\n".join(lines)
 
 
@@ -126,7 +126,7 @@ def _columns(figures: RoundResult, off: RoundResult) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _metered(url: str) -> Iterator[tuple[MeasuredServer, Database]]:
-    """A server over a new database, with a key that has every limit and reaches none."""
+    """Run a server over a new database, with a key that has every limit and reaches none."""
     database = Database(url)
     upgrade(database)
     account = create_account(database, "benchmark")
@@ -145,12 +145,12 @@ def _metered(url: str) -> Iterator[tuple[MeasuredServer, Database]]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gateway", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="of each server (default: 5)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="of a round (default: 4)")
-    parser.add_argument("--litellm", type=Path, help="the program litellm, from an environment of its own")
-    parser.add_argument("--folder", type=Path, help="where SQLite's file is to lie (default: for temporary files)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds of each server (default: 5)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="seconds of a round (default: 4)")
+    parser.add_argument("--litellm", type=Path, help="path of the program litellm, from an environment of its own")
+    parser.add_argument("--folder", type=Path, help="folder of SQLite's file (default: that of temporary files)")
     parser.add_argument("--json", type=Path, help="file for the results of every round")
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds <= 0:
@@ -174,7 +174,7 @@ def main() -> None:
             _run(name, servers, clients, _WARM_UP_SECONDS)
         results = [_measure(servers, clients, options.rounds, options.seconds) for clients in CLIENTS]
         if violations := [each for database in databases for each in find_discrepancies(database)]:
-            raise UnexpectedResponse(f"the books do not balance: {violations}")
+            raise UnexpectedResponse(f"the accounts do not balance: {violations}")
     print(f"Medians of {options.rounds} rounds of {options.seconds:g} seconds\n")
     print("\n\n".join(map(_report, results)))
     write_json(options.json, results)

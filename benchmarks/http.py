@@ -1,8 +1,8 @@
-"""What dragoman's HTTP side costs: the echo engine beside a bare Starlette handler that gives the same answers.
+"""Measures the cost of dragoman's HTTP layer: the echo engine, and a bare Starlette handler with the same responses.
 
     .venv/bin/python -m benchmarks.http
 
-What is measured and how to read it: benchmarks/README.md.
+benchmarks/README.md describes what is measured, and how to read it.
 """
 
 import argparse
@@ -40,18 +40,18 @@ def _request(content: str) -> dict[str, object]:
 
 
 _BODY = _request("ping")
-# The echo engine's tokens are bytes; only a message at least as long as the answer gives text in each of them.
+# The echo engine's tokens are bytes, so the message must be as long as the answer for each token to have text.
 _STREAM_BODY = {**_request("x" * STREAM_TOKENS), "max_tokens": STREAM_TOKENS, "stream": True}
 
 
 class ResponseKind(NamedTuple):
-    """One way of answering."""
+    """One kind of request."""
 
     description: str
     body: dict[str, object]
     unit: str
     units: int
-    """In one answer."""
+    """Units in one response."""
 
 
 KINDS = {
@@ -65,23 +65,23 @@ KINDS = {
 }
 
 
-class Result(msgspec.Struct, frozen=True):
-    """One kind. The keys are the servers' names."""
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The results of one kind of request. The keys are the servers' names."""
 
     kind: str
     rounds: dict[str, list[RoundResult]]
     medians: dict[str, RoundResult]
     rate_ratio: float
-    """Ours / theirs."""
+    """Rate, dragoman / bare Starlette."""
     server_time_ratio: float
-    """Processor time for one answer, ours / theirs."""
+    """Processor time of one response, dragoman / bare Starlette."""
 
 
 async def _latencies(url: str, body: dict[str, object], seconds: float) -> list[float]:
-    """The seconds each answer took, all of which must be as long."""
+    """Return the seconds that each response took. All must have the same size."""
     latencies, sizes = await run_clients(url, json_post(url, _PATH, body), CONNECTIONS, seconds)
     if len(sizes) > 1:
-        raise UnexpectedResponse(f"the same question got answers of {sorted(sizes)} bytes")
+        raise UnexpectedResponse(f"the same request got responses of {sorted(sizes)} bytes")
     return latencies
 
 
@@ -97,17 +97,17 @@ async def _answer(url: str, body: dict[str, object]) -> bytes:
 
 
 async def _record(url: str) -> RecordedResponses:
-    """What the peer is to answer."""
+    """Record the responses that the bare server sends."""
     completion = await _answer(url, _BODY)
     stream = await _answer(url, _STREAM_BODY)
     frames = [frame + _FRAME_END for frame in stream.split(_FRAME_END) if frame]
     if len(frames) < STREAM_TOKENS:
-        raise UnexpectedResponse(f"a stream of {STREAM_TOKENS} tokens came in {len(frames)} frames")
+        raise UnexpectedResponse(f"a stream of {STREAM_TOKENS} tokens had {len(frames)} frames")
     return RecordedResponses(completion, frames)
 
 
 def _measure(name: str, servers: dict[str, Server], rounds: int, seconds: float) -> Result:
-    """All rounds of one kind, the servers taking turns."""
+    """Run all rounds of one kind. The servers take turns."""
     kind = KINDS[name]
     done: dict[str, list[RoundResult]] = {server_name: [] for server_name in servers}
     for number in range(rounds):
@@ -119,11 +119,11 @@ def _measure(name: str, servers: dict[str, Server], rounds: int, seconds: float)
             )
     ours, theirs = medians(done[OURS]), medians(done[THEIRS])
     return Result(
-        name,
-        done,
-        {OURS: ours, THEIRS: theirs},
-        ours.rate / theirs.rate,
-        (ours.server_cores / ours.rate) / (theirs.server_cores / theirs.rate),
+        kind=name,
+        rounds=done,
+        medians={OURS: ours, THEIRS: theirs},
+        rate_ratio=ours.rate / theirs.rate,
+        server_time_ratio=(ours.server_cores / ours.rate) / (theirs.server_cores / theirs.rate),
     )
 
 
@@ -136,11 +136,11 @@ def _run(server_name: str, servers: dict[str, Server], kind: ResponseKind, secon
 def _report(result: Result) -> str:
     kind = KINDS[result.kind]
     rows = [
-        ("", kind.unit, "answer p50", "p99", "server time per answer"),
+        ("", kind.unit, "response p50", "p99", "server time per response"),
         *((server_name, *_times(figures, kind)) for server_name, figures in result.medians.items()),
     ]
     cores = [
-        ("cores", "server", "clients", "strangers"),
+        ("cores", "server", "clients", "others"),
         *((server_name, *_cores(figures)) for server_name, figures in result.medians.items()),
     ]
     lines = [
@@ -148,7 +148,7 @@ def _report(result: Result) -> str:
         table(rows),
         table(cores),
         f"  {kind.unit}, ours / theirs: {result.rate_ratio:.2f}",
-        f"  server time per answer, ours / theirs: {result.server_time_ratio:.2f}",
+        f"  server time per response, ours / theirs: {result.server_time_ratio:.2f}",
     ]
     return "\n".join(lines)
 
@@ -164,10 +164,10 @@ def _cores(figures: RoundResult) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, and print the results."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.http", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, help="of each server (default: 3)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a round (default: 5)")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of each server (default: 3)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="seconds of a round (default: 5)")
     parser.add_argument("--json", type=Path, help="file for the results of every round")
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds <= 0:

@@ -1,4 +1,4 @@
-"""LiteLLM's proxy, without a database, in front of an answer of its own: the peer of benchmarks.gateway."""
+"""LiteLLM's proxy without a database, with a mock response: the baseline of benchmarks.gateway."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ litellm_settings:
 
 @contextlib.contextmanager
 def litellm_proxy(program: Path, folder: Path) -> Iterator[Server]:
-    """One worker of the `litellm` program, ready. Raises RuntimeError when it does not start."""
+    """Run the `litellm` program with one worker. Raises RuntimeError if it does not start."""
     configuration = folder / "litellm.yaml"
     configuration.write_text(_CONFIGURATION)
     with socket.create_server(("127.0.0.1", 0)) as free:

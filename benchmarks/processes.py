@@ -1,4 +1,4 @@
-"""The servers under measurement, each in processes of its own, ended by its handle."""
+"""Measured servers, in processes of their own."""
 
 import contextlib
 import signal
@@ -23,9 +23,9 @@ class Server(NamedTuple):
 
 @contextlib.contextmanager
 def dragoman_server(*arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
-    """`dragoman serve ARGUMENTS`, as a user starts it, but without a log line for each request or a record of them.
+    """Run `dragoman serve ARGUMENTS` with its defaults, but without info logs and usage records.
 
-    What recording costs is the subject of benchmarks.gateway alone.
+    Only benchmarks.gateway measures the cost of records.
     """
     with running_server(
         *arguments,
@@ -36,7 +36,7 @@ def dragoman_server(*arguments: str, environment: Mapping[str, str] | None = Non
 
 @contextlib.contextmanager
 def module_server(module: str, *arguments: str) -> Iterator[Server]:
-    """`python -m MODULE ARGUMENTS`, whose first line on standard output is its address."""
+    """Run `python -m MODULE ARGUMENTS`, which prints its address on standard output first."""
     process = subprocess.Popen(
         [sys.executable, "-m", module, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -48,7 +48,7 @@ def module_server(module: str, *arguments: str) -> Iterator[Server]:
         watchdog.cancel()
         if not url:
             raise RuntimeError(
-                f"{module} ended with status {process.wait(STOP_TIMEOUT_SECONDS)} before it said where it is"
+                f"{module} ended with status {process.wait(STOP_TIMEOUT_SECONDS)} before it printed its address"
             )
         yield Server(url, process.pid)
     finally:
@@ -57,12 +57,12 @@ def module_server(module: str, *arguments: str) -> Iterator[Server]:
 
 
 def exit_on_sigterm() -> None:
-    """Let SIGTERM unwind this process as Ctrl-C does, so that it leaves no server behind."""
+    """Exit on SIGTERM as on Ctrl-C, so that no server is left running."""
     signal.signal(signal.SIGTERM, lambda _number, _frame: sys.exit(128 + signal.SIGTERM))
 
 
 def stop_process(process: "subprocess.Popen[str] | subprocess.Popen[bytes]") -> None:
-    """Terminate it, and kill it if that does not help."""
+    """Terminate a process, or kill it after a timeout."""
     process.terminate()
     try:
         process.communicate(timeout=STOP_TIMEOUT_SECONDS)

@@ -152,7 +152,7 @@ def _timed_step(timer: DecodeTimer, batcher: Batcher) -> Step:
 
 
 def _report(results: list[Result]) -> str:
-    rows = [("", "step", "llama_decode", "overhead", f"bar {MAX_OVERHEAD:.0%}", "strangers' cores")]
+    rows = [("", "step", "llama_decode", "overhead", f"bar {MAX_OVERHEAD:.0%}", "other cores")]
     rows += [
         (
             result.sampling,

@@ -1,4 +1,4 @@
-"""Time, and who took how much of the processor meanwhile."""
+"""Measurement of elapsed time and of the processor time of servers, this process and others."""
 
 import math
 import os
@@ -11,19 +11,19 @@ from typing import Self
 from benchmarks.processes import Server
 
 BENCHMARK_PROCESS = ""
-"""Stands for this process beside the servers' names."""
+"""The name of this process among those of the servers."""
 
 
 class Stopwatch:
-    """Measures its block. Everything but `seconds` is not a number where there is no /proc."""
+    """Measures its block. Without /proc, everything but `seconds` is NaN."""
 
     def __init__(self, servers: Mapping[str, Server]) -> None:
         self._process_ids = {name: server.process_id for name, server in servers.items()}
         self.seconds = 0.0
         self.cores: dict[str, float] = {}
-        """What each server and, as OWN, this process took; 1.0 is one core all the time."""
+        """Cores that each server and this process (BENCHMARK_PROCESS) used. 1.0: one core all the time."""
         self.other_cores = 0.0
-        """What anybody else on the machine took, or a hypervisor for another one: above 0.1, measure again."""
+        """Cores that other processes used, or the hypervisor for other machines. Above 0.1, measure again."""
 
     def __enter__(self) -> Self:
         self._cpu_before = self._cpu()
@@ -46,19 +46,19 @@ class Stopwatch:
 
 
 def cpu_seconds(process_id: int) -> float:
-    """Processor time that the process and its living descendants took."""
+    """Return the processor time of a process and its living descendants."""
     try:
         fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
         tasks = list(Path(f"/proc/{process_id}/task").iterdir())
         children = [child for task in tasks for child in task.joinpath("children").read_text().split()]
     except OSError:
         return math.nan
-    user, system = map(int, fields[11:13])  # Fields 14 and 15 of proc(5); the first two are cut off.
+    user, system = map(int, fields[11:13])  # Fields 14 and 15 of proc(5). The first two are cut off.
     return (user + system) / os.sysconf("SC_CLK_TCK") + sum(cpu_seconds(int(child)) for child in children)
 
 
 def _machine_cpu_seconds() -> float:
-    """Processor time that was not idle, on all cores."""
+    """Return the processor time of all cores that was not idle."""
     try:
         with Path("/proc/stat").open() as statistics:
             fields = statistics.readline().split()
