@@ -1,4 +1,4 @@
-"""One step after another: choose, decode, sample, publish. No thread, no socket and no clock in here."""
+"""The loop of steps: schedule, decode, sample, publish. It has no thread, no socket and no clock."""
 
 from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ class RequestOutput(NamedTuple):
 
 
 class Batcher:
-    """All jobs of one model. Every method is called from the thread that owns the backend."""
+    """All requests of one model. Every method is called from the thread that owns the backend."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Batcher:
         self._sequences: dict[RequestKey, list[ChoiceSequence]] = {}
         self._arrivals = 0
         self._adapters_to_unload: set[int] = set()
-        """Adapters to unload when their last job is over."""
+        """Adapters to unload when their last request has ended."""
 
     @property
     def is_idle(self) -> bool:
@@ -53,9 +53,9 @@ class Batcher:
         return not self._sequences
 
     def add(self, request: EngineRequest, n: int, seed: int) -> list[RequestOutput]:
-        """Let `n` choices of the job wait for their turn; returns what there is to publish of those that were begun.
+        """Queue `n` choices of the request, and return the output of their resume tokens.
 
-        Raises BadRequest, and takes nothing, when they cannot have begun like that.
+        Raises BadRequest, and queues nothing, if the choices cannot have begun with their resume tokens.
         """
         self._arrivals += 1
         sequences = [self._sequence(request, index, seed) for index in range(n)]
@@ -65,27 +65,27 @@ class Batcher:
         except BadRequest:
             self._sequences.pop(request.key, None)
             raise
-        for sequence in self._sequences.get(request.key, ()):  # Those that are not over already.
+        for sequence in self._sequences.get(request.key, ()):  # Those that have not ended already.
             self.scheduler.add(sequence)
         return outputs
 
     def cancel(self, key: RequestKey) -> None:
-        """Forget the job, if it is not over yet; nothing more is published about it."""
+        """Drop the request if it has not ended. It gives no more output."""
         for sequence in self._sequences.pop(key, ()):
             self.scheduler.remove(sequence)
         self._unload_unused_adapters()
 
     def load_adapter(self, path: Path, scale: float) -> int:
-        """The number of the adapter, for jobs. Raises ModelError when the file does not fit the model."""
+        """Load an adapter and return its number. Raises ModelError when the file does not fit the model."""
         return self._backend.load_adapter(path, scale)
 
     def unload_adapter(self, adapter: int) -> None:
-        """Free the adapter as soon as its jobs are over; no new one may have it."""
+        """Free the adapter when its last request has ended. No new request may use it."""
         self._adapters_to_unload.add(adapter)
         self._unload_unused_adapters()
 
     def step(self) -> list[RequestOutput]:
-        """Compute what the scheduler chose; returns what there is to publish. Raises DecodeError."""
+        """Compute what the scheduler chooses, and return the output. Raises DecodeError."""
         scheduled = self.scheduler.schedule()
         if not scheduled:
             return []
@@ -106,7 +106,7 @@ class Batcher:
         return outputs
 
     def use_idle_time(self) -> bool:
-        """Use a moment in which nothing is to do; False: there is no use for it."""
+        """Do one piece of optional work while nothing else is to do. False if there is none."""
         return self.cache.offload_one()
 
     def _unload_unused_adapters(self) -> None:
@@ -137,7 +137,7 @@ class Batcher:
         return ChoiceSequence(request, index, self._arrivals, sampler, output_processor)
 
     def _replay(self, sequence: ChoiceSequence) -> Iterator[RequestOutput]:
-        """Tell what an earlier attempt generated as if it had just been sampled. Raises BadRequest."""
+        """Publish the tokens of an earlier attempt as if they had just been sampled. Raises BadRequest."""
         if not sequence.resume_token_ids:
             return
         first = sequence.resume_token_ids[0]
@@ -151,11 +151,11 @@ class Batcher:
             raise resume_past_end(sequence.index, len(sequence.resume_token_ids), sequence.generated)
 
     def _process_logits(self, scheduled: ScheduledChunk, rows: Logits) -> Iterator[RequestOutput]:
-        """Do with the logits of one piece of work what they were computed for."""
+        """Use the logits of one chunk: report its prompt's log-probabilities, or sample the next token."""
         sequence = scheduled.sequence
         request = sequence.request
         if request.key not in self._sequences:
-            return  # Another choice of the job has just failed.
+            return  # Another choice of the request has just failed.
         if sequence.needs_prompt_logprobs:
             self._add_prompt_logprobs(scheduled, rows)
         if sequence.pending:
@@ -178,13 +178,13 @@ class Batcher:
     def _advance(
         self, sequence: ChoiceSequence, token: int, token_logprobs: TokenLogprobs | None = None
     ) -> Iterator[RequestOutput]:
-        """Add a token that was sampled, and those that must come after it."""
+        """Add a sampled token and the tokens that are forced after it."""
         request = sequence.request
         if request.echo and not sequence.output_processor.tokens:
             yield RequestOutput(request.key, Delta(sequence.index, request.echo, [], sequence.prompt_logprobs))
         continues = yield from self._append(sequence, token, sequence.active_constraint, token_logprobs)
         while continues and (forced := sequence.forced()):
-            # The grammar begins behind all of what closes a thought.
+            # The grammar begins after the last token that ends the reasoning.
             constraint = sequence.active_constraint
             for token in forced:
                 sequence.sampler.record(token)
@@ -197,7 +197,7 @@ class Batcher:
         constraint: GrammarConstraint | None,
         token_logprobs: TokenLogprobs | None = None,
     ) -> Generator[RequestOutput, None, bool]:
-        """Add a token to the sequence, publish it, and tell whether the sequence goes on."""
+        """Add a token to the sequence, publish it, and return whether the sequence continues."""
         request = sequence.request
         if constraint:
             constraint.accept(token)
@@ -215,7 +215,7 @@ class Batcher:
         request, output_processor = sequence.request, sequence.output_processor
         request.completion_tokens += output_processor.tokens
         request.reasoning_tokens += output_processor.reasoning_tokens
-        if sequence.has_slot:  # One that was complete when it came never ran.
+        if sequence.has_slot:  # A choice whose resume tokens were complete never ran.
             self.scheduler.finish(sequence)
         self._sequences[request.key].remove(sequence)
         if not self._sequences[request.key]:
@@ -235,17 +235,17 @@ class Batcher:
         return logprobs.token_logprobs(logits, token, request.logprobs, self._vocabulary.piece)
 
     def _add_prompt_logprobs(self, scheduled: ScheduledChunk, rows: Logits) -> None:
-        """Tell of the prompt's tokens: the logits at one token are those for the next one."""
+        """Add the log-probabilities of prompt tokens. The logits at one token are those for the next one."""
         sequence = scheduled.sequence
         prompt_logprobs, prompt = sequence.prompt_logprobs, sequence.request.prompt
         if not prompt_logprobs:
             first = int(prompt[0])
             prompt_logprobs.append(TokenLogprobs(first, self._vocabulary.piece(first), None, []))
         for position, row in enumerate(rows, scheduled.position):
-            # What was told before the sequence was pushed back is computed for the second time.
+            # A preempted sequence computes for the second time what it has reported.
             if position + 1 == len(prompt_logprobs) < len(prompt):
                 token_logprobs = self._token_logprobs(sequence.request, row, int(prompt[position + 1]))
-                assert token_logprobs is not None, "only a job that wants log-probabilities tells its prompt's"
+                assert token_logprobs is not None, "only a request with log-probabilities reports those of its prompt"
                 prompt_logprobs.append(token_logprobs)
 
 
@@ -263,7 +263,7 @@ def _chunk(scheduled: ScheduledChunk) -> Chunk:
 def _with_logits(
     scheduled: Sequence[ScheduledChunk], chunks: Sequence[Chunk], logits: Logits
 ) -> Iterator[tuple[ScheduledChunk, Logits]]:
-    """Each piece of work with the rows of logits that are its own."""
+    """Yield each chunk with its own rows of logits."""
     first = 0
     for item, chunk in zip(scheduled, chunks, strict=True):
         yield item, logits[first : first + chunk.outputs]

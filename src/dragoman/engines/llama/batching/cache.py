@@ -1,4 +1,4 @@
-"""Who holds which KV cells: sharing prefixes between sequences, and keeping finished ones for later requests."""
+"""The prefix cache: sequences share the KV cells of common prefixes, and finished ones stay for later requests."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -13,20 +13,20 @@ from dragoman.engines.llama.native.backend import SEQUENCE_IDS, Backend
 
 
 class PrefixMatch(NamedTuple):
-    """The longest beginning of a sequence that the cache holds, or will hold."""
+    """The longest prefix of a sequence that the cache holds or will hold."""
 
     source: int | None
-    """The sequence id to share from; None: nothing matches."""
+    """The sequence id to share from. None if nothing matches."""
     cells: Cells
-    """The cells to share, one a token."""
+    """The cells to share, one for each token."""
     host_spans: list[SegmentSpan]
-    """What can be restored behind the shared cells."""
+    """What can be restored after the shared cells."""
     awaitable_length: int
-    """Tokens that could be shared once every running sequence that does not yield has computed what it knows."""
+    """Tokens that could be shared once every running sequence that is not preemptible has computed its known tokens."""
 
     @property
     def length(self) -> int:
-        """Tokens that need not be computed."""
+        """Number of tokens that need not be computed."""
         return self.host_spans[-1].end if self.host_spans else len(self.cells)
 
 
@@ -40,17 +40,17 @@ class _CachedSequence:
         self.cells = cells
         self.last_used = last_used
         self.is_offloaded = False
-        """Whether it was saved ahead; it may have been given up since."""
+        """Whether its cells were copied to host memory ahead of their eviction. That copy may be gone since."""
 
 
 class PrefixCache:
-    """Hands sequence ids and cells to running sequences and takes them back.
+    """Gives sequence ids and cells to running sequences and takes them back.
 
     A cell holds what was computed with one adapter, so nothing is shared between sequences of different adapters.
     """
 
     def __init__(self, backend: Backend, host_cache_tokens: int) -> None:
-        """`saved_tokens`: of finished sequences, so many are kept at most in main memory."""
+        """`host_cache_tokens`: the most tokens of finished sequences whose cells are kept in host memory."""
         self._backend = backend
         self._finished: list[_CachedSequence] = []
         self._free_ids = list(range(SEQUENCE_IDS))
@@ -59,7 +59,7 @@ class PrefixCache:
         self.host_cache = HostKVCache(host_cache_tokens)
 
     def match(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> PrefixMatch:
-        """The best source for the sequence, whose last token is never shared: its logits must be computed."""
+        """Find the longest match for the sequence, except its last token, whose logits must be computed."""
         wanted, adapter = sequence.shareable_tokens[:-1], sequence.adapter
         source, cells, awaitable_length = None, NO_CELLS, 0
         for entry in self._finished:
@@ -77,7 +77,7 @@ class PrefixCache:
         return PrefixMatch(source, cells, host_spans, max(awaitable_length, len(cells)))
 
     def attach(self, sequence: ChoiceSequence, match: PrefixMatch, running: Iterable[ChoiceSequence]) -> None:
-        """Give the sequence an id and the cells it shares, and restore what was saved of it."""
+        """Give the sequence an id and the shared cells of the match, and restore the offloaded ones."""
         for entry in self._finished:
             if entry.sequence_id == match.source:
                 entry.last_used = self._tick()
@@ -93,7 +93,7 @@ class PrefixCache:
         sequence.computed = len(sequence.cells)
 
     def sweep_if_short(self, cells: int) -> None:
-        """While nothing runs: if fewer cells are free than these, let all of them be."""
+        """Free all cells if fewer than `cells` are free. Called only while nothing runs."""
         if self.allocator.spent and self.allocator.free < cells:
             while self._finished:
                 self._evict()
@@ -101,7 +101,7 @@ class PrefixCache:
             self.allocator.sweep()
 
     def offload_one(self) -> bool:
-        """Save a finished sequence ahead of the moment its cells are needed; False: all are saved."""
+        """Copy one finished sequence to host memory before its cells are needed. False if all have been copied."""
         for entry in self._finished:
             if not entry.is_offloaded:
                 entry.is_offloaded = True
@@ -110,14 +110,14 @@ class PrefixCache:
         return False
 
     def extend(self, sequence: ChoiceSequence, count: int) -> bool:
-        """Give the sequence `count` more cells, if need be those of finished sequences; False: there are none."""
+        """Give the sequence `count` more cells, evicting finished sequences if necessary. False if that fails."""
         if not self._evict_until_free(count):
             return False
         sequence.cells = np.concatenate((sequence.cells, self.allocator.allocate(count)))
         return True
 
     def available(self, running: Iterable[ChoiceSequence]) -> int:
-        """Cells that running sequences may get: free ones and those of finished sequences."""
+        """Count the cells that running sequences may get: free ones and those of finished sequences."""
         held = np.zeros(self.allocator.total, dtype=np.bool_)
         for sequence in running:
             held[sequence.cells] = True
@@ -126,13 +126,13 @@ class PrefixCache:
         return self.allocator.total - count - (self.allocator.spent if count else 0)
 
     def release(self, sequence: ChoiceSequence) -> None:
-        """Take id and cells from a sequence that is cancelled."""
+        """Take the id and the cells from a cancelled sequence."""
         if sequence.sequence_id is not None:
             self._free(sequence.sequence_id, sequence.cells)
             sequence.sequence_id, sequence.cells, sequence.computed = None, NO_CELLS, 0
 
     def retain(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> None:
-        """Keep a sequence that is finished or pushed back as cache; it gives up its id and cells to it."""
+        """Move the id and the cells of a finished or preempted sequence into the cache."""
         assert sequence.sequence_id is not None, "only a sequence that ran has cells to keep"
         tokens = sequence.tokens[: sequence.computed].copy()
         for entry in list(self._finished):
@@ -145,32 +145,32 @@ class PrefixCache:
 
     @property
     def free_sequence_ids(self) -> int:
-        """Ids no sequence has."""
+        """Number of ids that no sequence has."""
         return len(self._free_ids)
 
     def forget_adapter(self, adapter: int) -> None:
-        """Give up everything that was computed with an adapter that no sequence will have again."""
+        """Drop everything that was computed with an adapter that no sequence will use again."""
         for entry in [entry for entry in self._finished if entry.adapter == adapter]:
             self._drop(entry)
         self.host_cache.forget_adapter(adapter)
 
     def clear(self) -> None:
-        """Forget all finished sequences that still have cells."""
+        """Drop all finished sequences that still have cells."""
         while self._finished:
             self._drop(self._finished[0])
 
     def _trim(self, running: Iterable[ChoiceSequence]) -> None:
-        """Save finished sequences until none keeps a cell beside running ones.
+        """Evict finished sequences until they hold no cell besides those of running ones.
 
-        llama.cpp's attention passes over every cell up to the highest used one, so that idle cells cost every step
-        something; benchmarks/README.md has the measurement. While nothing runs, they cost nothing.
+        llama.cpp's attention passes over every cell up to the highest used one, so that idle cells slow down every
+        step; benchmarks/README.md has the measurement. While nothing runs, they cost nothing.
         """
         running = list(running)
         while running and self._finished and self.available(running) > self.allocator.free:
             self._evict()
 
     def _restore(self, sequence: ChoiceSequence, sequence_id: int, span: SegmentSpan) -> bool:
-        """Let the sequence go on with saved cells; False: there is no room for them."""
+        """Append offloaded cells to the sequence. False if there is no room for them."""
         segment = span.segment
         surplus = segment.length - (span.end - span.start)
         if (surplus and not self._backend.reuses_cells) or not self._evict_until_free(segment.length):
@@ -197,14 +197,14 @@ class PrefixCache:
         return True
 
     def _evict(self) -> None:
-        """Save the sequence that was used least recently, as far as nobody else holds its cells or saved it already."""
+        """Evict the least recently used sequence. Cells that no other sequence holds are offloaded first."""
         entry = min(self._finished, key=lambda entry: entry.last_used)
         start = len(entry.cells) - self.allocator.count_exclusive(entry.cells)
         self._offload(entry, start)
         self._drop(entry)
 
     def _offload(self, entry: _CachedSequence, start: int) -> None:
-        """Save the entry from position `start` on, but for what is saved already."""
+        """Copy the entry to host memory from position `start` on, except what is there already."""
         if host_spans := self.host_cache.match(entry.adapter, entry.tokens, start):
             start = host_spans[-1].end
         end = len(entry.tokens)
@@ -221,7 +221,7 @@ class PrefixCache:
         self._free(entry.sequence_id, entry.cells)
 
     def _allocate_id(self) -> int:
-        """An id for a sequence; one is always left for the moment in which cells move."""
+        """Take an id for a sequence. One id always remains for moving cells."""
         while len(self._free_ids) <= 1 and self._finished:
             self._evict()
         return self._free_ids.pop()

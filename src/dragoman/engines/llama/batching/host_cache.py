@@ -1,4 +1,4 @@
-"""Finished sequences' cells outside the KV cache, in main memory, where they cost the model's steps nothing."""
+"""Cells of finished sequences in host memory. Outside the KV cache they do not slow down the model's steps."""
 
 from typing import NamedTuple
 
@@ -6,24 +6,24 @@ from dragoman.engines.llama.arrays import SequenceState, TokenArray
 
 
 class HostSegment:
-    """The cells of the tokens from `start` on; those before it are held by someone else."""
+    """The cells of the tokens from `start` on. Those before it are in another segment or in the KV cache."""
 
     def __init__(self, adapter: int, tokens: TokenArray, start: int, state: SequenceState, last_used: int) -> None:
         self.adapter = adapter
         self.tokens = tokens
-        """From the beginning of the sequence: cells mean something only behind the tokens they were computed after."""
+        """From the beginning of the sequence: the content of a cell depends on all tokens before it."""
         self.start = start
         self.state = state
         self.last_used = last_used
 
     @property
     def length(self) -> int:
-        """Tokens whose cells are saved."""
+        """Number of tokens whose cells are in host memory."""
         return len(self.tokens) - self.start
 
 
 class SegmentSpan(NamedTuple):
-    """The part of a segment, from position `start` to `end`, that continues what is there already."""
+    """The part of a segment, from position `start` to `end`, that continues the cells found so far."""
 
     segment: HostSegment
     start: int
@@ -31,21 +31,21 @@ class SegmentSpan(NamedTuple):
 
 
 class HostKVCache:
-    """Segments by their adapter and tokens, least recently used out first.
+    """Segments by adapter and tokens. The least recently used one is dropped first.
 
-    They chain: one may begin where another one ends.
+    Segments chain: one may begin where another one ends.
     """
 
     def __init__(self, limit: int) -> None:
-        """`limit`: tokens whose cells are kept at most."""
+        """`limit`: the most tokens whose cells are kept."""
         self._limit = limit
         self._segments: list[HostSegment] = []
         self._clock = 0
         self.tokens = 0
-        """Tokens whose cells are saved."""
+        """Number of tokens whose cells are in host memory."""
 
     def match(self, adapter: int, wanted: TokenArray, covered: int) -> list[SegmentSpan]:
-        """The pieces that bring `wanted` on from position `covered`, in order, as far as they go."""
+        """Find the spans that continue `wanted` from position `covered`, in order."""
         spans: list[SegmentSpan] = []
         while best := max(self._continuations(adapter, wanted, covered), key=lambda span: span.end, default=None):
             spans.append(best)
@@ -53,12 +53,12 @@ class HostKVCache:
         return spans
 
     def mark_used(self, segment: HostSegment) -> None:
-        """The segment is of use now."""
+        """Note that the segment was used now."""
         self._clock += 1
         segment.last_used = self._clock
 
     def store(self, adapter: int, tokens: TokenArray, start: int, state: SequenceState) -> None:
-        """Keep the cells of `tokens` from `start` on, and give up others for them, if need be."""
+        """Store the cells of `tokens` from `start` on, and drop other segments if there is no room."""
         if len(tokens) - start > self._limit:
             return
         segment = HostSegment(adapter, tokens, start, state, 0)
@@ -70,7 +70,7 @@ class HostKVCache:
             self._remove(oldest)
 
     def forget_adapter(self, adapter: int) -> None:
-        """Give up everything that was computed with this adapter."""
+        """Drop everything that was computed with this adapter."""
         for segment in [segment for segment in self._segments if segment.adapter == adapter]:
             self._remove(segment)
 
@@ -84,7 +84,7 @@ class HostKVCache:
         return [
             SegmentSpan(segment, covered, end)
             for segment in self._segments
-            # These comparisons rule most of them out.
+            # These comparisons exclude most segments.
             if segment.adapter == adapter
             and segment.start <= covered < len(segment.tokens)
             and segment.tokens[covered] == wanted[covered]
@@ -93,7 +93,7 @@ class HostKVCache:
 
 
 def common_prefix_length(left: TokenArray, right: TokenArray) -> int:
-    """Length of the longest common beginning."""
+    """Return the length of the longest common prefix."""
     length = min(len(left), len(right))
     if not length or left[0] != right[0]:
         return 0

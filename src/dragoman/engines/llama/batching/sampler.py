@@ -1,4 +1,4 @@
-"""From a row of logits to a token, exactly as docs/sampling.md says. NumPy only; nothing here knows llama.cpp."""
+"""The sampler: from a row of logits to a token, exactly as docs/sampling.md says. It needs nothing but NumPy."""
 
 import hashlib
 import struct
@@ -16,39 +16,39 @@ _Masses = npt.NDArray[np.float32]
 _Sums = npt.NDArray[np.float64]
 
 MIN_SAMPLING_TEMPERATURE = 1e-5
-"""Temperatures under this choose the highest logit."""
+"""At lower temperatures the token with the highest logit is chosen."""
 
 _MAX_LOGIT = 1e30
-"""Where an extreme repetition penalty is cut off, so that differences and quotients of logits stay finite."""
+"""The bound on logits after an extreme repetition penalty; differences and quotients of logits stay finite."""
 
 _MIN_CANDIDATE_MASS = 1e-4
-"""top_p first looks only at tokens likelier than this; nearly always they hold the mass it asks for."""
+"""top_p first considers only tokens with more than this share of the mass. Nearly always they are enough."""
 
 _PIVOT_SAMPLE_SIZE = 256
-"""Tokens looked at to guess where top_p's border lies."""
+"""Number of tokens from which the threshold of top_p is estimated."""
 
 _MAX_SORTED_TOKENS = 512
-"""Tokens worth sorting rather than guessing on."""
+"""Up to this number, tokens are sorted instead of partitioned once more."""
 
 _MAX_PIVOTS = 8
-"""After so many guesses what is left is sorted, however much it is; three are usual."""
+"""After this number of pivots the remaining tokens are sorted, however many there are. Three are usual."""
 
 _BLOCK_SIZE = 64
-"""Tokens added up together before the drawn one is looked for among them."""
+"""Number of tokens whose masses are summed before the drawn token is searched for among them."""
 
 
 class NoTokenAllowed(Exception):
-    """Masks left no token to choose from."""
+    """The masks left no token to choose from."""
 
 
 def uniform(seed: int, choice: int, position: int) -> float:
-    """The random number in [0, 1) for one position of one choice: a pure function, whatever else is running."""
+    """Return the random number in [0, 1) for one position of one choice: a pure function of the arguments."""
     digest = hashlib.blake2b(struct.pack("<QII", seed, choice, position), digest_size=8).digest()
     return float(int.from_bytes(digest, "little") >> 11) * 2.0**-53
 
 
 class Sampler:
-    """Samples the tokens of one choice and remembers what its penalties need."""
+    """Samples the tokens of one choice and counts what its penalties depend on."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Sampler:
         end_token_ids: frozenset[int],
         vocabulary_size: int,
     ) -> None:
-        """`prompt` are all tokens fed to the model; `end_token_ids` what min_tokens bars besides stop_token_ids."""
+        """`prompt`: all tokens of the prompt. `end_token_ids`: barred by min_tokens, as stop_token_ids are."""
         self._sampling = sampling
         self._seed = seed
         self._choice = choice
@@ -78,9 +78,9 @@ class Sampler:
             self._occurrences = np.zeros(vocabulary_size, dtype=np.int32)
 
     def sample(self, logits: Logits, position: int, *, bar_ends: bool = False, allowed: _Mask | None = None) -> int:
-        """The token at `position` (0 is the first generated one) from float32[vocabulary], which is left as it is.
+        """Sample the token at `position` (0 is the first generated one) from float32[vocabulary], which is not changed.
 
-        `allowed` is bool[vocabulary]; None: all are. Raises NoTokenAllowed.
+        `allowed` is bool[vocabulary]; None allows all tokens. Raises NoTokenAllowed.
         """
         masked = bar_ends or allowed is not None
         if self._adjusts_logits or masked:
@@ -93,14 +93,14 @@ class Sampler:
         return token
 
     def record(self, token: int) -> None:
-        """Count a token of the choice that was not sampled."""
+        """Count a token of the choice that was not sampled here."""
         if self._penalizes_repetition:
             self._seen[token] = True
         if self._penalizes_counts:
             self._occurrences[token] += 1
 
     def _adjusted(self, logits: Logits, bar_ends: bool, allowed: _Mask | None) -> Logits:
-        """A copy of the row after masks, bias and penalties."""
+        """Return a copy of the row after masks, bias and penalties."""
         sampling = self._sampling
         logits = logits.copy()
         logits[self._bias_tokens] += self._bias
@@ -134,9 +134,10 @@ class Sampler:
 
 
 def _token_at(masses: _Masses, share: float) -> int:
-    """The token under which `share` of the mass falls, laid out by ascending index; never one without mass.
+    """Return the token at which the cumulative mass, by ascending index, exceeds `share` of the total.
 
-    Added up in float64: in float32 the rare tokens of a large vocabulary would vanish beside the sum.
+    A token without mass is never returned. The sums are in float64: in float32 the rare tokens of a large vocabulary
+    would vanish beside the sum.
     """
     blocks = np.add.reduceat(masses, np.arange(0, len(masses), _BLOCK_SIZE), dtype=np.float64).cumsum()
     drawn = share * blocks[-1]
@@ -146,7 +147,7 @@ def _token_at(masses: _Masses, share: float) -> int:
 
 
 def _first_beyond(cumulative: _Sums, value: float) -> int:
-    """Where `cumulative` first exceeds `value`; where it last grows, if rounding has made `value` too large."""
+    """Return where `cumulative` first exceeds `value`, or where it last grows if rounding made `value` too large."""
     return min(int(cumulative.searchsorted(value, side="right")), int(cumulative.searchsorted(cumulative[-1])))
 
 
@@ -155,7 +156,7 @@ def _narrow(kept: _Indices | None, masses: _Masses, chosen: _Indices) -> tuple[_
 
 
 def _top_k(logits: Logits, k: int) -> _Indices | None:
-    """Ascending ids of the k highest logits, the lower id on a tie at the border; None: all of them."""
+    """Return the ascending ids of the k highest logits; of equal ones at the threshold the lower id. None means all."""
     if not 0 < k < len(logits):
         return None
     threshold = np.partition(logits, len(logits) - k)[len(logits) - k]
@@ -165,12 +166,12 @@ def _top_k(logits: Logits, k: int) -> _Indices | None:
 
 
 def _top_p(masses: _Masses, top_p: float) -> _Indices:
-    """Ascending indices of the tokens, likeliest first, before which less than `top_p` of the mass lies.
+    """Return the ascending indices of the likeliest tokens, each with less than `top_p` of the mass before it.
 
-    `masses` need not add up to 1; of equal ones the lower index is the likelier.
+    `masses` need not add up to 1. Of equal masses the one with the lower index comes first.
     """
     total = masses.sum(dtype=np.float64)
-    # More than nothing is always wanted, so that a top_p of 0 keeps the likeliest token.
+    # The wanted mass is never zero, so that a top_p of 0 keeps the likeliest token.
     wanted_mass = max(top_p * total, sys.float_info.min)
     threshold, ties = _mass_threshold(masses, wanted_mass, _MIN_CANDIDATE_MASS * total)
     kept = (masses >= threshold).nonzero()[0]
@@ -179,9 +180,10 @@ def _top_p(masses: _Masses, top_p: float) -> _Indices:
 
 
 def _mass_threshold(masses: _Masses, wanted_mass: float, min_candidate_mass: float) -> tuple[float, int]:
-    """The smallest mass among the largest ones that together hold `wanted`, and how many of that mass belong to them.
+    """Return the smallest of the largest masses that together reach `wanted_mass`, and how many equal to it are needed.
 
-    A quickselect by mass: guess the border, add up what lies above, go on with the side it must be on, sort the rest.
+    This is a quickselect by mass: choose a pivot, sum what lies above it, continue on the side that holds the
+    threshold, sort the rest.
     """
     above = 0.0
     candidates = masses.take((masses > min_candidate_mass).nonzero()[0])
@@ -205,7 +207,7 @@ def _mass_threshold(masses: _Masses, wanted_mass: float, min_candidate_mass: flo
 
 
 def _choose_pivot(candidates: _Masses, wanted_mass: float) -> float:
-    """About where the border lies, judged by a sample of the candidates."""
+    """Estimate the threshold from a sample of the candidates."""
     sample = np.sort(candidates[:: len(candidates) // _PIVOT_SAMPLE_SIZE])[::-1]
     cumulative = sample.cumsum(dtype=np.float64)
     share = wanted_mass / candidates.sum(dtype=np.float64)

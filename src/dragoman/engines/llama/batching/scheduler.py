@@ -1,4 +1,4 @@
-"""Which sequences compute how many tokens in the next step. The whole decision is `Scheduler.choose`."""
+"""Which sequences compute how many tokens in the next step. `Scheduler.schedule` is the whole decision."""
 
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Iterator
@@ -9,22 +9,22 @@ from dragoman.engines.llama.batching.cache import PrefixCache, PrefixMatch
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
 
 MIN_AWAITED_PREFIX_TOKENS = 32
-"""A prefix that another sequence is computing is waited for when that saves at least so many tokens."""
+"""A sequence waits for a prefix that another one is computing if that saves at least this number of tokens."""
 
 MAX_UNTILED_TOKENS = 63
-"""From 64 tokens on ggml computes attention in tiles of queries."""
+"""With 64 tokens and more, ggml computes attention in tiles of queries."""
 
 HEADROOM_STEPS = 16
-"""Steps that the running sequences must be able to go on before another one is let in beside them."""
+"""Decode steps for which cells must remain free after admitting another sequence."""
 
 
 def max_batch_tokens(parallel: int, step_tokens: int) -> int:
-    """The most tokens one step computes, when `parallel` sequences decode or prefill computes `step_tokens`."""
+    """Return the most tokens of one step: `parallel` sequences decode, or prefill computes `step_tokens`."""
     return max(step_tokens, parallel)
 
 
 def count_waiting_requests(sequences: Iterable[ChoiceSequence]) -> int:
-    """Jobs of which no choice has a slot."""
+    """Count the requests of which no choice has a slot."""
     slots: dict[RequestKey, bool] = {}
     for sequence in sequences:
         slots[sequence.request.key] = slots.get(sequence.request.key, False) or sequence.has_slot
@@ -32,7 +32,7 @@ def count_waiting_requests(sequences: Iterable[ChoiceSequence]) -> int:
 
 
 class ScheduledChunk(NamedTuple):
-    """Compute `length` tokens of `sequence`, beginning at `position`; their cells are taken already."""
+    """`length` tokens of `sequence` to compute, from `position` on. Their cells are allocated already."""
 
     sequence: ChoiceSequence
     position: int
@@ -40,36 +40,36 @@ class ScheduledChunk(NamedTuple):
 
     @property
     def reaches_end(self) -> bool:
-        """Whether a token can be sampled after it."""
+        """Whether a token can be sampled after the chunk."""
         return self.position + self.length == self.sequence.length
 
 
 class Scheduler:
-    """Continuous batching: steps of prefill and of decoding take turns, and in each the oldest sequence goes first.
+    """Continuous batching: prefill steps and decode steps alternate, and in each the oldest sequence goes first.
 
-    They do not share a step: from 64 tokens on ggml computes attention in tiles of queries, each passing over all cells
-    that any of its queries may see, and decoding queries of many sequences see all of them. benchmarks/README.md has
-    the measurement.
+    They do not share a step: with 64 tokens and more, ggml computes attention in tiles of queries. Each tile passes
+    over all cells that any of its queries may see, and decoding queries of many sequences see all of them.
+    benchmarks/README.md has the measurement.
 
-    An adapter changes the model for a whole step, so adapters take turns too, each of them with its own alternation.
+    An adapter changes the model for a whole step. So adapters take turns too, each with its own alternation.
 
-    Sequences from the queue (core.request.QUEUED) yield to all others: nobody waits for them.
+    Queued sequences (core.request.QUEUED_PRIORITY_OFFSET) are preempted for all others: no client waits for them.
     """
 
     def __init__(self, cache: PrefixCache, parallel: int, step_tokens: int) -> None:
-        """`parallel` sequences hold a slot at once; prefill gets `step_tokens` tokens of a step."""
+        """`parallel`: sequences that hold a slot together. `step_tokens`: the most tokens of a prefill step."""
         self._cache = cache
         self._parallel = parallel
         self._step_tokens = step_tokens
         self._prefill_is_next: dict[int, bool] = {}
-        """Adapters with work, the one whose last step is longest ago first; whether its next step is prefill."""
+        """Adapter with work → whether its next step is prefill. The adapter that waits longest comes first."""
         self._preempted: list[ChoiceSequence] = []
-        """In the step that is being chosen."""
+        """Sequences preempted while the current step is scheduled."""
         self.running: list[ChoiceSequence] = []
         self.waiting: list[ChoiceSequence] = []
 
     def schedule(self) -> list[ScheduledChunk]:
-        """The work of the next step, all with one adapter; empty when nobody is there, or all were just pushed back."""
+        """Choose the chunks of the next step, all with one adapter. Empty if there is no work or all were preempted."""
         self._preempted.clear()
         for adapter, prefill_is_next in list(self._prefill_is_next.items()):
             steps = (self._prefill, self._decode) if prefill_is_next else (self._decode, self._prefill)
@@ -83,9 +83,9 @@ class Scheduler:
         return []
 
     def _decode(self, adapter: int) -> list[ScheduledChunk]:
-        """What every sequence whose prompt is computed has pending; the youngest make room when cells run out.
+        """Schedule the pending tokens of every sequence whose prompt is computed.
 
-        That is one token, or a few more where a grammar forces them.
+        That is one token, or a few more where a grammar forces them. The youngest are preempted if cells run out.
         """
         scheduled: list[ScheduledChunk] = []
         decoding = [one for one in self.running if one.is_decoding and one.adapter == adapter]
@@ -98,7 +98,7 @@ class Scheduler:
         return scheduled
 
     def _prefill(self, adapter: int) -> list[ScheduledChunk]:
-        """Prompt tokens, as many as fit into a step."""
+        """Schedule prompt tokens, as many as fit into a step."""
         scheduled: list[ScheduledChunk] = []
         budget = self._step_tokens
         for sequence in self._prefill_candidates(adapter):
@@ -111,15 +111,15 @@ class Scheduler:
         return scheduled
 
     def _prefill_candidates(self, adapter: int) -> Iterator[ChoiceSequence]:
-        """Running sequences with prompt tokens to compute, and waiting ones, each let in when it is its turn."""
-        reserved_slots = reserved_cells = 0  # for older ones whose adapter's turn is yet to come
+        """Yield running sequences with prompt tokens to compute, and waiting ones, which are admitted in their turn."""
+        reserved_slots = reserved_cells = 0  # for older sequences of adapters whose turn comes later
         is_full = False
         for sequence in self._by_priority():
             if sequence.has_slot:
                 if sequence.adapter == adapter and not sequence.is_decoding:
                     yield sequence
             elif is_full or not all(one.request.is_preemptible_by(sequence.request) for one in self._preempted):
-                continue  # Letting it in now would push it back again, or keep out who was pushed back.
+                continue  # Admitting it would preempt it again, or take the place of a sequence that was preempted.
             elif sequence.adapter != adapter:
                 reserved_slots += 1
                 reserved_cells += sequence.pending + HEADROOM_STEPS
@@ -134,7 +134,7 @@ class Scheduler:
                 yield sequence
 
     def _by_priority(self) -> list[ChoiceSequence]:
-        """Running sequences and then waiting ones; those from the queue, of both, after all others."""
+        """List the running sequences, then the waiting ones; the queued ones of both come after all others."""
         running, waiting = self.running, self.waiting
         first, second = (
             bisect_left(every, QUEUED_PRIORITY_OFFSET, key=lambda one: one.request.priority)
@@ -143,26 +143,26 @@ class Scheduler:
         return [*running[:first], *waiting[:second], *running[first:], *waiting[second:]]
 
     def competitors_of(self, request: EngineRequest) -> list[ChoiceSequence]:
-        """The sequences, running and waiting, that a job has to share slots with: those that do not yield to it."""
+        """List the sequences, running and waiting, that are not preempted for the request."""
         return [one for one in (*self.running, *self.waiting) if not one.request.is_preemptible_by(request)]
 
     def add(self, sequence: ChoiceSequence) -> None:
-        """Put a sequence into its place among the waiting ones."""
+        """Insert a sequence into its place among the waiting ones."""
         insort(self.waiting, sequence, key=lambda waiting: waiting.sort_key)
         self._prefill_is_next.setdefault(sequence.adapter, True)
 
     def remove(self, sequence: ChoiceSequence) -> None:
-        """Take out a cancelled sequence, wherever it is, and free its cells."""
+        """Remove a cancelled sequence, running or waiting, and free its cells."""
         (self.running if sequence in self.running else self.waiting).remove(sequence)
         self._cache.release(sequence)
 
     def finish(self, sequence: ChoiceSequence) -> None:
-        """Take out a finished sequence; its cells stay as cache."""
+        """Remove a finished sequence. Its cells stay in the cache."""
         self.running.remove(sequence)
         self._cache.retain(sequence, self.running)
 
     def _schedule_chunk(self, sequence: ChoiceSequence, max_tokens: int) -> ScheduledChunk | None:
-        """Up to `most` pending tokens of a running sequence, pushing back the youngest ones to find cells."""
+        """Schedule up to `max_tokens` pending tokens of a sequence. Preempts the youngest ones if cells run out."""
         position, count = sequence.computed, min(sequence.pending, max_tokens, sequence.max_step_tokens)
         if count <= 0 or not sequence.has_slot:
             return None
@@ -174,18 +174,18 @@ class Scheduler:
         return ScheduledChunk(sequence, position, count)
 
     def _not_preempted_for(self, candidate: ChoiceSequence) -> list[ChoiceSequence]:
-        """The running sequences that are not pushed back for the newcomer. All others are younger."""
+        """List the running sequences that are not preempted for the candidate. All others are younger."""
         return [one for one in self.running if not one.request.is_preemptible_by(candidate.request)]
 
     def _awaits_prefix(self, sequence: ChoiceSequence) -> bool:
-        """Whether a running sequence is computing enough of what this one begins with."""
+        """Whether it pays to wait for a prefix that a running sequence is computing."""
         match = self._cache.match(sequence, self.running)
         return match.awaitable_length - match.length >= MIN_AWAITED_PREFIX_TOKENS
 
     def _preempt_for(self, candidate: ChoiceSequence, reserved_slots: int, reserved_cells: int) -> PrefixMatch | None:
-        """What the newcomer begins with, after those that yield to it were pushed back as far as that is needed.
+        """Preempt as few sequences as the candidate needs, and return its match.
 
-        None: it finds no slot or too few cells. Nobody is pushed back where that would not help.
+        None if there is no slot or there are too few cells. Nothing is preempted if that would not help.
         """
         while (match := self._admissible_match(candidate, self.running, reserved_slots, reserved_cells)) is None:
             staying = self._not_preempted_for(candidate)
@@ -199,13 +199,13 @@ class Scheduler:
     def _admissible_match(
         self, candidate: ChoiceSequence, running: list[ChoiceSequence], reserved_slots: int, reserved_cells: int
     ) -> PrefixMatch | None:
-        """What the newcomer would begin with beside these; None: there is no slot, or there are too few cells."""
+        """Return the candidate's match beside these sequences. None if there is no slot, or there are too few cells."""
         if len(running) + reserved_slots >= self._parallel:
             return None
         if not self.running:
             self._cache.sweep_if_short(candidate.pending + HEADROOM_STEPS)
         match = self._cache.match(candidate, running)
-        # Cells it may count on, after what the others are about to need.
+        # The cells that remain after what the others are about to need.
         free_cells = (
             self._cache.available(running) - sum(one.pending + HEADROOM_STEPS for one in running) - reserved_cells
         )

@@ -1,4 +1,4 @@
-"""One choice of one request on its way through the engine."""
+"""A request in the engine, and the sequences of its choices."""
 
 from collections.abc import Callable, Collection
 from typing import NamedTuple
@@ -16,30 +16,30 @@ from dragoman.output.parts import OutputParser
 from dragoman.output.processor import OutputProcessor
 
 MAX_FORCED_TOKENS_PER_STEP = 16
-"""Tokens that are known without sampling and computed beside other sequences' single ones."""
+"""Forced tokens of a sequence that one decode step computes beside the single tokens of others."""
 
 _MAX_PROMPT_LOGPROBS_PER_STEP = 64
-"""Prompt tokens of which a step gives logits: a row of a large vocabulary takes half a megabyte."""
+"""Prompt tokens for which one step gives logits: a row of a large vocabulary takes half a megabyte."""
 
 RequestKey = tuple[int, int]
-"""A job's name: the worker's connection and its number there."""
+"""The number of the worker's connection, and that of the request on it."""
 
 
 class TokenizedOutputFormat(NamedTuple):
-    """What is not plain text in the answers of one job."""
+    """The output format of one request in the tokens of its model."""
 
     new_parser: Callable[[], OutputParser | None] = lambda: None
-    """A reader for one choice; None: all of it is content."""
+    """Makes the parser of one choice, or None if all of its text is content."""
     markup_token_ids: frozenset[int] = frozenset()
-    """Special tokens whose text the reader must see."""
+    """Special tokens whose text the parser must see."""
     reasoning_budget: int | None = None
-    """Tokens a choice may think; None: as many as it likes."""
+    """The most reasoning tokens of a choice. None means no limit."""
     reasoning_end_token_ids: tuple[int, ...] = ()
-    """What ends a thought that is longer."""
+    """Forced when the budget is spent."""
 
 
 PLAIN_OUTPUT = TokenizedOutputFormat()
-"""Content and nothing else."""
+"""Content only."""
 
 
 class EngineRequest:
@@ -60,11 +60,11 @@ class EngineRequest:
         adapter: int = NO_ADAPTER,
         resume_token_ids: tuple[tuple[int, ...], ...] = (),
     ) -> None:
-        """`limit` is the effective max_tokens of every choice.
+        """`max_tokens` is the effective limit of every choice.
 
-        `echo` is text that every choice begins with. `logprobs`: tell so many of the likeliest tokens at every place;
-        None: tell of none. `constraint` binds every choice, from its beginning on. `begun` are the tokens of each
-        choice that an earlier attempt generated; empty: none did.
+        `echo` is text that every choice begins with. `logprobs` is the number of likeliest tokens reported at every
+        position; None reports no log-probabilities. `constraint` binds every choice from its beginning on.
+        `resume_token_ids` are the tokens of each choice that an earlier attempt generated; empty if there was none.
         """
         self.key = key
         self.prompt = prompt
@@ -80,15 +80,15 @@ class EngineRequest:
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.cached_tokens: int | None = None
-        """Prompt tokens shared rather than computed, as the first choice found them; None before it began."""
+        """Prompt tokens that the first choice shared instead of computing them. None before it began."""
 
     def is_preemptible_by(self, other: "EngineRequest") -> bool:
-        """Whether it gives up slots and cells for the other one: it is queued, and somebody waits for that."""
+        """Whether it gives up slots and cells for the other request: it is queued, and the other is interactive."""
         return self.priority >= QUEUED_PRIORITY_OFFSET > other.priority
 
 
 class ChoiceSequence:
-    """Tokens known, tokens computed, and where the computed ones lie."""
+    """One choice of a request: its tokens, how many of them are computed, and the cells that hold them."""
 
     def __init__(
         self, request: EngineRequest, index: int, arrival: int, sampler: Sampler, output_processor: OutputProcessor
@@ -99,90 +99,90 @@ class ChoiceSequence:
         self.arrival = arrival
         self.sampler = sampler
         self.output_processor = output_processor
-        # Only a token that is sampled comes with logits to tell of.
+        # Tokens that are not sampled have no logits to report.
         self.constraint = request.constraint.copy(fast_forward=request.logprobs is None) if request.constraint else None
         self.prompt_logprobs: list[TokenLogprobs] = []
-        """Of the prompt's tokens, as far as it is computed, if they are to be told."""
+        """Of the computed prompt tokens, if the request wants them."""
         self._tokens = np.empty(len(request.prompt) + request.max_tokens, dtype=np.int32)
         self._tokens[: len(request.prompt)] = request.prompt
         self.length = len(request.prompt)
-        """Tokens known: the prompt and those generated."""
+        """Number of known tokens: those of the prompt and the generated ones."""
         self.sequence_id: int | None = None
-        """llama.cpp's number while the sequence holds cells."""
+        """llama.cpp's id of the sequence while it holds a slot."""
         self.cells: Cells = NO_CELLS
-        """One for each computed token and each token of the step under way."""
+        """One for each computed token and each token of the current step."""
         self.computed = 0
-        """Tokens whose cells are filled; only these can be shared."""
+        """Number of tokens whose cells are filled; only these can be shared."""
 
     @property
     def adapter(self) -> int:
-        """What it is computed with."""
+        """The number of the adapter that computes it."""
         return self.request.adapter
 
     @property
     def has_slot(self) -> bool:
-        """Whether it is running, however little of it is computed."""
+        """Whether it is running, even if none of its tokens are computed yet."""
         return self.sequence_id is not None
 
     @property
     def tokens(self) -> TokenArray:
-        """All tokens known."""
+        """All known tokens."""
         return self._tokens[: self.length]
 
     @property
     def pending(self) -> int:
-        """Tokens to compute before the next one can be sampled."""
+        """Number of tokens to compute before the next one can be sampled."""
         return self.length - self.computed
 
     @property
     def generated(self) -> int:
-        """Tokens sampled so far."""
+        """Number of generated tokens."""
         return self.length - len(self.request.prompt)
 
     @property
     def sort_key(self) -> tuple[int, int, int]:
-        """Lower goes first, wherever sequences compete."""
+        """The order in which sequences get slots and cells, lowest first."""
         return (self.request.priority, self.arrival, self.index)
 
     @property
     def is_decoding(self) -> bool:
-        """Whether its prompt is computed and what is pending may go into a step of decoding."""
+        """Whether its prompt is computed and its pending tokens fit into a decode step."""
         return self.pending == 1 or (
             self.computed >= len(self.request.prompt) and self.pending <= MAX_FORCED_TOKENS_PER_STEP
         )
 
     @property
     def needs_prompt_logprobs(self) -> bool:
-        """Whether the prompt's log-probabilities are still to be told, so that all of it must be computed."""
+        """Whether the log-probabilities of the prompt must still be reported, so that all of it must be computed."""
         return bool(self.request.echo) and self.request.logprobs is not None and not self.generated
 
     @property
     def shareable_tokens(self) -> TokenArray:
-        """The tokens whose cells may be another sequence's."""
+        """The tokens for which it may use the cells of another sequence."""
         return self.tokens[:0] if self.needs_prompt_logprobs else self.tokens
 
     @property
     def max_step_tokens(self) -> int:
-        """Tokens of it that one step may compute."""
+        """The most tokens of it that one step computes."""
         return _MAX_PROMPT_LOGPROBS_PER_STEP if self.needs_prompt_logprobs else self.length
 
     @property
     def active_constraint(self) -> GrammarConstraint | None:
-        """The grammar that the next token must follow. A thought is free."""
+        """The grammar that the next token must follow. None within reasoning, which is unconstrained."""
         return None if self.output_processor.in_reasoning else self.constraint
 
     @property
     def ends_are_barred(self) -> bool:
-        """Whether the choice must not end yet: it has too few tokens, or thinks of an answer that a grammar binds."""
+        """Whether the choice must not end yet: it has too few tokens, or reasons before a constrained answer."""
         return self.output_processor.ends_are_barred or (
             self.output_processor.in_reasoning and self.constraint is not None
         )
 
     def forced(self) -> Collection[int]:
-        """The tokens that must come next, whatever the model would say: known already, or inevitable."""
+        """Return the tokens that must come next: those to resume after, or those that the output format forces."""
         required = self._forced_by_format()
         resumed = self.resume_token_ids[self.generated : self.generated + max(1, len(required))]
-        # Together, where both say the same, since a grammar begins behind all of what closes a thought.
+        # All of them at once if both agree, since a grammar begins after the last token that ends the reasoning.
         agree = all(one == other for one, other in zip(required, resumed, strict=False))
         return required if required and agree else resumed[:1]
 
@@ -197,6 +197,6 @@ class ChoiceSequence:
         return self.constraint.forced() if self.constraint else ()
 
     def append(self, token: int) -> None:
-        """Add a token that was sampled or is forced."""
+        """Add a sampled or forced token."""
         self._tokens[self.length] = token
         self.length += 1

@@ -1,1 +1,1 @@
-"""llama.cpp's shared libraries, and models and contexts inside them."""
+"""llama.cpp's shared libraries, and the models and contexts in them."""

@@ -30,7 +30,7 @@ class DecodeError(Exception):
 
 
 class Backend(Protocol):
-    """Decoding, sharing and forgetting. Not thread-safe: one thread owns it."""
+    """Decodes tokens, and shares, saves and frees their KV cells. Not thread-safe: one thread owns it."""
 
     @property
     def vocabulary_size(self) -> int:
@@ -39,48 +39,45 @@ class Backend(Protocol):
 
     @property
     def cells(self) -> int:
-        """KV cells there are; one holds one token of one or several sequences."""
+        """Number of KV cells. A cell holds one token of one or more sequences."""
         ...
 
     @property
     def reuses_cells(self) -> bool:
-        """Whether a cell can be taken again as soon as it is forgotten, and not only after `sweep`."""
+        """Whether a forgotten cell can be used again immediately, and not only after `sweep`."""
         ...
 
     def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
-        """Decode all chunks in one batch; returns float32[outputs of all, vocabulary], in their order.
+        """Decode all chunks in one batch, and return float32[outputs of all, vocabulary] in their order.
 
         The array is valid until the next decode. Raises DecodeError.
         """
         ...
 
     def load_adapter(self, path: Path, scale: float) -> int:
-        """Load an adapter file; returns the number to decode with. Raises ModelError when it does not fit."""
+        """Load an adapter file and return its number. Raises ModelError when it does not fit the model."""
         ...
 
     def unload_adapter(self, adapter: int) -> None:
-        """Free it. The caller made sure that nothing will be decoded with it."""
+        """Free an adapter. The caller has checked that nothing will be decoded with it."""
         ...
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
-        """Let `target` go on with the cells of `source` from position `start` to `end`, by reference."""
+        """Append the cells of `source` from position `start` to `end` to `target`, by reference."""
         ...
 
     def save(self, sequence_id: int) -> SequenceState:
-        """A copy of the sequence's cells in main memory."""
+        """Copy the sequence's cells to host memory."""
         ...
 
     def restore(self, sequence_id: int, state: SequenceState, adapter: int = NO_ADAPTER) -> bool:
-        """Give an empty sequence the cells that were saved, at their positions; False: it could not be done.
-
-        They were computed with `adapter`.
-        """
+        """Restore saved cells of `adapter` at their positions in an empty sequence. False if that fails."""
         ...
 
     def forget(self, sequence_id: int) -> None:
-        """Take the sequence out of all its cells."""
+        """Remove the sequence's references to all its cells."""
         ...
 
     def sweep(self) -> None:
-        """Make cells free that nobody refers to. Called only when that is so of all of them."""
+        """Free the cells without references. Called only when no cell has references."""
         ...

@@ -1,4 +1,4 @@
-"""One llama_context: a unified KV cache and what computes on it."""
+"""One llama_context: a unified KV cache and its computation."""
 
 from collections.abc import Callable, Sequence
 
@@ -13,10 +13,10 @@ from dragoman.engines.llama.native.model import Model, ModelError
 EMPTY_STATE: SequenceState = np.empty(0, dtype=np.uint8)
 
 _NO_SLOT = 1
-"""llama_decode's status when there are no cells for the batch."""
+"""The status of llama_decode when there are no cells for the batch."""
 
 _MAX_COMPACTIONS = 256
-"""One fills some 45 holes of a model of 30 layers: enough for 16,384 cells of which every other one is free."""
+"""One fills about 45 gaps for a model of 30 layers: enough for 16,384 cells of which every second one is free."""
 
 
 class LlamaContext:
@@ -56,15 +56,15 @@ class LlamaContext:
         )
 
     def set_adapter(self, adapter: LoraAdapter | None) -> None:
-        """Compute with this adapter from the next decode on; None: with the model alone.
+        """Compute with this adapter from the next decode on. None stands for the model alone.
 
-        A change costs the next decode some milliseconds, in which llama.cpp plans its buffers anew.
+        A change costs the next decode some milliseconds, in which llama.cpp plans its buffers again.
         """
         arguments = (None, 0, None) if adapter is None else adapter.arguments
         self._library.llama_set_adapters_lora(self._context, *arguments)
 
     def decode(self, chunks: Sequence[Chunk]) -> Logits:
-        """Decode all chunks in one batch; returns float32[outputs of all, vocabulary], in their order.
+        """Decode all chunks in one batch, and return float32[outputs of all, vocabulary] in their order.
 
         The array is valid until the next decode. Raises DecodeError.
         """
@@ -86,23 +86,23 @@ class LlamaContext:
         return np.ctypeslib.as_array(self._library.llama_get_logits(self._context), (rows, self.vocabulary_size))
 
     def share(self, source: int, target: int, start: int, end: int) -> None:
-        """Let `target` go on with the cells of `source` from position `start` to `end`, by reference."""
+        """Append the cells of `source` from position `start` to `end` to `target`, by reference."""
         self._library.llama_memory_seq_cp(self._memory, source, target, start, end)
 
     def save(self, sequence_id: int, into: SequenceState = EMPTY_STATE) -> SequenceState:
-        """A copy of the sequence's cells in main memory, at the beginning of `into` if they fit."""
+        """Copy the sequence's cells to host memory, into the beginning of `into` if they fit."""
         needed = self._library.llama_state_seq_get_size(self._context, sequence_id)
         state = into if len(into) >= needed else np.empty(needed, dtype=np.uint8)
         size = self._library.llama_state_seq_get_data(self._context, state.ctypes.data, len(state), sequence_id)
         return state[:size]
 
     def restore(self, sequence_id: int, state: SequenceState) -> bool:
-        """Give an empty sequence the cells that were saved, at their positions; False: there is no room."""
+        """Restore saved cells at their positions in an empty sequence. False if there is no room."""
         arguments = (self._context, state.ctypes.data, len(state), sequence_id)
         return bool(self._with_compaction(lambda: self._library.llama_state_seq_set_data(*arguments), retry_status=0))
 
     def forget(self, sequence_id: int) -> None:
-        """Take the sequence out of all its cells."""
+        """Remove the sequence's references to all its cells."""
         self._library.llama_memory_seq_rm(self._memory, sequence_id, -1, -1)
 
     def _decode_batch(self) -> int:
@@ -111,7 +111,7 @@ class LlamaContext:
         )
 
     def _with_compaction(self, call: Callable[[], int], *, retry_status: int) -> int:
-        """The call's result, after free cells were brought together as often as it was refused and that can help."""
+        """Call, and compact the cells and call again while the result is `retry_status` and compacting can help."""
         for _ in range(_MAX_COMPACTIONS):
             if (result := call()) != retry_status or not self._library.compact(self._context):
                 return result

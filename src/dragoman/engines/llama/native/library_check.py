@@ -1,4 +1,4 @@
-"""Whether a faster library computes what llama.cpp computes, found out with the model it is to serve."""
+"""The check that a faster library computes the same as llama.cpp, with the model that it will serve."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,7 @@ _PASSED, _FAILED = b"right", b"wrong"
 
 _PROBE_CELLS = 256
 _LARGE_BATCH = 40
-"""ik_llama.cpp has kernels of their own for 32 tokens and more."""
+"""ik_llama.cpp has separate kernels for 32 tokens and more."""
 _SMALL_BATCH = 10
 _SINGLE_STEPS = 3
 
@@ -31,11 +31,10 @@ _PROBE_TEXT = (
     "<|im_start|>user\nWe've 3.14159 or 1,234,567 REASONS — don't we?  (1) naïve café, Straße; (2) 你好 世界; "
     '(3) שלום, Привет, 🙂🏽\r\n\tfor (int i = 0; i < 10; ++i) {\n\t\tx[i] += f"{y:>8}";\n\t}\n\n\n<|im_end|></s> '
 )
-"""Letters, digits, blanks and markup, as the rules of vocabularies tell them apart."""
+"""Letters, digits, blanks and markup, which the rules of vocabularies treat differently."""
 
 _MAX_DIVERGENCE = 0.2
-"""Kullback-Leibler divergence, mean of the tokens. Libraries that only round otherwise are a hundredth apart, wrong
-kernels one and more."""
+"""Kullback-Leibler divergence, mean over the tokens. Different rounding gives about 0.01, wrong kernels 1 and more."""
 
 
 def is_equivalent(model: Model, threads: int) -> bool:
@@ -52,15 +51,15 @@ def is_equivalent(model: Model, threads: int) -> bool:
 
 
 def agrees_with_llama_cpp(model: Model, threads: int) -> bool:
-    """Whether both libraries expect the same tokens, in batches of all kinds."""
-    # OpenMP keeps the threads it has started for whoever computed as long as that thread lives, and lets all of them
-    # sleep at once instead of waiting a moment where there are more than cores.
+    """Whether both libraries predict the same tokens, in batches of all sizes."""
+    # OpenMP keeps the threads it has started for a computing thread as long as that thread lives. If there are more
+    # than cores, all of them sleep immediately instead of spinning for a moment.
     with ThreadPoolExecutor(1) as executor:
         return executor.submit(divergence_from_llama_cpp, model, threads).result() < _MAX_DIVERGENCE
 
 
 def divergence_from_llama_cpp(model: Model, threads: int) -> float:
-    """How far the two are apart; infinite when they do not read the same tokens."""
+    """Measure the divergence of the two libraries. Infinite if they tokenize differently."""
     reference = Model(load_library(LLAMA_CPP), model.path)
     try:
         if not tokenizes_identically(model.vocabulary, reference.vocabulary):
@@ -71,7 +70,7 @@ def divergence_from_llama_cpp(model: Model, threads: int) -> float:
 
 
 def tokenizes_identically(one: Vocabulary, other: Vocabulary) -> bool:
-    """Whether two libraries make the same tokens of a text, and end an answer with the same ones."""
+    """Whether two libraries tokenize a text into the same tokens, and have the same end tokens."""
     return (
         one.tokenize(_PROBE_TEXT).tolist() == other.tokenize(_PROBE_TEXT).tolist()
         and one.end_token_ids == other.end_token_ids
@@ -80,7 +79,7 @@ def tokenizes_identically(one: Vocabulary, other: Vocabulary) -> bool:
 
 
 def _probe_logits(model: Model, threads: int) -> Logits:
-    """The logits of two sequences whose cells lie between each other: float32[tokens, vocabulary]."""
+    """Compute the logits of two sequences with interleaved cells: float32[tokens, vocabulary]."""
     tokens = np.random.default_rng(0).integers(0, model.vocabulary.size, (2, _PROBE_CELLS)).astype(np.int32)
     batches = [
         [(0, _LARGE_BATCH)],
@@ -103,7 +102,7 @@ def _probe_logits(model: Model, threads: int) -> Logits:
 
 
 def mean_kl_divergence(expected: Logits, found: Logits) -> float:
-    """Kullback-Leibler divergence of next-token distributions, mean of the rows; infinite where one is not finite."""
+    """Return the mean Kullback-Leibler divergence of the rows' distributions. Infinite if a logit is not finite."""
     if not (np.isfinite(expected).all() and np.isfinite(found).all()):
         return np.inf
     expected_log, found_log = (
@@ -113,7 +112,7 @@ def mean_kl_divergence(expected: Logits, found: Logits) -> float:
 
 
 def load_check(model: Path, check: str) -> bool | None:
-    """Whether `what` was found to be so of the file as it is now; None: nobody has looked."""
+    """Return the cached result of a check of the file as it is now. None if there is no result."""
     try:
         return {_PASSED: True, _FAILED: False}.get((cache_folder() / _cache_name(model, check)).read_bytes())
     except OSError:
@@ -121,7 +120,7 @@ def load_check(model: Path, check: str) -> bool | None:
 
 
 def store_check(model: Path, check: str, *, passed: bool) -> None:
-    """Keep it. Where nothing can be kept, it is found out again next time; that is all."""
+    """Cache the result of a check. If the cache cannot be written, the check runs again next time."""
     with contextlib.suppress(OSError):
         write_cached(_cache_name(model, check), _PASSED if passed else _FAILED)
 

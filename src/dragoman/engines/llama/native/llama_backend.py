@@ -14,39 +14,39 @@ from dragoman.engines.llama.native.lora import LoraAdapter
 from dragoman.engines.llama.native.model import Model
 
 _TRANSFER_ID = SEQUENCE_IDS
-"""The id of cells on their way from one context to the other."""
+"""The id of cells that are moved from one context to the other."""
 
 _SPENT_ID = SEQUENCE_IDS + 1
-"""The id that keeps forgotten cells from being taken again, where that matters."""
+"""The id that holds forgotten cells, so that they are not used again where that matters."""
 
 _PREFILL_CONTEXT_STEPS = 4
-"""Steps of prefill that fit into the cells apart."""
+"""The number of prefill steps that fit into the prefill context."""
 
 _MIN_MOVED_TOKENS = 16
-"""Tokens to compute for which a prompt's cells are moved."""
+"""A chunk with at least this number of tokens is computed in the prefill context."""
 
 _MAX_COPIED_PER_COMPUTED = 4
-"""For one token to compute, so many computed before are copied at most."""
+"""The most computed tokens that are copied for each token to compute."""
 
 
 class LlamaBackend:
-    """Two llama_contexts of one model: one holds all sequences, in the other prompts are computed apart from them.
+    """Two llama_contexts of one model: the main one holds all sequences, and the other computes prompts.
 
-    llama.cpp's attention passes over all cells up to the highest used one, for each token computed. Beside many running
-    sequences that costs a prompt more than moving its cells does; benchmarks/README.md has the measurement.
+    For each token, llama.cpp's attention passes over all cells up to the highest used one. Beside many running
+    sequences this costs a prompt more than moving its cells; benchmarks/README.md has the measurement.
     """
 
     def __init__(self, model: Model, options: ContextOptions) -> None:
         """Allocate the caches and the compute buffers. Raises ModelError when there is no memory for them."""
         self._main_context = LlamaContext(model, options)
-        # Attention adds up in the order of the cells. llama.cpp fills the first free ones, so that a sequence's cells
-        # lie in the order of its tokens only as long as no cell is taken for the second time.
+        # Attention sums in the order of the cells. llama.cpp fills the first free ones, so that the cells of a sequence
+        # are in the order of its tokens only as long as no cell is used for the second time.
         self.reuses_cells = not options.reproducible
         self.vocabulary_size = model.vocabulary.size
         self.cells = self._main_context.cells
         separate = min(options.context_cells, _PREFILL_CONTEXT_STEPS * options.batch_tokens)
         self._transfer_buffer = EMPTY_STATE
-        """Memory that was used for moving cells; taking new one each time costs more than copying."""
+        """Memory for moving cells, kept since allocating it each time costs more than copying."""
         self._prefill_context = LlamaContext(model, msgspec.structs.replace(options, context_cells=separate))
         self._model = model
         self._adapters: dict[int, LoraAdapter] = {}
@@ -130,7 +130,7 @@ class LlamaBackend:
         return logits
 
     def _move_to_main(self, number: int, chunk: Chunk) -> None:
-        """Move the cells that were computed to the sequence they belong to."""
+        """Move the computed cells to their sequence in the main context."""
         end = chunk.position + len(chunk.tokens)
         self._prefill_context.share(number, _TRANSFER_ID, chunk.position, end)
         self._move(self._prefill_context, _TRANSFER_ID, self._main_context, _TRANSFER_ID)

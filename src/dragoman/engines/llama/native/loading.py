@@ -1,4 +1,4 @@
-"""Loading a model with the library that computes it fastest, if it computes it right."""
+"""Load a model with the library that computes it fastest, if that library computes it correctly."""
 
 from pathlib import Path
 
@@ -13,16 +13,16 @@ from dragoman.engines.llama.native.model import Model, ModelError
 
 
 def load_model(path: Path, setting: str | None, options: ContextOptions) -> Model:
-    """The model in memory, for contexts with these options. Raises LibraryError or ModelError.
+    """Load the model for contexts with these options. Raises LibraryError or ModelError.
 
-    Without a setting, what ik_llama.cpp cannot load, or expects other tokens in than llama.cpp does, llama.cpp serves.
+    Without a setting, llama.cpp serves every model that ik_llama.cpp cannot load or for which the two disagree.
     """
     build = choose_build(setting, path, cells=options.context_cells, reproducible=options.reproducible)
     if build == IK_LLAMA_CPP and setting is None:
         try:
             model = Model(load_library(build), path)
         except ModelError:
-            return Model(load_library(LLAMA_CPP), path)  # It says better what is wrong with the file, if anything is.
+            return Model(load_library(LLAMA_CPP), path)  # Its message is the better one.
         if is_equivalent(model, options.threads):
             return model
         model.close()
@@ -31,7 +31,7 @@ def load_model(path: Path, setting: str | None, options: ContextOptions) -> Mode
 
 
 def open_backend(model: Model, options: ContextOptions) -> Backend:
-    """Contexts for the model, and for its adapters once there are any. Raises ModelError."""
+    """Open a backend for the model and its adapters. Raises ModelError."""
     primary = LlamaBackend(model, options)
     if model.library.supports_lora:
         return primary
@@ -39,6 +39,6 @@ def open_backend(model: Model, options: ContextOptions) -> Backend:
 
 
 def library_files(model: Model) -> tuple[Path, ...]:
-    """Everything whose code computes the model, with adapters and without."""
+    """Return all library files whose code computes the model, with adapters and without."""
     library = model.library
     return library.files if library.supports_lora else (*library.files, packaged_llama_cpp())

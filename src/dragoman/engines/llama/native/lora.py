@@ -1,4 +1,4 @@
-"""LoRA adapters in memory: what llama.cpp adds to a model's matrices while it computes a batch."""
+"""LoRA adapters in memory, which llama.cpp adds to a model's matrices while it computes a batch."""
 
 from ctypes import c_float, c_void_p
 from pathlib import Path
@@ -7,7 +7,7 @@ from dragoman.engines.llama.native.model import Model, ModelError, logged_reason
 
 
 class LoraAdapter:
-    """One loaded adapter file. Freed by `close`, after every context that uses it has been given another."""
+    """One loaded adapter file. `close` frees it; before that, every context that uses it must be set to another one."""
 
     def __init__(self, model: Model, path: Path, scale: float) -> None:
         """Load the file. Raises ModelError with llama.cpp's own reason when it does not fit the model.
@@ -25,5 +25,5 @@ class LoraAdapter:
         """For llama_set_adapters_lora, after the context."""
 
     def close(self) -> None:
-        """Free it."""
+        """Free the adapter."""
         self._library.llama_adapter_lora_free(self._handle)

@@ -1,4 +1,4 @@
-"""A backend for models whose library cannot use LoRA adapters: what has one is computed by another library."""
+"""A backend for models whose library cannot use LoRA adapters: another library computes sequences with adapters."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -8,20 +8,20 @@ from dragoman.engines.llama.native.backend import NO_ADAPTER, Backend, Chunk
 
 
 class LoraFallbackBackend:
-    """Two backends of one model: sequences without an adapter are in one, those with one in the other.
+    """Two backends of one model: the primary one for sequences without an adapter, the fallback for those with one.
 
-    The other one is opened, and its memory taken, when the first adapter is loaded.
+    The fallback is opened, and takes memory, when the first adapter is loaded.
     """
 
     reuses_cells = True
 
     def __init__(self, primary: Backend, open_fallback: Callable[[], Backend]) -> None:
-        """`open_adapted` makes a backend with as many cells; it raises ModelError or LibraryError."""
+        """`open_fallback` makes a backend with the same number of cells. It raises ModelError or LibraryError."""
         self._primary = primary
         self._open_fallback = open_fallback
         self._fallback: Backend | None = None
         self._fallback_sequence_ids: set[int] = set()
-        """The ids of sequences in the other backend."""
+        """The ids of sequences in the fallback."""
         self.vocabulary_size = primary.vocabulary_size
         self.cells = primary.cells
 
@@ -62,7 +62,7 @@ class LoraFallbackBackend:
     def _backend_for_adapter(self, adapter: int) -> Backend:
         if adapter == NO_ADAPTER:
             return self._primary
-        assert self._fallback is not None, "adapters have numbers only since the first one was loaded"
+        assert self._fallback is not None, "loading the first adapter has opened the fallback"
         return self._fallback
 
     def _backend_for_sequence(self, sequence_id: int) -> Backend:

@@ -1,4 +1,4 @@
-"""A model file in memory: its weights, its vocabulary, its chat template."""
+"""A model file in memory: its weights, its vocabulary and its chat template."""
 
 import ctypes
 from pathlib import Path
@@ -14,7 +14,7 @@ class ModelError(Exception):
 
 
 class Vocabulary:
-    """Text to token ids and back. Safe to use from several threads: llama.cpp only reads here."""
+    """Converts text to token ids and back. Thread-safe: llama.cpp only reads here."""
 
     def __init__(self, library: Library, vocabulary: int) -> None:
         self._library = library
@@ -31,32 +31,32 @@ class Vocabulary:
         self._max_piece_bytes = max(len(self.piece(token)) for token in range(self.size))
 
     def tokenize(self, text: str) -> TokenArray:
-        """Token ids of `text`; special-token text in it becomes special tokens.
+        """Tokenize `text`. The text of special tokens becomes special tokens.
 
-        BOS comes first where the model wants it, unless the text already begins with it.
+        BOS comes first if the model expects it, unless the text already begins with it.
         """
         add_special = not (self._adds_bos and self.bos_text and text.startswith(self.bos_text))
         return self._tokenize(text.encode(), add_special=add_special, parse_special=True)
 
     def tokenize_plain(self, text: bytes) -> list[int]:
-        """Token ids of UTF-8 text in which no special token is looked for, nothing put before it."""
+        """Tokenize UTF-8 text without special tokens and without BOS."""
         return list(map(int, self._tokenize(text, add_special=False, parse_special=False)))
 
     def tokenize_fragment(self, text: str) -> list[int]:
-        """Token ids of text in the middle of another one; special-token text in it becomes special tokens."""
+        """Tokenize text from the middle of another one. The text of special tokens becomes special tokens."""
         return list(map(int, self._tokenize(text.encode(), add_special=False, parse_special=True)))
 
     def special_token(self, text: str) -> int | None:
-        """The special token that is written so; None: there is none."""
+        """Return the special token with this text. None if it does not exist."""
         tokens = self.tokenize_fragment(text)
         return tokens[0] if len(tokens) == 1 and self.is_special(tokens[0]) else None
 
     def min_token_count(self, text: str) -> int:
-        """A lower bound of the number of tokens of `text`, without tokenizing it."""
+        """Return a lower bound of the number of tokens of `text`, without tokenizing it."""
         return len(text.encode()) // max(1, self._max_piece_bytes)
 
     def piece(self, token: int) -> bytes:
-        """The bytes `token` stands for, which may be a part of a character; a special token's own text."""
+        """Return the bytes of `token`, which may be part of a character, or the text of a special token."""
         if (piece := self._pieces.get(token)) is None:
             piece = self._pieces[token] = self._read_piece(token)
         return piece
@@ -90,7 +90,7 @@ class Vocabulary:
 
 
 class Model:
-    """The weights of one GGUF file. Freed by `close`, after every context made from it."""
+    """The weights of one GGUF file. `close` frees them; before that, every context of the model must be closed."""
 
     def __init__(self, library: Library, path: Path) -> None:
         """Load the file. Raises ModelError with llama.cpp's own reason when it cannot be served."""
@@ -129,6 +129,6 @@ class Model:
 
 
 def logged_reason(library: Library) -> str:
-    """Why the last call failed: llama.cpp logs the cause first and its consequences after it."""
+    """Return why the last call failed: llama.cpp logs the cause first and its consequences after it."""
     failure_words = ("error", "fail", "invalid")
     return next((line for line in library.recent_log if any(map(line.count, failure_words))), "no reason was logged")

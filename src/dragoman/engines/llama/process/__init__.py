@@ -1,1 +1,1 @@
-"""The engine process: the socket server and the thread that steps the model."""
+"""The engine process: the socket server, and the thread that steps the model."""

@@ -1,4 +1,4 @@
-"""From a worker's words to a job for the batcher: the prompt in tokens, its room, and what binds the answer."""
+"""The preprocessor: from a worker's command to a request of the batcher, with tokens, limits and a constraint."""
 
 import functools
 
@@ -21,7 +21,7 @@ from dragoman.prompt.tool_formats import FORMATS
 
 
 class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
-    """What a request binds its answer to."""
+    """What the grammar of a request depends on."""
 
     answer_format: AnswerFormat | None
     tools: ToolOptions | None
@@ -29,16 +29,16 @@ class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
 
 
 class RequestPreprocessor:
-    """Makes the jobs of one model. For one thread: tokenizing and compiling take their time."""
+    """Makes the requests of one model. Used by one thread of its own, since tokenizing and compiling are slow."""
 
     def __init__(self, model: Model, cells: int) -> None:
-        """`cells`: KV cells there are, which bound a prompt and its answer."""
+        """`cells`: the number of KV cells, which bounds a prompt and its answer together."""
         self._model = model
         self._cached_grammar = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._build_grammar)
         self.context_length = min(model.trained_context_length, cells)
 
     def preprocess(self, key: RequestKey, command: GenerateCommand) -> EngineRequest:
-        """What a worker asked for. Raises BadRequest."""
+        """Tokenize and validate a worker's command. Raises BadRequest."""
         tokens, text = self.tokenize_prompt(command.prompt)
         available_tokens = self._available_tokens(len(tokens))
         self._check_token_ids(command)
@@ -61,7 +61,7 @@ class RequestPreprocessor:
         )
 
     def tokenize_prompt(self, prompt: TextPrompt | TokenPrompt) -> tuple[TokenArray, str]:
-        """A prompt's tokens and its text. Raises BadRequest."""
+        """Return the tokens of a prompt and its text. Raises BadRequest."""
         vocabulary = self._model.vocabulary
         match prompt:
             case TextPrompt(text):
@@ -108,7 +108,7 @@ class RequestPreprocessor:
         return self._compiler.compile(grammar, "response_format" if command.tools is None else "tools")
 
     def _build_grammar(self, encoded: bytes) -> str | None:
-        """Of a _Binding, encoded since schemas cannot be hashed."""
+        """Build the grammar of a _ConstraintSpec, which is encoded since schemas cannot be hashed."""
         answer_format, tools, tool_format = msgspec.structs.astuple(
             msgspec.msgpack.decode(encoded, type=_ConstraintSpec)
         )
@@ -138,7 +138,7 @@ class RequestPreprocessor:
 
 
 def _tool_call_mode(tools: ToolOptions | None) -> ToolCallMode:
-    """Where the grammar of these tools leaves nothing but calls."""
+    """Return which part of the answer the grammar of these tools restricts to calls."""
     if tools is None:
         return "none"
     return "from trigger" if tools.choice == "auto" else "whole answer"

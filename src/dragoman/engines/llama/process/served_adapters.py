@@ -1,4 +1,4 @@
-"""The adapters that an engine process serves, by the names that requests give them."""
+"""The adapters that an engine process serves, by the names that requests use."""
 
 import asyncio
 import sys
@@ -15,10 +15,10 @@ from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, read_reg
 
 
 class AdapterManager:
-    """Loads them, gives them their numbers, and writes the registry."""
+    """Loads and unloads adapters, maps their names to numbers, and writes the registry."""
 
     def __init__(self, registry: Path, max_adapters: int) -> None:
-        """No more than `most` are loaded at once."""
+        """`max_adapters`: the most adapters that are loaded at the same time."""
         self._registry = registry
         self._max_adapters = max_adapters
         self._records: dict[str, AdapterRecord] = {}
@@ -26,10 +26,10 @@ class AdapterManager:
         self._lock = asyncio.Lock()
 
     def restore(self, backend: Backend) -> None:
-        """Load what the registry says, before the stepper runs.
+        """Load the adapters in the registry, before the stepper runs.
 
-        Raises ModelError for an adapter of the settings that cannot be loaded. One that was loaded before and cannot be
-        any more is served no longer: the others and the model are worth more than that.
+        Raises ModelError for an adapter of the settings that cannot be loaded. An adapter that a client registered and
+        that can no longer be loaded is dropped, so that the model and the other adapters are served.
         """
         for record in read_registry(self._registry):
             path = Path(record.path)
@@ -45,7 +45,7 @@ class AdapterManager:
         self._write()
 
     def number_of(self, name: str | None) -> int:
-        """What to compute with; None: the model alone. Raises ModelNotFound."""
+        """Return the number of an adapter. None stands for the model alone. Raises ModelNotFound."""
         if name is None:
             return NO_ADAPTER
         try:
@@ -54,7 +54,7 @@ class AdapterManager:
             raise ModelNotFound(name) from None
 
     async def add(self, wanted: AdapterRecord, stepper: Stepper) -> AdapterRecord:
-        """Serve it; returns it as it is served. Raises ModelNameTaken, BadRequest, or OSError for the registry."""
+        """Load an adapter and return its record. Raises ModelNameTaken, BadRequest, or OSError for the registry."""
         name, path = wanted.adapter.name, Path(wanted.path)
         async with self._lock:
             if (existing := self._find(name)) is not None:
@@ -77,7 +77,7 @@ class AdapterManager:
             return record
 
     async def remove(self, name: str, stepper: Stepper) -> AdapterRecord:
-        """Serve it no longer; jobs that have it go on. Raises ModelNotFound, or OSError for the registry."""
+        """Stop serving an adapter; its requests continue. Raises ModelNotFound, or OSError for the registry."""
         async with self._lock:
             number = self.number_of(name)
             record = self._records.pop(name)
@@ -87,7 +87,7 @@ class AdapterManager:
             return record
 
     def _find(self, name: str) -> AdapterRecord | None:
-        """The adapter with this name or alias."""
+        """Return the adapter with this name or alias."""
         served = self._records.values()
         return next((record for record in served if name in (record.adapter.name, *record.adapter.aliases)), None)
 
@@ -102,16 +102,16 @@ class AdapterManager:
 
 
 async def _load_adapter(stepper: Stepper, path: Path, scale: float) -> int:
-    """The number of the adapter, which is loaded between two steps. Raises ModelError."""
+    """Load an adapter between two steps and return its number. Raises ModelError."""
     loop = asyncio.get_running_loop()
-    answer: asyncio.Future[int | ModelError] = loop.create_future()
+    result: asyncio.Future[int | ModelError] = loop.create_future()
 
-    def tell(outcome: int | ModelError) -> None:
-        if not answer.done():
-            answer.set_result(outcome)
+    def set_result(outcome: int | ModelError) -> None:
+        if not result.done():
+            result.set_result(outcome)
 
-    stepper.load_adapter(path, scale, lambda outcome: loop.call_soon_threadsafe(tell, outcome))
-    outcome = await answer
+    stepper.load_adapter(path, scale, lambda outcome: loop.call_soon_threadsafe(set_result, outcome))
+    outcome = await result
     if isinstance(outcome, ModelError):
         raise outcome
     return outcome

@@ -28,10 +28,10 @@ from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.llama.wire.options import EngineOptions
 
 _MAX_UNSENT_BYTES = 64 * 2**20
-"""Bytes that may wait for a worker that does not read; then it is taken for dead."""
+"""The most unsent bytes of a connection. A worker that does not read them is considered dead."""
 
 _IDLE_CHECK_SECONDS = 0.1
-"""How often a process that is past its idle time looks whether the last request is over."""
+"""How often a process past its idle time checks whether the last request has ended."""
 
 
 class EngineServer:
@@ -45,11 +45,11 @@ class EngineServer:
         options: EngineOptions,
         digest_computation: DigestComputation,
     ) -> None:
-        """`digesting` reads the model and llama.cpp's library, the files that decide what is computed."""
+        """`digest_computation` reads the model and the library, the files that determine what is computed."""
         self._model = model
         self._adapters = adapters
         self._adapter_changes: set[asyncio.Task[None]] = set()
-        """Adapters being loaded or removed."""
+        """The tasks that load or remove adapters."""
         self._options = options
         self._chat_template = options.chat_template or model.chat_template
         self._digest_computation = digest_computation
@@ -96,7 +96,7 @@ class EngineServer:
             await step_task
 
     async def _close_connections(self, step_task: asyncio.Task[None]) -> None:
-        """Wait for the last step, while the connections send what they have, and for nothing else."""
+        """Close the connections and wait for the last step, but not for workers that do not read."""
         for connection in self._connections.values():
             connection.writer.close()
         for change in self._adapter_changes:
@@ -106,18 +106,18 @@ class EngineServer:
             connection.writer.transport.abort()
 
     async def _send_fingerprint(self) -> None:
-        """Tell all workers the fingerprint, now that it is known."""
+        """Send the fingerprint to all workers when it is known."""
         try:
             digests = await self._digest_computation.digests()
         except OSError as error:
-            print(f"dragoman engine: there is no fingerprint of the model: {error}", file=sys.stderr)
+            print(f"dragoman engine: the model has no fingerprint: {error}", file=sys.stderr)
             return
         self._fingerprint = fingerprint(__version__, digests, self._chat_template, self._options.reproducible)
         for connection in self._connections.values():
             connection.send([messages.FingerprintReply(self._fingerprint)])
 
     async def _wait_until_ended_or_idle(self, ended: asyncio.Event) -> None:
-        """Until `ended` is set, or nobody asked for anything for long enough."""
+        """Wait until `ended` is set, or no request has arrived for the idle time."""
         idle = self._options.unload_idle_seconds
         while not ended.is_set():
             remaining_seconds = None if idle is None else self._last_activity + idle - time.monotonic()
@@ -174,19 +174,19 @@ class EngineServer:
     def _start_adapter_change(
         self, connection: "_WorkerConnection", number: int, change: Awaitable[AdapterRecord]
     ) -> None:
-        """Let it happen beside the other commands: loading an adapter takes its time."""
+        """Change an adapter in a task of its own, so that slow loading does not delay other commands."""
 
-        async def answer() -> None:
+        async def reply_when_done() -> None:
             try:
                 reply: messages.EngineReply = messages.AdapterReply(number, (await change).adapter)
             except (BadRequest, ModelNotFound) as error:
                 reply = messages.error_reply(number, error)
-            except OSError as error:  # the registry cannot be written: the disk is full, or its folder gone
+            except OSError as error:  # The registry cannot be written: the disk is full, or the folder is gone.
                 reply = messages.error_reply(number, Overloaded(f"adapters cannot be changed: {error.strerror}", 60))
             self._last_activity = time.monotonic()
             connection.send([reply])
 
-        task = asyncio.create_task(answer())
+        task = asyncio.create_task(reply_when_done())
         self._adapter_changes.add(task)
         task.add_done_callback(self._adapter_changes.discard)
 
@@ -205,7 +205,7 @@ class EngineServer:
             request = await self._loop.run_in_executor(
                 self._tokenizer, self._preprocessor.preprocess, (connection.number, command.number), command
             )
-            # Only now: between this and the job's place in the queue no adapter can go.
+            # Only now: no adapter can be removed between this and the request's place in the queue.
             request.adapter = self._adapters.number_of(command.adapter)
         except (BadRequest, ModelNotFound) as error:
             connection.send([messages.error_reply(command.number, error)])
@@ -241,7 +241,7 @@ class EngineServer:
 
 
 class _WorkerConnection:
-    """One HTTP worker."""
+    """The connection of one HTTP worker."""
 
     def __init__(self, number: int, writer: asyncio.StreamWriter) -> None:
         self.number = number

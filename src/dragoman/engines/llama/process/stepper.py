@@ -1,4 +1,4 @@
-"""The engine's one working thread: it takes commands, makes steps, and publishes what they gave."""
+"""The stepper: the engine's one working thread takes commands, steps the model and publishes the output."""
 
 import contextlib
 import math
@@ -17,10 +17,10 @@ from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
 from dragoman.engines.llama.native.model import ModelError
 
 MAX_QUEUED_COMMANDS = 4096
-"""Commands that may lie between two steps."""
+"""The most commands that may wait for the next step."""
 
 _SMOOTHING_FACTOR = 0.2
-"""Of the newest interval in the mean interval between two jobs' ends."""
+"""The weight of the newest interval in the mean interval between the ends of two requests."""
 
 
 class Stepper:
@@ -29,14 +29,14 @@ class Stepper:
     def __init__(
         self, batcher: Batcher, *, parallel: int, max_waiting: int, publish: Callable[[list[RequestOutput]], None]
     ) -> None:
-        """`publish` is called from the working thread, once a step that gave something."""
+        """`publish` is called from the working thread, once for each step with output."""
         self._batcher = batcher
         self._parallel = parallel
         self._max_waiting = max_waiting
         self._publish = publish
         self._commands: queue.Queue[Callable[[], None]] = queue.Queue(MAX_QUEUED_COMMANDS)
         self._pending_outputs: list[RequestOutput] = []
-        """What commands gave since the last step."""
+        """The output of commands since the last step."""
         self._stopping = False
         self._has_ended = False
         """Whether `run` has ended, so that nothing reads the queue of commands any more."""
@@ -44,27 +44,30 @@ class Stepper:
         self._mean_completion_interval = 0.0
 
     def add(self, request: EngineRequest, n: int, seed: int) -> None:
-        """Take the job, or publish Overloaded or BadRequest. Blocks only while thousands of commands are unread."""
+        """Queue the request, or publish Overloaded or BadRequest. Blocks only while thousands of commands wait."""
         self._put(partial(self._add, request, n, seed))
 
     def cancel(self, key: RequestKey) -> None:
-        """Drop the job before the next step."""
+        """Drop the request before the next step."""
         self._put(partial(self._batcher.cancel, key))
 
     def load_adapter(self, path: Path, scale: float, on_result: Callable[[int | ModelError], object]) -> None:
-        """Load it before the next step, then call `answer` from the working thread with its number or what is wrong."""
+        """Load an adapter before the next step.
+
+        `on_result` is called from the working thread with the number of the adapter, or the error.
+        """
         self._put(partial(self._load_adapter, path, scale, on_result))
 
     def unload_adapter(self, adapter: int) -> None:
-        """Free it when the jobs added so far that have it are over."""
+        """Free an adapter when the requests for it that were added so far have ended."""
         self._put(partial(self._batcher.unload_adapter, adapter))
 
     def request_statistics(self, on_result: Callable[[EngineStatistics], None]) -> None:
-        """Call `answer` from the working thread before the next step."""
+        """Call `on_result` from the working thread before the next step."""
         self._put(lambda: on_result(self._statistics()))
 
     def stop(self) -> None:
-        """Let `run` return after the step under way."""
+        """Let `run` return after the current step."""
         self._put(self._stop)
 
     def run(self) -> None:
@@ -90,7 +93,7 @@ class Stepper:
             self._commands.put(command)
 
     def _drop_commands(self) -> None:
-        """Let no thread wait for room in a queue that nothing reads any more."""
+        """Empty the queue, so that no thread waits for room in it."""
         self._has_ended = True
         with contextlib.suppress(queue.Empty):
             while True:
@@ -114,7 +117,7 @@ class Stepper:
             self._pending_outputs += outputs
 
     def _check_queue_limit(self, request: EngineRequest) -> None:
-        """Raises Overloaded when too many wait already that the job would have to wait for."""
+        """Raise Overloaded if too many requests wait that would go before this one."""
         competitors = self._batcher.scheduler.competitors_of(request)
         if len(competitors) >= self._parallel and count_waiting_requests(competitors) >= self._max_waiting:
             retry_after = math.ceil(self._mean_completion_interval)

@@ -1,4 +1,4 @@
-"""Where adapter files lie: in a folder of this machine, or in the Hugging Face cache."""
+"""Find adapter files: in a folder of this machine, or in the Hugging Face cache."""
 
 import asyncio
 from pathlib import Path, PurePosixPath
@@ -14,7 +14,7 @@ _HUB_URL = "https://huggingface.co/"
 
 
 def read_adapter(path: Path) -> AdapterFile:
-    """What an adapter file says of itself. Raises ModelSourceError when it is none."""
+    """Read the metadata of an adapter file. Raises ModelSourceError when it is not an adapter."""
     if path.suffix == ".safetensors":
         reject_peft(path.name, [path.name, "adapter_model.safetensors"])
     metadata = dict(read_text_metadata(path))
@@ -28,7 +28,7 @@ def read_adapter(path: Path) -> AdapterFile:
 
 
 def resolve_adapter(reference: str, *, progress: bool) -> tuple[AdapterSource, AdapterFile]:
-    """The adapter that the settings mean: a file, or `owner/name[:FILE]` of the hub. Raises ModelSourceError."""
+    """Find an adapter of the settings: a file, or `owner/name[:FILE]` of the hub. Raises ModelSourceError."""
     path = Path(reference).expanduser()
     hub_reference = HUB_REFERENCE.fullmatch(reference)
     if path.exists() or hub_reference is None or path.suffix in (".gguf", ".safetensors"):
@@ -37,7 +37,7 @@ def resolve_adapter(reference: str, *, progress: bool) -> tuple[AdapterSource, A
         if not path.is_file():
             raise ModelSourceError(f"there is no adapter file {path}")
         return AdapterSource("local", path.name), read_adapter(path)
-    # Imported only here and below: it takes long.
+    # Imported only here and below, since the import is slow.
     from dragoman.engines.llama.weights import hub
 
     found = hub.fetch(hub_reference["repository"], hub_reference["wanted"], progress=progress)
@@ -45,10 +45,10 @@ def resolve_adapter(reference: str, *, progress: bool) -> tuple[AdapterSource, A
 
 
 class LocalAdapterStore:
-    """Implements engines.base.AdapterStore: a folder, and the Hugging Face cache, which may be allowed to grow."""
+    """Implements engines.base.AdapterStore: a folder, and the Hugging Face cache, to which downloads may be added."""
 
     def __init__(self, folder: Path | None, *, downloads: bool) -> None:
-        """`folder` None: nothing is taken from this machine's files."""
+        """`folder`: None allows no adapter from files of this machine."""
         self._folder = folder
         self._downloads = downloads
         self._lock = asyncio.Lock()
@@ -72,7 +72,7 @@ class LocalAdapterStore:
             path = _resolve_inside(folder, requested if requested.exists() else folder / f"{name}.gguf")
             if path.is_dir():
                 path = _resolve_inside(folder, path / _find_only_adapter(name, path))
-        except (OSError, RuntimeError, ValueError):  # absent, a loop of links, a name that no file can have
+        except (OSError, RuntimeError, ValueError):  # missing, a loop of links, or an invalid file name
             raise AdapterMissing(f"Model '{name}' is not in the adapter folder") from None
         return path
 
@@ -84,7 +84,7 @@ class LocalAdapterStore:
             raise ModelSourceError(f"'{source.name}' is no repository; give owner/name or owner/name:FILE")
         repository, wanted = reference["repository"], reference["wanted"]
         if self._downloads:
-            # The environment's token is the operator's: clients see what their own token shows them.
+            # The token in the environment belongs to the operator: clients get access by their own tokens only.
             return hub.fetch(repository, wanted, progress=False, revision=source.revision, token=token or False)
         files = hub.cached_files(source.revision).get(repository)
         if not files:
@@ -93,7 +93,7 @@ class LocalAdapterStore:
 
 
 def _resolve_inside(folder: Path, path: Path) -> Path:
-    """The path without links. Raises ValueError when it leads out of the folder, OSError when nothing is there."""
+    """Resolve all links. Raises ValueError when the path leads out of the folder, OSError when it does not exist."""
     if ".." in path.parts:
         raise ValueError(path)
     real = path.resolve(strict=True)

@@ -1,4 +1,4 @@
-"""What files hold, in a short form: SHA-256, computed once for a file and remembered in the cache folder."""
+"""SHA-256 digests of files, computed once for each file and stored in the cache folder."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ _READ_BYTES = 2**22
 
 
 class _CachedDigest(msgspec.Struct, frozen=True):
-    """A file's digest, and what the file looked like when it was computed."""
+    """The digest of a file, and the file's signature when it was computed."""
 
     size: int
     modified_ns: int
@@ -31,16 +31,16 @@ class _CachedDigest(msgspec.Struct, frozen=True):
 
 
 _Index = dict[str, _CachedDigest]
-"""By the file's path."""
+"""Path → digest."""
 
 
 class DigestCancelled(Exception):
-    """Nobody wants the digest any more."""
+    """The computation was cancelled."""
 
 
 def cache_folder() -> Path:
-    """dragoman's folder in the user's cache, which may not be there yet. Raises OSError when the user has no home."""
-    # An empty or relative value counts for nothing: XDG Base Directory Specification 0.8.
+    """Return dragoman's folder in the user's cache, which may not exist. Raises OSError when the user has no home."""
+    # An empty or relative value is ignored: XDG Base Directory Specification 0.8.
     configured = Path(os.environ.get("XDG_CACHE_HOME", ""))
     if configured.is_absolute():
         return configured / "dragoman"
@@ -51,7 +51,7 @@ def cache_folder() -> Path:
 
 
 def write_cached(name: str, content: bytes) -> None:
-    """Write a file of the cache folder; whoever reads it sees all of it or nothing of it. Raises OSError."""
+    """Write a file of the cache folder. Readers see all of it or nothing. Raises OSError."""
     path = cache_folder() / name
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
@@ -60,27 +60,27 @@ def write_cached(name: str, content: bytes) -> None:
 
 
 def file_signature(status: os.stat_result) -> tuple[int, int, int]:
-    """Size, time of change in nanoseconds, and inode: a file that looks as it did holds what it held."""
+    """Return size, time of change in nanoseconds, and inode. With the same signature a file is considered unchanged."""
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
 def content_digest(path: Path, cancelled: threading.Event | None = None) -> str:
-    """SHA-256 of the file, or of all parts of a split model, in hexadecimal digits; 100 MB take 0.1 seconds.
+    """Return the SHA-256 of the file, or of all parts of a split model, in hexadecimal. 100 MB take 0.1 seconds.
 
     A file with the path, size, time of change and inode of one that was read before is not read again. Raises OSError,
-    or DigestCancelled soon after `given_up` is set.
+    or DigestCancelled soon after `cancelled` is set.
     """
     digests = [_file_digest(path.with_name(name).resolve(), cancelled) for name in part_names(path.name)]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def files_by_digest() -> dict[str, Path]:
-    """Files whose digest was computed and that still look as they did then, by their digest."""
+    """Return the files with a stored digest that are unchanged since, by their digest."""
     return {entry.digest: Path(path) for path, entry in _index().items() if _is_unchanged(Path(path), entry)}
 
 
 class DigestComputation:
-    """Computes several files' digests on a thread of its own; its block ends that thread."""
+    """Computes the digests of several files on a thread of its own, which ends with the `with` block."""
 
     def __init__(self, paths: Iterable[Path]) -> None:
         self._cancelled = threading.Event()
@@ -90,7 +90,7 @@ class DigestComputation:
         )
 
     async def digests(self) -> list[str]:
-        """In the order of the paths. Raises OSError."""
+        """Wait for the digests, in the order of the paths. Raises OSError."""
         return await asyncio.wrap_future(self._future)
 
     def __enter__(self) -> Self:
@@ -135,8 +135,8 @@ def _index() -> _Index:
 
 
 def _store_digest(path: Path, entry: _CachedDigest) -> None:
-    # Where nothing can be kept, the digest is computed again next time; that is all. The same when two processes
-    # remember at the same moment, and one of them overwrites what the other wrote.
+    # If the cache cannot be written, the digest is computed again next time. The same happens if two processes write
+    # at the same moment and one overwrites the entry of the other.
     with contextlib.suppress(OSError):
         index = {old: cached for old, cached in _index().items() if _is_unchanged(Path(old), cached)} | {
             str(path): entry

@@ -1,4 +1,4 @@
-"""GGUF files and their names: the parts of a split model, the file of a repository that is meant."""
+"""The names of GGUF files: the parts of a split model, and the choice of a file in a repository."""
 
 import re
 from collections.abc import Collection
@@ -7,23 +7,23 @@ from pathlib import Path, PurePosixPath
 from dragoman.engines.llama.weights.gguf_header import MAGIC
 
 PREFERRED_QUANTIZATIONS = ("Q4_K_M", "Q8_0", "Q4_0", "Q4_K_S", "Q5_K_M", "Q6_K", "Q4_1", "F16", "BF16")
-"""Tried in this order when a repository has several files and none is asked for."""
+"""Tried in this order if a repository has several files and none is named."""
 
 _PART = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf")
-# Repositories ship these beside a model; they are GGUF, but nothing that generates text.
+# Repositories contain these beside a model. They are GGUF files, but do not generate text.
 _COMPANION = re.compile(r"mmproj|imatrix", re.IGNORECASE)
 
 
 _PEFT_FILES = {"adapter_model.safetensors", "adapter_model.bin", "adapter_config.json"}
-"""What a LoRA adapter consists of as PEFT, the usual training library, saves it."""
+"""The files of a LoRA adapter as saved by PEFT, the usual training library."""
 
 
 class ModelSourceError(Exception):
-    """A model cannot be had. The message is one line for a person: what is wrong and what to do."""
+    """A model is not available. The message is one line for the user: what is wrong and what to do."""
 
 
 def part_names(name: str) -> list[str]:
-    """The names of all files of the model that `name` belongs to, in order; often `name` alone."""
+    """Return the names of all files of the model that `name` belongs to, in order; often `name` alone."""
     match = _PART.fullmatch(name)
     if match is None:
         return [name]
@@ -32,7 +32,7 @@ def part_names(name: str) -> list[str]:
 
 
 def find_models(names: Collection[str]) -> list[str]:
-    """The models in `names`, split ones by their first part and only when no part is missing."""
+    """Return the models in `names`; split ones by their first part, and only if no part is missing."""
     return sorted(
         name
         for name in names
@@ -44,10 +44,10 @@ def find_models(names: Collection[str]) -> list[str]:
 
 
 def choose_model_file(repository: str, names: Collection[str], wanted: str | None) -> str:
-    """Which of the repository's files `names` is meant by `wanted`, a file name or a tag such as Q4_K_M.
+    """Choose one of the repository's files `names` by `wanted`, a file name or a tag such as Q4_K_M.
 
-    None means the only model or the preferred quantization. Raises ModelSourceError, which lists what there
-    is, when no file fits or more than one.
+    None means the only model or the preferred quantization. Raises ModelSourceError with a list of the models if
+    not exactly one file matches.
     """
     models = find_models(names)
     if not models:
@@ -69,9 +69,9 @@ def choose_model_file(repository: str, names: Collection[str], wanted: str | Non
 
 
 def check_model_file(path: Path) -> Path:
-    """The file to give llama.cpp for `path`: itself, or the first part of a split model.
+    """Return the file to load for `path`: itself, or the first part of a split model.
 
-    Raises ModelSourceError unless every part is there and begins as a GGUF file does.
+    Raises ModelSourceError unless every part exists and begins like a GGUF file.
     """
     files = [path.with_name(name) for name in part_names(path.name)]
     for file in files:
@@ -88,7 +88,7 @@ def check_model_file(path: Path) -> Path:
 
 
 def reject_peft(name: str, files: Collection[str]) -> None:
-    """Raise ModelSourceError if the files are a LoRA adapter that has yet to be converted to GGUF."""
+    """Raise ModelSourceError if the files are a LoRA adapter that must be converted to GGUF first."""
     if not _PEFT_FILES.isdisjoint(files):
         raise ModelSourceError(
             f"{name} is a PEFT adapter and not GGUF; convert it with llama.cpp's convert_lora_to_gguf.py, which needs "
@@ -97,7 +97,7 @@ def reject_peft(name: str, files: Collection[str]) -> None:
 
 
 def model_size(path: Path) -> int:
-    """Bytes of the model whose first or only file is `path`, all parts together. Raises OSError."""
+    """Return the size in bytes of all parts of the model with the first or only file `path`. Raises OSError."""
     return sum(path.with_name(name).stat().st_size for name in part_names(path.name))
 
 
@@ -113,6 +113,6 @@ def _with_name(models: list[str], wanted: str) -> list[str]:
 
 
 def _with_tag(models: list[str], tag: str) -> list[str]:
-    # Q4_K must not fit Q4_K_M, nor Q4_0 fit IQ4_0 or Q4_0_8_8.
+    # Q4_K must not match Q4_K_M, nor Q4_0 match IQ4_0 or Q4_0_8_8.
     pattern = re.compile(rf"(?<![a-z0-9]){re.escape(tag)}(?![a-z0-9_])", re.IGNORECASE)
     return [name for name in models if pattern.search(name)]

@@ -1,8 +1,8 @@
-"""The header of a GGUF file: which tensors it holds, in which format, and where they lie.
+"""The header of a GGUF file: its tensors, their formats and their positions.
 
 The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian. The
 gguf package's own reader makes an array of every string in the file, which takes two seconds for a vocabulary of
-50,000 tokens; this one steps over them, since every start of the server waits for it.
+50,000 tokens. This reader skips them, since every start of the server waits for it.
 """
 
 import mmap
@@ -17,7 +17,7 @@ DEFAULT_ALIGNMENT = 32
 VERSIONS = (2, 3)
 STRING, ARRAY = 8, 9
 VALUE_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-"""Value type → bytes, of all types whose values have one size."""
+"""Value type → bytes, for all types with values of a fixed size."""
 
 _MAX_DIMENSIONS = 4
 _UINT32 = 4
@@ -28,7 +28,7 @@ _U64 = struct.Struct("<Q")
 
 
 class HeaderError(Exception):
-    """The file is not a GGUF file that this reader understands. One line for a person."""
+    """The file is not a GGUF file that this reader understands. The message is one line for the user."""
 
 
 class Tensor(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,32 +36,32 @@ class Tensor(msgspec.Struct, frozen=True, kw_only=True):
 
     name: bytes
     shape: tuple[int, ...]
-    """As the file has it: the length of a row comes first."""
+    """In the order of the file: the length of a row comes first."""
     type: int
-    """A gguf.GGMLQuantizationType; the file may know newer ones."""
+    """A gguf.GGMLQuantizationType, or a newer number."""
     start: int
-    """Of its data, in bytes from the beginning of the file."""
+    """The position of its data, in bytes from the beginning of the file."""
     size: int
     """Bytes up to the next tensor's data, or the end of the file."""
 
 
 class Header(msgspec.Struct, frozen=True, kw_only=True):
-    """What stands before the tensors' data."""
+    """The part of the file before the tensors' data."""
 
     version: int
     entries: int
-    """Of the metadata."""
+    """The number of entries in the metadata."""
     metadata: bytes
-    """All of its entries, as they stand in the file."""
+    """All metadata entries, as in the file."""
     uint32_offsets: dict[str, int]
-    """Where in `metadata` the value of an entry of the type uint32 stands, by its key."""
+    """Key of an entry of the type uint32 → position of its value in `metadata`."""
     alignment: int
-    """Every tensor's data begins at a multiple of it, in bytes."""
+    """The data of every tensor begins at a multiple of this number of bytes."""
     tensors: tuple[Tensor, ...]
 
 
 def read_header(path: Path) -> Header:
-    """Read it without its long values. Raises HeaderError or OSError."""
+    """Read the header, and skip its long values. Raises HeaderError or OSError."""
     with path.open("rb") as file:
         if not (size := file.seek(0, 2)):
             raise HeaderError(f"{path} is empty")
@@ -73,7 +73,7 @@ def read_header(path: Path) -> Header:
 
 
 class _HeaderReader:
-    """Walks through the header from front to back."""
+    """Reads the header from front to back."""
 
     def __init__(self, content: mmap.mmap) -> None:
         self._content = content
@@ -105,7 +105,7 @@ class _HeaderReader:
         )
 
     def _entry(self) -> tuple[bytes, int | None]:
-        """The key, and where its value stands if that is a uint32."""
+        """Read an entry's key, and the position of its value if that is a uint32."""
         key = self._string()
         kind = self._number(_U32)
         value_offset = self._position

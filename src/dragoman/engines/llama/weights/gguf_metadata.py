@@ -12,7 +12,7 @@ _MAX_TEXT_BYTES = 2**20
 
 
 def read_text_metadata(path: Path) -> Iterator[tuple[str, str]]:
-    """The text entries of a GGUF file's metadata, one after the other: key and value. Raises ModelSourceError.
+    """Yield the key and the value of each text entry in a GGUF file's metadata. Raises ModelSourceError.
 
     The format is that of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian.
     """
@@ -35,7 +35,7 @@ def read_text_metadata(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def architecture(path: Path) -> str:
-    """What kind of model the file holds, in llama.cpp's words. Raises ModelSourceError."""
+    """Return the architecture of the model in the file, by llama.cpp's name. Raises ModelSourceError."""
     for key, value in read_text_metadata(path):
         if key == "general.architecture":
             return value
@@ -54,7 +54,7 @@ def _read_text(file: BinaryIO) -> str:
 
 
 def _skip_value(file: BinaryIO, kind: int) -> None:
-    """Step over a value of another type than text."""
+    """Skip a value of another type than text."""
     count = 1
     if kind == ARRAY:
         kind, count = _read_struct(file, "<IQ")

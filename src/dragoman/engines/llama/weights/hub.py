@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub, kept in the cache that all its tools share and used from there offline.
+"""Models from the Hugging Face hub, stored in the cache that all its tools share, and used from there offline.
 
 Every error of huggingface_hub and its HTTP client is translated here.
 """
@@ -28,11 +28,11 @@ from rich.progress import (
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, choose_model_file, part_names
 
 LISTING_TIMEOUT_SECONDS = 10.0
-"""Seconds; the library's default is to wait for ever."""
+"""The library's default is no timeout."""
 
-# The base of the errors of huggingface_hub's HTTP client, which is another one from version to version.
+# The base of the errors of huggingface_hub's HTTP client, which differs between versions.
 _ClientError = errors.HTTPError  # type: ignore[attr-defined]
-# Its other errors are OSErrors, refused names are ValueErrors, and the Xet transfer raises RuntimeErrors.
+# Its other errors are OSErrors, invalid names are ValueErrors, and the Xet transfer raises RuntimeErrors.
 _DOWNLOAD_ERRORS = (_ClientError, OSError, RuntimeError, ValueError)
 
 
@@ -44,11 +44,11 @@ def fetch(
     revision: str | None = None,
     token: str | Literal[False] | None = None,
 ) -> Path:
-    """The path of a model in the cache, downloaded first unless it is there in its newest version.
+    """Download a model unless the cache has its newest version, and return its path in the cache.
 
-    `wanted` is as in gguf_files.choose; `progress` draws a bar on standard error; `revision` None is the main branch;
-    `token` None is that of the environment, False none. When the hub cannot be reached or refuses, what is in the cache
-    is used. Raises ModelSourceError.
+    `wanted` is as in choose_model_file. `progress` draws a bar on standard error. A `revision` of None is the main
+    branch. A `token` of None is that of the environment, and False is no token. If the hub cannot be reached or denies
+    access, the file in the cache is used. Raises ModelSourceError.
     """
     try:
         listing = (
@@ -66,9 +66,10 @@ def fetch(
 
 
 def cached_files(revision: str | None = None) -> dict[str, dict[str, Path]]:
-    """The files in the cache: repository → name in it → path.
+    """Return the files in the cache: repository → name in it → path.
 
-    Those of a branch, tag or commit; of all of them, where the main branch's version of a file wins, if it is None.
+    `revision` is a branch, tag or commit. None means all of them, and of several versions of a file that of the main
+    branch.
     """
     try:
         cache = scan_cache_dir()
@@ -108,12 +109,12 @@ def _download(
 
 
 def _progress_bar_type(name: str, console: Console) -> type["_ProgressBar"]:
-    # huggingface_hub wants a class and labels its bars by URLs.
+    # huggingface_hub takes a class and labels its bars by URLs.
     return type("Bar", (_ProgressBar,), {"name": name, "console": console})
 
 
 class _ProgressBar:
-    """What huggingface_hub uses of tqdm's interface, drawn by rich."""
+    """The part of tqdm's interface that huggingface_hub uses, drawn by rich."""
 
     name: ClassVar[str]
     console: ClassVar[Console]
@@ -140,20 +141,20 @@ class _ProgressBar:
         self._progress.advance(self._task, amount or 0)
 
     def update_transfer(self, amount: float | None = 1) -> None:
-        """Bytes on the wire; a class without this method gets a second bar for them."""
+        """Ignore the bytes on the wire. For a class without this method a second bar is made."""
 
     def set_postfix_str(self, text: str, refresh: bool = False) -> None:
-        """The speed; rich measures its own."""
+        """Ignore the speed, which rich measures itself."""
 
     def set_transfer_postfix_str(self, text: str, refresh: bool = False) -> None:
-        """The speed on the wire."""
+        """Ignore the speed on the wire."""
 
     def close(self) -> None:
         self._progress.stop()
 
 
 def _explanation(repository: str, error: Exception, token: str) -> str:
-    """`token` is where the token is set."""
+    """Explain an error to the user. `token` names the variable or parameter with the token."""
     match error:
         case GatedRepoError():
             return f"{repository} is gated: accept its terms on its page and set {token} to your token"

@@ -1,6 +1,6 @@
-"""The same weights in another format, written tensor by tensor.
+"""Write the same weights in another format, tensor by tensor.
 
-The formulas are those of ggml's reference quantisers, as the gguf package has them.
+The formulas are those of ggml's reference quantizers, from the gguf package.
 """
 
 import math
@@ -25,31 +25,31 @@ FILE_TYPES = {
     GGMLQuantizationType.Q4_1: LlamaFileType.MOSTLY_Q4_1,
     GGMLQuantizationType.Q4_0: LlamaFileType.MOSTLY_Q4_0,
 }
-"""What can be written, and the number that stands for it in a file's metadata."""
+"""Formats that can be written → their number in a file's metadata."""
 
 _QUANTIZATION_VERSION = 2
-"""GGML_QUANT_VERSION of ggml.h: of the formats written here."""
+"""GGML_QUANT_VERSION of ggml.h, for the formats written here."""
 
 _ROW_WEIGHTS = 8192
-"""Weights handed to gguf.quants in a row: it takes 16 rows at a time, and these should stay in a core's cache."""
+"""Weights in a row for gguf.quants: it takes 16 rows at a time, which should stay in a core's cache."""
 
 _CONVERSION_WEIGHTS = 2**20
-"""Weights that are converted at a time; in 32 bits they take 4 MiB."""
+"""Weights that are converted together; in 32 bits they take 4 MiB."""
 
 _COPY_BYTES = 2**22
-"""Bytes that are copied at a time."""
+"""Bytes that are copied together."""
 
 Bytes = npt.NDArray[np.uint8]
 
 
 class _TensorCopy(NamedTuple):
-    """One tensor's way into the copy."""
+    """A tensor of the source, and its form in the copy."""
 
     tensor: Tensor
     type: int
-    """In the copy."""
+    """The format in the copy."""
     size: int
-    """In the copy, in bytes."""
+    """Bytes in the copy."""
 
     @property
     def is_requantized(self) -> bool:
@@ -57,7 +57,7 @@ class _TensorCopy(NamedTuple):
 
 
 class Requantization(NamedTuple):
-    """What the copy of a file will be."""
+    """The plan for the copy of a file."""
 
     source: Path
     header: Header
@@ -66,14 +66,14 @@ class Requantization(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Bytes of the copy's tensors, which are nearly all of it."""
+        """Bytes of the copy's tensors, which are nearly the whole file."""
         return sum(_padded(tensor_copy.size, self.header.alignment) for tensor_copy in self.tensor_copies)
 
 
 def plan(source: Path, *, source_types: Collection[int], target_type: GGMLQuantizationType) -> Requantization:
-    """Every tensor of a format in `replacing` becomes one of `by`, a key of FILE_TYPES; the others stay as they are.
+    """Plan a copy in which every tensor with a format in `source_types` gets `target_type`, a key of FILE_TYPES.
 
-    Raises HeaderError when the file is damaged or a tensor's rows do not fit the format, or OSError.
+    Raises HeaderError when the file is damaged or the rows of a tensor do not fit the format, or OSError.
     """
     header = read_header(source)
     tensor_copies = []
@@ -88,10 +88,10 @@ def plan(source: Path, *, source_types: Collection[int], target_type: GGMLQuanti
 
 
 def write(planned: Requantization, target: Path, *, report: Callable[[int], None] = lambda _written: None) -> None:
-    """Write the copy, all of it on the disk at the end. `report` is told how many bytes were written each time.
+    """Write the copy and flush it to the disk. `report` is called with the number of bytes of each write.
 
-    The metadata stay byte for byte, but for the two numbers that name the file's quantisation. However large a tensor
-    is, it takes some tens of megabytes of memory. Raises OSError.
+    The metadata are copied byte for byte, except the two numbers that name the file's quantization. Even a large tensor
+    takes only some tens of megabytes of memory. Raises OSError.
     """
     content = np.memmap(planned.source, np.uint8, "r")
     alignment = planned.header.alignment
@@ -134,8 +134,8 @@ def _tensor_info(tensor_copy: _TensorCopy, offset: int) -> bytes:
 def _requantize(data: Bytes, tensor_copy: _TensorCopy, target_type: GGMLQuantizationType) -> Iterator[Bytes]:
     kind = GGMLQuantizationType(tensor_copy.tensor.type)
     block, block_bytes = GGML_QUANT_SIZES[kind]
-    data = data[: _bytes_in_format(tensor_copy.tensor, kind)]  # Without what pads it.
-    # A block does not care which row of the tensor it stands in.
+    data = data[: _bytes_in_format(tensor_copy.tensor, kind)]  # Without the padding.
+    # A block is independent of its row in the tensor.
     row_bytes = _ROW_WEIGHTS // block * block_bytes
     shortest_bytes = max(block, GGML_QUANT_SIZES[target_type][0]) // block * block_bytes
     for slab in _slices(data, _CONVERSION_WEIGHTS // block * block_bytes):
@@ -150,7 +150,7 @@ def _slices(data: Bytes, step: int) -> Iterator[Bytes]:
 
 
 def _bytes_in_format(tensor: Tensor, kind: GGMLQuantizationType) -> int:
-    """What the tensor takes in the format. Raises HeaderError when its rows are no whole blocks."""
+    """Return the tensor's size in the format. Raises HeaderError when its rows do not consist of whole blocks."""
     block, block_bytes = GGML_QUANT_SIZES[kind]
     if not tensor.shape or tensor.shape[0] % block:
         name = tensor.name.decode(errors="replace")

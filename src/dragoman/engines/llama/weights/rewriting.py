@@ -1,6 +1,6 @@
-"""Which file to serve for a model: one in a quantisation that llama.cpp is slow with is rewritten once, and kept.
+"""Choose the file to serve for a model: one in a quantization that is slow in llama.cpp is rewritten once.
 
-The copies lie in the user's cache, named by the content they were made of.
+The copies are in the user's cache, named by the digest of their source.
 """
 
 import contextlib
@@ -24,29 +24,29 @@ from dragoman.engines.llama.weights.gguf_header import HeaderError, read_header
 
 
 class _Quantization(NamedTuple):
-    """A quantisation, as ggml-common.h has it."""
+    """A quantization, as in ggml-common.h."""
 
     name: str
     block_bytes: int
-    """Of 32 weights."""
+    """Bytes of a block of 32 weights."""
 
 
-# By number, as in a file's header: the enumeration's package is imported only when a copy has to be written.
+# By number, as in a file's header: the package with the enumeration is imported only when a copy is written.
 _SLOW_FORMATS = {3: _Quantization("Q4_1", 20), 7: _Quantization("Q5_1", 24)}
-"""Formats in which prompts take at least 1.5 times as long as in Q8_0; benchmarks/README.md has the measurement."""
+"""In these formats prompts take at least 1.5 times as long as in Q8_0; benchmarks/README.md has the measurement."""
 
 _FAST_FORMAT = _Quantization("Q8_0", 34)
 
 _MEASURED_MACHINES = ("x86_64", "amd64")
 
 _VERSION = 1
-"""Raised when the same file would be rewritten otherwise than before."""
+"""Incremented when the same file would be rewritten differently than before."""
 
 _MIN_SLOW_SHARE = 0.5
-"""Of the file's bytes that must be in slow formats."""
+"""A file with at most this share of its bytes in slow formats is not rewritten."""
 
 _MAX_MEMORY_SHARE = 0.5
-"""Of the machine's memory that a copy may take: it is up to 1.7 times as large as its source."""
+"""The largest share of the machine's memory that a copy may take. It is up to 1.7 times as large as its source."""
 
 
 class RewrittenModel(NamedTuple):
@@ -54,25 +54,25 @@ class RewrittenModel(NamedTuple):
 
     path: Path
     source: Path | None
-    """None: that file is gone, or another one now."""
+    """None if that file is gone or has changed."""
 
 
 class _CannotRewrite(Exception):
-    """The file cannot be rewritten. The message is the reason, for a person."""
+    """The file cannot be rewritten. The message is the reason, for the user."""
 
 
 def faster_file(path: Path, *, progress: bool, notify: Callable[[str], None]) -> Path:
-    """The file to serve for the model file `path`: a copy of it that is computed faster, or itself.
+    """Return the file to serve for the model file `path`: a copy of it that is computed faster, or itself.
 
-    A copy that is not there yet is made now, in some 15 seconds a gigabyte; `progress` draws a bar on standard error.
-    `tell` gets one line when a copy was made, or could have been and why it was not.
+    A missing copy is made now, which takes about 15 seconds for each gigabyte. `progress` draws a bar on standard
+    error. `notify` gets one line when a copy was made, or when one could not be made and why.
     """
     if platform.machine().lower() not in _MEASURED_MACHINES:
         return path
     try:
         sizes = _bytes_by_format(path)
     except (HeaderError, OSError):
-        return path  # llama.cpp will say what is wrong with it.
+        return path  # llama.cpp will report what is wrong with it.
     slow = _slow_format(sizes)
     if slow is None:
         return path
@@ -87,7 +87,7 @@ def faster_file(path: Path, *, progress: bool, notify: Callable[[str], None]) ->
 
 
 def rewritten_models() -> list[RewrittenModel]:
-    """All copies there are, also those made of files that are gone."""
+    """Return all copies, including those of files that are gone."""
     try:
         found = sorted(_rewritten_folder().glob("*.gguf"))
     except OSError:
@@ -97,7 +97,7 @@ def rewritten_models() -> list[RewrittenModel]:
 
 
 def _bytes_by_format(path: Path) -> Counter[int]:
-    """How many bytes have which format, in all parts of the model."""
+    """Count the bytes in each format, over all parts of the model."""
     sizes: Counter[int] = Counter()
     for name in part_names(path.name):
         for tensor in read_header(path.with_name(name)).tensors:
@@ -106,7 +106,7 @@ def _bytes_by_format(path: Path) -> Counter[int]:
 
 
 def _slow_format(sizes: Counter[int]) -> str | None:
-    """The slow format that most of the weights have; None: they have others."""
+    """Return the slow format of most of the weights. None if they are in other formats."""
     slow = {kind: sizes[kind] for kind in _SLOW_FORMATS if sizes[kind]}
     if sum(slow.values()) <= _MIN_SLOW_SHARE * sizes.total():
         return None
@@ -121,7 +121,10 @@ def _rewritten_size(sizes: Counter[int]) -> int:
 
 
 def _rewritten_copy(path: Path, slow: str, size: int, *, progress: bool, notify: Callable[[str], None]) -> Path:
-    """The path of the copy, which has about `size` bytes. Raises _Unsuitable, HeaderError or OSError."""
+    """Return the path of the copy, with about `size` bytes; make it if missing.
+
+    Raises _CannotRewrite, HeaderError or OSError.
+    """
     if len(part_names(path.name)) > 1:
         raise _CannotRewrite("it is split into several files")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
@@ -147,7 +150,7 @@ def _rewritten_copy(path: Path, slow: str, size: int, *, progress: bool, notify:
 
 
 def _write(source: Path, target: Path, *, progress: bool) -> None:
-    # Imported only here: numpy and gguf take longer than all that a later start does with the copy.
+    # Imported only here: importing numpy and gguf takes longer than everything a later start does with the copy.
     from gguf.constants import GGMLQuantizationType
 
     from dragoman.engines.llama.weights import requantization
@@ -166,7 +169,7 @@ def _write(source: Path, target: Path, *, progress: bool) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Only one process at a time is inside; `waiting` is called if that is another one now."""
+    """Hold a lock between processes. `on_wait` is called if another process holds it now."""
     with folder.joinpath("lock").open("wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

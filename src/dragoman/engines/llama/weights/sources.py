@@ -1,4 +1,4 @@
-"""Where a model lies: bundled with the server, in a file, or in a repository of the Hugging Face hub."""
+"""Find a model: bundled with the server, in a file, or in a repository of the Hugging Face hub."""
 
 import importlib.util
 import re
@@ -22,38 +22,37 @@ _HUB_ORIGIN = "Hugging Face cache"
 
 
 class ModelFile(msgspec.Struct, frozen=True, kw_only=True):
-    """A model at hand."""
+    """A model that can be served."""
 
     id: str
     aliases: tuple[str, ...]
     path: Path
     """The GGUF file; the first part of a split model."""
     origin: str
-    """For people: "bundled", "file" or "Hugging Face cache"."""
+    """For display: "bundled", "file" or "Hugging Face cache"."""
     chat_template: str | None = None
-    """None: the one in the file."""
+    """None means the one in the file."""
 
 
 def bundled() -> ModelFile:
-    """The model that is installed with the server. Raises ModelSourceError when it was not."""
-    # The package is only a carrier: importing it would import a whole engine, which is not installed.
+    """Return the model installed with the server. Raises ModelSourceError when it is not installed."""
+    # The package only contains the file: importing it would import a whole engine, which is not installed.
     spec = importlib.util.find_spec(BUNDLED_PACKAGE)
     if spec is None or spec.origin is None:
         raise ModelSourceError(
             "the bundled model is not installed; run `make setup`, or name a model: dragoman serve MODEL"
         )
     path = check_model_file(Path(spec.origin).with_name(BUNDLED_FILE))
-    # The file's own template puts a persona in front of conversations without a system message. In 4 bits
-    # this small model answers simple questions wrongly under it ("L'Étoile" for the capital of France) and
-    # rightly without.
+    # The file's own template adds a persona to conversations without a system message. With it, this small model
+    # in 4 bits gives wrong answers to simple questions ("L'Étoile" for the capital of France); without it, right ones.
     return ModelFile(id=BUNDLED_ID, aliases=BUNDLED_ALIASES, path=path, origin="bundled", chat_template=CHATML)
 
 
 def resolve(model: str | None, *, progress: bool = False) -> ModelFile:
-    """Find `model`, downloading it if need be; `progress` draws a bar on standard error.
+    """Find `model`, and download it if necessary. `progress` draws a bar on standard error.
 
-    None or a name of the bundled model: that one. A path: the file. `owner/name`, `owner/name:FILE` or
-    `owner/name:QUANTIZATION`: from the hub or its cache. Raises ModelSourceError.
+    None or a name of the bundled model stands for that one, and a path for the file. `owner/name`, `owner/name:FILE`
+    and `owner/name:QUANTIZATION` come from the hub or its cache. Raises ModelSourceError.
     """
     if model is None or model in (BUNDLED_ID, *BUNDLED_ALIASES):
         return bundled()
@@ -65,8 +64,8 @@ def resolve(model: str | None, *, progress: bool = False) -> ModelFile:
 
 
 def list_local() -> list[ModelFile]:
-    """What can be served without downloading: the bundled model and those in the Hugging Face cache."""
-    # Imported only here and below: it takes longer than all of the command line's other imports together.
+    """Return the models that need no download: the bundled one and those in the Hugging Face cache."""
+    # Imported only here and below: this import takes longer than all others of the command line together.
     from dragoman.engines.llama.weights import hub
 
     models = [bundled()] if importlib.util.find_spec(BUNDLED_PACKAGE) else []

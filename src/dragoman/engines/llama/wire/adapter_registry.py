@@ -1,7 +1,7 @@
-"""Which adapters an engine process serves, in a file beside its socket.
+"""The adapter registry: a file beside the socket of an engine process that lists the adapters it serves.
 
-The process alone writes it. Workers read it whenever it has changed, so that all of them know at once what any of them
-registered, also while the process is not running; a new process begins with what the last one served.
+Only the process writes the file. Workers read it whenever it has changed, so that each of them knows what another one
+has registered, even while the process is not running. A new process loads what the last one served.
 """
 
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ _decoder: msgspec.json.Decoder[list[AdapterRecord]] = msgspec.json.Decoder(list[
 
 
 def registry_path(socket_path: Path) -> Path:
-    """The registry of the engine process with this socket."""
+    """Return the registry's path for the engine process with this socket."""
     return socket_path.with_suffix(".adapters.json")
 
 
 def write_registry(path: Path, records: Sequence[AdapterRecord]) -> None:
-    """Replace what the registry says; whoever reads sees all of it or nothing of it."""
+    """Replace the registry's content. Readers see either the old or the new content."""
     temporary = path.with_suffix(".new")
     temporary.write_bytes(msgspec.json.encode(records))
     temporary.replace(path)
 
 
 def read_registry(path: Path) -> list[AdapterRecord]:
-    """What the registry says; nothing if there is none."""
+    """Read the registry. Empty if the file does not exist."""
     try:
         return _decoder.decode(path.read_bytes())
     except FileNotFoundError:

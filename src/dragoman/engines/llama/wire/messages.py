@@ -1,6 +1,6 @@
-"""What an HTTP worker and an engine process say to each other over their Unix socket, in frames (core.frames).
+"""The messages between an HTTP worker and an engine process, in frames (core.frames) on a Unix socket.
 
-A worker sends one command a frame; the engine sends one list of replies a step to each worker.
+A worker sends one command in each frame. The engine sends each worker one list of replies for each step.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ _MAX_FRAME_BYTES = 256 * 2**20
 
 
 class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="submit"):
-    """Generate; the replies carry `number`, which the worker chose."""
+    """Generate an answer. The replies have the same `number`, which the worker chose."""
 
     number: int
     prompt: TextPrompt | TokenPrompt
@@ -38,39 +38,39 @@ class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     tools: ToolOptions | None = None
     output_format: OutputParserSpec = OutputParserSpec()
     adapter: str | None = None
-    """By its own name; None: the model alone."""
+    """Its own name, not an alias. None stands for the model alone."""
     resume_token_ids: tuple[tuple[int, ...], ...] = ()
     """As in GenerationRequest."""
 
 
 class CancelCommand(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):
-    """Stop the request `number` before the next step; no reply."""
+    """Drop the request `number` before the next step. There is no reply."""
 
     number: int
 
 
 class CountTokensCommand(msgspec.Struct, frozen=True, array_like=True, tag="count"):
-    """Answered by Counted, or by a refusal."""
+    """Count tokens. The reply is a TokenCountReply or an ErrorReply."""
 
     number: int
     prompt: TextPrompt | TokenPrompt
 
 
 class StatisticsCommand(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
-    """Answered by Statistics."""
+    """Report statistics. The reply is a StatisticsReply."""
 
     number: int
 
 
 class AddAdapterCommand(msgspec.Struct, frozen=True, array_like=True, tag="add_adapter"):
-    """Serve an adapter from now on. Answered by AdapterReply, or by a refusal."""
+    """Start to serve an adapter. The reply is an AdapterReply or an ErrorReply."""
 
     number: int
     record: AdapterRecord
 
 
 class RemoveAdapterCommand(msgspec.Struct, frozen=True, array_like=True, tag="remove_adapter"):
-    """Serve an adapter no longer. Answered by AdapterReply, or by a refusal."""
+    """Stop serving an adapter. The reply is an AdapterReply or an ErrorReply."""
 
     number: int
     name: str
@@ -82,7 +82,7 @@ EngineCommand = (
 
 
 class Handshake(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
-    """The engine's first reply on every connection: what it serves."""
+    """The first reply on every connection: the facts about the model."""
 
     context_length: int
     chat_template: str | None
@@ -91,7 +91,7 @@ class Handshake(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
 
 
 class FingerprintReply(msgspec.Struct, frozen=True, array_like=True, tag="identified"):
-    """After Welcome, at once or as soon as it is known: a large file is being read meanwhile."""
+    """Follows the handshake, or comes later when the digest of a large file is computed."""
 
     fingerprint: str
 
@@ -104,33 +104,33 @@ class EventReply(msgspec.Struct, frozen=True, array_like=True, tag="output"):
 
 
 class ErrorReply(msgspec.Struct, frozen=True, array_like=True, tag="error"):
-    """The request failed; others go on."""
+    """The error that ends a request."""
 
     number: int
     payload: bytes
-    """Of core.errors_wire."""
+    """Encoded by core.errors_wire."""
 
     def error(self) -> DragomanError:
-        """The error that `error_reply` was given. Raises EngineFailed on a payload that is none."""
+        """Decode the error. Raises EngineFailed if the payload is invalid."""
         return _decode(decode_error, self.payload)
 
 
 class StatisticsReply(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
-    """The answer to StatisticsCommand."""
+    """The reply to StatisticsCommand."""
 
     number: int
     values: EngineStatistics
 
 
 class TokenCountReply(msgspec.Struct, frozen=True, array_like=True, tag="counted"):
-    """The answer to CountTokensCommand."""
+    """The reply to CountTokensCommand."""
 
     number: int
     tokens: int
 
 
 class AdapterReply(msgspec.Struct, frozen=True, array_like=True, tag="adapter"):
-    """The answer to AddAdapterCommand and RemoveAdapterCommand: the adapter as it is, or was, served."""
+    """The reply to AddAdapterCommand and RemoveAdapterCommand: the adapter as it is, or was, served."""
 
     number: int
     adapter: Adapter
@@ -144,23 +144,23 @@ _replies_decoder: msgspec.msgpack.Decoder[list[EngineReply]] = msgspec.msgpack.D
 
 
 def error_reply(number: int, error: DragomanError) -> ErrorReply:
-    """The reply that makes the worker raise `error`."""
+    """Make the reply that lets the worker raise `error`."""
     return ErrorReply(number, encode_error(error))
 
 
 def encode(content: EngineCommand | list[EngineReply]) -> bytes:
-    """One frame."""
+    """Encode a command or a list of replies as one frame."""
     return encode_frame(_encoder.encode(content))
 
 
 async def read_command(reader: asyncio.StreamReader) -> EngineCommand | None:
-    """The next command; None at the end of the connection. Raises EngineFailed on a frame that is none."""
+    """Read the next command. None at the end of the connection. Raises EngineFailed on an invalid frame."""
     body = await _read_body(reader)
     return None if body is None else _decode(_command_decoder.decode, body)
 
 
 async def read_replies(reader: asyncio.StreamReader) -> list[EngineReply] | None:
-    """The next replies; None at the end of the connection. Raises EngineFailed on a frame that is none."""
+    """Read the next replies. None at the end of the connection. Raises EngineFailed on an invalid frame."""
     body = await _read_body(reader)
     return None if body is None else _decode(_replies_decoder.decode, body)
 

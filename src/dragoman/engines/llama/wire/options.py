@@ -1,10 +1,10 @@
-"""What an engine process is told when it is started."""
+"""The options of an engine process."""
 
 import msgspec
 
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """Passed as JSON in the process's argument."""
+    """Passed as JSON in the argument of the process."""
 
     model_path: str
     socket_path: str
@@ -13,14 +13,14 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     step_tokens: int
     saved_tokens: int
-    """Tokens of finished sequences kept at most in main memory."""
+    """The most tokens of finished sequences whose cells are kept in host memory."""
     max_waiting: int
     max_adapters: int
-    """LoRA adapters that may be loaded at once."""
+    """The most LoRA adapters that are loaded at the same time."""
     unload_idle_seconds: float | None = None
-    """End with status 0 when nobody asked for anything for so long; None: never."""
+    """Without requests for this time the process ends with status 0. None means never."""
     reproducible: bool = False
     library: str | None = None
-    """A packaged build's name or the path of another one; None: what computes the model fastest."""
+    """The name of a packaged build or the path of another one. None means the fastest for the model."""
     chat_template: str | None = None
-    """None: the one in the model file."""
+    """None means the one in the model file."""

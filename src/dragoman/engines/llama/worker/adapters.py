@@ -1,4 +1,4 @@
-"""The adapters of an engine process as an HTTP worker sees them."""
+"""The adapters of an engine process, from the side of an HTTP worker."""
 
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -12,7 +12,7 @@ AdapterCommand = AddAdapterCommand | RemoveAdapterCommand
 
 
 class RemoteAdapters:
-    """Implements engines.base.AdapterHost: asks the process to change them and reads its registry to know them."""
+    """Implements engines.base.AdapterHost: sends changes to the process, and lists adapters from its registry."""
 
     def __init__(
         self,
@@ -20,7 +20,7 @@ class RemoteAdapters:
         architecture: str,
         send_command: Callable[[Callable[[int], AdapterCommand]], Awaitable[Adapter]],
     ) -> None:
-        """`ask` sends the command that is made with a number of its own, and waits for the answer."""
+        """`send_command` makes a command with a new number, sends it, and waits for the reply."""
         self._reader = AdapterRegistryReader(registry)
         self._send_command = send_command
         self.architecture = architecture
@@ -37,7 +37,7 @@ class RemoteAdapters:
 
 
 class AdapterRegistryReader:
-    """Reads the registry only when it was written since."""
+    """Reads the registry again only after it was written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -45,7 +45,7 @@ class AdapterRegistryReader:
         self._adapters: tuple[Adapter, ...] = ()
 
     def adapters(self) -> tuple[Adapter, ...]:
-        """All that are served, oldest first."""
+        """Return all served adapters, oldest first."""
         try:
             status = os.stat(self._path)  # noqa: PTH116 - every request does it, and a Path takes twice as long
         except FileNotFoundError:

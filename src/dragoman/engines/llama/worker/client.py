@@ -1,7 +1,7 @@
-"""The embedded engine as an HTTP worker sees it: requests over the engine process's Unix socket.
+"""The embedded engine in an HTTP worker: it sends requests over the Unix socket of the engine process.
 
-The process may die at any moment. A request that has not given a token yet is sent again when it is back; the others
-fail with EngineFailed; none hangs.
+The process may die at any time. A request without output so far is sent again when the process is back. The others
+fail with EngineFailed. No request hangs.
 """
 
 import asyncio
@@ -26,25 +26,25 @@ from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.request_templates import RequestTemplateRenderer
 
 RECONNECT_SECONDS = 0.05
-"""Between two attempts to reach the process."""
+"""The time between two attempts to connect to the process."""
 
 LOADING_TIMEOUT_SECONDS = 1.0
-"""How long a request waits for a process that was never there: the model may take minutes to load."""
+"""How long a request waits for a process that was never connected: the model may take minutes to load."""
 
 RESTART_TIMEOUT_SECONDS = 15.0
-"""How long it waits for one that was there before and is being restarted."""
+"""How long a request waits for a process that was connected before and is being restarted."""
 
 _MAX_EVENTS_PER_TOKEN = 6
-"""At most: a token may end one call's arguments and begin another call's, with text between them."""
+"""An upper bound: a token may end the arguments of one call and begin those of another, with text between."""
 
 MAX_ATTEMPTS = 3
-"""A request that meets so many deaths of the process may be their cause; it is not sent again."""
+"""A request during which the process died this many times may be the cause. It is not sent again."""
 
 _log = structlog.get_logger(__name__)
 
 
 class _PreparedPrompt(NamedTuple):
-    """What the process is given for a prompt, and how its answer is to be read."""
+    """A rendered prompt, and the format of its answer."""
 
     prompt: TextPrompt | TokenPrompt
     output_format: OutputParserSpec
@@ -56,9 +56,9 @@ class LlamaEngine:
     def __init__(
         self, socket_path: Path, request_start: Callable[[], object] | None = None, architecture: str | None = None
     ) -> None:
-        """`wake` asks for the process to be started; None: it runs or is being started anyway.
+        """`request_start` asks for the process to be started. None if it always runs.
 
-        `architecture` is that of the model, and of its adapters; None: it takes none.
+        `architecture` is that of the model and its adapters. None if the model takes no adapters.
         """
         registry = registry_path(socket_path)
         self.adapters = RemoteAdapters(registry, architecture, self._change_adapters) if architecture else None
@@ -127,13 +127,13 @@ class LlamaEngine:
     async def _generate_once(
         self, connection: EngineConnection, request: GenerationRequest
     ) -> AsyncGenerator[Event | ConnectionLost]:
-        """Everything the process says about the request; ends after Usage or _LOST, or raises its refusal."""
+        """Yield the events of the request, up to Usage or ConnectionLost. Raises the error in a reply."""
         number = next(self._numbers)
         max_events = request.n * _MAX_EVENTS_PER_TOKEN * connection.handshake.context_length + 2
         event_queue = connection.event_queues[number] = asyncio.Queue(max_events)
         is_running = False
         try:
-            # The mailbox is open already: the connection may end while a template is rendered.
+            # The queue is open already: the connection may end while a template is rendered.
             rendered = await self._render(connection, request.prompt, constrained=_is_constrained(request))
             connection.send(
                 messages.GenerateCommand(
@@ -185,7 +185,7 @@ class LlamaEngine:
         return adapter
 
     async def _wait_for_connection(self) -> EngineConnection:
-        """The connection there is, or the next one. Raises ModelLoading when it takes too long to come."""
+        """Return the current connection, or wait for the next one. Raises ModelLoading when that takes too long."""
         timeout = RESTART_TIMEOUT_SECONDS if self._was_ever_ready or self._request_start else LOADING_TIMEOUT_SECONDS
         if self._connection is None and self._request_start is not None:
             self._request_start()

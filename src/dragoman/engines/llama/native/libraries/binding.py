@@ -1,7 +1,7 @@
-"""llama.cpp's C API through ctypes: what is common to its builds, and the check that a binding fits the library.
+"""llama.cpp's C API through ctypes: what its builds have in common, and the check that a binding fits the library.
 
-Another build may lay its structs out differently and would abort the process on first use, so `Library` compares the
-defaults the library returns with known ones before anything else is called.
+Another build may have other struct layouts and would abort the process on first use. So `Library` compares the
+defaults that the library returns with known ones before it calls anything else.
 """
 
 import ctypes
@@ -29,28 +29,28 @@ class CFunction(NamedTuple):
     result: Any
     arguments: list[Any]
     symbol: str | None = None
-    """Its name there; None: as it is bound."""
+    """The name in the library. None if it is the bound name."""
 
 
 Functions = dict[str, CFunction]
 
 Defaults = dict[str, object]
-"""What fields of a struct must be when the library has just made it."""
+"""Field → value in a struct that the library has just made."""
 
 
 class LibraryError(Exception):
-    """llama.cpp's library is missing or is not the build its binding was written for. One line for a person."""
+    """llama.cpp's library is missing or is not the build that its binding was written for. The message is one line."""
 
 
 class ContextOptions(msgspec.Struct, frozen=True):
-    """How much a context may hold and how it computes."""
+    """The size of a context, and how it computes."""
 
     context_cells: int
     batch_tokens: int
-    """The most tokens one decode is given."""
+    """The most tokens of one decode."""
     threads: int
     reproducible: bool = False
-    """Compute attention so that a sequence's logits do not depend on what else is in the batch or the cache."""
+    """Whether the logits of a sequence do not depend on the rest of the batch and the cache."""
 
 
 class Library:
@@ -62,14 +62,14 @@ class Library:
     model_defaults: ClassVar[Defaults]
     context_defaults: ClassVar[Defaults]
     batch_type: ClassVar[type[Structure]]
-    """struct llama_batch; its pointers lead into arrays the caller keeps alive."""
+    """struct llama_batch. Its pointers refer to arrays that the caller keeps alive."""
     supports_reproducible: ClassVar[bool] = True
-    """Whether a context can compute attention so that it does not depend on the batch."""
+    """Whether a context can compute attention independently of the batch."""
     supports_lora: ClassVar[bool] = True
-    """Whether it computes LoRA adapters right."""
+    """Whether it computes LoRA adapters correctly."""
 
     def __init__(self, path: Path) -> None:
-        """Load and verify. Raises LibraryError when the file cannot be loaded or lays its structs out differently."""
+        """Load and verify. Raises LibraryError when the file cannot be loaded or has other struct layouts."""
         self.path = path
         try:
             library = ctypes.CDLL(str(path))
@@ -84,7 +84,7 @@ class Library:
         self._verify("llama_context_params", self.llama_context_default_params(), self.context_defaults)
         log = _LOGS.setdefault(path, _Log())
         self.recent_log = log.recent
-        """The last warnings and errors llama.cpp logged, oldest first."""
+        """The last warnings and errors that llama.cpp logged, oldest first."""
         self.llama_log_set(log.callback, None)
         self.llama_backend_init()
 
@@ -93,19 +93,19 @@ class Library:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All files whose code computes."""
+        """All files with code that computes."""
         return (self.path,)
 
     def version(self) -> str:
-        """The library's own version text."""
+        """Return the version text of the library."""
         raise NotImplementedError
 
     def context_params(self, options: ContextOptions) -> Structure:
-        """struct llama_context_params for a context with one KV cache for all sequences."""
+        """Make a struct llama_context_params for a context with one KV cache for all sequences."""
         raise NotImplementedError
 
     def compact(self, context: int) -> bool:  # noqa: ARG002
-        """Bring some more of the free KV cells together; False: this library takes them wherever they lie."""
+        """Move more of the free KV cells together. False if the library does not need them to be contiguous."""
         return False
 
     def _verify(self, struct: str, actual: Structure, expected: Defaults) -> None:
@@ -118,7 +118,7 @@ class Library:
 
 
 class _Log:
-    """What a library logged, whoever has loaded it."""
+    """The log of a library file, shared by all its Library objects."""
 
     def __init__(self) -> None:
         self.recent: deque[str] = deque(maxlen=20)
@@ -133,10 +133,10 @@ class _Log:
 
 
 _LOGS: dict[Path, _Log] = {}
-"""Kept for ever: a library has one callback, and would call into freed memory once nobody referred to it."""
+"""Never freed: a library has one callback, and would call freed memory without this reference."""
 
 
 def package_folder(name: str) -> Path | None:
-    """Where an installed package lies, found without importing it; None: it is not installed."""
+    """Find the folder of a package without importing it. None if the package is not installed."""
     spec = importlib.util.find_spec(name)
     return None if spec is None or spec.origin is None else Path(spec.origin).parent

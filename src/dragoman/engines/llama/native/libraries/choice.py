@@ -13,13 +13,13 @@ from dragoman.engines.llama.weights.gguf_metadata import architecture
 LLAMA_CPP = "llama.cpp"
 IK_LLAMA_CPP = "ik_llama.cpp"
 PACKAGED_BUILDS = (LLAMA_CPP, IK_LLAMA_CPP)
-"""What is installed with the server; any other name is a path."""
+"""The builds installed with the server. Any other name is a path."""
 
 _REQUIRED_CPU_FLAGS = {"avx2", "fma", "f16c", "bmi2"}
-"""What the wheel of ik_llama.cpp is compiled for; another processor would end the process."""
+"""The wheel of ik_llama.cpp is compiled for these. On another processor it would crash the process."""
 
 _COMPARED_ARCHITECTURES = {"llama"}
-"""In which both builds were compared, logit by logit."""
+"""The architectures for which both builds were compared, logit by logit."""
 
 _FAST_FORMATS = {
     2: "Q4_0",
@@ -32,16 +32,16 @@ _FAST_FORMATS = {
     14: "Q6_K",
     23: "IQ4_XS",
 }
-"""Of matrices, by number: what ik_llama.cpp computes faster, as benchmarks/README.md has it. Not Q4_1 and Q5_1: where a
-row is no multiple of 128 weights, it computes something else in them with 32 tokens and more."""
+"""Formats of matrices, by number, that ik_llama.cpp computes faster; benchmarks/README.md has the measurement. Without
+Q4_1 and Q5_1: if a row is no multiple of 128 weights, their results are wrong with 32 tokens and more."""
 
 _MAX_CELLS = 16384
-"""Without flash attention, as we use ik_llama.cpp, a step's time grows with sequences times cells, and its memory with
-cells times tokens: 4 bytes for each, in every head."""
+"""ik_llama.cpp is used without flash attention. So the time of a step grows with sequences times cells, and its memory
+with cells times tokens: 4 bytes for each, in every head."""
 
 
 def choose_build(setting: str | None, model: Path, *, cells: int, reproducible: bool) -> str:
-    """LLAMA_CPP, IK_LLAMA_CPP, or the path that is set; None: the fastest that can compute the model."""
+    """Return LLAMA_CPP, IK_LLAMA_CPP, or the path in `setting`. Without a setting, choose the fastest for the model."""
     if setting is not None:
         return setting
     faster = not reproducible and cells <= _MAX_CELLS and _runs_ik_llama_cpp() and _is_fast_and_exact(model)
@@ -49,7 +49,7 @@ def choose_build(setting: str | None, model: Path, *, cells: int, reproducible: 
 
 
 def load_library(build: str) -> Library:
-    """Load what `choose` returned; a path is one of llama.cpp itself. Raises LibraryError."""
+    """Load the result of `choose_build`. A path is one of llama.cpp itself. Raises LibraryError."""
     if build == IK_LLAMA_CPP:
         return IkLlamaCpp(packaged_ik_llama_cpp())
     return LlamaCpp(packaged_llama_cpp() if build == LLAMA_CPP else Path(build))
@@ -60,7 +60,7 @@ def _runs_ik_llama_cpp() -> bool:
 
 
 def _cpu_flags() -> set[str]:
-    """What Linux says this processor has; nothing on other systems."""
+    """Return the flags of this processor on Linux. Empty on other systems."""
     if platform.machine() != "x86_64":
         return set()
     try:
@@ -75,6 +75,6 @@ def _is_fast_and_exact(model: Path) -> bool:
         kind = architecture(model)
         headers = [read_header(model.with_name(name)) for name in part_names(model.name)]
     except (HeaderError, ModelSourceError, OSError):
-        return False  # llama.cpp will say what is wrong with it.
+        return False  # llama.cpp will report what is wrong with it.
     matrices = [tensor for header in headers for tensor in header.tensors if len(tensor.shape) > 1]
     return kind in _COMPARED_ARCHITECTURES and all(tensor.type in _FAST_FORMATS for tensor in matrices)

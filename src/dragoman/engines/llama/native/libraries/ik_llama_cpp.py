@@ -1,7 +1,7 @@
 """ik_llama.cpp, a fork of llama.cpp with faster kernels for processors, behind llama.cpp's newer function names.
 
 The layouts are those of the llama.h inside the pinned ik-llama-cpp-python wheel. The fork has kept the C API of 2024:
-a context has its KV cache itself, the vocabulary belongs to the model, and a batch needs free cells side by side.
+a context owns its KV cache, the vocabulary belongs to the model, and a batch needs contiguous free cells.
 """
 
 from ctypes import (
@@ -154,7 +154,7 @@ class IkLlamaContextParams(Structure):
 
 
 class IkLlamaBatch(Structure):
-    """struct llama_batch; the last three fields are not read while the arrays are there."""
+    """struct llama_batch. The last three fields are ignored if the arrays are set."""
 
     _fields_: ClassVar = [
         ("n_tokens", c_int32),
@@ -171,7 +171,7 @@ class IkLlamaBatch(Structure):
 
 
 _STATE_ARGUMENTS = [c_void_p, c_void_p, c_size_t, c_int32, c_uint32]
-"""Context, bytes, how many, sequence, flags."""
+"""Context, buffer, its size, sequence, flags."""
 
 _FUNCTIONS: Functions = {
     "llama_model_default_params": CFunction(IkLlamaModelParams, []),
@@ -271,7 +271,7 @@ _CONTEXT_DEFAULTS: Defaults = {
 
 
 def packaged_ik_llama_cpp() -> Path:
-    """Path of the library inside the installed wheel, found without importing it. Raises LibraryError."""
+    """Find the library inside the installed wheel without importing it. Raises LibraryError."""
     folder = package_folder("ik_llama_cpp")
     if folder is None:
         raise LibraryError(f"ik_llama.cpp is missing: the package {PINNED} is not installed; run `make setup`")
@@ -279,7 +279,7 @@ def packaged_ik_llama_cpp() -> Path:
 
 
 class IkLlamaCpp(Library):
-    """ik_llama.cpp. Its sums depend on what else is in the batch."""
+    """ik_llama.cpp. Its sums depend on the rest of the batch."""
 
     batch_type = IkLlamaBatch
     pinned = PINNED
@@ -302,8 +302,8 @@ class IkLlamaCpp(Library):
         params.n_ctx = options.context_cells
         params.n_batch = params.n_ubatch = options.batch_tokens
         params.n_threads = params.n_threads_batch = options.threads
-        # Its flash attention skips cells behind the last block that begins with one the last query may see: right for
-        # one sequence in order, wrong for several that lie between each other.
+        # Its flash attention skips the cells after the last block whose first cell the last query may see. That is
+        # correct for one sequence in order, and wrong for interleaved ones.
         params.flash_attn = False
         return params
 
@@ -312,37 +312,37 @@ class IkLlamaCpp(Library):
         return bool(self.run_queued(context) == 0)
 
     def llama_decode(self, context: int, batch: Structure) -> int:
-        """Decode into the first cells that are free.
+        """Decode into the first free cells.
 
-        The fork looks for them from behind those it took last; attention passes over all cells up to the highest one.
+        The fork searches from the cells it used last, but attention passes over all cells up to the highest used one.
         """
-        self.llama_memory_seq_cp(context, _NO_SEQUENCE, _NO_SEQUENCE - 1, 0, 0)  # Lets it look from the first cell on.
+        self.llama_memory_seq_cp(context, _NO_SEQUENCE, _NO_SEQUENCE - 1, 0, 0)  # Makes it search from the first cell.
         return int(self.decode_behind_last(context, batch))
 
     def llama_get_memory(self, context: int) -> int:
-        """The context is its own memory."""
+        """Return the context, which is its own memory."""
         return context
 
     def llama_model_get_vocab(self, model: int) -> int:
-        """The functions of the vocabulary take the model."""
+        """Return the model, which the functions of the vocabulary take."""
         return model
 
     def llama_model_is_diffusion(self, _model: int) -> bool:
-        """No such architecture can be loaded."""
+        """Return False: no such architecture can be loaded."""
         return False
 
     def llama_set_adapters_lora(self, _context: int, _adapters: object, count: int, _scales: object) -> int:
-        """Only to have none: with matrices of small ranks it computes something else, or no numbers at all."""
+        """Accept only an empty list: with matrices of low rank the results are wrong or not finite."""
         return -1 if count else 0
 
     def llama_state_seq_get_size(self, context: int, sequence_id: int) -> int:
-        """Bytes of the sequence's cells."""
+        """Return the number of bytes of the sequence's cells."""
         return int(self.sequence_state_size(context, sequence_id, _WHOLE_STATE))
 
-    def llama_state_seq_get_data(self, context: int, into: int, room: int, sequence_id: int) -> int:
-        """Bytes written."""
-        return int(self.get_sequence_state(context, into, room, sequence_id, _WHOLE_STATE))
+    def llama_state_seq_get_data(self, context: int, into: int, size: int, sequence_id: int) -> int:
+        """Return the number of bytes written."""
+        return int(self.get_sequence_state(context, into, size, sequence_id, _WHOLE_STATE))
 
     def llama_state_seq_set_data(self, context: int, state: int, size: int, sequence_id: int) -> int:
-        """Bytes read; 0: there is no room."""
+        """Return the number of bytes read. 0 if there is no room."""
         return int(self.set_sequence_state(context, state, size, sequence_id, _WHOLE_STATE))

@@ -1,4 +1,4 @@
-"""llama.cpp itself, as the pinned xllamacpp wheel carries it: its structs, functions and defaults.
+"""llama.cpp itself, from the pinned xllamacpp wheel: its structs, functions and defaults.
 
 The layouts are those of llama.h at build 11063.
 """
@@ -95,7 +95,7 @@ class LlamaContextParams(Structure):
 
 
 class LlamaBatch(Structure):
-    """struct llama_batch; the pointers lead into arrays the caller keeps alive."""
+    """struct llama_batch. Its pointers refer to arrays that the caller keeps alive."""
 
     _fields_: ClassVar = [
         ("n_tokens", c_int32),
@@ -198,7 +198,7 @@ _CONTEXT_DEFAULTS: Defaults = {
 
 
 def packaged_llama_cpp() -> Path:
-    """Path of the library inside the installed xllamacpp wheel, found without importing it. Raises LibraryError."""
+    """Find the library inside the installed xllamacpp wheel without importing it. Raises LibraryError."""
     folder = package_folder("xllamacpp")
     if folder is None:
         raise LibraryError(f"llama.cpp is missing: the package {PINNED} is not installed; run `make setup`")
@@ -209,7 +209,7 @@ def packaged_llama_cpp() -> Path:
 
 
 class LlamaCpp(Library):
-    """llama.cpp. It computes what there is: every architecture it knows, adapters, attention that can be reproduced."""
+    """llama.cpp. It computes every architecture it knows, adapters, and reproducible attention."""
 
     batch_type = LlamaBatch
     pinned = PINNED
@@ -232,7 +232,7 @@ class LlamaCpp(Library):
         # Without a unified cache a partial llama_memory_seq_cp is a failed assertion, which aborts the process.
         params.kv_unified = True
         if options.reproducible:
-            # With K and V of different types ggml takes its one-query attention kernel for every batch. That one
-            # adds up a sequence's own cells in order, wherever they lie; the tiled kernel's sums depend on both.
+            # With K and V of different types ggml uses its one-query attention kernel for every batch. That kernel
+            # sums a sequence's own cells in order, wherever they are; the sums of the tiled kernel depend on both.
             params.type_v = _KV_TYPE_BF16
         return params
