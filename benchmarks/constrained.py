@@ -116,7 +116,11 @@ def _rate(
 ) -> tuple[float, int]:
     """Tokens a second of all sequences from the first token of each on, and the tokens of one."""
     batcher = Batcher(
-        backend, model.vocabulary, parallel=MAX_SEQUENCES, step_tokens=_ENGINE.max_batched_tokens, host_cache_tokens=0
+        backend,
+        model.vocabulary,
+        max_sequences=MAX_SEQUENCES,
+        max_batched_tokens=_ENGINE.max_batched_tokens,
+        host_cache_tokens=0,
     )
     sampling = SamplingParams(temperature=0.0, ignore_eos=constraint is None)
     for number in range(sequences):

@@ -108,8 +108,8 @@ def measure(timer: DecodeTimer, model: Model, name: str, options: Options) -> Re
         batcher = Batcher(
             backend,
             model.vocabulary,
-            parallel=options.sequences,
-            step_tokens=_ENGINE.max_batched_tokens,
+            max_sequences=options.sequences,
+            max_batched_tokens=_ENGINE.max_batched_tokens,
             host_cache_tokens=_ENGINE.kv_cache_tokens,
         )
         _fill(batcher, model, _SAMPLINGS[name], options)

@@ -35,8 +35,8 @@ class BatcherHarness:
         self,
         *,
         cells: int = 2048,
-        parallel: int = 4,
-        step_tokens: int = 32,
+        max_sequences: int = 4,
+        max_batched_tokens: int = 32,
         host_cache_tokens: int = 512,
         reuses_cells: bool = True,
         separate_lora_backend: bool = False,
@@ -47,8 +47,8 @@ class BatcherHarness:
         self.batcher = Batcher(
             LoraFallbackBackend(self.backend, lambda: self._fallback) if separate_lora_backend else self.backend,
             SimulatedVocabulary(),
-            parallel=parallel,
-            step_tokens=step_tokens,
+            max_sequences=max_sequences,
+            max_batched_tokens=max_batched_tokens,
             host_cache_tokens=host_cache_tokens,
         )
         self.answers: dict[RequestKey, PublishedAnswer] = {}

@@ -16,10 +16,10 @@ from tests.support.batching import run_until_idle
 class InProcessEngine:
     """Answers lists of requests."""
 
-    def __init__(self, model: Model, options: ContextOptions, *, parallel: int, host_cache_tokens: int) -> None:
+    def __init__(self, model: Model, options: ContextOptions, *, max_sequences: int, host_cache_tokens: int) -> None:
         self._model = model
-        self._parallel = parallel
-        self._step_tokens = options.batch_tokens
+        self._max_sequences = max_sequences
+        self._max_batched_tokens = options.batch_tokens
         self._host_cache_tokens = host_cache_tokens
         self._backend = LlamaBackend(model, options)
         self._preprocessor = RequestPreprocessor(model, self._backend.cells)
@@ -32,8 +32,8 @@ class InProcessEngine:
         batcher = Batcher(
             self._backend,
             self._model.vocabulary,
-            parallel=self._parallel,
-            step_tokens=self._step_tokens,
+            max_sequences=self._max_sequences,
+            max_batched_tokens=self._max_batched_tokens,
             host_cache_tokens=self._host_cache_tokens,
         )
         outputs = []

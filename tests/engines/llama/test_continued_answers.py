@@ -56,7 +56,7 @@ def run_scenario(scenario: Scenario, begun: tuple[tuple[int, ...], ...] = ()) ->
         return text[position] if position < len(text) else END
 
     backend = SimulatedBackend(1024, model=recite, vocabulary_size=ByteGrammarVocabulary.size)
-    batcher = Batcher(backend, ByteGrammarVocabulary(), parallel=4, step_tokens=32, host_cache_tokens=0)
+    batcher = Batcher(backend, ByteGrammarVocabulary(), max_sequences=4, max_batched_tokens=32, host_cache_tokens=0)
     request = EngineRequest(
         (0, 0),
         PROMPT,

@@ -69,7 +69,7 @@ def command(number: int, one: GenerationRequest) -> GenerateCommand:
 
 def new_engine(model: Model, *, reproducible: bool) -> InProcessEngine:
     options = ContextOptions(8192, 512, threads=THREADS, reproducible=reproducible)
-    return InProcessEngine(model, options, parallel=8, host_cache_tokens=1024)
+    return InProcessEngine(model, options, max_sequences=8, host_cache_tokens=1024)
 
 
 @pytest.fixture(scope="module")

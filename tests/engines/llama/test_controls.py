@@ -92,7 +92,7 @@ class CollectedAnswer:
 
 def generate(model: Model, backend: RecordingBackend, request: EngineRequest, seed: int = 1) -> CollectedAnswer:
     """The answer to one job alone; `backend.rows` are its logits."""
-    batcher = Batcher(backend, model.vocabulary, parallel=4, step_tokens=256, host_cache_tokens=0)
+    batcher = Batcher(backend, model.vocabulary, max_sequences=4, max_batched_tokens=256, host_cache_tokens=0)
     backend.rows.clear()
     batcher.add(request, 1, seed)
     return CollectedAnswer([output.event for output in run_until_idle(batcher, MAX_STEPS)])
@@ -307,7 +307,7 @@ def test_with_log_probabilities_every_token_of_a_constrained_answer_is_sampled_a
 def test_a_request_that_forbids_all_the_grammar_allows_fails_and_others_continue(
     model: Model, backend: RecordingBackend, compiler: GrammarCompiler
 ) -> None:
-    batcher = Batcher(backend, model.vocabulary, parallel=4, step_tokens=256, host_cache_tokens=0)
+    batcher = Batcher(backend, model.vocabulary, max_sequences=4, max_batched_tokens=256, host_cache_tokens=0)
     ends = SamplingParams(min_tokens=8, temperature=0.0)
     doomed = request_of(model, ends)
     doomed.constraint = compiler.compile('start: "yes" | "no"', "response_format")

@@ -71,7 +71,7 @@ def shallow(shallow_model: Model) -> Iterator[LlamaBackend]:
 @pytest.fixture(scope="module")
 def alone(shallow_model: Model, shallow: LlamaBackend) -> dict[RequestKey, list[int]]:
     """Greedy answers, one after the other."""
-    return _answers(shallow_model, shallow, GREEDY, parallel=1)
+    return _answers(shallow_model, shallow, GREEDY, max_sequences=1)
 
 
 def test_reproducible_greedy_answers_alone_and_in_a_full_batch_are_the_same_tokens(
@@ -79,7 +79,7 @@ def test_reproducible_greedy_answers_alone_and_in_a_full_batch_are_the_same_toke
 ) -> None:
     assert len(TOPICS) >= 20
     assert len({tuple(tokens) for tokens in alone.values()}) > 1
-    assert _answers(shallow_model, shallow, GREEDY, parallel=16) == alone
+    assert _answers(shallow_model, shallow, GREEDY, max_sequences=16) == alone
 
 
 def test_reproducible_answers_do_not_depend_on_how_few_cells_there_are(
@@ -87,7 +87,7 @@ def test_reproducible_answers_do_not_depend_on_how_few_cells_there_are(
 ) -> None:
     tight = LlamaBackend(shallow_model, ContextOptions(512, 512, threads=THREADS, reproducible=True))
     try:
-        assert _answers(shallow_model, tight, GREEDY, parallel=16) == alone
+        assert _answers(shallow_model, tight, GREEDY, max_sequences=16) == alone
     finally:
         tight.close()
 
@@ -130,7 +130,9 @@ def test_reproducible_sampling_with_a_seed_does_not_depend_on_the_batch(
     shallow_model: Model, shallow: LlamaBackend
 ) -> None:
     sampled = SamplingParams(temperature=1.0, top_p=0.95, max_tokens=24, ignore_eos=True)
-    alone, together = (_answers(shallow_model, shallow, sampled, parallel=parallel) for parallel in (1, 16))
+    alone, together = (
+        _answers(shallow_model, shallow, sampled, max_sequences=max_sequences) for max_sequences in (1, 16)
+    )
     assert alone == together
 
 
@@ -193,10 +195,12 @@ def _prompt(model: Model, question: str, system: str) -> TokenArray:
 
 
 def _answers(
-    model: Model, backend: LlamaBackend, sampling: SamplingParams, *, parallel: int
+    model: Model, backend: LlamaBackend, sampling: SamplingParams, *, max_sequences: int
 ) -> dict[RequestKey, list[int]]:
-    """The tokens every topic gets when `parallel` are answered together."""
-    batcher = Batcher(backend, model.vocabulary, parallel=parallel, step_tokens=256, host_cache_tokens=2048)
+    """The tokens every topic gets when `max_sequences` are answered together."""
+    batcher = Batcher(
+        backend, model.vocabulary, max_sequences=max_sequences, max_batched_tokens=256, host_cache_tokens=2048
+    )
     assert sampling.max_tokens is not None
     for number, topic in enumerate(TOPICS):
         prompt = _prompt(model, f"Tell me about {topic}.", "You are a helpful assistant.")

@@ -70,7 +70,7 @@ def can_write(model: Model, schema: schemas.Schema) -> bool:
 @pytest.fixture(scope="module")
 def engine(shallow_model: Model) -> Iterator[InProcessEngine]:
     options = ContextOptions(16384, 512, threads=THREADS)
-    engine = InProcessEngine(shallow_model, options, parallel=BATCH_SIZE, host_cache_tokens=4096)
+    engine = InProcessEngine(shallow_model, options, max_sequences=BATCH_SIZE, host_cache_tokens=4096)
     yield engine
     engine.close()
 

@@ -75,7 +75,7 @@ actions = st.lists(
 @given(
     actions=actions,
     cells=st.sampled_from([150, 200, 400, 2048]),
-    parallel=st.sampled_from([1, 3, 8]),
+    max_sequences=st.sampled_from([1, 3, 8]),
     saved_tokens=st.sampled_from([0, 100, 10_000]),
     backends=st.sampled_from([BackendKind(), BackendKind(reuses_cells=False), BackendKind(separate_lora_backend=True)]),
     adapters=st.sampled_from([0, 1, 3]),
@@ -83,14 +83,14 @@ actions = st.lists(
 def test_any_interleaving_gives_each_request_its_own_answer_and_leaks_nothing(
     actions: list[Add | CancelRequest | ReplaceAdapter | RunSteps],
     cells: int,
-    parallel: int,
+    max_sequences: int,
     saved_tokens: int,
     backends: BackendKind,
     adapters: int,
 ) -> None:
     harness = BatcherHarness(
         cells=cells,
-        parallel=parallel,
+        max_sequences=max_sequences,
         host_cache_tokens=saved_tokens,
         reuses_cells=backends.reuses_cells,
         separate_lora_backend=backends.separate_lora_backend,
@@ -138,7 +138,7 @@ def test_any_interleaving_gives_each_request_its_own_answer_and_leaks_nothing(
 
 
 def test_requests_arriving_together_compute_their_common_prefix_once() -> None:
-    harness = BatcherHarness(parallel=8, step_tokens=64)
+    harness = BatcherHarness(max_sequences=8, max_batched_tokens=64)
     prefix = [3, 9, 27] * 100
     keys = [harness.add([*prefix, 1 + number], limit=4) for number in range(8)]
     harness.run()
@@ -160,7 +160,7 @@ def test_a_finished_sequence_is_reused_by_the_next_turn_of_its_conversation() ->
 
 
 def test_several_choices_compute_their_prompt_once() -> None:
-    harness = BatcherHarness(parallel=8)
+    harness = BatcherHarness(max_sequences=8)
     key = harness.add(list(range(1, 60)), limit=5, n=4)
     harness.run()
     usage = harness.answers[key].usage
@@ -170,7 +170,7 @@ def test_several_choices_compute_their_prompt_once() -> None:
 
 
 def test_a_long_prompt_keeps_a_running_answer_waiting_for_one_step_at_a_time() -> None:
-    harness = BatcherHarness(parallel=4, step_tokens=100)
+    harness = BatcherHarness(max_sequences=4, max_batched_tokens=100)
     short = harness.add([1, 2], limit=60)
     harness.step()
     harness.add([4] * 600, limit=2)
@@ -182,7 +182,7 @@ def test_a_long_prompt_keeps_a_running_answer_waiting_for_one_step_at_a_time() -
 
 
 def test_prefill_and_decoding_never_share_a_step() -> None:
-    harness = BatcherHarness(parallel=4, step_tokens=32)
+    harness = BatcherHarness(max_sequences=4, max_batched_tokens=32)
     for number in range(8):
         harness.add([number + 1] * 50 * (number + 1), limit=40)
     harness.run()
@@ -192,7 +192,7 @@ def test_prefill_and_decoding_never_share_a_step() -> None:
 
 def test_the_newest_sequence_is_preempted_when_cells_run_out_and_gives_the_same_answer() -> None:
     long_winded = [prompt for first in range(1, 64) if len(reference_answer(prompt := [first] * 20, 100)) > 60][:4]
-    harness = BatcherHarness(cells=150, parallel=4, host_cache_tokens=0)
+    harness = BatcherHarness(cells=150, max_sequences=4, host_cache_tokens=0)
     keys = [harness.add(prompt, limit=100) for prompt in long_winded]
     pushed_back: set[RequestKey] = set()
     for _ in range(MAX_STEPS):
@@ -207,7 +207,7 @@ def test_the_newest_sequence_is_preempted_when_cells_run_out_and_gives_the_same_
 
 
 def test_a_lower_priority_number_gets_the_next_slot() -> None:
-    harness = BatcherHarness(parallel=1)
+    harness = BatcherHarness(max_sequences=1)
     harness.add([1] * 5, limit=30)
     harness.step()
     late = harness.add([2] * 5, limit=3, priority=5)
@@ -293,7 +293,7 @@ def test_an_adapter_shares_nothing_with_the_base_model_or_another_adapter() -> N
 
 
 def test_a_prefix_that_another_adapter_is_computing_is_not_waited_for() -> None:
-    harness = BatcherHarness(parallel=4, step_tokens=16)
+    harness = BatcherHarness(max_sequences=4, max_batched_tokens=16)
     [adapter] = harness.load_adapters(1)
     harness.add([5] * 200, limit=2)
     harness.add([5] * 200, limit=2, adapter=adapter)
@@ -303,7 +303,7 @@ def test_a_prefix_that_another_adapter_is_computing_is_not_waited_for() -> None:
 
 
 def test_two_busy_adapters_take_every_second_step_each() -> None:
-    harness = BatcherHarness(parallel=8)
+    harness = BatcherHarness(max_sequences=8)
     [adapter] = harness.load_adapters(1)
     for prompt in prompts_with_long_answers(3, 40):
         harness.add(prompt, limit=40)
@@ -315,7 +315,7 @@ def test_two_busy_adapters_take_every_second_step_each() -> None:
 
 
 def test_among_many_adapters_none_waits_longer_than_one_round() -> None:
-    harness = BatcherHarness(parallel=8)
+    harness = BatcherHarness(max_sequences=8)
     adapters = harness.load_adapters(5)
     for number, adapter in enumerate(adapters):
         harness.add([number + 1] * 100, limit=30, adapter=adapter)
@@ -326,7 +326,7 @@ def test_among_many_adapters_none_waits_longer_than_one_round() -> None:
 
 
 def test_an_adapter_with_endless_requests_starves_no_other() -> None:
-    harness = BatcherHarness(parallel=8, cells=400)
+    harness = BatcherHarness(max_sequences=8, cells=400)
     [adapter] = harness.load_adapters(1)
     busy: list[RequestKey] = []
     patient = None
@@ -341,7 +341,7 @@ def test_an_adapter_with_endless_requests_starves_no_other() -> None:
 
 
 def test_requests_of_one_adapter_are_still_computed_together_when_others_arrive_between_them() -> None:
-    harness = BatcherHarness(parallel=8, step_tokens=64)
+    harness = BatcherHarness(max_sequences=8, max_batched_tokens=64)
     [adapter] = harness.load_adapters(1)
     for number in range(6):
         harness.add([number + 1] * 10, limit=2, adapter=adapter if number % 2 else NO_ADAPTER)

@@ -26,7 +26,7 @@ def assert_own_answers(harness: BatcherHarness, keys: list[RequestKey]) -> None:
 
 
 def test_the_newest_queued_request_is_preempted_for_an_interactive_one() -> None:
-    harness = BatcherHarness(parallel=2)
+    harness = BatcherHarness(max_sequences=2)
     queued = add_queued(harness, 2)
     for _ in range(10):
         harness.step()
@@ -39,7 +39,7 @@ def test_the_newest_queued_request_is_preempted_for_an_interactive_one() -> None
 
 
 def test_each_choice_preempts_one_queued_request() -> None:
-    harness = BatcherHarness(parallel=4, step_tokens=64)
+    harness = BatcherHarness(max_sequences=4, max_batched_tokens=64)
     queued = add_queued(harness, 4)
     for _ in range(4):
         harness.step()
@@ -52,7 +52,7 @@ def test_each_choice_preempts_one_queued_request() -> None:
 
 def test_queued_requests_give_up_cells_as_long_as_needed() -> None:
     for reuses_cells in (True, False):
-        harness = BatcherHarness(cells=200, parallel=8, reuses_cells=reuses_cells)
+        harness = BatcherHarness(cells=200, max_sequences=8, reuses_cells=reuses_cells)
         queued = add_queued(harness, 3)
         while len(harness.running) < 3:
             harness.step()
@@ -66,7 +66,7 @@ def test_queued_requests_give_up_cells_as_long_as_needed() -> None:
 
 
 def test_no_request_is_preempted_where_that_would_not_help() -> None:
-    harness = BatcherHarness(cells=200, parallel=8)
+    harness = BatcherHarness(cells=200, max_sequences=8)
     harness.add(PROMPTS[5] * 4, limit=LONG)
     [queued] = add_queued(harness, 1)
     for _ in range(8):
@@ -79,7 +79,7 @@ def test_no_request_is_preempted_where_that_would_not_help() -> None:
 
 
 def test_a_queued_request_waits_for_a_slot_like_any_other() -> None:
-    harness = BatcherHarness(parallel=1)
+    harness = BatcherHarness(max_sequences=1)
     running = harness.add(PROMPTS[0], LONG, priority=255)
     harness.step()
     queued = harness.add([3] * 5, limit=3, priority=QUEUED_PRIORITY_OFFSET)
@@ -94,7 +94,7 @@ def test_a_queued_request_waits_for_a_slot_like_any_other() -> None:
 
 
 def test_a_long_queued_prompt_is_computed_after_all_interactive_prompts() -> None:
-    harness = BatcherHarness(parallel=4, step_tokens=100)
+    harness = BatcherHarness(max_sequences=4, max_batched_tokens=100)
     harness.add([4] * 1000, limit=2, priority=QUEUED_PRIORITY_OFFSET)
     harness.step()
     urgent = harness.add([5] * 60, limit=1)
@@ -104,7 +104,7 @@ def test_a_long_queued_prompt_is_computed_after_all_interactive_prompts() -> Non
 
 
 def test_a_prefix_that_a_queued_request_computes_is_not_awaited() -> None:
-    harness = BatcherHarness(parallel=4, step_tokens=100)
+    harness = BatcherHarness(max_sequences=4, max_batched_tokens=100)
     harness.add([4] * 1000, limit=2, priority=QUEUED_PRIORITY_OFFSET)
     harness.step()
     urgent = harness.add([4] * 400, limit=1)
@@ -116,7 +116,7 @@ def test_a_prefix_that_a_queued_request_computes_is_not_awaited() -> None:
 
 
 def test_a_queued_request_does_not_take_the_slot_of_a_preempted_one() -> None:
-    harness = BatcherHarness(parallel=2)
+    harness = BatcherHarness(max_sequences=2)
     queued = add_queued(harness, 4)
     for _ in range(4):
         harness.step()
@@ -130,7 +130,7 @@ def test_a_queued_request_does_not_take_the_slot_of_a_preempted_one() -> None:
 
 
 def test_queued_requests_run_in_the_slots_that_others_leave() -> None:
-    harness = BatcherHarness(parallel=2)
+    harness = BatcherHarness(max_sequences=2)
     queued = add_queued(harness, 2)
     urgent = harness.add([1] * 5, limit=1)
     for number in range(400):
@@ -142,7 +142,7 @@ def test_queued_requests_run_in_the_slots_that_others_leave() -> None:
 
 
 def test_another_adapters_request_preempts_a_queued_one_when_its_turn_comes() -> None:
-    harness = BatcherHarness(parallel=2)
+    harness = BatcherHarness(max_sequences=2)
     [adapter] = harness.load_adapters(1)
     queued = add_queued(harness, 2)
     for _ in range(6):
@@ -171,11 +171,13 @@ arrivals = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(arrivals=arrivals, cells=st.sampled_from([150, 300]), parallel=st.integers(1, 6), reuses_cells=st.booleans())
+@given(
+    arrivals=arrivals, cells=st.sampled_from([150, 300]), max_sequences=st.integers(1, 6), reuses_cells=st.booleans()
+)
 def test_interactive_requests_are_not_preempted_while_a_queued_one_runs_and_all_end(
-    arrivals: list[tuple[int, list[int], int, int, int, int]], cells: int, parallel: int, *, reuses_cells: bool
+    arrivals: list[tuple[int, list[int], int, int, int, int]], cells: int, max_sequences: int, *, reuses_cells: bool
 ) -> None:
-    harness = BatcherHarness(cells=cells, parallel=parallel, reuses_cells=reuses_cells)
+    harness = BatcherHarness(cells=cells, max_sequences=max_sequences, reuses_cells=reuses_cells)
     adapters = [NO_ADAPTER, *harness.load_adapters(1)]
     scheduler = harness.batcher.scheduler
     alone: dict[RequestKey, list[int]] = {}

@@ -164,7 +164,7 @@ def _logits(backend: LlamaBackend, tokens: np.ndarray, adapter: int = NO_ADAPTER
 
 def _answers(model: Model, backend: LlamaBackend, adapters: list[int]) -> dict[RequestKey, list[int]]:
     """What a job with each of the adapters says to the same prompt when all are asked together."""
-    batcher = Batcher(backend, model.vocabulary, parallel=9, step_tokens=64, host_cache_tokens=1024)
+    batcher = Batcher(backend, model.vocabulary, max_sequences=9, max_batched_tokens=64, host_cache_tokens=1024)
     greedy = SamplingParams(temperature=0.0, ignore_eos=True)
     for number, adapter in enumerate(adapters):
         batcher.add(EngineRequest((0, number), LONG[:50], greedy, 30, adapter=adapter), 1, seed=1)

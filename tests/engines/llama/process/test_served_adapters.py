@@ -31,8 +31,8 @@ def record(folder: Path, name: str, *, digest: str = "", source: str = "") -> Ad
 @contextlib.asynccontextmanager
 async def stepping(backend: SimulatedBackend) -> AsyncIterator[Stepper]:
     """The working thread of an engine that has nothing to do but load adapters."""
-    batcher = Batcher(backend, SimulatedVocabulary(), parallel=1, step_tokens=16, host_cache_tokens=0)
-    stepper = Stepper(batcher, parallel=1, max_waiting=1, publish=lambda published: None)
+    batcher = Batcher(backend, SimulatedVocabulary(), max_sequences=1, max_batched_tokens=16, host_cache_tokens=0)
+    stepper = Stepper(batcher, max_sequences=1, max_waiting=1, publish=lambda published: None)
     thread = asyncio.create_task(asyncio.to_thread(stepper.run))
     try:
         yield stepper

@@ -33,11 +33,11 @@ def options(tmp_path: Path) -> EngineOptions:
     return EngineOptions(
         model_path=str(write_tiny_model(tmp_path / "tiny.gguf")),
         socket_path=str(tmp_path / "engine.sock"),
-        context_cells=256,
-        parallel=1,
+        kv_cache_tokens=256,
+        max_sequences=1,
         threads=THREADS,
-        step_tokens=256,
-        saved_tokens=0,
+        max_batched_tokens=256,
+        host_cache_tokens=0,
         max_adapters=4,
         max_waiting=1,
     )
@@ -101,7 +101,7 @@ async def test_the_fingerprint_stays_over_restarts_and_changes_with_each_thing_t
     first = await fingerprint(options)
     same = [
         options,
-        changed(options, context_cells=512),
+        changed(options, kv_cache_tokens=512),
         changed(options, model_path=str(write_tiny_model(tmp_path / "same.gguf"))),
     ]
     assert {await fingerprint(one) for one in same} == {first}

@@ -42,7 +42,7 @@ def run_to_completion(jobs: list[EngineRequest]) -> dict[int, list[RequestOutput
         if not open_jobs:
             stepper.stop()
 
-    stepper = Stepper(BatcherHarness().batcher, parallel=1, max_waiting=2, publish=publish)
+    stepper = Stepper(BatcherHarness().batcher, max_sequences=1, max_waiting=2, publish=publish)
     for one in jobs:
         stepper.add(one, 1, seed=1)
     stepper.run()
@@ -91,8 +91,10 @@ class FailingBackend(SimulatedBackend):
 
 @pytest.mark.parametrize("before", [0, 3 * MAX_QUEUED_COMMANDS])
 def test_after_a_failure_commands_are_dropped_and_block_no_thread(before: int) -> None:
-    batcher = Batcher(FailingBackend(64), SimulatedVocabulary(), parallel=1, step_tokens=32, host_cache_tokens=0)
-    stepper = Stepper(batcher, parallel=1, max_waiting=2, publish=lambda published: None)
+    batcher = Batcher(
+        FailingBackend(64), SimulatedVocabulary(), max_sequences=1, max_batched_tokens=32, host_cache_tokens=0
+    )
+    stepper = Stepper(batcher, max_sequences=1, max_waiting=2, publish=lambda published: None)
     stepper.add(job(0), 1, seed=1)
 
     def send_commands(count: int) -> None:

@@ -33,15 +33,15 @@ class Batcher:
         backend: Backend,
         vocabulary: DetokenizerVocabulary,
         *,
-        parallel: int,
-        step_tokens: int,
+        max_sequences: int,
+        max_batched_tokens: int,
         host_cache_tokens: int,
     ) -> None:
         self._backend = backend
         self._vocabulary = vocabulary
         self._masks = MaskWorker()
         self.cache = PrefixCache(backend, host_cache_tokens)
-        self.scheduler = Scheduler(self.cache, parallel, step_tokens)
+        self.scheduler = Scheduler(self.cache, max_sequences, max_batched_tokens)
         self._sequences: dict[RequestKey, list[ChoiceSequence]] = {}
         self._arrivals = 0
         self._adapters_to_unload: set[int] = set()

@@ -18,9 +18,9 @@ HEADROOM_STEPS = 16
 """Decode steps for which cells must remain free after admitting another sequence."""
 
 
-def max_batch_tokens(parallel: int, step_tokens: int) -> int:
-    """Return the most tokens of one step: `parallel` sequences decode, or prefill computes `step_tokens`."""
-    return max(step_tokens, parallel)
+def max_batch_tokens(max_sequences: int, max_batched_tokens: int) -> int:
+    """Return the most tokens of one step: all sequences decode, or prefill computes `max_batched_tokens`."""
+    return max(max_batched_tokens, max_sequences)
 
 
 def count_waiting_requests(sequences: Iterable[ChoiceSequence]) -> int:
@@ -56,11 +56,11 @@ class Scheduler:
     Queued sequences (core.request.QUEUED_PRIORITY_OFFSET) are preempted for all others: no client waits for them.
     """
 
-    def __init__(self, cache: PrefixCache, parallel: int, step_tokens: int) -> None:
-        """`parallel`: sequences that hold a slot together. `step_tokens`: the most tokens of a prefill step."""
+    def __init__(self, cache: PrefixCache, max_sequences: int, max_batched_tokens: int) -> None:
+        """`max_sequences`: the number of slots. `max_batched_tokens`: the most tokens of a prefill step."""
         self._cache = cache
-        self._parallel = parallel
-        self._step_tokens = step_tokens
+        self._max_sequences = max_sequences
+        self._max_batched_tokens = max_batched_tokens
         self._prefill_is_next: dict[int, bool] = {}
         """Adapter with work → whether its next step is prefill. The adapter that waits longest comes first."""
         self._preempted: list[ChoiceSequence] = []
@@ -89,7 +89,7 @@ class Scheduler:
         """
         scheduled: list[ScheduledChunk] = []
         decoding = [one for one in self.running if one.is_decoding and one.adapter == adapter]
-        spare = max(0, min(MAX_UNTILED_TOKENS, self._step_tokens) - len(decoding))
+        spare = max(0, min(MAX_UNTILED_TOKENS, self._max_batched_tokens) - len(decoding))
         for sequence in decoding:
             chunk = self._schedule_chunk(sequence, 1 + spare)
             if chunk is not None:
@@ -100,7 +100,7 @@ class Scheduler:
     def _prefill(self, adapter: int) -> list[ScheduledChunk]:
         """Schedule prompt tokens, as many as fit into a step."""
         scheduled: list[ScheduledChunk] = []
-        budget = self._step_tokens
+        budget = self._max_batched_tokens
         for sequence in self._prefill_candidates(adapter):
             chunk = self._schedule_chunk(sequence, budget)
             if chunk is not None:
@@ -123,7 +123,7 @@ class Scheduler:
             elif sequence.adapter != adapter:
                 reserved_slots += 1
                 reserved_cells += sequence.pending + HEADROOM_STEPS
-            elif len(self._not_preempted_for(sequence)) + reserved_slots >= self._parallel:
+            elif len(self._not_preempted_for(sequence)) + reserved_slots >= self._max_sequences:
                 is_full = True
             elif self._awaits_prefix(sequence):
                 continue
@@ -200,7 +200,7 @@ class Scheduler:
         self, candidate: ChoiceSequence, running: list[ChoiceSequence], reserved_slots: int, reserved_cells: int
     ) -> PrefixMatch | None:
         """Return the candidate's match beside these sequences. None if there is no slot, or there are too few cells."""
-        if len(running) + reserved_slots >= self._parallel:
+        if len(running) + reserved_slots >= self._max_sequences:
             return None
         if not self.running:
             self._cache.sweep_if_short(candidate.pending + HEADROOM_STEPS)

@@ -31,7 +31,7 @@ class LlamaContext:
         if not self._context:
             raise ModelError(
                 f"no context of {options.context_cells} KV cells could be allocated: "
-                f"{'; '.join(library.recent_log) or 'no reason was logged'}; try a smaller --context-cells"
+                f"{'; '.join(library.recent_log) or 'no reason was logged'}; try a smaller --kv-cache-tokens"
             )
         self._memory: int = library.llama_get_memory(self._context)
         self.vocabulary_size = model.vocabulary.size

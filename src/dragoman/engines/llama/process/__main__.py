@@ -52,8 +52,8 @@ def main() -> int:
 
 def _context_options(options: EngineOptions) -> ContextOptions:
     return ContextOptions(
-        context_cells=options.context_cells,
-        batch_tokens=max_batch_tokens(options.parallel, options.step_tokens),
+        context_cells=options.kv_cache_tokens,
+        batch_tokens=max_batch_tokens(options.max_sequences, options.max_batched_tokens),
         threads=options.threads,
         reproducible=options.reproducible,
     )

@@ -87,7 +87,7 @@ class RequestPreprocessor:
         advice = "Shorten the prompt; the model was trained for no longer one."
         if self.context_length < trained:
             advice = (
-                "Shorten the prompt, or start the server with a larger --context-cells "
+                "Shorten the prompt, or start the server with a larger --kv-cache-tokens "
                 f"(now {self.context_length}; the model was trained for {trained} tokens)."
             )
         return ContextOverflow(prompt_tokens, self.context_length, advice, at_least=at_least)

@@ -58,13 +58,13 @@ class EngineServer:
         batcher = Batcher(
             backend,
             model.vocabulary,
-            parallel=options.parallel,
-            step_tokens=options.step_tokens,
-            host_cache_tokens=options.saved_tokens,
+            max_sequences=options.max_sequences,
+            max_batched_tokens=options.max_batched_tokens,
+            host_cache_tokens=options.host_cache_tokens,
         )
         self._stepper = Stepper(
             batcher,
-            parallel=options.parallel,
+            max_sequences=options.max_sequences,
             max_waiting=options.max_waiting,
             publish=self._publish_from_thread,
         )

@@ -27,11 +27,11 @@ class Stepper:
     """Owns a Batcher. `run` is the thread's body; every other method may be called from any thread."""
 
     def __init__(
-        self, batcher: Batcher, *, parallel: int, max_waiting: int, publish: Callable[[list[RequestOutput]], None]
+        self, batcher: Batcher, *, max_sequences: int, max_waiting: int, publish: Callable[[list[RequestOutput]], None]
     ) -> None:
         """`publish` is called from the working thread, once for each step with output."""
         self._batcher = batcher
-        self._parallel = parallel
+        self._max_sequences = max_sequences
         self._max_waiting = max_waiting
         self._publish = publish
         self._commands: queue.Queue[Callable[[], None]] = queue.Queue(MAX_QUEUED_COMMANDS)
@@ -119,7 +119,7 @@ class Stepper:
     def _check_queue_limit(self, request: EngineRequest) -> None:
         """Raise Overloaded if too many requests wait that would go before this one."""
         competitors = self._batcher.scheduler.competitors_of(request)
-        if len(competitors) >= self._parallel and count_waiting_requests(competitors) >= self._max_waiting:
+        if len(competitors) >= self._max_sequences and count_waiting_requests(competitors) >= self._max_waiting:
             retry_after = math.ceil(self._mean_completion_interval)
             raise Overloaded(f"{self._max_waiting} requests are waiting for a slot already", retry_after)
 

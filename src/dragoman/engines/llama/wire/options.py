@@ -8,13 +8,16 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     model_path: str
     socket_path: str
-    context_cells: int
-    parallel: int
+    kv_cache_tokens: int
+    max_sequences: int
+    """The most sequences that run together."""
     threads: int
-    step_tokens: int
-    saved_tokens: int
+    max_batched_tokens: int
+    """The most tokens of a prefill step."""
+    host_cache_tokens: int
     """The most tokens of finished sequences whose cells are kept in host memory."""
     max_waiting: int
+    """The most requests that wait for a slot."""
     max_adapters: int
     """The most LoRA adapters that are loaded at the same time."""
     unload_idle_seconds: float | None = None
