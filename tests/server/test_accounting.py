@@ -16,7 +16,7 @@ from dragoman.cli.main import app
 from dragoman.core.identifiers import key_digest
 from tests.support.accounting import ADMIN_KEY
 from tests.support.metered import AccountFixture, cost, sqlite_account
-from tests.support.server import RunningServer, running_server
+from tests.support.server import WORKER_PROCESS, RunningServer, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 MAX_POLLS = 5_000
@@ -108,7 +108,7 @@ def test_account_keys_and_admin_keys_are_not_interchangeable(
 
 
 def test_no_secret_appears_in_process_arguments(server: RunningServer, url: str) -> None:
-    workers = server.children("dragoman.server.worker")
+    workers = server.children(WORKER_PROCESS)
     assert len(workers) == 2
     for worker in workers:
         arguments = Path(f"/proc/{worker}/cmdline").read_text()

@@ -17,11 +17,9 @@ import pytest
 from dragoman.engines.llama.weights.sources import bundled
 from tests.support.dialects.streams import StreamedResponse, chat_body, read_stream
 from tests.support.gguf_files import write_tiny_model
-from tests.support.server import RunningServer, running_server
+from tests.support.server import ENGINE_PROCESS, WORKER_PROCESS, RunningServer, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-ENGINE = "dragoman.engines.llama.process"
-WORKER = "dragoman.server.worker"
 TIMEOUT = httpx.Timeout(TEST_TIMEOUT_SECONDS)
 
 
@@ -36,7 +34,7 @@ async def test_when_the_engine_is_killed_every_stream_ends_properly_and_the_next
                 for n, on in enumerate(started)
             ]
             await asyncio.wait_for(asyncio.gather(*(event.wait() for event in started)), TEST_TIMEOUT_SECONDS)
-            (engine,) = server.children(ENGINE)
+            (engine,) = server.children(ENGINE_PROCESS)
             os.kill(engine, signal.SIGKILL)
             answers = await asyncio.wait_for(asyncio.gather(*streams), TEST_TIMEOUT_SECONDS)
             for answer in answers:
@@ -45,7 +43,7 @@ async def test_when_the_engine_is_killed_every_stream_ends_properly_and_the_next
             # Nobody has to ask twice: the request waits for the new engine process.
             response = await client.post("/v1/chat/completions", json=chat_body("Hi", max_tokens=4))
             assert response.status_code == 200
-            assert server.children(ENGINE) != [engine]
+            assert server.children(ENGINE_PROCESS) != [engine]
 
 
 async def test_a_request_without_tokens_yet_survives_an_engine_crash() -> None:
@@ -58,7 +56,7 @@ async def test_a_request_without_tokens_yet_survives_an_engine_crash() -> None:
             await _first_text(first, running)
             waiting = asyncio.create_task(client.post("/v1/chat/completions", json=chat_body("Hi", max_tokens=4)))
             await _wait_for_metric(client, "dragoman_waiting_sequences", 1)
-            (engine,) = server.children(ENGINE)
+            (engine,) = server.children(ENGINE_PROCESS)
             os.kill(engine, signal.SIGKILL)
             assert (await waiting).status_code == 200
             assert (await first).error is not None
@@ -66,12 +64,12 @@ async def test_a_request_without_tokens_yet_survives_an_engine_crash() -> None:
 
 async def test_a_killed_worker_is_replaced() -> None:
     with running_server("echo") as server:
-        (worker,) = server.children(WORKER)
+        (worker,) = server.children(WORKER_PROCESS)
         os.kill(worker, signal.SIGKILL)
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             # The listening socket is the parent's: the connection waits in its backlog for the new worker.
             assert (await client.get("/health")).status_code == 200
-        assert server.children(WORKER) != [worker]
+        assert server.children(WORKER_PROCESS) != [worker]
 
 
 @pytest.mark.parametrize("streamed", [True, False])
@@ -136,8 +134,8 @@ async def test_an_answer_longer_than_the_drain_limit_is_cut_and_the_server_ends(
 
 async def test_several_workers_share_one_engine() -> None:
     with running_server("--workers", "2") as server:
-        assert len(server.children(WORKER)) == 2
-        assert len(server.children(ENGINE)) == 1
+        assert len(server.children(WORKER_PROCESS)) == 2
+        assert len(server.children(ENGINE_PROCESS)) == 1
         body = chat_body("What is the capital of France?", temperature=0, max_tokens=12)
 
         async def ask() -> httpx.Response:
@@ -180,7 +178,7 @@ def test_a_slow_model_is_served_from_a_copy_unless_the_user_says_never(tmp_path:
 
 
 def _engine_arguments(server: RunningServer) -> str:
-    [engine] = server.children(ENGINE)
+    [engine] = server.children(ENGINE_PROCESS)
     return Path(f"/proc/{engine}/cmdline").read_text()
 
 
@@ -194,7 +192,7 @@ def test_a_port_in_use_is_one_clear_line() -> None:
 
 def test_no_child_outlives_a_killed_server() -> None:
     with running_server() as server:
-        children = server.children(ENGINE) + server.children(WORKER)
+        children = server.children(ENGINE_PROCESS) + server.children(WORKER_PROCESS)
         descriptors = [os.pidfd_open(child) for child in children]
         server.process.kill()
         server.process.wait()

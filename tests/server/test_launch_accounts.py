@@ -18,10 +18,9 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.process.opening import open_ledger
 from tests.support.dialects.streaming_clients import StreamingClients, assert_all_tokens_charged
 from tests.support.metered import AccountFixture, sqlite_account
-from tests.support.server import LEDGER_PROCESS, RunningServer, children_of, running_server
+from tests.support.server import LEDGER_PROCESS, WORKER_PROCESS, RunningServer, children_of, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-WORKER = "dragoman.server.worker"
 WORKERS = 4
 
 
@@ -84,7 +83,7 @@ async def test_a_killed_worker_is_replaced_and_its_requests_are_paid(tmp_path: P
             async with StreamingClients(server.url, account_fixture.new_key(), clients=8, seed=2) as clients:
                 for _ in range(3):
                     await clients.wait_for_tokens(100)
-                    os.kill(server.children(WORKER)[0], signal.SIGKILL)
+                    os.kill(server.children(WORKER_PROCESS)[0], signal.SIGKILL)
                 await clients.wait_for_tokens(500)
             assert await asyncio.to_thread(server.stop) == 0
         # The last one may have been told to stop before it had begun; then the next start settles.
@@ -97,7 +96,7 @@ async def test_a_killed_ledger_process_is_replaced_and_its_requests_are_paid(tmp
     with sqlite_account(tmp_path) as account_fixture:
         environment = environment_of(account_fixture, DRAGOMAN_ECHO_TOKENS_PER_SECOND="300")
         with running_server("echo", environment=environment) as server:
-            (worker,) = server.children(WORKER)
+            (worker,) = server.children(WORKER_PROCESS)
             async with StreamingClients(server.url, account_fixture.new_key(), clients=8, seed=4) as clients:
                 for _ in range(3):
                     await clients.wait_for_tokens(100)
@@ -126,7 +125,7 @@ async def test_no_key_and_no_database_is_in_a_log_or_in_an_argument(tmp_path: Pa
         with running_server("echo", environment=environment, errors=errors) as server:
             for key in secrets:
                 await statuses(server.url, key, 2)
-            arguments = server.arguments(WORKER)
+            arguments = server.arguments(WORKER_PROCESS)
         errors.seek(0)
         output = errors.read() + arguments
         for secret in (*secrets, 'accounts.db"'):

@@ -12,12 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.server import RunningServer, running_server
+from tests.support.server import ENGINE_PROCESS, WORKER_PROCESS, RunningServer, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 from tests.support.tiny_llama import random_lora_updates, random_weights, write_adapter, write_model
 
-ENGINE = "dragoman.engines.llama.process"
-WORKER = "dragoman.server.worker"
 LORA = "/empower/api/v1/lora"
 MODELS = ["tiny", "settled", "brought"]
 
@@ -92,12 +90,12 @@ async def test_an_adapter_is_known_to_all_workers_at_once_and_survives_the_engin
             together = await asyncio.gather(*(complete(client, MODELS[number % 3]) for number in range(24)))
             assert together == [alone[MODELS[number % 3]] for number in range(24)]
 
-            (engine,) = server.children(ENGINE)
+            (engine,) = server.children(ENGINE_PROCESS)
             os.kill(engine, signal.SIGKILL)
             assert {model: await complete(client, model) for model in MODELS} == alone
-            assert server.children(ENGINE) != [engine]
+            assert server.children(ENGINE_PROCESS) != [engine]
             assert await register(client) == registered, "the same request again is no error"
-            for worker in server.children(WORKER):
+            for worker in server.children(WORKER_PROCESS):
                 os.kill(worker, signal.SIGKILL)
             assert await list_models(client) == MODELS
 
@@ -120,7 +118,7 @@ async def test_an_adapter_is_restored_when_its_model_is_reloaded(tmp_path: Path)
             await register(client)
             before = [await complete(client, model) for model in MODELS]
             async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-                while server.children(ENGINE):
+                while server.children(ENGINE_PROCESS):
                     await asyncio.to_thread(os.sched_yield)
             assert await list_models(client) == MODELS
             assert [await complete(client, model) for model in MODELS] == before

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.server import RunningServer, running_server
+from tests.support.server import ENGINE_PROCESS, WORKER_PROCESS, RunningServer, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 MAX_POLLS = 30_000
@@ -32,8 +32,6 @@ dialects = ["infermatic", "arcee"]
 kv_cache_tokens = 1024
 threads = 1
 """
-
-ENGINE = "dragoman.engines.llama.process"
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +58,11 @@ def chat(client: httpx.Client, model: str) -> Any:
 def test_a_lazy_model_is_loaded_unloaded_when_idle_and_loaded_again(
     server: RunningServer, client: httpx.Client
 ) -> None:
-    assert server.children(ENGINE) == []
+    assert server.children(ENGINE_PROCESS) == []
     assert chat(client, "loud")["choices"][0]["message"]["content"] == "Hi"
-    assert server.children(ENGINE) == []
+    assert server.children(ENGINE_PROCESS) == []
     assert chat(client, "smol")["usage"]["completion_tokens"] == 3
-    assert any(not server.children(ENGINE) for _ in range(MAX_POLLS)), "idle, it gives its memory back"
+    assert any(not server.children(ENGINE_PROCESS) for _ in range(MAX_POLLS)), "idle, it gives its memory back"
     assert chat(client, "smollm2-135m-instruct")["usage"]["completion_tokens"] == 3
 
 
@@ -91,7 +89,7 @@ def test_configured_keys_authenticate_and_appear_in_no_process_arguments(tmp_pat
     path.write_text(f'[[keys]]\nname = "me"\nkey = "{key}"\n')
     with running_server("echo", "--config", str(path)) as server:
         for folder in Path("/proc").iterdir():
-            if folder.name.isdecimal() and int(folder.name) in server.children("dragoman.server.worker"):
+            if folder.name.isdecimal() and int(folder.name) in server.children(WORKER_PROCESS):
                 assert key not in folder.joinpath("cmdline").read_text()
         assert httpx.get(f"{server.url}/v1/models").status_code == 401
         headers = {"Authorization": f"Bearer {key}"}

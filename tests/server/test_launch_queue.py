@@ -15,10 +15,8 @@ from dragoman.accounts.database.migrations import upgrade
 from dragoman.jobs.values.options import QueueOptions
 from tests.support.jobs.queue_harness import QueueHarness, queue_server
 from tests.support.jobs.webhook_receivers import SECRET, WebhookReceiver, running_receiver
-from tests.support.server import running_server
+from tests.support.server import WORKER_PROCESS, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
-
-WORKER = "dragoman.server.worker"
 
 
 @pytest.fixture
@@ -50,7 +48,7 @@ async def test_workers_run_jobs_another_server_accepted_and_share_their_metrics(
                 for each in await receiver.wait_for(4):
                     each.assert_signed()
                 counted = metrics(processes.url, harness.key)
-                output = processes.arguments(WORKER)
+                output = processes.arguments(WORKER_PROCESS)
             errors.seek(0)
             output += errors.read()
     assert "webhook_delivery_failed" in output

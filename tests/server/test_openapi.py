@@ -118,9 +118,7 @@ async def test_each_example_is_answered_as_the_document_says(operation: Operatio
         if operation.is_always_queued:
             client = await stack.enter_async_context(queue_client())
         else:
-            client = await stack.enter_async_context(
-                client_of(echo_app(engine=AdaptableEcho(), adapter_folder=tmp_path))
-            )
+            client = await stack.enter_async_context(client_of(echo_app(engine=AdaptableEcho(), adapter_dir=tmp_path)))
         response = await client.post(re.sub(r"\{\w+\}", "echo", operation.path), json=body)
         assert response.status_code == 200, response.text
         assert_valid(schema_of(operation.path, "POST", 200), response.json())

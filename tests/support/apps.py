@@ -1,4 +1,4 @@
-"""The whole app in this process, in front of echo engines."""
+"""The whole app in this process, over an echo engine."""
 
 import asyncio
 import contextlib
@@ -30,15 +30,15 @@ def echo_app(
     hosts: dict[str, DialectName] | None = None,
     engine: Engine | None = None,
     trusted_proxies: Sequence[str] = (),
-    adapter_folder: Path | None = None,
+    adapter_dir: Path | None = None,
     accounting: AccountingServices | None = None,
     admin_keys: Mapping[str, str] | None = None,
     queue: JobQueue | None = None,
     keep_alive_seconds: float = 15,
 ) -> App:
-    """The app over one deployment, `echo`, also called `acme/parrot`. `admin_keys` come with their labels.
+    """Build the app over one deployment, `echo` with the alias `acme/parrot`. `admin_keys` are keys → labels.
 
-    Its keys are `keys`, or where there are `books` those of their accounts.
+    Requests need one of `keys`, or with `accounting` the key of an account.
     """
     catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
     options = HttpOptions(
@@ -50,7 +50,7 @@ def echo_app(
         metrics_directory=None,
         keys=StaticKeyAuthenticator(map(key_digest, keys)),
         hosts=hosts or {},
-        adapter_store=LocalAdapterStore(adapter_folder, downloads=False),
+        adapter_store=LocalAdapterStore(adapter_dir, downloads=False),
         accounting=accounting,
         admin_keys=StaticKeyAuthenticator({key_digest(key): label for key, label in (admin_keys or {}).items()}),
         queue=queue,
@@ -59,7 +59,7 @@ def echo_app(
 
 @contextlib.asynccontextmanager
 async def running_app(app: App) -> AsyncGenerator[None]:
-    """Between an app's start and its end."""
+    """Start the app, and stop it at the end of the block."""
     received: asyncio.Queue[Message] = asyncio.Queue(2)
     sent: asyncio.Queue[Message] = asyncio.Queue(2)
     lifespan_task = asyncio.create_task(app({"type": "lifespan"}, received.get, sent.put))
@@ -75,7 +75,7 @@ async def running_app(app: App) -> AsyncGenerator[None]:
 
 @contextlib.asynccontextmanager
 async def client_of(app: App, host: str = "server", *, key: str | None = None) -> AsyncGenerator[httpx.AsyncClient]:
-    """A client of the app, under one of its host names; with a key if there is one."""
+    """Open a client of the app under one of its host names, with a key if one is given."""
     headers = {} if key is None else {"authorization": f"Bearer {key}"}
     transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}", headers=headers) as client:

@@ -1,7 +1,7 @@
-"""What a run takes of the processors. A whole run tells it by folder, and fails when it is above its budget.
+"""The processor time of a run. A whole run reports it by folder, and fails above its budget.
 
-Wall time tells how busy the machine is, processor time what the tests cost. Counted are the run's own process,
-pytest-xdist's workers, every process that they waited for, and what `count` is told of others.
+Wall time depends on how busy the machine is, processor time on the tests. It includes the run's own process,
+pytest-xdist's workers, every process that they waited for, and what `count` adds for others.
 """
 
 import resource
@@ -17,19 +17,19 @@ _OUTPUT = "processor_seconds_by_folder"
 _OTHER = "(between tests)"
 
 _SELECTING = ("keyword", "markexpr", "deselect", "ignore", "ignore_glob", "lf", "stepwise", "collectonly")
-"""Options that make a run no whole one."""
+"""Options that select a part of the tests."""
 
 _uncounted: list[float] = []
-"""Seconds of processes that are nobody's children, since the last test."""
+"""Seconds of processes that are not children of this one, since the last test."""
 
 
 def count(seconds: float) -> None:
-    """Add what a process has taken that this one cannot wait for."""
+    """Add the processor time of a process that this one cannot wait for."""
     _uncounted.append(seconds)
 
 
 def seconds_of(process: psutil.Process) -> float:
-    """What a living process has taken, and those that it waited for; 0 when it is gone."""
+    """Return the processor time of a running process and those that it waited for. 0 if it has ended."""
     try:
         times = process.cpu_times()
     except psutil.Error:
@@ -38,18 +38,18 @@ def seconds_of(process: psutil.Process) -> float:
 
 
 class ProcessorTime:
-    """A plugin of one process of a run; registered by `pytest_configure`."""
+    """The plugin in one process of a run. `pytest_configure` registers it."""
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._by_folder: defaultdict[str, float] = defaultdict(float)
         self._counted = 0.0
-        """What is in a folder already."""
-        self._too_much = False
+        """Seconds that are charged to a folder."""
+        self._exceeds_budget = False
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
-        """Measure a test, with the fixtures that it sets up and those that end after it."""
+        """Measure a test, with the fixtures that it sets up and those that are torn down after it."""
         self._charge(_OTHER)
         result = yield
         self._charge(item.nodeid.partition("::")[0].rpartition("/")[0])
@@ -57,7 +57,7 @@ class ProcessorTime:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """In a worker, tell the run's own process; there, judge."""
+        """Report to the run's own process, which compares the sum with the budget."""
         if not self._distributes:
             for child in psutil.Process().children(recursive=True):  # A fork server is never waited for.
                 count(seconds_of(child))
@@ -65,25 +65,25 @@ class ProcessorTime:
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput[_OUTPUT] = dict(self._by_folder)
         elif self._is_whole and 0 < self._budget < self._total:
-            self._too_much = True
+            self._exceeds_budget = True
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Add up what a worker took."""
+        """Add the processor time of a worker."""
         output: Mapping[str, float] = getattr(node, "workeroutput", {}).get(_OUTPUT, {})
         for folder, seconds in output.items():
             self._by_folder[folder] += seconds
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Tell where the time went."""
+        """Report the processor time by folder."""
         if not self._is_whole:
             return
         terminalreporter.write_sep("=", "processor seconds")
         for folder, seconds in sorted(self._by_folder.items(), key=lambda item: -item[1]):
             terminalreporter.write_line(f"{seconds:8.1f}  {folder}")
-        terminalreporter.write_line(f"{self._total:8.1f}  together, of at most {self._budget:g}")
-        if self._too_much:
+        terminalreporter.write_line(f"{self._total:8.1f}  in total, of at most {self._budget:g}")
+        if self._exceeds_budget:
             terminalreporter.write_line(f"FAILED: the run took more than {_BUDGET} in pyproject.toml", red=True)
 
     @property
@@ -110,19 +110,17 @@ class ProcessorTime:
         _uncounted.clear()
 
     def _taken(self) -> float:
-        """By this process and those it waited for; the run's own waited for workers, which tell theirs themselves."""
-        whose = [resource.RUSAGE_SELF, *([] if self._distributes else [resource.RUSAGE_CHILDREN])]
-        usages = map(resource.getrusage, whose)
+        """Return the processor time of this process and its children, without workers, which report their own."""
+        kinds = [resource.RUSAGE_SELF, *([] if self._distributes else [resource.RUSAGE_CHILDREN])]
+        usages = map(resource.getrusage, kinds)
         return sum(usage.ru_utime + usage.ru_stime for usage in usages)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let the settings state the budget."""
-    parser.addini(
-        _BUDGET, "what a whole run may take of the processors, all processes together; 0: anything", default=0
-    )
+    """Declare the setting of the budget."""
+    parser.addini(_BUDGET, "processor time that a whole run may take, in all its processes; 0: unlimited", default=0)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Measure from here on."""
+    """Start measuring."""
     config.pluginmanager.register(ProcessorTime(config), "processor-time")

@@ -1,4 +1,4 @@
-"""A real server in processes of its own, as a user starts it."""
+"""A real server in processes of its own, started by its command."""
 
 import contextlib
 import os
@@ -16,31 +16,33 @@ from typing import IO
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 START_TIMEOUT_SECONDS = 3 * TEST_TIMEOUT_SECONDS
-"""The first server of all rewrites the bundled model."""
+"""The first server of a machine requantizes the bundled model."""
 
 STOP_TIMEOUT_SECONDS = TEST_TIMEOUT_SECONDS
 
+WORKER_PROCESS = "dragoman.server.worker"
+ENGINE_PROCESS = "dragoman.engines.llama.process"
 LEDGER_PROCESS = "dragoman.accounts.process.server"
-"""What a worker's child runs that commits for it."""
+"""The module of a worker's child that writes the accounts."""
 
 
 class RunningServer:
-    """`dragoman serve`, until the end of its context."""
+    """A running `dragoman serve`."""
 
     def __init__(self, process: subprocess.Popen[str], url: str) -> None:
         self.process = process
         self.url = url
 
     def children(self, module: str) -> list[int]:
-        """Process ids of the server's children that run `module`."""
+        """Return the process ids of the server's children that run `module`."""
         return children_of(self.process.pid, module)
 
     def arguments(self, module: str) -> str:
-        """The arguments of all of the server's children that run `module`, one after the other."""
+        """Return the arguments of all children that run `module`, joined."""
         return "".join(map(arguments_of, self.children(module)))
 
     def running_sequences(self, model: str) -> int:
-        """How many sequences of the model hold a slot, as its metrics tell."""
+        """Return how many sequences of the model have a slot, according to the metrics."""
         metric = f'dragoman_running_sequences{{model="{model}"}}'
         with urllib.request.urlopen(f"{self.url}/metrics", timeout=STOP_TIMEOUT_SECONDS) as response:
             for line in response.read().decode().splitlines():
@@ -49,13 +51,13 @@ class RunningServer:
         raise AssertionError("the metric is missing")
 
     def stop(self, signal_number: signal.Signals = signal.SIGTERM) -> int:
-        """Tell the server to stop; returns its exit status."""
+        """Send a signal to stop. Return the exit status."""
         self.process.send_signal(signal_number)
         return self.process.wait(STOP_TIMEOUT_SECONDS)
 
 
 def children_of(process_id: int, module: str) -> list[int]:
-    """Process ids of a process's children that run `module`."""
+    """Return the process ids of a process's children that run `module`."""
     return [
         int(folder.name)
         for folder in Path("/proc").iterdir()
@@ -64,7 +66,7 @@ def children_of(process_id: int, module: str) -> list[int]:
 
 
 def arguments_of(process_id: int) -> str:
-    """What others on the machine can see of how a process was started."""
+    """Return a process's arguments, which every user of the machine can read."""
     return Path(f"/proc/{process_id}/cmdline").read_text()
 
 
@@ -80,9 +82,9 @@ def _is_child(folder: Path, process_id: int, module: str) -> bool:
 def running_server(
     *arguments: str, environment: Mapping[str, str] | None = None, errors: IO[str] | None = None
 ) -> Iterator[RunningServer]:
-    """`dragoman serve --port 0 ARGUMENTS`, ready; it is stopped at the end if it is not yet.
+    """Run `dragoman serve --port 0 ARGUMENTS`, and stop it at the end if it still runs.
 
-    `errors` is a file for what it and its children write to standard error.
+    `errors` is a file for the standard error of the server and its children.
     """
     # Servers that share a database run each other's queued requests.
     with tempfile.TemporaryDirectory() as data:
@@ -121,4 +123,4 @@ def _announced_url(process: subprocess.Popen[str]) -> str:
     for line in process.stdout:
         if match := re.search(r"at (http://\S+)", line):
             return match[1]
-    raise AssertionError(f"the server ended with status {process.wait()} before it said where it is")
+    raise AssertionError(f"the server ended with status {process.wait()} before it printed its address")

@@ -7,10 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator, Mapping
 
-from tests.support.server import RunningServer, running_server
-
-WORKER = "dragoman.server.worker"
-ENGINE = "dragoman.engines.llama.process"
+from tests.support.server import ENGINE_PROCESS, WORKER_PROCESS, RunningServer, running_server
 
 _PORTS = range(20_000, 32_000)
 """Below those that systems give to connections."""
@@ -30,7 +27,7 @@ class KillableServer:
 
     def kill_random_process(self, rng: random.Random) -> str:
         """Kill the whole server and restart it, or kill one of its processes. Returns which kind was killed."""
-        workers, engines = self._server.children(WORKER), self._server.children(ENGINE)
+        workers, engines = self._server.children(WORKER_PROCESS), self._server.children(ENGINE_PROCESS)
         kind = rng.choice(["server", *(["worker"] if workers else []), *(["engine"] if engines else [])])
         match kind:
             case "server":

@@ -14,6 +14,7 @@ import msgspec
 from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.settings import EchoSettings, Settings
 from dragoman.server.worker import DeploymentOptions, WorkerOptions
+from tests.support.server import WORKER_PROCESS
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
@@ -70,7 +71,7 @@ class KillableWorker:
 
     def _start(self) -> "subprocess.Popen[str]":
         process = subprocess.Popen(
-            [sys.executable, "-m", "dragoman.server.worker", msgspec.json.encode(self._options).decode()],
+            [sys.executable, "-m", WORKER_PROCESS, msgspec.json.encode(self._options).decode()],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
