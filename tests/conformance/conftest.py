@@ -2,6 +2,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.dialects.clients import DIALECT_CLIENTS, DialectClient
 from tests.support.server import RunningServer, running_server
 
 
@@ -14,10 +15,17 @@ def slow_server() -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="session")
 def steady_server() -> Iterator[RunningServer]:
-    """The bundled model, answering the same whatever it computed before.
+    """The bundled model, with answers that do not depend on what it computed before.
 
     One thread: several wait for each other in every step, which takes very long while other processes hold the cores.
     """
     environment = {"DRAGOMAN_ENGINE_REPRODUCIBLE": "true", "DRAGOMAN_ENGINE_THREADS": "1"}
     with running_server(environment=environment) as server:
         yield server
+
+
+@pytest.fixture(params=DIALECT_CLIENTS, ids=lambda dialect: dialect.name)
+def dialect(request: pytest.FixtureRequest) -> DialectClient:
+    """Each dialect in turn."""
+    dialect: DialectClient = request.param
+    return dialect

@@ -1,4 +1,4 @@
-"""Who may come in, and which dialect answers them: the same for every route there is."""
+"""Authentication, and the choice of the dialect by host: the same for every route."""
 
 import re
 
@@ -8,7 +8,7 @@ from starlette.routing import Route
 from tests.support.apps import KEY, client_of, echo_app
 
 OPEN_PATHS = {"/health", "/ready", "/openapi.json", "/docs"}
-"""What a load balancer asks, and what callers read before they have a key."""
+"""The routes of load balancers, and the pages to read before one has a key."""
 
 ROUTES = [
     (method, route.path)
@@ -28,7 +28,7 @@ async def test_every_route_refuses_requests_without_a_valid_key(
         response = await client.request(method, path, headers=headers)
         if response.status_code in (404, 405):
             admitted = await client.request(method, path, headers={"authorization": f"Bearer {KEY}"})
-            assert admitted.status_code == response.status_code, "only what is served to nobody needs no key"
+            assert admitted.status_code == response.status_code, "routes without a key do not depend on the caller"
         else:
             assert response.status_code == 401, response.text
     assert "sk-somebody" not in response.text
@@ -59,10 +59,10 @@ async def test_a_mapped_host_serves_its_dialect_on_the_vendors_paths(host: str) 
 
 
 async def test_only_trusted_proxies_may_set_the_forwarded_host() -> None:
-    asked = {"x-forwarded-host": "empower.example.com"}
+    headers_sent = {"x-forwarded-host": "empower.example.com"}
     for proxies, status in (["127.0.0.1"], 200), (["10.0.0.1"], 404), ([], 404):
         async with client_of(echo_app(hosts={"empower.example.com": "empower"}, trusted_proxies=proxies)) as client:
-            assert (await client.get("/base-model/echo", headers=asked)).status_code == status
+            assert (await client.get("/base-model/echo", headers=headers_sent)).status_code == status
 
 
 async def test_arcees_vendor_paths_are_served_on_its_own_host() -> None:

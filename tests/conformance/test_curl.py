@@ -12,7 +12,7 @@ from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
 MAX_POLLS = 2000
-"""Looks at the server until what has to happen soon must have happened."""
+"""Number of polls after which an expected event must have happened."""
 
 HELLO = json.dumps({"model": "echo", "messages": [{"role": "user", "content": "Hello"}], "stream": True})
 ENDLESS = json.dumps({"model": "echo", "prompt": "ab", "max_tokens": 8000, "ignore_eos": True, "stream": True})

@@ -1,4 +1,4 @@
-"""A seed gives the same text, run after run and whatever else runs."""
+"""A seed gives the same text in every run, with and without other requests."""
 
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -14,8 +14,8 @@ OTHERS = 8
 
 def answer(client: httpx.Client, question: str, **fields: Any) -> Any:
     messages = [{"role": "user", "content": question}]
-    asked = {"model": MODEL, "messages": messages, "temperature": 1.2, "max_tokens": 24, **fields}
-    response = client.post("/api/v1/chat/completions", json=asked)
+    sent = {"model": MODEL, "messages": messages, "temperature": 1.2, "max_tokens": 24, **fields}
+    response = client.post("/api/v1/chat/completions", json=sent)
     assert response.status_code == 200, response.text
     return response.json()
 
@@ -34,5 +34,5 @@ def test_a_seed_gives_the_same_text_alone_and_among_others(steady_server: Runnin
     text = alone["choices"][0]["message"]["content"]
     assert among["choices"][0]["message"]["content"] == text
     assert another_seed["choices"][0]["message"]["content"] != text
-    # The first answer may come before the model's files were read to their ends.
+    # The first answer may precede the end of reading the model's files.
     assert another_seed["system_fingerprint"] == among["system_fingerprint"] is not None

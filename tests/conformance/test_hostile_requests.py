@@ -1,4 +1,4 @@
-"""Whatever a client sends, the server answers in the dialect's envelope, and goes on serving."""
+"""The server answers every request in the dialect's envelope, and continues to serve."""
 
 import asyncio
 import io
@@ -21,7 +21,7 @@ TIMEOUT = aiohttp.ClientTimeout(total=TEST_TIMEOUT_SECONDS)
 
 
 class HostileResponse:
-    """What came back for one request."""
+    """The response to one request."""
 
     def __init__(self, status: int, headers: Any, body: bytes) -> None:
         self.status = status
@@ -52,7 +52,7 @@ async def ask(session: aiohttp.ClientSession, request: HostileRequest) -> Hostil
 
 
 async def ask_all(url: str, requests: Iterator[HostileRequest]) -> Counter[int]:
-    """Every request over a few connections that are kept; how often each status came."""
+    """Send every request over a few persistent connections, and count the statuses."""
     statuses: Counter[int] = Counter()
 
     async def client() -> None:

@@ -1,4 +1,4 @@
-"""Idempotency-Key, asked of every dialect in its own words."""
+"""Idempotency-Key in every dialect."""
 
 import asyncio
 import contextlib
@@ -21,12 +21,6 @@ from tests.support.gated_echo import GatedEcho
 from tests.support.metered import AccountFixture, sqlite_account
 
 KEY = {"idempotency-key": "order 1"}
-
-
-@pytest.fixture(params=DIALECT_CLIENTS, ids=lambda dialect: dialect.name)
-def dialect(request: pytest.FixtureRequest) -> DialectClient:
-    dialect: DialectClient = request.param
-    return dialect
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +48,7 @@ async def worker(
     max_response_bytes: int = 10_000,
     hosts: dict[str, DialectName] | None = None,
 ) -> AsyncIterator[App]:
-    """One worker of a server with accounts; at the end all that was asked of it is settled."""
+    """One worker of a server with accounts; in the end all its requests are settled."""
     with accounting_at(account_fixture.url, journals, max_response_bytes=max_response_bytes) as books:
         async with books.opened():
             yield echo_app(engine=engine, accounting=books, hosts=hosts)
@@ -142,7 +136,7 @@ async def test_failures_are_run_again_but_final_errors_are_replayed(
         assert (await post(client, dialect, key, stream=stream)).status_code == (200 if stream else 500)
         refused = await post(client, dialect, key, stream=stream)
         again = await post(client, dialect, key, stream=stream)
-    if stream:  # Both had begun when they failed: nothing is final then.
+    if stream:  # Both streams had begun when they failed, so nothing is final.
         assert engine.runs == 3
         assert "idempotent-replayed" not in again.headers
     else:
@@ -251,7 +245,7 @@ async def test_a_replayed_response_is_not_admitted_and_costs_nothing(
     assert first.content == again.content == later.content
     assert first.headers["x-ratelimit-remaining-requests"] == "0"
     for replayed in (again, later):
-        assert not [name for name in replayed.headers if name.startswith("x-ratelimit")], "it tells of another moment"
+        assert not [name for name in replayed.headers if name.startswith("x-ratelimit")], "they hold for another moment"
     assert len(account_fixture.usage) == before + 1
     account_fixture.assert_settled()
 

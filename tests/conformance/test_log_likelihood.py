@@ -11,7 +11,7 @@ MODEL = "smollm2-135m-instruct"
 
 
 def score(client: httpx.Client, prompts: list[str]) -> list[dict[str, list[object]]]:
-    asked = {
+    sent = {
         "model": MODEL,
         "prompt": prompts,
         "temperature": 0,
@@ -20,13 +20,13 @@ def score(client: httpx.Client, prompts: list[str]) -> list[dict[str, list[objec
         "echo": True,
         "seed": 1,
     }
-    response = client.post("/v1/completions", json=asked)
+    response = client.post("/v1/completions", json=sent)
     assert response.status_code == 200, response.text
     return [choice["logprobs"] for choice in sorted(response.json()["choices"], key=lambda choice: choice["index"])]
 
 
 def continuation(logprobs: dict[str, list[object]], context: str) -> tuple[float, bool]:
-    """Log-likelihood of what comes after the context, without the token generated, and whether it is the greedy one."""
+    """Return the log-likelihood of the text after the context, without the generated token, and if it is greedy."""
     offsets, tokens = logprobs["text_offset"], logprobs["tokens"]
     start = next(i for i, offset in enumerate(offsets) if isinstance(offset, int) and offset >= len(context))
     total, greedy = 0.0, True

@@ -1,4 +1,4 @@
-"""OpenAI's own client library, pointed at dragoman and otherwise as it comes."""
+"""OpenAI's own client library, with only the base address changed."""
 
 from collections.abc import Iterator
 
@@ -24,12 +24,12 @@ def echo(echo_server: RunningServer) -> Iterator[OpenAI]:
 
 
 @pytest.fixture(scope="module")
-def real(steady_server: RunningServer) -> Iterator[OpenAI]:
+def model_client(steady_server: RunningServer) -> Iterator[OpenAI]:
     with client_of(steady_server) as client:
         yield client
 
 
-@pytest.fixture(params=["echo", "real"])
+@pytest.fixture(params=["echo", "model_client"])
 def client(request: pytest.FixtureRequest) -> OpenAI:
     """Each of the two engines in turn."""
     client: OpenAI = request.getfixturevalue(request.param)
@@ -109,14 +109,14 @@ def test_a_seed_repeats_an_answer(client: OpenAI) -> None:
     assert answers[0].choices[0].message.content == answers[1].choices[0].message.content
 
 
-def test_the_capital_of_france_is_paris_streamed_and_not(model_server: RunningServer, real: OpenAI) -> None:
+def test_the_capital_of_france_is_paris_streamed_and_not(model_server: RunningServer, model_client: OpenAI) -> None:
     with client_of(model_server) as newcomer:
-        for client in (newcomer, real):
+        for client in (newcomer, model_client):
             whole = client.chat.completions.create(model=served(client), messages=QUESTION, temperature=0)
             assert whole.choices[0].finish_reason == "stop"
             assert "Paris" in (whole.choices[0].message.content or "")
             assert "Paris" in streamed_answer(client)
-    assert streamed_answer(real) == whole.choices[0].message.content
+    assert streamed_answer(model_client) == whole.choices[0].message.content
 
 
 def streamed_answer(client: OpenAI) -> str:
@@ -156,7 +156,9 @@ def test_a_stream_can_be_closed_early(client: OpenAI) -> None:
     assert answer.choices
 
 
-def test_a_client_timeout_raises_in_the_client(real: OpenAI) -> None:
-    hurried = real.with_options(timeout=openai.Timeout(20, read=0.01))
+def test_a_client_timeout_raises_in_the_client(model_client: OpenAI) -> None:
+    impatient = model_client.with_options(timeout=openai.Timeout(20, read=0.01))
     with pytest.raises(openai.APITimeoutError):
-        hurried.completions.create(model=served(real), prompt="Once", max_tokens=500, extra_body={"ignore_eos": True})
+        impatient.completions.create(
+            model=served(model_client), prompt="Once", max_tokens=500, extra_body={"ignore_eos": True}
+        )

@@ -1,6 +1,6 @@
-"""What OpenAI's own library makes of tool calls, log-probabilities and thoughts, in every dialect it can speak to."""
+"""Tool calls, log-probabilities and reasoning as OpenAI's library reads them, in every dialect it supports."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 
 import httpx2
 import pytest
@@ -8,9 +8,8 @@ from openai import AsyncOpenAI, DefaultAsyncHttpxClient
 from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
 from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, TokenLogprobs, ToolCallDelta, TopLogprob, Usage
-from dragoman.core.request import GenerationRequest
-from dragoman.engines.echo import EchoEngine
 from tests.support.apps import echo_app
+from tests.support.dialects.scripted_engine import ScriptedEngine
 
 QUESTION: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is the weather in Oslo?"}]
 WEATHER: ChatCompletionToolParam = {
@@ -35,18 +34,6 @@ LOGPROB_EVENTS: list[Event] = [
 ]
 
 
-class ScriptedEngine(EchoEngine):
-    """Says what it was given."""
-
-    def __init__(self, events: Sequence[Event]) -> None:
-        super().__init__()
-        self._events = events
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        for event in self._events:
-            yield event
-
-
 async def client_before(events: Sequence[Event], path: str) -> AsyncIterator[AsyncOpenAI]:
     transport = httpx2.ASGITransport(echo_app(engine=ScriptedEngine(events)))
     async with DefaultAsyncHttpxClient(transport=transport) as http:
@@ -62,7 +49,7 @@ async def tool_client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpen
 
 @pytest.fixture(params=["v1", "api/v1"])
 async def logprobs_client(request: pytest.FixtureRequest) -> AsyncIterator[AsyncOpenAI]:
-    """Before infermatic and arcee, in turn, and a model that tells log-probabilities."""
+    """A client of infermatic, then of arcee, with a model that returns log-probabilities."""
     async for client in client_before(LOGPROB_EVENTS, request.param):
         yield client
 

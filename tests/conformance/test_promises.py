@@ -1,32 +1,24 @@
-"""What every dialect promises, asked of each in its own words."""
+"""The guarantees that every dialect gives, in its own format."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
 
-from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, ModelLoading
-from dragoman.core.events import Delta, Event
-from dragoman.core.request import GenerationRequest
-from dragoman.engines.echo import EchoEngine
+from dragoman.core.errors import BadRequest, ModelLoading
 from tests.support.apps import KEY, MAX_BODY_BYTES, client_of, echo_app
-from tests.support.dialects.clients import DIALECT_CLIENTS, DialectClient, Reply
+from tests.support.dialects.clients import DialectClient, Reply
+from tests.support.dialects.scripted_engine import ScriptedEngine, failing_engine
 from tests.support.server import RunningServer
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 REAL_MODEL = "smollm2-135m-instruct"
 
 MAX_POLLS = 2000
-"""Looks at the server until what has to happen soon must have happened."""
+"""Number of polls after which an expected event must have happened."""
 
 EMOJI = "día 🦜🇫🇷 naïve 漢字"
-
-
-@pytest.fixture(params=DIALECT_CLIENTS, ids=lambda dialect: dialect.name)
-def dialect(request: pytest.FixtureRequest) -> DialectClient:
-    dialect: DialectClient = request.param
-    return dialect
 
 
 @pytest.fixture
@@ -126,37 +118,11 @@ async def test_every_answer_has_a_request_id(client: httpx.AsyncClient, dialect:
         assert len(response.headers["x-request-id"]) == 32
 
 
-class FailingEngine(EchoEngine):
-    """Says one letter, unless it is dead before, and dies."""
-
-    def __init__(self, *, emits_token: bool) -> None:
-        super().__init__()
-        self._emits_token = emits_token
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        if self._emits_token:
-            yield Delta(0, "A", [65])
-        raise EngineFailed("The engine stopped")
-
-
-class ErrorEngine(EchoEngine):
-    """Has nothing but an error for anybody."""
-
-    _events: Sequence[Event] = ()
-
-    def __init__(self, error: DragomanError) -> None:
-        super().__init__()
-        self._error = error
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        for event in self._events:
-            yield event
-        raise self._error
-
-
 @pytest.mark.parametrize("stream", [False, True])
 async def test_engine_refusals_name_the_clients_field(dialect: DialectClient, stream: bool) -> None:
-    async with client_of(echo_app(engine=ErrorEngine(BadRequest("These messages are odd", "messages")))) as client:
+    async with client_of(
+        echo_app(engine=ScriptedEngine([], BadRequest("These messages are odd", "messages")))
+    ) as client:
         response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hi", stream=stream))
     assert response.status_code == dialect.out_of_range_status
     assert dialect.is_error(response.json())
@@ -166,7 +132,7 @@ async def test_engine_refusals_name_the_clients_field(dialect: DialectClient, st
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_loading_model_returns_retry_after(dialect: DialectClient, stream: bool) -> None:
-    async with client_of(echo_app(engine=ErrorEngine(ModelLoading("The model is being loaded", 7)))) as client:
+    async with client_of(echo_app(engine=ScriptedEngine([], ModelLoading("The model is being loaded", 7)))) as client:
         response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hi", stream=stream))
         assert response.status_code == (429 if dialect.name == "infermatic" else 503)
         assert response.headers["retry-after"] == "7"
@@ -174,7 +140,7 @@ async def test_a_loading_model_returns_retry_after(dialect: DialectClient, strea
 
 
 async def test_an_engine_failure_before_the_first_token_is_an_error_response(dialect: DialectClient) -> None:
-    async with client_of(echo_app(engine=FailingEngine(emits_token=False))) as client:
+    async with client_of(echo_app(engine=failing_engine(0))) as client:
         for stream in (False, True):
             body = dialect.body("echo", "Hi", stream=stream)
             assert await status(client, dialect, body) == 500
@@ -183,7 +149,7 @@ async def test_an_engine_failure_before_the_first_token_is_an_error_response(dia
 async def test_an_engine_failure_during_a_stream_ends_it_with_an_error_and_no_terminator(
     dialect: DialectClient,
 ) -> None:
-    async with client_of(echo_app(engine=FailingEngine(emits_token=True))) as client:
+    async with client_of(echo_app(engine=failing_engine(1))) as client:
         body = dialect.body("echo", "Hi", stream=True)
         response = await client.post(dialect.path("echo"), json=body)
         assert response.status_code == 200
@@ -213,6 +179,6 @@ async def test_a_real_model_gives_equal_text_and_usage_streamed_or_not(
         whole = await ask(client, dialect, question, REAL_MODEL, temperature=0, max_tokens=24)
         assert "Paris" in whole.text
         assert await ask(client, dialect, question, REAL_MODEL, temperature=0, max_tokens=24, stream=True) == whole
-        asked = {"model": REAL_MODEL, "messages": [{"role": "user", "content": question}]}
-        counted = (await client.post("/utils/token_counter", json=asked)).json()
+        sent = {"model": REAL_MODEL, "messages": [{"role": "user", "content": question}]}
+        counted = (await client.post("/utils/token_counter", json=sent)).json()
         assert whole.prompt_tokens == counted["total_tokens"]

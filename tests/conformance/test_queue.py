@@ -34,12 +34,6 @@ from tests.support.jobs.webhook_receivers import SECRET, WebhookReceiver, runnin
 NO_JOB = f"/queue/response/job_{'0' * 32}"
 
 
-@pytest.fixture(params=DIALECT_CLIENTS, ids=lambda dialect: dialect.name)
-def dialect(request: pytest.FixtureRequest) -> DialectClient:
-    dialect: DialectClient = request.param
-    return dialect
-
-
 @pytest.fixture
 def queue_harness() -> Iterator[HttpQueueHarness]:
     with open_queue_harness() as queue_harness:

@@ -1,4 +1,4 @@
-"""What every dialect says when an account or a key does not allow a request: status, headers and the very body."""
+"""Status, headers and exact body of every dialect for a request that an account or a key does not allow."""
 
 import time
 from collections.abc import AsyncIterator
@@ -11,20 +11,14 @@ import pytest
 from dragoman.accounts.administration.keys import KeyRules, create_key, disable_key
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from tests.support.apps import client_of
-from tests.support.dialects.clients import DIALECT_CLIENTS, DialectClient
+from tests.support.dialects.clients import DialectClient
 from tests.support.metered import AccountFixture, metered_app, sqlite_account
 
 UNKNOWN_KEY = "sk-unknown-0123456789abcdef-unknown"
 
 
-@pytest.fixture(params=DIALECT_CLIENTS, ids=lambda dialect: dialect.name)
-def dialect(request: pytest.FixtureRequest) -> DialectClient:
-    dialect: DialectClient = request.param
-    return dialect
-
-
 class RefusalHarness:
-    """The app, and what is behind it."""
+    """The app, its account and a client."""
 
     def __init__(self, account_fixture: AccountFixture, client: httpx.AsyncClient, dialect: DialectClient) -> None:
         self.account_fixture = account_fixture
@@ -190,7 +184,7 @@ async def test_an_unavailable_ledger_is_a_server_error(dialect: DialectClient, t
             client_of(app) as client,
         ):
             harness = RefusalHarness(account_fixture, client, dialect)
-            with account_fixture.database.write():  # Nobody else can write meanwhile.
+            with account_fixture.database.write():  # Other writers are locked out.
                 response = await harness.send_chat(key)
             assert response.status_code == (429 if dialect.name == "infermatic" else 503)
             assert dialect.is_error(response.json())

@@ -1,4 +1,4 @@
-"""The vendors' own client libraries, with nothing changed but the base address."""
+"""The vendors' own client libraries, with only the base address changed."""
 
 from collections.abc import Iterator
 from typing import cast

@@ -1,4 +1,4 @@
-"""An answer can be told again with nothing but what was sent."""
+"""Answers can be rendered again from the stored request alone."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""The mechanics of an exchange as the ASGI server sees them, where HTTP clients cannot look."""
+"""Generation responses as the ASGI server sees them, for what HTTP clients cannot observe."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""What asks for the queue."""
+"""The headers that ask for the queue."""
 
 import pytest
 from hypothesis import given

@@ -47,11 +47,11 @@ class Body(msgspec.Struct, kw_only=True):
     name: Annotated[str, Meta(pattern="^[a-z]+$")] = "a"
 
 
-GOOD: dict[str, Any] = {"model": "m", "turns": [{"role": "user"}]}
+VALID: dict[str, Any] = {"model": "m", "turns": [{"role": "user"}]}
 
 
 def body(**fields: object) -> Body:
-    return decode_body(json.dumps(GOOD | fields).encode(), Body)
+    return decode_body(json.dumps(VALID | fields).encode(), Body)
 
 
 def violations(**fields: object) -> list[Violation]:

@@ -49,7 +49,7 @@ def _choice(draw: st.DrawFn, index: int, case: DialectCase) -> list[Event]:
 
 @st.composite
 def answer_events(draw: st.DrawFn, case: DialectCase) -> list[Event]:
-    """The events of an answer as an engine gives them to this route: choices interleaved, the usage at the end."""
+    """Draw the events of an answer for this route: choices interleaved, the usage at the end."""
     choices = [draw(_choice(index, case)) for index in range(draw(st.integers(1, case.max_choices)))]
     order = draw(st.permutations([number for number, events in enumerate(choices) for _ in events]))
     queues = [iter(events) for events in choices]

@@ -1,4 +1,4 @@
-"""Random valid answers in core's events, every dialect's machine for them, and one way of reading what they make."""
+"""The routes of all dialects whose response builders are tested alike, and readers of their responses."""
 
 import json
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ STREAM_OPTIONS = {"stream": True, "stream_options": {"include_usage": True}}
 
 
 class AssembledChoice(NamedTuple):
-    """One choice, however it was told; None: the dialect does not tell it."""
+    """One choice, streamed or not. None: the dialect does not render the member."""
 
     text: str
     finish_reason: str
@@ -40,7 +40,7 @@ class AssembledChoice(NamedTuple):
 
 
 class DialectCase(ABC):
-    """A route of a dialect. `choices` is how many an answer may have."""
+    """A route of a dialect."""
 
     name: str
     max_choices = 3
@@ -50,18 +50,18 @@ class DialectCase(ABC):
 
     @abstractmethod
     def decode(self, **fields: Any) -> DecodedRequest:
-        """A request on this route, decoded. All that the route can tell is asked for."""
+        """Decode a request to this route that asks for everything the route can return."""
 
     @abstractmethod
     def read(self, document: Any) -> list[AssembledChoice]:
-        """A whole answer."""
+        """Read a whole answer."""
 
     @abstractmethod
     def read_stream(self, chunks: list[Any]) -> list[AssembledChoice]:
-        """All chunks of a stream, without its usage."""
+        """Read all chunks of a stream, without its usage."""
 
     def expected(self, events: Sequence[Event]) -> list[AssembledChoice]:
-        """What a client must be told of the events."""
+        """Return what a client must receive for the events."""
         return [self._expected_choice(events, event) for event in sorted_finished_events(events)]
 
     def _expected_choice(self, events: Sequence[Event], finished: Finished) -> AssembledChoice:
@@ -78,12 +78,12 @@ class DialectCase(ABC):
         )
 
     def expected_logprobs(self, logprobs: list[TokenLogprobs]) -> list[Any]:
-        """Log-probabilities as the route's JSON has them, token by token."""
+        """Return log-probabilities as in the route's JSON, token by token."""
         return [[list(t.token), t.logprob, [[list(top.token), top.logprob] for top in t.top]] for t in logprobs]
 
 
 class ChatDialectCase(DialectCase):
-    """OpenAI's shape."""
+    """A chat route in OpenAI's shape."""
 
     reasoning_field = "reasoning"
 
@@ -95,7 +95,7 @@ class ChatDialectCase(DialectCase):
             (call["id"], call["function"]["name"], call["function"]["arguments"])
             for call in message.get("tool_calls") or []
         ]
-        assert message["content"] is not None or calls, "only who calls tools may say nothing"
+        assert message["content"] is not None or calls, "only a choice with tool calls may have no content"
         return AssembledChoice(
             message["content"] or "",
             choice["finish_reason"],
@@ -122,7 +122,7 @@ class ChatDialectCase(DialectCase):
 
 
 class TextDialectCase(DialectCase):
-    """OpenAI's older shape."""
+    """A text route in OpenAI's shape."""
 
     def read(self, document: Any) -> list[AssembledChoice]:
         return [self._assembled(choice) for choice in document["choices"]]
@@ -250,34 +250,34 @@ DIALECT_CASES: list[DialectCase] = [
 
 
 def stream_documents(builder: ResponseBuilder, events: Sequence[Event]) -> list[Any]:
-    """The documents of a stream."""
+    """Return the documents of a stream."""
     return [json.loads(document) for event in events for document in builder.feed(event)]
 
 
 def build_response(builder: ResponseBuilder, events: Sequence[Event]) -> Any:
-    """The whole answer."""
+    """Return the whole answer."""
     stream_documents(builder, events)
     return json.loads(builder.build())
 
 
 def indices(choices: list[Any]) -> list[int]:
-    """All choices that occur."""
+    """Return the indices of all choices."""
     return sorted({choice["index"] for choice in choices})
 
 
 def merge_tool_call(calls: list[Any], piece: Any) -> None:
-    """Add a piece of a call, as OpenAI's clients do. They rely on calls that begin in the order of their numbers."""
+    """Merge a part of a call as OpenAI's clients do, which rely on calls that begin in the order of their numbers."""
     if piece["index"] == len(calls):
-        assert piece["function"]["arguments"] == "", "the name comes before, and apart from, all arguments"
+        assert piece["function"]["arguments"] == "", "the name is sent before, and apart from, all arguments"
         calls.append({"id": piece["id"], "function": dict(piece["function"])})
     else:
-        assert set(piece) == {"index", "function"}, "the id comes once"
-        assert set(piece["function"]) == {"arguments"}, "the name comes once"
+        assert set(piece) == {"index", "function"}, "the id is sent once"
+        assert set(piece["function"]) == {"arguments"}, "the name is sent once"
         calls[piece["index"]]["function"]["arguments"] += piece["function"]["arguments"]
 
 
 def chat_tokens(content: list[Any]) -> list[Any]:
-    """Log-probabilities of a chat, token by token."""
+    """Return the log-probabilities of a chat, token by token."""
     return [
         [token["bytes"], token["logprob"], [[top["bytes"], top["logprob"]] for top in token["top_logprobs"]]]
         for token in content
@@ -285,23 +285,23 @@ def chat_tokens(content: list[Any]) -> list[Any]:
 
 
 def text_tokens(logprobs: Any) -> list[Any]:
-    """Log-probabilities of a text, token by token."""
+    """Return the log-probabilities of a text, token by token."""
     rows = zip(logprobs["tokens"], logprobs["token_logprobs"], logprobs["top_logprobs"], strict=True)
     return [list(row) for row in rows]
 
 
 def top_by_text(token: TokenLogprobs) -> dict[str, float]:
-    """The likeliest tokens by their text; the highest of those that look alike."""
+    """Return the likeliest tokens by their text; of equal texts the highest."""
     return {top.token.decode(errors="replace"): top.logprob for top in reversed(token.top)}
 
 
 def sorted_finished_events(events: Sequence[Event]) -> list[Finished]:
-    """How every choice ended, in the order of the choices."""
+    """Return the ends of all choices, in the order of the choices."""
     return sorted((event for event in events if isinstance(event, Finished)), key=lambda event: event.index)
 
 
 def tool_calls_of(pieces: list[ToolCallDelta]) -> list[tuple[str, str, str]]:
-    """The calls that the pieces are of."""
+    """Assemble the calls of the parts."""
     return [
         (
             piece.id or "",

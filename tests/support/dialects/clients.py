@@ -1,4 +1,4 @@
-"""The five dialects behind one face, for the promises they share."""
+"""Clients of the five dialects with one interface."""
 
 import json
 from abc import ABC, abstractmethod
@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple
 
 
 class Reply(NamedTuple):
-    """An answer, however it came."""
+    """An answer, streamed or not."""
 
     text: str
     finish_reason: str | None
@@ -27,19 +27,19 @@ class DialectClient(ABC):
 
     @abstractmethod
     def path(self, model: str) -> str:
-        """Where a chat is asked."""
+        """Return the path of the chat route."""
 
     def body(self, model: str, text: str, **options: Any) -> dict[str, Any]:
-        """A chat of one message. Options: max_tokens, stop, temperature, stream."""
+        """Return a chat of one message. Options: max_tokens, stop, temperature, stream."""
         return {"model": model, "messages": [{"role": "user", "content": text}], **self.options(options)}
 
     def options(self, options: dict[str, Any]) -> dict[str, Any]:
-        """The options in the dialect's words."""
+        """Return the options under the dialect's names."""
         usage = {"stream_options": {"include_usage": True}} if options.get("stream") else {}
         return options | usage
 
     def read(self, document: Any) -> Reply:
-        """A whole answer."""
+        """Read a whole answer."""
         [choice] = document["choices"]
         usage = document["usage"]
         return Reply(
@@ -47,7 +47,7 @@ class DialectClient(ABC):
         )
 
     def read_stream(self, text: str) -> Reply:
-        """A complete stream."""
+        """Read a complete stream."""
         *blocks, end = text.split("\n\n")
         assert (blocks.pop(), end) == ("data: [DONE]", ""), "a stream has its terminator"
         chunks = [json.loads(block.removeprefix("data: ")) for block in blocks if not block.startswith(":")]
@@ -66,7 +66,7 @@ class DialectClient(ABC):
         return last.startswith("data: ") and "error" in json.loads(last.removeprefix("data: "))
 
     def is_error(self, document: Any) -> bool:
-        """Whether it is in the dialect's envelope."""
+        """Whether a document is an error in the dialect's envelope."""
         return isinstance(document["detail"], str | list)
 
 

@@ -1,4 +1,4 @@
-"""What bodies are decoded with in tests of the codecs."""
+"""Decode contexts for tests of the codecs."""
 
 from collections.abc import Sequence
 
@@ -10,5 +10,5 @@ CREATED = 1732150000
 
 
 def decode_context(models: Sequence[ServedModel] | None = None, **arguments: str) -> DecodeContext:
-    """A request with these arguments in its path; without `models`, one that was let in before."""
+    """Return the context of a request with these arguments in its path; without `models`, of a restored one."""
     return DecodeContext(ID, CREATED, arguments, None if models is None else lambda: models)

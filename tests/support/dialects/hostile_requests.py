@@ -1,4 +1,4 @@
-"""Request bodies that no well-meaning client sends, and nearly right ones that reach deep into the server."""
+"""Malformed request bodies, and nearly valid ones that reach deep into the server."""
 
 import json
 import random
@@ -66,7 +66,7 @@ IN_RANGE: dict[str, list[Any]] = {
 
 
 class HostileRequest(NamedTuple):
-    """What to post where."""
+    """A body and the path to post it to."""
 
     path: str
     body: bytes
@@ -90,13 +90,13 @@ def hostile_requests(seed: int, count: int, *, model: str, max_tokens: int) -> I
 
 
 def _valid_body(rng: random.Random, model: str) -> dict[str, Any]:
-    """A good body for both routes."""
+    """Return a valid body for both routes."""
     text = rng.choice(("Hi", "Once upon a time", "日本語", "<|im_end|>", "a" * 300))
     return {"model": model, "prompt": text, "messages": [{"role": "user", "content": text}], "max_tokens": 3}
 
 
 def _mutated_body(rng: random.Random, model: str, max_tokens: int) -> dict[str, Any]:
-    """A good body with a few fields replaced."""
+    """Return a valid body with a few fields replaced."""
     body = _valid_body(rng, model)
     for _ in range(rng.randint(1, 4)):
         field = rng.choice(list(IN_RANGE))
@@ -125,7 +125,7 @@ def _message(rng: random.Random) -> Any:
 
 
 def _value(rng: random.Random, depth: int = 0) -> Any:
-    """Anything JSON can say, and NaN, infinities and lone surrogates, which it cannot."""
+    """Return any JSON value, or NaN, infinities and lone surrogates, which are not JSON."""
     kind = rng.random()
     if kind < 0.7 or depth > 3:
         return rng.choice(SCALARS)
@@ -138,31 +138,31 @@ def _value(rng: random.Random, depth: int = 0) -> Any:
     return rng.choice(("é", "語", "😀")) * rng.choice((256, 257, 50_000))
 
 
-def _malformed_body(rng: random.Random, good: bytes) -> bytes:
+def _malformed_body(rng: random.Random, valid: bytes) -> bytes:
     """Not the JSON it was."""
-    place = rng.randrange(len(good))
+    place = rng.randrange(len(valid))
     deep = rng.choice((10, 500, 100_000))
     return rng.choice(
         (
             b"",
             b" \n\t",
-            good[:place],
-            good[place:],
-            good + good,
-            good[:place] + rng.randbytes(3) + good[place + 3 :],
-            good.replace(b"Hi", b"\xff\xfe").replace(b"Once", b"\xed\xa0\x80"),
-            good.replace(b"3", rng.choice((b"NaN", b"-Infinity", b"1e999", b"03", b"9" * 5000, b"0x10", b"+1"))),
-            good.replace(b'"', b"'"),
-            good.decode().encode("utf-16"),
-            b"\xef\xbb\xbf" + good,
-            good[:-1] + b', "other": ' + b"[" * deep + b"]" * deep + b"}",
-            good[:-1] + b', "messages": ' + b'[{"content":' * deep + b"1" + b"}]" * deep + b"}",
+            valid[:place],
+            valid[place:],
+            valid + valid,
+            valid[:place] + rng.randbytes(3) + valid[place + 3 :],
+            valid.replace(b"Hi", b"\xff\xfe").replace(b"Once", b"\xed\xa0\x80"),
+            valid.replace(b"3", rng.choice((b"NaN", b"-Infinity", b"1e999", b"03", b"9" * 5000, b"0x10", b"+1"))),
+            valid.replace(b'"', b"'"),
+            valid.decode().encode("utf-16"),
+            b"\xef\xbb\xbf" + valid,
+            valid[:-1] + b', "other": ' + b"[" * deep + b"]" * deep + b"}",
+            valid[:-1] + b', "messages": ' + b'[{"content":' * deep + b"1" + b"}]" * deep + b"}",
             b"[" * deep,
             b'{"a":' * deep,
             rng.randbytes(rng.randint(1, 200)),
             b"model=echo&prompt=Once",
-            rng.choice((b"null", b"[]", b"1", b'"a"', b"true", b"{}", b"[" + good + b"]")),
-            b"{" + good[1:-1] + b"," + good[1:],
+            rng.choice((b"null", b"[]", b"1", b'"a"', b"true", b"{}", b"[" + valid + b"]")),
+            b"{" + valid[1:-1] + b"," + valid[1:],
         )
     )
 

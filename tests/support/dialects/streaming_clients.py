@@ -1,4 +1,4 @@
-"""Clients that stream without end from a server that is killed now and then, and count what they were given."""
+"""Clients that stream without end from a server that is killed repeatedly, and count the tokens they receive."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ class StreamingClients:
         self.delivered: Counter[str] = Counter()
         """Tokens by request id."""
         self.complete_request_ids: set[str] = set()
-        """Requests whose answer was not streamed and came whole."""
+        """Requests whose answer was not streamed and arrived complete."""
         self._url = url
         self._headers = {"authorization": f"Bearer {key}"}
         self._random = random.Random(seed)
@@ -45,7 +45,7 @@ class StreamingClients:
         await self._session.close()
 
     async def wait_for_tokens(self, tokens: int) -> None:
-        """Wait until so many more tokens have come."""
+        """Wait until this many more tokens have arrived."""
         self._reached.clear()
         self._target_tokens = self._tokens + tokens
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
@@ -82,7 +82,7 @@ class StreamingClients:
 
 
 def assert_all_tokens_charged(account_fixture: AccountFixture, clients: StreamingClients) -> None:
-    """Nothing is held any more, no request was charged twice, and every token that was delivered is paid."""
+    """Check that nothing is held, no request was charged twice and every delivered token is paid."""
     account_fixture.assert_settled()
     by_id = {usage.request_id: usage for usage in account_fixture.usage}
     assert len(by_id) == len(account_fixture.usage)

@@ -1,4 +1,4 @@
-"""Reading a streamed completion as a client does."""
+"""Reads a streamed completion as a client does."""
 
 import json
 from collections.abc import AsyncIterator
@@ -10,18 +10,18 @@ import httpx
 
 @dataclass
 class StreamedResponse:
-    """What a stream has said so far."""
+    """A stream as read so far."""
 
     text: str = ""
     done: bool = False
-    """Whether the terminator came."""
+    """Whether the terminator was received."""
     error: dict[str, Any] | None = None
     usage: dict[str, Any] | None = None
     finish_reasons: list[str] = field(default_factory=list)
 
 
 async def read_stream(response: httpx.Response) -> AsyncIterator[StreamedResponse]:
-    """The answer after every event of a chat or text stream."""
+    """Yield the answer after every event of a chat or text stream."""
     streamed = StreamedResponse()
     async for line in response.aiter_lines():
         if not line.startswith("data: "):
@@ -43,5 +43,5 @@ def _read_event(streamed: StreamedResponse, event: dict[str, Any]) -> None:
 
 
 def chat_body(question: str, **fields: object) -> dict[str, object]:
-    """A chat request to the bundled model."""
+    """Return a chat request to the bundled model."""
     return {"model": "smollm2-135m-instruct", "messages": [{"role": "user", "content": question}], **fields}

@@ -416,11 +416,11 @@ def test_a_format_reaches_the_engine(sent: object, expected: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 20}, 20), ({"top_logprobs": 0}, None)],
 )
-def test_log_probabilities_are_asked_for(fields: dict[str, object], told: int | None) -> None:
-    assert request(**fields).logprobs == told
+def test_log_probabilities_are_requested(fields: dict[str, object], expected: int | None) -> None:
+    assert request(**fields).logprobs == expected
 
 
 @pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high"])
@@ -513,8 +513,8 @@ def test_an_unknown_model_is_a_value_error_and_names_match_exactly() -> None:
 
 @pytest.mark.parametrize("fingerprint", ["fp_0123456789ab", None])
 def test_the_fingerprint_is_the_engines_and_null_while_it_is_not_known(fingerprint: str | None) -> None:
-    told = codec.decode_chat(json.dumps(HELLO).encode(), decode_context([ServedModel("parrot", (), 1, fingerprint)]))
-    assert _whole(told)["system_fingerprint"] == fingerprint
+    decoded = codec.decode_chat(json.dumps(HELLO).encode(), decode_context([ServedModel("parrot", (), 1, fingerprint)]))
+    assert _whole(decoded)["system_fingerprint"] == fingerprint
 
 
 def _whole(answered_call: DecodedRequest) -> dict[str, Any]:

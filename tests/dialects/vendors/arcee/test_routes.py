@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx
@@ -11,10 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from dragoman.core.errors import EngineFailed
-from dragoman.core.events import Delta, Event
 from dragoman.core.identifiers import key_digest
-from dragoman.core.request import GenerationRequest
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.dialects.vendors.arcee import routes, vendor_routes
 from dragoman.engines.base import Engine
@@ -23,6 +20,7 @@ from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.catalog import Catalog, Deployment
+from tests.support.dialects.scripted_engine import failing_engine
 
 CHAT = "/api/v1/chat/completions"
 MODELS = "/api/v1/models"
@@ -30,19 +28,6 @@ USAGE = {f"/api/v1/usage/{name}" for name in ("credits", "stats", "summary")}
 HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hello"}]}
 KEY = "sk-0123456789abcdef"
 OPTIONS = HttpOptions(max_body_bytes=10_000, keep_alive_seconds=15)
-
-
-class BreakingEngine(EchoEngine):
-    """Dies after `deltas` of its deltas."""
-
-    def __init__(self, deltas: int) -> None:
-        super().__init__()
-        self._deltas = deltas
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        for index in range(self._deltas):
-            yield Delta(0, "x", [index])
-        raise EngineFailed("secret")
 
 
 def gateway_of(engine: Engine, keys: Sequence[str] = ()) -> Gateway:
@@ -164,13 +149,13 @@ async def test_whole_and_streamed_answers_have_one_fingerprint(client: httpx.Asy
 
 
 async def test_a_failure_before_the_first_byte_of_a_stream_is_an_ordinary_error() -> None:
-    async with client_of(gateway_of(BreakingEngine(0))) as client:
+    async with client_of(gateway_of(failing_engine(0))) as client:
         detail = detail_of(await client.post(CHAT, json=HELLO | {"stream": True}), 500)
         assert detail == "An internal server error occurred while processing the request"
 
 
 async def test_a_failure_after_it_is_a_last_frame_without_done() -> None:
-    async with client_of(gateway_of(BreakingEngine(1))) as client:
+    async with client_of(gateway_of(failing_engine(1))) as client:
         response = await client.post(CHAT, json=HELLO | {"stream": True})
     assert response.status_code == 200
     message = "An internal server error occurred while processing the request"
@@ -181,7 +166,7 @@ async def test_a_failure_after_it_is_a_last_frame_without_done() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_engines_failure_answers_500(stream: bool) -> None:
-    async with client_of(gateway_of(BreakingEngine(0 if stream else 2))) as client:
+    async with client_of(gateway_of(failing_engine(0 if stream else 2))) as client:
         response = await client.post(CHAT, json=HELLO | {"stream": stream})
     assert detail_of(response, 500) == "An internal server error occurred while processing the request"
 
@@ -225,7 +210,7 @@ async def test_a_server_that_drains_answers_503() -> None:
 
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", ""])
-async def test_the_body_is_json_whatever_its_content_type_says(client: httpx.AsyncClient, content_type: str) -> None:
+async def test_the_body_is_json_with_any_content_type(client: httpx.AsyncClient, content_type: str) -> None:
     body = json.dumps(HELLO).encode()
     response = await client.post(CHAT, content=body, headers={"content-type": content_type})
     assert response.status_code == 200

@@ -90,8 +90,8 @@ def test_null_equals_absent_in_every_optional_field() -> None:
 @pytest.mark.parametrize("field", ["messages", "model"])
 @pytest.mark.parametrize("null", [True, False])
 def test_a_required_field_that_is_absent_or_null_is_missing(field: str, null: bool) -> None:
-    told = refusal(HELLO | {field: None}) if null else refusal(HELLO, field)
-    assert told == (f"Missing required parameter: '{field}'", field, "missing_required_parameter")
+    reported = refusal(HELLO | {field: None}) if null else refusal(HELLO, field)
+    assert reported == (f"Missing required parameter: '{field}'", field, "missing_required_parameter")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_model_is_a_string() -> None:
     assert refusal(HELLO | {"model": 5}) == ("'model' must be a string", "model", "invalid_type")
 
 
-def test_undocumented_fields_are_ignored_whatever_they_hold() -> None:
+def test_undocumented_fields_are_ignored_with_any_value() -> None:
     ignored = {"stop": 5, "seed": "x", "logprobs": 7, "top_k": -9, "repetition_penalty": 0, "response_format": 1}
     assert chat(**ignored).requests == chat().requests
 
@@ -179,9 +179,9 @@ def test_a_string_is_one_user_message() -> None:
 
 def test_each_string_of_an_array_is_a_prompt_of_its_own() -> None:
     assert [sent.prompt for sent in chat(messages=["Hi"]).requests] == [HI]
-    asked = [f"{number}" for number in range(16)]
-    requests = chat(messages=asked, n=3, temperature=0).requests
-    assert [sent.prompt for sent in requests] == [ChatPrompt((Message("user", text),)) for text in asked]
+    texts = [f"{number}" for number in range(16)]
+    requests = chat(messages=texts, n=3, temperature=0).requests
+    assert [sent.prompt for sent in requests] == [ChatPrompt((Message("user", text),)) for text in texts]
     assert all((sent.n, sent.sampling.temperature) == (3, 0) for sent in requests)
 
 
@@ -251,11 +251,11 @@ def test_only_the_first_violation_is_reported() -> None:
         "model": 5,
         "messages": ["x", {"role": "user", "content": "y"}],
     }
-    told = []
+    reported = []
     while wrong:
-        told.append(refusal(wrong | {name: HELLO[name] for name in HELLO if name not in wrong})[1])
-        del wrong[told[-1]]
-    assert told == list(wire.ChatRequest.__struct_fields__)
+        reported.append(refusal(wrong | {name: HELLO[name] for name in HELLO if name not in wrong})[1])
+        del wrong[reported[-1]]
+    assert reported == list(wire.ChatRequest.__struct_fields__)
 
 
 @pytest.mark.parametrize("choice", ["none", "auto"])
@@ -279,8 +279,8 @@ def test_tools_reach_the_engine_and_any_is_required(choice: object, use: ToolOpt
 
 
 def test_every_prompt_has_the_same_tools() -> None:
-    asked = chat(messages=["one", "two"], tools=[WEATHER]).requests
-    assert [sent.prompt for sent in asked] == [
+    requests = chat(messages=["one", "two"], tools=[WEATHER]).requests
+    assert [sent.prompt for sent in requests] == [
         ChatPrompt((Message("user", text),), ToolOptions(TOOLS)) for text in ("one", "two")
     ]
 
@@ -432,8 +432,8 @@ def test_an_engine_that_ends_without_usage_has_failed() -> None:
 
 @pytest.mark.parametrize("include_usage", [True, False, None])
 def test_in_a_stream_each_choice_has_its_own_role_and_end(include_usage: bool | None) -> None:
-    machine = chat(stream=True, stream_options={"include_usage": include_usage}).builder
-    chunks = [json.loads(document) for event in GREETING for document in machine.feed(event)]
+    builder = chat(stream=True, stream_options={"include_usage": include_usage}).builder
+    chunks = [json.loads(document) for event in GREETING for document in builder.feed(event)]
     assert {(chunk["id"], chunk["object"], chunk["model"]) for chunk in chunks} == {
         (f"chatcmpl-{ID}", "chat.completion.chunk", "m")
     }
@@ -453,7 +453,7 @@ def test_in_a_stream_each_choice_has_its_own_role_and_end(include_usage: bool | 
             (0, {}, "stop"),
         ]
     ]
-    assert machine.terminator() == b"data: [DONE]\n\n"
+    assert builder.terminator() == b"data: [DONE]\n\n"
 
 
 @pytest.mark.parametrize("source", ["HF_HUB", "LOCAL"])
@@ -466,8 +466,8 @@ def test_an_adapter_has_a_name_and_a_source(source: str) -> None:
 def test_an_adapter_may_have_another_name_a_revision_and_a_base() -> None:
     fields = {"name": "lora", "hf_revision": "v2", "hf_token": "hf_secret", "base_model_name": "m"}
     wanted = codec.decode_adapter(json.dumps(ADAPTER | fields).encode())
-    order = AdapterSpec("lora", AdapterSource("hub", "acme/lora", "v2"), "m")
-    assert wanted == codec.AdapterRegistration(order, "hf_secret")
+    spec = AdapterSpec("lora", AdapterSource("hub", "acme/lora", "v2"), "m")
+    assert wanted == codec.AdapterRegistration(spec, "hf_secret")
 
 
 def test_the_main_branch_is_the_revision_that_is_meant_when_none_is_named() -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
-from dragoman.core.errors import EngineFailed
-from dragoman.core.events import Delta, Event
 from dragoman.core.identifiers import key_digest
-from dragoman.core.request import GenerationRequest
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.dialects.vendors.empower import routes, vendor_routes
 from dragoman.engines.base import Engine
@@ -27,6 +24,7 @@ from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from tests.support.adaptable_echo import AdaptableEcho
+from tests.support.dialects.scripted_engine import failing_engine
 from tests.support.tiny_llama import write_adapter
 
 KEY = "sk-0123456789abcdef"
@@ -38,22 +36,9 @@ LORA = "/empower/api/v1/lora"
 HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hello"}]}
 ADAPTER = {"model_name": "acme/lora", "model_source": "HF_HUB"}
 LOCAL_ADAPTER = {"model_name": "pirate", "model_source": "LOCAL"}
-"""What the adapter folder of the tests holds."""
+"""Files in the adapter folder of the tests."""
 
 Routes = Callable[[Gateway, HttpOptions], list[BaseRoute]]
-
-
-class FailingEngine(EchoEngine):
-    """Says one letter and dies, or dies at once."""
-
-    def __init__(self, *, speaks: bool) -> None:
-        super().__init__()
-        self._speaks = speaks
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        if self._speaks:
-            yield Delta(0, "H", [72])
-        raise EngineFailed("secret")
 
 
 def gateway_of(*keys: str, engine: Engine | None = None, folder: Path | None = None) -> Gateway:
@@ -188,7 +173,7 @@ async def test_ignore_eos_goes_on_until_max_tokens(client: httpx.AsyncClient) ->
 
 
 @pytest.mark.parametrize("body_type", ["application/x-www-form-urlencoded", "text/plain", ""])
-async def test_the_body_is_json_whatever_its_content_type_says(client: httpx.AsyncClient, body_type: str) -> None:
+async def test_the_body_is_json_with_any_content_type(client: httpx.AsyncClient, body_type: str) -> None:
     response = await client.post(CHAT, content=json.dumps(HELLO), headers={"content-type": body_type})
     assert texts(response) == ["Hello"]
 
@@ -209,8 +194,8 @@ async def test_several_prompts_have_n_choices_each_and_one_usage(client: httpx.A
 
 
 async def test_a_stream_has_exactly_these_frames(client: httpx.AsyncClient) -> None:
-    asked = HELLO | {"stream": True, "max_tokens": 2, "stream_options": {"include_usage": True}}
-    response = await client.post(CHAT, json=asked)
+    sent = HELLO | {"stream": True, "max_tokens": 2, "stream_options": {"include_usage": True}}
+    response = await client.post(CHAT, json=sent)
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     *chunks, done = data_lines(response.text)
     first = json.loads(chunks[0])
@@ -278,8 +263,8 @@ async def test_an_unknown_model_answers_404(client: httpx.AsyncClient, stream: b
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_a_prompt_that_is_too_long_answers_400(client: httpx.AsyncClient, stream: bool) -> None:
-    asked = HELLO | {"messages": "x" * (9000 - len("user: ")), "stream": stream}
-    error = error_of(await client.post(CHAT, json=asked), 400)
+    sent = HELLO | {"messages": "x" * (9000 - len("user: ")), "stream": stream}
+    error = error_of(await client.post(CHAT, json=sent), 400)
     message = error.pop("message")
     assert message.startswith("The prompt has 9000 tokens; the model's context length is 8192 tokens")
     assert error == {"type": "invalid_request_error", "param": "messages", "code": "context_length_exceeded"}
@@ -303,13 +288,13 @@ async def test_a_server_that_drains_answers_503() -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_an_engine_failure_before_the_first_token_returns_500(stream: bool) -> None:
-    async with client_of(gateway_of(engine=FailingEngine(speaks=False))) as client:
+    async with client_of(gateway_of(engine=failing_engine(0))) as client:
         response = await client.post(CHAT, json=HELLO | {"stream": stream})
     assert error_of(response, 500) == refused("An internal error occurred", None, None, "server_error")
 
 
 async def test_a_stream_that_fails_ends_with_the_error_and_without_done() -> None:
-    async with client_of(gateway_of(engine=FailingEngine(speaks=True))) as client:
+    async with client_of(gateway_of(engine=failing_engine(1))) as client:
         response = await client.post(CHAT, json=HELLO | {"stream": True})
     assert response.status_code == 200
     assert response.text.endswith(

@@ -100,8 +100,8 @@ async def test_several_prompts_give_a_choice_each(client: httpx.AsyncClient) -> 
 
 
 async def test_a_chat_stream_begins_with_the_role_and_ends_with_done(client: httpx.AsyncClient) -> None:
-    asked = HELLO | {"stream": True, "max_tokens": 2, "stream_options": {"include_usage": True}}
-    response = await client.post(CHAT, json=asked)
+    sent = HELLO | {"stream": True, "max_tokens": 2, "stream_options": {"include_usage": True}}
+    response = await client.post(CHAT, json=sent)
     *frames, end = response.text.split("\n\n")
     assert (frames.pop(), end) == ("data: [DONE]", "")
     chunks = [json.loads(frame.removeprefix("data: ")) for frame in frames]
@@ -226,7 +226,7 @@ def test_messages_reach_the_model_as_they_stand() -> None:
     assert (request.model, request.prompt, request.n) == ("echo", TextPrompt("Once"), 1)
 
 
-def test_a_message_whose_role_and_content_are_apart_is_refused() -> None:
+def test_a_message_whose_role_and_content_are_apart_is_rejected() -> None:
     split = [{"role": "user"}, {"content": "Hi"}]
     error_codec = errors.Float16Errors()
     with pytest.raises(BadRequest) as raised:

@@ -57,7 +57,7 @@ def text(**fields: object) -> DecodedRequest:
 
 
 def sampling(**fields: object) -> SamplingParams:
-    """What both routes make of the fields, but for their own default of max_tokens."""
+    """Return what both routes decode from the fields, except for their own default of max_tokens."""
     of_chat, of_text = chat(**fields).requests[0].sampling, text(**fields).requests[0].sampling
     assert of_chat == of_text or {"max_tokens", "max_completion_tokens"}.isdisjoint(fields)
     return of_chat
@@ -222,16 +222,19 @@ def test_a_suffix_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "told"),
+    ("fields", "expected"),
     [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 20}, 20), ({"top_logprobs": 0}, None)],
 )
-def test_a_chat_asks_for_log_probabilities(fields: dict[str, object], told: int | None) -> None:
-    assert chat(**fields).requests[0].logprobs == told
+def test_a_chat_asks_for_log_probabilities(fields: dict[str, object], expected: int | None) -> None:
+    assert chat(**fields).requests[0].logprobs == expected
 
 
-@pytest.mark.parametrize("told", [None, 0, 20])
-def test_a_text_asks_for_log_probabilities_with_a_number(told: int | None) -> None:
-    assert [request.logprobs for request in text(logprobs=told, prompt=["one", "two"]).requests] == [told, told]
+@pytest.mark.parametrize("expected", [None, 0, 20])
+def test_a_text_asks_for_log_probabilities_with_a_number(expected: int | None) -> None:
+    assert [request.logprobs for request in text(logprobs=expected, prompt=["one", "two"]).requests] == [
+        expected,
+        expected,
+    ]
 
 
 @pytest.mark.parametrize(

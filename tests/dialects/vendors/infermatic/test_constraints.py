@@ -18,10 +18,10 @@ JSON_OBJECT = {"type": "json_object"}
 
 
 def requested(**fields: Any) -> object:
-    """What both routes make of the fields."""
-    asked = {"model": "m", "prompt": "Once", "messages": [{"role": "user", "content": "Hi"}], **fields}
-    [of_chat] = decode_chat(json.dumps(asked).encode(), decode_context()).requests
-    [of_text] = decode_text(json.dumps(asked).encode(), decode_context()).requests
+    """Return the format that both routes decode from the fields."""
+    sent = {"model": "m", "prompt": "Once", "messages": [{"role": "user", "content": "Hi"}], **fields}
+    [of_chat] = decode_chat(json.dumps(sent).encode(), decode_context()).requests
+    [of_text] = decode_text(json.dumps(sent).encode(), decode_context()).requests
     assert of_chat.answer_format == of_text.answer_format or "response_format" in fields
     return of_chat.answer_format
 

@@ -1,4 +1,4 @@
-"""The key's headers, in their order, and the words for a key that does not open."""
+"""The headers of the API key, in their order, and the messages for a key that is not accepted."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The routes of the queue, whose clients wait for the answer unless they say otherwise."""
+"""The routes of the queue, where clients wait for the answer by default."""
 
 import asyncio
 import json
@@ -42,7 +42,7 @@ def queue_harness() -> Iterator[HttpQueueHarness]:
 
 
 def without_id_and_time(text: str) -> str:
-    """A stream without what differs from answer to answer."""
+    """Return a stream without what differs between answers."""
     documents = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
     for document in documents:
         document["id"] = document["created"] = None

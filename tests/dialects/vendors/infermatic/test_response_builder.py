@@ -111,10 +111,10 @@ def test_a_stream_ends_with_done() -> None:
 
 
 def test_an_engine_that_ends_without_usage_has_failed() -> None:
-    machine = chat().builder
-    stream_documents(machine, HELLO_EVENTS[:-1])
+    builder = chat().builder
+    stream_documents(builder, HELLO_EVENTS[:-1])
     with pytest.raises(EngineFailed):
-        machine.build()
+        builder.build()
 
 
 CALL: list[Event] = [
@@ -154,8 +154,8 @@ def test_a_streamed_call_begins_with_its_name_and_the_role_stands_in_the_first_c
         [{"index": 0, "delta": {"tool_calls": [{"index": 0, "function": {"arguments": '{"zone":"UTC"}'}}]}}],
         [{"finish_reason": "tool_calls", "index": 0, "delta": {}}],
     ]
-    [thought, *_] = stream_documents(chat(stream=True).builder, CALL)
-    assert thought["choices"] == [{"index": 0, "delta": {"role": "assistant", "reasoning_content": "Hm"}}]
+    [reasoning_chunk, *_] = stream_documents(chat(stream=True).builder, CALL)
+    assert reasoning_chunk["choices"] == [{"index": 0, "delta": {"role": "assistant", "reasoning_content": "Hm"}}]
 
 
 LOGPROB_EVENTS: list[Event] = [

@@ -48,7 +48,7 @@ def response_text(response: httpx.Response) -> str:
 
 
 def texts(client: httpx.Client, **fields: object) -> list[str]:
-    """The texts of all choices of a text completion, in order."""
+    """Return the texts of all choices of a text completion, in order."""
     response = client.post("/v1/completions", json=TEXT_BODY | fields)
     assert response.status_code == 200, response.text
     choices = response.json()["choices"]
@@ -189,7 +189,7 @@ def test_models_are_only_read(client: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain", "", "application/xml"])
-def test_the_body_is_json_whatever_its_content_type_says(client: httpx.Client, content_type: str) -> None:
+def test_the_body_is_json_with_any_content_type(client: httpx.Client, content_type: str) -> None:
     body = json.dumps(TEXT_BODY).encode()
     assert response_text(client.post("/v1/completions", content=body, headers={"content-type": content_type})) == "Once"
 
@@ -279,7 +279,7 @@ def test_a_text_completion_has_16_tokens_by_default(client: httpx.Client) -> Non
     assert texts(client, **long, max_tokens=20, max_completion_tokens=3) == ["xxx"]
 
 
-def test_stop_strings_end_a_choice_whatever_characters_they_have(client: httpx.Client) -> None:
+def test_stop_strings_of_any_characters_end_a_choice(client: httpx.Client) -> None:
     response = client.post("/v1/completions", json=TEXT_BODY | {"prompt": "日本語です", "stop": ["語"]})
     assert response_text(response) == "日本"
     assert response.json()["choices"][0]["finish_reason"] == "stop"

@@ -26,8 +26,8 @@ async def test_message_counts_match_the_chats_usage(client: httpx.AsyncClient) -
 
 
 async def test_the_prompt_overrides_messages(client: httpx.AsyncClient) -> None:
-    asked = {"model": "echo", "prompt": "abc", "messages": MESSAGES}
-    assert (await client.post("/utils/token_counter", json=asked)).json()["total_tokens"] == 3
+    sent = {"model": "echo", "prompt": "abc", "messages": MESSAGES}
+    assert (await client.post("/utils/token_counter", json=sent)).json()["total_tokens"] == 3
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the bodies of the four completion routes become, and what is refused, without a server."""
+"""Decoding the bodies of the four completion routes, and rejecting them, without a server."""
 
 import json
 from collections.abc import Callable
@@ -53,7 +53,7 @@ def text(**fields: object) -> DecodedRequest:
 
 
 def sampling(**fields: object) -> SamplingParams:
-    """What both routes with the deployment in the path make of the fields."""
+    """Return what both routes with the deployment in the path decode from the fields."""
     of_chat, of_text = (route(**fields).requests[0].sampling for route in (deployment_chat, deployment_text))
     assert of_chat == of_text
     return of_chat
@@ -64,7 +64,7 @@ def bound(**bindings: object) -> SamplingParams:
 
 
 def parameters(**fields: object) -> SamplingParams:
-    """What both routes with the model in the body make of `model_parameters`."""
+    """Return what both routes with the model in the body decode from `model_parameters`."""
     of_chat, of_text = (route(model_parameters=fields).requests[0].sampling for route in (chat, text))
     assert of_chat == of_text
     return of_chat
@@ -472,11 +472,11 @@ def test_instructions_are_the_first_system_message() -> None:
 def test_last_k_keeps_the_last_messages_and_the_instructions() -> None:
     sent = [{"content": "1"}, {"role": "assistant", "content": "2"}, {"content": "3"}]
     strategy = {"name": "last_k", "params": {"k": 2}}
-    kept = [("assistant", "2"), ("user", "3")]
-    assert messages(chat(messages=sent, memory_strategy=strategy)) == kept
-    assert messages(chat(messages=sent, memory_strategy={"params": {"k": 2}})) == kept
+    last_two = [("assistant", "2"), ("user", "3")]
+    assert messages(chat(messages=sent, memory_strategy=strategy)) == last_two
+    assert messages(chat(messages=sent, memory_strategy={"params": {"k": 2}})) == last_two
     assert len(messages(chat(messages=sent, memory_strategy={"params": {"k": 2**80}}))) == 3
-    assert messages(chat(messages=sent, memory_strategy=strategy, instructions="0")) == [("system", "0"), *kept]
+    assert messages(chat(messages=sent, memory_strategy=strategy, instructions="0")) == [("system", "0"), *last_two]
 
 
 @pytest.mark.parametrize(

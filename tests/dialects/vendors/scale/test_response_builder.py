@@ -51,9 +51,9 @@ def documents(call: DecodedRequest) -> tuple[list[Any], Any]:
 
 @pytest.mark.parametrize("route", [deployment_chat, deployment_text])
 def test_the_events_of_a_deployment_have_the_shape_of_its_answer(route: Callable[..., DecodedRequest]) -> None:
-    def body(said: str, reason: str | None, prompt_tokens: int, response_tokens: int) -> dict[str, Any]:
+    def body(text: str, reason: str | None, prompt_tokens: int, response_tokens: int) -> dict[str, Any]:
         return {
-            "completions": [["Say", [said]]],
+            "completions": [["Say", [text]]],
             "choices": None,
             "finish_reason": reason,
             "prompt_tokens": prompt_tokens,
@@ -67,8 +67,8 @@ def test_the_events_of_a_deployment_have_the_shape_of_its_answer(route: Callable
 
 
 def test_the_events_of_a_chat_have_the_shape_of_its_answer() -> None:
-    def body(said: str, reason: str | None, usage: dict[str, int] | None) -> dict[str, Any]:
-        completion = {"message": {"role": "assistant", "content": said}, "finish_reason": reason}
+    def body(text: str, reason: str | None, usage: dict[str, int] | None) -> dict[str, Any]:
+        completion = {"message": {"role": "assistant", "content": text}, "finish_reason": reason}
         return {"chat_completion": completion, "token_usage": usage}
 
     counts = {"prompt": 5, "completion": 3, "total": 8}
@@ -78,8 +78,8 @@ def test_the_events_of_a_chat_have_the_shape_of_its_answer() -> None:
 
 
 def test_the_events_of_a_text_have_the_shape_of_its_answer() -> None:
-    def body(said: str, reason: str | None, usage: dict[str, int] | None) -> dict[str, Any]:
-        completion = {"text": said, "finish_reason": reason, "response_metadata": None}
+    def body(text: str, reason: str | None, usage: dict[str, int] | None) -> dict[str, Any]:
+        completion = {"text": text, "finish_reason": reason, "response_metadata": None}
         return {"completion": completion, "token_usage": usage}
 
     counts = {"prompt": 5, "completion": 3, "total": 8}
@@ -89,11 +89,11 @@ def test_the_events_of_a_text_have_the_shape_of_its_answer() -> None:
 
 
 def test_an_answer_without_usage_is_the_engines_failure() -> None:
-    machine = chat().builder
+    builder = chat().builder
     for event in ANSWER[:-1]:
-        list(machine.feed(event))
+        list(builder.feed(event))
     with pytest.raises(EngineFailed):
-        machine.build()
+        builder.build()
 
 
 @pytest.mark.parametrize("route", [deployment_chat, deployment_text])
@@ -110,13 +110,17 @@ def test_choices_have_the_log_probabilities_of_the_same_documents_text(route: Ca
         ]
         return [{"index": 0, "logprobs": {"content": content}}]
 
-    def told(letter: str) -> TokenLogprobs:
+    def token_logprobs(letter: str) -> TokenLogprobs:
         return TokenLogprobs(1, letter.encode(), -0.5, [TopLogprob(2, b"x", -0.1)])
 
-    events = [Delta(0, "a", [1], [told("a")]), Delta(0, "bc", [2, 3], [told("b"), told("c")]), *ANSWER[-2:]]
-    machine = route(logprobs=True, top_logprobs=1).builder
-    assert [piece["choices"] for piece in stream_documents(machine, events)] == [choices("a"), choices("b", "c"), None]
-    assert json.loads(machine.build())["choices"] == choices("a", "b", "c")
+    events = [
+        Delta(0, "a", [1], [token_logprobs("a")]),
+        Delta(0, "bc", [2, 3], [token_logprobs("b"), token_logprobs("c")]),
+        *ANSWER[-2:],
+    ]
+    builder = route(logprobs=True, top_logprobs=1).builder
+    assert [piece["choices"] for piece in stream_documents(builder, events)] == [choices("a"), choices("b", "c"), None]
+    assert json.loads(builder.build())["choices"] == choices("a", "b", "c")
 
 
 def test_an_empty_choice_has_no_logprobs() -> None:

@@ -1,7 +1,7 @@
 """The dialect over HTTP, in front of the echo engine: it answers with the last message, or the prompt, byte by byte."""
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
@@ -9,10 +9,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from dragoman.core.errors import EngineFailed
-from dragoman.core.events import Delta, Event
 from dragoman.core.identifiers import key_digest
-from dragoman.core.request import ChatPrompt, GenerationRequest, Message
+from dragoman.core.request import ChatPrompt, Message
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.dialects.http.truncation import TruncationPlan
 from dragoman.dialects.vendors.scale import routes
@@ -22,6 +20,7 @@ from dragoman.gateway.auth.static_keys import NO_KEYS, StaticKeyAuthenticator
 from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.catalog import Catalog, Deployment
+from tests.support.dialects.scripted_engine import failing_engine
 
 KEY = "sk-0123456789abcdef"
 MAX_BODY_BYTES = 100_000
@@ -42,19 +41,6 @@ HELLO: dict[str, Any] = {
 
 POSTS = [DEPLOYMENT_CHAT, DEPLOYMENT_TEXT, CHAT, TEXT]
 GETS = ["/v4/models", "/v4/models/echo", "/v4/model-deployments"]
-
-
-class BreakingEngine(EchoEngine):
-    """Dies after its first `deltas` deltas."""
-
-    def __init__(self, deltas: int) -> None:
-        super().__init__()
-        self._deltas = deltas
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        for token in range(self._deltas):
-            yield Delta(0, "x", [token])
-        raise EngineFailed("secret")
 
 
 def gateway_of(engine: EchoEngine, keys: StaticKeyAuthenticator = NO_KEYS) -> Gateway:
@@ -97,7 +83,7 @@ def response_text(response: httpx.Response) -> str:
 
 
 def history(*turns: tuple[str, int]) -> list[dict[str, str]]:
-    """Messages whose content has so many characters; the echo engine counts `role: content`, joined by line breaks."""
+    """Return messages with contents of these lengths; the echo engine counts `role: content`, joined by line breaks."""
     return [{"role": role, "content": "x" * length} for role, length in turns]
 
 
@@ -317,8 +303,8 @@ def truncation_plan(roles: str) -> TruncationPlan:
     ],
 )
 def test_turns_go_first_then_system_messages_oldest_first(roles: str, steps: list[str]) -> None:
-    order = truncation_plan(roles)
-    remaining = [order.drop_first(count).messages for count in order.drop_counts]
+    plan = truncation_plan(roles)
+    remaining = [plan.drop_first(count).messages for count in plan.drop_counts]
     assert [" ".join(message.content for message in messages) for messages in remaining] == steps
 
 
@@ -381,14 +367,14 @@ async def test_a_valid_key_is_accepted_on_every_route(
 
 async def test_an_engine_failure_hides_its_message() -> None:
     for deltas, stream in ((0, False), (1, False), (0, True)):
-        async with client_of(gateway_of(BreakingEngine(deltas))) as client:
+        async with client_of(gateway_of(failing_engine(deltas))) as client:
             for path in POSTS:
                 response = await client.post(path, json=HELLO | {"stream": stream})
                 assert detail_of(response, 500) == "An internal server error occurred"
 
 
 async def test_a_stream_that_fails_ends_with_an_error_event() -> None:
-    async with client_of(gateway_of(BreakingEngine(1))) as client:
+    async with client_of(gateway_of(failing_engine(1))) as client:
         for path in POSTS:
             response = await client.post(path, json=HELLO | {"stream": True})
             first, *last = response.text.split("\n\n")
