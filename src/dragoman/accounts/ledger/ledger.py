@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from dragoman.accounts.database.connections import Database, Instant, Session
-from dragoman.accounts.ledger import admitting, settling
+from dragoman.accounts.ledger import decisions
 from dragoman.accounts.ledger.batch import BatchScope, LedgerBatch
 from dragoman.accounts.ledger.ledger_statements import LedgerStatements
 from dragoman.accounts.ledger.operations import (
@@ -161,9 +161,9 @@ def _validation_error(operation: LedgerOperation) -> ValueError | None:
     """Validate an operation without reading the database."""
     try:
         if isinstance(operation, Settlement):
-            settling.validate(operation)
+            decisions.validate_settlement(operation)
         elif isinstance(operation, Admission):
-            admitting.validate(operation)
+            decisions.validate_admission(operation)
     except ValueError as error:
         return error
     return None
@@ -183,13 +183,13 @@ def _scope_of(settlements: Sequence[Settlement], requests: Sequence[Admission | 
 
 def _settle_all(batch: LedgerBatch, settlements: Sequence[Settlement]) -> list[LedgerOutcome]:
     usage_rows = batch.load_usage({each.request_id for each in settlements if each.request_id not in batch.holds})
-    before = {request_id: settling.already_settled(usage_row) for request_id, usage_row in usage_rows.items()}
+    before = {request_id: decisions.already_settled(usage_row) for request_id, usage_row in usage_rows.items()}
     outcomes: list[LedgerOutcome] = []
     for settlement in settlements:
         request_id = settlement.request_id
         hold = batch.holds.get(request_id)
         if hold is not None:
-            settled = settling.settle(batch, hold, settlement)
+            settled = decisions.settle(batch, hold, settlement)
             before[request_id] = msgspec.structs.replace(settled, repeated=True)
             outcomes.append(settled)
         else:
@@ -214,7 +214,7 @@ def _answer_all(batch: LedgerBatch, requests: Sequence[Admission | KeyLookup], i
 def _answer(batch: LedgerBatch, request: Admission | KeyLookup) -> LedgerOutcome:
     try:
         return (
-            admitting.admit(batch, request) if isinstance(request, Admission) else admitting.look_up_key(batch, request)
+            decisions.admit(batch, request) if isinstance(request, Admission) else decisions.look_up_key(batch, request)
         )
     except DragomanError as refusal:
         return refusal

@@ -66,16 +66,6 @@ class PriceRow(NamedTuple):
     cached: int
     completion: int
 
-    def cost(self, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
-        """Compute the cost of the tokens. The cached tokens are a part of the prompt tokens."""
-        computed = prompt_tokens - cached_tokens
-        return computed * self.prompt + cached_tokens * self.cached + completion_tokens * self.completion
-
-
-def free_price(model: str) -> PriceRow:
-    """Return the price of a model that has none: its tokens are free."""
-    return PriceRow(id=None, model=model, prompt=0, cached=0, completion=0)
-
 
 class KeyRow(NamedTuple):
     """The part of a key that an admission needs."""

@@ -1,7 +1,7 @@
 """The event loop's client of the ledger. Operations that arrive while the ledger process is busy share the next
 transaction (group commit).
 
-The process, or the thread in its place, only commits (commit_loop.py); this client decides on retries, timeouts and
+The process, or the thread in its place, only commits (server.py); this client decides on retries, timeouts and
 releases. The process may die at any moment: its unanswered operations are sent to the next process, which finds out
 which of them were committed.
 """

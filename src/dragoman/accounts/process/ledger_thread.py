@@ -14,8 +14,8 @@ from typing import Self
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.accounts.ledger.operations import LedgerOperation
-from dragoman.accounts.process.commit_loop import CommitLoop
 from dragoman.accounts.process.messages import Commit, LedgerConfig, LedgerReply
+from dragoman.accounts.process.server import CommitLoop
 
 
 class LedgerThread:

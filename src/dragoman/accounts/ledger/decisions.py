@@ -1,9 +1,12 @@
-"""Decide whether a request may run. The order of the checks decides which failure a client receives."""
+"""What the ledger decides about a request: whether it may run, and what it costs when it has ended.
+
+The order of an admission's checks decides which failure a client receives.
+"""
 
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.batch import AccountState, ApiKeyState, LedgerBatch
-from dragoman.accounts.ledger.operations import Admission, Admitted, KeyInfo, KeyLookup
-from dragoman.accounts.ledger.rows import HoldRow, PriceRow, free_price
+from dragoman.accounts.ledger.operations import Admission, Admitted, KeyInfo, KeyLookup, Settled, Settlement
+from dragoman.accounts.ledger.rows import HoldRow, PriceRow, UsageRow
 from dragoman.accounts.times import to_datetime
 from dragoman.core.errors import (
     AccountNotAllowed,
@@ -22,7 +25,7 @@ from dragoman.core.rate_limits import NO_LIMITS, Allowances
 _MAX_REQUEST_ID_LENGTH = 64
 
 
-def validate(admission: Admission) -> None:
+def validate_admission(admission: Admission) -> None:
     """Raises ValueError for an admission that the ledger's tables or the journal could not store."""
     if not (0 < len(admission.request_id) <= _MAX_REQUEST_ID_LENGTH and admission.request_id.isascii()):
         raise ValueError(
@@ -35,7 +38,7 @@ def validate(admission: Admission) -> None:
 
 def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
     """Hold the maximum cost of the request. Raises core.errors."""
-    price = batch.prices.get(admission.model) or free_price(admission.model)
+    price = batch.prices.get(admission.model) or _free_price(admission.model)
     amount, max_charge = _amounts(admission, price)
     if admission.key_digest is None:
         batch.add_hold(_hold(batch, admission, price, account_id=None, key=None, amount=0, max_charge=0))
@@ -69,6 +72,56 @@ def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
         requests=requests_left,
         tokens=tokens_left,
     )
+
+
+def validate_settlement(settlement: Settlement) -> None:
+    """Raises ValueError for impossible token counts."""
+    counts = (settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
+    if (
+        not all(0 <= count <= MAX_TOKEN_COUNT for count in counts)
+        or settlement.cached_tokens > settlement.prompt_tokens
+    ):
+        raise ValueError(f"{counts} are not the prompt, cached and completion tokens of a request")
+
+
+def settle(batch: LedgerBatch, hold: HoldRow, settlement: Settlement) -> Settled:
+    """Charge the tokens at the prices of the admission, up to the maximum cost that was computed there.
+
+    A hold without a cap covers the charge. A capped hold may be smaller: the balance pays the rest, below zero if
+    necessary, since the tokens were delivered.
+    """
+    price = PriceRow(
+        id=hold.price_id,
+        model=hold.model,
+        prompt=hold.prompt_price,
+        cached=hold.cached_price,
+        completion=hold.completion_price,
+    )
+    cost = _cost(price, settlement.prompt_tokens, settlement.cached_tokens, settlement.completion_tokens)
+    charge = min(cost, hold.most_charge)
+    usage_row = UsageRow(
+        request_id=hold.request_id,
+        account_id=hold.account_id,
+        key_id=hold.key_id,
+        price_id=hold.price_id,
+        model=hold.model,
+        dialect=hold.dialect,
+        admitted_at=hold.admitted_at,
+        settled_at=batch.now.wall,
+        result=settlement.result,
+        prompt_tokens=settlement.prompt_tokens,
+        cached_tokens=settlement.cached_tokens,
+        completion_tokens=settlement.completion_tokens,
+        charge=charge,
+    )
+    batch.end_hold(hold, usage_row)
+    return Settled(hold.request_id, charge, settlement.result)
+
+
+def already_settled(usage_row: UsageRow) -> Settled:
+    """Answer a repeated settlement with the first result."""
+    # A constraint of the table limits the results to those of SettlementResult.
+    return Settled(usage_row.request_id, usage_row.charge, usage_row.result, repeated=True)  # type: ignore[arg-type]
 
 
 def look_up_key(batch: LedgerBatch, lookup: KeyLookup) -> KeyInfo:
@@ -133,10 +186,10 @@ def _amounts(admission: Admission, price: PriceRow) -> tuple[int, int]:
     max_completion_tokens = admission.max_completion_tokens
     held = max_completion_tokens if admission.hold_cap is None else min(max_completion_tokens, admission.hold_cap)
     try:
-        max_charge = check_amount(price.cost(admission.prompt_tokens, 0, max_completion_tokens))
+        max_charge = check_amount(_cost(price, admission.prompt_tokens, 0, max_completion_tokens))
     except InvalidAmount as error:
         raise InvalidAmount(f"Request {admission.request_id}: {error}") from None
-    return price.cost(admission.prompt_tokens, 0, held), max_charge
+    return _cost(price, admission.prompt_tokens, 0, held), max_charge
 
 
 def _hold(
@@ -167,3 +220,14 @@ def _hold(
         counted_second=batch.now.second if is_rate_limited else None,
         counted_tokens=admission.prompt_tokens + admission.max_completion_tokens,
     )
+
+
+def _free_price(model: str) -> PriceRow:
+    """Return the price of a model that has none: its tokens are free."""
+    return PriceRow(id=None, model=model, prompt=0, cached=0, completion=0)
+
+
+def _cost(price: PriceRow, prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> int:
+    """Compute the cost of the tokens. The cached tokens are a part of the prompt tokens."""
+    computed = prompt_tokens - cached_tokens
+    return computed * price.prompt + cached_tokens * price.cached + completion_tokens * price.completion
