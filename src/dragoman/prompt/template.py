@@ -99,7 +99,7 @@ class ChatTemplate:
             "bos_token": self.bos,
             "eos_token": self.eos,
         }
-        messages = tool_format.adapt(prompt.messages, prompt.tools)
+        messages = tool_format.adapt(prompt.messages, prompt.tools) if _uses_tools(prompt) else prompt.messages
         text = self._render(messages, variables, max_characters)
         reasoning = None
         if self.supports_reasoning:
@@ -120,6 +120,10 @@ class ChatTemplate:
             if merged == list(messages):
                 raise
         return render(merged)
+
+
+def _uses_tools(prompt: ChatPrompt) -> bool:
+    return prompt.tools is not None or any(message.role == "tool" or message.tool_calls for message in prompt.messages)
 
 
 def _tools(tools: ToolOptions | None) -> list[dict[str, Any]] | None:
