@@ -1,4 +1,4 @@
-"""The commands that work on the accounts' database, as they are typed."""
+"""The commands that use the accounts' database, as users type them."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 @pytest.fixture
 def run(url: str) -> Run:
-    """Runs a command that must succeed; the tables are there."""
+    """Return a function that runs a command. The database has its tables."""
 
     def run(*arguments: str, status: int = 0) -> Result:
         result = CliRunner().invoke(app, arguments)
@@ -40,11 +40,11 @@ def run(url: str) -> Run:
 
 
 def rows(table: str) -> list[list[str]]:
-    """The rows of a printed table, without its head."""
+    """Return the rows of a printed table, without its header."""
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines() if line[0] == "│"]
 
 
-def test_the_tables_are_made_and_checked(url: str, tmp_path: Path) -> None:
+def test_the_tables_are_created_and_checked(url: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     before = CliRunner().invoke(app, ["db", "status"])
     assert (before.exit_code, before.stdout.split()[0]) == (1, "missing")
@@ -78,7 +78,7 @@ def test_an_accounts_table_means_the_same_to_the_commands_and_the_server(
 
 
 @pytest.mark.usefixtures("url")
-def test_a_folder_that_cannot_be_created_is_reported_in_one_line(tmp_path: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_reported_in_one_line(tmp_path: Path) -> None:
     tmp_path.joinpath("data").write_text("a file")
     refused = CliRunner().invoke(app, ["db", "upgrade"])
     assert refused.exit_code == 1
@@ -124,7 +124,7 @@ def test_prices_are_typed_and_shown_for_a_million_tokens(run: Run) -> None:
     assert len(rows(run("prices", "list").stdout)) == 3
 
 
-def test_usage_is_summed_and_narrowed(run: Run, url: str) -> None:
+def test_usage_is_summed_and_filtered(run: Run, url: str) -> None:
     with open_ledger_harness(url) as harness:
         harness.settle(harness.admit().request_id)
         harness.settle(harness.admit(model="free").request_id)
@@ -160,7 +160,7 @@ def test_changes_are_recorded_under_the_users_name(run: Run, url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "complaint"),
+    ("arguments", "status", "expected"),
     [
         (["deposit", "acme", "1,5"], 2, "'1,5' is not an amount; write it as in 12.50"),
         (["deposit", "acme", "0.0000000001"], 2, "'0.0000000001' has more than nine digits after the point"),
@@ -184,13 +184,13 @@ def test_changes_are_recorded_under_the_users_name(run: Run, url: str) -> None:
         ),
     ],
 )
-def test_invalid_arguments_are_refused_in_one_line(run: Run, arguments: list[str], status: int, complaint: str) -> None:
+def test_invalid_arguments_are_refused_in_one_line(run: Run, arguments: list[str], status: int, expected: str) -> None:
     run("accounts", "create", "acme")
     result = run(*arguments, status=status)
-    assert (result.stdout, result.stderr) == ("", f"dragoman: {complaint}\n")
+    assert (result.stdout, result.stderr) == ("", f"dragoman: {expected}\n")
 
 
-def test_without_a_database_the_commands_say_where_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_database_the_commands_report_how_to_set_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DRAGOMAN_ACCOUNTS_DATABASE", raising=False)
     result = CliRunner().invoke(app, ["accounts", "list"])

@@ -25,7 +25,7 @@ from dragoman.cli.main import app
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 TIMEOUT_SECONDS = float(TEST_TIMEOUT_SECONDS)
-"""Seconds until a test that waits gives up."""
+"""Timeout of the tests' waits."""
 
 
 def event(data: dict[str, Any]) -> str:
@@ -37,7 +37,7 @@ def text(content: str) -> str:
 
 
 class ChatEndpoint:
-    """A server whose answer depends on the last message; it remembers what it was sent."""
+    """A server that answers by the last message, and records its requests."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
@@ -79,7 +79,7 @@ class ChatEndpoint:
         yield "data: [DONE]\n\n"
 
     async def until_disconnected(self, request: Request) -> AsyncIterator[str]:
-        """Comments until the client goes. They also wake it should a signal come just before it waits for us."""
+        """Send comments until the client disconnects. They wake a client that got a signal just before it waits."""
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
@@ -142,7 +142,7 @@ def test_the_conversation_is_sent_along_until_it_is_cleared(endpoint: ChatEndpoi
     ]
 
 
-def test_a_stream_without_its_end_mark_is_reported_and_kept(endpoint: ChatEndpoint, url: str) -> None:
+def test_a_stream_without_its_terminator_is_reported_and_kept(endpoint: ChatEndpoint, url: str) -> None:
     result = chat(url, "cut", "next")
     assert result.stdout == "You said \nYou said next\n"
     assert "the answer was cut off" in result.stderr
@@ -156,7 +156,7 @@ def test_an_error_in_the_stream_is_reported(url: str) -> None:
     assert result.exit_code == 1
 
 
-def test_a_refused_question_is_reported_and_forgotten(endpoint: ChatEndpoint, url: str) -> None:
+def test_a_rejected_question_is_reported_and_removed(endpoint: ChatEndpoint, url: str) -> None:
     result = chat(url, "refuse", "next")
     assert "the server answers 404: no such model" in result.stderr
     assert [message["content"] for message in endpoint.bodies[1]["messages"]] == ["next"]
@@ -179,7 +179,7 @@ def test_an_unknown_command_is_not_sent(endpoint: ChatEndpoint, url: str) -> Non
     assert endpoint.bodies == []
 
 
-def test_without_a_server_one_line_says_how_to_start_one() -> None:
+def test_without_a_server_one_line_explains_how_to_start_one() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
     result = chat(f"http://127.0.0.1:{port}/", "hello")
@@ -201,7 +201,7 @@ def test_another_kind_of_server_is_recognized(url: str) -> None:
     assert result.stderr == f"dragoman: {url}/elsewhere/v1/models answers 404: Not Found\n"
 
 
-def test_the_url_may_be_the_one_other_clients_want(url: str) -> None:
+def test_the_url_may_end_in_v1_as_in_other_clients(url: str) -> None:
     assert chat(f"{url}/v1/", "hello").stdout == "You said hello\n"
 
 
@@ -216,13 +216,13 @@ PROGRAM = """
 import signal
 from dragoman.cli.main import main
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # A run in the background hands on that it is ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)  # A run in the background inherits that it is ignored.
 main()
 """
 
 
 class Terminal:
-    """`dragoman chat` with a pseudo-terminal for its standard streams."""
+    """`dragoman chat` in a pseudo-terminal."""
 
     def __init__(self, url: str) -> None:
         self.master, slave = pty.openpty()
@@ -283,6 +283,6 @@ def test_ctrl_c_stops_the_answer_and_not_the_program(endpoint: ChatEndpoint, ter
 
 def test_ctrl_c_at_the_prompt_ends_the_program(terminal: Terminal) -> None:
     terminal.process.send_signal(signal.SIGINT)
-    # The prompt shows a moment before Python waits for keys; a signal between the two is seen with the next line.
+    # The prompt appears before Python waits for keys. A signal in between is handled with the next line.
     terminal.type("\n")
     assert terminal.process.wait(TIMEOUT_SECONDS) == 0

@@ -13,7 +13,7 @@ def chunk(text: str | None) -> bytes:
 DONE = b"data: [DONE]\n\n"
 
 
-def test_the_texts_of_an_answer_come_in_order() -> None:
+def test_the_texts_of_an_answer_keep_their_order() -> None:
     assert list(iter_texts([chunk("a") + chunk("b"), DONE])) == ["a", "b"]
 
 
@@ -23,7 +23,7 @@ def test_chunks_may_be_cut_anywhere(size: int) -> None:
     assert "".join(iter_texts(body[i : i + size] for i in range(0, len(body), size))) == "Grüße, 世界 🙂"
 
 
-def test_a_line_ends_only_where_the_format_says() -> None:
+def test_only_lf_and_crlf_end_a_line() -> None:
     assert list(iter_lines(["a\u2028b\x0cc\r\nd\n".encode(), b"unfinished"])) == ["a\u2028b\x0cc", "d"]
     assert list(iter_texts([chunk("a\u2028b"), DONE])) == ["a\u2028b"]
 
@@ -46,7 +46,7 @@ def test_chunks_without_text_are_skipped() -> None:
     assert list(iter_texts([role, chunk(None), chunk(""), chunk("a"), usage, DONE])) == ["a"]
 
 
-def test_what_follows_the_end_mark_is_not_read() -> None:
+def test_bytes_after_the_terminator_are_not_read() -> None:
     assert list(iter_texts([chunk("a") + DONE + b"data: nonsense\n\n"])) == ["a"]
 
 
@@ -58,7 +58,7 @@ def test_an_error_in_the_stream_breaks_the_answer() -> None:
 
 
 @pytest.mark.parametrize("end", [b"", b"data: [DONE]", b'data: {"choi'])
-def test_a_stream_without_its_end_mark_was_cut_off(end: bytes) -> None:
+def test_a_stream_without_its_terminator_is_reported(end: bytes) -> None:
     texts = iter_texts([chunk("a"), end])
     assert next(texts) == "a"
     with pytest.raises(AnswerInterrupted, match="the answer was cut off: the stream ended without its end mark"):

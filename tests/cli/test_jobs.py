@@ -1,4 +1,4 @@
-"""`dragoman jobs`, as it is typed."""
+"""`dragoman jobs`, as users type it."""
 
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -27,7 +27,7 @@ def harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[QueueHa
 
 @pytest.fixture
 async def idle_server(harness: QueueHarness, tmp_path: Path) -> AsyncIterator[QueueServer]:
-    """A server that runs nothing."""
+    """A server that accepts jobs and runs none."""
     async with queue_server(harness, tmp_path, options=QueueOptions(concurrency=0)) as one:
         yield one
 
@@ -39,11 +39,11 @@ def run(*arguments: str, status: int = 0) -> Result:
 
 
 def rows(table: str) -> list[list[str]]:
-    """The rows of a printed table, without its head."""
+    """Return the rows of a printed table, without its header."""
     return [[cell.strip() for cell in line.strip("│").split("│")] for line in table.splitlines() if line[0] == "│"]
 
 
-async def test_jobs_are_listed_and_narrowed(idle_server: QueueServer) -> None:
+async def test_jobs_are_listed_and_filtered(idle_server: QueueServer) -> None:
     jobs = [await idle_server.submit(f"text {number}", priority=number) for number in range(3)]
     listed = rows(run("list").stdout)
     assert [row[1] for row in listed] == [job.id for job in reversed(jobs)]

@@ -31,7 +31,7 @@ def test_help_lists_every_command() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "complaint"),
+    ("arguments", "expected"),
     [
         (["--port", "70000"], "command line: --port must be an integer from 0 to 65535, got 70000"),
         (["--threads", "0"], "command line: --threads must be an integer from 1 to 512, got 0"),
@@ -39,10 +39,10 @@ def test_help_lists_every_command() -> None:
     ],
 )
 def test_a_wrong_setting_stops_the_server_with_one_line(
-    empty_folder: Path, arguments: list[str], complaint: str
+    empty_folder: Path, arguments: list[str], expected: str
 ) -> None:
     result = CliRunner().invoke(app, ["serve", *arguments])
-    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"dragoman: {complaint}\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"dragoman: {expected}\n")
 
 
 def test_a_wrong_variable_stops_the_server(empty_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ def test_every_local_model_is_listed_with_its_size_and_path() -> None:
     assert "built in" in echo
 
 
-def test_rewritten_copies_are_listed_with_what_they_were_made_of(tmp_path: Path) -> None:
+def test_rewritten_copies_are_listed_with_their_sources(tmp_path: Path) -> None:
     copy = tmp_path / "dragoman" / "rewritten" / "0123-1.gguf"
     copy.parent.mkdir(parents=True)
     copy.write_bytes(bytes(1000))

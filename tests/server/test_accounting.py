@@ -55,16 +55,16 @@ def test_concurrent_equal_requests_run_once_across_workers_and_are_charged_once(
     body = {"model": "echo", "messages": [{"role": "user", "content": "x" * 30}]}
     headers = {**bearer(account_fixture.new_key()), "idempotency-key": "at once"}
 
-    def ask(_number: int) -> httpx.Response:
+    def send(_number: int) -> httpx.Response:
         return httpx.post(f"{server.url}/v1/chat/completions", json=body, headers=headers, timeout=TEST_TIMEOUT_SECONDS)
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(ask, range(16)))
+        answers = list(pool.map(send, range(16)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.json()["id"] for answer in answers}) == 1
     assert sum("idempotent-replayed" not in answer.headers for answer in answers) == 1
     key_id = account_fixture.keys[-1].id
-    for _ in range(MAX_POLLS):  # The answer may be a moment ahead of its settlement.
+    for _ in range(MAX_POLLS):  # The response may be earlier than its settlement.
         rows = httpx.get(f"{server.url}/api/v1/usage/stats", headers=headers).json()
         if mine := [row for row in rows if row["user_id"] == str(key_id)]:
             break

@@ -19,7 +19,7 @@ def test_without_a_database_there_are_no_accounts() -> None:
     assert accounts_location(AccountsSettings()) is None
 
 
-def test_the_default_file_is_among_the_users_data_with_its_journals_beside_it(data: Path) -> None:
+def test_the_default_file_is_in_the_data_directory_with_its_journals_beside_it(data: Path) -> None:
     location = accounts_location(AccountsSettings("sqlite"))
     assert location is not None
     assert location == (f"sqlite:///{data}/accounts.db", data / "accounts.db.journals")
@@ -39,7 +39,7 @@ def test_postgresql_urls_that_differ_in_more_than_the_password_have_journals_of_
     assert first.parent == data / "journals"
 
 
-def test_journals_are_where_the_settings_say(data: Path) -> None:
+def test_the_settings_can_place_the_journals(data: Path) -> None:
     location = accounts_location(AccountsSettings("sqlite:///a.db", journal_dir="elsewhere"))
     assert location is not None
     assert location.journal_dir == Path("elsewhere").absolute()

@@ -21,7 +21,7 @@ ONCE = {"model": "echo", "prompt": "Once"}
 
 
 class LateEngine:
-    """The smallest engine: one letter to every request, once it is told that it is ready."""
+    """A minimal engine. It answers every request with one letter, once `ready` is set."""
 
     context_length = None
     adapters = None
@@ -61,7 +61,7 @@ def app_of(*deployments: tuple[str, Engine]) -> App:
 
 @contextlib.asynccontextmanager
 async def running(app: App) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of the app, between its start and its end."""
+    """Start the app, and open a client of it."""
     async with running_app(app), client_of(app) as client:
         yield client
 

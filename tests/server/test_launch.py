@@ -1,4 +1,4 @@
-"""The server's processes: what happens when one dies, is overrun, or is told to stop."""
+"""The server's processes when one of them dies, is overloaded or stopped."""
 
 import asyncio
 import os
@@ -38,9 +38,9 @@ async def test_when_the_engine_is_killed_every_stream_ends_properly_and_the_next
             os.kill(engine, signal.SIGKILL)
             answers = await asyncio.wait_for(asyncio.gather(*streams), TEST_TIMEOUT_SECONDS)
             for answer in answers:
-                assert answer.done != (answer.error is not None), "a whole answer or an error, never neither"
+                assert answer.done != (answer.error is not None), "a complete answer or an error, never neither"
             assert any(answer.error for answer in answers)
-            # Nobody has to ask twice: the request waits for the new engine process.
+            # No retry is needed: the request waits for the new engine process.
             response = await client.post("/v1/chat/completions", json=chat_body("Hi", max_tokens=4))
             assert response.status_code == 200
             assert server.children(ENGINE_PROCESS) != [engine]
@@ -85,7 +85,7 @@ async def test_a_client_that_goes_away_frees_its_sequence(model_server: RunningS
         assert await _metric(client, "dragoman_kv_cache_used_cells") == 0
 
 
-async def test_requests_beyond_max_waiting_get_429_with_retry_after() -> None:
+async def test_requests_beyond_max_waiting_requests_get_429_with_retry_after() -> None:
     with running_server("--max-sequences", "1", "--max-waiting-requests", "2") as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
             running = asyncio.Event()
@@ -138,11 +138,11 @@ async def test_several_workers_share_one_engine() -> None:
         assert len(server.children(ENGINE_PROCESS)) == 1
         body = chat_body("What is the capital of France?", temperature=0, max_tokens=12)
 
-        async def ask() -> httpx.Response:
+        async def send() -> httpx.Response:
             async with httpx.AsyncClient(base_url=server.url, timeout=TIMEOUT) as client:
                 return await client.post("/v1/chat/completions", json=body)
 
-        answers = [response.json() for response in await asyncio.gather(*(ask() for _ in range(16)))]
+        answers = [response.json() for response in await asyncio.gather(*(send() for _ in range(16)))]
         assert all("Paris" in answer["choices"][0]["message"]["content"] for answer in answers)
         cached = sorted(answer["usage"]["prompt_tokens_details"]["cached_tokens"] for answer in answers)
         assert cached[0] == 0
@@ -154,11 +154,11 @@ async def test_several_workers_share_one_engine() -> None:
 
 
 def test_truncated_invalid_and_missing_model_files_are_reported_in_one_line(tmp_path: Path) -> None:
-    truncated, nonsense = tmp_path / "truncated.gguf", tmp_path / "nonsense.gguf"
+    truncated, invalid = tmp_path / "truncated.gguf", tmp_path / "invalid.gguf"
     with bundled().path.open("rb") as source:
         truncated.write_bytes(source.read(2**21))
-    nonsense.write_bytes(b"once upon a time " * 1000)
-    for path in (truncated, nonsense, tmp_path / "missing.gguf"):
+    invalid.write_bytes(b"once upon a time " * 1000)
+    for path in (truncated, invalid, tmp_path / "missing.gguf"):
         status, errors = _failing_start(str(path))
         assert status == 2
         (line,) = [line for line in errors.splitlines() if line.startswith("dragoman: ")]
@@ -167,7 +167,7 @@ def test_truncated_invalid_and_missing_model_files_are_reported_in_one_line(tmp_
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="measured there only")
-def test_a_slow_model_is_served_from_a_copy_unless_the_user_says_never(tmp_path: Path) -> None:
+def test_a_slow_model_is_served_from_a_copy_unless_that_is_disabled(tmp_path: Path) -> None:
     model = str(write_tiny_model(tmp_path / "tiny.gguf"))
     cache = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
     with running_server(model, "--requantize", "never", environment=cache) as server:
@@ -182,7 +182,7 @@ def _engine_arguments(server: RunningServer) -> str:
     return Path(f"/proc/{engine}/cmdline").read_text()
 
 
-def test_a_port_in_use_is_one_clear_line() -> None:
+def test_a_port_in_use_is_reported_in_one_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         status, errors = _failing_start("echo", "--port", str(port))
@@ -218,7 +218,7 @@ def _failing_start(*arguments: str) -> tuple[int, str]:
 
 
 async def _stream(client: httpx.AsyncClient, body: dict[str, object], started: asyncio.Event) -> StreamedResponse:
-    """Read a whole stream; `begun` is set at its first text."""
+    """Read a stream to its end. Set `started` at its first text."""
     answer = StreamedResponse()
     body = {**body, "stream": True, "stream_options": {"include_usage": True}}
     try:
@@ -233,11 +233,11 @@ async def _stream(client: httpx.AsyncClient, body: dict[str, object], started: a
 
 
 async def _first_text(stream: asyncio.Task[StreamedResponse], started: asyncio.Event) -> None:
-    """Wait until the stream has begun; a stream that ended without doing so is shown."""
+    """Wait for the first text of a stream. Fail with the stream if it ends without any."""
     waiting = asyncio.create_task(started.wait())
     await asyncio.wait((stream, waiting), timeout=TEST_TIMEOUT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
-    assert started.is_set(), stream.result() if stream.done() else "no text came"
+    assert started.is_set(), stream.result() if stream.done() else "there is no text yet"
 
 
 async def _metric(client: httpx.AsyncClient, name: str) -> float:
@@ -246,7 +246,7 @@ async def _metric(client: httpx.AsyncClient, name: str) -> float:
 
 
 async def _wait_for_metric(client: httpx.AsyncClient, metric: str, value: float) -> None:
-    """Ask again and again."""
+    """Poll the metrics until one has a value."""
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         while await _metric(client, metric) != value:
             pass

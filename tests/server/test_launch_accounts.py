@@ -1,4 +1,4 @@
-"""The server's processes with accounts: limits, keys and money are the same in all of them."""
+"""The server's processes with accounts: they share limits, keys and balances."""
 
 import asyncio
 import os
@@ -40,15 +40,15 @@ def server(account_fixture: AccountFixture) -> Iterator[RunningServer]:
         yield server
 
 
-def everything_in(folder: Path) -> bytes:
+def content_of(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
 async def statuses(url: str, key: str, requests: int) -> Counter[int]:
-    """How often each came when all were asked together, each on a connection of its own."""
+    """Send all requests at the same time, each on its own connection. Return the counts of their statuses."""
     body = {"model": "echo", "prompt": "ab", "max_tokens": 4}
 
-    async def ask() -> int:
+    async def send() -> int:
         headers = {"authorization": f"Bearer {key}", "connection": "close"}
         async with session.post("/v1/completions", json=body, headers=headers) as response:
             await response.read()
@@ -57,7 +57,7 @@ async def statuses(url: str, key: str, requests: int) -> Counter[int]:
     connector = aiohttp.TCPConnector(limit=64, force_close=True)
     timeout = aiohttp.ClientTimeout(total=TEST_TIMEOUT_SECONDS)
     async with aiohttp.ClientSession(url, connector=connector, timeout=timeout) as session:
-        return Counter(await asyncio.gather(*(ask() for _ in range(requests))))
+        return Counter(await asyncio.gather(*(send() for _ in range(requests))))
 
 
 async def test_100_requests_a_minute_are_100_across_all_workers(
@@ -67,7 +67,7 @@ async def test_100_requests_a_minute_are_100_across_all_workers(
     assert await statuses(server.url, key, 240) == {200: 100, 429: 140}
 
 
-async def test_a_revoked_key_stops_working_in_every_worker_at_once(
+async def test_a_revoked_key_is_immediately_rejected_by_every_worker(
     server: RunningServer, account_fixture: AccountFixture
 ) -> None:
     key = account_fixture.new_key()
@@ -86,7 +86,7 @@ async def test_a_killed_worker_is_replaced_and_its_requests_are_paid(tmp_path: P
                     os.kill(server.children(WORKER_PROCESS)[0], signal.SIGKILL)
                 await clients.wait_for_tokens(500)
             assert await asyncio.to_thread(server.stop) == 0
-        # The last one may have been told to stop before it had begun; then the next start settles.
+        # The last worker may have been stopped before it settled. Then the next start settles.
         async with open_ledger(account_fixture.database, tmp_path / "accounts.db.journals"):
             assert_all_tokens_charged(account_fixture, clients)
         assert list(tmp_path.joinpath("accounts.db.journals").glob("*.journal-1")) == []
@@ -101,7 +101,7 @@ async def test_a_killed_ledger_process_is_replaced_and_its_requests_are_paid(tmp
                 for _ in range(3):
                     await clients.wait_for_tokens(100)
                     while not (processes := children_of(worker, LEDGER_PROCESS)):
-                        await clients.wait_for_tokens(1)  # They go on when it is there again.
+                        await clients.wait_for_tokens(1)  # They continue when the process is back.
                     os.kill(processes[0], signal.SIGKILL)
                 await clients.wait_for_tokens(500)
             assert await asyncio.to_thread(server.stop) == 0
@@ -130,13 +130,13 @@ async def test_no_key_and_no_database_is_in_a_log_or_in_an_argument(tmp_path: Pa
         output = errors.read() + arguments
         for secret in (*secrets, 'accounts.db"'):
             assert secret not in output
-        stored = everything_in(tmp_path)
+        stored = content_of(tmp_path)
         for secret in secrets:
             assert secret.encode() not in stored
 
 
 @pytest.mark.parametrize(
-    ("settings", "complaint"),
+    ("settings", "expected"),
     [
         ('[accounts]\n[[keys]]\nname = "a"\nkey = "sk-0123456789abcdef"', "[[keys]] and [accounts] are both set"),
         ('[accounts]\ndatabase = "mysql://somewhere"', "accounts.database: Not a database dragoman can use: mysql"),
@@ -145,7 +145,7 @@ async def test_no_key_and_no_database_is_in_a_log_or_in_an_argument(tmp_path: Pa
         ('[accounts]\ndatabase = "postgresql://user:hunter2@127.0.0.1:1/none"', "database cannot be used"),
     ],
 )
-def test_unusable_accounts_are_reported_in_one_line(tmp_path: Path, settings: str, complaint: str) -> None:
+def test_unusable_accounts_are_reported_in_one_line(tmp_path: Path, settings: str, expected: str) -> None:
     file = tmp_path / "dragoman.toml"
     file.write_text(settings)
     command = [sys.executable, "-m", "dragoman", "serve", "echo", "--port", "0", "--config", str(file)]
@@ -155,7 +155,7 @@ def test_unusable_accounts_are_reported_in_one_line(tmp_path: Path, settings: st
     )
     assert result.returncode == 2
     [line] = result.stderr.splitlines()
-    assert complaint in line
+    assert expected in line
     assert "hunter2" not in line
 
 

@@ -1,4 +1,4 @@
-"""Adapters behind a real server: known to all workers at once, and as long as the server runs."""
+"""Adapters in a real server: every worker knows them, as long as the server runs."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ MODELS = ["tiny", "settled", "brought"]
 
 
 def write_settings(folder: Path, extra: str = "") -> Path:
-    """A model, an adapter of it that the settings load, and one in the adapter folder that they do not."""
+    """Write a model, an adapter that the settings load, and one in adapter_dir that they do not load."""
     write_model(folder / "tiny.gguf", random_weights(0))
     write_adapter(folder / "settled.gguf", random_lora_updates(1))
     (folder / "adapters").mkdir()
@@ -51,7 +51,7 @@ aliases = ["calm"]
 
 @contextlib.asynccontextmanager
 async def client_of(server: RunningServer) -> AsyncIterator[httpx.AsyncClient]:
-    """A connection for each request, so that both workers get some."""
+    """Open a client with a connection for each request, so that both workers get requests."""
     limits = httpx.Limits(max_keepalive_connections=0)
     async with httpx.AsyncClient(base_url=server.url, timeout=TEST_TIMEOUT_SECONDS, limits=limits) as client:
         yield client
@@ -76,7 +76,7 @@ async def list_models(client: httpx.AsyncClient) -> list[str]:
     return [card["id"] for card in (await client.get("/empower/models")).json()["data"]]
 
 
-async def test_an_adapter_is_known_to_all_workers_at_once_and_survives_the_engine(tmp_path: Path) -> None:
+async def test_an_adapter_is_known_to_all_workers_and_survives_the_engine(tmp_path: Path) -> None:
     with running_server("--config", str(write_settings(tmp_path))) as server:
         async with client_of(server) as client:
             assert await list_models(client) == ["tiny", "settled"]
@@ -94,7 +94,7 @@ async def test_an_adapter_is_known_to_all_workers_at_once_and_survives_the_engin
             os.kill(engine, signal.SIGKILL)
             assert {model: await complete(client, model) for model in MODELS} == alone
             assert server.children(ENGINE_PROCESS) != [engine]
-            assert await register(client) == registered, "the same request again is no error"
+            assert await register(client) == registered, "the same registration is no error"
             for worker in server.children(WORKER_PROCESS):
                 os.kill(worker, signal.SIGKILL)
             assert await list_models(client) == MODELS
@@ -124,7 +124,7 @@ async def test_an_adapter_is_restored_when_its_model_is_reloaded(tmp_path: Path)
             assert [await complete(client, model) for model in MODELS] == before
 
 
-async def test_an_answer_that_began_with_an_adapter_is_finished_after_its_removal(tmp_path: Path) -> None:
+async def test_an_answer_that_started_with_an_adapter_is_finished_after_its_removal(tmp_path: Path) -> None:
     with running_server("--config", str(write_settings(tmp_path))) as server:
         async with client_of(server) as client:
             body = {"model": "settled", "prompt": "Once", "max_tokens": 400, "temperature": 0, "ignore_eos": True}
@@ -138,14 +138,14 @@ async def test_an_answer_that_began_with_an_adapter_is_finished_after_its_remova
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "complaint"),
+    ("name", "file", "expected"),
     [
         ("absent", "absent.gguf", "the adapter absent cannot be served: there is no adapter file"),
         ("wide", "wide.gguf", "the adapter wide cannot be served: wide.gguf cannot be used"),
     ],
 )
-async def test_a_wrong_adapter_stops_the_start_with_one_clear_line(
-    tmp_path: Path, name: str, file: str, complaint: str
+async def test_an_unusable_adapter_stops_the_start_with_one_line(
+    tmp_path: Path, name: str, file: str, expected: str
 ) -> None:
     settings = write_settings(tmp_path)
     write_adapter(tmp_path / "wide.gguf", {"output.weight": random_lora_updates(1)["blk.0.ffn_up.weight"]})
@@ -160,4 +160,4 @@ async def test_a_wrong_adapter_stops_the_start_with_one_clear_line(
         _, errors = await process.communicate()
     assert process.returncode == 2
     [line] = [line for line in errors.decode().splitlines() if line.startswith("dragoman: ")]
-    assert complaint in line
+    assert expected in line

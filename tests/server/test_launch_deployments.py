@@ -1,4 +1,4 @@
-"""Several models behind one server, loaded when asked for, with real processes."""
+"""Several models in one server, loaded by their first request, with real processes."""
 
 import signal
 import subprocess
@@ -62,11 +62,11 @@ def test_a_lazy_model_is_loaded_unloaded_when_idle_and_loaded_again(
     assert chat(client, "loud")["choices"][0]["message"]["content"] == "Hi"
     assert server.children(ENGINE_PROCESS) == []
     assert chat(client, "smol")["usage"]["completion_tokens"] == 3
-    assert any(not server.children(ENGINE_PROCESS) for _ in range(MAX_POLLS)), "idle, it gives its memory back"
+    assert any(not server.children(ENGINE_PROCESS) for _ in range(MAX_POLLS)), "an idle model is unloaded"
     assert chat(client, "smollm2-135m-instruct")["usage"]["completion_tokens"] == 3
 
 
-def test_a_dialect_shows_only_its_deployments(client: httpx.Client) -> None:
+def test_a_dialect_serves_only_its_deployments(client: httpx.Client) -> None:
     assert [card["id"] for card in client.get("/v1/models").json()["data"]] == ["loud", "smol"]
     assert [card["id"] for card in client.get("/api/v1/models").json()["data"]] == ["smol"]
     body = {"model": "loud", "messages": [{"role": "user", "content": "Hi"}]}
@@ -74,7 +74,7 @@ def test_a_dialect_shows_only_its_deployments(client: httpx.Client) -> None:
     assert client.post("/loud/v1/chat/completions", json=body).status_code == 200
 
 
-def test_an_address_others_can_reach_needs_keys_or_open() -> None:
+def test_an_address_that_others_can_reach_needs_keys_or_allow_unauthenticated() -> None:
     command = [sys.executable, "-m", "dragoman", "serve", "echo", "--host", "0.0.0.0", "--port", "0"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=TEST_TIMEOUT_SECONDS, check=False)
     assert refused.returncode == 2

@@ -1,4 +1,4 @@
-"""The queue in the server's processes: what they are told of the settings, and what they tell together."""
+"""The queue in the server's processes: their settings, and their common metrics."""
 
 import os
 import re
@@ -59,7 +59,7 @@ async def test_workers_run_jobs_another_server_accepted_and_share_their_metrics(
 
 
 def metrics(url: str, key: str) -> dict[str, float]:
-    """The samples of all workers together, by their names with labels."""
+    """Return the samples of all workers, by name and labels."""
     request = urllib.request.Request(f"{url}/metrics", headers={"authorization": f"Bearer {key}"})
     with urllib.request.urlopen(request, timeout=TEST_TIMEOUT_SECONDS) as response:
         lines = response.read().decode().splitlines()

@@ -51,7 +51,7 @@ def test_the_only_model_need_not_be_named(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "file", "base", "complaint"),
+    ("name", "file", "base", "expected"),
     [
         ("small", "pirate.gguf", "tiny", "another model or adapter is called small"),
         ("taken", "pirate.gguf", "tiny", "another model or adapter is called taken"),
@@ -64,12 +64,12 @@ def test_the_only_model_need_not_be_named(folder: Path) -> None:
     ],
 )
 def test_an_unusable_adapter_is_reported_in_one_line(
-    folder: Path, name: str, file: str, base: str | None, complaint: str
+    folder: Path, name: str, file: str, base: str | None, expected: str
 ) -> None:
     taken = AdapterSettings(name="other", path=str(folder / "pirate.gguf"), base="tiny", aliases=("taken",))
     with pytest.raises(DeploymentError) as caught:
         planned(folder, taken, adapter(folder, name, file, base))
-    assert str(caught.value).startswith(f"the adapter {name} cannot be served: {complaint}")
+    assert str(caught.value).startswith(f"the adapter {name} cannot be served: {expected}")
     assert "\n" not in str(caught.value)
 
 

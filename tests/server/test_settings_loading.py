@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def complaint(
+def error_message(
     toml: str | None = None,
     environment: Mapping[str, str] | None = None,
     overrides: Mapping[str, object] | None = None,
@@ -123,7 +123,7 @@ PLAIN_SETTINGS = {key: default for key, default in ALL_SETTINGS.items() if key n
 
 @pytest.mark.parametrize("key", PLAIN_SETTINGS)
 def test_every_setting_refuses_a_wrong_value_in_words(folder: Path, key: str) -> None:
-    text = complaint(overrides={key: ["not", "this"]})
+    text = error_message(overrides={key: ["not", "this"]})
     assert text.startswith(f"command line: --{key.rpartition('.')[2].replace('_', '-')} must be ")
     assert text.endswith(", got ['not', 'this']")
 
@@ -136,29 +136,29 @@ def test_every_setting_has_a_variable(folder: Path, key: str) -> None:
 
 
 def test_a_wrong_value_in_a_file_names_file_key_range_and_value(folder: Path) -> None:
-    assert complaint("port = 70000") == "settings.toml: port must be an integer from 0 to 65535, got 70000"
-    assert complaint("workers = true") == "settings.toml: workers must be an integer of at least 1, got True"
-    assert complaint("[engine]\nreproducible = 1") == (
+    assert error_message("port = 70000") == "settings.toml: port must be an integer from 0 to 65535, got 70000"
+    assert error_message("workers = true") == "settings.toml: workers must be an integer of at least 1, got True"
+    assert error_message("[engine]\nreproducible = 1") == (
         "settings.toml: engine.reproducible must be true or false, got 1"
     )
 
 
 def test_a_wrong_variable_is_named(folder: Path) -> None:
-    assert complaint(environment={"DRAGOMAN_LOG_LEVEL": "warn"}) == (
+    assert error_message(environment={"DRAGOMAN_LOG_LEVEL": "warn"}) == (
         "environment: DRAGOMAN_LOG_LEVEL must be one of debug, error, info, warning, got 'warn'"
     )
-    assert complaint(environment={"DRAGOMAN_PORT": ""}).startswith("environment: DRAGOMAN_PORT must be an integer")
+    assert error_message(environment={"DRAGOMAN_PORT": ""}).startswith("environment: DRAGOMAN_PORT must be an integer")
 
 
 def test_a_wrong_flag_is_named(folder: Path) -> None:
-    assert complaint(overrides={"engine.kv_cache_tokens": 10}) == (
+    assert error_message(overrides={"engine.kv_cache_tokens": 10}) == (
         "command line: --kv-cache-tokens must be an integer from 256 to 2147483647, got 10"
     )
 
 
 @pytest.mark.parametrize("number", ["inf", "nan"])
 def test_seconds_are_finite(folder: Path, number: str) -> None:
-    assert complaint(f"drain_seconds = {number}").startswith("settings.toml: drain_seconds must be a")
+    assert error_message(f"drain_seconds = {number}").startswith("settings.toml: drain_seconds must be a")
 
 
 def test_a_key_of_the_admin_api_is_written_out_or_as_its_digest(folder: Path) -> None:
@@ -177,19 +177,19 @@ def test_a_key_of_the_admin_api_is_written_out_or_as_its_digest(folder: Path) ->
     ['key = "too short"', 'sha256 = "not-a-digest"', "", f'key = "sk-0123456789abcdef"\nsha256 = "{"0" * 64}"'],
 )
 def test_a_wrong_key_of_the_admin_api_is_refused_without_showing_it(folder: Path, secret: str) -> None:
-    text = complaint(f'[[admin.keys]]\nname = "ada"\n{secret}\n')
+    text = error_message(f'[[admin.keys]]\nname = "ada"\n{secret}\n')
     assert text.startswith("settings.toml: admin.keys: expected ")
     assert not any(hidden in text for hidden in ("too short", "not-a-digest", "sk-0123"))
 
 
 def test_an_unknown_key_is_answered_with_the_likely_and_the_allowed_ones(folder: Path) -> None:
-    text = complaint("prot = 1")
+    text = error_message("prot = 1")
     assert text.startswith("settings.toml: unknown key prot; did you mean port? Allowed here: model, host, port,")
     assert text.endswith("accounts, admin, queue, engine, echo")
 
 
 def test_an_unknown_key_in_a_table_is_answered_with_the_keys_of_that_table(folder: Path) -> None:
-    assert complaint("[echo]\ntokens = 1") == (
+    assert error_message("[echo]\ntokens = 1") == (
         "settings.toml: unknown key echo.tokens; did you mean echo.tokens_per_second? "
         "Allowed here: echo.tokens_per_second, echo.context_length"
     )
@@ -197,27 +197,27 @@ def test_an_unknown_key_in_a_table_is_answered_with_the_keys_of_that_table(folde
 
 @pytest.mark.parametrize("toml", ["[engin]\n", '"engin.threads" = 1', "zzzzzz = 1"])
 def test_an_unknown_table_or_quoted_key_is_refused(folder: Path, toml: str) -> None:
-    assert complaint(toml).startswith("settings.toml: unknown key ")
+    assert error_message(toml).startswith("settings.toml: unknown key ")
 
 
 def test_a_table_that_is_not_one_is_refused(folder: Path) -> None:
-    assert complaint("engine = 4") == "settings.toml: engine must be a table, [engine], got 4"
+    assert error_message("engine = 4") == "settings.toml: engine must be a table, [engine], got 4"
 
 
 def test_an_unknown_variable_is_refused(folder: Path) -> None:
-    text = complaint(environment={"DRAGOMAN_ENGINE_THREAD": "1"})
+    text = error_message(environment={"DRAGOMAN_ENGINE_THREAD": "1"})
     assert text.startswith(
         "environment: unknown variable DRAGOMAN_ENGINE_THREAD; did you mean DRAGOMAN_ENGINE_THREADS? "
     )
 
 
 def test_an_unknown_override_is_refused(folder: Path) -> None:
-    assert complaint(overrides={"threads": 1}).startswith("command line: unknown setting threads; did you mean")
+    assert error_message(overrides={"threads": 1}).startswith("command line: unknown setting threads; did you mean")
 
 
 def test_a_syntax_error_names_file_and_line(folder: Path) -> None:
-    assert complaint("port = 1\nhost = oops\n").startswith("settings.toml: is not valid TOML: ")
-    assert "line 2" in complaint("port = 1\nhost = oops\n")
+    assert error_message("port = 1\nhost = oops\n").startswith("settings.toml: is not valid TOML: ")
+    assert "line 2" in error_message("port = 1\nhost = oops\n")
 
 
 def test_a_file_that_cannot_be_read_as_text_is_refused(folder: Path) -> None:
@@ -255,7 +255,7 @@ def test_keys_hosts_and_deployments_are_read_from_the_file(folder: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "complains_of"),
+    ("text", "expected"),
     [
         ('[[keys]]\nname = "x"\nkey = "short-secret"', "length >= 16"),
         ('[[keys]]\nname = "x"\nkey = "sk-0123456789abcdef"\nextra = 1', "unknown field `extra`"),
@@ -264,9 +264,9 @@ def test_keys_hosts_and_deployments_are_read_from_the_file(folder: Path) -> None
         ('[dialect_hosts]\n"a" = "openai"', "invalid enum value 'openai'"),
     ],
 )
-def test_a_wrong_table_is_reported_without_its_values(folder: Path, text: str, complains_of: str) -> None:
-    message = complaint(text)
-    assert complains_of in message
+def test_a_wrong_table_is_reported_without_its_values(folder: Path, text: str, expected: str) -> None:
+    message = error_message(text)
+    assert expected in message
     assert "secret" not in message
     assert "sk-" not in message
 
@@ -357,12 +357,12 @@ def test_settings_in_their_current_spelling_are_not_deprecated(folder: Path) -> 
 
 
 def test_both_names_of_a_setting_in_one_place_are_refused(folder: Path) -> None:
-    assert complaint("[engine]\nparallel = 1\nmax_sequences = 2") == (
+    assert error_message("[engine]\nparallel = 1\nmax_sequences = 2") == (
         "settings.toml: engine.parallel is the old name of engine.max_sequences, and both are set; "
         "remove engine.parallel"
     )
     both = {"DRAGOMAN_OPEN": "true", "DRAGOMAN_ALLOW_UNAUTHENTICATED": "true"}
-    assert complaint(environment=both).startswith("environment: DRAGOMAN_OPEN is the old name of")
+    assert error_message(environment=both).startswith("environment: DRAGOMAN_OPEN is the old name of")
 
 
 def test_the_old_name_in_the_file_gives_way_to_the_current_one_in_a_variable(folder: Path) -> None:
@@ -371,4 +371,4 @@ def test_the_old_name_in_the_file_gives_way_to_the_current_one_in_a_variable(fol
 
 
 def test_a_wrong_value_under_an_old_name_is_reported_as_it_was_written(folder: Path) -> None:
-    assert complaint("max_waiting = -1") == "settings.toml: max_waiting must be an integer of at least 0, got -1"
+    assert error_message("max_waiting = -1") == "settings.toml: max_waiting must be an integer of at least 0, got -1"

@@ -1,4 +1,4 @@
-"""Children that are kept running, with real processes."""
+"""Supervised children, with real processes."""
 
 import asyncio
 import os
@@ -17,7 +17,7 @@ def _child(script: str) -> Child:
     return Child(ChildCommand("test", [sys.executable, "-c", script], os.environ))
 
 
-async def test_a_child_that_ends_is_started_again() -> None:
+async def test_a_child_that_exits_is_restarted() -> None:
     child = _child(RUNS_UNTIL_STDIN_CLOSES)
     await child.start()
     first = child.process_id
@@ -28,7 +28,7 @@ async def test_a_child_that_ends_is_started_again() -> None:
     await child.stop()
 
 
-async def test_a_child_that_says_why_it_failed_is_quoted() -> None:
+async def test_the_reason_of_a_failed_start_is_reported() -> None:
     with pytest.raises(ChildFailed, match=r"^the model is upside down$"):
         await _child("print('failed the model is upside down', flush=True)").start()
 
@@ -56,7 +56,7 @@ async def test_a_child_that_ignores_sigterm_is_killed() -> None:
         "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + RUNS_UNTIL_STDIN_CLOSES + "; signal.pause()"
     )
     await child.start()
-    # Its standard input stays open and it ignores SIGTERM: only SIGKILL, after the grace, ends it.
+    # The child ignores SIGTERM and its standard input stays open, so only SIGKILL after the grace period stops it.
     await child.stop(grace_seconds=-4.9)
     assert child.process_id is not None
     with pytest.raises(ProcessLookupError):
@@ -64,7 +64,7 @@ async def test_a_child_that_ignores_sigterm_is_killed() -> None:
 
 
 async def _other_process(child: Child, first: int) -> int:
-    """The id of the process that follows `first`."""
+    """Return the id of the process that replaces `first`."""
     while (process_id := child.process_id) in (None, first):
         await asyncio.to_thread(os.sched_yield)
     assert process_id is not None

@@ -12,10 +12,10 @@ NOT_NEEDED = (
     "typer",
     "xllamacpp",
 )
-"""What webhooks, engines, downloads and the command line use. structlog imports rich wherever that is installed."""
+"""Modules of webhooks, engines, downloads and the command line. (structlog imports rich if that is installed.)"""
 
 
-def test_a_worker_loads_nothing_that_it_may_never_use() -> None:
+def test_a_worker_imports_nothing_that_it_may_never_use() -> None:
     loaded = subprocess.run(
         [sys.executable, "-c", "import sys, dragoman.server.worker; print(*sys.modules)"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Commands whose options had other names before. The old names are still accepted, and not shown in the help."""
+"""Commands with renamed options. The old names are still accepted, and not shown in the help."""
 
 from collections.abc import Callable, Mapping
 

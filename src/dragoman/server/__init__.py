@@ -1,1 +1,1 @@
-"""Where everything is built and run: settings, processes, the ASGI app. Nobody imports the server but the CLI."""
+"""Settings, processes and the ASGI app, built from all other packages. Only the CLI imports this one."""

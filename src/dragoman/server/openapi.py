@@ -168,7 +168,7 @@ def _add_optional_headers(
         parameters.append(_PREFER)
         content = {"application/json": {"schema": schemas[QueuedJobBody]}}
         responses["202"] = {
-            "description": "The request is queued; `location` says where its answer will be",
+            "description": "The request is queued; `location` is the URL of its response",
             "content": content,
         }
 

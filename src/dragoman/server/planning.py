@@ -68,7 +68,7 @@ def plan_deployments(settings: Settings, *, progress: bool = False) -> list[Depl
     if not settings.deployments:
         return [_plan_single_model(settings.model, progress=progress)]
     if settings.model is not None:
-        raise DeploymentError("a model and [[deployments]] are both set; say it in one place")
+        raise DeploymentError("a model and [[deployments]] are both set; set the model in one place")
     plans = [_plan_deployment(deployment, progress=progress) for deployment in settings.deployments]
     taken: dict[str, str] = {}
     for plan in plans:

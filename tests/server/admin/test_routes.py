@@ -30,7 +30,7 @@ DOCUMENT = document({**OPERATIONS, "admin": admin.OPERATIONS}, "echo")
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
 def server_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """One database for all tests of a kind; each makes what it needs under names of its own."""
+    """One database for all tests of a kind. Each test creates what it needs, under names of its own."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path_factory.mktemp('accounts')}/accounts.db"
     return new_database(request.getfixturevalue("postgresql"))
@@ -51,12 +51,12 @@ def accounting(url: str, tmp_path: Path) -> Iterator[AccountingServices]:
 
 
 class AdminClient:
-    """A client of the admin API that holds every answer against the OpenAPI document."""
+    """A client of the admin API that validates every response against the OpenAPI document."""
 
     def __init__(self, client: httpx.AsyncClient, name: str) -> None:
         self._client = client
         self.name = name
-        """A name for what a test makes."""
+        """A name for the objects of one test."""
 
     async def send(self, method: str, path: str, status: int = 200, **options: Any) -> Any:
         response = await self._client.request(method, f"/admin/{path}", **options)
@@ -99,7 +99,7 @@ async def ada(accounting: AccountingServices, request: pytest.FixtureRequest) ->
         yield AdminClient(client, request.node.name)
 
 
-async def test_an_account_is_opened_paid_into_and_looked_at(ada: AdminClient) -> None:
+async def test_an_account_is_created_paid_into_and_shown(ada: AdminClient) -> None:
     account = await ada.post("accounts", name=ada.name, currency="EUR")
     assert (account["balance"], account["currency"]) == ("0.00", "EUR")
     path = f"accounts/{account['id']}"
@@ -137,7 +137,7 @@ async def test_a_keys_secret_is_returned_once(ada: AdminClient) -> None:
     assert secret not in str(await ada.get("audit"))
 
 
-async def test_a_change_leaves_alone_what_it_does_not_name(ada: AdminClient) -> None:
+async def test_a_change_keeps_fields_that_are_absent(ada: AdminClient) -> None:
     account = await ada.account()
     made = await ada.post("keys", account=account, budget="1", requests_per_minute=60, models=["owl"])
     path = f"keys/{made['id']}"
@@ -155,7 +155,7 @@ async def test_a_change_leaves_alone_what_it_does_not_name(ada: AdminClient) -> 
     assert (await ada.send("PATCH", path, json={"disabled": False}))["disabled_at"] is None
 
 
-async def test_a_revoked_key_is_refused_at_once(ada: AdminClient, url: str) -> None:
+async def test_a_revoked_key_is_rejected_immediately(ada: AdminClient, url: str) -> None:
     database = Database(url)
     with LedgerHarness(database, name=ada.name) as harness:
         harness.settle(harness.admit().request_id)
@@ -166,7 +166,7 @@ async def test_a_revoked_key_is_refused_at_once(ada: AdminClient, url: str) -> N
     database.close()
 
 
-async def test_prices_are_of_a_million_tokens(ada: AdminClient) -> None:
+async def test_prices_are_for_a_million_tokens(ada: AdminClient) -> None:
     now = await ada.post("prices", model=ada.name, prompt="0.15", completion="0.6", cached="0.015")
     later = await ada.post("prices", model=ada.name, prompt="1", completion="2", valid_from="2999-01-01T00:00:00Z")
     assert (now["prompt"], now["cached"], now["completion"]) == ("0.15", "0.015", "0.60")
