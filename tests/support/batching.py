@@ -1,4 +1,4 @@
-"""What batchers publish until they are done, and one over the simulated model."""
+"""Batchers with the simulated model, and their output."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ MAX_STEPS = 20_000
 
 @dataclass
 class PublishedAnswer:
-    """What a job has published so far."""
+    """The output of a request so far."""
 
     tokens: dict[int, list[int]] = field(default_factory=dict)
     finished: dict[int, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class PublishedAnswer:
 
 
 class BatcherHarness:
-    """A batcher over the simulated model, and what it published by job."""
+    """A batcher with the simulated model, and its output by request."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class BatcherHarness:
         reuses_cells: bool = True,
         separate_lora_backend: bool = False,
     ) -> None:
-        """`apart`: what has an adapter is computed by a backend of its own."""
+        """`separate_lora_backend`: another backend computes sequences with an adapter."""
         self.backend = SimulatedBackend(cells, reuses_cells=reuses_cells)
         self._fallback = SimulatedBackend(cells, reuses_cells=reuses_cells) if separate_lora_backend else self.backend
         self.batcher = Batcher(
@@ -77,7 +77,7 @@ class BatcherHarness:
 
     def step(self) -> None:
         self._collect(self.batcher.step())
-        assert self.batcher.cache.allocator.used == self.used_cells, "the ledger counts what the backends hold"
+        assert self.batcher.cache.allocator.used == self.used_cells, "the allocator counts what the backends hold"
 
     def _collect(self, outputs: list[RequestOutput]) -> None:
         for key, event in outputs:
@@ -95,21 +95,21 @@ class BatcherHarness:
             if self.batcher.is_idle:
                 return
             self.step()
-        raise AssertionError("the batcher does not come to an end")
+        raise AssertionError("the batcher does not become idle")
 
     @property
     def used_cells(self) -> int:
-        """Cells that are held."""
+        """Number of cells in use."""
         return sum(backend.used_cells for backend in {self.backend, self._fallback})
 
     @property
     def adapters(self) -> set[int]:
-        """Adapters that are loaded."""
+        """The loaded adapters."""
         return self._fallback.adapters
 
     @property
     def running(self) -> set[RequestKey]:
-        """Jobs with a choice that has a slot."""
+        """The requests with a running choice."""
         return {sequence.request.key for sequence in self.batcher.scheduler.running}
 
     def assert_nothing_leaked(self) -> None:
@@ -123,7 +123,7 @@ class BatcherHarness:
 
 
 def run_until_idle(batcher: Batcher, max_steps: int = MAX_STEPS) -> list[RequestOutput]:
-    """What is published until all jobs have ended; then nothing is kept of them."""
+    """Step until all requests have ended, clear the cache, and return the output."""
     outputs: list[RequestOutput] = []
     for _ in range(max_steps + 1):
         if batcher.is_idle:
@@ -131,11 +131,11 @@ def run_until_idle(batcher: Batcher, max_steps: int = MAX_STEPS) -> list[Request
             assert batcher.cache.allocator.used == 0
             return outputs
         outputs += batcher.step()
-    raise AssertionError("the batcher does not come to an end")
+    raise AssertionError("the batcher does not become idle")
 
 
 def tokens_by_request(outputs: Iterable[RequestOutput]) -> dict[RequestKey, list[int]]:
-    """What jobs of one choice each were answered."""
+    """Return the tokens of requests with one choice each."""
     tokens: dict[RequestKey, list[int]] = {}
     for key, event in outputs:
         if isinstance(event, Delta):
@@ -144,13 +144,13 @@ def tokens_by_request(outputs: Iterable[RequestOutput]) -> dict[RequestKey, list
 
 
 def prompts_with_long_answers(count: int, length: int, adapter: int = NO_ADAPTER) -> list[list[int]]:
-    """Prompts of 20 tokens that are answered with at least `length`."""
+    """Return prompts of 20 tokens with answers of at least `length` tokens."""
     candidates = ([first] * 20 for first in range(1, 64))
     return [prompt for prompt in candidates if len(reference_answer(prompt, length, adapter)) == length][:count]
 
 
 def events_of_choice(events: Sequence[Event], index: int) -> list[Event]:
-    """The events of one choice, without the random ids of its tool calls."""
+    """Return the events of one choice, without the random ids of its tool calls."""
     of_choice = [event for event in events if not isinstance(event, Usage) and event.index == index]
     return [
         msgspec.structs.replace(event, id="random") if isinstance(event, ToolCallDelta) and event.id else event
@@ -159,6 +159,6 @@ def events_of_choice(events: Sequence[Event], index: int) -> list[Event]:
 
 
 def tokens_of_choice(events: Sequence[Event], index: int) -> tuple[int, ...]:
-    """All tokens of one choice."""
+    """Return all tokens of one choice."""
     deltas = [event for event in events_of_choice(events, index) if isinstance(event, AnyDelta)]
     return tuple(token for delta in deltas for token in delta.token_ids)

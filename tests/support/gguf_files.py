@@ -1,4 +1,4 @@
-"""Small GGUF files, written by the gguf package."""
+"""Small GGUF files, written with the gguf package."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +14,7 @@ Weights = npt.NDArray[np.float32]
 
 
 def random_weights(*shape: int, seed: int = 0) -> Weights:
-    """Normally distributed, as a model's are."""
+    """Make normally distributed weights, like those of a model."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
@@ -25,7 +25,7 @@ def write_gguf(
     metadata: Mapping[str, Any] | None = None,
     alignment: int = 32,
 ) -> Path:
-    """A file with these tensors and, beside `metadata` (text, numbers, lists), what every model has."""
+    """Write a file with these tensors, `metadata` (text, numbers, lists) and the entries that every model has."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_custom_alignment(alignment)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_1)
@@ -50,7 +50,7 @@ def write_gguf(
 
 
 def write_tiny_model(path: Path, *, seed: int = 0, kind: Type = Type.Q4_1) -> Path:
-    """A llama of two layers and random weights that llama.cpp loads; its tokens are bytes and a few special ones."""
+    """Write a llama of two layers with random weights. Its tokens are bytes and a few special ones."""
     width, inner = 64, 128
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     metadata: dict[str, Any] = {

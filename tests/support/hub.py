@@ -1,4 +1,4 @@
-"""A small real HTTP server in the place of Hugging Face's hub, and processes that know no other hub."""
+"""A small HTTP server in place of the Hugging Face hub, and processes that use it."""
 
 import abc
 import contextlib
@@ -15,18 +15,18 @@ from typing import Any
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-"""Of everything that a hub has."""
+"""The commit of every repository of a hub."""
 
 UNREACHABLE = "http://127.0.0.1:9"
 """The address of a hub that is down."""
 
 
 class HubHandler(BaseHTTPRequestHandler, abc.ABC):
-    """What a hub can say to a request; which of it, is a subclass's to decide."""
+    """The possible responses of a hub. A subclass chooses one for each request."""
 
     @abc.abstractmethod
     def respond(self) -> None:
-        """Send one of the answers below."""
+        """Send one of the responses below."""
 
     def do_GET(self) -> None:
         self.respond()
@@ -34,17 +34,17 @@ class HubHandler(BaseHTTPRequestHandler, abc.ABC):
     do_HEAD = do_GET  # noqa: N815 - BaseHTTPRequestHandler looks its methods up by these names
 
     def send_listing(self, repository: str, files: Sequence[str]) -> None:
-        """What a repository holds."""
+        """Send the list of a repository's files."""
         listing = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
         self._reply(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
 
     def send_file(self, repository: str, name: str, content: bytes) -> None:
-        """A file of a repository."""
+        """Send a file of a repository."""
         tag = f"{repository}/{name}".replace("/", "-")
         self._reply(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT})
 
     def send_refusal(self, status: int, code: str) -> None:
-        """No, for a reason that the hub's client knows."""
+        """Send an error that the hub's client knows."""
         self._reply(status, b"", {"X-Error-Code": code})
 
     def _reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
@@ -56,12 +56,12 @@ class HubHandler(BaseHTTPRequestHandler, abc.ABC):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Keep the tests' output for the tests."""
+        """Log nothing."""
 
 
 @contextlib.contextmanager
 def running_hub(handler: type[HubHandler]) -> Iterator[str]:
-    """Its address, until the end of the block."""
+    """Run a hub until the end of the block, and yield its address."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = Thread(target=server.serve_forever)
     thread.start()
@@ -74,7 +74,7 @@ def running_hub(handler: type[HubHandler]) -> Iterator[str]:
 def run_python_with_hub(
     hub: str, cache: Path, program: str, *arguments: str, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Python in a process of its own that downloads from the hub: its client reads the environment on import."""
+    """Run Python in another process that downloads from the hub: its client reads the environment on import."""
     return subprocess.run(
         [sys.executable, "-c", program, *arguments],
         env={**os.environ, "HF_HOME": str(cache), "HF_ENDPOINT": hub, "NO_PROXY": "127.0.0.1", **environment},

@@ -1,4 +1,4 @@
-"""What tests need to know of llama.cpp's builds."""
+"""The installed builds of llama.cpp."""
 
 import pytest
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import gguf
 
 THREADS = 1
-"""Several wait for each other in every step, which takes very long while other tests hold the cores."""
+"""Several threads wait for each other in every step, which is very slow while other tests use the cores."""
 
 
 def write_shallow(source: Path, path: Path, layers: int) -> Path:

@@ -1,4 +1,4 @@
-"""What docs/sampling.md says in its sections 1 to 3, slowly and in float64."""
+"""A slow implementation of docs/sampling.md, sections 1 to 3, in float64."""
 
 import math
 from collections import Counter
@@ -14,7 +14,7 @@ def probabilities(
     generated: Sequence[int],
     barred: Iterable[int] = (),
 ) -> list[float]:
-    """How likely each token is to be sampled next; `barred` ones are masked."""
+    """Return the probability of each token. `barred` tokens are masked."""
     values = adjusted_logits(row, sampling, prompt, generated, barred)
     if sampling.temperature < 1e-5:
         best = values.index(max(values))
@@ -43,7 +43,7 @@ def adjusted_logits(
     generated: Sequence[int],
     barred: Iterable[int] = (),
 ) -> list[float]:
-    """The logits after masks, bias and penalties."""
+    """Return the logits after masks, bias and penalties."""
     values = list(row)
     for token in barred:
         values[token] = -math.inf

@@ -1,8 +1,7 @@
-"""A backend without a model: it keeps real account of every KV cell, and its logits depend on every token seen.
+"""A backend without a model: it tracks every KV cell, and its logits depend on every token of a sequence.
 
-A sequence whose cells are not exactly those of its own tokens, in order, each computed with its own adapter, gives
-other tokens than it gives alone. So the scheduler's and the cache's mistakes show as wrong answers, as they would with
-a model.
+A sequence gives other tokens than it gives alone unless its cells are exactly those of its own tokens, in order, each
+computed with its own adapter. So mistakes of the scheduler and the cache show as wrong answers, as with a model.
 """
 
 import hashlib
@@ -31,19 +30,19 @@ class SimulatedVocabulary:
 
 
 def cell_content(token: int, adapter: int) -> int:
-    """What a cell holds: it depends on the token and on what it was computed with."""
+    """Return the content of a cell, which depends on the token and the adapter."""
     return token + VOCABULARY_SIZE * adapter
 
 
 def next_token(context: Iterable[int]) -> int:
-    """The model: a hash of all the cells' contents before. Ends about every 30 tokens."""
+    """The model: a hash of the contents of all cells before. About every 30th token ends the answer."""
     digest = hashlib.blake2b(np.array(list(context), dtype=np.int32).tobytes(), digest_size=4).digest()
     number = int.from_bytes(digest, "little")
     return END if number % 30 == 0 else 1 + number % (VOCABULARY_SIZE - 1)
 
 
 class SimulatedBackend:
-    """Implements Backend with llama.cpp's rules for a unified cache, and complains when they are broken."""
+    """Implements Backend, and asserts llama.cpp's rules for a unified cache."""
 
     def __init__(
         self,
@@ -53,30 +52,30 @@ class SimulatedBackend:
         model: Callable[[Iterable[int]], int] = next_token,
         vocabulary_size: int = VOCABULARY_SIZE,
     ) -> None:
-        """`model`: from the contents of a sequence's cells to the token whose logit is 1, while all others are 0."""
+        """`model`: from the contents of a sequence's cells to the token with the logit 1. All other logits are 0."""
         self._model = model
         self.vocabulary_size = vocabulary_size
         self.cells = cells
         self.reuses_cells = reuses_cells
         self.spent = 0
         self._contexts: dict[int, dict[int, tuple[int, int]]] = {}
-        """For each sequence id, a (cell, content) pair by position."""
+        """Sequence id → position → (cell, content)."""
         self.adapters: set[int] = set()
         self._last_adapter_number = NO_ADAPTER
         self._references: dict[int, int] = {}
         self._next_cell = 0
         self.batches: list[list[int]] = []
-        """Tokens of each chunk of every step."""
+        """The number of tokens of each chunk, for every step."""
         self.adapters_by_step: list[int] = []
         """The adapter of every step."""
 
     @property
     def used_cells(self) -> int:
-        """Cells at least one sequence refers to."""
+        """Number of cells that at least one sequence refers to."""
         return len(self._references)
 
     def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
-        assert adapter == NO_ADAPTER or adapter in self.adapters, "an adapter is there as long as it is used"
+        assert adapter == NO_ADAPTER or adapter in self.adapters, "an adapter is loaded as long as it is used"
         self.batches.append([len(chunk.tokens) for chunk in chunks])
         self.adapters_by_step.append(adapter)
         rows = []
@@ -128,7 +127,7 @@ class SimulatedBackend:
                 self.spent += not self.reuses_cells
 
     def sweep(self) -> None:
-        assert not self.used_cells, "cells are swept only when nobody refers to any"
+        assert not self.used_cells, "cells are swept only while no cell has references"
         self.spent = 0
 
     def _allocate_cell(self) -> int:
@@ -140,7 +139,7 @@ class SimulatedBackend:
 
 
 def reference_answer(prompt: Sequence[int], limit: int, adapter: int = NO_ADAPTER) -> list[int]:
-    """What the model says to `prompt` when nobody else is there: at most `limit` tokens, END included."""
+    """Return the answer of the model to `prompt` alone: at most `limit` tokens, including END."""
     tokens = list(prompt)
     while len(tokens) < len(prompt) + limit:
         tokens.append(next_token(cell_content(token, adapter) for token in tokens))

@@ -1,4 +1,4 @@
-"""A llama model of random weights, small enough to compute by hand, and LoRA adapters for it, as GGUF files."""
+"""A small llama model of random weights, and LoRA adapters for it, as GGUF files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ Matrix = npt.NDArray[np.float32]
 
 
 class ModelShape(NamedTuple):
-    """How large a model is."""
+    """The dimensions of a model."""
 
     width: int
     heads: int
@@ -29,21 +29,21 @@ _BYTES = 256
 
 
 class LowRank:
-    """What an adapter adds to one matrix: alpha / rank * B A, times its scale."""
+    """The update of one matrix by an adapter: alpha / rank * B A, times its scale."""
 
     def __init__(self, b: Matrix, a: Matrix) -> None:
         self.b = b
         self.a = a
 
     def product(self, alpha: float, scale: float) -> Matrix:
-        """What is added."""
+        """Compute the update."""
         rank = self.a.shape[0]
         product: Matrix = (scale * alpha / rank * self.b @ self.a).astype(np.float32)
         return product
 
 
 def random_weights(seed: int, shape: ModelShape = TINY, spread: float = 0.3) -> dict[str, Matrix]:
-    """All matrices of a model."""
+    """Make all matrices of a model."""
     source = np.random.default_rng(seed)
     matrices = dict.fromkeys(("token_embd.weight", "output.weight"), (shape.vocabulary, shape.width))
     for layer in range(shape.layers):
@@ -62,7 +62,7 @@ def _layer_shapes(shape: ModelShape) -> dict[str, tuple[int, int]]:
 
 
 def random_lora_updates(seed: int, rank: int = 4) -> dict[str, LowRank]:
-    """Changes of every matrix of the layers, and of the output."""
+    """Make updates of every matrix of the layers and of the output matrix."""
     source = np.random.default_rng(seed)
     weights = {name: weight for name, weight in random_weights(0).items() if name != "token_embd.weight"}
     return {
@@ -77,7 +77,7 @@ def random_lora_updates(seed: int, rank: int = 4) -> dict[str, LowRank]:
 def merged(
     weights: Mapping[str, Matrix], changes: Mapping[str, LowRank], alpha: float, scale: float
 ) -> dict[str, Matrix]:
-    """The weights as the adapter makes them."""
+    """Merge an adapter into the weights."""
     return {
         name: weight + changes[name].product(alpha, scale) if name in changes else weight
         for name, weight in weights.items()
@@ -85,7 +85,7 @@ def merged(
 
 
 def write_model(path: Path, weights: Mapping[str, Matrix], shape: ModelShape = TINY) -> Path:
-    """A model file in 32-bit floats, whose tokens are bytes."""
+    """Write a model file in 32-bit floats. Its tokens are bytes."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_context_length(512)
     writer.add_embedding_length(shape.width)
@@ -116,7 +116,7 @@ def write_adapter(
     kind: str = "adapter",
     base: str | None = None,
 ) -> Path:
-    """An adapter file; `base` is the repository of the model it says it was made for."""
+    """Write an adapter file. `base` is the repository of its model in the metadata."""
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_type(kind)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")

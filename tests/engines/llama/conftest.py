@@ -24,7 +24,7 @@ def model() -> Iterator[Model]:
 
 @pytest.fixture(scope="session")
 def fast_model() -> Iterator[Model]:
-    """The same as it is served: rewritten, and computed by the fastest library there is for it."""
+    """The bundled model as it is served: rewritten, and computed by the fastest library for it."""
     path = faster_file(bundled().path, progress=False, notify=lambda _line: None)
     model = load_model(path, None, ContextOptions(context_cells=512, batch_tokens=512, threads=THREADS))
     yield model
@@ -33,7 +33,7 @@ def fast_model() -> Iterator[Model]:
 
 @pytest.fixture(scope="session")
 def shallow_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
-    """Two layers of it with the whole vocabulary: for tests to which it matters what may be said, not what is said."""
+    """Two of its layers with the whole vocabulary, for tests that do not depend on the quality of answers."""
     path = write_shallow(bundled().path, tmp_path_factory.mktemp("models") / "shallow.gguf", 2)
     model = Model(LlamaCpp(packaged_llama_cpp()), path)
     yield model
@@ -42,6 +42,6 @@ def shallow_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """dragoman's folder in a user's cache that is empty, not even there."""
+    """dragoman's folder in an empty user cache. The folder does not exist."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return tmp_path / "cache" / "dragoman"

@@ -1,6 +1,6 @@
-"""An answer that goes on after the tokens of an earlier attempt is told as if it had been generated in one go.
+"""An answer that resumes after the tokens of an earlier attempt equals one that was generated without interruption.
 
-The model here only recites, as likely as the temperature lets it, so that an answer may be anything.
+The model only recites a text, with the certainty that the temperature allows, so that an answer may be any text.
 """
 
 import functools
@@ -37,7 +37,7 @@ COMPILER = GrammarCompiler(ByteGrammarVocabulary())
 
 
 class Scenario(NamedTuple):
-    """A request, as far as it does not vary between attempts."""
+    """The part of a request that does not vary between attempts."""
 
     text: str
     sampling: SamplingParams = SamplingParams(temperature=0.0)
@@ -47,8 +47,8 @@ class Scenario(NamedTuple):
     echo: str = ""
 
 
-def run_scenario(scenario: Scenario, begun: tuple[tuple[int, ...], ...] = ()) -> list[Event]:
-    """What is published. Raises BadRequest."""
+def run_scenario(scenario: Scenario, resumed: tuple[tuple[int, ...], ...] = ()) -> list[Event]:
+    """Return the events. Raises BadRequest."""
     text = scenario.text.encode()
 
     def recite(context: Iterable[int]) -> int:
@@ -65,7 +65,7 @@ def run_scenario(scenario: Scenario, begun: tuple[tuple[int, ...], ...] = ()) ->
         echo=scenario.echo,
         constraint=scenario.constraint,
         output_format=scenario.output_format,
-        resume_token_ids=begun,
+        resume_token_ids=resumed,
     )
     outputs: list[RequestOutput] = []
     try:

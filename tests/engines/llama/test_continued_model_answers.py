@@ -1,4 +1,4 @@
-"""Answers of the real model, cut and gone on with."""
+"""Answers of the real model, cut and resumed."""
 
 import itertools
 import json
@@ -17,7 +17,7 @@ from tests.support.in_process_engine import InProcessEngine
 from tests.support.models import THREADS
 
 CUTS = (1, 13)
-"""Tokens of the first choice that were generated; of the second one, twice as many."""
+"""Resume tokens of the first choice. The second choice has twice as many."""
 
 KEYS = ["name_of_the_animal", "legs"]
 SCHEMA = {

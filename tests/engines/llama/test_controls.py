@@ -1,4 +1,4 @@
-"""The generation controls on the real model: what the batcher makes of its logits, checked against those logits."""
+"""The generation controls on the real model: the output of the batcher is checked against the model's logits."""
 
 import json
 import math
@@ -53,7 +53,7 @@ GRAMMAR = llguidance.LLMatcher.grammar_from_json_schema(
 
 
 class RecordingBackend(LlamaBackend):
-    """The real one; it keeps every row of logits it gave."""
+    """The real backend, which records every row of logits."""
 
     def __init__(self, model: Model, options: ContextOptions) -> None:
         super().__init__(model, options)
@@ -78,7 +78,7 @@ def compiler(model: Model) -> GrammarCompiler:
 
 
 class CollectedAnswer:
-    """What a job of one choice published."""
+    """The output of a request with one choice."""
 
     def __init__(self, events: Sequence[Event | DragomanError]) -> None:
         deltas = [event for event in events if isinstance(event, Delta)]
@@ -91,7 +91,7 @@ class CollectedAnswer:
 
 
 def generate(model: Model, backend: RecordingBackend, request: EngineRequest, seed: int = 1) -> CollectedAnswer:
-    """The answer to one job alone; `backend.rows` are its logits."""
+    """Answer one request alone. `backend.rows` are its logits."""
     batcher = Batcher(backend, model.vocabulary, max_sequences=4, max_batched_tokens=256, host_cache_tokens=0)
     backend.rows.clear()
     batcher.add(request, 1, seed)
@@ -181,7 +181,7 @@ def test_penalties_count_exactly_the_documented_tokens(
 def test_penalties_count_forced_tokens_as_generated(
     model: Model, backend: RecordingBackend, compiler: GrammarCompiler
 ) -> None:
-    """The grammar forces a text and then frees the choice, whose first token must know of it."""
+    """The first free token is penalized for the text that the grammar forced before it."""
     sampling = SamplingParams(temperature=0.0, frequency_penalty=2.0, repetition_penalty=1.2)
     request = request_of(model, sampling, limit=16)
     request.constraint = compiler.compile('start: "cats cats cats cats" / [a-z ]+/', "response_format")
@@ -309,12 +309,14 @@ def test_a_request_that_forbids_all_the_grammar_allows_fails_and_others_continue
 ) -> None:
     batcher = Batcher(backend, model.vocabulary, max_sequences=4, max_batched_tokens=256, host_cache_tokens=0)
     ends = SamplingParams(min_tokens=8, temperature=0.0)
-    doomed = request_of(model, ends)
-    doomed.constraint = compiler.compile('start: "yes" | "no"', "response_format")
-    batcher.add(doomed, 2, seed=1)
-    batcher.add(EngineRequest((0, 1), doomed.prompt, SamplingParams(temperature=0.0), 5), 1, seed=1)
+    unsatisfiable = request_of(model, ends)
+    unsatisfiable.constraint = compiler.compile('start: "yes" | "no"', "response_format")
+    batcher.add(unsatisfiable, 2, seed=1)
+    batcher.add(EngineRequest((0, 1), unsatisfiable.prompt, SamplingParams(temperature=0.0), 5), 1, seed=1)
     outputs = run_until_idle(batcher, 60)
     failed = [output for output in outputs if output.key == (0, 0)]
     assert isinstance(failed[-1].event, EngineFailed)
     assert sum(isinstance(output.event, EngineFailed) for output in outputs) == 1
-    assert [output.event for output in outputs if isinstance(output.event, Usage)] == [Usage(len(doomed.prompt), 5, 0)]
+    assert [output.event for output in outputs if isinstance(output.event, Usage)] == [
+        Usage(len(unsatisfiable.prompt), 5, 0)
+    ]

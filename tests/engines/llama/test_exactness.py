@@ -1,4 +1,4 @@
-"""What sharing and batching may change in a model's answers, with the real model."""
+"""The effect of sharing and batching on answers of the real model."""
 
 from collections.abc import Iterator
 
@@ -70,7 +70,7 @@ def shallow(shallow_model: Model) -> Iterator[LlamaBackend]:
 
 @pytest.fixture(scope="module")
 def alone(shallow_model: Model, shallow: LlamaBackend) -> dict[RequestKey, list[int]]:
-    """Greedy answers, one after the other."""
+    """Greedy answers, computed one after another."""
     return _answers(shallow_model, shallow, GREEDY, max_sequences=1)
 
 

@@ -1,4 +1,4 @@
-"""What a request may hold an answer to, from a client's JSON to the answer's JSON, with the real model between."""
+"""Constrained answers of the real model, from a client's JSON to the answer's JSON."""
 
 import functools
 import json
@@ -23,10 +23,10 @@ from tests.support.in_process_engine import InProcessEngine
 from tests.support.models import THREADS
 
 BATCH_SIZE = 20
-"""Requests answered at once, so that one test makes use of the whole batch."""
+"""Requests answered together, so that one test uses the whole batch."""
 
 CONVERSATIONS_PER_TOOL_SET = 5
-"""Of them, so many are about the same tools."""
+"""Conversations of a batch with the same tools."""
 
 TEMPLATE = ChatTemplate(CHATML, bos="", eos="")
 
@@ -79,7 +79,7 @@ def test_300_answers_at_temperature_1_5_to_random_schemas_are_all_valid(engine: 
     finished = 0
     writable = schemas.json_schemas().filter(functools.partial(can_write, model))
 
-    @settings(SLOW, max_examples=30)  # Some answers are cut by their limit, and count for nothing.
+    @settings(SLOW, max_examples=30)  # Answers that are cut by their limit do not count.
     @given(st.lists(writable, min_size=BATCH_SIZE, max_size=BATCH_SIZE))
     def answer(batch: list[schemas.Schema]) -> None:
         nonlocal finished
@@ -105,7 +105,7 @@ def _call_for_schema(schema: schemas.Schema) -> DecodedRequest:
 
 @st.composite
 def _conversations(draw: st.DrawFn, model: Model) -> list[dict[str, Any]]:
-    """Some with the same tools, so that most of their prompts is computed once."""
+    """Draw conversations in groups with the same tools, so that most of their prompts is computed once."""
     writable = schemas.tools().filter(lambda tool: can_write(model, tool.parameters or {}))
     lists = st.lists(writable, min_size=1, max_size=3, unique_by=lambda tool: tool.name)
     groups = [draw(lists) for _ in range(BATCH_SIZE // CONVERSATIONS_PER_TOOL_SET)]
@@ -133,7 +133,7 @@ def _conversation(draw: st.DrawFn, tools: Sequence[Tool]) -> dict[str, Any]:
 def test_200_conversations_call_only_allowed_tools_with_valid_arguments(
     engine: InProcessEngine, shallow_model: Model
 ) -> None:
-    # So that a small model begins a call now and then where it may.
+    # Lets a small model begin a call now and then.
     tempting = {str(token): 4.0 for token in shallow_model.vocabulary.tokenize_plain(b"<tool_call>")}
     calls_made = 0
 
@@ -159,7 +159,7 @@ def test_200_conversations_call_only_allowed_tools_with_valid_arguments(
 
 
 def _check(conversation: dict[str, Any], whole: AssembledChoice) -> int:
-    """Hold an answer against what was asked; returns its complete calls."""
+    """Check an answer against its request, and return the number of its complete calls."""
     parameters = {tool["function"]["name"]: tool["function"].get("parameters") for tool in conversation["tools"]}
     calls = whole.tool_calls or []
     complete = calls if whole.finish_reason == "tool_calls" else calls[:-1]

@@ -1,4 +1,4 @@
-"""Whatever arrives, ends, is cancelled or pushed back in whatever order: everyone gets the answer they get alone."""
+"""In any interleaving of arrivals, ends, cancellations and preemptions, each request gets the answer it gets alone."""
 
 from dataclasses import dataclass
 
@@ -22,9 +22,9 @@ class Add:
     n: int
     priority: int
     adapter_slot: int
-    """Of its adapter, among those that are loaded; the first one is the base model."""
+    """The position of its adapter among the loaded ones. The first one is the base model."""
     resumed_tokens: int
-    """Tokens of each choice that an earlier attempt generated; of the last one twice as many."""
+    """Tokens of each choice that an earlier attempt generated. The last choice has twice as many."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ReplaceAdapter:
 class BackendKind:
     reuses_cells: bool = True
     separate_lora_backend: bool = False
-    """What has an adapter is computed by a backend of its own."""
+    """Whether sequences with an adapter are computed by another backend."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,13 @@ def test_any_interleaving_gives_each_request_its_own_answer_and_leaks_nothing(
     cancelled: set[RequestKey] = set()
     for action in actions:
         match action:
-            case Add(prompt, limit, n, priority, slot, begun):
+            case Add(prompt, limit, n, priority, slot, resumed):
                 limit = min(limit, cells - len(prompt))
                 adapter = loaded[slot % len(loaded)]
                 alone = reference_answer(prompt, limit, adapter)
-                known = (*(n - 1) * [tuple(alone[:begun])], tuple(alone[: 2 * begun]))
+                known = (*(n - 1) * [tuple(alone[:resumed])], tuple(alone[: 2 * resumed]))
                 key = harness.add(
-                    prompt, limit, n=n, priority=priority, adapter=adapter, resume_token_ids=known if begun else ()
+                    prompt, limit, n=n, priority=priority, adapter=adapter, resume_token_ids=known if resumed else ()
                 )
                 added[key] = action, alone
             case CancelRequest(which) if added:
@@ -121,7 +121,7 @@ def test_any_interleaving_gives_each_request_its_own_answer_and_leaks_nothing(
                 for _ in range(count):
                     harness.step()
     harness.run()
-    assert harness.adapters == set(loaded[1:]), "what was unloaded is gone when its last job is over"
+    assert harness.adapters == set(loaded[1:]), "an unloaded adapter is freed when its last request has ended"
     for key, (request, alone) in added.items():
         answer = harness.answers[key]
         if key in cancelled:
@@ -191,19 +191,23 @@ def test_prefill_and_decoding_never_share_a_step() -> None:
 
 
 def test_the_newest_sequence_is_preempted_when_cells_run_out_and_gives_the_same_answer() -> None:
-    long_winded = [prompt for first in range(1, 64) if len(reference_answer(prompt := [first] * 20, 100)) > 60][:4]
+    prompts_with_long_answer = [
+        prompt for first in range(1, 64) if len(reference_answer(prompt := [first] * 20, 100)) > 60
+    ][:4]
     harness = BatcherHarness(cells=150, max_sequences=4, host_cache_tokens=0)
-    keys = [harness.add(prompt, limit=100) for prompt in long_winded]
-    pushed_back: set[RequestKey] = set()
+    keys = [harness.add(prompt, limit=100) for prompt in prompts_with_long_answer]
+    preempted: set[RequestKey] = set()
     for _ in range(MAX_STEPS):
         if harness.batcher.is_idle:
             break
         harness.step()
         waiting = {sequence.request.key for sequence in harness.batcher.scheduler.waiting if sequence.generated}
-        pushed_back |= waiting
-    assert keys[-1] in pushed_back
-    assert keys[0] not in pushed_back
-    assert [harness.answers[key].tokens[0] for key in keys] == [reference_answer(prompt, 100) for prompt in long_winded]
+        preempted |= waiting
+    assert keys[-1] in preempted
+    assert keys[0] not in preempted
+    assert [harness.answers[key].tokens[0] for key in keys] == [
+        reference_answer(prompt, 100) for prompt in prompts_with_long_answer
+    ]
 
 
 def test_a_lower_priority_number_gets_the_next_slot() -> None:
@@ -329,15 +333,15 @@ def test_an_adapter_with_endless_requests_starves_no_other() -> None:
     harness = BatcherHarness(max_sequences=8, cells=400)
     [adapter] = harness.load_adapters(1)
     busy: list[RequestKey] = []
-    patient = None
+    waiting_key = None
     for number in range(600):
         if sum(harness.answers[key].usage is None for key in busy) < 12:
             busy.append(harness.add([1 + number % 60] * 30, limit=20))
         if number == 100:
-            patient = harness.add([9] * 300, limit=3, adapter=adapter)
+            waiting_key = harness.add([9] * 300, limit=3, adapter=adapter)
         harness.step()
-    assert patient is not None
-    assert harness.answers[patient].tokens[0] == reference_answer([9] * 300, 3, adapter)
+    assert waiting_key is not None
+    assert harness.answers[waiting_key].tokens[0] == reference_answer([9] * 300, 3, adapter)
 
 
 def test_requests_of_one_adapter_are_still_computed_together_when_others_arrive_between_them() -> None:
@@ -361,10 +365,10 @@ def test_an_adapter_in_use_is_unloaded_when_its_last_answer_is_complete() -> Non
     harness.run()
     assert harness.answers[key].tokens[0] == reference_answer(prompt, 20, adapter)
     assert harness.backend.adapters == set()
-    assert harness.backend.used_cells == 0, "nobody can share its cells any more"
+    assert harness.backend.used_cells == 0, "no later sequence can share its cells"
 
 
-def test_an_adapter_is_unloaded_when_its_last_job_is_cancelled() -> None:
+def test_an_adapter_is_unloaded_when_its_last_request_is_cancelled() -> None:
     harness = BatcherHarness()
     [adapter] = harness.load_adapters(1)
     key = harness.add([5] * 20, limit=20, adapter=adapter)

@@ -66,7 +66,7 @@ def sampler_of(
     size: int = VOCABULARY,
     seed: int = 1,
 ) -> Sampler:
-    """A sampler that has sampled exactly the tokens `generated`."""
+    """Make a sampler that has sampled exactly the tokens `generated`."""
     sampler = new_sampler(sampling, seed=seed, prompt=np.array(prompt, dtype=np.int32), size=size)
     for position, token in enumerate(generated):
         certain = np.full(size, -1e9, dtype=np.float32)
@@ -76,7 +76,7 @@ def sampler_of(
 
 
 def draw(row: Logits, sampling: SamplingParams, count: int) -> list[int]:
-    """The tokens at `count` positions, none of which knows of another."""
+    """Sample the tokens at `count` positions, each independently."""
     sampler = sampler_of(sampling, size=len(row))
     return [sampler.sample(row, position) for position in range(count)]
 

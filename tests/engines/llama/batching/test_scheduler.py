@@ -1,4 +1,4 @@
-"""Requests that somebody waits for go before queued ones, which give up slots and cells and end all the same."""
+"""Interactive requests go before queued ones, which are preempted for them and still end."""
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -112,7 +112,7 @@ def test_a_prefix_that_a_queued_request_computes_is_not_awaited() -> None:
         harness.step()
     usage = harness.answers[urgent].usage
     assert usage is not None
-    assert usage.cached_tokens == 100, "what is computed already is shared"
+    assert usage.cached_tokens == 100, "the computed part is shared"
 
 
 def test_a_queued_request_does_not_take_the_slot_of_a_preempted_one() -> None:
@@ -158,7 +158,7 @@ def test_another_adapters_request_preempts_a_queued_one_when_its_turn_comes() ->
 
 arrivals = st.lists(
     st.tuples(
-        st.integers(0, 20),  # steps before it comes
+        st.integers(0, 20),  # steps before it arrives
         st.integers(1, 60).flatmap(lambda token: st.integers(1, 90).map(lambda length: [token] * length)),
         st.integers(1, 60),  # limit
         st.sampled_from([1, 1, 3]),

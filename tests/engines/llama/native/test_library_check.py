@@ -1,4 +1,4 @@
-"""What tells a library that computes a model right from one that does not."""
+"""The check tells a correct library from a wrong one, and caches its result."""
 
 import os
 from collections.abc import Iterator
@@ -32,13 +32,13 @@ def shipped_in_ik() -> Iterator[Model]:
 
 
 @requires_ik_llama_cpp
-def test_the_model_as_it_is_served_is_computed_alike(fast_model: Model) -> None:
+def test_both_libraries_agree_on_the_served_model(fast_model: Model) -> None:
     assert agrees_with_llama_cpp(fast_model, threads=THREADS)
 
 
 @requires_ik_llama_cpp
 def test_wrong_kernels_for_large_batches_are_detected(shipped_in_ik: Model) -> None:
-    """Should this fail with a newer version, Q4_1 and Q5_1 are right there, and may be computed by it."""
+    """If this fails with a newer version, that one computes Q4_1 and Q5_1 correctly and may be used for them."""
     assert not agrees_with_llama_cpp(shipped_in_ik, threads=THREADS)
 
 

@@ -1,4 +1,4 @@
-"""Which library a model ends up in, with the real one."""
+"""The library chosen for a model, with the real one."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""An adapter changes the logits as merging it into the weights does, with a real model small enough for that."""
+"""An adapter changes the logits exactly as merging it into the weights does, with a small real model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +34,7 @@ TOLERANCE = 1e-3
 WEIGHTS = random_weights(0)
 SHORT = np.arange(3, 11, dtype=np.int32)
 LONG = np.arange(3, 203, dtype=np.int32) % VOCABULARY
-"""Long enough to be computed apart."""
+"""Long enough for the prefill context."""
 
 
 @pytest.fixture(scope="module")
@@ -119,24 +119,26 @@ def test_a_file_that_is_no_adapter_for_the_model_is_refused_with_the_reason(
     tiny: Model, tmp_path: Path, options: dict[str, str], reason: str
 ) -> None:
     path = write_adapter(tmp_path / "wrong.gguf", random_lora_updates(1), **options)  # type: ignore[arg-type]
-    _refuses(tiny, path, reason)
+    _assert_refused(tiny, path, reason)
 
 
 def test_an_adapter_for_another_size_or_other_matrices_is_refused_with_the_reason(tiny: Model, tmp_path: Path) -> None:
     wide = LowRank(np.ones((WIDTH, 2), dtype=np.float32), np.ones((2, 2 * WIDTH), dtype=np.float32))
-    _refuses(tiny, write_adapter(tmp_path / "wide.gguf", {"blk.0.attn_q.weight": wide}), "has incorrect shape")
-    _refuses(tiny, write_adapter(tmp_path / "deep.gguf", {"blk.9.attn_q.weight": wide}), "does not exist in base model")
+    _assert_refused(tiny, write_adapter(tmp_path / "wide.gguf", {"blk.0.attn_q.weight": wide}), "has incorrect shape")
+    _assert_refused(
+        tiny, write_adapter(tmp_path / "deep.gguf", {"blk.9.attn_q.weight": wide}), "does not exist in base model"
+    )
 
 
 def test_a_truncated_or_missing_adapter_is_refused_with_the_reason(tiny: Model, tmp_path: Path) -> None:
     whole = write_adapter(tmp_path / "whole.gguf", random_lora_updates(1)).read_bytes()
     half = tmp_path / "half.gguf"
     half.write_bytes(whole[: len(whole) // 2])
-    _refuses(tiny, half, "failed to apply lora adapter")
-    _refuses(tiny, tmp_path / "absent.gguf", "No such file")
+    _assert_refused(tiny, half, "failed to apply lora adapter")
+    _assert_refused(tiny, tmp_path / "absent.gguf", "No such file")
 
 
-def _refuses(model: Model, path: Path, reason: str) -> None:
+def _assert_refused(model: Model, path: Path, reason: str) -> None:
     with pytest.raises(ModelError, match=reason) as caught:
         LoraAdapter(model, path, 1.0)
     assert path.name in str(caught.value)
@@ -155,7 +157,7 @@ def _expected(model: Model, tokens: np.ndarray) -> Logits:
 
 
 def _logits(backend: LlamaBackend, tokens: np.ndarray, adapter: int = NO_ADAPTER) -> Logits:
-    """After the tokens, the last of which is decoded in a step of its own."""
+    """Compute the logits after the tokens. The last one is decoded in a separate step."""
     backend.decode([Chunk(0, 0, tokens[:-1], False)], adapter)
     logits: Logits = backend.decode([Chunk(0, len(tokens) - 1, tokens[-1:], True)], adapter)[0].copy()
     backend.forget(0)
@@ -163,7 +165,7 @@ def _logits(backend: LlamaBackend, tokens: np.ndarray, adapter: int = NO_ADAPTER
 
 
 def _answers(model: Model, backend: LlamaBackend, adapters: list[int]) -> dict[RequestKey, list[int]]:
-    """What a job with each of the adapters says to the same prompt when all are asked together."""
+    """Answer the same prompt with each of the adapters, all together."""
     batcher = Batcher(backend, model.vocabulary, max_sequences=9, max_batched_tokens=64, host_cache_tokens=1024)
     greedy = SamplingParams(temperature=0.0, ignore_eos=True)
     for number, adapter in enumerate(adapters):

@@ -67,8 +67,8 @@ def test_the_pieces_of_a_text_are_the_text(model: Model, text: str) -> None:
 @given(text=st.text())
 def test_only_bytes_without_a_token_are_lost(model: Model, text: str) -> None:
     vocabulary = model.vocabulary
-    spoken = b"".join(piece for piece in map(vocabulary.piece, range(vocabulary.size)) if len(piece) == 1)
-    assert detokenized(model, text) == bytes(byte for byte in text.encode() if byte in spoken)
+    known_bytes = b"".join(piece for piece in map(vocabulary.piece, range(vocabulary.size)) if len(piece) == 1)
+    assert detokenized(model, text) == bytes(byte for byte in text.encode() if byte in known_bytes)
 
 
 def test_the_bundled_model_has_tokens_for_all_bytes_of_written_text(model: Model) -> None:
@@ -143,7 +143,7 @@ def test_a_file_that_is_no_model_is_refused_with_the_reason(
 ) -> None:
     path = tmp_path / "no-model.gguf"
     path.write_bytes(content)
-    refuses(model, path, reason)
+    assert_refused(model, path, reason)
 
 
 @pytest.mark.parametrize(("megabytes", "reason"), [(1, "failed to read key-value pairs"), (20, "data is not within")])
@@ -153,14 +153,14 @@ def test_a_model_file_that_was_cut_off_is_refused_with_the_reason(
     path = tmp_path / "half.gguf"
     with bundled().path.open("rb") as whole:
         path.write_bytes(whole.read(megabytes * 2**20))
-    refuses(model, path, reason)
+    assert_refused(model, path, reason)
 
 
 def test_a_missing_file_is_refused_with_the_reason(model: Model, tmp_path: Path) -> None:
-    refuses(model, tmp_path / "nothing-hère.gguf", "No such file")
+    assert_refused(model, tmp_path / "nothing-hère.gguf", "No such file")
 
 
-def refuses(model: Model, path: Path, reason: str) -> None:
+def assert_refused(model: Model, path: Path, reason: str) -> None:
     with pytest.raises(ModelError, match=reason) as caught:
         Model(model.library, path)
     assert str(path) in str(caught.value)

@@ -1,4 +1,4 @@
-"""The adapters of an engine process, over the simulated model."""
+"""The adapters of an engine process, with the simulated model."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ CONTENT = b"an adapter"
 
 
 def record(folder: Path, name: str, *, digest: str = "", source: str = "") -> AdapterRecord:
-    """An adapter whose file is there."""
+    """Write an adapter file and return its record."""
     path = folder / f"{name}.gguf"
     path.write_bytes(CONTENT)
     return AdapterRecord(Adapter(name, AdapterSource("local", source or name), 17, digest=digest), str(path))
@@ -30,7 +30,7 @@ def record(folder: Path, name: str, *, digest: str = "", source: str = "") -> Ad
 
 @contextlib.asynccontextmanager
 async def stepping(backend: SimulatedBackend) -> AsyncIterator[Stepper]:
-    """The working thread of an engine that has nothing to do but load adapters."""
+    """Run the working thread of an engine that only loads adapters."""
     batcher = Batcher(backend, SimulatedVocabulary(), max_sequences=1, max_batched_tokens=16, host_cache_tokens=0)
     stepper = Stepper(batcher, max_sequences=1, max_waiting=1, publish=lambda published: None)
     thread = asyncio.create_task(asyncio.to_thread(stepper.run))

@@ -1,4 +1,4 @@
-"""Which requests the engine takes, and which it sends away."""
+"""Which requests the stepper accepts and which it rejects, and its end."""
 
 import threading
 from collections.abc import Sequence
@@ -23,56 +23,61 @@ LIMIT = 8
 ALONE = reference_answer(PROMPT, LIMIT)
 
 
-def job(number: int, priority: int = 0, begun: tuple[tuple[int, ...], ...] = ()) -> EngineRequest:
+def request(number: int, priority: int = 0, resumed: tuple[tuple[int, ...], ...] = ()) -> EngineRequest:
     return EngineRequest(
-        (0, number), np.array(PROMPT, dtype=np.int32), GREEDY, LIMIT, priority=priority, resume_token_ids=begun
+        (0, number), np.array(PROMPT, dtype=np.int32), GREEDY, LIMIT, priority=priority, resume_token_ids=resumed
     )
 
 
-def run_to_completion(jobs: list[EngineRequest]) -> dict[int, list[RequestOutput]]:
-    """What is published of jobs that come together, by their numbers, until each has ended."""
-    by_number: dict[int, list[RequestOutput]] = {one.key[1]: [] for one in jobs}
-    open_jobs = set(by_number)
+def run_to_completion(requests: list[EngineRequest]) -> dict[int, list[RequestOutput]]:
+    """Run requests that arrive together, and return their output by their numbers."""
+    by_number: dict[int, list[RequestOutput]] = {one.key[1]: [] for one in requests}
+    open_requests = set(by_number)
 
     def publish(published: list[RequestOutput]) -> None:
         for one in published:
             by_number[one.key[1]].append(one)
             if isinstance(one.event, Usage | BadRequest | Overloaded):
-                open_jobs.remove(one.key[1])
-        if not open_jobs:
+                open_requests.remove(one.key[1])
+        if not open_requests:
             stepper.stop()
 
     stepper = Stepper(BatcherHarness().batcher, max_sequences=1, max_waiting=2, publish=publish)
-    for one in jobs:
+    for one in requests:
         stepper.add(one, 1, seed=1)
     stepper.run()
     return by_number
 
 
-def overloaded(jobs: list[EngineRequest]) -> list[int]:
-    return [number for number, outputs in run_to_completion(jobs).items() if isinstance(outputs[-1].event, Overloaded)]
+def overloaded(requests: list[EngineRequest]) -> list[int]:
+    return [
+        number for number, outputs in run_to_completion(requests).items() if isinstance(outputs[-1].event, Overloaded)
+    ]
 
 
 def test_requests_beyond_max_waiting_are_refused() -> None:
-    assert overloaded([job(number) for number in range(5)]) == [2, 3, 4]
+    assert overloaded([request(number) for number in range(5)]) == [2, 3, 4]
 
 
 def test_queued_requests_do_not_count_against_interactive_ones() -> None:
-    assert overloaded([*(job(number, QUEUED_PRIORITY_OFFSET) for number in range(4)), job(4), job(5)]) == [2, 3]
+    assert overloaded([*(request(number, QUEUED_PRIORITY_OFFSET) for number in range(4)), request(4), request(5)]) == [
+        2,
+        3,
+    ]
 
 
 def test_a_queued_request_is_refused_while_others_wait() -> None:
-    assert overloaded([*(job(number) for number in range(2)), job(2, QUEUED_PRIORITY_OFFSET)]) == [2]
+    assert overloaded([*(request(number) for number in range(2)), request(2, QUEUED_PRIORITY_OFFSET)]) == [2]
 
 
 def test_a_resumed_choice_that_is_complete_ends_without_a_step() -> None:
-    outputs = [one.event for one in run_to_completion([job(0, begun=(tuple(ALONE),))])[0]]
+    outputs = [one.event for one in run_to_completion([request(0, resumed=(tuple(ALONE),))])[0]]
     assert [token for event in outputs if isinstance(event, Delta) for token in event.token_ids] == ALONE
     assert outputs[-2:] == [Finished(0, "length"), Usage(len(PROMPT), LIMIT, 0)]
 
 
 def test_invalid_resume_tokens_are_refused_and_other_requests_answered() -> None:
-    outputs = run_to_completion([job(0, begun=((*ALONE, 1),)), job(1)])
+    outputs = run_to_completion([request(0, resumed=((*ALONE, 1),)), request(1)])
     [error] = outputs[0]
     assert isinstance(error.event, BadRequest)
     assert error.event.parameter == "begun"
@@ -95,7 +100,7 @@ def test_after_a_failure_commands_are_dropped_and_block_no_thread(before: int) -
         FailingBackend(64), SimulatedVocabulary(), max_sequences=1, max_batched_tokens=32, host_cache_tokens=0
     )
     stepper = Stepper(batcher, max_sequences=1, max_waiting=2, publish=lambda published: None)
-    stepper.add(job(0), 1, seed=1)
+    stepper.add(request(0), 1, seed=1)
 
     def send_commands(count: int) -> None:
         for _ in range(count):

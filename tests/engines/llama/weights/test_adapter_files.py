@@ -1,4 +1,4 @@
-"""Adapters are found where they may be looked for, and nowhere else."""
+"""Adapters are found in the allowed places, and nowhere else."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -22,7 +22,7 @@ CONVERT = r"is a PEFT adapter and not GGUF; convert it with llama\.cpp's convert
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An adapter folder with a neighbour that is none of the clients' business."""
+    """An adapter folder beside a file that clients must not reach."""
     folder = tmp_path / "adapters"
     folder.mkdir()
     write_adapter(folder / "pirate.gguf", random_lora_updates(1), base="acme/tiny")
@@ -168,7 +168,7 @@ except BadRequest as error:
 
 @pytest.fixture
 def hub_cache(tmp_path: Path) -> Path:
-    """A Hugging Face cache with an adapter in two versions and one that was never converted."""
+    """A Hugging Face cache with an adapter in two versions, and one that was not converted."""
     home = tmp_path / "hf"
     for commit, name in (("a" * 40, "main"), ("b" * 40, "v2")):
         snapshot = home / "hub/models--acme--poet/snapshots" / commit
@@ -186,7 +186,7 @@ def hub_cache(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "revision", "commit", "complaint"),
+    ("name", "revision", "commit", "error_prefix"),
     [
         ("acme/poet", "", "a", ""),
         ("acme/poet:poet.gguf", "v2", "b", ""),
@@ -199,11 +199,11 @@ def hub_cache(tmp_path: Path) -> Path:
     ],
 )
 def test_adapters_of_the_hub_come_from_its_cache_in_the_revision_asked_for(
-    hub_cache: Path, name: str, revision: str, commit: str, complaint: str
+    hub_cache: Path, name: str, revision: str, commit: str, error_prefix: str
 ) -> None:
     path, error_message = find_in_process(UNREACHABLE, hub_cache, name, revision)
-    assert error_message.startswith(complaint)
-    assert bool(error_message) == bool(complaint)
+    assert error_message.startswith(error_prefix)
+    assert bool(error_message) == bool(error_prefix)
     assert (f"/{commit * 40}/" in path) == bool(commit)
 
 
@@ -257,7 +257,7 @@ def find_in_process(
     token: str = "",
     **environment: str,
 ) -> tuple[str, str]:
-    """What a store in a process of its own finds, or says."""
+    """Search with a store in another process. Returns the path and the error message."""
     process = run_python_with_hub(endpoint, cache, FIND_PROGRAM, name, revision, str(downloads), token, **environment)
     assert "hf_secret" not in process.stdout + process.stderr
     path, error_message = json.loads(process.stdout)

@@ -48,7 +48,7 @@ def test_a_file_that_looks_the_same_is_not_read_again(file: Path) -> None:
     assert files_by_digest() == {sha256(b"weights"): file}
 
 
-def test_another_size_time_or_inode_lets_it_be_read_again(file: Path, tmp_path: Path) -> None:
+def test_a_file_with_another_size_time_or_inode_is_read_again(file: Path, tmp_path: Path) -> None:
     content_digest(file)
     file.write_bytes(b"more weights")
     assert content_digest(file) == sha256(b"more weights")
@@ -62,7 +62,7 @@ def test_another_size_time_or_inode_lets_it_be_read_again(file: Path, tmp_path: 
     assert content_digest(file) == sha256(b"less weights")
 
 
-def test_a_link_is_remembered_as_the_file_it_leads_to(file: Path, tmp_path: Path) -> None:
+def test_a_link_is_stored_as_its_target(file: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.gguf"
     link.symlink_to(file)
     assert content_digest(link) == content_digest(file)
@@ -81,7 +81,7 @@ def test_the_digest_of_a_split_model_depends_on_every_part(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"a": 1}', b"\xff"])
-def test_a_damaged_index_is_written_anew(file: Path, cache: Path, content: bytes) -> None:
+def test_a_damaged_index_is_replaced(file: Path, cache: Path, content: bytes) -> None:
     cache.mkdir(parents=True)
     (cache / "digests.json").write_bytes(content)
     assert content_digest(file) == sha256(b"weights")
@@ -95,7 +95,7 @@ def test_digests_are_computed_even_if_the_cache_cannot_be_written(file: Path, ca
     assert files_by_digest() == {}
 
 
-def test_files_that_are_gone_are_forgotten(file: Path, tmp_path: Path) -> None:
+def test_deleted_files_are_removed_from_the_index(file: Path, tmp_path: Path) -> None:
     content_digest(file)
     file.unlink()
     assert files_by_digest() == {}
@@ -105,7 +105,7 @@ def test_files_that_are_gone_are_forgotten(file: Path, tmp_path: Path) -> None:
     assert files_by_digest() == {sha256(b"later"): later}
 
 
-def test_many_threads_remember_without_harm(tmp_path: Path) -> None:
+def test_many_threads_store_digests_together(tmp_path: Path) -> None:
     files = [tmp_path / str(number) for number in range(8)]
     for path in files:
         path.write_bytes(path.name.encode())
@@ -132,12 +132,12 @@ async def test_a_missing_file_raises_for_the_caller(tmp_path: Path) -> None:
 async def test_a_cancelled_digest_of_a_large_file_stops_soon(tmp_path: Path) -> None:
     endless = Path("/dev/zero")
     with DigestComputation((endless,)) as digesting:
-        asking = asyncio.create_task(digesting.digests())
+        waiting = asyncio.create_task(digesting.digests())
     with pytest.raises(DigestCancelled):
-        await asking
+        await waiting
 
 
-def test_the_cache_lies_where_the_user_wants_it_and_under_the_home_otherwise(
+def test_the_cache_is_in_the_configured_folder_or_under_the_home(
     monkeypatch: pytest.MonkeyPatch, cache: Path, tmp_path: Path
 ) -> None:
     assert cache_folder() == cache

@@ -70,13 +70,13 @@ def test_a_file_name_or_a_tag_in_any_case_chooses(wanted: str, chosen: str) -> N
     assert choose_model_file("owner/name", names, wanted) == chosen
 
 
-def test_what_is_not_there_is_answered_with_what_is() -> None:
+def test_an_unknown_file_is_answered_with_the_existing_ones() -> None:
     assert refusal(["b-Q8_0.gguf", "a-Q4_0.gguf", "README.md"], "Q4") == (
         "owner/name has no file or quantization 'Q4'. There are: a-Q4_0.gguf, b-Q8_0.gguf"
     )
 
 
-def test_what_fits_several_files_is_answered_with_those() -> None:
+def test_an_ambiguous_tag_is_answered_with_the_matching_files() -> None:
     assert refusal(["a-Q8_0.gguf", "b-Q8_0.gguf", "c-F16.gguf"], "Q8_0") == (
         "'Q8_0' fits several files of owner/name; name one. There are: a-Q8_0.gguf, b-Q8_0.gguf"
     )

@@ -61,7 +61,7 @@ def test_a_file_that_is_cut_or_corrupted_is_read_or_refused_and_nothing_else(dat
 
 
 @pytest.mark.parametrize(
-    ("content", "complaint"),
+    ("content", "reason"),
     [
         (b"", "is empty"),
         (b"GGUF", "no GGUF header that can be read"),
@@ -70,10 +70,10 @@ def test_a_file_that_is_cut_or_corrupted_is_read_or_refused_and_nothing_else(dat
         (b"GGUF\0\0\0\x03" + bytes(60), "version 50331648"),
     ],
 )
-def test_what_is_no_gguf_file_is_refused_with_the_reason(tmp_path: Path, content: bytes, complaint: str) -> None:
+def test_other_files_are_refused_with_the_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "model.gguf"
     path.write_bytes(content)
-    with pytest.raises(HeaderError, match=complaint):
+    with pytest.raises(HeaderError, match=reason):
         read_header(path)
 
 

@@ -42,7 +42,7 @@ def test_only_the_replaced_tensors_change_and_to_the_very_bytes_of_the_reference
                 assert np.array_equal(new.data, old.data)
 
 
-def test_metadata_stay_byte_for_byte_but_for_the_numbers_that_name_the_quantisation(tmp_path: Path) -> None:
+def test_metadata_stay_byte_for_byte_but_for_the_numbers_that_name_the_quantization(tmp_path: Path) -> None:
     metadata = {"tokenizer.ggml.tokens": ["a", "é", ""], "llama.block_count": 3, "tokenizer.chat_template": "{{ x }}"}
     path = write_gguf(tmp_path / "model.gguf", {"t": (random_weights(4, 32), Type.Q4_1)}, metadata=metadata)
     old, new = read_header(path), read_header(requantized(path, {Type.Q4_1}))
@@ -66,7 +66,7 @@ def test_every_format_that_is_offered_can_be_written(tmp_path: Path, by: Type) -
     assert tensor.tensor_type == by
 
 
-def test_a_tensor_of_many_slabs_comes_out_whole_and_its_bytes_are_reported(tmp_path: Path) -> None:
+def test_a_tensor_of_many_slabs_is_complete_and_its_bytes_are_reported(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", {"t": (random_weights(2100, 1024), Type.Q4_1)})
     planned = plan(path, source_types={Type.Q4_1}, target_type=Type.Q8_0)
     written: list[int] = []

@@ -69,7 +69,7 @@ def test_other_content_under_the_same_name_gets_another_copy(slow: Path, notices
 
 
 @pytest.mark.parametrize("kind", [Type.F16, Type.Q8_0, Type.Q5_0, Type.Q4_0])
-def test_a_file_whose_weights_are_mostly_in_fast_formats_is_served_as_it_is(
+def test_a_file_with_mostly_fast_formats_is_served_unchanged(
     tmp_path: Path, cache: Path, notices: list[str], kind: Type
 ) -> None:
     mixed = {"a": (WEIGHTS[:8], Type.Q4_1), "b": (WEIGHTS, kind)}
@@ -86,7 +86,7 @@ def test_a_file_that_is_no_model_is_left_to_llama_cpp(tmp_path: Path, slow: Path
     assert notices == []
 
 
-def test_a_truncated_file_is_served_as_it_is_with_one_line(slow: Path, cache: Path, notices: list[str]) -> None:
+def test_a_truncated_file_is_served_unchanged_with_one_line(slow: Path, cache: Path, notices: list[str]) -> None:
     slow.write_bytes(slow.read_bytes()[:-200])
     assert served_file(slow, notices) == slow
     [line] = notices
@@ -94,7 +94,7 @@ def test_a_truncated_file_is_served_as_it_is_with_one_line(slow: Path, cache: Pa
     assert list(cache.rglob("*.gguf")) == []
 
 
-def test_a_split_model_is_served_as_it_is_with_one_line(tmp_path: Path, notices: list[str]) -> None:
+def test_a_split_model_is_served_unchanged_with_one_line(tmp_path: Path, notices: list[str]) -> None:
     first, _ = [write_gguf(tmp_path / f"m-0000{number}-of-00002.gguf", SLOW) for number in (1, 2)]
     assert served_file(first, notices) == first
     [line] = notices
@@ -114,7 +114,7 @@ def test_a_cache_that_cannot_be_written_leaves_the_original_with_one_line(
 
 def test_a_copy_that_would_fill_the_memory_is_refused_in_one_line(slow: Path, cache: Path, notices: list[str]) -> None:
     with slow.open("r+b") as file:
-        file.truncate(2**40)  # The last tensor now reaches over a hole in the file, of which nothing is read.
+        file.truncate(2**40)  # The last tensor now covers a hole in the file, which is never read.
     assert served_file(slow, notices) == slow
     [line] = notices
     assert "it would take more than half of the memory" in line
@@ -141,10 +141,10 @@ def test_two_servers_that_start_together_make_one_copy(slow: Path, cache: Path) 
         subprocess.Popen([sys.executable, "-c", ONE_SERVER, str(slow)], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    said = [process.communicate(timeout=TEST_TIMEOUT_SECONDS)[0].splitlines() for process in both]
+    outputs = [process.communicate(timeout=TEST_TIMEOUT_SECONDS)[0].splitlines() for process in both]
     [copy] = cache.rglob("*.gguf")
-    assert [lines[-1] for lines in said] == [str(copy)] * 2
-    assert sum(line.startswith("rewrote") for lines in said for line in lines) == 1
+    assert [lines[-1] for lines in outputs] == [str(copy)] * 2
+    assert sum(line.startswith("rewrote") for lines in outputs for line in lines) == 1
     assert [path.name for path in copy.parent.iterdir() if path != copy] == ["lock"]
 
 

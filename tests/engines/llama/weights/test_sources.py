@@ -1,4 +1,4 @@
-"""Models are found in files, in the cache and on a hub, and what is in the way of that is told."""
+"""Models are found in files, in the cache and on a hub, and errors explain the cause."""
 
 import json
 import re
@@ -31,7 +31,7 @@ REPOSITORIES = {
 
 
 class Hub(HubHandler):
-    """The two routes a download needs: what a repository holds, and a file of it."""
+    """The two routes of a download: the list of a repository's files, and a file."""
 
     def respond(self) -> None:
         if listing := re.fullmatch(r"/api/models/(?P<repository>[^/]+/[^/]+)", self.path):
@@ -63,10 +63,10 @@ def hub() -> Iterator[str]:
 
 
 class ResolvedModels(NamedTuple):
-    """What another process said about models."""
+    """The output of another process."""
 
     models: list[ModelFile]
-    complaint: str
+    error_message: str
     stderr: str
 
 
@@ -74,25 +74,25 @@ RESOLVE_PROGRAM = """
 import json, sys
 from dragoman.engines.llama.weights.sources import ModelSourceError, list_local, resolve
 
-models, complaint = [], ""
+models, error_message = [], ""
 try:
     models = [resolve(sys.argv[1], progress=True)] if sys.argv[1] else list_local()
 except ModelSourceError as error:
-    complaint = str(error)
-print(json.dumps([[[model.id, model.aliases, str(model.path), model.origin] for model in models], complaint]))
+    error_message = str(error)
+print(json.dumps([[[model.id, model.aliases, str(model.path), model.origin] for model in models], error_message]))
 """
 
 
 def resolve_in_process(endpoint: str, cache: Path, model: str, **environment: str) -> ResolvedModels:
-    """Resolve `model`, or list what is there if it is empty, in a process of its own."""
+    """Resolve `model` in another process, or list the local models if it is empty."""
     process = run_python_with_hub(endpoint, cache, RESOLVE_PROGRAM, model, **environment)
-    models, complaint = json.loads(process.stdout)
+    models, error_message = json.loads(process.stdout)
     return ResolvedModels(
         [
             ModelFile(id=id, aliases=tuple(aliases), path=Path(path), origin=origin)
             for id, aliases, path, origin in models
         ],
-        complaint,
+        error_message,
         process.stderr,
     )
 
@@ -101,7 +101,7 @@ def resolve_in_process(endpoint: str, cache: Path, model: str, **environment: st
 def filled_cache(hub: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     cache = tmp_path_factory.mktemp("cache")
     for model in ("owner/one", "owner/split", "owner/several:Q8_0"):
-        assert resolve_in_process(hub, cache, model).complaint == ""
+        assert resolve_in_process(hub, cache, model).error_message == ""
     return cache
 
 
@@ -112,7 +112,7 @@ def test_the_bundled_model_is_the_default_and_has_its_names() -> None:
     assert model == resolve("HuggingFaceTB/SmolLM2-135M-Instruct")
 
 
-def test_a_missing_bundled_model_says_how_to_install_it(tmp_path: Path) -> None:
+def test_a_missing_bundled_model_is_explained_with_how_to_install_it(tmp_path: Path) -> None:
     for package in (dragoman, jinja2, markupsafe, msgspec):
         assert package.__file__ is not None
         folder = Path(package.__file__).parent
@@ -193,18 +193,18 @@ def test_a_split_model_is_downloaded_whole(hub: str, filled_cache: Path) -> None
 
 
 @pytest.mark.parametrize("model", ["owner/one", "owner/split", "owner/several", "owner/several:m-Q8_0.gguf"])
-def test_what_is_in_the_cache_needs_no_network(filled_cache: Path, model: str) -> None:
+def test_a_cached_model_needs_no_network(filled_cache: Path, model: str) -> None:
     seen = resolve_in_process(UNREACHABLE, filled_cache, model)
-    assert seen.complaint == ""
+    assert seen.error_message == ""
     assert seen.models[0].path.is_file()
 
 
-def test_what_is_in_the_cache_is_used_in_offline_mode(filled_cache: Path) -> None:
-    assert resolve_in_process(UNREACHABLE, filled_cache, "owner/one", HF_HUB_OFFLINE="1").complaint == ""
+def test_a_cached_model_is_used_in_offline_mode(filled_cache: Path) -> None:
+    assert resolve_in_process(UNREACHABLE, filled_cache, "owner/one", HF_HUB_OFFLINE="1").error_message == ""
 
 
 @pytest.mark.parametrize(
-    ("model", "complaint"),
+    ("model", "error_message"),
     [
         ("owner/absent", "there is no repository owner/absent, or it is private"),
         ("owner/gated", "owner/gated is gated: accept its terms"),
@@ -216,27 +216,27 @@ def test_what_is_in_the_cache_is_used_in_offline_mode(filled_cache: Path) -> Non
         ("own..er/--x", "downloading own..er/--x failed: "),
     ],
 )
-def test_refusals_of_the_hub_are_explained(hub: str, tmp_path: Path, model: str, complaint: str) -> None:
+def test_refusals_of_the_hub_are_explained(hub: str, tmp_path: Path, model: str, error_message: str) -> None:
     seen = resolve_in_process(hub, tmp_path, model)
-    assert seen.complaint.startswith(complaint)
-    assert "\n" not in seen.complaint
+    assert seen.error_message.startswith(error_message)
+    assert "\n" not in seen.error_message
 
 
 def test_a_download_that_is_no_model_is_refused(hub: str, tmp_path: Path) -> None:
-    assert "fake.gguf is not a GGUF file" in resolve_in_process(hub, tmp_path, "owner/fake").complaint
+    assert "fake.gguf is not a GGUF file" in resolve_in_process(hub, tmp_path, "owner/fake").error_message
 
 
 @pytest.mark.parametrize("model", ["owner/one", "owner/several:Q4_K_M"])
-def test_without_network_and_cache_the_complaint_says_so(filled_cache: Path, tmp_path: Path, model: str) -> None:
+def test_a_model_without_network_and_cache_is_explained(filled_cache: Path, tmp_path: Path, model: str) -> None:
     cache = tmp_path if model == "owner/one" else filled_cache
-    complaint = resolve_in_process(UNREACHABLE, cache, model).complaint
-    assert complaint.startswith(f"{model.partition(':')[0]} is not in the cache and the hub cannot be reached (")
-    assert complaint.endswith("check the network, or give the path of a .gguf file")
+    error_message = resolve_in_process(UNREACHABLE, cache, model).error_message
+    assert error_message.startswith(f"{model.partition(':')[0]} is not in the cache and the hub cannot be reached (")
+    assert error_message.endswith("check the network, or give the path of a .gguf file")
 
 
-def test_offline_mode_without_the_file_says_so(tmp_path: Path) -> None:
-    complaint = resolve_in_process(UNREACHABLE, tmp_path, "owner/one", HF_HUB_OFFLINE="1").complaint
-    assert complaint == "owner/one is not in the cache and HF_HUB_OFFLINE forbids downloading it"
+def test_offline_mode_without_the_file_is_explained(tmp_path: Path) -> None:
+    error_message = resolve_in_process(UNREACHABLE, tmp_path, "owner/one", HF_HUB_OFFLINE="1").error_message
+    assert error_message == "owner/one is not in the cache and HF_HUB_OFFLINE forbids downloading it"
 
 
 def test_the_bundled_and_the_cached_models_are_listed(filled_cache: Path) -> None:

@@ -150,7 +150,7 @@ def received(data: bytes) -> asyncio.StreamReader:
 
 
 def sent_and_received(error: DragomanError) -> DragomanError:
-    """The error as it comes out at the other end."""
+    """Send an error, and return it as received."""
     [[reply]] = asyncio.run(replies_in(messages.encode([messages.error_reply(7, error)])))
     assert isinstance(reply, messages.ErrorReply)
     assert reply.number == 7

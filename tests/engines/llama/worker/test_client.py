@@ -34,7 +34,7 @@ ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Await
 async def _engine(
     socket_path: Path, conversation: ConnectionHandler, *, architecture: str | None = None
 ) -> AsyncIterator[LlamaEngine]:
-    """A client, and a process that welcomes it and then does what `conversation` says."""
+    """Yield a client of a process that sends a handshake and then runs `conversation`."""
 
     serving: set[asyncio.Task[None]] = set()
 
@@ -44,7 +44,7 @@ async def _engine(
             await conversation(reader, writer)
         finally:
             writer.close()
-            with contextlib.suppress(ConnectionError):  # the client may have gone first
+            with contextlib.suppress(ConnectionError):  # The client may have closed the connection first.
                 await writer.wait_closed()
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -64,7 +64,7 @@ async def _collect(engine: LlamaEngine, request: GenerationRequest = REQUEST) ->
     return [event async for event in engine.generate(request)]
 
 
-async def _submitted(reader: asyncio.StreamReader) -> messages.GenerateCommand:
+async def _read_generate_command(reader: asyncio.StreamReader) -> messages.GenerateCommand:
     command = await messages.read_command(reader)
     assert isinstance(command, messages.GenerateCommand)
     return command
@@ -78,7 +78,7 @@ async def test_an_answer_comes_through_in_order(tmp_path: Path) -> None:
     events = (Delta(0, "a", [1]), Delta(0, "b", [2]), Finished(0, "stop"), Usage(1, 2, 0))
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        command = await _submitted(reader)
+        command = await _read_generate_command(reader)
         writer.write(_replies(command.number, *events))
         await reader.read()
 
@@ -88,7 +88,7 @@ async def test_an_answer_comes_through_in_order(tmp_path: Path) -> None:
 
 async def test_the_fingerprint_is_known_once_the_process_reports_it(tmp_path: Path) -> None:
     async def identify(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        command = await _submitted(reader)
+        command = await _read_generate_command(reader)
         writer.write(
             messages.encode([messages.FingerprintReply("fp_0123456789ab")]) + _replies(command.number, Usage(1, 0, 0))
         )
@@ -105,7 +105,7 @@ async def test_a_request_that_meets_repeated_crashes_fails(tmp_path: Path) -> No
 
     async def die(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
         nonlocal submissions
-        await _submitted(reader)
+        await _read_generate_command(reader)
         submissions += 1
 
     async with _engine(tmp_path / "engine.sock", die) as engine:
@@ -117,13 +117,13 @@ async def test_a_request_that_meets_repeated_crashes_fails(tmp_path: Path) -> No
 async def test_a_request_that_streamed_text_is_not_retried(tmp_path: Path) -> None:
     submissions = 0
 
-    async def begin_and_die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def send_output_and_die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal submissions
-        command = await _submitted(reader)
+        command = await _read_generate_command(reader)
         submissions += 1
         writer.write(_replies(command.number, Delta(0, "a", [1])))
 
-    async with _engine(tmp_path / "engine.sock", begin_and_die) as engine:
+    async with _engine(tmp_path / "engine.sock", send_output_and_die) as engine:
         with pytest.raises(EngineFailed):
             await _collect(engine)
     assert submissions == 1
@@ -132,13 +132,13 @@ async def test_a_request_that_streamed_text_is_not_retried(tmp_path: Path) -> No
 async def test_closing_the_answer_early_cancels_it(tmp_path: Path) -> None:
     cancelled = asyncio.Event()
 
-    async def talk_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        command = await _submitted(reader)
+    async def keep_sending(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await _read_generate_command(reader)
         writer.write(_replies(command.number, Delta(0, "a", [1])))
         assert await messages.read_command(reader) == messages.CancelCommand(command.number)
         cancelled.set()
 
-    async with _engine(tmp_path / "engine.sock", talk_on) as engine:
+    async with _engine(tmp_path / "engine.sock", keep_sending) as engine:
         async with contextlib.aclosing(engine.generate(REQUEST)) as events:
             assert await anext(events) == Delta(0, "a", [1])
         await cancelled.wait()
@@ -153,12 +153,12 @@ async def test_messages_the_template_refuses_never_reach_the_process(tmp_path: P
             await _collect(engine, GenerationRequest("any", ChatPrompt((Message("user", "Hi"),))))
 
 
-async def _text_submitted(tmp_path: Path, request: GenerationRequest) -> str:
-    """What the process is given to continue."""
+async def _sent_prompt(tmp_path: Path, request: GenerationRequest) -> str:
+    """Return the prompt that reaches the process."""
     texts: list[str] = []
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        command = await _submitted(reader)
+        command = await _read_generate_command(reader)
         assert isinstance(command.prompt, TextPrompt)
         texts.append(command.prompt.text)
         writer.write(_replies(command.number, Usage(1, 1, 0)))
@@ -174,7 +174,7 @@ async def test_a_template_of_the_request_replaces_the_models(tmp_path: Path) -> 
     prompt = ChatPrompt(
         (Message("user", "Hi"),), template="{{ messages[0].content }}{{ x }}", template_arguments={"x": 1}
     )
-    assert await _text_submitted(tmp_path, GenerationRequest("any", prompt)) == "Hi1"
+    assert await _sent_prompt(tmp_path, GenerationRequest("any", prompt)) == "Hi1"
 
 
 async def test_a_constrained_answer_begins_after_the_reasoning(tmp_path: Path) -> None:
@@ -183,10 +183,10 @@ async def test_a_constrained_answer_begins_after_the_reasoning(tmp_path: Path) -
     bound = ChatPrompt(
         free.messages, ToolOptions((Tool("f"),), "required"), template=template + "{# tools <tool_call> #}"
     )
-    assert await _text_submitted(tmp_path, GenerationRequest("any", free)) == "Hi:"
-    assert await _text_submitted(tmp_path, GenerationRequest("any", bound)) == "Hi:<think>\n"
+    assert await _sent_prompt(tmp_path, GenerationRequest("any", free)) == "Hi:"
+    assert await _sent_prompt(tmp_path, GenerationRequest("any", bound)) == "Hi:<think>\n"
     request = GenerationRequest("any", free, answer_format=JsonObjectFormat())
-    assert await _text_submitted(tmp_path, request) == "Hi:<think>\n"
+    assert await _sent_prompt(tmp_path, request) == "Hi:<think>\n"
 
 
 async def test_a_process_that_is_not_there_yet_means_model_loading(tmp_path: Path) -> None:
@@ -233,15 +233,15 @@ async def test_adapters_are_changed_by_the_process_and_read_from_its_registry(tm
 
 
 async def test_an_adapter_change_fails_with_the_process_that_received_it(tmp_path: Path) -> None:
-    asked: list[messages.EngineCommand | None] = []
+    commands: list[messages.EngineCommand | None] = []
 
     async def die(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        asked.append(await messages.read_command(reader))
+        commands.append(await messages.read_command(reader))
 
     async with _adapters(tmp_path / "engine.sock", die) as adapters:
         with pytest.raises(EngineFailed):
             await adapters.add(PIRATE, Path("/pirate.gguf"))
-    assert isinstance(asked[0], messages.AddAdapterCommand)
+    assert isinstance(commands[0], messages.AddAdapterCommand)
 
 
 def test_an_engine_whose_architecture_is_not_known_takes_no_adapters(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ OTHER_BUILD = """
 struct params { unsigned first; unsigned second; char rest[SIZE - 2 * sizeof(unsigned)]; };
 struct params llama_context_default_params(void) { return (struct params){ 512, 1024 }; }
 """
-"""Another default for the second field; every other function comes from the packaged library it is linked to."""
+"""Another default for the second field. All other functions come from the packaged library that it is linked to."""
 
 PARAMS_SIZE = {
     LLAMA_CPP: ctypes.sizeof(llama_cpp.LlamaContextParams),
@@ -59,7 +59,7 @@ def test_a_function_that_is_not_bound_is_named(library: Library) -> None:
         library.llama_save_everything()
 
 
-def test_what_a_library_logs_is_known_to_all_who_loaded_it_and_outlives_any_of_them(
+def test_the_log_of_a_library_is_shared_by_all_its_objects_and_outlives_them(
     build: str, library: Library, tmp_path: Path
 ) -> None:
     load_library(build)

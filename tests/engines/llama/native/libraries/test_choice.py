@@ -21,7 +21,7 @@ def test_a_llama_with_matrices_in_fast_formats_is_computed_by_the_faster_build(t
     assert choose_build(None, path, cells=16384, reproducible=False) == IK_LLAMA_CPP
 
 
-def test_what_must_be_reproducible_is_computed_by_llama_cpp(tmp_path: Path) -> None:
+def test_a_reproducible_engine_uses_llama_cpp(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "model.gguf", {"a": (WEIGHTS, Type.Q8_0)}, metadata=LLAMA)
     assert choose_build(None, path, cells=16384, reproducible=True) == LLAMA_CPP
 

@@ -1,4 +1,4 @@
-"""What ik_llama.cpp does otherwise than llama.cpp must not be seen: models small enough for both to compute."""
+"""ik_llama.cpp gives the results of llama.cpp, for a small model that both compute."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ pytestmark = requires_ik_llama_cpp
 
 CELLS = 256
 MAX_DIVERGENCE = 0.01
-"""Kullback-Leibler divergence: keys and values have 16 bits, and are added up in another order."""
+"""Kullback-Leibler divergence: keys and values have 16 bits, and are summed in another order."""
 
 LONGEST = 40
 
@@ -113,13 +113,13 @@ def test_reproducible_mode_is_refused(tiny: Model) -> None:
 
 
 class _MirroredContext:
-    """Sequences in a context, and how many cells they hold together."""
+    """A context whose sequences and cells are mirrored, and whose logits are compared with the reference."""
 
     def __init__(self, context: LlamaContext, reference: LlamaContext) -> None:
         self._context = context
         self._reference = reference
         self._sequences: dict[int, list[tuple[int, int]]] = {}
-        """Of each, its tokens, each with the number of the cell it lies in."""
+        """Sequence id → its tokens, each with the number of its cell."""
         self._last_cell = 0
 
     def apply(self, operation: str, one: int, other: int, length: int) -> None:
@@ -140,7 +140,7 @@ class _MirroredContext:
                 self._move(one, other)
 
     def fill_up(self) -> None:
-        """Take every cell that is left with one batch."""
+        """Use all remaining cells for one batch."""
         if free := self._free():
             self._compute(20, free)
 
