@@ -5,46 +5,29 @@ import re
 from typing import Any
 
 import pytest
-from starlette.datastructures import Headers
 
-from dragoman.core.errors import (
-    BadRequest,
-    BodyTooLarge,
-    ContextOverflow,
-    DragomanError,
-    EngineFailed,
-    ModelLoading,
-    ModelNotFound,
-    Overloaded,
-    ShuttingDown,
-    Unauthenticated,
-)
 from dragoman.core.events import Delta, Finished, Usage
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
-    JsonObjectFormat,
-    JsonSchemaFormat,
     Message,
     SamplingParams,
-    Tool,
-    ToolCall,
-    ToolOptions,
 )
 from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest
-from dragoman.dialects.vendors.arcee import codec, errors, wire
+from dragoman.dialects.vendors.arcee import codec, wire
+from tests.support.dialects.arcee_requests import (
+    HELLO,
+    MODELS,
+    WEATHER,
+    call,
+    entry,
+    refusal,
+    refusal_of,
+    request,
+    user,
+)
 from tests.support.dialects.decode_contexts import ID, decode_context
-
-HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}]}
-MODELS = [ServedModel("echo", ("parrot", "acme/echo"), 8192), ServedModel("other", (), None)]
-ERRORS = errors.ArceeErrors()
-
-WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
-CLOCK = {"type": "function", "function": {"name": "now", "description": "The time", "strict": True}}
-USE = (Tool("get_weather", None, {"type": "object"}), Tool("now", "The time", None, True))
-NAME_PATTERN = r"String should match pattern '^[A-Za-z0-9_-]{1,64}$(?!\n)'"
-INTERNAL = "An internal server error occurred while processing the request"
 
 INTEGERS = ["max_tokens", "max_completion_tokens", "n", "seed", "top_logprobs", "top_k"]
 NUMBERS = ["temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"]
@@ -54,46 +37,8 @@ NO_BOOLEANS: list[object] = [0, 1, "true", [], {}]
 OPTIONAL = [field for field in wire.ChatRequest.__struct_fields__ if field not in ("model", "messages")]
 
 
-def decode(body: bytes) -> DecodedRequest:
-    return codec.decode_chat(body, decode_context(MODELS))
-
-
-def call(**fields: object) -> DecodedRequest:
-    return decode(json.dumps(HELLO | fields).encode())
-
-
-def request(**fields: object) -> GenerationRequest:
-    [only] = call(**fields).requests
-    return only
-
-
 def sampling(**fields: object) -> SamplingParams:
     return request(**fields).sampling
-
-
-def rendered(error: DragomanError) -> tuple[int, Any]:
-    reply = ERRORS.render(error)
-    body = json.loads(reply.body)
-    assert list(body) == ["detail"]
-    return reply.status, body["detail"]
-
-
-def refusal_of(body: bytes) -> tuple[int, Any]:
-    with pytest.raises(DragomanError) as caught:
-        decode(body)
-    return rendered(caught.value)
-
-
-def refusal(**fields: object) -> tuple[int, Any]:
-    return refusal_of(json.dumps(HELLO | fields).encode())
-
-
-def entry(message: str, kind: str, *path: str | int) -> dict[str, object]:
-    return {"loc": ["body", *path], "msg": message, "type": kind}
-
-
-def user(content: object, **more: object) -> dict[str, object]:
-    return {"role": "user", "content": content} | more
 
 
 def test_the_defaults_are_openais() -> None:
@@ -302,210 +247,6 @@ def test_at_most_1024_tokens_have_a_bias() -> None:
     assert refused == (422, [entry(message, "value_error", "logit_bias")])
 
 
-@pytest.mark.parametrize(
-    ("fields", "use"),
-    [
-        ({}, ToolOptions(USE)),
-        ({"tool_choice": None}, ToolOptions(USE)),
-        ({"tool_choice": "auto"}, ToolOptions(USE)),
-        ({"tool_choice": "none"}, None),
-        ({"tool_choice": "required"}, ToolOptions(USE, "required")),
-        ({"tool_choice": {"type": "function", "function": {"name": "now"}}}, ToolOptions(USE, "named", "now")),
-        ({"parallel_tool_calls": False}, ToolOptions(USE, parallel=False)),
-    ],
-)
-def test_tools_reach_the_engine_with_their_choice(fields: dict[str, object], use: ToolOptions | None) -> None:
-    prompt = request(tools=[WEATHER, CLOCK], **fields).prompt
-    assert isinstance(prompt, ChatPrompt)
-    assert prompt.tools == use
-
-
-@pytest.mark.parametrize(
-    ("fields", "message", "kind", "place"),
-    [
-        (
-            {"tools": [WEATHER, CLOCK, WEATHER]},
-            "Names of tools must be unique, 'get_weather' is there twice",
-            "value_error",
-            ["tools", 2, "function", "name"],
-        ),
-        ({"tool_choice": "required"}, "tool_choice 'required' needs tools to choose from", "value_error", None),
-        (
-            {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "now"}}},
-            "None of the tools is called 'now'",
-            "value_error",
-            ["tool_choice", "function", "name"],
-        ),
-        (
-            {"tool_choice": {"type": "tool", "function": {"name": "now"}}},
-            "Input should be one of function",
-            "enum",
-            ["tool_choice", "type"],
-        ),
-        (
-            {"tools": [{"type": "function", "function": {"name": "two words"}}]},
-            NAME_PATTERN,
-            "string_pattern_mismatch",
-            ["tools", 0, "function", "name"],
-        ),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "a" * 65}}},
-            NAME_PATTERN,
-            "string_pattern_mismatch",
-            ["response_format", "json_schema", "name"],
-        ),
-        (
-            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"x": [{"minimum": -(2**64)}]}}}]},
-            "The integers of a schema must fit into 64 bits",
-            "value_error",
-            ["tools", 0, "function", "parameters"],
-        ),
-        (
-            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"maximum": 2**64}}}},
-            "The integers of a schema must fit into 64 bits",
-            "value_error",
-            ["response_format", "json_schema", "schema"],
-        ),
-        ({"top_logprobs": 5}, "top_logprobs needs logprobs to be true", "value_error", None),
-        (
-            {"response_format": {"type": "xml"}},
-            "Input should be one of json_object, json_schema, text",
-            "enum",
-            ["response_format", "type"],
-        ),
-    ],
-)
-def test_what_does_not_fit_together_answers_422(
-    fields: dict[str, Any], message: str, kind: str, place: list[str | int] | None
-) -> None:
-    assert refusal(**fields) == (422, [entry(message, kind, *(place or fields))])
-
-
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"tools": [5]}, "'tools[0]' must be an object"),
-        ({"tools": [{"type": "function"}]}, "'tools[0].function' is required"),
-        ({"tools": [{"type": "function", "function": {}}]}, "'tools[0].function.name' is required"),
-        ({"tool_choice": {"type": "function"}}, "'tool_choice.function' is required"),
-        ({"response_format": {"type": "json_schema"}}, "'response_format.json_schema' is required"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "'response_format.json_schema.name'"),
-    ],
-)
-def test_tools_and_formats_of_another_shape_answer_400(fields: dict[str, object], message: str) -> None:
-    status, text = refusal(**fields)
-    assert status == 400
-    assert message in text
-
-
-@pytest.mark.parametrize(
-    ("sent", "expected"),
-    [
-        ({"type": "text"}, None),
-        ({"type": "json_object"}, JsonObjectFormat()),
-        ({"type": "json_schema", "json_schema": {"name": "a"}}, JsonSchemaFormat()),
-        ({"type": "json_schema", "json_schema": {"name": "a", "schema": None}}, JsonSchemaFormat()),
-        (
-            {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "array"}, "strict": True}},
-            JsonSchemaFormat({"type": "array"}, strict=True),
-        ),
-    ],
-)
-def test_a_format_reaches_the_engine(sent: object, expected: object) -> None:
-    assert request(response_format=sent).answer_format == expected
-
-
-@pytest.mark.parametrize(
-    ("fields", "expected"),
-    [({}, None), ({"logprobs": True}, 0), ({"logprobs": True, "top_logprobs": 20}, 20), ({"top_logprobs": 0}, None)],
-)
-def test_log_probabilities_are_requested(fields: dict[str, object], expected: int | None) -> None:
-    assert request(**fields).logprobs == expected
-
-
-@pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high"])
-def test_the_effort_reaches_the_engine(effort: str) -> None:
-    prompt = request(reasoning_effort=effort).prompt
-    assert isinstance(prompt, ChatPrompt)
-    assert prompt.effort == effort
-
-
-def test_tool_calls_and_their_results_reach_the_model() -> None:
-    call = {"id": "call_0", "type": "function", "function": {"name": "now", "arguments": '{"zone":"UTC"}'}}
-    turns = [
-        user("When?"),
-        {"role": "assistant", "content": None, "tool_calls": [call], "reasoning": "I must look"},
-        {"role": "tool", "content": "12:00", "tool_call_id": "call_0", "name": "now"},
-    ]
-    assert request(messages=turns).prompt == ChatPrompt(
-        (
-            Message("user", "When?"),
-            Message(
-                "assistant", "", tool_calls=(ToolCall("call_0", "now", '{"zone":"UTC"}'),), reasoning="I must look"
-            ),
-            Message("tool", "12:00", "now", tool_call_id="call_0"),
-        )
-    )
-
-
-def test_messages_reach_the_model_as_they_stand() -> None:
-    turns: list[dict[str, object]] = [
-        {"role": "system", "content": "Be brief"},
-        {"role": "developer", "content": ""},
-        user([{"type": "text", "text": "H"}, {"type": "text", "text": "i"}], name="Ann"),
-        {"role": "assistant", "content": "Hello", "reasoning": "A greeting", "tool_calls": []},
-    ]
-    assert request(messages=turns).prompt == ChatPrompt(
-        (
-            Message("system", "Be brief"),
-            Message("system", ""),
-            Message("user", "Hi", "Ann"),
-            Message("assistant", "Hello", reasoning="A greeting"),
-        )
-    )
-
-
-@pytest.mark.parametrize(
-    ("message", "text", "kind", "place"),
-    [
-        (
-            {"role": "bot", "content": "Hi"},
-            "Input should be one of assistant, developer, system, tool, user",
-            "enum",
-            ["role"],
-        ),
-        (
-            {"role": "tool", "content": "5", "tool_call_id": "call_0"},
-            "Input should be the id of a tool call in an earlier assistant message",
-            "value_error",
-            ["tool_call_id"],
-        ),
-        (
-            {"role": "tool", "content": "5"},
-            "Input should be the id of a tool call in an earlier assistant message",
-            "value_error",
-            ["tool_call_id"],
-        ),
-        (
-            user("Hi", tool_calls=[{"id": "call_0", "function": {"name": "now"}}]),
-            "Only an assistant's message has tool calls",
-            "value_error",
-            ["tool_calls"],
-        ),
-        (
-            user([{"type": "text", "text": "See"}, {"type": "image_url", "image_url": {"url": "http://a/b.png"}}]),
-            "This model takes text only, got type 'image_url'",
-            "value_error",
-            ["content", 1, "type"],
-        ),
-    ],
-)
-def test_an_invalid_message_is_reported_with_its_path(
-    message: object, text: str, kind: str, place: list[str | int]
-) -> None:
-    assert refusal(messages=[user("Hi"), message]) == (422, [entry(text, kind, "messages", 1, *place)])
-
-
 def test_an_unknown_model_is_a_value_error_and_names_match_exactly() -> None:
     for name in ("foo", "Echo", "echo ", ""):
         assert refusal(model=name) == (422, [entry(f"Model '{name}' not found", "value_error", "model")])
@@ -584,84 +325,3 @@ def test_the_list_names_just_the_parameters_that_reach_the_engine() -> None:
         and call(**fields.get(field, {field: value.get(field, 2)})).requests != call().requests
     ]
     assert sorted(changing) == sorted(codec.SAMPLING_PARAMETERS)
-
-
-@pytest.mark.parametrize("fault", ["missing", "malformed", "unknown"])
-def test_every_key_error_has_the_same_response(fault: Any) -> None:
-    reply = ERRORS.render(Unauthenticated(fault).with_key("sk-0123456789abcdef"))
-    assert (reply.status, reply.headers) == (401, {"www-authenticate": "Bearer"})
-    assert json.loads(reply.body) == {"detail": "Authentication failed due to invalid or missing API key"}
-
-
-@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
-def test_bearer_keys_need_no_prefix(scheme: str) -> None:
-    assert codec.read_key(Headers({"authorization": f"{scheme} sk-1"})) == "sk-1"
-
-
-@pytest.mark.parametrize("headers", [{}, {"authorization": ""}, {"authorization": "Bearer "}, {"x-api-key": "sk-1"}])
-def test_other_key_headers_are_ignored(headers: dict[str, str]) -> None:
-    assert codec.read_key(Headers(headers)) is None
-
-
-@pytest.mark.parametrize("value", ["sk-1", "Basic sk-1", "Token sk-1"])
-def test_another_form_of_the_header_is_refused(value: str) -> None:
-    with pytest.raises(Unauthenticated):
-        codec.read_key(Headers({"authorization": value}))
-
-
-def test_a_context_overflow_names_messages() -> None:
-    status, [detail] = rendered(ContextOverflow(9000, 8192, "Shorten it."))
-    assert (status, detail["loc"], detail["type"]) == (422, ["body", "messages"], "value_error")
-    assert detail["msg"].startswith("The prompt has 9000 tokens; the model's context length is 8192 tokens")
-
-
-@pytest.mark.parametrize(
-    ("error", "path"),
-    [
-        (BadRequest("Too odd", "logit_bias"), ["logit_bias"]),
-        (BadRequest("Too odd", "response_format"), ["response_format"]),
-        (BadRequest("Too odd", "tools"), ["tools"]),
-        (BadRequest("Too odd"), []),
-    ],
-)
-def test_engine_refusals_name_the_field(error: BadRequest, path: list[str]) -> None:
-    assert rendered(error) == (422, [entry("Too odd", "value_error", *path)])
-
-
-def test_a_body_that_is_too_large_answers_413() -> None:
-    assert rendered(BodyTooLarge(10485760)) == (413, "Request body is larger than 10485760 bytes")
-
-
-@pytest.mark.parametrize("kind", [Overloaded, ModelLoading, ShuttingDown])
-def test_an_overload_has_retry_after(kind: type[Overloaded]) -> None:
-    error = kind("secret", 5)
-    assert rendered(error) == (503, "The server is overloaded, retry in 5 seconds")
-    assert ERRORS.render(error).headers == {"retry-after": "5"}
-
-
-def test_an_engine_failure_hides_its_message() -> None:
-    assert rendered(EngineFailed("secret")) == (500, INTERNAL)
-
-
-def test_an_unknown_models_error_is_the_same_from_the_gateway() -> None:
-    assert rendered(ModelNotFound("foo")) == (422, [entry("Model 'foo' not found", "value_error", "model")])
-
-
-@pytest.mark.parametrize(
-    ("error", "kind", "code", "message"),
-    [
-        (EngineFailed("secret"), "server_error", 500, INTERNAL),
-        (ModelLoading("secret", 2), "server_error", 503, "The server is overloaded, retry in 2 seconds"),
-        (BadRequest("Too odd", "logit_bias"), "invalid_request_error", 422, "Too odd"),
-    ],
-)
-def test_an_error_inside_a_stream_is_one_that_openais_clients_raise_on(
-    error: DragomanError, kind: str, code: int, message: str
-) -> None:
-    frame = ERRORS.render_frame(error)
-    assert frame.startswith(b"data: {")
-    assert frame.endswith(b"}\n\n")
-    assert json.loads(frame.removeprefix(b"data: ")) == {
-        "error": {"message": message, "type": kind, "code": code},
-        "detail": message,
-    }

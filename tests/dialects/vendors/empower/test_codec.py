@@ -1,36 +1,20 @@
+"""Decoding the bodies of requests, without a server."""
+
 import json
 from typing import Any
 
 import pytest
 
-from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter
 from dragoman.core.errors import (
-    AdapterMissing,
-    BadRequest,
-    BodyTooLarge,
-    ContextOverflow,
-    DragomanError,
     EngineFailed,
-    ModelLoading,
-    ModelNameTaken,
-    ModelNotFound,
-    Overloaded,
-    ShuttingDown,
-    Unauthenticated,
 )
-from dragoman.core.events import Delta, Event, Finished, ToolCallDelta, Usage
-from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams, Tool, ToolCall, ToolOptions
-from dragoman.core.service import ServedModel
-from dragoman.dialects.http.codec import DecodedRequest
+from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams
 from dragoman.dialects.http.validation import MalformedJson
-from dragoman.dialects.vendors.empower import codec, errors, wire
+from dragoman.dialects.vendors.empower import codec, wire
 from tests.support.dialects.decode_contexts import ID, decode_context
+from tests.support.dialects.empower_requests import HELLO, HI, WEATHER, chat, refusal, rendered, request
 
-HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-HI = ChatPrompt((Message("user", "Hi"),))
-ADAPTER: dict[str, Any] = {"model_name": "acme/lora", "model_source": "HF_HUB"}
-WEATHER: dict[str, Any] = {"type": "function", "function": {"name": "get_weather"}}
-TOOLS = (Tool("get_weather"),)
 GREETING: list[Event] = [
     Delta(0, "Hel", [1]),
     Delta(1, "", [2]),
@@ -39,6 +23,8 @@ GREETING: list[Event] = [
     Finished(0, "stop"),
     Usage(12, 3, 2),
 ]
+
+
 GREETING_USAGE = {
     "prompt_tokens": 12,
     "completion_tokens": 3,
@@ -47,33 +33,8 @@ GREETING_USAGE = {
 }
 
 
-def chat(**fields: object) -> DecodedRequest:
-    return codec.decode_chat(json.dumps(HELLO | fields).encode(), decode_context())
-
-
-def request(**fields: object) -> GenerationRequest:
-    [only] = chat(**fields).requests
-    return only
-
-
 def sampling(**fields: object) -> SamplingParams:
     return request(**fields).sampling
-
-
-def rendered(error: DragomanError) -> tuple[int, dict[str, Any]]:
-    reply = errors.EmpowerErrors().render(error)
-    return reply.status, json.loads(reply.body)["error"]
-
-
-def refusal(body: dict[str, Any], *without: str) -> tuple[str, str, str]:
-    """Message, param and code of the answer to a chat request that is refused."""
-    with pytest.raises(BadRequest) as caught:
-        codec.decode_chat(
-            json.dumps({name: body[name] for name in body if name not in without}).encode(), decode_context()
-        )
-    status, error = rendered(caught.value)
-    assert (status, error["type"]) == (400, "invalid_request_error")
-    return error["message"], error["param"], error["code"]
 
 
 def test_the_defaults_are_the_services() -> None:
@@ -258,128 +219,6 @@ def test_only_the_first_violation_is_reported() -> None:
     assert reported == list(wire.ChatRequest.__struct_fields__)
 
 
-@pytest.mark.parametrize("choice", ["none", "auto"])
-def test_without_tools_the_choice_may_be_none_or_auto(choice: str) -> None:
-    assert chat(tools=[], tool_choice=choice).requests == chat().requests
-
-
-@pytest.mark.parametrize(
-    ("choice", "use"),
-    [
-        (None, ToolOptions(TOOLS)),
-        ("auto", ToolOptions(TOOLS)),
-        ("none", None),
-        ("any", ToolOptions(TOOLS, "required")),
-        ("required", ToolOptions(TOOLS, "required")),
-        ({"type": "function", "function": {"name": "get_weather"}}, ToolOptions(TOOLS, "named", "get_weather")),
-    ],
-)
-def test_tools_reach_the_engine_and_any_is_required(choice: object, use: ToolOptions | None) -> None:
-    assert request(tools=[WEATHER], tool_choice=choice).prompt == ChatPrompt(HI.messages, use)
-
-
-def test_every_prompt_has_the_same_tools() -> None:
-    requests = chat(messages=["one", "two"], tools=[WEATHER]).requests
-    assert [sent.prompt for sent in requests] == [
-        ChatPrompt((Message("user", text),), ToolOptions(TOOLS)) for text in ("one", "two")
-    ]
-
-
-def test_tool_calls_and_their_results_reach_the_model() -> None:
-    call = {"id": "call_0", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
-    turns = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "Rain", "tool_call_id": "call_0"}]
-    assert request(messages=turns).prompt == ChatPrompt(
-        (
-            Message("assistant", "", tool_calls=(ToolCall("call_0", "get_weather", "{}"),)),
-            Message("tool", "Rain", tool_call_id="call_0"),
-        )
-    )
-
-
-@pytest.mark.parametrize(
-    ("fields", "message", "param"),
-    [
-        ({"tool_choice": "any"}, "tool_choice 'required' needs tools to choose from", "tool_choice"),
-        (
-            {"tools": [WEATHER] * 2},
-            "'tools[1].function.name': Names of tools must be unique, 'get_weather' is there twice",
-            "tools",
-        ),
-        (
-            {"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "now"}}},
-            "'tool_choice.function.name': None of the tools is called 'now'",
-            "tool_choice",
-        ),
-    ],
-)
-def test_tools_that_do_not_fit_together_are_refused(fields: dict[str, Any], message: str, param: str) -> None:
-    assert refusal(HELLO | fields) == (message, param, "invalid_value")
-
-
-def test_a_tool_call_has_its_name_in_one_chunk_and_its_arguments_in_those_that_follow() -> None:
-    call = chat(stream=True, tools=[WEATHER])
-    events: list[Event] = [
-        ToolCallDelta(index=0, call_index=0, arguments='{"city":', token_ids=[1], id="call_0", name="get_weather"),
-        ToolCallDelta(0, 0, '"Oslo"}', [2]),
-        Finished(0, "tool_calls"),
-        Usage(1, 3, 0),
-    ]
-    chunks = [json.loads(document) for event in events for document in call.builder.feed(event)]
-    function = {"name": "get_weather", "arguments": ""}
-    assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
-        {"role": "assistant", "content": ""},
-        {"tool_calls": [{"index": 0, "id": "call_0", "type": "function", "function": function}]},
-        {"tool_calls": [{"index": 0, "function": {"arguments": '{"city":'}}]},
-        {"tool_calls": [{"index": 0, "function": {"arguments": '"Oslo"}'}}]},
-        {},
-    ]
-    [choice] = json.loads(call.builder.build())["choices"]
-    function = {"name": "get_weather", "arguments": '{"city":"Oslo"}'}
-    assert choice == {
-        "index": 0,
-        "message": {
-            "role": "assistant",
-            "content": None,
-            "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
-        },
-        "finish_reason": "tool_calls",
-        "logprobs": None,
-    }
-
-
-@pytest.mark.parametrize(
-    ("field", "wrong", "message", "code"),
-    [
-        ("tools", {}, "'tools' must be an array", "invalid_type"),
-        ("tools", [5], "'tools[0]' must be an object", "invalid_type"),
-        ("tools", [WEATHER] * 129, "'tools' must have at most 128 items, got 129", "invalid_value"),
-        ("tool_choice", 5, "'tool_choice' must be a string or an object", "invalid_type"),
-        (
-            "tool_choice",
-            "some",
-            "'tool_choice' must be one of any, auto, none, required, got 'some'",
-            "invalid_value",
-        ),
-        ("tool_choice", {"type": "tool"}, "'tool_choice.type' must be one of function, got 'tool'", "invalid_value"),
-        (
-            "tool_choice",
-            {"type": "function", "function": {}},
-            "Missing required parameter: 'tool_choice.function.name'",
-            "missing_required_parameter",
-        ),
-        ("stream_options", True, "'stream_options' must be an object", "invalid_type"),
-        (
-            "stream_options",
-            {"include_usage": 1},
-            "'stream_options.include_usage' must be a boolean",
-            "invalid_type",
-        ),
-    ],
-)
-def test_tools_and_stream_options_have_their_shapes(field: str, wrong: object, message: str, code: str) -> None:
-    assert refusal(HELLO | {field: wrong}) == (message, field, code)
-
-
 @pytest.mark.parametrize("body", [b"", b"{", b"{'model': 'm'}", b'{"n": NaN}', b"model=m", b"\xff", b'{"n": 1e999}'])
 def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
     for decode in (lambda body: codec.decode_chat(body, decode_context()), codec.decode_adapter):
@@ -454,120 +293,3 @@ def test_in_a_stream_each_choice_has_its_own_role_and_end(include_usage: bool | 
         ]
     ]
     assert builder.terminator() == b"data: [DONE]\n\n"
-
-
-@pytest.mark.parametrize("source", ["HF_HUB", "LOCAL"])
-def test_an_adapter_has_a_name_and_a_source(source: str) -> None:
-    wanted = codec.decode_adapter(json.dumps(ADAPTER | {"model_source": source, "hf_token": None}).encode())
-    kind: Any = {"HF_HUB": "hub", "LOCAL": "local"}[source]
-    assert wanted == codec.AdapterRegistration(AdapterSpec("acme/lora", AdapterSource(kind, "acme/lora")), None)
-
-
-def test_an_adapter_may_have_another_name_a_revision_and_a_base() -> None:
-    fields = {"name": "lora", "hf_revision": "v2", "hf_token": "hf_secret", "base_model_name": "m"}
-    wanted = codec.decode_adapter(json.dumps(ADAPTER | fields).encode())
-    spec = AdapterSpec("lora", AdapterSource("hub", "acme/lora", "v2"), "m")
-    assert wanted == codec.AdapterRegistration(spec, "hf_secret")
-
-
-def test_the_main_branch_is_the_revision_that_is_meant_when_none_is_named() -> None:
-    named = codec.decode_adapter(json.dumps(ADAPTER | {"hf_revision": "main"}).encode())
-    assert named == codec.decode_adapter(json.dumps(ADAPTER).encode())
-    body = json.loads(codec.adapter_body(RegisteredAdapter(Adapter("lora", named.spec.source, 17), "m")))
-    assert body["active_deployment"]["hf_revision"] == "main"
-
-
-@pytest.mark.parametrize(
-    ("field", "wrong", "message", "code"),
-    [
-        ("model_name", None, "Missing required parameter: 'model_name'", "missing_required_parameter"),
-        ("model_name", 5, "'model_name' must be a string", "invalid_type"),
-        ("model_source", None, "Missing required parameter: 'model_source'", "missing_required_parameter"),
-        ("model_source", 5, "'model_source' must be a string", "invalid_type"),
-        ("model_source", "hf_hub", "'model_source' must be one of HF_HUB, LOCAL, got 'hf_hub'", "invalid_value"),
-        ("hf_revision", 5, "'hf_revision' must be a string", "invalid_type"),
-        ("hf_token", ["secret"], "'hf_token' must be a string", "invalid_type"),
-        ("name", 5, "'name' must be a string", "invalid_type"),
-    ],
-)
-def test_an_adapter_of_another_shape_is_refused(field: str, wrong: object, message: str, code: str) -> None:
-    with pytest.raises(BadRequest) as caught:
-        codec.decode_adapter(json.dumps(ADAPTER | {field: wrong}).encode())
-    assert rendered(caught.value) == (
-        400,
-        {"message": message, "type": "invalid_request_error", "param": field, "code": code},
-    )
-
-
-def test_a_base_model_is_shown_under_each_of_its_names() -> None:
-    models = [ServedModel("llama", ("meta/llama",), 8192)]
-    for name in ("llama", "meta/llama"):
-        assert json.loads(codec.base_model(name, models, 1706652711)) == {
-            "active_deployment": {
-                "created_at": 1706652711,
-                "creator": {
-                    "actor_type": "USER",
-                    "api_key": {"name": ""},
-                    "user": {"email": "", "first_name": "", "last_name": "", "profile_image_url": ""},
-                },
-                "model_name": "llama",
-                "model_source": "HF_HUB",
-            },
-            "name": name,
-            "unit_price": 0,
-        }
-    with pytest.raises(ModelNotFound):
-        codec.base_model("Llama", models, 1706652711)
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "message", "kind", "parameter", "code"),
-    [
-        (BadRequest("odd"), 400, "odd", "invalid_request_error", None, "invalid_value"),
-        (BadRequest("empty", "messages"), 400, "empty", "invalid_request_error", "messages", "invalid_value"),
-        (
-            ContextOverflow(9000, 8192, "Shorten it."),
-            400,
-            "The prompt has 9000 tokens; the model's context length is 8192 tokens, "
-            "and an answer needs at least one of them. Shorten it.",
-            "invalid_request_error",
-            "messages",
-            "context_length_exceeded",
-        ),
-        (Unauthenticated("missing"), 401, "No API key provided", "authentication_error", None, "missing_api_key"),
-        (
-            Unauthenticated("malformed"),
-            401,
-            "Authorization header must have the form: Bearer <token>",
-            "authentication_error",
-            None,
-            "invalid_api_key",
-        ),
-        (Unauthenticated("unknown"), 401, "Invalid API key", "authentication_error", None, "invalid_api_key"),
-        (ModelNotFound("m"), 404, "Model 'm' not found", "invalid_request_error", "model", "model_not_found"),
-        (BodyTooLarge(10), 413, "Request body is larger than 10 bytes", "invalid_request_error", None, None),
-        (EngineFailed("secret"), 500, "An internal error occurred", "server_error", None, None),
-        (DragomanError("secret"), 500, "An internal error occurred", "server_error", None, None),
-        (ModelNameTaken("m"), 400, "A model named 'm' already exists", "invalid_request_error", "name", "name_taken"),
-        (AdapterMissing("gone"), 400, "gone", "invalid_request_error", "model_name", "model_not_available"),
-        *(
-            (error, 503, "The server is overloaded, retry in 5 seconds", "server_error", None, "overloaded")
-            for error in (Overloaded("full", 5), ModelLoading("loading", 5), ShuttingDown("draining", 5))
-        ),
-    ],
-)
-def test_every_error_has_its_status_and_its_frame(
-    error: DragomanError, status: int, message: str, kind: str, parameter: str | None, code: str | None
-) -> None:
-    reply = errors.EmpowerErrors().render(error)
-    body = {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
-    assert (reply.status, json.loads(reply.body)) == (status, body)
-    frame = errors.EmpowerErrors().render_frame(error)
-    assert frame == b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
-
-
-def test_overloads_have_retry_after_and_bad_keys_www_authenticate() -> None:
-    reply = errors.EmpowerErrors().render
-    assert reply(ModelLoading("loading", 2)).headers == {"retry-after": "2"}
-    assert reply(Unauthenticated("missing")).headers == {"www-authenticate": "Bearer"}
-    assert reply(EngineFailed("secret")).headers == {}

@@ -3,93 +3,37 @@
 import json
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from prometheus_client import CollectorRegistry
-from starlette.applications import Starlette
-from starlette.routing import BaseRoute
 
-from dragoman.core.identifiers import key_digest
-from dragoman.dialects.http.context import HttpOptions
-from dragoman.dialects.vendors.empower import routes, vendor_routes
-from dragoman.engines.base import Engine
-from dragoman.engines.echo import EchoEngine
-from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
-from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
-from dragoman.gateway.execution.metrics import RequestMetrics
-from dragoman.gateway.gateway import Gateway
-from dragoman.gateway.routing.catalog import Catalog, Deployment
-from tests.support.adaptable_echo import AdaptableEcho
+from dragoman.dialects.vendors.empower import vendor_routes
+from tests.support.dialects.empower_app import (
+    CHAT,
+    HELLO,
+    KEY,
+    LOCAL_ADAPTER,
+    LORA,
+    MAX_BODY_BYTES,
+    client_of,
+    error_of,
+    gateway_of,
+    refused,
+    texts,
+)
 from tests.support.dialects.scripted_engine import failing_engine
-from tests.support.tiny_llama import write_adapter
 
-KEY = "sk-0123456789abcdef"
-MAX_BODY_BYTES = 100_000
 PREFIXES = ["/empower/api/v1", "/empower"]
 OWN_PREFIXES = ["/api/v1", ""]
-CHAT = "/empower/api/v1/chat/completions"
-LORA = "/empower/api/v1/lora"
-HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hello"}]}
-ADAPTER = {"model_name": "acme/lora", "model_source": "HF_HUB"}
-LOCAL_ADAPTER = {"model_name": "pirate", "model_source": "LOCAL"}
-"""Files in the adapter folder of the tests."""
-
-Routes = Callable[[Gateway, HttpOptions], list[BaseRoute]]
-
-
-def gateway_of(*keys: str, engine: Engine | None = None, folder: Path | None = None) -> Gateway:
-    catalog = Catalog(
-        [Deployment("parrot", ("acme/parrot",), engine or AdaptableEcho()), Deployment("second", (), EchoEngine())]
-    )
-    return Gateway(
-        catalog,
-        RequestMetrics(CollectorRegistry()),
-        StaticKeyAuthenticator({key_digest(key): "build server" for key in keys}),
-        adapter_store=LocalAdapterStore(folder, downloads=False),
-    )
-
-
-def client_of(gateway: Gateway, make_routes: Routes = routes) -> httpx.AsyncClient:
-    app = Starlette(routes=make_routes(gateway, HttpOptions(max_body_bytes=MAX_BODY_BYTES, keep_alive_seconds=15)))
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """An adapter folder."""
-    write_adapter(tmp_path / "pirate.gguf", {})
-    return tmp_path
-
-
-@pytest.fixture
-async def client(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    async with client_of(gateway_of(folder=folder)) as client:
-        yield client
 
 
 @pytest.fixture
 async def own_client(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(gateway_of(folder=folder), vendor_routes) as client:
         yield client
-
-
-def texts(response: httpx.Response) -> list[str]:
-    assert response.status_code == 200, response.text
-    return [choice["message"]["content"] for choice in response.json()["choices"]]
-
-
-def error_of(response: httpx.Response, status: int) -> Any:
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    return response.json()["error"]
-
-
-def refused(message: str, parameter: str | None, code: str | None, kind: str = "invalid_request_error") -> Any:
-    return {"message": message, "type": kind, "param": parameter, "code": code}
 
 
 def data_lines(body: str) -> list[str]:
@@ -301,73 +245,6 @@ async def test_a_stream_that_fails_ends_with_the_error_and_without_done() -> Non
         'data: {"error":{"message":"An internal error occurred","type":"server_error","param":null,"code":null}}\n\n'
     )
     assert "[DONE]" not in response.text
-
-
-async def test_a_registered_adapter_has_the_documented_shape(folder: Path) -> None:
-    before = int(time.time())
-    async with client_of(gateway_of(KEY, folder=folder)) as client:
-        client.headers["authorization"] = f"Bearer {KEY}"
-        response = await client.post(LORA, json=LOCAL_ADAPTER | {"name": "acme/blackbeard", "hf_token": "hf_secret"})
-        assert (await client.delete(f"{LORA}/acme/blackbeard")).content == response.content
-        assert (await client.delete(f"{LORA}/acme/blackbeard")).status_code == 404
-    answer = response.json()
-    assert before <= answer["active_deployment"].pop("created_at") <= time.time()
-    assert answer == {
-        "active_deployment": {
-            "base_model_name": "parrot",
-            "creator": {
-                "actor_type": "USER",
-                "api_key": {"name": "build server"},
-                "user": {"email": "", "first_name": "", "last_name": "", "profile_image_url": ""},
-            },
-            "hf_revision": None,
-            "model_name": "pirate",
-            "model_source": "LOCAL",
-        },
-        "name": "acme/blackbeard",
-        "unit_price": 0,
-    }
-
-
-async def test_a_registered_adapter_is_a_model_to_ask_but_no_base_model(client: httpx.AsyncClient) -> None:
-    before = int(time.time())
-    assert (await client.post(LORA, json=LOCAL_ADAPTER)).status_code == 200
-    assert texts(await client.post(CHAT, json=HELLO | {"model": "pirate"})) == ["Hello"]
-    cards = (await client.get("/empower/models")).json()["data"]
-    assert [card["id"] for card in cards] == ["parrot", "second", "pirate"]
-    assert before <= cards[2]["created"] <= time.time()
-    response = await client.get("/empower/base-model/pirate")
-    assert error_of(response, 404) == refused("Model 'pirate' not found", "model", "model_not_found")
-
-
-async def test_the_same_adapter_again_is_no_error_and_another_of_its_name_is(client: httpx.AsyncClient) -> None:
-    first = await client.post(LORA, json=LOCAL_ADAPTER)
-    assert (await client.post(LORA, json=LOCAL_ADAPTER)).content == first.content
-    for taken in ("pirate", "parrot", "acme/parrot"):
-        response = await client.post(LORA, json=ADAPTER | {"name": taken})
-        message = f"A model named '{taken}' already exists"
-        assert error_of(response, 400) == refused(message, "name", "name_taken")
-
-
-async def test_an_adapter_that_is_not_there_answers_400(client: httpx.AsyncClient) -> None:
-    response = await client.post(LORA, json=LOCAL_ADAPTER | {"model_name": "../pirate"})
-    message = "Model '../pirate' is not in the adapter folder"
-    assert error_of(response, 400) == refused(message, "model_name", "model_not_available")
-    response = await client.post(LORA, json=ADAPTER | {"hf_token": "hf_secret"})
-    message = "Model 'acme/lora' is not in the local store and downloads are disabled"
-    assert error_of(response, 400) == refused(message, "model_name", "model_not_available")
-
-
-async def test_an_unknown_adapter_cannot_be_removed(client: httpx.AsyncClient) -> None:
-    response = await client.delete(f"{LORA}/acme/other")
-    assert error_of(response, 404) == refused("Model 'acme/other' not found", "model", "model_not_found")
-
-
-async def test_the_shape_of_an_adapter_is_checked_all_the_same(client: httpx.AsyncClient) -> None:
-    response = await client.post(LORA, json={"model_name": "acme/lora"})
-    assert error_of(response, 400) == refused(
-        "Missing required parameter: 'model_source'", "model_source", "missing_required_parameter"
-    )
 
 
 @pytest.mark.parametrize("name", ["acme/parrot", "acme%2Fparrot"])

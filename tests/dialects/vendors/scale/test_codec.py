@@ -6,50 +6,19 @@ from typing import Any
 
 import msgspec
 import pytest
-from starlette.datastructures import Headers
 
 from dragoman.core.errors import (
     BadRequest,
-    BodyTooLarge,
-    ContextOverflow,
-    DragomanError,
-    EngineFailed,
-    ModelLoading,
-    ModelNotFound,
-    Overloaded,
-    ShuttingDown,
-    Unauthenticated,
 )
-from dragoman.core.request import ChatPrompt, SamplingParams, TextPrompt
+from dragoman.core.request import SamplingParams
 from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.http.query import read_query
-from dragoman.dialects.http.truncation import PromptTooLong
-from dragoman.dialects.http.validation import MalformedJson
 from dragoman.dialects.vendors.scale import codec, errors, wire
 from tests.support.dialects.decode_contexts import decode_context
+from tests.support.dialects.scale_requests import chat, deployment_chat, deployment_text, details, messages, text
 
 DEFAULTS = SamplingParams(temperature=0.2)
-
-
-def deployment_chat(**fields: object) -> DecodedRequest:
-    body = {"chat_history": [], "prompt": "Hi"} | fields
-    return codec.decode_deployment_chat(json.dumps(body).encode(), decode_context(deployment="m"))
-
-
-def deployment_text(**fields: object) -> DecodedRequest:
-    return codec.decode_deployment_text(
-        json.dumps({"prompt": "Once"} | fields).encode(), decode_context(deployment="m")
-    )
-
-
-def chat(**fields: object) -> DecodedRequest:
-    body = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]} | fields
-    return codec.decode_chat(json.dumps(body).encode(), decode_context())
-
-
-def text(**fields: object) -> DecodedRequest:
-    return codec.decode_text(json.dumps({"model": "m", "prompt": "Once"} | fields).encode(), decode_context())
 
 
 def sampling(**fields: object) -> SamplingParams:
@@ -68,27 +37,6 @@ def parameters(**fields: object) -> SamplingParams:
     of_chat, of_text = (route(model_parameters=fields).requests[0].sampling for route in (chat, text))
     assert of_chat == of_text
     return of_chat
-
-
-def messages(call: DecodedRequest) -> list[tuple[str, str]]:
-    prompt = call.requests[0].prompt
-    assert isinstance(prompt, ChatPrompt)
-    return [(message.role, message.content) for message in prompt.messages]
-
-
-def prompt_of(call: DecodedRequest) -> ChatPrompt:
-    prompt = call.requests[0].prompt
-    assert isinstance(prompt, ChatPrompt)
-    return prompt
-
-
-def details(route: Callable[..., DecodedRequest], /, **fields: object) -> list[dict[str, Any]]:
-    with pytest.raises(BadRequest) as caught:
-        route(**fields)
-    reply = errors.ScaleErrors().render(caught.value)
-    assert reply.status == 422
-    found: list[dict[str, Any]] = json.loads(reply.body)["detail"]
-    return found
 
 
 def refused(**fields: object) -> dict[str, Any]:
@@ -356,144 +304,6 @@ def test_log_probabilities_are_asked_for() -> None:
         assert route(logprobs=True, top_logprobs=5).requests[0].logprobs == 5
 
 
-@pytest.mark.parametrize("route", [deployment_chat, chat])
-def test_a_template_reaches_the_engine(route: Callable[..., DecodedRequest]) -> None:
-    assert prompt_of(route()).template is None
-    assert prompt_of(route(chat_template="{{ x }}")).template == "{{ x }}"
-    [detail] = details(route, chat_template="x" * 65537)
-    assert (detail["loc"], detail["type"]) == (["body", "chat_template"], "too_long")
-    [detail] = details(route, chat_template="é" * 65536)
-    assert (detail["loc"], detail["type"]) == (["body", "chat_template"], "value_error")
-
-
-def test_a_templates_variables_reach_the_engine() -> None:
-    variables = {"thinking": True, "add_generation_prompt": False}
-    assert prompt_of(deployment_chat(chat_template_kwargs=variables)).template_arguments == variables
-
-
-@pytest.mark.parametrize("name", ["messages", "bos_token", "eos_token"])
-def test_the_servers_own_variables_cannot_be_set(name: str) -> None:
-    [detail] = details(deployment_chat, chat_template_kwargs={name: "x"})
-    assert detail["loc"] == ["body", "chat_template_kwargs", name]
-
-
-def test_a_templates_variables_are_at_most_64_kib() -> None:
-    [detail] = details(deployment_chat, chat_template_kwargs={"a": "x" * 65536})
-    assert detail["loc"] == ["body", "chat_template_kwargs"]
-
-
-@pytest.mark.parametrize("effort", [None, "low", "medium", "high"])
-def test_the_effort_of_a_conversation_reaches_the_engine(effort: str | None) -> None:
-    assert prompt_of(deployment_chat(reasoning_effort=effort)).effort == effort
-    assert prompt_of(chat(model_parameters={"reasoning_effort": effort})).effort == effort
-
-
-def test_images_of_a_text_are_refused() -> None:
-    [detail] = details(text, images=[{"image_url": "https://example.com/x.png"}])
-    assert detail["loc"] == ["body", "images"]
-
-
-def test_what_changes_nothing_is_accepted() -> None:
-    assert deployment_chat(logprobs=False, chat_template_kwargs={}).requests == deployment_chat().requests
-    assert text(images=[]).requests == text().requests
-
-
-def test_the_prompt_follows_the_history_as_the_users_message() -> None:
-    history = [
-        {"role": "system", "content": "Be brief"},
-        {"content": "One"},
-        {"role": "assistant", "content": ""},
-        {"role": "user", "content": [{"type": "text", "text": "T"}, {"text": "wo"}]},
-    ]
-    assert messages(deployment_chat(chat_history=history, prompt="Three")) == [
-        ("system", "Be brief"),
-        ("user", "One"),
-        ("assistant", ""),
-        ("user", "Two"),
-        ("user", "Three"),
-    ]
-
-
-def test_a_text_prompt_is_raw() -> None:
-    for route in (deployment_text, text):
-        assert route().requests[0].prompt == TextPrompt("Once")
-
-
-@pytest.mark.parametrize("role", ["tool", "developer", "", 1])
-def test_another_role_is_refused(role: object) -> None:
-    [detail] = details(deployment_chat, chat_history=[{"content": "x"}, {"role": role, "content": "x"}])
-    assert detail["loc"] == ["body", "chat_history", 1, "role"]
-    [detail] = details(chat, messages=[{"role": role, "content": "x"}])
-    assert detail["loc"] == ["body", "messages", 0, "role"]
-
-
-@pytest.mark.parametrize("role", ["assistant", "system"])
-def test_parts_are_for_user_messages(role: str) -> None:
-    [detail] = details(deployment_chat, chat_history=[{"role": role, "content": [{"text": "x"}]}])
-    assert detail == {
-        "loc": ["body", "chat_history", 0, "content"],
-        "msg": "Input should be a valid string",
-        "type": "string_type",
-    }
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        {"type": "image_url", "image_url": {"url": "https://example.com/x.png", "detail": "low"}},
-        {"image_url": {"url": "https://example.com/x.png"}},
-        {"type": "image_data", "image_data": {"data": "AAAA", "media_type": "image/png", "type": "base64"}},
-        {"image_data": {"data": "AAAA"}},
-        {"type": "image_url"},
-    ],
-)
-def test_images_are_refused(part: dict[str, Any]) -> None:
-    [detail] = details(deployment_chat, chat_history=[{"content": [{"text": "See"}, part]}])
-    assert detail == {
-        "loc": ["body", "chat_history", 0, "content", 1],
-        "msg": "Images are not supported, the model takes text only",
-        "type": "value_error",
-    }
-    [detail] = details(chat, messages=[{"content": [part]}])
-    assert detail["loc"] == ["body", "messages", 0, "content", 0]
-
-
-@pytest.mark.parametrize("history", [None, "x", {}, ["x"], [{"content": 1}], [{"role": "user"}]])
-def test_a_history_of_another_shape_is_refused(history: object) -> None:
-    [detail] = details(deployment_chat, chat_history=history)
-    assert detail["loc"][:2] == ["body", "chat_history"]
-
-
-def test_instructions_are_the_first_system_message() -> None:
-    assert messages(chat(instructions="Be brief")) == [("system", "Be brief"), ("user", "Hi")]
-    assert messages(chat(instructions="")) == [("user", "Hi")]
-
-
-def test_last_k_keeps_the_last_messages_and_the_instructions() -> None:
-    sent = [{"content": "1"}, {"role": "assistant", "content": "2"}, {"content": "3"}]
-    strategy = {"name": "last_k", "params": {"k": 2}}
-    last_two = [("assistant", "2"), ("user", "3")]
-    assert messages(chat(messages=sent, memory_strategy=strategy)) == last_two
-    assert messages(chat(messages=sent, memory_strategy={"params": {"k": 2}})) == last_two
-    assert len(messages(chat(messages=sent, memory_strategy={"params": {"k": 2**80}}))) == 3
-    assert messages(chat(messages=sent, memory_strategy=strategy, instructions="0")) == [("system", "0"), *last_two]
-
-
-@pytest.mark.parametrize(
-    ("strategy", "place"),
-    [
-        ({"name": "other", "params": {"k": 1}}, ["name"]),
-        ({"name": "last_k"}, ["params"]),
-        ({"params": {}}, ["params", "k"]),
-        ({"params": {"k": 0}}, ["params", "k"]),
-        ({"params": {"k": "2"}}, ["params", "k"]),
-    ],
-)
-def test_another_memory_strategy_is_refused(strategy: dict[str, Any], place: list[str]) -> None:
-    [detail] = details(chat, memory_strategy=strategy)
-    assert detail["loc"] == ["body", "memory_strategy", *place]
-
-
 @pytest.mark.parametrize(
     ("route", "fields", "place"),
     [
@@ -516,71 +326,6 @@ def test_fields_of_the_routes_with_a_model_are_checked(
 ) -> None:
     [detail] = details(route, **fields)
     assert detail["loc"] == ["body", *place]
-
-
-@pytest.mark.parametrize(
-    ("headers", "key"),
-    [
-        ({}, None),
-        ({"x-api-key": ""}, None),
-        ({"x-api-key": "k"}, "k"),
-        ({"X-Api-Key": " k "}, "k"),
-        ({"authorization": "Bearer k"}, "k"),
-        ({"authorization": "bearer  k"}, "k"),
-        ({"authorization": "Bearer "}, None),
-        ({"x-api-key": "", "authorization": "Bearer k"}, "k"),
-        ({"x-api-key": "k", "authorization": "Bearer other"}, "k"),
-        ({"x-api-key": "k", "authorization": "Basic other"}, "k"),
-    ],
-)
-def test_the_key_comes_from_its_own_header_or_else_from_authorization(headers: dict[str, str], key: str | None) -> None:
-    assert codec.read_key(Headers(headers)) == key
-
-
-def test_another_scheme_of_authorization_is_malformed() -> None:
-    with pytest.raises(Unauthenticated) as caught:
-        codec.read_key(Headers({"authorization": "Basic dXNlcjpwYXNz"}))
-    assert caught.value.fault == "malformed"
-
-
-@pytest.mark.parametrize(
-    ("error", "status", "detail"),
-    [
-        (MalformedJson("any"), 400, "Request body is not valid JSON"),
-        (ContextOverflow(9, 8, "Shorten it."), 400, ContextOverflow(9, 8, "Shorten it.").message),
-        (
-            PromptTooLong(9000, 100, 8192),
-            400,
-            "The prompt has 9000 tokens and max_tokens is 100; the model's context length is 8192 tokens",
-        ),
-        (Unauthenticated("missing"), 401, "Missing API key"),
-        (Unauthenticated("malformed").with_key("k"), 401, "Invalid API key"),
-        (Unauthenticated("unknown").with_key("k"), 401, "Invalid API key"),
-        (ModelNotFound("a/b"), 404, "Model deployment 'a/b' not found"),
-        (BodyTooLarge(10485760), 413, "Request body is larger than 10485760 bytes"),
-        (EngineFailed("secret"), 500, "An internal server error occurred"),
-        (Overloaded("any", 5), 503, "The server is overloaded, retry in 5 seconds"),
-        (ModelLoading("any", 7), 503, "The server is overloaded, retry in 7 seconds"),
-        (ShuttingDown("any", 0), 503, "The server is overloaded, retry in 1 seconds"),
-    ],
-)
-def test_errors_have_their_status_and_text(error: DragomanError, status: int, detail: str) -> None:
-    reply = errors.ScaleErrors().render(error)
-    assert (reply.status, json.loads(reply.body)) == (status, {"detail": detail})
-    assert reply.headers.get("retry-after") == (str(error.retry_after) if isinstance(error, Overloaded) else None)
-    assert errors.ScaleErrors().render_frame(error) == b"event: error\ndata: " + reply.body + b"\n\n"
-
-
-def test_the_engines_messages_field_is_mapped_to_chat_history() -> None:
-    assert deployment_chat().field_names == {"messages": "chat_history"}
-    assert chat().field_names == {}
-
-
-def test_a_template_error_names_its_field() -> None:
-    error = BadRequest("line 3: unexpected 'end'", "chat_template")
-    reply = errors.ScaleErrors().render(error)
-    detail = {"loc": ["body", "chat_template"], "msg": error.message, "type": "value_error"}
-    assert (reply.status, json.loads(reply.body)) == (422, {"detail": [detail]})
 
 
 def test_a_model_without_a_known_context_length_is_pending() -> None:
