@@ -1,4 +1,4 @@
-"""What a LoRA adapter costs a decoding step, and what it costs to change it between two steps.
+"""The cost of a LoRA adapter in a decode step, and of changing it between two steps.
 
     .venv/bin/python -m benchmarks.adapters
 
@@ -25,35 +25,29 @@ from dragoman.engines.llama.native.llama_backend import LlamaBackend
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.weights.sources import bundled
 from dragoman.server.settings import EngineSettings
+from tests.support.tiny_llama import LowRank, write_adapter
 
 RANK = 16
 PROMPT_TOKENS = 64
 _ENGINE = EngineSettings()
 
 
-def write_adapter(path: Path, seed: int) -> Path:
-    """An adapter of random numbers for every matrix in the bundled model's layers."""
+def write_random_adapter(path: Path, seed: int) -> Path:
+    """Write an adapter of random numbers for every matrix in the bundled model's layers."""
     source = np.random.default_rng(seed)
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type(gguf.GGUFType.ADAPTER)
-    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, RANK)
+    updates = {}
     for tensor in gguf.GGUFReader(bundled().path).tensors:
         if tensor.name.startswith("blk.") and len(tensor.shape) == 2:
             columns, rows = map(int, tensor.shape)
-            writer.add_tensor(f"{tensor.name}.lora_a", source.normal(0, 0.01, (RANK, columns)).astype(np.float32))
-            writer.add_tensor(f"{tensor.name}.lora_b", source.normal(0, 0.01, (rows, RANK)).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+            b, a = (source.normal(0, 0.01, shape).astype(np.float32) for shape in ((rows, RANK), (RANK, columns)))
+            updates[tensor.name] = LowRank(b, a)
+    return write_adapter(path, updates, alpha=RANK)
 
 
 def measure(backend: LlamaBackend, adapters: list[int], sequences: int, steps: int) -> dict[tuple[int, bool], float]:
-    """Seconds of the fastest step, by its adapter and whether the step before had another one.
+    """Return the seconds of the fastest step, by its adapter and whether the step before had another one.
 
-    The fastest, since whatever else the machine does can only add to it.
+    The fastest step counts, since other processes can only slow it down.
     """
     prompt = np.arange(100, 100 + PROMPT_TOKENS, dtype=np.int32)
     for sequence in range(sequences):
@@ -83,7 +77,7 @@ def main() -> None:
         model, ContextOptions(_ENGINE.kv_cache_tokens, _ENGINE.max_batched_tokens, arguments.threads)
     )
     with tempfile.TemporaryDirectory() as folder:
-        paths = [write_adapter(Path(folder) / f"{seed}.gguf", seed) for seed in (1, 2)]
+        paths = [write_random_adapter(Path(folder) / f"{seed}.gguf", seed) for seed in (1, 2)]
         adapters = [NO_ADAPTER, *(backend.load_adapter(path, 1.0) for path in paths)]
     rows = [("sequences", "model", "adapter", "adapter / model", "a change before the step", "other cores")]
     for sequences in (1, _ENGINE.max_sequences):

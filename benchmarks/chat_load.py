@@ -46,13 +46,13 @@ class Answer(NamedTuple):
     seconds_to_first_token: float
     """From before the connection was opened to the first chunk with text."""
     seconds_between_tokens: list[float]
-    """Between chunks with text; a token without text is not seen."""
+    """Between chunks with text. A token without text cannot be seen."""
     prompt_tokens: int
     completion_tokens: int
 
 
 async def run_clients(url: str, model: str, conversations: Conversations) -> list[Answer]:
-    """All clients at once, each asking its next question when the last one is answered. Raises UnexpectedResponse."""
+    """Run all clients together. Each sends its next request after its last answer. Raises UnexpectedResponse."""
     answers = await asyncio.gather(*(_run_client(url, model, prompts) for prompts in conversations))
     return list(itertools.chain.from_iterable(answers))
 
@@ -92,7 +92,7 @@ async def _send_request(url: str, request: bytes) -> Answer:
 
 
 class _Stream:
-    """Reads server-sent events and notes when each text came."""
+    """Reads server-sent events and records when each text arrived."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
@@ -101,7 +101,7 @@ class _Stream:
         self._usage: _Usage | None = None
 
     def feed(self, body: bytes) -> None:
-        """Take the next bytes, wherever they were cut."""
+        """Take the next bytes, which may be cut anywhere."""
         now = time.perf_counter()
         *events, self._unread = (self._unread + body).split(_SEPARATOR)
         for event in events:
@@ -114,8 +114,8 @@ class _Stream:
                 self._times.append(now)
 
     def answer(self) -> Answer:
-        """Raises UnexpectedResponse unless it is complete."""
+        """Return the answer. Raises UnexpectedResponse unless it is complete."""
         if self._usage is None or self._usage.completion_tokens != COMPLETION_TOKENS or not self._times:
-            raise UnexpectedResponse(f"an answer of {COMPLETION_TOKENS} tokens was asked for, got {self._usage}")
+            raise UnexpectedResponse(f"an answer of {COMPLETION_TOKENS} tokens was requested, got {self._usage}")
         gaps = [later - earlier for earlier, later in itertools.pairwise(self._times)]
         return Answer(self._times[0] - self._started, gaps, self._usage.prompt_tokens, self._usage.completion_tokens)

@@ -1,4 +1,4 @@
-"""What a JSON schema costs, and what it saves where it forces tokens, beside the same engine without one.
+"""The cost of a JSON schema, and its gain where it forces tokens, beside the same engine without one.
 
     .venv/bin/python -m benchmarks.constrained
 
@@ -61,7 +61,7 @@ _PROMPT = (
 )
 
 _ENGINE = EngineSettings()
-"""The defaults a user has."""
+"""The default settings."""
 
 
 class Options(NamedTuple):
@@ -73,23 +73,23 @@ class Options(NamedTuple):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """Medians over the rounds, at so many sequences together."""
+    """Medians over the rounds with one number of sequences."""
 
     sequences: int
     constrained_tokens_per_second: float
     constrained_every_token_sampled: float
-    """The same grammar, but none of its tokens is appended without sampling."""
+    """Tokens/s with the same grammar if every token is sampled."""
     unconstrained_tokens_per_second: float
     other_cores: float
 
     @property
     def ratio(self) -> float:
-        """Constrained over unconstrained."""
+        """Constrained / unconstrained."""
         return self.constrained_tokens_per_second / self.unconstrained_tokens_per_second
 
 
 def measure(backend: LlamaBackend, model: Model, options: Options, sequences: int) -> Result:
-    """Rounds of the three ways, in turns."""
+    """Measure rounds of the three variants, in turns."""
     grammar = llguidance.LLMatcher.grammar_from_json_schema(
         SCHEMA, overrides={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
     )
@@ -114,7 +114,7 @@ def measure(backend: LlamaBackend, model: Model, options: Options, sequences: in
 def _rate(
     backend: LlamaBackend, model: Model, sequences: int, constraint: GrammarConstraint | None, max_tokens: int
 ) -> tuple[float, int]:
-    """Tokens a second of all sequences from the first token of each on, and the tokens of one."""
+    """Return the tokens/s of all sequences after the first token of each, and the tokens of one."""
     batcher = Batcher(
         backend,
         model.vocabulary,
@@ -140,7 +140,7 @@ def _rate(
                     tokens += completion_tokens
         if started is None and len(texts) == sequences:
             started = time.perf_counter()
-    assert started is not None, "every sequence says something"
+    assert started is not None, "every sequence has output"
     seconds = time.perf_counter() - started
     batcher.cache.clear()
     if constraint is not None:
@@ -169,7 +169,7 @@ def _report(results: list[Result]) -> str:
 
 def _parse() -> Options:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.constrained", description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, help="of every way (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="of every variant (default: 5)")
     parser.add_argument("--threads", type=int, default=2, help="of the engine (default: 2)")
     parser.add_argument("--json", type=Path, help="file for the results")
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""How far a model's predictions move when its file is rewritten in another format.
+"""The change of a model's predictions when its file is rewritten in another format.
 
     .venv/bin/python -m benchmarks.divergence
 
@@ -26,19 +26,19 @@ from dragoman.engines.llama.weights.sources import bundled
 
 SHIPPED = "shipped"
 SERVED = "served"
-"""Rewritten and computed by the library that serves it; all others are computed by llama.cpp."""
+"""Rewritten, and computed by the library that serves it. All others are computed by llama.cpp."""
 
 TEXT = Path(__file__).with_name("texts") / "english.txt"
 
 BATCH_TOKENS = 256
 ROWS = 64
-"""Distributions that are compared at a time."""
+"""Distributions that are compared together."""
 
 Array = npt.NDArray[np.float64]
 
 
 class Divergence(msgspec.Struct, frozen=True, kw_only=True):
-    """Of one format's predictions from another's, over all tokens of the text but the first."""
+    """The divergence of one format from another, over all tokens of the text except the first."""
 
     weights: str
     mean: float
@@ -46,7 +46,7 @@ class Divergence(msgspec.Struct, frozen=True, kw_only=True):
     p99: float
     highest: float
     same_top: float
-    """The share of positions at which both expect the same token most."""
+    """The share of positions at which both predict the same token."""
     perplexity: float
     baseline_perplexity: float
 
@@ -62,7 +62,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def predictions(model: Model, tokens: TokenArray, threads: int) -> npt.NDArray[np.float32]:
-    """Logits after each token but the last: float32[tokens - 1, vocabulary]. Frees the model."""
+    """Compute the logits after each token but the last: float32[tokens - 1, vocabulary]. Frees the model."""
     context = LlamaContext(model, ContextOptions(len(tokens), BATCH_TOKENS, threads))
     rows = []
     for start in range(0, len(tokens) - 1, BATCH_TOKENS):
@@ -77,7 +77,7 @@ def predictions(model: Model, tokens: TokenArray, threads: int) -> npt.NDArray[n
 def compare(
     weights: str, baseline: npt.NDArray[np.float32], other: npt.NDArray[np.float32], tokens: TokenArray
 ) -> Divergence:
-    """How far `other` is from `baseline`, both float32[tokens - 1, vocabulary]."""
+    """Compare `other` with `baseline`, both float32[tokens - 1, vocabulary]."""
     nats, surprise, surprise_baseline = [], [], []
     for start in range(0, len(baseline), ROWS):
         rows = slice(start, start + ROWS)

@@ -36,7 +36,7 @@ _MODELS_SECONDS = 30
 
 
 class Bars(NamedTuple):
-    """The least of ours / theirs in tokens/s, and of theirs / ours in the 95th percentile of the first token."""
+    """The lowest ours / theirs of tokens/s, and the lowest theirs / ours of the first token's 95th percentile."""
 
     tokens_per_second: TargetRatio
     first_token_p95: TargetRatio | None
@@ -48,7 +48,7 @@ _SHARED_BARS = {
     "q8_0": Bars(TargetRatio(3), TargetRatio(10)),
     "q4_0": Bars(TargetRatio(3), TargetRatio(10)),
 }
-"""By the weights that dragoman serves; llama-server has the same, or the file as shipped beside rewritten ones."""
+"""Weights that dragoman serves → bars. llama-server has the same, or the file as shipped if dragoman rewrites it."""
 
 _OTHER_BARS = {"unshared": Bars(TargetRatio(1), TargetRatio(1)), "single": Bars(TargetRatio(0.95), None)}
 
@@ -61,13 +61,13 @@ class Round(msgspec.Struct, frozen=True, kw_only=True):
     first_token_p95: float
     between_tokens_p50: float
     prompt_tokens: float
-    """Of one request, on average."""
+    """Per request, on average."""
     server_cores: float
     idle_server_cores: float
-    """What the server that was not under load took meanwhile."""
+    """Cores used by the server that was not under load."""
     client_cores: float
     other_cores: float
-    """What anybody else on the machine took."""
+    """Cores used by other processes on the machine."""
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,7 +97,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class EngineBenchmark:
-    """Both servers, running, and what is asked of them."""
+    """Measures both running servers."""
 
     def __init__(self, servers: dict[str, Server], options: Options) -> None:
         self._servers = servers
@@ -105,12 +105,12 @@ class EngineBenchmark:
         self._models = {name: _model_name(server.url) for name, server in servers.items()}
 
     def warm_up(self) -> None:
-        """One short round each, so that nobody pays for a first time. Raises UnexpectedResponse."""
+        """Run one short round on each, so that no measured request is a server's first. Raises UnexpectedResponse."""
         for name in self._servers:
             self._run(name, WORKLOADS["unshared"].for_round("warm-up", 1)[:2])
 
     def measure(self, workload: str) -> Result:
-        """All rounds of one workload, the servers taking turns. Raises UnexpectedResponse."""
+        """Run all rounds of one workload, alternating between the servers. Raises UnexpectedResponse."""
         rounds: dict[str, list[Round]] = {name: [] for name in self._servers}
         for number in range(self._options.rounds):
             conversations = WORKLOADS[workload].for_round(f"{workload} {number}", self._options.requests)
@@ -227,7 +227,7 @@ def _parse() -> Options:
 
 
 def _prepare_rewritten(model: Path) -> Path:
-    """Make the copy that dragoman will serve, so that no server is waited for meanwhile; returns `model`."""
+    """Make the copy that dragoman will serve before any server starts, and return `model`."""
     if faster_file(model, progress=sys.stderr.isatty(), notify=lambda line: print(line, file=sys.stderr)) == model:
         sys.exit(f"benchmarks.engine: {model} is not rewritten on this machine")
     return model

@@ -1,4 +1,4 @@
-"""How fast llama.cpp computes with the same weights in different formats on this machine.
+"""The speed of llama.cpp with the same weights in different formats on this machine.
 
     .venv/bin/python -m benchmarks.formats
 
@@ -53,10 +53,10 @@ class Options(NamedTuple):
 
 
 def measure(model: Model, tokens: TokenArray, threads: int) -> Rates:
-    """One round of one format."""
+    """Measure one round of one format."""
     context = LlamaContext(model, ContextOptions(CONTEXT_CELLS, PREFILL_TOKENS, threads))
     try:
-        context.decode([Chunk(0, 0, tokens[:PROMPT_TOKENS], True)])  # Nobody pays for the first time.
+        context.decode([Chunk(0, 0, tokens[:PROMPT_TOKENS], True)])  # The first decode is slower and not measured.
         context.forget(0)
         started = time.perf_counter()
         context.decode([Chunk(0, 0, tokens, True)])

@@ -1,4 +1,4 @@
-"""In which formats ik_llama.cpp computes what llama.cpp computes, and how much faster.
+"""The formats in which ik_llama.cpp computes the same as llama.cpp, and how much faster.
 
     .venv/bin/python -m benchmarks.libraries
 
@@ -40,7 +40,7 @@ KINDS = [
     "F16",
     "F32",
 ]
-"""As llama-quantize calls them."""
+"""Formats, by the names of llama-quantize."""
 
 PROMPT_TOKENS = 400
 CELLS = 1024
@@ -48,7 +48,7 @@ REPETITIONS = 10
 
 
 class Ratios(msgspec.Struct, frozen=True, kw_only=True):
-    """llama.cpp's time by ik_llama.cpp's, and how far their predictions are apart."""
+    """llama.cpp's time / ik_llama.cpp's, and the divergence of their predictions."""
 
     kind: str
     divergence: float
@@ -66,7 +66,7 @@ class Options(NamedTuple):
 
 
 def compare(kind: str, threads: int) -> Ratios:
-    """Both libraries on the random llama in one format, taking turns."""
+    """Measure both libraries in turns on the random llama in one format."""
     path = random_llama(kind)
     models = {build: Model(load_library(build), path) for build in (LLAMA_CPP, IK_LLAMA_CPP)}
     shape = ContextOptions(CELLS, CELLS // 2, threads)
@@ -105,7 +105,7 @@ def _ratio(contexts: dict[str, LlamaContext], batch: list[Chunk]) -> float:
 
 
 def _report(results: list[Ratios]) -> str:
-    rows = [("", "nats apart", f"prompt of {PROMPT_TOKENS}", "16 sequences", "1 sequence")]
+    rows = [("", "KL divergence", f"prompt of {PROMPT_TOKENS}", "16 sequences", "1 sequence")]
     rows += [
         (
             result.kind,
@@ -132,7 +132,7 @@ def _parse() -> Options:
 def main() -> None:
     """Measure and print."""
     options = _parse()
-    # Two libraries have two sets of threads: those of the one that rests must not spin beside the other's.
+    # Two libraries have two sets of threads: those of the idle one must not spin beside the others.
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     results = [compare(kind, options.threads) for kind in KINDS]
     print("a random llama, llama.cpp's time / ik_llama.cpp's\n")

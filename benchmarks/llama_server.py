@@ -1,7 +1,7 @@
-"""llama.cpp's own server, from the same wheel that dragoman's engine comes from: the peer of benchmarks.engine.
+"""llama.cpp's own server, from the same wheel as the library of dragoman's engine: the peer in benchmarks.engine.
 
-Started as `python -m benchmarks.llama_server OPTIONS`. Prints its address on standard output when it is ready. It ends
-when it is terminated or its standard input is closed, which happens however its parent ends.
+Started as `python -m benchmarks.llama_server OPTIONS`. It prints its address on standard output when it is ready, and
+ends when it is terminated or its standard input is closed, which happens however its parent ends.
 """
 
 import os
@@ -14,7 +14,7 @@ _ERRORS_ONLY = 1
 
 
 class LlamaServerOptions(msgspec.Struct, frozen=True):
-    """Passed as JSON in the process's argument."""
+    """Passed as JSON in the argument of the process."""
 
     model_path: str
     context_cells: int
@@ -23,7 +23,7 @@ class LlamaServerOptions(msgspec.Struct, frozen=True):
 
 
 def main() -> None:
-    """Serve until told to end."""
+    """Serve until the process is terminated."""
     options = msgspec.json.decode(sys.argv[1], type=LlamaServerOptions)
     params = xllamacpp.CommonParams()
     params.model.path = options.model_path
@@ -36,7 +36,7 @@ def main() -> None:
     server = xllamacpp.Server(params)
     print(server.listening_address, flush=True)
     sys.stdin.read()
-    os._exit(0)  # The server's threads would keep the interpreter from ending.
+    os._exit(0)  # The server's threads would prevent the interpreter from ending.
 
 
 if __name__ == "__main__":

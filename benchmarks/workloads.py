@@ -1,4 +1,4 @@
-"""What the clients ask in benchmarks.engine: texts made of a word list, the same everywhere and for both servers."""
+"""The prompts of benchmarks.engine: random texts from a word list, the same on every machine and for both servers."""
 
 import random
 from collections.abc import Callable
@@ -31,30 +31,30 @@ _WORDS = _WORD_LIST.split()
 
 
 class Prompt(NamedTuple):
-    """One request's texts. There is always a system message, so that no chat template adds one of its own."""
+    """The texts of one request. There is always a system message, so that no chat template adds its own."""
 
     system: str
     question: str
 
 
 Conversations = list[list[Prompt]]
-"""For each client, what it asks one after another."""
+"""For each client, its requests in order."""
 
 
 class Workload(NamedTuple):
-    """One way of using a server."""
+    """One pattern of requests."""
 
     description: str
     conversations: Callable[[random.Random, int], Conversations]
-    """From a source of words and the requests a client makes."""
+    """Makes the prompts from a random source and the number of requests of each client."""
 
     def for_round(self, name: str, requests: int) -> Conversations:
-        """The texts of the round called `name`: new ones each round, so that no cache holds them."""
+        """Make the texts of the round `name`. They differ in each round, so that no cache holds them."""
         return self.conversations(random.Random(name), requests)
 
 
 def text(source: random.Random, words: int) -> str:
-    """So many words."""
+    """Return a text with this number of words."""
     return " ".join(source.choices(_WORDS, k=words))
 
 
