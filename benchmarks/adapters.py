@@ -16,8 +16,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
-from benchmarks.figures import milliseconds, table
-from benchmarks.stopwatch import Stopwatch
+from benchmarks.harness.figures import milliseconds, table
+from benchmarks.harness.stopwatch import Stopwatch
 from dragoman.engines.llama.native.backend import NO_ADAPTER, Chunk
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp

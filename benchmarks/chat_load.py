@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.connection import Connection, UnexpectedResponse, json_post
-from benchmarks.workloads import Conversations, Prompt
+from benchmarks.harness.connection import Connection, UnexpectedResponse, json_post
+from benchmarks.harness.workloads import Conversations, Prompt
 
 PATH = "/v1/chat/completions"
 COMPLETION_TOKENS = 48

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import llguidance
 import msgspec
 
-from benchmarks.figures import TargetRatio, table, write_json
-from benchmarks.stopwatch import Stopwatch
+from benchmarks.harness.figures import TargetRatio, table, write_json
+from benchmarks.harness.stopwatch import Stopwatch
 from dragoman.core.events import Delta, Usage
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.batcher import Batcher

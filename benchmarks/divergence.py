@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.figures import table, write_json
+from benchmarks.harness.figures import table, write_json
 from benchmarks.rewrite_weights import FORMATS, rewritten
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.native.backend import Chunk

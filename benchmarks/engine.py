@@ -16,13 +16,13 @@ import msgspec
 import uvloop
 
 from benchmarks import chat_load
-from benchmarks.connection import UnexpectedResponse
-from benchmarks.figures import TargetRatio, medians, milliseconds, percentile, table, write_json
+from benchmarks.harness.connection import UnexpectedResponse
+from benchmarks.harness.figures import TargetRatio, medians, milliseconds, percentile, table, write_json
+from benchmarks.harness.processes import Server, dragoman_server, exit_on_sigterm, module_server
+from benchmarks.harness.stopwatch import BENCHMARK_PROCESS, Stopwatch
+from benchmarks.harness.workloads import WORKLOADS, Conversations
 from benchmarks.llama_server import LlamaServerOptions
-from benchmarks.processes import Server, dragoman_server, exit_on_sigterm, module_server
 from benchmarks.rewrite_weights import rewritten
-from benchmarks.stopwatch import BENCHMARK_PROCESS, Stopwatch
-from benchmarks.workloads import WORKLOADS, Conversations
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import bundled
 

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from benchmarks.figures import medians, table, write_json
+from benchmarks.harness.figures import medians, table, write_json
+from benchmarks.harness.stopwatch import Stopwatch
+from benchmarks.harness.workloads import text
 from benchmarks.rewrite_weights import FORMATS, rewritten
-from benchmarks.stopwatch import Stopwatch
-from benchmarks.workloads import text
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.native.backend import Chunk
 from dragoman.engines.llama.native.context import LlamaContext

@@ -17,13 +17,13 @@ from typing import NamedTuple
 import msgspec
 import uvloop
 
-from benchmarks.closed_loop import RoundResult, run_clients, summarize_round
-from benchmarks.connection import UnexpectedResponse, json_post
-from benchmarks.figures import TargetRatio, medians, milliseconds, table, write_json
+from benchmarks.harness.closed_loop import RoundResult, run_clients, summarize_round
+from benchmarks.harness.connection import UnexpectedResponse, json_post
+from benchmarks.harness.figures import TargetRatio, medians, milliseconds, table, write_json
+from benchmarks.harness.processes import Server, dragoman_server, exit_on_sigterm
+from benchmarks.harness.stopwatch import Stopwatch
 from benchmarks.litellm_proxy import KEY as LITELLM_KEY
 from benchmarks.litellm_proxy import litellm_proxy
-from benchmarks.processes import Server, dragoman_server, exit_on_sigterm
-from benchmarks.stopwatch import Stopwatch
 from dragoman.accounts.administration.accounts import create_account, deposit
 from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.administration.keys import KeyRules, create_key

@@ -18,11 +18,11 @@ import msgspec
 import uvloop
 
 from benchmarks.bare_app import RecordedResponses
-from benchmarks.closed_loop import RoundResult, run_clients, summarize_round
-from benchmarks.connection import Connection, UnexpectedResponse, json_post
-from benchmarks.figures import medians, milliseconds, table, write_json
-from benchmarks.processes import Server, dragoman_server, exit_on_sigterm, module_server
-from benchmarks.stopwatch import Stopwatch
+from benchmarks.harness.closed_loop import RoundResult, run_clients, summarize_round
+from benchmarks.harness.connection import Connection, UnexpectedResponse, json_post
+from benchmarks.harness.figures import medians, milliseconds, table, write_json
+from benchmarks.harness.processes import Server, dragoman_server, exit_on_sigterm, module_server
+from benchmarks.harness.stopwatch import Stopwatch
 
 CONNECTIONS = 16
 STREAM_TOKENS = 256

@@ -15,7 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks.databases import KINDS, new_databases
-from benchmarks.processes import exit_on_sigterm
+from benchmarks.harness.processes import exit_on_sigterm
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from tests.support.dialects.streaming_clients import StreamingClients, assert_all_tokens_charged

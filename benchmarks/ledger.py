@@ -18,8 +18,8 @@ import msgspec
 import uvloop
 
 from benchmarks.databases import add_databases_option, checkpoint, kind_of, new_databases, numbers
-from benchmarks.figures import TargetRatio, medians, percentile, table, write_json
-from benchmarks.stopwatch import cpu_seconds
+from benchmarks.harness.figures import TargetRatio, medians, percentile, table, write_json
+from benchmarks.harness.stopwatch import cpu_seconds
 from dragoman.accounts.administration.accounts import create_account, deposit
 from dragoman.accounts.administration.keys import KeyRules, create_key
 from dragoman.accounts.administration.prices import set_price

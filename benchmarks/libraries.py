@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from benchmarks.figures import table, write_json
+from benchmarks.harness.figures import table, write_json
 from benchmarks.random_llama import SHAPE, random_llama
 from dragoman.engines.llama.native.backend import Chunk
 from dragoman.engines.llama.native.context import LlamaContext

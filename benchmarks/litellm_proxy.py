@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from benchmarks.processes import START_TIMEOUT_SECONDS, Server, stop_process
+from benchmarks.harness.processes import START_TIMEOUT_SECONDS, Server, stop_process
 
 KEY = "sk-litellm-0123456789abcdef"
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import msgspec
 
 from benchmarks.databases import add_databases_option, checkpoint, kind_of, new_databases, numbers
-from benchmarks.figures import TargetRatio, medians, percentile, table, write_json
+from benchmarks.harness.figures import TargetRatio, medians, percentile, table, write_json
 from dragoman.accounts.administration.accounts import create_account, deposit
 from dragoman.accounts.administration.keys import create_key
 from dragoman.accounts.administration.prices import set_price

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.databases import KINDS, new_databases
-from benchmarks.processes import exit_on_sigterm
+from benchmarks.harness.processes import exit_on_sigterm
 from dragoman.accounts.administration.prices import set_price
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade

@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.figures import milliseconds, table, write_json
-from benchmarks.stopwatch import Stopwatch
-from benchmarks.workloads import text
+from benchmarks.harness.figures import milliseconds, table, write_json
+from benchmarks.harness.stopwatch import Stopwatch
+from benchmarks.harness.workloads import text
 from dragoman.core.events import Finished
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.batcher import Batcher

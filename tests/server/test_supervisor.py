@@ -14,7 +14,7 @@ RUNS_UNTIL_STDIN_CLOSES = "print('ready', flush=True); import sys; sys.stdin.rea
 
 
 def _child(script: str) -> Child:
-    return Child(ChildCommand("test", [sys.executable, "-c", script], os.environ))
+    return Child(ChildCommand(name="test", arguments=[sys.executable, "-c", script], environment=os.environ))
 
 
 async def test_a_child_that_exits_is_restarted() -> None:

@@ -62,8 +62,8 @@ def _require_keys_unless_loopback(settings: Settings) -> None:
     if has_keys or settings.allow_unauthenticated or _is_loopback(settings.host):
         return
     raise StartupError(
-        f"whoever reaches {settings.host} could use the server, since there are no keys; add [[keys]] or [accounts] to "
-        "the settings, listen on 127.0.0.1, or pass --allow-unauthenticated"
+        f"every client that reaches {settings.host} could use the server, since there are no keys; add [[keys]] or "
+        "[accounts] to the settings, listen on 127.0.0.1, or pass --allow-unauthenticated"
     )
 
 

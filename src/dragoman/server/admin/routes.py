@@ -39,11 +39,11 @@ def _endpoint(
             key = bearer_key(request.headers)
             keys.require(key)
             admin_request = AdminRequest(
-                thread.database,
-                Administrator(thread.database, keys.label(key)),
-                request.path_params,
-                await _body(route, request),
-                _query(route, request),
+                database=thread.database,
+                administrator=Administrator(thread.database, keys.label(key)),
+                path=request.path_params,
+                body=await _body(route, request),
+                query=_query(route, request),
             )
             return _json(await thread.run(route.handler, admin_request))
         except Unauthenticated as error:

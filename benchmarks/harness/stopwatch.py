@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from benchmarks.processes import Server
+from benchmarks.harness.processes import Server
 
 BENCHMARK_PROCESS = ""
 """The name of this process among those of the servers."""

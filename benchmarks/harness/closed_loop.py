@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from benchmarks.connection import Connection, UnexpectedResponse
-from benchmarks.figures import percentile
-from benchmarks.stopwatch import BENCHMARK_PROCESS, Stopwatch
+from benchmarks.harness.connection import Connection, UnexpectedResponse
+from benchmarks.harness.figures import percentile
+from benchmarks.harness.stopwatch import BENCHMARK_PROCESS, Stopwatch
 
 _DRAIN_TIMEOUT_SECONDS = 120
 
