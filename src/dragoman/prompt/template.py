@@ -1,18 +1,22 @@
-"""A model's chat template, which renders a conversation as the text that the model continues."""
+"""A model's chat template, which renders a conversation as the text that the model continues.
 
+Templates receive OpenAI's dictionaries, as in Hugging Face's transformers.
+"""
+
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ChatPrompt, Message, ReasoningEffort, ToolOptions
+from dragoman.core.request import ChatPrompt, Message, ReasoningEffort, ToolCall, ToolOptions
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.scanning import WHITESPACE
-from dragoman.prompt.conversation import merge_system, message_fields, tool_fields
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal
 from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
+from dragoman.prompt.tool_formats.format import tool_fields
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -110,13 +114,13 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], max_characters: int | None) -> str:
         def render(conversation: Sequence[Message]) -> str:
-            fields = [message_fields(message) for message in conversation]
+            fields = [_message_fields(message) for message in conversation]
             return self._template.render({**variables, "messages": fields}, max_characters)
 
         try:
             return render(messages)
         except TemplateRefusal:
-            merged = merge_system(messages)
+            merged = _merge_system(messages)
             if merged == list(messages):
                 raise
         return render(merged)
@@ -128,6 +132,49 @@ def _uses_tools(prompt: ChatPrompt) -> bool:
 
 def _tools(tools: ToolOptions | None) -> list[dict[str, Any]] | None:
     return None if tools is None else [tool_fields(tool) for tool in tools.tools]
+
+
+def _message_fields(message: Message) -> dict[str, Any]:
+    """Return a message's fields. Missing ones are left out, since templates test whether a field exists."""
+    fields: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name is not None:
+        fields["name"] = message.name
+    if message.tool_calls:
+        fields["tool_calls"] = [_call_fields(call) for call in message.tool_calls]
+    if message.tool_call_id is not None:
+        fields["tool_call_id"] = message.tool_call_id
+    if message.reasoning is not None:
+        fields["reasoning_content"] = fields["reasoning"] = message.reasoning
+    return fields
+
+
+def _call_fields(call: ToolCall) -> dict[str, Any]:
+    return {
+        "id": call.id,
+        "type": "function",
+        "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+    }
+
+
+def _arguments(text: str) -> dict[str, Any] | str:
+    """Return an object, which most templates write as JSON themselves. Other arguments stay text."""
+    try:
+        arguments = json.loads(text or "{}")
+    except (ValueError, RecursionError):
+        return text
+    return arguments if isinstance(arguments, dict) else text
+
+
+def _merge_system(messages: Sequence[Message]) -> list[Message]:
+    """Move the text of all system messages in front of the first user message. Unchanged without a user message."""
+    system = [message.content for message in messages if message.role == "system"]
+    rest = [message for message in messages if message.role != "system"]
+    first_user = next((index for index, message in enumerate(rest) if message.role == "user"), None)
+    if not system or first_user is None:
+        return list(messages)
+    user = rest[first_user]
+    rest[first_user] = Message("user", "\n\n".join([*system, user.content]), user.name)
+    return rest
 
 
 def _supports_reasoning(source: str) -> bool:

@@ -1,10 +1,11 @@
 """The tool format of a family of chat templates."""
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import msgspec
 
-from dragoman.core.request import Message, ToolCall, ToolOptions
+from dragoman.core.request import Message, Tool, ToolCall, ToolOptions
 from dragoman.output.markup import ToolCallMarkup
 from dragoman.output.tool_call_parser import ToolCallSyntax
 
@@ -36,3 +37,13 @@ def write_calls(markup: ToolCallMarkup, calls: Iterable[ToolCall]) -> str:
         for call in calls
     )
     return f"{markup.section_open}{markup.separator.join(written)}{markup.section_close}"
+
+
+def tool_fields(tool: Tool) -> dict[str, Any]:
+    """Return a function's fields. A missing description becomes empty text, missing parameters an empty object."""
+    function = {
+        "name": tool.name,
+        "description": tool.description or "",
+        "parameters": {"type": "object", "properties": {}} if tool.parameters is None else tool.parameters,
+    }
+    return {"type": "function", "function": function}

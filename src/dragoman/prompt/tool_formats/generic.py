@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 from dragoman.core.request import Message, ToolOptions
 from dragoman.output.tool_call_parser import ToolCallSyntax
-from dragoman.prompt.conversation import tool_fields
 from dragoman.prompt.sandbox import to_json
 from dragoman.prompt.tool_formats import hermes
-from dragoman.prompt.tool_formats.format import ToolFormat, write_calls
+from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields, write_calls
 
 MARKUP = hermes.MARKUP
 
