@@ -20,7 +20,7 @@ ROUTES = [
 
 @pytest.mark.parametrize(("method", "path"), [route for route in ROUTES if route[1] not in OPEN_PATHS])
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer sk-somebody-elses-key"}])
-async def test_every_route_refuses_requests_without_a_valid_key(
+async def test_every_route_rejects_requests_without_a_valid_key(
     method: str, path: str, headers: dict[str, str]
 ) -> None:
     path = re.sub(r"\{[^}]*\}", "echo", path)

@@ -48,7 +48,7 @@ async def worker(
     max_response_bytes: int = 10_000,
     hosts: dict[str, DialectName] | None = None,
 ) -> AsyncIterator[App]:
-    """One worker of a server with accounts; in the end all its requests are settled."""
+    """Run one worker of a server with accounts; in the end all its requests are settled."""
     with accounting_at(account_fixture.url, journals, max_response_bytes=max_response_bytes) as books:
         async with books.opened():
             yield echo_app(engine=engine, accounting=books, hosts=hosts)
@@ -92,7 +92,7 @@ async def test_reusing_a_key_for_another_request_is_a_conflict_without_retry(
     assert refused.headers["x-should-retry"] == "false"
 
 
-async def test_without_a_database_the_header_is_refused_and_not_ignored(dialect: DialectClient) -> None:
+async def test_without_a_database_the_header_is_rejected_and_not_ignored(dialect: DialectClient) -> None:
     async with client_of(echo_app()) as client:
         refused = await post(client, dialect, "nowhere to keep it")
     assert refused.status_code == dialect.out_of_range_status

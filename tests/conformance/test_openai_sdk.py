@@ -37,7 +37,7 @@ def client(request: pytest.FixtureRequest) -> OpenAI:
 
 
 def served(client: OpenAI) -> str:
-    """The name of the only model."""
+    """Return the name of the only model."""
     [model] = client.models.list().data
     return model.id
 
@@ -143,7 +143,7 @@ def test_a_prompt_beyond_the_context_is_a_bad_request_with_the_length(client: Op
         client.completions.create(model=served(client), prompt="1" * 9000, stream=stream)
 
 
-def test_a_model_that_is_not_there_is_not_found(client: OpenAI) -> None:
+def test_a_model_that_does_not_exist_is_not_found(client: OpenAI) -> None:
     with pytest.raises(openai.NotFoundError, match="Model 'gpt-4o' not found"):
         client.models.retrieve("gpt-4o")
 

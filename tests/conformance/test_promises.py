@@ -50,7 +50,7 @@ async def test_streamed_and_full_responses_have_equal_text_and_usage(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_characters_of_several_tokens_arrive_whole(
+async def test_characters_of_several_tokens_arrive_complete(
     client: httpx.AsyncClient, dialect: DialectClient, stream: bool
 ) -> None:
     assert (await ask(client, dialect, EMOJI, stream=stream)).text == EMOJI

@@ -41,7 +41,7 @@ def queue_harness() -> Iterator[HttpQueueHarness]:
 
 
 async def submit(client: httpx.AsyncClient, dialect: DialectClient, text: str = "Hello", **options: Any) -> str:
-    """Queue a chat; the path of its job."""
+    """Queue a chat and return the path of its job."""
     response = await client.post(
         dialect.path("echo"), json=dialect.body("echo", text, **options), headers=RESPOND_ASYNC
     )
@@ -102,7 +102,7 @@ async def test_reconnecting_after_each_event_misses_nothing(dialect: DialectClie
 
 
 @pytest.mark.parametrize("number", ["", "one", "-1", "1.0", "²", "9" * 16])
-async def test_an_invalid_last_event_id_is_refused(number: str) -> None:
+async def test_an_invalid_last_event_id_is_rejected(number: str) -> None:
     async with queue_client() as client:
         url = await submit(client, DIALECT_CLIENTS[0])
         headers = [(b"accept", b"text/event-stream"), (b"last-event-id", number.encode())]

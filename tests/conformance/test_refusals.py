@@ -26,13 +26,13 @@ class RefusalHarness:
         self._client = client
 
     async def send_chat(self, key: str, model: str = "echo", body: Any = None, **options: Any) -> httpx.Response:
-        """A chat, with `body` instead of the right one."""
+        """Send a chat, or `body` instead."""
         path = self.dialect.path(model)
         sent = self.dialect.body(model, "Hello", **options) if body is None else body
         return await self._client.post(path, json=sent, headers={"authorization": f"Bearer {key}"})
 
     async def assert_refused(self, key: str, status: int, document: Any, **request_options: Any) -> httpx.Response:
-        """The same whether it is streamed or not."""
+        """Check that a request is rejected alike, streamed or not."""
         for stream in (False, True):
             response = await self.send_chat(key, stream=stream, **request_options)
             assert (response.status_code, response.json()) == (status, document)
@@ -79,20 +79,20 @@ OUT_OF_BALANCE = {
 RATE_LIMITED = "Rate limit reached, retry in {} seconds"
 
 
-async def test_an_unknown_key_is_refused(harness: RefusalHarness) -> None:
+async def test_an_unknown_key_is_rejected(harness: RefusalHarness) -> None:
     response = await harness.assert_refused(UNKNOWN_KEY, 401, INVALID_KEY[harness.dialect.name])
     if harness.dialect.name != "infermatic":
         assert response.headers["www-authenticate"] == "Bearer"
 
 
-async def test_a_disabled_key_is_refused_immediately(harness: RefusalHarness) -> None:
+async def test_a_disabled_key_is_rejected_immediately(harness: RefusalHarness) -> None:
     created = create_key(harness.account_fixture.database, harness.account_fixture.account_id)
     assert (await harness.send_chat(created.secret)).status_code == 200
     disable_key(harness.account_fixture.database, created.key.id)
     await harness.assert_refused(created.secret, 401, BLOCKED_KEY[harness.dialect.name])
 
 
-async def test_an_expired_key_is_refused(harness: RefusalHarness) -> None:
+async def test_an_expired_key_is_rejected(harness: RefusalHarness) -> None:
     expired_at = time.time_ns() // 1_000_000 - 60_000
     key = harness.account_fixture.new_key(KeyRules(expires_at=expired_at))
     if harness.dialect.name != "infermatic":
@@ -119,7 +119,7 @@ async def test_an_exhausted_balance_is_reported(harness: RefusalHarness) -> None
     await harness.assert_refused(key, 400, infermatic(message, "budget_exceeded", 400, None), max_tokens=5)
 
 
-async def test_a_key_for_other_dialects_is_refused(harness: RefusalHarness) -> None:
+async def test_a_key_for_other_dialects_is_rejected(harness: RefusalHarness) -> None:
     other = "arcee" if harness.dialect.name != "arcee" else "scale"
     message = f"The API key may not be used for the {harness.dialect.name} API"
     document = {
@@ -191,7 +191,7 @@ async def test_an_unavailable_ledger_is_a_server_error(dialect: DialectClient, t
             assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_a_ledger_in_a_process_of_its_own_answers_in_the_same_words(
+async def test_a_ledger_process_causes_the_same_responses(
     dialect: DialectClient, tmp_path: Path
 ) -> None:
     with sqlite_account(tmp_path) as account_fixture:
@@ -200,7 +200,7 @@ async def test_a_ledger_in_a_process_of_its_own_answers_in_the_same_words(
             client_of(app) as client,
         ):
             harness = RefusalHarness(account_fixture, client, dialect)
-            await test_an_unknown_key_is_refused(harness)
+            await test_an_unknown_key_is_rejected(harness)
             await test_an_exhausted_balance_is_reported(harness)
             await test_the_request_rate_limit_returns_retry_after(harness)
         account_fixture.assert_settled()

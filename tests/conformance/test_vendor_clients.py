@@ -93,7 +93,7 @@ def test_a_stream_can_be_closed_and_the_next_request_succeeds(client: OpenAI) ->
 
 
 def pairs(answer: CompletionResponse) -> list[tuple[str, list[str]]]:
-    """The prompt and its texts, which the library leaves untyped."""
+    """Return the prompt and its texts, which the library leaves untyped."""
     return cast("list[tuple[str, list[str]]]", answer.completions)
 
 

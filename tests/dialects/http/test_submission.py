@@ -29,7 +29,7 @@ def prefer(*values: str) -> Headers:
         [r'note="\", ", respond-async'],
     ],
 )
-def test_the_preference_may_stand_among_others(values: list[str]) -> None:
+def test_the_preference_may_be_among_others(values: list[str]) -> None:
     assert prefers_async(prefer(*values))
 
 
@@ -85,7 +85,7 @@ def test_a_webhook_changes_the_requests_fingerprint() -> None:
     assert with_webhook.fingerprint_parts != without.fingerprint_parts
 
 
-def test_two_webhooks_are_refused() -> None:
+def test_two_webhooks_are_rejected() -> None:
     headers = Headers(raw=[(b"x-dragoman-webhook", b"https://a.example")] * 2)
     with pytest.raises(BadRequest, match="one URL"):
         submission_options(headers, "wait")

@@ -60,12 +60,12 @@ def violations(**fields: object) -> list[Violation]:
     return raised.value.violations
 
 
-def test_null_stands_for_absent_also_where_the_field_has_no_none() -> None:
+def test_null_counts_as_absent_even_if_the_type_has_no_none() -> None:
     assert body(count=None, heat=None, stream=None, stop=None) == body()
 
 
 @given(count=st.integers(1, 16))
-def test_a_whole_number_may_be_spelt_as_a_float(count: int) -> None:
+def test_a_whole_number_may_be_written_as_a_float(count: int) -> None:
     assert body(count=float(count)).count == count
 
 

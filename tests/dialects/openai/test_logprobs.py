@@ -9,7 +9,7 @@ from dragoman.dialects.openai.wire import ChatTopLogprob
 
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
-    """The data in pieces."""
+    """Split the data at these places."""
     ends = sorted({0, len(data), *(place % (len(data) + 1) for place in places)})
     return [data[begin:end] for begin, end in itertools.pairwise(ends)]
 

@@ -131,7 +131,7 @@ def test_a_prompt_is_one_or_several_texts_or_token_lists(prompt: TextCompletionP
 
 
 @pytest.mark.parametrize("prompt", [[], ["one", 1], [1, [1]], [[1], "one"], [2**64], [[-(2**70)]]])
-def test_other_prompts_are_refused(prompt: TextCompletionPrompt) -> None:
+def test_other_prompts_are_rejected(prompt: TextCompletionPrompt) -> None:
     with pytest.raises(BadRequest, match=r"^prompt must") as caught:
         parse_prompts(prompt)
     assert caught.value.parameter == "prompt"

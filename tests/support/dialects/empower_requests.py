@@ -34,7 +34,7 @@ def rendered(error: DragomanError) -> tuple[int, dict[str, Any]]:
 
 
 def refusal(body: dict[str, Any], *without: str) -> tuple[str, str, str]:
-    """Message, param and code of the answer to a chat request that is refused."""
+    """Return message, param and code of the answer to a chat request that is rejected."""
     with pytest.raises(BadRequest) as caught:
         codec.decode_chat(
             json.dumps({name: body[name] for name in body if name not in without}).encode(), decode_context()

@@ -74,7 +74,7 @@ class HostileRequest(NamedTuple):
 
 
 def hostile_requests(seed: int, count: int, *, model: str, max_tokens: int) -> Iterator[HostileRequest]:
-    """Always the same `count` requests for one seed. Those that are answered have at most `most_tokens` a choice."""
+    """Yield `count` requests, the same for equal seeds. Answered ones have at most `max_tokens` per choice."""
     rng = random.Random(seed)
     for number in range(count):
         path = rng.choice((CHAT, TEXT))
@@ -109,7 +109,7 @@ def _mutated_body(rng: random.Random, model: str, max_tokens: int) -> dict[str, 
 
 
 def _cap_lengths(body: dict[str, Any], max_tokens: int) -> dict[str, Any]:
-    """The body with every length that would be accepted cut down."""
+    """Return the body with every valid length reduced."""
     if body["max_tokens"] is None:
         body["max_tokens"] = max_tokens
     for field in ("max_tokens", "max_completion_tokens"):
@@ -139,7 +139,7 @@ def _value(rng: random.Random, depth: int = 0) -> Any:
 
 
 def _malformed_body(rng: random.Random, valid: bytes) -> bytes:
-    """Not the JSON it was."""
+    """Return the body with its JSON broken."""
     place = rng.randrange(len(valid))
     deep = rng.choice((10, 500, 100_000))
     return rng.choice(
@@ -168,7 +168,7 @@ def _malformed_body(rng: random.Random, valid: bytes) -> bytes:
 
 
 def _huge_body(rng: random.Random, model: str) -> bytes:
-    """Just below or above the limit of a body."""
+    """Return a body just below or above the size limit."""
     text = "a" * rng.choice((MEGABYTES_10, 11 * 2**20))
     body = {**_valid_body(rng, model), rng.choice(("prompt", "model", "stop", "user", "other")): text}
     return json.dumps({**body, "messages": [{"role": "user", "content": text}]}).encode()

@@ -46,7 +46,7 @@ def detail_of(response: httpx.Response, status: int) -> Any:
 
 
 def response_text(response: httpx.Response) -> str:
-    """The text of an answer of any of the four routes."""
+    """Return the text of an answer of any of the four routes."""
     assert response.status_code == 200, response.text
     match response.json():
         case {"completions": [[_, [text]]]}:

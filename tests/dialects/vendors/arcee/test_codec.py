@@ -107,7 +107,7 @@ def test_a_parameter_in_its_range_reaches_the_engine(field: str, values: list[fl
         ("reasoning_effort", "maximal", "Input should be one of high, low, medium, minimal, none", "enum"),
     ],
 )
-def test_a_value_out_of_its_range_answers_422_with_its_place(
+def test_a_value_out_of_its_range_returns_422_with_its_place(
     field: str, value: object, message: str, kind: str
 ) -> None:
     assert refusal(**{field: value}) == (422, [entry(message, kind, field)])
@@ -167,7 +167,7 @@ def test_a_boolean_is_nothing_but_true_and_false(field: str) -> None:
         ("reasoning_effort", 5, "'reasoning_effort' must be a string"),
     ],
 )
-def test_a_missing_field_and_a_wrong_type_answer_400(field: str, value: object, message: str) -> None:
+def test_a_missing_field_and_a_wrong_type_return_400(field: str, value: object, message: str) -> None:
     assert refusal(**{field: value}) == (400, f"Invalid request format: {message}")
 
 

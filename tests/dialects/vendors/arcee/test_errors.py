@@ -46,7 +46,7 @@ def test_other_key_headers_are_ignored(headers: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("value", ["sk-1", "Basic sk-1", "Token sk-1"])
-def test_another_form_of_the_header_is_refused(value: str) -> None:
+def test_another_form_of_the_header_is_rejected(value: str) -> None:
     with pytest.raises(Unauthenticated):
         codec.read_key(Headers({"authorization": value}))
 
@@ -70,7 +70,7 @@ def test_engine_refusals_name_the_field(error: BadRequest, path: list[str]) -> N
     assert rendered(error) == (422, [entry("Too odd", "value_error", *path)])
 
 
-def test_a_body_that_is_too_large_answers_413() -> None:
+def test_a_body_that_is_too_large_returns_413() -> None:
     assert rendered(BodyTooLarge(10485760)) == (413, "Request body is larger than 10485760 bytes")
 
 
@@ -97,7 +97,7 @@ def test_an_unknown_models_error_is_the_same_from_the_gateway() -> None:
         (BadRequest("Too odd", "logit_bias"), "invalid_request_error", 422, "Too odd"),
     ],
 )
-def test_an_error_inside_a_stream_is_one_that_openais_clients_raise_on(
+def test_an_error_inside_a_stream_raises_in_openais_clients(
     error: DragomanError, kind: str, code: int, message: str
 ) -> None:
     frame = ERRORS.render_frame(error)

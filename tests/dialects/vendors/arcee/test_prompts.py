@@ -93,7 +93,7 @@ def test_tools_reach_the_engine_with_their_choice(fields: dict[str, object], use
         ),
     ],
 )
-def test_what_does_not_fit_together_answers_422(
+def test_what_does_not_fit_together_returns_422(
     fields: dict[str, Any], message: str, kind: str, place: list[str | int] | None
 ) -> None:
     assert refusal(**fields) == (422, [entry(message, kind, *(place or fields))])
@@ -110,7 +110,7 @@ def test_what_does_not_fit_together_answers_422(
         ({"response_format": {"type": "json_schema", "json_schema": {}}}, "'response_format.json_schema.name'"),
     ],
 )
-def test_tools_and_formats_of_another_shape_answer_400(fields: dict[str, object], message: str) -> None:
+def test_tools_and_formats_of_another_shape_return_400(fields: dict[str, object], message: str) -> None:
     status, text = refusal(**fields)
     assert status == 400
     assert message in text
@@ -166,7 +166,7 @@ def test_tool_calls_and_their_results_reach_the_model() -> None:
     )
 
 
-def test_messages_reach_the_model_as_they_stand() -> None:
+def test_messages_reach_the_model_unchanged() -> None:
     turns: list[dict[str, object]] = [
         {"role": "system", "content": "Be brief"},
         {"role": "developer", "content": ""},

@@ -63,13 +63,13 @@ def test_beside_other_dialects_all_paths_begin_with_api() -> None:
     assert paths(own=False) == {CHAT, MODELS, *USAGE}
 
 
-def test_on_a_host_of_its_own_the_same_routes_stand_under_v1_too() -> None:
+def test_on_a_host_of_its_own_the_same_routes_exist_under_v1_too() -> None:
     all_paths = {CHAT, MODELS, *USAGE}
     jobs = {"/queue/response/{id}"}
     assert paths(own=True) == all_paths | {path.removeprefix("/api") for path in all_paths} | jobs
 
 
-async def test_on_a_host_of_its_own_both_paths_answer_alike() -> None:
+async def test_on_a_host_of_its_own_both_paths_answer_equally() -> None:
     app = Starlette(routes=vendor_routes(gateway_of(EchoEngine()), OPTIONS))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
         for prefix in ("/api/v1", "/v1"):
@@ -110,7 +110,7 @@ async def test_a_stop_string_is_not_part_of_the_answer(client: httpx.AsyncClient
 
 
 async def streamed(client: httpx.AsyncClient, **fields: object) -> list[dict[str, Any]]:
-    """The chunks of a complete stream."""
+    """Return the chunks of a complete stream."""
     response = await client.post(CHAT, json=HELLO | {"stream": True} | fields)
     assert response.headers["content-type"] == "text/event-stream; charset=utf-8"
     *frames, end = response.text.split("\n\n")
@@ -165,13 +165,13 @@ async def test_a_failure_after_it_is_a_last_frame_without_done() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_engines_failure_answers_500(stream: bool) -> None:
+async def test_an_engines_failure_returns_500(stream: bool) -> None:
     async with client_of(gateway_of(failing_engine(0 if stream else 2))) as client:
         response = await client.post(CHAT, json=HELLO | {"stream": stream})
     assert detail_of(response, 500) == "An internal server error occurred while processing the request"
 
 
-async def test_a_missing_field_answers_400_and_a_wrong_value_422(client: httpx.AsyncClient) -> None:
+async def test_a_missing_field_returns_400_and_a_wrong_value_422(client: httpx.AsyncClient) -> None:
     missing = await client.post(CHAT, json={"model": "parrot"})
     assert detail_of(missing, 400) == "Invalid request format: 'messages' is required"
     wrong = await client.post(CHAT, json=HELLO | {"temperature": 3})
@@ -180,7 +180,7 @@ async def test_a_missing_field_answers_400_and_a_wrong_value_422(client: httpx.A
     ]
 
 
-async def test_an_unknown_model_answers_422(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_model_returns_422(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=HELLO | {"model": "foo"})
     assert detail_of(response, 422) == [
         {"loc": ["body", "model"], "msg": "Model 'foo' not found", "type": "value_error"}
@@ -188,19 +188,19 @@ async def test_an_unknown_model_answers_422(client: httpx.AsyncClient) -> None:
     assert re.fullmatch("[0-9a-f]{32}", response.headers["x-request-id"])
 
 
-async def test_a_prompt_that_is_too_long_answers_422(client: httpx.AsyncClient) -> None:
+async def test_a_prompt_that_is_too_long_returns_422(client: httpx.AsyncClient) -> None:
     long = [{"role": "user", "content": "x" * 8994}]
     [detail] = detail_of(await client.post(CHAT, json=HELLO | {"messages": long, "stream": True}), 422)
     assert detail["loc"] == ["body", "messages"]
     assert detail["msg"].startswith("The prompt has 9000 tokens; the model's context length is 8192 tokens")
 
 
-async def test_a_body_that_is_too_large_answers_413(client: httpx.AsyncClient) -> None:
+async def test_a_body_that_is_too_large_returns_413(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=HELLO | {"x": "y" * 10_000})
     assert detail_of(response, 413) == "Request body is larger than 10000 bytes"
 
 
-async def test_a_server_that_drains_answers_503() -> None:
+async def test_a_server_that_drains_returns_503() -> None:
     gateway = gateway_of(EchoEngine())
     gateway.drain()
     async with client_of(gateway) as client:
@@ -245,7 +245,7 @@ async def test_a_valid_key_is_accepted_on_both_routes(scheme: str) -> None:
         {"x-api-key": KEY},
     ],
 )
-async def test_every_route_refuses_an_unknown_key(headers: dict[str, str]) -> None:
+async def test_every_route_rejects_an_unknown_key(headers: dict[str, str]) -> None:
     async with client_of(gateway_of(EchoEngine(), [KEY])) as client:
         for response in (
             await client.post(CHAT, content=b"no json", headers=headers),

@@ -135,7 +135,7 @@ async def test_the_summary_adds_everything_up(client: httpx.AsyncClient) -> None
         ({"limit": "ten"}, "limit"),
     ],
 )
-async def test_an_invalid_query_is_refused(client: httpx.AsyncClient, query: dict[str, str], field: str) -> None:
+async def test_an_invalid_query_is_rejected(client: httpx.AsyncClient, query: dict[str, str], field: str) -> None:
     response = await client.get(f"{USAGE}/stats", params=query)
     assert response.status_code == 422
     assert [detail["loc"] for detail in response.json()["detail"]] == [["query", field]]

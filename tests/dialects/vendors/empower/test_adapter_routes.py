@@ -47,7 +47,7 @@ async def test_a_registered_adapter_has_the_documented_shape(folder: Path) -> No
     }
 
 
-async def test_a_registered_adapter_is_a_model_to_ask_but_no_base_model(client: httpx.AsyncClient) -> None:
+async def test_a_registered_adapter_is_a_model_but_no_base_model(client: httpx.AsyncClient) -> None:
     before = int(time.time())
     assert (await client.post(LORA, json=LOCAL_ADAPTER)).status_code == 200
     assert texts(await client.post(CHAT, json=HELLO | {"model": "pirate"})) == ["Hello"]
@@ -67,7 +67,7 @@ async def test_the_same_adapter_again_is_no_error_and_another_of_its_name_is(cli
         assert error_of(response, 400) == refused(message, "name", "name_taken")
 
 
-async def test_an_adapter_that_is_not_there_answers_400(client: httpx.AsyncClient) -> None:
+async def test_an_adapter_that_does_not_exist_returns_400(client: httpx.AsyncClient) -> None:
     response = await client.post(LORA, json=LOCAL_ADAPTER | {"model_name": "../pirate"})
     message = "Model '../pirate' is not in the adapter folder"
     assert error_of(response, 400) == refused(message, "model_name", "model_not_available")
@@ -81,7 +81,7 @@ async def test_an_unknown_adapter_cannot_be_removed(client: httpx.AsyncClient) -
     assert error_of(response, 404) == refused("Model 'acme/other' not found", "model", "model_not_found")
 
 
-async def test_the_shape_of_an_adapter_is_checked_all_the_same(client: httpx.AsyncClient) -> None:
+async def test_the_shape_of_an_adapter_is_checked_as_well(client: httpx.AsyncClient) -> None:
     response = await client.post(LORA, json={"model_name": "acme/lora"})
     assert error_of(response, 400) == refused(
         "Missing required parameter: 'model_source'", "model_source", "missing_required_parameter"

@@ -31,7 +31,7 @@ def test_an_adapter_may_have_another_name_a_revision_and_a_base() -> None:
     assert wanted == codec.AdapterRegistration(spec, "hf_secret")
 
 
-def test_the_main_branch_is_the_revision_that_is_meant_when_none_is_named() -> None:
+def test_the_main_branch_is_the_default_revision() -> None:
     named = codec.decode_adapter(json.dumps(ADAPTER | {"hf_revision": "main"}).encode())
     assert named == codec.decode_adapter(json.dumps(ADAPTER).encode())
     body = json.loads(codec.adapter_body(RegisteredAdapter(Adapter("lora", named.spec.source, 17), "m")))
@@ -51,7 +51,7 @@ def test_the_main_branch_is_the_revision_that_is_meant_when_none_is_named() -> N
         ("name", 5, "'name' must be a string", "invalid_type"),
     ],
 )
-def test_an_adapter_of_another_shape_is_refused(field: str, wrong: object, message: str, code: str) -> None:
+def test_an_adapter_of_another_shape_is_rejected(field: str, wrong: object, message: str, code: str) -> None:
     with pytest.raises(BadRequest) as caught:
         codec.decode_adapter(json.dumps(ADAPTER | {field: wrong}).encode())
     assert rendered(caught.value) == (
@@ -60,7 +60,7 @@ def test_an_adapter_of_another_shape_is_refused(field: str, wrong: object, messa
     )
 
 
-def test_a_base_model_is_shown_under_each_of_its_names() -> None:
+def test_a_base_model_is_listed_under_each_of_its_names() -> None:
     models = [ServedModel("llama", ("meta/llama",), 8192)]
     for name in ("llama", "meta/llama"):
         assert json.loads(codec.base_model(name, models, 1706652711)) == {

@@ -81,7 +81,7 @@ def test_max_tokens_is_at_least_1() -> None:
 
 
 @pytest.mark.parametrize("sent", [2**31, 2**64, 2**70])
-def test_max_tokens_has_no_upper_end_but_reaches_an_engine_as_a_number_it_can_hold(sent: int) -> None:
+def test_max_tokens_has_no_upper_bound_but_is_capped_to_64_bits(sent: int) -> None:
     assert sampling(max_tokens=sent).max_tokens == 2**31 - 1
 
 
@@ -103,7 +103,7 @@ def test_a_boolean_is_nothing_else(field: str, wrong: object) -> None:
     assert refusal(HELLO | {field: wrong}) == (f"'{field}' must be a boolean", field, "invalid_type")
 
 
-def test_booleans_are_taken() -> None:
+def test_booleans_are_accepted() -> None:
     assert chat(stream=True).stream
     assert sampling(ignore_eos=True).ignore_eos
 
@@ -117,7 +117,7 @@ def test_undocumented_fields_are_ignored_with_any_value() -> None:
     assert chat(**ignored).requests == chat().requests
 
 
-def test_the_turns_of_a_conversation_reach_the_model_as_they_stand() -> None:
+def test_the_turns_of_a_conversation_reach_the_model_unchanged() -> None:
     turns = [
         {"role": "developer", "content": "Be brief"},
         {"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}], "name": "Ann"},
@@ -190,7 +190,7 @@ def test_each_string_of_an_array_is_a_prompt_of_its_own() -> None:
         ),
     ],
 )
-def test_messages_of_another_shape_are_refused(wrong: object, message: str, code: str) -> None:
+def test_messages_of_another_shape_are_rejected(wrong: object, message: str, code: str) -> None:
     refused = refusal(HELLO | {"messages": wrong})
     assert refused[1:] == ("messages", code)
     assert message in refused[0]
@@ -220,7 +220,7 @@ def test_only_the_first_violation_is_reported() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"{'model': 'm'}", b'{"n": NaN}', b"model=m", b"\xff", b'{"n": 1e999}'])
-def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
+def test_a_body_that_is_not_json_is_rejected(body: bytes) -> None:
     for decode in (lambda body: codec.decode_chat(body, decode_context()), codec.decode_adapter):
         with pytest.raises(MalformedJson) as caught:
             decode(body)
@@ -232,7 +232,7 @@ def test_a_body_that_is_not_json_is_refused(body: bytes) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[]", b"5", b"null", b'"{}"'])
-def test_json_that_is_not_an_object_is_refused(body: bytes) -> None:
+def test_json_that_is_not_an_object_is_rejected(body: bytes) -> None:
     with pytest.raises(MalformedJson) as caught:
         codec.decode_chat(body, decode_context())
     error = rendered(caught.value)[1]

@@ -37,7 +37,7 @@ async def own_client(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def data_lines(body: str) -> list[str]:
-    """The events of a stream, each of which is exactly one line and an empty one."""
+    """Return the events of a stream, each of which is one line and an empty one."""
     assert re.fullmatch(r"(data: [^\n]+\n\n)+", body)
     return re.findall(r"data: ([^\n]+)\n\n", body)
 
@@ -110,7 +110,7 @@ async def test_an_answer_has_256_tokens_by_default(client: httpx.AsyncClient) ->
     assert texts(await client.post(CHAT, json=HELLO | {"messages": "x" * 300, "max_tokens": 2**70})) == ["x" * 300]
 
 
-async def test_ignore_eos_goes_on_until_max_tokens(client: httpx.AsyncClient) -> None:
+async def test_ignore_eos_continues_until_max_tokens(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=HELLO | {"ignore_eos": True, "max_tokens": 8})
     assert response.json()["usage"]["completion_tokens"] == 8
     assert response.json()["choices"][0]["finish_reason"] == "length"
@@ -122,7 +122,7 @@ async def test_the_body_is_json_with_any_content_type(client: httpx.AsyncClient,
     assert texts(response) == ["Hello"]
 
 
-async def test_a_string_is_asked_as_one_user_message(client: httpx.AsyncClient) -> None:
+async def test_a_string_is_sent_as_one_user_message(client: httpx.AsyncClient) -> None:
     response = await client.post(CHAT, json=HELLO | {"messages": "Hi"})
     assert texts(response) == ["Hi"]
     assert response.json()["usage"]["prompt_tokens"] == len("user: Hi")
@@ -177,7 +177,7 @@ async def test_in_a_stream_every_choice_of_every_prompt_has_its_role_and_its_end
     assert deltas == {0: of_ab, 1: of_ab, 2: of_c, 3: of_c}
 
 
-async def test_a_body_that_is_no_json_answers_400(client: httpx.AsyncClient) -> None:
+async def test_a_body_that_is_not_json_returns_400(client: httpx.AsyncClient) -> None:
     for path in (CHAT, LORA):
         response = await client.post(path, content=b"{'a'}")
         assert error_of(response, 400) == refused("Request body is not valid JSON", None, None)
@@ -192,7 +192,7 @@ async def test_a_body_that_is_no_json_answers_400(client: httpx.AsyncClient) -> 
     ],
 )
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_violation_answers_400_streamed_or_not(
+async def test_a_violation_returns_400_streamed_or_not(
     client: httpx.AsyncClient, fields: dict[str, object], error: tuple[str, str, str], stream: bool
 ) -> None:
     response = await client.post(CHAT, json=HELLO | fields | {"stream": stream})
@@ -200,13 +200,13 @@ async def test_a_violation_answers_400_streamed_or_not(
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_an_unknown_model_answers_404(client: httpx.AsyncClient, stream: bool) -> None:
+async def test_an_unknown_model_returns_404(client: httpx.AsyncClient, stream: bool) -> None:
     response = await client.post(CHAT, json=HELLO | {"model": "Parrot", "stream": stream})
     assert error_of(response, 404) == refused("Model 'Parrot' not found", "model", "model_not_found")
 
 
 @pytest.mark.parametrize("stream", [True, False])
-async def test_a_prompt_that_is_too_long_answers_400(client: httpx.AsyncClient, stream: bool) -> None:
+async def test_a_prompt_that_is_too_long_returns_400(client: httpx.AsyncClient, stream: bool) -> None:
     sent = HELLO | {"messages": "x" * (9000 - len("user: ")), "stream": stream}
     error = error_of(await client.post(CHAT, json=sent), 400)
     message = error.pop("message")
@@ -214,13 +214,13 @@ async def test_a_prompt_that_is_too_long_answers_400(client: httpx.AsyncClient, 
     assert error == {"type": "invalid_request_error", "param": "messages", "code": "context_length_exceeded"}
 
 
-async def test_a_body_that_is_too_large_answers_413(client: httpx.AsyncClient) -> None:
+async def test_a_body_that_is_too_large_returns_413(client: httpx.AsyncClient) -> None:
     for path in (CHAT, LORA):
         response = await client.post(path, json=HELLO | {"x": "y" * MAX_BODY_BYTES})
         assert error_of(response, 413) == refused(f"Request body is larger than {MAX_BODY_BYTES} bytes", None, None)
 
 
-async def test_a_server_that_drains_answers_503() -> None:
+async def test_a_server_that_drains_returns_503() -> None:
     gateway = gateway_of()
     gateway.drain()
     async with client_of(gateway) as client:
@@ -257,7 +257,7 @@ async def test_the_name_of_a_base_model_may_contain_slashes(name: str) -> None:
     assert before <= deployment["created_at"] <= time.time()
 
 
-async def test_an_unknown_base_model_answers_404(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_base_model_returns_404(client: httpx.AsyncClient) -> None:
     response = await client.get("/empower/base-model/acme/other")
     assert error_of(response, 404) == refused("Model 'acme/other' not found", "model", "model_not_found")
 
@@ -297,7 +297,7 @@ async def test_a_valid_key_is_accepted_on_every_route(scheme: str, folder: Path)
         ({"authorization": "Bearer sk-wrong"}, "Invalid API key", "invalid_api_key"),
     ],
 )
-async def test_every_route_refuses_an_unknown_key(headers: dict[str, str], message: str, code: str) -> None:
+async def test_every_route_rejects_an_unknown_key(headers: dict[str, str], message: str, code: str) -> None:
     async with client_of(gateway_of(KEY)) as client:
         for method, path in [
             ("POST", CHAT),

@@ -66,7 +66,7 @@ def test_tool_calls_and_their_results_reach_the_model() -> None:
         ),
     ],
 )
-def test_tools_that_do_not_fit_together_are_refused(fields: dict[str, Any], message: str, param: str) -> None:
+def test_tools_that_do_not_fit_together_are_rejected(fields: dict[str, Any], message: str, param: str) -> None:
     assert refusal(HELLO | fields) == (message, param, "invalid_value")
 
 

@@ -144,7 +144,7 @@ async def test_a_text_stream_ends_with_an_empty_text_and_the_reason(client: http
         ("stream", 1, "Input should be a valid boolean", "bool_type"),
     ],
 )
-async def test_a_wrong_field_answers_422(
+async def test_a_wrong_field_returns_422(
     client: httpx.AsyncClient, field: str, wrong: object, message: str, kind: str
 ) -> None:
     response = await client.post(TEXT, json=TEXT_BODY | {field: wrong})
@@ -156,24 +156,24 @@ async def test_all_violations_are_listed_in_the_order_of_the_fields(client: http
     assert [entry["loc"][1] for entry in detail_of(response, 422)] == ["model", "temperature", "top_p", "messages"]
 
 
-async def test_a_body_that_is_no_json_object_answers_400(client: httpx.AsyncClient) -> None:
+async def test_a_body_that_is_not_a_json_object_returns_400(client: httpx.AsyncClient) -> None:
     assert detail_of(await client.post(TEXT, content=b"{'a'}"), 400) == "Request body is not valid JSON"
     assert detail_of(await client.post(TEXT, content=b"[1]"), 400) == "Request body must be a JSON object"
 
 
-async def test_an_unknown_deployment_and_a_model_that_is_not_its_own_answer_404(client: httpx.AsyncClient) -> None:
+async def test_an_unknown_deployment_and_a_model_that_is_not_its_own_return_404(client: httpx.AsyncClient) -> None:
     assert detail_of(await client.post("/other/v1/completions", json=TEXT_BODY), 404) == "Deployment 'other' not found"
     response = await client.post(TEXT, json=TEXT_BODY | {"model": "foo"})
     assert detail_of(response, 404) == "Model 'foo' is not served by deployment 'echo'"
 
 
-async def test_a_prompt_that_is_too_long_answers_400(client: httpx.AsyncClient) -> None:
+async def test_a_prompt_that_is_too_long_returns_400(client: httpx.AsyncClient) -> None:
     response = await client.post(TEXT, json=TEXT_BODY | {"prompt": "x" * 9000})
     detail = detail_of(response, 400)
     assert detail.startswith("The prompt has 9000 tokens; the model's context length is 8192 tokens")
 
 
-async def test_a_body_that_is_too_large_answers_413(client: httpx.AsyncClient) -> None:
+async def test_a_body_that_is_too_large_returns_413(client: httpx.AsyncClient) -> None:
     response = await client.post(TEXT, json=TEXT_BODY | {"x": "y" * MAX_BODY_BYTES})
     assert detail_of(response, 413) == f"Request body is larger than {MAX_BODY_BYTES} bytes"
 
@@ -195,7 +195,7 @@ async def test_a_key_is_taken_under_both_spellings_with_and_without_bearer(heade
         ({"authorization": "Bearer sk-wrong", "autherization": KEY}, "Invalid API key"),
     ],
 )
-async def test_every_route_refuses_an_unknown_key(headers: dict[str, str], detail: str) -> None:
+async def test_every_route_rejects_an_unknown_key(headers: dict[str, str], detail: str) -> None:
     async with client_of(echo_app(keys=[KEY])) as client:
         response = await client.post("/other/v1/completions", content=b"no json", headers=headers)
         assert detail_of(response, 401) == detail
@@ -210,7 +210,7 @@ def test_an_overload_returns_503_and_an_engine_failure_500() -> None:
     assert (died.status, json.loads(died.body)) == (500, {"detail": "An internal error occurred"})
 
 
-def test_an_error_inside_a_stream_is_one_that_openais_clients_raise_on() -> None:
+def test_an_error_inside_a_stream_raises_in_openais_clients() -> None:
     frame = errors.Float16Errors().render_frame(EngineFailed("secret"))
     assert json.loads(frame.removeprefix(b"data: ")) == {
         "error": {"message": "An internal error occurred", "type": "server_error", "code": 500},
@@ -218,7 +218,7 @@ def test_an_error_inside_a_stream_is_one_that_openais_clients_raise_on() -> None
     }
 
 
-def test_messages_reach_the_model_as_they_stand() -> None:
+def test_messages_reach_the_model_unchanged() -> None:
     turns = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
     [request] = codec.decode_chat(json.dumps(HELLO | {"messages": turns}).encode(), DECODE_CONTEXT).requests
     assert request.prompt == ChatPrompt((Message("system", "Be brief"), Message("user", "Hi")))
@@ -226,7 +226,7 @@ def test_messages_reach_the_model_as_they_stand() -> None:
     assert (request.model, request.prompt, request.n) == ("echo", TextPrompt("Once"), 1)
 
 
-def test_a_message_whose_role_and_content_are_apart_is_rejected() -> None:
+def test_a_message_whose_role_and_content_are_separate_objects_is_rejected() -> None:
     split = [{"role": "user"}, {"content": "Hi"}]
     error_codec = errors.Float16Errors()
     with pytest.raises(BadRequest) as raised:

@@ -86,7 +86,7 @@ def test_null_equals_absent_in_every_optional_field() -> None:
     assert not chat(**common).stream
 
 
-def test_the_vendors_own_example_is_taken_on_both_routes() -> None:
+def test_the_vendors_own_example_is_accepted_on_both_routes() -> None:
     example = {
         "model": "Mixtral-8x7B-Instruct-v0.1",
         "prompt": "Once",
@@ -141,7 +141,7 @@ def test_sampling_fields_reach_the_engine(fields: dict[str, object], expected: S
 
 
 @pytest.mark.parametrize("field", INTEGERS)
-def test_an_integer_may_be_spelt_40_or_40_0_and_nothing_else(field: str) -> None:
+def test_an_integer_may_be_written_40_or_40_0_and_nothing_else(field: str) -> None:
     number = 4 if field != "best_of" else 1
     assert chat(**{field: float(number)}).requests == chat(**{field: number}).requests
     for wrong in (40.5, "40", True, [40]):
@@ -186,7 +186,7 @@ def test_a_boolean_is_true_or_false_and_nothing_else(field: str) -> None:
         ("logit_bias", [{"007": 1}], [{"": 1}, {"-1": 1}, {"1.0": 1}, {"a": 1}, {"²": 1}, {"١": 1}, {"9" * 30: 1}]),
     ],
 )
-def test_a_value_is_accepted_to_the_ends_of_its_range_and_refused_beyond(
+def test_a_value_is_accepted_to_the_ends_of_its_range_and_rejected_beyond(
     field: str, accepted: list[object], refused: list[object]
 ) -> None:
     for value in accepted:
@@ -208,7 +208,7 @@ def test_priorities_are_capped_at_255_and_0_means_default(sent: int, counted: in
     assert chat(priority=sent).requests[0].priority == counted
 
 
-def test_a_suffix_is_refused_by_name() -> None:
+def test_a_suffix_is_rejected_by_name() -> None:
     error = refusal(text, suffix="The end.")
     assert (error.parameter, error.message) == ("suffix", "suffix is not supported by this server")
 
@@ -297,7 +297,7 @@ def test_tools_effort_and_template_reach_the_engine(fields: dict[str, object], e
         ({"response_format": {"type": "json_schema"}}, "response_format", "response_format.json_schema is required"),
     ],
 )
-def test_tools_and_templates_that_cannot_be_used_are_refused(
+def test_tools_and_templates_that_cannot_be_used_are_rejected(
     fields: dict[str, object], parameter: str, message: str
 ) -> None:
     error = refusal(chat, **fields)
@@ -331,7 +331,7 @@ def test_an_empty_suffix_is_none() -> None:
     assert text(suffix="").requests == text().requests
 
 
-def test_several_prompts_are_several_requests_alike() -> None:
+def test_several_prompts_are_several_equal_requests() -> None:
     requests = text(prompt=["one", "two"], n=2, max_tokens=3, echo=True).requests
     assert [request.prompt for request in requests] == [TextPrompt("one"), TextPrompt("two")]
     assert {(request.n, request.echo, request.sampling.max_tokens) for request in requests} == {(2, True, 3)}

@@ -74,7 +74,7 @@ def test_a_choice_is_a_regular_expression_for_just_its_texts(texts: list[str], o
         ({"guided_grammar": "a", "response_format": JSON_OBJECT}, "response_format", "guided_grammar and"),
     ],
 )
-def test_two_at_once_are_refused(fields: dict[str, Any], parameter: str, named: str) -> None:
+def test_two_at_once_are_rejected(fields: dict[str, Any], parameter: str, named: str) -> None:
     error = refusal(**fields)
     assert error.parameter == parameter
     assert error.message.startswith(f"An answer can be bound in one way only, got 2 in {named}")
@@ -96,5 +96,5 @@ def test_two_at_once_are_refused(fields: dict[str, Any], parameter: str, named: 
         ({"guided_choice": [""]}, "guided_choice"),
     ],
 )
-def test_empty_formats_are_refused(fields: dict[str, Any], parameter: str) -> None:
+def test_empty_formats_are_rejected(fields: dict[str, Any], parameter: str) -> None:
     assert refusal(**fields).parameter == parameter

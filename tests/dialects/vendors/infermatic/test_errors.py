@@ -67,7 +67,7 @@ def test_an_overload_returns_429_with_retry_after(error: Overloaded) -> None:
     assert detail["message"].startswith("No deployments available for selected model, Try again in 7 seconds")
 
 
-def test_a_server_that_shuts_down_answers_503() -> None:
+def test_a_server_that_shuts_down_returns_503() -> None:
     reply = InfermaticErrors("/completions", "prompt").render(ShuttingDown("The server is shutting down", 7))
     detail = json.loads(reply.body)["error"]
     assert (reply.status, reply.headers, detail["code"]) == (503, {"retry-after": "7"}, "503")

@@ -99,7 +99,7 @@ async def test_in_the_queue_0_is_the_first(client: httpx.AsyncClient, sent: int 
 
 
 @pytest.mark.parametrize("sent", [-1, "1", 1.5])
-async def test_an_invalid_priority_is_refused(client: httpx.AsyncClient, sent: object) -> None:
+async def test_an_invalid_priority_is_rejected(client: httpx.AsyncClient, sent: object) -> None:
     response = await client.post(HELD, json=HELLO | {"priority": sent})
     assert (response.status_code, response.json()["error"]["param"]) == (400, "priority")
 
@@ -207,7 +207,7 @@ async def test_an_engine_that_fails_is_an_ordinary_error_before_the_first_event(
 
 
 @pytest.mark.parametrize("path", [HELD, REQUEST])
-async def test_queueing_without_a_database_is_refused(path: str) -> None:
+async def test_queueing_without_a_database_is_rejected(path: str) -> None:
     async with client_of(echo_app()) as client:
         response = await client.post(path, json=HELLO)
     assert response.status_code == 400

@@ -145,7 +145,7 @@ def test_reasoning_and_tool_calls_use_the_fields_of_litellm_and_vllm() -> None:
     assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 1}
 
 
-def test_a_streamed_call_begins_with_its_name_and_the_role_stands_in_the_first_chunk() -> None:
+def test_a_streamed_call_begins_with_its_name_and_the_first_chunk_has_the_role() -> None:
     function = {"name": "now", "arguments": ""}
     named = {"index": 0, "id": "call_0", "type": "function", "function": function}
     chunks = stream_documents(chat(stream=True).builder, CALL[1:])

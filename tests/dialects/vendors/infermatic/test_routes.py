@@ -40,7 +40,7 @@ def slow_client() -> Iterator[httpx.Client]:
 
 
 def response_text(response: httpx.Response) -> str:
-    """The text of the only choice, of either route."""
+    """Return the text of the only choice, of either route."""
     assert response.status_code == 200, response.text
     [choice] = response.json()["choices"]
     text: str = choice["message"]["content"] if "message" in choice else choice["text"]
@@ -63,7 +63,7 @@ def error(response: httpx.Response) -> dict[str, str]:
 
 
 def data_lines(body: str) -> list[str]:
-    """The events of a stream, each of which is exactly one line and an empty one."""
+    """Return the events of a stream, each of which is one line and an empty one."""
     assert re.fullmatch(r"(data: [^\n]+\n\n)+", body)
     return re.findall(r"data: ([^\n]+)\n\n", body)
 
@@ -148,7 +148,7 @@ def test_one_model_is_shown(client: httpx.Client, path: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/v1/models", "/models"])
-def test_a_model_is_shown_under_each_of_its_names(model_server: RunningServer, prefix: str) -> None:
+def test_a_model_is_listed_under_each_of_its_names(model_server: RunningServer, prefix: str) -> None:
     for name in (
         "smollm2-135m-instruct",
         "HuggingFaceTB/SmolLM2-135M-Instruct",
@@ -159,7 +159,7 @@ def test_a_model_is_shown_under_each_of_its_names(model_server: RunningServer, p
 
 
 @pytest.mark.parametrize("path", ["/v1/models/foo", "/models/foo/bar"])
-def test_a_model_that_is_not_there_is_not_found(client: httpx.Client, path: str) -> None:
+def test_a_model_that_does_not_exist_is_not_found(client: httpx.Client, path: str) -> None:
     response = client.get(path)
     name = path.partition("models/")[2]
     assert response.status_code == 404
@@ -195,7 +195,7 @@ def test_the_body_is_json_with_any_content_type(client: httpx.Client, content_ty
 
 
 @pytest.mark.parametrize("body", [b"", b"model=echo&prompt=Once", b"{'model': 'echo'}", b'{"model":"echo"', b"<a/>"])
-def test_a_body_that_is_not_json_is_refused(client: httpx.Client, body: bytes) -> None:
+def test_a_body_that_is_not_json_is_rejected(client: httpx.Client, body: bytes) -> None:
     detail = error(client.post("/v1/completions", content=body))
     assert detail == {
         "message": "Invalid JSON in request body",

@@ -40,7 +40,7 @@ def parameters(**fields: object) -> SamplingParams:
 
 
 def refused(**fields: object) -> dict[str, Any]:
-    """The one thing that both routes with the deployment in the path have against the fields."""
+    """Return the one violation that both routes with the deployment in the path report."""
     [of_chat], [of_text] = details(deployment_chat, **fields), details(deployment_text, **fields)
     assert of_chat == of_text
     return of_chat
@@ -187,7 +187,7 @@ def test_fields_of_the_routes_with_a_deployment_are_checked(field: str, value: o
 
 
 @pytest.mark.parametrize("field", ["topP", "topK"])
-def test_the_other_spellings_are_checked_alike(field: str) -> None:
+def test_the_other_spellings_are_checked_equally(field: str) -> None:
     [detail] = details(chat, model_parameters={field: -2})
     assert detail["loc"] == ["body", "model_parameters", field]
 
@@ -262,7 +262,7 @@ def test_unknown_fields_elsewhere_are_ignored() -> None:
     assert chat(account_id="a", nonsense=1).requests == chat().requests
 
 
-def test_all_violations_are_listed_at_once() -> None:
+def test_all_violations_are_listed() -> None:
     body = b'{"temperature": -1, "stop_sequences": ["", 1], "chat_history": [{"role": "tool"}]}'
     with pytest.raises(BadRequest) as caught:
         codec.decode_deployment_chat(body, decode_context(deployment="m"))
@@ -277,7 +277,7 @@ def test_all_violations_are_listed_at_once() -> None:
     ]
 
 
-def test_what_types_cannot_express_is_listed_at_once_too() -> None:
+def test_what_types_cannot_express_is_listed_with_them() -> None:
     history = [{"content": [{"image_url": {"url": "x"}}, {}]}]
     found = details(deployment_chat, chat_history=history, top_logprobs=1, chat_template_kwargs={"messages": []})
     assert [detail["loc"][1:] for detail in found] == [
@@ -297,7 +297,7 @@ def test_top_logprobs_need_logprobs() -> None:
         }
 
 
-def test_log_probabilities_are_asked_for() -> None:
+def test_log_probabilities_are_requested() -> None:
     for route in (deployment_chat, deployment_text):
         assert route().requests[0].logprobs is None
         assert route(logprobs=True).requests[0].logprobs == 0

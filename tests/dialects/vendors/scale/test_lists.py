@@ -32,13 +32,13 @@ async def test_the_models_are_listed(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("name", ["echo", "acme/parrot", "acme%2Fparrot"])
-async def test_one_model_is_shown_under_each_of_its_names(client: httpx.AsyncClient, name: str) -> None:
+async def test_one_model_is_listed_under_each_of_its_names(client: httpx.AsyncClient, name: str) -> None:
     item = (await client.get(f"/v4/models/{name}")).json()
     assert (item["id"], item["name"]) == (name.replace("%2F", "/"), "echo")
 
 
 @pytest.mark.parametrize("name", ["foo", "acme/foo", "echo/deployments"])
-async def test_a_model_that_is_not_there_is_not_found(client: httpx.AsyncClient, name: str) -> None:
+async def test_a_model_that_does_not_exist_is_not_found(client: httpx.AsyncClient, name: str) -> None:
     assert detail_of(await client.get(f"/v4/models/{name}"), 404) == f"Model '{name}' not found"
 
 
@@ -63,7 +63,7 @@ async def test_the_deployments_are_listed(client: httpx.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v4/models", "/v4/model-deployments"])
-async def test_lists_come_in_pages(client: httpx.AsyncClient, path: str) -> None:
+async def test_lists_have_pages(client: httpx.AsyncClient, path: str) -> None:
     ignored = {"sort_by": "name:asc", "view": "Deployments", "account_id": "x"}
     listing = (await client.get(path, params={"page": "2", "limit": "10000", **ignored})).json()
     assert (listing["items"], listing["current_page"], listing["items_per_page"]) == ([], 2, 10000)

@@ -48,7 +48,7 @@ def test_the_effort_of_a_conversation_reaches_the_engine(effort: str | None) -> 
     assert prompt_of(chat(model_parameters={"reasoning_effort": effort})).effort == effort
 
 
-def test_images_of_a_text_are_refused() -> None:
+def test_images_of_a_text_are_rejected() -> None:
     [detail] = details(text, images=[{"image_url": "https://example.com/x.png"}])
     assert detail["loc"] == ["body", "images"]
 
@@ -80,7 +80,7 @@ def test_a_text_prompt_is_raw() -> None:
 
 
 @pytest.mark.parametrize("role", ["tool", "developer", "", 1])
-def test_another_role_is_refused(role: object) -> None:
+def test_another_role_is_rejected(role: object) -> None:
     [detail] = details(deployment_chat, chat_history=[{"content": "x"}, {"role": role, "content": "x"}])
     assert detail["loc"] == ["body", "chat_history", 1, "role"]
     [detail] = details(chat, messages=[{"role": role, "content": "x"}])
@@ -107,7 +107,7 @@ def test_parts_are_for_user_messages(role: str) -> None:
         {"type": "image_url"},
     ],
 )
-def test_images_are_refused(part: dict[str, Any]) -> None:
+def test_images_are_rejected(part: dict[str, Any]) -> None:
     [detail] = details(deployment_chat, chat_history=[{"content": [{"text": "See"}, part]}])
     assert detail == {
         "loc": ["body", "chat_history", 0, "content", 1],
@@ -119,7 +119,7 @@ def test_images_are_refused(part: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("history", [None, "x", {}, ["x"], [{"content": 1}], [{"role": "user"}]])
-def test_a_history_of_another_shape_is_refused(history: object) -> None:
+def test_a_history_of_another_shape_is_rejected(history: object) -> None:
     [detail] = details(deployment_chat, chat_history=history)
     assert detail["loc"][:2] == ["body", "chat_history"]
 
@@ -149,6 +149,6 @@ def test_last_k_keeps_the_last_messages_and_the_instructions() -> None:
         ({"params": {"k": "2"}}, ["params", "k"]),
     ],
 )
-def test_another_memory_strategy_is_refused(strategy: dict[str, Any], place: list[str]) -> None:
+def test_another_memory_strategy_is_rejected(strategy: dict[str, Any], place: list[str]) -> None:
     [detail] = details(chat, memory_strategy=strategy)
     assert detail["loc"] == ["body", "memory_strategy", *place]

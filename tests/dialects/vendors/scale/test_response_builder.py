@@ -43,7 +43,7 @@ def text() -> DecodedRequest:
 
 
 def documents(call: DecodedRequest) -> tuple[list[Any], Any]:
-    """The events of the stream, and the whole answer."""
+    """Return the events of the stream, and the whole answer."""
     pieces = [json.loads(document) for event in ANSWER for document in call.builder.feed(event)]
     assert call.builder.terminator() == b""
     return pieces, json.loads(call.builder.build())

@@ -129,7 +129,7 @@ async def test_an_unknown_model_in_the_body_is_not_found(client: httpx.AsyncClie
         assert detail == "Model deployment 'foo' not found"
 
 
-async def test_the_shape_is_checked_before_the_model_is_looked_for(client: httpx.AsyncClient) -> None:
+async def test_the_shape_is_checked_before_the_model(client: httpx.AsyncClient) -> None:
     detail_of(await client.post("/v4/models/foo/completions", json={}), 422)
 
 
@@ -137,7 +137,7 @@ async def test_the_shape_is_checked_before_the_model_is_looked_for(client: httpx
 @pytest.mark.parametrize(
     "body", [b"", b"prompt=Hello", b"[]", b'"Hello"', b'{"prompt": "Hello"', b'{"temperature": NaN}']
 )
-async def test_a_body_that_is_not_a_json_object_is_refused(client: httpx.AsyncClient, path: str, body: bytes) -> None:
+async def test_a_body_that_is_not_a_json_object_is_rejected(client: httpx.AsyncClient, path: str, body: bytes) -> None:
     assert detail_of(await client.post(path, content=body), 400) == "Request body is not valid JSON"
 
 
@@ -170,7 +170,7 @@ async def test_a_body_above_the_limit_is_too_large(client: httpx.AsyncClient) ->
         ({"authorization": KEY}, "Invalid API key"),
     ],
 )
-async def test_every_route_refuses_an_unknown_key(
+async def test_every_route_rejects_an_unknown_key(
     keyed_client: httpx.AsyncClient, path: str, headers: dict[str, str], detail: str
 ) -> None:
     response = await keyed_client.request("GET" if path in GETS else "POST", path, headers=headers, content=b"no json")

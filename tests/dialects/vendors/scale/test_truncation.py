@@ -21,7 +21,7 @@ def history(*turns: tuple[str, int]) -> list[dict[str, str]]:
     return [{"role": role, "content": "x" * length} for role, length in turns]
 
 
-async def test_a_prompt_that_leaves_too_little_room_is_refused(client: httpx.AsyncClient) -> None:
+async def test_a_prompt_that_leaves_too_little_room_is_rejected(client: httpx.AsyncClient) -> None:
     for stream in (True, False):
         for path, sent, tokens in (
             (DEPLOYMENT_CHAT, HELLO | {"prompt": "x" * 895, "max_tokens": 100}, 901),
@@ -34,14 +34,14 @@ async def test_a_prompt_that_leaves_too_little_room_is_refused(client: httpx.Asy
             )
 
 
-async def test_a_prompt_that_leaves_just_enough_room_is_answered(client: httpx.AsyncClient) -> None:
+async def test_a_prompt_that_leaves_exactly_enough_room_is_answered(client: httpx.AsyncClient) -> None:
     response = await client.post(DEPLOYMENT_TEXT, json=HELLO | {"prompt": "x" * 900, "max_tokens": 100})
     assert response_text(response) == "x" * 100
     whole = await client.post(DEPLOYMENT_TEXT, json=HELLO | {"prompt": "x" * (CONTEXT - 1)})
     assert (response_text(whole), whole.json()["finish_reason"]) == ("x", "length")
 
 
-async def test_a_prompt_without_room_for_one_token_is_refused(client: httpx.AsyncClient) -> None:
+async def test_a_prompt_without_room_for_one_token_is_rejected(client: httpx.AsyncClient) -> None:
     for path in (DEPLOYMENT_CHAT, DEPLOYMENT_TEXT):
         detail = detail_of(await client.post(path, json=HELLO | {"prompt": "x" * CONTEXT}), 400)
         assert f"the model's context length is {CONTEXT} tokens" in detail

@@ -87,7 +87,7 @@ class _PathDeployment(NamedTuple):
 
 
 def _deployment(context: DecodeContext) -> _PathDeployment:
-    """Raises ModelNotFound."""
+    """Return the deployment in the path. Raises ModelNotFound."""
     name = context.arguments["deployment"]
     if context.models is None:
         return _PathDeployment(name, None)
