@@ -81,7 +81,7 @@ def test_max_tokens_is_at_least_1() -> None:
 
 
 @pytest.mark.parametrize("sent", [2**31, 2**64, 2**70])
-def test_max_tokens_has_no_upper_bound_but_is_capped_to_64_bits(sent: int) -> None:
+def test_max_tokens_has_no_upper_bound_but_is_capped_for_the_engine(sent: int) -> None:
     assert sampling(max_tokens=sent).max_tokens == 2**31 - 1
 
 
