@@ -101,7 +101,7 @@ def show(job: JobArgument, database: DatabaseOption = None, config: ConfigOption
             "priority": entry.priority,
             "attempts": entry.attempts,
             "submitted": format_time(entry.submitted_at),
-            "last begun": format_time(entry.claimed_at),
+            "last attempt": format_time(entry.claimed_at),
             "ended": format_time(entry.ended_at),
             "prompt tokens": entry.prompt_tokens,
             "completion tokens": entry.completion_tokens,

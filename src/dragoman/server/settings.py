@@ -41,7 +41,7 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Tokens of finished requests kept in main memory, for later requests with the same prefix. Not set: as many as
     `kv_cache_tokens`."""
     reproducible: bool = False
-    """Generate the same tokens for a seed, whatever else is in the batch."""
+    """Generate the same tokens for a seed, independent of other requests in the batch."""
     requantize: Literal["auto", "never"] = "auto"
     """`auto`: for a model in a quantisation that the packaged libraries are slow with, serve a copy in a faster one,
     made once. `never`: serve every file as it is."""
