@@ -191,9 +191,7 @@ async def test_an_unavailable_ledger_is_a_server_error(dialect: DialectClient, t
             assert int(response.headers["retry-after"]) >= 1
 
 
-async def test_a_ledger_process_causes_the_same_responses(
-    dialect: DialectClient, tmp_path: Path
-) -> None:
+async def test_a_ledger_process_causes_the_same_responses(dialect: DialectClient, tmp_path: Path) -> None:
     with sqlite_account(tmp_path) as account_fixture:
         async with (
             metered_app(account_fixture, tmp_path / "journals", transport=LedgerProcessHandle) as app,
