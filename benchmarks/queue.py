@@ -149,7 +149,7 @@ class FilledQueue:
 
 
 def _request() -> GenerationRequest:
-    return GenerationRequest(_MODEL, TextPrompt("What is the capital of France? " * 20))
+    return GenerationRequest(model=_MODEL, prompt=TextPrompt("What is the capital of France? " * 20))
 
 
 def _stored_request(request_id: str) -> StoredRequest:

@@ -100,7 +100,7 @@ def test_tool_arguments_split_anywhere_form_the_same_json(
     cut = data.draw(st.integers(0, len(text)))
     events: list[Event] = [
         ToolCallDelta(index=0, call_index=0, arguments=text[:cut], token_ids=[1], id="call_0", name="find"),
-        ToolCallDelta(0, 0, text[cut:], [2]),
+        ToolCallDelta(index=0, call_index=0, arguments=text[cut:], token_ids=[2]),
         Finished(0, "tool_calls"),
         Usage(1, 2, 0),
     ]

@@ -7,11 +7,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from dragoman.core.adapters import Adapter, AdapterSource
+from dragoman.core.context import Caller
 from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound, ShuttingDown
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.identifiers import new_request_id
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
-from dragoman.core.service import Caller
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.execution.metrics import RequestMetrics
@@ -53,11 +53,13 @@ class GatewayHarness:
 
 
 def requests(prompts: Sequence[str], n: int = 1, model: str = "echo") -> list[GenerationRequest]:
-    return [GenerationRequest(model, TextPrompt(prompt), SamplingParams(), n=n) for prompt in prompts]
+    return [
+        GenerationRequest(model=model, prompt=TextPrompt(prompt), sampling=SamplingParams(), n=n) for prompt in prompts
+    ]
 
 
 def caller() -> Caller:
-    return Caller(new_request_id(), None)
+    return Caller(request_id=new_request_id(), key=None)
 
 
 async def collect_events(gateway: Gateway, generation_requests: Sequence[GenerationRequest]) -> list[Event]:
@@ -115,7 +117,7 @@ async def test_a_request_for_an_adapter_goes_to_its_model_and_is_counted_under_t
     engine = AdaptableEcho()
     harness = GatewayHarness(engine)
     engine.adapter_host.by_name["pirate"] = Adapter(
-        "pirate", AdapterSource("local", "pirate"), 0, aliases=("redbeard",)
+        name="pirate", source=AdapterSource("local", "pirate"), created_at=0, aliases=("redbeard",)
     )
     assert texts(await harness.answer("ab", "c", model="redbeard")) == {0: "ab", 1: "c"}
     await harness.answer("ab")

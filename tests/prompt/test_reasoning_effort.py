@@ -16,7 +16,9 @@ def render(
     supports_reasoning: bool = False,
 ) -> RenderedPrompt:
     template = ChatTemplate(source, bos="", eos="", supports_reasoning=supports_reasoning)
-    return template.render(ChatPrompt((Message("user", "Hi"),), effort=effort), constrained=constrained)
+    return template.render(
+        ChatPrompt(messages=(Message(role="user", content="Hi"),), reasoning_effort=effort), constrained=constrained
+    )
 
 
 def reasoning_spec(*, opened: bool, budget: int | None = None) -> ReasoningSpec:
@@ -81,7 +83,7 @@ def test_a_model_known_to_reason_does_so_under_any_template() -> None:
 
 
 def test_a_marker_in_a_user_message_does_not_open_reasoning() -> None:
-    prompt = ChatPrompt((Message("user", "<think>"),))
+    prompt = ChatPrompt(messages=(Message(role="user", content="<think>"),))
     assert ChatTemplate(SWITCHABLE_REASONING, bos="", eos="").render(prompt).parser_spec.reasoning == reasoning_spec(
         opened=False
     )

@@ -18,10 +18,10 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 MODEL = ChatTemplate(SWITCHABLE_REASONING, bos="<s>", eos="</s>")
 CONTEXT_LENGTH = 100
-MESSAGES = (Message("user", "Hi"),)
-HARMLESS = ChatPrompt(MESSAGES, template="{{ bos_token }}{{ messages[0].content }}{{ name }}{{ eos_token }}")
+MESSAGES = (Message(role="user", content="Hi"),)
+HARMLESS = ChatPrompt(messages=MESSAGES, template="{{ bos_token }}{{ messages[0].content }}{{ name }}{{ eos_token }}")
 ENDLESS = ChatPrompt(
-    MESSAGES, template="{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}"
+    messages=MESSAGES, template="{% for x in range(99999) %}{% for y in range(99999) %}{% endfor %}{% endfor %}"
 )
 DEEP = "{% set ns = namespace(a=[]) %}{% for i in range(9999) %}{% set ns.a = [ns.a] %}{% endfor %}{{ ns.a | tojson }}"
 
@@ -62,29 +62,29 @@ async def test_a_template_of_the_request_is_applied_with_the_models_special_toke
     templates: RequestTemplateRenderer,
 ) -> None:
     assert (await render(templates, HARMLESS)).text == "<s>Hi</s>"
-    named = ChatPrompt(MESSAGES, template=HARMLESS.template, template_arguments={"name": ["ü"]})
+    named = ChatPrompt(messages=MESSAGES, template=HARMLESS.template, template_arguments={"name": ["ü"]})
     assert (await render(templates, named)).text == "<s>Hi['ü']</s>"
 
 
 async def test_the_models_own_template_takes_arguments(templates: RequestTemplateRenderer) -> None:
-    prompt = ChatPrompt(MESSAGES, template_arguments={"enable_thinking": False})
+    prompt = ChatPrompt(messages=MESSAGES, template_arguments={"enable_thinking": False})
     rendered = await render(templates, prompt)
     assert rendered.text.endswith("@assistant <think>\n\n</think>\n\n")
     assert rendered.parser_spec.reasoning is None
-    assert await render(templates, ChatPrompt(MESSAGES, template_arguments={"x": 1})) == MODEL.render(prompt)
+    assert await render(templates, ChatPrompt(messages=MESSAGES, template_arguments={"x": 1})) == MODEL.render(prompt)
 
 
 async def test_a_reasoning_model_reasons_under_a_template_without_reasoning_support(
     templates: RequestTemplateRenderer,
 ) -> None:
-    rendered = await render(templates, ChatPrompt(MESSAGES, template=ALTERNATING), constrained=True)
+    rendered = await render(templates, ChatPrompt(messages=MESSAGES, template=ALTERNATING), constrained=True)
     assert rendered.text == "[user]Hi[assistant]<think>\n"
     assert rendered.parser_spec.reasoning is not None
 
 
 @pytest.mark.parametrize("name", ["messages", "tools", "bos_token", "eos_token", "add_generation_prompt"])
 async def test_reserved_variables_cannot_be_template_arguments(templates: RequestTemplateRenderer, name: str) -> None:
-    prompt = ChatPrompt(MESSAGES, template_arguments={name: ""})
+    prompt = ChatPrompt(messages=MESSAGES, template_arguments={name: ""})
     assert await rejection(templates, prompt) == (
         f"The chat template's variable '{name}' cannot be set",
         "chat_template_kwargs",
@@ -92,7 +92,7 @@ async def test_reserved_variables_cannot_be_template_arguments(templates: Reques
 
 
 async def test_a_number_that_no_frame_can_hold_is_refused(templates: RequestTemplateRenderer) -> None:
-    message, parameter = await rejection(templates, ChatPrompt(MESSAGES, template_arguments={"x": 10**30}))
+    message, parameter = await rejection(templates, ChatPrompt(messages=MESSAGES, template_arguments={"x": 10**30}))
     assert "cannot be passed on" in message
     assert parameter == "chat_template_kwargs"
 
@@ -128,7 +128,7 @@ async def test_a_number_that_no_frame_can_hold_is_refused(templates: RequestTemp
 async def test_a_hostile_template_is_refused_and_the_next_one_served(
     templates: RequestTemplateRenderer, source: str, reason: str
 ) -> None:
-    message, parameter = await rejection(templates, ChatPrompt(MESSAGES, template=source))
+    message, parameter = await rejection(templates, ChatPrompt(messages=MESSAGES, template=source))
     assert reason in message
     assert len(message) < 1000
     assert parameter == "chat_template"

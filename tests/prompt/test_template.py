@@ -13,9 +13,9 @@ from dragoman.engines.llama.weights.sources import bundled
 from dragoman.prompt.template import CHATML, ChatTemplate
 
 ROLES: Sequence[Role] = ("system", "user", "assistant")
-MESSAGES = st.lists(st.builds(Message, st.sampled_from(ROLES), st.text()), min_size=1, max_size=5)
-USER = Message("user", "Hi")
-SYSTEM = Message("system", "Be brief.")
+MESSAGES = st.lists(st.builds(Message, role=st.sampled_from(ROLES), content=st.text()), min_size=1, max_size=5)
+USER = Message(role="user", content="Hi")
+SYSTEM = Message(role="system", content="Be brief.")
 
 WITHOUT_SYSTEM = """
 {%- for message in messages %}
@@ -33,7 +33,7 @@ STRICTLY_ALTERNATING = """
 
 
 def render(source: str | None, *messages: Message) -> str:
-    return ChatTemplate(source, bos="<s>", eos="</s>").render(ChatPrompt(messages or (USER,))).text
+    return ChatTemplate(source, bos="<s>", eos="</s>").render(ChatPrompt(messages=messages or (USER,))).text
 
 
 def rejection(source: str, *messages: Message) -> str:
@@ -69,7 +69,7 @@ def test_a_template_sees_the_special_tokens_and_the_generation_prompt_flag() -> 
 
 def test_a_template_sees_names_only_where_they_are_given() -> None:
     source = "{% for message in messages %}{{ message.name | default('nobody') }} {% endfor %}"
-    assert render(source, Message("user", "Hi", "Ada"), USER) == "Ada nobody "
+    assert render(source, Message(role="user", content="Hi", name="Ada"), USER) == "Ada nobody "
 
 
 def test_tools_and_documents_are_none_rather_than_undefined() -> None:
@@ -100,13 +100,13 @@ def test_a_template_can_format_the_date() -> None:
 @given(st.text())
 def test_message_content_is_never_rendered_as_a_template(text: str) -> None:
     content = f"{{{{ 7 * 7 }}}}{{% raw %}}{text}"
-    assert render("{{ messages[0].content }}", Message("user", content)) == content
+    assert render("{{ messages[0].content }}", Message(role="user", content=content)) == content
 
 
 def test_a_refused_system_message_is_moved_in_front_of_the_first_user_message() -> None:
-    answer = Message("assistant", "Yes?")
+    answer = Message(role="assistant", content="Yes?")
     assert render(WITHOUT_SYSTEM, SYSTEM, USER, answer, USER) == "[user] Be brief.\n\nHi[assistant] Yes?[user] Hi"
-    assert render(WITHOUT_SYSTEM, SYSTEM, USER, Message("system", "In French.")) == (
+    assert render(WITHOUT_SYSTEM, SYSTEM, USER, Message(role="system", content="In French.")) == (
         "[user] Be brief.\n\nIn French.\n\nHi"
     )
 
@@ -172,7 +172,7 @@ def test_attributes_that_lead_out_of_the_sandbox_are_empty(source: str) -> None:
 def test_a_broken_template_fails_the_request_and_not_the_start(source: str) -> None:
     template = ChatTemplate(source, bos="", eos="")
     with pytest.raises(BadRequest, match="cannot be applied"):
-        template.render(ChatPrompt((USER,)))
+        template.render(ChatPrompt(messages=(USER,)))
 
 
 def test_a_template_error_names_its_line() -> None:
@@ -192,7 +192,7 @@ TOOLS = ToolOptions((Tool("f", "Does it.", {"type": "object", "properties": {"a"
 
 def test_a_template_sees_tools_in_openais_format() -> None:
     source = "{{ tools | tojson }}<tool_call>"
-    rendered = ChatTemplate(source, bos="", eos="").render(ChatPrompt((USER,), TOOLS))
+    rendered = ChatTemplate(source, bos="", eos="").render(ChatPrompt(messages=(USER,), tools=TOOLS))
     assert rendered.text.removesuffix("<tool_call>") == (
         '[{"type": "function", "function": {"name": "f", "description": "Does it.", '
         '"parameters": {"type": "object", "properties": {"a": {}}}}}, '
@@ -200,12 +200,12 @@ def test_a_template_sees_tools_in_openais_format() -> None:
         '"parameters": {"type": "object", "properties": {}}}}]'
     )
     assert rendered.parser_spec.tool_format == "hermes"
-    assert ChatTemplate(source, bos="", eos="").render(ChatPrompt((USER,))).parser_spec.tool_format is None
+    assert ChatTemplate(source, bos="", eos="").render(ChatPrompt(messages=(USER,))).parser_spec.tool_format is None
 
 
 def test_a_template_sees_calls_with_their_arguments_as_an_object() -> None:
     source = "{# tools <tool_call> #}{{ messages[1].tool_calls | tojson }}"
-    assert render(source, USER, Message("assistant", "", tool_calls=(CALL,))) == (
+    assert render(source, USER, Message(role="assistant", content="", tool_calls=(CALL,))) == (
         '[{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {"a": {"b": [1, 2]}}}}]'
     )
 
@@ -213,13 +213,15 @@ def test_a_template_sees_calls_with_their_arguments_as_an_object() -> None:
 @pytest.mark.parametrize(("text", "seen"), [('{"a": ', '"{\\"a\\": "'), ("[1]", '"[1]"'), ("", "{}"), ("5", '"5"')])
 def test_arguments_that_are_not_an_object_stay_text(text: str, seen: str) -> None:
     source = "{# tools <tool_call> #}{{ messages[1].tool_calls[0].function.arguments | tojson }}"
-    assert render(source, USER, Message("assistant", "", tool_calls=(ToolCall("call_1", "f", text),))) == seen
+    assert (
+        render(source, USER, Message(role="assistant", content="", tool_calls=(ToolCall("call_1", "f", text),))) == seen
+    )
 
 
 def test_a_template_sees_results_and_earlier_reasoning() -> None:
     source = "{# tools <tool_call> #}{% for message in messages %}{{ message | tojson }}{% endfor %}"
-    tool = Message("tool", "42", name="f", tool_call_id="call_1")
-    assistant = Message("assistant", "So.", reasoning="Hm.")
+    tool = Message(role="tool", content="42", name="f", tool_call_id="call_1")
+    assistant = Message(role="assistant", content="So.", reasoning="Hm.")
     assert render(source, tool, assistant) == (
         '{"role": "tool", "content": "42", "name": "f", "tool_call_id": "call_1"}'
         '{"role": "assistant", "content": "So.", "reasoning_content": "Hm.", "reasoning": "Hm."}'

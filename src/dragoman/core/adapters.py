@@ -1,4 +1,4 @@
-"""LoRA adapters: small changes to a model, each served beside it under a name of its own."""
+"""LoRA adapters: small changes to a model, each served under a name of its own."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class AdapterSource(msgspec.Struct, frozen=True):
-    """Where an adapter comes from. Two of one name and one source are the same adapter."""
+    """Where an adapter comes from. Equal name and equal source mean the same adapter."""
 
     kind: Literal["local", "hub"]
     name: str
@@ -15,8 +15,8 @@ class AdapterSource(msgspec.Struct, frozen=True):
     """hub: a branch, tag or commit; None: the main branch."""
 
 
-class Adapter(msgspec.Struct, frozen=True):
-    """One adapter of a model."""
+class Adapter(msgspec.Struct, frozen=True, kw_only=True):
+    """An adapter of a model."""
 
     name: str
     source: AdapterSource
@@ -24,20 +24,20 @@ class Adapter(msgspec.Struct, frozen=True):
     """When it was registered, in Unix seconds."""
     aliases: tuple[str, ...] = ()
     scale: float = 1.0
-    """How strongly it is applied."""
+    """The factor that its change is multiplied by."""
     creator: str = ""
-    """The label of the key that registered it; empty: the settings did, or there are no keys."""
+    """The label of the key that registered it; empty: the settings did, or the server has no keys."""
     digest: str = ""
     """SHA-256 of its file, in hex; empty until it is loaded."""
 
 
 class AdapterSpec(msgspec.Struct, frozen=True):
-    """A client's wish that an adapter be served."""
+    """A client's request to serve an adapter."""
 
     name: str
     source: AdapterSource
     base: str | None = None
-    """The model it is for, by name or alias; None: the one that it fits."""
+    """The model to load it into, by name or alias; None: the model that it fits."""
 
 
 class RegisteredAdapter(msgspec.Struct, frozen=True):
@@ -45,4 +45,4 @@ class RegisteredAdapter(msgspec.Struct, frozen=True):
 
     adapter: Adapter
     base: str
-    """The name of its deployment."""
+    """The name of the model's deployment."""

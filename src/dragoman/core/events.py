@@ -1,11 +1,11 @@
-"""What an engine says while it answers: one ordered stream of events per request.
+"""The events of an answer: one ordered stream per request.
 
 For each choice: any number of deltas, then one `Finished`. After the last choice: one `Usage`. A request that
 fails raises an error of core.errors instead and has no `Usage`.
 
-Each token of a choice stands in the `token_ids` of exactly one delta, in the order of generation. What a token gives
-depends on the tokens before it and on nothing else, so a request that goes on after the tokens that were told
-(`GenerationRequest.begun`) tells the same deltas for them once more; those of the ids of tool calls excepted.
+Each token of a choice is in the `token_ids` of exactly one delta, in the order of generation. The text of a token
+depends on the tokens before it and on nothing else. A request that resumes after tokens of an earlier attempt
+(`GenerationRequest.resume_token_ids`) therefore sends equal deltas for them, save for new ids of tool calls.
 """
 
 from typing import Literal
@@ -32,15 +32,15 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     token: bytes
     """The text it stands for, possibly a part of a character."""
     logprob: float | None
-    """None: the first token of a prompt, which nothing comes before."""
+    """None: the first token of a prompt, which has no predecessor."""
     top: list[TopLogprob]
-    """The likeliest tokens at this place, highest first; as many as were asked for."""
+    """The likeliest tokens at this position, highest first; as many as requested."""
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True, tag="delta"):
     """New text of one choice. `text` holds whole characters and may be empty; `token_ids` are the tokens sampled.
 
-    `logprobs` are those of the tokens of this text, and of those shown in it earlier that none were told of yet.
+    `logprobs` are those of the tokens of this text, and of earlier tokens whose logprobs were not sent yet.
     """
 
     index: int
@@ -50,14 +50,14 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, tag="delta"):
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True, array_like=True, tag="reasoning"):
-    """New text of what a choice thinks before it answers."""
+    """New text of a choice's reasoning."""
 
     index: int
     text: str
     token_ids: list[int]
 
 
-class ToolCallDelta(msgspec.Struct, frozen=True, array_like=True, tag="tool_call"):
+class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="tool_call"):
     """A piece of one of a choice's tool calls.
 
     The first piece of a call has its id and its whole name; the `arguments` of all its pieces concatenate to JSON text.
@@ -82,8 +82,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
 class Usage(msgspec.Struct, frozen=True, array_like=True, tag="usage"):
     """Tokens of the whole request. `prompt_tokens` counts the prompt once, whatever n is.
 
-    `cached_tokens` of them were not computed for this request but shared with another one; `reasoning_tokens` of the
-    completion tokens were thought rather than said.
+    `cached_tokens` of them were shared with another request instead of computed; `reasoning_tokens` of the completion
+    tokens are reasoning.
     """
 
     prompt_tokens: int

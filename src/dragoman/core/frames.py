@@ -7,7 +7,7 @@ LENGTH_BYTES = 4
 
 
 class FrameTooLong(Exception):
-    """What came is no frame of the other end."""
+    """The data is no frame of the other process."""
 
     def __init__(self, length: int) -> None:
         super().__init__(f"a frame of {length} bytes")
@@ -15,12 +15,12 @@ class FrameTooLong(Exception):
 
 
 def encode_frame(body: bytes) -> bytes:
-    """The body with its length before it."""
+    """Prefix the body with its length."""
     return len(body).to_bytes(LENGTH_BYTES, "little") + body
 
 
 async def read_frame(reader: asyncio.StreamReader, max_bytes: int) -> bytes | None:
-    """The next frame's body; None at the end of the connection. Raises FrameTooLong."""
+    """Read the next frame's body; None at the end of the connection. Raises FrameTooLong."""
     try:
         length = int.from_bytes(await reader.readexactly(LENGTH_BYTES), "little")
         if length > max_bytes:
@@ -31,7 +31,7 @@ async def read_frame(reader: asyncio.StreamReader, max_bytes: int) -> bytes | No
 
 
 def read_frame_blocking(stream: BinaryIO) -> bytes | None:
-    """The next frame's body, waiting for it; None at the end of the stream, be it in the middle of a frame."""
+    """Wait for the next frame's body; None at the end of the stream, even in the middle of a frame."""
     header = stream.read(LENGTH_BYTES)
     length = int.from_bytes(header, "little")
     body = stream.read(length)

@@ -4,9 +4,9 @@ import gc
 
 
 def freeze_startup_objects() -> None:
-    """Let it look no more through what was imported and built so far, which lives as long as the process.
+    """Exempt all objects that exist now from garbage collection: they live as long as the process.
 
-    It would stop everything for some tens of milliseconds each time.
+    Each collection of them would stop the process for some tens of milliseconds.
     """
     gc.collect()
     gc.freeze()

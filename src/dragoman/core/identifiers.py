@@ -1,4 +1,4 @@
-"""Names for requests, and what is kept of keys."""
+"""Ids of requests and digests of API keys."""
 
 import hashlib
 import os
@@ -8,16 +8,16 @@ _RANDOM_BYTES = 10
 _POOL_SIZE = 256
 
 _random_pool: list[bytes] = []
-"""Random bytes for ids to come. To ask the operating system for each would be a system call a request, and whoever
-makes one lets other threads in before it may go on."""
+"""Random bytes for future ids. Asking the operating system for each would cost a system call per request, during which
+other threads may take the interpreter."""
 
 os.register_at_fork(after_in_child=_random_pool.clear)
 
 
 def new_request_id() -> str:
-    """32 hex digits: a UUID of version 7 (RFC 9562), its first 48 bits the milliseconds since 1970.
+    """Return 32 hex digits: a UUID of version 7 (RFC 9562), its first 48 bits the milliseconds since 1970.
 
-    Ids that grow with time are cheap to store: they land at the end of an index, however long it is.
+    Ids that grow with time are cheap to store: they are added at the end of an index, however long it is.
     """
     milliseconds = time.time_ns() // 1_000_000
     random_bits = int.from_bytes(_next_random_bytes()) >> 6
@@ -36,5 +36,5 @@ def _next_random_bytes() -> bytes:
 
 
 def key_digest(key: str) -> str:
-    """What is kept of a key: its SHA-256, in hex. A slow hash is for secrets that can be guessed; 256 bits cannot."""
+    """Return the SHA-256 of a key, in hex. 256 random bits cannot be guessed, so that no slow hash is needed."""
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()

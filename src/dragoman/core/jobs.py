@@ -1,13 +1,12 @@
-"""Requests that are queued: accepted at once, run when their turn comes, and answered to whoever asks for them."""
+"""Queued requests: accepted immediately, run in their turn, and read by their owners."""
 
-from typing import Literal, Protocol
+from typing import Literal
 
 import msgspec
 
 from dragoman.core.errors import DragomanError
 from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.request import GenerationRequest
-from dragoman.core.service import Caller, EventStream, GenerationService
 
 JobState = Literal["queued", "running", "finished", "failed", "cancelled"]
 
@@ -16,37 +15,37 @@ LOWEST_PRIORITY = 255
 """Numbers go from 0, which is first, to this one."""
 
 
-class StoredRequest(msgspec.Struct, frozen=True):
-    """What it takes to tell an answer in its client's words, at any later time and in any process."""
+class StoredRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """What is needed to render a response in its dialect, at any later time and in any process."""
 
     name: str
-    """Of a dialect's form, such as "infermatic.chat"."""
+    """Of the endpoint's codec, such as "infermatic.chat"."""
     arguments: dict[str, str]
-    """What the path said besides."""
+    """Path parameters."""
     body: bytes
-    """The request's, as it was sent."""
+    """The request's body, as it was sent."""
     answer_id: str
     """32 hex digits."""
     created: int
-    """When the answer says it was made, in Unix seconds."""
+    """The creation time that the response reports, in Unix seconds."""
 
 
-class JobDraft(msgspec.Struct, frozen=True):
-    """A request that is to be queued. It is admitted under the id of its form's answer."""
+class JobDraft(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to be queued. It is admitted under `stored_request.answer_id`."""
 
     requests: tuple[GenerationRequest, ...]
     stored_request: StoredRequest
     priority: int = DEFAULT_PRIORITY
     client_waits: bool = False
-    """Whether a client waits for it, so that it fails when it has waited too long."""
+    """Whether a client waits for it, so that it fails if it waits in the queue for too long."""
     idempotent_request: IdempotentRequest | None = None
-    """Of a request with an Idempotency-Key."""
+    """Set if the request has an Idempotency-Key."""
     webhook: str | None = None
-    """Where to tell that it has ended."""
+    """The URL that is notified of the job's end."""
 
 
-class Job(msgspec.Struct, frozen=True):
-    """A queued request as it stands now."""
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """The current state of a queued request."""
 
     id: str
     """`job_` and 32 hex digits."""
@@ -54,43 +53,10 @@ class Job(msgspec.Struct, frozen=True):
     stored_request: StoredRequest
     priority: int
     eta: int = 0
-    """Seconds until it will have ended, by what was measured lately; 0 when nothing was."""
+    """Estimated seconds until its end, from recent measurements; 0 without any."""
     position: int | None = None
-    """While it waits: its place among those waiting for the same model, from 1 on."""
+    """While it waits: its position among the jobs that wait for the same model, from 1 on."""
     error: DragomanError | None = None
     """Why it failed."""
     already_existed: bool = False
-    """Whether it was there already: the answer to a request that came again with its Idempotency-Key."""
-
-
-class QueueService(GenerationService, Protocol):
-    """The gateway, as a dialect sees it whose requests may be queued. Everything raises core.errors."""
-
-    @property
-    def has_queue(self) -> bool:
-        """Whether there is a queue at all: it needs a database."""
-        ...
-
-    async def submit(self, draft: JobDraft, caller: Caller) -> Job:
-        """Admit the request and put it into the queue; when this returns it survives whatever happens.
-
-        Raises Overloaded when the queue is full or cannot be used, IdempotencyConflict, and what `generate` raises for
-        a request that may not run.
-        """
-        ...
-
-    async def job(self, job_id: str, caller: Caller) -> Job:
-        """How it stands. Raises JobNotFound, also for somebody else's."""
-        ...
-
-    async def cancel_job(self, job_id: str, caller: Caller) -> Job:
-        """Stop it, and pay for what was generated; one that has ended stays as it is. Raises JobNotFound."""
-        ...
-
-    async def follow_job(self, job_id: str, caller: Caller) -> EventStream:
-        """Its events from the first on, those to come too; what is told of survives this process.
-
-        They end with the error of a job that failed, JobTimedOut or JobCancelled. Closing it cancels nothing. Raises
-        JobNotFound.
-        """
-        ...
+    """Whether the job existed already: the request repeated an earlier one with its Idempotency-Key."""

@@ -1,4 +1,4 @@
-"""The ranges every engine accepts, checked in one place for all dialects (docs/sampling.md, "Parameters").
+"""The ranges that every engine accepts, checked in one place for all dialects (docs/sampling.md, "Parameters").
 
 A dialect may be narrower or clamp first; nothing reaches an engine outside these ranges.
 """
@@ -18,7 +18,7 @@ MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIAS_ENTRIES = 1024
 MAX_SEED = 2**64 - 1
 MAX_TOKENS = 2**31 - 1
-"""Engines count tokens and their ids in signed 32-bit integers; more than that is more than any context holds."""
+"""Engines count tokens and their ids in signed 32-bit integers, which exceeds any context."""
 
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("temperature", 0, 2),

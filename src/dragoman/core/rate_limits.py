@@ -1,4 +1,4 @@
-"""What is left of a key's limits per minute."""
+"""The state of a key's limits per minute."""
 
 from typing import NamedTuple
 
@@ -6,22 +6,22 @@ import msgspec
 
 
 class Allowance(msgspec.Struct, frozen=True):
-    """How much of a limit per minute is used."""
+    """The state of one limit per minute."""
 
     limit: int
     used: int
-    """In the sliding window of the last 60 seconds; what was refused is not in it."""
+    """In the sliding window of the last 60 seconds, without refused requests."""
     resets_in: int
-    """Seconds until the oldest of it leaves the window."""
+    """Seconds until the oldest use leaves the window."""
 
     @property
     def remaining(self) -> int:
-        """What may still be used now; at least 0."""
+        """What may still be used now, at least 0."""
         return max(0, self.limit - self.used)
 
 
 class Allowances(NamedTuple):
-    """A key's limits per minute; None: without one."""
+    """The state of a key's limits per minute; None: no such limit."""
 
     requests: Allowance | None = None
     tokens: Allowance | None = None

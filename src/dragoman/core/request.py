@@ -1,6 +1,7 @@
-"""The canonical request: what every dialect is translated into and every engine understands.
+"""The canonical request: every dialect translates to it and every engine understands it.
 
-Absent and null are told apart only in a dialect's wire.py; here everything is decided.
+Only a dialect's wire.py distinguishes absent from null; here every value is decided. Queued requests are stored with
+these fields, under the names of `rename` where it gives one.
 """
 
 from typing import Any, Literal
@@ -11,7 +12,7 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 
 class ToolCall(msgspec.Struct, frozen=True):
-    """A call that an earlier answer made."""
+    """A tool call of an earlier answer."""
 
     id: str
     name: str
@@ -19,7 +20,7 @@ class ToolCall(msgspec.Struct, frozen=True):
     """JSON text, as the model wrote it."""
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, kw_only=True):
     """One turn of a conversation."""
 
     role: Role
@@ -30,22 +31,22 @@ class Message(msgspec.Struct, frozen=True):
     tool_call_id: str | None = None
     """Of a tool's message: the call it answers."""
     reasoning: str | None = None
-    """What the assistant thought before the message."""
+    """The assistant's reasoning before the message."""
 
 
 class Tool(msgspec.Struct, frozen=True):
-    """A function the model may call."""
+    """A function that the model may call."""
 
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    """A JSON Schema of the arguments, which are an object; None: there are none."""
+    """A JSON Schema of the arguments, which are an object; None: the function takes none."""
     strict: bool = False
     """Refuse a schema that cannot be enforced to the letter, instead of enforcing what can be."""
 
 
 class ToolOptions(msgspec.Struct, frozen=True):
-    """The tools of a request and how they may be used. A request that may use none has no ToolOptions at all."""
+    """The tools of a request and how they may be used. A request that may use none has no ToolOptions."""
 
     tools: tuple[Tool, ...]
     choice: Literal["auto", "required", "named"] = "auto"
@@ -68,13 +69,13 @@ class ToolOptions(msgspec.Struct, frozen=True):
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
 
 
-class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
+class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat", rename={"reasoning_effort": "effort"}):
     """A conversation, to be rendered with a chat template."""
 
     messages: tuple[Message, ...]
     tools: ToolOptions | None = None
-    effort: ReasoningEffort | None = None
-    """How much a thinking model may think; None: as its template has it."""
+    reasoning_effort: ReasoningEffort | None = None
+    """How much a reasoning model may reason; None: the default of its template."""
     template: str | None = None
     """Jinja source to use instead of the model's own."""
     template_arguments: dict[str, Any] = {}
@@ -82,13 +83,13 @@ class ChatPrompt(msgspec.Struct, frozen=True, tag="chat"):
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
-    """Text fed to the model as it stands. Special-token text in it becomes special tokens."""
+    """Text that the model continues as it stands. Special-token text in it becomes special tokens."""
 
     text: str
 
 
 class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
-    """Token ids fed to the model as they stand; no special tokens are added."""
+    """Token ids that the model continues as they stand; no special tokens are added."""
 
     token_ids: tuple[int, ...]
 
@@ -123,14 +124,14 @@ class GrammarFormat(msgspec.Struct, frozen=True, tag="grammar"):
 AnswerFormat = JsonObjectFormat | JsonSchemaFormat | RegexFormat | GrammarFormat
 
 
-class SamplingParams(msgspec.Struct, frozen=True):
-    """How tokens are chosen and when a choice ends; docs/sampling.md defines every field exactly.
+class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
+    """How tokens are sampled and when a choice ends; docs/sampling.md defines every field exactly.
 
     The defaults are the off values. Ranges are those of core.limits.
     """
 
     max_tokens: int | None = None
-    """At most so many tokens a choice; None: the rest of the context. Always capped by the context."""
+    """The most tokens of a choice; None: the rest of the context. Always capped by the context."""
     min_tokens: int = 0
     temperature: float = 1.0
     top_k: int = -1
@@ -151,33 +152,38 @@ class SamplingParams(msgspec.Struct, frozen=True):
 
 
 QUEUED_PRIORITY_OFFSET = 256
-"""Added to the priority of requests of the queue: engines run all others before them and push them back first."""
+"""Added to the priority of queued requests: engines run all others before them, and preempt them first."""
 
 
-class GenerationRequest(msgspec.Struct, frozen=True):
-    """One prompt and what to make of it: `n` independent choices."""
+class GenerationRequest(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"response_format": "answer_format", "resume_token_ids": "begun"},
+):
+    """One prompt, from which `n` independent choices are generated."""
 
     model: str
-    """The name the client asked for: a deployment, an adapter, or an alias of one."""
+    """The name that the client sent: of a deployment or an adapter, or an alias."""
     prompt: Prompt
     sampling: SamplingParams = SamplingParams()
     n: int = 1
     echo: bool = False
-    """Every choice begins with the text of the prompt, and with its log-probabilities if those are asked for."""
+    """Every choice begins with the text of the prompt, and with its log-probabilities if requested."""
     priority: int = 0
-    """Waiting requests are taken lowest number first, first come first served among equals."""
-    answer_format: AnswerFormat | None = None
-    """Binds the answer's text, not its tool calls or its reasoning. None: any text."""
+    """Waiting requests run lowest number first, and in the order of arrival among equals."""
+    response_format: AnswerFormat | None = None
+    """Constrains the answer's text, not its tool calls or its reasoning. None: any text."""
     logprobs: int | None = None
-    """Tell the log-probability of every token of the answer's text, and of so many likeliest ones besides."""
+    """Report the log-probability of every token of the answer's text, and of this many likeliest alternatives."""
     best_of: int | None = None
-    """Generate so many candidates, and answer with the `n` of the highest mean log-probability, best first."""
-    begun: tuple[tuple[int, ...], ...] = ()
-    """Of each choice, the tokens that an earlier attempt generated, END tokens included: the answer goes on after them.
+    """Generate this many candidates, and answer with the `n` of the highest mean log-probability, best first."""
+    resume_token_ids: tuple[tuple[int, ...], ...] = ()
+    """For each choice, the tokens that an earlier attempt generated, END tokens included: generation resumes there.
 
-    All of the answer is told again, from its beginning, as if it had been generated in one go; only the ids of its tool
-    calls are new. Empty: nothing was. Log-probabilities cannot be told again: a request that wants them, or `best_of`,
-    is refused and has to begin anew.
+    The whole answer is sent again from its beginning, as if it had been generated in one attempt; only the ids of its
+    tool calls are new. Empty: start from the beginning. Log-probabilities cannot be restored: a request with them, or
+    with `best_of`, is refused and has to start from the beginning.
     """
     adapter: str | None = None
-    """The adapter that `model` turned out to mean, by its own name; None: a model without one. The gateway fills it."""
+    """The canonical name of the adapter that `model` resolves to; None: no adapter. The gateway sets it."""

@@ -110,10 +110,10 @@ class Engine(Protocol):
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """Answer one request with the events of core.events, in their order.
 
-        A resumed request has the tokens of an earlier attempt in `request.begun`. Their events are sent first and
+        A resumed request has an earlier attempt's tokens in `request.resume_token_ids`. Their events are sent first and
         without delay. They are not sampled again, but count in usage, limits, penalties, seed, stop strings and
-        grammar. A choice that is complete with them generates nothing. Raises BadRequest naming `begun` if the request
-        cannot have generated these tokens.
+        grammar. A choice that is complete with them generates nothing. Raises BadRequest naming `resume_token_ids` if
+        the request cannot have generated these tokens.
 
         Requests with a priority from QUEUED on yield to all others. Closing the generator early cancels the work within
         one step. Raises BadRequest, Overloaded or EngineFailed; after an error there are no further events.

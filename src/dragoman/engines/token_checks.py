@@ -20,20 +20,22 @@ def check_resume_token_ids(
         return
     if len(resume_token_ids) != n:
         raise BadRequest(
-            f"begun must hold the tokens of each of the {n} choices, got those of {len(resume_token_ids)}", "begun"
+            f"resume_token_ids must hold the tokens of each of the {n} choices, got those of {len(resume_token_ids)}",
+            "resume_token_ids",
         )
     if logprobs is not None:
         raise BadRequest(
             "An answer with log-probabilities cannot be resumed: those of its first tokens are not stored",
-            "begun",
+            "resume_token_ids",
         )
     for tokens in resume_token_ids:
-        check_token_ids("begun", tokens, vocabulary_size)
+        check_token_ids("resume_token_ids", tokens, vocabulary_size)
 
 
 def resume_past_end(index: int, given: int, tokens: int) -> BadRequest:
     """Return the error for a choice with `given` tokens to resume after, which ends after `tokens` of them."""
     return BadRequest(
-        f"begun holds {given} tokens of choice {index}, but as this request stands the choice ends with {tokens}",
-        "begun",
+        f"resume_token_ids holds {given} tokens of choice {index}, "
+        f"but as this request stands the choice ends with {tokens}",
+        "resume_token_ids",
     )

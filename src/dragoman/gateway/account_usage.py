@@ -4,12 +4,12 @@ import msgspec
 
 from dragoman.accounts.administration.usage import UsageFilter, list_daily_usage, total_usage
 from dragoman.accounts.database.thread import DatabaseThread
-from dragoman.core.service import DailyTotals, UsageRange, UsageSummary
+from dragoman.core.usage import DailyTotals, UsageRange, UsageSummary
 from dragoman.gateway.auth.authenticator import BillingAccount
 
 
 class RecordedUsage:
-    """Implements core.service.AccountUsage with the accounts' database."""
+    """Implements core.usage.AccountUsage with the accounts' database."""
 
     def __init__(self, thread: DatabaseThread, billing_account: BillingAccount) -> None:
         self.balance = billing_account.balance

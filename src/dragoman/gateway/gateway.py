@@ -8,6 +8,7 @@ import msgspec
 
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
+from dragoman.core.context import Caller
 from dragoman.core.errors import (
     BadRequest,
     DragomanError,
@@ -17,9 +18,10 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.jobs import Job, JobDraft
+from dragoman.core.models import ServedModel
 from dragoman.core.money import InvalidAmount
 from dragoman.core.request import GenerationRequest, Prompt
-from dragoman.core.service import Caller, EventStream, ServedModel
+from dragoman.core.services import EventStream
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.account_usage import RecordedUsage
 from dragoman.gateway.admission.controller import AdmissionController, AdmissionRequest
@@ -39,7 +41,7 @@ from dragoman.jobs.values.rows import Submission, account_owner
 
 
 class Gateway:
-    """Implements core.service.AdapterService and UsageReportingService, and core.jobs.QueueService."""
+    """Implements core.services.AdapterService and UsageReportingService, and core.services.QueueService."""
 
     def __init__(
         self,

@@ -219,9 +219,13 @@ class OutputProcessor:
                 case ReasoningText(text):
                     deltas.append(ReasoningDelta(self._index, text, []))
                 case ToolCallStart(call, name):
-                    deltas.append(ToolCallDelta(self._index, call, "", [], id=_new_call_id(), name=name))
+                    deltas.append(
+                        ToolCallDelta(
+                            index=self._index, call_index=call, arguments="", token_ids=[], id=_new_call_id(), name=name
+                        )
+                    )
                 case ToolCallArguments(call, text):
-                    deltas.append(ToolCallDelta(self._index, call, text, []))
+                    deltas.append(ToolCallDelta(index=self._index, call_index=call, arguments=text, token_ids=[]))
                 case ToolCallEnd():
                     self._complete_calls += 1
         return deltas

@@ -92,7 +92,7 @@ class ChatTemplate:
         If the template rejects system messages, their text is moved in front of the first user message.
         """
         tool_format = FORMATS[self.tool_format]
-        effort = prompt.effort if self.supports_reasoning else None
+        effort = prompt.reasoning_effort if self.supports_reasoning else None
         switches = _effort_variables(self.source, effort)
         variables = {
             "documents": None,
@@ -173,7 +173,7 @@ def _merge_system(messages: Sequence[Message]) -> list[Message]:
     if not system or first_user is None:
         return list(messages)
     user = rest[first_user]
-    rest[first_user] = Message("user", "\n\n".join([*system, user.content]), user.name)
+    rest[first_user] = Message(role="user", content="\n\n".join([*system, user.content]), name=user.name)
     return rest
 
 

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from dragoman.core.context import Caller
 from dragoman.core.errors import DragomanError, EngineFailed, Forbidden, Limited, Overloaded, Unauthenticated
-from dragoman.core.jobs import QueueService
-from dragoman.core.service import Caller, VisibleModels
+from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import ErrorResponse
 from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, bearer_key
 from dragoman.dialects.http.errors import error_headers

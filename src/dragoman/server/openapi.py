@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 import dragoman
-from dragoman.core.service import GenerationService
+from dragoman.core.services import GenerationService
 from dragoman.dialects.http.jobs import QueuedJobBody
 from dragoman.dialects.http.operation import Operation
 

@@ -168,7 +168,9 @@ def _adapter_record(adapter: AdapterSettings, base: DeploymentPlan, *, progress:
     except ModelSourceError as error:
         raise _adapter_error(adapter, str(error)) from error
     _check_architecture(adapter, file, base)
-    served = Adapter(adapter.name, source, int(time.time()), adapter.aliases, adapter.scale)
+    served = Adapter(
+        name=adapter.name, source=source, created_at=int(time.time()), aliases=adapter.aliases, scale=adapter.scale
+    )
     return AdapterRecord(served, str(file.path.absolute()))
 
 

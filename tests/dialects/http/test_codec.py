@@ -10,14 +10,14 @@ from hypothesis import given
 from dragoman.core.errors import BadRequest, EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.jobs import StoredRequest
-from dragoman.core.service import ServedModel
+from dragoman.core.models import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest, ReceivedRequest, restore_request
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS
 from tests.support.dialects.answer_events import answer_events
 from tests.support.dialects.cases import InfermaticChat
 from tests.support.dialects.decode_contexts import CREATED, ID, decode_context
 
-MODELS = [ServedModel("echo", ("parrot",), 8192, "fp_0123456789ab")]
+MODELS = [ServedModel(id="echo", aliases=("parrot",), context_length=8192, fingerprint="fp_0123456789ab")]
 CHAT: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
 TEXT: dict[str, Any] = {"model": "parrot", "prompt": "Hi", "stream_options": {"include_usage": True}}
 BODIES: dict[str, dict[str, Any]] = {
@@ -62,7 +62,10 @@ def test_a_restored_request_renders_the_same_response(name: str) -> None:
 
 def test_an_unknown_codec_raises_engine_failed() -> None:
     with pytest.raises(EngineFailed, match=r"form 'infermatic\.speech'"):
-        restore_request(StoredRequest("infermatic.speech", {}, b"{}", ID, CREATED), ENDPOINT_CODECS)
+        restore_request(
+            StoredRequest(name="infermatic.speech", arguments={}, body=b"{}", answer_id=ID, created=CREATED),
+            ENDPOINT_CODECS,
+        )
 
 
 def test_errors_are_mapped_to_client_terms_repeatedly() -> None:

@@ -10,7 +10,7 @@ def truncation_plan(roles: str) -> TruncationPlan:
     """Return the plan for a conversation, given by the first letters of its roles."""
     names = {"s": "system", "u": "user", "a": "assistant"}
     messages = [{"role": names[role], "content": f"{role}{index}"} for index, role in enumerate(roles)]
-    return TruncationPlan(ChatPrompt(tuple(Message(**message) for message in messages)))  # type: ignore[arg-type]
+    return TruncationPlan(ChatPrompt(messages=tuple(Message(**message) for message in messages)))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -32,6 +32,14 @@ def test_turns_go_first_then_system_messages_oldest_first(roles: str, steps: lis
 
 
 def test_a_truncated_conversation_keeps_its_other_fields() -> None:
-    beside = ChatPrompt((Message("user", "a"), Message("user", "b")), effort="low", template="t")
+    beside = ChatPrompt(
+        messages=(Message(role="user", content="a"), Message(role="user", content="b")),
+        reasoning_effort="low",
+        template="t",
+    )
     remaining = TruncationPlan(beside).drop_first(1)
-    assert (remaining.messages, remaining.effort, remaining.template) == ((Message("user", "b"),), "low", "t")
+    assert (remaining.messages, remaining.reasoning_effort, remaining.template) == (
+        (Message(role="user", content="b"),),
+        "low",
+        "t",
+    )

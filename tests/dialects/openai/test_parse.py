@@ -34,20 +34,20 @@ def test_a_conversation_keeps_its_roles_texts_and_names(turns: list[tuple[str, s
 
 
 def test_the_developer_role_maps_to_system() -> None:
-    assert conversation({"role": "developer", "content": "Be brief."}) == (Message("system", "Be brief."),)
+    assert conversation({"role": "developer", "content": "Be brief."}) == (Message(role="system", content="Be brief."),)
 
 
 @given(st.lists(st.text()))
 def test_text_parts_are_joined_without_separator(texts: list[str]) -> None:
     parts = [{"type": "text", "text": text} for text in texts]
-    assert conversation({"role": "user", "content": parts}) == (Message("user", "".join(texts)),)
+    assert conversation({"role": "user", "content": parts}) == (Message(role="user", content="".join(texts)),)
 
 
 @pytest.mark.parametrize("content", [{}, {"content": None}, {"content": ""}])
 def test_an_assistant_message_with_tool_calls_may_have_no_content(content: dict[str, Any]) -> None:
     made = ToolCall("call_0", "now", '{"zone": "UTC"}')
     assert conversation({"role": "assistant", "tool_calls": [CALL], **content}) == (
-        Message("assistant", "", tool_calls=(made,)),
+        Message(role="assistant", content="", tool_calls=(made,)),
     )
 
 
@@ -58,7 +58,7 @@ def test_a_call_without_arguments_has_none() -> None:
 
 def test_a_tool_answers_a_call() -> None:
     answer = {"role": "tool", "content": "12:00", "tool_call_id": "call_0"}
-    assert conversation(answer) == (Message("tool", "12:00", tool_call_id="call_0"),)
+    assert conversation(answer) == (Message(role="tool", content="12:00", tool_call_id="call_0"),)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from dragoman.engines.echo.engine import END
 async def events(
     prompt: Prompt, sampling: SamplingParams | None = None, *, echo: bool = False, n: int = 1
 ) -> list[Event]:
-    request = GenerationRequest("echo", prompt, sampling or SamplingParams(), n=n, echo=echo)
+    request = GenerationRequest(model="echo", prompt=prompt, sampling=sampling or SamplingParams(), n=n, echo=echo)
     return [event async for event in EchoEngine(context_length=100).generate(request)]
 
 
@@ -38,7 +38,12 @@ async def answer_text(prompt: Prompt, sampling: SamplingParams | None = None, *,
 async def test_a_prompt_is_answered_with_itself_and_a_conversation_with_its_last_message(text: str) -> None:
     assert await answer_text(TextPrompt(text)) == text
     assert await answer_text(TokenPrompt(tuple(text.encode()))) == text
-    assert await answer_text(ChatPrompt((Message("system", "Be brief."), Message("user", text)))) == text
+    assert (
+        await answer_text(
+            ChatPrompt(messages=(Message(role="system", content="Be brief."), Message(role="user", content=text)))
+        )
+        == text
+    )
 
 
 async def test_every_choice_ends_and_the_request_ends_with_its_usage() -> None:
@@ -83,14 +88,16 @@ async def test_a_long_answer_does_not_block_the_event_loop() -> None:
     assert turns >= 90
 
 
-HELLO = ChatPrompt((Message("user", "Hello"),))
+HELLO = ChatPrompt(messages=(Message(role="user", content="Hello"),))
 TOOLS = (Tool("now"),)
 
 
 async def answer_logprobs(
     prompt: Prompt, logprobs: int, sampling: SamplingParams | None = None, *, echo: bool = False
 ) -> list[TokenLogprobs]:
-    request = GenerationRequest("echo", prompt, sampling or SamplingParams(), echo=echo, logprobs=logprobs)
+    request = GenerationRequest(
+        model="echo", prompt=prompt, sampling=sampling or SamplingParams(), echo=echo, logprobs=logprobs
+    )
     answer = [event async for event in EchoEngine(context_length=100).generate(request)]
     return [token for event in answer if isinstance(event, Delta) for token in event.logprobs]
 
@@ -126,7 +133,7 @@ async def test_logprobs_are_not_reported_unless_requested() -> None:
 
 
 async def test_tools_that_may_be_called_and_an_effort_change_nothing() -> None:
-    prompt = msgspec.structs.replace(HELLO, tools=ToolOptions(TOOLS), effort="high")
+    prompt = msgspec.structs.replace(HELLO, tools=ToolOptions(TOOLS), reasoning_effort="high")
     assert await answer_text(prompt) == "Hello"
 
 
@@ -150,7 +157,7 @@ async def test_unsupported_features_are_refused_also_when_only_counting_tokens(
 
 
 async def test_an_answer_cannot_be_given_a_format() -> None:
-    request = GenerationRequest("echo", HELLO, answer_format=JsonObjectFormat())
+    request = GenerationRequest(model="echo", prompt=HELLO, response_format=JsonObjectFormat())
     with pytest.raises(BadRequest, match="The echo engine only repeats") as caught:
         await anext(EchoEngine().generate(request))
     assert caught.value.parameter == "response_format"
@@ -186,13 +193,15 @@ samplings = st.builds(
 async def test_a_resumed_answer_has_the_events_of_an_uninterrupted_one(
     text: str, sampling: SamplingParams, tools: bool, n: int, echo: bool, data: st.DataObject
 ) -> None:
-    prompt = ChatPrompt((Message("user", text),), ToolOptions(TOOLS) if tools else None)
-    request = GenerationRequest("echo", prompt, sampling, n=n, echo=echo)
+    prompt = ChatPrompt(messages=(Message(role="user", content=text),), tools=ToolOptions(TOOLS) if tools else None)
+    request = GenerationRequest(model="echo", prompt=prompt, sampling=sampling, n=n, echo=echo)
     engine = EchoEngine(context_length=1000)
     uninterrupted = [event async for event in engine.generate(request)]
     generated = [tokens_of(uninterrupted, index) for index in range(n)]
-    begun = tuple(tokens[: data.draw(st.integers(0, len(tokens)))] for tokens in generated)
-    resumed = [event async for event in engine.generate(msgspec.structs.replace(request, begun=begun))]
+    resume_token_ids = tuple(tokens[: data.draw(st.integers(0, len(tokens)))] for tokens in generated)
+    resumed = [
+        event async for event in engine.generate(msgspec.structs.replace(request, resume_token_ids=resume_token_ids))
+    ]
     assert [of_choice(resumed, index) for index in range(n)] == [of_choice(uninterrupted, index) for index in range(n)]
     assert resumed[-1] == uninterrupted[-1]
     assert (await engine.statistics()).running == 0
@@ -201,14 +210,14 @@ async def test_a_resumed_answer_has_the_events_of_an_uninterrupted_one(
 async def test_resumed_tokens_are_sent_without_delay() -> None:
     engine = EchoEngine(tokens_per_second=1e-6)
     tokens = (*b"sent before", END)
-    request = GenerationRequest("echo", TextPrompt("sent before"), begun=(tokens,))
+    request = GenerationRequest(model="echo", prompt=TextPrompt("sent before"), resume_token_ids=(tokens,))
     answer = [event async for event in engine.generate(request)]
     assert "".join(event.text for event in answer if isinstance(event, Delta)) == "sent before"
     assert answer[-1] == Usage(11, 12, 0)
 
 
 @pytest.mark.parametrize(
-    ("begun", "logprobs", "reason"),
+    ("resume_token_ids", "logprobs", "reason"),
     [
         (((97,), (98,)), None, "of each of the 1 choices, got those of 2"),
         (((97, 257),), None, "from 0 to 256, got 257"),
@@ -219,12 +228,14 @@ async def test_resumed_tokens_are_sent_without_delay() -> None:
     ],
 )
 async def test_impossible_resume_tokens_are_refused_before_any_event(
-    begun: tuple[tuple[int, ...], ...], logprobs: int | None, reason: str
+    resume_token_ids: tuple[tuple[int, ...], ...], logprobs: int | None, reason: str
 ) -> None:
     sampling = SamplingParams(max_tokens=3)
-    request = GenerationRequest("echo", TextPrompt("abc"), sampling, begun=begun, logprobs=logprobs)
+    request = GenerationRequest(
+        model="echo", prompt=TextPrompt("abc"), sampling=sampling, resume_token_ids=resume_token_ids, logprobs=logprobs
+    )
     engine = EchoEngine()
     with pytest.raises(BadRequest, match=reason) as caught:
         await anext(engine.generate(request))
-    assert caught.value.parameter == "begun"
+    assert caught.value.parameter == "resume_token_ids"
     assert (await engine.statistics()).running == 0

@@ -122,11 +122,11 @@ def test_a_resumed_answer_equals_an_uninterrupted_one_wherever_it_was_cut(
     scenario: Scenario, data: st.DataObject
 ) -> None:
     unbroken = run_scenario(scenario)
-    begun = []
+    resume_token_ids = []
     for index in range(scenario.n):
         tokens = tokens_of_choice(unbroken, index)
-        begun.append(tokens[: data.draw(st.integers(0, len(tokens)))])
-    continued = run_scenario(scenario, tuple(begun))
+        resume_token_ids.append(tokens[: data.draw(st.integers(0, len(tokens)))])
+    continued = run_scenario(scenario, tuple(resume_token_ids))
     for index in range(scenario.n):
         assert events_of_choice(continued, index) == events_of_choice(unbroken, index)
     first, second = unbroken[-1], continued[-1]
@@ -164,18 +164,18 @@ def test_missing_forced_tokens_are_published_without_a_step() -> None:
 
 
 @pytest.mark.parametrize(
-    ("begun", "reason"),
+    ("resume_token_ids", "reason"),
     [
         (tuple(b"Hello, nobody"), "its grammar does not allow"),
         ((*b"Hello, you! Bye, ab.", ord("x")), "the choice ends with 20"),
         ((*b"Hello, you! Bye, ab.", END), "the choice ends with 20"),
     ],
 )
-def test_resume_tokens_that_the_grammar_forbids_are_rejected(begun: tuple[int, ...], reason: str) -> None:
+def test_resume_tokens_that_the_grammar_forbids_are_rejected(resume_token_ids: tuple[int, ...], reason: str) -> None:
     scenario = Scenario("", constraint=COMPILER.compile(GRAMMAR, "response_format"), n=2)
     with pytest.raises(BadRequest, match=reason) as caught:
-        run_scenario(scenario, (tuple(b"Hello"), begun))
-    assert caught.value.parameter == "begun"
+        run_scenario(scenario, (tuple(b"Hello"), resume_token_ids))
+    assert caught.value.parameter == "resume_token_ids"
 
 
 def test_resume_tokens_are_not_sampled_again() -> None:

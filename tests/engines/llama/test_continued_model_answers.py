@@ -32,17 +32,19 @@ def request(
     question: str,
     sampling: SamplingParams,
     n: int = 1,
-    answer_format: JsonSchemaFormat | None = None,
+    response_format: JsonSchemaFormat | None = None,
 ) -> GenerationRequest:
     prompt = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"
-    return GenerationRequest("any", TextPrompt(prompt), sampling, n, answer_format=answer_format)
+    return GenerationRequest(
+        model="any", prompt=TextPrompt(prompt), sampling=sampling, n=n, response_format=response_format
+    )
 
 
 REQUESTS = [
     request("Tell me about the sea.", SamplingParams(temperature=0.0, max_tokens=28)),
     request("Tell me about rain.", SamplingParams(temperature=1.0, seed=11, max_tokens=28, repetition_penalty=1.2)),
     request("Tell me about bees.", SamplingParams(temperature=1.0, seed=5, max_tokens=28, ignore_eos=True), n=2),
-    request("Name an animal.", SamplingParams(temperature=1.0, seed=3), answer_format=JsonSchemaFormat(SCHEMA)),
+    request("Name an animal.", SamplingParams(temperature=1.0, seed=3), response_format=JsonSchemaFormat(SCHEMA)),
     request("Count to ten.", SamplingParams(temperature=0.0, max_tokens=28, stop=("5", "the"))),
 ]
 
@@ -62,8 +64,8 @@ def command(number: int, one: GenerationRequest) -> GenerateCommand:
         n=one.n,
         echo=one.echo,
         priority=one.priority,
-        answer_format=one.answer_format,
-        resume_token_ids=one.begun,
+        response_format=one.response_format,
+        resume_token_ids=one.resume_token_ids,
     )
 
 
@@ -91,8 +93,10 @@ def text_of(events: Sequence[Event], index: int) -> str:
 
 
 def interrupted(request_cut: GenerationRequest, unbroken: Sequence[Event], length: int) -> GenerationRequest:
-    begun = tuple(tokens_of_choice(unbroken, index)[: length * (index + 1)] for index in range(request_cut.n))
-    return msgspec.structs.replace(request_cut, begun=begun)
+    resume_token_ids = tuple(
+        tokens_of_choice(unbroken, index)[: length * (index + 1)] for index in range(request_cut.n)
+    )
+    return msgspec.structs.replace(request_cut, resume_token_ids=resume_token_ids)
 
 
 def test_resumed_reproducible_answers_equal_an_uninterrupted_run(reproducible: InProcessEngine) -> None:
@@ -113,15 +117,15 @@ def test_resumed_answers_keep_their_beginning_and_are_valid(default: InProcessEn
     answers = generate(default, REQUESTS)
     pairs = [(request_cut, unbroken) for request_cut, unbroken in zip(REQUESTS, answers, strict=True) for _ in CUTS]
     lengths = itertools.cycle(CUTS)
-    begun = [interrupted(*pair, next(lengths)) for pair in pairs]
-    for request_cut, continued in zip(begun, generate(default, begun), strict=True):
+    resume_token_ids = [interrupted(*pair, next(lengths)) for pair in pairs]
+    for request_cut, continued in zip(resume_token_ids, generate(default, resume_token_ids), strict=True):
         usage = continued[-1]
         assert isinstance(usage, Usage)
         assert usage.completion_tokens == sum(len(tokens_of_choice(continued, index)) for index in range(request_cut.n))
         assert sum(isinstance(event, Finished) for event in continued) == request_cut.n
-        for index, tokens in enumerate(request_cut.begun):
+        for index, tokens in enumerate(request_cut.resume_token_ids):
             assert tokens_of_choice(continued, index)[: len(tokens)] == tokens
             text = text_of(continued, index)
             assert not any(stop in text for stop in request_cut.sampling.stop)
-            if request_cut.answer_format is not None:
+            if request_cut.response_format is not None:
                 assert list(json.loads(text)) == KEYS

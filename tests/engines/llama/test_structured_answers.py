@@ -54,7 +54,7 @@ def command(number: int, request: GenerationRequest, max_tokens: int) -> Generat
         n=request.n,
         echo=False,
         priority=0,
-        answer_format=request.answer_format,
+        response_format=request.response_format,
         tools=request.prompt.tools,
         output_format=rendered.parser_spec,
     )

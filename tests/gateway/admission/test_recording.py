@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from dragoman.accounts.process.ledger_thread import LedgerThread
-from dragoman.core.service import Caller
+from dragoman.core.context import Caller
 from dragoman.gateway.admission.controller import AdmissionRequest
 from dragoman.gateway.admission.recording import UsageRecordingAdmission
 from dragoman.gateway.admission.reservation import UNMETERED
@@ -11,7 +11,7 @@ from tests.support.metered import sqlite_account
 
 def admission_request(number: int) -> AdmissionRequest:
     return AdmissionRequest(
-        caller=Caller(f"{number:032}", None),
+        caller=Caller(request_id=f"{number:032}", key=None),
         dialect="arcee",
         model="echo",
         billed_model="echo",

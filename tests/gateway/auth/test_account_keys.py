@@ -6,13 +6,13 @@ import pytest
 
 from dragoman.accounts.database.connections import Database
 from dragoman.core import errors
+from dragoman.core.context import Caller
 from dragoman.core.errors import DragomanError
 from dragoman.core.money import InvalidAmount
-from dragoman.core.service import Caller
 from dragoman.gateway.auth.account_keys import AccountKeyAuthenticator
 from dragoman.gateway.ledger_connection import AccountsOptions, LedgerConnection
 
-CALLER = Caller("0" * 32, "sk-0123456789abcdef")
+CALLER = Caller(request_id="0" * 32, key="sk-0123456789abcdef")
 
 
 @pytest.fixture

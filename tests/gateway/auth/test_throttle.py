@@ -8,8 +8,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from dragoman.core.context import Caller
 from dragoman.core.errors import Limited, Unauthenticated
-from dragoman.core.service import Caller
 from dragoman.gateway.auth.throttle import DELAY_SECONDS, MAX_FAILURES, AuthFailureLimiter
 from tests.support.apps import KEY, client_of, echo_app
 from tests.support.metered import AccountFixture, metered_app, sqlite_account
@@ -18,7 +18,7 @@ WRONG = Unauthenticated("unknown").with_key("sk-wrong")
 
 
 def caller(address: str) -> Caller:
-    return Caller("0" * 32, "sk-wrong", address)
+    return Caller(request_id="0" * 32, key="sk-wrong", address=address)
 
 
 async def throttled_errors(failures: AuthFailureLimiter, address: str, count: int) -> list[type[Exception]]:

@@ -5,7 +5,7 @@ from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, ToolCall
 from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.gateway.execution.best_of import BestOfSelector, candidates_request
 
-REQUEST = GenerationRequest("m", TextPrompt("Once"), n=2, best_of=5)
+REQUEST = GenerationRequest(model="m", prompt=TextPrompt("Once"), n=2, best_of=5)
 PROMPT = Delta(0, "Once", [], [TokenLogprobs(0, b"Once", -90.0, [])])
 """What echo puts before the answer."""
 
@@ -31,13 +31,16 @@ def texts(events: list[Event]) -> dict[int, str]:
 def test_candidates_are_choices_with_log_probabilities() -> None:
     run = candidates_request(REQUEST)
     assert (run.n, run.best_of, run.logprobs) == (5, None, 0)
-    assert candidates_request(GenerationRequest("m", TextPrompt(""), best_of=3, logprobs=4)).logprobs == 4
+    assert candidates_request(GenerationRequest(model="m", prompt=TextPrompt(""), best_of=3, logprobs=4)).logprobs == 4
 
 
 def test_no_selector_is_needed_without_more_candidates_than_choices() -> None:
     assert BestOfSelector.for_requests([REQUEST]) is not None
     for best_of in (None, 2):
-        assert BestOfSelector.for_requests([GenerationRequest("m", TextPrompt("Once"), n=2, best_of=best_of)]) is None
+        assert (
+            BestOfSelector.for_requests([GenerationRequest(model="m", prompt=TextPrompt("Once"), n=2, best_of=best_of)])
+            is None
+        )
 
 
 def test_the_highest_means_are_returned_best_first_regardless_of_length() -> None:

@@ -11,11 +11,11 @@ from dragoman.accounts.administration.usage import list_usage
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.core.context import Caller
 from dragoman.core.errors import BadRequest, JobNotFound, ModelNotFound, Unauthenticated
 from dragoman.core.events import Event
 from dragoman.core.identifiers import key_digest, new_request_id
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
-from dragoman.core.service import Caller
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.admission.recording import UsageRecordingAdmission
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
@@ -50,7 +50,7 @@ async def open_gateway(folder: Path, *keys: str, engine: EchoEngine | None = Non
 
 
 def caller(key: str | None) -> Caller:
-    return Caller(new_request_id(), key)
+    return Caller(request_id=new_request_id(), key=key)
 
 
 async def read(running_gateway: Gateway, job_id: str, key: str | None) -> list[Event]:

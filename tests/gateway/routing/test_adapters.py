@@ -155,7 +155,7 @@ async def test_adapters_are_listed_after_the_models_with_their_base() -> None:
     harness = AdapterHarness("llama", "qwen2")
     engine = harness.catalog.deployments[0].engine
     assert isinstance(engine, AdaptableEcho)
-    engine.adapter_host.by_name["calm"] = Adapter("calm", PIRATE, 17, ("still",))
+    engine.adapter_host.by_name["calm"] = Adapter(name="calm", source=PIRATE, created_at=17, aliases=("still",))
     listed = harness.catalog.models()
     assert [(model.id, model.base, model.created_at) for model in listed] == [
         ("first", None, None),

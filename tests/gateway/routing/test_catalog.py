@@ -1,7 +1,7 @@
 import pytest
 
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.service import ServedModel
+from dragoman.core.models import ServedModel
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 
@@ -24,8 +24,10 @@ def test_a_name_is_compared_exactly(name: str) -> None:
 
 def test_models_are_listed_in_the_order_of_the_settings() -> None:
     assert CATALOG.models() == [
-        ServedModel("first", ("owner/first", "1st"), 100, FIRST.engine.fingerprint),
-        ServedModel("second", (), 200, SECOND.engine.fingerprint),
+        ServedModel(
+            id="first", aliases=("owner/first", "1st"), context_length=100, fingerprint=FIRST.engine.fingerprint
+        ),
+        ServedModel(id="second", aliases=(), context_length=200, fingerprint=SECOND.engine.fingerprint),
     ]
 
 

@@ -1,5 +1,6 @@
 """Payloads decode to what was encoded, and are compressed."""
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from dragoman.core.jobs import StoredRequest
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
+    JsonObjectFormat,
     JsonSchemaFormat,
     Message,
     SamplingParams,
@@ -47,23 +49,46 @@ def test_events_round_trip(events: list[Event]) -> None:
 
 def test_requests_round_trip() -> None:
     chat = ChatPrompt(
-        (Message("user", "é\0", name="a"),),
-        ToolOptions((Tool("f", None, {"type": "object"}),)),
-        "low",
-        "{{ x }}",
-        {"x": 1},
+        messages=(Message(role="user", content="é\0", name="a"),),
+        tools=ToolOptions((Tool("f", None, {"type": "object"}),)),
+        reasoning_effort="low",
+        template="{{ x }}",
+        template_arguments={"x": 1},
     )
     requests = (
-        GenerationRequest("m", chat, SamplingParams(seed=2**64 - 1, logit_bias={5: -1.5}), n=2, priority=300),
-        GenerationRequest("m", TextPrompt("a" * 1000), answer_format=JsonSchemaFormat({"type": "integer"}), logprobs=3),
-        GenerationRequest("m", TokenPrompt((1, 2)), begun=((1,), ()), adapter="pirate"),
+        GenerationRequest(
+            model="m", prompt=chat, sampling=SamplingParams(seed=2**64 - 1, logit_bias={5: -1.5}), n=2, priority=300
+        ),
+        GenerationRequest(
+            model="m", prompt=TextPrompt("a" * 1000), response_format=JsonSchemaFormat({"type": "integer"}), logprobs=3
+        ),
+        GenerationRequest(model="m", prompt=TokenPrompt((1, 2)), resume_token_ids=((1,), ()), adapter="pirate"),
     )
     assert unpack_requests(pack_requests(requests)) == requests
 
 
+def test_requests_that_earlier_versions_stored_are_read() -> None:
+    stored = {
+        "model": "m",
+        "prompt": {"type": "chat", "messages": [{"role": "user", "content": "Hi"}], "effort": "low"},
+        "answer_format": {"type": "json_object"},
+        "begun": [[1, 2], []],
+    }
+    request = GenerationRequest(
+        model="m",
+        prompt=ChatPrompt(messages=(Message(role="user", content="Hi"),), reasoning_effort="low"),
+        response_format=JsonObjectFormat(),
+        resume_token_ids=((1, 2), ()),
+    )
+    assert unpack_requests(b"\0" + msgspec.msgpack.encode([stored])) == (request,)
+    assert stored.keys() <= msgspec.to_builtins(request).keys()
+
+
 @given(st.binary(max_size=1000))
 def test_stored_requests_round_trip(body: bytes) -> None:
-    stored_request = StoredRequest("infermatic.chat", {"model": "m"}, body, "0" * 32, 1)
+    stored_request = StoredRequest(
+        name="infermatic.chat", arguments={"model": "m"}, body=body, answer_id="0" * 32, created=1
+    )
     assert unpack_stored_request(pack_stored_request(stored_request)) == stored_request
 
 

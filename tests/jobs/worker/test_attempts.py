@@ -33,7 +33,7 @@ async def test_an_answer_resumes_after_the_stored_events_when_the_engine_breaks(
         events = await server.read(job.id)
     assert text_of(events) == TEXT
     assert events[-1] == Usage(len(TEXT), len(TEXT) + END_TOKENS, 0)
-    assert [len(choice) for request in engine.received_requests for choice in request.begun] == [5, 11]
+    assert [len(choice) for request in engine.received_requests for choice in request.resume_token_ids] == [5, 11]
     assert charges(harness) == FULL_CHARGE
     harness.assert_settled()
 
@@ -44,7 +44,7 @@ async def test_every_choice_of_every_prompt_resumes_where_it_stopped(harness: Qu
         job = await server.submit(TEXT, n=3)
         events = await server.read(job.id)
     assert [text_of(events, index) for index in range(3)] == [TEXT] * 3
-    assert [tuple(map(len, request.begun)) for request in engine.received_requests] == [(), (3, 2, 2)]
+    assert [tuple(map(len, request.resume_token_ids)) for request in engine.received_requests] == [(), (3, 2, 2)]
     assert charges(harness) == [("finished", cost(len(TEXT), 3 * (len(TEXT) + END_TOKENS)))]
     harness.assert_settled()
 
@@ -129,7 +129,7 @@ async def test_an_answer_of_another_model_is_not_resumed(harness: QueueHarness, 
     async with queue_server(harness, journals, engine=changed) as other:
         await wait_until(lambda: harness.job_row(job.id).state == "finished")
         assert text_of(await other.read(job.id)) == TEXT
-    assert [request.begun for request in changed.received_requests] == [()]
+    assert [request.resume_token_ids for request in changed.received_requests] == [()]
     assert charges(harness) == FULL_CHARGE
 
 
@@ -181,7 +181,7 @@ async def test_another_server_takes_over_an_expired_lease_and_the_first_stops_wr
             assert [
                 len(choice)
                 for request in engine.received_requests + second.received_requests
-                for choice in request.begun
+                for choice in request.resume_token_ids
             ] == [5]
             await wait_until(lambda: not server.queue.running)
     assert engine.cancelled == 1

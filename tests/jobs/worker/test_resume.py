@@ -25,7 +25,7 @@ def choices(draw: st.DrawFn, index: int) -> list[Event]:
             case "r":
                 events.append(ReasoningDelta(index, f"{number}", tokens))
             case _:
-                events.append(ToolCallDelta(index, 0, f"{number}", tokens))
+                events.append(ToolCallDelta(index=index, call_index=0, arguments=f"{number}", token_ids=tokens))
     return [*events, Finished(index, "stop")]
 
 
@@ -68,14 +68,14 @@ def test_an_engine_that_replays_differently_fails() -> None:
 
 
 def test_resumed_requests_carry_the_tokens_of_all_choices() -> None:
-    requests = [GenerationRequest("m", TextPrompt(text), n=2) for text in "ab"]
+    requests = [GenerationRequest(model="m", prompt=TextPrompt(text), n=2) for text in "ab"]
     stored: list[Event] = [Delta(3, "x", [7]), Delta(0, "y", [1]), ReasoningDelta(0, "z", [2]), Finished(0, "stop")]
-    assert [request.begun for request in resumed_requests(requests, stored)] == [((1, 2), ()), ((), (7,))]
-    assert [request.begun for request in resumed_requests(requests, [Delta(0, "prompt", [])])] == [(), ()]
+    assert [request.resume_token_ids for request in resumed_requests(requests, stored)] == [((1, 2), ()), ((), (7,))]
+    assert [request.resume_token_ids for request in resumed_requests(requests, [Delta(0, "prompt", [])])] == [(), ()]
 
 
 def test_answers_with_logprobs_or_best_of_are_not_resumed() -> None:
-    request = GenerationRequest("m", TextPrompt("a"))
+    request = GenerationRequest(model="m", prompt=TextPrompt("a"))
     assert can_resume([request])
-    assert not can_resume([request, GenerationRequest("m", TextPrompt("a"), logprobs=0)])
-    assert not can_resume([GenerationRequest("m", TextPrompt("a"), best_of=2)])
+    assert not can_resume([request, GenerationRequest(model="m", prompt=TextPrompt("a"), logprobs=0)])
+    assert not can_resume([GenerationRequest(model="m", prompt=TextPrompt("a"), best_of=2)])

@@ -10,8 +10,8 @@ from dragoman.output.grammar import build_grammar
 from tests.support.grammars import allows
 
 
-def built(answer_format: AnswerFormat) -> str:
-    grammar = build_grammar(answer_format, None, None, lambda _: None)
+def built(response_format: AnswerFormat) -> str:
+    grammar = build_grammar(response_format, None, None, lambda _: None)
     assert grammar is not None
     return grammar
 
@@ -62,7 +62,7 @@ def test_a_grammar_derives_the_whole_answer(grammar: str, texts: list[str], othe
 
 
 @pytest.mark.parametrize(
-    ("answer_format", "message"),
+    ("response_format", "message"),
     [
         (RegexFormat("("), "The regular expression cannot be enforced: unclosed group"),
         (RegexFormat("a(?=b)"), "look-around"),
@@ -89,9 +89,9 @@ def test_a_grammar_derives_the_whole_answer(grammar: str, texts: list[str], othe
         ),
     ],
 )
-def test_what_cannot_be_enforced_is_refused_with_the_reason(answer_format: AnswerFormat, message: str) -> None:
+def test_what_cannot_be_enforced_is_refused_with_the_reason(response_format: AnswerFormat, message: str) -> None:
     with pytest.raises(BadRequest) as refused:
-        built(answer_format)
+        built(response_format)
     assert message in refused.value.message
     assert "\n" not in refused.value.message
     assert refused.value.parameter == "response_format"
@@ -102,6 +102,6 @@ def test_what_cannot_be_enforced_is_refused_with_the_reason(answer_format: Answe
     st.sampled_from(["", "start: ", "root ::= "]),
 )
 def test_any_text_is_a_grammar_or_refused(text: str, beginning: str) -> None:
-    for answer_format in (GrammarFormat(beginning + text), RegexFormat(text)):
+    for response_format in (GrammarFormat(beginning + text), RegexFormat(text)):
         with contextlib.suppress(BadRequest):
-            built(answer_format)
+            built(response_format)

@@ -56,8 +56,8 @@ def test_parsed_calls_are_written_back_unchanged(
     name: ToolFormatName, source: str, functions: list[tuple[str, dict[str, object]]]
 ) -> None:
     template = ChatTemplate(source, bos="", eos="")
-    question = (Message("system", "Be brief."), Message("user", "Well?"))
-    spec = template.render(ChatPrompt(question, TOOLS)).parser_spec
+    question = (Message(role="system", content="Be brief."), Message(role="user", content="Well?"))
+    spec = template.render(ChatPrompt(messages=question, tools=TOOLS)).parser_spec
     assert spec.tool_format == name
 
     calls = tuple(
@@ -71,8 +71,10 @@ def test_parsed_calls_are_written_back_unchanged(
         part for index, call in enumerate(calls) for part in tool_call_parts(index, call.name, call.arguments)
     ]
 
-    results = tuple(Message("tool", f"<{call.id}>", tool_call_id=call.id) for call in calls)
-    prompt = template.render(ChatPrompt((*question, Message("assistant", "", tool_calls=calls), *results), TOOLS)).text
+    results = tuple(Message(role="tool", content=f"<{call.id}>", tool_call_id=call.id) for call in calls)
+    prompt = template.render(
+        ChatPrompt(messages=(*question, Message(role="assistant", content="", tool_calls=calls), *results), tools=TOOLS)
+    ).text
     # Llama 3 has a message for each call; the others have all calls in one message, as in the answer.
     for written in [write_calls(FORMATS[name].markup, [call]) for call in calls] if name == "llama3" else [answer]:
         assert written in prompt
@@ -82,7 +84,9 @@ def test_parsed_calls_are_written_back_unchanged(
 
 @pytest.mark.parametrize(("name", "source"), FAMILIES)
 def test_every_function_is_shown_to_the_model(name: ToolFormatName, source: str) -> None:
-    prompt = ChatPrompt((Message("system", "Be brief."), Message("user", "Well?")), TOOLS)
+    prompt = ChatPrompt(
+        messages=(Message(role="system", content="Be brief."), Message(role="user", content="Well?")), tools=TOOLS
+    )
     text = ChatTemplate(source, bos="", eos="").render(prompt).text
     assert '{"name": "get_weather", "description": "The weather of a city.", "parameters": {"type": "object"}}' in text
     assert "get-time" in text
@@ -94,11 +98,11 @@ def test_every_function_is_shown_to_the_model(name: ToolFormatName, source: str)
 def test_earlier_calls_are_written_even_if_nothing_may_be_called_now(name: ToolFormatName, source: str) -> None:
     calls = (ToolCall("call_1", "get_weather", "{}"),)
     messages = (
-        Message("user", "Well?"),
-        Message("assistant", "", tool_calls=calls),
-        Message("tool", "Rain.", tool_call_id="call_1"),
+        Message(role="user", content="Well?"),
+        Message(role="assistant", content="", tool_calls=calls),
+        Message(role="tool", content="Rain.", tool_call_id="call_1"),
     )
-    rendered = ChatTemplate(source, bos="", eos="").render(ChatPrompt(messages))
+    rendered = ChatTemplate(source, bos="", eos="").render(ChatPrompt(messages=messages))
     assert write_calls(FORMATS[name].markup, calls) in rendered.text
     assert "Rain." in rendered.text
     assert rendered.parser_spec.tool_format is None

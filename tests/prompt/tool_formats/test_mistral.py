@@ -9,8 +9,8 @@ from dragoman.prompt.tool_formats import mistral
 
 def ids(call_id: str) -> tuple[str, str | None]:
     """Return the ids of a call and of its result as the template receives them."""
-    request = Message("assistant", "", tool_calls=(ToolCall(call_id, "f", "{}"),))
-    response = Message("tool", "42", tool_call_id=call_id)
+    request = Message(role="assistant", content="", tool_calls=(ToolCall(call_id, "f", "{}"),))
+    response = Message(role="tool", content="42", tool_call_id=call_id)
     call, result = mistral.FORMAT.adapt([request, response], None)
     return call.tool_calls[0].id, result.tool_call_id
 
@@ -25,4 +25,4 @@ def test_ids_become_nine_letters_or_digits_the_same_for_call_and_result(call_id:
 def test_valid_ids_are_unchanged_and_different_ones_stay_different() -> None:
     assert ids("a1B2c3D4e")[0] == "a1B2c3D4e"
     assert ids("call_1")[0] != ids("call_2")[0]
-    assert mistral.FORMAT.adapt([Message("tool", "42")], None) == [Message("tool", "42")]
+    assert mistral.FORMAT.adapt([Message(role="tool", content="42")], None) == [Message(role="tool", content="42")]

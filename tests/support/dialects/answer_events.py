@@ -42,7 +42,7 @@ def _choice(draw: st.DrawFn, index: int, case: DialectCase) -> list[Event]:
                 name=f"tool_{number}",
             )
         )
-        calls += [ToolCallDelta(index, number, piece, [7]) for piece in rest]
+        calls += [ToolCallDelta(index=index, call_index=number, arguments=piece, token_ids=[7]) for piece in rest]
     ends: list[Any] = ["tool_calls", "length"] if calls else ["stop", "length"]
     return [*reasoning, *texts, *calls, Finished(index, draw(st.sampled_from(ends)))]
 

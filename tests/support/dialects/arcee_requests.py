@@ -8,16 +8,19 @@ import pytest
 from dragoman.core.errors import (
     DragomanError,
 )
+from dragoman.core.models import ServedModel
 from dragoman.core.request import (
     GenerationRequest,
 )
-from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.vendors.arcee import codec, errors
 from tests.support.dialects.decode_contexts import decode_context
 
 HELLO: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}]}
-MODELS = [ServedModel("echo", ("parrot", "acme/echo"), 8192), ServedModel("other", (), None)]
+MODELS = [
+    ServedModel(id="echo", aliases=("parrot", "acme/echo"), context_length=8192),
+    ServedModel(id="other", aliases=(), context_length=None),
+]
 ERRORS = errors.ArceeErrors()
 WEATHER = {"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}
 

@@ -14,7 +14,7 @@ from dragoman.core.events import (
     ToolCallDelta,
     Usage,
 )
-from dragoman.core.service import ServedModel
+from dragoman.core.models import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest, ResponseBuilder
 from dragoman.dialects.vendors.arcee import codec as arcee
 from dragoman.dialects.vendors.empower import codec as empower
@@ -23,7 +23,7 @@ from dragoman.dialects.vendors.infermatic import codec as infermatic
 from dragoman.dialects.vendors.scale import codec as scale
 from tests.support.dialects.decode_contexts import decode_context
 
-MODEL = ServedModel("m", (), 8192, supports_reasoning=True)
+MODEL = ServedModel(id="m", aliases=(), context_length=8192, supports_reasoning=True)
 CHAT_BODY = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 STREAM_OPTIONS = {"stream": True, "stream_options": {"include_usage": True}}
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dragoman.core.service import ServedModel
+from dragoman.core.models import ServedModel
 from dragoman.dialects.http.codec import DecodeContext
 
 ID = "0123456789abcdef0123456789abcdef"

@@ -15,7 +15,7 @@ from dragoman.dialects.vendors.empower import codec, errors
 from tests.support.dialects.decode_contexts import decode_context
 
 HELLO: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
-HI = ChatPrompt((Message("user", "Hi"),))
+HI = ChatPrompt(messages=(Message(role="user", content="Hi"),))
 WEATHER: dict[str, Any] = {"type": "function", "function": {"name": "get_weather"}}
 
 

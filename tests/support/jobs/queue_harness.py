@@ -16,12 +16,12 @@ from dragoman.accounts.database.tables import job_events, jobs
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.accounts.process.transport import LedgerTransport
+from dragoman.core.context import Caller
 from dragoman.core.events import Delta, Event
 from dragoman.core.idempotency import IdempotentRequest
 from dragoman.core.identifiers import new_request_id
 from dragoman.core.jobs import Job, JobDraft, StoredRequest
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
-from dragoman.core.service import Caller
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.admission.ledger import LedgerAdmission
@@ -57,7 +57,7 @@ def draft(
     **fields: Any,
 ) -> JobDraft:
     """Return a request that the echo engine answers with the text. `fields`: fields of the GenerationRequest."""
-    request = GenerationRequest(MODEL, TextPrompt(text), SamplingParams(), n=n, **fields)
+    request = GenerationRequest(model=MODEL, prompt=TextPrompt(text), sampling=SamplingParams(), n=n, **fields)
     stored_request = StoredRequest(
         name="echo.text",
         arguments={"path": "value"},
@@ -103,7 +103,7 @@ class QueueHarness(AccountFixture):
         return account_id, create_key(self.database, account_id, rules=rules).secret
 
     def caller(self, key: str | None = None) -> Caller:
-        return Caller(new_request_id(), key or self.key)
+        return Caller(request_id=new_request_id(), key=key or self.key)
 
     def job_row(self, job_id: str) -> Any:
         """Return the row of the job."""

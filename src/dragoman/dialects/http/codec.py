@@ -11,8 +11,8 @@ import msgspec
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed
 from dragoman.core.events import Event
 from dragoman.core.jobs import DEFAULT_PRIORITY, StoredRequest
+from dragoman.core.models import ServedModel
 from dragoman.core.request import GenerationRequest
-from dragoman.core.service import ServedModel
 
 
 class ResponseBuilder(Protocol):
@@ -111,7 +111,13 @@ class ReceivedRequest(NamedTuple):
     def to_stored(self) -> StoredRequest:
         """Return what must be stored to render its answer later."""
         context, arguments = self.context, {**self.context.arguments, **self.decoded.extra_arguments}
-        return StoredRequest(self.codec.name, arguments, self.body, context.answer_id, context.created)
+        return StoredRequest(
+            name=self.codec.name,
+            arguments=arguments,
+            body=self.body,
+            answer_id=context.answer_id,
+            created=context.created,
+        )
 
 
 def restore_request(stored: StoredRequest, codecs: Mapping[str, EndpointCodec]) -> ReceivedRequest:

@@ -7,6 +7,7 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from dragoman.core.context import Caller
 from dragoman.core.errors import (
     BodyTooLarge,
     DragomanError,
@@ -14,8 +15,7 @@ from dragoman.core.errors import (
 )
 from dragoman.core.idempotency import IdempotencyStore
 from dragoman.core.identifiers import new_request_id
-from dragoman.core.jobs import QueueService
-from dragoman.core.service import Caller, VisibleModels
+from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec, ErrorRenderer
 from dragoman.dialects.http.errors import error_response
 
@@ -57,7 +57,10 @@ class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
         headers = request.headers
         key = self.read_key(headers) if self.service.needs_key else None
         return Caller(
-            request_id, key, _client_address(request, self.options.trusted_proxies), self.read_account(headers)
+            request_id=request_id,
+            key=key,
+            address=_client_address(request, self.options.trusted_proxies),
+            account=self.read_account(headers),
         )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from starlette.responses import Response
 
+from dragoman.core.context import Caller
 from dragoman.core.errors import (
     BadRequest,
     BodyTooLarge,
@@ -28,7 +29,7 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.rate_limits import Allowances
-from dragoman.core.service import Caller, GenerationService
+from dragoman.core.services import GenerationService
 from dragoman.dialects.http.codec import ErrorResponse
 
 

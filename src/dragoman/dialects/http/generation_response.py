@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, JobNotFound, Overloaded
-from dragoman.core.service import EventStream
+from dragoman.core.services import EventStream
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import DecodedRequest, ErrorCodec
 from dragoman.dialects.http.errors import error_response, rate_limit_headers

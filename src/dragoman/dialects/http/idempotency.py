@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from dragoman.core.context import Caller
 from dragoman.core.errors import BadRequest, DragomanError, IdempotencyConflict
 from dragoman.core.idempotency import (
     Acquired,
@@ -24,7 +25,6 @@ from dragoman.core.idempotency import (
     RequestMismatch,
     StoredResponse,
 )
-from dragoman.core.service import Caller
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.errors import error_response
 from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions

@@ -12,9 +12,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Send
 
+from dragoman.core.context import Caller
 from dragoman.core.errors import BadRequest, DragomanError, JobNotFound
 from dragoman.core.jobs import Job, JobState
-from dragoman.core.service import Caller
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ErrorRenderer, restore_request
 from dragoman.dialects.http.context import RouteContext, with_error_mapping

@@ -6,11 +6,12 @@ from typing import NamedTuple, Protocol
 import msgspec
 from starlette.responses import Response
 
+from dragoman.core.context import Caller
 from dragoman.core.errors import DragomanError
 from dragoman.core.idempotency import IdempotencyStore, IdempotentRequest
 from dragoman.core.jobs import Job, JobDraft
 from dragoman.core.request import GenerationRequest
-from dragoman.core.service import Caller, EventStream
+from dragoman.core.services import EventStream
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ReceivedRequest, restore_request
 from dragoman.dialects.http.context import RouteContext

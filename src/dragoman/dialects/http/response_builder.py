@@ -106,7 +106,7 @@ class BaseResponseBuilder:
                 yield from self._open_choice(index)
                 self._choices[index].reasoning_parts.append(text)
                 yield self.reasoning_chunk(index, text)
-            case ToolCallDelta(index):
+            case ToolCallDelta(index=index):
                 yield from self._open_choice(index)
                 self._choices[index].add_tool_call_delta(event)
                 yield from self.tool_call_chunks(event)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import msgspec
 
 from dragoman.core.errors import ContextOverflow
+from dragoman.core.models import find_model
 from dragoman.core.request import ChatPrompt, GenerationRequest
-from dragoman.core.service import VisibleModels, find_model
+from dragoman.core.services import VisibleModels
 
 MAX_DEFAULT_RESERVED_TOKENS = 1024
 """Tokens reserved for an answer without `max_tokens`; at most a fifth of the context."""

@@ -70,11 +70,13 @@ class EchoEngine:
         return len(_prompt_and_answer(prompt)[0])
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        if request.answer_format is not None:
+        if request.response_format is not None:
             raise BadRequest("The echo engine only repeats; its answer cannot have a format", "response_format")
         prompt, echoed = _prompt_and_answer(request.prompt)
         limit = self._limit(len(prompt), request.sampling)
-        check_resume_token_ids(request.begun, n=request.n, logprobs=request.logprobs, vocabulary_size=VOCABULARY_SIZE)
+        check_resume_token_ids(
+            request.resume_token_ids, n=request.n, logprobs=request.logprobs, vocabulary_size=VOCABULARY_SIZE
+        )
         answers = [
             _EchoedChoice(
                 echoed,
@@ -92,7 +94,7 @@ class EchoEngine:
         ]
         replayed = [
             event
-            for answer, resume_token_ids in zip(answers, request.begun, strict=False)
+            for answer, resume_token_ids in zip(answers, request.resume_token_ids, strict=False)
             for event in answer.replay(resume_token_ids)
         ]
         unfinished = [answer for answer in answers if not answer.finished]
@@ -160,7 +162,7 @@ class _EchoedChoice:
 
 def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
     match given:
-        case ChatPrompt(messages):
+        case ChatPrompt(messages=messages):
             _check_repeatable(given)
             text = "\n".join(f"{message.role}: {message.content}" for message in messages)
             return text.encode(), messages[-1].content.encode()

@@ -5,7 +5,7 @@ from typing import Protocol
 import msgspec
 
 from dragoman.accounts.ledger.operations import Admission
-from dragoman.core.service import Caller
+from dragoman.core.context import Caller
 from dragoman.gateway.admission.reservation import Reservation
 
 

@@ -3,6 +3,7 @@
 from collections import OrderedDict
 
 from dragoman.accounts.ledger.operations import KeyInfo, KeyLookup
+from dragoman.core.context import Caller
 from dragoman.core.errors import (
     BadRequest,
     DragomanError,
@@ -14,7 +15,6 @@ from dragoman.core.errors import (
 )
 from dragoman.core.money import InvalidAmount
 from dragoman.core.rate_limits import Allowances
-from dragoman.core.service import Caller
 from dragoman.gateway.auth.authenticator import BillingAccount, Principal
 from dragoman.gateway.ledger_connection import LedgerConnection
 

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-from dragoman.core.service import Caller
+from dragoman.core.context import Caller
 
 
 class BillingAccount(NamedTuple):

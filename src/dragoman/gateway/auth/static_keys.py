@@ -3,9 +3,9 @@
 import hmac
 from collections.abc import Iterable, Mapping
 
+from dragoman.core.context import Caller
 from dragoman.core.errors import KeyUnknown, Unauthenticated
 from dragoman.core.identifiers import key_digest
-from dragoman.core.service import Caller
 from dragoman.gateway.auth.authenticator import Principal
 
 

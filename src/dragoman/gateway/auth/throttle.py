@@ -6,8 +6,8 @@ import math
 import time
 from collections import OrderedDict, deque
 
+from dragoman.core.context import Caller
 from dragoman.core.errors import DragomanError, Limited, Unauthenticated
-from dragoman.core.service import Caller
 
 MAX_FAILURES = 20
 """Wrong keys in a minute that an address is told about at once."""

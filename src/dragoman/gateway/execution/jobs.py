@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dragoman.core.models import find_model
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, GenerationRequest
-from dragoman.core.service import find_model
 from dragoman.gateway.admission.reservation import UNMETERED
 from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.execution.request_execution import RequestExecution

@@ -16,7 +16,7 @@ from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
 
 
 class RequestExecution:
-    """Implements core.service.EventStream and jobs.worker.executor.JobExecution."""
+    """Implements core.services.EventStream and jobs.worker.executor.JobExecution."""
 
     def __init__(
         self, engine: Engine, requests: Sequence[GenerationRequest], reservation: Reservation, timer: RequestTimer

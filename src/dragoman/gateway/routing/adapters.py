@@ -28,7 +28,7 @@ class AdapterRegistrar:
             return existing
         file = await self._store.find(spec.source, token)
         base, host = self._select_base(file, spec)
-        adapter = Adapter(spec.name, spec.source, created_at=int(time.time()), creator=creator)
+        adapter = Adapter(name=spec.name, source=spec.source, created_at=int(time.time()), creator=creator)
         return RegisteredAdapter(await host.add(adapter, file.path), base.name)
 
     async def unregister(self, name: str) -> RegisteredAdapter:

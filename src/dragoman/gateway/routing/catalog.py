@@ -7,7 +7,7 @@ import msgspec
 
 from dragoman.core.adapters import Adapter
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.service import ServedModel
+from dragoman.core.models import ServedModel
 from dragoman.engines.base import Engine
 from dragoman.engines.fingerprint import fingerprint
 
@@ -70,11 +70,11 @@ class Catalog:
         """What clients may ask for: models, then their adapters."""
         bases = {
             deployment.name: ServedModel(
-                deployment.name,
-                deployment.aliases,
-                deployment.engine.context_length,
-                deployment.engine.fingerprint,
-                deployment.engine.supports_reasoning,
+                id=deployment.name,
+                aliases=deployment.aliases,
+                context_length=deployment.engine.context_length,
+                fingerprint=deployment.engine.fingerprint,
+                supports_reasoning=deployment.engine.supports_reasoning,
             )
             for deployment in self.deployments
         }

@@ -1,14 +1,14 @@
 """The models that one principal may know of."""
 
 from dragoman.core.errors import ModelNotFound
+from dragoman.core.models import ServedModel
 from dragoman.core.request import Prompt
-from dragoman.core.service import ServedModel
 from dragoman.gateway.auth.authenticator import Principal
 from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
 
 
 class PrincipalModels:
-    """Implements core.service.VisibleModels."""
+    """Implements core.services.VisibleModels."""
 
     def __init__(self, catalog: Catalog, principal: Principal) -> None:
         self._catalog = catalog

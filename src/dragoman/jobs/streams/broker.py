@@ -162,7 +162,7 @@ class EventBroker:
 
 
 class JobStream:
-    """Implements core.service.EventStream."""
+    """Implements core.services.EventStream."""
 
     def __init__(self, events: AsyncGenerator[Event]) -> None:
         self._events = events

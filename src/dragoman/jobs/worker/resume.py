@@ -25,7 +25,7 @@ def resumed_requests(requests: Sequence[GenerationRequest], stored: Sequence[Eve
     index = 0
     for request in requests:
         choices = tuple(tuple(tokens[index + choice]) for choice in range(request.n))
-        resumed.append(msgspec.structs.replace(request, begun=choices if any(choices) else ()))
+        resumed.append(msgspec.structs.replace(request, resume_token_ids=choices if any(choices) else ()))
         index += request.n
     return tuple(resumed)
 

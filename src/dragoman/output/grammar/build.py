@@ -32,7 +32,7 @@ _REFUSED_BY_LLGUIDANCE = {
 
 
 def build_grammar(
-    answer_format: AnswerFormat | None,
+    response_format: AnswerFormat | None,
     tools: ToolOptions | None,
     markup: ToolCallMarkup | None,
     special_token: SpecialTokenLookup,
@@ -43,7 +43,7 @@ def build_grammar(
     that is one token of the model's vocabulary. A format constrains the answer's text, not its calls. Raises BadRequest
     of "response_format" or "tools" for what cannot be enforced as requested.
     """
-    answer, definitions = ("", {}) if answer_format is None else _answer_rule(answer_format)
+    answer, definitions = ("", {}) if response_format is None else _answer_rule(response_format)
     if tools is None or (markup is None and tools.choice == "auto"):
         return _assemble(f"start: {answer}", definitions) if answer else None
     if markup is None:
@@ -69,9 +69,9 @@ def _assemble(main: str, definitions: dict[str, str]) -> str:
     return json.dumps({"grammars": [{"lark_grammar": main}, *others]}) if others else main
 
 
-def _answer_rule(answer_format: AnswerFormat) -> tuple[str, dict[str, str]]:
+def _answer_rule(response_format: AnswerFormat) -> tuple[str, dict[str, str]]:
     """Return the body of a rule for the answer's text, and the grammars that it references. Raises BadRequest."""
-    match answer_format:
+    match response_format:
         case JsonObjectFormat():
             return json_text({"type": "object"}), {}
         case JsonSchemaFormat(schema=schema, strict=strict):

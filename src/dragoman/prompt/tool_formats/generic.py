@@ -43,24 +43,24 @@ def _as_text(messages: Sequence[Message], tools: ToolOptions | None) -> list[Mes
         is_result = message.role == "tool"
         plain = _plain(message)
         if adapted and adapted[-1].role == plain.role == "user" and (is_result or was_result):
-            plain = Message("user", f"{adapted.pop().content}\n{plain.content}", plain.name)
+            plain = Message(role="user", content=f"{adapted.pop().content}\n{plain.content}", name=plain.name)
         adapted.append(plain)
         was_result = is_result
     if tools is None:
         return adapted
     has_system = adapted and adapted[0].role == "system"
     system = [adapted.pop(0).content] if has_system else []
-    return [Message("system", "\n\n".join([*system, _instruction(tools)])), *adapted]
+    return [Message(role="system", content="\n\n".join([*system, _instruction(tools)])), *adapted]
 
 
 def _plain(message: Message) -> Message:
     if message.role == "tool":
-        return Message("user", f"<tool_response>\n{message.content}\n</tool_response>")
+        return Message(role="user", content=f"<tool_response>\n{message.content}\n</tool_response>")
     if not message.tool_calls:
         return message
     text = [message.content] if message.content else []
     content = "\n".join([*text, write_calls(MARKUP, message.tool_calls)])
-    return Message(message.role, content, message.name, reasoning=message.reasoning)
+    return Message(role=message.role, content=content, name=message.name, reasoning=message.reasoning)
 
 
 def _instruction(tools: ToolOptions) -> str:

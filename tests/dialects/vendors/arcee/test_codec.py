@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from dragoman.core.events import Delta, Finished, Usage
+from dragoman.core.models import ServedModel
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
     Message,
     SamplingParams,
 )
-from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.vendors.arcee import codec, wire
 from tests.support.dialects.arcee_requests import (
@@ -42,7 +42,14 @@ def sampling(**fields: object) -> SamplingParams:
 
 
 def test_the_defaults_are_openais() -> None:
-    assert call().requests == [GenerationRequest("parrot", ChatPrompt((Message("user", "Hi"),)), SamplingParams(), 1)]
+    assert call().requests == [
+        GenerationRequest(
+            model="parrot",
+            prompt=ChatPrompt(messages=(Message(role="user", content="Hi"),)),
+            sampling=SamplingParams(),
+            n=1,
+        )
+    ]
     assert not call().stream
 
 
@@ -254,7 +261,10 @@ def test_an_unknown_model_is_a_value_error_and_names_match_exactly() -> None:
 
 @pytest.mark.parametrize("fingerprint", ["fp_0123456789ab", None])
 def test_the_fingerprint_is_the_engines_and_null_while_it_is_not_known(fingerprint: str | None) -> None:
-    decoded = codec.decode_chat(json.dumps(HELLO).encode(), decode_context([ServedModel("parrot", (), 1, fingerprint)]))
+    decoded = codec.decode_chat(
+        json.dumps(HELLO).encode(),
+        decode_context([ServedModel(id="parrot", aliases=(), context_length=1, fingerprint=fingerprint)]),
+    )
     assert _whole(decoded)["system_fingerprint"] == fingerprint
 
 
@@ -302,7 +312,9 @@ def test_every_model_is_listed_once_in_the_services_shape() -> None:
 
 
 def test_a_reasoning_model_lists_the_reasoning_feature() -> None:
-    [card] = json.loads(codec.model_list([ServedModel("thinker", (), 1, supports_reasoning=True)]))["data"]
+    [card] = json.loads(
+        codec.model_list([ServedModel(id="thinker", aliases=(), context_length=1, supports_reasoning=True)])
+    )["data"]
     assert card["supported_features"][-1] == "reasoning"
 
 

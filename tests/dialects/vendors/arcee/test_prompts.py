@@ -130,7 +130,7 @@ def test_tools_and_formats_of_another_shape_return_400(fields: dict[str, object]
     ],
 )
 def test_a_format_reaches_the_engine(sent: object, expected: object) -> None:
-    assert request(response_format=sent).answer_format == expected
+    assert request(response_format=sent).response_format == expected
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_log_probabilities_are_requested(fields: dict[str, object], expected: in
 def test_the_effort_reaches_the_engine(effort: str) -> None:
     prompt = request(reasoning_effort=effort).prompt
     assert isinstance(prompt, ChatPrompt)
-    assert prompt.effort == effort
+    assert prompt.reasoning_effort == effort
 
 
 def test_tool_calls_and_their_results_reach_the_model() -> None:
@@ -156,12 +156,15 @@ def test_tool_calls_and_their_results_reach_the_model() -> None:
         {"role": "tool", "content": "12:00", "tool_call_id": "call_0", "name": "now"},
     ]
     assert request(messages=turns).prompt == ChatPrompt(
-        (
-            Message("user", "When?"),
+        messages=(
+            Message(role="user", content="When?"),
             Message(
-                "assistant", "", tool_calls=(ToolCall("call_0", "now", '{"zone":"UTC"}'),), reasoning="I must look"
+                role="assistant",
+                content="",
+                tool_calls=(ToolCall("call_0", "now", '{"zone":"UTC"}'),),
+                reasoning="I must look",
             ),
-            Message("tool", "12:00", "now", tool_call_id="call_0"),
+            Message(role="tool", content="12:00", name="now", tool_call_id="call_0"),
         )
     )
 
@@ -174,11 +177,11 @@ def test_messages_reach_the_model_unchanged() -> None:
         {"role": "assistant", "content": "Hello", "reasoning": "A greeting", "tool_calls": []},
     ]
     assert request(messages=turns).prompt == ChatPrompt(
-        (
-            Message("system", "Be brief"),
-            Message("system", ""),
-            Message("user", "Hi", "Ann"),
-            Message("assistant", "Hello", reasoning="A greeting"),
+        messages=(
+            Message(role="system", content="Be brief"),
+            Message(role="system", content=""),
+            Message(role="user", content="Hi", name="Ann"),
+            Message(role="assistant", content="Hello", reasoning="A greeting"),
         )
     )
 

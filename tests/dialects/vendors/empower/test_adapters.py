@@ -10,7 +10,7 @@ from dragoman.core.errors import (
     BadRequest,
     ModelNotFound,
 )
-from dragoman.core.service import ServedModel
+from dragoman.core.models import ServedModel
 from dragoman.dialects.vendors.empower import codec
 from tests.support.dialects.empower_requests import rendered
 
@@ -34,7 +34,9 @@ def test_an_adapter_may_have_another_name_a_revision_and_a_base() -> None:
 def test_the_main_branch_is_the_default_revision() -> None:
     named = codec.decode_adapter(json.dumps(ADAPTER | {"hf_revision": "main"}).encode())
     assert named == codec.decode_adapter(json.dumps(ADAPTER).encode())
-    body = json.loads(codec.adapter_body(RegisteredAdapter(Adapter("lora", named.spec.source, 17), "m")))
+    body = json.loads(
+        codec.adapter_body(RegisteredAdapter(Adapter(name="lora", source=named.spec.source, created_at=17), "m"))
+    )
     assert body["active_deployment"]["hf_revision"] == "main"
 
 
@@ -61,7 +63,7 @@ def test_an_adapter_of_another_shape_is_rejected(field: str, wrong: object, mess
 
 
 def test_a_base_model_is_listed_under_each_of_its_names() -> None:
-    models = [ServedModel("llama", ("meta/llama",), 8192)]
+    models = [ServedModel(id="llama", aliases=("meta/llama",), context_length=8192)]
     for name in ("llama", "meta/llama"):
         assert json.loads(codec.base_model(name, models, 1706652711)) == {
             "active_deployment": {

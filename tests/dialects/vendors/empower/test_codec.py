@@ -38,7 +38,7 @@ def sampling(**fields: object) -> SamplingParams:
 
 
 def test_the_defaults_are_the_services() -> None:
-    assert chat().requests == [GenerationRequest("m", HI, SamplingParams(max_tokens=256), n=1)]
+    assert chat().requests == [GenerationRequest(model="m", prompt=HI, sampling=SamplingParams(max_tokens=256), n=1)]
     assert not chat().stream
 
 
@@ -125,11 +125,11 @@ def test_the_turns_of_a_conversation_reach_the_model_unchanged() -> None:
         {"role": "user", "content": ""},
     ]
     assert request(messages=turns).prompt == ChatPrompt(
-        (
-            Message("system", "Be brief"),
-            Message("user", "Hi", "Ann"),
-            Message("assistant", "Hello"),
-            Message("user", ""),
+        messages=(
+            Message(role="system", content="Be brief"),
+            Message(role="user", content="Hi", name="Ann"),
+            Message(role="assistant", content="Hello"),
+            Message(role="user", content=""),
         )
     )
 
@@ -142,7 +142,9 @@ def test_each_string_of_an_array_is_a_prompt_of_its_own() -> None:
     assert [sent.prompt for sent in chat(messages=["Hi"]).requests] == [HI]
     texts = [f"{number}" for number in range(16)]
     requests = chat(messages=texts, n=3, temperature=0).requests
-    assert [sent.prompt for sent in requests] == [ChatPrompt((Message("user", text),)) for text in texts]
+    assert [sent.prompt for sent in requests] == [
+        ChatPrompt(messages=(Message(role="user", content=text),)) for text in texts
+    ]
     assert all((sent.n, sent.sampling.temperature) == (3, 0) for sent in requests)
 
 

@@ -29,13 +29,13 @@ def test_without_tools_the_choice_may_be_none_or_auto(choice: str) -> None:
     ],
 )
 def test_tools_reach_the_engine_and_any_is_required(choice: object, use: ToolOptions | None) -> None:
-    assert request(tools=[WEATHER], tool_choice=choice).prompt == ChatPrompt(HI.messages, use)
+    assert request(tools=[WEATHER], tool_choice=choice).prompt == ChatPrompt(messages=HI.messages, tools=use)
 
 
 def test_every_prompt_has_the_same_tools() -> None:
     requests = chat(messages=["one", "two"], tools=[WEATHER]).requests
     assert [sent.prompt for sent in requests] == [
-        ChatPrompt((Message("user", text),), ToolOptions(TOOLS)) for text in ("one", "two")
+        ChatPrompt(messages=(Message(role="user", content=text),), tools=ToolOptions(TOOLS)) for text in ("one", "two")
     ]
 
 
@@ -43,9 +43,9 @@ def test_tool_calls_and_their_results_reach_the_model() -> None:
     call = {"id": "call_0", "type": "function", "function": {"name": "get_weather", "arguments": "{}"}}
     turns = [{"role": "assistant", "tool_calls": [call]}, {"role": "tool", "content": "Rain", "tool_call_id": "call_0"}]
     assert request(messages=turns).prompt == ChatPrompt(
-        (
-            Message("assistant", "", tool_calls=(ToolCall("call_0", "get_weather", "{}"),)),
-            Message("tool", "Rain", tool_call_id="call_0"),
+        messages=(
+            Message(role="assistant", content="", tool_calls=(ToolCall("call_0", "get_weather", "{}"),)),
+            Message(role="tool", content="Rain", tool_call_id="call_0"),
         )
     )
 
@@ -74,7 +74,7 @@ def test_a_tool_call_has_its_name_in_one_chunk_and_its_arguments_in_those_that_f
     call = chat(stream=True, tools=[WEATHER])
     events: list[Event] = [
         ToolCallDelta(index=0, call_index=0, arguments='{"city":', token_ids=[1], id="call_0", name="get_weather"),
-        ToolCallDelta(0, 0, '"Oslo"}', [2]),
+        ToolCallDelta(index=0, call_index=0, arguments='"Oslo"}', token_ids=[2]),
         Finished(0, "tool_calls"),
         Usage(1, 3, 0),
     ]

@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading
+from dragoman.core.models import ServedModel
 from dragoman.core.request import ChatPrompt, Message, SamplingParams, TextPrompt
-from dragoman.core.service import ServedModel
 from dragoman.dialects.vendors.float16 import codec, errors
 from tests.support.apps import KEY, MAX_BODY_BYTES, client_of, echo_app
 from tests.support.dialects.decode_contexts import decode_context
@@ -18,7 +18,9 @@ CHAT = "/echo/v1/chat/completions"
 TEXT = "/echo/v1/completions"
 HELLO: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "Hello"}]}
 TEXT_BODY: dict[str, Any] = {"model": "acme/parrot", "prompt": "Once"}
-DECODE_CONTEXT = decode_context([ServedModel("echo", ("acme/parrot",), 8192)], deployment="echo")
+DECODE_CONTEXT = decode_context(
+    [ServedModel(id="echo", aliases=("acme/parrot",), context_length=8192)], deployment="echo"
+)
 
 
 @pytest.fixture
@@ -221,7 +223,9 @@ def test_an_error_inside_a_stream_raises_in_openais_clients() -> None:
 def test_messages_reach_the_model_unchanged() -> None:
     turns = [{"role": "system", "content": "Be brief"}, {"role": "user", "content": [{"type": "text", "text": "Hi"}]}]
     [request] = codec.decode_chat(json.dumps(HELLO | {"messages": turns}).encode(), DECODE_CONTEXT).requests
-    assert request.prompt == ChatPrompt((Message("system", "Be brief"), Message("user", "Hi")))
+    assert request.prompt == ChatPrompt(
+        messages=(Message(role="system", content="Be brief"), Message(role="user", content="Hi"))
+    )
     [request] = codec.decode_text(json.dumps(TEXT_BODY).encode(), DECODE_CONTEXT).requests
     assert (request.model, request.prompt, request.n) == ("echo", TextPrompt("Once"), 1)
 

@@ -28,7 +28,7 @@ from tests.support.dialects.decode_contexts import decode_context
 
 CHAT_BODY: dict[str, Any] = {"model": "m", "messages": [{"role": "user", "content": "Hi"}]}
 TEXT_BODY: dict[str, Any] = {"model": "m", "prompt": "Once"}
-CHAT_PROMPT = ChatPrompt((Message("user", "Hi"),))
+CHAT_PROMPT = ChatPrompt(messages=(Message(role="user", content="Hi"),))
 INTEGERS = ["max_tokens", "max_completion_tokens", "min_tokens", "top_k", "n", "best_of", "seed", "priority"]
 NUMBERS = ["temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"]
 BOOLEANS = [
@@ -63,13 +63,17 @@ def refusal(route: Callable[..., DecodedRequest], /, **fields: object) -> BadReq
 
 def test_a_chat_request_has_the_defaults_of_openai() -> None:
     [request] = chat().requests
-    assert request == GenerationRequest("m", CHAT_PROMPT, SamplingParams(), n=1, echo=False, priority=128)
+    assert request == GenerationRequest(
+        model="m", prompt=CHAT_PROMPT, sampling=SamplingParams(), n=1, echo=False, priority=128
+    )
     assert request.sampling.max_tokens is None
 
 
 def test_a_text_request_has_the_same_defaults_and_16_tokens() -> None:
     [request] = text().requests
-    assert request == GenerationRequest("m", TextPrompt("Once"), SamplingParams(max_tokens=16), priority=128)
+    assert request == GenerationRequest(
+        model="m", prompt=TextPrompt("Once"), sampling=SamplingParams(max_tokens=16), priority=128
+    )
 
 
 def test_null_equals_absent_in_every_optional_field() -> None:
@@ -270,7 +274,7 @@ USE = (Tool("now", None, {"type": "object"}),)
         ({"tools": [TOOL], "tool_choice": "required"}, {"tools": ToolOptions(USE, "required")}),
         ({"tools": [TOOL], "parallel_tool_calls": False}, {"tools": ToolOptions(USE, parallel=False)}),
         ({"tools": [], "tool_choice": "auto"}, {}),
-        ({"reasoning_effort": "minimal"}, {"effort": "minimal"}),
+        ({"reasoning_effort": "minimal"}, {"reasoning_effort": "minimal"}),
         ({"chat_template": "{{ x }}"}, {"template": "{{ x }}"}),
         ({"chat_template_kwargs": {"enable_thinking": False}}, {"template_arguments": {"enable_thinking": False}}),
     ],
@@ -313,10 +317,10 @@ def test_an_assistant_message_keeps_reasoning_and_tool_calls() -> None:
         {"role": "tool", "content": "from a conversation cut off at its beginning"},
     ]
     assert chat(messages=turns).requests[0].prompt == ChatPrompt(
-        (
-            Message("assistant", "", tool_calls=(ToolCall("call_0", "now", "{}"),), reasoning="Hm"),
-            Message("tool", "12:00", tool_call_id="call_0"),
-            Message("tool", "from a conversation cut off at its beginning"),
+        messages=(
+            Message(role="assistant", content="", tool_calls=(ToolCall("call_0", "now", "{}"),), reasoning="Hm"),
+            Message(role="tool", content="12:00", tool_call_id="call_0"),
+            Message(role="tool", content="from a conversation cut off at its beginning"),
         )
     )
 

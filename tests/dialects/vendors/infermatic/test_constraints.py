@@ -22,8 +22,8 @@ def requested(**fields: Any) -> object:
     sent = {"model": "m", "prompt": "Once", "messages": [{"role": "user", "content": "Hi"}], **fields}
     [of_chat] = decode_chat(json.dumps(sent).encode(), decode_context()).requests
     [of_text] = decode_text(json.dumps(sent).encode(), decode_context()).requests
-    assert of_chat.answer_format == of_text.answer_format or "response_format" in fields
-    return of_chat.answer_format
+    assert of_chat.response_format == of_text.response_format or "response_format" in fields
+    return of_chat.response_format
 
 
 def refusal(**fields: Any) -> BadRequest:

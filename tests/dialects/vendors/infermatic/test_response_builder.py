@@ -120,7 +120,7 @@ def test_an_engine_that_ends_without_usage_has_failed() -> None:
 CALL: list[Event] = [
     ReasoningDelta(0, "Hm", [1]),
     ToolCallDelta(index=0, call_index=0, arguments="", token_ids=[2], id="call_0", name="now"),
-    ToolCallDelta(0, 0, '{"zone":"UTC"}', [3]),
+    ToolCallDelta(index=0, call_index=0, arguments='{"zone":"UTC"}', token_ids=[3]),
     Finished(0, "tool_calls"),
     Usage(12, 4, 0, 1),
 ]

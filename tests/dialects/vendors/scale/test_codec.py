@@ -10,8 +10,8 @@ import pytest
 from dragoman.core.errors import (
     BadRequest,
 )
+from dragoman.core.models import ServedModel
 from dragoman.core.request import SamplingParams
-from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.dialects.http.query import read_query
 from dragoman.dialects.vendors.scale import codec, errors, wire
@@ -329,12 +329,15 @@ def test_fields_of_the_routes_with_a_model_are_checked(
 
 
 def test_a_model_without_a_known_context_length_is_pending() -> None:
-    models = [ServedModel("a", (), None), ServedModel("b", ("c",), 8192)]
+    models = [
+        ServedModel(id="a", aliases=(), context_length=None),
+        ServedModel(id="b", aliases=("c",), context_length=8192),
+    ]
     assert [(item.id, item.status) for item in codec.deployment_items(models)] == [("a", "PENDING"), ("b", "READY")]
 
 
 def test_a_page_is_a_part_of_the_list() -> None:
-    models = [ServedModel(str(number), (), 8192) for number in range(5)]
+    models = [ServedModel(id=str(number), aliases=(), context_length=8192) for number in range(5)]
     for number, ids in ((1, ["0", "1"]), (2, ["2", "3"]), (3, ["4"]), (4, [])):
         query = read_query({"page": str(number), "limit": "2"}, wire.ListQuery)
         part = codec.page(codec.model_items(models, query), query)

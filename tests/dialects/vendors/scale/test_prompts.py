@@ -44,8 +44,8 @@ def test_a_templates_variables_are_at_most_64_kib() -> None:
 
 @pytest.mark.parametrize("effort", [None, "low", "medium", "high"])
 def test_the_effort_of_a_conversation_reaches_the_engine(effort: str | None) -> None:
-    assert prompt_of(deployment_chat(reasoning_effort=effort)).effort == effort
-    assert prompt_of(chat(model_parameters={"reasoning_effort": effort})).effort == effort
+    assert prompt_of(deployment_chat(reasoning_effort=effort)).reasoning_effort == effort
+    assert prompt_of(chat(model_parameters={"reasoning_effort": effort})).reasoning_effort == effort
 
 
 def test_images_of_a_text_are_rejected() -> None:

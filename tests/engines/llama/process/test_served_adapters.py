@@ -25,7 +25,9 @@ def record(folder: Path, name: str, *, digest: str = "", source: str = "") -> Ad
     """Write an adapter file and return its record."""
     path = folder / f"{name}.gguf"
     path.write_bytes(CONTENT)
-    return AdapterRecord(Adapter(name, AdapterSource("local", source or name), 17, digest=digest), str(path))
+    return AdapterRecord(
+        Adapter(name=name, source=AdapterSource("local", source or name), created_at=17, digest=digest), str(path)
+    )
 
 
 @contextlib.asynccontextmanager
@@ -81,7 +83,9 @@ async def test_no_more_than_max_adapters_are_loaded(tmp_path: Path) -> None:
 
 async def test_a_vanished_file_is_reported_by_its_name(tmp_path: Path) -> None:
     served = AdapterManager(tmp_path / "registry.json", max_adapters=2)
-    wanted = AdapterRecord(Adapter("pirate", AdapterSource("local", "pirate"), 17), str(tmp_path / "pirate.gguf"))
+    wanted = AdapterRecord(
+        Adapter(name="pirate", source=AdapterSource("local", "pirate"), created_at=17), str(tmp_path / "pirate.gguf")
+    )
     async with stepping(SimulatedBackend(64)) as stepper:
         with pytest.raises(BadRequest, match=r"^pirate\.gguf cannot be read: No such file") as caught:
             await served.add(wanted, stepper)

@@ -89,7 +89,7 @@ async def fingerprint(options: EngineOptions) -> str:
 async def answer(options: EngineOptions) -> str:
     async with running(options) as engine:
         sampling = SamplingParams(temperature=0, max_tokens=8, ignore_eos=True)
-        events = engine.generate(GenerationRequest("tiny", TextPrompt("Once"), sampling))
+        events = engine.generate(GenerationRequest(model="tiny", prompt=TextPrompt("Once"), sampling=sampling))
         return "".join([event.text async for event in events if isinstance(event, Delta)])
 
 
@@ -131,7 +131,9 @@ async def test_formats_of_the_same_weights_have_different_fingerprints(options: 
 
 
 async def test_a_process_resumes_an_answer_of_another_and_refuses_invalid_resume_tokens(options: EngineOptions) -> None:
-    request = GenerationRequest("tiny", TextPrompt("Once"), SamplingParams(max_tokens=12, ignore_eos=True, seed=3))
+    request = GenerationRequest(
+        model="tiny", prompt=TextPrompt("Once"), sampling=SamplingParams(max_tokens=12, ignore_eos=True, seed=3)
+    )
     changed = msgspec.structs.replace
     options = changed(options, reproducible=True)
 
@@ -145,12 +147,12 @@ async def test_a_process_resumes_an_answer_of_another_and_refuses_invalid_resume
     async with running(options) as engine:
         for wrong in [(), ()], [(10**6,)], [(-1,)], [(*tokens, 1)]:
             with pytest.raises(BadRequest) as caught:
-                await events(engine, changed(request, begun=tuple(wrong)))
-            assert caught.value.parameter == "begun"
+                await events(engine, changed(request, resume_token_ids=tuple(wrong)))
+            assert caught.value.parameter == "resume_token_ids"
         with pytest.raises(BadRequest, match="log-probabilities"):
-            await events(engine, changed(request, begun=(tokens[:1],), logprobs=0))
+            await events(engine, changed(request, resume_token_ids=(tokens[:1],), logprobs=0))
         for cut in (1, 7, 12):
-            continued = await events(engine, changed(request, begun=(tokens[:cut],)))
+            continued = await events(engine, changed(request, resume_token_ids=(tokens[:cut],)))
             assert continued[:-1] == unbroken[:-1]
             assert isinstance(continued[-1], Usage)
             assert continued[-1].completion_tokens == 12

@@ -80,9 +80,9 @@ def test_invalid_resume_tokens_are_refused_and_other_requests_answered() -> None
     outputs = run_to_completion([request(0, resumed=((*ALONE, 1),)), request(1)])
     [error] = outputs[0]
     assert isinstance(error.event, BadRequest)
-    assert error.event.parameter == "begun"
+    assert error.event.parameter == "resume_token_ids"
     assert error.event.message == (
-        "begun holds 9 tokens of choice 0, but as this request stands the choice ends with 8"
+        "resume_token_ids holds 9 tokens of choice 0, but as this request stands the choice ends with 8"
     )
     assert isinstance(outputs[1][-1].event, Usage)
 

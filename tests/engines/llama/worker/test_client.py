@@ -25,7 +25,7 @@ from dragoman.engines.llama.worker.adapters import RemoteAdapters
 from dragoman.engines.llama.worker.client import MAX_ATTEMPTS, LlamaEngine
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-REQUEST = GenerationRequest("any", TextPrompt("Once"))
+REQUEST = GenerationRequest(model="any", prompt=TextPrompt("Once"))
 
 ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -150,7 +150,10 @@ async def test_messages_the_template_refuses_never_reach_the_process(tmp_path: P
 
     async with _engine(tmp_path / "engine.sock", listen) as engine:
         with pytest.raises(BadRequest, match="refuses these messages: no"):
-            await _collect(engine, GenerationRequest("any", ChatPrompt((Message("user", "Hi"),))))
+            await _collect(
+                engine,
+                GenerationRequest(model="any", prompt=ChatPrompt(messages=(Message(role="user", content="Hi"),))),
+            )
 
 
 async def _sent_prompt(tmp_path: Path, request: GenerationRequest) -> str:
@@ -172,20 +175,24 @@ async def _sent_prompt(tmp_path: Path, request: GenerationRequest) -> str:
 
 async def test_a_template_of_the_request_replaces_the_models(tmp_path: Path) -> None:
     prompt = ChatPrompt(
-        (Message("user", "Hi"),), template="{{ messages[0].content }}{{ x }}", template_arguments={"x": 1}
+        messages=(Message(role="user", content="Hi"),),
+        template="{{ messages[0].content }}{{ x }}",
+        template_arguments={"x": 1},
     )
-    assert await _sent_prompt(tmp_path, GenerationRequest("any", prompt)) == "Hi1"
+    assert await _sent_prompt(tmp_path, GenerationRequest(model="any", prompt=prompt)) == "Hi1"
 
 
 async def test_a_constrained_answer_begins_after_the_reasoning(tmp_path: Path) -> None:
     template = "{{ messages[0].content }}{% if messages[0].content == '</think>' %}{% endif %}:"
-    free = ChatPrompt((Message("user", "Hi"),), template=template)
+    free = ChatPrompt(messages=(Message(role="user", content="Hi"),), template=template)
     bound = ChatPrompt(
-        free.messages, ToolOptions((Tool("f"),), "required"), template=template + "{# tools <tool_call> #}"
+        messages=free.messages,
+        tools=ToolOptions((Tool("f"),), "required"),
+        template=template + "{# tools <tool_call> #}",
     )
-    assert await _sent_prompt(tmp_path, GenerationRequest("any", free)) == "Hi:"
-    assert await _sent_prompt(tmp_path, GenerationRequest("any", bound)) == "Hi:<think>\n"
-    request = GenerationRequest("any", free, answer_format=JsonObjectFormat())
+    assert await _sent_prompt(tmp_path, GenerationRequest(model="any", prompt=free)) == "Hi:"
+    assert await _sent_prompt(tmp_path, GenerationRequest(model="any", prompt=bound)) == "Hi:<think>\n"
+    request = GenerationRequest(model="any", prompt=free, response_format=JsonObjectFormat())
     assert await _sent_prompt(tmp_path, request) == "Hi:<think>\n"
 
 
@@ -200,7 +207,7 @@ async def test_a_process_that_is_not_there_yet_means_model_loading(tmp_path: Pat
     await engine.close()
 
 
-PIRATE = Adapter("pirate", AdapterSource("local", "pirate"), 17)
+PIRATE = Adapter(name="pirate", source=AdapterSource("local", "pirate"), created_at=17)
 
 
 @contextlib.asynccontextmanager

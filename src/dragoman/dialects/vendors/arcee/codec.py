@@ -9,8 +9,8 @@ from dragoman.core.errors import (
     ModelNotFound,
 )
 from dragoman.core.limits import MAX_LOGIT_BIAS_ENTRIES, MAX_SEED
+from dragoman.core.models import ServedModel, find_model
 from dragoman.core.request import ChatPrompt, GenerationRequest, SamplingParams
-from dragoman.core.service import ServedModel, find_model
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.context import bearer_key
 from dragoman.dialects.http.validation import (
@@ -81,11 +81,11 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     raise_violations(violations)
     fingerprint = _fingerprint(sent.model, context)
     request = GenerationRequest(
-        sent.model,
-        ChatPrompt(messages, tools, sent.reasoning_effort),
-        _sampling(sent),
-        sent.n,
-        answer_format=response_format,
+        model=sent.model,
+        prompt=ChatPrompt(messages=messages, tools=tools, reasoning_effort=sent.reasoning_effort),
+        sampling=_sampling(sent),
+        n=sent.n,
+        response_format=response_format,
         logprobs=sent.top_logprobs if sent.logprobs else None,
     )
     head = response_head(context, "chatcmpl", sent.model, sent.stream_options, logprobs=sent.logprobs)

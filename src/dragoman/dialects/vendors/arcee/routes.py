@@ -7,8 +7,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from dragoman.core.jobs import QueueService
-from dragoman.core.service import Caller, UsageReportingService, VisibleModels
+from dragoman.core.context import Caller
+from dragoman.core.services import QueueService, UsageReportingService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, json_response
 from dragoman.dialects.http.generation import respond

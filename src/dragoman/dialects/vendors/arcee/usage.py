@@ -6,7 +6,7 @@ from decimal import Decimal
 
 import msgspec
 
-from dragoman.core.service import DailyTotals, UsageRange, UsageSummary
+from dragoman.core.usage import DailyTotals, UsageRange, UsageSummary
 from dragoman.dialects.http.query import InvalidQuery
 from dragoman.dialects.http.validation import InvalidValue, Violation
 from dragoman.dialects.vendors.arcee import wire

@@ -10,8 +10,8 @@ from dragoman.core.errors import (
     ModelNotFound,
 )
 from dragoman.core.limits import check_sampling
+from dragoman.core.models import ServedModel, find_model
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams
-from dragoman.core.service import ServedModel, find_model
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.validation import (
     InvalidFields,
@@ -56,7 +56,12 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
         ignore_eos=sent.ignore_eos,
     )
     sampling = check_sampling(params)
-    requests = [GenerationRequest(sent.model, ChatPrompt(prompt, tools), sampling, sent.n) for prompt in prompts]
+    requests = [
+        GenerationRequest(
+            model=sent.model, prompt=ChatPrompt(messages=prompt, tools=tools), sampling=sampling, n=sent.n
+        )
+        for prompt in prompts
+    ]
     head = response_head(context, "chatcmpl", sent.model, sent.stream_options)
     builder = OpenAIChatResponseBuilder(msgspec.structs.replace(head, absent_logprobs=None))
     return DecodedRequest(requests=requests, stream=sent.stream, builder=builder, field_names={"prompt": "messages"})
@@ -113,7 +118,7 @@ def _prompts(messages: str | list[str | ChatMessage]) -> list[tuple[Message, ...
             InvalidValue(f"'messages' must have at most {wire.MAX_PROMPTS} strings, got {len(texts)}")
         )
     violations: list[Violation] = []
-    single_prompts: list[tuple[Message, ...]] = [(Message("user", text),) for text in texts]
+    single_prompts: list[tuple[Message, ...]] = [(Message(role="user", content=text),) for text in texts]
     prompts = single_prompts or [parse_messages(conversation, violations)]
     raise_violations(violations)
     return prompts

@@ -47,7 +47,7 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     messages = parse_messages(sent.messages, violations)
     _check_no_tools(sent.messages, violations)
     raise_violations(violations)
-    requests = _requests(sent, deployment, [ChatPrompt(messages)])
+    requests = _requests(sent, deployment, [ChatPrompt(messages=messages)])
     head = response_head(context, "chatcmpl", sent.model, sent.stream_options)
     return DecodedRequest(
         requests=requests,
@@ -103,7 +103,7 @@ def _requests(
     if deployment.models is not None and sent.model not in deployment.models:
         raise ModelNotInDeployment(sent.model, deployment.name)
     sampling = _sampling(sent)
-    return [GenerationRequest(deployment.name, prompt, sampling) for prompt in prompts]
+    return [GenerationRequest(model=deployment.name, prompt=prompt, sampling=sampling) for prompt in prompts]
 
 
 def _sampling(sent: wire.CompletionRequest) -> SamplingParams:

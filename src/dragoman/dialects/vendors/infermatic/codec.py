@@ -55,11 +55,11 @@ def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
     model = _model(sent, context)
     violations: list[Violation] = []
     prompt = ChatPrompt(
-        parse_messages(sent.messages, violations),
-        parse_tools(sent.tools, sent.tool_choice, violations, parallel=sent.parallel_tool_calls),
-        sent.reasoning_effort,
-        sent.chat_template,
-        sent.chat_template_kwargs,
+        messages=parse_messages(sent.messages, violations),
+        tools=parse_tools(sent.tools, sent.tool_choice, violations, parallel=sent.parallel_tool_calls),
+        reasoning_effort=sent.reasoning_effort,
+        template=sent.chat_template,
+        template_arguments=sent.chat_template_kwargs,
     )
     response_format = parse_response_format(sent.response_format, violations)
     check_chat_template(sent.chat_template, sent.chat_template_kwargs, violations)
@@ -129,7 +129,7 @@ def _request(
         n=sent.n,
         echo=echo,
         priority=priority,
-        answer_format=None if output_format is None else output_format.format,
+        response_format=None if output_format is None else output_format.format,
         logprobs=logprobs,
         best_of=_best_of(sent),
     )
@@ -193,7 +193,9 @@ def prompt_to_count(sent: wire.TokenCountRequest) -> Prompt:
     if sent.messages is None:
         raise BadRequest("prompt or messages must be provided")
     violations: list[Violation] = []
-    prompt = ChatPrompt(parse_messages(sent.messages, violations), parse_tools(sent.tools, None, violations))
+    prompt = ChatPrompt(
+        messages=parse_messages(sent.messages, violations), tools=parse_tools(sent.tools, None, violations)
+    )
     raise_violations(violations)
     return prompt
 

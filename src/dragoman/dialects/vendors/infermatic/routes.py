@@ -5,9 +5,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from dragoman.core.context import Caller
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.jobs import QueueService
-from dragoman.core.service import Caller, VisibleModels, find_model
+from dragoman.core.models import find_model
+from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import (
     HttpOptions,

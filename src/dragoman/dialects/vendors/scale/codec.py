@@ -8,8 +8,8 @@ import msgspec
 from starlette.datastructures import Headers
 
 from dragoman.core.limits import MAX_SEED
+from dragoman.core.models import ServedModel
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, Prompt, SamplingParams, TextPrompt
-from dragoman.core.service import ServedModel
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.context import bearer_key, selected_account
 from dragoman.dialects.http.validation import (
@@ -62,8 +62,8 @@ def decode_deployment_chat(body: bytes, context: DecodeContext) -> DecodedReques
     check_chat_template(sent.chat_template, sent.chat_template_kwargs, violations)
     raise_violations(violations)
     prompt = ChatPrompt(
-        (*history, Message("user", sent.prompt)),
-        effort=sent.reasoning_effort,
+        messages=(*history, Message(role="user", content=sent.prompt)),
+        reasoning_effort=sent.reasoning_effort,
         template=sent.chat_template,
         template_arguments=sent.chat_template_kwargs,
     )
@@ -89,11 +89,13 @@ def decode_chat(body: bytes, _context: DecodeContext) -> DecodedRequest:
     if sent.memory_strategy is not None:
         messages = messages[-sent.memory_strategy.params.k :]
     if sent.instructions:
-        messages = [Message("system", sent.instructions), *messages]
+        messages = [Message(role="system", content=sent.instructions), *messages]
     parameters = sent.model_parameters
-    prompt = ChatPrompt(tuple(messages), effort=parameters.reasoning_effort, template=sent.chat_template)
+    prompt = ChatPrompt(
+        messages=tuple(messages), reasoning_effort=parameters.reasoning_effort, template=sent.chat_template
+    )
     return DecodedRequest(
-        requests=[GenerationRequest(sent.model, prompt, _sampling(parameters))],
+        requests=[GenerationRequest(model=sent.model, prompt=prompt, sampling=_sampling(parameters))],
         stream=sent.stream,
         builder=ChatResponseBuilder(),
     )
@@ -106,7 +108,9 @@ def decode_text(body: bytes, _context: DecodeContext) -> DecodedRequest:
         raise InvalidFields(
             [Violation(("images",), InvalidValue("Images are not supported, the model takes text only"))]
         )
-    request = GenerationRequest(sent.model, TextPrompt(sent.prompt), _sampling(sent.model_parameters))
+    request = GenerationRequest(
+        model=sent.model, prompt=TextPrompt(sent.prompt), sampling=_sampling(sent.model_parameters)
+    )
     return DecodedRequest(requests=[request], stream=sent.stream, builder=TextResponseBuilder())
 
 
@@ -164,9 +168,9 @@ def page(items: list[Item], query: wire.ListQuery) -> wire.Page[Item]:
 
 def _decode_deployment(sent: wire.DeploymentRequest, context: DecodeContext, prompt: Prompt) -> DecodedRequest:
     request = GenerationRequest(
-        context.arguments["deployment"],
-        prompt,
-        _sampling(sent, _bindings(sent)),
+        model=context.arguments["deployment"],
+        prompt=prompt,
+        sampling=_sampling(sent, _bindings(sent)),
         logprobs=(sent.top_logprobs or 0) if sent.logprobs else None,
     )
     builder = DeploymentResponseBuilder(sent.prompt, has_logprobs=sent.logprobs)
@@ -180,7 +184,7 @@ def _decode_deployment(sent: wire.DeploymentRequest, context: DecodeContext, pro
 
 def _convert_messages(field: str, sent: list[wire.ChatMessage], violations: list[Violation]) -> list[Message]:
     return [
-        Message(message.role, _text(message, (field, index, "content"), violations))
+        Message(role=message.role, content=_text(message, (field, index, "content"), violations))
         for index, message in enumerate(sent)
     ]
 

@@ -145,8 +145,10 @@ class Batcher:
         try:
             yield from self._advance(sequence, first)
         except ConstraintFailed as failure:
-            reason = f"begun holds tokens of choice {sequence.index} that its grammar does not allow: {failure}"
-            raise BadRequest(reason, "begun") from failure
+            reason = (
+                f"resume_token_ids holds tokens of choice {sequence.index} that its grammar does not allow: {failure}"
+            )
+            raise BadRequest(reason, "resume_token_ids") from failure
         if sequence.generated < len(sequence.resume_token_ids):
             raise resume_past_end(sequence.index, len(sequence.resume_token_ids), sequence.generated)
 

@@ -23,7 +23,7 @@ from dragoman.prompt.tool_formats import FORMATS
 class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
     """What the grammar of a request depends on."""
 
-    answer_format: AnswerFormat | None
+    response_format: AnswerFormat | None
     tools: ToolOptions | None
     tool_format: ToolFormatName | None
 
@@ -99,9 +99,9 @@ class RequestPreprocessor:
         check_resume_token_ids(command.resume_token_ids, n=command.n, logprobs=command.logprobs, vocabulary_size=size)
 
     def _constraint(self, command: GenerateCommand) -> GrammarConstraint | None:
-        if command.answer_format is None and command.tools is None:
+        if command.response_format is None and command.tools is None:
             return None
-        spec = _ConstraintSpec(command.answer_format, command.tools, command.output_format.tool_format)
+        spec = _ConstraintSpec(command.response_format, command.tools, command.output_format.tool_format)
         grammar = self._cached_grammar(msgspec.msgpack.encode(spec))
         if grammar is None:
             return None
@@ -109,11 +109,11 @@ class RequestPreprocessor:
 
     def _build_grammar(self, encoded: bytes) -> str | None:
         """Build the grammar of a _ConstraintSpec, which is encoded since schemas cannot be hashed."""
-        answer_format, tools, tool_format = msgspec.structs.astuple(
+        response_format, tools, tool_format = msgspec.structs.astuple(
             msgspec.msgpack.decode(encoded, type=_ConstraintSpec)
         )
         markup = None if tool_format is None else FORMATS[tool_format].markup
-        return build_grammar(answer_format, tools, markup, self._model.vocabulary.special_token)
+        return build_grammar(response_format, tools, markup, self._model.vocabulary.special_token)
 
     @functools.cached_property
     def _compiler(self) -> GrammarCompiler:

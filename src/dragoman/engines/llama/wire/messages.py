@@ -34,7 +34,7 @@ class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     echo: bool
     priority: int
     logprobs: int | None = None
-    answer_format: AnswerFormat | None = None
+    response_format: AnswerFormat | None = None
     tools: ToolOptions | None = None
     output_format: OutputParserSpec = OutputParserSpec()
     adapter: str | None = None

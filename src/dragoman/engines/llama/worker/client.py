@@ -144,11 +144,11 @@ class LlamaEngine:
                     echo=request.echo,
                     priority=request.priority,
                     logprobs=request.logprobs,
-                    answer_format=request.answer_format,
+                    response_format=request.response_format,
                     tools=request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None,
                     output_format=rendered.output_format,
                     adapter=request.adapter,
-                    resume_token_ids=request.begun,
+                    resume_token_ids=request.resume_token_ids,
                 )
             )
             is_running = True
@@ -230,4 +230,4 @@ class LlamaEngine:
 def _is_constrained(request: GenerationRequest) -> bool:
     """Whether a grammar binds the answer from its first character on."""
     tools = request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None
-    return request.answer_format is not None or (tools is not None and tools.choice != "auto")
+    return request.response_format is not None or (tools is not None and tools.choice != "auto")

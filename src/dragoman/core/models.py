@@ -1,0 +1,27 @@
+"""The models that a server offers."""
+
+from collections.abc import Iterable
+
+import msgspec
+
+
+class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model or adapter that clients may put into `model`."""
+
+    id: str
+    aliases: tuple[str, ...]
+    context_length: int | None
+    """In tokens; None until the engine has reported it."""
+    fingerprint: str | None = None
+    """Changes exactly when weights, adapter, chat template or engine version do; None while it is not known."""
+    supports_reasoning: bool = False
+    """Whether the model can reason before it answers."""
+    base: str | None = None
+    """The `id` of the model that an adapter belongs to; None: this is no adapter."""
+    created_at: int | None = None
+    """When an adapter was registered, in Unix seconds; None: it is there from the start."""
+
+
+def find_model(models: Iterable[ServedModel], name: str) -> ServedModel | None:
+    """Return the model with this name or alias, compared exactly."""
+    return next((model for model in models if name in (model.id, *model.aliases)), None)

@@ -1,0 +1,135 @@
+"""What a dialect may ask of the gateway. All methods raise core.errors."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
+from dragoman.core.context import Caller
+from dragoman.core.events import Event
+from dragoman.core.jobs import Job, JobDraft
+from dragoman.core.models import ServedModel
+from dragoman.core.rate_limits import Allowances
+from dragoman.core.request import GenerationRequest, Prompt
+from dragoman.core.usage import AccountUsage
+
+
+class VisibleModels(Protocol):
+    """The models that a caller may know of."""
+
+    def models(self) -> list[ServedModel]:
+        """List models in the order of the settings, and after them their adapters."""
+        ...
+
+    async def count_tokens(self, model: str, prompt: Prompt) -> int:
+        """Count the prompt tokens that a request with this prompt would report."""
+        ...
+
+
+class EventStream(Protocol):
+    """The events of an admitted request."""
+
+    @property
+    def allowances(self) -> Allowances:
+        """What is left of the key's limits per minute, this request counted."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Event]:
+        """Iterate over the events, once."""
+        ...
+
+    async def aclose(self) -> None:
+        """Cancel what still runs. Must be called in any case: it settles the request at the latest."""
+        ...
+
+
+class GenerationService(VisibleModels, Protocol):
+    """The gateway as one dialect sees it, with the models that this dialect shows."""
+
+    @property
+    def needs_key(self) -> bool:
+        """Whether a request must bring a key."""
+        ...
+
+    async def reject_unknown_key(self, caller: Caller) -> None:
+        """Reject unknown keys before more is done for them.
+
+        A key that was valid recently passes without a lookup: `generate` and `check_access` check it again.
+        """
+        ...
+
+    async def check_access(self, caller: Caller, model: str | None = None) -> None:
+        """Check key, balance, rate and then the model, for requests whose body is invalid.
+
+        These errors precede those of the body. `generate` checks all of them itself.
+        """
+        ...
+
+    async def visible_to(self, caller: Caller) -> VisibleModels:
+        """Authenticate the caller and return the models that it may know of."""
+        ...
+
+    async def generate(
+        self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
+    ) -> EventStream:
+        """Admit several prompts as one request: choice j of prompt i has index i * n + j; one Usage for all.
+
+        `streamed`: events are delivered as they come, so that even a request that fails has something to pay for.
+        """
+        ...
+
+
+class UsageReportingService(GenerationService, Protocol):
+    """The gateway for dialects that report usage."""
+
+    async def usage_of(self, caller: Caller) -> AccountUsage:
+        """Return the usage of the account that pays for the caller's requests. Raises NoAccount without one."""
+        ...
+
+
+class AdapterService(GenerationService, Protocol):
+    """The gateway for dialects whose clients may register adapters."""
+
+    async def register_adapter(self, spec: AdapterSpec, caller: Caller, *, token: str | None) -> RegisteredAdapter:
+        """Serve an adapter. Succeeds also if it is served already.
+
+        `token` authorizes this one download from the hub and is not stored. Raises ModelNameTaken, AdapterMissing or
+        BadRequest, and Forbidden for a key that may not use all models.
+        """
+        ...
+
+    async def unregister_adapter(self, name: str, caller: Caller) -> RegisteredAdapter:
+        """Stop serving an adapter. Requests that run with it continue. Raises ModelNotFound, Forbidden."""
+        ...
+
+
+class QueueService(GenerationService, Protocol):
+    """The gateway for dialects whose requests may be queued."""
+
+    @property
+    def has_queue(self) -> bool:
+        """Whether there is a queue, which needs a database."""
+        ...
+
+    async def submit(self, draft: JobDraft, caller: Caller) -> Job:
+        """Admit the request and queue it. The returned job survives a loss of power.
+
+        Raises Overloaded when the queue is full or cannot be used, IdempotencyConflict, and what `generate` raises for
+        a request that may not run.
+        """
+        ...
+
+    async def job(self, job_id: str, caller: Caller) -> Job:
+        """Return the job's current state. Raises JobNotFound, also for another owner's job."""
+        ...
+
+    async def cancel_job(self, job_id: str, caller: Caller) -> Job:
+        """Cancel the job and settle what was generated; a job that has ended stays as it is. Raises JobNotFound."""
+        ...
+
+    async def follow_job(self, job_id: str, caller: Caller) -> EventStream:
+        """Return the job's events from the first on, and those to come; each survives this process.
+
+        They end with the error of a job that failed, JobTimedOut or JobCancelled. Closing the stream cancels nothing.
+        Raises JobNotFound.
+        """
+        ...
