@@ -19,6 +19,7 @@ from dragoman.engines.llama.native.backend import Chunk
 from dragoman.engines.llama.native.context import LlamaContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
+from dragoman.engines.llama.native.library_check import kl_divergences, log_softmax
 from dragoman.engines.llama.native.loading import load_model
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.weights.rewriting import faster_file
@@ -33,8 +34,6 @@ TEXT = Path(__file__).with_name("texts") / "english.txt"
 BATCH_TOKENS = 256
 ROWS = 64
 """Distributions that are compared together."""
-
-Array = npt.NDArray[np.float64]
 
 
 class Divergence(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,11 +80,10 @@ def compare(
     nats, surprise, surprise_baseline = [], [], []
     for start in range(0, len(baseline), ROWS):
         rows = slice(start, start + ROWS)
-        log_baseline, log_other = _log_softmax(baseline[rows]), _log_softmax(other[rows])
-        nats.append((np.exp(log_baseline) * (log_baseline - log_other)).sum(axis=1))
+        nats.append(kl_divergences(baseline[rows], other[rows]))
         following = tokens[1:][rows, np.newaxis]
-        surprise.append(-np.take_along_axis(log_other, following, axis=1))
-        surprise_baseline.append(-np.take_along_axis(log_baseline, following, axis=1))
+        surprise.append(-np.take_along_axis(log_softmax(other[rows]), following, axis=1))
+        surprise_baseline.append(-np.take_along_axis(log_softmax(baseline[rows]), following, axis=1))
     divergence = np.concatenate(nats)
     return Divergence(
         weights=weights,
@@ -96,13 +94,6 @@ def compare(
         perplexity=float(np.exp(np.concatenate(surprise).mean())),
         baseline_perplexity=float(np.exp(np.concatenate(surprise_baseline).mean())),
     )
-
-
-def _log_softmax(logits: npt.NDArray[np.float32]) -> Array:
-    exact = logits.astype(np.float64)
-    exact -= exact.max(axis=1, keepdims=True)
-    result: Array = exact - np.log(np.exp(exact).sum(axis=1, keepdims=True))
-    return result
 
 
 def _report(results: list[Divergence], against: str) -> str:

@@ -13,7 +13,7 @@ from gguf.quants import quantize
 Weights = npt.NDArray[np.float32]
 
 
-def random_weights(*shape: int, seed: int = 0) -> Weights:
+def random_tensor(*shape: int, seed: int = 0) -> Weights:
     """Make normally distributed weights, like those of a model."""
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
@@ -75,6 +75,6 @@ def write_tiny_model(path: Path, *, seed: int = 0, kind: Type = Type.Q4_1) -> Pa
         "output_norm.weight",
         *(f"blk.{block}.{name}_norm.weight" for block in range(2) for name in ("attn", "ffn")),
     ]
-    tensors = {name: (random_weights(*shape, seed=seed) / np.float32(8), kind) for name, shape in shapes.items()}
+    tensors = {name: (random_tensor(*shape, seed=seed) / np.float32(8), kind) for name, shape in shapes.items()}
     ones = np.ones(width, np.float32)
     return write_gguf(path, {**tensors, **dict.fromkeys(norms, (ones, Type.F32))}, metadata=metadata)

@@ -18,6 +18,7 @@ from dragoman.engines.llama.batching.sampler import Sampler
 from dragoman.engines.llama.batching.sequence import EngineRequest
 from dragoman.engines.llama.native.backend import NO_ADAPTER, Chunk
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
+from dragoman.engines.llama.native.library_check import log_softmax
 from dragoman.engines.llama.native.llama_backend import LlamaBackend
 from dragoman.engines.llama.native.model import Model
 from dragoman.output.constraint import GrammarCompiler
@@ -102,14 +103,8 @@ def request_of(model: Model, sampling: SamplingParams, limit: int = 24, prompt: 
     return EngineRequest((0, 0), model.vocabulary.tokenize(prompt), sampling, limit)
 
 
-def log_softmax(row: Logits) -> list[float]:
-    exact = row.astype(np.float64)
-    logprobs: list[float] = (exact - np.logaddexp.reduce(exact)).tolist()
-    return logprobs
-
-
 def assert_logprobs(reported: TokenLogprobs, token: int, row: Logits) -> None:
-    expected = log_softmax(row)
+    expected = log_softmax(row).tolist()
     assert reported.token_id == token
     assert reported.logprob == pytest.approx(expected[token], abs=1e-4)
     assert [other.logprob for other in reported.top] == pytest.approx(sorted(expected, reverse=True)[:20], abs=1e-4)

@@ -12,7 +12,7 @@ from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp
 from dragoman.engines.llama.native.loading import library_files, load_model
 from dragoman.engines.llama.native.model import Model, ModelError
 from dragoman.engines.llama.weights.sources import bundled
-from tests.support.gguf_files import random_weights, write_gguf
+from tests.support.gguf_files import random_tensor, write_gguf
 from tests.support.libraries import requires_ik_llama_cpp
 from tests.support.models import THREADS
 
@@ -45,7 +45,7 @@ def test_a_configured_library_is_loaded_without_a_check(fast_model: Model) -> No
 
 
 def test_a_file_that_neither_library_loads_is_reported_by_llama_cpp(tmp_path: Path) -> None:
-    tensors = {"token_embd.weight": (random_weights(4, 64), Type.Q8_0)}
+    tensors = {"token_embd.weight": (random_tensor(4, 64), Type.Q8_0)}
     path = write_gguf(tmp_path / "model.gguf", tensors, metadata={"general.architecture": "llama"})
     with pytest.raises(ModelError) as in_turn:
         load_model(path, None, OPTIONS)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dragoman.engines.llama.weights.gguf_header import HeaderError, read_header
 from dragoman.engines.llama.weights.sources import bundled
-from tests.support.gguf_files import random_weights, write_gguf
+from tests.support.gguf_files import random_tensor, write_gguf
 
 NAMES = st.text("abc.é", min_size=1, max_size=8)
 TENSORS = st.dictionaries(
@@ -26,14 +26,14 @@ VALUES = st.one_of(
     st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=4),
 )
 METADATA = st.dictionaries(NAMES.map("own.{}".format), VALUES, max_size=4)
-SMALL = {"a": (random_weights(2, 32), Type.Q4_1)}
+SMALL = {"a": (random_tensor(2, 32), Type.Q4_1)}
 
 
 @given(TENSORS, METADATA, st.sampled_from([8, 32, 64]))
 def test_a_header_is_read_as_the_formats_own_library_reads_it(
     shapes: dict[str, tuple[int, int, Type]], metadata: dict[str, object], alignment: int
 ) -> None:
-    tensors = {name: (random_weights(rows, 32 * blocks), kind) for name, (rows, blocks, kind) in shapes.items()}
+    tensors = {name: (random_tensor(rows, 32 * blocks), kind) for name, (rows, blocks, kind) in shapes.items()}
     with tempfile.TemporaryDirectory() as folder:
         path = write_gguf(Path(folder, "model.gguf"), tensors, metadata=metadata, alignment=alignment)
         header, expected = read_header(path), gguf.GGUFReader(path)

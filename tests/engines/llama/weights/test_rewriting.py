@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType as Type
 
 from dragoman.engines.llama.weights.digests import content_digest
 from dragoman.engines.llama.weights.rewriting import RewrittenModel, faster_file, rewritten_models
-from tests.support.gguf_files import random_weights, write_gguf
+from tests.support.gguf_files import random_tensor, write_gguf
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 pytestmark = [
@@ -18,7 +18,7 @@ pytestmark = [
     pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="measured there only"),
 ]
 
-WEIGHTS = random_weights(32, 64)
+WEIGHTS = random_tensor(32, 64)
 SLOW = {"norm": (WEIGHTS[0], Type.F32), "a": (WEIGHTS, Type.Q4_1), "b": (WEIGHTS, Type.Q5_1)}
 
 ONE_SERVER = (

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.native.backend import Chunk
@@ -105,10 +106,21 @@ def mean_kl_divergence(expected: Logits, found: Logits) -> float:
     """Return the mean Kullback-Leibler divergence of the rows' distributions. Infinite if a logit is not finite."""
     if not (np.isfinite(expected).all() and np.isfinite(found).all()):
         return np.inf
-    expected_log, found_log = (
-        logits - np.logaddexp.reduce(logits.astype(np.float64), axis=-1, keepdims=True) for logits in (expected, found)
-    )
-    return float((np.exp(expected_log) * (expected_log - found_log)).sum(axis=-1).mean())
+    return float(kl_divergences(expected, found).mean())
+
+
+def kl_divergences(expected: Logits, found: Logits) -> npt.NDArray[np.float64]:
+    """Return the Kullback-Leibler divergence of each row's distribution."""
+    expected_log, found_log = log_softmax(expected), log_softmax(found)
+    divergences: npt.NDArray[np.float64] = (np.exp(expected_log) * (expected_log - found_log)).sum(axis=-1)
+    return divergences
+
+
+def log_softmax(logits: Logits) -> npt.NDArray[np.float64]:
+    """Return the log-probabilities of the logits, in float64."""
+    exact = logits.astype(np.float64)
+    logprobs: npt.NDArray[np.float64] = exact - np.logaddexp.reduce(exact, axis=-1, keepdims=True)
+    return logprobs
 
 
 def load_check(model: Path, check: str) -> bool | None:

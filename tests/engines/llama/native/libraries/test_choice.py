@@ -5,12 +5,12 @@ from gguf import GGMLQuantizationType as Type
 
 from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, choose_build
 from dragoman.engines.llama.weights.sources import bundled
-from tests.support.gguf_files import random_weights, write_gguf
+from tests.support.gguf_files import random_tensor, write_gguf
 from tests.support.libraries import requires_ik_llama_cpp
 
 pytestmark = requires_ik_llama_cpp
 
-WEIGHTS = random_weights(4, 64)
+WEIGHTS = random_tensor(4, 64)
 LLAMA = {"general.architecture": "llama"}
 
 
