@@ -68,12 +68,12 @@ class RequestMetrics:
     def _model_metrics(self, model: str) -> _ModelMetrics:
         results: tuple[RequestResult, ...] = ("ok", "refused", "failed", "cancelled")
         return _ModelMetrics(
-            {result: self._requests.labels(model, result) for result in results},
-            self._prompt_tokens.labels(model),
-            self._cached_tokens.labels(model),
-            self._completion_tokens.labels(model),
-            self._time_to_first_token.labels(model),
-            self._inter_token.labels(model),
+            requests={result: self._requests.labels(model, result) for result in results},
+            prompt_tokens=self._prompt_tokens.labels(model),
+            cached_tokens=self._cached_tokens.labels(model),
+            completion_tokens=self._completion_tokens.labels(model),
+            time_to_first_token=self._time_to_first_token.labels(model),
+            inter_token=self._inter_token.labels(model),
         )
 
 
