@@ -21,7 +21,8 @@ from dragoman.accounts.administration.prices import set_price
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from tests.support.jobs.queue_clients import QueueClients, assert_each_charged_once
-from tests.support.metered import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE, AccountFixture
+from tests.support.ledger_harness import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE
+from tests.support.metered import AccountFixture
 from tests.support.processes.killable_server import killable_server
 
 _MAX_PAUSE_SECONDS = 3.0

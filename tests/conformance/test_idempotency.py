@@ -17,7 +17,7 @@ from dragoman.server.settings import DialectName
 from tests.support.accounting import accounting_at
 from tests.support.apps import client_of, echo_app
 from tests.support.dialects.clients import DIALECT_CLIENTS, DialectClient
-from tests.support.gated_echo import GatedEcho
+from tests.support.echo_engines import GatedEcho
 from tests.support.metered import AccountFixture, sqlite_account
 
 KEY = {"idempotency-key": "order 1"}

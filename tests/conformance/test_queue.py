@@ -19,7 +19,7 @@ from dragoman.server.settings import DialectName
 from tests.support.apps import client_of
 from tests.support.dialects.asgi_connections import AsgiConnection
 from tests.support.dialects.clients import DIALECT_CLIENTS, DialectClient
-from tests.support.gated_echo import GatedEcho
+from tests.support.echo_engines import GatedEcho
 from tests.support.jobs.http_queue_harness import (
     ACCEPT_STREAM,
     RESPOND_ASYNC,

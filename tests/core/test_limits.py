@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.limits import check_choices, check_sampling
+from dragoman.core.limits import check_sampling
 from dragoman.core.request import SamplingParams
 
 BOUNDED = {
@@ -39,15 +39,6 @@ def test_exactly_the_values_in_its_range_are_accepted(parameter: str, value: flo
 def test_a_repetition_penalty_is_a_positive_finite_number(penalty: float) -> None:
     with pytest.raises(BadRequest, match=r"^repetition_penalty must be greater than 0 and finite, got "):
         check_sampling(SamplingParams(repetition_penalty=penalty))
-
-
-@given(st.integers())
-def test_there_are_1_to_16_choices(n: int) -> None:
-    if 1 <= n <= 16:
-        assert check_choices(n) == n
-    else:
-        with pytest.raises(BadRequest, match=r"^n must be between 1 and 16, got "):
-            check_choices(n)
 
 
 @given(st.integers(-(2**65), 2**65))

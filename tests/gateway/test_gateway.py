@@ -17,12 +17,12 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.catalog import Catalog, Deployment
-from tests.support.adaptable_echo import AdaptableEcho
+from tests.support.echo_engines import AdaptableEcho
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 
 class BrokenEngine(EchoEngine):
-    """Says one word and breaks: by the error that the prompt names, or by ending without its usage."""
+    """Generates one word and fails: with the error that the prompt names, or by ending without usage."""
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         assert isinstance(request.prompt, TextPrompt)
@@ -39,7 +39,7 @@ class BrokenEngine(EchoEngine):
 
 
 class GatewayHarness:
-    """A gateway with one model, and its counts."""
+    """A gateway with one model, and its metrics."""
 
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()

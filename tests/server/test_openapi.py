@@ -16,9 +16,8 @@ from dragoman.server.dialects import DIALECTS
 from dragoman.server.dialects import OPERATIONS as BY_DIALECT
 from dragoman.server.openapi import DocumentedFeatures, document, example_body
 from tests.support.accounting import ADMIN_KEY, accounting_at, open_ledger_harness
-from tests.support.adaptable_echo import AdaptableEcho
 from tests.support.apps import client_of, echo_app
-from tests.support.gated_echo import GatedEcho
+from tests.support.echo_engines import AdaptableEcho, GatedEcho
 from tests.support.jobs.http_queue_harness import RESPOND_ASYNC, job_when_ended, queue_client
 from tests.support.tiny_llama import write_adapter
 

@@ -18,9 +18,9 @@ from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.app import App
 from tests.support.apps import echo_app
+from tests.support.ledger_harness import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE
 
 MODEL = "echo"
-PROMPT_PRICE, CACHED_PRICE, COMPLETION_PRICE = 10, 4, 30
 AMPLE_BALANCE = 10**12
 
 

@@ -59,13 +59,6 @@ def check_sampling(sampling: SamplingParams) -> SamplingParams:
     return sampling
 
 
-def check_choices(n: int) -> int:
-    """Return the number of choices `n`, or raise BadRequest."""
-    if not 1 <= n <= MAX_CHOICES:
-        raise BadRequest(f"n must be between 1 and {MAX_CHOICES}, got {n}", "n")
-    return n
-
-
 def _check_length(sampling: SamplingParams) -> None:
     if sampling.max_tokens is not None and sampling.max_tokens < 1:
         raise BadRequest(f"max_tokens must be at least 1, got {sampling.max_tokens}", "max_tokens")

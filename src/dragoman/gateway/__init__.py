@@ -1,1 +1,1 @@
-"""The life of one request between a dialect and an engine."""
+"""From a dialect to an engine: authentication, admission, routing and execution of requests."""

@@ -16,7 +16,8 @@ from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.engines.echo import EchoEngine
 from tests.support.apps import client_of
 from tests.support.dialects.asgi_connections import DisconnectingClient
-from tests.support.metered import AMPLE_BALANCE, CACHED_PRICE, AccountFixture, cost, metered_app
+from tests.support.ledger_harness import CACHED_PRICE
+from tests.support.metered import AMPLE_BALANCE, AccountFixture, cost, metered_app
 
 PATH = "/v1/completions"
 PROMPT = "ab"

@@ -20,7 +20,7 @@ from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.server.app import App, build_app
 from tests.support.accounting import accounting_at
 from tests.support.dialects.asgi_connections import AsgiConnection
-from tests.support.gated_echo import GatedEcho
+from tests.support.echo_engines import GatedEcho
 from tests.support.metered import sqlite_account
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 

@@ -1,4 +1,4 @@
-"""Time goes by in these tests as it does: a pause is a second."""
+"""These tests use the real clock: a delay lasts a second."""
 
 import asyncio
 import time
@@ -81,17 +81,17 @@ async def test_50_wrong_keys_a_second_are_delayed_and_no_other_request_is(
     async with metered_app(account_fixture, tmp_path / "j", proxies=["127.0.0.1"]) as app, client_of(app) as client:
         results: list[str] = []
 
-        async def ask(name: str, key: str, address: str) -> int:
+        async def send(name: str, key: str, address: str) -> int:
             status = await models(client, key, address)
             results.append(name)
             return status
 
-        failures = [ask("guess", f"sk-guess-{n}", "10.0.0.1") for n in range(50)]
-        good, other = ask("good", key, "10.0.0.1"), ask("other", "sk-wrong", "10.0.0.2")
-        *statuses, of_good, of_other = await asyncio.gather(*failures, good, other)
-    assert (of_good, of_other) == (200, 401)
-    # Neither a good key of the same address nor a wrong one of another waits.
-    assert max(results.index("good"), results.index("other")) < 50
+        failures = [send("wrong", f"sk-wrong-{n}", "10.0.0.1") for n in range(50)]
+        valid, other = send("valid", key, "10.0.0.1"), send("other", "sk-wrong", "10.0.0.2")
+        *statuses, of_valid, of_other = await asyncio.gather(*failures, valid, other)
+    assert (of_valid, of_other) == (200, 401)
+    # Neither a valid key from the same address nor a wrong one from another is delayed.
+    assert max(results.index("valid"), results.index("other")) < 50
     assert (statuses.count(401), statuses.count(429)) == (MAX_FAILURES, 50 - MAX_FAILURES)
 
 

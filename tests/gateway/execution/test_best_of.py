@@ -7,11 +7,11 @@ from dragoman.gateway.execution.best_of import BestOfSelector, candidates_reques
 
 REQUEST = GenerationRequest(model="m", prompt=TextPrompt("Once"), n=2, best_of=5)
 PROMPT = Delta(0, "Once", [], [TokenLogprobs(0, b"Once", -90.0, [])])
-"""What echo puts before the answer."""
+"""The delta that `echo` puts before the answer."""
 
 
 def candidate(index: int, *logprobs: float) -> list[Event]:
-    """Says its own number once for every token."""
+    """Build a candidate whose text is its own number, once for every token."""
     returned = [Delta(index, str(index), [7], [TokenLogprobs(7, b"x", logprob, [])]) for logprob in logprobs]
     return [*returned, Finished(index, "stop")]
 

@@ -1,4 +1,4 @@
-"""The queue without accounts, and where there is none."""
+"""Queued requests without accounts, and a gateway without a queue."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -27,7 +27,7 @@ from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.options import QueueOptions
-from tests.support.breaking_echo import BreakingEcho
+from tests.support.echo_engines import BreakingEcho
 from tests.support.jobs.queue_harness import draft, text_of
 
 ADA, BEN = "sk-adas-0123456789", "sk-bens-0123456789"
@@ -35,7 +35,7 @@ ADA, BEN = "sk-adas-0123456789", "sk-bens-0123456789"
 
 @contextlib.asynccontextmanager
 async def open_gateway(folder: Path, *keys: str, engine: EchoEngine | None = None) -> AsyncIterator[Gateway]:
-    """One that records what is used, with these keys."""
+    """Open a gateway with these keys that records usage."""
     database = Database(f"sqlite:///{folder}/accounts.db")
     upgrade(database)
     options = AccountsOptions(database=database, journals=folder / "journals", transport=LedgerThread)
@@ -76,7 +76,7 @@ async def test_without_accounts_a_job_belongs_to_the_key_that_submitted_it(tmp_p
         with pytest.raises(JobNotFound):
             await running_gateway.cancel_job(job.id, caller(BEN))
         with pytest.raises(Unauthenticated):
-            await running_gateway.job(job.id, caller("sk-nobodys-0123456789"))
+            await running_gateway.job(job.id, caller("sk-unknown-0123456789"))
         assert (await running_gateway.job(job.id, caller(ADA))).state == "finished"
 
 

@@ -1,4 +1,4 @@
-"""Answers in the database as the event loop sees them: what fails, what is forgotten, and whoever dies."""
+"""Stored responses when the database fails, when callers are cancelled, and when processes die."""
 
 import asyncio
 import multiprocessing
@@ -43,7 +43,7 @@ def accounting(path: Path, tmp_path: Path) -> Iterator[AccountingServices]:
 
 
 def locked(path: Path) -> sqlite3.Connection:
-    """A connection that keeps every other from writing."""
+    """Open a connection that keeps all others from writing."""
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("BEGIN IMMEDIATE")
     return connection
@@ -73,7 +73,7 @@ async def test_the_sweep_releases_claims_whose_release_failed(accounting: Accoun
         lock = locked(path)
         await accounting.idempotency_store.store(REQUEST, claim, RESPONSE)
         accounting.idempotency_store.release(REQUEST, claim)
-        await asyncio.sleep(0)  # Its turn comes before the sweep's.
+        await asyncio.sleep(0)  # Let the release run before the sweep.
         with pytest.raises(Overloaded):
             await accounting.idempotency_store.sweep()
         lock.close()

@@ -1,4 +1,4 @@
-"""Adapters that clients bring, in front of engines that only keep account of them."""
+"""Adapters that clients register, with engines that only record them."""
 
 import time
 from pathlib import Path
@@ -11,7 +11,7 @@ from dragoman.engines.base import AdapterFile
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore
 from dragoman.gateway.routing.catalog import Catalog, Deployment
-from tests.support.adaptable_echo import INCOMPATIBLE_FILE, AdaptableEcho
+from tests.support.echo_engines import INCOMPATIBLE_FILE, AdaptableEcho
 
 PIRATE = AdapterSource("local", "pirate")
 POET = AdapterSource("hub", "acme/poet", "v2")
@@ -31,14 +31,14 @@ class FakeAdapterStore:
             case "for-qwen":
                 return AdapterFile(Path("qwen.gguf"), "qwen2", ())
             case "for-second":
-                return AdapterFile(Path("second.gguf"), "llama", ("Somebody", "acme/second"))
+                return AdapterFile(Path("second.gguf"), "llama", ("Other", "acme/second"))
             case "unfit":
                 return AdapterFile(Path(INCOMPATIBLE_FILE), "llama", ())
         return AdapterFile(Path(f"{source.name}.gguf"), "llama", ("acme/unknown",))
 
 
 class AdapterHarness:
-    """Models and a desk that registers adapters with them."""
+    """Models, and a registrar for their adapters."""
 
     def __init__(self, *architectures: str | None) -> None:
         names = ["first", "second", "third"]
@@ -71,7 +71,7 @@ async def test_the_model_an_adapter_was_made_for_is_preferred() -> None:
 
 
 @pytest.mark.parametrize("base", ["second", "acme/second"])
-async def test_the_client_may_say_which_model_an_adapter_is_for(base: str) -> None:
+async def test_the_client_may_select_the_model_of_an_adapter(base: str) -> None:
     assert (await AdapterHarness("llama", "llama").register("it", PIRATE, base)).base == "second"
 
 
@@ -88,7 +88,7 @@ async def test_an_adapter_whose_model_is_not_served_is_refused(architectures: tu
     assert caught.value.parameter == "model_name"
 
 
-@pytest.mark.parametrize("base", ["nobody", "first"])
+@pytest.mark.parametrize("base", ["unknown", "first"])
 async def test_a_base_that_is_not_served_or_takes_no_adapters_is_refused(base: str) -> None:
     with pytest.raises(BadRequest, match=f"'{base}' is not served, or takes no adapters"):
         await AdapterHarness(None, "llama").register("it", PIRATE, base)
@@ -145,7 +145,7 @@ async def test_the_name_of_a_removed_adapter_can_be_reused() -> None:
     assert (await harness.register("pirate", POET)).adapter.source == POET
 
 
-@pytest.mark.parametrize("name", ["first", "nobody"])
+@pytest.mark.parametrize("name", ["first", "unknown"])
 async def test_only_adapters_can_be_removed(name: str) -> None:
     with pytest.raises(ModelNotFound):
         await AdapterHarness("llama").registrar.unregister(name)

@@ -12,7 +12,7 @@ from dragoman.engines.echo import EchoEngine
 from dragoman.jobs.storage.retention import Retention
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.worker.attempts import MAX_PENDING_EVENTS
-from tests.support.breaking_echo import BreakingEcho, FailurePoint
+from tests.support.echo_engines import BreakingEcho, FailurePoint
 from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
 
 LONG = "0123456789" * (MAX_PENDING_EVENTS // 3)

@@ -8,7 +8,7 @@ import pytest
 from dragoman.core.errors import BadRequest, EngineFailed, JobCancelled, JobTimedOut, ModelLoading, ShuttingDown
 from dragoman.core.events import Usage
 from dragoman.jobs.values.options import QueueOptions
-from tests.support.breaking_echo import BreakingEcho, FailurePoint
+from tests.support.echo_engines import BreakingEcho, FailurePoint
 from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
 from tests.support.metered import cost
 

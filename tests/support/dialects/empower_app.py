@@ -19,7 +19,7 @@ from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.catalog import Catalog, Deployment
-from tests.support.adaptable_echo import AdaptableEcho
+from tests.support.echo_engines import AdaptableEcho
 
 KEY = "sk-0123456789abcdef"
 MAX_BODY_BYTES = 100_000

@@ -1,4 +1,4 @@
-"""Who guesses keys is slowed down; nobody else notices."""
+"""Throttle clients that send wrong API keys. Valid keys are never delayed."""
 
 import asyncio
 import ipaddress
@@ -10,27 +10,27 @@ from dragoman.core.context import Caller
 from dragoman.core.errors import DragomanError, Limited, Unauthenticated
 
 MAX_FAILURES = 20
-"""Wrong keys in a minute that an address is told about at once."""
+"""Wrong keys per address and minute that are answered without delay."""
 
 WINDOW_SECONDS = 60
 DELAY_SECONDS = 1.0
-"""How long the answer to each further one is held back."""
+"""Delay of the answer to each further wrong key."""
 
 _MAX_ADDRESSES = 10_000
 _IPV6_NETWORK_BITS = 64
-"""What a single customer is usually given."""
+"""The size of the network that a single customer usually has."""
 
 
 class AuthFailureLimiter:
-    """Wrong keys of the last minute, by address. A key that is right is never held back, wherever it comes from."""
+    """Counts the wrong keys of the last minute by address."""
 
     def __init__(self, max_addresses: int = _MAX_ADDRESSES) -> None:
-        """Of more addresses, those that guessed longest ago are forgotten."""
+        """Beyond `max_addresses`, the addresses that failed longest ago are evicted."""
         self._max_addresses = max_addresses
         self._failure_times: OrderedDict[str, deque[float]] = OrderedDict()
 
     async def throttle(self, caller: Caller, error: Unauthenticated) -> DragomanError:
-        """What to tell a caller without a good key, when it is time to."""
+        """Return the error to send to the caller of a wrong key, after the delay if there is one."""
         if (
             error.fault != "unknown"
             or (retry_after := self._record_failure(_network(caller.address), time.monotonic())) == 0
@@ -40,7 +40,7 @@ class AuthFailureLimiter:
         return Limited("Too many requests with wrong API keys", retry_after)
 
     def _record_failure(self, network: str, now: float) -> int:
-        """Add a guess; 0 if there were few, else the seconds until the oldest is forgotten."""
+        """Record a failure. Return 0 below the limit, otherwise the seconds until the oldest failure expires."""
         times = self._failure_times.setdefault(network, deque(maxlen=MAX_FAILURES + 1))
         self._failure_times.move_to_end(network)
         times.append(now)

@@ -1,4 +1,4 @@
-"""best_of: more candidates are generated than answered, and the likeliest of them are the answer."""
+"""best_of: generate more candidates than choices, and answer with the likeliest."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -10,17 +10,17 @@ from dragoman.core.request import GenerationRequest
 
 
 def candidates_request(request: GenerationRequest) -> GenerationRequest:
-    """The request that generates all candidates, with the log-probabilities they are compared by."""
+    """Build the request that generates all candidates, with the log-probabilities that they are ranked by."""
     return msgspec.structs.replace(
         request, n=request.best_of or request.n, best_of=None, logprobs=request.logprobs or 0
     )
 
 
 class BestOfSelector:
-    """Holds the candidates of a whole request back until its end, and then tells the best of each prompt."""
+    """Buffers the candidates of a request until its end, and then returns the best of each prompt."""
 
     def __init__(self, n: int, best_of: int, *, include_logprobs: bool) -> None:
-        """Of `best_of` candidates a prompt, `n` are told, with their log-probabilities where those were asked for."""
+        """Of `best_of` candidates per prompt, `n` are returned, with log-probabilities if they were requested."""
         self._n = n
         self._best_of = best_of
         self._include_logprobs = include_logprobs
@@ -28,14 +28,14 @@ class BestOfSelector:
 
     @classmethod
     def for_requests(cls, requests: Sequence[GenerationRequest]) -> "BestOfSelector | None":
-        """The contest that requests alike in all but their prompts ask for; None: all that is generated is told."""
+        """Build the selector for requests that differ in their prompts only; None: every candidate is returned."""
         first_request = requests[0]
         if first_request.best_of is None or first_request.best_of == first_request.n:
             return None
         return cls(first_request.n, first_request.best_of, include_logprobs=first_request.logprobs is not None)
 
     def feed(self, event: Event) -> Iterator[Event]:
-        """What may be told now: nothing, until the usage comes; it counts all candidates."""
+        """Return the events to deliver: none until the usage, which counts all candidates."""
         if not isinstance(event, Usage):
             self._events.setdefault(event.index, []).append(event)
             return
@@ -48,7 +48,7 @@ class BestOfSelector:
 
     def _reindexed(self, index: int, new_index: int) -> Iterator[Event]:
         for event in self._events[index]:
-            assert not isinstance(event, Usage), "it is not held back"
+            assert not isinstance(event, Usage), "usage is not buffered"
             item = msgspec.structs.replace(event, index=new_index)
             if isinstance(item, Delta) and not self._include_logprobs:
                 item = msgspec.structs.replace(item, logprobs=[])
@@ -56,8 +56,8 @@ class BestOfSelector:
 
 
 def _mean_logprob(events: Sequence[Event]) -> float:
-    """Of the tokens told. A candidate that says nothing is no better than the unlikeliest."""
-    # Deltas without sampled tokens repeat the prompt, which is no merit of the candidate.
+    """Return the mean of the tokens returned. An empty candidate ranks last."""
+    # Deltas without sampled tokens repeat the prompt, which does not count for the candidate.
     deltas = [event for event in events if isinstance(event, Delta) and event.token_ids]
     logprobs = [item.logprob for delta in deltas for item in delta.logprobs if item.logprob is not None]
     return math.fsum(logprobs) / len(logprobs) if logprobs else -math.inf

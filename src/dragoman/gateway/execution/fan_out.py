@@ -1,4 +1,4 @@
-"""Several prompts, run side by side, as one request."""
+"""Several prompts, run concurrently as one request."""
 
 import asyncio
 import contextlib
@@ -11,16 +11,15 @@ from dragoman.core.request import GenerationRequest
 from dragoman.engines.base import Engine
 
 _MAX_BUFFERED_EVENTS = 64
-"""Events of several prompts that may lie between the engines and a slow client."""
+"""Events of several prompts that are buffered between the engines and a slow client."""
 
 
 def fan_out(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
-    """The events of all requests as those of one: indices moved apart, usages added up."""
+    """Merge the events of all requests into those of one: choices renumbered, usages added."""
     return engine.generate(requests[0]) if len(requests) == 1 else _fan_out_concurrently(engine, requests)
 
 
 async def _fan_out_concurrently(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
-    """The events of several prompts as those of one request: indices moved apart, usages added up."""
     queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_MAX_BUFFERED_EVENTS)
     usages: list[Usage] = []
     running = len(requests)
@@ -31,7 +30,7 @@ async def _fan_out_concurrently(engine: Engine, requests: Sequence[GenerationReq
                 async for event in events:
                     await queue.put(_with_index_offset(event, first_index))
             await queue.put(None)
-        except Exception as error:  # noqa: BLE001 - raised again below, where the request is
+        except Exception as error:  # noqa: BLE001 - raised again below, in the task of the request
             await queue.put(error)
 
     tasks = [asyncio.create_task(pump(number * request.n, request)) for number, request in enumerate(requests)]

@@ -1,4 +1,4 @@
-"""Answers to requests with an Idempotency-Key, kept in the accounts' database. Implements core's IdempotencyStore."""
+"""Responses to requests with an Idempotency-Key, stored in the accounts' database."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ from dragoman.core.errors import Overloaded
 from dragoman.core.idempotency import Acquired, IdempotencyState, IdempotentRequest, StoredResponse
 
 MAX_RESPONSE_BYTES = 1024 * 1024
-"""Bytes of a body that is kept for a day."""
+"""Bytes of a stored body. Bodies are stored for a day."""
 
 SWEEP_INTERVAL_SECONDS = 60.0
 
@@ -21,12 +21,12 @@ _log = structlog.get_logger(__name__)
 
 
 class DatabaseIdempotencyStore:
-    """One process's answers; all processes that use the database see the same."""
+    """Implements core.idempotency.IdempotencyStore. All processes that use the database share its responses."""
 
     def __init__(
         self, thread: DatabaseThread, process_id: int, *, max_response_bytes: int = MAX_RESPONSE_BYTES
     ) -> None:
-        """Claims are made in the name of `process_id`, see accounts.idempotency."""
+        """Claims belong to `process_id`, see accounts.database.idempotency_keys."""
         self._thread = thread
         self._table = IdempotencyKeyTable(thread.database, process_id)
         self._max_response_bytes = max_response_bytes
@@ -53,12 +53,12 @@ class DatabaseIdempotencyStore:
             await self._thread.run(self._table.store, request, claim.token, response)
             self._claimed_tokens.discard(claim.token)
         except Overloaded as error:
-            # The client has waited for the answer, not for its being kept.
+            # The client has waited for the response, not for its storage.
             _log.warning("idempotent_response_not_stored", error=error.message)
 
     def release(self, request: IdempotentRequest, claim: Acquired) -> None:
         if claim.token not in self._claimed_tokens:
-            return  # An answer was kept.
+            return  # A response was stored.
         self._claimed_tokens.discard(claim.token)
         task = asyncio.create_task(self._release(request, claim))
         self._release_tasks.add(task)
@@ -66,7 +66,7 @@ class DatabaseIdempotencyStore:
 
     @contextlib.asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
-        """Within the block, delete now and then what was kept long enough and what is claimed for nobody."""
+        """Within the block, regularly delete expired responses and orphaned claims."""
         sweeper = asyncio.create_task(self._sweep_loop())
         try:
             yield
@@ -75,12 +75,12 @@ class DatabaseIdempotencyStore:
             await asyncio.wait([sweeper, *self._release_tasks])
 
     async def sweep(self) -> int:
-        """Do so once; how many that were. Raises Overloaded."""
-        # The thread works in order: what is not held yet is claimed after the sweep.
+        """Delete them once and return how many there were. Raises Overloaded."""
+        # The thread works in order: a token that is not in the set yet claims after the sweep.
         return await self._thread.run(self._table.sweep, frozenset(self._claimed_tokens))
 
     async def _release(self, request: IdempotentRequest, claim: Acquired) -> None:
-        # The sweep releases what nobody holds any more.
+        # The sweep releases claims that are held no longer.
         with contextlib.suppress(Overloaded):
             await self._thread.run(self._table.release, request, claim.token)
 

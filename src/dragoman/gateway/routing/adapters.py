@@ -1,4 +1,4 @@
-"""Adapters that clients bring: found, given to the model they fit, served under their name."""
+"""Adapters that clients register: find the file, load it into the model that it fits, serve it under its name."""
 
 import time
 
@@ -9,7 +9,7 @@ from dragoman.gateway.routing.catalog import Catalog, Deployment
 
 
 class NoAdapterStore:
-    """Implements engines.base.AdapterStore: nothing is there."""
+    """Implements engines.base.AdapterStore without any adapters."""
 
     async def find(self, source: AdapterSource, token: str | None) -> AdapterFile:  # noqa: ARG002
         raise AdapterMissing(f"Model '{source.name}' is not available: this server has nowhere to look for adapters")
@@ -23,7 +23,7 @@ class AdapterRegistrar:
         self._store = store
 
     async def register(self, spec: AdapterSpec, *, token: str | None, creator: str) -> RegisteredAdapter:
-        """Serve the adapter; as it is already served, if it is. Raises ModelNameTaken, AdapterMissing or BadRequest."""
+        """Serve the adapter unless it is served already. Raises ModelNameTaken, AdapterMissing or BadRequest."""
         if (existing := self._find_existing(spec)) is not None:
             return existing
         file = await self._store.find(spec.source, token)
@@ -32,14 +32,14 @@ class AdapterRegistrar:
         return RegisteredAdapter(await host.add(adapter, file.path), base.name)
 
     async def unregister(self, name: str) -> RegisteredAdapter:
-        """Serve it no longer. Raises ModelNotFound."""
+        """Stop serving an adapter. Raises ModelNotFound."""
         base, adapter = self._catalog.resolve(name)
         if adapter is None or base.engine.adapters is None:
             raise ModelNotFound(name)
         return RegisteredAdapter(await base.engine.adapters.remove(adapter.name), base.name)
 
     def _find_existing(self, spec: AdapterSpec) -> RegisteredAdapter | None:
-        """What has the name already, if it is what is wanted. Raises ModelNameTaken if it is not."""
+        """Return the adapter if it is served already. Raises ModelNameTaken if the name belongs to something else."""
         try:
             base, adapter = self._catalog.unfiltered.resolve(spec.name)
         except ModelNotFound:
@@ -49,7 +49,7 @@ class AdapterRegistrar:
         return RegisteredAdapter(adapter, base.name)
 
     def _select_base(self, file: AdapterFile, spec: AdapterSpec) -> tuple[Deployment, AdapterHost]:
-        """The model to load it into: the one asked for, the one it was made for, or the only one it may fit."""
+        """Select the requested model, the one that the adapter was made for, or the only one that it may fit."""
         hosts = [(entry, host) for entry in self._catalog.deployments if (host := entry.engine.adapters) is not None]
         if spec.base is not None:
             matching = [(entry, host) for entry, host in hosts if spec.base in (entry.name, *entry.aliases)]

@@ -1,4 +1,4 @@
-"""Which engine stands behind which model name."""
+"""The catalog of deployments: from model names to engines."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -13,32 +13,32 @@ from dragoman.engines.fingerprint import fingerprint
 
 
 class Deployment(msgspec.Struct, frozen=True):
-    """One served model: the names clients may use and the engine that answers."""
+    """A served model: the names that clients may use, and the engine."""
 
     name: str
     aliases: tuple[str, ...]
     engine: Engine
     dialects: tuple[str, ...] | None = None
-    """The dialects that show it; None: all."""
+    """The dialects that offer it; None: all."""
 
 
 class ResolvedModel(NamedTuple):
-    """What a model's name stands for."""
+    """What a model name resolves to."""
 
     deployment: Deployment
     adapter: Adapter | None
 
     @property
     def canonical_name(self) -> str:
-        """The adapter's or the model's, whatever alias was asked for."""
+        """The name of the adapter, or else of the model, even if the client sent an alias."""
         return self.deployment.name if self.adapter is None else self.adapter.name
 
 
 class Catalog:
-    """All deployments, in the order of the settings, and the adapters their engines have at the moment."""
+    """The deployments in the order of the settings, and the adapters that their engines have now."""
 
     def __init__(self, deployments: Sequence[Deployment], unfiltered: "Catalog | None" = None) -> None:
-        """Raises ValueError when two deployments claim one name. `whole` is that of which this is a part."""
+        """Raises ValueError if two deployments share a name. `unfiltered` is the catalog of all dialects."""
         self.deployments = tuple(deployments)
         self.unfiltered = self if unfiltered is None else unfiltered
         self._by_name: dict[str, Deployment] = {}
@@ -49,16 +49,16 @@ class Catalog:
                 self._by_name[name] = deployment
 
     def for_dialect(self, dialect: str) -> "Catalog":
-        """Only the deployments that this dialect shows."""
+        """Return the catalog of the deployments that a dialect offers."""
         visible = [entry for entry in self.deployments if entry.dialects is None or dialect in entry.dialects]
         return Catalog(visible, self)
 
     def contains(self, deployment: Deployment) -> bool:
-        """Whether it is one of these."""
+        """Whether the deployment is in this catalog."""
         return any(entry is deployment for entry in self.deployments)
 
     def resolve(self, model: str) -> ResolvedModel:
-        """What has this name or alias, compared exactly. Raises ModelNotFound."""
+        """Find the model or adapter with this name or alias, compared exactly. Raises ModelNotFound."""
         if (deployment := self._by_name.get(model)) is not None:
             return ResolvedModel(deployment, None)
         for deployment, adapter in self._adapters():
@@ -67,7 +67,7 @@ class Catalog:
         raise ModelNotFound(model)
 
     def models(self) -> list[ServedModel]:
-        """What clients may ask for: models, then their adapters."""
+        """List models, then their adapters."""
         bases = {
             deployment.name: ServedModel(
                 id=deployment.name,

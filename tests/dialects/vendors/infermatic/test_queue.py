@@ -13,7 +13,7 @@ from dragoman.dialects.http import sse
 from dragoman.jobs.values.options import QueueOptions
 from tests.support.apps import client_of, echo_app
 from tests.support.dialects.asgi_connections import DisconnectingClient
-from tests.support.gated_echo import GatedEcho
+from tests.support.echo_engines import GatedEcho
 from tests.support.jobs.http_queue_harness import (
     ACCEPT_STREAM,
     RESPOND_ASYNC,

@@ -12,7 +12,8 @@ from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.storage.transactions.retry import NotRetryable
 from dragoman.jobs.values.options import QueueOptions
 from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of
-from tests.support.metered import AMPLE_BALANCE, COMPLETION_PRICE, PROMPT_PRICE, cost
+from tests.support.ledger_harness import COMPLETION_PRICE, PROMPT_PRICE
+from tests.support.metered import AMPLE_BALANCE, cost
 
 
 @pytest.fixture
