@@ -66,7 +66,7 @@ def routes(sources: MetricsSources, service: QueueService, options: HttpOptions)
 
 
 class _MetricsErrorRenderer:
-    """Implements dialects.exchange.ErrorRenderer."""
+    """Implements dialects.http.codec.ErrorRenderer."""
 
     def render(self, error: DragomanError) -> ErrorResponse:
         status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
