@@ -87,7 +87,7 @@ def job_routes(route: RouteContext, errors: ErrorRenderer) -> list[BaseRoute]:
 class _JobStreamResponse(GenerationResponse):
     """Streams a job's events after a given one, those to come included.
 
-    An error of the job ends the stream; only an error of the question itself is an error response.
+    An error of the job ends the stream; only an error of this request itself is an error response.
     """
 
     def __init__(
