@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dragoman.engines.llama.arrays import Logits, TokenArray
@@ -80,8 +80,32 @@ operations = st.lists(
 )
 
 
+NO_VISIBLE_CELL_BELOW_A_HOLE = [
+    ("begin", 0, 0, 1),
+    ("begin", 2, 0, 17),
+    ("begin", 3, 0, 10),
+    ("begin", 4, 0, 3),
+    ("go on", 0, 0, 1),
+    ("begin", 1, 0, 1),
+    ("forget", 0, 0, 1),
+    ("begin", 0, 0, 2),
+]
+"""The last of the first 32 cells is free, and all cells of a sequence lie behind them."""
+
+SOME_VISIBLE_CELLS_BELOW_A_HOLE = [
+    ("begin", 0, 0, 31),
+    ("begin", 1, 0, 1),
+    ("go on", 0, 0, 32),
+    ("forget", 1, 0, 1),
+    ("go on", 0, 0, 8),
+]
+"""The same, but the sequence lies on both sides."""
+
+
 @settings(max_examples=150, deadline=None)
 @given(operations=operations)
+@example(operations=NO_VISIBLE_CELL_BELOW_A_HOLE)
+@example(operations=SOME_VISIBLE_CELLS_BELOW_A_HOLE)
 def test_however_cells_lie_the_logits_are_those_of_llama_cpp_and_every_free_cell_can_be_used(
     tiny: Model, reference: LlamaContext, operations: list[tuple[str, int, int, int]]
 ) -> None:

@@ -7,6 +7,7 @@ a context owns its KV cache, the vocabulary belongs to the model, and a batch ne
 from ctypes import (
     POINTER,
     Structure,
+    byref,
     c_bool,
     c_char_p,
     c_float,
@@ -18,6 +19,9 @@ from ctypes import (
 )
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
 
 from dragoman.engines.llama.native.libraries.binding import (
     CFunction,
@@ -37,6 +41,12 @@ _WHOLE_STATE = 0
 
 _NO_SEQUENCE = -1
 """A sequence id that no sequence has."""
+
+_BLOCK_CELLS = 32
+"""Without flash attention, it passes over whole blocks of so many cells."""
+
+_CANNOT_COMPACT = -100
+"""What llama_decode returns rather than compute something wrong; the fork's own statuses are few and near zero."""
 
 
 class IkLlamaModelParams(Structure):
@@ -170,6 +180,21 @@ class IkLlamaBatch(Structure):
     ]
 
 
+class IkLlamaCacheView(Structure):
+    """struct llama_kv_cache_view."""
+
+    _fields_: ClassVar = [
+        ("n_cells", c_int32),
+        ("n_seq_max", c_int32),
+        ("token_count", c_int32),
+        ("used_cells", c_int32),
+        ("max_contiguous", c_int32),
+        ("max_contiguous_idx", c_int32),
+        ("cells", c_void_p),
+        ("cells_sequences", c_void_p),
+    ]
+
+
 _STATE_ARGUMENTS = [c_void_p, c_void_p, c_size_t, c_int32, c_uint32]
 """Context, buffer, its size, sequence, flags."""
 
@@ -190,6 +215,7 @@ _FUNCTIONS: Functions = {
     "llama_n_ctx": CFunction(c_uint32, [c_void_p]),
     "llama_memory_seq_rm": CFunction(c_bool, [c_void_p, c_int32, c_int32, c_int32], "llama_kv_cache_seq_rm"),
     "llama_memory_seq_cp": CFunction(None, [c_void_p, c_int32, c_int32, c_int32, c_int32], "llama_kv_cache_seq_cp"),
+    "view_cells": CFunction(None, [c_void_p, POINTER(IkLlamaCacheView)], "llama_kv_cache_view_update"),
     "queue_compaction": CFunction(None, [c_void_p], "llama_kv_cache_defrag"),
     "run_queued": CFunction(c_int32, [c_void_p], "llama_kv_cache_update"),
     "decode_behind_last": CFunction(c_int32, [c_void_p, IkLlamaBatch], "llama_decode"),
@@ -316,8 +342,36 @@ class IkLlamaCpp(Library):
 
         The fork searches from the cells it used last, but attention passes over all cells up to the highest used one.
         """
+        while self._overlooks_last_cells(context):
+            if not self.compact(context):
+                return _CANNOT_COMPACT
         self.llama_memory_seq_cp(context, _NO_SEQUENCE, _NO_SEQUENCE - 1, 0, 0)  # Makes it search from the first cell.
         return int(self.decode_behind_last(context, batch))
+
+    def _overlooks_last_cells(self, context: int) -> bool:
+        """Tell whether attention might end before the highest used cell, wherever the next batch is put.
+
+        Looking for that cell, the fork goes down from the end of one block to the end of the next until it finds a
+        used one, and then looks through the one block above. It misses the highest cell when the last cell of its block
+        is free and that of the block below is free too. Then tokens are computed without those just before them and,
+        when no cell of their sequence is left, give no numbers. A batch goes into free cells below the highest one or
+        right above it: neither brings this about where it was not so before.
+        """
+        used = self._used_cells(context)
+        if not len(used):
+            return False
+        highest = int(used[-1])
+        block_start = highest - highest % _BLOCK_CELLS
+        ends_block = highest == block_start + _BLOCK_CELLS - 1
+        return block_start > 0 and not ends_block and bool(used[used.searchsorted(block_start) - 1] != block_start - 1)
+
+    def _used_cells(self, context: int) -> npt.NDArray[np.intp]:
+        """Return the indices of the KV cells that hold a token, in ascending order."""
+        count: int = self.llama_n_ctx(context)
+        positions, sequences = np.empty((2, count), dtype=np.int32)
+        view = IkLlamaCacheView(count, 1, cells=positions.ctypes.data, cells_sequences=sequences.ctypes.data)
+        self.view_cells(context, byref(view))
+        return (positions >= 0).nonzero()[0]
 
     def llama_get_memory(self, context: int) -> int:
         """Return the context, which is its own memory."""
