@@ -26,7 +26,10 @@ class Chunk(NamedTuple):
 
 
 class DecodeError(Exception):
-    """llama_decode rejected a batch that the KV cell allocator allowed. The engine's state is no longer known."""
+    """llama_decode rejected a batch that the KV cell allocator allowed, or what it computed are no numbers.
+
+    The engine's state is no longer known.
+    """
 
 
 class Backend(Protocol):

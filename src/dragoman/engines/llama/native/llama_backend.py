@@ -53,6 +53,14 @@ class LlamaBackend:
         self._last_adapter_number = NO_ADAPTER
 
     def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
+        logits = self._decode(chunks, adapter)
+        # Such a sequence's cells spoil others, even when they are free again: many kernels multiply what must not be
+        # seen by zero rather than leave it out. One logit of a row tells: each is a sum over the whole last layer.
+        if np.isnan(logits[:, 0]).any():
+            raise DecodeError(f"{self._model.library.pinned} computed logits that are no numbers")
+        return logits
+
+    def _decode(self, chunks: Sequence[Chunk], adapter: int) -> Logits:
         loaded = None if adapter == NO_ADAPTER else self._adapters[adapter]
         separate = self._select_for_prefill_context(chunks)
         if not separate:
