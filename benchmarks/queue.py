@@ -154,11 +154,11 @@ def _request() -> GenerationRequest:
 
 def _stored_request(request_id: str) -> StoredRequest:
     return StoredRequest(
-        name="infermatic.chat",
+        codec="infermatic.chat",
         arguments={},
         body=b'{"model": "parrot"}' * 20,
         answer_id=request_id,
-        created=1_800_000_000,
+        created_at=1_800_000_000,
     )
 
 

@@ -15,18 +15,23 @@ LOWEST_PRIORITY = 255
 """Numbers go from 0, which is first, to this one."""
 
 
-class StoredRequest(msgspec.Struct, frozen=True, kw_only=True):
+class StoredRequest(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    rename={"codec": "name", "created_at": "created"},
+):
     """What is needed to render a response in its dialect, at any later time and in any process."""
 
-    name: str
-    """Of the endpoint's codec, such as "infermatic.chat"."""
+    codec: str
+    """The name of the endpoint's codec, such as "infermatic.chat"."""
     arguments: dict[str, str]
-    """Path parameters."""
+    """Path parameters, and what decoding added to them."""
     body: bytes
     """The request's body, as it was sent."""
     answer_id: str
     """32 hex digits."""
-    created: int
+    created_at: int
     """The creation time that the response reports, in Unix seconds."""
 
 

@@ -54,7 +54,7 @@ def test_a_restored_request_renders_the_same_response(name: str) -> None:
     received = ReceivedRequest(codec, context, body, codec.decode(body, context))
     stored = msgspec.msgpack.decode(msgspec.msgpack.encode(received.to_stored()), type=StoredRequest)
     restored = restore_request(stored, ENDPOINT_CODECS)
-    assert (stored.name, stored.answer_id, stored.created) == (name, ID, CREATED)
+    assert (stored.codec, stored.answer_id, stored.created_at) == (name, ID, CREATED)
     assert stream_and_document(restored.decoded) == stream_and_document(received.decoded)
     assert restored.decoded.requests == received.decoded.requests
     assert restored.decoded.priority == received.decoded.priority
@@ -63,7 +63,7 @@ def test_a_restored_request_renders_the_same_response(name: str) -> None:
 def test_an_unknown_codec_raises_engine_failed() -> None:
     with pytest.raises(EngineFailed, match=r"form 'infermatic\.speech'"):
         restore_request(
-            StoredRequest(name="infermatic.speech", arguments={}, body=b"{}", answer_id=ID, created=CREATED),
+            StoredRequest(codec="infermatic.speech", arguments={}, body=b"{}", answer_id=ID, created_at=CREATED),
             ENDPOINT_CODECS,
         )
 

@@ -87,9 +87,24 @@ def test_requests_that_earlier_versions_stored_are_read() -> None:
 @given(st.binary(max_size=1000))
 def test_stored_requests_round_trip(body: bytes) -> None:
     stored_request = StoredRequest(
-        name="infermatic.chat", arguments={"model": "m"}, body=body, answer_id="0" * 32, created=1
+        codec="infermatic.chat", arguments={"model": "m"}, body=body, answer_id="0" * 32, created_at=1
     )
     assert unpack_stored_request(pack_stored_request(stored_request)) == stored_request
+
+
+def test_stored_requests_of_earlier_versions_are_read() -> None:
+    stored = {
+        "name": "infermatic.chat",
+        "arguments": {"model": "m"},
+        "body": b"{}",
+        "answer_id": "0" * 32,
+        "created": 1,
+    }
+    stored_request = StoredRequest(
+        codec="infermatic.chat", arguments={"model": "m"}, body=b"{}", answer_id="0" * 32, created_at=1
+    )
+    assert unpack_stored_request(b"\0" + msgspec.msgpack.encode(stored)) == stored_request
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(stored_request)) == stored
 
 
 def test_repetitive_payloads_are_compressed() -> None:

@@ -59,11 +59,11 @@ def draft(
     """Return a request that the echo engine answers with the text. `fields`: fields of the GenerationRequest."""
     request = GenerationRequest(model=MODEL, prompt=TextPrompt(text), sampling=SamplingParams(), n=n, **fields)
     stored_request = StoredRequest(
-        name="echo.text",
+        codec="echo.text",
         arguments={"path": "value"},
         body=text.encode(),
         answer_id=answer_id or new_request_id(),
-        created=1_800_000_000,
+        created_at=1_800_000_000,
     )
     return JobDraft(
         requests=(request,),

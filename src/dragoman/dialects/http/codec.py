@@ -112,11 +112,11 @@ class ReceivedRequest(NamedTuple):
         """Return what must be stored to render its answer later."""
         context, arguments = self.context, {**self.context.arguments, **self.decoded.extra_arguments}
         return StoredRequest(
-            name=self.codec.name,
+            codec=self.codec.name,
             arguments=arguments,
             body=self.body,
             answer_id=context.answer_id,
-            created=context.created,
+            created_at=context.created,
         )
 
 
@@ -125,8 +125,8 @@ def restore_request(stored: StoredRequest, codecs: Mapping[str, EndpointCodec]) 
 
     Raises EngineFailed for a codec that only another version of the server has.
     """
-    codec = codecs.get(stored.name)
+    codec = codecs.get(stored.codec)
     if codec is None:
-        raise EngineFailed(f"This version of the server cannot tell an answer in the form '{stored.name}'")
-    context = DecodeContext(stored.answer_id, stored.created, stored.arguments)
+        raise EngineFailed(f"This version of the server cannot tell an answer in the form '{stored.codec}'")
+    context = DecodeContext(stored.answer_id, stored.created_at, stored.arguments)
     return ReceivedRequest(codec, context, stored.body, codec.decode(stored.body, context))
