@@ -26,7 +26,7 @@ class Chunk(NamedTuple):
 
 
 class DecodeError(Exception):
-    """llama_decode rejected a batch that the KV cell allocator allowed, or what it computed are no numbers.
+    """llama_decode rejected a batch that the KV cell allocator allowed, or its logits are not finite.
 
     The engine's state is no longer known.
     """

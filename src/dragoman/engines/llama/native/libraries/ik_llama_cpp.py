@@ -43,10 +43,10 @@ _NO_SEQUENCE = -1
 """A sequence id that no sequence has."""
 
 _BLOCK_CELLS = 32
-"""Without flash attention, it passes over whole blocks of so many cells."""
+"""Without flash attention, it passes over whole blocks of this number of cells."""
 
 _CANNOT_COMPACT = -100
-"""What llama_decode returns rather than compute something wrong; the fork's own statuses are few and near zero."""
+"""The status of llama_decode instead of a wrong result. The fork's own statuses are few and near zero."""
 
 
 class IkLlamaModelParams(Structure):
@@ -349,13 +349,13 @@ class IkLlamaCpp(Library):
         return int(self.decode_behind_last(context, batch))
 
     def _overlooks_last_cells(self, context: int) -> bool:
-        """Tell whether attention might end before the highest used cell, wherever the next batch is put.
+        """Return whether attention might end before the highest used cell, wherever the next batch is put.
 
-        Looking for that cell, the fork goes down from the end of one block to the end of the next until it finds a
-        used one, and then looks through the one block above. It misses the highest cell when the last cell of its block
-        is free and that of the block below is free too. Then tokens are computed without those just before them and,
-        when no cell of their sequence is left, give no numbers. A batch goes into free cells below the highest one or
-        right above it: neither brings this about where it was not so before.
+        To find that cell, the fork checks the last cell of each block from the top down until one is used, and then
+        searches the block above it. It misses the highest cell if the last cell of its block is free and that of the
+        block below is free too. Then tokens are computed without the ones just before them, and the logits are not
+        finite if no cell of their sequence remains. A batch goes into free cells below the highest one or right above
+        it, and neither causes this where it was not so before.
         """
         used = self._used_cells(context)
         if not len(used):
