@@ -4,19 +4,7 @@ The layouts are those of the llama.h inside the pinned ik-llama-cpp-python wheel
 a context owns its KV cache, the vocabulary belongs to the model, and a batch needs contiguous free cells.
 """
 
-from ctypes import (
-    POINTER,
-    Structure,
-    byref,
-    c_bool,
-    c_char_p,
-    c_float,
-    c_int,
-    c_int32,
-    c_size_t,
-    c_uint32,
-    c_void_p,
-)
+from ctypes import POINTER, Structure, byref, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t, c_uint32, c_void_p
 from pathlib import Path
 from typing import ClassVar
 
