@@ -30,7 +30,7 @@ from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.operations import Admission, KeyLookup, Settled
 from dragoman.accounts.process.client import LedgerClient
-from dragoman.core.identifiers import key_digest, new_request_id
+from dragoman.core.context import key_digest, new_request_id
 from tests.support.ledger_harness import settlement
 from tests.support.server import LEDGER_PROCESS, children_of
 

@@ -22,7 +22,7 @@ from dragoman.accounts.administration.prices import set_price
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.ledger.operations import Admission
-from dragoman.core.identifiers import key_digest, new_request_id
+from dragoman.core.context import key_digest, new_request_id
 from dragoman.core.jobs import JobDraft, StoredRequest
 from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.jobs.storage.store import JobStore

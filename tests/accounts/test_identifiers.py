@@ -1,5 +1,5 @@
 from dragoman.accounts.identifiers import new_api_key
-from dragoman.core.identifiers import key_digest
+from dragoman.core.context import key_digest
 
 
 def test_a_key_has_256_random_bits_after_its_prefix() -> None:

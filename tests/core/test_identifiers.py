@@ -1,6 +1,6 @@
 import uuid
 
-from dragoman.core.identifiers import new_request_id
+from dragoman.core.context import new_request_id
 
 
 def test_request_ids_increase_over_time_and_are_version_7_uuids() -> None:

@@ -7,10 +7,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from dragoman.core.adapters import Adapter, AdapterSource
-from dragoman.core.context import Caller
+from dragoman.core.context import Caller, new_request_id
 from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound, ShuttingDown
 from dragoman.core.events import Delta, Event, Finished, Usage
-from dragoman.core.identifiers import new_request_id
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.output.stop_strings import StopMatcher
+from dragoman.output.processor import StopMatcher
 
 # Few characters, so that random strings overlap with themselves, with each other and with the text.
 LETTERS = "abé"

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from dragoman.accounts.administration.keys import get_key
 from dragoman.cli.main import app
-from dragoman.core.identifiers import key_digest
+from dragoman.core.context import key_digest
 from tests.support.accounting import ADMIN_KEY
 from tests.support.metered import AccountFixture, cost, sqlite_account
 from tests.support.server import WORKER_PROCESS, RunningServer, running_server

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 from starlette.types import Message
 
-from dragoman.core.identifiers import key_digest
+from dragoman.core.context import key_digest
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine

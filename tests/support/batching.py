@@ -12,7 +12,7 @@ from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
 from dragoman.engines.llama.native.backend import NO_ADAPTER, SEQUENCE_IDS
-from dragoman.engines.llama.native.lora_fallback import LoraFallbackBackend
+from dragoman.engines.llama.native.llama_backend import LoraFallbackBackend
 from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, reference_answer
 
 GREEDY = SamplingParams(temperature=0.0)

@@ -23,7 +23,7 @@ from dragoman.accounts.ledger.operations import (
     Settlement,
     SettlementResult,
 )
-from dragoman.core.identifiers import key_digest, new_request_id
+from dragoman.core.context import key_digest, new_request_id
 
 MODEL = "parrot"
 PROMPT_PRICE, CACHED_PRICE, COMPLETION_PRICE = 10, 4, 30

@@ -15,8 +15,8 @@ from dragoman.accounts.ledger.operations import Admission
 from dragoman.accounts.process.client import LedgerClient
 from dragoman.accounts.process.opening import LedgerResources, open_ledger
 from dragoman.accounts.process.transport import LedgerTransport
+from dragoman.core.context import new_request_id
 from dragoman.core.errors import DragomanError
-from dragoman.core.identifiers import new_request_id
 from tests.support.ledger_harness import MODEL, settlement
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 

@@ -1,10 +1,11 @@
 """The ranges that every engine accepts, checked in one place for all dialects (docs/sampling.md, "Parameters").
 
-A dialect may be narrower or clamp first; nothing reaches an engine outside these ranges.
+A dialect may be narrower or clamp first; nothing reaches an engine outside these ranges. Token ids depend on the
+model's vocabulary: the engine checks them, with the functions at the end.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -102,3 +103,39 @@ def _check_logit_bias(logit_bias: dict[int, float]) -> None:
     for token, bias in logit_bias.items():
         if not -100 <= bias <= 100:
             raise BadRequest(f"logit_bias must be between -100 and 100, got {bias:g} for token {token}", "logit_bias")
+
+
+def check_token_ids(parameter: str, token_ids: Iterable[int], vocabulary_size: int) -> None:
+    """Reject ids that are not in the vocabulary. Raises BadRequest for the first one."""
+    for token in token_ids:
+        if not 0 <= token < vocabulary_size:
+            raise BadRequest(f"{parameter} must hold token ids from 0 to {vocabulary_size - 1}, got {token}", parameter)
+
+
+def check_resume_token_ids(
+    resume_token_ids: Sequence[Sequence[int]], *, n: int, logprobs: int | None, vocabulary_size: int
+) -> None:
+    """Reject tokens to resume after that are invalid before any is replayed. Raises BadRequest."""
+    if not resume_token_ids:
+        return
+    if len(resume_token_ids) != n:
+        raise BadRequest(
+            f"resume_token_ids must hold the tokens of each of the {n} choices, got those of {len(resume_token_ids)}",
+            "resume_token_ids",
+        )
+    if logprobs is not None:
+        raise BadRequest(
+            "An answer with log-probabilities cannot be resumed: those of its first tokens are not stored",
+            "resume_token_ids",
+        )
+    for tokens in resume_token_ids:
+        check_token_ids("resume_token_ids", tokens, vocabulary_size)
+
+
+def resume_past_end(index: int, given: int, tokens: int) -> BadRequest:
+    """Return the error for a choice with `given` tokens to resume after, which ends after `tokens` of them."""
+    return BadRequest(
+        f"resume_token_ids holds {given} tokens of choice {index}, "
+        f"but as this request stands the choice ends with {tokens}",
+        "resume_token_ids",
+    )

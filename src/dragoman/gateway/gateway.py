@@ -30,9 +30,8 @@ from dragoman.gateway.admission.token_bounds import token_bounds
 from dragoman.gateway.auth.authenticator import Authenticator, Principal
 from dragoman.gateway.auth.static_keys import NO_KEYS
 from dragoman.gateway.auth.throttle import AuthFailureLimiter
-from dragoman.gateway.execution.best_of import BestOfSelector
 from dragoman.gateway.execution.metrics import RequestMetrics
-from dragoman.gateway.execution.request_execution import RequestExecution
+from dragoman.gateway.execution.request_execution import BestOfSelector, RequestExecution
 from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore
 from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
 from dragoman.gateway.routing.visible_models import PrincipalModels

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from dragoman.core.identifiers import key_digest
+from dragoman.core.context import key_digest
 from dragoman.engines.llama.weights.sources import ModelFile
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.server.accounts_location import DATABASE_VARIABLE, AccountsLocation

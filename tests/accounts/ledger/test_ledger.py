@@ -20,8 +20,8 @@ from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.accounts.ledger.operations import Admission, Admitted, LedgerOperation, Settled
 from dragoman.accounts.process.journal import Journal, JournalFolder, JournalSlot
 from dragoman.accounts.process.recovery import Recovery
+from dragoman.core.context import key_digest
 from dragoman.core.errors import DragomanError, RateLimited
-from dragoman.core.identifiers import key_digest
 from tests.support.ledger_harness import (
     COMPLETION_PRICE,
     MODEL,

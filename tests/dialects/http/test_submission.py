@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
 from dragoman.core.errors import BadRequest
-from dragoman.dialects.http.submission import SubmissionOptions, prefers_async, submission_options
+from dragoman.dialects.http.generation import SubmissionOptions, prefers_async, submission_options
 
 ASYNC = Headers({"prefer": "respond-async"})
 

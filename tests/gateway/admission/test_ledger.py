@@ -7,10 +7,9 @@ from dragoman.accounts.administration.keys import KeyRules
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.process.ledger_thread import LedgerThread
-from dragoman.core.context import Caller
+from dragoman.core.context import Caller, new_request_id
 from dragoman.core.errors import TooManyRunning
 from dragoman.core.events import Usage
-from dragoman.core.identifiers import new_request_id
 from dragoman.gateway.admission.controller import AdmissionRequest
 from dragoman.gateway.admission.ledger import LedgerAdmission
 from dragoman.gateway.auth.account_keys import AccountKeyAuthenticator

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dragoman.core.context import key_digest
 from dragoman.core.errors import Unauthenticated
-from dragoman.core.identifiers import key_digest
 from dragoman.gateway.auth.static_keys import NO_KEYS, StaticKeyAuthenticator
 
 KEYS = ["sk-0123456789abcdef", "sk-fedcba9876543210"]

@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, ToolCallDelta, Usage
 from dragoman.core.request import GenerationRequest, TextPrompt
-from dragoman.gateway.execution.best_of import BestOfSelector, candidates_request
+from dragoman.gateway.execution.request_execution import BestOfSelector, candidates_request
 
 REQUEST = GenerationRequest(model="m", prompt=TextPrompt("Once"), n=2, best_of=5)
 PROMPT = Delta(0, "Once", [], [TokenLogprobs(0, b"Once", -90.0, [])])

@@ -11,10 +11,9 @@ from dragoman.accounts.administration.usage import list_usage
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.process.ledger_thread import LedgerThread
-from dragoman.core.context import Caller
+from dragoman.core.context import Caller, key_digest, new_request_id
 from dragoman.core.errors import BadRequest, JobNotFound, ModelNotFound, Unauthenticated
 from dragoman.core.events import Event
-from dragoman.core.identifiers import key_digest, new_request_id
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.admission.recording import UsageRecordingAdmission

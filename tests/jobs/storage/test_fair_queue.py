@@ -14,7 +14,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.statements import Statement
 from dragoman.accounts.database.tables import jobs
 from dragoman.accounts.ledger.operations import Admission
-from dragoman.core.identifiers import new_request_id
+from dragoman.core.context import new_request_id
 from dragoman.jobs.storage.fair_queue import due_at
 from dragoman.jobs.storage.statements import JobStatements
 from dragoman.jobs.storage.store import JobStore

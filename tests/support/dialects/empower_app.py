@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
-from dragoman.core.identifiers import key_digest
+from dragoman.core.context import key_digest
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.dialects.vendors.empower import routes
 from dragoman.engines.base import Engine

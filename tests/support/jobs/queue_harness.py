@@ -16,10 +16,9 @@ from dragoman.accounts.database.tables import job_events, jobs
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.accounts.process.transport import LedgerTransport
-from dragoman.core.context import Caller
+from dragoman.core.context import Caller, new_request_id
 from dragoman.core.events import Delta, Event
 from dragoman.core.idempotency import IdempotentRequest
-from dragoman.core.identifiers import new_request_id
 from dragoman.core.jobs import Job, JobDraft, StoredRequest
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
 from dragoman.engines.base import Engine

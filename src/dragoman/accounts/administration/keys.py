@@ -10,7 +10,7 @@ from dragoman.accounts.administration.accounts import get_account
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import key_accounts, keys
 from dragoman.accounts.identifiers import new_api_key
-from dragoman.core.identifiers import key_digest
+from dragoman.core.context import key_digest
 from dragoman.core.money import check_amount
 
 _ENDING_LENGTH = 4

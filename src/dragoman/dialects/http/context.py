@@ -7,14 +7,13 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from dragoman.core.context import Caller
+from dragoman.core.context import Caller, new_request_id
 from dragoman.core.errors import (
     BodyTooLarge,
     DragomanError,
     Unauthenticated,
 )
 from dragoman.core.idempotency import IdempotencyStore
-from dragoman.core.identifiers import new_request_id
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec, ErrorRenderer
 from dragoman.dialects.http.errors import error_response

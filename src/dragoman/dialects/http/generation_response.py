@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, JobNotFound, Overloaded
+from dragoman.core.rate_limits import NO_LIMITS
 from dragoman.core.services import EventStream
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import DecodedRequest, ErrorCodec
@@ -113,7 +114,8 @@ class GenerationResponse(Response):
     async def _open_events(self) -> AsyncIterator[EventStream]:
         """Start the generation, and close it in the end."""
         async with contextlib.aclosing(await self._start_generation()) as generation:
-            self._options.headers.update(rate_limit_headers(generation.allowances))
+            if generation.allowances != NO_LIMITS:
+                self._options.headers.update(rate_limit_headers(generation.allowances))
             yield generation
 
     async def _fail(self, send: Send, error: DragomanError) -> bytes:

@@ -13,10 +13,10 @@ from collections.abc import AsyncGenerator, Sequence
 from dragoman import __version__
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, TopLogprob, Usage
+from dragoman.core.limits import check_resume_token_ids, check_token_ids, resume_past_end
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import AdapterHost, EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
-from dragoman.engines.token_checks import check_resume_token_ids, check_token_ids, resume_past_end
 from dragoman.output.processor import OutputProcessor
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 

@@ -11,3 +11,8 @@ Logits = npt.NDArray[np.float32]
 
 SequenceState = npt.NDArray[np.uint8]
 """KV cells as llama.cpp writes them: about as many bytes as they take in the cache."""
+
+Cells = npt.NDArray[np.int32]
+"""Numbers of KV cells, in the order of their tokens."""
+
+NO_CELLS: Cells = np.empty(0, dtype=np.int32)

@@ -10,8 +10,7 @@ from dragoman.core.errors import BalanceTooLow, BudgetExceeded, DragomanError, T
 from dragoman.core.money import InvalidAmount
 from dragoman.core.rate_limits import Allowances
 from dragoman.gateway.admission.controller import AdmissionRequest
-from dragoman.gateway.admission.reservation import Reservation
-from dragoman.gateway.admission.settler import Settler, open_settler
+from dragoman.gateway.admission.reservation import Reservation, Settler, open_settler
 from dragoman.gateway.auth.account_keys import AccountKeyAuthenticator, required_digest
 from dragoman.gateway.ledger_connection import LedgerConnection
 
@@ -54,11 +53,16 @@ class LedgerAdmission:
         assert self._settler is not None, "opened before the first request"
         admission = self.prepare(request)
         try:
-            admitted = await _admit_with_retry(self._connection.resources.ledger, admission)
+            admitted = await _admit_with_retry(self._settler.ledger, admission)
         except (DragomanError, InvalidAmount) as error:
             raise self.in_client_terms(error, request) from None
         self._authenticator.remember(request.caller)
-        return self._settler.open(request, Allowances(admitted.requests, admitted.tokens))
+        return self._settler.open(
+            request.caller.request_id,
+            prompt_tokens=request.prompt_tokens,
+            is_buffered=request.is_buffered,
+            allowances=Allowances(admitted.requests, admitted.tokens),
+        )
 
     def in_client_terms(self, error: Exception, request: AdmissionRequest) -> Exception:
         return self._authenticator.in_client_terms(error, request.caller, request.model)

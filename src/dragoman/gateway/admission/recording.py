@@ -11,8 +11,7 @@ from dragoman.accounts.ledger.operations import Admission
 from dragoman.core.errors import Overloaded
 from dragoman.core.rate_limits import NO_LIMITS
 from dragoman.gateway.admission.controller import AdmissionRequest
-from dragoman.gateway.admission.reservation import UNMETERED, Reservation
-from dragoman.gateway.admission.settler import Settler, open_settler
+from dragoman.gateway.admission.reservation import UNMETERED, Reservation, Settler, open_settler
 from dragoman.gateway.ledger_connection import AccountsOptions, LedgerConnection
 
 _log = structlog.get_logger(__name__)
@@ -62,8 +61,13 @@ class UsageRecordingAdmission(UnmeteredAdmission):
     async def admit(self, request: AdmissionRequest) -> Reservation:
         assert self._settler is not None, "opened before the first request"
         try:
-            await self._connection.resources.ledger.admit(self.prepare(request))
-            return self._settler.open(request, NO_LIMITS)
+            await self._settler.ledger.admit(self.prepare(request))
+            return self._settler.open(
+                request.caller.request_id,
+                prompt_tokens=request.prompt_tokens,
+                is_buffered=request.is_buffered,
+                allowances=NO_LIMITS,
+            )
         except Overloaded as error:
             _log.warning("usage_recording_failed", reason=error.message)
             return UNMETERED

@@ -3,9 +3,8 @@
 import hmac
 from collections.abc import Iterable, Mapping
 
-from dragoman.core.context import Caller
+from dragoman.core.context import Caller, key_digest
 from dragoman.core.errors import KeyUnknown, Unauthenticated
-from dragoman.core.identifiers import key_digest
 from dragoman.gateway.auth.authenticator import Principal
 
 

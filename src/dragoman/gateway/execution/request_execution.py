@@ -1,18 +1,131 @@
-"""The execution of one admitted request: its events, measured and settled however it ends."""
+"""The execution of one admitted request: its events, measured and settled however it ends.
+
+Several prompts run side by side as one request. With best_of, more candidates are generated than returned.
+"""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+import math
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+
+import msgspec
 
 from dragoman.core.errors import DragomanError, EngineFailed
-from dragoman.core.events import Event, Finished, Usage
+from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.base import Engine
 from dragoman.gateway.admission.reservation import EndReason, Reservation
-from dragoman.gateway.execution.best_of import BestOfSelector, candidates_request
-from dragoman.gateway.execution.fan_out import fan_out
 from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
+
+_MAX_BUFFERED_EVENTS = 64
+"""Events of several prompts that are buffered between the engines and a slow client."""
+
+
+def fan_out(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+    """Merge the events of all requests into those of one: choices renumbered, usages added."""
+    return engine.generate(requests[0]) if len(requests) == 1 else _fan_out_concurrently(engine, requests)
+
+
+async def _fan_out_concurrently(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+    queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_MAX_BUFFERED_EVENTS)
+    usages: list[Usage] = []
+    running = len(requests)
+
+    async def pump(first_index: int, request: GenerationRequest) -> None:
+        try:
+            async with contextlib.aclosing(engine.generate(request)) as events:
+                async for event in events:
+                    await queue.put(_with_index_offset(event, first_index))
+            await queue.put(None)
+        except Exception as error:  # noqa: BLE001 - raised again below, in the task of the request
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(pump(number * request.n, request)) for number, request in enumerate(requests)]
+    try:
+        while running:
+            match await queue.get():
+                case None:
+                    running -= 1
+                case Exception() as error:
+                    raise error
+                case Usage() as usage:
+                    usages.append(usage)
+                case event:
+                    yield event
+        if len(usages) == len(requests):
+            yield Usage(
+                sum(usage.prompt_tokens for usage in usages),
+                sum(usage.completion_tokens for usage in usages),
+                sum(usage.cached_tokens for usage in usages),
+                sum(usage.reasoning_tokens for usage in usages),
+            )
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _with_index_offset(event: Event, first_index: int) -> Event:
+    match event:
+        case Usage():
+            return event
+        case _:
+            return msgspec.structs.replace(event, index=first_index + event.index)
+
+
+def candidates_request(request: GenerationRequest) -> GenerationRequest:
+    """Build the request that generates all candidates, with the log-probabilities that they are ranked by."""
+    return msgspec.structs.replace(
+        request, n=request.best_of or request.n, best_of=None, logprobs=request.logprobs or 0
+    )
+
+
+class BestOfSelector:
+    """Buffers the candidates of a request until its end, and then returns the best of each prompt."""
+
+    def __init__(self, n: int, best_of: int, *, include_logprobs: bool) -> None:
+        """Of `best_of` candidates per prompt, `n` are returned, with log-probabilities if they were requested."""
+        self._n = n
+        self._best_of = best_of
+        self._include_logprobs = include_logprobs
+        self._events: dict[int, list[Event]] = {}
+
+    @classmethod
+    def for_requests(cls, requests: Sequence[GenerationRequest]) -> "BestOfSelector | None":
+        """Build the selector for requests that differ in their prompts only; None: every candidate is returned."""
+        first_request = requests[0]
+        if first_request.best_of is None or first_request.best_of == first_request.n:
+            return None
+        return cls(first_request.n, first_request.best_of, include_logprobs=first_request.logprobs is not None)
+
+    def feed(self, event: Event) -> Iterator[Event]:
+        """Return the events to deliver: none until the usage, which counts all candidates."""
+        if not isinstance(event, Usage):
+            self._events.setdefault(event.index, []).append(event)
+            return
+        for first in range(0, len(self._events), self._best_of):
+            candidates = range(first, first + self._best_of)
+            ranked = sorted(candidates, key=lambda index: -_mean_logprob(self._events[index]))
+            for rank, index in enumerate(ranked[: self._n]):
+                yield from self._reindexed(index, first // self._best_of * self._n + rank)
+        yield event
+
+    def _reindexed(self, index: int, new_index: int) -> Iterator[Event]:
+        for event in self._events[index]:
+            assert not isinstance(event, Usage), "usage is not buffered"
+            item = msgspec.structs.replace(event, index=new_index)
+            if isinstance(item, Delta) and not self._include_logprobs:
+                item = msgspec.structs.replace(item, logprobs=[])
+            yield item
+
+
+def _mean_logprob(events: Sequence[Event]) -> float:
+    """Return the mean of the tokens returned. An empty candidate ranks last."""
+    # Deltas without sampled tokens repeat the prompt, which does not count for the candidate.
+    deltas = [event for event in events if isinstance(event, Delta) and event.token_ids]
+    logprobs = [item.logprob for delta in deltas for item in delta.logprobs if item.logprob is not None]
+    return math.fsum(logprobs) / len(logprobs) if logprobs else -math.inf
 
 
 class RequestExecution:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.routing import Route
 
-from dragoman.core.identifiers import key_digest
+from dragoman.core.context import key_digest
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.dialects.vendors.arcee import routes, vendor_routes
 from dragoman.engines.base import Engine

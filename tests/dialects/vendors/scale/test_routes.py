@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from dragoman.core.identifiers import key_digest
+from dragoman.core.context import key_digest
 from dragoman.dialects.vendors.scale.routes import TRIMMED_HEADER
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator

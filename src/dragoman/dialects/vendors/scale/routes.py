@@ -14,11 +14,10 @@ from dragoman.core.request import GenerationRequest
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, json_response
-from dragoman.dialects.http.generation import respond
+from dragoman.dialects.http.generation import PreparedRequests, respond
 from dragoman.dialects.http.jobs import job_routes
 from dragoman.dialects.http.operation import Operation
 from dragoman.dialects.http.query import read_query
-from dragoman.dialects.http.responders import PreparedRequests
 from dragoman.dialects.http.truncation import ContextWindowFitter
 from dragoman.dialects.vendors.scale import codec, errors, wire
 

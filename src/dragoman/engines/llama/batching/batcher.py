@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
 from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
+from dragoman.core.limits import resume_past_end
 from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.batching.cache import PrefixCache
 from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler
 from dragoman.engines.llama.batching.scheduler import ScheduledChunk, Scheduler
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
 from dragoman.engines.llama.native.backend import Backend, Chunk
-from dragoman.engines.token_checks import resume_past_end
 from dragoman.output import logprobs
 from dragoman.output.constraint import ConstraintFailed, GrammarConstraint, MaskWorker
 from dragoman.output.processor import DetokenizerVocabulary, OutputProcessor
@@ -90,11 +90,13 @@ class Batcher:
         if not scheduled:
             return []
         chunks = [_chunk(item) for item in scheduled]
-        self._masks.begin(
-            constraint for item in scheduled if item.reaches_end and (constraint := item.sequence.active_constraint)
-        )
+        sampled = (item.sequence for item in scheduled if item.reaches_end)
+        constraints = [constraint for sequence in sampled if (constraint := sequence.active_constraint)]
+        if constraints:
+            self._masks.begin(constraints)
         logits = self._backend.decode(chunks, scheduled[0].sequence.adapter)
-        self._masks.wait()
+        if constraints:
+            self._masks.wait()
         for item in scheduled:
             item.sequence.computed += item.length
         outputs = [

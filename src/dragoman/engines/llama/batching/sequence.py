@@ -7,8 +7,7 @@ import numpy as np
 
 from dragoman.core.events import TokenLogprobs
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, SamplingParams
-from dragoman.engines.llama.arrays import TokenArray
-from dragoman.engines.llama.batching.cells import NO_CELLS, Cells
+from dragoman.engines.llama.arrays import NO_CELLS, Cells, TokenArray
 from dragoman.engines.llama.batching.sampler import Sampler
 from dragoman.engines.llama.native.backend import NO_ADAPTER
 from dragoman.output.constraint import GrammarConstraint

@@ -7,8 +7,7 @@ from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, choose_build, load_library
 from dragoman.engines.llama.native.libraries.llama_cpp import packaged_llama_cpp
 from dragoman.engines.llama.native.library_check import is_equivalent
-from dragoman.engines.llama.native.llama_backend import LlamaBackend
-from dragoman.engines.llama.native.lora_fallback import LoraFallbackBackend
+from dragoman.engines.llama.native.llama_backend import LlamaBackend, LoraFallbackBackend
 from dragoman.engines.llama.native.model import Model, ModelError
 
 

@@ -6,12 +6,12 @@ import msgspec
 import numpy as np
 
 from dragoman.core.errors import BadRequest, ContextOverflow
+from dragoman.core.limits import check_resume_token_ids, check_token_ids
 from dragoman.core.request import AnswerFormat, TextPrompt, TokenPrompt, ToolOptions
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.sequence import PLAIN_OUTPUT, EngineRequest, RequestKey, TokenizedOutputFormat
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.wire.messages import GenerateCommand
-from dragoman.engines.token_checks import check_resume_token_ids, check_token_ids
 from dragoman.output.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
 from dragoman.output.grammar import build_grammar
 from dragoman.output.markup import ToolFormatName

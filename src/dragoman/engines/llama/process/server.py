@@ -206,7 +206,8 @@ class EngineServer:
                 self._tokenizer, self._preprocessor.preprocess, (connection.number, command.number), command
             )
             # Only now: no adapter can be removed between this and the request's place in the queue.
-            request.adapter = self._adapters.number_of(command.adapter)
+            if command.adapter is not None:
+                request.adapter = self._adapters.number_of(command.adapter)
         except (BadRequest, ModelNotFound) as error:
             connection.send([messages.error_reply(command.number, error)])
             return

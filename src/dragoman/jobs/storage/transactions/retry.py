@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from dragoman.accounts.database.connections import Instant, Session
 from dragoman.accounts.ledger.operations import Admission, LedgerOperation, LedgerOutcome
+from dragoman.core.context import new_request_id
 from dragoman.core.errors import JobNotFound
-from dragoman.core.identifiers import new_request_id
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.fair_queue import due_at
 from dragoman.jobs.storage.statements import JobStatements

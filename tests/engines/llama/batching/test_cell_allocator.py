@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from dragoman.engines.llama.batching.cells import NO_CELLS, CellAllocator, Cells
+from dragoman.engines.llama.arrays import NO_CELLS, Cells
+from dragoman.engines.llama.batching.cache import CellAllocator
 
 TOTAL = 12
 
