@@ -2,11 +2,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.groups import HEAVY_FILES, WHOLE_FILES
+from tests.support.groups import PROCESS_FILES, WHOLE_FILES
 
 TESTS = Path(__file__).parent
 
 
-@pytest.mark.parametrize("pattern", [*HEAVY_FILES, *WHOLE_FILES])
+@pytest.mark.parametrize("pattern", [*PROCESS_FILES, *WHOLE_FILES])
 def test_each_group_names_files_that_exist(pattern: str) -> None:
     assert list(TESTS.glob(pattern))

@@ -4,10 +4,10 @@ from fnmatch import fnmatch
 
 import pytest
 
-HEAVY_FIXTURES = frozenset({"model", "fast_model", "model_server", "steady_server"})
+MODEL_FIXTURES = frozenset({"model", "fast_model", "model_server", "steady_server"})
 """The bundled model, in memory once."""
 
-HEAVY_FILES = (
+PROCESS_FILES = (
     "accounts/end_to_end/test_killed_workers.py",
     "accounts/process/test_client.py",
     "accounts/process/test_server.py",
@@ -18,8 +18,7 @@ HEAVY_FILES = (
     "server/test_launch*.py",
     "server/test_supervisor.py",
 )
-"""Processes are killed, or waited for."""
-
+"""They kill processes, or wait for them."""
 
 WHOLE_FILES = (
     "conformance/test_schemathesis.py",
@@ -28,12 +27,12 @@ WHOLE_FILES = (
     "server/admin/test_routes.py",
     "server/test_accounting.py",
 )
-"""They start for themselves what a second worker would have to start again."""
+"""They start what a second worker would have to start again."""
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook.
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Put what is heavy on one worker, and whole files on any one; all else goes to whichever is free."""
+    """Keep models on one worker, processes on one, and whole files together; all other tests go to a free worker."""
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             if group := _group(item, item.path.relative_to(config.rootpath / "tests").as_posix()):
@@ -41,7 +40,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _group(item: pytest.Item, path: str) -> str | None:
-    fixtures = getattr(item, "fixturenames", ())
-    if not HEAVY_FIXTURES.isdisjoint(fixtures) or any(fnmatch(path, pattern) for pattern in HEAVY_FILES):
-        return "heavy"
+    if any(fnmatch(path, pattern) for pattern in PROCESS_FILES):
+        return "processes"
+    if not MODEL_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+        return "models"
     return path if path in WHOLE_FILES else None
