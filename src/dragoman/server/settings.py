@@ -73,6 +73,27 @@ class AccountsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generate."""
 
 
+class HttpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Bounds of client connections. Each worker applies them to its own."""
+
+    max_head_bytes: Annotated[int, Meta(ge=1024, le=MAX_COUNT)] = 64 * 1024
+    """Size of a request's line and headers together, and of a chunked body's trailers. Beyond it: status 431."""
+    max_url_bytes: Annotated[int, Meta(ge=256, le=MAX_COUNT)] = 16 * 1024
+    """Size of a request's URL. Beyond it: status 414."""
+    max_headers: Annotated[int, Meta(ge=8, le=MAX_COUNT)] = 128
+    """Header fields of a request. Beyond it: status 431."""
+    head_timeout_seconds: PositiveSeconds = 20.0
+    """Time from the connection, or from the first byte of a later request, to the end of its headers."""
+    body_timeout_seconds: PositiveSeconds = 30.0
+    """Time that a body may pause. Beyond it, it must arrive with 1,000 bytes a second on average."""
+    keep_alive_seconds: Count = 75
+    """Time that an idle connection stays open for the next request."""
+    max_connections: Count = 4096
+    """Open connections of one worker. Fewer if the process may not open so many files."""
+    max_connections_per_address: Count = 1024
+    """Open connections of one worker from one client address. It does not apply to `trusted_proxies`."""
+
+
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The durable queue. It needs a database: `[accounts]` or `record_usage`."""
 
@@ -206,6 +227,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Host names that serve one dialect only, on its vendor's own paths."""
     trusted_proxies: tuple[Text, ...] = ()
     """Addresses of reverse proxies whose X-Forwarded-Host and X-Forwarded-For are trusted."""
+    http: HttpSettings = HttpSettings()
     accounts: AccountsSettings = AccountsSettings()
     admin: AdminSettings = AdminSettings()
     queue: QueueSettings = QueueSettings()

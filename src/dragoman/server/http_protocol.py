@@ -1,0 +1,273 @@
+"""HTTP/1 connections with bounds: what a client may send before a request is known, how long it may take, and how many.
+
+uvicorn's protocol parses and answers. It bounds neither the head of a request nor the time a client takes, so this
+subclass does, before any byte reaches the app:
+
+- the request line and headers together, the URL alone, the number of headers, and trailers have limits (431, 414);
+- the head has a deadline, and a body must keep up a minimum rate (408);
+- connections are limited in all and per client address (503).
+
+HTTP/1.0 clients get a body that ends with the connection, since they do not know chunks (RFC 9112, section 6.3).
+"""
+
+import asyncio
+import resource
+import time
+from collections import Counter
+from collections.abc import Callable
+from http import HTTPStatus
+
+import msgspec
+import structlog
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+MIN_BODY_BYTES_PER_SECOND = 1000
+"""A body must arrive at least so fast on average, after its first `body_seconds`."""
+
+RESERVED_DESCRIPTORS = 128
+"""File descriptors kept for everything that is not a client's connection: engines, databases, journals."""
+
+_WARNING_SECONDS = 10.0
+"""Refused connections are logged at most so often."""
+
+_log = structlog.get_logger(__name__)
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """Bounds of one worker's connections."""
+
+    head_bytes: int
+    """Request line and headers together, and the trailers of a chunked body."""
+    url_bytes: int
+    headers: int
+    head_seconds: float
+    """From the connection, or the first byte of a later request, to the end of the head."""
+    body_seconds: float
+    """A body may pause for so long; beyond that it must keep up MIN_BODY_BYTES_PER_SECOND."""
+    connections: int
+    connections_per_address: int
+    trusted_proxies: frozenset[str] = frozenset()
+    """Addresses that many clients share: only the limit of all connections applies to them."""
+
+
+class OpenConnections:
+    """The open connections of one worker, counted in all and by client address."""
+
+    def __init__(self, limits: ConnectionLimits) -> None:
+        self._limits = limits
+        self._by_address: Counter[str] = Counter()
+        self._total = 0
+        self._refused = 0
+        self._last_warning = float("-inf")
+
+    def add(self, address: str) -> bool:
+        """Count a connection. False if there are too many, and then it is not counted."""
+        limits = self._limits
+        is_limited = address not in limits.trusted_proxies
+        if self._total >= limits.connections or (
+            is_limited and self._by_address[address] >= limits.connections_per_address
+        ):
+            self._warn()
+            return False
+        self._total += 1
+        self._by_address[address] += 1
+        return True
+
+    def remove(self, address: str) -> None:
+        """Forget a connection that `add` counted."""
+        self._total -= 1
+        self._by_address[address] -= 1
+        if not self._by_address[address]:
+            del self._by_address[address]
+
+    def _warn(self) -> None:
+        self._refused += 1
+        now = time.monotonic()
+        if now - self._last_warning >= _WARNING_SECONDS:
+            _log.warning("connections_refused", refused=self._refused, open=self._total)
+            self._refused, self._last_warning = 0, now
+
+
+def affordable_connections(wanted: int) -> int:
+    """Lower `wanted` to what the process's file descriptors allow, and log that."""
+    soft_limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft_limit == resource.RLIM_INFINITY:
+        return wanted
+    affordable = max(1, soft_limit - RESERVED_DESCRIPTORS)
+    if affordable < wanted:
+        _log.warning("connection_limit_lowered", configured=wanted, connections=affordable)
+    return min(wanted, affordable)
+
+
+def bounded_protocol(limits: ConnectionLimits) -> type[HttpToolsProtocol]:
+    """Make the protocol class that one worker gives to uvicorn."""
+
+    class WorkerProtocol(BoundedHttpProtocol):
+        """The protocol of one worker."""
+
+    WorkerProtocol.limits = limits
+    WorkerProtocol.open_connections = OpenConnections(limits)
+    return WorkerProtocol
+
+
+class _AnyLength(int):
+    """A content length that every body has: the end of the connection is the end of the body."""
+
+    def __lt__(self, _other: object) -> bool:
+        return False
+
+    def __sub__(self, _other: object) -> "_AnyLength":
+        return self
+
+    def __ne__(self, _other: object) -> bool:
+        return False
+
+    __hash__ = int.__hash__
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """Refuse what goes beyond the limits, and close the connection. See bounded_protocol."""
+
+    limits: ConnectionLimits
+    open_connections: OpenConnections
+
+    _address = ""
+    _is_counted = False
+    _is_refused = False
+    _in_head = True
+    _is_receiving_body = False
+    _unparsed_bytes = 0
+    """Bytes received since the parser last delivered a part of the body; in the head, since its beginning."""
+    _body_bytes = 0
+    _body_started = 0.0
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        self._address = self.client[0] if self.client else ""
+        self._is_counted = self.open_connections.add(self._address)
+        if not self._is_counted:
+            self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections", retry_after=1)
+            return
+        self._set_deadline(self.limits.head_seconds, self._head_timed_out)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._clear_deadline()
+        if self._is_counted:
+            self._is_counted = False
+            self.open_connections.remove(self._address)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse in slices, so that a limit is noticed at the byte that exceeds it."""
+        rest = memoryview(data)
+        while rest and not self._is_refused:
+            if self._in_head and not self._unparsed_bytes and self._deadline is None:
+                self._set_deadline(self.limits.head_seconds, self._head_timed_out)
+            room = self.limits.head_bytes - self._unparsed_bytes
+            if room <= 0:
+                what = "Request head" if self._in_head else "Chunk extensions or trailers"
+                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{what} over {self.limits.head_bytes} bytes")
+                return
+            part, rest = rest[:room], rest[room:]
+            self._unparsed_bytes += len(part)
+            super().data_received(data if len(part) == len(data) else bytes(part))
+            if self.transport.is_closing():
+                return
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        if len(self.url) > self.limits.url_bytes:
+            self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, f"URL over {self.limits.url_bytes} bytes")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._is_refused or not self._in_head:
+            return  # Trailers: nothing reads them.
+        super().on_header(name, value)
+        if len(self.headers) > self.limits.headers:
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"More than {self.limits.headers} header fields")
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._unparsed_bytes = 0
+        self._clear_deadline()
+        if self._is_refused:
+            return
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0" and self.cycle.scope is self.scope:
+            self.cycle.chunked_encoding = False
+            self.cycle.expected_content_length = _AnyLength()
+        self._body_bytes, self._body_started = 0, self.loop.time()
+        self._is_receiving_body = True
+        self._set_deadline(self.limits.body_seconds, self._check_body_rate)
+
+    def on_body(self, body: bytes) -> None:
+        self._unparsed_bytes = 0
+        self._body_bytes += len(body)
+        if not self._is_refused:
+            super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._unparsed_bytes = 0
+        self._is_receiving_body = False
+        self._clear_deadline()
+        if not self._is_refused:
+            super().on_message_complete()
+
+    def _head_timed_out(self) -> None:
+        if self._unparsed_bytes:
+            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"Request head not complete after {self.limits.head_seconds:g} s")
+        else:
+            self.transport.close()
+
+    def _check_body_rate(self) -> None:
+        """Refuse a body that arrives too slowly. What the app has not read yet keeps nobody waiting but itself."""
+        if self.flow.read_paused or self.pipeline:
+            self._set_deadline(self.limits.body_seconds, self._check_body_rate)
+            return
+        allowed_seconds = self.limits.body_seconds + self._body_bytes / MIN_BODY_BYTES_PER_SECOND
+        remaining = self._body_started + allowed_seconds - self.loop.time()
+        if remaining > 0:
+            self._set_deadline(min(remaining, self.limits.body_seconds), self._check_body_rate)
+            return
+        self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"Request body slower than {MIN_BODY_BYTES_PER_SECOND} bytes/s")
+
+    def _refuse(self, status: HTTPStatus, message: str, *, retry_after: int | None = None) -> None:
+        """Answer with an error, unless an answer has begun, and close the connection."""
+        if self._is_refused:
+            return
+        self._is_refused = True
+        self._clear_deadline()
+        if self._may_answer():
+            body = msgspec.json.encode({"detail": message})
+            lines = [
+                f"HTTP/1.1 {status.value} {status.phrase}",
+                "content-type: application/json",
+                f"content-length: {len(body)}",
+                "connection: close",
+            ]
+            if retry_after is not None:
+                lines.append(f"retry-after: {retry_after}")
+            self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
+        self.transport.close()
+
+    def _may_answer(self) -> bool:
+        """Whether the next bytes to the client are those of an answer to the request that is being received."""
+        if self.cycle is None or self.cycle.response_complete:
+            return True
+        return self._is_receiving_body and not self.pipeline and not self.cycle.response_started
+
+    def _set_deadline(self, seconds: float, expired: Callable[[], None]) -> None:
+        self._clear_deadline()
+        self._deadline = self.loop.call_later(seconds, expired)
+
+    def _clear_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None

@@ -1,0 +1,223 @@
+"""What a client may send before the app sees a request, and for how long."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+import uvicorn
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from starlette.types import Receive, Scope, Send
+
+from dragoman.server.http_protocol import ConnectionLimits, OpenConnections, bounded_protocol
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
+
+LIMITS = ConnectionLimits(
+    head_bytes=4096,
+    url_bytes=1024,
+    headers=20,
+    head_seconds=TEST_TIMEOUT_SECONDS,
+    body_seconds=TEST_TIMEOUT_SECONDS,
+    connections=100,
+    connections_per_address=50,
+)
+SOON = 0.05
+
+
+async def echo_app(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with the size of the body: at once, or in three parts under /stream."""
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        size += len(message.get("body", b""))
+        more = message.get("more_body", False)
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    for _ in range(2 if scope["path"] == "/stream" else 0):
+        await send({"type": "http.response.body", "body": b"part,", "more_body": True})
+    await send({"type": "http.response.body", "body": str(size).encode()})
+
+
+class StartedServer(uvicorn.Server):
+    """A server that signals when it accepts connections."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_started = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_started.set()
+
+
+@contextlib.asynccontextmanager
+async def running_server(**changed: Any) -> AsyncIterator[int]:
+    """Serve echo_app with these limits; gives the port."""
+    limits = msgspec.structs.replace(LIMITS, **changed)
+    config = uvicorn.Config(
+        echo_app, port=0, http=bounded_protocol(limits), lifespan="off", log_config=None, timeout_graceful_shutdown=1
+    )
+    server = StartedServer(config)
+    task = asyncio.create_task(server._serve())
+    await server.is_started.wait()
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        await task
+
+
+async def exchange(port: int, *parts: bytes) -> bytes:
+    """Send the parts and return all that comes back until the server closes the connection."""
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        with contextlib.suppress(ConnectionError):
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            while part := await reader.read(65536):
+                answer += part
+        writer.close()
+        return answer
+
+
+def head(*fields: str, path: str = "/", method: str = "GET", version: str = "1.1") -> bytes:
+    return "\r\n".join([f"{method} {path} HTTP/{version}", "host: x", *fields, "", ""]).encode()
+
+
+CLOSE = "connection: close"
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 40, 431, id="too many fields"),
+        pytest.param(b"GET / HTTP/1.1\r\na: " + b"b" * 5000, 431, id="one endless field"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"a" * 5000, 431, id="one endless field name"),
+        pytest.param(b"GET /" + b"a" * 2000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414, id="a long URL"),
+        pytest.param(b"GET /" + b"a" * 5000, 414, id="an endless URL"),
+        pytest.param(
+            head("transfer-encoding: chunked", method="POST") + b"0\r\n" + b"a: b\r\n" * 4000,
+            431,
+            id="endless trailers",
+        ),
+        pytest.param(
+            head("transfer-encoding: chunked", method="POST") + b"1;" + b"a" * 20000,
+            431,
+            id="an endless chunk extension",
+        ),
+    ],
+)
+async def test_what_goes_beyond_a_limit_is_refused_and_the_connection_closed(sent: bytes, status: int) -> None:
+    async with running_server() as port:
+        answer = await exchange(port, sent)
+    assert answer.startswith(f"HTTP/1.1 {status} ".encode())
+    assert b"connection: close" in answer
+
+
+async def test_a_head_at_the_limit_is_served() -> None:
+    fields = [f"a{number}: {'b' * 180}" for number in range(18)]
+    async with running_server() as port:
+        assert (await exchange(port, head(*fields, CLOSE))).endswith(b"1\r\n0\r\n0\r\n\r\n")
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(1, 70_000), min_size=1, max_size=6), st.booleans(), st.data())
+def test_bodies_arrive_whole_however_they_are_cut(sizes: list[int], chunked: bool, data: st.DataObject) -> None:
+    total = sum(sizes)
+    if chunked:
+        body = b"".join(b"%x\r\n" % size + b"c" * size + b"\r\n" for size in sizes) + b"0\r\n\r\n"
+        request = head("transfer-encoding: chunked", CLOSE, method="POST") + body
+    else:
+        request = head(f"content-length: {total}", CLOSE, method="POST") + b"c" * total
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(request)), max_size=5)))
+    parts = [request[start:end] for start, end in zip([0, *cuts], [*cuts, len(request)], strict=True)]
+
+    async def served() -> bytes:
+        async with running_server() as port:
+            return await exchange(port, *parts)
+
+    answer = asyncio.run(served())
+    assert answer.endswith(b"\r\n%x\r\n%d\r\n0\r\n\r\n" % (len(str(total)), total))
+
+
+async def test_requests_in_one_packet_are_all_answered() -> None:
+    async with running_server() as port:
+        answer = await exchange(port, head() * 3 + head(CLOSE))
+    assert answer.count(b"HTTP/1.1 200 OK") == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "sent", "answer"),
+    [
+        pytest.param({"head_seconds": SOON}, b"GET / HTTP/1.1\r\na:", b"HTTP/1.1 408 ", id="a head that never ends"),
+        pytest.param({"head_seconds": SOON}, b"", b"", id="a client that sends nothing"),
+        pytest.param(
+            {"body_seconds": SOON},
+            head("content-length: 10", method="POST") + b"12345",
+            b"HTTP/1.1 408 ",
+            id="half a body",
+        ),
+    ],
+)
+async def test_who_stops_sending_is_cut_off(changed: dict[str, float], sent: bytes, answer: bytes) -> None:
+    async with running_server(**changed) as port:
+        assert (await exchange(port, sent)).startswith(answer)
+
+
+async def test_further_connections_of_an_address_are_refused() -> None:
+    async with running_server(connections_per_address=2) as port:
+        open_connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
+        assert (await exchange(port, b"")).startswith(b"HTTP/1.1 503 ")
+        for _, writer in open_connections:
+            writer.close()
+            await writer.wait_closed()
+        await eventually(lambda: exchange(port, head(CLOSE)), lambda answer: answer.startswith(b"HTTP/1.1 200 "))
+
+
+async def test_connections_of_a_trusted_proxy_are_limited_in_all_only() -> None:
+    async with running_server(
+        connections=3, connections_per_address=1, trusted_proxies=frozenset({"127.0.0.1"})
+    ) as port:
+        writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(2)]
+        assert (await exchange(port, head(CLOSE))).startswith(b"HTTP/1.1 200 ")
+        writers.append((await asyncio.open_connection("127.0.0.1", port))[1])
+        assert (await exchange(port, b"")).startswith(b"HTTP/1.1 503 ")
+        for writer in writers:
+            writer.close()
+
+
+async def eventually(attempt: Callable[[], Any], is_right: Callable[[bytes], bool]) -> None:
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        while not is_right(await attempt()):
+            pass
+
+
+@pytest.mark.parametrize("path", ["/", "/stream"])
+async def test_an_http_1_0_client_gets_no_chunks(path: str) -> None:
+    async with running_server() as port:
+        answer = await exchange(port, head(path=path, version="1.0"))
+    assert b"transfer-encoding" not in answer
+    assert answer.endswith(b"\r\n\r\npart,part,0" if path == "/stream" else b"\r\n\r\n0")
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=60))
+def test_connections_are_counted_as_a_model_counts_them(actions: list[tuple[bool, str]]) -> None:
+    connections = OpenConnections(msgspec.structs.replace(LIMITS, connections=5, connections_per_address=3))
+    model: list[str] = []
+    for opens, address in actions:
+        if opens:
+            is_room = len(model) < 5 and model.count(address) < 3
+            assert connections.add(address) is is_room
+            if is_room:
+                model.append(address)
+        elif address in model:
+            connections.remove(address)
+            model.remove(address)
