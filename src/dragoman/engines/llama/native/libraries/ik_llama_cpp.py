@@ -21,6 +21,7 @@ from dragoman.engines.llama.native.libraries.binding import (
     LogCallback,
     package_folder,
 )
+from dragoman.engines.llama.native.libraries.ik_cell_search import overlooks_last_cells
 
 PINNED = "ik-llama-cpp-python 0.1.5"
 
@@ -29,9 +30,6 @@ _WHOLE_STATE = 0
 
 _NO_SEQUENCE = -1
 """A sequence id that no sequence has."""
-
-_BLOCK_CELLS = 32
-"""Without flash attention, it passes over whole blocks of this number of cells."""
 
 _CANNOT_COMPACT = -100
 """The status of llama_decode instead of a wrong result. The fork's own statuses are few and near zero."""
@@ -330,28 +328,11 @@ class IkLlamaCpp(Library):
 
         The fork searches from the cells it used last, but attention passes over all cells up to the highest used one.
         """
-        while self._overlooks_last_cells(context):
+        while overlooks_last_cells(self._used_cells(context)):
             if not self.compact(context):
                 return _CANNOT_COMPACT
         self.llama_memory_seq_cp(context, _NO_SEQUENCE, _NO_SEQUENCE - 1, 0, 0)  # Makes it search from the first cell.
         return int(self.decode_behind_last(context, batch))
-
-    def _overlooks_last_cells(self, context: int) -> bool:
-        """Return whether attention might end before the highest used cell, wherever the next batch is put.
-
-        To find that cell, the fork checks the last cell of each block from the top down until one is used, and then
-        searches the block above it. It misses the highest cell if the last cell of its block is free and that of the
-        block below is free too. Then tokens are computed without the ones just before them, and the logits are not
-        finite if no cell of their sequence remains. A batch goes into free cells below the highest one or right above
-        it, and neither causes this where it was not so before.
-        """
-        used = self._used_cells(context)
-        if not len(used):
-            return False
-        highest = int(used[-1])
-        block_start = highest - highest % _BLOCK_CELLS
-        ends_block = highest == block_start + _BLOCK_CELLS - 1
-        return block_start > 0 and not ends_block and bool(used[used.searchsorted(block_start) - 1] != block_start - 1)
 
     def _used_cells(self, context: int) -> npt.NDArray[np.intp]:
         """Return the indices of the KV cells that hold a token, in ascending order."""
