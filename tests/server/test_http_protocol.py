@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -48,7 +49,7 @@ class StartedServer(uvicorn.Server):
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.is_started = asyncio.Event()
+        self.is_started = threading.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -57,19 +58,23 @@ class StartedServer(uvicorn.Server):
 
 @contextlib.asynccontextmanager
 async def running_server(**changed: Any) -> AsyncIterator[int]:
-    """Serve echo_app with these limits; gives the port."""
+    """Serve echo_app with these limits; gives the port.
+
+    It has a thread, so that it runs on the event loop that a worker has, whose transports are not asyncio's.
+    """
     limits = msgspec.structs.replace(LIMITS, **changed)
     config = uvicorn.Config(
         echo_app, port=0, http=bounded_protocol(limits), lifespan="off", log_config=None, timeout_graceful_shutdown=1
     )
     server = StartedServer(config)
-    task = asyncio.create_task(server._serve())
-    await server.is_started.wait()
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    assert await asyncio.to_thread(server.is_started.wait, TEST_TIMEOUT_SECONDS)
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
         server.should_exit = True
-        await task
+        await asyncio.to_thread(thread.join, TEST_TIMEOUT_SECONDS)
 
 
 async def exchange(port: int, *parts: bytes) -> bytes:

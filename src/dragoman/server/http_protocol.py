@@ -142,8 +142,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _body_started = 0.0
     _deadline: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
         super().connection_made(transport)
         self._address = self.client[0] if self.client else ""
         self._is_counted = self.open_connections.add(self._address)
