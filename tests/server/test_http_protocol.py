@@ -103,7 +103,8 @@ CLOSE = "connection: close"
 @pytest.mark.parametrize(
     ("sent", "status"),
     [
-        pytest.param(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 40, 431, id="too many fields"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 40 + b"\r\n", 431, id="too many fields"),
+        pytest.param(b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 4000, 431, id="endless fields"),
         pytest.param(b"GET / HTTP/1.1\r\na: " + b"b" * 5000, 431, id="one endless field"),
         pytest.param(b"GET / HTTP/1.1\r\n" + b"a" * 5000, 431, id="one endless field name"),
         pytest.param(b"GET /" + b"a" * 2000 + b" HTTP/1.1\r\nhost: x\r\n\r\n", 414, id="a long URL"),

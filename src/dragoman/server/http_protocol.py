@@ -131,6 +131,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     limits: ConnectionLimits
     open_connections: OpenConnections
 
+    url = b""
     _address = ""
     _is_counted = False
     _is_refused = False
@@ -159,51 +160,61 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Parse in slices, so that a limit is noticed at the byte that exceeds it."""
-        rest = memoryview(data)
-        while rest and not self._is_refused:
-            if self._in_head and not self._unparsed_bytes and self._deadline is None:
+        """Parse, in slices where a limit may be exceeded, so that it is noticed at the byte that exceeds it."""
+        if self._unparsed_bytes + len(data) <= self.limits.head_bytes:
+            self._unparsed_bytes += len(data)
+            super().data_received(data)
+        else:
+            self._parse_slices(data)
+        # A request that has arrived whole, as most do, needs no deadline.
+        if self._deadline is None and not self._is_refused:
+            if self._is_receiving_body:
+                self._body_started = self.loop.time()
+                self._set_deadline(self.limits.body_seconds, self._check_body_rate)
+            elif self._unparsed_bytes:
                 self._set_deadline(self.limits.head_seconds, self._head_timed_out)
+
+    def _parse_slices(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest and not self._is_refused and not self.transport.is_closing():
             room = self.limits.head_bytes - self._unparsed_bytes
             if room <= 0:
-                what = "Request head" if self._in_head else "Chunk extensions or trailers"
-                self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{what} over {self.limits.head_bytes} bytes")
+                self._refuse_unparsed()
                 return
             part, rest = rest[:room], rest[room:]
             self._unparsed_bytes += len(part)
-            super().data_received(data if len(part) == len(data) else bytes(part))
-            if self.transport.is_closing():
-                return
+            super().data_received(bytes(part))
+
+    def _refuse_unparsed(self) -> None:
+        """Refuse more than `head_bytes` that are not a body."""
+        if self._in_head and len(self.url) > self.limits.url_bytes:
+            self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, f"URL over {self.limits.url_bytes} bytes")
+            return
+        what = "Request head" if self._in_head else "Chunk extensions or trailers"
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{what} over {self.limits.head_bytes} bytes")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = True
 
-    def on_url(self, url: bytes) -> None:
-        super().on_url(url)
-        if len(self.url) > self.limits.url_bytes:
-            self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, f"URL over {self.limits.url_bytes} bytes")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._is_refused or not self._in_head:
-            return  # Trailers: nothing reads them.
-        super().on_header(name, value)
-        if len(self.headers) > self.limits.headers:
-            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"More than {self.limits.headers} header fields")
-
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._unparsed_bytes = 0
         self._clear_deadline()
+        if len(self.url) > self.limits.url_bytes:
+            self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, f"URL over {self.limits.url_bytes} bytes")
+        elif len(self.headers) > self.limits.headers:
+            message = f"More than {self.limits.headers} header fields"
+            self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
         if self._is_refused:
             return
         super().on_headers_complete()
+        self.headers = []  # Trailers go here, and nothing reads them.
         if self.scope["http_version"] == "1.0" and self.cycle.scope is self.scope:
             self.cycle.chunked_encoding = False
             self.cycle.expected_content_length = _AnyLength()
-        self._body_bytes, self._body_started = 0, self.loop.time()
+        self._body_bytes = 0
         self._is_receiving_body = True
-        self._set_deadline(self.limits.body_seconds, self._check_body_rate)
 
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0

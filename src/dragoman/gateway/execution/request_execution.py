@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 import msgspec
 
 from dragoman.core.errors import DragomanError, EngineFailed
-from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.events import Delta, Event, ReasoningDelta, ToolCallDelta, Usage
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.base import Engine
@@ -160,17 +160,16 @@ class RequestExecution:
     def _observe(self, event: Event) -> None:
         """Count an event before it is delivered. Tokens are counted as they come: a request that fails used them."""
         match event:
+            case Delta() | ReasoningDelta() | ToolCallDelta():
+                if count := len(event.token_ids):
+                    self.generated_tokens += count
+                    self._timer.observe_tokens(event.index, count)
+                    self._reservation.observe_tokens(self.generated_tokens)
             case Usage():
                 self._timer.observe_usage(event)
                 self._reservation.observe_usage(event)
                 # Not later: a client that has read this answer may send its next request with the rest of the hold.
                 self._reservation.settle("finished")
-            case Finished():
-                pass
-            case _ if event.token_ids:
-                self.generated_tokens += len(event.token_ids)
-                self._timer.observe_tokens(event.index, len(event.token_ids))
-                self._reservation.observe_tokens(self.generated_tokens)
 
     async def _generate(self, engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
         self._started = True
