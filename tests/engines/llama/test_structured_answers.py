@@ -134,7 +134,7 @@ def test_200_conversations_call_only_allowed_tools_with_valid_arguments(
     engine: InProcessEngine, shallow_model: Model
 ) -> None:
     # Lets a small model begin a call now and then.
-    tempting = {str(token): 4.0 for token in shallow_model.vocabulary.tokenize_plain(b"<tool_call>")}
+    tempting = {str(token): 8.0 for token in shallow_model.vocabulary.tokenize_plain(b"<tool_call>")}
     calls_made = 0
 
     @settings(SLOW, max_examples=10)
@@ -146,7 +146,7 @@ def test_200_conversations_call_only_allowed_tools_with_valid_arguments(
             if conversation["tool_choice"] == "auto":
                 conversation["logit_bias"] = tempting
         decoded = [client.decode(**conversation) for conversation in conversations]
-        answers = generate(engine, decoded, 64)
+        answers = generate(engine, decoded, 96)
         for conversation, call, events in zip(conversations, decoded, answers, strict=True):
             [whole] = client.read(build_response(call.builder, events))
             assert client.read_stream(stream_documents(client.decode(**conversation, stream=True).builder, events)) == [
