@@ -135,8 +135,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _address = ""
     _is_counted = False
     _is_refused = False
-    _in_head = True
     _is_receiving_body = False
+    """False in a request's head and between requests."""
     _unparsed_bytes = 0
     """Bytes received since the parser last delivered a part of the body; in the head, since its beginning."""
     _body_bytes = 0
@@ -187,22 +187,20 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _refuse_unparsed(self) -> None:
         """Refuse more than `head_bytes` that are not a body."""
-        if self._in_head and len(self.url) > self.limits.url_bytes:
-            self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, f"URL over {self.limits.url_bytes} bytes")
+        if not self._is_receiving_body and len(self.url) > self.limits.url_bytes:
+            self._refuse_url()
             return
-        what = "Request head" if self._in_head else "Chunk extensions or trailers"
+        what = "Chunk extensions or trailers" if self._is_receiving_body else "Request head"
         self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{what} over {self.limits.head_bytes} bytes")
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head = True
+    def _refuse_url(self) -> None:
+        self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, f"URL over {self.limits.url_bytes} bytes")
 
     def on_headers_complete(self) -> None:
-        self._in_head = False
         self._unparsed_bytes = 0
         self._clear_deadline()
         if len(self.url) > self.limits.url_bytes:
-            self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, f"URL over {self.limits.url_bytes} bytes")
+            self._refuse_url()
         elif len(self.headers) > self.limits.headers:
             message = f"More than {self.limits.headers} header fields"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
@@ -223,7 +221,6 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._in_head = True
         self._unparsed_bytes = 0
         self._is_receiving_body = False
         self._clear_deadline()
