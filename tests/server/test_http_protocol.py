@@ -14,17 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Receive, Scope, Send
 
-from dragoman.server.http_protocol import ConnectionLimits, OpenConnections, bounded_protocol
+from dragoman.server.http_protocol import OpenConnections, bounded_protocol
+from dragoman.server.settings import HttpSettings
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
-LIMITS = ConnectionLimits(
-    head_bytes=4096,
-    url_bytes=1024,
-    headers=20,
-    head_seconds=TEST_TIMEOUT_SECONDS,
-    body_seconds=TEST_TIMEOUT_SECONDS,
-    connections=100,
-    connections_per_address=50,
+LIMITS = HttpSettings(
+    max_head_bytes=4096,
+    max_url_bytes=1024,
+    max_headers=20,
+    head_timeout_seconds=TEST_TIMEOUT_SECONDS,
+    body_timeout_seconds=TEST_TIMEOUT_SECONDS,
+    max_connections=100,
+    max_connections_per_address=50,
 )
 SOON = 0.05
 
@@ -57,14 +58,19 @@ class StartedServer(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def running_server(**changed: Any) -> AsyncIterator[int]:
+async def running_server(trusted_proxies: frozenset[str] = frozenset(), **changed: Any) -> AsyncIterator[int]:
     """Serve echo_app with these limits; gives the port.
 
     It has a thread, so that it runs on the event loop that a worker has, whose transports are not asyncio's.
     """
     limits = msgspec.structs.replace(LIMITS, **changed)
     config = uvicorn.Config(
-        echo_app, port=0, http=bounded_protocol(limits), lifespan="off", log_config=None, timeout_graceful_shutdown=1
+        echo_app,
+        port=0,
+        http=bounded_protocol(limits, trusted_proxies),
+        lifespan="off",
+        log_config=None,
+        timeout_graceful_shutdown=1,
     )
     server = StartedServer(config)
     thread = threading.Thread(target=server.run)
@@ -163,23 +169,25 @@ async def test_requests_in_one_packet_are_all_answered() -> None:
 @pytest.mark.parametrize(
     ("changed", "sent", "answer"),
     [
-        pytest.param({"head_seconds": SOON}, b"GET / HTTP/1.1\r\na:", b"HTTP/1.1 408 ", id="a head that never ends"),
-        pytest.param({"head_seconds": SOON}, b"", b"", id="a client that sends nothing"),
         pytest.param(
-            {"body_seconds": SOON},
+            {"head_timeout_seconds": SOON}, b"GET / HTTP/1.1\r\na:", b"HTTP/1.1 408 ", id="a head that never ends"
+        ),
+        pytest.param({"head_timeout_seconds": SOON}, b"", b"", id="a client that sends nothing"),
+        pytest.param(
+            {"body_timeout_seconds": SOON},
             head("content-length: 10", method="POST") + b"12345",
             b"HTTP/1.1 408 ",
             id="half a body",
         ),
     ],
 )
-async def test_who_stops_sending_is_cut_off(changed: dict[str, float], sent: bytes, answer: bytes) -> None:
+async def test_who_stops_sending_is_cut_off(changed: dict[str, Any], sent: bytes, answer: bytes) -> None:
     async with running_server(**changed) as port:
         assert (await exchange(port, sent)).startswith(answer)
 
 
 async def test_further_connections_of_an_address_are_refused() -> None:
-    async with running_server(connections_per_address=2) as port:
+    async with running_server(max_connections_per_address=2) as port:
         open_connections = [await asyncio.open_connection("127.0.0.1", port) for _ in range(2)]
         assert (await exchange(port, b"")).startswith(b"HTTP/1.1 503 ")
         for _, writer in open_connections:
@@ -190,7 +198,7 @@ async def test_further_connections_of_an_address_are_refused() -> None:
 
 async def test_connections_of_a_trusted_proxy_are_limited_in_all_only() -> None:
     async with running_server(
-        connections=3, connections_per_address=1, trusted_proxies=frozenset({"127.0.0.1"})
+        max_connections=3, max_connections_per_address=1, trusted_proxies=frozenset({"127.0.0.1"})
     ) as port:
         writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(2)]
         assert (await exchange(port, head(CLOSE))).startswith(b"HTTP/1.1 200 ")
@@ -216,7 +224,7 @@ async def test_an_http_1_0_client_gets_no_chunks(path: str) -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from("abc")), max_size=60))
 def test_connections_are_counted_as_a_model_counts_them(actions: list[tuple[bool, str]]) -> None:
-    connections = OpenConnections(msgspec.structs.replace(LIMITS, connections=5, connections_per_address=3))
+    connections = OpenConnections(5, 3, frozenset())
     model: list[str] = []
     for opens, address in actions:
         if opens:

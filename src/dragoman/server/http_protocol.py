@@ -21,8 +21,10 @@ import msgspec
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from dragoman.server.settings import HttpSettings
+
 MIN_BODY_BYTES_PER_SECOND = 1000
-"""A body must arrive at least so fast on average, after its first `body_seconds`."""
+"""A body must arrive at least so fast on average, after its first `body_timeout_seconds`."""
 
 RESERVED_DESCRIPTORS = 128
 """File descriptors kept for everything that is not a client's connection: engines, databases, journals."""
@@ -33,28 +35,14 @@ _WARNING_SECONDS = 10.0
 _log = structlog.get_logger(__name__)
 
 
-class ConnectionLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """Bounds of one worker's connections."""
-
-    head_bytes: int
-    """Request line and headers together, and the trailers of a chunked body."""
-    url_bytes: int
-    headers: int
-    head_seconds: float
-    """From the connection, or the first byte of a later request, to the end of the head."""
-    body_seconds: float
-    """A body may pause for so long; beyond that it must keep up MIN_BODY_BYTES_PER_SECOND."""
-    connections: int
-    connections_per_address: int
-    trusted_proxies: frozenset[str] = frozenset()
-    """Addresses that many clients share: only the limit of all connections applies to them."""
-
-
 class OpenConnections:
     """The open connections of one worker, counted in all and by client address."""
 
-    def __init__(self, limits: ConnectionLimits) -> None:
-        self._limits = limits
+    def __init__(self, limit: int, limit_per_address: int, shared_addresses: frozenset[str]) -> None:
+        """`shared_addresses` are those of proxies, behind which are many clients: only `limit` applies to them."""
+        self._limit = limit
+        self._limit_per_address = limit_per_address
+        self._shared_addresses = shared_addresses
         self._by_address: Counter[str] = Counter()
         self._total = 0
         self._refused = 0
@@ -62,11 +50,8 @@ class OpenConnections:
 
     def add(self, address: str) -> bool:
         """Count a connection. False if there are too many, and then it is not counted."""
-        limits = self._limits
-        is_limited = address not in limits.trusted_proxies
-        if self._total >= limits.connections or (
-            is_limited and self._by_address[address] >= limits.connections_per_address
-        ):
+        is_crowded = self._by_address[address] >= self._limit_per_address and address not in self._shared_addresses
+        if self._total >= self._limit or is_crowded:
             self._warn()
             return False
         self._total += 1
@@ -99,14 +84,16 @@ def affordable_connections(wanted: int) -> int:
     return min(wanted, affordable)
 
 
-def bounded_protocol(limits: ConnectionLimits) -> type[HttpToolsProtocol]:
+def bounded_protocol(settings: HttpSettings, trusted_proxies: frozenset[str]) -> type[HttpToolsProtocol]:
     """Make the protocol class that one worker gives to uvicorn."""
 
     class WorkerProtocol(BoundedHttpProtocol):
         """The protocol of one worker."""
 
-    WorkerProtocol.limits = limits
-    WorkerProtocol.open_connections = OpenConnections(limits)
+    WorkerProtocol.settings = settings
+    WorkerProtocol.open_connections = OpenConnections(
+        affordable_connections(settings.max_connections), settings.max_connections_per_address, trusted_proxies
+    )
     return WorkerProtocol
 
 
@@ -128,7 +115,7 @@ class _AnyLength(int):
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Refuse what goes beyond the limits, and close the connection. See bounded_protocol."""
 
-    limits: ConnectionLimits
+    settings: HttpSettings
     open_connections: OpenConnections
 
     url = b""
@@ -150,7 +137,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if not self._is_counted:
             self._refuse(HTTPStatus.SERVICE_UNAVAILABLE, "Too many connections", retry_after=1)
             return
-        self._set_deadline(self.limits.head_seconds, self._head_timed_out)
+        self._set_deadline(self.settings.head_timeout_seconds, self._head_timed_out)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._clear_deadline()
@@ -161,7 +148,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse, in slices where a limit may be exceeded, so that it is noticed at the byte that exceeds it."""
-        if self._unparsed_bytes + len(data) <= self.limits.head_bytes:
+        if self._unparsed_bytes + len(data) <= self.settings.max_head_bytes:
             self._unparsed_bytes += len(data)
             super().data_received(data)
         else:
@@ -170,14 +157,14 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if self._deadline is None and not self._is_refused:
             if self._is_receiving_body:
                 self._body_started = self.loop.time()
-                self._set_deadline(self.limits.body_seconds, self._check_body_rate)
+                self._set_deadline(self.settings.body_timeout_seconds, self._check_body_rate)
             elif self._unparsed_bytes:
-                self._set_deadline(self.limits.head_seconds, self._head_timed_out)
+                self._set_deadline(self.settings.head_timeout_seconds, self._head_timed_out)
 
     def _parse_slices(self, data: bytes) -> None:
         rest = memoryview(data)
         while rest and not self._is_refused and not self.transport.is_closing():
-            room = self.limits.head_bytes - self._unparsed_bytes
+            room = self.settings.max_head_bytes - self._unparsed_bytes
             if room <= 0:
                 self._refuse_unparsed()
                 return
@@ -186,23 +173,23 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             super().data_received(bytes(part))
 
     def _refuse_unparsed(self) -> None:
-        """Refuse more than `head_bytes` that are not a body."""
-        if not self._is_receiving_body and len(self.url) > self.limits.url_bytes:
+        """Refuse more than `max_head_bytes` that are not a body."""
+        if not self._is_receiving_body and len(self.url) > self.settings.max_url_bytes:
             self._refuse_url()
             return
         what = "Chunk extensions or trailers" if self._is_receiving_body else "Request head"
-        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{what} over {self.limits.head_bytes} bytes")
+        self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"{what} over {self.settings.max_head_bytes} bytes")
 
     def _refuse_url(self) -> None:
-        self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, f"URL over {self.limits.url_bytes} bytes")
+        self._refuse(HTTPStatus.REQUEST_URI_TOO_LONG, f"URL over {self.settings.max_url_bytes} bytes")
 
     def on_headers_complete(self) -> None:
         self._unparsed_bytes = 0
         self._clear_deadline()
-        if len(self.url) > self.limits.url_bytes:
+        if len(self.url) > self.settings.max_url_bytes:
             self._refuse_url()
-        elif len(self.headers) > self.limits.headers:
-            message = f"More than {self.limits.headers} header fields"
+        elif len(self.headers) > self.settings.max_headers:
+            message = f"More than {self.settings.max_headers} header fields"
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
         if self._is_refused:
             return
@@ -229,19 +216,21 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _head_timed_out(self) -> None:
         if self._unparsed_bytes:
-            self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"Request head not complete after {self.limits.head_seconds:g} s")
+            self._refuse(
+                HTTPStatus.REQUEST_TIMEOUT, f"Request head not complete after {self.settings.head_timeout_seconds:g} s"
+            )
         else:
             self.transport.close()
 
     def _check_body_rate(self) -> None:
         """Refuse a body that arrives too slowly. What the app has not read yet keeps nobody waiting but itself."""
         if self.flow.read_paused or self.pipeline:
-            self._set_deadline(self.limits.body_seconds, self._check_body_rate)
+            self._set_deadline(self.settings.body_timeout_seconds, self._check_body_rate)
             return
-        allowed_seconds = self.limits.body_seconds + self._body_bytes / MIN_BODY_BYTES_PER_SECOND
+        allowed_seconds = self.settings.body_timeout_seconds + self._body_bytes / MIN_BODY_BYTES_PER_SECOND
         remaining = self._body_started + allowed_seconds - self.loop.time()
         if remaining > 0:
-            self._set_deadline(min(remaining, self.limits.body_seconds), self._check_body_rate)
+            self._set_deadline(min(remaining, self.settings.body_timeout_seconds), self._check_body_rate)
             return
         self._refuse(HTTPStatus.REQUEST_TIMEOUT, f"Request body slower than {MIN_BODY_BYTES_PER_SECOND} bytes/s")
 

@@ -33,7 +33,7 @@ from dragoman.server import logs
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.app import build_app
-from dragoman.server.http_protocol import ConnectionLimits, affordable_connections, bounded_protocol
+from dragoman.server.http_protocol import bounded_protocol
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.settings import DialectName, QueueSettings, Settings
 
@@ -127,7 +127,7 @@ def main() -> int:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # uvicorn would trust any client on this machine. The settings name the trusted proxies.
-        http=bounded_protocol(_connection_limits(settings)),
+        http=bounded_protocol(settings.http, frozenset(settings.trusted_proxies)),
         timeout_keep_alive=settings.http.keep_alive_seconds,
         lifespan="on",  # With "auto", a server would start even if its engines or accounts cannot be opened.
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),
@@ -135,20 +135,6 @@ def main() -> int:
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(_Server(config, app.drain), options.listening_fd))
     return 0
-
-
-def _connection_limits(settings: Settings) -> ConnectionLimits:
-    http = settings.http
-    return ConnectionLimits(
-        head_bytes=http.max_head_bytes,
-        url_bytes=http.max_url_bytes,
-        headers=http.max_headers,
-        head_seconds=http.head_timeout_seconds,
-        body_seconds=http.body_timeout_seconds,
-        connections=affordable_connections(http.max_connections),
-        connections_per_address=http.max_connections_per_address,
-        trusted_proxies=frozenset(settings.trusted_proxies),
-    )
 
 
 async def _serve(server: _Server, listening_fd: int) -> None:
