@@ -114,6 +114,13 @@ def test_a_key_is_shown_once(run: Run) -> None:
     assert "revoked 20" in run("keys", "list").stdout
 
 
+def test_a_key_that_has_expired_already_is_not_created(run: Run) -> None:
+    run("accounts", "create", "acme")
+    refused = run("keys", "create", "acme", "--expires-at", "2020-01-01", status=1)
+    assert refused.stderr.startswith("dragoman: expires_at is 2020-01-01T00:00:00+00:00, and it is 20")
+    assert rows(run("keys", "list").stdout) == []
+
+
 def test_prices_are_typed_and_shown_for_a_million_tokens(run: Run) -> None:
     run("prices", "set", "owl", "--prompt", "0.15", "--completion", "0.6", "--cached", "0.015")
     run("prices", "set", "owl", "--prompt", "1", "--completion", "2", "--valid-from", "2999-01-01")

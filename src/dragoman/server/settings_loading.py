@@ -2,6 +2,7 @@
 
 import difflib
 import math
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -14,6 +15,13 @@ from dragoman.server.settings import DEFAULT_DATABASE, Settings
 
 DEFAULT_FILE = Path("dragoman.toml")
 ENVIRONMENT_PREFIX = "DRAGOMAN_"
+
+_SERVICE_LINK = re.compile(
+    rf"{ENVIRONMENT_PREFIX}(\w+_)?"
+    r"(SERVICE_HOST=.*|SERVICE_PORT(_\w+)?=\d+|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?=.*|PORT=(tcp|udp|sctp)://.*)"
+)
+"""Variables that Kubernetes sets beside a Service whose name is or begins with `dragoman`, in the form of Docker's
+links (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables)."""
 
 
 class SettingsError(Exception):
@@ -173,7 +181,7 @@ def _flatten(path: Path, table: Mapping[str, object]) -> Iterator[tuple[str, obj
 def _environment_values(environment: Mapping[str, str], deprecated: dict[str, str]) -> dict[str, object]:
     values = {}
     for spelling, text in environment.items():
-        if not spelling.startswith(ENVIRONMENT_PREFIX):
+        if not spelling.startswith(ENVIRONMENT_PREFIX) or _SERVICE_LINK.fullmatch(f"{spelling}={text}"):
             continue
         variable = _current_spelling("environment", spelling, _RENAMED_VARIABLES, environment, deprecated)
         if variable not in _VARIABLES:

@@ -14,6 +14,7 @@ PRIVATE = [
     *("255.255.255.255", "::1", "::", "fe80::1", "fe80::1%1", "fc00::1", "fd00:ec2::254", "fec0::1", "ff02::1"),
     *("::ffff:127.0.0.1", "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b:1::1", "2001:db8::1"),
     *("2002:7f00:1::1", "2001:0:808:808::1", "100::1"),
+    *("3fff::1", "3fff:fff::1", "5f00::1", "100:0:0:1::1", "200::1", "4000::1", "2001:10::1", "2001:2::1"),
 ]
 PUBLIC = ["8.8.8.8", "93.184.216.34", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"]
 
@@ -26,6 +27,12 @@ def test_special_purpose_addresses_are_not_public(text: str) -> None:
 @pytest.mark.parametrize("text", PUBLIC)
 def test_other_addresses_are_public(text: str) -> None:
     assert is_public(ipaddress.ip_address(text))
+
+
+@given(st.ip_addresses(v=6, network="::/0"))
+def test_only_global_unicast_and_translated_addresses_of_ipv6_are_public(address: ipaddress.IPv6Address) -> None:
+    translated = address.ipv4_mapped is not None or address in ipaddress.ip_network("64:ff9b::/96")
+    assert translated or address in ipaddress.ip_network("2000::/3") or not is_public(address)
 
 
 @given(st.ip_addresses(v=4))

@@ -9,6 +9,7 @@ from dragoman.accounts.administration.keys import CreatedKey, Key, KeyRules
 from dragoman.accounts.administration.prices import Price
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.tables import changes
+from dragoman.accounts.times import to_datetime
 from dragoman.core.money import format_amount, format_price_per_million
 
 
@@ -64,8 +65,10 @@ class Administrator:
     def create_key(
         self, account_id: int, *, label: str = "", rules: KeyRules | None = None, other_accounts: tuple[int, ...] = ()
     ) -> CreatedKey:
-        """Create a key; its secret is not recorded."""
+        """Create a key; its secret is not recorded. Raises ValueError for one that has expired already."""
         with self.database.write() as connection:
+            if rules is not None and rules.expires_at is not None:
+                _require_future(rules.expires_at, self.database.now(connection).wall)
             created = keys.create_key(
                 self.database, account_id, label=label, rules=rules, other_accounts=other_accounts
             )
@@ -132,6 +135,12 @@ def list_audit_entries(database: Database, *, before: int | None = None, limit: 
         )
         for row in rows
     ]
+
+
+def _require_future(expires_at: int, now: int) -> None:
+    if expires_at <= now:
+        expired, current = (to_datetime(at).isoformat(timespec="seconds") for at in (expires_at, now))
+        raise ValueError(f"expires_at is {expired}, and it is {current} now: no request could use the key")
 
 
 def _key_details(key: Key) -> dict[str, object]:

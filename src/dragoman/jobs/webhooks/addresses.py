@@ -15,10 +15,15 @@ _NON_PUBLIC_NETWORKS = tuple(
             "64:ff9b:1::/48",  # NAT64 of a site's own
             "2001::/32",  # Teredo, which leads to any IPv4 address
             "2002::/16",  # 6to4, the same
+            "2001:10::/28",  # ORCHID, deprecated
+            "3fff::/20",  # documentation (RFC 9637)
         ),
     )
 )
 """Networks that some versions of Python do not treat as non-public."""
+
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")
+"""All other blocks of IPv6 are reserved, or for special purposes (IANA's registry of the IPv6 address space)."""
 
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 """RFC 6052: the last 32 bits are the IPv4 address."""
@@ -38,7 +43,7 @@ def is_public(address: IpAddress) -> bool:
             return is_public(address.ipv4_mapped)
         if address in _NAT64:
             return is_public(IPv4Address(int(address) & 0xFFFF_FFFF))
-        if address.is_site_local:
+        if address not in _GLOBAL_UNICAST:
             return False
     return (
         address.is_global
