@@ -8,6 +8,7 @@ from pathlib import Path
 import httpx
 from starlette.types import Message
 
+from dragoman.core.addresses import AddressSet
 from dragoman.core.context import key_digest
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine
@@ -42,7 +43,9 @@ def echo_app(
     """
     catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
     options = HttpOptions(
-        max_body_bytes=MAX_BODY_BYTES, keep_alive_seconds=keep_alive_seconds, trusted_proxies=frozenset(trusted_proxies)
+        max_body_bytes=MAX_BODY_BYTES,
+        keep_alive_seconds=keep_alive_seconds,
+        trusted_proxies=AddressSet.parse(trusted_proxies),
     )
     return build_app(
         catalog,

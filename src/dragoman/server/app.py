@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -169,7 +169,7 @@ class _WithoutTrailingSlash:
 class _ByHost:
     """Serves only its dialect's routes on a mapped host name. Case and port are ignored."""
 
-    def __init__(self, app: ASGIApp, apps_by_host: Mapping[str, ASGIApp], proxies: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, apps_by_host: Mapping[str, ASGIApp], proxies: Container[str]) -> None:
         self._app = app
         self._apps_by_host = apps_by_host
         self._proxies = proxies

@@ -14,13 +14,14 @@ import asyncio
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from http import HTTPStatus
 
 import msgspec
 import structlog
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from dragoman.core.addresses import client_network
 from dragoman.server.settings import HttpSettings
 
 MIN_BODY_BYTES_PER_SECOND = 1000
@@ -36,34 +37,37 @@ _log = structlog.get_logger(__name__)
 
 
 class OpenConnections:
-    """The open connections of one worker, counted in all and by client address."""
+    """The open connections of one worker, counted in all and by client."""
 
-    def __init__(self, limit: int, limit_per_address: int, shared_addresses: frozenset[str]) -> None:
+    def __init__(self, limit: int, limit_per_address: int, shared_addresses: Container[str]) -> None:
         """`shared_addresses` are those of proxies, behind which are many clients: only `limit` applies to them."""
         self._limit = limit
         self._limit_per_address = limit_per_address
         self._shared_addresses = shared_addresses
-        self._by_address: Counter[str] = Counter()
+        self._by_client: Counter[str] = Counter()
+        """By address, of IPv6 by network: a customer has as many IPv6 addresses as he likes."""
         self._total = 0
         self._refused = 0
         self._last_warning = float("-inf")
 
     def add(self, address: str) -> bool:
         """Count a connection. False if there are too many, and then it is not counted."""
-        is_crowded = self._by_address[address] >= self._limit_per_address and address not in self._shared_addresses
+        client = client_network(address)
+        is_crowded = self._by_client[client] >= self._limit_per_address and address not in self._shared_addresses
         if self._total >= self._limit or is_crowded:
             self._warn()
             return False
         self._total += 1
-        self._by_address[address] += 1
+        self._by_client[client] += 1
         return True
 
     def remove(self, address: str) -> None:
         """Forget a connection that `add` counted."""
         self._total -= 1
-        self._by_address[address] -= 1
-        if not self._by_address[address]:
-            del self._by_address[address]
+        client = client_network(address)
+        self._by_client[client] -= 1
+        if not self._by_client[client]:
+            del self._by_client[client]
 
     def _warn(self) -> None:
         self._refused += 1
@@ -84,7 +88,7 @@ def affordable_connections(wanted: int) -> int:
     return min(wanted, affordable)
 
 
-def bounded_protocol(settings: HttpSettings, trusted_proxies: frozenset[str]) -> type[HttpToolsProtocol]:
+def bounded_protocol(settings: HttpSettings, trusted_proxies: Container[str]) -> type[HttpToolsProtocol]:
     """Make the protocol class that one worker gives to uvicorn."""
 
     class WorkerProtocol(BoundedHttpProtocol):

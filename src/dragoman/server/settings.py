@@ -91,7 +91,8 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_connections: Count = 4096
     """Open connections of one worker. Fewer if the process may not open so many files."""
     max_connections_per_address: Count = 1024
-    """Open connections of one worker from one client address. It does not apply to `trusted_proxies`."""
+    """Open connections of one worker from one client address, of IPv6 from one /64. It does not apply to
+    `trusted_proxies`."""
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -226,7 +227,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     dialect_hosts: dict[str, DialectName] = {}
     """Host names that serve one dialect only, on its vendor's own paths."""
     trusted_proxies: tuple[Text, ...] = ()
-    """Addresses of reverse proxies whose X-Forwarded-Host and X-Forwarded-For are trusted."""
+    """Addresses or networks, such as 10.0.0.0/8, of reverse proxies whose X-Forwarded-Host and X-Forwarded-For are
+    trusted."""
     http: HttpSettings = HttpSettings()
     accounts: AccountsSettings = AccountsSettings()
     admin: AdminSettings = AdminSettings()

@@ -4,6 +4,7 @@ import ipaddress
 
 import structlog
 
+from dragoman.core.addresses import AddressSet, InvalidNetwork
 from dragoman.jobs.webhooks.message import InvalidSecret
 from dragoman.server.accounts_location import (
     AccountsLocation,
@@ -25,6 +26,7 @@ def check_settings(settings: Settings) -> None:
     """Check settings that are valid alone and wrong together. Raises StartupError."""
     _require_keys_unless_loopback(settings)
     _check_webhook_secret(settings)
+    _check_addresses(settings)
     if settings.accounts.database is None and settings.admin.keys:
         raise StartupError("[[admin.keys]] open the administration of accounts, and there are none; set [accounts]")
     if settings.accounts.database is not None and settings.keys:
@@ -72,6 +74,13 @@ def _check_webhook_secret(settings: Settings) -> None:
         webhook_options(settings.queue, settings.queue.webhook_secret)
     except InvalidSecret as error:
         raise StartupError(f"queue.webhook_secret {error}") from None
+
+
+def _check_addresses(settings: Settings) -> None:
+    try:
+        AddressSet.parse(settings.trusted_proxies)
+    except InvalidNetwork as error:
+        raise StartupError(f"trusted_proxies: {error}") from None
 
 
 def _is_loopback(host: str) -> bool:

@@ -18,6 +18,7 @@ import uvicorn
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
+from dragoman.core.addresses import AddressSet
 from dragoman.core.garbage_collection import freeze_startup_objects
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine
@@ -103,6 +104,7 @@ def main() -> int:
             for number, deployment in enumerate(options.deployments)
         ]
     )
+    proxies = AddressSet.parse(settings.trusted_proxies)
     accounts = _accounts_options(options)
     folder = Path(settings.adapter_dir).expanduser() if settings.adapter_dir else None
     app = build_app(
@@ -110,7 +112,7 @@ def main() -> int:
         HttpOptions(
             max_body_bytes=settings.max_body_bytes,
             keep_alive_seconds=settings.sse_keep_alive_seconds,
-            trusted_proxies=frozenset(settings.trusted_proxies),
+            trusted_proxies=proxies,
         ),
         metrics_directory=options.metrics_directory,
         keys=StaticKeyAuthenticator(options.key_labels),
@@ -127,7 +129,7 @@ def main() -> int:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # uvicorn would trust any client on this machine. The settings name the trusted proxies.
-        http=bounded_protocol(settings.http, frozenset(settings.trusted_proxies)),
+        http=bounded_protocol(settings.http, proxies),
         timeout_keep_alive=settings.http.keep_alive_seconds,
         lifespan="on",  # With "auto", a server would start even if its engines or accounts cannot be opened.
         timeout_graceful_shutdown=max(1, round(settings.drain_seconds)),

@@ -47,6 +47,13 @@ async def test_other_addresses_are_not_delayed_and_an_ipv6_network_counts_as_one
     assert await throttled_errors(failures, "2001:db8::ffff", 1) == [Limited]
 
 
+async def test_ipv4_clients_of_a_socket_that_listens_on_ipv6_are_not_one_client() -> None:
+    failures = AuthFailureLimiter()
+    await throttled_errors(failures, "::ffff:10.0.0.1", MAX_FAILURES)
+    assert await throttled_errors(failures, "::ffff:10.0.0.2", 1) == [Unauthenticated]
+    assert await throttled_errors(failures, "10.0.0.1", 1) == [Limited]
+
+
 async def test_missing_and_formerly_valid_keys_are_not_counted_as_failures() -> None:
     failures = AuthFailureLimiter()
     for fault in ("missing", "disabled", "expired", "malformed"):
@@ -107,4 +114,19 @@ async def test_the_client_address_is_the_peer_of_the_outermost_trusted_proxy() -
     async with client_of(echo_app(keys=[KEY], trusted_proxies=proxies)) as client:
         forged = (f"{n}.0.0.1, 10.0.0.1, 10.9.9.9" for n in range(MAX_FAILURES + 1))
         results = await asyncio.gather(*(models(client, "sk-wrong", addresses) for addresses in forged))
+    assert sorted(results) == [401] * MAX_FAILURES + [429]
+
+
+@pytest.mark.parametrize("proxies", [["127.0.0.0/8"], ["::ffff:127.0.0.1", "10.9.0.0/16"]])
+async def test_the_port_of_a_forwarded_address_makes_no_other_client(proxies: list[str]) -> None:
+    async with client_of(echo_app(keys=[KEY], trusted_proxies=proxies)) as client:
+        ports = (f"10.0.0.1:{4000 + n}" for n in range(MAX_FAILURES + 1))
+        results = await asyncio.gather(*(models(client, "sk-wrong", address) for address in ports))
+    assert sorted(results) == [401] * MAX_FAILURES + [429]
+
+
+async def test_a_forwarded_text_that_is_no_address_makes_the_proxy_the_client() -> None:
+    async with client_of(echo_app(keys=[KEY], trusted_proxies=["127.0.0.1"])) as client:
+        forged = (f"10.0.0.1, hidden-{n}" for n in range(MAX_FAILURES + 1))
+        results = await asyncio.gather(*(models(client, "sk-wrong", address) for address in forged))
     assert sorted(results) == [401] * MAX_FAILURES + [429]

@@ -1,12 +1,13 @@
 """The context of a dialect's routes: caller, limits of a request, and errors before the first byte."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 
 import msgspec
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from dragoman.core.addresses import NO_ADDRESSES, parse_address
 from dragoman.core.context import Caller, new_request_id
 from dragoman.core.errors import (
     BodyTooLarge,
@@ -25,7 +26,7 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int
     keep_alive_seconds: float
     """A stream that was silent for this long gets a comment."""
-    trusted_proxies: frozenset[str] = frozenset()
+    trusted_proxies: Container[str] = NO_ADDRESSES
     """Addresses whose X-Forwarded-For is trusted."""
     idempotency_store: IdempotencyStore | None = None
     """Stores the responses to requests with an Idempotency-Key; None: such requests are rejected."""
@@ -58,7 +59,7 @@ class RouteContext(msgspec.Struct, frozen=True, kw_only=True):
         return Caller(
             request_id=request_id,
             key=key,
-            address=_client_address(request, self.options.trusted_proxies),
+            address=client_address(request, self.options.trusted_proxies),
             account=self.read_account(headers),
         )
 
@@ -134,12 +135,19 @@ async def read_limited_body(request: Request, limit: int) -> bytes:
     return b"".join(parts)
 
 
-def _client_address(request: Request, trusted_proxies: frozenset[str]) -> str:
-    """Return the client's address: behind trusted proxies, the one that the outermost of them reports."""
+def client_address(request: Request, trusted_proxies: Container[str]) -> str:
+    """Return the client's address: behind trusted proxies, the one that the outermost of them reports.
+
+    What a proxy reports may have a port. If it is no address, the proxy itself counts as the client.
+    """
     address = request.client.host if request.client is not None else ""
-    if address not in trusted_proxies:
+    if not trusted_proxies or address not in trusted_proxies:
         return address
     forwarded = [part.strip() for part in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
     while address in trusted_proxies and forwarded:
-        address = forwarded.pop() or address
+        if reported := forwarded.pop():
+            parsed = parse_address(reported)
+            if parsed is None:
+                break
+            address = str(parsed)
     return address

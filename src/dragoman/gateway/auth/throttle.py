@@ -1,11 +1,11 @@
 """Throttle clients that send wrong API keys. Valid keys are never delayed."""
 
 import asyncio
-import ipaddress
 import math
 import time
 from collections import OrderedDict, deque
 
+from dragoman.core.addresses import client_network
 from dragoman.core.context import Caller
 from dragoman.core.errors import DragomanError, Limited, Unauthenticated
 
@@ -17,12 +17,10 @@ DELAY_SECONDS = 1.0
 """Delay of the answer to each further wrong key."""
 
 _MAX_ADDRESSES = 10_000
-_IPV6_NETWORK_BITS = 64
-"""The size of the network that a single customer usually has."""
 
 
 class AuthFailureLimiter:
-    """Counts the wrong keys of the last minute by address."""
+    """Counts the wrong keys of the last minute by address, of IPv6 by network."""
 
     def __init__(self, max_addresses: int = _MAX_ADDRESSES) -> None:
         """Beyond `max_addresses`, the addresses that failed longest ago are evicted."""
@@ -33,7 +31,7 @@ class AuthFailureLimiter:
         """Return the error to send to the caller of a wrong key, after the delay if there is one."""
         if (
             error.fault != "unknown"
-            or (retry_after := self._record_failure(_network(caller.address), time.monotonic())) == 0
+            or (retry_after := self._record_failure(client_network(caller.address), time.monotonic())) == 0
         ):
             return error
         await asyncio.sleep(DELAY_SECONDS)
@@ -50,13 +48,3 @@ class AuthFailureLimiter:
         if len(times) <= MAX_FAILURES or oldest <= now - WINDOW_SECONDS:
             return 0
         return math.ceil(oldest + WINDOW_SECONDS - now)
-
-
-def _network(address: str) -> str:
-    try:
-        parsed = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if parsed.version == 4:
-        return address
-    return str(ipaddress.ip_network((parsed, _IPV6_NETWORK_BITS), strict=False))

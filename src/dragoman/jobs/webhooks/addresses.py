@@ -2,9 +2,8 @@
 
 import ipaddress
 from ipaddress import IPv4Address, IPv6Address
-from typing import TypeAlias
 
-IpAddress: TypeAlias = IPv4Address | IPv6Address
+from dragoman.core.addresses import IpAddress
 
 _NON_PUBLIC_NETWORKS = tuple(
     map(
