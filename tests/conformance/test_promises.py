@@ -1,5 +1,8 @@
 """The guarantees that every dialect gives, in its own format."""
 
+import gzip
+import json
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -110,6 +113,41 @@ async def test_a_missing_key_is_reported_before_a_bad_body(dialect: DialectClien
         headers = {"authorization": f"Bearer {KEY}"}
         admitted = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hi"), headers=headers)
         assert dialect.read(admitted.json()).text == "Hi"
+
+
+async def test_a_compressed_body_is_read_within_the_limit_of_its_size(
+    client: httpx.AsyncClient, dialect: DialectClient
+) -> None:
+    sent = json.dumps(dialect.body("echo", "Hello")).encode()
+    bomb = json.dumps(dialect.body("echo", "x" * MAX_BODY_BYTES)).encode()
+    for encoding, compress in (("gzip", gzip.compress), ("deflate", zlib.compress), ("identity", bytes)):
+        headers = {"content-encoding": encoding}
+        answer = await client.post(dialect.path("echo"), content=compress(sent), headers=headers)
+        assert dialect.read(answer.json()).text == "Hello"
+        too_large = await client.post(dialect.path("echo"), content=compress(bomb), headers=headers)
+        assert (too_large.status_code, dialect.is_error(too_large.json())) == (413, True)
+    damaged = await client.post(dialect.path("echo"), content=sent, headers={"content-encoding": "gzip"})
+    assert (damaged.status_code, dialect.is_error(damaged.json())) == (400, True)
+
+
+@pytest.mark.parametrize("encoding", ["br", "zstd", "gzip, gzip"])
+async def test_another_content_encoding_returns_415_and_names_the_accepted_ones(
+    client: httpx.AsyncClient, dialect: DialectClient, encoding: str
+) -> None:
+    headers = {"content-encoding": encoding}
+    response = await client.post(dialect.path("echo"), json=dialect.body("echo", "Hello"), headers=headers)
+    assert (response.status_code, response.headers["accept-encoding"]) == (415, "gzip, deflate")
+    assert dialect.is_error(response.json())
+
+
+@pytest.mark.parametrize("path", ["/{}", "{}/", "{}//"])
+async def test_a_base_address_may_end_with_a_slash(
+    client: httpx.AsyncClient, dialect: DialectClient, path: str
+) -> None:
+    base, _, route = dialect.path("echo").rpartition("/chat")
+    for written in (path.format(dialect.path("echo")), f"{base}//chat{route}"):
+        response = await client.post(f"http://server{written}", json=dialect.body("echo", "Hello"))
+        assert dialect.read(response.json()).text == "Hello"
 
 
 async def test_every_answer_has_a_request_id(client: httpx.AsyncClient, dialect: DialectClient) -> None:

@@ -37,6 +37,7 @@ EXAMPLES: tuple[DragomanError, ...] = (
     errors.JobTimedOut("Late"),
     errors.JobCancelled("job_1"),
     errors.BodyTooLarge(1000),
+    errors.UnsupportedEncoding("br", ("gzip", "deflate")),
     errors.IdempotencyConflict("The Idempotency-Key stands for another request"),
     errors.NoAccount("This server records no usage"),
     errors.Limited("Too many requests with wrong API keys", 3),

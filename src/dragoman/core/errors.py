@@ -22,6 +22,7 @@ DragomanError
 ├── JobTimedOut               the job waited in the queue for longer than its client waits
 ├── JobCancelled              the job was cancelled
 ├── BodyTooLarge              the HTTP body exceeds the configured limit
+├── UnsupportedEncoding       the HTTP body has a Content-Encoding that the server does not decode
 ├── IdempotencyConflict       the Idempotency-Key cannot be used for this request
 ├── NoAccount                 the endpoint reports account data and the caller has no account
 ├── Limited                   a limit of the caller was reached; retry after `retry_after`
@@ -271,6 +272,16 @@ class BodyTooLarge(DragomanError):
     def __init__(self, limit_bytes: int) -> None:
         super().__init__(f"Request body is larger than {limit_bytes} bytes")
         self.limit_bytes = limit_bytes
+
+
+class UnsupportedEncoding(DragomanError):
+    """The HTTP body has a Content-Encoding other than those in `accepted`."""
+
+    def __init__(self, encoding: str, accepted: tuple[str, ...]) -> None:
+        names = " or ".join(accepted)
+        super().__init__(f"Content-Encoding {encoding!r} is not supported: send the body as it is, or with {names}")
+        self.encoding = encoding
+        self.accepted = accepted
 
 
 class IdempotencyConflict(DragomanError):

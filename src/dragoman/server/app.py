@@ -1,6 +1,7 @@
 """The composition root of an HTTP worker: engines, gateway, dialects, one ASGI app."""
 
 import contextlib
+import re
 import uuid
 from collections.abc import AsyncGenerator, Callable, Container, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -32,6 +33,8 @@ from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, OPERATIONS
 from dragoman.server.settings import DialectName
 
 NO_HOSTS: Mapping[str, DialectName] = {}
+
+_SLASHES = re.compile("/+")
 
 
 def build_app(
@@ -135,7 +138,7 @@ class App:
             )
             for host, dialect in hosts.items()
         }
-        self._app: ASGIApp = _WithRequestId(_WithoutTrailingSlash(_ByHost(app, apps_by_host, options.trusted_proxies)))
+        self._app: ASGIApp = _WithRequestId(_WithoutEmptySegments(_ByHost(app, apps_by_host, options.trusted_proxies)))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -154,15 +157,18 @@ def _common_routes(
     ]
 
 
-class _WithoutTrailingSlash:
-    """Serves `/v1/models/` as `/v1/models`. After a redirect, clients would drop the body or the key."""
+class _WithoutEmptySegments:
+    """Serves `/v1/models/` and `/v1//models` as `/v1/models`: base addresses often end with a slash.
+
+    After a redirect, clients would drop the body or the key.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and len(scope["path"]) > 1 and scope["path"].endswith("/"):
-            scope = {**scope, "path": scope["path"].rstrip("/") or "/"}
+        if scope["type"] == "http" and len(path := scope["path"]) > 1 and (path.endswith("/") or "//" in path):
+            scope = {**scope, "path": _SLASHES.sub("/", path).rstrip("/") or "/"}
         await self._app(scope, receive, send)
 
 

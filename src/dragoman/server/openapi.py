@@ -52,6 +52,7 @@ _STATUS_DESCRIPTIONS = {
     409: "The name is taken, or the Idempotency-Key belongs to another request",
     410: "The request was cancelled",
     413: "The body is too large",
+    415: "The body has a Content-Encoding that is not supported; `accept-encoding` names those that are",
     422: "Fields are missing, of a wrong type or out of range",
     429: "A limit of the key is reached, or the server is overloaded; `retry-after` says when to try again",
     500: "The engine failed",
@@ -205,6 +206,7 @@ def _operation(
         body: dict[str, Any] = {"schema": schemas[operation.request]}
         if operation.example is not None:
             body["example"] = example_body(operation.example, model)
+        described["responses"]["415"] = _error(415, schemas[operation.error])
         described["requestBody"] = {"required": True, "content": {"application/json": body}}
     return described
 

@@ -17,7 +17,11 @@ from dragoman.core.errors import (
 from dragoman.core.idempotency import IdempotencyStore
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec, ErrorRenderer
+from dragoman.dialects.http.content_encoding import BodyDecompressor
 from dragoman.dialects.http.errors import error_response
+
+_IDENTITY = "identity"
+"""The Content-Encoding of a body as it is."""
 
 
 class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -116,22 +120,30 @@ def selected_account(headers: Headers) -> str | None:
 
 
 async def read_body(request: Request, route: RouteContext) -> bytes:
-    """Read the whole body. Raises BodyTooLarge or ClientDisconnect."""
+    """Read the whole body. Raises what read_limited_body raises."""
     return await read_limited_body(request, route.options.max_body_bytes)
 
 
 async def read_limited_body(request: Request, limit: int) -> bytes:
-    """Read the whole body of at most `limit` bytes. Raises BodyTooLarge or ClientDisconnect."""
+    """Read the whole body of at most `limit` bytes, decompressed.
+
+    Raises BodyTooLarge, UnsupportedEncoding, MalformedJson for a body that cannot be decompressed, or ClientDisconnect.
+    """
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > limit:
         raise BodyTooLarge(limit)
+    encoding = ", ".join(request.headers.getlist("content-encoding")) or _IDENTITY
+    decompressor = None if encoding.lower() == _IDENTITY else BodyDecompressor(encoding)
     parts: list[bytes] = []
     size = 0
-    async for part in request.stream():
+    async for received in request.stream():
+        part = received if decompressor is None else decompressor.decompress(received, limit - size)
         size += len(part)
         if size > limit:
             raise BodyTooLarge(limit)
         parts.append(part)
+    if decompressor is not None:
+        decompressor.finish()
     return b"".join(parts)
 
 

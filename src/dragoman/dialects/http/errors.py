@@ -27,6 +27,7 @@ from dragoman.core.errors import (
     Overloaded,
     RateLimited,
     Unauthenticated,
+    UnsupportedEncoding,
 )
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.services import GenerationService
@@ -82,6 +83,7 @@ _SHARED_ROWS: Mapping[type[DragomanError], ErrorRow] = {
     IdempotencyConflict: ErrorRule(status=409, kind="idempotency_error", code="idempotency_key_in_use"),
     JobCancelled: ErrorRule(status=410, kind="cancelled", code="job_cancelled"),
     BodyTooLarge: ErrorRule(status=413),
+    UnsupportedEncoding: ErrorRule(status=415),
     Limited: _limited,
     Overloaded: _overloaded,
     DragomanError: ErrorRule(status=500, message="An internal error occurred", kind="server_error"),
@@ -102,7 +104,7 @@ class ErrorTable:
 
 
 def error_headers(error: DragomanError) -> dict[str, str]:
-    """Return the headers that most dialects add to an error: when to retry, and how to send a key."""
+    """Return the headers that most dialects add to an error: when to retry, how to send a key or a body."""
     match error:
         case RateLimited():
             return {"retry-after": str(error.retry_after), **rate_limit_headers(error.allowances)}
@@ -110,6 +112,8 @@ def error_headers(error: DragomanError) -> dict[str, str]:
             return {"retry-after": str(error.retry_after)}
         case Unauthenticated():
             return {"www-authenticate": "Bearer"}
+        case UnsupportedEncoding():
+            return {"accept-encoding": ", ".join(error.accepted)}  # RFC 9110, section 15.5.16.
         case IdempotencyConflict():
             # OpenAI's and Scale's libraries retry a 409 unless told not to.
             return {"x-should-retry": "false"}
@@ -140,7 +144,7 @@ async def preceding_error(
 
     Only a request with such a mistake costs this extra check; others are checked when they are admitted.
     """
-    if isinstance(error, BadRequest | BodyTooLarge | ModelNotFound):
+    if isinstance(error, BadRequest | BodyTooLarge | UnsupportedEncoding | ModelNotFound):
         try:
             await service.check_access(caller, model)
         except DragomanError as preceding:

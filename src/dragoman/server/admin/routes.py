@@ -11,7 +11,7 @@ from dragoman.accounts.administration.accounts import AccountNameTaken, AccountN
 from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.administration.keys import KeyNotFound
 from dragoman.accounts.database.thread import DatabaseThread
-from dragoman.core.errors import BodyTooLarge, Overloaded, Unauthenticated
+from dragoman.core.errors import BadRequest, BodyTooLarge, Overloaded, Unauthenticated, UnsupportedEncoding
 from dragoman.dialects.http.context import bearer_key, read_limited_body
 from dragoman.dialects.http.errors import error_headers
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
@@ -50,14 +50,16 @@ def _endpoint(
             return _error(401, error.message, error_headers(error))
         except BodyTooLarge as error:
             return _error(413, error.message)
+        except UnsupportedEncoding as error:
+            return _error(415, error.message, error_headers(error))
         except Overloaded as error:
             return _error(503, error.message, error_headers(error))
         except (AccountNotFound, KeyNotFound) as error:
             return _error(404, str(error))
         except AccountNameTaken as error:
             return _error(409, str(error))
-        except (msgspec.DecodeError, ValueError) as error:
-            # Errors of msgspec, and of the accounts' functions, about the request's values.
+        except (msgspec.DecodeError, ValueError, BadRequest) as error:
+            # Errors of the body's compression, of msgspec, and of the accounts' functions, about the request's values.
             return _error(400, str(error))
         except ClientDisconnect:
             return Response()

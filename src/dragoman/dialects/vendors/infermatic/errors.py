@@ -22,6 +22,7 @@ from dragoman.core.errors import (
     ShuttingDown,
     TooManyRunning,
     Unauthenticated,
+    UnsupportedEncoding,
 )
 from dragoman.core.money import format_amount
 from dragoman.core.rate_limits import Allowance
@@ -126,6 +127,7 @@ _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
         status=408, message="litellm.Timeout: Request timed out while polling queue", kind="timeout_error"
     ),
     BodyTooLarge: ErrorRule(status=413, kind="bad_request_error"),
+    UnsupportedEncoding: ErrorRule(status=415, kind="bad_request_error"),
     Limited: ErrorRule(status=429, kind="None"),
     RateLimited: _rate_limited,
     TooManyRunning: _too_many_running,
