@@ -163,6 +163,6 @@ def _exit_on_refusal() -> Iterator[None]:
 
 def _owner(job: "JobEntry") -> str:
     """Return an account, the beginning of a key's digest, or nothing."""
-    from dragoman.jobs.values.rows import ACCOUNT_OWNER_PREFIX
+    from dragoman.core.context import ACCOUNT_OWNER_PREFIX
 
     return job.owner if job.owner.startswith(ACCOUNT_OWNER_PREFIX) else job.owner[:12]

@@ -42,6 +42,15 @@ def key_digest(key: str) -> str:
     return hashlib.sha256(key.encode(errors="surrogateescape")).hexdigest()
 
 
+ACCOUNT_OWNER_PREFIX = "account "
+"""Precedes the account's number in the name of its owner."""
+
+
+def account_owner(account_id: int) -> str:
+    """Return the name under which an account owns requests and jobs."""
+    return f"{ACCOUNT_OWNER_PREFIX}{account_id}"
+
+
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
     """The sender of a request, as far as the request shows. Whether the key is valid is not checked yet."""
 

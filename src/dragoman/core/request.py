@@ -187,3 +187,10 @@ class GenerationRequest(
     """
     adapter: str | None = None
     """The canonical name of the adapter that `model` resolves to; None: no adapter. The gateway sets it."""
+    owner: str = ""
+    """Whom the request is computed for: an account or a key, never the key itself. The gateway sets it.
+
+    Owners take turns, and share no prefixes with each other. Requests without keys have one owner, the empty one.
+    """
+    cache_salt: str = ""
+    """Requests of one owner share prefixes only if they have the same salt."""

@@ -8,7 +8,7 @@ import msgspec
 
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
-from dragoman.core.context import Caller
+from dragoman.core.context import Caller, account_owner
 from dragoman.core.errors import (
     BadRequest,
     DragomanError,
@@ -36,7 +36,7 @@ from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore
 from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
 from dragoman.gateway.routing.visible_models import PrincipalModels
 from dragoman.jobs.service.queue import JobQueue
-from dragoman.jobs.values.rows import Submission, account_owner
+from dragoman.jobs.values.rows import Submission
 
 
 class Gateway:
@@ -105,8 +105,6 @@ class Gateway:
     ) -> RequestExecution:
         self._refuse_when_draining()
         resolved = self._catalog.resolve(requests[0].model)
-        if resolved.adapter is not None:
-            requests = [msgspec.structs.replace(request, adapter=resolved.adapter.name) for request in requests]
         timer = self._metrics.start_timer(resolved.canonical_name)
         try:
             admission_request = await self._admission_request(requests, resolved, caller, streamed=streamed)
@@ -117,6 +115,9 @@ class Gateway:
         except Exception as error:
             timer.end("refused" if isinstance(error, DragomanError) else "failed")
             raise
+        owner = self._owner(reservation.account_id, caller)
+        adapter = None if resolved.adapter is None else resolved.adapter.name
+        requests = [msgspec.structs.replace(request, adapter=adapter, owner=owner) for request in requests]
         return RequestExecution(resolved.deployment.engine, requests, reservation, timer)
 
     async def usage_of(self, caller: Caller) -> RecordedUsage:
@@ -168,6 +169,12 @@ class Gateway:
         await self._reject_unknown_key(caller, None)
         account = (await self._authenticator.authenticate(caller, None)).billing_account
         return caller.key_digest if account is None else account_owner(account.account_id)
+
+    def _owner(self, account_id: int | None, caller: Caller) -> str:
+        """Return whom the caller's requests are computed for."""
+        if account_id is not None:
+            return account_owner(account_id)
+        return self._authenticator.owner_of_key(caller.key_digest)
 
     def _require_queue(self) -> JobQueue:
         if self._queue is None:

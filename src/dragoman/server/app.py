@@ -62,10 +62,11 @@ def build_app(
     registry = CollectorRegistry()
     request_metrics = RequestMetrics(registry)
     database = None if accounting is None else accounting.database_thread
+    authenticator = keys if accounting is None else accounting.authenticator
     gateway = Gateway(
         catalog,
         request_metrics,
-        keys if accounting is None else accounting.authenticator,
+        authenticator,
         admission if accounting is None else accounting.admission,
         adapter_store=adapter_store,
         usage_database=database,
@@ -85,7 +86,9 @@ def build_app(
             admission=admission if accounting is None else accounting,
             open_queue=None
             if queue is None
-            else partial(queue.opened, GatewayJobExecutor(catalog, request_metrics), QueueMetrics(registry)),
+            else partial(
+                queue.opened, GatewayJobExecutor(catalog, request_metrics, authenticator), QueueMetrics(registry)
+            ),
         ),
     )
 

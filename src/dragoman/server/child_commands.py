@@ -64,6 +64,7 @@ def worker_command(
     options = WorkerOptions(
         settings=_without_secrets(settings),
         key_labels={key_digest(entry.key): entry.name for entry in settings.keys},
+        key_groups={key_digest(entry.key): entry.group for entry in settings.keys if entry.group is not None},
         admin_labels={_admin_digest(entry): entry.name for entry in settings.admin.keys},
         listening_fd=files.listener.fileno(),
         metrics_directory=str(files.folder),

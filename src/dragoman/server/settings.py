@@ -129,6 +129,8 @@ class KeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Name of the key's owner, for people."""
     key: Secret
     """The key itself."""
+    group: Text | None = None
+    """Keys of one group share prefixes and take turns with others as one. Not set: the key is a group of its own."""
 
 
 class AdminKeySettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

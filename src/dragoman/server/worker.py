@@ -63,6 +63,8 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Without keys, database and webhook secret: other users can read a process's arguments."""
     key_labels: dict[str, str]
     """Digests of the settings' keys → their names."""
+    key_groups: dict[str, str]
+    """Digests of those that have a group → the group."""
     admin_labels: dict[str, str]
     """Digests of the admin API's keys → their names."""
     listening_fd: int
@@ -115,7 +117,7 @@ def main() -> int:
             trusted_proxies=proxies,
         ),
         metrics_directory=options.metrics_directory,
-        keys=StaticKeyAuthenticator(options.key_labels),
+        keys=StaticKeyAuthenticator(options.key_labels, options.key_groups),
         admission=_admission(None if options.requires_account_key else accounts),
         hosts=settings.dialect_hosts,
         adapter_store=LocalAdapterStore(folder, downloads=settings.allow_adapter_downloads),

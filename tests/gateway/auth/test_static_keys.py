@@ -48,3 +48,17 @@ def test_a_key_has_the_label_from_the_settings() -> None:
 def test_without_configured_keys_no_key_is_needed() -> None:
     assert not NO_KEYS.needs_key
     assert StaticKeyAuthenticator([key_digest("sk-0123456789abcdef")]).needs_key
+
+
+def test_each_key_has_an_owner_of_its_own_unless_keys_are_grouped() -> None:
+    digests = [key_digest(key) for key in [*KEYS, "sk-00112233445566778"]]
+    authenticator = StaticKeyAuthenticator(digests, {digests[0]: "team", digests[2]: "team"})
+    owners = [authenticator.owner_of_key(digest) for digest in digests]
+    assert owners[0] == owners[2] != owners[1]
+    removed = [authenticator.owner_of_key(key_digest(key)) for key in ("sk-removed", "sk-removed-too")]
+    assert len({*owners, *removed, ""}) == 5
+    assert not any(digest[:8] in owner for digest in digests for owner in [*owners, *removed])
+
+
+def test_without_configured_keys_everybody_is_one_owner() -> None:
+    assert {NO_KEYS.owner_of_key(key_digest(key)) for key in KEYS} == {NO_KEYS.owner_of_key("")} == {""}

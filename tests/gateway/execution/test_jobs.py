@@ -11,7 +11,7 @@ from dragoman.accounts.administration.usage import list_usage
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.process.ledger_thread import LedgerThread
-from dragoman.core.context import Caller, key_digest, new_request_id
+from dragoman.core.context import Caller, account_owner, key_digest, new_request_id
 from dragoman.core.errors import BadRequest, JobNotFound, ModelNotFound, Unauthenticated
 from dragoman.core.events import Event
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
@@ -27,7 +27,7 @@ from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.options import QueueOptions
 from tests.support.echo_engines import BreakingEcho
-from tests.support.jobs.queue_harness import draft, text_of
+from tests.support.jobs.queue_harness import QueueHarness, draft, queue_server, text_of
 
 ADA, BEN = "sk-adas-0123456789", "sk-bens-0123456789"
 
@@ -43,9 +43,11 @@ async def open_gateway(folder: Path, *keys: str, engine: EchoEngine | None = Non
     metrics = RequestMetrics(registry)
     catalog = Catalog([Deployment("echo", ("parrot",), engine or EchoEngine(), ("arcee",))])
     queue = JobQueue(database, QueueOptions(), 1)
+    authenticator = StaticKeyAuthenticator(map(key_digest, keys))
+    executor = GatewayJobExecutor(catalog, metrics, authenticator)
     with contextlib.closing(database):
-        async with admission.opened(), queue.opened(GatewayJobExecutor(catalog, metrics), QueueMetrics(registry)):
-            yield Gateway(catalog, metrics, StaticKeyAuthenticator(map(key_digest, keys)), admission, queue=queue)
+        async with admission.opened(), queue.opened(executor, QueueMetrics(registry)):
+            yield Gateway(catalog, metrics, authenticator, admission, queue=queue)
 
 
 def caller(key: str | None) -> Caller:
@@ -85,6 +87,36 @@ async def test_engines_receive_the_priority_of_a_queued_request(tmp_path: Path) 
         job = await running_gateway.submit(draft("Hello", priority=7), caller(None))
         await read(running_gateway, job.id, None)
     assert [request.priority for request in engine.received_requests] == [QUEUED_PRIORITY_OFFSET + 7]
+
+
+async def generate(running_gateway: Gateway, key: str | None) -> None:
+    async with contextlib.aclosing(await running_gateway.generate(draft("Hello").requests, caller(key))) as events:
+        async for _ in events:
+            pass
+
+
+async def test_engines_receive_one_owner_of_a_key_whether_its_requests_are_queued_or_not(tmp_path: Path) -> None:
+    engine = BreakingEcho()
+    async with open_gateway(tmp_path, ADA, BEN, engine=engine) as running_gateway:
+        for key in (ADA, BEN):
+            await generate(running_gateway, key)
+            job = await running_gateway.submit(draft("Hello"), caller(key))
+            await read(running_gateway, job.id, key)
+    assert [request.owner for request in engine.received_requests] == ["key 1", "key 1", "key 2", "key 2"]
+
+
+async def test_engines_receive_the_account_as_owner_whichever_of_its_keys_is_used(tmp_path: Path) -> None:
+    engine = BreakingEcho()
+    database = Database(f"sqlite:///{tmp_path}/accounts.db")
+    upgrade(database)
+    with contextlib.closing(database):
+        harness = QueueHarness(database)
+        async with queue_server(harness, tmp_path / "journals", engine=engine) as server:
+            for key in (harness.key, harness.new_key()):
+                await generate(server.gateway, key)
+                job = await server.submit("Hello", key=key)
+                await server.read(job.id, key=key)
+    assert [request.owner for request in engine.received_requests] == [account_owner(harness.account_id)] * 4
 
 
 async def test_a_dialect_queues_only_for_its_visible_models(tmp_path: Path) -> None:

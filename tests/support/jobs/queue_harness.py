@@ -195,6 +195,7 @@ async def running_queue(
     admission = LedgerAdmission(connection, authenticator)
     queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
     gateway = Gateway(catalog, metrics, authenticator, admission, queue=queue).for_dialect("infermatic")
+    executor = GatewayJobExecutor(catalog, metrics, authenticator)
     with contextlib.closing(database):
-        async with admission.opened(), queue.opened(GatewayJobExecutor(catalog, metrics), QueueMetrics(registry)):
+        async with admission.opened(), queue.opened(executor, QueueMetrics(registry)):
             yield gateway, queue

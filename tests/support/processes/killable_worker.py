@@ -28,6 +28,7 @@ class KillableWorker:
         self._options = WorkerOptions(
             settings=Settings(log_level="error", echo=EchoSettings(tokens_per_second)),
             key_labels={},
+            key_groups={},
             admin_labels={},
             listening_fd=self._listener.fileno(),
             metrics_directory=str(folder),

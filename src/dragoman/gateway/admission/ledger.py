@@ -59,6 +59,7 @@ class LedgerAdmission:
         self._authenticator.remember(request.caller)
         return self._settler.open(
             request.caller.request_id,
+            account_id=admitted.account_id,
             prompt_tokens=request.prompt_tokens,
             is_buffered=request.is_buffered,
             allowances=Allowances(admitted.requests, admitted.tokens),

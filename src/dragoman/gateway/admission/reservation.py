@@ -27,6 +27,11 @@ class Reservation(Protocol):
     """What an admitted request has to pay."""
 
     @property
+    def account_id(self) -> int | None:
+        """The account that pays; None: none does."""
+        ...
+
+    @property
     def allowances(self) -> Allowances:
         """What is left of the key's limits per minute."""
         ...
@@ -47,6 +52,7 @@ class Reservation(Protocol):
 class UnmeteredReservation:
     """Implements Reservation for requests that cost nothing."""
 
+    account_id: int | None = None
     allowances = NO_LIMITS
 
     def observe_tokens(self, generated_tokens: int) -> None: ...
@@ -66,12 +72,14 @@ class LedgerReservation:
         self,
         *,
         request_id: str,
+        account_id: int | None,
         prompt_tokens: int,
         is_buffered: bool,
         allowances: Allowances,
         slot: JournalSlot,
         settle: Callable[[Settlement, JournalSlot], None],
     ) -> None:
+        self.account_id = account_id
         self.allowances = allowances
         self._request_id = request_id
         self._prompt_tokens = prompt_tokens
@@ -131,7 +139,13 @@ class Settler:
         self._all_settled = asyncio.Event()
 
     def open(
-        self, request_id: str, *, prompt_tokens: int, is_buffered: bool, allowances: Allowances
+        self,
+        request_id: str,
+        *,
+        account_id: int | None = None,
+        prompt_tokens: int,
+        is_buffered: bool,
+        allowances: Allowances,
     ) -> LedgerReservation:
         """Open the reservation of a request that the ledger has admitted.
 
@@ -146,6 +160,7 @@ class Settler:
             raise Overloaded("The accounts' journal cannot be written", retry_after=5) from None
         return LedgerReservation(
             request_id=request_id,
+            account_id=account_id,
             prompt_tokens=prompt_tokens,
             is_buffered=is_buffered,
             allowances=allowances,

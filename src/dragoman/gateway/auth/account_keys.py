@@ -15,7 +15,7 @@ from dragoman.core.errors import (
 )
 from dragoman.core.money import InvalidAmount
 from dragoman.core.rate_limits import Allowances
-from dragoman.gateway.auth.authenticator import BillingAccount, Principal
+from dragoman.gateway.auth.authenticator import BillingAccount, Principal, owner_of_removed_key
 from dragoman.gateway.ledger_connection import LedgerConnection
 
 _MAX_KNOWN_KEYS = 10_000
@@ -30,6 +30,10 @@ class AccountKeyAuthenticator:
     def __init__(self, connection: LedgerConnection) -> None:
         self._connection = connection
         self._known_digests: OrderedDict[str, None] = OrderedDict()
+
+    def owner_of_key(self, digest: str) -> str:
+        """Return the owner of jobs that were submitted with a key of the settings, before there were accounts."""
+        return owner_of_removed_key(digest)
 
     async def reject_unknown_key(self, caller: Caller, dialect: str | None) -> None:
         """Look up a key that was not valid recently; the ledger checks all others when they are used."""

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple, Protocol
 
-from dragoman.core.context import Caller
+from dragoman.core.context import Caller, key_digest
 
 
 class BillingAccount(NamedTuple):
@@ -28,6 +28,11 @@ class Principal(NamedTuple):
         return self.models is None or model in self.models
 
 
+def owner_of_removed_key(digest: str) -> str:
+    """Return the owner of jobs whose key is no longer known. It says neither the key nor its digest."""
+    return f"removed key {key_digest(digest)[:16]}"
+
+
 class Authenticator(Protocol):
     """Implemented by StaticKeyAuthenticator and AccountKeyAuthenticator. All methods raise core.errors.
 
@@ -37,6 +42,10 @@ class Authenticator(Protocol):
     @property
     def needs_key(self) -> bool:
         """Whether a request must bring a key."""
+        ...
+
+    def owner_of_key(self, digest: str) -> str:
+        """Return whom requests with this key are computed for if no account pays for them."""
         ...
 
     async def reject_unknown_key(self, caller: Caller, dialect: str | None) -> None:

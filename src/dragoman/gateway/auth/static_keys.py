@@ -5,20 +5,31 @@ from collections.abc import Iterable, Mapping
 
 from dragoman.core.context import Caller, key_digest
 from dragoman.core.errors import KeyUnknown, Unauthenticated
-from dragoman.gateway.auth.authenticator import Principal
+from dragoman.gateway.auth.authenticator import Principal, owner_of_removed_key
+
+NO_GROUPS: Mapping[str, str] = {}
 
 
 class StaticKeyAuthenticator:
     """Implements Authenticator with keys known by their digests. Without any, every caller is accepted."""
 
-    def __init__(self, digests: Iterable[str] | Mapping[str, str]) -> None:
-        """A mapping gives the keys' labels for people."""
+    def __init__(self, digests: Iterable[str] | Mapping[str, str], groups: Mapping[str, str] = NO_GROUPS) -> None:
+        """A mapping gives the keys' labels for people. `groups` has the groups of keys that are not alone."""
         self._digests = tuple(digests)
         self._labels = digests if isinstance(digests, Mapping) else {}
+        self._owners = {
+            digest: f"key group {groups[digest]}" if digest in groups else f"key {number}"
+            for number, digest in enumerate(self._digests, 1)
+        }
 
     @property
     def needs_key(self) -> bool:
         return bool(self._digests)
+
+    def owner_of_key(self, digest: str) -> str:
+        if not self._digests:
+            return ""
+        return self._owners.get(digest) or owner_of_removed_key(digest)
 
     def label(self, key: str | None) -> str:
         """Return the key's label; empty if it has none."""

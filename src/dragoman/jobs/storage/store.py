@@ -150,7 +150,7 @@ class JobStore:
         if number is None:
             return None
         [columns] = session.rows(self._statements.claimable, number)
-        job_id, priority, attempts, events, completion_tokens, fingerprint, payload = columns
+        job_id, owner, priority, attempts, events, completion_tokens, fingerprint, payload = columns
         lease = Lease(number, secrets.randbits(63))
         until = now + LEASE_SECONDS * 1000
         claim = ("running", now, attempts + 1, lease.token, until, self._process_id)
@@ -158,6 +158,7 @@ class JobStore:
         return ClaimedJob(
             id=job_id,
             lease=lease,
+            owner=owner,
             model=model,
             priority=priority,
             requests=payload,

@@ -10,14 +10,6 @@ from dragoman.core.errors import DragomanError
 from dragoman.core.events import Event, Usage
 from dragoman.core.jobs import JobDraft, JobState
 
-ACCOUNT_OWNER_PREFIX = "account "
-"""Precedes the account's number in the name of its owner."""
-
-
-def account_owner(account_id: int) -> str:
-    """Return the owner name of an account's jobs."""
-    return f"{ACCOUNT_OWNER_PREFIX}{account_id}"
-
 
 class OpenJobRow(NamedTuple):
     """A locked job that has not ended. The fields are columns."""
@@ -110,6 +102,8 @@ class ClaimedJob(msgspec.Struct, frozen=True, kw_only=True):
 
     id: str
     lease: Lease
+    owner: str
+    """core.context.account_owner of the account that pays; without one, the digest of the key."""
     model: str
     priority: int
     requests: bytes

@@ -91,7 +91,7 @@ class AttemptExecutor:
     async def _generate(
         self, attempt: RunningAttempt, requests: Sequence[GenerationRequest], stored: ReplayFilter
     ) -> JobResult:
-        attempt.execution = self._executor.run(attempt.job.model, requests, attempt.job.priority)
+        attempt.execution = self._executor.run(attempt.job, requests)
         usage: Usage | None = None
         async with contextlib.aclosing(attempt.execution) as events:
             async for event in events:

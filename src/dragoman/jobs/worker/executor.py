@@ -5,6 +5,7 @@ from typing import Protocol
 
 from dragoman.core.events import Event
 from dragoman.core.request import GenerationRequest
+from dragoman.jobs.values.rows import ClaimedJob
 
 
 class JobExecution(Protocol):
@@ -39,8 +40,8 @@ class JobExecutor(Protocol):
         """Load the model, as running the requests would. Raises core.errors."""
         ...
 
-    def run(self, model: str, requests: Sequence[GenerationRequest], priority: int) -> JobExecution:
-        """Run the requests as one job, with lower priority than requests that are not queued.
+    def run(self, job: ClaimedJob, requests: Sequence[GenerationRequest]) -> JobExecution:
+        """Run the job's requests, with lower priority than requests that are not queued.
 
         Raises core.errors, from this call or from the events.
         """

@@ -91,6 +91,8 @@ COMMANDS: st.SearchStrategy[EngineCommand] = st.one_of(
         tools=st.none() | TOOL_OPTIONS,
         output_format=PARSER_SPECS,
         adapter=st.none() | TEXTS,
+        owner=TEXTS,
+        cache_salt=TEXTS,
     ),
     st.builds(messages.AddAdapterCommand, NUMBERS, st.builds(AdapterRecord, ADAPTERS, TEXTS)),
     st.builds(messages.RemoveAdapterCommand, NUMBERS, TEXTS),

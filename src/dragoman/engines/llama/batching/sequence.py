@@ -58,6 +58,8 @@ class EngineRequest:
         output_format: TokenizedOutputFormat = PLAIN_OUTPUT,
         adapter: int = NO_ADAPTER,
         resume_token_ids: tuple[tuple[int, ...], ...] = (),
+        owner: str = "",
+        cache_salt: str = "",
     ) -> None:
         """`max_tokens` is the effective limit of every choice.
 
@@ -76,6 +78,8 @@ class EngineRequest:
         self.output_format = output_format
         self.adapter = adapter
         self.resume_token_ids = resume_token_ids
+        self.owner = owner
+        self.cache_salt = cache_salt
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.cached_tokens: int | None = None

@@ -58,6 +58,8 @@ class RequestPreprocessor:
             constraint=self._constraint(command),
             output_format=self._output_format(command.output_format, command.tools),
             resume_token_ids=command.resume_token_ids,
+            owner=command.owner,
+            cache_salt=command.cache_salt,
         )
 
     def tokenize_prompt(self, prompt: TextPrompt | TokenPrompt) -> tuple[TokenArray, str]:

@@ -41,6 +41,10 @@ class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     """Its own name, not an alias. None stands for the model alone."""
     resume_token_ids: tuple[tuple[int, ...], ...] = ()
     """As in GenerationRequest."""
+    owner: str = ""
+    """As in GenerationRequest."""
+    cache_salt: str = ""
+    """As in GenerationRequest."""
 
 
 class CancelCommand(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):

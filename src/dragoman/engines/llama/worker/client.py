@@ -221,6 +221,8 @@ class LlamaEngine:
                     output_format=rendered.output_format,
                     adapter=request.adapter,
                     resume_token_ids=request.resume_token_ids,
+                    owner=request.owner,
+                    cache_salt=request.cache_salt,
                 )
             )
             is_running = True

@@ -6,13 +6,14 @@ from dragoman.accounts.database.connections import Instant, Session
 from dragoman.accounts.database.idempotency_keys import IdempotencyRow, key_state, row_id
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.operations import Admitted, LedgerOperation, LedgerOutcome
+from dragoman.core.context import account_owner
 from dragoman.core.errors import IdempotencyConflict
 from dragoman.core.idempotency import IdempotentRequest
 from dragoman.jobs.storage.fair_queue import due_at
 from dragoman.jobs.storage.statements import JobStatements
 from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.values.payloads import pack_requests, pack_stored_request
-from dragoman.jobs.values.rows import AcceptedJob, NewJobRow, Submission, account_owner
+from dragoman.jobs.values.rows import AcceptedJob, NewJobRow, Submission
 from dragoman.jobs.webhooks.urls import host_of
 
 AcceptResult = AcceptedJob | Exception
