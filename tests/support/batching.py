@@ -62,12 +62,24 @@ class BatcherHarness:
         priority: int = 0,
         adapter: int = NO_ADAPTER,
         resume_token_ids: tuple[tuple[int, ...], ...] = (),
+        owner: str = "",
+        cache_salt: str = "",
+        public_tokens: int = 0,
     ) -> RequestKey:
         key = (0, len(self.answers))
         self.answers[key] = PublishedAnswer()
         tokens = np.array(prompt, dtype=np.int32)
         request = EngineRequest(
-            key, tokens, GREEDY, limit, priority=priority, adapter=adapter, resume_token_ids=resume_token_ids
+            key,
+            tokens,
+            GREEDY,
+            limit,
+            priority=priority,
+            adapter=adapter,
+            resume_token_ids=resume_token_ids,
+            owner=owner,
+            cache_salt=cache_salt,
+            public_tokens=public_tokens,
         )
         self._collect(self.batcher.add(request, n, seed=1))
         return key

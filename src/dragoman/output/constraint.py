@@ -125,12 +125,13 @@ class GrammarCompiler:
         spelled = b"".join(map(vocabulary.piece, vocabulary.tokenize_plain(_PROBE_TEXT)))
         self._fast_forward = spelled == _PROBE_TEXT
         self.compile = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._compile)
-        """compile(grammar, parameter) -> the grammar at its beginning.
+        """compile(grammar, parameter, owner) -> the grammar at its beginning.
 
-        Raises BadRequest of `parameter` if the grammar cannot be enforced.
+        Owners share none: the time that it takes would reveal what another one has sent. Raises BadRequest of
+        `parameter` if the grammar cannot be enforced.
         """
 
-    def _compile(self, grammar: str, parameter: str) -> GrammarConstraint:
+    def _compile(self, grammar: str, parameter: str, owner: str = "") -> GrammarConstraint:  # noqa: ARG002
         matcher = llguidance.LLMatcher(self._tokenizer, grammar, limits=PARSER_LIMITS, log_level=0)
         if matcher.is_error():
             reason = matcher.get_error().partition("\n")[0]

@@ -6,7 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from dragoman.engines.llama.arrays import NO_CELLS, Cells, TokenArray
-from dragoman.engines.llama.batching.host_cache import HostKVCache, SegmentSpan, common_prefix_length
+from dragoman.engines.llama.batching.host_cache import (
+    HostKVCache,
+    SegmentSpan,
+    SharingScope,
+    common_prefix_length,
+    shared_prefix_length,
+)
 from dragoman.engines.llama.batching.sequence import ChoiceSequence
 from dragoman.engines.llama.native.backend import SEQUENCE_IDS, Backend
 
@@ -88,8 +94,8 @@ class PrefixMatch(NamedTuple):
 class _CachedSequence:
     """A finished sequence that still has its cells."""
 
-    def __init__(self, adapter: int, sequence_id: int, tokens: TokenArray, cells: Cells, last_used: int) -> None:
-        self.adapter = adapter
+    def __init__(self, scope: SharingScope, sequence_id: int, tokens: TokenArray, cells: Cells, last_used: int) -> None:
+        self.scope = scope
         self.sequence_id = sequence_id
         self.tokens = tokens
         self.cells = cells
@@ -101,7 +107,7 @@ class _CachedSequence:
 class PrefixCache:
     """Gives sequence ids and cells to running sequences and takes them back.
 
-    A cell holds what was computed with one adapter, so nothing is shared between sequences of different adapters.
+    Sequences share what their scopes allow: prefixes of one adapter and one owner, and public ones of all owners.
     """
 
     def __init__(self, backend: Backend, host_cache_tokens: int) -> None:
@@ -115,20 +121,20 @@ class PrefixCache:
 
     def match(self, sequence: ChoiceSequence, running: Iterable[ChoiceSequence]) -> PrefixMatch:
         """Find the longest match for the sequence, except its last token, whose logits must be computed."""
-        wanted, adapter = sequence.shareable_tokens[:-1], sequence.adapter
+        wanted, scope = sequence.shareable_tokens[:-1], sequence.scope
         source, cells, awaitable_length = None, NO_CELLS, 0
         for entry in self._finished:
-            length = common_prefix_length(wanted, entry.tokens) if entry.adapter == adapter else 0
+            length = shared_prefix_length(scope, wanted, entry.scope, entry.tokens)
             if length > len(cells):
                 source, cells = entry.sequence_id, entry.cells[:length]
         for other in running:
-            common = common_prefix_length(wanted, other.tokens) if other.adapter == adapter else 0
+            common = shared_prefix_length(scope, wanted, other.scope, other.tokens)
             if not other.request.is_preemptible_by(sequence.request):
                 awaitable_length = max(awaitable_length, common)
             length = min(common, other.computed)
             if length > len(cells):
                 source, cells = other.sequence_id, other.cells[:length]
-        host_spans = self.host_cache.match(adapter, wanted, len(cells))
+        host_spans = self.host_cache.match(scope, wanted, len(cells))
         return PrefixMatch(source, cells, host_spans, max(awaitable_length, len(cells)))
 
     def attach(self, sequence: ChoiceSequence, match: PrefixMatch, running: Iterable[ChoiceSequence]) -> None:
@@ -191,9 +197,10 @@ class PrefixCache:
         assert sequence.sequence_id is not None, "only a sequence that ran has cells to keep"
         tokens = sequence.tokens[: sequence.computed].copy()
         for entry in list(self._finished):
-            if entry.adapter == sequence.adapter and common_prefix_length(entry.tokens, tokens) == len(entry.tokens):
+            is_of_scope = sequence.scope.max_shared_tokens(entry.scope) is None
+            if is_of_scope and common_prefix_length(entry.tokens, tokens) == len(entry.tokens):
                 self._drop(entry)
-        cached = _CachedSequence(sequence.adapter, sequence.sequence_id, tokens, sequence.cells, self._tick())
+        cached = _CachedSequence(sequence.scope, sequence.sequence_id, tokens, sequence.cells, self._tick())
         self._finished.append(cached)
         sequence.sequence_id, sequence.cells, sequence.computed = None, NO_CELLS, 0
         self._trim(running)
@@ -205,7 +212,7 @@ class PrefixCache:
 
     def forget_adapter(self, adapter: int) -> None:
         """Drop everything that was computed with an adapter that no sequence will use again."""
-        for entry in [entry for entry in self._finished if entry.adapter == adapter]:
+        for entry in [entry for entry in self._finished if entry.scope.adapter == adapter]:
             self._drop(entry)
         self.host_cache.forget_adapter(adapter)
 
@@ -231,7 +238,7 @@ class PrefixCache:
         if (surplus and not self._backend.reuses_cells) or not self._evict_until_free(segment.length):
             return False
         temporary_id = self._free_ids.pop()
-        if not self._backend.restore(temporary_id, segment.state, segment.adapter):
+        if not self._backend.restore(temporary_id, segment.state, segment.scope.adapter):
             self._free_ids.append(temporary_id)
             return False
         self._backend.share(temporary_id, sequence_id, span.start, span.end)
@@ -260,14 +267,14 @@ class PrefixCache:
 
     def _offload(self, entry: _CachedSequence, start: int) -> None:
         """Copy the entry to host memory from position `start` on, except what is there already."""
-        if host_spans := self.host_cache.match(entry.adapter, entry.tokens, start):
+        if host_spans := self.host_cache.match(entry.scope, entry.tokens, start):
             start = host_spans[-1].end
         end = len(entry.tokens)
         if start == end:
             return
         temporary_id = self._free_ids.pop()
         self._backend.share(entry.sequence_id, temporary_id, start, end)
-        self.host_cache.store(entry.adapter, entry.tokens, start, self._backend.save(temporary_id))
+        self.host_cache.store(entry.scope, entry.tokens, start, self._backend.save(temporary_id))
         self._backend.forget(temporary_id)
         self._free_ids.append(temporary_id)
 

@@ -5,11 +5,32 @@ from typing import NamedTuple
 from dragoman.engines.llama.arrays import SequenceState, TokenArray
 
 
+class SharingScope(NamedTuple):
+    """What decides which cells a sequence may share with another one."""
+
+    adapter: int
+    """A cell holds what was computed with one adapter."""
+    owner: str
+    cache_salt: str
+    public_tokens: int = 0
+    """Tokens at the beginning of its prompt that may be shared with every owner."""
+
+    def max_shared_tokens(self, other: "SharingScope") -> int | None:
+        """Return how much of a common prefix two sequences may share. None: all of it."""
+        if self.adapter != other.adapter:
+            return 0
+        if self.owner == other.owner and self.cache_salt == other.cache_salt:
+            return None
+        return min(self.public_tokens, other.public_tokens)
+
+
 class HostSegment:
     """The cells of the tokens from `start` on. Those before it are in another segment or in the KV cache."""
 
-    def __init__(self, adapter: int, tokens: TokenArray, start: int, state: SequenceState, last_used: int) -> None:
-        self.adapter = adapter
+    def __init__(
+        self, scope: SharingScope, tokens: TokenArray, start: int, state: SequenceState, last_used: int
+    ) -> None:
+        self.scope = scope
         self.tokens = tokens
         """From the beginning of the sequence: the content of a cell depends on all tokens before it."""
         self.start = start
@@ -31,7 +52,7 @@ class SegmentSpan(NamedTuple):
 
 
 class HostKVCache:
-    """Segments by adapter and tokens. The least recently used one is dropped first.
+    """Segments by scope and tokens. The least recently used one is dropped first.
 
     Segments chain: one may begin where another one ends.
     """
@@ -44,10 +65,10 @@ class HostKVCache:
         self.tokens = 0
         """Number of tokens whose cells are in host memory."""
 
-    def match(self, adapter: int, wanted: TokenArray, covered: int) -> list[SegmentSpan]:
+    def match(self, scope: SharingScope, wanted: TokenArray, covered: int) -> list[SegmentSpan]:
         """Find the spans that continue `wanted` from position `covered`, in order."""
         spans: list[SegmentSpan] = []
-        while best := max(self._continuations(adapter, wanted, covered), key=lambda span: span.end, default=None):
+        while best := max(self._continuations(scope, wanted, covered), key=lambda span: span.end, default=None):
             spans.append(best)
             covered = best.end
         return spans
@@ -57,11 +78,11 @@ class HostKVCache:
         self._clock += 1
         segment.last_used = self._clock
 
-    def store(self, adapter: int, tokens: TokenArray, start: int, state: SequenceState) -> None:
+    def store(self, scope: SharingScope, tokens: TokenArray, start: int, state: SequenceState) -> None:
         """Store the cells of `tokens` from `start` on, and drop other segments if there is no room."""
         if len(tokens) - start > self._limit:
             return
-        segment = HostSegment(adapter, tokens, start, state, 0)
+        segment = HostSegment(scope, tokens, start, state, 0)
         self.mark_used(segment)
         self._segments.append(segment)
         self.tokens += segment.length
@@ -71,25 +92,33 @@ class HostKVCache:
 
     def forget_adapter(self, adapter: int) -> None:
         """Drop everything that was computed with this adapter."""
-        for segment in [segment for segment in self._segments if segment.adapter == adapter]:
+        for segment in [segment for segment in self._segments if segment.scope.adapter == adapter]:
             self._remove(segment)
 
     def _remove(self, segment: HostSegment) -> None:
         self._segments.remove(segment)
         self.tokens -= segment.length
 
-    def _continuations(self, adapter: int, wanted: TokenArray, covered: int) -> list[SegmentSpan]:
+    def _continuations(self, scope: SharingScope, wanted: TokenArray, covered: int) -> list[SegmentSpan]:
         if covered >= len(wanted):
             return []
         return [
             SegmentSpan(segment, covered, end)
             for segment in self._segments
             # These comparisons exclude most segments.
-            if segment.adapter == adapter
-            and segment.start <= covered < len(segment.tokens)
+            if segment.start <= covered < len(segment.tokens)
             and segment.tokens[covered] == wanted[covered]
-            and (end := common_prefix_length(wanted, segment.tokens)) > covered
+            and (end := shared_prefix_length(scope, wanted, segment.scope, segment.tokens)) > covered
         ]
+
+
+def shared_prefix_length(scope: SharingScope, wanted: TokenArray, other: SharingScope, tokens: TokenArray) -> int:
+    """Return the length of the common prefix as far as it may be shared."""
+    limit = scope.max_shared_tokens(other)
+    if limit == 0:
+        return 0
+    common = common_prefix_length(wanted, tokens)
+    return common if limit is None else min(common, limit)
 
 
 def common_prefix_length(left: TokenArray, right: TokenArray) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 from dragoman.core.events import TokenLogprobs
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, SamplingParams
 from dragoman.engines.llama.arrays import NO_CELLS, Cells, TokenArray
+from dragoman.engines.llama.batching.host_cache import SharingScope
 from dragoman.engines.llama.batching.sampler import Sampler
 from dragoman.engines.llama.native.backend import NO_ADAPTER
 from dragoman.output.constraint import GrammarConstraint
@@ -60,6 +61,7 @@ class EngineRequest:
         resume_token_ids: tuple[tuple[int, ...], ...] = (),
         owner: str = "",
         cache_salt: str = "",
+        public_tokens: int = 0,
     ) -> None:
         """`max_tokens` is the effective limit of every choice.
 
@@ -80,6 +82,8 @@ class EngineRequest:
         self.resume_token_ids = resume_token_ids
         self.owner = owner
         self.cache_salt = cache_salt
+        self.public_tokens = public_tokens
+        """Tokens at the beginning of the prompt that may be shared with every owner."""
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.cached_tokens: int | None = None
@@ -97,6 +101,7 @@ class ChoiceSequence:
         self, request: EngineRequest, index: int, arrival: int, sampler: Sampler, output_processor: OutputProcessor
     ) -> None:
         self.request = request
+        self.scope = SharingScope(request.adapter, request.owner, request.cache_salt, request.public_tokens)
         self.resume_token_ids = request.resume_token_ids[index] if request.resume_token_ids else ()
         self.index = index
         self.arrival = arrival

@@ -26,6 +26,8 @@ class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
     response_format: AnswerFormat | None
     tools: ToolOptions | None
     tool_format: ToolFormatName | None
+    owner: str
+    """Of the request. The time of building a grammar must not reveal what another owner has sent."""
 
 
 class RequestPreprocessor:
@@ -103,15 +105,17 @@ class RequestPreprocessor:
     def _constraint(self, command: GenerateCommand) -> GrammarConstraint | None:
         if command.response_format is None and command.tools is None:
             return None
-        spec = _ConstraintSpec(command.response_format, command.tools, command.output_format.tool_format)
+        tool_format = command.output_format.tool_format
+        spec = _ConstraintSpec(command.response_format, command.tools, tool_format, command.owner)
         grammar = self._cached_grammar(msgspec.msgpack.encode(spec))
         if grammar is None:
             return None
-        return self._compiler.compile(grammar, "response_format" if command.tools is None else "tools")
+        parameter = "response_format" if command.tools is None else "tools"
+        return self._compiler.compile(grammar, parameter, command.owner)
 
     def _build_grammar(self, encoded: bytes) -> str | None:
         """Build the grammar of a _ConstraintSpec, which is encoded since schemas cannot be hashed."""
-        response_format, tools, tool_format = msgspec.structs.astuple(
+        response_format, tools, tool_format, _owner = msgspec.structs.astuple(
             msgspec.msgpack.decode(encoded, type=_ConstraintSpec)
         )
         markup = None if tool_format is None else FORMATS[tool_format].markup

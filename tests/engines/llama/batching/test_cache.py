@@ -1,0 +1,161 @@
+"""Prefixes are shared within an owner, and public ones among all, wherever the cells are."""
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dragoman.engines.llama.batching.sequence import RequestKey
+from tests.support.batching import BatcherHarness, prompts_with_long_answers
+from tests.support.simulated_backend import reference_answer
+
+PROMPT = [5] * 100
+OTHERS = [6] * 150
+
+
+def cached_tokens(harness: BatcherHarness, key: RequestKey) -> int:
+    usage = harness.answers[key].usage
+    assert usage is not None
+    return usage.cached_tokens
+
+
+def leave_in_cells(harness: BatcherHarness) -> None:
+    """Keep what was computed in the KV cache."""
+
+
+def leave_in_host_memory(harness: BatcherHarness) -> None:
+    """Let another request take the cells, which are offloaded."""
+    harness.add(OTHERS, limit=1, owner="carol")
+    harness.run()
+
+
+def offload_in_idle_time(harness: BatcherHarness) -> None:
+    while harness.batcher.use_idle_time():
+        pass
+    harness.batcher.cache.clear()
+
+
+@pytest.mark.parametrize("leave", [leave_in_cells, leave_in_host_memory, offload_in_idle_time])
+def test_an_owner_finds_its_own_prefixes_only(leave: Callable[[BatcherHarness], None]) -> None:
+    harness = BatcherHarness(cells=200)
+    harness.add(PROMPT, limit=1, owner="alice")
+    harness.run()
+    leave(harness)
+    bob = harness.add(PROMPT, limit=1, owner="bob")
+    harness.run()
+    assert cached_tokens(harness, bob) == 0
+    alice = harness.add(PROMPT, limit=1, owner="alice")
+    harness.run()
+    assert cached_tokens(harness, alice) == len(PROMPT) - 1
+    assert harness.answers[alice].tokens[0] == harness.answers[bob].tokens[0] == reference_answer(PROMPT, 1)
+
+
+def test_a_guess_takes_as_many_steps_whether_another_owner_sent_it_or_not() -> None:
+    steps = []
+    for secret in ([7] * 100, [8] * 100):
+        harness = BatcherHarness(max_batched_tokens=16)
+        harness.add(secret, limit=1, owner="alice")
+        harness.run()
+        first = len(harness.backend.batches)
+        harness.add([7] * 100, limit=1, owner="bob")
+        harness.run()
+        steps.append(harness.backend.batches[first:])
+    assert steps[0] == steps[1]
+
+
+def test_a_salt_separates_the_prefixes_of_one_owner() -> None:
+    harness = BatcherHarness()
+    found = []
+    for salt in ("", "a", "b", "a", ""):
+        key = harness.add(PROMPT, limit=1, owner="alice", cache_salt=salt)
+        harness.run()
+        found.append(cached_tokens(harness, key))
+    assert found == [0, 0, 0, len(PROMPT) - 1, len(PROMPT) - 1]
+
+
+def test_a_prefix_that_another_owner_is_computing_is_not_awaited() -> None:
+    harness = BatcherHarness(max_batched_tokens=16)
+    harness.add([5] * 200, limit=2, owner="alice")
+    harness.step()
+    bob = harness.add([5] * 200, limit=2, owner="bob")
+    harness.run()
+    assert cached_tokens(harness, bob) == 0
+
+
+@pytest.mark.parametrize("leave", [leave_in_cells, leave_in_host_memory, offload_in_idle_time])
+def test_a_public_prefix_is_shared_by_all_owners_and_nothing_after_it(
+    leave: Callable[[BatcherHarness], None],
+) -> None:
+    harness = BatcherHarness(cells=200)
+    harness.add([*[7] * 60, *[8] * 40], limit=1, owner="alice", public_tokens=60)
+    harness.run()
+    leave(harness)
+    bob = harness.add([*[7] * 60, *[8] * 40], limit=1, owner="bob", public_tokens=60)
+    harness.run()
+    assert cached_tokens(harness, bob) == 60
+
+
+def test_a_prefix_is_public_only_for_prompts_that_begin_with_all_of_it() -> None:
+    harness = BatcherHarness()
+    harness.add([7] * 40, limit=1, owner="alice")
+    harness.run()
+    bob = harness.add([7] * 100, limit=1, owner="bob", public_tokens=60)
+    harness.run()
+    assert cached_tokens(harness, bob) == 0
+
+
+prompts = st.builds(
+    lambda public, rest: (public * [7] + rest, public),
+    st.sampled_from([0, 0, 20, 35]),
+    st.lists(st.sampled_from([7, 7, 7, 9]), min_size=1, max_size=60),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    requests=st.lists(
+        st.tuples(prompts, st.sampled_from("abc"), st.sampled_from(["", "salt"]), st.integers(0, 6)), max_size=12
+    ),
+    cells=st.sampled_from([120, 250, 2048]),
+    host_cache_tokens=st.sampled_from([0, 100, 10_000]),
+    reuses_cells=st.booleans(),
+)
+def test_no_owner_gets_more_than_what_it_sent_itself_or_what_is_public(
+    requests: list[tuple[tuple[list[int], int], str, str, int]],
+    cells: int,
+    host_cache_tokens: int,
+    *,
+    reuses_cells: bool,
+) -> None:
+    harness = BatcherHarness(cells=cells, host_cache_tokens=host_cache_tokens, reuses_cells=reuses_cells)
+    known: dict[tuple[str, str], list[list[int]]] = {}
+    keys = []
+    for (prompt, public), owner, salt, steps in requests:
+        own = known.setdefault((owner, salt), [])
+        most = max([public, *(_common(prompt, [*one, *reference_answer(one, 5)]) for one in own)])
+        key = harness.add(prompt, limit=5, owner=owner, cache_salt=salt, public_tokens=public)
+        keys.append((key, prompt, most))
+        own.append(prompt)
+        for _ in range(steps):
+            harness.step()
+    harness.run()
+    for key, prompt, most in keys:
+        assert cached_tokens(harness, key) <= most
+        assert harness.answers[key].tokens[0] == reference_answer(prompt, 5)
+    harness.assert_nothing_leaked()
+
+
+def _common(left: list[int], right: list[int]) -> int:
+    different = (index for index, (one, other) in enumerate(zip(left, right, strict=False)) if one != other)
+    return next(different, min(len(left), len(right)))
+
+
+def test_a_running_sequence_of_another_owner_shares_nothing() -> None:
+    harness = BatcherHarness()
+    [prompt] = prompts_with_long_answers(1, 40)
+    harness.add(prompt, limit=40, owner="alice")
+    harness.step()
+    bob = harness.add(prompt, limit=1, owner="bob")
+    harness.run()
+    assert cached_tokens(harness, bob) == 0
