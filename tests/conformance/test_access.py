@@ -2,10 +2,15 @@
 
 import re
 
+import httpx
 import pytest
 from starlette.routing import Route
+from starlette.types import Message
 
+from dragoman.server.origins import OriginPolicy
 from tests.support.apps import KEY, client_of, echo_app
+from tests.support.dialects.clients import DialectClient
+from tests.support.server import RunningServer
 
 OPEN_PATHS = {"/health", "/ready", "/openapi.json", "/docs"}
 """The routes of load balancers, and the pages to read before one has a key."""
@@ -69,3 +74,133 @@ async def test_arcees_vendor_paths_are_served_on_its_own_host() -> None:
     app = echo_app(hosts={"arcee.example.com": "arcee"})
     async with client_of(app, "arcee.example.com") as client:
         assert (await client.get("/v1/models")).json() == (await client.get("/api/v1/models")).json()
+
+
+OPEN = OriginPolicy(needs_key=False, hosts=["a.example"], origins=["https://chat.example.com"])
+"""The policy of a server without keys."""
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"origin": "http://evil.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"host": "evil.example"}, 421),
+        ({"host": "a b"}, 400),
+    ],
+)
+async def test_no_route_of_a_server_without_keys_serves_foreign_pages(headers: dict[str, str], status: int) -> None:
+    async with client_of(echo_app(origin_policy=OPEN), "localhost") as client:
+        for method, path in ROUTES:
+            response = await client.request(method, path, headers=headers, content=b"{}")
+            assert (response.status_code, list(response.json())) == (status, ["detail"]), f"{method} {path}"
+
+
+async def test_scripts_and_pages_of_the_server_itself_are_served_without_keys(dialect: DialectClient) -> None:
+    body = dialect.body("echo", "Hi", max_tokens=4)
+    async with client_of(echo_app(origin_policy=OPEN), "localhost:8000") as client:
+        for headers in (
+            {"content-type": "application/x-www-form-urlencoded"},  # curl -d
+            {"origin": "http://localhost:8000", "sec-fetch-site": "same-origin"},
+            {"origin": "https://chat.example.com", "sec-fetch-site": "cross-site"},
+        ):
+            response = await client.post(dialect.path("echo"), json=body, headers=headers)
+            assert response.status_code == 200, response.text
+            assert ("access-control-allow-origin" in response.headers) is (
+                headers.get("sec-fetch-site") == "cross-site"
+            )
+
+
+@pytest.mark.parametrize("host", ["localhost", "a.example"])
+async def test_a_browser_may_use_every_route_from_an_allowed_origin_only(host: str) -> None:
+    policy = OriginPolicy(needs_key=True, origins=["https://chat.example.com"])
+    app = echo_app(keys=[KEY], hosts={"a.example": "arcee"}, origin_policy=policy)
+    async with client_of(app, host) as client:
+        for method, path in ROUTES:
+            preflight = {
+                "origin": "https://chat.example.com",
+                "access-control-request-method": method,
+                "access-control-request-headers": "authorization, content-type, idempotency-key",
+            }
+            answer = await client.options(path, headers=preflight)
+            assert answer.status_code == (400 if method == "PUT" else 200)
+            assert answer.headers["access-control-allow-origin"] == "https://chat.example.com"
+            assert "idempotency-key" in answer.headers["access-control-allow-headers"]
+            foreign = await client.options(path, headers=preflight | {"origin": "http://evil.example"})
+            assert "access-control-allow-origin" not in foreign.headers
+        refused = await client.get("/v1/models", headers={"origin": "https://chat.example.com"})
+        assert (refused.status_code, refused.headers["access-control-allow-origin"]) == (
+            401,
+            "https://chat.example.com",
+        )
+        foreign = await client.get("/v1/models", headers={"origin": "http://evil.example"})
+        assert "access-control-allow-origin" not in foreign.headers
+
+
+async def test_no_headers_for_browsers_are_sent_unless_the_settings_ask_for_them() -> None:
+    async with client_of(echo_app(keys=[KEY])) as client:
+        preflight = {"origin": "https://chat.example.com", "access-control-request-method": "POST"}
+        for response in (
+            await client.options("/v1/chat/completions", headers=preflight),
+            await client.get("/v1/models", headers={"origin": "https://chat.example.com"}),
+        ):
+            assert not any(name.startswith("access-control-") for name in response.headers)
+
+
+@pytest.mark.parametrize(
+    "host", ["empower.example.com.", "EMPOWER.example.com.:443", "empower.example.com:", "empower.example.com.:"]
+)
+async def test_no_spelling_of_a_mapped_host_leaves_its_dialect(host: str) -> None:
+    async with client_of(echo_app(hosts={"empower.example.com": "empower"})) as client:
+        headers = {"host": host}
+        assert (await client.get("/v1/models", headers=headers)).status_code == 404
+        assert (await client.get("/api/v1/models", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [
+        *(("1.1", [], 400), ("1.1", ["a.example", "localhost"], 400), ("1.1", ["localhost", "localhost"], 400)),
+        *(("1.1", ["localhost"], 200), ("1.0", [], 200), ("1.0", ["a.example", "localhost"], 400)),
+    ],
+)
+async def test_a_request_has_one_host(version: str, hosts: list[str], status: int) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "GET",
+        "path": "/health",
+        "http_version": version,
+        "query_string": b"",
+        "headers": [(b"host", host.encode()) for host in hosts],
+    }
+    await echo_app(origin_policy=OPEN)(scope, receive, send)
+    assert sent[0]["status"] == status
+
+
+async def test_the_host_that_the_last_proxy_reports_counts() -> None:
+    app = echo_app(hosts={"empower.example.com": "empower"}, trusted_proxies=["127.0.0.0/8"], origin_policy=OPEN)
+    async with client_of(app, "localhost") as client:
+        for reported, status in (
+            ("other.example, empower.example.com", 421),
+            ("other.example, a.example", 404),
+            ("other.example", 421),
+        ):
+            headers = {"x-forwarded-host": reported}
+            assert (await client.get("/base-model/echo", headers=headers)).status_code == status
+
+
+async def test_a_started_server_without_keys_refuses_foreign_pages(echo_server: RunningServer) -> None:
+    """A real server, since its worker makes the policy of the settings."""
+    async with httpx.AsyncClient(base_url=echo_server.url) as client:
+        assert (await client.get("/v1/models")).status_code == 200
+        assert (await client.get("/v1/models", headers={"host": "evil.example"})).status_code == 421
+        assert (await client.get("/v1/models", headers={"origin": "http://evil.example"})).status_code == 403

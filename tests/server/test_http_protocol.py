@@ -32,7 +32,7 @@ SOON = 0.05
 
 
 async def echo_app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer with the size of the body: at once, or in three parts under /stream."""
+    """Answer with the size of the body: at once, or in three parts under /stream. Under /host: the hosts."""
     size, more = 0, True
     while more:
         message = await receive()
@@ -43,7 +43,8 @@ async def echo_app(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": []})
     for _ in range(2 if scope["path"] == "/stream" else 0):
         await send({"type": "http.response.body", "body": b"part,", "more_body": True})
-    await send({"type": "http.response.body", "body": str(size).encode()})
+    hosts = b" ".join(value for name, value in scope["headers"] if name == b"host")
+    await send({"type": "http.response.body", "body": hosts if scope["path"] == "/host" else str(size).encode()})
 
 
 class StartedServer(uvicorn.Server):
@@ -213,6 +214,15 @@ async def eventually(attempt: Callable[[], Any], is_right: Callable[[bytes], boo
     async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
         while not is_right(await attempt()):
             pass
+
+
+@pytest.mark.parametrize(
+    ("target", "hosts"), [("/host", b"x"), ("http://y:80/host", b"y:80"), ("HTTP://a@y/host?q", b"a@y")]
+)
+async def test_the_host_of_a_target_in_absolute_form_precedes_the_header(target: str, hosts: bytes) -> None:
+    async with running_server() as port:
+        answer = await exchange(port, head(path=target, version="1.0"))
+    assert answer.endswith(b"\r\n\r\n" + hosts)
 
 
 @pytest.mark.parametrize("path", ["/", "/stream"])

@@ -116,7 +116,16 @@ def test_variables_reach_into_tables(folder: Path) -> None:
     assert settings.echo.tokens_per_second == 50
 
 
-TABLES = ("deployments", "adapters", "keys", "admin.keys", "dialect_hosts", "trusted_proxies")
+TABLES = (
+    "deployments",
+    "adapters",
+    "keys",
+    "admin.keys",
+    "dialect_hosts",
+    "allowed_hosts",
+    "allowed_origins",
+    "trusted_proxies",
+)
 PLAIN_SETTINGS = {key: default for key, default in ALL_SETTINGS.items() if key not in TABLES}
 """Those that fit into a variable; the others stand in the file alone."""
 
@@ -148,32 +157,6 @@ def test_a_wrong_variable_is_named(folder: Path) -> None:
         "environment: DRAGOMAN_LOG_LEVEL must be one of debug, error, info, warning, got 'warn'"
     )
     assert error_message(environment={"DRAGOMAN_PORT": ""}).startswith("environment: DRAGOMAN_PORT must be an integer")
-
-
-KUBERNETES_SERVICE_LINKS = {
-    "DRAGOMAN_SERVICE_HOST": "10.0.0.7",
-    "DRAGOMAN_SERVICE_PORT": "8000",
-    "DRAGOMAN_SERVICE_PORT_HTTP": "8000",
-    "DRAGOMAN_PORT": "tcp://10.0.0.7:8000",
-    "DRAGOMAN_PORT_8000_TCP": "tcp://10.0.0.7:8000",
-    "DRAGOMAN_PORT_8000_TCP_PROTO": "tcp",
-    "DRAGOMAN_PORT_8000_TCP_PORT": "8000",
-    "DRAGOMAN_PORT_8000_TCP_ADDR": "10.0.0.7",
-    "DRAGOMAN_METRICS_SERVICE_HOST": "fd00::7",
-    "DRAGOMAN_METRICS_PORT": "udp://[fd00::7]:9090",
-    "DRAGOMAN_METRICS_PORT_9090_UDP_ADDR": "fd00::7",
-}
-"""What Kubernetes sets in every container beside the Services `dragoman` and `dragoman-metrics`."""
-
-
-@pytest.mark.parametrize(("variable", "text"), KUBERNETES_SERVICE_LINKS.items())
-def test_a_variable_of_a_kubernetes_service_is_no_setting(folder: Path, variable: str, text: str) -> None:
-    assert load_settings(None, {variable: text}, {}) == Settings()
-
-
-@pytest.mark.parametrize(("variable", "text"), [("DRAGOMAN_PORT", "tcp"), ("DRAGOMAN_PORTS", "tcp://10.0.0.7:8000")])
-def test_a_mistyped_variable_is_not_taken_for_one_of_kubernetes(folder: Path, variable: str, text: str) -> None:
-    assert error_message(environment={variable: text}).startswith("environment: ")
 
 
 def test_a_wrong_flag_is_named(folder: Path) -> None:

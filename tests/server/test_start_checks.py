@@ -1,6 +1,6 @@
 import pytest
 
-from dragoman.server.settings import Settings
+from dragoman.server.settings import KeySettings, Settings
 from dragoman.server.start_checks import StartupError, check_settings
 
 
@@ -8,3 +8,21 @@ from dragoman.server.start_checks import StartupError, check_settings
 def test_a_trusted_proxy_that_would_never_match_is_refused(proxy: str) -> None:
     with pytest.raises(StartupError, match=f"^trusted_proxies: '{proxy.replace('*', '.')}' is neither an IP address"):
         check_settings(Settings(trusted_proxies=("10.0.0.0/8", proxy)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (Settings(dialect_hosts={"https://a.example": "scale"}), "dialect_hosts: 'https://a.example' is no host name"),
+        (Settings(allowed_hosts=("a.example:80",)), "allowed_hosts: 'a.example:80' is no host name"),
+        (Settings(allowed_origins=("a.example",)), "allowed_origins: 'a.example' is no origin"),
+        (Settings(allowed_origins=("*",)), "allowed_origins: with .* every web page could use the server"),
+    ],
+)
+def test_hosts_and_origins_that_cannot_be_meant_are_refused(settings: Settings, message: str) -> None:
+    with pytest.raises(StartupError, match=f"^{message}"):
+        check_settings(settings)
+
+
+def test_a_server_with_keys_may_allow_every_origin() -> None:
+    check_settings(Settings(allowed_origins=("*",), keys=(KeySettings(name="a", key="sk-0123456789abcdef"),)))

@@ -19,6 +19,7 @@ from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.app import App, build_app
+from dragoman.server.origins import SERVE_ALL, OriginPolicy
 from dragoman.server.settings import DialectName
 
 KEY = "sk-0123456789abcdef"
@@ -36,6 +37,7 @@ def echo_app(
     admin_keys: Mapping[str, str] | None = None,
     queue: JobQueue | None = None,
     keep_alive_seconds: float = 15,
+    origin_policy: OriginPolicy = SERVE_ALL,
 ) -> App:
     """Build the app over one deployment, `echo` with the alias `acme/parrot`. `admin_keys` are keys → labels.
 
@@ -57,6 +59,7 @@ def echo_app(
         accounting=accounting,
         admin_keys=StaticKeyAuthenticator({key_digest(key): label for key, label in (admin_keys or {}).items()}),
         queue=queue,
+        origin_policy=origin_policy,
     )
 
 

@@ -10,8 +10,8 @@ from functools import partial
 import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
-from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute
@@ -30,7 +30,11 @@ from dragoman.jobs.service.queue import JobQueue
 from dragoman.server import admin, health, metrics, openapi
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, OPERATIONS
+from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host, parse_host_name
 from dragoman.server.settings import DialectName
+
+_HOST = "dragoman.host"
+"""The host name that a request is served under, in its scope."""
 
 NO_HOSTS: Mapping[str, DialectName] = {}
 
@@ -49,6 +53,7 @@ def build_app(
     accounting: AccountingServices | None = None,
     admin_keys: StaticKeyAuthenticator = NO_KEYS,
     queue: JobQueue | None = None,
+    origin_policy: OriginPolicy = SERVE_ALL,
 ) -> "App":
     """Build the app over the catalog's engines, which start and close with it.
 
@@ -57,6 +62,7 @@ def build_app(
     - `hosts` are names that serve one dialect only. X-Forwarded-Host is trusted from `options.trusted_proxies`.
     - `adapter_store` has the adapters that clients may register. None: they may register none.
     - `admin_keys` open /admin, which needs `accounting`. Without any, there is no /admin.
+    - `origin_policy` decides under which host names, and to which web pages, requests are served.
     - `queue` uses the same database as `accounting` or as the records of `admission`. None: nothing is queued.
     """
     registry = CollectorRegistry()
@@ -79,6 +85,7 @@ def build_app(
         metrics.MetricsSources(catalog, registry, metrics_directory, queue),
         options,
         hosts=hosts,
+        origin_policy=origin_policy,
         admin_routes=[] if database is None or not admin_keys.needs_key else admin.routes(database, admin_keys),
         lifespan=partial(
             _lifespan,
@@ -122,6 +129,7 @@ class App:
         options: HttpOptions,
         *,
         hosts: Mapping[str, DialectName],
+        origin_policy: OriginPolicy,
         admin_routes: Sequence[BaseRoute],
         lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
     ) -> None:
@@ -135,13 +143,15 @@ class App:
         self.routes = [*common, *admin_routes, *routes]
         app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=lifespan)
         apps_by_host = {
-            host.lower(): Starlette(
+            parse_host_name(host): Starlette(
                 routes=[*common, *DIALECTS[dialect].vendor_routes(*dialects[dialect])],
                 exception_handlers={HTTPException: _http_error},
             )
             for host, dialect in hosts.items()
         }
-        self._app: ASGIApp = _WithRequestId(_WithoutEmptySegments(_ByHost(app, apps_by_host, options.trusted_proxies)))
+        by_host = _ByHost(app, apps_by_host)
+        guard = _HostGuard(_with_cors(by_host, origin_policy), origin_policy, options.trusted_proxies)
+        self._app: ASGIApp = _WithRequestId(_WithoutEmptySegments(guard))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)
@@ -175,26 +185,77 @@ class _WithoutEmptySegments:
         await self._app(scope, receive, send)
 
 
-class _ByHost:
-    """Serves only its dialect's routes on a mapped host name. Case and port are ignored."""
+class _HostGuard:
+    """Decides under which host a request is served, and whether at all.
 
-    def __init__(self, app: ASGIApp, apps_by_host: Mapping[str, ASGIApp], proxies: Container[str]) -> None:
+    The host is in `scope["dragoman.host"]` then. It is the last one that a trusted proxy reports, or that of the Host
+    header, of which a request of HTTP/1.1 has exactly one (RFC 9112, section 3.2).
+    """
+
+    def __init__(self, app: ASGIApp, policy: OriginPolicy, proxies: Container[str]) -> None:
         self._app = app
-        self._apps_by_host = apps_by_host
+        self._policy = policy
         self._proxies = proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app
-        if self._apps_by_host and scope["type"] == "http":
-            host = self._host(scope).lower()
-            app = self._apps_by_host.get(host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host, app)
-        await app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        hosts, origin, site, forwarded = [], "", "", ""
+        for name, value in scope["headers"]:
+            if name == b"host":
+                hosts.append(value.decode("latin-1"))
+            elif name == b"origin":
+                # Two values are no origin that is served.
+                origin = f"{origin} {value.decode('latin-1')}".lstrip()
+            elif name == b"sec-fetch-site":
+                site = value.decode("latin-1").lower()
+            elif name == b"x-forwarded-host" and self._proxies:
+                forwarded = value.decode("latin-1").rpartition(",")[2].strip()
+        if len(hosts) > 1 or (not hosts and scope["http_version"] == "1.1"):
+            await _refuse(400, "A request has exactly one Host header")(scope, receive, send)
+            return
+        host = "".join(hosts)
+        if forwarded and (scope.get("client") or ("", 0))[0] in self._proxies:
+            host = forwarded
+        refusal = self._policy.refusal(host, origin, site)
+        if refusal is not None:
+            await _refuse(*refusal)(scope, receive, send)
+            return
+        scope[_HOST] = host
+        await self._app(scope, receive, send)
 
-    def _host(self, scope: Scope) -> str:
-        headers = Headers(scope=scope)
-        address, _ = scope.get("client") or ("", 0)
-        forwarded = headers.get("x-forwarded-host") if address in self._proxies else None
-        return forwarded or headers.get("host", "")
+
+def _refuse(status: int, message: str) -> Response:
+    return JSONResponse({"detail": message}, status)
+
+
+def _with_cors(app: ASGIApp, policy: OriginPolicy) -> ASGIApp:
+    """Let pages of the policy's origins read responses. Preflights are answered for every path."""
+    if not policy.origins:
+        return app
+    return CORSMiddleware(
+        app,
+        allow_origins=tuple(policy.origins),
+        allow_methods=("GET", "POST", "PATCH", "DELETE"),
+        allow_headers=("*",),
+        expose_headers=("*",),
+        allow_private_network=True,
+    )
+
+
+class _ByHost:
+    """Serves only its dialect's routes on a mapped host name."""
+
+    def __init__(self, app: ASGIApp, apps_by_host: Mapping[str, ASGIApp]) -> None:
+        self._app = app
+        self._apps_by_host = apps_by_host
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if self._apps_by_host and scope["type"] == "http" and (host := parse_host(scope[_HOST])) is not None:
+            app = self._apps_by_host.get(host.name, app)
+        await app(scope, receive, send)
 
 
 class _WithRequestId:

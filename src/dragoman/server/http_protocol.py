@@ -11,6 +11,7 @@ HTTP/1.0 clients get a body that ends with the connection, since they do not kno
 """
 
 import asyncio
+import re
 import resource
 import time
 from collections import Counter
@@ -32,6 +33,8 @@ RESERVED_DESCRIPTORS = 128
 
 _WARNING_SECONDS = 10.0
 """Refused connections are logged at most so often."""
+
+_ABSOLUTE_FORM = re.compile(rb"[A-Za-z][A-Za-z0-9+.-]*://([^/?#]*)")
 
 _log = structlog.get_logger(__name__)
 
@@ -197,6 +200,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self._refuse(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, message)
         if self._is_refused:
             return
+        if self.url[:1] != b"/":
+            self._use_host_of_target()
         super().on_headers_complete()
         self.headers = []  # Trailers go here, and nothing reads them.
         if self.scope["http_version"] == "1.0" and self.cycle.scope is self.scope:
@@ -204,6 +209,11 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             self.cycle.expected_content_length = _AnyLength()
         self._body_bytes = 0
         self._is_receiving_body = True
+
+    def _use_host_of_target(self) -> None:
+        """Replace the Host header by the host of a target in absolute form, which precedes it (RFC 9112, 3.2.2)."""
+        if match := _ABSOLUTE_FORM.match(self.url):
+            self.headers[:] = [(name, match[1] if name == b"host" else value) for name, value in self.headers]
 
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0

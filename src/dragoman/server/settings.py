@@ -228,6 +228,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `allow_unauthenticated` is set."""
     dialect_hosts: dict[str, DialectName] = {}
     """Host names that serve one dialect only, on its vendor's own paths."""
+    allowed_hosts: tuple[Text, ...] = ()
+    """Without keys: host names under which the server is served, besides those of this machine and of `dialect_hosts`.
+    Requests under other names get status 421, since any web page could choose them."""
+    allowed_origins: tuple[Text, ...] = ()
+    """Origins, such as `https://chat.example.com`, whose web pages may send requests and read the responses (CORS), or
+    `*` with keys. None: browsers let no page of another origin read a response, and without keys such pages get 403."""
     trusted_proxies: tuple[Text, ...] = ()
     """Addresses or networks, such as 10.0.0.0/8, of reverse proxies whose X-Forwarded-Host and X-Forwarded-For are
     trusted."""

@@ -87,7 +87,18 @@ def _annotations(group: str) -> dict[str, Any]:
     return {prefix + field.name: field.type for field in fields if not _is_group(field.type)}
 
 
-FILE_ONLY = frozenset({"deployments", "adapters", "keys", "admin.keys", "dialect_hosts", "trusted_proxies"})
+FILE_ONLY = frozenset(
+    {
+        "deployments",
+        "adapters",
+        "keys",
+        "admin.keys",
+        "dialect_hosts",
+        "allowed_hosts",
+        "allowed_origins",
+        "trusted_proxies",
+    }
+)
 """Settings that are arrays or tables. Only the file can hold them."""
 
 _IMPLIED_BY_TABLES = {"accounts": ("accounts.database", DEFAULT_DATABASE)}

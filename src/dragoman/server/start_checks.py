@@ -1,6 +1,6 @@
 """Checks before the start: settings that exclude each other, and whether the database can be used."""
 
-import ipaddress
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -12,6 +12,7 @@ from dragoman.server.accounts_location import (
     accounts_location,
     default_location,
 )
+from dragoman.server.origins import ANY_ORIGIN, InvalidOrigin, is_loopback_host, parse_host_name, parse_origin
 from dragoman.server.queue_options import webhook_options
 from dragoman.server.settings import Settings
 
@@ -22,11 +23,17 @@ class StartupError(Exception):
     """The server cannot start. The message is one line for people."""
 
 
+def has_keys(settings: Settings) -> bool:
+    """Whether requests need a key."""
+    return bool(settings.keys or settings.accounts.database)
+
+
 def check_settings(settings: Settings) -> None:
     """Check settings that are valid alone and wrong together. Raises StartupError."""
     _require_keys_unless_loopback(settings)
     _check_webhook_secret(settings)
     _check_addresses(settings)
+    _check_hosts_and_origins(settings)
     if settings.accounts.database is None and settings.admin.keys:
         raise StartupError("[[admin.keys]] open the administration of accounts, and there are none; set [accounts]")
     if settings.accounts.database is not None and settings.keys:
@@ -60,8 +67,7 @@ def _prepare_usage_database() -> AccountsLocation | None:
 
 def _require_keys_unless_loopback(settings: Settings) -> None:
     """Raise StartupError if other machines could use the server without a key and the settings do not allow it."""
-    has_keys = settings.keys or settings.accounts.database
-    if has_keys or settings.allow_unauthenticated or _is_loopback(settings.host):
+    if has_keys(settings) or settings.allow_unauthenticated or is_loopback_host(settings.host):
         return
     raise StartupError(
         f"every client that reaches {settings.host} could use the server, since there are no keys; add [[keys]] or "
@@ -83,8 +89,21 @@ def _check_addresses(settings: Settings) -> None:
         raise StartupError(f"trusted_proxies: {error}") from None
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _check_hosts_and_origins(settings: Settings) -> None:
+    """Raise StartupError for names and origins that no request could have, and for what would let any page in."""
+    for key, names in (("dialect_hosts", settings.dialect_hosts), ("allowed_hosts", settings.allowed_hosts)):
+        _check_each(key, names, parse_host_name)
+    _check_each("allowed_origins", (each for each in settings.allowed_origins if each != ANY_ORIGIN), parse_origin)
+    if ANY_ORIGIN in settings.allowed_origins and not has_keys(settings):
+        raise StartupError(
+            "allowed_origins: with '*' every web page could use the server, since there are no keys; name the origins, "
+            "or add [[keys]] or [accounts]"
+        )
+
+
+def _check_each(key: str, texts: Iterable[str], parse: Callable[[str], str]) -> None:
+    for text in texts:
+        try:
+            parse(text)
+        except InvalidOrigin as error:
+            raise StartupError(f"{key}: {error}") from None

@@ -35,6 +35,7 @@ from dragoman.server.accounting import AccountingServices
 from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.app import build_app
 from dragoman.server.http_protocol import bounded_protocol
+from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
 from dragoman.server.settings import DialectName, QueueSettings, Settings
 
@@ -124,6 +125,12 @@ def main() -> int:
         accounting=AccountingServices(accounts) if accounts is not None and options.requires_account_key else None,
         admin_keys=StaticKeyAuthenticator(options.admin_labels),
         queue=_job_queue(settings.queue, accounts),
+        origin_policy=OriginPolicy(
+            needs_key=bool(options.key_labels) or options.requires_account_key,
+            listens_on=settings.host,
+            hosts=(*settings.dialect_hosts, *settings.allowed_hosts),
+            origins=settings.allowed_origins,
+        ),
     )
     config = uvicorn.Config(
         app,
