@@ -184,3 +184,21 @@ def test_neighbouring_special_tokens_are_shown_with_a_space_between_them() -> No
 def test_a_stop_string_is_found_in_special_tokens_that_are_shown() -> None:
     assert ends([HEL, TURN, LO], SamplingParams(skip_special_tokens=False, stop=("<turn>",))) == ("Hel", "stop", 2)
     assert ends([HEL, TURN, LO, END_WORD], SamplingParams(stop=("<turn>",))) == ("Hello", "stop", 4)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "sampling", "expected"),
+    [
+        ([HEL, STOP], SamplingParams(stop=("TOP", "STO")), "STO"),
+        ([HEL, LO], SamplingParams(stop=("lo", "ello")), "ello"),
+        ([HEL, BANG], SamplingParams(stop_token_ids=(BANG,)), BANG),
+        ([HEL, END_WORD], SamplingParams(stop_token_ids=(END_WORD,)), None),
+        ([HEL, END_WORD], SamplingParams(stop_token_ids=(END_WORD,), ignore_eos=True), END_WORD),
+    ],
+)
+def test_what_stopped_a_choice_is_known_unless_it_ended_by_itself(
+    tokens: list[int], sampling: SamplingParams, expected: str | int | None
+) -> None:
+    processor = OutputProcessor(WordVocabulary(), sampling, UNREACHED_LIMIT)
+    reasons = [processor.accept(token).reason for token in tokens]
+    assert (reasons[-1], processor.stop_reason) == ("stop", expected)

@@ -9,7 +9,7 @@ import msgspec
 
 from dragoman.core.adapters import Adapter
 from dragoman.core.errors import BadRequest, DragomanError, ModelNameTaken, ModelNotFound
-from dragoman.core.events import Event, Finished, Usage
+from dragoman.core.events import AnyDelta, Event
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
 
@@ -79,7 +79,7 @@ class BreakingEcho(EchoEngine):
                 await self._fail_at(point)
             async for event in super().generate(request):
                 yield event
-                generated += 0 if isinstance(event, Usage | Finished) else len(event.token_ids)
+                generated += len(event.token_ids) if isinstance(event, AnyDelta) else 0
                 if point is not None and generated == point.tokens:
                     await self._fail_at(point)
         except (GeneratorExit, asyncio.CancelledError):

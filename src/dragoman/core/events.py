@@ -1,7 +1,7 @@
 """The events of an answer: one ordered stream per request.
 
-For each choice: any number of deltas, then one `Finished`. After the last choice: one `Usage`. A request that
-fails raises an error of core.errors instead and has no `Usage`.
+For each choice: the `PromptTokens` if requested, any number of deltas, then one `Finished`. After the last choice: one
+`Usage`. A request that fails raises an error of core.errors instead and has no `Usage`.
 
 Each token of a choice is in the `token_ids` of exactly one delta, in the order of generation. The text of a token
 depends on the tokens before it and on nothing else. A request that resumes after tokens of an earlier attempt
@@ -35,6 +35,17 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """None: the first token of a prompt, which has no predecessor."""
     top: list[TopLogprob]
     """The likeliest tokens at this position, highest first; as many as requested."""
+    rank: int | None = None
+    """The number of tokens that are at least as likely at this position. Only with `prompt_logprobs`."""
+
+
+class PromptTokens(msgspec.Struct, frozen=True, array_like=True, tag="prompt"):
+    """The tokens of the prompt that the choice `index` answers, before its first delta."""
+
+    index: int
+    prompt_token_ids: list[int]
+    logprobs: list[TokenLogprobs] = []
+    """One entry for each token, if log-probabilities of the prompt were requested."""
 
 
 class Delta(msgspec.Struct, frozen=True, array_like=True, tag="delta"):
@@ -77,6 +88,8 @@ class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
 
     index: int
     reason: FinishReason
+    stop_reason: str | int | None = None
+    """The stop string or the stop token id that ended it; None: anything else, an END token included."""
 
 
 class Usage(msgspec.Struct, frozen=True, array_like=True, tag="usage"):
@@ -93,4 +106,4 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, tag="usage"):
 
 
 AnyDelta = Delta | ReasoningDelta | ToolCallDelta
-Event = Delta | ReasoningDelta | ToolCallDelta | Finished | Usage
+Event = Delta | ReasoningDelta | ToolCallDelta | PromptTokens | Finished | Usage

@@ -10,13 +10,16 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import SamplingParams
+from dragoman.core.request import PromptTruncation, SamplingParams
 
 MAX_CHOICES = 16
 MAX_STOP_STRINGS = 64
 MAX_STOP_STRING_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 64
 MAX_LOGIT_BIAS_ENTRIES = 1024
+MAX_ALLOWED_TOKEN_IDS = 65_536
+MAX_BAD_WORDS = 256
+MAX_BAD_WORD_LENGTH = 256
 MAX_SEED = 2**64 - 1
 MAX_TOKENS = 2**31 - 1
 """Engines count tokens and their ids in signed 32-bit integers, which exceeds any context."""
@@ -36,10 +39,11 @@ def check_range(parameter: str, value: float, low: float, high: float) -> None:
         raise BadRequest(f"{parameter} must be between {low:g} and {high:g}, got {value:g}", parameter)
 
 
-def check_sampling(sampling: SamplingParams) -> SamplingParams:
+def check_sampling(sampling: SamplingParams, *, min_max_tokens: int = 1) -> SamplingParams:
     """Return `sampling`, or raise BadRequest for the first value out of its range.
 
-    A max_tokens that no context holds is lowered, since it means the rest of the context anyway.
+    A max_tokens that no context holds is lowered, since it means the rest of the context anyway. `min_max_tokens` is 0
+    for a request that may have no answer.
     """
     for parameter, low, high in _RANGES:
         check_range(parameter, getattr(sampling, parameter), low, high)
@@ -50,8 +54,10 @@ def check_sampling(sampling: SamplingParams) -> SamplingParams:
         )
     if sampling.top_k < -1:
         raise BadRequest(f"top_k must be -1 or more, got {sampling.top_k}", "top_k")
-    _check_length(sampling)
+    _check_length(sampling, min_max_tokens)
     _check_stops(sampling)
+    if sampling.excludes_tokens:
+        _check_exclusions(sampling)
     _check_logit_bias(sampling.logit_bias)
     if sampling.seed is not None and not 0 <= sampling.seed <= MAX_SEED:
         raise BadRequest(f"seed must be between 0 and 2^64 - 1, got {sampling.seed}", "seed")
@@ -60,9 +66,9 @@ def check_sampling(sampling: SamplingParams) -> SamplingParams:
     return sampling
 
 
-def _check_length(sampling: SamplingParams) -> None:
-    if sampling.max_tokens is not None and sampling.max_tokens < 1:
-        raise BadRequest(f"max_tokens must be at least 1, got {sampling.max_tokens}", "max_tokens")
+def _check_length(sampling: SamplingParams, min_max_tokens: int) -> None:
+    if sampling.max_tokens is not None and sampling.max_tokens < min_max_tokens:
+        raise BadRequest(f"max_tokens must be at least {min_max_tokens}, got {sampling.max_tokens}", "max_tokens")
     if sampling.min_tokens < 0:
         raise BadRequest(f"min_tokens must be 0 or more, got {sampling.min_tokens}", "min_tokens")
     if sampling.max_tokens is not None and sampling.min_tokens > sampling.max_tokens:
@@ -86,6 +92,24 @@ def _check_stops(sampling: SamplingParams) -> None:
             "stop_token_ids",
         )
     _check_token_ids("stop_token_ids", sampling.stop_token_ids)
+
+
+def _check_exclusions(sampling: SamplingParams) -> None:
+    allowed, words = sampling.allowed_token_ids, sampling.bad_words
+    if allowed is not None:
+        if not 1 <= len(allowed) <= MAX_ALLOWED_TOKEN_IDS:
+            raise BadRequest(
+                f"allowed_token_ids takes 1 to {MAX_ALLOWED_TOKEN_IDS} ids, got {len(allowed)}", "allowed_token_ids"
+            )
+        _check_token_ids("allowed_token_ids", allowed)
+    if len(words) > MAX_BAD_WORDS:
+        raise BadRequest(f"bad_words takes at most {MAX_BAD_WORDS} words, got {len(words)}", "bad_words")
+    for word in words:
+        if not (word.strip() and len(word) <= MAX_BAD_WORD_LENGTH):
+            raise BadRequest(
+                f"bad_words have 1 to {MAX_BAD_WORD_LENGTH} characters, not only spaces, got one of {len(word)}",
+                "bad_words",
+            )
 
 
 def _check_token_ids(parameter: str, token_ids: Iterable[int]) -> None:
@@ -112,10 +136,24 @@ def check_token_ids(parameter: str, token_ids: Iterable[int], vocabulary_size: i
             raise BadRequest(f"{parameter} must hold token ids from 0 to {vocabulary_size - 1}, got {token}", parameter)
 
 
+def kept_tokens(truncation: PromptTruncation, context_length: int) -> slice:
+    """Return which tokens of a prompt are kept. Raises BadRequest for more tokens than the context has."""
+    if truncation.tokens is not None and truncation.tokens > context_length:
+        raise BadRequest(
+            f"truncate_prompt_tokens must be at most the context length of {context_length}, got {truncation.tokens}",
+            "truncate_prompt_tokens",
+        )
+    kept = max(1, context_length - truncation.answer_tokens) if truncation.tokens is None else truncation.tokens
+    return slice(kept) if truncation.side == "right" else slice(-kept, None)
+
+
 def check_resume_token_ids(
-    resume_token_ids: Sequence[Sequence[int]], *, n: int, logprobs: int | None, vocabulary_size: int
+    resume_token_ids: Sequence[Sequence[int]], *, n: int, has_logprobs: bool, vocabulary_size: int
 ) -> None:
-    """Reject tokens to resume after that are invalid before any is replayed. Raises BadRequest."""
+    """Reject tokens to resume after that are invalid before any is replayed. Raises BadRequest.
+
+    `has_logprobs`: the request wants log-probabilities, of its prompt or of its answer.
+    """
     if not resume_token_ids:
         return
     if len(resume_token_ids) != n:
@@ -123,7 +161,7 @@ def check_resume_token_ids(
             f"resume_token_ids must hold the tokens of each of the {n} choices, got those of {len(resume_token_ids)}",
             "resume_token_ids",
         )
-    if logprobs is not None:
+    if has_logprobs:
         raise BadRequest(
             "An answer with log-probabilities cannot be resumed: those of its first tokens are not stored",
             "resume_token_ids",

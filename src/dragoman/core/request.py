@@ -69,6 +69,17 @@ class ToolOptions(msgspec.Struct, frozen=True):
 ReasoningEffort = Literal["none", "minimal", "low", "medium", "high"]
 
 
+class PromptTruncation(msgspec.Struct, frozen=True):
+    """Shorten a prompt that has more tokens than this."""
+
+    tokens: int | None = None
+    """The most tokens of the prompt; None: as many as the context holds beside the answer."""
+    answer_tokens: int = 1
+    """The tokens of the context that are kept for the answer if `tokens` is None."""
+    side: Literal["left", "right"] = "left"
+    """Where tokens are dropped: left keeps the last ones of the prompt, right the first ones."""
+
+
 class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat", rename={"reasoning_effort": "effort"}):
     """A conversation, to be rendered with a chat template."""
 
@@ -80,18 +91,22 @@ class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat", rename={
     """Jinja source to use instead of the model's own."""
     template_arguments: dict[str, Any] = {}
     """Further variables for the template."""
+    truncation: PromptTruncation | None = None
+    """Of the rendered prompt."""
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
     """Text that the model continues as it stands. Special-token text in it becomes special tokens."""
 
     text: str
+    truncation: PromptTruncation | None = None
 
 
 class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
     """Token ids that the model continues as they stand; no special tokens are added."""
 
     token_ids: tuple[int, ...]
+    truncation: PromptTruncation | None = None
 
 
 Prompt = ChatPrompt | TextPrompt | TokenPrompt
@@ -131,7 +146,10 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     max_tokens: int | None = None
-    """The most tokens of a choice; None: the rest of the context. Always capped by the context."""
+    """The most tokens of a choice; None: the rest of the context. Always capped by the context.
+
+    0, which needs `GenerationRequest.echo`: only the prompt is reported.
+    """
     min_tokens: int = 0
     temperature: float = 1.0
     top_k: int = -1
@@ -143,12 +161,21 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     logit_bias: dict[int, float] = {}
     seed: int | None = None
     """Unsigned 64 bits; None: drawn from the operating system."""
+    allowed_token_ids: tuple[int, ...] | None = None
+    """The only tokens that may be sampled; None: all."""
+    bad_words: tuple[str, ...] = ()
+    """Words whose tokens must not be sampled one after another (output.bad_words)."""
     stop: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     include_stop_text: bool = False
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
+
+    @property
+    def excludes_tokens(self) -> bool:
+        """Whether there are tokens that the request itself forbids."""
+        return self.allowed_token_ids is not None or bool(self.bad_words)
 
 
 QUEUED_PRIORITY_OFFSET = 256
@@ -176,6 +203,10 @@ class GenerationRequest(
     """Constrains the answer's text, not its tool calls or its reasoning. None: any text."""
     logprobs: int | None = None
     """Report the log-probability of every token of the answer's text, and of this many likeliest alternatives."""
+    prompt_logprobs: int | None = None
+    """Report the log-probability of every token of the prompt, and of this many likeliest alternatives."""
+    reports_prompt: bool = False
+    """Begin every choice with the tokens of the prompt (events.PromptTokens)."""
     best_of: int | None = None
     """Generate this many candidates, and answer with the `n` of the highest mean log-probability, best first."""
     resume_token_ids: tuple[tuple[int, ...], ...] = ()

@@ -12,11 +12,11 @@ MIN_LOGPROB = -9999.0
 
 
 def token_logprobs(
-    logits: npt.NDArray[np.float32], token: int, top: int, piece: Callable[[int], bytes]
+    logits: npt.NDArray[np.float32], token: int, top: int, piece: Callable[[int], bytes], *, with_rank: bool = False
 ) -> TokenLogprobs:
     """Return the log-probability of `token` in float32[vocabulary], and those of the `top` most likely tokens.
 
-    Computes in float64. Equally likely tokens are in the order of their ids.
+    Computes in float64. Equally likely tokens are in the order of their ids. `with_rank`: also the rank of the token.
     """
     exact = logits.astype(np.float64)
     highest = exact.max()
@@ -26,7 +26,8 @@ def token_logprobs(
         return max(float(exact[of] - total), MIN_LOGPROB)
 
     top_logprobs = [TopLogprob(other, piece(other), logprob(other)) for other in _highest(exact, top)]
-    return TokenLogprobs(token, piece(token), logprob(token), top_logprobs)
+    rank = int(np.count_nonzero(exact >= exact[token])) if with_rank else None
+    return TokenLogprobs(token, piece(token), logprob(token), top_logprobs, rank)
 
 
 def _highest(values: npt.NDArray[np.float64], count: int) -> list[int]:

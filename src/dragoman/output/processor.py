@@ -54,22 +54,28 @@ class StopMatcher:
         self._patterns = [_StopString(text) for text in stop]
         self._include_stop_text = include_stop_text
         self._held_text = ""
-        self.stopped = False
+        self.stopped_by: str | None = None
+        """The stop string that was found."""
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stop string was found."""
+        return self.stopped_by is not None
 
     def feed(self, text: str) -> str:
         """Return the text that may be shown now; none after `stopped`."""
-        if self.stopped:
-            return ""
         if not self._patterns:
             return text
+        if self.stopped:
+            return ""
         held = len(self._held_text)
         text = self._held_text + text
         for position in range(held, len(text)):
             complete = [pattern for pattern in self._patterns if pattern.read(text[position])]
             if complete:
-                self.stopped, self._held_text = True, ""
-                longest = max(len(pattern.text) for pattern in complete)
-                return text[: position + 1 - (0 if self._include_stop_text else longest)]
+                longest = max((pattern.text for pattern in complete), key=len)
+                self.stopped_by, self._held_text = longest, ""
+                return text[: position + 1 - (0 if self._include_stop_text else len(longest))]
         boundary = len(text) - max(pattern.matched for pattern in self._patterns)
         self._held_text = text[boundary:]
         return text[:boundary]
@@ -185,6 +191,8 @@ class OutputProcessor:
         self._previous_is_shown_special = False
         self._pending_logprobs = PendingLogprobs()
         self._complete_calls = 0
+        self.stop_reason: str | int | None = None
+        """The stop string or the stop token id that ended the choice."""
         self.tokens = 0
         self.reasoning_tokens = 0
         """The number of `tokens` that were reasoning."""
@@ -213,14 +221,15 @@ class OutputProcessor:
             return self._token_output(
                 token, self._process_text(self._decode(token), logprobs, match_stop_strings=False), None
             )
-        if token in self._vocabulary.end_token_ids and not sampling.ignore_eos:
-            return self._token_output(token, self._flush(), "stop")
-        if token in sampling.stop_token_ids:
-            last = self._decode(token) if sampling.include_stop_text else ""
+        is_end = token in self._vocabulary.end_token_ids and not sampling.ignore_eos
+        if is_end or token in sampling.stop_token_ids:
+            last = self._decode(token) if sampling.include_stop_text and not is_end else ""
             shown = self._process_text(last, logprobs, match_stop_strings=False) if last else []
+            self.stop_reason = None if is_end else token
             return self._token_output(token, [*shown, *self._flush()], "stop")
         deltas = self._process_text(self._decode(token), logprobs)
-        if self._matcher.stopped:
+        if self._matcher.stopped_by is not None:
+            self.stop_reason = self._matcher.stopped_by
             return self._token_output(token, [*deltas, *self._remaining_logprobs()], "stop")
         if grammar_complete:
             return self._token_output(token, [*deltas, *self._flush()], "stop")
@@ -269,7 +278,7 @@ class OutputProcessor:
     def _deltas(self, parts: list[OutputPart], *, match_stop_strings: bool = True) -> list[AnyDelta]:
         deltas: list[AnyDelta] = []
         for part in parts:
-            if self._matcher.stopped:
+            if self._matcher.stopped_by is not None:
                 break
             if not isinstance(part, ContentText):
                 deltas += self._content(self._matcher.flush())

@@ -6,13 +6,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.events import AnyDelta, Delta, Event, Finished, TokenLogprobs, ToolCallDelta, TopLogprob, Usage
+from dragoman.core.events import (
+    AnyDelta,
+    Delta,
+    Event,
+    Finished,
+    PromptTokens,
+    TokenLogprobs,
+    ToolCallDelta,
+    TopLogprob,
+    Usage,
+)
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
     JsonObjectFormat,
     Message,
     Prompt,
+    PromptTruncation,
     SamplingParams,
     TextPrompt,
     TokenPrompt,
@@ -239,3 +250,74 @@ async def test_impossible_resume_tokens_are_refused_before_any_event(
         await anext(engine.generate(request))
     assert caught.value.parameter == "resume_token_ids"
     assert (await engine.statistics()).running == 0
+
+
+async def test_forbidden_bytes_are_left_out() -> None:
+    allowed = SamplingParams(allowed_token_ids=(ord("a"), ord("c"), END))
+    assert await answer_text(TextPrompt("abcabc"), allowed) == "acac"
+    assert await answer_text(TextPrompt("abcabd"), SamplingParams(bad_words=("bd", "ca"))) == "abcb"
+    with pytest.raises(BadRequest, match="nothing of it is allowed") as caught:
+        await answer_text(TextPrompt("ab"), SamplingParams(allowed_token_ids=(ord("x"),)))
+    assert caught.value.parameter == "allowed_token_ids"
+    with pytest.raises(BadRequest, match="token ids from 0 to 256, got 257"):
+        await answer_text(TextPrompt("ab"), SamplingParams(allowed_token_ids=(257,)))
+
+
+async def test_an_answer_without_forbidden_bytes_is_resumed_where_it_was_interrupted() -> None:
+    request = GenerationRequest(
+        model="echo", prompt=TextPrompt("abcabcd"), sampling=SamplingParams(bad_words=("b", "ac"))
+    )
+    whole = [event async for event in EchoEngine().generate(request)]
+    tokens = [token for event in whole if isinstance(event, Delta) for token in event.token_ids]
+    assert tokens == [*b"aad", END]
+    for count in range(1, len(tokens)):
+        resumed = msgspec.structs.replace(request, resume_token_ids=(tuple(tokens[:count]),))
+        assert [event async for event in EchoEngine().generate(resumed)] == whole
+
+
+async def test_a_stop_string_is_the_reason_of_the_end() -> None:
+    answer = await events(TextPrompt("abc"), SamplingParams(stop=("b",)))
+    assert [event for event in answer if isinstance(event, Finished)] == [Finished(0, "stop", "b")]
+
+
+@pytest.mark.parametrize(
+    ("truncation", "kept"),
+    [
+        (PromptTruncation(2), "cd"),
+        (PromptTruncation(2, side="right"), "ab"),
+        (PromptTruncation(9), "abcd"),
+        (PromptTruncation(), "abcd"),
+    ],
+)
+async def test_a_prompt_is_truncated(truncation: PromptTruncation, kept: str) -> None:
+    for prompt in (TextPrompt("abcd", truncation), TokenPrompt(tuple(b"abcd"), truncation)):
+        answer = await events(prompt, echo=True)
+        assert "".join(event.text for event in answer if isinstance(event, Delta)) == kept * 2
+        assert answer[-1] == Usage(len(kept), len(kept) + 1, 0)
+
+
+async def test_a_prompt_is_truncated_to_what_the_context_holds_beside_the_answer() -> None:
+    sampling = SamplingParams(max_tokens=30)
+    [usage] = [
+        event
+        for event in await events(TextPrompt("a" * 500, PromptTruncation(answer_tokens=30)), sampling)
+        if isinstance(event, Usage)
+    ]
+    assert (usage.prompt_tokens, usage.completion_tokens) == (70, 30)
+    with pytest.raises(BadRequest, match="at most the context length of 100, got 101"):
+        await events(TextPrompt("a", PromptTruncation(101)))
+
+
+async def test_the_prompt_is_reported_with_certain_log_probabilities() -> None:
+    request = GenerationRequest(model="echo", prompt=TextPrompt("ab"), prompt_logprobs=1, n=2)
+    reported = [event async for event in EchoEngine().generate(request) if isinstance(event, PromptTokens)]
+    logprobs = [
+        TokenLogprobs(97, b"a", None, []),
+        TokenLogprobs(98, b"b", 0.0, [TopLogprob(98, b"b", 0.0)], 1),
+    ]
+    assert reported == [PromptTokens(index, [97, 98], logprobs) for index in (0, 1)]
+
+
+async def test_without_an_answer_the_prompt_is_echoed() -> None:
+    answer = await events(TextPrompt("ab"), SamplingParams(max_tokens=0), echo=True)
+    assert answer == [Delta(0, "ab", []), Finished(0, "length"), Usage(2, 0, 0)]

@@ -21,6 +21,7 @@ from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.library_check import log_softmax
 from dragoman.engines.llama.native.llama_backend import LlamaBackend
 from dragoman.engines.llama.native.model import Model
+from dragoman.output.bad_words import bad_word_tokens
 from dragoman.output.constraint import GrammarCompiler
 from tests.support import reference_sampling
 from tests.support.batching import run_until_idle
@@ -86,7 +87,8 @@ class CollectedAnswer:
         self.text = "".join(delta.text for delta in deltas)
         self.tokens = [token for delta in deltas for token in delta.token_ids]
         self.logprobs = [reported for delta in deltas for reported in delta.logprobs]
-        self.reasons = [event.reason for event in events if isinstance(event, Finished)]
+        self.finished = [event for event in events if isinstance(event, Finished)]
+        self.reasons = [event.reason for event in self.finished]
         self.usage = next((event for event in events if isinstance(event, Usage)), None)
         self.errors = [event for event in events if isinstance(event, EngineFailed)]
 
@@ -315,3 +317,31 @@ def test_a_request_that_forbids_all_the_grammar_allows_fails_and_others_continue
     assert [output.event for output in outputs if isinstance(output.event, Usage)] == [
         Usage(len(unsatisfiable.prompt), 5, 0)
     ]
+
+
+def test_a_bad_word_is_not_generated_with_or_without_a_space_before_it(
+    model: Model, backend: RecordingBackend, compiler: GrammarCompiler
+) -> None:
+    plain = generate(model, backend, request_of(model, SamplingParams(temperature=0.0)))
+    word = next(word for word in plain.text.split() if word.isalpha())
+    tokens = bad_word_tokens([word], model.vocabulary.tokenize_fragment)
+    assert word in plain.text
+    request = request_of(model, SamplingParams(temperature=0.0, bad_words=(word,)))
+    request.bad_words = tokens
+    answer = generate(model, backend, request)
+    assert word not in answer.text.split()
+    assert len(answer.tokens) > 5
+    # What a grammar forces is not sampled, but a forbidden word is not let in with it.
+    request.constraint = compiler.compile(f'start: "{word}"', "response_format")
+    forced = generate(model, backend, request)
+    assert (forced.text, len(forced.errors)) == ("", 1)
+
+
+def test_only_allowed_tokens_are_generated_and_a_stop_token_is_the_reason(
+    model: Model, backend: RecordingBackend
+) -> None:
+    yes, no = (model.vocabulary.tokenize_fragment(text)[0] for text in (" yes", " no"))
+    sampling = SamplingParams(allowed_token_ids=(yes, no), stop_token_ids=(no,), seed=1)
+    answer = generate(model, backend, request_of(model, sampling, limit=64))
+    assert set(answer.tokens) <= {yes, no}
+    assert answer.finished == [Finished(0, "stop", no)]

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import EngineFailed
-from dragoman.core.events import Delta, Event, Finished, ReasoningDelta, ToolCallDelta, Usage
+from dragoman.core.events import Delta, Event, Finished, PromptTokens, ReasoningDelta, ToolCallDelta, Usage
 from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.jobs.worker.resume import ReplayFilter, can_resume, resumed_requests
 
@@ -79,3 +79,14 @@ def test_answers_with_logprobs_or_best_of_are_not_resumed() -> None:
     assert can_resume([request])
     assert not can_resume([request, GenerationRequest(model="m", prompt=TextPrompt("a"), logprobs=0)])
     assert not can_resume([GenerationRequest(model="m", prompt=TextPrompt("a"), best_of=2)])
+    assert not can_resume([GenerationRequest(model="m", prompt=TextPrompt("a"), prompt_logprobs=0)])
+
+
+def test_the_tokens_of_the_prompt_are_stored_once_and_are_not_resumed_after() -> None:
+    stored: list[Event] = [PromptTokens(0, [7, 8]), Delta(0, "a", [1])]
+    [resumed] = resumed_requests([GenerationRequest(model="m", prompt=TextPrompt("ab"), reports_prompt=True)], stored)
+    assert resumed.resume_token_ids == ((1,),)
+    replay = ReplayFilter(stored)
+    assert [replay.is_stored(event) for event in [*stored, Delta(0, "b", [2])]] == [True, True, False]
+    only_prompt = ReplayFilter(stored[:1])
+    assert [only_prompt.is_stored(event) for event in stored] == [True, False]

@@ -2,21 +2,25 @@
 
 Its tokens are the bytes of UTF-8, so every text has one obvious tokenization, and characters outside ASCII are split
 across tokens. It answers a conversation with the content of the last message and a raw prompt with the prompt, then
-samples END. With ignore_eos or min_tokens it repeats the answer. Every log-probability is 0. It never reasons, calls
-tools if the repeated text does, and rejects requests that constrain the answer. A resumed answer is replayed without
-delay up to where it was interrupted, then continues at the usual speed.
+samples END. With ignore_eos or min_tokens it repeats the answer. It leaves out the tokens that allowed_token_ids or
+bad_words forbid. Every log-probability is 0. It never reasons, calls tools if the repeated text does, and rejects
+requests that constrain the answer's form. A resumed answer is replayed without delay up to where it was interrupted,
+then continues at the usual speed.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
+
+import msgspec
 
 from dragoman import __version__
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, TopLogprob, Usage
-from dragoman.core.limits import check_resume_token_ids, check_token_ids, resume_past_end
+from dragoman.core.events import Delta, Event, Finished, PromptTokens, TokenLogprobs, TopLogprob, Usage
+from dragoman.core.limits import check_resume_token_ids, check_token_ids, kept_tokens, resume_past_end
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import AdapterHost, EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
+from dragoman.output.bad_words import BadWords, bad_word_tokens
 from dragoman.output.processor import OutputProcessor
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 
@@ -67,31 +71,21 @@ class EchoEngine:
         return EngineStatistics(running=self._running, waiting=0, kv_cells_used=0, kv_cells_cached=0, kv_cells_total=0)
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        return len(_prompt_and_answer(prompt)[0])
+        return len(_prompt_and_answer(prompt, self.context_length)[0])
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         if request.response_format is not None:
             raise BadRequest("The echo engine only repeats; its answer cannot have a format", "response_format")
-        prompt, echoed = _prompt_and_answer(request.prompt)
+        prompt, echoed = _prompt_and_answer(request.prompt, self.context_length)
         limit = self._limit(len(prompt), request.sampling)
+        check_token_ids("allowed_token_ids", request.sampling.allowed_token_ids or (), VOCABULARY_SIZE)
         check_resume_token_ids(
-            request.resume_token_ids, n=request.n, logprobs=request.logprobs, vocabulary_size=VOCABULARY_SIZE
+            request.resume_token_ids,
+            n=request.n,
+            has_logprobs=request.logprobs is not None or request.prompt_logprobs is not None,
+            vocabulary_size=VOCABULARY_SIZE,
         )
-        answers = [
-            _EchoedChoice(
-                echoed,
-                OutputProcessor(
-                    self._vocabulary,
-                    request.sampling,
-                    limit,
-                    index=index,
-                    parser=build_parser(_parser_spec(request.prompt)),
-                ),
-                index,
-                request.logprobs,
-            )
-            for index in range(request.n)
-        ]
+        answers = [self._choice(request, echoed, limit, index) for index in range(request.n)]
         replayed = [
             event
             for answer, resume_token_ids in zip(answers, request.resume_token_ids, strict=False)
@@ -100,10 +94,8 @@ class EchoEngine:
         unfinished = [answer for answer in answers if not answer.finished]
         self._running += len(unfinished)
         try:
-            if request.echo:
-                prompt_token_logprobs = [] if request.logprobs is None else _prompt_logprobs(prompt, request.logprobs)
-                for index in range(request.n):
-                    yield Delta(index, prompt.decode(errors="replace"), [], prompt_token_logprobs)
+            for event in _prompt_events(request, prompt):
+                yield event
             for event in replayed:
                 yield event
             while unfinished:
@@ -118,6 +110,11 @@ class EchoEngine:
         finally:
             self._running -= len(unfinished)
 
+    def _choice(self, request: GenerationRequest, echoed: bytes, limit: int, index: int) -> "_EchoedChoice":
+        parser = build_parser(_parser_spec(request.prompt))
+        output = OutputProcessor(self._vocabulary, request.sampling, limit, index=index, parser=parser)
+        return _EchoedChoice(echoed, output, index, request)
+
     def _limit(self, prompt_tokens: int, sampling: SamplingParams) -> int:
         available_tokens = self.context_length - prompt_tokens
         if available_tokens < 1:
@@ -128,14 +125,20 @@ class EchoEngine:
 
 
 class _EchoedChoice:
-    """One choice: the answer's bytes, then END, repeated until the choice ends."""
+    """One choice: the answer's bytes, then END, without forbidden ones, repeated until the choice ends."""
 
-    def __init__(self, answer: bytes, output: OutputProcessor, index: int, logprobs: int | None) -> None:
+    def __init__(self, answer: bytes, output: OutputProcessor, index: int, request: GenerationRequest) -> None:
         self.output = output
         self.finished = False
-        self._tokens = (*answer, END)
+        self._tokens: tuple[int, ...] = (*answer, END)
         self._index = index
-        self._logprobs = logprobs
+        self._logprobs = request.logprobs
+        self._shows_prompt_only = request.sampling.max_tokens == 0
+        self._position = 0
+        """Of the next token, counted over all repetitions."""
+        self._allowed = request.sampling.allowed_token_ids
+        words = request.sampling.bad_words
+        self._bad_words = BadWords(bad_word_tokens(words, lambda text: tuple(text.encode()))) if words else None
 
     def replay(self, resume_token_ids: Sequence[int]) -> list[Event]:
         """Accept the tokens of an earlier attempt. Raises BadRequest if the choice ends before the last one."""
@@ -143,29 +146,51 @@ class _EchoedChoice:
         for token in resume_token_ids:
             if self.finished:
                 raise resume_past_end(self._index, len(resume_token_ids), self.output.tokens)
+            self._next_token()
             events += self._accept(token)
         return events
 
     def step(self) -> list[Event]:
-        return self._accept(self._tokens[self.output.tokens % len(self._tokens)])
+        if self._shows_prompt_only:
+            self.finished = True
+            return [Finished(self._index, "length")]
+        return self._accept(self._next_token())
+
+    def _next_token(self) -> int:
+        """Return the next token that is allowed. Raises BadRequest if there is none."""
+        for _ in self._tokens:
+            token = self._tokens[self._position % len(self._tokens)]
+            self._position += 1
+            if not self._is_forbidden(token):
+                return token
+        raise BadRequest("The echo engine only repeats; nothing of it is allowed", "allowed_token_ids")
+
+    def _is_forbidden(self, token: int) -> bool:
+        if self._allowed is not None and token not in self._allowed:
+            return True
+        return self._bad_words is not None and token in self._bad_words.barred()
 
     def _accept(self, token: int) -> list[Event]:
+        if self._bad_words is not None:
+            self._bad_words.record(token)
         deltas, reason = self.output.accept(token, self._token_logprobs(token))
         if reason is None:
             return [*deltas]
         self.finished = True
-        return [*deltas, Finished(self._index, reason)]
+        return [*deltas, Finished(self._index, reason, self.output.stop_reason)]
 
     def _token_logprobs(self, token: int) -> TokenLogprobs | None:
         return None if self._logprobs is None or token == END else _certain_logprobs(token, self._logprobs)
 
 
-def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
+def _prompt_and_answer(given: Prompt, context_length: int) -> tuple[bytes, bytes]:
+    """Return the tokens of the prompt and of the answer. A truncated raw prompt is answered with what remains of it."""
+    kept = slice(None) if given.truncation is None else kept_tokens(given.truncation, context_length)
     match given:
         case ChatPrompt(messages=messages):
             _check_repeatable(given)
             text = "\n".join(f"{message.role}: {message.content}" for message in messages)
-            return text.encode(), messages[-1].content.encode()
+            return text.encode()[kept], messages[-1].content.encode()
         case TextPrompt(text):
             prompt = text.encode()
         case TokenPrompt(token_ids):
@@ -173,7 +198,7 @@ def _prompt_and_answer(given: Prompt) -> tuple[bytes, bytes]:
             prompt = bytes(token for token in token_ids if token != END)
     if not prompt:
         raise BadRequest("The prompt is empty: there is nothing to continue", "prompt")
-    return prompt, prompt
+    return prompt[kept], prompt[kept]
 
 
 def _parser_spec(prompt: Prompt) -> OutputParserSpec:
@@ -201,7 +226,20 @@ def _certain_logprobs(token: int, top: int) -> TokenLogprobs:
     return TokenLogprobs(token, piece, 0.0, [TopLogprob(token, piece, 0.0)] if top else [])
 
 
-def _prompt_logprobs(prompt: bytes, top: int) -> list[TokenLogprobs]:
+def _prompt_events(request: GenerationRequest, prompt: bytes) -> Iterator[Event]:
+    """Return the prompt as the request wants it before each choice."""
+    if request.reports_prompt or request.prompt_logprobs is not None:
+        logprobs = _prompt_logprobs(prompt, request.prompt_logprobs, rank=1)
+        yield from (PromptTokens(index, list(prompt), logprobs) for index in range(request.n))
+    if request.echo:
+        logprobs = _prompt_logprobs(prompt, request.logprobs)
+        yield from (Delta(index, prompt.decode(errors="replace"), [], logprobs) for index in range(request.n))
+
+
+def _prompt_logprobs(prompt: bytes, top: int | None, rank: int | None = None) -> list[TokenLogprobs]:
     """Return the log-probabilities of a prompt's bytes. The first has none, since nothing precedes it."""
+    if top is None:
+        return []
     [first, *rest] = prompt
-    return [TokenLogprobs(first, bytes((first,)), None, []), *(_certain_logprobs(token, top) for token in rest)]
+    certain = (msgspec.structs.replace(_certain_logprobs(token, top), rank=rank) for token in rest)
+    return [TokenLogprobs(first, bytes((first,)), None, []), *certain]

@@ -6,20 +6,22 @@ from collections.abc import Sequence
 import msgspec
 
 from dragoman.core.errors import EngineFailed
-from dragoman.core.events import Event, Finished, Usage
+from dragoman.core.events import AnyDelta, Event, Usage
 from dragoman.core.request import GenerationRequest
 
 
 def can_resume(requests: Sequence[GenerationRequest]) -> bool:
     """Whether an engine can resume the answers: log-probabilities and candidates of best_of cannot be restored."""
-    return all(request.logprobs is None and request.best_of is None for request in requests)
+    return all(
+        request.logprobs is None and request.prompt_logprobs is None and request.best_of is None for request in requests
+    )
 
 
 def resumed_requests(requests: Sequence[GenerationRequest], stored: Sequence[Event]) -> tuple[GenerationRequest, ...]:
     """Return the requests with the tokens that their answers have so far."""
     tokens: defaultdict[int, list[int]] = defaultdict(list)
     for event in stored:
-        if not isinstance(event, Usage | Finished):
+        if isinstance(event, AnyDelta):
             tokens[event.index] += event.token_ids
     resumed: list[GenerationRequest] = []
     index = 0
@@ -72,4 +74,4 @@ class ReplayFilter:
 
 
 def _token_count(event: Event) -> int:
-    return 0 if isinstance(event, Usage | Finished) else len(event.token_ids)
+    return len(event.token_ids) if isinstance(event, AnyDelta) else 0

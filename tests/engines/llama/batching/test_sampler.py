@@ -3,6 +3,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.arrays import Logits, TokenArray
-from dragoman.engines.llama.batching.sampler import Sampler, uniform
+from dragoman.engines.llama.batching.sampler import NoTokenAllowed, Sampler, uniform
 from tests.support import reference_sampling
 
 ENDS = frozenset({0})
@@ -40,6 +41,7 @@ CUTS: dict[str, st.SearchStrategy[Any]] = {
     "min_p": st.floats(0, 1),
 }
 GREEDY = st.builds(SamplingParams, temperature=st.sampled_from([0.0, 9e-6]), **EDITS)
+GREEDY_PLAIN = SamplingParams(temperature=0.0)
 DRAWN = st.builds(SamplingParams, **EDITS, **CUTS)
 
 
@@ -244,3 +246,39 @@ def test_choices_of_one_seed_differ_and_greedy_ones_do_not() -> None:
 
     assert drawn(SamplingParams(), 0) != drawn(SamplingParams(), 1)
     assert drawn(SamplingParams(temperature=0.0), 0) == drawn(SamplingParams(temperature=0.0), 1)
+
+
+@given(ROWS, st.sets(TOKENS, min_size=1), st.sampled_from([GREEDY_PLAIN, SamplingParams()]))
+def test_only_allowed_tokens_are_sampled(row: list[float], allowed: set[int], sampling: SamplingParams) -> None:
+    restricted = msgspec.structs.replace(sampling, allowed_token_ids=tuple(allowed))
+    barred = set(range(VOCABULARY)) - allowed
+    expected = reference_sampling.probabilities(row, sampling, (), (), barred)
+    assert set(draw(row_of(row), restricted, 20)) <= {token for token, share in enumerate(expected) if share > 0}
+
+
+def test_the_last_token_of_a_bad_word_is_not_sampled_after_the_others() -> None:
+    row = row_of([0, 1, 2, 3])
+    sampler = Sampler(
+        GREEDY_PLAIN,
+        seed=1,
+        choice=0,
+        prompt=np.array([3, 3], dtype=np.int32),
+        end_token_ids=ENDS,
+        vocabulary_size=4,
+        bad_words=[(3, 3), (3, 2, 3)],
+    )
+    assert [sampler.sample(row, position) for position in range(6)] == [3, 2, 2, 3, 2, 2]
+
+
+def test_a_request_that_forbids_every_token_fails() -> None:
+    sampler = Sampler(
+        msgspec.structs.replace(GREEDY_PLAIN, allowed_token_ids=(2,)),
+        seed=1,
+        choice=0,
+        prompt=np.array([3], dtype=np.int32),
+        end_token_ids=ENDS,
+        vocabulary_size=4,
+        bad_words=[(2,)],
+    )
+    with pytest.raises(NoTokenAllowed):
+        sampler.sample(row_of([0, 1, 2, 3]), 0)

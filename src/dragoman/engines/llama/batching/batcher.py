@@ -4,8 +4,10 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
-from dragoman.core.events import Delta, Event, Finished, TokenLogprobs, Usage
+from dragoman.core.events import Delta, Event, Finished, PromptTokens, TokenLogprobs, Usage
 from dragoman.core.limits import resume_past_end
 from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.batching.cache import PrefixCache
@@ -127,6 +129,7 @@ class Batcher:
             prompt=request.prompt,
             end_token_ids=end_token_ids,
             vocabulary_size=self._backend.vocabulary_size,
+            bad_words=request.bad_words,
         )
         output_processor = OutputProcessor(
             self._vocabulary,
@@ -164,12 +167,15 @@ class Batcher:
             self._add_prompt_logprobs(scheduled, rows)
         if sequence.pending:
             return
+        if not request.max_tokens:
+            yield from self._end_without_answer(sequence)
+            return
         try:
             yield from self._sample(sequence, rows[-1])
         except NoTokenAllowed:
-            yield self._fail(request, "The response format leaves no token to choose from that the request allows")
+            yield self._fail(request, _no_token_allowed(request))
         except ConstraintFailed as failure:
-            yield self._fail(request, f"The response format could not be followed any further: {failure}")
+            yield self._fail(request, EngineFailed(f"The response format could not be followed any further: {failure}"))
 
     def _sample(self, sequence: ChoiceSequence, logits: Logits) -> Iterator[RequestOutput]:
         request, output_processor, constraint = sequence.request, sequence.output_processor, sequence.active_constraint
@@ -184,8 +190,8 @@ class Batcher:
     ) -> Iterator[RequestOutput]:
         """Add a sampled token and the tokens that are forced after it."""
         request = sequence.request
-        if request.echo and not sequence.output_processor.tokens:
-            yield RequestOutput(request.key, Delta(sequence.index, request.echo, [], sequence.prompt_logprobs))
+        if request.shows_prompt and not sequence.output_processor.tokens:
+            yield from _prompt_output(sequence)
         continues = yield from self._append(sequence, token, sequence.active_constraint, token_logprobs)
         while continues and (forced := sequence.forced()):
             # The grammar begins after the last token that ends the reasoning.
@@ -193,6 +199,12 @@ class Batcher:
             for token in forced:
                 sequence.sampler.record(token)
                 continues = continues and (yield from self._append(sequence, token, constraint))
+
+    def _end_without_answer(self, sequence: ChoiceSequence) -> Iterator[RequestOutput]:
+        """End a choice of which only the prompt is wanted."""
+        yield from _prompt_output(sequence)
+        yield RequestOutput(sequence.request.key, Finished(sequence.index, "length"))
+        yield from self._finish(sequence)
 
     def _append(
         self,
@@ -206,12 +218,13 @@ class Batcher:
         if constraint:
             constraint.accept(token)
         sequence.append(token)
-        deltas, reason = sequence.output_processor.accept(
+        output_processor = sequence.output_processor
+        deltas, reason = output_processor.accept(
             token, token_logprobs, grammar_complete=constraint is not None and constraint.is_complete
         )
         yield from (RequestOutput(request.key, delta) for delta in deltas)
         if reason is not None:
-            yield RequestOutput(request.key, Finished(sequence.index, reason))
+            yield RequestOutput(request.key, Finished(sequence.index, reason, output_processor.stop_reason))
             yield from self._finish(sequence)
         return reason is None
 
@@ -229,9 +242,9 @@ class Batcher:
             )
             yield RequestOutput(request.key, usage)
 
-    def _fail(self, request: EngineRequest, message: str) -> RequestOutput:
+    def _fail(self, request: EngineRequest, error: BadRequest | EngineFailed) -> RequestOutput:
         self.cancel(request.key)
-        return RequestOutput(request.key, EngineFailed(message))
+        return RequestOutput(request.key, error)
 
     def _token_logprobs(self, request: EngineRequest, logits: Logits, token: int) -> TokenLogprobs | None:
         if request.logprobs is None:
@@ -241,16 +254,45 @@ class Batcher:
     def _add_prompt_logprobs(self, scheduled: ScheduledChunk, rows: Logits) -> None:
         """Add the log-probabilities of prompt tokens. The logits at one token are those for the next one."""
         sequence = scheduled.sequence
-        prompt_logprobs, prompt = sequence.prompt_logprobs, sequence.request.prompt
+        request, prompt_logprobs, prompt = sequence.request, sequence.prompt_logprobs, sequence.request.prompt
+        assert request.prompt_top is not None, "only such a request needs the log-probabilities of its prompt"
         if not prompt_logprobs:
             first = int(prompt[0])
             prompt_logprobs.append(TokenLogprobs(first, self._vocabulary.piece(first), None, []))
         for position, row in enumerate(rows, scheduled.position):
             # A preempted sequence computes for the second time what it has reported.
             if position + 1 == len(prompt_logprobs) < len(prompt):
-                token_logprobs = self._token_logprobs(sequence.request, row, int(prompt[position + 1]))
-                assert token_logprobs is not None, "only a request with log-probabilities reports those of its prompt"
-                prompt_logprobs.append(token_logprobs)
+                token, with_rank = int(prompt[position + 1]), request.prompt_logprobs is not None
+                prompt_logprobs.append(
+                    logprobs.token_logprobs(row, token, request.prompt_top, self._vocabulary.piece, with_rank=with_rank)
+                )
+
+
+def _prompt_output(sequence: ChoiceSequence) -> Iterator[RequestOutput]:
+    """Return the prompt before a choice: its tokens, its text, or both."""
+    request, reported = sequence.request, sequence.prompt_logprobs
+    if request.reports_prompt:
+        tokens = PromptTokens(sequence.index, request.prompt.tolist(), _with_top(reported, request.prompt_logprobs))
+        yield RequestOutput(request.key, tokens)
+    if request.echo:
+        delta = Delta(sequence.index, request.echo, [], _with_top(reported, request.logprobs))
+        yield RequestOutput(request.key, delta)
+
+
+def _with_top(reported: list[TokenLogprobs], top: int | None) -> list[TokenLogprobs]:
+    """Return the log-probabilities with so many of the likeliest tokens; None: no log-probabilities."""
+    if top is None:
+        return []
+    return [
+        msgspec.structs.replace(entry, top=entry.top[:top]) if len(entry.top) > top else entry for entry in reported
+    ]
+
+
+def _no_token_allowed(request: EngineRequest) -> BadRequest | EngineFailed:
+    if request.constraint is None:
+        parameter = "bad_words" if request.sampling.allowed_token_ids is None else "allowed_token_ids"
+        return BadRequest("allowed_token_ids, bad_words and min_tokens leave no token to choose from", parameter)
+    return EngineFailed("The response format leaves no token to choose from that the request allows")
 
 
 def _chunk(scheduled: ScheduledChunk) -> Chunk:

@@ -3,12 +3,14 @@
 import hashlib
 import struct
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.arrays import Logits, TokenArray
+from dragoman.output.bad_words import BadWords, TokenSequence
 
 _Mask = npt.NDArray[np.bool_]
 _Indices = npt.NDArray[np.intp]
@@ -59,8 +61,12 @@ class Sampler:
         prompt: TokenArray,
         end_token_ids: frozenset[int],
         vocabulary_size: int,
+        bad_words: Sequence[TokenSequence] = (),
     ) -> None:
-        """`prompt`: all tokens of the prompt. `end_token_ids`: barred by min_tokens, as stop_token_ids are."""
+        """`prompt`: all tokens of the prompt. `end_token_ids`: barred by min_tokens, as stop_token_ids are.
+
+        `bad_words`: the tokens of the sampling's bad_words.
+        """
         self._sampling = sampling
         self._seed = seed
         self._choice = choice
@@ -70,6 +76,13 @@ class Sampler:
         self._bias = np.array(list(sampling.logit_bias.values()), dtype=np.float32)
         self._penalizes_repetition = sampling.repetition_penalty != 1.0
         self._penalizes_counts = sampling.frequency_penalty != 0.0 or sampling.presence_penalty != 0.0
+        self._bad_words = BadWords(bad_words) if bad_words else None
+        self._excluded: _Mask | None = None
+        """bool[vocabulary]: the tokens that allowed_token_ids does not hold."""
+        if sampling.allowed_token_ids is not None:
+            self._excluded = np.ones(vocabulary_size, dtype=np.bool_)
+            self._excluded[np.array(sampling.allowed_token_ids, dtype=np.intp)] = False
+        self._masks_logits = self._excluded is not None or self._bad_words is not None
         self._adjusts_logits = bool(self._penalizes_repetition or self._penalizes_counts or len(self._bias_tokens))
         if self._penalizes_repetition:
             self._seen = np.zeros(vocabulary_size, dtype=np.bool_)
@@ -82,7 +95,7 @@ class Sampler:
 
         `allowed` is bool[vocabulary]; None allows all tokens. Raises NoTokenAllowed.
         """
-        masked = bar_ends or allowed is not None
+        masked = self._masks_logits or bar_ends or allowed is not None
         if self._adjusts_logits or masked:
             logits = self._adjusted(logits, bar_ends, allowed)
         if masked and logits.max() == -np.inf:
@@ -98,6 +111,8 @@ class Sampler:
             self._seen[token] = True
         if self._penalizes_counts:
             self._occurrences[token] += 1
+        if self._bad_words is not None:
+            self._bad_words.record(token)
 
     def _adjusted(self, logits: Logits, bar_ends: bool, allowed: _Mask | None) -> Logits:
         """Return a copy of the row after masks, bias and penalties."""
@@ -118,6 +133,10 @@ class Sampler:
             logits[~allowed] = -np.inf
         if bar_ends:
             logits[self._barred] = -np.inf
+        if self._excluded is not None:
+            logits[self._excluded] = -np.inf
+        if self._bad_words is not None:
+            logits[self._bad_words.barred()] = -np.inf
         return logits
 
     def _draw(self, logits: Logits, position: int) -> int:

@@ -1,6 +1,6 @@
 """A request in the engine, and the sequences of its choices."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from dragoman.engines.llama.arrays import NO_CELLS, Cells, TokenArray
 from dragoman.engines.llama.batching.host_cache import SharingScope
 from dragoman.engines.llama.batching.sampler import Sampler
 from dragoman.engines.llama.native.backend import NO_ADAPTER
+from dragoman.output.bad_words import TokenSequence
 from dragoman.output.constraint import GrammarConstraint
 from dragoman.output.parts import OutputParser
 from dragoman.output.processor import OutputProcessor
@@ -55,6 +56,9 @@ class EngineRequest:
         priority: int = 0,
         echo: str = "",
         logprobs: int | None = None,
+        prompt_logprobs: int | None = None,
+        reports_prompt: bool = False,
+        bad_words: Sequence[TokenSequence] = (),
         constraint: GrammarConstraint | None = None,
         output_format: TokenizedOutputFormat = PLAIN_OUTPUT,
         adapter: int = NO_ADAPTER,
@@ -66,7 +70,9 @@ class EngineRequest:
         """`max_tokens` is the effective limit of every choice.
 
         `echo` is text that every choice begins with. `logprobs` is the number of likeliest tokens reported at every
-        position; None reports no log-probabilities. `constraint` binds every choice from its beginning on.
+        position; None reports no log-probabilities. `prompt_logprobs` is the same for the tokens of the prompt, which
+        `reports_prompt` reports before every choice. `bad_words` are the tokens of the sampling's.
+        `constraint` binds every choice from its beginning on.
         `resume_token_ids` are the tokens of each choice that an earlier attempt generated; empty if there was none.
         """
         self.key = key
@@ -76,6 +82,15 @@ class EngineRequest:
         self.priority = priority
         self.echo = echo
         self.logprobs = logprobs
+        self.prompt_logprobs = prompt_logprobs
+        self.prompt_top = max(
+            (top for top in (prompt_logprobs, logprobs if echo else None) if top is not None), default=None
+        )
+        """The number of likeliest tokens to compute at every position of the prompt; None: no log-probabilities."""
+        self.reports_prompt = reports_prompt or prompt_logprobs is not None
+        self.shows_prompt = self.reports_prompt or bool(echo)
+        """Whether every choice begins with the prompt, as text or as tokens."""
+        self.bad_words = bad_words
         self.constraint = constraint
         self.output_format = output_format
         self.adapter = adapter
@@ -107,8 +122,9 @@ class ChoiceSequence:
         self.arrival = arrival
         self.sampler = sampler
         self.output_processor = output_processor
-        # Tokens that are not sampled have no logits to report.
-        self.constraint = request.constraint.copy(fast_forward=request.logprobs is None) if request.constraint else None
+        # Tokens that are not sampled have no logits to report, and may be those that the request forbids.
+        fast_forward = request.logprobs is None and not request.sampling.excludes_tokens
+        self.constraint = request.constraint.copy(fast_forward=fast_forward) if request.constraint else None
         self.prompt_logprobs: list[TokenLogprobs] = []
         """Of the computed prompt tokens, if the request wants them."""
         self._tokens = np.empty(len(request.prompt) + request.max_tokens, dtype=np.int32)
@@ -162,7 +178,7 @@ class ChoiceSequence:
     @property
     def needs_prompt_logprobs(self) -> bool:
         """Whether the log-probabilities of the prompt must still be reported, so that all of it must be computed."""
-        return bool(self.request.echo) and self.request.logprobs is not None and not self.generated
+        return self.request.prompt_top is not None and not self.generated
 
     @property
     def shareable_tokens(self) -> TokenArray:

@@ -6,18 +6,22 @@ import msgspec
 import numpy as np
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.limits import check_resume_token_ids, check_token_ids
+from dragoman.core.limits import check_resume_token_ids, check_token_ids, kept_tokens
 from dragoman.core.request import AnswerFormat, TextPrompt, TokenPrompt, ToolOptions
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.sequence import PLAIN_OUTPUT, EngineRequest, RequestKey, TokenizedOutputFormat
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.wire.messages import GenerateCommand
+from dragoman.output.bad_words import bad_word_tokens
 from dragoman.output.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
 from dragoman.output.grammar import build_grammar
 from dragoman.output.markup import ToolFormatName
 from dragoman.output.tool_call_parser import ToolCallMode
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 from dragoman.prompt.tool_formats import FORMATS
+
+_MAX_TRUNCATED_CONTEXTS = 16
+"""A prompt that is to be truncated is tokenized as a whole. It is refused if it would fill the context this often."""
 
 
 class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
@@ -57,6 +61,9 @@ class RequestPreprocessor:
             priority=command.priority,
             echo=text if command.echo else "",
             logprobs=command.logprobs,
+            prompt_logprobs=command.prompt_logprobs,
+            reports_prompt=command.reports_prompt,
+            bad_words=bad_word_tokens(command.sampling.bad_words, self._model.vocabulary.tokenize_fragment),
             constraint=self._constraint(command),
             output_format=self._output_format(command.output_format, command.tools),
             resume_token_ids=command.resume_token_ids,
@@ -68,17 +75,25 @@ class RequestPreprocessor:
         """Return the tokens of a prompt and its text. Raises BadRequest."""
         vocabulary = self._model.vocabulary
         match prompt:
-            case TextPrompt(text):
-                if (min_tokens := vocabulary.min_token_count(text)) >= self.context_length:
+            case TextPrompt(text, truncation):
+                longest = self.context_length * (1 if truncation is None else _MAX_TRUNCATED_CONTEXTS)
+                if (min_tokens := vocabulary.min_token_count(text)) >= longest:
                     raise self._overflow(min_tokens, at_least=True)
                 tokens = vocabulary.tokenize(text)
-            case TokenPrompt(token_ids):
+            case TokenPrompt(token_ids, truncation):
                 check_token_ids("prompt", token_ids, vocabulary.size)
                 tokens = np.array(token_ids, dtype=np.int32)
-                text = b"".join(map(vocabulary.piece, token_ids)).decode(errors="replace")
+                text = self._text(tokens)
+        if truncation is not None:
+            kept = tokens[kept_tokens(truncation, self.context_length)]
+            if len(kept) < len(tokens):
+                tokens, text = kept, self._text(kept)
         if not len(tokens):
             raise BadRequest("The prompt is empty: a model needs at least one token to go on from", "prompt")
         return tokens, text
+
+    def _text(self, tokens: TokenArray) -> str:
+        return b"".join(map(self._model.vocabulary.piece, tokens.tolist())).decode(errors="replace")
 
     def _available_tokens(self, prompt_tokens: int) -> int:
         available_tokens = self.context_length - prompt_tokens
@@ -100,7 +115,9 @@ class RequestPreprocessor:
         size = self._model.vocabulary.size
         check_token_ids("stop_token_ids", command.sampling.stop_token_ids, size)
         check_token_ids("logit_bias", command.sampling.logit_bias, size)
-        check_resume_token_ids(command.resume_token_ids, n=command.n, logprobs=command.logprobs, vocabulary_size=size)
+        check_token_ids("allowed_token_ids", command.sampling.allowed_token_ids or (), size)
+        has_logprobs = command.logprobs is not None or command.prompt_logprobs is not None
+        check_resume_token_ids(command.resume_token_ids, n=command.n, has_logprobs=has_logprobs, vocabulary_size=size)
 
     def _constraint(self, command: GenerateCommand) -> GrammarConstraint | None:
         if command.response_format is None and command.tools is None:

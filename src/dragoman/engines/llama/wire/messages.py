@@ -45,6 +45,8 @@ class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     """As in GenerationRequest."""
     cache_salt: str = ""
     """As in GenerationRequest."""
+    prompt_logprobs: int | None = None
+    reports_prompt: bool = False
 
 
 class CancelCommand(msgspec.Struct, frozen=True, array_like=True, tag="cancel"):

@@ -223,6 +223,8 @@ class LlamaEngine:
                     resume_token_ids=request.resume_token_ids,
                     owner=request.owner,
                     cache_salt=request.cache_salt,
+                    prompt_logprobs=request.prompt_logprobs,
+                    reports_prompt=request.reports_prompt,
                 )
             )
             is_running = True
@@ -251,7 +253,7 @@ class LlamaEngine:
             )
         else:
             rendered = connection.template.render(prompt, constrained=constrained)
-        return _PreparedPrompt(TextPrompt(rendered.text), rendered.parser_spec)
+        return _PreparedPrompt(TextPrompt(rendered.text, prompt.truncation), rendered.parser_spec)
 
     async def _change_adapters(self, command: Callable[[int], AdapterCommand]) -> Adapter:
         connection = await self._wait_for_connection()
