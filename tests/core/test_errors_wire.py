@@ -47,6 +47,7 @@ EXAMPLES: tuple[DragomanError, ...] = (
     errors.TooManyRunning(limit=4, running=4, retry_after=1),
     errors.Overloaded("Much to do", 5),
     errors.ModelLoading("The model is being loaded", 2),
+    errors.ModelUnavailable("The model cannot be loaded at present", 2),
     errors.ShuttingDown("The server is shutting down", 5),
     errors.LedgerUnavailable("The accounts' database does not answer", 5),
     errors.EngineFailed("Broken"),

@@ -30,6 +30,7 @@ class LateEngine:
 
     def __init__(self) -> None:
         self.ready = False
+        self.failure: str | None = None
         self.lifecycle: list[str] = []
 
     async def start(self) -> None:

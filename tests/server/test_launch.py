@@ -190,14 +190,23 @@ def test_a_port_in_use_is_reported_in_one_line() -> None:
     assert re.fullmatch(rf"dragoman: cannot listen on 127\.0\.0\.1:{port}: .*--port\n", errors)
 
 
-def test_no_child_outlives_a_killed_server() -> None:
+def test_no_child_outlives_a_killed_server_and_its_port_is_free_whatever_its_children_do() -> None:
     with running_server() as server:
         children = server.children(ENGINE_PROCESS) + server.children(WORKER_PROCESS)
         descriptors = [os.pidfd_open(child) for child in children]
+        for child in children:
+            os.kill(child, signal.SIGSTOP)  # They cannot notice anything.
         server.process.kill()
         server.process.wait()
         for descriptor in descriptors:
             _wait_for_end(descriptor)
+        with socket.create_server(("127.0.0.1", httpx.URL(server.url).port or 0)):
+            pass
+
+
+def test_a_sighup_stops_the_server_in_order() -> None:
+    with running_server("echo") as server:
+        assert server.stop(signal.SIGHUP) == 0
 
 
 def _wait_for_end(descriptor: int) -> None:

@@ -4,17 +4,31 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 import pytest
 
-from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
+from dragoman.server.supervisor import Child, ChildCommand, ChildFailed, StartFailure
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 RUNS_UNTIL_STDIN_CLOSES = "print('ready', flush=True); import sys; sys.stdin.read()"
 
 
-def _child(script: str) -> Child:
-    return Child(ChildCommand(name="test", arguments=[sys.executable, "-c", script], environment=os.environ))
+STOPS_ITSELF = "print('ready', flush=True); import os, signal; os.kill(os.getpid(), signal.SIGSTOP)"
+
+
+def _child(
+    script: str, report: Callable[[StartFailure | None], None] | None = None, *, on_demand: bool = False
+) -> Child:
+    command = ChildCommand(
+        name="test",
+        arguments=[sys.executable, "-c", script],
+        environment=os.environ,
+        on_demand=on_demand,
+        heartbeat_timeout_seconds=0.2 if script == STOPS_ITSELF else None,
+        max_retry_seconds=0.01,
+    )
+    return Child(command, report)
 
 
 async def test_a_child_that_exits_is_restarted() -> None:
@@ -25,6 +39,32 @@ async def test_a_child_that_exits_is_restarted() -> None:
     os.kill(first, signal.SIGKILL)
     second = await asyncio.wait_for(_other_process(child, first), TEST_TIMEOUT_SECONDS)
     assert second != first
+    await child.stop()
+
+
+async def test_a_child_without_heartbeats_is_replaced() -> None:
+    child = _child(STOPS_ITSELF)
+    await child.start()
+    first = child.process_id
+    assert first is not None
+    second = await asyncio.wait_for(_other_process(child, first), TEST_TIMEOUT_SECONDS)
+    assert second != first
+    with pytest.raises(ProcessLookupError):
+        os.kill(first, 0)
+    await child.stop()
+
+
+async def test_a_child_that_cannot_start_is_tried_again_with_pauses_and_only_on_demand() -> None:
+    reports: asyncio.Queue[StartFailure | None] = asyncio.Queue()
+    child = _child("print('failed the model is upside down', flush=True)", reports.put_nowait, on_demand=True)
+    child.start_inactive()
+    async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        for attempt in (1, 2):
+            child.wake()
+            assert await reports.get() == StartFailure("the model is upside down", attempt, 0.01)
+            assert reports.empty(), "nobody asks for it"
+            child.wake()
+            assert await reports.get() is None, "the next attempt begins"
     await child.stop()
 
 

@@ -32,6 +32,7 @@ DragomanError
 │   └── TooManyRunning        concurrent requests
 ├── Overloaded                the server cannot take the request now; retry after `retry_after`
 │   ├── ModelLoading          the engine is starting or restarting
+│   ├── ModelUnavailable      the model cannot be loaded
 │   ├── ShuttingDown          the server is draining
 │   └── LedgerUnavailable     the accounts' database does not answer, or too many requests wait for it
 └── EngineFailed              the engine died or broke its contract
@@ -345,6 +346,10 @@ class Overloaded(DragomanError):
 
 class ModelLoading(Overloaded):
     """The engine is starting or restarting."""
+
+
+class ModelUnavailable(Overloaded):
+    """The model cannot be loaded. The operator knows why."""
 
 
 class ShuttingDown(Overloaded):

@@ -84,6 +84,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def failure(self) -> str | None:
+        """Why the model cannot be loaded, for the operator. None: it can, or that is not known."""
+        ...
+
+    @property
     def context_length(self) -> int | None:
         """Tokens of prompt and answer together; None until the engine has reported it."""
         ...

@@ -11,6 +11,7 @@ import sys
 
 import msgspec
 
+from dragoman.core.child_process import end_with_parent
 from dragoman.core.frames import encode_frame, read_frame_blocking
 from dragoman.core.request import ChatPrompt
 from dragoman.prompt.sandbox import TemplateError, TemplateRefusal
@@ -53,6 +54,7 @@ def encode(message: RenderRequest | RenderResult) -> bytes:
 
 def main() -> None:
     """Render requests until standard input ends."""
+    end_with_parent()
     with contextlib.suppress(ValueError, OSError):  # Not every system can limit the address space.
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     _write(encode_frame(b""))

@@ -22,6 +22,9 @@ from dragoman.server.worker import DeploymentOptions, WorkerOptions
 _SPIN_COUNT = "10000"
 """Iterations for which an OpenMP thread spins before it sleeps. benchmarks/README.md has the measurement."""
 
+_MAX_WORKER_RETRY_SECONDS = 10.0
+"""The longest pause between two starts of a worker that fail: its database may be back at any moment."""
+
 
 class ServerFiles(NamedTuple):
     """Files that the processes of one server share."""
@@ -51,6 +54,8 @@ def engine_commands(settings: Settings, plans: Sequence[DeploymentPlan], files: 
             ),
             environment=environment,
             on_demand=plan.on_demand,
+            heartbeat_timeout_seconds=settings.supervision.heartbeat_timeout_seconds,
+            max_retry_seconds=settings.supervision.max_retry_seconds,
         )
         for number, plan in enumerate(plans)
         if plan.model is not None
@@ -78,6 +83,8 @@ def worker_command(
         arguments=_module_arguments("dragoman.server.worker", options),
         environment=_worker_environment(settings, accounts, files),
         inherited_fds=[files.listener.fileno(), files.wake_fd],
+        heartbeat_timeout_seconds=settings.supervision.heartbeat_timeout_seconds,
+        max_retry_seconds=_MAX_WORKER_RETRY_SECONDS,
     )
 
 
@@ -93,6 +100,7 @@ def _engine_options(settings: Settings, plan: DeploymentPlan, model: ModelFile, 
         host_cache_tokens=engine.kv_cache_tokens if engine.host_cache_tokens is None else engine.host_cache_tokens,
         max_waiting=settings.max_waiting_requests,
         max_adapters=settings.max_adapters,
+        step_timeout_seconds=engine.step_timeout_seconds,
         unload_idle_seconds=plan.unload_idle_seconds,
         reproducible=engine.reproducible,
         library=engine.llama_library,

@@ -2,26 +2,28 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import sys
-import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import structlog
 from rich.console import Console
 
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.wire.adapter_registry import registry_path, write_registry
+from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_failure_path, write_start_failure
 from dragoman.server import logs
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable
 from dragoman.server.child_commands import ServerFiles, engine_commands, worker_command
 from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_server
+from dragoman.server.runtime_folder import RuntimeFolder, RuntimeFolderError
 from dragoman.server.server_processes import ServerProcesses
 from dragoman.server.settings import Settings
 from dragoman.server.start_checks import StartupError, check_settings, prepare_database
-from dragoman.server.supervisor import ChildFailed
+from dragoman.server.supervisor import ChildFailed, StartFailure
 
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +45,10 @@ def serve(settings: Settings, deprecated: Mapping[str, str]) -> int:
         accounts = prepare_database(settings)
         plans = plan_server(settings, progress=sys.stderr.isatty(), report=_print_line)
         _run(settings, plans, accounts)
-    except (ModelSourceError, ChildFailed, DeploymentError, AccountsUnavailable, StartupError) as error:
+    except (
+        *(ModelSourceError, ChildFailed, DeploymentError),
+        *(AccountsUnavailable, StartupError, RuntimeFolderError),
+    ) as error:
         _print_line(str(error))
         return _EXIT_STARTUP_FAILED
     return 0
@@ -52,10 +57,10 @@ def serve(settings: Settings, deprecated: Mapping[str, str]) -> int:
 def _run(settings: Settings, plans: Sequence[DeploymentPlan], accounts: AccountsLocation | None) -> None:
     with (
         _listen(settings.host, settings.port) as listener,
-        tempfile.TemporaryDirectory(prefix="dragoman-") as folder,
+        RuntimeFolder.create() as folder,
         _pipe() as (wake_read_fd, wake_write_fd),
     ):
-        files = ServerFiles(listener, Path(folder), wake_write_fd)
+        files = ServerFiles(listener, folder.path, wake_write_fd)
         for number, plan in enumerate(plans):
             if plan.adapters:
                 write_registry(registry_path(files.engine_socket(number)), plan.adapters)
@@ -65,8 +70,34 @@ def _run(settings: Settings, plans: Sequence[DeploymentPlan], accounts: Accounts
             lazy={number for number, plan in enumerate(plans) if plan.load == "lazy"},
             wake_fd=wake_read_fd,
             drain_seconds=settings.drain_seconds,
+            report=functools.partial(_report_start_failure, plans, files),
+            restore_folder=functools.partial(_restore_folder, folder),
         )
         asyncio.run(processes.run(on_ready=lambda: _announce(settings, plans, listener)))
+
+
+def _report_start_failure(
+    plans: Sequence[DeploymentPlan], files: ServerFiles, number: int, failure: StartFailure | None
+) -> None:
+    """Write or remove the file that says why an engine does not run."""
+    written = None
+    if failure is not None:
+        written = EngineStartFailure(
+            model=plans[number].name,
+            reason=failure.reason,
+            attempts=failure.attempts,
+            next_attempt_at=time.monotonic() + failure.retry_seconds,
+        )
+    write_start_failure(start_failure_path(files.engine_socket(number)), written)
+
+
+def _restore_folder(folder: RuntimeFolder) -> None:
+    """Make a removed folder again; the engines put their files back themselves."""
+    try:
+        if folder.restore():
+            _log.error("runtime_folder_restored", path=str(folder.path), reason="it was removed while the server runs")
+    except OSError as error:
+        _log.error("runtime_folder_missing", path=str(folder.path), reason=error.strerror)
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -2,14 +2,21 @@
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from dragoman.server.supervisor import Child, ChildCommand, ChildFailed
+import structlog
+
+from dragoman.server.supervisor import Child, ChildCommand, ChildFailed, StartFailure
 
 _MAX_WAKE_REQUESTS = 4096
 """Requests to load a deployment that are read in one go."""
+
+_FOLDER_CHECK_SECONDS = 1.0
+
+_log = structlog.get_logger(__name__)
 
 
 class ServerProcesses:
@@ -23,24 +30,41 @@ class ServerProcesses:
         lazy: Collection[int],
         wake_fd: int,
         drain_seconds: float,
+        report: Callable[[int, StartFailure | None], None],
+        restore_folder: Callable[[], None],
     ) -> None:
         """`engines` have the numbers of their deployments, and those in `lazy` start with their first request.
 
         The number of an engine that must be loaded is read from `wake_fd`. Workers have `drain_seconds` to finish.
+        `report` gets the number of an engine that cannot be started again, or None before the next attempt.
+        `restore_folder` is called every second.
         """
-        self._engines = {number: Child(command) for number, command in engines.items()}
+        self._engines = {
+            number: Child(command, functools.partial(report, number)) for number, command in engines.items()
+        }
+        self._restore_folder = restore_folder
         self._workers = [Child(command) for command in workers]
         self._lazy = lazy
         self._wake_fd = wake_fd
         self._drain_seconds = drain_seconds
 
     async def run(self, on_ready: Callable[[], None]) -> None:
-        """Start all, call `on_ready`, wait for SIGTERM or SIGINT and stop all. Raises ChildFailed."""
+        """Start all, call `on_ready`, wait for a signal to stop and stop all. Raises ChildFailed.
+
+        The signals are SIGTERM, SIGINT and SIGHUP. A SIGHUP that is ignored already, as below nohup, stays ignored.
+        """
         stop_requested = asyncio.Event()
         loop = asyncio.get_running_loop()
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(signal_number, stop_requested.set)
+
+        def stop(signal_number: signal.Signals) -> None:
+            _log.info("stop_requested", signal=signal_number.name)
+            stop_requested.set()
+
+        for signal_number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal_number != signal.SIGHUP or signal.getsignal(signal_number) != signal.SIG_IGN:
+                loop.add_signal_handler(signal_number, stop, signal_number)
         loop.add_reader(self._wake_fd, self._on_wake_request)
+        folder_check = asyncio.create_task(self._keep_folder())
         try:
             if await self._start(stop_requested):
                 on_ready()
@@ -48,7 +72,13 @@ class ServerProcesses:
         finally:
             await asyncio.gather(*(worker.stop(self._drain_seconds) for worker in self._workers))
             await asyncio.gather(*(engine.stop() for engine in self._engines.values()))
+            folder_check.cancel()
             loop.remove_reader(self._wake_fd)
+
+    async def _keep_folder(self) -> None:
+        while True:
+            await asyncio.sleep(_FOLDER_CHECK_SECONDS)
+            self._restore_folder()
 
     def _on_wake_request(self) -> None:
         for number in os.read(self._wake_fd, _MAX_WAKE_REQUESTS):

@@ -40,6 +40,14 @@ class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     host_cache_tokens: Annotated[int, Meta(ge=0, le=MAX_COUNT)] | None = None
     """Tokens of finished requests kept in main memory, for later requests with the same prefix. Not set: as many as
     `kv_cache_tokens`."""
+    step_timeout_seconds: PositiveSeconds = 300.0
+    """Time that one step may take. Beyond it, the engine is taken for hung and replaced. A long prompt takes several
+    steps, of `max_batched_tokens` each."""
+    event_timeout_seconds: PositiveSeconds = 600.0
+    """Time that a request waits for its first token, or for the next one, before it fails. It does not apply to queued
+    jobs, which wait for all other requests."""
+    reply_timeout_seconds: PositiveSeconds = 60.0
+    """Time that an engine has to count tokens or to change an adapter."""
     reproducible: bool = False
     """Generate the same tokens for a seed, independent of other requests in the batch."""
     requantize: Literal["auto", "never"] = "auto"
@@ -71,6 +79,8 @@ class AccountsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_hold_tokens: Count | None = None
     """Completion tokens whose price is put on hold for a request at most. Not set: as many as the request may
     generate."""
+    timeout_seconds: PositiveSeconds = 5.0
+    """Time that a request waits for its admission before it is refused."""
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -93,6 +103,18 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_connections_per_address: Count = 1024
     """Open connections of one worker from one client address, of IPv6 from one /64. It does not apply to
     `trusted_proxies`."""
+
+
+class SupervisionSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How processes that hang or cannot start are found and replaced."""
+
+    heartbeat_timeout_seconds: Annotated[float, Meta(ge=3)] = 20.0
+    """Time without a heartbeat after which an engine, a worker or a ledger process is killed and replaced. They send
+    one every second."""
+    max_retry_seconds: Annotated[float, Meta(ge=1)] = 300.0
+    """Longest pause between two attempts to load a model that cannot be loaded. It begins with a second and doubles."""
+    ready_timeout_seconds: PositiveSeconds = 2.0
+    """Time that each part of the server has to answer `/ready`."""
 
 
 class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -238,6 +260,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Addresses or networks, such as 10.0.0.0/8, of reverse proxies whose X-Forwarded-Host and X-Forwarded-For are
     trusted."""
     http: HttpSettings = HttpSettings()
+    supervision: SupervisionSettings = SupervisionSettings()
     accounts: AccountsSettings = AccountsSettings()
     admin: AdminSettings = AdminSettings()
     queue: QueueSettings = QueueSettings()

@@ -1,23 +1,32 @@
 """Child processes that are kept running.
 
-A child prints `ready`, or `failed REASON`, on its standard output. Its standard input stays open as long as its parent
-lives, so that it can exit when the parent dies. Children have sessions of their own: Ctrl-C reaches the parent only,
-which then stops them in order.
+A child prints `ready`, or `failed REASON`, on its standard output, and heartbeats (core/child_process.py). One that is
+silent for too long is killed and replaced. Its standard input stays open as long as its parent lives, so that it can
+exit when the parent dies. Children have sessions of their own: Ctrl-C reaches the parent only, which then stops them in
+order.
 """
 
 import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import structlog
+
+from dragoman.core.child_process import HEARTBEAT_SECONDS
 
 _MIN_BACKOFF_SECONDS = 0.1
 _MAX_BACKOFF_SECONDS = 10.0
 _BACKOFF_RESET_SECONDS = 60.0
 """A child that ran longer than this is restarted without a pause."""
+
+_MIN_RETRY_SECONDS = 1.0
+"""The pause after a first start that failed. It doubles with each further one."""
+
+_FIRST_OUTPUT_SECONDS = 60.0
+"""Time until the first heartbeat: the interpreter and its imports, on a busy machine."""
 
 _STOP_MARGIN_SECONDS = 5.0
 """Time that a child has to exit after its own grace period."""
@@ -37,14 +46,32 @@ class ChildCommand(NamedTuple):
     environment: Mapping[str, str]
     inherited_fds: Sequence[int] = ()
     on_demand: bool = False
-    """Whether a child that exits with status 0 stays down until `wake`."""
+    """Whether a child that exits with status 0, or cannot start, stays down until `wake`."""
+    heartbeat_timeout_seconds: float | None = None
+    """Time without output after which the child is killed. None: it sends no heartbeats."""
+    max_retry_seconds: float = 300.0
+    """The longest pause between two starts that fail."""
+
+
+class StartFailure(NamedTuple):
+    """Why a child cannot be started again, and when that will be tried next."""
+
+    reason: str
+    attempts: int
+    """Starts that failed in a row."""
+    retry_seconds: float
 
 
 class Child:
     """One process, restarted whenever it exits, until `stop`."""
 
-    def __init__(self, command: ChildCommand) -> None:
+    def __init__(self, command: ChildCommand, report: Callable[[StartFailure | None], None] | None = None) -> None:
+        """`report` is called with each start that fails after the first, and with None when the next begins."""
         self._command = command
+        self._report = report or (lambda _failure: None)
+        self._failed_starts = 0
+        self._reading: asyncio.Task[bytes] | None = None
+        """Reads the next output. It survives timeouts, so that no output is lost."""
         self._process: asyncio.subprocess.Process | None = None
         self._supervision: asyncio.Task[None] | None = None
         self._stopping = False
@@ -100,7 +127,9 @@ class Child:
             if self._stopping:
                 return
             if status == 0 and self._command.on_demand:
-                await self._wait_for_wake()
+                _log.info("child_idle", name=self._command.name)
+                await self._wake_requested.wait()
+                await self._restart()
                 continue
             backoff = 0.0 if time.monotonic() - started_at > _BACKOFF_RESET_SECONDS else backoff
             _log.error(
@@ -110,19 +139,38 @@ class Child:
             backoff = min(_MAX_BACKOFF_SECONDS, max(_MIN_BACKOFF_SECONDS, 2 * backoff))
             await self._restart()
 
-    async def _wait_for_wake(self) -> None:
-        _log.info("child_idle", name=self._command.name)
-        await self._wake_requested.wait()
-        await self._restart()
-        # Not before the restart: a wake during the exit would be lost.
-        self._wake_requested.clear()
-
     async def _restart(self) -> None:
-        await self._spawn()
-        try:
-            await self._wait_ready()
-        except ChildFailed as error:
-            _log.error("child_restart_failed", name=self._command.name, reason=str(error))
+        """Start the process until that succeeds. One that is started on demand waits for a demand between attempts."""
+        while True:
+            try:
+                await self._spawn()
+                await self._wait_ready()
+            except (ChildFailed, OSError) as error:
+                await self._pause_after_failure(error)
+            else:
+                self._failed_starts = 0
+                # Not before the start: a wake during the exit would be lost.
+                self._wake_requested.clear()
+                return
+
+    async def _pause_after_failure(self, error: Exception) -> None:
+        if self._process is not None:
+            await self._reap()
+        self._failed_starts += 1
+        retry_seconds = min(self._command.max_retry_seconds, _MIN_RETRY_SECONDS * 2 ** min(self._failed_starts - 1, 30))
+        _log.error(
+            "child_restart_failed",
+            name=self._command.name,
+            reason=str(error),
+            attempts=self._failed_starts,
+            retry_seconds=retry_seconds,
+        )
+        self._wake_requested.clear()
+        self._report(StartFailure(str(error), self._failed_starts, retry_seconds))
+        await asyncio.sleep(retry_seconds)
+        if self._command.on_demand:
+            await self._wake_requested.wait()
+        self._report(None)
 
     async def _spawn(self) -> None:
         self._process = await asyncio.create_subprocess_exec(
@@ -135,24 +183,48 @@ class Child:
         )
 
     async def _wait_ready(self) -> None:
+        unfinished = b""
+        min_timeout = _FIRST_OUTPUT_SECONDS
+        while output := await self._next_output(min_timeout):
+            min_timeout = 0.0
+            *lines, unfinished = (unfinished + output).split(b"\n")
+            for line in lines:
+                text = line.decode(errors="replace").strip()
+                if text == "ready":
+                    return
+                if text.startswith("failed "):
+                    raise ChildFailed(text.removeprefix("failed "))
         assert self._process is not None
-        assert self._process.stdout is not None, "spawned with a pipe"
-        async for line in self._process.stdout:
-            text = line.decode(errors="replace").strip()
-            if text == "ready":
-                return
-            if text.startswith("failed "):
-                raise ChildFailed(text.removeprefix("failed "))
         status = _exit_description(await self._process.wait())
         raise ChildFailed(f"the {self._command.name} process ended with {status} before it was ready")
 
     async def _reap(self) -> int:
         """Wait for the exit and return the status. Output is read and dropped, so that the process never blocks."""
         assert self._process is not None
-        assert self._process.stdout is not None, "spawned with a pipe"
-        while await self._process.stdout.read(4096):
+        while await self._next_output():
             pass
         return await self._process.wait()
+
+    async def _next_output(self, min_timeout_seconds: float = 0.0) -> bytes:
+        """Return the next output, b"" at its end. Kill the process if it is silent for too long.
+
+        The silence is counted in turns of this loop: if this process itself was stopped, that is no child's silence.
+        """
+        process, limit = self._process, self._command.heartbeat_timeout_seconds
+        assert process is not None
+        assert process.stdout is not None, "spawned with a pipe"
+        if self._reading is None:
+            self._reading = asyncio.create_task(process.stdout.read(4096))
+        silent_seconds = 0.0
+        turn_seconds = HEARTBEAT_SECONDS if limit is None else min(HEARTBEAT_SECONDS, limit / 4)
+        while not (await asyncio.wait([self._reading], timeout=turn_seconds))[0]:
+            silent_seconds += turn_seconds
+            if limit is not None and silent_seconds >= max(limit, min_timeout_seconds) and process.returncode is None:
+                _log.error("child_hung", name=self._command.name, silent_seconds=silent_seconds)
+                silent_seconds = 0.0
+                process.kill()
+        output, self._reading = self._reading.result(), None
+        return output
 
 
 def _exit_description(status: int) -> str:

@@ -2,6 +2,7 @@
 
 Started as `python -m dragoman.server.worker OPTIONS`. Prints `ready` on standard output when it accepts connections.
 On SIGTERM, or when its standard input is closed, it rejects new requests and exits when the running ones have ended.
+Heartbeats come from its event loop: a worker whose loop is blocked serves nobody.
 """
 
 import asyncio
@@ -19,11 +20,13 @@ import uvicorn
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.core.addresses import AddressSet
+from dragoman.core.child_process import HEARTBEAT_SECONDS, end_with_parent, send_heartbeat
 from dragoman.core.garbage_collection import freeze_startup_objects
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
+from dragoman.engines.llama.wire.options import EngineTimeouts
 from dragoman.engines.llama.worker.client import LlamaEngine
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission, UsageRecordingAdmission
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
@@ -98,7 +101,10 @@ class _Server(uvicorn.Server):
 
 def main() -> int:
     """Serve until a signal to stop. Return the process's exit status."""
+    end_with_parent()
     options = msgspec.json.decode(sys.argv[1], type=WorkerOptions)
+    for descriptor in (options.listening_fd, options.wake_fd):
+        os.set_inheritable(descriptor, False)  # Its own children would hold the port for as long as they live.
     settings = options.settings
     logs.configure(settings.log_level)
     catalog = Catalog(
@@ -157,7 +163,18 @@ async def _serve(server: _Server, listening_fd: int) -> None:
             server.should_exit = True
 
     loop.add_reader(sys.stdin.fileno(), read_standard_input)
-    await server.serve([socket.socket(fileno=listening_fd)])
+    os.set_blocking(sys.stdout.fileno(), False)
+    heartbeats = asyncio.create_task(_send_heartbeats())
+    try:
+        await server.serve([socket.socket(fileno=listening_fd)])
+    finally:
+        heartbeats.cancel()
+
+
+async def _send_heartbeats() -> None:
+    while True:
+        send_heartbeat()
+        await asyncio.sleep(HEARTBEAT_SECONDS)
 
 
 def _admission(accounts: AccountsOptions | None) -> UnmeteredAdmission:
@@ -187,7 +204,14 @@ def _engine(options: WorkerOptions, number: int) -> Engine:
     deployment = options.deployments[number]
     if deployment.engine_socket is not None:
         wake = partial(os.write, options.wake_fd, bytes([number])) if deployment.on_demand else None
-        return LlamaEngine(Path(deployment.engine_socket), wake, deployment.architecture)
+        settings = options.settings
+        timeouts = EngineTimeouts(
+            heartbeat=settings.supervision.heartbeat_timeout_seconds,
+            event=settings.engine.event_timeout_seconds,
+            reply=settings.engine.reply_timeout_seconds,
+            ready=HEARTBEAT_SECONDS + settings.supervision.ready_timeout_seconds,
+        )
+        return LlamaEngine(Path(deployment.engine_socket), wake, deployment.architecture, timeouts)
     echo = options.settings.echo
     return EchoEngine(tokens_per_second=echo.tokens_per_second, context_length=echo.context_length)
 

@@ -80,7 +80,7 @@ class KillableWorker:
             pass_fds=(self._listener.fileno(), self._wake_write_fd),
         )
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
+        assert next(line for line in process.stdout if line.strip()) == "ready\n", "after heartbeats"
         return process
 
 

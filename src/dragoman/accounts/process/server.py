@@ -29,6 +29,7 @@ from dragoman.accounts.process.messages import (
     encode,
     pack_outcome,
 )
+from dragoman.core.child_process import end_with_parent
 from dragoman.core.frames import read_frame_blocking
 from dragoman.core.garbage_collection import freeze_startup_objects
 
@@ -104,6 +105,7 @@ class CommitLoop:
 
 def main() -> None:
     """Serve until the server process closes the connection or dies."""
+    end_with_parent()
     # A signal to the whole process group must not stop commits: the server ends this process when it is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

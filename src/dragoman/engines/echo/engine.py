@@ -47,6 +47,7 @@ class EchoEngine:
 
     adapters: AdapterHost | None = None
     supports_reasoning = False
+    failure: str | None = None
 
     def __init__(self, *, tokens_per_second: float = 0.0, context_length: int = 8192) -> None:
         """Generate `tokens_per_second` for each choice; 0: as fast as the event loop runs."""

@@ -18,6 +18,7 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.events import Delta, Event, Usage
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
 from dragoman.engines.llama.weights.rewriting import faster_file
+from dragoman.engines.llama.wire.adapter_registry import registry_path
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.engines.llama.worker.client import LlamaEngine
 from tests.support.gguf_files import write_tiny_model
@@ -70,7 +71,8 @@ async def running(options: EngineOptions) -> AsyncIterator[LlamaEngine]:
     assert process.stdout is not None
     try:
         async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
-            assert await process.stdout.readline() == b"ready\n"
+            while await process.stdout.readline() != b"ready\n":
+                pass  # Heartbeats.
             await engine.start()
             yield engine
     finally:
@@ -111,6 +113,21 @@ async def test_the_fingerprint_stays_over_restarts_and_changes_with_each_thing_t
         changed(options, reproducible=True),
     ]
     assert len({first, *[await fingerprint(one) for one in different]}) == 4
+
+
+async def test_an_engine_whose_folder_was_removed_puts_its_socket_and_registry_back(options: EngineOptions) -> None:
+    socket_path = Path(options.socket_path)
+    registry = registry_path(socket_path)
+    async with running(options), asyncio.timeout(TEST_TIMEOUT_SECONDS):
+        for path in (socket_path, registry):
+            await asyncio.to_thread(path.unlink)
+        later = LlamaEngine(socket_path)
+        await later.start()
+        while not later.ready:
+            await asyncio.to_thread(os.sched_yield)
+        assert await later.count_tokens(TextPrompt("Once"))
+        assert await asyncio.to_thread(registry.exists)
+        await later.close()
 
 
 async def test_a_rewritten_model_answers_and_has_a_fingerprint_of_its_own(

@@ -94,6 +94,39 @@ class FailingBackend(SimulatedBackend):
         raise DecodeError("llama_decode returned -1")
 
 
+class StuckBackend(SimulatedBackend):
+    """Decodes only when it is released."""
+
+    def __init__(self, cells: int) -> None:
+        super().__init__(cells)
+        self.decoding, self.released = threading.Event(), threading.Event()
+
+    def decode(self, chunks: Sequence[Chunk], adapter: int = NO_ADAPTER) -> Logits:
+        self.decoding.set()
+        assert self.released.wait(TEST_TIMEOUT_SECONDS)
+        return super().decode(chunks, adapter)
+
+
+def test_the_time_of_a_step_that_is_stuck_grows_and_an_idle_stepper_has_none() -> None:
+    backend = StuckBackend(64)
+    batcher = Batcher(backend, SimulatedVocabulary(), max_sequences=1, max_batched_tokens=32, host_cache_tokens=0)
+    stepper = Stepper(batcher, max_sequences=1, max_waiting=2, publish=lambda published: None)
+    thread = threading.Thread(target=stepper.run)
+    thread.start()
+    stepper.add(request(0), 1, seed=1)
+    assert backend.decoding.wait(TEST_TIMEOUT_SECONDS)
+    first = stepper.busy_seconds
+    while stepper.busy_seconds == first:
+        pass
+    assert stepper.busy_seconds > first
+    stepper.cancel((0, 0))
+    backend.released.set()
+    while stepper.busy_seconds:
+        pass  # It becomes idle.
+    stepper.stop()
+    thread.join(TEST_TIMEOUT_SECONDS)
+
+
 @pytest.mark.parametrize("before", [0, 3 * MAX_QUEUED_COMMANDS])
 def test_after_a_failure_commands_are_dropped_and_block_no_thread(before: int) -> None:
     batcher = Batcher(

@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import os
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dragoman.core.adapters import Adapter, AdapterSource
-from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading, ModelNotFound
+from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading, ModelNotFound, ModelUnavailable
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import (
+    QUEUED_PRIORITY_OFFSET,
     ChatPrompt,
     GenerationRequest,
     JsonObjectFormat,
@@ -21,6 +25,8 @@ from dragoman.core.request import (
 )
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, registry_path, write_registry
+from dragoman.engines.llama.wire.options import DEFAULT_TIMEOUTS, EngineTimeouts
+from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_failure_path, write_start_failure
 from dragoman.engines.llama.worker.adapters import RemoteAdapters
 from dragoman.engines.llama.worker.client import MAX_ATTEMPTS, LlamaEngine
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -32,7 +38,11 @@ ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Await
 
 @contextlib.asynccontextmanager
 async def _engine(
-    socket_path: Path, conversation: ConnectionHandler, *, architecture: str | None = None
+    socket_path: Path,
+    conversation: ConnectionHandler,
+    *,
+    architecture: str | None = None,
+    timeouts: EngineTimeouts = DEFAULT_TIMEOUTS,
 ) -> AsyncIterator[LlamaEngine]:
     """Yield a client of a process that sends a handshake and then runs `conversation`."""
 
@@ -50,7 +60,7 @@ async def _engine(
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         serving.add(asyncio.create_task(serve(reader, writer)))
 
-    engine = LlamaEngine(socket_path, architecture=architecture)
+    engine = LlamaEngine(socket_path, architecture=architecture, timeouts=timeouts)
     async with await asyncio.start_unix_server(accept, socket_path), asyncio.timeout(TEST_TIMEOUT_SECONDS):
         await engine.start()
         try:
@@ -204,6 +214,112 @@ async def test_a_process_that_is_not_there_yet_means_model_loading(tmp_path: Pat
         await _collect(engine)
     with pytest.raises(EngineFailed):
         await engine.statistics()
+    await engine.close()
+
+
+SHORT = EngineTimeouts(heartbeat=0.2, event=0.2, reply=0.2, ready=0.1)
+
+
+async def test_a_process_without_heartbeats_counts_as_dead(tmp_path: Path) -> None:
+    connections = 0
+
+    async def hang_at_first(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        command = await _read_generate_command(reader)
+        if connections == 2:
+            writer.write(_replies(command.number, Delta(0, "a", [1])))
+        elif connections == 3:
+            writer.write(_replies(command.number, Usage(1, 0, 0)))
+        await reader.read()
+
+    async with _engine(tmp_path / "engine.sock", hang_at_first, timeouts=SHORT._replace(event=60.0)) as engine:
+        with pytest.raises(EngineFailed, match="stopped while it was answering"):
+            await _collect(engine)
+        assert connections == 2, "it was sent again, since it had no output"
+        assert await _collect(engine) == [Usage(1, 0, 0)]
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    while not condition():
+        await asyncio.to_thread(os.sched_yield)
+
+
+async def _beat(writer: asyncio.StreamWriter) -> None:
+    while not writer.is_closing():
+        writer.write(messages.encode([messages.HeartbeatReply()]))
+        await asyncio.sleep(SHORT.ready / 2)
+
+
+async def test_a_process_that_forgets_a_request_fails_it_in_time_and_may_then_drop_it(tmp_path: Path) -> None:
+    received: list[messages.EngineCommand | None] = []
+
+    async def beat_only(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        beating = asyncio.create_task(_beat(writer))
+        while (command := await messages.read_command(reader)) is not None:
+            received.append(command)
+        await beating
+
+    async with _engine(tmp_path / "engine.sock", beat_only, timeouts=SHORT) as engine:
+        with pytest.raises(EngineFailed, match=r"sent nothing for 0\.2 seconds"):
+            await _collect(engine)
+        with pytest.raises(EngineFailed, match=r"did not answer within 0\.2 seconds"):
+            await engine.count_tokens(TextPrompt("Once"))
+        assert engine.ready
+    assert messages.CancelCommand(0) in received
+
+
+async def test_queued_requests_wait_for_as_long_as_the_process_lives(tmp_path: Path) -> None:
+    async def answer_late(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        beating = asyncio.create_task(_beat(writer))
+        command = await _read_generate_command(reader)
+        await asyncio.sleep(3 * SHORT.event)
+        writer.write(_replies(command.number, Usage(1, 0, 0)))
+        await reader.read()
+        writer.close()
+        await beating
+
+    async with _engine(tmp_path / "engine.sock", answer_late, timeouts=SHORT) as engine:
+        queued = msgspec.structs.replace(REQUEST, priority=QUEUED_PRIORITY_OFFSET)
+        assert await _collect(engine, queued) == [Usage(1, 0, 0)]
+
+
+async def test_a_process_that_was_silent_for_some_seconds_is_not_ready(tmp_path: Path) -> None:
+    async def hang(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with _engine(tmp_path / "engine.sock", hang, timeouts=SHORT) as engine:
+        await _until(lambda: engine.ready)
+        await _until(lambda: not engine.ready)
+        assert engine.context_length is not None, "the connection is still there"
+
+
+async def test_a_model_that_cannot_be_loaded_is_unavailable_until_the_next_attempt(tmp_path: Path) -> None:
+    path = tmp_path / "engine.sock"
+    wakes = 0
+
+    def wake() -> None:
+        nonlocal wakes
+        wakes += 1
+
+    engine = LlamaEngine(path, wake)
+    await engine.start()
+    assert engine.ready
+    failure = EngineStartFailure(
+        model="any", reason="broken.gguf is damaged", attempts=3, next_attempt_at=time.monotonic() + 4
+    )
+    waiting = asyncio.create_task(_collect(engine))
+    await _until(lambda: wakes > 0)
+    write_start_failure(start_failure_path(path), failure)
+    with pytest.raises(ModelUnavailable) as refusal:
+        await waiting
+    assert "broken" not in refusal.value.message
+    assert refusal.value.retry_after in (3, 4)
+    assert (engine.ready, engine.failure) == (False, "broken.gguf is damaged")
+    with pytest.raises(ModelUnavailable):
+        await _collect(engine)
+    write_start_failure(start_failure_path(path), None)
+    assert (engine.ready, engine.failure, wakes) == (True, None, 2)
     await engine.close()
 
 

@@ -17,6 +17,7 @@ from dragoman.core.errors import (
     KeyExpired,
     Limited,
     ModelNotFound,
+    ModelUnavailable,
     Overloaded,
     RateLimited,
     ShuttingDown,
@@ -112,6 +113,10 @@ def _overloaded(error: Overloaded) -> ErrorRule:
     return ErrorRule(status=429, message=f"{message}. {error.message}", kind="None")
 
 
+def _service_unavailable(error: DragomanError) -> ErrorRule:
+    return ErrorRule(status=503, message=f"litellm.ServiceUnavailableError: {error.message}", kind="None")
+
+
 _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
     BadRequest: _bad_request,
     InvalidFields: _invalid_fields,
@@ -132,9 +137,8 @@ _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {
     RateLimited: _rate_limited,
     TooManyRunning: _too_many_running,
     Overloaded: _overloaded,
-    ShuttingDown: lambda error: ErrorRule(
-        status=503, message=f"litellm.ServiceUnavailableError: {error.message}", kind="None"
-    ),
+    ModelUnavailable: _service_unavailable,
+    ShuttingDown: _service_unavailable,
     DragomanError: lambda error: ErrorRule(
         status=500, message=f"litellm.InternalServerError: {error.message}", kind="internal_server_error"
     ),

@@ -1,7 +1,7 @@
 """The entry point of the engine process: `python -m dragoman.engines.llama.process OPTIONS`.
 
-It prints `ready` on standard output when requests can arrive. If the model cannot be served, it prints one line of
-explanation and ends with status 2. It ends when its standard input is closed, which happens however its parent ends.
+It prints `ready` on standard output when requests can arrive, and heartbeats unless its work is stuck. If the model
+cannot be served, it prints one line of explanation and ends with status 2. It ends when its parent does.
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from dragoman.core.child_process import end_with_parent, send_heartbeats_from_thread
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.native.backend import DecodeError
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, LibraryError
@@ -30,8 +31,11 @@ _TOKENIZER_STACK_BYTES = 64 * 2**20
 
 def main() -> int:
     """Load the model, serve, and return the process's exit status."""
+    end_with_parent()
     options = msgspec.json.decode(sys.argv[1], type=EngineOptions)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides.
+    servers: list[EngineServer] = []
+    send_heartbeats_from_thread(lambda: all(server.is_working for server in servers))
     threading.stack_size(_TOKENIZER_STACK_BYTES)
     try:
         model_path, context = Path(options.model_path), _context_options(options)
@@ -40,7 +44,9 @@ def main() -> int:
             backend = open_backend(model, context)
             adapters = AdapterManager(registry_path(Path(options.socket_path)), options.max_adapters)
             adapters.restore(backend)
-            asyncio.run(_serve_until_stopped(EngineServer(model, backend, adapters, options, digest_computation)))
+            server = EngineServer(model, backend, adapters, options, digest_computation)
+            servers.append(server)
+            asyncio.run(_serve_until_stopped(server))
     except (LibraryError, ModelError) as error:
         _print_to_parent(f"failed {error}")
         return 2

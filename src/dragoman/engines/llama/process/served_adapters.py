@@ -42,7 +42,7 @@ class AdapterManager:
                 print(f"dragoman engine: the adapter {record.adapter.name} is gone: {error}", file=sys.stderr)
                 continue
             self._register(record, digest, number)
-        self._write()
+        self.write_registry()
 
     def number_of(self, name: str | None) -> int:
         """Return the number of an adapter. None stands for the model alone. Raises ModelNotFound."""
@@ -73,7 +73,7 @@ class AdapterManager:
             except OSError as error:
                 raise BadRequest(f"{path.name} cannot be read: {error.strerror}", "model_name") from error
             record = self._register(wanted, digest, number)
-            self._write()
+            self.write_registry()
             return record
 
     async def remove(self, name: str, stepper: Stepper) -> AdapterRecord:
@@ -83,7 +83,7 @@ class AdapterManager:
             record = self._records.pop(name)
             del self._numbers[name]
             stepper.unload_adapter(number)
-            self._write()
+            self.write_registry()
             return record
 
     def _find(self, name: str) -> AdapterRecord | None:
@@ -97,7 +97,8 @@ class AdapterManager:
         self._numbers[adapter.name] = number
         return registered
 
-    def _write(self) -> None:
+    def write_registry(self) -> None:
+        """Write the registry. Raises OSError."""
         write_registry(self._registry, list(self._records.values()))
 
 

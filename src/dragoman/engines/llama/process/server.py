@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import secrets
 import sys
 import time
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 from dragoman import __version__
+from dragoman.core.child_process import HEARTBEAT_SECONDS
 from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound, Overloaded
 from dragoman.core.events import Usage
 from dragoman.core.garbage_collection import freeze_startup_objects
@@ -73,27 +75,59 @@ class EngineServer:
         self._last_activity = time.monotonic()
         self._next_connection = 0
 
+    @property
+    def is_working(self) -> bool:
+        """Whether the current step has not taken too long. May be read from any thread."""
+        return self._stepper.busy_seconds < self._options.step_timeout_seconds
+
     async def run(self, ended: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """Serve until `ended` is set or the idle time is over. Raises DecodeError when the model's state is lost.
 
         `on_ready` is called when requests can arrive.
         """
         self._loop = asyncio.get_running_loop()
-        async with await asyncio.start_unix_server(self._serve_connection, self._options.socket_path):
-            step_task = asyncio.create_task(asyncio.to_thread(self._stepper.run))
-            wait_task = asyncio.create_task(self._wait_until_ended_or_idle(ended))
-            fingerprint_task = asyncio.create_task(self._send_fingerprint())
-            try:
-                freeze_startup_objects()
-                on_ready()
-                await asyncio.wait((step_task, wait_task), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                # Whatever happened: the process cannot end while the stepper's thread waits for commands.
-                self._stepper.stop()
-                wait_task.cancel()
-                fingerprint_task.cancel()
-                await self._close_connections(step_task)
-            await step_task
+        listener = await self._listen()
+        step_task = asyncio.create_task(asyncio.to_thread(self._stepper.run))
+        wait_task = asyncio.create_task(self._wait_until_ended_or_idle(ended))
+        background_tasks = (
+            wait_task,
+            asyncio.create_task(self._send_fingerprint()),
+            asyncio.create_task(self._send_heartbeats(listener)),
+        )
+        try:
+            freeze_startup_objects()
+            on_ready()
+            await asyncio.wait((step_task, wait_task), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            # Whatever happened: the process cannot end while the stepper's thread waits for commands.
+            self._stepper.stop()
+            for task in background_tasks:
+                task.cancel()
+            await asyncio.wait(background_tasks)
+            await self._close_connections(step_task)
+        await step_task
+
+    async def _listen(self) -> asyncio.Server:
+        return await asyncio.start_unix_server(self._serve_connection, self._options.socket_path)
+
+    async def _send_heartbeats(self, listener: asyncio.Server) -> None:
+        """Send heartbeats to all workers. Listen again, and write the registry again, if somebody removed the folder.
+
+        Connections outlive the socket's file, but new workers need it.
+        """
+        try:
+            while True:
+                await asyncio.sleep(HEARTBEAT_SECONDS)
+                for connection in self._connections.values():
+                    connection.send([messages.HeartbeatReply()])
+                if not os.path.exists(self._options.socket_path):  # noqa: ASYNC240, PTH110 - one look at a local folder
+                    with contextlib.suppress(OSError):  # The parent has not yet made the folder again.
+                        self._adapters.write_registry()
+                        renewed = await self._listen()
+                        listener.close()
+                        listener = renewed
+        finally:
+            listener.close()
 
     async def _close_connections(self, step_task: asyncio.Task[None]) -> None:
         """Close the connections and wait for the last step, but not for workers that do not read."""

@@ -40,6 +40,8 @@ class Stepper:
         self._stopping = False
         self._has_ended = False
         """Whether `run` has ended, so that nothing reads the queue of commands any more."""
+        self._busy_since: float | None = None
+        """When the current step began. None: there is nothing to do."""
         self._last_completion = time.monotonic()
         self._mean_completion_interval = 0.0
 
@@ -70,10 +72,17 @@ class Stepper:
         """Let `run` return after the current step."""
         self._put(self._stop)
 
+    @property
+    def busy_seconds(self) -> float:
+        """The time that the current step has taken so far, with the commands before it."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def run(self) -> None:
         """Step until stopped. Raises DecodeError when the model's state is lost."""
         try:
             while not self._stopping:
+                self._busy_since = time.monotonic()
                 for command in self._take_commands():
                     command()
                 self._step()
@@ -103,7 +112,10 @@ class Stepper:
         if self._batcher.is_idle:
             while self._commands.empty() and self._batcher.use_idle_time():
                 pass
-            yield self._commands.get()
+            self._busy_since = None
+            command = self._commands.get()
+            self._busy_since = time.monotonic()
+            yield command
         for _ in range(self._commands.qsize()):
             yield self._commands.get_nowait()
 

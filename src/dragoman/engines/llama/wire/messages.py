@@ -142,7 +142,20 @@ class AdapterReply(msgspec.Struct, frozen=True, array_like=True, tag="adapter"):
     adapter: Adapter
 
 
-EngineReply = Handshake | FingerprintReply | EventReply | StatisticsReply | TokenCountReply | AdapterReply | ErrorReply
+class HeartbeatReply(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
+    """Sent to every worker once a second: the process can be asked, whatever it computes."""
+
+
+EngineReply = (
+    Handshake
+    | FingerprintReply
+    | EventReply
+    | StatisticsReply
+    | TokenCountReply
+    | AdapterReply
+    | HeartbeatReply
+    | ErrorReply
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _command_decoder: msgspec.msgpack.Decoder[EngineCommand] = msgspec.msgpack.Decoder(EngineCommand)

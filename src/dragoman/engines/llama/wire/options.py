@@ -1,4 +1,6 @@
-"""The options of an engine process."""
+"""The options of an engine process, and how long its clients wait for it."""
+
+from typing import NamedTuple
 
 import msgspec
 
@@ -20,6 +22,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The most requests that wait for a slot."""
     max_adapters: int
     """The most LoRA adapters that are loaded at the same time."""
+    step_timeout_seconds: float = 300.0
+    """The process sends no heartbeats while a step takes longer than this."""
     unload_idle_seconds: float | None = None
     """Without requests for this time the process ends with status 0. None means never."""
     reproducible: bool = False
@@ -27,3 +31,15 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The name of a packaged build or the path of another one. None means the fastest for the model."""
     chat_template: str | None = None
     """None means the one in the model file."""
+
+
+class EngineTimeouts(NamedTuple):
+    """How long a worker waits for an engine process, in seconds. The settings describe them."""
+
+    heartbeat: float = 20.0
+    event: float = 600.0
+    reply: float = 60.0
+    ready: float = 3.0
+
+
+DEFAULT_TIMEOUTS = EngineTimeouts()

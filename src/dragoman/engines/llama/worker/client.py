@@ -1,7 +1,8 @@
 """The embedded engine in an HTTP worker: it sends requests over the Unix socket of the engine process.
 
-The process may die at any time. A request without output so far is sent again when the process is back. The others
-fail with EngineFailed. No request hangs.
+The process may die or hang at any time. A request without output so far is sent again when the process is back. The
+others fail with EngineFailed. No request hangs: a process without heartbeats counts as dead, and one that sends them
+but forgets a request fails that request after a deadline.
 """
 
 import asyncio
@@ -14,12 +15,22 @@ from typing import Any, NamedTuple
 import structlog
 
 from dragoman.core.adapters import Adapter
-from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading
+from dragoman.core.child_process import HEARTBEAT_SECONDS
+from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, ModelUnavailable
 from dragoman.core.events import Event, Usage
-from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
+from dragoman.core.request import (
+    QUEUED_PRIORITY_OFFSET,
+    ChatPrompt,
+    GenerationRequest,
+    Prompt,
+    TextPrompt,
+    TokenPrompt,
+)
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import registry_path
+from dragoman.engines.llama.wire.options import DEFAULT_TIMEOUTS, EngineTimeouts
+from dragoman.engines.llama.wire.start_failure import read_start_failure, start_failure_path
 from dragoman.engines.llama.worker.adapters import AdapterCommand, RemoteAdapters
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.request_templates import RequestTemplateRenderer
@@ -33,8 +44,11 @@ class ConnectionLost:
 class EngineConnection:
     """Sends commands, and passes each reply to the request with its number."""
 
-    def __init__(self, handshake: messages.Handshake, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, handshake: messages.Handshake, writer: asyncio.StreamWriter, timeouts: EngineTimeouts) -> None:
         self.handshake = handshake
+        self.silence: dict[int, float] = {}
+        """Seconds since the last event of each request that has a deadline."""
+        self._timeouts = timeouts
         self.fingerprint: str | None = None
         self.template = ChatTemplate(handshake.chat_template, bos=handshake.bos_text, eos=handshake.eos_text)
         self.event_queues: dict[int, asyncio.Queue[Event | DragomanError | ConnectionLost]] = {}
@@ -54,7 +68,10 @@ class EngineConnection:
         pending_reply = self._pending_replies[command.number] = asyncio.get_running_loop().create_future()
         try:
             self.send(command)
-            return await pending_reply
+            async with asyncio.timeout(self._timeouts.reply):
+                return await pending_reply
+        except TimeoutError:
+            raise EngineFailed(f"The engine did not answer within {self._timeouts.reply:g} seconds") from None
         finally:
             del self._pending_replies[command.number]
 
@@ -66,6 +83,10 @@ class EngineConnection:
             case messages.EventReply(number, event):
                 if number in self.event_queues:
                     self.event_queues[number].put_nowait(event)
+                    if number in self.silence:
+                        self.silence[number] = 0.0
+            case messages.HeartbeatReply():
+                pass
             case (
                 messages.StatisticsReply(number, value)
                 | messages.TokenCountReply(number, value)
@@ -76,6 +97,16 @@ class EngineConnection:
                 raise EngineFailed("the engine process sent a second handshake")
             case messages.ErrorReply():
                 self._fail_request(reply.number, reply.error())
+
+    def add_silence(self, seconds: float) -> None:
+        """Note that time has passed, and fail the requests that have waited too long for an event."""
+        for number in self.silence:
+            self.silence[number] += seconds
+            if self.silence[number] >= self._timeouts.event and self.event_queues[number].empty():
+                self._fail_request(
+                    number, EngineFailed(f"The engine sent nothing for {self._timeouts.event:g} seconds")
+                )
+                self.send(messages.CancelCommand(number))
 
     def fail_open_requests(self) -> None:
         """Let every open request know that no more replies will arrive."""
@@ -126,18 +157,27 @@ class LlamaEngine:
     """Implements engines.base.Engine."""
 
     def __init__(
-        self, socket_path: Path, request_start: Callable[[], object] | None = None, architecture: str | None = None
+        self,
+        socket_path: Path,
+        request_start: Callable[[], object] | None = None,
+        architecture: str | None = None,
+        timeouts: EngineTimeouts = DEFAULT_TIMEOUTS,
     ) -> None:
         """`request_start` asks for the process to be started. None if it always runs.
 
         `architecture` is that of the model and its adapters. None if the model takes no adapters.
         """
+        self._timeouts = timeouts
+        self._failure_path = start_failure_path(socket_path)
+        self._silent_seconds = 0.0
+        """Time since the last frame of the process."""
         registry = registry_path(socket_path)
         self.adapters = RemoteAdapters(registry, architecture, self._change_adapters) if architecture else None
         self._socket_path = socket_path
         self._request_start = request_start
         self._connection: EngineConnection | None = None
-        self._connected = asyncio.Event()
+        self._changed = asyncio.Event()
+        """Set while the process is connected or cannot be started."""
         self._was_ever_ready = False
         self._numbers = itertools.count()
         self._connection_task: asyncio.Task[None] | None = None
@@ -155,7 +195,14 @@ class LlamaEngine:
 
     @property
     def ready(self) -> bool:
-        return self._connection is not None or self._request_start is not None
+        if self._connection is None:
+            return self._request_start is not None and self.failure is None
+        return self._silent_seconds < self._timeouts.ready
+
+    @property
+    def failure(self) -> str | None:
+        failure = read_start_failure(self._failure_path) if self._connection is None else None
+        return None if failure is None else failure.reason
 
     @property
     def context_length(self) -> int | None:
@@ -203,6 +250,8 @@ class LlamaEngine:
         number = next(self._numbers)
         max_events = request.n * _MAX_EVENTS_PER_TOKEN * connection.handshake.context_length + 2
         event_queue = connection.event_queues[number] = asyncio.Queue(max_events)
+        if request.priority < QUEUED_PRIORITY_OFFSET:
+            connection.silence[number] = 0.0
         is_running = False
         try:
             # The queue is open already: the connection may end while a template is rendered.
@@ -236,6 +285,7 @@ class LlamaEngine:
                 yield message
         finally:
             del connection.event_queues[number]
+            connection.silence.pop(number, None)
             if is_running:
                 connection.send(messages.CancelCommand(number))
 
@@ -261,14 +311,21 @@ class LlamaEngine:
         return adapter
 
     async def _wait_for_connection(self) -> EngineConnection:
-        """Return the current connection, or wait for the next one. Raises ModelLoading when that takes too long."""
+        """Return the current connection, or wait for the next one.
+
+        Raises ModelUnavailable if the process cannot be started, and ModelLoading if that takes too long.
+        """
         timeout = RESTART_TIMEOUT_SECONDS if self._was_ever_ready or self._request_start else LOADING_TIMEOUT_SECONDS
         if self._connection is None and self._request_start is not None:
             self._request_start()
         try:
             async with asyncio.timeout(timeout):
                 while self._connection is None:
-                    await self._connected.wait()
+                    await self._changed.wait()
+                    if self._connection is None:
+                        if (failure := read_start_failure(self._failure_path)) is not None:
+                            raise ModelUnavailable("The model cannot be loaded at present", failure.retry_after)
+                        self._changed.clear()
         except TimeoutError:
             raise ModelLoading("The model is being loaded", retry_after=2) from None
         return self._connection
@@ -276,28 +333,49 @@ class LlamaEngine:
     async def _stay_connected(self) -> None:
         while True:
             try:
-                reader, writer = await asyncio.open_unix_connection(self._socket_path)
-            except (FileNotFoundError, ConnectionError):
+                async with asyncio.timeout(self._timeouts.heartbeat):
+                    reader, writer = await asyncio.open_unix_connection(self._socket_path)
+            except OSError:  # TimeoutError too: a process that is stopped accepts nothing.
+                if self._failure_path.exists():
+                    self._changed.set()
                 await asyncio.sleep(RECONNECT_SECONDS)
                 continue
+            watch = asyncio.create_task(self._watch(writer))
             try:
                 await self._read_until_lost(reader, writer)
             except EngineFailed as error:
                 _log.error("engine_protocol_error", reason=error.message, reconnecting=True)
             finally:
-                self._connected.clear()
+                watch.cancel()
+                self._changed.clear()
                 if self._connection is not None:
                     connection, self._connection = self._connection, None
                     connection.fail_open_requests()
                 writer.close()
 
+    async def _watch(self, writer: asyncio.StreamWriter) -> None:
+        """Cut the connection to a process without heartbeats, from the connection on.
+
+        The silence is counted in turns of this loop: if this process itself was stopped, that is no engine's silence.
+        """
+        self._silent_seconds = 0.0
+        turn_seconds = min(HEARTBEAT_SECONDS, self._timeouts.heartbeat / 4)
+        while self._silent_seconds < self._timeouts.heartbeat:
+            await asyncio.sleep(turn_seconds)
+            self._silent_seconds += turn_seconds
+            if self._connection is not None:
+                self._connection.add_silence(turn_seconds)
+        _log.error("engine_hung", socket=self._socket_path.name, silent_seconds=self._silent_seconds)
+        writer.transport.abort()
+
     async def _read_until_lost(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while (replies := await messages.read_replies(reader)) is not None:
+            self._silent_seconds = 0.0
             for reply in replies:
                 if self._connection is None and isinstance(reply, messages.Handshake):
-                    self._connection = EngineConnection(reply, writer)
+                    self._connection = EngineConnection(reply, writer, self._timeouts)
                     self._was_ever_ready = True
-                    self._connected.set()
+                    self._changed.set()
                 elif self._connection is not None:
                     self._connection.dispatch(reply)
         _log.warning("engine_connection_lost", socket=self._socket_path.name)
