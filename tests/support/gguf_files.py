@@ -34,6 +34,8 @@ def write_gguf(
         match value:
             case str():
                 writer.add_string(key, value)
+            case bool():
+                writer.add_bool(key, value)
             case int():
                 writer.add_uint32(key, value)
             case float():
@@ -49,8 +51,13 @@ def write_gguf(
     return path
 
 
-def write_tiny_model(path: Path, *, seed: int = 0, kind: Type = Type.Q4_1) -> Path:
-    """Write a llama of two layers with random weights. Its tokens are bytes and a few special ones."""
+def write_tiny_model(
+    path: Path, *, seed: int = 0, kind: Type = Type.Q4_1, vocabulary: Mapping[str, Any] | None = None
+) -> Path:
+    """Write a llama of two layers with random weights. Its tokens are bytes and a few special ones.
+
+    `vocabulary` replaces entries of the metadata, such as `tokenizer.ggml.tokens`.
+    """
     width, inner = 64, 128
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     metadata: dict[str, Any] = {
@@ -65,9 +72,10 @@ def write_tiny_model(path: Path, *, seed: int = 0, kind: Type = Type.Q4_1) -> Pa
         "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256],
         "llama.attention.layer_norm_rms_epsilon": 1e-5,
     }
+    metadata |= vocabulary or {}
     matrices = {"attn_q": (width, width), "attn_k": (width, width), "attn_v": (width, width)}
     matrices |= {"attn_output": (width, width), "ffn_gate": (inner, width), "ffn_up": (inner, width)}
-    shapes = {"token_embd.weight": (len(tokens), width)}
+    shapes = {"token_embd.weight": (len(metadata["tokenizer.ggml.tokens"]), width)}
     for block in range(2):
         shapes |= {f"blk.{block}.{name}.weight": shape for name, shape in matrices.items()}
         shapes[f"blk.{block}.ffn_down.weight"] = (width, inner)

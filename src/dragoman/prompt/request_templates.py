@@ -15,7 +15,8 @@ import msgspec
 from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
 from dragoman.core.frames import FrameTooLong, read_frame
 from dragoman.core.request import ChatPrompt
-from dragoman.prompt.template import RESERVED_VARIABLES, ChatTemplate, RenderedPrompt
+from dragoman.prompt.control_tokens import EscapedPrompt
+from dragoman.prompt.template import RESERVED_VARIABLES, ChatTemplate, RenderedPrompt, restore_prompt
 from dragoman.prompt.template_process import DEADLINE_SECONDS, RenderRequest, RenderResult, encode
 
 MAX_WAITING = 16
@@ -52,9 +53,10 @@ class RequestTemplateRenderer:
         "chat_template_kwargs", Overloaded if too many requests wait, EngineFailed if no process can be started.
         """
         _check(prompt)
+        escaped = model.escape(prompt)
         max_characters = CHARACTERS_PER_TOKEN * context_length
         request = RenderRequest(
-            prompt=prompt,
+            prompt=escaped.prompt,
             source=model.source if prompt.template is None else prompt.template,
             bos=model.bos,
             eos=model.eos,
@@ -73,7 +75,8 @@ class RequestTemplateRenderer:
                 result = await self._render_in_process(frame, max_reply_bytes)
         finally:
             self._waiting -= 1
-        return _prompt_or_raise(result, "chat_template_kwargs" if prompt.template is None else "chat_template")
+        parameter = "chat_template_kwargs" if prompt.template is None else "chat_template"
+        return restore_prompt(escaped, _prompt_or_raise(result, escaped, parameter))
 
     async def close(self) -> None:
         """End the process."""
@@ -139,11 +142,13 @@ def _check(prompt: ChatPrompt) -> None:
         raise BadRequest(f"The chat template is larger than {MAX_SOURCE_BYTES} bytes", "chat_template")
 
 
-def _prompt_or_raise(result: RenderResult, parameter: str) -> RenderedPrompt:
+def _prompt_or_raise(result: RenderResult, escaped: EscapedPrompt, parameter: str) -> RenderedPrompt:
     if result.refusal is not None:
-        raise BadRequest(f"The chat template refuses these messages: {result.refusal}", parameter)
+        refusal, _ = escaped.restore(result.refusal)
+        raise BadRequest(f"The chat template refuses these messages: {refusal}", parameter)
     if result.prompt is None:
-        raise BadRequest(f"The chat template cannot be applied: {result.error}", parameter)
+        error, _ = escaped.restore(str(result.error))
+        raise BadRequest(f"The chat template cannot be applied: {error}", parameter)
     return result.prompt
 
 

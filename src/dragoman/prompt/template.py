@@ -4,7 +4,7 @@ Templates receive OpenAI's dictionaries, as in Hugging Face's transformers.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -13,6 +13,7 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message, ReasoningEffort, ToolCall, ToolOptions
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.scanning import WHITESPACE
+from dragoman.prompt.control_tokens import ControlTokenTexts, EscapedPrompt
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal
 from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
@@ -46,15 +47,26 @@ class RenderedPrompt(msgspec.Struct, frozen=True):
     text: str
     parser_spec: OutputParserSpec
     """How to parse the answer."""
+    literal_offsets: tuple[int, ...] = ()
+    """Characters of the text, in ascending order, that are no part of a control token, whatever is around them."""
 
 
 class ChatTemplate:
     """Renders conversations as `tokenizer.apply_chat_template` of Hugging Face's transformers does."""
 
-    def __init__(self, source: str | None, *, bos: str, eos: str, supports_reasoning: bool = False) -> None:
+    def __init__(
+        self,
+        source: str | None,
+        *,
+        bos: str,
+        eos: str,
+        supports_reasoning: bool = False,
+        control_texts: Iterable[str] = (),
+    ) -> None:
         """Use ChatML if `source` is None. `render` reports a source that does not compile, since other routes work.
 
-        `supports_reasoning`: the model can reason even if this template does not show it.
+        `supports_reasoning`: the model can reason even if this template does not show it. `control_texts`: the texts
+        of the model's control tokens, which only the template may write.
         """
         self.source = source or CHATML
         self.bos = bos
@@ -64,6 +76,8 @@ class ChatTemplate:
         self.tool_format = detect_tool_format(self.source)
         """How the model calls tools."""
         self._template = SandboxedTemplate(self.source)
+        self._control_tokens = ControlTokenTexts(control_texts)
+        self._tails = self._control_tokens.find_tails(self.source)
 
     def render(self, prompt: ChatPrompt, *, constrained: bool = False) -> RenderedPrompt:
         """Render the prompt with this template. Raises BadRequest if the template does not accept the messages.
@@ -71,13 +85,29 @@ class ChatTemplate:
         `constrained`: a grammar constrains the answer after its reasoning, or the answer must call tools.
         RequestTemplateRenderer handles the prompt's `template` and `template_arguments`.
         """
+        escaped = self.escape(prompt)
         try:
-            return self.apply(prompt, {}, constrained=constrained)
+            rendered = self.apply(escaped.prompt, {}, constrained=constrained)
         except TemplateRefusal as refusal:
-            message = f"The model's chat template refuses these messages: {refusal}"
+            message = f"The model's chat template refuses these messages: {escaped.restore(str(refusal))[0]}"
             raise BadRequest(message, "messages") from refusal
         except TemplateError as error:
-            raise BadRequest(f"The model's chat template cannot be applied: {error}", "messages") from error
+            message = f"The model's chat template cannot be applied: {escaped.restore(str(error))[0]}"
+            raise BadRequest(message, "messages") from error
+        return restore_prompt(escaped, rendered)
+
+    def escape(self, prompt: ChatPrompt) -> EscapedPrompt:
+        """Replace a character of each control token in what people wrote (prompt.control_tokens). Raises BadRequest.
+
+        The template is the prompt's own or, without one, this one.
+        """
+        tails = self._tails if prompt.template is None else self._control_tokens.find_tails(prompt.template)
+        if not tails and not _contains_any(prompt, self._control_tokens.first_bytes):
+            return EscapedPrompt(prompt, None)
+        source = self.source if prompt.template is None else prompt.template
+        # Such templates remove the reasoning from an assistant's message.
+        kept = frozenset((REASONING_OPENING, REASONING_CLOSING)) if _supports_reasoning(source) else frozenset()
+        return self._control_tokens.escape(prompt, source=source, tails=tails, kept=kept)
 
     def apply(
         self,
@@ -124,6 +154,23 @@ class ChatTemplate:
             if merged == list(messages):
                 raise
         return render(merged)
+
+
+def restore_prompt(escaped: EscapedPrompt, rendered: RenderedPrompt) -> RenderedPrompt:
+    """Put the characters back that ChatTemplate.escape replaced."""
+    if escaped.substitution is None:
+        return rendered
+    text, offsets = escaped.restore(rendered.text)
+    return msgspec.structs.replace(rendered, text=text, literal_offsets=offsets)
+
+
+def _contains_any(prompt: ChatPrompt, beginnings: Iterable[bytes]) -> bool:
+    """Whether one of these may be in a written text. One search over all texts is fast."""
+    try:
+        encoded = msgspec.msgpack.encode((prompt.messages, prompt.tools, prompt.template_arguments))
+    except (OverflowError, RecursionError):  # MessagePack has no larger integers than 64 bits.
+        return True
+    return any(beginning in encoded for beginning in beginnings)
 
 
 def _uses_tools(prompt: ChatPrompt) -> bool:

@@ -1,11 +1,14 @@
 """A model file in memory: its weights, its vocabulary and its chat template."""
 
 import ctypes
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dragoman.engines.llama.arrays import TokenArray
+from dragoman.engines.llama.native.control_tokens import SPECIAL_ATTRIBUTES, ControlTokenSplitter, VocabularyEntry
 from dragoman.engines.llama.native.libraries.binding import Library
 
 
@@ -28,6 +31,7 @@ class Vocabulary:
         self.eos_text = self._special_text(library.llama_vocab_eos(vocabulary))
         self._adds_bos: bool = library.llama_vocab_get_add_bos(vocabulary)
         self._pieces: dict[int, bytes] = {}
+        self.control_tokens = ControlTokenSplitter(self._special_entries())
         self._max_piece_bytes = max(len(self.piece(token)) for token in range(self.size))
 
     def tokenize(self, text: str) -> TokenArray:
@@ -37,6 +41,23 @@ class Vocabulary:
         """
         add_special = not (self._adds_bos and self.bos_text and text.startswith(self.bos_text))
         return self._tokenize(text.encode(), add_special=add_special, parse_special=True)
+
+    def tokenize_rendered(self, text: str, literal_offsets: Sequence[int]) -> TokenArray:
+        """Tokenize like `tokenize`, but let no character at `literal_offsets` be part of a special token."""
+        framing = self._tokenize(b"", add_special=True, parse_special=False).tolist()
+        begins_with_bos = self._adds_bos and self.bos_text and text.startswith(self.bos_text)
+        if begins_with_bos and bisect_left(literal_offsets, len(self.bos_text)) == 0:
+            framing = []
+        bos_count = min(int(self._adds_bos), len(framing))
+        tokens = framing[:bos_count]
+        for part in self.control_tokens.split(text, literal_offsets):
+            if isinstance(part, int):
+                tokens.append(part)
+            else:
+                tokens += self.tokenize_plain(part[0].encode())
+                for piece in part[1:]:
+                    tokens += self._tokenize_continuation(piece)
+        return np.array(tokens + framing[bos_count:], dtype=np.int32)
 
     def tokenize_plain(self, text: bytes) -> list[int]:
         """Tokenize UTF-8 text without special tokens and without BOS."""
@@ -64,6 +85,21 @@ class Vocabulary:
     def is_special(self, token: int) -> bool:
         """Whether the token is markup of the model rather than text."""
         return bool(self._library.llama_vocab_is_control(self._vocabulary, token)) or token in self.end_token_ids
+
+    def _tokenize_continuation(self, text: str) -> list[int]:
+        """Tokenize plain text that follows other text: SentencePiece would put a space in front of it."""
+        break_tokens = self.tokenize_plain(b"\n")
+        tokens = self.tokenize_plain(f"\n{text}".encode())
+        follows = tokens[: len(break_tokens)] == break_tokens
+        return tokens[len(break_tokens) :] if follows else self.tokenize_plain(text.encode())
+
+    def _special_entries(self) -> Iterator[VocabularyEntry]:
+        """Yield the tokens that are not plain text."""
+        for token in range(self.size):
+            attributes: int = self._library.llama_vocab_get_attr(self._vocabulary, token)
+            if attributes & SPECIAL_ATTRIBUTES:
+                text: bytes = self._library.llama_vocab_get_text(self._vocabulary, token)
+                yield VocabularyEntry(token, text.decode(errors="surrogateescape"), attributes)
 
     def _tokenize(self, text: bytes, *, add_special: bool, parse_special: bool) -> TokenArray:
         capacity = len(text) + 4

@@ -7,11 +7,11 @@ import numpy as np
 
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.limits import check_resume_token_ids, check_token_ids, kept_tokens
-from dragoman.core.request import AnswerFormat, TextPrompt, TokenPrompt, ToolOptions
+from dragoman.core.request import AnswerFormat, PromptTruncation, TextPrompt, TokenPrompt, ToolOptions
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.sequence import PLAIN_OUTPUT, EngineRequest, RequestKey, TokenizedOutputFormat
 from dragoman.engines.llama.native.model import Model
-from dragoman.engines.llama.wire.messages import GenerateCommand
+from dragoman.engines.llama.wire.messages import EnginePrompt, GenerateCommand, RenderedTextPrompt
 from dragoman.output.bad_words import bad_word_tokens
 from dragoman.output.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
 from dragoman.output.grammar import build_grammar
@@ -71,15 +71,16 @@ class RequestPreprocessor:
             cache_salt=command.cache_salt,
         )
 
-    def tokenize_prompt(self, prompt: TextPrompt | TokenPrompt) -> tuple[TokenArray, str]:
+    def tokenize_prompt(self, prompt: EnginePrompt) -> tuple[TokenArray, str]:
         """Return the tokens of a prompt and its text. Raises BadRequest."""
         vocabulary = self._model.vocabulary
         match prompt:
             case TextPrompt(text, truncation):
-                longest = self.context_length * (1 if truncation is None else _MAX_TRUNCATED_CONTEXTS)
-                if (min_tokens := vocabulary.min_token_count(text)) >= longest:
-                    raise self._overflow(min_tokens, at_least=True)
+                self._check_length(text, truncation)
                 tokens = vocabulary.tokenize(text)
+            case RenderedTextPrompt(text, literal_offsets, truncation):
+                self._check_length(text, truncation)
+                tokens = vocabulary.tokenize_rendered(text, literal_offsets)
             case TokenPrompt(token_ids, truncation):
                 check_token_ids("prompt", token_ids, vocabulary.size)
                 tokens = np.array(token_ids, dtype=np.int32)
@@ -91,6 +92,12 @@ class RequestPreprocessor:
         if not len(tokens):
             raise BadRequest("The prompt is empty: a model needs at least one token to go on from", "prompt")
         return tokens, text
+
+    def _check_length(self, text: str, truncation: PromptTruncation | None) -> None:
+        """Reject a text that certainly does not fit, without tokenizing it."""
+        longest = self.context_length * (1 if truncation is None else _MAX_TRUNCATED_CONTEXTS)
+        if (min_tokens := self._model.vocabulary.min_token_count(text)) >= longest:
+            raise self._overflow(min_tokens, at_least=True)
 
     def _text(self, tokens: TokenArray) -> str:
         return b"".join(map(self._model.vocabulary.piece, tokens.tolist())).decode(errors="replace")

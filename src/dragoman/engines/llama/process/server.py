@@ -173,7 +173,11 @@ class EngineServer:
         vocabulary = self._model.vocabulary
         replies: list[messages.EngineReply] = [
             messages.Handshake(
-                self._preprocessor.context_length, self._chat_template, vocabulary.bos_text, vocabulary.eos_text
+                self._preprocessor.context_length,
+                self._chat_template,
+                vocabulary.bos_text,
+                vocabulary.eos_text,
+                vocabulary.control_tokens.texts,
             )
         ]
         if self._fingerprint is not None:

@@ -14,7 +14,14 @@ from dragoman.core.errors import DragomanError, EngineFailed
 from dragoman.core.errors_wire import decode_error, encode_error
 from dragoman.core.events import Event
 from dragoman.core.frames import FrameTooLong, encode_frame, read_frame
-from dragoman.core.request import AnswerFormat, SamplingParams, TextPrompt, TokenPrompt, ToolOptions
+from dragoman.core.request import (
+    AnswerFormat,
+    PromptTruncation,
+    SamplingParams,
+    TextPrompt,
+    TokenPrompt,
+    ToolOptions,
+)
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.prompt.output_parser import OutputParserSpec
@@ -24,11 +31,23 @@ Decoded = TypeVar("Decoded")
 _MAX_FRAME_BYTES = 256 * 2**20
 
 
+class RenderedTextPrompt(msgspec.Struct, frozen=True, tag="rendered"):
+    """A rendered conversation, in which people wrote the text of a control token."""
+
+    text: str
+    literal_offsets: tuple[int, ...]
+    """As in prompt.template.RenderedPrompt."""
+    truncation: PromptTruncation | None = None
+
+
+EnginePrompt = TextPrompt | TokenPrompt | RenderedTextPrompt
+
+
 class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="submit"):
     """Generate an answer. The replies have the same `number`, which the worker chose."""
 
     number: int
-    prompt: TextPrompt | TokenPrompt
+    prompt: EnginePrompt
     sampling: SamplingParams
     n: int
     echo: bool
@@ -59,7 +78,7 @@ class CountTokensCommand(msgspec.Struct, frozen=True, array_like=True, tag="coun
     """Count tokens. The reply is a TokenCountReply or an ErrorReply."""
 
     number: int
-    prompt: TextPrompt | TokenPrompt
+    prompt: EnginePrompt
 
 
 class StatisticsCommand(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
@@ -94,6 +113,8 @@ class Handshake(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     chat_template: str | None
     bos_text: str
     eos_text: str
+    control_texts: tuple[str, ...] = ()
+    """The texts of the model's control tokens."""
 
 
 class FingerprintReply(msgspec.Struct, frozen=True, array_like=True, tag="identified"):

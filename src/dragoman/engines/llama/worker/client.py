@@ -18,14 +18,7 @@ from dragoman.core.adapters import Adapter
 from dragoman.core.child_process import HEARTBEAT_SECONDS
 from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, ModelUnavailable
 from dragoman.core.events import Event, Usage
-from dragoman.core.request import (
-    QUEUED_PRIORITY_OFFSET,
-    ChatPrompt,
-    GenerationRequest,
-    Prompt,
-    TextPrompt,
-    TokenPrompt,
-)
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET, ChatPrompt, GenerationRequest, Prompt, TextPrompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import registry_path
@@ -50,7 +43,12 @@ class EngineConnection:
         """Seconds since the last event of each request that has a deadline."""
         self._timeouts = timeouts
         self.fingerprint: str | None = None
-        self.template = ChatTemplate(handshake.chat_template, bos=handshake.bos_text, eos=handshake.eos_text)
+        self.template = ChatTemplate(
+            handshake.chat_template,
+            bos=handshake.bos_text,
+            eos=handshake.eos_text,
+            control_texts=handshake.control_texts,
+        )
         self.event_queues: dict[int, asyncio.Queue[Event | DragomanError | ConnectionLost]] = {}
         self._pending_replies: dict[int, asyncio.Future[Any]] = {}
         self._writer = writer
@@ -149,7 +147,7 @@ _log = structlog.get_logger(__name__)
 class _PreparedPrompt(NamedTuple):
     """A rendered prompt, and the format of its answer."""
 
-    prompt: TextPrompt | TokenPrompt
+    prompt: messages.EnginePrompt
     output_format: OutputParserSpec
 
 
@@ -303,7 +301,10 @@ class LlamaEngine:
             )
         else:
             rendered = connection.template.render(prompt, constrained=constrained)
-        return _PreparedPrompt(TextPrompt(rendered.text, prompt.truncation), rendered.parser_spec)
+        text: messages.EnginePrompt = TextPrompt(rendered.text, prompt.truncation)
+        if rendered.literal_offsets:
+            text = messages.RenderedTextPrompt(rendered.text, rendered.literal_offsets, prompt.truncation)
+        return _PreparedPrompt(text, rendered.parser_spec)
 
     async def _change_adapters(self, command: Callable[[int], AdapterCommand]) -> Adapter:
         connection = await self._wait_for_connection()

@@ -212,6 +212,8 @@ _FUNCTIONS: Functions = {
     "llama_vocab_get_add_bos": CFunction(c_int32, [c_void_p], "llama_add_bos_token"),
     "llama_vocab_is_eog": CFunction(c_bool, [c_void_p, c_int32], "llama_token_is_eog"),
     "llama_vocab_is_control": CFunction(c_bool, [c_void_p, c_int32], "llama_token_is_control"),
+    "llama_vocab_get_attr": CFunction(c_int32, [c_void_p, c_int32], "llama_token_get_attr"),
+    "llama_vocab_get_text": CFunction(c_char_p, [c_void_p, c_int32], "llama_token_get_text"),
     "llama_tokenize": CFunction(c_int32, [c_void_p, c_char_p, c_int32, c_void_p, c_int32, c_bool, c_bool]),
     "llama_token_to_piece": CFunction(c_int32, [c_void_p, c_int32, c_void_p, c_int32, c_int32, c_bool]),
     "sequence_state_size": CFunction(c_size_t, [c_void_p, c_int32, c_uint32], "llama_state_seq_get_size"),

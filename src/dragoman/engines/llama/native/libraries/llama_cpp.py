@@ -144,6 +144,8 @@ _FUNCTIONS: Functions = {
     "llama_vocab_get_add_bos": CFunction(c_bool, [c_void_p]),
     "llama_vocab_is_eog": CFunction(c_bool, [c_void_p, c_int32]),
     "llama_vocab_is_control": CFunction(c_bool, [c_void_p, c_int32]),
+    "llama_vocab_get_attr": CFunction(c_int32, [c_void_p, c_int32]),
+    "llama_vocab_get_text": CFunction(c_char_p, [c_void_p, c_int32]),
     "llama_tokenize": CFunction(c_int32, [c_void_p, c_char_p, c_int32, c_void_p, c_int32, c_bool, c_bool]),
     "llama_token_to_piece": CFunction(c_int32, [c_void_p, c_int32, c_void_p, c_int32, c_int32, c_bool]),
 }
