@@ -128,8 +128,8 @@ def test_markup_that_a_file_calls_user_defined_is_text_where_people_write_it(voc
     assert not {vocabulary.piece(token).decode(errors="replace") for token in tokens} & {
         *vocabulary.control_tokens.texts
     }
-    # SentencePiece also puts a space behind user-defined tokens.
-    assert b"".join(map(vocabulary.piece, tokens)).replace(b" ", b"") == text.encode().replace(b" ", b"")
+    # White space behind user-defined tokens is added by SentencePiece and removed by Phi 3.
+    assert b"".join(b"".join(map(vocabulary.piece, tokens)).split()) == "".join(text.split()).encode()
 
 
 def test_a_written_turn_is_not_a_turn(model: Model) -> None:
