@@ -24,6 +24,9 @@ _PATTERNS = st.sampled_from(
 )
 _FORMATS = st.sampled_from(["date", "date-time", "email", "ipv4", "ipv6", "time", "uuid", "hostname"])
 _BOUNDS = st.integers(-1000, 1000) | st.sampled_from([0.1, -0.25, 1.5, 99.99, -1e-3])
+_SCALARS: st.SearchStrategy[Any] = (
+    st.none() | st.booleans() | st.integers(-100, 100) | st.sampled_from([0.5, 1.0]) | _TEXTS
+)
 _CONSTANTS: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.sampled_from([0.5, -1.25, 1e-7]) | _TEXTS,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_NAMES, inner, max_size=3),
@@ -31,8 +34,16 @@ _CONSTANTS: st.SearchStrategy[Any] = st.recursive(
 )
 
 
-def json_schemas() -> st.SearchStrategy[Schema]:
-    """Generate schemas of draft 2020-12, some with definitions, some of them recursive."""
+def json_schemas(*, conditions: bool = False) -> st.SearchStrategy[Schema]:
+    """Generate schemas of draft 2020-12, some with definitions, some of them recursive.
+
+    Those with `conditions` may contradict themselves.
+    """
+    if conditions:
+        leaves = _leaves() | _conditional_leaves()
+        return st.recursive(
+            leaves, lambda inner: _arrays(inner) | _conditional_objects(inner) | _unions(inner), max_leaves=5
+        )
     nodes = st.recursive(_leaves(), lambda inner: _arrays(inner) | _objects(inner) | _unions(inner), max_leaves=6)
     return nodes | st.builds(_with_definition, st.deferred(lambda: _objects(_leaves() | _REFERENCES)), nodes)
 
@@ -63,6 +74,18 @@ def _leaves() -> st.SearchStrategy[Schema]:
         st.builds(lambda name: {"type": "string", "format": name}, _FORMATS),
         _strings(),
         _numbers(),
+    )
+
+
+def _conditional_leaves() -> st.SearchStrategy[Schema]:
+    return st.one_of(
+        st.builds(lambda values: {"not": {"enum": values}}, st.lists(_SCALARS, min_size=1, max_size=3)),
+        st.builds(
+            lambda values, low: {"type": "array", "items": {"enum": values}, "uniqueItems": True, "minItems": low},
+            st.lists(_SCALARS, min_size=1, max_size=3),
+            st.integers(0, 1),
+        ),
+        st.just({"type": "string", "pattern": r"^(?!a).*\b(?=[a-z])\w+$"}),
     )
 
 
@@ -105,6 +128,27 @@ def _objects(draw: st.DrawFn, values: st.SearchStrategy[Schema]) -> Schema:
     if draw(st.booleans()):
         schema["additionalProperties"] = draw(values) if draw(st.booleans()) else False
     return schema
+
+
+@st.composite
+def _conditional_objects(draw: st.DrawFn, values: st.SearchStrategy[Schema]) -> Schema:
+    schema = draw(_objects(values))
+    return schema | draw(_conditions(sorted(schema["properties"])))
+
+
+def _conditions(names: list[str]) -> st.SearchStrategy[Schema]:
+    """Generate conditions of an object with these properties."""
+    name = st.sampled_from(names) if names else _NAMES
+    has_value = st.builds(
+        lambda name, value: {"properties": {name: {"const": value}}, "required": [name]}, name, _SCALARS
+    )
+    needs = st.builds(lambda name: {"required": [name]}, name)
+    return st.one_of(
+        st.builds(lambda first, second: {"dependentRequired": {first: [second]}}, name, name),
+        st.builds(lambda first, then, other: {"if": first, "then": then, "else": other}, has_value, needs, has_value),
+        st.builds(lambda first: {"not": first}, has_value | needs),
+        st.just({"propertyNames": {"pattern": "^[a-z]"}}),
+    )
 
 
 def _unions(options: st.SearchStrategy[Schema]) -> st.SearchStrategy[Schema]:

@@ -1,3 +1,5 @@
+import contextlib
+import json
 import re
 from random import Random
 
@@ -6,7 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.output.grammar.lark import compile_error, json_text, matching_texts, regex
-from dragoman.output.grammar.pattern import UNWRITABLE, MalformedPattern, UnportablePattern, portable_pattern
+from dragoman.output.grammar.pattern import (
+    UNWRITABLE,
+    MalformedPattern,
+    UnportablePattern,
+    portable_pattern,
+    portable_patterns,
+)
 from tests.support.grammars import allows, generate
 
 ATOMS = st.sampled_from(
@@ -27,6 +35,15 @@ PARTS = st.recursive(
     ),
     max_leaves=5,
 )
+ASSERTIONS = st.one_of(
+    st.sampled_from([r"\b", r"\B", "^", "$"]),
+    st.tuples(st.sampled_from(["(?=", "(?!"]), PARTS, st.sampled_from(["", "$"])).map(
+        lambda parts: f"{''.join(parts)})"
+    ),
+)
+PATTERNS_WITH_ASSERTIONS = st.lists(
+    PARTS | ASSERTIONS | ASSERTIONS.map(lambda part: f"(?:a{part}b?|{part})?"), min_size=1, max_size=4
+).map("".join)
 PATTERNS = st.one_of(PARTS, PARTS.map(lambda part: f"^{part}"), PARTS.map(lambda part: f"{part}$|^(a|{part})$"))
 
 
@@ -46,6 +63,63 @@ def test_python_matches_whatever_the_portable_form_matches(pattern: str, seed: i
 def test_the_wide_form_matches_whatever_python_matches(pattern: str, text: str) -> None:
     if re.search(pattern, text) and not UNWRITABLE.search(text):
         assert matching_texts(portable_pattern(pattern, wide=True), [text])
+
+
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+@settings(max_examples=150)
+@given(pattern=PATTERNS_WITH_ASSERTIONS, seed=st.integers(0, 2**32))
+def test_python_finds_a_pattern_with_assertions_in_whatever_its_portable_forms_match(pattern: str, seed: int) -> None:
+    try:
+        first, *others = portable_patterns(pattern)
+    except UnportablePattern:
+        return
+    grammar = f"start: {json_text({'type': 'string', 'pattern': first, 'allOf': [{'pattern': p} for p in others]})}"
+    if not compile_error(grammar):
+        text = generate(grammar, Random(seed), 60)
+        assert text is None or re.search(pattern, json.loads(text))
+
+
+@pytest.mark.filterwarnings("ignore:Possible:FutureWarning")
+@settings(max_examples=150)
+@given(pattern=PATTERNS_WITH_ASSERTIONS, text=st.text(st.sampled_from("ab05 _-/é漢.\n"), max_size=5))
+def test_the_wide_form_of_a_pattern_with_assertions_matches_whatever_python_matches(pattern: str, text: str) -> None:
+    if re.search(pattern, text):
+        with contextlib.suppress(UnportablePattern):
+            assert matching_texts(portable_pattern(pattern, wide=True), [text])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "texts", "others"),
+    [
+        (
+            r"^(?!\.)(?!.*\.\.)([A-Za-z0-9_'+\-\.]*)[A-Za-z0-9_+-]@([A-Za-z0-9][A-Za-z0-9\-]*\.)+[A-Za-z]{2,}$",
+            ["a@b.cd", "a.b+c@d-e.fg.hi"],
+            [".a@b.cd", "a..b@c.de", "a.@b.cd", "a@b"],
+        ),
+        (r"^(?!^[-+.]*$)[+-]?0*\d*\.?\d*$", ["1", "-0.5", "+7.", ".5"], ["", "-", "+.", "1e5", "1.2.3"]),
+        (
+            r"^(?!^[-+.]*$)[+-]?0*(?:\d{0,3}|(?=[\d.]{1,6}0*$)\d{0,3}\.\d{0,2}0*$)$",
+            ["123.45", "-1.5", "007"],
+            ["-", "1234.5", "1.234"],
+        ),
+        (
+            r"^P(?:(\d+W)|(?!.*W)(?=\d|T\d)(\d+Y)?(\d+M)?(\d+D)?(T(?=\d)(\d+H)?(\d+M)?(\d+([.,]\d+)?S)?)?)$",
+            ["P1W", "P1Y2M", "PT1H", "P1DT2M3.5S"],
+            ["P", "PT", "P1W2D", "P1DT"],
+        ),
+        (r"^(?=.*[A-Z])(?=.*\d)[A-Za-z\d]{8,}$", ["Abcdefg1"], ["abcdefg1", "Abcdefgh", "Abc1"]),
+        (r"^(?!(?:admin|root)$).+$", ["adminx", "x"], ["admin", "root", ""]),
+        (r"\bfoo\b", ["foo", "a foo b", "foo-"], ["afoo", "foo_", "éfoo"]),
+        (r"\Bfoo", ["afoo"], ["foo", " foo"]),
+        (r"a(?=b)bc|^x(?!$)", ["zabc", "xy"], ["x", "ac"]),
+        (r"^\p{Lu}\p{L}*[\p{Nd}-]?$", ["Éa", "A-", "A7"], ["éa", "A--"]),
+        (r"^\P{L}$", ["1"], ["a"]),
+    ],
+)
+def test_a_pattern_with_assertions_matches_what_it_says(pattern: str, texts: list[str], others: list[str]) -> None:
+    forms = portable_patterns(pattern)
+    assert [text for text in texts if not all(matching_texts(form, [text]) for form in forms)] == []
+    assert [text for text in others if all(matching_texts(form, [text]) for form in forms)] == []
 
 
 @pytest.mark.parametrize(
@@ -75,7 +149,20 @@ def test_a_portable_pattern_matches_what_all_dialects_agree_on(
 @pytest.mark.parametrize(
     "pattern",
     [
-        *("(?=a)", "(?<name>a)", "(?i)a", r"(a)\1", r"\bword\b", r"\p{L}", r"\A", "[]a]", "[^]", r"[\d-z]", r"\ud83d"),
+        *(
+            "(?<=a)b",
+            "(?<name>a)",
+            "(?i)a",
+            r"(a)\1",
+            r"\pL",
+            r"\A",
+            "(?=a)*",
+            "(?:(?=a)b){9}",
+            "[]a]",
+            "[^]",
+            r"[\d-z]",
+            r"\ud83d",
+        ),
         *(
             "\x00",
             r"[\x00-\x07]",

@@ -65,7 +65,10 @@ def test_a_client_cannot_change_the_style(nested: bool) -> None:
     ("schema", "message"),
     [
         ({"format": "color"}, "'format' at # is not supported ('color' is none of date,"),
-        ({"pattern": "(?=a)"}, "'pattern' at # is not supported (in the pattern '(?=a)', look-around"),
+        ({"pattern": "(?<=a)b"}, "'pattern' at # is not supported (in the pattern '(?<=a)b', look-behind"),
+        ({"uniqueItems": True}, "'uniqueItems' at # is not supported (it is enforced only where 'items' has a"),
+        ({"not": {"const": {"a": 1}}}, "'not' at # is not supported (the negation of an object is not supported)"),
+        ({"not": {"multipleOf": 3}}, "'not' at # is not supported (the negation of 'multipleOf' is not supported)"),
         ({"const": "\x00"}, "'const' at # is not supported (it has control characters)"),
         ({"enum": [1, 2**60]}, "'enum' at # is not supported (it has a number that is not exact as a double)"),
         ({"minimum": 1e300}, "'minimum' at # is not supported (it is not exact as a double)"),
@@ -86,6 +89,77 @@ def test_a_keyword_beyond_its_limit_is_omitted_or_refused_if_strict(schema: dict
     assert message in rejection(schema)
     for document in ("null", '"b"', "0"):
         assert allows(compiled(schema, strict=False), document)
+
+
+PET = {"type": "object", "properties": {"kind": {"enum": ["cat", "dog"]}, "lives": {}}, "required": ["kind"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "valid", "invalid"),
+    [
+        ({"not": {"const": "a"}}, ['"b"', '"aa"', '""', "1", "null", "[]"], ['"a"']),
+        ({"not": {"enum": [1, 3, "x.y", None]}}, ["2", "0", "4", '"x_y"', "true"], ["1", "3", '"x.y"', "null"]),
+        ({"type": "boolean", "not": {"const": True}}, ["false"], ["true"]),
+        ({"not": {"type": ["string", "null"]}}, ["1", "{}", "[]"], ['"a"', "null"]),
+        ({"type": "integer", "not": {"minimum": 3, "maximum": 5}}, ["2", "6"], ["3", "4", "5"]),
+        ({"type": "string", "not": {"pattern": "b"}}, ['"ac"'], ['"abc"']),
+        ({"type": "string", "not": {"minLength": 2}}, ['"a"'], ['"ab"']),
+        ({"type": "array", "items": {"type": "integer"}, "not": {"maxItems": 1}}, ["[1, 2]"], ["[]", "[1]"]),
+        ({"type": "object", "not": {"required": ["a", "b"]}}, ['{"a": 1}', '{"c": 1}'], ['{"a": 1, "b": 2}']),
+        ({"not": {"anyOf": [{"type": "string"}, {"not": {"const": 1}}]}}, ["1"], ['"a"', "2"]),
+        ({"not": {"$ref": "#/$defs/a"}, "$defs": {"a": {"const": "a"}}}, ['"b"'], ['"a"']),
+        (
+            {
+                **PET,
+                "if": {"properties": {"kind": {"const": "cat"}}, "required": ["kind"]},
+                "then": {"required": ["lives"]},
+                "else": {"properties": {"lives": False}},
+            },
+            ['{"kind": "cat", "lives": 9}', '{"kind": "dog"}'],
+            ['{"kind": "cat"}', '{"kind": "dog", "lives": 9}'],
+        ),
+        (
+            {"type": "object", "properties": {"a": {}, "b": {}}, "dependentRequired": {"a": ["b"]}},
+            ["{}", '{"b": 1}', '{"a": 1, "b": 1}'],
+            ['{"a": 1}'],
+        ),
+        (
+            {"type": "object", "properties": {"a": {}, "b": {}}, "dependencies": {"b": {"properties": {"a": False}}}},
+            ["{}", '{"a": 1}', '{"b": 1}'],
+            ['{"a": 1, "b": 1}'],
+        ),
+        ({"propertyNames": {"pattern": "^x", "maxLength": 2}}, ["{}", '{"xy": 1}', "3"], ['{"xyz": 1}', '{"a": 1}']),
+        ({"type": "object", "propertyNames": False}, ["{}"], ['{"a": 1}']),
+        (
+            {"uniqueItems": True, "items": {"enum": [1, 2, 1.0]}, "minItems": 1},
+            ["[1]", "[2, 1]", '"a"'],
+            ["[]", "[1, 1]", "[1, 2, 1]"],
+        ),
+        (
+            {"type": "array", "uniqueItems": True, "items": {"enum": list("abcdefgh")}},
+            ['["a", "c"]', '["b"]'],
+            ['["a", "a"]', '["i"]'],
+        ),
+        (
+            {"oneOf": [{"type": "integer", "maximum": 3}, {"$ref": "#/$defs/x"}], "$defs": {"x": {"minimum": 4}}},
+            ["3", "4", '"a"'],
+            [],
+        ),
+        (
+            {"oneOf": [{"properties": {"a": {"maxLength": 2}}, "type": "object"},
+                       {"properties": {"a": {"type": "string", "minLength": 3}, "b": {}}, "required": ["a"],
+                        "type": "object"}]},
+            ['{"a": "ab"}', '{"a": "abc", "b": 1}'],
+            [],
+        ),
+        ({"type": "string", "pattern": r"^(?!a).*[a-c]$", "maxLength": 3}, ['"bc"'], ['"ac"', '"bd"', '"bbbc"']),
+        ({"type": "string", "format": "cuid", "pattern": "^c"}, ['"c1"'], ['"d1"']),
+    ],
+)  # fmt: skip
+def test_a_condition_is_enforced_exactly(schema: dict[str, Any], valid: list[str], invalid: list[str]) -> None:
+    grammar = compiled(schema, strict=True)
+    assert [document for document in valid if not allows(grammar, document)] == []
+    assert [document for document in invalid if allows(grammar, document)] == []
 
 
 @pytest.mark.parametrize(

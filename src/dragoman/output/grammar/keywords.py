@@ -1,18 +1,53 @@
 """JSON Schema keywords without subschemas: their valid values, and which of these are enforced."""
 
+import functools
+import json
 import math
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from dragoman.output.grammar.pattern import UNWRITABLE, MalformedPattern, UnportablePattern, portable_pattern
+from dragoman.output.grammar.pattern import (
+    UNWRITABLE,
+    MalformedPattern,
+    UnportablePattern,
+    portable_pattern,
+    portable_patterns,
+)
 
 Node = dict[str, Any]
 Schema = Node | bool
+_Rewritten = TypeVar("_Rewritten")
 
 TYPES: Final = ("null", "boolean", "object", "array", "number", "string", "integer")
 
 FORMATS: Final = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
 """The values of `format` that are enforced."""
+
+FORMAT_PATTERNS: Final = {
+    **{
+        f"uuid{version}": f"^[0-9a-f]{{8}}-[0-9a-f]{{4}}-{version}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}$"
+        for version in (1, 3, 4, 5, 6, 7, 8)
+    },
+    "base64": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+    "base64url": "^(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?$",
+    "byte": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+    "json-pointer": "^(?:/(?:[^/~]|~[01])*)*$",
+}
+"""Further values of `format` that are enforced → the pattern of texts that have them."""
+
+FORMATS_WITHOUT_SYNTAX: Final = frozenset(
+    {"binary", "password", "path", "file-path", "directory-path", "textarea", "markdown", "html", "multiline"}
+)
+"""Values of `format` that say what a text is for. Any text has them."""
+
+STANDARD_FORMATS: Final = frozenset(
+    {
+        *("idn-email", "idn-hostname", "iri", "iri-reference", "uri-reference", "uri-template", "regex"),
+        "relative-json-pointer",
+    }
+)
+"""Formats of JSON Schema that are not enforced. Other names beside a `pattern` have no effect."""
 
 MAX_EXACT_NUMBER: Final = 2**53
 """The largest integer that is exact as a double, the number type of llguidance and most JSON parsers."""
@@ -63,10 +98,27 @@ def enforceable_keywords(keyword: str, value: Any, node: Node) -> Node:
         case "required":
             return {keyword: _names(value)}
         case "pattern":
-            return {keyword: checked_pattern(value)}
+            first, *others = _checked(value, portable_patterns)
+            return {keyword: first} | ({"allOf": [{keyword: other} for other in others]} if others else {})
         case "format":
             return _format(value, node)
     return {}
+
+
+def canonical_text(document: Any) -> str:
+    """Return the same text for equal documents: 1.0 is 1, and the order of names does not matter."""
+    return json.dumps(_canonical(document), sort_keys=True)
+
+
+def _canonical(value: Any) -> Any:
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_canonical(member) for member in value]
+        case dict():
+            return {name: _canonical(member) for name, member in value.items()}
+    return value
 
 
 def names_of(keyword: str, node: Node) -> tuple[str, ...]:
@@ -159,10 +211,14 @@ def _names(value: Any) -> list[str]:
 
 def checked_pattern(pattern: Any, *, wide: bool = False) -> str:
     """Return the pattern in the form of grammar.pattern. Raises InvalidKeyword and UnenforceableKeyword."""
+    return _checked(pattern, functools.partial(portable_pattern, wide=wide))
+
+
+def _checked(pattern: Any, rewrite: Callable[[str], _Rewritten]) -> _Rewritten:
     if not isinstance(pattern, str):
         raise InvalidKeyword("must be a string")
     try:
-        return portable_pattern(pattern, wide=wide)
+        return rewrite(pattern)
     except MalformedPattern as error:
         raise InvalidKeyword(f"has the pattern {pattern!r}, which is wrong: {error}") from error
     except UnportablePattern as error:
@@ -174,7 +230,12 @@ def _format(value: Any, node: Node) -> Node:
         raise InvalidKeyword("must be a string")
     if value in FORMATS:
         return {"format": value}
+    if value == "ipvanyaddress":
+        return {"allOf": [{"anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}]}
+    if value in FORMAT_PATTERNS:
+        return {"allOf": [{"pattern": checked_pattern(FORMAT_PATTERNS[value])}]}
     types = node.get("type", "string")
-    if types == "string" or (isinstance(types, list) and "string" in types):
-        raise UnenforceableKeyword(f"{value!r} is none of {', '.join(FORMATS)}")
-    return {}  # formats of numbers do not constrain the text
+    is_text = types == "string" or (isinstance(types, list) and "string" in types)
+    if not is_text or value in FORMATS_WITHOUT_SYNTAX or ("pattern" in node and value not in STANDARD_FORMATS):
+        return {}
+    raise UnenforceableKeyword(f"{value!r} is none of {', '.join((*FORMATS, *FORMAT_PATTERNS))}")

@@ -3,38 +3,41 @@
 JSON Schema specifies ECMA-262's dialect, validators use that of their language, and llguidance uses Rust's. The
 rewritten pattern is in Rust's dialect. It matches only what ECMA-262 (without flags) and Python's `re` match as well:
 `\\d` is ASCII, `\\W` excludes everything that either calls a letter, `.` excludes line separators. The wide form
-matches what any of them matches.
+matches what any of them matches. Properties such as `\\p{L}`, which only ECMA-262 with the flag u knows, are Rust's.
 """
 
-import re
+from typing import Final
 
-_DIGITS = "0-9"
-_LETTERS = "A-Za-z0-9_"
-_SPACES = r"\t-\r\x20"
-_ANY_DIGITS = r"\p{Nd}"
-_ANY_LETTERS = r"\p{Alphabetic}\p{M}\p{N}\p{Pc}"
+from dragoman.output.grammar.pattern_automaton import equivalent_pattern
+from dragoman.output.grammar.pattern_syntax import (
+    UNWRITABLE,
+    Alternatives,
+    Anchor,
+    Boundary,
+    Characters,
+    Class,
+    LookAhead,
+    MalformedPattern,
+    Node,
+    Repeat,
+    Sequence,
+    UnportablePattern,
+    parse_pattern,
+)
+
+__all__ = ["UNWRITABLE", "MalformedPattern", "UnportablePattern", "portable_pattern", "portable_patterns"]
+
 _ANY_SPACES = r"\t-\r\x1C-\x20\x85\xA0\u{1680}\u{180E}\u{2000}-\u{200A}\u{2028}\u{2029}\u{202F}\u{205F}\u{3000}\u{FEFF}"
 
-_CLASSES = {"d": (_DIGITS, _ANY_DIGITS), "w": (_LETTERS, _ANY_LETTERS), "s": (_SPACES, _ANY_SPACES)}
+_CLASSES: Final = {
+    "d": ("0-9", r"\p{Nd}"),
+    "w": ("A-Za-z0-9_", r"\p{Alphabetic}\p{M}\p{N}\p{Pc}"),
+    "s": (r"\t-\r\x20", _ANY_SPACES),
+}
 """Letter of a class → the characters that it has in every dialect, and in any dialect."""
-
-_CONTROLS = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
-_QUANTIFIER = re.compile(r"[*+?]|\{[0-9]+(?:,[0-9]*)?\}")
-_HEX = re.compile(r"x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})")
-
-UNWRITABLE = re.compile(r"[\x00-\x07\x0b\x0e-\x1f\x7f]")
-"""Characters that JSON can only write as \\u00XX. This is not generated, since a name could have two spellings."""
 
 _MAX_EXPANDED_CHARACTERS = 10_000
 """Limit of a pattern's length with its repetitions written out, which determines the time for its automaton."""
-
-
-class MalformedPattern(ValueError):
-    """The pattern is invalid in every dialect."""
-
-
-class UnportablePattern(ValueError):
-    """The pattern differs between dialects, or cannot be enforced."""
 
 
 def portable_pattern(pattern: str, *, wide: bool = False) -> str:
@@ -42,192 +45,125 @@ def portable_pattern(pattern: str, *, wide: bool = False) -> str:
 
     It matches what every dialect matches; `wide`: what at least one of them matches.
     """
-    rewriter = _PatternRewriter(pattern, wide)
-    text, size = rewriter.alternatives()
-    if rewriter.next:
-        raise MalformedPattern("it closes a group that it did not open")
-    if size > _MAX_EXPANDED_CHARACTERS:
-        raise UnportablePattern("its repetitions are too large")
-    return text
+    return _rewritten(parse_pattern(pattern), wide)
 
 
-class _PatternRewriter:
-    """A recursive-descent rewriter. Its methods return the rewritten text and its size with repetitions written out."""
+def portable_patterns(pattern: str) -> list[str]:
+    """Rewrite the pattern as one or several, of which a text must match all.
 
-    def __init__(self, pattern: str, wide: bool) -> None:
-        self._pattern = pattern
-        self._wide = wide
-        self._anchors = 0
-        self._position = 0
-        self._depth = 0
-
-    @property
-    def next(self) -> str:
-        """The next character; empty at the end."""
-        return self._pattern[self._position : self._position + 1]
-
-    def alternatives(self) -> tuple[str, int]:
-        texts, total = [], 0
-        while True:
-            text, size = self._sequence()
-            texts.append(text)
-            total += size
-            if not self._accept("|"):
-                return "|".join(texts), total
-
-    def _sequence(self) -> tuple[str, int]:
-        texts: list[str] = []
-        total = 0
-        while self.next and self.next not in "|)":
-            anchors = self._anchors
-            if self._accept("^"):
-                self._check_anchor("^", is_at_the_end=not any(text != "^" for text in texts))
-                texts.append("^")
-            elif self._accept("$"):
-                self._check_anchor("$", is_at_the_end=self.next in "|)")
-                texts.append(r"\n?$" if self._wide else "$")  # Python's $ matches before a last newline, too
-            else:
-                text, size = self._atom()
-                quantifier, factor = self._quantifier()
-                if self._anchors > anchors:
-                    self._check_anchor("^ or $", is_at_the_end=not (texts or quantifier) and self.next in "|)")
-                texts.append(text + quantifier)
-                total += size * factor
-        return "".join(texts), total
-
-    def _check_anchor(self, anchor: str, is_at_the_end: bool) -> None:
-        self._anchors += 1
-        if not is_at_the_end:
-            raise UnportablePattern(f"{anchor} is not at the edge of the pattern or of an alternative")
-
-    def _quantifier(self) -> tuple[str, int]:
-        match = _QUANTIFIER.match(self._pattern, self._position)
-        if match is None:
-            return "", 1
-        self._position = match.end()
-        self._accept("?")  # a lazy quantifier matches the same texts
-        if _QUANTIFIER.match(self._pattern, self._position):
-            raise MalformedPattern("it repeats a repetition")
-        bounds = [int(number) for number in re.findall("[0-9]+", match[0])]
-        if bounds != sorted(bounds):
-            raise MalformedPattern(f"the bounds of {match[0]} are in the wrong order")
-        return match[0], max([1, *bounds])
-
-    def _atom(self) -> tuple[str, int]:
-        character = self._read_character()
-        match character:
-            case "(":
-                return self._group()
-            case "[":
-                return self._class(), 1
-            case ".":
-                return r"[^\n]" if self._wide else r"[^\n\r\u{2028}\u{2029}]", 1
-            case "\\":
-                self._position -= 1
-                if letter := self._class_letter():
-                    return f"[{_class_of(letter, self._wide)}]", 1
-                self._position += 1
-                character = self._escaped()
-            case "{":
-                raise UnportablePattern("a literal { is not portable; write \\{")
-            case "*" | "+" | "?":
-                raise MalformedPattern(f"there is nothing for {character} to repeat")
-        if UNWRITABLE.match(character):
-            raise UnportablePattern("there is a control character")
-        return _literal(character), 1
-
-    def _group(self) -> tuple[str, int]:
-        if not self._accept("?:") and self.next == "?":
-            raise UnportablePattern("look-around, flags and named groups are not supported")
-        self._depth += 1
-        if self._depth > 50:
-            raise UnportablePattern("its groups are nested too deeply")
-        text, size = self.alternatives()
-        if not self._accept(")"):
-            raise MalformedPattern("it opens a group that it does not close")
-        self._depth -= 1
-        return f"(?:{text})", size
-
-    def _class(self) -> str:
-        negated = self._accept("^")
-        items: list[str] = []
-        is_writable = negated
-        while not self._accept("]"):
-            item, last = self._class_item(negated)
-            items.append(item)
-            is_writable |= UNWRITABLE.match(last) is None
-        if not items:
-            raise UnportablePattern("[] and [^] differ between dialects")
-        if not is_writable:
-            raise UnportablePattern("there are only control characters between [ and ]")
-        return f"[{'^' if negated else ''}{''.join(items)}]"
-
-    def _class_item(self, negated: bool) -> tuple[str, str]:
-        """Rewrite a character, a range or a class in a class; return it and its last character."""
-        if letter := self._class_letter():
-            if self._begins_range():
-                raise UnportablePattern(f"\\{letter} is the end of a range")
-            return _class_of(letter, self._wide is not negated), " "
-        first = self._class_character()
-        if not self._begins_range():
-            return _literal(first), first
-        self._position += 1
-        if letter := self._class_letter():
-            raise UnportablePattern(f"\\{letter} is the end of a range")
-        last = self._class_character()
-        if last < first:
-            raise MalformedPattern(f"the range {first}-{last} is in the wrong order")
-        return f"{_literal(first)}-{_literal(last)}", last
-
-    def _begins_range(self) -> bool:
-        return self.next == "-" and not self._pattern.startswith("-]", self._position)
-
-    def _class_letter(self) -> str:
-        """Consume a class like \\d, if one is next, and return its letter."""
-        letter = self._pattern[self._position + 1 : self._position + 2]
-        if self.next != "\\" or letter.lower() not in _CLASSES:
-            return ""
-        self._position += 2
-        return letter
-
-    def _class_character(self) -> str:
-        character = self._read_character()
-        if character != "\\":
-            return character
-        return "\b" if self._accept("b") else self._escaped()
-
-    def _escaped(self) -> str:
-        """Return the character of an escape whose backslash is already consumed."""
-        if match := _HEX.match(self._pattern, self._position):
-            self._position = match.end()
-            code = int(match[1] or match[2], 16)
-            if 0xD800 <= code <= 0xDFFF:
-                raise UnportablePattern("it has half a surrogate pair; write the character itself")
-            return chr(code)
-        letter = self._read_character()
-        if letter in _CONTROLS:
-            return _CONTROLS[letter]
-        if letter.isascii() and not letter.isalnum():
-            return letter
-        raise UnportablePattern(f"\\{letter} is not supported")
-
-    def _accept(self, text: str) -> bool:
-        found = self._pattern.startswith(text, self._position)
-        self._position += len(text) * found
-        return found
-
-    def _read_character(self) -> str:
-        character = self.next
-        if not character:
-            raise MalformedPattern("it ends too early")
-        self._position += 1
-        return character
+    A look-ahead at the beginning becomes a pattern of its own. Raises MalformedPattern and UnportablePattern.
+    """
+    node = parse_pattern(pattern)
+    parts = node.parts if isinstance(node, Sequence) else ()
+    if not parts or parts[0] != Anchor("^"):
+        return [_rewritten(node, wide=False)]
+    count = next((index for index, part in enumerate(parts[1:]) if not isinstance(part, LookAhead)), len(parts) - 1)
+    assertions = [_alone(part) for part in parts[1 : 1 + count]]
+    return [_rewritten(part, wide=False) for part in (*assertions, Sequence((parts[0], *parts[1 + count :])))]
 
 
-def _class_of(letter: str, wide: bool) -> str:
-    """Rewrite a class like \\d or \\W for use between [ and ]."""
-    common, any_of = _CLASSES[letter.lower()]
-    if letter.islower():
+def _alone(assertion: Node) -> Node:
+    """Return the pattern that a text matches if the assertion holds at its beginning."""
+    if not isinstance(assertion, LookAhead) or assertion.negated:
+        return Sequence((Anchor("^"), assertion))
+    part = assertion.part
+    return Sequence((Anchor("^"), *(part.parts if isinstance(part, Sequence) else (part,))))
+
+
+def _rewritten(node: Node, wide: bool) -> str:
+    if not _needs_automaton(node):
+        if _size(node) > _MAX_EXPANDED_CHARACTERS:
+            raise UnportablePattern("its repetitions are too large")
+        return _text(node, wide)
+    pattern = equivalent_pattern(node, wide=wide)
+    if len(pattern) > _MAX_EXPANDED_CHARACTERS:
+        raise UnportablePattern("its assertions are too complex")
+    return pattern
+
+
+def _needs_automaton(node: Node, *, is_first: bool = True, is_last: bool = True) -> bool:
+    """Whether the node has assertions, or anchors elsewhere than at the edges of the pattern's alternatives."""
+    match node:
+        case LookAhead() | Boundary():
+            return True
+        case Anchor("^"):
+            return not is_first
+        case Anchor():
+            return not is_last
+        case Repeat(part=part):
+            return _needs_automaton(part, is_first=False, is_last=False)
+        case Alternatives(parts=parts):
+            return any(_needs_automaton(part, is_first=is_first, is_last=is_last) for part in parts)
+        case Sequence(parts=parts):
+            first = next((index for index, part in enumerate(parts) if part != Anchor("^")), len(parts))
+            last = len(parts) - 1
+            return any(
+                _needs_automaton(
+                    part,
+                    is_first=is_first and index <= first and isinstance(part, Anchor),
+                    is_last=is_last and index == last and isinstance(part, Anchor),
+                )
+                for index, part in enumerate(parts)
+            )
+    return False
+
+
+def _size(node: Node) -> int:
+    """Return the pattern's length with its repetitions written out."""
+    match node:
+        case Sequence(parts=parts) | Alternatives(parts=parts):
+            return sum(map(_size, parts))
+        case Repeat(part=part, minimum=minimum, maximum=maximum):
+            return _size(part) * max(1, minimum, maximum or 0)
+        case Characters():
+            return 1
+    return 0
+
+
+def _text(node: Node, wide: bool) -> str:
+    """Write a pattern without assertions in Rust's dialect."""
+    match node:
+        case Sequence(parts=parts):
+            return "".join(
+                f"(?:{_text(part, wide)})" if isinstance(part, Alternatives | Sequence) else _text(part, wide)
+                for part in parts
+            )
+        case Alternatives(parts=parts):
+            return "|".join(_text(part, wide) for part in parts)
+        case Repeat(part=part, text=quantifier):
+            text = _text(part, wide)
+            return f"{text}{quantifier}" if isinstance(part, Characters) else f"(?:{text}){quantifier}"
+        case Anchor("^"):
+            return "^"
+        case Anchor():
+            return r"\n?$" if wide else "$"  # Python's $ matches before a last newline, too
+        case Characters(items=items, negated=negated):
+            return _characters(items, negated, wide)
+    raise AssertionError(f"{node} is an assertion")
+
+
+def _characters(items: tuple[tuple[str, str] | Class, ...], negated: bool, wide: bool) -> str:
+    if not negated and len(items) == 1:
+        item = items[0]
+        if item == Class("."):
+            return r"[^\n]" if wide else r"[^\n\r\u{2028}\u{2029}]"
+        if isinstance(item, tuple) and item[0] == item[1]:
+            return _literal(item[0])
+    members = [
+        _class(item.name, wide is not negated)
+        if isinstance(item, Class)
+        else _literal(item[0]) + ("" if item[0] == item[1] else f"-{_literal(item[1])}")
+        for item in items
+    ]
+    return f"[{'^' if negated else ''}{''.join(members)}]"
+
+
+def _class(name: str, wide: bool) -> str:
+    """Write a class like \\d or \\W for use between [ and ]."""
+    if len(name) > 1:
+        return f"\\{name}"
+    common, any_of = _CLASSES[name.lower()]
+    if name.islower():
         return any_of if wide else common
     return f"[^{common if wide else any_of}]"
 

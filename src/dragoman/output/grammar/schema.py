@@ -15,6 +15,8 @@ from typing import Any, Final, NoReturn
 from urllib.parse import unquote, urldefrag, urljoin
 
 from dragoman.core.errors import BadRequest
+from dragoman.output.grammar.disjointness import with_any_of, with_proven_alternatives
+from dragoman.output.grammar.finite import arrays_without_repetition, restricted_names
 from dragoman.output.grammar.keywords import (
     InvalidKeyword,
     Node,
@@ -25,23 +27,14 @@ from dragoman.output.grammar.keywords import (
     names_of,
 )
 from dragoman.output.grammar.lark import matching_texts
+from dragoman.output.grammar.negation import negated
 from dragoman.output.grammar.satisfiability import is_satisfiable
 
-UNENFORCED: Final[dict[str, tuple[str, ...]]] = {
-    "not": (),
-    "if": ("then", "else"),
-    "contains": (),
-    "propertyNames": (),
-    "dependencies": (),
-    "dependentRequired": (),
-    "dependentSchemas": (),
-    "unevaluatedItems": (),
-    "unevaluatedProperties": (),
-    "uniqueItems": (),
-    "$dynamicRef": (),
-    "$recursiveRef": (),
-}
-"""Keywords that are never enforced → keywords of which they need one beside them to have an effect."""
+UNENFORCED: Final = ("contains", "unevaluatedItems", "unevaluatedProperties", "$dynamicRef", "$recursiveRef")
+"""Keywords that are never enforced."""
+
+_ARRAY_KEYWORDS: Final = ("items", "minItems", "maxItems")
+"""Keywords that the list of arrays under `uniqueItems` takes into account."""
 
 _LEGACY_METASCHEMA = re.compile(r"https?://json-schema\.org/draft-0[467]/schema#?")
 """Drafts in which keywords beside `$ref` are ignored."""
@@ -107,7 +100,7 @@ class _SchemaRewriter:
         try:
             if len(json.dumps(self._root, ensure_ascii=False, allow_nan=False).encode()) > _MAX_BYTES:
                 self._refuse(f"is too large: more than {_MAX_BYTES} bytes")
-            rewritten = self._schema(self._root, "#")
+            rewritten = with_proven_alternatives(self._schema(self._root, "#"), self._definitions)
         except ValueError:  # UnicodeEncodeError is one of them
             self._refuse("is no JSON: it has an infinite number or half a surrogate pair")
         except RecursionError:
@@ -132,15 +125,22 @@ class _SchemaRewriter:
         if self._legacy and "$ref" in node:
             node = {"$ref": node["$ref"]}
         rewritten: Node = {}
+        lists_arrays = False
         for keyword, value in node.items():
             try:
-                rewritten |= self._keyword(keyword, value, node, f"{pointer}/{_pointer_token(keyword)}")
+                addition = self._keyword(keyword, value, node, f"{pointer}/{_pointer_token(keyword)}")
+                if "allOf" in addition:
+                    addition["allOf"] = [*rewritten.get("allOf", ()), *addition["allOf"]]
+                rewritten |= addition
+                lists_arrays |= keyword == "uniqueItems" and bool(addition)
             except InvalidKeyword as error:
                 self._refuse(f"is invalid: '{keyword}' at {pointer} {error}")
             except UnenforceableKeyword as error:
                 self._omit(keyword, pointer, str(error))
         self._depth -= 1
-        return rewritten if self._strict else _with_any_of(rewritten)
+        if lists_arrays:
+            rewritten = {keyword: value for keyword, value in rewritten.items() if keyword not in _ARRAY_KEYWORDS}
+        return rewritten if self._strict or "oneOf" not in rewritten else with_any_of(rewritten, rewritten["oneOf"])
 
     # Keywords. These methods raise InvalidKeyword and UnenforceableKeyword.
 
@@ -182,7 +182,18 @@ class _SchemaRewriter:
                     raise UnenforceableKeyword(
                         "only the drafts 4, 6, 7, 2019-09 and 2020-12 are known, one for the whole schema"
                     )
-            case _ if keyword in UNENFORCED and not _has_no_effect(keyword, value, node):
+            case "not":
+                return {"allOf": [self._schema(negated(value, self._referenced), pointer)]}
+            case "if":
+                return self._condition(node, pointer) if "then" in node or "else" in node else {}
+            case "dependencies" | "dependentRequired" | "dependentSchemas":
+                return self._dependencies(value, pointer)
+            case "propertyNames":
+                names = restricted_names(value, self._referenced)
+                return {} if names is True else {"allOf": [self._schema(names, pointer)]}
+            case "uniqueItems" if value is True and node.get("maxItems", 2) > 1:
+                return {"allOf": [self._schema(arrays_without_repetition(node, self._referenced), pointer)]}
+            case _ if keyword in UNENFORCED:
                 raise UnenforceableKeyword
         return enforceable_keywords(keyword, value, node)
 
@@ -195,6 +206,33 @@ class _SchemaRewriter:
         if not isinstance(value, dict):
             raise InvalidKeyword("must be an object of schemas")
         return {name: self._schema(part, f"{pointer}/{_pointer_token(name)}") for name, part in value.items()}
+
+    def _condition(self, node: Node, pointer: str) -> Node:
+        """Rewrite `if`, `then` and `else` as two alternatives."""
+        parent = pointer.rpartition("/")[0]
+        holds = [self._schema(node["if"], pointer), self._schema(node.get("then", True), f"{parent}/then")]
+        fails = [self._schema(negated(node["if"], self._referenced), pointer)]
+        return {
+            "allOf": [
+                {
+                    "anyOf": [
+                        {"allOf": holds},
+                        {"allOf": [*fails, self._schema(node.get("else", True), f"{parent}/else")]},
+                    ]
+                }
+            ]
+        }
+
+    def _dependencies(self, value: Any, pointer: str) -> Node:
+        """Rewrite what the presence of properties requires, as alternatives: it is absent, or that is valid."""
+        if not isinstance(value, dict):
+            raise InvalidKeyword("must be an object")
+        rewritten: list[Schema] = []
+        for name, dependent in value.items():
+            needed = {"required": dependent} if isinstance(dependent, list) else dependent
+            present = [{"required": [name]}, self._schema(needed, f"{pointer}/{_pointer_token(name)}")]
+            rewritten.append({"anyOf": [{"properties": {name: False}}, {"allOf": present}]})
+        return {"allOf": rewritten} if rewritten else {}
 
     def _enforces_patterns(self, node: Node) -> bool:
         """Whether `patternProperties` is enforced. If not, names that match a pattern would count as additional."""
@@ -210,6 +248,12 @@ class _SchemaRewriter:
             self._nested_id = pointer
 
     # References
+
+    def _referenced(self, value: Any) -> Any:
+        """Return the client's schema that the value of `$ref` refers to."""
+        if not isinstance(value, str):
+            raise InvalidKeyword("must be a string")
+        return self._resolve(self._target_pointer(value))
 
     def _reference(self, value: Any) -> str:
         """Make the referenced schema a definition and return the reference to it."""
@@ -272,27 +316,11 @@ class _SchemaRewriter:
         raise BadRequest(f"{self._subject} {problem}", self._parameter)
 
 
-def _with_any_of(schema: Node) -> Node:
-    """Replace `oneOf` by `anyOf`: llguidance accepts `oneOf` only if it can see that the options are disjoint."""
-    if "oneOf" not in schema:
-        return schema
-    rest = {keyword: value for keyword, value in schema.items() if keyword != "oneOf"}
-    if "anyOf" not in schema:
-        return {**rest, "anyOf": schema["oneOf"]}
-    return {**rest, "allOf": [*schema.get("allOf", ()), {"anyOf": schema["oneOf"]}]}
-
-
 def _common_multiple(numbers: Iterable[int | float]) -> int:
     """Return the least common multiple without decimal points: 25 for 0.25 and 0.05."""
     decimals = [Decimal(repr(number)).normalize() for number in numbers]
     places = max(0, *(-int(number.as_tuple().exponent) for number in decimals))
     return math.lcm(*(int(number.scaleb(places)) for number in decimals))
-
-
-def _has_no_effect(keyword: str, value: Any, node: Node) -> bool:
-    """Whether a keyword that is never enforced has no effect in this schema."""
-    needed = UNENFORCED[keyword]
-    return (bool(needed) and not any(other in node for other in needed)) or (keyword == "uniqueItems" and not value)
 
 
 def _patterns(node: Node) -> dict[str, str]:
