@@ -48,7 +48,7 @@ def _count_by_file() -> dict[str, SuiteCounts]:
             try:
                 grammar = build_grammar(
                     JsonSchemaFormat(schema_for_draft(group, draft), strict=True), None, None, lambda _: None
-                )
+                ).text
             except BadRequest:
                 continue
             assert grammar is not None

@@ -210,8 +210,19 @@ async def test_a_stream_resumes_after_a_server_restart(dialect: DialectClient, q
     async with queue_harness.server(engine) as server:
         url = await submit(server.client, dialect, stream=True)
         reader = AsgiConnection(b"")
-        headers = [(b"authorization", f"Bearer {queue_harness.secret}".encode()), (b"accept", b"text/event-stream")]
-        scope = {"type": "http", "method": "GET", "path": url, "headers": headers, "query_string": b""}
+        headers = [
+            (b"host", b"localhost"),
+            (b"authorization", f"Bearer {queue_harness.secret}".encode()),
+            (b"accept", b"text/event-stream"),
+        ]
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "GET",
+            "path": url,
+            "headers": headers,
+            "query_string": b"",
+        }
         reading = asyncio.create_task(server.app(scope, reader.receive, reader.send))
         await reader.wait_until(lambda bodies: bool(bodies))
         server.app.drain()

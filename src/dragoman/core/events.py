@@ -83,6 +83,15 @@ class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, array_like=True, 
     name: str | None = None
 
 
+class Unenforced(msgspec.Struct, frozen=True, array_like=True, tag="unenforced"):
+    """Keywords of schemas without `strict` that are not enforced. Comes first, and only if there are any."""
+
+    index: int
+    """Of the request's first choice."""
+    keywords: list[str]
+    """Each with its pointer: "'contains' at #/properties/a"."""
+
+
 class Finished(msgspec.Struct, frozen=True, array_like=True, tag="finished"):
     """The choice `index` is complete."""
 
@@ -106,4 +115,4 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, tag="usage"):
 
 
 AnyDelta = Delta | ReasoningDelta | ToolCallDelta
-Event = Delta | ReasoningDelta | ToolCallDelta | PromptTokens | Finished | Usage
+Event = Delta | ReasoningDelta | ToolCallDelta | PromptTokens | Unenforced | Finished | Usage

@@ -1,10 +1,15 @@
 """Generation responses as the ASGI server sees them, for what HTTP clients cannot observe."""
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncGenerator
 
+import pytest
 from starlette.types import Scope
 
+from dragoman.core.events import Event, Unenforced
+from dragoman.core.request import GenerationRequest
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.catalog import Catalog, Deployment
@@ -17,15 +22,26 @@ TICK = 0.01
 
 SCOPE: Scope = {
     "type": "http",
+    "http_version": "1.1",
     "method": "POST",
     "path": "/v1/completions",
-    "headers": [],
+    "headers": [(b"host", b"localhost")],
     "query_string": b"",
 }
 
 
-async def exchange(client: AsgiConnection) -> None:
-    engine = EchoEngine()
+class LenientEngine(EchoEngine):
+    """An engine that does not enforce a keyword of every request."""
+
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
+        yield Unenforced(0, ["'contains' at #/properties/größe"])
+        async with contextlib.aclosing(super().generate(request)) as events:
+            async for event in events:
+                yield event
+
+
+async def exchange(client: AsgiConnection, engine: EchoEngine | None = None) -> None:
+    engine = engine or EchoEngine()
     app = build_app(
         Catalog([Deployment("echo", (), engine)]),
         HttpOptions(max_body_bytes=1000, keep_alive_seconds=TICK),
@@ -56,3 +72,18 @@ async def test_an_error_before_the_first_byte_is_an_error_response() -> None:
     await exchange(client)
     assert [message.get("status") for message in client.sent] == [400, None]
     assert json.loads(b"".join(client.bodies))["error"]["code"] == "400"
+
+
+@pytest.mark.parametrize("fields", [{}, {"stream": True}, {"n": 2, "best_of": 3}])
+async def test_what_is_not_enforced_is_named_in_a_header(fields: dict[str, object]) -> None:
+    client = AsgiConnection(body(**fields))
+    await exchange(client, LenientEngine())
+    assert client.sent[0]["status"] == 200
+    header = dict(client.sent[0]["headers"])[b"x-dragoman-unenforced"]
+    assert header == b"'contains' at #/properties/gr%C3%B6%C3%9Fe"
+
+
+async def test_an_answer_without_such_keywords_has_no_such_header() -> None:
+    client = AsgiConnection(body())
+    await exchange(client)
+    assert b"x-dragoman-unenforced" not in dict(client.sent[0]["headers"])

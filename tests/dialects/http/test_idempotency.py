@@ -31,8 +31,15 @@ MAX_RESPONSE_BYTES = 1000
 
 
 def scope_of(secret: str) -> Scope:
-    headers = [(b"idempotency-key", b"key"), (b"authorization", f"Bearer {secret}".encode())]
-    return {"type": "http", "method": "POST", "path": "/v1/completions", "headers": headers, "query_string": b""}
+    headers = [(b"host", b"localhost"), (b"idempotency-key", b"key"), (b"authorization", f"Bearer {secret}".encode())]
+    return {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "path": "/v1/completions",
+        "headers": headers,
+        "query_string": b"",
+    }
 
 
 def body(**fields: object) -> bytes:

@@ -5,19 +5,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import AnswerFormat, GrammarFormat, JsonObjectFormat, RegexFormat
+from dragoman.core.request import AnswerFormat, GrammarFormat, JsonObjectFormat, JsonSchemaFormat, RegexFormat
 from dragoman.output.grammar import build_grammar
 from tests.support.grammars import allows
 
 
 def built(response_format: AnswerFormat) -> str:
-    grammar = build_grammar(response_format, None, None, lambda _: None)
+    grammar = build_grammar(response_format, None, None, lambda _: None).text
     assert grammar is not None
     return grammar
 
 
 def test_a_request_without_format_or_tools_has_no_grammar() -> None:
-    assert build_grammar(None, None, None, lambda _: None) is None
+    assert build_grammar(None, None, None, lambda _: None).text is None
 
 
 def test_a_json_object_is_any_object() -> None:
@@ -105,3 +105,11 @@ def test_any_text_is_a_grammar_or_refused(text: str, beginning: str) -> None:
     for response_format in (GrammarFormat(beginning + text), RegexFormat(text)):
         with contextlib.suppress(BadRequest):
             built(response_format)
+
+
+def test_keywords_that_are_not_enforced_are_named() -> None:
+    schema = {"properties": {"a": {"contains": {}}}, "oneOf": [{"minimum": 2}, {"type": "integer"}]}
+    grammar = build_grammar(JsonSchemaFormat(schema, strict=False), None, None, lambda _: None)
+    assert grammar.unenforced == ("'contains' at #/properties/a", "'oneOf' at #")
+    enforced = {"oneOf": [{"type": "string"}, {"type": "null"}]}
+    assert build_grammar(JsonSchemaFormat(enforced, strict=False), None, None, lambda _: None).unenforced == ()

@@ -38,7 +38,7 @@ def cases(*, refused: bool) -> list[Any]:
 
 
 def compiled(schema: Any) -> str:
-    grammar = build_grammar(JsonSchemaFormat(schema, strict=True), None, None, lambda _: None)
+    grammar = build_grammar(JsonSchemaFormat(schema, strict=True), None, None, lambda _: None).text
     assert grammar is not None
     return grammar
 

@@ -32,7 +32,7 @@ def enforced(draft: str) -> Iterator[tuple[dict[str, Any], str]]:
             with contextlib.suppress(BadRequest):
                 grammar = build_grammar(
                     JsonSchemaFormat(schema_for_draft(group, draft), strict=True), None, None, lambda _: None
-                )
+                ).text
                 assert grammar is not None
                 yield group, grammar
 

@@ -14,7 +14,7 @@ from tests.support.grammars import allows
 
 
 def compiled(schema: Any, *, strict: bool) -> str:
-    grammar = build_grammar(JsonSchemaFormat(schema, strict=strict), None, None, lambda _: None)
+    grammar = build_grammar(JsonSchemaFormat(schema, strict=strict), None, None, lambda _: None).text
     assert grammar is not None
     return grammar
 
@@ -47,7 +47,7 @@ def test_a_keyword_that_is_never_enforced_is_refused_with_its_pointer(keyword: s
     ],
 )
 def test_keywords_without_effect_are_ignored(schema: dict[str, Any]) -> None:
-    rewritten = enforceable_schema(schema, strict=True, parameter="tools")
+    rewritten = enforceable_schema(schema, strict=True, parameter="tools").schema
     assert rewritten == {key: value for key, value in schema.items() if key == "type"}
 
 

@@ -58,7 +58,7 @@ TOKENS = st.sampled_from([no_tokens, SPECIAL.get])
 def grammar_of(
     options: ToolOptions, markup: ToolCallMarkup, special_token: Callable[[str], int | None] = no_tokens
 ) -> str:
-    grammar = build_grammar(None, options, markup, special_token)
+    grammar = build_grammar(None, options, markup, special_token).text
     assert grammar is not None
     return grammar
 
@@ -189,13 +189,13 @@ def test_a_section_holds_all_calls_and_ends_the_answer() -> None:
 
 
 def test_a_format_constrains_the_text_but_not_the_calls() -> None:
-    grammar = build_grammar(JsonObjectFormat(), BOTH, TAGGED, no_tokens)
+    grammar = build_grammar(JsonObjectFormat(), BOTH, TAGGED, no_tokens).text
     assert grammar is not None
     assert allows(grammar, '{"a": 1}')
     assert allows(grammar, OSLO)
     assert not allows(grammar, "Hello.")
     assert not allows(grammar, f"Hello. {OSLO}")
-    assert build_grammar(JsonObjectFormat(), chosen("required"), TAGGED, no_tokens) == grammar_of(
+    assert build_grammar(JsonObjectFormat(), chosen("required"), TAGGED, no_tokens).text == grammar_of(
         chosen("required"), TAGGED
     )
 
@@ -206,6 +206,8 @@ def test_a_rejected_schema_is_named_by_its_tool() -> None:
         build_grammar(None, ToolOptions((CLOCK, strict)), TAGGED, no_tokens)
     assert refusal.value.parameter == "tools"
     lenient = msgspec.structs.replace(strict, strict=False)
+    built = build_grammar(None, ToolOptions((CLOCK, lenient)), TAGGED, no_tokens)
+    assert built.unenforced == ("'uniqueItems' at #/properties/of of tool 'sort'",)
     assert allows(
         grammar_of(ToolOptions((lenient,), "required"), BARE), '{"name": "sort", "parameters": {"of": [1, 1]}}'
     )
@@ -220,6 +222,6 @@ def test_arguments_are_an_object_even_if_the_parameters_allow_other_types() -> N
 
 
 def test_a_model_without_tool_calls_has_no_grammar_or_is_refused() -> None:
-    assert build_grammar(None, BOTH, None, no_tokens) is None
+    assert build_grammar(None, BOTH, None, no_tokens).text is None
     with pytest.raises(BadRequest, match="cannot call tools"):
         build_grammar(None, chosen("required"), None, no_tokens)

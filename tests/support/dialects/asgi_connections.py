@@ -52,9 +52,10 @@ class DisconnectingClient:
         self.sent: list[Message] = []
         self._scope = {
             "type": "http",
+            "http_version": "1.1",
             "method": "POST",
             "path": path,
-            "headers": [(b"authorization", f"Bearer {key}".encode())],
+            "headers": [(b"host", b"localhost"), (b"authorization", f"Bearer {key}".encode())],
             "query_string": b"",
         }
         self._incoming: list[Message] = [{"type": "http.request", "body": json.dumps(body).encode()}]

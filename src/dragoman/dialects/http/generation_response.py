@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from urllib.parse import quote
 
 import msgspec
 import structlog
@@ -11,11 +12,18 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, JobNotFound, Overloaded
+from dragoman.core.events import Unenforced
 from dragoman.core.rate_limits import NO_LIMITS
 from dragoman.core.services import EventStream
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import DecodedRequest, ErrorCodec
 from dragoman.dialects.http.errors import error_response, rate_limit_headers
+
+UNENFORCED_HEADER = "x-dragoman-unenforced"
+"""Names the keywords of the request's schemas that are not enforced."""
+
+_MAX_REPORTED_LENGTH = 2_000
+_HEADER_CHARACTERS = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")
 
 _log = structlog.get_logger(__name__)
 
@@ -82,6 +90,8 @@ class GenerationResponse(Response):
         try:
             async with self._open_events() as events:
                 async for event in events:
+                    if type(event) is Unenforced:
+                        self._report_unenforced(event)
                     for _ in self._options.decoded.builder.feed(event):
                         pass
             response = Response(self._options.decoded.builder.build(), 200, self._options.headers, "application/json")
@@ -99,6 +109,8 @@ class GenerationResponse(Response):
         try:
             async with self._open_events() as events:
                 async for event in events:
+                    if type(event) is Unenforced:
+                        self._report_unenforced(event)
                     documents = self._options.decoded.builder.feed(event)
                     if frames := b"".join(self._frames.encode(sse.frame(document)) for document in documents):
                         await self._write(send, frames)
@@ -161,6 +173,15 @@ class GenerationResponse(Response):
             if not self._stream_started:
                 await self._send_start(send, 200, sse.HEADERS)
             await send({"type": "http.response.body", "body": frames, "more_body": more})
+
+    def _report_unenforced(self, event: Unenforced) -> None:
+        """Name the keywords in the log and in a header of the answer."""
+        text = ", ".join(event.keywords)
+        _log.warning("schema_not_enforced", request_id=self._options.request_id, keywords=text[:_MAX_REPORTED_LENGTH])
+        if not self._stream_started:
+            # Pointers are percent-encoded like URI fragments, since a header has ASCII only.
+            value = quote(text, safe=_HEADER_CHARACTERS)
+            self._options.headers[UNENFORCED_HEADER] = value[:_MAX_REPORTED_LENGTH]
 
     def _log_internal_error(self) -> DragomanError:
         _log.exception("request_failed_unexpectedly", request_id=self._options.request_id)

@@ -114,6 +114,9 @@ def parse_response_format(sent: ResponseFormat | None, violations: list[Violatio
     """Convert `response_format`; None: any text."""
     if sent is None or sent.type == "text":
         return None
+    if sent.schema is not None and sent.json_schema is None:
+        check_schema(sent.schema, ("response_format", "schema"), violations)
+        return JsonSchemaFormat(sent.schema, strict=True)
     if sent.type == "json_object":
         return JsonObjectFormat()
     if sent.json_schema is None:

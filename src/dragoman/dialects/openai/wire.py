@@ -104,7 +104,9 @@ class JsonSchema(msgspec.Struct, frozen=True):
 class ResponseFormat(msgspec.Struct, frozen=True):
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
-    """Required for the type of this name."""
+    """Required for the type of this name, unless `schema` is there."""
+    schema: dict[str, Any] | bool | None = None
+    """The schema alone, as llama.cpp's server takes it. Always strict."""
 
 
 class StreamOptions(msgspec.Struct, frozen=True):

@@ -1,6 +1,9 @@
 """Builds the grammar for a request's answer format and tools."""
 
 import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import (
@@ -31,24 +34,43 @@ _REFUSED_BY_LLGUIDANCE = {
 """Text in llguidance's error → the keywords that it cannot enforce there, and why."""
 
 
+class BuiltGrammar(NamedTuple):
+    """The grammar of a whole answer."""
+
+    text: str | None
+    """To be enforced with PARSER_LIMITS. None: any text is allowed."""
+    unenforced: tuple[str, ...] = ()
+    """Keywords of schemas that are not strict which are not enforced: "'contains' at #/properties/a"."""
+
+
+class _Rule(NamedTuple):
+    """The body of a Lark rule, the grammars that it references, and the keywords that it does not enforce."""
+
+    body: str
+    definitions: Mapping[str, str] = MappingProxyType({})
+    unenforced: tuple[str, ...] = ()
+
+
 def build_grammar(
     response_format: AnswerFormat | None,
     tools: ToolOptions | None,
     markup: ToolCallMarkup | None,
     special_token: SpecialTokenLookup,
-) -> str | None:
-    """Return the grammar of the whole answer, to be enforced with PARSER_LIMITS; None if any text is allowed.
+) -> BuiltGrammar:
+    """Build the grammar of the whole answer.
 
     `markup` is how the model writes calls (None: it cannot call tools), and `special_token` returns the id of a text
     that is one token of the model's vocabulary. A format constrains the answer's text, not its calls. Raises BadRequest
     of "response_format" or "tools" for what cannot be enforced as requested.
     """
-    answer, definitions = ("", {}) if response_format is None else _answer_rule(response_format)
+    answer = _Rule("") if response_format is None else _answer_rule(response_format)
     if tools is None or (markup is None and tools.choice == "auto"):
-        return _assemble(f"start: {answer}", definitions) if answer else None
+        text = _assemble(f"start: {answer.body}", answer.definitions) if answer.body else None
+        return BuiltGrammar(text, answer.unenforced)
     if markup is None:
         raise BadRequest("This model cannot call tools", _TOOLS)
-    arguments = {tool.name: _arguments_rule(tool) for tool in tools.callable_tools}
+    rules = {tool.name: _arguments_rule(tool) for tool in tools.callable_tools}
+    arguments = {name: rule.body for name, rule in rules.items()}
     if not arguments:
         raise BadRequest("There is no tool to call", _TOOLS)
 
@@ -56,47 +78,50 @@ def build_grammar(
         calls = ToolCallGrammar(markup, arguments, tools.allows_multiple_calls, token)
         if tools.choice != "auto":
             return calls.only_calls()
-        return _assemble(calls.calls_or_answer(answer), definitions) if answer else calls.calls_in_text()
+        if not answer.body:
+            return calls.calls_in_text()
+        return _assemble(calls.calls_or_answer(answer.body), answer.definitions)
 
     if problem := compile_error(grammar(lambda _: None)):
         raise BadRequest(f"The tools cannot be enforced together: {problem}", _TOOLS)
-    return grammar(special_token)
+    of_tools = tuple(f"{item} of tool '{name}'" for name, rule in rules.items() for item in rule.unenforced)
+    return BuiltGrammar(grammar(special_token), answer.unenforced + of_tools)
 
 
-def _assemble(main: str, definitions: dict[str, str]) -> str:
+def _assemble(main: str, definitions: Mapping[str, str]) -> str:
     """Combine `main` with the grammars that it references as @name."""
     others = [{"name": name, "lark_grammar": text} for name, text in definitions.items()]
     return json.dumps({"grammars": [{"lark_grammar": main}, *others]}) if others else main
 
 
-def _answer_rule(response_format: AnswerFormat) -> tuple[str, dict[str, str]]:
-    """Return the body of a rule for the answer's text, and the grammars that it references. Raises BadRequest."""
+def _answer_rule(response_format: AnswerFormat) -> _Rule:
+    """Return the rule for the answer's text. Raises BadRequest."""
     match response_format:
         case JsonObjectFormat():
-            return json_text({"type": "object"}), {}
+            return _Rule(json_text({"type": "object"}))
         case JsonSchemaFormat(schema=schema, strict=strict):
-            return _json_rule(schema, strict, _FORMAT, "The schema", only_objects=False), {}
+            return _json_rule(schema, strict, _FORMAT, "The schema", only_objects=False)
         case RegexFormat(pattern=pattern):
             if problem := compile_error(f"start: {regex(pattern)}"):
                 raise BadRequest(f"The regular expression cannot be enforced: {problem}", _FORMAT)
-            return regex(pattern), {}
+            return _Rule(regex(pattern))
         case GrammarFormat(grammar=text):
-            return "@answer", {"answer": client_grammar(text, _FORMAT)}
+            return _Rule("@answer", {"answer": client_grammar(text, _FORMAT)})
 
 
-def _arguments_rule(tool: Tool) -> str:
+def _arguments_rule(tool: Tool) -> _Rule:
     """Return the Lark rule for a tool's arguments. Raises BadRequest."""
     if tool.parameters is None:
-        return '"{}"'
+        return _Rule('"{}"')
     subject = f"The schema of the parameters of tool '{tool.name}'"
     return _json_rule(tool.parameters, tool.strict, _TOOLS, subject, only_objects=True)
 
 
-def _json_rule(schema: object, strict: bool, parameter: str, subject: str, *, only_objects: bool) -> str:
+def _json_rule(schema: object, strict: bool, parameter: str, subject: str, *, only_objects: bool) -> _Rule:
     """Return the Lark rule for JSON that is valid under the schema. Raises BadRequest."""
     omitted: frozenset[str] = frozenset()
     while True:
-        rewritten = enforceable_schema(
+        rewritten, unenforced = enforceable_schema(
             schema, strict=strict, parameter=parameter, subject=subject, omitted_keywords=omitted
         )
         if only_objects:
@@ -104,7 +129,7 @@ def _json_rule(schema: object, strict: bool, parameter: str, subject: str, *, on
         text = json_text(rewritten)
         problem = compile_error(f"start: {text}")
         if not problem:
-            return text
+            return _Rule(text, unenforced=unenforced)
         keywords, reason = next(
             (explanation for error_text, explanation in _REFUSED_BY_LLGUIDANCE.items() if error_text in problem),
             ((), ""),

@@ -13,20 +13,24 @@ _MAX_DEPTH = 8
 _MAX_COMPARISONS = 20_000
 
 
-def with_proven_alternatives(root: Schema, definitions: dict[str, Schema]) -> Schema:
+POINTER: Final = "x-pointer"
+"""Member beside `oneOf` that holds its pointer, until it is proven."""
+
+
+def with_proven_alternatives(root: Schema, definitions: dict[str, Schema], unproven: list[str] | None = None) -> Schema:
     """Replace `oneOf` by `anyOf` wherever its options exclude each other, in `root` and in `definitions`.
 
     Both are schemas of grammar.schema. Options that exclude each other by a property that only some of them require
-    are made to require it.
+    are made to require it. With `unproven`, the other `oneOf` are replaced, too, and their pointers are added to it.
     """
-    prover = _Prover({f"#/$defs/{name}": schema for name, schema in definitions.items()} | {"#": root})
+    prover = _Prover({f"#/$defs/{name}": schema for name, schema in definitions.items()} | {"#": root}, unproven)
     replaced = {name: prover.replace(schema) for name, schema in definitions.items()}
     definitions.update(replaced)
     result: Schema = prover.replace(root)
     return result
 
 
-def with_any_of(schema: Node, options: list[Schema]) -> Node:
+def _with_any_of(schema: Node, options: list[Schema]) -> Node:
     """Replace `oneOf` by `anyOf` with these options."""
     rest = {keyword: value for keyword, value in schema.items() if keyword != "oneOf"}
     if "anyOf" not in schema:
@@ -35,7 +39,8 @@ def with_any_of(schema: Node, options: list[Schema]) -> Node:
 
 
 class _Prover:
-    def __init__(self, schemas: Mapping[str, Schema]) -> None:
+    def __init__(self, schemas: Mapping[str, Schema], unproven: list[str] | None) -> None:
+        self._unproven = unproven
         self._schemas = schemas
         self._comparisons = 0
 
@@ -48,15 +53,19 @@ class _Prover:
         replaced = {
             keyword: value if keyword in _CONSTANTS else self._replace_value(keyword, value)
             for keyword, value in schema.items()
+            if keyword != POINTER
         }
         if "oneOf" not in schema:
             return replaced
         if self._all_exclude(schema["oneOf"]):
-            return with_any_of(replaced, replaced["oneOf"])
+            return _with_any_of(replaced, replaced["oneOf"])
         for name in self._declared_by_all(schema["oneOf"]):
             if self._all_exclude([_requiring(name, option) for option in schema["oneOf"]]):
-                return with_any_of(replaced, [_requiring(name, option) for option in replaced["oneOf"]])
-        return replaced
+                return _with_any_of(replaced, [_requiring(name, option) for option in replaced["oneOf"]])
+        if self._unproven is None:
+            return replaced
+        self._unproven.append(schema[POINTER])
+        return _with_any_of(replaced, replaced["oneOf"])
 
     def _replace_value(self, keyword: str, value: Any) -> Any:
         if keyword in ("properties", "patternProperties"):

@@ -4,7 +4,14 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
-from dragoman.output.grammar.keywords import InvalidKeyword, Node, Schema, UnenforceableKeyword, canonical_text
+from dragoman.output.grammar.keywords import (
+    InvalidKeyword,
+    Node,
+    Schema,
+    UnenforceableKeyword,
+    canonical_text,
+    enforceable_keywords,
+)
 from dragoman.output.grammar.negation import Resolve, effective_keywords
 
 _MAX_ARRAYS: Final = 2_000
@@ -22,15 +29,17 @@ _NAME_FORMATS: Final = {
 def arrays_without_repetition(node: Node, resolve: Resolve) -> Schema:
     """Express `uniqueItems` by listing the arrays, in any order of their items if these are few.
 
-    Raises UnenforceableKeyword unless `items` lists the values that an item may have.
+    True: it has no effect. Raises UnenforceableKeyword unless `items` lists the values that an item may have.
     """
-    counts = [node.get("minItems", 0), node.get("maxItems", _MAX_ARRAYS)]
-    if any(isinstance(count, bool) or not isinstance(count, int) for count in counts):
-        raise InvalidKeyword("needs 'minItems' and 'maxItems' to be integers")
+    low, high = node.get("minItems", 0), node.get("maxItems", _MAX_ARRAYS)
+    if not isinstance(low, int) or not isinstance(high, int):
+        raise UnenforceableKeyword("'minItems' and 'maxItems' beside it must be integers")
+    if high <= 1:
+        return True
     values = valid_documents(node.get("items", True), resolve)
     if values is None or "prefixItems" in node or isinstance(node.get("items"), list):
         raise UnenforceableKeyword("it is enforced only where 'items' has a 'const' or 'enum'")
-    lengths = range(counts[0], min(counts[1], len(values)) + 1)
+    lengths = range(low, min(high, len(values)) + 1)
     arrays = list(itertools.islice(_arrays(values, lengths, itertools.permutations), _MAX_ARRAYS + 1))
     if len(arrays) > _MAX_ARRAYS:
         arrays = list(itertools.islice(_arrays(values, lengths, itertools.combinations), _MAX_ARRAYS + 1))
@@ -75,6 +84,7 @@ def restricted_names(schema: Any, resolve: Resolve, depth: int = 0) -> Schema:
         raise InvalidKeyword("must be a schema, which is an object, true or false")
     keywords = effective_keywords(schema)
     kinds = keywords.pop("type", "string")
+    enforceable_keywords("type", kinds, schema)  # raises InvalidKeyword for what is none
     if depth < _MAX_DEPTH and set(keywords) == {"$ref"}:
         return restricted_names(resolve(keywords["$ref"]), resolve, depth + 1)
     if "string" not in ([kinds] if isinstance(kinds, str) else kinds):

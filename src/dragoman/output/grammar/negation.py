@@ -5,7 +5,14 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from dragoman.output.grammar.keywords import TYPES, InvalidKeyword, Node, Schema, UnenforceableKeyword
+from dragoman.output.grammar.keywords import (
+    TYPES,
+    InvalidKeyword,
+    Node,
+    Schema,
+    UnenforceableKeyword,
+    enforceable_keywords,
+)
 
 Resolve = Callable[[Any], Any]
 """Returns the client's schema that the value of `$ref` refers to. Raises InvalidKeyword."""
@@ -45,9 +52,12 @@ def negated(schema: Any, resolve: Resolve, depth: int = 0) -> Schema:
         raise InvalidKeyword("must be a schema, which is an object, true or false")
     if depth > _MAX_DEPTH:
         raise UnenforceableKeyword("the negated schema is nested too deeply")
+    keywords = effective_keywords(schema)
+    for keyword, value in keywords.items():
+        enforceable_keywords(keyword, value, schema)  # raises InvalidKeyword for what is none
     return _any_of(
         _negated_keyword(keyword, value, lambda part: negated(part, resolve, depth + 1), resolve)
-        for keyword, value in effective_keywords(schema).items()
+        for keyword, value in keywords.items()
     )
 
 

@@ -11,11 +11,11 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from decimal import Decimal
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NamedTuple, NoReturn
 from urllib.parse import unquote, urldefrag, urljoin
 
 from dragoman.core.errors import BadRequest
-from dragoman.output.grammar.disjointness import with_any_of, with_proven_alternatives
+from dragoman.output.grammar.disjointness import POINTER, with_proven_alternatives
 from dragoman.output.grammar.finite import arrays_without_repetition, restricted_names
 from dragoman.output.grammar.keywords import (
     InvalidKeyword,
@@ -52,6 +52,14 @@ _MAX_BYTES = 300_000
 _MAX_COMPARISONS = 10_000
 
 
+class EnforceableSchema(NamedTuple):
+    """A rewritten schema."""
+
+    schema: Schema
+    unenforced: tuple[str, ...]
+    """The keywords that were removed, each with its pointer: "'contains' at #/properties/a"."""
+
+
 def enforceable_schema(
     schema: object,
     *,
@@ -59,7 +67,7 @@ def enforceable_schema(
     parameter: str,
     subject: str = "The schema",
     omitted_keywords: frozenset[str] = frozenset(),
-) -> Schema:
+) -> EnforceableSchema:
     """Rewrite the schema with keywords that are enforced exactly.
 
     Keywords that cannot be enforced, and those in `omitted_keywords`, are removed, or rejected if `strict`. Raises
@@ -69,7 +77,7 @@ def enforceable_schema(
     rewriter = _SchemaRewriter(
         schema, strict=strict, parameter=parameter, subject=subject, omitted_keywords=omitted_keywords
     )
-    return rewriter.rewrite()
+    return EnforceableSchema(rewriter.rewrite(), tuple(dict.fromkeys(rewriter.unenforced)))
 
 
 class _SchemaRewriter:
@@ -83,6 +91,8 @@ class _SchemaRewriter:
         self._parameter = parameter
         self._subject = subject
         self._omitted_keywords = omitted_keywords
+        self.unenforced: list[str] = []
+        """The keywords that were removed, with their pointers."""
         self._names: dict[str, str] = {}
         """Pointer of a referenced schema → its name among the definitions."""
         self._definitions: dict[str, Schema] = {}
@@ -100,7 +110,10 @@ class _SchemaRewriter:
         try:
             if len(json.dumps(self._root, ensure_ascii=False, allow_nan=False).encode()) > _MAX_BYTES:
                 self._refuse(f"is too large: more than {_MAX_BYTES} bytes")
-            rewritten = with_proven_alternatives(self._schema(self._root, "#"), self._definitions)
+            rewritten = self._schema(self._root, "#")
+            unproven: list[str] = []
+            rewritten = with_proven_alternatives(rewritten, self._definitions, None if self._strict else unproven)
+            self.unenforced += [f"'oneOf' at {pointer}" for pointer in unproven]
         except ValueError:  # UnicodeEncodeError is one of them
             self._refuse("is no JSON: it has an infinite number or half a surrogate pair")
         except RecursionError:
@@ -140,7 +153,7 @@ class _SchemaRewriter:
         self._depth -= 1
         if lists_arrays:
             rewritten = {keyword: value for keyword, value in rewritten.items() if keyword not in _ARRAY_KEYWORDS}
-        return rewritten if self._strict or "oneOf" not in rewritten else with_any_of(rewritten, rewritten["oneOf"])
+        return rewritten
 
     # Keywords. These methods raise InvalidKeyword and UnenforceableKeyword.
 
@@ -149,8 +162,10 @@ class _SchemaRewriter:
         if keyword in self._omitted_keywords:
             raise UnenforceableKeyword
         match keyword:
-            case "allOf" | "anyOf" | "oneOf":
+            case "allOf" | "anyOf":
                 return {keyword: self._list(value, pointer)}
+            case "oneOf":
+                return {keyword: self._list(value, pointer), POINTER: pointer.removesuffix("/oneOf")}
             case "properties":
                 return {keyword: self._map(value, pointer)}
             case "patternProperties":
@@ -191,8 +206,9 @@ class _SchemaRewriter:
             case "propertyNames":
                 names = restricted_names(value, self._referenced)
                 return {} if names is True else {"allOf": [self._schema(names, pointer)]}
-            case "uniqueItems" if value is True and node.get("maxItems", 2) > 1:
-                return {"allOf": [self._schema(arrays_without_repetition(node, self._referenced), pointer)]}
+            case "uniqueItems" if value is True:
+                arrays = arrays_without_repetition(node, self._referenced)
+                return {} if arrays is True else {"allOf": [self._schema(arrays, pointer)]}
             case _ if keyword in UNENFORCED:
                 raise UnenforceableKeyword
         return enforceable_keywords(keyword, value, node)
@@ -311,6 +327,7 @@ class _SchemaRewriter:
         if self._strict:
             because = f" ({reason})" if reason else ""
             self._refuse(f"cannot be enforced: '{keyword}' at {pointer} is not supported{because}")
+        self.unenforced.append(f"'{keyword}' at {pointer}")
 
     def _refuse(self, problem: str) -> NoReturn:
         raise BadRequest(f"{self._subject} {problem}", self._parameter)

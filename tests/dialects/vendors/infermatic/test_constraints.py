@@ -47,6 +47,13 @@ def test_both_spellings_reach_the_engine(member: str, sent: object, expected: ob
     assert requested(**{f"guided_{member}": sent}) == expected
 
 
+def test_what_clients_of_llama_server_send_reaches_the_engine() -> None:
+    assert requested(json_schema=SCHEMA) == JsonSchemaFormat(SCHEMA, strict=True)
+    assert requested(grammar='root ::= "a"') == GrammarFormat('root ::= "a"')
+    assert requested(response_format={"type": "json_object", "schema": SCHEMA}) == JsonSchemaFormat(SCHEMA, strict=True)
+    assert requested(response_format={"type": "json_schema", "schema": SCHEMA}) == JsonSchemaFormat(SCHEMA, strict=True)
+
+
 def test_without_a_format_any_text_is_allowed() -> None:
     assert requested() is None
     assert requested(response_format={"type": "text"}) is None

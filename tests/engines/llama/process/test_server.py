@@ -15,8 +15,8 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.events import Delta, Event, Usage
-from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
+from dragoman.core.events import Delta, Event, Unenforced, Usage
+from dragoman.core.request import GenerationRequest, JsonSchemaFormat, SamplingParams, TextPrompt
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.wire.adapter_registry import registry_path
 from dragoman.engines.llama.wire.options import EngineOptions
@@ -145,6 +145,19 @@ async def test_a_rewritten_model_answers_and_has_a_fingerprint_of_its_own(
 async def test_formats_of_the_same_weights_have_different_fingerprints(options: EngineOptions, tmp_path: Path) -> None:
     precise = write_tiny_model(tmp_path / "precise.gguf", kind=Type.F32)
     assert await fingerprint(msgspec.structs.replace(options, model_path=str(precise))) != await fingerprint(options)
+
+
+async def test_keywords_that_are_not_enforced_come_before_the_answer(options: EngineOptions) -> None:
+    """A process, since it sends them apart from its steps."""
+    schema = {"type": "object", "contains": {"type": "null"}}
+    request = GenerationRequest(
+        model="tiny",
+        prompt=TextPrompt("a"),
+        sampling=SamplingParams(max_tokens=2),
+        response_format=JsonSchemaFormat(schema, strict=False),
+    )
+    async with running(options) as engine, contextlib.aclosing(engine.generate(request)) as events:
+        assert await anext(events) == Unenforced(0, ["'contains' at #"])
 
 
 async def test_a_process_resumes_an_answer_of_another_and_refuses_invalid_resume_tokens(options: EngineOptions) -> None:

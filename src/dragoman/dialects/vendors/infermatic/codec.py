@@ -76,7 +76,11 @@ def requested_format(
 
 def _requested_formats(sent: wire.CompletionRequest) -> Iterator[RequestedFormat]:
     structured = sent.structured_outputs or _EMPTY
-    for field, schema in (("structured_outputs", structured.json), ("guided_json", sent.guided_json)):
+    for field, schema in (
+        ("structured_outputs", structured.json),
+        ("guided_json", sent.guided_json),
+        ("json_schema", sent.json_schema),
+    ):
         if schema is not None:
             yield RequestedFormat(field, JsonSchemaFormat(_schema(field, schema), strict=True))
     for field, pattern in (("structured_outputs", structured.regex), ("guided_regex", sent.guided_regex)):
@@ -85,7 +89,11 @@ def _requested_formats(sent: wire.CompletionRequest) -> Iterator[RequestedFormat
     for field, texts in (("structured_outputs", structured.choice), ("guided_choice", sent.guided_choice)):
         if texts is not None:
             yield RequestedFormat(field, RegexFormat("|".join(map(_escape_regex, texts))))
-    for field, grammar in (("structured_outputs", structured.grammar), ("guided_grammar", sent.guided_grammar)):
+    for field, grammar in (
+        ("structured_outputs", structured.grammar),
+        ("guided_grammar", sent.guided_grammar),
+        ("grammar", sent.grammar),
+    ):
         if grammar is not None:
             yield RequestedFormat(field, GrammarFormat(grammar))
 

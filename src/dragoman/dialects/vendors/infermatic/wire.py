@@ -86,6 +86,9 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     guided_regex: str | None = None
     guided_choice: ChoiceTexts | None = None
     guided_grammar: str | None = None
+    json_schema: dict[str, Any] | None = None
+    """Like `grammar`, what clients of llama.cpp's server send."""
+    grammar: str | None = None
 
 
 class ChatRequest(CompletionRequest, frozen=True, kw_only=True):

@@ -60,6 +60,7 @@ class EngineRequest:
         reports_prompt: bool = False,
         bad_words: Sequence[TokenSequence] = (),
         constraint: GrammarConstraint | None = None,
+        unenforced: tuple[str, ...] = (),
         output_format: TokenizedOutputFormat = PLAIN_OUTPUT,
         adapter: int = NO_ADAPTER,
         resume_token_ids: tuple[tuple[int, ...], ...] = (),
@@ -92,6 +93,8 @@ class EngineRequest:
         """Whether every choice begins with the prompt, as text or as tokens."""
         self.bad_words = bad_words
         self.constraint = constraint
+        self.unenforced = unenforced
+        """Keywords of its schemas that the constraint does not enforce."""
         self.output_format = output_format
         self.adapter = adapter
         self.resume_token_ids = resume_token_ids

@@ -14,7 +14,7 @@ from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.wire.messages import EnginePrompt, GenerateCommand, RenderedTextPrompt
 from dragoman.output.bad_words import bad_word_tokens
 from dragoman.output.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
-from dragoman.output.grammar import build_grammar
+from dragoman.output.grammar import BuiltGrammar, build_grammar
 from dragoman.output.markup import ToolFormatName
 from dragoman.output.tool_call_parser import ToolCallMode
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
@@ -53,6 +53,7 @@ class RequestPreprocessor:
             if command.sampling.max_tokens is None
             else min(command.sampling.max_tokens, available_tokens)
         )
+        constraint, unenforced = self._constraint(command)
         return EngineRequest(
             key,
             tokens,
@@ -64,7 +65,8 @@ class RequestPreprocessor:
             prompt_logprobs=command.prompt_logprobs,
             reports_prompt=command.reports_prompt,
             bad_words=bad_word_tokens(command.sampling.bad_words, self._model.vocabulary.tokenize_fragment),
-            constraint=self._constraint(command),
+            constraint=constraint,
+            unenforced=unenforced,
             output_format=self._output_format(command.output_format, command.tools),
             resume_token_ids=command.resume_token_ids,
             owner=command.owner,
@@ -126,18 +128,19 @@ class RequestPreprocessor:
         has_logprobs = command.logprobs is not None or command.prompt_logprobs is not None
         check_resume_token_ids(command.resume_token_ids, n=command.n, has_logprobs=has_logprobs, vocabulary_size=size)
 
-    def _constraint(self, command: GenerateCommand) -> GrammarConstraint | None:
+    def _constraint(self, command: GenerateCommand) -> tuple[GrammarConstraint | None, tuple[str, ...]]:
+        """Return the constraint of the answer, and the keywords of its schemas that are not enforced."""
         if command.response_format is None and command.tools is None:
-            return None
+            return None, ()
         tool_format = command.output_format.tool_format
         spec = _ConstraintSpec(command.response_format, command.tools, tool_format, command.owner)
         grammar = self._cached_grammar(msgspec.msgpack.encode(spec))
-        if grammar is None:
-            return None
+        if grammar.text is None:
+            return None, grammar.unenforced
         parameter = "response_format" if command.tools is None else "tools"
-        return self._compiler.compile(grammar, parameter, command.owner)
+        return self._compiler.compile(grammar.text, parameter, command.owner), grammar.unenforced
 
-    def _build_grammar(self, encoded: bytes) -> str | None:
+    def _build_grammar(self, encoded: bytes) -> BuiltGrammar:
         """Build the grammar of a _ConstraintSpec, which is encoded since schemas cannot be hashed."""
         response_format, tools, tool_format, _owner = msgspec.structs.astuple(
             msgspec.msgpack.decode(encoded, type=_ConstraintSpec)

@@ -14,7 +14,7 @@ from functools import partial
 from dragoman import __version__
 from dragoman.core.child_process import HEARTBEAT_SECONDS
 from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound, Overloaded
-from dragoman.core.events import Usage
+from dragoman.core.events import Unenforced, Usage
 from dragoman.core.garbage_collection import freeze_startup_objects
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
@@ -251,6 +251,8 @@ class EngineServer:
             return
         seed = command.sampling.seed
         connection.open_requests.add(command.number)
+        if request.unenforced:
+            connection.send([messages.EventReply(command.number, Unenforced(0, list(request.unenforced)))])
         self._stepper.add(request, command.n, secrets.randbits(64) if seed is None else seed)
 
     def _publish_from_thread(self, published: list[RequestOutput]) -> None:
