@@ -99,6 +99,7 @@ class InMemoryAdapterHost:
     def __init__(self, architecture: str = "llama") -> None:
         self.architecture = architecture
         self.by_name: dict[str, Adapter] = {}
+        """By their qualified names."""
 
     def list_adapters(self) -> Sequence[Adapter]:
         return list(self.by_name.values())
@@ -106,12 +107,12 @@ class InMemoryAdapterHost:
     async def add(self, adapter: Adapter, path: Path) -> Adapter:
         if path.name == INCOMPATIBLE_FILE:
             raise BadRequest(f"{path.name} cannot be used as an adapter: it has another shape", "model_name")
-        if (existing := self.by_name.get(adapter.name)) is not None:
+        if (existing := self.by_name.get(adapter.qualified_name)) is not None:
             if existing.source != adapter.source:
                 raise ModelNameTaken(adapter.name)
             return existing
-        self.by_name[adapter.name] = msgspec.structs.replace(adapter, digest=f"digest of {path.name}")
-        return self.by_name[adapter.name]
+        self.by_name[adapter.qualified_name] = msgspec.structs.replace(adapter, digest=f"digest of {path.name}")
+        return self.by_name[adapter.qualified_name]
 
     async def remove(self, name: str) -> Adapter:
         if name not in self.by_name:

@@ -1,8 +1,15 @@
 """LoRA adapters: small changes to a model, each served under a name of its own."""
 
+import re
 from typing import Literal
 
 import msgspec
+
+_OWNED = re.compile(r"(account [0-9]+|key [0-9]+|key group .+)/.+", re.DOTALL)
+"""The qualified names of clients' adapters."""
+
+REGISTERED_ADAPTER_LABEL = "registered adapter"
+"""Stands for every adapter of a client in metrics, whose readers are not its owners."""
 
 
 class AdapterSource(msgspec.Struct, frozen=True):
@@ -29,6 +36,17 @@ class Adapter(msgspec.Struct, frozen=True, kw_only=True):
     """The label of the key that registered it; empty: the settings did, or the server has no keys."""
     digest: str = ""
     """SHA-256 of its file, in hex; empty until it is loaded."""
+    owner: str = ""
+    """Who registered it, as in GenerationRequest: others do not see it. Empty: the operator's, which all may use."""
+
+    @property
+    def qualified_name(self) -> str:
+        """The name that no other owner's adapter has. The engine, the ledger and the queue know the adapter by it."""
+        return f"{self.owner}/{self.name}" if self.owner else self.name
+
+    def is_visible_to(self, owner: str) -> bool:
+        """Whether the owner may know of it and use it."""
+        return self.owner in ("", owner)
 
 
 class AdapterSpec(msgspec.Struct, frozen=True):
@@ -46,3 +64,8 @@ class RegisteredAdapter(msgspec.Struct, frozen=True):
     adapter: Adapter
     base: str
     """The name of the model's deployment."""
+
+
+def metrics_label(qualified_name: str) -> str:
+    """Return the name of a model or adapter for metrics, which shows no client's adapter."""
+    return REGISTERED_ADAPTER_LABEL if _OWNED.fullmatch(qualified_name) else qualified_name

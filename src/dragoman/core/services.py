@@ -43,7 +43,10 @@ class EventStream(Protocol):
 
 
 class GenerationService(VisibleModels, Protocol):
-    """The gateway as one dialect sees it, with the models that this dialect shows."""
+    """The gateway as one dialect sees it, with the models that this dialect shows to all its callers.
+
+    Callers may have adapters of their own besides: `visible_to` has them too.
+    """
 
     @property
     def needs_key(self) -> bool:
@@ -90,15 +93,19 @@ class AdapterService(GenerationService, Protocol):
     """The gateway for dialects whose clients may register adapters."""
 
     async def register_adapter(self, spec: AdapterSpec, caller: Caller, *, token: str | None) -> RegisteredAdapter:
-        """Serve an adapter. Succeeds also if it is served already.
+        """Serve an adapter to the caller's account, or without accounts to its key. Succeeds also if it is served.
 
         `token` authorizes this one download from the hub and is not stored. Raises ModelNameTaken, AdapterMissing or
-        BadRequest, and Forbidden for a key that may not use all models.
+        BadRequest, InsufficientBalance, and Forbidden for a key that may not use all models or if the server lets no
+        client register adapters.
         """
         ...
 
     async def unregister_adapter(self, name: str, caller: Caller) -> RegisteredAdapter:
-        """Stop serving an adapter. Requests that run with it continue. Raises ModelNotFound, Forbidden."""
+        """Stop serving an adapter of the caller's. Requests that run with it continue.
+
+        Raises ModelNotFound, also for another owner's adapter, and Forbidden for one of the operator's.
+        """
         ...
 
 

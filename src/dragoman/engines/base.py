@@ -56,14 +56,18 @@ class AdapterHost(Protocol):
         ...
 
     async def add(self, adapter: Adapter, path: Path) -> Adapter:
-        """Load an adapter and serve it from now on. Adding the same one again changes nothing.
+        """Load an adapter and serve it from now on. Adding the same one of the same owner again changes nothing.
 
-        Raises ModelNameTaken, BadRequest if the model cannot use it, Overloaded or EngineFailed.
+        Raises ModelNameTaken, BadRequest if the model cannot use it or the owner has too many, Overloaded or
+        EngineFailed.
         """
         ...
 
     async def remove(self, name: str) -> Adapter:
-        """Stop serving an adapter. Running requests keep it. Raises ModelNotFound, Overloaded or EngineFailed."""
+        """Stop serving the adapter with this qualified name. Running requests keep it.
+
+        Raises ModelNotFound, Overloaded or EngineFailed.
+        """
         ...
 
 

@@ -7,12 +7,14 @@ from collections.abc import Sequence
 import msgspec
 
 from dragoman.accounts.database.thread import DatabaseThread
-from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
+from dragoman.core.adapters import AdapterSpec, RegisteredAdapter, metrics_label
 from dragoman.core.context import Caller, account_owner
 from dragoman.core.errors import (
     BadRequest,
     DragomanError,
     Forbidden,
+    InsufficientBalance,
+    ModelNotFound,
     NoAccount,
     ShuttingDown,
     Unauthenticated,
@@ -50,6 +52,7 @@ class Gateway:
         admission: AdmissionController = UNMETERED_ADMISSION,
         *,
         adapter_store: AdapterStore | None = None,
+        allow_adapter_registration: bool = True,
         usage_database: DatabaseThread | None = None,
         queue: JobQueue | None = None,
     ) -> None:
@@ -59,6 +62,7 @@ class Gateway:
         self._authenticator = authenticator
         self._admission = admission
         self._adapter_store = NoAdapterStore() if adapter_store is None else adapter_store
+        self._allow_adapter_registration = allow_adapter_registration
         self._usage_database = usage_database
         self._queue = queue
         self._auth_failures = AuthFailureLimiter()
@@ -104,8 +108,8 @@ class Gateway:
         self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
     ) -> RequestExecution:
         self._refuse_when_draining()
-        resolved = self._catalog.resolve(requests[0].model)
-        timer = self._metrics.start_timer(resolved.canonical_name)
+        resolved = await self._resolve(requests[0].model, caller)
+        timer = self._metrics.start_timer(metrics_label(resolved.canonical_name))
         try:
             admission_request = await self._admission_request(requests, resolved, caller, streamed=streamed)
             reservation = await self._admission.admit(admission_request)
@@ -116,7 +120,7 @@ class Gateway:
             timer.end("refused" if isinstance(error, DragomanError) else "failed")
             raise
         owner = self._owner(reservation.account_id, caller)
-        adapter = None if resolved.adapter is None else resolved.adapter.name
+        adapter = None if resolved.adapter is None else resolved.adapter.qualified_name
         requests = [msgspec.structs.replace(request, adapter=adapter, owner=owner) for request in requests]
         return RequestExecution(resolved.deployment.engine, requests, reservation, timer)
 
@@ -127,13 +131,18 @@ class Gateway:
         return RecordedUsage(self._usage_database, billing_account)
 
     async def register_adapter(self, spec: AdapterSpec, caller: Caller, *, token: str | None) -> RegisteredAdapter:
-        principal = await self._require_all_models(caller)
+        principal = await self._authenticator.check_access(caller, self._dialect)
+        _require_all_models(principal)
+        if not self._allow_adapter_registration:
+            raise Forbidden("This server's operator registers its adapters; clients may not")
+        _require_balance(principal)
         registrar = AdapterRegistrar(self._catalog, self._adapter_store)
-        return await registrar.register(spec, token=token, creator=principal.label)
+        return await registrar.register(spec, token=token, creator=principal.label, owner=principal.owner)
 
     async def unregister_adapter(self, name: str, caller: Caller) -> RegisteredAdapter:
-        await self._require_all_models(caller)
-        return await AdapterRegistrar(self._catalog, self._adapter_store).unregister(name)
+        principal = await self._authenticate(caller)
+        _require_all_models(principal)
+        return await AdapterRegistrar(self._catalog, self._adapter_store).unregister(name, principal.owner)
 
     @property
     def has_queue(self) -> bool:
@@ -143,32 +152,31 @@ class Gateway:
         self._refuse_when_draining()
         queue = self._require_queue()
         caller = msgspec.structs.replace(caller, request_id=draft.stored_request.answer_id)
-        resolved = self._catalog.resolve(draft.requests[0].model)
+        principal = await self._authenticate(caller)
+        resolved = self._catalog.resolve(draft.requests[0].model, principal.owner)
         admission_request = await self._admission_request(draft.requests, resolved, caller, streamed=True)
-        submission = Submission(draft, self._admission.prepare(admission_request), caller.key_digest)
+        submission = Submission(draft, self._admission.prepare(admission_request), _job_owner(principal, caller))
         try:
             return await queue.submit(submission)
         except (DragomanError, InvalidAmount) as error:
             raise self._admission.in_client_terms(error, admission_request) from None
 
     async def job(self, job_id: str, caller: Caller) -> Job:
-        owner = await self._job_owner(caller)
+        owner = await self._authenticated_job_owner(caller)
         return await self._require_queue().job(job_id, owner)
 
     async def cancel_job(self, job_id: str, caller: Caller) -> Job:
-        owner = await self._job_owner(caller)
+        owner = await self._authenticated_job_owner(caller)
         return await self._require_queue().cancel(job_id, owner)
 
     async def follow_job(self, job_id: str, caller: Caller) -> EventStream:
-        owner = await self._job_owner(caller)
+        owner = await self._authenticated_job_owner(caller)
         return await self._require_queue().follow(job_id, owner)
 
-    async def _job_owner(self, caller: Caller) -> str:
-        """Return who owns the caller's jobs: the account that pays, or without accounts the key."""
+    async def _authenticated_job_owner(self, caller: Caller) -> str:
         # In whatever dialect a job was submitted, its owner sees it in all of them.
         await self._reject_unknown_key(caller, None)
-        account = (await self._authenticator.authenticate(caller, None)).billing_account
-        return caller.key_digest if account is None else account_owner(account.account_id)
+        return _job_owner(await self._authenticator.authenticate(caller, None), caller)
 
     def _owner(self, account_id: int | None, caller: Caller) -> str:
         """Return whom the caller's requests are computed for."""
@@ -194,11 +202,12 @@ class Gateway:
     async def _authenticate(self, caller: Caller) -> Principal:
         return await self._authenticator.authenticate(caller, self._dialect)
 
-    async def _require_all_models(self, caller: Caller) -> Principal:
-        principal = await self._authenticate(caller)
-        if principal.models is not None:
-            raise Forbidden("This key may not register models")
-        return principal
+    async def _resolve(self, model: str, caller: Caller) -> ResolvedModel:
+        """Resolve a name or alias for the caller. Raises ModelNotFound or Unauthenticated."""
+        try:
+            return self._catalog.resolve(model)
+        except ModelNotFound:
+            return self._catalog.resolve(model, (await self._authenticate(caller)).owner)
 
     async def _admission_request(
         self, requests: Sequence[GenerationRequest], resolved: ResolvedModel, caller: Caller, *, streamed: bool
@@ -211,7 +220,26 @@ class Gateway:
             dialect=self._dialect,
             model=requests[0].model,
             billed_model=resolved.canonical_name,
+            base_model=resolved.base_model,
             prompt_tokens=prompt_tokens,
             max_completion_tokens=max_completion_tokens,
             is_buffered=not streamed or BestOfSelector.for_requests(requests) is not None,
         )
+
+
+def _job_owner(principal: Principal, caller: Caller) -> str:
+    """Return who owns the caller's jobs: the account that pays, or without accounts the key."""
+    account = principal.billing_account
+    return caller.key_digest if account is None else account_owner(account.account_id)
+
+
+def _require_all_models(principal: Principal) -> None:
+    if principal.models is not None:
+        raise Forbidden("This key may not register models")
+
+
+def _require_balance(principal: Principal) -> None:
+    """Raise InsufficientBalance for an account that cannot pay for what it would occupy."""
+    account = principal.billing_account
+    if account is not None and account.balance <= 0:
+        raise InsufficientBalance("Insufficient balance", limit=account.balance, used=0, hold=0)

@@ -50,6 +50,7 @@ def build_app(
     admission: UnmeteredAdmission = UNMETERED_ADMISSION,
     hosts: Mapping[str, DialectName] = NO_HOSTS,
     adapter_store: AdapterStore | None = None,
+    allow_adapter_registration: bool = True,
     accounting: AccountingServices | None = None,
     admin_keys: StaticKeyAuthenticator = NO_KEYS,
     queue: JobQueue | None = None,
@@ -60,7 +61,8 @@ def build_app(
     - `metrics_directory` is where the workers of one server collect their counts. None: this process counts alone.
     - Requests need one of `keys` and are admitted by `admission`, or with `accounting` by its keys and accounts.
     - `hosts` are names that serve one dialect only. X-Forwarded-Host is trusted from `options.trusted_proxies`.
-    - `adapter_store` has the adapters that clients may register. None: they may register none.
+    - `adapter_store` has the adapters that clients may register. None: there are none. Without
+      `allow_adapter_registration` they may register none.
     - `admin_keys` open /admin, which needs `accounting`. Without any, there is no /admin.
     - `origin_policy` decides under which host names, and to which web pages, requests are served.
     - `queue` uses the same database as `accounting` or as the records of `admission`. None: nothing is queued.
@@ -75,6 +77,7 @@ def build_app(
         authenticator,
         admission if accounting is None else accounting.admission,
         adapter_store=adapter_store,
+        allow_adapter_registration=allow_adapter_registration,
         usage_database=database,
         queue=queue,
     )

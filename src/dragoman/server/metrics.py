@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
+from dragoman.core.adapters import metrics_label
 from dragoman.core.context import Caller
 from dragoman.core.errors import DragomanError, EngineFailed, Forbidden, Limited, Overloaded, Unauthenticated
 from dragoman.core.services import QueueService, VisibleModels
@@ -93,7 +94,11 @@ async def _queue_depths(sources: MetricsSources) -> dict[str, QueueDepth]:
             found = await sources.queue.depths()
     except (Overloaded, TimeoutError):
         return {}
-    return {model.id: QueueDepth() for model in sources.catalog.models()} | found
+    depths = {model.id: QueueDepth() for model in sources.catalog.models()}
+    for model, depth in found.items():
+        label = metrics_label(model)
+        depths[label] = depths.get(label, QueueDepth()).combined(depth)
+    return depths
 
 
 def _multiprocess_registry(directory: str) -> CollectorRegistry:

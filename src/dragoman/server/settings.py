@@ -243,6 +243,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Download adapters that clients register from the Hugging Face hub. Off: use its local cache only."""
     max_adapters: Annotated[int, Meta(ge=0, le=4096)] = 32
     """LoRA adapters that a model may have. Each stays in memory."""
+    allow_adapter_registration: bool | None = None
+    """Let clients register adapters, each for its own account. Not set: only without `[accounts]`."""
+    max_adapters_per_account: Annotated[int, Meta(ge=0, le=4096)] = 4
+    """LoRA adapters of a model that one account, or without accounts one key, may register."""
     allow_unauthenticated: bool = False
     """Listen on addresses other than loopback although no keys are set."""
     keys: tuple[KeySettings, ...] = ()

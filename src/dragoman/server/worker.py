@@ -128,6 +128,7 @@ def main() -> int:
         admission=_admission(None if options.requires_account_key else accounts),
         hosts=settings.dialect_hosts,
         adapter_store=LocalAdapterStore(folder, downloads=settings.allow_adapter_downloads),
+        allow_adapter_registration=allows_adapter_registration(settings, has_accounts=options.requires_account_key),
         accounting=AccountingServices(accounts) if accounts is not None and options.requires_account_key else None,
         admin_keys=StaticKeyAuthenticator(options.admin_labels),
         queue=_job_queue(settings.queue, accounts),
@@ -182,6 +183,12 @@ def _admission(accounts: AccountsOptions | None) -> UnmeteredAdmission:
     if accounts is None:
         return UNMETERED_ADMISSION
     return UsageRecordingAdmission(msgspec.structs.replace(accounts, timeout_seconds=_RECORD_TIMEOUT_SECONDS))
+
+
+def allows_adapter_registration(settings: Settings, *, has_accounts: bool) -> bool:
+    """Whether clients may register adapters: without accounts they may unless the settings say otherwise."""
+    allowed = settings.allow_adapter_registration
+    return not has_accounts if allowed is None else allowed
 
 
 def _accounts_options(options: WorkerOptions) -> AccountsOptions | None:

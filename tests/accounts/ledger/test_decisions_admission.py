@@ -206,3 +206,20 @@ def test_a_key_lookup_returns_the_key_info_and_counts_nothing(harness: LedgerHar
     assert facts.requests.remaining == 1
     (unknown,) = harness.ledger.commit([KeyLookup("0" * 64, "arcee")])
     expect(unknown, KeyUnknown)
+
+
+def test_an_adapter_without_a_price_costs_what_its_model_does(harness: LedgerHarness) -> None:
+    set_price(harness.database, "priced", 1, 2)
+    [unpriced, priced, both_free] = harness.ledger.commit(
+        [
+            harness.admission(10, 10, model="account 1/poet", base_model=MODEL),
+            harness.admission(10, 10, model="priced", base_model=MODEL),
+            harness.admission(10, 10, model="account 1/poet", base_model="free"),
+        ]
+    )
+    assert isinstance(unpriced, Admitted)
+    assert isinstance(priced, Admitted)
+    assert isinstance(both_free, Admitted)
+    assert unpriced.hold == 10 * PROMPT_PRICE + 10 * COMPLETION_PRICE
+    assert priced.hold == 10 * 1 + 10 * 2
+    assert both_free.hold == 0

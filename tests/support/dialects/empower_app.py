@@ -1,6 +1,6 @@
 """The routes of the empower dialect as an app."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,26 @@ LOCAL_ADAPTER = {"model_name": "pirate", "model_source": "LOCAL"}
 Routes = Callable[[Gateway, HttpOptions], list[BaseRoute]]
 
 
-def gateway_of(*keys: str, engine: Engine | None = None, folder: Path | None = None) -> Gateway:
+def gateway_of(
+    *keys: str,
+    engine: Engine | None = None,
+    folder: Path | None = None,
+    groups: Mapping[str, str] | None = None,
+    allow_adapter_registration: bool = True,
+) -> Gateway:
+    """`groups`: the groups of keys that are in one."""
     catalog = Catalog(
         [Deployment("parrot", ("acme/parrot",), engine or AdaptableEcho()), Deployment("second", (), EchoEngine())]
     )
     return Gateway(
         catalog,
         RequestMetrics(CollectorRegistry()),
-        StaticKeyAuthenticator({key_digest(key): "build server" for key in keys}),
+        StaticKeyAuthenticator(
+            {key_digest(key): "build server" for key in keys},
+            {key_digest(key): group for key, group in (groups or {}).items()},
+        ),
         adapter_store=LocalAdapterStore(folder, downloads=False),
+        allow_adapter_registration=allow_adapter_registration,
     )
 
 

@@ -50,13 +50,19 @@ class HttpQueueHarness:
         keep_alive_seconds: float = 15,
         hosts: dict[str, DialectName] | None = None,
         webhooks: WebhookOptions = NO_WEBHOOKS,
+        adapter_dir: Path | None = None,
     ) -> AsyncIterator["HttpQueueServer"]:
         """Run an app with a deployment called `echo`."""
         database = Database(self.customer.url)
         queue = JobQueue(database, options or QueueOptions(), new_process_id(), webhooks)
         with contextlib.closing(database), accounting_at(self.customer.url, self._folder) as accounting:
             app = echo_app(
-                engine=engine, accounting=accounting, queue=queue, hosts=hosts, keep_alive_seconds=keep_alive_seconds
+                engine=engine,
+                accounting=accounting,
+                queue=queue,
+                hosts=hosts,
+                keep_alive_seconds=keep_alive_seconds,
+                adapter_dir=adapter_dir,
             )
             async with running_app(app), client_of(app, key=self.secret) as client:
                 yield HttpQueueServer(app, client)

@@ -53,10 +53,11 @@ def draft(
     client_waits: bool = False,
     webhook: str | None = None,
     n: int = 1,
+    model: str = MODEL,
     **fields: Any,
 ) -> JobDraft:
     """Return a request that the echo engine answers with the text. `fields`: fields of the GenerationRequest."""
-    request = GenerationRequest(model=MODEL, prompt=TextPrompt(text), sampling=SamplingParams(), n=n, **fields)
+    request = GenerationRequest(model=model, prompt=TextPrompt(text), sampling=SamplingParams(), n=n, **fields)
     stored_request = StoredRequest(
         codec="echo.text",
         arguments={"path": "value"},

@@ -225,8 +225,10 @@ job_requests = Table(
     Column("job", BigInteger, primary_key=True),
     Column("requests", LargeBinary, nullable=False),
     Column("form", LargeBinary, nullable=False),
+    Column("base_model", String),
 )
-"""The requests and the response format of each job, by its number; separate from the columns that change."""
+"""The requests and the response format of each job, by its number; separate from the columns that change. `base_model`
+is the model of the adapter that the job is for; NULL if it is for none."""
 
 job_events = Table(
     "job_events",

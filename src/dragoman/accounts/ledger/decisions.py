@@ -38,7 +38,8 @@ def validate_admission(admission: Admission) -> None:
 
 def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
     """Hold the maximum cost of the request. Raises core.errors."""
-    price = batch.prices.get(admission.model) or _free_price(admission.model)
+    price = batch.prices.get(admission.model) or batch.prices.get(admission.base_model or "")
+    price = price or _free_price(admission.model)
     amount, max_charge = _amounts(admission, price)
     if admission.key_digest is None:
         batch.add_hold(_hold(batch, admission, price, account_id=None, key=None, amount=0, max_charge=0))

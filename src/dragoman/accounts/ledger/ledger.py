@@ -152,7 +152,7 @@ class Ledger:
         batch.load(scope, begin=begin)
         settled = iter(_settle_all(batch, settlements))
         keys = (batch.keys_by_digest[digest] for digest in scope.key_digests if digest in batch.keys_by_digest)
-        batch.load_prices_and_limits(keys, {request.model for request in requests if isinstance(request, Admission)})
+        batch.load_prices_and_limits(keys, _priced_models(requests))
         answered = iter(_answer_all(batch, requests, is_retry))
         return batch, [next(settled if isinstance(operation, Settlement) else answered) for operation in operations]
 
@@ -179,6 +179,13 @@ def _scope_of(settlements: Sequence[Settlement], requests: Sequence[Admission | 
     settled = {settlement.request_id for settlement in settlements}
     admitted = {request.request_id for request in requests if isinstance(request, Admission)}
     return BatchScope(settled, admitted, digests, selecting)
+
+
+def _priced_models(requests: Sequence[Admission | KeyLookup]) -> set[str]:
+    """Return the models and adapters of all admissions, and the models that the adapters belong to."""
+    admissions = [request for request in requests if isinstance(request, Admission)]
+    bases = {admission.base_model for admission in admissions if admission.base_model is not None}
+    return bases.union(admission.model for admission in admissions)
 
 
 def _settle_all(batch: LedgerBatch, settlements: Sequence[Settlement]) -> list[LedgerOutcome]:

@@ -29,6 +29,8 @@ class Admission(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="adm
     """Number or name of the account that pays. None: the key's own account."""
     hold_cap: int | None = None
     """The most completion tokens that the hold covers. None: all of them, so that no charge exceeds its hold."""
+    base_model: str | None = None
+    """The model whose price holds if `model` is an adapter without a price of its own. None: it is no adapter."""
 
 
 class Admitted(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="admitted", kw_only=True):

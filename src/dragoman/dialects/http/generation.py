@@ -15,7 +15,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from dragoman.core.context import Caller, new_request_id
-from dragoman.core.errors import BadRequest, DragomanError
+from dragoman.core.errors import BadRequest, DragomanError, ModelNotFound
 from dragoman.core.idempotency import IdempotencyStore, IdempotentRequest
 from dragoman.core.jobs import Job, JobDraft
 from dragoman.core.request import GenerationRequest
@@ -119,11 +119,11 @@ class PreparedRequests(NamedTuple):
     headers: Mapping[str, str] = {}
 
 
-Prepare = Callable[[Sequence[GenerationRequest]], Awaitable[PreparedRequests]]
+Prepare = Callable[[Sequence[GenerationRequest], Caller], Awaitable[PreparedRequests]]
 """What a dialect does with the decoded requests before they are admitted. Raises core.errors."""
 
 
-async def unchanged(requests: Sequence[GenerationRequest]) -> PreparedRequests:
+async def unchanged(requests: Sequence[GenerationRequest], _caller: Caller) -> PreparedRequests:
     """Prepare nothing."""
     return PreparedRequests(requests)
 
@@ -177,7 +177,7 @@ class DirectResponder:
         async def start() -> EventStream:
             decoded = call.received.decoded
             try:
-                prepared = await call.prepare(decoded.requests)
+                prepared = await call.prepare(decoded.requests, call.caller)
                 options.headers.update(prepared.headers)
                 return await call.route.service.generate(prepared.requests, call.caller, streamed=decoded.stream)
             except DragomanError as error:
@@ -214,7 +214,7 @@ class QueuedResponder:
     async def respond(self) -> Response:
         decoded = self._call.received.decoded
         try:
-            prepared = await self._call.prepare(decoded.requests)
+            prepared = await self._call.prepare(decoded.requests, self._call.caller)
             job = await self._submit(prepared.requests)
         except DragomanError as error:
             raise decoded.in_client_terms(await self._call.preceding_error(error)) from None
@@ -273,7 +273,7 @@ async def respond(
         caller = route.caller(request, request_id)
         await route.service.reject_unknown_key(caller)
         try:
-            received = await _receive(request, route, codec, request_id)
+            received = await _receive(request, route, codec, caller)
             call = GenerationCall(route=route, caller=caller, received=received, prepare=prepare, headers=headers)
             responder = _choose_responder(request, call, queue)
         except DragomanError as error:
@@ -285,10 +285,18 @@ async def respond(
         return Response()  # no client is left to read it
 
 
-async def _receive(request: Request, route: RouteContext, codec: EndpointCodec, request_id: str) -> ReceivedRequest:
+async def _receive(request: Request, route: RouteContext, codec: EndpointCodec, caller: Caller) -> ReceivedRequest:
     body = await read_body(request, route)
-    context = DecodeContext(request_id, int(time.time()), request.path_params, route.service.models)
-    return ReceivedRequest(codec, context, body, codec.decode(body, context))
+    context = DecodeContext(caller.request_id, int(time.time()), request.path_params, route.service.models)
+    try:
+        return ReceivedRequest(codec, context, body, codec.decode(body, context))
+    except ModelNotFound:
+        # It may be an adapter of the caller's own, which only an authenticated caller sees.
+        visible, known = await route.service.visible_to(caller), route.service.models()
+        if all(model in known for model in visible.models()):
+            raise
+        context = context._replace(models=visible.models)
+        return ReceivedRequest(codec, context, body, codec.decode(body, context))
 
 
 def _choose_responder(request: Request, call: GenerationCall, queue: QueueMode) -> Responder:

@@ -42,6 +42,7 @@ class LedgerAdmission:
             request_id=caller.request_id,
             key_digest=required_digest(caller),
             model=request.billed_model,
+            base_model=request.base_model,
             dialect=request.dialect,
             prompt_tokens=request.prompt_tokens,
             max_completion_tokens=request.max_completion_tokens,

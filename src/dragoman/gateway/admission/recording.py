@@ -31,6 +31,7 @@ class UnmeteredAdmission:
             request_id=request.caller.request_id,
             key_digest=None,
             model=request.billed_model,
+            base_model=request.base_model,
             dialect=request.dialect,
             prompt_tokens=0,
             max_completion_tokens=0,

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 
 from dragoman.accounts.ledger.operations import KeyInfo, KeyLookup
-from dragoman.core.context import Caller
+from dragoman.core.context import Caller, account_owner
 from dragoman.core.errors import (
     BadRequest,
     DragomanError,
@@ -96,4 +96,5 @@ def required_digest(caller: Caller) -> str:
 
 def _principal(info: KeyInfo) -> Principal:
     models = None if info.models is None else frozenset(info.models)
-    return Principal(f"key {info.key_id}", models, BillingAccount(info.account_id, info.balance))
+    account = BillingAccount(info.account_id, info.balance)
+    return Principal(f"key {info.key_id}", models, account, account_owner(info.account_id))

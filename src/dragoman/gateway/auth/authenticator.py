@@ -22,6 +22,9 @@ class Principal(NamedTuple):
     """The models and adapters that the key may use, by their canonical names; None: all."""
     billing_account: BillingAccount | None = None
     """None: requests are not billed."""
+    owner: str = ""
+    """Who owns the caller's adapters, as in GenerationRequest. Empty: the server has no keys, and every caller may do
+    what its operator may."""
 
     def may_use(self, model: str) -> bool:
         """Whether the key may use this model."""

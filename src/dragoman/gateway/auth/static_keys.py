@@ -50,7 +50,7 @@ class StaticKeyAuthenticator:
 
     async def authenticate(self, caller: Caller, dialect: str | None) -> Principal:
         await self.reject_unknown_key(caller, dialect)
-        return Principal(self.label(caller.key))
+        return Principal(self.label(caller.key), owner=self.owner_of_key(caller.key_digest))
 
     async def check_access(self, caller: Caller, dialect: str) -> Principal:
         return await self.authenticate(caller, dialect)

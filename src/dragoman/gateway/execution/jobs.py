@@ -4,8 +4,9 @@ from collections.abc import Sequence
 
 import msgspec
 
+from dragoman.core.adapters import metrics_label
 from dragoman.core.context import ACCOUNT_OWNER_PREFIX
-from dragoman.core.models import find_model
+from dragoman.core.errors import ModelNotFound
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, GenerationRequest
 from dragoman.gateway.admission.reservation import UNMETERED
 from dragoman.gateway.auth.authenticator import Authenticator
@@ -26,24 +27,28 @@ class GatewayJobExecutor:
         self._authenticator = authenticator
 
     def models(self) -> list[str]:
-        return [model.id for model in self._catalog.models()]
+        return self._catalog.canonical_names()
 
     def fingerprint(self, model: str) -> str | None:
-        served = find_model(self._catalog.models(), model)
-        return None if served is None else served.fingerprint
+        try:
+            return self._catalog.resolve_canonical(model).fingerprint
+        except ModelNotFound:
+            return None
 
     async def load_model(self, model: str, requests: Sequence[GenerationRequest]) -> None:
-        await self._catalog.resolve(model).deployment.engine.count_tokens(requests[0].prompt)
+        await self._catalog.resolve_canonical(model).deployment.engine.count_tokens(requests[0].prompt)
 
     def run(self, job: ClaimedJob, requests: Sequence[GenerationRequest]) -> RequestExecution:
-        resolved = self._catalog.resolve(job.model)
-        adapter = None if resolved.adapter is None else resolved.adapter.name
         is_paid = job.owner.startswith(ACCOUNT_OWNER_PREFIX)
         owner = job.owner if is_paid else self._authenticator.owner_of_key(job.owner)
+        resolved = self._catalog.resolve_canonical(job.model)
+        if resolved.adapter is not None and not resolved.adapter.is_visible_to(owner):
+            raise ModelNotFound(requests[0].model)
+        adapter = None if resolved.adapter is None else resolved.adapter.qualified_name
         priority = QUEUED_PRIORITY_OFFSET + job.priority
         queued_requests = [
             msgspec.structs.replace(request, adapter=adapter, priority=priority, owner=owner) for request in requests
         ]
-        timer = self._metrics.start_timer(resolved.canonical_name)
+        timer = self._metrics.start_timer(metrics_label(resolved.canonical_name))
         # The queue settles its jobs itself.
         return RequestExecution(resolved.deployment.engine, queued_requests, UNMETERED, timer)

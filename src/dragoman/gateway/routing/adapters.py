@@ -3,7 +3,7 @@
 import time
 
 from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter
-from dragoman.core.errors import AdapterMissing, BadRequest, ModelNameTaken, ModelNotFound
+from dragoman.core.errors import AdapterMissing, BadRequest, Forbidden, ModelNameTaken, ModelNotFound
 from dragoman.engines.base import AdapterFile, AdapterHost, AdapterStore
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 
@@ -22,26 +22,33 @@ class AdapterRegistrar:
         self._catalog = catalog
         self._store = store
 
-    async def register(self, spec: AdapterSpec, *, token: str | None, creator: str) -> RegisteredAdapter:
-        """Serve the adapter unless it is served already. Raises ModelNameTaken, AdapterMissing or BadRequest."""
-        if (existing := self._find_existing(spec)) is not None:
+    async def register(
+        self, spec: AdapterSpec, *, token: str | None, creator: str, owner: str = ""
+    ) -> RegisteredAdapter:
+        """Serve the adapter to its owner unless it is served already.
+
+        Raises ModelNameTaken, AdapterMissing or BadRequest.
+        """
+        if (existing := self._find_existing(spec, owner)) is not None:
             return existing
         file = await self._store.find(spec.source, token)
         base, host = self._select_base(file, spec)
-        adapter = Adapter(name=spec.name, source=spec.source, created_at=int(time.time()), creator=creator)
+        adapter = Adapter(name=spec.name, source=spec.source, created_at=int(time.time()), creator=creator, owner=owner)
         return RegisteredAdapter(await host.add(adapter, file.path), base.name)
 
-    async def unregister(self, name: str) -> RegisteredAdapter:
-        """Stop serving an adapter. Raises ModelNotFound."""
-        base, adapter = self._catalog.resolve(name)
+    async def unregister(self, name: str, owner: str = "") -> RegisteredAdapter:
+        """Stop serving an adapter of the owner. Raises ModelNotFound, and Forbidden for one of the operator's."""
+        base, adapter = self._catalog.resolve(name, owner)
         if adapter is None or base.engine.adapters is None:
             raise ModelNotFound(name)
-        return RegisteredAdapter(await base.engine.adapters.remove(adapter.name), base.name)
+        if adapter.owner != owner:
+            raise Forbidden(f"The adapter '{name}' belongs to the server: only its operator may remove it")
+        return RegisteredAdapter(await base.engine.adapters.remove(adapter.qualified_name), base.name)
 
-    def _find_existing(self, spec: AdapterSpec) -> RegisteredAdapter | None:
+    def _find_existing(self, spec: AdapterSpec, owner: str) -> RegisteredAdapter | None:
         """Return the adapter if it is served already. Raises ModelNameTaken if the name belongs to something else."""
         try:
-            base, adapter = self._catalog.unfiltered.resolve(spec.name)
+            base, adapter = self._catalog.unfiltered.resolve(spec.name, owner)
         except ModelNotFound:
             return None
         if adapter is None or adapter.source != spec.source or not self._catalog.contains(base):

@@ -1,6 +1,6 @@
 """The catalog of deployments: from model names to engines."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -30,8 +30,19 @@ class ResolvedModel(NamedTuple):
 
     @property
     def canonical_name(self) -> str:
-        """The name of the adapter, or else of the model, even if the client sent an alias."""
-        return self.deployment.name if self.adapter is None else self.adapter.name
+        """The qualified name of the adapter, or else the name of the model, even if the client sent an alias."""
+        return self.deployment.name if self.adapter is None else self.adapter.qualified_name
+
+    @property
+    def base_model(self) -> str | None:
+        """The name of the model that the adapter belongs to. None: this is no adapter."""
+        return None if self.adapter is None else self.deployment.name
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Changes exactly when answers may. None: not known yet."""
+        base, adapter = self.deployment.engine.fingerprint, self.adapter
+        return base if base is None or adapter is None else fingerprint(base, adapter.digest, adapter.scale)
 
 
 class Catalog:
@@ -57,17 +68,35 @@ class Catalog:
         """Whether the deployment is in this catalog."""
         return any(entry is deployment for entry in self.deployments)
 
-    def resolve(self, model: str) -> ResolvedModel:
-        """Find the model or adapter with this name or alias, compared exactly. Raises ModelNotFound."""
+    def resolve(self, model: str, owner: str = "") -> ResolvedModel:
+        """Find the model or adapter with this name or alias, compared exactly. Raises ModelNotFound.
+
+        Adapters are the operator's and those of `owner`; without one, the operator's only.
+        """
         if (deployment := self._by_name.get(model)) is not None:
             return ResolvedModel(deployment, None)
         for deployment, adapter in self._adapters():
-            if model in (adapter.name, *adapter.aliases):
+            if adapter.is_visible_to(owner) and model in (adapter.name, *adapter.aliases):
                 return ResolvedModel(deployment, adapter)
         raise ModelNotFound(model)
 
-    def models(self) -> list[ServedModel]:
-        """List models, then their adapters."""
+    def resolve_canonical(self, name: str) -> ResolvedModel:
+        """Find the model or adapter with this canonical name or alias, whoever owns it. Raises ModelNotFound."""
+        for deployment, adapter in self._adapters():
+            if adapter.qualified_name == name:
+                return ResolvedModel(deployment, adapter)
+        return self.resolve(name)
+
+    def canonical_names(self) -> list[str]:
+        """List the canonical names of all models, then those of all owners' adapters."""
+        adapters = [adapter.qualified_name for _, adapter in self._adapters()]
+        return [*(deployment.name for deployment in self.deployments), *adapters]
+
+    def models(self, owner: str = "", allowed: Container[str] | None = None) -> list[ServedModel]:
+        """List models, then the operator's adapters and those of `owner`.
+
+        `allowed`: only those with these canonical names. None: all.
+        """
         bases = {
             deployment.name: ServedModel(
                 id=deployment.name,
@@ -78,8 +107,12 @@ class Catalog:
             )
             for deployment in self.deployments
         }
-        adapters = [_adapter_model(bases[deployment.name], adapter) for deployment, adapter in self._adapters()]
-        return [*bases.values(), *adapters]
+        adapters = [
+            _adapter_model(bases[deployment.name], ResolvedModel(deployment, adapter))
+            for deployment, adapter in self._adapters()
+            if adapter.is_visible_to(owner) and (allowed is None or adapter.qualified_name in allowed)
+        ]
+        return [*(model for model in bases.values() if allowed is None or model.id in allowed), *adapters]
 
     def _adapters(self) -> Iterator[tuple[Deployment, Adapter]]:
         for deployment in self.deployments:
@@ -88,12 +121,13 @@ class Catalog:
                     yield deployment, adapter
 
 
-def _adapter_model(base: ServedModel, adapter: Adapter) -> ServedModel:
+def _adapter_model(base: ServedModel, resolved: ResolvedModel) -> ServedModel:
+    assert resolved.adapter is not None, "only adapters are described by their models"
     return msgspec.structs.replace(
         base,
-        id=adapter.name,
-        aliases=adapter.aliases,
-        fingerprint=base.fingerprint and fingerprint(base.fingerprint, adapter.digest, adapter.scale),
+        id=resolved.adapter.name,
+        aliases=resolved.adapter.aliases,
+        fingerprint=resolved.fingerprint,
         base=base.id,
-        created_at=adapter.created_at,
+        created_at=resolved.adapter.created_at,
     )

@@ -15,14 +15,14 @@ class PrincipalModels:
         self._principal = principal
 
     def models(self) -> list[ServedModel]:
-        return [model for model in self._catalog.models() if self._principal.may_use(model.id)]
+        return self._catalog.models(self._principal.owner, self._principal.models)
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         return await self.resolve(model).deployment.engine.count_tokens(prompt)
 
     def resolve(self, model: str) -> ResolvedModel:
         """Resolve a name or alias. Raises ModelNotFound also for a model that the key may not use."""
-        resolved = self._catalog.resolve(model)
+        resolved = self._catalog.resolve(model, self._principal.owner)
         if not self._principal.may_use(resolved.canonical_name):
             raise ModelNotFound(model)
         return resolved

@@ -64,6 +64,11 @@ class QueueDepth(NamedTuple):
     oldest_seconds: float = 0.0
     """How long the oldest waiting job has waited. 0: no job waits."""
 
+    def combined(self, other: "QueueDepth") -> "QueueDepth":
+        """Return the depth of both together."""
+        oldest_seconds = max(self.oldest_seconds, other.oldest_seconds)
+        return QueueDepth(self.waiting + other.waiting, self.running + other.running, oldest_seconds)
+
 
 class EventBatch(NamedTuple):
     """Consecutive events of a job."""

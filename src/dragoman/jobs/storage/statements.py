@@ -30,7 +30,7 @@ class JobStatements:
         self.fair_queue = FairQueue(dialect)
         self.known_request_ids = _known_request_ids(dialect)
         self.add = _insert_job(dialect)
-        self.add_request = insert(dialect, job_requests, ("job", "requests", "form"))
+        self.add_request = insert(dialect, job_requests, ("job", "requests", "form", "base_model"))
         self.idempotent = _idempotent(dialect)
         self.live_process = compile_statement(
             select(processes.c.id).where(processes.c.id == bindparam("given")), dialect, ("given",)
@@ -137,8 +137,9 @@ def _open_jobs(dialect: Dialect) -> Statement:
 
 def _retryable(dialect: Dialect) -> Statement:
     """Lock the job with this id."""
-    query = select(*(jobs.c[name] for name in EndedJobRow._fields)).where(jobs.c.id == bindparam("given"))
-    return compile_statement(query.with_for_update(), dialect, ("given",))
+    columns = (job_requests.c[name] if name == "base_model" else jobs.c[name] for name in EndedJobRow._fields)
+    query = select(*columns).join_from(jobs, job_requests, job_requests.c.job == jobs.c.number)
+    return compile_statement(query.where(jobs.c.id == bindparam("given")).with_for_update(), dialect, ("given",))
 
 
 def is_abandoned(now: Timestamp, latest: Timestamp) -> ColumnElement[bool]:

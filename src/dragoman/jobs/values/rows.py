@@ -30,7 +30,7 @@ class OpenJobRow(NamedTuple):
 
 
 class EndedJobRow(NamedTuple):
-    """A locked job that may be submitted again. The fields are columns."""
+    """A locked job that may be submitted again. The fields are columns, `base_model` one of its request."""
 
     number: int
     owner: str
@@ -43,6 +43,7 @@ class EndedJobRow(NamedTuple):
     prompt_tokens: int
     most_completion_tokens: int
     bytes: int
+    base_model: str | None
 
 
 class NewJobRow(NamedTuple):

@@ -7,6 +7,7 @@ from collections.abc import Collection
 import structlog
 
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.adapters import metrics_label
 from dragoman.core.errors import Overloaded
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.storage.reader import JobReader
@@ -156,7 +157,7 @@ class JobRunner:
     def _remove(self, attempt: RunningAttempt) -> None:
         if self._attempts.get(attempt.number) is attempt:
             del self._attempts[attempt.number]
-            self._metrics.count_attempt(attempt.job.model, attempt.outcome)
+            self._metrics.count_attempt(metrics_label(attempt.job.model), attempt.outcome)
         if attempt.task is not None:
             attempt.task.cancel()
         if not self._attempts:

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -86,3 +87,26 @@ async def test_the_shape_of_an_adapter_is_checked_as_well(client: httpx.AsyncCli
     assert error_of(response, 400) == refused(
         "Missing required parameter: 'model_source'", "model_source", "missing_required_parameter"
     )
+
+
+async def test_an_adapter_belongs_to_the_key_that_registered_it_and_to_its_group(folder: Path) -> None:
+    mate, stranger = "sk-mate-0123456789", "sk-stranger-0123456789"
+    gateway = gateway_of(KEY, mate, stranger, folder=folder, groups={KEY: "team", mate: "team"})
+    async with client_of(gateway) as client:
+
+        async def status(method: str, path: str, key: str, body: Any = None) -> int:
+            headers = {"authorization": f"Bearer {key}"}
+            return (await client.request(method, path, json=body, headers=headers)).status_code
+
+        assert await status("POST", LORA, KEY, LOCAL_ADAPTER) == 200
+        for key, expected in ((KEY, 200), (mate, 200), (stranger, 404)):
+            assert await status("POST", CHAT, key, HELLO | {"model": "pirate"}) == expected
+        assert await status("DELETE", f"{LORA}/pirate", stranger) == 404
+        assert await status("DELETE", f"{LORA}/pirate", mate) == 200
+
+
+async def test_a_server_may_let_no_client_register_adapters(folder: Path) -> None:
+    async with client_of(gateway_of(KEY, folder=folder, allow_adapter_registration=False)) as client:
+        response = await client.post(LORA, json=LOCAL_ADAPTER, headers={"authorization": f"Bearer {KEY}"})
+    message = "This server's operator registers its adapters; clients may not"
+    assert error_of(response, 403) == refused(message, None, "permission_denied", "permission_error")

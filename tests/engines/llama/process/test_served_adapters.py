@@ -21,13 +21,12 @@ from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabular
 CONTENT = b"an adapter"
 
 
-def record(folder: Path, name: str, *, digest: str = "", source: str = "") -> AdapterRecord:
+def record(folder: Path, name: str, *, digest: str = "", source: str = "", owner: str = "") -> AdapterRecord:
     """Write an adapter file and return its record."""
     path = folder / f"{name}.gguf"
     path.write_bytes(CONTENT)
-    return AdapterRecord(
-        Adapter(name=name, source=AdapterSource("local", source or name), created_at=17, digest=digest), str(path)
-    )
+    origin = AdapterSource("local", source or name)
+    return AdapterRecord(Adapter(name=name, source=origin, created_at=17, digest=digest, owner=owner), str(path))
 
 
 @contextlib.asynccontextmanager
@@ -79,6 +78,41 @@ async def test_no_more_than_max_adapters_are_loaded(tmp_path: Path) -> None:
             await served.add(record(tmp_path, "c"), stepper)
         await served.remove("a", stepper)
         await served.add(record(tmp_path, "c"), stepper)
+
+
+async def test_no_owner_has_more_than_its_share_of_the_adapters(tmp_path: Path) -> None:
+    served = AdapterManager(tmp_path / "registry.json", max_adapters=4, max_adapters_per_owner=2)
+    async with stepping(SimulatedBackend(64)) as stepper:
+        for name in ("a", "b"):
+            await served.add(record(tmp_path, name, owner="account 1"), stepper)
+        with pytest.raises(BadRequest, match="You have 2 adapters of this model already; remove one"):
+            await served.add(record(tmp_path, "c", owner="account 1"), stepper)
+        await served.remove("account 1/a", stepper)
+        await served.add(record(tmp_path, "c", owner="account 1"), stepper)
+        for name in ("d", "e"):
+            await served.add(record(tmp_path, name), stepper)
+        with pytest.raises(BadRequest, match="This model has 4 adapters already"):
+            await served.add(record(tmp_path, "a", owner="account 2"), stepper)
+
+
+async def test_adapters_of_two_owners_may_have_the_same_name(tmp_path: Path) -> None:
+    registry, backend = tmp_path / "registry.json", SimulatedBackend(64)
+    served = AdapterManager(registry, max_adapters=4)
+    async with stepping(backend) as stepper:
+        await served.add(record(tmp_path, "calm"), stepper)
+        owners = ("account 1", "account 2")
+        added = [await served.add(record(tmp_path, "pirate", source=owner, owner=owner), stepper) for owner in owners]
+        assert served.number_of("account 1/pirate") != served.number_of("account 2/pirate")
+        for name in ("pirate", "account 3/pirate"):
+            with pytest.raises(ModelNotFound):
+                served.number_of(name)
+        with pytest.raises(ModelNameTaken):
+            await served.add(record(tmp_path, "calm", source="another", owner="account 1"), stepper)
+        assert await served.remove("account 1/pirate", stepper) == added[0]
+    assert read_registry(registry)[1:] == [added[1]]
+    restored = AdapterManager(registry, max_adapters=4)
+    restored.restore(SimulatedBackend(64))
+    assert restored.number_of("account 2/pirate") != restored.number_of("calm")
 
 
 async def test_a_vanished_file_is_reported_by_its_name(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ import pytest
 
 from dragoman.accounts.administration.keys import KeyRules, disable_key
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
+from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.errors import BalanceTooLow, JobNotFound, KeyDisabled
 from dragoman.jobs.storage.store import JobStore
 from dragoman.jobs.storage.transactions.retry import NotRetryable
 from dragoman.jobs.values.options import QueueOptions
+from tests.support.echo_engines import AdaptableEcho
 from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of
 from tests.support.ledger_harness import COMPLETION_PRICE, PROMPT_PRICE
 from tests.support.metered import AMPLE_BALANCE, cost
@@ -95,3 +97,16 @@ async def test_a_retry_needs_a_valid_key_and_enough_balance(
     with pytest.raises(KeyDisabled):
         store.retry(job.id, hold_cap=None)
     assert harness.job_row(job.id) == before
+
+
+async def test_a_job_of_an_adapter_without_a_price_pays_for_its_model_again(
+    harness: QueueHarness, store: JobStore, tmp_path: Path
+) -> None:
+    engine = AdaptableEcho()
+    engine.adapter_host.by_name["poet"] = Adapter(name="poet", source=AdapterSource("local", "poet"), created_at=17)
+    async with queue_server(harness, tmp_path, engine=engine, options=ACCEPT_ONLY) as server:
+        job = await server.submit("Hello", model="poet")
+        hold = harness.account.holds
+        await server.cancel(job.id)
+    store.retry(job.id, hold_cap=None)
+    assert harness.account.holds == hold > 0

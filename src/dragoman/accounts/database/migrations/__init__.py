@@ -11,7 +11,13 @@ import msgspec
 from sqlalchemy import Connection, insert, inspect, select
 
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.migrations import m0001_accounts, m0002_idempotency, m0003_changes, m0004_jobs
+from dragoman.accounts.database.migrations import (
+    m0001_accounts,
+    m0002_idempotency,
+    m0003_changes,
+    m0004_jobs,
+    m0005_adapters,
+)
 from dragoman.accounts.database.tables import schema_migrations
 
 _UPGRADE_LOCK_ID = 0x6472_6167_6F6D_616E
@@ -56,6 +62,7 @@ MIGRATIONS = (
     Migration(2, "idempotency", m0002_idempotency.apply),
     Migration(3, "changes", m0003_changes.apply),
     Migration(4, "jobs", m0004_jobs.apply),
+    Migration(5, "adapters", m0005_adapters.apply),
 )
 
 

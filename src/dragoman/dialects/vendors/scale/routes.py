@@ -1,6 +1,6 @@
 """The routes of this dialect. Every prompt is made to leave room for its answer."""
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -43,10 +43,12 @@ def _route_context(service: QueueService, options: HttpOptions) -> RouteContext:
 
 def _completion_routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     route = _route_context(service, options)
-    fitter = ContextWindowFitter(service)
 
-    async def fit(requests: Iterable[GenerationRequest]) -> PreparedRequests:
-        fitted = await fitter.fit(requests)
+    async def fit(requests: Sequence[GenerationRequest], caller: Caller) -> PreparedRequests:
+        models: VisibleModels = service
+        if find_model(service.models(), requests[0].model) is None:
+            models = await service.visible_to(caller)  # It may be an adapter of the caller's own.
+        fitted = await ContextWindowFitter(models).fit(requests)
         headers = {TRIMMED_HEADER: str(fitted.dropped_messages)} if fitted.dropped_messages else {}
         return PreparedRequests(fitted.requests, headers)
 

@@ -42,7 +42,9 @@ def main() -> int:
         model = load_model(model_path, options.library, context)
         with DigestComputation((model_path, *library_files(model))) as digest_computation:
             backend = open_backend(model, context)
-            adapters = AdapterManager(registry_path(Path(options.socket_path)), options.max_adapters)
+            adapters = AdapterManager(
+                registry_path(Path(options.socket_path)), options.max_adapters, options.max_adapters_per_owner
+            )
             adapters.restore(backend)
             server = EngineServer(model, backend, adapters, options, digest_computation)
             servers.append(server)

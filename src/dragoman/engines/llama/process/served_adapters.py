@@ -6,6 +6,7 @@ from pathlib import Path
 
 import msgspec
 
+from dragoman.core.adapters import Adapter
 from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound
 from dragoman.engines.llama.native.backend import NO_ADAPTER, Backend
 from dragoman.engines.llama.native.model import ModelError
@@ -15,12 +16,16 @@ from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, read_reg
 
 
 class AdapterManager:
-    """Loads and unloads adapters, maps their names to numbers, and writes the registry."""
+    """Loads and unloads adapters, maps their qualified names to numbers, and writes the registry."""
 
-    def __init__(self, registry: Path, max_adapters: int) -> None:
-        """`max_adapters`: the most adapters that are loaded at the same time."""
+    def __init__(self, registry: Path, max_adapters: int, max_adapters_per_owner: int | None = None) -> None:
+        """`max_adapters`: the most adapters that are loaded at the same time.
+
+        `max_adapters_per_owner`: the most of one owner other than the operator. None means no limit of its own.
+        """
         self._registry = registry
         self._max_adapters = max_adapters
+        self._max_adapters_per_owner = max_adapters_per_owner
         self._records: dict[str, AdapterRecord] = {}
         self._numbers: dict[str, int] = {}
         self._lock = asyncio.Lock()
@@ -45,7 +50,10 @@ class AdapterManager:
         self.write_registry()
 
     def number_of(self, name: str | None) -> int:
-        """Return the number of an adapter. None stands for the model alone. Raises ModelNotFound."""
+        """Return the number of an adapter by its qualified name. None stands for the model alone.
+
+        Raises ModelNotFound.
+        """
         if name is None:
             return NO_ADAPTER
         try:
@@ -55,16 +63,13 @@ class AdapterManager:
 
     async def add(self, wanted: AdapterRecord, stepper: Stepper) -> AdapterRecord:
         """Load an adapter and return its record. Raises ModelNameTaken, BadRequest, or OSError for the registry."""
-        name, path = wanted.adapter.name, Path(wanted.path)
+        path = Path(wanted.path)
         async with self._lock:
-            if (existing := self._find(name)) is not None:
+            if (existing := self._find(wanted.adapter)) is not None:
                 if existing.adapter.source != wanted.adapter.source:
-                    raise ModelNameTaken(name)
+                    raise ModelNameTaken(wanted.adapter.name)
                 return existing
-            if len(self._records) >= self._max_adapters:
-                raise BadRequest(
-                    f"This model has {self._max_adapters} adapters already; remove one of them first", "name"
-                )
+            self._check_room(wanted.adapter.owner)
             try:
                 digest = await asyncio.to_thread(content_digest, path)
                 number = await _load_adapter(stepper, path, wanted.adapter.scale)
@@ -86,15 +91,26 @@ class AdapterManager:
             self.write_registry()
             return record
 
-    def _find(self, name: str) -> AdapterRecord | None:
-        """Return the adapter with this name or alias."""
-        served = self._records.values()
-        return next((record for record in served if name in (record.adapter.name, *record.adapter.aliases)), None)
+    def _check_room(self, owner: str) -> None:
+        """Raise BadRequest if the owner has too many adapters, or all owners together have."""
+        owned = sum(record.adapter.owner == owner for record in self._records.values())
+        if owner and self._max_adapters_per_owner is not None and owned >= self._max_adapters_per_owner:
+            raise BadRequest(f"You have {owned} adapters of this model already; remove one of them first", "name")
+        if len(self._records) >= self._max_adapters:
+            raise BadRequest(f"This model has {self._max_adapters} adapters already; remove one of them first", "name")
+
+    def _find(self, wanted: Adapter) -> AdapterRecord | None:
+        """Return the adapter that the owner knows by this name or alias: its own or the operator's."""
+        for record in self._records.values():
+            adapter = record.adapter
+            if adapter.is_visible_to(wanted.owner) and wanted.name in (adapter.name, *adapter.aliases):
+                return record
+        return None
 
     def _register(self, record: AdapterRecord, digest: str, number: int) -> AdapterRecord:
         adapter = msgspec.structs.replace(record.adapter, digest=digest)
-        registered = self._records[adapter.name] = AdapterRecord(adapter, record.path)
-        self._numbers[adapter.name] = number
+        registered = self._records[adapter.qualified_name] = AdapterRecord(adapter, record.path)
+        self._numbers[adapter.qualified_name] = number
         return registered
 
     def write_registry(self) -> None:

@@ -57,7 +57,7 @@ class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True
     tools: ToolOptions | None = None
     output_format: OutputParserSpec = OutputParserSpec()
     adapter: str | None = None
-    """Its own name, not an alias. None stands for the model alone."""
+    """Its qualified name. None stands for the model alone."""
     resume_token_ids: tuple[tuple[int, ...], ...] = ()
     """As in GenerationRequest."""
     owner: str = ""
@@ -99,6 +99,7 @@ class RemoveAdapterCommand(msgspec.Struct, frozen=True, array_like=True, tag="re
 
     number: int
     name: str
+    """Its qualified name."""
 
 
 EngineCommand = (

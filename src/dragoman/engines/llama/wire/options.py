@@ -24,6 +24,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The most LoRA adapters that are loaded at the same time."""
     step_timeout_seconds: float = 300.0
     """The process sends no heartbeats while a step takes longer than this."""
+    max_adapters_per_owner: int | None = None
+    """The most of them that one client may have registered. None means no limit of its own."""
     unload_idle_seconds: float | None = None
     """Without requests for this time the process ends with status 0. None means never."""
     reproducible: bool = False

@@ -16,7 +16,7 @@ import structlog
 
 from dragoman.core.adapters import Adapter
 from dragoman.core.child_process import HEARTBEAT_SECONDS
-from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, ModelUnavailable
+from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, ModelNotFound, ModelUnavailable
 from dragoman.core.events import Event, Usage
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, ChatPrompt, GenerationRequest, Prompt, TextPrompt
 from dragoman.engines.base import EngineStatistics
@@ -278,6 +278,8 @@ class LlamaEngine:
             while is_running:
                 message = await event_queue.get()
                 is_running = not isinstance(message, Usage | DragomanError | ConnectionLost)
+                if isinstance(message, ModelNotFound):
+                    raise ModelNotFound(request.model)  # The process knows the adapter by its qualified name.
                 if isinstance(message, DragomanError):
                     raise message
                 yield message

@@ -98,7 +98,7 @@ class AcceptTransaction:
             webhook_host=None if draft.webhook is None else host_of(draft.webhook),
         )
         [(number,)] = session.rows(self._statements.add, *row)
-        session.write(self._statements.add_request, number, requests, stored_request)
+        session.write(self._statements.add_request, number, requests, stored_request, admission.base_model)
         if draft.idempotent_request is not None:
             self._store_idempotency_key(session, now, draft.idempotent_request, submission.job_id)
 

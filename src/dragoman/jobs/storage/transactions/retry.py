@@ -46,6 +46,7 @@ class RetryTransaction:
             request_id=self._request_id,
             key_digest=row.key_digest,
             model=row.model,
+            base_model=row.base_model,
             dialect=row.dialect,
             prompt_tokens=row.prompt_tokens,
             max_completion_tokens=row.most_completion_tokens,
