@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.process.client import TIMEOUT_SECONDS
+from dragoman.accounts.process.client import HEARTBEAT_TIMEOUT_SECONDS, TIMEOUT_SECONDS
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.accounts.process.opening import LedgerResources, open_ledger
 from dragoman.accounts.process.transport import LedgerTransport
@@ -22,7 +22,9 @@ class AccountsOptions(msgspec.Struct, frozen=True, kw_only=True):
     hold_cap: int | None = None
     """The most completion tokens that a hold covers; None: as many as the request may generate."""
     timeout_seconds: float = TIMEOUT_SECONDS
-    """How long a request waits for a database that does not answer."""
+    """How long a request waits for the ledger."""
+    heartbeat_timeout_seconds: float = HEARTBEAT_TIMEOUT_SECONDS
+    """How long a ledger process may be silent."""
     transport: type[LedgerTransport] = LedgerProcessHandle
     """Where the ledger works: in a process of its own, which has a core of its own, or in a thread of this one."""
 
@@ -45,6 +47,7 @@ class LedgerConnection:
             self._options.journals,
             process_id=self._process_id,
             timeout_seconds=self._options.timeout_seconds,
+            heartbeat_timeout_seconds=self._options.heartbeat_timeout_seconds,
             transport=self._options.transport,
         ) as self._resources:
             yield self._resources

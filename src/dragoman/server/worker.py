@@ -196,7 +196,11 @@ def _accounts_options(options: WorkerOptions) -> AccountsOptions | None:
         return None
     database = Database(os.environ[DATABASE_VARIABLE])
     return AccountsOptions(
-        database=database, journals=Path(options.journal_dir), hold_cap=options.settings.accounts.max_hold_tokens
+        database=database,
+        journals=Path(options.journal_dir),
+        hold_cap=options.settings.accounts.max_hold_tokens,
+        timeout_seconds=options.settings.accounts.timeout_seconds,
+        heartbeat_timeout_seconds=options.settings.supervision.heartbeat_timeout_seconds,
     )
 
 

@@ -1,7 +1,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,22 @@ from dragoman.accounts.administration.usage import UsageRecord, list_usage
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.ledger.operations import Admitted, KeyLookup, NeverAdmitted, Settled, Settlement
+from dragoman.accounts.ledger.operations import (
+    Admitted,
+    KeyLookup,
+    LedgerOperation,
+    NeverAdmitted,
+    Settled,
+    Settlement,
+)
 from dragoman.accounts.process.client import LedgerClient
+from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.core.errors import BalanceTooLow, LedgerUnavailable
 from tests.support.ledger_harness import LedgerHarness, settlement
 from tests.support.postgresql import PostgresServer, new_database, running_postgresql
 from tests.support.server import LEDGER_PROCESS, children_of
+from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 CLIENTS, REQUESTS = 20, 20
 
@@ -171,6 +180,55 @@ async def test_a_ledger_process_killed_under_load_loses_nothing_and_charges_noth
     finished = find_finished(harness.database)
     assert len(finished) == 3 * CLIENTS * REQUESTS
     assert harness.account.charges == sum(used.charge for used in finished)
+    harness.assert_consistent()
+
+
+class SilentLedger(LedgerThread):
+    """Receives operations and never answers."""
+
+    def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
+        pass
+
+
+async def test_a_ledger_that_never_answers_is_waited_for_until_the_deadline_and_no_longer(
+    harness: LedgerHarness,
+) -> None:
+    async with (
+        LedgerClient(harness.database, new_process_id(), timeout_seconds=0.1, transport=SilentLedger) as ledger,
+        asyncio.timeout(TEST_TIMEOUT_SECONDS),
+    ):
+        waiting = [asyncio.create_task(ledger.admit(harness.admission())) for _ in range(3)]
+        await asyncio.sleep(0)
+        lookup = ledger.look_up_key(KeyLookup(harness.digest, "arcee"))
+        outcomes = await asyncio.gather(*waiting, lookup, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [LedgerUnavailable] * 4
+
+
+async def test_a_hold_that_is_made_after_its_deadline_is_released(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=60)
+    upgrade(database)
+    with LedgerHarness(database) as harness:
+        async with LedgerClient(database, new_process_id(), timeout_seconds=0.1, transport=LedgerThread) as ledger:
+            with database.write(), pytest.raises(LedgerUnavailable):
+                await ledger.admit(harness.admission())
+            while not list_usage(database, limit=1):
+                await asyncio.to_thread(os.sched_yield)
+        assert harness.key.running == 0
+        harness.assert_consistent()
+    database.close()
+
+
+async def test_a_ledger_process_that_hangs_is_replaced_and_its_operations_are_answered(harness: LedgerHarness) -> None:
+    # A process, because only a process can be stopped.
+    async with LedgerClient(
+        harness.database, harness.process_id, timeout_seconds=60, heartbeat_timeout_seconds=1
+    ) as ledger:
+        await ledger.admit(harness.admission())
+        (process,) = children_of(os.getpid(), LEDGER_PROCESS)
+        os.kill(process, signal.SIGSTOP)
+        await ledger.admit(harness.admission())
+        assert process not in children_of(os.getpid(), LEDGER_PROCESS)
+    assert harness.key.running == 2
     harness.assert_consistent()
 
 

@@ -2,8 +2,8 @@
 transaction (group commit).
 
 The process, or the thread in its place, only commits (server.py); this client decides on retries, timeouts and
-releases. The process may die at any moment: its unanswered operations are sent to the next process, which finds out
-which of them were committed.
+releases. The process may die or hang at any moment: one without heartbeats is killed, and its unanswered operations are
+sent to the next process, which finds out which of them were committed.
 """
 
 import asyncio
@@ -42,6 +42,7 @@ from dragoman.core.errors import LedgerUnavailable
 
 MAX_WAITING = 10_000
 TIMEOUT_SECONDS = 5.0
+HEARTBEAT_TIMEOUT_SECONDS = 20.0
 
 _MAX_BATCH_SIZE = 500
 """Operations in one transaction."""
@@ -59,6 +60,12 @@ _MIN_FILL_RATIO = 0.5
 _MIN_BACKOFF_SECONDS = 0.05
 _MAX_BACKOFF_SECONDS = 1.0
 
+_WATCH_SECONDS = 0.25
+"""How often deadlines and the process's silence are checked."""
+
+_FIRST_REPLY_SECONDS = 60.0
+"""Time until the first heartbeat: the interpreter and its imports, on a busy machine."""
+
 _SHUTDOWN_GRACE_SECONDS = 10.0
 """How long the shutdown waits for the process, beyond the database's own timeout."""
 
@@ -70,8 +77,8 @@ class _PendingOperation(msgspec.Struct, eq=False):
 
     operation: LedgerOperation
     future: asyncio.Future[Any]
-    deadline: float | None = None
-    """On the event loop's clock; set when the database first fails. Settlements do not expire before the shutdown."""
+    deadline: float
+    """On the event loop's clock, counted from being asked. Settlements do not expire before the shutdown."""
     may_be_committed: bool = False
     """Whether an earlier transaction with it may have been committed."""
 
@@ -86,14 +93,17 @@ class LedgerClient:
         *,
         max_waiting: int = MAX_WAITING,
         timeout_seconds: float = TIMEOUT_SECONDS,
+        heartbeat_timeout_seconds: float = HEARTBEAT_TIMEOUT_SECONDS,
         transport: type[LedgerTransport] = LedgerProcessHandle,
     ) -> None:
         """Holds belong to `process_id`, see recovery.py.
 
-        Up to `max_waiting` operations wait at the same time, each up to `timeout_seconds` for a database that does not
-        answer. `transport` is the kind of process or thread that the ledger runs in.
+        Up to `max_waiting` operations wait at the same time, each up to `timeout_seconds` for an answer. `transport` is
+        the kind of process or thread that the ledger runs in; a process that is silent for longer than
+        `heartbeat_timeout_seconds` is replaced.
         """
         self._transport = transport
+        self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
         self._config = LedgerConfig(database.url, database.busy_seconds, process_id)
         self._max_waiting = max_waiting
         self._timeout_seconds = timeout_seconds
@@ -115,6 +125,7 @@ class LedgerClient:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self._supervisor = asyncio.create_task(self._supervise())
+        self._watch_task = asyncio.create_task(self._watch())
         return self
 
     async def __aexit__(
@@ -129,6 +140,8 @@ class LedgerClient:
         self._is_closed = True
         self._stop_timer()
         await self._shut_down_process()
+        self._watch_task.cancel()
+        await asyncio.wait([self._watch_task])
         unresolved = [
             *itertools.chain.from_iterable(self._in_flight),
             *(pending for pending, _ in self._unsynced),
@@ -170,7 +183,7 @@ class LedgerClient:
 
     def _enqueue(self, operation: LedgerOperation) -> asyncio.Future[Any]:
         future = self._loop.create_future()
-        self._queued.append(_PendingOperation(operation, future))
+        self._queued.append(_PendingOperation(operation, future, self._loop.time() + self._timeout_seconds))
         if self._is_lingering and not isinstance(operation, Settlement):
             self._stop_timer()
         self._pending_count += 1
@@ -239,6 +252,46 @@ class LedgerClient:
         if not self._is_closed:
             _log.error("ledger_process_exited", status=status)
 
+    async def _watch(self) -> None:
+        """Expire operations at their deadlines, and kill a process without heartbeats.
+
+        The silence is counted in turns of this loop: if this process itself was stopped, that is no ledger's silence.
+        """
+        process, frames, silent_seconds = self._process, 0, 0.0
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            self._expire_overdue()
+            silent_seconds += _WATCH_SECONDS
+            if self._process is None or (self._process, self._process.frames_received) != (process, frames):
+                process, silent_seconds = self._process, 0.0
+                frames = 0 if process is None else process.frames_received
+            limit = (
+                self._heartbeat_timeout_seconds
+                if frames
+                else max(self._heartbeat_timeout_seconds, _FIRST_REPLY_SECONDS)
+            )
+            if process is not None and process.sends_heartbeats and silent_seconds >= limit:
+                _log.error("ledger_process_hung", silent_seconds=silent_seconds)
+                process.kill()
+                silent_seconds = 0.0
+
+    def _expire_overdue(self) -> None:
+        """Answer the callers whose deadline has passed.
+
+        Operations that were not sent are dropped. The others are resolved when their outcome is known.
+        """
+        now = self._loop.time()
+        overdue = [pending for pending in self._queued if self._is_overdue(pending, now)]
+        if overdue:
+            self._queued = [pending for pending in self._queued if not self._is_overdue(pending, now)]
+            self._expire(overdue)
+        for pending in itertools.chain.from_iterable(self._in_flight):
+            if self._is_overdue(pending, now) and not pending.future.done():
+                pending.future.set_exception(_unavailable())
+
+    def _is_overdue(self, pending: _PendingOperation, now: float) -> bool:
+        return now >= pending.deadline and not isinstance(pending.operation, Settlement)
+
     async def _shut_down_process(self) -> None:
         if self._process is not None:
             self._process.finish()
@@ -280,9 +333,7 @@ class LedgerClient:
         expired: list[_PendingOperation] = []
         now = self._loop.time()
         for pending in waiting:
-            pending.deadline = pending.deadline or now + self._timeout_seconds
-            may_wait = now < pending.deadline or isinstance(pending.operation, Settlement)
-            (self._queued if may_wait else expired).append(pending)
+            (expired if self._is_overdue(pending, now) else self._queued).append(pending)
         self._backoff_seconds = min(_MAX_BACKOFF_SECONDS, self._backoff_seconds * 2 or _MIN_BACKOFF_SECONDS)
         self._expire(expired)
         self._schedule()
@@ -295,7 +346,7 @@ class LedgerClient:
 
     def _resolve(self, done: Sequence[tuple[_PendingOperation, LedgerOutcome]]) -> None:
         for pending, outcome in done:
-            if pending.future.cancelled():
+            if pending.future.done():  # It was cancelled, or its deadline has passed.
                 if isinstance(outcome, Admitted):
                     self._release_hold(outcome.request_id)
             elif isinstance(outcome, Exception):

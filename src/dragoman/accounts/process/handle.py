@@ -5,10 +5,10 @@ import contextlib
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from dragoman.accounts.ledger.operations import LedgerOperation
-from dragoman.accounts.process.messages import Commit, LedgerConfig, LedgerReply, decode_reply, encode
+from dragoman.accounts.process.messages import HEARTBEAT, Commit, LedgerConfig, LedgerReply, decode_reply, encode
 from dragoman.core.frames import read_frame
 
 _MAX_REPLY_BYTES = 2**32
@@ -18,6 +18,8 @@ _MAX_REPLY_BYTES = 2**32
 class LedgerProcessHandle:
     """Implements transport.LedgerTransport. Create it by `start`; the owner must await `wait`."""
 
+    sends_heartbeats: ClassVar[bool] = True
+
     def __init__(
         self, process: asyncio.subprocess.Process, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
@@ -25,6 +27,7 @@ class LedgerProcessHandle:
         self._reader = reader
         self._writer = writer
         self._has_commits = False
+        self.frames_received = 0
 
     @classmethod
     async def start(cls, config: LedgerConfig) -> Self:
@@ -52,7 +55,9 @@ class LedgerProcessHandle:
     async def replies(self) -> AsyncIterator[LedgerReply]:
         """Yield the replies until the process ends."""
         while (body := await read_frame(self._reader, _MAX_REPLY_BYTES)) is not None:
-            yield decode_reply(body)
+            self.frames_received += 1
+            if body != HEARTBEAT:
+                yield decode_reply(body)
 
     def finish(self) -> None:
         """Let it end after answering everything. One that was sent nothing is killed, as it has nothing to answer."""

@@ -9,7 +9,7 @@ import errno
 import queue
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
-from typing import Self
+from typing import ClassVar, Self
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.ledger.ledger import Ledger
@@ -20,6 +20,9 @@ from dragoman.accounts.process.server import CommitLoop
 
 class LedgerThread:
     """Implements transport.LedgerTransport."""
+
+    sends_heartbeats: ClassVar[bool] = False
+    frames_received: ClassVar[int] = 0
 
     def __init__(self, config: LedgerConfig, loop: asyncio.AbstractEventLoop) -> None:
         self._config = config

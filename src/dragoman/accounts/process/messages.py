@@ -65,6 +65,9 @@ class Synced(msgspec.Struct, frozen=True, array_like=True, tag="synced"):
 
 LedgerReply = Committed | DatabaseFailed | Synced
 
+HEARTBEAT = b""
+"""The body of a frame that the ledger process sends every second, whether or not the database answers it."""
+
 _encoder = msgspec.msgpack.Encoder()
 decode_config = msgspec.msgpack.Decoder(LedgerConfig).decode
 decode_commit = msgspec.msgpack.Decoder(Commit).decode

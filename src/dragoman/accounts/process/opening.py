@@ -11,7 +11,7 @@ import structlog
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import require_current
 from dragoman.accounts.identifiers import new_process_id
-from dragoman.accounts.process.client import MAX_WAITING, TIMEOUT_SECONDS, LedgerClient
+from dragoman.accounts.process.client import HEARTBEAT_TIMEOUT_SECONDS, MAX_WAITING, TIMEOUT_SECONDS, LedgerClient
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.accounts.process.journal import Journal, JournalFolder
 from dragoman.accounts.process.recovery import HEARTBEAT_SECONDS, Recovery
@@ -36,6 +36,7 @@ async def open_ledger(
     process_id: int | None = None,
     max_waiting: int = MAX_WAITING,
     timeout_seconds: float = TIMEOUT_SECONDS,
+    heartbeat_timeout_seconds: float = HEARTBEAT_TIMEOUT_SECONDS,
     transport: type[LedgerTransport] = LedgerProcessHandle,
 ) -> AsyncIterator[LedgerResources]:
     """Settle for dead processes, register this process, and start its ledger client.
@@ -58,6 +59,7 @@ async def open_ledger(
                 process_id,
                 max_waiting=max_waiting,
                 timeout_seconds=timeout_seconds,
+                heartbeat_timeout_seconds=heartbeat_timeout_seconds,
                 transport=transport,
             ) as ledger:
                 yield LedgerResources(database, ledger, journal)

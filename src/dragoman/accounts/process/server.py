@@ -19,6 +19,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.accounts.ledger.operations import Settlement
 from dragoman.accounts.process.messages import (
+    HEARTBEAT,
     Commit,
     Committed,
     DatabaseFailed,
@@ -29,8 +30,8 @@ from dragoman.accounts.process.messages import (
     encode,
     pack_outcome,
 )
-from dragoman.core.child_process import end_with_parent
-from dragoman.core.frames import read_frame_blocking
+from dragoman.core.child_process import HEARTBEAT_SECONDS, end_with_parent
+from dragoman.core.frames import encode_frame, read_frame_blocking
 from dragoman.core.garbage_collection import freeze_startup_objects
 
 _SYNC_INTERVAL_SECONDS = 0.05
@@ -114,8 +115,28 @@ def main() -> None:
         config = read_frame_blocking(frames)
         if config is None:
             return
-        loop = CommitLoop(_open_ledger(config), lambda reply: connection.sendall(encode(reply)))
+        send = _synchronized_send(connection)
+        threading.Thread(target=_send_heartbeats, args=(send,), name="heartbeats", daemon=True).start()
+        loop = CommitLoop(_open_ledger(config), lambda reply: send(encode(reply)))
         loop.serve(_commands(frames))
+
+
+def _synchronized_send(connection: socket.socket) -> Callable[[bytes], None]:
+    """Return a function that sends one frame at a time, from any thread."""
+    sending = threading.Lock()
+
+    def send(frame: bytes) -> None:
+        with sending:
+            connection.sendall(frame)
+
+    return send
+
+
+def _send_heartbeats(send: Callable[[bytes], None]) -> None:
+    with contextlib.suppress(OSError):  # The client is gone.
+        while True:
+            send(encode_frame(HEARTBEAT))
+            time.sleep(HEARTBEAT_SECONDS)
 
 
 def _commands(frames: BinaryIO) -> Iterator[Commit]:

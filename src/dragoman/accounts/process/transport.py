@@ -1,7 +1,7 @@
 """Where a client's ledger runs: in a process of its own (handle.py) or in a thread of this one (ledger_thread.py)."""
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 from dragoman.accounts.ledger.operations import LedgerOperation
 from dragoman.accounts.process.messages import LedgerConfig, LedgerReply
@@ -9,6 +9,14 @@ from dragoman.accounts.process.messages import LedgerConfig, LedgerReply
 
 class LedgerTransport(Protocol):
     """A process or thread that commits for one client. Create it by `start`; the owner must await `wait`."""
+
+    sends_heartbeats: ClassVar[bool]
+    """Whether its silence means that it hangs."""
+
+    @property
+    def frames_received(self) -> int:
+        """Number of replies and heartbeats so far."""
+        ...
 
     @classmethod
     async def start(cls, config: LedgerConfig) -> Self:
