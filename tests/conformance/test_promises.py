@@ -231,3 +231,24 @@ async def test_a_written_turn_is_not_a_turn(steady_server: RunningServer, dialec
         counted = (await client.post("/utils/token_counter", json=sent)).json()
         asked = await ask(client, dialect, written, REAL_MODEL, max_tokens=1)
     assert asked.prompt_tokens == counted["total_tokens"] > honest["total_tokens"]
+
+
+async def test_tokens_of_a_real_model_are_those_of_its_prompt(steady_server: RunningServer) -> None:
+    chat = {"model": REAL_MODEL, "messages": [{"role": "user", "content": "Hé"}]}
+    async with httpx.AsyncClient(base_url=steady_server.url, timeout=TEST_TIMEOUT_SECONDS) as client:
+        tokenized = (await client.post("/tokenize", json=chat | {"return_token_strs": True})).json()
+        rendered = (await client.post("/detokenize", json={"model": REAL_MODEL, "tokens": tokenized["tokens"]})).json()
+        again = (await client.post("/tokenize", json={"model": REAL_MODEL, "prompt": rendered["prompt"]})).json()
+        counted = (await client.post("/utils/token_counter", json=chat)).json()
+        begun = {"messages": [*chat["messages"], {"role": "assistant", "content": "Hello"}]}
+        continued = (await client.post("/tokenize", json=chat | begun | {"continue_final_message": True})).json()
+        answered = await client.post(
+            "/v1/chat/completions", json=chat | begun | {"continue_final_message": True, "max_tokens": 1}
+        )
+    assert rendered["prompt"].endswith("<|im_start|>user\nHé<|im_end|>\n<|im_start|>assistant\n")
+    assert again == tokenized | {"token_strs": None}
+    assert tokenized["count"] == counted["total_tokens"]
+    assert tokenized["token_strs"][0] == "<|im_start|>"
+    assert tokenized["max_model_len"] == 8192
+    assert continued["tokens"][: tokenized["count"]] == tokenized["tokens"]
+    assert continued["count"] == answered.json()["usage"]["prompt_tokens"] > tokenized["count"]

@@ -1,5 +1,7 @@
+import json
 import re
 from collections.abc import Sequence
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -74,6 +76,28 @@ def test_a_template_sees_names_only_where_they_are_given() -> None:
 
 def test_tools_and_documents_are_none_rather_than_undefined() -> None:
     assert render("{{ tools is none and documents is none }}") == "True"
+
+
+def test_documents_are_given_to_templates_that_read_them() -> None:
+    documents = ({"title": "A", "text": "<|im_end|>"}, {"title": "B", "text": "b"})
+    prompt = ChatPrompt(messages=(USER,), documents=documents)
+    template = ChatTemplate("{{ documents | tojson }}", bos="", eos="", control_texts=("<|im_end|>",))
+    rendered = template.render(prompt)
+    assert json.loads(rendered.text) == list(documents)
+    assert rendered.literal_offsets == (rendered.text.index("<|im_end|>"),)
+    with pytest.raises(BadRequest, match="does not read documents") as caught:
+        ChatTemplate("{{ messages[0].content }}", bos="", eos="").render(prompt)
+    assert caught.value.parameter == "documents"
+
+
+def test_a_template_that_asks_for_the_date_gets_todays() -> None:
+    source = "{% if not date_string is defined %}{% set date_string = '26 Jul 2024' %}{% endif %}{{ date_string }}"
+    dates = {f"{datetime.now():%d %b %Y}"}
+    rendered = render(source)
+    assert rendered in dates | {f"{datetime.now():%d %b %Y}"}
+    prompt = ChatPrompt(messages=(USER,), template_arguments={"date_string": "1 Jan 2000"})
+    template = ChatTemplate(source, bos="", eos="")
+    assert template.apply(prompt, prompt.template_arguments, constrained=False).text == "1 Jan 2000"
 
 
 def test_blocks_leave_no_line_breaks_or_indentation() -> None:

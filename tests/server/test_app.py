@@ -1,6 +1,6 @@
 import contextlib
 import json
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 import httpx
 import pytest
@@ -8,6 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine, EngineStatistics
@@ -48,6 +49,12 @@ class LateEngine:
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return 1
+
+    async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        return TokenizedPrompt((65,), ("A",))
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        return "A" * len(token_ids)
 
     async def statistics(self) -> EngineStatistics:
         if not self.ready:

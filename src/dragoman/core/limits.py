@@ -147,6 +147,16 @@ def kept_tokens(truncation: PromptTruncation, context_length: int) -> slice:
     return slice(kept) if truncation.side == "right" else slice(-kept, None)
 
 
+def check_detokenized(parameter: str, token_ids: Sequence[int], vocabulary_size: int, context_length: int) -> None:
+    """Reject token ids that no prompt of the model has. Raises BadRequest."""
+    if len(token_ids) > context_length:
+        raise BadRequest(
+            f"{parameter} takes at most the {context_length} tokens of the model's context, got {len(token_ids)}",
+            parameter,
+        )
+    check_token_ids(parameter, token_ids, vocabulary_size)
+
+
 def check_resume_token_ids(
     resume_token_ids: Sequence[Sequence[int]], *, n: int, has_logprobs: bool, vocabulary_size: int
 ) -> None:

@@ -22,6 +22,14 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """When an adapter was registered, in Unix seconds; None: it is there from the start."""
 
 
+class TokenizedPrompt(msgspec.Struct, frozen=True):
+    """The tokens of a prompt."""
+
+    token_ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    """Each token as it stands in the vocabulary, which may write spaces and bytes in another way."""
+
+
 def find_model(models: Iterable[ServedModel], name: str) -> ServedModel | None:
     """Return the model with this name or alias, compared exactly."""
     return next((model for model in models if name in (model.id, *model.aliases)), None)

@@ -93,6 +93,12 @@ class ChatPrompt(msgspec.Struct, frozen=True, kw_only=True, tag="chat", rename={
     """Further variables for the template."""
     truncation: PromptTruncation | None = None
     """Of the rendered prompt."""
+    documents: tuple[dict[str, Any], ...] = ()
+    """For templates of models that answer from documents."""
+    add_generation_prompt: bool = True
+    """Whether the prompt ends with the beginning of the assistant's turn."""
+    continue_final_message: bool = False
+    """The prompt ends with the last message's content, which the answer continues, and nothing is added."""
 
 
 class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
@@ -100,6 +106,8 @@ class TextPrompt(msgspec.Struct, frozen=True, tag="text"):
 
     text: str
     truncation: PromptTruncation | None = None
+    add_special_tokens: bool = True
+    """Whether the tokens that the model expects at the beginning and at the end of a text are added, such as BOS."""
 
 
 class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):

@@ -7,7 +7,7 @@ from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
 from dragoman.core.context import Caller
 from dragoman.core.events import Event
 from dragoman.core.jobs import Job, JobDraft
-from dragoman.core.models import ServedModel
+from dragoman.core.models import ServedModel, TokenizedPrompt
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.usage import AccountUsage
@@ -22,6 +22,14 @@ class VisibleModels(Protocol):
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Count the prompt tokens that a request with this prompt would report."""
+        ...
+
+    async def tokenize(self, model: str, prompt: Prompt) -> TokenizedPrompt:
+        """Return the prompt tokens of a request with this prompt."""
+        ...
+
+    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+        """Return the text of these tokens, special ones included."""
         ...
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.events import Event
+from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import GenerationRequest, Prompt
 
 
@@ -114,6 +115,14 @@ class Engine(Protocol):
 
     async def count_tokens(self, prompt: Prompt) -> int:
         """Count the prompt tokens of a request with this prompt. Raises as `generate` does."""
+        ...
+
+    async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        """Return the prompt tokens of a request with this prompt. Raises as `generate` does."""
+        ...
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Return the text of these tokens, special ones included. Raises BadRequest naming `tokens`."""
         ...
 
     def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:

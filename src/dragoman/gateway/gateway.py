@@ -20,7 +20,7 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.jobs import Job, JobDraft
-from dragoman.core.models import ServedModel
+from dragoman.core.models import ServedModel, TokenizedPrompt
 from dragoman.core.money import InvalidAmount
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.services import EventStream
@@ -103,6 +103,12 @@ class Gateway:
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         return await self._catalog.resolve(model).deployment.engine.count_tokens(prompt)
+
+    async def tokenize(self, model: str, prompt: Prompt) -> TokenizedPrompt:
+        return await self._catalog.resolve(model).deployment.engine.tokenize(prompt)
+
+    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+        return await self._catalog.resolve(model).deployment.engine.detokenize(token_ids)
 
     async def generate(
         self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False

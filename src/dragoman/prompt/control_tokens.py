@@ -260,6 +260,7 @@ def _replace_texts(prompt: ChatPrompt, replace: Replace, kept: frozenset[str]) -
         messages=tuple(_replace_message(message, replace, kept) for message in prompt.messages),
         tools=None if prompt.tools is None else _replace_tools(prompt.tools, written),
         template_arguments={name: _replace_nested(value, written) for name, value in prompt.template_arguments.items()},
+        documents=tuple(_replace_nested(document, written) for document in prompt.documents),
     )
 
 

@@ -16,7 +16,7 @@ from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
 from dragoman.core.frames import FrameTooLong, read_frame
 from dragoman.core.request import ChatPrompt
 from dragoman.prompt.control_tokens import EscapedPrompt
-from dragoman.prompt.template import RESERVED_VARIABLES, ChatTemplate, RenderedPrompt, restore_prompt
+from dragoman.prompt.template import RESERVED_VARIABLES, ChatTemplate, RenderedPrompt, check_documents, restore_prompt
 from dragoman.prompt.template_process import DEADLINE_SECONDS, RenderRequest, RenderResult, encode
 
 MAX_WAITING = 16
@@ -53,6 +53,7 @@ class RequestTemplateRenderer:
         "chat_template_kwargs", Overloaded if too many requests wait, EngineFailed if no process can be started.
         """
         _check(prompt)
+        check_documents(prompt, model.source if prompt.template is None else prompt.template)
         escaped = model.escape(prompt)
         max_characters = CHARACTERS_PER_TOKEN * context_length
         request = RenderRequest(

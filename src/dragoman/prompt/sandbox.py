@@ -54,7 +54,7 @@ def build_environment() -> jinja2.Environment:
     )
     environment.filters["tojson"] = to_json
     environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = _strftime_now
+    environment.globals["strftime_now"] = strftime_now
     return environment
 
 
@@ -114,7 +114,8 @@ def _raise_exception(message: str) -> NoReturn:
     raise _TemplateRaised(message)
 
 
-def _strftime_now(format: str) -> str:
+def strftime_now(format: str) -> str:
+    """Format the local time."""
     return datetime.now().strftime(format)
 
 

@@ -13,9 +13,10 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message, ReasoningEffort, ToolCall, ToolOptions
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.scanning import WHITESPACE
+from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
 from dragoman.prompt.control_tokens import ControlTokenTexts, EscapedPrompt
 from dragoman.prompt.output_parser import OutputParserSpec
-from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal
+from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal, strftime_now
 from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
 from dragoman.prompt.tool_formats.format import tool_fields
 
@@ -27,6 +28,9 @@ CHATML = (
 
 RESERVED_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 """Names that a request's template arguments must not have."""
+
+_DOCUMENTS = "documents"
+_DATE = "date_string"
 
 REASONING_OPENING = "<think>"
 REASONING_CLOSING = "</think>"
@@ -86,6 +90,7 @@ class ChatTemplate:
         RequestTemplateRenderer handles the prompt's `template` and `template_arguments`.
         """
         escaped = self.escape(prompt)
+        check_documents(prompt, self.source)
         try:
             rendered = self.apply(escaped.prompt, {}, constrained=constrained)
         except TemplateRefusal as refusal:
@@ -125,21 +130,28 @@ class ChatTemplate:
         effort = prompt.reasoning_effort if self.supports_reasoning else None
         switches = _effort_variables(self.source, effort)
         variables = {
-            "documents": None,
+            _DOCUMENTS: list(prompt.documents) or None,
+            **_date_variables(self.source),
             **switches,
             **arguments,
             "tools": _tools(prompt.tools) if tool_format.template_writes_tools else None,
-            "add_generation_prompt": True,
+            "add_generation_prompt": prompt.add_generation_prompt and not prompt.continue_final_message,
             "bos_token": self.bos,
             "eos_token": self.eos,
         }
         messages = tool_format.adapt(prompt.messages, prompt.tools) if _uses_tools(prompt) else prompt.messages
-        text = self._render(messages, variables, max_characters)
         reasoning = None
-        if self.supports_reasoning:
-            text, reasoning = _end_prompt(
-                text, effort, has_switch="enable_thinking" in switches, constrained=constrained
-            )
+        if prompt.continue_final_message:
+            conversation = mark_end(messages, self.source)
+            text = cut_at_end(self._render(conversation.messages, variables, max_characters), conversation.mark)
+            if self.supports_reasoning:
+                reasoning = continued_reasoning(messages[-1].content, _reasoning_spec(effort, opened_by_prompt=True))
+        else:
+            text = self._render(messages, variables, max_characters)
+            if self.supports_reasoning and prompt.add_generation_prompt:
+                text, reasoning = _end_prompt(
+                    text, effort, has_switch="enable_thinking" in switches, constrained=constrained
+                )
         return RenderedPrompt(text, OutputParserSpec(None if prompt.tools is None else self.tool_format, reasoning))
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], max_characters: int | None) -> str:
@@ -164,10 +176,16 @@ def restore_prompt(escaped: EscapedPrompt, rendered: RenderedPrompt) -> Rendered
     return msgspec.structs.replace(rendered, text=text, literal_offsets=offsets)
 
 
+def check_documents(prompt: ChatPrompt, source: str) -> None:
+    """Raise BadRequest if the prompt has documents for a template that does not read them."""
+    if prompt.documents and _DOCUMENTS not in source:
+        raise BadRequest("The model's chat template does not read documents; write them into a message", _DOCUMENTS)
+
+
 def _contains_any(prompt: ChatPrompt, beginnings: Iterable[bytes]) -> bool:
     """Whether one of these may be in a written text. One search over all texts is fast."""
     try:
-        encoded = msgspec.msgpack.encode((prompt.messages, prompt.tools, prompt.template_arguments))
+        encoded = msgspec.msgpack.encode((prompt.messages, prompt.tools, prompt.template_arguments, prompt.documents))
     except (OverflowError, RecursionError):  # MessagePack has no larger integers than 64 bits.
         return True
     return any(beginning in encoded for beginning in beginnings)
@@ -229,6 +247,11 @@ def _supports_reasoning(source: str) -> bool:
     return REASONING_CLOSING in source
 
 
+def _date_variables(source: str) -> dict[str, str]:
+    """Return today's date for templates that otherwise name a date of their own, such as Llama 3.1's."""
+    return {_DATE: strftime_now("%d %b %Y")} if _DATE in source else {}
+
+
 def _effort_variables(source: str, effort: ReasoningEffort | None) -> dict[str, Any]:
     """Return the variables that set the amount of reasoning, as far as the template uses them."""
     if effort is None:
@@ -255,6 +278,9 @@ def _end_prompt(
         return (prompt if has_switch else f"{prompt}{REASONING_OPENING}\n\n{REASONING_CLOSING}\n\n"), None
     if constrained and not opened_by_prompt:
         prompt, opened_by_prompt = f"{prompt}{REASONING_OPENING}\n", True
-    return prompt, ReasoningSpec(
-        REASONING_OPENING, REASONING_CLOSING, opened_by_prompt=opened_by_prompt, budget_tokens=REASONING_BUDGETS[effort]
-    )
+    return prompt, _reasoning_spec(effort, opened_by_prompt=opened_by_prompt)
+
+
+def _reasoning_spec(effort: ReasoningEffort | None, *, opened_by_prompt: bool) -> ReasoningSpec:
+    budget = None if effort == "none" else REASONING_BUDGETS[effort]
+    return ReasoningSpec(REASONING_OPENING, REASONING_CLOSING, opened_by_prompt=opened_by_prompt, budget_tokens=budget)

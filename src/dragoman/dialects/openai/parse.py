@@ -150,10 +150,10 @@ def check_chat_template(template: str | None, arguments: TemplateArguments | Non
             violations.append(Violation(("chat_template_kwargs", name), problem))
 
 
-def parse_prompts(prompt: TextCompletionPrompt) -> list[Prompt]:
+def parse_prompts(prompt: TextCompletionPrompt, *, add_special_tokens: bool = True) -> list[Prompt]:
     """Convert the one or several prompts of a text completion. Raises BadRequest."""
     if isinstance(prompt, str):
-        return [TextPrompt(prompt)]
+        return [TextPrompt(prompt, add_special_tokens=add_special_tokens)]
     if not prompt:
         raise BadRequest("prompt must hold at least one prompt", "prompt")
     if all(isinstance(item, int) for item in prompt):
@@ -161,7 +161,7 @@ def parse_prompts(prompt: TextCompletionPrompt) -> list[Prompt]:
     if len(prompt) > MAX_PROMPTS:
         raise BadRequest(f"prompt takes at most {MAX_PROMPTS} prompts, got {len(prompt)}", "prompt")
     if all(isinstance(item, str) for item in prompt):
-        return [TextPrompt(text) for text in cast("list[str]", prompt)]
+        return [TextPrompt(text, add_special_tokens=add_special_tokens) for text in cast("list[str]", prompt)]
     if all(isinstance(item, list) for item in prompt):
         return [_token_prompt(token_ids) for token_ids in cast("list[list[int]]", prompt)]
     raise BadRequest(

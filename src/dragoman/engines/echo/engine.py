@@ -16,7 +16,14 @@ import msgspec
 from dragoman import __version__
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import Delta, Event, Finished, PromptTokens, TokenLogprobs, TopLogprob, Usage
-from dragoman.core.limits import check_resume_token_ids, check_token_ids, kept_tokens, resume_past_end
+from dragoman.core.limits import (
+    check_detokenized,
+    check_resume_token_ids,
+    check_token_ids,
+    kept_tokens,
+    resume_past_end,
+)
+from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, SamplingParams, TextPrompt, TokenPrompt
 from dragoman.engines.base import AdapterHost, EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
@@ -73,6 +80,14 @@ class EchoEngine:
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return len(_prompt_and_answer(prompt, self.context_length)[0])
+
+    async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        tokens, _ = _prompt_and_answer(prompt, self.context_length)
+        return TokenizedPrompt(tuple(tokens), tuple(map(chr, tokens)))
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        check_detokenized("tokens", token_ids, VOCABULARY_SIZE, self.context_length)
+        return b"".join(map(self._vocabulary.piece, token_ids)).decode(errors="replace")
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         if request.response_format is not None:

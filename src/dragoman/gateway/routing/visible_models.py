@@ -1,7 +1,9 @@
 """The models that one principal may know of."""
 
+from collections.abc import Sequence
+
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.models import ServedModel
+from dragoman.core.models import ServedModel, TokenizedPrompt
 from dragoman.core.request import Prompt
 from dragoman.gateway.auth.authenticator import Principal
 from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
@@ -19,6 +21,12 @@ class PrincipalModels:
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         return await self.resolve(model).deployment.engine.count_tokens(prompt)
+
+    async def tokenize(self, model: str, prompt: Prompt) -> TokenizedPrompt:
+        return await self.resolve(model).deployment.engine.tokenize(prompt)
+
+    async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
+        return await self.resolve(model).deployment.engine.detokenize(token_ids)
 
     def resolve(self, model: str) -> ResolvedModel:
         """Resolve a name or alias. Raises ModelNotFound also for a model that the key may not use."""

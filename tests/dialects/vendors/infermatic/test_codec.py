@@ -364,3 +364,29 @@ def test_a_required_field_that_is_missing_is_named(
 ) -> None:
     detail = json.loads(InfermaticErrors("/", "prompt").render(refusal(route, **fields)).body)["error"]
     assert (detail["message"], detail["param"]) == (f"Missing required parameter: '{parameter}'", parameter)
+
+
+def test_fields_of_the_template_reach_the_engine() -> None:
+    documents = [{"title": "A", "text": "a"}]
+    prompt = chat(documents=documents, add_generation_prompt=False, add_special_tokens=True).requests[0].prompt
+    assert prompt == msgspec.structs.replace(
+        CHAT_PROMPT, documents=({"title": "A", "text": "a"},), add_generation_prompt=False
+    )
+    prompt = chat(continue_final_message=True).requests[0].prompt
+    assert prompt == msgspec.structs.replace(CHAT_PROMPT, add_generation_prompt=False, continue_final_message=True)
+    assert text(add_special_tokens=False).requests[0].prompt == TextPrompt("Once", add_special_tokens=False)
+
+
+@pytest.mark.parametrize("effort", ["high", "xhigh", "max"])
+def test_efforts_above_the_highest_are_the_highest(effort: str) -> None:
+    assert chat(reasoning_effort=effort).requests[0].prompt == msgspec.structs.replace(
+        CHAT_PROMPT, reasoning_effort="high"
+    )
+
+
+def test_a_message_that_cannot_be_continued_is_refused() -> None:
+    both = refusal(chat, continue_final_message=True, add_generation_prompt=True)
+    assert both.message.startswith("Cannot set both")
+    calls = [{"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+    messages = [*CHAT_BODY["messages"], {"role": "assistant", "tool_calls": calls}]
+    assert refusal(chat, messages=messages, continue_final_message=True).parameter == "continue_final_message"

@@ -132,6 +132,12 @@ def test_markup_that_a_file_calls_user_defined_is_text_where_people_write_it(voc
     assert b"".join(b"".join(map(vocabulary.piece, tokens)).split()) == "".join(text.split()).encode()
 
 
+@given(text=TEXTS)
+@settings(max_examples=20)
+def test_special_tokens_around_a_text_can_be_left_out(vocabulary: Vocabulary, text: str) -> None:
+    assert vocabulary.tokenize(text, add_special=False).tolist() == vocabulary.tokenize_fragment(text)
+
+
 def test_a_written_turn_is_not_a_turn(model: Model) -> None:
     vocabulary = model.vocabulary
     template = ChatTemplate(

@@ -46,6 +46,7 @@ from dragoman.dialects.openai.parse import (
 from dragoman.dialects.openai.response_builder import response_head
 from dragoman.dialects.vendors.infermatic import wire
 from dragoman.dialects.vendors.infermatic.response_builder import ChatResponseBuilder, TextResponseBuilder
+from dragoman.dialects.vendors.infermatic.template_fields import opens_turn, reasoning_effort
 
 _EMPTY = wire.StructuredOutputs()
 
@@ -137,12 +138,18 @@ def decode_queued_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
 def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
     model = _model(sent, context)
     violations: list[Violation] = []
+    messages = parse_messages(sent.messages, violations)
     prompt = ChatPrompt(
-        messages=parse_messages(sent.messages, violations),
+        messages=messages,
         tools=parse_tools(sent.tools, sent.tool_choice, violations, parallel=sent.parallel_tool_calls),
-        reasoning_effort=sent.reasoning_effort,
+        reasoning_effort=reasoning_effort(sent.reasoning_effort),
         template=sent.chat_template,
         template_arguments=sent.chat_template_kwargs,
+        documents=tuple(sent.documents),
+        add_generation_prompt=opens_turn(
+            messages, add=sent.add_generation_prompt, continue_message=sent.continue_final_message
+        ),
+        continue_final_message=sent.continue_final_message,
     )
     response_format = parse_response_format(sent.response_format, violations)
     check_chat_template(sent.chat_template, sent.chat_template_kwargs, violations)
@@ -169,7 +176,7 @@ def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     if sent.suffix:
         raise BadRequest("suffix is not supported by this server", "suffix")
     output_format = requested_format(sent)
-    prompts = parse_prompts(sent.prompt)
+    prompts = parse_prompts(sent.prompt, add_special_tokens=sent.add_special_tokens)
     first = _request(sent, model, prompts[0], output_format, logprobs=sent.logprobs, echo=sent.echo)
     requests = [msgspec.structs.replace(first, prompt=prompt) for prompt in prompts]
     head = response_head(context, "cmpl", model, sent.stream_options, logprobs=sent.logprobs is not None)

@@ -21,7 +21,7 @@ from dragoman.dialects.http.context import (
 from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import JobBody, JobEvent, QueuedJobBody, job_routes
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
-from dragoman.dialects.vendors.infermatic import codec, errors, wire
+from dragoman.dialects.vendors.infermatic import codec, errors, tokenization, wire
 
 _PREFIXES = ("/v1", "", "/engines/{model:path}", "/openai/deployments/{model:path}")
 
@@ -79,6 +79,7 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
         # These routes serve jobs of all dialects, so they read the selected account of Scale's clients too.
         *job_routes(msgspec.structs.replace(route, read_account=selected_account), _LOOKUP_ERRORS),
         Route("/utils/token_counter", token_counter, methods=["POST"]),
+        *tokenization.tokenization_routes(route),
         *(Route(f"{prefix}/models", models, methods=["GET"]) for prefix in ("/v1", "")),
         *(Route(f"{prefix}/models/{{model_id:path}}", model, methods=["GET"]) for prefix in ("/v1", "")),
     ]
@@ -190,6 +191,7 @@ OPERATIONS = (
         request=wire.TokenCountRequest,
         example=_EXAMPLE_COUNT,
     ),
+    *tokenization.OPERATIONS,
     *(
         operation
         for prefix in ("/v1", "")

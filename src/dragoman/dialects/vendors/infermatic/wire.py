@@ -1,6 +1,6 @@
 """The JSON bodies of this dialect, field by field. Absent and null mean the same in a request."""
 
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -32,6 +32,9 @@ Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
 ChoiceTexts = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
 """The texts that the answer may be."""
+
+
+SentEffort = ReasoningEffort | Literal["xhigh", "max"]
 
 
 class ReasoningChatMessage(ChatMessage, frozen=True, kw_only=True):
@@ -102,11 +105,19 @@ class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
     parallel_tool_calls: bool = True
     """False: at most one call."""
     response_format: ResponseFormat | None = None
-    reasoning_effort: ReasoningEffort | None = None
-    """None: the model's own. Only reasoning models use it."""
+    reasoning_effort: SentEffort | None = None
+    """None: the model's own. Only reasoning models use it. `xhigh` and `max` count as `high`."""
     chat_template: Template | None = None
     """None: the model's own."""
     chat_template_kwargs: TemplateArguments = {}
+    documents: list[dict[str, Any]] = []
+    """For templates of models that answer from documents."""
+    add_generation_prompt: bool | None = None
+    """Whether the prompt begins the assistant's turn; None: unless `continue_final_message`."""
+    continue_final_message: bool = False
+    """The answer continues the last message."""
+    add_special_tokens: bool = False
+    """No effect: the prompt has its template's special tokens, and BOS once if the model expects it."""
 
 
 class TextRequest(CompletionRequest, frozen=True, kw_only=True):
@@ -117,6 +128,8 @@ class TextRequest(CompletionRequest, frozen=True, kw_only=True):
     """The number of likeliest tokens beside each token."""
     echo: bool = False
     suffix: str | None = None
+    add_special_tokens: bool = True
+    """Whether tokens that the model expects around a text are added, such as BOS. Token ids stay as they are."""
 
 
 class TokenCountRequest(msgspec.Struct, frozen=True):

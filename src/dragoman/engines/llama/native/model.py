@@ -34,12 +34,12 @@ class Vocabulary:
         self.control_tokens = ControlTokenSplitter(self._special_entries())
         self._max_piece_bytes = max(len(self.piece(token)) for token in range(self.size))
 
-    def tokenize(self, text: str) -> TokenArray:
+    def tokenize(self, text: str, *, add_special: bool = True) -> TokenArray:
         """Tokenize `text`. The text of special tokens becomes special tokens.
 
-        BOS comes first if the model expects it, unless the text already begins with it.
+        `add_special`: BOS comes first if the model expects it, unless the text already begins with it.
         """
-        add_special = not (self._adds_bos and self.bos_text and text.startswith(self.bos_text))
+        add_special = add_special and not (self._adds_bos and self.bos_text and text.startswith(self.bos_text))
         return self._tokenize(text.encode(), add_special=add_special, parse_special=True)
 
     def tokenize_rendered(self, text: str, literal_offsets: Sequence[int]) -> TokenArray:
@@ -81,6 +81,11 @@ class Vocabulary:
         if (piece := self._pieces.get(token)) is None:
             piece = self._pieces[token] = self._read_piece(token)
         return piece
+
+    def entry_text(self, token: int) -> str:
+        """Return the token as the file writes it, such as `Ġthe` or `▁the`."""
+        text: bytes = self._library.llama_vocab_get_text(self._vocabulary, token)
+        return text.decode(errors="replace")
 
     def is_special(self, token: int) -> bool:
         """Whether the token is markup of the model rather than text."""

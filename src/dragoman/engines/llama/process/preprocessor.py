@@ -1,12 +1,14 @@
 """The preprocessor: from a worker's command to a request of the batcher, with tokens, limits and a constraint."""
 
 import functools
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.limits import check_resume_token_ids, check_token_ids, kept_tokens
+from dragoman.core.limits import check_detokenized, check_resume_token_ids, check_token_ids, kept_tokens
+from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import AnswerFormat, PromptTruncation, TextPrompt, TokenPrompt, ToolOptions
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.sequence import PLAIN_OUTPUT, EngineRequest, RequestKey, TokenizedOutputFormat
@@ -77,9 +79,9 @@ class RequestPreprocessor:
         """Return the tokens of a prompt and its text. Raises BadRequest."""
         vocabulary = self._model.vocabulary
         match prompt:
-            case TextPrompt(text, truncation):
+            case TextPrompt(text, truncation, add_special_tokens):
                 self._check_length(text, truncation)
-                tokens = vocabulary.tokenize(text)
+                tokens = vocabulary.tokenize(text, add_special=add_special_tokens)
             case RenderedTextPrompt(text, literal_offsets, truncation):
                 self._check_length(text, truncation)
                 tokens = vocabulary.tokenize_rendered(text, literal_offsets)
@@ -94,6 +96,16 @@ class RequestPreprocessor:
         if not len(tokens):
             raise BadRequest("The prompt is empty: a model needs at least one token to go on from", "prompt")
         return tokens, text
+
+    def prompt_tokens(self, prompt: EnginePrompt) -> TokenizedPrompt:
+        """Return the tokens of a prompt for a client. Raises BadRequest."""
+        token_ids = self.tokenize_prompt(prompt)[0].tolist()
+        return TokenizedPrompt(tuple(token_ids), tuple(map(self._model.vocabulary.entry_text, token_ids)))
+
+    def detokenize(self, token_ids: Sequence[int]) -> str:
+        """Return the text of these tokens. Raises BadRequest naming `tokens`."""
+        check_detokenized("tokens", token_ids, self._model.vocabulary.size, self.context_length)
+        return self._text(np.array(token_ids, dtype=np.int32))
 
     def _check_length(self, text: str, truncation: PromptTruncation | None) -> None:
         """Reject a text that certainly does not fit, without tokenizing it."""

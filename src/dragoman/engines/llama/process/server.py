@@ -200,8 +200,8 @@ class EngineServer:
             case messages.CancelCommand():
                 connection.open_requests.discard(command.number)
                 self._stepper.cancel((connection.number, command.number))
-            case messages.CountTokensCommand():
-                await self._count_tokens(connection, command)
+            case messages.CountTokensCommand() | messages.TokenizeCommand() | messages.DetokenizeCommand():
+                await self._tokenize(connection, command)
             case messages.StatisticsCommand():
                 self._stepper.request_statistics(partial(self._send_statistics_from_thread, connection, command.number))
             case messages.AddAdapterCommand(number, record):
@@ -228,15 +228,22 @@ class EngineServer:
         self._adapter_changes.add(task)
         task.add_done_callback(self._adapter_changes.discard)
 
-    async def _count_tokens(self, connection: "_WorkerConnection", command: messages.CountTokensCommand) -> None:
+    async def _tokenize(self, connection: "_WorkerConnection", command: messages.TokenizingCommand) -> None:
         try:
-            tokens, _ = await self._loop.run_in_executor(
-                self._tokenizer, self._preprocessor.tokenize_prompt, command.prompt
-            )
+            reply = await self._loop.run_in_executor(self._tokenizer, self._tokenized, command)
         except BadRequest as error:
-            connection.send([messages.error_reply(command.number, error)])
-        else:
-            connection.send([messages.TokenCountReply(command.number, len(tokens))])
+            reply = messages.error_reply(command.number, error)
+        connection.send([reply])
+
+    def _tokenized(self, command: messages.TokenizingCommand) -> messages.EngineReply:
+        """Return the reply. Raises BadRequest. Runs on the preprocessor's thread."""
+        match command:
+            case messages.CountTokensCommand(number, prompt):
+                return messages.TokenCountReply(number, len(self._preprocessor.tokenize_prompt(prompt)[0]))
+            case messages.TokenizeCommand(number, prompt):
+                return messages.TokenizedPromptReply(number, self._preprocessor.prompt_tokens(prompt))
+            case messages.DetokenizeCommand(number, token_ids):
+                return messages.TextReply(number, self._preprocessor.detokenize(token_ids))
 
     async def _submit(self, connection: "_WorkerConnection", command: messages.GenerateCommand) -> None:
         try:

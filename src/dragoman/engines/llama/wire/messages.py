@@ -14,6 +14,7 @@ from dragoman.core.errors import DragomanError, EngineFailed
 from dragoman.core.errors_wire import decode_error, encode_error
 from dragoman.core.events import Event
 from dragoman.core.frames import FrameTooLong, encode_frame, read_frame
+from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import (
     AnswerFormat,
     PromptTruncation,
@@ -41,6 +42,15 @@ class RenderedTextPrompt(msgspec.Struct, frozen=True, tag="rendered"):
 
 
 EnginePrompt = TextPrompt | TokenPrompt | RenderedTextPrompt
+
+
+def rendered_prompt(
+    text: str, literal_offsets: tuple[int, ...], truncation: PromptTruncation | None
+) -> TextPrompt | RenderedTextPrompt:
+    """Return a rendered conversation as a prompt."""
+    if literal_offsets:
+        return RenderedTextPrompt(text, literal_offsets, truncation)
+    return TextPrompt(text, truncation)
 
 
 class GenerateCommand(msgspec.Struct, frozen=True, array_like=True, kw_only=True, tag="submit"):
@@ -81,6 +91,23 @@ class CountTokensCommand(msgspec.Struct, frozen=True, array_like=True, tag="coun
     prompt: EnginePrompt
 
 
+class TokenizeCommand(msgspec.Struct, frozen=True, array_like=True, tag="tokenize"):
+    """Tokenize a prompt. The reply is a TokenizedPromptReply or an ErrorReply."""
+
+    number: int
+    prompt: EnginePrompt
+
+
+class DetokenizeCommand(msgspec.Struct, frozen=True, array_like=True, tag="detokenize"):
+    """Return the text of tokens. The reply is a TextReply or an ErrorReply."""
+
+    number: int
+    token_ids: tuple[int, ...]
+
+
+TokenizingCommand = CountTokensCommand | TokenizeCommand | DetokenizeCommand
+
+
 class StatisticsCommand(msgspec.Struct, frozen=True, array_like=True, tag="statistics"):
     """Report statistics. The reply is a StatisticsReply."""
 
@@ -103,7 +130,7 @@ class RemoveAdapterCommand(msgspec.Struct, frozen=True, array_like=True, tag="re
 
 
 EngineCommand = (
-    GenerateCommand | CancelCommand | CountTokensCommand | StatisticsCommand | AddAdapterCommand | RemoveAdapterCommand
+    GenerateCommand | CancelCommand | TokenizingCommand | StatisticsCommand | AddAdapterCommand | RemoveAdapterCommand
 )
 
 
@@ -157,6 +184,20 @@ class TokenCountReply(msgspec.Struct, frozen=True, array_like=True, tag="counted
     tokens: int
 
 
+class TokenizedPromptReply(msgspec.Struct, frozen=True, array_like=True, tag="tokenized"):
+    """The reply to TokenizeCommand."""
+
+    number: int
+    tokens: TokenizedPrompt
+
+
+class TextReply(msgspec.Struct, frozen=True, array_like=True, tag="detokenized"):
+    """The reply to DetokenizeCommand."""
+
+    number: int
+    text: str
+
+
 class AdapterReply(msgspec.Struct, frozen=True, array_like=True, tag="adapter"):
     """The reply to AddAdapterCommand and RemoveAdapterCommand: the adapter as it is, or was, served."""
 
@@ -174,6 +215,8 @@ EngineReply = (
     | EventReply
     | StatisticsReply
     | TokenCountReply
+    | TokenizedPromptReply
+    | TextReply
     | AdapterReply
     | HeartbeatReply
     | ErrorReply

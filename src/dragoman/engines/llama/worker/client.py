@@ -8,7 +8,7 @@ but forgets a request fails that request after a deadline.
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from dragoman.core.adapters import Adapter
 from dragoman.core.child_process import HEARTBEAT_SECONDS
 from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, ModelNotFound, ModelUnavailable
 from dragoman.core.events import Event, Usage
-from dragoman.core.request import QUEUED_PRIORITY_OFFSET, ChatPrompt, GenerationRequest, Prompt, TextPrompt
+from dragoman.core.models import TokenizedPrompt
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET, ChatPrompt, GenerationRequest, Prompt
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import registry_path
@@ -88,6 +89,8 @@ class EngineConnection:
             case (
                 messages.StatisticsReply(number, value)
                 | messages.TokenCountReply(number, value)
+                | messages.TokenizedPromptReply(number, value)
+                | messages.TextReply(number, value)
                 | messages.AdapterReply(number, value)
             ):
                 self._resolve(number, lambda pending_reply: pending_reply.set_result(value))
@@ -101,9 +104,8 @@ class EngineConnection:
         for number in self.silence:
             self.silence[number] += seconds
             if self.silence[number] >= self._timeouts.event and self.event_queues[number].empty():
-                self._fail_request(
-                    number, EngineFailed(f"The engine sent nothing for {self._timeouts.event:g} seconds")
-                )
+                reason = f"The engine sent nothing for {self._timeouts.event:g} seconds"
+                self._fail_request(number, EngineFailed(reason))
                 self.send(messages.CancelCommand(number))
 
     def fail_open_requests(self) -> None:
@@ -230,10 +232,20 @@ class LlamaEngine:
                 raise EngineFailed("The engine stopped while it was answering")
 
     async def count_tokens(self, prompt: Prompt) -> int:
+        return int(await self._tokenize(prompt, messages.CountTokensCommand))
+
+    async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
+        tokens: TokenizedPrompt = await self._tokenize(prompt, messages.TokenizeCommand)
+        return tokens
+
+    async def _tokenize(self, prompt: Prompt, command: Callable[..., messages.EngineCommand]) -> Any:
         connection = await self._wait_for_connection()
         rendered = await self._render(connection, prompt)
-        tokens: int = await connection.request_reply(messages.CountTokensCommand(next(self._numbers), rendered.prompt))
-        return tokens
+        return await connection.request_reply(command(next(self._numbers), rendered.prompt))
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        connection = await self._wait_for_connection()
+        return str(await connection.request_reply(messages.DetokenizeCommand(next(self._numbers), tuple(token_ids))))
 
     async def statistics(self) -> EngineStatistics:
         if self._connection is None:
@@ -303,9 +315,7 @@ class LlamaEngine:
             )
         else:
             rendered = connection.template.render(prompt, constrained=constrained)
-        text: messages.EnginePrompt = TextPrompt(rendered.text, prompt.truncation)
-        if rendered.literal_offsets:
-            text = messages.RenderedTextPrompt(rendered.text, rendered.literal_offsets, prompt.truncation)
+        text = messages.rendered_prompt(rendered.text, rendered.literal_offsets, prompt.truncation)
         return _PreparedPrompt(text, rendered.parser_spec)
 
     async def _change_adapters(self, command: Callable[[int], AdapterCommand]) -> Adapter:
