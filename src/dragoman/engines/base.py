@@ -1,6 +1,6 @@
 """The interface between the gateway and the engines that run models."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -39,8 +39,14 @@ class AdapterFile(msgspec.Struct, frozen=True):
 class AdapterStore(Protocol):
     """Finds the adapters that clients ask for."""
 
-    async def find(self, source: AdapterSource, token: str | None) -> AdapterFile:
-        """Return the file, and download it first if necessary and allowed. Raises AdapterMissing or BadRequest."""
+    async def find(
+        self, source: AdapterSource, token: str | None, *, owner: str = "", registered: Collection[AdapterSource] = ()
+    ) -> AdapterFile:
+        """Return the file, and download it first if necessary and allowed.
+
+        An owner's downloads are its own, and are kept as long as their sources are `registered`: those of the owner's
+        adapters. Raises AdapterMissing or BadRequest.
+        """
         ...
 
 

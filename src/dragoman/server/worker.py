@@ -127,7 +127,12 @@ def main() -> int:
         keys=StaticKeyAuthenticator(options.key_labels, options.key_groups),
         admission=_admission(None if options.requires_account_key else accounts),
         hosts=settings.dialect_hosts,
-        adapter_store=LocalAdapterStore(folder, downloads=settings.allow_adapter_downloads),
+        adapter_store=LocalAdapterStore(
+            folder,
+            downloads=settings.allow_adapter_downloads,
+            download_dir=Path(options.metrics_directory) / "adapters",
+            max_bytes=settings.max_adapter_bytes,
+        ),
         allow_adapter_registration=allows_adapter_registration(settings, has_accounts=options.requires_account_key),
         accounting=AccountingServices(accounts) if accounts is not None and options.requires_account_key else None,
         admin_keys=StaticKeyAuthenticator(options.admin_labels),

@@ -1,6 +1,7 @@
 """Adapters that clients register, with engines that only record them."""
 
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,13 @@ class FakeAdapterStore:
 
     def __init__(self) -> None:
         self.tokens: list[str | None] = []
+        self.registered: list[tuple[str, set[AdapterSource]]] = []
 
-    async def find(self, source: AdapterSource, token: str | None) -> AdapterFile:
+    async def find(
+        self, source: AdapterSource, token: str | None, *, owner: str = "", registered: Collection[AdapterSource] = ()
+    ) -> AdapterFile:
         self.tokens.append(token)
+        self.registered.append((owner, set(registered)))
         match source.name:
             case "absent":
                 raise AdapterMissing("Model 'absent' is not in the adapter folder")

@@ -1,6 +1,7 @@
 """Adapters that clients register: find the file, load it into the model that it fits, serve it under its name."""
 
 import time
+from collections.abc import Collection
 
 from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter
 from dragoman.core.errors import AdapterMissing, BadRequest, Forbidden, ModelNameTaken, ModelNotFound
@@ -11,7 +12,14 @@ from dragoman.gateway.routing.catalog import Catalog, Deployment
 class NoAdapterStore:
     """Implements engines.base.AdapterStore without any adapters."""
 
-    async def find(self, source: AdapterSource, token: str | None) -> AdapterFile:  # noqa: ARG002
+    async def find(
+        self,
+        source: AdapterSource,
+        token: str | None,  # noqa: ARG002
+        *,
+        owner: str = "",  # noqa: ARG002
+        registered: Collection[AdapterSource] = (),  # noqa: ARG002
+    ) -> AdapterFile:
         raise AdapterMissing(f"Model '{source.name}' is not available: this server has nowhere to look for adapters")
 
 
@@ -31,7 +39,8 @@ class AdapterRegistrar:
         """
         if (existing := self._find_existing(spec, owner)) is not None:
             return existing
-        file = await self._store.find(spec.source, token)
+        registered = self._catalog.unfiltered.adapter_sources(owner)
+        file = await self._store.find(spec.source, token, owner=owner, registered=registered)
         base, host = self._select_base(file, spec)
         adapter = Adapter(name=spec.name, source=spec.source, created_at=int(time.time()), creator=creator, owner=owner)
         return RegisteredAdapter(await host.add(adapter, file.path), base.name)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from dragoman.core.adapters import Adapter
+from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.models import ServedModel
 from dragoman.engines.base import Engine
@@ -91,6 +91,10 @@ class Catalog:
         """List the canonical names of all models, then those of all owners' adapters."""
         adapters = [adapter.qualified_name for _, adapter in self._adapters()]
         return [*(deployment.name for deployment in self.deployments), *adapters]
+
+    def adapter_sources(self, owner: str) -> set[AdapterSource]:
+        """Return where the owner's adapters come from."""
+        return {adapter.source for _, adapter in self._adapters() if adapter.owner == owner}
 
     def models(self, owner: str = "", allowed: Container[str] | None = None) -> list[ServedModel]:
         """List models, then the operator's adapters and those of `owner`.

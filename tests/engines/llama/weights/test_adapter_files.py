@@ -1,6 +1,8 @@
 """Adapters are found in the allowed places, and nowhere else."""
 
 import json
+import re
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import ClassVar
@@ -245,6 +247,113 @@ def test_a_download_without_a_token_does_not_use_the_operators(hub: str, tmp_pat
     _, error_message = find_in_process(hub, tmp_path / "hf", "acme/gated", "v2", downloads=True, HF_TOKEN="hf_secret")
     assert error_message.endswith("is gated: accept its terms on its page and set hf_token to your token")
     assert set(Hub.keys_shown) == {None}
+
+
+class PublicHub(HubHandler):
+    """A hub with adapters of several sizes: one is larger than it is said to be, one needs a token."""
+
+    adapter: ClassVar[bytes]
+    sent: ClassVar[list[str]] = []
+    """The repositories whose files were sent."""
+
+    def respond(self) -> None:
+        repository = "/".join(self.path.removeprefix("/api/models").split("/")[1:3])
+        if repository == "acme/private" and self.headers["authorization"] != "Bearer hf_secret":
+            self.send_refusal(401, "RepoNotFound")
+        elif self.path.startswith("/api/models/"):
+            self.send_listing(repository, ["lora.gguf"])
+        elif "/resolve/" not in self.path:
+            self.send_refusal(404, "EntryNotFound")
+        else:
+            is_large = repository == "acme/large" or (repository == "acme/longer" and self.command == "GET")
+            if self.command == "GET":
+                self.sent.append(repository)
+            self.send_file(repository, "lora.gguf", self.adapter + bytes(10_000) * is_large)
+
+
+OWNERS_PROGRAM = """
+import asyncio, json, sys
+from pathlib import Path
+from dragoman.core.adapters import AdapterSource
+from dragoman.core.errors import BadRequest
+from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
+
+folder = Path(sys.argv[1])
+store = LocalAdapterStore(None, downloads=True, download_dir=folder, max_bytes=5000)
+
+async def find(owner, name, token=None, registered=()):
+    sources = [AdapterSource("hub", each) for each in registered]
+    try:
+        await store.find(AdapterSource("hub", name), token, owner=owner, registered=sources)
+        error = ""
+    except BadRequest as refusal:
+        error = refusal.message
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return error, sorted(path.stat().st_size for path in files)
+
+async def run():
+    print(json.dumps([
+        await find("account 1", "acme/large"),
+        await find("account 1", "acme/longer"),
+        await find("account 1", "acme/private", "hf_secret"),
+        await find("account 2", "acme/private"),
+        await find("account 1", "acme/small", registered=["acme/private"]),
+        await find("account 1", "acme/small", registered=["acme/private", "acme/small"]),
+        await find("account 1", "acme/other"),
+    ]))
+
+asyncio.run(run())
+"""
+
+
+def test_a_clients_download_is_bounded_and_its_own_and_deleted_after_use(tmp_path: Path) -> None:
+    # In a process of its own: the client of the hub reads the environment on import. All at once: that takes a second.
+    PublicHub.adapter = write_adapter(tmp_path / "lora.gguf", {}).read_bytes()
+    PublicHub.sent.clear()
+    with running_hub(PublicHub) as url:
+        found = run_python_with_hub(url, tmp_path / "hf", OWNERS_PROGRAM, str(tmp_path / "downloads"))
+    size = len(PublicHub.adapter)
+    [large, longer, own, others, second, again, third] = [
+        (error, [each for each in sizes if each >= size]) for error, sizes in json.loads(found.stdout)
+    ]
+    limit = r"has at least \d+ bytes, and adapters may have 5000 \(max_adapter_bytes\)"
+    assert re.fullmatch(f"acme/large {limit}", large[0])
+    assert re.fullmatch(f"lora.gguf {limit}", longer[0])
+    assert large[1] == longer[1] == []
+    assert own == ("", [size])
+    assert others[0].startswith("there is no repository acme/private")
+    assert second == ("", [size, size])
+    assert again == ("", [size, size])
+    assert third == ("", [size]), "what no registered adapter is made from is deleted"
+    assert PublicHub.sent == ["acme/longer", "acme/private", "acme/small", "acme/other"]
+
+
+async def test_an_adapter_that_is_too_large_is_refused_from_the_folder_too(folder: Path) -> None:
+    size = (folder / "pirate.gguf").stat().st_size
+    await LocalAdapterStore(folder, downloads=False, max_bytes=size).find(AdapterSource("local", "pirate"), None)
+    with pytest.raises(BadRequest, match="max_adapter_bytes"):
+        await LocalAdapterStore(folder, downloads=False, max_bytes=size - 1).find(
+            AdapterSource("local", "pirate"), None
+        )
+
+
+@pytest.mark.parametrize(("kind", "count"), [(10, 2**62), (4, 2**64 - 1)])
+def test_metadata_that_claims_more_than_a_file_can_hold_is_refused(tmp_path: Path, kind: int, count: int) -> None:
+    path = tmp_path / "claims.gguf"
+    key = b"general.type"
+    entry = struct.pack("<Q", len(key)) + key + struct.pack("<IIQ", 9, kind, count)
+    path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 2) + entry)
+    with pytest.raises(ModelSourceError, match=r"^claims\.gguf is no"):
+        read_adapter(path)
+
+
+def test_metadata_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    key, text = b"general.name", bytes(2**20)
+    entry = struct.pack("<Q", len(key)) + key + struct.pack("<IQ", 8, len(text)) + text
+    path = tmp_path / "long.gguf"
+    path.write_bytes(struct.pack("<4sIQQ", b"GGUF", 3, 0, 64) + entry * 40)
+    with pytest.raises(ModelSourceError, match="of metadata"):
+        read_adapter(path)
 
 
 def find_in_process(

@@ -1,16 +1,33 @@
 """Find adapter files: in a folder of this machine, or in the Hugging Face cache."""
 
 import asyncio
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path, PurePosixPath
+from weakref import WeakValueDictionary
 
 from dragoman.core.adapters import AdapterSource
 from dragoman.core.errors import AdapterMissing, BadRequest
 from dragoman.engines.base import AdapterFile
-from dragoman.engines.llama.weights.gguf_files import ModelSourceError, choose_model_file, find_models, reject_peft
+from dragoman.engines.llama.weights.gguf_files import (
+    ModelSourceError,
+    choose_model_file,
+    find_models,
+    reject_peft,
+    too_large,
+)
 from dragoman.engines.llama.weights.gguf_metadata import read_text_metadata
 from dragoman.engines.llama.weights.sources import HUB_REFERENCE
 
+DEFAULT_MAX_ADAPTER_BYTES = 2**30
+
 _HUB_URL = "https://huggingface.co/"
+
+_MAX_CONCURRENT_DOWNLOADS = 2
+"""Downloads of all owners together. Each holds a thread."""
 
 
 def read_adapter(path: Path) -> AdapterFile:
@@ -45,23 +62,93 @@ def resolve_adapter(reference: str, *, progress: bool) -> tuple[AdapterSource, A
 
 
 class LocalAdapterStore:
-    """Implements engines.base.AdapterStore: a folder, and the Hugging Face cache, to which downloads may be added."""
+    """Implements engines.base.AdapterStore: a folder, and the Hugging Face cache, to which downloads may be added.
 
-    def __init__(self, folder: Path | None, *, downloads: bool) -> None:
-        """`folder`: None allows no adapter from files of this machine."""
+    Downloads of an owner are stored apart from the cache: what one owner may read on the hub, another may not, and an
+    owner's files are deleted with the last adapter made from them.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        *,
+        downloads: bool,
+        download_dir: Path | None = None,
+        max_bytes: int = DEFAULT_MAX_ADAPTER_BYTES,
+    ) -> None:
+        """`folder`: None allows no adapter from files of this machine.
+
+        `download_dir`: where owners' downloads are stored. None allows downloads to callers without an owner only.
+        `max_bytes` is the limit for one adapter.
+        """
         self._folder = folder
         self._downloads = downloads
-        self._lock = asyncio.Lock()
+        self._download_dir = download_dir
+        self._max_bytes = max_bytes
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """Locks of the owners. No owner waits for another's download."""
+        self._download_slots = asyncio.Semaphore(_MAX_CONCURRENT_DOWNLOADS)
 
-    async def find(self, source: AdapterSource, token: str | None) -> AdapterFile:
-        async with self._lock:
+    async def find(
+        self, source: AdapterSource, token: str | None, *, owner: str = "", registered: Collection[AdapterSource] = ()
+    ) -> AdapterFile:
+        may_download = self._downloads and source.kind == "hub"
+        slot: AbstractAsyncContextManager[None] = self._download_slots if may_download else contextlib.nullcontext()
+        async with self._locks.setdefault(owner, asyncio.Lock()), slot:
             try:
-                return await asyncio.to_thread(self._find, source, token)
+                return await asyncio.to_thread(self._find, source, token, owner, registered)
             except ModelSourceError as error:
                 raise BadRequest(str(error), "model_name") from error
 
-    def _find(self, source: AdapterSource, token: str | None) -> AdapterFile:
-        return read_adapter(self._local(source.name) if source.kind == "local" else self._from_hub(source, token))
+    def _find(
+        self, source: AdapterSource, token: str | None, owner: str, registered: Collection[AdapterSource]
+    ) -> AdapterFile:
+        if source.kind == "local":
+            path = self._local(source.name)
+        elif owner and self._downloads and self._download_dir is not None:
+            path = self._download_for(owner, source, token, registered, self._download_dir)
+        else:
+            path = self._from_hub(source, token, may_download=self._downloads and not owner)
+        self._check_size(path)
+        return read_adapter(path)
+
+    def _check_size(self, path: Path) -> None:
+        """Raise ModelSourceError if the adapter is too large: it stays in memory."""
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise ModelSourceError(f"{path.name} cannot be read: {error.strerror}") from error
+        if size > self._max_bytes:
+            raise too_large(path.name, size, self._max_bytes)
+
+    def _download_for(
+        self,
+        owner: str,
+        source: AdapterSource,
+        token: str | None,
+        registered: Collection[AdapterSource],
+        download_dir: Path,
+    ) -> Path:
+        """Download an adapter for its owner, and delete what the owner does not use any more."""
+        from dragoman.engines.llama.weights import hub
+
+        folder = download_dir / _folder_name(owner)
+        kept = {_folder_name(each.name, each.revision or "") for each in registered}
+        for path in folder.iterdir() if folder.exists() else ():
+            if path.name not in kept:
+                shutil.rmtree(path, ignore_errors=True)
+        own_cache = folder / _folder_name(source.name, source.revision or "")
+        repository, wanted = _parse_reference(source)
+        if own_cache.name in kept and (files := hub.cached_files(source.revision, own_cache).get(repository)):
+            return files[choose_model_file(repository, files, wanted)]
+        try:
+            limits = hub.DownloadLimits(self._max_bytes, own_cache)
+            return hub.fetch(
+                repository, wanted, progress=False, revision=source.revision, token=token or False, limits=limits
+            )
+        except ModelSourceError:
+            shutil.rmtree(own_cache, ignore_errors=True)
+            raise
 
     def _local(self, name: str) -> Path:
         if self._folder is None:
@@ -76,20 +163,36 @@ class LocalAdapterStore:
             raise AdapterMissing(f"Model '{name}' is not in the adapter folder") from None
         return path
 
-    def _from_hub(self, source: AdapterSource, token: str | None) -> Path:
+    def _from_hub(self, source: AdapterSource, token: str | None, *, may_download: bool) -> Path:
         from dragoman.engines.llama.weights import hub
 
-        reference = HUB_REFERENCE.fullmatch(source.name)
-        if reference is None:
-            raise ModelSourceError(f"'{source.name}' is no repository; give owner/name or owner/name:FILE")
-        repository, wanted = reference["repository"], reference["wanted"]
-        if self._downloads:
+        repository, wanted = _parse_reference(source)
+        if may_download:
             # The token in the environment belongs to the operator: clients get access by their own tokens only.
-            return hub.fetch(repository, wanted, progress=False, revision=source.revision, token=token or False)
+            return hub.fetch(
+                repository,
+                wanted,
+                progress=False,
+                revision=source.revision,
+                token=token or False,
+                limits=hub.DownloadLimits(self._max_bytes),
+            )
         files = hub.cached_files(source.revision).get(repository)
         if not files:
             raise AdapterMissing(f"Model '{source.name}' is not in the local store and downloads are disabled")
         return files[choose_model_file(repository, files, wanted)]
+
+
+def _parse_reference(source: AdapterSource) -> tuple[str, str | None]:
+    """Return the repository and the wanted file. Raises ModelSourceError."""
+    reference = HUB_REFERENCE.fullmatch(source.name)
+    if reference is None:
+        raise ModelSourceError(f"'{source.name}' is no repository; give owner/name or owner/name:FILE")
+    return reference["repository"], reference["wanted"]
+
+
+def _folder_name(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _resolve_inside(folder: Path, path: Path) -> Path:

@@ -96,6 +96,11 @@ def reject_peft(name: str, files: Collection[str]) -> None:
         )
 
 
+def too_large(name: str, size: int, max_bytes: int) -> ModelSourceError:
+    """Return the error of an adapter that has at least `size` bytes."""
+    return ModelSourceError(f"{name} has at least {size} bytes, and adapters may have {max_bytes} (max_adapter_bytes)")
+
+
 def model_size(path: Path) -> int:
     """Return the size in bytes of all parts of the model with the first or only file `path`. Raises OSError."""
     return sum(path.with_name(name).stat().st_size for name in part_names(path.name))

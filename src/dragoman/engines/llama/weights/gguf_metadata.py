@@ -10,6 +10,9 @@ from dragoman.engines.llama.weights.gguf_header import ARRAY, HEAD, MAGIC, STRIN
 
 _MAX_TEXT_BYTES = 2**20
 
+_MAX_TOTAL_TEXT_BYTES = 32 * 2**20
+"""Of all text entries of a file, which a client may have made: they are held in memory together."""
+
 
 def read_text_metadata(path: Path) -> Iterator[tuple[str, str]]:
     """Yield the key and the value of each text entry in a GGUF file's metadata. Raises ModelSourceError.
@@ -21,16 +24,21 @@ def read_text_metadata(path: Path) -> Iterator[tuple[str, str]]:
             magic, version, _, entries = HEAD.unpack(file.read(HEAD.size))
             if magic != MAGIC or version not in VERSIONS:
                 raise ModelSourceError(f"{path.name} is not a GGUF file of version 2 or 3")
+            total = 0
             for _ in range(entries):
                 key = _read_text(file)
                 [kind] = _read_struct(file, "<I")
                 if kind == STRING:
-                    yield key, _read_text(file)
+                    text = _read_text(file)
+                    total += len(key) + len(text)
+                    if total > _MAX_TOTAL_TEXT_BYTES:
+                        raise ModelSourceError(f"{path.name} has more than {_MAX_TOTAL_TEXT_BYTES} bytes of metadata")
+                    yield key, text
                 else:
                     _skip_value(file, kind)
     except OSError as error:
         raise ModelSourceError(f"{path.name} cannot be read: {error.strerror}") from error
-    except struct.error as error:
+    except (struct.error, ValueError) as error:  # ValueError: a position beyond any file
         raise ModelSourceError(f"{path.name} is not a whole GGUF file") from error
 
 

@@ -4,9 +4,9 @@ Every error of huggingface_hub and its HTTP client is translated here.
 """
 
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
-from huggingface_hub import HfApi, errors, hf_hub_download, scan_cache_dir
+from huggingface_hub import HfApi, errors, get_hf_file_metadata, hf_hub_download, hf_hub_url, scan_cache_dir
 from huggingface_hub.errors import (
     CacheNotFound,
     GatedRepoError,
@@ -25,7 +25,7 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from dragoman.engines.llama.weights.gguf_files import ModelSourceError, choose_model_file, part_names
+from dragoman.engines.llama.weights.gguf_files import ModelSourceError, choose_model_file, part_names, too_large
 
 LISTING_TIMEOUT_SECONDS = 10.0
 """The library's default is no timeout."""
@@ -36,6 +36,15 @@ _ClientError = errors.HTTPError  # type: ignore[attr-defined]
 _DOWNLOAD_ERRORS = (_ClientError, OSError, RuntimeError, ValueError)
 
 
+class DownloadLimits(NamedTuple):
+    """The limits of a download that a client asked for."""
+
+    max_bytes: int
+    """Of all files together. Their sizes are asked before, and what is longer than its announced size is cut off."""
+    cache_dir: Path | None = None
+    """Where the files are stored. None means the cache that all tools share."""
+
+
 def fetch(
     repository: str,
     wanted: str | None,
@@ -43,12 +52,13 @@ def fetch(
     progress: bool,
     revision: str | None = None,
     token: str | Literal[False] | None = None,
+    limits: DownloadLimits | None = None,
 ) -> Path:
     """Download a model unless the cache has its newest version, and return its path in the cache.
 
     `wanted` is as in choose_model_file. `progress` draws a bar on standard error. A `revision` of None is the main
     branch. A `token` of None is that of the environment, and False is no token. If the hub cannot be reached or denies
-    access, the file in the cache is used. Raises ModelSourceError.
+    access, the file in the cache is used. `limits` of None is no limit. Raises ModelSourceError.
     """
     try:
         listing = (
@@ -56,7 +66,10 @@ def fetch(
             or []
         )
         name = choose_model_file(repository, [file.rfilename for file in listing], wanted)
-        return _download(repository, name, revision, token, progress=progress)
+        source = _HubFiles(repository, part_names(name), revision, token)
+        if limits is not None:
+            _check_size(source, limits.max_bytes)
+        return _download(source, limits, progress=progress)
     except _DOWNLOAD_ERRORS as error:
         cached = _find_cached(repository, wanted, revision)
         if cached is None:
@@ -65,14 +78,14 @@ def fetch(
         return cached
 
 
-def cached_files(revision: str | None = None) -> dict[str, dict[str, Path]]:
+def cached_files(revision: str | None = None, cache_dir: Path | None = None) -> dict[str, dict[str, Path]]:
     """Return the files in the cache: repository → name in it → path.
 
     `revision` is a branch, tag or commit. None means all of them, and of several versions of a file that of the main
-    branch.
+    branch. A `cache_dir` of None is the cache that all tools share.
     """
     try:
-        cache = scan_cache_dir()
+        cache = scan_cache_dir(cache_dir)
     except CacheNotFound:
         return {}
     files: dict[str, dict[str, Path]] = {}
@@ -97,29 +110,55 @@ def _find_cached(repository: str, wanted: str | None, revision: str | None) -> P
         return None
 
 
-def _download(
-    repository: str, name: str, revision: str | None, token: str | Literal[False] | None, *, progress: bool
-) -> Path:
+class _HubFiles(NamedTuple):
+    """The files of a model in a repository."""
+
+    repository: str
+    names: list[str]
+    revision: str | None
+    token: str | Literal[False] | None
+
+
+def _check_size(source: _HubFiles, max_bytes: int) -> None:
+    """Ask for the sizes of the files. Raises ModelSourceError if they are too large or unknown, and client errors."""
+    urls = (hf_hub_url(source.repository, name, revision=source.revision) for name in source.names)
+    sizes = [get_hf_file_metadata(url, source.token, LISTING_TIMEOUT_SECONDS).size for url in urls]
+    if any(size is None for size in sizes):
+        raise ModelSourceError(f"the hub does not say how large {source.repository} is")
+    if (total := sum(size or 0 for size in sizes)) > max_bytes:
+        raise too_large(source.repository, total, max_bytes)
+
+
+def _download(source: _HubFiles, limits: DownloadLimits | None, *, progress: bool) -> Path:
     console = Console(stderr=True, quiet=not progress)
     paths = [
-        hf_hub_download(repository, part, revision=revision, token=token, tqdm_class=_progress_bar_type(part, console))
-        for part in part_names(name)
+        hf_hub_download(
+            source.repository,
+            name,
+            revision=source.revision,
+            token=source.token,
+            cache_dir=None if limits is None else limits.cache_dir,
+            tqdm_class=_progress_bar_type(name, console, None if limits is None else limits.max_bytes),
+        )
+        for name in source.names
     ]
     return Path(paths[0])
 
 
-def _progress_bar_type(name: str, console: Console) -> type["_ProgressBar"]:
+def _progress_bar_type(name: str, console: Console, max_bytes: int | None) -> type["_ProgressBar"]:
     # huggingface_hub takes a class and labels its bars by URLs.
-    return type("Bar", (_ProgressBar,), {"name": name, "console": console})
+    return type("Bar", (_ProgressBar,), {"name": name, "console": console, "max_bytes": max_bytes})
 
 
 class _ProgressBar:
-    """The part of tqdm's interface that huggingface_hub uses, drawn by rich."""
+    """The part of tqdm's interface that huggingface_hub uses, drawn by rich. It stops a download that is too long."""
 
     name: ClassVar[str]
     console: ClassVar[Console]
+    max_bytes: ClassVar[int | None]
 
     def __init__(self, *, total: float | None = None, initial: int = 0, **_: object) -> None:
+        self._bytes: float = initial
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -138,6 +177,10 @@ class _ProgressBar:
         self.close()
 
     def update(self, amount: float | None = 1) -> None:
+        """Count bytes that were received, before they are written. Raises ModelSourceError if they are too many."""
+        self._bytes += amount or 0
+        if self.max_bytes is not None and self._bytes > self.max_bytes:
+            raise too_large(self.name, int(self._bytes), self.max_bytes)
         self._progress.advance(self._task, amount or 0)
 
     def update_transfer(self, amount: float | None = 1) -> None:
