@@ -25,6 +25,7 @@ class Add:
     """The position of its adapter among the loaded ones. The first one is the base model."""
     resumed_tokens: int
     """Tokens of each choice that an earlier attempt generated. The last choice has twice as many."""
+    owner: str
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ actions = st.lists(
             priority=st.sampled_from([0, 0, 0, 1, QUEUED_PRIORITY_OFFSET, QUEUED_PRIORITY_OFFSET + 1]),
             adapter_slot=st.integers(0, 3),
             resumed_tokens=st.sampled_from([0, 0, 1, 10, 40]),
+            owner=st.sampled_from("aab"),
         ),
         st.builds(ReplaceAdapter, st.integers(1, 3)),
         st.builds(CancelRequest, st.integers(0, 30)),
@@ -100,13 +102,19 @@ def test_any_interleaving_gives_each_request_its_own_answer_and_leaks_nothing(
     cancelled: set[RequestKey] = set()
     for action in actions:
         match action:
-            case Add(prompt, limit, n, priority, slot, resumed):
+            case Add(prompt, limit, n, priority, slot, resumed, owner):
                 limit = min(limit, cells - len(prompt))
                 adapter = loaded[slot % len(loaded)]
                 alone = reference_answer(prompt, limit, adapter)
                 known = (*(n - 1) * [tuple(alone[:resumed])], tuple(alone[: 2 * resumed]))
                 key = harness.add(
-                    prompt, limit, n=n, priority=priority, adapter=adapter, resume_token_ids=known if resumed else ()
+                    prompt,
+                    limit,
+                    n=n,
+                    priority=priority,
+                    adapter=adapter,
+                    resume_token_ids=known if resumed else (),
+                    owner=owner,
                 )
                 added[key] = action, alone
             case CancelRequest(which) if added:

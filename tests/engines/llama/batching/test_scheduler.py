@@ -164,6 +164,7 @@ arrivals = st.lists(
         st.sampled_from([1, 1, 3]),
         st.sampled_from([0, 255, QUEUED_PRIORITY_OFFSET, QUEUED_PRIORITY_OFFSET + 255]),
         st.integers(0, 1),  # adapter
+        st.sampled_from("aab"),  # owner
     ),
     min_size=2,
     max_size=12,
@@ -175,7 +176,11 @@ arrivals = st.lists(
     arrivals=arrivals, cells=st.sampled_from([150, 300]), max_sequences=st.integers(1, 6), reuses_cells=st.booleans()
 )
 def test_interactive_requests_are_not_preempted_while_a_queued_one_runs_and_all_end(
-    arrivals: list[tuple[int, list[int], int, int, int, int]], cells: int, max_sequences: int, *, reuses_cells: bool
+    arrivals: list[tuple[int, list[int], int, int, int, int, str]],
+    cells: int,
+    max_sequences: int,
+    *,
+    reuses_cells: bool,
 ) -> None:
     harness = BatcherHarness(cells=cells, max_sequences=max_sequences, reuses_cells=reuses_cells)
     adapters = [NO_ADAPTER, *harness.load_adapters(1)]
@@ -188,11 +193,11 @@ def test_interactive_requests_are_not_preempted_while_a_queued_one_runs_and_all_
         if any(one in scheduler.waiting and one.request.priority < QUEUED_PRIORITY_OFFSET for one in before):
             assert not any(one.request.priority >= QUEUED_PRIORITY_OFFSET for one in scheduler.running)
 
-    for steps, prompt, limit, n, priority, adapter in arrivals:
+    for steps, prompt, limit, n, priority, adapter, owner in arrivals:
         for _ in range(steps):
             step()
         limit = min(limit, cells - len(prompt))
-        key = harness.add(prompt, limit, n=n, priority=priority, adapter=adapters[adapter])
+        key = harness.add(prompt, limit, n=n, priority=priority, adapter=adapters[adapter], owner=owner)
         alone[key] = reference_answer(prompt, limit, adapters[adapter])
     for _ in range(MAX_STEPS):
         if harness.batcher.is_idle:

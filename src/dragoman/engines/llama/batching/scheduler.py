@@ -1,7 +1,9 @@
 """Which sequences compute how many tokens in the next step. `Scheduler.schedule` is the whole decision."""
 
+import heapq
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Iterator
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Sequence, Set
 from typing import NamedTuple
 
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
@@ -44,8 +46,61 @@ class ScheduledChunk(NamedTuple):
         return self.position + self.length == self.sequence.length
 
 
+_MAX_FINISH_TAGS = 256
+"""Above this number, owners that would begin at the virtual time anyway are forgotten."""
+
+
+class PrefillTurns:
+    """Start-time fair queueing of prompt tokens among owners of equal weight (Goyal, Vin and Cheng, SIGCOMM 1996).
+
+    The owner with the lowest start tag is served next. Its next start tag is higher by the tokens that it was served.
+    The virtual time is the start tag of the owner that was served first in the last step: whoever comes, or comes
+    back, begins there.
+    """
+
+    def __init__(self) -> None:
+        self._virtual_time = 0
+        self._finish_tags: dict[str, int] = {}
+        self._is_served_first = True
+
+    def start_tag(self, owner: str) -> int:
+        """Return the owner's place in the order of service."""
+        return max(self._virtual_time, self._finish_tags.get(owner, 0))
+
+    def serve(self, owner: str, tokens: int) -> None:
+        """Note that the owner was served this number of tokens."""
+        start_tag = self.start_tag(owner)
+        if self._is_served_first:
+            self._virtual_time, self._is_served_first = start_tag, False
+        self._finish_tags[owner] = start_tag + tokens
+        if len(self._finish_tags) > _MAX_FINISH_TAGS:
+            self._finish_tags = {one: tag for one, tag in self._finish_tags.items() if tag > self._virtual_time}
+
+    def order(self, sequences: Iterable[ChoiceSequence], blocked: Set[str]) -> Iterator[ChoiceSequence]:
+        """Begin a step, and yield the sequences, those of one owner in their order, except those of `blocked` owners.
+
+        Between two of them, `serve` may be called and owners may be blocked.
+        """
+        self._is_served_first = True
+        by_owner: defaultdict[str, deque[ChoiceSequence]] = defaultdict(deque)
+        for sequence in sequences:
+            by_owner[sequence.request.owner].append(sequence)
+        heap = [(self.start_tag(owner), of_owner[0].arrival, owner) for owner, of_owner in by_owner.items()]
+        heapq.heapify(heap)
+        while heap:
+            _, _, owner = heap[0]
+            of_owner = by_owner[owner]
+            yield of_owner.popleft()
+            if of_owner and owner not in blocked:
+                heapq.heapreplace(heap, (self.start_tag(owner), of_owner[0].arrival, owner))
+            else:
+                heapq.heappop(heap)
+
+
 class Scheduler:
-    """Continuous batching: prefill steps and decode steps alternate, and in each the oldest sequence goes first.
+    """Continuous batching: prefill steps and decode steps alternate.
+
+    Owners take turns to prefill, by the tokens that they were served. Of one owner the oldest sequence goes first.
 
     They do not share a step: with 64 tokens and more, ggml computes attention in tiles of queries. Each tile passes
     over all cells that any of its queries may see, and decoding queries of many sequences see all of them.
@@ -63,8 +118,13 @@ class Scheduler:
         self._max_batched_tokens = max_batched_tokens
         self._prefill_is_next: dict[int, bool] = {}
         """Adapter with work → whether its next step is prefill. The adapter that waits longest comes first."""
+        self._interactive_turns, self._queued_turns = PrefillTurns(), PrefillTurns()
         self._preempted: list[ChoiceSequence] = []
         """Sequences preempted while the current step is scheduled."""
+        self._long_chunk: ScheduledChunk | None = None
+        """The chunk of the current step that belongs to a prompt which takes several steps."""
+        self._slots: dict[bool, Counter[str]] = {False: Counter(), True: Counter()}
+        """How many running sequences each owner has: those that are not queued, and the queued ones."""
         self.running: list[ChoiceSequence] = []
         self.waiting: list[ChoiceSequence] = []
 
@@ -98,49 +158,61 @@ class Scheduler:
         return scheduled
 
     def _prefill(self, adapter: int) -> list[ScheduledChunk]:
-        """Schedule prompt tokens, as many as fit into a step."""
+        """Schedule prompt tokens, as many as fit into a step. A long prompt leaves half of it to shorter ones."""
         scheduled: list[ScheduledChunk] = []
+        self._long_chunk = None
         budget = self._max_batched_tokens
         for sequence in self._prefill_candidates(adapter):
-            chunk = self._schedule_chunk(sequence, budget)
+            is_long = self._is_long(sequence, sequence.pending)
+            chunk = self._schedule_chunk(sequence, (budget + 1) // 2 if is_long else budget)
             if chunk is not None:
                 scheduled.append(chunk)
                 budget -= chunk.length
+                self._turns(sequence).serve(sequence.owner, chunk.length)
+                self._long_chunk = chunk if is_long else self._long_chunk
             if budget <= 0:
-                break
+                return scheduled
+        if self._long_chunk is not None:
+            scheduled[scheduled.index(self._long_chunk)] = self._lengthen(self._long_chunk, budget)
         return scheduled
 
     def _prefill_candidates(self, adapter: int) -> Iterator[ChoiceSequence]:
         """Yield running sequences with prompt tokens to compute, and waiting ones, which are admitted in their turn."""
         reserved_slots = reserved_cells = 0  # for older sequences of adapters whose turn comes later
+        blocked: set[str] = set()  # owners of which no further sequence is admitted
         is_full = False
-        for sequence in self._by_priority():
+        for sequence in self._in_turn(blocked):
             if sequence.has_slot:
-                if sequence.adapter == adapter and not sequence.is_decoding:
+                is_candidate = sequence.adapter == adapter and not sequence.is_decoding
+                if is_candidate and not self._awaits_long_prompt(sequence, sequence.pending):
                     yield sequence
             elif is_full or not all(one.request.is_preemptible_by(sequence.request) for one in self._preempted):
-                continue  # Admitting it would preempt it again, or take the place of a sequence that was preempted.
+                # Admitting it would preempt it again, or take the place of a sequence that was preempted.
+                blocked.add(sequence.owner)
             elif sequence.adapter != adapter:
                 reserved_slots += 1
                 reserved_cells += sequence.pending + HEADROOM_STEPS
-            elif len(self._not_preempted_for(sequence)) + reserved_slots >= self._max_sequences:
-                is_full = True
-            elif self._awaits_prefix(sequence):
+            elif (has_slot := self._may_have_slot(sequence, reserved_slots)) and self._awaits_another(sequence):
                 continue
-            elif (match := self._preempt_for(sequence, reserved_slots, reserved_cells)) is None:
-                is_full = True
-            else:
+            elif has_slot and (match := self._preempt_for(sequence, reserved_slots, reserved_cells)) is not None:
                 self._admit(sequence, match)
                 yield sequence
+            else:
+                blocked.add(sequence.owner)
+                # What becomes free is for an owner that has nothing. The others wait for what they have themselves.
+                is_full = not self._slots[sequence.is_queued][sequence.owner]
 
-    def _by_priority(self) -> list[ChoiceSequence]:
-        """List the running sequences, then the waiting ones; the queued ones of both come after all others."""
+    def _in_turn(self, blocked: set[str]) -> Iterator[ChoiceSequence]:
+        """Yield the sequences by the turns of their owners, running ones before waiting ones, queued ones last."""
         running, waiting = self.running, self.waiting
         first, second = (
             bisect_left(every, QUEUED_PRIORITY_OFFSET, key=lambda one: one.request.priority)
             for every in (running, waiting)
         )
-        return [*running[:first], *waiting[:second], *running[first:], *waiting[second:]]
+        interactive, queued = [*running[:first], *waiting[:second]], [*running[first:], *waiting[second:]]
+        yield from self._interactive_turns.order(interactive, blocked)
+        blocked.clear()
+        yield from self._queued_turns.order(queued, blocked)
 
     def competitors_of(self, request: EngineRequest) -> list[ChoiceSequence]:
         """List the sequences, running and waiting, that are not preempted for the request."""
@@ -153,34 +225,82 @@ class Scheduler:
 
     def remove(self, sequence: ChoiceSequence) -> None:
         """Remove a cancelled sequence, running or waiting, and free its cells."""
-        (self.running if sequence in self.running else self.waiting).remove(sequence)
+        if sequence.has_slot:
+            self._remove_running(sequence)
+        else:
+            self.waiting.remove(sequence)
         self._cache.release(sequence)
 
     def finish(self, sequence: ChoiceSequence) -> None:
         """Remove a finished sequence. Its cells stay in the cache."""
-        self.running.remove(sequence)
+        self._remove_running(sequence)
         self._cache.retain(sequence, self.running)
 
     def _schedule_chunk(self, sequence: ChoiceSequence, max_tokens: int) -> ScheduledChunk | None:
-        """Schedule up to `max_tokens` pending tokens of a sequence. Preempts the youngest ones if cells run out."""
+        """Schedule up to `max_tokens` pending tokens of a sequence. Preempts others, or it, if cells run out."""
         position, count = sequence.computed, min(sequence.pending, max_tokens, sequence.max_step_tokens)
         if count <= 0 or not sequence.has_slot:
             return None
         while not self._cache.extend(sequence, count):
-            youngest = self.running[-1]
-            self._preempt(youngest)
-            if youngest is sequence:
+            victim = _next_victim(self.running)
+            assert victim is not None, "the sequence itself is not scheduled yet"
+            self._preempt(victim)
+            if victim is sequence:
                 return None
         return ScheduledChunk(sequence, position, count)
 
-    def _not_preempted_for(self, candidate: ChoiceSequence) -> list[ChoiceSequence]:
-        """List the running sequences that are not preempted for the candidate. All others are younger."""
-        return [one for one in self.running if not one.request.is_preemptible_by(candidate.request)]
+    def _may_have_slot(self, candidate: ChoiceSequence, reserved_slots: int) -> bool:
+        """Whether a slot is free, or may be taken from another sequence."""
+        if len(self.running) + reserved_slots < self._max_sequences or candidate.is_queued:
+            return len(self.running) + reserved_slots < self._max_sequences
+        slots = self._slots[False]
+        return bool(self._slots[True]) or max(slots.values(), default=0) >= slots[candidate.owner] + 2
 
-    def _awaits_prefix(self, sequence: ChoiceSequence) -> bool:
-        """Whether it pays to wait for a prefix that a running sequence is computing."""
+    def _victims_for(self, candidate: ChoiceSequence) -> list[ChoiceSequence]:
+        """List the running sequences that may be preempted for the candidate, in the order of their preemption.
+
+        Those are the queued ones for a candidate that is not, and what another owner has beyond its share: it keeps at
+        least one sequence more than the candidate's owner has.
+        """
+        victims: list[ChoiceSequence] = []
+        staying = self.running.copy()
+        while not candidate.is_queued and (victim := _next_victim(staying)) is not None:
+            slots = Counter(one.owner for one in staying if not one.is_queued)
+            if not victim.is_queued and slots[victim.owner] < slots[candidate.owner] + 2:
+                break
+            victims.append(victim)
+            staying.remove(victim)
+        return victims
+
+    def _is_long(self, sequence: ChoiceSequence, pending: int) -> bool:
+        """Whether this number of tokens takes more than a step."""
+        return pending > self._max_batched_tokens <= sequence.max_step_tokens
+
+    def _awaits_long_prompt(self, sequence: ChoiceSequence, pending: int) -> bool:
+        """Whether a long prompt has the rest of the step, which it leaves to shorter ones of its kind only.
+
+        A second long one would only delay the first.
+        """
+        if self._long_chunk is None:
+            return False
+        return self._is_long(sequence, pending) or sequence.is_queued != self._long_chunk.sequence.is_queued
+
+    def _awaits_another(self, sequence: ChoiceSequence) -> bool:
+        """Whether it pays to wait for a prefix that a running sequence is computing, or for another long prompt."""
         match = self._cache.match(sequence, self.running)
-        return match.awaitable_length - match.length >= MIN_AWAITED_PREFIX_TOKENS
+        if match.awaitable_length - match.length >= MIN_AWAITED_PREFIX_TOKENS:
+            return True
+        return self._awaits_long_prompt(sequence, sequence.pending - match.length)
+
+    def _lengthen(self, chunk: ScheduledChunk, tokens: int) -> ScheduledChunk:
+        """Return the chunk of a long prompt with this number of tokens more, if cells are free for them."""
+        if not self._cache.extend(chunk.sequence, tokens):
+            return chunk
+        self._turns(chunk.sequence).serve(chunk.sequence.owner, tokens)
+        return chunk._replace(length=chunk.length + tokens)
+
+    def _turns(self, sequence: ChoiceSequence) -> PrefillTurns:
+        return self._queued_turns if sequence.is_queued else self._interactive_turns
 
     def _preempt_for(self, candidate: ChoiceSequence, reserved_slots: int, reserved_cells: int) -> PrefixMatch | None:
         """Preempt as few sequences as the candidate needs, and return its match.
@@ -188,12 +308,11 @@ class Scheduler:
         None if there is no slot or there are too few cells. Nothing is preempted if that would not help.
         """
         while (match := self._admissible_match(candidate, self.running, reserved_slots, reserved_cells)) is None:
-            staying = self._not_preempted_for(candidate)
-            if len(staying) == len(self.running):
+            victims = self._victims_for(candidate)
+            staying = [one for one in self.running if one not in victims]
+            if not victims or self._admissible_match(candidate, staying, reserved_slots, reserved_cells) is None:
                 return None
-            if self._admissible_match(candidate, staying, reserved_slots, reserved_cells) is None:
-                return None
-            self._preempt(self.running[-1])
+            self._preempt(victims[0])
         return match
 
     def _admissible_match(
@@ -217,9 +336,33 @@ class Scheduler:
         if sequence.request.cached_tokens is None:
             sequence.request.cached_tokens = min(sequence.computed, len(sequence.request.prompt))
         insort(self.running, sequence, key=lambda running: running.sort_key)
+        self._slots[sequence.is_queued][sequence.owner] += 1
+
+    def _remove_running(self, sequence: ChoiceSequence) -> None:
+        self.running.remove(sequence)
+        slots = self._slots[sequence.is_queued]
+        slots[sequence.owner] -= 1
+        if not slots[sequence.owner]:
+            del slots[sequence.owner]
 
     def _preempt(self, sequence: ChoiceSequence) -> None:
-        self.running.remove(sequence)
+        self._remove_running(sequence)
         self._cache.retain(sequence, self.running)
         self._preempted.append(sequence)
         self.add(sequence)
+
+
+def _next_victim(running: Sequence[ChoiceSequence]) -> ChoiceSequence | None:
+    """Return the sequence to preempt first: the youngest of the owner with the most, among the queued if there are any.
+
+    Those that are scheduled already are not preempted, and count all the same. So every owner keeps its oldest
+    sequence as long as another one has two. None if all are scheduled.
+    """
+    unscheduled = [one for one in running if not one.is_scheduled]
+    preemptible = [one for one in unscheduled if one.is_queued] or unscheduled
+    if not preemptible:
+        return None
+    counts = Counter(one.owner for one in running if one.is_queued == preemptible[0].is_queued)
+    youngest = {one.owner: one for one in preemptible}
+    most = max(counts[owner] for owner in youngest)
+    return max((one for owner, one in youngest.items() if counts[owner] == most), key=lambda one: one.arrival)

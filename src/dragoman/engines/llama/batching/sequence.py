@@ -147,9 +147,24 @@ class ChoiceSequence:
         return self.request.adapter
 
     @property
+    def owner(self) -> str:
+        """Whom it is computed for."""
+        return self.request.owner
+
+    @property
+    def is_queued(self) -> bool:
+        """Whether no client waits for it, so that it comes after all others."""
+        return self.request.priority >= QUEUED_PRIORITY_OFFSET
+
+    @property
     def has_slot(self) -> bool:
         """Whether it is running, even if none of its tokens are computed yet."""
         return self.sequence_id is not None
+
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the current step computes tokens of it, whose cells are allocated already."""
+        return len(self.cells) > self.computed
 
     @property
     def tokens(self) -> TokenArray:
