@@ -45,6 +45,9 @@ from dragoman.server.settings import DialectName, QueueSettings, Settings
 _RECORD_TIMEOUT_SECONDS = 0.5
 """Time that a request without accounts waits for its record to be written."""
 
+_DATABASE_ANSWER_SECONDS = 30.0
+"""Time until a PostgreSQL server is taken for hung and its connection is closed. Requests wait less, as set."""
+
 
 class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
     """One model, as a worker serves it."""
@@ -199,7 +202,7 @@ def allows_adapter_registration(settings: Settings, *, has_accounts: bool) -> bo
 def _accounts_options(options: WorkerOptions) -> AccountsOptions | None:
     if options.journal_dir is None:
         return None
-    database = Database(os.environ[DATABASE_VARIABLE])
+    database = Database(os.environ[DATABASE_VARIABLE], answer_seconds=_DATABASE_ANSWER_SECONDS)
     return AccountsOptions(
         database=database,
         journals=Path(options.journal_dir),

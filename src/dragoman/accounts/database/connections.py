@@ -76,10 +76,13 @@ class SystemClock:
 class Database:
     """Connections to one database, usable from any thread. It connects at the first use."""
 
-    def __init__(self, url: str, clock: Clock | None = None, *, busy_seconds: float = 5) -> None:
+    def __init__(
+        self, url: str, clock: Clock | None = None, *, busy_seconds: float = 5, answer_seconds: float | None = None
+    ) -> None:
         """`url` is `sqlite:///relative/path`, `sqlite:////absolute/path` or `postgresql://user@host/name`.
 
-        A transaction waits `busy_seconds` for others before it fails. Raises InvalidDatabaseUrl.
+        A transaction waits `busy_seconds` for others before it fails. A PostgreSQL server that hangs is waited for
+        `answer_seconds`, or without a limit; in a `session`, for three times `busy_seconds`. Raises InvalidDatabaseUrl.
         """
         self.url = url
         """With its password, if it has one."""
@@ -88,6 +91,10 @@ class Database:
         self._active = threading.local()
         self.engine = _engine(url, busy_seconds)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
+        if not self.is_sqlite:
+            from dragoman.accounts.database.deadlines import connect_with_deadline  # psycopg takes long to import.
+
+            connect_with_deadline(self.engine, answer_seconds)
 
     @property
     def dialect(self) -> Dialect:
@@ -265,6 +272,7 @@ class _SqliteSession(Session):
 class _PostgresqlSession(Session):
     def __init__(self, engine: Engine, busy_seconds: float) -> None:
         super().__init__(engine)
+        self._connection.answer_seconds = 3 * busy_seconds
         self._connection.autocommit = True  # BEGIN, COMMIT and ROLLBACK are executed explicitly.
         self._cursor.execute(f"SET statement_timeout = '{busy_seconds}s'")
         # Every plan is an index lookup, whatever the parameters; planning each time would take longer than execution.

@@ -1,0 +1,50 @@
+"""A PostgreSQL server that hangs: the process of one connection of a real server is stopped."""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from dragoman.accounts.database.connections import Database, Session
+from dragoman.accounts.database.statements import Statement
+from tests.support.postgresql import PostgresServer
+
+
+@contextlib.contextmanager
+def _stopped(process_id: int) -> Iterator[None]:
+    os.kill(process_id, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process_id, signal.SIGCONT)
+
+
+def _read_time_in_pipeline(session: Session) -> None:
+    with session.pipeline():
+        session.deferred_now()
+
+
+@pytest.mark.parametrize("read_time", [Session.now, _read_time_in_pipeline])
+def test_a_session_stops_waiting_for_a_server_that_hangs(
+    postgresql: PostgresServer, read_time: Callable[[Session], object]
+) -> None:
+    database = Database(postgresql.get_uri(), busy_seconds=0.1)
+    session = database.session()
+    ((process_id,),) = session.rows(Statement("SELECT pg_backend_pid()", ()))
+    with _stopped(process_id), pytest.raises(database.transient_errors, match=r"did not answer within 0\.3 seconds"):
+        read_time(session)
+    with pytest.raises(database.transient_errors):
+        session.now()
+    session.close()
+    database.close()
+
+
+def test_a_pooled_connection_to_a_server_that_hangs_is_replaced(postgresql: PostgresServer) -> None:
+    database = Database(postgresql.get_uri(), answer_seconds=0.3)
+    with database.read() as connection:
+        process_id = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+    with _stopped(process_id), database.read() as connection:
+        assert connection.exec_driver_sql("SELECT pg_backend_pid()").scalar_one() != process_id
+    database.close()
