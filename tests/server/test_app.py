@@ -1,11 +1,15 @@
 import contextlib
 import json
+import shutil
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from pathlib import Path
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.migrations import upgrade
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.models import TokenizedPrompt
@@ -15,6 +19,7 @@ from dragoman.engines.base import Engine, EngineStatistics
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.server.app import App, build_app
+from tests.support.accounting import accounting_at
 from tests.support.apps import client_of, running_app
 
 OPTIONS = HttpOptions(max_body_bytes=1000, keep_alive_seconds=60)
@@ -24,7 +29,7 @@ ONCE = {"model": "echo", "prompt": "Once"}
 class LateEngine:
     """A minimal engine. It answers every request with one letter, once `ready` is set."""
 
-    context_length = None
+    context_length: int | None = None
     adapters = None
     fingerprint = None
     supports_reasoning = False
@@ -101,6 +106,56 @@ async def test_the_server_is_healthy_before_it_is_ready() -> None:
         engine.ready = True
         late = await client.get("/ready")
         assert (late.status_code, late.json()) == (200, {"status": "ready"})
+
+
+async def test_a_model_that_cannot_be_loaded_is_told_apart_and_its_reason_is_for_the_operator() -> None:
+    engine = LateEngine()
+    engine.failure = "/models/secret.gguf is damaged"
+    async with running(app_of(("late", engine), ("echo", EchoEngine()))) as client:
+        response = await client.get("/ready")
+        expected = {"status": "unavailable", "models": ["late"], "failed": ["late"]}
+        assert (response.status_code, response.json()) == (503, expected)
+        assert await metric(client, "engine_failed", model="late") == 1
+        assert await metric(client, "engine_failed", model="echo") == 0
+
+
+async def test_a_loaded_engine_that_does_not_answer_is_told_apart() -> None:
+    engine = LateEngine()
+    engine.context_length = 1024
+    async with running(app_of(("late", engine))) as client:
+        response = await client.get("/ready")
+    assert response.json() == {"status": "unavailable", "models": ["late"], "not_answering": ["late"]}
+
+
+async def test_accounts_that_do_not_answer_are_not_ready(tmp_path: Path) -> None:
+    database_url = f"sqlite:///{tmp_path}/accounts.db"
+    database = Database(database_url)
+    upgrade(database)
+    with accounting_at(database_url, tmp_path / "journals") as accounting:
+        app = build_app(
+            Catalog([Deployment("echo", (), EchoEngine())]),
+            OPTIONS,
+            metrics_directory=None,
+            accounting=accounting,
+            ready_timeout_seconds=0.1,
+        )
+        async with running_app(app), client_of(app) as client:
+            with database.write():
+                locked = await client.get("/ready")
+                again = await client.get("/ready")
+            assert (locked.status_code, locked.json()) == (503, {"status": "unavailable", "accounts": "not answering"})
+            assert again.json() == locked.json(), "asked a moment ago"
+    database.close()
+
+
+async def test_metrics_survive_the_removal_of_their_directory(tmp_path: Path) -> None:
+    directory = tmp_path / "metrics"
+    directory.mkdir()
+    app = build_app(Catalog([Deployment("echo", (), EchoEngine())]), OPTIONS, metrics_directory=str(directory))
+    shutil.rmtree(directory)
+    async with running(app) as client:
+        await client.post("/v1/completions", json=ONCE)
+        assert await metric(client, "requests_total", model="echo", result="ok") == 1
 
 
 async def test_metrics_count_requests_tokens_and_results() -> None:

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.accounts.identifiers import new_process_id
+from dragoman.accounts.ledger.operations import KeyLookup
+from dragoman.core.errors import KeyUnknown, LedgerUnavailable
 from dragoman.gateway.admission.ledger import LedgerAdmission
 from dragoman.gateway.auth.account_keys import AccountKeyAuthenticator
 from dragoman.gateway.execution.stored_responses import MAX_RESPONSE_BYTES, DatabaseIdempotencyStore
@@ -19,7 +21,7 @@ class AccountingServices:
         """Responses of more than `max_response_bytes` are not stored."""
         self._database = options.database
         process_id = new_process_id()
-        connection = LedgerConnection(options, process_id)
+        self._connection = connection = LedgerConnection(options, process_id)
         self.authenticator = AccountKeyAuthenticator(connection)
         self.admission = LedgerAdmission(connection, self.authenticator)
         self.database_thread = DatabaseThread(options.database)
@@ -38,6 +40,17 @@ class AccountingServices:
                 yield
         finally:
             await asyncio.to_thread(self.close)
+
+    async def is_answering(self, timeout_seconds: float) -> bool:
+        """Ask the ledger, and through it the database, for a key that nobody has."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._connection.resources.ledger.look_up_key(KeyLookup("readiness", "any"))
+        except (TimeoutError, LedgerUnavailable):
+            return False
+        except KeyUnknown:
+            pass
+        return True
 
     def close(self) -> None:
         """Wait for running operations of the thread, and close the connections."""

@@ -55,6 +55,7 @@ def build_app(
     admin_keys: StaticKeyAuthenticator = NO_KEYS,
     queue: JobQueue | None = None,
     origin_policy: OriginPolicy = SERVE_ALL,
+    ready_timeout_seconds: float = health.READY_TIMEOUT_SECONDS,
 ) -> "App":
     """Build the app over the catalog's engines, which start and close with it.
 
@@ -65,6 +66,7 @@ def build_app(
       `allow_adapter_registration` they may register none.
     - `admin_keys` open /admin, which needs `accounting`. Without any, there is no /admin.
     - `origin_policy` decides under which host names, and to which web pages, requests are served.
+    - Each part has `ready_timeout_seconds` to answer /ready.
     - `queue` uses the same database as `accounting` or as the records of `admission`. None: nothing is queued.
     """
     registry = CollectorRegistry()
@@ -87,20 +89,25 @@ def build_app(
         gateway,
         metrics.MetricsSources(catalog, registry, metrics_directory, queue),
         options,
+        health.ReadinessCheck(catalog, None if accounting is None else accounting.is_answering, ready_timeout_seconds),
         hosts=hosts,
         origin_policy=origin_policy,
-        admin_routes=[] if database is None or not admin_keys.needs_key else admin.routes(database, admin_keys),
+        admin_routes=[]
+        if database is None or not admin_keys.needs_key
+        else admin.routes(database, admin_keys, catalog),
         lifespan=partial(
             _lifespan,
             catalog=catalog,
             admission=admission if accounting is None else accounting,
-            open_queue=None
-            if queue is None
-            else partial(
-                queue.opened, GatewayJobExecutor(catalog, request_metrics, authenticator), QueueMetrics(registry)
-            ),
+            open_queue=_queue_opener(queue, GatewayJobExecutor(catalog, request_metrics, authenticator), registry),
         ),
     )
+
+
+def _queue_opener(
+    queue: JobQueue | None, executor: GatewayJobExecutor, registry: CollectorRegistry
+) -> Callable[[], AbstractAsyncContextManager[None]] | None:
+    return None if queue is None else partial(queue.opened, executor, QueueMetrics(registry))
 
 
 @contextlib.asynccontextmanager
@@ -130,6 +137,7 @@ class App:
         gateway: Gateway,
         metrics_sources: metrics.MetricsSources,
         options: HttpOptions,
+        readiness: health.ReadinessCheck,
         *,
         hosts: Mapping[str, DialectName],
         origin_policy: OriginPolicy,
@@ -137,7 +145,10 @@ class App:
         lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
     ) -> None:
         self.drain = gateway.drain
-        common = _common_routes(gateway, metrics_sources, options, documents_admin=bool(admin_routes))
+        common = [
+            *health.routes(readiness),
+            *_common_routes(gateway, metrics_sources, options, documents_admin=bool(admin_routes)),
+        ]
         dialects = {
             name: (gateway.for_dialect(name), msgspec.structs.replace(options, dialect=name, codecs=ENDPOINT_CODECS))
             for name in DIALECTS
@@ -163,11 +174,10 @@ class App:
 def _common_routes(
     gateway: Gateway, metrics_sources: metrics.MetricsSources, options: HttpOptions, *, documents_admin: bool
 ) -> list[BaseRoute]:
-    """Return the routes that every host name has."""
+    """Return the further routes that every host name has."""
     operations = {**OPERATIONS, "admin": admin.OPERATIONS} if documents_admin else OPERATIONS
     features = openapi.DocumentedFeatures(options.idempotency_store is not None, gateway.has_queue)
     return [
-        *health.routes(metrics_sources.catalog),
         *metrics.routes(metrics_sources, gateway, options),
         *openapi.routes(operations, gateway, features),
     ]

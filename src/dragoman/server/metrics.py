@@ -1,7 +1,10 @@
 """`/metrics` in Prometheus's text format: the counts of all workers and the state of every engine."""
 
 import asyncio
+import contextlib
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -46,12 +49,13 @@ class MetricsSources(NamedTuple):
 def routes(sources: MetricsSources, service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     """Return the route. If the server has keys, it needs one as `Authorization: Bearer KEY`."""
 
+    shared = None if sources.directory is None else _SharedCounts(sources.directory)
     route = RouteContext(service=service, read_key=bearer_key, options=options)
 
     async def answer(_caller: Caller, _visible: VisibleModels) -> Response:
-        statistics = (_statistics(deployment) for deployment in sources.catalog.deployments)
-        states, depths = await asyncio.gather(asyncio.gather(*statistics), _queue_depths(sources))
-        counts = sources.registry if sources.directory is None else _multiprocess_registry(sources.directory)
+        engines = map(_engine_state, sources.catalog.deployments)
+        states, depths = await asyncio.gather(asyncio.gather(*engines), _queue_depths(sources))
+        counts = (shared.registry() if shared is not None else None) or sources.registry
         state_registry = CollectorRegistry()
         state_registry.register(_EngineCollector(states))
         state_registry.register(_QueueCollector(depths))
@@ -77,12 +81,19 @@ class _MetricsErrorRenderer:
 _STATUSES = {Unauthenticated: 401, Forbidden: 403, Limited: 429, Overloaded: 503}
 
 
-async def _statistics(deployment: Deployment) -> tuple[str, EngineStatistics | None]:
-    try:
+class _EngineState(NamedTuple):
+    model: str
+    statistics: EngineStatistics | None
+    """None: the engine does not answer."""
+    has_failed: bool
+
+
+async def _engine_state(deployment: Deployment) -> _EngineState:
+    statistics = None
+    with contextlib.suppress(EngineFailed, TimeoutError):
         async with asyncio.timeout(_STATISTICS_TIMEOUT_SECONDS):
-            return deployment.name, await deployment.engine.statistics()
-    except (EngineFailed, TimeoutError):
-        return deployment.name, None
+            statistics = await deployment.engine.statistics()
+    return _EngineState(deployment.name, statistics, deployment.engine.failure is not None)
 
 
 async def _queue_depths(sources: MetricsSources) -> dict[str, QueueDepth]:
@@ -101,29 +112,44 @@ async def _queue_depths(sources: MetricsSources) -> dict[str, QueueDepth]:
     return depths
 
 
-def _multiprocess_registry(directory: str) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
-    return registry
+class _SharedCounts:
+    """The counts of all workers, in files of one directory."""
+
+    def __init__(self, directory: str) -> None:
+        """Leave a mark in the directory, which is gone when somebody removed the directory with this worker's files."""
+        self._directory = directory
+        self._mark = Path(directory) / f"worker-{os.getpid()}.mark"
+        self._mark.touch()
+
+    def registry(self) -> CollectorRegistry | None:
+        """Return the counts. None if this worker counts on in files without names, which nobody else can read."""
+        if not self._mark.exists():
+            return None
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, self._directory)  # type: ignore[no-untyped-call]
+        return registry
 
 
 class _EngineCollector(Collector):
-    """The engines' states as gauges. An engine that does not answer has only `dragoman_engine_up`, 0."""
+    """The engines' states as gauges. An engine that does not answer has no others than these two."""
 
-    def __init__(self, states: Sequence[tuple[str, EngineStatistics | None]]) -> None:
+    def __init__(self, states: Sequence[_EngineState]) -> None:
         self._states = states
 
     def collect(self) -> Iterable[Metric]:
         for name, (documentation, value) in _ENGINE_GAUGES.items():
             gauge = GaugeMetricFamily(name, documentation, labels=["model"])
-            for model, state in self._states:
-                if state is not None:
-                    gauge.add_metric([model], value(state))
+            for state in self._states:
+                if state.statistics is not None:
+                    gauge.add_metric([state.model], value(state.statistics))
             yield gauge
         up = GaugeMetricFamily("dragoman_engine_up", "Whether the engine answers", labels=["model"])
-        for model, state in self._states:
-            up.add_metric([model], state is not None)
+        failed = GaugeMetricFamily("dragoman_engine_failed", "Whether the model cannot be loaded", labels=["model"])
+        for state in self._states:
+            up.add_metric([state.model], state.statistics is not None)
+            failed.add_metric([state.model], state.has_failed)
         yield up
+        yield failed
 
 
 class _QueueCollector(Collector):

@@ -140,6 +140,7 @@ def main() -> int:
         accounting=AccountingServices(accounts) if accounts is not None and options.requires_account_key else None,
         admin_keys=StaticKeyAuthenticator(options.admin_labels),
         queue=_job_queue(settings.queue, accounts),
+        ready_timeout_seconds=settings.supervision.ready_timeout_seconds,
         origin_policy=OriginPolicy(
             needs_key=bool(options.key_labels) or options.requires_account_key,
             listens_on=settings.host,

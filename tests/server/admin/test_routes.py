@@ -280,3 +280,8 @@ async def test_a_dialect_host_has_no_admin_api(accounting: AccountingServices) -
     async with client_of(app, "a.example") as client:
         client.headers["authorization"] = f"Bearer {ADMIN_KEY}"
         assert (await client.get("/admin/accounts")).status_code == 404
+
+
+async def test_models_are_listed_with_their_states(ada: AdminClient) -> None:
+    listed = await ada.get("models")
+    assert listed == {"data": [{"model": "echo", "ready": False, "failure": None}]}, "the app is not started"

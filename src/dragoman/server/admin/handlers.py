@@ -30,12 +30,17 @@ class AdminRequest(NamedTuple):
     path: Mapping[str, str]
     body: msgspec.Struct | None
     query: msgspec.Struct | None
+    models: wire.ModelStateList
 
     def payload(self, struct: type[Payload]) -> Payload:
         """Return the body or the query, as the type that the route declares."""
         found = self.query if self.body is None else self.body
         assert isinstance(found, struct), "routes.py decodes the type that route_table.py declares"
         return found
+
+
+def list_models(request: AdminRequest) -> wire.ModelStateList:
+    return request.models
 
 
 def create_account(request: AdminRequest) -> wire.AccountBody:

@@ -77,6 +77,7 @@ ADMIN_ROUTES = (
     _write(handlers.revoke_key, ("DELETE", _KEY, "Revoke a key"), wire.KeyBody, None, 404),
     _write(handlers.set_price, ("POST", _PRICES, "Set a price"), wire.PriceBody, wire.NewPrice),
     _read(handlers.list_prices, _PRICES, "List prices", wire.PriceList, wire.PricesQuery),
+    _read(handlers.list_models, "/admin/models", "List the models and their states", wire.ModelStateList),
     _read(handlers.list_usage, "/admin/usage", "List requests", wire.UsagePage, wire.UsageQuery),
     _read(
         handlers.list_daily_usage, "/admin/usage/daily", "List sums by day", wire.DailyUsagePage, wire.DailyUsageQuery

@@ -15,6 +15,7 @@ from dragoman.core.errors import BadRequest, BodyTooLarge, Overloaded, Unauthent
 from dragoman.dialects.http.context import bearer_key, read_limited_body
 from dragoman.dialects.http.errors import error_headers
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
+from dragoman.gateway.routing.catalog import Catalog
 from dragoman.server.admin import wire
 from dragoman.server.admin.handlers import AdminRequest
 from dragoman.server.admin.route_table import ADMIN_ROUTES, AdminRoute
@@ -22,17 +23,26 @@ from dragoman.server.admin.route_table import ADMIN_ROUTES, AdminRoute
 MAX_BODY_BYTES = 64 * 1024
 
 
-def routes(thread: DatabaseThread, keys: StaticKeyAuthenticator) -> list[BaseRoute]:
+def routes(thread: DatabaseThread, keys: StaticKeyAuthenticator, catalog: Catalog) -> list[BaseRoute]:
     """Return all routes. They need one of the keys, whose label is recorded with each change."""
     assert keys.needs_key, "the admin API needs keys"
     return [
-        Route(route.operation.path, _endpoint(route, thread, keys), methods=[route.operation.method])
+        Route(route.operation.path, _endpoint(route, thread, keys, catalog), methods=[route.operation.method])
         for route in ADMIN_ROUTES
     ]
 
 
+def _model_states(catalog: Catalog) -> wire.ModelStateList:
+    return wire.ModelStateList(
+        data=[
+            wire.ModelStateBody(model=each.name, ready=each.engine.ready, failure=each.engine.failure)
+            for each in catalog.deployments
+        ]
+    )
+
+
 def _endpoint(
-    route: AdminRoute, thread: DatabaseThread, keys: StaticKeyAuthenticator
+    route: AdminRoute, thread: DatabaseThread, keys: StaticKeyAuthenticator, catalog: Catalog
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         try:
@@ -44,6 +54,7 @@ def _endpoint(
                 path=request.path_params,
                 body=await _body(route, request),
                 query=_query(route, request),
+                models=_model_states(catalog),
             )
             return _json(await thread.run(route.handler, admin_request))
         except Unauthenticated as error:

@@ -169,6 +169,19 @@ class PriceList(msgspec.Struct, frozen=True, kw_only=True):
     data: list[PriceBody]
 
 
+class ModelStateBody(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    ready: bool
+    failure: str | None
+    """Why the model cannot be loaded."""
+
+
+class ModelStateList(msgspec.Struct, frozen=True, kw_only=True):
+    """All deployments, as the worker that answers sees them."""
+
+    data: list[ModelStateBody]
+
+
 class UsageRecordBody(msgspec.Struct, frozen=True, kw_only=True):
     id: int
     request_id: str

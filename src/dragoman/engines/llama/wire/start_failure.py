@@ -54,3 +54,9 @@ def read_start_failure(path: Path) -> EngineStartFailure | None:
         return _decode(path.read_bytes())
     except (OSError, msgspec.DecodeError):
         return None
+
+
+def read_start_failures(folder: Path) -> list[EngineStartFailure]:
+    """Read all files in the folder of a server."""
+    found = map(read_start_failure, sorted(folder.glob("*.failure.json")))
+    return [failure for failure in found if failure is not None]
