@@ -1,9 +1,7 @@
 """The composition root of an HTTP worker: engines, gateway, dialects, one ASGI app."""
 
 import contextlib
-import re
-import uuid
-from collections.abc import AsyncGenerator, Callable, Container, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 
@@ -11,11 +9,11 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.routing import BaseRoute, Router
+from starlette.types import ASGIApp
 
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import AdapterStore
@@ -30,15 +28,11 @@ from dragoman.jobs.service.queue import JobQueue
 from dragoman.server import admin, health, metrics, openapi
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, OPERATIONS
-from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host, parse_host_name
+from dragoman.server.middleware import ByHost, HostGuard, ResponseBorder, WithoutEmptySegments, with_cors
+from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
 from dragoman.server.settings import DialectName
 
-_HOST = "dragoman.host"
-"""The host name that a request is served under, in its scope."""
-
 NO_HOSTS: Mapping[str, DialectName] = {}
-
-_SLASHES = re.compile("/+")
 
 
 def build_app(
@@ -129,7 +123,7 @@ async def _lifespan(
         yield
 
 
-class App:
+class App(WithoutEmptySegments):
     """An ASGI app, and the handle to drain it."""
 
     def __init__(
@@ -155,20 +149,21 @@ class App:
         }
         routes = [route for name, dialect in DIALECTS.items() for route in dialect.routes(*dialects[name])]
         self.routes = [*common, *admin_routes, *routes]
-        app = Starlette(routes=self.routes, exception_handlers={HTTPException: _http_error}, lifespan=lifespan)
+        app = _router(self.routes, lifespan)
         apps_by_host = {
-            parse_host_name(host): Starlette(
-                routes=[*common, *DIALECTS[dialect].vendor_routes(*dialects[dialect])],
-                exception_handlers={HTTPException: _http_error},
-            )
+            parse_host_name(host): _router([*common, *DIALECTS[dialect].vendor_routes(*dialects[dialect])])
             for host, dialect in hosts.items()
         }
-        by_host = _ByHost(app, apps_by_host)
-        guard = _HostGuard(_with_cors(by_host, origin_policy), origin_policy, options.trusted_proxies)
-        self._app: ASGIApp = _WithRequestId(_WithoutEmptySegments(guard))
+        by_host = ByHost(app, apps_by_host)
+        guard = HostGuard(with_cors(by_host, origin_policy), origin_policy, options.trusted_proxies)
+        super().__init__(ResponseBorder(guard))
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._app(scope, receive, send)
+
+def _router(
+    routes: Sequence[BaseRoute], lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]] | None = None
+) -> ASGIApp:
+    """Route requests. Starlette's own app would answer unexpected errors with plain text."""
+    return ExceptionMiddleware(Router(routes, lifespan=lifespan), {HTTPException: _http_error})
 
 
 def _common_routes(
@@ -181,109 +176,6 @@ def _common_routes(
         *metrics.routes(metrics_sources, gateway, options),
         *openapi.routes(operations, gateway, features),
     ]
-
-
-class _WithoutEmptySegments:
-    """Serves `/v1/models/` and `/v1//models` as `/v1/models`: base addresses often end with a slash.
-
-    After a redirect, clients would drop the body or the key.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and len(path := scope["path"]) > 1 and (path.endswith("/") or "//" in path):
-            scope = {**scope, "path": _SLASHES.sub("/", path).rstrip("/") or "/"}
-        await self._app(scope, receive, send)
-
-
-class _HostGuard:
-    """Decides under which host a request is served, and whether at all.
-
-    The host is in `scope["dragoman.host"]` then. It is the last one that a trusted proxy reports, or that of the Host
-    header, of which a request of HTTP/1.1 has exactly one (RFC 9112, section 3.2).
-    """
-
-    def __init__(self, app: ASGIApp, policy: OriginPolicy, proxies: Container[str]) -> None:
-        self._app = app
-        self._policy = policy
-        self._proxies = proxies
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        hosts, origin, site, forwarded = [], "", "", ""
-        for name, value in scope["headers"]:
-            if name == b"host":
-                hosts.append(value.decode("latin-1"))
-            elif name == b"origin":
-                # Two values are no origin that is served.
-                origin = f"{origin} {value.decode('latin-1')}".lstrip()
-            elif name == b"sec-fetch-site":
-                site = value.decode("latin-1").lower()
-            elif name == b"x-forwarded-host" and self._proxies:
-                forwarded = value.decode("latin-1").rpartition(",")[2].strip()
-        if len(hosts) > 1 or (not hosts and scope["http_version"] == "1.1"):
-            await _refuse(400, "A request has exactly one Host header")(scope, receive, send)
-            return
-        host = "".join(hosts)
-        if forwarded and (scope.get("client") or ("", 0))[0] in self._proxies:
-            host = forwarded
-        refusal = self._policy.refusal(host, origin, site)
-        if refusal is not None:
-            await _refuse(*refusal)(scope, receive, send)
-            return
-        scope[_HOST] = host
-        await self._app(scope, receive, send)
-
-
-def _refuse(status: int, message: str) -> Response:
-    return JSONResponse({"detail": message}, status)
-
-
-def _with_cors(app: ASGIApp, policy: OriginPolicy) -> ASGIApp:
-    """Let pages of the policy's origins read responses. Preflights are answered for every path."""
-    if not policy.origins:
-        return app
-    return CORSMiddleware(
-        app,
-        allow_origins=tuple(policy.origins),
-        allow_methods=("GET", "POST", "PATCH", "DELETE"),
-        allow_headers=("*",),
-        expose_headers=("*",),
-        allow_private_network=True,
-    )
-
-
-class _ByHost:
-    """Serves only its dialect's routes on a mapped host name."""
-
-    def __init__(self, app: ASGIApp, apps_by_host: Mapping[str, ASGIApp]) -> None:
-        self._app = app
-        self._apps_by_host = apps_by_host
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._app
-        if self._apps_by_host and scope["type"] == "http" and (host := parse_host(scope[_HOST])) is not None:
-            app = self._apps_by_host.get(host.name, app)
-        await app(scope, receive, send)
-
-
-class _WithRequestId:
-    """Adds an `x-request-id` to responses that have none. Those of the dialects have one."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start" and b"x-request-id" not in dict(message["headers"]):
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", uuid.uuid4().hex.encode())]}
-            await send(message)
-
-        await self._app(scope, receive, send_with_id if scope["type"] == "http" else send)
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:

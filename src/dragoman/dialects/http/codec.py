@@ -4,7 +4,7 @@ A codec needs the request's bytes only, so an answer can be rendered again at an
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
 
@@ -82,6 +82,7 @@ class ErrorRenderer(Protocol):
         ...
 
 
+@runtime_checkable
 class ErrorCodec(ErrorRenderer, Protocol):
     """Renders errors before the first byte and after it."""
 

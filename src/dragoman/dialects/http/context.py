@@ -18,7 +18,7 @@ from dragoman.core.idempotency import IdempotencyStore
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec, ErrorRenderer
 from dragoman.dialects.http.content_encoding import BodyDecompressor
-from dragoman.dialects.http.errors import error_response
+from dragoman.dialects.http.errors import FailureContext, error_response
 
 _IDENTITY = "identity"
 """The Content-Encoding of a body as it is."""
@@ -89,8 +89,10 @@ async def with_error_mapping(
     request: Request, route: RouteContext, handler: Callable[[Caller], Awaitable[Response]], errors: ErrorRenderer
 ) -> Response:
     """Run a handler with the dialect's errors. The handler authenticates the caller itself."""
+    request_id = new_request_id()
+    FailureContext(errors, request_id).set(request.scope)
     try:
-        return await handler(route.caller(request, new_request_id()))
+        return await handler(route.caller(request, request_id))
     except DragomanError as error:
         return error_response(errors.render(error), {})
     except ClientDisconnect:

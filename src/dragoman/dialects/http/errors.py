@@ -5,16 +5,18 @@ without a row is reported as its base class is.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from starlette.responses import Response
+from starlette.types import Scope
 
 from dragoman.core.context import Caller
 from dragoman.core.errors import (
     BadRequest,
     BodyTooLarge,
     DragomanError,
+    EngineFailed,
     Forbidden,
     IdempotencyConflict,
     InsufficientBalance,
@@ -31,7 +33,9 @@ from dragoman.core.errors import (
 )
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.services import GenerationService
-from dragoman.dialects.http.codec import ErrorResponse
+from dragoman.dialects.http.codec import ErrorRenderer, ErrorResponse
+
+_FAILURE_CONTEXT = "dragoman.failure_context"
 
 
 class ErrorRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +105,32 @@ class ErrorTable:
         row = next(self._rows[each] for each in type(error).__mro__ if each in self._rows)
         rule = row if isinstance(row, ErrorRule) else row(error)
         return rule if rule.message else msgspec.structs.replace(rule, message=error.message)
+
+
+class InternalError(EngineFailed):
+    """A defect of the server, not of the engine. The log has the reason, and the client learns nothing of it."""
+
+    def __init__(self) -> None:
+        super().__init__("An internal error occurred")
+
+
+class FailureContext(NamedTuple):
+    """How a request is answered that fails unexpectedly."""
+
+    errors: ErrorRenderer
+    request_id: str
+    """For the log."""
+    headers: Mapping[str, str] = {}
+
+    @classmethod
+    def of(cls, scope: Scope) -> "FailureContext | None":
+        """Return the context of a request; None: no route with one has begun with it."""
+        found: FailureContext | None = scope.get(_FAILURE_CONTEXT)
+        return found
+
+    def set(self, scope: Scope) -> None:
+        """Let errors that no handler expects be reported in this way."""
+        scope[_FAILURE_CONTEXT] = self
 
 
 def error_headers(error: DragomanError) -> dict[str, str]:

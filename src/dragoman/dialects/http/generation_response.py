@@ -11,13 +11,13 @@ import structlog
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dragoman.core.errors import BadRequest, DragomanError, EngineFailed, JobNotFound, Overloaded
+from dragoman.core.errors import BadRequest, DragomanError, JobNotFound, Overloaded
 from dragoman.core.events import Unenforced
 from dragoman.core.rate_limits import NO_LIMITS
 from dragoman.core.services import EventStream
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import DecodedRequest, ErrorCodec
-from dragoman.dialects.http.errors import error_response, rate_limit_headers
+from dragoman.dialects.http.errors import InternalError, error_response, rate_limit_headers
 
 UNENFORCED_HEADER = "x-dragoman-unenforced"
 """Names the keywords of the request's schemas that are not enforced."""
@@ -41,16 +41,9 @@ class ResponseOptions(msgspec.Struct, frozen=True, kw_only=True):
     """For the log."""
 
 
-class _InternalError(EngineFailed):
-    """A defect of the server, not of the engine."""
-
-    def __init__(self) -> None:
-        super().__init__("An internal error occurred")
-
-
 def is_final_error(error: DragomanError) -> bool:
     """Whether the error ends the answer. False if the stream was only interrupted and can be resumed."""
-    return not isinstance(error, Overloaded | JobNotFound | _InternalError)
+    return not isinstance(error, Overloaded | JobNotFound | InternalError)
 
 
 class GenerationResponse(Response):
@@ -185,4 +178,4 @@ class GenerationResponse(Response):
 
     def _log_internal_error(self) -> DragomanError:
         _log.exception("request_failed_unexpectedly", request_id=self._options.request_id)
-        return _InternalError()
+        return InternalError()

@@ -11,9 +11,11 @@ from dragoman.accounts.administration.accounts import AccountNameTaken, AccountN
 from dragoman.accounts.administration.audit_log import Administrator
 from dragoman.accounts.administration.keys import KeyNotFound
 from dragoman.accounts.database.thread import DatabaseThread
-from dragoman.core.errors import BadRequest, BodyTooLarge, Overloaded, Unauthenticated, UnsupportedEncoding
+from dragoman.core.context import new_request_id
+from dragoman.core.errors import DragomanError
+from dragoman.dialects.http.codec import ErrorResponse
 from dragoman.dialects.http.context import bearer_key, read_limited_body
-from dragoman.dialects.http.errors import error_headers
+from dragoman.dialects.http.errors import ErrorTable, FailureContext, error_headers, error_response
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.gateway.routing.catalog import Catalog
 from dragoman.server.admin import wire
@@ -45,6 +47,7 @@ def _endpoint(
     route: AdminRoute, thread: DatabaseThread, keys: StaticKeyAuthenticator, catalog: Catalog
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
+        FailureContext(_ADMIN_ERRORS, new_request_id()).set(request.scope)
         try:
             key = bearer_key(request.headers)
             keys.require(key)
@@ -57,20 +60,14 @@ def _endpoint(
                 models=_model_states(catalog),
             )
             return _json(await thread.run(route.handler, admin_request))
-        except Unauthenticated as error:
-            return _error(401, error.message, error_headers(error))
-        except BodyTooLarge as error:
-            return _error(413, error.message)
-        except UnsupportedEncoding as error:
-            return _error(415, error.message, error_headers(error))
-        except Overloaded as error:
-            return _error(503, error.message, error_headers(error))
+        except DragomanError as error:
+            return error_response(_ADMIN_ERRORS.render(error), {})
         except (AccountNotFound, KeyNotFound) as error:
             return _error(404, str(error))
         except AccountNameTaken as error:
             return _error(409, str(error))
-        except (msgspec.DecodeError, ValueError, BadRequest) as error:
-            # Errors of the body's compression, of msgspec, and of the accounts' functions, about the request's values.
+        except (msgspec.DecodeError, ValueError) as error:
+            # Errors of msgspec, and of the accounts' functions, about the request's values.
             return _error(400, str(error))
         except ClientDisconnect:
             return Response()
@@ -95,6 +92,24 @@ def _json(body: msgspec.Struct) -> Response:
     return Response(msgspec.json.encode(body), headers=headers, media_type="application/json")
 
 
-def _error(status: int, message: str, headers: dict[str, str] | None = None) -> Response:
-    body = wire.AdminErrorBody(wire.AdminErrorDetail(message))
-    return Response(msgspec.json.encode(body), status, headers, "application/json")
+def _error(status: int, message: str) -> Response:
+    return Response(_error_body(message), status, media_type="application/json")
+
+
+def _error_body(message: str) -> bytes:
+    return msgspec.json.encode(wire.AdminErrorBody(wire.AdminErrorDetail(message)))
+
+
+class _AdminErrors:
+    """Implements dialects.http.codec.ErrorRenderer, with the statuses of the shared table and the errors' own texts."""
+
+    def __init__(self) -> None:
+        self._table = ErrorTable({})
+
+    def render(self, error: DragomanError) -> ErrorResponse:
+        rule = self._table.rule(error)
+        message = error.message if rule.status != 500 else rule.message
+        return ErrorResponse(rule.status, _error_body(message), error_headers(error))
+
+
+_ADMIN_ERRORS = _AdminErrors()
