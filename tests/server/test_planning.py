@@ -74,3 +74,18 @@ def test_weights_are_not_rewritten_if_disabled_or_for_an_unmeasured_library(
 ) -> None:
     plans = plan_deployments(Settings())
     assert with_faster_weights(plans, Settings(engine=engine), progress=False, report=pytest.fail) == plans
+
+
+def test_shared_prefixes_are_texts_and_files(tmp_path: Path) -> None:
+    file = tmp_path / "prompt.txt"
+    file.write_text("You are a librarian.\n")
+
+    def plan(*prefixes: str) -> tuple[str, ...]:
+        deployment = DeploymentSettings(name="a", model="echo", shared_prefixes=prefixes)
+        return plan_deployments(Settings(deployments=(deployment,)))[0].shared_prefixes
+
+    assert plan("Be kind.", f"@{file}") == ("Be kind.", "You are a librarian.")
+    with pytest.raises(DeploymentError, match=r"shared_prefixes of a cannot be read: .*missing.txt"):
+        plan(f"@{tmp_path}/missing.txt")
+    with pytest.raises(DeploymentError, match="longer than"):
+        plan("x" * 20_000, "y" * 20_000)

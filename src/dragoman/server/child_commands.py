@@ -106,6 +106,7 @@ def _engine_options(settings: Settings, plan: DeploymentPlan, model: ModelFile, 
         reproducible=engine.reproducible,
         library=engine.llama_library,
         chat_template=model.chat_template,
+        shared_prefixes=plan.shared_prefixes,
     )
 
 

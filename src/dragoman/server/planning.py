@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -21,6 +22,10 @@ ECHO = "echo"
 """The model name that stands for the echo engine."""
 
 
+MAX_SHARED_PREFIX_BYTES = 32 * 1024
+"""Of one deployment. They are a part of its process's argument, which Linux limits to 128 KiB."""
+
+
 class DeploymentError(Exception):
     """The deployments cannot be served as they are set. The message is one line for people."""
 
@@ -36,6 +41,7 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """The dialects that serve it. None: all."""
     load: LoadPolicy = "eager"
     unload_idle_seconds: float | None = None
+    shared_prefixes: tuple[str, ...] = ()
     architecture: str | None = None
     """The architecture that its adapters need. None: it takes no adapters."""
     adapters: tuple[AdapterRecord, ...] = ()
@@ -135,8 +141,28 @@ def _plan_deployment(settings: DeploymentSettings, *, progress: bool) -> Deploym
         dialects=settings.dialects,
         load=settings.load,
         unload_idle_seconds=settings.unload_idle_seconds,
+        shared_prefixes=_shared_prefixes(settings),
         architecture=_architecture(model) if model else None,
     )
+
+
+def _shared_prefixes(settings: DeploymentSettings) -> tuple[str, ...]:
+    try:
+        texts = [_text_or_file(entry) for entry in settings.shared_prefixes]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DeploymentError(f"shared_prefixes of {settings.name} cannot be read: {error}") from error
+    if sum(len(text.encode()) for text in texts) > MAX_SHARED_PREFIX_BYTES:
+        raise DeploymentError(
+            f"shared_prefixes of {settings.name} are longer than {MAX_SHARED_PREFIX_BYTES} bytes together"
+        )
+    return tuple(text for text in texts if text)
+
+
+def _text_or_file(entry: str) -> str:
+    """Return the text, or without its last line break that of the file whose path follows an `@`."""
+    if not entry.startswith("@"):
+        return entry
+    return Path(entry[1:]).expanduser().read_text(encoding="utf-8").removesuffix("\n")
 
 
 def _architecture(model: ModelFile) -> str | None:

@@ -192,6 +192,9 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """`eager`: load the model at start. `lazy`: load it for its first request."""
     unload_idle_seconds: PositiveSeconds | None = None
     """Time without requests after which the model is unloaded. The next request loads it again. Not set: never."""
+    shared_prefixes: tuple[Text, ...] = ()
+    """Beginnings of prompts that all accounts share, such as a common system prompt: the text, or `@` and the path of a
+    file. Anybody can find out whether they were used. Everything else is shared within an account only."""
 
 
 class AdapterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -115,6 +115,25 @@ async def test_the_fingerprint_stays_over_restarts_and_changes_with_each_thing_t
     assert len({first, *[await fingerprint(one) for one in different]}) == 4
 
 
+async def test_only_what_the_options_name_is_shared_among_owners(options: EngineOptions) -> None:
+    shared, secret = "Once upon a time there was a library", ", whose door code is 123456"
+    options = msgspec.structs.replace(options, host_cache_tokens=256, shared_prefixes=(shared,))
+    sampling = SamplingParams(temperature=0, max_tokens=1)
+
+    async def cached_tokens(text: str, owner: str) -> int:
+        request = GenerationRequest(model="tiny", prompt=TextPrompt(text), sampling=sampling, owner=owner)
+        [usage] = [event async for event in engine.generate(request) if isinstance(event, Usage)]
+        return usage.cached_tokens
+
+    async with running(options) as engine:
+        assert await cached_tokens(shared + secret, "alice") == 0
+        found = await cached_tokens(shared + secret, "bob")
+        assert 0 < found <= await engine.count_tokens(TextPrompt(shared))
+        assert await cached_tokens(secret, "carol") == 0
+        assert await cached_tokens(secret, "dave") == 0
+        assert await cached_tokens(secret, "carol") == await engine.count_tokens(TextPrompt(secret)) - 1
+
+
 async def test_an_engine_whose_folder_was_removed_puts_its_socket_and_registry_back(options: EngineOptions) -> None:
     socket_path = Path(options.socket_path)
     registry = registry_path(socket_path)

@@ -13,6 +13,7 @@ from dragoman.core.request import AnswerFormat, PromptTruncation, TextPrompt, To
 from dragoman.engines.llama.arrays import TokenArray
 from dragoman.engines.llama.batching.sequence import PLAIN_OUTPUT, EngineRequest, RequestKey, TokenizedOutputFormat
 from dragoman.engines.llama.native.model import Model
+from dragoman.engines.llama.process.public_prefixes import PublicPrefixes
 from dragoman.engines.llama.wire.messages import EnginePrompt, GenerateCommand, RenderedTextPrompt
 from dragoman.output.bad_words import bad_word_tokens
 from dragoman.output.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
@@ -39,9 +40,13 @@ class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
 class RequestPreprocessor:
     """Makes the requests of one model. Used by one thread of its own, since tokenizing and compiling are slow."""
 
-    def __init__(self, model: Model, cells: int) -> None:
-        """`cells`: the number of KV cells, which bounds a prompt and its answer together."""
+    def __init__(self, model: Model, cells: int, public_prefixes: PublicPrefixes | None = None) -> None:
+        """`cells`: the number of KV cells, which bounds a prompt and its answer together.
+
+        `public_prefixes` are shared by all owners. None: there are none.
+        """
         self._model = model
+        self._public_prefixes = public_prefixes
         self._cached_grammar = functools.lru_cache(GRAMMAR_CACHE_SIZE)(self._build_grammar)
         self.context_length = min(model.trained_context_length, cells)
 
@@ -73,6 +78,7 @@ class RequestPreprocessor:
             resume_token_ids=command.resume_token_ids,
             owner=command.owner,
             cache_salt=command.cache_salt,
+            public_tokens=0 if self._public_prefixes is None else self._public_prefixes.match(tokens),
         )
 
     def tokenize_prompt(self, prompt: EnginePrompt) -> tuple[TokenArray, str]:

@@ -22,12 +22,14 @@ from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
+from dragoman.engines.llama.process.public_prefixes import PublicPrefixes
 from dragoman.engines.llama.process.served_adapters import AdapterManager
 from dragoman.engines.llama.process.stepper import Stepper
 from dragoman.engines.llama.weights.digests import DigestComputation
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.llama.wire.options import EngineOptions
+from dragoman.prompt.template import ChatTemplate
 
 _MAX_UNSENT_BYTES = 64 * 2**20
 """The most unsent bytes of a connection. A worker that does not read them is considered dead."""
@@ -56,7 +58,7 @@ class EngineServer:
         self._chat_template = options.chat_template or model.chat_template
         self._digest_computation = digest_computation
         self._fingerprint: str | None = None
-        self._preprocessor = RequestPreprocessor(model, backend.cells)
+        self._preprocessor = RequestPreprocessor(model, backend.cells, self._public_prefixes())
         batcher = Batcher(
             backend,
             model.vocabulary,
@@ -79,6 +81,18 @@ class EngineServer:
     def is_working(self) -> bool:
         """Whether the current step has not taken too long. May be read from any thread."""
         return self._stepper.busy_seconds < self._options.step_timeout_seconds
+
+    def _public_prefixes(self) -> PublicPrefixes | None:
+        if not self._options.shared_prefixes:
+            return None
+        vocabulary = self._model.vocabulary
+        template = ChatTemplate(
+            self._chat_template,
+            bos=vocabulary.bos_text,
+            eos=vocabulary.eos_text,
+            control_texts=vocabulary.control_tokens.texts,
+        )
+        return PublicPrefixes(self._options.shared_prefixes, vocabulary, template)
 
     async def run(self, ended: asyncio.Event, on_ready: Callable[[], None]) -> None:
         """Serve until `ended` is set or the idle time is over. Raises DecodeError when the model's state is lost.

@@ -33,6 +33,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The name of a packaged build or the path of another one. None means the fastest for the model."""
     chat_template: str | None = None
     """None means the one in the model file."""
+    shared_prefixes: tuple[str, ...] = ()
+    """Texts at the beginning of prompts whose cells all owners share."""
 
 
 class EngineTimeouts(NamedTuple):
