@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Container
 from http import HTTPStatus
+from typing import Any
 
 import msgspec
 import structlog
@@ -119,6 +120,55 @@ class _AnyLength(int):
     __hash__ = int.__hash__
 
 
+class CoalescingTransport(asyncio.Transport):
+    """A transport that sends the head of a response with its first bytes, which uvicorn writes apart.
+
+    A head alone is sent after this iteration of the event loop.
+    """
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._transport = transport
+        self._loop = loop
+        self._head = b""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head + data)
+        elif data[:5] == b"HTTP/":
+            self._head = bytes(data)
+            self._loop.call_soon(self.flush)
+        else:
+            self._transport.write(data)
+
+    def flush(self) -> None:
+        """Write a head that still waits for more."""
+        if self._head:
+            head, self._head = self._head, b""
+            self._transport.write(head)
+
+    def close(self) -> None:
+        self.flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._head = b""
+        self._transport.abort()
+
+    def is_closing(self) -> bool:
+        return self._transport.is_closing()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._transport.get_extra_info(name, default)
+
+    def pause_reading(self) -> None:
+        self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._transport.resume_reading()
+
+
 class BoundedHttpProtocol(HttpToolsProtocol):
     """Refuse what goes beyond the limits, and close the connection. See bounded_protocol."""
 
@@ -138,7 +188,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # as uvicorn has it
-        super().connection_made(transport)
+        super().connection_made(CoalescingTransport(transport, self.loop))
         self._address = self.client[0] if self.client else ""
         self._is_counted = self.open_connections.add(self._address)
         if not self._is_counted:

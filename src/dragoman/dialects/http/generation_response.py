@@ -65,19 +65,29 @@ class GenerationResponse(Response):
         self._last_written = time.monotonic()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        generation = asyncio.create_task(
-            self._stream(send) if self._options.decoded.stream else self._collect(scope, receive, send)
-        )
+        generation = asyncio.current_task()
+        assert generation is not None, "a coroutine runs in a task"
         disconnect_watch = asyncio.create_task(self._watch_disconnect(receive, send))
+        is_running, is_stopped = True, False
+
+        def stop(watch: asyncio.Task[None]) -> None:
+            """Stop the generation: its client has left, or could not be written to."""
+            nonlocal is_stopped
+            if is_running:
+                is_stopped = generation.cancel()
+            elif not watch.cancelled():
+                watch.exception()  # retrieved, since nobody else does
+
+        disconnect_watch.add_done_callback(stop)
         try:
-            await asyncio.wait((generation, disconnect_watch), return_when=asyncio.FIRST_COMPLETED)
+            await (self._stream(send) if self._options.decoded.stream else self._collect(scope, receive, send))
+        except asyncio.CancelledError:
+            if not is_stopped or generation.uncancel():
+                raise
+            disconnect_watch.result()
         finally:
-            generation.cancel()
+            is_running = False
             disconnect_watch.cancel()
-            results = await asyncio.gather(generation, disconnect_watch, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
 
     async def _collect(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
