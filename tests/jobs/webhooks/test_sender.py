@@ -95,6 +95,25 @@ async def test_an_endless_response_is_not_read() -> None:
         await asyncio.wait_for(ended.wait(), TEST_TIMEOUT_SECONDS)
 
 
+async def test_interim_responses_without_end_are_a_failure() -> None:
+    ended = asyncio.Event()
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
+                await writer.drain()
+        writer.close()
+        ended.set()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with server, open_sender() as sender:
+        port = server.sockets[0].getsockname()[1]
+        expected = DeliveryAttempt("failed", "the head of the response has more than 65536 bytes")
+        assert await sender.send(f"http://127.0.0.1:{port}/", MESSAGE) == expected
+        await asyncio.wait_for(ended.wait(), TEST_TIMEOUT_SECONDS)
+
+
 async def test_a_refused_connection_is_a_failure() -> None:
     async with running_receiver(WebhookReceiver()) as receiver:
         url = receiver.url()

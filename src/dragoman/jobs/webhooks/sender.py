@@ -11,6 +11,7 @@ import structlog
 from aiohttp.abc import AbstractResolver
 
 from dragoman import __version__
+from dragoman.core.http_client import BoundedConnector, ResponseHeadTooLarge
 from dragoman.jobs.webhooks.addresses import AddressRefused
 from dragoman.jobs.webhooks.message import DeliveryResult, WebhookMessage, signed_headers
 from dragoman.jobs.webhooks.resolving import PublicResolver, SystemResolver
@@ -59,7 +60,7 @@ class WebhookSender:
     async def opened(self) -> AsyncIterator[None]:
         """Allow `send` within the block."""
         resolver = self._resolver or SystemResolver(MAX_CONCURRENT_DELIVERIES)
-        connector = aiohttp.TCPConnector(
+        connector = BoundedConnector(
             resolver=resolver if self._rules.allow_private else PublicResolver(resolver),
             use_dns_cache=False,
             force_close=True,
@@ -89,6 +90,8 @@ class WebhookSender:
             attempt = DeliveryAttempt("refused", str(error))
         except TimeoutError:
             attempt = DeliveryAttempt("failed", f"no response within {self._timeout.total:g} seconds")
+        except ResponseHeadTooLarge as error:
+            attempt = DeliveryAttempt("failed", str(error))
         except (aiohttp.ClientError, OSError, ValueError) as error:
             attempt = DeliveryAttempt("failed", _reason(error))
         else:
