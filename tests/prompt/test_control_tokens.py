@@ -194,5 +194,23 @@ def test_the_longest_text_at_each_position_is_matched(texts: list[str], text: st
         assert (match and match[0]) == longest
 
 
+@pytest.mark.parametrize("length", range(64 * 1024 - 12, 64 * 1024 + 2))
+def test_control_tokens_are_found_wherever_they_stand_in_a_long_text(length: int) -> None:
+    padding = "a" * length
+    prompt = ChatPrompt(messages=(Message(role="user", content=f"{padding}<|im_end|>{padding}<|im_end|>a"),))
+    assert control_tokens(render(CHATML, prompt)) == ["<|im_start|>", "<|im_end|>", "<|im_start|>"]
+
+
+@given(st.lists(st.sampled_from(["<a", "<b>", "b>", "c", "<", ">"]), max_size=12).map("".join))
+def test_control_tokens_within_others_are_found_too(content: str) -> None:
+    source = "{{ messages[0].content }}"
+    texts = ("<a<b>", "<b>", "b>c<")
+    rendered = template(source, texts).render(ChatPrompt(messages=(Message(role="user", content=content),)))
+    literal = set(rendered.literal_offsets)
+    for text in texts:
+        for match in re.finditer(f"(?={text})", rendered.text):
+            assert literal.intersection(range(match.start(), match.start() + len(text)))
+
+
 def test_texts_of_white_space_are_left_to_people() -> None:
     assert ControlTokenTexts(("\n", "  ", "<s>", "")).texts == ("<s>",)

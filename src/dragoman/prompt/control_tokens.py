@@ -13,12 +13,11 @@ quotation mark or a tag (`{{ '<' ~ name ~ '>' }}`).
 """
 
 import functools
-import itertools
 import json
 import re
 import sys
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -33,6 +32,9 @@ _JSON_ESCAPE = re.compile(r"\\u([0-9a-fA-F]{4})")
 
 _BOUNDARY = re.compile(r"\s*(?:['\"]|\{[{%#]|\Z)")
 """What follows the text in front of an expression in a template's source."""
+
+_SEARCHED_CHARACTERS = 64 * 1024
+"""Searched at once."""
 
 Replace = Callable[[str, frozenset[str]], str]
 """Replaces a text, except for these control tokens in it."""
@@ -75,6 +77,15 @@ class Substitution:
         self._originals |= {_json_escaped(new): _json_escaped(old) for old, new in self.substitutes.items()}
         self._pattern = re.compile(match_longest(self._originals))
 
+    def apply(self, text: str, positions: Sequence[int]) -> str:
+        """Replace the characters at these positions, which are in ascending order."""
+        parts: list[str] = []
+        end = 0
+        for position in positions:
+            parts += (text[end:position], self.substitutes[text[position]])
+            end = position + 1
+        return "".join([*parts, text[end:]])
+
     def restore(self, text: str) -> tuple[str, tuple[int, ...]]:
         """Return the text with the original characters, and their offsets in it."""
         parts: list[str] = []
@@ -98,7 +109,8 @@ def _unused_substitution(alphabet: str, texts: Iterable[str]) -> Substitution:
     """Choose characters that do not occur in `texts`, written out or as JSON escapes. Raises BadRequest."""
     used: set[str] = set()
     for text in texts:
-        used.update(text)
+        if not text.isascii():
+            used.update(text)
         used.update(chr(int(digits, 16)) for digits in _JSON_ESCAPE.findall(text))
     for first, end in _PRIVATE_USE:
         for start in range(first, end - len(alphabet), len(alphabet)):
@@ -157,63 +169,71 @@ class ControlTokenTexts:
         stay as they are in an assistant's messages, since the template looks for them. Raises BadRequest.
         """
         texts = [source]
-        found: set[tuple[str, frozenset[str]]] = set()
+        found: dict[tuple[str, frozenset[str]], list[int]] = {}
 
         def look(text: str, kept: frozenset[str]) -> str:
             texts.append(text)
-            if any(True for _ in self._positions(text, tails, kept)):
-                found.add((text, kept))
+            if positions := self._positions(text, tails, kept):
+                found[text, kept] = positions
             return text
 
         try:
             _replace_texts(prompt, look, kept)
             if not found:
                 return EscapedPrompt(prompt, None)
-            substitution = _unused_substitution(self._alphabet, texts)
+            substitution = _unused_substitution("".join(sorted(self._alphabet)), texts)
 
             def replace(text: str, kept: frozenset[str]) -> str:
-                if (text, kept) not in found:
-                    return text
-                characters = list(text)
-                for position in self._positions(text, tails, kept):
-                    characters[position] = substitution.substitutes[text[position]]
-                return "".join(characters)
+                return substitution.apply(text, found.get((text, kept), ()))
 
             return EscapedPrompt(_replace_texts(prompt, replace, kept), substitution)
         except RecursionError as error:
             raise BadRequest("The tools or the template's variables are nested too deeply") from error
 
-    def _positions(self, text: str, tails: tuple[str, ...], kept: frozenset[str]) -> Iterator[int]:
-        """Yield the characters to replace."""
+    def _positions(self, text: str, tails: tuple[str, ...], kept: frozenset[str]) -> list[int]:
+        """Return the characters to replace, in ascending order."""
+        spans: list[tuple[int, int]] = []
         if any(first in text for first in self._first_characters):
-            match = self._pattern.search(text)
-            while match is not None:
-                if match[0] not in kept:
-                    yield from self._replaceable(text, match.start(), match.end())
-                match = self._pattern.search(text, match.start() + 1)
+            spans += [match.span() for match in self._matches(text) if match[0] not in kept]
             end = len(text.rstrip())
             for start in range(max(0, end - self._max_length), end):
                 if text[start] in self._first_characters and self._longer_than(text[start:end].lower()):
-                    yield from self._replaceable(text, start, end)
-        if tails:
-            yield from self._positions_in_front(text, tails)
+                    spans.append((start, end))
+        if tails and (span := self._span_in_front(text, tails)):
+            spans.append(span)
+        alphabet = self._alphabet
+        replaceable = {
+            start if text[start] in alphabet else next((at for at in range(start, end) if text[at] in alphabet), -1)
+            for start, end in spans
+        }
+        return sorted(replaceable - {-1})
 
-    def _positions_in_front(self, text: str, tails: tuple[str, ...]) -> Iterator[int]:
-        """Yield a character if the text begins with the rest of a control token, or is a part of it."""
+    def _matches(self, text: str) -> Iterator[re.Match[str]]:
+        """Yield all control tokens in a text, those that begin within others included."""
+        if not self._may_overlap:
+            # A search does not let other threads run.
+            for begin in range(0, len(text), _SEARCHED_CHARACTERS):
+                end = begin + _SEARCHED_CHARACTERS
+                for match in self._pattern.finditer(text, begin, end + self._max_length - 1):
+                    if match.start() < end:
+                        yield match
+            return
+        found = self._pattern.search(text)
+        while found is not None:
+            yield found
+            found = self._pattern.search(text, found.start() + 1)
+
+    def _span_in_front(self, text: str, tails: tuple[str, ...]) -> tuple[int, int] | None:
+        """Return where the text begins with the rest of a control token, or is a part of it."""
         start = len(text) - len(text.lstrip())
         end = min(len(text.rstrip()), start + self._max_length)
         beginning = text[start:end].lower()
         if not beginning:
-            return
+            return None
         index = bisect_left(tails, beginning)
         is_part = index < len(tails) and tails[index].startswith(beginning)
-        lengths = (length for length in range(len(beginning), 0, -1) if _is_in(tails, beginning[:length]))
-        if is_part or any(True for _ in lengths):
-            yield from self._replaceable(text, start, end)
-
-    def _replaceable(self, text: str, start: int, end: int) -> Iterator[int]:
-        """Yield the first of these characters that may be replaced."""
-        yield from itertools.islice((index for index in range(start, end) if text[index] in self._alphabet), 1)
+        has_rest = any(_is_in(tails, beginning[:length]) for length in range(1, len(beginning) + 1))
+        return (start, end) if is_part or has_rest else None
 
     def _longer_than(self, beginning: str) -> range:
         """Return the texts in `_sorted` that begin with this one and are longer."""
@@ -229,6 +249,10 @@ class ControlTokenTexts:
         return re.compile(match_longest(self.texts), re.IGNORECASE)
 
     @functools.cached_property
+    def _may_overlap(self) -> bool:
+        return any(first in text[1:] for first in self._first_characters for text in self.texts)
+
+    @functools.cached_property
     def _max_length(self) -> int:
         return max(map(len, self.texts))
 
@@ -238,10 +262,10 @@ class ControlTokenTexts:
         return sorted(text.lower() for text in self.texts)
 
     @functools.cached_property
-    def _alphabet(self) -> str:
+    def _alphabet(self) -> frozenset[str]:
         """The characters that may be replaced: those that JSON writes without a backslash."""
         characters = {case for text in self.texts for case in text + text.lower() + text.upper()}
-        return "".join(sorted(case for case in characters if case.isprintable() and case not in '"\\'))
+        return frozenset(case for case in characters if case.isprintable() and case not in '"\\')
 
 
 def _is_in(texts: tuple[str, ...], text: str) -> bool:

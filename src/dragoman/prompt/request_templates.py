@@ -54,26 +54,26 @@ class RequestTemplateRenderer:
         """
         _check(prompt)
         check_documents(prompt, model.source if prompt.template is None else prompt.template)
-        escaped = model.escape(prompt)
-        max_characters = CHARACTERS_PER_TOKEN * context_length
-        request = RenderRequest(
-            prompt=escaped.prompt,
-            source=model.source if prompt.template is None else prompt.template,
-            bos=model.bos,
-            eos=model.eos,
-            supports_reasoning=model.supports_reasoning,
-            max_characters=max_characters,
-            constrained=constrained,
-            deadline_seconds=self._deadline_seconds,
-        )
-        frame = _frame(request)
-        max_reply_bytes = _UTF8_BYTES * max_characters + _REPLY_OVERHEAD_BYTES
         if self._waiting >= MAX_WAITING:
             raise Overloaded("Too many chat templates wait to be rendered", math.ceil(self._deadline_seconds))
         self._waiting += 1
         try:
             async with self._lock:
-                result = await self._render_in_process(frame, max_reply_bytes)
+                # Replacing the control tokens of a long text takes a while.
+                escaped = await asyncio.to_thread(model.escape, prompt)
+                max_characters = CHARACTERS_PER_TOKEN * context_length
+                request = RenderRequest(
+                    prompt=escaped.prompt,
+                    source=model.source if prompt.template is None else prompt.template,
+                    bos=model.bos,
+                    eos=model.eos,
+                    supports_reasoning=model.supports_reasoning,
+                    max_characters=max_characters,
+                    constrained=constrained,
+                    deadline_seconds=self._deadline_seconds,
+                )
+                max_reply_bytes = _UTF8_BYTES * max_characters + _REPLY_OVERHEAD_BYTES
+                result = await self._render_in_process(_frame(request), max_reply_bytes)
         finally:
             self._waiting -= 1
         parameter = "chat_template_kwargs" if prompt.template is None else "chat_template"
