@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.llama.batching.scheduler import PrefillTurns
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, RequestKey
+from dragoman.engines.llama.native.backend import NO_ADAPTER
 from tests.support.batching import MAX_STEPS, BatcherHarness, prompts_with_long_answers
 from tests.support.simulated_backend import reference_answer
 
@@ -151,6 +152,31 @@ def test_three_owners_with_long_prompts_and_one_with_short_ones_all_get_their_tu
         harness.step()
         if number == 36:
             assert all(harness.answers[key].usage for key in keys)
+
+
+def test_an_owner_gets_no_more_steps_by_using_more_adapters() -> None:
+    harness = BatcherHarness(max_sequences=8)
+    adapters = harness.load_adapters(5)
+    for adapter in adapters:
+        [prompt] = prompts_with_long_answers(1, LONG, adapter)
+        harness.add(prompt, LONG, owner="alice", adapter=adapter)
+    harness.add(PROMPTS[0], LONG, owner="bob")
+    for _ in range(40):
+        harness.step()
+    assert harness.backend.adapters_by_step[::2] == [adapters[number % 5] for number in range(20)]
+    assert set(harness.backend.adapters_by_step[1::2]) == {NO_ADAPTER}
+
+
+def test_an_adapter_that_only_one_of_two_owners_uses_gets_steps_too() -> None:
+    harness = BatcherHarness(max_sequences=8)
+    [adapter] = harness.load_adapters(1)
+    for owner, prompt in zip(("alice", "bob"), PROMPTS, strict=False):
+        harness.add(prompt, LONG, owner=owner)
+    [prompt] = prompts_with_long_answers(1, LONG, adapter)
+    harness.add(prompt, LONG, owner="alice", adapter=adapter)
+    for _ in range(40):
+        harness.step()
+    assert Counter(harness.backend.adapters_by_step) == {NO_ADAPTER: 20, adapter: 20}
 
 
 def test_slots_are_shared_evenly_among_owners_that_want_them_all() -> None:

@@ -1,6 +1,7 @@
 """Which sequences compute how many tokens in the next step. `Scheduler.schedule` is the whole decision."""
 
 import heapq
+import itertools
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -100,13 +101,14 @@ class PrefillTurns:
 class Scheduler:
     """Continuous batching: prefill steps and decode steps alternate.
 
-    Owners take turns to prefill, by the tokens that they were served. Of one owner the oldest sequence goes first.
-
     They do not share a step: with 64 tokens and more, ggml computes attention in tiles of queries. Each tile passes
     over all cells that any of its queries may see, and decoding queries of many sequences see all of them.
     benchmarks/README.md has the measurement.
 
-    An adapter changes the model for a whole step. So adapters take turns too, each with its own alternation.
+    Owners take turns to prefill, by the tokens that they were served. Of one owner the oldest sequence goes first.
+
+    An adapter changes the model for a whole step. So owners take turns with theirs, and each adapter has its own
+    alternation.
 
     Queued sequences (core.request.QUEUED_PRIORITY_OFFSET) are preempted for all others: no client waits for them.
     """
@@ -118,6 +120,9 @@ class Scheduler:
         self._max_batched_tokens = max_batched_tokens
         self._prefill_is_next: dict[int, bool] = {}
         """Adapter with work → whether its next step is prefill. The adapter that waits longest comes first."""
+        self._turn_numbers = itertools.count(1)
+        self._last_turns: dict[str, int] = {}
+        """Of the owners that use several adapters between them: the number of the step that was for them last."""
         self._interactive_turns, self._queued_turns = PrefillTurns(), PrefillTurns()
         self._preempted: list[ChoiceSequence] = []
         """Sequences preempted while the current step is scheduled."""
@@ -131,16 +136,37 @@ class Scheduler:
     def schedule(self) -> list[ScheduledChunk]:
         """Choose the chunks of the next step, all with one adapter. Empty if there is no work or all were preempted."""
         self._preempted.clear()
-        for adapter, prefill_is_next in list(self._prefill_is_next.items()):
+        for adapter, owner in self._adapters_in_turn():
+            prefill_is_next = self._prefill_is_next[adapter]
             steps = (self._prefill, self._decode) if prefill_is_next else (self._decode, self._prefill)
             for step in steps:
                 if scheduled := step(adapter):
                     del self._prefill_is_next[adapter]
                     self._prefill_is_next[adapter] = step == self._decode
+                    self._last_turns[owner] = next(self._turn_numbers)
                     return scheduled
             if not any(sequence.adapter == adapter for sequence in (*self.running, *self.waiting)):
                 del self._prefill_is_next[adapter]
         return []
+
+    def _adapters_in_turn(self) -> list[tuple[int, str]]:
+        """List the adapters with work, each with the owner whose turn it is: the one whose last turn is longest ago.
+
+        So an owner gets no more steps by using more adapters. Of one owner the adapter that waits longest comes first.
+        """
+        if len(self._prefill_is_next) == 1:
+            return [(adapter, "") for adapter in self._prefill_is_next]
+        owners: dict[int, set[str]] = {adapter: set() for adapter in self._prefill_is_next}
+        for sequence in (*self.running, *self.waiting):
+            owners[sequence.adapter].add(sequence.owner)
+        self._last_turns = {
+            owner: self._last_turns.get(owner, 0) for of_adapter in owners.values() for owner in of_adapter
+        }
+        in_turn = [
+            (adapter, min(of_adapter, key=self._last_turns.__getitem__, default=""))
+            for adapter, of_adapter in owners.items()
+        ]
+        return sorted(in_turn, key=lambda turn: self._last_turns.get(turn[1], 0))
 
     def _decode(self, adapter: int) -> list[ScheduledChunk]:
         """Schedule the pending tokens of every sequence whose prompt is computed.
