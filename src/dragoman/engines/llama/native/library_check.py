@@ -71,9 +71,10 @@ def divergence_from_llama_cpp(model: Model, threads: int) -> float:
 
 
 def tokenizes_identically(one: Vocabulary, other: Vocabulary) -> bool:
-    """Whether two libraries tokenize a text into the same tokens, and have the same end tokens."""
+    """Whether two libraries tokenize a text into the same tokens, and have the same control tokens and end tokens."""
     return (
         one.tokenize(_PROBE_TEXT).tolist() == other.tokenize(_PROBE_TEXT).tolist()
+        and one.control_tokens.texts == other.control_tokens.texts
         and one.end_token_ids == other.end_token_ids
         and (one.bos_text, one.eos_text) == (other.bos_text, other.eos_text)
     )
