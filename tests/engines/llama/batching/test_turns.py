@@ -176,7 +176,8 @@ def test_an_adapter_that_only_one_of_two_owners_uses_gets_steps_too() -> None:
     harness.add(prompt, LONG, owner="alice", adapter=adapter)
     for _ in range(40):
         harness.step()
-    assert Counter(harness.backend.adapters_by_step) == {NO_ADAPTER: 20, adapter: 20}
+    steps = Counter(harness.backend.adapters_by_step)
+    assert abs(steps[NO_ADAPTER] - steps[adapter]) <= 2
 
 
 def test_slots_are_shared_evenly_among_owners_that_want_them_all() -> None:

@@ -156,9 +156,9 @@ class Scheduler:
         """
         if len(self._prefill_is_next) == 1:
             return [(adapter, "") for adapter in self._prefill_is_next]
-        owners: dict[int, set[str]] = {adapter: set() for adapter in self._prefill_is_next}
+        owners: dict[int, dict[str, None]] = {adapter: {} for adapter in self._prefill_is_next}
         for sequence in (*self.running, *self.waiting):
-            owners[sequence.adapter].add(sequence.owner)
+            owners[sequence.adapter][sequence.owner] = None
         self._last_turns = {
             owner: self._last_turns.get(owner, 0) for of_adapter in owners.values() for owner in of_adapter
         }
