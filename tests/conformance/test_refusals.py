@@ -11,6 +11,7 @@ import pytest
 from dragoman.accounts.administration.keys import KeyRules, create_key, disable_key
 from dragoman.accounts.process.handle import LedgerProcessHandle
 from tests.support.apps import client_of
+from tests.support.database_faults import deleted_files
 from tests.support.dialects.clients import DialectClient
 from tests.support.metered import AccountFixture, metered_app, sqlite_account
 
@@ -189,6 +190,23 @@ async def test_an_unavailable_ledger_is_a_server_error(dialect: DialectClient, t
             assert response.status_code == (429 if dialect.name == "infermatic" else 503)
             assert dialect.is_error(response.json())
             assert int(response.headers["retry-after"]) >= 1
+
+
+async def test_a_deleted_database_is_a_server_error_and_nothing_is_lost(dialect: DialectClient, tmp_path: Path) -> None:
+    with sqlite_account(tmp_path) as account_fixture:
+        key = account_fixture.new_key()
+        async with (
+            metered_app(account_fixture, tmp_path / "journals", timeout_seconds=0.1) as app,
+            client_of(app) as client,
+        ):
+            harness = RefusalHarness(account_fixture, client, dialect)
+            assert (await harness.send_chat(key)).status_code == 200
+            with deleted_files(account_fixture.url):
+                response = await harness.send_chat(key)
+            assert response.status_code == (429 if dialect.name == "infermatic" else 503)
+            assert dialect.is_error(response.json())
+            assert (await harness.send_chat(key)).status_code == 200
+        account_fixture.assert_settled()
 
 
 async def test_a_ledger_process_causes_the_same_responses(dialect: DialectClient, tmp_path: Path) -> None:

@@ -2,10 +2,11 @@ import stat
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import require_current
-from dragoman.server.accounts_location import AccountsUnavailable, accounts_location
+from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable, accounts_location
 from dragoman.server.settings import AccountsSettings
 
 
@@ -49,3 +50,38 @@ def test_the_settings_can_place_the_journals(data: Path) -> None:
 def test_an_invalid_database_url_is_reported_without_its_password(url: str) -> None:
     with pytest.raises(AccountsUnavailable, match=r"^accounts\.database: "):
         accounts_location(AccountsSettings(url))
+
+
+def test_existing_files_are_closed_to_other_users_with_one_log_line(data: Path) -> None:
+    location = accounts_location(AccountsSettings("sqlite"))
+    assert location is not None
+    location.prepare()
+    for path in (data, location.journal_dir, data / "accounts.db", location.journal_dir / "old"):
+        path.touch() if path.suffix == "" and not path.exists() else None
+        path.chmod(0o755)
+    with capture_logs() as logs:
+        location.prepare()
+        location.prepare()
+    assert [log["event"] for log in logs] == ["permissions_restricted"]
+    assert stat.S_IMODE(data.stat().st_mode) == stat.S_IMODE(location.journal_dir.stat().st_mode) == 0o700
+    assert stat.S_IMODE((data / "accounts.db").stat().st_mode) == 0o600
+
+
+def test_a_folder_with_other_files_is_left_as_it_is(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    (tmp_path / "notes").touch()
+    AccountsLocation(f"sqlite:///{tmp_path}/accounts.db", tmp_path / "journals").prepare()
+    assert stat.S_IMODE(tmp_path.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize("content", [b"damaged!" * 1000, b"SQLite format 3\0" + b"\xff" * 8000])
+def test_a_damaged_file_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "accounts.db").write_bytes(content)
+    with pytest.raises(AccountsUnavailable, match=r"^the accounts' database cannot be used: "):
+        AccountsLocation(f"sqlite:///{tmp_path}/accounts.db", tmp_path / "journals").prepare()
+
+
+def test_a_user_without_a_home_directory_has_no_default_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", "~nobody-of-this-name")
+    with pytest.raises(AccountsUnavailable, match="XDG_DATA_HOME"):
+        accounts_location(AccountsSettings("sqlite"))

@@ -63,7 +63,7 @@ def open_database_of(settings: Settings, *, current: bool = True) -> Iterator["D
     """
     from dragoman.accounts.administration.accounts import AccountNotFound
     from dragoman.accounts.administration.keys import KeyNotFound
-    from dragoman.accounts.database.connections import Database
+    from dragoman.accounts.database.connections import Database, DatabaseUnavailable
     from dragoman.accounts.database.migrations import DatabaseOutdated, DatabaseTooNew, require_current
 
     database = Database(_database_url(settings))
@@ -71,8 +71,8 @@ def open_database_of(settings: Settings, *, current: bool = True) -> Iterator["D
         if current:
             require_current(database)
         yield database
-    except database.transient_errors as error:
-        raise error_exit(f"the accounts' database cannot be used: {error.args[0]}", FAILURE) from error
+    except DatabaseUnavailable as error:
+        raise error_exit(f"the accounts' database cannot be used: {error}", FAILURE) from error
     except OSError as error:
         raise error_exit(f"the accounts cannot be kept in {error.filename}: {error.strerror}", FAILURE) from error
     except (DatabaseOutdated, DatabaseTooNew, AccountNotFound, KeyNotFound, ValueError) as error:

@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import structlog
 from sqlalchemy.engine import URL
 
-from dragoman.accounts.database.connections import Database, InvalidDatabaseUrl
+from dragoman.accounts.database.connections import Database, DatabaseUnavailable, InvalidDatabaseUrl
 from dragoman.accounts.database.migrations import (
     DatabaseOutdated,
     DatabaseTooNew,
@@ -15,10 +17,14 @@ from dragoman.accounts.database.migrations import (
     require_current,
     upgrade,
 )
+from dragoman.accounts.private_files import create_private_folder, restrict_to_owner
 from dragoman.server.settings import DEFAULT_DATABASE, AccountsSettings
 
 DATABASE_VARIABLE = "DRAGOMAN_WORKER_DATABASE_URL"
 """Passes the URL to workers. It may hold a password, and other users can read a process's arguments."""
+
+
+_log = structlog.get_logger(__name__)
 
 
 class AccountsUnavailable(Exception):
@@ -33,11 +39,17 @@ class AccountsLocation(NamedTuple):
     """Directory of the journals of running requests, on a local disk."""
 
     def prepare(self) -> None:
-        """Create missing directories, and the tables of a new database. Raises AccountsUnavailable."""
+        """Create missing directories, and the tables of a new database. Raises AccountsUnavailable.
+
+        What exists already and belongs to this user is closed to others, since it holds prompts and answers.
+        """
         database = Database(self.url)
         try:
             create_database_folder(database)
-            self.journal_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            create_private_folder(self.journal_dir)
+            restricted = restrict_to_owner(self._private_paths(database))
+            if restricted:
+                _log.warning("permissions_restricted", paths=[str(path) for path in restricted])
             if not migration_status(database).applied:
                 upgrade(database)
             require_current(database)
@@ -45,35 +57,47 @@ class AccountsLocation(NamedTuple):
             raise AccountsUnavailable(f"the accounts cannot be kept in {error.filename}: {error.strerror}") from error
         except (DatabaseOutdated, DatabaseTooNew) as error:
             raise AccountsUnavailable(str(error)) from error
-        except database.transient_errors as error:
-            reason = str(getattr(error, "orig", error)).strip().partition("\n")[0]
-            raise AccountsUnavailable(f"the accounts' database cannot be used: {reason}") from error
+        except DatabaseUnavailable as error:
+            raise AccountsUnavailable(f"the accounts' database cannot be used: {error}") from error
         finally:
             database.close()
+
+    def _private_paths(self, database: Database) -> Iterator[Path]:
+        """Yield the existing files and folders of the database and its journals."""
+        yield self.journal_dir
+        yield from self.journal_dir.iterdir()
+        if database.is_sqlite:
+            file = Path(database.path).absolute()
+            own = [path for path in file.parent.iterdir() if path.name.startswith(file.name)]
+            yield from own
+            if len(own) == sum(1 for _ in file.parent.iterdir()):  # It may be any folder, and is the database's alone.
+                yield file.parent
 
 
 def create_database_folder(database: Database) -> None:
     """Create the directory of SQLite's file if it is missing. Raises OSError."""
     if database.is_sqlite:
-        Path(database.engine.url.database or "").parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        create_private_folder(Path(database.path).parent)
 
 
 def accounts_location(settings: AccountsSettings) -> AccountsLocation | None:
     """Return the location that the settings give, or None if there are no accounts. Raises AccountsUnavailable."""
     if settings.database is None:
         return None
-    default = default_location()
-    url = default.url if settings.database == DEFAULT_DATABASE else settings.database
+    url = default_location().url if settings.database == DEFAULT_DATABASE else settings.database
     try:
         parsed = Database(url).engine.url
     except InvalidDatabaseUrl as error:
         raise AccountsUnavailable(f"accounts.database: {error}") from error
-    journal_dir = Path(settings.journal_dir).expanduser() if settings.journal_dir else _default_journal_dir(parsed)
+    try:
+        journal_dir = Path(settings.journal_dir).expanduser() if settings.journal_dir else _default_journal_dir(parsed)
+    except RuntimeError as error:
+        raise AccountsUnavailable(f"accounts.journal_dir: {error}") from None
     return AccountsLocation(url, journal_dir.absolute())
 
 
 def default_location() -> AccountsLocation:
-    """Return a SQLite file in the user's data directory."""
+    """Return a SQLite file in the user's data directory. Raises AccountsUnavailable if there is none."""
     file = _data_folder() / "accounts.db"
     return AccountsLocation(f"sqlite:///{file}", _journal_dir_beside(file))
 
@@ -92,4 +116,9 @@ def _journal_dir_beside(file: Path | str | None) -> Path:
 def _data_folder() -> Path:
     """Return the data directory of the XDG base directory specification."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "dragoman"
+    try:
+        return Path(base).expanduser() / "dragoman"
+    except RuntimeError:
+        raise AccountsUnavailable(
+            "the user has no home directory to keep files in; set XDG_DATA_HOME to a folder"
+        ) from None

@@ -56,8 +56,8 @@ def prepare_database(settings: Settings) -> AccountsLocation | None:
 
 
 def _prepare_usage_database() -> AccountsLocation | None:
-    location = default_location()
     try:
+        location = default_location()
         location.prepare()
     except AccountsUnavailable as error:
         _log.warning("usage_recording_disabled", reason=str(error))

@@ -33,9 +33,9 @@ def test_a_session_stops_waiting_for_a_server_that_hangs(
     database = Database(postgresql.get_uri(), busy_seconds=0.1)
     session = database.session()
     ((process_id,),) = session.rows(Statement("SELECT pg_backend_pid()", ()))
-    with _stopped(process_id), pytest.raises(database.transient_errors, match=r"did not answer within 0\.3 seconds"):
+    with _stopped(process_id), pytest.raises(database.driver_error, match=r"did not answer within 0\.3 seconds"):
         read_time(session)
-    with pytest.raises(database.transient_errors):
+    with pytest.raises(database.driver_error):
         session.now()
     session.close()
     database.close()

@@ -31,3 +31,19 @@ async def test_an_exception_of_a_call_is_raised_to_its_caller() -> None:
     with pytest.raises(Overloaded, match="does not answer"):
         await thread.run(lambda: thread.database.engine.connect().close())
     thread.close()
+
+
+async def test_a_call_that_gets_no_answer_in_time_is_refused_and_those_behind_it_are_not_begun() -> None:
+    thread = DatabaseThread(Database("sqlite:///unused.db"), timeout_seconds=0.05)
+    go_on = threading.Event()
+    begun: list[int] = []
+    calls = (thread.run(go_on.wait), thread.run(begun.append, 1), thread.run_slow(begun.append, 2))
+    *refused, last = (asyncio.create_task(call) for call in calls)
+    for task in refused:
+        with pytest.raises(Overloaded, match="does not answer"):
+            await task
+    assert thread.database.outage.is_active
+    go_on.set()
+    await last
+    assert begun == [2]
+    thread.close()

@@ -1,5 +1,6 @@
 import multiprocessing
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -112,3 +113,21 @@ def test_there_is_room_for_any_number_of_running_requests(tmp_path: Path) -> Non
 def test_the_machine_id_of_a_folder_never_changes(tmp_path: Path) -> None:
     assert JournalFolder(tmp_path / "a").machine_id == JournalFolder(tmp_path / "a").machine_id
     assert JournalFolder(tmp_path / "a").machine_id != JournalFolder(tmp_path / "b").machine_id
+
+
+def test_a_deleted_journal_is_restored_and_protects_new_requests(tmp_path: Path) -> None:
+    folder = JournalFolder(tmp_path / "journals")
+    machine = folder.machine_id
+    journal = folder.create(7)
+    running = journal.open("running")
+    assert not folder.restore(journal)
+    shutil.rmtree(tmp_path / "journals")
+    assert folder.restore(journal)
+    assert not folder.restore(journal)
+    assert JournalFolder(tmp_path / "journals").machine_id == machine
+    running.record(10, 0, 1)
+    running.close()
+    journal.open("new").record(10, 0, 2)
+    assert not journal.close()
+    with folder.abandoned() as [abandoned]:
+        assert abandoned.entries() == {"new": JournalEntry("new", 10, 0, 2)}

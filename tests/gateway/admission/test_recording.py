@@ -1,5 +1,9 @@
 from pathlib import Path
 
+import pytest
+from structlog.testing import capture_logs
+
+from dragoman.accounts.database.connections import Database
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.core.context import Caller
 from dragoman.gateway.admission.controller import AdmissionRequest
@@ -34,3 +38,20 @@ async def test_an_unresponsive_database_blocks_no_request(tmp_path: Path) -> Non
             (await admission.admit(admission_request(2))).settle("finished")
         assert [used.request_id[-1] for used in account_fixture.usage if used.result == "finished"] == ["2"]
         account_fixture.assert_settled()
+
+
+@pytest.mark.parametrize("damage", ["file", "journals"])
+async def test_requests_are_served_although_recording_cannot_be_opened(tmp_path: Path, damage: str) -> None:
+    journals = tmp_path / "journals"
+    (tmp_path / "accounts.db").write_bytes(b"damaged!" * 1000)
+    if damage == "journals":
+        journals.touch()
+    options = AccountsOptions(
+        database=Database(f"sqlite:///{tmp_path}/accounts.db"), journals=journals, transport=LedgerThread
+    )
+    admission = UsageRecordingAdmission(options)
+    with capture_logs() as logs:
+        async with admission.opened():
+            assert await admission.admit(admission_request(1)) is UNMETERED
+            assert await admission.admit(admission_request(2)) is UNMETERED
+    assert [log["event"] for log in logs] == ["usage_recording_disabled"]

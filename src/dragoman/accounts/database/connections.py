@@ -12,30 +12,17 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
+from urllib.parse import quote
 
 import msgspec
-from sqlalchemy import Connection, Dialect, Engine, create_engine, event
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, InterfaceError, OperationalError
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy import Connection, Dialect, Engine
 
+from dragoman.accounts.database.engines import InvalidDatabaseUrl as InvalidDatabaseUrl
+from dragoman.accounts.database.engines import keep_unclosed, open_engine
+from dragoman.accounts.database.failures import DatabaseUnavailable as DatabaseUnavailable
+from dragoman.accounts.database.failures import OutageLog, find_outage
 from dragoman.accounts.database.statements import Statement
 from dragoman.core.money import InvalidAmount
-
-_CACHE_KIBIBYTES = 16_384
-"""SQLite's page cache for each connection; enough for the upper levels of every index."""
-
-_POSTGRESQL_CONNECT_ARGS = {
-    "connect_timeout": 5,
-    # Both sides detect that the other machine is gone, so that it does not keep accounts locked.
-    "options": "-c idle_in_transaction_session_timeout=10s "
-    "-c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 -c tcp_keepalives_count=3",
-    "keepalives_idle": 5,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-}
-
-_WAL_RETRY_SECONDS = 0.01
 
 _POSTGRESQL_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
@@ -44,10 +31,6 @@ Value = TypeVar("Value")
 
 Deferred = Callable[[], Value]
 """Fetches the result of an earlier statement."""
-
-
-class InvalidDatabaseUrl(ValueError):
-    """Not a URL of a database that dragoman can use."""
 
 
 class Instant(NamedTuple):
@@ -73,8 +56,56 @@ class SystemClock:
         return Instant(time.time_ns() // 1_000_000, int(time.monotonic()))
 
 
+class SqliteConnection(sqlite3.Connection):
+    """A connection that notices when its database was deleted or replaced while it is open.
+
+    The system keeps deleted files for those who have them open: without a check, commits would succeed and be lost.
+    """
+
+    def __init__(self, path: str, busy_seconds: float) -> None:
+        """Open an existing file; a server whose database was deleted must not go on with an empty one."""
+        file = os.path.realpath(path)  # SQLite puts the log beside the file that a link points to.
+        self._paths = path, f"{file}-wal"
+        before = _identify(*self._paths)
+        # Until the connection has read, another process may still delete the log.
+        self._files: tuple[object, ...] = (before[0], None, None)
+        super().__init__(f"file:{quote(file)}?mode=rw", uri=True, timeout=busy_seconds, check_same_thread=False)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether database and log are still the files at their paths."""
+        found = _identify(*self._paths)
+        # SQLite writes the first page of a new file and creates the log later.
+        if found != self._files and any(
+            before not in (None, now) for before, now in zip(self._files, found, strict=True)
+        ):
+            return False
+        self._files = found
+        return True
+
+    def check_files(self) -> None:
+        """Raise DatabaseUnavailable unless the files are current."""
+        if not self.is_current:
+            raise DatabaseUnavailable(f"{self._paths[0]} or its -wal file was deleted or replaced")
+
+    def close(self) -> None:
+        """Close the connection. It is kept instead if its files are gone, see engines.keep_unclosed."""
+        with contextlib.suppress(sqlite3.Error):  # SQLite would keep its locks as long as one of its cursors exists.
+            self.rollback()
+        if self.is_current:
+            super().close()
+            return
+        log = _status(self._paths[1])
+        is_own_log = log is None or (log.st_size > 0 and (log.st_dev, log.st_ino) == self._files[2])
+        keep_unclosed(self, empty_log=is_own_log)
+
+
 class Database:
-    """Connections to one database, usable from any thread. It connects at the first use."""
+    """Connections to one database, usable from any thread. It connects at the first use.
+
+    Transactions raise DatabaseUnavailable if the database cannot be used, whatever the reason. Its connections are
+    then discarded, and the next transaction connects again.
+    """
 
     def __init__(
         self, url: str, clock: Clock | None = None, *, busy_seconds: float = 5, answer_seconds: float | None = None
@@ -89,12 +120,10 @@ class Database:
         self.busy_seconds = busy_seconds
         self._clock = clock or SystemClock()
         self._active = threading.local()
-        self.engine = _engine(url, busy_seconds)
+        self.engine = open_engine(url, busy_seconds, SqliteConnection, answer_seconds=answer_seconds)
         self.is_sqlite = self.engine.dialect.name == "sqlite"
-        if not self.is_sqlite:
-            from dragoman.accounts.database.deadlines import connect_with_deadline  # psycopg takes long to import.
-
-            connect_with_deadline(self.engine, answer_seconds)
+        self.outage = OutageLog()
+        """The log of outages, which all parts of the process share."""
 
     @property
     def dialect(self) -> Dialect:
@@ -104,13 +133,13 @@ class Database:
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         """Open a read-only transaction."""
-        with self.engine.connect() as connection:
+        with self._translated(), self.engine.connect() as connection:
             yield connection
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """Open a read-only transaction whose queries all see the state of the database at the first query."""
-        with self.engine.connect() as connection:
+        with self._translated(), self.engine.connect() as connection:
             # SQLite's transactions are like this anyway.
             yield connection if self.is_sqlite else connection.execution_options(isolation_level="REPEATABLE READ")
 
@@ -124,7 +153,7 @@ class Database:
         if outer is not None:
             yield outer
             return
-        with self.engine.connect() as connection:
+        with self._translated(), self.engine.connect() as connection:
             connection = connection.execution_options(writes=True)
             self._active.connection = connection
             try:
@@ -132,6 +161,8 @@ class Database:
                     yield connection
             finally:
                 del self._active.connection
+            if self.is_sqlite:
+                _check_files(connection.connection.dbapi_connection)
 
     def now(self, connection: Connection) -> Instant:
         """Return the time that all timestamps in the database come from."""
@@ -140,13 +171,22 @@ class Database:
         return _instant(connection.exec_driver_sql(_POSTGRESQL_CLOCK).scalar_one())
 
     def session(self) -> "Session":
-        """Open a connection of the caller's own, for one thread. Raises `transient_errors`."""
-        if self.is_sqlite:
-            return _SqliteSession(self.engine, self._clock)
-        return _PostgresqlSession(self.engine, self.busy_seconds)
+        """Open a connection of the caller's own, for one thread. Raises DatabaseUnavailable.
+
+        What its methods raise is translated by the caller, see `find_outage`.
+        """
+        with self._translated():
+            if self.is_sqlite:
+                return _SqliteSession(self.engine, self._clock)
+            return _PostgresqlSession(self.engine, self.busy_seconds)
+
+    @property
+    def path(self) -> str:
+        """SQLite's file."""
+        return self.engine.url.database or ""
 
     def sync(self) -> None:
-        """Wait until the sessions' commits are on the disk. Raises OSError.
+        """Wait until the sessions' commits are on the disk. Raises DatabaseUnavailable.
 
         PostgreSQL's commits have waited for the disk already: holds must outlive a crash of the database server, since
         the processes that made them live on. SQLite's commits have only written the log: a sync may take milliseconds,
@@ -155,19 +195,23 @@ class Database:
         if not self.is_sqlite:
             return
         try:
-            log = os.open(f"{self.engine.url.database}-wal", os.O_RDONLY)
+            log = os.open(f"{os.path.realpath(self.path)}-wal", os.O_RDONLY)
         except FileNotFoundError:
             return  # The last connection was closed: everything is in the database file, synced.
+        except OSError as error:
+            raise DatabaseUnavailable(error.strerror) from error
         try:
             os.fsync(log)
+        except OSError as error:
+            raise DatabaseUnavailable(error.strerror) from error
         finally:
             os.close(log)
 
     @property
-    def transient_errors(self) -> tuple[type[Exception], ...]:
-        """Errors of a database that cannot be reached or used at present; a retry may succeed."""
-        driver = self.dialect.loaded_dbapi
-        return driver.OperationalError, driver.InterfaceError, OperationalError, InterfaceError
+    def driver_error(self) -> type[Exception]:
+        """The base of the driver's errors."""
+        error: type[Exception] = self.dialect.loaded_dbapi.Error
+        return error
 
     @property
     def data_errors(self) -> tuple[type[Exception], ...]:
@@ -178,6 +222,15 @@ class Database:
     def close(self) -> None:
         """Close all connections that are not in use."""
         self.engine.dispose()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if (outage := find_outage(error)) is not None:
+                raise outage from error
+            raise
 
 
 class Session:
@@ -192,6 +245,11 @@ class Session:
 
     def _new_cursor(self) -> Any:
         return self._connection.cursor()
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the connection is still one to the database at its URL, as far as can be found out quickly."""
+        return True
 
     def begin(self) -> None:
         """Begin a transaction."""
@@ -255,8 +313,17 @@ class _SqliteSession(Session):
         self._clock = clock
         self._cursor.execute("PRAGMA synchronous = NORMAL")
 
+    @property
+    def is_current(self) -> bool:
+        current: bool = self._connection.is_current
+        return current
+
     def begin(self) -> None:
         self._cursor.execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        super().commit()
+        self._connection.check_files()
 
     def rollback(self) -> None:
         if self._connection.in_transaction:  # After some errors SQLite has already rolled back.
@@ -309,59 +376,23 @@ def _instant(milliseconds: int) -> Instant:
     return Instant(milliseconds, milliseconds // 1000)
 
 
-def _engine(url: str, busy_seconds: float) -> Engine:
+def _identify(path: str, log_path: str) -> tuple[object, ...]:
+    """Identify the database, whether it has content, and the log; None: there is none."""
+    file, log = _status(path), _status(log_path)
+    return (
+        None if file is None else (file.st_dev, file.st_ino),
+        None if file is None or not file.st_size else True,
+        None if log is None else (log.st_dev, log.st_ino),
+    )
+
+
+def _status(path: str) -> os.stat_result | None:
     try:
-        parsed = make_url(url)
-    except ArgumentError:
-        raise InvalidDatabaseUrl("Not a database URL; write sqlite:///… or postgresql://…") from None
-    kind = parsed.get_backend_name()
-    if kind == "sqlite" and parsed.database:
-        return _sqlite_engine(parsed, busy_seconds)
-    if kind in ("postgresql", "postgres"):
-        return create_engine(
-            parsed.set(drivername="postgresql+psycopg"),
-            paramstyle="format",
-            pool_pre_ping=True,
-            hide_parameters=True,
-            connect_args=_POSTGRESQL_CONNECT_ARGS,
-        )
-    raise InvalidDatabaseUrl(f"Not a database dragoman can use: {kind}; write sqlite:///… or postgresql://…")
+        return os.stat(path)  # noqa: PTH116 - a Path would take twice as long, four times in each transaction
+    except OSError:
+        return None
 
 
-def _sqlite_engine(url: URL, busy_seconds: float) -> Engine:
-    # Errors are logged; the values to be written, clients' answers among them, are not.
-    engine = create_engine(url.set(drivername="sqlite"), hide_parameters=True, connect_args={"timeout": busy_seconds})
-    event.listen(engine, "connect", _configure_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _configure_sqlite(connection: sqlite3.Connection, _entry: ConnectionPoolEntry) -> None:
-    connection.isolation_level = None  # The driver must not begin transactions by itself.
-    _enable_wal(connection)
-    for pragma in (
-        "synchronous = FULL",
-        "foreign_keys = ON",
-        f"cache_size = -{_CACHE_KIBIBYTES}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
-
-
-def _enable_wal(connection: sqlite3.Connection) -> None:
-    # SQLite changes a new file to WAL under a lock that it does not wait for, whatever the busy timeout.
-    (milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
-    deadline = time.monotonic() + milliseconds / 1000
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_WAL_RETRY_SECONDS)
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    # A transaction that began with a read cannot write after another one has written.
-    writes = connection.get_execution_options().get("writes", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+def _check_files(connection: Any) -> None:
+    if isinstance(connection, SqliteConnection):
+        connection.check_files()

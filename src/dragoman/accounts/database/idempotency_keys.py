@@ -69,7 +69,7 @@ def key_state(row: IdempotencyRow | None, fingerprint: str, now: int, *, alive: 
 
 
 class IdempotencyKeyTable:
-    """One process's access to the keys, usable from any thread. Methods raise Database.transient_errors."""
+    """One process's access to the keys, usable from any thread. Methods raise DatabaseUnavailable."""
 
     def __init__(self, database: Database, process_id: int) -> None:
         """Claims belong to `process_id`, which must stay registered (recovery.py) as long as they do."""

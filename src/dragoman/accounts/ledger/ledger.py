@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from dragoman.accounts.database.connections import Database, Instant, Session
+from dragoman.accounts.database.failures import find_outage
 from dragoman.accounts.ledger import decisions
 from dragoman.accounts.ledger.batch import BatchScope, LedgerBatch
 from dragoman.accounts.ledger.ledger_statements import LedgerStatements
@@ -54,8 +55,8 @@ class Ledger:
         """Do all operations in one transaction, settlements first, and return the outcomes in the order of operations.
 
         `is_retry`: an earlier attempt ended without confirming its commit. Admissions that it made stand. Settlements
-        survive a loss of power after `sync`. Raises Database.transient_errors; it is then unknown whether the
-        transaction was committed.
+        survive a loss of power after `sync`. Raises DatabaseUnavailable; it is then unknown whether the transaction was
+        committed.
         """
         outcomes: list[LedgerOutcome | None] = [_validation_error(operation) for operation in operations]
         valid_indexes = [number for number, outcome in enumerate(outcomes) if outcome is None]
@@ -85,7 +86,7 @@ class Ledger:
     def transaction(self, write: Callable[[Session, Instant], ScriptResult]) -> ScriptResult:
         """Write rows of other tables in one transaction without ledger operations. Returns the result of `write`.
 
-        Raises what database.transient_errors and database.data_errors name, and what `write` raises.
+        Raises DatabaseUnavailable, what database.data_errors names, and what `write` raises.
         """
 
         def decide(session: Session) -> tuple[LedgerBatch, ScriptResult]:
@@ -100,7 +101,7 @@ class Ledger:
         return self._database.is_sqlite
 
     def sync(self) -> None:
-        """Wait until all commits are on the disk; callable from any thread. Raises OSError."""
+        """Wait until all commits are on the disk; callable from any thread. Raises DatabaseUnavailable."""
         self._database.sync()
 
     def close(self) -> None:
@@ -108,11 +109,6 @@ class Ledger:
         session, self._session = self._session, None
         if session is not None:
             session.close()
-
-    @property
-    def transient_errors(self) -> tuple[type[Exception], ...]:
-        """The errors of `commit` while the database cannot be used."""
-        return self._database.transient_errors
 
     def _commit(self, operations: list[LedgerOperation], is_retry: bool) -> list[LedgerOutcome]:
         try:
@@ -126,6 +122,8 @@ class Ledger:
         return [self._commit([operation], is_retry)[0] for operation in operations]
 
     def _transact(self, decide: Callable[[Session], tuple[LedgerBatch, ScriptResult]]) -> ScriptResult:
+        if self._session is not None and not self._session.is_current:
+            self.close()
         if self._session is None:
             self._session = self._database.session()
         session = self._session
@@ -134,13 +132,26 @@ class Ledger:
             with session.pipeline():
                 batch.store()
                 session.commit()
-        except self._database.transient_errors:
-            self.close()
-            raise
-        except BaseException:
-            session.rollback()
+        except BaseException as error:
+            self._abandon(session, error)
             raise
         return result
+
+    def _abandon(self, session: Session, error: BaseException) -> None:
+        """Roll back after an error. Raises DatabaseUnavailable, and discards the connection, if the database failed."""
+        outage = find_outage(error)
+        if outage is None:
+            try:
+                session.rollback()
+                return
+            except self._database.driver_error as failure:
+                error, outage = failure, find_outage(failure)
+        self.close()
+        try:
+            if outage is not None:
+                raise outage from error
+        finally:
+            del error, outage  # Otherwise the traceback would keep the connection.
 
     def _decide(
         self, session: Session, operations: Sequence[LedgerOperation], *, begin: bool, is_retry: bool

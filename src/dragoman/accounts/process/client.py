@@ -104,6 +104,7 @@ class LedgerClient:
         """
         self._transport = transport
         self._heartbeat_timeout_seconds = heartbeat_timeout_seconds
+        self._outage = database.outage
         self._config = LedgerConfig(database.url, database.busy_seconds, process_id)
         self._max_waiting = max_waiting
         self._timeout_seconds = timeout_seconds
@@ -121,9 +122,12 @@ class LedgerClient:
         """Whether the timer only waits for an admission to join."""
         self._pending_count = 0
         self._idle = asyncio.Event()
+        self._starts_until = 0.0
+        """No deadline passes before: the first process has to start. 0 after the first reply."""
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
+        self._starts_until = self._loop.time() + TIMEOUT_SECONDS
         self._supervisor = asyncio.create_task(self._supervise())
         self._watch_task = asyncio.create_task(self._watch())
         return self
@@ -287,10 +291,11 @@ class LedgerClient:
             self._expire(overdue)
         for pending in itertools.chain.from_iterable(self._in_flight):
             if self._is_overdue(pending, now) and not pending.future.done():
+                self._outage.fail("it does not answer")
                 pending.future.set_exception(_unavailable())
 
     def _is_overdue(self, pending: _PendingOperation, now: float) -> bool:
-        return now >= pending.deadline and not isinstance(pending.operation, Settlement)
+        return now >= max(pending.deadline, self._starts_until) and not isinstance(pending.operation, Settlement)
 
     async def _shut_down_process(self) -> None:
         if self._process is not None:
@@ -303,10 +308,13 @@ class LedgerClient:
             await self._supervisor
 
     def _handle_reply(self, reply: LedgerReply) -> None:
+        self._starts_until = 0.0
         match reply:
             case Committed(outcomes, synced):
                 done = list(zip(self._in_flight.popleft(), map(unpack_outcome, outcomes), strict=True))
                 self._backoff_seconds = 0.0
+                if self._outage.is_active:
+                    self._outage.succeed()
                 if not synced:
                     self._unsynced.extend(each for each in done if isinstance(each[0].operation, Settlement))
                     done = [each for each in done if not isinstance(each[0].operation, Settlement)]
@@ -315,7 +323,8 @@ class LedgerClient:
             case Synced(settlements, error):
                 done = [self._unsynced.popleft() for _ in range(settlements)]
                 self._resolve(done if error is None else [(pending, OSError(error)) for pending, _ in done])
-            case DatabaseFailed():
+            case DatabaseFailed(reason):
+                self._outage.fail(reason)
                 self._retry_or_expire(self._in_flight.popleft())
 
     def _handle_process_loss(self) -> None:

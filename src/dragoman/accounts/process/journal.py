@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from dragoman.accounts.private_files import create_private_file, create_private_folder
 from dragoman.core.money import MAX_TOKEN_COUNT
 
 _SUFFIX = ".journal-1"
@@ -80,9 +81,10 @@ class Journal:
     def __init__(self, path: Path) -> None:
         """Create and lock the file. Raises OSError. Only JournalFolder calls this, with the folder locked."""
         self.path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._file = _create_locked(path)
         self._segments: list[tuple[mmap.mmap, memoryview]] = []
+        self._lost_segments: list[tuple[mmap.mmap, memoryview]] = []
+        """Segments of a deleted file, with slots of requests that ran when it was deleted."""
         self._free_slots: list[tuple[memoryview, int]] = []
         self._open_count = 0
 
@@ -98,15 +100,33 @@ class Journal:
 
     def release(self, words: memoryview, first: int) -> None:
         """Reuse a slot that was marked as free."""
-        self._free_slots.append((words, first))
         self._open_count -= 1
+        if not any(words is lost for _, lost in self._lost_segments):
+            self._free_slots.append((words, first))
+
+    @property
+    def is_deleted(self) -> bool:
+        """Whether the file is not at its path any more."""
+        try:
+            return not os.path.samestat(self.path.stat(), os.fstat(self._file))
+        except FileNotFoundError:
+            return True
+
+    def recreate(self) -> None:
+        """Go on in a new file. Requests that run keep their old slots, which no recovery finds. Raises OSError."""
+        file = _create_locked(self.path)
+        os.close(self._file)
+        self._file = file
+        self._lost_segments += self._segments
+        self._segments = []
+        self._free_slots.clear()
 
     def close(self) -> bool:
         """Close the journal. Delete it and return True, unless slots are open: recovery settles those."""
         if is_empty := not self._open_count:
             self.path.unlink(missing_ok=True)
         self._free_slots.clear()
-        for segment, words in self._segments:
+        for segment, words in (*self._segments, *self._lost_segments):
             words.release()
             segment.close()
         os.close(self._file)
@@ -140,14 +160,28 @@ class JournalFolder:
     def __init__(self, folder: Path) -> None:
         """Create the folder if it is missing. Raises OSError."""
         self._folder = folder
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.machine_id = secrets.token_hex(16)
+        create_private_folder(folder)
         with self._locked():
-            self.machine_id = self._load_machine_id()
+            self._load_machine_id()
 
     def create(self, process_id: int) -> Journal:
         """Create a process's journal. Raises OSError."""
         with self._locked():
             return Journal(self._path(process_id))
+
+    def restore(self, journal: Journal) -> bool:
+        """Create the folder and this process's journal again if they were deleted, and return whether they were.
+
+        Raises OSError.
+        """
+        if not journal.is_deleted:
+            return False
+        create_private_folder(self._folder)
+        with self._locked():
+            self._load_machine_id()
+            journal.recreate()
+        return True
 
     def exists(self, process_id: int) -> bool:
         """Whether the process has a journal."""
@@ -172,16 +206,22 @@ class JournalFolder:
         finally:
             os.close(file)
 
-    def _load_machine_id(self) -> str:
-        """Return the folder's id, unique over all machines."""
+    def _load_machine_id(self) -> None:
+        """Read the folder's id, unique over all machines, or give it the one that was chosen here."""
         path = self._folder / "machine"
         with contextlib.suppress(FileNotFoundError):
-            return path.read_text()
-        path.write_text(secrets.token_hex(16))
-        return path.read_text()
+            self.machine_id = path.read_text() or self.machine_id  # Empty: the disk was full.
+        create_private_file(path)
+        path.write_text(self.machine_id)
 
     def _path(self, process_id: int) -> Path:
         return self._folder / f"{process_id:016x}{_SUFFIX}"
+
+
+def _create_locked(path: Path) -> int:
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
 
 
 def _is_abandoned(path: Path) -> bool:

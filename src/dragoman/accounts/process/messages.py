@@ -55,6 +55,8 @@ class Committed(msgspec.Struct, frozen=True, array_like=True, tag="committed"):
 class DatabaseFailed(msgspec.Struct, frozen=True, array_like=True, tag="failed"):
     """It is unknown whether the transaction was committed."""
 
+    reason: str
+
 
 class Synced(msgspec.Struct, frozen=True, array_like=True, tag="synced"):
     """The oldest `settlements` committed settlements are on the disk, unless there was an error."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import structlog
 
-from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.connections import Database, DatabaseUnavailable
 from dragoman.accounts.database.migrations import require_current
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.process.client import HEARTBEAT_TIMEOUT_SECONDS, MAX_WAITING, TIMEOUT_SECONDS, LedgerClient
@@ -16,6 +16,10 @@ from dragoman.accounts.process.handle import LedgerProcessHandle
 from dragoman.accounts.process.journal import Journal, JournalFolder
 from dragoman.accounts.process.recovery import HEARTBEAT_SECONDS, Recovery
 from dragoman.accounts.process.transport import LedgerTransport
+from dragoman.core.background_tasks import repeat
+
+_ROUNDS_TO_RESTORE = 2
+"""Rounds in which every process has restored its journal after the folder was deleted."""
 
 _log = structlog.get_logger(__name__)
 
@@ -43,7 +47,7 @@ async def open_ledger(
 
     `journals` is a folder on this machine, the same for all its processes that use the database. `process_id`
     identifies this process; None: a new id. `transport` is the kind of process or thread that the ledger runs in.
-    Raises DatabaseOutdated, DatabaseTooNew, Database.transient_errors, and OSError for the folder.
+    Raises DatabaseOutdated, DatabaseTooNew, DatabaseUnavailable, and OSError for the folder.
     """
     process_id = new_process_id() if process_id is None else process_id
     folder = JournalFolder(journals)
@@ -52,7 +56,8 @@ async def open_ledger(
     journal = folder.create(process_id)
     try:
         await asyncio.to_thread(_register_and_recover, recovery)
-        maintenance = asyncio.create_task(_maintain(database, recovery))
+        rounds = LedgerMaintenance(database, recovery, folder, journal)
+        maintenance = asyncio.create_task(repeat("ledger maintenance", rounds.run_round, HEARTBEAT_SECONDS))
         try:
             async with LedgerClient(
                 database,
@@ -68,7 +73,7 @@ async def open_ledger(
             await asyncio.wait([maintenance])
     finally:
         is_journal_empty = journal.close()
-        await asyncio.to_thread(_unregister, database, recovery, is_journal_empty)
+        await asyncio.to_thread(_unregister, recovery, is_journal_empty)
 
 
 def _register_and_recover(recovery: Recovery) -> None:
@@ -76,23 +81,43 @@ def _register_and_recover(recovery: Recovery) -> None:
     recovery.recover()
 
 
-def _unregister(database: Database, recovery: Recovery, is_journal_empty: bool) -> None:
+def _unregister(recovery: Recovery, is_journal_empty: bool) -> None:
     try:
         if is_journal_empty:
             recovery.unregister()
-    except database.transient_errors as error:
+    except DatabaseUnavailable as error:
         # Other processes will detect that this one is gone.
         _log.warning("process_unregister_failed", error=str(error))
     finally:
         recovery.close()
 
 
-async def _maintain(database: Database, recovery: Recovery) -> None:
-    while True:
-        await asyncio.sleep(HEARTBEAT_SECONDS)
+class LedgerMaintenance:
+    """Renews a process's heartbeat and settles for dead processes, one round at a time."""
+
+    def __init__(self, database: Database, recovery: Recovery, folder: JournalFolder, journal: Journal) -> None:
+        self._outage = database.outage
+        self._recovery = recovery
+        self._folder = folder
+        self._journal = journal
+        self._rounds_to_wait = 0
+
+    async def run_round(self) -> None:
+        """Run one round. A database that cannot be used is only logged. Raises OSError for the journals' folder."""
+        if await asyncio.to_thread(self._folder.restore, self._journal):
+            _log.error("journal_deleted", path=str(self._journal.path))
+            self._rounds_to_wait = _ROUNDS_TO_RESTORE
         try:
-            await asyncio.to_thread(recovery.heartbeat)
-            if settled := await asyncio.to_thread(recovery.recover):
-                _log.warning("journal_recovered", requests=settled)
-        except database.transient_errors as error:
-            _log.warning("journal_recovery_failed", error=str(error))
+            await asyncio.to_thread(self._recovery.heartbeat)
+            await self._recover()
+        except DatabaseUnavailable as error:
+            self._outage.fail(error)
+        else:
+            if self._outage.is_active:
+                self._outage.succeed()
+
+    async def _recover(self) -> None:
+        if self._rounds_to_wait:  # Processes that have not restored their journals yet would be taken for dead.
+            self._rounds_to_wait -= 1
+        elif settled := await asyncio.to_thread(self._recovery.recover):
+            _log.warning("journal_recovered", requests=settled)

@@ -44,12 +44,16 @@ class Recovery:
             connection.execute(insert(processes).values(**row))
 
     def heartbeat(self) -> None:
-        """Renew the heartbeat, every HEARTBEAT_SECONDS. Only other machines read it: not needed for SQLite."""
-        if self._database.is_sqlite:
+        """Renew the heartbeat, every HEARTBEAT_SECONDS, and register again if the registration is gone.
+
+        Only other machines read it, so that on SQLite nothing is written. A restored database lacks the registration.
+        """
+        if self._database.is_sqlite and self._is_registered():
             return
         with self._database.write() as connection:
             now = self._database.now(connection).wall
-            statement = update(processes).where(processes.c.id == self._process_id).values(beat_at=now)
+            own_row = update(processes).where(processes.c.id == self._process_id)
+            statement = own_row.values(beat_at=now, machine=self._folder.machine_id)
             if connection.execute(statement).rowcount:
                 return
         self.register()
@@ -58,8 +62,13 @@ class Recovery:
         """Remove this process, which has ended normally and without open requests."""
         self._delete_processes([self._process_id])
 
+    def _is_registered(self) -> bool:
+        with self._database.read() as connection:
+            own = select(processes.c.machine).where(processes.c.id == self._process_id)
+            return connection.execute(own).scalar_one_or_none() == self._folder.machine_id
+
     def recover(self) -> int:
-        """Settle for every dead process, and return the number of requests. Raises Database.transient_errors."""
+        """Settle for every dead process, and return the number of requests. Raises DatabaseUnavailable."""
         with self._folder.abandoned() as journals:
             settled = sum(map(self._recover_journal, journals))
         return settled + self._recover_without_journal()

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO, cast
 
-from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.connections import Database, DatabaseUnavailable
 from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.accounts.ledger.operations import Settlement
 from dragoman.accounts.process.messages import (
@@ -65,8 +65,8 @@ class CommitLoop:
     def _commit(self, command: Commit) -> None:
         try:
             outcomes = self._ledger.commit(command.operations, is_retry=command.is_retry)
-        except self._ledger.transient_errors:
-            self._send(DatabaseFailed())
+        except DatabaseUnavailable as error:
+            self._send(DatabaseFailed(str(error)))
             return
         except Exception as error:  # noqa: BLE001 - a defect is reported to the callers
             outcomes = [error] * len(command.operations)
@@ -87,8 +87,8 @@ class CommitLoop:
             error = None
             try:
                 self._ledger.sync()
-            except OSError as failure:
-                error = failure.strerror
+            except DatabaseUnavailable as failure:
+                error = str(failure)
             with contextlib.suppress(ConnectionError):
                 self._send(Synced(settlements, error))
 

@@ -6,6 +6,8 @@ from contextlib import AbstractAsyncContextManager
 
 import structlog
 
+from dragoman.accounts.database.failures import DatabaseUnavailable
+from dragoman.accounts.database.migrations import DatabaseOutdated, DatabaseTooNew
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.operations import Admission
 from dragoman.core.errors import Overloaded
@@ -48,7 +50,10 @@ UNMETERED_ADMISSION = UnmeteredAdmission()
 
 
 class UsageRecordingAdmission(UnmeteredAdmission):
-    """Records the usage of every request. A request whose usage cannot be recorded is served all the same."""
+    """Records the usage of every request. A request whose usage cannot be recorded is served all the same.
+
+    If recording cannot be opened, nothing is recorded until the server is started again.
+    """
 
     def __init__(self, options: AccountsOptions) -> None:
         self._connection = LedgerConnection(options, new_process_id())
@@ -56,11 +61,16 @@ class UsageRecordingAdmission(UnmeteredAdmission):
 
     @contextlib.asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
-        async with open_settler(self._connection) as self._settler:
+        async with contextlib.AsyncExitStack() as opened:
+            try:
+                self._settler = await opened.enter_async_context(open_settler(self._connection))
+            except (DatabaseUnavailable, DatabaseOutdated, DatabaseTooNew, OSError) as error:
+                _log.warning("usage_recording_disabled", reason=str(error))
             yield
 
     async def admit(self, request: AdmissionRequest) -> Reservation:
-        assert self._settler is not None, "opened before the first request"
+        if self._settler is None:
+            return UNMETERED
         try:
             await self._settler.ledger.admit(self.prepare(request))
             return self._settler.open(
@@ -69,6 +79,5 @@ class UsageRecordingAdmission(UnmeteredAdmission):
                 is_buffered=request.is_buffered,
                 allowances=NO_LIMITS,
             )
-        except Overloaded as error:
-            _log.warning("usage_recording_failed", reason=error.message)
+        except Overloaded:  # The outage, or the failure of the journal, has a log line of its own.
             return UNMETERED

@@ -14,7 +14,7 @@ import structlog
 from dragoman.accounts.ledger.operations import NeverAdmitted, Settled, Settlement
 from dragoman.accounts.process.journal import JournalSlot
 from dragoman.accounts.process.opening import LedgerResources
-from dragoman.core.errors import Overloaded
+from dragoman.core.errors import LedgerUnavailable, Overloaded
 from dragoman.core.events import Usage
 from dragoman.core.rate_limits import NO_LIMITS, Allowances
 from dragoman.gateway.ledger_connection import LedgerConnection
@@ -126,16 +126,27 @@ _DRAIN_TIMEOUT_SECONDS = 5.0
 _ERRORS_AFTER_SETTLEMENT = (NeverAdmitted, OSError)
 """Recovery was quicker, because this process was frozen for long; or the disk failed after the commit."""
 
+_FINAL_ERRORS = (*_ERRORS_AFTER_SETTLEMENT, LedgerUnavailable)
+"""The client was closed; while it is open, it retries settlements itself until the database answers."""
+
+_MIN_RETRY_SECONDS, _MAX_RETRY_SECONDS = 1.0, 60.0
+_MAX_RETRYING = 10_000
+"""Settlements kept for a retry. Further ones are left to the journal."""
+
 _log = structlog.get_logger(__name__)
 
 
 class Settler:
     """Opens the reservations of one process and settles them."""
 
-    def __init__(self, resources: LedgerResources) -> None:
+    def __init__(self, resources: LedgerResources, *, min_retry_seconds: float = _MIN_RETRY_SECONDS) -> None:
+        """A settlement that fails is repeated after `min_retry_seconds`, and then after ever longer pauses."""
         self.ledger = resources.ledger
         self._journal = resources.journal
+        self._min_retry_seconds = min_retry_seconds
         self._unsettled = 0
+        self._retrying = 0
+        self._is_draining = False
         self._all_settled = asyncio.Event()
 
     def open(
@@ -170,27 +181,50 @@ class Settler:
 
     async def drain(self) -> None:
         """Give requests that were just cancelled the time to end. Recovery settles what remains."""
+        self._is_draining = True
         self._all_settled.clear()
         if self._unsettled:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_DRAIN_TIMEOUT_SECONDS):
                     await self._all_settled.wait()
 
-    def _settle(self, settlement: Settlement, slot: JournalSlot | None) -> None:
-        """Settle, and free the request's slot in the journal afterwards."""
+    def _settle(self, settlement: Settlement, slot: JournalSlot | None, attempt: int = 1) -> None:
+        """Settle, however often it takes, and free the request's slot in the journal afterwards.
+
+        An unexpected error, such as one in a row that was changed by hand, may be gone later.
+        """
 
         def on_settled(settled: "asyncio.Future[Settled]") -> None:
             error = settled.exception()
-            if error is not None:
+            if error is not None and attempt == 1:
                 _log.error("settlement_failed", request_id=settlement.request_id, error=str(error))
+            is_final = error is None or isinstance(error, _FINAL_ERRORS)
+            if not is_final and not self._is_draining and self._retrying < _MAX_RETRYING:
+                self._retry(settlement, slot, attempt)
+                return
             # What is not settled stays in the journal, for recovery.
             if slot is not None and (error is None or isinstance(error, _ERRORS_AFTER_SETTLEMENT)):
                 slot.close()
-            self._unsettled -= 1
-            if not self._unsettled:
-                self._all_settled.set()
+            self._count_down()
 
         self.ledger.settle(settlement).add_done_callback(on_settled)
+
+    def _retry(self, settlement: Settlement, slot: JournalSlot | None, attempt: int) -> None:
+        def settle_again() -> None:
+            if not self._is_draining:
+                self._retrying -= 1
+                self._unsettled += 1
+                self._settle(settlement, slot, attempt + 1)
+
+        self._retrying += 1
+        self._count_down()
+        delay = min(_MAX_RETRY_SECONDS, self._min_retry_seconds * 2 ** (attempt - 1))
+        asyncio.get_running_loop().call_later(delay, settle_again)
+
+    def _count_down(self) -> None:
+        self._unsettled -= 1
+        if not self._unsettled:
+            self._all_settled.set()
 
 
 @contextlib.asynccontextmanager

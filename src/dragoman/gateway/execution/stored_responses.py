@@ -9,6 +9,7 @@ import structlog
 
 from dragoman.accounts.database.idempotency_keys import IdempotencyKeyTable
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.background_tasks import repeat
 from dragoman.core.errors import Overloaded
 from dragoman.core.idempotency import Acquired, IdempotencyState, IdempotentRequest, StoredResponse
 
@@ -67,7 +68,7 @@ class DatabaseIdempotencyStore:
     @contextlib.asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
         """Within the block, regularly delete expired responses and orphaned claims."""
-        sweeper = asyncio.create_task(self._sweep_loop())
+        sweeper = asyncio.create_task(repeat("sweep of stored responses", self.sweep, SWEEP_INTERVAL_SECONDS))
         try:
             yield
         finally:
@@ -83,9 +84,3 @@ class DatabaseIdempotencyStore:
         # The sweep releases claims that are held no longer.
         with contextlib.suppress(Overloaded):
             await self._thread.run(self._table.release, request, claim.token)
-
-    async def _sweep_loop(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_INTERVAL_SECONDS)
-            with contextlib.suppress(Overloaded):
-                await self.sweep()

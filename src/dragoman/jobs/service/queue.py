@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.background_tasks import repeat
 from dragoman.core.errors import JobNotFound, Overloaded
 from dragoman.core.jobs import Job
 from dragoman.jobs.metrics import QueueMetrics
@@ -74,7 +75,11 @@ class JobQueue:
             metrics=metrics,
         )
         running = asyncio.create_task(runner.run())
-        loops = (self._broker.poll_remote_jobs(runner.is_running), self._sweep_loop(), self._send_webhooks(metrics))
+        loops = (
+            self._broker.poll_remote_jobs(runner.is_running),
+            repeat("sweep of ended jobs", self._sweep, SWEEP_SECONDS),
+            self._send_webhooks(metrics),
+        )
         background_tasks = [asyncio.create_task(task) for task in loops]
         try:
             yield
@@ -86,7 +91,8 @@ class JobQueue:
                 task.cancel()
             await asyncio.wait(background_tasks)
             await self._submission_batcher.close()
-            await self._write_thread.run(self._store.close)
+            with contextlib.suppress(Overloaded):
+                await self._write_thread.run(self._store.close)
             await asyncio.to_thread(self._close_threads)
             await running
 
@@ -186,13 +192,10 @@ class JobQueue:
             sender = WebhookSender(self._webhooks.secret, self._webhooks.rules)
             await WebhookDispatcher(self._database, sender, self._webhooks, metrics.count_delivery).run()
 
-    async def _sweep_loop(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_SECONDS)
-            with contextlib.suppress(Overloaded):
-                for _ in range(_MAX_SWEEPS):
-                    if await self._write_thread.run(self._retention.sweep) < SWEEP_BATCH:
-                        break
+    async def _sweep(self) -> None:
+        for _ in range(_MAX_SWEEPS):
+            if await self._write_thread.run(self._retention.sweep) < SWEEP_BATCH:
+                break
 
     def _stop(self) -> None:
         self._broker.close()

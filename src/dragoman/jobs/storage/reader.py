@@ -79,7 +79,7 @@ class EventBatch(NamedTuple):
 
 
 class JobReader:
-    """The jobs as any process reads them. Every method raises database.transient_errors."""
+    """The jobs as any process reads them. Every method raises DatabaseUnavailable."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

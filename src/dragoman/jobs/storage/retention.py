@@ -15,7 +15,7 @@ SWEEP_BATCH = 100
 
 
 class Retention:
-    """Usable from any thread and by several processes at the same time. Raises database.transient_errors."""
+    """Usable from any thread and by several processes at the same time. Raises DatabaseUnavailable."""
 
     def __init__(self, database: Database, options: QueueOptions) -> None:
         self._database = database

@@ -23,7 +23,7 @@ _log = structlog.get_logger(__name__)
 class JobStore:
     """The jobs as one process writes them.
 
-    Every method raises database.transient_errors if the database cannot be used; then nothing is known to have
+    Every method raises DatabaseUnavailable if the database cannot be used; then nothing is known to have
     happened, and the call may be repeated. The connection opens with the first transaction.
     """
 

@@ -9,7 +9,8 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 from dragoman.accounts.database.thread import DatabaseThread
-from dragoman.core.errors import JobCancelled, JobNotFound, Overloaded, ShuttingDown
+from dragoman.core.background_tasks import repeat
+from dragoman.core.errors import JobCancelled, JobNotFound, ShuttingDown
 from dragoman.core.events import Event
 from dragoman.core.jobs import JobState
 from dragoman.core.rate_limits import NO_LIMITS, Allowances
@@ -83,13 +84,14 @@ class EventBroker:
 
     async def poll_remote_jobs(self, runs_here: Callable[[int], bool]) -> None:
         """Poll for changes of subscribed jobs that do not run here, until cancelled."""
-        while True:
+
+        async def poll() -> None:
             await self._has_subscribers.wait()
             remote = [number for number in self._topics if not runs_here(number)]
             if remote:
-                with contextlib.suppress(Overloaded):
-                    self._notify_changed(remote, await self._read_thread.run(self._reader.states, remote))
-            await asyncio.sleep(REMOTE_POLL_SECONDS)
+                self._notify_changed(remote, await self._read_thread.run(self._reader.states, remote))
+
+        await repeat("poll of remote jobs", poll, REMOTE_POLL_SECONDS)
 
     def subscribe(self, snapshot: JobSnapshot) -> "JobStream":
         """Return the stream of the job's events."""

@@ -9,6 +9,7 @@ import structlog
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.background_tasks import RoundErrors
 from dragoman.core.errors import Overloaded
 from dragoman.jobs.webhooks.message import DeliveryResult
 from dragoman.jobs.webhooks.options import WebhookOptions
@@ -58,14 +59,16 @@ class WebhookDispatcher:
             await asyncio.to_thread(self._thread.close)
 
     async def _send_loop(self) -> None:
+        errors = RoundErrors("webhook poll")
         while True:
             self._slot_freed.clear()
             try:
                 await self._poll()
+                errors.succeed()
             except Overloaded:  # Due messages stay due.
                 pass
             except Exception:  # noqa: BLE001 - if this loop ended, no message would be sent any more
-                _log.exception("webhook_poll_failed")
+                errors.fail()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._poll_seconds):
                     await self._slot_freed.wait()

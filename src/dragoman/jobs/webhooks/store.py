@@ -47,7 +47,7 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WebhookStore:
-    """The stored messages. Every method raises database.transient_errors; then nothing is known to have happened."""
+    """The stored messages. Every method raises DatabaseUnavailable; then nothing is known to have happened."""
 
     def __init__(self, database: Database, schedule: RetrySchedule, limits: DeliveryLimits) -> None:
         self._database = database

@@ -4,10 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import Collection
 
-import structlog
-
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.adapters import metrics_label
+from dragoman.core.background_tasks import RoundErrors, repeat
 from dragoman.core.errors import Overloaded
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.storage.reader import JobReader
@@ -25,8 +24,6 @@ _MIN_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 5.0
 
 _REQUEUE_TIMEOUT_SECONDS = 5.0
 """How long `run` waits at its end until the jobs are requeued. Otherwise others find them when the leases expire."""
-
-_log = structlog.get_logger(__name__)
 
 
 class JobRunner:
@@ -61,6 +58,7 @@ class JobRunner:
             pause=self._pause,
         )
         self._attempts: dict[int, RunningAttempt] = {}
+        self._renewed_at = 0.0
         self._paused_until: dict[str, float] = {}
         self._rotation = 0
         self._stopping = asyncio.Event()
@@ -94,7 +92,9 @@ class JobRunner:
 
     async def run(self) -> None:
         """Claim and run jobs until `stop`, and then requeue the running ones."""
-        loops = [asyncio.create_task(loop) for loop in (self._flush_loop(), self._renew_loop())]
+        self._renewed_at = asyncio.get_running_loop().time()
+        renewals = repeat("renewal of leases", self._renew, RENEW_SECONDS)
+        loops = [asyncio.create_task(loop) for loop in (self._flush_loop(), renewals)]
         try:
             await self._claim_loop()
             await self._requeue_all()
@@ -104,14 +104,16 @@ class JobRunner:
             await asyncio.wait(loops)
 
     async def _claim_loop(self) -> None:
+        errors = RoundErrors("queue poll")
         while not self._stopping.is_set():
             self._wake_event.clear()
             try:
                 await self._poll()
+                errors.succeed()
             except Overloaded:
                 await asyncio.sleep(_MIN_PAUSE_SECONDS)
             except Exception:  # noqa: BLE001 - if this loop ended, jobs would wait for ever
-                _log.exception("queue_poll_failed")
+                errors.fail()
                 await asyncio.sleep(_MIN_PAUSE_SECONDS)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(POLL_SECONDS):
@@ -171,19 +173,16 @@ class JobRunner:
             for attempt in await self._flusher.flush(dirty):
                 self._remove(attempt)
 
-    async def _renew_loop(self) -> None:
+    async def _renew(self) -> None:
+        leases = [attempt.job.lease for attempt in self._attempts.values()]
         clock = asyncio.get_running_loop().time
-        renewed = clock()
-        while True:
-            await asyncio.sleep(RENEW_SECONDS)
-            leases = [attempt.job.lease for attempt in self._attempts.values()]
-            try:
-                if leases:
-                    self.drop(await self._thread.run(self._store.renew, leases))
-                renewed = clock()
-            except Overloaded:
-                if clock() - renewed > LEASE_SECONDS:
-                    self.drop(list(self._attempts))  # Other processes may run them by now.
+        try:
+            if leases:
+                self.drop(await self._thread.run(self._store.renew, leases))
+            self._renewed_at = clock()
+        finally:
+            if clock() - self._renewed_at > LEASE_SECONDS:
+                self.drop(list(self._attempts))  # Other processes may run them by now.
             for attempt in self._attempts.values():
                 self._flusher.mark_dirty(attempt)
 

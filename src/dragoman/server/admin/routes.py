@@ -59,7 +59,7 @@ def _endpoint(
                 query=_query(route, request),
                 models=_model_states(catalog),
             )
-            return _json(await thread.run(route.handler, admin_request))
+            return _json(await thread.run_slow(route.handler, admin_request))
         except DragomanError as error:
             return error_response(_ADMIN_ERRORS.render(error), {})
         except (AccountNotFound, KeyNotFound) as error:

@@ -6,6 +6,7 @@ change gets a new number.
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import msgspec
 from sqlalchemy import Connection, insert, inspect, select
@@ -19,6 +20,7 @@ from dragoman.accounts.database.migrations import (
     m0005_adapters,
 )
 from dragoman.accounts.database.tables import schema_migrations
+from dragoman.accounts.private_files import create_private_file
 
 _UPGRADE_LOCK_ID = 0x6472_6167_6F6D_616E
 """The key of PostgreSQL's advisory lock for upgrades: "dragoman" in ASCII."""
@@ -67,9 +69,11 @@ MIGRATIONS = (
 
 
 def migration_status(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> MigrationStatus:
-    """Return the applied and the pending migrations."""
-    with database.read() as connection:
-        applied = _applied(connection)
+    """Return the applied and the pending migrations. A missing file of SQLite has none."""
+    applied: dict[int, str] = {}
+    if not database.is_sqlite or Path(database.path).exists():
+        with database.read() as connection:
+            applied = _applied(connection)
     known = {migration.number for migration in migrations}
     return MigrationStatus(
         tuple(sorted(applied.items())),
@@ -79,7 +83,12 @@ def migration_status(database: Database, migrations: tuple[Migration, ...] = MIG
 
 
 def upgrade(database: Database, migrations: tuple[Migration, ...] = MIGRATIONS) -> list[str]:
-    """Apply all pending migrations and return their names. Raises DatabaseTooNew."""
+    """Apply all pending migrations and return their names. Creates a missing file of SQLite.
+
+    Raises DatabaseTooNew, DatabaseUnavailable, and OSError for the file.
+    """
+    if database.is_sqlite:
+        create_private_file(Path(database.path))
     return [migration.name for migration in migrations if _apply(database, migration, migrations)]
 
 
@@ -95,6 +104,7 @@ def require_current(database: Database) -> None:
 def _apply(database: Database, migration: Migration, migrations: tuple[Migration, ...]) -> bool:
     with database.write() as connection:
         if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL lock_timeout = 0")  # Another process's upgrade may take long.
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_UPGRADE_LOCK_ID})")
         connection.exec_driver_sql(_CREATE_MIGRATIONS_TABLE)
         applied = _applied(connection)
