@@ -14,6 +14,7 @@ from dragoman.accounts.administration.accounts import create_account
 from dragoman.accounts.administration.keys import create_key
 from dragoman.accounts.administration.prices import set_price
 from dragoman.core.adapters import Adapter, AdapterSource
+from dragoman.jobs.values.options import QueueOptions
 from tests.conformance.test_access import OPEN_PATHS, ROUTES
 from tests.support.apps import client_of
 from tests.support.dialects.clients import DIALECT_CLIENTS
@@ -205,6 +206,21 @@ async def test_only_an_account_that_can_pay_may_register_an_adapter(tenants: Ten
     poor = tenants.others["an account without balance"]
     assert (await register(poor, "mine")).status_code == 402
     assert await list_models(poor) == ["echo", SHARED]
+
+
+async def test_an_account_with_its_share_of_the_queue_is_told_to_come_later_and_others_are_not(
+    harness: HttpQueueHarness,
+) -> None:
+    options = QueueOptions(concurrency=0, max_queued_jobs_per_owner=1)
+    async with harness.server(options=options) as server, client_of(server.app, key=harness.other_secret) as other:
+        for client in (server.client, other):
+            statuses = []
+            for _ in range(2):
+                response = await client.post("/v1/chat/completions", json=chat("echo"), headers=RESPOND_ASYNC)
+                statuses.append(response.status_code)
+            assert statuses == [202, 429]
+            assert int(response.headers["retry-after"]) > 0
+            assert response.json()["error"]["message"]
 
 
 async def test_metrics_show_no_adapter_of_a_client(tenants: Tenants) -> None:

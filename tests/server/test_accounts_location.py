@@ -21,7 +21,7 @@ def test_without_a_database_there_are_no_accounts() -> None:
 
 
 def test_the_default_file_is_in_the_data_directory_with_its_journals_beside_it(data: Path) -> None:
-    location = accounts_location(AccountsSettings("sqlite"))
+    location = accounts_location(AccountsSettings(database="sqlite"))
     assert location is not None
     assert location == (f"sqlite:///{data}/accounts.db", data / "accounts.db.journals")
     for _ in range(2):
@@ -34,14 +34,14 @@ def test_the_default_file_is_in_the_data_directory_with_its_journals_beside_it(d
 
 def test_postgresql_urls_that_differ_in_more_than_the_password_have_journals_of_their_own(data: Path) -> None:
     urls = ["postgresql://u:one@h/a", "postgresql://u:two@h/a", "postgresql://u:one@h/b"]
-    locations = [accounts_location(AccountsSettings(url)) for url in urls]
+    locations = [accounts_location(AccountsSettings(database=url)) for url in urls]
     first, second, third = [location.journal_dir for location in locations if location is not None]
     assert first == second != third
     assert first.parent == data / "journals"
 
 
 def test_the_settings_can_place_the_journals(data: Path) -> None:
-    location = accounts_location(AccountsSettings("sqlite:///a.db", journal_dir="elsewhere"))
+    location = accounts_location(AccountsSettings(database="sqlite:///a.db", journal_dir="elsewhere"))
     assert location is not None
     assert location.journal_dir == Path("elsewhere").absolute()
 
@@ -49,11 +49,11 @@ def test_the_settings_can_place_the_journals(data: Path) -> None:
 @pytest.mark.parametrize("url", ["nonsense", "mysql://h/a", "sqlite://"])
 def test_an_invalid_database_url_is_reported_without_its_password(url: str) -> None:
     with pytest.raises(AccountsUnavailable, match=r"^accounts\.database: "):
-        accounts_location(AccountsSettings(url))
+        accounts_location(AccountsSettings(database=url))
 
 
 def test_existing_files_are_closed_to_other_users_with_one_log_line(data: Path) -> None:
-    location = accounts_location(AccountsSettings("sqlite"))
+    location = accounts_location(AccountsSettings(database="sqlite"))
     assert location is not None
     location.prepare()
     for path in (data, location.journal_dir, data / "accounts.db", location.journal_dir / "old"):
@@ -84,4 +84,4 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path: Path, content: bytes) -> N
 def test_a_user_without_a_home_directory_has_no_default_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", "~nobody-of-this-name")
     with pytest.raises(AccountsUnavailable, match="XDG_DATA_HOME"):
-        accounts_location(AccountsSettings("sqlite"))
+        accounts_location(AccountsSettings(database="sqlite"))

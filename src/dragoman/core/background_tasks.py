@@ -1,6 +1,7 @@
 """Loops that go on whatever happens in one of their rounds."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 import structlog
@@ -29,11 +30,16 @@ class RoundErrors:
             _log.exception("background_task_failed", task=self._task)
 
 
-async def repeat(task: str, run_round: Callable[[], Awaitable[object]], pause_seconds: float) -> None:
-    """Pause and run a round, again and again, until cancelled. A round that raises ends nothing but itself."""
+async def repeat(
+    task: str, run_round: Callable[[], Awaitable[object]], pause_seconds: float, *, early: asyncio.Event | None = None
+) -> None:
+    """Pause and run a round, again and again, until cancelled. A round that raises ends nothing but itself.
+
+    `early` ends a pause. The round clears it.
+    """
     errors = RoundErrors(task)
     while True:
-        await asyncio.sleep(pause_seconds)
+        await _pause(pause_seconds, early)
         try:
             await run_round()
         except Overloaded:
@@ -42,3 +48,12 @@ async def repeat(task: str, run_round: Callable[[], Awaitable[object]], pause_se
             errors.fail()
         else:
             errors.succeed()
+
+
+async def _pause(seconds: float, early: asyncio.Event | None) -> None:
+    if early is None:
+        await asyncio.sleep(seconds)
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await early.wait()

@@ -128,8 +128,8 @@ class QueueService(GenerationService, Protocol):
     async def submit(self, draft: JobDraft, caller: Caller) -> Job:
         """Admit the request and queue it. The returned job survives a loss of power.
 
-        Raises Overloaded when the queue is full or cannot be used, IdempotencyConflict, and what `generate` raises for
-        a request that may not run.
+        Raises Overloaded when the queue is full or cannot be used, Limited when the owner's share of it is full,
+        IdempotencyConflict, and what `generate` raises for a request that may not run.
         """
         ...
 

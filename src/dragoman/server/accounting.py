@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from dragoman.accounts.database.idempotency_keys import DEFAULT_MAX_BYTES
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.operations import KeyLookup
@@ -17,8 +18,14 @@ from dragoman.gateway.ledger_connection import AccountsOptions, LedgerConnection
 class AccountingServices:
     """Admission and billing, stored responses, and a thread for all other use of the database."""
 
-    def __init__(self, options: AccountsOptions, *, max_response_bytes: int = MAX_RESPONSE_BYTES) -> None:
-        """Responses of more than `max_response_bytes` are not stored."""
+    def __init__(
+        self,
+        options: AccountsOptions,
+        *,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        max_stored_response_bytes: int = DEFAULT_MAX_BYTES,
+    ) -> None:
+        """Responses of more than `max_response_bytes` are not stored. All stored ones together have a limit too."""
         self._database = options.database
         process_id = new_process_id()
         self._connection = connection = LedgerConnection(options, process_id)
@@ -26,7 +33,10 @@ class AccountingServices:
         self.admission = LedgerAdmission(connection, self.authenticator)
         self.database_thread = DatabaseThread(options.database)
         self.idempotency_store = DatabaseIdempotencyStore(
-            self.database_thread, process_id, max_response_bytes=max_response_bytes
+            self.database_thread,
+            process_id,
+            max_response_bytes=max_response_bytes,
+            max_bytes=max_stored_response_bytes,
         )
 
     @contextlib.asynccontextmanager

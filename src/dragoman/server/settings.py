@@ -67,7 +67,7 @@ class EchoSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tokens of prompt and completion together."""
 
 
-class AccountsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AccountsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Prepaid accounts. The table alone, without `database`, means `database = "sqlite"`."""
 
     database: Text | None = None
@@ -81,6 +81,9 @@ class AccountsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     generate."""
     timeout_seconds: PositiveSeconds = 5.0
     """Time that a request waits for its admission before it is refused."""
+    max_stored_response_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024 * 1024
+    """Size of all responses stored for an `Idempotency-Key`. Above it, the accounts with the most stored lose their
+    oldest."""
 
 
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -128,12 +131,18 @@ class QueueSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Jobs that each worker runs at the same time. 0: workers accept jobs and run none."""
     max_queued_jobs: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 100_000
     """Jobs of all models together that may wait. Further ones are rejected."""
+    max_queued_jobs_per_account: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 25_000
+    """Jobs that may wait of one account, or without accounts of one key."""
+    max_queued_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024 * 1024
+    """Size of all waiting jobs together. Further ones are rejected."""
+    max_queued_bytes_per_account: Annotated[int, Meta(ge=0)] = 256 * 1024 * 1024
+    """Size of the waiting jobs of one account, or without accounts of one key."""
     client_wait_seconds: PositiveSeconds = 600.0
     """Time after which a job that has not started fails, if its client holds the connection."""
     result_ttl_hours: Annotated[float, Meta(gt=0)] = 24.0
     """Time that results are kept after the end of the job."""
     max_result_bytes: Annotated[int, Meta(ge=0)] = 1024 * 1024 * 1024
-    """Size of all results together. Above it, the oldest are deleted."""
+    """Size of all results together. Above it, the accounts with the most stored lose their oldest."""
     webhook_secret: Text | None = None
     """`whsec_` and 24 to 64 bytes in base64, which sign the webhooks. Not set: webhooks are off."""
     webhook_allow_http: bool = False

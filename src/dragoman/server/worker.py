@@ -137,7 +137,7 @@ def main() -> int:
             max_bytes=settings.max_adapter_bytes,
         ),
         allow_adapter_registration=allows_adapter_registration(settings, has_accounts=options.requires_account_key),
-        accounting=AccountingServices(accounts) if accounts is not None and options.requires_account_key else None,
+        accounting=_accounting(options, accounts),
         admin_keys=StaticKeyAuthenticator(options.admin_labels),
         queue=_job_queue(settings.queue, accounts),
         ready_timeout_seconds=settings.supervision.ready_timeout_seconds,
@@ -192,6 +192,13 @@ def _admission(accounts: AccountsOptions | None) -> UnmeteredAdmission:
     if accounts is None:
         return UNMETERED_ADMISSION
     return UsageRecordingAdmission(msgspec.structs.replace(accounts, timeout_seconds=_RECORD_TIMEOUT_SECONDS))
+
+
+def _accounting(options: WorkerOptions, accounts: AccountsOptions | None) -> AccountingServices | None:
+    if accounts is None or not options.requires_account_key:
+        return None
+    limit = options.settings.accounts.max_stored_response_bytes
+    return AccountingServices(accounts, max_stored_response_bytes=limit)
 
 
 def allows_adapter_registration(settings: Settings, *, has_accounts: bool) -> bool:

@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from sqlalchemy import delete, func, insert, select
 
+from dragoman.accounts.administration.accounts import create_account
+from dragoman.accounts.administration.keys import create_key
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.idempotency_keys import (
     RETENTION_MILLISECONDS,
+    ROW_BYTES,
     IdempotencyKeyTable,
     IdempotencyRow,
     key_state,
@@ -22,6 +25,7 @@ from dragoman.accounts.database.idempotency_keys import (
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.database.tables import idempotent_requests, processes
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
+from dragoman.core.context import key_digest
 from dragoman.core.idempotency import (
     Acquired,
     IdempotencyState,
@@ -312,3 +316,27 @@ class IdempotencyMachine(RuleBasedStateMachine):
 
 TestProcesses = IdempotencyMachine.TestCase
 TestProcesses.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+def test_above_the_limit_the_accounts_with_the_most_stored_lose_their_oldest_responses(database: Database) -> None:
+    register(database, 1)
+    greedy, modest = (create_account(database, name).id for name in ("greedy", "modest"))
+    first_key, second_key = (key_digest(create_key(database, greedy).secret) for _ in range(2))
+    other_key = key_digest(create_key(database, modest).secret)
+    size = 10_000
+    sent = [(owner, number) for number in range(4) for owner in (first_key, second_key)]
+    sent[4:4] = [(other_key, 0), (other_key, 1)]
+    table = IdempotencyKeyTable(database, 1, max_bytes=5 * size + len(sent) * 2 * ROW_BYTES)
+    requests = [IdempotentRequest(owner, f"{number}", "fingerprint") for owner, number in sent]
+    for moment, request in enumerate(requests):
+        assert table.claim(request, moment) == Acquired(moment)
+        assert table.store(request, moment, StoredResponse(200, (), bytes(size)))
+        with database.write() as connection:
+            row = idempotent_requests.update().where(idempotent_requests.c.id == row_id(request))
+            connection.execute(row.values(ended_at=idempotent_requests.c.ended_at - 1000 + moment))
+    assert table.sweep(()) == 5
+    with database.read() as connection:
+        stored = set(connection.execute(select(idempotent_requests.c.id)).scalars())
+    kept = [(other_key, 0), (other_key, 1), *sent[-3:]]
+    assert stored == {row_id(request) for request, owner in zip(requests, sent, strict=True) if owner in kept}
+    assert table.sweep(()) == 0

@@ -85,6 +85,20 @@ async def test_the_sweep_releases_claims_whose_release_failed(accounting: Accoun
         assert await accounting.idempotency_store.claim(REQUEST) == RESPONSE
 
 
+async def test_responses_above_the_limit_do_not_wait_for_the_next_sweep(path: Path, tmp_path: Path) -> None:
+    options = AccountsOptions(
+        database=Database(f"sqlite:///{path}"), journals=tmp_path / "journals", transport=LedgerThread
+    )
+    accounting = AccountingServices(options, max_stored_response_bytes=0)
+    async with accounting.opened():
+        store = accounting.idempotency_store
+        await store.store(REQUEST, await acquire(store), RESPONSE)
+        async with asyncio.timeout(TEST_TIMEOUT_SECONDS):
+            while isinstance(state := await store.claim(REQUEST), StoredResponse):
+                pass  # Each claim waits for the database's thread, as the sweep does.
+    assert isinstance(state, Acquired)
+
+
 async def test_the_claim_of_a_cancelled_caller_is_released(accounting: AccountingServices) -> None:
     async with accounting.opened():
         claiming = asyncio.create_task(accounting.idempotency_store.claim(REQUEST))

@@ -1,6 +1,8 @@
 """An accepted job is stored with its hold and its Idempotency-Key; a rejected one leaves no rows."""
 
 import asyncio
+import random
+import string
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,14 @@ from sqlalchemy import func, insert, select
 from dragoman.accounts.administration.keys import KeyRules
 from dragoman.accounts.database.idempotency_keys import IdempotencyKeyTable
 from dragoman.accounts.database.tables import holds, idempotent_requests, job_requests, jobs, processes
-from dragoman.core.errors import IdempotencyConflict, InsufficientBalance, ModelNotFound, Overloaded, Unauthenticated
+from dragoman.core.errors import (
+    IdempotencyConflict,
+    InsufficientBalance,
+    Limited,
+    ModelNotFound,
+    Overloaded,
+    Unauthenticated,
+)
 from dragoman.core.idempotency import Acquired, IdempotentRequest, RequestMismatch, StoredResponse
 from dragoman.jobs.values.options import QueueOptions
 from tests.support.jobs.queue_harness import ACCEPT_ONLY, QueueHarness, queue_server, text_of, wait_until
@@ -59,6 +68,39 @@ async def test_a_full_queue_rejects_submissions(harness: QueueHarness, journals:
         await server.cancel(first.id)
         await asyncio.sleep(0.11)  # A full queue is not counted again before this.
         await server.submit("Hello")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        QueueOptions(concurrency=0, max_queued_jobs_per_owner=2),
+        QueueOptions(concurrency=0, max_queued_bytes_per_owner=5_000),
+    ],
+)
+async def test_an_owner_with_its_share_of_the_queue_leaves_the_rest_to_others(
+    harness: QueueHarness, journals: Path, options: QueueOptions
+) -> None:
+    _, other = harness.new_account("other")
+    text = string.ascii_letters + random.Random(0).randbytes(500).hex()
+    async with queue_server(harness, journals, options=options) as server:
+        first, _ = [await server.submit(text) for _ in range(2)]
+        with pytest.raises(Limited, match=r"You have 2 requests of \d+ bytes waiting") as caught:
+            await server.submit(text)
+        assert caught.value.retry_after > 0
+        for _ in range(2):
+            await server.submit(text, key=other)
+        assert count_rows(harness) == [4, 4, 4, 0]
+        await server.cancel(first.id)
+        await asyncio.sleep(0.11)  # A full share is not counted again before this.
+        await server.submit(text)
+
+
+async def test_the_queue_is_full_of_bytes_too(harness: QueueHarness, journals: Path) -> None:
+    options = QueueOptions(concurrency=0, max_queued_bytes=5_000)
+    async with queue_server(harness, journals, options=options) as server:
+        await server.submit(random.Random(0).randbytes(1000).hex())
+        with pytest.raises(Overloaded, match="full"):
+            await server.submit(random.Random(1).randbytes(1000).hex())
 
 
 async def test_the_same_request_with_the_same_key_is_the_same_job(harness: QueueHarness, journals: Path) -> None:

@@ -69,3 +69,21 @@ async def test_the_bytes_of_a_job_are_the_bytes_of_its_count_jobs(harness: Queue
         request = connection.execute(select(job_requests).where(job_requests.c.job == row.number)).one()
         events = connection.execute(select(job_events.c.payload).where(job_events.c.job == row.number)).scalars()
         assert row.bytes == len(request.requests) + len(request.form) + sum(map(len, events))
+
+
+async def test_above_the_byte_limit_the_owners_with_the_most_stored_lose_their_oldest(
+    harness: QueueHarness, journals: Path
+) -> None:
+    _, other = harness.new_account("other")
+    async with queue_server(harness, journals) as server:
+        modest = await server.submit("x", key=other)
+        await server.read(modest.id, key=other)
+        greedy = [await server.submit("x") for _ in range(4)]
+        for job in greedy:
+            await server.read(job.id)
+    for age, job in enumerate((*reversed(greedy), modest)):
+        harness.update_job(job.id, ended_at=harness.job_row(job.id).ended_at - age * 1000, bytes=1000)
+    retention = Retention(harness.database, QueueOptions(max_result_bytes=3500))
+    assert [retention.sweep(), retention.sweep()] == [2, 0]
+    for job in (modest, *greedy[2:]):
+        assert harness.job_row(job.id).state == "finished"

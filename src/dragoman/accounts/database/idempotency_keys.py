@@ -5,15 +5,17 @@ machine by their journals, on others by their heartbeats. A claim that was taken
 """
 
 import hashlib
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.tables import idempotent_requests, processes
+from dragoman.accounts.database.shares import excess_by_owner
+from dragoman.accounts.database.tables import idempotent_requests, keys, processes
 from dragoman.core.idempotency import (
     Acquired,
     IdempotencyState,
@@ -29,7 +31,12 @@ RETENTION_MILLISECONDS = 24 * 3600 * 1000
 
 _SWEEP_BATCH_SIZE = 500
 
-_RESPONSE_COLUMNS = ("ended_at", "status", "headers", "body")
+DEFAULT_MAX_BYTES = 2**30
+
+ROW_BYTES = 512
+"""What a row takes up besides its response, with its entries in the indexes."""
+
+_RESPONSE_COLUMNS = ("ended_at", "status", "headers", "body", "bytes")
 """Columns that are NULL while a request runs."""
 
 
@@ -47,6 +54,10 @@ class IdempotencyRow(NamedTuple):
     body: bytes | None
     job_id: str | None
     """The job of a queued request. The row is deleted together with its job."""
+    owner: str | None
+    """The digest of the key that sent the request."""
+    bytes: int | None
+    """What the row takes up once it has ended."""
 
 
 def key_state(row: IdempotencyRow | None, fingerprint: str, now: int, *, alive: bool) -> IdempotencyState | None:
@@ -71,10 +82,14 @@ def key_state(row: IdempotencyRow | None, fingerprint: str, now: int, *, alive: 
 class IdempotencyKeyTable:
     """One process's access to the keys, usable from any thread. Methods raise DatabaseUnavailable."""
 
-    def __init__(self, database: Database, process_id: int) -> None:
-        """Claims belong to `process_id`, which must stay registered (recovery.py) as long as they do."""
+    def __init__(self, database: Database, process_id: int, max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        """Claims belong to `process_id`, which must stay registered (recovery.py) as long as they do.
+
+        `max_bytes` is the limit for all responses together.
+        """
         self._database = database
         self._process_id = process_id
+        self._max_bytes = max_bytes
 
     def claim(self, request: IdempotentRequest, token: int) -> IdempotencyState:
         """Claim the request under `token`, or return its state if it cannot be claimed."""
@@ -86,10 +101,11 @@ class IdempotencyKeyTable:
     def store(self, request: IdempotentRequest, token: int, response: StoredResponse | None) -> bool:
         """Store the response, None if it is too large. Return False if the claim was lost."""
         with self._database.write() as connection:
-            values: dict[str, Any] = {"ended_at": self._database.now(connection).wall}
+            values: dict[str, Any] = {"ended_at": self._database.now(connection).wall, "bytes": ROW_BYTES}
             if response is not None:
                 headers = msgspec.json.encode(response.headers).decode()
-                values |= {"status": response.status, "headers": headers, "body": response.body}
+                size = ROW_BYTES + len(headers) + len(response.body)
+                values |= {"status": response.status, "headers": headers, "body": response.body, "bytes": size}
             own_claim = idempotent_requests.c.token == token, idempotent_requests.c.ended_at.is_(None)
             statement = update(idempotent_requests).where(idempotent_requests.c.id == row_id(request), *own_claim)
             return bool(connection.execute(statement.values(**values)).rowcount)
@@ -102,7 +118,9 @@ class IdempotencyKeyTable:
             connection.execute(delete(idempotent_requests).where(*claim))
 
     def sweep(self, live_tokens: Collection[int]) -> int:
-        """Delete expired responses and abandoned claims, a bounded number of each, and return how many.
+        """Delete expired responses, those above the limit and abandoned claims, a bounded number of each.
+
+        Returns how many. Above the limit, the accounts with the most stored lose their oldest responses.
 
         `live_tokens` are the tokens of this process's claims, including those that are just being made.
         """
@@ -119,7 +137,19 @@ class IdempotencyKeyTable:
                 swept += connection.execute(
                     delete(idempotent_requests).where(column.id.in_(chosen), condition)
                 ).rowcount
-            return swept
+            return swept + self._evict(connection)
+
+    def _evict(self, connection: Connection) -> int:
+        """Delete the oldest responses of the accounts that take up more than their share of the limit."""
+        owners = _stored_by_owner(connection)
+        stored: Counter[int | str | None] = Counter()
+        for row in owners:
+            stored[row.account_id or row.owner] += row.bytes
+        evicted = 0
+        for account, excess in excess_by_owner(stored, self._max_bytes).items():
+            own = [row.owner for row in owners if (row.account_id or row.owner) == account]
+            evicted += _delete_oldest(connection, own, excess)
+        return evicted
 
     def _claim(self, request: IdempotentRequest, token: int) -> IdempotencyState:
         try:
@@ -130,7 +160,8 @@ class IdempotencyKeyTable:
                     return found
                 now = self._database.now(connection).wall
                 claim = {"token": token, "process_id": self._process_id, "claimed_at": now}
-                values = {"fingerprint": request.fingerprint, **claim, **dict.fromkeys(_RESPONSE_COLUMNS)}
+                values = {"fingerprint": request.fingerprint, "owner": request.owner, **claim}
+                values |= dict.fromkeys(_RESPONSE_COLUMNS)
                 if row is None:
                     connection.execute(insert(idempotent_requests).values(id=row_id(request), **values))
                 else:
@@ -150,6 +181,29 @@ class IdempotencyKeyTable:
     ) -> IdempotencyState | None:
         now = self._database.now(connection).wall
         return key_state(row, request.fingerprint, now, alive=row is not None and _is_alive(connection, row.process_id))
+
+
+def _stored_by_owner(connection: Connection) -> Sequence[Row[Any]]:
+    """Return the bytes of the responses of each owner, and the account of its key."""
+    column = idempotent_requests.c
+    size = func.coalesce(func.sum(column.bytes), 0).label("bytes")
+    stored = select(column.owner, size).where(column.ended_at.is_not(None)).group_by(column.owner).subquery()
+    query = select(stored.c.owner, stored.c.bytes, keys.c.account_id)
+    return connection.execute(query.select_from(stored.outerjoin(keys, keys.c.digest == stored.c.owner))).all()
+
+
+def _delete_oldest(connection: Connection, owners: Sequence[str], excess: int) -> int:
+    """Delete the oldest responses of the owners, of at least `excess` bytes, but not more than a batch of them."""
+    column = idempotent_requests.c
+    query = select(column.id, column.bytes).where(column.owner.in_(owners), column.ended_at.is_not(None))
+    chosen: list[str] = []
+    for row in connection.execute(query.order_by(column.ended_at).limit(_SWEEP_BATCH_SIZE)):
+        if excess <= 0:
+            break
+        chosen.append(row.id)
+        excess -= row.bytes or 0
+    statement = delete(idempotent_requests).where(column.id.in_(chosen), column.ended_at.is_not(None))
+    return connection.execute(statement).rowcount
 
 
 def _is_alive(connection: Connection, process_id: int) -> bool:

@@ -171,10 +171,12 @@ idempotent_requests = Table(
     Column("headers", String),
     Column("body", LargeBinary),
     Column("job_id", String),
+    Column("owner", String),
+    Column("bytes", BigInteger),
 )
 """A row for each Idempotency-Key of a caller. The request runs until `ended_at`; a NULL status then means that the
 response was too large to be stored. `headers` is a JSON list of pairs. The row of a queued request has a `job_id` and
-never ends."""
+never ends. `owner` is the digest of the key that sent the request, `bytes` what the row takes up once it has ended."""
 
 jobs = Table(
     "jobs",

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import structlog
 
-from dragoman.accounts.database.idempotency_keys import IdempotencyKeyTable
+from dragoman.accounts.database.idempotency_keys import DEFAULT_MAX_BYTES, ROW_BYTES, IdempotencyKeyTable
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.background_tasks import repeat
 from dragoman.core.errors import Overloaded
@@ -18,6 +18,9 @@ MAX_RESPONSE_BYTES = 1024 * 1024
 
 SWEEP_INTERVAL_SECONDS = 60.0
 
+_SWEEPS_PER_LIMIT = 16
+"""The limit of all responses may be exceeded by this part of it before the next sweep."""
+
 _log = structlog.get_logger(__name__)
 
 
@@ -25,12 +28,24 @@ class DatabaseIdempotencyStore:
     """Implements core.idempotency.IdempotencyStore. All processes that use the database share its responses."""
 
     def __init__(
-        self, thread: DatabaseThread, process_id: int, *, max_response_bytes: int = MAX_RESPONSE_BYTES
+        self,
+        thread: DatabaseThread,
+        process_id: int,
+        *,
+        max_response_bytes: int = MAX_RESPONSE_BYTES,
+        max_bytes: int = DEFAULT_MAX_BYTES,
     ) -> None:
-        """Claims belong to `process_id`, see accounts.database.idempotency_keys."""
+        """Claims belong to `process_id`, see accounts.database.idempotency_keys.
+
+        `max_response_bytes` is the limit for one body, `max_bytes` the one for all responses together.
+        """
         self._thread = thread
-        self._table = IdempotencyKeyTable(thread.database, process_id)
+        self._table = IdempotencyKeyTable(thread.database, process_id, max_bytes)
         self._max_response_bytes = max_response_bytes
+        self._max_unswept_bytes = max_bytes // _SWEEPS_PER_LIMIT
+        self._unswept_bytes = 0
+        """Bytes stored since the last sweep."""
+        self._must_sweep = asyncio.Event()
         self._claimed_tokens: set[int] = set()
         self._release_tasks: set[asyncio.Task[None]] = set()
 
@@ -53,6 +68,9 @@ class DatabaseIdempotencyStore:
         try:
             await self._thread.run(self._table.store, request, claim.token, response)
             self._claimed_tokens.discard(claim.token)
+            self._unswept_bytes += ROW_BYTES + (0 if response is None else len(response.body))
+            if self._unswept_bytes > self._max_unswept_bytes:
+                self._must_sweep.set()
         except Overloaded as error:
             # The client has waited for the response, not for its storage.
             _log.warning("idempotent_response_not_stored", error=error.message)
@@ -68,7 +86,8 @@ class DatabaseIdempotencyStore:
     @contextlib.asynccontextmanager
     async def sweeping(self) -> AsyncIterator[None]:
         """Within the block, regularly delete expired responses and orphaned claims."""
-        sweeper = asyncio.create_task(repeat("sweep of stored responses", self.sweep, SWEEP_INTERVAL_SECONDS))
+        rounds = repeat("sweep of stored responses", self.sweep, SWEEP_INTERVAL_SECONDS, early=self._must_sweep)
+        sweeper = asyncio.create_task(rounds)
         try:
             yield
         finally:
@@ -78,6 +97,8 @@ class DatabaseIdempotencyStore:
     async def sweep(self) -> int:
         """Delete them once and return how many there were. Raises Overloaded."""
         # The thread works in order: a token that is not in the set yet claims after the sweep.
+        self._unswept_bytes = 0
+        self._must_sweep.clear()
         return await self._thread.run(self._table.sweep, frozenset(self._claimed_tokens))
 
     async def _release(self, request: IdempotentRequest, claim: Acquired) -> None:

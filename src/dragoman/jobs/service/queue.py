@@ -54,7 +54,7 @@ class JobQueue:
             reader=self._reader,
             write_thread=self._write_thread,
             store=self._store,
-            max_waiting=options.max_queued_jobs,
+            options=options,
         )
         self._statistics = QueueStatistics(self._read_thread, self._reader, options.concurrency)
         self._retention = Retention(database, options)

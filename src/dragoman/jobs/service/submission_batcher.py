@@ -1,15 +1,18 @@
 """Group commit: concurrent submissions are accepted in one transaction and share one sync to disk."""
 
 import asyncio
+import math
 import time
+from collections import OrderedDict
 from typing import NamedTuple
 
 import structlog
 
 from dragoman.accounts.database.thread import DatabaseThread
-from dragoman.core.errors import Overloaded
-from dragoman.jobs.storage.reader import JobReader
+from dragoman.core.errors import Limited, Overloaded
+from dragoman.jobs.storage.reader import Backlog, JobReader
 from dragoman.jobs.storage.store import JobStore
+from dragoman.jobs.values.options import QueueOptions
 from dragoman.jobs.values.rows import AcceptedJob, Submission
 
 _MAX_BATCH = 100
@@ -21,6 +24,9 @@ _RETRY_SECONDS = 0.1
 _MAX_COUNT_AGE_SECONDS = 2.0
 _MIN_RECOUNT_SECONDS = 0.1
 """Waiting jobs are not counted for every submission, so other processes may exceed the limit in between."""
+
+_MAX_OWNERS = 10_000
+"""Owners whose waiting jobs are known. Those of others are counted for their next submission."""
 
 _FULL_RETRY_AFTER_SECONDS = 5
 
@@ -45,26 +51,27 @@ class SubmissionBatcher:
         reader: JobReader,
         write_thread: DatabaseThread,
         store: JobStore,
-        max_waiting: int,
+        options: QueueOptions,
     ) -> None:
-        """`max_waiting` limits the waiting jobs. `reader` is used on `read_thread`, `store` on `write_thread`."""
+        """`options` limits the waiting jobs. `reader` is used on `read_thread`, `store` on `write_thread`."""
         self._read_thread = read_thread
         self._reader = reader
         self._write_thread = write_thread
         self._store = store
-        self._max_waiting = max_waiting
-        self._waiting = 0
-        self._counted_at = 0.0
+        self._backlog = _CountedBacklog(Backlog(options.max_queued_jobs, options.max_queued_bytes))
+        self._owner_limit = Backlog(options.max_queued_jobs_per_owner, options.max_queued_bytes_per_owner)
+        self._owner_backlogs: OrderedDict[str, _CountedBacklog] = OrderedDict()
         self._pending: list[_PendingSubmission] = []
         self._send_task: asyncio.Task[None] | None = None
 
     async def accept(self, submission: Submission) -> AcceptedJob:
         """Store the submission and return its job.
 
-        Raises Overloaded if the queue is full or the database does not answer, IdempotencyConflict and what an
-        admission raises.
+        Raises Overloaded if the queue is full or the database does not answer, Limited if the owner's share of it is,
+        IdempotencyConflict and what an admission raises.
         """
-        await self._reserve_slot()
+        # Stored as it was sent and as it was decoded; compression makes it smaller, which the next count shows.
+        await self._reserve(submission.owner, 2 * len(submission.draft.stored_request.body))
         loop = asyncio.get_running_loop()
         pending = _PendingSubmission(submission, loop.create_future(), loop.time() + _SUBMIT_TIMEOUT_SECONDS)
         self._pending.append(pending)
@@ -77,15 +84,32 @@ class SubmissionBatcher:
         if self._send_task is not None:
             await asyncio.wait([self._send_task])
 
-    async def _reserve_slot(self) -> None:
-        age = time.monotonic() - self._counted_at
-        full = self._waiting >= self._max_waiting
-        if age > (_MIN_RECOUNT_SECONDS if full else _MAX_COUNT_AGE_SECONDS):
-            self._counted_at = time.monotonic()
-            self._waiting = await self._read_thread.run(self._reader.count_waiting)
-        if self._waiting >= self._max_waiting:
-            raise Overloaded(f"The queue is full: {self._waiting} requests are waiting", _FULL_RETRY_AFTER_SECONDS)
-        self._waiting += 1
+    async def _reserve(self, owner: str, size: int) -> None:
+        """Count a job of `size` bytes. Raises Overloaded or Limited if there is no room for it."""
+        if not await self._has_room(self._backlog, size, None):
+            waiting = self._backlog.counted
+            message = f"The queue is full: {waiting.jobs} requests of {waiting.bytes} bytes are waiting"
+            raise Overloaded(message, _FULL_RETRY_AFTER_SECONDS)
+        if owner:  # Without keys all callers are one owner, which has nobody to share with.
+            own = self._owner_backlog(owner)
+            if not await self._has_room(own, size, owner):
+                message = f"You have {own.counted.jobs} requests of {own.counted.bytes} bytes waiting in the queue"
+                raise Limited(message, _FULL_RETRY_AFTER_SECONDS)
+            own.add(size)
+        self._backlog.add(size)
+
+    async def _has_room(self, backlog: "_CountedBacklog", size: int, owner: str | None) -> bool:
+        if backlog.is_outdated(size):
+            backlog.counted_at = time.monotonic()
+            backlog.counted = await self._read_thread.run(self._reader.backlog, owner)
+        return backlog.has_room(size)
+
+    def _owner_backlog(self, owner: str) -> "_CountedBacklog":
+        backlog = self._owner_backlogs.setdefault(owner, _CountedBacklog(self._owner_limit))
+        self._owner_backlogs.move_to_end(owner)
+        if len(self._owner_backlogs) > _MAX_OWNERS:
+            self._owner_backlogs.popitem(last=False)
+        return backlog
 
     async def _send(self) -> None:
         try:
@@ -112,6 +136,28 @@ class SubmissionBatcher:
         else:
             for pending, result in zip(batch, results, strict=True):
                 _resolve(pending, result)
+
+
+class _CountedBacklog:
+    """The waiting jobs of all owners or of one, counted now and then, and those that were added since."""
+
+    def __init__(self, limit: Backlog) -> None:
+        self.counted = Backlog()
+        self.counted_at = -math.inf
+        self._limit = limit
+
+    def has_room(self, size: int) -> bool:
+        """Whether a job of `size` bytes may be added."""
+        return self.counted.jobs < self._limit.jobs and self.counted.bytes + size <= self._limit.bytes
+
+    def is_outdated(self, size: int) -> bool:
+        """Whether the jobs must be counted before a job of `size` bytes is added or refused."""
+        age = time.monotonic() - self.counted_at
+        return age > (_MAX_COUNT_AGE_SECONDS if self.has_room(size) else _MIN_RECOUNT_SECONDS)
+
+    def add(self, size: int) -> None:
+        """Add a job."""
+        self.counted = Backlog(self.counted.jobs + 1, self.counted.bytes + size)
 
 
 def _resolve(pending: _PendingSubmission, result: AcceptedJob | Exception) -> None:

@@ -56,6 +56,13 @@ class ModelStatistics(NamedTuple):
     """Number of waiting jobs by priority."""
 
 
+class Backlog(NamedTuple):
+    """Waiting jobs, and their size in bytes."""
+
+    jobs: int = 0
+    bytes: int = 0
+
+
 class QueueDepth(NamedTuple):
     """How many jobs of one model wait and run."""
 
@@ -150,10 +157,15 @@ class JobReader:
             ).one()
         return PendingWork(bool(row.waiting), bool(row.abandoned or row.expired))
 
-    def count_waiting(self) -> int:
-        """Return how many jobs of all models wait."""
+    def backlog(self, owner: str | None = None) -> Backlog:
+        """Return how many jobs of all models wait. `owner`: only this owner's. None: those of all."""
+        query = select(func.count().label("jobs"), func.coalesce(func.sum(jobs.c.bytes), 0).label("bytes"))
+        query = query.select_from(jobs).where(jobs.c.state == QUEUED)
+        if owner is not None:
+            query = query.where(jobs.c.owner == owner)
         with self._database.read() as connection:
-            return connection.execute(select(func.count()).select_from(jobs).where(jobs.c.state == QUEUED)).scalar_one()
+            row = connection.execute(query).one()
+        return Backlog(row.jobs, int(row.bytes))
 
     def statistics(self, model: str) -> ModelStatistics:
         """Return the statistics of the model's jobs."""

@@ -1,10 +1,12 @@
 """Remove ended jobs that are too old, or that take up too much space together."""
 
+from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, func, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, select
 
 from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.shares import excess_by_owner
 from dragoman.accounts.database.tables import idempotent_requests, job_events, job_requests, jobs
 from dragoman.jobs.values.options import QueueOptions
 
@@ -23,29 +25,45 @@ class Retention:
         self._max_bytes = options.max_result_bytes
 
     def sweep(self) -> int:
-        """Remove a batch of jobs, oldest first: those that are too old, then those above the byte limit.
+        """Remove a batch of jobs, oldest first: those that are too old, or else those above the byte limit.
 
-        Returns how many jobs were removed.
+        Above the limit, the owners with the most stored lose their oldest jobs. Returns how many jobs were removed.
         """
         with self._database.read() as connection:
-            stored = connection.execute(select(func.sum(jobs.c.bytes)).where(jobs.c.ended_at.is_not(None))).scalar_one()
+            stored = {row.owner: int(row.bytes) for row in connection.execute(_stored_by_owner())}
         with self._database.write() as connection:
             cutoff = self._database.now(connection).wall - self._retention_milliseconds
-            excess = int(stored or 0) - self._max_bytes
-            removed: list[Row[Any]] = []
-            for row in _oldest(connection):
-                if row.ended_at > cutoff and excess <= 0:
-                    break
-                removed.append(row)
-                excess -= row.bytes
+            removed = _oldest(connection, jobs.c.ended_at <= cutoff, SWEEP_BATCH)
+            if not removed:
+                removed = _above_limit(connection, excess_by_owner(stored, self._max_bytes))
             _remove(connection, removed)
         return len(removed)
 
 
-def _oldest(connection: Connection) -> list[Row[Any]]:
+def _above_limit(connection: Connection, excess_bytes: Mapping[str, int]) -> list[Row[Any]]:
+    """Return a batch of the oldest jobs of each owner, of as many bytes as it has too many."""
+    removed: list[Row[Any]] = []
+    for owner, excess in excess_bytes.items():
+        if len(removed) >= SWEEP_BATCH:
+            break
+        for row in _oldest(connection, jobs.c.owner == owner, SWEEP_BATCH - len(removed)):
+            if excess <= 0:
+                break
+            removed.append(row)
+            excess -= row.bytes
+    return removed
+
+
+def _stored_by_owner() -> Select[Any]:
     column = jobs.c
-    query = select(column.number, column.id, column.ended_at, column.bytes).where(column.ended_at.is_not(None))
-    query = query.order_by(column.ended_at).limit(SWEEP_BATCH).with_for_update(skip_locked=True)
+    query = select(column.owner, func.sum(column.bytes).label("bytes"))
+    return query.where(column.ended_at.is_not(None)).group_by(column.owner)
+
+
+def _oldest(connection: Connection, condition: ColumnElement[bool], limit: int) -> list[Row[Any]]:
+    column = jobs.c
+    query = select(column.number, column.id, column.bytes).where(column.ended_at.is_not(None), condition)
+    query = query.order_by(column.ended_at).limit(limit).with_for_update(skip_locked=True)
     return list(connection.execute(query))
 
 

@@ -29,9 +29,15 @@ class QueueOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Jobs that this process runs concurrently. 0: it only accepts jobs."""
     max_queued_jobs: int = 100_000
     """Limit of waiting jobs, of all models together."""
+    max_queued_jobs_per_owner: int = 25_000
+    """Limit of one owner's waiting jobs. It does not hold where all callers are one owner, without keys."""
+    max_queued_bytes: int = 2**30
+    """Limit of the size of all waiting jobs together."""
+    max_queued_bytes_per_owner: int = 2**28
+    """Limit of the size of one owner's waiting jobs, as `max_queued_jobs_per_owner`."""
     client_wait_seconds: float = 600.0
     """A job whose client waits for it fails if it has not started within this time."""
     result_ttl_hours: float = 24.0
     """How long a job is kept after its end."""
     max_result_bytes: int = 2**30
-    """Limit of the size of all ended jobs together."""
+    """Limit of the size of all ended jobs together. Above it, the owners with the most stored lose their oldest."""

@@ -75,7 +75,7 @@ class Submission(NamedTuple):
     draft: JobDraft
     admission: Admission
     owner: str
-    """Owner of the job if no account pays for it."""
+    """Owner of the job; empty without accounts and keys."""
 
     @property
     def job_id(self) -> str:

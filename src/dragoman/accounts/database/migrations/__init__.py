@@ -18,6 +18,7 @@ from dragoman.accounts.database.migrations import (
     m0003_changes,
     m0004_jobs,
     m0005_adapters,
+    m0006_shares,
 )
 from dragoman.accounts.database.tables import schema_migrations
 from dragoman.accounts.private_files import create_private_file
@@ -65,6 +66,7 @@ MIGRATIONS = (
     Migration(3, "changes", m0003_changes.apply),
     Migration(4, "jobs", m0004_jobs.apply),
     Migration(5, "adapters", m0005_adapters.apply),
+    Migration(6, "shares", m0006_shares.apply),
 )
 
 
