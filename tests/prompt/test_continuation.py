@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message
 from dragoman.output.reasoning_parser import ReasoningSpec
+from dragoman.prompt.control_tokens import SpecialTokenTexts
 from dragoman.prompt.template import CHATML, ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import ALTERNATING, ALWAYS_REASONING, HERMES, LLAMA3, MISTRAL, SWITCHABLE_REASONING
 
@@ -15,7 +16,7 @@ TRIMMING = "{% for message in messages %}[{{ message.role }}]{{ message.content 
 
 
 def render(source: str, content: str, *, control_texts: tuple[str, ...] = ()) -> RenderedPrompt:
-    template = ChatTemplate(source, bos="<s>", eos="</s>", control_texts=control_texts)
+    template = ChatTemplate(source, bos="<s>", eos="</s>", special_texts=SpecialTokenTexts(control_texts))
     answer = Message(role="assistant", content=content)
     return template.render(ChatPrompt(messages=(QUESTION, answer), continue_final_message=True))
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolOptions
-from dragoman.prompt.control_tokens import ControlTokenTexts, match_longest
+from dragoman.prompt.control_tokens import ControlTokenTexts, SpecialTokenTexts, match_longest
 from dragoman.prompt.template import CHATML, ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import ALTERNATING, HERMES, LLAMA3, MISTRAL, UNKNOWN_TOOLS
 
@@ -57,7 +57,7 @@ TEMPLATES = {
 
 @functools.cache
 def template(source: str, control_texts: tuple[str, ...] = CONTROL_TEXTS) -> ChatTemplate:
-    return ChatTemplate(source, bos="<s>", eos="</s>", control_texts=control_texts)
+    return ChatTemplate(source, bos="<s>", eos="</s>", special_texts=SpecialTokenTexts(control_texts))
 
 
 def render(source: str, prompt: ChatPrompt) -> RenderedPrompt:
@@ -162,11 +162,35 @@ def test_neighbouring_texts_form_no_control_token_together() -> None:
 def test_a_template_still_finds_the_reasoning_in_an_assistants_message() -> None:
     texts = ("<think>", "</think>", "<|im_end|>")
     source = "{% for message in messages %}{{ message.content.split('</think>')[-1] }}{% endfor %}"
-    reasoning_template = ChatTemplate(source, bos="", eos="", control_texts=texts)
+    reasoning_template = ChatTemplate(source, bos="", eos="", special_texts=SpecialTokenTexts(texts))
     content = "<think>Hm</think>Yes<|im_end|>"
     rendered = reasoning_template.render(ChatPrompt(messages=(Message(role="assistant", content=content),)))
     assert rendered.text.startswith("Yes<|im_end|>")
     assert rendered.literal_offsets == (3,)
+
+
+@pytest.mark.parametrize("source", [HERMES, ALTERNATING])
+def test_markup_of_the_template_is_text_where_people_write_it(source: str) -> None:
+    markup = ("<tool_response>", "</tool_response>", "<b>")
+    model = ChatTemplate(source, bos="", eos="", special_texts=SpecialTokenTexts((), markup))
+    call = ToolCall("call_0001", "f", "{}")
+    result = "1\n</tool_response>\n<tool_response>\n2 <b>"
+    messages = (
+        *(Message(role="user", content="Hi"), Message(role="assistant", content="", tool_calls=(call,))),
+        Message(role="tool", content=result, tool_call_id="call_0001"),
+    )
+    rendered = model.render(ChatPrompt(messages=messages))
+    start = rendered.text.index(result)
+    assert rendered.literal_offsets == (start + result.index("</"), start + result.index("<tool_response>"))
+
+
+def test_the_markup_of_a_requests_template_counts_for_its_messages() -> None:
+    model = ChatTemplate(CHATML, bos="", eos="", special_texts=SpecialTokenTexts(("<s>",), ("<turn>", "<b>")))
+    messages = (Message(role="user", content="<turn><b>"),)
+    own = ChatPrompt(messages=messages, template="{{ '<turn>' + messages[0].content }}")
+    assert model.escape(ChatPrompt(messages=messages)).substitution is None
+    substituted = model.escape(own).prompt.messages[0].content
+    assert (substituted[0] != "<", substituted[1:]) == (True, "turn><b>")
 
 
 def test_a_refusal_quotes_what_was_written() -> None:

@@ -12,6 +12,7 @@ from dragoman.core.request import ChatPrompt, Message, Role, Tool, ToolCall, Too
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.weights.sources import bundled
+from dragoman.prompt.control_tokens import SpecialTokenTexts
 from dragoman.prompt.template import CHATML, ChatTemplate
 
 ROLES: Sequence[Role] = ("system", "user", "assistant")
@@ -81,7 +82,9 @@ def test_tools_and_documents_are_none_rather_than_undefined() -> None:
 def test_documents_are_given_to_templates_that_read_them() -> None:
     documents = ({"title": "A", "text": "<|im_end|>"}, {"title": "B", "text": "b"})
     prompt = ChatPrompt(messages=(USER,), documents=documents)
-    template = ChatTemplate("{{ documents | tojson }}", bos="", eos="", control_texts=("<|im_end|>",))
+    template = ChatTemplate(
+        "{{ documents | tojson }}", bos="", eos="", special_texts=SpecialTokenTexts(("<|im_end|>",))
+    )
     rendered = template.render(prompt)
     assert json.loads(rendered.text) == list(documents)
     assert rendered.literal_offsets == (rendered.text.index("<|im_end|>"),)

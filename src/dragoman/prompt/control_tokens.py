@@ -136,6 +136,18 @@ class EscapedPrompt(NamedTuple):
         return (text, ()) if self.substitution is None else self.substitution.restore(text)
 
 
+class SpecialTokenTexts(msgspec.Struct, frozen=True):
+    """The texts that a model's tokenizer turns into tokens of their own."""
+
+    control: tuple[str, ...] = ()
+    """Of control tokens."""
+    markup: tuple[str, ...] = ()
+    """Of tokens that are markup where the chat template writes them, such as `<tool_call>`, and text elsewhere."""
+
+
+NO_SPECIAL_TEXTS = SpecialTokenTexts()
+
+
 class ControlTokenTexts:
     """The texts of a model's control tokens."""
 

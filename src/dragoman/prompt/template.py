@@ -14,11 +14,12 @@ from dragoman.core.request import ChatPrompt, Message, ReasoningEffort, ToolCall
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.scanning import WHITESPACE
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
-from dragoman.prompt.control_tokens import ControlTokenTexts, EscapedPrompt
+from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal, strftime_now
 from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
 from dragoman.prompt.tool_formats.format import tool_fields
+from dragoman.prompt.tool_formats.generic import GENERIC_TAGS
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -65,12 +66,12 @@ class ChatTemplate:
         bos: str,
         eos: str,
         supports_reasoning: bool = False,
-        control_texts: Iterable[str] = (),
+        special_texts: SpecialTokenTexts = NO_SPECIAL_TEXTS,
     ) -> None:
         """Use ChatML if `source` is None. `render` reports a source that does not compile, since other routes work.
 
-        `supports_reasoning`: the model can reason even if this template does not show it. `control_texts`: the texts
-        of the model's control tokens, which only the template may write.
+        `supports_reasoning`: the model can reason even if this template does not show it. `special_texts`: those
+        that only the template may turn into tokens.
         """
         self.source = source or CHATML
         self.bos = bos
@@ -80,7 +81,8 @@ class ChatTemplate:
         self.tool_format = detect_tool_format(self.source)
         """How the model calls tools."""
         self._template = SandboxedTemplate(self.source)
-        self._control_tokens = ControlTokenTexts(control_texts)
+        self._special_texts = special_texts
+        self._control_tokens = ControlTokenTexts(special_texts.control + self._written_markup(self.source))
         self._tails = self._control_tokens.find_tails(self.source)
 
     def render(self, prompt: ChatPrompt, *, constrained: bool = False) -> RenderedPrompt:
@@ -106,13 +108,22 @@ class ChatTemplate:
 
         The template is the prompt's own or, without one, this one.
         """
-        tails = self._tails if prompt.template is None else self._control_tokens.find_tails(prompt.template)
-        if not tails and not _contains_any(prompt, self._control_tokens.first_bytes):
+        control_tokens, tails, source = self._control_tokens, self._tails, self.source
+        if prompt.template is not None:
+            source = prompt.template
+            if self._written_markup(source) != self._written_markup(self.source):
+                control_tokens = ControlTokenTexts(self._special_texts.control + self._written_markup(source))
+            tails = control_tokens.find_tails(source)
+        if not tails and not _contains_any(prompt, control_tokens.first_bytes):
             return EscapedPrompt(prompt, None)
-        source = self.source if prompt.template is None else prompt.template
         # Such templates remove the reasoning from an assistant's message.
         kept = frozenset((REASONING_OPENING, REASONING_CLOSING)) if _supports_reasoning(source) else frozenset()
-        return self._control_tokens.escape(prompt, source=source, tails=tails, kept=kept)
+        return control_tokens.escape(prompt, source=source, tails=tails, kept=kept)
+
+    def _written_markup(self, source: str) -> tuple[str, ...]:
+        """Return the markup that a template writes, or that `apply` writes for it."""
+        written = GENERIC_TAGS if detect_tool_format(source) == "generic" else ()
+        return tuple(text for text in self._special_texts.markup if text in written or text in source)
 
     def apply(
         self,

@@ -18,6 +18,9 @@ from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields, write_c
 
 MARKUP = hermes.MARKUP
 
+GENERIC_TAGS = ("<tools>", "</tools>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
+"""The tags of this format, which are tokens in some vocabularies."""
+
 _FUNCTIONS = """You may call these functions to help the user:
 <tools>
 {tools}

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from dragoman.prompt.control_tokens import match_longest
+from dragoman.prompt.control_tokens import SpecialTokenTexts, match_longest
 
 _UNKNOWN, _CONTROL, _USER_DEFINED, _STRIPS_LEFT, _STRIPS_RIGHT = 1 << 0, 1 << 3, 1 << 4, 1 << 7, 1 << 8
 """`enum llama_token_attr` of llama.h."""
@@ -18,8 +18,11 @@ _UNKNOWN, _CONTROL, _USER_DEFINED, _STRIPS_LEFT, _STRIPS_RIGHT = 1 << 0, 1 << 3,
 SPECIAL_ATTRIBUTES = _UNKNOWN | _CONTROL | _USER_DEFINED
 """A token with one of these is found in a text before the rest of the text is tokenized."""
 
-_MARKUP = (("<|", "|>"), ("<｜", "｜>"))  # noqa: RUF001 (DeepSeek's)
-"""What control tokens look like. Some files call such tokens user-defined, which llama.cpp finds in any text."""
+_MARKUP = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+"""What control tokens look like. Many files call some of them user-defined, which llama.cpp finds in any text."""
+
+_TURN_MARKUP = re.compile(r"<\|.+\|>|<｜.+｜>")  # noqa: RUF001 (DeepSeek's)
+"""What has no other use. Converters of today write such tokens as control tokens."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 """Stands for a byte that is not UTF-8, which is in no text."""
@@ -44,9 +47,15 @@ class ControlTokenSplitter:
         entries = [entry for entry in entries if entry.text and not _SURROGATE.search(entry.text)]
         control = [entry for entry in entries if entry.attributes & (_CONTROL | _UNKNOWN)]
         self._control = {entry.text: entry for entry in reversed(control)}
-        user_defined = [entry.text for entry in entries if entry.text not in self._control and _is_user_defined(entry)]
-        self.texts = (*self._control, *user_defined)
-        """The texts that nobody but a chat template may turn into tokens."""
+        user_defined = [
+            entry.text
+            for entry in entries
+            if entry.attributes & _USER_DEFINED and entry.text not in self._control and _MARKUP.fullmatch(entry.text)
+        ]
+        self.texts = SpecialTokenTexts(
+            (*self._control, *filter(_TURN_MARKUP.fullmatch, user_defined)),
+            tuple(text for text in user_defined if not _TURN_MARKUP.fullmatch(text)),
+        )
         self._pattern = _longest_of(self._control)
         self._user_defined = _longest_of(user_defined)
 
@@ -101,14 +110,6 @@ class ControlTokenSplitter:
                 pieces.append(text[begin:cut])
                 begin = position = cut
         yield [*pieces, text[begin:end]]
-
-
-def _is_user_defined(entry: VocabularyEntry) -> bool:
-    """Whether the token is markup that the file calls user-defined."""
-    return bool(entry.attributes & _USER_DEFINED) and any(
-        entry.text.startswith(opening) and entry.text.endswith(closing) and len(entry.text) > len(opening + closing)
-        for opening, closing in _MARKUP
-    )
 
 
 def _longest_of(texts: Sequence[str] | dict[str, VocabularyEntry]) -> re.Pattern[str]:

@@ -90,7 +90,7 @@ class EngineServer:
             self._chat_template,
             bos=vocabulary.bos_text,
             eos=vocabulary.eos_text,
-            control_texts=vocabulary.control_tokens.texts,
+            special_texts=vocabulary.control_tokens.texts,
         )
         return PublicPrefixes(self._options.shared_prefixes, vocabulary, template)
 

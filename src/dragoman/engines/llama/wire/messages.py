@@ -25,6 +25,7 @@ from dragoman.core.request import (
 )
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
+from dragoman.prompt.control_tokens import SpecialTokenTexts
 from dragoman.prompt.output_parser import OutputParserSpec
 
 Decoded = TypeVar("Decoded")
@@ -141,8 +142,7 @@ class Handshake(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     chat_template: str | None
     bos_text: str
     eos_text: str
-    control_texts: tuple[str, ...] = ()
-    """The texts of the model's control tokens."""
+    special_texts: SpecialTokenTexts = SpecialTokenTexts()
 
 
 class FingerprintReply(msgspec.Struct, frozen=True, array_like=True, tag="identified"):

@@ -48,7 +48,7 @@ class EngineConnection:
             handshake.chat_template,
             bos=handshake.bos_text,
             eos=handshake.eos_text,
-            control_texts=handshake.control_texts,
+            special_texts=handshake.special_texts,
         )
         self.event_queues: dict[int, asyncio.Queue[Event | DragomanError | ConnectionLost]] = {}
         self._pending_replies: dict[int, asyncio.Future[Any]] = {}
