@@ -1,19 +1,39 @@
 """Authentication, and the choice of the dialect by host: the same for every route."""
 
+import asyncio
+import contextlib
 import re
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import httpx
 import pytest
 from starlette.routing import Route
 from starlette.types import Message
 
+from dragoman.accounts.administration.keys import KeyRules
+from dragoman.accounts.process.ledger_thread import LedgerThread
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.auth.throttle import MAX_FAILURES
+from dragoman.gateway.ledger_connection import AccountsOptions
+from dragoman.server import admin
+from dragoman.server.access import WHO_MAY, CallerKind, RouteClass, route_class
+from dragoman.server.accounting import AccountingServices
+from dragoman.server.app import App
 from dragoman.server.origins import OriginPolicy
+from tests.support.accounting import ADMIN_KEY
 from tests.support.apps import KEY, client_of, echo_app
 from tests.support.dialects.clients import DialectClient
+from tests.support.metered import AccountFixture, sqlite_account
 from tests.support.server import RunningServer
 
 OPEN_PATHS = {"/health", "/ready", "/openapi.json", "/docs"}
 """The routes of load balancers, and the pages to read before one has a key."""
+
+NOT_FOUND = '{"detail":"Not Found"}'
+
+ADMIN_ROUTES = [(operation.method, operation.path) for operation in admin.OPERATIONS]
 
 ROUTES = [
     (method, route.path)
@@ -204,3 +224,98 @@ async def test_a_started_server_without_keys_refuses_foreign_pages(echo_server: 
         assert (await client.get("/v1/models")).status_code == 200
         assert (await client.get("/v1/models", headers={"host": "evil.example"})).status_code == 421
         assert (await client.get("/v1/models", headers={"origin": "http://evil.example"})).status_code == 403
+
+
+@pytest.fixture
+def account_fixture(tmp_path: Path) -> Iterator[AccountFixture]:
+    with sqlite_account(tmp_path) as account_fixture:
+        yield account_fixture
+
+
+@contextlib.asynccontextmanager
+async def app_with_accounts(account_fixture: AccountFixture, folder: Path) -> AsyncIterator[App]:
+    options = AccountsOptions(database=account_fixture.database, journals=folder / "j", transport=LedgerThread)
+    accounting = AccountingServices(options)
+    async with accounting.opened():
+        yield echo_app(accounting=accounting, admin_keys={ADMIN_KEY: "ada"}, trusted_proxies=["127.0.0.1"])
+
+
+async def test_every_route_is_for_those_callers_that_the_table_names(
+    account_fixture: AccountFixture, tmp_path: Path
+) -> None:
+    keys = {CallerKind.ANYONE: None, CallerKind.CLIENT: account_fixture.new_key(), CallerKind.ADMINISTRATOR: ADMIN_KEY}
+    seen: Counter[RouteClass] = Counter()
+    async with app_with_accounts(account_fixture, tmp_path) as app:
+        for kind, key in keys.items():
+            async with client_of(app, key=key) as client:
+                for number, (method, path) in enumerate([*ROUTES, *ADMIN_ROUTES]):
+                    # Each from another address, so that no request is throttled.
+                    client.headers["x-forwarded-for"] = f"10.0.{number >> 8}.{number & 255}"
+                    url = re.sub(r"\{[^}]*\}", "echo", path.replace("{id}", f"job_{'0' * 32}"))
+                    response = await client.request(method, url, content=b"{}")
+                    if response.status_code != 405 and response.text != NOT_FOUND:
+                        allowed = kind in WHO_MAY[route_class(path)]
+                        refused = response.status_code in (401, 429)
+                        assert allowed is not refused, f"{method} {path} as {kind}: {response.text}"
+                        seen[route_class(path)] += 1
+    assert seen.keys() == set(RouteClass)
+
+
+async def test_a_guess_counts_for_one_throttle_wherever_it_is_tried(
+    account_fixture: AccountFixture, tmp_path: Path
+) -> None:
+    key = account_fixture.new_key()
+    async with app_with_accounts(account_fixture, tmp_path) as app, client_of(app) as client:
+
+        async def status(path: str, key: str) -> int:
+            return (await client.get(path, headers={"authorization": f"Bearer {key}"})).status_code
+
+        paths = ["/admin/accounts", "/metrics", "/v1/models"] * (MAX_FAILURES // 3)
+        for number, path in enumerate(paths):
+            assert await status(path, f"sk-wrong-{number}") == 401
+        further = ["/admin/accounts"] * (MAX_FAILURES - len(paths) + 1)
+        assert 429 in await asyncio.gather(*(status(path, "sk-wrong") for path in further))
+        valid = await asyncio.gather(status("/admin/accounts", ADMIN_KEY), status("/v1/models", key))
+        assert list(valid) == [200, 200]
+
+
+async def test_metrics_show_a_client_the_models_that_its_key_may_use(
+    account_fixture: AccountFixture, tmp_path: Path
+) -> None:
+    all_models, other_models = account_fixture.new_key(), account_fixture.new_key(KeyRules(models=("other",)))
+    async with app_with_accounts(account_fixture, tmp_path) as app, client_of(app) as client:
+        text = {}
+        for key in (all_models, other_models):
+            headers = {"authorization": f"Bearer {key}"}
+            if key == all_models:
+                body = {"model": "echo", "prompt": "Once", "max_tokens": 1}
+                assert (await client.post("/v1/completions", headers=headers, json=body)).status_code == 200
+            response = await client.get("/metrics", headers=headers)
+            assert response.status_code == 200
+            text[key] = response.text
+    for name in ("dragoman_requests_total", "dragoman_engine_up", "dragoman_kv_cells"):
+        shown = {key: f'{name}{{model="echo"' in text[key] for key in text}
+        assert shown == {all_models: True, other_models: False}, name
+    assert "echo" not in text[other_models]
+
+
+async def test_documentation_can_be_kept_for_holders_of_keys() -> None:
+    app = echo_app(keys=[KEY], public_docs=False)
+    async with client_of(app) as stranger, client_of(app, key=KEY) as client:
+        for path in ("/docs", "/openapi.json"):
+            assert (await stranger.get(path)).status_code == 401
+            assert (await client.get(path)).status_code == 200
+
+
+async def test_strangers_learn_no_models_name() -> None:
+    app = echo_app(keys=[KEY], engine=UnreadyEcho())
+    async with client_of(app) as client:
+        ready = await client.get("/ready")
+        assert (ready.status_code, ready.json()) == (503, {"status": "unavailable", "models": 1, "not_answering": 1})
+        assert "echo" not in (await client.get("/openapi.json")).text.replace('"echo":', "")
+
+
+class UnreadyEcho(EchoEngine):
+    """An engine that is being loaded."""
+
+    ready = False

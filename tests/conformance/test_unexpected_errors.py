@@ -25,6 +25,7 @@ from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.server import admin
+from dragoman.server.access import AccessControl
 from dragoman.server.app import App
 from dragoman.server.dialects import OPERATIONS
 from dragoman.server.health import ReadinessCheck
@@ -109,14 +110,18 @@ def defective_app(fault: str = "", store: IdempotencyStore | None = None) -> App
     registry = CollectorRegistry()
     catalog = Catalog([Deployment("echo", (), EchoEngine())])
     defective = Catalog([Deployment("echo", (), DefectiveEngine())])
+    options = HttpOptions(max_body_bytes=10_000, keep_alive_seconds=0, idempotency_store=store)
+    gateway = DefectiveGateway(catalog, RequestMetrics(registry), keys)
+    access = AccessControl(gateway, options, keys)
     app = App(
-        DefectiveGateway(catalog, RequestMetrics(registry), keys),
+        gateway,
         MetricsSources(defective, registry, None),
-        HttpOptions(max_body_bytes=10_000, keep_alive_seconds=0, idempotency_store=store),
+        options,
         ReadinessCheck(defective, None),
         hosts={},
         origin_policy=SERVE_ALL,
-        admin_routes=admin.routes(DefectiveThread(Database("sqlite:////nowhere/none.db")), keys, catalog),
+        admin_routes=admin.routes(DefectiveThread(Database("sqlite:////nowhere/none.db")), access, catalog),
+        access=access,
         lifespan=no_lifespan,
     )
     is_built = True
@@ -182,7 +187,7 @@ async def test_a_defect_of_the_accounts_database_is_reported_in_the_envelope_of_
 
 @pytest.mark.parametrize("path", ["/ready", "/metrics", "/openapi.json"])
 async def test_a_defect_behind_a_route_of_no_dialect_is_reported_in_json(path: str) -> None:
-    async with client_of(defective_app("models"), key=KEY) as client:
+    async with client_of(defective_app("needs_key"), key=KEY) as client:
         response = await client.get(path)
     assert (response.status_code, response.json()) == (500, {"detail": "An internal error occurred"})
 

@@ -38,6 +38,7 @@ def echo_app(
     queue: JobQueue | None = None,
     keep_alive_seconds: float = 15,
     origin_policy: OriginPolicy = SERVE_ALL,
+    public_docs: bool = True,
 ) -> App:
     """Build the app over one deployment, `echo` with the alias `acme/parrot`. `admin_keys` are keys → labels.
 
@@ -48,6 +49,7 @@ def echo_app(
         max_body_bytes=MAX_BODY_BYTES,
         keep_alive_seconds=keep_alive_seconds,
         trusted_proxies=AddressSet.parse(trusted_proxies),
+        public_docs=public_docs,
     )
     return build_app(
         catalog,

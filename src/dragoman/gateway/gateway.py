@@ -65,7 +65,8 @@ class Gateway:
         self._allow_adapter_registration = allow_adapter_registration
         self._usage_database = usage_database
         self._queue = queue
-        self._auth_failures = AuthFailureLimiter()
+        self.auth_failures = AuthFailureLimiter()
+        """Counts wrong keys, on the routes of dialects and on all others."""
         self._draining = asyncio.Event()
         self._dialect = ""
 
@@ -203,7 +204,7 @@ class Gateway:
         try:
             await self._authenticator.reject_unknown_key(caller, dialect)
         except Unauthenticated as error:
-            raise await self._auth_failures.throttle(caller, error) from None
+            raise await self.auth_failures.throttle(caller, error) from None
 
     async def _authenticate(self, caller: Caller) -> Principal:
         return await self._authenticator.authenticate(caller, self._dialect)

@@ -26,6 +26,7 @@ from dragoman.gateway.routing.catalog import Catalog
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.server import admin, health, metrics, openapi
+from dragoman.server.access import AccessControl
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, OPERATIONS
 from dragoman.server.middleware import ByHost, HostGuard, ResponseBorder, WithoutEmptySegments, with_cors
@@ -79,6 +80,7 @@ def build_app(
     )
     if accounting is not None:
         options = msgspec.structs.replace(options, idempotency_store=accounting.idempotency_store)
+    access = AccessControl(gateway, options, admin_keys)
     return App(
         gateway,
         metrics.MetricsSources(catalog, registry, metrics_directory, queue),
@@ -86,9 +88,8 @@ def build_app(
         health.ReadinessCheck(catalog, None if accounting is None else accounting.is_answering, ready_timeout_seconds),
         hosts=hosts,
         origin_policy=origin_policy,
-        admin_routes=[]
-        if database is None or not admin_keys.needs_key
-        else admin.routes(database, admin_keys, catalog),
+        admin_routes=[] if database is None or not admin_keys.needs_key else admin.routes(database, access, catalog),
+        access=access,
         lifespan=partial(
             _lifespan,
             catalog=catalog,
@@ -136,12 +137,14 @@ class App(WithoutEmptySegments):
         hosts: Mapping[str, DialectName],
         origin_policy: OriginPolicy,
         admin_routes: Sequence[BaseRoute],
+        access: AccessControl,
         lifespan: Callable[[Starlette], AbstractAsyncContextManager[None]],
     ) -> None:
         self.drain = gateway.drain
         common = [
-            *health.routes(readiness),
-            *_common_routes(gateway, metrics_sources, options, documents_admin=bool(admin_routes)),
+            *health.routes(readiness, names_models=not gateway.needs_key),
+            *metrics.routes(metrics_sources, access),
+            *_documentation(gateway, options, access, documents_admin=bool(admin_routes)),
         ]
         dialects = {
             name: (gateway.for_dialect(name), msgspec.structs.replace(options, dialect=name, codecs=ENDPOINT_CODECS))
@@ -166,16 +169,12 @@ def _router(
     return ExceptionMiddleware(Router(routes, lifespan=lifespan), {HTTPException: _http_error})
 
 
-def _common_routes(
-    gateway: Gateway, metrics_sources: metrics.MetricsSources, options: HttpOptions, *, documents_admin: bool
+def _documentation(
+    gateway: Gateway, options: HttpOptions, access: AccessControl, *, documents_admin: bool
 ) -> list[BaseRoute]:
-    """Return the further routes that every host name has."""
     operations = {**OPERATIONS, "admin": admin.OPERATIONS} if documents_admin else OPERATIONS
     features = openapi.DocumentedFeatures(options.idempotency_store is not None, gateway.has_queue)
-    return [
-        *metrics.routes(metrics_sources, gateway, options),
-        *openapi.routes(operations, gateway, features),
-    ]
+    return openapi.routes(operations, access, features)
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:

@@ -56,8 +56,11 @@ class ReadinessCheck:
         return self._are_accounts_answering
 
 
-def routes(check: ReadinessCheck) -> list[BaseRoute]:
-    """Return `/health`, which always answers 200, and `/ready`, which answers 503 until every part is ready."""
+def routes(check: ReadinessCheck, *, names_models: bool) -> list[BaseRoute]:
+    """Return `/health`, which always answers 200, and `/ready`, which answers 503 until every part is ready.
+
+    Both are for anyone. Unless it `names_models`, `/ready` counts them.
+    """
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -67,6 +70,8 @@ def routes(check: ReadinessCheck) -> list[BaseRoute]:
         if not problems:
             return JSONResponse({"status": "ready"})
         status = "loading" if problems.keys() == {"models"} else "unavailable"
+        if not names_models:
+            problems = {part: len(each) if isinstance(each, list) else each for part, each in problems.items()}
         return JSONResponse({"status": status, **problems}, 503, {"retry-after": "1"})
 
     return [Route(path, endpoint, methods=["GET"]) for path, endpoint in zip(PATHS, (health, ready), strict=True)]

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -17,16 +16,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.adapters import metrics_label
-from dragoman.core.context import Caller
-from dragoman.core.errors import DragomanError, EngineFailed, Forbidden, Limited, Overloaded, Unauthenticated
-from dragoman.core.services import QueueService, VisibleModels
-from dragoman.dialects.http.codec import ErrorResponse
-from dragoman.dialects.http.context import HttpOptions, RouteContext, authenticated, bearer_key
-from dragoman.dialects.http.errors import error_headers
+from dragoman.core.errors import DragomanError, EngineFailed, Overloaded
+from dragoman.core.models import ServedModel
+from dragoman.dialects.http.errors import error_response
 from dragoman.engines.base import EngineStatistics
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.storage.reader import QueueDepth
+from dragoman.server.access import AccessControl, RouteClass, ServerErrors, Viewer
 from dragoman.server.renamed_metrics import WithDeprecatedNames
 
 _STATISTICS_TIMEOUT_SECONDS = 2.0
@@ -46,39 +43,40 @@ class MetricsSources(NamedTuple):
     queue: JobQueue | None = None
 
 
-def routes(sources: MetricsSources, service: QueueService, options: HttpOptions) -> list[BaseRoute]:
-    """Return the route. If the server has keys, it needs one as `Authorization: Bearer KEY`."""
+def routes(sources: MetricsSources, access: AccessControl) -> list[BaseRoute]:
+    """Return the route. A key that may not use all models sees those that it may use."""
 
     shared = None if sources.directory is None else _SharedCounts(sources.directory)
-    route = RouteContext(service=service, read_key=bearer_key, options=options)
 
-    async def answer(_caller: Caller, _visible: VisibleModels) -> Response:
+    async def answer(viewer: Viewer) -> Response:
         engines = map(_engine_state, sources.catalog.deployments)
         states, depths = await asyncio.gather(asyncio.gather(*engines), _queue_depths(sources))
         counts = (shared.registry() if shared is not None else None) or sources.registry
         state_registry = CollectorRegistry()
         state_registry.register(_EngineCollector(states))
         state_registry.register(_QueueCollector(depths))
+        shown = _shown_labels(access.models_of(viewer), sources.catalog)
         return Response(
-            generate_latest(WithDeprecatedNames(counts)) + generate_latest(WithDeprecatedNames(state_registry)),
+            b"".join(generate_latest(WithDeprecatedNames(each, shown)) for each in (counts, state_registry)),
             media_type=CONTENT_TYPE_LATEST,
         )
 
     async def metrics(request: Request) -> Response:
-        return await authenticated(request, route, answer, _MetricsErrorRenderer())
+        try:
+            return await answer(await access.authorize(request, RouteClass.METRICS))
+        except DragomanError as error:
+            return error_response(_ERRORS.render(error), {})
 
     return [Route(path, metrics, methods=["GET"]) for path in PATHS]
 
 
-class _MetricsErrorRenderer:
-    """Implements dialects.http.codec.ErrorRenderer."""
-
-    def render(self, error: DragomanError) -> ErrorResponse:
-        status = next((status for kind, status in _STATUSES.items() if isinstance(error, kind)), 500)
-        return ErrorResponse(status, msgspec.json.encode({"detail": error.message}), error_headers(error))
+_ERRORS = ServerErrors()
 
 
-_STATUSES = {Unauthenticated: 401, Forbidden: 403, Limited: 429, Overloaded: 503}
+def _shown_labels(visible: Iterable[ServedModel], catalog: Catalog) -> set[str] | None:
+    """Return the models whose metrics are shown to a caller that may know of these; None: all metrics are."""
+    shown = {metrics_label(model.id) for model in visible}
+    return None if all(metrics_label(model.id) in shown for model in catalog.models()) else shown
 
 
 class _EngineState(NamedTuple):

@@ -13,9 +13,11 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 import dragoman
-from dragoman.core.services import GenerationService
+from dragoman.core.errors import DragomanError
+from dragoman.dialects.http.errors import error_response
 from dragoman.dialects.http.jobs import QueuedJobBody
 from dragoman.dialects.http.operation import Operation
+from dragoman.server.access import AccessControl, RouteClass, ServerErrors
 
 _SWAGGER_PACKAGE = "swagger_ui"
 
@@ -25,6 +27,11 @@ _DOCUMENT_PATH = "/openapi.json"
 _PAGE_PATH = "/docs"
 
 PATHS = (_DOCUMENT_PATH, _PAGE_PATH)
+
+_UNKNOWN_MODEL = "MODEL"
+"""Stands in the examples for callers that may know of no model."""
+
+_ERRORS = ServerErrors()
 
 _REFERENCE = "#/components/schemas/{name}"
 
@@ -103,22 +110,31 @@ _NO_FEATURES = DocumentedFeatures()
 
 
 def routes(
-    dialects: Mapping[str, Iterable[Operation]], service: GenerationService, features: DocumentedFeatures
+    dialects: Mapping[str, Iterable[Operation]], access: AccessControl, features: DocumentedFeatures
 ) -> list[BaseRoute]:
-    """Return the routes. They need no key: they show nothing about the server but one model's name, in the examples."""
+    """Return the routes. The examples name a model that the caller may know of."""
     page = HTMLResponse(_PAGE)
 
-    async def openapi(_request: Request) -> Response:
-        models = service.models()
-        described = document(dialects, models[0].id, features)
+    async def openapi(request: Request) -> Response:
+        try:
+            viewer = await access.authorize(request, RouteClass.DOCUMENTATION)
+        except DragomanError as error:
+            return error_response(_ERRORS.render(error), {})
+        models = access.models_of(viewer)
+        described = document(dialects, models[0].id if models else _UNKNOWN_MODEL, features)
         return Response(msgspec.json.encode(described), media_type="application/json")
 
-    async def docs(_request: Request) -> Response:
+    async def docs(request: Request) -> Response:
+        try:
+            await access.authorize(request, RouteClass.DOCUMENTATION)
+        except DragomanError as error:
+            return error_response(_ERRORS.render(error), {})
         return page
 
     return [
         Route(_DOCUMENT_PATH, openapi, methods=["GET"]),
         Route(_PAGE_PATH, docs, methods=["GET"]),
+        # The same files for everybody, which say nothing about the server.
         Mount(f"{_PAGE_PATH}/static", StaticFiles(directory=_swagger_files())),
     ]
 

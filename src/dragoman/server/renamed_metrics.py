@@ -1,6 +1,6 @@
 """Old names of metrics, exported beside the current ones so that dashboards keep working. They are deprecated."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
@@ -30,15 +30,24 @@ _OLD_NAMES = {name: old for old, name in RENAMED_METRICS.items()}
 class WithDeprecatedNames(Collector):
     """The metrics of a registry, and after each renamed one a copy under its old name."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, models: Container[str] | None = None) -> None:
+        """`models` are the values of the label `model` that are shown, and nothing without it; None: everything."""
         self._registry = registry
+        self._models = models
 
     def collect(self) -> Iterable[Metric]:
         """Copy at collection: nothing is counted twice."""
         for metric in self._registry.collect():
-            yield metric
+            yield self._visible(metric)
             if metric.name in _OLD_NAMES:
-                yield _under_old_name(metric, _OLD_NAMES[metric.name])
+                yield self._visible(_under_old_name(metric, _OLD_NAMES[metric.name]))
+
+    def _visible(self, metric: Metric) -> Metric:
+        if self._models is None:
+            return metric
+        copy = Metric(metric.name, metric.documentation, metric.type, metric.unit)
+        copy.samples = [each for each in metric.samples if each.labels.get("model") in self._models]
+        return copy
 
 
 def _under_old_name(metric: Metric, old: str) -> Metric:

@@ -266,6 +266,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     keys: tuple[KeySettings, ...] = ()
     """API keys that clients need. None: requests need no key, and the server listens on loopback addresses only, unless
     `allow_unauthenticated` is set."""
+    public_docs: bool = True
+    """Show `/docs` and `/openapi.json` to everybody. Off: only to holders of keys."""
     dialect_hosts: dict[str, DialectName] = {}
     """Host names that serve one dialect only, on its vendor's own paths."""
     allowed_hosts: tuple[Text, ...] = ()

@@ -125,6 +125,7 @@ def main() -> int:
             max_body_bytes=settings.max_body_bytes,
             keep_alive_seconds=settings.sse_keep_alive_seconds,
             trusted_proxies=proxies,
+            public_docs=settings.public_docs,
         ),
         metrics_directory=options.metrics_directory,
         keys=StaticKeyAuthenticator(options.key_labels, options.key_groups),

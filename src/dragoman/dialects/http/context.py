@@ -32,6 +32,8 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """A stream that was silent for this long gets a comment."""
     trusted_proxies: Container[str] = NO_ADDRESSES
     """Addresses whose X-Forwarded-For is trusted."""
+    public_docs: bool = True
+    """Whether the documentation is shown without a key."""
     idempotency_store: IdempotencyStore | None = None
     """Stores the responses to requests with an Idempotency-Key; None: such requests are rejected."""
     dialect: str = ""

@@ -36,13 +36,19 @@ class StaticKeyAuthenticator:
         return self._labels.get(key_digest(key), "") if key else ""
 
     def require(self, key: str | None) -> None:
-        """Raise Unauthenticated unless the key is one of them. The time that it takes reveals nothing about them."""
+        """Raise Unauthenticated unless the key is one of them."""
         if not key:
             raise Unauthenticated("missing")
+        if not self.is_known(key):
+            raise KeyUnknown().with_key(key)
+
+    def is_known(self, key: str | None) -> bool:
+        """Whether the key is one of them. The time that it takes reveals nothing about them."""
+        if not key:
+            return False
         digest = key_digest(key)
         # Compare all: stopping at the right one would reveal its position.
-        if not sum(hmac.compare_digest(digest, known) for known in self._digests):
-            raise KeyUnknown().with_key(key)
+        return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
 
     async def reject_unknown_key(self, caller: Caller, dialect: str | None) -> None:  # noqa: ARG002
         if self._digests:

@@ -13,11 +13,10 @@ from dragoman.accounts.administration.keys import KeyNotFound
 from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.context import new_request_id
 from dragoman.core.errors import DragomanError
-from dragoman.dialects.http.codec import ErrorResponse
-from dragoman.dialects.http.context import bearer_key, read_limited_body
-from dragoman.dialects.http.errors import ErrorTable, FailureContext, error_headers, error_response
-from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
+from dragoman.dialects.http.context import read_limited_body
+from dragoman.dialects.http.errors import FailureContext, error_response
 from dragoman.gateway.routing.catalog import Catalog
+from dragoman.server.access import AccessControl, RouteClass, ServerErrors
 from dragoman.server.admin import wire
 from dragoman.server.admin.handlers import AdminRequest
 from dragoman.server.admin.route_table import ADMIN_ROUTES, AdminRoute
@@ -25,11 +24,10 @@ from dragoman.server.admin.route_table import ADMIN_ROUTES, AdminRoute
 MAX_BODY_BYTES = 64 * 1024
 
 
-def routes(thread: DatabaseThread, keys: StaticKeyAuthenticator, catalog: Catalog) -> list[BaseRoute]:
-    """Return all routes. They need one of the keys, whose label is recorded with each change."""
-    assert keys.needs_key, "the admin API needs keys"
+def routes(thread: DatabaseThread, access: AccessControl, catalog: Catalog) -> list[BaseRoute]:
+    """Return all routes. The label of the administrator's key is recorded with each change."""
     return [
-        Route(route.operation.path, _endpoint(route, thread, keys, catalog), methods=[route.operation.method])
+        Route(route.operation.path, _endpoint(route, thread, access, catalog), methods=[route.operation.method])
         for route in ADMIN_ROUTES
     ]
 
@@ -44,16 +42,15 @@ def _model_states(catalog: Catalog) -> wire.ModelStateList:
 
 
 def _endpoint(
-    route: AdminRoute, thread: DatabaseThread, keys: StaticKeyAuthenticator, catalog: Catalog
+    route: AdminRoute, thread: DatabaseThread, access: AccessControl, catalog: Catalog
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
         FailureContext(_ADMIN_ERRORS, new_request_id()).set(request.scope)
         try:
-            key = bearer_key(request.headers)
-            keys.require(key)
+            viewer = await access.authorize(request, RouteClass.ADMINISTRATION)
             admin_request = AdminRequest(
                 database=thread.database,
-                administrator=Administrator(thread.database, keys.label(key)),
+                administrator=Administrator(thread.database, viewer.label),
                 path=request.path_params,
                 body=await _body(route, request),
                 query=_query(route, request),
@@ -100,16 +97,4 @@ def _error_body(message: str) -> bytes:
     return msgspec.json.encode(wire.AdminErrorBody(wire.AdminErrorDetail(message)))
 
 
-class _AdminErrors:
-    """Implements dialects.http.codec.ErrorRenderer, with the statuses of the shared table and the errors' own texts."""
-
-    def __init__(self) -> None:
-        self._table = ErrorTable({})
-
-    def render(self, error: DragomanError) -> ErrorResponse:
-        rule = self._table.rule(error)
-        message = error.message if rule.status != 500 else rule.message
-        return ErrorResponse(rule.status, _error_body(message), error_headers(error))
-
-
-_ADMIN_ERRORS = _AdminErrors()
+_ADMIN_ERRORS = ServerErrors(_error_body)
