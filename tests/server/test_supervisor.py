@@ -64,7 +64,7 @@ async def test_a_child_that_cannot_start_is_tried_again_with_pauses_and_only_on_
             assert await reports.get() == StartFailure("the model is upside down", attempt, 0.01)
             assert reports.empty(), "nobody asks for it"
             child.wake()
-            assert await reports.get() is None, "the next attempt begins"
+            assert await reports.get() == StartFailure("the model is upside down", attempt, None), "it is tried again"
     await child.stop()
 
 

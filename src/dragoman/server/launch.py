@@ -86,7 +86,7 @@ def _report_start_failure(
             model=plans[number].name,
             reason=failure.reason,
             attempts=failure.attempts,
-            next_attempt_at=time.monotonic() + failure.retry_seconds,
+            next_attempt_at=None if failure.retry_seconds is None else time.monotonic() + failure.retry_seconds,
         )
     write_start_failure(start_failure_path(files.engine_socket(number)), written)
 

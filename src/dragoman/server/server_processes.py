@@ -36,7 +36,7 @@ class ServerProcesses:
         """`engines` have the numbers of their deployments, and those in `lazy` start with their first request.
 
         The number of an engine that must be loaded is read from `wake_fd`. Workers have `drain_seconds` to finish.
-        `report` gets the number of an engine that cannot be started again, or None before the next attempt.
+        `report` gets the number of an engine that cannot be started again, and None when it is.
         `restore_folder` is called every second.
         """
         self._engines = {

@@ -59,14 +59,15 @@ class StartFailure(NamedTuple):
     reason: str
     attempts: int
     """Starts that failed in a row."""
-    retry_seconds: float
+    retry_seconds: float | None
+    """None: the next attempt is under way."""
 
 
 class Child:
     """One process, restarted whenever it exits, until `stop`."""
 
     def __init__(self, command: ChildCommand, report: Callable[[StartFailure | None], None] | None = None) -> None:
-        """`report` is called with each start that fails after the first, and with None when the next begins."""
+        """`report` is called when a start after the first fails, when the next begins, and with None at success."""
         self._command = command
         self._report = report or (lambda _failure: None)
         self._failed_starts = 0
@@ -148,6 +149,8 @@ class Child:
             except (ChildFailed, OSError) as error:
                 await self._pause_after_failure(error)
             else:
+                if self._failed_starts:
+                    self._report(None)
                 self._failed_starts = 0
                 # Not before the start: a wake during the exit would be lost.
                 self._wake_requested.clear()
@@ -166,11 +169,12 @@ class Child:
             retry_seconds=retry_seconds,
         )
         self._wake_requested.clear()
-        self._report(StartFailure(str(error), self._failed_starts, retry_seconds))
+        failure = StartFailure(str(error), self._failed_starts, retry_seconds)
+        self._report(failure)
         await asyncio.sleep(retry_seconds)
         if self._command.on_demand:
             await self._wake_requested.wait()
-        self._report(None)
+        self._report(failure._replace(retry_seconds=None))
 
     async def _spawn(self) -> None:
         self._process = await asyncio.create_subprocess_exec(

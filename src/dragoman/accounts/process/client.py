@@ -63,8 +63,8 @@ _MAX_BACKOFF_SECONDS = 1.0
 _WATCH_SECONDS = 0.25
 """How often deadlines and the process's silence are checked."""
 
-_FIRST_REPLY_SECONDS = 60.0
-"""Time until the first heartbeat: the interpreter and its imports, on a busy machine."""
+_START_SECONDS = 10.0
+"""How long the client's start waits for the first process. Operations would wait for it with deadlines."""
 
 _SHUTDOWN_GRACE_SECONDS = 10.0
 """How long the shutdown waits for the process, beyond the database's own timeout."""
@@ -122,14 +122,15 @@ class LedgerClient:
         """Whether the timer only waits for an admission to join."""
         self._pending_count = 0
         self._idle = asyncio.Event()
-        self._starts_until = 0.0
-        """No deadline passes before: the first process has to start. 0 after the first reply."""
+        self._started = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._starts_until = self._loop.time() + TIMEOUT_SECONDS
         self._supervisor = asyncio.create_task(self._supervise())
         self._watch_task = asyncio.create_task(self._watch())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_START_SECONDS):
+                await self._started.wait()
         return self
 
     async def __aexit__(
@@ -241,6 +242,7 @@ class LedgerClient:
     async def _read_replies(self, process: LedgerTransport) -> None:
         """Handle the replies of a process until it ends."""
         self._process = process
+        self._started.set()
         try:
             if self._is_closed:
                 process.finish()
@@ -269,12 +271,8 @@ class LedgerClient:
             if self._process is None or (self._process, self._process.frames_received) != (process, frames):
                 process, silent_seconds = self._process, 0.0
                 frames = 0 if process is None else process.frames_received
-            limit = (
-                self._heartbeat_timeout_seconds
-                if frames
-                else max(self._heartbeat_timeout_seconds, _FIRST_REPLY_SECONDS)
-            )
-            if process is not None and process.sends_heartbeats and silent_seconds >= limit:
+            is_silent = silent_seconds >= self._heartbeat_timeout_seconds
+            if process is not None and process.sends_heartbeats and is_silent:
                 _log.error("ledger_process_hung", silent_seconds=silent_seconds)
                 process.kill()
                 silent_seconds = 0.0
@@ -295,7 +293,7 @@ class LedgerClient:
                 pending.future.set_exception(_unavailable())
 
     def _is_overdue(self, pending: _PendingOperation, now: float) -> bool:
-        return now >= max(pending.deadline, self._starts_until) and not isinstance(pending.operation, Settlement)
+        return now >= pending.deadline and not isinstance(pending.operation, Settlement)
 
     async def _shut_down_process(self) -> None:
         if self._process is not None:
@@ -308,7 +306,6 @@ class LedgerClient:
             await self._supervisor
 
     def _handle_reply(self, reply: LedgerReply) -> None:
-        self._starts_until = 0.0
         match reply:
             case Committed(outcomes, synced):
                 done = list(zip(self._in_flight.popleft(), map(unpack_outcome, outcomes), strict=True))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
@@ -13,6 +14,9 @@ from dragoman.core.frames import read_frame
 
 _MAX_REPLY_BYTES = 2**32
 """The maximum of a frame: the sender is our own process."""
+
+_START_SECONDS = 60.0
+"""Time until the first heartbeat: the interpreter and its imports, on a busy machine."""
 
 
 class LedgerProcessHandle:
@@ -31,7 +35,7 @@ class LedgerProcessHandle:
 
     @classmethod
     async def start(cls, config: LedgerConfig) -> Self:
-        """Start a process. Raises OSError if the system cannot start another one."""
+        """Start a process and wait for its first heartbeat. Raises OSError if the system cannot start another one."""
         parent_socket, child_socket = socket.socketpair()
         with contextlib.ExitStack() as unused:
             unused.enter_context(parent_socket)
@@ -44,7 +48,20 @@ class LedgerProcessHandle:
             reader, writer = await asyncio.open_unix_connection(sock=parent_socket)
             unused.pop_all()
         writer.write(encode(config))
-        return cls(process, reader, writer)
+        handle = cls(process, reader, writer)
+        is_running = False
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                is_running = await read_frame(reader, _MAX_REPLY_BYTES) is not None
+        except TimeoutError:
+            pass
+        finally:
+            if not is_running:
+                handle.kill()
+                status = await handle.wait()
+        if not is_running:
+            raise OSError(errno.ECHILD, f"it ended with status {status} at its start, or took too long")
+        return handle
 
     def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool) -> None:
         """Send a Commit. It is lost if the process has just died; `replies` then ends."""

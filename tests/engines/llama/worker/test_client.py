@@ -318,8 +318,13 @@ async def test_a_model_that_cannot_be_loaded_is_unavailable_until_the_next_attem
     assert (engine.ready, engine.failure) == (False, "broken.gguf is damaged")
     with pytest.raises(ModelUnavailable):
         await _collect(engine)
+    write_start_failure(start_failure_path(path), msgspec.structs.replace(failure, next_attempt_at=None))
+    waiting = asyncio.create_task(_collect(engine))
+    await _until(lambda: wakes == 3)
+    assert (engine.ready, engine.failure) == (False, "broken.gguf is damaged"), "the attempt may fail again"
     write_start_failure(start_failure_path(path), None)
-    assert (engine.ready, engine.failure, wakes) == (True, None, 2)
+    assert (engine.ready, engine.failure, waiting.done()) == (True, None, False)
+    waiting.cancel()
     await engine.close()
 
 

@@ -1,6 +1,6 @@
 """The last failed start of an engine process: a file beside its socket, while there is nobody to ask.
 
-The server's parent process writes it, and removes it before the next attempt. Workers read it only while they have no
+The server's parent process writes it, and removes it when the engine runs. Workers read it only while they have no
 connection to the engine.
 """
 
@@ -20,13 +20,13 @@ class EngineStartFailure(msgspec.Struct, frozen=True, kw_only=True):
     """For the operator: it may name files of this machine."""
     attempts: int
     """Starts that failed in a row."""
-    next_attempt_at: float
-    """On the monotonic clock, which all processes of a machine share."""
+    next_attempt_at: float | None
+    """On the monotonic clock, which all processes of a machine share. None: an attempt is under way."""
 
     @property
-    def retry_after(self) -> int:
-        """Whole seconds until the next attempt, at least 1."""
-        return max(1, round(self.next_attempt_at - time.monotonic()))
+    def retry_after(self) -> int | None:
+        """Whole seconds until the next attempt, at least 1. None: an attempt is under way."""
+        return None if self.next_attempt_at is None else max(1, round(self.next_attempt_at - time.monotonic()))
 
 
 _decode = msgspec.json.Decoder(EngineStartFailure).decode

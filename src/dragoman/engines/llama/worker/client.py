@@ -336,7 +336,7 @@ class LlamaEngine:
                 while self._connection is None:
                     await self._changed.wait()
                     if self._connection is None:
-                        if (failure := read_start_failure(self._failure_path)) is not None:
+                        if (failure := read_start_failure(self._failure_path)) and failure.retry_after:
                             raise ModelUnavailable("The model cannot be loaded at present", failure.retry_after)
                         self._changed.clear()
         except TimeoutError:
@@ -367,10 +367,7 @@ class LlamaEngine:
                 writer.close()
 
     async def _watch(self, writer: asyncio.StreamWriter) -> None:
-        """Cut the connection to a process without heartbeats, from the connection on.
-
-        The silence is counted in turns of this loop: if this process itself was stopped, that is no engine's silence.
-        """
+        """Cut a silent connection. A turn counts as at most its own length, even if this process was stopped."""
         self._silent_seconds = 0.0
         turn_seconds = min(HEARTBEAT_SECONDS, self._timeouts.heartbeat / 4)
         while self._silent_seconds < self._timeouts.heartbeat:
