@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from dragoman.core.errors import BadRequest, ModelLoading
+from dragoman.core.limits import MAX_MESSAGES
 from tests.support.apps import KEY, MAX_BODY_BYTES, client_of, echo_app
 from tests.support.dialects.clients import DialectClient, Reply
 from tests.support.dialects.scripted_engine import ScriptedEngine, failing_engine
@@ -94,6 +95,17 @@ async def test_errors_use_the_dialects_envelope_and_statuses(client: httpx.Async
     assert await status(client, dialect, hello | {"x": "y" * MAX_BODY_BYTES}) == 413
     if not dialect.clamps_temperature:
         assert await status(client, dialect, hello | {"temperature": 2.5}) == dialect.out_of_range_status
+
+
+async def test_a_conversation_of_too_many_messages_is_refused(dialect: DialectClient) -> None:
+    async with client_of(echo_app(max_body_bytes=2**20)) as client:
+        body = dialect.body("echo", "Hi")
+        field = "chat_history" if dialect.name == "scale" else "messages"
+        body[field] = [{"role": "user", "content": "Hi"}] * (MAX_MESSAGES + 1)
+        response = await client.post(dialect.path("echo"), json=body)
+        assert response.status_code == dialect.out_of_range_status
+        assert str(MAX_MESSAGES - (dialect.name == "scale")) in response.text
+        assert dialect.is_error(response.json())
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b'{"temperature": NaN}', b"[" * 3000])

@@ -60,6 +60,9 @@ _KEY_FAULT_MESSAGES: dict[KeyFault, str] = {
     "expired": "The API key has expired",
 }
 
+_MAX_NAME_LENGTH = 512
+"""Characters of a model's name that are repeated in an error."""
+
 _MIN_LENGTH_TO_SHOW_SUFFIX = 16
 """Characters of a key of which the last four give nothing away."""
 
@@ -235,8 +238,8 @@ class ModelNotFound(DragomanError):
     """No deployment has this name, or the caller may not know of it."""
 
     def __init__(self, model: str) -> None:
-        super().__init__(f"Model '{model}' not found")
-        self.model = model
+        self.model = model[:_MAX_NAME_LENGTH]
+        super().__init__(f"Model '{self.model}' not found")
 
 
 class ModelNotAllowed(ModelNotFound):

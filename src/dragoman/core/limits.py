@@ -13,6 +13,8 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.request import PromptTruncation, SamplingParams
 
 MAX_CHOICES = 16
+MAX_MESSAGES = 4096
+"""Messages of one conversation."""
 MAX_STOP_STRINGS = 64
 MAX_STOP_STRING_LENGTH = 256
 MAX_STOP_TOKEN_IDS = 64

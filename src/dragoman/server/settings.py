@@ -239,6 +239,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Time that running requests have to finish when the server stops."""
     max_body_bytes: Annotated[int, Meta(ge=1)] = 10 * 1024 * 1024
     """Size of a request's body at most."""
+    max_body_values: Count = 250_000
+    """JSON values that a request's body of more than 64 KiB may hold: a token id of a prompt is one."""
     sse_keep_alive_seconds: PositiveSeconds = 15.0
     """Time without events after which a stream gets an SSE comment."""
     log_level: LogLevel = "info"

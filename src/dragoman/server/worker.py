@@ -121,12 +121,7 @@ def main() -> int:
     folder = Path(settings.adapter_dir).expanduser() if settings.adapter_dir else None
     app = build_app(
         catalog,
-        HttpOptions(
-            max_body_bytes=settings.max_body_bytes,
-            keep_alive_seconds=settings.sse_keep_alive_seconds,
-            trusted_proxies=proxies,
-            public_docs=settings.public_docs,
-        ),
+        _http_options(settings, proxies),
         metrics_directory=options.metrics_directory,
         keys=StaticKeyAuthenticator(options.key_labels, options.key_groups),
         admission=_admission(None if options.requires_account_key else accounts),
@@ -163,6 +158,16 @@ def main() -> int:
     with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
         runner.run(_serve(_Server(config, app.drain), options.listening_fd))
     return 0
+
+
+def _http_options(settings: Settings, proxies: AddressSet) -> HttpOptions:
+    return HttpOptions(
+        max_body_bytes=settings.max_body_bytes,
+        max_body_values=settings.max_body_values,
+        keep_alive_seconds=settings.sse_keep_alive_seconds,
+        trusted_proxies=proxies,
+        public_docs=settings.public_docs,
+    )
 
 
 async def _serve(server: _Server, listening_fd: int) -> None:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from dragoman.dialects.http.fastapi_errors import fastapi_detail
 from dragoman.dialects.http.validation import (
+    MAX_VIOLATIONS,
     InvalidFields,
     InvalidValue,
     MalformedJson,
@@ -45,6 +46,7 @@ class Body(msgspec.Struct, kw_only=True):
     stop: str | Annotated[list[str], Meta(max_length=2)] | None = None
     closed: Closed | None = None
     name: Annotated[str, Meta(pattern="^[a-z]+$")] = "a"
+    biases: Annotated[dict[str, float], Meta(max_length=2)] = {}
 
 
 VALID: dict[str, Any] = {"model": "m", "turns": [{"role": "user"}]}
@@ -62,6 +64,26 @@ def violations(**fields: object) -> list[Violation]:
 
 def test_null_counts_as_absent_even_if_the_type_has_no_none() -> None:
     assert body(count=None, heat=None, stream=None, stop=None) == body()
+
+
+def test_no_more_than_20_violations_are_reported() -> None:
+    found = violations(turns=[1] * 1000)
+    assert found == [Violation(("turns", index), WrongType(("object",))) for index in range(MAX_VIOLATIONS)]
+    found = violations(closed=dict.fromkeys(map(str, range(1000)), 1))
+    assert found == [Violation(("closed", str(index)), UnknownField()) for index in range(MAX_VIOLATIONS)]
+
+
+def test_the_items_of_a_list_that_is_too_long_are_not_looked_at() -> None:
+    assert violations(stop=[1] * 1000) == [Violation(("stop",), WrongLength("array", None, 2, 1000))]
+    assert violations(biases=dict.fromkeys(map(str, range(1000)), "a")) == [
+        Violation(("biases",), WrongLength("object", None, 2, 1000))
+    ]
+    assert describe("biases", WrongLength("object", None, 2, 3)) == "biases must have at most 2 members, got 3"
+    assert fastapi_detail(Violation(("biases",), WrongLength("object", None, 2, 3))).type == "too_long"
+
+
+def test_a_clients_own_name_is_shortened_in_the_place_of_a_violation() -> None:
+    assert violations(closed={"a" * 1000: 1}) == [Violation(("closed", "a" * 200), UnknownField())]
 
 
 @given(count=st.integers(1, 16))

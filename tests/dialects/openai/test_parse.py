@@ -10,8 +10,22 @@ from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import Message, TextPrompt, TokenPrompt, ToolCall
-from dragoman.dialects.http.validation import InvalidFields, PatternMismatch, Violation, decode_body, describe
-from dragoman.dialects.openai.parse import MAX_PROMPTS, parse_messages, parse_prompts, parse_tools
+from dragoman.dialects.http.validation import (
+    InvalidFields,
+    InvalidValue,
+    PatternMismatch,
+    Violation,
+    decode_body,
+    describe,
+)
+from dragoman.dialects.openai.parse import (
+    MAX_PROMPTS,
+    MAX_SCHEMA_LEVELS,
+    MAX_TOOLS_BYTES,
+    parse_messages,
+    parse_prompts,
+    parse_tools,
+)
 from dragoman.dialects.openai.wire import ChatMessage, FunctionDefinition, TextCompletionPrompt, ToolDefinition
 
 CALL = {"id": "call_0", "type": "function", "function": {"name": "now", "arguments": '{"zone": "UTC"}'}}
@@ -144,3 +158,36 @@ def test_the_number_of_prompts_is_limited_and_the_number_of_tokens_is_not() -> N
         parse_prompts(["one"] * (MAX_PROMPTS + 1))
     with pytest.raises(BadRequest, match="at most 128"):
         parse_prompts([[1]] * (MAX_PROMPTS + 1))
+
+
+def tool_violations(*parameters: dict[str, Any]) -> list[Violation]:
+    tools = [
+        ToolDefinition("function", FunctionDefinition(f"f{index}", parameters=each))
+        for index, each in enumerate(parameters)
+    ]
+    violations: list[Violation] = []
+    parse_tools(tools, None, violations)
+    return violations
+
+
+def nested(levels: int) -> dict[str, Any]:
+    schema: dict[str, Any] = {"const": ""}
+    for _ in range(levels - 1):
+        schema = {"not": schema}
+    return schema
+
+
+def test_the_levels_of_a_schema_are_limited() -> None:
+    assert tool_violations(nested(MAX_SCHEMA_LEVELS)) == []
+    for levels in (MAX_SCHEMA_LEVELS + 1, 5000):
+        [violation] = tool_violations(nested(levels))
+        assert violation == Violation(
+            ("tools", 0, "function", "parameters"), InvalidValue(f"A schema has at most {MAX_SCHEMA_LEVELS} levels")
+        )
+
+
+def test_the_schemas_of_all_tools_together_are_limited() -> None:
+    half = {"const": "a" * (MAX_TOOLS_BYTES // 2 - 100)}
+    assert tool_violations(half, half) == []
+    [violation] = tool_violations(half, half, half)
+    assert violation.path == ("tools",)

@@ -20,6 +20,8 @@ from dragoman.dialects.http.codec import EndpointCodec, ErrorRenderer
 from dragoman.dialects.http.content_encoding import BodyDecompressor
 from dragoman.dialects.http.errors import FailureContext, error_response
 
+DEFAULT_MAX_BODY_VALUES = 250_000
+
 _IDENTITY = "identity"
 """The Content-Encoding of a body as it is."""
 
@@ -30,6 +32,8 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     max_body_bytes: int
     keep_alive_seconds: float
     """A stream that was silent for this long gets a comment."""
+    max_body_values: int = DEFAULT_MAX_BODY_VALUES
+    """JSON values that a large body may hold."""
     trusted_proxies: Container[str] = NO_ADDRESSES
     """Addresses whose X-Forwarded-For is trusted."""
     public_docs: bool = True

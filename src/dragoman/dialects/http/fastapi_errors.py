@@ -86,7 +86,9 @@ def _message_and_type(problem: Problem) -> tuple[str, str]:
                 return f"Input should be greater than or equal to {low:g}", "greater_than_equal"
             return f"Input should be less than or equal to {high:g}", "less_than_equal"
         case WrongLength(json_type, low, high, got):
-            noun, unit = ("List", "items") if json_type == "array" else ("String", "characters")
+            noun, unit = {"array": ("List", "items"), "object": ("Dictionary", "items")}.get(
+                json_type, ("String", "characters")
+            )
             if low is not None and got < low:
                 return f"{noun} should have at least {low} {unit}, got {got}", "too_short"
             return f"{noun} should have at most {high} {unit}, got {got}", "too_long"

@@ -21,7 +21,7 @@ from dragoman.core.jobs import Job, JobDraft
 from dragoman.core.request import GenerationRequest
 from dragoman.core.services import EventStream
 from dragoman.dialects.http import sse
-from dragoman.dialects.http.codec import DecodeContext, EndpointCodec, ReceivedRequest, restore_request
+from dragoman.dialects.http.codec import DecodeContext, EndpointCodec, ReceivedRequest
 from dragoman.dialects.http.context import RouteContext, read_body
 from dragoman.dialects.http.errors import FailureContext, error_response, preceding_error
 from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions
@@ -33,6 +33,7 @@ from dragoman.dialects.http.idempotency import (
     required_store,
 )
 from dragoman.dialects.http.jobs import JOB_ID_HEADER, JOBS_PATH, QueuedJobBody
+from dragoman.dialects.http.large_bodies import LARGE_BODY_BYTES, decode_large, restore
 
 WEBHOOK_HEADER = "x-dragoman-webhook"
 
@@ -218,7 +219,7 @@ class QueuedResponder:
             job = await self._submit(prepared.requests)
         except DragomanError as error:
             raise decoded.in_client_terms(await self._call.preceding_error(error)) from None
-        return self._response(job, prepared.headers)
+        return await self._response(job, prepared.headers)
 
     async def _submit(self, requests: Sequence[GenerationRequest]) -> Job:
         draft = JobDraft(
@@ -231,13 +232,13 @@ class QueuedResponder:
         )
         return await self._call.route.service.submit(draft, self._call.caller)
 
-    def _response(self, job: Job, extra_headers: Mapping[str, str]) -> Response:
+    async def _response(self, job: Job, extra_headers: Mapping[str, str]) -> Response:
         route, caller, received = self._call.route, self._call.caller, self._call.received
         headers = dict.fromkeys(route.id_headers, job.stored_request.answer_id) | {JOB_ID_HEADER: job.id}
         if job.already_existed:
             headers |= [REPLAYED]
             # Its answer has the ids that it was given first.
-            received = restore_request(job.stored_request, route.options.codecs)
+            received = await restore(job.stored_request, route, caller)
         headers |= extra_headers
         if self._submission.client_waits:
             options = ResponseOptions(
@@ -289,6 +290,8 @@ async def respond(
 async def _receive(request: Request, route: RouteContext, codec: EndpointCodec, caller: Caller) -> ReceivedRequest:
     body = await read_body(request, route)
     context = DecodeContext(caller.request_id, int(time.time()), request.path_params, route.service.models)
+    if len(body) > LARGE_BODY_BYTES:
+        return ReceivedRequest(codec, context, body, await decode_large(body, route, caller, codec, context))
     try:
         return ReceivedRequest(codec, context, body, codec.decode(body, context))
     except ModelNotFound:

@@ -2,7 +2,8 @@
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
@@ -15,10 +16,12 @@ from starlette.types import Send
 from dragoman.core.context import Caller
 from dragoman.core.errors import BadRequest, DragomanError, JobNotFound
 from dragoman.core.jobs import Job, JobState
+from dragoman.core.services import EventStream
 from dragoman.dialects.http import sse
-from dragoman.dialects.http.codec import ErrorRenderer, restore_request
+from dragoman.dialects.http.codec import ErrorRenderer
 from dragoman.dialects.http.context import RouteContext, with_error_mapping
 from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions, is_final_error
+from dragoman.dialects.http.large_bodies import restore
 
 JOB_ID_HEADER = "x-dragoman-job-id"
 """In every response about a job."""
@@ -68,7 +71,10 @@ def job_routes(route: RouteContext, errors: ErrorRenderer) -> list[BaseRoute]:
         async def handler(caller: Caller) -> Response:
             job = await route.service.job(_requested_job_id(request), caller)
             if _wants_stream(request.headers):
-                return _JobStreamResponse(job, _last_event_id(request.headers), route, caller, errors)
+                last_event_id = _last_event_id(request.headers)
+                options = await _stream_options(job, route, caller)
+                start = partial(route.service.follow_job, job.id, caller)
+                return _JobStreamResponse(start, options, last_event_id, errors)
             return _job_response(await _job_body(job, route, caller))
 
         return await with_error_mapping(request, route, handler, errors)
@@ -91,23 +97,18 @@ class _JobStreamResponse(GenerationResponse):
     """
 
     def __init__(
-        self, job: Job, last_event_id: int, route: RouteContext, caller: Caller, error_renderer: ErrorRenderer
+        self,
+        start: Callable[[], Awaitable[EventStream]],
+        options: ResponseOptions,
+        last_event_id: int,
+        error_renderer: ErrorRenderer,
     ) -> None:
-        received = restore_request(job.stored_request, route.options.codecs)
+        """`options` are those of the job's answer, and `error_renderer` is for errors of this request."""
         self._is_interrupted = False
         self._numbered_frames = sse.NumberedFrames(last_event_id)
         self._last_event_id = last_event_id
         self._error_renderer = error_renderer
-        decoded = msgspec.structs.replace(received.decoded, stream=True)
-        headers = {JOB_ID_HEADER: job.id}
-        options = ResponseOptions(
-            decoded=decoded,
-            errors=received.codec.errors,
-            headers=headers,
-            keep_alive_seconds=route.options.keep_alive_seconds,
-            request_id=caller.request_id,
-        )
-        super().__init__(lambda: route.service.follow_job(job.id, caller), options, self._numbered_frames)
+        super().__init__(start, options, self._numbered_frames)
 
     async def _fail(self, send: Send, error: DragomanError) -> bytes:
         if is_final_error(error):
@@ -127,6 +128,17 @@ class _JobStreamResponse(GenerationResponse):
         await super()._end(send, last)
 
 
+async def _stream_options(job: Job, route: RouteContext, caller: Caller) -> ResponseOptions:
+    received = await restore(job.stored_request, route, caller)
+    return ResponseOptions(
+        decoded=msgspec.structs.replace(received.decoded, stream=True),
+        errors=received.codec.errors,
+        headers={JOB_ID_HEADER: job.id},
+        keep_alive_seconds=route.options.keep_alive_seconds,
+        request_id=caller.request_id,
+    )
+
+
 async def _job_body(job: Job, route: RouteContext, caller: Caller) -> JobBody:
     match job.state:
         case "queued":
@@ -138,7 +150,7 @@ async def _job_body(job: Job, route: RouteContext, caller: Caller) -> JobBody:
         case "finished":
             return JobBody(id=job.id, status=job.state, result=Raw(await _result(job, route, caller)))
         case "failed" if job.error is not None:
-            received = restore_request(job.stored_request, route.options.codecs)
+            received = await restore(job.stored_request, route, caller)
             error_body = received.codec.errors.render(received.decoded.in_client_terms(job.error)).body
             members: Mapping[str, Raw] = msgspec.json.decode(error_body, type=dict[str, Raw])
             return JobBody(
@@ -149,7 +161,7 @@ async def _job_body(job: Job, route: RouteContext, caller: Caller) -> JobBody:
 
 
 async def _result(job: Job, route: RouteContext, caller: Caller) -> bytes:
-    builder = restore_request(job.stored_request, route.options.codecs).decoded.builder
+    builder = (await restore(job.stored_request, route, caller)).decoded.builder
     async with contextlib.aclosing(await route.service.follow_job(job.id, caller)) as events:
         async for event in events:
             for _ in builder.feed(event):

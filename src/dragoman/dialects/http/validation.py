@@ -18,6 +18,12 @@ from dragoman.core.errors import BadRequest
 WireStruct = TypeVar("WireStruct", bound=msgspec.Struct)
 FieldPath = tuple[str | int, ...]
 
+MAX_VIOLATIONS = 20
+"""Violations of one request that are reported."""
+
+_MAX_NAME = 200
+"""Characters of a client's own name in the path of a violation."""
+
 
 class MissingField(NamedTuple):
     """A required field is absent or null."""
@@ -39,7 +45,7 @@ class OutOfRange(NamedTuple):
 
 
 class WrongLength(NamedTuple):
-    """A string or array that is too short or too long. None: no bound."""
+    """A string, array or object that is too short or too long. None: no bound."""
 
     json_type: str
     low: int | None
@@ -93,7 +99,8 @@ class InvalidFields(BadRequest):
     """The body breaks its struct's rules; `violations` is not empty, and in the order of the fields."""
 
     def __init__(self, violations: list[Violation]) -> None:
-        self.violations = violations
+        """The first MAX_VIOLATIONS are reported."""
+        self.violations = violations[:MAX_VIOLATIONS]
         field = violations[0].field
         super().__init__(describe(field, violations[0].problem), field.partition(".")[0].partition("[")[0])
 
@@ -128,7 +135,9 @@ def describe(field: str, problem: Problem) -> str:
         case OutOfRange(low, high, above, got):
             return f"{field} must be {bounds(low, high, above)}, got {got:g}"
         case WrongLength(json_type, low, high, got):
-            unit = "items" if json_type == "array" else "characters"
+            if json_type == "array" and low is not None and high is not None:
+                low, high = (None, high) if got > high else (low, None)
+            unit = {"array": "items", "object": "members"}.get(json_type, "characters")
             return f"{field} must have {bounds(low, high, None).removeprefix('be ')} {unit}, got {got}"
         case NotOneOf(values, got):
             return f"{field} must be one of {', '.join(map(str, values))}, got {str(got)[:40]!r}"
@@ -178,7 +187,10 @@ def _type_info(struct: type[msgspec.Struct]) -> inspect.Type:
 
 
 class _BodyValidator:
-    """Walks a document along its types, normalizes it for msgspec and collects violations."""
+    """Walks a document along its types, normalizes it for msgspec and collects violations.
+
+    It ends with as many as are reported, and does not enter a list or object with too many items.
+    """
 
     def __init__(self) -> None:
         self.violations: list[Violation] = []
@@ -192,14 +204,17 @@ class _BodyValidator:
             case inspect.StructType() if isinstance(value, dict):
                 return self._object(info, value, path)
             case inspect.DictType() if isinstance(value, dict):
+                if not self._length("object", info.min_length, info.max_length, len(value), path):
+                    return None
                 return {key: self.value(info.value_type, item, (*path, key)) for key, item in value.items()}
             case inspect.ListType() | inspect.VarTupleType() if isinstance(value, list):
-                self._length("array", info.min_length, info.max_length, len(value), path)
+                if not self._length("array", info.min_length, info.max_length, len(value), path):
+                    return None
                 return [self.value(info.item_type, item, (*path, index)) for index, item in enumerate(value)]
             case inspect.StrType() if isinstance(value, str):
                 self._length("string", info.min_length, info.max_length, len(value), path)
                 if info.pattern is not None and not re.search(info.pattern, value):
-                    self.violations.append(Violation(path, PatternMismatch(info.pattern)))
+                    self._report(Violation(path, PatternMismatch(info.pattern)))
                 return value
             case inspect.BoolType() if isinstance(value, bool):
                 return value
@@ -209,7 +224,7 @@ class _BodyValidator:
                 return self._number(info, int(value), path)
             case inspect.FloatType() if _is_number(value):
                 return self._number(info, value, path)
-        self.violations.append(Violation(path, WrongType((_json_type(info),))))
+        self._report(Violation(path, WrongType((_json_type(info),))))
         return None
 
     def _object(self, info: inspect.StructType, value: Mapping[str, Any], path: FieldPath) -> dict[str, Any]:
@@ -219,10 +234,12 @@ class _BodyValidator:
             if value.get(name) is not None:
                 normalized[name] = self.value(field.type, value[name], (*path, name))
             elif field.required:
-                self.violations.append(Violation((*path, name), MissingField()))
+                self._report(Violation((*path, name), MissingField()))
         if info.forbid_unknown_fields:
             known = {field.encode_name for field in info.fields}
-            self.violations += [Violation((*path, name), UnknownField()) for name in value if name not in known]
+            for name in value:
+                if name not in known:
+                    self._report(Violation((*path, name), UnknownField()))
         return normalized
 
     def _one_of_types(self, info: inspect.UnionType, value: Any, path: FieldPath) -> Any:
@@ -233,14 +250,14 @@ class _BodyValidator:
                 if fits(kind, value):
                     return self.value(kind, value, path)
         if value is not None or len(kinds) == len(info.types):
-            self.violations.append(Violation(path, WrongType(tuple(dict.fromkeys(map(_json_type, kinds))))))
+            self._report(Violation(path, WrongType(tuple(dict.fromkeys(map(_json_type, kinds))))))
         return None
 
     def _literal(self, info: inspect.LiteralType, value: Any, path: FieldPath) -> Any:
         if not isinstance(value, type(info.values[0])):
-            self.violations.append(Violation(path, WrongType((_json_type(info),))))
+            self._report(Violation(path, WrongType((_json_type(info),))))
         elif value not in info.values:
-            self.violations.append(Violation(path, NotOneOf(tuple(info.values), value)))
+            self._report(Violation(path, NotOneOf(tuple(info.values), value)))
         return value
 
     def _number(self, info: inspect.IntType | inspect.FloatType, value: float, path: FieldPath) -> float:
@@ -249,12 +266,22 @@ class _BodyValidator:
             (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
         )
         if not in_range or (isinstance(info, inspect.FloatType) and math.isinf(_as_float(value))):
-            self.violations.append(Violation(path, OutOfRange(low, high, above, _as_float(value))))
+            self._report(Violation(path, OutOfRange(low, high, above, _as_float(value))))
         return value
 
-    def _length(self, json_type: str, low: int | None, high: int | None, got: int, path: FieldPath) -> None:
-        if (low is not None and got < low) or (high is not None and got > high):
-            self.violations.append(Violation(path, WrongLength(json_type, low, high, got)))
+    def _length(self, json_type: str, low: int | None, high: int | None, got: int, path: FieldPath) -> bool:
+        """Report a length out of its bounds. True if it is within them."""
+        if (low is None or got >= low) and (high is None or got <= high):
+            return True
+        self._report(Violation(path, WrongLength(json_type, low, high, got)))
+        return False
+
+    def _report(self, violation: Violation) -> None:
+        """Add a violation. Raises InvalidFields if it is the last that is reported."""
+        path = tuple(part[:_MAX_NAME] if isinstance(part, str) else part for part in violation.path)
+        self.violations.append(violation._replace(path=path))
+        if len(self.violations) == MAX_VIOLATIONS:
+            raise InvalidFields(self.violations)
 
 
 def _fits(info: inspect.Type, value: Any) -> bool:

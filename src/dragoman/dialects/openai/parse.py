@@ -40,6 +40,12 @@ from dragoman.dialects.openai.wire import (
 MAX_PROMPTS = 128
 """Prompts one text completion may hold."""
 
+MAX_TOOLS_BYTES = 1024 * 1024
+"""Size of the schemas of all tools together, as the engine receives them."""
+
+MAX_SCHEMA_LEVELS = 500
+"""Arrays and objects of a schema within each other."""
+
 RESERVED_VARIABLES = ("messages", "bos_token", "eos_token")
 """Variables that the server itself passes to every template."""
 
@@ -83,13 +89,17 @@ def parse_tools(
 ) -> ToolOptions | None:
     """Convert the tools and their choice; None where no tool may be called."""
     names: set[str] = set()
+    size = 0
     for index, tool in enumerate(tools):
         function, path = tool.function, ("tools", index, "function")
         if function.name in names:
             problem = InvalidValue(f"Names of tools must be unique, '{function.name}' is there twice")
             violations.append(Violation((*path, "name"), problem))
         names.add(function.name)
-        check_schema(function.parameters, (*path, "parameters"), violations)
+        size += check_schema(function.parameters, (*path, "parameters"), violations)
+    if size > MAX_TOOLS_BYTES:
+        problem = InvalidValue(f"The tools' parameters have more than {MAX_TOOLS_BYTES} bytes together")
+        violations.append(Violation(("tools",), problem))
     if choice == "required" and not tools:
         problem = InvalidValue("tool_choice 'required' needs tools to choose from")
         violations.append(Violation(("tool_choice",), problem))
@@ -126,12 +136,35 @@ def parse_response_format(sent: ResponseFormat | None, violations: list[Violatio
     return JsonSchemaFormat(sent.json_schema.schema, sent.json_schema.strict)
 
 
-def check_schema(schema: object, path: FieldPath, violations: list[Violation]) -> None:
-    """Check that an engine can receive the schema: JSON has integers that it has not. The engine checks the rest."""
+def check_schema(schema: object, path: FieldPath, violations: list[Violation]) -> int:
+    """Check that an engine can receive the schema, and return its size in bytes. The engine checks the rest.
+
+    JSON has integers that an engine has not, and levels that exceed the interpreter's stack elsewhere.
+    """
     try:
-        msgspec.msgpack.encode(schema)
+        size = len(msgspec.msgpack.encode(schema))
     except OverflowError:
         violations.append(Violation(path, InvalidValue("The integers of a schema must fit into 64 bits")))
+        return 0
+    except RecursionError:
+        size = MAX_SCHEMA_LEVELS + 1
+    if size > MAX_SCHEMA_LEVELS and _has_more_levels(schema, MAX_SCHEMA_LEVELS):
+        violations.append(Violation(path, InvalidValue(f"A schema has at most {MAX_SCHEMA_LEVELS} levels")))
+    return size
+
+
+def _has_more_levels(value: object, levels: int) -> bool:
+    """Whether arrays and objects are nested more than `levels` deep."""
+    nested = [value]
+    for _ in range(levels + 1):
+        nested = [
+            item
+            for outer in nested
+            for item in (outer.values() if isinstance(outer, dict) else outer if isinstance(outer, list) else ())
+        ]
+        if not nested:
+            return False
+    return True
 
 
 def check_chat_template(template: str | None, arguments: TemplateArguments | None, violations: list[Violation]) -> None:

@@ -49,7 +49,7 @@ def _wrong_value(field: str, error: DragomanError) -> ErrorRule:
 def _shape_error(violation: Violation) -> str | None:
     """Return what is wrong with the shape, in words; None if only the value is wrong."""
     match violation:
-        case Violation(("messages",), WrongLength()):
+        case Violation(("messages",), WrongLength(got=0)):
             return "'messages' must hold at least one message"
         case Violation(_, MissingField() | WrongType() as problem):
             return describe(f"'{violation.field}'", problem)

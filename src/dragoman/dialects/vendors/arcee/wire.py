@@ -6,7 +6,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from dragoman.core.limits import MAX_CHOICES, MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
+from dragoman.core.limits import MAX_CHOICES, MAX_MESSAGES, MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
 from dragoman.core.request import ReasoningEffort
 from dragoman.dialects.http.fastapi_errors import FastApiDetail
 from dragoman.dialects.openai.wire import (
@@ -28,7 +28,7 @@ class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     """The body of the chat route. Unknown fields are ignored."""
 
     model: str
-    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_tokens: TokenLimit | None = None
     """None: the rest of the context, which is also the upper limit."""
     max_completion_tokens: TokenLimit | None = None

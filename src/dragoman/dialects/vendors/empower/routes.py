@@ -17,10 +17,10 @@ from dragoman.dialects.http.context import (
     authenticated,
     bearer_key,
     json_response,
-    read_body,
 )
 from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import job_routes
+from dragoman.dialects.http.large_bodies import receive
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, Operation
 from dragoman.dialects.openai import wire as openai_wire
 from dragoman.dialects.vendors.empower import codec, errors, wire
@@ -54,7 +54,7 @@ def _routes(service: _EmpowerService, options: HttpOptions, prefixes: Sequence[s
 
     async def add_adapter(request: Request) -> Response:
         async def handler(caller: Caller, _visible: VisibleModels) -> Response:
-            registration = codec.decode_adapter(await read_body(request, route))
+            registration = await receive(request, route, caller, codec.decode_adapter)
             registered = await service.register_adapter(registration.spec, caller, token=registration.token)
             return json_response(codec.adapter_body(registered))
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from dragoman.core.limits import MAX_CHOICES
+from dragoman.core.limits import MAX_CHOICES, MAX_MESSAGES
 from dragoman.dialects.openai.wire import ChatMessage, NamedTool, StreamOptions, Tools
 
 MAX_PROMPTS = 16
@@ -17,7 +17,7 @@ Penalty = Annotated[float, Meta(ge=-2, le=2)]
 class ChatMessages(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a chat request that has the prompts."""
 
-    messages: str | Annotated[list[str | ChatMessage], Meta(min_length=1)]
+    messages: str | Annotated[list[str | ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     """One conversation, or one or several prompts; an array holds one kind only."""
 
 

@@ -21,7 +21,7 @@ class ModelNotInDeployment(ModelNotFound):
 
     def __init__(self, model: str, deployment: str) -> None:
         super().__init__(model)
-        self.message = f"Model '{model}' is not served by deployment '{deployment}'"
+        self.message = f"Model '{self.model}' is not served by deployment '{deployment}'"
 
 
 _ERROR_ROWS: Mapping[type[DragomanError], ErrorRow] = {

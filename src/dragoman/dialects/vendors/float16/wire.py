@@ -5,7 +5,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from dragoman.core.limits import MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
+from dragoman.core.limits import MAX_MESSAGES, MAX_STOP_STRING_LENGTH, MAX_STOP_STRINGS
 from dragoman.dialects.http.fastapi_errors import FastApiDetail
 from dragoman.dialects.openai.wire import ChatMessage, StreamOptions
 
@@ -38,7 +38,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
-    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
 
 
 class TextRequest(CompletionRequest, frozen=True, kw_only=True):

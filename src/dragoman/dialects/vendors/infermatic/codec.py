@@ -271,15 +271,18 @@ def _token_id(text: str) -> int:
     return int(text)
 
 
-def decode_token_count(body: bytes) -> wire.TokenCountRequest:
-    """Decode a request to the token counter. Raises BadRequest."""
-    return decode_body(body, wire.TokenCountRequest)
+class TokenCountPrompt(NamedTuple):
+    """A prompt to count."""
+
+    model: str
+    prompt: Prompt
 
 
-def prompt_to_count(sent: wire.TokenCountRequest) -> Prompt:
-    """Return the prompt to count; `prompt` precedes `messages`. Raises BadRequest."""
+def decode_token_count(body: bytes) -> TokenCountPrompt:
+    """Decode a request to the token counter; `prompt` precedes `messages`. Raises BadRequest."""
+    sent = decode_body(body, wire.TokenCountRequest)
     if sent.prompt is not None:
-        return TextPrompt(sent.prompt)
+        return TokenCountPrompt(sent.model, TextPrompt(sent.prompt))
     if sent.messages is None:
         raise BadRequest("prompt or messages must be provided")
     violations: list[Violation] = []
@@ -287,7 +290,7 @@ def prompt_to_count(sent: wire.TokenCountRequest) -> Prompt:
         messages=parse_messages(sent.messages, violations), tools=parse_tools(sent.tools, None, violations)
     )
     raise_violations(violations)
-    return prompt
+    return TokenCountPrompt(sent.model, prompt)
 
 
 def read_key(headers: Headers) -> str | None:

@@ -15,11 +15,11 @@ from dragoman.dialects.http.context import (
     RouteContext,
     authenticated,
     json_response,
-    read_body,
     selected_account,
 )
 from dragoman.dialects.http.generation import respond
 from dragoman.dialects.http.jobs import JobBody, JobEvent, QueuedJobBody, job_routes
+from dragoman.dialects.http.large_bodies import receive
 from dragoman.dialects.http.operation import EXAMPLE_CHAT, EXAMPLE_TEXT, Operation
 from dragoman.dialects.vendors.infermatic import codec, errors, tokenization, wire
 
@@ -62,9 +62,9 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
         return await authenticated(request, route, handler, _LOOKUP_ERRORS)
 
     async def token_counter(request: Request) -> Response:
-        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
-            sent = codec.decode_token_count(await read_body(request, route))
-            total = await visible.count_tokens(sent.model, codec.prompt_to_count(sent))
+        async def handler(caller: Caller, visible: VisibleModels) -> Response:
+            sent = await receive(request, route, caller, codec.decode_token_count)
+            total = await visible.count_tokens(sent.model, sent.prompt)
             served = find_model(visible.models(), sent.model)
             assert served is not None, "what was counted is served"
             return json_response(wire.TokenCount(total, sent.model, served.id))

@@ -10,10 +10,12 @@ from starlette.routing import Route
 
 from dragoman.core.context import Caller
 from dragoman.core.errors import BadRequest, ModelNotFound
+from dragoman.core.limits import MAX_MESSAGES
 from dragoman.core.models import ServedModel, find_model
 from dragoman.core.request import ChatPrompt, Prompt, TextPrompt
 from dragoman.core.services import VisibleModels
-from dragoman.dialects.http.context import RouteContext, authenticated, json_response, read_body
+from dragoman.dialects.http.context import RouteContext, authenticated, json_response
+from dragoman.dialects.http.large_bodies import receive
 from dragoman.dialects.http.operation import Operation
 from dragoman.dialects.http.validation import InvalidFields, MissingField, Violation, decode_body, raise_violations
 from dragoman.dialects.openai.parse import check_chat_template, parse_messages, parse_tools
@@ -29,7 +31,7 @@ class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str | None = None
     """Required if the key may use several models."""
     prompt: str | None = None
-    messages: Annotated[list[wire.ReasoningChatMessage], Meta(min_length=1)] | None = None
+    messages: Annotated[list[wire.ReasoningChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: Tools = []
     add_special_tokens: bool | None = None
     """Of a prompt: whether tokens such as BOS are added; None: they are. A conversation has those of its template."""
@@ -67,10 +69,10 @@ def tokenization_routes(route: RouteContext) -> list[Route]:
     """Return the routes."""
 
     async def tokenize(request: Request) -> Response:
-        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
-            sent = decode_body(await read_body(request, route), TokenizeRequest)
+        async def handler(caller: Caller, visible: VisibleModels) -> Response:
+            sent, prompt = await receive(request, route, caller, _decode_tokenize)
             model = _model(sent.model, visible)
-            tokenized = await visible.tokenize(model.id, _prompt(sent))
+            tokenized = await visible.tokenize(model.id, prompt)
             # Only now has the engine reported its context for certain.
             context_length = _model(sent.model, visible).context_length or 0
             texts = list(tokenized.texts) if sent.return_token_strs else None
@@ -80,14 +82,23 @@ def tokenization_routes(route: RouteContext) -> list[Route]:
         return await authenticated(request, route, handler, _ERRORS)
 
     async def detokenize(request: Request) -> Response:
-        async def handler(_caller: Caller, visible: VisibleModels) -> Response:
-            sent = decode_body(await read_body(request, route), DetokenizeRequest)
+        async def handler(caller: Caller, visible: VisibleModels) -> Response:
+            sent = await receive(request, route, caller, _decode_detokenize)
             model = _model(sent.model, visible)
             return json_response(DetokenizeResponse(await visible.detokenize(model.id, sent.tokens)))
 
         return await authenticated(request, route, handler, _ERRORS)
 
     return [Route("/tokenize", tokenize, methods=["POST"]), Route("/detokenize", detokenize, methods=["POST"])]
+
+
+def _decode_tokenize(body: bytes) -> tuple[TokenizeRequest, Prompt]:
+    sent = decode_body(body, TokenizeRequest)
+    return sent, _prompt(sent)
+
+
+def _decode_detokenize(body: bytes) -> DetokenizeRequest:
+    return decode_body(body, DetokenizeRequest)
 
 
 def _model(name: str | None, visible: VisibleModels) -> ServedModel:

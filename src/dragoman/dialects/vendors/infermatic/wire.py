@@ -6,7 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from dragoman.core.jobs import DEFAULT_PRIORITY
-from dragoman.core.limits import MAX_CHOICES
+from dragoman.core.limits import MAX_CHOICES, MAX_MESSAGES
 from dragoman.core.request import ReasoningEffort
 from dragoman.dialects.http.fastapi_errors import FastApiDetail
 from dragoman.dialects.openai.wire import (
@@ -95,7 +95,7 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
-    messages: Annotated[list[ReasoningChatMessage], Meta(min_length=1)]
+    messages: Annotated[list[ReasoningChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     logprobs: bool = False
     top_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] = 0
     """Needs `logprobs`."""
@@ -135,7 +135,7 @@ class TextRequest(CompletionRequest, frozen=True, kw_only=True):
 class TokenCountRequest(msgspec.Struct, frozen=True):
     model: str
     prompt: str | None = None
-    messages: Annotated[list[ReasoningChatMessage], Meta(min_length=1)] | None = None
+    messages: Annotated[list[ReasoningChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)] | None = None
     tools: Tools = []
     """They are part of the prompt that the messages are rendered to."""
 

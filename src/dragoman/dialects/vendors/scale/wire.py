@@ -5,7 +5,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import msgspec
 from msgspec import Meta
 
-from dragoman.core.limits import MAX_STOP_STRING_LENGTH
+from dragoman.core.limits import MAX_MESSAGES, MAX_STOP_STRING_LENGTH
 from dragoman.dialects.http.fastapi_errors import FastApiDetail
 from dragoman.dialects.openai.wire import MAX_TOP_LOGPROBS, ChatTokenLogprob, Template, TemplateArguments
 
@@ -80,7 +80,7 @@ class ChatMessage(msgspec.Struct, frozen=True, kw_only=True):
 class DeploymentChatRequest(DeploymentRequest, frozen=True, kw_only=True):
     """`prompt` is the new user message, after the history."""
 
-    chat_history: list[ChatMessage]
+    chat_history: Annotated[list[ChatMessage], Meta(max_length=MAX_MESSAGES - 1)]
     chat_template: Template | None = None
     """None: the model's own."""
     chat_template_kwargs: TemplateArguments = {}
@@ -106,7 +106,7 @@ class MemoryStrategy(msgspec.Struct, frozen=True, kw_only=True):
 
 class ChatRequest(msgspec.Struct, frozen=True, kw_only=True):
     model: str
-    messages: Annotated[list[ChatMessage], Meta(min_length=1)]
+    messages: Annotated[list[ChatMessage], Meta(min_length=1, max_length=MAX_MESSAGES)]
     instructions: str | None = None
     """The first system message."""
     memory_strategy: MemoryStrategy | None = None

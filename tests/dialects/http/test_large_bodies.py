@@ -1,0 +1,41 @@
+"""The number of JSON values, counted without decoding."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dragoman.dialects.http.large_bodies import TooManyValues, check_value_count
+
+texts = st.text(st.sampled_from('a,[{"\\\n é'), max_size=6)
+documents = st.recursive(
+    st.one_of(st.none(), st.integers(), texts),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(texts, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+def marks(value: Any) -> int:
+    """Count what check_value_count counts: arrays, objects, and all items and members after the first."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if not isinstance(value, list):
+        return 0
+    return 1 + max(0, len(value) - 1) + sum(map(marks, value))
+
+
+@given(documents, st.booleans())
+def test_the_limit_is_exact_whatever_texts_contain(document: Any, ascii_only: bool) -> None:
+    body = json.dumps(document, ensure_ascii=ascii_only).encode()
+    count = marks(document)
+    check_value_count(body, count)
+    if count:
+        with pytest.raises(TooManyValues, match=f"more than {count - 1} JSON values"):
+            check_value_count(body, count - 1)
+
+
+@given(st.binary(max_size=50))
+def test_any_bytes_can_be_counted(body: bytes) -> None:
+    check_value_count(body, len(body))
