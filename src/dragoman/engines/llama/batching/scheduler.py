@@ -280,19 +280,19 @@ class Scheduler:
         if len(self.running) + reserved_slots < self._max_sequences or candidate.is_queued:
             return len(self.running) + reserved_slots < self._max_sequences
         slots = self._slots[False]
-        return bool(self._slots[True]) or max(slots.values(), default=0) >= slots[candidate.owner] + 2
+        return bool(self._slots[True]) or max(slots.values(), default=0) >= 2 * (slots[candidate.owner] + 1)
 
     def _victims_for(self, candidate: ChoiceSequence) -> list[ChoiceSequence]:
         """List the running sequences that may be preempted for the candidate, in the order of their preemption.
 
-        Those are the queued ones for a candidate that is not, and what another owner has beyond its share: it keeps at
-        least one sequence more than the candidate's owner has.
+        Those are the queued ones for a candidate that is not, and the youngest of an owner that has at least twice as
+        many as the candidate's owner would have. A closer rule would preempt at nearly every end of an answer.
         """
         victims: list[ChoiceSequence] = []
         staying = self.running.copy()
         while not candidate.is_queued and (victim := _next_victim(staying)) is not None:
             slots = Counter(one.owner for one in staying if not one.is_queued)
-            if not victim.is_queued and slots[victim.owner] < slots[candidate.owner] + 2:
+            if not victim.is_queued and slots[victim.owner] < 2 * (slots[candidate.owner] + 1):
                 break
             victims.append(victim)
             staying.remove(victim)
