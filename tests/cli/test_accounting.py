@@ -197,6 +197,16 @@ def test_invalid_arguments_are_refused_in_one_line(run: Run, arguments: list[str
     assert (result.stdout, result.stderr) == ("", f"dragoman: {expected}\n")
 
 
+@pytest.mark.parametrize(
+    "url", ["postgresql://ada:hunter2@127.0.0.1/none", "postgres://ada@127.0.0.1/none?sslmode=require&password=hunter2"]
+)
+def test_a_password_in_an_argument_is_refused_without_repeating_it(url: str) -> None:
+    result = CliRunner().invoke(app, ["accounts", "list", "--database", url])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("dragoman: --database has a password, which every user of this machine can read")
+    assert "hunter2" not in result.output
+
+
 def test_without_a_database_the_commands_report_how_to_set_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DRAGOMAN_ACCOUNTS_DATABASE", raising=False)

@@ -113,6 +113,8 @@ def test_no_secret_appears_in_process_arguments(server: RunningServer, url: str)
     for worker in workers:
         arguments = Path(f"/proc/{worker}/cmdline").read_text()
         assert ADMIN_KEY not in arguments
+        assert key_digest(ADMIN_KEY) not in arguments
+        assert "admin_labels" not in arguments
         assert url not in arguments
 
 

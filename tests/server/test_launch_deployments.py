@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from dragoman.core.context import key_digest
 from tests.support.server import ENGINE_PROCESS, WORKER_PROCESS, RunningServer, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -90,7 +91,9 @@ def test_configured_keys_authenticate_and_appear_in_no_process_arguments(tmp_pat
     with running_server("echo", "--config", str(path)) as server:
         for folder in Path("/proc").iterdir():
             if folder.name.isdecimal() and int(folder.name) in server.children(WORKER_PROCESS):
-                assert key not in folder.joinpath("cmdline").read_text()
+                arguments = folder.joinpath("cmdline").read_text()
+                assert key not in arguments
+                assert key_digest(key) not in arguments
         assert httpx.get(f"{server.url}/v1/models").status_code == 401
         headers = {"Authorization": f"Bearer {key}"}
         assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 200

@@ -44,6 +44,12 @@ def error_exit(message: str, status: int) -> typer.Exit:
 
 def load_settings_with_database(url: str | None, config: Path | None) -> Settings:
     """Load the server's settings, with the database `url` if it is given. Exit with one line if they are wrong."""
+    if url is not None and _has_password(url):
+        raise error_exit(
+            "--database has a password, which every user of this machine can read while the command runs; set "
+            f"{environment_variable(DATABASE_SETTING)} instead, or PGPASSWORD, or use ~/.pgpass",
+            USAGE_ERROR,
+        )
     try:
         return load_settings(config, os.environ, {DATABASE_SETTING: url})
     except SettingsError as error:
@@ -53,6 +59,13 @@ def load_settings_with_database(url: str | None, config: Path | None) -> Setting
 def open_database(url: str | None, config: Path | None, *, current: bool = True) -> AbstractContextManager["Database"]:
     """Open the database `url`, or that of the settings: see open_database_of."""
     return open_database_of(load_settings_with_database(url, config), current=current)
+
+
+def _has_password(url: str) -> bool:
+    if not url.startswith("postgres"):
+        return False
+    authority, _, query = url.partition("://")[2].partition("?")
+    return ":" in authority.rpartition("@")[0] or "password=" in query
 
 
 @contextlib.contextmanager

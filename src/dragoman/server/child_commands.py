@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from dragoman.core.context import key_digest
+from dragoman.core.process_options import options_environment
 from dragoman.engines.llama.weights.sources import ModelFile
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.server.accounts_location import DATABASE_VARIABLE, AccountsLocation
@@ -48,11 +49,10 @@ def engine_commands(settings: Settings, plans: Sequence[DeploymentPlan], files: 
     return {
         number: ChildCommand(
             name=f"engine {plan.name}",
-            arguments=_module_arguments(
-                "dragoman.engines.llama.process",
-                _engine_options(settings, plan, plan.model, files.engine_socket(number)),
-            ),
-            environment=environment,
+            # The path is there for people who look at processes; the options have it too.
+            arguments=[*_module_arguments("dragoman.engines.llama.process"), str(plan.model.path)],
+            environment=environment
+            | options_environment(_engine_options(settings, plan, plan.model, files.engine_socket(number))),
             on_demand=plan.on_demand,
             heartbeat_timeout_seconds=settings.supervision.heartbeat_timeout_seconds,
             max_retry_seconds=settings.supervision.max_retry_seconds,
@@ -80,8 +80,8 @@ def worker_command(
     )
     return ChildCommand(
         name="worker",
-        arguments=_module_arguments("dragoman.server.worker", options),
-        environment=_worker_environment(settings, accounts, files),
+        arguments=_module_arguments("dragoman.server.worker"),
+        environment={**_worker_environment(settings, accounts, files), **options_environment(options)},
         inherited_fds=[files.listener.fileno(), files.wake_fd],
         heartbeat_timeout_seconds=settings.supervision.heartbeat_timeout_seconds,
         max_retry_seconds=_MAX_WORKER_RETRY_SECONDS,
@@ -141,8 +141,8 @@ def _admin_digest(entry: AdminKeySettings) -> str:
     return entry.sha256 or key_digest(entry.key or "")
 
 
-def _module_arguments(module: str, options: msgspec.Struct) -> list[str]:
-    return [sys.executable, "-m", module, msgspec.json.encode(options).decode()]
+def _module_arguments(module: str) -> list[str]:
+    return [sys.executable, "-m", module]
 
 
 def _available_cores() -> int:

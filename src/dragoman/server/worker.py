@@ -1,6 +1,7 @@
 """An HTTP worker process: one ASGI app on the socket that its parent opened.
 
-Started as `python -m dragoman.server.worker OPTIONS`. Prints `ready` on standard output when it accepts connections.
+Started as `python -m dragoman.server.worker`, with its options in the environment. Prints `ready` on standard output
+when it accepts connections.
 On SIGTERM, or when its standard input is closed, it rejects new requests and exits when the running ones have ended.
 Heartbeats come from its event loop: a worker whose loop is blocked serves nobody.
 """
@@ -22,6 +23,7 @@ from dragoman.accounts.identifiers import new_process_id
 from dragoman.core.addresses import AddressSet
 from dragoman.core.child_process import HEARTBEAT_SECONDS, end_with_parent, send_heartbeat
 from dragoman.core.garbage_collection import freeze_startup_objects
+from dragoman.core.process_options import read_options
 from dragoman.dialects.http.context import HttpOptions
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
@@ -64,10 +66,10 @@ class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
-    """The process's argument, as JSON."""
+    """The process's options."""
 
     settings: Settings
-    """Without keys, database and webhook secret: other users can read a process's arguments."""
+    """Without keys, database and webhook secret: what is not needed is not passed on."""
     key_labels: dict[str, str]
     """Digests of the settings' keys → their names."""
     key_groups: dict[str, str]
@@ -105,7 +107,7 @@ class _Server(uvicorn.Server):
 def main() -> int:
     """Serve until a signal to stop. Return the process's exit status."""
     end_with_parent()
-    options = msgspec.json.decode(sys.argv[1], type=WorkerOptions)
+    options = read_options(WorkerOptions)
     for descriptor in (options.listening_fd, options.wake_fd):
         os.set_inheritable(descriptor, False)  # Its own children would hold the port for as long as they live.
     settings = options.settings

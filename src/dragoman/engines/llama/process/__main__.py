@@ -11,9 +11,8 @@ import sys
 import threading
 from pathlib import Path
 
-import msgspec
-
 from dragoman.core.child_process import end_with_parent, send_heartbeats_from_thread
+from dragoman.core.process_options import read_options
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
 from dragoman.engines.llama.native.backend import DecodeError
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, LibraryError
@@ -32,7 +31,7 @@ _TOKENIZER_STACK_BYTES = 64 * 2**20
 def main() -> int:
     """Load the model, serve, and return the process's exit status."""
     end_with_parent()
-    options = msgspec.json.decode(sys.argv[1], type=EngineOptions)
+    options = read_options(EngineOptions)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides.
     servers: list[EngineServer] = []
     send_heartbeats_from_thread(lambda: all(server.is_working for server in servers))
