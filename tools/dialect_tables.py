@@ -14,6 +14,7 @@ from msgspec import inspect
 from dragoman.dialects.http.operation import Operation
 from dragoman.server.dialects import DIALECTS
 from tools.generated import replace_part, write_or_check
+from tools.request_classes import CHAT, TEXT, FieldStatus, Route, struct_fields
 from tools.type_words import allowed_range, alternatives, encoded, type_name
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "dialects.md"
@@ -45,6 +46,44 @@ def _section(name: str, operations: tuple[Operation, ...]) -> Iterator[str]:
         yield "| parameter | type | range | default |\n|---|---|---|---|"
         yield from _rows(request)
         yield ""
+    if name == "infermatic":
+        yield from _request_classes()
+
+
+def _request_classes() -> Iterator[str]:
+    """Yield the table of the fields of other services' request classes."""
+    yield "### Fields of OpenAI's, vLLM's and LiteLLM's request classes\n"
+    yield "| field | known to | chat | text | remark | also honoured by |\n|---|---|---|---|---|---|"
+    for field in sorted({*CHAT.fields, *TEXT.fields}):
+        statuses = [_status(route, field) for route in (CHAT, TEXT)]
+        sources = dict.fromkeys(source for route in (CHAT, TEXT) for source in route.sources_of(field))
+        words = " | ".join("" if status is None else status.status for status in statuses)
+        remark = next((_remark(status) for status in statuses if status is not None and status.remark), "")
+        yield f"| {field} | {', '.join(sources)} | {words} | {remark} | {', '.join(_other_dialects(field))} |"
+    yield ""
+
+
+def _status(route: Route, field: str) -> FieldStatus | None:
+    return route.status(field) if field in route.fields else None
+
+
+def _remark(status: FieldStatus) -> str:
+    accepted = " or ".join(encoded(value) for value in status.accepted)
+    return f"{status.remark}{f'; {accepted} is accepted' if accepted else ''}"
+
+
+def _other_dialects(field: str) -> list[str]:
+    """Return the other dialects of OpenAI's shape whose chats or texts have the field."""
+    return [
+        name
+        for name in ("empower", "arcee", "float16")
+        if any(
+            operation.request is not None
+            and operation.path.endswith("/completions")
+            and field in struct_fields(operation.request)
+            for operation in DIALECTS[name].operations
+        )
+    ]
 
 
 def _rows(request: type[msgspec.Struct]) -> Iterator[str]:

@@ -100,4 +100,4 @@ async def test_log_probabilities_are_read(logprobs_client: AsyncOpenAI, stream: 
         ("\ufffd", [0xA9], -0.25),
         ("t", [0x74], -1.5),
     ]
-    assert [(top.token, top.logprob) for top in tokens[-1].top_logprobs] == [("a", -0.5)]
+    assert [(top.token, top.logprob) for top in tokens[-1].top_logprobs] == [("a", -0.5), ("t", -1.5)]

@@ -54,11 +54,14 @@ class ToolOptions(msgspec.Struct, frozen=True):
     name: str | None = None
     parallel: bool = True
     """Whether one answer may hold several calls."""
+    allowed: tuple[str, ...] | None = None
+    """The names of the tools that may be called, all of which the model sees; None: all."""
 
     @property
     def callable_tools(self) -> tuple[Tool, ...]:
         """The tools that the answer may call."""
-        return tuple(tool for tool in self.tools if self.choice != "named" or tool.name == self.name)
+        names = (self.name,) if self.choice == "named" else self.allowed
+        return self.tools if names is None else tuple(tool for tool in self.tools if tool.name in names)
 
     @property
     def allows_multiple_calls(self) -> bool:

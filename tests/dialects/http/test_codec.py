@@ -19,7 +19,7 @@ from tests.support.dialects.decode_contexts import CREATED, ID, decode_context
 
 MODELS = [ServedModel(id="echo", aliases=("parrot",), context_length=8192, fingerprint="fp_0123456789ab")]
 CHAT: dict[str, Any] = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
-TEXT: dict[str, Any] = {"model": "parrot", "prompt": "Hi", "stream_options": {"include_usage": True}}
+TEXT: dict[str, Any] = {"model": "parrot", "prompt": "Hi", "stream": True, "stream_options": {"include_usage": True}}
 BODIES: dict[str, dict[str, Any]] = {
     "infermatic.chat": CHAT,
     "infermatic.text": TEXT,

@@ -291,8 +291,12 @@ def text_tokens(logprobs: Any) -> list[Any]:
 
 
 def top_by_text(token: TokenLogprobs) -> dict[str, float]:
-    """Return the likeliest tokens by their text; of equal texts the highest."""
-    return {top.token.decode(errors="replace"): top.logprob for top in reversed(token.top)}
+    """Return the likeliest tokens and the token itself by their text; of equal texts the highest."""
+    by_text = {top.token.decode(errors="replace"): top.logprob for top in reversed(token.top)}
+    assert token.logprob is not None
+    if any(top.token_id == token.token_id for top in token.top):
+        return by_text
+    return {token.token.decode(errors="replace"): token.logprob} | by_text
 
 
 def sorted_finished_events(events: Sequence[Event]) -> list[Finished]:

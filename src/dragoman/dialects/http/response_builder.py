@@ -46,6 +46,8 @@ class ChoiceState:
         self.logprobs: list[TokenLogprobs] = []
         self._tool_calls: dict[int, ToolCallState] = {}
         self._finish_reason: FinishReason | None = None
+        self.stop_reason: str | int | None = None
+        """The stop string or stop token that ended it."""
 
     def add_tool_call_delta(self, delta: ToolCallDelta) -> None:
         """Append the next part of one of the choice's calls."""
@@ -110,9 +112,10 @@ class BaseResponseBuilder:
                 yield from self._open_choice(index)
                 self._choices[index].add_tool_call_delta(event)
                 yield from self.tool_call_chunks(event)
-            case Finished(index, reason):
+            case Finished(index, reason, stop_reason):
                 yield from self._open_choice(index)
                 self._choices[index].finish(reason)
+                self._choices[index].stop_reason = stop_reason
                 yield from self.finish_chunks(index, reason)
             case Usage():
                 self._usage = event

@@ -1,10 +1,13 @@
 """Converts log-probabilities to OpenAI's JSON: the form of chats, and the older one of text completions."""
 
 import codecs
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from dragoman.core.events import TokenLogprobs
+from dragoman.core.events import TokenLogprobs, TopLogprob
 from dragoman.dialects.openai.wire import ChatTokenLogprob, ChatTopLogprob, TextLogprobs
+
+TokenText = Callable[[int, bytes], str]
+"""Returns how a token is shown, from its id and its bytes."""
 
 
 class TextOffsets:
@@ -21,44 +24,70 @@ class TextOffsets:
         return start
 
 
-def chat_token_logprobs(logprobs: Iterable[TokenLogprobs]) -> list[ChatTokenLogprob]:
-    """Convert tokens of an answer to the form of chats."""
+def plain_text(_token_id: int, token: bytes) -> str:
+    """Show a token as its text, with U+FFFD for a part of a character."""
+    return token.decode(errors="replace")
+
+
+def token_id_text(token_id: int, _token: bytes) -> str:
+    """Show a token as its id, in vLLM's form."""
+    return f"token_id:{token_id}"
+
+
+def chat_token_logprobs(
+    logprobs: Iterable[TokenLogprobs], text: TokenText = plain_text, *, include_sampled: bool = False
+) -> list[ChatTokenLogprob]:
+    """Convert tokens of an answer to the form of chats.
+
+    `include_sampled`: the list of the likeliest tokens also has the sampled one if it is not among them.
+    """
     return [
         ChatTokenLogprob(
-            _display_text(entry.token),
+            text(entry.token_id, entry.token),
             _required(entry.logprob),
             list(entry.token),
-            [ChatTopLogprob(_display_text(likely.token), likely.logprob, list(likely.token)) for likely in entry.top],
+            [
+                ChatTopLogprob(text(likely.token_id, likely.token), likely.logprob, list(likely.token))
+                for likely in (_top_with_sampled(entry) if include_sampled and entry.top else entry.top)
+            ],
         )
         for entry in logprobs
     ]
 
 
-def text_logprobs(logprobs: Iterable[TokenLogprobs], offsets: TextOffsets) -> TextLogprobs:
+def text_logprobs(
+    logprobs: Iterable[TokenLogprobs], offsets: TextOffsets, text: TokenText = plain_text
+) -> TextLogprobs:
     """Convert tokens of a text; `offsets` has seen all tokens before them in their choice."""
     tokens = list(logprobs)
     return TextLogprobs(
-        [_display_text(entry.token) for entry in tokens],
+        [text(entry.token_id, entry.token) for entry in tokens],
         [entry.logprob for entry in tokens],
-        [_top_by_text(entry) for entry in tokens],
+        [_top_by_text(entry, text) for entry in tokens],
         [offsets.advance(entry.token) for entry in tokens],
     )
 
 
-def _top_by_text(entry: TokenLogprobs) -> dict[str, float] | None:
-    """Return the likeliest tokens by their text. Of tokens with equal text the likeliest counts."""
+def _top_with_sampled(entry: TokenLogprobs) -> list[TopLogprob]:
+    """Return the likeliest tokens, and the sampled one after them if it is not among them."""
+    if entry.logprob is None or any(likely.token_id == entry.token_id for likely in entry.top):
+        return entry.top
+    return [*entry.top, TopLogprob(entry.token_id, entry.token, entry.logprob)]
+
+
+def _top_by_text(entry: TokenLogprobs, text: TokenText) -> dict[str, float] | None:
+    """Return the likeliest tokens by their text, the token itself included: OpenAI's and vLLM's logprobs + 1 entries.
+
+    Of tokens with equal text the likeliest counts.
+    """
     if entry.logprob is None:
         return None
     top: dict[str, float] = {}
-    for likely in entry.top:
-        top.setdefault(_display_text(likely.token), likely.logprob)
+    for likely in _top_with_sampled(entry):
+        top.setdefault(text(likely.token_id, likely.token), likely.logprob)
     return top
 
 
 def _required(logprob: float | None) -> float:
     assert logprob is not None, "only a prompt's first token has none, and chats do not echo their prompt"
     return logprob
-
-
-def _display_text(token: bytes) -> str:
-    return token.decode(errors="replace")

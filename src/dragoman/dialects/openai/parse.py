@@ -26,6 +26,7 @@ from dragoman.core.request import (
 from dragoman.dialects.http.validation import FieldPath, InvalidValue, MissingField, Violation
 from dragoman.dialects.openai.wire import (
     MAX_TEMPLATE_BYTES,
+    AllowedTools,
     ChatMessage,
     ContentPart,
     FunctionDefinition,
@@ -85,7 +86,11 @@ def _parse_parts(parts: Iterable[ContentPart], path: FieldPath, violations: list
 
 
 def parse_tools(
-    tools: Sequence[ToolDefinition], choice: ToolChoice | None, violations: list[Violation], *, parallel: bool = True
+    tools: Sequence[ToolDefinition],
+    choice: ToolChoice | AllowedTools | None,
+    violations: list[Violation],
+    *,
+    parallel: bool = True,
 ) -> ToolOptions | None:
     """Convert the tools and their choice; None where no tool may be called."""
     names: set[str] = set()
@@ -106,14 +111,29 @@ def parse_tools(
     if isinstance(choice, NamedTool) and choice.function.name not in names:
         problem = InvalidValue(f"None of the tools is called '{choice.function.name[:64]}'")
         violations.append(Violation(("tool_choice", "function", "name"), problem))
+    if isinstance(choice, AllowedTools):
+        _check_allowed_tools(choice, names, violations)
     if not tools or choice == "none":
         return None
+    if isinstance(choice, AllowedTools):
+        allowed: tuple[str, ...] | None = tuple(tool.function.name for tool in choice.tools)
+        choice = choice.mode
+    else:
+        allowed = None
     return ToolOptions(
         tools=tuple(_to_core_tool(tool.function) for tool in tools),
         choice="named" if isinstance(choice, NamedTool) else choice or "auto",
         name=choice.function.name if isinstance(choice, NamedTool) else None,
         parallel=parallel,
+        allowed=allowed,
     )
+
+
+def _check_allowed_tools(choice: AllowedTools, names: set[str], violations: list[Violation]) -> None:
+    for index, tool in enumerate(choice.tools):
+        if tool.function.name not in names:
+            problem = InvalidValue(f"None of the tools is called '{tool.function.name[:64]}'")
+            violations.append(Violation(("tool_choice", "allowed_tools", "tools", index, "function", "name"), problem))
 
 
 def _to_core_tool(function: FunctionDefinition) -> Tool:

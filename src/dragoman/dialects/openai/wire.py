@@ -90,6 +90,13 @@ Tools = Annotated[list[ToolDefinition], Meta(max_length=MAX_TOOLS)]
 ToolChoice = Literal["none", "auto", "required"] | NamedTool
 
 
+class AllowedTools(msgspec.Struct, frozen=True):
+    """Tools of the request that may be called; the others are only seen by the model."""
+
+    mode: Literal["auto", "required"]
+    tools: Annotated[list[NamedTool], Meta(min_length=1, max_length=MAX_TOOLS)]
+
+
 class JsonSchema(msgspec.Struct, frozen=True):
     """Only the schema constrains the answer; `name` and `description` are informative."""
 
@@ -131,7 +138,8 @@ class CompletionUsage(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     prompt_tokens: int
     total_tokens: int
-    prompt_tokens_details: PromptTokensDetails
+    prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
+    """Not in the usage so far."""
     completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
     """Only in answers with reasoning."""
 

@@ -232,8 +232,8 @@ def _check_repeatable(prompt: ChatPrompt) -> None:
     if prompt.template_arguments:
         message = "The echo engine only repeats; it has no chat template for these variables"
         raise BadRequest(message, "chat_template_kwargs")
-    if prompt.tools is not None and prompt.tools.choice != "auto":
-        raise BadRequest("The echo engine only repeats; it cannot be made to call a tool", "tools")
+    if prompt.tools is not None and (prompt.tools.choice != "auto" or prompt.tools.allowed is not None):
+        raise BadRequest("The echo engine only repeats; its calls cannot be controlled", "tools")
 
 
 def _certain_logprobs(token: int, top: int) -> TokenLogprobs:

@@ -50,7 +50,9 @@ def test_a_chat_answer_has_the_documented_shape() -> None:
             {
                 "finish_reason": "stop",
                 "index": 0,
-                "message": {"content": "Hello!", "role": "assistant", "tool_calls": None, "function_call": None},
+                "message": {"content": "Hello!", "role": "assistant", "refusal": None, "annotations": []},
+                "logprobs": None,
+                "stop_reason": None,
             }
         ],
         "usage": {
@@ -59,14 +61,15 @@ def test_a_chat_answer_has_the_documented_shape() -> None:
             "total_tokens": 15,
             "prompt_tokens_details": {"cached_tokens": 0},
         },
-        "system_fingerprint": None,
     }
 
 
 def test_a_text_answer_has_the_documented_shape() -> None:
     answer = build_response(text().builder, HELLO_EVENTS)
     assert (answer["id"], answer["object"], answer["model"]) == (f"cmpl-{ID}", "text_completion", "m")
-    assert answer["choices"] == [{"finish_reason": "stop", "index": 0, "text": "Hello!", "logprobs": None}]
+    assert answer["choices"] == [
+        {"finish_reason": "stop", "index": 0, "text": "Hello!", "logprobs": None, "stop_reason": None}
+    ]
 
 
 def test_the_chunks_of_a_chat_have_the_documented_shape() -> None:
@@ -136,10 +139,13 @@ def test_reasoning_and_tool_calls_use_the_fields_of_litellm_and_vllm() -> None:
             "message": {
                 "content": None,
                 "role": "assistant",
+                "refusal": None,
+                "annotations": [],
                 "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
-                "function_call": None,
                 "reasoning_content": "Hm",
             },
+            "logprobs": None,
+            "stop_reason": None,
         }
     ]
     assert answer["usage"]["completion_tokens_details"] == {"reasoning_tokens": 1}
@@ -172,7 +178,7 @@ def test_a_texts_log_probabilities_are_lists_with_the_offsets_of_its_tokens() ->
     assert choice["logprobs"] == {
         "tokens": ["\ufffd", "\ufffd", "ab"],
         "token_logprobs": [None, -0.5, -1.5],
-        "top_logprobs": [None, {}, {" ": -0.5, "ab": -1.5}],
+        "top_logprobs": [None, {"\ufffd": -0.5}, {" ": -0.5, "ab": -1.5}],
         "text_offset": [0, 0, 1],
     }
 

@@ -1,7 +1,7 @@
 """Decodes this dialect's requests."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -12,7 +12,8 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.jobs import DEFAULT_PRIORITY, LOWEST_PRIORITY
-from dragoman.core.limits import MAX_SEED, check_sampling
+from dragoman.core.limits import check_sampling
+from dragoman.core.models import find_model
 from dragoman.core.request import (
     AnswerFormat,
     ChatPrompt,
@@ -21,8 +22,8 @@ from dragoman.core.request import (
     JsonSchemaFormat,
     Prompt,
     RegexFormat,
-    SamplingParams,
     TextPrompt,
+    ToolOptions,
 )
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.validation import (
@@ -36,17 +37,35 @@ from dragoman.dialects.http.validation import (
 from dragoman.dialects.openai.parse import (
     check_chat_template,
     check_schema,
-    is_token_id,
-    parse_messages,
     parse_prompts,
     parse_response_format,
     parse_tools,
-    stop_strings,
 )
-from dragoman.dialects.openai.response_builder import response_head
-from dragoman.dialects.vendors.infermatic import wire
-from dragoman.dialects.vendors.infermatic.response_builder import ChatResponseBuilder, TextResponseBuilder
-from dragoman.dialects.vendors.infermatic.template_fields import opens_turn, reasoning_effort
+from dragoman.dialects.openai.response_builder import ResponseHead, response_head
+from dragoman.dialects.openai.wire import AllowedTools, NamedTool
+from dragoman.dialects.vendors.infermatic import functions, wire
+from dragoman.dialects.vendors.infermatic.parameters import (
+    UnsupportedFields,
+    best_of,
+    max_tokens,
+    opens_turn,
+    parse_conversation,
+    prompt_truncation,
+    reasoning_effort,
+    sampling_params,
+)
+from dragoman.dialects.vendors.infermatic.response_builder import (
+    AnswerOptions,
+    ChatResponseBuilder,
+    TextResponseBuilder,
+)
+from dragoman.dialects.vendors.infermatic.token_reports import (
+    NO_REPORT,
+    ReportingChatBuilder,
+    ReportingTextBuilder,
+    ReportOptions,
+)
+from dragoman.dialects.vendors.infermatic.unsupported import CHAT_FIELDS, TEXT_FIELDS
 
 _EMPTY = wire.StructuredOutputs()
 
@@ -119,29 +138,60 @@ def _escape_regex(text: str) -> str:
     return _REGEX_METACHARACTERS.sub(r"\\\g<0>", text)
 
 
-_encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
+_FINGERPRINT = "fingerprint"
+
+_CHAT_FIELD_NAMES = {"prompt": "messages"}
+
+_FUNCTION_FIELD_NAMES = {"prompt": "messages", "tools": "functions"}
+
+_UNSUPPORTED_IN_CHATS = UnsupportedFields(CHAT_FIELDS)
+_UNSUPPORTED_IN_TEXTS = UnsupportedFields(TEXT_FIELDS)
 
 
 def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
     """Decode a chat completion. The model in the path precedes the one in the body. Raises BadRequest."""
-    return _chat(decode_body(body, wire.ChatRequest), context)
+    sent = _decode_chat_body(body, context)
+    _check_stream_options(sent, context)
+    return _chat(sent, context)
 
 
 def decode_queued_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
-    """Decode a chat completion of the queue's own routes, where priority 0 is the first. Raises BadRequest."""
-    sent = decode_body(body, wire.ChatRequest)
+    """Decode a chat completion of the queue's own routes, where priority 0 is the first. Raises BadRequest.
+
+    `stream_options` need no `stream`: the job's events can be read as a stream in any case.
+    """
+    sent = _decode_chat_body(body, context)
     priority = min(sent.priority, LOWEST_PRIORITY)
     headers = {} if sent.stream else {"x-litellm-priority": str(priority)}
     return msgspec.structs.replace(_chat(sent, context), priority=priority, headers=headers)
 
 
+def _decode_chat_body(body: bytes, context: DecodeContext) -> wire.ChatRequest:
+    sent = decode_body(body, wire.ChatRequest)
+    if _is_new(context) and not sent.drop_params:
+        _UNSUPPORTED_IN_CHATS.check(body)
+    return sent
+
+
+def _is_new(context: DecodeContext) -> bool:
+    """Whether the request is not a restored one, which may have been admitted by a version that refused less."""
+    return context.models is not None
+
+
+def _check_stream_options(sent: wire.CompletionRequest, context: DecodeContext) -> None:
+    if sent.stream_options is not None and not sent.stream and _is_new(context):
+        raise BadRequest("stream_options is only allowed when stream is true", "stream_options")
+
+
 def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
     model = _model(sent, context)
     violations: list[Violation] = []
-    messages = parse_messages(sent.messages, violations)
+    has_functions = bool(sent.functions) or sent.function_call is not None
+    messages = parse_conversation(sent.messages, violations)
     prompt = ChatPrompt(
         messages=messages,
-        tools=parse_tools(sent.tools, sent.tool_choice, violations, parallel=sent.parallel_tool_calls),
+        tools=functions.parse_functions(sent, violations) if has_functions else _tools(sent, violations),
+        truncation=prompt_truncation(sent),
         reasoning_effort=reasoning_effort(sent.reasoning_effort),
         template=sent.chat_template,
         template_arguments=sent.chat_template_kwargs,
@@ -158,35 +208,102 @@ def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
     raise_violations(violations)
     output_format = requested_format(sent, response_format)
     request = _request(sent, model, prompt, output_format, logprobs=sent.top_logprobs if sent.logprobs else None)
-    head = response_head(context, "chatcmpl", model, sent.stream_options, logprobs=sent.logprobs)
-    fields = {"prompt": "messages"} | _format_field(output_format)
+    head = _head(sent, context, "chatcmpl", logprobs=sent.logprobs)
+    last = prompt.messages[-1]
+    answer = AnswerOptions(
+        logprobs_as_token_ids=sent.return_tokens_as_token_ids,
+        shows_reasoning=sent.include_reasoning,
+        has_function_call=bool(sent.functions),
+        beginning=last.content if sent.echo and last.role == "assistant" else "",
+    )
+    report = _report_options(sent)
     return DecodedRequest(
         requests=[request],
         stream=sent.stream,
-        builder=ChatResponseBuilder(head),
-        field_names=fields,
+        builder=(
+            ChatResponseBuilder(head, answer) if report == NO_REPORT else ReportingChatBuilder(head, answer, report)
+        ),
+        field_names=(_FUNCTION_FIELD_NAMES if has_functions else _CHAT_FIELD_NAMES) | _format_field(output_format),
+        extra_arguments=_fingerprint_argument(head),
         priority=request.priority,
+    )
+
+
+def _tools(sent: wire.ChatRequest, violations: list[Violation]) -> ToolOptions | None:
+    choice = sent.tool_choice
+    controlled: NamedTool | AllowedTools | None = None
+    if isinstance(choice, wire.ControlledTool):
+        if choice.type == "function" and choice.function is not None:
+            controlled = NamedTool("function", choice.function)
+        elif choice.type == "allowed_tools" and choice.allowed_tools is not None:
+            controlled = choice.allowed_tools
+        else:
+            violations.append(Violation(("tool_choice", choice.type), MissingField()))
+    return parse_tools(
+        sent.tools,
+        controlled if isinstance(choice, wire.ControlledTool) else choice,
+        violations,
+        parallel=sent.parallel_tool_calls,
     )
 
 
 def decode_text(body: bytes, context: DecodeContext) -> DecodedRequest:
     """Decode a text completion of one or several prompts. Raises BadRequest."""
     sent = decode_body(body, wire.TextRequest)
+    if _is_new(context) and not sent.drop_params:
+        _UNSUPPORTED_IN_TEXTS.check(body)
+    _check_stream_options(sent, context)
     model = _model(sent, context)
     if sent.suffix:
         raise BadRequest("suffix is not supported by this server", "suffix")
-    output_format = requested_format(sent)
+    violations: list[Violation] = []
+    response_format = parse_response_format(sent.response_format, violations)
+    raise_violations(violations)
+    output_format = requested_format(sent, response_format)
     prompts = parse_prompts(sent.prompt, add_special_tokens=sent.add_special_tokens)
+    if (truncation := prompt_truncation(sent)) is not None:
+        prompts = [msgspec.structs.replace(prompt, truncation=truncation) for prompt in prompts]
     first = _request(sent, model, prompts[0], output_format, logprobs=sent.logprobs, echo=sent.echo)
     requests = [msgspec.structs.replace(first, prompt=prompt) for prompt in prompts]
-    head = response_head(context, "cmpl", model, sent.stream_options, logprobs=sent.logprobs is not None)
+    head = _head(sent, context, "cmpl", logprobs=sent.logprobs is not None)
+    answer = AnswerOptions(logprobs_as_token_ids=sent.return_tokens_as_token_ids)
+    report = _report_options(sent)
     return DecodedRequest(
         requests=requests,
         stream=sent.stream,
-        builder=TextResponseBuilder(head),
+        builder=(
+            TextResponseBuilder(head, answer) if report == NO_REPORT else ReportingTextBuilder(head, answer, report)
+        ),
         field_names=_format_field(output_format),
+        extra_arguments=_fingerprint_argument(head),
         priority=first.priority,
     )
+
+
+def _head(sent: wire.CompletionRequest, context: DecodeContext, kind: str, *, logprobs: bool) -> ResponseHead:
+    """Return the head of the answer, with the model's fingerprint at the time of the request if it is known."""
+    model = _model(sent, context)
+    head = response_head(context, kind, model, sent.stream_options, logprobs=logprobs)
+    if context.models is None:
+        fingerprint = context.arguments.get(_FINGERPRINT)
+    else:
+        served = find_model(context.models(), model)
+        fingerprint = served.fingerprint if served is not None else None
+    return head if fingerprint is None else msgspec.structs.replace(head, system_fingerprint=fingerprint)
+
+
+def _fingerprint_argument(head: ResponseHead) -> dict[str, str]:
+    """Return the argument that restores the fingerprint when the body is decoded again."""
+    return {_FINGERPRINT: head.system_fingerprint} if isinstance(head.system_fingerprint, str) else {}
+
+
+def _report_options(sent: wire.CompletionRequest) -> ReportOptions:
+    """Return what the answer reports of tokens. Raises BadRequest."""
+    if sent.prompt_logprobs is not None and sent.stream:
+        raise BadRequest("prompt_logprobs cannot be streamed", "prompt_logprobs")
+    options = sent.stream_options
+    usage_so_far = bool(sent.stream and options and options.include_usage and options.continuous_usage_stats)
+    return ReportOptions(sent.return_token_ids, sent.prompt_logprobs is not None, usage_so_far)
 
 
 def _format_field(output_format: RequestedFormat | None) -> dict[str, str]:
@@ -212,63 +329,24 @@ def _request(
 ) -> GenerationRequest:
     # 0 is LiteLLM's default for no priority; numbers above the highest count as the highest.
     priority = min(sent.priority, LOWEST_PRIORITY) or DEFAULT_PRIORITY
+    if max_tokens(sent) == 0 and not echo:
+        field = "max_tokens" if sent.max_completion_tokens is None else "max_completion_tokens"
+        raise BadRequest(f"{field} must be at least 1, got 0; 0 needs echo", field)
+    report = _report_options(sent)
     return GenerationRequest(
         model=model,
         prompt=prompt,
-        sampling=check_sampling(_sampling(sent)),
+        sampling=check_sampling(sampling_params(sent), min_max_tokens=0 if echo else 1),
         n=sent.n,
         echo=echo,
         priority=priority,
         response_format=None if output_format is None else output_format.format,
         logprobs=logprobs,
-        best_of=_best_of(sent),
+        prompt_logprobs=sent.prompt_logprobs,
+        reports_prompt=report.token_ids or report.usage_so_far,
+        best_of=best_of(sent),
+        cache_salt=sent.cache_salt or "",
     )
-
-
-def _best_of(sent: wire.CompletionRequest) -> int | None:
-    """Return the number of candidates if it differs from that of choices. Raises BadRequest."""
-    if sent.best_of is None or sent.best_of == sent.n:
-        return None
-    if sent.best_of < sent.n:
-        raise BadRequest(f"best_of must be at least n, got {sent.best_of} and {sent.n}", "best_of")
-    if sent.stream:
-        raise BadRequest("best_of cannot be streamed: the best is known when all candidates are complete", "best_of")
-    return sent.best_of
-
-
-def _sampling(sent: wire.CompletionRequest) -> SamplingParams:
-    return SamplingParams(
-        max_tokens=sent.max_tokens if sent.max_completion_tokens is None else sent.max_completion_tokens,
-        min_tokens=sent.min_tokens,
-        temperature=sent.temperature,
-        top_k=sent.top_k,
-        top_p=sent.top_p,
-        min_p=sent.min_p,
-        repetition_penalty=sent.repetition_penalty,
-        presence_penalty=sent.presence_penalty,
-        frequency_penalty=sent.frequency_penalty,
-        logit_bias={_token_id(token): bias for token, bias in sent.logit_bias.items()},
-        seed=None if sent.seed is None else _seed(sent.seed),
-        stop=stop_strings(sent.stop),
-        stop_token_ids=tuple(sent.stop_token_ids),
-        ignore_eos=sent.ignore_eos,
-        include_stop_text=sent.include_stop_str_in_output,
-        skip_special_tokens=sent.skip_special_tokens,
-        spaces_between_special_tokens=sent.spaces_between_special_tokens,
-    )
-
-
-def _seed(seed: int) -> int | None:
-    """Convert a seed: -1 means none; other negative numbers are taken as unsigned 64-bit ones."""
-    if not -(2**63) <= seed <= MAX_SEED:
-        raise BadRequest(f"seed must be an integer of at most 64 bits, got {str(seed)[:40]}", "seed")
-    return None if seed == -1 else seed if seed >= 0 else seed & MAX_SEED
-
-
-def _token_id(text: str) -> int:
-    if not is_token_id(text):
-        raise BadRequest(f"logit_bias must have token ids as keys, got '{text[:40]}'", "logit_bias")
-    return int(text)
 
 
 class TokenCountPrompt(NamedTuple):
@@ -287,7 +365,8 @@ def decode_token_count(body: bytes) -> TokenCountPrompt:
         raise BadRequest("prompt or messages must be provided")
     violations: list[Violation] = []
     prompt = ChatPrompt(
-        messages=parse_messages(sent.messages, violations), tools=parse_tools(sent.tools, None, violations)
+        messages=parse_conversation(sent.messages, violations),
+        tools=parse_tools(sent.tools, None, violations),
     )
     raise_violations(violations)
     return TokenCountPrompt(sent.model, prompt)

@@ -18,11 +18,11 @@ from dragoman.dialects.http.context import RouteContext, authenticated, json_res
 from dragoman.dialects.http.large_bodies import receive
 from dragoman.dialects.http.operation import Operation
 from dragoman.dialects.http.validation import InvalidFields, MissingField, Violation, decode_body, raise_violations
-from dragoman.dialects.openai.parse import check_chat_template, parse_messages, parse_tools
+from dragoman.dialects.openai.parse import check_chat_template, parse_tools
 from dragoman.dialects.openai.wire import Template, TemplateArguments, Tools
 from dragoman.dialects.vendors.infermatic import wire
 from dragoman.dialects.vendors.infermatic.errors import LookupErrors
-from dragoman.dialects.vendors.infermatic.template_fields import opens_turn
+from dragoman.dialects.vendors.infermatic.parameters import opens_turn, parse_conversation
 
 
 class TokenizeRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,7 +120,7 @@ def _prompt(sent: TokenizeRequest) -> Prompt:
     if sent.messages is None:
         raise BadRequest("prompt or messages must be provided", "prompt")
     violations: list[Violation] = []
-    messages = parse_messages(sent.messages, violations)
+    messages = parse_conversation(sent.messages, violations)
     tools = parse_tools(sent.tools, None, violations)
     check_chat_template(sent.chat_template, sent.chat_template_kwargs, violations)
     raise_violations(violations)

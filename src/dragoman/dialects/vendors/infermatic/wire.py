@@ -1,5 +1,6 @@
 """The JSON bodies of this dialect, field by field. Absent and null mean the same in a request."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -10,11 +11,18 @@ from dragoman.core.limits import MAX_CHOICES, MAX_MESSAGES
 from dragoman.core.request import ReasoningEffort
 from dragoman.dialects.http.fastapi_errors import FastApiDetail
 from dragoman.dialects.openai.wire import (
+    MAX_TOOLS,
     MAX_TOP_LOGPROBS,
+    AllowedTools,
+    AssistantFunctionCall,
     ChatLogprobs,
     ChatMessage,
     Completion,
     CompletionUsage,
+    FunctionCall,
+    FunctionCallDeltaBody,
+    FunctionDefinition,
+    NamedFunction,
     ResponseFormat,
     StreamOptions,
     Template,
@@ -23,13 +31,13 @@ from dragoman.dialects.openai.wire import (
     TextLogprobs,
     ToolCallBody,
     ToolCallDeltaBody,
-    ToolChoice,
     Tools,
 )
 
 TokenLimit = Annotated[int, Meta(ge=1)]
 Probability = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=-2, le=2)]
+MAX_CACHE_SALT_LENGTH = 1024
 ChoiceTexts = Annotated[list[Annotated[str, Meta(min_length=1)]], Meta(min_length=1)]
 """The texts that the answer may be."""
 
@@ -38,7 +46,30 @@ SentEffort = ReasoningEffort | Literal["xhigh", "max"]
 
 
 class ReasoningChatMessage(ChatMessage, frozen=True, kw_only=True):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]  # type: ignore[assignment]
+    """`function`, of OpenAI's older API: the result of the `function_call` before it."""
+    function_call: AssistantFunctionCall | None = None
+    """In an assistant's message: the older form of `tool_calls`."""
     reasoning: str | None = msgspec.field(name="reasoning_content", default=None)
+
+
+class UsageStreamOptions(StreamOptions, frozen=True):
+    continuous_usage_stats: bool | None = None
+    """With `include_usage`: every chunk has the usage of its choice so far."""
+
+
+class ControlledTool(msgspec.Struct, frozen=True):
+    """Requires a call of one function, or allows calls of some."""
+
+    type: Literal["function", "allowed_tools"]
+    function: NamedFunction | None = None
+    """Required for the type `function`."""
+    allowed_tools: AllowedTools | None = None
+    """Required for the type of this name."""
+
+
+ToolChoice = Literal["none", "auto", "required"] | ControlledTool
+FunctionChoice = Literal["none", "auto"] | NamedFunction
 
 
 class StructuredOutputs(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,9 +111,25 @@ class CompletionRequest(msgspec.Struct, frozen=True, kw_only=True):
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
     stream: bool = False
-    stream_options: StreamOptions | None = None
+    stream_options: UsageStreamOptions | None = None
+    """Only with `stream`."""
     priority: Annotated[int, Meta(ge=0)] = DEFAULT_PRIORITY
     user: str | None = None
+    allowed_token_ids: list[int] | None = None
+    bad_words: list[str] = []
+    truncate_prompt_tokens: Annotated[int, Meta(ge=-1)] | None = None
+    """-1: as many as the context holds beside the answer."""
+    truncation_side: Literal["left", "right"] | None = None
+    """Where tokens are dropped; None: left."""
+    prompt_logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    """The number of likeliest tokens beside each token of the prompt. Not in a stream."""
+    return_token_ids: bool = False
+    return_tokens_as_token_ids: bool = False
+    """Log-probabilities name their tokens by id."""
+    cache_salt: Annotated[str, Meta(min_length=1, max_length=MAX_CACHE_SALT_LENGTH)] | None = None
+    """Prefixes are shared with requests of the same salt only."""
+    drop_params: bool = False
+    """Ignore the fields that this server refuses, instead of answering 400."""
     structured_outputs: StructuredOutputs | None = None
     guided_json: dict[str, Any] | str | None = None
     """Like the next three, an older spelling of structured_outputs."""
@@ -104,6 +151,14 @@ class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
     """None: `auto` with tools, else `none`."""
     parallel_tool_calls: bool = True
     """False: at most one call."""
+    functions: Annotated[list[FunctionDefinition], Meta(max_length=MAX_TOOLS)] = []
+    """The older form of `tools`. The answer has a `function_call`."""
+    function_call: FunctionChoice | None = None
+    """None: `auto` with functions, else `none`."""
+    echo: bool = False
+    """The answer begins with the last message if that is the assistant's."""
+    include_reasoning: bool = True
+    """False: the answer does not show its reasoning."""
     response_format: ResponseFormat | None = None
     reasoning_effort: SentEffort | None = None
     """None: the model's own. Only reasoning models use it. `xhigh` and `max` count as `high`."""
@@ -122,14 +177,16 @@ class ChatRequest(CompletionRequest, frozen=True, kw_only=True):
 
 class TextRequest(CompletionRequest, frozen=True, kw_only=True):
     prompt: TextCompletionPrompt
-    max_tokens: TokenLimit = 16
-    """As in OpenAI's API and vLLM; chat defaults to the rest of the context."""
+    max_tokens: Annotated[int, Meta(ge=0)] = 16
+    """As in OpenAI's API and vLLM; chat defaults to the rest of the context. 0 needs `echo`."""
+    max_completion_tokens: Annotated[int, Meta(ge=0)] | None = None
     logprobs: Annotated[int, Meta(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
     """The number of likeliest tokens beside each token."""
     echo: bool = False
     suffix: str | None = None
     add_special_tokens: bool = True
     """Whether tokens that the model expects around a text are added, such as BOS. Token ids stay as they are."""
+    response_format: ResponseFormat | None = None
 
 
 class TokenCountRequest(msgspec.Struct, frozen=True):
@@ -151,23 +208,46 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
     content: str | None
     """None where the choice calls tools instead."""
     role: str = "assistant"
-    tool_calls: list[ToolCallBody] | None = None
-    function_call: None = None
+    refusal: None = None
+    annotations: list[dict[str, Any]] = []
+    """Always empty."""
+    tool_calls: list[ToolCallBody] | UnsetType = UNSET
+    function_call: FunctionCall | UnsetType = UNSET
+    """Instead of `tool_calls` in the answer to a request with `functions`."""
     reasoning_content: str | UnsetType = UNSET
 
 
-class ChatChoice(msgspec.Struct, frozen=True):
+class ChatChoice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str
     index: int
     message: AssistantMessage
-    logprobs: ChatLogprobs | UnsetType = UNSET
+    logprobs: ChatLogprobs | None = None
+    stop_reason: str | int | None = None
+    """The stop string or stop token id that ended it; None: anything else."""
+    token_ids: list[int] | UnsetType = UNSET
 
 
-class TextChoice(msgspec.Struct, frozen=True):
+class PromptTokenLogprob(msgspec.Struct, frozen=True):
+    """`rank` is the number of tokens that are at least as likely."""
+
+    logprob: float
+    rank: int
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptTokenLogprob] | None]
+"""For each token of a prompt but the first: its id and those of the likeliest tokens → their log-probabilities."""
+
+
+class TextChoice(msgspec.Struct, frozen=True, kw_only=True):
     finish_reason: str
     index: int
     text: str
     logprobs: TextLogprobs | None = None
+    stop_reason: str | int | None = None
+    token_ids: list[int] | UnsetType = UNSET
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -175,6 +255,7 @@ class ChatDelta(msgspec.Struct, frozen=True, omit_defaults=True):
     role: str | None = None
     reasoning_content: str | None = None
     tool_calls: list[ToolCallDeltaBody] | None = None
+    function_call: FunctionCallDeltaBody | None = None
 
 
 class ChatChunkChoice(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -182,6 +263,8 @@ class ChatChunkChoice(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     index: int
     delta: ChatDelta
     logprobs: ChatLogprobs | None = None
+    stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
 
 
 class TextChunkChoice(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
@@ -189,14 +272,20 @@ class TextChunkChoice(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=T
     index: int
     text: str
     logprobs: TextLogprobs | None = None
+    stop_reason: str | int | None = None
+    token_ids: list[int] | None = None
+    prompt_token_ids: list[int] | None = None
 
 
 class ChatCompletion(Completion[ChatChoice], frozen=True, kw_only=True):
-    system_fingerprint: None = None
+    system_fingerprint: str | UnsetType = UNSET
+    """Absent until the engine has reported it."""
+    prompt_token_ids: list[int] | UnsetType = UNSET
+    prompt_logprobs: PromptLogprobs | UnsetType = UNSET
 
 
 class TextCompletion(Completion[TextChoice], frozen=True, kw_only=True):
-    pass
+    system_fingerprint: str | UnsetType = UNSET
 
 
 Choice = TypeVar("Choice")
@@ -209,12 +298,13 @@ class CompletionChunk(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True
     created: int
     model: str
     object: str
-    choices: list[Choice]
+    choices: Sequence[Choice]
     usage: CompletionUsage | None = None
 
 
 class ChatChunk(CompletionChunk[ChatChunkChoice], frozen=True, kw_only=True, omit_defaults=True):
-    pass
+    prompt_token_ids: list[int] | None = None
+    """In the first chunk of a choice, with `return_token_ids`."""
 
 
 class TextChunk(CompletionChunk[TextChunkChoice], frozen=True, kw_only=True, omit_defaults=True):

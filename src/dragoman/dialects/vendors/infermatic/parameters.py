@@ -1,0 +1,128 @@
+"""Checks and converts the parameters of a request: sampling, lengths, candidates, template, and what is refused."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.limits import MAX_SEED
+from dragoman.core.request import Message, PromptTruncation, ReasoningEffort, SamplingParams
+from dragoman.dialects.http.validation import Violation
+from dragoman.dialects.openai.parse import is_token_id, parse_messages, stop_strings
+from dragoman.dialects.vendors.infermatic import functions, wire
+from dragoman.dialects.vendors.infermatic.unsupported import UnsupportedField
+
+
+class UnsupportedFields:
+    """Finds the fields of one route in a body."""
+
+    def __init__(self, fields: Mapping[str, UnsupportedField]) -> None:
+        self._fields = fields
+        # Only these fields are decoded. Members of the body that it does not name cost little to skip.
+        sent: type[msgspec.Struct] = msgspec.defstruct("SentFields", [(name, Any, None) for name in fields])
+        self._decode = msgspec.json.Decoder(sent).decode
+        self._absent = sent()
+
+    def check(self, body: bytes) -> None:
+        """Raise BadRequest for the first of the fields with a value that has an effect. The body is a JSON object."""
+        sent = self._decode(body)
+        if sent == self._absent:
+            return
+        for name, field in self._fields.items():
+            value = getattr(sent, name)
+            if value is not None and value not in field.accepted:
+                raise BadRequest(f"{name} is not supported by this server: {field.reason}", name)
+
+
+def parse_conversation(
+    messages: Sequence[wire.ReasoningChatMessage], violations: list[Violation]
+) -> tuple[Message, ...]:
+    """Convert a conversation, which may have calls and results of functions."""
+    has_functions = any(message.function_call is not None or message.role == "function" for message in messages)
+    return parse_messages(functions.with_tool_messages(messages) if has_functions else messages, violations)
+
+
+def sampling_params(sent: wire.CompletionRequest) -> SamplingParams:
+    """Convert what is the same in an engine. Raises BadRequest."""
+    return SamplingParams(
+        max_tokens=max_tokens(sent),
+        min_tokens=sent.min_tokens,
+        temperature=sent.temperature,
+        top_k=sent.top_k,
+        top_p=sent.top_p,
+        min_p=sent.min_p,
+        repetition_penalty=sent.repetition_penalty,
+        presence_penalty=sent.presence_penalty,
+        frequency_penalty=sent.frequency_penalty,
+        logit_bias={_token_id(token): bias for token, bias in sent.logit_bias.items()},
+        seed=None if sent.seed is None else _seed(sent.seed),
+        allowed_token_ids=None if sent.allowed_token_ids is None else tuple(sent.allowed_token_ids),
+        bad_words=tuple(sent.bad_words),
+        stop=stop_strings(sent.stop),
+        stop_token_ids=tuple(sent.stop_token_ids),
+        ignore_eos=sent.ignore_eos,
+        include_stop_text=sent.include_stop_str_in_output,
+        skip_special_tokens=sent.skip_special_tokens,
+        spaces_between_special_tokens=sent.spaces_between_special_tokens,
+    )
+
+
+def max_tokens(sent: wire.CompletionRequest) -> int | None:
+    """Return the most tokens of an answer; the newer name counts."""
+    return sent.max_tokens if sent.max_completion_tokens is None else sent.max_completion_tokens
+
+
+def prompt_truncation(sent: wire.CompletionRequest) -> PromptTruncation | None:
+    """Return how the prompt is shortened. Raises BadRequest."""
+    tokens, side = sent.truncate_prompt_tokens, sent.truncation_side or "left"
+    if tokens is None:
+        return None
+    if not tokens:
+        raise BadRequest("truncate_prompt_tokens must be -1 or at least 1, got 0", "truncate_prompt_tokens")
+    return PromptTruncation(None if tokens == -1 else tokens, max(1, max_tokens(sent) or 1), side)
+
+
+def best_of(sent: wire.CompletionRequest) -> int | None:
+    """Return the number of candidates if it differs from that of choices. Raises BadRequest."""
+    if sent.best_of is None or sent.best_of == sent.n:
+        return None
+    if sent.best_of < sent.n:
+        raise BadRequest(f"best_of must be at least n, got {sent.best_of} and {sent.n}", "best_of")
+    if sent.stream:
+        raise BadRequest("best_of cannot be streamed: the best is known when all candidates are complete", "best_of")
+    return sent.best_of
+
+
+def _seed(seed: int) -> int | None:
+    """Convert a seed: -1 means none; other negative numbers are taken as unsigned 64-bit ones."""
+    if not -(2**63) <= seed <= MAX_SEED:
+        raise BadRequest(f"seed must be an integer of at most 64 bits, got {str(seed)[:40]}", "seed")
+    return None if seed == -1 else seed if seed >= 0 else seed & MAX_SEED
+
+
+def _token_id(text: str) -> int:
+    if not is_token_id(text):
+        raise BadRequest(f"logit_bias must have token ids as keys, got '{text[:40]}'", "logit_bias")
+    return int(text)
+
+
+def opens_turn(messages: Sequence[Message], *, add: bool | None, continue_message: bool) -> bool:
+    """Return whether the prompt begins the assistant's turn. Raises BadRequest.
+
+    `add` and `continue_message` are the fields add_generation_prompt and continue_final_message.
+    """
+    if not continue_message:
+        return add is not False
+    if add:
+        raise BadRequest(
+            "Cannot set both `continue_final_message` and `add_generation_prompt` to True.", "continue_final_message"
+        )
+    if messages and messages[-1].tool_calls:
+        raise BadRequest("A message with tool calls cannot be continued", "continue_final_message")
+    return False
+
+
+def reasoning_effort(sent: wire.SentEffort | None) -> ReasoningEffort | None:
+    """Convert an effort. Those above `high` count as it, which is the highest here."""
+    return "high" if sent == "xhigh" or sent == "max" else sent
