@@ -45,8 +45,8 @@ class ResponseHead(msgspec.Struct, frozen=True, kw_only=True):
     has_logprobs: bool = False
     """Whether log-probabilities were asked for."""
     absent_logprobs: UnsetType | None = UNSET
-    """The value of `logprobs` where there are none, on the chat route."""
-    system_fingerprint: str | UnsetType | None = UNSET
+    """The value of `logprobs` in a chunk of a chat where there are none."""
+    system_fingerprint: str | UnsetType = UNSET
 
 
 def response_head(
@@ -121,11 +121,7 @@ class OpenAIChatResponseBuilder(OpenAIResponseBuilder):
             content=choice.content,
             tool_calls=tool_call_bodies(choice.tool_calls) or UNSET,
         )
-        logprobs = (
-            ChatLogprobs(chat_token_logprobs(choice.logprobs))
-            if self._head.has_logprobs
-            else self._head.absent_logprobs
-        )
+        logprobs = ChatLogprobs(chat_token_logprobs(choice.logprobs)) if self._head.has_logprobs else None
         return ChatChoice(choice.index, message, choice.finish_reason, logprobs)
 
     def _chunk(

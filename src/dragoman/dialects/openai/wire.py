@@ -215,6 +215,9 @@ class AssistantMessage(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: str | UnsetType = UNSET
     content: str | None
     """None where the choice calls tools instead."""
+    refusal: None = None
+    annotations: list[dict[str, Any]] = []
+    """Always empty."""
     tool_calls: list[ToolCallBody] | UnsetType = UNSET
 
 
@@ -222,7 +225,7 @@ class ChatChoice(msgspec.Struct, frozen=True):
     index: int
     message: AssistantMessage
     finish_reason: str
-    logprobs: ChatLogprobs | UnsetType | None = UNSET
+    logprobs: ChatLogprobs | None = None
 
 
 class TextChoice(msgspec.Struct, frozen=True):
@@ -268,7 +271,7 @@ class Completion(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True):
 
 
 class ChatCompletion(Completion[ChatChoice], frozen=True, kw_only=True):
-    system_fingerprint: str | UnsetType | None = UNSET
+    system_fingerprint: str | UnsetType = UNSET
 
 
 class TextCompletion(Completion[TextChoice], frozen=True, kw_only=True):
@@ -287,7 +290,7 @@ class CompletionChunk(msgspec.Struct, Generic[Choice], frozen=True, kw_only=True
 
 
 class ChatChunk(CompletionChunk[ChatChunkChoice], frozen=True, kw_only=True):
-    system_fingerprint: str | UnsetType | None = UNSET
+    system_fingerprint: str | UnsetType = UNSET
 
 
 class TextChunk(CompletionChunk[TextChunkChoice], frozen=True, kw_only=True):

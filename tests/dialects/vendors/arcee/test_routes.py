@@ -89,7 +89,14 @@ async def test_a_chat_is_answered_in_openais_shape(client: httpx.AsyncClient) ->
     assert answer == {
         "object": "chat.completion",
         "model": "parrot",
-        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"}],
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hello", "refusal": None, "annotations": []},
+                "finish_reason": "stop",
+                "logprobs": None,
+            }
+        ],
     }
 
 

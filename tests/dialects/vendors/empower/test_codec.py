@@ -254,11 +254,16 @@ def test_an_answer_has_every_choice_and_the_usage_of_all() -> None:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "Hello"},
+                "message": {"role": "assistant", "content": "Hello", "refusal": None, "annotations": []},
                 "finish_reason": "stop",
                 "logprobs": None,
             },
-            {"index": 1, "message": {"role": "assistant", "content": ""}, "finish_reason": "length", "logprobs": None},
+            {
+                "index": 1,
+                "message": {"role": "assistant", "content": "", "refusal": None, "annotations": []},
+                "finish_reason": "length",
+                "logprobs": None,
+            },
         ],
         "usage": GREETING_USAGE,
     }

@@ -86,7 +86,7 @@ async def test_an_answer_has_openais_shape(client: httpx.AsyncClient) -> None:
         "choices": [
             {
                 "index": 0,
-                "message": {"role": "assistant", "content": "Hello"},
+                "message": {"role": "assistant", "content": "Hello", "refusal": None, "annotations": []},
                 "finish_reason": "stop",
                 "logprobs": None,
             }

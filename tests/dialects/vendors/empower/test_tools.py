@@ -94,6 +94,8 @@ def test_a_tool_call_has_its_name_in_one_chunk_and_its_arguments_in_those_that_f
         "message": {
             "role": "assistant",
             "content": None,
+            "refusal": None,
+            "annotations": [],
             "tool_calls": [{"id": "call_0", "type": "function", "function": function}],
         },
         "finish_reason": "tool_calls",

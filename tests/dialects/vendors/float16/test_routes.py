@@ -83,7 +83,12 @@ async def test_a_chat_is_answered_in_openais_shape(client: httpx.AsyncClient) ->
         "object": "chat.completion",
         "model": "echo",
         "choices": [
-            {"index": 0, "message": {"role": "assistant", "content": "Hello"}, "finish_reason": "stop"},
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "Hello", "refusal": None, "annotations": []},
+                "finish_reason": "stop",
+                "logprobs": None,
+            },
         ],
         "usage": {
             "completion_tokens": 6,

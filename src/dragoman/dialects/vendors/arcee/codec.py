@@ -89,11 +89,12 @@ def decode_chat(body: bytes, context: DecodeContext) -> DecodedRequest:
         logprobs=sent.top_logprobs if sent.logprobs else None,
     )
     head = response_head(context, "chatcmpl", sent.model, sent.stream_options, logprobs=sent.logprobs)
-    builder = ReasoningChatResponseBuilder(msgspec.structs.replace(head, system_fingerprint=fingerprint))
+    if fingerprint is not None:
+        head = msgspec.structs.replace(head, system_fingerprint=fingerprint)
     return DecodedRequest(
         requests=[request],
         stream=sent.stream,
-        builder=builder,
+        builder=ReasoningChatResponseBuilder(head),
         field_names=_FIELD_NAMES,
         extra_arguments={} if fingerprint is None else {_FINGERPRINT: fingerprint},
     )

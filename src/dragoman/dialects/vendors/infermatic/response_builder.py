@@ -103,7 +103,7 @@ class ChatResponseBuilder(OpenAIResponseBuilder):
             model=head.model,
             choices=[self._choice(choice) for choice in self.choices()],
             usage=completion_usage(usage),
-            system_fingerprint=head.system_fingerprint or UNSET,
+            system_fingerprint=head.system_fingerprint,
         )
 
     def _role(self, index: int) -> str | None:
@@ -186,7 +186,7 @@ class TextResponseBuilder(OpenAIResponseBuilder):
                 model=head.model,
                 choices=[self._choice(choice) for choice in self.choices()],
                 usage=completion_usage(usage),
-                system_fingerprint=head.system_fingerprint or UNSET,
+                system_fingerprint=head.system_fingerprint,
             )
         )
 
