@@ -234,7 +234,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     workers: Annotated[int, Meta(ge=1)] = 1
     """HTTP worker processes."""
     max_waiting_requests: Annotated[int, Meta(ge=0)] = 256
-    """Requests that may wait for a slot of an engine. Further ones are rejected."""
+    """Requests that may wait for a slot of an engine. Beyond it, the account with the most waiting ones loses its
+    youngest, or the new one is rejected if its own account has as many."""
     drain_seconds: Seconds = 30.0
     """Time that running requests have to finish when the server stops."""
     max_body_bytes: Annotated[int, Meta(ge=1)] = 10 * 1024 * 1024

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -13,7 +14,12 @@ from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.sequence import EngineRequest
 from dragoman.engines.llama.native.backend import NO_ADAPTER, Chunk, DecodeError
-from dragoman.engines.llama.process.stepper import MAX_QUEUED_COMMANDS, Stepper
+from dragoman.engines.llama.process.stepper import (
+    MAX_QUEUED_COMMANDS,
+    Stepper,
+    request_to_displace,
+    waiting_requests,
+)
 from tests.support.batching import GREEDY, BatcherHarness
 from tests.support.simulated_backend import SimulatedBackend, SimulatedVocabulary, reference_answer
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -23,9 +29,17 @@ LIMIT = 8
 ALONE = reference_answer(PROMPT, LIMIT)
 
 
-def request(number: int, priority: int = 0, resumed: tuple[tuple[int, ...], ...] = ()) -> EngineRequest:
+def request(
+    number: int, priority: int = 0, resumed: tuple[tuple[int, ...], ...] = (), owner: str = ""
+) -> EngineRequest:
     return EngineRequest(
-        (0, number), np.array(PROMPT, dtype=np.int32), GREEDY, LIMIT, priority=priority, resume_token_ids=resumed
+        (0, number),
+        np.array(PROMPT, dtype=np.int32),
+        GREEDY,
+        LIMIT,
+        priority=priority,
+        resume_token_ids=resumed,
+        owner=owner,
     )
 
 
@@ -57,6 +71,47 @@ def overloaded(requests: list[EngineRequest]) -> list[int]:
 
 def test_requests_beyond_max_waiting_are_refused() -> None:
     assert overloaded([request(number) for number in range(5)]) == [2, 3, 4]
+
+
+def test_an_owner_with_fewer_waiting_requests_takes_the_place_of_anothers_youngest() -> None:
+    owners = ["greedy", "greedy", "greedy", "modest", "modest", "greedy"]
+    assert overloaded([request(number, owner=owner) for number, owner in enumerate(owners)]) == [1, 2, 4, 5]
+
+
+def test_no_owner_takes_a_place_from_one_that_has_as_few() -> None:
+    assert overloaded([request(number, owner=f"account {number}") for number in range(4)]) == [2, 3]
+
+
+def test_queued_requests_take_no_place_of_interactive_ones() -> None:
+    interactive = [request(number, owner="greedy") for number in range(2)]
+    assert overloaded([*interactive, request(2, QUEUED_PRIORITY_OFFSET, owner="modest")]) == [2]
+
+
+def test_a_request_that_has_given_output_keeps_its_place() -> None:
+    batcher = BatcherHarness(cells=64, max_sequences=3).batcher
+    scheduler = batcher.scheduler
+    for number in range(3):
+        batcher.add(
+            EngineRequest(
+                (0, number),
+                np.array([5 + number] * 4, dtype=np.int32),
+                msgspec.structs.replace(GREEDY, ignore_eos=True),
+                50,
+                owner="greedy",
+            ),
+            1,
+            seed=1,
+        )
+    while [sequence.generated > 0 for sequence in scheduler.waiting] != [True, True]:
+        batcher.step()  # Until cells run out, and the younger ones are preempted.
+    late = request(9, owner="modest")
+    assert request_to_displace(waiting_requests(scheduler.waiting), late) is None
+    for number in range(3, 6):
+        batcher.add(request(number, owner="greedy"), 2, seed=1)
+    assert len(waiting_requests([*scheduler.running, *scheduler.waiting])) == 2 + 3
+    displaced = request_to_displace(waiting_requests(scheduler.waiting), late)
+    assert displaced is not None
+    assert displaced.key == (0, 5)
 
 
 def test_queued_requests_do_not_count_against_interactive_ones() -> None:

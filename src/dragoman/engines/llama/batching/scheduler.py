@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.llama.batching.cache import PrefixCache, PrefixMatch
-from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
+from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest
 
 MIN_AWAITED_PREFIX_TOKENS = 32
 """A sequence waits for a prefix that another one is computing if that saves at least this number of tokens."""
@@ -24,14 +24,6 @@ HEADROOM_STEPS = 16
 def max_batch_tokens(max_sequences: int, max_batched_tokens: int) -> int:
     """Return the most tokens of one step: all sequences decode, or prefill computes `max_batched_tokens`."""
     return max(max_batched_tokens, max_sequences)
-
-
-def count_waiting_requests(sequences: Iterable[ChoiceSequence]) -> int:
-    """Count the requests of which no choice has a slot."""
-    slots: dict[RequestKey, bool] = {}
-    for sequence in sequences:
-        slots[sequence.request.key] = slots.get(sequence.request.key, False) or sequence.has_slot
-    return sum(not has_slot for has_slot in slots.values())
 
 
 class ScheduledChunk(NamedTuple):

@@ -4,16 +4,17 @@ import contextlib
 import math
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.events import Usage
+from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
-from dragoman.engines.llama.batching.scheduler import count_waiting_requests
-from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
+from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
 from dragoman.engines.llama.native.model import ModelError
 
 MAX_QUEUED_COMMANDS = 4096
@@ -129,11 +130,23 @@ class Stepper:
             self._pending_outputs += outputs
 
     def _check_queue_limit(self, request: EngineRequest) -> None:
-        """Raise Overloaded if too many requests wait that would go before this one."""
+        """Raise Overloaded if too many requests wait that would go before this one.
+
+        If another owner has more of them waiting, its youngest is refused instead.
+        """
         competitors = self._batcher.scheduler.competitors_of(request)
-        if len(competitors) >= self._max_sequences and count_waiting_requests(competitors) >= self._max_waiting:
-            retry_after = math.ceil(self._mean_completion_interval)
-            raise Overloaded(f"{self._max_waiting} requests are waiting for a slot already", retry_after)
+        if len(competitors) < self._max_sequences:
+            return
+        waiting = waiting_requests(competitors)
+        if len(waiting) < self._max_waiting:
+            return
+        retry_after = math.ceil(self._mean_completion_interval)
+        error = Overloaded(f"{self._max_waiting} requests are waiting for a slot already", retry_after)
+        displaced = request_to_displace(waiting, request)
+        if displaced is None:
+            raise error
+        self._batcher.cancel(displaced.key)
+        self._pending_outputs.append(RequestOutput(displaced.key, error))
 
     def _load_adapter(self, path: Path, scale: float, on_result: Callable[[int | ModelError], object]) -> None:
         try:
@@ -162,3 +175,30 @@ class Stepper:
 
     def _stop(self) -> None:
         self._stopping = True
+
+
+def waiting_requests(sequences: Iterable[ChoiceSequence]) -> list[list[ChoiceSequence]]:
+    """Return the choices of each request of which no choice has a slot."""
+    by_request: dict[RequestKey, list[ChoiceSequence]] = {}
+    for sequence in sequences:
+        by_request.setdefault(sequence.request.key, []).append(sequence)
+    return [choices for choices in by_request.values() if not any(choice.has_slot for choice in choices)]
+
+
+def request_to_displace(waiting: Sequence[list[ChoiceSequence]], request: EngineRequest) -> EngineRequest | None:
+    """Return the waiting request that has to leave its place to another. None if no owner has two more than its owner.
+
+    It is the youngest one of the owner with the most, of those that have given no output. Queued requests displace
+    queued ones only.
+    """
+    is_queued = request.priority >= QUEUED_PRIORITY_OFFSET
+    by_owner: defaultdict[str, list[ChoiceSequence]] = defaultdict(list)
+    for choices in waiting:
+        if choices[0].is_queued == is_queued:
+            by_owner[choices[0].owner].append(choices[0])
+    most = max(by_owner.values(), key=len, default=[])
+    if len(most) < len(by_owner.get(request.owner, ())) + 2:
+        return None
+    begun = {choice.request.key for choices in waiting for choice in choices if choice.generated}
+    candidates = [first for first in most if first.request.key not in begun]
+    return max(candidates, key=lambda first: first.arrival).request if candidates else None
