@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import structlog
 from rich.console import Console
 
+from dragoman.core import logs
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.wire.adapter_registry import registry_path, write_registry
 from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_failure_path, write_start_failure
-from dragoman.server import logs
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable
 from dragoman.server.child_commands import ServerFiles, engine_commands, worker_command
 from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_server
@@ -37,7 +37,7 @@ def serve(settings: Settings, deprecated: Mapping[str, str]) -> int:
 
     `deprecated` are the old spellings of settings that were used → the current ones.
     """
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     if deprecated:
         _log.warning("deprecated_settings", renamed=dict(deprecated))
     try:

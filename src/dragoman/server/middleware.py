@@ -157,7 +157,7 @@ class ResponseBorder:
 def _log_failure(scope: Scope, context: FailureContext | None, error: Exception) -> None:
     request_id = "" if context is None else context.request_id
     _log.error(
-        "request_failed_unexpectedly",
+        "route_failed_unexpectedly",
         request_id=request_id,
         method=scope["method"],
         path=scope["path"],

@@ -22,6 +22,7 @@ Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
 PositiveSeconds: TypeAlias = Annotated[float, Meta(gt=0)]
 Secret: TypeAlias = Annotated[str, Meta(min_length=16)]
 LogLevel: TypeAlias = Literal["debug", "info", "warning", "error"]
+LogFormat: TypeAlias = Literal["text", "json"]
 LoadPolicy: TypeAlias = Literal["eager", "lazy"]
 DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "arcee"]
 
@@ -246,6 +247,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Time without events after which a stream gets an SSE comment."""
     log_level: LogLevel = "info"
     """Least severe level that is logged."""
+    log_format: LogFormat = "text"
+    """One line for each event on standard error: `text` is `key=value …`, `json` is a JSON object."""
     record_usage: bool = True
     """Without accounts, record each request's tokens in the default database, if that is writable."""
     deployments: tuple[DeploymentSettings, ...] = ()

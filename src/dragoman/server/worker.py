@@ -20,6 +20,7 @@ import uvicorn
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
+from dragoman.core import logs
 from dragoman.core.addresses import AddressSet
 from dragoman.core.child_process import HEARTBEAT_SECONDS, end_with_parent, send_heartbeat
 from dragoman.core.garbage_collection import freeze_startup_objects
@@ -35,7 +36,6 @@ from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.service.queue import JobQueue
-from dragoman.server import logs
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.app import build_app
@@ -111,7 +111,7 @@ def main() -> int:
     for descriptor in (options.listening_fd, options.wake_fd):
         os.set_inheritable(descriptor, False)  # Its own children would hold the port for as long as they live.
     settings = options.settings
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, settings.log_format)
     catalog = Catalog(
         [
             Deployment(deployment.name, deployment.aliases, _engine(options, number), deployment.dialects)

@@ -30,6 +30,7 @@ from dragoman.accounts.process.messages import (
     encode,
     pack_outcome,
 )
+from dragoman.core import logs
 from dragoman.core.child_process import HEARTBEAT_SECONDS, end_with_parent
 from dragoman.core.frames import encode_frame, read_frame_blocking
 from dragoman.core.garbage_collection import freeze_startup_objects
@@ -115,6 +116,7 @@ def main() -> None:
         config = read_frame_blocking(frames)
         if config is None:
             return
+        logs.configure_child()
         send = _synchronized_send(connection)
         threading.Thread(target=_send_heartbeats, args=(send,), name="heartbeats", daemon=True).start()
         loop = CommitLoop(_open_ledger(config), lambda reply: send(encode(reply)))

@@ -2,12 +2,12 @@
 
 import contextlib
 import hashlib
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import structlog
 
 from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.native.backend import Chunk
@@ -18,6 +18,8 @@ from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp
 from dragoman.engines.llama.native.model import Model, Vocabulary
 from dragoman.engines.llama.weights.digests import cache_folder, file_signature, write_cached
+
+_log = structlog.get_logger(__name__)
 
 _PASSED, _FAILED = b"right", b"wrong"
 """The contents of a file with a cached result."""
@@ -46,8 +48,8 @@ def is_equivalent(model: Model, threads: int) -> bool:
         agrees = agrees_with_llama_cpp(model, threads)
         store_check(model.path, check, passed=agrees)
         if not agrees:
-            message = f"{model.path.name} is computed by llama.cpp, since ik_llama.cpp expects other tokens in it"
-            print(f"dragoman engine: {message}", file=sys.stderr)
+            # ik_llama.cpp expects other tokens in it.
+            _log.warning("model_computed_by_llama_cpp", model=model.path.name)
     return agrees
 
 

@@ -11,6 +11,9 @@ import sys
 import threading
 from pathlib import Path
 
+import structlog
+
+from dragoman.core import logs
 from dragoman.core.child_process import end_with_parent, send_heartbeats_from_thread
 from dragoman.core.process_options import read_options
 from dragoman.engines.llama.batching.scheduler import max_batch_tokens
@@ -24,6 +27,8 @@ from dragoman.engines.llama.weights.digests import DigestComputation
 from dragoman.engines.llama.wire.adapter_registry import registry_path
 from dragoman.engines.llama.wire.options import EngineOptions
 
+_log = structlog.get_logger(__name__)
+
 _TOKENIZER_STACK_BYTES = 64 * 2**20
 """llama.cpp splits text with recursive regular expressions; a hostile text would overflow a stack of the usual size."""
 
@@ -31,6 +36,7 @@ _TOKENIZER_STACK_BYTES = 64 * 2**20
 def main() -> int:
     """Load the model, serve, and return the process's exit status."""
     end_with_parent()
+    logs.configure_child()
     options = read_options(EngineOptions)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides.
     servers: list[EngineServer] = []
@@ -52,7 +58,7 @@ def main() -> int:
         _print_to_parent(f"failed {error}")
         return 2
     except DecodeError as error:
-        print(f"dragoman engine: {error}", file=sys.stderr)
+        _log.error("decoding_failed", reason=str(error))
         return 1
     return 0
 

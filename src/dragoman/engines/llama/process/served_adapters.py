@@ -1,10 +1,10 @@
 """The adapters that an engine process serves, by the names that requests use."""
 
 import asyncio
-import sys
 from pathlib import Path
 
 import msgspec
+import structlog
 
 from dragoman.core.adapters import Adapter
 from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound
@@ -13,6 +13,8 @@ from dragoman.engines.llama.native.model import ModelError
 from dragoman.engines.llama.process.stepper import Stepper
 from dragoman.engines.llama.weights.digests import content_digest
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, read_registry, write_registry
+
+_log = structlog.get_logger(__name__)
 
 
 class AdapterManager:
@@ -44,7 +46,7 @@ class AdapterManager:
             except (ModelError, OSError) as error:
                 if not record.adapter.digest:
                     raise ModelError(f"the adapter {record.adapter.name} cannot be served: {error}") from error
-                print(f"dragoman engine: the adapter {record.adapter.name} is gone: {error}", file=sys.stderr)
+                _log.warning("adapter_gone", adapter=record.adapter.name, reason=str(error))
                 continue
             self._register(record, digest, number)
         self.write_registry()

@@ -4,12 +4,13 @@ import asyncio
 import contextlib
 import os
 import secrets
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+
+import structlog
 
 from dragoman import __version__
 from dragoman.core.child_process import HEARTBEAT_SECONDS
@@ -30,6 +31,8 @@ from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.prompt.template import ChatTemplate
+
+_log = structlog.get_logger(__name__)
 
 _MAX_UNSENT_BYTES = 64 * 2**20
 """The most unsent bytes of a connection. A worker that does not read them is considered dead."""
@@ -158,7 +161,7 @@ class EngineServer:
         try:
             digests = await self._digest_computation.digests()
         except OSError as error:
-            print(f"dragoman engine: the model has no fingerprint: {error}", file=sys.stderr)
+            _log.warning("fingerprint_not_computed", reason=str(error))
             return
         self._fingerprint = fingerprint(__version__, digests, self._chat_template, self._options.reproducible)
         for connection in self._connections.values():
