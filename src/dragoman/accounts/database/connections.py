@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -18,11 +19,13 @@ import msgspec
 from sqlalchemy import Connection, Dialect, Engine
 
 from dragoman.accounts.database.engines import InvalidDatabaseUrl as InvalidDatabaseUrl
-from dragoman.accounts.database.engines import keep_unclosed, open_engine
+from dragoman.accounts.database.engines import identify_files, keep_unclosed, open_engine
 from dragoman.accounts.database.failures import DatabaseUnavailable as DatabaseUnavailable
 from dragoman.accounts.database.failures import OutageLog, find_outage
 from dragoman.accounts.database.statements import Statement
 from dragoman.core.money import InvalidAmount
+
+_CHECK_SECONDS = 1.0
 
 _POSTGRESQL_CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
@@ -66,15 +69,16 @@ class SqliteConnection(sqlite3.Connection):
         """Open an existing file; a server whose database was deleted must not go on with an empty one."""
         file = os.path.realpath(path)  # SQLite puts the log beside the file that a link points to.
         self._paths = path, f"{file}-wal"
-        before = _identify(*self._paths)
+        before = identify_files(*self._paths)
         # Until the connection has read, another process may still delete the log.
         self._files: tuple[object, ...] = (before[0], None, None)
+        self._next_check = 0.0
         super().__init__(f"file:{quote(file)}?mode=rw", uri=True, timeout=busy_seconds, check_same_thread=False)
 
     @property
     def is_current(self) -> bool:
         """Whether database and log are still the files at their paths."""
-        found = _identify(*self._paths)
+        found = identify_files(*self._paths)
         # SQLite writes the first page of a new file and creates the log later.
         if found != self._files and any(
             before not in (None, now) for before, now in zip(self._files, found, strict=True)
@@ -88,6 +92,18 @@ class SqliteConnection(sqlite3.Connection):
         if not self.is_current:
             raise DatabaseUnavailable(f"{self._paths[0]} or its -wal file was deleted or replaced")
 
+    def check_often(self) -> None:
+        """Check the database, and its log once in a second: what a deleted log contains is saved by `close`."""
+        now = time.monotonic()
+        try:
+            file = os.stat(self._paths[0])  # noqa: PTH116 - a Path would take twice as long, in each transaction
+            is_same = (file.st_dev, file.st_ino) == self._files[0]
+        except OSError:
+            is_same = False
+        if not is_same or now >= self._next_check:
+            self._next_check = now + _CHECK_SECONDS
+            self.check_files()
+
     def close(self) -> None:
         """Close the connection. It is kept instead if its files are gone, see engines.keep_unclosed."""
         with contextlib.suppress(sqlite3.Error):  # SQLite would keep its locks as long as one of its cursors exists.
@@ -95,9 +111,7 @@ class SqliteConnection(sqlite3.Connection):
         if self.is_current:
             super().close()
             return
-        log = _status(self._paths[1])
-        is_own_log = log is None or (log.st_size > 0 and (log.st_dev, log.st_ino) == self._files[2])
-        keep_unclosed(self, empty_log=is_own_log)
+        keep_unclosed(self, Path(self._paths[1]), self._files[2])
 
 
 class Database:
@@ -323,7 +337,7 @@ class _SqliteSession(Session):
 
     def commit(self) -> None:
         super().commit()
-        self._connection.check_files()
+        self._connection.check_often()
 
     def rollback(self) -> None:
         if self._connection.in_transaction:  # After some errors SQLite has already rolled back.
@@ -374,23 +388,6 @@ class _PostgresqlSession(Session):
 
 def _instant(milliseconds: int) -> Instant:
     return Instant(milliseconds, milliseconds // 1000)
-
-
-def _identify(path: str, log_path: str) -> tuple[object, ...]:
-    """Identify the database, whether it has content, and the log; None: there is none."""
-    file, log = _status(path), _status(log_path)
-    return (
-        None if file is None else (file.st_dev, file.st_ino),
-        None if file is None or not file.st_size else True,
-        None if log is None else (log.st_dev, log.st_ino),
-    )
-
-
-def _status(path: str) -> os.stat_result | None:
-    try:
-        return os.stat(path)  # noqa: PTH116 - a Path would take twice as long, four times in each transaction
-    except OSError:
-        return None
 
 
 def _check_files(connection: Any) -> None:

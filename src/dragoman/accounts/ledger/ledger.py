@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import msgspec
 
 from dragoman.accounts.database.connections import Database, Instant, Session
-from dragoman.accounts.database.failures import find_outage
+from dragoman.accounts.database.failures import DatabaseUnavailable, find_outage
 from dragoman.accounts.ledger import decisions
 from dragoman.accounts.ledger.batch import BatchScope, LedgerBatch
 from dragoman.accounts.ledger.ledger_statements import LedgerStatements
@@ -122,8 +122,6 @@ class Ledger:
         return [self._commit([operation], is_retry)[0] for operation in operations]
 
     def _transact(self, decide: Callable[[Session], tuple[LedgerBatch, ScriptResult]]) -> ScriptResult:
-        if self._session is not None and not self._session.is_current:
-            self.close()
         if self._session is None:
             self._session = self._database.session()
         session = self._session
@@ -143,7 +141,9 @@ class Ledger:
         if outage is None:
             try:
                 session.rollback()
-                return
+                if session.is_current:
+                    return
+                outage = DatabaseUnavailable("it was deleted or replaced")
             except self._database.driver_error as failure:
                 error, outage = failure, find_outage(failure)
         self.close()
