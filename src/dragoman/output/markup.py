@@ -1,16 +1,55 @@
 """The markup of tool calls in answers, as a family of chat templates writes it."""
 
-from typing import Literal
+import re
+from collections.abc import Iterator
+from typing import Final, Literal
 
 import msgspec
 
-ToolFormatName = Literal["hermes", "llama3", "mistral", "generic"]
+ToolFormatName = Literal[
+    "hermes",
+    "llama3",
+    "mistral",
+    "mistral_args",
+    "mistral_call_id",
+    "deepseek_v3",
+    "deepseek_v31",
+    "kimi_k2",
+    "command_r7b",
+    "granite",
+    "nemotron",
+    "tool_calls_list",
+    "tool_calls_lines",
+    "apertus",
+    "phi4_mini",
+    "functools",
+    "functionary_v31",
+    "granite_20b",
+    "internlm2",
+    "gigachat",
+    "solar",
+    "xlam",
+    "generic",
+]
+
+INDEX: Final = "{index}"
+"""In a markup, the number of a call in its answer, from 0 on."""
+
+ID: Final = "{id}"
+"""In a markup, the id of a call, which the model chooses."""
+
+PLACEHOLDERS: Final = {INDEX: "[0-9]{1,4}", ID: "[A-Za-z0-9_-]{1,64}"}
+"""Variable parts of a markup → the regular expression of what stands for them."""
+
+_PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
 
 
 class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     """The text around the arguments of calls.
 
     section_open (call_open head ARGUMENTS tail call_close) separator (...) section_close
+
+    INDEX and ID may stand before and after the name.
     """
 
     trigger: str
@@ -29,5 +68,15 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     """Parts of the markup that are special tokens if the model's vocabulary has them."""
 
     def head(self, name: str) -> str:
-        """Return the text before the arguments of a call."""
+        """Return the text before the arguments of a call, with INDEX and ID as they are."""
         return f"{self.head_before_name}{name}{self.head_after_name}"
+
+
+def split_at_placeholders(text: str) -> Iterator[str]:
+    """Yield the placeholders and the texts between them, without empty ones."""
+    position = 0
+    for match in _PLACEHOLDER.finditer(text):
+        yield from (part for part in (text[position : match.start()], match[0]) if part)
+        position = match.end()
+    if position < len(text):
+        yield text[position:]

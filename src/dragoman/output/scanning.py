@@ -2,12 +2,14 @@
 
 import re
 
+from dragoman.output.markup import PLACEHOLDERS, split_at_placeholders
+
 WHITESPACE = " \t\r\n"
 
 _ANY_WHITESPACE = f"[{WHITESPACE}]{{0,64}}"
 _NAME = r"[\w.:/-]{1,128}"
 _VALUE_FOLLOWS = r'(?=[{\["\-0-9tfn])'
-_WORD = re.compile(r'"\w+"|[^\s\w"]')
+_WORD = re.compile(r'"\w+"|"|[^\s\w"]')
 
 Atoms = list[str]
 """Regular expressions that match one after another; for literal text, one for each character."""
@@ -26,8 +28,23 @@ def atoms_of_words(text: str) -> Atoms:
 
 def atoms_of_head(before_name: str, after_name: str) -> Atoms:
     """Match the text before a call's arguments, such as `{"name": "` and `", "arguments": ` around a name."""
-    before, after = (" ".join(_WORD.findall(part)) for part in (before_name[:-1], after_name[1:]))
-    return [*atoms_of_words(f'{before} "'), f"({_NAME})", '"', *atoms_of_words(after), _ANY_WHITESPACE, _VALUE_FOLLOWS]
+    quote = '"' if before_name.endswith('"') else ""
+    before = _atoms_of_parts(before_name.removesuffix(quote) if quote else before_name)
+    after = _atoms_of_parts(after_name.removeprefix(quote) if quote else after_name)
+    opening = [_ANY_WHITESPACE, quote] if quote else []
+    closing = [quote] if quote else []
+    return [*before, *opening, f"({_NAME})", *closing, *after, _ANY_WHITESPACE, _VALUE_FOLLOWS]
+
+
+def _atoms_of_parts(text: str) -> Atoms:
+    """Match text with variable parts. Within JSON, whitespace may differ."""
+    atoms: Atoms = []
+    for part in split_at_placeholders(text):
+        if part in PLACEHOLDERS:
+            atoms.append(PLACEHOLDERS[part])
+        else:
+            atoms += atoms_of_words(" ".join(_WORD.findall(part)) if part[0] in '{"' else part)
+    return atoms
 
 
 class ExpectedMarkup:

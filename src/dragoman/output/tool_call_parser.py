@@ -35,7 +35,7 @@ class ToolCallSyntax:
         openings = [[*section, *call, *head]]
         if optional_prefix:
             openings.append([*atoms_of_words(optional_prefix), *section, *call, *head])
-        following = ([[*separator, *call, *head]] if separator else []) + ([close] if close else [])
+        following = ([[*separator, *call, *head]] if separator or section else []) + ([close] if close else [])
         self.trigger = markup.trigger
         self.only_at_start = markup.only_at_start
         self.separators = WHITESPACE + markup.separator

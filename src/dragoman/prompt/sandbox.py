@@ -44,12 +44,26 @@ class _GenerationTag(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
+_LIST_CHANGES = ("append", "extend", "insert", "pop")
+
+
+class _GivenList(list[Any]):
+    """A list that a template was given and must not change."""
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """Lets templates change lists of their own, as those of Kimi K2 do."""
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return (attr in _LIST_CHANGES and type(obj) is list) or super().is_safe_attribute(obj, attr, value)
+
+
 def build_environment() -> jinja2.Environment:
     """Return an environment without a loader, with the extensions of transformers.
 
     They are loop controls, raise_exception, strftime_now and a plain tojson.
     """
-    environment = ImmutableSandboxedEnvironment(
+    environment = _Environment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _GenerationTag]
     )
     environment.filters["tojson"] = to_json
@@ -89,7 +103,8 @@ class SandboxedTemplate:
     def _generate(self, template: jinja2.Template, variables: Mapping[str, Any], max_characters: int | None) -> str:
         parts: list[str] = []
         length = 0
-        for part in template.generate(variables):
+        given = {name: _GivenList(value) if type(value) is list else value for name, value in variables.items()}
+        for part in template.generate(given):
             parts.append(part)
             length += len(part)
             if max_characters is not None and length > max_characters:

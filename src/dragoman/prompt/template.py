@@ -3,6 +3,7 @@
 Templates receive OpenAI's dictionaries, as in Hugging Face's transformers.
 """
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,15 +12,17 @@ import msgspec
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message, ReasoningEffort, ToolCall, ToolOptions
+from dragoman.output.markup import ToolFormatName
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.scanning import WHITESPACE
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
 from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal, strftime_now
-from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
-from dragoman.prompt.tool_formats.format import tool_fields
-from dragoman.prompt.tool_formats.generic import GENERIC_TAGS
+from dragoman.prompt.tool_formats import FORMATS
+from dragoman.prompt.tool_formats.detection import TemplateTraits, detect_traits
+from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields
+from dragoman.prompt.tool_formats.generic import GENERIC_TAGS, with_tools
 
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
@@ -78,12 +81,25 @@ class ChatTemplate:
         self.eos = eos
         self.supports_reasoning = supports_reasoning or _supports_reasoning(self.source)
         """Whether the model may reason before it answers."""
-        self.tool_format = detect_tool_format(self.source)
-        """How the model calls tools."""
         self._template = SandboxedTemplate(self.source)
         self._special_texts = special_texts
-        self._control_tokens = ControlTokenTexts(special_texts.control + self._written_markup(self.source))
-        self._tails = self._control_tokens.find_tails(self.source)
+
+    @property
+    def tool_format(self) -> ToolFormatName:
+        """How the model calls tools."""
+        return self._traits.tool_format
+
+    @functools.cached_property
+    def _control_tokens(self) -> ControlTokenTexts:
+        return ControlTokenTexts(self._special_texts.control + self._written_markup)
+
+    @functools.cached_property
+    def _tails(self) -> tuple[str, ...]:
+        return self._control_tokens.find_tails(self.source)
+
+    @functools.cached_property
+    def _traits(self) -> TemplateTraits:
+        return detect_traits(self.source, self._template)
 
     def render(self, prompt: ChatPrompt, *, constrained: bool = False) -> RenderedPrompt:
         """Render the prompt with this template. Raises BadRequest if the template does not accept the messages.
@@ -111,8 +127,8 @@ class ChatTemplate:
         control_tokens, tails, source = self._control_tokens, self._tails, self.source
         if prompt.template is not None:
             source = prompt.template
-            if self._written_markup(source) != self._written_markup(self.source):
-                control_tokens = ControlTokenTexts(self._special_texts.control + self._written_markup(source))
+            # Which format it has is not known here, so the tags of the generic one count as its markup.
+            control_tokens = ControlTokenTexts(self._special_texts.control + self._markup_in(source, GENERIC_TAGS))
             tails = control_tokens.find_tails(source)
         if not tails and not _contains_any(prompt, control_tokens.first_bytes):
             return EscapedPrompt(prompt, None)
@@ -120,9 +136,12 @@ class ChatTemplate:
         kept = frozenset((REASONING_OPENING, REASONING_CLOSING)) if _supports_reasoning(source) else frozenset()
         return control_tokens.escape(prompt, source=source, tails=tails, kept=kept)
 
-    def _written_markup(self, source: str) -> tuple[str, ...]:
-        """Return the markup that a template writes, or that `apply` writes for it."""
-        written = GENERIC_TAGS if detect_tool_format(source) == "generic" else ()
+    @functools.cached_property
+    def _written_markup(self) -> tuple[str, ...]:
+        """The markup that the template writes, or that `apply` writes for it."""
+        return self._markup_in(self.source, GENERIC_TAGS if self.tool_format == "generic" else ())
+
+    def _markup_in(self, source: str, written: Sequence[str]) -> tuple[str, ...]:
         return tuple(text for text in self._special_texts.markup if text in written or text in source)
 
     def apply(
@@ -150,7 +169,9 @@ class ChatTemplate:
             "bos_token": self.bos,
             "eos_token": self.eos,
         }
-        messages = tool_format.adapt(prompt.messages, prompt.tools) if _uses_tools(prompt) else prompt.messages
+        messages = self._adapted(prompt, tool_format) if _uses_tools(prompt) else prompt.messages
+        if any(message.role == "system" for message in messages) and not self._traits.shows_system:
+            messages = _merge_system(messages)
         reasoning = None
         if prompt.continue_final_message:
             conversation = mark_end(messages, self.source)
@@ -164,6 +185,13 @@ class ChatTemplate:
                     text, effort, has_switch="enable_thinking" in switches, constrained=constrained
                 )
         return RenderedPrompt(text, OutputParserSpec(None if prompt.tools is None else self.tool_format, reasoning))
+
+    def _adapted(self, prompt: ChatPrompt, tool_format: ToolFormat) -> list[Message]:
+        """Adapt the messages of a conversation with tools to what this template writes."""
+        messages = tool_format.adapt(prompt.messages, prompt.tools)
+        if tool_format.template_writes_tools and not self._traits.shows_tools:
+            messages = with_tools(messages, prompt.tools, tool_format.markup)
+        return messages
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], max_characters: int | None) -> str:
         def render(conversation: Sequence[Message]) -> str:

@@ -1,18 +1,26 @@
 """Every family matches its templates, and writes calls in messages as they are parsed from answers."""
 
 import json
+from pathlib import Path
+from random import Random
+from typing import Literal
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolOptions
+from dragoman.output.grammar import build_grammar
 from dragoman.output.markup import ToolFormatName
+from dragoman.output.parts import ContentText, ToolCallArguments, ToolCallStart
+from dragoman.output.tool_call_parser import ToolCallParser
 from dragoman.prompt.output_parser import build_parser
 from dragoman.prompt.template import CHATML, ChatTemplate
-from dragoman.prompt.tool_formats import FORMATS, detect_tool_format
+from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.chat_templates import ALTERNATING, HERMES, LLAMA3, MISTRAL, SWITCHABLE_REASONING, UNKNOWN_TOOLS
+from tests.support.grammars import generate
 from tests.support.output_parts import parse, tool_call_parts
 
 FAMILIES: list[tuple[ToolFormatName, str]] = [
@@ -25,13 +33,27 @@ FAMILIES: list[tuple[ToolFormatName, str]] = [
 ]
 
 TOOLS = ToolOptions((Tool("get_weather", "The weather of a city.", {"type": "object"}), Tool("get-time")))
+CHOSEN = ToolOptions(
+    (
+        Tool(
+            "get_weather",
+            parameters={
+                "type": "object",
+                "properties": {"city": {"type": "string", "maxLength": 5}, "days": {"enum": [1, 2]}},
+                "required": ["city"],
+                "additionalProperties": False,
+            },
+        ),
+        Tool("get-time"),
+    )
+)
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 ARGUMENTS = st.dictionaries(st.text(max_size=8), st.text() | st.integers() | st.lists(st.booleans()), max_size=3)
 
 
 def test_every_family_is_recognised_by_its_templates() -> None:
     for name, source in FAMILIES:
-        assert detect_tool_format(source) == name
+        assert ChatTemplate(source, bos="", eos="").tool_format == name
 
 
 @pytest.mark.parametrize(
@@ -46,7 +68,7 @@ def test_every_family_is_recognised_by_its_templates() -> None:
     ],
 )
 def test_a_template_that_writes_calls_in_another_way_or_no_tools_at_all_is_generic(source: str) -> None:
-    assert detect_tool_format(source) == "generic"
+    assert ChatTemplate(source, bos="", eos="").tool_format == "generic"
 
 
 @pytest.mark.parametrize(("name", "source"), FAMILIES)
@@ -106,3 +128,107 @@ def test_earlier_calls_are_written_even_if_nothing_may_be_called_now(name: ToolF
     assert write_calls(FORMATS[name].markup, calls) in rendered.text
     assert "Rain." in rendered.text
     assert rendered.parser_spec.tool_format is None
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@settings(max_examples=8)
+@given(choice=st.sampled_from(["required", "auto"]), several=st.booleans(), seed=st.integers(0, 2**32))
+def test_what_is_enforced_is_what_is_parsed(
+    name: ToolFormatName, choice: Literal["required", "auto"], several: bool, seed: int
+) -> None:
+    options = msgspec.structs.replace(CHOSEN, choice=choice, parallel=several)
+    markup = FORMATS[name].markup
+    grammar = build_grammar(None, options, markup, lambda _: None).text
+    assert grammar is not None
+    begun = list(markup.trigger.encode()) if choice == "auto" else []
+    text = generate(grammar, Random(seed), 300, begun)
+    if text is None:
+        return
+    parts = parse(ToolCallParser(FORMATS[name].syntax, "whole answer"), *text)
+    calls = [part.name for part in parts if isinstance(part, ToolCallStart)]
+    assert 1 <= len(calls) <= (10**9 if several else 1)
+    assert set(calls) <= {"get_weather", "get-time"}
+    for part in parts:
+        if isinstance(part, ToolCallArguments):
+            assert isinstance(json.loads(part.text), dict)
+    assert choice == "auto" or not [part for part in parts if isinstance(part, ContentText)]
+
+
+TEMPLATES = Path(__file__).parents[4] / "shared" / "templates"
+"""Chat templates of open models, where they lie beside the project. Their licences keep them out of it."""
+
+EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
+    "Apertus-8B-Instruct": "apertus",
+    "Apriel-1.6-15b-Thinker-fixed": "tool_calls_list",
+    "Bielik-11B-v3.0-Instruct": "hermes",
+    "Cohere2MoE": "command_r7b",
+    "CohereForAI-c4ai-command-r7b-12-2024-tool_use": "command_r7b",
+    "GigaChat3.1-10B-A1.8B": "gigachat",
+    "MiMo-VL": "hermes",
+    "MiniMax-M1": "tool_calls_lines",
+    "Mistral-Small-3.2-24B-Instruct-2506": "mistral_call_id",
+    "NVIDIA-Nemotron-Nano-v2": "nemotron",
+    "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": "hermes",
+    "Qwen-Qwen2.5-7B-Instruct": "hermes",
+    "Qwen-Qwen3-0.6B": "hermes",
+    "deepseek-ai-DeepSeek-V3.1": "deepseek_v31",
+    "ibm-granite-granite-3.3-2B-Instruct": "granite",
+    "ibm-granite-granite-4.0": "hermes",
+    "meetkai-functionary-medium-v3.1": "functionary_v31",
+    "meta-llama-Llama-3.1-8B-Instruct": "llama3",
+    "meta-llama-Llama-3.3-70B-Instruct": "llama3",
+    "mistralai-Ministral-3-14B-Reasoning-2512": "mistral_args",
+    "mistralai-Mistral-Nemo-Instruct-2407": "mistral",
+    "moonshotai-Kimi-K2": "kimi_k2",
+    "Kimi-K2-Instruct": "kimi_k2",
+    "Kimi-K2-Thinking": "kimi_k2",
+    "tool_chat_template_deepseekr1": "deepseek_v3",
+    "tool_chat_template_deepseekv3": "deepseek_v3",
+    "tool_chat_template_granite_20b_fc": "granite_20b",
+    "tool_chat_template_hunyuan_a13b": "tool_calls_list",
+    "tool_chat_template_internlm2_tool": "internlm2",
+    "tool_chat_template_llama3.2_pythonic": "generic",
+    "tool_chat_template_llama4_json": "llama3",
+    "tool_chat_template_phi4_mini": "functools",
+    "tool_chat_template_toolace": "generic",
+    "tool_chat_template_xlam_llama": "xlam",
+    "tool_chat_template_xlam_qwen": "xlam",
+    "unsloth-mistral-Devstral-Small-2507": "mistral_args",
+    "upstage-Solar-Open-100B": "solar",
+    "MiniMax-M3": "generic",
+    "unsloth-Apriel-1.5": "tool_calls_list",
+    "meetkai-functionary-medium-v3.2": "generic",
+}
+
+
+@pytest.mark.skipif(not TEMPLATES.is_dir(), reason="the templates of open models do not lie beside the project")
+@pytest.mark.parametrize(("model", "family"), EXPECTED_FAMILIES.items())
+def test_the_templates_of_open_models_are_of_their_families(model: str, family: ToolFormatName) -> None:
+    source = (TEMPLATES / f"{model}.jinja").read_text(encoding="utf-8")
+    assert ChatTemplate(source, bos="", eos="").tool_format == family
+
+
+def test_a_template_that_writes_calls_but_no_tools_gets_them_in_the_system_message() -> None:
+    source = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% for c in m.tool_calls or [] %}<TOOLCALL>["
+        '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}]</TOOLCALL>'
+        "{% endfor %}{% endfor %}"
+    )
+    template = ChatTemplate(source, bos="", eos="")
+    assert template.tool_format == "nemotron"
+    text = template.render(ChatPrompt(messages=(Message(role="user", content="Well?"),), tools=TOOLS)).text
+    assert text.startswith("<|system|>You may call these functions")
+    assert '"name": "get_weather"' in text
+    assert '<TOOLCALL>[{"name": "name_of_the_function", "arguments": {' in text
+
+
+def test_a_template_that_leaves_system_messages_out_gets_tools_in_the_user_message() -> None:
+    source = "{% for m in messages if m.role != 'system' %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    prompt = ChatPrompt(
+        messages=(Message(role="system", content="Be brief."), Message(role="user", content="Well?")), tools=TOOLS
+    )
+    text = ChatTemplate(source, bos="", eos="").render(prompt).text
+    assert text.startswith("<|user|>Be brief.")
+    assert '"name": "get_weather"' in text
+    plain = msgspec.structs.replace(prompt, tools=None)
+    assert ChatTemplate(source, bos="", eos="").render(plain).text == "<|user|>Be brief.\n\nWell?"

@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Mapping
 
-from dragoman.output.grammar.lark import quoted
-from dragoman.output.markup import ToolCallMarkup
+from dragoman.output.grammar.lark import quoted, regex
+from dragoman.output.markup import PLACEHOLDERS, ToolCallMarkup, split_at_placeholders
 
 SpecialTokenLookup = Callable[[str], int | None]
 """Returns the id of a text that is one token of the model's vocabulary, else None."""
@@ -76,9 +76,16 @@ class ToolCallGrammar:
 
     def _literals(self, text: str) -> str:
         return " ".join(
-            quoted(part) if (token := self._special_token_id(part)) is None else f"<[{token}]>"
-            for part in self._split_at_special_tokens(text)
+            self._literal(part)
+            for piece in split_at_placeholders(text)
+            for part in ([piece] if piece in PLACEHOLDERS else self._split_at_special_tokens(piece))
         )
+
+    def _literal(self, part: str) -> str:
+        if part in PLACEHOLDERS:
+            return regex(PLACEHOLDERS[part])
+        token = self._special_token_id(part)
+        return quoted(part) if token is None else f"<[{token}]>"
 
     def _split_at_special_tokens(self, text: str) -> list[str]:
         """Split the text before and after special tokens."""

@@ -1,23 +1,56 @@
 """Families of chat templates that write tool calls in the same way."""
 
-import re
-
 from dragoman.output.markup import ToolFormatName
-from dragoman.prompt.tool_formats import generic, hermes, llama3, mistral
+from dragoman.prompt.tool_formats import (
+    apertus,
+    command_r7b,
+    deepseek_v3,
+    deepseek_v31,
+    functionary_v31,
+    functools,
+    generic,
+    gigachat,
+    granite,
+    granite_20b,
+    hermes,
+    internlm2,
+    kimi_k2,
+    llama3,
+    mistral,
+    mistral_args,
+    mistral_call_id,
+    nemotron,
+    phi4_mini,
+    solar,
+    tool_calls_lines,
+    tool_calls_list,
+    xlam,
+)
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 FORMATS: dict[ToolFormatName, ToolFormat] = {
     "hermes": hermes.FORMAT,
-    "mistral": mistral.FORMAT,
     "llama3": llama3.FORMAT,
+    "mistral": mistral.FORMAT,
+    "mistral_args": mistral_args.FORMAT,
+    "mistral_call_id": mistral_call_id.FORMAT,
+    "deepseek_v3": deepseek_v3.FORMAT,
+    "deepseek_v31": deepseek_v31.FORMAT,
+    "kimi_k2": kimi_k2.FORMAT,
+    "command_r7b": command_r7b.FORMAT,
+    "granite": granite.FORMAT,
+    "nemotron": nemotron.FORMAT,
+    "tool_calls_list": tool_calls_list.FORMAT,
+    "tool_calls_lines": tool_calls_lines.FORMAT,
+    "apertus": apertus.FORMAT,
+    "phi4_mini": phi4_mini.FORMAT,
+    "functools": functools.FORMAT,
+    "functionary_v31": functionary_v31.FORMAT,
+    "granite_20b": granite_20b.FORMAT,
+    "internlm2": internlm2.FORMAT,
+    "gigachat": gigachat.FORMAT,
+    "solar": solar.FORMAT,
+    "xlam": xlam.FORMAT,
     "generic": generic.FORMAT,
 }
-
-_MENTIONS_TOOLS = re.compile(r"\btools\b")
-
-
-def detect_tool_format(source: str) -> ToolFormatName:
-    """Return the first family that matches a template; generic if the template does not mention tools."""
-    if not _MENTIONS_TOOLS.search(source):
-        return "generic"
-    return next(name for name, tool_format in FORMATS.items() if tool_format.matches_template(source))
+"""In the order in which a template is compared with them."""

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 
 from dragoman.core.request import Message, Tool, ToolCall, ToolOptions
-from dragoman.output.markup import ToolCallMarkup
+from dragoman.output.markup import ID, INDEX, ToolCallMarkup
 from dragoman.output.tool_call_parser import ToolCallSyntax
 
 Adapt = Callable[[Sequence[Message], ToolOptions | None], list[Message]]
@@ -22,21 +22,31 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     markup: ToolCallMarkup
     syntax: ToolCallSyntax
     """The markup, prepared for parsing answers."""
-    matches_template: Callable[[str], bool]
-    """Whether a template's source, which mentions `tools`, is of this family."""
+    hints: tuple[str, ...] = ()
+    """Texts of which one is in a template that does not write the calls of earlier turns, but is of this family."""
+    contradictions: tuple[str, ...] = ()
+    """Texts in templates that are of another family, whatever the hints."""
     adapt: Adapt = _unchanged
     """Adapts a conversation to the templates of this family."""
     template_writes_tools: bool = True
-    """Whether the templates write tools, calls and results; otherwise `adapt` writes them as text."""
+    """Whether the templates write calls and results; otherwise `adapt` writes them as text."""
 
 
 def write_calls(markup: ToolCallMarkup, calls: Iterable[ToolCall]) -> str:
     """Write calls as they stand in an answer."""
     written = (
-        f"{markup.call_open}{markup.head(call.name)}{call.arguments or '{}'}{markup.tail}{markup.call_close}"
-        for call in calls
+        f"{markup.call_open}{_head(markup, call, index)}{call.arguments or '{}'}{markup.tail}{markup.call_close}"
+        for index, call in enumerate(calls)
     )
     return f"{markup.section_open}{markup.separator.join(written)}{markup.section_close}"
+
+
+def _head(markup: ToolCallMarkup, call: ToolCall, index: int) -> str:
+    before, after = (
+        text.replace(INDEX, str(index)).replace(ID, call.id)
+        for text in (markup.head_before_name, markup.head_after_name)
+    )
+    return f"{before}{call.name}{after}"
 
 
 def tool_fields(tool: Tool) -> dict[str, Any]:

@@ -10,7 +10,10 @@ The template receives a conversation of plain text, in which tools are written a
 
 from collections.abc import Sequence
 
-from dragoman.core.request import Message, ToolOptions
+import msgspec
+
+from dragoman.core.request import Message, ToolCall, ToolOptions
+from dragoman.output.markup import ToolCallMarkup
 from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.sandbox import to_json
 from dragoman.prompt.tool_formats import hermes
@@ -37,6 +40,16 @@ When no function helps, answer the user directly."""
 _SEVERAL = "Write one such block for each call if several are needed."
 _ONE = "Call no more than one function at a time."
 
+_NATIVE_FUNCTIONS = """You may call these functions to help the user:
+{tools}
+
+To call functions, write their names and their arguments as JSON in this form, and nothing after it:
+{example}
+
+{several} When no function helps, answer the user directly."""
+
+_SEVERAL_NATIVE = "You may call several functions at once."
+
 
 def _as_text(messages: Sequence[Message], tools: ToolOptions | None) -> list[Message]:
     """Write tools, calls and results into messages of system, user and assistant. Unchanged without tools."""
@@ -51,9 +64,25 @@ def _as_text(messages: Sequence[Message], tools: ToolOptions | None) -> list[Mes
         was_result = is_result
     if tools is None:
         return adapted
-    has_system = adapted and adapted[0].role == "system"
-    system = [adapted.pop(0).content] if has_system else []
-    return [Message(role="system", content="\n\n".join([*system, _instruction(tools)])), *adapted]
+    return _with_system(adapted, _instruction(tools))
+
+
+def with_tools(messages: Sequence[Message], tools: ToolOptions | None, markup: ToolCallMarkup) -> list[Message]:
+    """Describe the tools in the system message, for templates that write calls but not the tools themselves."""
+    if tools is None:
+        return list(messages)
+    lines = "\n".join(to_json(tool_fields(tool)) for tool in tools.tools)
+    example = write_calls(markup, [ToolCall("0", "name_of_the_function", '{"name of an argument": "its value"}')])
+    several = _SEVERAL_NATIVE if tools.allows_multiple_calls else _ONE
+    return _with_system(messages, _NATIVE_FUNCTIONS.format(tools=lines, example=example, several=several))
+
+
+def _with_system(messages: Sequence[Message], text: str) -> list[Message]:
+    """Add a text to the system message at the beginning, or put one there."""
+    if messages and messages[0].role == "system":
+        first = msgspec.structs.replace(messages[0], content=f"{messages[0].content}\n\n{text}")
+        return [first, *messages[1:]]
+    return [Message(role="system", content=text), *messages]
 
 
 def _plain(message: Message) -> Message:
@@ -74,7 +103,6 @@ def _instruction(tools: ToolOptions) -> str:
 FORMAT = ToolFormat(
     markup=MARKUP,
     syntax=ToolCallSyntax(MARKUP),
-    matches_template=lambda _source: True,
     adapt=_as_text,
     template_writes_tools=False,
 )

@@ -17,12 +17,9 @@ MARKUP = ToolCallMarkup(
     special_tokens=("<tool_call>", "</tool_call>"),
 )
 
-_OTHER_CONTENTS = ("<function=", "<arg_key>")
-"""Markup that Qwen3-Coder and GLM write between the same tags."""
-
-
-def _matches_template(source: str) -> bool:
-    return "<tool_call>" in source and not any(other in source for other in _OTHER_CONTENTS)
-
-
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP), matches_template=_matches_template)
+FORMAT = ToolFormat(
+    markup=MARKUP,
+    syntax=ToolCallSyntax(MARKUP),
+    hints=("<tool_call>",),
+    contradictions=("<function=", "<arg_key>", "minimax"),  # what others write between the same tags
+)

@@ -25,10 +25,6 @@ MARKUP = ToolCallMarkup(
 _PYTHON_TAG = "<|python_tag|>"
 
 
-def _matches_template(source: str) -> bool:
-    return _PYTHON_TAG in source or "<|start_header_id|>" in source
-
-
 def _one_call_per_message(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
     """Give each call a message of its own, followed by its results: the templates reject several calls in one."""
     adapted: list[Message] = []
@@ -54,6 +50,5 @@ def _one_call_per_message(messages: Sequence[Message], _tools: ToolOptions | Non
 FORMAT = ToolFormat(
     markup=MARKUP,
     syntax=ToolCallSyntax(MARKUP, optional_prefix=_PYTHON_TAG),
-    matches_template=_matches_template,
     adapt=_one_call_per_message,
 )

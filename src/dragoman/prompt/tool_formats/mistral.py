@@ -2,7 +2,7 @@
 
     [TOOL_CALLS] [{"name": "get_weather", "arguments": {"city": "Oslo"}}]
 
-Later ones write `[TOOL_CALLS]get_weather[ARGS]{"city": "Oslo"}` and are not of this family.
+Later ones write `[TOOL_CALLS]get_weather[ARGS]{"city": "Oslo"}`: see mistral_args.
 """
 
 import hashlib
@@ -28,11 +28,7 @@ _ID_LENGTH = 9
 _VALID_ID = re.compile(rf"[A-Za-z0-9]{{{_ID_LENGTH}}}")
 
 
-def _matches_template(source: str) -> bool:
-    return "[TOOL_CALLS]" in source and "[ARGS]" not in source
-
-
-def _with_short_ids(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
+def with_short_ids(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
     """Replace ids of calls that are not nine letters or digits, which the templates reject."""
     return [
         msgspec.structs.replace(
@@ -50,6 +46,4 @@ def _short_id(call_id: str) -> str:
     return hashlib.sha256(call_id.encode(errors="surrogatepass")).hexdigest()[:_ID_LENGTH]
 
 
-FORMAT = ToolFormat(
-    markup=MARKUP, syntax=ToolCallSyntax(MARKUP), matches_template=_matches_template, adapt=_with_short_ids
-)
+FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP), adapt=with_short_ids)

@@ -21,7 +21,7 @@ SPECIAL_ATTRIBUTES = _UNKNOWN | _CONTROL | _USER_DEFINED
 _MARKUP = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 """What control tokens look like. Many files call some of them user-defined, which llama.cpp finds in any text."""
 
-_TURN_MARKUP = re.compile(r"<\|.+\|>|<｜.+｜>")  # noqa: RUF001 (DeepSeek's)
+_TURN_MARKUP = re.compile(r"<\|.+\|>|<｜.+｜>")
 """What has no other use. Converters of today write such tokens as control tokens."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")

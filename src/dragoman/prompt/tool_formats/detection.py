@@ -1,0 +1,113 @@
+"""Finds the family of a chat template by rendering a conversation with a call, and comparing what it writes."""
+
+import itertools
+import re
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple
+
+from dragoman.core.request import ToolCall
+from dragoman.output.markup import ToolFormatName
+from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, to_json
+from dragoman.prompt.tool_formats import FORMATS
+from dragoman.prompt.tool_formats.format import ToolFormat, write_calls
+
+_NAME: Final = "find_weather_9"
+_DESCRIPTION: Final = "Describes-the-weather-9"
+_SYSTEM: Final = "Be-brief-9."
+_ARGUMENTS: Final = {"place": "north 9", "days": 3}
+_WRITTEN_ARGUMENTS: Final = to_json(_ARGUMENTS)
+_CALL_ID: Final = "abcdefgh9"
+_TOOL: Final = {
+    "type": "function",
+    "function": {
+        "name": _NAME,
+        "description": _DESCRIPTION,
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "place": {"type": "string", "description": "A place."},
+                "days": {"type": "integer", "description": "A number."},
+            },
+            "required": ["place"],
+        },
+    },
+}
+_MENTIONS_CALLS: Final = re.compile(r"\btool_calls\b|\btools\b")
+_MAX_CHARACTERS: Final = 100_000
+_SPACE: Final = re.compile(r"\s+")
+
+
+class TemplateTraits(NamedTuple):
+    """What a template does with tools and system messages."""
+
+    tool_format: ToolFormatName
+    shows_tools: bool
+    """Whether it describes the tools to the model."""
+    shows_system: bool
+    """Whether it writes a system message at the beginning."""
+
+
+def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
+    """Find out what a template does with tools, by rendering a few short conversations.
+
+    A template that fails to compile, or with every one of them, is generic.
+    """
+    system_text = _render(template, [_message("system", _SYSTEM), _message("user", "Well?")], None)
+    shows_system = system_text is None or _SYSTEM in system_text
+    if not _MENTIONS_CALLS.search(source):
+        return TemplateTraits("generic", shows_tools=False, shows_system=shows_system)
+    for text in _renderings(template):
+        if (name := _family_of(_SPACE.sub("", text))) is not None:
+            return TemplateTraits(name, shows_tools=_DESCRIPTION in text, shows_system=shows_system)
+    hinted = next((name for name, known in FORMATS.items() if _is_hinted(known, source)), None)
+    if hinted is not None:
+        text = _render(template, [_message("user", "Well?")], [_TOOL]) or ""
+        return TemplateTraits(hinted, shows_tools=_DESCRIPTION in text, shows_system=shows_system)
+    return TemplateTraits("generic", shows_tools=False, shows_system=shows_system)
+
+
+def _is_hinted(known: ToolFormat, source: str) -> bool:
+    return any(hint in source for hint in known.hints) and not any(text in source for text in known.contradictions)
+
+
+def _family_of(text: str) -> ToolFormatName | None:
+    """Return the family that writes the call as it stands in a text without white space."""
+    calls = {
+        name: _SPACE.sub("", write_calls(known.markup, [ToolCall(_CALL_ID, _NAME, _WRITTEN_ARGUMENTS)]))
+        for name, known in FORMATS.items()
+        if known.template_writes_tools
+    }
+    found = next((name for name, call in calls.items() if call in text), None)
+    if found is not None:
+        return found
+    # Some templates write the id of a call after its arguments, which the models leave out.
+    arguments = _SPACE.sub("", _WRITTEN_ARGUMENTS)
+    return next((name for name, call in calls.items() if f"{call.partition(arguments)[0]}{arguments}," in text), None)
+
+
+def _renderings(template: SandboxedTemplate) -> Iterator[str]:
+    """Yield conversations with a call, as the template writes those that it accepts."""
+    arguments: tuple[Any, ...] = (_ARGUMENTS, _WRITTEN_ARGUMENTS)
+    ids = (_CALL_ID, f"functions.{_NAME}:0")  # as Kimi K2 needs it
+    for call_id, sent, content in itertools.product(ids, arguments, ("", None)):
+        call = {"id": call_id, "type": "function", "function": {"name": _NAME, "arguments": sent}}
+        messages = [
+            _message("user", "Well?"),
+            {"role": "assistant", "content": content, "tool_calls": [call]},
+            {"role": "tool", "name": _NAME, "tool_call_id": call_id, "content": "Rain."},
+        ]
+        text = _render(template, messages, [_TOOL])
+        if text is not None:
+            yield text
+
+
+def _message(role: str, content: str) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+def _render(template: SandboxedTemplate, messages: list[dict[str, Any]], tools: list[Any] | None) -> str | None:
+    variables = {"bos_token": "", "eos_token": "", "add_generation_prompt": True, "messages": messages, "tools": tools}
+    try:
+        return template.render(variables, _MAX_CHARACTERS)
+    except TemplateError:
+        return None
