@@ -49,6 +49,20 @@ async def submit(client: httpx.AsyncClient, dialect: DialectClient, text: str = 
     return str(response.json()["url"])
 
 
+async def test_the_jobs_location_is_below_the_root_path(
+    dialect: DialectClient, queue_harness: HttpQueueHarness
+) -> None:
+    async with queue_harness.server(root_path="/llm") as server:
+        body = dialect.body("echo", "Hello", max_tokens=4)
+        for prefix in ("", "/llm"):  # The proxy removes it from requests, or leaves it there.
+            headers = {"prefer": "respond-async"}
+            response = await server.client.post(prefix + dialect.path("echo"), json=body, headers=headers)
+            assert response.status_code == 202
+            document = response.json()
+            assert response.headers["location"] == document["url"] == f"/llm/queue/response/{document['id']}"
+            assert (await server.client.get(document["url"])).json()["id"] == document["id"]
+
+
 async def test_prefer_respond_async_returns_the_jobs_location(dialect: DialectClient) -> None:
     async with queue_client() as client:
         body = dialect.body("echo", "Hello")

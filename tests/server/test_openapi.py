@@ -69,6 +69,22 @@ def test_the_admin_api_is_documented_where_it_is_served_and_only_there(tmp_path:
     assert len(names) == len(set(names)) == len(OPERATIONS) + len(served)
 
 
+async def test_the_documentation_is_served_below_the_root_path() -> None:
+    async with client_of(echo_app(root_path="/llm")) as client:
+        for prefix in ("", "/llm"):
+            page = (await client.get(f"{prefix}/docs")).text
+            links = re.findall(r'(?:href|src|url)(?:=|: )"([^"]*)"', page)
+            assert len(links) == 3
+            for link in links:
+                assert link.startswith("/llm/")
+                assert (await client.get(link)).status_code == 200
+            assert (await client.get(f"{prefix}/openapi.json")).json()["servers"] == [{"url": "/llm"}]
+        assert (await client.get("/llm")).status_code == 404
+        assert (await client.get("/llmodels")).status_code == 404
+    async with client_of(echo_app()) as client:
+        assert "servers" not in (await client.get("/openapi.json")).json()
+
+
 def test_the_idempotency_key_is_documented_where_responses_are_stored() -> None:
     paths = document(BY_DIALECT, "echo", DocumentedFeatures(idempotency=True))["paths"]
     for _, operation in OPERATIONS:

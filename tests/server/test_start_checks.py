@@ -1,6 +1,6 @@
 import pytest
 
-from dragoman.server.settings import KeySettings, Settings
+from dragoman.server.settings import DeploymentSettings, KeySettings, Settings
 from dragoman.server.start_checks import StartupError, check_settings
 
 
@@ -26,3 +26,11 @@ def test_hosts_and_origins_that_cannot_be_meant_are_refused(settings: Settings, 
 
 def test_a_server_with_keys_may_allow_every_origin() -> None:
     check_settings(Settings(allowed_origins=("*",), keys=(KeySettings(name="a", key="sk-0123456789abcdef"),)))
+
+
+@pytest.mark.parametrize("path", ["llm", "/llm/", "/", "//llm", "/a b", "/v1", "/queue/x", "/assistant", "http://a"])
+def test_a_root_path_that_is_none_or_hides_routes_is_refused(path: str) -> None:
+    deployments = (DeploymentSettings(name="assistant", model="echo"),)
+    with pytest.raises(StartupError, match=r"^root_path"):
+        check_settings(Settings(root_path=path, deployments=deployments))
+    check_settings(Settings(root_path="/llm/x", deployments=deployments))

@@ -39,6 +39,7 @@ def echo_app(
     keep_alive_seconds: float = 15,
     origin_policy: OriginPolicy = SERVE_ALL,
     public_docs: bool = True,
+    root_path: str = "",
     max_body_bytes: int = MAX_BODY_BYTES,
 ) -> App:
     """Build the app over one deployment, `echo` with the alias `acme/parrot`. `admin_keys` are keys → labels.
@@ -51,6 +52,7 @@ def echo_app(
         keep_alive_seconds=keep_alive_seconds,
         trusted_proxies=AddressSet.parse(trusted_proxies),
         public_docs=public_docs,
+        root_path=root_path,
     )
     return build_app(
         catalog,

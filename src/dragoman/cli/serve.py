@@ -19,6 +19,7 @@ SETTINGS_WITH_OPTION = (
     "port",
     "workers",
     "allow_unauthenticated",
+    "root_path",
     "max_waiting_requests",
     "engine.kv_cache_tokens",
     "engine.max_sequences",
@@ -68,6 +69,9 @@ AllowUnauthenticatedOption: TypeAlias = Annotated[
     bool | None,
     typer.Option("--allow-unauthenticated", help="Listen on addresses other than loopback although no keys are set."),
 ]
+RootPathOption: TypeAlias = Annotated[
+    str | None, typer.Option(help="Path below which a reverse proxy serves the server, such as /llm. Default: none.")
+]
 MaxWaitingRequestsOption: TypeAlias = Annotated[
     int | None,
     typer.Option(help=f"Requests that may wait for a slot of an engine. Default: {_DEFAULTS.max_waiting_requests}."),
@@ -86,6 +90,7 @@ def serve(
     threads: ThreadsOption = None,
     requantize: RequantizeOption = None,
     allow_unauthenticated: AllowUnauthenticatedOption = None,
+    root_path: RootPathOption = None,
     max_waiting_requests: MaxWaitingRequestsOption = None,
 ) -> None:
     """Run the server. Options override DRAGOMAN_ variables, which override the settings file."""
@@ -95,6 +100,7 @@ def serve(
         "port": port,
         "workers": workers,
         "allow_unauthenticated": allow_unauthenticated,
+        "root_path": root_path,
         "max_waiting_requests": max_waiting_requests,
         "engine.kv_cache_tokens": kv_cache_tokens,
         "engine.max_sequences": max_sequences,

@@ -29,7 +29,7 @@ from dragoman.server import admin, health, metrics, openapi
 from dragoman.server.access import AccessControl
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS, OPERATIONS
-from dragoman.server.middleware import ByHost, HostGuard, ResponseBorder, WithoutEmptySegments, with_cors
+from dragoman.server.middleware import BelowRootPath, ByHost, HostGuard, ResponseBorder, WithoutEmptySegments, with_cors
 from dragoman.server.origins import SERVE_ALL, OriginPolicy, parse_host_name
 from dragoman.server.settings import DialectName
 
@@ -159,7 +159,8 @@ class App(WithoutEmptySegments):
         }
         by_host = ByHost(app, apps_by_host)
         guard = HostGuard(with_cors(by_host, origin_policy), origin_policy, options.trusted_proxies)
-        super().__init__(ResponseBorder(guard))
+        border = ResponseBorder(guard)
+        super().__init__(BelowRootPath(border, options.root_path) if options.root_path else border)
 
 
 def _router(
@@ -174,7 +175,7 @@ def _documentation(
 ) -> list[BaseRoute]:
     operations = {**OPERATIONS, "admin": admin.OPERATIONS} if documents_admin else OPERATIONS
     features = openapi.DocumentedFeatures(options.idempotency_store is not None, gateway.has_queue)
-    return openapi.routes(operations, access, features)
+    return openapi.routes(operations, access, features, options.root_path)
 
 
 async def _http_error(_request: Request, error: Exception) -> Response:

@@ -38,6 +38,19 @@ class WithoutEmptySegments:
         await self._app(scope, receive, send)
 
 
+class BelowRootPath:
+    """Serves `/llm/v1/models` as `/v1/models` if `/llm` is the root path: some proxies remove it, others do not."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and f"{scope['path']}/".startswith(f"{self._root_path}/"):
+            scope = {**scope, "path": scope["path"].removeprefix(self._root_path) or "/"}
+        await self._app(scope, receive, send)
+
+
 class HostGuard:
     """Decides under which host a request is served, and whether at all.
 

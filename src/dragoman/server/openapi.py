@@ -37,11 +37,13 @@ _REFERENCE = "#/components/schemas/{name}"
 
 _PAGE = """<!doctype html>
 <html lang="en">
-<head><meta charset="utf-8"><title>dragoman</title><link rel="stylesheet" href="/docs/static/swagger-ui.css"></head>
+<head>
+<meta charset="utf-8"><title>dragoman</title><link rel="stylesheet" href="{root}/docs/static/swagger-ui.css">
+</head>
 <body>
 <div id="ui"></div>
-<script src="/docs/static/swagger-ui-bundle.js"></script>
-<script>SwaggerUIBundle({url: "/openapi.json", dom_id: "#ui", deepLinking: true})</script>
+<script src="{root}/docs/static/swagger-ui-bundle.js"></script>
+<script>SwaggerUIBundle({url: "{root}/openapi.json", dom_id: "#ui", deepLinking: true})</script>
 </body>
 </html>
 """
@@ -110,10 +112,13 @@ _NO_FEATURES = DocumentedFeatures()
 
 
 def routes(
-    dialects: Mapping[str, Iterable[Operation]], access: AccessControl, features: DocumentedFeatures
+    dialects: Mapping[str, Iterable[Operation]],
+    access: AccessControl,
+    features: DocumentedFeatures,
+    root_path: str = "",
 ) -> list[BaseRoute]:
-    """Return the routes. The examples name a model that the caller may know of."""
-    page = HTMLResponse(_PAGE)
+    """Return the routes. The examples name a model that the caller may know of. URLs begin with `root_path`."""
+    page = HTMLResponse(_PAGE.replace("{root}", root_path))
 
     async def openapi(request: Request) -> Response:
         try:
@@ -122,6 +127,8 @@ def routes(
             return error_response(_ERRORS.render(error), {})
         models = access.models_of(viewer)
         described = document(dialects, models[0].id if models else _UNKNOWN_MODEL, features)
+        if root_path:
+            described["servers"] = [{"url": root_path}]
         return Response(msgspec.json.encode(described), media_type="application/json")
 
     async def docs(request: Request) -> Response:

@@ -274,6 +274,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     `allow_unauthenticated` is set."""
     public_docs: bool = True
     """Show `/docs` and `/openapi.json` to everybody. Off: only to holders of keys."""
+    root_path: Text | None = None
+    """Path below which a reverse proxy serves the server, such as `/llm`. It begins the URLs that the server writes,
+    and is ignored at the beginning of a request's path. Not set: none."""
     dialect_hosts: dict[str, DialectName] = {}
     """Host names that serve one dialect only, on its vendor's own paths."""
     allowed_hosts: tuple[Text, ...] = ()

@@ -1,5 +1,6 @@
 """Checks before the start: settings that exclude each other, and whether the database can be used."""
 
+import re
 from collections.abc import Callable, Iterable
 
 import structlog
@@ -14,7 +15,10 @@ from dragoman.server.accounts_location import (
 )
 from dragoman.server.origins import ANY_ORIGIN, InvalidOrigin, is_loopback_host, parse_host_name, parse_origin
 from dragoman.server.queue_options import webhook_options
+from dragoman.server.reserved_names import RESERVED_NAMES
 from dragoman.server.settings import Settings
+
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9._~-]+)+")
 
 _log = structlog.get_logger(__name__)
 
@@ -34,6 +38,7 @@ def check_settings(settings: Settings) -> None:
     _check_webhook_secret(settings)
     _check_addresses(settings)
     _check_hosts_and_origins(settings)
+    _check_root_path(settings)
     if settings.accounts.database is None and settings.admin.keys:
         raise StartupError("[[admin.keys]] open the administration of accounts, and there are none; set [accounts]")
     if settings.accounts.database is not None and settings.keys:
@@ -99,6 +104,18 @@ def _check_hosts_and_origins(settings: Settings) -> None:
             "allowed_origins: with '*' every web page could use the server, since there are no keys; name the origins, "
             "or add [[keys]] or [accounts]"
         )
+
+
+def _check_root_path(settings: Settings) -> None:
+    """Raise StartupError for a path that is none, or that begins the paths of the server itself."""
+    path = settings.root_path
+    if path is None:
+        return
+    if not _ROOT_PATH.fullmatch(path):
+        raise StartupError(f"root_path must be a path such as /llm, without a slash at its end, got {path!r}")
+    first = path.split("/")[1]
+    if first in RESERVED_NAMES or any(first == deployment.name for deployment in settings.deployments):
+        raise StartupError(f"root_path: paths of the server itself begin with /{first}; choose another")
 
 
 def _check_each(key: str, texts: Iterable[str], parse: Callable[[str], str]) -> None:

@@ -42,7 +42,7 @@ from dragoman.server.app import build_app
 from dragoman.server.http_protocol import bounded_protocol
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
-from dragoman.server.settings import DialectName, QueueSettings, Settings
+from dragoman.server.settings import DialectName, Settings
 
 _RECORD_TIMEOUT_SECONDS = 0.5
 """Time that a request without accounts waits for its record to be written."""
@@ -137,7 +137,7 @@ def main() -> int:
         allow_adapter_registration=allows_adapter_registration(settings, has_accounts=options.requires_account_key),
         accounting=_accounting(options, accounts),
         admin_keys=StaticKeyAuthenticator(options.admin_labels),
-        queue=_job_queue(settings.queue, accounts),
+        queue=_job_queue(settings, accounts),
         ready_timeout_seconds=settings.supervision.ready_timeout_seconds,
         origin_policy=OriginPolicy(
             needs_key=bool(options.key_labels) or options.requires_account_key,
@@ -169,6 +169,7 @@ def _http_options(settings: Settings, proxies: AddressSet) -> HttpOptions:
         keep_alive_seconds=settings.sse_keep_alive_seconds,
         trusted_proxies=proxies,
         public_docs=settings.public_docs,
+        root_path=settings.root_path or "",
     )
 
 
@@ -228,11 +229,12 @@ def _accounts_options(options: WorkerOptions) -> AccountsOptions | None:
     )
 
 
-def _job_queue(settings: QueueSettings, accounts: AccountsOptions | None) -> JobQueue | None:
+def _job_queue(settings: Settings, accounts: AccountsOptions | None) -> JobQueue | None:
     if accounts is None:
         return None
-    webhooks = webhook_options(settings, os.environ.get(WEBHOOK_SECRET_VARIABLE))
-    return JobQueue(accounts.database, queue_options(settings), new_process_id(), webhooks)
+    webhooks = webhook_options(settings.queue, os.environ.get(WEBHOOK_SECRET_VARIABLE))
+    webhooks = msgspec.structs.replace(webhooks, root_path=settings.root_path or "")
+    return JobQueue(accounts.database, queue_options(settings.queue), new_process_id(), webhooks)
 
 
 def _engine(options: WorkerOptions, number: int) -> Engine:

@@ -71,6 +71,18 @@ async def submit(server: QueueServer, url: str, prompt: str = "Hello") -> str:
     return (await server.submit(prompt, webhook=url)).id
 
 
+async def test_a_message_has_the_answers_url_below_the_root_path(harness: QueueHarness, journals: Path) -> None:
+    options = msgspec.structs.replace(OPTIONS, root_path="/llm")
+    async with (
+        running_receiver(WebhookReceiver()) as receiver,
+        running_dispatcher(harness, options),
+        queue_server(harness, journals, webhooks=NEVER_POLL) as server,
+    ):
+        job_id = await submit(server, receiver.url(), "Hi")
+        [received] = await receiver.wait_for(1)
+    assert received.content["data"]["url"] == f"/llm/queue/response/{job_id}"
+
+
 async def test_every_kind_of_ending_is_delivered(harness: QueueHarness, journals: Path) -> None:
     async with running_receiver(WebhookReceiver()) as receiver, running_dispatcher(harness) as dispatcher:
         async with queue_server(harness, journals, webhooks=NEVER_POLL) as server:

@@ -51,6 +51,7 @@ class HttpQueueHarness:
         hosts: dict[str, DialectName] | None = None,
         webhooks: WebhookOptions = NO_WEBHOOKS,
         adapter_dir: Path | None = None,
+        root_path: str = "",
     ) -> AsyncIterator["HttpQueueServer"]:
         """Run an app with a deployment called `echo`."""
         database = Database(self.customer.url)
@@ -63,6 +64,7 @@ class HttpQueueHarness:
                 hosts=hosts,
                 keep_alive_seconds=keep_alive_seconds,
                 adapter_dir=adapter_dir,
+                root_path=root_path,
             )
             async with running_app(app), client_of(app, key=self.secret) as client:
                 yield HttpQueueServer(app, client)

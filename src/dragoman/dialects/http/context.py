@@ -36,6 +36,8 @@ class HttpOptions(msgspec.Struct, frozen=True, kw_only=True):
     """JSON values that a large body may hold."""
     trusted_proxies: Container[str] = NO_ADDRESSES
     """Addresses whose X-Forwarded-For is trusted."""
+    root_path: str = ""
+    """Begins the URLs that the server writes, such as `/llm`."""
     public_docs: bool = True
     """Whether the documentation is shown without a key."""
     idempotency_store: IdempotencyStore | None = None

@@ -249,7 +249,7 @@ class QueuedResponder:
                 request_id=job.stored_request.answer_id,
             )
             return GenerationResponse(lambda: route.service.follow_job(job.id, caller), options, sse.NumberedFrames())
-        url = f"{JOBS_PATH}/{job.id}"
+        url = f"{route.options.root_path}{JOBS_PATH}/{job.id}"
         body = msgspec.json.encode(QueuedJobBody(job.id, url, job.eta, job.state))
         if not self._submission.prefers_async:
             return Response(body, 200, headers, "application/json")

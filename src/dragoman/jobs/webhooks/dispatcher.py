@@ -39,7 +39,7 @@ class WebhookDispatcher:
     ) -> None:
         """`on_result` is called with the result of each attempt."""
         self._thread = DatabaseThread(database)
-        self._store = WebhookStore(database, options.schedule, options.limits)
+        self._store = WebhookStore(database, options.schedule, options.limits, options.root_path)
         self._sender = sender
         self._on_result = on_result
         self._poll_seconds = options.poll_seconds

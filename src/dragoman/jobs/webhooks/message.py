@@ -60,13 +60,13 @@ def parse_secret(text: str) -> bytes:
     return secret
 
 
-def ended_message(job_id: str, request_id: str, state: JobState, ended_at: int) -> WebhookMessage:
+def ended_message(job_id: str, request_id: str, state: JobState, ended_at: int, root_path: str = "") -> WebhookMessage:
     """Return the message that a job has ended in this state. `ended_at` is in milliseconds since 1970.
 
     `request_id` is that of the job's last admission: a job that is retried after its end ends again, with another id.
     """
     at = to_datetime(ended_at).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    body = _MessageBody(f"job.{state}", at, _MessageData(job_id, state, f"/queue/response/{job_id}", at))
+    body = _MessageBody(f"job.{state}", at, _MessageData(job_id, state, f"{root_path}/queue/response/{job_id}", at))
     return WebhookMessage(f"msg_{request_id}", msgspec.json.encode(body))
 
 

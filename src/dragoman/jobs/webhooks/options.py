@@ -49,6 +49,8 @@ class WebhookOptions(msgspec.Struct, frozen=True, kw_only=True):
     rules: UrlRules = UrlRules()
     schedule: RetrySchedule = RetrySchedule()
     limits: DeliveryLimits = DeliveryLimits()
+    root_path: str = ""
+    """Begins the URL of the answer in a message."""
     poll_seconds: float = 0.5
     """Between polls for due messages."""
 

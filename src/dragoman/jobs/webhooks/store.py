@@ -49,7 +49,11 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True):
 class WebhookStore:
     """The stored messages. Every method raises DatabaseUnavailable; then nothing is known to have happened."""
 
-    def __init__(self, database: Database, schedule: RetrySchedule, limits: DeliveryLimits) -> None:
+    def __init__(
+        self, database: Database, schedule: RetrySchedule, limits: DeliveryLimits, root_path: str = ""
+    ) -> None:
+        """`root_path` begins the URLs in messages."""
+        self._root_path = root_path
         self._database = database
         self._schedule = schedule
         self._limits = limits
@@ -122,7 +126,7 @@ class WebhookStore:
             owner=row.owner,
             host=row.webhook_host,
             url=row.webhook,
-            message=ended_message(row.id, row.request_id, row.state, row.ended_at),
+            message=ended_message(row.id, row.request_id, row.state, row.ended_at, self._root_path),
             attempt=attempt,
             lease_until=until,
         )
