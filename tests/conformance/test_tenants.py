@@ -9,12 +9,21 @@ from typing import Any, NamedTuple
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
+from starlette.routing import Route
 
 from dragoman.accounts.administration.accounts import create_account
 from dragoman.accounts.administration.keys import create_key
 from dragoman.accounts.administration.prices import set_price
 from dragoman.core.adapters import Adapter, AdapterSource
+from dragoman.dialects.http.context import HttpOptions
+from dragoman.engines.echo import EchoEngine
+from dragoman.gateway.execution.metrics import RequestMetrics
+from dragoman.gateway.gateway import Gateway
+from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.values.options import QueueOptions
+from dragoman.server.dialects import DIALECTS
+from dragoman.server.settings import DialectName
 from tests.conformance.test_access import OPEN_PATHS, ROUTES
 from tests.support.apps import client_of
 from tests.support.dialects.clients import DIALECT_CLIENTS
@@ -34,7 +43,23 @@ LORA = "/empower/api/v1/lora"
 OWN, ABSENT, SHARED = "poet", "nope", "calm"
 """The adapters of the first account, of nobody, and of the operator. The first two names are equally long."""
 
-GENERATING = [route for method, route in ROUTES if method == "POST" and "completion" in route]
+HOSTS: dict[str, DialectName] = {f"{name}.example": name for name in DIALECTS}
+
+
+def routes_by_host() -> list[tuple[str, str, str]]:
+    """List host, method and path of every route that depends on the caller, those on the dialects' own hosts too."""
+    gateway = Gateway(Catalog([Deployment("echo", (), EchoEngine())]), RequestMetrics(CollectorRegistry()))
+    options = HttpOptions(max_body_bytes=1000, keep_alive_seconds=15)
+    found = [("server", method, path) for method, path in ROUTES]
+    for host, dialect in HOSTS.items():
+        for route in DIALECTS[dialect].vendor_routes(gateway, options):
+            assert isinstance(route, Route)
+            found += [(host, method, route.path) for method in sorted((route.methods or set()) - {"HEAD"})]
+    return [route for route in found if route[2] not in {*OPEN_PATHS, "/metrics"}]
+
+
+ROUTES_BY_HOST = routes_by_host()
+GENERATING = [(host, path) for host, method, path in ROUTES_BY_HOST if method == "POST" and "completion" in path]
 CREDENTIALS = ["another account", "an account without balance", "no key"]
 """Wrong keys are the same as none on every route (test_access), and are throttled."""
 
@@ -77,7 +102,10 @@ async def tenants(harness: HttpQueueHarness, adapter_dir: Path) -> AsyncIterator
     )
     poor = create_key(harness.customer.database, create_account(harness.customer.database, "poor").id).secret
     keys = dict(zip(CREDENTIALS, (harness.other_secret, poor, None), strict=True))
-    async with harness.server(engine, adapter_dir=adapter_dir) as server, contextlib.AsyncExitStack() as stack:
+    async with (
+        harness.server(engine, adapter_dir=adapter_dir, hosts=HOSTS) as server,
+        contextlib.AsyncExitStack() as stack,
+    ):
         others = {name: await stack.enter_async_context(client_of(server.app, key=key)) for name, key in keys.items()}
         assert (await register(server.client, OWN)).status_code == 200
         queued = await server.client.post("/v1/chat/completions", json=chat(OWN), headers=RESPOND_ASYNC)
@@ -112,15 +140,13 @@ def comparable(response: httpx.Response, name: str) -> tuple[int, str, list[str]
 
 async def test_on_every_route_another_accounts_adapter_is_like_one_that_is_absent(tenants: Tenants) -> None:
     for credential, client in tenants.others.items():
-        for method, route in ROUTES:
-            if route in OPEN_PATHS or route == "/metrics":
-                continue
+        for host, method, route in ROUTES_BY_HOST:
             seen = []
             for name in (OWN, ABSENT):
-                response = await client.request(method, filled(route, name), json=chat(name))
-                assert response.status_code < 500, (credential, method, route)
+                response = await client.request(method, filled(route, name), json=chat(name), headers={"host": host})
+                assert response.status_code < 500, (credential, host, method, route)
                 seen.append(comparable(response, name))
-            assert seen[0] == seen[1], (credential, method, route)
+            assert seen[0] == seen[1], (credential, host, method, route)
     assert OWN in await list_models(tenants.first)
 
 
@@ -128,10 +154,12 @@ async def test_another_accounts_job_is_like_one_that_is_absent_whether_read_stre
     tenants: Tenants,
 ) -> None:
     absent = f"job_{0:032x}"
-    for credential, method, headers in itertools.product(CREDENTIALS, ("GET", "DELETE"), ({}, ACCEPT_STREAM)):
-        client = tenants.others[credential]
+    ways = [(host, method, path) for host, method, path in ROUTES_BY_HOST if path == "/queue/response/{id}"]
+    assert {host for host, *_ in ways} == {"server", *HOSTS}
+    for credential, (host, method, path), accept in itertools.product(CREDENTIALS, ways, ({}, ACCEPT_STREAM)):
+        client, headers = tenants.others[credential], {**accept, "host": host}
         seen = [
-            comparable(await client.request(method, f"/queue/response/{job_id}", headers=headers), job_id)
+            comparable(await client.request(method, filled(path, job_id), headers=headers), job_id)
             for job_id in (tenants.job_id, absent)
         ]
         assert seen[0] == seen[1]
@@ -143,10 +171,11 @@ async def test_another_accounts_job_is_like_one_that_is_absent_whether_read_stre
 async def test_on_every_route_its_owner_can_use_an_adapter_and_all_can_use_the_operators(tenants: Tenants) -> None:
     await job_when_ended(tenants.first, f"/queue/response/{tenants.job_id}")
     uses = ((tenants.first, OWN), (tenants.first, SHARED), (tenants.second, SHARED))
-    for route, (client, name) in itertools.product(GENERATING, uses):
+    for (host, route), (client, name) in itertools.product(GENERATING, uses):
         tenants.engine.requested_adapters.clear()
-        response = await client.post(filled(route, name), json=chat(name), headers={"accept": "application/json"})
-        assert response.status_code == 200, response.text
+        headers = {"accept": "application/json", "host": host}
+        response = await client.post(filled(route, name), json=chat(name), headers=headers)
+        assert response.status_code == 200, (host, route, response.text)
         if "queue" in route:
             await job_when_ended(client, f"/queue/response/{response.headers['x-dragoman-job-id']}")
         assert [str(adapter).rpartition("/")[2] for adapter in tenants.engine.requested_adapters] == [name]
