@@ -114,6 +114,11 @@ class AdapterMissing(BadRequest):
         super().__init__(message, "model_name")
 
 
+def too_many_adapters(owned: int) -> BadRequest:
+    """Return the error of an owner that has as many adapters of a model as it may have."""
+    return BadRequest(f"You have {owned} adapters of this model already; remove one of them first", "name")
+
+
 class RequestTooLarge(BadRequest):
     """Prompt and longest answer have more `tokens` than the key may use in a minute (`limit`)."""
 

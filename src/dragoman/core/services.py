@@ -104,8 +104,8 @@ class AdapterService(GenerationService, Protocol):
         """Serve an adapter to the caller's account, or without accounts to its key. Succeeds also if it is served.
 
         `token` authorizes this one download from the hub and is not stored. Raises ModelNameTaken, AdapterMissing or
-        BadRequest, InsufficientBalance, and Forbidden for a key that may not use all models or if the server lets no
-        client register adapters.
+        BadRequest, InsufficientBalance, Limited, and Forbidden for a key that may not use all models or if the server
+        lets no client register adapters.
         """
         ...
 

@@ -34,7 +34,7 @@ from dragoman.gateway.auth.static_keys import NO_KEYS
 from dragoman.gateway.auth.throttle import AuthFailureLimiter
 from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.execution.request_execution import BestOfSelector, RequestExecution
-from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore
+from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore, RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
 from dragoman.gateway.routing.visible_models import PrincipalModels
 from dragoman.jobs.service.queue import JobQueue
@@ -52,7 +52,7 @@ class Gateway:
         admission: AdmissionController = UNMETERED_ADMISSION,
         *,
         adapter_store: AdapterStore | None = None,
-        allow_adapter_registration: bool = True,
+        registration_rules: RegistrationRules | None = None,
         usage_database: DatabaseThread | None = None,
         queue: JobQueue | None = None,
     ) -> None:
@@ -62,7 +62,7 @@ class Gateway:
         self._authenticator = authenticator
         self._admission = admission
         self._adapter_store = NoAdapterStore() if adapter_store is None else adapter_store
-        self._allow_adapter_registration = allow_adapter_registration
+        self._registration_rules = registration_rules or RegistrationRules()
         self._usage_database = usage_database
         self._queue = queue
         self.auth_failures = AuthFailureLimiter()
@@ -140,10 +140,9 @@ class Gateway:
     async def register_adapter(self, spec: AdapterSpec, caller: Caller, *, token: str | None) -> RegisteredAdapter:
         principal = await self._authenticator.check_access(caller, self._dialect)
         _require_all_models(principal)
-        if not self._allow_adapter_registration:
-            raise Forbidden("This server's operator registers its adapters; clients may not")
+        self._registration_rules.require_allowed()
         _require_balance(principal)
-        registrar = AdapterRegistrar(self._catalog, self._adapter_store)
+        registrar = AdapterRegistrar(self._catalog, self._adapter_store, self._registration_rules)
         return await registrar.register(spec, token=token, creator=principal.label, owner=principal.owner)
 
     async def unregister_adapter(self, name: str, caller: Caller) -> RegisteredAdapter:

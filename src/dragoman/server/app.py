@@ -22,6 +22,7 @@ from dragoman.gateway.auth.static_keys import NO_KEYS, StaticKeyAuthenticator
 from dragoman.gateway.execution.jobs import GatewayJobExecutor
 from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
+from dragoman.gateway.routing.adapters import RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog
 from dragoman.jobs.metrics import QueueMetrics
 from dragoman.jobs.service.queue import JobQueue
@@ -45,7 +46,7 @@ def build_app(
     admission: UnmeteredAdmission = UNMETERED_ADMISSION,
     hosts: Mapping[str, DialectName] = NO_HOSTS,
     adapter_store: AdapterStore | None = None,
-    allow_adapter_registration: bool = True,
+    registration_rules: RegistrationRules | None = None,
     accounting: AccountingServices | None = None,
     admin_keys: StaticKeyAuthenticator = NO_KEYS,
     queue: JobQueue | None = None,
@@ -57,8 +58,7 @@ def build_app(
     - `metrics_directory` is where the workers of one server collect their counts. None: this process counts alone.
     - Requests need one of `keys` and are admitted by `admission`, or with `accounting` by its keys and accounts.
     - `hosts` are names that serve one dialect only. X-Forwarded-Host is trusted from `options.trusted_proxies`.
-    - `adapter_store` has the adapters that clients may register. None: there are none. Without
-      `allow_adapter_registration` they may register none.
+    - `adapter_store` has the adapters that clients may register by the `registration_rules`. None: there are none.
     - `admin_keys` open /admin, which needs `accounting`. Without any, there is no /admin.
     - `origin_policy` decides under which host names, and to which web pages, requests are served.
     - Each part has `ready_timeout_seconds` to answer /ready.
@@ -74,7 +74,7 @@ def build_app(
         authenticator,
         admission if accounting is None else accounting.admission,
         adapter_store=adapter_store,
-        allow_adapter_registration=allow_adapter_registration,
+        registration_rules=registration_rules,
         usage_database=database,
         queue=queue,
     )

@@ -265,6 +265,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Let clients register adapters, each for its own account. Not set: only without `[accounts]`."""
     max_adapters_per_account: Annotated[int, Meta(ge=0, le=4096)] = 4
     """LoRA adapters of a model that one account, or without accounts one key, may register."""
+    max_adapter_registrations_per_minute: Annotated[int, Meta(ge=0, le=MAX_COUNT)] = 10
+    """LoRA adapters that one account, or without accounts one key, may register in a minute at each worker."""
     max_adapter_bytes: Annotated[int, Meta(ge=1)] = 1024 * 1024 * 1024
     """Size of an adapter that a client registers. A download that is larger is refused or cut off."""
     allow_unauthenticated: bool = False

@@ -34,6 +34,7 @@ from dragoman.engines.llama.worker.client import LlamaEngine
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission, UsageRecordingAdmission
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.gateway.ledger_connection import AccountsOptions
+from dragoman.gateway.routing.adapters import RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.server.accounting import AccountingServices
@@ -134,7 +135,11 @@ def main() -> int:
             download_dir=Path(options.metrics_directory) / "adapters",
             max_bytes=settings.max_adapter_bytes,
         ),
-        allow_adapter_registration=allows_adapter_registration(settings, has_accounts=options.requires_account_key),
+        registration_rules=RegistrationRules(
+            allowed=allows_adapter_registration(settings, has_accounts=options.requires_account_key),
+            max_adapters=settings.max_adapters_per_account,
+            max_per_minute=settings.max_adapter_registrations_per_minute,
+        ),
         accounting=_accounting(options, accounts),
         admin_keys=StaticKeyAuthenticator(options.admin_labels),
         queue=_job_queue(settings, accounts),

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter
-from dragoman.core.errors import AdapterMissing, BadRequest, ModelNameTaken, ModelNotFound
+from dragoman.core.errors import AdapterMissing, BadRequest, Limited, ModelNameTaken, ModelNotFound
 from dragoman.engines.base import AdapterFile
 from dragoman.engines.echo import EchoEngine
-from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore
+from dragoman.gateway.routing.adapters import AdapterRegistrar, NoAdapterStore, RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from tests.support.echo_engines import INCOMPATIBLE_FILE, AdaptableEcho
 
@@ -104,6 +104,37 @@ async def test_registering_the_same_adapter_again_searches_for_no_file() -> None
     first = await harness.register("pirate", PIRATE)
     assert await harness.register("pirate", PIRATE) == first
     assert len(harness.store.tokens) == 1
+
+
+async def test_an_owner_with_enough_adapters_makes_the_server_search_and_download_nothing() -> None:
+    harness = AdapterHarness("llama", "llama")
+    registrar = AdapterRegistrar(harness.catalog, harness.store, RegistrationRules(max_adapters=1))
+
+    async def register(name: str, base: str | None, owner: str = "account 1") -> None:
+        await registrar.register(AdapterSpec(name, PIRATE, base), token=None, creator="", owner=owner)
+
+    await register("a", "first")
+    for name, base in (("b", "first"), ("b", "acme/first")):
+        with pytest.raises(BadRequest, match="You have 1 adapters of this model already"):
+            await register(name, base)
+    await register("b", "second")
+    with pytest.raises(BadRequest, match="You have 1 adapters"):
+        await register("c", None)
+    await register("c", "first", owner="account 2")
+    assert harness.store.registered == [("account 1", set()), ("account 1", {PIRATE}), ("account 2", set())]
+
+
+async def test_an_owner_may_register_so_many_adapters_in_a_minute() -> None:
+    harness = AdapterHarness("llama")
+    registrar = AdapterRegistrar(harness.catalog, harness.store, RegistrationRules(max_per_minute=2))
+    for owner in ("account 1", "account 2", ""):
+        for _ in range(2):
+            await registrar.register(AdapterSpec("a", PIRATE), token=None, creator="", owner=owner)
+            await registrar.unregister("a", owner)
+    with pytest.raises(Limited, match="2 registered adapters per minute") as caught:
+        await registrar.register(AdapterSpec("a", PIRATE), token=None, creator="", owner="account 1")
+    assert 0 < caught.value.retry_after <= 60
+    await registrar.register(AdapterSpec("a", PIRATE), token=None, creator="")
 
 
 @pytest.mark.parametrize("name", ["first", "acme/first", "pirate"])

@@ -18,6 +18,7 @@ from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.gateway.execution.metrics import RequestMetrics
 from dragoman.gateway.gateway import Gateway
+from dragoman.gateway.routing.adapters import RegistrationRules
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from tests.support.echo_engines import AdaptableEcho
 
@@ -52,7 +53,7 @@ def gateway_of(
             {key_digest(key): group for key, group in (groups or {}).items()},
         ),
         adapter_store=LocalAdapterStore(folder, downloads=False),
-        allow_adapter_registration=allow_adapter_registration,
+        registration_rules=RegistrationRules(allowed=allow_adapter_registration),
     )
 
 

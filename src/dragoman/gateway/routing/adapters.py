@@ -1,12 +1,27 @@
 """Adapters that clients register: find the file, load it into the model that it fits, serve it under its name."""
 
+import math
 import time
+from collections import OrderedDict, deque
 from collections.abc import Collection
 
 from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter
-from dragoman.core.errors import AdapterMissing, BadRequest, Forbidden, ModelNameTaken, ModelNotFound
+from dragoman.core.errors import (
+    AdapterMissing,
+    BadRequest,
+    Forbidden,
+    Limited,
+    ModelNameTaken,
+    ModelNotFound,
+    too_many_adapters,
+)
 from dragoman.engines.base import AdapterFile, AdapterHost, AdapterStore
 from dragoman.gateway.routing.catalog import Catalog, Deployment
+
+_WINDOW_SECONDS = 60.0
+
+_MAX_OWNERS = 10_000
+"""Owners whose registrations are remembered; beyond it, those who registered longest ago are forgotten."""
 
 
 class NoAdapterStore:
@@ -23,22 +38,71 @@ class NoAdapterStore:
         raise AdapterMissing(f"Model '{source.name}' is not available: this server has nowhere to look for adapters")
 
 
+class RegistrationRules:
+    """Whether clients may register adapters, and each owner's limits.
+
+    The limits hold before an adapter is searched or downloaded: both take time that others wait for.
+    """
+
+    def __init__(
+        self, *, allowed: bool = True, max_adapters: int | None = None, max_per_minute: int | None = None
+    ) -> None:
+        """`max_adapters` are those of one model. None: no limit."""
+        self._allowed = allowed
+        self._max_adapters = max_adapters
+        self._max_per_minute = max_per_minute
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+        """When each owner registered adapters in the last minute."""
+
+    def require_allowed(self) -> None:
+        """Raise Forbidden if clients may register nothing."""
+        if not self._allowed:
+            raise Forbidden("This server's operator registers its adapters; clients may not")
+
+    def count(self, owner: str, owned: Collection[int]) -> None:
+        """Count a registration of an owner that has this many adapters of each model it may choose.
+
+        Raises BadRequest or Limited.
+        """
+        if not owner:  # The server has no keys: all callers are its operator.
+            return
+        if self._max_adapters is not None and owned and min(owned) >= self._max_adapters:
+            raise too_many_adapters(min(owned))
+        if self._max_per_minute is not None:
+            self._count_in_minute(owner, self._max_per_minute, time.monotonic())
+
+    def _count_in_minute(self, owner: str, limit: int, now: float) -> None:
+        times = self._times.setdefault(owner, deque())
+        self._times.move_to_end(owner)
+        if len(self._times) > _MAX_OWNERS:
+            self._times.popitem(last=False)
+        while times and times[0] <= now - _WINDOW_SECONDS:
+            times.popleft()
+        if len(times) >= limit:
+            retry_after = math.ceil((times[0] if times else now) + _WINDOW_SECONDS - now)
+            raise Limited(f"Limit of {limit} registered adapters per minute reached", retry_after)
+        times.append(now)
+
+
 class AdapterRegistrar:
     """Registers adapters with the models of one catalog."""
 
-    def __init__(self, catalog: Catalog, store: AdapterStore) -> None:
+    def __init__(self, catalog: Catalog, store: AdapterStore, rules: RegistrationRules | None = None) -> None:
+        """`rules` of None are none."""
         self._catalog = catalog
         self._store = store
+        self._rules = rules or RegistrationRules()
 
     async def register(
         self, spec: AdapterSpec, *, token: str | None, creator: str, owner: str = ""
     ) -> RegisteredAdapter:
         """Serve the adapter to its owner unless it is served already.
 
-        Raises ModelNameTaken, AdapterMissing or BadRequest.
+        Raises ModelNameTaken, AdapterMissing, BadRequest or Limited.
         """
         if (existing := self._find_existing(spec, owner)) is not None:
             return existing
+        self._rules.count(owner, [_count_owned(host, owner) for entry, host in self._hosts() if _fits(entry, spec)])
         registered = self._catalog.unfiltered.adapter_sources(owner)
         file = await self._store.find(spec.source, token, owner=owner, registered=registered)
         base, host = self._select_base(file, spec)
@@ -64,11 +128,15 @@ class AdapterRegistrar:
             raise ModelNameTaken(spec.name)
         return RegisteredAdapter(adapter, base.name)
 
+    def _hosts(self) -> list[tuple[Deployment, AdapterHost]]:
+        """List the models that take adapters."""
+        return [(entry, host) for entry in self._catalog.deployments if (host := entry.engine.adapters) is not None]
+
     def _select_base(self, file: AdapterFile, spec: AdapterSpec) -> tuple[Deployment, AdapterHost]:
         """Select the requested model, the one that the adapter was made for, or the only one that it may fit."""
-        hosts = [(entry, host) for entry in self._catalog.deployments if (host := entry.engine.adapters) is not None]
+        hosts = self._hosts()
         if spec.base is not None:
-            matching = [(entry, host) for entry, host in hosts if spec.base in (entry.name, *entry.aliases)]
+            matching = [(entry, host) for entry, host in hosts if _fits(entry, spec)]
             if not matching:
                 raise BadRequest(f"The base model '{spec.base}' is not served, or takes no adapters", "base_model_name")
             return matching[0]
@@ -92,3 +160,12 @@ class AdapterRegistrar:
                 "base_model_name",
             )
         return candidates[0]
+
+
+def _fits(deployment: Deployment, spec: AdapterSpec) -> bool:
+    """Whether the client wants the adapter for this model, or for any."""
+    return spec.base is None or spec.base in (deployment.name, *deployment.aliases)
+
+
+def _count_owned(host: AdapterHost, owner: str) -> int:
+    return sum(adapter.owner == owner for adapter in host.list_adapters())

@@ -7,7 +7,7 @@ import msgspec
 import structlog
 
 from dragoman.core.adapters import Adapter
-from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound
+from dragoman.core.errors import BadRequest, ModelNameTaken, ModelNotFound, too_many_adapters
 from dragoman.engines.llama.native.backend import NO_ADAPTER, Backend
 from dragoman.engines.llama.native.model import ModelError
 from dragoman.engines.llama.process.stepper import Stepper
@@ -97,7 +97,7 @@ class AdapterManager:
         """Raise BadRequest if the owner has too many adapters, or all owners together have."""
         owned = sum(record.adapter.owner == owner for record in self._records.values())
         if owner and self._max_adapters_per_owner is not None and owned >= self._max_adapters_per_owner:
-            raise BadRequest(f"You have {owned} adapters of this model already; remove one of them first", "name")
+            raise too_many_adapters(owned)
         if len(self._records) >= self._max_adapters:
             raise BadRequest(f"This model has {self._max_adapters} adapters already; remove one of them first", "name")
 
