@@ -141,8 +141,12 @@ async def test_maintenance_goes_on(fault: Fault, url: str, harness: LedgerHarnes
     journal, recovery = folder.create(harness.process_id), Recovery(harness.database, folder, harness.process_id)
     recovery.register()
     maintenance = LedgerMaintenance(harness.database, recovery, folder, journal)
+    outage = harness.database.outage
     with fault(url):
+        outage.fail("a request has noticed it")
+        failed_at = outage.failed_at
         await maintenance.run_round()
+        assert outage.failed_at > failed_at, "each round tries to write, and keeps the outage from ending"
     await maintenance.run_round()
     recovery.unregister()
     await maintenance.run_round()

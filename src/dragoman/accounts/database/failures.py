@@ -8,8 +8,9 @@ import structlog
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-QUIET_SECONDS = 5.0
-"""How long nothing may have failed when a success ends an outage. Reads often succeed while writes fail."""
+QUIET_SECONDS = 12.0
+"""How long nothing may have failed when a success ends an outage. Reads often succeed while writes fail, and every
+process writes its heartbeat within this time."""
 
 _KEPT_CONNECTION_CODES = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _KEPT_CONNECTION_STATES = frozenset({"40001", "40P01", "55P03", "57014"})
@@ -74,19 +75,20 @@ class OutageLog:
         self.is_active = False
         self._clock = clock
         self._started_at = 0.0
-        self._failed_at = 0.0
+        self.failed_at = 0.0
+        """When something last failed, on the clock."""
 
     def fail(self, error: object) -> None:
         """Note a failure."""
-        self._failed_at = self._clock()
+        self.failed_at = self._clock()
         if not self.is_active:
             self.is_active = True
-            self._started_at = self._failed_at
+            self._started_at = self.failed_at
             _log.error("database_unavailable", reason=str(error))
 
     def succeed(self) -> None:
         """Note a success. It ends the outage if nothing has failed for QUIET_SECONDS."""
         now = self._clock()
-        if self.is_active and now - self._failed_at >= QUIET_SECONDS:
+        if self.is_active and now - self.failed_at >= QUIET_SECONDS:
             self.is_active = False
-            _log.warning("database_available", outage_seconds=round(self._failed_at - self._started_at))
+            _log.warning("database_available", outage_seconds=round(self.failed_at - self._started_at))

@@ -46,9 +46,10 @@ class Recovery:
     def heartbeat(self) -> None:
         """Renew the heartbeat, every HEARTBEAT_SECONDS, and register again if the registration is gone.
 
-        Only other machines read it, so that on SQLite nothing is written. A restored database lacks the registration.
+        Only other machines read it, so that on SQLite nothing is written, unless an outage may have ended: reads
+        succeed on a full disk. A restored database lacks the registration.
         """
-        if self._database.is_sqlite and self._is_registered():
+        if self._database.is_sqlite and not self._database.outage.is_active and self._is_registered():
             return
         with self._database.write() as connection:
             now = self._database.now(connection).wall
