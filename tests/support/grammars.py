@@ -24,10 +24,10 @@ _CLOSING = frozenset(b'"}]')
 class SpecialByteVocabulary:
     """The 256 bytes, a token that ends the text, and a few special tokens."""
 
-    tokens: Sequence[bytes] = [*(bytes([byte]) for byte in range(256)), b"<end>", *map(str.encode, SPECIAL)]
+    tokens: Sequence[bytes] = [*(bytes([byte]) for byte in range(256)), b"<end>", *map(str.encode, SPECIAL), b"<other>"]
     eos_token_id = END
     bos_token_id = None
-    special_token_ids: Sequence[int] = [END, *SPECIAL.values()]
+    special_token_ids: Sequence[int] = [END, *SPECIAL.values(), 260]
 
     def __call__(self, text: bytes | str) -> list[int]:
         return list(text.encode() if isinstance(text, str) else text)

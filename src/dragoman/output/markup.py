@@ -56,6 +56,8 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     """Text that only begins calls; the grammar enforces a call after it."""
     only_at_start: bool = False
     """Whether an answer has either calls or text, so that the trigger counts only at its beginning."""
+    optional_prefix: str = ""
+    """Special token that may stand before the first call, if an answer has either calls or text."""
     section_open: str = ""
     call_open: str = ""
     head_before_name: str = '{"name": "'

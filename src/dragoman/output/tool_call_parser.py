@@ -27,14 +27,13 @@ from dragoman.output.scanning import (
 class ToolCallSyntax:
     """A markup, prepared for parsing."""
 
-    def __init__(self, markup: ToolCallMarkup, optional_prefix: str = "") -> None:
-        """Accept `optional_prefix` before the first call, if an answer is either calls or text."""
+    def __init__(self, markup: ToolCallMarkup) -> None:
         section, call = atoms_of_words(markup.section_open), atoms_of_words(markup.call_open)
         head = atoms_of_head(markup.head_before_name, markup.head_after_name)
         separator, close = atoms_of_words(markup.separator), atoms_of_words(markup.section_close)
         openings = [[*section, *call, *head]]
-        if optional_prefix:
-            openings.append([*atoms_of_words(optional_prefix), *section, *call, *head])
+        if markup.optional_prefix:
+            openings.append([*atoms_of_words(markup.optional_prefix), *section, *call, *head])
         following = ([[*separator, *call, *head]] if separator or section else []) + ([close] if close else [])
         self.trigger = markup.trigger
         self.only_at_start = markup.only_at_start

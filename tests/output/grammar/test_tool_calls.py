@@ -225,3 +225,44 @@ def test_a_model_without_tool_calls_has_no_grammar_or_is_refused() -> None:
     assert build_grammar(None, BOTH, None, no_tokens).text is None
     with pytest.raises(BadRequest, match="cannot call tools"):
         build_grammar(None, chosen("required"), None, no_tokens)
+
+
+OTHER = 260
+"""A control token that no markup has, such as one that begins reasoning."""
+
+
+def with_free_tokens(markup: ToolCallMarkup, **changes: Any) -> str:
+    grammar = build_grammar(
+        None, msgspec.structs.replace(BOTH, **changes), markup, SPECIAL.get, [*SPECIAL.values(), OTHER]
+    )
+    assert grammar.text is not None
+    return grammar.text
+
+
+@pytest.mark.parametrize("markup", [TAGGED, LISTED, BARE])
+@pytest.mark.parametrize(
+    "tokens", [[OTHER], [*b"So: ", OTHER, *b"hm", OTHER, OTHER, *b"."], [OTHER, *b'{"name": "get"']]
+)
+def test_free_text_may_have_control_tokens_of_other_uses(markup: ToolCallMarkup, tokens: list[int]) -> None:
+    assert allows(with_free_tokens(markup), tokens)
+    assert not allows(grammar_of(BOTH, markup, SPECIAL.get), tokens)
+    assert not allows(with_free_tokens(markup, choice="required"), tokens)
+
+
+def test_a_call_after_control_tokens_is_enforced_as_any_other() -> None:
+    for trigger in (tokens_of("<tool_call>"), list(b"<tool_call>")):
+        before = [*b"a", OTHER, *b"b", *trigger]
+        call = b'\n{"name": "get", "arguments": {}}\n'
+        assert allows(with_free_tokens(TAGGED), [*before, *call, *tokens_of("</tool_call>"), OTHER, *b"c"])
+        assert not allows(with_free_tokens(TAGGED), [*before, *b" b"])
+        assert not allows(with_free_tokens(TAGGED), [*before, OTHER])
+
+
+def test_a_special_token_may_stand_before_calls_and_nothing_else_may_follow_it() -> None:
+    markup = msgspec.structs.replace(BARE, optional_prefix="[TOOL_CALLS]", special_tokens=("[TOOL_CALLS]",))
+    call = b'{"name": "get", "parameters": {}}'
+    for choice in ("auto", "required"):
+        grammar = with_free_tokens(markup, choice=choice)
+        assert allows(grammar, [SPECIAL["[TOOL_CALLS]"], *call])
+        assert allows(grammar, list(call))
+        assert not allows(grammar, [SPECIAL["[TOOL_CALLS]"], *b"print(1)"])

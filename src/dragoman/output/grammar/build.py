@@ -1,7 +1,7 @@
 """Builds the grammar for a request's answer format and tools."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -56,12 +56,14 @@ def build_grammar(
     tools: ToolOptions | None,
     markup: ToolCallMarkup | None,
     special_token: SpecialTokenLookup,
+    control_tokens: Sequence[int] = (),
 ) -> BuiltGrammar:
     """Build the grammar of the whole answer.
 
     `markup` is how the model writes calls (None: it cannot call tools), and `special_token` returns the id of a text
-    that is one token of the model's vocabulary. A format constrains the answer's text, not its calls. Raises BadRequest
-    of "response_format" or "tools" for what cannot be enforced as requested.
+    that is one token of the model's vocabulary. `control_tokens` are its special tokens but those that end an answer.
+    A format constrains the answer's text, not its calls. Raises BadRequest of "response_format" or "tools" for what
+    cannot be enforced as requested.
     """
     answer = _Rule("") if response_format is None else _answer_rule(response_format)
     if tools is None or (markup is None and tools.choice == "auto"):
@@ -74,18 +76,24 @@ def build_grammar(
     if not arguments:
         raise BadRequest("There is no tool to call", _TOOLS)
 
-    def grammar(token: SpecialTokenLookup) -> str:
-        calls = ToolCallGrammar(markup, arguments, tools.allows_multiple_calls, token)
+    def grammar(token: SpecialTokenLookup, others: Sequence[int]) -> str:
+        calls = ToolCallGrammar(
+            markup,
+            arguments,
+            several=tools.allows_multiple_calls,
+            special_token=token,
+            control_tokens=others,
+        )
         if tools.choice != "auto":
             return calls.only_calls()
         if not answer.body:
             return calls.calls_in_text()
         return _assemble(calls.calls_or_answer(answer.body), answer.definitions)
 
-    if problem := compile_error(grammar(lambda _: None)):
+    if problem := compile_error(grammar(lambda _: None, ())):
         raise BadRequest(f"The tools cannot be enforced together: {problem}", _TOOLS)
     of_tools = tuple(f"{item} of tool '{name}'" for name, rule in rules.items() for item in rule.unenforced)
-    return BuiltGrammar(grammar(special_token), answer.unenforced + of_tools)
+    return BuiltGrammar(grammar(special_token, control_tokens), answer.unenforced + of_tools)
 
 
 def _assemble(main: str, definitions: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Grammars of answers that are, or may become, tool calls."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from dragoman.output.grammar.lark import quoted, regex
 from dragoman.output.markup import PLACEHOLDERS, ToolCallMarkup, split_at_placeholders
@@ -9,23 +9,32 @@ from dragoman.output.markup import PLACEHOLDERS, ToolCallMarkup, split_at_placeh
 SpecialTokenLookup = Callable[[str], int | None]
 """Returns the id of a text that is one token of the model's vocabulary, else None."""
 
-_TEXT = "TEXT: /(?s:.*)/"
+_ANY_TEXT = "/(?s:.*)/"
 
 
 class ToolCallGrammar:
     """Builds complete grammars of answers with calls in one family's markup.
 
     `arguments` has the Lark rule of each tool's arguments by the tool's name, and is not empty. `several` allows more
-    than one call.
+    than one call. `control_tokens` are the model's special tokens, except those that end an answer: all but the
+    markup's may stand in free text, since models use them there.
     """
 
     def __init__(
-        self, markup: ToolCallMarkup, arguments: Mapping[str, str], several: bool, special_token: SpecialTokenLookup
+        self,
+        markup: ToolCallMarkup,
+        arguments: Mapping[str, str],
+        *,
+        several: bool,
+        special_token: SpecialTokenLookup,
+        control_tokens: Sequence[int],
     ) -> None:
         self._markup = markup
         self._arguments = arguments
         self._several = several
         self._special_token = special_token
+        reserved = {special_token(text) for text in markup.special_tokens}
+        self._free_tokens = [token for token in control_tokens if token not in reserved]
 
     def only_calls(self) -> str:
         """Allow only calls."""
@@ -38,20 +47,31 @@ class ToolCallGrammar:
     def calls_in_text(self) -> str:
         """Allow any text, in which the trigger begins a call."""
         if self._markup.only_at_start:
-            return self.calls_or_answer(_text_without_prefix(self._markup.trigger))
+            answer = _text_without_prefix(self._markup.trigger)
+            if self._free_tokens:
+                answer = f"{answer} (free TEXT)* | free TEXT (free TEXT)*"
+            return "\n".join([self.calls_or_answer(answer), *self._text_rules()])
         first, *_ = self._split_at_special_tokens(self._markup.trigger)
         call_rest = self._alternatives(self._markup.section_open, consumed_prefix=first)
         if self._several and not self._markup.section_open:
-            start = "(lead call_rest)* TEXT"  # any text may stand between two calls
+            start = "(lead call_rest)* text"  # any text may stand between two calls
         else:
-            start = f"TEXT | lead call_rest {self._further_calls()}"
+            start = f"text | lead call_rest {self._further_calls()}"
         return "\n".join(
-            [f"start: {start}", f"call_rest: {call_rest}", f"call: {self._alternatives()}", self._lead(first), _TEXT]
+            [
+                f"start: {start}",
+                f"call_rest: {call_rest}",
+                f"call: {self._alternatives()}",
+                *self._lead(first),
+                *self._text_rules(),
+            ]
         )
 
     def _calls(self) -> str:
         opening = self._alternatives(self._markup.section_open)
-        return f"calls: opening {self._further_calls()}\nopening: {opening}\ncall: {self._alternatives()}"
+        prefix = self._special_token_id(self._markup.optional_prefix)
+        before = "" if prefix is None else f"(<[{prefix}]>)? "
+        return f"calls: {before}opening {self._further_calls()}\nopening: {opening}\ncall: {self._alternatives()}"
 
     def _further_calls(self) -> str:
         """Match what follows the first call of a section."""
@@ -68,11 +88,18 @@ class ToolCallGrammar:
             for name, arguments in self._arguments.items()
         )
 
-    def _lead(self, first: str) -> str:
-        """Match text up to the first part of the trigger, as a special token or spelled in ordinary ones."""
-        spelled = f"spelled[lazy]: TEXT {quoted(first)}"
+    def _lead(self, first: str) -> list[str]:
+        """Return rules that match text up to the first part of the trigger, one special token or ordinary ones."""
         token = self._special_token_id(first)
-        return f"lead: {'' if token is None else f'TEXT <[{token}]> | '}spelled\n{spelled}"
+        as_token = "" if token is None else f"text <[{token}]> | "
+        spelled = "(TEXT free)* spelled" if self._free_tokens else "spelled"
+        return [f"lead: {as_token}{spelled}", f"spelled[lazy]: {_ANY_TEXT} {quoted(first)}"]
+
+    def _text_rules(self) -> list[str]:
+        """Return rules for free text."""
+        if not self._free_tokens:
+            return ["text: TEXT", f"TEXT: {_ANY_TEXT}"]
+        return ["text: TEXT (free TEXT)*", f"free: <[{_token_ranges(self._free_tokens)}]>", f"TEXT: {_ANY_TEXT}"]
 
     def _literals(self, text: str) -> str:
         return " ".join(
@@ -97,6 +124,17 @@ class ToolCallGrammar:
 
     def _special_token_id(self, part: str) -> int | None:
         return self._special_token(part) if part in self._markup.special_tokens else None
+
+
+def _token_ranges(tokens: Sequence[int]) -> str:
+    """Write token ids with runs as ranges: 3-5,9."""
+    ranges: list[list[int]] = []
+    for token in sorted(tokens):
+        if ranges and token == ranges[-1][1] + 1:
+            ranges[-1][1] = token
+        else:
+            ranges.append([token, token])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges)
 
 
 def _text_without_prefix(prefix: str) -> str:

@@ -18,11 +18,11 @@ from dragoman.prompt.tool_formats.format import ToolFormat
 MARKUP = ToolCallMarkup(
     trigger='{"name": "',
     only_at_start=True,
+    optional_prefix="<|python_tag|>",
     head_after_name='", "parameters": ',
     separator="; ",
+    special_tokens=("<|python_tag|>",),
 )
-
-_PYTHON_TAG = "<|python_tag|>"
 
 
 def _one_call_per_message(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
@@ -49,6 +49,6 @@ def _one_call_per_message(messages: Sequence[Message], _tools: ToolOptions | Non
 
 FORMAT = ToolFormat(
     markup=MARKUP,
-    syntax=ToolCallSyntax(MARKUP, optional_prefix=_PYTHON_TAG),
+    syntax=ToolCallSyntax(MARKUP),
     adapt=_one_call_per_message,
 )

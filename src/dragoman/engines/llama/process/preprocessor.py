@@ -164,7 +164,17 @@ class RequestPreprocessor:
             msgspec.msgpack.decode(encoded, type=_ConstraintSpec)
         )
         markup = None if tool_format is None else FORMATS[tool_format].markup
-        return build_grammar(response_format, tools, markup, self._model.vocabulary.special_token)
+        return build_grammar(response_format, tools, markup, self._model.vocabulary.special_token, self._control_tokens)
+
+    @functools.cached_property
+    def _control_tokens(self) -> list[int]:
+        """The special tokens that do not end an answer."""
+        vocabulary = self._model.vocabulary
+        return [
+            token
+            for token in range(vocabulary.size)
+            if vocabulary.is_special(token) and token not in vocabulary.end_token_ids
+        ]
 
     @functools.cached_property
     def _compiler(self) -> GrammarCompiler:
