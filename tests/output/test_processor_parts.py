@@ -14,10 +14,10 @@ from dragoman.output.processor import OutputProcessor
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.output.tool_call_parser import ToolCallMode
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
-from dragoman.prompt.template import REASONING_CLOSING, REASONING_OPENING
+from dragoman.prompt.reasoning import DEFAULT_MARKERS
 
 UNREACHED_LIMIT = 1000
-THINKING = ReasoningSpec(REASONING_OPENING, REASONING_CLOSING, opened_by_prompt=False, budget_tokens=None)
+THINKING = ReasoningSpec(DEFAULT_MARKERS.opening, DEFAULT_MARKERS.closing, opened_by_prompt=False, budget_tokens=None)
 TOOLS = OutputParserSpec("hermes")
 BOTH = OutputParserSpec("hermes", THINKING)
 

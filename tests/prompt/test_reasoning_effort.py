@@ -1,9 +1,11 @@
 import pytest
 
 from dragoman.core.request import ChatPrompt, Message, ReasoningEffort
-from dragoman.output.reasoning_parser import ReasoningSpec
+from dragoman.output.parts import ContentText, ReasoningText
+from dragoman.output.reasoning_parser import ReasoningParser, ReasoningSpec
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import ALTERNATING, ALWAYS_REASONING, EFFORT_REASONING, SWITCHABLE_REASONING
+from tests.support.output_parts import parse
 
 EMPTY_REASONING = "<think>\n\n</think>\n\n"
 
@@ -87,3 +89,60 @@ def test_a_marker_in_a_user_message_does_not_open_reasoning() -> None:
     assert ChatTemplate(SWITCHABLE_REASONING, bos="", eos="").render(prompt).parser_spec.reasoning == reasoning_spec(
         opened=False
     )
+
+
+def writes_reasoning(opening: str, closing: str, before: str = "") -> str:
+    """Return a template that writes the reasoning of earlier answers between these markers."""
+    return (
+        f"{before}{{% for m in messages %}}@{{{{ m.role }}}} "
+        f"{{% if m.reasoning_content %}}{opening}{{{{ m.reasoning_content }}}}{closing}{{% endif %}}"
+        "{{ m.content }}\n{% endfor %}@assistant "
+    )
+
+
+@pytest.mark.parametrize(
+    ("opening", "closing", "special_tokens"),
+    [
+        ("[THINK]", "[/THINK]", ()),
+        ("<seed:think>", "</seed:think>", ()),
+        ("<mm:think>", "</mm:think>", ()),
+        ("<|START_THINKING|>", "<|END_THINKING|>", ()),
+        ("<|inner_prefix|>", "<|inner_suffix|>", ()),
+        ("<|channel>thought\n", "<channel|>", ("<|channel>", "<channel|>")),
+    ],
+)
+def test_markers_of_other_families_are_known(opening: str, closing: str, special_tokens: tuple[str, ...]) -> None:
+    source = writes_reasoning(opening, closing)
+    spec = render(source, "low").parser_spec.reasoning
+    assert spec == ReasoningSpec(opening, closing, False, 1024, special_tokens)
+    parser = ReasoningParser(spec)
+    assert parse(parser, *f"{opening}Hm.\n{closing}\n\nYes.") == [ReasoningText("Hm."), ContentText("Yes.")]
+    assert render(source, "none").text.endswith(f"@assistant {opening}\n\n{closing}\n\n")
+    assert render(source, constrained=True).text.endswith(f"@assistant {opening.rstrip()}\n")
+    assert render(f"{source}{opening}").parser_spec.reasoning == ReasoningSpec(
+        opening, closing, True, None, special_tokens
+    )
+    assert render(f"{source}{closing}").parser_spec.reasoning is None
+
+
+@pytest.mark.parametrize(
+    ("switch", "effort", "text"),
+    [
+        ("{% if not thinking is defined %}off{% else %}{{ thinking }}{% endif %}", None, "off"),
+        ("{% if not thinking is defined %}off{% else %}{{ thinking }}{% endif %}", "high", "True"),
+        ("{% if thinking is defined %}{{ thinking }}{% endif %}", "none", "False"),
+        ("{% if thinking_budget is defined %}{{ thinking_budget }}{% endif %}", "low", "1024"),
+        ("{% if thinking_budget is defined %}{{ thinking_budget }}{% endif %}", "none", "0"),
+        ("{% if thinking_budget is defined %}{{ thinking_budget }}{% else %}no limit{% endif %}", "high", "no limit"),
+    ],
+)
+def test_an_effort_sets_the_switch_that_the_template_has(
+    switch: str, effort: ReasoningEffort | None, text: str
+) -> None:
+    assert render(writes_reasoning("<think>", "</think>", before=switch), effort).text.startswith(f"{text}@")
+
+
+def test_reasoning_of_earlier_answers_has_the_name_that_the_template_reads() -> None:
+    source = "{% for m in messages %}{{ m.thinking }}{% endfor %}</think>"
+    messages = (Message(role="assistant", content="So.", reasoning="Hm."),)
+    assert ChatTemplate(source, bos="", eos="").render(ChatPrompt(messages=messages)).text == "Hm.</think>"

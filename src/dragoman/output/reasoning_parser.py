@@ -17,6 +17,8 @@ class ReasoningSpec(msgspec.Struct, frozen=True):
     """Whether the prompt ends inside the reasoning, so that the model does not write `opening`."""
     budget_tokens: int | None
     """Tokens the reasoning may have; None: no limit."""
+    special_tokens: tuple[str, ...] = ()
+    """Parts of the markers that are special tokens, where the whole markers are none."""
 
 
 class ReasoningParser:
@@ -68,9 +70,10 @@ class ReasoningParser:
 
     def _parse_beginning(self) -> None:
         start = self._buffer.lstrip(WHITESPACE)
-        if start.startswith(self._spec.opening):
-            self._consume_marker("reasoning", start.removeprefix(self._spec.opening))
-        elif not self._spec.opening.startswith(start):
+        opening = self._spec.opening.rstrip(WHITESPACE)
+        if start.startswith(opening):
+            self._consume_marker("reasoning", start.removeprefix(opening))
+        elif not opening.startswith(start):
             self._state = "answer"
 
     def _parse_reasoning(self) -> list[OutputPart]:

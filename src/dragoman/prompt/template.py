@@ -11,13 +11,12 @@ from typing import Any
 import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ChatPrompt, Message, ReasoningEffort, ToolCall, ToolOptions
+from dragoman.core.request import ChatPrompt, Message, ToolCall, ToolOptions
 from dragoman.output.markup import ToolFormatName
-from dragoman.output.reasoning_parser import ReasoningSpec
-from dragoman.output.scanning import WHITESPACE
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
 from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
 from dragoman.prompt.output_parser import OutputParserSpec
+from dragoman.prompt.reasoning import TemplateReasoning, find_markers
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal, strftime_now
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.detection import TemplateTraits, detect_traits
@@ -35,18 +34,6 @@ RESERVED_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "
 
 _DOCUMENTS = "documents"
 _DATE = "date_string"
-
-REASONING_OPENING = "<think>"
-REASONING_CLOSING = "</think>"
-
-REASONING_BUDGETS: dict[ReasoningEffort | None, int | None] = {
-    None: None,
-    "minimal": 128,
-    "low": 1024,
-    "medium": 4096,
-    "high": None,
-}
-"""Tokens the reasoning may have; None: as many as the answer may."""
 
 
 class RenderedPrompt(msgspec.Struct, frozen=True):
@@ -79,7 +66,8 @@ class ChatTemplate:
         self.source = source or CHATML
         self.bos = bos
         self.eos = eos
-        self.supports_reasoning = supports_reasoning or _supports_reasoning(self.source)
+        self._reasoning = TemplateReasoning(self.source, is_supported=supports_reasoning)
+        self.supports_reasoning = self._reasoning.is_supported
         """Whether the model may reason before it answers."""
         self._template = SandboxedTemplate(self.source)
         self._special_texts = special_texts
@@ -133,7 +121,10 @@ class ChatTemplate:
         if not tails and not _contains_any(prompt, control_tokens.first_bytes):
             return EscapedPrompt(prompt, None)
         # Such templates remove the reasoning from an assistant's message.
-        kept = frozenset((REASONING_OPENING, REASONING_CLOSING)) if _supports_reasoning(source) else frozenset()
+        markers = find_markers(source)
+        kept = (
+            frozenset() if markers is None else frozenset((markers.opening, markers.closing, *markers.special_tokens))
+        )
         return control_tokens.escape(prompt, source=source, tails=tails, kept=kept)
 
     @functools.cached_property
@@ -158,11 +149,10 @@ class ChatTemplate:
         """
         tool_format = FORMATS[self.tool_format]
         effort = prompt.reasoning_effort if self.supports_reasoning else None
-        switches = _effort_variables(self.source, effort)
         variables = {
             _DOCUMENTS: list(prompt.documents) or None,
             **_date_variables(self.source),
-            **switches,
+            **self._reasoning.variables(effort),
             **arguments,
             "tools": _tools(prompt.tools) if tool_format.template_writes_tools else None,
             "add_generation_prompt": prompt.add_generation_prompt and not prompt.continue_final_message,
@@ -177,13 +167,13 @@ class ChatTemplate:
             conversation = mark_end(messages, self.source)
             text = cut_at_end(self._render(conversation.messages, variables, max_characters), conversation.mark)
             if self.supports_reasoning:
-                reasoning = continued_reasoning(messages[-1].content, _reasoning_spec(effort, opened_by_prompt=True))
+                reasoning = continued_reasoning(
+                    messages[-1].content, self._reasoning.spec(effort, opened_by_prompt=True)
+                )
         else:
             text = self._render(messages, variables, max_characters)
             if self.supports_reasoning and prompt.add_generation_prompt:
-                text, reasoning = _end_prompt(
-                    text, effort, has_switch="enable_thinking" in switches, constrained=constrained
-                )
+                text, reasoning = self._reasoning.end_prompt(text, effort, constrained=constrained)
         return RenderedPrompt(text, OutputParserSpec(None if prompt.tools is None else self.tool_format, reasoning))
 
     def _adapted(self, prompt: ChatPrompt, tool_format: ToolFormat) -> list[Message]:
@@ -195,7 +185,7 @@ class ChatTemplate:
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], max_characters: int | None) -> str:
         def render(conversation: Sequence[Message]) -> str:
-            fields = [_message_fields(message) for message in conversation]
+            fields = [_message_fields(message, self.source) for message in conversation]
             return self._template.render({**variables, "messages": fields}, max_characters)
 
         try:
@@ -238,7 +228,7 @@ def _tools(tools: ToolOptions | None) -> list[dict[str, Any]] | None:
     return None if tools is None else [tool_fields(tool) for tool in tools.tools]
 
 
-def _message_fields(message: Message) -> dict[str, Any]:
+def _message_fields(message: Message, source: str) -> dict[str, Any]:
     """Return a message's fields. Missing ones are left out, since templates test whether a field exists."""
     fields: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.name is not None:
@@ -249,6 +239,8 @@ def _message_fields(message: Message) -> dict[str, Any]:
         fields["tool_call_id"] = message.tool_call_id
     if message.reasoning is not None:
         fields["reasoning_content"] = fields["reasoning"] = message.reasoning
+        if ".thinking" in source:
+            fields["thinking"] = message.reasoning
     return fields
 
 
@@ -281,45 +273,6 @@ def _merge_system(messages: Sequence[Message]) -> list[Message]:
     return rest
 
 
-def _supports_reasoning(source: str) -> bool:
-    """Whether a template is for reasoning models: those write or remove the reasoning of earlier answers."""
-    return REASONING_CLOSING in source
-
-
 def _date_variables(source: str) -> dict[str, str]:
     """Return today's date for templates that otherwise name a date of their own, such as Llama 3.1's."""
     return {_DATE: strftime_now("%d %b %Y")} if _DATE in source else {}
-
-
-def _effort_variables(source: str, effort: ReasoningEffort | None) -> dict[str, Any]:
-    """Return the variables that set the amount of reasoning, as far as the template uses them."""
-    if effort is None:
-        return {}
-    values = {"enable_thinking": effort != "none", "reasoning_effort": "low" if effort == "none" else effort}
-    return {name: value for name, value in values.items() if name in source}
-
-
-def _end_prompt(
-    prompt: str, effort: ReasoningEffort | None, *, has_switch: bool, constrained: bool
-) -> tuple[str, ReasoningSpec | None]:
-    """End the prompt of a reasoning model according to the effort; return it and the reasoning to expect, if any.
-
-    `has_switch`: a template variable already turned reasoning on or off. `constrained`: a grammar constrains the text
-    after the reasoning, so the prompt must open the reasoning itself.
-    """
-    end = prompt.rstrip(WHITESPACE)
-    if end.endswith(REASONING_CLOSING):
-        return prompt, None
-    opened_by_prompt = end.endswith(REASONING_OPENING)
-    if effort == "none":
-        if opened_by_prompt:
-            return f"{end}\n\n{REASONING_CLOSING}\n\n", None
-        return (prompt if has_switch else f"{prompt}{REASONING_OPENING}\n\n{REASONING_CLOSING}\n\n"), None
-    if constrained and not opened_by_prompt:
-        prompt, opened_by_prompt = f"{prompt}{REASONING_OPENING}\n", True
-    return prompt, _reasoning_spec(effort, opened_by_prompt=opened_by_prompt)
-
-
-def _reasoning_spec(effort: ReasoningEffort | None, *, opened_by_prompt: bool) -> ReasoningSpec:
-    budget = None if effort == "none" else REASONING_BUDGETS[effort]
-    return ReasoningSpec(REASONING_OPENING, REASONING_CLOSING, opened_by_prompt=opened_by_prompt, budget_tokens=budget)

@@ -21,11 +21,12 @@ from dragoman.engines.llama.batching.sequence import PLAIN_OUTPUT, EngineRequest
 from dragoman.output.constraint import GrammarCompiler, GrammarConstraint
 from dragoman.output.reasoning_parser import ReasoningSpec
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
-from dragoman.prompt.template import REASONING_CLOSING as CLOSING
-from dragoman.prompt.template import REASONING_OPENING as OPENING
+from dragoman.prompt.reasoning import DEFAULT_MARKERS
 from tests.support.batching import events_of_choice, run_until_idle, tokens_of_choice
 from tests.support.byte_vocabulary import ByteGrammarVocabulary
 from tests.support.simulated_backend import SimulatedBackend
+
+OPENING, CLOSING = DEFAULT_MARKERS.opening, DEFAULT_MARKERS.closing
 
 PROMPT = np.array([*b"Say it: "], dtype=np.int32)
 MAX_STEPS = 1000

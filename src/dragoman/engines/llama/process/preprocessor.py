@@ -188,7 +188,7 @@ class RequestPreprocessor:
         markup_texts = (
             [] if output_format.tool_format is None else [*FORMATS[output_format.tool_format].markup.special_tokens]
         )
-        markup_texts += [] if reasoning is None else [reasoning.opening, reasoning.closing]
+        markup_texts += [] if reasoning is None else [reasoning.opening, reasoning.closing, *reasoning.special_tokens]
         tokens = [vocabulary.special_token(text) for text in markup_texts]
         return TokenizedOutputFormat(
             functools.partial(build_parser, output_format, _tool_call_mode(tools)),
