@@ -1,5 +1,6 @@
 """What a dialect may ask of the gateway. All methods raise core.errors."""
 
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
@@ -72,6 +73,22 @@ class GenerationService(VisibleModels, Protocol):
         """Check key, balance, rate and then the model, for requests whose body is invalid.
 
         These errors precede those of the body. `generate` checks all of them itself.
+        """
+        ...
+
+    def preparation_turn(
+        self, requests: Sequence[GenerationRequest], caller: Caller
+    ) -> contextlib.AbstractAsyncContextManager[None]:
+        """Prepare and admit the requests within the block, one of an account at a time if they are large.
+
+        Key, balance and rate are checked first if the requests are large, or if the key's last one was refused.
+        """
+        ...
+
+    def counting_turn(self, caller: Caller) -> contextlib.AbstractAsyncContextManager[None]:
+        """Count tokens within the block, one request of an account at a time.
+
+        Key, balance and rate are checked first, and the request counts towards the rate.
         """
         ...
 

@@ -1,8 +1,9 @@
 """The facade that dialects call: authenticate, resolve the model, admit, execute."""
 
 import asyncio
+import contextlib
 import copy
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import msgspec
 
@@ -24,11 +25,12 @@ from dragoman.core.models import ServedModel, TokenizedPrompt
 from dragoman.core.money import InvalidAmount
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.services import EventStream
+from dragoman.core.turns import Turns
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.account_usage import RecordedUsage
 from dragoman.gateway.admission.controller import AdmissionController, AdmissionRequest
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION
-from dragoman.gateway.admission.token_bounds import token_bounds
+from dragoman.gateway.admission.token_bounds import is_large_prompt, token_bounds
 from dragoman.gateway.auth.authenticator import Authenticator, Principal
 from dragoman.gateway.auth.static_keys import NO_KEYS
 from dragoman.gateway.auth.throttle import AuthFailureLimiter
@@ -39,6 +41,12 @@ from dragoman.gateway.routing.catalog import Catalog, ResolvedModel
 from dragoman.gateway.routing.visible_models import PrincipalModels
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.values.rows import Submission
+
+_MAX_PREPARING = 64
+"""Accounts whose large requests are prepared at the same time."""
+
+_MAX_WAITING_OF_OWNER = 64
+"""Large requests of one account that wait to be prepared."""
 
 
 class Gateway:
@@ -67,6 +75,8 @@ class Gateway:
         self._queue = queue
         self.auth_failures = AuthFailureLimiter()
         """Counts wrong keys, on the routes of dialects and on all others."""
+        self._preparation = Turns(_MAX_PREPARING, _MAX_WAITING_OF_OWNER)
+        """The turns of accounts to have large prompts rendered and tokenized before their admission."""
         self._draining = asyncio.Event()
         self._dialect = ""
 
@@ -94,6 +104,21 @@ class Gateway:
         principal = await self._authenticator.check_access(caller, self._dialect)
         if model is not None:
             PrincipalModels(self._catalog, principal).resolve(model)
+
+    @contextlib.asynccontextmanager
+    async def preparation_turn(self, requests: Sequence[GenerationRequest], caller: Caller) -> AsyncGenerator[None]:
+        if not self._admission.was_refused(caller) and not any(is_large_prompt(request.prompt) for request in requests):
+            yield
+            return
+        async with self._preparation.turn(self._authenticator.turn_owner(caller)):
+            await self._check_admission(requests, caller)
+            yield
+
+    @contextlib.asynccontextmanager
+    async def counting_turn(self, caller: Caller) -> AsyncGenerator[None]:
+        async with self._preparation.turn(self._authenticator.turn_owner(caller)):
+            await self._authenticator.count_request(caller, self._dialect)
+            yield
 
     async def visible_to(self, caller: Caller) -> PrincipalModels:
         await self.reject_unknown_key(caller)
@@ -215,12 +240,35 @@ class Gateway:
         except ModelNotFound:
             return self._catalog.resolve(model, (await self._authenticate(caller)).owner)
 
+    async def _check_admission(self, requests: Sequence[GenerationRequest], caller: Caller) -> None:
+        """Refuse requests that would be refused at any size. Raises core.errors."""
+        self._refuse_when_draining()
+        resolved = await self._resolve(requests[0].model, caller)
+        try:
+            await self._admission.check(self._sized_request(requests, resolved, caller, streamed=True, tokens=(1, 1)))
+        except DragomanError:
+            self._metrics.start_timer(metrics_label(resolved.canonical_name)).end("refused")
+            raise
+
     async def _admission_request(
         self, requests: Sequence[GenerationRequest], resolved: ResolvedModel, caller: Caller, *, streamed: bool
     ) -> AdmissionRequest:
-        prompt_tokens = max_completion_tokens = 0
+        tokens = 0, 0
         if self._admission.needs_token_counts:
-            prompt_tokens, max_completion_tokens = await token_bounds(resolved.deployment.engine, requests)
+            tokens = await token_bounds(resolved.deployment.engine, requests)
+        return self._sized_request(requests, resolved, caller, streamed=streamed, tokens=tokens)
+
+    def _sized_request(
+        self,
+        requests: Sequence[GenerationRequest],
+        resolved: ResolvedModel,
+        caller: Caller,
+        *,
+        streamed: bool,
+        tokens: tuple[int, int],
+    ) -> AdmissionRequest:
+        """Return the requests as one to be admitted; `tokens` are those of the prompts, and the most of the answers."""
+        prompt_tokens, max_completion_tokens = tokens
         return AdmissionRequest(
             caller=caller,
             dialect=self._dialect,

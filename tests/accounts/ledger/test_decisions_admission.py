@@ -24,6 +24,7 @@ from dragoman.core.errors import (
     TooManyRunning,
 )
 from dragoman.core.money import InvalidAmount
+from dragoman.core.rate_limits import Allowance
 from tests.support.ledger_harness import COMPLETION_PRICE, MODEL, PROMPT_PRICE, LedgerHarness
 
 Kind = TypeVar("Kind")
@@ -206,6 +207,33 @@ def test_a_key_lookup_returns_the_key_info_and_counts_nothing(harness: LedgerHar
     assert facts.requests.remaining == 1
     (unknown,) = harness.ledger.commit([KeyLookup("0" * 64, "arcee")])
     expect(unknown, KeyUnknown)
+
+
+def test_a_check_refuses_where_nothing_is_left_and_holds_and_counts_nothing(harness: LedgerHarness) -> None:
+    harness.use_new_key(KeyRules(requests_per_minute=1, concurrent_requests=1, budget=COST))
+    for _ in range(3):
+        assert expect(harness.try_admit(1, 1, is_check=True), Admitted).hold == 0
+    assert (harness.key.held, harness.key.running) == (0, 0)
+    admitted = harness.admit(10, 10)
+    expect(harness.try_admit(1, 1, is_check=True), RequestRateLimited)
+    change_key(harness.database, harness.key_id, rules=KeyRules(concurrent_requests=1, budget=COST))
+    assert expect(harness.try_admit(1, 1, is_check=True), BudgetExceeded).held == COST
+    change_key(harness.database, harness.key_id, rules=KeyRules(concurrent_requests=1, budget=COST + 1))
+    expect(harness.try_admit(1, 1, is_check=True), Admitted)
+    expect(harness.try_admit(0, 0, is_check=True, key_digest="0" * 64), KeyUnknown)
+    harness.settle(admitted.request_id)
+    harness.assert_consistent()
+
+
+def test_a_lookup_may_count_towards_the_requests_of_a_minute(harness: LedgerHarness) -> None:
+    harness.use_new_key(KeyRules(requests_per_minute=2))
+    counting = KeyLookup(harness.digest, "arcee", counts=True)
+    first, second, third = harness.ledger.commit([counting] * 3)
+    assert expect(first, KeyInfo).requests == Allowance(2, 1, 61)
+    assert expect(second, KeyInfo).requests == Allowance(2, 2, 61)
+    expect(third, RequestRateLimited)
+    expect(harness.try_admit(), RequestRateLimited)
+    harness.assert_consistent()
 
 
 def test_an_adapter_without_a_price_costs_what_its_model_does(harness: LedgerHarness) -> None:

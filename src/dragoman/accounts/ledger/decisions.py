@@ -37,10 +37,12 @@ def validate_admission(admission: Admission) -> None:
 
 
 def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
-    """Hold the maximum cost of the request. Raises core.errors."""
+    """Hold the maximum cost of the request, unless it is only a check. Raises core.errors."""
     price = batch.prices.get(admission.model) or batch.prices.get(admission.base_model or "")
     price = price or _free_price(admission.model)
     amount, max_charge = _amounts(admission, price)
+    if admission.is_check:
+        amount = min(amount, 1)  # The smallest amount: a check refuses where nothing is left.
     if admission.key_digest is None:
         batch.add_hold(_hold(batch, admission, price, account_id=None, key=None, amount=0, max_charge=0))
         return Admitted(request_id=admission.request_id, account_id=None, key_id=None, hold=0, balance=None)
@@ -54,21 +56,25 @@ def admit(batch: LedgerBatch, admission: Admission) -> Admitted:
     tokens = admission.prompt_tokens + admission.max_completion_tokens
     _check_tokens(batch, key, tokens)
     max_running = key.row.concurrent_requests
-    if max_running is not None and key.running >= max_running and batch.process_id != QUEUE_PROCESS_ID:
+    may_wait = batch.process_id == QUEUE_PROCESS_ID or admission.is_check  # for a running request's end
+    if max_running is not None and key.running >= max_running and not may_wait:
         raise TooManyRunning(limit=max_running, running=key.running, retry_after=1)
     if key.row.budget is not None and key.spent + key.held + amount > key.row.budget:
         raise BudgetExceeded(budget=key.row.budget, spent=key.spent, held=key.held, hold=amount)
     if amount > account.balance:
         raise _balance_too_low(account, amount)
-    batch.add_hold(_hold(batch, admission, price, account_id=account.id, key=key, amount=amount, max_charge=max_charge))
-    if key.window is not None:
-        key.window.count(tokens)
+    if not admission.is_check:
+        batch.add_hold(
+            _hold(batch, admission, price, account_id=account.id, key=key, amount=amount, max_charge=max_charge)
+        )
+        if key.window is not None:
+            key.window.count(tokens)
     requests_left, tokens_left = _allowances(key)
     return Admitted(
         request_id=admission.request_id,
         account_id=account.id,
         key_id=key.row.id,
-        hold=amount,
+        hold=0 if admission.is_check else amount,
         balance=account.balance,
         requests=requests_left,
         tokens=tokens_left,
@@ -126,9 +132,16 @@ def already_settled(usage_row: UsageRow) -> Settled:
 
 
 def look_up_key(batch: LedgerBatch, lookup: KeyLookup) -> KeyInfo:
-    """Return the key's account and limits. Raises Unauthenticated, DialectNotAllowed or AccountNotAllowed."""
+    """Return the key's account and limits. Raises Unauthenticated, DialectNotAllowed or AccountNotAllowed.
+
+    One that counts raises RequestRateLimited too.
+    """
     key = _key(batch, lookup.key_digest, lookup.dialect)
     account = _account(batch, key, lookup.account)
+    if lookup.counts and key.window is not None:
+        _check_requests(batch, key)
+        key.window.count(0)
+        key.changed = True
     requests, tokens = _allowances(key)
     return KeyInfo(
         key_id=key.row.id,

@@ -224,7 +224,7 @@ def _answer_all(batch: LedgerBatch, requests: Sequence[Admission | KeyLookup], i
             outcomes.append(own_admissions.get(request.request_id) or RequestIdTaken(request.request_id))
         else:
             outcomes.append(_answer(batch, request))
-            if isinstance(request, Admission):
+            if isinstance(request, Admission) and not request.is_check:
                 used_ids.add(request.request_id)
     return outcomes
 

@@ -29,6 +29,8 @@ class Admission(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="adm
     """Number or name of the account that pays. None: the key's own account."""
     hold_cap: int | None = None
     """The most completion tokens that the hold covers. None: all of them, so that no charge exceeds its hold."""
+    is_check: bool = False
+    """Only check whether the key may send a request of any size now. Nothing is held or counted."""
     base_model: str | None = None
     """The model whose price holds if `model` is an adapter without a price of its own. None: it is no adapter."""
 
@@ -78,12 +80,14 @@ class Settled(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="settl
 
 
 class KeyLookup(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="inquiry"):
-    """Look up a key and its account. Counts towards no limit."""
+    """Look up a key and its account."""
 
     key_digest: str
     dialect: str | None
     """None: any dialect."""
     account: str | None = None
+    counts: bool = False
+    """Count a request that generates nothing towards the key's requests per minute. It is refused beyond them."""
 
 
 class KeyInfo(msgspec.Struct, frozen=True, gc=False, array_like=True, tag="key_facts", kw_only=True):

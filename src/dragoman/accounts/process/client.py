@@ -169,6 +169,11 @@ class LedgerClient:
                 self._release_hold(admission.request_id)
             raise
 
+    def check(self, admission: Admission) -> "asyncio.Future[Admitted]":
+        """Check an admission with `is_check`. Raises core.errors."""
+        self._check_capacity()
+        return self._enqueue(admission)
+
     def look_up_key(self, lookup: KeyLookup) -> "asyncio.Future[KeyInfo]":
         """Return the key's account and limits. Raises core.errors."""
         self._check_capacity()

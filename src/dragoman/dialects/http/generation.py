@@ -178,9 +178,10 @@ class DirectResponder:
         async def start() -> EventStream:
             decoded = call.received.decoded
             try:
-                prepared = await call.prepare(decoded.requests, call.caller)
-                options.headers.update(prepared.headers)
-                return await call.route.service.generate(prepared.requests, call.caller, streamed=decoded.stream)
+                async with call.route.service.preparation_turn(decoded.requests, call.caller):
+                    prepared = await call.prepare(decoded.requests, call.caller)
+                    options.headers.update(prepared.headers)
+                    return await call.route.service.generate(prepared.requests, call.caller, streamed=decoded.stream)
             except DragomanError as error:
                 raise await call.preceding_error(error) from None
 
@@ -215,8 +216,9 @@ class QueuedResponder:
     async def respond(self) -> Response:
         decoded = self._call.received.decoded
         try:
-            prepared = await self._call.prepare(decoded.requests, self._call.caller)
-            job = await self._submit(prepared.requests)
+            async with self._call.route.service.preparation_turn(decoded.requests, self._call.caller):
+                prepared = await self._call.prepare(decoded.requests, self._call.caller)
+                job = await self._submit(prepared.requests)
         except DragomanError as error:
             raise decoded.in_client_terms(await self._call.preceding_error(error)) from None
         return await self._response(job, prepared.headers)

@@ -38,6 +38,14 @@ class AdmissionController(Protocol):
         """Build the ledger's admission of a request. Raises Unauthenticated without a key that is needed."""
         ...
 
+    def was_refused(self, caller: Caller) -> bool:
+        """Whether the caller's last request was refused for want of balance or for a limit."""
+        ...
+
+    async def check(self, request: AdmissionRequest) -> None:
+        """Refuse what is refused at any size, before the tokens are counted. Raises core.errors."""
+        ...
+
     async def admit(self, request: AdmissionRequest) -> Reservation:
         """Let the request run. Raises core.errors."""
         ...

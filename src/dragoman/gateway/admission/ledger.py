@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import msgspec
 
 from dragoman.accounts.ledger.operations import Admission, Admitted
-from dragoman.accounts.process.client import LedgerClient
+from dragoman.core.context import Caller
 from dragoman.core.errors import BalanceTooLow, BudgetExceeded, DragomanError, TooManyRunning
 from dragoman.core.money import InvalidAmount
 from dragoman.core.rate_limits import Allowances
@@ -50,14 +52,25 @@ class LedgerAdmission:
             hold_cap=self._connection.hold_cap,
         )
 
+    def was_refused(self, caller: Caller) -> bool:
+        return self._authenticator.was_refused(caller)
+
+    async def check(self, request: AdmissionRequest) -> None:
+        assert self._settler is not None, "opened before the first request"
+        admission = msgspec.structs.replace(self.prepare(request), is_check=True)
+        try:
+            await _with_retry(self._settler.ledger.check, admission)
+        except (DragomanError, InvalidAmount) as error:
+            raise self.in_client_terms(error, request) from None
+
     async def admit(self, request: AdmissionRequest) -> Reservation:
         assert self._settler is not None, "opened before the first request"
         admission = self.prepare(request)
         try:
-            admitted = await _admit_with_retry(self._settler.ledger, admission)
+            admitted = await _with_retry(self._settler.ledger.admit, admission)
         except (DragomanError, InvalidAmount) as error:
             raise self.in_client_terms(error, request) from None
-        self._authenticator.remember(request.caller)
+        self._authenticator.remember_admitted(request.caller, admitted.account_id)
         return self._settler.open(
             request.caller.request_id,
             account_id=admitted.account_id,
@@ -70,10 +83,10 @@ class LedgerAdmission:
         return self._authenticator.in_client_terms(error, request.caller, request.model)
 
 
-async def _admit_with_retry(ledger: LedgerClient, admission: Admission) -> Admitted:
+async def _with_retry(decide: Callable[[Admission], Awaitable[Admitted]], admission: Admission) -> Admitted:
     try:
-        return await ledger.admit(admission)
+        return await decide(admission)
     except _RETRIED_ERRORS:
         # A client that has just read an answer may send its next request here while another process settles the last.
         await asyncio.sleep(_RETRY_DELAY_SECONDS)
-        return await ledger.admit(admission)
+        return await decide(admission)

@@ -10,6 +10,7 @@ from dragoman.accounts.database.failures import DatabaseUnavailable
 from dragoman.accounts.database.migrations import DatabaseOutdated, DatabaseTooNew
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.operations import Admission
+from dragoman.core.context import Caller
 from dragoman.core.errors import Overloaded
 from dragoman.core.rate_limits import NO_LIMITS
 from dragoman.gateway.admission.controller import AdmissionRequest
@@ -38,6 +39,12 @@ class UnmeteredAdmission:
             prompt_tokens=0,
             max_completion_tokens=0,
         )
+
+    def was_refused(self, caller: Caller) -> bool:  # noqa: ARG002
+        return False
+
+    async def check(self, request: AdmissionRequest) -> None:
+        """Refuse nothing."""
 
     async def admit(self, request: AdmissionRequest) -> Reservation:  # noqa: ARG002
         return UNMETERED

@@ -51,6 +51,10 @@ class Authenticator(Protocol):
         """Return whom requests with this key are computed for if no account pays for them."""
         ...
 
+    def turn_owner(self, caller: Caller) -> str:
+        """Return whose turn the work before the caller's admission takes: an account's, a key's or an address's."""
+        ...
+
     async def reject_unknown_key(self, caller: Caller, dialect: str | None) -> None:
         """Reject unknown keys. A key that was valid recently passes without a lookup."""
         ...
@@ -61,4 +65,8 @@ class Authenticator(Protocol):
 
     async def check_access(self, caller: Caller, dialect: str) -> Principal:
         """Return the principal if it may send a request now: check balance and request rate too."""
+        ...
+
+    async def count_request(self, caller: Caller, dialect: str) -> None:
+        """Count a request that generates nothing towards the key's limit. Raises what `check_access` raises."""
         ...

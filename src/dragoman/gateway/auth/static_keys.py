@@ -31,6 +31,9 @@ class StaticKeyAuthenticator:
             return ""
         return self._owners.get(digest) or owner_of_removed_key(digest)
 
+    def turn_owner(self, caller: Caller) -> str:
+        return self.owner_of_key(caller.key_digest) or caller.address
+
     def label(self, key: str | None) -> str:
         """Return the key's label; empty if it has none."""
         return self._labels.get(key_digest(key), "") if key else ""
@@ -60,6 +63,9 @@ class StaticKeyAuthenticator:
 
     async def check_access(self, caller: Caller, dialect: str) -> Principal:
         return await self.authenticate(caller, dialect)
+
+    async def count_request(self, caller: Caller, dialect: str) -> None:
+        await self.authenticate(caller, dialect)
 
 
 NO_KEYS = StaticKeyAuthenticator(())

@@ -64,7 +64,8 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
     async def token_counter(request: Request) -> Response:
         async def handler(caller: Caller, visible: VisibleModels) -> Response:
             sent = await receive(request, route, caller, codec.decode_token_count)
-            total = await visible.count_tokens(sent.model, sent.prompt)
+            async with route.service.counting_turn(caller):
+                total = await visible.count_tokens(sent.model, sent.prompt)
             served = find_model(visible.models(), sent.model)
             assert served is not None, "what was counted is served"
             return json_response(wire.TokenCount(total, sent.model, served.id))

@@ -72,7 +72,8 @@ def tokenization_routes(route: RouteContext) -> list[Route]:
         async def handler(caller: Caller, visible: VisibleModels) -> Response:
             sent, prompt = await receive(request, route, caller, _decode_tokenize)
             model = _model(sent.model, visible)
-            tokenized = await visible.tokenize(model.id, prompt)
+            async with route.service.counting_turn(caller):
+                tokenized = await visible.tokenize(model.id, prompt)
             # Only now has the engine reported its context for certain.
             context_length = _model(sent.model, visible).context_length or 0
             texts = list(tokenized.texts) if sent.return_token_strs else None
@@ -85,7 +86,8 @@ def tokenization_routes(route: RouteContext) -> list[Route]:
         async def handler(caller: Caller, visible: VisibleModels) -> Response:
             sent = await receive(request, route, caller, _decode_detokenize)
             model = _model(sent.model, visible)
-            return json_response(DetokenizeResponse(await visible.detokenize(model.id, sent.tokens)))
+            async with route.service.counting_turn(caller):
+                return json_response(DetokenizeResponse(await visible.detokenize(model.id, sent.tokens)))
 
         return await authenticated(request, route, handler, _ERRORS)
 
