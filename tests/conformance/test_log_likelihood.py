@@ -10,12 +10,12 @@ TIMEOUT_SECONDS = 120.0
 MODEL = "smollm2-135m-instruct"
 
 
-def score(client: httpx.Client, prompts: list[str]) -> list[dict[str, list[object]]]:
+def score(client: httpx.Client, prompts: list[str], max_tokens: int = 1) -> list[dict[str, list[object]]]:
     sent = {
         "model": MODEL,
         "prompt": prompts,
         "temperature": 0,
-        "max_tokens": 1,
+        "max_tokens": max_tokens,
         "logprobs": 1,
         "echo": True,
         "seed": 1,
@@ -64,3 +64,32 @@ def test_texts_scored_together_score_as_alone(model_server: RunningServer) -> No
     # Sixty tokens are computed by other kernels than ten, which round otherwise: a twentieth of a nat a token is usual.
     assert sum(differences) / len(differences) < 0.1
     assert max(differences) < 0.6
+
+
+def test_a_text_is_scored_without_generating_a_token(model_server: RunningServer) -> None:
+    text = "The capital of France is Paris."
+    body = {
+        "model": MODEL,
+        "prompt": text,
+        "max_tokens": 0,
+        "echo": True,
+        "prompt_logprobs": 1,
+        "return_token_ids": True,
+    }
+    with httpx.Client(base_url=model_server.url, timeout=TIMEOUT_SECONDS) as client:
+        [generated], [silent] = score(client, [text]), score(client, [text], max_tokens=0)
+        answer = client.post("/v1/completions", json=body).json()
+    assert silent["tokens"] == generated["tokens"][:-1]
+    assert "".join(map(str, silent["tokens"])) == text
+    [choice] = answer["choices"]
+    assert (choice["text"], choice["finish_reason"], answer["usage"]["completion_tokens"]) == (text, "length", 0)
+    reported = choice["prompt_logprobs"]
+    own = [entry[str(token)] for entry, token in zip(reported[1:], choice["prompt_token_ids"][1:], strict=True)]
+    assert [entry["decoded_token"] for entry in own] == silent["tokens"][1:]
+    # The two are computed apart, but not with other kernels.
+    scores = [entry["logprob"] for entry in own]
+    assert all(
+        abs(one - float(str(other))) < 0.1 for one, other in zip(scores, silent["token_logprobs"][1:], strict=True)
+    )
+    ranks = [sorted(token["rank"] for token in entry.values()) for entry in reported[1:]]
+    assert all(rank[0] == 1 for rank in ranks), "the likeliest token is always reported"

@@ -62,6 +62,18 @@ IN_RANGE: dict[str, list[Any]] = {
     "chat_template_kwargs": [{}, {"messages": []}, {"x": 10**30}],
     "suffix": ["", "a"],
     "user": ["a"],
+    "allowed_token_ids": [[0], [1, 2, 3], list(range(1000)), [2**31]],
+    "bad_words": [["a"], [" the", "\n"], ["é" * 256]],
+    "truncate_prompt_tokens": [-1, 1, 5, 10**9],
+    "truncation_side": ["left", "right"],
+    "prompt_logprobs": [0, 20],
+    "return_token_ids": [True],
+    "return_tokens_as_token_ids": [True],
+    "cache_salt": ["a"],
+    "functions": [[{"name": "f"}], [{"name": "f", "parameters": {"type": 5}}]],
+    "function_call": ["none", "auto", {"name": "f"}],
+    "use_beam_search": [False],
+    "include_reasoning": [False],
 }
 
 
