@@ -25,6 +25,17 @@ class KillableServer:
         self._stack = contextlib.ExitStack()
         self._server = self._start()
 
+    @property
+    def process_id(self) -> int:
+        """Process id of the current server's parent process."""
+        return self._server.process.pid
+
+    def restart(self) -> None:
+        """Kill the parent alone, which its children must notice, and start a new server."""
+        _kill(self._server.process.pid)
+        self._stack.close()
+        self._server = self._start()
+
     def kill_random_process(self, rng: random.Random) -> str:
         """Kill the whole server and restart it, or kill one of its processes. Returns which kind was killed."""
         workers, engines = self._server.children(WORKER_PROCESS), self._server.children(ENGINE_PROCESS)
