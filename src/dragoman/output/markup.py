@@ -29,6 +29,7 @@ ToolFormatName = Literal[
     "gigachat",
     "solar",
     "xlam",
+    "harmony",
     "generic",
 ]
 
@@ -68,6 +69,8 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     section_close: str = ""
     special_tokens: tuple[str, ...] = ()
     """Parts of the markup that are special tokens if the model's vocabulary has them."""
+    in_channels: bool = False
+    """Whether answers have channels (output.channel_parser). Then one call ends an answer."""
 
     def head(self, name: str) -> str:
         """Return the text before the arguments of a call, with INDEX and ID as they are."""

@@ -19,6 +19,8 @@ class ReasoningSpec(msgspec.Struct, frozen=True):
     """Tokens the reasoning may have; None: no limit."""
     special_tokens: tuple[str, ...] = ()
     """Parts of the markers that are special tokens, where the whole markers are none."""
+    after_closing: str = "\n\n"
+    """Text that a model whose budget is spent must go on with after the closing marker."""
 
 
 class ReasoningParser:

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from dragoman.output.markup import ToolFormatName
+from dragoman.output.channel_parser import ChannelParser
+from dragoman.output.markup import ToolCallMarkup, ToolFormatName
 from dragoman.output.parts import OutputParser
 from dragoman.output.reasoning_parser import ReasoningParser, ReasoningSpec
 from dragoman.output.tool_call_parser import ToolCallMode, ToolCallParser
@@ -16,9 +17,19 @@ class OutputParserSpec(msgspec.Struct, frozen=True):
     """The markup of tool calls; None: the request has no tools."""
     reasoning: ReasoningSpec | None = None
     """The reasoning at the beginning; None: there is none."""
+    in_channels: bool = False
+    """Whether the answer's messages have channels, as gpt-oss's have."""
+
+    @property
+    def markup(self) -> ToolCallMarkup | None:
+        """The markup that the answer may have, of channels or of calls."""
+        name = "harmony" if self.in_channels else self.tool_format
+        return None if name is None else FORMATS[name].markup
 
 
 def build_parser(spec: OutputParserSpec, mode: ToolCallMode = "none") -> OutputParser | None:
     """Return a parser for one answer; None: all of the answer is text for the client."""
+    if spec.in_channels:
+        return ReasoningParser(spec.reasoning, ChannelParser()) if spec.reasoning is not None else ChannelParser()
     calls = ToolCallParser(FORMATS[spec.tool_format].syntax, mode) if spec.tool_format is not None else None
     return ReasoningParser(spec.reasoning, calls) if spec.reasoning is not None else calls

@@ -15,9 +15,20 @@ class ReasoningMarkers(NamedTuple):
     closing: str
     special_tokens: tuple[str, ...] = ()
     """Parts of them that are special tokens, where the whole markers are none."""
+    after_opening: str = "\n"
+    after_closing: str = "\n\n"
 
 
 DEFAULT_MARKERS: Final = ReasoningMarkers("<think>", "</think>")
+
+CHANNEL_MARKERS: Final = ReasoningMarkers(
+    "<|channel|>analysis<|message|>",
+    "<|end|>",
+    ("<|start|>", "<|channel|>", "<|message|>", "<|end|>"),
+    after_opening="",
+    after_closing="<|start|>assistant",
+)
+"""Of gpt-oss, whose reasoning is a message in a channel of its own."""
 
 _KNOWN_MARKERS: Final = (
     DEFAULT_MARKERS,
@@ -78,6 +89,7 @@ class TemplateReasoning:
             opened_by_prompt=opened_by_prompt,
             budget_tokens=None if effort == "none" else REASONING_BUDGETS[effort],
             special_tokens=self._markers.special_tokens,
+            after_closing=self._markers.after_closing,
         )
 
     def end_prompt(
@@ -88,18 +100,23 @@ class TemplateReasoning:
         `constrained`: a grammar constrains the text after the reasoning, so the prompt must open the reasoning itself.
         """
         opening, closing = self._markers.opening, self._markers.closing
+        after_opening, after_closing = self._markers.after_opening, self._markers.after_closing
         end = prompt.rstrip(WHITESPACE)
         if end.endswith(closing):
             return prompt, None
         opened_by_prompt = end.endswith(opening.rstrip(WHITESPACE))
         if effort == "none":
             if opened_by_prompt:
-                return f"{end}\n\n{closing}\n\n", None
+                return f"{end}{after_opening * 2}{closing}{after_closing}", None
             # A template that knows the switch needs no help.
             has_switch = bool(self.variables(effort).keys() - {"reasoning_effort"})
-            return (prompt if has_switch else f"{prompt}{opening}\n\n{closing}\n\n"), None
+            return (
+                prompt
+                if has_switch
+                else f"{prompt}{opening.rstrip(WHITESPACE)}{after_opening * 2}{closing}{after_closing}"
+            ), None
         if constrained and not opened_by_prompt:
-            prompt, opened_by_prompt = f"{prompt}{opening.rstrip(WHITESPACE)}\n", True
+            prompt, opened_by_prompt = f"{prompt}{opening.rstrip(WHITESPACE)}{after_opening}", True
         return prompt, self.spec(effort, opened_by_prompt=opened_by_prompt)
 
 
@@ -108,4 +125,11 @@ def find_markers(source: str) -> ReasoningMarkers | None:
 
     Templates for reasoning models write or remove the reasoning of earlier answers.
     """
+    if is_in_channels(source):
+        return CHANNEL_MARKERS
     return next((markers for markers in _KNOWN_MARKERS if markers.closing in source), None)
+
+
+def is_in_channels(source: str) -> bool:
+    """Whether a template is gpt-oss's, whose messages have channels."""
+    return "<|channel|>final<|message|>" in source

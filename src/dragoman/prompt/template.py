@@ -16,7 +16,7 @@ from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
 from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
 from dragoman.prompt.output_parser import OutputParserSpec
-from dragoman.prompt.reasoning import TemplateReasoning, find_markers
+from dragoman.prompt.reasoning import TemplateReasoning, find_markers, is_in_channels
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal, strftime_now
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.detection import TemplateTraits, detect_traits
@@ -174,7 +174,8 @@ class ChatTemplate:
             text = self._render(messages, variables, max_characters)
             if self.supports_reasoning and prompt.add_generation_prompt:
                 text, reasoning = self._reasoning.end_prompt(text, effort, constrained=constrained)
-        return RenderedPrompt(text, OutputParserSpec(None if prompt.tools is None else self.tool_format, reasoning))
+        tool_format_name = None if prompt.tools is None else self.tool_format
+        return RenderedPrompt(text, OutputParserSpec(tool_format_name, reasoning, is_in_channels(self.source)))
 
     def _adapted(self, prompt: ChatPrompt, tool_format: ToolFormat) -> list[Message]:
         """Adapt the messages of a conversation with tools to what this template writes."""

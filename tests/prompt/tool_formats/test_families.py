@@ -130,7 +130,7 @@ def test_earlier_calls_are_written_even_if_nothing_may_be_called_now(name: ToolF
     assert rendered.parser_spec.tool_format is None
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [name for name in FORMATS if not FORMATS[name].markup.in_channels])
 @settings(max_examples=8)
 @given(choice=st.sampled_from(["required", "auto"]), several=st.booleans(), seed=st.integers(0, 2**32))
 def test_what_is_enforced_is_what_is_parsed(
@@ -194,6 +194,7 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "tool_chat_template_xlam_llama": "xlam",
     "tool_chat_template_xlam_qwen": "xlam",
     "unsloth-mistral-Devstral-Small-2507": "mistral_args",
+    "openai-gpt-oss-120b": "harmony",
     "upstage-Solar-Open-100B": "solar",
     "MiniMax-M3": "generic",
     "unsloth-Apriel-1.5": "tool_calls_list",

@@ -15,6 +15,7 @@ from dragoman.core.request import (
     Tool,
     ToolOptions,
 )
+from dragoman.output.grammar.channels import ChannelGrammar
 from dragoman.output.grammar.keywords import Schema
 from dragoman.output.grammar.lark import client_grammar, compile_error, json_text, regex
 from dragoman.output.grammar.schema import enforceable_schema
@@ -66,6 +67,8 @@ def build_grammar(
     cannot be enforced as requested.
     """
     answer = _Rule("") if response_format is None else _answer_rule(response_format)
+    if markup is not None and markup.in_channels:
+        return _in_channels(answer, tools, special_token)
     if tools is None or (markup is None and tools.choice == "auto"):
         text = _assemble(f"start: {answer.body}", answer.definitions) if answer.body else None
         return BuiltGrammar(text, answer.unenforced)
@@ -92,8 +95,31 @@ def build_grammar(
 
     if problem := compile_error(grammar(lambda _: None, ())):
         raise BadRequest(f"The tools cannot be enforced together: {problem}", _TOOLS)
-    of_tools = tuple(f"{item} of tool '{name}'" for name, rule in rules.items() for item in rule.unenforced)
-    return BuiltGrammar(grammar(special_token, control_tokens), answer.unenforced + of_tools)
+    return BuiltGrammar(grammar(special_token, control_tokens), answer.unenforced + _of_tools(rules))
+
+
+def _in_channels(answer: _Rule, tools: ToolOptions | None, special_token: SpecialTokenLookup) -> BuiltGrammar:
+    """Build the grammar of an answer in channels. Raises BadRequest."""
+    if tools is None and not answer.body:
+        return BuiltGrammar(None)
+    rules = {} if tools is None else {tool.name: _arguments_rule(tool) for tool in tools.callable_tools}
+    if tools is not None and not rules:
+        raise BadRequest("There is no tool to call", _TOOLS)
+
+    def grammar(token: SpecialTokenLookup) -> str:
+        channels = ChannelGrammar({name: rule.body for name, rule in rules.items()}, token)
+        if tools is not None and tools.choice != "auto":
+            return channels.call()
+        text = [answer.body] if answer.body else []
+        return _assemble(channels.answer_or_call(*text) if rules else channels.answer(*text), answer.definitions)
+
+    if problem := compile_error(grammar(lambda _: None)):
+        raise BadRequest(f"The tools cannot be enforced together: {problem}", _TOOLS)
+    return BuiltGrammar(grammar(special_token), answer.unenforced + _of_tools(rules))
+
+
+def _of_tools(rules: Mapping[str, _Rule]) -> tuple[str, ...]:
+    return tuple(f"{item} of tool '{name}'" for name, rule in rules.items() for item in rule.unenforced)
 
 
 def _assemble(main: str, definitions: Mapping[str, str]) -> str:

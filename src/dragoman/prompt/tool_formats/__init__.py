@@ -12,6 +12,7 @@ from dragoman.prompt.tool_formats import (
     gigachat,
     granite,
     granite_20b,
+    harmony,
     hermes,
     internlm2,
     kimi_k2,
@@ -51,6 +52,7 @@ FORMATS: dict[ToolFormatName, ToolFormat] = {
     "gigachat": gigachat.FORMAT,
     "solar": solar.FORMAT,
     "xlam": xlam.FORMAT,
+    "harmony": harmony.FORMAT,
     "generic": generic.FORMAT,
 }
 """In the order in which a template is compared with them."""

@@ -25,7 +25,7 @@ MARKUP = ToolCallMarkup(
 )
 
 
-def _one_call_per_message(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
+def one_call_per_message(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
     """Give each call a message of its own, followed by its results: the templates reject several calls in one."""
     adapted: list[Message] = []
     rest = deque(messages)
@@ -50,5 +50,5 @@ def _one_call_per_message(messages: Sequence[Message], _tools: ToolOptions | Non
 FORMAT = ToolFormat(
     markup=MARKUP,
     syntax=ToolCallSyntax(MARKUP),
-    adapt=_one_call_per_message,
+    adapt=one_call_per_message,
 )

@@ -21,7 +21,6 @@ from dragoman.output.grammar import BuiltGrammar, build_grammar
 from dragoman.output.markup import ToolFormatName
 from dragoman.output.tool_call_parser import ToolCallMode
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
-from dragoman.prompt.tool_formats import FORMATS
 
 _MAX_TRUNCATED_CONTEXTS = 16
 """A prompt that is to be truncated is tokenized as a whole. It is refused if it would fill the context this often."""
@@ -33,6 +32,7 @@ class _ConstraintSpec(msgspec.Struct, frozen=True, array_like=True):
     response_format: AnswerFormat | None
     tools: ToolOptions | None
     tool_format: ToolFormatName | None
+    in_channels: bool
     owner: str
     """Of the request. The time of building a grammar must not reveal what another owner has sent."""
 
@@ -151,7 +151,8 @@ class RequestPreprocessor:
         if command.response_format is None and command.tools is None:
             return None, ()
         tool_format = command.output_format.tool_format
-        spec = _ConstraintSpec(command.response_format, command.tools, tool_format, command.owner)
+        in_channels = command.output_format.in_channels
+        spec = _ConstraintSpec(command.response_format, command.tools, tool_format, in_channels, command.owner)
         grammar = self._cached_grammar(msgspec.msgpack.encode(spec))
         if grammar.text is None:
             return None, grammar.unenforced
@@ -160,10 +161,10 @@ class RequestPreprocessor:
 
     def _build_grammar(self, encoded: bytes) -> BuiltGrammar:
         """Build the grammar of a _ConstraintSpec, which is encoded since schemas cannot be hashed."""
-        response_format, tools, tool_format, _owner = msgspec.structs.astuple(
+        response_format, tools, tool_format, in_channels, _owner = msgspec.structs.astuple(
             msgspec.msgpack.decode(encoded, type=_ConstraintSpec)
         )
-        markup = None if tool_format is None else FORMATS[tool_format].markup
+        markup = OutputParserSpec(tool_format, in_channels=in_channels).markup
         return build_grammar(response_format, tools, markup, self._model.vocabulary.special_token, self._control_tokens)
 
     @functools.cached_property
@@ -185,16 +186,16 @@ class RequestPreprocessor:
             return PLAIN_OUTPUT
         vocabulary = self._model.vocabulary
         reasoning = output_format.reasoning
-        markup_texts = (
-            [] if output_format.tool_format is None else [*FORMATS[output_format.tool_format].markup.special_tokens]
-        )
+        markup_texts = [] if output_format.markup is None else [*output_format.markup.special_tokens]
         markup_texts += [] if reasoning is None else [reasoning.opening, reasoning.closing, *reasoning.special_tokens]
         tokens = [vocabulary.special_token(text) for text in markup_texts]
         return TokenizedOutputFormat(
             functools.partial(build_parser, output_format, _tool_call_mode(tools)),
             frozenset(token for token in tokens if token is not None),
             None if reasoning is None else reasoning.budget_tokens,
-            () if reasoning is None else tuple(vocabulary.tokenize_fragment(f"{reasoning.closing}\n\n")),
+            ()
+            if reasoning is None
+            else tuple(vocabulary.tokenize_fragment(reasoning.closing + reasoning.after_closing)),
         )
 
 
