@@ -71,7 +71,8 @@ class AddressSet:
         return address is not None and any(address in network for network in self._networks)
 
 
-NO_ADDRESSES = AddressSet()
+NO_ADDRESSES: frozenset[str] = frozenset()
+"""An empty set, which is asked faster than an AddressSet."""
 
 
 def _parse_network(text: str) -> IPv4Network | IPv6Network:

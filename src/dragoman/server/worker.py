@@ -10,7 +10,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,7 @@ import uvicorn
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.core import logs
-from dragoman.core.addresses import AddressSet
+from dragoman.core.addresses import NO_ADDRESSES, AddressSet
 from dragoman.core.child_process import HEARTBEAT_SECONDS, end_with_parent, send_heartbeat
 from dragoman.core.garbage_collection import freeze_startup_objects
 from dragoman.core.process_options import read_options
@@ -119,7 +119,7 @@ def main() -> int:
             for number, deployment in enumerate(options.deployments)
         ]
     )
-    proxies = AddressSet.parse(settings.trusted_proxies)
+    proxies = AddressSet.parse(settings.trusted_proxies) if settings.trusted_proxies else NO_ADDRESSES
     accounts = _accounts_options(options)
     folder = Path(settings.adapter_dir).expanduser() if settings.adapter_dir else None
     app = build_app(
@@ -167,7 +167,7 @@ def main() -> int:
     return 0
 
 
-def _http_options(settings: Settings, proxies: AddressSet) -> HttpOptions:
+def _http_options(settings: Settings, proxies: Container[str]) -> HttpOptions:
     return HttpOptions(
         max_body_bytes=settings.max_body_bytes,
         max_body_values=settings.max_body_values,
