@@ -65,7 +65,7 @@ def _prepare_usage_database() -> AccountsLocation | None:
         location = default_location()
         location.prepare()
     except AccountsUnavailable as error:
-        _log.warning("usage_recording_disabled", reason=str(error))
+        _log.warning("usage_recording_disabled_at_start", reason=str(error))
         return None
     return location
 
