@@ -30,8 +30,8 @@ EVENTS = [
     ("info", "two_lines"),
     ("error", "failed"),
     ("error", "a library\nfailed"),
-    ("critical", "thread_failed_unexpectedly"),
-    ("critical", "process_failed_unexpectedly"),
+    ("error", "thread_failed_unexpectedly"),
+    ("error", "process_failed_unexpectedly"),
 ]
 
 

@@ -74,10 +74,10 @@ def _log_uncaught(kind: type[BaseException], error: BaseException, traceback: Tr
     if issubclass(kind, KeyboardInterrupt):
         sys.__excepthook__(kind, error, traceback)
     else:
-        _log.critical("process_failed_unexpectedly", exc_info=(kind, error, traceback))
+        _log.error("process_failed_unexpectedly", exc_info=(kind, error, traceback))
 
 
 def _log_uncaught_in_thread(failure: threading.ExceptHookArgs) -> None:
     if failure.exc_value is not None and not isinstance(failure.exc_value, SystemExit):
         name = failure.thread.name if failure.thread else ""
-        _log.critical("thread_failed_unexpectedly", thread=name, exc_info=failure.exc_value)
+        _log.error("thread_failed_unexpectedly", thread=name, exc_info=failure.exc_value)
