@@ -9,7 +9,7 @@ import pytest_asyncio
 
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.request import ChatPrompt, Message
-from dragoman.prompt.request_templates import MAX_SOURCE_BYTES, MAX_WAITING, RequestTemplateRenderer
+from dragoman.prompt.request_templates import MAX_SOURCE_BYTES, MAX_STEPS_IN_PLACE, MAX_WAITING, RequestTemplateRenderer
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import ALTERNATING, SWITCHABLE_REASONING
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -173,3 +173,37 @@ async def test_the_process_is_started_on_first_use_has_no_secrets_and_ends_with_
     assert names <= {b"PYTHONPATH", b"TZ"}
     await templates.close()
     assert set(renderer_processes()) == before
+
+
+ENDLESS_MODEL = ChatTemplate(ENDLESS.template, bos="", eos="", max_steps=MAX_STEPS_IN_PLACE)
+LONG = ChatPrompt(messages=(Message(role="user", content="x" * 100_000),))
+SHORT = ChatPrompt(messages=MESSAGES)
+
+
+async def test_a_models_own_template_is_rendered_in_the_process_only_for_long_prompts() -> None:
+    renderer = RequestTemplateRenderer(deadline_seconds=TEST_TIMEOUT_SECONDS)
+    before = set(renderer_processes())
+    assert await render(renderer, SHORT) == MODEL.render(SHORT)
+    assert set(renderer_processes()) == before
+    assert await render(renderer, LONG) == MODEL.render(LONG)
+    assert len(set(renderer_processes()) - before) == 1
+    await renderer.close()
+
+
+async def test_a_models_own_template_that_does_not_end_is_given_up_and_stops_no_other() -> None:
+    renderer = RequestTemplateRenderer(deadline_seconds=1)
+    endless = [
+        asyncio.create_task(renderer.render(SHORT, model=ENDLESS_MODEL, context_length=CONTEXT_LENGTH, owner="a"))
+        for _ in range(3)
+    ]
+    await asyncio.sleep(0)
+    other = await renderer.render(LONG, model=MODEL, context_length=CONTEXT_LENGTH, owner="b")
+    assert other == MODEL.render(LONG)
+    assert sum(task.done() for task in endless) == 1, "owners take turns"
+    for task in endless:
+        with pytest.raises(
+            BadRequest, match=r"The model's chat template cannot be applied: it did not finish"
+        ) as caught:
+            await task
+        assert caught.value.parameter == "messages"
+    await renderer.close()

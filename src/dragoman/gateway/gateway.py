@@ -23,14 +23,14 @@ from dragoman.core.errors import (
 from dragoman.core.jobs import Job, JobDraft
 from dragoman.core.models import ServedModel, TokenizedPrompt
 from dragoman.core.money import InvalidAmount
-from dragoman.core.request import GenerationRequest, Prompt
+from dragoman.core.request import GenerationRequest, Prompt, is_large_prompt
 from dragoman.core.services import EventStream
 from dragoman.core.turns import Turns
 from dragoman.engines.base import AdapterStore
 from dragoman.gateway.account_usage import RecordedUsage
 from dragoman.gateway.admission.controller import AdmissionController, AdmissionRequest
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION
-from dragoman.gateway.admission.token_bounds import is_large_prompt, token_bounds
+from dragoman.gateway.admission.token_bounds import token_bounds
 from dragoman.gateway.auth.authenticator import Authenticator, Principal
 from dragoman.gateway.auth.static_keys import NO_KEYS
 from dragoman.gateway.auth.throttle import AuthFailureLimiter

@@ -1,7 +1,7 @@
-"""Chat templates of requests: untrusted code, rendered in a separate process.
+"""Chat templates that may take long, rendered in a separate process: those of requests, and models' for long prompts.
 
 The process has limits of time and memory and no secrets in its environment. It is killed and restarted when it
-exceeds its deadline. It renders one request at a time.
+exceeds its deadline. It renders one request at a time, the owners of requests in turn.
 """
 
 import asyncio
@@ -12,20 +12,33 @@ import sys
 
 import msgspec
 
+from dragoman.core.context import new_request_id
 from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
 from dragoman.core.frames import FrameTooLong, read_frame
-from dragoman.core.request import ChatPrompt
+from dragoman.core.request import ChatPrompt, is_large_prompt
+from dragoman.core.turns import Turns
 from dragoman.prompt.control_tokens import EscapedPrompt
+from dragoman.prompt.sandbox import TooManySteps
 from dragoman.prompt.template import RESERVED_VARIABLES, ChatTemplate, RenderedPrompt, check_documents, restore_prompt
 from dragoman.prompt.template_process import DEADLINE_SECONDS, RenderRequest, RenderResult, encode
 
-MAX_WAITING = 16
+MAX_WAITING = 64
 """Requests that wait or are being rendered; one more is rejected."""
 
 MAX_SOURCE_BYTES = 64 * 1024
 
 CHARACTERS_PER_TOKEN = 16
 """A prompt with more characters per token of the context than this cannot fit."""
+
+MAX_STEPS_IN_PLACE = 20_000
+"""Blocks, such as bodies of loops, that a model's own template enters on the event loop: some 10 ms. Beyond them it is
+rendered in the process."""
+
+_MAX_CHARACTERS = 64 * 2**20
+"""Of a prompt that a model's own template writes."""
+
+_MAX_WAITING_OF_OWNER = 32
+"""Requests of one owner that wait; one more is rejected."""
 
 _START_SECONDS = 30
 """The interpreter and its imports, on a busy machine."""
@@ -41,27 +54,40 @@ class RequestTemplateRenderer:
         """Kill the process if a template takes longer than `deadline_seconds`."""
         self._deadline_seconds = deadline_seconds
         self._process: asyncio.subprocess.Process | None = None
-        self._lock = asyncio.Lock()
+        self._turns = Turns(1, _MAX_WAITING_OF_OWNER)
         self._waiting = 0
 
     async def render(
-        self, prompt: ChatPrompt, *, model: ChatTemplate, context_length: int, constrained: bool = False
+        self,
+        prompt: ChatPrompt,
+        *,
+        model: ChatTemplate,
+        context_length: int,
+        constrained: bool = False,
+        owner: str | None = None,
     ) -> RenderedPrompt:
         """Render the prompt with its own `template`, or the model's, and its `template_arguments` as variables.
 
-        `context_length` is in tokens, `constrained` as for ChatTemplate.render. Raises BadRequest of "chat_template" or
-        "chat_template_kwargs", Overloaded if too many requests wait, EngineFailed if no process can be started.
+        A model's own template is rendered without the process if neither the prompt nor the work is large.
+        `context_length` is in tokens, `constrained` as for ChatTemplate.render. `owner` is whose turn it takes; None:
+        a turn of its own. Raises BadRequest of "chat_template", "chat_template_kwargs" or "messages", Limited or
+        Overloaded if too many requests wait, EngineFailed if no process can be started.
         """
+        is_own = prompt.template is None and not prompt.template_arguments
+        if is_own and not is_large_prompt(prompt):
+            with contextlib.suppress(TooManySteps):
+                return model.render(prompt, constrained=constrained)
         _check(prompt)
         check_documents(prompt, model.source if prompt.template is None else prompt.template)
         if self._waiting >= MAX_WAITING:
             raise Overloaded("Too many chat templates wait to be rendered", math.ceil(self._deadline_seconds))
         self._waiting += 1
         try:
-            async with self._lock:
+            async with self._turns.turn(new_request_id() if owner is None else owner):
                 # Replacing the control tokens of a long text takes a while.
                 escaped = await asyncio.to_thread(model.escape, prompt)
-                max_characters = CHARACTERS_PER_TOKEN * context_length
+                # What a model's own template writes is limited by what the prompt says. The engine measures it.
+                max_characters = _MAX_CHARACTERS if is_own else CHARACTERS_PER_TOKEN * context_length
                 request = RenderRequest(
                     prompt=escaped.prompt,
                     source=model.source if prompt.template is None else prompt.template,
@@ -76,12 +102,11 @@ class RequestTemplateRenderer:
                 result = await self._render_in_process(_frame(request), max_reply_bytes)
         finally:
             self._waiting -= 1
-        parameter = "chat_template_kwargs" if prompt.template is None else "chat_template"
-        return restore_prompt(escaped, _prompt_or_raise(result, escaped, parameter))
+        return restore_prompt(escaped, _prompt_or_raise(result, escaped))
 
     async def close(self) -> None:
         """End the process."""
-        async with self._lock:
+        async with self._turns.turn(new_request_id()):
             await self._kill()
 
     async def _render_in_process(self, frame: bytes, max_reply_bytes: int) -> RenderResult:
@@ -143,13 +168,18 @@ def _check(prompt: ChatPrompt) -> None:
         raise BadRequest(f"The chat template is larger than {MAX_SOURCE_BYTES} bytes", "chat_template")
 
 
-def _prompt_or_raise(result: RenderResult, escaped: EscapedPrompt, parameter: str) -> RenderedPrompt:
+def _prompt_or_raise(result: RenderResult, escaped: EscapedPrompt) -> RenderedPrompt:
+    subject, parameter = "The chat template", "chat_template"
+    if escaped.prompt.template is None:
+        parameter = "chat_template_kwargs"
+        if not escaped.prompt.template_arguments:
+            subject, parameter = "The model's chat template", "messages"
     if result.refusal is not None:
         refusal, _ = escaped.restore(result.refusal)
-        raise BadRequest(f"The chat template refuses these messages: {refusal}", parameter)
+        raise BadRequest(f"{subject} refuses these messages: {refusal}", parameter)
     if result.prompt is None:
         error, _ = escaped.restore(str(result.error))
-        raise BadRequest(f"The chat template cannot be applied: {error}", parameter)
+        raise BadRequest(f"{subject} cannot be applied: {error}", parameter)
     return result.prompt
 
 

@@ -1,13 +1,14 @@
 """Jinja2 as Hugging Face's transformers set it up for chat templates, in a sandbox."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NoReturn
 
 import jinja2
 import jinja2.ext
 from jinja2 import nodes
+from jinja2.compiler import CodeGenerator, Frame
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -28,6 +29,14 @@ class TemplateRefusal(TemplateError):
 
 class OutputTooLong(TemplateError):
     """The template writes more characters than allowed."""
+
+
+class TooManySteps(TemplateError):
+    """The template entered more blocks than allowed."""
+
+
+class _StepLimitReached(Exception):
+    """No step is left."""
 
 
 class _TemplateRaised(jinja2.TemplateError):
@@ -51,14 +60,39 @@ class _GivenList(list[Any]):
     """A list that a template was given and must not change."""
 
 
+class _CountingCodeGenerator(CodeGenerator):
+    """Writes a call at the beginning of every block, such as the body of a loop or a macro, and in a loop's filter."""
+
+    def blockvisit(self, statements: Iterable[nodes.Node], frame: Frame) -> None:
+        self.writeline("environment.count_step()")
+        super().blockvisit(statements, frame)
+
+    def visit_For(self, node: nodes.For, frame: Frame) -> None:  # noqa: N802 - Jinja's own name
+        if node.test is not None:
+            count = nodes.Call(nodes.EnvironmentAttribute("count_step"), [], [], None, None, lineno=node.lineno)
+            node.test = nodes.And(count, node.test, lineno=node.lineno)
+        super().visit_For(node, frame)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
     """Lets templates change lists of their own, as those of Kimi K2 do."""
+
+    code_generator_class = _CountingCodeGenerator
+    remaining_steps = float("inf")
+    """Blocks that the template may still enter."""
+
+    def count_step(self) -> bool:
+        """Count a block that is entered. True if it may be."""
+        self.remaining_steps -= 1
+        if self.remaining_steps < 0:
+            raise _StepLimitReached
+        return True
 
     def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
         return (attr in _LIST_CHANGES and type(obj) is list) or super().is_safe_attribute(obj, attr, value)
 
 
-def build_environment() -> jinja2.Environment:
+def build_environment() -> _Environment:
     """Return an environment without a loader, with the extensions of transformers.
 
     They are loop controls, raise_exception, strftime_now and a plain tojson.
@@ -75,18 +109,24 @@ def build_environment() -> jinja2.Environment:
 class SandboxedTemplate:
     """A template's source, compiled on first use."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, max_steps: int | None = None) -> None:
+        """`max_steps`: blocks that one rendering may enter; None: any number."""
         self._source = source
+        self._max_steps = float("inf") if max_steps is None else max_steps
+        self._environment = build_environment()
         self._template: jinja2.Template | None = None
 
     def render(self, variables: Mapping[str, Any], max_characters: int | None = None) -> str:
         """Return the text. Raises TemplateError or a subclass, with the template's line, if the template fails."""
         try:
             if self._template is None:
-                self._template = build_environment().from_string(self._source)
+                self._template = self._environment.from_string(self._source)
+            self._environment.remaining_steps = self._max_steps
             return self._generate(self._template, variables, max_characters)
         except _TemplateRaised as raised:
             raise TemplateRefusal(_truncated(str(raised))) from raised
+        except _StepLimitReached:
+            raise TooManySteps(f"it enters more than {self._max_steps} blocks") from None
         except (
             jinja2.TemplateError,
             SyntaxError,

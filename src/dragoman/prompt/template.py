@@ -17,7 +17,7 @@ from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_e
 from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.reasoning import TemplateReasoning, find_markers, is_in_channels
-from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal, strftime_now
+from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal, TooManySteps, strftime_now
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.detection import TemplateTraits, detect_traits
 from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields
@@ -57,11 +57,12 @@ class ChatTemplate:
         eos: str,
         supports_reasoning: bool = False,
         special_texts: SpecialTokenTexts = NO_SPECIAL_TEXTS,
+        max_steps: int | None = None,
     ) -> None:
         """Use ChatML if `source` is None. `render` reports a source that does not compile, since other routes work.
 
         `supports_reasoning`: the model can reason even if this template does not show it. `special_texts`: those
-        that only the template may turn into tokens.
+        that only the template may turn into tokens. `max_steps`: see SandboxedTemplate.
         """
         self.source = source or CHATML
         self.bos = bos
@@ -69,7 +70,7 @@ class ChatTemplate:
         self._reasoning = TemplateReasoning(self.source, is_supported=supports_reasoning)
         self.supports_reasoning = self._reasoning.is_supported
         """Whether the model may reason before it answers."""
-        self._template = SandboxedTemplate(self.source)
+        self._template = SandboxedTemplate(self.source, max_steps)
         self._special_texts = special_texts
 
     @property
@@ -90,7 +91,9 @@ class ChatTemplate:
         return detect_traits(self.source, self._template)
 
     def render(self, prompt: ChatPrompt, *, constrained: bool = False) -> RenderedPrompt:
-        """Render the prompt with this template. Raises BadRequest if the template does not accept the messages.
+        """Render the prompt with this template.
+
+        Raises BadRequest if the template does not accept the messages, and TooManySteps if there is a limit of steps.
 
         `constrained`: a grammar constrains the answer after its reasoning, or the answer must call tools.
         RequestTemplateRenderer handles the prompt's `template` and `template_arguments`.
@@ -99,6 +102,8 @@ class ChatTemplate:
         check_documents(prompt, self.source)
         try:
             rendered = self.apply(escaped.prompt, {}, constrained=constrained)
+        except TooManySteps:
+            raise
         except TemplateRefusal as refusal:
             message = f"The model's chat template refuses these messages: {escaped.restore(str(refusal))[0]}"
             raise BadRequest(message, "messages") from refusal

@@ -5,6 +5,7 @@ standard input and writes them to standard output. An empty frame reports that t
 """
 
 import contextlib
+import functools
 import resource
 import signal
 import sys
@@ -19,6 +20,9 @@ from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 
 DEADLINE_SECONDS = 2
 """Limit for rendering one template."""
+
+_CACHED_TEMPLATES = 8
+"""Compiling a template takes longer than rendering it."""
 
 _MEMORY_BYTES = 512 * 2**20
 """Limit of the address space, including the interpreter."""
@@ -67,8 +71,13 @@ def main() -> None:
         _write(reply)
 
 
+@functools.lru_cache(_CACHED_TEMPLATES)
+def _template(source: str, *, bos: str, eos: str, supports_reasoning: bool) -> ChatTemplate:
+    return ChatTemplate(source, bos=bos, eos=eos, supports_reasoning=supports_reasoning)
+
+
 def _apply(request: RenderRequest) -> RenderResult:
-    template = ChatTemplate(
+    template = _template(
         request.source, bos=request.bos, eos=request.eos, supports_reasoning=request.supports_reasoning
     )
     try:

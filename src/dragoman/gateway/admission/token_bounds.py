@@ -3,12 +3,8 @@
 from collections.abc import Sequence
 
 from dragoman.core.errors import ContextOverflow, ModelLoading
-from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
+from dragoman.core.request import GenerationRequest
 from dragoman.engines.base import Engine
-
-_LARGE_MESSAGES = 64
-_LARGE_TOOLS = 32
-_LARGE_CHARACTERS = 32 * 1024
 
 
 async def token_bounds(engine: Engine, requests: Sequence[GenerationRequest]) -> tuple[int, int]:
@@ -19,23 +15,6 @@ async def token_bounds(engine: Engine, requests: Sequence[GenerationRequest]) ->
         prompt_tokens += count
         max_completion_tokens += _max_completion_tokens(engine.context_length, request, count)
     return prompt_tokens, max_completion_tokens
-
-
-def is_large_prompt(prompt: Prompt) -> bool:
-    """Whether rendering and tokenizing the prompt may take long, so that its sender is checked first."""
-    match prompt:
-        case ChatPrompt(messages=messages, tools=tools, template=template, template_arguments=arguments):
-            return (
-                template is not None
-                or bool(arguments)
-                or (tools is not None and len(tools.tools) > _LARGE_TOOLS)
-                or len(messages) > _LARGE_MESSAGES
-                or sum(len(message.content) for message in messages) > _LARGE_CHARACTERS
-            )
-        case TextPrompt(text=text):
-            return len(text) > _LARGE_CHARACTERS
-        case TokenPrompt(token_ids=token_ids):
-            return len(token_ids) > _LARGE_CHARACTERS
 
 
 def _max_completion_tokens(context_length: int | None, request: GenerationRequest, prompt_tokens: int) -> int:

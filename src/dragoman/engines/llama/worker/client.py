@@ -27,7 +27,7 @@ from dragoman.engines.llama.wire.options import DEFAULT_TIMEOUTS, EngineTimeouts
 from dragoman.engines.llama.wire.start_failure import read_start_failure, start_failure_path
 from dragoman.engines.llama.worker.adapters import AdapterCommand, RemoteAdapters
 from dragoman.prompt.output_parser import OutputParserSpec
-from dragoman.prompt.request_templates import RequestTemplateRenderer
+from dragoman.prompt.request_templates import MAX_STEPS_IN_PLACE, RequestTemplateRenderer
 from dragoman.prompt.template import ChatTemplate
 
 
@@ -49,6 +49,7 @@ class EngineConnection:
             bos=handshake.bos_text,
             eos=handshake.eos_text,
             special_texts=handshake.special_texts,
+            max_steps=MAX_STEPS_IN_PLACE,
         )
         self.event_queues: dict[int, asyncio.Queue[Event | DragomanError | ConnectionLost]] = {}
         self._pending_replies: dict[int, asyncio.Future[Any]] = {}
@@ -265,7 +266,9 @@ class LlamaEngine:
         is_running = False
         try:
             # The queue is open already: the connection may end while a template is rendered.
-            rendered = await self._render(connection, request.prompt, constrained=_is_constrained(request))
+            rendered = await self._render(
+                connection, request.prompt, constrained=_is_constrained(request), owner=request.owner or None
+            )
             connection.send(
                 messages.GenerateCommand(
                     number=number,
@@ -302,19 +305,17 @@ class LlamaEngine:
                 connection.send(messages.CancelCommand(number))
 
     async def _render(
-        self, connection: EngineConnection, prompt: Prompt, *, constrained: bool = False
+        self, connection: EngineConnection, prompt: Prompt, *, constrained: bool = False, owner: str | None = None
     ) -> _PreparedPrompt:
         if not isinstance(prompt, ChatPrompt):
             return _PreparedPrompt(prompt, OutputParserSpec())
-        if prompt.template is not None or prompt.template_arguments:
-            rendered = await self._request_templates.render(
-                prompt,
-                model=connection.template,
-                context_length=connection.handshake.context_length,
-                constrained=constrained,
-            )
-        else:
-            rendered = connection.template.render(prompt, constrained=constrained)
+        rendered = await self._request_templates.render(
+            prompt,
+            model=connection.template,
+            context_length=connection.handshake.context_length,
+            constrained=constrained,
+            owner=owner,
+        )
         text = messages.rendered_prompt(rendered.text, rendered.literal_offsets, prompt.truncation)
         return _PreparedPrompt(text, rendered.parser_spec)
 
