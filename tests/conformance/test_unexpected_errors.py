@@ -52,6 +52,8 @@ class DefectiveThread(DatabaseThread):
     async def run(self, *_arguments: Any, **_options: Any) -> Any:
         raise RuntimeError(SECRET)
 
+    run_slow = run
+
 
 class DefectiveEngine(EchoEngine):
     """An engine that cannot be asked for its state."""
