@@ -8,6 +8,7 @@ MODEL_FIXTURES = frozenset({"model", "fast_model", "model_server", "steady_serve
 """The bundled model, in memory once."""
 
 PROCESS_FILES = (
+    "accounts/database/test_deadlines.py",
     "accounts/end_to_end/test_killed_workers.py",
     "accounts/process/test_client.py",
     "accounts/process/test_server.py",
