@@ -1,5 +1,6 @@
 import json
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from dragoman.core.request import ToolCall
 from dragoman.output.markup import ToolFormatName
 from dragoman.output.parts import ContentText, OutputPart, ToolCallArguments, ToolCallEnd, ToolCallStart
+from dragoman.output.tagged_arguments import StringParameters
 from dragoman.output.tool_call_parser import ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
@@ -71,6 +73,14 @@ def arguments(draw: st.DrawFn, scalars: bool) -> str:
     )
 
 
+PARAMETER_NAMES = st.from_regex(r"[A-Za-z0-9_.$ -]{1,32}", fullmatch=True)
+RAW_STRINGS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=5).map("".join)
+TAGGED_ARGUMENTS = st.dictionaries(PARAMETER_NAMES, RAW_STRINGS | VALUES, max_size=4).map(
+    lambda values: json.dumps(values, ensure_ascii=False)
+)
+"""The objects that calls with tagged parameters may have, in the only style in which they are parsed."""
+
+
 @st.composite
 def chunks_of(draw: st.DrawFn, text: str) -> list[str]:
     """Split a text at random positions."""
@@ -81,13 +91,25 @@ def chunks_of(draw: st.DrawFn, text: str) -> list[str]:
 def calls_of(name: ToolFormatName) -> st.SearchStrategy[list[ToolCall]]:
     """Generate calls. Where nothing follows the arguments, the end of a number or a word would be unknown."""
     markup = FORMATS[name].markup
-    values = arguments(scalars=bool(markup.tail + markup.call_close))
+    values = arguments(scalars=bool(markup.tail + markup.call_close)) if markup.parameters is None else TAGGED_ARGUMENTS
     names = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
-    return st.lists(st.builds(ToolCall, st.just(""), names, values), min_size=1, max_size=3)
+    calls = st.builds(ToolCall, st.just(""), names, values)
+    return st.lists(calls, min_size=1, max_size=3, unique_by=lambda call: call.name)
 
 
-def new_parser(name: ToolFormatName) -> ToolCallParser:
-    return ToolCallParser(FORMATS[name].syntax)
+def new_parser(name: ToolFormatName, calls: Sequence[ToolCall] = ()) -> ToolCallParser:
+    """Create a parser that knows which arguments of these calls are strings, if they are tagged parameters."""
+    return ToolCallParser(FORMATS[name].syntax, strings=strings_of(calls))
+
+
+def strings_of(calls: Sequence[ToolCall]) -> StringParameters:
+    """Return the arguments that are strings. Of tools with the same name, only the last one's are known."""
+    objects = {call.name: json.loads(call.arguments) for call in calls}
+    return {
+        name: frozenset(key for key, value in arguments.items() if isinstance(value, str))
+        for name, arguments in objects.items()
+        if isinstance(arguments, dict)
+    }
 
 
 def hermes(*texts: str) -> list[OutputPart]:
@@ -146,7 +168,7 @@ def test_written_calls_are_parsed(name: ToolFormatName, data: st.DataObject) -> 
     answer = written(name, calls)
     assert answer.startswith(FORMATS[name].markup.trigger)
     expected = [part for index, call in enumerate(calls) for part in tool_call_parts(index, call.name, call.arguments)]
-    assert parse(new_parser(name), *data.draw(chunks_of(answer))) == expected
+    assert parse(new_parser(name, calls), *data.draw(chunks_of(answer))) == expected
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -155,9 +177,9 @@ def test_written_calls_are_parsed(name: ToolFormatName, data: st.DataObject) -> 
 def test_calls_that_are_cut_anywhere_lose_only_their_end(name: ToolFormatName, data: st.DataObject) -> None:
     calls = data.draw(calls_of(name))
     answer = written(name, calls)
-    whole = parse(new_parser(name), answer)
+    whole = parse(new_parser(name, calls), answer)
     cut = answer[: data.draw(st.integers(0, len(answer)))]
-    parts = parse(ToolCallParser(FORMATS[name].syntax, "whole answer"), cut)
+    parts = parse(ToolCallParser(FORMATS[name].syntax, "whole answer", strings_of(calls)), cut)
     ended = [part for part in parts if isinstance(part, ToolCallEnd)]
     assert parts == whole[: len(parts)] or isinstance(parts[-1], ToolCallArguments)
     assert parts[: 3 * len(ended)] == whole[: 3 * len(ended)]
@@ -168,7 +190,7 @@ def test_calls_that_are_cut_anywhere_lose_only_their_end(name: ToolFormatName, d
 @given(st.data(), st.text(st.characters(exclude_characters="<[f", codec="utf-8")))
 def test_text_before_calls_is_content(name: ToolFormatName, data: st.DataObject, text: str) -> None:
     calls = data.draw(calls_of(name))
-    parts = parse(new_parser(name), *data.draw(chunks_of(text + written(name, calls))))
+    parts = parse(new_parser(name, calls), *data.draw(chunks_of(text + written(name, calls))))
     content = text.rstrip(" \t\r\n")
     expected = [part for index, call in enumerate(calls) for part in tool_call_parts(index, call.name, call.arguments)]
     assert parts == ([ContentText(content)] if content else []) + expected

@@ -30,6 +30,7 @@ ToolFormatName = Literal[
     "solar",
     "xlam",
     "harmony",
+    "qwen3_coder",
     "generic",
 ]
 
@@ -45,12 +46,41 @@ PLACEHOLDERS: Final = {INDEX: "[0-9]{1,4}", ID: "[A-Za-z0-9_-]{1,64}"}
 _PLACEHOLDER = re.compile("|".join(map(re.escape, PLACEHOLDERS)))
 
 
+class ParameterMarkup(msgspec.Struct, frozen=True, kw_only=True):
+    """The text around the arguments of a call that are not one JSON value, but a tagged value for each parameter.
+
+    (before_name NAME after_name padding VALUE padding close after_close) (...)
+
+    A string stands as it is, without `close` in it. Other values are JSON.
+    """
+
+    before_name: str
+    after_name: str
+    after_name_of_json: str | None = None
+    """What follows the name if the value is JSON; None: the same."""
+    padding: str = ""
+    """Text on both sides of a value which does not belong to it."""
+    close: str
+    after_close: str = "\n"
+
+    def head(self, name: str, *, is_string: bool) -> str:
+        """Return the text before a value."""
+        is_marked = not is_string and self.after_name_of_json is not None
+        return f"{self.before_name}{name}{self.after_name_of_json if is_marked else self.after_name}{self.padding}"
+
+    @property
+    def name_pattern(self) -> str:
+        """The regular expression of names that can be written."""
+        ends = "".join(re.escape(text[0]) for text in (self.after_name, self.after_name_of_json or "<"))
+        return rf"[^\r\n<{ends}]{{1,256}}"
+
+
 class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     """The text around the arguments of calls.
 
     section_open (call_open head ARGUMENTS tail call_close) separator (...) section_close
 
-    INDEX and ID may stand before and after the name.
+    INDEX and ID may stand before and after the name. With `parameters`, `tail` is not empty.
     """
 
     trigger: str
@@ -63,6 +93,8 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     call_open: str = ""
     head_before_name: str = '{"name": "'
     head_after_name: str = '", "arguments": '
+    parameters: ParameterMarkup | None = None
+    """How each argument is written; None: all as one JSON value."""
     tail: str = "}"
     call_close: str = ""
     separator: str = ""

@@ -1,6 +1,7 @@
 """Scanning of text that arrives in chunks, for the end of a JSON value and for expected markup."""
 
 import re
+from collections.abc import Sequence
 
 from dragoman.output.markup import PLACEHOLDERS, split_at_placeholders
 
@@ -26,14 +27,26 @@ def atoms_of_words(text: str) -> Atoms:
     return [atom for word in text.split() for atom in (_ANY_WHITESPACE, *map(re.escape, word))]
 
 
-def atoms_of_head(before_name: str, after_name: str) -> Atoms:
+def atoms_of_head(before_name: str, after_name: str, *, before_json: bool = True) -> Atoms:
     """Match the text before a call's arguments, such as `{"name": "` and `", "arguments": ` around a name."""
     quote = '"' if before_name.endswith('"') else ""
     before = _atoms_of_parts(before_name.removesuffix(quote) if quote else before_name)
     after = _atoms_of_parts(after_name.removeprefix(quote) if quote else after_name)
     opening = [_ANY_WHITESPACE, quote] if quote else []
     closing = [quote] if quote else []
-    return [*before, *opening, f"({_NAME})", *closing, *after, _ANY_WHITESPACE, _VALUE_FOLLOWS]
+    return [
+        *before,
+        *opening,
+        f"({_NAME})",
+        *closing,
+        *after,
+        *([_ANY_WHITESPACE, _VALUE_FOLLOWS] if before_json else []),
+    ]
+
+
+def atoms_of_parameter(before_name: str, name_pattern: str, after_name: str) -> Atoms:
+    """Match the text before a parameter's value, such as `<parameter=` and `>` around its name."""
+    return [*atoms_of_words(before_name), f"({name_pattern})", *atoms_of_words(after_name)[1:]]
 
 
 def _atoms_of_parts(text: str) -> Atoms:
@@ -48,11 +61,15 @@ def _atoms_of_parts(text: str) -> Atoms:
 
 
 class ExpectedMarkup:
-    """Text that must come next: one of several shapes, each a sequence of atoms. A shape's group is a call's name."""
+    """Text that must come next: one of several shapes, each a sequence of atoms. A shape's group is a name."""
 
-    def __init__(self, *shapes: Atoms) -> None:
-        self._full_pattern = re.compile("|".join("".join(shape) for shape in shapes))
-        self._prefix_pattern = re.compile("|".join(_prefix_pattern(shape) for shape in shapes))
+    def __init__(self, *shapes: Atoms, heads: Sequence[Atoms] = (), after_head: Sequence[Atoms] = ([],)) -> None:
+        """`heads` are further shapes. One of `after_head` must follow them, but is not matched."""
+        following = "|".join("".join(shape) for shape in after_head)
+        full = [*map("".join, shapes), *(f"{''.join(head)}(?={following})" for head in heads)]
+        self._full_pattern = re.compile("|".join(full))
+        prefixes = [*shapes, *([*head, *after] for head in heads for after in after_head)]
+        self._prefix_pattern = re.compile("|".join(map(_prefix_pattern, prefixes)))
 
     @property
     def opens_call(self) -> bool:
@@ -83,6 +100,12 @@ class JsonValueScanner:
         self._depth = 0
         self._in_string = False
         self._escaped = False
+
+    def read(self, text: str) -> tuple[str, int, bool]:
+        """Return the part of the value in the next chunk, how many characters were read, and whether it is complete."""
+        end = self.end(text)
+        part = text[:end]
+        return part, len(part), end is not None
 
     def end(self, text: str) -> int | None:
         """Return how many characters of the next chunk belong to the value; None: all, and it may continue."""

@@ -3,7 +3,8 @@
 Calls are reported as soon as they are certain:
 
 - ToolCallStart at the first character of the arguments. Before it, text that stops matching a call is content.
-- ToolCallArguments exactly as written. ToolCallEnd when the JSON value is complete, whatever follows it.
+- ToolCallArguments exactly as written. ToolCallEnd when the JSON value is complete, whatever follows it. Tagged
+  parameters are reported as the JSON object that they stand for.
 - The markup after the arguments is dropped, even if the answer ends within it. Any other text there is content.
 
 Whitespace around and inside the markup may differ. Whitespace directly before a call and after the last one is markup
@@ -22,6 +23,7 @@ from dragoman.output.scanning import (
     atoms_of_words,
     overlap,
 )
+from dragoman.output.tagged_arguments import ParameterSyntax, StringParameters, TaggedArguments
 
 
 class ToolCallSyntax:
@@ -29,19 +31,29 @@ class ToolCallSyntax:
 
     def __init__(self, markup: ToolCallMarkup) -> None:
         section, call = atoms_of_words(markup.section_open), atoms_of_words(markup.call_open)
-        head = atoms_of_head(markup.head_before_name, markup.head_after_name)
+        head = atoms_of_head(markup.head_before_name, markup.head_after_name, before_json=markup.parameters is None)
         separator, close = atoms_of_words(markup.separator), atoms_of_words(markup.section_close)
+        self._parameters = None if markup.parameters is None else ParameterSyntax(markup.parameters, markup.tail)
+        after_head = [[]] if self._parameters is None else self._parameters.beginnings
         openings = [[*section, *call, *head]]
         if markup.optional_prefix:
             openings.append([*atoms_of_words(markup.optional_prefix), *section, *call, *head])
-        following = ([[*separator, *call, *head]] if separator or section else []) + ([close] if close else [])
+        following = [[*separator, *call, *head]] if separator or section else []
+        closes = [close] if close else []
         self.trigger = markup.trigger
         self.only_at_start = markup.only_at_start
         self.separators = WHITESPACE + markup.separator
-        self.opening = ExpectedMarkup(*openings)
-        after_each = [[shape] for shape in (atoms_of_words(markup.tail), atoms_of_words(markup.call_close)) if shape]
-        self.after_arguments = [ExpectedMarkup(*shapes) for shapes in (*after_each, following) if shapes]
+        self.opening = ExpectedMarkup(heads=openings, after_head=after_head)
+        tail = "" if self._parameters is not None else markup.tail  # it is what ends the parameters
+        after_each = [atoms_of_words(text) for text in (tail, markup.call_close) if text.strip()]
+        self.after_arguments = [ExpectedMarkup(shape) for shape in after_each]
         """The markup after a call's arguments, in order."""
+        if following or closes:
+            self.after_arguments.append(ExpectedMarkup(*closes, heads=following, after_head=after_head))
+
+    def arguments(self, strings: frozenset[str] | None) -> JsonValueScanner | TaggedArguments:
+        """Return a reader of one call's arguments."""
+        return JsonValueScanner() if self._parameters is None else TaggedArguments(self._parameters, strings)
 
 
 ToolCallMode = Literal["none", "from trigger", "whole answer"]
@@ -51,13 +63,17 @@ ToolCallMode = Literal["none", "from trigger", "whole answer"]
 class ToolCallParser:
     """Implements parts.OutputParser."""
 
-    def __init__(self, syntax: ToolCallSyntax, mode: ToolCallMode = "none") -> None:
+    def __init__(
+        self, syntax: ToolCallSyntax, mode: ToolCallMode = "none", strings: StringParameters | None = None
+    ) -> None:
+        """`strings` are known if a grammar enforces the tools' parameters."""
         self._syntax = syntax
         self._mode = mode
+        self._strings = strings or {}
         self._expected = [syntax.opening] if syntax.only_at_start else []
         """The markup that must come next; empty within arguments and text."""
-        self._arguments: JsonValueScanner | None = None
-        """Finds the end of the current call's arguments."""
+        self._arguments: JsonValueScanner | TaggedArguments | None = None
+        """Reads the current call's arguments."""
         self._buffer = ""
         self._held_whitespace = ""
         """Whitespace directly before the opening that is being parsed."""
@@ -82,6 +98,8 @@ class ToolCallParser:
         parts: list[OutputPart] = []
         space, self._held_whitespace = self._held_whitespace, ""
         rest, self._buffer = self._buffer, ""
+        if self._arguments is not None:
+            return []  # The held text is an argument that was cut.
         in_opening = bool(self._expected) and self._expected[0].opens_call
         if self._mode == "whole answer" or (self._mode == "from trigger" and in_opening):
             return []  # The held text is a call that was cut before its arguments.
@@ -104,7 +122,7 @@ class ToolCallParser:
 
     @property
     def held_characters(self) -> int:
-        return len(self._held_whitespace) + len(self._buffer)
+        return len(self._held_whitespace) + len(self._buffer) if self._arguments is None else 0
 
     def _parse_text(self, parts: list[OutputPart]) -> bool:
         """Parse text up to a trigger. True if there is more to parse."""
@@ -134,8 +152,9 @@ class ToolCallParser:
         self._buffer = self._buffer[match.end() :]
         self._expected = self._expected[1:]
         if match.lastindex is not None:
-            parts.append(ToolCallStart(self._call_count, match[match.lastindex]))
-            self._arguments, self._held_whitespace = JsonValueScanner(), ""
+            name = match[match.lastindex]
+            parts.append(ToolCallStart(self._call_count, name))
+            self._arguments, self._held_whitespace = self._syntax.arguments(self._strings.get(name)), ""
         return True
 
     def _abandon_markup(self, expected: ExpectedMarkup, parts: list[OutputPart]) -> None:
@@ -145,13 +164,12 @@ class ToolCallParser:
             self._emit_text(self._held_whitespace + self._syntax.trigger, parts)
             self._held_whitespace, self._buffer = "", self._buffer[len(self._syntax.trigger) :]
 
-    def _parse_arguments(self, arguments: JsonValueScanner, parts: list[OutputPart]) -> bool:
-        end = arguments.end(self._buffer)
-        text = self._buffer[:end]
+    def _parse_arguments(self, arguments: JsonValueScanner | TaggedArguments, parts: list[OutputPart]) -> bool:
+        text, length, is_complete = arguments.read(self._buffer)
         if text:
             parts.append(ToolCallArguments(self._call_count, text))
-        self._buffer = self._buffer[len(text) :]
-        if end is None:
+        self._buffer = self._buffer[length:]
+        if not is_complete:
             return False
         parts.append(ToolCallEnd(self._call_count))
         self._call_count += 1

@@ -6,6 +6,7 @@ from dragoman.output.channel_parser import ChannelParser
 from dragoman.output.markup import ToolCallMarkup, ToolFormatName
 from dragoman.output.parts import OutputParser
 from dragoman.output.reasoning_parser import ReasoningParser, ReasoningSpec
+from dragoman.output.tagged_arguments import StringParameters
 from dragoman.output.tool_call_parser import ToolCallMode, ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
 
@@ -27,9 +28,14 @@ class OutputParserSpec(msgspec.Struct, frozen=True):
         return None if name is None else FORMATS[name].markup
 
 
-def build_parser(spec: OutputParserSpec, mode: ToolCallMode = "none") -> OutputParser | None:
-    """Return a parser for one answer; None: all of the answer is text for the client."""
+def build_parser(
+    spec: OutputParserSpec, mode: ToolCallMode = "none", strings: StringParameters | None = None
+) -> OutputParser | None:
+    """Return a parser for one answer; None: all of the answer is text for the client.
+
+    `strings` are the tools' parameters that the grammar of the answer enforces to be strings outside of JSON.
+    """
     if spec.in_channels:
         return ReasoningParser(spec.reasoning, ChannelParser()) if spec.reasoning is not None else ChannelParser()
-    calls = ToolCallParser(FORMATS[spec.tool_format].syntax, mode) if spec.tool_format is not None else None
+    calls = ToolCallParser(FORMATS[spec.tool_format].syntax, mode, strings) if spec.tool_format is not None else None
     return ReasoningParser(spec.reasoning, calls) if spec.reasoning is not None else calls

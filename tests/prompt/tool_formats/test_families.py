@@ -1,5 +1,6 @@
 """Every family matches its templates, and writes calls in messages as they are parsed from answers."""
 
+import itertools
 import json
 from pathlib import Path
 from random import Random
@@ -19,36 +20,42 @@ from dragoman.prompt.output_parser import build_parser
 from dragoman.prompt.template import CHATML, ChatTemplate
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
-from tests.support.chat_templates import ALTERNATING, HERMES, LLAMA3, MISTRAL, SWITCHABLE_REASONING, UNKNOWN_TOOLS
-from tests.support.grammars import generate
+from tests.support.chat_templates import (
+    ALTERNATING,
+    HERMES,
+    LLAMA3,
+    MISTRAL,
+    QWEN3_CODER,
+    SWITCHABLE_REASONING,
+    UNKNOWN_TOOLS,
+)
+from tests.support.grammars import generate, validation_errors
 from tests.support.output_parts import parse, tool_call_parts
 
 FAMILIES: list[tuple[ToolFormatName, str]] = [
     ("hermes", HERMES),
     ("llama3", LLAMA3),
     ("mistral", MISTRAL),
+    ("qwen3_coder", QWEN3_CODER),
     ("generic", UNKNOWN_TOOLS),
     ("generic", ALTERNATING),
     ("generic", CHATML),
 ]
 
 TOOLS = ToolOptions((Tool("get_weather", "The weather of a city.", {"type": "object"}), Tool("get-time")))
-CHOSEN = ToolOptions(
-    (
-        Tool(
-            "get_weather",
-            parameters={
-                "type": "object",
-                "properties": {"city": {"type": "string", "maxLength": 5}, "days": {"enum": [1, 2]}},
-                "required": ["city"],
-                "additionalProperties": False,
-            },
-        ),
-        Tool("get-time"),
-    )
-)
+WEATHER = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 5}, "days": {"enum": [1, 2]}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
+CHOSEN = ToolOptions((Tool("get_weather", parameters=WEATHER), Tool("get-time")))
 NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
-ARGUMENTS = st.dictionaries(st.text(max_size=8), st.text() | st.integers() | st.lists(st.booleans()), max_size=3)
+ARGUMENTS = st.dictionaries(
+    st.text(st.characters(codec="utf-8", exclude_characters='\r\n<>"'), min_size=1, max_size=8),
+    st.text() | st.integers() | st.lists(st.booleans()),
+    max_size=3,
+)
 
 
 def test_every_family_is_recognised_by_its_templates() -> None:
@@ -73,7 +80,7 @@ def test_a_template_that_writes_calls_in_another_way_or_no_tools_at_all_is_gener
 
 @pytest.mark.parametrize(("name", "source"), FAMILIES)
 @settings(max_examples=30)
-@given(st.lists(st.tuples(NAMES, ARGUMENTS), min_size=1, max_size=3))
+@given(st.lists(st.tuples(NAMES, ARGUMENTS), min_size=1, max_size=3, unique_by=lambda function: function[0]))
 def test_parsed_calls_are_written_back_unchanged(
     name: ToolFormatName, source: str, functions: list[tuple[str, dict[str, object]]]
 ) -> None:
@@ -87,7 +94,11 @@ def test_parsed_calls_are_written_back_unchanged(
         for number, (function, arguments) in enumerate(functions)
     )
     answer = write_calls(FORMATS[name].markup, calls)
-    parser = build_parser(spec)
+    strings = {
+        function: frozenset(key for key, value in arguments.items() if isinstance(value, str))
+        for function, arguments in functions
+    }
+    parser = build_parser(spec, strings=strings)
     assert parser is not None
     assert parse(parser, *answer) == [
         part for index, call in enumerate(calls) for part in tool_call_parts(index, call.name, call.arguments)
@@ -138,19 +149,19 @@ def test_what_is_enforced_is_what_is_parsed(
 ) -> None:
     options = msgspec.structs.replace(CHOSEN, choice=choice, parallel=several)
     markup = FORMATS[name].markup
-    grammar = build_grammar(None, options, markup, lambda _: None).text
-    assert grammar is not None
+    grammar = build_grammar(None, options, markup, lambda _: None)
+    assert grammar.text is not None
     begun = list(markup.trigger.encode()) if choice == "auto" else []
-    text = generate(grammar, Random(seed), 300, begun)
+    text = generate(grammar.text, Random(seed), 300, begun)
     if text is None:
         return
-    parts = parse(ToolCallParser(FORMATS[name].syntax, "whole answer"), *text)
+    parts = parse(ToolCallParser(FORMATS[name].syntax, "whole answer", grammar.strings), *text)
     calls = [part.name for part in parts if isinstance(part, ToolCallStart)]
     assert 1 <= len(calls) <= (10**9 if several else 1)
     assert set(calls) <= {"get_weather", "get-time"}
-    for part in parts:
-        if isinstance(part, ToolCallArguments):
-            assert isinstance(json.loads(part.text), dict)
+    for start, part in itertools.pairwise(parts):
+        if isinstance(start, ToolCallStart) and isinstance(part, ToolCallArguments):
+            assert part.text == "{}" if start.name == "get-time" else validation_errors(part.text, WEATHER) == []
     assert choice == "auto" or not [part for part in parts if isinstance(part, ContentText)]
 
 
@@ -168,6 +179,11 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "MiniMax-M1": "tool_calls_lines",
     "Mistral-Small-3.2-24B-Instruct-2506": "mistral_call_id",
     "NVIDIA-Nemotron-Nano-v2": "nemotron",
+    "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "qwen3_coder",
+    "Qwen3-Coder": "qwen3_coder",
+    "Qwen3.5-4B": "qwen3_coder",
+    "StepFun3.5-Flash": "qwen3_coder",
+    "tool_chat_template_qwen3coder": "qwen3_coder",
     "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": "hermes",
     "Qwen-Qwen2.5-7B-Instruct": "hermes",
     "Qwen-Qwen3-0.6B": "hermes",

@@ -1,6 +1,7 @@
 """Builds the grammar for a request's answer format and tools."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -18,9 +19,11 @@ from dragoman.core.request import (
 from dragoman.output.grammar.channels import ChannelGrammar
 from dragoman.output.grammar.keywords import Schema
 from dragoman.output.grammar.lark import client_grammar, compile_error, json_text, regex
+from dragoman.output.grammar.parameters import Parameters, divided_parameters
 from dragoman.output.grammar.schema import enforceable_schema
 from dragoman.output.grammar.tool_calls import SpecialTokenLookup, ToolCallGrammar
-from dragoman.output.markup import ToolCallMarkup
+from dragoman.output.markup import ParameterMarkup, ToolCallMarkup
+from dragoman.output.tagged_arguments import StringParameters
 
 _FORMAT = "response_format"
 _TOOLS = "tools"
@@ -42,6 +45,8 @@ class BuiltGrammar(NamedTuple):
     """To be enforced with PARSER_LIMITS. None: any text is allowed."""
     unenforced: tuple[str, ...] = ()
     """Keywords of schemas that are not strict which are not enforced: "'contains' at #/properties/a"."""
+    strings: StringParameters | None = None
+    """The parameters that are strings, if calls have tagged parameters."""
 
 
 class _Rule(NamedTuple):
@@ -50,6 +55,8 @@ class _Rule(NamedTuple):
     body: str
     definitions: Mapping[str, str] = MappingProxyType({})
     unenforced: tuple[str, ...] = ()
+    parameters: Parameters | None = None
+    """A tool's parameters, if they are tagged. Then there is no body."""
 
 
 def build_grammar(
@@ -74,10 +81,8 @@ def build_grammar(
         return BuiltGrammar(text, answer.unenforced)
     if markup is None:
         raise BadRequest("This model cannot call tools", _TOOLS)
-    rules = {tool.name: _arguments_rule(tool) for tool in tools.callable_tools}
-    arguments = {name: rule.body for name, rule in rules.items()}
-    if not arguments:
-        raise BadRequest("There is no tool to call", _TOOLS)
+    rules = _rules_of_tools(tools, markup.parameters)
+    arguments = {name: rule.parameters or rule.body for name, rule in rules.items()}
 
     def grammar(token: SpecialTokenLookup, others: Sequence[int]) -> str:
         calls = ToolCallGrammar(
@@ -95,16 +100,16 @@ def build_grammar(
 
     if problem := compile_error(grammar(lambda _: None, ())):
         raise BadRequest(f"The tools cannot be enforced together: {problem}", _TOOLS)
-    return BuiltGrammar(grammar(special_token, control_tokens), answer.unenforced + _of_tools(rules))
+    strings = {name: rule.parameters.strings for name, rule in rules.items() if rule.parameters is not None}
+    unenforced = answer.unenforced + _of_tools(rules)
+    return BuiltGrammar(grammar(special_token, control_tokens), unenforced, strings or None)
 
 
 def _in_channels(answer: _Rule, tools: ToolOptions | None, special_token: SpecialTokenLookup) -> BuiltGrammar:
     """Build the grammar of an answer in channels. Raises BadRequest."""
     if tools is None and not answer.body:
         return BuiltGrammar(None)
-    rules = {} if tools is None else {tool.name: _arguments_rule(tool) for tool in tools.callable_tools}
-    if tools is not None and not rules:
-        raise BadRequest("There is no tool to call", _TOOLS)
+    rules = {} if tools is None else _rules_of_tools(tools)
 
     def grammar(token: SpecialTokenLookup) -> str:
         channels = ChannelGrammar({name: rule.body for name, rule in rules.items()}, token)
@@ -134,7 +139,8 @@ def _answer_rule(response_format: AnswerFormat) -> _Rule:
         case JsonObjectFormat():
             return _Rule(json_text({"type": "object"}))
         case JsonSchemaFormat(schema=schema, strict=strict):
-            return _json_rule(schema, strict, _FORMAT, "The schema", only_objects=False)
+            enforced, unenforced = _enforced(schema, strict, _FORMAT, "The schema", only_objects=False)
+            return _Rule(json_text(enforced), unenforced=unenforced)
         case RegexFormat(pattern=pattern):
             if problem := compile_error(f"start: {regex(pattern)}"):
                 raise BadRequest(f"The regular expression cannot be enforced: {problem}", _FORMAT)
@@ -143,16 +149,52 @@ def _answer_rule(response_format: AnswerFormat) -> _Rule:
             return _Rule("@answer", {"answer": client_grammar(text, _FORMAT)})
 
 
-def _arguments_rule(tool: Tool) -> _Rule:
-    """Return the Lark rule for a tool's arguments. Raises BadRequest."""
-    if tool.parameters is None:
-        return _Rule('"{}"')
-    subject = f"The schema of the parameters of tool '{tool.name}'"
-    return _json_rule(tool.parameters, tool.strict, _TOOLS, subject, only_objects=True)
+def _subject(tool: Tool) -> str:
+    return f"The schema of the parameters of tool '{tool.name}'"
 
 
-def _json_rule(schema: object, strict: bool, parameter: str, subject: str, *, only_objects: bool) -> _Rule:
-    """Return the Lark rule for JSON that is valid under the schema. Raises BadRequest."""
+def _rules_of_tools(tools: ToolOptions, markup: ParameterMarkup | None = None) -> dict[str, _Rule]:
+    """Return the rule for the arguments of each tool that may be called. Raises BadRequest."""
+    if not tools.callable_tools:
+        raise BadRequest("There is no tool to call", _TOOLS)
+    return {tool.name: _arguments_rule(tool, markup) for tool in tools.callable_tools}
+
+
+def _arguments_rule(tool: Tool, markup: ParameterMarkup | None) -> _Rule:
+    """Return the rule for a tool's arguments, which are tagged if there is `markup`. Raises BadRequest."""
+    schema: Schema = {}
+    unenforced: tuple[str, ...] = ()
+    if tool.parameters is not None:
+        schema, unenforced = _enforced(tool.parameters, tool.strict, _TOOLS, _subject(tool), only_objects=True)
+    if markup is None:
+        return _Rule('"{}"' if tool.parameters is None else json_text(schema), unenforced=unenforced)
+    parameters = _tagged_parameters(tool, schema, markup)
+    further = [f"'{keyword}' at {pointer}" for keyword, pointer in parameters.unenforced]
+    return _Rule("", unenforced=tuple(dict.fromkeys([*unenforced, *further])), parameters=parameters)
+
+
+def _tagged_parameters(tool: Tool, schema: Schema, markup: ParameterMarkup) -> Parameters:
+    """Return a tool's parameters. Raises BadRequest for what cannot be enforced or written with tags."""
+    parameters = divided_parameters(schema, markup.close)
+    subject = _subject(tool)
+    if not parameters.alternatives:
+        raise BadRequest(f"{subject} cannot be enforced: no values fit it in this model's calls", _TOOLS)
+    for name in dict.fromkeys(parameter.name for members in parameters.alternatives for parameter in members):
+        if not re.fullmatch(markup.name_pattern, name):
+            raise BadRequest(f"{subject} cannot be enforced: this model's calls cannot have the name {name!r}", _TOOLS)
+    if parameters.unenforced and tool.strict:
+        keyword, pointer = parameters.unenforced[0]
+        message = (
+            f"'{keyword}' at {pointer} is not supported in this model's calls, which have a tag for each parameter"
+        )
+        raise BadRequest(f"{subject} cannot be enforced: {message}", _TOOLS)
+    return parameters
+
+
+def _enforced(
+    schema: object, strict: bool, parameter: str, subject: str, *, only_objects: bool
+) -> tuple[Schema, tuple[str, ...]]:
+    """Return a schema that llguidance enforces, and the keywords that it omits. Raises BadRequest."""
     omitted: frozenset[str] = frozenset()
     while True:
         rewritten, unenforced = enforceable_schema(
@@ -160,10 +202,9 @@ def _json_rule(schema: object, strict: bool, parameter: str, subject: str, *, on
         )
         if only_objects:
             rewritten = _restrict_to_objects(rewritten, parameter, subject)
-        text = json_text(rewritten)
-        problem = compile_error(f"start: {text}")
+        problem = compile_error(f"start: {json_text(rewritten)}")
         if not problem:
-            return _Rule(text, unenforced=unenforced)
+            return rewritten, unenforced
         keywords, reason = next(
             (explanation for error_text, explanation in _REFUSED_BY_LLGUIDANCE.items() if error_text in problem),
             ((), ""),

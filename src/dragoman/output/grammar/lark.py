@@ -19,6 +19,9 @@ from dragoman.output.grammar.keywords import Schema
 PARSER_LIMITS: Final = LLParserLimits(initial_lexer_fuel=200_000, verbose_errors=False)
 """Limits of compiling and of a mask. Enforcing uses the same, so that a checked grammar is not rejected later."""
 
+TOO_COMPLEX: Final = "it is too large or too complex"
+"""What compile_error says about a grammar that exceeds the limits."""
+
 _JSON_STYLE = {
     "item_separator": ", ",
     "key_separator": ": ",
@@ -102,7 +105,7 @@ def compile_error(grammar: str) -> str:
     for _ in range(2):  # a lexer that exceeds its limits does so within two steps
         allowed = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
         if matcher.is_error():
-            return "it allows nothing" if "NoExtension" in matcher.get_error() else "it is too complex"
+            return "it allows nothing" if "NoExtension" in matcher.get_error() else TOO_COMPLEX
         following = np.flatnonzero(allowed[: _ByteVocabulary.eos_token_id])
         if not following.size:
             break
@@ -126,7 +129,7 @@ def matching_texts(pattern: str, texts: Iterable[str]) -> list[str]:
 def _readable_error(message: str) -> str:
     """Remove the position from an error of llguidance, since the client does not know the text that it refers to."""
     if re.search("too (big|large|many|complex|deeply)|fuel|recursion limit|stack level|Unable to determine", message):
-        return "it is too large or too complex"
+        return TOO_COMPLEX
     if parse_error := re.search("^error: (.*)", message, re.MULTILINE):
         return parse_error[1]
     if contradiction := re.search("Unsatisfiable schema: (.*)", message):

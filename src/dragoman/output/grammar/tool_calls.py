@@ -1,9 +1,10 @@
 """Grammars of answers that are, or may become, tool calls."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dragoman.output.grammar.lark import quoted, regex
+from dragoman.output.grammar.parameters import Parameter, Parameters
 from dragoman.output.markup import PLACEHOLDERS, ToolCallMarkup, split_at_placeholders
 
 SpecialTokenLookup = Callable[[str], int | None]
@@ -15,26 +16,31 @@ _ANY_TEXT = "/(?s:.*)/"
 class ToolCallGrammar:
     """Builds complete grammars of answers with calls in one family's markup.
 
-    `arguments` has the Lark rule of each tool's arguments by the tool's name, and is not empty. `several` allows more
-    than one call. `control_tokens` are the model's special tokens, except those that end an answer: all but the
-    markup's may stand in free text, since models use them there.
+    `arguments` has the Lark rule of each tool's arguments, or the tagged parameters that it has in this family, by the
+    tool's name, and is not empty. `several` allows more than one call. `control_tokens` are the model's special tokens,
+    except those that end an answer: all but the markup's may stand in free text, since models use them there.
     """
 
     def __init__(
         self,
         markup: ToolCallMarkup,
-        arguments: Mapping[str, str],
+        arguments: Mapping[str, str | Parameters],
         *,
         several: bool,
         special_token: SpecialTokenLookup,
         control_tokens: Sequence[int],
     ) -> None:
         self._markup = markup
-        self._arguments = arguments
         self._several = several
         self._special_token = special_token
         reserved = {special_token(text) for text in markup.special_tokens}
         self._free_tokens = [token for token in control_tokens if token not in reserved]
+        self._terminals: dict[str, int] = {}
+        """Terminals of strings → their number."""
+        self._parameter_rules: list[str] = []
+        self._arguments = {
+            name: rule if isinstance(rule, str) else self._parameters(rule) for name, rule in arguments.items()
+        }
 
     def only_calls(self) -> str:
         """Allow only calls."""
@@ -63,6 +69,7 @@ class ToolCallGrammar:
                 f"call_rest: {call_rest}",
                 f"call: {self._alternatives()}",
                 *self._lead(first),
+                *self._argument_rules(),
                 *self._text_rules(),
             ]
         )
@@ -71,7 +78,8 @@ class ToolCallGrammar:
         opening = self._alternatives(self._markup.section_open)
         prefix = self._special_token_id(self._markup.optional_prefix)
         before = "" if prefix is None else f"(<[{prefix}]>)? "
-        return f"calls: {before}opening {self._further_calls()}\nopening: {opening}\ncall: {self._alternatives()}"
+        calls = f"calls: {before}opening {self._further_calls()}\nopening: {opening}\ncall: {self._alternatives()}"
+        return "\n".join([calls, *self._argument_rules()])
 
     def _further_calls(self) -> str:
         """Match what follows the first call of a section."""
@@ -87,6 +95,39 @@ class ToolCallGrammar:
             f"{self._literals((beginning + markup.head(name)).removeprefix(consumed_prefix))} {arguments} {end}"
             for name, arguments in self._arguments.items()
         )
+
+    def _parameters(self, parameters: Parameters) -> str:
+        """Return a rule for the tagged parameters of a tool."""
+        alternatives = [" ".join(map(self._parameter, members)) or '""' for members in parameters.alternatives]
+        name = f"parameters_{len(self._parameter_rules)}"
+        self._parameter_rules.append(f"{name}: {' | '.join(alternatives)}")
+        return name
+
+    def _parameter(self, parameter: Parameter) -> str:
+        markup = self._markup.parameters
+        assert markup is not None
+        head = self._literals(markup.head(parameter.name, is_string=parameter.text is not None))
+        if parameter.text is None:
+            text = f"{head} {parameter.json} {self._literals(markup.padding + markup.close + markup.after_close)}"
+        else:
+            number = self._terminals.setdefault(parameter.text, len(self._terminals))
+            text = f"{head} string_{number} {self._literals(markup.after_close)}"
+        return text if parameter.required else f"({text})?"
+
+    def _argument_rules(self) -> Iterator[str]:
+        """Yield the rules of parameters. Strings end with a closing tag as a special token or spelled in others."""
+        yield from self._parameter_rules
+        markup = self._markup.parameters
+        if markup is None:
+            return
+        token = self._special_token_id(markup.close)
+        for terminal, number in self._terminals.items():
+            closed = "" if token is None else f"PADDED_{number} <[{token}]> | "
+            yield f"string_{number}: {closed}spelled_{number}"
+            yield f"spelled_{number}[lazy]: STRING_{number} {quoted(markup.padding + markup.close)}"
+            if closed:
+                yield f"PADDED_{number}: STRING_{number} {quoted(markup.padding)}"
+            yield f"STRING_{number}: {terminal}"
 
     def _lead(self, first: str) -> list[str]:
         """Return rules that match text up to the first part of the trigger, one special token or ordinary ones."""

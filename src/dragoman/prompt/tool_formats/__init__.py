@@ -22,6 +22,7 @@ from dragoman.prompt.tool_formats import (
     mistral_call_id,
     nemotron,
     phi4_mini,
+    qwen3_coder,
     solar,
     tool_calls_lines,
     tool_calls_list,
@@ -53,6 +54,7 @@ FORMATS: dict[ToolFormatName, ToolFormat] = {
     "solar": solar.FORMAT,
     "xlam": xlam.FORMAT,
     "harmony": harmony.FORMAT,
+    "qwen3_coder": qwen3_coder.FORMAT,
     "generic": generic.FORMAT,
 }
 """In the order in which a template is compared with them."""

@@ -57,7 +57,7 @@ def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
     if not _MENTIONS_CALLS.search(source):
         return TemplateTraits("generic", shows_tools=False, shows_system=shows_system)
     for text in _renderings(template):
-        if (name := _family_of(_SPACE.sub("", text))) is not None:
+        if (name := _family_of(text)) is not None:
             return TemplateTraits(name, shows_tools=_DESCRIPTION in text, shows_system=shows_system)
     hinted = next((name for name, known in FORMATS.items() if _is_hinted(known, source)), None)
     if hinted is not None:
@@ -70,16 +70,19 @@ def _is_hinted(known: ToolFormat, source: str) -> bool:
     return any(hint in source for hint in known.hints) and not any(text in source for text in known.contradictions)
 
 
-def _family_of(text: str) -> ToolFormatName | None:
-    """Return the family that writes the call as it stands in a text without white space."""
-    calls = {
-        name: _SPACE.sub("", write_calls(known.markup, [ToolCall(_CALL_ID, _NAME, _WRITTEN_ARGUMENTS)]))
+def _family_of(rendered: str) -> ToolFormatName | None:
+    """Return the family that writes the call as it stands in a text, apart from white space."""
+    exact = {
+        name: write_calls(known.markup, [ToolCall(_CALL_ID, _NAME, _WRITTEN_ARGUMENTS)])
         for name, known in FORMATS.items()
         if known.template_writes_tools
     }
+    calls = {name: _SPACE.sub("", call) for name, call in exact.items()}
+    text = _SPACE.sub("", rendered)
     found = next((name for name, call in calls.items() if call in text), None)
     if found is not None:
-        return found
+        same = [name for name, call in calls.items() if call == calls[found]]  # they differ in white space
+        return next((name for name in same if exact[name] in rendered), found)
     # Some templates write the id of a call after its arguments, which the models leave out.
     arguments = _SPACE.sub("", _WRITTEN_ARGUMENTS)
     return next((name for name, call in calls.items() if f"{call.partition(arguments)[0]}{arguments}," in text), None)

@@ -1,13 +1,15 @@
 """The tool format of a family of chat templates."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from dragoman.core.request import Message, Tool, ToolCall, ToolOptions
-from dragoman.output.markup import ID, INDEX, ToolCallMarkup
+from dragoman.output.markup import ID, INDEX, ParameterMarkup, ToolCallMarkup
 from dragoman.output.tool_call_parser import ToolCallSyntax
+from dragoman.prompt.sandbox import to_json
 
 Adapt = Callable[[Sequence[Message], ToolOptions | None], list[Message]]
 
@@ -35,7 +37,7 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
 def write_calls(markup: ToolCallMarkup, calls: Iterable[ToolCall]) -> str:
     """Write calls as they stand in an answer."""
     written = (
-        f"{markup.call_open}{_head(markup, call, index)}{call.arguments or '{}'}{markup.tail}{markup.call_close}"
+        f"{markup.call_open}{_head(markup, call, index)}{_arguments(markup, call)}{markup.tail}{markup.call_close}"
         for index, call in enumerate(calls)
     )
     return f"{markup.section_open}{markup.separator.join(written)}{markup.section_close}"
@@ -47,6 +49,23 @@ def _head(markup: ToolCallMarkup, call: ToolCall, index: int) -> str:
         for text in (markup.head_before_name, markup.head_after_name)
     )
     return f"{before}{call.name}{after}"
+
+
+def _arguments(markup: ToolCallMarkup, call: ToolCall) -> str:
+    """Write arguments. Raises ValueError if they must be a JSON object and are none."""
+    text = call.arguments or "{}"
+    if markup.parameters is None:
+        return text
+    arguments = json.loads(text)
+    if not isinstance(arguments, dict):
+        raise ValueError(f"the arguments of '{call.name}' are no JSON object")
+    return "".join(_parameter(markup.parameters, name, value) for name, value in arguments.items())
+
+
+def _parameter(markup: ParameterMarkup, name: str, value: Any) -> str:
+    is_string = isinstance(value, str)
+    written = value if is_string else to_json(value)
+    return f"{markup.head(name, is_string=is_string)}{written}{markup.padding}{markup.close}{markup.after_close}"
 
 
 def tool_fields(tool: Tool) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """From a command to the batcher's request, with the bundled model's vocabulary: it has tokens longer than a byte."""
 
+import msgspec
 import pytest
 
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.request import PromptTruncation, SamplingParams, TextPrompt, TokenPrompt
+from dragoman.core.request import PromptTruncation, SamplingParams, TextPrompt, TokenPrompt, Tool, ToolOptions
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.wire.messages import GenerateCommand
+from dragoman.prompt.output_parser import OutputParserSpec
+from tests.support.output_parts import parse, tool_call_parts
 
 TEXT = "One two three four five six seven eight nine ten"
 CONTEXT_LENGTH = 64
@@ -57,3 +60,17 @@ def test_allowed_tokens_are_those_of_the_vocabulary(model: Model, preprocessor: 
     with pytest.raises(BadRequest, match="allowed_token_ids must hold token ids from 0") as caught:
         preprocessor.preprocess((0, 0), command(TextPrompt(TEXT), sampling))
     assert caught.value.parameter == "allowed_token_ids"
+
+
+@pytest.mark.parametrize(("kind", "arguments"), [("string", '{"a": "12"}'), ("integer", '{"a": 12}')])
+def test_tagged_arguments_are_parsed_as_what_the_schema_says(
+    kind: str, arguments: str, preprocessor: RequestPreprocessor
+) -> None:
+    tool = Tool("f", parameters={"properties": {"a": {"type": kind}}})
+    asked = msgspec.structs.replace(
+        command(TextPrompt("Well?")), tools=ToolOptions((tool,)), output_format=OutputParserSpec("qwen3_coder")
+    )
+    parser = preprocessor.preprocess((0, 0), asked).output_format.new_parser()
+    assert parser is not None
+    answer = "<tool_call>\n<function=f>\n<parameter=a>\n12\n</parameter>\n</function>\n</tool_call>"
+    assert parse(parser, *answer) == tool_call_parts(0, "f", arguments)

@@ -19,9 +19,11 @@ from dragoman.output.bad_words import bad_word_tokens
 from dragoman.output.constraint import GRAMMAR_CACHE_SIZE, GrammarCompiler, GrammarConstraint
 from dragoman.output.grammar import BuiltGrammar, build_grammar
 from dragoman.output.markup import ToolFormatName
+from dragoman.output.tagged_arguments import StringParameters
 from dragoman.output.tool_call_parser import ToolCallMode
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 
+_NO_GRAMMAR = BuiltGrammar(None)
 _MAX_TRUNCATED_CONTEXTS = 16
 """A prompt that is to be truncated is tokenized as a whole. It is refused if it would fill the context this often."""
 
@@ -60,7 +62,7 @@ class RequestPreprocessor:
             if command.sampling.max_tokens is None
             else min(command.sampling.max_tokens, available_tokens)
         )
-        constraint, unenforced = self._constraint(command)
+        constraint, grammar = self._constraint(command)
         return EngineRequest(
             key,
             tokens,
@@ -73,8 +75,8 @@ class RequestPreprocessor:
             reports_prompt=command.reports_prompt,
             bad_words=bad_word_tokens(command.sampling.bad_words, self._model.vocabulary.tokenize_fragment),
             constraint=constraint,
-            unenforced=unenforced,
-            output_format=self._output_format(command.output_format, command.tools),
+            unenforced=grammar.unenforced,
+            output_format=self._output_format(command.output_format, command.tools, grammar.strings),
             resume_token_ids=command.resume_token_ids,
             owner=command.owner,
             cache_salt=command.cache_salt,
@@ -146,18 +148,18 @@ class RequestPreprocessor:
         has_logprobs = command.logprobs is not None or command.prompt_logprobs is not None
         check_resume_token_ids(command.resume_token_ids, n=command.n, has_logprobs=has_logprobs, vocabulary_size=size)
 
-    def _constraint(self, command: GenerateCommand) -> tuple[GrammarConstraint | None, tuple[str, ...]]:
-        """Return the constraint of the answer, and the keywords of its schemas that are not enforced."""
+    def _constraint(self, command: GenerateCommand) -> tuple[GrammarConstraint | None, BuiltGrammar]:
+        """Return the constraint of the answer and its grammar."""
         if command.response_format is None and command.tools is None:
-            return None, ()
+            return None, _NO_GRAMMAR
         tool_format = command.output_format.tool_format
         in_channels = command.output_format.in_channels
         spec = _ConstraintSpec(command.response_format, command.tools, tool_format, in_channels, command.owner)
         grammar = self._cached_grammar(msgspec.msgpack.encode(spec))
         if grammar.text is None:
-            return None, grammar.unenforced
+            return None, grammar
         parameter = "response_format" if command.tools is None else "tools"
-        return self._compiler.compile(grammar.text, parameter, command.owner), grammar.unenforced
+        return self._compiler.compile(grammar.text, parameter, command.owner), grammar
 
     def _build_grammar(self, encoded: bytes) -> BuiltGrammar:
         """Build the grammar of a _ConstraintSpec, which is encoded since schemas cannot be hashed."""
@@ -181,7 +183,9 @@ class RequestPreprocessor:
     def _compiler(self) -> GrammarCompiler:
         return GrammarCompiler(self._model.vocabulary)
 
-    def _output_format(self, output_format: OutputParserSpec, tools: ToolOptions | None) -> TokenizedOutputFormat:
+    def _output_format(
+        self, output_format: OutputParserSpec, tools: ToolOptions | None, strings: StringParameters | None
+    ) -> TokenizedOutputFormat:
         if output_format == OutputParserSpec():
             return PLAIN_OUTPUT
         vocabulary = self._model.vocabulary
@@ -190,7 +194,7 @@ class RequestPreprocessor:
         markup_texts += [] if reasoning is None else [reasoning.opening, reasoning.closing, *reasoning.special_tokens]
         tokens = [vocabulary.special_token(text) for text in markup_texts]
         return TokenizedOutputFormat(
-            functools.partial(build_parser, output_format, _tool_call_mode(tools)),
+            functools.partial(build_parser, output_format, _tool_call_mode(tools), strings),
             frozenset(token for token in tokens if token is not None),
             None if reasoning is None else reasoning.budget_tokens,
             ()

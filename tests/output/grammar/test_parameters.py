@@ -1,0 +1,193 @@
+"""Calls with a tagged value for each parameter have the values that the schema allows, and no others."""
+
+import json
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dragoman.core.errors import BadRequest
+from dragoman.core.request import Tool, ToolCall, ToolOptions
+from dragoman.output.grammar import build_grammar
+from dragoman.output.grammar.build import BuiltGrammar
+from dragoman.output.parts import ToolCallArguments, ToolCallStart
+from dragoman.output.tool_call_parser import ToolCallParser
+from dragoman.prompt.tool_formats import FORMATS
+from dragoman.prompt.tool_formats.format import write_calls
+from tests.support.grammars import allows, generate, validation_errors
+from tests.support.output_parts import parse
+from tests.support.schemas import tools
+
+QWEN = FORMATS["qwen3_coder"]
+
+
+def build(schema: dict[str, Any], *, strict: bool = True) -> BuiltGrammar:
+    tool = Tool("f", parameters=schema, strict=strict)
+    return build_grammar(None, ToolOptions((tool,), "required", parallel=False), QWEN.markup, lambda _: None)
+
+
+def fits(schema: dict[str, Any], arguments: dict[str, Any], *, strict: bool = True) -> bool:
+    """Whether a call with these arguments, written as in a message, can be generated."""
+    text = build(schema, strict=strict).text
+    assert text is not None
+    return allows(text, write_calls(QWEN.markup, [ToolCall("", "f", json.dumps(arguments))]))
+
+
+def value_fits(schema: dict[str, Any], value: Any) -> bool:
+    return fits({"properties": {"a": schema}, "required": ["a"]}, {"a": value})
+
+
+@settings(max_examples=60)
+@given(tool=tools(), seed=st.integers(0, 2**32))
+def test_generated_arguments_are_valid(tool: Tool, seed: int) -> None:
+    schema = tool.parameters or {}
+    try:
+        grammar = build(schema, strict=False)
+    except BadRequest:
+        return  # A name or a constant cannot be written.
+    assert grammar.text is not None
+    text = generate(grammar.text, Random(seed), 400)
+    if text is None:
+        return
+    parts = parse(ToolCallParser(QWEN.syntax, "whole answer", grammar.strings), *text)
+    assert parts[0] == ToolCallStart(0, "f")
+    assert isinstance(parts[1], ToolCallArguments)
+    assert validation_errors(parts[1].text, schema) == []
+
+
+@settings(max_examples=60)
+@given(
+    st.fixed_dictionaries(
+        {"text": st.text(max_size=30)},
+        optional={"count": st.integers(-99, 99), "unit": st.sampled_from(["C", "F"]), "more": st.lists(st.text())},
+    )
+)
+def test_every_valid_call_can_be_generated(arguments: dict[str, Any]) -> None:
+    schema = {
+        "properties": {
+            "text": {"type": "string"},
+            "count": {"type": "integer"},
+            "unit": {"enum": ["C", "F"]},
+            "more": {"type": "array", "items": {"type": "string", "pattern": ""}},
+        },
+        "required": ["text"],
+    }
+    if not any(ord(character) < 32 for text in arguments.get("more", ()) for character in text):
+        ordered = {name: arguments[name] for name in schema["properties"] if name in arguments}
+        assert fits(schema, ordered)
+
+
+@pytest.mark.parametrize(
+    ("schema", "valid", "invalid"),
+    [
+        ({"type": "string", "minLength": 2, "maxLength": 3}, ["éé", "a\n<"], ["a", "abcd"]),
+        ({"type": "string", "pattern": "^[a-z]{2}|x$"}, ["ab1", "1x", "x"], ["a", "x1"]),
+        ({"type": "string", "pattern": "b|[|)]"}, ["abc", "(|", ")"], ["ac", "("]),
+        ({"type": "string", "pattern": "^(?=.*[0-9])[a-z0-9]+$"}, ["a1", "1"], ["a", "1A"]),
+        ({"enum": ["north", "south/east"]}, ["north", "south/east"], ["nort", "northe"]),
+        ({"const": 'a "b"'}, ['a "b"'], ["a b"]),
+        ({"type": "string", "format": "date"}, ["2024-12-31"], ["2024-02-30", "2024-1-1", "today"]),
+        ({"type": "string", "format": "date-time"}, ["2024-12-31T23:59:59Z"], ["2024-12-31", "2024-12-31T24:00:00Z"]),
+        ({"type": "string", "format": "uri"}, ["https://a.example:80/b?c=%20#d"], ["a b", "https://", "x://a/%2"]),
+        ({"type": "string", "format": "email"}, ["a.b@c.example"], ["a", "a@b", ".a@b.example"]),
+        ({"type": "string", "format": "uuid1"}, [], ["x"]),
+        ({"anyOf": [{"const": "auto"}, {"type": "string", "pattern": "^[0-9]+$"}]}, ["auto", "12"], ["aut", ""]),
+        ({"allOf": [{"type": "string"}, {"enum": ["a", 1]}]}, ["a"], ["1", 1]),
+        ({"type": "string", "not": {"const": "a"}}, ["b", "ab", ""], ["a"]),
+    ],
+)
+def test_constraints_of_strings_are_enforced_without_quotes(
+    schema: dict[str, Any], valid: list[Any], invalid: list[Any]
+) -> None:
+    assert [value for value in valid if not value_fits(schema, value)] == []
+    assert [value for value in invalid if value_fits(schema, value)] == []
+
+
+def test_a_string_never_contains_its_closing_tag() -> None:
+    assert value_fits({"type": "string"}, "</parameter")
+    assert not value_fits({"type": "string"}, "a</parameter>b")
+    assert not value_fits({"type": "string", "minLength": 20}, "a\n</parameter>\n</function>")
+    assert value_fits({"type": "array"}, ["</parameter>"])
+
+
+def test_values_that_may_be_no_string_are_json() -> None:
+    grammar = build({"properties": {"a": {"type": ["string", "null"]}, "b": {}, "c": {"type": "string"}}})
+    assert grammar.strings == {"f": frozenset({"c"})}
+    call = "<tool_call>\n<function=f>\n<parameter=a>\n{}\n</parameter>\n</function>\n</tool_call>"
+    assert grammar.text is not None
+    assert allows(grammar.text, call.format('"x"'))
+    assert allows(grammar.text, call.format("null"))
+    assert not allows(grammar.text, call.format("x"))
+
+
+NODE = {"type": "object", "properties": {"value": {"type": "integer"}, "next": {"$ref": "#/$defs/node"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "valid", "invalid"),
+    [
+        ({"properties": {"a": {}, "b": {}}, "required": ["b"]}, [{"b": 1}, {"a": 1, "b": 1}], [{}, {"a": 1}]),
+        ({"properties": {"a": {}}, "required": ["z"]}, [{"z": 1}, {"a": 1, "z": "2"}], [{"a": 1}]),
+        ({"properties": {"a": {}}}, [{}, {"a": 1}], [{"b": 1}]),
+        ({"$ref": "#/$defs/node", "$defs": {"node": NODE}}, [{"next": {"next": {"value": 1}}}], [{"next": 1}]),
+        ({"properties": {"of": {"$ref": "#"}, "n": {"type": "null"}}}, [{"of": {"of": {}}, "n": None}], [{"of": 1}]),
+        (
+            {"properties": {"a": {}, "b": {}}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
+            [{"a": 1}, {"b": 1}, {"a": 1, "b": 1}],
+            [{}],
+        ),
+        (
+            {
+                "anyOf": [
+                    {"properties": {"k": {"const": "x"}, "n": {"type": "integer"}}, "required": ["k"]},
+                    {"properties": {"k": {"const": "y"}}, "required": ["k"], "additionalProperties": False},
+                ]
+            },
+            [{"k": "x", "n": 1}, {"k": "x"}, {"k": "y"}],
+            [{"k": "y", "n": 1}, {"k": "z"}, {}],
+        ),
+        (
+            {"properties": {"a": {}, "b": {}}, "dependentRequired": {"a": ["b"]}},
+            [{}, {"b": 1}, {"a": 1, "b": 1}],
+            [{"a": 1}],
+        ),
+        (
+            {"allOf": [{"properties": {"a": {"minimum": 3}}}, {"properties": {"a": {"type": "integer"}}}]},
+            [{"a": 3}],
+            [{"a": 2}],
+        ),
+    ],
+)
+def test_the_parameters_are_those_of_the_schema(
+    schema: dict[str, Any], valid: list[dict[str, Any]], invalid: list[dict[str, Any]]
+) -> None:
+    assert [arguments for arguments in valid if not fits(schema, arguments)] == []
+    assert [arguments for arguments in invalid if fits(schema, arguments)] == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "keyword"),
+    [
+        ({"properties": {"a": {"type": "string", "format": "ipv6"}}}, "'format' at #/properties/a"),
+        ({"minProperties": 1}, "'minProperties' at #"),
+        ({"enum": [{"a": 1}]}, "'enum' at #"),
+    ],
+)
+def test_what_tags_cannot_enforce_is_refused_or_reported(schema: dict[str, Any], keyword: str) -> None:
+    with pytest.raises(BadRequest, match=f"'f' cannot be enforced: {keyword} "):
+        build(schema)
+    assert build(schema, strict=False).unenforced == (f"{keyword} of tool 'f'",)
+
+
+@pytest.mark.parametrize(
+    ("schema", "problem"),
+    [
+        ({"properties": {"a<b": {}}}, "cannot have the name 'a<b'"),
+        ({"properties": {"a": {"const": "b</parameter>"}}, "required": ["a"]}, "no values fit"),
+    ],
+)
+def test_what_tags_cannot_write_is_refused(schema: dict[str, Any], problem: str) -> None:
+    with pytest.raises(BadRequest, match=problem):
+        build(schema, strict=False)
