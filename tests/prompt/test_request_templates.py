@@ -9,8 +9,8 @@ import pytest_asyncio
 
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.request import ChatPrompt, Message
-from dragoman.prompt.request_templates import MAX_SOURCE_BYTES, MAX_STEPS_IN_PLACE, MAX_WAITING, RequestTemplateRenderer
-from dragoman.prompt.template import ChatTemplate, RenderedPrompt
+from dragoman.prompt.request_templates import MAX_SOURCE_BYTES, MAX_WAITING, RequestTemplateRenderer
+from dragoman.prompt.template import MAX_STEPS_IN_PLACE, ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import ALTERNATING, SWITCHABLE_REASONING
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -183,8 +183,10 @@ SHORT = ChatPrompt(messages=MESSAGES)
 async def test_a_models_own_template_is_rendered_in_the_process_only_for_long_prompts() -> None:
     renderer = RequestTemplateRenderer(deadline_seconds=TEST_TIMEOUT_SECONDS)
     before = set(renderer_processes())
-    assert await render(renderer, SHORT) == MODEL.render(SHORT)
-    assert set(renderer_processes()) == before
+    assert MODEL.render_in_place(SHORT) == MODEL.render(SHORT)
+    assert (
+        MODEL.render_in_place(LONG) is MODEL.render_in_place(HARMLESS) is ENDLESS_MODEL.render_in_place(SHORT) is None
+    )
     assert await render(renderer, LONG) == MODEL.render(LONG)
     assert len(set(renderer_processes()) - before) == 1
     await renderer.close()

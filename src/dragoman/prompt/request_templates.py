@@ -15,10 +15,9 @@ import msgspec
 from dragoman.core.context import new_request_id
 from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
 from dragoman.core.frames import FrameTooLong, read_frame
-from dragoman.core.request import ChatPrompt, is_large_prompt
+from dragoman.core.request import ChatPrompt
 from dragoman.core.turns import Turns
 from dragoman.prompt.control_tokens import EscapedPrompt
-from dragoman.prompt.sandbox import TooManySteps
 from dragoman.prompt.template import RESERVED_VARIABLES, ChatTemplate, RenderedPrompt, check_documents, restore_prompt
 from dragoman.prompt.template_process import DEADLINE_SECONDS, RenderRequest, RenderResult, encode
 
@@ -29,10 +28,6 @@ MAX_SOURCE_BYTES = 64 * 1024
 
 CHARACTERS_PER_TOKEN = 16
 """A prompt with more characters per token of the context than this cannot fit."""
-
-MAX_STEPS_IN_PLACE = 20_000
-"""Blocks, such as bodies of loops, that a model's own template enters on the event loop: some 10 ms. Beyond them it is
-rendered in the process."""
 
 _MAX_CHARACTERS = 64 * 2**20
 """Of a prompt that a model's own template writes."""
@@ -68,15 +63,11 @@ class RequestTemplateRenderer:
     ) -> RenderedPrompt:
         """Render the prompt with its own `template`, or the model's, and its `template_arguments` as variables.
 
-        A model's own template is rendered without the process if neither the prompt nor the work is large.
         `context_length` is in tokens, `constrained` as for ChatTemplate.render. `owner` is whose turn it takes; None:
         a turn of its own. Raises BadRequest of "chat_template", "chat_template_kwargs" or "messages", Limited or
         Overloaded if too many requests wait, EngineFailed if no process can be started.
         """
         is_own = prompt.template is None and not prompt.template_arguments
-        if is_own and not is_large_prompt(prompt):
-            with contextlib.suppress(TooManySteps):
-                return model.render(prompt, constrained=constrained)
         _check(prompt)
         check_documents(prompt, model.source if prompt.template is None else prompt.template)
         if self._waiting >= MAX_WAITING:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ChatPrompt, Message, ToolCall, ToolOptions
+from dragoman.core.request import ChatPrompt, Message, ToolCall, ToolOptions, is_large_prompt
 from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
 from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
@@ -31,6 +31,9 @@ CHATML = (
 
 RESERVED_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 """Names that a request's template arguments must not have."""
+
+MAX_STEPS_IN_PLACE = 20_000
+"""Blocks, such as bodies of loops, that a model's own template enters on the event loop: some 10 ms."""
 
 _DOCUMENTS = "documents"
 _DATE = "date_string"
@@ -111,6 +114,15 @@ class ChatTemplate:
             message = f"The model's chat template cannot be applied: {escaped.restore(str(error))[0]}"
             raise BadRequest(message, "messages") from error
         return restore_prompt(escaped, rendered)
+
+    def render_in_place(self, prompt: ChatPrompt, *, constrained: bool = False) -> RenderedPrompt | None:
+        """Do what `render` does; None: it may take long, and is left to RequestTemplateRenderer. Raises BadRequest."""
+        if prompt.template is not None or prompt.template_arguments or is_large_prompt(prompt):
+            return None
+        try:
+            return self.render(prompt, constrained=constrained)
+        except TooManySteps:
+            return None
 
     def escape(self, prompt: ChatPrompt) -> EscapedPrompt:
         """Replace a character of each control token in what people wrote (prompt.control_tokens). Raises BadRequest.

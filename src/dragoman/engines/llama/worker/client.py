@@ -27,8 +27,8 @@ from dragoman.engines.llama.wire.options import DEFAULT_TIMEOUTS, EngineTimeouts
 from dragoman.engines.llama.wire.start_failure import read_start_failure, start_failure_path
 from dragoman.engines.llama.worker.adapters import AdapterCommand, RemoteAdapters
 from dragoman.prompt.output_parser import OutputParserSpec
-from dragoman.prompt.request_templates import MAX_STEPS_IN_PLACE, RequestTemplateRenderer
-from dragoman.prompt.template import ChatTemplate
+from dragoman.prompt.request_templates import RequestTemplateRenderer
+from dragoman.prompt.template import MAX_STEPS_IN_PLACE, ChatTemplate
 
 
 class ConnectionLost:
@@ -309,7 +309,9 @@ class LlamaEngine:
     ) -> _PreparedPrompt:
         if not isinstance(prompt, ChatPrompt):
             return _PreparedPrompt(prompt, OutputParserSpec())
-        rendered = await self._request_templates.render(
+        rendered = connection.template.render_in_place(
+            prompt, constrained=constrained
+        ) or await self._request_templates.render(
             prompt,
             model=connection.template,
             context_length=connection.handshake.context_length,
