@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import PromptTruncation, SamplingParams
+from dragoman.core.request import ChatPrompt, Prompt, PromptTruncation, SamplingParams, TextPrompt, TokenPrompt
 
 MAX_CHOICES = 16
 MAX_MESSAGES = 4096
@@ -34,11 +34,37 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("frequency_penalty", -2, 2),
 )
 
+_LARGE_MESSAGES = 64
+_LARGE_TOOLS = 32
+_LARGE_CHARACTERS = 32 * 1024
+
 
 def check_range(parameter: str, value: float, low: float, high: float) -> None:
     """Raise BadRequest naming the parameter, the range and the value, unless low <= value <= high."""
     if not low <= value <= high:
         raise BadRequest(f"{parameter} must be between {low:g} and {high:g}, got {value:g}", parameter)
+
+
+def is_large_prompt(prompt: Prompt) -> bool:
+    """Whether rendering and tokenizing the prompt may take long, so that its sender is checked first."""
+    match prompt:
+        case ChatPrompt(messages=messages, tools=tools, template=template, template_arguments=arguments):
+            return (
+                template is not None
+                or bool(arguments)
+                or (tools is not None and len(tools.tools) > _LARGE_TOOLS)
+                or len(messages) > _LARGE_MESSAGES
+                or sum(len(message.content) for message in messages) > _LARGE_CHARACTERS
+            )
+        case TextPrompt(text=text):
+            return len(text) > _LARGE_CHARACTERS
+        case TokenPrompt(token_ids=token_ids):
+            return len(token_ids) > _LARGE_CHARACTERS
+
+
+def excludes_tokens(sampling: SamplingParams) -> bool:
+    """Whether there are tokens that the request itself forbids."""
+    return sampling.allowed_token_ids is not None or bool(sampling.bad_words)
 
 
 def check_sampling(sampling: SamplingParams, *, min_max_tokens: int = 1) -> SamplingParams:
@@ -58,7 +84,7 @@ def check_sampling(sampling: SamplingParams, *, min_max_tokens: int = 1) -> Samp
         raise BadRequest(f"top_k must be -1 or more, got {sampling.top_k}", "top_k")
     _check_length(sampling, min_max_tokens)
     _check_stops(sampling)
-    if sampling.excludes_tokens:
+    if excludes_tokens(sampling):
         _check_exclusions(sampling)
     _check_logit_bias(sampling.logit_bias)
     if sampling.seed is not None and not 0 <= sampling.seed <= MAX_SEED:

@@ -123,28 +123,6 @@ class TokenPrompt(msgspec.Struct, frozen=True, tag="tokens"):
 Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
-_LARGE_MESSAGES = 64
-_LARGE_TOOLS = 32
-_LARGE_CHARACTERS = 32 * 1024
-
-
-def is_large_prompt(prompt: Prompt) -> bool:
-    """Whether rendering and tokenizing the prompt may take long, so that its sender is checked first."""
-    match prompt:
-        case ChatPrompt(messages=messages, tools=tools, template=template, template_arguments=arguments):
-            return (
-                template is not None
-                or bool(arguments)
-                or (tools is not None and len(tools.tools) > _LARGE_TOOLS)
-                or len(messages) > _LARGE_MESSAGES
-                or sum(len(message.content) for message in messages) > _LARGE_CHARACTERS
-            )
-        case TextPrompt(text=text):
-            return len(text) > _LARGE_CHARACTERS
-        case TokenPrompt(token_ids=token_ids):
-            return len(token_ids) > _LARGE_CHARACTERS
-
-
 class JsonObjectFormat(msgspec.Struct, frozen=True, tag="json_object"):
     """The answer is one JSON object."""
 
@@ -204,11 +182,6 @@ class SamplingParams(msgspec.Struct, frozen=True, kw_only=True):
     include_stop_text: bool = False
     skip_special_tokens: bool = True
     spaces_between_special_tokens: bool = True
-
-    @property
-    def excludes_tokens(self) -> bool:
-        """Whether there are tokens that the request itself forbids."""
-        return self.allowed_token_ids is not None or bool(self.bad_words)
 
 
 QUEUED_PRIORITY_OFFSET = 256

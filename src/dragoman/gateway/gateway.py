@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 import msgspec
 
 from dragoman.accounts.database.thread import DatabaseThread
-from dragoman.core.adapters import AdapterSpec, RegisteredAdapter, metrics_label
+from dragoman.core.adapters import AdapterSpec, RegisteredAdapter
 from dragoman.core.context import Caller, account_owner
 from dragoman.core.errors import (
     BadRequest,
@@ -21,9 +21,10 @@ from dragoman.core.errors import (
     Unauthenticated,
 )
 from dragoman.core.jobs import Job, JobDraft
+from dragoman.core.limits import is_large_prompt
 from dragoman.core.models import ServedModel, TokenizedPrompt
 from dragoman.core.money import InvalidAmount
-from dragoman.core.request import GenerationRequest, Prompt, is_large_prompt
+from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.core.services import EventStream
 from dragoman.core.turns import Turns
 from dragoman.engines.base import AdapterStore
@@ -141,7 +142,7 @@ class Gateway:
     ) -> RequestExecution:
         self._refuse_when_draining()
         resolved = await self._resolve(requests[0].model, caller)
-        timer = self._metrics.start_timer(metrics_label(resolved.canonical_name))
+        timer = self._metrics.start_timer(resolved.metrics_label)
         try:
             admission_request = await self._admission_request(requests, resolved, caller, streamed=streamed)
             reservation = await self._admission.admit(admission_request)
@@ -247,7 +248,7 @@ class Gateway:
         try:
             await self._admission.check(self._sized_request(requests, resolved, caller, streamed=True, tokens=(1, 1)))
         except DragomanError:
-            self._metrics.start_timer(metrics_label(resolved.canonical_name)).end("refused")
+            self._metrics.start_timer(resolved.metrics_label).end("refused")
             raise
 
     async def _admission_request(

@@ -71,6 +71,7 @@ class ChatTemplate:
         self.bos = bos
         self.eos = eos
         self._reasoning = TemplateReasoning(self.source, is_supported=supports_reasoning)
+        self._in_channels = is_in_channels(self.source)
         self.supports_reasoning = self._reasoning.is_supported
         """Whether the model may reason before it answers."""
         self._template = SandboxedTemplate(self.source, max_steps)
@@ -169,7 +170,7 @@ class ChatTemplate:
         variables = {
             _DOCUMENTS: list(prompt.documents) or None,
             **_date_variables(self.source),
-            **self._reasoning.variables(effort),
+            **({} if effort is None else self._reasoning.variables(effort)),
             **arguments,
             "tools": _tools(prompt.tools) if tool_format.template_writes_tools else None,
             "add_generation_prompt": prompt.add_generation_prompt and not prompt.continue_final_message,
@@ -192,7 +193,7 @@ class ChatTemplate:
             if self.supports_reasoning and prompt.add_generation_prompt:
                 text, reasoning = self._reasoning.end_prompt(text, effort, constrained=constrained)
         tool_format_name = None if prompt.tools is None else self.tool_format
-        return RenderedPrompt(text, OutputParserSpec(tool_format_name, reasoning, is_in_channels(self.source)))
+        return RenderedPrompt(text, OutputParserSpec(tool_format_name, reasoning, self._in_channels))
 
     def _adapted(self, prompt: ChatPrompt, tool_format: ToolFormat) -> list[Message]:
         """Adapt the messages of a conversation with tools to what this template writes."""

@@ -200,7 +200,8 @@ def _amounts(admission: Admission, price: PriceRow) -> tuple[int, int]:
     max_completion_tokens = admission.max_completion_tokens
     held = max_completion_tokens if admission.hold_cap is None else min(max_completion_tokens, admission.hold_cap)
     try:
-        max_charge = check_amount(_cost(price, admission.prompt_tokens, 0, max_completion_tokens))
+        cost = _cost(price, admission.prompt_tokens, 0, max_completion_tokens)
+        max_charge = check_amount(cost) if cost else 0
     except InvalidAmount as error:
         raise InvalidAmount(f"Request {admission.request_id}: {error}") from None
     return _cost(price, admission.prompt_tokens, 0, held), max_charge

@@ -18,7 +18,7 @@ from dragoman.core.idempotency import IdempotencyStore
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec, ErrorRenderer
 from dragoman.dialects.http.content_encoding import BodyDecompressor
-from dragoman.dialects.http.errors import FailureContext, error_response
+from dragoman.dialects.http.errors import FAILURE_CONTEXT, FailureContext, error_response
 
 DEFAULT_MAX_BODY_VALUES = 250_000
 
@@ -98,7 +98,7 @@ async def with_error_mapping(
 ) -> Response:
     """Run a handler with the dialect's errors. The handler authenticates the caller itself."""
     request_id = new_request_id()
-    FailureContext(errors, request_id).set(request.scope)
+    request.scope[FAILURE_CONTEXT] = FailureContext(errors, request_id)
     try:
         return await handler(route.caller(request, request_id))
     except DragomanError as error:
@@ -163,7 +163,7 @@ def client_address(request: Request, trusted_proxies: Container[str]) -> str:
     What a proxy reports may have a port. If it is no address, the proxy itself counts as the client.
     """
     address = request.client.host if request.client is not None else ""
-    if not trusted_proxies or address not in trusted_proxies:
+    if trusted_proxies is NO_ADDRESSES or address not in trusted_proxies:
         return address
     forwarded = [part.strip() for part in ",".join(request.headers.getlist("x-forwarded-for")).split(",")]
     while address in trusted_proxies and forwarded:

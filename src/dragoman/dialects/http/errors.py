@@ -35,7 +35,7 @@ from dragoman.core.rate_limits import Allowances
 from dragoman.core.services import GenerationService
 from dragoman.dialects.http.codec import ErrorRenderer, ErrorResponse
 
-_FAILURE_CONTEXT = "dragoman.failure_context"
+FAILURE_CONTEXT = "dragoman.failure_context"
 
 
 class ErrorRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -125,12 +125,8 @@ class FailureContext(NamedTuple):
     @classmethod
     def of(cls, scope: Scope) -> "FailureContext | None":
         """Return the context of a request; None: no route with one has begun with it."""
-        found: FailureContext | None = scope.get(_FAILURE_CONTEXT)
+        found: FailureContext | None = scope.get(FAILURE_CONTEXT)
         return found
-
-    def set(self, scope: Scope) -> None:
-        """Let errors that no handler expects be reported in this way."""
-        scope[_FAILURE_CONTEXT] = self
 
 
 def error_headers(error: DragomanError) -> dict[str, str]:

@@ -23,7 +23,7 @@ from dragoman.core.services import EventStream
 from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import DecodeContext, EndpointCodec, ReceivedRequest
 from dragoman.dialects.http.context import RouteContext, read_body
-from dragoman.dialects.http.errors import FailureContext, error_response, preceding_error
+from dragoman.dialects.http.errors import FAILURE_CONTEXT, FailureContext, error_response, preceding_error
 from dragoman.dialects.http.generation_response import GenerationResponse, ResponseOptions
 from dragoman.dialects.http.idempotency import (
     HEADER,
@@ -272,7 +272,7 @@ async def respond(
     """
     request_id = new_request_id()
     headers = dict.fromkeys(route.id_headers, request_id)
-    FailureContext(codec.errors, request_id, headers).set(request.scope)
+    request.scope[FAILURE_CONTEXT] = FailureContext(codec.errors, request_id, headers)
     try:
         caller = route.caller(request, request_id)
         await route.service.reject_unknown_key(caller)

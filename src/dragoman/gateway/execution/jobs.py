@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from dragoman.core.adapters import metrics_label
 from dragoman.core.context import ACCOUNT_OWNER_PREFIX
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, GenerationRequest
@@ -49,6 +48,6 @@ class GatewayJobExecutor:
         queued_requests = [
             msgspec.structs.replace(request, adapter=adapter, priority=priority, owner=owner) for request in requests
         ]
-        timer = self._metrics.start_timer(metrics_label(resolved.canonical_name))
+        timer = self._metrics.start_timer(resolved.metrics_label)
         # The queue settles its jobs itself.
         return RequestExecution(resolved.deployment.engine, queued_requests, UNMETERED, timer)

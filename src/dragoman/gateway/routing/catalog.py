@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from dragoman.core.adapters import Adapter, AdapterSource
+from dragoman.core.adapters import Adapter, AdapterSource, metrics_label
 from dragoman.core.errors import ModelNotFound
 from dragoman.core.models import ServedModel
 from dragoman.engines.base import Engine
@@ -27,6 +27,11 @@ class ResolvedModel(NamedTuple):
 
     deployment: Deployment
     adapter: Adapter | None
+
+    @property
+    def metrics_label(self) -> str:
+        """The name that metrics show: one for all adapters that clients registered."""
+        return self.canonical_name if self.adapter is None else metrics_label(self.canonical_name)
 
     @property
     def canonical_name(self) -> str:

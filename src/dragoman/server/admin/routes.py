@@ -14,7 +14,7 @@ from dragoman.accounts.database.thread import DatabaseThread
 from dragoman.core.context import new_request_id
 from dragoman.core.errors import DragomanError
 from dragoman.dialects.http.context import read_limited_body
-from dragoman.dialects.http.errors import FailureContext, error_response
+from dragoman.dialects.http.errors import FAILURE_CONTEXT, FailureContext, error_response
 from dragoman.gateway.routing.catalog import Catalog
 from dragoman.server.access import AccessControl, RouteClass, ServerErrors
 from dragoman.server.admin import wire
@@ -45,7 +45,7 @@ def _endpoint(
     route: AdminRoute, thread: DatabaseThread, access: AccessControl, catalog: Catalog
 ) -> Callable[[Request], Awaitable[Response]]:
     async def endpoint(request: Request) -> Response:
-        FailureContext(_ADMIN_ERRORS, new_request_id()).set(request.scope)
+        request.scope[FAILURE_CONTEXT] = FailureContext(_ADMIN_ERRORS, new_request_id())
         try:
             viewer = await access.authorize(request, RouteClass.ADMINISTRATION)
             admin_request = AdminRequest(

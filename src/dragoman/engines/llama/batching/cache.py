@@ -6,14 +6,13 @@ from typing import NamedTuple
 import numpy as np
 
 from dragoman.engines.llama.arrays import NO_CELLS, Cells, TokenArray
-from dragoman.engines.llama.batching.host_cache import (
-    HostKVCache,
-    SegmentSpan,
+from dragoman.engines.llama.batching.host_cache import HostKVCache, SegmentSpan
+from dragoman.engines.llama.batching.sequence import (
+    ChoiceSequence,
     SharingScope,
     common_prefix_length,
     shared_prefix_length,
 )
-from dragoman.engines.llama.batching.sequence import ChoiceSequence
 from dragoman.engines.llama.native.backend import SEQUENCE_IDS, Backend
 
 
@@ -134,7 +133,7 @@ class PrefixCache:
             length = min(common, other.computed)
             if length > len(cells):
                 source, cells = other.sequence_id, other.cells[:length]
-        host_spans = self.host_cache.match(scope, wanted, len(cells))
+        host_spans = self.host_cache.match(scope, wanted, len(cells)) if self.host_cache.tokens else []
         return PrefixMatch(source, cells, host_spans, max(awaitable_length, len(cells)))
 
     def attach(self, sequence: ChoiceSequence, match: PrefixMatch, running: Iterable[ChoiceSequence]) -> None:
@@ -267,7 +266,7 @@ class PrefixCache:
 
     def _offload(self, entry: _CachedSequence, start: int) -> None:
         """Copy the entry to host memory from position `start` on, except what is there already."""
-        if host_spans := self.host_cache.match(entry.scope, entry.tokens, start):
+        if self.host_cache.tokens and (host_spans := self.host_cache.match(entry.scope, entry.tokens, start)):
             start = host_spans[-1].end
         end = len(entry.tokens)
         if start == end:

@@ -6,9 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dragoman.core.events import TokenLogprobs
+from dragoman.core.limits import excludes_tokens
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, SamplingParams
 from dragoman.engines.llama.arrays import NO_CELLS, Cells, TokenArray
-from dragoman.engines.llama.batching.host_cache import SharingScope
 from dragoman.engines.llama.batching.sampler import Sampler
 from dragoman.engines.llama.native.backend import NO_ADAPTER
 from dragoman.output.bad_words import TokenSequence
@@ -24,6 +24,44 @@ _MAX_PROMPT_LOGPROBS_PER_STEP = 64
 
 RequestKey = tuple[int, int]
 """The number of the worker's connection, and that of the request on it."""
+
+
+class SharingScope(NamedTuple):
+    """What decides which cells a sequence may share with another one."""
+
+    adapter: int
+    """A cell holds what was computed with one adapter."""
+    owner: str
+    cache_salt: str
+    public_tokens: int = 0
+    """Tokens at the beginning of its prompt that may be shared with every owner."""
+
+    def max_shared_tokens(self, other: "SharingScope") -> int | None:
+        """Return how much of a common prefix two sequences may share. None: all of it."""
+        if self.adapter != other.adapter:
+            return 0
+        if self.owner == other.owner and self.cache_salt == other.cache_salt:
+            return None
+        return min(self.public_tokens, other.public_tokens)
+
+
+def shared_prefix_length(scope: SharingScope, wanted: TokenArray, other: SharingScope, tokens: TokenArray) -> int:
+    """Return the length of the common prefix as far as it may be shared."""
+    limit = scope.max_shared_tokens(other)
+    if limit == 0:
+        return 0
+    common = common_prefix_length(wanted, tokens)
+    return common if limit is None else min(common, limit)
+
+
+def common_prefix_length(left: TokenArray, right: TokenArray) -> int:
+    """Return the length of the longest common prefix."""
+    length = min(len(left), len(right))
+    if not length or left[0] != right[0]:
+        return 0
+    different = left[:length] != right[:length]
+    first = int(different.argmax())
+    return first if different[first] else length
 
 
 class TokenizedOutputFormat(NamedTuple):
@@ -126,7 +164,7 @@ class ChoiceSequence:
         self.sampler = sampler
         self.output_processor = output_processor
         # Tokens that are not sampled have no logits to report, and may be those that the request forbids.
-        fast_forward = request.logprobs is None and not request.sampling.excludes_tokens
+        fast_forward = request.logprobs is None and not excludes_tokens(request.sampling)
         self.constraint = request.constraint.copy(fast_forward=fast_forward) if request.constraint else None
         self.prompt_logprobs: list[TokenLogprobs] = []
         """Of the computed prompt tokens, if the request wants them."""

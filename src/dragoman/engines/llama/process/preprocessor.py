@@ -73,7 +73,9 @@ class RequestPreprocessor:
             logprobs=command.logprobs,
             prompt_logprobs=command.prompt_logprobs,
             reports_prompt=command.reports_prompt,
-            bad_words=bad_word_tokens(command.sampling.bad_words, self._model.vocabulary.tokenize_fragment),
+            bad_words=bad_word_tokens(command.sampling.bad_words, self._model.vocabulary.tokenize_fragment)
+            if command.sampling.bad_words
+            else (),
             constraint=constraint,
             unenforced=grammar.unenforced,
             output_format=self._output_format(command.output_format, command.tools, grammar.strings),

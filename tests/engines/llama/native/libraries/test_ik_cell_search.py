@@ -2,7 +2,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dragoman.engines.llama.native.libraries.ik_cell_search import BLOCK_CELLS, overlooks_last_cells
+from dragoman.engines.llama.native.libraries.ik_llama_cpp import BLOCK_CELLS, overlooks_last_cells
 
 CELLS = 5 * BLOCK_CELLS
 

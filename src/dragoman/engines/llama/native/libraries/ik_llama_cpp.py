@@ -21,7 +21,6 @@ from dragoman.engines.llama.native.libraries.binding import (
     LogCallback,
     package_folder,
 )
-from dragoman.engines.llama.native.libraries.ik_cell_search import overlooks_last_cells
 
 PINNED = "ik-llama-cpp-python 0.1.5"
 
@@ -33,6 +32,9 @@ _NO_SEQUENCE = -1
 
 _CANNOT_COMPACT = -100
 """The status of llama_decode instead of a wrong result. The fork's own statuses are few and near zero."""
+
+BLOCK_CELLS = 32
+"""Without flash attention, its attention passes over whole blocks of this number of cells."""
 
 
 class IkLlamaModelParams(Structure):
@@ -371,3 +373,21 @@ class IkLlamaCpp(Library):
     def llama_state_seq_set_data(self, context: int, state: int, size: int, sequence_id: int) -> int:
         """Return the number of bytes read. 0 if there is no room."""
         return int(self.set_sequence_state(context, state, size, sequence_id, _WHOLE_STATE))
+
+
+def overlooks_last_cells(used: npt.NDArray[np.intp]) -> bool:
+    """Return whether attention might end before the highest used cell, wherever the next batch is put.
+
+    It checks the last cell of each block from the top down until one is used, and then searches the block above it. It
+    misses the highest cell if the last cell of its block is free and that of the block below is free too. Then tokens
+    are computed without the ones just before them.
+
+    `used` has the indices of the used cells, in ascending order. A batch goes into free cells below the highest one or
+    right above it, and neither causes this where it was not so before.
+    """
+    if not len(used):
+        return False
+    highest = int(used[-1])
+    block_start = highest - highest % BLOCK_CELLS
+    ends_block = highest == block_start + BLOCK_CELLS - 1
+    return block_start > 0 and not ends_block and bool(used[used.searchsorted(block_start) - 1] != block_start - 1)
