@@ -11,7 +11,8 @@ from typing import Any
 import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ChatPrompt, Message, ToolCall, ToolOptions, is_large_prompt
+from dragoman.core.limits import is_large_prompt
+from dragoman.core.request import ChatPrompt, Message, ToolCall, ToolOptions
 from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
 from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
