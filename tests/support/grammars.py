@@ -15,8 +15,15 @@ from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
 from dragoman.output.grammar import PARSER_LIMITS
 
 END = 256
-SPECIAL = {"<tool_call>": 257, "</tool_call>": 258, "[TOOL_CALLS]": 259}
+_SPECIAL_TEXTS = (
+    *("<tool_call>", "</tool_call>", "[TOOL_CALLS]"),
+    *("<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "｜DSML｜"),
+)
+SPECIAL = {text: END + number for number, text in enumerate(_SPECIAL_TEXTS, 1)}
 """Special tokens of the vocabulary, as some families of models have them."""
+
+OTHER = END + len(SPECIAL) + 1
+"""A control token that no markup has, such as one that begins reasoning."""
 
 _CLOSING = frozenset(b'"}]')
 
@@ -27,7 +34,7 @@ class SpecialByteVocabulary:
     tokens: Sequence[bytes] = [*(bytes([byte]) for byte in range(256)), b"<end>", *map(str.encode, SPECIAL), b"<other>"]
     eos_token_id = END
     bos_token_id = None
-    special_token_ids: Sequence[int] = [END, *SPECIAL.values(), 260]
+    special_token_ids: Sequence[int] = [END, *SPECIAL.values(), OTHER]
 
     def __call__(self, text: bytes | str) -> list[int]:
         return list(text.encode() if isinstance(text, str) else text)

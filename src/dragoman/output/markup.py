@@ -31,6 +31,14 @@ ToolFormatName = Literal[
     "xlam",
     "harmony",
     "qwen3_coder",
+    "seed_oss",
+    "glm45",
+    "glm47",
+    "ling3",
+    "minimax_m2",
+    "hunyuan3",
+    "deepseek_v32",
+    "deepseek_v4",
     "generic",
 ]
 

@@ -2,7 +2,7 @@
 
 import json
 from random import Random
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import given, settings
@@ -12,11 +12,12 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.request import Tool, ToolCall, ToolOptions
 from dragoman.output.grammar import build_grammar
 from dragoman.output.grammar.build import BuiltGrammar
+from dragoman.output.markup import ToolFormatName
 from dragoman.output.parts import ToolCallArguments, ToolCallStart
 from dragoman.output.tool_call_parser import ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
-from tests.support.grammars import allows, generate, validation_errors
+from tests.support.grammars import SPECIAL, allows, generate, tokens_of, validation_errors
 from tests.support.output_parts import parse
 from tests.support.schemas import tools
 
@@ -191,3 +192,42 @@ def test_what_tags_cannot_enforce_is_refused_or_reported(schema: dict[str, Any],
 def test_what_tags_cannot_write_is_refused(schema: dict[str, Any], problem: str) -> None:
     with pytest.raises(BadRequest, match=problem):
         build(schema, strict=False)
+
+
+def call_of(name: ToolFormatName, choice: Literal["auto", "required"]) -> str:
+    """Return the grammar of a call with one string, with special tokens."""
+    tool = Tool("f", parameters={"properties": {"a": {"type": "string"}}, "required": ["a"]})
+    text = build_grammar(None, ToolOptions((tool,), choice), FORMATS[name].markup, SPECIAL.get).text
+    assert text is not None
+    return text
+
+
+@pytest.mark.parametrize("name", ["qwen3_coder", "glm45", "glm47", "ling3", "deepseek_v32", "deepseek_v4"])
+@pytest.mark.parametrize("choice", ["auto", "required"])
+def test_a_closing_tag_may_be_a_special_token_or_spelled(
+    name: ToolFormatName, choice: Literal["auto", "required"]
+) -> None:
+    grammar = call_of(name, choice)
+    markup = FORMATS[name].markup
+    assert markup.parameters is not None
+    call = write_calls(markup, [ToolCall("", "f", '{"a": "</b </"}')])
+    before, close, after = call.partition(markup.parameters.close)
+    assert allows(grammar, tokens_of(call))
+    assert allows(grammar, [*tokens_of(before), *close.encode(), *tokens_of(after)])
+    assert not allows(grammar, tokens_of(before + close + after.replace(markup.tail, "x")))
+    assert not allows(grammar, tokens_of(f"{before}<arg_key>{close}{after}"))
+
+
+@pytest.mark.parametrize("text", ["", "a < b", "<", "<\nDSML", "</｜｜ >", "Well: <｜DSM"])
+def test_text_with_the_beginning_of_a_trigger_is_free(text: str) -> None:
+    assert allows(call_of("deepseek_v32", "auto"), text)
+
+
+def test_a_trigger_that_begins_with_ordinary_text_only_begins_calls() -> None:
+    grammar = call_of("deepseek_v32", "auto")
+    assert not allows(grammar, tokens_of("a <｜DSML｜"))
+    assert not allows(grammar, tokens_of("a <｜DSML｜b"))
+    assert not allows(grammar, "a <｜DSML｜function_calls> b")
+    assert allows(
+        grammar, tokens_of("a < b" + write_calls(FORMATS["deepseek_v32"].markup, [ToolCall("", "f", '{"a": ""}')]))
+    )

@@ -12,7 +12,7 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.request import JsonObjectFormat, Tool, ToolOptions
 from dragoman.output.grammar import build_grammar
 from dragoman.output.markup import ToolCallMarkup
-from tests.support.grammars import SPECIAL, allows, generate, tokens_of, validation_errors
+from tests.support.grammars import OTHER, SPECIAL, allows, generate, tokens_of, validation_errors
 from tests.support.schemas import tools
 
 TAGGED = ToolCallMarkup(
@@ -225,10 +225,6 @@ def test_a_model_without_tool_calls_has_no_grammar_or_is_refused() -> None:
     assert build_grammar(None, BOTH, None, no_tokens).text is None
     with pytest.raises(BadRequest, match="cannot call tools"):
         build_grammar(None, chosen("required"), None, no_tokens)
-
-
-OTHER = 260
-"""A control token that no markup has, such as one that begins reasoning."""
 
 
 def with_free_tokens(markup: ToolCallMarkup, **changes: Any) -> str:

@@ -29,7 +29,7 @@ from tests.support.chat_templates import (
     SWITCHABLE_REASONING,
     UNKNOWN_TOOLS,
 )
-from tests.support.grammars import generate, validation_errors
+from tests.support.grammars import SPECIAL, generate, tokens_of, validation_errors
 from tests.support.output_parts import parse, tool_call_parts
 
 FAMILIES: list[tuple[ToolFormatName, str]] = [
@@ -143,15 +143,21 @@ def test_earlier_calls_are_written_even_if_nothing_may_be_called_now(name: ToolF
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if not FORMATS[name].markup.in_channels])
 @settings(max_examples=8)
-@given(choice=st.sampled_from(["required", "auto"]), several=st.booleans(), seed=st.integers(0, 2**32))
+@given(
+    choice=st.sampled_from(["required", "auto"]),
+    several=st.booleans(),
+    has_special_tokens=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
 def test_what_is_enforced_is_what_is_parsed(
-    name: ToolFormatName, choice: Literal["required", "auto"], several: bool, seed: int
+    name: ToolFormatName, choice: Literal["required", "auto"], several: bool, has_special_tokens: bool, seed: int
 ) -> None:
     options = msgspec.structs.replace(CHOSEN, choice=choice, parallel=several)
     markup = FORMATS[name].markup
-    grammar = build_grammar(None, options, markup, lambda _: None)
+    grammar = build_grammar(None, options, markup, SPECIAL.get if has_special_tokens else lambda _: None)
     assert grammar.text is not None
-    begun = list(markup.trigger.encode()) if choice == "auto" else []
+    trigger = tokens_of(markup.trigger) if has_special_tokens else list(markup.trigger.encode())
+    begun = trigger if choice == "auto" else []
     text = generate(grammar.text, Random(seed), 300, begun)
     if text is None:
         return
@@ -180,7 +186,20 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "Mistral-Small-3.2-24B-Instruct-2506": "mistral_call_id",
     "NVIDIA-Nemotron-Nano-v2": "nemotron",
     "NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "qwen3_coder",
+    "ByteDance-Seed-OSS": "seed_oss",
+    "GLM-4.6": "glm45",
+    "GLM-4.7-Flash": "glm47",
+    "MiniMax-M2": "minimax_m2",
     "Qwen3-Coder": "qwen3_coder",
+    "Spark2.5": "glm47",
+    "deepseek-ai-DeepSeek-V3.2": "deepseek_v32",
+    "deepseek-ai-DeepSeek-V4": "deepseek_v4",
+    "deepseek-ai-DeepSeek-V4-Flash-0731": "deepseek_v4",
+    "inclusionai-ling-3.0-flash": "ling3",
+    "poolside-Laguna-S-2.1": "glm47",
+    "poolside-Laguna-XS-2.1": "glm45",
+    "poolside-Laguna-XS.2": "glm45",
+    "tencent-Hy3": "hunyuan3",
     "Qwen3.5-4B": "qwen3_coder",
     "StepFun3.5-Flash": "qwen3_coder",
     "tool_chat_template_qwen3coder": "qwen3_coder",

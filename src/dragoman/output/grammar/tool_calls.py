@@ -57,8 +57,8 @@ class ToolCallGrammar:
             if self._free_tokens:
                 answer = f"{answer} (free TEXT)* | free TEXT (free TEXT)*"
             return "\n".join([self.calls_or_answer(answer), *self._text_rules()])
-        first, *_ = self._split_at_special_tokens(self._markup.trigger)
-        call_rest = self._alternatives(self._markup.section_open, consumed_prefix=first)
+        first = self._beginning(self._markup.trigger)
+        call_rest = self._alternatives(self._markup.section_open, consumed_prefix="".join(first))
         if self._several and not self._markup.section_open:
             start = "(lead call_rest)* text"  # any text may stand between two calls
         else:
@@ -120,21 +120,31 @@ class ToolCallGrammar:
         markup = self._markup.parameters
         if markup is None:
             return
-        token = self._special_token_id(markup.close)
+        *before, last = self._beginning(markup.close)
+        token = self._special_token_id(last)
+        rest = self._literals(markup.close.removeprefix("".join([*before, last])))
         for terminal, number in self._terminals.items():
-            closed = "" if token is None else f"PADDED_{number} <[{token}]> | "
+            closed = "" if token is None else f"PADDED_{number} <[{token}]> {rest} | "
             yield f"string_{number}: {closed}spelled_{number}"
             yield f"spelled_{number}[lazy]: STRING_{number} {quoted(markup.padding + markup.close)}"
             if closed:
-                yield f"PADDED_{number}: STRING_{number} {quoted(markup.padding)}"
+                yield f"PADDED_{number}: STRING_{number} {quoted(markup.padding + ''.join(before))}"
             yield f"STRING_{number}: {terminal}"
 
-    def _lead(self, first: str) -> list[str]:
-        """Return rules that match text up to the first part of the trigger, one special token or ordinary ones."""
-        token = self._special_token_id(first)
-        as_token = "" if token is None else f"text <[{token}]> | "
-        spelled = "(TEXT free)* spelled" if self._free_tokens else "spelled"
-        return [f"lead: {as_token}{spelled}", f"spelled[lazy]: {_ANY_TEXT} {quoted(first)}"]
+    def _beginning(self, text: str) -> list[str]:
+        """Return the first parts of a text, up to a special token if there is one."""
+        parts = self._split_at_special_tokens(text)
+        count = next((n for n, part in enumerate(parts, 1) if self._special_token_id(part) is not None), 1)
+        return parts[:count]
+
+    def _lead(self, first: Sequence[str]) -> list[str]:
+        """Return rules that match text up to the first parts of the trigger, in special tokens or ordinary ones."""
+        *before, last = first
+        token = self._special_token_id(last)
+        more = "(TEXT free)* " if self._free_tokens else ""
+        as_token = "" if token is None else f"{more}LEAD <[{token}]> | "
+        rules = [f"lead: {as_token}{more}spelled", f"spelled[lazy]: {_ANY_TEXT} {quoted(''.join(first))}"]
+        return rules if token is None else [*rules, f"LEAD: {_ANY_TEXT} {quoted(''.join(before))}"]
 
     def _text_rules(self) -> list[str]:
         """Return rules for free text."""
