@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from dragoman.core.request import ToolCall
 from dragoman.output.markup import ToolFormatName
 from dragoman.output.parts import ContentText, ToolCallArguments, ToolCallEnd, ToolCallStart
+from dragoman.output.tagged_arguments import StringParameters
 from dragoman.output.tool_call_parser import ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
@@ -16,14 +17,14 @@ from tests.support.output_parts import parse, splits, tool_call_parts
 
 TAGGED: list[ToolFormatName] = [name for name, known in FORMATS.items() if known.markup.parameters is not None]
 ARGUMENTS: dict[str, Any] = {"city": 'Os\n"lo </par', "days": [3, "</parameter>"], "empty": "", "none": None}
-STRINGS = {"f": frozenset({"city", "empty"}), "g": frozenset[str]()}
+STRINGS: StringParameters = {"f": {"city": False, "empty": False}, "g": {}}
 
 
 def written(name: ToolFormatName, *calls: tuple[str, dict[str, Any]]) -> str:
     return write_calls(FORMATS[name].markup, [ToolCall("", tool, json.dumps(values)) for tool, values in calls])
 
 
-def parser(name: ToolFormatName = "qwen3_coder", strings: dict[str, frozenset[str]] | None = None) -> ToolCallParser:
+def parser(name: ToolFormatName = "qwen3_coder", strings: StringParameters | None = None) -> ToolCallParser:
     return ToolCallParser(FORMATS[name].syntax, strings=strings)
 
 
@@ -70,6 +71,17 @@ def test_the_characters_of_a_string_come_as_soon_as_they_cannot_be_its_end() -> 
     assert reader.feed("\n</parameter>") == [ToolCallArguments(0, '"')]
     assert reader.feed("\n</function>") == [ToolCallArguments(0, "}"), ToolCallEnd(0)]
     assert reader.held_characters == 0
+
+
+@pytest.mark.parametrize("name", TAGGED)
+@pytest.mark.parametrize("value", [None, "", "nul", "nullx", "null\n", "Oslo", "\nnull"])
+def test_a_string_that_may_be_null_is_null_only_where_that_is_all_of_it(
+    name: ToolFormatName, value: str | None
+) -> None:
+    answer = written(name, ("f", {"a": value, "b": value}))
+    expected = tool_call_parts(0, "f", json.dumps({"a": value, "b": value}))
+    for texts in ([answer], [*answer]):
+        assert parse(parser(name, {"f": {"a": True, "b": True}}), *texts) == expected
 
 
 def test_json_comes_as_it_is_written() -> None:

@@ -106,7 +106,7 @@ def strings_of(calls: Sequence[ToolCall]) -> StringParameters:
     """Return the arguments that are strings. Of tools with the same name, only the last one's are known."""
     objects = {call.name: json.loads(call.arguments) for call in calls}
     return {
-        name: frozenset(key for key, value in arguments.items() if isinstance(value, str))
+        name: {key: False for key, value in arguments.items() if isinstance(value, str)}
         for name, arguments in objects.items()
         if isinstance(arguments, dict)
     }

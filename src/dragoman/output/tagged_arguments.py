@@ -19,8 +19,8 @@ from dragoman.output.scanning import (
     overlap,
 )
 
-StringParameters = Mapping[str, frozenset[str]]
-"""For each tool, the names of its parameters that are strings. The values of all others are JSON."""
+StringParameters = Mapping[str, Mapping[str, bool]]
+"""For each tool, the names of its parameters that are strings → whether they may be null. All others are JSON."""
 
 
 class ParameterSyntax:
@@ -42,8 +42,8 @@ class ParameterSyntax:
 class TaggedArguments:
     """Reads the arguments of one call."""
 
-    def __init__(self, syntax: ParameterSyntax, strings: frozenset[str] | None) -> None:
-        """`strings` are the names of parameters that are strings; None: JSON is what can be read as JSON."""
+    def __init__(self, syntax: ParameterSyntax, strings: Mapping[str, bool] | None) -> None:
+        """`strings` has an item of StringParameters; None: JSON is what can be read as JSON."""
         self._syntax = syntax
         self._strings = strings
         self._count = 0
@@ -81,10 +81,25 @@ class TaggedArguments:
         marks_kind = self._syntax.markup.after_name_of_json is not None
         if match.lastindex == 1 and (marks_kind or (self._strings is not None and name in self._strings)):
             self._step = self._read_string
-            return f'{opening}"', match.end()
+            if self._strings is None or marks_kind or not self._strings[name]:
+                return f'{opening}"', match.end()
+            self._step = self._read_nullable
+            return opening, match.end()
         self._value, self._is_before_value = JsonValueScanner(), True
         self._step = self._read_unknown if self._strings is None else self._read_json
         return opening, match.end()
+
+    def _read_nullable(self, text: str) -> tuple[str, int] | None:
+        """Read null, or the beginning of a string."""
+        markup = self._syntax.markup
+        null = f"{markup.padding}null{markup.padding}{markup.close}"
+        if text.startswith(null):
+            self._step = self._read_head
+            return "null", len(null)
+        if null.startswith(text):
+            return None
+        self._step = self._read_string
+        return '"', 0
 
     def _read_string(self, text: str) -> tuple[str, int] | None:
         markup = self._syntax.markup

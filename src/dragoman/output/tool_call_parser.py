@@ -11,6 +11,7 @@ Whitespace around and inside the markup may differ. Whitespace directly before a
 too; all other whitespace is content. The text of an answer without calls is unchanged.
 """
 
+from collections.abc import Mapping
 from typing import Literal
 
 from dragoman.output.markup import ToolCallMarkup
@@ -51,7 +52,7 @@ class ToolCallSyntax:
         if following or closes:
             self.after_arguments.append(ExpectedMarkup(*closes, heads=following, after_head=after_head))
 
-    def arguments(self, strings: frozenset[str] | None) -> JsonValueScanner | TaggedArguments:
+    def arguments(self, strings: Mapping[str, bool] | None) -> JsonValueScanner | TaggedArguments:
         """Return a reader of one call's arguments."""
         return JsonValueScanner() if self._parameters is None else TaggedArguments(self._parameters, strings)
 

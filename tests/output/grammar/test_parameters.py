@@ -18,7 +18,7 @@ from dragoman.output.tool_call_parser import ToolCallParser
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.grammars import SPECIAL, allows, generate, tokens_of, validation_errors
-from tests.support.output_parts import parse
+from tests.support.output_parts import parse, tool_call_parts
 from tests.support.schemas import tools
 
 QWEN = FORMATS["qwen3_coder"]
@@ -114,13 +114,44 @@ def test_a_string_never_contains_its_closing_tag() -> None:
 
 
 def test_values_that_may_be_no_string_are_json() -> None:
-    grammar = build({"properties": {"a": {"type": ["string", "null"]}, "b": {}, "c": {"type": "string"}}})
-    assert grammar.strings == {"f": frozenset({"c"})}
+    grammar = build({"properties": {"a": {"type": ["string", "integer"]}, "b": {}, "c": {"type": "string"}}})
+    assert grammar.strings == {"f": {"c": False}}
     call = "<tool_call>\n<function=f>\n<parameter=a>\n{}\n</parameter>\n</function>\n</tool_call>"
     assert grammar.text is not None
     assert allows(grammar.text, call.format('"x"'))
-    assert allows(grammar.text, call.format("null"))
+    assert allows(grammar.text, call.format("12"))
     assert not allows(grammar.text, call.format("x"))
+
+
+@pytest.mark.parametrize(
+    ("schema", "valid", "invalid"),
+    [
+        ({"type": ["string", "null"]}, ["", "Oslo", '"', "nul", None], []),
+        ({"anyOf": [{"type": "string", "maxLength": 2}, {"type": "null"}], "default": None}, ["ab", None], ["abc"]),
+        ({"enum": ["a", None]}, ["a", None], ["b"]),
+        ({"enum": ["</parameter>", None]}, [None], ["null</parameter>"]),
+        ({"type": ["string", "null"], "not": {"type": "null"}}, ["a"], [None]),
+    ],
+)
+@pytest.mark.parametrize("name", ["qwen3_coder", "glm47", "deepseek_v32"])
+def test_a_string_or_null_has_no_quotes(
+    name: ToolFormatName, schema: dict[str, Any], valid: list[Any], invalid: list[Any]
+) -> None:
+    markup = FORMATS[name].markup
+    assert markup.parameters is not None
+    schema = json.loads(json.dumps(schema).replace("</parameter>", markup.parameters.close))
+    tool = Tool("f", parameters={"properties": {"a": schema}, "required": ["a"]}, strict=True)
+    grammar = build_grammar(None, ToolOptions((tool,), "required", parallel=False), markup, lambda _: None)
+    assert grammar.text is not None
+    for value in (*valid, *invalid):
+        arguments = json.dumps({"a": value})
+        answer = write_calls(markup, [ToolCall("", "f", arguments)])
+        # Where null is not valid, its text is a string.
+        fits = value in valid or (value is None and not markup.parameters.after_name_of_json)
+        assert allows(grammar.text, answer) is fits
+        if value in valid:
+            parts = parse(ToolCallParser(FORMATS[name].syntax, "whole answer", grammar.strings), *answer)
+            assert parts == tool_call_parts(0, "f", arguments)
 
 
 NODE = {"type": "object", "properties": {"value": {"type": "integer"}, "next": {"$ref": "#/$defs/node"}}}
@@ -192,6 +223,15 @@ def test_what_tags_cannot_enforce_is_refused_or_reported(schema: dict[str, Any],
 def test_what_tags_cannot_write_is_refused(schema: dict[str, Any], problem: str) -> None:
     with pytest.raises(BadRequest, match=problem):
         build(schema, strict=False)
+
+
+def test_a_string_that_is_null_in_another_alternative_has_not_its_text() -> None:
+    options = [{"properties": {"a": {"type": kind}, "k": {"const": kind}}} for kind in ("string", "null")]
+    schema = {"anyOf": [{**option, "required": ["a", "k"]} for option in options]}
+    assert fits(schema, {"a": None, "k": "null"})
+    assert fits(schema, {"a": "x", "k": "string"})
+    assert not fits(schema, {"a": None, "k": "string"})
+    assert not fits(schema, {"a": "null", "k": "string"})
 
 
 def call_of(name: ToolFormatName, choice: Literal["auto", "required"]) -> str:

@@ -95,7 +95,7 @@ def test_parsed_calls_are_written_back_unchanged(
     )
     answer = write_calls(FORMATS[name].markup, calls)
     strings = {
-        function: frozenset(key for key, value in arguments.items() if isinstance(value, str))
+        function: {key: False for key, value in arguments.items() if isinstance(value, str)}
         for function, arguments in functions
     }
     parser = build_parser(spec, strings=strings)

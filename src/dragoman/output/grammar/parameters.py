@@ -1,12 +1,12 @@
 """Divides a tool's parameters into single ones, for calls that have a tagged value for each parameter.
 
-A value that can only be a string is written as it is, so its schema becomes a regular expression. All other values are
-JSON under their schemas. Properties that the schema does not name are not generated.
+A value that can only be a string, or null, is written as it is, so its schema becomes a regular expression. All other
+values are JSON under their schemas. Properties that the schema does not name are not generated.
 """
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from dragoman.output.grammar.keywords import TYPES, Node, Schema, names_of
@@ -15,12 +15,15 @@ from dragoman.output.grammar.raw_strings import format_pattern, length_pattern, 
 
 _MAX_ALTERNATIVES: Final = 32
 _MAX_DEPTH: Final = 20
+_NOT_NULL: Final = "~/null/"
+"""For a string of which the parser would read this text as null, since it is null in another alternative."""
+
 _ROOT_REFERENCE: Final = '"$ref": "#"'
 _OBJECT_KEYWORDS: Final = ("properties", "patternProperties", "additionalProperties", "required")
 
 
 class Parameter(NamedTuple):
-    """One parameter. Either `text` or `json` is given."""
+    """One parameter, a string or a value in JSON. One that is `nullable` may be both."""
 
     name: str
     required: bool
@@ -28,6 +31,8 @@ class Parameter(NamedTuple):
     """The Lark terminal of a string."""
     json: str = ""
     """The Lark rule of a value in JSON."""
+    nullable: bool = False
+    """Whether it is a string in other calls, but may be null. Then `json` is null."""
 
 
 class Parameters(NamedTuple):
@@ -35,8 +40,8 @@ class Parameters(NamedTuple):
 
     alternatives: tuple[tuple[Parameter, ...], ...]
     """Sets of parameters of which a call has one, in their order. Empty: no call is valid."""
-    strings: frozenset[str]
-    """The names of those that are strings."""
+    strings: Mapping[str, bool]
+    """The names of those that are strings → whether they may be null instead."""
     unenforced: tuple[tuple[str, str], ...]
     """Keywords that are not enforced, each with its pointer or an empty text."""
 
@@ -64,11 +69,15 @@ class _Divider:
     def divide(self, root: Schema) -> Parameters:
         combined = [self._combined(parts) for parts in self._flattened(root)]
         alternatives = [members for members in combined if members is not None]
-        kinds: dict[str, bool] = {}
+        schemas: dict[str, list[Schema]] = {}
         for members in alternatives:
             for name, _required, schema in members:
-                kinds[name] = kinds.get(name, True) and self._kinds(schema) == {"string"}
-        strings = frozenset(name for name, is_string in kinds.items() if is_string)
+                schemas.setdefault(name, []).append(schema)
+        strings = {
+            name: any(map(self._allows_null, of_name))
+            for name, of_name in schemas.items()
+            if "string" in set().union(*map(self._kinds, of_name)) <= {"string", "null"}
+        }
         written = [
             parameters for members in alternatives if (parameters := self._parameters(members, strings)) is not None
         ]
@@ -76,7 +85,7 @@ class _Divider:
         return Parameters(tuple(dict.fromkeys(written)), strings, unenforced)
 
     def _parameters(
-        self, members: Iterable[tuple[str, bool, Schema]], strings: frozenset[str]
+        self, members: Iterable[tuple[str, bool, Schema]], strings: Mapping[str, bool]
     ) -> tuple[Parameter, ...] | None:
         """Return the parameters of one alternative; None if a required one has no value."""
         written: list[Parameter] = []
@@ -84,18 +93,24 @@ class _Divider:
             if name not in strings:
                 written.append(Parameter(name, required, json=self._json(schema)))
                 continue
-            terminal = self._terminal(schema, f"#/properties/{name}")
-            if terminal is not None:
-                written.append(Parameter(name, required, text=terminal))
+            nullable = self._allows_null(schema)
+            never_null = [_NOT_NULL] if strings[name] and not nullable else []
+            terminal = self._terminal(schema, f"#/properties/{name}", never_null)
+            if terminal is not None or nullable:
+                null = json_text({"type": "null"}) if nullable else ""
+                written.append(Parameter(name, required, text=terminal, json=null, nullable=nullable))
             elif required:
                 return None
         return tuple(written)
 
-    def _terminal(self, schema: Schema, pointer: str) -> str | None:
+    def _terminal(self, schema: Schema, pointer: str, further: Sequence[str]) -> str | None:
         """Return a terminal for the strings that are valid and can be written; None if there are none."""
         terminals = self._terminals(schema, pointer)
+        if terminals is None:
+            return None
+        terminals = [*terminals, *further]
         if not terminals:
-            return None if terminals is None else self._without_close
+            return self._without_close
         terminal = " & ".join([self._without_close, *dict.fromkeys(terminals)])
         problem = compile_error(f"start: TEXT\nTEXT: {terminal}")
         if problem == TOO_COMPLEX:
@@ -165,7 +180,8 @@ class _Divider:
             return set(TYPES) if schema else set()
         kinds = _types(schema)
         for values in _listed_values(schema):
-            kinds &= {"string"} if all(isinstance(value, str) for value in values) else set(TYPES)
+            listed = {"string" if isinstance(value, str) else "null" if value is None else "" for value in values}
+            kinds &= set(TYPES) if "" in listed else listed
         for part in schema.get("allOf", ()):
             kinds &= self._kinds(part, depth + 1)
         if "$ref" in schema:
@@ -174,6 +190,21 @@ class _Divider:
             if keyword in schema:
                 kinds &= set().union(*(self._kinds(option, depth + 1) for option in schema[keyword]))
         return kinds
+
+    def _allows_null(self, schema: Schema, depth: int = 0) -> bool:
+        if isinstance(schema, bool) or depth > _MAX_DEPTH:
+            return schema is True
+        parts = [*schema.get("allOf", ()), *([self._schemas[schema["$ref"]]] if "$ref" in schema else [])]
+        return (
+            "null" in _types(schema)
+            and all(None in values for values in _listed_values(schema))
+            and all(self._allows_null(part, depth + 1) for part in parts)
+            and all(
+                any(self._allows_null(option, depth + 1) for option in schema[keyword])
+                for keyword in ("anyOf", "oneOf")
+                if keyword in schema
+            )
+        )
 
     def _terminals(self, schema: Schema, pointer: str, depth: int = 0) -> list[str] | None:
         """Return the terminals that a string must match; None if no string is valid."""

@@ -106,12 +106,20 @@ class ToolCallGrammar:
     def _parameter(self, parameter: Parameter) -> str:
         markup = self._markup.parameters
         assert markup is not None
-        head = self._literals(markup.head(parameter.name, is_string=parameter.text is not None))
-        if parameter.text is None:
-            text = f"{head} {parameter.json} {self._literals(markup.padding + markup.close + markup.after_close)}"
-        else:
-            number = self._terminals.setdefault(parameter.text, len(self._terminals))
-            text = f"{head} string_{number} {self._literals(markup.after_close)}"
+        string, value = parameter.text, parameter.json
+        after = markup.padding + markup.close + markup.after_close
+        if parameter.nullable and markup.after_name_of_json is None:
+            # As one terminal, since the lexer takes the longest one: a string would win over null.
+            string, value = '"null"' if string is None else f'({string}) | "null"', ""
+        options: list[str] = []
+        if string is not None:
+            number = self._terminals.setdefault(string, len(self._terminals))
+            head = self._literals(markup.head(parameter.name, is_string=True))
+            options.append(f"{head} string_{number} {self._literals(markup.after_close)}")
+        if value:
+            head = self._literals(markup.head(parameter.name, is_string=False))
+            options.append(f"{head} {value} {self._literals(after)}")
+        text = options[0] if len(options) == 1 else f"({' | '.join(options)})"
         return text if parameter.required else f"({text})?"
 
     def _argument_rules(self) -> Iterator[str]:
