@@ -17,6 +17,7 @@ from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.wire.messages import GenerateCommand
 from dragoman.prompt.template import CHATML, ChatTemplate
 from tests.support import schemas
+from tests.support.chat_templates import QWEN3_CODER
 from tests.support.dialects.cases import Arcee, AssembledChoice, InfermaticChat, build_response, stream_documents
 from tests.support.grammars import validation_errors
 from tests.support.in_process_engine import InProcessEngine
@@ -41,9 +42,11 @@ def generate(engine: InProcessEngine, calls: Sequence[DecodedRequest], max_token
     return engine.generate([command(number, call.requests[0], max_tokens) for number, call in enumerate(calls)])
 
 
-def command(number: int, request: GenerationRequest, max_tokens: int) -> GenerateCommand:
+def command(
+    number: int, request: GenerationRequest, max_tokens: int, template: ChatTemplate = TEMPLATE
+) -> GenerateCommand:
     assert isinstance(request.prompt, ChatPrompt)
-    rendered = TEMPLATE.render(request.prompt)
+    rendered = template.render(request.prompt)
     sampling = request.sampling
     return GenerateCommand(
         number=number,
@@ -177,6 +180,33 @@ def _check(conversation: dict[str, Any], whole: AssembledChoice) -> int:
     if isinstance(choice, dict) or (not conversation["parallel_tool_calls"] and choice != "auto"):
         assert len(calls) <= 1
     return len(complete)
+
+
+def test_tagged_arguments_are_sent_as_json_that_is_valid_under_their_schema(engine: InProcessEngine) -> None:
+    short = {"type": "string", "maxLength": 8}
+    schema = {
+        "type": "object",
+        "properties": {"city": short, "days": {"type": "integer"}, "note": {"anyOf": [short, {"type": "null"}]}},
+        "required": ["city", "days", "note"],
+    }
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": schema}}
+    conversation: dict[str, Any] = {
+        "messages": [{"role": "user", "content": "Is it going to rain?"}],
+        "tools": [tool],
+        "tool_choice": "required",
+        "parallel_tool_calls": False,
+        "temperature": 1.5,
+    }
+    client, template = InfermaticChat(), ChatTemplate(QWEN3_CODER, bos="", eos="")
+    decoded = [client.decode(**conversation) for _ in range(BATCH_SIZE)]
+    commands = [command(number, call.requests[0], 96, template) for number, call in enumerate(decoded)]
+    complete = 0
+    for call, events in zip(decoded, engine.generate(commands), strict=True):
+        [whole] = client.read(build_response(call.builder, events))
+        streamed = client.read_stream(stream_documents(client.decode(**conversation, stream=True).builder, events))
+        assert streamed == [whole]
+        complete += _check(conversation, whole)
+    assert complete >= BATCH_SIZE // 2
 
 
 def test_json_object_format_holds_whatever_the_prompt_asks(engine: InProcessEngine) -> None:
