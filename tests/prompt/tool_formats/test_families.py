@@ -244,6 +244,28 @@ def test_the_templates_of_open_models_are_of_their_families(model: str, family: 
     assert ChatTemplate(source, bos="", eos="").tool_format == family
 
 
+@pytest.mark.skipif(not TEMPLATES.is_dir(), reason="the templates of open models do not lie beside the project")
+@pytest.mark.parametrize(
+    ("model", "family"),
+    [(model, family) for model, family in EXPECTED_FAMILIES.items() if FORMATS[family].markup.parameters is not None],
+)
+def test_the_templates_of_open_models_write_tagged_arguments_as_they_are_parsed(
+    model: str, family: ToolFormatName
+) -> None:
+    template = ChatTemplate((TEMPLATES / f"{model}.jinja").read_text(encoding="utf-8"), bos="", eos="")
+    call = ToolCall("call_1", "get_weather", '{"city": "a\\n <b", "days": 3}')
+    messages = (
+        Message(role="user", content="Well?"),
+        Message(role="assistant", content="", tool_calls=(call,)),
+        Message(role="tool", content="Rain.", tool_call_id="call_1"),
+    )
+    text = template.render(ChatPrompt(messages=messages, tools=CHOSEN)).text
+    answer = write_calls(FORMATS[family].markup, [call])
+    assert answer in text
+    parser = ToolCallParser(FORMATS[family].syntax, strings={"get_weather": {"city": False}})
+    assert parse(parser, *answer) == tool_call_parts(0, call.name, call.arguments)
+
+
 def test_a_template_that_writes_calls_but_no_tools_gets_them_in_the_system_message() -> None:
     source = (
         "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% for c in m.tool_calls or [] %}<TOOLCALL>["
