@@ -1,5 +1,6 @@
 """Every family matches its templates, and writes calls in messages as they are parsed from answers."""
 
+import functools
 import itertools
 import json
 from pathlib import Path
@@ -58,6 +59,12 @@ ARGUMENTS = st.dictionaries(
 )
 
 
+@functools.cache
+def template_of(source: str) -> ChatTemplate:
+    """Return a template whose format is found once, which takes longer than a test may with a slow machine."""
+    return ChatTemplate(source, bos="", eos="")
+
+
 def test_every_family_is_recognised_by_its_templates() -> None:
     for name, source in FAMILIES:
         assert ChatTemplate(source, bos="", eos="").tool_format == name
@@ -84,7 +91,7 @@ def test_a_template_that_writes_calls_in_another_way_or_no_tools_at_all_is_gener
 def test_parsed_calls_are_written_back_unchanged(
     name: ToolFormatName, source: str, functions: list[tuple[str, dict[str, object]]]
 ) -> None:
-    template = ChatTemplate(source, bos="", eos="")
+    template = template_of(source)
     question = (Message(role="system", content="Be brief."), Message(role="user", content="Well?"))
     spec = template.render(ChatPrompt(messages=question, tools=TOOLS)).parser_spec
     assert spec.tool_format == name

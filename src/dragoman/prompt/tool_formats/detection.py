@@ -61,8 +61,7 @@ def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
             return TemplateTraits(name, shows_tools=_DESCRIPTION in text, shows_system=shows_system)
     hinted = next((name for name, known in FORMATS.items() if _is_hinted(known, source)), None)
     if hinted is not None:
-        text = _render(template, [_message("user", "Well?")], [_TOOL]) or ""
-        return TemplateTraits(hinted, shows_tools=_DESCRIPTION in text, shows_system=shows_system)
+        return TemplateTraits(hinted, shows_tools=True, shows_system=shows_system)
     return TemplateTraits("generic", shows_tools=False, shows_system=shows_system)
 
 
