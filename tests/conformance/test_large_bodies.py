@@ -18,7 +18,7 @@ MAX_DELAY_SECONDS = 0.25
 
 ROUTES = body_routes()
 
-SAMPLE = 20
+SAMPLE = 6
 """Each field takes one of so many kinds of values, and the next field the next."""
 
 

@@ -40,6 +40,15 @@ def shallow_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
     model.close()
 
 
+@pytest.fixture(scope="session")
+def one_layer_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Model]:
+    """One of its layers with the whole vocabulary, for tests of what grammars make of many tokens."""
+    path = write_shallow(bundled().path, tmp_path_factory.mktemp("models") / "one-layer.gguf", 1)
+    model = Model(LlamaCpp(packaged_llama_cpp()), path)
+    yield model
+    model.close()
+
+
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """dragoman's folder in an empty user cache. The folder does not exist."""

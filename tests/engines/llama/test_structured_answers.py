@@ -71,9 +71,9 @@ def can_write(model: Model, schema: schemas.Schema) -> bool:
 
 
 @pytest.fixture(scope="module")
-def engine(shallow_model: Model) -> Iterator[InProcessEngine]:
+def engine(one_layer_model: Model) -> Iterator[InProcessEngine]:
     options = ContextOptions(16384, 512, threads=THREADS)
-    engine = InProcessEngine(shallow_model, options, max_sequences=BATCH_SIZE, host_cache_tokens=4096)
+    engine = InProcessEngine(one_layer_model, options, max_sequences=BATCH_SIZE, host_cache_tokens=4096)
     yield engine
     engine.close()
 
@@ -134,14 +134,14 @@ def _conversation(draw: st.DrawFn, tools: Sequence[Tool]) -> dict[str, Any]:
 
 
 def test_200_conversations_call_only_allowed_tools_with_valid_arguments(
-    engine: InProcessEngine, shallow_model: Model
+    engine: InProcessEngine, one_layer_model: Model
 ) -> None:
     # Lets a small model begin a call now and then.
-    tempting = {str(token): 8.0 for token in shallow_model.vocabulary.tokenize_plain(b"<tool_call>")}
+    tempting = {str(token): 8.0 for token in one_layer_model.vocabulary.tokenize_plain(b"<tool_call>")}
     calls_made = 0
 
     @settings(SLOW, max_examples=10)
-    @given(_conversations(shallow_model))
+    @given(_conversations(one_layer_model))
     def converse(conversations: list[dict[str, Any]]) -> None:
         nonlocal calls_made
         client = InfermaticChat()
@@ -186,7 +186,11 @@ def test_tagged_arguments_are_sent_as_json_that_is_valid_under_their_schema(engi
     short = {"type": "string", "maxLength": 8}
     schema = {
         "type": "object",
-        "properties": {"city": short, "days": {"type": "integer"}, "note": {"anyOf": [short, {"type": "null"}]}},
+        "properties": {
+            "city": short,
+            "days": {"type": "integer", "minimum": 0, "maximum": 31},
+            "note": {"anyOf": [short, {"type": "null"}]},
+        },
         "required": ["city", "days", "note"],
     }
     tool = {"type": "function", "function": {"name": "get_weather", "parameters": schema}}
