@@ -2,13 +2,15 @@
 
     .venv/bin/python -m benchmarks.faults --faults 10 --seed 1 --database postgresql
 
-A fault is a process killed, paused or stopped for good, a full disk, a read-only database, or a deleted folder. After
-each, the server must serve again without help. Only who is a server's own supervisor helps: it restarts a parent that
-was killed or stopped, and continues a stopped PostgreSQL. Every client must get an answer or an error of its dialect
-before its deadline; a connection may only be cut when a process that held it died. At the end the books must balance.
+A fault is a process killed, paused or stopped for good, a full disk, a read-only database, a deleted folder, or a step
+of the wall clock, which every process reads through a module `sitecustomize` that adds the seconds of a shared file.
+After each, the server must serve again without help. Only who is a server's own supervisor helps: it restarts a parent
+that was killed or stopped, and continues a stopped PostgreSQL. Every client must get an answer or an error of its
+dialect before its deadline; a connection may only be cut when a process that held it died. At the end the books must
+balance.
 
-Not covered: steps of the clock (the accounts' clock seam is inside the processes), and a read-only disk under SQLite
-(no file system with open files can be made read-only).
+Not covered: a read-only disk under SQLite (no file system with open files can be made read-only), and steps of
+PostgreSQL's clock.
 """
 
 import argparse
@@ -18,6 +20,7 @@ import os
 import random
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -49,6 +52,18 @@ DEADLINE_SECONDS = 60.0
 
 HEAL_SECONDS = 90.0
 """Time that the server has to serve again after a fault."""
+
+_MAX_CLOCK_STEP_SECONDS = 7200
+
+_CLOCK_MODULE = """
+import mmap, os, struct, time
+
+with open(os.environ["FAULTS_CLOCK"], "rb") as file:
+    seconds = mmap.mmap(file.fileno(), 8, access=mmap.ACCESS_READ)
+plain, plain_ns = time.time, time.time_ns
+time.time = lambda: plain() + struct.unpack("q", seconds)[0]
+time.time_ns = lambda: plain_ns() + struct.unpack("q", seconds)[0] * 10**9
+"""
 
 _DISK_BYTES = 64 * 2**20
 _MAX_PAUSE_SECONDS = 8.0
@@ -143,6 +158,24 @@ async def delete_folder(machine: Machine, target: str) -> None:
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
 
+async def step_clock(machine: Machine, _target: str) -> None:
+    """Set the wall clock of all processes forward or back. Monotonic clocks go on."""
+    _set_clock(machine.disk, machine.rng.randint(-_MAX_CLOCK_STEP_SECONDS, _MAX_CLOCK_STEP_SECONDS))
+
+
+def _set_clock(disk: Path, seconds: int) -> None:
+    path = disk / "clock"
+    with path.open("r+b" if path.exists() else "wb", buffering=0) as file:
+        file.write(struct.pack("q", seconds))
+
+
+def _clock_environment(disk: Path) -> dict[str, str]:
+    _set_clock(disk, 0)
+    (disk / "sitecustomize.py").write_text(_CLOCK_MODULE, encoding="ascii")
+    path = os.pathsep.join([str(disk), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"FAULTS_CLOCK": str(disk / "clock"), "PYTHONPATH": path}
+
+
 def _fill(path: Path) -> None:
     with path.open("wb", buffering=0) as file:
         for block_bytes in (2**16, 2**12):
@@ -165,7 +198,7 @@ def applicable_faults(database: str) -> list[tuple[Fault, str]]:
     """Return all pairs of faults and targets for a kind of database."""
     targets = ["parent", "worker", "ledger", "engine", *(["postgresql"] if database == "postgresql" else [])]
     pairs: list[tuple[Fault, str]] = [(fault, target) for fault in (kill, pause, stop) for target in targets]
-    pairs += [(fill_disk, "disk"), (delete_folder, "parent"), (delete_folder, "worker")]
+    pairs += [(fill_disk, "disk"), (delete_folder, "parent"), (delete_folder, "worker"), (step_clock, "server")]
     return [*pairs, (forbid_writes, "postgresql")] if database == "postgresql" else pairs
 
 
@@ -335,6 +368,7 @@ def main() -> None:
             "DRAGOMAN_WORKERS": "2",
             "DRAGOMAN_SUPERVISION_HEARTBEAT_TIMEOUT_SECONDS": "10",
             "TMPDIR": str(disk),
+            **_clock_environment(disk),
         }
         key = fixture.new_key()
         fixture.database.close()
