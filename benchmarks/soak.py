@@ -47,6 +47,9 @@ _ADAPTER = "soak-adapter"
 _WRONG_KEY = "sk-wrong-0123456789abcdef"
 _TIMEOUT_SECONDS = 120.0
 _POLL_SECONDS = 0.2
+_KV_CACHE_TOKENS, _HOST_CACHE_TOKENS = 4096, 1024
+"""Small caches, which the warm-up fills: the defaults grow to their bounds for a quarter of an hour."""
+
 _NO_RESPONSE = 0
 """The status of a request that got no whole response."""
 
@@ -236,6 +239,7 @@ def _server(url: str, folder: Path) -> Iterator[tuple[Server, AccountFixture]]:
     settings = folder / "soak.toml"
     settings.write_text(
         f'[accounts]\ndatabase = "{url}"\njournal_dir = "{folder}/journals"\n'
+        f"[engine]\nkv_cache_tokens = {_KV_CACHE_TOKENS}\nhost_cache_tokens = {_HOST_CACHE_TOKENS}\n"
         f'[[adapters]]\nname = "{_ADAPTER}"\npath = "{adapter}"\n'
     )
     with dragoman_server("--config", str(settings)) as server:

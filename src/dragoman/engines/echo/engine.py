@@ -83,6 +83,7 @@ class EchoEngine:
 
     async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
         tokens, _ = _prompt_and_answer(prompt, self.context_length)
+        self._check_length(len(tokens))
         return TokenizedPrompt(tuple(tokens), tuple(map(chr, tokens)))
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
@@ -131,12 +132,15 @@ class EchoEngine:
         output = OutputProcessor(self._vocabulary, request.sampling, limit, index=index, parser=parser)
         return _EchoedChoice(echoed, output, index, request)
 
-    def _limit(self, prompt_tokens: int, sampling: SamplingParams) -> int:
-        available_tokens = self.context_length - prompt_tokens
-        if available_tokens < 1:
+    def _check_length(self, prompt_tokens: int) -> None:
+        if prompt_tokens >= self.context_length:
             raise ContextOverflow(
                 prompt_tokens, self.context_length, "Shorten the prompt, or raise context_length in [echo]."
             )
+
+    def _limit(self, prompt_tokens: int, sampling: SamplingParams) -> int:
+        self._check_length(prompt_tokens)
+        available_tokens = self.context_length - prompt_tokens
         return available_tokens if sampling.max_tokens is None else min(sampling.max_tokens, available_tokens)
 
 

@@ -147,7 +147,9 @@ class _Reader:
         disputed = self._contexts[_DISPUTED] if wide else ()
         following = merged([*self._contexts[_LETTER if is_letter_next else _OTHER], *disputed])
         begins = then(characters(following), ANYTHING)
-        return begins if is_letter_next else either(EMPTY_TEXT, begins)
+        # For ECMA-262, \B matches in the empty text; for Python up to 3.13 it does not.
+        is_disputed = negated and before == _START and not wide
+        return begins if is_letter_next or is_disputed else either(EMPTY_TEXT, begins)
 
 
 def _nodes(node: Node) -> Iterator[Node]:
