@@ -196,7 +196,7 @@ async def test_a_deleted_database_is_a_server_error_and_nothing_is_lost(dialect:
     with sqlite_account(tmp_path) as account_fixture:
         key = account_fixture.new_key()
         async with (
-            metered_app(account_fixture, tmp_path / "journals", timeout_seconds=0.1) as app,
+            metered_app(account_fixture, tmp_path / "journals", timeout_seconds=1) as app,
             client_of(app) as client,
         ):
             harness = RefusalHarness(account_fixture, client, dialect)

@@ -12,6 +12,7 @@ from dragoman.accounts.administration.usage import list_usage
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.idempotency_keys import IdempotencyKeyTable
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.operations import KeyLookup
 from dragoman.accounts.process.client import LedgerClient
 from dragoman.accounts.process.journal import JournalFolder
@@ -120,14 +121,15 @@ async def test_every_call_is_refused_as_overloaded_and_works_afterwards(
 async def test_admissions_are_refused_and_settlements_are_made_afterwards(
     fault: Fault, url: str, harness: LedgerHarness
 ) -> None:
-    async with LedgerClient(
-        harness.database, harness.process_id, timeout_seconds=0.1, transport=LedgerThread
-    ) as ledger:
+    async with (
+        LedgerClient(harness.database, harness.process_id, transport=LedgerThread) as ledger,
+        LedgerClient(harness.database, new_process_id(), timeout_seconds=0.1, transport=LedgerThread) as impatient,
+    ):
         admitted = await ledger.admit(harness.admission())
         with fault(url):
             settled = ledger.settle(settlement(admitted.request_id, 10, completion=5))
             with pytest.raises(LedgerUnavailable):
-                await ledger.admit(harness.admission())
+                await impatient.admit(harness.admission())
             assert not settled.done()
         assert (await settled).charge == 10 * 10 + 5 * 30
         await ledger.look_up_key(KeyLookup(harness.digest, "arcee"))

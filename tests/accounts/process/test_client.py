@@ -124,7 +124,7 @@ async def test_a_locked_database_is_waited_for_until_the_timeout(
     database = Database(f"sqlite:///{tmp_path}/accounts.db", busy_seconds=0.01)
     upgrade(database)
     with LedgerHarness(database) as harness:
-        async with LedgerClient(database, new_process_id(), timeout_seconds=0.1, transport=transport) as ledger:
+        async with LedgerClient(database, new_process_id(), timeout_seconds=1, transport=transport) as ledger:
             with database.write():
                 with pytest.raises(LedgerUnavailable) as refusal:
                     await ledger.admit(harness.admission())

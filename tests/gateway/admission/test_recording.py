@@ -29,7 +29,7 @@ async def test_an_unresponsive_database_blocks_no_request(tmp_path: Path) -> Non
     with sqlite_account(tmp_path, busy_seconds=0.01) as account_fixture:
         journals = tmp_path / "journals"
         options = AccountsOptions(
-            database=account_fixture.database, journals=journals, timeout_seconds=0.05, transport=LedgerThread
+            database=account_fixture.database, journals=journals, timeout_seconds=1, transport=LedgerThread
         )
         admission = UsageRecordingAdmission(options)
         async with admission.opened():
