@@ -30,16 +30,11 @@ def atoms_of_words(text: str) -> Atoms:
 def atoms_of_head(before_name: str, after_name: str, *, before_json: bool = True) -> Atoms:
     """Match the text before a call's arguments, such as `{"name": "` and `", "arguments": ` around a name."""
     quote = '"' if before_name.endswith('"') else ""
-    before = _atoms_of_parts(before_name.removesuffix(quote) if quote else before_name)
-    after = _atoms_of_parts(after_name.removeprefix(quote) if quote else after_name)
-    opening = [_ANY_WHITESPACE, quote] if quote else []
-    closing = [quote] if quote else []
+    name = [_ANY_WHITESPACE, quote, f"({_NAME})", quote] if quote else [f"({_NAME})"]
     return [
-        *before,
-        *opening,
-        f"({_NAME})",
-        *closing,
-        *after,
+        *_atoms_of_parts(before_name.removesuffix(quote)),
+        *name,
+        *_atoms_of_parts(after_name.removeprefix(quote)),
         *([_ANY_WHITESPACE, _VALUE_FOLLOWS] if before_json else []),
     ]
 

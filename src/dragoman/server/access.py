@@ -4,12 +4,13 @@ The routes of dialects are checked by the gateway, with the same keys and the sa
 table, and tests/conformance/test_access.py tries every route with every kind of key.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 from typing import NamedTuple
 
 import msgspec
 from starlette.requests import Request
+from starlette.responses import Response
 
 from dragoman.core.context import Caller, new_request_id
 from dragoman.core.errors import DragomanError, KeyUnknown, Unauthenticated
@@ -17,7 +18,7 @@ from dragoman.core.models import ServedModel
 from dragoman.core.services import VisibleModels
 from dragoman.dialects.http.codec import ErrorResponse
 from dragoman.dialects.http.context import HttpOptions, bearer_key, client_address
-from dragoman.dialects.http.errors import ErrorTable, error_headers
+from dragoman.dialects.http.errors import ErrorTable, error_headers, error_response
 from dragoman.gateway.auth.static_keys import NO_KEYS, StaticKeyAuthenticator
 from dragoman.gateway.gateway import Gateway
 
@@ -104,6 +105,15 @@ class AccessControl:
         error = KeyUnknown().with_key(caller.key) if caller.key else Unauthenticated("missing")
         raise await self._gateway.auth_failures.throttle(caller, error)
 
+    async def respond(
+        self, request: Request, requested: RouteClass, answer: Callable[[Viewer], Awaitable[Response]]
+    ) -> Response:
+        """Answer a caller that may use the route. Others, and errors of `answer`, get the server's own errors."""
+        try:
+            return await answer(await self.authorize(request, requested))
+        except DragomanError as error:
+            return error_response(_ERRORS.render(error), {})
+
     def models_of(self, viewer: Viewer) -> list[ServedModel]:
         """Return the models that the viewer may know of. Without keys, that is all for everybody."""
         if viewer.visible is not None:
@@ -138,3 +148,6 @@ class ServerErrors:
         rule = self._table.rule(error)
         message = rule.message if rule.status == _INTERNAL_ERROR else error.message
         return ErrorResponse(rule.status, self._encode(message), error_headers(error))
+
+
+_ERRORS = ServerErrors()

@@ -16,14 +16,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from dragoman.core.adapters import metrics_label
-from dragoman.core.errors import DragomanError, EngineFailed, Overloaded
+from dragoman.core.errors import EngineFailed, Overloaded
 from dragoman.core.models import ServedModel
-from dragoman.dialects.http.errors import error_response
 from dragoman.engines.base import EngineStatistics
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.storage.reader import QueueDepth
-from dragoman.server.access import AccessControl, RouteClass, ServerErrors, Viewer
+from dragoman.server.access import AccessControl, RouteClass, Viewer
 from dragoman.server.renamed_metrics import WithDeprecatedNames
 
 _STATISTICS_TIMEOUT_SECONDS = 2.0
@@ -62,15 +61,9 @@ def routes(sources: MetricsSources, access: AccessControl) -> list[BaseRoute]:
         )
 
     async def metrics(request: Request) -> Response:
-        try:
-            return await answer(await access.authorize(request, RouteClass.METRICS))
-        except DragomanError as error:
-            return error_response(_ERRORS.render(error), {})
+        return await access.respond(request, RouteClass.METRICS, answer)
 
     return [Route(path, metrics, methods=["GET"]) for path in PATHS]
-
-
-_ERRORS = ServerErrors()
 
 
 def _shown_labels(visible: Iterable[ServedModel], catalog: Catalog) -> set[str] | None:

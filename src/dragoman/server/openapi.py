@@ -13,11 +13,9 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 import dragoman
-from dragoman.core.errors import DragomanError
-from dragoman.dialects.http.errors import error_response
 from dragoman.dialects.http.jobs import QueuedJobBody
 from dragoman.dialects.http.operation import Operation
-from dragoman.server.access import AccessControl, RouteClass, ServerErrors
+from dragoman.server.access import AccessControl, RouteClass, Viewer
 
 _SWAGGER_PACKAGE = "swagger_ui"
 
@@ -30,8 +28,6 @@ PATHS = (_DOCUMENT_PATH, _PAGE_PATH)
 
 _UNKNOWN_MODEL = "MODEL"
 """Stands in the examples for callers that may know of no model."""
-
-_ERRORS = ServerErrors()
 
 _REFERENCE = "#/components/schemas/{name}"
 
@@ -120,23 +116,21 @@ def routes(
     """Return the routes. The examples name a model that the caller may know of. URLs begin with `root_path`."""
     page = HTMLResponse(_PAGE.replace("{root}", root_path))
 
-    async def openapi(request: Request) -> Response:
-        try:
-            viewer = await access.authorize(request, RouteClass.DOCUMENTATION)
-        except DragomanError as error:
-            return error_response(_ERRORS.render(error), {})
+    async def show_document(viewer: Viewer) -> Response:
         models = access.models_of(viewer)
         described = document(dialects, models[0].id if models else _UNKNOWN_MODEL, features)
         if root_path:
             described["servers"] = [{"url": root_path}]
         return Response(msgspec.json.encode(described), media_type="application/json")
 
-    async def docs(request: Request) -> Response:
-        try:
-            await access.authorize(request, RouteClass.DOCUMENTATION)
-        except DragomanError as error:
-            return error_response(_ERRORS.render(error), {})
+    async def show_page(_viewer: Viewer) -> Response:
         return page
+
+    async def openapi(request: Request) -> Response:
+        return await access.respond(request, RouteClass.DOCUMENTATION, show_document)
+
+    async def docs(request: Request) -> Response:
+        return await access.respond(request, RouteClass.DOCUMENTATION, show_page)
 
     return [
         Route(_DOCUMENT_PATH, openapi, methods=["GET"]),

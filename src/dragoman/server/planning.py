@@ -23,7 +23,8 @@ ECHO = "echo"
 
 
 MAX_SHARED_PREFIX_BYTES = 32 * 1024
-"""Of one deployment. They are a part of its process's argument, which Linux limits to 128 KiB."""
+"""Of one deployment. They are a part of its process's options, a variable of the environment that Linux limits to
+128 KiB."""
 
 
 class DeploymentError(Exception):

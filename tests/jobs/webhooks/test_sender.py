@@ -76,42 +76,35 @@ async def test_a_receiver_that_does_not_respond_times_out() -> None:
         assert await sender.send(receiver.url(), MESSAGE) == DeliveryAttempt("failed", "no response within 0.2 seconds")
 
 
-async def test_an_endless_response_is_not_read() -> None:
+@contextlib.asynccontextmanager
+async def endless_receiver(head: bytes, repeated: bytes) -> AsyncIterator[str]:
+    """Send `head`, and then `repeated` until the connection is closed, which the end of the block waits for."""
     ended = asyncio.Event()
 
     async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        writer.write(head)
         with contextlib.suppress(OSError):
             while True:
-                writer.write(b"x" * 65536)
+                writer.write(repeated)
                 await writer.drain()
         writer.close()
         ended.set()
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server, open_sender() as sender:
-        port = server.sockets[0].getsockname()[1]
-        assert await sender.send(f"http://127.0.0.1:{port}/", MESSAGE) == DeliveryAttempt("delivered")
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
         await asyncio.wait_for(ended.wait(), TEST_TIMEOUT_SECONDS)
+
+
+async def test_an_endless_response_is_not_read() -> None:
+    async with open_sender() as sender, endless_receiver(b"HTTP/1.1 200 OK\r\n\r\n", b"x" * 65536) as url:
+        assert await sender.send(url, MESSAGE) == DeliveryAttempt("delivered")
 
 
 async def test_interim_responses_without_end_are_a_failure() -> None:
-    ended = asyncio.Event()
-
-    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                writer.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 1000)
-                await writer.drain()
-        writer.close()
-        ended.set()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server, open_sender() as sender:
-        port = server.sockets[0].getsockname()[1]
-        expected = DeliveryAttempt("failed", "the head of the response has more than 65536 bytes")
-        assert await sender.send(f"http://127.0.0.1:{port}/", MESSAGE) == expected
-        await asyncio.wait_for(ended.wait(), TEST_TIMEOUT_SECONDS)
+    expected = DeliveryAttempt("failed", "the head of the response has more than 65536 bytes")
+    async with open_sender() as sender, endless_receiver(b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000) as url:
+        assert await sender.send(url, MESSAGE) == expected
 
 
 async def test_a_refused_connection_is_a_failure() -> None:

@@ -5,7 +5,7 @@ machine by their journals, on others by their heartbeats. A claim that was taken
 """
 
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Row, delete, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.shares import excess_by_owner
+from dragoman.accounts.database.shares import excess_by_owner, rows_of_excess
 from dragoman.accounts.database.tables import idempotent_requests, keys, processes
 from dragoman.core.idempotency import (
     Acquired,
@@ -141,15 +141,14 @@ class IdempotencyKeyTable:
 
     def _evict(self, connection: Connection) -> int:
         """Delete the oldest responses of the accounts that take up more than their share of the limit."""
-        owners = _stored_by_owner(connection)
         stored: Counter[int | str | None] = Counter()
-        for row in owners:
-            stored[row.account_id or row.owner] += row.bytes
-        evicted = 0
-        for account, excess in excess_by_owner(stored, self._max_bytes).items():
-            own = [row.owner for row in owners if (row.account_id or row.owner) == account]
-            evicted += _delete_oldest(connection, own, excess)
-        return evicted
+        owners: defaultdict[int | str | None, list[str]] = defaultdict(list)
+        for row in _stored_by_owner(connection):
+            account = row.account_id or row.owner
+            stored[account] += row.bytes
+            owners[account].append(row.owner)
+        excess_bytes = excess_by_owner(stored, self._max_bytes)
+        return sum(_delete_oldest(connection, owners[account], excess) for account, excess in excess_bytes.items())
 
     def _claim(self, request: IdempotentRequest, token: int) -> IdempotencyState:
         try:
@@ -196,12 +195,8 @@ def _delete_oldest(connection: Connection, owners: Sequence[str], excess: int) -
     """Delete the oldest responses of the owners, of at least `excess` bytes, but not more than a batch of them."""
     column = idempotent_requests.c
     query = select(column.id, column.bytes).where(column.owner.in_(owners), column.ended_at.is_not(None))
-    chosen: list[str] = []
-    for row in connection.execute(query.order_by(column.ended_at).limit(_SWEEP_BATCH_SIZE)):
-        if excess <= 0:
-            break
-        chosen.append(row.id)
-        excess -= row.bytes or 0
+    oldest = connection.execute(query.order_by(column.ended_at).limit(_SWEEP_BATCH_SIZE))
+    chosen = [row.id for row in rows_of_excess(oldest, excess)]
     statement = delete(idempotent_requests).where(column.id.in_(chosen), column.ended_at.is_not(None))
     return connection.execute(statement).rowcount
 

@@ -1,7 +1,9 @@
 """Shares of a limit that several owners have in common: who must give up how much when it is exceeded."""
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from sqlalchemy import Row
 
 Owner = TypeVar("Owner")
 
@@ -22,3 +24,14 @@ def excess_by_owner(stored: Mapping[Owner, int], limit: int) -> dict[Owner, int]
     else:
         return {}
     return {owner: size - share for owner, size in stored.items() if size > share}
+
+
+def rows_of_excess(rows: Iterable[Row[Any]], excess: int) -> list[Row[Any]]:
+    """Return as many of the first rows as have at least `excess` bytes together. No `bytes` count as 0."""
+    chosen: list[Row[Any]] = []
+    for row in rows:
+        if excess <= 0:
+            break
+        chosen.append(row)
+        excess -= row.bytes or 0
+    return chosen

@@ -1,9 +1,9 @@
 """API keys of accounts, authenticated by the ledger."""
 
 from collections import OrderedDict
-from typing import TypeVar
 
 from dragoman.accounts.ledger.operations import KeyInfo, KeyLookup
+from dragoman.core.bounded_dicts import put_last
 from dragoman.core.context import Caller, account_owner
 from dragoman.core.errors import (
     BadRequest,
@@ -22,8 +22,6 @@ from dragoman.gateway.ledger_connection import LedgerConnection
 
 _MAX_KNOWN_KEYS = 10_000
 """Keys that are remembered to have been valid, and to have been refused."""
-
-Value = TypeVar("Value")
 
 
 class AccountKeyAuthenticator:
@@ -73,8 +71,8 @@ class AccountKeyAuthenticator:
         self._remember(caller, account_id if caller.account is None else None)
 
     def _remember(self, caller: Caller, account_id: int | None) -> None:
-        known = self._known_digests.pop(caller.key_digest, None)
-        _add_bounded(self._known_digests, caller.key_digest, known if account_id is None else account_id)
+        known = self._known_digests.get(caller.key_digest) if account_id is None else account_id
+        put_last(self._known_digests, caller.key_digest, known, _MAX_KNOWN_KEYS)
 
     def in_client_terms(self, error: Exception, caller: Caller, model: str = "") -> Exception:
         """Return what the client sees of an error of the ledger, and remember that the key was refused.
@@ -88,8 +86,7 @@ class AccountKeyAuthenticator:
             case ModelNotAllowed():
                 return ModelNotFound(model)
             case InsufficientBalance() | Limited():
-                self._refused_digests.pop(caller.key_digest, None)
-                _add_bounded(self._refused_digests, caller.key_digest, None)
+                put_last(self._refused_digests, caller.key_digest, None, _MAX_KNOWN_KEYS)
                 return error
             case InvalidAmount():
                 return BadRequest(str(error), "max_tokens")
@@ -119,12 +116,6 @@ def _require_balance(info: KeyInfo) -> None:
     # An account that has used nothing may be there for what costs nothing.
     if info.balance <= 0 < info.used:
         raise InsufficientBalance("Insufficient balance", limit=info.balance + info.used, used=info.used, hold=0)
-
-
-def _add_bounded(keys: OrderedDict[str, Value], digest: str, value: Value) -> None:
-    keys[digest] = value
-    if len(keys) > _MAX_KNOWN_KEYS:
-        keys.popitem(last=False)
 
 
 def required_digest(caller: Caller) -> str:

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict, deque
 
 from dragoman.core.addresses import client_network
+from dragoman.core.bounded_dicts import put_last
 from dragoman.core.context import Caller
 from dragoman.core.errors import DragomanError, Limited, Unauthenticated
 
@@ -39,11 +40,8 @@ class AuthFailureLimiter:
 
     def _record_failure(self, network: str, now: float) -> int:
         """Record a failure. Return 0 below the limit, otherwise the seconds until the oldest failure expires."""
-        times = self._failure_times.setdefault(network, deque(maxlen=MAX_FAILURES + 1))
-        self._failure_times.move_to_end(network)
-        times.append(now)
-        if len(self._failure_times) > self._max_addresses:
-            self._failure_times.popitem(last=False)
+        times = self._failure_times.get(network) or deque(maxlen=MAX_FAILURES + 1)
+        put_last(self._failure_times, network, times, self._max_addresses).append(now)
         oldest = times[0]
         if len(times) <= MAX_FAILURES or oldest <= now - WINDOW_SECONDS:
             return 0

@@ -6,6 +6,7 @@ from collections import OrderedDict, deque
 from collections.abc import Collection
 
 from dragoman.core.adapters import Adapter, AdapterSource, AdapterSpec, RegisteredAdapter
+from dragoman.core.bounded_dicts import put_last
 from dragoman.core.errors import (
     AdapterMissing,
     BadRequest,
@@ -72,10 +73,7 @@ class RegistrationRules:
             self._count_in_minute(owner, self._max_per_minute, time.monotonic())
 
     def _count_in_minute(self, owner: str, limit: int, now: float) -> None:
-        times = self._times.setdefault(owner, deque())
-        self._times.move_to_end(owner)
-        if len(self._times) > _MAX_OWNERS:
-            self._times.popitem(last=False)
+        times = put_last(self._times, owner, self._times.get(owner) or deque(), _MAX_OWNERS)
         while times and times[0] <= now - _WINDOW_SECONDS:
             times.popleft()
         if len(times) >= limit:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import structlog
 
 from dragoman.accounts.database.thread import DatabaseThread
+from dragoman.core.bounded_dicts import put_last
 from dragoman.core.errors import Limited, Overloaded
 from dragoman.jobs.storage.reader import Backlog, JobReader
 from dragoman.jobs.storage.store import JobStore
@@ -105,11 +106,8 @@ class SubmissionBatcher:
         return backlog.has_room(size)
 
     def _owner_backlog(self, owner: str) -> "_CountedBacklog":
-        backlog = self._owner_backlogs.setdefault(owner, _CountedBacklog(self._owner_limit))
-        self._owner_backlogs.move_to_end(owner)
-        if len(self._owner_backlogs) > _MAX_OWNERS:
-            self._owner_backlogs.popitem(last=False)
-        return backlog
+        backlog = self._owner_backlogs.get(owner) or _CountedBacklog(self._owner_limit)
+        return put_last(self._owner_backlogs, owner, backlog, _MAX_OWNERS)
 
     async def _send(self) -> None:
         try:

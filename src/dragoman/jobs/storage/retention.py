@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, Select, delete, func, select
 
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.shares import excess_by_owner
+from dragoman.accounts.database.shares import excess_by_owner, rows_of_excess
 from dragoman.accounts.database.tables import idempotent_requests, job_events, job_requests, jobs
 from dragoman.jobs.values.options import QueueOptions
 
@@ -46,11 +46,7 @@ def _above_limit(connection: Connection, excess_bytes: Mapping[str, int]) -> lis
     for owner, excess in excess_bytes.items():
         if len(removed) >= SWEEP_BATCH:
             break
-        for row in _oldest(connection, jobs.c.owner == owner, SWEEP_BATCH - len(removed)):
-            if excess <= 0:
-                break
-            removed.append(row)
-            excess -= row.bytes
+        removed += rows_of_excess(_oldest(connection, jobs.c.owner == owner, SWEEP_BATCH - len(removed)), excess)
     return removed
 
 

@@ -17,7 +17,7 @@ from dragoman.core.request import (
     ToolOptions,
 )
 from dragoman.output.grammar.channels import ChannelGrammar
-from dragoman.output.grammar.keywords import Schema
+from dragoman.output.grammar.keywords import Schema, types_of
 from dragoman.output.grammar.lark import client_grammar, compile_error, json_text, regex
 from dragoman.output.grammar.parameters import Parameters, divided_parameters
 from dragoman.output.grammar.schema import enforceable_schema
@@ -98,11 +98,9 @@ def build_grammar(
             return calls.calls_in_text()
         return _assemble(calls.calls_or_answer(answer.body), answer.definitions)
 
-    if problem := compile_error(grammar(lambda _: None, ())):
-        raise BadRequest(f"The tools cannot be enforced together: {problem}", _TOOLS)
+    _check_together(grammar(lambda _: None, ()))
     strings = {name: rule.parameters.strings for name, rule in rules.items() if rule.parameters is not None}
-    unenforced = answer.unenforced + _of_tools(rules)
-    return BuiltGrammar(grammar(special_token, control_tokens), unenforced, strings or None)
+    return BuiltGrammar(grammar(special_token, control_tokens), _unenforced(answer, rules), strings or None)
 
 
 def _in_channels(answer: _Rule, tools: ToolOptions | None, special_token: SpecialTokenLookup) -> BuiltGrammar:
@@ -118,13 +116,20 @@ def _in_channels(answer: _Rule, tools: ToolOptions | None, special_token: Specia
         text = [answer.body] if answer.body else []
         return _assemble(channels.answer_or_call(*text) if rules else channels.answer(*text), answer.definitions)
 
-    if problem := compile_error(grammar(lambda _: None)):
+    _check_together(grammar(lambda _: None))
+    return BuiltGrammar(grammar(special_token), _unenforced(answer, rules))
+
+
+def _check_together(grammar: str) -> None:
+    """Raise BadRequest if the grammar of a whole answer does not compile, although those of its tools do."""
+    if problem := compile_error(grammar):
         raise BadRequest(f"The tools cannot be enforced together: {problem}", _TOOLS)
-    return BuiltGrammar(grammar(special_token), answer.unenforced + _of_tools(rules))
 
 
-def _of_tools(rules: Mapping[str, _Rule]) -> tuple[str, ...]:
-    return tuple(f"{item} of tool '{name}'" for name, rule in rules.items() for item in rule.unenforced)
+def _unenforced(answer: _Rule, rules: Mapping[str, _Rule]) -> tuple[str, ...]:
+    """Return the keywords of the answer's format and of the tools that are not enforced."""
+    of_tools = (f"{item} of tool '{name}'" for name, rule in rules.items() for item in rule.unenforced)
+    return (*answer.unenforced, *of_tools)
 
 
 def _assemble(main: str, definitions: Mapping[str, str]) -> str:
@@ -222,7 +227,6 @@ def _restrict_to_objects(schema: Schema, parameter: str, subject: str) -> Schema
     """Restrict the schema to objects. Raises BadRequest if it excludes them."""
     if isinstance(schema, bool):
         return {"type": "object"}
-    types = schema.get("type", "object")
-    if "object" not in ([types] if isinstance(types, str) else types):
+    if "object" not in types_of(schema):
         raise BadRequest(f"{subject} is invalid: 'type' at # must be object", parameter)
     return {**schema, "type": "object"}

@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 
-from dragoman.output.grammar.lark import quoted
+from dragoman.output.grammar.lark import ANY_TEXT, quoted, token_or_text
 from dragoman.output.grammar.tool_calls import SpecialTokenLookup
-
-_ANY_TEXT = "/(?s:.*)/"
 
 
 class ChannelGrammar:
@@ -18,17 +16,17 @@ class ChannelGrammar:
         self._arguments = arguments
         self._special_token = special_token
 
-    def answer(self, answer: str = _ANY_TEXT) -> str:
+    def answer(self, answer: str = ANY_TEXT) -> str:
         """Allow an answer in the final channel, where the rule `answer` holds."""
         return self._assemble("final", answer)
 
-    def answer_or_call(self, answer: str = _ANY_TEXT) -> str:
+    def answer_or_call(self, answer: str = ANY_TEXT) -> str:
         """Allow such an answer, or one call."""
         return self._assemble("(final | call)", answer)
 
     def call(self) -> str:
         """Allow one call. The model ends its turn with it."""
-        return self._assemble("call", _ANY_TEXT)
+        return self._assemble("call", ANY_TEXT)
 
     def _assemble(self, last: str, answer: str) -> str:
         start, channel, message, end = (
@@ -44,13 +42,12 @@ class ChannelGrammar:
             f'reasoning: {channel} "analysis" {message}',
             f'turn: {start} "assistant"',
             f'preamble: {channel} "commentary" {message} text_to_end',
-            f"text_to_end: TEXT {end}" if self._special_token("<|end|>") else f"text_to_end[lazy]: {_ANY_TEXT} {end}",
+            f"text_to_end: TEXT {end}" if self._special_token("<|end|>") else f"text_to_end[lazy]: {ANY_TEXT} {end}",
             f'final: {channel} "final" {message} answer',
             f"answer: {answer}",
-            f"TEXT: {_ANY_TEXT}",
+            f"TEXT: {ANY_TEXT}",
         ]
         return "\n".join([*rules, f"call: {calls}"] if calls else rules)
 
     def _literal(self, text: str) -> str:
-        token = self._special_token(text)
-        return quoted(text) if token is None else f"<[{token}]>"
+        return token_or_text(self._special_token(text), text)

@@ -4,10 +4,10 @@ llguidance looks neither behind references nor at properties that are not requir
 """
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
-from dragoman.output.grammar.keywords import TYPES, Node, Schema, canonical_text
+from dragoman.output.grammar.keywords import Node, Schema, canonical_text, type_of, types_of
 
 _MAX_DEPTH = 8
 _MAX_COMPARISONS = 20_000
@@ -187,27 +187,16 @@ def _exclude_by_bounds(low: Node, high: Node) -> bool:
 
 def _kinds(schema: Node) -> set[str]:
     """Return the types of valid documents. A number may be an integer."""
-    types = schema.get("type", TYPES)
-    kinds = {types} if isinstance(types, str) else set(types)
+    kinds = set(types_of(schema))
     if "number" in kinds:
         kinds.add("integer")
     values = schema.get("enum", [schema["const"]] if "const" in schema else None)
-    return kinds if values is None else kinds & set(itertools.chain.from_iterable(map(_kinds_of, values)))
+    return kinds if values is None else kinds & set().union(*map(_kinds_of, values))
 
 
-def _kinds_of(value: Any) -> Iterable[str]:
-    match value:
-        case bool():
-            return ("boolean",)
-        case None:
-            return ("null",)
-        case str():
-            return ("string",)
-        case int() | float():
-            return ("number", "integer") if value == int(value) else ("number",)
-        case list():
-            return ("array",)
-    return ("object",)
+def _kinds_of(value: Any) -> set[str]:
+    kind = type_of(value)
+    return {"number", "integer"} if kind == "integer" or (kind == "number" and value.is_integer()) else {kind}
 
 
 def _values(schema: Node) -> set[str] | None:

@@ -11,6 +11,8 @@ from dragoman.output.grammar.keywords import (
     UnenforceableKeyword,
     canonical_text,
     enforceable_keywords,
+    type_of,
+    types_of,
 )
 from dragoman.output.grammar.negation import Resolve, effective_keywords
 
@@ -71,7 +73,7 @@ def valid_documents(schema: Any, resolve: Resolve, depth: int = 0) -> list[Any] 
         case _:
             return None
     # A document of another type than `type` is invalid; such lists are left to the general rules.
-    if kinds is not None and any(_kind_of(value) != kinds for value in values):
+    if kinds is not None and any(type_of(value) != kinds for value in values):
         return None
     return list({canonical_text(value): value for value in values}.values())
 
@@ -87,7 +89,7 @@ def restricted_names(schema: Any, resolve: Resolve, depth: int = 0) -> Schema:
     enforceable_keywords("type", kinds, schema)  # raises InvalidKeyword for what is none
     if depth < _MAX_DEPTH and set(keywords) == {"$ref"}:
         return restricted_names(resolve(keywords["$ref"]), resolve, depth + 1)
-    if "string" not in ([kinds] if isinstance(kinds, str) else kinds):
+    if "string" not in types_of({"type": kinds}):
         return {"additionalProperties": False}
     if not keywords:
         return True
@@ -117,20 +119,3 @@ def _name_pattern(keywords: Node) -> str:
     if len(patterns) == 1:
         return patterns[0]
     return "^" + "".join(rf"(?=[\s\S]*(?:{pattern}))" for pattern in patterns)
-
-
-def _kind_of(value: Any) -> str:
-    match value:
-        case bool():
-            return "boolean"
-        case None:
-            return "null"
-        case str():
-            return "string"
-        case int():
-            return "integer"
-        case float():
-            return "number"
-        case list():
-            return "array"
-    return "object"

@@ -24,14 +24,16 @@ TYPES: Final = ("null", "boolean", "object", "array", "number", "string", "integ
 FORMATS: Final = ("date", "date-time", "duration", "email", "hostname", "ipv4", "ipv6", "time", "uri", "uuid")
 """The values of `format` that are enforced."""
 
+_BASE64: Final = "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
+
 FORMAT_PATTERNS: Final = {
     **{
         f"uuid{version}": f"^[0-9a-f]{{8}}-[0-9a-f]{{4}}-{version}[0-9a-f]{{3}}-[89ab][0-9a-f]{{3}}-[0-9a-f]{{12}}$"
         for version in (1, 3, 4, 5, 6, 7, 8)
     },
-    "base64": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+    "base64": _BASE64,
     "base64url": "^(?:[A-Za-z0-9_-]{4})*(?:[A-Za-z0-9_-]{2}==|[A-Za-z0-9_-]{3}=)?$",
-    "byte": "^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$",
+    "byte": _BASE64,
     "json-pointer": "^(?:/(?:[^/~]|~[01])*)*$",
 }
 """Further values of `format` that are enforced → the pattern of texts that have them."""
@@ -119,6 +121,30 @@ def _canonical(value: Any) -> Any:
         case dict():
             return {name: _canonical(member) for name, member in value.items()}
     return value
+
+
+def types_of(node: Node) -> tuple[str, ...]:
+    """Return the valid values of `type`: all if it is absent."""
+    types = node.get("type", TYPES)
+    return (types,) if isinstance(types, str) else tuple(types)
+
+
+def type_of(document: Any) -> str:
+    """Return the type of a document. That of 1.0 is number, though it is an integer as well."""
+    match document:
+        case bool():
+            return "boolean"
+        case None:
+            return "null"
+        case str():
+            return "string"
+        case int():
+            return "integer"
+        case float():
+            return "number"
+        case list():
+            return "array"
+    return "object"
 
 
 def names_of(keyword: str, node: Node) -> tuple[str, ...]:

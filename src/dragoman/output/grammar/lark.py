@@ -37,9 +37,18 @@ _MAX_RULES = 1_000
 _GBNF_ESCAPE = re.compile(r"\\(?:u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|.)", re.DOTALL)
 
 
+ANY_TEXT: Final = "/(?s:.*)/"
+"""Matches every text."""
+
+
 def quoted(text: str) -> str:
     """Return the text as a literal."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def token_or_text(token: int | None, text: str) -> str:
+    """Match a special token, or a text that the vocabulary has none for."""
+    return quoted(text) if token is None else f"<[{token}]>"
 
 
 def json_text(schema: Schema) -> str:

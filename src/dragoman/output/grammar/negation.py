@@ -12,6 +12,8 @@ from dragoman.output.grammar.keywords import (
     Schema,
     UnenforceableKeyword,
     enforceable_keywords,
+    type_of,
+    types_of,
 )
 
 Resolve = Callable[[Any], Any]
@@ -79,7 +81,7 @@ def _negated_keyword(keyword: str, value: Any, negate: Callable[[Any], Schema], 
         case "anyOf" if isinstance(value, list):
             return {"allOf": [negate(part) for part in value]}
         case "type":
-            return _of_kinds(set(_KINDS) - {_kind(name) for name in ([value] if isinstance(value, str) else value)})
+            return _of_kinds(set(_KINDS) - set(map(_kind, types_of({keyword: value}))))
         case "const":
             return _other_values([value])
         case "enum" if isinstance(value, list):
@@ -129,11 +131,11 @@ def _other_counts(keyword: str, count: int) -> Schema:
 
 def _other_values(values: list[Any]) -> Schema:
     """Return a schema of all documents but these. Raises UnenforceableKeyword."""
-    kinds = {_kind_of(value) for value in values}
+    kinds = {_kind(type_of(value)) for value in values}
     options: list[Schema] = [_of_kinds(set(_KINDS) - kinds)]
     if texts := [value for value in values if isinstance(value, str)]:
         options.append({"type": "string", "pattern": f"^(?!(?:{'|'.join(map(_escaped, texts))})$)"})
-    if numbers := sorted({value for value in values if _kind_of(value) == "number"}):
+    if numbers := sorted({value for value in values if _kind(type_of(value)) == "number"}):
         options.append({"type": "number", "exclusiveMaximum": numbers[0]})
         options.append({"type": "number", "exclusiveMinimum": numbers[-1]})
         options += [
@@ -154,18 +156,3 @@ def _other_values(values: list[Any]) -> Schema:
 
 def _escaped(text: str) -> str:
     return re.sub(r"([^\w\s]|_)", r"\\\1", text, flags=re.ASCII) if text.isascii() else re.escape(text)
-
-
-def _kind_of(value: Any) -> str:
-    match value:
-        case bool():
-            return "boolean"
-        case None:
-            return "null"
-        case str():
-            return "string"
-        case int() | float():
-            return "number"
-        case list():
-            return "array"
-    return "object"

@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from dragoman.output.grammar.keywords import TYPES, Node, Schema, names_of
+from dragoman.output.grammar.keywords import TYPES, Node, Schema, names_of, types_of
 from dragoman.output.grammar.lark import TOO_COMPLEX, compile_error, json_text, matching_texts, quoted
 from dragoman.output.grammar.raw_strings import format_pattern, length_pattern, searching_pattern, without
 
@@ -124,7 +124,7 @@ class _Divider:
         """Return alternatives, each of schemas without combining keywords that hold together."""
         if isinstance(schema, bool):
             return [()] if schema else []
-        if "object" not in _types(schema):
+        if "object" not in types_of(schema):
             return []
         self._report_object_keywords(schema)
         if depth > _MAX_DEPTH:
@@ -178,7 +178,7 @@ class _Divider:
         """Return the types that a value may have. A number is one of both kinds."""
         if isinstance(schema, bool) or depth > _MAX_DEPTH:
             return set(TYPES) if schema else set()
-        kinds = _types(schema)
+        kinds = set(types_of(schema))
         for values in _listed_values(schema):
             listed = {"string" if isinstance(value, str) else "null" if value is None else "" for value in values}
             kinds &= set(TYPES) if "" in listed else listed
@@ -196,7 +196,7 @@ class _Divider:
             return schema is True
         parts = [*schema.get("allOf", ()), *([self._schemas[schema["$ref"]]] if "$ref" in schema else [])]
         return (
-            "null" in _types(schema)
+            "null" in types_of(schema)
             and all(None in values for values in _listed_values(schema))
             and all(self._allows_null(part, depth + 1) for part in parts)
             and all(
@@ -210,7 +210,7 @@ class _Divider:
         """Return the terminals that a string must match; None if no string is valid."""
         if isinstance(schema, bool):
             return [] if schema else None
-        if "string" not in _types(schema):
+        if "string" not in types_of(schema):
             return None
         if depth > _MAX_DEPTH:
             self._unenforced.append(("$ref", pointer))
@@ -249,11 +249,6 @@ class _Divider:
             else:
                 terminals.append(pattern)
         return terminals
-
-
-def _types(schema: Node) -> set[str]:
-    types = schema.get("type", TYPES)
-    return {types} if isinstance(types, str) else set(types)
 
 
 def _listed_values(schema: Node) -> Iterator[list[Any]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Final
 
-from dragoman.output.grammar.lark import regex
+from dragoman.output.grammar.lark import ANY_TEXT, regex
 
 _ANY: Final = "(?s:.*)"
 _LABEL: Final = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
@@ -48,7 +48,7 @@ def searching_pattern(pattern: str) -> str:
 
 def without(text: str) -> str:
     """Match texts that do not contain this one."""
-    return f"/{_ANY}/ & ~({regex(_ANY)} {_literal(text)} {regex(_ANY)})"
+    return f"{ANY_TEXT} & ~({ANY_TEXT} {_literal(text)} {ANY_TEXT})"
 
 
 def _literal(text: str) -> str:

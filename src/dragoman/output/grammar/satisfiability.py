@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dragoman.output.grammar.keywords import TYPES, Schema
+from dragoman.output.grammar.keywords import Schema, types_of
 
 
 def is_satisfiable(root: Schema, definitions: Mapping[str, Schema]) -> bool:
@@ -34,13 +34,8 @@ def _is_satisfiable(schema: Schema, satisfiable: set[str]) -> bool:
             for keyword in ("anyOf", "oneOf")
         )
         and len(schema.get("enum", "?")) > 0
-        and any(_is_satisfiable_as(kind, schema, satisfiable) for kind in _types(schema))
+        and any(_is_satisfiable_as(kind, schema, satisfiable) for kind in types_of(schema))
     )
-
-
-def _types(schema: dict[str, Any]) -> tuple[str, ...]:
-    types = schema.get("type", TYPES)
-    return (types,) if isinstance(types, str) else tuple(types)
 
 
 def _is_satisfiable_as(kind: str, schema: dict[str, Any], satisfiable: set[str]) -> bool:

@@ -3,14 +3,12 @@
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from dragoman.output.grammar.lark import quoted, regex
+from dragoman.output.grammar.lark import ANY_TEXT, quoted, regex, token_or_text
 from dragoman.output.grammar.parameters import Parameter, Parameters
 from dragoman.output.markup import PLACEHOLDERS, ToolCallMarkup, split_at_placeholders
 
 SpecialTokenLookup = Callable[[str], int | None]
 """Returns the id of a text that is one token of the model's vocabulary, else None."""
-
-_ANY_TEXT = "/(?s:.*)/"
 
 
 class ToolCallGrammar:
@@ -151,14 +149,14 @@ class ToolCallGrammar:
         token = self._special_token_id(last)
         more = "(TEXT free)* " if self._free_tokens else ""
         as_token = "" if token is None else f"{more}LEAD <[{token}]> | "
-        rules = [f"lead: {as_token}{more}spelled", f"spelled[lazy]: {_ANY_TEXT} {quoted(''.join(first))}"]
-        return rules if token is None else [*rules, f"LEAD: {_ANY_TEXT} {quoted(''.join(before))}"]
+        rules = [f"lead: {as_token}{more}spelled", f"spelled[lazy]: {ANY_TEXT} {quoted(''.join(first))}"]
+        return rules if token is None else [*rules, f"LEAD: {ANY_TEXT} {quoted(''.join(before))}"]
 
     def _text_rules(self) -> list[str]:
         """Return rules for free text."""
         if not self._free_tokens:
-            return ["text: TEXT", f"TEXT: {_ANY_TEXT}"]
-        return ["text: TEXT (free TEXT)*", f"free: <[{_token_ranges(self._free_tokens)}]>", f"TEXT: {_ANY_TEXT}"]
+            return ["text: TEXT", f"TEXT: {ANY_TEXT}"]
+        return ["text: TEXT (free TEXT)*", f"free: <[{_token_ranges(self._free_tokens)}]>", f"TEXT: {ANY_TEXT}"]
 
     def _literals(self, text: str) -> str:
         return " ".join(
@@ -170,8 +168,7 @@ class ToolCallGrammar:
     def _literal(self, part: str) -> str:
         if part in PLACEHOLDERS:
             return regex(PLACEHOLDERS[part])
-        token = self._special_token_id(part)
-        return quoted(part) if token is None else f"<[{token}]>"
+        return token_or_text(self._special_token_id(part), part)
 
     def _split_at_special_tokens(self, text: str) -> list[str]:
         """Split the text before and after special tokens."""

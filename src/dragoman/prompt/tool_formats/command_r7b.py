@@ -6,7 +6,6 @@
 """
 
 from dragoman.output.markup import INDEX, ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(
@@ -19,4 +18,4 @@ MARKUP = ToolCallMarkup(
     special_tokens=("<|START_ACTION|>", "<|END_ACTION|>"),
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

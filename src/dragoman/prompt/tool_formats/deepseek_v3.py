@@ -7,7 +7,6 @@
 """
 
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 SPECIAL_TOKENS = (
@@ -31,4 +30,4 @@ MARKUP = ToolCallMarkup(
     special_tokens=SPECIAL_TOKENS,
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

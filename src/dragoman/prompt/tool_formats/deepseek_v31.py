@@ -5,7 +5,6 @@
 """
 
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.deepseek_v3 import SPECIAL_TOKENS
 from dragoman.prompt.tool_formats.format import ToolFormat
 
@@ -21,4 +20,4 @@ MARKUP = ToolCallMarkup(
     special_tokens=SPECIAL_TOKENS,
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

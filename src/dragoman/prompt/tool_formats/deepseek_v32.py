@@ -9,7 +9,6 @@
 """
 
 from dragoman.output.markup import ParameterMarkup, ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 
@@ -35,4 +34,4 @@ def dsml(section: str) -> ToolCallMarkup:
 
 MARKUP = dsml("function_calls")
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

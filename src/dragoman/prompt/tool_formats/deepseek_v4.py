@@ -1,9 +1,8 @@
 """DeepSeek V4: as DeepSeek V3.2, but the section is <｜DSML｜tool_calls>."""
 
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.deepseek_v32 import dsml
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = dsml("tool_calls")
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

@@ -1,5 +1,6 @@
 """Finds the family of a chat template by rendering a conversation with a call, and comparing what it writes."""
 
+import functools
 import itertools
 import re
 from collections.abc import Iterator
@@ -71,12 +72,7 @@ def _is_hinted(known: ToolFormat, source: str) -> bool:
 
 def _family_of(rendered: str) -> ToolFormatName | None:
     """Return the family that writes the call as it stands in a text, apart from white space."""
-    exact = {
-        name: write_calls(known.markup, [ToolCall(_CALL_ID, _NAME, _WRITTEN_ARGUMENTS)])
-        for name, known in FORMATS.items()
-        if known.template_writes_tools
-    }
-    calls = {name: _SPACE.sub("", call) for name, call in exact.items()}
+    exact, calls = _written_calls()
     text = _SPACE.sub("", rendered)
     found = next((name for name, call in calls.items() if call in text), None)
     if found is not None:
@@ -85,6 +81,17 @@ def _family_of(rendered: str) -> ToolFormatName | None:
     # Some templates write the id of a call after its arguments, which the models leave out.
     arguments = _SPACE.sub("", _WRITTEN_ARGUMENTS)
     return next((name for name, call in calls.items() if f"{call.partition(arguments)[0]}{arguments}," in text), None)
+
+
+@functools.cache
+def _written_calls() -> tuple[dict[ToolFormatName, str], dict[ToolFormatName, str]]:
+    """Return the call as each family writes it, and the same without white space."""
+    exact = {
+        name: write_calls(known.markup, [ToolCall(_CALL_ID, _NAME, _WRITTEN_ARGUMENTS)])
+        for name, known in FORMATS.items()
+        if known.template_writes_tools
+    }
+    return exact, {name: _SPACE.sub("", call) for name, call in exact.items()}
 
 
 def _renderings(template: SandboxedTemplate) -> Iterator[str]:

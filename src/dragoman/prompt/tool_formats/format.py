@@ -1,5 +1,6 @@
 """The tool format of a family of chat templates."""
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -18,12 +19,10 @@ def _unchanged(messages: Sequence[Message], _tools: ToolOptions | None) -> list[
     return list(messages)
 
 
-class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
+class ToolFormat(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """A family of templates."""
 
     markup: ToolCallMarkup
-    syntax: ToolCallSyntax
-    """The markup, prepared for parsing answers."""
     hints: tuple[str, ...] = ()
     """Texts of which one is in a template that does not write the calls of earlier turns, but is of this family."""
     contradictions: tuple[str, ...] = ()
@@ -32,6 +31,11 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True):
     """Adapts a conversation to the templates of this family."""
     template_writes_tools: bool = True
     """Whether the templates write calls and results; otherwise `adapt` writes them as text."""
+
+    @functools.cached_property
+    def syntax(self) -> ToolCallSyntax:
+        """The markup, prepared for parsing answers. Takes a while, and a process needs few of the families."""
+        return ToolCallSyntax(self.markup)
 
 
 def write_calls(markup: ToolCallMarkup, calls: Iterable[ToolCall]) -> str:

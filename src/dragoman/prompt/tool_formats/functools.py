@@ -4,7 +4,6 @@ functools[{"name": "get_weather", "arguments": {"city": "Oslo"}}]
 """
 
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(
@@ -14,4 +13,4 @@ MARKUP = ToolCallMarkup(
     section_close="]",
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP), hints=("functools[",))
+FORMAT = ToolFormat(markup=MARKUP, hints=("functools[",))

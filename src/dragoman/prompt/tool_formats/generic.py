@@ -14,7 +14,6 @@ import msgspec
 
 from dragoman.core.request import Message, ToolCall, ToolOptions
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.sandbox import to_json
 from dragoman.prompt.tool_formats import hermes
 from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields, write_calls
@@ -71,10 +70,9 @@ def with_tools(messages: Sequence[Message], tools: ToolOptions | None, markup: T
     """Describe the tools in the system message, for templates that write calls but not the tools themselves."""
     if tools is None:
         return list(messages)
-    lines = "\n".join(to_json(tool_fields(tool)) for tool in tools.tools)
     example = write_calls(markup, [ToolCall("0", "name_of_the_function", '{"name of an argument": "its value"}')])
     several = _SEVERAL_NATIVE if tools.allows_multiple_calls else _ONE
-    return _with_system(messages, _NATIVE_FUNCTIONS.format(tools=lines, example=example, several=several))
+    return _with_system(messages, _NATIVE_FUNCTIONS.format(tools=_described(tools), example=example, several=several))
 
 
 def _with_system(messages: Sequence[Message], text: str) -> list[Message]:
@@ -96,13 +94,16 @@ def _plain(message: Message) -> Message:
 
 
 def _instruction(tools: ToolOptions) -> str:
-    lines = "\n".join(to_json(tool_fields(tool)) for tool in tools.tools)
-    return _FUNCTIONS.format(tools=lines, several=_SEVERAL if tools.allows_multiple_calls else _ONE)
+    return _FUNCTIONS.format(tools=_described(tools), several=_SEVERAL if tools.allows_multiple_calls else _ONE)
+
+
+def _described(tools: ToolOptions) -> str:
+    """Return the functions as lines of JSON."""
+    return "\n".join(to_json(tool_fields(tool)) for tool in tools.tools)
 
 
 FORMAT = ToolFormat(
     markup=MARKUP,
-    syntax=ToolCallSyntax(MARKUP),
     adapt=_as_text,
     template_writes_tools=False,
 )

@@ -7,7 +7,6 @@
 """
 
 from dragoman.output.markup import ParameterMarkup, ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 SPECIAL_TOKENS = ("<tool_call>", "</tool_call>", "<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>")
@@ -23,4 +22,4 @@ MARKUP = ToolCallMarkup(
     special_tokens=SPECIAL_TOKENS,
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

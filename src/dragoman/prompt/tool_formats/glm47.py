@@ -4,7 +4,6 @@
 """
 
 from dragoman.output.markup import ParameterMarkup, ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 from dragoman.prompt.tool_formats.glm45 import SPECIAL_TOKENS
 
@@ -20,4 +19,4 @@ MARKUP = ToolCallMarkup(
     special_tokens=SPECIAL_TOKENS,
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

@@ -13,7 +13,6 @@ import msgspec
 from dragoman.core.request import Message, ToolOptions
 from dragoman.output.channel_parser import CHANNEL_TOKENS
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 from dragoman.prompt.tool_formats.llama3 import one_call_per_message
 
@@ -38,4 +37,4 @@ def _adapt(messages: Sequence[Message], tools: ToolOptions | None) -> list[Messa
     ]
 
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP), adapt=_adapt)
+FORMAT = ToolFormat(markup=MARKUP, adapt=_adapt)

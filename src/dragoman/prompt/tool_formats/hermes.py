@@ -6,7 +6,6 @@
 """
 
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(
@@ -19,7 +18,6 @@ MARKUP = ToolCallMarkup(
 
 FORMAT = ToolFormat(
     markup=MARKUP,
-    syntax=ToolCallSyntax(MARKUP),
     hints=("<tool_call>",),
     contradictions=("<function=", "<arg_key>", "minimax"),  # what others write between the same tags
 )

@@ -9,7 +9,6 @@
 """
 
 from dragoman.output.markup import ParameterMarkup, ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 _NAMES = ("tool_calls", "tool_call", "arg_key", "arg_value")
@@ -35,4 +34,4 @@ MARKUP = ToolCallMarkup(
     ),
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

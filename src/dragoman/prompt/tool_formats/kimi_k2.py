@@ -10,7 +10,6 @@ import msgspec
 
 from dragoman.core.request import Message, ToolOptions
 from dragoman.output.markup import INDEX, ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(
@@ -46,4 +45,4 @@ def _with_numbered_ids(messages: Sequence[Message], _tools: ToolOptions | None) 
     return adapted
 
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP), adapt=_with_numbered_ids)
+FORMAT = ToolFormat(markup=MARKUP, adapt=_with_numbered_ids)

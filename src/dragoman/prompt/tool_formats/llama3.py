@@ -12,7 +12,6 @@ import msgspec
 
 from dragoman.core.request import Message, ToolOptions
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(
@@ -49,6 +48,5 @@ def one_call_per_message(messages: Sequence[Message], _tools: ToolOptions | None
 
 FORMAT = ToolFormat(
     markup=MARKUP,
-    syntax=ToolCallSyntax(MARKUP),
     adapt=one_call_per_message,
 )

@@ -13,7 +13,6 @@ import msgspec
 
 from dragoman.core.request import Message, ToolOptions
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(
@@ -46,4 +45,4 @@ def _short_id(call_id: str) -> str:
     return hashlib.sha256(call_id.encode(errors="surrogatepass")).hexdigest()[:_ID_LENGTH]
 
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP), adapt=with_short_ids)
+FORMAT = ToolFormat(markup=MARKUP, adapt=with_short_ids)

@@ -4,7 +4,6 @@
 """
 
 from dragoman.output.markup import ID, ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 from dragoman.prompt.tool_formats.mistral import with_short_ids
 
@@ -16,4 +15,4 @@ MARKUP = ToolCallMarkup(
     special_tokens=("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"),
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP), adapt=with_short_ids)
+FORMAT = ToolFormat(markup=MARKUP, adapt=with_short_ids)

@@ -10,7 +10,6 @@ Oslo
 """
 
 from dragoman.output.markup import ParameterMarkup, ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(
@@ -25,4 +24,4 @@ MARKUP = ToolCallMarkup(
     special_tokens=("<tool_call>", "</tool_call>"),
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

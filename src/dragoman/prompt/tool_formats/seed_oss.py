@@ -8,7 +8,6 @@
 """
 
 from dragoman.output.markup import ParameterMarkup, ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(
@@ -23,4 +22,4 @@ MARKUP = ToolCallMarkup(
     special_tokens=("<seed:tool_call>", "</seed:tool_call>"),
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

@@ -5,7 +5,6 @@
 """
 
 from dragoman.output.markup import ID, ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(
@@ -27,4 +26,4 @@ MARKUP = ToolCallMarkup(
     ),
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

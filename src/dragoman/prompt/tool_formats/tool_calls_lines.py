@@ -6,7 +6,6 @@
 """
 
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(
@@ -17,4 +16,4 @@ MARKUP = ToolCallMarkup(
     special_tokens=("<tool_calls>", "</tool_calls>"),
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

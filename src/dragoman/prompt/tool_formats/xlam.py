@@ -4,7 +4,6 @@
 """
 
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.output.tool_call_parser import ToolCallSyntax
 from dragoman.prompt.tool_formats.format import ToolFormat
 
 MARKUP = ToolCallMarkup(
@@ -15,4 +14,4 @@ MARKUP = ToolCallMarkup(
     section_close="]",
 )
 
-FORMAT = ToolFormat(markup=MARKUP, syntax=ToolCallSyntax(MARKUP))
+FORMAT = ToolFormat(markup=MARKUP)

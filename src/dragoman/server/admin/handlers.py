@@ -17,6 +17,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.identifiers import MAX_ID_DIGITS
 from dragoman.accounts.times import to_day_number, to_milliseconds
 from dragoman.core.money import parse_amount, parse_price_per_million
+from dragoman.gateway.routing.catalog import Catalog
 from dragoman.server.admin import serializers, wire
 
 Payload = TypeVar("Payload", bound=msgspec.Struct)
@@ -30,7 +31,7 @@ class AdminRequest(NamedTuple):
     path: Mapping[str, str]
     body: msgspec.Struct | None
     query: msgspec.Struct | None
-    models: wire.ModelStateList
+    catalog: Catalog
 
     def payload(self, struct: type[Payload]) -> Payload:
         """Return the body or the query, as the type that the route declares."""
@@ -40,7 +41,7 @@ class AdminRequest(NamedTuple):
 
 
 def list_models(request: AdminRequest) -> wire.ModelStateList:
-    return request.models
+    return wire.ModelStateList(data=list(map(serializers.model_state_body, request.catalog.deployments)))
 
 
 def create_account(request: AdminRequest) -> wire.AccountBody:

@@ -32,15 +32,6 @@ def routes(thread: DatabaseThread, access: AccessControl, catalog: Catalog) -> l
     ]
 
 
-def _model_states(catalog: Catalog) -> wire.ModelStateList:
-    return wire.ModelStateList(
-        data=[
-            wire.ModelStateBody(model=each.name, ready=each.engine.ready, failure=each.engine.failure)
-            for each in catalog.deployments
-        ]
-    )
-
-
 def _endpoint(
     route: AdminRoute, thread: DatabaseThread, access: AccessControl, catalog: Catalog
 ) -> Callable[[Request], Awaitable[Response]]:
@@ -54,7 +45,7 @@ def _endpoint(
                 path=request.path_params,
                 body=await _body(route, request),
                 query=_query(route, request),
-                models=_model_states(catalog),
+                catalog=catalog,
             )
             return _json(await thread.run_slow(route.handler, admin_request))
         except DragomanError as error:

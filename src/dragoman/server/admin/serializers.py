@@ -12,6 +12,7 @@ from dragoman.accounts.administration.prices import Price
 from dragoman.accounts.administration.usage import DailyUsage, UsageRecord
 from dragoman.accounts.times import from_day_number, to_datetime, to_milliseconds
 from dragoman.core.money import format_amount, format_price_per_million, parse_amount
+from dragoman.gateway.routing.catalog import Deployment
 from dragoman.server.admin import wire
 
 
@@ -26,6 +27,11 @@ Row = TypeVar("Row", bound=_HasId)
 def next_page(rows: Sequence[Row], limit: int) -> int | None:
     """Return the cursor of the next page, or None after a page that is not full."""
     return rows[-1].id if len(rows) == limit else None
+
+
+def model_state_body(deployment: Deployment) -> wire.ModelStateBody:
+    engine = deployment.engine
+    return wire.ModelStateBody(model=deployment.name, ready=engine.ready, failure=engine.failure)
 
 
 def account_body(account: Account) -> wire.AccountBody:

@@ -269,8 +269,10 @@ class Scheduler:
 
     def _may_have_slot(self, candidate: ChoiceSequence, reserved_slots: int) -> bool:
         """Whether a slot is free, or may be taken from another sequence."""
-        if len(self.running) + reserved_slots < self._max_sequences or candidate.is_queued:
-            return len(self.running) + reserved_slots < self._max_sequences
+        if len(self.running) + reserved_slots < self._max_sequences:
+            return True
+        if candidate.is_queued:
+            return False
         slots = self._slots[False]
         return bool(self._slots[True]) or max(slots.values(), default=0) >= 2 * (slots[candidate.owner] + 1)
 

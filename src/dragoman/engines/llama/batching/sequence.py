@@ -145,9 +145,14 @@ class EngineRequest:
         self.cached_tokens: int | None = None
         """Prompt tokens that the first choice shared instead of computing them. None before it began."""
 
+    @property
+    def is_queued(self) -> bool:
+        """Whether no client waits for it, so that it comes after all others."""
+        return self.priority >= QUEUED_PRIORITY_OFFSET
+
     def is_preemptible_by(self, other: "EngineRequest") -> bool:
         """Whether it gives up slots and cells for the other request: it is queued, and the other is interactive."""
-        return self.priority >= QUEUED_PRIORITY_OFFSET > other.priority
+        return self.is_queued and not other.is_queued
 
 
 class ChoiceSequence:
@@ -191,8 +196,8 @@ class ChoiceSequence:
 
     @property
     def is_queued(self) -> bool:
-        """Whether no client waits for it, so that it comes after all others."""
-        return self.request.priority >= QUEUED_PRIORITY_OFFSET
+        """Whether its request is queued."""
+        return self.request.is_queued
 
     @property
     def has_slot(self) -> bool:

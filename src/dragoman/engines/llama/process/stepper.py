@@ -11,7 +11,6 @@ from pathlib import Path
 
 from dragoman.core.errors import BadRequest, Overloaded
 from dragoman.core.events import Usage
-from dragoman.core.request import QUEUED_PRIORITY_OFFSET
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.sequence import ChoiceSequence, EngineRequest, RequestKey
@@ -191,10 +190,9 @@ def request_to_displace(waiting: Sequence[list[ChoiceSequence]], request: Engine
     It is the youngest one of the owner with the most, of those that have given no output. Queued requests displace
     queued ones only.
     """
-    is_queued = request.priority >= QUEUED_PRIORITY_OFFSET
     by_owner: defaultdict[str, list[ChoiceSequence]] = defaultdict(list)
     for choices in waiting:
-        if choices[0].is_queued == is_queued:
+        if choices[0].is_queued == request.is_queued:
             by_owner[choices[0].owner].append(choices[0])
     most = max(by_owner.values(), key=len, default=[])
     if len(most) < len(by_owner.get(request.owner, ())) + 2:
