@@ -10,6 +10,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-versio
 READY := $(VENV)/.ready
 DEV_READY := $(VENV)/.dev-ready
 
+# Without compiled modules every process that starts, hundreds in a run of the tests, compiles all it imports anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help setup serve test check format lock clean

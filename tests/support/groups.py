@@ -1,5 +1,6 @@
 """Which tests of a run on several workers share one of them, so that they never run beside each other."""
 
+from collections import Counter
 from fnmatch import fnmatch
 
 import pytest
@@ -22,7 +23,6 @@ PROCESS_FILES = (
 """They kill processes, or wait for them."""
 
 WHOLE_FILES = (
-    "conformance/test_schemathesis.py",
     "conformance/test_vendor_clients.py",
     "dialects/vendors/infermatic/test_routes.py",
     "server/admin/test_routes.py",
@@ -33,7 +33,12 @@ WHOLE_FILES = (
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook.
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep models on one worker, processes on one, and whole files together; all other tests go to a free worker."""
+    """Keep models on one worker, processes on one, and whole files together; all other tests go to a free worker.
+
+    Raise UsageError for tests of one name: pytest-xdist runs only one of them.
+    """
+    if repeated := [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]:
+        raise pytest.UsageError(f"tests of one name, of which only one would run: {', '.join(repeated)}")
     if config.pluginmanager.hasplugin("xdist"):
         for item in items:
             if group := _group(item, item.path.relative_to(config.rootpath / "tests").as_posix()):
