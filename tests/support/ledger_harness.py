@@ -11,7 +11,8 @@ from dragoman.accounts.administration.consistency import find_discrepancies
 from dragoman.accounts.administration.keys import Key, KeyRules, create_key, get_key
 from dragoman.accounts.administration.prices import set_price
 from dragoman.accounts.administration.usage import UsageRecord
-from dragoman.accounts.database.connections import Clock, Database, Instant
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.sessions import Clock, Instant
 from dragoman.accounts.database.tables import metadata, schema_migrations, usage
 from dragoman.accounts.identifiers import new_process_id
 from dragoman.accounts.ledger.ledger import Ledger

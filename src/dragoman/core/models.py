@@ -1,7 +1,5 @@
 """The models that a server offers."""
 
-from collections.abc import Iterable
-
 import msgspec
 
 
@@ -28,8 +26,3 @@ class TokenizedPrompt(msgspec.Struct, frozen=True):
     token_ids: tuple[int, ...]
     texts: tuple[str, ...]
     """Each token as it stands in the vocabulary, which may write spaces and bytes in another way."""
-
-
-def find_model(models: Iterable[ServedModel], name: str) -> ServedModel | None:
-    """Return the model with this name or alias, compared exactly."""
-    return next((model for model in models if name in (model.id, *model.aliases)), None)

@@ -21,6 +21,10 @@ class VisibleModels(Protocol):
         """List models in the order of the settings, and after them their adapters."""
         ...
 
+    def find_model(self, name: str) -> ServedModel | None:
+        """Return the model with this name or alias, compared exactly."""
+        ...
+
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         """Count the prompt tokens that a request with this prompt would report."""
         ...

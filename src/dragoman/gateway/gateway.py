@@ -128,6 +128,9 @@ class Gateway:
     def models(self) -> list[ServedModel]:
         return self._catalog.models()
 
+    def find_model(self, name: str) -> ServedModel | None:
+        return self._catalog.find_model(name)
+
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         return await self._catalog.resolve(model).deployment.engine.count_tokens(prompt)
 
@@ -214,7 +217,7 @@ class Gateway:
         """Return whom the caller's requests are computed for."""
         if account_id is not None:
             return account_owner(account_id)
-        return self._authenticator.owner_of_key(caller.key_digest)
+        return self._authenticator.owner_of_key(caller.key_digest) if self._authenticator.needs_key else ""
 
     def _require_queue(self) -> JobQueue:
         if self._queue is None:
@@ -226,6 +229,8 @@ class Gateway:
             raise ShuttingDown("The server is shutting down", retry_after=5)
 
     async def _reject_unknown_key(self, caller: Caller, dialect: str | None) -> None:
+        if not self._authenticator.needs_key:
+            return
         try:
             await self._authenticator.reject_unknown_key(caller, dialect)
         except Unauthenticated as error:

@@ -7,7 +7,6 @@ from sqlalchemy.exc import IntegrityError
 
 from dragoman.accounts.administration.accounts import create_account, list_accounts
 from dragoman.accounts.database.connections import Database, InvalidDatabaseUrl
-from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.database.statements import compile_statement, in_list
 from dragoman.accounts.database.tables import accounts
 from dragoman.accounts.ledger.ledger_statements import LedgerStatements
@@ -58,15 +57,6 @@ def test_parameters_in_a_wrong_order_are_detected(database: Database) -> None:
     with pytest.raises(ValueError, match="takes"):
         compile_statement(query, database.dialect, ("ids",))
     LedgerStatements(database.dialect)
-
-
-def test_commits_are_synced_with_and_without_a_log(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path}/accounts.db")
-    upgrade(database)
-    database.sync()
-    database.close()
-    assert not (tmp_path / "accounts.db-wal").exists()
-    database.sync()
 
 
 def test_opening_waits_for_another_writer_of_a_new_file(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from dragoman.accounts.database.connections import Database, Session
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.sessions import Session
 from dragoman.accounts.database.statements import Statement
 from tests.support.postgresql import PostgresServer
 

@@ -7,7 +7,8 @@ import pytest
 from sqlalchemy import select
 
 from dragoman.accounts.administration.keys import KeyRules
-from dragoman.accounts.database.connections import Database, Instant, Session
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.database.statements import insert
 from dragoman.accounts.database.tables import processes
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID

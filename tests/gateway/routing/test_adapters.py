@@ -201,3 +201,18 @@ async def test_adapters_are_listed_after_the_models_with_their_base() -> None:
     assert listed[2].aliases == ("still",)
     assert listed[2].context_length == engine.context_length
     assert harness.catalog.resolve("still").deployment.name == "first"
+
+
+@pytest.mark.parametrize(("owner", "allowed"), [("", None), ("mine", None), ("other", None), ("mine", {"first"})])
+def test_a_model_is_found_by_each_of_its_names_exactly_if_it_is_listed(owner: str, allowed: set[str] | None) -> None:
+    catalog = AdapterHarness("llama", "qwen2").catalog
+    engine = catalog.deployments[0].engine
+    assert isinstance(engine, AdaptableEcho)
+    for adapter in (
+        Adapter(name="calm", source=PIRATE, created_at=1, aliases=("still",)),
+        Adapter(name="my", source=POET, created_at=2, owner="mine"),
+    ):
+        engine.adapter_host.by_name[adapter.name] = adapter
+    listed = {name: model for model in catalog.models(owner, allowed) for name in (model.id, *model.aliases)}
+    for name in ("first", "acme/first", "second", "acme/second", "calm", "still", "my", "First", "first ", "unknown"):
+        assert catalog.find_model(name, owner, allowed) == listed.get(name)

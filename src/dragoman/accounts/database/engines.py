@@ -1,12 +1,9 @@
 """SQLAlchemy's engines for SQLite and PostgreSQL, and how they open connections."""
 
-import contextlib
 import logging
-import os
 import sqlite3
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
@@ -133,37 +130,3 @@ def _begin_sqlite(connection: Connection) -> None:
     # A transaction that began with a read cannot write after another one has written.
     writes = connection.get_execution_options().get("writes", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-def identify_files(path: str, log_path: str) -> tuple[object, ...]:
-    """Identify SQLite's database, whether it has content, and its log; None: there is none."""
-    file, log = _status(Path(path)), _status(Path(log_path))
-    return (
-        None if file is None else (file.st_dev, file.st_ino),
-        None if file is None or not file.st_size else True,
-        None if log is None else (log.st_dev, log.st_ino),
-    )
-
-
-def keep_unclosed(connection: sqlite3.Connection, log_path: Path, own_log: object) -> None:
-    """Keep a connection until the process ends, whose database or log was deleted or replaced.
-
-    When SQLite closes the last connection of a database, it deletes the log by its path, where by now the log of
-    another database may be. `own_log` identifies the connection's log. Unless another one is at the path, it is written
-    to the database that it belongs to: no other database may be opened with it. If only the log was deleted, this saves
-    what it contains.
-    """
-    import ctypes  # Imported lazily: databases are rarely deleted.
-
-    log = _status(log_path)
-    if log is None or (log.st_size and (log.st_dev, log.st_ino) == own_log):
-        with contextlib.suppress(sqlite3.Error):
-            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))  # Python would close it, too, at its own end.
-
-
-def _status(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None

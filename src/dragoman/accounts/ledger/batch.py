@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dragoman.accounts.database.connections import Instant, Session
+from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.database.statements import Statement
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.ledger_statements import LedgerStatements

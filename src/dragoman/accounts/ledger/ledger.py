@@ -9,8 +9,9 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from dragoman.accounts.database.connections import Database, Instant, Session
+from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.failures import DatabaseUnavailable, find_outage
+from dragoman.accounts.database.sessions import Instant, Session, sync_log
 from dragoman.accounts.ledger import decisions
 from dragoman.accounts.ledger.batch import BatchScope, LedgerBatch
 from dragoman.accounts.ledger.ledger_statements import LedgerStatements
@@ -102,7 +103,8 @@ class Ledger:
 
     def sync(self) -> None:
         """Wait until all commits are on the disk; callable from any thread. Raises DatabaseUnavailable."""
-        self._database.sync()
+        if self.needs_sync:
+            sync_log(self._database.path)
 
     def close(self) -> None:
         """Close the connection; the next commit opens a new one."""

@@ -3,7 +3,7 @@
 A codec needs the request's bytes only, so an answer can be rendered again at any time and in any process.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import msgspec
@@ -62,8 +62,8 @@ class DecodeContext(NamedTuple):
     """The creation time in the answer, in Unix seconds."""
     arguments: Mapping[str, str] = {}
     """Parameters of the path, and `extra_arguments` of a restored request."""
-    models: Callable[[], Sequence[ServedModel]] | None = None
-    """The models served; None for a restored request, which was admitted before."""
+    find_model: Callable[[str], ServedModel | None] | None = None
+    """Finds a served model by name or alias; None for a restored request, which was admitted before."""
 
 
 class ErrorResponse(NamedTuple):

@@ -291,7 +291,7 @@ async def respond(
 
 async def _receive(request: Request, route: RouteContext, codec: EndpointCodec, caller: Caller) -> ReceivedRequest:
     body = await read_body(request, route)
-    context = DecodeContext(caller.request_id, int(time.time()), request.path_params, route.service.models)
+    context = DecodeContext(caller.request_id, int(time.time()), request.path_params, route.service.find_model)
     if len(body) > LARGE_BODY_BYTES:
         return ReceivedRequest(codec, context, body, await decode_large(body, route, caller, codec, context))
     try:
@@ -301,7 +301,7 @@ async def _receive(request: Request, route: RouteContext, codec: EndpointCodec, 
         visible, known = await route.service.visible_to(caller), route.service.models()
         if all(model in known for model in visible.models()):
             raise
-        context = context._replace(models=visible.models)
+        context = context._replace(find_model=visible.find_model)
         return ReceivedRequest(codec, context, body, codec.decode(body, context))
 
 

@@ -43,7 +43,8 @@ async def decode_large(
     """Decode a large body off the event loop, after a check of its sender's access. Raises what both raise."""
     await route.service.check_access(caller)
     served = (await route.service.visible_to(caller)).models()
-    fixed = context._replace(models=lambda: served)  # The thread must not ask the engines.
+    by_name = {name: model for model in served for name in (model.id, *model.aliases)}
+    fixed = context._replace(find_model=by_name.get)  # The thread must not ask the engines.
     return await _in_turn(caller, partial(_check_and_decode, body, route, partial(codec.decode, body, fixed)))
 
 

@@ -6,7 +6,6 @@ from typing import NamedTuple
 import msgspec
 
 from dragoman.core.errors import ContextOverflow
-from dragoman.core.models import find_model
 from dragoman.core.request import ChatPrompt, GenerationRequest
 from dragoman.core.services import VisibleModels
 
@@ -73,7 +72,7 @@ class ContextWindowFitter:
         return FittedRequests(fitted, dropped_messages)
 
     async def _fit(self, request: GenerationRequest) -> tuple[GenerationRequest, int]:
-        model = find_model(self._models.models(), request.model)
+        model = self._models.find_model(request.model)
         if model is None or model.context_length is None:
             return request, 0  # admission reports why it cannot be answered
         context, max_tokens = model.context_length, request.sampling.max_tokens

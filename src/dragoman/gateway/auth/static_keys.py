@@ -16,18 +16,15 @@ class StaticKeyAuthenticator:
     def __init__(self, digests: Iterable[str] | Mapping[str, str], groups: Mapping[str, str] = NO_GROUPS) -> None:
         """A mapping gives the keys' labels for people. `groups` has the groups of keys that are not alone."""
         self._digests = tuple(digests)
+        self.needs_key = bool(self._digests)
         self._labels = digests if isinstance(digests, Mapping) else {}
         self._owners = {
             digest: f"key group {groups[digest]}" if digest in groups else f"key {number}"
             for number, digest in enumerate(self._digests, 1)
         }
 
-    @property
-    def needs_key(self) -> bool:
-        return bool(self._digests)
-
     def owner_of_key(self, digest: str) -> str:
-        if not self._digests:
+        if not self.needs_key:
             return ""
         return self._owners.get(digest) or owner_of_removed_key(digest)
 
@@ -54,7 +51,7 @@ class StaticKeyAuthenticator:
         return sum(hmac.compare_digest(digest, known) for known in self._digests) > 0
 
     async def reject_unknown_key(self, caller: Caller, dialect: str | None) -> None:  # noqa: ARG002
-        if self._digests:
+        if self.needs_key:
             self.require(caller.key)
 
     async def authenticate(self, caller: Caller, dialect: str | None) -> Principal:

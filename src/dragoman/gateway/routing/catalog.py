@@ -106,16 +106,7 @@ class Catalog:
 
         `allowed`: only those with these canonical names. None: all.
         """
-        bases = {
-            deployment.name: ServedModel(
-                id=deployment.name,
-                aliases=deployment.aliases,
-                context_length=deployment.engine.context_length,
-                fingerprint=deployment.engine.fingerprint,
-                supports_reasoning=deployment.engine.supports_reasoning,
-            )
-            for deployment in self.deployments
-        }
+        bases = {deployment.name: _base_model(deployment) for deployment in self.deployments}
         adapters = [
             _adapter_model(bases[deployment.name], ResolvedModel(deployment, adapter))
             for deployment, adapter in self._adapters()
@@ -123,11 +114,32 @@ class Catalog:
         ]
         return [*(model for model in bases.values() if allowed is None or model.id in allowed), *adapters]
 
+    def find_model(self, name: str, owner: str = "", allowed: Container[str] | None = None) -> ServedModel | None:
+        """Return what `models` would list of the model with this name or alias."""
+        try:
+            resolved = self.resolve(name, owner)
+        except ModelNotFound:
+            return None
+        if allowed is not None and resolved.canonical_name not in allowed:
+            return None
+        base = _base_model(resolved.deployment)
+        return base if resolved.adapter is None else _adapter_model(base, resolved)
+
     def _adapters(self) -> Iterator[tuple[Deployment, Adapter]]:
         for deployment in self.deployments:
             if deployment.engine.adapters is not None:
                 for adapter in deployment.engine.adapters.list_adapters():
                     yield deployment, adapter
+
+
+def _base_model(deployment: Deployment) -> ServedModel:
+    return ServedModel(
+        id=deployment.name,
+        aliases=deployment.aliases,
+        context_length=deployment.engine.context_length,
+        fingerprint=deployment.engine.fingerprint,
+        supports_reasoning=deployment.engine.supports_reasoning,
+    )
 
 
 def _adapter_model(base: ServedModel, resolved: ResolvedModel) -> ServedModel:

@@ -19,6 +19,9 @@ class PrincipalModels:
     def models(self) -> list[ServedModel]:
         return self._catalog.models(self._principal.owner, self._principal.models)
 
+    def find_model(self, name: str) -> ServedModel | None:
+        return self._catalog.find_model(name, self._principal.owner, self._principal.models)
+
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
         return await self.resolve(model).deployment.engine.count_tokens(prompt)
 

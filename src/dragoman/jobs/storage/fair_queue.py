@@ -19,7 +19,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Dialect, Select, bindparam, literal_column, select
 
-from dragoman.accounts.database.connections import Session
+from dragoman.accounts.database.sessions import Session
 from dragoman.accounts.database.statements import compile_statement
 from dragoman.accounts.database.tables import jobs
 

@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 import structlog
 
-from dragoman.accounts.database.connections import Database, Instant, Session
+from dragoman.accounts.database.connections import Database
+from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.ledger import Ledger
 from dragoman.jobs.storage.statements import JobStatements

@@ -63,9 +63,9 @@ def test_an_adapter_of_another_shape_is_rejected(field: str, wrong: object, mess
 
 
 def test_a_base_model_is_listed_under_each_of_its_names() -> None:
-    models = [ServedModel(id="llama", aliases=("meta/llama",), context_length=8192)]
+    model = ServedModel(id="llama", aliases=("meta/llama",), context_length=8192)
     for name in ("llama", "meta/llama"):
-        assert json.loads(codec.base_model(name, models, 1706652711)) == {
+        assert json.loads(codec.base_model(name, model, 1706652711)) == {
             "active_deployment": {
                 "created_at": 1706652711,
                 "creator": {
@@ -80,4 +80,4 @@ def test_a_base_model_is_listed_under_each_of_its_names() -> None:
             "unit_price": 0,
         }
     with pytest.raises(ModelNotFound):
-        codec.base_model("Llama", models, 1706652711)
+        codec.base_model("Llama", None, 1706652711)

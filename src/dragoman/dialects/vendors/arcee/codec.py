@@ -9,7 +9,7 @@ from dragoman.core.errors import (
     ModelNotFound,
 )
 from dragoman.core.limits import MAX_LOGIT_BIAS_ENTRIES, MAX_SEED
-from dragoman.core.models import ServedModel, find_model
+from dragoman.core.models import ServedModel
 from dragoman.core.request import ChatPrompt, GenerationRequest, SamplingParams
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.context import bearer_key
@@ -143,9 +143,9 @@ def _sampling(sent: wire.ChatRequest) -> SamplingParams:
 
 def _fingerprint(name: str, context: DecodeContext) -> str | None:
     """Return the model's fingerprint at the time of the request; None if not known yet. Raises ModelNotFound."""
-    if context.models is None:
+    if context.find_model is None:
         return context.arguments.get(_FINGERPRINT)
-    model = find_model(context.models(), name)
+    model = context.find_model(name)
     if model is None:
         raise ModelNotFound(name)
     return model.fingerprint

@@ -10,7 +10,7 @@ from dragoman.core.errors import (
     ModelNotFound,
 )
 from dragoman.core.limits import check_sampling
-from dragoman.core.models import ServedModel, find_model
+from dragoman.core.models import ServedModel
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams
 from dragoman.dialects.http.codec import DecodeContext, DecodedRequest
 from dragoman.dialects.http.validation import (
@@ -92,9 +92,8 @@ def adapter_body(registered: RegisteredAdapter) -> bytes:
     return _encode(wire.AdapterBody(deployment, adapter.name, unit_price=0))
 
 
-def base_model(name: str, models: list[ServedModel], created: int) -> bytes:
-    """Return the base model with this name or alias as JSON. Raises ModelNotFound."""
-    model = find_model(models, name)
+def base_model(name: str, model: ServedModel | None, created: int) -> bytes:
+    """Return the model that was found by this name as JSON. Raises ModelNotFound unless it is a base model."""
     if model is None or model.base is not None:
         raise ModelNotFound(name)
     deployment = wire.ActiveDeployment(created, wire.Creator(), model.id, "HF_HUB")

@@ -70,7 +70,8 @@ def _routes(service: _EmpowerService, options: HttpOptions, prefixes: Sequence[s
 
     async def base_model(request: Request) -> Response:
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:
-            return json_response(codec.base_model(request.path_params["name"], visible.models(), started))
+            name = request.path_params["name"]
+            return json_response(codec.base_model(name, visible.find_model(name), started))
 
         return await authenticated(request, route, handler, _ERRORS)
 

@@ -89,12 +89,12 @@ class _PathDeployment(NamedTuple):
 def _deployment(context: DecodeContext) -> _PathDeployment:
     """Return the deployment in the path. Raises ModelNotFound."""
     name = context.arguments["deployment"]
-    if context.models is None:
+    if context.find_model is None:
         return _PathDeployment(name, None)
-    for model in context.models():
-        if model.id == name:
-            return _PathDeployment(name, (model.id, *model.aliases))
-    raise ModelNotFound(name)
+    model = context.find_model(name)
+    if model is None or model.id != name:
+        raise ModelNotFound(name)
+    return _PathDeployment(name, (model.id, *model.aliases))
 
 
 def _requests(

@@ -13,7 +13,6 @@ from dragoman.core.errors import (
 )
 from dragoman.core.jobs import DEFAULT_PRIORITY, LOWEST_PRIORITY
 from dragoman.core.limits import check_sampling
-from dragoman.core.models import find_model
 from dragoman.core.request import (
     AnswerFormat,
     ChatPrompt,
@@ -175,7 +174,7 @@ def _decode_chat_body(body: bytes, context: DecodeContext) -> wire.ChatRequest:
 
 def _is_new(context: DecodeContext) -> bool:
     """Whether the request is not a restored one, which may have been admitted by a version that refused less."""
-    return context.models is not None
+    return context.find_model is not None
 
 
 def _check_stream_options(sent: wire.CompletionRequest, context: DecodeContext) -> None:
@@ -284,10 +283,10 @@ def _head(sent: wire.CompletionRequest, context: DecodeContext, kind: str, *, lo
     """Return the head of the answer, with the model's fingerprint at the time of the request if it is known."""
     model = _model(sent, context)
     head = response_head(context, kind, model, sent.stream_options, logprobs=logprobs)
-    if context.models is None:
+    if context.find_model is None:
         fingerprint = context.arguments.get(_FINGERPRINT)
     else:
-        served = find_model(context.models(), model)
+        served = context.find_model(model)
         fingerprint = served.fingerprint if served is not None else None
     return head if fingerprint is None else msgspec.structs.replace(head, system_fingerprint=fingerprint)
 

@@ -7,7 +7,6 @@ from starlette.routing import BaseRoute, Route
 
 from dragoman.core.context import Caller
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.models import find_model
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec
 from dragoman.dialects.http.context import (
@@ -55,7 +54,7 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
         name = request.path_params["model_id"]
 
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:
-            if find_model(visible.models(), name) is None:
+            if visible.find_model(name) is None:
                 raise ModelNotFound(name)
             return json_response(wire.ModelCard(name))
 
@@ -66,7 +65,7 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
             sent = await receive(request, route, caller, codec.decode_token_count)
             async with route.service.counting_turn(caller):
                 total = await visible.count_tokens(sent.model, sent.prompt)
-            served = find_model(visible.models(), sent.model)
+            served = visible.find_model(sent.model)
             assert served is not None, "what was counted is served"
             return json_response(wire.TokenCount(total, sent.model, served.id))
 

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from dragoman.core.context import Caller
 from dragoman.core.errors import BadRequest, ModelNotFound
 from dragoman.core.limits import MAX_MESSAGES
-from dragoman.core.models import ServedModel, find_model
+from dragoman.core.models import ServedModel
 from dragoman.core.request import ChatPrompt, Prompt, TextPrompt
 from dragoman.core.services import VisibleModels
 from dragoman.dialects.http.context import RouteContext, authenticated, json_response
@@ -105,12 +105,12 @@ def _decode_detokenize(body: bytes) -> DetokenizeRequest:
 
 def _model(name: str | None, visible: VisibleModels) -> ServedModel:
     """Return the model with this name, or the only one. Raises ModelNotFound or InvalidFields."""
-    models = visible.models()
     if name is None:
+        models = visible.models()
         if len(models) != 1:
             raise InvalidFields([Violation(("model",), MissingField())])
         return models[0]
-    model = find_model(models, name)
+    model = visible.find_model(name)
     if model is None:
         raise ModelNotFound(name)
     return model

@@ -9,7 +9,6 @@ from starlette.routing import BaseRoute, Route
 
 from dragoman.core.context import Caller
 from dragoman.core.errors import ModelNotFound
-from dragoman.core.models import find_model
 from dragoman.core.request import GenerationRequest
 from dragoman.core.services import QueueService, VisibleModels
 from dragoman.dialects.http.codec import EndpointCodec
@@ -46,7 +45,7 @@ def _completion_routes(service: QueueService, options: HttpOptions) -> list[Base
 
     async def fit(requests: Sequence[GenerationRequest], caller: Caller) -> PreparedRequests:
         models: VisibleModels = service
-        if find_model(service.models(), requests[0].model) is None:
+        if service.find_model(requests[0].model) is None:
             models = await service.visible_to(caller)  # It may be an adapter of the caller's own.
         fitted = await ContextWindowFitter(models).fit(requests)
         headers = {TRIMMED_HEADER: str(fitted.dropped_messages)} if fitted.dropped_messages else {}
@@ -79,7 +78,7 @@ def _list_routes(route: RouteContext) -> list[BaseRoute]:
         name = request.path_params["model"]
 
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:
-            found = find_model(visible.models(), name)
+            found = visible.find_model(name)
             if found is None:
                 raise ModelNotFound(name)
             return json_response(codec.model_item(found, name))

@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from dragoman.accounts.database.connections import Instant, Session
 from dragoman.accounts.database.idempotency_keys import IdempotencyRow, key_state, row_id
+from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.operations import Admitted, LedgerOperation, LedgerOutcome
 from dragoman.core.context import account_owner

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from dragoman.accounts.database.connections import Instant, Session
+from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome, Settlement, SettlementResult
 from dragoman.core.jobs import JobState
 from dragoman.jobs.storage.statements import JobStatements

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import structlog
 
-from dragoman.accounts.database.connections import Instant, Session
+from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.ledger.operations import LedgerOperation, LedgerOutcome
 from dragoman.core.errors import DragomanError, EngineFailed, JobTimedOut
 from dragoman.jobs.storage.statements import JobStatements

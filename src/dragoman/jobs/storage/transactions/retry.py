@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from dragoman.accounts.database.connections import Instant, Session
+from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.ledger.operations import Admission, LedgerOperation, LedgerOutcome
 from dragoman.core.context import new_request_id
 from dragoman.core.errors import JobNotFound
