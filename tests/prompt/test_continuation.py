@@ -1,5 +1,7 @@
 """A prompt may end inside its last message, or without the beginning of the assistant's turn."""
 
+import functools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,10 +17,15 @@ QUESTION = Message(role="user", content="Count")
 TRIMMING = "{% for message in messages %}[{{ message.role }}]{{ message.content | trim }}[end]{% endfor %}"
 
 
+@functools.cache
+def compiled(source: str, control_texts: tuple[str, ...]) -> ChatTemplate:
+    return ChatTemplate(source, bos="<s>", eos="</s>", special_texts=SpecialTokenTexts(control_texts))
+
+
 def render(source: str, content: str, *, control_texts: tuple[str, ...] = ()) -> RenderedPrompt:
-    template = ChatTemplate(source, bos="<s>", eos="</s>", special_texts=SpecialTokenTexts(control_texts))
     answer = Message(role="assistant", content=content)
-    return template.render(ChatPrompt(messages=(QUESTION, answer), continue_final_message=True))
+    prompt = ChatPrompt(messages=(QUESTION, answer), continue_final_message=True)
+    return compiled(source, control_texts).render(prompt)
 
 
 @pytest.mark.parametrize("source", [CHATML, HERMES, LLAMA3, MISTRAL, ALTERNATING, SWITCHABLE_REASONING, TRIMMING])

@@ -9,6 +9,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from tests.support.ledger_harness import clear_tables
 from tests.support.postgresql import PostgresServer, new_database, running_postgresql
+from tests.support.sqlite_files import create_sqlite_database
 
 
 @pytest.fixture(scope="session")
@@ -46,13 +47,10 @@ def empty_database_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path
 def database_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A database with the newest tables, without rows."""
     if kind == "sqlite":
-        url = f"sqlite:///{tmp_path}/accounts.db"
-        database = Database(url)
-        upgrade(database)
-    else:
-        url = request.getfixturevalue("reused_url")
-        database = Database(url)
-        clear_tables(database)
+        return create_sqlite_database(tmp_path / "accounts.db")
+    url: str = request.getfixturevalue("reused_url")
+    database = Database(url)
+    clear_tables(database)
     database.close()
     return url
 

@@ -10,7 +10,6 @@ from dragoman.accounts.administration.keys import Key, KeyRules, create_key, lis
 from dragoman.accounts.administration.prices import set_price
 from dragoman.accounts.administration.usage import UsageRecord, list_usage
 from dragoman.accounts.database.connections import Database
-from dragoman.accounts.database.migrations import upgrade
 from dragoman.accounts.process.ledger_thread import LedgerThread
 from dragoman.accounts.process.transport import LedgerTransport
 from dragoman.engines.base import Engine
@@ -19,6 +18,7 @@ from dragoman.server.accounting import AccountingServices
 from dragoman.server.app import App
 from tests.support.apps import echo_app
 from tests.support.ledger_harness import CACHED_PRICE, COMPLETION_PRICE, PROMPT_PRICE
+from tests.support.sqlite_files import create_sqlite_database
 
 MODEL = "echo"
 AMPLE_BALANCE = 10**12
@@ -71,8 +71,7 @@ def cost(prompt: int, completion: int, cached: int = 0) -> int:
 @contextlib.contextmanager
 def sqlite_account(folder: Path, balance: int = AMPLE_BALANCE, *, busy_seconds: float = 5) -> Iterator[AccountFixture]:
     """Create an account in a new database file."""
-    database = Database(f"sqlite:///{folder}/accounts.db", busy_seconds=busy_seconds)
-    upgrade(database)
+    database = Database(create_sqlite_database(folder / "accounts.db"), busy_seconds=busy_seconds)
     yield AccountFixture(database, balance)
     database.close()
 

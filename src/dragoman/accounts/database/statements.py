@@ -1,7 +1,7 @@
 """SQLAlchemy Core statements, compiled once for one kind of database and run on the driver's cursor."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 from sqlalchemy import (
     ARRAY,
@@ -22,6 +22,8 @@ from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_of
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.expression import ClauseElement
+
+Compiled = TypeVar("Compiled")
 
 
 class Statement(NamedTuple):
@@ -44,6 +46,18 @@ def compile_statement(
     if tuple(compiler.positiontup or ()) != tuple(parameters):
         raise ValueError(f"{compiler.string} takes {compiler.positiontup}, not {parameters}")
     return Statement(compiler.string, tuple(parameters))
+
+
+def compiled_once(compile_all: Callable[[Dialect], Compiled]) -> Callable[[Dialect], Compiled]:
+    """Keep what is compiled for each kind of database: a process needs it in several places, and it takes 10 ms."""
+    compiled: dict[str, Compiled] = {}
+
+    def statements(dialect: Dialect) -> Compiled:
+        if dialect.name not in compiled:
+            compiled[dialect.name] = compile_all(dialect)
+        return compiled[dialect.name]
+
+    return statements
 
 
 def in_list(dialect: Dialect, column: ColumnElement[int] | ColumnElement[str], name: str) -> ColumnElement[bool]:

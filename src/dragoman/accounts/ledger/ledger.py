@@ -14,7 +14,7 @@ from dragoman.accounts.database.failures import DatabaseUnavailable, find_outage
 from dragoman.accounts.database.sessions import Instant, Session, sync_log
 from dragoman.accounts.ledger import decisions
 from dragoman.accounts.ledger.batch import BatchScope, LedgerBatch
-from dragoman.accounts.ledger.ledger_statements import LedgerStatements
+from dragoman.accounts.ledger.ledger_statements import ledger_statements
 from dragoman.accounts.ledger.operations import (
     Admission,
     KeyLookup,
@@ -49,7 +49,7 @@ class Ledger:
         """Holds belong to `process_id`, see process/recovery.py."""
         self._database = database
         self._process_id = process_id
-        self._statements = LedgerStatements(database.dialect)
+        self._statements = ledger_statements(database.dialect)
         self._session: Session | None = None
 
     def commit(self, operations: Sequence[LedgerOperation], *, is_retry: bool = False) -> list[LedgerOutcome]:

@@ -24,6 +24,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from dragoman.accounts.database.statements import (
     Statement,
     compile_statement,
+    compiled_once,
     in_list,
     in_subquery,
     insert_many,
@@ -73,6 +74,9 @@ class LedgerStatements:
         self.add_bucket = _upsert_sums(dialect, rate_buckets, ("key_id", "second"), ("requests", "tokens"))
         self.correct_bucket = _correct_bucket(dialect)
         self.delete_buckets = compile_statement(_old_buckets(), dialect, ("key", "before"))
+
+
+ledger_statements = compiled_once(LedgerStatements)
 
 
 def _rows_of(dialect: Dialect, table: Table, names: tuple[str, ...], column: Column[Any], *, lock: bool) -> Statement:

@@ -7,7 +7,7 @@ from sqlalchemy import insert as insert_into
 from sqlalchemy import update as update_of
 
 from dragoman.accounts.database.idempotency_keys import IdempotencyRow
-from dragoman.accounts.database.statements import Statement, compile_statement, in_list, insert
+from dragoman.accounts.database.statements import Statement, compile_statement, compiled_once, in_list, insert
 from dragoman.accounts.database.tables import idempotent_requests, job_events, job_requests, jobs, processes
 from dragoman.jobs.storage.fair_queue import QUEUED, RUNNING, ZERO, FairQueue, at_most
 from dragoman.jobs.values.rows import EndedJobRow, NewJobRow, OpenJobRow
@@ -79,6 +79,9 @@ RETRY_COLUMNS = (
     "webhook_attempts",
     "webhook_at",
 )
+
+
+job_statements = compiled_once(JobStatements)
 
 
 def _update_job(dialect: Dialect, *columns: str) -> Statement:

@@ -10,7 +10,7 @@ from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.sessions import Instant, Session
 from dragoman.accounts.identifiers import QUEUE_PROCESS_ID
 from dragoman.accounts.ledger.ledger import Ledger
-from dragoman.jobs.storage.statements import JobStatements
+from dragoman.jobs.storage.statements import job_statements
 from dragoman.jobs.storage.transactions.accept import AcceptResult, AcceptTransaction
 from dragoman.jobs.storage.transactions.finalize import delete_events
 from dragoman.jobs.storage.transactions.report import CancelTransaction, ReapTransaction, ReportTransaction
@@ -33,7 +33,7 @@ class JobStore:
         self._database = database
         self._options = options
         self._process_id = process_id
-        self._statements = JobStatements(database.dialect)
+        self._statements = job_statements(database.dialect)
         self._ledger = Ledger(database, QUEUE_PROCESS_ID)
 
     def close(self) -> None:
