@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message
 from dragoman.output.reasoning_parser import ReasoningSpec
+from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.control_tokens import SpecialTokenTexts
-from dragoman.prompt.template import CHATML, ChatTemplate, RenderedPrompt
+from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import ALTERNATING, ALWAYS_REASONING, HERMES, LLAMA3, MISTRAL, SWITCHABLE_REASONING
 
 QUESTION = Message(role="user", content="Count")

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolOptions
+from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.control_tokens import ControlTokenTexts, SpecialTokenTexts, match_longest
-from dragoman.prompt.template import CHATML, ChatTemplate, RenderedPrompt
+from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 from tests.support.chat_templates import ALTERNATING, HERMES, LLAMA3, MISTRAL, UNKNOWN_TOOLS
 
 CONTROL_TEXTS = (

@@ -12,8 +12,9 @@ from dragoman.core.request import ChatPrompt, Message, Role, Tool, ToolCall, Too
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.weights.sources import bundled
+from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.control_tokens import SpecialTokenTexts
-from dragoman.prompt.template import CHATML, ChatTemplate
+from dragoman.prompt.template import ChatTemplate
 
 ROLES: Sequence[Role] = ("system", "user", "assistant")
 MESSAGES = st.lists(st.builds(Message, role=st.sampled_from(ROLES), content=st.text()), min_size=1, max_size=5)

@@ -3,7 +3,7 @@
 import pytest
 
 from dragoman.engines.llama.native.libraries.binding import package_folder
-from dragoman.engines.llama.native.libraries.choice import LLAMA_CPP, PACKAGED_BUILDS
+from dragoman.engines.llama.native.libraries.builds import LLAMA_CPP, PACKAGED_BUILDS
 
 INSTALLED_BUILDS = (LLAMA_CPP,) if package_folder("ik_llama_cpp") is None else PACKAGED_BUILDS
 

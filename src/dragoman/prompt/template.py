@@ -14,6 +14,7 @@ from dragoman.core.errors import BadRequest
 from dragoman.core.limits import is_large_prompt
 from dragoman.core.request import ChatPrompt, Message, ToolCall, ToolOptions
 from dragoman.output.markup import ToolFormatName
+from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
 from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
 from dragoman.prompt.output_parser import OutputParserSpec
@@ -23,12 +24,6 @@ from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.detection import TemplateTraits, detect_traits
 from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields
 from dragoman.prompt.tool_formats.generic import GENERIC_TAGS, with_tools
-
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
-)
-"""The template of a model without one; llama.cpp uses the same."""
 
 RESERVED_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 """Names that a request's template arguments must not have."""

@@ -18,7 +18,7 @@ from dragoman.server.planning import DeploymentPlan
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE
 from dragoman.server.settings import AdminKeySettings, AdminSettings, Settings
 from dragoman.server.supervisor import ChildCommand
-from dragoman.server.worker import DeploymentOptions, WorkerOptions
+from dragoman.server.worker_options import DeploymentOptions, WorkerOptions
 
 _SPIN_COUNT = "10000"
 """Iterations for which an OpenMP thread spins before it sleeps. benchmarks/README.md has the measurement."""

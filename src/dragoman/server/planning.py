@@ -8,7 +8,7 @@ import msgspec
 
 from dragoman.core.adapters import Adapter
 from dragoman.engines.base import AdapterFile
-from dragoman.engines.llama.native.libraries.choice import PACKAGED_BUILDS
+from dragoman.engines.llama.native.libraries.builds import PACKAGED_BUILDS
 from dragoman.engines.llama.weights.adapter_files import resolve_adapter
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.weights.gguf_metadata import architecture

@@ -15,7 +15,8 @@ from dragoman.dialects.http.codec import DecodedRequest
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
 from dragoman.engines.llama.native.model import Model
 from dragoman.engines.llama.wire.messages import GenerateCommand
-from dragoman.prompt.template import CHATML, ChatTemplate
+from dragoman.prompt.chatml import CHATML
+from dragoman.prompt.template import ChatTemplate
 from tests.support import schemas
 from tests.support.chat_templates import QWEN3_CODER
 from tests.support.dialects.cases import Arcee, AssembledChoice, InfermaticChat, build_response, stream_documents

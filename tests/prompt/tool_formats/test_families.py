@@ -17,8 +17,9 @@ from dragoman.output.grammar import build_grammar
 from dragoman.output.markup import ToolFormatName
 from dragoman.output.parts import ContentText, ToolCallArguments, ToolCallStart
 from dragoman.output.tool_call_parser import ToolCallParser
+from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.output_parser import build_parser
-from dragoman.prompt.template import CHATML, ChatTemplate
+from dragoman.prompt.template import ChatTemplate
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.chat_templates import (

@@ -13,7 +13,7 @@ import msgspec
 
 from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.settings import EchoSettings, Settings
-from dragoman.server.worker import DeploymentOptions, WorkerOptions
+from dragoman.server.worker_options import DeploymentOptions, WorkerOptions
 from tests.support.server import WORKER_PROCESS
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 

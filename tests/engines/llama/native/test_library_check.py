@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load_library
+from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
+from dragoman.engines.llama.native.libraries.choice import load_library
 from dragoman.engines.llama.native.library_check import (
     agrees_with_llama_cpp,
     load_check,

@@ -6,7 +6,7 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, Library
-from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP
+from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
 from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp
 from dragoman.engines.llama.native.loading import library_files, load_model

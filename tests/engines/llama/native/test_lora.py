@@ -12,7 +12,8 @@ from dragoman.engines.llama.batching.batcher import Batcher
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
 from dragoman.engines.llama.native.backend import NO_ADAPTER, Chunk
 from dragoman.engines.llama.native.libraries.binding import ContextOptions, Library
-from dragoman.engines.llama.native.libraries.choice import LLAMA_CPP, load_library
+from dragoman.engines.llama.native.libraries.builds import LLAMA_CPP
+from dragoman.engines.llama.native.libraries.choice import load_library
 from dragoman.engines.llama.native.llama_backend import LlamaBackend
 from dragoman.engines.llama.native.lora import LoraAdapter
 from dragoman.engines.llama.native.model import Model, ModelError

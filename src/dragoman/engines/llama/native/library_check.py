@@ -13,7 +13,8 @@ from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.native.backend import Chunk
 from dragoman.engines.llama.native.context import LlamaContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
-from dragoman.engines.llama.native.libraries.choice import LLAMA_CPP, load_library
+from dragoman.engines.llama.native.libraries.builds import LLAMA_CPP
+from dragoman.engines.llama.native.libraries.choice import load_library
 from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp
 from dragoman.engines.llama.native.model import Model, Vocabulary

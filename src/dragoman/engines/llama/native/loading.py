@@ -4,7 +4,8 @@ from pathlib import Path
 
 from dragoman.engines.llama.native.backend import Backend
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
-from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, choose_build, load_library
+from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
+from dragoman.engines.llama.native.libraries.choice import choose_build, load_library
 from dragoman.engines.llama.native.libraries.llama_cpp import packaged_llama_cpp
 from dragoman.engines.llama.native.library_check import is_equivalent
 from dragoman.engines.llama.native.llama_backend import LlamaBackend, LoraFallbackBackend

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, check_model_file, find_models
-from dragoman.prompt.template import CHATML
+from dragoman.prompt.chatml import CHATML
 
 __all__ = ["ModelFile", "ModelSourceError", "bundled", "list_local", "resolve"]
 

@@ -9,7 +9,8 @@ import pytest
 
 from dragoman.engines.llama.native.libraries import ik_llama_cpp, llama_cpp
 from dragoman.engines.llama.native.libraries.binding import Library, LibraryError
-from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load_library
+from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
+from dragoman.engines.llama.native.libraries.choice import load_library
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp
 from tests.support.libraries import INSTALLED_BUILDS
 

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 from gguf import GGMLQuantizationType as Type
 
-from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, choose_build
+from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
+from dragoman.engines.llama.native.libraries.choice import choose_build
 from dragoman.engines.llama.weights.sources import bundled
 from tests.support.gguf_files import random_tensor, write_gguf
 from tests.support.libraries import requires_ik_llama_cpp

@@ -12,7 +12,8 @@ from dragoman.engines.llama.arrays import Logits, TokenArray
 from dragoman.engines.llama.native.backend import Chunk, DecodeError
 from dragoman.engines.llama.native.context import LlamaContext
 from dragoman.engines.llama.native.libraries.binding import ContextOptions
-from dragoman.engines.llama.native.libraries.choice import IK_LLAMA_CPP, LLAMA_CPP, load_library
+from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
+from dragoman.engines.llama.native.libraries.choice import load_library
 from dragoman.engines.llama.native.library_check import mean_kl_divergence
 from dragoman.engines.llama.native.llama_backend import LlamaBackend
 from dragoman.engines.llama.native.model import Model, ModelError

@@ -4,16 +4,12 @@ import platform
 from pathlib import Path
 
 from dragoman.engines.llama.native.libraries.binding import Library, package_folder
+from dragoman.engines.llama.native.libraries.builds import IK_LLAMA_CPP, LLAMA_CPP
 from dragoman.engines.llama.native.libraries.ik_llama_cpp import IkLlamaCpp, packaged_ik_llama_cpp
 from dragoman.engines.llama.native.libraries.llama_cpp import LlamaCpp, packaged_llama_cpp
 from dragoman.engines.llama.weights.gguf_files import ModelSourceError, part_names
 from dragoman.engines.llama.weights.gguf_header import HeaderError, read_header
 from dragoman.engines.llama.weights.gguf_metadata import architecture
-
-LLAMA_CPP = "llama.cpp"
-IK_LLAMA_CPP = "ik_llama.cpp"
-PACKAGED_BUILDS = (LLAMA_CPP, IK_LLAMA_CPP)
-"""The builds installed with the server. Any other name is a path."""
 
 _REQUIRED_CPU_FLAGS = {"avx2", "fma", "f16c", "bmi2"}
 """The wheel of ik_llama.cpp is compiled for these. On another processor it would crash the process."""

@@ -1,0 +1,41 @@
+"""What the parent tells a worker process, in its environment. Without imports that only a worker needs."""
+
+import msgspec
+
+from dragoman.server.settings import DialectName, Settings
+
+
+class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """One model, as a worker serves it."""
+
+    name: str
+    aliases: tuple[str, ...]
+    dialects: tuple[DialectName, ...] | None
+    engine_socket: str | None
+    """None: the echo engine, which runs inside the worker."""
+    on_demand: bool
+    """Whether its process may be absent, and is started by a request."""
+    architecture: str | None
+    """The architecture that the model's adapters need. None: it takes no adapters."""
+
+
+class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """The process's options."""
+
+    settings: Settings
+    """Without keys, database and webhook secret: what is not needed is not passed on."""
+    key_labels: dict[str, str]
+    """Digests of the settings' keys → their names."""
+    key_groups: dict[str, str]
+    """Digests of those that have a group → the group."""
+    admin_labels: dict[str, str]
+    """Digests of the admin API's keys → their names."""
+    listening_fd: int
+    metrics_directory: str
+    deployments: tuple[DeploymentOptions, ...]
+    wake_fd: int
+    """Pipe to the parent: the number of a deployment, written as one byte, requests that it is loaded."""
+    journal_dir: str | None
+    """Directory of the journals. None: nothing is recorded. The database is in the environment."""
+    requires_account_key: bool
+    """Whether requests need the key of an account. Otherwise their usage is only recorded."""
