@@ -182,7 +182,7 @@ async def _print_samples(server: Server, seconds: float) -> None:
     started = time.monotonic()
     while True:
         usage = await asyncio.to_thread(measure_processes, server.process_id)
-        columns = "  ".join(f"{each.name} {each.pss_kibibytes / 1024:.1f} MiB" for each in usage.values())
+        columns = "  ".join(f"{each.name} {each.resident_kibibytes / 1024:.1f} MiB" for each in usage.values())
         print(f"{time.monotonic() - started:6.0f} s  {columns}", file=sys.stderr)
         await asyncio.sleep(seconds / _SAMPLES)
 
@@ -213,14 +213,14 @@ def _faults(before: QuietMoment, after: QuietMoment, statuses: Counter[tuple[str
 
 
 def _growth_percent(first: ProcessUsage, last: ProcessUsage) -> float:
-    return (last.pss_kibibytes / first.pss_kibibytes - 1) * 100
+    return (last.resident_kibibytes / first.resident_kibibytes - 1) * 100
 
 
 def _report(before: QuietMoment, after: QuietMoment, statuses: Counter[tuple[str, int]]) -> str:
     rows = [("process", "after the warm-up", "at the end", "growth", "descriptors")]
     for process_id, first in before.usage.items():
         if (last := after.usage.get(process_id)) is not None:
-            size, final_size = (f"{each.pss_kibibytes / 1024:.1f} MiB" for each in (first, last))
+            size, final_size = (f"{each.resident_kibibytes / 1024:.1f} MiB" for each in (first, last))
             descriptors = f"{first.descriptors}, {last.descriptors}"
             rows.append((first.name, size, final_size, f"{_growth_percent(first, last):+.1f} %", descriptors))
     answers = [("requests", "status", "count")]

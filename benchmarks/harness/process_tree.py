@@ -16,8 +16,9 @@ class ProcessUsage(NamedTuple):
     """What one process uses."""
 
     name: str
-    pss_kibibytes: int
-    """Proportional set size: shared pages count in equal parts for all their processes."""
+    resident_kibibytes: int
+    """Pages in memory, shared ones included. The proportional size would change when other processes that share a
+    library's pages start or end."""
     descriptors: int
 
 
@@ -27,9 +28,10 @@ def measure_processes(process_id: int) -> dict[int, ProcessUsage]:
     for each in _descendants(process_id):
         folder = Path(f"/proc/{each}")
         try:
-            pss = next(line for line in folder.joinpath("smaps_rollup").read_text().splitlines() if "Pss:" in line)
+            status = folder.joinpath("status").read_text().splitlines()
+            resident = next(line for line in status if line.startswith("VmRSS:"))
             descriptors = sum(1 for _ in folder.joinpath("fd").iterdir())
-            usage[each] = ProcessUsage(_name(folder), int(pss.split()[1]), descriptors)
+            usage[each] = ProcessUsage(_name(folder), int(resident.split()[1]), descriptors)
         except (OSError, StopIteration):
             continue
     return usage
