@@ -38,7 +38,7 @@ from tests.support.dialects.clients import DialectClient
 SECRET = "postgresql://user:hunter2@host"
 
 FAULTS = [
-    *("needs_key", "reject_unknown_key", "check_access", "visible_to", "models", "generate", "submit"),
+    *("needs_key", "reject_unknown_key", "check_access", "visible_to", "find_model", "generate", "submit"),
     *("job", "cancel_job", "usage_of", "register_adapter", "unregister_adapter"),
 ]
 """What routes ask of the gateway: a defect behind it comes out of one of these."""
