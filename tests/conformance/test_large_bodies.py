@@ -21,7 +21,7 @@ PAUSE_SECONDS = 0.001
 
 ROUTES = body_routes()
 
-SAMPLE = 12
+SAMPLE = 20
 """Each field takes one of so many kinds of values, and the next field the next."""
 
 
