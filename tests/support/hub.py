@@ -38,18 +38,19 @@ class HubHandler(BaseHTTPRequestHandler, abc.ABC):
         listing = {"id": repository, "sha": COMMIT, "siblings": [{"rfilename": file} for file in files]}
         self._reply(200, json.dumps(listing).encode(), {"Content-Type": "application/json"})
 
-    def send_file(self, repository: str, name: str, content: bytes) -> None:
-        """Send a file of a repository."""
+    def send_file(self, repository: str, name: str, content: bytes, *, with_size: bool = True) -> None:
+        """Send a file of a repository, and unless told otherwise how large it is."""
         tag = f"{repository}/{name}".replace("/", "-")
-        self._reply(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT})
+        self._reply(200, content, {"ETag": f'"{tag}"', "X-Repo-Commit": COMMIT}, with_size=with_size)
 
     def send_refusal(self, status: int, code: str) -> None:
         """Send an error that the hub's client knows."""
         self._reply(status, b"", {"X-Error-Code": code})
 
-    def _reply(self, status: int, body: bytes, headers: dict[str, str]) -> None:
+    def _reply(self, status: int, body: bytes, headers: dict[str, str], *, with_size: bool = True) -> None:
         self.send_response(status)
-        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+        size = {"Content-Length": str(len(body))} if with_size else {}
+        for name, value in {**headers, **size}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command == "GET":

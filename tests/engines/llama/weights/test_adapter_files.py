@@ -250,7 +250,7 @@ def test_a_download_without_a_token_does_not_use_the_operators(hub: str, tmp_pat
 
 
 class PublicHub(HubHandler):
-    """A hub with adapters of several sizes: one is larger than it is said to be, one needs a token."""
+    """A hub with adapters of several sizes: one is larger than it says, one of unsaid size, one is private."""
 
     adapter: ClassVar[bytes]
     sent: ClassVar[list[str]] = []
@@ -268,7 +268,8 @@ class PublicHub(HubHandler):
             is_large = repository == "acme/large" or (repository == "acme/longer" and self.command == "GET")
             if self.command == "GET":
                 self.sent.append(repository)
-            self.send_file(repository, "lora.gguf", self.adapter + bytes(10_000) * is_large)
+            content = self.adapter + bytes(10_000) * is_large
+            self.send_file(repository, "lora.gguf", content, with_size=repository != "acme/unsized")
 
 
 OWNERS_PROGRAM = """
@@ -295,6 +296,7 @@ async def run():
     print(json.dumps([
         await find("account 1", "acme/large"),
         await find("account 1", "acme/longer"),
+        await find("account 1", "acme/unsized"),
         await find("account 1", "acme/private", "hf_secret"),
         await find("account 2", "acme/private"),
         await find("account 1", "acme/small", registered=["acme/private"]),
@@ -313,13 +315,14 @@ def test_a_clients_download_is_bounded_and_its_own_and_deleted_after_use(tmp_pat
     with running_hub(PublicHub) as url:
         found = run_python_with_hub(url, tmp_path / "hf", OWNERS_PROGRAM, str(tmp_path / "downloads"))
     size = len(PublicHub.adapter)
-    [large, longer, own, others, second, again, third] = [
+    [large, longer, unsized, own, others, second, again, third] = [
         (error, [each for each in sizes if each >= size]) for error, sizes in json.loads(found.stdout)
     ]
     limit = r"has at least \d+ bytes, and adapters may have 5000 \(max_adapter_bytes\)"
     assert re.fullmatch(f"acme/large {limit}", large[0])
     assert re.fullmatch(f"lora.gguf {limit}", longer[0])
-    assert large[1] == longer[1] == []
+    assert unsized[0] == "the hub does not say how large acme/unsized is"
+    assert large[1] == longer[1] == unsized[1] == []
     assert own == ("", [size])
     assert others[0].startswith("there is no repository acme/private")
     assert second == ("", [size, size])
