@@ -84,6 +84,21 @@ def test_requests_that_earlier_versions_stored_are_read() -> None:
     assert stored.keys() <= msgspec.to_builtins(request).keys()
 
 
+def test_an_error_that_no_job_fails_with_is_stored_as_its_general_kind() -> None:
+    class WrongRequest(BadRequest):
+        """An error of a dialect."""
+
+    class Defect(DragomanError):
+        """An error that clients must not take for theirs."""
+
+    stored = unpack_error(pack_error(WrongRequest("too deep", "tools")))
+    assert type(stored) is BadRequest
+    assert (stored.message, stored.parameter) == ("too deep", "tools")
+    defect = unpack_error(pack_error(Defect("it broke")))
+    assert type(defect) is EngineFailed
+    assert defect.message == "it broke"
+
+
 @given(st.binary(max_size=1000))
 def test_stored_requests_round_trip(body: bytes) -> None:
     stored_request = StoredRequest(

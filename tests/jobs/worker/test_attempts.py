@@ -141,6 +141,7 @@ async def test_a_running_job_that_is_cancelled_pays_for_its_stored_tokens(
         job = await server.submit(TEXT)
         await _wait_until_stored(harness, job.id, 5)
         assert (await server.cancel(job.id)).state == "cancelled"
+        assert not server.queue.running, "the next renewal of leases need not be waited for"
         with pytest.raises(JobCancelled):
             await server.read(job.id)
         assert (await server.cancel(job.id)).state == "cancelled"

@@ -241,3 +241,26 @@ def test_a_message_whose_role_and_content_are_separate_objects_is_rejected() -> 
     with pytest.raises(BadRequest) as raised:
         codec.decode_chat(json.dumps(HELLO | {"messages": split}).encode(), DECODE_CONTEXT)
     assert "role and content belong in the same object" in error_codec.render(raised.value).body.decode()
+
+
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        ({"role": "tool", "content": "Rain", "tool_call_id": "call_1"}, "role"),
+        (
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [{"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}],
+            },
+            "tool_calls",
+        ),
+    ],
+)
+async def test_a_conversation_with_tools_is_refused(
+    client: httpx.AsyncClient, message: dict[str, Any], field: str
+) -> None:
+    response = await client.post(CHAT, json=HELLO | {"messages": [*HELLO["messages"], message]})
+    [problem] = detail_of(response, 422)
+    assert problem["loc"] == ["body", "messages", 1, field]
+    assert "no tools" in problem["msg"]

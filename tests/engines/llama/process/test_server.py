@@ -207,6 +207,32 @@ async def test_a_process_resumes_an_answer_of_another_and_refuses_invalid_resume
             assert continued[-1].completion_tokens == 12
 
 
+async def test_the_requests_of_a_worker_that_is_gone_are_cancelled(options: EngineOptions) -> None:
+    """A process, since the end of a connection to its socket is what cancels them."""
+    options = msgspec.structs.replace(options, max_waiting=64)
+    sampling = SamplingParams(max_tokens=200, ignore_eos=True)
+
+    async def answer(engine: LlamaEngine, priority: int) -> None:
+        prompt = TextPrompt("Once")
+        request = GenerationRequest(model="tiny", prompt=prompt, sampling=sampling, priority=priority)
+        async for _ in engine.generate(request):
+            pass
+
+    async with running(options) as other:
+        worker = LlamaEngine(Path(options.socket_path))
+        await worker.start()
+        answers = [asyncio.create_task(answer(worker, 1)) for _ in range(64)]
+        await other.count_tokens(TextPrompt("Once"))  # Waits for the connection.
+        while (await other.statistics()).waiting < 32:
+            pass
+        await worker.close()
+        await answer(other, 0)
+        assert (await other.statistics()).waiting == 0, "otherwise most of them would still wait"
+        for each in answers:
+            each.cancel()
+        await asyncio.gather(*answers, return_exceptions=True)
+
+
 def test_a_process_whose_parent_dies_while_the_model_loads_ends_by_itself(options: EngineOptions) -> None:
     with starting(options) as process:
         assert process.stdin is not None
