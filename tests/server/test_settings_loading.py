@@ -15,6 +15,8 @@ from dragoman.server.settings_loading import (
     read_settings,
 )
 
+DIALECTS = "arcee, empower, float16, infermatic, scale"
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -189,6 +191,19 @@ def test_a_wrong_key_of_the_admin_api_is_refused_without_showing_it(folder: Path
     text = error_message(f'[[admin.keys]]\nname = "ada"\n{secret}\n')
     assert text.startswith("settings.toml: admin.keys: expected ")
     assert not any(hidden in text for hidden in ("too short", "not-a-digest", "sk-0123"))
+
+
+@pytest.mark.parametrize(
+    ("toml", "place", "allowed"),
+    [
+        ('[[deployments]]\nname = "a"\nmodel = "echo"\nload = "no"', "[0].load", "eager, lazy"),
+        ('[[deployments]]\nname = "a"\nmodel = "echo"\ndialects = ["no"]', "[0].dialects[0]", DIALECTS),
+        ('[dialect_hosts]\n"a.example" = "no"', "[...]", DIALECTS),
+    ],
+)
+@pytest.mark.usefixtures("folder")
+def test_a_wrong_choice_in_a_table_is_answered_with_the_allowed_ones(toml: str, place: str, allowed: str) -> None:
+    assert error_message(toml).endswith(f"invalid enum value 'no' - at `${place}`; expected one of {allowed}")
 
 
 def test_an_unknown_key_is_answered_with_the_likely_and_the_allowed_ones(folder: Path) -> None:

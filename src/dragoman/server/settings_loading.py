@@ -24,6 +24,12 @@ _SERVICE_LINK = re.compile(
 links (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables)."""
 
 
+_WRONG_CHOICE = re.compile(r"Invalid enum value .* - at `\$(?P<path>.*)`", re.DOTALL)
+"""msgspec's message about a value that is none of a few, and the value's place in the setting, as in `[0].load`."""
+
+_PATH_STEP = re.compile(r"\[.*?\]|\.(?P<field>\w+)")
+
+
 class SettingsError(Exception):
     """A setting is wrong. The message is one line: where it was set, its key, its value and the allowed values."""
 
@@ -227,21 +233,39 @@ def _validated(key: str, where: str, value: object, *, strict: bool = True) -> o
     except msgspec.ValidationError as error:
         if key in FILE_ONLY:
             # The value may hold keys, so it is not shown.
-            raise SettingsError(f"{where}: {str(error)[0].lower()}{str(error)[1:]}") from error
+            message = f"{where}: {str(error)[0].lower()}{str(error)[1:]}"
+            choice = _WRONG_CHOICE.fullmatch(str(error))
+            if choice is not None:
+                message += f"; expected {_describe_allowed(_type_at(annotation, choice['path']))}"
+            raise SettingsError(message) from error
         raise SettingsError(f"{where} must be {_describe_allowed(annotation)}, got {value!r}") from error
     if isinstance(converted, float) and not math.isfinite(converted):
         raise SettingsError(f"{where} must be a finite number, got {value!r}")
     return converted
 
 
-def _describe_allowed(annotation: object) -> str:
+def _type_at(annotation: object, path: str) -> msgspec.inspect.Type:
+    """Return the type of the values at a place of an array or a table: of `[0].load` in `deployments`."""
+    [kind] = _alternatives(msgspec.inspect.type_info(annotation))
+    for step in _PATH_STEP.finditer(path):
+        match kind:
+            case msgspec.inspect.VarTupleType(item_type=inner) | msgspec.inspect.DictType(value_type=inner):
+                [kind] = _alternatives(inner)
+            case msgspec.inspect.StructType(fields=fields):
+                [kind] = _alternatives(next(field.type for field in fields if field.encode_name == step["field"]))
+    return kind
+
+
+def _describe_allowed(kind: object) -> str:
     """Return the allowed values in words: "an integer from 0 to 65535"."""
-    match msgspec.inspect.type_info(annotation):
-        case msgspec.inspect.UnionType(types=types):
-            described = [kind for kind in types if not isinstance(kind, msgspec.inspect.NoneType)]
-        case only:
-            described = [only]
-    return " or ".join(_describe_type(kind) for kind in described)
+    info = kind if isinstance(kind, msgspec.inspect.Type) else msgspec.inspect.type_info(kind)
+    return " or ".join(_describe_type(alternative) for alternative in _alternatives(info))
+
+
+def _alternatives(kind: msgspec.inspect.Type) -> list[msgspec.inspect.Type]:
+    """Return the types that a value may have, without that of None."""
+    types = kind.types if isinstance(kind, msgspec.inspect.UnionType) else (kind,)
+    return [alternative for alternative in types if not isinstance(alternative, msgspec.inspect.NoneType)]
 
 
 def _describe_type(kind: msgspec.inspect.Type) -> str:
