@@ -33,6 +33,7 @@ class LateEngine:
     adapters = None
     fingerprint = None
     supports_reasoning = False
+    tool_format = None
 
     def __init__(self) -> None:
         self.ready = False

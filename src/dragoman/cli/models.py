@@ -1,12 +1,19 @@
 """`dragoman models`: the models on this machine."""
 
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
+if TYPE_CHECKING:
+    from dragoman.engines.llama.weights.sources import ModelFile
+
 
 def models() -> None:
-    """List the models that can be served without a download, and those that running servers cannot load."""
+    """List the models that can be served without a download, and those that running servers cannot load.
+
+    The tool format and whether a model reasons are found from its chat template.
+    """
     from rich.console import Console
     from rich.filesize import decimal
     from rich.table import Table
@@ -23,18 +30,35 @@ def models() -> None:
     except ModelSourceError as error:
         typer.echo(f"dragoman: {error}", err=True)
         raise typer.Exit(2) from error
-    table = Table("id", "origin", "size", "path")
+    rows: list[tuple[str | Text, ...]] = []
     for model in local_models:
-        table.add_row(Text(model.id), model.origin, decimal(model_size(model.path)), Text(str(model.path)))
-    table.add_row("echo", "repeats the prompt, needs no model", "", "built in")
+        size, path = decimal(model_size(model.path)), Text(str(model.path))
+        rows.append((Text(model.id), model.origin, size, *_chat_columns(model), path))
+    rows.append(("echo", "repeats the prompt, needs no model", "", "generic", "no", "built in"))
     for copy in rewritten_models():
         source_name = copy.source.name if copy.source else "a file that is gone"
-        table.add_row(
-            "", Text(f"faster copy of {source_name}"), decimal(copy.path.stat().st_size), Text(str(copy.path))
-        )
+        size, path = decimal(copy.path.stat().st_size), Text(str(copy.path))
+        rows.append(("", Text(f"faster copy of {source_name}"), size, "", "", path))
     for folder in folders_in_use():
         for failure in read_start_failures(folder):
             reason = f"a running server cannot load it ({failure.attempts} attempts): {failure.reason}"
-            table.add_row(Text(failure.model), Text(reason), "", "")
+            rows.append((Text(failure.model), Text(reason), "", "", "", ""))
+    table = Table("id", "origin", "size", "tool format", "reasons", "path")
+    for row in rows:
+        table.add_row(*row)
     # Other programs read one line for each model, so only a terminal limits the width.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def _chat_columns(model: "ModelFile") -> tuple[str, str]:
+    """Return the model's tool format and whether it reasons. Both are empty if its file cannot be read."""
+    from dragoman.engines.llama.weights.gguf_files import ModelSourceError
+    from dragoman.engines.llama.weights.gguf_metadata import chat_template
+    from dragoman.prompt.template import MAX_STEPS_IN_PLACE, ChatTemplate
+
+    try:
+        source = model.chat_template or chat_template(model.path)
+    except ModelSourceError:
+        return "", ""
+    template = ChatTemplate(source, bos="", eos="", max_steps=MAX_STEPS_IN_PLACE)
+    return template.tool_format, "yes" if template.supports_reasoning else "no"

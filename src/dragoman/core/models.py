@@ -14,6 +14,8 @@ class ServedModel(msgspec.Struct, frozen=True, kw_only=True):
     """Changes exactly when weights, adapter, chat template or engine version do; None while it is not known."""
     supports_reasoning: bool = False
     """Whether the model can reason before it answers."""
+    tool_format: str | None = None
+    """The name of the markup in which the model calls tools; None until the engine has reported it."""
     base: str | None = None
     """The `id` of the model that an adapter belongs to; None: this is no adapter."""
     created_at: int | None = None

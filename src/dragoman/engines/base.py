@@ -115,6 +115,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def tool_format(self) -> str | None:
+        """The name of the markup in which the model calls tools. None until the engine has reported it."""
+        ...
+
+    @property
     def fingerprint(self) -> str | None:
         """Changes exactly when answers may: with weights, chat template or engine. None: not known yet."""
         ...

@@ -25,9 +25,19 @@ def test_a_name_is_compared_exactly(name: str) -> None:
 def test_models_are_listed_in_the_order_of_the_settings() -> None:
     assert CATALOG.models() == [
         ServedModel(
-            id="first", aliases=("owner/first", "1st"), context_length=100, fingerprint=FIRST.engine.fingerprint
+            id="first",
+            aliases=("owner/first", "1st"),
+            context_length=100,
+            fingerprint=FIRST.engine.fingerprint,
+            tool_format="generic",
         ),
-        ServedModel(id="second", aliases=(), context_length=200, fingerprint=SECOND.engine.fingerprint),
+        ServedModel(
+            id="second",
+            aliases=(),
+            context_length=200,
+            fingerprint=SECOND.engine.fingerprint,
+            tool_format="generic",
+        ),
     ]
 
 

@@ -284,4 +284,11 @@ async def test_a_dialect_host_has_no_admin_api(accounting: AccountingServices) -
 
 async def test_models_are_listed_with_their_states(ada: AdminClient) -> None:
     listed = await ada.get("models")
-    assert listed == {"data": [{"model": "echo", "ready": False, "failure": None}]}, "the app is not started"
+    [state] = listed["data"]
+    assert state == {
+        "model": "echo",
+        "ready": False,
+        "failure": None,
+        "tool_format": "generic",
+        "supports_reasoning": False,
+    }, "the app is not started"

@@ -28,6 +28,7 @@ from dragoman.core.request import ChatPrompt, GenerationRequest, Prompt, Samplin
 from dragoman.engines.base import AdapterHost, EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.output.bad_words import BadWords, bad_word_tokens
+from dragoman.output.markup import ToolFormatName
 from dragoman.output.processor import OutputProcessor
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
 
@@ -54,6 +55,7 @@ class EchoEngine:
 
     adapters: AdapterHost | None = None
     supports_reasoning = False
+    tool_format: ToolFormatName = "generic"
     failure: str | None = None
 
     def __init__(self, *, tokens_per_second: float = 0.0, context_length: int = 8192) -> None:

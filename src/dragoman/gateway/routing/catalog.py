@@ -139,6 +139,7 @@ def _base_model(deployment: Deployment) -> ServedModel:
         context_length=deployment.engine.context_length,
         fingerprint=deployment.engine.fingerprint,
         supports_reasoning=deployment.engine.supports_reasoning,
+        tool_format=deployment.engine.tool_format,
     )
 
 

@@ -31,7 +31,14 @@ def next_page(rows: Sequence[Row], limit: int) -> int | None:
 
 def model_state_body(deployment: Deployment) -> wire.ModelStateBody:
     engine = deployment.engine
-    return wire.ModelStateBody(model=deployment.name, ready=engine.ready, failure=engine.failure)
+    tool_format = engine.tool_format
+    return wire.ModelStateBody(
+        model=deployment.name,
+        ready=engine.ready,
+        failure=engine.failure,
+        tool_format=tool_format,
+        supports_reasoning=None if tool_format is None else engine.supports_reasoning,
+    )
 
 
 def account_body(account: Account) -> wire.AccountBody:

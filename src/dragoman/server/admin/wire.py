@@ -174,6 +174,10 @@ class ModelStateBody(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     failure: str | None
     """Why the model cannot be loaded."""
+    tool_format: str | None
+    """The name of the markup in which the model calls tools. null: the model is not loaded."""
+    supports_reasoning: bool | None
+    """Whether the model can reason before it answers. null: the model is not loaded."""
 
 
 class ModelStateList(msgspec.Struct, frozen=True, kw_only=True):

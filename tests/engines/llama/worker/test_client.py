@@ -29,9 +29,12 @@ from dragoman.engines.llama.wire.options import DEFAULT_TIMEOUTS, EngineTimeouts
 from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_failure_path, write_start_failure
 from dragoman.engines.llama.worker.adapters import RemoteAdapters
 from dragoman.engines.llama.worker.client import MAX_ATTEMPTS, LlamaEngine
+from tests.support.chat_templates import ALWAYS_REASONING, HERMES
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 REQUEST = GenerationRequest(model="any", prompt=TextPrompt("Once"))
+
+HANDSHAKE = messages.Handshake(1024, "{{ raise_exception('no') }}", "", "")
 
 ConnectionHandler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -43,6 +46,7 @@ async def _engine(
     *,
     architecture: str | None = None,
     timeouts: EngineTimeouts = DEFAULT_TIMEOUTS,
+    handshake: messages.Handshake = HANDSHAKE,
 ) -> AsyncIterator[LlamaEngine]:
     """Yield a client of a process that sends a handshake and then runs `conversation`."""
 
@@ -50,7 +54,7 @@ async def _engine(
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            writer.write(messages.encode([messages.Handshake(1024, "{{ raise_exception('no') }}", "", "")]))
+            writer.write(messages.encode([handshake]))
             await conversation(reader, writer)
         finally:
             writer.close()
@@ -94,6 +98,22 @@ async def test_an_answer_comes_through_in_order(tmp_path: Path) -> None:
 
     async with _engine(tmp_path / "engine.sock", answer) as engine:
         assert await _collect(engine) == list(events)
+
+
+@pytest.mark.parametrize(("template", "reported"), [(HERMES, ("hermes", False)), (ALWAYS_REASONING, ("generic", True))])
+async def test_the_tool_format_and_the_reasoning_are_known_with_the_model(
+    tmp_path: Path, template: str, reported: tuple[str, bool]
+) -> None:
+    async def end_at_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        command = await _read_generate_command(reader)
+        writer.write(_replies(command.number, Usage(1, 0, 0)))
+        await reader.read()
+
+    handshake = msgspec.structs.replace(HANDSHAKE, chat_template=template)
+    async with _engine(tmp_path / "engine.sock", end_at_once, handshake=handshake) as engine:
+        before = engine.tool_format
+        assert await _collect(engine) == [Usage(1, 0, 0)]
+        assert (before, engine.tool_format, engine.supports_reasoning) == (None, *reported)
 
 
 async def test_the_fingerprint_is_known_once_the_process_reports_it(tmp_path: Path) -> None:

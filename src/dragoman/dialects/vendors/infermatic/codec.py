@@ -13,6 +13,7 @@ from dragoman.core.errors import (
 )
 from dragoman.core.jobs import DEFAULT_PRIORITY, LOWEST_PRIORITY
 from dragoman.core.limits import check_sampling
+from dragoman.core.models import ServedModel
 from dragoman.core.request import (
     AnswerFormat,
     ChatPrompt,
@@ -379,3 +380,10 @@ def read_key(headers: Headers) -> str | None:
                 return authorization.removeprefix(prefix).strip() or None
         raise Unauthenticated("malformed").with_key(authorization)
     return next((headers[name] for name in ("api-key", "x-api-key", "x-goog-api-key") if headers.get(name)), None)
+
+
+def model_card(model: ServedModel, name: str) -> wire.ModelCard:
+    """Return a model under the name that the client used."""
+    if model.tool_format is None:
+        return wire.ModelCard(name)
+    return wire.ModelCard(name, tool_format=model.tool_format, supports_reasoning=model.supports_reasoning)

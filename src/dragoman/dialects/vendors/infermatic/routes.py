@@ -45,7 +45,7 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
 
     async def models(request: Request) -> Response:
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:
-            cards = [wire.ModelCard(model.id) for model in visible.models()]
+            cards = [codec.model_card(model, model.id) for model in visible.models()]
             return json_response(wire.ModelList(cards))
 
         return await authenticated(request, route, handler, _LOOKUP_ERRORS)
@@ -54,9 +54,10 @@ def routes(service: QueueService, options: HttpOptions) -> list[BaseRoute]:
         name = request.path_params["model_id"]
 
         async def handler(_caller: Caller, visible: VisibleModels) -> Response:
-            if visible.find_model(name) is None:
+            found = visible.find_model(name)
+            if found is None:
                 raise ModelNotFound(name)
-            return json_response(wire.ModelCard(name))
+            return json_response(codec.model_card(found, name))
 
         return await authenticated(request, route, handler, _LOOKUP_ERRORS)
 

@@ -331,12 +331,16 @@ class TokenCounterErrorBody(msgspec.Struct, frozen=True):
 
 
 class ModelCard(msgspec.Struct, frozen=True):
-    """`created` and `owned_by` are the constants LiteLLM sends."""
+    """`created` and `owned_by` are the constants LiteLLM sends. The last two are absent until the model is loaded."""
 
     id: str
     object: str = "model"
     created: int = 1677610602
     owned_by: str = "openai"
+    tool_format: str | UnsetType = UNSET
+    """The name of the markup in which the model calls tools."""
+    supports_reasoning: bool | UnsetType = UNSET
+    """Whether the model can reason before it answers."""
 
 
 class ModelList(msgspec.Struct, frozen=True):

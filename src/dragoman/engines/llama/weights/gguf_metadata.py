@@ -50,6 +50,11 @@ def architecture(path: Path) -> str:
     raise ModelSourceError(f"{path.name} does not say its architecture")
 
 
+def chat_template(path: Path) -> str | None:
+    """Return the chat template of the model in the file. None: it has none. Raises ModelSourceError."""
+    return next((value for key, value in read_text_metadata(path) if key == "tokenizer.chat_template"), None)
+
+
 def _read_struct(file: BinaryIO, layout: str) -> tuple[Any, ...]:
     return struct.unpack(layout, file.read(struct.calcsize(layout)))
 

@@ -10,7 +10,7 @@ import contextlib
 import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import structlog
 
@@ -51,6 +51,7 @@ class EngineConnection:
             special_texts=handshake.special_texts,
             max_steps=MAX_STEPS_IN_PLACE,
         )
+        self.tool_format = self.template.tool_format
         self.event_queues: dict[int, asyncio.Queue[Event | DragomanError | ConnectionLost]] = {}
         self._pending_replies: dict[int, asyncio.Future[Any]] = {}
         self._writer = writer
@@ -147,13 +148,6 @@ MAX_ATTEMPTS = 3
 _log = structlog.get_logger(__name__)
 
 
-class _PreparedPrompt(NamedTuple):
-    """A rendered prompt, and the format of its answer."""
-
-    prompt: messages.EnginePrompt
-    output_format: OutputParserSpec
-
-
 class LlamaEngine:
     """Implements engines.base.Engine."""
 
@@ -214,6 +208,10 @@ class LlamaEngine:
         return self._connection is not None and self._connection.template.supports_reasoning
 
     @property
+    def tool_format(self) -> str | None:
+        return self._connection.tool_format if self._connection else None
+
+    @property
     def fingerprint(self) -> str | None:
         return self._connection.fingerprint if self._connection else None
 
@@ -241,8 +239,8 @@ class LlamaEngine:
 
     async def _tokenize(self, prompt: Prompt, command: Callable[..., messages.EngineCommand]) -> Any:
         connection = await self._wait_for_connection()
-        rendered = await self._render(connection, prompt)
-        return await connection.request_reply(command(next(self._numbers), rendered.prompt))
+        rendered, _ = await self._render(connection, prompt)
+        return await connection.request_reply(command(next(self._numbers), rendered))
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         connection = await self._wait_for_connection()
@@ -266,13 +264,13 @@ class LlamaEngine:
         is_running = False
         try:
             # The queue is open already: the connection may end while a template is rendered.
-            rendered = await self._render(
+            rendered, output_format = await self._render(
                 connection, request.prompt, constrained=_is_constrained(request), owner=request.owner or None
             )
             connection.send(
                 messages.GenerateCommand(
                     number=number,
-                    prompt=rendered.prompt,
+                    prompt=rendered,
                     sampling=request.sampling,
                     n=request.n,
                     echo=request.echo,
@@ -280,7 +278,7 @@ class LlamaEngine:
                     logprobs=request.logprobs,
                     response_format=request.response_format,
                     tools=request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None,
-                    output_format=rendered.output_format,
+                    output_format=output_format,
                     adapter=request.adapter,
                     resume_token_ids=request.resume_token_ids,
                     owner=request.owner,
@@ -306,9 +304,10 @@ class LlamaEngine:
 
     async def _render(
         self, connection: EngineConnection, prompt: Prompt, *, constrained: bool = False, owner: str | None = None
-    ) -> _PreparedPrompt:
+    ) -> tuple[messages.EnginePrompt, OutputParserSpec]:
+        """Return the prompt for the process, and the format of its answer."""
         if not isinstance(prompt, ChatPrompt):
-            return _PreparedPrompt(prompt, OutputParserSpec())
+            return prompt, OutputParserSpec()
         rendered = connection.template.render_in_place(
             prompt, constrained=constrained
         ) or await self._request_templates.render(
@@ -319,7 +318,7 @@ class LlamaEngine:
             owner=owner,
         )
         text = messages.rendered_prompt(rendered.text, rendered.literal_offsets, prompt.truncation)
-        return _PreparedPrompt(text, rendered.parser_spec)
+        return text, rendered.parser_spec
 
     async def _change_adapters(self, command: Callable[[int], AdapterCommand]) -> Adapter:
         connection = await self._wait_for_connection()
