@@ -8,10 +8,10 @@ import pytest
 import pytest_asyncio
 
 from dragoman.core.errors import BadRequest, Overloaded
-from dragoman.core.request import ChatPrompt, Message
+from dragoman.core.request import ChatPrompt, Message, Tool, ToolOptions
 from dragoman.prompt.request_templates import MAX_SOURCE_BYTES, MAX_WAITING, RequestTemplateRenderer
 from dragoman.prompt.template import MAX_STEPS_IN_PLACE, ChatTemplate, RenderedPrompt
-from tests.support.chat_templates import ALTERNATING, SWITCHABLE_REASONING
+from tests.support.chat_templates import ALTERNATING, HERMES, SWITCHABLE_REASONING
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -72,6 +72,20 @@ async def test_the_models_own_template_takes_arguments(templates: RequestTemplat
     assert rendered.text.endswith("@assistant <think>\n\n</think>\n\n")
     assert rendered.parser_spec.reasoning is None
     assert await render(templates, ChatPrompt(messages=MESSAGES, template_arguments={"x": 1})) == MODEL.render(prompt)
+
+
+async def test_a_set_tool_format_holds_for_the_models_own_template_only(templates: RequestTemplateRenderer) -> None:
+    model = ChatTemplate(HERMES, bos="", eos="", tool_format="mistral")
+    prompts = (
+        ChatPrompt(messages=MESSAGES, tools=ToolOptions((Tool("f"),)), template_arguments={"x": 1}),
+        ChatPrompt(messages=MESSAGES, tools=ToolOptions((Tool("f"),)), template=HERMES),
+    )
+    async with asyncio.timeout(2 * TEST_TIMEOUT_SECONDS):
+        own, other = [await templates.render(prompt, model=model, context_length=1000) for prompt in prompts]
+    assert own.parser_spec.tool_format == "mistral"
+    assert '[TOOL_CALLS] [{"name": "name_of_the_function"' in own.text
+    assert other.parser_spec.tool_format == "hermes"
+    assert "Functions:" in other.text
 
 
 async def test_a_reasoning_model_reasons_under_a_template_without_reasoning_support(

@@ -21,6 +21,7 @@ TWO_MODELS = """
 name = "loud"
 model = "echo"
 dialects = ["infermatic", "float16"]
+tool_format = "llama3"
 
 [[deployments]]
 name = "smol"
@@ -56,12 +57,19 @@ def chat(client: httpx.Client, model: str) -> Any:
     return response.json()
 
 
+def tool_format(client: httpx.Client, model: str) -> str | None:
+    found: str | None = client.get(f"/v1/models/{model}").json().get("tool_format")
+    return found
+
+
 def test_a_lazy_model_is_loaded_unloaded_when_idle_and_loaded_again(
     server: RunningServer, client: httpx.Client
 ) -> None:
     assert server.children(ENGINE_PROCESS) == []
     assert chat(client, "loud")["choices"][0]["message"]["content"] == "Hi"
     assert server.children(ENGINE_PROCESS) == []
+    assert tool_format(client, "loud") == "llama3"
+    assert tool_format(client, "smol") is None, "the model is not loaded"
     assert chat(client, "smol")["usage"]["completion_tokens"] == 3
     assert any(not server.children(ENGINE_PROCESS) for _ in range(MAX_POLLS)), "an idle model is unloaded"
     assert chat(client, "smollm2-135m-instruct")["usage"]["completion_tokens"] == 3

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from dragoman.prompt.tool_formats import FORMATS
 from dragoman.server.renamed_settings import RENAMED_SETTINGS
 from dragoman.server.settings import EngineSettings, KeySettings, Settings
 from dragoman.server.settings_loading import (
@@ -15,6 +16,7 @@ from dragoman.server.settings_loading import (
     read_settings,
 )
 
+DEPLOYMENT = '[[deployments]]\nname = "a"\nmodel = "echo"\n'
 DIALECTS = "arcee, empower, float16, infermatic, scale"
 
 
@@ -196,8 +198,8 @@ def test_a_wrong_key_of_the_admin_api_is_refused_without_showing_it(folder: Path
 @pytest.mark.parametrize(
     ("toml", "place", "allowed"),
     [
-        ('[[deployments]]\nname = "a"\nmodel = "echo"\nload = "no"', "[0].load", "eager, lazy"),
-        ('[[deployments]]\nname = "a"\nmodel = "echo"\ndialects = ["no"]', "[0].dialects[0]", DIALECTS),
+        (DEPLOYMENT + 'dialects = ["no"]', "[0].dialects[0]", DIALECTS),
+        (DEPLOYMENT + 'tool_format = "no"', "[0].tool_format", ", ".join(sorted(FORMATS))),
         ('[dialect_hosts]\n"a.example" = "no"', "[...]", DIALECTS),
     ],
 )

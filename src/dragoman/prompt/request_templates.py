@@ -85,6 +85,7 @@ class RequestTemplateRenderer:
                     bos=model.bos,
                     eos=model.eos,
                     supports_reasoning=model.supports_reasoning,
+                    tool_format=model.configured_tool_format if prompt.template is None else None,
                     max_characters=max_characters,
                     constrained=constrained,
                     deadline_seconds=self._deadline_seconds,

@@ -12,7 +12,7 @@ import msgspec
 
 from dragoman.core.errors import BadRequest
 from dragoman.core.limits import is_large_prompt
-from dragoman.core.request import ChatPrompt, Message, ToolCall, ToolOptions
+from dragoman.core.request import ChatPrompt, Message, Tool, ToolCall, ToolOptions
 from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_end
@@ -21,9 +21,9 @@ from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.reasoning import TemplateReasoning, find_markers, is_in_channels
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal, TooManySteps, strftime_now
 from dragoman.prompt.tool_formats import FORMATS
-from dragoman.prompt.tool_formats.detection import TemplateTraits, detect_traits
+from dragoman.prompt.tool_formats.detection import TemplateTraits, detect_traits, write_alike
 from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields
-from dragoman.prompt.tool_formats.generic import GENERIC_TAGS, with_tools
+from dragoman.prompt.tool_formats.generic import GENERIC_TAGS, as_text, with_tools
 
 RESERVED_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
 """Names that a request's template arguments must not have."""
@@ -55,17 +55,21 @@ class ChatTemplate:
         bos: str,
         eos: str,
         supports_reasoning: bool = False,
+        tool_format: ToolFormatName | None = None,
         special_texts: SpecialTokenTexts = NO_SPECIAL_TEXTS,
         max_steps: int | None = None,
     ) -> None:
         """Use ChatML if `source` is None. `render` reports a source that does not compile, since other routes work.
 
-        `supports_reasoning`: the model can reason even if this template does not show it. `special_texts`: those
-        that only the template may turn into tokens. `max_steps`: see SandboxedTemplate.
+        `supports_reasoning`: the model can reason even if this template does not show it. `tool_format`: how it calls
+        tools, whatever the template shows. `special_texts`: those that only the template may turn into tokens.
+        `max_steps`: see SandboxedTemplate.
         """
         self.source = source or CHATML
         self.bos = bos
         self.eos = eos
+        self.configured_tool_format = tool_format
+        """The `tool_format` that was passed."""
         self._reasoning = TemplateReasoning(self.source, is_supported=supports_reasoning)
         self._in_channels = is_in_channels(self.source)
         self.supports_reasoning = self._reasoning.is_supported
@@ -76,7 +80,13 @@ class ChatTemplate:
     @property
     def tool_format(self) -> ToolFormatName:
         """How the model calls tools."""
-        return self._traits.tool_format
+        return self.configured_tool_format or self._traits.tool_format
+
+    @functools.cached_property
+    def _tool_format(self) -> ToolFormat:
+        """The format, which writes calls itself if the template does not."""
+        known = FORMATS[self.tool_format]
+        return known if write_alike(self._traits.tool_format, self.tool_format) else as_text(known)
 
     @functools.cached_property
     def _control_tokens(self) -> ControlTokenTexts:
@@ -144,7 +154,10 @@ class ChatTemplate:
     @functools.cached_property
     def _written_markup(self) -> tuple[str, ...]:
         """The markup that the template writes, or that `apply` writes for it."""
-        return self._markup_in(self.source, GENERIC_TAGS if self.tool_format == "generic" else ())
+        known = self._tool_format
+        return self._markup_in(
+            self.source, () if known.template_writes_tools else (*GENERIC_TAGS, *known.markup.special_tokens)
+        )
 
     def _markup_in(self, source: str, written: Sequence[str]) -> tuple[str, ...]:
         return tuple(text for text in self._special_texts.markup if text in written or text in source)
@@ -161,7 +174,7 @@ class ChatTemplate:
 
         If the template rejects system messages, their text is moved in front of the first user message.
         """
-        tool_format = FORMATS[self.tool_format]
+        tool_format = self._tool_format
         effort = prompt.reasoning_effort if self.supports_reasoning else None
         variables = {
             _DOCUMENTS: list(prompt.documents) or None,
@@ -210,6 +223,21 @@ class ChatTemplate:
             if merged == list(messages):
                 raise
         return render(merged)
+
+
+def check_tool_format(source: str | None, name: ToolFormatName) -> None:
+    """Raise ValueError if a model with this template cannot call tools in the format."""
+    in_channels = is_in_channels(source or CHATML)
+    if FORMATS[name].markup.in_channels and not in_channels:
+        raise ValueError(f"tool_format {name} needs a chat template with channels")
+    if in_channels and not FORMATS[name].markup.in_channels:
+        raise ValueError(f"tool_format {name} cannot be set for a model that answers in channels, as gpt-oss does")
+    prompt = ChatPrompt(messages=(Message(role="user", content="Hi"),), tools=ToolOptions((Tool("f"),)))
+    try:
+        ChatTemplate(source, bos="", eos="", tool_format=name).render(prompt)
+    except BadRequest as error:
+        reason = f"{error.message[0].lower()}{error.message[1:]}"
+        raise ValueError(f"tool_format {name} cannot be set: {reason}") from error
 
 
 def restore_prompt(escaped: EscapedPrompt, rendered: RenderedPrompt) -> RenderedPrompt:

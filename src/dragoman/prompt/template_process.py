@@ -15,6 +15,7 @@ import msgspec
 from dragoman.core.child_process import end_with_parent
 from dragoman.core.frames import encode_frame, read_frame_blocking
 from dragoman.core.request import ChatPrompt
+from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.sandbox import TemplateError, TemplateRefusal
 from dragoman.prompt.template import ChatTemplate, RenderedPrompt
 
@@ -37,6 +38,8 @@ class RenderRequest(msgspec.Struct, frozen=True, kw_only=True):
     bos: str
     eos: str
     supports_reasoning: bool
+    tool_format: ToolFormatName | None
+    """None: the template shows it."""
     max_characters: int
     constrained: bool
     deadline_seconds: float
@@ -72,13 +75,19 @@ def main() -> None:
 
 
 @functools.lru_cache(_CACHED_TEMPLATES)
-def _template(source: str, *, bos: str, eos: str, supports_reasoning: bool) -> ChatTemplate:
-    return ChatTemplate(source, bos=bos, eos=eos, supports_reasoning=supports_reasoning)
+def _template(
+    source: str, *, bos: str, eos: str, supports_reasoning: bool, tool_format: ToolFormatName | None
+) -> ChatTemplate:
+    return ChatTemplate(source, bos=bos, eos=eos, supports_reasoning=supports_reasoning, tool_format=tool_format)
 
 
 def _apply(request: RenderRequest) -> RenderResult:
     template = _template(
-        request.source, bos=request.bos, eos=request.eos, supports_reasoning=request.supports_reasoning
+        request.source,
+        bos=request.bos,
+        eos=request.eos,
+        supports_reasoning=request.supports_reasoning,
+        tool_format=request.tool_format,
     )
     try:
         prompt = template.apply(

@@ -106,6 +106,7 @@ def _engine_options(settings: Settings, plan: DeploymentPlan, model: ModelFile, 
         reproducible=engine.reproducible,
         library=engine.llama_library,
         chat_template=model.chat_template,
+        tool_format=plan.tool_format,
         shared_prefixes=plan.shared_prefixes,
     )
 
@@ -115,6 +116,7 @@ def _deployment_options(number: int, plan: DeploymentPlan, files: ServerFiles) -
         name=plan.name,
         aliases=plan.aliases,
         dialects=plan.dialects,
+        tool_format=plan.tool_format,
         engine_socket=str(files.engine_socket(number)) if plan.model else None,
         on_demand=plan.on_demand,
         architecture=plan.architecture,

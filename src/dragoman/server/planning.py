@@ -15,6 +15,7 @@ from dragoman.engines.llama.weights.gguf_metadata import architecture
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import ModelFile, resolve
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
+from dragoman.output.markup import ToolFormatName
 from dragoman.server.reserved_names import RESERVED_NAMES
 from dragoman.server.settings import AdapterSettings, DeploymentSettings, DialectName, LoadPolicy, Settings
 
@@ -40,6 +41,8 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
     """None: the echo engine."""
     dialects: tuple[DialectName, ...] | None = None
     """The dialects that serve it. None: all."""
+    tool_format: ToolFormatName | None = None
+    """None: the one that the model's chat template shows."""
     load: LoadPolicy = "eager"
     unload_idle_seconds: float | None = None
     shared_prefixes: tuple[str, ...] = ()
@@ -140,6 +143,7 @@ def _plan_deployment(settings: DeploymentSettings, *, progress: bool) -> Deploym
         aliases=tuple(aliases),
         model=model,
         dialects=settings.dialects,
+        tool_format=settings.tool_format,
         load=settings.load,
         unload_idle_seconds=settings.unload_idle_seconds,
         shared_prefixes=_shared_prefixes(settings),

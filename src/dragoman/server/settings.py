@@ -10,6 +10,8 @@ from typing import Annotated, Literal, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from dragoman.output.markup import ToolFormatName
+
 DEFAULT_DATABASE = "sqlite"
 """The value of `accounts.database` that stands for the file accounts.db in the user's data directory."""
 
@@ -198,6 +200,8 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     """Further names. The model's own names are always among them."""
     dialects: tuple[DialectName, ...] | None = None
     """Dialects that serve the deployment. Not set: all."""
+    tool_format: ToolFormatName | None = None
+    """Markup in which the model calls tools. Not set: the one that its chat template shows."""
     load: LoadPolicy = "eager"
     """`eager`: load the model at start. `lazy`: load it for its first request."""
     unload_idle_seconds: PositiveSeconds | None = None

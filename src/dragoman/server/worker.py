@@ -220,7 +220,11 @@ def _engine(options: WorkerOptions, number: int) -> Engine:
         )
         return LlamaEngine(Path(deployment.engine_socket), wake, deployment.architecture, timeouts)
     echo = options.settings.echo
-    return EchoEngine(tokens_per_second=echo.tokens_per_second, context_length=echo.context_length)
+    return EchoEngine(
+        tokens_per_second=echo.tokens_per_second,
+        context_length=echo.context_length,
+        tool_format=deployment.tool_format or "generic",
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from dragoman.output.markup import ToolFormatName
 from dragoman.server.settings import DialectName, Settings
 
 
@@ -11,6 +12,8 @@ class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     aliases: tuple[str, ...]
     dialects: tuple[DialectName, ...] | None
+    tool_format: ToolFormatName | None = None
+    """Of the echo engine; None: its default. The processes of other engines report theirs."""
     engine_socket: str | None
     """None: the echo engine, which runs inside the worker."""
     on_demand: bool

@@ -28,10 +28,14 @@ from dragoman.core.request import (
     TextPrompt,
     TokenPrompt,
     Tool,
+    ToolCall,
     ToolOptions,
 )
 from dragoman.engines.echo import EchoEngine
 from dragoman.engines.echo.engine import END
+from dragoman.output.markup import ToolFormatName
+from dragoman.prompt.tool_formats import FORMATS
+from dragoman.prompt.tool_formats.format import write_calls
 
 
 async def events(
@@ -141,6 +145,17 @@ async def test_logprobs_of_invalid_utf_8_carry_the_raw_bytes() -> None:
 
 async def test_logprobs_are_not_reported_unless_requested() -> None:
     assert not any(event.logprobs for event in await events(TextPrompt("ab")) if isinstance(event, Delta))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+async def test_calls_are_read_in_the_engines_tool_format(name: ToolFormatName) -> None:
+    engine = EchoEngine(tool_format=name)
+    repeated = write_calls(FORMATS[name].markup, [ToolCall("abcdefgh9", "now", '{"zone": "UTC"}')])
+    prompt = ChatPrompt(messages=(Message(role="user", content=repeated),), tools=ToolOptions(TOOLS))
+    answer = [event async for event in engine.generate(GenerationRequest(model="echo", prompt=prompt))]
+    deltas = [event for event in answer if isinstance(event, ToolCallDelta)]
+    assert (deltas[0].name, "".join(delta.arguments for delta in deltas)) == ("now", '{"zone": "UTC"}')
+    assert engine.tool_format == name
 
 
 async def test_tools_that_may_be_called_and_an_effort_change_nothing() -> None:

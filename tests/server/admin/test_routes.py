@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import jsonschema
+import msgspec
 import pytest
 
 from dragoman.accounts.administration.accounts import create_account
@@ -15,9 +16,12 @@ from dragoman.accounts.administration.keys import create_key
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
 from dragoman.core.errors import KeyDisabled
+from dragoman.engines.llama.worker.client import LlamaEngine
+from dragoman.gateway.routing.catalog import Deployment
 from dragoman.server import admin
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.admin.route_table import ADMIN_ROUTES
+from dragoman.server.admin.serializers import model_state_body
 from dragoman.server.dialects import OPERATIONS
 from dragoman.server.openapi import document
 from tests.support.accounting import ADMIN_KEY, accounting_at
@@ -280,6 +284,17 @@ async def test_a_dialect_host_has_no_admin_api(accounting: AccountingServices) -
     async with client_of(app, "a.example") as client:
         client.headers["authorization"] = f"Bearer {ADMIN_KEY}"
         assert (await client.get("/admin/accounts")).status_code == 404
+
+
+def test_a_model_that_is_not_loaded_has_no_tool_format(tmp_path: Path) -> None:
+    engine = LlamaEngine(tmp_path / "engine.sock", request_start=lambda: None)
+    assert msgspec.to_builtins(model_state_body(Deployment("lazy", (), engine))) == {
+        "model": "lazy",
+        "ready": True,
+        "failure": None,
+        "tool_format": None,
+        "supports_reasoning": None,
+    }
 
 
 async def test_models_are_listed_with_their_states(ada: AdminClient) -> None:

@@ -31,6 +31,7 @@ from dragoman.output.bad_words import BadWords, bad_word_tokens
 from dragoman.output.markup import ToolFormatName
 from dragoman.output.processor import OutputProcessor
 from dragoman.prompt.output_parser import OutputParserSpec, build_parser
+from dragoman.prompt.tool_formats import FORMATS
 
 END = 256
 """The only token that is not a byte."""
@@ -55,17 +56,26 @@ class EchoEngine:
 
     adapters: AdapterHost | None = None
     supports_reasoning = False
-    tool_format: ToolFormatName = "generic"
     failure: str | None = None
 
-    def __init__(self, *, tokens_per_second: float = 0.0, context_length: int = 8192) -> None:
-        """Generate `tokens_per_second` for each choice; 0: as fast as the event loop runs."""
+    def __init__(
+        self,
+        *,
+        tokens_per_second: float = 0.0,
+        context_length: int = 8192,
+        tool_format: ToolFormatName = "generic",
+    ) -> None:
+        """Generate `tokens_per_second` for each choice; 0: as fast as the event loop runs.
+
+        `tool_format` is the markup of calls in the repeated text.
+        """
         self._seconds_per_token = 1 / tokens_per_second if tokens_per_second else 0.0
         self._vocabulary = ByteVocabulary()
         self._running = 0
         self._started = False
         self.context_length = context_length
-        self.fingerprint = fingerprint("echo", __version__, tokens_per_second, context_length)
+        self.tool_format = tool_format
+        self.fingerprint = fingerprint("echo", __version__, tokens_per_second, context_length, tool_format)
 
     async def start(self) -> None:
         self._started = True
@@ -130,7 +140,7 @@ class EchoEngine:
             self._running -= len(unfinished)
 
     def _choice(self, request: GenerationRequest, echoed: bytes, limit: int, index: int) -> "_EchoedChoice":
-        parser = build_parser(_parser_spec(request.prompt))
+        parser = build_parser(_parser_spec(request.prompt, self.tool_format))
         output = OutputProcessor(self._vocabulary, request.sampling, limit, index=index, parser=parser)
         return _EchoedChoice(echoed, output, index, request)
 
@@ -223,13 +233,11 @@ def _prompt_and_answer(given: Prompt, context_length: int) -> tuple[bytes, bytes
     return prompt[kept], prompt[kept]
 
 
-def _parser_spec(prompt: Prompt) -> OutputParserSpec:
+def _parser_spec(prompt: Prompt, tool_format: ToolFormatName) -> OutputParserSpec:
     """Parse tool calls in the repeated text if the request has tools."""
-    return (
-        OutputParserSpec("generic")
-        if isinstance(prompt, ChatPrompt) and prompt.tools is not None
-        else OutputParserSpec()
-    )
+    if not isinstance(prompt, ChatPrompt) or prompt.tools is None:
+        return OutputParserSpec()
+    return OutputParserSpec(tool_format, in_channels=FORMATS[tool_format].markup.in_channels)
 
 
 def _check_repeatable(prompt: ChatPrompt) -> None:

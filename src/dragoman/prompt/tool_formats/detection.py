@@ -66,6 +66,14 @@ def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
     return TemplateTraits("generic", shows_tools=False, shows_system=shows_system)
 
 
+def write_alike(name: ToolFormatName, other: ToolFormatName) -> bool:
+    """Whether two families' templates write the same call, apart from white space."""
+    if name == other:
+        return True
+    _, calls = _written_calls()
+    return name in calls and calls[name] == calls.get(other)
+
+
 def _is_hinted(known: ToolFormat, source: str) -> bool:
     return any(hint in source for hint in known.hints) and not any(text in source for text in known.contradictions)
 

@@ -14,7 +14,7 @@ import msgspec
 
 from dragoman.core.request import Message, ToolCall, ToolOptions
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.prompt.sandbox import to_json
+from dragoman.prompt.sandbox import TemplateRefusal, to_json
 from dragoman.prompt.tool_formats import hermes
 from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields, write_calls
 
@@ -33,7 +33,7 @@ To call a function, write its name and its arguments as JSON between these tags:
 {{"name": "name of the function", "arguments": {{"name of an argument": "its value"}}}}
 </tool_call>
 
-{several} What a function returns comes back between <tool_response> tags. \
+{several} {results} \
 When no function helps, answer the user directly."""
 
 _SEVERAL = "Write one such block for each call if several are needed."
@@ -49,30 +49,47 @@ To call functions, write their names and their arguments as JSON in this form, a
 
 _SEVERAL_NATIVE = "You may call several functions at once."
 
+_RESULTS = "What a function returns comes back between <tool_response> tags."
 
-def _as_text(messages: Sequence[Message], tools: ToolOptions | None) -> list[Message]:
+
+def as_text(known: ToolFormat) -> ToolFormat:
+    """Return the format for templates that write no calls, or others: all that it needs is written as text."""
+    if not known.template_writes_tools:
+        return known
+
+    def adapt(messages: Sequence[Message], tools: ToolOptions | None) -> list[Message]:
+        return _as_text(known.adapt(messages, tools), tools, known.markup)
+
+    return ToolFormat(markup=known.markup, adapt=adapt, template_writes_tools=False)
+
+
+def _as_text(messages: Sequence[Message], tools: ToolOptions | None, markup: ToolCallMarkup = MARKUP) -> list[Message]:
     """Write tools, calls and results into messages of system, user and assistant. Unchanged without tools."""
     adapted: list[Message] = []
     was_result = False
     for message in messages:
         is_result = message.role == "tool"
-        plain = _plain(message)
+        plain = _plain(message, markup)
         if adapted and adapted[-1].role == plain.role == "user" and (is_result or was_result):
             plain = Message(role="user", content=f"{adapted.pop().content}\n{plain.content}", name=plain.name)
         adapted.append(plain)
         was_result = is_result
     if tools is None:
         return adapted
-    return _with_system(adapted, _instruction(tools))
+    if markup == MARKUP:
+        return _with_system(adapted, _instruction(tools))
+    return _with_system(adapted, f"{_native_instruction(tools, markup)} {_RESULTS}")
 
 
 def with_tools(messages: Sequence[Message], tools: ToolOptions | None, markup: ToolCallMarkup) -> list[Message]:
     """Describe the tools in the system message, for templates that write calls but not the tools themselves."""
-    if tools is None:
-        return list(messages)
+    return list(messages) if tools is None else _with_system(messages, _native_instruction(tools, markup))
+
+
+def _native_instruction(tools: ToolOptions, markup: ToolCallMarkup) -> str:
     example = write_calls(markup, [ToolCall("0", "name_of_the_function", '{"name of an argument": "its value"}')])
     several = _SEVERAL_NATIVE if tools.allows_multiple_calls else _ONE
-    return _with_system(messages, _NATIVE_FUNCTIONS.format(tools=_described(tools), example=example, several=several))
+    return _NATIVE_FUNCTIONS.format(tools=_described(tools), example=example, several=several)
 
 
 def _with_system(messages: Sequence[Message], text: str) -> list[Message]:
@@ -83,18 +100,22 @@ def _with_system(messages: Sequence[Message], text: str) -> list[Message]:
     return [Message(role="system", content=text), *messages]
 
 
-def _plain(message: Message) -> Message:
+def _plain(message: Message, markup: ToolCallMarkup) -> Message:
     if message.role == "tool":
         return Message(role="user", content=f"<tool_response>\n{message.content}\n</tool_response>")
     if not message.tool_calls:
         return message
     text = [message.content] if message.content else []
-    content = "\n".join([*text, write_calls(MARKUP, message.tool_calls)])
+    try:
+        content = "\n".join([*text, write_calls(markup, message.tool_calls)])
+    except (ValueError, RecursionError) as error:
+        raise TemplateRefusal("the arguments of a tool call are not a JSON object") from error
     return Message(role=message.role, content=content, name=message.name, reasoning=message.reasoning)
 
 
 def _instruction(tools: ToolOptions) -> str:
-    return _FUNCTIONS.format(tools=_described(tools), several=_SEVERAL if tools.allows_multiple_calls else _ONE)
+    several = _SEVERAL if tools.allows_multiple_calls else _ONE
+    return _FUNCTIONS.format(tools=_described(tools), several=several, results=_RESULTS)
 
 
 def _described(tools: ToolOptions) -> str:

@@ -15,12 +15,22 @@ import pytest
 from gguf import GGMLQuantizationType as Type
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.events import Delta, Event, Unenforced, Usage
-from dragoman.core.request import GenerationRequest, JsonSchemaFormat, SamplingParams, TextPrompt
+from dragoman.core.events import Delta, Event, ToolCallDelta, Unenforced, Usage
+from dragoman.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    JsonSchemaFormat,
+    Message,
+    SamplingParams,
+    TextPrompt,
+    Tool,
+    ToolOptions,
+)
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.wire.adapter_registry import registry_path
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.engines.llama.worker.client import LlamaEngine
+from tests.support.chat_templates import HERMES
 from tests.support.gguf_files import write_tiny_model
 from tests.support.models import THREADS
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
@@ -111,8 +121,32 @@ async def test_the_fingerprint_stays_over_restarts_and_changes_with_each_thing_t
         changed(options, model_path=str(other_weights)),
         changed(options, chat_template="{{ messages[0].content }}"),
         changed(options, reproducible=True),
+        changed(options, tool_format="mistral"),
     ]
-    assert len({first, *[await fingerprint(one) for one in different]}) == 4
+    assert len({first, *[await fingerprint(one) for one in different]}) == 5
+
+
+async def test_a_set_tool_format_is_reported_and_enforced(options: EngineOptions, tmp_path: Path) -> None:
+    metadata = {"llama.context_length": 4096, "tokenizer.ggml.add_space_prefix": False}
+    model = write_tiny_model(tmp_path / "long.gguf", vocabulary=metadata)
+    options = msgspec.structs.replace(
+        options, model_path=str(model), kv_cache_tokens=4096, chat_template=HERMES, tool_format="qwen3_coder"
+    )
+    tool = Tool("f", parameters={"type": "object", "properties": {"a": {"const": 12}}, "required": ["a"]})
+    prompt = ChatPrompt(messages=(Message(role="user", content="Hi"),), tools=ToolOptions((tool,), "named", "f"))
+    async with running(options) as engine:
+        events = [event async for event in engine.generate(GenerationRequest(model="tiny", prompt=prompt))]
+        assert engine.tool_format == "qwen3_coder"
+    deltas = [event for event in events if isinstance(event, ToolCallDelta)]
+    assert (deltas[0].name, "".join(delta.arguments for delta in deltas)) == ("f", '{"a": 12}')
+
+
+def test_a_tool_format_that_does_not_fit_the_template_stops_the_start(options: EngineOptions) -> None:
+    with starting(msgspec.structs.replace(options, tool_format="harmony")) as process:
+        assert process.stdout is not None
+        failed = next(line for line in process.stdout if line.startswith(b"failed "))
+        assert failed.endswith(b"cannot be served: tool_format harmony needs a chat template with channels\n")
+        assert process.wait(EXIT_SECONDS) == 2
 
 
 async def test_only_what_the_options_name_is_shared_among_owners(options: EngineOptions) -> None:

@@ -21,7 +21,7 @@ from dragoman.engines.base import EngineStatistics
 from dragoman.engines.fingerprint import fingerprint
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.native.backend import Backend
-from dragoman.engines.llama.native.model import Model
+from dragoman.engines.llama.native.model import Model, ModelError
 from dragoman.engines.llama.process.preprocessor import RequestPreprocessor
 from dragoman.engines.llama.process.public_prefixes import PublicPrefixes
 from dragoman.engines.llama.process.served_adapters import AdapterManager
@@ -30,7 +30,7 @@ from dragoman.engines.llama.weights.digests import DigestComputation
 from dragoman.engines.llama.wire import messages
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
 from dragoman.engines.llama.wire.options import EngineOptions
-from dragoman.prompt.template import ChatTemplate
+from dragoman.prompt.template import ChatTemplate, check_tool_format
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +59,7 @@ class EngineServer:
         """The tasks that load or remove adapters."""
         self._options = options
         self._chat_template = options.chat_template or model.chat_template
+        self._check_tool_format()
         self._digest_computation = digest_computation
         self._fingerprint: str | None = None
         self._preprocessor = RequestPreprocessor(model, backend.cells, self._public_prefixes())
@@ -85,6 +86,14 @@ class EngineServer:
         """Whether the current step has not taken too long. May be read from any thread."""
         return self._stepper.busy_seconds < self._options.step_timeout_seconds
 
+    def _check_tool_format(self) -> None:
+        """Raise ModelError if the model cannot call tools in the format that the options set."""
+        if self._options.tool_format is not None:
+            try:
+                check_tool_format(self._chat_template, self._options.tool_format)
+            except ValueError as error:
+                raise ModelError(f"{self._options.model_path} cannot be served: {error}") from error
+
     def _public_prefixes(self) -> PublicPrefixes | None:
         if not self._options.shared_prefixes:
             return None
@@ -93,6 +102,7 @@ class EngineServer:
             self._chat_template,
             bos=vocabulary.bos_text,
             eos=vocabulary.eos_text,
+            tool_format=self._options.tool_format,
             special_texts=vocabulary.control_tokens.texts,
         )
         return PublicPrefixes(self._options.shared_prefixes, vocabulary, template)
@@ -163,7 +173,10 @@ class EngineServer:
         except OSError as error:
             _log.warning("fingerprint_not_computed", reason=str(error))
             return
-        self._fingerprint = fingerprint(__version__, digests, self._chat_template, self._options.reproducible)
+        options = self._options
+        self._fingerprint = fingerprint(
+            __version__, digests, self._chat_template, options.reproducible, options.tool_format
+        )
         for connection in self._connections.values():
             connection.send([messages.FingerprintReply(self._fingerprint)])
 
@@ -190,11 +203,12 @@ class EngineServer:
         vocabulary = self._model.vocabulary
         replies: list[messages.EngineReply] = [
             messages.Handshake(
-                self._preprocessor.context_length,
-                self._chat_template,
-                vocabulary.bos_text,
-                vocabulary.eos_text,
-                vocabulary.control_tokens.texts,
+                context_length=self._preprocessor.context_length,
+                chat_template=self._chat_template,
+                bos_text=vocabulary.bos_text,
+                eos_text=vocabulary.eos_text,
+                special_texts=vocabulary.control_tokens.texts,
+                tool_format=self._options.tool_format,
             )
         ]
         if self._fingerprint is not None:

@@ -25,6 +25,7 @@ from dragoman.core.request import (
 )
 from dragoman.engines.base import EngineStatistics
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
+from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.control_tokens import SpecialTokenTexts
 from dragoman.prompt.output_parser import OutputParserSpec
 
@@ -143,6 +144,8 @@ class Handshake(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
     bos_text: str
     eos_text: str
     special_texts: SpecialTokenTexts = SpecialTokenTexts()
+    tool_format: ToolFormatName | None = None
+    """None: the chat template shows it."""
 
 
 class FingerprintReply(msgspec.Struct, frozen=True, array_like=True, tag="identified"):

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import msgspec
 
+from dragoman.output.markup import ToolFormatName
+
 
 class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """Passed as JSON in the argument of the process."""
@@ -33,6 +35,8 @@ class EngineOptions(msgspec.Struct, frozen=True, kw_only=True):
     """The name of a packaged build or the path of another one. None means the fastest for the model."""
     chat_template: str | None = None
     """None means the one in the model file."""
+    tool_format: ToolFormatName | None = None
+    """None means the one that the chat template shows."""
     shared_prefixes: tuple[str, ...] = ()
     """Texts at the beginning of prompts whose cells all owners share."""
 

@@ -48,6 +48,7 @@ class EngineConnection:
             handshake.chat_template,
             bos=handshake.bos_text,
             eos=handshake.eos_text,
+            tool_format=handshake.tool_format,
             special_texts=handshake.special_texts,
             max_steps=MAX_STEPS_IN_PLACE,
         )
