@@ -75,6 +75,10 @@ def arguments(draw: st.DrawFn, scalars: bool) -> str:
 
 PARAMETER_NAMES = st.from_regex(r"[A-Za-z0-9_.$ -]{1,32}", fullmatch=True)
 RAW_STRINGS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=5).map("".join)
+VALUE_NAMES = st.from_regex(r"[A-Za-z0-9_.$-]{1,32}", fullmatch=True)
+VALUED_ARGUMENTS = st.dictionaries(VALUE_NAMES, RAW_STRINGS | VALUES, max_size=4).map(
+    lambda values: json.dumps(values, ensure_ascii=False)
+)
 TAGGED_ARGUMENTS = st.dictionaries(PARAMETER_NAMES, RAW_STRINGS | VALUES, max_size=4).map(
     lambda values: json.dumps(values, ensure_ascii=False)
 )
@@ -91,7 +95,11 @@ def chunks_of(draw: st.DrawFn, text: str) -> list[str]:
 def calls_of(name: ToolFormatName) -> st.SearchStrategy[list[ToolCall]]:
     """Generate calls. Where nothing follows the arguments, the end of a number or a word would be unknown."""
     markup = FORMATS[name].markup
-    values = arguments(scalars=bool(markup.tail + markup.call_close)) if markup.parameters is None else TAGGED_ARGUMENTS
+    values = arguments(scalars=bool(markup.tail + markup.call_close))
+    if markup.parameters is not None:
+        values = TAGGED_ARGUMENTS
+    elif markup.values is not None:
+        values = VALUED_ARGUMENTS
     names = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
     calls = st.builds(ToolCall, st.just(""), names, values)
     return st.lists(calls, min_size=1, max_size=3, unique_by=lambda call: call.name)

@@ -86,6 +86,57 @@ MISTRAL = """
     {%- endif %}
 {%- endfor %}"""
 
+LFM2 = """
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' + message.content }}
+    {%- if loop.first and tools %}{{ "List of tools: [" + tools | map('tojson') | join(', ') + ']' }}{% endif %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+"""Leaves earlier calls out; like LFM2."""
+
+PYTHONIC = LLAMA3.replace(
+    """        {%- if message.tool_calls | length != 1 %}
+            {{- raise_exception('This model only supports single tool-calls at once!') }}
+        {%- endif %}
+        {%- set call = message.tool_calls[0].function %}
+        {{- '{"name": "' + call.name + '", "parameters": ' + call.arguments | tojson + '}' }}
+""",
+    """        {{- '[' }}
+        {%- for call in message.tool_calls %}
+            {{- call.function.name + '(' }}
+            {%- for name in call.function.arguments %}
+                {{- name + '=' + '%s' | format(call.function.arguments[name]) + ('' if loop.last else ', ') }}
+            {%- endfor %}
+            {{- ')' + ('' if loop.last else ', ') }}
+        {%- endfor %}
+        {{- ']' }}
+""",
+)
+"""Writes the strings of earlier calls without quotes; like Llama 3.2."""
+
+GEMMA4 = """
+{%- macro written(value) %}
+    {%- if value is string %}{{ '<|"|>' + value + '<|"|>' }}
+    {%- elif value is boolean %}{{ 'true' if value else 'false' }}
+    {%- elif value is mapping %}
+        {{- '{' }}
+        {%- for name in value %}{{ name + ':' + written(value[name]) + ('' if loop.last else ',') }}{% endfor %}
+        {{- '}' }}
+    {%- elif value is sequence %}
+        {{- '[' }}{% for item in value %}{{ written(item) + ('' if loop.last else ',') }}{% endfor %}{{ ']' }}
+    {%- else %}{{ value }}{% endif %}
+{%- endmacro %}
+{%- for message in messages %}
+    {{- '<|turn>' + message.role + '\\n' }}
+    {%- if loop.first and tools %}{{ tools | map('tojson') | join }}{% endif %}
+    {%- for call in message.tool_calls or [] %}
+        {{- '<|tool_call>call:' + call.function.name + written(call.function.arguments) + '<tool_call|>' }}
+    {%- endfor %}
+    {{- message.content + '<turn|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|turn>model\\n' }}{% endif %}"""
+
 UNKNOWN_TOOLS = """
 {%- if tools %}{{ '@tools ' + tools | tojson }}{% endif %}
 {%- for message in messages %}{{ '@' + message.role + ' ' + message.content + '\\n' }}{% endfor %}

@@ -6,6 +6,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from dragoman.output.value_syntax import ValueSyntax
+
 ToolFormatName = Literal[
     "hermes",
     "llama3",
@@ -39,6 +41,11 @@ ToolFormatName = Literal[
     "hunyuan3",
     "deepseek_v32",
     "deepseek_v4",
+    "lfm2",
+    "pythonic",
+    "gemma3",
+    "gemma4",
+    "functiongemma",
     "generic",
 ]
 
@@ -88,13 +95,15 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
 
     section_open (call_open head ARGUMENTS tail call_close) separator (...) section_close
 
-    INDEX and ID may stand before and after the name. With `parameters`, `tail` is not empty.
+    INDEX and ID may stand before and after the name. With `parameters` or `values`, `tail` is not empty.
     """
 
     trigger: str
     """Text that only begins calls; the grammar enforces a call after it."""
     only_at_start: bool = False
     """Whether an answer has either calls or text, so that the trigger counts only at its beginning."""
+    text_cannot_begin_with: str = ""
+    """Regular expression of the beginnings of calls, if texts may begin with the trigger. Empty: the trigger."""
     optional_prefix: str = ""
     """Special token that may stand before the first call, if an answer has either calls or text."""
     section_open: str = ""
@@ -102,7 +111,9 @@ class ToolCallMarkup(msgspec.Struct, frozen=True, kw_only=True):
     head_before_name: str = '{"name": "'
     head_after_name: str = '", "arguments": '
     parameters: ParameterMarkup | None = None
-    """How each argument is written; None: all as one JSON value."""
+    """How each argument is tagged; None: they are not."""
+    values: ValueSyntax | None = None
+    """How the arguments are written that are not tagged; None: as one JSON value."""
     tail: str = "}"
     call_close: str = ""
     separator: str = ""

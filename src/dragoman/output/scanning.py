@@ -7,7 +7,7 @@ from dragoman.output.markup import PLACEHOLDERS, split_at_placeholders
 
 WHITESPACE = " \t\r\n"
 
-_ANY_WHITESPACE = f"[{WHITESPACE}]{{0,64}}"
+ANY_WHITESPACE = f"[{WHITESPACE}]{{0,64}}"
 _NAME = r"[\w.:/-]{1,128}"
 _VALUE_FOLLOWS = r'(?=[{\["\-0-9tfn])'
 _WORD = re.compile(r'"\w+"|"|[^\s\w"]')
@@ -24,19 +24,25 @@ def overlap(text: str, marker: str) -> int:
 
 def atoms_of_words(text: str) -> Atoms:
     """Match the words of `text` with optional whitespace before each."""
-    return [atom for word in text.split() for atom in (_ANY_WHITESPACE, *map(re.escape, word))]
+    return [atom for word in text.split() for atom in (ANY_WHITESPACE, *map(re.escape, word))]
 
 
 def atoms_of_head(before_name: str, after_name: str, *, before_json: bool = True) -> Atoms:
     """Match the text before a call's arguments, such as `{"name": "` and `", "arguments": ` around a name."""
     quote = '"' if before_name.endswith('"') else ""
-    name = [_ANY_WHITESPACE, quote, f"({_NAME})", quote] if quote else [f"({_NAME})"]
+    name = [ANY_WHITESPACE, quote, f"({_NAME})", quote] if quote else [f"({_NAME})"]
     return [
         *_atoms_of_parts(before_name.removesuffix(quote)),
         *name,
         *_atoms_of_parts(after_name.removeprefix(quote)),
-        *([_ANY_WHITESPACE, _VALUE_FOLLOWS] if before_json else []),
+        *([ANY_WHITESPACE, _VALUE_FOLLOWS] if before_json else []),
     ]
+
+
+def atoms_of_call(before_name: str, after_name: str) -> Atoms:
+    """Match the text before a call's arguments that are no JSON, such as `call:` and `{` around a name."""
+    before = atoms_of_words(before_name)
+    return [*before, *([] if before else [ANY_WHITESPACE]), f"({_NAME})", *map(re.escape, after_name)]
 
 
 def atoms_of_parameter(before_name: str, name_pattern: str, after_name: str) -> Atoms:

@@ -3,14 +3,15 @@
 Calls are reported as soon as they are certain:
 
 - ToolCallStart at the first character of the arguments. Before it, text that stops matching a call is content.
-- ToolCallArguments exactly as written. ToolCallEnd when the JSON value is complete, whatever follows it. Tagged
-  parameters are reported as the JSON object that they stand for.
+- ToolCallArguments exactly as written. ToolCallEnd when the JSON value is complete, whatever follows it. Arguments
+  that are no JSON are reported as the JSON object that they stand for.
 - The markup after the arguments is dropped, even if the answer ends within it. Any other text there is content.
 
 Whitespace around and inside the markup may differ. Whitespace directly before a call and after the last one is markup
 too; all other whitespace is content. The text of an answer without calls is unchanged.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Literal
 
@@ -20,11 +21,15 @@ from dragoman.output.scanning import (
     WHITESPACE,
     ExpectedMarkup,
     JsonValueScanner,
+    atoms_of_call,
     atoms_of_head,
     atoms_of_words,
     overlap,
 )
 from dragoman.output.tagged_arguments import ParameterSyntax, StringParameters, TaggedArguments
+from dragoman.output.value_reader import ArgumentSyntax, ValueReader
+
+ArgumentsReader = JsonValueScanner | TaggedArguments | ValueReader
 
 
 class ToolCallSyntax:
@@ -32,9 +37,17 @@ class ToolCallSyntax:
 
     def __init__(self, markup: ToolCallMarkup) -> None:
         section, call = atoms_of_words(markup.section_open), atoms_of_words(markup.call_open)
-        head = atoms_of_head(markup.head_before_name, markup.head_after_name, before_json=markup.parameters is None)
+        head = (
+            atoms_of_head(markup.head_before_name, markup.head_after_name, before_json=markup.parameters is None)
+            if markup.values is None
+            else atoms_of_call(markup.head_before_name, markup.head_after_name)
+        )
         separator, close = atoms_of_words(markup.separator), atoms_of_words(markup.section_close)
-        self._parameters = None if markup.parameters is None else ParameterSyntax(markup.parameters, markup.tail)
+        self._parameters: ParameterSyntax | ArgumentSyntax | None = None
+        if markup.parameters is not None:
+            self._parameters = ParameterSyntax(markup.parameters, markup.tail)
+        elif markup.values is not None:
+            self._parameters = ArgumentSyntax(markup.values, markup.tail)
         after_head = [[]] if self._parameters is None else self._parameters.beginnings
         openings = [[*section, *call, *head]]
         if markup.optional_prefix:
@@ -42,6 +55,7 @@ class ToolCallSyntax:
         following = [[*separator, *call, *head]] if separator or section else []
         closes = [close] if close else []
         self.trigger = markup.trigger
+        self._calls_begin = re.compile(markup.text_cannot_begin_with) if markup.text_cannot_begin_with else None
         self.only_at_start = markup.only_at_start
         self.separators = WHITESPACE + markup.separator
         self.opening = ExpectedMarkup(heads=openings, after_head=after_head)
@@ -52,9 +66,19 @@ class ToolCallSyntax:
         if following or closes:
             self.after_arguments.append(ExpectedMarkup(*closes, heads=following, after_head=after_head))
 
-    def arguments(self, strings: Mapping[str, bool] | None) -> JsonValueScanner | TaggedArguments:
+    def is_certain(self, opening: str) -> bool:
+        """Whether this part of an opening becomes a call if a grammar enforces what follows the trigger."""
+        return self._calls_begin is None or self._calls_begin.match(opening) is not None
+
+    def arguments(self, strings: Mapping[str, bool] | None) -> ArgumentsReader:
         """Return a reader of one call's arguments."""
-        return JsonValueScanner() if self._parameters is None else TaggedArguments(self._parameters, strings)
+        match self._parameters:
+            case None:
+                return JsonValueScanner()
+            case ArgumentSyntax():
+                return ValueReader(self._parameters)
+            case _:
+                return TaggedArguments(self._parameters, strings)
 
 
 ToolCallMode = Literal["none", "from trigger", "whole answer"]
@@ -73,7 +97,7 @@ class ToolCallParser:
         self._strings = strings or {}
         self._expected = [syntax.opening] if syntax.only_at_start else []
         """The markup that must come next; empty within arguments and text."""
-        self._arguments: JsonValueScanner | TaggedArguments | None = None
+        self._arguments: ArgumentsReader | None = None
         """Reads the current call's arguments."""
         self._buffer = ""
         self._held_whitespace = ""
@@ -101,7 +125,7 @@ class ToolCallParser:
         rest, self._buffer = self._buffer, ""
         if self._arguments is not None:
             return []  # The held text is an argument that was cut.
-        in_opening = bool(self._expected) and self._expected[0].opens_call
+        in_opening = bool(self._expected) and self._expected[0].opens_call and self._syntax.is_certain(rest)
         if self._mode == "whole answer" or (self._mode == "from trigger" and in_opening):
             return []  # The held text is a call that was cut before its arguments.
         if not self._expected:
@@ -165,7 +189,7 @@ class ToolCallParser:
             self._emit_text(self._held_whitespace + self._syntax.trigger, parts)
             self._held_whitespace, self._buffer = "", self._buffer[len(self._syntax.trigger) :]
 
-    def _parse_arguments(self, arguments: JsonValueScanner | TaggedArguments, parts: list[OutputPart]) -> bool:
+    def _parse_arguments(self, arguments: ArgumentsReader, parts: list[OutputPart]) -> bool:
         text, length, is_complete = arguments.read(self._buffer)
         if text:
             parts.append(ToolCallArguments(self._call_count, text))

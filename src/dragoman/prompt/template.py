@@ -155,9 +155,11 @@ class ChatTemplate:
     def _written_markup(self) -> tuple[str, ...]:
         """The markup that the template writes, or that `apply` writes for it."""
         known = self._tool_format
-        return self._markup_in(
-            self.source, () if known.template_writes_tools else (*GENERIC_TAGS, *known.markup.special_tokens)
-        )
+        if not known.template_writes_tools:
+            written = (*GENERIC_TAGS, *known.markup.special_tokens)
+        else:
+            written = known.markup.special_tokens if known.writes_calls_as_text else ()
+        return self._markup_in(self.source, written)
 
     def _markup_in(self, source: str, written: Sequence[str]) -> tuple[str, ...]:
         return tuple(text for text in self._special_texts.markup if text in written or text in source)

@@ -24,9 +24,12 @@ from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.chat_templates import (
     ALTERNATING,
+    GEMMA4,
     HERMES,
+    LFM2,
     LLAMA3,
     MISTRAL,
+    PYTHONIC,
     QWEN3_CODER,
     SWITCHABLE_REASONING,
     UNKNOWN_TOOLS,
@@ -39,6 +42,9 @@ FAMILIES: list[tuple[ToolFormatName, str]] = [
     ("llama3", LLAMA3),
     ("mistral", MISTRAL),
     ("qwen3_coder", QWEN3_CODER),
+    ("lfm2", LFM2),
+    ("pythonic", PYTHONIC),
+    ("gemma4", GEMMA4),
     ("generic", UNKNOWN_TOOLS),
     ("generic", ALTERNATING),
     ("generic", CHATML),
@@ -92,6 +98,12 @@ def test_a_template_that_writes_calls_in_another_way_or_no_tools_at_all_is_gener
 def test_parsed_calls_are_written_back_unchanged(
     name: ToolFormatName, source: str, functions: list[tuple[str, dict[str, object]]]
 ) -> None:
+    values = FORMATS[name].markup.values
+    if values is not None:  # which have fewer names
+        functions = [
+            (function, {key: value for key, value in arguments.items() if values.bare_name(key, in_object=False)})
+            for function, arguments in functions
+        ]
     template = template_of(source)
     question = (Message(role="system", content="Be brief."), Message(role="user", content="Well?"))
     spec = template.render(ChatPrompt(messages=question, tools=TOOLS)).parser_spec
@@ -165,6 +177,8 @@ def test_what_is_enforced_is_what_is_parsed(
     grammar = build_grammar(None, options, markup, SPECIAL.get if has_special_tokens else lambda _: None)
     assert grammar.text is not None
     trigger = tokens_of(markup.trigger) if has_special_tokens else list(markup.trigger.encode())
+    if markup.text_cannot_begin_with:  # a text may begin with the trigger
+        trigger = list(f"{markup.section_open}{markup.head('get_weather')}".encode())
     begun = trigger if choice == "auto" else []
     text = generate(grammar.text, Random(seed), 300, begun)
     if text is None:
@@ -230,10 +244,19 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "tool_chat_template_granite_20b_fc": "granite_20b",
     "tool_chat_template_hunyuan_a13b": "tool_calls_list",
     "tool_chat_template_internlm2_tool": "internlm2",
-    "tool_chat_template_llama3.2_pythonic": "generic",
+    "tool_chat_template_llama3.2_pythonic": "pythonic",
+    "tool_chat_template_llama4_pythonic": "pythonic",
+    "tool_chat_template_gemma3_pythonic": "gemma3",
+    "tool_chat_template_gemma4": "gemma4",
+    "google-gemma-4-31B-it": "gemma4",
+    "google-gemma-4-31B-it-interleaved": "gemma4",
+    "tool_chat_template_functiongemma": "functiongemma",
+    "LFM2-8B-A1B": "lfm2",
+    "LFM2.5-8B-A1B": "lfm2",
+    "LFM2.5-Instruct": "lfm2",
     "tool_chat_template_llama4_json": "llama3",
     "tool_chat_template_phi4_mini": "functools",
-    "tool_chat_template_toolace": "generic",
+    "tool_chat_template_toolace": "pythonic",
     "tool_chat_template_xlam_llama": "xlam",
     "tool_chat_template_xlam_qwen": "xlam",
     "unsloth-mistral-Devstral-Small-2507": "mistral_args",
@@ -255,9 +278,13 @@ def test_the_templates_of_open_models_are_of_their_families(model: str, family: 
 @pytest.mark.skipif(not TEMPLATES.is_dir(), reason="the templates of open models do not lie beside the project")
 @pytest.mark.parametrize(
     ("model", "family"),
-    [(model, family) for model, family in EXPECTED_FAMILIES.items() if FORMATS[family].markup.parameters is not None],
+    [
+        (model, family)
+        for model, family in EXPECTED_FAMILIES.items()
+        if FORMATS[family].markup.parameters is not None or FORMATS[family].markup.values is not None
+    ],
 )
-def test_the_templates_of_open_models_write_tagged_arguments_as_they_are_parsed(
+def test_the_templates_of_open_models_write_arguments_that_are_no_json_as_they_are_parsed(
     model: str, family: ToolFormatName
 ) -> None:
     template = ChatTemplate((TEMPLATES / f"{model}.jinja").read_text(encoding="utf-8"), bos="", eos="")
@@ -270,6 +297,7 @@ def test_the_templates_of_open_models_write_tagged_arguments_as_they_are_parsed(
     text = template.render(ChatPrompt(messages=messages, tools=CHOSEN)).text
     answer = write_calls(FORMATS[family].markup, [call])
     assert answer in text
+    assert text.count("Rain.") == 1
     parser = ToolCallParser(FORMATS[family].syntax, strings={"get_weather": {"city": False}})
     assert parse(parser, *answer) == tool_call_parts(0, call.name, call.arguments)
 

@@ -22,8 +22,10 @@ from dragoman.output.grammar.lark import client_grammar, compile_error, json_tex
 from dragoman.output.grammar.parameters import Parameters, divided_parameters
 from dragoman.output.grammar.schema import enforceable_schema
 from dragoman.output.grammar.tool_calls import SpecialTokenLookup, ToolCallGrammar
+from dragoman.output.grammar.values import ArgumentRules, argument_rules
 from dragoman.output.markup import ParameterMarkup, ToolCallMarkup
 from dragoman.output.tagged_arguments import StringParameters
+from dragoman.output.value_syntax import ValueSyntax
 
 _FORMAT = "response_format"
 _TOOLS = "tools"
@@ -55,8 +57,8 @@ class _Rule(NamedTuple):
     body: str
     definitions: Mapping[str, str] = MappingProxyType({})
     unenforced: tuple[str, ...] = ()
-    parameters: Parameters | None = None
-    """A tool's parameters, if they are tagged. Then there is no body."""
+    parameters: Parameters | ArgumentRules | None = None
+    """A tool's parameters, if they are tagged or no JSON. Then there is no body."""
 
 
 def build_grammar(
@@ -81,7 +83,7 @@ def build_grammar(
         return BuiltGrammar(text, answer.unenforced)
     if markup is None:
         raise BadRequest("This model cannot call tools", _TOOLS)
-    rules = _rules_of_tools(tools, markup.parameters)
+    rules = _rules_of_tools(tools, markup.parameters or markup.values)
     arguments = {name: rule.parameters or rule.body for name, rule in rules.items()}
 
     def grammar(token: SpecialTokenLookup, others: Sequence[int]) -> str:
@@ -99,7 +101,7 @@ def build_grammar(
         return _assemble(calls.calls_or_answer(answer.body), answer.definitions)
 
     _check_together(grammar(lambda _: None, ()))
-    strings = {name: rule.parameters.strings for name, rule in rules.items() if rule.parameters is not None}
+    strings = {name: rule.parameters.strings for name, rule in rules.items() if isinstance(rule.parameters, Parameters)}
     return BuiltGrammar(grammar(special_token, control_tokens), _unenforced(answer, rules), strings or None)
 
 
@@ -158,22 +160,33 @@ def _subject(tool: Tool) -> str:
     return f"The schema of the parameters of tool '{tool.name}'"
 
 
-def _rules_of_tools(tools: ToolOptions, markup: ParameterMarkup | None = None) -> dict[str, _Rule]:
+def _rules_of_tools(tools: ToolOptions, syntax: ParameterMarkup | ValueSyntax | None = None) -> dict[str, _Rule]:
     """Return the rule for the arguments of each tool that may be called. Raises BadRequest."""
     if not tools.callable_tools:
         raise BadRequest("There is no tool to call", _TOOLS)
-    return {tool.name: _arguments_rule(tool, markup) for tool in tools.callable_tools}
+    return {
+        tool.name: _arguments_rule(tool, syntax, f"arguments_{number}")
+        for number, tool in enumerate(tools.callable_tools)
+    }
 
 
-def _arguments_rule(tool: Tool, markup: ParameterMarkup | None) -> _Rule:
-    """Return the rule for a tool's arguments, which are tagged if there is `markup`. Raises BadRequest."""
+def _arguments_rule(tool: Tool, syntax: ParameterMarkup | ValueSyntax | None, name: str) -> _Rule:
+    """Return the rule for a tool's arguments, which are JSON if there is no other `syntax`. Raises BadRequest.
+
+    `name` is for rules of values.
+    """
     schema: Schema = {}
     unenforced: tuple[str, ...] = ()
     if tool.parameters is not None:
         schema, unenforced = _enforced(tool.parameters, tool.strict, _TOOLS, _subject(tool), only_objects=True)
-    if markup is None:
+    if syntax is None:
         return _Rule('"{}"' if tool.parameters is None else json_text(schema), unenforced=unenforced)
-    parameters = _tagged_parameters(tool, schema, markup)
+    parameters: Parameters | ArgumentRules
+    if isinstance(syntax, ValueSyntax):
+        schema = {"type": "object", "additionalProperties": False} if tool.parameters is None else schema
+        parameters = _argument_rules(tool, schema, syntax, name)
+    else:
+        parameters = _tagged_parameters(tool, schema, syntax)
     further = [f"'{keyword}' at {pointer}" for keyword, pointer in parameters.unenforced]
     return _Rule("", unenforced=tuple(dict.fromkeys([*unenforced, *further])), parameters=parameters)
 
@@ -181,19 +194,34 @@ def _arguments_rule(tool: Tool, markup: ParameterMarkup | None) -> _Rule:
 def _tagged_parameters(tool: Tool, schema: Schema, markup: ParameterMarkup) -> Parameters:
     """Return a tool's parameters. Raises BadRequest for what cannot be enforced or written with tags."""
     parameters = divided_parameters(schema, markup.close)
-    subject = _subject(tool)
-    if not parameters.alternatives:
-        raise BadRequest(f"{subject} cannot be enforced: no values fit it in this model's calls", _TOOLS)
-    for name in dict.fromkeys(parameter.name for members in parameters.alternatives for parameter in members):
-        if not re.fullmatch(markup.name_pattern, name):
-            raise BadRequest(f"{subject} cannot be enforced: this model's calls cannot have the name {name!r}", _TOOLS)
-    if parameters.unenforced and tool.strict:
-        keyword, pointer = parameters.unenforced[0]
-        message = (
-            f"'{keyword}' at {pointer} is not supported in this model's calls, which have a tag for each parameter"
-        )
-        raise BadRequest(f"{subject} cannot be enforced: {message}", _TOOLS)
+    names = [parameter.name for members in parameters.alternatives for parameter in members]
+    invalid = [name for name in names if not re.fullmatch(markup.name_pattern, name)]
+    _check_parameters(tool, bool(parameters.alternatives), invalid, parameters.unenforced, "a tag for each parameter")
     return parameters
+
+
+def _argument_rules(tool: Tool, schema: Schema, syntax: ValueSyntax, name: str) -> ArgumentRules:
+    """Return the rules of a tool's arguments. Raises BadRequest for what cannot be enforced or written."""
+    rules = argument_rules(schema, syntax, name)
+    invalid = [name for name in rules.names if not syntax.can_have_argument(name)]
+    _check_parameters(tool, bool(rules.rules), invalid, rules.unenforced, "a syntax of their own")
+    return rules
+
+
+def _check_parameters(
+    tool: Tool, is_possible: bool, invalid: Sequence[str], unenforced: Sequence[tuple[str, str]], syntax: str
+) -> None:
+    """Raise BadRequest if no call is possible, names are invalid, or a strict tool has keywords without effect."""
+    problem = ""
+    if not is_possible:
+        problem = "no values fit it in this model's calls"
+    elif invalid:
+        problem = f"this model's calls cannot have the name {invalid[0]!r}"
+    elif unenforced and tool.strict:
+        keyword, pointer = unenforced[0]
+        problem = f"'{keyword}' at {pointer} is not supported in this model's calls, which have {syntax}"
+    if problem:
+        raise BadRequest(f"{_subject(tool)} cannot be enforced: {problem}", _TOOLS)
 
 
 def _enforced(

@@ -7,7 +7,7 @@ import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
@@ -29,6 +29,8 @@ _JSON_STYLE = {
     # Without "u": if \u0061 were allowed for "a", a property could appear twice.
     "json_allowed_escapes": 'nrbtf\\"',
 }
+
+Value = TypeVar("Value")
 
 _MAX_CHARACTERS = 30_000
 _MAX_RULES = 1_000
@@ -127,12 +129,16 @@ def matching_texts(pattern: str, texts: Iterable[str]) -> list[str]:
 
     Never returns texts with control characters, which are not generated in JSON.
     """
-    grammar = f"start: {json_text({'type': 'string', 'pattern': pattern})}"
-    matcher = LLMatcher(_byte_tokenizer(), grammar, log_level=0, limits=PARSER_LIMITS)
+    return fitting_values(json_text({"type": "string", "pattern": pattern}), texts)
+
+
+def fitting_values(rule: str, values: Iterable[Value]) -> list[Value]:
+    """Return the values whose JSON matches a rule of json_text, with properties in its order."""
+    matcher = LLMatcher(_byte_tokenizer(), f"start: {rule}", log_level=0, limits=PARSER_LIMITS)
     documents = (
-        (text, [*json.dumps(text, ensure_ascii=False).encode(), _ByteVocabulary.eos_token_id]) for text in texts
+        (value, [*json.dumps(value, ensure_ascii=False).encode(), _ByteVocabulary.eos_token_id]) for value in values
     )
-    return [text for text, tokens in documents if matcher.validate_tokens(tokens) == len(tokens)]
+    return [value for value, tokens in documents if matcher.validate_tokens(tokens) == len(tokens)]
 
 
 def _readable_error(message: str) -> str:

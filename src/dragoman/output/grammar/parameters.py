@@ -4,6 +4,7 @@ A value that can only be a string, or null, is written as it is, so its schema b
 values are JSON under their schemas. Properties that the schema does not name are not generated.
 """
 
+import functools
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ _NOT_NULL: Final = "~/null/"
 """For a string of which the parser would read this text as null, since it is null in another alternative."""
 
 _ROOT_REFERENCE: Final = '"$ref": "#"'
-_OBJECT_KEYWORDS: Final = ("properties", "patternProperties", "additionalProperties", "required")
+_OBJECT_KEYWORDS: Final = ("properties", "patternProperties", "additionalProperties", "required", "maxProperties")
 
 
 class Parameter(NamedTuple):
@@ -48,10 +49,15 @@ class Parameters(NamedTuple):
 
 def divided_parameters(schema: Schema, close: str) -> Parameters:
     """Divide a schema of objects from grammar.schema. `close` is the text that ends a string."""
-    return _Divider(schema, close).divide(schema)
+    return SchemaDivider(schema, close).divide(schema)
 
 
-class _Divider:
+class SchemaDivider:
+    """Finds what a schema says about single properties, items and scalar values.
+
+    What it cannot find is noted as not enforced.
+    """
+
     def __init__(self, root: Schema, close: str) -> None:
         self._without_close = without(close)
         members = root if isinstance(root, dict) else {}
@@ -74,7 +80,7 @@ class _Divider:
             for name, _required, schema in members:
                 schemas.setdefault(name, []).append(schema)
         strings = {
-            name: any(map(self._allows_null, of_name))
+            name: any(self._allows(schema, None) for schema in of_name)
             for name, of_name in schemas.items()
             if "string" in set().union(*map(self._kinds, of_name)) <= {"string", "null"}
         }
@@ -93,7 +99,7 @@ class _Divider:
             if name not in strings:
                 written.append(Parameter(name, required, json=self._json(schema)))
                 continue
-            nullable = self._allows_null(schema)
+            nullable = self._allows(schema, None)
             never_null = [_NOT_NULL] if strings[name] and not nullable else []
             terminal = self._terminal(schema, f"#/properties/{name}", never_null)
             if terminal is not None or nullable:
@@ -120,22 +126,34 @@ class _Divider:
 
     # Objects
 
-    def _flattened(self, schema: Schema, depth: int = 0) -> list[tuple[Node, ...]]:
-        """Return alternatives, each of schemas without combining keywords that hold together."""
+    def _flattened(
+        self, schema: Schema, depth: int = 0, *, keywords: Sequence[str] = _OBJECT_KEYWORDS
+    ) -> list[tuple[Node, ...]]:
+        """Return alternatives, each of schemas without combining keywords that hold together.
+
+        Each has these keywords, which are those of objects or of arrays.
+        """
         if isinstance(schema, bool):
             return [()] if schema else []
-        if "object" not in types_of(schema):
+        is_object = keywords is _OBJECT_KEYWORDS
+        kind, python_type = ("object", dict) if is_object else ("array", list)
+        if kind not in types_of(schema):
             return []
-        self._report_object_keywords(schema)
+        if not all(any(isinstance(value, python_type) for value in values) for values in listed_values(schema)):
+            return []
+        if is_object:
+            self._report_counts(schema)
+        self._unenforced += [(keyword, "#") for keyword in ("const", "enum", "oneOf") if keyword in schema]
         if depth > _MAX_DEPTH:
             self._unenforced.append(("$ref", "#"))
             return [()]
-        alternatives: list[tuple[Node, ...]] = [({key: schema[key] for key in _OBJECT_KEYWORDS if key in schema},)]
-        further = [self._flattened(part, depth + 1) for part in schema.get("allOf", ())]
+        alternatives: list[tuple[Node, ...]] = [({key: schema[key] for key in keywords if key in schema},)]
+        flattened = functools.partial(self._flattened, depth=depth + 1, keywords=keywords)
+        further = [flattened(part) for part in schema.get("allOf", ())]
         if "$ref" in schema:
-            further.append(self._flattened(self._schemas[schema["$ref"]], depth + 1))
+            further.append(flattened(self._schemas[schema["$ref"]]))
         if "anyOf" in schema:
-            further.append([parts for option in schema["anyOf"] for parts in self._flattened(option, depth + 1)])
+            further.append([parts for option in schema["anyOf"] for parts in flattened(option)])
         for options in further:
             if len(options) * len(alternatives) > _MAX_ALTERNATIVES:
                 self._unenforced.append(("anyOf", "#"))
@@ -143,13 +161,12 @@ class _Divider:
                 alternatives = [(*parts, *more) for parts in alternatives for more in options]
         return alternatives
 
-    def _report_object_keywords(self, schema: Node) -> None:
+    def _report_counts(self, schema: Node) -> None:
         required = len(schema.get("required", ()))
         if schema.get("minProperties", 0) > required:
             self._unenforced.append(("minProperties", "#"))
         if schema.get("maxProperties", math.inf) < max(required, len(schema.get("properties", ()))):
             self._unenforced.append(("maxProperties", "#"))
-        self._unenforced += [(keyword, "#") for keyword in ("const", "enum", "oneOf") if keyword in schema]
 
     def _combined(self, parts: Sequence[Node]) -> list[tuple[str, bool, Schema]] | None:
         """Return the name of each property, whether it is required, and its schema; None if nothing fits."""
@@ -179,7 +196,7 @@ class _Divider:
         if isinstance(schema, bool) or depth > _MAX_DEPTH:
             return set(TYPES) if schema else set()
         kinds = set(types_of(schema))
-        for values in _listed_values(schema):
+        for values in listed_values(schema):
             listed = {"string" if isinstance(value, str) else "null" if value is None else "" for value in values}
             kinds &= set(TYPES) if "" in listed else listed
         for part in schema.get("allOf", ()):
@@ -191,16 +208,17 @@ class _Divider:
                 kinds &= set().union(*(self._kinds(option, depth + 1) for option in schema[keyword]))
         return kinds
 
-    def _allows_null(self, schema: Schema, depth: int = 0) -> bool:
+    def _allows(self, schema: Schema, value: bool | None, depth: int = 0) -> bool:
+        """Whether null, true or false is valid."""
         if isinstance(schema, bool) or depth > _MAX_DEPTH:
             return schema is True
         parts = [*schema.get("allOf", ()), *([self._schemas[schema["$ref"]]] if "$ref" in schema else [])]
         return (
-            "null" in types_of(schema)
-            and all(None in values for values in _listed_values(schema))
-            and all(self._allows_null(part, depth + 1) for part in parts)
+            ("null" if value is None else "boolean") in types_of(schema)
+            and all(any(listed is value for listed in values) for values in listed_values(schema))
+            and all(self._allows(part, value, depth + 1) for part in parts)
             and all(
-                any(self._allows_null(option, depth + 1) for option in schema[keyword])
+                any(self._allows(option, value, depth + 1) for option in schema[keyword])
                 for keyword in ("anyOf", "oneOf")
                 if keyword in schema
             )
@@ -233,7 +251,7 @@ class _Divider:
 
     def _own_terminals(self, schema: Node, pointer: str) -> list[str] | None:
         terminals: list[str] = []
-        for values in _listed_values(schema):
+        for values in listed_values(schema):
             texts = [value for value in values if isinstance(value, str)]
             if not texts:
                 return None
@@ -251,7 +269,8 @@ class _Divider:
         return terminals
 
 
-def _listed_values(schema: Node) -> Iterator[list[Any]]:
+def listed_values(schema: Node) -> Iterator[list[Any]]:
+    """Yield the values that `const` and `enum` allow."""
     if "const" in schema:
         yield [schema["const"]]
     if "enum" in schema:

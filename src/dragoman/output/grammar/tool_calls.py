@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dragoman.output.grammar.lark import ANY_TEXT, quoted, regex, token_or_text
 from dragoman.output.grammar.parameters import Parameter, Parameters
+from dragoman.output.grammar.values import ArgumentRules
 from dragoman.output.markup import PLACEHOLDERS, ToolCallMarkup, split_at_placeholders
 
 SpecialTokenLookup = Callable[[str], int | None]
@@ -14,15 +15,16 @@ SpecialTokenLookup = Callable[[str], int | None]
 class ToolCallGrammar:
     """Builds complete grammars of answers with calls in one family's markup.
 
-    `arguments` has the Lark rule of each tool's arguments, or the tagged parameters that it has in this family, by the
-    tool's name, and is not empty. `several` allows more than one call. `control_tokens` are the model's special tokens,
-    except those that end an answer: all but the markup's may stand in free text, since models use them there.
+    `arguments` has the Lark rule of each tool's arguments, or the tagged parameters or rules that it has in this
+    family, by the tool's name, and is not empty. `several` allows more than one call. `control_tokens` are the model's
+    special tokens, except those that end an answer: all but the markup's may stand in free text, since models use them
+    there.
     """
 
     def __init__(
         self,
         markup: ToolCallMarkup,
-        arguments: Mapping[str, str | Parameters],
+        arguments: Mapping[str, str | Parameters | ArgumentRules],
         *,
         several: bool,
         special_token: SpecialTokenLookup,
@@ -36,9 +38,7 @@ class ToolCallGrammar:
         self._terminals: dict[str, int] = {}
         """Terminals of strings → their number."""
         self._parameter_rules: list[str] = []
-        self._arguments = {
-            name: rule if isinstance(rule, str) else self._parameters(rule) for name, rule in arguments.items()
-        }
+        self._arguments = {name: self._rule_of_arguments(rule) for name, rule in arguments.items()}
 
     def only_calls(self) -> str:
         """Allow only calls."""
@@ -51,10 +51,10 @@ class ToolCallGrammar:
     def calls_in_text(self) -> str:
         """Allow any text, in which the trigger begins a call."""
         if self._markup.only_at_start:
-            answer = _text_without_prefix(self._markup.trigger)
-            if self._free_tokens:
-                answer = f"{answer} (free TEXT)* | free TEXT (free TEXT)*"
-            return "\n".join([self.calls_or_answer(answer), *self._text_rules()])
+            beginning = self._markup.text_cannot_begin_with
+            text = f"{ANY_TEXT} & ~/{beginning}(?s:.*)/" if beginning else _text_without_prefix(self._markup.trigger)
+            answer = "FIRST (free TEXT)* | free TEXT (free TEXT)*" if self._free_tokens else "FIRST"
+            return "\n".join([self.calls_or_answer(answer), f"FIRST: {text}", *self._text_rules()])
         first = self._beginning(self._markup.trigger)
         call_rest = self._alternatives(self._markup.section_open, consumed_prefix="".join(first))
         if self._several and not self._markup.section_open:
@@ -94,6 +94,18 @@ class ToolCallGrammar:
             for name, arguments in self._arguments.items()
         )
 
+    def _rule_of_arguments(self, arguments: str | Parameters | ArgumentRules) -> str:
+        """Return what matches the arguments of a tool."""
+        if isinstance(arguments, str):
+            return arguments
+        if isinstance(arguments, Parameters):
+            return self._parameters(arguments)
+        self._parameter_rules += arguments.rules
+        for name, terminal in arguments.strings.items():
+            number = self._terminals.setdefault(terminal, len(self._terminals))
+            self._parameter_rules.append(f"{name}: {self._literals(arguments.quote)} string_{number}")
+        return arguments.name
+
     def _parameters(self, parameters: Parameters) -> str:
         """Return a rule for the tagged parameters of a tool."""
         alternatives = [" ".join(map(self._parameter, members)) or '""' for members in parameters.alternatives]
@@ -123,19 +135,26 @@ class ToolCallGrammar:
     def _argument_rules(self) -> Iterator[str]:
         """Yield the rules of parameters. Strings end with a closing tag as a special token or spelled in others."""
         yield from self._parameter_rules
-        markup = self._markup.parameters
-        if markup is None:
+        if not self._terminals:
             return
-        *before, last = self._beginning(markup.close)
+        padding, close = self._end_of_strings()
+        *before, last = self._beginning(close)
         token = self._special_token_id(last)
-        rest = self._literals(markup.close.removeprefix("".join([*before, last])))
+        rest = self._literals(close.removeprefix("".join([*before, last])))
         for terminal, number in self._terminals.items():
             closed = "" if token is None else f"PADDED_{number} <[{token}]> {rest} | "
             yield f"string_{number}: {closed}spelled_{number}"
-            yield f"spelled_{number}[lazy]: STRING_{number} {quoted(markup.padding + markup.close)}"
+            yield f"spelled_{number}[lazy]: STRING_{number} {quoted(padding + close)}"
             if closed:
-                yield f"PADDED_{number}: STRING_{number} {quoted(markup.padding + ''.join(before))}"
+                yield f"PADDED_{number}: STRING_{number} {quoted(padding + ''.join(before))}"
             yield f"STRING_{number}: {terminal}"
+
+    def _end_of_strings(self) -> tuple[str, str]:
+        """Return the padding and the text at the end of strings without escapes."""
+        if self._markup.parameters is not None:
+            return self._markup.parameters.padding, self._markup.parameters.close
+        assert self._markup.values is not None
+        return "", self._markup.values.quotes[0]
 
     def _beginning(self, text: str) -> list[str]:
         """Return the first parts of a text, up to a special token if there is one."""

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
-from dragoman.core.request import ToolCall
+from dragoman.core.request import Message, Tool, ToolCall, ToolOptions
 from dragoman.output.markup import ToolFormatName
 from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, to_json
 from dragoman.prompt.tool_formats import FORMATS
@@ -15,7 +15,7 @@ from dragoman.prompt.tool_formats.format import ToolFormat, write_calls
 _NAME: Final = "find_weather_9"
 _DESCRIPTION: Final = "Describes-the-weather-9"
 _SYSTEM: Final = "Be-brief-9."
-_ARGUMENTS: Final = {"place": "north 9", "days": 3}
+_ARGUMENTS: Final = {"days": 3, "place": "north 9"}  # some templates sort the names
 _WRITTEN_ARGUMENTS: Final = to_json(_ARGUMENTS)
 _CALL_ID: Final = "abcdefgh9"
 _TOOL: Final = {
@@ -59,7 +59,8 @@ def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
         return TemplateTraits("generic", shows_tools=False, shows_system=shows_system)
     for text in _renderings(template):
         if (name := _family_of(text)) is not None:
-            return TemplateTraits(name, shows_tools=_DESCRIPTION in text, shows_system=shows_system)
+            shows_tools = _DESCRIPTION in text or _shows_tools_if_adapted(template, FORMATS[name])
+            return TemplateTraits(name, shows_tools=shows_tools, shows_system=shows_system)
     hinted = next((name for name, known in FORMATS.items() if _is_hinted(known, source)), None)
     if hinted is not None:
         return TemplateTraits(hinted, shows_tools=True, shows_system=shows_system)
@@ -72,6 +73,12 @@ def write_alike(name: ToolFormatName, other: ToolFormatName) -> bool:
         return True
     _, calls = _written_calls()
     return name in calls and calls[name] == calls.get(other)
+
+
+def _shows_tools_if_adapted(template: SandboxedTemplate, known: ToolFormat) -> bool:
+    adapted = known.adapt([Message(role="user", content="Well?")], ToolOptions((Tool(_NAME),)))
+    text = _render(template, [_message(message.role, message.content) for message in adapted], [_TOOL])
+    return text is not None and _DESCRIPTION in text
 
 
 def _is_hinted(known: ToolFormat, source: str) -> bool:
@@ -88,16 +95,36 @@ def _family_of(rendered: str) -> ToolFormatName | None:
         return next((name for name in same if exact[name] in rendered), found)
     # Some templates write the id of a call after its arguments, which the models leave out.
     arguments = _SPACE.sub("", _WRITTEN_ARGUMENTS)
-    return next((name for name, call in calls.items() if f"{call.partition(arguments)[0]}{arguments}," in text), None)
+    with_id = next(
+        (name for name, call in calls.items() if f"{call.partition(arguments)[0]}{arguments}," in text), None
+    )
+    return _family_without_quotes(text) if with_id is None else with_id
+
+
+def _family_without_quotes(text: str) -> ToolFormatName | None:
+    """Return the family whose templates quote the strings of a call wrongly."""
+    for name, known in FORMATS.items():
+        if known.writes_calls_as_text and known.markup.values is not None:
+            call = _SPACE.sub("", _written_call(known))
+            plain = text
+            for quote in known.markup.values.quotes:
+                call, plain = call.replace(quote, ""), plain.replace(quote, "")
+            if call in plain:
+                return name
+    return None
+
+
+def _written_call(known: ToolFormat) -> str:
+    return write_calls(known.markup, [ToolCall(_CALL_ID, _NAME, _WRITTEN_ARGUMENTS)])
 
 
 @functools.cache
 def _written_calls() -> tuple[dict[ToolFormatName, str], dict[ToolFormatName, str]]:
     """Return the call as each family writes it, and the same without white space."""
     exact = {
-        name: write_calls(known.markup, [ToolCall(_CALL_ID, _NAME, _WRITTEN_ARGUMENTS)])
+        name: _written_call(known)
         for name, known in FORMATS.items()
-        if known.template_writes_tools
+        if known.template_writes_tools and not known.writes_calls_as_text
     }
     return exact, {name: _SPACE.sub("", call) for name, call in exact.items()}
 

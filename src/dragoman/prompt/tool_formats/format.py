@@ -10,7 +10,7 @@ import msgspec
 from dragoman.core.request import Message, Tool, ToolCall, ToolOptions
 from dragoman.output.markup import ID, INDEX, ParameterMarkup, ToolCallMarkup
 from dragoman.output.tool_call_parser import ToolCallSyntax
-from dragoman.prompt.sandbox import to_json
+from dragoman.prompt.sandbox import TemplateRefusal, to_json
 
 Adapt = Callable[[Sequence[Message], ToolOptions | None], list[Message]]
 
@@ -31,6 +31,11 @@ class ToolFormat(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Adapts a conversation to the templates of this family."""
     template_writes_tools: bool = True
     """Whether the templates write calls and results; otherwise `adapt` writes them as text."""
+    writes_calls_as_text: bool = False
+    """Whether the templates write results, but leave calls out or quote their strings wrongly.
+
+    Then `calls_as_text` writes them.
+    """
 
     @functools.cached_property
     def syntax(self) -> ToolCallSyntax:
@@ -56,20 +61,44 @@ def _head(markup: ToolCallMarkup, call: ToolCall, index: int) -> str:
 
 
 def _arguments(markup: ToolCallMarkup, call: ToolCall) -> str:
-    """Write arguments. Raises ValueError if they must be a JSON object and are none."""
+    """Write arguments. Raises ValueError if they must be a JSON object and are none, or cannot be written."""
     text = call.arguments or "{}"
-    if markup.parameters is None:
+    if markup.parameters is None and markup.values is None:
         return text
     arguments = json.loads(text)
     if not isinstance(arguments, dict):
         raise ValueError(f"the arguments of '{call.name}' are no JSON object")
-    return "".join(_parameter(markup.parameters, name, value) for name, value in arguments.items())
+    if markup.values is not None:
+        return markup.values.arguments(arguments)
+    parameters = markup.parameters
+    assert parameters is not None
+    return "".join(_parameter(parameters, name, value) for name, value in arguments.items())
 
 
 def _parameter(markup: ParameterMarkup, name: str, value: Any) -> str:
     is_string = isinstance(value, str)
     written = value if is_string else to_json(value)
     return f"{markup.head(name, is_string=is_string)}{written}{markup.padding}{markup.close}{markup.after_close}"
+
+
+def calls_as_text(markup: ToolCallMarkup) -> Adapt:
+    """Return a function that writes the calls of messages at the end of their text, as they stand in answers.
+
+    It raises TemplateRefusal for arguments that cannot be written.
+    """
+
+    def adapt(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
+        return [_with_written_calls(message, markup) if message.tool_calls else message for message in messages]
+
+    return adapt
+
+
+def _with_written_calls(message: Message, markup: ToolCallMarkup) -> Message:
+    try:
+        written = write_calls(markup, message.tool_calls)
+    except (ValueError, RecursionError) as error:
+        raise TemplateRefusal(f"a call cannot be written: {error}") from error
+    return msgspec.structs.replace(message, content=f"{message.content}{written}", tool_calls=())
 
 
 def tool_fields(tool: Tool) -> dict[str, Any]:
