@@ -34,6 +34,7 @@ ToolFormatName = Literal[
     "harmony",
     "qwen3_coder",
     "seed_oss",
+    "glm4",
     "glm45",
     "glm47",
     "ling3",

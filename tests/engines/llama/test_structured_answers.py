@@ -18,7 +18,7 @@ from dragoman.engines.llama.wire.messages import GenerateCommand
 from dragoman.prompt.chatml import CHATML
 from dragoman.prompt.template import ChatTemplate
 from tests.support import schemas
-from tests.support.chat_templates import QWEN3_CODER
+from tests.support.chat_templates import GEMMA4, LFM2, QWEN3_CODER
 from tests.support.dialects.cases import Arcee, AssembledChoice, InfermaticChat, build_response, stream_documents
 from tests.support.grammars import validation_errors
 from tests.support.in_process_engine import InProcessEngine
@@ -183,7 +183,10 @@ def _check(conversation: dict[str, Any], whole: AssembledChoice) -> int:
     return len(complete)
 
 
-def test_tagged_arguments_are_sent_as_json_that_is_valid_under_their_schema(engine: InProcessEngine) -> None:
+@pytest.mark.parametrize("source", [QWEN3_CODER, LFM2, GEMMA4])
+def test_arguments_that_are_no_json_are_sent_as_json_that_is_valid_under_their_schema(
+    engine: InProcessEngine, source: str
+) -> None:
     short = {"type": "string", "maxLength": 8}
     schema = {
         "type": "object",
@@ -193,6 +196,7 @@ def test_tagged_arguments_are_sent_as_json_that_is_valid_under_their_schema(engi
             "note": {"anyOf": [short, {"type": "null"}]},
         },
         "required": ["city", "days", "note"],
+        "additionalProperties": False,
     }
     tool = {"type": "function", "function": {"name": "get_weather", "parameters": schema}}
     conversation: dict[str, Any] = {
@@ -202,7 +206,7 @@ def test_tagged_arguments_are_sent_as_json_that_is_valid_under_their_schema(engi
         "parallel_tool_calls": False,
         "temperature": 1.5,
     }
-    client, template = InfermaticChat(), ChatTemplate(QWEN3_CODER, bos="", eos="")
+    client, template = InfermaticChat(), ChatTemplate(source, bos="", eos="")
     decoded = [client.decode(**conversation) for _ in range(BATCH_SIZE)]
     commands = [command(number, call.requests[0], 96, template) for number, call in enumerate(decoded)]
     complete = 0

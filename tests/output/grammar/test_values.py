@@ -194,6 +194,21 @@ def test_schemas_are_enforced_in_every_syntax(
 
 
 @pytest.mark.parametrize("name", SYNTAXES)
+def test_properties_without_a_valid_value_are_left_out(name: ToolFormatName) -> None:
+    text = {"type": "string", "pattern": "^a$", "maxLength": 0}
+    impossible = {"type": "array", "prefixItems": [{"type": "boolean"}, text], "minItems": 2}
+    values = {"b": {"const": 1}, "c": {"const": [True]}, "d": {"type": "object"}, "e": {"const": "x"}}
+    schema: dict[str, Any] = {"properties": {"a": impossible, **values}, "additionalProperties": False}
+    grammar = text_of(build(name, schema))
+    whole = {"b": 1, "c": [True], "d": {"k": "v"}, "e": "x"}
+    assert allows(grammar, written(name, whole))
+    assert not allows(grammar, written(name, {**whole, "e": "y"}))
+    assert not allows(grammar, written(name, {"a": [True, "a"], **whole}))
+    with pytest.raises(BadRequest, match=r"nothing fits it|no values fit"):
+        build(name, {**schema, "required": ["a"]})
+
+
+@pytest.mark.parametrize("name", SYNTAXES)
 def test_a_schema_that_refers_to_itself_is_enforced(name: ToolFormatName) -> None:
     node = {
         "type": "object",

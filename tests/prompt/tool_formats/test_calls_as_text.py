@@ -58,6 +58,7 @@ def test_functiongemma_gets_a_system_message_for_its_functions() -> None:
     assert [message.role for message in with_system] == ["system", "user", "assistant", "tool", "tool"]
     assert [message.role for message in adapt(CONVERSATION, TOOLS)] == ["system", "user", "assistant", "tool", "tool"]
     assert [message.role for message in adapt(CONVERSATION[:1], None)] == ["user"]
+    assert [message.name for message in with_system] == [None, None, None, "f", "g"]
     assert with_system[2].content == (
         '<start_function_call>call:f{a:<escape>it\'s "b"\n<escape>,b:[true,null]}<end_function_call>\n'
         "<start_function_call>call:g{}<end_function_call>"
@@ -68,7 +69,9 @@ def test_calls_that_cannot_be_written_are_refused() -> None:
     template = ChatTemplate(LFM2, bos="", eos="")
     for arguments in ("[1]", "{", '"x"'):
         message = Message(role="assistant", content="", tool_calls=(ToolCall("call_1", "f", arguments),))
-        with pytest.raises(BadRequest, match="refuses these messages: a call cannot be written: "):
+        with pytest.raises(
+            BadRequest, match="refuses these messages: the arguments of a tool call are not a JSON object"
+        ):
             template.render(ChatPrompt(messages=(CONVERSATION[0], message)))
 
 

@@ -251,6 +251,7 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "google-gemma-4-31B-it": "gemma4",
     "google-gemma-4-31B-it-interleaved": "gemma4",
     "tool_chat_template_functiongemma": "functiongemma",
+    "tool_chat_template_glm4": "glm4",
     "LFM2-8B-A1B": "lfm2",
     "LFM2.5-8B-A1B": "lfm2",
     "LFM2.5-Instruct": "lfm2",

@@ -4,6 +4,7 @@ Objects have the properties that their schema names, in its order or sorted, and
 but none that only `patternProperties` allows. Numbers, and strings with escapes, are JSON under their schemas.
 """
 
+import itertools
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,6 +55,7 @@ class _RuleWriter(SchemaDivider):
         self._strings: dict[str, str] = {}
         """Terminals of strings without escapes → their rules."""
         self._names: list[str] = []
+        self._numbers = itertools.count()
 
     def write(self, root: Schema) -> ArgumentRules:
         alternatives = list(self._objects(root, "#", in_object=False))
@@ -68,9 +70,9 @@ class _RuleWriter(SchemaDivider):
             unenforced=tuple(dict.fromkeys(self._unenforced)),
         )
 
-    def _rule(self, body: str, kind: str = "rule") -> str:
-        """Add a rule and return its name."""
-        name = f"{self._prefix}_{kind}_{len(self._rules)}"
+    def _rule(self, body: str, prefix: str = "") -> str:
+        """Add a rule, or a terminal if `prefix` is in upper case, and return its name."""
+        name = f"{prefix or f'{self._prefix}_rule'}_{next(self._numbers)}"
         self._rules[name] = body
         return name
 
@@ -249,9 +251,7 @@ class _RuleWriter(SchemaDivider):
         known = [quoted(self._syntax.string(name) if in_quotes else name) for name in names]
         terminal = _QUOTED_NAME if in_quotes else _BARE_NAME
         body = f"{terminal} & ~({' | '.join(known)})" if known else terminal
-        name = f"{self._prefix}_NAME_{len(self._rules)}".upper()
-        self._rules[name] = body
-        return name
+        return self._rule(body, f"{self._prefix}_NAME".upper())
 
 
 def _required_nodes(schema: Node) -> Iterator[Node]:

@@ -65,9 +65,12 @@ def _arguments(markup: ToolCallMarkup, call: ToolCall) -> str:
     text = call.arguments or "{}"
     if markup.parameters is None and markup.values is None:
         return text
-    arguments = json.loads(text)
+    try:
+        arguments = json.loads(text)
+    except ValueError:
+        arguments = None
     if not isinstance(arguments, dict):
-        raise ValueError(f"the arguments of '{call.name}' are no JSON object")
+        raise ValueError("the arguments of a tool call are not a JSON object")
     if markup.values is not None:
         return markup.values.arguments(arguments)
     parameters = markup.parameters
@@ -81,24 +84,44 @@ def _parameter(markup: ParameterMarkup, name: str, value: Any) -> str:
     return f"{markup.head(name, is_string=is_string)}{written}{markup.padding}{markup.close}{markup.after_close}"
 
 
-def calls_as_text(markup: ToolCallMarkup) -> Adapt:
+def calls_as_text(markup: ToolCallMarkup, after_text: str = "") -> Adapt:
     """Return a function that writes the calls of messages at the end of their text, as they stand in answers.
 
-    It raises TemplateRefusal for arguments that cannot be written.
+    `after_text` stands between both. The function raises TemplateRefusal for arguments that cannot be written.
     """
 
+    def with_written_calls(message: Message) -> Message:
+        try:
+            written = write_calls(markup, message.tool_calls)
+        except ValueError as error:
+            raise TemplateRefusal(str(error)) from error
+        except RecursionError as error:
+            raise TemplateRefusal("the arguments of a tool call are nested too deeply") from error
+        content = f"{message.content}{after_text}{written}" if message.content else written
+        return msgspec.structs.replace(message, content=content, tool_calls=())
+
     def adapt(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
-        return [_with_written_calls(message, markup) if message.tool_calls else message for message in messages]
+        return [with_written_calls(message) if message.tool_calls else message for message in messages]
 
     return adapt
 
 
-def _with_written_calls(message: Message, markup: ToolCallMarkup) -> Message:
-    try:
-        written = write_calls(markup, message.tool_calls)
-    except (ValueError, RecursionError) as error:
-        raise TemplateRefusal(f"a call cannot be written: {error}") from error
-    return msgspec.structs.replace(message, content=f"{message.content}{written}", tool_calls=())
+def results_as_text(messages: Iterable[Message], pattern: str) -> list[Message]:
+    """Write results as messages of the user, each as `pattern` with the result for {}.
+
+    Consecutive ones, and a user's message before or after them, become one message, since many templates require user
+    and assistant to alternate.
+    """
+    adapted: list[Message] = []
+    was_result = False
+    for message in messages:
+        is_result = message.role == "tool"
+        plain = Message(role="user", content=pattern.replace("{}", message.content)) if is_result else message
+        if adapted and adapted[-1].role == plain.role == "user" and (is_result or was_result):
+            plain = Message(role="user", content=f"{adapted.pop().content}\n{plain.content}", name=plain.name)
+        adapted.append(plain)
+        was_result = is_result
+    return adapted
 
 
 def tool_fields(tool: Tool) -> dict[str, Any]:

@@ -2,10 +2,13 @@
 
     <start_function_call>call:get_weather{city:<escape>Oslo<escape>,days:3}<end_function_call>
 
-The template writes every value of an earlier call as a string, and shows functions only after a system message.
+The template writes every value of an earlier call as a string. It shows functions only after a system message, and
+results with the names of their functions.
 """
 
 from collections.abc import Sequence
+
+import msgspec
 
 from dragoman.core.request import Message, ToolOptions
 from dragoman.output.markup import ToolCallMarkup
@@ -30,7 +33,13 @@ _with_written_calls = calls_as_text(MARKUP)
 
 
 def _adapt(messages: Sequence[Message], tools: ToolOptions | None) -> list[Message]:
-    adapted = _with_written_calls(messages, tools)
+    names = {call.id: call.name for message in messages for call in message.tool_calls}
+    adapted = [
+        msgspec.structs.replace(message, name=names[message.tool_call_id])
+        if message.name is None and message.tool_call_id in names
+        else message
+        for message in _with_written_calls(messages, tools)
+    ]
     if tools is not None and not any(message.role == "system" for message in messages):
         adapted.insert(0, Message(role="system", content=_SYSTEM))
     return adapted

@@ -8,29 +8,15 @@ and assistant to alternate, so that results are a user's message, as it writes t
 
 from collections.abc import Sequence
 
-import msgspec
-
 from dragoman.core.request import Message, ToolOptions
 from dragoman.prompt.tool_formats import pythonic
-from dragoman.prompt.tool_formats.format import ToolFormat
+from dragoman.prompt.tool_formats.format import ToolFormat, results_as_text
 
 MARKUP = pythonic.MARKUP
 
 
 def _adapt(messages: Sequence[Message], tools: ToolOptions | None) -> list[Message]:
-    adapted: list[Message] = []
-    was_result = False
-    for message in pythonic.FORMAT.adapt(messages, tools):
-        is_result = message.role == "tool"
-        if is_result:
-            content = f"<tool_response>\n{message.content.strip()}</tool_response>"
-            message = Message(role="user", content=content)
-        if was_result and message.role == "user":
-            previous = adapted.pop()
-            message = msgspec.structs.replace(message, content=f"{previous.content}\n{message.content}")
-        adapted.append(message)
-        was_result = is_result
-    return adapted
+    return results_as_text(pythonic.FORMAT.adapt(messages, tools), "<tool_response>\n{}</tool_response>")
 
 
 FORMAT = ToolFormat(

@@ -14,9 +14,9 @@ import msgspec
 
 from dragoman.core.request import Message, ToolCall, ToolOptions
 from dragoman.output.markup import ToolCallMarkup
-from dragoman.prompt.sandbox import TemplateRefusal, to_json
+from dragoman.prompt.sandbox import to_json
 from dragoman.prompt.tool_formats import hermes
-from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields, write_calls
+from dragoman.prompt.tool_formats.format import ToolFormat, calls_as_text, results_as_text, tool_fields, write_calls
 
 MARKUP = hermes.MARKUP
 
@@ -65,15 +65,8 @@ def as_text(known: ToolFormat) -> ToolFormat:
 
 def _as_text(messages: Sequence[Message], tools: ToolOptions | None, markup: ToolCallMarkup = MARKUP) -> list[Message]:
     """Write tools, calls and results into messages of system, user and assistant. Unchanged without tools."""
-    adapted: list[Message] = []
-    was_result = False
-    for message in messages:
-        is_result = message.role == "tool"
-        plain = _plain(message, markup)
-        if adapted and adapted[-1].role == plain.role == "user" and (is_result or was_result):
-            plain = Message(role="user", content=f"{adapted.pop().content}\n{plain.content}", name=plain.name)
-        adapted.append(plain)
-        was_result = is_result
+    with_calls = calls_as_text(markup, "\n")(messages, tools)
+    adapted = results_as_text(with_calls, "<tool_response>\n{}\n</tool_response>")
     if tools is None:
         return adapted
     if markup == MARKUP:
@@ -87,7 +80,7 @@ def with_tools(messages: Sequence[Message], tools: ToolOptions | None, markup: T
 
 
 def _native_instruction(tools: ToolOptions, markup: ToolCallMarkup) -> str:
-    example = write_calls(markup, [ToolCall("0", "name_of_the_function", '{"name of an argument": "its value"}')])
+    example = write_calls(markup, [ToolCall("0", "name_of_the_function", '{"name_of_an_argument": "its value"}')])
     several = _SEVERAL_NATIVE if tools.allows_multiple_calls else _ONE
     return _NATIVE_FUNCTIONS.format(tools=_described(tools), example=example, several=several)
 
@@ -98,19 +91,6 @@ def _with_system(messages: Sequence[Message], text: str) -> list[Message]:
         first = msgspec.structs.replace(messages[0], content=f"{messages[0].content}\n\n{text}")
         return [first, *messages[1:]]
     return [Message(role="system", content=text), *messages]
-
-
-def _plain(message: Message, markup: ToolCallMarkup) -> Message:
-    if message.role == "tool":
-        return Message(role="user", content=f"<tool_response>\n{message.content}\n</tool_response>")
-    if not message.tool_calls:
-        return message
-    text = [message.content] if message.content else []
-    try:
-        content = "\n".join([*text, write_calls(markup, message.tool_calls)])
-    except (ValueError, RecursionError) as error:
-        raise TemplateRefusal("the arguments of a tool call are not a JSON object") from error
-    return Message(role=message.role, content=content, name=message.name, reasoning=message.reasoning)
 
 
 def _instruction(tools: ToolOptions) -> str:
