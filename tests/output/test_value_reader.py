@@ -69,6 +69,19 @@ def test_values_of_python_become_json(text: str, expected: str) -> None:
     json.loads(expected)
 
 
+@settings(max_examples=80)
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
+    )
+)
+def test_what_python_writes_is_read(value: Any) -> None:
+    expected = json.dumps({"a": value}, ensure_ascii=False)
+    assert arguments_of("lfm2", f"a={value!r}") == expected
+    assert arguments_of("lfm2", f"a={value!a}") == expected
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -31,13 +31,22 @@ class ArgumentSyntax:
     def __init__(self, values: ValueSyntax, tail: str) -> None:
         self.values = values
         self.tail = tail
-        self.after_argument = values.after_argument.strip()
-        self.after_name = values.after_name.strip()
-        names = [[NAME_PATTERN, ANY_WHITESPACE, re.escape(self.after_argument)]]
+        self.argument = _Name(values.after_argument)
+        self.member = _Name(values.after_name)
+        names = [[NAME_PATTERN, ANY_WHITESPACE, re.escape(self.argument.end)]]
         if not values.quotes_names:
             names.append([*map(re.escape, values.quotes[0])])
         self.beginnings: list[Atoms] = [[ANY_WHITESPACE, *shape] for shape in ([re.escape(tail)], *names)]
         """What the first argument begins with, or a call without arguments."""
+
+
+class _Name:
+    """A name without quotes, and what follows it."""
+
+    def __init__(self, after_name: str) -> None:
+        self.end = after_name.strip()
+        self.whole = re.compile(rf"({NAME_PATTERN})[{WHITESPACE}]*{re.escape(self.end)}")
+        self.beginning = re.compile(rf"{NAME_PATTERN}[{WHITESPACE}]*")
 
 
 class ValueReader:
@@ -87,18 +96,17 @@ class ValueReader:
                 return self._open_string(quote, is_name=True)
             if quote.startswith(text):
                 return None
-        end = re.escape(self._after_name)
-        match = re.match(rf"({NAME_PATTERN})[{WHITESPACE}]*{end}", text)
+        match = self._name.whole.match(text)
         if match is not None:
             self._step = self._read_value
             return f"{self._next()}{_encoded(match[1])}: ", match.end()
-        return None if re.fullmatch(rf"{NAME_PATTERN}[{WHITESPACE}]*", text) else self._give_up("")
+        return None if self._name.beginning.fullmatch(text) else self._give_up("")
 
     def _read_colon(self, text: str) -> tuple[str, int] | None:
-        if not text.startswith(self._after_name):
+        if not text.startswith(self._name.end):
             return self._give_up(": null")
         self._step = self._read_value
-        return ": ", len(self._after_name)
+        return ": ", len(self._name.end)
 
     def _read_value(self, text: str) -> tuple[str, int] | None:
         for quote in self._syntax.values.quotes:
@@ -175,8 +183,8 @@ class ValueReader:
         return "{" if len(self._counts) == 1 else ""
 
     @property
-    def _after_name(self) -> str:
-        return self._syntax.after_argument if len(self._closings) == 1 else self._syntax.after_name
+    def _name(self) -> _Name:
+        return self._syntax.argument if len(self._closings) == 1 else self._syntax.member
 
 
 def _unescaped(text: str) -> tuple[str, int] | None:

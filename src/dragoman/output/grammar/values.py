@@ -1,7 +1,8 @@
 """Lark rules of arguments in a ValueSyntax, which llguidance's JSON cannot express.
 
-Objects have the properties that their schema names, in its order or sorted, and then further ones if it allows these,
-but none that only `patternProperties` allows. Numbers, and strings with escapes, are JSON under their schemas.
+Objects have the properties that their schema names, in its order or sorted, and then further ones if it allows these.
+Beside `patternProperties`, these are only such as match a pattern. Numbers, and strings with escapes, are JSON under
+their schemas.
 """
 
 import itertools
@@ -13,6 +14,7 @@ from typing import Any, Final, NamedTuple
 from dragoman.output.grammar.keywords import Node, Schema
 from dragoman.output.grammar.lark import compile_error, fitting_values, json_text, quoted
 from dragoman.output.grammar.parameters import SchemaDivider, listed_values
+from dragoman.output.grammar.raw_strings import searching_pattern
 from dragoman.output.value_syntax import ValueSyntax
 
 _ARRAY_KEYWORDS: Final = ("items", "prefixItems", "minItems", "maxItems")
@@ -207,9 +209,18 @@ class _RuleWriter(SchemaDivider):
                     yield members
 
     def _members(
-        self, combined: Sequence[tuple[str, bool, Schema]], further: Schema, pointer: str, *, in_object: bool
+        self,
+        combined: Sequence[tuple[str, bool, Schema]],
+        further: Sequence[tuple[str | None, Schema]],
+        pointer: str,
+        *,
+        in_object: bool,
     ) -> str | None:
-        """Return what matches members; None if a required one has no value."""
+        """Return what matches members; None if a required one has no value.
+
+        `further` are the schemas of members that are not named, each with the pattern that their names match, or all
+        with None.
+        """
         items: list[tuple[str, bool]] = []
         if self._syntax.sorts_names:
             combined = sorted(combined, key=lambda member: member[0].lower())
@@ -224,17 +235,26 @@ class _RuleWriter(SchemaDivider):
             self._names += [name for name, _, _ in combined]
         separator = quoted(self._syntax.separator)
         first, rest = ['""'], ""
-        other = self._value(further, f"{pointer}/additionalProperties")
-        if other is not None:
-            name = self._other_name([name for name, _, _ in combined], in_object=in_object)
-            end = quoted(self._syntax.after_name if in_object else self._syntax.after_argument)
-            item = f"{name} {end} {other}"
-            rest = self._rule(f"({separator} {item})*")
-            first.append(f"{item} {rest}")
+        names = [name for name, _, _ in combined]
+        if others := list(self._others(names, further, f"{pointer}/additionalProperties", in_object=in_object)):
+            other = self._rule(" | ".join(others))
+            rest = self._rule(f"({separator} {other})*")
+            first.append(f"{other} {rest}")
         for item, required in reversed(items):
             first = [*([] if required else first), f"{item} {rest}"]
             rest = self._rule(f"{separator} {item} {rest}" if required else f"({separator} {item})? {rest}")
         return " | ".join(first)
+
+    def _others(
+        self, names: Sequence[str], further: Sequence[tuple[str | None, Schema]], pointer: str, *, in_object: bool
+    ) -> Iterator[str]:
+        """Yield alternatives of a member that has none of these names."""
+        end = quoted(self._syntax.after_name if in_object else self._syntax.after_argument)
+        for pattern, schema in further:
+            name = self._other_name(names, pattern, in_object=in_object)
+            value = None if name is None else self._value(schema, pointer)
+            if value is not None:
+                yield f"{name} {end} {value}"
 
     def _head(self, name: str, *, in_object: bool) -> str:
         """Match a name and what follows it."""
@@ -245,9 +265,18 @@ class _RuleWriter(SchemaDivider):
             return quoted(self._syntax.string(name) + end)
         return f"{self._string_rule(quoted(name))} {quoted(end)}"
 
-    def _other_name(self, names: Sequence[str], *, in_object: bool) -> str:
-        """Return a terminal of names that are none of these."""
+    def _other_name(self, names: Sequence[str], pattern: str | None, *, in_object: bool) -> str | None:
+        """Return what matches names that are none of these, or that match a pattern, which fits none of these.
+
+        None: no such name can be written.
+        """
         in_quotes = in_object and self._syntax.quotes_names
+        if pattern is not None and in_quotes:
+            return self._rule(json_text({"type": "string", "pattern": pattern}))
+        if pattern is not None:
+            body = f"{_BARE_NAME} & {searching_pattern(pattern)}"
+            is_possible = not compile_error(f"start: NAME\nNAME: {body}")
+            return self._rule(body, f"{self._prefix}_NAME".upper()) if is_possible else None
         known = [quoted(self._syntax.string(name) if in_quotes else name) for name in names]
         terminal = _QUOTED_NAME if in_quotes else _BARE_NAME
         body = f"{terminal} & ~({' | '.join(known)})" if known else terminal
@@ -262,11 +291,17 @@ def _required_nodes(schema: Node) -> Iterator[Node]:
             yield from _required_nodes(part)
 
 
-def _further_properties(parts: Sequence[Node]) -> Schema:
-    """Return the schema of properties that are not named. False: there are none, or a keyword would forbid some."""
-    if any("patternProperties" in part or "maxProperties" in part for part in parts):
-        return False
-    return _together([part.get("additionalProperties", True) for part in parts])
+def _further_properties(parts: Sequence[Node]) -> Sequence[tuple[str | None, Schema]]:
+    """Return the schemas of properties that are not named, each with the pattern of their names, or all with None.
+
+    Those that a keyword might forbid are left out.
+    """
+    if any("maxProperties" in part for part in parts):
+        return ()
+    if not any("patternProperties" in part for part in parts):
+        return [(None, _together([part.get("additionalProperties", True) for part in parts]))]
+    relevant = [part for part in parts if part]
+    return list(relevant[0]["patternProperties"].items()) if len(relevant) == 1 else ()
 
 
 def _item(part: Node, index: int) -> Schema:
