@@ -263,13 +263,13 @@ def test_strings_of_python_may_have_either_quotes() -> None:
 
 
 def test_strings_between_tokens_never_contain_these() -> None:
-    special = {"<|tool_call>": SPECIAL["<tool_call>"], '<|"|>': SPECIAL["<arg_key>"]}
     options = ToolOptions((Tool("f", parameters=holding({})),), "required", parallel=False)
-    grammar = text_of(build_grammar(None, options, FORMATS["gemma4"].markup, special.get))
-    call = tokens_of('<tool_call>call:f{a:<arg_key>Os<"lo<arg_key>}<tool_call|>')
+    grammar = text_of(build_grammar(None, options, FORMATS["gemma4"].markup, SPECIAL.get))
+    call = tokens_of('<|tool_call>call:f{a:<|"|>Os<"lo<|"|>}<tool_call|>')
     assert allows(grammar, call)
-    assert not allows(grammar, [*call[:-15], SPECIAL["<arg_key>"], *call[-15:]])
-    assert allows(grammar, tokens_of("<tool_call>call:f{a:{b:[<arg_key><arg_key>,null]}}<tool_call|>"))
+    assert not allows(grammar, [*call[:-4], SPECIAL['<|"|>'], *call[-4:]])
+    assert not allows(grammar, [*call[:-4], *b'<|"|>', *call[-4:]])
+    assert allows(grammar, tokens_of('<|tool_call>call:f{a:{b:[<|"|><|"|>,null]}}<tool_call|>'))
 
 
 def test_names_are_sorted_where_the_templates_sort_them() -> None:
