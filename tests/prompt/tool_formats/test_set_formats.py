@@ -16,9 +16,12 @@ from dragoman.prompt.tool_formats.detection import write_alike
 from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.chat_templates import (
     ALTERNATING,
+    GEMMA4,
     HERMES,
+    LFM2,
     LLAMA3,
     MISTRAL,
+    PYTHONIC,
     QWEN3_CODER,
     SWITCHABLE_REASONING,
     UNKNOWN_TOOLS,
@@ -36,6 +39,9 @@ WRITING: list[tuple[ToolFormatName, str]] = [
     ("llama3", LLAMA3),
     ("mistral", MISTRAL),
     ("qwen3_coder", QWEN3_CODER),
+    ("lfm2", LFM2),
+    ("pythonic", PYTHONIC),
+    ("gemma4", GEMMA4),
 ]
 
 USER = Message(role="user", content="Well?")
