@@ -255,6 +255,15 @@ def test_a_schema_that_refers_to_itself_is_enforced(name: ToolFormatName) -> Non
     assert not allows(grammar, written(name, {"a": {"is_leaf": False, "nodes": [leaf, {"nodes": [leaf]}]}}))
 
 
+def test_references_do_not_repeat_all_definitions() -> None:
+    definitions = {f"d{number}": {"enum": [f"v{number}_{index}" for index in range(20)]} for number in range(40)}
+    properties = {name: {"$ref": f"#/$defs/{name}"} for name in definitions}
+    grammar = text_of(build("lfm2", {"properties": properties, "$defs": definitions, "additionalProperties": False}))
+    assert len(grammar) < 3 * len(json.dumps(definitions))
+    assert allows(grammar, written("lfm2", {"d3": "v3_7", "d39": "v39_0"}))
+    assert not allows(grammar, written("lfm2", {"d3": "v4_7"}))
+
+
 def test_strings_of_python_may_have_either_quotes() -> None:
     grammar = text_of(build("lfm2", holding({"type": "string"})))
     assert allows(grammar, '<|tool_call_start|>[f(a="it\'s\\n")]<|tool_call_end|>')

@@ -92,8 +92,9 @@ class _RuleWriter(SchemaDivider):
         return self._values[text]
 
     def _alternatives(self, schema: Schema, pointer: str) -> Iterator[str]:
-        if isinstance(schema, dict) and schema.keys() == {"anyOf"}:
-            yield from filter(None, (self._value(option, pointer) for option in schema["anyOf"]))
+        if isinstance(schema, dict) and schema.keys() in ({"anyOf"}, {"$ref"}):
+            options = schema["anyOf"] if "anyOf" in schema else [self._schemas[schema["$ref"]]]
+            yield from filter(None, (self._value(option, pointer) for option in options))
             return
         kinds = self._kinds(schema)
         if "string" in kinds:
