@@ -20,6 +20,8 @@ ROLES: Sequence[Role] = ("system", "user", "assistant")
 MESSAGES = st.lists(st.builds(Message, role=st.sampled_from(ROLES), content=st.text()), min_size=1, max_size=5)
 USER = Message(role="user", content="Hi")
 SYSTEM = Message(role="system", content="Be brief.")
+ANSWER = Message(role="assistant", content="Yes?")
+LATE_SYSTEM = (USER, ANSWER, Message(role="system", content="In French."), USER)
 
 WITHOUT_SYSTEM = """
 {%- for message in messages %}
@@ -132,8 +134,7 @@ def test_message_content_is_never_rendered_as_a_template(text: str) -> None:
 
 
 def test_a_refused_system_message_is_moved_in_front_of_the_first_user_message() -> None:
-    answer = Message(role="assistant", content="Yes?")
-    assert render(WITHOUT_SYSTEM, SYSTEM, USER, answer, USER) == "[user] Be brief.\n\nHi[assistant] Yes?[user] Hi"
+    assert render(WITHOUT_SYSTEM, SYSTEM, USER, ANSWER, USER) == "[user] Be brief.\n\nHi[assistant] Yes?[user] Hi"
     assert render(WITHOUT_SYSTEM, SYSTEM, USER, Message(role="system", content="In French.")) == (
         "[user] Be brief.\n\nIn French.\n\nHi"
     )
@@ -145,8 +146,8 @@ def test_a_system_message_without_a_user_message_is_refused() -> None:
 
 def test_messages_refused_after_merging_are_refused() -> None:
     assert render(STRICTLY_ALTERNATING, SYSTEM, USER) == "Be brief.\n\nHi"
-    assert "Conversation roles must alternate" in rejection(STRICTLY_ALTERNATING, SYSTEM, USER, USER)
-    assert "Conversation roles must alternate" in rejection(STRICTLY_ALTERNATING, USER, USER)
+    assert "Conversation roles must alternate" in rejection(STRICTLY_ALTERNATING, SYSTEM, ANSWER, USER)
+    assert "Conversation roles must alternate" in rejection(STRICTLY_ALTERNATING, ANSWER, USER)
 
 
 @pytest.mark.parametrize(
@@ -254,3 +255,114 @@ def test_a_template_sees_results_and_earlier_reasoning() -> None:
         '{"role": "tool", "content": "42", "name": "f", "tool_call_id": "call_1"}'
         '{"role": "assistant", "content": "So.", "reasoning_content": "Hm.", "reasoning": "Hm."}'
     )
+
+
+def test_a_template_that_does_not_take_null_for_tools_gets_none() -> None:
+    source = "{% if tools is defined %}{{ tools | length }} functions.{% endif %}{{ messages[-1].content }}"
+    assert render(source, USER) == "Hi"
+    assert "no len()" in rejection("{{ tools | length }}{{ 1 / 0 }}", USER)
+    listing = "{% for tool in tools %}{{ tool }}{% endfor %}{{ documents is defined }}{{ messages[0].content }}"
+    assert render(listing, USER) == "FalseHi"
+
+
+def test_fireworks_variables_are_given_where_both_are_read() -> None:
+    source = "{# tools #}{{ functions + '\\nToday is ' + datetime }}<tool_call>"
+    template = ChatTemplate(source, bos="", eos="")
+    today = {f"\nToday is {datetime.now():%Y-%m-%d}<tool_call>"}
+    written = template.render(ChatPrompt(messages=(USER,), tools=TOOLS)).text
+    functions, separator, rest = written.rpartition("\nToday")
+    assert separator + rest in today | {f"\nToday is {datetime.now():%Y-%m-%d}<tool_call>"}
+    assert [function["name"] for function in json.loads(functions)] == ["f", "g"]
+    assert template.render(ChatPrompt(messages=(USER,))).text.startswith("[]")
+    assert render("{{ functions is defined }}") == render("{{ datetime is defined }}") == "False"
+
+
+def test_arguments_are_text_where_the_template_wants_text() -> None:
+    source = (
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}<TOOLCALL>["
+        '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments }}}]</TOOLCALL>'
+        "{% endfor %}{{ m.content }}{% endfor %}"
+    )
+    assert render(source, USER, Message(role="assistant", content="", tool_calls=(CALL,))) == (
+        'Hi<TOOLCALL>[{"name": "f", "arguments": {"a": {"b": [1, 2]}}}]</TOOLCALL>'
+    )
+    hinted = "functools" + source.replace("<TOOLCALL>[", "").replace("]</TOOLCALL>", "")
+    assert '"arguments": {"a": ' in render(hinted, USER, Message(role="assistant", content="", tool_calls=(CALL,)))
+    own_syntax = source.replace(
+        "{{ c.function.arguments }}",
+        "{% if c.function.arguments is string %}{{ c.function.arguments }}"
+        "{% else %}{% for name in c.function.arguments %}{{ name }}: ...{% endfor %}{% endif %}",
+    )
+    assert '"arguments": a: ...}]' in render(
+        own_syntax, USER, Message(role="assistant", content="", tool_calls=(CALL,))
+    )
+    joining = source.replace("{{ c.function.arguments }}", "{{ '' + c.function.arguments }}")
+    assert "{}}]" in render(
+        joining, USER, Message(role="assistant", content="", tool_calls=(ToolCall("call_1", "f", ""),))
+    )
+
+
+def test_a_call_without_text_has_null_content_where_the_template_writes_an_empty_turn_otherwise() -> None:
+    source = (
+        "{% for m in messages %}{% for c in m.tool_calls or [] %}<TOOLCALL>["
+        '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}}]</TOOLCALL>'
+        "{% endfor %}{% if m.content is not none %}[{{ m.content }}]{% endif %}{% endfor %}"
+    )
+    call = '<TOOLCALL>[{"name": "f", "arguments": {"a": {"b": [1, 2]}}}]</TOOLCALL>'
+    assert render(source, USER, Message(role="assistant", content="", tool_calls=(CALL,))) == f"[Hi]{call}"
+    assert render(source, USER, Message(role="assistant", content="So.", tool_calls=(CALL,))) == f"[Hi]{call}[So.]"
+    assert render(source, USER, Message(role="assistant", content="")) == "[Hi][]"
+    writing_none = source.replace("{% if m.content is not none %}", "{% if true %}")
+    assert render(writing_none, USER, Message(role="assistant", content="", tool_calls=(CALL,))) == f"[Hi]{call}[]"
+
+
+def test_a_result_has_the_name_of_the_function_that_was_called() -> None:
+    source = "{# tools <tool_call> #}{% for message in messages %}{{ message.name | default('-') }} {% endfor %}"
+    call = Message(role="assistant", content="", tool_calls=(CALL, ToolCall("call_2", "g", "{}")))
+    results = [Message(role="tool", content="", tool_call_id=call_id) for call_id in ("call_2", "call_1", "call_3")]
+    named = Message(role="tool", content="", tool_call_id="call_1", name="own")
+    assert render(source, USER, call, *results, named) == "- - g f - own "
+
+
+def test_a_late_system_message_that_the_template_leaves_out_goes_to_the_beginning() -> None:
+    first_only = (
+        "{% if messages[0].role == 'system' %}<{{ messages[0].content }}>{% endif %}"
+        "{% for m in messages if m.role != 'system' %}{{ m.content }} {% endfor %}"
+    )
+    last_only = (
+        "{% set ns = namespace(system='') %}"
+        "{% for m in messages if m.role == 'system' %}{% set ns.system = m.content %}{% endfor %}<{{ ns.system }}>"
+        "{% for m in messages if m.role != 'system' %}{{ m.content }} {% endfor %}"
+    )
+    every = "{% for m in messages %}{{ ('<%s>' if m.role == 'system' else '%s ') | format(m.content) }}{% endfor %}"
+    for source in (first_only, last_only):
+        assert render(source, SYSTEM, *LATE_SYSTEM) == "<Be brief.\n\nIn French.>Hi Yes? Hi "
+        assert render(source, *LATE_SYSTEM) == "<In French.>Hi Yes? Hi "
+        assert render(source, SYSTEM, USER) == "<Be brief.>Hi "
+    assert render(every, SYSTEM, *LATE_SYSTEM) == "<Be brief.>Hi Yes? <In French.>Hi "
+
+
+def test_a_refused_late_system_message_goes_to_the_beginning() -> None:
+    source = (
+        "{% for m in messages %}"
+        "{% if m.role == 'system' and not loop.first %}{{ raise_exception('Too late') }}{% endif %}"
+        "[{{ m.role }}]{{ m.content }}{% endfor %}"
+    )
+    assert render(source, SYSTEM, *LATE_SYSTEM) == ("[system]Be brief.\n\nIn French.[user]Hi[assistant]Yes?[user]Hi")
+
+
+def test_refused_consecutive_turns_of_one_role_are_joined() -> None:
+    repeated = (USER, Message(role="user", content="Well?"), ANSWER, ANSWER, USER)
+    assert render(STRICTLY_ALTERNATING, *repeated) == "Hi\n\nWell?Yes?\n\nYes?Hi"
+    refusing_system = STRICTLY_ALTERNATING.replace(
+        "{%- if (", "{%- if message.role == 'system' %}{{ raise_exception('No system') }}{% endif %}{%- if (", 1
+    )
+    assert render(refusing_system, SYSTEM, USER, USER) == "Be brief.\n\nHi\n\nHi"
+
+
+def test_a_refusal_is_about_the_messages_as_they_were_sent() -> None:
+    source = (
+        "{% for m in messages if m.role == 'system' %}{{ raise_exception('No system') }}{% endfor %}"
+        "{{ raise_exception('No ' ~ messages[0].role) }}"
+    )
+    assert rejection(source, SYSTEM, USER).endswith("No system")

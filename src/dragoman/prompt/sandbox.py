@@ -1,5 +1,6 @@
 """Jinja2 as Hugging Face's transformers set it up for chat templates, in a sandbox."""
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -139,6 +140,22 @@ class SandboxedTemplate:
             MemoryError,
         ) as error:
             raise TemplateError(f"{_line_prefix(error)}{_truncated(_reason(error))}") from error
+
+    def render_with_null(self, variables: Mapping[str, Any], max_characters: int | None = None) -> str:
+        """Do what `render` does, but leave the variables out that are null if the template fails on them.
+
+        A variable that a request has no value for is null in transformers and absent in llama.cpp.
+        """
+        try:
+            return self.render(variables, max_characters)
+        except (TemplateRefusal, OutputTooLong, TooManySteps):
+            raise
+        except TemplateError as error:
+            present = {name: value for name, value in variables.items() if value is not None}
+            if len(present) < len(variables):
+                with contextlib.suppress(TemplateError):
+                    return self.render(present, max_characters)
+            raise error
 
     def _generate(self, template: jinja2.Template, variables: Mapping[str, Any], max_characters: int | None) -> str:
         parts: list[str] = []

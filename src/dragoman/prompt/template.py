@@ -3,9 +3,10 @@
 Templates receive OpenAI's dictionaries, as in Hugging Face's transformers.
 """
 
+import contextlib
 import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +20,14 @@ from dragoman.prompt.continuation import continued_reasoning, cut_at_end, mark_e
 from dragoman.prompt.control_tokens import NO_SPECIAL_TEXTS, ControlTokenTexts, EscapedPrompt, SpecialTokenTexts
 from dragoman.prompt.output_parser import OutputParserSpec
 from dragoman.prompt.reasoning import TemplateReasoning, find_markers, is_in_channels
-from dragoman.prompt.sandbox import SandboxedTemplate, TemplateError, TemplateRefusal, TooManySteps, strftime_now
+from dragoman.prompt.sandbox import (
+    SandboxedTemplate,
+    TemplateError,
+    TemplateRefusal,
+    TooManySteps,
+    strftime_now,
+    to_json,
+)
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.detection import TemplateTraits, detect_traits, write_alike
 from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields
@@ -33,6 +41,7 @@ MAX_STEPS_IN_PLACE = 20_000
 
 _DOCUMENTS = "documents"
 _DATE = "date_string"
+_FIREWORKS = ("functions", "datetime")
 
 
 class RenderedPrompt(msgspec.Struct, frozen=True):
@@ -174,13 +183,14 @@ class ChatTemplate:
     ) -> RenderedPrompt:
         """Render with further variables, up to `max_characters` of text. Raises sandbox.TemplateError.
 
-        If the template rejects system messages, their text is moved in front of the first user message.
+        What the template leaves out or refuses is put where it does not: the text of late system messages behind the
+        first one, that of all in front of the first user message; consecutive messages of one role become one.
         """
         tool_format = self._tool_format
         effort = prompt.reasoning_effort if self.supports_reasoning else None
         variables = {
             _DOCUMENTS: list(prompt.documents) or None,
-            **_date_variables(self.source),
+            **_own_variables(self.source, prompt.tools if tool_format.template_writes_tools else None),
             **({} if effort is None else self._reasoning.variables(effort)),
             **arguments,
             "tools": _tools(prompt.tools) if tool_format.template_writes_tools else None,
@@ -188,9 +198,9 @@ class ChatTemplate:
             "bos_token": self.bos,
             "eos_token": self.eos,
         }
-        messages = self._adapted(prompt, tool_format) if _uses_tools(prompt) else prompt.messages
-        if any(message.role == "system" for message in messages) and not self._traits.shows_system:
-            messages = _merge_system(messages)
+        messages = self._with_shown_system(
+            self._adapted(prompt, tool_format) if _uses_tools(prompt) else list(prompt.messages)
+        )
         reasoning = None
         if prompt.continue_final_message:
             conversation = mark_end(messages, self.source)
@@ -213,18 +223,54 @@ class ChatTemplate:
             messages = with_tools(messages, prompt.tools, tool_format.markup)
         return messages
 
+    def _with_shown_system(self, messages: list[Message]) -> list[Message]:
+        """Move the text of system messages to where the template does not leave it out."""
+        positions = [index for index, message in enumerate(messages) if message.role == "system"]
+        if not positions:
+            return messages
+        if not self._traits.shows_system:
+            return _merge_system(messages)
+        return messages if positions == [0] or self._traits.shows_late_system else _join_system(messages)
+
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], max_characters: int | None) -> str:
+        names = {call.id: call.name for message in messages for call in message.tool_calls}
+
         def render(conversation: Sequence[Message]) -> str:
-            fields = [_message_fields(message, self.source) for message in conversation]
-            return self._template.render({**variables, "messages": fields}, max_characters)
+            fields = [self._message_fields(message, names) for message in conversation]
+            return self._template.render_with_null({**variables, "messages": fields}, max_characters)
 
         try:
             return render(messages)
-        except TemplateRefusal:
-            merged = _merge_system(messages)
-            if merged == list(messages):
-                raise
-        return render(merged)
+        except TemplateRefusal as refusal:
+            for other in _other_forms(messages):
+                with contextlib.suppress(TemplateRefusal):
+                    return render(other)
+            raise refusal
+
+    def _message_fields(self, message: Message, names: Mapping[str, str]) -> dict[str, Any]:
+        """Return a message's fields. Missing ones are left out, since templates test whether a field exists.
+
+        `names` are those of the called functions by the calls' ids, since some templates write them beside results.
+        """
+        fields: dict[str, Any] = {"role": message.role, "content": message.content}
+        name = message.name
+        if name is None and message.tool_call_id is not None:
+            name = names.get(message.tool_call_id)
+        if name is not None:
+            fields["name"] = name
+        if message.tool_calls:
+            fields["tool_calls"] = [
+                _call_fields(call, as_text=not self._traits.takes_objects) for call in message.tool_calls
+            ]
+            if not message.content and not self._traits.takes_empty_content:
+                fields["content"] = None
+        if message.tool_call_id is not None:
+            fields["tool_call_id"] = message.tool_call_id
+        if message.reasoning is not None:
+            fields["reasoning_content"] = fields["reasoning"] = message.reasoning
+            if ".thinking" in self.source:
+                fields["thinking"] = message.reasoning
+        return fields
 
 
 def check_tool_format(source: str | None, name: ToolFormatName) -> None:
@@ -273,37 +319,41 @@ def _tools(tools: ToolOptions | None) -> list[dict[str, Any]] | None:
     return None if tools is None else [tool_fields(tool) for tool in tools.tools]
 
 
-def _message_fields(message: Message, source: str) -> dict[str, Any]:
-    """Return a message's fields. Missing ones are left out, since templates test whether a field exists."""
-    fields: dict[str, Any] = {"role": message.role, "content": message.content}
-    if message.name is not None:
-        fields["name"] = message.name
-    if message.tool_calls:
-        fields["tool_calls"] = [_call_fields(call) for call in message.tool_calls]
-    if message.tool_call_id is not None:
-        fields["tool_call_id"] = message.tool_call_id
-    if message.reasoning is not None:
-        fields["reasoning_content"] = fields["reasoning"] = message.reasoning
-        if ".thinking" in source:
-            fields["thinking"] = message.reasoning
-    return fields
-
-
-def _call_fields(call: ToolCall) -> dict[str, Any]:
+def _call_fields(call: ToolCall, *, as_text: bool) -> dict[str, Any]:
+    arguments = call.arguments or "{}"
     return {
         "id": call.id,
         "type": "function",
-        "function": {"name": call.name, "arguments": _arguments(call.arguments)},
+        "function": {"name": call.name, "arguments": arguments if as_text else _arguments(arguments)},
     }
 
 
 def _arguments(text: str) -> dict[str, Any] | str:
     """Return an object, which most templates write as JSON themselves. Other arguments stay text."""
     try:
-        arguments = json.loads(text or "{}")
+        arguments = json.loads(text)
     except (ValueError, RecursionError):
         return text
     return arguments if isinstance(arguments, dict) else text
+
+
+def _other_forms(messages: Sequence[Message]) -> Iterator[list[Message]]:
+    """Yield the conversation in forms that more templates accept: those that differ from it and from each other."""
+    forms = [list(messages)]
+    joined, merged = _join_system(messages), _merge_system(messages)
+    for form in (joined, _join_turns(joined), merged, _join_turns(merged)):
+        if form not in forms:
+            forms.append(form)
+            yield form
+
+
+def _join_system(messages: Sequence[Message]) -> list[Message]:
+    """Put the text of all system messages into one at the beginning. Unchanged without one."""
+    system = [message.content for message in messages if message.role == "system"]
+    if not system:
+        return list(messages)
+    rest = [message for message in messages if message.role != "system"]
+    return [Message(role="system", content="\n\n".join(system)), *rest]
 
 
 def _merge_system(messages: Sequence[Message]) -> list[Message]:
@@ -318,6 +368,31 @@ def _merge_system(messages: Sequence[Message]) -> list[Message]:
     return rest
 
 
-def _date_variables(source: str) -> dict[str, str]:
-    """Return today's date for templates that otherwise name a date of their own, such as Llama 3.1's."""
-    return {_DATE: strftime_now("%d %b %Y")} if _DATE in source else {}
+def _join_turns(messages: Sequence[Message]) -> list[Message]:
+    """Join consecutive messages of a user, and of the assistant if neither calls a function nor gives its reasoning."""
+    joined: list[Message] = []
+    for message in messages:
+        last = joined[-1] if joined else None
+        if last is not None and last.role == message.role and _is_plain(last) and _is_plain(message):
+            joined[-1] = msgspec.structs.replace(last, content=f"{last.content}\n\n{message.content}")
+        else:
+            joined.append(message)
+    return joined
+
+
+def _is_plain(message: Message) -> bool:
+    return message.role in ("user", "assistant") and not message.tool_calls and message.reasoning is None
+
+
+def _own_variables(source: str, tools: ToolOptions | None) -> dict[str, str]:
+    """Return variables that some templates read beside transformers' own.
+
+    `date_string` is today, since Llama 3.1's otherwise name a date of their own. Firefunction's needs the functions as
+    JSON and the date: https://huggingface.co/fireworks-ai/llama-3-firefunction-v2. Its time of day is left out, since
+    prompts that begin differently share no prefix.
+    """
+    variables = {_DATE: strftime_now("%d %b %Y")} if _DATE in source else {}
+    if all(name in source for name in _FIREWORKS):
+        functions = [tool_fields(tool)["function"] for tool in (() if tools is None else tools.tools)]
+        variables |= zip(_FIREWORKS, (to_json(functions, indent=4), strftime_now("%Y-%m-%d")), strict=True)
+    return variables

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from dragoman.core.request import Message, Tool, ToolCall, ToolOptions
@@ -15,6 +15,7 @@ from dragoman.prompt.tool_formats.format import ToolFormat, write_calls
 _NAME: Final = "find_weather_9"
 _DESCRIPTION: Final = "Describes-the-weather-9"
 _SYSTEM: Final = "Be-brief-9."
+_LATE_SYSTEM: Final = "In-French-9."
 _ARGUMENTS: Final = {"days": 3, "place": "north 9"}  # some templates sort the names
 _WRITTEN_ARGUMENTS: Final = to_json(_ARGUMENTS)
 _CALL_ID: Final = "abcdefgh9"
@@ -46,6 +47,28 @@ class TemplateTraits(NamedTuple):
     """Whether it describes the tools to the model."""
     shows_system: bool
     """Whether it writes a system message at the beginning."""
+    shows_late_system: bool
+    """Whether it writes a later one too, or refuses it, instead of leaving one of the two out."""
+    takes_objects: bool
+    """Whether it writes arguments that are an object; otherwise they must be text."""
+    takes_empty_content: bool
+    """Whether the content beside a call may be empty; otherwise it must be null, or an empty turn is written."""
+
+
+class _Rendering(NamedTuple):
+    """A conversation with a call as the template writes it; None: it does not accept that."""
+
+    arguments: dict[str, Any] | str
+    """Of the call, as they were given."""
+    text: str | None
+    """With empty content beside the call."""
+    null_text: str | None
+    """With null."""
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Both texts, where they are accepted."""
+        return tuple(text for text in (self.text, self.null_text) if text is not None)
 
 
 def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
@@ -53,18 +76,46 @@ def detect_traits(source: str, template: SandboxedTemplate) -> TemplateTraits:
 
     A template that fails to compile, or with every one of them, is generic.
     """
-    system_text = _render(template, [_message("system", _SYSTEM), _message("user", "Well?")], None)
-    shows_system = system_text is None or _SYSTEM in system_text
+    beginning = [_message("system", _SYSTEM), _message("user", "Well?")]
+    system_text = _render(template, beginning, None)
+    late = [*beginning, _message("assistant", "Yes?"), _message("system", _LATE_SYSTEM), _message("user", "Well?")]
+    late_text = _render(template, late, None)
+    traits = TemplateTraits(
+        "generic",
+        shows_tools=False,
+        shows_system=system_text is None or _SYSTEM in system_text,
+        shows_late_system=late_text is None or (_SYSTEM in late_text and _LATE_SYSTEM in late_text),
+        takes_objects=True,
+        takes_empty_content=True,
+    )
     if not _MENTIONS_CALLS.search(source):
-        return TemplateTraits("generic", shows_tools=False, shows_system=shows_system)
-    for text in _renderings(template):
+        return traits
+    renderings = list(_renderings(template))
+    takes_objects = _takes_objects(renderings)
+    traits = traits._replace(
+        takes_objects=takes_objects, takes_empty_content=_takes_empty_content(renderings, as_object=takes_objects)
+    )
+    for text in itertools.chain.from_iterable(rendering.texts for rendering in renderings):
         if (name := _family_of(text)) is not None:
             shows_tools = _DESCRIPTION in text or _shows_tools_if_adapted(template, FORMATS[name])
-            return TemplateTraits(name, shows_tools=shows_tools, shows_system=shows_system)
+            return traits._replace(tool_format=name, shows_tools=shows_tools)
     hinted = next((name for name, known in FORMATS.items() if _is_hinted(known, source)), None)
-    if hinted is not None:
-        return TemplateTraits(hinted, shows_tools=True, shows_system=shows_system)
-    return TemplateTraits("generic", shows_tools=False, shows_system=shows_system)
+    return traits if hinted is None else traits._replace(tool_format=hinted, shows_tools=True)
+
+
+def _takes_objects(renderings: Iterable[_Rendering]) -> bool:
+    """Whether arguments need not be text: False if an object is refused or written in Python's syntax, and text not."""
+    takes = {str: False, dict: False}
+    for rendering in renderings:
+        takes[type(rendering.arguments)] |= any(str(_ARGUMENTS) not in text for text in rendering.texts)
+    return takes[dict] or not takes[str]
+
+
+def _takes_empty_content(renderings: Iterable[_Rendering], *, as_object: bool) -> bool:
+    """Whether null content is refused, or gives no shorter text: null that is written gives a longer one."""
+    for _, text, null_text in (r for r in renderings if r.texts and isinstance(r.arguments, dict) is as_object):
+        return null_text is None or (text is not None and len(text) <= len(null_text))
+    return True
 
 
 def write_alike(name: ToolFormatName, other: ToolFormatName) -> bool:
@@ -129,20 +180,20 @@ def _written_calls() -> tuple[dict[ToolFormatName, str], dict[ToolFormatName, st
     return exact, {name: _SPACE.sub("", call) for name, call in exact.items()}
 
 
-def _renderings(template: SandboxedTemplate) -> Iterator[str]:
-    """Yield conversations with a call, as the template writes those that it accepts."""
-    arguments: tuple[Any, ...] = (_ARGUMENTS, _WRITTEN_ARGUMENTS)
+def _renderings(template: SandboxedTemplate) -> Iterator[_Rendering]:
+    arguments: tuple[dict[str, Any] | str, ...] = (_ARGUMENTS, _WRITTEN_ARGUMENTS)
     ids = (_CALL_ID, f"functions.{_NAME}:0")  # as Kimi K2 needs it
-    for call_id, sent, content in itertools.product(ids, arguments, ("", None)):
+    for call_id, sent in itertools.product(ids, arguments):
         call = {"id": call_id, "type": "function", "function": {"name": _NAME, "arguments": sent}}
-        messages = [
-            _message("user", "Well?"),
-            {"role": "assistant", "content": content, "tool_calls": [call]},
-            {"role": "tool", "name": _NAME, "tool_call_id": call_id, "content": "Rain."},
-        ]
-        text = _render(template, messages, [_TOOL])
-        if text is not None:
-            yield text
+        conversations: Iterator[list[dict[str, Any]]] = (
+            [
+                _message("user", "Well?"),
+                {"role": "assistant", "content": content, "tool_calls": [call]},
+                {"role": "tool", "name": _NAME, "tool_call_id": call_id, "content": "Rain."},
+            ]
+            for content in ("", None)
+        )
+        yield _Rendering(sent, *(_render(template, messages, [_TOOL]) for messages in conversations))
 
 
 def _message(role: str, content: str) -> dict[str, Any]:
@@ -152,6 +203,6 @@ def _message(role: str, content: str) -> dict[str, Any]:
 def _render(template: SandboxedTemplate, messages: list[dict[str, Any]], tools: list[Any] | None) -> str | None:
     variables = {"bos_token": "", "eos_token": "", "add_generation_prompt": True, "messages": messages, "tools": tools}
     try:
-        return template.render(variables, _MAX_CHARACTERS)
+        return template.render_with_null(variables, _MAX_CHARACTERS)
     except TemplateError:
         return None
