@@ -129,6 +129,9 @@ ADAPTED = {
     ("tool_chat_template_llama3.1_json", "parallel_calls"),
     ("tool_chat_template_llama3.2_json", "parallel_calls"),
     ("tool_chat_template_llama4_json", "parallel_calls"),
+    # The text is the plan, which these write where the thoughts are.
+    ("Cohere2MoE", "text_and_call"),
+    ("CohereForAI-c4ai-command-r7b-12-2024-tool_use", "text_and_call"),
     # The model's own ids, functions.NAME:NUMBER.
     ("moonshotai-Kimi-K2", "call"),
     ("moonshotai-Kimi-K2", "call_of_an_earlier_turn"),

@@ -3,8 +3,15 @@
 <|START_ACTION|>[
     {"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Oslo"}}
 ]<|END_ACTION|>
+
+What the model says before a call is its plan, which the templates write where its thoughts are, and no text.
 """
 
+from collections.abc import Sequence
+
+import msgspec
+
+from dragoman.core.request import Message, ToolOptions
 from dragoman.output.markup import INDEX, ToolCallMarkup
 from dragoman.prompt.tool_formats.format import ToolFormat
 
@@ -18,4 +25,15 @@ MARKUP = ToolCallMarkup(
     special_tokens=("<|START_ACTION|>", "<|END_ACTION|>"),
 )
 
-FORMAT = ToolFormat(markup=MARKUP)
+
+def _with_plans(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
+    """Make the text beside calls the reasoning, where there is none."""
+    return [
+        msgspec.structs.replace(message, content="", reasoning=message.content)
+        if message.tool_calls and message.content and not message.reasoning
+        else message
+        for message in messages
+    ]
+
+
+FORMAT = ToolFormat(markup=MARKUP, adapt=_with_plans)
