@@ -145,12 +145,19 @@ class Model:
         self._reject_unsupported(path)
         self.vocabulary = Vocabulary(library, library.llama_model_get_vocab(handle))
         self.trained_context_length: int = library.llama_model_n_ctx_train(handle)
-        template = library.llama_model_chat_template(handle, None)
-        self.chat_template: str | None = template.decode(errors="replace") if template else None
+        self.chat_template = self._chat_template(None)
+        """With the file's template for tools, if there is one."""
+        tool_use = self._chat_template(b"tool_use")
+        if self.chat_template is not None and tool_use is not None:
+            self.chat_template = join_templates(self.chat_template, tool_use)
 
     def close(self) -> None:
         """Free the weights."""
         self.library.llama_model_free(self.handle)
+
+    def _chat_template(self, name: bytes | None) -> str | None:
+        template: bytes | None = self.library.llama_model_chat_template(self.handle, name)
+        return template.decode(errors="replace") if template else None
 
     def _reject_unsupported(self, path: Path) -> None:
         library, handle = self.library, self.handle
@@ -173,3 +180,15 @@ def logged_reason(library: Library) -> str:
     """Return why the last call failed: llama.cpp logs the cause first and its consequences after it."""
     failure_words = ("error", "fail", "invalid")
     return next((line for line in library.recent_log if any(map(line.count, failure_words))), "no reason was logged")
+
+
+def join_templates(default: str, tool_use: str) -> str:
+    """Return one template that writes what `tool_use` writes for a request with tools, and `default` for others.
+
+    Transformers chooses between a tokenizer's named templates in this way. Jinja removes a line break at a template's
+    end, and white space around the tags that are put there, were it not for the empty texts.
+    """
+    default, tool_use = (source.removesuffix("\n") for source in (default, tool_use))
+    return (
+        f"{{% if tools %}}{{{{ '' }}}}{tool_use}{{{{ '' }}}}{{% else %}}{{{{ '' }}}}{default}{{{{ '' }}}}{{% endif %}}"
+    )
