@@ -52,6 +52,6 @@ def echo_server() -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="session")
 def model_server() -> Iterator[RunningServer]:
-    """The bundled model behind one HTTP worker, with the settings a newcomer gets."""
+    """The bundled model behind one HTTP worker, with the settings a newcomer gets, but for the engine's one thread."""
     with running_server() as server:
         yield server

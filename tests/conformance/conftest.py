@@ -15,12 +15,8 @@ def slow_server() -> Iterator[RunningServer]:
 
 @pytest.fixture(scope="session")
 def steady_server() -> Iterator[RunningServer]:
-    """The bundled model, with answers that do not depend on what it computed before.
-
-    One thread: several wait for each other in every step, which takes very long while other processes hold the cores.
-    """
-    environment = {"DRAGOMAN_ENGINE_REPRODUCIBLE": "true", "DRAGOMAN_ENGINE_THREADS": "1"}
-    with running_server(environment=environment) as server:
+    """The bundled model, with answers that do not depend on what it computed before."""
+    with running_server(environment={"DRAGOMAN_ENGINE_REPRODUCIBLE": "true"}) as server:
         yield server
 
 

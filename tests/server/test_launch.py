@@ -17,7 +17,7 @@ import pytest
 from dragoman.engines.llama.weights.sources import bundled
 from tests.support.dialects.streams import StreamedResponse, chat_body, read_stream
 from tests.support.gguf_files import write_tiny_model
-from tests.support.server import ENGINE_PROCESS, WORKER_PROCESS, RunningServer, running_server
+from tests.support.server import ENGINE_PROCESS, TWO_THREADS, WORKER_PROCESS, RunningServer, running_server
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
 TIMEOUT = httpx.Timeout(TEST_TIMEOUT_SECONDS)
@@ -133,7 +133,7 @@ async def test_an_answer_longer_than_the_drain_limit_is_cut_and_the_server_ends(
 
 
 async def test_several_workers_share_one_engine() -> None:
-    with running_server("--workers", "2") as server:
+    with running_server("--workers", "2", environment=TWO_THREADS) as server:
         assert len(server.children(WORKER_PROCESS)) == 2
         assert len(server.children(ENGINE_PROCESS)) == 1
         body = chat_body("What is the capital of France?", temperature=0, max_tokens=12)

@@ -20,6 +20,11 @@ START_TIMEOUT_SECONDS = 3 * TEST_TIMEOUT_SECONDS
 
 STOP_TIMEOUT_SECONDS = TEST_TIMEOUT_SECONDS
 
+ONE_THREAD = {"DRAGOMAN_ENGINE_THREADS": "1"}
+"""Several wait for each other in every step, which takes very long while other tests hold the cores."""
+
+TWO_THREADS = {"DRAGOMAN_ENGINE_THREADS": "2"}
+
 WORKER_PROCESS = "dragoman.server.worker"
 ENGINE_PROCESS = "dragoman.engines.llama.process"
 LEDGER_PROCESS = "dragoman.accounts.process.server"
@@ -93,7 +98,7 @@ def running_server(
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env={**os.environ, "XDG_DATA_HOME": data, **(environment or {})},
+            env={**os.environ, "XDG_DATA_HOME": data, **ONE_THREAD, **(environment or {})},
         )
         watchdog = threading.Timer(START_TIMEOUT_SECONDS, process.kill)
         watchdog.start()
