@@ -76,9 +76,7 @@ def arguments(draw: st.DrawFn, scalars: bool) -> str:
 PARAMETER_NAMES = st.from_regex(r"[A-Za-z0-9_.$ -]{1,32}", fullmatch=True)
 RAW_STRINGS = st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5), max_size=5).map("".join)
 VALUE_NAMES = st.from_regex(r"[A-Za-z0-9_.$-]{1,32}", fullmatch=True)
-VALUED_ARGUMENTS = st.dictionaries(VALUE_NAMES, RAW_STRINGS | VALUES, max_size=4).map(
-    lambda values: json.dumps(values, ensure_ascii=False)
-)
+VALUED_ARGUMENTS = st.dictionaries(VALUE_NAMES, RAW_STRINGS | VALUES, max_size=4)
 TAGGED_ARGUMENTS = st.dictionaries(PARAMETER_NAMES, RAW_STRINGS | VALUES, max_size=4).map(
     lambda values: json.dumps(values, ensure_ascii=False)
 )
@@ -99,7 +97,8 @@ def calls_of(name: ToolFormatName) -> st.SearchStrategy[list[ToolCall]]:
     if markup.parameters is not None:
         values = TAGGED_ARGUMENTS
     elif markup.values is not None:
-        values = VALUED_ARGUMENTS
+        # Gemma's syntax has no escapes, so that a string cannot contain its quotes.
+        values = VALUED_ARGUMENTS.filter(markup.values.can_have).map(lambda each: json.dumps(each, ensure_ascii=False))
     names = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
     calls = st.builds(ToolCall, st.just(""), names, values)
     return st.lists(calls, min_size=1, max_size=3, unique_by=lambda call: call.name)
