@@ -9,7 +9,6 @@ import functools
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -23,13 +22,11 @@ from dragoman.prompt.template import ChatTemplate
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import tool_fields
 from dragoman.prompt.tool_formats.generic import with_tools
+from tests.support.chat_templates import OPEN_MODELS, open_model_template, requires_open_models
 from tests.support.conversations import CONVERSATIONS
 from tests.support.reference_rendering import BOS, EOS, ReferenceRefusal, ReferenceTemplate
 
-TEMPLATES = Path(__file__).parents[3] / "shared" / "templates"
-"""Chat templates of open models, where they lie beside the project. Their licences keep them out of it."""
-
-MODELS = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+MODELS = sorted(path.stem for path in OPEN_MODELS.glob("*.jinja"))
 
 SPECIAL_TEXTS = SpecialTokenTexts(
     control=("<|im_start|>", "<|im_end|>", "<|eot_id|>", BOS, EOS), markup=("<tool_call>", "</tool_call>")
@@ -145,12 +142,7 @@ ADAPTED = {
 
 @functools.cache
 def _template(model: str) -> ChatTemplate:
-    return ChatTemplate(_source(model), bos=BOS, eos=EOS, special_texts=SPECIAL_TEXTS)
-
-
-@functools.cache
-def _source(model: str) -> str:
-    return (TEMPLATES / f"{model}.jinja").read_text(encoding="utf-8")
+    return ChatTemplate(open_model_template(model), bos=BOS, eos=EOS, special_texts=SPECIAL_TEXTS)
 
 
 def _writes_calls_as_text(model: str) -> bool:
@@ -217,23 +209,23 @@ def _expected(reference: ReferenceTemplate, prompt: ChatPrompt, variables: dict[
         return f"refused: {refusal}"
 
 
-@pytest.mark.skipif(not MODELS, reason="the templates of open models do not lie beside the project")
+@requires_open_models
 @pytest.mark.parametrize("model", MODELS)
 def test_a_template_renders_as_with_transformers(model: str) -> None:
     reference = ReferenceTemplate(
-        _source(model),
+        open_model_template(model),
         changes_lists=model in CHANGING_LISTS,
         text_arguments=model in TEXT_ARGUMENTS,
         null_content=model in NULL_CONTENT,
     )
-    today = {"date_string": f"{datetime.now():%d %b %Y}"} if "date_string" in _source(model) else {}
+    today = {"date_string": f"{datetime.now():%d %b %Y}"} if "date_string" in open_model_template(model) else {}
     for name, sent in CONVERSATIONS.items():
         given = _given(model, name)
         variables = _variables(model, given)
         text, expected = _rendered(model, sent), _expected(reference, given, today | variables)
         if text != expected:  # Hunyuan's writes the time, and the second may have changed.
             text, expected = _rendered(model, sent), _expected(reference, given, today | variables)
-        if sent.documents and "documents" not in _source(model):
+        if sent.documents and "documents" not in open_model_template(model):
             assert "does not read documents" in text
             continue
         if (model, name) in REFUSED:
@@ -246,7 +238,7 @@ def test_a_template_renders_as_with_transformers(model: str) -> None:
             assert _expected(reference, sent, today) != expected, f"{name} needs no other form"
 
 
-@pytest.mark.skipif(not MODELS, reason="the templates of open models do not lie beside the project")
+@requires_open_models
 def test_what_is_named_is_there() -> None:
     named = (
         NEVER_SYSTEM

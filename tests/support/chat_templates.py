@@ -1,5 +1,24 @@
 """Chat templates of the known families, reduced to what tools and reasoning need."""
 
+from pathlib import Path
+
+import pytest
+
+from dragoman.output.markup import ToolFormatName
+
+OPEN_MODELS = Path(__file__).parents[3] / "shared" / "templates"
+"""Chat templates of open models, where they lie beside the project. Their licences keep them out of it."""
+
+requires_open_models = pytest.mark.skipif(
+    not OPEN_MODELS.is_dir(), reason="the templates of open models do not lie beside the project"
+)
+
+
+def open_model_template(model: str) -> str:
+    """Return the chat template of an open model."""
+    return (OPEN_MODELS / f"{model}.jinja").read_text(encoding="utf-8")
+
+
 HERMES = """
 {%- if tools %}
     {{- '<|im_start|>system\\n' }}
@@ -181,3 +200,14 @@ EFFORT_REASONING = """
 {%- endfor %}
 {{- '@assistant ' }}"""
 """Takes the effort as a word and cannot turn reasoning off."""
+
+WRITING: list[tuple[ToolFormatName, str]] = [
+    ("hermes", HERMES),
+    ("llama3", LLAMA3),
+    ("mistral", MISTRAL),
+    ("qwen3_coder", QWEN3_CODER),
+    ("lfm2", LFM2),
+    ("pythonic", PYTHONIC),
+    ("gemma4", GEMMA4),
+]
+"""Templates that write calls, with their formats."""

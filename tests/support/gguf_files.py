@@ -24,9 +24,10 @@ def write_gguf(
     *,
     metadata: Mapping[str, Any] | None = None,
     alignment: int = 32,
+    architecture: str = "llama",
 ) -> Path:
     """Write a file with these tensors, `metadata` (text, numbers, lists) and the entries that every model has."""
-    writer = gguf.GGUFWriter(path, "llama")
+    writer = gguf.GGUFWriter(path, architecture)
     writer.add_custom_alignment(alignment)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q4_1)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
@@ -51,6 +52,17 @@ def write_gguf(
     return path
 
 
+_TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+
+BYTE_VOCABULARY: Mapping[str, Any] = {
+    "tokenizer.ggml.model": "llama",
+    "tokenizer.ggml.tokens": _TOKENS,
+    "tokenizer.ggml.scores": [0.0] * len(_TOKENS),
+    "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256],
+}
+"""The metadata of a vocabulary of bytes and a few special tokens."""
+
+
 def write_tiny_model(
     path: Path, *, seed: int = 0, kind: Type = Type.Q4_1, vocabulary: Mapping[str, Any] | None = None
 ) -> Path:
@@ -59,20 +71,16 @@ def write_tiny_model(
     `vocabulary` replaces entries of the metadata, such as `tokenizer.ggml.tokens`.
     """
     width, inner = 64, 128
-    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
     metadata: dict[str, Any] = {
         "llama.context_length": 512,
         "llama.embedding_length": width,
         "llama.block_count": 2,
         "llama.feed_forward_length": inner,
         "llama.attention.head_count": 2,
-        "tokenizer.ggml.model": "llama",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.scores": [0.0] * len(tokens),
-        "tokenizer.ggml.token_type": [2, 3, 3, *[6] * 256],
         "llama.attention.layer_norm_rms_epsilon": 1e-5,
+        **BYTE_VOCABULARY,
+        **(vocabulary or {}),
     }
-    metadata |= vocabulary or {}
     matrices = {"attn_q": (width, width), "attn_k": (width, width), "attn_v": (width, width)}
     matrices |= {"attn_output": (width, width), "ffn_gate": (inner, width), "ffn_up": (inner, width)}
     shapes = {"token_embd.weight": (len(metadata["tokenizer.ggml.tokens"]), width)}

@@ -2,35 +2,30 @@
 
 from pathlib import Path
 
-import gguf
-import numpy as np
+from gguf import GGMLQuantizationType as Type
 
-from tests.support.gguf_files import random_tensor
+from tests.support.gguf_files import BYTE_VOCABULARY, random_tensor, write_gguf
 
 WIDTH, INNER, STATE, CONVOLUTION, RANK = 32, 64, 16, 4, 2
-TOKENS = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
 
 
 def write_tiny_mamba(path: Path) -> Path:
     """Write a Mamba of one layer with random weights."""
-    writer = gguf.GGUFWriter(path, "mamba")
-    writer.add_context_length(512)
-    writer.add_embedding_length(WIDTH)
-    writer.add_feed_forward_length(0)
-    writer.add_head_count(0)
-    writer.add_block_count(1)
-    writer.add_ssm_conv_kernel(CONVOLUTION)
-    writer.add_ssm_inner_size(INNER)
-    writer.add_ssm_state_size(STATE)
-    writer.add_ssm_time_step_rank(RANK)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_tokenizer_model("llama")
-    writer.add_token_list(TOKENS)
-    writer.add_token_scores([0.0] * len(TOKENS))
-    writer.add_token_types([2, 3, 3, *[6] * 256])
-    for name, shape in {
-        "token_embd.weight": (len(TOKENS), WIDTH),
+    metadata = {
+        "mamba.context_length": 512,
+        "mamba.embedding_length": WIDTH,
+        "mamba.feed_forward_length": 0,
+        "mamba.attention.head_count": 0,
+        "mamba.block_count": 1,
+        "mamba.ssm.conv_kernel": CONVOLUTION,
+        "mamba.ssm.inner_size": INNER,
+        "mamba.ssm.state_size": STATE,
+        "mamba.ssm.time_step_rank": RANK,
+        "mamba.attention.layer_norm_rms_epsilon": 1e-5,
+        **BYTE_VOCABULARY,
+    }
+    shapes = {
+        "token_embd.weight": (len(BYTE_VOCABULARY["tokenizer.ggml.tokens"]), WIDTH),
         "output_norm.weight": (WIDTH,),
         "blk.0.attn_norm.weight": (WIDTH,),
         "blk.0.ssm_in.weight": (2 * INNER, WIDTH),
@@ -42,10 +37,6 @@ def write_tiny_mamba(path: Path) -> Path:
         "blk.0.ssm_a": (INNER, STATE),
         "blk.0.ssm_d": (INNER,),
         "blk.0.ssm_out.weight": (WIDTH, INNER),
-    }.items():
-        writer.add_tensor(name, np.ascontiguousarray(random_tensor(*shape)))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    }
+    tensors = {name: (random_tensor(*shape), Type.F32) for name, shape in shapes.items()}
+    return write_gguf(path, tensors, metadata=metadata, architecture="mamba")

@@ -30,7 +30,7 @@ from dragoman.prompt.sandbox import (
 )
 from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.detection import TemplateTraits, detect_traits, write_alike
-from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields
+from dragoman.prompt.tool_formats.format import ToolFormat, tool_fields, with_function_names
 from dragoman.prompt.tool_formats.generic import GENERIC_TAGS, as_text, with_tools
 
 RESERVED_VARIABLES = frozenset({"messages", "tools", "bos_token", "eos_token", "add_generation_prompt"})
@@ -218,7 +218,7 @@ class ChatTemplate:
 
     def _adapted(self, prompt: ChatPrompt, tool_format: ToolFormat) -> list[Message]:
         """Adapt the messages of a conversation with tools to what this template writes."""
-        messages = tool_format.adapt(prompt.messages, prompt.tools)
+        messages = tool_format.adapt(with_function_names(prompt.messages), prompt.tools)
         if tool_format.template_writes_tools and not self._traits.shows_tools:
             messages = with_tools(messages, prompt.tools, tool_format.markup)
         return messages
@@ -233,10 +233,8 @@ class ChatTemplate:
         return messages if positions == [0] or self._traits.shows_late_system else _join_system(messages)
 
     def _render(self, messages: Sequence[Message], variables: Mapping[str, Any], max_characters: int | None) -> str:
-        names = {call.id: call.name for message in messages for call in message.tool_calls}
-
         def render(conversation: Sequence[Message]) -> str:
-            fields = [self._message_fields(message, names) for message in conversation]
+            fields = [self._message_fields(message) for message in conversation]
             return self._template.render_with_null({**variables, "messages": fields}, max_characters)
 
         try:
@@ -247,17 +245,11 @@ class ChatTemplate:
                     return render(other)
             raise refusal
 
-    def _message_fields(self, message: Message, names: Mapping[str, str]) -> dict[str, Any]:
-        """Return a message's fields. Missing ones are left out, since templates test whether a field exists.
-
-        `names` are those of the called functions by the calls' ids, since some templates write them beside results.
-        """
+    def _message_fields(self, message: Message) -> dict[str, Any]:
+        """Return a message's fields. Missing ones are left out, since templates test whether a field exists."""
         fields: dict[str, Any] = {"role": message.role, "content": message.content}
-        name = message.name
-        if name is None and message.tool_call_id is not None:
-            name = names.get(message.tool_call_id)
-        if name is not None:
-            fields["name"] = name
+        if message.name is not None:
+            fields["name"] = message.name
         if message.tool_calls:
             fields["tool_calls"] = [
                 _call_fields(call, as_text=not self._traits.takes_objects) for call in message.tool_calls

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import json
-from pathlib import Path
 from random import Random
 from typing import Literal
 
@@ -24,27 +23,17 @@ from dragoman.prompt.tool_formats import FORMATS
 from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.chat_templates import (
     ALTERNATING,
-    GEMMA4,
-    HERMES,
-    LFM2,
-    LLAMA3,
-    MISTRAL,
-    PYTHONIC,
-    QWEN3_CODER,
     SWITCHABLE_REASONING,
     UNKNOWN_TOOLS,
+    WRITING,
+    open_model_template,
+    requires_open_models,
 )
 from tests.support.grammars import SPECIAL, generate, tokens_of, validation_errors
 from tests.support.output_parts import parse, tool_call_parts
 
 FAMILIES: list[tuple[ToolFormatName, str]] = [
-    ("hermes", HERMES),
-    ("llama3", LLAMA3),
-    ("mistral", MISTRAL),
-    ("qwen3_coder", QWEN3_CODER),
-    ("lfm2", LFM2),
-    ("pythonic", PYTHONIC),
-    ("gemma4", GEMMA4),
+    *WRITING,
     ("generic", UNKNOWN_TOOLS),
     ("generic", ALTERNATING),
     ("generic", CHATML),
@@ -193,9 +182,6 @@ def test_what_is_enforced_is_what_is_parsed(
     assert choice == "auto" or not [part for part in parts if isinstance(part, ContentText)]
 
 
-TEMPLATES = Path(__file__).parents[4] / "shared" / "templates"
-"""Chat templates of open models, where they lie beside the project. Their licences keep them out of it."""
-
 EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
     "Apertus-8B-Instruct": "apertus",
     "Apriel-1.6-15b-Thinker-fixed": "tool_calls_list",
@@ -269,14 +255,13 @@ EXPECTED_FAMILIES: dict[str, ToolFormatName] = {
 }
 
 
-@pytest.mark.skipif(not TEMPLATES.is_dir(), reason="the templates of open models do not lie beside the project")
+@requires_open_models
 @pytest.mark.parametrize(("model", "family"), EXPECTED_FAMILIES.items())
 def test_the_templates_of_open_models_are_of_their_families(model: str, family: ToolFormatName) -> None:
-    source = (TEMPLATES / f"{model}.jinja").read_text(encoding="utf-8")
-    assert ChatTemplate(source, bos="", eos="").tool_format == family
+    assert ChatTemplate(open_model_template(model), bos="", eos="").tool_format == family
 
 
-@pytest.mark.skipif(not TEMPLATES.is_dir(), reason="the templates of open models do not lie beside the project")
+@requires_open_models
 @pytest.mark.parametrize(
     ("model", "family"),
     [
@@ -288,7 +273,7 @@ def test_the_templates_of_open_models_are_of_their_families(model: str, family: 
 def test_the_templates_of_open_models_write_arguments_that_are_no_json_as_they_are_parsed(
     model: str, family: ToolFormatName
 ) -> None:
-    template = ChatTemplate((TEMPLATES / f"{model}.jinja").read_text(encoding="utf-8"), bos="", eos="")
+    template = ChatTemplate(open_model_template(model), bos="", eos="")
     call = ToolCall("call_1", "get_weather", '{"city": "a\\n <b", "days": 3}')
     messages = (
         Message(role="user", content="Well?"),

@@ -16,15 +16,10 @@ from dragoman.prompt.tool_formats.detection import write_alike
 from dragoman.prompt.tool_formats.format import write_calls
 from tests.support.chat_templates import (
     ALTERNATING,
-    GEMMA4,
     HERMES,
-    LFM2,
-    LLAMA3,
-    MISTRAL,
-    PYTHONIC,
-    QWEN3_CODER,
     SWITCHABLE_REASONING,
     UNKNOWN_TOOLS,
+    WRITING,
 )
 from tests.support.output_parts import parse, tool_call_parts
 
@@ -34,15 +29,6 @@ CHANNELS = "{{ messages[0].content }}<|start|>assistant<|channel|>final<|message
 WITH_CHANNELS = [name for name, known in FORMATS.items() if known.markup.in_channels]
 WITHOUT_CHANNELS = [name for name in FORMATS if name not in WITH_CHANNELS]
 OTHER_TEMPLATES = [CHATML, ALTERNATING, UNKNOWN_TOOLS, HERMES]
-WRITING: list[tuple[ToolFormatName, str]] = [
-    ("hermes", HERMES),
-    ("llama3", LLAMA3),
-    ("mistral", MISTRAL),
-    ("qwen3_coder", QWEN3_CODER),
-    ("lfm2", LFM2),
-    ("pythonic", PYTHONIC),
-    ("gemma4", GEMMA4),
-]
 
 USER = Message(role="user", content="Well?")
 CALL = ToolCall("abcdefgh9", "get_weather", '{"city": "Oslo"}')

@@ -175,9 +175,8 @@ class SchemaDivider:
         names += [name for part in parts for name in names_of("required", part)]
         members: list[tuple[str, bool, Schema]] = []
         for name in dict.fromkeys(names):
-            schemas = [schema for part in parts for schema in _schemas_of(name, part) if schema is not True]
-            if False not in schemas:
-                whole: Schema = True if not schemas else schemas[0] if len(schemas) == 1 else {"allOf": schemas}
+            whole = together([schema for part in parts for schema in _schemas_of(name, part)])
+            if whole is not False:
                 members.append((name, name in required, whole))
             elif name in required:
                 return None
@@ -267,6 +266,16 @@ class SchemaDivider:
             else:
                 terminals.append(pattern)
         return terminals
+
+
+def together(schemas: Iterable[Schema]) -> Schema:
+    """Return a schema of what is valid under all of these."""
+    relevant = [schema for schema in schemas if schema is not True]
+    if not relevant:
+        return True
+    if False in relevant:
+        return False
+    return relevant[0] if len(relevant) == 1 else {"allOf": relevant}
 
 
 def listed_values(schema: Node) -> Iterator[list[Any]]:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from dragoman.output.grammar.keywords import Node, Schema
 from dragoman.output.grammar.lark import compile_error, fitting_values, json_text, quoted
-from dragoman.output.grammar.parameters import SchemaDivider, listed_values
+from dragoman.output.grammar.parameters import SchemaDivider, listed_values, together
 from dragoman.output.grammar.raw_strings import searching_pattern
 from dragoman.output.value_syntax import ValueSyntax
 
@@ -171,14 +171,14 @@ class _RuleWriter(SchemaDivider):
         maximum = min((part.get("maxItems", math.inf) for part in parts), default=math.inf)
         first: list[str] = []
         for index in range(length):
-            value = self._value(_together([_item(part, index) for part in parts]), f"{pointer}/prefixItems/{index}")
+            value = self._value(together([_item(part, index) for part in parts]), f"{pointer}/prefixItems/{index}")
             if value is None:
                 maximum = min(maximum, index)
                 break
             first.append(value)
         further = None
         if maximum > length:
-            further = self._value(_together([part.get("items", True) for part in parts]), f"{pointer}/items")
+            further = self._value(together([part.get("items", True) for part in parts]), f"{pointer}/items")
             maximum = length if further is None else maximum
         if minimum > maximum:
             return
@@ -300,7 +300,7 @@ def _further_properties(parts: Sequence[Node]) -> Sequence[tuple[str | None, Sch
     if any("maxProperties" in part for part in parts):
         return ()
     if not any("patternProperties" in part for part in parts):
-        return [(None, _together([part.get("additionalProperties", True) for part in parts]))]
+        return [(None, together([part.get("additionalProperties", True) for part in parts]))]
     relevant = [part for part in parts if part]
     return list(relevant[0]["patternProperties"].items()) if len(relevant) == 1 else ()
 
@@ -309,16 +309,6 @@ def _item(part: Node, index: int) -> Schema:
     first: Sequence[Schema] = part.get("prefixItems", ())
     item: Schema = first[index] if index < len(first) else part.get("items", True)
     return item
-
-
-def _together(schemas: Sequence[Schema]) -> Schema:
-    """Return a schema of what is valid under all of these."""
-    relevant = [schema for schema in schemas if schema is not True]
-    if not relevant:
-        return True
-    if False in relevant:
-        return False
-    return relevant[0] if len(relevant) == 1 else {"allOf": relevant}
 
 
 def _repetition(minimum: float, maximum: float) -> str:

@@ -124,6 +124,17 @@ def results_as_text(messages: Iterable[Message], pattern: str) -> list[Message]:
     return adapted
 
 
+def with_function_names(messages: Sequence[Message]) -> list[Message]:
+    """Give each result the name of the called function, which some templates write beside it."""
+    names = {call.id: call.name for message in messages for call in message.tool_calls}
+    return [
+        msgspec.structs.replace(message, name=names[message.tool_call_id])
+        if message.name is None and message.tool_call_id in names
+        else message
+        for message in messages
+    ]
+
+
 def tool_fields(tool: Tool) -> dict[str, Any]:
     """Return a function's fields. A missing description becomes empty text, missing parameters an empty object."""
     function = {

@@ -8,12 +8,10 @@ results with the names of their functions.
 
 from collections.abc import Sequence
 
-import msgspec
-
 from dragoman.core.request import Message, ToolOptions
 from dragoman.output.markup import ToolCallMarkup
 from dragoman.output.value_syntax import gemma
-from dragoman.prompt.tool_formats.format import ToolFormat, calls_as_text
+from dragoman.prompt.tool_formats.format import ToolFormat, calls_as_text, with_function_names
 
 MARKUP = ToolCallMarkup(
     trigger="<start_function_call>",
@@ -33,13 +31,7 @@ _with_written_calls = calls_as_text(MARKUP)
 
 
 def _adapt(messages: Sequence[Message], tools: ToolOptions | None) -> list[Message]:
-    names = {call.id: call.name for message in messages for call in message.tool_calls}
-    adapted = [
-        msgspec.structs.replace(message, name=names[message.tool_call_id])
-        if message.name is None and message.tool_call_id in names
-        else message
-        for message in _with_written_calls(messages, tools)
-    ]
+    adapted = _with_written_calls(with_function_names(messages), tools)
     if tools is not None and not any(message.role == "system" for message in messages):
         adapted.insert(0, Message(role="system", content=_SYSTEM))
     return adapted
