@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 from dragoman.core.adapters import Adapter, AdapterSource
 from dragoman.core.context import Caller, new_request_id
 from dragoman.core.errors import BadRequest, EngineFailed, ModelNotFound, ShuttingDown
-from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.events import Delta, Event, Finished, Started, Usage
 from dragoman.core.request import GenerationRequest, SamplingParams, TextPrompt
 from dragoman.engines.base import Engine
 from dragoman.engines.echo import EchoEngine
@@ -90,6 +90,12 @@ async def test_several_prompts_have_one_usage_at_the_end_and_it_is_their_sum() -
     events = await GatewayHarness(EchoEngine()).answer("one", "three", n=2)
     assert [event for event in events if isinstance(event, Usage)] == [events[-1]]
     assert events[-1] == Usage(prompt_tokens=3 + 5, completion_tokens=2 * (4 + 6), cached_tokens=0)
+
+
+async def test_only_a_request_of_one_prompt_says_when_it_starts() -> None:
+    for prompts, started in ((["one"], [Started(3, 0)]), (["one", "three"], [])):
+        events = await GatewayHarness(EchoEngine()).answer(*prompts)
+        assert [event for event in events if isinstance(event, Started)] == started
 
 
 async def test_more_prompts_than_fit_between_engine_and_client_are_all_answered() -> None:

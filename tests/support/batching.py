@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from dragoman.core.events import AnyDelta, Delta, Event, Finished, ToolCallDelta, Usage
+from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Finished, ToolCallDelta, Usage
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.batcher import Batcher, RequestOutput
 from dragoman.engines.llama.batching.sequence import EngineRequest, RequestKey
@@ -163,7 +163,7 @@ def prompts_with_long_answers(count: int, length: int, adapter: int = NO_ADAPTER
 
 def events_of_choice(events: Sequence[Event], index: int) -> list[Event]:
     """Return the events of one choice, without the random ids of its tool calls."""
-    of_choice = [event for event in events if not isinstance(event, Usage) and event.index == index]
+    of_choice = [event for event in events if isinstance(event, ChoiceEvent) and event.index == index]
     return [
         msgspec.structs.replace(event, id="random") if isinstance(event, ToolCallDelta) and event.id else event
         for event in of_choice

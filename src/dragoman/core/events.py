@@ -1,11 +1,12 @@
 """The events of an answer: one ordered stream per request.
 
-For each choice: the `PromptTokens` if requested, any number of deltas, then one `Finished`. After the last choice: one
-`Usage`. A request that fails raises an error of core.errors instead and has no `Usage`.
+First one `Started`. For each choice: the `PromptTokens` if requested, any number of deltas, then one `Finished`. After
+the last choice: one `Usage`. A request that fails raises an error of core.errors instead and has no `Usage`.
 
-Each token of a choice is in the `token_ids` of exactly one delta, in the order of generation. The text of a token
-depends on the tokens before it and on nothing else. A request that resumes after tokens of an earlier attempt
-(`GenerationRequest.resume_token_ids`) therefore sends equal deltas for them, save for new ids of tool calls.
+Each token of a choice is counted by exactly one delta, in the order of generation. An engine that knows the ids of its
+tokens sends them. The text of a token depends on the tokens before it and on nothing else. A request that resumes after
+tokens of an earlier attempt (`GenerationRequest.resume_token_ids`) therefore sends equal deltas for them, save for new
+ids of tool calls.
 """
 
 from typing import Literal
@@ -39,6 +40,14 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """The number of tokens that are at least as likely at this position. Only with `prompt_logprobs`."""
 
 
+class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):
+    """The engine has begun to answer. Only a request of one prompt has it, together with its first token."""
+
+    prompt_tokens: int
+    cached_tokens: int
+    """Prompt tokens that were shared with another request instead of computed."""
+
+
 class PromptTokens(msgspec.Struct, frozen=True, array_like=True, tag="prompt"):
     """The tokens of the prompt that the choice `index` answers, before its first delta."""
 
@@ -56,8 +65,15 @@ class Delta(msgspec.Struct, frozen=True, array_like=True, tag="delta"):
 
     index: int
     text: str
-    token_ids: list[int]
+    token_ids: list[int] = []
     logprobs: list[TokenLogprobs] = []
+    unidentified_tokens: int = 0
+    """Tokens of an engine that reports how many there are, but not which."""
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens sampled."""
+        return len(self.token_ids) + self.unidentified_tokens
 
 
 class ReasoningDelta(msgspec.Struct, frozen=True, array_like=True, tag="reasoning"):
@@ -65,7 +81,13 @@ class ReasoningDelta(msgspec.Struct, frozen=True, array_like=True, tag="reasonin
 
     index: int
     text: str
-    token_ids: list[int]
+    token_ids: list[int] = []
+    unidentified_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens sampled."""
+        return len(self.token_ids) + self.unidentified_tokens
 
 
 class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, array_like=True, tag="tool_call"):
@@ -78,13 +100,19 @@ class ToolCallDelta(msgspec.Struct, frozen=True, kw_only=True, array_like=True, 
     call_index: int
     """The number of the call within its choice, from 0 on."""
     arguments: str
-    token_ids: list[int]
+    token_ids: list[int] = []
     id: str | None = None
     name: str | None = None
+    unidentified_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """The number of tokens sampled."""
+        return len(self.token_ids) + self.unidentified_tokens
 
 
 class Unenforced(msgspec.Struct, frozen=True, array_like=True, tag="unenforced"):
-    """Keywords of schemas without `strict` that are not enforced. Comes first, and only if there are any."""
+    """Keywords of schemas without `strict` that are not enforced. Comes before all else, and only if there are any."""
 
     index: int
     """Of the request's first choice."""
@@ -115,4 +143,7 @@ class Usage(msgspec.Struct, frozen=True, array_like=True, tag="usage"):
 
 
 AnyDelta = Delta | ReasoningDelta | ToolCallDelta
-Event = Delta | ReasoningDelta | ToolCallDelta | PromptTokens | Unenforced | Finished | Usage
+ChoiceEvent = Delta | ReasoningDelta | ToolCallDelta | PromptTokens | Unenforced | Finished
+"""An event of one choice, which has its `index`."""
+
+Event = ChoiceEvent | Started | Usage

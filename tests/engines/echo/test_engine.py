@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import (
     AnyDelta,
+    ChoiceEvent,
     Delta,
     Event,
     Finished,
     PromptTokens,
+    Started,
     TokenLogprobs,
     ToolCallDelta,
     TopLogprob,
@@ -191,7 +193,7 @@ async def test_an_answer_cannot_be_given_a_format() -> None:
 
 def of_choice(answer: list[Event], index: int) -> list[Event]:
     """Return the events of one choice, with a fixed id in place of each call's random one."""
-    chosen = [event for event in answer if not isinstance(event, Usage) and event.index == index]
+    chosen = [event for event in answer if isinstance(event, ChoiceEvent) and event.index == index]
     return [
         msgspec.structs.replace(event, id="random") if isinstance(event, ToolCallDelta) and event.id else event
         for event in chosen
@@ -335,4 +337,4 @@ async def test_the_prompt_is_reported_with_certain_log_probabilities() -> None:
 
 async def test_without_an_answer_the_prompt_is_echoed() -> None:
     answer = await events(TextPrompt("ab"), SamplingParams(max_tokens=0), echo=True)
-    assert answer == [Delta(0, "ab", []), Finished(0, "length"), Usage(2, 0, 0)]
+    assert answer == [Started(2, 0), Delta(0, "ab", []), Finished(0, "length"), Usage(2, 0, 0)]

@@ -5,7 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dragoman.core.errors import EngineFailed
-from dragoman.core.events import Delta, Event, Finished, PromptTokens, ReasoningDelta, ToolCallDelta, Usage
+from dragoman.core.events import (
+    ChoiceEvent,
+    Delta,
+    Event,
+    Finished,
+    PromptTokens,
+    ReasoningDelta,
+    Started,
+    ToolCallDelta,
+    Usage,
+)
 from dragoman.core.request import GenerationRequest, TextPrompt
 from dragoman.jobs.worker.resume import ReplayFilter, can_resume, resumed_requests
 
@@ -39,7 +49,16 @@ def answers(draw: st.DrawFn) -> list[Event]:
 
 
 def split(events: list[Event], index: int) -> list[Event]:
-    return [event for event in events if isinstance(event, Usage) or event.index == index]
+    return [
+        event
+        for event in events
+        if isinstance(event, Usage) or (isinstance(event, ChoiceEvent) and event.index == index)
+    ]
+
+
+def test_a_resumed_answer_starts_once() -> None:
+    assert ReplayFilter([Delta(0, "a", [1])]).is_stored(Started(1, 0))
+    assert not ReplayFilter().is_stored(Started(1, 0))
 
 
 @given(answers(), st.data())

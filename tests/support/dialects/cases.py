@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from dragoman.core.events import (
+    ChoiceEvent,
     Delta,
     Event,
     Finished,
     ReasoningDelta,
     TokenLogprobs,
     ToolCallDelta,
-    Usage,
 )
 from dragoman.core.models import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest, ResponseBuilder
@@ -65,7 +65,7 @@ class DialectCase(ABC):
         return [self._expected_choice(events, event) for event in sorted_finished_events(events)]
 
     def _expected_choice(self, events: Sequence[Event], finished: Finished) -> AssembledChoice:
-        own = [event for event in events if not isinstance(event, Usage) and event.index == finished.index]
+        own = [event for event in events if isinstance(event, ChoiceEvent) and event.index == finished.index]
         deltas = [event for event in own if isinstance(event, Delta)]
         return AssembledChoice(
             "".join(delta.text for delta in deltas),

@@ -15,7 +15,7 @@ import msgspec
 
 from dragoman import __version__
 from dragoman.core.errors import BadRequest, ContextOverflow
-from dragoman.core.events import Delta, Event, Finished, PromptTokens, TokenLogprobs, TopLogprob, Usage
+from dragoman.core.events import Delta, Event, Finished, PromptTokens, Started, TokenLogprobs, TopLogprob, Usage
 from dragoman.core.limits import (
     check_detokenized,
     check_resume_token_ids,
@@ -123,6 +123,7 @@ class EchoEngine:
         unfinished = [answer for answer in answers if not answer.finished]
         self._running += len(unfinished)
         try:
+            yield Started(len(prompt), cached_tokens=0)
             for event in _prompt_events(request, prompt):
                 yield event
             for event in replayed:

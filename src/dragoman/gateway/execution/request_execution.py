@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 import msgspec
 
 from dragoman.core.errors import DragomanError, EngineFailed
-from dragoman.core.events import Delta, Event, ReasoningDelta, ToolCallDelta, Usage
+from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Started, Usage
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.base import Engine
@@ -51,6 +51,8 @@ async def _fan_out_concurrently(engine: Engine, requests: Sequence[GenerationReq
                     raise error
                 case Usage() as usage:
                     usages.append(usage)
+                case Started():
+                    pass  # The prompts begin at different times.
                 case event:
                     yield event
         if len(usages) == len(requests):
@@ -67,11 +69,9 @@ async def _fan_out_concurrently(engine: Engine, requests: Sequence[GenerationReq
 
 
 def _with_index_offset(event: Event, first_index: int) -> Event:
-    match event:
-        case Usage():
-            return event
-        case _:
-            return msgspec.structs.replace(event, index=first_index + event.index)
+    if isinstance(event, Started | Usage):
+        return event
+    return msgspec.structs.replace(event, index=first_index + event.index)
 
 
 def candidates_request(request: GenerationRequest) -> GenerationRequest:
@@ -89,7 +89,7 @@ class BestOfSelector:
         self._n = n
         self._best_of = best_of
         self._include_logprobs = include_logprobs
-        self._events: dict[int, list[Event]] = {}
+        self._events: dict[int, list[ChoiceEvent]] = {}
 
     @classmethod
     def for_requests(cls, requests: Sequence[GenerationRequest]) -> "BestOfSelector | None":
@@ -100,7 +100,10 @@ class BestOfSelector:
         return cls(first_request.n, first_request.best_of, include_logprobs=first_request.logprobs is not None)
 
     def feed(self, event: Event) -> Iterator[Event]:
-        """Return the events to deliver: none until the usage, which counts all candidates."""
+        """Return the events to deliver: none of a choice until the usage, which counts all candidates."""
+        if isinstance(event, Started):
+            yield event
+            return
         if not isinstance(event, Usage):
             self._events.setdefault(event.index, []).append(event)
             return
@@ -113,17 +116,16 @@ class BestOfSelector:
 
     def _reindexed(self, index: int, new_index: int) -> Iterator[Event]:
         for event in self._events[index]:
-            assert not isinstance(event, Usage), "usage is not buffered"
             item = msgspec.structs.replace(event, index=new_index)
             if isinstance(item, Delta) and not self._include_logprobs:
                 item = msgspec.structs.replace(item, logprobs=[])
             yield item
 
 
-def _mean_logprob(events: Sequence[Event]) -> float:
+def _mean_logprob(events: Sequence[ChoiceEvent]) -> float:
     """Return the mean of the tokens returned. An empty candidate ranks last."""
     # Deltas without sampled tokens repeat the prompt, which does not count for the candidate.
-    deltas = [event for event in events if isinstance(event, Delta) and event.token_ids]
+    deltas = [event for event in events if isinstance(event, Delta) and event.tokens]
     logprobs = [item.logprob for delta in deltas for item in delta.logprobs if item.logprob is not None]
     return math.fsum(logprobs) / len(logprobs) if logprobs else -math.inf
 
@@ -159,17 +161,16 @@ class RequestExecution:
 
     def _observe(self, event: Event) -> None:
         """Count an event before it is delivered. Tokens are counted as they come: a request that fails used them."""
-        match event:
-            case Delta() | ReasoningDelta() | ToolCallDelta():
-                if count := len(event.token_ids):
-                    self.generated_tokens += count
-                    self._timer.observe_tokens(event.index, count)
-                    self._reservation.observe_tokens(self.generated_tokens)
-            case Usage():
-                self._timer.observe_usage(event)
-                self._reservation.observe_usage(event)
-                # Not later: a client that has read this answer may send its next request with the rest of the hold.
-                self._reservation.settle("finished")
+        if isinstance(event, AnyDelta):
+            if count := event.tokens:
+                self.generated_tokens += count
+                self._timer.observe_tokens(event.index, count)
+                self._reservation.observe_tokens(self.generated_tokens)
+        elif isinstance(event, Usage):
+            self._timer.observe_usage(event)
+            self._reservation.observe_usage(event)
+            # Not later: a client that has read this answer may send its next request with the rest of the hold.
+            self._reservation.settle("finished")
 
     async def _generate(self, engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
         self._started = True

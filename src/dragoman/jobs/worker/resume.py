@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from dragoman.core.errors import EngineFailed
-from dragoman.core.events import AnyDelta, Event, Usage
+from dragoman.core.events import AnyDelta, Event, Started, Usage
 from dragoman.core.request import GenerationRequest
 
 
@@ -44,8 +44,9 @@ class ReplayFilter:
         """For each choice, the stored tokens still to be replayed."""
         self._tokenless_events: defaultdict[int, int] = defaultdict(int)
         """For each choice, the stored events without tokens that follow them."""
+        self._has_started = bool(stored)
         for event in stored:
-            if isinstance(event, Usage):
+            if isinstance(event, Started | Usage):
                 continue
             if count := _token_count(event):
                 self._tokens[event.index] += count
@@ -59,6 +60,8 @@ class ReplayFilter:
             if any(self._tokens.values()):
                 raise EngineFailed("The engine did not tell again what it had generated")
             return False
+        if isinstance(event, Started):
+            return self._has_started
         count, missing = _token_count(event), self._tokens[event.index]
         if count > missing:
             if missing:
@@ -74,4 +77,4 @@ class ReplayFilter:
 
 
 def _token_count(event: Event) -> int:
-    return len(event.token_ids) if isinstance(event, AnyDelta) else 0
+    return event.tokens if isinstance(event, AnyDelta) else 0

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from dragoman.core.events import Delta, Event, Finished, PromptTokens, TokenLogprobs, Usage
+from dragoman.core.events import ChoiceEvent, Delta, Event, Finished, PromptTokens, Started, TokenLogprobs, Usage
 from dragoman.core.request import SamplingParams
 from dragoman.engines.llama.batching.sequence import EngineRequest
 from tests.support.batching import BatcherHarness, run_until_idle
@@ -39,10 +39,16 @@ def answer(max_tokens: int = 2, *, n: int = 1, echo: str = "", **wanted: int) ->
     return [event for event in events if isinstance(event, Event)]
 
 
+@pytest.mark.parametrize("max_tokens", [0, 2])
+def test_a_request_begins_with_the_count_of_its_prompt_tokens_whatever_it_reports(max_tokens: int) -> None:
+    for events in (answer(max_tokens, n=2, echo="abc"), answer(max_tokens, n=2, reports_prompt=1)):
+        assert [event for event in events if isinstance(event, Started)] == [events[0]] == [Started(3, 0)]
+
+
 def test_the_tokens_of_the_prompt_come_before_every_choice() -> None:
     events = answer(n=2, reports_prompt=1)
     for index in (0, 1):
-        own = [event for event in events if not isinstance(event, Usage) and event.index == index]
+        own = [event for event in events if isinstance(event, ChoiceEvent) and event.index == index]
         assert own[0] == PromptTokens(index, PROMPT)
         assert not any(isinstance(event, PromptTokens) for event in own[1:])
 

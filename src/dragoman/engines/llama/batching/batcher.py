@@ -7,7 +7,7 @@ from typing import NamedTuple
 import msgspec
 
 from dragoman.core.errors import BadRequest, EngineFailed, Overloaded
-from dragoman.core.events import Delta, Event, Finished, PromptTokens, TokenLogprobs, Usage
+from dragoman.core.events import Delta, Event, Finished, PromptTokens, Started, TokenLogprobs, Usage
 from dragoman.core.limits import resume_past_end
 from dragoman.engines.llama.arrays import Logits
 from dragoman.engines.llama.batching.cache import PrefixCache
@@ -189,9 +189,8 @@ class Batcher:
         self, sequence: ChoiceSequence, token: int, token_logprobs: TokenLogprobs | None = None
     ) -> Iterator[RequestOutput]:
         """Add a sampled token and the tokens that are forced after it."""
-        request = sequence.request
-        if request.shows_prompt and not sequence.output_processor.tokens:
-            yield from _prompt_output(sequence)
+        if not sequence.output_processor.tokens:
+            yield from _opening_output(sequence)
         continues = yield from self._append(sequence, token, sequence.active_constraint, token_logprobs)
         while continues and (forced := sequence.forced()):
             # The grammar begins after the last token that ends the reasoning.
@@ -202,7 +201,7 @@ class Batcher:
 
     def _end_without_answer(self, sequence: ChoiceSequence) -> Iterator[RequestOutput]:
         """End a choice of which only the prompt is wanted."""
-        yield from _prompt_output(sequence)
+        yield from _opening_output(sequence)
         yield RequestOutput(sequence.request.key, Finished(sequence.index, "length"))
         yield from self._finish(sequence)
 
@@ -268,9 +267,12 @@ class Batcher:
                 )
 
 
-def _prompt_output(sequence: ChoiceSequence) -> Iterator[RequestOutput]:
-    """Return the prompt before a choice: its tokens, its text, or both."""
+def _opening_output(sequence: ChoiceSequence) -> Iterator[RequestOutput]:
+    """Return the beginning of a request, and the prompt before a choice: its tokens, its text, or both."""
     request, reported = sequence.request, sequence.prompt_logprobs
+    if not request.has_started:
+        request.has_started = True
+        yield RequestOutput(request.key, Started(len(request.prompt), request.cached_tokens or 0))
     if request.reports_prompt:
         tokens = PromptTokens(sequence.index, request.prompt.tolist(), _with_top(reported, request.prompt_logprobs))
         yield RequestOutput(request.key, tokens)

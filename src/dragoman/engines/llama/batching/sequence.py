@@ -127,8 +127,6 @@ class EngineRequest:
         )
         """The number of likeliest tokens to compute at every position of the prompt; None: no log-probabilities."""
         self.reports_prompt = reports_prompt or prompt_logprobs is not None
-        self.shows_prompt = self.reports_prompt or bool(echo)
-        """Whether every choice begins with the prompt, as text or as tokens."""
         self.bad_words = bad_words
         self.constraint = constraint
         self.unenforced = unenforced
@@ -140,6 +138,8 @@ class EngineRequest:
         self.cache_salt = cache_salt
         self.public_tokens = public_tokens
         """Tokens at the beginning of the prompt that may be shared with every owner."""
+        self.has_started = False
+        """Whether the beginning of its answer was sent."""
         self.completion_tokens = 0
         self.reasoning_tokens = 0
         self.cached_tokens: int | None = None
