@@ -165,21 +165,21 @@ def _given(model: str, name: str) -> ChatPrompt:
     if model in FIRST_SYSTEM_ONLY and name == "late_system":
         messages = _with_one_system(messages)
     if model in ALTERNATING and name == "user_twice":
-        messages = [Message(role="user", content="\n\n".join(message.content for message in messages))]
+        messages = [Message(role="user", content="\n\n".join(message.text for message in messages))]
     return msgspec.structs.replace(
         prompt, messages=tuple(messages), tools=tools if tool_format.template_writes_tools else None
     )
 
 
 def _with_one_system(messages: Sequence[Message]) -> list[Message]:
-    system = "\n\n".join(message.content for message in messages if message.role == "system")
+    system = "\n\n".join(message.text for message in messages if message.role == "system")
     return [Message(role="system", content=system), *(message for message in messages if message.role != "system")]
 
 
 def _with_system_before_user(messages: Sequence[Message]) -> list[Message]:
-    texts = [message.content for message in messages if message.role == "system"]
+    texts = [message.text for message in messages if message.role == "system"]
     first, *rest = (message for message in messages if message.role != "system")
-    return [Message(role="user", content="\n\n".join([*texts, first.content])), *rest]
+    return [Message(role="user", content="\n\n".join([*texts, first.text])), *rest]
 
 
 def _variables(model: str, given: ChatPrompt) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 import msgspec
 
 from dragoman.core.errors import BadRequest
-from dragoman.core.request import ChatPrompt, Prompt, PromptTruncation, SamplingParams, TextPrompt, TokenPrompt
+from dragoman.core.request import ChatPrompt, Message, Prompt, PromptTruncation, SamplingParams, TextPrompt, TokenPrompt
 
 MAX_CHOICES = 16
 MAX_MESSAGES = 4096
@@ -54,12 +54,16 @@ def is_large_prompt(prompt: Prompt) -> bool:
                 or bool(arguments)
                 or (tools is not None and len(tools.tools) > _LARGE_TOOLS)
                 or len(messages) > _LARGE_MESSAGES
-                or sum(len(message.content) for message in messages) > _LARGE_CHARACTERS
+                or sum(map(_message_characters, messages)) > _LARGE_CHARACTERS
             )
         case TextPrompt(text=text):
             return len(text) > _LARGE_CHARACTERS
         case TokenPrompt(token_ids=token_ids):
             return len(token_ids) > _LARGE_CHARACTERS
+
+
+def _message_characters(message: Message) -> int:
+    return len(message.text) + sum(len(image.url) for image in message.images)
 
 
 def excludes_tokens(sampling: SamplingParams) -> bool:

@@ -20,11 +20,30 @@ class ToolCall(msgspec.Struct, frozen=True):
     """JSON text, as the model wrote it."""
 
 
+class TextPart(msgspec.Struct, frozen=True, tag="text"):
+    """A piece of a message's text."""
+
+    text: str
+
+
+class ImagePart(msgspec.Struct, frozen=True, tag="image"):
+    """An image in a message."""
+
+    url: str
+    """Its address: of the scheme data, which holds the image itself, or of http or https."""
+    detail: Literal["low", "high", "auto"] | None = None
+    """How closely the model should look at it; None: the engine's default."""
+
+
+Part = TextPart | ImagePart
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True):
     """One turn of a conversation."""
 
     role: Role
-    content: str
+    content: str | tuple[Part, ...]
+    """Text, or several parts of which at least one is no text."""
     name: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     """Of an assistant's message."""
@@ -32,6 +51,20 @@ class Message(msgspec.Struct, frozen=True, kw_only=True):
     """Of a tool's message: the call it answers."""
     reasoning: str | None = None
     """The assistant's reasoning before the message."""
+
+    @property
+    def text(self) -> str:
+        """The text of all parts."""
+        if isinstance(self.content, str):
+            return self.content
+        return "".join(part.text for part in self.content if isinstance(part, TextPart))
+
+    @property
+    def images(self) -> tuple[ImagePart, ...]:
+        """The images among the parts."""
+        return (
+            () if isinstance(self.content, str) else tuple(part for part in self.content if isinstance(part, ImagePart))
+        )
 
 
 class Tool(msgspec.Struct, frozen=True):

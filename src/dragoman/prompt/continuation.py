@@ -29,7 +29,7 @@ def mark_end(messages: Sequence[Message], source: str) -> MarkedConversation:
     texts = msgspec.msgpack.encode(messages) + source.encode()
     mark = next(character for code in _CANDIDATES if (character := chr(code)).encode() not in texts)
     last = messages[-1]
-    return MarkedConversation((*messages[:-1], msgspec.structs.replace(last, content=last.content + mark)), mark)
+    return MarkedConversation((*messages[:-1], msgspec.structs.replace(last, content=last.text + mark)), mark)
 
 
 def cut_at_end(rendered: str, mark: str) -> str:

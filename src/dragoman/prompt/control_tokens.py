@@ -308,7 +308,7 @@ def _replace_message(message: Message, replace: Replace, kept: frozenset[str]) -
 
     return msgspec.structs.replace(
         message,
-        content=replace(message.content, kept),
+        content=replace(message.text, kept),
         name=None if message.name is None else written(message.name),
         tool_calls=tuple(
             ToolCall(written(call.id), written(call.name), _replace_json(call.arguments, written))

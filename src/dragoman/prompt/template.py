@@ -206,9 +206,7 @@ class ChatTemplate:
             conversation = mark_end(messages, self.source)
             text = cut_at_end(self._render(conversation.messages, variables, max_characters), conversation.mark)
             if self.supports_reasoning:
-                reasoning = continued_reasoning(
-                    messages[-1].content, self._reasoning.spec(effort, opened_by_prompt=True)
-                )
+                reasoning = continued_reasoning(messages[-1].text, self._reasoning.spec(effort, opened_by_prompt=True))
         else:
             text = self._render(messages, variables, max_characters)
             if self.supports_reasoning and prompt.add_generation_prompt:
@@ -247,14 +245,14 @@ class ChatTemplate:
 
     def _message_fields(self, message: Message) -> dict[str, Any]:
         """Return a message's fields. Missing ones are left out, since templates test whether a field exists."""
-        fields: dict[str, Any] = {"role": message.role, "content": message.content}
+        fields: dict[str, Any] = {"role": message.role, "content": message.text}
         if message.name is not None:
             fields["name"] = message.name
         if message.tool_calls:
             fields["tool_calls"] = [
                 _call_fields(call, as_text=not self._traits.takes_objects) for call in message.tool_calls
             ]
-            if not message.content and not self._traits.takes_empty_content:
+            if not message.text and not self._traits.takes_empty_content:
                 fields["content"] = None
         if message.tool_call_id is not None:
             fields["tool_call_id"] = message.tool_call_id
@@ -341,7 +339,7 @@ def _other_forms(messages: Sequence[Message]) -> Iterator[list[Message]]:
 
 def _join_system(messages: Sequence[Message]) -> list[Message]:
     """Put the text of all system messages into one at the beginning. Unchanged without one."""
-    system = [message.content for message in messages if message.role == "system"]
+    system = [message.text for message in messages if message.role == "system"]
     if not system:
         return list(messages)
     rest = [message for message in messages if message.role != "system"]
@@ -350,13 +348,13 @@ def _join_system(messages: Sequence[Message]) -> list[Message]:
 
 def _merge_system(messages: Sequence[Message]) -> list[Message]:
     """Move the text of all system messages in front of the first user message. Unchanged without a user message."""
-    system = [message.content for message in messages if message.role == "system"]
+    system = [message.text for message in messages if message.role == "system"]
     rest = [message for message in messages if message.role != "system"]
     first_user = next((index for index, message in enumerate(rest) if message.role == "user"), None)
     if not system or first_user is None:
         return list(messages)
     user = rest[first_user]
-    rest[first_user] = Message(role="user", content="\n\n".join([*system, user.content]), name=user.name)
+    rest[first_user] = Message(role="user", content="\n\n".join([*system, user.text]), name=user.name)
     return rest
 
 
@@ -366,7 +364,7 @@ def _join_turns(messages: Sequence[Message]) -> list[Message]:
     for message in messages:
         last = joined[-1] if joined else None
         if last is not None and last.role == message.role and _is_plain(last) and _is_plain(message):
-            joined[-1] = msgspec.structs.replace(last, content=f"{last.content}\n\n{message.content}")
+            joined[-1] = msgspec.structs.replace(last, content=f"{last.text}\n\n{message.text}")
         else:
             joined.append(message)
     return joined

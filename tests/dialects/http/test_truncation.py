@@ -28,7 +28,7 @@ def truncation_plan(roles: str) -> TruncationPlan:
 def test_turns_go_first_then_system_messages_oldest_first(roles: str, steps: list[str]) -> None:
     plan = truncation_plan(roles)
     remaining = [plan.drop_first(count).messages for count in plan.drop_counts]
-    assert [" ".join(message.content for message in messages) for messages in remaining] == steps
+    assert [" ".join(message.text for message in messages) for messages in remaining] == steps
 
 
 def test_a_truncated_conversation_keeps_its_other_fields() -> None:

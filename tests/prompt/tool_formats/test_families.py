@@ -120,7 +120,7 @@ def test_parsed_calls_are_written_back_unchanged(
     # Llama 3 has a message for each call; the others have all calls in one message, as in the answer.
     for written in [write_calls(FORMATS[name].markup, [call]) for call in calls] if name == "llama3" else [answer]:
         assert written in prompt
-    positions = [prompt.index(result.content) for result in results]
+    positions = [prompt.index(result.text) for result in results]
     assert positions == sorted(positions)
 
 

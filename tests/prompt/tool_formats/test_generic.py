@@ -30,7 +30,7 @@ def test_the_system_message_ends_with_the_functions() -> None:
         system, *rest = adapt(*messages, tools=ONE_TOOL)
         assert rest == [USER]
         assert system.role == "system"
-        assert system.content.startswith(beginning)
+        assert system.text.startswith(beginning)
         assert '<tools>\n{"type": "function", "function": {"name": "f", ' in system.content
         assert '<tool_call>\n{"name": "name of the function", "arguments": {' in system.content
 

@@ -38,7 +38,7 @@ def text(**fields: object) -> DecodedRequest:
 def messages(call: DecodedRequest) -> list[tuple[str, str]]:
     prompt = call.requests[0].prompt
     assert isinstance(prompt, ChatPrompt)
-    return [(message.role, message.content) for message in prompt.messages]
+    return [(message.role, message.text) for message in prompt.messages]
 
 
 def details(route: Callable[..., DecodedRequest], /, **fields: object) -> list[dict[str, Any]]:

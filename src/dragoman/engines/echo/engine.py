@@ -222,8 +222,8 @@ def _prompt_and_answer(given: Prompt, context_length: int) -> tuple[bytes, bytes
     match given:
         case ChatPrompt(messages=messages):
             _check_repeatable(given)
-            text = "\n".join(f"{message.role}: {message.content}" for message in messages)
-            return text.encode()[kept], messages[-1].content.encode()
+            text = "\n".join(f"{message.role}: {message.text}" for message in messages)
+            return text.encode()[kept], messages[-1].text.encode()
         case TextPrompt(text):
             prompt = text.encode()
         case TokenPrompt(token_ids):

@@ -29,8 +29,8 @@ MARKUP = ToolCallMarkup(
 def _with_plans(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
     """Make the text beside calls the reasoning, where there is none."""
     return [
-        msgspec.structs.replace(message, content="", reasoning=message.content)
-        if message.tool_calls and message.content and not message.reasoning
+        msgspec.structs.replace(message, content="", reasoning=message.text)
+        if message.tool_calls and message.text and not message.reasoning
         else message
         for message in messages
     ]

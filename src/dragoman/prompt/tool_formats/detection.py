@@ -128,7 +128,7 @@ def write_alike(name: ToolFormatName, other: ToolFormatName) -> bool:
 
 def _shows_tools_if_adapted(template: SandboxedTemplate, known: ToolFormat) -> bool:
     adapted = known.adapt([Message(role="user", content="Well?")], ToolOptions((Tool(_NAME),)))
-    text = _render(template, [_message(message.role, message.content) for message in adapted], [_TOOL])
+    text = _render(template, [_message(message.role, message.text) for message in adapted], [_TOOL])
     return text is not None and _DESCRIPTION in text
 
 

@@ -97,7 +97,7 @@ def calls_as_text(markup: ToolCallMarkup, after_text: str = "") -> Adapt:
             raise TemplateRefusal(str(error)) from error
         except RecursionError as error:
             raise TemplateRefusal("the arguments of a tool call are nested too deeply") from error
-        content = f"{message.content}{after_text}{written}" if message.content else written
+        content = f"{message.text}{after_text}{written}" if message.text else written
         return msgspec.structs.replace(message, content=content, tool_calls=())
 
     def adapt(messages: Sequence[Message], _tools: ToolOptions | None) -> list[Message]:
@@ -116,9 +116,9 @@ def results_as_text(messages: Iterable[Message], pattern: str) -> list[Message]:
     was_result = False
     for message in messages:
         is_result = message.role == "tool"
-        plain = Message(role="user", content=pattern.replace("{}", message.content)) if is_result else message
+        plain = Message(role="user", content=pattern.replace("{}", message.text)) if is_result else message
         if adapted and adapted[-1].role == plain.role == "user" and (is_result or was_result):
-            plain = Message(role="user", content=f"{adapted.pop().content}\n{plain.content}", name=plain.name)
+            plain = Message(role="user", content=f"{adapted.pop().text}\n{plain.text}", name=plain.name)
         adapted.append(plain)
         was_result = is_result
     return adapted

@@ -88,7 +88,7 @@ def _native_instruction(tools: ToolOptions, markup: ToolCallMarkup) -> str:
 def _with_system(messages: Sequence[Message], text: str) -> list[Message]:
     """Add a text to the system message at the beginning, or put one there."""
     if messages and messages[0].role == "system":
-        first = msgspec.structs.replace(messages[0], content=f"{messages[0].content}\n\n{text}")
+        first = msgspec.structs.replace(messages[0], content=f"{messages[0].text}\n\n{text}")
         return [first, *messages[1:]]
     return [Message(role="system", content=text), *messages]
 

@@ -30,7 +30,7 @@ MARKUP = ToolCallMarkup(
 def _adapt(messages: Sequence[Message], tools: ToolOptions | None) -> list[Message]:
     """Give each call a message of its own, with either text or reasoning: the template writes both as analysis."""
     return [
-        msgspec.structs.replace(message, content=message.reasoning or message.content, reasoning=None)
+        msgspec.structs.replace(message, content=message.reasoning or message.text, reasoning=None)
         if message.tool_calls
         else message
         for message in one_call_per_message(messages, tools)

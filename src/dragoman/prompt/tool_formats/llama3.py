@@ -36,7 +36,7 @@ def one_call_per_message(messages: Sequence[Message], _tools: ToolOptions | None
         results = []
         while rest and rest[0].role == "tool":
             results.append(rest.popleft())
-        content = message.content
+        content = message.text
         for call in message.tool_calls:
             adapted.append(msgspec.structs.replace(message, content=content, tool_calls=(call,)))
             adapted += [result for result in results if result.tool_call_id == call.id]

@@ -214,7 +214,7 @@ def _chat(sent: wire.ChatRequest, context: DecodeContext) -> DecodedRequest:
         logprobs_as_token_ids=sent.return_tokens_as_token_ids,
         shows_reasoning=sent.include_reasoning,
         has_function_call=bool(sent.functions),
-        beginning=last.content if sent.echo and last.role == "assistant" else "",
+        beginning=last.text if sent.echo and last.role == "assistant" else "",
     )
     report = _report_options(sent)
     return DecodedRequest(
