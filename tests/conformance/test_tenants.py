@@ -48,7 +48,7 @@ HOSTS: dict[str, DialectName] = {f"{name}.example": name for name in DIALECTS}
 
 def routes_by_host() -> list[tuple[str, str, str]]:
     """List host, method and path of every route that depends on the caller, those on the dialects' own hosts too."""
-    gateway = Gateway(Catalog([Deployment("echo", (), EchoEngine())]), RequestMetrics(CollectorRegistry()))
+    gateway = Gateway(Catalog([Deployment.of("echo", (), EchoEngine())]), RequestMetrics(CollectorRegistry()))
     options = HttpOptions(max_body_bytes=1000, keep_alive_seconds=15)
     found = [("server", method, path) for method, path in ROUTES]
     for host, dialect in HOSTS.items():

@@ -110,8 +110,8 @@ def defective_app(fault: str = "", store: IdempotencyStore | None = None) -> App
     is_built = False
     keys = StaticKeyAuthenticator([key_digest(KEY)])
     registry = CollectorRegistry()
-    catalog = Catalog([Deployment("echo", (), EchoEngine())])
-    defective = Catalog([Deployment("echo", (), DefectiveEngine())])
+    catalog = Catalog([Deployment.of("echo", (), EchoEngine())])
+    defective = Catalog([Deployment.of("echo", (), DefectiveEngine())])
     options = HttpOptions(max_body_bytes=10_000, keep_alive_seconds=0, idempotency_store=store)
     gateway = DefectiveGateway(catalog, RequestMetrics(registry), keys)
     access = AccessControl(gateway, options, keys)

@@ -51,6 +51,7 @@ EXAMPLES: tuple[DragomanError, ...] = (
     errors.ShuttingDown("The server is shutting down", 5),
     errors.LedgerUnavailable("The accounts' database does not answer", 5),
     errors.EngineFailed("Broken"),
+    errors.ReplicaFailed("Gone"),
 )
 
 STORED: tuple[tuple[list[object], DragomanError], ...] = (

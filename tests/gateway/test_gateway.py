@@ -42,7 +42,7 @@ class GatewayHarness:
 
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
-        self.gateway = Gateway(Catalog([Deployment("echo", ("parrot",), engine)]), RequestMetrics(self.registry))
+        self.gateway = Gateway(Catalog([Deployment.of("echo", ("parrot",), engine)]), RequestMetrics(self.registry))
 
     async def answer(self, *prompts: str, n: int = 1, model: str = "echo") -> list[Event]:
         return await collect_events(self.gateway, requests(prompts, n, model))

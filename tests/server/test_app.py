@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dragoman.accounts.database.connections import Database
 from dragoman.accounts.database.migrations import upgrade
+from dragoman.core.capabilities import ALL_CAPABILITIES, Capability
 from dragoman.core.errors import EngineFailed
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.models import TokenizedPrompt
@@ -29,6 +30,7 @@ ONCE = {"model": "echo", "prompt": "Once"}
 class LateEngine:
     """A minimal engine. It answers every request with one letter, once `ready` is set."""
 
+    capabilities: frozenset[Capability] = ALL_CAPABILITIES
     context_length: int | None = None
     adapters = None
     fingerprint = None
@@ -69,7 +71,7 @@ class LateEngine:
 
 
 def app_of(*deployments: tuple[str, Engine]) -> App:
-    catalog = Catalog([Deployment(name, (), engine) for name, engine in deployments])
+    catalog = Catalog([Deployment.of(name, (), engine) for name, engine in deployments])
     return build_app(catalog, OPTIONS, metrics_directory=None)
 
 
@@ -134,7 +136,7 @@ async def test_accounts_that_do_not_answer_are_not_ready(tmp_path: Path) -> None
     upgrade(database)
     with accounting_at(database_url, tmp_path / "journals") as accounting:
         app = build_app(
-            Catalog([Deployment("echo", (), EchoEngine())]),
+            Catalog([Deployment.of("echo", (), EchoEngine())]),
             OPTIONS,
             metrics_directory=None,
             accounting=accounting,
@@ -152,7 +154,7 @@ async def test_accounts_that_do_not_answer_are_not_ready(tmp_path: Path) -> None
 async def test_metrics_survive_the_removal_of_their_directory(tmp_path: Path) -> None:
     directory = tmp_path / "metrics"
     directory.mkdir()
-    app = build_app(Catalog([Deployment("echo", (), EchoEngine())]), OPTIONS, metrics_directory=str(directory))
+    app = build_app(Catalog([Deployment.of("echo", (), EchoEngine())]), OPTIONS, metrics_directory=str(directory))
     shutil.rmtree(directory)
     async with running(app) as client:
         await client.post("/v1/completions", json=ONCE)

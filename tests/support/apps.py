@@ -46,7 +46,7 @@ def echo_app(
 
     Requests need one of `keys`, or with `accounting` the key of an account.
     """
-    catalog = Catalog([Deployment("echo", ("acme/parrot",), engine or EchoEngine())])
+    catalog = Catalog([Deployment.of("echo", ("acme/parrot",), engine or EchoEngine())])
     options = HttpOptions(
         max_body_bytes=max_body_bytes,
         keep_alive_seconds=keep_alive_seconds,

@@ -9,7 +9,7 @@ import msgspec
 
 from dragoman.core.adapters import Adapter
 from dragoman.core.errors import BadRequest, DragomanError, ModelNameTaken, ModelNotFound
-from dragoman.core.events import AnyDelta, Event
+from dragoman.core.events import AnyDelta, Event, Started
 from dragoman.core.request import GenerationRequest
 from dragoman.engines.echo import EchoEngine
 
@@ -42,6 +42,8 @@ class GatedEcho(EchoEngine):
                     raise failure
             async for event in super().generate(request):
                 yield event
+                if isinstance(event, Started):
+                    continue
                 self.generation_started.set()
                 if failure is not None:
                     raise failure

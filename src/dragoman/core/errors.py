@@ -36,6 +36,7 @@ DragomanError
 │   ├── ShuttingDown          the server is draining
 │   └── LedgerUnavailable     the accounts' database does not answer, or too many requests wait for it
 └── EngineFailed              the engine died or broke its contract
+    └── ReplicaFailed         before it had sent anything: another replica may answer
 
 Each dialect maps this tree to its own envelope in its codec; after the first byte the same error becomes
 that dialect's in-stream error. Foreign errors are translated where they enter, never further in.
@@ -370,6 +371,10 @@ class LedgerUnavailable(Overloaded):
 
 class EngineFailed(DragomanError):
     """The engine died or broke its contract while it worked on the request."""
+
+
+class ReplicaFailed(EngineFailed):
+    """The engine failed before it had sent anything: another replica, or the same one later, may answer."""
 
 
 def _limit_message(limit: str, retry_after: int) -> str:

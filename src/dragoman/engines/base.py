@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from dragoman.core.adapters import Adapter, AdapterSource
+from dragoman.core.capabilities import Capability
 from dragoman.core.events import Event
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import GenerationRequest, Prompt
@@ -100,6 +101,11 @@ class Engine(Protocol):
         ...
 
     @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What it can do. The gateway refuses requests that need anything else."""
+        ...
+
+    @property
     def context_length(self) -> int | None:
         """Tokens of prompt and answer together; None until the engine has reported it."""
         ...
@@ -125,7 +131,10 @@ class Engine(Protocol):
         ...
 
     async def count_tokens(self, prompt: Prompt) -> int:
-        """Count the prompt tokens of a request with this prompt. Raises as `generate` does."""
+        """Count the prompt tokens of a request with this prompt. Raises as `generate` does.
+
+        An estimate, and rather too many than too few, without the capability exact_token_counts.
+        """
         ...
 
     async def tokenize(self, prompt: Prompt) -> TokenizedPrompt:
@@ -146,6 +155,7 @@ class Engine(Protocol):
 
         Requests with a priority from QUEUED on yield to all others. Closing the generator early cancels the work within
         one step. Raises BadRequest, Overloaded or EngineFailed; after an error there are no further events.
+        ReplicaFailed, which is an EngineFailed, says that there were none before it and another engine may answer.
         """
         ...
 

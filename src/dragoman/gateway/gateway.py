@@ -31,7 +31,7 @@ from dragoman.engines.base import AdapterStore
 from dragoman.gateway.account_usage import RecordedUsage
 from dragoman.gateway.admission.controller import AdmissionController, AdmissionRequest
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION
-from dragoman.gateway.admission.token_bounds import token_bounds
+from dragoman.gateway.admission.token_bounds import TokenBounds, token_bounds
 from dragoman.gateway.auth.authenticator import Authenticator, Principal
 from dragoman.gateway.auth.static_keys import NO_KEYS
 from dragoman.gateway.auth.throttle import AuthFailureLimiter
@@ -132,13 +132,13 @@ class Gateway:
         return self._catalog.find_model(name)
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
-        return await self._catalog.resolve(model).deployment.engine.count_tokens(prompt)
+        return await self._catalog.resolve(model).deployment.tokenizer_for(prompt).count_tokens(prompt)
 
     async def tokenize(self, model: str, prompt: Prompt) -> TokenizedPrompt:
-        return await self._catalog.resolve(model).deployment.engine.tokenize(prompt)
+        return await self._catalog.resolve(model).deployment.tokenizer_for(prompt).tokenize(prompt)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
-        return await self._catalog.resolve(model).deployment.engine.detokenize(token_ids)
+        return await self._catalog.resolve(model).deployment.tokenizer.detokenize(token_ids)
 
     async def generate(
         self, requests: Sequence[GenerationRequest], caller: Caller, *, streamed: bool = False
@@ -158,7 +158,7 @@ class Gateway:
         owner = self._owner(reservation.account_id, caller)
         adapter = None if resolved.adapter is None else resolved.adapter.qualified_name
         requests = [msgspec.structs.replace(request, adapter=adapter, owner=owner) for request in requests]
-        return RequestExecution(resolved.deployment.engine, requests, reservation, timer)
+        return RequestExecution(resolved.deployment, requests, reservation, timer)
 
     async def usage_of(self, caller: Caller) -> RecordedUsage:
         billing_account = (await self._authenticate(caller)).billing_account
@@ -251,7 +251,8 @@ class Gateway:
         self._refuse_when_draining()
         resolved = await self._resolve(requests[0].model, caller)
         try:
-            await self._admission.check(self._sized_request(requests, resolved, caller, streamed=True, tokens=(1, 1)))
+            tokens = TokenBounds(1, 1)
+            await self._admission.check(self._sized_request(requests, resolved, caller, streamed=True, tokens=tokens))
         except DragomanError:
             self._metrics.start_timer(resolved.metrics_label).end("refused")
             raise
@@ -259,9 +260,11 @@ class Gateway:
     async def _admission_request(
         self, requests: Sequence[GenerationRequest], resolved: ResolvedModel, caller: Caller, *, streamed: bool
     ) -> AdmissionRequest:
-        tokens = 0, 0
+        for request in requests:
+            resolved.deployment.candidates(request)  # Refuses what no replica can do.
+        tokens = TokenBounds(0, 0)
         if self._admission.needs_token_counts:
-            tokens = await token_bounds(resolved.deployment.engine, requests)
+            tokens = await token_bounds(resolved.deployment, requests)
         return self._sized_request(requests, resolved, caller, streamed=streamed, tokens=tokens)
 
     def _sized_request(
@@ -271,18 +274,17 @@ class Gateway:
         caller: Caller,
         *,
         streamed: bool,
-        tokens: tuple[int, int],
+        tokens: TokenBounds,
     ) -> AdmissionRequest:
-        """Return the requests as one to be admitted; `tokens` are those of the prompts, and the most of the answers."""
-        prompt_tokens, max_completion_tokens = tokens
+        """Return the requests as one to be admitted."""
         return AdmissionRequest(
             caller=caller,
             dialect=self._dialect,
             model=requests[0].model,
             billed_model=resolved.canonical_name,
             base_model=resolved.base_model,
-            prompt_tokens=prompt_tokens,
-            max_completion_tokens=max_completion_tokens,
+            prompt_tokens=tokens.prompt_tokens,
+            max_completion_tokens=tokens.max_completion_tokens,
             is_buffered=not streamed or BestOfSelector.for_requests(requests) is not None,
         )
 

@@ -117,8 +117,9 @@ async def _lifespan(
     # requests that still run then fail, and are settled.
     async with admission.opened(), contextlib.AsyncExitStack() as stack:
         for deployment in catalog.deployments:
-            await deployment.engine.start()
-            stack.push_async_callback(deployment.engine.close)
+            for engine in deployment.engines:
+                await engine.start()
+                stack.push_async_callback(engine.close)
         if open_queue is not None:
             await stack.enter_async_context(open_queue())
         yield

@@ -39,12 +39,10 @@ class ReadinessCheck:
         which may name files: the operator finds it in the log."""
         deployments = self._catalog.deployments
         found = {
-            "models": [each.name for each in deployments if not each.engine.ready],
-            "failed": [each.name for each in deployments if each.engine.failure is not None],
+            "models": [each.name for each in deployments if not each.ready],
+            "failed": [each.name for each in deployments if each.failure is not None],
             # An engine that has reported its context length was loaded.
-            "not_answering": [
-                each.name for each in deployments if not each.engine.ready and each.engine.context_length is not None
-            ],
+            "not_answering": [each.name for each in deployments if not each.ready and each.context_length is not None],
             "accounts": [] if await self._check_accounts() else "not answering",
         }
         return {part: problem for part, problem in found.items() if problem}

@@ -18,7 +18,7 @@ from starlette.routing import BaseRoute, Route
 from dragoman.core.adapters import metrics_label
 from dragoman.core.errors import EngineFailed, Overloaded
 from dragoman.core.models import ServedModel
-from dragoman.engines.base import EngineStatistics
+from dragoman.engines.base import Engine, EngineStatistics
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.jobs.storage.reader import QueueDepth
@@ -80,11 +80,23 @@ class _EngineState(NamedTuple):
 
 
 async def _engine_state(deployment: Deployment) -> _EngineState:
-    statistics = None
+    """Return the state of all replicas together: those that answer count."""
+    reports = await asyncio.gather(*map(_statistics, deployment.engines))
+    return _EngineState(deployment.name, _sum_of([each for each in reports if each]), deployment.failure is not None)
+
+
+async def _statistics(engine: Engine) -> EngineStatistics | None:
     with contextlib.suppress(EngineFailed, TimeoutError):
         async with asyncio.timeout(_STATISTICS_TIMEOUT_SECONDS):
-            statistics = await deployment.engine.statistics()
-    return _EngineState(deployment.name, statistics, deployment.engine.failure is not None)
+            return await engine.statistics()
+    return None
+
+
+def _sum_of(reports: Sequence[EngineStatistics]) -> EngineStatistics | None:
+    if len(reports) <= 1:
+        return reports[0] if reports else None
+    fields = EngineStatistics.__struct_fields__
+    return EngineStatistics(**{field: sum(getattr(report, field) for report in reports) for field in fields})
 
 
 async def _queue_depths(sources: MetricsSources) -> dict[str, QueueDepth]:

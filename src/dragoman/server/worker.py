@@ -80,7 +80,7 @@ def main() -> int:
     logs.configure(settings.log_level, settings.log_format)
     catalog = Catalog(
         [
-            Deployment(deployment.name, deployment.aliases, _engine(options, number), deployment.dialects)
+            Deployment.of(deployment.name, deployment.aliases, _engine(options, number), deployment.dialects)
             for number, deployment in enumerate(options.deployments)
         ]
     )

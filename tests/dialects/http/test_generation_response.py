@@ -43,7 +43,7 @@ class LenientEngine(EchoEngine):
 async def exchange(client: AsgiConnection, engine: EchoEngine | None = None) -> None:
     engine = engine or EchoEngine()
     app = build_app(
-        Catalog([Deployment("echo", (), engine)]),
+        Catalog([Deployment.of("echo", (), engine)]),
         HttpOptions(max_body_bytes=1000, keep_alive_seconds=TICK),
         metrics_directory=None,
     )

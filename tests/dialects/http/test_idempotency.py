@@ -59,7 +59,7 @@ async def worker(engine: GatedEcho, folder: Path, *, keep_alive_seconds: float =
         f"sqlite:///{folder}/accounts.db", folder / "journals", max_response_bytes=MAX_RESPONSE_BYTES
     ) as books:
         async with books.opened():
-            catalog = Catalog([Deployment("echo", (), engine)])
+            catalog = Catalog([Deployment.of("echo", (), engine)])
             options = HttpOptions(max_body_bytes=10_000, keep_alive_seconds=keep_alive_seconds)
             yield build_app(catalog, options, metrics_directory=None, accounting=books)
 

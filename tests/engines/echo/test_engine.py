@@ -22,7 +22,6 @@ from dragoman.core.events import (
 from dragoman.core.request import (
     ChatPrompt,
     GenerationRequest,
-    JsonObjectFormat,
     Message,
     Prompt,
     PromptTruncation,
@@ -163,32 +162,6 @@ async def test_calls_are_read_in_the_engines_tool_format(name: ToolFormatName) -
 async def test_tools_that_may_be_called_and_an_effort_change_nothing() -> None:
     prompt = msgspec.structs.replace(HELLO, tools=ToolOptions(TOOLS), reasoning_effort="high")
     assert await answer_text(prompt) == "Hello"
-
-
-@pytest.mark.parametrize(
-    ("fields", "parameter"),
-    [
-        ({"template": "{{ messages }}"}, "chat_template"),
-        ({"template_arguments": {"x": 1}}, "chat_template_kwargs"),
-        ({"tools": ToolOptions(TOOLS, "required")}, "tools"),
-        ({"tools": ToolOptions(TOOLS, "named", "now")}, "tools"),
-    ],
-)
-async def test_unsupported_features_are_refused_also_when_only_counting_tokens(
-    fields: dict[str, object], parameter: str
-) -> None:
-    prompt = msgspec.structs.replace(HELLO, **fields)
-    for pending in (events(prompt), EchoEngine().count_tokens(prompt)):
-        with pytest.raises(BadRequest, match="The echo engine only repeats") as caught:
-            await pending
-        assert caught.value.parameter == parameter
-
-
-async def test_an_answer_cannot_be_given_a_format() -> None:
-    request = GenerationRequest(model="echo", prompt=HELLO, response_format=JsonObjectFormat())
-    with pytest.raises(BadRequest, match="The echo engine only repeats") as caught:
-        await anext(EchoEngine().generate(request))
-    assert caught.value.parameter == "response_format"
 
 
 def of_choice(answer: list[Event], index: int) -> list[Event]:

@@ -41,7 +41,7 @@ async def open_gateway(folder: Path, *keys: str, engine: EchoEngine | None = Non
     admission = UsageRecordingAdmission(options)
     registry = CollectorRegistry()
     metrics = RequestMetrics(registry)
-    catalog = Catalog([Deployment("echo", ("parrot",), engine or EchoEngine(), ("arcee",))])
+    catalog = Catalog([Deployment.of("echo", ("parrot",), engine or EchoEngine(), ("arcee",))])
     queue = JobQueue(database, QueueOptions(), 1)
     authenticator = StaticKeyAuthenticator(map(key_digest, keys))
     executor = GatewayJobExecutor(catalog, metrics, authenticator)
@@ -128,7 +128,7 @@ async def test_a_dialect_queues_only_for_its_visible_models(tmp_path: Path) -> N
 
 
 async def test_a_server_without_a_database_says_what_its_queue_needs() -> None:
-    running_gateway = Gateway(Catalog([Deployment("echo", (), EchoEngine())]), RequestMetrics(CollectorRegistry()))
+    running_gateway = Gateway(Catalog([Deployment.of("echo", (), EchoEngine())]), RequestMetrics(CollectorRegistry()))
     assert not running_gateway.has_queue
     with pytest.raises(BadRequest, match=r"\[accounts\]"):
         await running_gateway.submit(draft("Hello"), caller(None))

@@ -50,7 +50,7 @@ class AdapterHarness:
         self.store = FakeAdapterStore()
         self.catalog = Catalog(
             [
-                Deployment(name, (f"acme/{name}",), AdaptableEcho(architecture) if architecture else EchoEngine())
+                Deployment.of(name, (f"acme/{name}",), AdaptableEcho(architecture) if architecture else EchoEngine())
                 for name, architecture in zip(names, architectures, strict=False)
             ]
         )
@@ -146,8 +146,8 @@ async def test_a_name_already_in_use_is_refused(name: str) -> None:
 
 
 async def test_a_name_is_taken_also_where_the_dialect_does_not_show_it() -> None:
-    hidden = Deployment("hidden", (), AdaptableEcho(), ("scale",))
-    shown = Deployment("shown", (), AdaptableEcho())
+    hidden = Deployment.of("hidden", (), AdaptableEcho(), ("scale",))
+    shown = Deployment.of("shown", (), AdaptableEcho())
     catalog = Catalog([hidden, shown])
     scale = AdapterRegistrar(catalog.for_dialect("scale"), FakeAdapterStore())
     empower = AdapterRegistrar(catalog.for_dialect("empower"), FakeAdapterStore())
@@ -189,7 +189,7 @@ async def test_only_adapters_can_be_removed(name: str) -> None:
 
 async def test_adapters_are_listed_after_the_models_with_their_base() -> None:
     harness = AdapterHarness("llama", "qwen2")
-    engine = harness.catalog.deployments[0].engine
+    engine = harness.catalog.deployments[0].engines[0]
     assert isinstance(engine, AdaptableEcho)
     engine.adapter_host.by_name["calm"] = Adapter(name="calm", source=PIRATE, created_at=17, aliases=("still",))
     listed = harness.catalog.models()
@@ -206,7 +206,7 @@ async def test_adapters_are_listed_after_the_models_with_their_base() -> None:
 @pytest.mark.parametrize(("owner", "allowed"), [("", None), ("mine", None), ("other", None), ("mine", {"first"})])
 def test_a_model_is_found_by_each_of_its_names_exactly_if_it_is_listed(owner: str, allowed: set[str] | None) -> None:
     catalog = AdapterHarness("llama", "qwen2").catalog
-    engine = catalog.deployments[0].engine
+    engine = catalog.deployments[0].engines[0]
     assert isinstance(engine, AdaptableEcho)
     for adapter in (
         Adapter(name="calm", source=PIRATE, created_at=1, aliases=("still",)),

@@ -5,8 +5,8 @@ from dragoman.core.models import ServedModel
 from dragoman.engines.echo import EchoEngine
 from dragoman.gateway.routing.catalog import Catalog, Deployment
 
-FIRST = Deployment("first", ("owner/first", "1st"), EchoEngine(context_length=100))
-SECOND = Deployment("second", (), EchoEngine(context_length=200))
+FIRST = Deployment.of("first", ("owner/first", "1st"), EchoEngine(context_length=100))
+SECOND = Deployment.of("second", (), EchoEngine(context_length=200))
 CATALOG = Catalog([FIRST, SECOND])
 
 
@@ -28,21 +28,26 @@ def test_models_are_listed_in_the_order_of_the_settings() -> None:
             id="first",
             aliases=("owner/first", "1st"),
             context_length=100,
-            fingerprint=FIRST.engine.fingerprint,
+            fingerprint=FIRST.fingerprint,
             tool_format="generic",
         ),
         ServedModel(
             id="second",
             aliases=(),
             context_length=200,
-            fingerprint=SECOND.engine.fingerprint,
+            fingerprint=SECOND.fingerprint,
             tool_format="generic",
         ),
     ]
 
 
 @pytest.mark.parametrize(
-    "deployment", [FIRST, Deployment("1st", (), SECOND.engine), Deployment("x", ("first",), SECOND.engine)]
+    "deployment",
+    [
+        FIRST,
+        Deployment.of("1st", (), SECOND.engines[0]),
+        Deployment.of("x", ("first",), SECOND.engines[0]),
+    ],
 )
 def test_two_models_cannot_share_a_name(deployment: Deployment) -> None:
     with pytest.raises(ValueError, match=r"two models are called '(first|1st)'"):

@@ -288,7 +288,7 @@ async def test_a_dialect_host_has_no_admin_api(accounting: AccountingServices) -
 
 def test_a_model_that_is_not_loaded_has_no_tool_format(tmp_path: Path) -> None:
     engine = LlamaEngine(tmp_path / "engine.sock", request_start=lambda: None)
-    assert msgspec.to_builtins(model_state_body(Deployment("lazy", (), engine))) == {
+    assert msgspec.to_builtins(model_state_body(Deployment.of("lazy", (), engine))) == {
         "model": "lazy",
         "ready": True,
         "failure": None,

@@ -43,7 +43,10 @@ def gateway_of(
 ) -> Gateway:
     """`groups`: the groups of keys that are in one."""
     catalog = Catalog(
-        [Deployment("parrot", ("acme/parrot",), engine or AdaptableEcho()), Deployment("second", (), EchoEngine())]
+        [
+            Deployment.of("parrot", ("acme/parrot",), engine or AdaptableEcho()),
+            Deployment.of("second", (), EchoEngine()),
+        ]
     )
     return Gateway(
         catalog,

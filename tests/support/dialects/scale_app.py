@@ -30,7 +30,9 @@ HELLO: dict[str, Any] = {
 
 
 def gateway_of(engine: EchoEngine, keys: StaticKeyAuthenticator = NO_KEYS) -> Gateway:
-    return Gateway(Catalog([Deployment("echo", ("acme/parrot",), engine)]), RequestMetrics(CollectorRegistry()), keys)
+    return Gateway(
+        Catalog([Deployment.of("echo", ("acme/parrot",), engine)]), RequestMetrics(CollectorRegistry()), keys
+    )
 
 
 def client_of(gateway: Gateway) -> httpx.AsyncClient:

@@ -187,7 +187,7 @@ async def running_queue(
 ) -> AsyncIterator[tuple[Gateway, JobQueue]]:
     """Run a gateway and a queue with connections of their own, so that servers share the database only."""
     database = Database(url)
-    catalog = Catalog([Deployment(MODEL, (), engine)])
+    catalog = Catalog([Deployment.of(MODEL, (), engine)])
     metrics = RequestMetrics(registry)
     connection = LedgerConnection(
         AccountsOptions(database=database, journals=journals, transport=transport), new_process_id()

@@ -14,6 +14,7 @@ from collections.abc import AsyncGenerator, Iterator, Sequence
 import msgspec
 
 from dragoman import __version__
+from dragoman.core.capabilities import ALL_CAPABILITIES, Capability
 from dragoman.core.errors import BadRequest, ContextOverflow
 from dragoman.core.events import Delta, Event, Finished, PromptTokens, Started, TokenLogprobs, TopLogprob, Usage
 from dragoman.core.limits import (
@@ -51,9 +52,19 @@ class ByteVocabulary:
         return token == END
 
 
+_MISSING: frozenset[Capability] = frozenset(
+    (
+        *("json_object", "json_schema", "regex", "grammar"),
+        *("chat_template", "template_arguments", "tool_choice", "allowed_tools", "images"),
+    )
+)
+"""What repeating cannot do."""
+
+
 class EchoEngine:
     """Implements engines.base.Engine inside the HTTP worker itself."""
 
+    capabilities = ALL_CAPABILITIES - _MISSING
     adapters: AdapterHost | None = None
     supports_reasoning = False
     failure: str | None = None
@@ -103,8 +114,6 @@ class EchoEngine:
         return b"".join(map(self._vocabulary.piece, token_ids)).decode(errors="replace")
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        if request.response_format is not None:
-            raise BadRequest("The echo engine only repeats; its answer cannot have a format", "response_format")
         prompt, echoed = _prompt_and_answer(request.prompt, self.context_length)
         limit = self._limit(len(prompt), request.sampling)
         check_token_ids("allowed_token_ids", request.sampling.allowed_token_ids or (), VOCABULARY_SIZE)
@@ -221,7 +230,6 @@ def _prompt_and_answer(given: Prompt, context_length: int) -> tuple[bytes, bytes
     kept = slice(None) if given.truncation is None else kept_tokens(given.truncation, context_length)
     match given:
         case ChatPrompt(messages=messages):
-            _check_repeatable(given)
             text = "\n".join(f"{message.role}: {message.text}" for message in messages)
             return text.encode()[kept], messages[-1].text.encode()
         case TextPrompt(text):
@@ -239,16 +247,6 @@ def _parser_spec(prompt: Prompt, tool_format: ToolFormatName) -> OutputParserSpe
     if not isinstance(prompt, ChatPrompt) or prompt.tools is None:
         return OutputParserSpec()
     return OutputParserSpec(tool_format, in_channels=FORMATS[tool_format].markup.in_channels)
-
-
-def _check_repeatable(prompt: ChatPrompt) -> None:
-    if prompt.template is not None:
-        raise BadRequest("The echo engine only repeats; it does not use a chat template", "chat_template")
-    if prompt.template_arguments:
-        message = "The echo engine only repeats; it has no chat template for these variables"
-        raise BadRequest(message, "chat_template_kwargs")
-    if prompt.tools is not None and (prompt.tools.choice != "auto" or prompt.tools.allowed is not None):
-        raise BadRequest("The echo engine only repeats; its calls cannot be controlled", "tools")
 
 
 def _certain_logprobs(token: int, top: int) -> TokenLogprobs:

@@ -1,27 +1,49 @@
 """The token counts that a request is admitted with."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from dragoman.core.errors import ContextOverflow, ModelLoading
 from dragoman.core.request import GenerationRequest
-from dragoman.engines.base import Engine
+from dragoman.gateway.routing.catalog import Deployment
+
+UNBOUNDED_COMPLETION_TOKENS = 4096
+"""The tokens of an answer that is bounded neither by its request nor by a known context length."""
 
 
-async def token_bounds(engine: Engine, requests: Sequence[GenerationRequest]) -> tuple[int, int]:
-    """Return the tokens of all prompts, and the most that all their candidates may have. Raises core.errors."""
+class TokenBounds(NamedTuple):
+    """The tokens of all prompts of a request, and the most that all their candidates may have."""
+
+    prompt_tokens: int
+    max_completion_tokens: int
+
+
+async def token_bounds(deployment: Deployment, requests: Sequence[GenerationRequest]) -> TokenBounds:
+    """Count the tokens of the prompts, and bound those of the answers. Raises core.errors.
+
+    Where no engine counts exactly, the counts are estimates, and the engine decides whether a prompt is too long.
+    """
     prompt_tokens = max_completion_tokens = 0
     for request in requests:
+        engine = deployment.tokenizer_for(request.prompt)
         count = await engine.count_tokens(request.prompt)
         prompt_tokens += count
-        max_completion_tokens += _max_completion_tokens(engine.context_length, request, count)
-    return prompt_tokens, max_completion_tokens
+        is_exact = "exact_token_counts" in engine.capabilities
+        max_completion_tokens += (request.best_of or request.n) * _answer_tokens(
+            request.sampling.max_tokens, engine.context_length, count, is_exact=is_exact
+        )
+    return TokenBounds(prompt_tokens, max_completion_tokens)
 
 
-def _max_completion_tokens(context_length: int | None, request: GenerationRequest, prompt_tokens: int) -> int:
-    if context_length is None:  # The engine has died since it counted.
-        raise ModelLoading("The model is being loaded", retry_after=1)
+def _answer_tokens(max_tokens: int | None, context_length: int | None, prompt_tokens: int, *, is_exact: bool) -> int:
+    """Return the most tokens that one answer may have."""
+    if context_length is None:
+        if is_exact:  # The engine has died since it counted.
+            raise ModelLoading("The model is being loaded", retry_after=1)
+        return UNBOUNDED_COMPLETION_TOKENS if max_tokens is None else max_tokens
     available = context_length - prompt_tokens
     if available < 1:
-        raise ContextOverflow(prompt_tokens, context_length, "Shorten the prompt.")
-    max_tokens = request.sampling.max_tokens
-    return (request.best_of or request.n) * (available if max_tokens is None else min(max_tokens, available))
+        if is_exact:
+            raise ContextOverflow(prompt_tokens, context_length, "Shorten the prompt.")
+        available = 1
+    return available if max_tokens is None else min(max_tokens, available)

@@ -35,7 +35,7 @@ class GatewayJobExecutor:
             return None
 
     async def load_model(self, model: str, requests: Sequence[GenerationRequest]) -> None:
-        await self._catalog.resolve_canonical(model).deployment.engine.count_tokens(requests[0].prompt)
+        await self._catalog.resolve_canonical(model).deployment.tokenizer.count_tokens(requests[0].prompt)
 
     def run(self, job: ClaimedJob, requests: Sequence[GenerationRequest]) -> RequestExecution:
         is_paid = job.owner.startswith(ACCOUNT_OWNER_PREFIX)
@@ -50,4 +50,4 @@ class GatewayJobExecutor:
         ]
         timer = self._metrics.start_timer(resolved.metrics_label)
         # The queue settles its jobs itself.
-        return RequestExecution(resolved.deployment.engine, queued_requests, UNMETERED, timer)
+        return RequestExecution(resolved.deployment, queued_requests, UNMETERED, timer)

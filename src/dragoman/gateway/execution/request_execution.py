@@ -10,31 +10,63 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 
 import msgspec
 
-from dragoman.core.errors import DragomanError, EngineFailed
-from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Started, Usage
+from dragoman.core.errors import DragomanError, EngineFailed, Overloaded, ReplicaFailed
+from dragoman.core.events import AnyDelta, ChoiceEvent, Delta, Event, Started, Unenforced, Usage
 from dragoman.core.rate_limits import Allowances
 from dragoman.core.request import GenerationRequest
-from dragoman.engines.base import Engine
 from dragoman.gateway.admission.reservation import EndReason, Reservation
 from dragoman.gateway.execution.metrics import RequestResult, RequestTimer
+from dragoman.gateway.routing.catalog import Deployment
+
+_OPENING_EVENTS = (Started, Unenforced)
+"""Events that precede the answer's first token: they are held back until an attempt has more to send."""
 
 _MAX_BUFFERED_EVENTS = 64
 """Events of several prompts that are buffered between the engines and a slow client."""
 
 
-def fan_out(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+async def generate(deployment: Deployment, request: GenerationRequest) -> AsyncGenerator[Event]:
+    """Answer one request on the first replica that begins to: after its first event, no other one is tried.
+
+    Raises core.errors.
+    """
+    candidates = deployment.candidates(request)
+    for attempt in range(deployment.max_attempts):
+        is_last = attempt + 1 == deployment.max_attempts
+        engine = candidates[attempt % len(candidates)].engine
+        opening: list[Event] = []
+        try:
+            async with contextlib.aclosing(engine.generate(request)) as events:
+                async for event in events:
+                    if type(event) in _OPENING_EVENTS:
+                        opening.append(event)
+                        continue
+                    while opening:
+                        yield opening.pop(0)
+                    yield event
+            return
+        except ReplicaFailed:
+            if is_last:
+                raise
+        except Overloaded:
+            # Only another replica may be less loaded.
+            if is_last or attempt + 1 >= len(candidates):
+                raise
+
+
+def fan_out(deployment: Deployment, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
     """Merge the events of all requests into those of one: choices renumbered, usages added."""
-    return engine.generate(requests[0]) if len(requests) == 1 else _fan_out_concurrently(engine, requests)
+    return generate(deployment, requests[0]) if len(requests) == 1 else _fan_out_concurrently(deployment, requests)
 
 
-async def _fan_out_concurrently(engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+async def _fan_out_concurrently(deployment: Deployment, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
     queue: asyncio.Queue[Event | Exception | None] = asyncio.Queue(_MAX_BUFFERED_EVENTS)
     usages: list[Usage] = []
     running = len(requests)
 
     async def pump(first_index: int, request: GenerationRequest) -> None:
         try:
-            async with contextlib.aclosing(engine.generate(request)) as events:
+            async with contextlib.aclosing(generate(deployment, request)) as events:
                 async for event in events:
                     await queue.put(_with_index_offset(event, first_index))
             await queue.put(None)
@@ -134,14 +166,18 @@ class RequestExecution:
     """Implements core.services.EventStream and jobs.worker.executor.JobExecution."""
 
     def __init__(
-        self, engine: Engine, requests: Sequence[GenerationRequest], reservation: Reservation, timer: RequestTimer
+        self,
+        deployment: Deployment,
+        requests: Sequence[GenerationRequest],
+        reservation: Reservation,
+        timer: RequestTimer,
     ) -> None:
         self.generated_tokens = 0
         """Of all choices and candidates so far."""
         self._reservation = reservation
         self._timer = timer
         self._started = False
-        self._events = self._generate(engine, requests)
+        self._events = self._generate(deployment, requests)
 
     @property
     def allowances(self) -> Allowances:
@@ -162,7 +198,7 @@ class RequestExecution:
     def _observe(self, event: Event) -> None:
         """Count an event before it is delivered. Tokens are counted as they come: a request that fails used them."""
         if isinstance(event, AnyDelta):
-            if count := event.tokens:
+            if count := len(event.token_ids) + event.unidentified_tokens:
                 self.generated_tokens += count
                 self._timer.observe_tokens(event.index, count)
                 self._reservation.observe_tokens(self.generated_tokens)
@@ -172,12 +208,12 @@ class RequestExecution:
             # Not later: a client that has read this answer may send its next request with the rest of the hold.
             self._reservation.settle("finished")
 
-    async def _generate(self, engine: Engine, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
+    async def _generate(self, deployment: Deployment, requests: Sequence[GenerationRequest]) -> AsyncGenerator[Event]:
         self._started = True
         selector = BestOfSelector.for_requests(requests)
         candidates = requests if selector is None else [candidates_request(request) for request in requests]
         try:
-            async with contextlib.aclosing(fan_out(engine, candidates)) as events:
+            async with contextlib.aclosing(fan_out(deployment, candidates)) as events:
                 async for event in events:
                     self._observe(event)
                     if selector is None:

@@ -110,11 +110,11 @@ class AdapterRegistrar:
     async def unregister(self, name: str, owner: str = "") -> RegisteredAdapter:
         """Stop serving an adapter of the owner. Raises ModelNotFound, and Forbidden for one of the operator's."""
         base, adapter = self._catalog.resolve(name, owner)
-        if adapter is None or base.engine.adapters is None:
+        if adapter is None or base.adapters is None:
             raise ModelNotFound(name)
         if adapter.owner != owner:
             raise Forbidden(f"The adapter '{name}' belongs to the server: only its operator may remove it")
-        return RegisteredAdapter(await base.engine.adapters.remove(adapter.qualified_name), base.name)
+        return RegisteredAdapter(await base.adapters.remove(adapter.qualified_name), base.name)
 
     def _find_existing(self, spec: AdapterSpec, owner: str) -> RegisteredAdapter | None:
         """Return the adapter if it is served already. Raises ModelNameTaken if the name belongs to something else."""
@@ -128,7 +128,7 @@ class AdapterRegistrar:
 
     def _hosts(self) -> list[tuple[Deployment, AdapterHost]]:
         """List the models that take adapters."""
-        return [(entry, host) for entry in self._catalog.deployments if (host := entry.engine.adapters) is not None]
+        return [(entry, host) for entry in self._catalog.deployments if (host := entry.adapters) is not None]
 
     def _select_base(self, file: AdapterFile, spec: AdapterSpec) -> tuple[Deployment, AdapterHost]:
         """Select the requested model, the one that the adapter was made for, or the only one that it may fit."""

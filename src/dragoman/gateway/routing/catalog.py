@@ -1,25 +1,119 @@
 """The catalog of deployments: from model names to engines."""
 
 from collections.abc import Container, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import msgspec
 
 from dragoman.core.adapters import Adapter, AdapterSource, metrics_label
-from dragoman.core.errors import ModelNotFound
+from dragoman.core.capabilities import missing_need, needs_beyond
+from dragoman.core.errors import BadRequest, ModelNotFound
 from dragoman.core.models import ServedModel
-from dragoman.engines.base import Engine
+from dragoman.core.request import GenerationRequest, Prompt
+from dragoman.engines.base import AdapterHost, Engine
 from dragoman.engines.fingerprint import fingerprint
 
+DEFAULT_ATTEMPTS = 3
+"""A request during which an engine died this many times may be the cause. It is not sent again."""
 
-class Deployment(msgspec.Struct, frozen=True):
-    """A served model: the names that clients may use, and the engine."""
+
+class Replica(msgspec.Struct, frozen=True):
+    """One of the engines that answer for a deployment."""
 
     name: str
-    aliases: tuple[str, ...]
+    """Names it in logs, metrics and headers."""
     engine: Engine
+
+
+class Deployment(msgspec.Struct, frozen=True, kw_only=True):
+    """A served model: the names that clients may use, and the engines that answer."""
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    replicas: tuple[Replica, ...]
+    """At least one."""
     dialects: tuple[str, ...] | None = None
     """The dialects that offer it; None: all."""
+    max_attempts: int = DEFAULT_ATTEMPTS
+    """Attempts to have a request answered, on different replicas where there are several."""
+
+    @classmethod
+    def of(cls, name: str, aliases: tuple[str, ...], engine: Engine, dialects: tuple[str, ...] | None = None) -> Self:
+        """Return a deployment with one replica."""
+        return cls(name=name, aliases=aliases, replicas=(Replica(name, engine),), dialects=dialects)
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """The engines of its replicas."""
+        return tuple(replica.engine for replica in self.replicas)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be served now."""
+        return any(engine.ready for engine in self.engines)
+
+    @property
+    def failure(self) -> str | None:
+        """Why no replica can answer, for the operator. None: one can, or that is not known."""
+        failures = [engine.failure for engine in self.engines]
+        return failures[0] if all(failure is not None for failure in failures) else None
+
+    @property
+    def context_length(self) -> int | None:
+        """Tokens of prompt and answer that every replica takes; None until one has reported it."""
+        return min((length for engine in self.engines if (length := engine.context_length) is not None), default=None)
+
+    @property
+    def fingerprint(self) -> str | None:
+        """Changes exactly when answers may. None: not known yet, or replicas differ."""
+        first, *others = (engine.fingerprint for engine in self.engines)
+        return first if all(other == first for other in others) else None
+
+    @property
+    def supports_reasoning(self) -> bool:
+        """Whether the model may reason before it answers."""
+        return any(engine.supports_reasoning for engine in self.engines)
+
+    @property
+    def tool_format(self) -> str | None:
+        """The name of the markup in which the model calls tools. None: not known."""
+        return self.engines[0].tool_format
+
+    @property
+    def adapters(self) -> AdapterHost | None:
+        """None: it does not support adapters."""
+        return self.engines[0].adapters
+
+    @property
+    def tokenizer(self) -> Engine:
+        """The engine that counts tokens and shows them."""
+        return _best_tokenizer(self.engines)
+
+    def tokenizer_for(self, prompt: Prompt) -> Engine:
+        """Return the engine that counts the tokens of this prompt. Raises BadRequest as `candidates` does."""
+        candidates = self.candidates(GenerationRequest(model=self.name, prompt=prompt))
+        return _best_tokenizer([replica.engine for replica in candidates])
+
+    def candidates(self, request: GenerationRequest) -> list[Replica]:
+        """Return the replicas that can answer the request, in the order in which to try them.
+
+        Raises BadRequest naming what none of them can do.
+        """
+        able = [replica for replica in self.replicas if _can_answer(replica.engine, request)]
+        if not able:
+            need = missing_need(request, self.replicas[0].engine.capabilities)
+            assert need is not None, "a replica without a missing need is able"
+            raise BadRequest(f"The model '{self.name}' does not support {need.description}", need.parameter)
+        return able if len(able) == 1 else sorted(able, key=lambda replica: not replica.engine.ready)
+
+
+def _best_tokenizer(engines: Sequence[Engine]) -> Engine:
+    """Return an engine that counts exactly if there is any, and that is ready."""
+    return max(engines, key=lambda engine: ("exact_token_counts" in engine.capabilities, engine.ready))
+
+
+def _can_answer(engine: Engine, request: GenerationRequest) -> bool:
+    return not any(test(request) for _, test in needs_beyond(engine.capabilities))
 
 
 class ResolvedModel(NamedTuple):
@@ -46,7 +140,7 @@ class ResolvedModel(NamedTuple):
     @property
     def fingerprint(self) -> str | None:
         """Changes exactly when answers may. None: not known yet."""
-        base, adapter = self.deployment.engine.fingerprint, self.adapter
+        base, adapter = self.deployment.fingerprint, self.adapter
         return base if base is None or adapter is None else fingerprint(base, adapter.digest, adapter.scale)
 
 
@@ -127,8 +221,8 @@ class Catalog:
 
     def _adapters(self) -> Iterator[tuple[Deployment, Adapter]]:
         for deployment in self.deployments:
-            if deployment.engine.adapters is not None:
-                for adapter in deployment.engine.adapters.list_adapters():
+            if (host := deployment.adapters) is not None:
+                for adapter in host.list_adapters():
                     yield deployment, adapter
 
 
@@ -136,10 +230,10 @@ def _base_model(deployment: Deployment) -> ServedModel:
     return ServedModel(
         id=deployment.name,
         aliases=deployment.aliases,
-        context_length=deployment.engine.context_length,
-        fingerprint=deployment.engine.fingerprint,
-        supports_reasoning=deployment.engine.supports_reasoning,
-        tool_format=deployment.engine.tool_format,
+        context_length=deployment.context_length,
+        fingerprint=deployment.fingerprint,
+        supports_reasoning=deployment.supports_reasoning,
+        tool_format=deployment.tool_format,
     )
 
 

@@ -23,13 +23,13 @@ class PrincipalModels:
         return self._catalog.find_model(name, self._principal.owner, self._principal.models)
 
     async def count_tokens(self, model: str, prompt: Prompt) -> int:
-        return await self.resolve(model).deployment.engine.count_tokens(prompt)
+        return await self.resolve(model).deployment.tokenizer_for(prompt).count_tokens(prompt)
 
     async def tokenize(self, model: str, prompt: Prompt) -> TokenizedPrompt:
-        return await self.resolve(model).deployment.engine.tokenize(prompt)
+        return await self.resolve(model).deployment.tokenizer_for(prompt).tokenize(prompt)
 
     async def detokenize(self, model: str, token_ids: Sequence[int]) -> str:
-        return await self.resolve(model).deployment.engine.detokenize(token_ids)
+        return await self.resolve(model).deployment.tokenizer.detokenize(token_ids)
 
     def resolve(self, model: str) -> ResolvedModel:
         """Resolve a name or alias. Raises ModelNotFound also for a model that the key may not use."""

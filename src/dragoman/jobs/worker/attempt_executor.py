@@ -78,7 +78,8 @@ class AttemptExecutor:
         if usage is not None:  # The answer is complete, and only the end of the job was not stored.
             return JobResult("finished", usage)
         if stored:
-            if attempt.is_resumable and job.fingerprint == await self._load_fingerprint(job.model, requests):
+            can_go_on = attempt.is_resumable and job.fingerprint is not None
+            if can_go_on and job.fingerprint == await self._load_fingerprint(job.model, requests):
                 requests = resumed_requests(requests, stored)
             elif await self._thread.run(self._store.discard_events, job.lease):
                 attempt.reset_stored()

@@ -30,14 +30,13 @@ def next_page(rows: Sequence[Row], limit: int) -> int | None:
 
 
 def model_state_body(deployment: Deployment) -> wire.ModelStateBody:
-    engine = deployment.engine
-    tool_format = engine.tool_format
+    tool_format = deployment.tool_format
     return wire.ModelStateBody(
         model=deployment.name,
-        ready=engine.ready,
-        failure=engine.failure,
+        ready=deployment.ready,
+        failure=deployment.failure,
         tool_format=tool_format,
-        supports_reasoning=None if tool_format is None else engine.supports_reasoning,
+        supports_reasoning=None if tool_format is None else deployment.supports_reasoning,
     )
 
 

@@ -31,7 +31,7 @@ OPTIONS = HttpOptions(max_body_bytes=10_000, keep_alive_seconds=15)
 
 
 def gateway_of(engine: Engine, keys: Sequence[str] = ()) -> Gateway:
-    catalog = Catalog([Deployment("echo", ("parrot",), engine)])
+    catalog = Catalog([Deployment.of("echo", ("parrot",), engine)])
     return Gateway(catalog, RequestMetrics(CollectorRegistry()), StaticKeyAuthenticator(map(key_digest, keys)))
 
 

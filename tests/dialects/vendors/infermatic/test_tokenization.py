@@ -39,7 +39,7 @@ async def test_a_conversation_has_the_tokens_it_is_charged_for(client: httpx.Asy
 
 
 async def test_the_only_model_need_not_be_named() -> None:
-    catalog = Catalog([Deployment("one", (), EchoEngine()), Deployment("two", (), EchoEngine())])
+    catalog = Catalog([Deployment.of("one", (), EchoEngine()), Deployment.of("two", (), EchoEngine())])
     options = HttpOptions(max_body_bytes=1000, keep_alive_seconds=60)
     async with client_of(build_app(catalog, options, metrics_directory=None)) as client:
         response = await client.post("/tokenize", json={"prompt": "a"})

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from dragoman.core.adapters import Adapter, AdapterSource
-from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading, ModelNotFound, ModelUnavailable
-from dragoman.core.events import Delta, Event, Finished, Usage
+from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading, ModelNotFound, ModelUnavailable, ReplicaFailed
+from dragoman.core.events import Delta, Event, Finished, Unenforced, Usage
 from dragoman.core.request import (
     QUEUED_PRIORITY_OFFSET,
     ChatPrompt,
@@ -28,7 +28,7 @@ from dragoman.engines.llama.wire.adapter_registry import AdapterRecord, registry
 from dragoman.engines.llama.wire.options import DEFAULT_TIMEOUTS, EngineTimeouts
 from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_failure_path, write_start_failure
 from dragoman.engines.llama.worker.adapters import RemoteAdapters
-from dragoman.engines.llama.worker.client import MAX_ATTEMPTS, LlamaEngine
+from dragoman.engines.llama.worker.client import LlamaEngine
 from tests.support.chat_templates import ALWAYS_REASONING, HERMES
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -84,7 +84,7 @@ async def _read_generate_command(reader: asyncio.StreamReader) -> messages.Gener
     return command
 
 
-def _replies(number: int, *events: Delta | Finished | Usage) -> bytes:
+def _replies(number: int, *events: Event) -> bytes:
     return messages.encode([messages.EventReply(number, event) for event in events])
 
 
@@ -130,18 +130,19 @@ async def test_the_fingerprint_is_known_once_the_process_reports_it(tmp_path: Pa
         assert engine.fingerprint == "fp_0123456789ab"
 
 
-async def test_a_request_that_meets_repeated_crashes_fails(tmp_path: Path) -> None:
+async def test_a_request_without_output_may_be_answered_by_another_replica(tmp_path: Path) -> None:
     submissions = 0
 
-    async def die(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    async def die(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal submissions
-        await _read_generate_command(reader)
+        command = await _read_generate_command(reader)
         submissions += 1
+        writer.write(_replies(command.number, Unenforced(0, ["'contains' at #"])))
 
     async with _engine(tmp_path / "engine.sock", die) as engine:
-        with pytest.raises(EngineFailed):
+        with pytest.raises(ReplicaFailed):
             await _collect(engine)
-    assert submissions == MAX_ATTEMPTS
+    assert submissions == 1
 
 
 async def test_a_request_that_streamed_text_is_not_retried(tmp_path: Path) -> None:
@@ -154,8 +155,9 @@ async def test_a_request_that_streamed_text_is_not_retried(tmp_path: Path) -> No
         writer.write(_replies(command.number, Delta(0, "a", [1])))
 
     async with _engine(tmp_path / "engine.sock", send_output_and_die) as engine:
-        with pytest.raises(EngineFailed):
+        with pytest.raises(EngineFailed) as caught:
             await _collect(engine)
+    assert not isinstance(caught.value, ReplicaFailed)
     assert submissions == 1
 
 
@@ -254,9 +256,11 @@ async def test_a_process_without_heartbeats_counts_as_dead(tmp_path: Path) -> No
         await reader.read()
 
     async with _engine(tmp_path / "engine.sock", hang_at_first, timeouts=SHORT._replace(event=60.0)) as engine:
-        with pytest.raises(EngineFailed, match="stopped while it was answering"):
-            await _collect(engine)
-        assert connections == 2, "it was sent again, since it had no output"
+        for failure in (ReplicaFailed, EngineFailed):
+            with pytest.raises(EngineFailed, match="stopped while it was answering") as caught:
+                await _collect(engine)
+            assert type(caught.value) is failure
+        assert connections == 2
         assert await _collect(engine) == [Usage(1, 0, 0)]
 
 

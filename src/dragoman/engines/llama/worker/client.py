@@ -1,8 +1,8 @@
 """The embedded engine in an HTTP worker: it sends requests over the Unix socket of the engine process.
 
-The process may die or hang at any time. A request without output so far is sent again when the process is back. The
-others fail with EngineFailed. No request hangs: a process without heartbeats counts as dead, and one that sends them
-but forgets a request fails that request after a deadline.
+The process may die or hang at any time. A request without output so far fails with ReplicaFailed, and may be sent
+again: it then waits for the process to be back. The others fail with EngineFailed. No request hangs: a process without
+heartbeats counts as dead, and one that sends them but forgets a request fails that request after a deadline.
 """
 
 import asyncio
@@ -15,9 +15,17 @@ from typing import Any
 import structlog
 
 from dragoman.core.adapters import Adapter
+from dragoman.core.capabilities import ALL_CAPABILITIES
 from dragoman.core.child_process import HEARTBEAT_SECONDS
-from dragoman.core.errors import DragomanError, EngineFailed, ModelLoading, ModelNotFound, ModelUnavailable
-from dragoman.core.events import Event, Usage
+from dragoman.core.errors import (
+    DragomanError,
+    EngineFailed,
+    ModelLoading,
+    ModelNotFound,
+    ModelUnavailable,
+    ReplicaFailed,
+)
+from dragoman.core.events import Event, Unenforced, Usage
 from dragoman.core.models import TokenizedPrompt
 from dragoman.core.request import QUEUED_PRIORITY_OFFSET, ChatPrompt, GenerationRequest, Prompt
 from dragoman.engines.base import EngineStatistics
@@ -143,14 +151,13 @@ RESTART_TIMEOUT_SECONDS = 15.0
 _MAX_EVENTS_PER_TOKEN = 6
 """An upper bound: a token may end the arguments of one call and begin those of another, with text between."""
 
-MAX_ATTEMPTS = 3
-"""A request during which the process died this many times may be the cause. It is not sent again."""
-
 _log = structlog.get_logger(__name__)
 
 
 class LlamaEngine:
     """Implements engines.base.Engine."""
+
+    capabilities = ALL_CAPABILITIES - {"images"}
 
     def __init__(
         self,
@@ -217,19 +224,15 @@ class LlamaEngine:
         return self._connection.fingerprint if self._connection else None
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Event]:
-        for attempt in range(1, MAX_ATTEMPTS + 1):
-            connection = await self._wait_for_connection()
-            has_output = False
-            async with contextlib.aclosing(self._generate_once(connection, request)) as received:
-                async for message in received:
-                    if isinstance(message, ConnectionLost):
-                        break
-                    has_output = True
-                    yield message
-                else:
-                    return
-            if has_output or attempt == MAX_ATTEMPTS:
-                raise EngineFailed("The engine stopped while it was answering")
+        connection = await self._wait_for_connection()
+        has_output = False
+        async with contextlib.aclosing(self._generate_once(connection, request)) as received:
+            async for message in received:
+                if isinstance(message, ConnectionLost):
+                    failure = EngineFailed if has_output else ReplicaFailed
+                    raise failure("The engine stopped while it was answering")
+                has_output = has_output or not isinstance(message, Unenforced)
+                yield message
 
     async def count_tokens(self, prompt: Prompt) -> int:
         return int(await self._tokenize(prompt, messages.CountTokensCommand))
@@ -266,7 +269,7 @@ class LlamaEngine:
         try:
             # The queue is open already: the connection may end while a template is rendered.
             rendered, output_format = await self._render(
-                connection, request.prompt, constrained=_is_constrained(request), owner=request.owner or None
+                connection, request.prompt, constrained=request.is_constrained, owner=request.owner or None
             )
             connection.send(
                 messages.GenerateCommand(
@@ -392,9 +395,3 @@ class LlamaEngine:
                 elif self._connection is not None:
                     self._connection.dispatch(reply)
         _log.warning("engine_connection_lost", socket=self._socket_path.name)
-
-
-def _is_constrained(request: GenerationRequest) -> bool:
-    """Whether a grammar binds the answer from its first character on."""
-    tools = request.prompt.tools if isinstance(request.prompt, ChatPrompt) else None
-    return request.response_format is not None or (tools is not None and tools.choice != "auto")

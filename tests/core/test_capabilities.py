@@ -1,0 +1,104 @@
+"""What requests need of an engine."""
+
+import msgspec
+import pytest
+
+from dragoman.core.capabilities import ALL_CAPABILITIES, Capability, missing_need
+from dragoman.core.request import (
+    ChatPrompt,
+    GenerationRequest,
+    GrammarFormat,
+    ImagePart,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    Message,
+    PromptTruncation,
+    RegexFormat,
+    SamplingParams,
+    TextPrompt,
+    TokenPrompt,
+    Tool,
+    ToolOptions,
+)
+
+HELLO = Message(role="user", content="Hello")
+CHAT = ChatPrompt(messages=(HELLO,))
+TOOLS = (Tool("now"),)
+NO_CAPABILITIES: frozenset[Capability] = frozenset()
+
+
+def chat(**fields: object) -> GenerationRequest:
+    return GenerationRequest(model="m", prompt=msgspec.structs.replace(CHAT, **fields))
+
+
+def request(**fields: object) -> GenerationRequest:
+    return msgspec.structs.replace(chat(), **fields)
+
+
+def sampling(**fields: object) -> GenerationRequest:
+    return request(sampling=msgspec.structs.replace(SamplingParams(), **fields))
+
+
+NEEDS: list[tuple[GenerationRequest, Capability]] = [
+    (request(prompt=TextPrompt("a")), "text_prompt"),
+    (request(prompt=TokenPrompt((1,))), "token_prompt"),
+    (chat(truncation=PromptTruncation()), "prompt_truncation"),
+    (chat(messages=(Message(role="user", content=(ImagePart("data:,"),)),)), "images"),
+    (chat(tools=ToolOptions(TOOLS)), "tools"),
+    (chat(tools=ToolOptions(TOOLS, "required")), "tool_choice"),
+    (chat(tools=ToolOptions(TOOLS, allowed=("now",))), "allowed_tools"),
+    (chat(tools=ToolOptions(TOOLS, parallel=False)), "single_tool_call"),
+    (chat(reasoning_effort="low"), "reasoning_effort"),
+    (chat(template="{{ messages }}"), "chat_template"),
+    (chat(template_arguments={"x": 1}), "template_arguments"),
+    (chat(documents=({"text": "a"},)), "documents"),
+    (chat(add_generation_prompt=False), "open_prompt"),
+    (chat(continue_final_message=True), "continued_message"),
+    (request(response_format=JsonObjectFormat()), "json_object"),
+    (request(response_format=JsonSchemaFormat()), "json_schema"),
+    (request(response_format=RegexFormat("a")), "regex"),
+    (request(response_format=GrammarFormat("start: /a/")), "grammar"),
+    (sampling(min_tokens=1), "min_tokens"),
+    (sampling(top_k=3), "top_k"),
+    (sampling(min_p=0.1), "min_p"),
+    (sampling(repetition_penalty=1.1), "repetition_penalty"),
+    (sampling(presence_penalty=0.1), "presence_penalty"),
+    (sampling(frequency_penalty=0.1), "frequency_penalty"),
+    (sampling(logit_bias={1: 1.0}), "logit_bias"),
+    (sampling(seed=1), "seed"),
+    (sampling(allowed_token_ids=(1,)), "allowed_token_ids"),
+    (sampling(bad_words=("a",)), "bad_words"),
+    (sampling(stop=("a",)), "stop"),
+    (sampling(stop_token_ids=(1,)), "stop_token_ids"),
+    (sampling(ignore_eos=True), "ignore_eos"),
+    (sampling(include_stop_text=True), "stop_text"),
+    (sampling(skip_special_tokens=False), "special_tokens"),
+    (sampling(spaces_between_special_tokens=False), "special_tokens"),
+    (request(n=2), "several_choices"),
+    (request(best_of=2), "several_choices"),
+    (request(best_of=2), "logprobs"),
+    (request(echo=True), "echo"),
+    (request(logprobs=0), "logprobs"),
+    (request(prompt_logprobs=0), "prompt_logprobs"),
+    (request(reports_prompt=True), "prompt_tokens"),
+    (request(resume_token_ids=((1,),)), "resume"),
+]
+
+NEEDED_BY_NO_REQUEST: set[Capability] = {"exact_token_counts", "tokenize"}
+
+
+@pytest.mark.parametrize(("needing", "capability"), NEEDS)
+def test_a_request_needs_what_it_asks_for(needing: GenerationRequest, capability: Capability) -> None:
+    missing = missing_need(needing, ALL_CAPABILITIES - {capability})
+    assert missing is not None
+    assert missing.capability == capability
+    assert missing_need(needing, ALL_CAPABILITIES) is None
+
+
+def test_every_capability_is_needed_by_some_request() -> None:
+    assert {capability for _, capability in NEEDS} == ALL_CAPABILITIES - NEEDED_BY_NO_REQUEST
+
+
+def test_plain_text_of_a_conversation_needs_nothing() -> None:
+    assert missing_need(chat(), NO_CAPABILITIES) is None
+    assert missing_need(sampling(temperature=0.5, top_p=0.9, max_tokens=3), NO_CAPABILITIES) is None
