@@ -190,4 +190,4 @@ def _last_frame(context: FailureContext | None, start: Message) -> bytes:
     media_type = dict(start["headers"]).get(b"content-type", b"")
     if context is None or media_type != sse.MEDIA_TYPE.encode() or not isinstance(context.errors, ErrorCodec):
         return b""
-    return context.errors.render_frame(InternalError())
+    return sse.frame(context.errors.render_event(InternalError()))

@@ -12,6 +12,7 @@ from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.jobs import StoredRequest
 from dragoman.core.models import ServedModel
 from dragoman.dialects.http.codec import DecodedRequest, ReceivedRequest, restore_request
+from dragoman.dialects.http.sse import frame
 from dragoman.server.dialects import DIALECTS, ENDPOINT_CODECS
 from tests.support.dialects.answer_events import answer_events
 from tests.support.dialects.cases import InfermaticChat
@@ -37,8 +38,8 @@ ANSWER: list[Event] = [Delta(0, "Hel", [1]), Delta(0, "lo", [2]), Finished(0, "s
 
 
 def stream_and_document(call: DecodedRequest) -> list[bytes]:
-    documents = [document for event in ANSWER for document in call.builder.feed(event)]
-    return [*documents, call.builder.terminator(), call.builder.build()]
+    sent = [sent for event in ANSWER for sent in call.builder.feed(event)]
+    return [*map(frame, [*sent, *call.builder.terminator()]), call.builder.build()]
 
 
 def test_codec_names_are_unique_and_stable() -> None:

@@ -45,5 +45,5 @@ def test_every_error_has_a_rule_and_only_defects_are_reported_as_such(error_clas
     error = error_class.__new__(error_class)
     error.message = "Words"
     vars(error).update(retry_after=1, fault="missing")
-    is_defect = error_class in (DragomanError, errors.EngineFailed)
+    is_defect = error_class in (DragomanError, errors.EngineFailed, errors.ReplicaFailed)
     assert (ErrorTable({}).rule(error).status == 500) == is_defect

@@ -251,7 +251,7 @@ DIALECT_CASES: list[DialectCase] = [
 
 def stream_documents(builder: ResponseBuilder, events: Sequence[Event]) -> list[Any]:
     """Return the documents of a stream."""
-    return [json.loads(document) for event in events for document in builder.feed(event)]
+    return [json.loads(sent.data) for event in events for sent in builder.feed(event)]
 
 
 def build_response(builder: ResponseBuilder, events: Sequence[Event]) -> Any:

@@ -13,17 +13,26 @@ from dragoman.core.events import Event
 from dragoman.core.jobs import DEFAULT_PRIORITY, StoredRequest
 from dragoman.core.models import ServedModel
 from dragoman.core.request import GenerationRequest
+from dragoman.dialects.http.sse import SseEvent
 
 
 class ResponseBuilder(Protocol):
     """Builds JSON from events: one state machine for streams and for whole answers."""
 
-    def feed(self, event: Event) -> Iterable[bytes]:
-        """Return the JSON documents that this event adds to the stream."""
+    def feed(self, event: Event) -> Iterable[SseEvent]:
+        """Return what this event adds to the stream."""
         ...
 
-    def terminator(self) -> bytes:
-        """Return the last frame of a complete stream, framing included; empty if the dialect has none."""
+    def terminator(self) -> Iterable[SseEvent]:
+        """Return the end of a complete stream, if the dialect has one."""
+        ...
+
+    def failure(self, error: SseEvent) -> Iterable[SseEvent]:
+        """Return the end of a stream that has begun and failed with this error."""
+        ...
+
+    def keep_alive(self) -> SseEvent | None:
+        """Return what a silent stream gets; None: a comment."""
         ...
 
     def build(self) -> bytes:
@@ -86,8 +95,8 @@ class ErrorRenderer(Protocol):
 class ErrorCodec(ErrorRenderer, Protocol):
     """Renders errors before the first byte and after it."""
 
-    def render_frame(self, error: DragomanError) -> bytes:
-        """Return the frame that ends a stream that failed after its first byte, framing included."""
+    def render_event(self, error: DragomanError) -> SseEvent:
+        """Return the event of an error after the first byte of a stream."""
         ...
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from urllib.parse import quote
 
 import msgspec
@@ -114,10 +114,9 @@ class GenerationResponse(Response):
                 async for event in events:
                     if type(event) is Unenforced:
                         self._report_unenforced(event)
-                    documents = self._options.decoded.builder.feed(event)
-                    if frames := b"".join(self._frames.encode(sse.frame(document)) for document in documents):
+                    if frames := self._encode(self._options.decoded.builder.feed(event)):
                         await self._write(send, frames)
-            last = self._frames.encode(self._options.decoded.builder.terminator())
+            last = self._encode(self._options.decoded.builder.terminator())
             self.is_final = True
         except DragomanError as error:
             last = await self._fail(send, self._options.decoded.in_client_terms(error))
@@ -133,11 +132,14 @@ class GenerationResponse(Response):
                 self._options.headers.update(rate_limit_headers(generation.allowances))
             yield generation
 
+    def _encode(self, events: Iterable[sse.SseEvent]) -> bytes:
+        return b"".join(map(self._frames.encode, events))
+
     async def _fail(self, send: Send, error: DragomanError) -> bytes:
         """Return the last bytes of a stream that failed. Before its first byte, send an ordinary error response."""
         if self._stream_started:
-            frame = self._options.errors.render_frame(error)
-            return self._frames.encode(frame) if is_final_error(error) else frame
+            events = self._options.decoded.builder.failure(self._options.errors.render_event(error))
+            return self._encode(events) if is_final_error(error) else b"".join(map(sse.frame, events))
         self.is_final = isinstance(error, BadRequest)
         rendered = self._options.errors.render(error)
         await self._send_start(send, rendered.status, {"content-type": "application/json", **rendered.headers})
@@ -153,7 +155,8 @@ class GenerationResponse(Response):
             streaming = self._options.decoded.stream and not self._stream_ended
             silent_seconds = time.monotonic() - self._last_written
             if streaming and silent_seconds >= self._options.keep_alive_seconds:
-                await self._write(send, self._frames.keep_alive)
+                event = self._options.decoded.builder.keep_alive()
+                await self._write(send, self._frames.keep_alive if event is None else sse.frame(event))
                 continue
             try:
                 async with asyncio.timeout(self._options.keep_alive_seconds - silent_seconds if streaming else None):

@@ -112,7 +112,8 @@ class _JobStreamResponse(GenerationResponse):
 
     async def _fail(self, send: Send, error: DragomanError) -> bytes:
         if is_final_error(error):
-            return self._numbered_frames.encode(self._options.errors.render_frame(error))
+            builder, errors = self._options.decoded.builder, self._options.errors
+            return self._encode(builder.failure(errors.render_event(error)))
         self._is_interrupted = True
         return await super()._fail(send, error)
 
@@ -124,7 +125,7 @@ class _JobStreamResponse(GenerationResponse):
                 await self._send_start(send, rendered.status, {"content-type": "application/json", **rendered.headers})
                 last = rendered.body
             else:
-                last = self._options.errors.render_frame(error)
+                last = sse.frame(self._options.errors.render_event(error))
         await super()._end(send, last)
 
 

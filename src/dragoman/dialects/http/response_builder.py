@@ -13,7 +13,7 @@ from dragoman.core.events import (
     ToolCallDelta,
     Usage,
 )
-from dragoman.dialects.http import sse
+from dragoman.dialects.http.sse import DONE, SseEvent
 
 
 class ToolCallState:
@@ -94,8 +94,11 @@ class BaseResponseBuilder:
         self._choices: dict[int, ChoiceState] = {}
         self._usage: Usage | None = None
 
-    def feed(self, event: Event) -> Iterator[bytes]:
-        """Return the chunks of this event as JSON."""
+    def feed(self, event: Event) -> Iterator[SseEvent]:
+        """Return the chunks of this event."""
+        return map(SseEvent, self._chunks(event))
+
+    def _chunks(self, event: Event) -> Iterator[bytes]:
         match event:
             case Delta(index, text, _, logprobs) if text or logprobs:
                 yield from self._open_choice(index)
@@ -121,9 +124,14 @@ class BaseResponseBuilder:
                 self._usage = event
                 yield from self.usage_chunks(event)
 
-    def terminator(self) -> bytes:
-        """Return the frame after the last chunk."""
-        return sse.DONE
+    def terminator(self) -> Iterable[SseEvent]:
+        return (DONE,)
+
+    def failure(self, error: SseEvent) -> Iterable[SseEvent]:
+        return (error,)
+
+    def keep_alive(self) -> SseEvent | None:
+        return None
 
     def build(self) -> bytes:
         """Return all chunks as one document. Raises EngineFailed if the engine stopped without an error."""

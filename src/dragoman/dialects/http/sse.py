@@ -1,5 +1,7 @@
 """Server-sent events: frames and headers of a stream."""
 
+from typing import NamedTuple
+
 MEDIA_TYPE = "text/event-stream; charset=utf-8"
 
 HEADERS = {"content-type": MEDIA_TYPE, "cache-control": "no-cache", "x-accel-buffering": "no"}
@@ -10,41 +12,50 @@ KEEP_ALIVE = b": keep-alive\n\n"
 KEEP_ALIVE_WITH_IDS = b": keep-alive\n"
 """The same for a stream with ids, in which clients take an empty line for the end of an event."""
 
-DONE = b"data: [DONE]\n\n"
+
+class SseEvent(NamedTuple):
+    """One event of a stream."""
+
+    data: bytes
+    """A JSON document, or another text without line breaks."""
+    name: str | None = None
+    """The event's type; None: it has none."""
 
 
-def frame(document: bytes) -> bytes:
-    """Return one event with a JSON document, which has no line breaks."""
-    return b"data: " + document + b"\n\n"
+DONE = SseEvent(b"[DONE]")
+
+
+def frame(event: SseEvent) -> bytes:
+    """Return the bytes of an event."""
+    data, name = event
+    return b"data: %b\n\n" % data if name is None else b"event: %b\ndata: %b\n\n" % (name.encode(), data)
 
 
 class Frames:
-    """Encodes the frames of a stream for the client."""
+    """Encodes the events of a stream for the client."""
 
     keep_alive = KEEP_ALIVE
 
-    def encode(self, frame: bytes) -> bytes:
-        """Return the bytes to send for the next frame; may be empty."""
-        return frame
+    def encode(self, event: SseEvent) -> bytes:
+        """Return the bytes to send for the next event; may be empty."""
+        return frame(event)
 
 
 class NumberedFrames(Frames):
-    """Numbers the frames from 1 on, as their id, and skips those that the reader has."""
+    """Numbers the events from 1 on, as their id, and skips those that the reader has."""
 
     keep_alive = KEEP_ALIVE_WITH_IDS
 
     def __init__(self, after: int = 0) -> None:
-        """`after` is the number of the last frame the reader has."""
+        """`after` is the number of the last event the reader has."""
         self._last_received = after
         self._count = 0
 
-    def encode(self, frame: bytes) -> bytes:
-        if not frame:
-            return b""
+    def encode(self, event: SseEvent) -> bytes:
         self._count += 1
-        return b"id: %d\n%b" % (self._count, frame) if self._count > self._last_received else b""
+        return b"id: %d\n%b" % (self._count, frame(event)) if self._count > self._last_received else b""
 
     @property
     def has_caught_up(self) -> bool:
-        """Whether all frames that the reader has were encoded."""
+        """Whether all events that the reader has were encoded."""
         return self._count >= self._last_received

@@ -18,6 +18,7 @@ from dragoman.core.errors import (
     ShuttingDown,
     Unauthenticated,
 )
+from dragoman.dialects.http import sse
 from dragoman.dialects.vendors.arcee import codec
 from tests.support.dialects.arcee_requests import (
     ERRORS,
@@ -100,7 +101,7 @@ def test_an_unknown_models_error_is_the_same_from_the_gateway() -> None:
 def test_an_error_inside_a_stream_raises_in_openais_clients(
     error: DragomanError, kind: str, code: int, message: str
 ) -> None:
-    frame = ERRORS.render_frame(error)
+    frame = sse.frame(ERRORS.render_event(error))
     assert frame.startswith(b"data: {")
     assert frame.endswith(b"}\n\n")
     assert json.loads(frame.removeprefix(b"data: ")) == {

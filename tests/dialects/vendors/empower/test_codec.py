@@ -10,6 +10,7 @@ from dragoman.core.errors import (
 )
 from dragoman.core.events import Delta, Event, Finished, Usage
 from dragoman.core.request import ChatPrompt, GenerationRequest, Message, SamplingParams
+from dragoman.dialects.http.sse import DONE
 from dragoman.dialects.http.validation import MalformedJson
 from dragoman.dialects.vendors.empower import codec, wire
 from tests.support.dialects.decode_contexts import ID, decode_context
@@ -279,7 +280,7 @@ def test_an_engine_that_ends_without_usage_has_failed() -> None:
 @pytest.mark.parametrize("include_usage", [True, False, None])
 def test_in_a_stream_each_choice_has_its_own_role_and_end(include_usage: bool | None) -> None:
     builder = chat(stream=True, stream_options={"include_usage": include_usage}).builder
-    chunks = [json.loads(document) for event in GREETING for document in builder.feed(event)]
+    chunks = [json.loads(sent.data) for event in GREETING for sent in builder.feed(event)]
     assert {(chunk["id"], chunk["object"], chunk["model"]) for chunk in chunks} == {
         (f"chatcmpl-{ID}", "chat.completion.chunk", "m")
     }
@@ -299,4 +300,4 @@ def test_in_a_stream_each_choice_has_its_own_role_and_end(include_usage: bool | 
             (0, {}, "stop"),
         ]
     ]
-    assert builder.terminator() == b"data: [DONE]\n\n"
+    assert builder.terminator() == (DONE,)

@@ -18,6 +18,7 @@ from dragoman.core.errors import (
     ShuttingDown,
     Unauthenticated,
 )
+from dragoman.dialects.http import sse
 from dragoman.dialects.vendors.empower import errors
 
 
@@ -63,7 +64,7 @@ def test_every_error_has_its_status_and_its_frame(
     reply = errors.EmpowerErrors().render(error)
     body = {"error": {"message": message, "type": kind, "param": parameter, "code": code}}
     assert (reply.status, json.loads(reply.body)) == (status, body)
-    frame = errors.EmpowerErrors().render_frame(error)
+    frame = sse.frame(errors.EmpowerErrors().render_event(error))
     assert frame == b"data: " + json.dumps(body, separators=(",", ":")).encode() + b"\n\n"
 
 

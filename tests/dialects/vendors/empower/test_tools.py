@@ -78,7 +78,7 @@ def test_a_tool_call_has_its_name_in_one_chunk_and_its_arguments_in_those_that_f
         Finished(0, "tool_calls"),
         Usage(1, 3, 0),
     ]
-    chunks = [json.loads(document) for event in events for document in call.builder.feed(event)]
+    chunks = [json.loads(sent.data) for event in events for sent in call.builder.feed(event)]
     function = {"name": "get_weather", "arguments": ""}
     assert [chunk["choices"][0]["delta"] for chunk in chunks] == [
         {"role": "assistant", "content": ""},

@@ -10,6 +10,7 @@ import pytest
 from dragoman.core.errors import BadRequest, EngineFailed, ModelLoading
 from dragoman.core.models import ServedModel
 from dragoman.core.request import ChatPrompt, Message, SamplingParams, TextPrompt
+from dragoman.dialects.http import sse
 from dragoman.dialects.vendors.float16 import codec, errors
 from tests.support.apps import KEY, MAX_BODY_BYTES, client_of, echo_app
 from tests.support.dialects.decode_contexts import decode_context
@@ -218,7 +219,7 @@ def test_an_overload_returns_503_and_an_engine_failure_500() -> None:
 
 
 def test_an_error_inside_a_stream_raises_in_openais_clients() -> None:
-    frame = errors.Float16Errors().render_frame(EngineFailed("secret"))
+    frame = sse.frame(errors.Float16Errors().render_event(EngineFailed("secret")))
     assert json.loads(frame.removeprefix(b"data: ")) == {
         "error": {"message": "An internal error occurred", "type": "server_error", "code": 500},
         "detail": "An internal error occurred",

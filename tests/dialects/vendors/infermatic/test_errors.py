@@ -16,6 +16,7 @@ from dragoman.core.errors import (
     Overloaded,
     ShuttingDown,
 )
+from dragoman.dialects.http import sse
 from dragoman.dialects.http.validation import InvalidFields, MalformedJson, MissingField, Violation
 from dragoman.dialects.vendors.infermatic.errors import InfermaticErrors
 
@@ -46,7 +47,7 @@ def test_errors_use_litellms_envelope(
     reply = codec.render(error)
     expected = {"error": {"message": message, "type": kind, "param": parameter, "code": str(status)}}
     assert (reply.status, json.loads(reply.body), reply.headers) == (status, expected, {})
-    assert codec.render_frame(error) == b"data: " + reply.body + b"\n\n"
+    assert sse.frame(codec.render_event(error)) == b"data: " + reply.body + b"\n\n"
 
 
 @pytest.mark.parametrize("parameter", ["messages", "prompt"])

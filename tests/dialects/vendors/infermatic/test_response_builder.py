@@ -16,6 +16,7 @@ from dragoman.core.events import (
     Usage,
 )
 from dragoman.dialects.http.codec import DecodedRequest
+from dragoman.dialects.http.sse import DONE
 from dragoman.dialects.vendors.infermatic.codec import decode_chat, decode_text
 from tests.support.dialects.cases import build_response, stream_documents
 from tests.support.dialects.decode_contexts import ID, decode_context
@@ -110,7 +111,7 @@ def test_a_stream_reports_usage_only_on_request() -> None:
 
 
 def test_a_stream_ends_with_done() -> None:
-    assert chat(stream=True).builder.terminator() == b"data: [DONE]\n\n"
+    assert chat(stream=True).builder.terminator() == (DONE,)
 
 
 def test_an_engine_that_ends_without_usage_has_failed() -> None:
@@ -225,7 +226,7 @@ def test_an_empty_choice_has_no_logprobs() -> None:
 
 def test_names_and_texts_are_written_as_utf_8() -> None:
     builder = chat(model="модель").builder
-    [chunk] = builder.feed(Delta(0, "日本\n", [1]))
+    [[chunk, _]] = builder.feed(Delta(0, "日本\n", [1]))
     assert "модель" in chunk.decode()
     assert "日本\\n" in chunk.decode()
     assert b"\n" not in chunk

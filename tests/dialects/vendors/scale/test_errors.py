@@ -17,6 +17,7 @@ from dragoman.core.errors import (
     ShuttingDown,
     Unauthenticated,
 )
+from dragoman.dialects.http import sse
 from dragoman.dialects.http.truncation import PromptTooLong
 from dragoman.dialects.http.validation import MalformedJson
 from dragoman.dialects.vendors.scale import codec, errors
@@ -73,7 +74,7 @@ def test_errors_have_their_status_and_text(error: DragomanError, status: int, de
     reply = errors.ScaleErrors().render(error)
     assert (reply.status, json.loads(reply.body)) == (status, {"detail": detail})
     assert reply.headers.get("retry-after") == (str(error.retry_after) if isinstance(error, Overloaded) else None)
-    assert errors.ScaleErrors().render_frame(error) == b"event: error\ndata: " + reply.body + b"\n\n"
+    assert sse.frame(errors.ScaleErrors().render_event(error)) == b"event: error\ndata: " + reply.body + b"\n\n"
 
 
 def test_the_engines_messages_field_is_mapped_to_chat_history() -> None:

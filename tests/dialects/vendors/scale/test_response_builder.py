@@ -44,8 +44,8 @@ def text() -> DecodedRequest:
 
 def documents(call: DecodedRequest) -> tuple[list[Any], Any]:
     """Return the events of the stream, and the whole answer."""
-    pieces = [json.loads(document) for event in ANSWER for document in call.builder.feed(event)]
-    assert call.builder.terminator() == b""
+    pieces = [json.loads(sent.data) for event in ANSWER for sent in call.builder.feed(event)]
+    assert call.builder.terminator() == ()
     return pieces, json.loads(call.builder.build())
 
 

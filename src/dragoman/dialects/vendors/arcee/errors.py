@@ -16,9 +16,9 @@ from dragoman.core.errors import (
     ModelNotFound,
     Unauthenticated,
 )
-from dragoman.dialects.http import sse
 from dragoman.dialects.http.errors import ErrorRow, ErrorRule
 from dragoman.dialects.http.fastapi_errors import FastApiDetail, FastApiErrors, fastapi_detail
+from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.http.validation import (
     MissingField,
     NotAnObject,
@@ -82,9 +82,9 @@ class ArceeErrors(FastApiErrors):
     def __init__(self) -> None:
         super().__init__(_ERROR_ROWS)
 
-    def render_frame(self, error: DragomanError) -> bytes:
-        """Return the last frame of a stream that failed; no terminator follows it."""
+    def render_event(self, error: DragomanError) -> SseEvent:
+        """Return the last event of a stream that failed; no terminator follows it."""
         rule = self._table.rule(error)
         kind = "server_error" if rule.status >= 500 else "invalid_request_error"
         stream_error = wire.StreamError(rule.message, kind, rule.status)
-        return sse.frame(_encode(wire.StreamErrorBody(stream_error, rule.message)))
+        return SseEvent(_encode(wire.StreamErrorBody(stream_error, rule.message)))

@@ -12,9 +12,9 @@ from dragoman.core.errors import (
     ModelNameTaken,
     Unauthenticated,
 )
-from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ErrorResponse
 from dragoman.dialects.http.errors import ErrorRow, ErrorRule, ErrorTable, error_headers
+from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.http.validation import (
     MalformedJson,
     MissingField,
@@ -74,6 +74,6 @@ class EmpowerErrors:
         body = wire.ErrorBody(wire.ErrorDetail(rule.message, rule.kind, rule.parameter, rule.code))
         return ErrorResponse(rule.status, _encode(body), error_headers(error))
 
-    def render_frame(self, error: DragomanError) -> bytes:
-        """Return the last frame of a stream that failed; no terminator follows it."""
-        return sse.frame(self.render(error).body)
+    def render_event(self, error: DragomanError) -> SseEvent:
+        """Return the last event of a stream that failed; no terminator follows it."""
+        return SseEvent(self.render(error).body)

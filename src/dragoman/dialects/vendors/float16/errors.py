@@ -8,9 +8,9 @@ from dragoman.core.errors import (
     DragomanError,
     ModelNotFound,
 )
-from dragoman.dialects.http import sse
 from dragoman.dialects.http.errors import ErrorRow, ErrorRule
 from dragoman.dialects.http.fastapi_errors import FastApiErrors
+from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.vendors.float16 import wire
 
 _encode: Callable[[object], bytes] = msgspec.json.Encoder().encode
@@ -36,8 +36,8 @@ class Float16Errors(FastApiErrors):
     def __init__(self) -> None:
         super().__init__(_ERROR_ROWS)
 
-    def render_frame(self, error: DragomanError) -> bytes:
-        """Return the last frame of a stream that failed; no terminator follows it."""
+    def render_event(self, error: DragomanError) -> SseEvent:
+        """Return the last event of a stream that failed; no terminator follows it."""
         rule = self._table.rule(error)
         stream_error = wire.StreamError(rule.message, "server_error", rule.status)
-        return sse.frame(_encode(wire.StreamErrorBody(stream_error, rule.message)))
+        return SseEvent(_encode(wire.StreamErrorBody(stream_error, rule.message)))

@@ -27,10 +27,10 @@ from dragoman.core.errors import (
 )
 from dragoman.core.money import format_amount
 from dragoman.core.rate_limits import Allowance
-from dragoman.dialects.http import sse
 from dragoman.dialects.http.codec import ErrorResponse
 from dragoman.dialects.http.errors import ErrorRow, ErrorRule, ErrorTable, error_headers
 from dragoman.dialects.http.fastapi_errors import fastapi_details
+from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.http.validation import (
     InvalidFields,
     MalformedJson,
@@ -175,9 +175,9 @@ class InfermaticErrors:
         headers = {} if isinstance(error, Unauthenticated) else error_headers(error)  # LiteLLM asks for no scheme.
         return ErrorResponse(rule.status, _encode(wire.ErrorBody(detail)), headers)
 
-    def render_frame(self, error: DragomanError) -> bytes:
-        """Return the last frame of a stream that failed; no terminator follows it."""
-        return sse.frame(self.render(error).body)
+    def render_event(self, error: DragomanError) -> SseEvent:
+        """Return the last event of a stream that failed; no terminator follows it."""
+        return SseEvent(self.render(error).body)
 
 
 class LookupErrors(InfermaticErrors):

@@ -12,6 +12,7 @@ from msgspec import UNSET, UnsetType
 
 from dragoman.core.events import AnyDelta, Event, PromptTokens, TokenLogprobs, TopLogprob, Usage
 from dragoman.dialects.http.response_builder import ChoiceState
+from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.openai.logprobs import plain_text
 from dragoman.dialects.openai.response_builder import ResponseHead
 from dragoman.dialects.openai.wire import CompletionUsage
@@ -112,7 +113,7 @@ class ReportingChatBuilder(ChatResponseBuilder):
         super().__init__(head, options)
         self._report = TokenReport(report)
 
-    def feed(self, event: Event) -> Iterator[bytes]:
+    def feed(self, event: Event) -> Iterator[SseEvent]:
         self._report.observe(event)
         return super().feed(event)
 
@@ -147,7 +148,7 @@ class ReportingTextBuilder(TextResponseBuilder):
         super().__init__(head, options)
         self._report = TokenReport(report)
 
-    def feed(self, event: Event) -> Iterator[bytes]:
+    def feed(self, event: Event) -> Iterator[SseEvent]:
         self._report.observe(event)
         return super().feed(event)
 

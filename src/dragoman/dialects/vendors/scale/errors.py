@@ -8,9 +8,9 @@ from dragoman.core.errors import (
     DragomanError,
     ModelNotFound,
 )
-from dragoman.dialects.http import sse
 from dragoman.dialects.http.errors import ErrorRow, ErrorRule
 from dragoman.dialects.http.fastapi_errors import FastApiErrors
+from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.http.validation import (
     MalformedJson,
 )
@@ -36,6 +36,6 @@ class ScaleErrors(FastApiErrors):
             }
         )
 
-    def render_frame(self, error: DragomanError) -> bytes:
-        """Return the last frame of a stream that failed. Clients raise on the event's name."""
-        return b"event: error\n" + sse.frame(self.render(error).body)
+    def render_event(self, error: DragomanError) -> SseEvent:
+        """Return the last event of a stream that failed. Clients raise on its name."""
+        return SseEvent(self.render(error).body, "error")

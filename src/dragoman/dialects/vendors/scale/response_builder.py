@@ -6,6 +6,7 @@ import msgspec
 
 from dragoman.core.events import FinishReason, TokenLogprobs, Usage
 from dragoman.dialects.http.response_builder import BaseResponseBuilder, ChoiceState
+from dragoman.dialects.http.sse import SseEvent
 from dragoman.dialects.openai.logprobs import chat_token_logprobs
 from dragoman.dialects.vendors.scale import wire
 
@@ -27,8 +28,8 @@ class ScaleResponseBuilder(BaseResponseBuilder):
     def usage_chunks(self, usage: Usage) -> Iterable[bytes]:
         return [self.body("", self._only_choice().finish_reason, usage, None)]
 
-    def terminator(self) -> bytes:
-        return b""  # clients would parse [DONE] as JSON
+    def terminator(self) -> Iterable[SseEvent]:
+        return ()  # clients would parse [DONE] as JSON
 
     def document(self, usage: Usage) -> bytes:
         choice = self._only_choice()
