@@ -120,6 +120,8 @@ def _type_name(kind: inspect.Type) -> str:
     match kind:
         case inspect.VarTupleType(item_type=inspect.StructType()):
             return "array of tables"
+        case inspect.DictType(value_type=inspect.AnyType()):
+            return "table"
         case inspect.DictType():
             return "table of strings"
     return type_name(kind)

@@ -9,7 +9,7 @@ from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.server.child_commands import ServerFiles, engine_commands, worker_command
 from dragoman.server.planning import plan_deployments
 from dragoman.server.settings import DeploymentSettings, Settings
-from dragoman.server.worker_options import WorkerOptions
+from dragoman.server.worker_options import EchoOptions, LlamaOptions, WorkerOptions
 
 
 def test_each_engine_gets_the_tool_format_of_its_deployment(tmp_path: Path) -> None:
@@ -28,4 +28,29 @@ def test_each_engine_gets_the_tool_format_of_its_deployment(tmp_path: Path) -> N
     assert worker.environment is not None
     assert msgspec.json.decode(engine.environment[OPTIONS_VARIABLE], type=EngineOptions).tool_format == "kimi_k2"
     options = msgspec.json.decode(worker.environment[OPTIONS_VARIABLE], type=WorkerOptions)
-    assert [deployment.tool_format for deployment in options.deployments] == ["kimi_k2", "llama3"]
+    [[llama], [echo]] = [deployment.engines for deployment in options.deployments]
+    assert isinstance(llama, LlamaOptions)
+    assert isinstance(echo, EchoOptions)
+    assert echo.tool_format == "llama3"
+
+
+def test_each_replica_has_a_process_and_a_socket_of_its_own(tmp_path: Path) -> None:
+    settings = Settings(
+        deployments=(
+            DeploymentSettings(name="echo", model="echo"),
+            DeploymentSettings(name="twice", model=BUNDLED_ID, replicas=2, load="lazy"),
+        )
+    )
+    plans = plan_deployments(settings)
+    with socket.socket() as listener:
+        files = ServerFiles(listener, tmp_path, 0)
+        commands = engine_commands(settings, plans, files)
+        worker = worker_command(settings, plans, None, files)
+    options = msgspec.json.decode(worker.environment[OPTIONS_VARIABLE], type=WorkerOptions)
+    engines = [engine for engine in options.deployments[1].engines if isinstance(engine, LlamaOptions)]
+    assert [engine.wake_number for engine in engines] == [*commands] == [1, 2]
+    sockets = [
+        msgspec.json.decode(command.environment[OPTIONS_VARIABLE], type=EngineOptions).socket_path
+        for command in commands.values()
+    ]
+    assert [engine.socket for engine in engines] == sockets == [str(tmp_path / f"engine-{i}.sock") for i in (1, 2)]

@@ -1,23 +1,27 @@
 import platform
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dragoman.engines.llama.weights.sources import BUNDLED_ALIASES, BUNDLED_ID
-from dragoman.server.planning import DeploymentError, plan_deployments, with_faster_weights
+from dragoman.server.engine_plans import LlamaPlan
+from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_deployments, with_faster_weights
 from dragoman.server.reserved_names import RESERVED_NAMES
 from dragoman.server.settings import DeploymentSettings, EngineSettings, Settings
 from tests.support.gguf_files import write_tiny_model
 
 
+def llama_plan(planned: DeploymentPlan) -> LlamaPlan:
+    [engine] = planned.engines
+    assert isinstance(engine, LlamaPlan)
+    return engine
+
+
 def test_without_settings_the_bundled_model_is_the_one_deployment() -> None:
     [planned] = plan_deployments(Settings())
-    assert (planned.name, planned.aliases, planned.dialects, planned.load) == (
-        BUNDLED_ID,
-        BUNDLED_ALIASES,
-        None,
-        "eager",
-    )
+    assert (planned.name, planned.aliases, planned.dialects) == (BUNDLED_ID, BUNDLED_ALIASES, None)
+    assert llama_plan(planned).load == "eager"
 
 
 def test_a_deployment_keeps_its_models_own_names_as_aliases() -> None:
@@ -61,9 +65,8 @@ def test_a_slow_model_is_served_from_its_copy_under_the_same_names(
     )
     reported: list[str] = []
     before = plan_deployments(settings)
-    tiny, loud = with_faster_weights(before, settings, progress=False, report=reported.append)
-    assert tiny.model is not None
-    assert tiny.model.path.parent == tmp_path / "dragoman" / "rewritten"
+    tiny, loud = with_faster_weights(before, progress=False, report=reported.append)
+    assert llama_plan(tiny).model.path.parent == tmp_path / "dragoman" / "rewritten"
     assert (tiny.name, tiny.aliases, loud) == (before[0].name, before[0].aliases, before[1])
     assert len(reported) == 1
 
@@ -72,8 +75,25 @@ def test_a_slow_model_is_served_from_its_copy_under_the_same_names(
 def test_weights_are_not_rewritten_if_disabled_or_for_an_unmeasured_library(
     engine: EngineSettings,
 ) -> None:
-    plans = plan_deployments(Settings())
-    assert with_faster_weights(plans, Settings(engine=engine), progress=False, report=pytest.fail) == plans
+    plans = plan_deployments(Settings(engine=engine))
+    assert with_faster_weights(plans, progress=False, report=pytest.fail) == plans
+
+
+def test_a_deployment_may_differ_from_the_engine_settings_and_have_replicas() -> None:
+    def deployment(**fields: object) -> DeploymentSettings:
+        return msgspec.convert({"name": "a", "model": BUNDLED_ID, **fields}, DeploymentSettings)
+
+    engine = EngineSettings(threads=2, max_sequences=8)
+    [planned] = plan_deployments(Settings(engine=engine, deployments=(deployment(engine={"threads": 1}, replicas=2),)))
+    assert [each.engine for each in planned.engines if isinstance(each, LlamaPlan)] == [
+        EngineSettings(threads=1, max_sequences=8)
+    ] * 2
+    with pytest.raises(msgspec.ValidationError, match="unknown field `thread`"):
+        deployment(engine={"thread": 1})
+    with pytest.raises(DeploymentError, match="256 replicas"):
+        plan_deployments(
+            Settings(deployments=tuple(DeploymentSettings(name=f"e{i}", model="echo", replicas=60) for i in range(5)))
+        )
 
 
 def test_shared_prefixes_are_texts_and_files(tmp_path: Path) -> None:
@@ -81,8 +101,8 @@ def test_shared_prefixes_are_texts_and_files(tmp_path: Path) -> None:
     file.write_text("You are a librarian.\n")
 
     def plan(*prefixes: str) -> tuple[str, ...]:
-        deployment = DeploymentSettings(name="a", model="echo", shared_prefixes=prefixes)
-        return plan_deployments(Settings(deployments=(deployment,)))[0].shared_prefixes
+        deployment = DeploymentSettings(name="a", model=BUNDLED_ID, shared_prefixes=prefixes)
+        return llama_plan(plan_deployments(Settings(deployments=(deployment,)))[0]).shared_prefixes
 
     assert plan("Be kind.", f"@{file}") == ("Be kind.", "You are a librarian.")
     with pytest.raises(DeploymentError, match=r"shared_prefixes of a cannot be read: .*missing.txt"):

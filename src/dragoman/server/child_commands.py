@@ -1,5 +1,6 @@
-"""The commands that start a server's child processes: one engine for each model, and the HTTP workers."""
+"""The commands that start a server's child processes: engines and HTTP workers."""
 
+import itertools
 import os
 import socket
 import sys
@@ -11,14 +12,14 @@ import msgspec
 
 from dragoman.core.context import key_digest
 from dragoman.core.process_options import options_environment
-from dragoman.engines.llama.weights.sources import ModelFile
 from dragoman.engines.llama.wire.options import EngineOptions
 from dragoman.server.accounts_location import DATABASE_VARIABLE, AccountsLocation
+from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan
 from dragoman.server.planning import DeploymentPlan
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE
 from dragoman.server.settings import AdminKeySettings, AdminSettings, Settings
 from dragoman.server.supervisor import ChildCommand
-from dragoman.server.worker_options import DeploymentOptions, WorkerOptions
+from dragoman.server.worker_options import DeploymentOptions, EchoOptions, LlamaOptions, WorkerOptions
 
 _SPIN_COUNT = "10000"
 """Iterations for which an OpenMP thread spins before it sleeps. benchmarks/README.md has the measurement."""
@@ -34,31 +35,45 @@ class ServerFiles(NamedTuple):
     folder: Path
     """Holds the engines' sockets and the workers' metrics."""
     wake_fd: int
-    """Workers write the numbers of deployments here that must be loaded."""
+    """Workers write the numbers of engines here that must be started."""
 
     def engine_socket(self, number: int) -> Path:
-        """Return the path of an engine's socket. Engines have the numbers of their deployments."""
+        """Return the path of an engine's socket."""
         return self.folder / f"engine-{number}.sock"
 
 
+class NumberedEngine(NamedTuple):
+    """One of the engines that have a process."""
+
+    number: int
+    """Counted over the replicas of all deployments."""
+    name: str
+    """Of its deployment."""
+    plan: LlamaPlan
+
+
+def numbered_engines(plans: Sequence[DeploymentPlan]) -> list[NumberedEngine]:
+    """Return the engines of all plans that have a process."""
+    engines = enumerate((deployment.name, engine) for deployment in plans for engine in deployment.engines)
+    return [NumberedEngine(number, name, plan) for number, (name, plan) in engines if isinstance(plan, LlamaPlan)]
+
+
 def engine_commands(settings: Settings, plans: Sequence[DeploymentPlan], files: ServerFiles) -> dict[int, ChildCommand]:
-    """Return the command of each engine process, by the number of its deployment."""
+    """Return the command of each engine process, by its number."""
     # OpenMP's threads wait for each other many times a token, and spin for long by default. If another process needs
     # a core, as HTTP workers do, a spinning thread keeps it from the thread that the others wait for.
     environment = {"GOMP_SPINCOUNT": _SPIN_COUNT, **os.environ}
     return {
         number: ChildCommand(
-            name=f"engine {plan.name}",
+            name=f"engine {name}",
             # The path is there for people who look at processes; the options have it too.
             arguments=[*_module_arguments("dragoman.engines.llama.process"), str(plan.model.path)],
-            environment=environment
-            | options_environment(_engine_options(settings, plan, plan.model, files.engine_socket(number))),
+            environment=environment | options_environment(_engine_options(settings, plan, files.engine_socket(number))),
             on_demand=plan.on_demand,
             heartbeat_timeout_seconds=settings.supervision.heartbeat_timeout_seconds,
             max_retry_seconds=settings.supervision.max_retry_seconds,
         )
-        for number, plan in enumerate(plans)
-        if plan.model is not None
+        for number, name, plan in numbered_engines(plans)
     }
 
 
@@ -73,7 +88,7 @@ def worker_command(
         admin_labels={_admin_digest(entry): entry.name for entry in settings.admin.keys},
         listening_fd=files.listener.fileno(),
         metrics_directory=str(files.folder),
-        deployments=tuple(_deployment_options(number, plan, files) for number, plan in enumerate(plans)),
+        deployments=_deployment_options(plans, files),
         wake_fd=files.wake_fd,
         journal_dir=str(accounts.journal_dir) if accounts else None,
         requires_account_key=settings.accounts.database is not None,
@@ -88,10 +103,10 @@ def worker_command(
     )
 
 
-def _engine_options(settings: Settings, plan: DeploymentPlan, model: ModelFile, socket_path: Path) -> EngineOptions:
-    engine = settings.engine
+def _engine_options(settings: Settings, plan: LlamaPlan, socket_path: Path) -> EngineOptions:
+    engine = plan.engine
     return EngineOptions(
-        model_path=str(model.path),
+        model_path=str(plan.model.path),
         socket_path=str(socket_path),
         kv_cache_tokens=engine.kv_cache_tokens,
         max_sequences=engine.max_sequences,
@@ -105,22 +120,37 @@ def _engine_options(settings: Settings, plan: DeploymentPlan, model: ModelFile, 
         unload_idle_seconds=plan.unload_idle_seconds,
         reproducible=engine.reproducible,
         library=engine.llama_library,
-        chat_template=model.chat_template,
+        chat_template=plan.model.chat_template,
         tool_format=plan.tool_format,
         shared_prefixes=plan.shared_prefixes,
     )
 
 
-def _deployment_options(number: int, plan: DeploymentPlan, files: ServerFiles) -> DeploymentOptions:
-    return DeploymentOptions(
-        name=plan.name,
-        aliases=plan.aliases,
-        dialects=plan.dialects,
-        tool_format=plan.tool_format,
-        engine_socket=str(files.engine_socket(number)) if plan.model else None,
-        on_demand=plan.on_demand,
-        architecture=plan.architecture,
+def _deployment_options(plans: Sequence[DeploymentPlan], files: ServerFiles) -> tuple[DeploymentOptions, ...]:
+    numbers = itertools.count()
+    return tuple(
+        DeploymentOptions(
+            name=plan.name,
+            aliases=plan.aliases,
+            dialects=plan.dialects,
+            engines=tuple(_replica_options(engine, next(numbers), files) for engine in plan.engines),
+        )
+        for plan in plans
     )
+
+
+def _replica_options(plan: EnginePlan, number: int, files: ServerFiles) -> EchoOptions | LlamaOptions:
+    match plan:
+        case EchoPlan():
+            return EchoOptions(echo=plan.echo, tool_format=plan.tool_format)
+        case LlamaPlan():
+            return LlamaOptions(
+                socket=str(files.engine_socket(number)),
+                wake_number=number if plan.on_demand else None,
+                architecture=plan.architecture,
+                event_timeout_seconds=plan.engine.event_timeout_seconds,
+                reply_timeout_seconds=plan.engine.reply_timeout_seconds,
+            )
 
 
 def _worker_environment(settings: Settings, accounts: AccountsLocation | None, files: ServerFiles) -> Mapping[str, str]:

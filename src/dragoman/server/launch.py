@@ -17,7 +17,7 @@ from dragoman.engines.llama.weights.gguf_files import ModelSourceError
 from dragoman.engines.llama.wire.adapter_registry import registry_path, write_registry
 from dragoman.engines.llama.wire.start_failure import EngineStartFailure, start_failure_path, write_start_failure
 from dragoman.server.accounts_location import AccountsLocation, AccountsUnavailable
-from dragoman.server.child_commands import ServerFiles, engine_commands, worker_command
+from dragoman.server.child_commands import ServerFiles, engine_commands, numbered_engines, worker_command
 from dragoman.server.planning import DeploymentError, DeploymentPlan, plan_server
 from dragoman.server.runtime_folder import RuntimeFolder, RuntimeFolderError
 from dragoman.server.server_processes import ServerProcesses
@@ -61,29 +61,30 @@ def _run(settings: Settings, plans: Sequence[DeploymentPlan], accounts: Accounts
         _pipe() as (wake_read_fd, wake_write_fd),
     ):
         files = ServerFiles(listener, folder.path, wake_write_fd)
-        for number, plan in enumerate(plans):
-            if plan.adapters:
-                write_registry(registry_path(files.engine_socket(number)), plan.adapters)
+        engines = numbered_engines(plans)
+        for engine in engines:
+            if engine.plan.adapters:
+                write_registry(registry_path(files.engine_socket(engine.number)), engine.plan.adapters)
         processes = ServerProcesses(
             engine_commands(settings, plans, files),
             [worker_command(settings, plans, accounts, files)] * settings.workers,
-            lazy={number for number, plan in enumerate(plans) if plan.load == "lazy"},
+            lazy={engine.number for engine in engines if engine.plan.load == "lazy"},
             wake_fd=wake_read_fd,
             drain_seconds=settings.drain_seconds,
-            report=functools.partial(_report_start_failure, plans, files),
+            report=functools.partial(_report_start_failure, {engine.number: engine.name for engine in engines}, files),
             restore_folder=functools.partial(_restore_folder, folder),
         )
         asyncio.run(processes.run(on_ready=lambda: _announce(settings, plans, listener)))
 
 
 def _report_start_failure(
-    plans: Sequence[DeploymentPlan], files: ServerFiles, number: int, failure: StartFailure | None
+    names: Mapping[int, str], files: ServerFiles, number: int, failure: StartFailure | None
 ) -> None:
     """Write or remove the file that says why an engine does not run."""
     written = None
     if failure is not None:
         written = EngineStartFailure(
-            model=plans[number].name,
+            model=names[number],
             reason=failure.reason,
             attempts=failure.attempts,
             next_attempt_at=None if failure.retry_seconds is None else time.monotonic() + failure.retry_seconds,

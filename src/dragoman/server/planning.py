@@ -15,13 +15,16 @@ from dragoman.engines.llama.weights.gguf_metadata import architecture
 from dragoman.engines.llama.weights.rewriting import faster_file
 from dragoman.engines.llama.weights.sources import ModelFile, resolve
 from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
-from dragoman.output.markup import ToolFormatName
+from dragoman.server.engine_plans import EchoPlan, EnginePlan, LlamaPlan
 from dragoman.server.reserved_names import RESERVED_NAMES
-from dragoman.server.settings import AdapterSettings, DeploymentSettings, DialectName, LoadPolicy, Settings
+from dragoman.server.settings import AdapterSettings, DeploymentSettings, DialectName, EngineSettings, Settings
 
 ECHO = "echo"
 """The model name that stands for the echo engine."""
 
+
+MAX_ENGINES = 256
+"""Replicas of all deployments together. A worker asks for the start of one by writing its number as one byte."""
 
 MAX_SHARED_PREFIX_BYTES = 32 * 1024
 """Of one deployment. They are a part of its process's options, a variable of the environment that Linux limits to
@@ -37,18 +40,10 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     aliases: tuple[str, ...]
-    model: ModelFile | None
-    """None: the echo engine."""
     dialects: tuple[DialectName, ...] | None = None
     """The dialects that serve it. None: all."""
-    tool_format: ToolFormatName | None = None
-    """None: the one that the model's chat template shows."""
-    load: LoadPolicy = "eager"
-    unload_idle_seconds: float | None = None
-    shared_prefixes: tuple[str, ...] = ()
-    architecture: str | None = None
-    """The architecture that its adapters need. None: it takes no adapters."""
-    adapters: tuple[AdapterRecord, ...] = ()
+    engines: tuple[EnginePlan, ...]
+    """One for each replica, at least one."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,9 +51,19 @@ class DeploymentPlan(msgspec.Struct, frozen=True, kw_only=True):
         return (self.name, *self.aliases)
 
     @property
-    def on_demand(self) -> bool:
-        """Whether its process may be absent, and is started by a request."""
-        return self.load == "lazy" or self.unload_idle_seconds is not None
+    def architecture(self) -> str | None:
+        """The architecture that its adapters need. None: it takes no adapters."""
+        return next((engine.architecture for engine in self.engines if isinstance(engine, LlamaPlan)), None)
+
+    @property
+    def adapters(self) -> tuple[AdapterRecord, ...]:
+        """The adapters of the settings that are served with it."""
+        return next((engine.adapters for engine in self.engines if isinstance(engine, LlamaPlan)), ())
+
+    def with_llama_engines(self, change: Callable[[LlamaPlan], LlamaPlan]) -> "DeploymentPlan":
+        """Return the plan with its embedded engines changed."""
+        engines = tuple(change(engine) if isinstance(engine, LlamaPlan) else engine for engine in self.engines)
+        return msgspec.structs.replace(self, engines=engines)
 
 
 def plan_server(settings: Settings, *, progress: bool, report: Callable[[str], None]) -> list[DeploymentPlan]:
@@ -67,7 +72,7 @@ def plan_server(settings: Settings, *, progress: bool, report: Callable[[str], N
     `progress` shows downloads on the terminal. `report` is called with a line for people about each rewritten file.
     """
     plans = with_adapters(plan_deployments(settings, progress=progress), settings, progress=progress)
-    return with_faster_weights(plans, settings, progress=progress, report=report)
+    return with_faster_weights(plans, progress=progress, report=report)
 
 
 def plan_deployments(settings: Settings, *, progress: bool = False) -> list[DeploymentPlan]:
@@ -76,10 +81,12 @@ def plan_deployments(settings: Settings, *, progress: bool = False) -> list[Depl
     Without [[deployments]], plan the one model of the settings under its own name.
     """
     if not settings.deployments:
-        return [_plan_single_model(settings.model, progress=progress)]
+        return [_plan_single_model(settings, progress=progress)]
     if settings.model is not None:
         raise DeploymentError("a model and [[deployments]] are both set; set the model in one place")
-    plans = [_plan_deployment(deployment, progress=progress) for deployment in settings.deployments]
+    plans = [_plan_deployment(deployment, settings, progress=progress) for deployment in settings.deployments]
+    if sum(len(plan.engines) for plan in plans) > MAX_ENGINES:
+        raise DeploymentError(f"the deployments have more than {MAX_ENGINES} replicas together")
     taken: dict[str, str] = {}
     for plan in plans:
         for name in plan.names:
@@ -102,63 +109,81 @@ def with_adapters(plans: list[DeploymentPlan], settings: Settings, *, progress: 
         added[base.name].append(_adapter_record(adapter, base, progress=progress))
         if len(added[base.name]) > settings.max_adapters:
             raise _adapter_error(adapter, f"{base.name} may have {settings.max_adapters} adapters; raise max_adapters")
-    return [msgspec.structs.replace(plan, adapters=tuple(added[plan.name])) for plan in plans]
+    return [_with_adapters(plan, added[plan.name]) for plan in plans]
+
+
+def _with_adapters(plan: DeploymentPlan, adapters: list[AdapterRecord]) -> DeploymentPlan:
+    return plan.with_llama_engines(lambda engine: msgspec.structs.replace(engine, adapters=tuple(adapters)))
 
 
 def with_faster_weights(
-    plans: Sequence[DeploymentPlan], settings: Settings, *, progress: bool, report: Callable[[str], None]
+    plans: Sequence[DeploymentPlan], *, progress: bool, report: Callable[[str], None]
 ) -> list[DeploymentPlan]:
     """Return the plans with faster copies in place of model files where there are any: see rewriting.faster_file.
 
     Which quantisations are slow was measured with the packaged libraries. With another library, nothing is rewritten.
     """
-    if settings.engine.requantize == "never" or settings.engine.llama_library not in (None, *PACKAGED_BUILDS):
-        return list(plans)
 
-    def faster(model: ModelFile) -> ModelFile:
-        return msgspec.structs.replace(model, path=faster_file(model.path, progress=progress, notify=report))
+    def faster(plan: LlamaPlan) -> LlamaPlan:
+        if plan.engine.requantize == "never" or plan.engine.llama_library not in (None, *PACKAGED_BUILDS):
+            return plan
+        path = faster_file(plan.model.path, progress=progress, notify=report)
+        return msgspec.structs.replace(plan, model=msgspec.structs.replace(plan.model, path=path))
 
-    return [msgspec.structs.replace(plan, model=faster(plan.model)) if plan.model else plan for plan in plans]
-
-
-def _plan_single_model(model: str | None, *, progress: bool) -> DeploymentPlan:
-    if model == ECHO:
-        return DeploymentPlan(name=ECHO, aliases=(), model=None)
-    file = resolve(model, progress=progress)
-    return DeploymentPlan(name=file.id, aliases=file.aliases, model=file, architecture=_architecture(file))
+    return [plan.with_llama_engines(faster) for plan in plans]
 
 
-def _plan_deployment(settings: DeploymentSettings, *, progress: bool) -> DeploymentPlan:
-    served_in_float16 = settings.dialects is None or "float16" in settings.dialects
-    if served_in_float16 and settings.name.lower() in RESERVED_NAMES:
+def _plan_single_model(settings: Settings, *, progress: bool) -> DeploymentPlan:
+    if settings.model == ECHO:
+        return DeploymentPlan(name=ECHO, aliases=(), engines=(EchoPlan(echo=settings.echo),))
+    file = resolve(settings.model, progress=progress)
+    engine = LlamaPlan(model=file, engine=settings.engine, architecture=_architecture(file))
+    return DeploymentPlan(name=file.id, aliases=file.aliases, engines=(engine,))
+
+
+def _plan_deployment(deployment: DeploymentSettings, settings: Settings, *, progress: bool) -> DeploymentPlan:
+    served_in_float16 = deployment.dialects is None or "float16" in deployment.dialects
+    if served_in_float16 and deployment.name.lower() in RESERVED_NAMES:
         raise DeploymentError(
-            f"a deployment called {settings.name} would stand in the way of the path /{settings.name.lower()}; "
+            f"a deployment called {deployment.name} would stand in the way of the path /{deployment.name.lower()}; "
             "choose another name, or leave float16 out of its dialects"
         )
-    model = None if settings.model == ECHO else resolve(settings.model, progress=progress)
+    model = None if deployment.model == ECHO else resolve(deployment.model, progress=progress)
+    engine: EnginePlan
+    if model is None:
+        engine = EchoPlan(echo=settings.echo, tool_format=deployment.tool_format)
+    else:
+        engine = _plan_llama_engine(model, deployment, settings)
     model_names = (model.id, *model.aliases) if model else ()
-    aliases = dict.fromkeys(name for name in (*settings.aliases, *model_names) if name != settings.name)
+    aliases = dict.fromkeys(name for name in (*deployment.aliases, *model_names) if name != deployment.name)
     return DeploymentPlan(
-        name=settings.name,
+        name=deployment.name,
         aliases=tuple(aliases),
-        model=model,
-        dialects=settings.dialects,
-        tool_format=settings.tool_format,
-        load=settings.load,
-        unload_idle_seconds=settings.unload_idle_seconds,
-        shared_prefixes=_shared_prefixes(settings),
-        architecture=_architecture(model) if model else None,
+        dialects=deployment.dialects,
+        engines=(engine,) * deployment.replicas,
     )
 
 
-def _shared_prefixes(settings: DeploymentSettings) -> tuple[str, ...]:
+def _plan_llama_engine(model: ModelFile, deployment: DeploymentSettings, settings: Settings) -> LlamaPlan:
+    return LlamaPlan(
+        model=model,
+        engine=msgspec.convert({**msgspec.to_builtins(settings.engine), **deployment.engine}, EngineSettings),
+        tool_format=deployment.tool_format,
+        load=deployment.load,
+        unload_idle_seconds=deployment.unload_idle_seconds,
+        shared_prefixes=_shared_prefixes(deployment),
+        architecture=_architecture(model),
+    )
+
+
+def _shared_prefixes(deployment: DeploymentSettings) -> tuple[str, ...]:
     try:
-        texts = [_text_or_file(entry) for entry in settings.shared_prefixes]
+        texts = [_text_or_file(entry) for entry in deployment.shared_prefixes]
     except (OSError, UnicodeDecodeError) as error:
-        raise DeploymentError(f"shared_prefixes of {settings.name} cannot be read: {error}") from error
+        raise DeploymentError(f"shared_prefixes of {deployment.name} cannot be read: {error}") from error
     if sum(len(text.encode()) for text in texts) > MAX_SHARED_PREFIX_BYTES:
         raise DeploymentError(
-            f"shared_prefixes of {settings.name} are longer than {MAX_SHARED_PREFIX_BYTES} bytes together"
+            f"shared_prefixes of {deployment.name} are longer than {MAX_SHARED_PREFIX_BYTES} bytes together"
         )
     return tuple(text for text in texts if text)
 

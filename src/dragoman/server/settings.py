@@ -5,7 +5,7 @@ its row in docs/configuration.md all follow from the field, its type and the doc
 fills the structs.
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta
@@ -30,7 +30,7 @@ DialectName: TypeAlias = Literal["float16", "infermatic", "empower", "scale", "a
 
 
 class EngineSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The embedded engine. Each deployment has an engine of its own with these settings."""
+    """The embedded engine. Each deployment has an engine of its own with these settings, unless it sets others."""
 
     kv_cache_tokens: Annotated[int, Meta(ge=256, le=MAX_COUNT)] = 16384
     """Tokens that all running sequences together may hold in the KV cache. One cell holds one token."""
@@ -209,6 +209,13 @@ class DeploymentSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True
     shared_prefixes: tuple[Text, ...] = ()
     """Beginnings of prompts that all accounts share, such as a common system prompt: the text, or `@` and the path of a
     file. Anybody can find out whether they were used. Everything else is shared within an account only."""
+    replicas: Annotated[int, Meta(ge=1, le=64)] = 1
+    """Engines that serve the model, each in a process of its own with memory of its own."""
+    engine: dict[str, Any] = {}
+    """Settings of `[engine]` that differ for this deployment, such as `{ threads = 4 }`."""
+
+    def __post_init__(self) -> None:
+        msgspec.convert(self.engine, EngineSettings)
 
 
 class AdapterSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -11,7 +11,6 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Container
-from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -26,16 +25,12 @@ from dragoman.core.child_process import HEARTBEAT_SECONDS, end_with_parent, send
 from dragoman.core.garbage_collection import freeze_startup_objects
 from dragoman.core.process_options import read_options
 from dragoman.dialects.http.context import HttpOptions
-from dragoman.engines.base import Engine
-from dragoman.engines.echo import EchoEngine
 from dragoman.engines.llama.weights.adapter_files import LocalAdapterStore
-from dragoman.engines.llama.wire.options import EngineTimeouts
-from dragoman.engines.llama.worker.client import LlamaEngine
 from dragoman.gateway.admission.recording import UNMETERED_ADMISSION, UnmeteredAdmission, UsageRecordingAdmission
 from dragoman.gateway.auth.static_keys import StaticKeyAuthenticator
 from dragoman.gateway.ledger_connection import AccountsOptions
 from dragoman.gateway.routing.adapters import RegistrationRules
-from dragoman.gateway.routing.catalog import Catalog, Deployment
+from dragoman.gateway.routing.catalog import Catalog
 from dragoman.jobs.service.queue import JobQueue
 from dragoman.server.accounting import AccountingServices
 from dragoman.server.accounts_location import DATABASE_VARIABLE
@@ -43,6 +38,7 @@ from dragoman.server.app import build_app
 from dragoman.server.http_protocol import bounded_protocol
 from dragoman.server.origins import OriginPolicy
 from dragoman.server.queue_options import WEBHOOK_SECRET_VARIABLE, queue_options, webhook_options
+from dragoman.server.replicas import build_deployment
 from dragoman.server.settings import Settings
 from dragoman.server.worker_options import WorkerOptions
 
@@ -78,12 +74,7 @@ def main() -> int:
         os.set_inheritable(descriptor, False)  # Its own children would hold the port for as long as they live.
     settings = options.settings
     logs.configure(settings.log_level, settings.log_format)
-    catalog = Catalog(
-        [
-            Deployment.of(deployment.name, deployment.aliases, _engine(options, number), deployment.dialects)
-            for number, deployment in enumerate(options.deployments)
-        ]
-    )
+    catalog = Catalog([build_deployment(deployment, options) for deployment in options.deployments])
     proxies = AddressSet.parse(settings.trusted_proxies) if settings.trusted_proxies else NO_ADDRESSES
     accounts = _accounts_options(options)
     folder = Path(settings.adapter_dir).expanduser() if settings.adapter_dir else None
@@ -205,26 +196,6 @@ def _job_queue(settings: Settings, accounts: AccountsOptions | None) -> JobQueue
     webhooks = webhook_options(settings.queue, os.environ.get(WEBHOOK_SECRET_VARIABLE))
     webhooks = msgspec.structs.replace(webhooks, root_path=settings.root_path or "")
     return JobQueue(accounts.database, queue_options(settings.queue), new_process_id(), webhooks)
-
-
-def _engine(options: WorkerOptions, number: int) -> Engine:
-    deployment = options.deployments[number]
-    if deployment.engine_socket is not None:
-        wake = partial(os.write, options.wake_fd, bytes([number])) if deployment.on_demand else None
-        settings = options.settings
-        timeouts = EngineTimeouts(
-            heartbeat=settings.supervision.heartbeat_timeout_seconds,
-            event=settings.engine.event_timeout_seconds,
-            reply=settings.engine.reply_timeout_seconds,
-            ready=HEARTBEAT_SECONDS + settings.supervision.ready_timeout_seconds,
-        )
-        return LlamaEngine(Path(deployment.engine_socket), wake, deployment.architecture, timeouts)
-    echo = options.settings.echo
-    return EchoEngine(
-        tokens_per_second=echo.tokens_per_second,
-        context_length=echo.context_length,
-        tool_format=deployment.tool_format or "generic",
-    )
 
 
 if __name__ == "__main__":

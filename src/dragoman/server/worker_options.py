@@ -3,7 +3,27 @@
 import msgspec
 
 from dragoman.output.markup import ToolFormatName
-from dragoman.server.settings import DialectName, Settings
+from dragoman.server.settings import DialectName, EchoSettings, Settings
+
+
+class EchoOptions(msgspec.Struct, frozen=True, kw_only=True, tag="echo"):
+    """An echo engine, which runs inside the worker."""
+
+    echo: EchoSettings
+    tool_format: ToolFormatName | None = None
+    """None: its default."""
+
+
+class LlamaOptions(msgspec.Struct, frozen=True, kw_only=True, tag="llama"):
+    """An engine process, as a worker reaches it."""
+
+    socket: str
+    wake_number: int | None
+    """Requests the start of the process, which may be absent. None: it always runs."""
+    architecture: str | None
+    """The architecture that the model's adapters need. None: it takes no adapters."""
+    event_timeout_seconds: float
+    reply_timeout_seconds: float
 
 
 class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -12,14 +32,8 @@ class DeploymentOptions(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     aliases: tuple[str, ...]
     dialects: tuple[DialectName, ...] | None
-    tool_format: ToolFormatName | None = None
-    """Of the echo engine; None: its default. The processes of other engines report theirs."""
-    engine_socket: str | None
-    """None: the echo engine, which runs inside the worker."""
-    on_demand: bool
-    """Whether its process may be absent, and is started by a request."""
-    architecture: str | None
-    """The architecture that the model's adapters need. None: it takes no adapters."""
+    engines: tuple[EchoOptions | LlamaOptions, ...]
+    """One for each replica."""
 
 
 class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,7 +51,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     metrics_directory: str
     deployments: tuple[DeploymentOptions, ...]
     wake_fd: int
-    """Pipe to the parent: the number of a deployment, written as one byte, requests that it is loaded."""
+    """Pipe to the parent: the number of an engine, written as one byte, requests that it is started."""
     journal_dir: str | None
     """Directory of the journals. None: nothing is recorded. The database is in the environment."""
     requires_account_key: bool

@@ -13,7 +13,7 @@ import msgspec
 
 from dragoman.server.accounts_location import DATABASE_VARIABLE
 from dragoman.server.settings import EchoSettings, Settings
-from dragoman.server.worker_options import DeploymentOptions, WorkerOptions
+from dragoman.server.worker_options import DeploymentOptions, EchoOptions, WorkerOptions
 from tests.support.server import WORKER_PROCESS
 from tests.support.timeouts import TEST_TIMEOUT_SECONDS
 
@@ -26,7 +26,7 @@ class KillableWorker:
         self.url = "http://{}:{}".format(*self._listener.getsockname())
         self._wake_read_fd, self._wake_write_fd = os.pipe()
         self._options = WorkerOptions(
-            settings=Settings(log_level="error", echo=EchoSettings(tokens_per_second)),
+            settings=Settings(log_level="error"),
             key_labels={},
             key_groups={},
             admin_labels={},
@@ -34,7 +34,10 @@ class KillableWorker:
             metrics_directory=str(folder),
             deployments=(
                 DeploymentOptions(
-                    name="echo", aliases=(), dialects=None, engine_socket=None, on_demand=False, architecture=None
+                    name="echo",
+                    aliases=(),
+                    dialects=None,
+                    engines=(EchoOptions(echo=EchoSettings(tokens_per_second)),),
                 ),
             ),
             wake_fd=self._wake_write_fd,

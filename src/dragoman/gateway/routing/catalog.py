@@ -12,6 +12,7 @@ from dragoman.core.models import ServedModel
 from dragoman.core.request import GenerationRequest, Prompt
 from dragoman.engines.base import AdapterHost, Engine
 from dragoman.engines.fingerprint import fingerprint
+from dragoman.gateway.routing.replicated_adapters import ReplicatedAdapters
 
 DEFAULT_ATTEMPTS = 3
 """A request during which an engine died this many times may be the cause. It is not sent again."""
@@ -82,7 +83,10 @@ class Deployment(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def adapters(self) -> AdapterHost | None:
         """None: it does not support adapters."""
-        return self.engines[0].adapters
+        hosts = [host for engine in self.engines if (host := engine.adapters) is not None]
+        if len(hosts) != len(self.engines):
+            return None
+        return hosts[0] if len(hosts) == 1 else ReplicatedAdapters(hosts)
 
     @property
     def tokenizer(self) -> Engine:

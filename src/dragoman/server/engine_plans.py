@@ -1,0 +1,39 @@
+"""The kinds of engines that a deployment may have, as the settings plan them: one plan for each replica."""
+
+import msgspec
+
+from dragoman.engines.llama.weights.sources import ModelFile
+from dragoman.engines.llama.wire.adapter_registry import AdapterRecord
+from dragoman.output.markup import ToolFormatName
+from dragoman.server.settings import EchoSettings, EngineSettings, LoadPolicy
+
+
+class EchoPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """An echo engine, which runs inside every worker."""
+
+    echo: EchoSettings
+    tool_format: ToolFormatName | None = None
+    """None: its default."""
+
+
+class LlamaPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """An embedded engine in a process of its own."""
+
+    model: ModelFile
+    engine: EngineSettings
+    tool_format: ToolFormatName | None = None
+    """None: the one that the model's chat template shows."""
+    load: LoadPolicy = "eager"
+    unload_idle_seconds: float | None = None
+    shared_prefixes: tuple[str, ...] = ()
+    architecture: str | None = None
+    """The architecture that its adapters need. None: it takes no adapters."""
+    adapters: tuple[AdapterRecord, ...] = ()
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether its process may be absent, and is started by a request."""
+        return self.load == "lazy" or self.unload_idle_seconds is not None
+
+
+EnginePlan = EchoPlan | LlamaPlan
