@@ -15,7 +15,7 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup serve test check format lock clean
+.PHONY: help setup serve test check dist format lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ format: $(DEV_READY) ## Fix what the linter can and format the code
 	$(BIN)/python -m tools.configuration_tables
 	$(BIN)/python -m tools.dialect_tables
 	$(BIN)/python -m tools.schema_tables
+
+dist: $(DEV_READY) ## Build the wheel and the sdist into dist/, reproducibly
+	@$(BIN)/python -m tools.dist
 
 # build.txt and bundled-model.txt are one exact pin each, changed by hand.
 lock: $(DEV_READY) ## Pin the requirements anew (ARGS=--upgrade for newer versions)

